@@ -1,0 +1,44 @@
+"""What is known of each architecture: one file a `model_type`, and the file's name is its registration."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+from amp_export.architectures._config import DecoderConfig, LayerWidths, parameter_count, tensor_shapes
+from amp_export.architectures._facts import Architecture, Projection, Sibling, Unit
+from amp_export.errors import UnsupportedModelError
+
+__all__ = [
+    "Architecture",
+    "DecoderConfig",
+    "LayerWidths",
+    "Projection",
+    "Sibling",
+    "Unit",
+    "find_architecture",
+    "parameter_count",
+    "supported_model_types",
+    "tensor_shapes",
+]
+
+
+def supported_model_types() -> tuple[str, ...]:
+    """Every `model_type` that has a file in this folder, sorted."""
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")))
+
+
+def find_architecture(model_type: str) -> Architecture:
+    """The facts of one architecture.
+
+    Raises:
+        UnsupportedModelError: There is no file for `model_type`.
+    """
+    if model_type not in supported_model_types():
+        raise UnsupportedModelError(
+            f"Models of type {model_type!r} are not supported.\nSupported: {', '.join(supported_model_types())}."
+        )
+    module = importlib.import_module(f"{__name__}.{model_type}")
+    architecture = module.ARCHITECTURE
+    assert isinstance(architecture, Architecture)
+    return architecture

@@ -1,0 +1,27 @@
+"""Mistral 7B and its kin."""
+
+from __future__ import annotations
+
+from amp_export.architectures._facts import Architecture, separate_projections
+
+ARCHITECTURE = Architecture(
+    model_type="mistral",
+    class_name="MistralForCausalLM",
+    defaults={
+        "vocab_size": 32000,
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": None,
+        "hidden_act": "silu",
+        "max_position_embeddings": 131072,
+        "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": False,
+        "rope_parameters": None,
+        "sliding_window": 4096,
+    },
+    projections=separate_projections(query_key_value_bias=False, output_bias=False, mlp_bias=False),
+    windows_every_layer=True,
+)

@@ -1,0 +1,34 @@
+"""Qwen3: an RMS norm on every query and key head, whose weight all heads share."""
+
+from __future__ import annotations
+
+from amp_export.architectures._facts import Architecture, separate_projections
+
+ARCHITECTURE = Architecture(
+    model_type="qwen3",
+    class_name="Qwen3ForCausalLM",
+    defaults={
+        "vocab_size": 151936,
+        "hidden_size": 4096,
+        "intermediate_size": 22016,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+        "head_dim": 128,
+        "hidden_act": "silu",
+        "max_position_embeddings": 32768,
+        "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": False,
+        "rope_parameters": None,
+        "attention_bias": False,
+        "use_sliding_window": False,
+        "sliding_window": 4096,
+        "max_window_layers": 28,
+        "layer_types": None,
+    },
+    projections=separate_projections(
+        query_key_value_bias="attention_bias", output_bias="attention_bias", mlp_bias=False
+    ),
+    query_norm="self_attn.q_norm",
+    key_norm="self_attn.k_norm",
+)

@@ -1,0 +1,297 @@
+"""Reading and writing checkpoints: config.json and safetensors, one tensor at a time, without torch."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from amp_export.architectures import DecoderConfig, LayerWidths, find_architecture, tensor_shapes
+from amp_export.errors import ModelError, UnsupportedModelError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+SHARD_BYTES = 2 << 30
+"""Upper bound of one shard that we write, and so of what writing holds in memory."""
+
+DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+"""Names of dtypes in safetensors headers, and in configs."""
+
+COMPANIONS = (
+    "tokenizer*",
+    "*.model",
+    "vocab.*",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "generation_config.json",
+    "chat_template*",
+)
+"""Patterns of the files that travel along with the weights."""
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Where a tensor lies and what it looks like, from a safetensors header."""
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint whose files were found complete and in agreement with its config.
+
+    Attributes:
+        path: Its directory.
+        raw_config: The content of config.json.
+        config: The fields of it that decide what is computed.
+        tensors: What the headers of its safetensors files say, by tensor name.
+    """
+
+    path: Path
+    raw_config: Mapping[str, Any]
+    config: DecoderConfig
+    tensors: Mapping[str, TensorInfo]
+
+    @property
+    def widths(self) -> tuple[LayerWidths, ...]:
+        """The widths of each layer."""
+        return (self.config.widths,) * self.config.num_hidden_layers
+
+    @property
+    def dtype(self) -> str:
+        """The dtype of the token embedding, which stands for the checkpoint's."""
+        return self.tensors[f"{self.config.architecture.embedding}.weight"].dtype
+
+    def read(self, name: str) -> Array:
+        """Reads one tensor; bfloat16 comes as `ml_dtypes.bfloat16`.
+
+        Raises:
+            ModelError: The tensor holds a NaN or an infinity.
+        """
+        from safetensors import safe_open
+
+        with safe_open(self.tensors[name].file, framework="np") as file:
+            array: Array = file.get_tensor(name)
+        if count := _count_not_finite(array):
+            raise ModelError(
+                f"{self.tensors[name].file}: {name} holds {count} values that are NaN or infinite.\n"
+                "Such a model computes nothing; use a checkpoint saved before training diverged."
+            )
+        return array
+
+    def companions(self) -> list[Path]:
+        """The tokenizer's files, the generation config and the chat template, as far as there are any."""
+        return sorted({file for pattern in COMPANIONS for file in self.path.glob(pattern) if file.is_file()})
+
+
+def _count_not_finite(array: Array) -> int:
+    import numpy as np
+
+    if array.dtype.itemsize == 2:
+        # numpy has no fast isfinite for 16-bit floats; all ones in the exponent is what infinities and NaNs share
+        exponent = np.uint16(0x7C00 if array.dtype == np.float16 else 0x7F80)
+        return int(((array.view(np.uint16) & exponent) == exponent).sum())
+    return int(array.size - np.isfinite(array).sum())
+
+
+def read_config(path: Path) -> tuple[dict[str, Any], DecoderConfig]:
+    """Reads the config of a checkpoint directory, as it stands and as understood.
+
+    Raises:
+        ModelError: There is none, or it is not what a config.json is.
+        UnsupportedModelError: The architecture, or a feature of it, is not supported.
+    """
+    file = path / "config.json"
+    if not path.is_dir():
+        raise ModelError(f"No such checkpoint directory: {path}")
+    if not file.is_file():
+        found = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
+        raise ModelError(f"{path} holds no config.json, so it is not a checkpoint.\nFound: {found}.")
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ModelError(f"{file} is not valid JSON: {error}") from error
+    if not isinstance(raw, dict) or not isinstance(raw.get("model_type"), str):
+        raise ModelError(f"{file} names no model_type, so the architecture is unknown.")
+    return raw, DecoderConfig.read(find_architecture(raw["model_type"]), raw)
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Opens a checkpoint and holds its files against its config; the weights stay on disk.
+
+    Raises:
+        ModelError: Weights are missing, truncated, or of other shapes than the config says.
+        UnsupportedModelError: The architecture or the dtype is not supported.
+    """
+    raw, config = read_config(path)
+    tensors = _read_headers(path)
+    _check_names(path, config, tensors)
+    _check_shapes(path, config, tensors)
+    return Checkpoint(path=path, raw_config=raw, config=config, tensors=tensors)
+
+
+def _weight_files(path: Path) -> list[Path]:
+    index = path / INDEX
+    if index.is_file():
+        try:
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (json.JSONDecodeError, KeyError, AttributeError) as error:
+            raise ModelError(f"{index} is not a valid index of shards: {error!r}") from error
+        if missing := [name for name in names if not (path / name).is_file()]:
+            raise ModelError(f"{path}: {len(missing)} of {len(names)} weight files are missing, {missing[0]} first.")
+        return [path / name for name in names]
+    if (path / SINGLE).is_file():
+        return [path / SINGLE]
+    if any(path.glob("*.bin")):
+        raise ModelError(
+            f"{path} holds weights as torch pickles only, which can run code when they are read.\n"
+            "Load it with transformers and save_pretrained() it: that writes safetensors."
+        )
+    raise ModelError(f"{path} holds a config but no weights: neither {SINGLE} nor {INDEX}.")
+
+
+def _read_headers(path: Path) -> dict[str, TensorInfo]:
+    from safetensors import SafetensorError, safe_open
+
+    tensors: dict[str, TensorInfo] = {}
+    for file in _weight_files(path):
+        try:
+            with safe_open(file, framework="np") as handle:
+                for name in handle.keys():  # noqa: SIM118 - not a mapping
+                    part = handle.get_slice(name)
+                    tensors[name] = TensorInfo(
+                        file, DTYPES.get(part.get_dtype(), part.get_dtype()), tuple(part.get_shape())
+                    )
+        except (SafetensorError, OSError) as error:
+            raise ModelError(
+                f"{file} is damaged: {error}\nIt is perhaps truncated; fetch or copy the checkpoint again."
+            ) from error
+    return tensors
+
+
+def _check_names(path: Path, config: DecoderConfig, tensors: Mapping[str, TensorInfo]) -> None:
+    expected = tensor_shapes(config).keys()
+    head = f"{config.architecture.head}.weight"
+    missing = [name for name in expected if name not in tensors]
+    # transformers writes no head for tied embeddings, other tools do; inverse frequencies are left from old versions
+    surplus = [
+        name for name in tensors if name not in expected and name != head and not name.endswith("rotary_emb.inv_freq")
+    ]
+    if missing:
+        raise ModelError(
+            f"{path}: {len(missing)} tensors that config.json calls for are missing, {missing[0]} first.\n"
+            f"The files hold {len(tensors)} tensors."
+        )
+    if surplus:
+        raise ModelError(
+            f"{path}: {len(surplus)} tensors have no place in a {config.architecture.class_name} with this config, "
+            f"{surplus[0]} first.\nIf it is an adapter, merge it first."
+        )
+    if foreign := {info.dtype for name, info in tensors.items() if name in expected} - set(DTYPES.values()):
+        raise UnsupportedModelError(
+            f"{path}: weights of dtype {', '.join(sorted(foreign))} are not supported; "
+            f"supported: {', '.join(DTYPES.values())}.\nDequantize the checkpoint first."
+        )
+
+
+def _check_shapes(path: Path, config: DecoderConfig, tensors: Mapping[str, TensorInfo]) -> None:
+    """Holds every shape against the config: one that transformers would refuse must be refused here."""
+    for name, shape in tensor_shapes(config).items():
+        if tensors[name].shape != shape:
+            raise ModelError(
+                f"{path}: {name} has the shape {list(tensors[name].shape)}, but config.json calls for {list(shape)}.\n"
+                "The config and the weights are not of the same model."
+            )
+
+
+def write_checkpoint(
+    folder: Path,
+    raw_config: Mapping[str, Any],
+    tensors: Iterable[tuple[str, Array]],
+    *,
+    companions: Iterable[Path] = (),
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Writes a checkpoint that plain transformers loads, holding at most one shard of it in memory.
+
+    Args:
+        folder: Where to; it is made.
+        raw_config: Becomes config.json.
+        tensors: Names and arrays, consumed as they come.
+        companions: Files to copy beside the weights.
+        shard_bytes: A shard is closed before it grows over this.
+    """
+    from safetensors.numpy import save_file
+
+    folder.mkdir(parents=True)
+    shards: list[list[str]] = []
+    sizes: list[int] = []
+    for names_arrays in _batches(tensors, shard_bytes):
+        save_file(names_arrays, folder / f"shard-{len(shards)}", metadata={"format": "pt"})
+        shards.append(list(names_arrays))
+        sizes.append(sum(array.nbytes for array in names_arrays.values()))
+    _name_shards(folder, shards, sum(sizes))
+    (folder / "config.json").write_text(json.dumps(raw_config, indent=2) + "\n", encoding="utf-8")
+    for file in companions:
+        shutil.copy2(file, folder / file.name)
+
+
+def _batches(tensors: Iterable[tuple[str, Array]], shard_bytes: int) -> Iterator[dict[str, Array]]:
+    batch: dict[str, Array] = {}
+    held = 0
+    for name, array in tensors:
+        if batch and held + array.nbytes > shard_bytes:
+            yield batch
+            batch, held = {}, 0
+        batch[name] = array
+        held += array.nbytes
+    yield batch
+
+
+def _name_shards(folder: Path, shards: list[list[str]], total_size: int) -> None:
+    if len(shards) == 1:
+        (folder / "shard-0").rename(folder / SINGLE)
+        return
+    weight_map: dict[str, str] = {}
+    for number, names in enumerate(shards):
+        final = f"model-{number + 1:05d}-of-{len(shards):05d}.safetensors"
+        (folder / f"shard-{number}").rename(folder / final)
+        weight_map.update(dict.fromkeys(names, final))
+    index = {"metadata": {"total_size": total_size}, "weight_map": dict(sorted(weight_map.items()))}
+    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_weights(checkpoint: Checkpoint) -> str:
+    """One SHA-256 over the names and contents of all weight files and the config."""
+    digest = hashlib.sha256()
+    for file in [checkpoint.path / "config.json", *sorted({info.file for info in checkpoint.tensors.values()})]:
+        digest.update(f"{file.name}:{hash_file(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def directory_size(path: Path) -> int:
+    """Bytes of all files below `path`."""
+    total = 0
+    for file in path.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            total += file.stat().st_size if file.is_file() else 0
+    return total
