@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
+import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -143,6 +145,19 @@ def open_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(path=path, raw_config=raw, config=config, tensors=tensors)
 
 
+def check_finite(checkpoint: Checkpoint, *, on_progress: Callable[[int, int], None] | None = None) -> None:
+    """Reads every weight once.
+
+    Raises:
+        ModelError: A tensor holds a NaN or an infinity; it is named.
+    """
+    names = tensor_shapes(checkpoint.config)
+    for done, name in enumerate(names, start=1):
+        checkpoint.read(name)
+        if on_progress is not None:
+            on_progress(done, len(names))
+
+
 def _weight_files(path: Path) -> list[Path]:
     index = path / INDEX
     if index.is_file():
@@ -234,19 +249,39 @@ def write_checkpoint(
         companions: Files to copy beside the weights.
         shard_bytes: A shard is closed before it grows over this.
     """
-    from safetensors.numpy import save_file
-
     folder.mkdir(parents=True)
     shards: list[list[str]] = []
     sizes: list[int] = []
     for names_arrays in _batches(tensors, shard_bytes):
-        save_file(names_arrays, folder / f"shard-{len(shards)}", metadata={"format": "pt"})
+        save_tensors(folder / f"shard-{len(shards)}", names_arrays, metadata={"format": "pt"})
         shards.append(list(names_arrays))
         sizes.append(sum(array.nbytes for array in names_arrays.values()))
     _name_shards(folder, shards, sum(sizes))
     (folder / "config.json").write_text(json.dumps(raw_config, indent=2) + "\n", encoding="utf-8")
     for file in companions:
         shutil.copy2(file, folder / file.name)
+
+
+def save_tensors(file: Path, arrays: dict[str, Array], *, metadata: dict[str, str]) -> None:
+    """`safetensors.numpy.save_file`, with the permissions and the errors that other files get.
+
+    Raises:
+        OSError: The file could not be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    # creating the file first asks the umask; the library alone would let only the owner read it
+    file.touch()
+    mode = file.stat().st_mode
+    try:
+        save_file(arrays, file, metadata=metadata)
+    except SafetensorError as error:
+        # the library wraps the system's error and keeps its number in the text only
+        if number := re.search(r"os error (\d+)", str(error)):
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(file)) from error
+        raise
+    file.chmod(mode)
 
 
 def _batches(tensors: Iterable[tuple[str, Array]], shard_bytes: int) -> Iterator[dict[str, Array]]:

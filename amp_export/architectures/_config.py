@@ -150,7 +150,7 @@ def _read_rope(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def _read_windows(architecture: Architecture, fields: Mapping[str, Any]) -> tuple[int | None, ...]:
     """Each layer's attention window: `configuration_mistral.py` and `configuration_qwen2.py`, transformers 5.23."""
-    layers = fields["num_hidden_layers"]
+    layers: int = fields["num_hidden_layers"]
     window: int | None = fields.get("sliding_window")
     if architecture.windows_every_layer:
         return (window,) * layers

@@ -1,0 +1,67 @@
+"""Loading models and tokenizers through transformers, without its noise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from amp_export.errors import ModelError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keeps warnings and progress bars of transformers off the terminal, and puts its settings back."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def load_model(path: Path, *, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    """Loads a causal language model for inference.
+
+    Args:
+        path: A checkpoint directory.
+        dtype: By default the checkpoint's own.
+    """
+    from transformers import AutoModelForCausalLM
+
+    with quiet_transformers():
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype if dtype is not None else "auto", local_files_only=True
+        )
+    model.eval()
+    return model
+
+
+def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
+    """Loads a tokenizer.
+
+    Raises:
+        ModelError: The checkpoint has none.
+    """
+    from transformers import AutoTokenizer
+
+    with quiet_transformers():
+        try:
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, local_files_only=True)
+        except (OSError, ValueError) as error:
+            raise ModelError(
+                f"{path} holds no tokenizer that transformers can load: {error}\n"
+                "Calibration needs one; save it beside the weights with tokenizer.save_pretrained()."
+            ) from error
+    return tokenizer

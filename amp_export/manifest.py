@@ -1,0 +1,105 @@
+"""The manifest: what an output directory holds, where it came from, and what was found out about it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from amp_export import __version__
+from amp_export.checkpoints import hash_file
+from amp_export.errors import OutputError
+from amp_export.outputs import MANIFEST
+
+SCHEMA = 1
+
+PACKAGES = ("torch", "transformers", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "safetensors", "numpy")
+
+
+@dataclass(frozen=True)
+class SourceRecord:
+    """The dense checkpoint: what was asked for, where it was found, and a hash over its config and weights."""
+
+    asked: str
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The content of `amp_export.json`.
+
+    Attributes:
+        schema: Version of this format.
+        amp_export: Version of the package that wrote it.
+        source: The dense checkpoint.
+        plan: The plan's summary, or None where nothing was pruned.
+        config_before: config.json of the source.
+        config_after: config.json of the pruned checkpoint, or None.
+        rewrite: Kind of rewrite and why, or None.
+        packages: Versions of what computed it.
+        files: SHA-256 and bytes of every file, by relative path.
+        verdicts: What was proved or measured, by name.
+    """
+
+    source: SourceRecord
+    config_before: Mapping[str, Any]
+    plan: Mapping[str, Any] | None = None
+    config_after: Mapping[str, Any] | None = None
+    rewrite: Mapping[str, str] | None = None
+    verdicts: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    packages: Mapping[str, str] = field(default_factory=dict)
+    schema: int = SCHEMA
+    amp_export: str = __version__
+
+    def with_verdict(self, name: str, verdict: Any) -> Manifest:
+        """The same with one more verdict."""
+        return replace(self, verdicts={**self.verdicts, name: verdict})
+
+    def save(self, folder: Path) -> Manifest:
+        """Writes it into a folder, with the hash of every file that lies there now."""
+        files = {
+            str(file.relative_to(folder)): {"sha256": hash_file(file), "bytes": file.stat().st_size}
+            for file in sorted(folder.rglob("*"))
+            if file.is_file() and file.name != MANIFEST
+        }
+        manifest = replace(self, files=files, packages=package_versions())
+        # a hard link may stand here: a new file must not write through it
+        (folder / MANIFEST).unlink(missing_ok=True)
+        (folder / MANIFEST).write_text(json.dumps(asdict(manifest), indent=2) + "\n", encoding="utf-8")
+        return manifest
+
+    @classmethod
+    def load(cls, folder: Path) -> Manifest:
+        """Reads the manifest of an output directory.
+
+        Raises:
+            OutputError: There is none, it is damaged, or it is from a newer version.
+        """
+        file = folder / MANIFEST
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            if content["schema"] > SCHEMA:
+                raise OutputError(
+                    f"{file} has schema {content['schema']}, this version knows up to {SCHEMA}.\nUpdate amp-export."
+                )
+            return cls(**{**content, "source": SourceRecord(**content["source"])})
+        except FileNotFoundError as error:
+            raise OutputError(f"{folder} holds no {MANIFEST}, so it is no output of amp-export.") from error
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise OutputError(f"{file} is damaged: {error!r}") from error
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages whose numerics matter, as far as they are installed."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

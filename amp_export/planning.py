@@ -1,0 +1,164 @@
+"""From a ratio to a plan: the scores choose which heads and neurons stay, and between ways to meet the budget."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from amp_export.architectures import DecoderConfig
+from amp_export.budgets import (
+    Allocation,
+    Candidate,
+    HeadPolicy,
+    PlanSettings,
+    list_candidates,
+    neuron_cost,
+)
+from amp_export.plans import LayerPlan, Plan
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from amp_export.scoring import Array, Scores
+
+HURT_SLACK = 1.1
+"""`auto` meets the budget with a choice that hurts the scores up to this much more than the best."""
+
+
+BALANCE_SLACK = 0.1
+"""The shares of heads and of neurons may lie this much further apart than they must, if that meets the budget."""
+
+
+def choose_candidate(
+    config: DecoderConfig, settings: PlanSettings, candidates: Sequence[Candidate], scores: Scores | None = None
+) -> Candidate:
+    """Chooses among candidates.
+
+    A kind of heads that was asked for gives the counts whose shares of heads and neurons are closest, or nearly so if
+    that meets the budget. `auto` takes what hurts the scores least, or nearly so; it needs the scores.
+    """
+    legal = [candidate for candidate in candidates if candidate.expressible]
+    if settings.heads is HeadPolicy.AUTO and settings.allocation is Allocation.BALANCED:
+        assert scores is not None
+        hurts = {candidate: hurt(config, scores, candidate) for candidate in legal}
+        close = [candidate for candidate in legal if hurts[candidate] <= HURT_SLACK * min(hurts.values())]
+        return min(close, key=lambda candidate: (candidate.misses(settings.ratio), hurts[candidate]))
+    imbalances = {candidate: _imbalance(config, candidate) for candidate in legal}
+    close = [candidate for candidate in legal if imbalances[candidate] <= BALANCE_SLACK + min(imbalances.values())]
+    return min(close, key=lambda candidate: (candidate.misses(settings.ratio), imbalances[candidate]))
+
+
+def make_plan(raw_config: Mapping[str, Any], config: DecoderConfig, scores: Scores, settings: PlanSettings) -> Plan:
+    """Chooses counts for the ratio and the most important heads and neurons for the counts.
+
+    Raises:
+        RatioError: No legal plan meets the ratio.
+        PlanError: The settings do not fit the model.
+    """
+    candidates = list_candidates(raw_config, config, settings)
+    chosen = choose_candidate(config, settings, candidates, scores)
+    return Plan(
+        layers=tuple(
+            keep_most_important(config, heads, neurons, chosen)
+            for heads, neurons in zip(scores.heads, scores.neurons, strict=True)
+        ),
+        asked=settings.ratio,
+        achieved=chosen.ratio,
+        settings={
+            "allocation": settings.allocation.value,
+            "heads": settings.heads.value,
+            "snap": settings.neuron_multiple,
+        },
+        reasons=_reasons(config, settings, candidates, chosen),
+        notes=_notes(config, settings, chosen),
+    )
+
+
+def keep_most_important(config: DecoderConfig, heads: Array, neurons: Array, candidate: Candidate) -> LayerPlan:
+    """The indices that one layer keeps: by score, ties by the lower index.
+
+    Args:
+        config: The dense model's config.
+        heads: Importance of each query head, [num_attention_heads].
+        neurons: Importance of each neuron, [intermediate_size].
+        candidate: How many to keep, and whether heads go by whole groups or within each.
+    """
+    widths, group = candidate.widths, config.widths.query_group
+    heads_kg = heads.reshape(config.num_key_value_heads, group)
+    groups = _top(heads_kg.sum(axis=1), widths.key_value_heads)
+    query_heads = [
+        group * key_value_head + head
+        for key_value_head in groups
+        for head in _top(heads_kg[key_value_head], widths.query_group)
+    ]
+    return LayerPlan(query_heads=tuple(query_heads), key_value_heads=groups, neurons=_top(neurons, widths.neurons))
+
+
+def hurt(config: DecoderConfig, scores: Scores, candidate: Candidate) -> float:
+    """How much of the importance a candidate removes: minus the log of the shares kept, mean over layers.
+
+    Heads and neurons are measured in different units, so only their shares can be put together. As a product, a layer
+    that loses nearly all of one kind is not excused by what it keeps of the other. The choice of this measure is ours.
+    """
+    layers = zip(scores.heads, scores.neurons, strict=True)
+    losses = []
+    for heads, neurons in layers:
+        kept = keep_most_important(config, heads, neurons, candidate)
+        losses.append(-math.log(_kept_share(heads, kept.query_heads) * _kept_share(neurons, kept.neurons)))
+    return sum(losses) / len(losses)
+
+
+def _kept_share(importance: Array, kept: tuple[int, ...]) -> float:
+    whole = float(importance.sum())
+    return max(float(importance[list(kept)].sum()) / whole, 1e-9) if whole > 0 else 1.0
+
+
+def _top(importance: np.ndarray[Any, np.dtype[Any]], count: int) -> tuple[int, ...]:
+    kept = (-importance).argsort(kind="stable")[:count]
+    return tuple(sorted(int(index) for index in kept))
+
+
+def _imbalance(config: DecoderConfig, candidate: Candidate) -> float:
+    """How far apart the removed shares of heads and of neurons are."""
+    dense, kept = config.widths, candidate.widths
+    return abs(kept.query_heads / dense.query_heads - kept.neurons / dense.neurons)
+
+
+def _reasons(
+    config: DecoderConfig, settings: PlanSettings, candidates: Sequence[Candidate], chosen: Candidate
+) -> dict[str, str]:
+    dense, kept = config.widths, chosen.widths
+    heads = {
+        HeadPolicy.NONE: "every head is kept",
+        HeadPolicy.GROUPS: f"whole key/value groups go: {kept.key_value_heads} of {dense.key_value_heads} are kept",
+        HeadPolicy.WITHIN: f"each key/value head keeps {kept.query_group} of its {dense.query_group} query heads",
+    }[chosen.heads]
+    if settings.allocation is Allocation.PAPER:
+        rule = "the paper's rule: equal shares of heads and neurons in every layer"
+    elif settings.heads is HeadPolicy.AUTO:
+        rule = f"of {len(candidates)} ways to meet the ratio this hurts the scores least"
+    else:
+        rule = f"--heads {settings.heads.value}, and the share of heads closest to that of neurons"
+    return {
+        "heads": f"{heads}; {rule}",
+        "neurons": f"{kept.neurons} of {dense.neurons}, a multiple of {settings.neuron_multiple}: "
+        "what the heads leave of the budget",
+    }
+
+
+def _notes(config: DecoderConfig, settings: PlanSettings, chosen: Candidate) -> tuple[str, ...]:
+    if not chosen.misses(settings.ratio):
+        return ()
+    if settings.allocation is Allocation.PAPER:
+        return (
+            f"The paper's rule removes {chosen.ratio:.2%} instead of {settings.ratio:.2%}: it rounds heads, and makes "
+            "up for one head with one neuron. --allocation balanced meets the budget.",
+        )
+    step = settings.neuron_multiple
+    advice = " A smaller --snap comes closer." if step > 1 else ""
+    neurons = f"a multiple of {step} neurons" if step > 1 else "a whole number of neurons"
+    return (
+        f"{chosen.ratio:.2%} is removed instead of {settings.ratio:.2%}: every layer keeps {neurons}, the same in "
+        f"each, and one step is {neuron_cost(config) * step:.2%} of the model.{advice}",
+    )

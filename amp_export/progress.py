@@ -1,0 +1,27 @@
+"""How long work tells what it is doing. The library is silent; the command line draws."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+Advance = Callable[[int, int], None]
+"""Called with how much is done and how much there is in all."""
+
+
+class Progress(Protocol):
+    """Shows steps of work."""
+
+    def step(self, description: str) -> AbstractContextManager[Advance]:
+        """Opens a step; what it yields moves its bar."""
+        ...
+
+
+class Silent:
+    """Shows nothing."""
+
+    @contextmanager
+    def step(self, description: str) -> Iterator[Advance]:  # noqa: ARG002 - the protocol's parameter
+        """Opens a step that nobody sees."""
+        yield lambda _done, _total: None

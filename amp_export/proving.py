@@ -1,0 +1,103 @@
+"""Proof that a pruned checkpoint is an ordinary one: another process loads it and computes the same, bit for bit."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from amp_export.errors import VerificationError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+PROBE_TEXT = "Reload this: 3 heads, 12,345 neurons and one naïve tokenizer.\n\tDone?"
+PROBE_SHAPE = (2, 24)
+"""Batch and sequence of the random token ids whose logits are compared."""
+
+
+@dataclass(frozen=True)
+class ReloadProof:
+    """What the other process found.
+
+    Attributes:
+        class_name: The class that `AutoModelForCausalLM` chose.
+        logits_compared: How many logits were equal, bit for bit.
+        tokens_compared: How many token ids of a text were equal.
+    """
+
+    class_name: str
+    logits_compared: int
+    tokens_compared: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.class_name} in a process without amp_export: {self.logits_compared} logits and "
+            f"{self.tokens_compared} token ids equal bit for bit"
+        )
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What the pruned model in memory computes: token ids [batch, sequence], their logits, and the text's token ids."""
+
+    input_ids_bs: torch.Tensor
+    logits_bsv: torch.Tensor
+    token_ids: list[int]
+
+
+def expect(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Expectation:
+    """Computes what a reloaded copy must compute as well."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    input_ids_bs = torch.randint(model.config.vocab_size, PROBE_SHAPE, generator=generator)
+    with torch.inference_mode():
+        logits_bsv = model(input_ids=input_ids_bs).logits
+    return Expectation(input_ids_bs, logits_bsv, token_ids=tokenizer(PROBE_TEXT).input_ids)
+
+
+def prove_reload(checkpoint: Path, expected: Expectation) -> ReloadProof:
+    """Loads a checkpoint in a separate process that cannot import this package, and compares bit for bit.
+
+    Raises:
+        VerificationError: It does not load, or computes something else.
+    """
+    import torch
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    with tempfile.TemporaryDirectory() as folder:
+        inputs, outputs = Path(folder) / "inputs", Path(folder) / "outputs"
+        save_file({"input_ids": expected.input_ids_bs}, inputs, metadata={"text": PROBE_TEXT})
+        _run_probe(checkpoint, inputs, outputs, threads=torch.get_num_threads())
+        with safe_open(outputs, framework="pt") as file:
+            logits_bsv, token_ids = file.get_tensor("logits"), file.get_tensor("token_ids").tolist()
+            class_name = file.metadata()["class"]
+    if token_ids != expected.token_ids:
+        raise VerificationError(
+            f"{checkpoint}: the reloaded tokenizer gives other token ids:\n{token_ids}\n{expected.token_ids}"
+        )
+    if logits_bsv.dtype != expected.logits_bsv.dtype or not torch.equal(logits_bsv, expected.logits_bsv):
+        worst = (logits_bsv.double() - expected.logits_bsv.double()).abs().max().item()
+        raise VerificationError(
+            f"{checkpoint}: reloaded as {class_name}, the pruned model computes other logits than in memory "
+            f"({logits_bsv.dtype} against {expected.logits_bsv.dtype}, apart by up to {worst:g})."
+        )
+    return ReloadProof(class_name, logits_compared=logits_bsv.numel(), tokens_compared=len(token_ids))
+
+
+def _run_probe(checkpoint: Path, inputs: Path, outputs: Path, *, threads: int) -> None:
+    probe = Path(__file__).with_name("reload_probe.py")
+    environment = {**os.environ, "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    command = [sys.executable, "-I", str(probe), str(checkpoint), str(inputs), str(outputs), str(threads)]
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if finished.returncode != 0:
+        raise VerificationError(
+            f"{checkpoint}: plain transformers cannot load the pruned checkpoint:\n{finished.stderr.strip()[-2000:]}"
+        )

@@ -1,0 +1,276 @@
+"""The verb `prune`: score, plan, slice, rewrite, and prove that the result is an ordinary checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from amp_export.architectures import parameter_count
+from amp_export.budgets import Allocation, HeadPolicy, PlanSettings, list_candidates
+from amp_export.calibration import Calibration, load_calibration
+from amp_export.checkpoints import Checkpoint, check_finite, hash_weights, open_checkpoint, write_checkpoint
+from amp_export.errors import RequestError
+from amp_export.loading import load_model, load_tokenizer
+from amp_export.manifest import Manifest, SourceRecord
+from amp_export.outputs import check_output, staged_output
+from amp_export.planning import make_plan
+from amp_export.plans import Plan
+from amp_export.progress import Progress, Silent
+from amp_export.proving import Expectation, ReloadProof, expect, prove_reload
+from amp_export.quality import perplexity
+from amp_export.rewriting import Rewrite, rewrite
+from amp_export.scoring import Scores, score, tokenize
+from amp_export.slicing import prune_module, prune_tensors
+from amp_export.sources import Source, resolve_model
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+PRUNED = "pruned"
+SCORES = "scores.safetensors"
+PLAN = "plan.json"
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Perplexity of the dense and the pruned model.
+
+    Attributes:
+        dense: Of the dense model.
+        pruned: Of the pruned model.
+        text: What text it was measured on.
+    """
+
+    dense: float
+    pruned: float
+    text: str
+
+
+@dataclass(frozen=True)
+class PruneResult:
+    """What pruning made.
+
+    Attributes:
+        folder: The pruned checkpoint.
+        plan: What each layer keeps.
+        rewrite: The class and config that say it.
+        parameters_before: Parameters of the dense model, tied ones counted once.
+        parameters_after: Those of the pruned one.
+        quality: What it cost, or None where the calibration text is too short to hold any back.
+        reload: The proof that plain transformers loads it.
+    """
+
+    folder: Path
+    plan: Plan
+    rewrite: Rewrite
+    parameters_before: int
+    parameters_after: int
+    quality: Quality | None
+    reload: ReloadProof
+
+
+@dataclass(frozen=True)
+class PruneRequest:
+    """All that pruning needs to know, read and checked before anything heavy runs.
+
+    Attributes:
+        source: Where the model was found.
+        checkpoint: Its files.
+        settings: What plan is asked for; None where a plan is given.
+        calibration: The text to score on and to measure quality with.
+        scores: Scores that were measured before, or None.
+        plan: A plan that was given, or None.
+    """
+
+    source: Source
+    checkpoint: Checkpoint
+    settings: PlanSettings | None
+    calibration: Calibration
+    scores: Scores | None
+    plan: Plan | None
+
+
+def prune(
+    model: str | Path,
+    *,
+    output: Path,
+    ratio: float | None = None,
+    allocation: Allocation = Allocation.BALANCED,
+    heads: HeadPolicy = HeadPolicy.AUTO,
+    snap: int | None = None,
+    target: str = "cpu",
+    calibration: Path | None = None,
+    scores: Path | None = None,
+    plan: Path | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> PruneResult:
+    """Prunes a model and writes scores, plan and the pruned checkpoint.
+
+    Args:
+        model: A hub id, a checkpoint directory, a `.gguf` file, or `demo`.
+        output: The output directory.
+        ratio: Share of all parameters to remove; not with `plan`.
+        allocation: How the budget is shared between heads and neurons.
+        heads: Which heads may go.
+        snap: Kept neurons are a multiple of this.
+        target: The kind of device, which decides the default of `snap`.
+        calibration: A `.jsonl` or `.txt` file of prompts.
+        scores: Scores of an earlier run, which spare the calibration pass.
+        plan: A plan file, perhaps changed by hand.
+        overwrite: Whether an earlier result may be replaced.
+        progress: Where to show what is going on.
+
+    Raises:
+        AmpExportError: See `amp_export.errors`.
+    """
+    progress = progress or Silent()
+    check_output(output, overwrite=overwrite)
+    settings = None if ratio is None else PlanSettings(ratio, allocation, heads, snap, target)
+    request = prepare(model, settings, calibration=calibration, scores=scores, plan=plan, progress=progress)
+    with staged_output(output, overwrite=overwrite) as folder:
+        result, manifest = prune_into(folder, request, progress)
+        manifest.save(folder)
+    return replace(result, folder=output / PRUNED)
+
+
+def prepare(
+    model: str | Path,
+    settings: PlanSettings | None,
+    *,
+    calibration: Path | None = None,
+    scores: Path | None = None,
+    plan: Path | None = None,
+    progress: Progress,
+) -> PruneRequest:
+    """Finds and checks everything that pruning needs; whatever is wrong with a request comes to light here.
+
+    Raises:
+        RequestError: Something about the request is wrong.
+    """
+    if (settings is None) == (plan is None):
+        raise RequestError("Give either a ratio or a plan: a plan says itself how much is removed.")
+    prompts = load_calibration(calibration)
+    with progress.step(f"Finding {model}") as _:
+        source = resolve_model(model)
+    checkpoint = open_checkpoint(source.path)
+    if settings is not None:
+        list_candidates(checkpoint.raw_config, checkpoint.config, settings)
+    given_plan = Plan.load(plan, checkpoint.config) if plan is not None else None
+    if given_plan is not None:
+        rewrite(checkpoint.raw_config, checkpoint.config, given_plan.widths)
+    given_scores = Scores.load(scores, checkpoint.config) if scores is not None else None
+    with progress.step("Checking weights") as advance:
+        check_finite(checkpoint, on_progress=advance)
+    return PruneRequest(source, checkpoint, settings, prompts, given_scores, given_plan)
+
+
+def prune_into(folder: Path, request: PruneRequest, progress: Progress) -> tuple[PruneResult, Manifest]:
+    """Prunes into a folder that is being staged; the manifest is returned unsaved, for later steps to add to.
+
+    Raises:
+        VerificationError: The pruned checkpoint does not reload to the same thing.
+    """
+    checkpoint = request.checkpoint
+    with progress.step("Loading the dense model") as _:
+        model, tokenizer = load_model(checkpoint.path), load_tokenizer(checkpoint.path)
+    limit = checkpoint.config.max_position_embeddings
+    held_back = tokenize(tokenizer, request.calibration.held_back, limit=limit)
+    with progress.step("Measuring the dense model's perplexity") as _:
+        dense_perplexity = perplexity(model, held_back)
+
+    plan = request.plan or _plan(folder, request, model, tokenizer, progress)
+    rewritten = rewrite(checkpoint.raw_config, checkpoint.config, plan.widths)
+    plan.save(folder / PLAN)
+
+    model = prune_module(model, checkpoint.config, plan)
+    with progress.step("Measuring the pruned model's perplexity") as _:
+        pruned_perplexity = perplexity(model, held_back)
+    expected = expect(model, tokenizer)
+    del model
+    proof = _write(folder / PRUNED, checkpoint, plan, rewritten, expected, progress)
+
+    quality = None
+    if dense_perplexity is not None and pruned_perplexity is not None:
+        text = f"{len(held_back)} prompts held back from calibration: {request.calibration.origin}"
+        quality = Quality(dense_perplexity, pruned_perplexity, text)
+    result = PruneResult(
+        folder=folder / PRUNED,
+        plan=plan,
+        rewrite=rewritten,
+        parameters_before=parameter_count(checkpoint.config),
+        parameters_after=parameter_count(checkpoint.config, plan.widths),
+        quality=quality,
+        reload=proof,
+    )
+    return result, _manifest(request, result)
+
+
+def _plan(
+    folder: Path,
+    request: PruneRequest,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    progress: Progress,
+) -> Plan:
+    checkpoint, calibration = request.checkpoint, request.calibration
+    scores = request.scores
+    if scores is None:
+        with progress.step("Scoring heads and neurons") as advance:
+            scores = score(
+                model,
+                tokenizer,
+                calibration.prompts,
+                checkpoint.config.architecture,
+                origin=calibration.origin,
+                on_progress=advance,
+            )
+    scores.save(folder / SCORES)
+    assert request.settings is not None
+    return make_plan(checkpoint.raw_config, checkpoint.config, scores, request.settings)
+
+
+def _write(
+    folder: Path,
+    checkpoint: Checkpoint,
+    plan: Plan,
+    rewritten: Rewrite,
+    expected: Expectation,
+    progress: Progress,
+) -> ReloadProof:
+    with progress.step("Writing the pruned checkpoint") as _:
+        tensors = prune_tensors(checkpoint, plan)
+        write_checkpoint(folder, rewritten.config, tensors, companions=checkpoint.companions())
+    with progress.step("Reloading it in a separate process") as _:
+        return prove_reload(folder, expected)
+
+
+def _manifest(request: PruneRequest, result: PruneResult) -> Manifest:
+    checkpoint, plan = request.checkpoint, result.plan
+    summary: dict[str, Any] = {
+        "asked": plan.asked,
+        "achieved": plan.achieved,
+        "parameters_before": result.parameters_before,
+        "parameters_after": result.parameters_after,
+        "widths": [asdict(widths) for widths in plan.widths],
+        "settings": dict(plan.settings),
+        "reasons": dict(plan.reasons),
+        "notes": list(plan.notes),
+        "calibration": request.scores.origin if request.scores is not None else request.calibration.origin,
+    }
+    return Manifest(
+        source=SourceRecord(request.source.asked, str(checkpoint.path.resolve()), hash_weights(checkpoint)),
+        config_before=dict(checkpoint.raw_config),
+        config_after=dict(result.rewrite.config),
+        rewrite={
+            "kind": result.rewrite.kind.value,
+            "class": result.rewrite.architecture.class_name,
+            "reason": result.rewrite.reason,
+        },
+        plan=summary,
+        verdicts={
+            "reload": {"holds": True, **asdict(result.reload)},
+            "quality": None if result.quality is None else asdict(result.quality),
+        },
+    )

@@ -1,0 +1,42 @@
+"""Loads a checkpoint as anyone would, and writes down the logits. Runs alone: this package must not be importable.
+
+Usage: python -I reload_probe.py CHECKPOINT INPUTS OUTPUTS THREADS
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import sys
+
+
+class _NoAmpExport(importlib.abc.MetaPathFinder):
+    """Makes importing this package fail, as it would where it is not installed."""
+
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:  # noqa: ARG002
+        if fullname.partition(".")[0] in ("amp_export", "exporters"):
+            raise ImportError(f"{fullname} must not be needed to load a pruned checkpoint")
+
+
+def main() -> None:
+    """Reads token ids, runs the model, writes logits and what class it was."""
+    checkpoint, inputs, outputs, threads = sys.argv[1:]
+    sys.meta_path.insert(0, _NoAmpExport())
+
+    import torch
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    torch.set_num_threads(int(threads))
+    with safe_open(inputs, framework="pt") as file:
+        input_ids_bs, text = file.get_tensor("input_ids"), file.metadata()["text"]
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype="auto", local_files_only=True).eval()
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
+    with torch.inference_mode():
+        logits_bsv = model(input_ids=input_ids_bs).logits
+    tensors = {"logits": logits_bsv.contiguous(), "token_ids": torch.tensor(tokenizer(text).input_ids)}
+    save_file(tensors, outputs, metadata={"class": type(model).__name__})
+
+
+if __name__ == "__main__":
+    main()
