@@ -5,35 +5,18 @@ No scores are needed here, so that `doctor` can show the counts before anything 
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from amp_export.architectures import DecoderConfig, LayerWidths, parameter_count
 from amp_export.errors import PlanError, RatioError
-from amp_export.plans import removed_ratio
+from amp_export.options import Allocation, HeadPolicy, TargetName
 from amp_export.rewriting import is_expressible
 from amp_export.targets import TARGETS
 
 RATIO_TOLERANCE = 0.001
 """How far the removed share may be from the one that was asked for: 0.1 percentage points."""
-
-
-class Allocation(enum.StrEnum):
-    """How the budget is shared between heads and neurons."""
-
-    PAPER = "paper"
-    BALANCED = "balanced"
-
-
-class HeadPolicy(enum.StrEnum):
-    """Which query heads may go where several of them share a key/value head."""
-
-    GROUPS = "groups"
-    WITHIN = "within"
-    AUTO = "auto"
-    NONE = "none"
 
 
 @dataclass(frozen=True)
@@ -45,14 +28,14 @@ class PlanSettings:
         allocation: The rule for the counts.
         heads: Which heads may go.
         snap: Kept neurons are a multiple of this; None takes the target's, or 1 for the paper's rule.
-        target: The kind of device, a key of `TARGETS`.
+        target: The kind of device.
     """
 
     ratio: float
     allocation: Allocation = Allocation.BALANCED
     heads: HeadPolicy = HeadPolicy.AUTO
     snap: int | None = None
-    target: str = "cpu"
+    target: TargetName = TargetName.CPU
 
     @property
     def neuron_multiple(self) -> int:
@@ -90,38 +73,36 @@ def list_candidates(
 
     Raises:
         RatioError: There is none; it says the nearest legal ratio.
-        PlanError: The kind of heads asked for does not exist in this model, or no class can say the counts.
+        PlanError: The kind of heads asked for does not exist in this model.
     """
     if settings.neuron_multiple < 1:
         raise PlanError(f"--snap must be at least 1, not {settings.snap}.")
-    options = _head_options(config, settings.heads)
+    space = _Space(config, settings, head_options(config, settings.heads), ModelCosts.of(config))
     if not 0 < settings.ratio < 1:
-        smallest, largest = _legal_range(config, settings, options)
-        legal = largest if settings.ratio >= 1 else smallest
-        raise RatioError(
-            f"The ratio must lie between 0 and 1, both excluded; {settings.ratio:g} does not.{_advice(legal)}",
-            nearest=legal,
-        )
-    rule = _paper_widths if settings.allocation is Allocation.PAPER else _balanced_widths
+        raise space.refuse(f"The ratio must lie between 0 and 1, both excluded; {settings.ratio:g} does not.")
+    rule = space.paper_widths if settings.allocation is Allocation.PAPER else space.balanced_widths
     found = [
-        Candidate(policy, widths, _ratio(config, widths), is_expressible(raw_config, config, widths))
-        for policy, widths in rule(config, settings, options)
+        Candidate(policy, widths, space.costs.ratio(widths), is_expressible(raw_config, config, widths))
+        for policy, widths in rule()
+        if space.costs.ratio(widths) > 0
     ]
-    removing = [candidate for candidate in found if candidate.ratio > 0]
-    if not removing:
-        raise _no_candidate(config, settings, options)
-    if not any(candidate.expressible for candidate in removing):
-        nearest = _nearest_expressible(raw_config, config, settings, options)
-        raise RatioError(
-            f"At ratio {settings.ratio:g} no stock class can say the {removing[0].widths.query_heads} heads that "
-            f"would be kept (hidden size {config.hidden_size})." + _advice(nearest),
-            nearest=nearest,
+    if not found:
+        raise space.refuse(space.why_none())
+    if not any(candidate.expressible for candidate in found):
+        raise space.refuse(
+            f"At ratio {settings.ratio:g} no stock class can say the {found[0].widths.query_heads} heads that would be "
+            f"kept (hidden size {config.hidden_size}).",
+            allow=lambda widths: is_expressible(raw_config, config, widths),
         )
-    return tuple(removing)
+    return tuple(found)
 
 
-def _head_options(config: DecoderConfig, policy: HeadPolicy) -> list[tuple[HeadPolicy, LayerWidths]]:
-    """The head counts that a policy allows, all neurons kept; keeping every head is always among them."""
+def head_options(config: DecoderConfig, policy: HeadPolicy) -> list[tuple[HeadPolicy, LayerWidths]]:
+    """The head counts that a policy allows, all neurons kept; keeping every head is always among them.
+
+    Raises:
+        PlanError: The model has no heads of the kind asked for.
+    """
     dense = config.widths
     none = [(HeadPolicy.NONE, dense)]
     groups = [
@@ -149,118 +130,146 @@ def _head_options(config: DecoderConfig, policy: HeadPolicy) -> list[tuple[HeadP
     }[policy]
 
 
-def _ratio(config: DecoderConfig, widths: LayerWidths) -> float:
-    return removed_ratio(config, [widths] * config.num_hidden_layers)
+@dataclass(frozen=True)
+class ModelCosts:
+    """What a head or neuron in every layer costs, in parameters; all else is fixed.
 
-
-def neuron_cost(config: DecoderConfig) -> float:
-    """The share of all parameters that one neuron in every layer is."""
-    dense = config.widths
-    one = replace(dense, neurons=1)
-    return _ratio(config, one) / (dense.neurons - 1) if dense.neurons > 1 else 1.0
-
-
-def _balanced_widths(
-    config: DecoderConfig, settings: PlanSettings, options: Sequence[tuple[HeadPolicy, LayerWidths]]
-) -> Iterator[tuple[HeadPolicy, LayerWidths]]:
-    """Heads as given, and as many neurons as the rest of the budget leaves."""
-    cost, step = neuron_cost(config), settings.neuron_multiple
-    for policy, widths in options:
-        exact = widths.neurons - (settings.ratio - _ratio(config, widths)) / cost
-        neurons = min(_allowed_neurons(config, step), key=lambda allowed: abs(allowed - exact))
-        # the rounding of neurons may miss the budget by half a step; more means that the heads alone overshoot it
-        if abs(neurons - exact) <= max(step / 2, RATIO_TOLERANCE / cost):
-            yield policy, replace(widths, neurons=neurons)
-
-
-def _allowed_neurons(config: DecoderConfig, step: int) -> list[int]:
-    multiples = range(step, config.intermediate_size, step)
-    return [*multiples, config.intermediate_size]
-
-
-def _paper_widths(
-    config: DecoderConfig, settings: PlanSettings, options: Sequence[tuple[HeadPolicy, LayerWidths]]
-) -> Iterator[tuple[HeadPolicy, LayerWidths]]:
-    """Equal shares of heads and neurons in every layer, neurons making up for the rounding of heads.
-
-    Source: `prune_model` in `prune_groups.py` of the paper's reference code. It knows only models whose heads do not
-    share keys; with groups, the share of heads is rounded to whole groups, or to whole heads within each group.
+    Attributes:
+        dense: The widths of the dense model.
+        total: All its parameters.
+        query_head: Parameters of one query head in every layer; `key_value_head` and `neuron` likewise.
     """
-    dense = config.widths
-    layers = _share_of_layers(config)
-    share = settings.ratio / layers
-    policy, kept_heads = _paper_heads(dense, share, [policy for policy, _ in options])
-    removed_heads = dense.query_heads - kept_heads.query_heads
-    removed = round(dense.query_heads * (share - removed_heads / dense.query_heads) + dense.neurons * share)
-    exact = dense.neurons - min(removed, dense.neurons - 1)
-    step = settings.neuron_multiple
-    neurons = min(_allowed_neurons(config, step), key=lambda allowed: abs(allowed - exact))
-    if share < 1:
-        yield policy, replace(kept_heads, neurons=neurons)
 
+    dense: LayerWidths
+    total: int
+    query_head: int
+    key_value_head: int
+    neuron: int
 
-def _paper_heads(dense: LayerWidths, share: float, policies: Sequence[HeadPolicy]) -> tuple[HeadPolicy, LayerWidths]:
-    if HeadPolicy.GROUPS in policies:
-        kept = dense.key_value_heads - min(round(share * dense.key_value_heads), dense.key_value_heads - 1)
-        return HeadPolicy.GROUPS, replace(dense, query_heads=kept * dense.query_group, key_value_heads=kept)
-    if HeadPolicy.WITHIN in policies:
-        kept = dense.query_group - min(round(share * dense.query_group), dense.query_group - 1)
-        return HeadPolicy.WITHIN, replace(dense, query_heads=kept * dense.key_value_heads)
-    return HeadPolicy.NONE, dense
+    @classmethod
+    def of(cls, config: DecoderConfig) -> ModelCosts:
+        """Counts them on the shapes of the weights."""
 
+        def parameters(widths: LayerWidths) -> int:
+            return parameter_count(config, [widths] * config.num_hidden_layers)
 
-def _share_of_layers(config: DecoderConfig) -> float:
-    """The share of all parameters that attention and MLPs are, norms of the residual stream not counted."""
-    norms = 2 * config.hidden_size * config.num_hidden_layers
-    outside = config.vocab_size * config.hidden_size * (1 if config.tie_word_embeddings else 2) + config.hidden_size
-    return 1 - (norms + outside) / parameter_count(config)
-
-
-def _legal_range(
-    config: DecoderConfig, settings: PlanSettings, options: Sequence[tuple[HeadPolicy, LayerWidths]]
-) -> tuple[float, float]:
-    """The least and the most that can be removed, not asking which class could say it."""
-    allowed = _allowed_neurons(config, settings.neuron_multiple)
-    removing = [_ratio(config, replace(widths, neurons=neurons)) for _, widths in options for neurons in allowed[-2:]]
-    largest = max(_ratio(config, replace(widths, neurons=allowed[0])) for _, widths in options)
-    return min((ratio for ratio in removing if ratio > 0), default=largest), largest
-
-
-def _no_candidate(
-    config: DecoderConfig, settings: PlanSettings, options: Sequence[tuple[HeadPolicy, LayerWidths]]
-) -> RatioError:
-    smallest, largest = _legal_range(config, settings, options)
-    if settings.ratio > largest:
-        what = "would leave a layer without a head or a neuron"
-        if settings.heads is HeadPolicy.NONE:
-            what = "is more than all neurons are, and --heads none keeps every head"
-        return RatioError(
-            f"Ratio {settings.ratio:g} {what}.{_advice(largest)}",
-            nearest=largest,
+        dense = config.widths
+        total = parameters(dense)
+        return cls(
+            dense=dense,
+            total=total,
+            query_head=parameters(replace(dense, query_heads=dense.query_heads + 1)) - total,
+            key_value_head=parameters(replace(dense, key_value_heads=dense.key_value_heads + 1)) - total,
+            neuron=parameters(replace(dense, neurons=dense.neurons + 1)) - total,
         )
-    return RatioError(
-        f"Ratio {settings.ratio:g} removes nothing: kept neurons are multiples of {settings.neuron_multiple}, and one "
-        f"step of them is {smallest:.2%} of the model.{_advice(smallest)}\nOr use --snap 1.",
-        nearest=smallest,
-    )
+
+    def ratio(self, widths: LayerWidths) -> float:
+        """The share of all parameters that is removed when every layer has these widths."""
+        removed = (
+            (self.dense.query_heads - widths.query_heads) * self.query_head
+            + (self.dense.key_value_heads - widths.key_value_heads) * self.key_value_head
+            + (self.dense.neurons - widths.neurons) * self.neuron
+        )
+        return removed / self.total
+
+    def step(self, neurons: int) -> float:
+        """The share of all parameters that so many neurons in every layer are."""
+        return neurons * self.neuron / self.total
 
 
-def _nearest_expressible(
-    raw_config: Mapping[str, Any],
-    config: DecoderConfig,
-    settings: PlanSettings,
-    options: Sequence[tuple[HeadPolicy, LayerWidths]],
-) -> float | None:
-    """The legal ratio nearest to the one asked for, over all widths that some stock class can say."""
-    ratios = [
-        _ratio(config, replace(widths, neurons=neurons))
-        for _, widths in options
-        if is_expressible(raw_config, config, widths)
-        for neurons in _allowed_neurons(config, settings.neuron_multiple)
-    ]
-    legal = [ratio for ratio in ratios if ratio > 0]
-    return min(legal, key=lambda ratio: abs(ratio - settings.ratio), default=None)
+@dataclass(frozen=True)
+class _Space:
+    """All widths that the settings allow for a model."""
 
+    config: DecoderConfig
+    settings: PlanSettings
+    options: Sequence[tuple[HeadPolicy, LayerWidths]]
+    costs: ModelCosts
 
-def _advice(nearest: float | None) -> str:
-    return "" if nearest is None else f"\nThe nearest legal ratio is {nearest:.4f}."
+    @property
+    def allowed_neurons(self) -> list[int]:
+        """Multiples of the step, and all of them."""
+        step, dense = self.settings.neuron_multiple, self.config.intermediate_size
+        return [*range(step, dense, step), dense]
+
+    def snap(self, exact: float) -> int:
+        """The allowed count of neurons that is nearest."""
+        return min(self.allowed_neurons, key=lambda allowed: abs(allowed - exact))
+
+    def balanced_widths(self) -> Iterator[tuple[HeadPolicy, LayerWidths]]:
+        """Heads as given, and as many neurons as the rest of the budget leaves."""
+        step = self.settings.neuron_multiple
+        for policy, widths in self.options:
+            exact = widths.neurons - (self.settings.ratio - self.costs.ratio(widths)) / self.costs.step(1)
+            neurons = self.snap(exact)
+            # rounding may miss the budget by half a step; more means that these heads cannot meet it
+            if abs(neurons - exact) <= max(step / 2, RATIO_TOLERANCE / self.costs.step(1)):
+                yield policy, replace(widths, neurons=neurons)
+
+    def paper_widths(self) -> Iterator[tuple[HeadPolicy, LayerWidths]]:
+        """Equal shares of heads and neurons in every layer, neurons making up for the rounding of heads.
+
+        Source: `prune_model` in `prune_groups.py` of the paper's reference code. It knows only models whose heads do
+        not share keys; with groups, the share of heads is rounded to whole groups, or to heads within each group.
+        """
+        dense = self.config.widths
+        share = self.settings.ratio / self._share_of_layers()
+        if share >= 1:
+            return
+        policy, kept = self._paper_heads(share)
+        fewer_heads = dense.query_heads - kept.query_heads
+        fewer_neurons = round(dense.query_heads * (share - fewer_heads / dense.query_heads) + dense.neurons * share)
+        yield policy, replace(kept, neurons=self.snap(dense.neurons - min(fewer_neurons, dense.neurons - 1)))
+
+    def _paper_heads(self, share: float) -> tuple[HeadPolicy, LayerWidths]:
+        dense = self.config.widths
+        policies = {policy for policy, _ in self.options}
+        if HeadPolicy.GROUPS in policies:
+            groups = dense.key_value_heads - min(round(share * dense.key_value_heads), dense.key_value_heads - 1)
+            return HeadPolicy.GROUPS, replace(dense, query_heads=groups * dense.query_group, key_value_heads=groups)
+        if HeadPolicy.WITHIN in policies:
+            group = dense.query_group - min(round(share * dense.query_group), dense.query_group - 1)
+            return HeadPolicy.WITHIN, replace(dense, query_heads=group * dense.key_value_heads)
+        return HeadPolicy.NONE, dense
+
+    def _share_of_layers(self) -> float:
+        """The share of all parameters that attention and MLPs are, norms of the residual stream not counted."""
+        config = self.config
+        norms = (2 * config.num_hidden_layers + 1) * config.hidden_size
+        embeddings = config.vocab_size * config.hidden_size * (1 if config.tie_word_embeddings else 2)
+        return 1 - (norms + embeddings) / self.costs.total
+
+    def legal_ratios(self, allow: Callable[[LayerWidths], bool] | None = None) -> list[float]:
+        """Every share that can be removed, ascending."""
+        ratios = [
+            self.costs.ratio(replace(widths, neurons=neurons))
+            for _, widths in self.options
+            if allow is None or allow(widths)
+            for neurons in self.allowed_neurons
+        ]
+        return sorted(ratio for ratio in ratios if ratio > 0)
+
+    def why_none(self) -> str:
+        """Why nothing meets the ratio."""
+        ratio, step = self.settings.ratio, self.settings.neuron_multiple
+        legal = self.legal_ratios()
+        if not legal:
+            return "Nothing can be removed from this model: every layer has a single head and no neuron to spare."
+        if ratio > legal[-1] and self.settings.heads is HeadPolicy.NONE:
+            return f"Ratio {ratio:g} is more than all neurons are, and --heads none keeps every head."
+        if ratio > legal[-1] or self.settings.allocation is Allocation.PAPER:
+            return f"Ratio {ratio:g} would leave a layer without a head or a neuron."
+        if ratio < legal[0]:
+            return (
+                f"Ratio {ratio:g} removes nothing: kept neurons are a multiple of {step}, and one step of them is "
+                f"{self.costs.step(step):.2%} of the model."
+            )
+        return f"No legal plan removes {ratio:g}: heads and steps of {step} neurons do not add up to it."
+
+    def refuse(self, problem: str, *, allow: Callable[[LayerWidths], bool] | None = None) -> RatioError:
+        """An error that names the legal ratio nearest to the one asked for."""
+        asked = self.settings.ratio
+        # a ratio that is no number is near to none; the least is the safest to offer
+        nearest = min(self.legal_ratios(allow), key=lambda legal: abs(legal - asked), default=None)
+        advice = "" if nearest is None else f"\nThe nearest legal ratio is {nearest:.4f}."
+        return RatioError(problem + advice, nearest=nearest)

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,6 +83,7 @@ class Checkpoint:
         Raises:
             ModelError: The tensor holds a NaN or an infinity.
         """
+        import ml_dtypes  # noqa: F401 - teaches numpy the name "bfloat16"
         from safetensors import safe_open
 
         with safe_open(self.tensors[name].file, framework="np") as file:
@@ -251,12 +252,23 @@ def write_checkpoint(
     """
     folder.mkdir(parents=True)
     shards: list[list[str]] = []
-    sizes: list[int] = []
-    for names_arrays in _batches(tensors, shard_bytes):
-        save_tensors(folder / f"shard-{len(shards)}", names_arrays, metadata={"format": "pt"})
-        shards.append(list(names_arrays))
-        sizes.append(sum(array.nbytes for array in names_arrays.values()))
-    _name_shards(folder, shards, sum(sizes))
+    batch: dict[str, Array] = {}
+    held = total = 0
+
+    def close_shard() -> None:
+        save_tensors(folder / f"shard-{len(shards)}", batch, metadata={"format": "pt"})
+        shards.append(list(batch))
+        batch.clear()
+
+    for name, array in tensors:
+        if batch and held + array.nbytes > shard_bytes:
+            close_shard()
+            held = 0
+        batch[name] = array
+        held += array.nbytes
+        total += array.nbytes
+    close_shard()
+    _name_shards(folder, shards, total)
     (folder / "config.json").write_text(json.dumps(raw_config, indent=2) + "\n", encoding="utf-8")
     for file in companions:
         shutil.copy2(file, folder / file.name)
@@ -282,18 +294,6 @@ def save_tensors(file: Path, arrays: dict[str, Array], *, metadata: dict[str, st
             raise OSError(int(number[1]), os.strerror(int(number[1])), str(file)) from error
         raise
     file.chmod(mode)
-
-
-def _batches(tensors: Iterable[tuple[str, Array]], shard_bytes: int) -> Iterator[dict[str, Array]]:
-    batch: dict[str, Array] = {}
-    held = 0
-    for name, array in tensors:
-        if batch and held + array.nbytes > shard_bytes:
-            yield batch
-            batch, held = {}, 0
-        batch[name] = array
-        held += array.nbytes
-    yield batch
 
 
 def _name_shards(folder: Path, shards: list[list[str]], total_size: int) -> None:

@@ -7,14 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from amp_export.architectures import DecoderConfig
-from amp_export.budgets import (
-    Allocation,
-    Candidate,
-    HeadPolicy,
-    PlanSettings,
-    list_candidates,
-    neuron_cost,
-)
+from amp_export.budgets import Candidate, ModelCosts, PlanSettings, list_candidates
+from amp_export.options import Allocation, HeadPolicy
 from amp_export.plans import LayerPlan, Plan
 
 if TYPE_CHECKING:
@@ -160,5 +154,5 @@ def _notes(config: DecoderConfig, settings: PlanSettings, chosen: Candidate) -> 
     neurons = f"a multiple of {step} neurons" if step > 1 else "a whole number of neurons"
     return (
         f"{chosen.ratio:.2%} is removed instead of {settings.ratio:.2%}: every layer keeps {neurons}, the same in "
-        f"each, and one step is {neuron_cost(config) * step:.2%} of the model.{advice}",
+        f"each, and one step is {ModelCosts.of(config).step(step):.2%} of the model.{advice}",
     )

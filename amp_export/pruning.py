@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amp_export.architectures import parameter_count
-from amp_export.budgets import Allocation, HeadPolicy, PlanSettings, list_candidates
+from amp_export.budgets import PlanSettings, list_candidates
 from amp_export.calibration import Calibration, load_calibration
 from amp_export.checkpoints import Checkpoint, check_finite, hash_weights, open_checkpoint, write_checkpoint
 from amp_export.errors import RequestError
 from amp_export.loading import load_model, load_tokenizer
 from amp_export.manifest import Manifest, SourceRecord
+from amp_export.options import Allocation, HeadPolicy, TargetName
 from amp_export.outputs import check_output, staged_output
 from amp_export.planning import make_plan
 from amp_export.plans import Plan
@@ -99,7 +100,7 @@ def prune(
     allocation: Allocation = Allocation.BALANCED,
     heads: HeadPolicy = HeadPolicy.AUTO,
     snap: int | None = None,
-    target: str = "cpu",
+    target: TargetName = TargetName.CPU,
     calibration: Path | None = None,
     scores: Path | None = None,
     plan: Path | None = None,
@@ -253,6 +254,7 @@ def _manifest(request: PruneRequest, result: PruneResult) -> Manifest:
         "achieved": plan.achieved,
         "parameters_before": result.parameters_before,
         "parameters_after": result.parameters_after,
+        "widths_before": asdict(checkpoint.config.widths),
         "widths": [asdict(widths) for widths in plan.widths],
         "settings": dict(plan.settings),
         "reasons": dict(plan.reasons),

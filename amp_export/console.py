@@ -1,0 +1,110 @@
+"""What the command line shows: progress and tables on stderr, the report alone on stdout."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+from amp_export.doctoring import Diagnosis, Option
+from amp_export.progress import Advance
+from amp_export.reporting import Report, summary_rows, verdict_lines
+
+
+def stderr_console() -> Console:
+    """A console on stderr; colours only on a terminal, and none with NO_COLOR."""
+    return Console(stderr=True, highlight=False)
+
+
+class ConsoleProgress:
+    """Shows steps: a live bar on a terminal, and one line a step elsewhere, so that logs stay readable."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    @contextmanager
+    def step(self, description: str) -> Iterator[Advance]:
+        """Opens a step; its line stays when it is done."""
+        if not self.console.is_terminal:
+            self.console.print(escape(description), soft_wrap=True)
+            yield lambda _done, _total: None
+            return
+        columns = (
+            SpinnerColumn(finished_text="[green]✓[/]"),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
+        with Bars(*columns, console=self.console) as bars:
+            task = bars.add_task(escape(description), total=None)
+            yield lambda done, total: bars.update(task, completed=done, total=total)
+            total = bars.tasks[0].total or 1
+            bars.update(task, completed=total, total=total)
+
+
+def show_report(console: Console, report: Report) -> None:
+    """Prints the summary: a table, then what was proved."""
+    rows = list(summary_rows(report))
+    if rows:
+        table = Table(title=f"amp-export: {escape(report.model)}", title_justify="left")
+        table.add_column("")
+        for heading in ("dense", "pruned", "change"):
+            table.add_column(heading, justify="right")
+        for row in rows:
+            table.add_row(row.label, row.dense, row.pruned, escape(row.change))
+        console.print(table)
+    for line in verdict_lines(report):
+        console.print(escape(line), style=None if report.holds else "bold red", soft_wrap=True)
+
+
+def show_diagnosis(console: Console, diagnosis: Diagnosis) -> None:
+    """Prints what a ratio would mean, one line for each way to meet it."""
+    widths = diagnosis.widths
+    console.print(
+        f"[bold]{escape(diagnosis.model)}[/]: {diagnosis.class_name}, {diagnosis.parameters / 1e6:.1f} M parameters, "
+        f"{diagnosis.num_hidden_layers} layers of {widths.query_heads} query heads, {widths.key_value_heads} key/value "
+        f"heads and {widths.neurons} neurons",
+        soft_wrap=True,
+    )
+    table = Table(title=f"Ways to remove {diagnosis.ratio:.1%} of all parameters", title_justify="left")
+    for heading in ("--heads", "query heads", "key/value heads", "neurons", "removed", "class", "why"):
+        table.add_column(heading, justify="right" if heading in ("query heads", "neurons", "removed") else "left")
+    for option in diagnosis.options:
+        table.add_row(*_option_cells(option))
+    console.print(table)
+    console.print("Scoring the model chooses among them; --heads restricts the choice.", soft_wrap=True)
+
+
+def _option_cells(option: Option) -> tuple[str, ...]:
+    candidate, widths = option.candidate, option.candidate.widths
+    class_name = option.rewrite.architecture.class_name if option.rewrite is not None else "none: illegal"
+    why = option.rewrite.reason if option.rewrite is not None else option.problem or ""
+    return (
+        candidate.heads.value,
+        str(widths.query_heads),
+        str(widths.key_value_heads),
+        str(widths.neurons),
+        f"{candidate.ratio:.2%}",
+        class_name,
+        why,
+    )
+
+
+def show_error(console: Console, message: str) -> None:
+    """Prints an error; the first line says what is wrong, the rest what to do."""
+    first, _, rest = message.partition("\n")
+    console.print(f"[bold red]Error:[/] {escape(first)}", soft_wrap=True)
+    if rest:
+        console.print(escape(rest), soft_wrap=True)
+
+
+def print_json(text: str) -> None:
+    """Writes a report to stdout, and nothing else."""
+    sys.stdout.write(text)

@@ -1,0 +1,75 @@
+"""The verb `doctor`: what a ratio would mean for a model, from its config alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from amp_export.architectures import LayerWidths, parameter_count
+from amp_export.budgets import Candidate, PlanSettings, list_candidates
+from amp_export.checkpoints import read_config
+from amp_export.rewriting import Rewrite, find_problem, rewrite
+from amp_export.sources import resolve_model
+
+
+@dataclass(frozen=True)
+class Option:
+    """One way to meet the ratio.
+
+    Attributes:
+        candidate: What would be kept.
+        rewrite: The class and config that say it, or None where no stock class can.
+        problem: Why the model's own class cannot, or None where it can.
+    """
+
+    candidate: Candidate
+    rewrite: Rewrite | None
+    problem: str | None
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What `doctor` found.
+
+    Attributes:
+        model: What was asked for.
+        class_name: The model's class.
+        parameters: Its parameters, tied ones counted once.
+        widths: Its heads and neurons in every layer.
+        num_hidden_layers: Its layers.
+        ratio: The ratio that was asked for.
+        options: Every way to meet it.
+    """
+
+    model: str
+    class_name: str
+    parameters: int
+    widths: LayerWidths
+    num_hidden_layers: int
+    ratio: float
+    options: tuple[Option, ...]
+
+
+def diagnose(model: str | Path, settings: PlanSettings) -> Diagnosis:
+    """Says what a ratio would keep and how it would be expressed; reads no weights.
+
+    Raises:
+        RatioError: The ratio is illegal; the nearest legal one is named.
+        RequestError: The model is not there or not supported.
+    """
+    source = resolve_model(model)
+    raw_config, config = read_config(source.path)
+    candidates = list_candidates(raw_config, config, settings)
+    options = []
+    for candidate in candidates:
+        expressed = rewrite(raw_config, config, [candidate.widths]) if candidate.expressible else None
+        options.append(Option(candidate, expressed, find_problem(config, candidate.widths)))
+    return Diagnosis(
+        model=source.asked,
+        class_name=config.architecture.class_name,
+        parameters=parameter_count(config),
+        widths=config.widths,
+        num_hidden_layers=config.num_hidden_layers,
+        ratio=settings.ratio,
+        options=tuple(options),
+    )

@@ -1,0 +1,109 @@
+"""The verb `export`: any checkpoint, pruned or not, to a graph that a runtime opens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from amp_export.checkpoints import hash_weights, open_checkpoint
+from amp_export.errors import OutputError
+from amp_export.exporters import Precision
+from amp_export.manifest import Manifest, SourceRecord
+from amp_export.options import Format
+from amp_export.outputs import check_output, is_ours, staged_output
+from amp_export.progress import Progress, Silent
+from amp_export.sources import resolve_model
+
+if TYPE_CHECKING:
+    from amp_export.checkpoints import Checkpoint
+    from amp_export.exporters.onnx import OnnxExport
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What an export made.
+
+    Attributes:
+        folder: The folder with the graph.
+        format: Its format.
+        precision: The precision of weights and activations.
+        bytes_on_disk: Size of graph and weights.
+    """
+
+    folder: Path
+    format: Format
+    precision: Precision
+    bytes_on_disk: int
+
+
+def export(
+    model: str | Path,
+    *,
+    output: Path,
+    to: Format = Format.ONNX,
+    precision: Precision = Precision.FLOAT32,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> ExportResult:
+    """Exports a checkpoint into `output/onnx`.
+
+    The pruned checkpoint of an output directory may be exported into that directory itself, which then keeps the rest
+    of what it holds.
+
+    Args:
+        model: A hub id, a checkpoint directory, a `.gguf` file, or `demo`.
+        output: The output directory.
+        to: The format.
+        precision: The precision of the graph.
+        overwrite: Whether an earlier result may be replaced.
+        progress: Where to show what is going on.
+
+    Raises:
+        AmpExportError: See `amp_export.errors`.
+    """
+    progress = progress or Silent()
+    extend = _is_own_checkpoint(model, output)
+    if extend and (output / to.value).exists() and not overwrite:
+        raise OutputError(f"{output / to.value} is there already.\nGive --overwrite to replace it.")
+    if not extend:
+        check_output(output, overwrite=overwrite)
+    with progress.step(f"Finding {model}") as _:
+        source = resolve_model(model)
+    checkpoint = open_checkpoint(source.path)
+    with staged_output(output, overwrite=overwrite, extend=extend) as folder:
+        exported = export_into(folder, checkpoint, to=to, precision=precision, progress=progress)
+        if extend:
+            manifest = Manifest.load(folder)
+        else:
+            record = SourceRecord(source.asked, str(checkpoint.path.resolve()), hash_weights(checkpoint))
+            manifest = Manifest(source=record, config_before=dict(checkpoint.raw_config))
+        manifest.save(folder)
+    return replace(exported, folder=output / to.value)
+
+
+def export_into(
+    folder: Path,
+    checkpoint: Checkpoint,
+    *,
+    to: Format = Format.ONNX,
+    precision: Precision,
+    progress: Progress,
+    description: str = "Exporting",
+) -> ExportResult:
+    """Exports into a folder that is being staged."""
+    import shutil
+
+    from amp_export.exporters import onnx
+
+    assert to is Format.ONNX
+    # an extended output links to the files of the earlier one: they are removed, not written through
+    shutil.rmtree(folder / to.value, ignore_errors=True)
+    with progress.step(f"{description} to {to.value} in {precision.value}") as advance:
+        exported: OnnxExport = onnx.export(checkpoint, folder / to.value, precision=precision, on_progress=advance)
+    return ExportResult(exported.folder, to, precision, exported.bytes_on_disk)
+
+
+def _is_own_checkpoint(model: str | Path, output: Path) -> bool:
+    """Whether the checkpoint lies in the output directory that it is to be exported into."""
+    return is_ours(output) and Path(model).is_dir() and output.resolve() in Path(model).resolve().parents

@@ -1,0 +1,34 @@
+"""The choices that a user can name. They stand apart so that `--help` need not load what they choose between."""
+
+from __future__ import annotations
+
+import enum
+
+
+class Allocation(enum.StrEnum):
+    """How the budget is shared between heads and neurons."""
+
+    PAPER = "paper"
+    BALANCED = "balanced"
+
+
+class HeadPolicy(enum.StrEnum):
+    """Which query heads may go where several of them share a key/value head."""
+
+    GROUPS = "groups"
+    WITHIN = "within"
+    AUTO = "auto"
+    NONE = "none"
+
+
+class Format(enum.StrEnum):
+    """What a checkpoint can be exported to; each is a folder in `exporters`."""
+
+    ONNX = "onnx"
+
+
+class TargetName(enum.StrEnum):
+    """A kind of device; its facts are in `amp_export.targets`."""
+
+    CPU = "cpu"
+    GPU = "gpu"

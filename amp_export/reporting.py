@@ -1,0 +1,235 @@
+"""The report: everything that was found out about an output, as JSON for machines and as tables for people.
+
+The schema of report.json is described in `docs/report.md`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from amp_export.errors import OutputError
+from amp_export.manifest import Manifest, package_versions
+
+SCHEMA = 1
+JSON_NAME = "report.json"
+MARKDOWN_NAME = "report.md"
+
+Section = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Report:
+    """The content of report.json; a section that was not measured is None.
+
+    Attributes:
+        schema: Version of this format.
+        model: What was asked for.
+        pruning: The plan's summary, parameters before and after, the rewrite and the reload proof.
+        quality: Perplexity of dense and pruned model.
+        parity: `ParityReport`.
+        benchmark: `BenchmarkReport`.
+        packages: Versions of what computed it.
+    """
+
+    model: str
+    pruning: Section | None = None
+    quality: Section | None = None
+    parity: Section | None = None
+    benchmark: Section | None = None
+    packages: Mapping[str, str] | None = None
+    schema: int = SCHEMA
+
+    @classmethod
+    def load(cls, output: Path) -> Report:
+        """Reads the report of an output directory.
+
+        Raises:
+            OutputError: There is none, it is damaged, or it is from a newer version.
+        """
+        file = output / JSON_NAME
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            if content["schema"] > SCHEMA:
+                raise OutputError(
+                    f"{file} has schema {content['schema']}, this version knows up to {SCHEMA}.\nUpdate amp-export."
+                )
+            return cls(**content)
+        except FileNotFoundError as error:
+            raise OutputError(f"{output} holds no {JSON_NAME}: nothing was measured there yet.") from error
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise OutputError(f"{file} is damaged: {error!r}") from error
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> Report:
+        """The report as far as the manifest knows it."""
+        pruning = None
+        if manifest.plan is not None:
+            reload = manifest.verdicts.get("reload")
+            pruning = {**manifest.plan, "rewrite": dict(manifest.rewrite or {}), "reload": reload}
+        return cls(
+            model=manifest.source.asked,
+            pruning=pruning,
+            quality=manifest.verdicts.get("quality"),
+            packages=package_versions(),
+        )
+
+    @property
+    def holds(self) -> bool:
+        """Whether parity holds, as far as it was checked."""
+        return self.parity is None or bool(self.parity["holds"])
+
+    def to_json(self) -> str:
+        """The text of report.json."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    def save(self, folder: Path) -> None:
+        """Writes report.json and report.md, each in one step."""
+        for name, text in ((JSON_NAME, self.to_json()), (MARKDOWN_NAME, to_markdown(self))):
+            partial = folder / f".{name}.partial-{os.getpid()}"
+            partial.write_text(text, encoding="utf-8")
+            partial.replace(folder / name)
+
+
+def update_report(
+    output: Path, manifest: Manifest, *, parity: Section | None = None, benchmark: Section | None = None
+) -> Report:
+    """Puts new sections into the report of an output directory, and their verdicts into its manifest."""
+    try:
+        report = Report.load(output)
+    except OutputError:
+        report = Report.of(manifest)
+    report = replace(
+        report,
+        packages=package_versions(),
+        parity=parity if parity is not None else report.parity,
+        benchmark=benchmark if benchmark is not None else report.benchmark,
+    )
+    report.save(output)
+    record_verdicts(manifest, report).save(output)
+    return report
+
+
+def record_verdicts(manifest: Manifest, report: Report) -> Manifest:
+    """The manifest with what the report says of parity and gain."""
+    if report.parity is not None:
+        manifest = manifest.with_verdict("parity", {"holds": report.parity["holds"]})
+    if report.benchmark is not None:
+        gains = {phase: report.benchmark[phase]["speedup"] for phase in ("prefill", "decode")}
+        manifest = manifest.with_verdict("gain", gains)
+    return manifest
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the summary: what it is, of the dense model, of the pruned one, and what changed."""
+
+    label: str
+    dense: str = ""
+    pruned: str = ""
+    change: str = ""
+
+
+def summary_rows(report: Report) -> Iterator[Row]:
+    """The lines of the summary, for the terminal and for Markdown alike."""
+    if (pruning := report.pruning) is not None:
+        before, after = pruning["parameters_before"], pruning["parameters_after"]
+        yield Row("Parameters", f"{before / 1e6:.1f} M", f"{after / 1e6:.1f} M", _change(before, after))
+        first, dense = pruning["widths"][0], pruning["widths_before"]
+        yield Row("Query heads a layer", f"{dense['query_heads']}", f"{first['query_heads']}")
+        yield Row("Key/value heads a layer", f"{dense['key_value_heads']}", f"{first['key_value_heads']}")
+        yield Row("Neurons a layer", f"{dense['neurons']}", f"{first['neurons']}")
+    if (quality := report.quality) is not None:
+        dense_perplexity, pruned_perplexity = quality["dense"], quality["pruned"]
+        change = f"x {pruned_perplexity / dense_perplexity:.2f}"
+        yield Row("Perplexity (held-back text)", f"{dense_perplexity:.2f}", f"{pruned_perplexity:.2f}", change)
+    if (benchmark := report.benchmark) is not None:
+        yield from _benchmark_rows(benchmark)
+
+
+def _benchmark_rows(benchmark: Section) -> Iterator[Row]:
+    dense, pruned = benchmark["dense"], benchmark["pruned"]
+    for label, key in (("Size on disk", "bytes_on_disk"), ("Peak memory", "peak_memory_bytes")):
+        yield Row(label, _megabytes(dense[key]), _megabytes(pruned[key]), _change(dense[key], pruned[key]))
+    lengths = {
+        "prefill": f"Prefill of {benchmark['prompt_tokens']} tokens",
+        "decode": f"Decode, a token after {benchmark['prompt_tokens']}",
+    }
+    for phase, label in lengths.items():
+        result = benchmark[phase]
+        low, high = result["interval"]
+        gain = f"x {result['speedup']:.2f} [{low:.2f}, {high:.2f}]"
+        if result["conclusion"] == "no significant gain":
+            gain += ": no significant gain"
+        yield Row(label, _milliseconds(result["dense"]["median"]), _milliseconds(result["pruned"]["median"]), gain)
+
+
+def verdict_lines(report: Report) -> Iterator[str]:
+    """What was proved, one sentence a line."""
+    if report.pruning is not None and report.pruning["reload"] is not None:
+        reload = report.pruning["reload"]
+        yield (
+            f"Reload: {reload['class_name']} in a process without amp_export, {reload['logits_compared']:,} logits "
+            f"and {reload['tokens_compared']} token ids equal bit for bit."
+        )
+    if (parity := report.parity) is not None:
+        worst = max(case["max_error"] for case in parity["cases"])
+        held = sum(case["holds"] for case in parity["cases"])
+        yield (
+            f"Parity {'holds' if parity['holds'] else 'FAILS'} in {held} of {len(parity['cases'])} cases: graph off by "
+            f"up to {worst:.2g}, PyTorch's own {parity['precision']} noise is {parity['noise']:.2g}, tolerated is "
+            f"{parity['tolerance']:.2g}."
+        )
+    if report.quality is not None:
+        yield f"Perplexity is measured on {report.quality['text']}."
+    if report.benchmark is not None:
+        yield _benchmark_line(report.benchmark)
+    for note in (report.pruning or {}).get("notes", ()):
+        yield f"Note: {note}"
+
+
+def _benchmark_line(benchmark: Section) -> str:
+    shares = ", ".join(f"{name} {benchmark[name]['bandwidth_share']:.0%}" for name in ("dense", "pruned"))
+    bandwidth = benchmark["bandwidth_bytes_per_second"] / 1e9
+    return (
+        f"Times are medians of {benchmark['rounds']} interleaved rounds, {benchmark['runtime']}, "
+        f"{benchmark['threads']} threads; in brackets the bootstrap 95 % interval. "
+        f"Decode's share of the measured memory read bandwidth ({bandwidth:.1f} GB/s): {shares}."
+    )
+
+
+def to_markdown(report: Report) -> str:
+    """The text of report.md."""
+    lines = [f"# amp-export: {report.model}", ""]
+    rows = list(summary_rows(report))
+    if rows:
+        lines += ["| | dense | pruned | change |", "| --- | ---: | ---: | ---: |"]
+        lines += [f"| {row.label} | {row.dense} | {row.pruned} | {row.change} |" for row in rows]
+        lines.append("")
+    lines += [f"- {line}" for line in verdict_lines(report)]
+    if report.parity is not None:
+        lines += ["", "## Parity", "", "| case | positions | largest error | noise | top-1 agreement | holds |"]
+        lines.append("| --- | ---: | ---: | ---: | ---: | --- |")
+        lines += [
+            f"| {case['name']} | {case['positions']} | {case['max_error']:.2g} | {case['noise']:.2g} "
+            f"| {case['top1_agreement']:.1%} | {'yes' if case['holds'] else '**no**'} |"
+            for case in report.parity["cases"]
+        ]
+    lines += ["", "## Versions", "", ", ".join(f"{name} {found}" for name, found in (report.packages or {}).items())]
+    return "\n".join(lines) + "\n"
+
+
+def _change(before: float, after: float) -> str:
+    return f"{(after - before) / before:+.1%}"
+
+
+def _megabytes(count: float) -> str:
+    return f"{count / 1e6:.0f} MB"
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds * 1e3:.1f} ms"

@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from amp_export.architectures import DecoderConfig, LayerWidths, find_architecture
+from amp_export.budgets import RATIO_TOLERANCE, Candidate, ModelCosts, PlanSettings, list_candidates
+from amp_export.errors import PlanError, RatioError
+from amp_export.options import Allocation, HeadPolicy, TargetName
+from amp_export.planning import keep_most_important, make_plan
+from amp_export.plans import check_fit, removed_ratio
+from amp_export.rewriting import RewriteKind, rewrite
+from amp_export.scoring import Scores
+
+LLAMA_2_7B = {
+    "vocab_size": 32000,
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+}
+SMOLLM2_135M = {
+    "vocab_size": 49152,
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "tie_word_embeddings": True,
+}
+
+
+def llama(**fields: Any) -> tuple[dict[str, Any], DecoderConfig]:
+    return fields, DecoderConfig.read(find_architecture("llama"), fields)
+
+
+def random_scores(config: DecoderConfig, seed: int = 0) -> Scores:
+    generator = np.random.default_rng(seed)
+    layers = range(config.num_hidden_layers)
+    return Scores(
+        heads=tuple(generator.gamma(2.0, size=config.num_attention_heads).astype(np.float32) for _ in layers),
+        neurons=tuple(generator.gamma(1.0, size=config.intermediate_size).astype(np.float32) for _ in layers),
+        origin="random",
+    )
+
+
+def reference_counts(total: int, prunable: int, heads: int, neurons: int, ratio: float) -> tuple[int, int]:
+    """The rule of the paper's reference code, `prune_model`, in our words: heads and neurons that are kept."""
+    share = total * ratio / prunable
+    fewer_heads = min(round(share * heads), heads - 1)
+    fewer_neurons = round(neurons * ((heads / neurons) * (share - fewer_heads / heads) + share))
+    return heads - fewer_heads, neurons - min(fewer_neurons, neurons - 1)
+
+
+@pytest.mark.parametrize("ratio", [0.03, 0.1, 0.2, 0.3, 0.5])
+def test_the_papers_rule_is_the_reference_codes(ratio: float) -> None:
+    raw, config = llama(**LLAMA_2_7B)
+    prunable = 32 * (4 * 4096 * 4096 + 3 * 4096 * 11008)
+    [candidate] = list_candidates(raw, config, PlanSettings(ratio, Allocation.PAPER))
+    expected = reference_counts(6_738_415_616, prunable, 32, 11008, ratio)
+    assert (candidate.widths.query_heads, candidate.widths.neurons) == expected
+
+
+def test_llama_2_7b_at_30_percent_keeps_22_heads_and_becomes_a_mistral() -> None:
+    raw, config = llama(**LLAMA_2_7B)
+    [candidate] = list_candidates(raw, config, PlanSettings(0.3, Allocation.PAPER))
+    assert candidate.widths.query_heads == 22
+    rewritten = rewrite(raw, config, [candidate.widths])
+    assert rewritten.kind is RewriteKind.SIBLING_CLASS
+    assert rewritten.architecture.class_name == "MistralForCausalLM"
+    assert "4096 % 22 = 4" in rewritten.reason
+
+
+configs = st.builds(
+    lambda group, key_value_heads, neurons, layers: {
+        "vocab_size": 50,
+        "hidden_size": 32,
+        "head_dim": 8,
+        "intermediate_size": neurons,
+        "num_hidden_layers": layers,
+        "num_attention_heads": group * key_value_heads,
+        "num_key_value_heads": key_value_heads,
+    },
+    st.integers(1, 4),
+    st.integers(1, 6),
+    st.integers(1, 300),
+    st.integers(1, 4),
+)
+
+
+@given(
+    raw=configs,
+    ratio=st.floats(0.01, 0.99),
+    allocation=st.sampled_from(Allocation),
+    heads=st.sampled_from(HeadPolicy),
+    snap=st.sampled_from([None, 1, 8, 64]),
+)
+@settings(deadline=None, max_examples=200)
+def test_every_plan_fits_its_model_and_keeps_the_most_important(
+    raw: dict[str, Any], ratio: float, allocation: Allocation, heads: HeadPolicy, snap: int | None
+) -> None:
+    raw, config = llama(**raw)
+    scores = random_scores(config)
+    options = PlanSettings(ratio, allocation, heads, snap)
+    try:
+        plan = make_plan(raw, config, scores, options)
+    except RatioError as error:
+        # what is said to be legal is legal
+        assume(error.nearest is not None and allocation is Allocation.BALANCED)
+        make_plan(raw, config, scores, PlanSettings(error.nearest, allocation, heads, snap))
+        return
+    except PlanError:
+        assume(False)
+    check_fit(plan.layers, config, origin="plan")
+    assert plan.is_uniform
+    assert plan.achieved == pytest.approx(removed_ratio(config, list(plan.widths)), abs=1e-12)
+    assert plan.widths[0].neurons % options.neuron_multiple == 0 or plan.widths[0].neurons == config.intermediate_size
+    for layer, neurons in zip(plan.layers, scores.neurons, strict=True):
+        removed = np.delete(neurons, list(layer.neurons))
+        assert removed.size == 0 or removed.max() <= neurons[list(layer.neurons)].min()
+    met = abs(plan.achieved - ratio) <= RATIO_TOLERANCE
+    assert met or plan.notes, "a missed budget must be explained"
+
+
+@given(ratio=st.floats(0.02, 0.55), heads=st.sampled_from([HeadPolicy.AUTO, HeadPolicy.NONE, HeadPolicy.WITHIN]))
+@settings(deadline=None, max_examples=50)
+def test_without_snapping_the_balanced_budget_is_met(ratio: float, heads: HeadPolicy) -> None:
+    raw, config = llama(**SMOLLM2_135M)
+    plan = make_plan(raw, config, random_scores(config), PlanSettings(ratio, heads=heads, snap=1))
+    assert abs(plan.achieved - ratio) <= RATIO_TOLERANCE
+    assert not plan.notes
+
+
+def test_snapping_that_misses_the_budget_says_why() -> None:
+    raw, config = llama(**SMOLLM2_135M)
+    plan = make_plan(raw, config, random_scores(config), PlanSettings(0.1, heads=HeadPolicy.NONE))
+    assert plan.widths[0].neurons == 1280
+    assert "multiple of 16" in plan.notes[0]
+    assert "--snap" in plan.notes[0]
+
+
+def test_what_rounding_neurons_misses_is_repaid_by_heads_where_they_are_fine_enough() -> None:
+    raw, config = llama(**LLAMA_2_7B)
+    assert ModelCosts.of(config).step(64) > 2 * RATIO_TOLERANCE, "else this proves nothing"
+    for ratio in (0.1, 0.15, 0.2, 0.25, 0.3):
+        plan = make_plan(
+            raw,
+            config,
+            random_scores(config),
+            PlanSettings(ratio, heads=HeadPolicy.GROUPS, target=TargetName.GPU),
+        )
+        assert plan.widths[0].neurons % 64 == 0
+        assert abs(plan.achieved - ratio) <= RATIO_TOLERANCE
+
+
+def test_auto_keeps_heads_that_matter_and_removes_heads_that_do_not() -> None:
+    raw, config = llama(**SMOLLM2_135M)
+    even = random_scores(config)
+    settings_ = PlanSettings(0.2, snap=1)
+    idle = np.asarray([1, 1, 1e-6] * 3, dtype=np.float32)
+    needless = Scores((idle,) * 30, even.neurons, "one idle head in each group")
+    assert make_plan(raw, config, needless, settings_).widths[0] == LayerWidths(6, 3, plan_neurons(raw, config, 6, 3))
+    idle_group = np.asarray([1] * 6 + [1e-6] * 3, dtype=np.float32)
+    plan = make_plan(raw, config, Scores((idle_group,) * 30, even.neurons, "an idle group"), settings_)
+    assert plan.layers[0].key_value_heads == (0, 1)
+    needed = Scores((np.ones(9, np.float32),) * 30, (np.geomspace(1, 1e-6, 1536).astype(np.float32),) * 30, "x")
+    assert make_plan(raw, config, needed, settings_).widths[0].query_heads == 9
+
+
+def plan_neurons(raw: dict[str, Any], config: DecoderConfig, query_heads: int, key_value_heads: int) -> int:
+    [neurons] = [
+        candidate.widths.neurons
+        for candidate in list_candidates(raw, config, PlanSettings(0.2, snap=1))
+        if (candidate.widths.query_heads, candidate.widths.key_value_heads) == (query_heads, key_value_heads)
+    ]
+    return neurons
+
+
+def test_groups_go_by_the_importance_of_all_their_heads_and_ties_by_index() -> None:
+    _, config = llama(**{**SMOLLM2_135M, "intermediate_size": 4})
+    heads = np.asarray([5, 0, 0, 2, 2, 2, 1, 1, 1], dtype=np.float32)
+    neurons = np.asarray([1, 2, 1, 1], dtype=np.float32)
+    groups = Candidate(HeadPolicy.GROUPS, LayerWidths(6, 2, 2), 0.1, expressible=True)
+    layer = keep_most_important(config, heads, neurons, groups)
+    assert layer.key_value_heads == (0, 1)
+    assert layer.query_heads == (0, 1, 2, 3, 4, 5)
+    assert layer.neurons == (0, 1)
+    within = Candidate(HeadPolicy.WITHIN, LayerWidths(3, 3, 2), 0.1, expressible=True)
+    assert keep_most_important(config, heads, neurons, within).query_heads == (0, 3, 6)
+
+
+@pytest.mark.parametrize("ratio", [0.0, 1.0, -0.1, 1.5, float("nan")])
+def test_a_ratio_outside_0_to_1_is_refused(ratio: float) -> None:
+    raw, config = llama(**SMOLLM2_135M)
+    with pytest.raises(RatioError, match="between 0 and 1") as caught:
+        list_candidates(raw, config, PlanSettings(ratio))
+    assert caught.value.nearest is not None
+    list_candidates(raw, config, PlanSettings(caught.value.nearest))
+
+
+def test_a_ratio_that_empties_a_layer_names_the_largest_legal_one() -> None:
+    raw, config = llama(**SMOLLM2_135M)
+    with pytest.raises(RatioError, match="without a head or a neuron") as caught:
+        list_candidates(raw, config, PlanSettings(0.9))
+    assert caught.value.nearest is not None
+    assert f"{caught.value.nearest:.4f}" in str(caught.value)
+    list_candidates(raw, config, PlanSettings(caught.value.nearest))
+    with pytest.raises(RatioError, match="--heads none keeps every head"):
+        list_candidates(raw, config, PlanSettings(0.7, heads=HeadPolicy.NONE))
+
+
+def test_a_class_that_cannot_say_the_heads_names_the_nearest_ratio_it_can() -> None:
+    raw, config = llama(**{**LLAMA_2_7B, "attention_bias": True})
+    with pytest.raises(RatioError, match="22 heads") as caught:
+        list_candidates(raw, config, PlanSettings(0.3, Allocation.PAPER))
+    assert caught.value.nearest is not None
+    assert abs(caught.value.nearest - 0.3) < 0.01
+    # with a head count that the class can say, the same ratio is legal
+    candidates = list_candidates(raw, config, PlanSettings(0.3, heads=HeadPolicy.GROUPS))
+    assert {candidate.widths.query_heads for candidate in candidates if candidate.expressible} <= {1, 2, 4, 8, 16, 32}
+
+
+def test_a_kind_of_heads_that_the_model_lacks_is_refused() -> None:
+    with pytest.raises(PlanError, match="--heads groups"):
+        list_candidates(*llama(**LLAMA_2_7B), PlanSettings(0.3, heads=HeadPolicy.WITHIN))
+    with pytest.raises(PlanError, match="--heads within"):
+        list_candidates(*llama(**{**LLAMA_2_7B, "num_key_value_heads": 1}), PlanSettings(0.3, heads=HeadPolicy.GROUPS))
+    with pytest.raises(PlanError, match="--snap"):
+        list_candidates(*llama(**LLAMA_2_7B), PlanSettings(0.3, snap=0))

@@ -1,0 +1,80 @@
+"""Tiny random checkpoints of every architecture, written by transformers itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+SEED = 20250421
+
+SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>")
+"""Their numbers are 0 to 3; after them come 97 characters, one token each."""
+
+TINY_CONFIG: dict[str, Any] = {
+    "vocab_size": 101,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 128,
+    "tie_word_embeddings": False,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+
+
+def save_tiny_model(folder: Path, model_type: str, **config_overrides: Any) -> Path:
+    """Writes a checkpoint with seeded random weights, whose biases are not zero, and whose norms are not one.
+
+    Args:
+        folder: Where to; it is made.
+        model_type: Such as `llama`.
+        **config_overrides: Config fields that differ from `TINY_CONFIG`.
+
+    Returns:
+        The folder.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model(model_type, **{**TINY_CONFIG, **config_overrides})
+    model = AutoModelForCausalLM.from_config(config)
+    randomize(model)
+    model.save_pretrained(folder)
+    return folder
+
+
+def randomize(model: Any, *, seed: int = SEED) -> None:
+    """Draws every parameter anew: no zero biases, no norms of one, logits of a size of several units."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
+            if parameter.ndim == 2:
+                # keeps the variance of what a linear layer is given, and makes embeddings of unit variance
+                is_embedding = parameter.shape[0] == model.config.vocab_size
+                parameter.copy_(noise if is_embedding else noise / parameter.shape[1] ** 0.5)
+            else:
+                parameter.copy_(0.3 * noise)
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 1 and name.endswith("weight"):
+                parameter.add_(1.0)  # the weight of a norm
+
+
+def save_tiny_tokenizer(folder: Path) -> None:
+    """Writes a tokenizer beside a checkpoint: one token for each printable ASCII character, tab and newline."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    characters = ["\t", "\n", *map(chr, range(32, 127))]
+    vocabulary = {token: number for number, token in enumerate([*SPECIAL_TOKENS, *characters])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
+    tokenizer.decoder = decoders.Fuse()
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    ).save_pretrained(folder)
