@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -46,25 +47,42 @@ def cases_within(cases: tuple[Case, ...], max_position_embeddings: int) -> tuple
     return tuple(case for case in cases if max(case.prompt_lengths) + case.decode_steps <= max_position_embeddings)
 
 
-def draw_tokens(case: Case, vocab_size: int) -> Integers:
-    """Token ids for a case, the same at every call: [batch, longest prompt + decode steps]."""
-    generator = np.random.default_rng(sum(case.prompt_lengths))
-    shape = (len(case.prompt_lengths), max(case.prompt_lengths) + case.decode_steps)
-    return generator.integers(vocab_size, size=shape, dtype=np.int64)
+def token_pool(checkpoint: Path, vocab_size: int) -> Integers:
+    """Token ids to draw cases from: our own prompts through the checkpoint's tokenizer.
+
+    Random ids would do for the arithmetic, but trained models answer them with outliers, in which noise drowns faults.
+    They are taken where there is no tokenizer.
+    """
+    from amp_export.calibration import shipped_texts
+    from amp_export.errors import ModelError
+    from amp_export.loading import load_tokenizer
+
+    try:
+        tokenizer = load_tokenizer(checkpoint)
+    except ModelError:
+        return np.random.default_rng(0).integers(vocab_size, size=4096, dtype=np.int64)
+    return np.asarray(tokenizer("\n".join(shipped_texts())).input_ids, dtype=np.int64)
 
 
-def replay(case: Case, vocab_size: int, forward: Forward[Past]) -> Floats:
+def draw_tokens(case: Case, pool: Integers) -> Integers:
+    """Token ids for a case, [batch, longest prompt + decode steps]: each row starts elsewhere in the pool."""
+    rows, length = len(case.prompt_lengths), max(case.prompt_lengths) + case.decode_steps
+    starts = np.arange(rows) * (len(pool) // rows)
+    return pool.take(starts[:, None] + np.arange(length), mode="wrap")
+
+
+def replay(case: Case, pool: Integers, forward: Forward[Past]) -> Floats:
     """Runs a case through a decoder: one prefill, then one call a decode step with the cache.
 
     Args:
         case: What to run.
-        vocab_size: Token ids are below this.
+        pool: Token ids to draw from.
         forward: The decoder.
 
     Returns:
         The logits at all real positions, float64 [positions, vocabulary]; padded positions are left out.
     """
-    tokens_bs = draw_tokens(case, vocab_size)
+    tokens_bs = draw_tokens(case, pool)
     longest = max(case.prompt_lengths)
     mask_bs = np.ones_like(tokens_bs)
     for row, length in enumerate(case.prompt_lengths):

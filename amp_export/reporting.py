@@ -212,15 +212,23 @@ def to_markdown(report: Report) -> str:
         lines.append("")
     lines += [f"- {line}" for line in verdict_lines(report)]
     if report.parity is not None:
-        lines += ["", "## Parity", "", "| case | positions | largest error | noise | top-1 agreement | holds |"]
-        lines.append("| --- | ---: | ---: | ---: | ---: | --- |")
         lines += [
-            f"| {case['name']} | {case['positions']} | {case['max_error']:.2g} | {case['noise']:.2g} "
-            f"| {case['top1_agreement']:.1%} | {'yes' if case['holds'] else '**no**'} |"
-            for case in report.parity["cases"]
+            "",
+            "## Parity",
+            "",
+            "| case | positions | error: largest | mean | noise: largest | mean | top-1 | holds |",
         ]
+        lines.append("| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |")
+        lines += [_case_line(case) for case in report.parity["cases"]]
     lines += ["", "## Versions", "", ", ".join(f"{name} {found}" for name, found in (report.packages or {}).items())]
     return "\n".join(lines) + "\n"
+
+
+def _case_line(case: Section) -> str:
+    errors = (case[name] for name in ("max_error", "mean_error", "noise", "mean_noise"))
+    cells = [case["name"], str(case["positions"]), *(f"{error:.2g}" for error in errors)]
+    cells += [f"{case['top1_agreement']:.1%}", "yes" if case["holds"] else "**no**"]
+    return f"| {' | '.join(cells)} |"
 
 
 def _change(before: float, after: float) -> str:
