@@ -15,7 +15,7 @@ from amp_export.errors import CalibrationError
 from amp_export.sources import quiet_hub
 
 DATASET = "yahma/alpaca-cleaned"
-"""What the paper calibrates on (arXiv 2504.21174, section 4)."""
+"""The text that is used by default, where it can be had."""
 
 HUB_TIMEOUT = 5.0
 """Seconds that the hub has to answer; there is other text if it does not."""

@@ -154,12 +154,12 @@ def doctor(
     """Say what a ratio would keep and which class can express it, before anything heavy runs."""
 
     def work(console: Any) -> None:
-        from amp_export.console import show_diagnosis
+        from amp_export.console import ConsoleProgress, show_diagnosis
         from amp_export.doctoring import diagnose
 
         settings = _settings(ratio, allocation, heads, snap, target)
         assert settings is not None
-        show_diagnosis(console, diagnose(model, settings))
+        show_diagnosis(console, diagnose(model, settings, on_status=ConsoleProgress(console).note))
 
     _run(work)
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -15,6 +16,9 @@ from rich.table import Table
 from amp_export.doctoring import Diagnosis, Option
 from amp_export.progress import Advance
 from amp_export.reporting import Report, summary_rows, verdict_lines
+
+SHOWN_OPTIONS = 16
+"""Rows of the doctor's table: as many as fit on a screen."""
 
 
 def stderr_console() -> Console:
@@ -48,12 +52,16 @@ class ConsoleProgress:
             total = bars.tasks[0].total or 1
             bars.update(task, completed=total, total=total)
 
+    def note(self, message: str) -> None:
+        """Prints a line."""
+        self.console.print(escape(message), soft_wrap=True)
+
 
 def show_report(console: Console, report: Report) -> None:
     """Prints the summary: a table, then what was proved."""
     rows = list(summary_rows(report))
     if rows:
-        table = Table(title=f"amp-export: {escape(report.model)}", title_justify="left")
+        table = Table(title=f"amp-export: {escape(report.model)}", title_justify="left", box=SIMPLE)
         table.add_column("")
         for heading in ("dense", "pruned", "change"):
             table.add_column(heading, justify="right")
@@ -73,28 +81,36 @@ def show_diagnosis(console: Console, diagnosis: Diagnosis) -> None:
         f"heads and {widths.neurons} neurons",
         soft_wrap=True,
     )
-    table = Table(title=f"Ways to remove {diagnosis.ratio:.1%} of all parameters", title_justify="left")
-    for heading in ("--heads", "query heads", "key/value heads", "neurons", "removed", "class", "why"):
-        table.add_column(heading, justify="right" if heading in ("query heads", "neurons", "removed") else "left")
-    for option in diagnosis.options:
-        table.add_row(*_option_cells(option))
+    table = Table(title=f"Ways to remove {diagnosis.ratio:.1%} of all parameters", title_justify="left", box=SIMPLE)
+    for heading in ("--heads", "query", "key/value", "neurons", "removed", "class"):
+        table.add_column(heading, justify="left" if heading in ("--heads", "class") else "right", no_wrap=True)
+    for option in diagnosis.options[:SHOWN_OPTIONS]:
+        table.add_row(*_option_cells(option), style="bold" if option is diagnosis.chosen else None)
     console.print(table)
-    console.print("Scoring the model chooses among them; --heads restricts the choice.", soft_wrap=True)
+    if (more := len(diagnosis.options) - SHOWN_OPTIONS) > 0:
+        console.print(f"{more} more keep fewer heads still; --heads restricts the choice.", soft_wrap=True)
+    if (chosen := diagnosis.chosen) is not None:
+        kept = " ".join(_option_cells(chosen)[1:4])
+        console.print(f"Kept in every layer (query heads, key/value heads, neurons): {kept}.", soft_wrap=True)
+    else:
+        console.print("The scores will choose among them; --heads restricts the choice.", soft_wrap=True)
+    considered = diagnosis.options if diagnosis.chosen is None else (diagnosis.chosen,)
+    if example := next((option for option in considered if option.problem is not None), None):
+        console.print(f"{_class_of(example)}: {_why(example)}.", soft_wrap=True)
+
+
+def _why(option: Option) -> str:
+    return option.rewrite.reason if option.rewrite is not None else option.problem or ""
+
+
+def _class_of(option: Option) -> str:
+    return option.rewrite.architecture.class_name if option.rewrite is not None else "illegal"
 
 
 def _option_cells(option: Option) -> tuple[str, ...]:
     candidate, widths = option.candidate, option.candidate.widths
-    class_name = option.rewrite.architecture.class_name if option.rewrite is not None else "none: illegal"
-    why = option.rewrite.reason if option.rewrite is not None else option.problem or ""
-    return (
-        candidate.heads.value,
-        str(widths.query_heads),
-        str(widths.key_value_heads),
-        str(widths.neurons),
-        f"{candidate.ratio:.2%}",
-        class_name,
-        why,
-    )
+    counts = (str(count) for count in (widths.query_heads, widths.key_value_heads, widths.neurons))
+    return (candidate.heads.value, *counts, f"{candidate.ratio:.2%}", _class_of(option))
 
 
 def show_error(console: Console, message: str) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from amp_export.architectures import LayerWidths, parameter_count
 from amp_export.budgets import Candidate, PlanSettings, list_candidates
 from amp_export.checkpoints import read_config
+from amp_export.planning import choose_candidate, needs_scores
 from amp_export.rewriting import Rewrite, find_problem, rewrite
 from amp_export.sources import resolve_model
 
@@ -39,6 +41,7 @@ class Diagnosis:
         num_hidden_layers: Its layers.
         ratio: The ratio that was asked for.
         options: Every way to meet it.
+        chosen: The one that will be taken, or None where the choice needs scores.
     """
 
     model: str
@@ -48,22 +51,29 @@ class Diagnosis:
     num_hidden_layers: int
     ratio: float
     options: tuple[Option, ...]
+    chosen: Option | None
 
 
-def diagnose(model: str | Path, settings: PlanSettings) -> Diagnosis:
+def diagnose(model: str | Path, settings: PlanSettings, *, on_status: Callable[[str], None] | None = None) -> Diagnosis:
     """Says what a ratio would keep and how it would be expressed; reads no weights.
+
+    Args:
+        model: A hub id, a checkpoint directory, a `.gguf` file, or `demo`.
+        settings: What plan is asked for.
+        on_status: Called before a model is fetched.
 
     Raises:
         RatioError: The ratio is illegal; the nearest legal one is named.
         RequestError: The model is not there or not supported.
     """
-    source = resolve_model(model)
+    source = resolve_model(model, on_status=on_status)
     raw_config, config = read_config(source.path)
     candidates = list_candidates(raw_config, config, settings)
-    options = []
+    options = {}
     for candidate in candidates:
         expressed = rewrite(raw_config, config, [candidate.widths]) if candidate.expressible else None
-        options.append(Option(candidate, expressed, find_problem(config, candidate.widths)))
+        options[candidate] = Option(candidate, expressed, find_problem(config, candidate.widths))
+    chosen = None if needs_scores(settings) else options[choose_candidate(config, settings, candidates)]
     return Diagnosis(
         model=source.asked,
         class_name=config.architecture.class_name,
@@ -71,5 +81,6 @@ def diagnose(model: str | Path, settings: PlanSettings) -> Diagnosis:
         widths=config.widths,
         num_hidden_layers=config.num_hidden_layers,
         ratio=settings.ratio,
-        options=tuple(options),
+        options=tuple(options.values()),
+        chosen=chosen,
     )

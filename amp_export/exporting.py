@@ -68,8 +68,7 @@ def export(
         raise OutputError(f"{output / to.value} is there already.\nGive --overwrite to replace it.")
     if not extend:
         check_output(output, overwrite=overwrite)
-    with progress.step(f"Finding {model}") as _:
-        source = resolve_model(model)
+    source = resolve_model(model, on_status=progress.note)
     checkpoint = open_checkpoint(source.path)
     with staged_output(output, overwrite=overwrite, extend=extend) as folder:
         exported = export_into(folder, checkpoint, to=to, precision=precision, progress=progress)

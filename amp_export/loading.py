@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
+"""What a tokenizer's vocabulary is stored in, by transformers and by those it reads."""
+
+
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Keeps warnings and progress bars of transformers off the terminal, and puts its settings back."""
@@ -52,16 +56,22 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     """Loads a tokenizer.
 
     Raises:
-        ModelError: The checkpoint has none.
+        ModelError: The checkpoint has none, or a damaged one.
     """
     from transformers import AutoTokenizer
 
+    # without any file, transformers makes up an empty tokenizer for some families
+    if not any((path / name).is_file() for name in TOKENIZER_FILES):
+        raise ModelError(
+            f"{path} holds no tokenizer: none of {', '.join(TOKENIZER_FILES)}.\n"
+            "Calibration needs one; save it beside the weights with tokenizer.save_pretrained()."
+        )
     with quiet_transformers():
         try:
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, local_files_only=True)
         except (OSError, ValueError) as error:
             raise ModelError(
-                f"{path} holds no tokenizer that transformers can load: {error}\n"
-                "Calibration needs one; save it beside the weights with tokenizer.save_pretrained()."
+                f"{path} holds a tokenizer that transformers cannot load: {error}\n"
+                "Save it anew beside the weights with tokenizer.save_pretrained()."
             ) from error
     return tokenizer

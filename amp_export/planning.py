@@ -24,6 +24,11 @@ BALANCE_SLACK = 0.1
 """The shares of heads and of neurons may lie this much further apart than they must, if that meets the budget."""
 
 
+def needs_scores(settings: PlanSettings) -> bool:
+    """Whether the counts are open until the scores are there."""
+    return settings.heads is HeadPolicy.AUTO and settings.allocation is Allocation.BALANCED
+
+
 def choose_candidate(
     config: DecoderConfig, settings: PlanSettings, candidates: Sequence[Candidate], scores: Scores | None = None
 ) -> Candidate:
@@ -33,7 +38,7 @@ def choose_candidate(
     that meets the budget. `auto` takes what hurts the scores least, or nearly so; it needs the scores.
     """
     legal = [candidate for candidate in candidates if candidate.expressible]
-    if settings.heads is HeadPolicy.AUTO and settings.allocation is Allocation.BALANCED:
+    if needs_scores(settings):
         assert scores is not None
         hurts = {candidate: hurt(config, scores, candidate) for candidate in legal}
         close = [candidate for candidate in legal if hurts[candidate] <= HURT_SLACK * min(hurts.values())]

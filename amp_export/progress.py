@@ -17,6 +17,10 @@ class Progress(Protocol):
         """Opens a step; what it yields moves its bar."""
         ...
 
+    def note(self, message: str) -> None:
+        """Says one thing."""
+        ...
+
 
 class Silent:
     """Shows nothing."""
@@ -25,3 +29,6 @@ class Silent:
     def step(self, description: str) -> Iterator[Advance]:  # noqa: ARG002 - the protocol's parameter
         """Opens a step that nobody sees."""
         yield lambda _done, _total: None
+
+    def note(self, message: str) -> None:
+        """Says nothing."""

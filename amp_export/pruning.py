@@ -153,8 +153,7 @@ def prepare(
     if (settings is None) == (plan is None):
         raise RequestError("Give either a ratio or a plan: a plan says itself how much is removed.")
     prompts = load_calibration(calibration)
-    with progress.step(f"Finding {model}") as _:
-        source = resolve_model(model)
+    source = resolve_model(model, on_status=progress.note)
     checkpoint = open_checkpoint(source.path)
     if settings is not None:
         list_candidates(checkpoint.raw_config, checkpoint.config, settings)
@@ -176,8 +175,12 @@ def prune_into(folder: Path, request: PruneRequest, progress: Progress) -> tuple
     checkpoint = request.checkpoint
     with progress.step("Loading the dense model") as _:
         model, tokenizer = load_model(checkpoint.path), load_tokenizer(checkpoint.path)
-    limit = checkpoint.config.max_position_embeddings
-    held_back = tokenize(tokenizer, request.calibration.held_back, limit=limit)
+    held_back = tokenize(
+        tokenizer,
+        request.calibration.held_back,
+        limit=checkpoint.config.max_position_embeddings,
+        vocab_size=checkpoint.config.vocab_size,
+    )
     with progress.step("Measuring the dense model's perplexity") as _:
         dense_perplexity = perplexity(model, held_back)
 

@@ -105,13 +105,25 @@ def score(
         CalibrationError: No prompt has a token.
         ModelError: The activations are not finite.
     """
-    token_ids = tokenize(tokenizer, prompts, limit=model.config.max_position_embeddings)
+    config: Any = model.config
+    token_ids = tokenize(tokenizer, prompts, limit=config.max_position_embeddings, vocab_size=config.vocab_size)
     return score_tokens(model, token_ids, architecture, origin=origin, on_progress=on_progress)
 
 
-def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, limit: int) -> list[list[int]]:
-    """Token ids of each text that has any, cut to the model's length and to `MAX_PROMPT_TOKENS`."""
+def tokenize(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, limit: int, vocab_size: int
+) -> list[list[int]]:
+    """Token ids of each text that has any, cut to the model's length and to `MAX_PROMPT_TOKENS`.
+
+    Raises:
+        ModelError: The tokenizer knows tokens that the model does not.
+    """
     encoded = [tokenizer(text).input_ids[: min(limit, MAX_PROMPT_TOKENS)] for text in texts]
+    if (largest := max(map(max, filter(None, encoded)), default=0)) >= vocab_size:
+        raise ModelError(
+            f"The tokenizer gives token id {largest}, but the model's vocabulary ends at {vocab_size - 1}.\n"
+            "The tokenizer is of another model; put the right one beside the weights."
+        )
     return [ids for ids in encoded if ids]
 
 

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+from amp_export.architectures import DecoderConfig, find_architecture
+from amp_export.errors import ModelError, UnsupportedModelError
+from amp_export.exporters.onnx.rotary import inverse_frequencies, rotary_caches, supported_rope_types
+
+LLAMA_3_1 = {
+    "rope_type": "llama3",
+    "rope_theta": 500000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+YARN = {"rope_type": "yarn", "rope_theta": 1000000.0, "factor": 4.0, "original_max_position_embeddings": 4096}
+
+PARAMETERS = {
+    "default": {"rope_type": "default", "rope_theta": 100000.0},
+    "linear": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.5},
+    "llama3": LLAMA_3_1,
+    "yarn": YARN,
+    "yarn, attention factor given": {**YARN, "attention_factor": 0.7},
+    "yarn, two mscales": {**YARN, "mscale": 0.707, "mscale_all_dim": 1.3},
+    "yarn, edges not rounded": {**YARN, "truncate": False, "beta_fast": 20, "beta_slow": 2},
+    "yarn, factor from the lengths": {**YARN, "factor": None},
+}
+
+
+def both_configs(rope: dict[str, Any], head_dim: int = 64, positions: int = 16384) -> tuple[DecoderConfig, LlamaConfig]:
+    fields = {
+        "hidden_size": 2 * head_dim,
+        "num_attention_heads": 2,
+        "head_dim": head_dim,
+        "max_position_embeddings": positions,
+        "rope_parameters": rope,
+    }
+    return DecoderConfig.read(find_architecture("llama"), fields), LlamaConfig(**fields)
+
+
+@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize("rope", PARAMETERS.values(), ids=PARAMETERS)
+def test_caches_agree_with_torch_at_every_position(rope: dict[str, Any], head_dim: int) -> None:
+    ours, theirs = both_configs(rope, head_dim)
+    cosines, sines = rotary_caches(ours)
+    expected = LlamaRotaryEmbedding(theirs)(torch.zeros(1), torch.arange(16384)[None])
+    for cache, reference in zip((cosines, sines), expected, strict=True):
+        assert cache.dtype == np.float32
+        assert cache.shape == (16384, head_dim // 2)
+        np.testing.assert_allclose(cache, reference[0, :, : head_dim // 2].numpy(), rtol=0, atol=1e-6)
+
+
+@given(
+    theta=st.floats(2.0, 1e7, width=32),
+    head_dim=st.sampled_from([16, 48, 64, 80, 96, 128, 256]),
+    rope=st.sampled_from(list(PARAMETERS.values())),
+)
+@settings(max_examples=60, deadline=None)
+def test_frequencies_are_at_most_a_few_roundings_from_torch(theta: float, head_dim: int, rope: dict[str, Any]) -> None:
+    ours, theirs = both_configs({**rope, "rope_theta": theta}, head_dim)
+    frequencies, factor = inverse_frequencies(ours)
+    reference = LlamaRotaryEmbedding(theirs)
+    np.testing.assert_array_max_ulp(frequencies, reference.inv_freq.numpy(), maxulp=4)
+    assert factor == reference.attention_scaling
+
+
+def test_an_unknown_type_is_refused_with_the_list_of_those_known() -> None:
+    config, _ = both_configs({"rope_type": "default"})
+    unknown = dataclasses.replace(config, rope_parameters={"rope_type": "spiral", "rope_theta": 1e4})
+    with pytest.raises(UnsupportedModelError, match=r"'spiral'(.|\n)*" + ", ".join(supported_rope_types())):
+        inverse_frequencies(unknown)
+
+
+def test_a_parameter_that_is_missing_is_named() -> None:
+    config, _ = both_configs({"rope_type": "default"})
+    broken = dataclasses.replace(config, rope_parameters={"rope_type": "llama3", "rope_theta": 1e4})
+    with pytest.raises(ModelError, match="factor, low_freq_factor, high_freq_factor"):
+        inverse_frequencies(broken)

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import huggingface_hub
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from amp_export import calibration
+from amp_export.calibration import DATASET, Calibration, load_calibration
+from amp_export.errors import CalibrationError
+
+
+def write(folder: Path, name: str, content: str | bytes) -> Path:
+    file = folder / name
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return file
+
+
+def test_instruction_becomes_a_prompt_without_its_output(tmp_path: Path) -> None:
+    rows = [{"instruction": "Add.", "input": "1 and 2", "output": "3"}, {"instruction": "Sing.", "input": ""}]
+    file = write(tmp_path, "rows.jsonl", "\n".join(map(json.dumps, rows)))
+    assert load_calibration(file).prompts == (
+        "Instruction: Add.\nInput: 1 and 2\nResponse:",
+        "Instruction: Sing.\nResponse:",
+    )
+
+
+def test_held_back_instruction_keeps_its_output(tmp_path: Path) -> None:
+    row = json.dumps({"instruction": "Add.", "input": "1 and 2", "output": "3"})
+    loaded = load_calibration(write(tmp_path, "rows.jsonl", f"{row}\n" * 5))
+    assert loaded.held_back == ("Instruction: Add.\nInput: 1 and 2\nResponse: 3",)
+    assert set(loaded.prompts) == {"Instruction: Add.\nInput: 1 and 2\nResponse:"}
+
+
+def test_text_rows_are_taken_as_they_are(tmp_path: Path) -> None:
+    rows = [{"text": f" line {number}\u2028more", "output": 7} for number in range(6)]
+    file = write(tmp_path, "rows.jsonl", "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows))
+    loaded = load_calibration(file)
+    assert loaded.prompts == tuple(f" line {number}\u2028more" for number in (0, 1, 2, 3, 5))
+    assert loaded.held_back == (" line 4\u2028more",)
+    assert loaded.origin == "5 prompts of rows.jsonl"
+
+
+def test_text_file_has_one_prompt_a_line_and_blank_lines_are_skipped(tmp_path: Path) -> None:
+    loaded = load_calibration(write(tmp_path, "my.TXT", "\ufeffone\r\n\n  \n two \nthree"))
+    assert loaded == Calibration(("one", "two", "three"), (), "3 prompts of my.TXT")
+
+
+@given(lines=st.lists(st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1), min_size=1, max_size=40))
+def test_every_fifth_row_is_held_back_and_none_is_lost(
+    lines: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    loaded = load_calibration(write(tmp_path_factory.mktemp("t"), "my.txt", "\n".join(lines)))
+    assert list(loaded.held_back) == lines[4::5]
+    assert list(loaded.prompts) == [line for index, line in enumerate(lines) if index % 5 != 4]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("a.jsonl", '{"text": "fine"}\n\n{"text": ', "line 3: not valid JSON"),
+        ("a.jsonl", '["fine"]', "line 1: found a list"),
+        ("a.jsonl", '{"text": "fine"}\n{"prompt": "a", "answer": "b"}', "line 2: found the keys prompt, answer"),
+        ("a.jsonl", "{}", "line 1: found the keys none"),
+        ("a.jsonl", '{"text": 3}', "line 1: `text` is a int"),
+        ("a.jsonl", '{"instruction": "a", "output": ["b"]}', "line 1: `output` is a list"),
+        ("a.jsonl", '{"instruction": null}', "line 1: `instruction` is a NoneType"),
+        ("a.jsonl", '{"text": " "}', "line 1: `text` is empty"),
+        ("a.jsonl", "\n \n", "is empty: it holds no prompt"),
+        ("a.txt", "", "is empty: it holds no prompt"),
+        ("a.txt", b"fine\nfine\nna\xefve\n", "line 3: byte 0xef is not UTF-8"),
+        ("a.csv", "fine", "neither a .jsonl nor a .txt"),
+    ],
+)
+def test_malformed_files_are_refused_by_name_and_line(
+    name: str, content: str | bytes, expected: str, tmp_path: Path
+) -> None:
+    with pytest.raises(CalibrationError) as caught:
+        load_calibration(write(tmp_path, name, content))
+    assert expected in str(caught.value)
+    assert str(tmp_path / name) in str(caught.value)
+
+
+def test_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CalibrationError, match=r"missing\.txt cannot be read: No such file"):
+        load_calibration(tmp_path / "missing.txt")
+
+
+def test_shipped_text_is_used_whole_where_no_hub_answers() -> None:
+    loaded = load_calibration(prompts=3)
+    assert loaded.origin == "64 prompts of the text shipped with amp-export"
+    assert (len(loaded.prompts), len(loaded.held_back)) == (64, 16)
+
+
+def test_shipped_prompts_are_all_different_and_all_answered() -> None:
+    file = Path(calibration.__file__).parent / "data" / "calibration.jsonl"
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    assert len({row["instruction"] for row in rows}) == len(rows) == 80
+    assert all(row["output"].strip() for row in rows)
+
+
+def fake_dataset(monkeypatch: pytest.MonkeyPatch, *, failure: Exception | None = None) -> None:
+    """Stands in for the package `datasets`, as far as it is used."""
+
+    def load_dataset(name: str, *, split: str) -> list[dict[str, str]]:
+        if failure is not None:
+            raise failure
+        assert name == DATASET
+        count = int(split.removeprefix("train[:").removesuffix("]"))
+        return [{"instruction": f"Say {number}.", "input": "", "output": str(number)} for number in range(count)]
+
+    module = ModuleType("datasets")
+    module.load_dataset = load_dataset  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "datasets", module)
+    monkeypatch.setattr(calibration, "_quiet_datasets", calibration.quiet_hub)
+    monkeypatch.setattr(calibration.importlib.util, "find_spec", lambda _: object())
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda *_, **__: None)
+
+
+@pytest.mark.parametrize("prompts", [1, 4, 5, 50])
+def test_dataset_gives_as_many_prompts_as_are_asked_for(prompts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_dataset(monkeypatch)
+    loaded = load_calibration(prompts=prompts)
+    assert len(loaded.prompts) == prompts
+    assert loaded.origin == f"{prompts} prompts of yahma/alpaca-cleaned"
+
+
+def test_dataset_that_fails_to_download_is_replaced_by_the_shipped_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_dataset(monkeypatch, failure=ConnectionError("lost"))
+    assert load_calibration().origin.endswith("shipped with amp-export")
+
+
+def test_silencing_datasets_is_undone(capfd: pytest.CaptureFixture[str]) -> None:
+    datasets = pytest.importorskip("datasets")
+    before = datasets.utils.logging.get_verbosity(), datasets.utils.are_progress_bars_disabled()
+    with calibration._quiet_datasets():
+        list(datasets.utils.tqdm(range(2)))
+        assert datasets.utils.logging.get_verbosity() == datasets.utils.logging.ERROR
+    assert (datasets.utils.logging.get_verbosity(), datasets.utils.are_progress_bars_disabled()) == before
+    assert capfd.readouterr() == ("", "")

@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.numpy import load_file
+from transformers import AutoTokenizer
+
+import amp_export.pruning
+from amp_export.checkpoints import open_checkpoint
+from amp_export.errors import (
+    AmpExportError,
+    CalibrationError,
+    ModelError,
+    OutputError,
+    PlanError,
+    RatioError,
+    RequestError,
+    VerificationError,
+)
+from amp_export.loading import load_model, load_tokenizer
+from amp_export.manifest import Manifest
+from amp_export.options import HeadPolicy
+from amp_export.plans import Plan
+from amp_export.proving import Expectation, ReloadProof, expect, prove_reload
+from amp_export.pruning import PruneResult, prune
+from amp_export.scoring import tokenize
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("prompts") / "prompts.txt"
+    file.write_text("\n".join(f"Say the number {number} and nothing else." for number in range(10)))
+    return file
+
+
+@pytest.fixture(scope="module")
+def pruned(tiny_llama: Path, prompts: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PruneResult]:
+    output = tmp_path_factory.mktemp("pruned") / "out"
+    result = prune(tiny_llama, output=output, ratio=0.2, snap=1, heads=HeadPolicy.WITHIN, calibration=prompts)
+    return output, result
+
+
+def test_the_output_holds_what_the_design_says(pruned: tuple[Path, PruneResult], tiny_llama: Path) -> None:
+    output, result = pruned
+    manifest = Manifest.load(output)
+    assert result.folder == output / "pruned"
+    names = {str(file.relative_to(output)) for file in output.rglob("*") if file.is_file()}
+    assert {"amp_export.json", "plan.json", "scores.safetensors", "pruned/config.json"} <= names
+    assert set(manifest.files) == names - {"amp_export.json"}
+    scores = load_file(output / "scores.safetensors")
+    assert scores["layers.2.heads"].shape == (4,)
+    assert scores["layers.2.neurons"].shape == (48,)
+    assert manifest.source.asked == str(tiny_llama)
+    assert manifest.config_after is not None
+    assert manifest.config_after["num_attention_heads"] == result.plan.widths[0].query_heads
+    assert manifest.verdicts["reload"]["holds"] is True
+
+
+def test_the_result_is_typed_and_true(pruned: tuple[Path, PruneResult]) -> None:
+    _, result = pruned
+    reloaded = load_model(result.folder)
+    assert result.parameters_after == sum(parameter.numel() for parameter in reloaded.parameters())
+    assert result.plan.achieved == pytest.approx(1 - result.parameters_after / result.parameters_before)
+    assert abs(result.plan.achieved - 0.2) < 0.02
+    assert result.quality is not None
+    assert result.quality.dense > 1
+    assert "2 prompts held back" in result.quality.text
+    assert result.reload.class_name == type(reloaded).__name__
+    assert result.reload.logits_compared > 1000
+    assert result.reload.tokens_compared > 5
+
+
+def test_the_tokenizer_travels_along(pruned: tuple[Path, PruneResult], tiny_llama: Path) -> None:
+    text = "Say nothing."
+    before, after = (AutoTokenizer.from_pretrained(folder)(text).input_ids for folder in (tiny_llama, pruned[1].folder))
+    assert before == after
+
+
+@pytest.fixture
+def without_proof(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves out the second process, which takes seconds to import torch; other tests run it."""
+    monkeypatch.setattr(amp_export.pruning, "prove_reload", lambda *_: ReloadProof("left out", 0, 0))
+
+
+@pytest.mark.usefixtures("without_proof")
+def test_one_scoring_serves_another_ratio(
+    pruned: tuple[Path, PruneResult], tiny_llama: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(amp_export.pruning, "score", lambda *_, **__: pytest.fail("scored again"))
+    scores = pruned[0] / "scores.safetensors"
+    result = prune(tiny_llama, output=tmp_path / "out", ratio=0.3, snap=1, calibration=prompts, scores=scores)
+    assert result.plan.achieved > pruned[1].plan.achieved
+    assert load_file(tmp_path / "out" / "scores.safetensors").keys() == load_file(scores).keys()
+
+
+@pytest.mark.usefixtures("without_proof")
+def test_an_edited_plan_is_obeyed(
+    pruned: tuple[Path, PruneResult], tiny_llama: Path, prompts: Path, tmp_path: Path
+) -> None:
+    content = json.loads((pruned[0] / "plan.json").read_text())
+    for layer in content["layers"]:
+        layer["neurons"] = [0, 1, 2]
+    (tmp_path / "plan.json").write_text(json.dumps(content))
+    result = prune(tiny_llama, output=tmp_path / "out", plan=tmp_path / "plan.json", calibration=prompts)
+    assert result.plan.widths[0].neurons == 3
+    kept = load_model(result.folder).model.layers[1].mlp.up_proj.weight
+    assert torch.equal(kept, load_model(tiny_llama).model.layers[1].mlp.up_proj.weight[:3])
+    assert Plan.load(tmp_path / "out" / "plan.json", open_checkpoint(tiny_llama).config).layers == result.plan.layers
+
+
+def test_a_checkpoint_that_computes_something_else_fails_the_proof(
+    pruned: tuple[Path, PruneResult], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(pruned[1].folder, tmp_path / "copy"))
+    expected = expect(load_model(folder), load_tokenizer(folder))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 1e-4}))
+    with pytest.raises(VerificationError, match="other logits than in memory") as caught:
+        prove_reload(folder, expected)
+    assert caught.value.exit_code == 1
+
+
+def test_the_probe_cannot_import_this_package(tmp_path: Path) -> None:
+    blocked = "import sys; from amp_export import reload_probe as probe;"
+    blocked += "sys.meta_path.insert(0, probe._NoAmpExport()); import amp_export.plans"
+    finished = subprocess.run([sys.executable, "-c", blocked], capture_output=True, text=True, check=False)
+    assert "amp_export.plans must not be needed to load a pruned checkpoint" in finished.stderr
+    expected = Expectation(torch.zeros(1, 1, dtype=torch.int64), torch.zeros(1, 1, 1), [])
+    (tmp_path / "config.json").write_text('{"model_type": "no such type"}')
+    with pytest.raises(VerificationError, match="cannot load"):
+        prove_reload(tmp_path, expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"model": "absent-directory/x/y", "ratio": 0.2}, ModelError),
+        ({"ratio": 0.0}, RatioError),
+        ({"ratio": 0.99}, RatioError),
+        ({"ratio": 0.2, "calibration": Path("absent.txt")}, CalibrationError),
+        ({"ratio": 0.2, "scores": Path("absent.safetensors")}, ModelError),
+        ({"plan": Path("absent.json")}, PlanError),
+        ({}, RequestError),
+        ({"ratio": 0.2, "plan": Path("plan.json")}, RequestError),
+    ],
+)
+def test_a_request_that_cannot_be_met_leaves_the_output_untouched(
+    tiny_llama: Path, prompts: Path, tmp_path: Path, arguments: dict[str, object], error: type[AmpExportError]
+) -> None:
+    with pytest.raises(error):
+        prune(**{"model": tiny_llama, "output": tmp_path / "out", "calibration": prompts, **arguments})  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nan_weights_are_found_before_anything_is_written(tiny_llama: Path, prompts: Path, tmp_path: Path) -> None:
+    model = load_model(tiny_llama)
+    with torch.no_grad():
+        model.model.layers[0].self_attn.k_proj.weight[0, 0] = float("nan")
+    broken = Path(shutil.copytree(tiny_llama, tmp_path / "broken"))
+    model.save_pretrained(broken)
+    with pytest.raises(ModelError, match=r"layers\.0\.self_attn\.k_proj\.weight"):
+        prune(broken, output=tmp_path / "out", ratio=0.2, calibration=prompts)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_tokenizer_of_another_model_is_refused(tiny_llama: Path, tmp_path: Path) -> None:
+    texts = ["words"]
+    with pytest.raises(ModelError, match="the model's vocabulary ends at 4"):
+        tokenize(load_tokenizer(tiny_llama), texts, limit=99, vocab_size=5)
+
+
+def test_a_checkpoint_without_tokenizer_says_so(tiny_llama: Path, prompts: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(tiny_llama / name, bare)
+    with pytest.raises(ModelError, match="no tokenizer"):
+        prune(bare, output=tmp_path / "out", ratio=0.2, calibration=prompts)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_is_not_ours_is_refused_before_any_work(tiny_llama: Path, prompts: Path, tmp_path: Path) -> None:
+    (tmp_path / "diary.txt").write_text("Dear diary")
+    with pytest.raises(OutputError, match="diary"):
+        prune(tiny_llama, output=tmp_path, ratio=0.2, calibration=prompts, overwrite=True)
