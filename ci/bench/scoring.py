@@ -1,0 +1,74 @@
+"""What scoring costs over a bare forward pass: python ci/bench/scoring.py [--model demo] [--rounds 7].
+
+Both run the same batches of the same calibration prompts in one process, in turns. The limit is a ratio of 1.35.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from amp_export.architectures import Architecture
+from amp_export.calibration import load_calibration
+from amp_export.checkpoints import open_checkpoint
+from amp_export.loading import load_model, load_tokenizer
+from amp_export.scoring import batches, score_tokens, tokenize
+from amp_export.sources import resolve_model
+
+LIMIT = 1.35
+
+
+def bare_pass(model: Any, token_ids: list[list[int]], architecture: Architecture) -> None:
+    """The forward pass that scoring makes, without its hooks."""
+    import torch
+
+    base_model = model.get_submodule(architecture.base_model)
+    with torch.inference_mode():
+        for input_ids_bs, mask_bs in batches(token_ids):
+            base_model(input_ids=input_ids_bs, attention_mask=mask_bs, use_cache=False)
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """How long it takes."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def main() -> int:
+    """Prints medians and the ratio, and fails where it is over the limit."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="demo")
+    parser.add_argument("--rounds", type=int, default=7)
+    arguments = parser.parse_args()
+
+    checkpoint = open_checkpoint(resolve_model(arguments.model).path)
+    architecture, config = checkpoint.config.architecture, checkpoint.config
+    model, tokenizer = load_model(checkpoint.path), load_tokenizer(checkpoint.path)
+    token_ids = tokenize(
+        tokenizer,
+        load_calibration().prompts,
+        limit=config.max_position_embeddings,
+        vocab_size=config.vocab_size,
+    )
+
+    bare, scored = [], []
+    bare_pass(model, token_ids, architecture)
+    for _ in range(arguments.rounds):
+        bare.append(seconds(lambda: bare_pass(model, token_ids, architecture)))
+        scored.append(seconds(lambda: score_tokens(model, token_ids, architecture)))
+    ratios = [with_hooks / without for with_hooks, without in zip(scored, bare, strict=True)]
+    ratio = statistics.median(ratios)
+    print(f"{len(token_ids)} prompts, {sum(map(len, token_ids))} tokens, {arguments.rounds} rounds")
+    print(f"bare forward pass: median {statistics.median(bare):.2f} s")
+    print(f"scoring:           median {statistics.median(scored):.2f} s")
+    print(f"ratio:             median {ratio:.3f} (min {min(ratios):.3f}, max {max(ratios):.3f}), limit {LIMIT}")
+    return int(ratio > LIMIT)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# All that CI checks, in a fresh environment of its own: style, types, tests, the quickstart, the README's commands.
+# AMP_EXPORT_ENV=DIR keeps the environment in DIR and takes it up again the next time.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+scratch="$(mktemp -d)"
+trap 'rm -rf "$scratch"' EXIT
+environment="${AMP_EXPORT_ENV:-$scratch/environment}"
+
+step() { printf '\n== %s (after %d s)\n' "$1" "$SECONDS"; }
+
+step "environment"
+[[ -x "$environment/bin/python" ]] || "${PYTHON:-python3}" -m venv "$environment"
+export PATH="$environment/bin:$PATH" PIP_DISABLE_PIP_VERSION_CHECK=1
+python -m pip install --quiet --editable ".[dev]"
+if python -m pip list --format=freeze | grep -iE '^(nvidia-|triton=)'; then
+    echo "CUDA packages were installed, and nobody asked for them." >&2
+    echo "Install the CPU build of torch into $environment first." >&2
+    exit 1
+fi
+
+step "style"
+ruff check .
+ruff format --check .
+
+step "types"
+mypy
+
+step "tests"
+python -m pytest --numprocesses "${AMP_EXPORT_TEST_PROCESSES:-2}" --quiet
+
+step "quickstart, as the README says, from a wheel"
+AMP_EXPORT_ENV="$scratch/quickstart" bash examples/quickstart.sh "$scratch/result"
+
+step "commands of the README"
+(cd "$scratch/result" && python "$OLDPWD/ci/readme_commands.py" "$OLDPWD/README.md")
+
+step "done"

@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import amp_export
+from amp_export.cli import app
+
+runner = CliRunner()
+
+
+def run(*arguments: str | Path):
+    return runner.invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("prompts") / "prompts.txt"
+    file.write_text("\n".join(f"Prompt number {number}" for number in range(10)))
+    return file
+
+
+COMMANDS = ("doctor", "prune", "export", "validate", "benchmark", "report")
+
+
+def test_the_public_names_are_these() -> None:
+    assert sorted(amp_export.__all__) == [
+        "Allocation",
+        "AmpExportError",
+        "BenchmarkReport",
+        "ConvertOptions",
+        "Diagnosis",
+        "ExportResult",
+        "Format",
+        "HeadPolicy",
+        "LayerPlan",
+        "ParityReport",
+        "Plan",
+        "PlanSettings",
+        "Precision",
+        "PruneResult",
+        "Report",
+        "TargetName",
+        "__version__",
+        "benchmark",
+        "convert",
+        "diagnose",
+        "export",
+        "prune",
+        "validate",
+    ]
+    for name in amp_export.__all__:
+        assert getattr(amp_export, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'absent'"):
+        _ = amp_export.absent
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_shows_an_example(command: str) -> None:
+    result = run(command, "--help")
+    assert result.exit_code == 0
+    assert f"  amp-export {command} " in result.output
+
+
+def test_help_version_and_module_entry() -> None:
+    assert run("--version").output == f"amp-export {amp_export.__version__}\n"
+    result = run("--help")
+    assert "--to onnx --model demo --ratio 0.1" in result.output
+    module = subprocess.run([sys.executable, "-m", "amp_export", "--version"], capture_output=True, check=True)
+    assert module.stdout.decode() == f"amp-export {amp_export.__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], *([command, "--help"] for command in COMMANDS)])
+def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "import sys; from amp_export.cli import app; app(sys.argv[1:], standalone_mode=False);"
+        "heavy = {'torch', 'transformers', 'onnx', 'onnxruntime', 'numpy', 'rich.table'} & set(sys.modules);"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code, *arguments], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_doctor_reads_the_config_alone(tiny_llama: Path, tmp_path: Path) -> None:
+    shutil.copy(tiny_llama / "config.json", tmp_path)
+    code = (
+        "import sys; from amp_export.cli import app; app(sys.argv[1:], standalone_mode=False);"
+        "assert not {'torch', 'transformers'} & set(sys.modules)"
+    )
+    command = [sys.executable, "-c", code, "doctor", "--model", str(tmp_path), "--ratio", "0.2", "--snap", "1"]
+    shown = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert shown.stdout == ""
+    assert "Ways to remove 20.0%" in shown.stderr
+    assert "LlamaForCausalLM" in shown.stderr
+
+
+def test_doctor_names_the_nearest_legal_ratio(tiny_llama: Path) -> None:
+    result = run("doctor", "--model", tiny_llama, "--ratio", "0.95")
+    assert result.exit_code == 2
+    assert "Error: Ratio 0.95 would leave a layer without a head or a neuron." in result.stderr
+    nearest = result.stderr.split("nearest legal ratio is ")[1].split()[0].rstrip(".")
+    assert run("doctor", "--model", tiny_llama, "--ratio", nearest).exit_code == 0
+
+
+def test_the_steps_make_what_the_whole_way_makes(tiny_llama: Path, prompts: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    common = ["--model", tiny_llama, "--ratio", "0.2", "--snap", "1", "--calibration", prompts]
+    assert run("prune", *common, "--output", out).exit_code == 0
+    assert run("export", "--model", out / "pruned", "--output", out).exit_code == 0
+    assert (out / "scores.safetensors").is_file(), "an export into the same output keeps what is there"
+    assert run("validate", out).exit_code == 0
+    benchmarked = run("benchmark", out, "--rounds", "2", "--json")
+    assert benchmarked.exit_code == 0, benchmarked.stderr
+    stepwise = json.loads(benchmarked.stdout)
+
+    whole = run("--to", "onnx", *common, "--output", tmp_path / "whole", "--json")
+    assert whole.exit_code == 0, whole.stderr
+    report = json.loads(whole.stdout)
+    assert report.keys() == stepwise.keys()
+    assert report["pruning"]["widths"] == stepwise["pruning"]["widths"]
+    assert report["quality"] == stepwise["quality"]
+    assert report["parity"]["holds"]
+    assert report["benchmark"]["rounds"] == 20
+    for name in ("model.onnx", "model.onnx.data"):
+        assert (tmp_path / "whole/onnx" / name).read_bytes() == (out / "onnx" / name).read_bytes()
+    assert {entry.name for entry in (tmp_path / "whole").iterdir()} == {entry.name for entry in out.iterdir()}
+
+    shown = run("report", out)
+    assert shown.exit_code == 0
+    assert "Parity holds in" in shown.stderr
+    assert run("export", "--model", out / "pruned", "--output", out).exit_code == 2, "needs --overwrite"
+
+
+def test_parity_that_fails_is_exit_code_1_and_names_the_case(tiny_llama: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert run("export", "--model", tiny_llama, "--output", out).exit_code == 0
+    other = Path(shutil.copytree(tiny_llama, tmp_path / "other"))
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 0.01}))
+    result = run("validate", out, "--reference", other)
+    assert result.exit_code == 1
+    assert "prefill of 17 tokens: off by up to" in result.stderr
+    assert json.loads((out / "amp_export.json").read_text())["verdicts"]["parity"] == {"holds": False}
+
+
+def test_nothing_but_the_report_goes_to_stdout(tiny_llama: Path, tmp_path: Path) -> None:
+    run("export", "--model", tiny_llama, "--output", tmp_path / "out")
+    result = run("validate", tmp_path / "out", "--json")
+    assert json.loads(result.stdout)["parity"]["holds"] is True
+
+
+def test_without_a_terminal_there_are_no_colours_and_no_bars(tiny_llama: Path, tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "amp_export",
+        "export",
+        "--model",
+        str(tiny_llama),
+        "--output",
+        str(tmp_path / "o"),
+    ]
+    shown = subprocess.run(command, capture_output=True, check=True)
+    assert b"\x1b" not in shown.stderr
+    assert shown.stdout == b""
+
+
+def test_a_missing_extra_prints_the_install_line(tiny_llama: Path, tmp_path: Path) -> None:
+    (tmp_path / "blocker").mkdir()
+    (tmp_path / "blocker" / "onnxruntime.py").write_text("raise ImportError('not installed')")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "blocker")}
+    command = [sys.executable, "-m", "amp_export", "--to", "onnx", "--model", str(tiny_llama), "--output"]
+    shown = subprocess.run(
+        [*command, str(tmp_path / "o")], capture_output=True, text=True, check=False, env=environment
+    )
+    assert shown.returncode == 2
+    assert 'pip install "amp-export[onnxruntime]"' in shown.stderr
+    assert "Traceback" not in shown.stderr
+    assert not (tmp_path / "o").exists()
+
+
+def damaged(change: Callable[[Path], object]) -> Callable[[Path, Path], list[str]]:
+    def make(checkpoint: Path, scratch: Path) -> list[str]:
+        folder = Path(shutil.copytree(checkpoint, scratch / "damaged"))
+        change(folder)
+        return ["--model", str(folder), "--ratio", "0.2"]
+
+    return make
+
+
+def with_file(name: str, content: str, *options: str) -> Callable[[Path, Path], list[str]]:
+    def make(checkpoint: Path, scratch: Path) -> list[str]:
+        (scratch / name).write_text(content)
+        return ["--model", str(checkpoint), *(option.format(file=scratch / name) for option in options)]
+
+    return make
+
+
+def model_type(folder: Path, name: str) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": name}))
+
+
+BAD_INPUTS: dict[str, tuple[Callable[[Path, Path], list[str]], str]] = {
+    "no such model": (lambda *_: ["--model", "./absent", "--ratio", "0.2"], "No such model: ./absent"),
+    "no config": (damaged(lambda folder: (folder / "config.json").unlink()), "no config.json"),
+    "unsupported": (damaged(lambda folder: model_type(folder, "rwkv")), "Supported: llama, mistral, qwen2, qwen3"),
+    "no weights": (damaged(lambda folder: (folder / "model.safetensors").unlink()), "no weights"),
+    "ratio 0": (lambda checkpoint, _: ["--model", str(checkpoint), "--ratio", "0"], "between 0 and 1"),
+    "ratio 1": (lambda checkpoint, _: ["--model", str(checkpoint), "--ratio", "1"], "between 0 and 1"),
+    "ratio no number": (lambda checkpoint, _: ["--model", str(checkpoint), "--ratio", "much"], "not a valid float"),
+    "calibration empty": (with_file("c.txt", "", "--ratio", "0.2", "--calibration", "{file}"), "is empty"),
+    "calibration malformed": (
+        with_file("c.jsonl", '{"text": "good"}\n{"bad": 1}\n', "--ratio", "0.2", "--calibration", "{file}"),
+        "line 2",
+    ),
+    "plan does not fit": (with_file("p.json", '{"layers": []}', "--plan", "{file}"), "0 layers, the model 3"),
+    "ratio and plan": (with_file("p.json", "{}", "--plan", "{file}", "--ratio", "0.2"), "either a ratio or a plan"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUTS)
+def test_bad_input_is_exit_code_2_and_leaves_the_output_untouched(case: str, tiny_llama: Path, tmp_path: Path) -> None:
+    make, message = BAD_INPUTS[case]
+    result = run("--to", "onnx", *make(tiny_llama, tmp_path), "--output", tmp_path / "out")
+    assert result.exit_code == 2, result.output
+    assert message in " ".join(result.stderr.split())
+    assert "Traceback" not in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_is_not_ours_is_exit_code_2(tiny_llama: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    result = run("--to", "onnx", "--model", tiny_llama, "--ratio", "0.2", "--output", tmp_path, "--overwrite")
+    assert result.exit_code == 2
+    assert "was not written by amp-export (it holds notes.txt)" in result.stderr
+    assert (tmp_path / "notes.txt").read_text() == "mine"
