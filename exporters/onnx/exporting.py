@@ -1,0 +1,109 @@
+"""From a checkpoint to a folder with an ONNX graph, without torch or transformers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from amp_export.architectures import tensor_shapes
+from amp_export.checkpoints import Checkpoint, directory_size
+from amp_export.errors import OutputError, UnsupportedModelError
+from amp_export.exporters import Precision
+from amp_export.exporters.onnx.activations import check_activation
+from amp_export.exporters.onnx.genai import write_genai_config
+from amp_export.exporters.onnx.graph import OPSET, build_graph
+from amp_export.exporters.onnx.rotary import check_rope
+from amp_export.exporters.onnx.weights import lay_out, write_weights
+
+GRAPH = "model.onnx"
+WEIGHTS = "model.onnx.data"
+
+
+@dataclass(frozen=True)
+class OnnxExport:
+    """An exported decoder.
+
+    Attributes:
+        folder: Where it lies.
+        precision: The dtype of its weights and activations.
+        graph: The file with the graph.
+        weights: The file with the weights.
+        opset: The version of the ONNX operators.
+        bytes_on_disk: Size of all files in the folder.
+    """
+
+    folder: Path
+    precision: Precision
+    graph: Path
+    weights: Path
+    opset: int
+    bytes_on_disk: int
+
+
+def export(
+    checkpoint: Checkpoint,
+    folder: Path,
+    *,
+    precision: Precision = Precision.FLOAT32,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> OnnxExport:
+    """Exports a decoder as one graph for prefill and decode, with config, tokenizer and genai_config.json beside it.
+
+    The inputs and outputs are those of `graph.build_graph`.
+
+    Args:
+        checkpoint: What to export.
+        folder: Where to; it is made, and must be empty if it is there.
+        precision: The dtype of weights, activations, keys, values and logits.
+        on_progress: Called with the number of layers written and of all, after each layer.
+
+    Raises:
+        UnsupportedModelError: The weights' layout, the activation function or the `rope_type` is not supported.
+        ModelError: A weight is NaN or infinite, or a RoPE parameter is missing.
+        RequestError: A weight is too large for `precision`.
+        OutputError: The folder holds something.
+    """
+    _check_layout(checkpoint)
+    check_activation(checkpoint.config.hidden_act)
+    check_rope(checkpoint.config)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise OutputError(f"{folder} is not an empty folder.\nRemove it, or export to another.")
+
+    folder.mkdir(parents=True, exist_ok=True)
+    stored = lay_out(checkpoint.config, checkpoint.widths, precision)
+    model = build_graph(checkpoint.config, checkpoint.widths, stored, precision=precision, data_file=WEIGHTS)
+    (folder / GRAPH).write_bytes(model.SerializeToString())
+    write_weights(checkpoint, stored, folder / WEIGHTS, precision=precision, on_progress=on_progress)
+    (folder / "config.json").write_text(json.dumps(checkpoint.raw_config, indent=2) + "\n", encoding="utf-8")
+    for file in checkpoint.companions():
+        shutil.copy2(file, folder / file.name)
+    write_genai_config(checkpoint, folder, graph=GRAPH)
+    return OnnxExport(
+        folder=folder,
+        precision=precision,
+        graph=folder / GRAPH,
+        weights=folder / WEIGHTS,
+        opset=OPSET,
+        bytes_on_disk=directory_size(folder),
+    )
+
+
+def _check_layout(checkpoint: Checkpoint) -> None:
+    """Holds the weights against the layout that the graph is built for."""
+    config, found = checkpoint.config, checkpoint.tensors
+    name = config.architecture.class_name
+    if len(checkpoint.widths) != config.num_hidden_layers:
+        raise UnsupportedModelError(
+            f"{checkpoint.path} has widths for {len(checkpoint.widths)} layers, and config.json names "
+            f"{config.num_hidden_layers}.\nSupported: a {name} with widths for each of its layers."
+        )
+    for tensor, shape in tensor_shapes(config, checkpoint.widths).items():
+        if tensor not in found or found[tensor].shape != shape:
+            has = f"the shape {list(found[tensor].shape)}" if tensor in found else "no such tensor"
+            raise UnsupportedModelError(
+                f"{checkpoint.path}: {tensor} must have the shape {list(shape)}, and there is {has}.\n"
+                f"Supported: the tensors of a {name}, each layer with its own numbers of heads and neurons."
+            )

@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from tiny_models import save_tiny_model
+
+from amp_export import benchmarking, machine
+from amp_export.architectures import parameter_count
+from amp_export.benchmark_worker import Round
+from amp_export.benchmarking import benchmark_graphs, weight_bytes_per_token
+from amp_export.checkpoints import open_checkpoint
+from amp_export.errors import AmpExportError, ModelError, RequestError
+from amp_export.exporters.onnx import export
+
+TASK = Round(prompt_tokens=8, decode_tokens=3, vocab_size=101, seed=0)
+
+
+def export_tiny(folder: Path, **overrides: object) -> Path:
+    checkpoint = open_checkpoint(save_tiny_model(folder / "checkpoint", "llama", **overrides))
+    return export(checkpoint, folder / "onnx").folder
+
+
+@pytest.fixture(scope="module")
+def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export_tiny(tmp_path_factory.mktemp("dense"))
+
+
+@pytest.fixture(scope="module")
+def pruned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export_tiny(tmp_path_factory.mktemp("pruned"), intermediate_size=16)
+
+
+@pytest.fixture(autouse=True)
+def small_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        benchmarking, "read_bandwidth", lambda threads: machine.read_bandwidth(threads, buffer_bytes=1 << 20)
+    )
+
+
+def test_two_graphs_are_compared(dense: Path, pruned: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    progress: list[tuple[int, int]] = []
+    capfd.readouterr()
+    report = benchmark_graphs(
+        dense,
+        pruned,
+        threads=1,
+        rounds=3,
+        prompt_tokens=8,
+        decode_tokens=4,
+        on_progress=lambda *done: progress.append(done),
+    )
+    assert capfd.readouterr() == ("", "")
+    assert progress == [(1, 3), (2, 3), (3, 3)]
+    for timing in (report.prefill.dense, report.prefill.pruned):
+        assert [len(samples) for samples in timing.samples] == [1, 1, 1]
+    for timing in (report.decode.dense, report.decode.pruned):
+        assert [len(samples) for samples in timing.samples] == [4, 4, 4]
+        assert min(sample for samples in timing.samples for sample in samples) > 0
+    assert report.dense.bytes_on_disk > report.pruned.bytes_on_disk
+    assert (report.threads, report.prompt_tokens, report.decode_tokens) == (1, 8, 4)
+    assert report.runtime.startswith("ONNX Runtime 1.")
+    assert report.dense.peak_memory_bytes > 10e6
+    for subject, phase in ((report.dense, report.decode.dense), (report.pruned, report.decode.pruned)):
+        read = phase.median * report.bandwidth_bytes_per_second * subject.bandwidth_share
+        assert read == pytest.approx(subject.weight_bytes_per_token)
+    content = json.loads(json.dumps(asdict(report)))
+    assert content["decode"]["conclusion"] in ("faster", "slower", "no significant gain")
+
+
+def test_prompt_is_cut_to_the_context(dense: Path, pruned: Path) -> None:
+    report = benchmark_graphs(dense, pruned, threads=1, rounds=2, prompt_tokens=500, decode_tokens=2)
+    assert report.prompt_tokens == 126
+
+
+def test_works_from_a_script_without_a_main_guard(dense: Path, pruned: Path, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"import sys\nsys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
+        "from pathlib import Path\nfrom amp_export import benchmarking\n"
+        f"with benchmarking._worker(Path({str(dense)!r}), 1) as worker:\n    print(worker.ready.threads)\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    found = subprocess.run([sys.executable, script], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (found.stdout, found.stderr) == ("1\n", "")
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_weights_read_for_a_token_leave_out_what_is_only_looked_up(tied: bool, tmp_path: Path) -> None:
+    folder = export_tiny(tmp_path, tie_word_embeddings=tied)
+    config = open_checkpoint(tmp_path / "checkpoint").config
+    looked_up = 0 if tied else config.vocab_size * config.hidden_size
+    found = weight_bytes_per_token(folder / "model.onnx")
+    constants = found - 4 * (parameter_count(config) - looked_up)
+    assert 0 <= constants < 1024
+
+
+@pytest.mark.parametrize(
+    "settings", [{"rounds": 1}, {"prompt_tokens": 0}, {"decode_tokens": 0}, {"decode_tokens": 128}]
+)
+def test_nothing_to_measure_is_refused(settings: dict[str, int], dense: Path, pruned: Path) -> None:
+    with pytest.raises(RequestError, match="decoded tokens"):
+        benchmark_graphs(dense, pruned, **settings)  # type: ignore[arg-type]
+
+
+def test_folder_without_a_graph_is_refused(dense: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"holds no model\.onnx"):
+        benchmark_graphs(dense, tmp_path)
+    (tmp_path / "model.onnx").touch()
+    with pytest.raises(ModelError, match=r"config\.json cannot be read"):
+        benchmark_graphs(dense, tmp_path)
+
+
+def test_graph_that_does_not_load_is_refused_with_the_reason(dense: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes((dense / "config.json").read_bytes())
+    (tmp_path / "model.onnx").write_bytes(b"no graph")
+    with pytest.raises(ModelError, match="onnxruntime cannot load"):
+        benchmark_graphs(dense, tmp_path)
+
+
+def test_worker_that_is_killed_gives_an_error_that_names_the_signal(dense: Path) -> None:
+    with benchmarking._worker(dense, 1) as worker:
+        worker.time(TASK)
+        os.kill(worker._process.pid, signal.SIGKILL)
+        with pytest.raises(AmpExportError, match=r"died \(SIGKILL\)(?s:.)*run out of memory") as caught:
+            worker.time(TASK)
+    assert str(dense) in str(caught.value)
+
+
+def test_worker_that_is_stopped_between_request_and_answer_is_no_hang(dense: Path) -> None:
+    with benchmarking._worker(dense, 1) as worker:
+        long = Round(prompt_tokens=100, decode_tokens=20, vocab_size=101, seed=0)
+        timer = threading.Timer(0.005, worker._process.terminate)
+        timer.start()
+        with pytest.raises(AmpExportError, match=r"died \(SIGTERM\)"):
+            for _ in range(1000):
+                worker.time(long)
+
+
+def test_worker_that_fails_says_its_last_words(dense: Path) -> None:
+    with (
+        pytest.raises(AmpExportError, match=r"(?s)died \(exit code 1\).*out of data bounds"),
+        benchmarking._worker(dense, 1) as worker,
+    ):
+        worker.time(Round(prompt_tokens=8, decode_tokens=3, vocab_size=10**6, seed=0))
+
+
+def test_idle_worker_takes_no_processor_time(dense: Path) -> None:
+    def processor_seconds(pid: int) -> float:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    with benchmarking._worker(dense, 2) as worker:
+        worker.time(TASK)
+        time.sleep(0.1)
+        before = processor_seconds(worker._process.pid)
+        time.sleep(0.5)
+        assert processor_seconds(worker._process.pid) - before <= 0.05
+
+
+def test_no_process_is_left(dense: Path) -> None:
+    with benchmarking._worker(dense, 1) as worker:
+        process = worker._process
+        assert process.poll() is None
+    assert process.poll() is not None

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from amp_export.machine import Machine, peak_memory_bytes, read_bandwidth
+
+
+def test_machine_is_described() -> None:
+    machine = Machine.here()
+    assert machine.cores >= 1
+    assert machine.processor
+    assert machine.system
+
+
+def test_peak_memory_counts_what_was_held_and_does_not_fall_after() -> None:
+    program = """
+from amp_export.machine import peak_memory_bytes
+before = peak_memory_bytes()
+held = bytearray(100 << 20)
+during = peak_memory_bytes()
+del held
+print(before, during, peak_memory_bytes())
+"""
+    root = Path(__file__).parents[1]
+    output = subprocess.run(
+        [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True
+    ).stdout
+    before, during, after = map(int, output.split())
+    assert during - before == pytest.approx(100 << 20, rel=0.05)
+    assert after >= during
+
+
+def test_bandwidth_is_of_a_plausible_size() -> None:
+    assert 1e8 < read_bandwidth(1, buffer_bytes=16 << 20) < 1e13
