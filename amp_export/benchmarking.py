@@ -1,32 +1,43 @@
 """Dense against pruned on this machine: two processes, one graph each, that take turns.
 
 The rounds alternate in order, dense first and then pruned first, so that neither profits from the machine's state or
-drift. Prefill and decode are timed apart.
+drift. So do the launches: of two processes with the same graph the one that was started first decoded 5 % slower, from
+start to end, because of where its memory lay. Prefill and decode are timed apart.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from amp_export.benchmark_worker import Ready, Round, RoundTimes
-from amp_export.errors import AmpExportError, ModelError, RequestError, UnsupportedModelError
-from amp_export.exporters.onnx import require_runtime
+from amp_export.checkpoints import open_checkpoint
+from amp_export.errors import AmpExportError, ModelError, OutputError, RequestError, UnsupportedModelError
+from amp_export.exporters import Precision
+from amp_export.exporters.onnx import export, require_runtime
 from amp_export.exporters.onnx.exporting import GRAPH
 from amp_export.gains import PhaseResult
 from amp_export.machine import Machine, read_bandwidth
+from amp_export.manifest import Manifest
+from amp_export.options import Format
+from amp_export.progress import Progress, Silent
 
-WARM_UP_LIMIT = 6
-"""Rounds after which measuring begins, settled or not."""
+ROUNDS = 20
+"""Rounds that are measured by default."""
+
+WARM_UP_LIMIT = 4
+"""Rounds of a launch after which measuring begins, settled or not."""
 
 SETTLED = 0.05
 """Two rounds whose times differ by less than this share are settled."""
@@ -43,7 +54,7 @@ class Subject:
         folder: Where it lies.
         bytes_on_disk: Size of the graph and its weights.
         peak_memory_bytes: The most memory that its process held, Python and the runtime included.
-        load_seconds: How long the runtime took to load it.
+        load_seconds: How long the runtime took to load it; the median of all launches.
         weight_bytes_per_token: How many bytes of weights have to be read to decode one token.
         bandwidth_share: How much of the machine's memory read bandwidth that is, at the median decode time. Near 1,
             only fewer bytes can make decoding faster.
@@ -67,12 +78,14 @@ class BenchmarkReport:
         prefill: Times of the prompt in one piece: one sample a round.
         decode: Times of single tokens after it: one sample a token, grouped by round.
         rounds: How many rounds were measured.
+        launches: How often both processes were started anew; each launch has as many rounds, one after the other.
         warm_up_rounds: How many went before and are not counted.
         prompt_tokens: Tokens of the prompt.
         decode_tokens: Tokens decoded in a round.
         threads: Threads that compute one operator.
         runtime: Name and version of the runtime.
-        bandwidth_bytes_per_second: Memory read bandwidth, measured here with as many threads.
+        bandwidth_bytes_per_second: Memory read bandwidth, measured here with as many threads; the median of what was
+            found after each launch.
         machine: Where it was measured.
         seed: Of the prompt's tokens and of the bootstrap.
     """
@@ -82,6 +95,7 @@ class BenchmarkReport:
     prefill: PhaseResult
     decode: PhaseResult
     rounds: int
+    launches: int
     warm_up_rounds: int
     prompt_tokens: int
     decode_tokens: int
@@ -92,12 +106,67 @@ class BenchmarkReport:
     seed: int
 
 
+def benchmark(
+    output: Path,
+    *,
+    against: Path | None = None,
+    rounds: int = ROUNDS,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> BenchmarkReport:
+    """Measures the gain of the graph in an output directory, and writes the result into its report.
+
+    Args:
+        output: What `export` or the whole run wrote.
+        against: The output directory of the export to compare with; by default the dense model, exported for this.
+        rounds: How many rounds to measure.
+        threads: Threads that compute one operator; by default one for each core.
+        progress: Where to show what is going on.
+
+    Raises:
+        OutputError: `output` holds no graph that could be compared.
+        AmpExportError: See `benchmark_graphs`.
+    """
+    from amp_export.reporting import update_report
+
+    progress = progress or Silent()
+    manifest = Manifest.load(output)
+    require_runtime()
+    with contextlib.ExitStack() as stack:
+        if against is not None:
+            Manifest.load(against)
+            dense = against / Format.ONNX
+        else:
+            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".dense-", dir=output)))
+            dense = _export_dense(output, manifest, scratch, progress)
+        with progress.step("Benchmarking dense against pruned") as advance:
+            report = benchmark_graphs(dense, output / Format.ONNX, threads=threads, rounds=rounds, on_progress=advance)
+    update_report(output, manifest, benchmark=asdict(report))
+    return report
+
+
+def _export_dense(output: Path, manifest: Manifest, scratch: Path, progress: Progress) -> Path:
+    if manifest.plan is None or Format.ONNX not in manifest.exports:
+        raise OutputError(f"{output} holds no pruned graph, so there is nothing to gain.\nName another with --against.")
+    source = Path(manifest.source.path)
+    if not source.is_dir():
+        raise OutputError(
+            f"The dense model {manifest.source.asked} was found at {source}, which is gone.\n"
+            "Export it again, and name that output with --against."
+        )
+    precision = Precision(manifest.exports[Format.ONNX])
+    with progress.step("Exporting the dense model") as advance:
+        export(open_checkpoint(source), scratch / Format.ONNX, precision=precision, on_progress=advance)
+    return scratch / Format.ONNX
+
+
 def benchmark_graphs(
     dense: Path,
     pruned: Path,
     *,
     threads: int | None = None,
-    rounds: int = 20,
+    rounds: int = ROUNDS,
+    launches: int = 4,
     prompt_tokens: int = 128,
     decode_tokens: int = 16,
     seed: int = 0,
@@ -109,7 +178,8 @@ def benchmark_graphs(
         dense: The folder of the dense graph.
         pruned: The folder of the pruned graph.
         threads: Threads that compute one operator; by default one for each core.
-        rounds: How many rounds to measure.
+        rounds: How many rounds to measure, rounded up to a multiple of `launches`.
+        launches: How often to start both processes; an even number, so that each is the first as often.
         prompt_tokens: Tokens of the prompt; fewer where the models' context is shorter.
         decode_tokens: Tokens to decode in each round.
         seed: Of the prompt's tokens and of the bootstrap.
@@ -122,31 +192,64 @@ def benchmark_graphs(
         AmpExportError: A process died.
     """
     require_runtime()
-    if rounds < 2 or prompt_tokens < 1 or decode_tokens < 1:
+    if min(rounds, launches, prompt_tokens, decode_tokens) < 1:
         raise RequestError(
-            f"{rounds} rounds of {prompt_tokens} prompt and {decode_tokens} decoded tokens cannot be compared.\n"
-            "At least 2 rounds of 1 token each are needed."
+            f"{rounds} rounds in {launches} launches, {prompt_tokens} prompt and {decode_tokens} decoded tokens: "
+            "there must be at least one of each."
         )
     task = _choose_round([dense, pruned], prompt_tokens, decode_tokens, seed)
-    with _worker(dense, threads) as dense_worker, _worker(pruned, threads) as pruned_worker:
-        warm_up_rounds = _warm_up(dense_worker, pruned_worker, task)
-        dense_times: list[RoundTimes] = []
-        pruned_times: list[RoundTimes] = []
-        for number in range(rounds):
-            turns = [(dense_worker, dense_times), (pruned_worker, pruned_times)]
-            for worker, times in turns if number % 2 == 0 else reversed(turns):
-                times.append(worker.time(task))
-            if on_progress is not None:
-                on_progress(number + 1, rounds)
-    ready = dense_worker.ready
-    decode = PhaseResult.of([t.decode for t in dense_times], [t.decode for t in pruned_times], seed=seed)
-    bandwidth = read_bandwidth(ready.threads)
+    rounds_of_launch = math.ceil(rounds / launches)
+    rounds = launches * rounds_of_launch
+    subjects = _Record(dense), _Record(pruned)
+    warm_up_rounds, bandwidths = 0, []
+    for launch in range(launches):
+        first, second = subjects if launch % 2 == 0 else reversed(subjects)
+        with _worker(first.folder, threads) as first_worker, _worker(second.folder, threads) as second_worker:
+            pair = (first, first_worker), (second, second_worker)
+            for record, worker in pair:
+                record.ready.append(worker.ready)
+            warm_up_rounds += _warm_up([first_worker, second_worker], task)
+            for number in range(rounds_of_launch):
+                _run_round(pair if number % 2 == 0 else pair[::-1], task)
+                if on_progress is not None:
+                    on_progress(launch * rounds_of_launch + number + 1, rounds)
+        # measured in between, because it changes with what else the machine does, as the rounds do
+        bandwidths.append(read_bandwidth(first.ready[0].threads))
+    return _report(subjects, task, launches, warm_up_rounds, statistics.median(bandwidths))
+
+
+@dataclass
+class _Record:
+    """What is noted of a subject while rounds are run."""
+
+    folder: Path
+    ready: list[Ready] = field(default_factory=list)
+    times: list[RoundTimes] = field(default_factory=list)
+
+
+def _run_round(pair: Iterable[tuple[_Record, _Worker]], task: Round) -> None:
+    for record, worker in pair:
+        record.times.append(worker.time(task))
+
+
+def _report(
+    subjects: tuple[_Record, _Record], task: Round, launches: int, warm_up_rounds: int, bandwidth: float
+) -> BenchmarkReport:
+    dense, pruned = subjects
+    ready = dense.ready[0]
+    prefill = PhaseResult.of(
+        *([[times.prefill] for times in record.times] for record in subjects), launches=launches, seed=task.seed
+    )
+    decode = PhaseResult.of(
+        *([times.decode for times in record.times] for record in subjects), launches=launches, seed=task.seed
+    )
     return BenchmarkReport(
-        dense=_describe(dense_worker, dense_times, decode.dense.median, bandwidth),
-        pruned=_describe(pruned_worker, pruned_times, decode.pruned.median, bandwidth),
-        prefill=PhaseResult.of([[t.prefill] for t in dense_times], [[t.prefill] for t in pruned_times], seed=seed),
+        dense=_describe(dense, decode.dense.median, bandwidth),
+        pruned=_describe(pruned, decode.pruned.median, bandwidth),
+        prefill=prefill,
         decode=decode,
-        rounds=rounds,
+        rounds=len(dense.times),
+        launches=launches,
         warm_up_rounds=warm_up_rounds,
         prompt_tokens=task.prompt_tokens,
         decode_tokens=task.decode_tokens,
@@ -154,7 +257,7 @@ def benchmark_graphs(
         runtime=ready.runtime,
         bandwidth_bytes_per_second=bandwidth,
         machine=Machine.here(),
-        seed=seed,
+        seed=task.seed,
     )
 
 
@@ -178,24 +281,24 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _warm_up(dense: _Worker, pruned: _Worker, task: Round) -> int:
-    """Runs rounds until both graphs take the same time twice in a row; returns how many."""
+def _warm_up(workers: Sequence[_Worker], task: Round) -> int:
+    """Runs rounds until all graphs take the same time twice in a row; returns how many."""
     before: list[float] = []
     for number in range(1, WARM_UP_LIMIT + 1):
-        now = [times.prefill + sum(times.decode) for times in (dense.time(task), pruned.time(task))]
+        now = [times.prefill + sum(times.decode) for times in (worker.time(task) for worker in workers)]
         if before and all(abs(new - old) < SETTLED * old for new, old in zip(now, before, strict=True)):
             return number
         before = now
     return WARM_UP_LIMIT
 
 
-def _describe(worker: _Worker, times: Sequence[RoundTimes], decode_seconds: float, bandwidth: float) -> Subject:
-    weight_bytes = weight_bytes_per_token(worker.folder / GRAPH)
+def _describe(record: _Record, decode_seconds: float, bandwidth: float) -> Subject:
+    weight_bytes = weight_bytes_per_token(record.folder / GRAPH)
     return Subject(
-        folder=str(worker.folder),
-        bytes_on_disk=sum(file.stat().st_size for file in worker.folder.glob(f"{GRAPH}*")),
-        peak_memory_bytes=times[-1].peak_memory_bytes,
-        load_seconds=worker.ready.load_seconds,
+        folder=str(record.folder),
+        bytes_on_disk=sum(file.stat().st_size for file in record.folder.glob(f"{GRAPH}*")),
+        peak_memory_bytes=max(times.peak_memory_bytes for times in record.times),
+        load_seconds=statistics.median(ready.load_seconds for ready in record.ready),
         weight_bytes_per_token=weight_bytes,
         bandwidth_share=weight_bytes / decode_seconds / bandwidth,
     )
@@ -265,9 +368,9 @@ class _Worker:
         self._log.seek(0)
         said = self._log.read().decode(errors="replace").strip().splitlines() or ["It said nothing."]
         cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        advice = "It may have run out of memory: close other programs, or use shorter prompts." if code < 0 else ""
         return AmpExportError(
-            f"The process that ran the graph in {self.folder} died ({cause}).\n{said[-1]}\n"
-            "If the machine ran out of memory, close other programs or benchmark with shorter prompts."
+            f"The process that ran the graph in {self.folder} died ({cause}).\n{said[-1]}\n{advice}".rstrip()
         )
 
 

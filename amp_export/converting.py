@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from amp_export.benchmarking import benchmark_graphs
 from amp_export.checkpoints import open_checkpoint
+from amp_export.errors import RequestError
 from amp_export.exporters import Precision
 from amp_export.exporters.onnx import require_runtime
 from amp_export.exporting import export_into
@@ -73,6 +74,11 @@ def convert(
     progress = progress or Silent()
     check_output(output, overwrite=options.overwrite)
     require_runtime()
+    if options.precision is Precision.BFLOAT16:
+        raise RequestError(
+            "ONNX Runtime's CPU provider has no bfloat16 arithmetic, so a bfloat16 graph can be neither checked nor "
+            "measured here.\nRun the steps that can be done: amp-export prune, then amp-export export --dtype bfloat16."
+        )
     request = prepare(
         model,
         settings,
@@ -101,5 +107,5 @@ def convert(
         shutil.rmtree(scratch)
         report = replace(Report.of(manifest), parity=parity.to_json(), benchmark=asdict(benchmark))
         report.save(folder)
-        record_verdicts(manifest, report).save(folder)
+        record_verdicts(manifest, report).with_export(to.value, options.precision.value).save(folder)
     return report

@@ -77,7 +77,7 @@ def export(
         else:
             record = SourceRecord(source.asked, str(checkpoint.path.resolve()), hash_weights(checkpoint))
             manifest = Manifest(source=record, config_before=dict(checkpoint.raw_config))
-        manifest.save(folder)
+        manifest.with_export(to.value, precision.value).save(folder)
     return replace(exported, folder=output / to.value)
 
 

@@ -5,12 +5,6 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    Samples = np.ndarray[Any, np.dtype[np.float64]]
 
 CONFIDENCE = 0.95
 RESAMPLES = 4000
@@ -69,10 +63,17 @@ class PhaseResult:
     conclusion: Conclusion
 
     @classmethod
-    def of(cls, dense: Sequence[Sequence[float]], pruned: Sequence[Sequence[float]], *, seed: int = 0) -> PhaseResult:
-        """Compares two sets of samples [rounds, samples of a round], whose rounds ran in pairs."""
+    def of(
+        cls,
+        dense: Sequence[Sequence[float]],
+        pruned: Sequence[Sequence[float]],
+        *,
+        launches: int = 1,
+        seed: int = 0,
+    ) -> PhaseResult:
+        """Compares two sets of samples; the arguments are those of `bootstrap_speedup`."""
         dense_timing, pruned_timing = Timing.of(dense), Timing.of(pruned)
-        interval = bootstrap_speedup(dense, pruned, seed=seed)
+        interval = bootstrap_speedup(dense, pruned, launches=launches, seed=seed)
         return cls(
             dense=dense_timing,
             pruned=pruned_timing,
@@ -83,16 +84,18 @@ class PhaseResult:
 
 
 def bootstrap_speedup(
-    dense: Sequence[Sequence[float]], pruned: Sequence[Sequence[float]], *, seed: int = 0
+    dense: Sequence[Sequence[float]], pruned: Sequence[Sequence[float]], *, launches: int = 1, seed: int = 0
 ) -> tuple[float, float]:
     """The percentile interval of the ratio of medians (Efron and Tibshirani, 1993, chapter 13).
 
-    Whole rounds are drawn, and always both halves of a pair: the samples of a round, and the two graphs in it, share
-    what else the machine was doing.
+    Launches are drawn, and rounds within them, and always both halves of a pair. The samples of a round, and the two
+    graphs in it, share what else the machine was doing; the rounds of a launch share where the processes got their
+    memory. To draw single samples would be to take them for independent, and to promise too narrow an interval.
 
     Args:
         dense: Seconds of the dense graph, [rounds, samples of a round].
         pruned: Seconds of the pruned graph, alike.
+        launches: How often the processes were started anew: so many groups of consecutive rounds, all of one size.
         seed: The same seed gives the same interval.
 
     Returns:
@@ -100,20 +103,16 @@ def bootstrap_speedup(
     """
     import numpy as np
 
-    dense_rs, pruned_rs = np.asarray(dense), np.asarray(pruned)
-    rounds = len(dense_rs)
-    draws_nr = np.random.default_rng(seed).integers(rounds, size=(RESAMPLES, rounds))
-    speedups_n = _medians(dense_rs, draws_nr) / _medians(pruned_rs, draws_nr)
+    dense_lrs, pruned_lrs = (np.reshape(samples, (launches, -1, len(samples[0]))) for samples in (dense, pruned))
+    rounds = dense_lrs.shape[1]
+    generator = np.random.default_rng(seed)
+    launch_nl = generator.integers(launches, size=(RESAMPLES, launches))
+    round_nlr = generator.integers(rounds, size=(RESAMPLES, launches, rounds))
+    drawn = launch_nl[:, :, np.newaxis], round_nlr
+    speedups_n = np.median(dense_lrs[drawn], axis=(1, 2, 3)) / np.median(pruned_lrs[drawn], axis=(1, 2, 3))
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(speedups_n, (tail, 1 - tail)).tolist()
     return low, high
-
-
-def _medians(samples_rs: Samples, draws_nr: np.ndarray[Any, np.dtype[np.int64]]) -> Samples:
-    import numpy as np
-
-    medians: Samples = np.median(samples_rs[draws_nr].reshape(len(draws_nr), -1), axis=1)
-    return medians
 
 
 def conclude(interval: tuple[float, float]) -> Conclusion:

@@ -40,6 +40,7 @@ class Manifest:
         config_before: config.json of the source.
         config_after: config.json of the pruned checkpoint, or None.
         rewrite: Kind of rewrite and why, or None.
+        exports: By format, the precision of the graph.
         packages: Versions of what computed it.
         files: SHA-256 and bytes of every file, by relative path.
         verdicts: What was proved or measured, by name.
@@ -50,6 +51,7 @@ class Manifest:
     plan: Mapping[str, Any] | None = None
     config_after: Mapping[str, Any] | None = None
     rewrite: Mapping[str, str] | None = None
+    exports: Mapping[str, str] = field(default_factory=dict)
     verdicts: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     packages: Mapping[str, str] = field(default_factory=dict)
@@ -59,6 +61,10 @@ class Manifest:
     def with_verdict(self, name: str, verdict: Any) -> Manifest:
         """The same with one more verdict."""
         return replace(self, verdicts={**self.verdicts, name: verdict})
+
+    def with_export(self, folder_name: str, precision: str) -> Manifest:
+        """The same with one more graph."""
+        return replace(self, exports={**self.exports, folder_name: precision})
 
     def save(self, folder: Path) -> Manifest:
         """Writes it into a folder, with the hash of every file that lies there now."""

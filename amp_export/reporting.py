@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from amp_export.errors import OutputError
+from amp_export.gains import Conclusion
 from amp_export.manifest import Manifest, package_versions
+from amp_export.validation import ParityReport
 
 SCHEMA = 1
 JSON_NAME = "report.json"
@@ -146,7 +148,7 @@ def summary_rows(report: Report) -> Iterator[Row]:
     if (quality := report.quality) is not None:
         dense_perplexity, pruned_perplexity = quality["dense"], quality["pruned"]
         change = f"x {pruned_perplexity / dense_perplexity:.2f}"
-        yield Row("Perplexity (held-back text)", f"{dense_perplexity:.2f}", f"{pruned_perplexity:.2f}", change)
+        yield Row("Perplexity (held back)", f"{dense_perplexity:.2f}", f"{pruned_perplexity:.2f}", change)
     if (benchmark := report.benchmark) is not None:
         yield from _benchmark_rows(benchmark)
 
@@ -156,15 +158,15 @@ def _benchmark_rows(benchmark: Section) -> Iterator[Row]:
     for label, key in (("Size on disk", "bytes_on_disk"), ("Peak memory", "peak_memory_bytes")):
         yield Row(label, _megabytes(dense[key]), _megabytes(pruned[key]), _change(dense[key], pruned[key]))
     lengths = {
-        "prefill": f"Prefill of {benchmark['prompt_tokens']} tokens",
-        "decode": f"Decode, a token after {benchmark['prompt_tokens']}",
+        "prefill": f"Prefill, {benchmark['prompt_tokens']} tokens",
+        "decode": f"Decode after {benchmark['prompt_tokens']} tokens",
     }
     for phase, label in lengths.items():
         result = benchmark[phase]
         low, high = result["interval"]
-        gain = f"x {result['speedup']:.2f} [{low:.2f}, {high:.2f}]"
-        if result["conclusion"] == "no significant gain":
-            gain += ": no significant gain"
+        significant = result["conclusion"] != Conclusion.NOT_SIGNIFICANT
+        value = f"x {result['speedup']:.2f}" if significant else result["conclusion"]
+        gain = f"{value} [{low:.2f}, {high:.2f}]"
         yield Row(label, _milliseconds(result["dense"]["median"]), _milliseconds(result["pruned"]["median"]), gain)
 
 
@@ -184,6 +186,7 @@ def verdict_lines(report: Report) -> Iterator[str]:
             f"up to {worst:.2g}, PyTorch's own {parity['precision']} noise is {parity['noise']:.2g}, tolerated is "
             f"{parity['tolerance']:.2g}."
         )
+        yield from ParityReport.from_json(parity).failures
     if report.quality is not None:
         yield f"Perplexity is measured on {report.quality['text']}."
     if report.benchmark is not None:

@@ -6,7 +6,7 @@ two are apart is the noise of this model's arithmetic. A graph that is right is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,6 +90,11 @@ class ParityReport:
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> ParityReport:
+        """From what `to_json` gave."""
+        return cls(**{**content, "cases": tuple(CaseResult(**case) for case in content["cases"])})
 
 
 def validate(

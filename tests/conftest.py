@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import pytest
-from tiny_models import save_tiny_model, save_tiny_tokenizer
-
+# tests run side by side, and tiny models gain nothing from threads: set before torch is imported
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
+from tiny_models import save_tiny_model, save_tiny_tokenizer
 
 
 @pytest.fixture(scope="session")

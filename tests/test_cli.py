@@ -215,7 +215,10 @@ BAD_INPUTS: dict[str, tuple[Callable[[Path, Path], list[str]], str]] = {
     "no weights": (damaged(lambda folder: (folder / "model.safetensors").unlink()), "no weights"),
     "ratio 0": (lambda checkpoint, _: ["--model", str(checkpoint), "--ratio", "0"], "between 0 and 1"),
     "ratio 1": (lambda checkpoint, _: ["--model", str(checkpoint), "--ratio", "1"], "between 0 and 1"),
-    "ratio no number": (lambda checkpoint, _: ["--model", str(checkpoint), "--ratio", "much"], "not a valid float"),
+    "ratio no number": (
+        lambda checkpoint, _: ["--model", str(checkpoint), "--ratio", "much"],
+        "Invalid value for '--ratio'",
+    ),
     "calibration empty": (with_file("c.txt", "", "--ratio", "0.2", "--calibration", "{file}"), "is empty"),
     "calibration malformed": (
         with_file("c.jsonl", '{"text": "good"}\n{"bad": 1}\n', "--ratio", "0.2", "--calibration", "{file}"),
