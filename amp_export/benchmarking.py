@@ -1,8 +1,8 @@
 """Dense against pruned on this machine: two processes, one graph each, that take turns.
 
 The rounds alternate in order, dense first and then pruned first, so that neither profits from the machine's state or
-drift. So do the launches: of two processes with the same graph the one that was started first decoded 5 % slower, from
-start to end, because of where its memory lay. Prefill and decode are timed apart.
+drift. So do the launches: of two processes with the same graph, the one that was started first decoded 5 % slower in
+most launches, however the turns were ordered. Prefill and decode are timed apart.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from amp_export.machine import Machine, read_bandwidth
 from amp_export.manifest import Manifest
 from amp_export.options import Format
 from amp_export.progress import Progress, Silent
+from amp_export.reporting import update_report
 
 ROUNDS = 20
 """Rounds that are measured by default."""
@@ -127,8 +128,6 @@ def benchmark(
         OutputError: `output` holds no graph that could be compared.
         AmpExportError: See `benchmark_graphs`.
     """
-    from amp_export.reporting import update_report
-
     progress = progress or Silent()
     manifest = Manifest.load(output)
     require_runtime()

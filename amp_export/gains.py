@@ -89,8 +89,9 @@ def bootstrap_speedup(
     """The percentile interval of the ratio of medians (Efron and Tibshirani, 1993, chapter 13).
 
     Launches are drawn, and rounds within them, and always both halves of a pair. The samples of a round, and the two
-    graphs in it, share what else the machine was doing; the rounds of a launch share where the processes got their
-    memory. To draw single samples would be to take them for independent, and to promise too narrow an interval.
+    graphs in it, share what else the machine was doing; the rounds of a launch share what the processes were given when
+    they started, such as where their memory lies. Drawing single samples would take them for independent, and promise
+    too narrow an interval.
 
     Args:
         dense: Seconds of the dense graph, [rounds, samples of a round].

@@ -86,18 +86,29 @@ class Manifest:
         Raises:
             OutputError: There is none, it is damaged, or it is from a newer version.
         """
-        file = folder / MANIFEST
+        if not (folder / MANIFEST).is_file():
+            raise OutputError(f"{folder} holds no {MANIFEST}, so it is no output of amp-export.")
+        content = read_document(folder / MANIFEST, newest=SCHEMA)
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-            if content["schema"] > SCHEMA:
-                raise OutputError(
-                    f"{file} has schema {content['schema']}, this version knows up to {SCHEMA}.\nUpdate amp-export."
-                )
             return cls(**{**content, "source": SourceRecord(**content["source"])})
-        except FileNotFoundError as error:
-            raise OutputError(f"{folder} holds no {MANIFEST}, so it is no output of amp-export.") from error
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise OutputError(f"{file} is damaged: {error!r}") from error
+        except (KeyError, TypeError) as error:
+            raise OutputError(f"{folder / MANIFEST} is damaged: {error!r}") from error
+
+
+def read_document(file: Path, *, newest: int) -> dict[str, Any]:
+    """Reads a JSON object that says its schema.
+
+    Raises:
+        OutputError: It is damaged, or its schema is newer than `newest`.
+    """
+    try:
+        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        schema = int(content["schema"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise OutputError(f"{file} is damaged: {error!r}") from error
+    if schema > newest:
+        raise OutputError(f"{file} has schema {schema}, this version knows up to {newest}.\nUpdate amp-export.")
+    return content
 
 
 def package_versions() -> dict[str, str]:

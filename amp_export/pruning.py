@@ -20,6 +20,7 @@ from amp_export.plans import Plan
 from amp_export.progress import Progress, Silent
 from amp_export.proving import Expectation, ReloadProof, expect, prove_reload
 from amp_export.quality import perplexity
+from amp_export.reporting import Report
 from amp_export.rewriting import Rewrite, rewrite
 from amp_export.scoring import Scores, score, tokenize
 from amp_export.slicing import prune_module, prune_tensors
@@ -132,6 +133,7 @@ def prune(
     request = prepare(model, settings, calibration=calibration, scores=scores, plan=plan, progress=progress)
     with staged_output(output, overwrite=overwrite) as folder:
         result, manifest = prune_into(folder, request, progress)
+        Report.of(manifest).save(folder)
         manifest.save(folder)
     return replace(result, folder=output / PRUNED)
 

@@ -6,7 +6,7 @@ two are apart is the noise of this model's arithmetic. A graph that is right is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from amp_export.exporters import Precision
 from amp_export.loading import load_model
 from amp_export.manifest import Manifest
 from amp_export.progress import Progress, Silent
+from amp_export.reporting import update_report
 
 if TYPE_CHECKING:
     from amp_export.parity_cases import Case, Floats, Integers
@@ -77,24 +78,9 @@ class ParityReport:
     cases: tuple[CaseResult, ...]
     holds: bool
 
-    @property
-    def failures(self) -> tuple[str, ...]:
-        """A line for each case that does not hold."""
-        return tuple(
-            f"{case.name}: off by up to {case.max_error:.3g} and {case.mean_error:.3g} in the mean, tolerated are "
-            f"{self.tolerance:.3g} and {self.mean_tolerance:.3g}"
-            for case in self.cases
-            if not case.holds
-        )
-
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
         return asdict(self)
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> ParityReport:
-        """From what `to_json` gave."""
-        return cls(**{**content, "cases": tuple(CaseResult(**case) for case in content["cases"])})
 
 
 def validate(
@@ -118,8 +104,6 @@ def validate(
     Raises:
         OutputError: `output` holds no graph, or its checkpoint is gone.
     """
-    from amp_export.reporting import update_report
-
     manifest = Manifest.load(output)
     checkpoint = reference or exported_checkpoint(output, manifest)
     report = compare(checkpoint, output / "onnx", threads=threads, progress=progress or Silent())

@@ -41,6 +41,7 @@ def change_config(folder: Path, **fields: object) -> None:
 
 @pytest.mark.parametrize("shard_bytes", [1, 9_000, 1 << 30])
 def test_what_is_written_is_what_transformers_reads(folder: Path, tmp_path: Path, shard_bytes: int) -> None:
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
     checkpoint = open_checkpoint(folder)
     tensors = ((name, checkpoint.read(name)) for name in checkpoint.tensors)
     target = tmp_path / "written"
@@ -48,7 +49,8 @@ def test_what_is_written_is_what_transformers_reads(folder: Path, tmp_path: Path
         target, checkpoint.raw_config, tensors, companions=checkpoint.companions(), shard_bytes=shard_bytes
     )
     assert (len(list(target.glob("*.safetensors"))) > 1) == (shard_bytes < 1 << 30)
-    assert {file.name for file in folder.glob("token*")} <= {file.name for file in target.iterdir()}
+    companions = {"tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja"}
+    assert companions <= {file.name for file in target.iterdir()}
     tokens = torch.arange(12).reshape(2, 6)
     with torch.inference_mode():
         assert torch.equal(load_model(target)(tokens).logits, load_model(folder)(tokens).logits)

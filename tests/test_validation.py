@@ -33,8 +33,7 @@ def test_parity_holds_for_every_family(model_type: str, precision: Precision, tm
     folder = save_tiny_model(tmp_path / "checkpoint", model_type)
     export_onnx(open_checkpoint(folder), tmp_path / "onnx", precision=precision)
     report = compare(folder, tmp_path / "onnx", progress=Silent(), cases=CASES)
-    assert report.holds, report.failures
-    assert report.failures == ()
+    assert report.holds, report.cases
     assert report.precision == precision.value
     assert report.reference_precision == ("float64" if precision is Precision.FLOAT32 else "float32")
     assert report.tolerance == NOISE_FACTOR * max(case.noise for case in report.cases)
@@ -66,7 +65,8 @@ def test_a_graph_that_computes_something_else_is_caught(fault: str, tmp_path: Pa
     export_onnx(open_checkpoint(other), tmp_path / "onnx")
     report = compare(folder, tmp_path / "onnx", progress=Silent(), cases=CASES)
     assert not report.holds
-    assert report.failures[0].startswith("prefill: off by up to")
+    assert not report.cases[0].holds
+    assert report.cases[0].max_error > 10 * report.noise
 
 
 def test_weights_that_overflow_to_nan_are_caught(tmp_path: Path) -> None:
