@@ -52,7 +52,6 @@ class Subject:
     """One of the two graphs.
 
     Attributes:
-        folder: Where it lies.
         bytes_on_disk: Size of the graph and its weights.
         peak_memory_bytes: The most memory that its process held, Python and the runtime included.
         load_seconds: How long the runtime took to load it; the median of all launches.
@@ -61,7 +60,6 @@ class Subject:
             only fewer bytes can make decoding faster.
     """
 
-    folder: str
     bytes_on_disk: int
     peak_memory_bytes: int
     load_seconds: float
@@ -294,7 +292,6 @@ def _warm_up(workers: Sequence[_Worker], task: Round) -> int:
 def _describe(record: _Record, decode_seconds: float, bandwidth: float) -> Subject:
     weight_bytes = weight_bytes_per_token(record.folder / GRAPH)
     return Subject(
-        folder=str(record.folder),
         bytes_on_disk=sum(file.stat().st_size for file in record.folder.glob(f"{GRAPH}*")),
         peak_memory_bytes=max(times.peak_memory_bytes for times in record.times),
         load_seconds=statistics.median(ready.load_seconds for ready in record.ready),

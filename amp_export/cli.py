@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -112,8 +111,11 @@ def convert(
     if context.invoked_subcommand is not None:
         return
     if to is None:
+        sources = (context.get_parameter_source(name) for name in context.params)
+        if any(source is not None and source.name == "COMMANDLINE" for source in sources):
+            context.fail("Missing option '--to', which runs the whole way, or a command, which runs one step.")
         typer.echo(context.get_help())
-        raise typer.Exit(0 if len(sys.argv) == 1 else 2)
+        return
 
     def work(console: Any) -> Report:
         from amp_export.console import ConsoleProgress

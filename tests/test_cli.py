@@ -78,6 +78,14 @@ def test_help_version_and_module_entry() -> None:
     assert module.stdout.decode() == f"amp-export {amp_export.__version__}\n"
 
 
+def test_without_arguments_there_is_help_and_options_alone_are_an_error() -> None:
+    assert run().exit_code == 0
+    assert run().output == run("--help").output
+    result = run("--model", "demo")
+    assert result.exit_code == 2
+    assert "Missing option '--to'" in result.stderr
+
+
 @pytest.mark.parametrize("arguments", [["--help"], *([command, "--help"] for command in COMMANDS)])
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     code = (
