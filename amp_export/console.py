@@ -69,7 +69,8 @@ def show_report(console: Console, report: Report) -> None:
             table.add_row(row.label, row.dense, row.pruned, escape(row.change))
         console.print(table)
     for line in verdict_lines(report):
-        console.print(escape(line), style=None if report.holds else "bold red", soft_wrap=True)
+        # a log keeps one sentence on a line, a terminal wraps between words
+        console.print(escape(line), style=None if report.holds else "bold red", soft_wrap=not console.is_terminal)
 
 
 def show_diagnosis(console: Console, diagnosis: Diagnosis) -> None:

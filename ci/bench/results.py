@@ -1,23 +1,16 @@
-"""Writes docs/results/demo-cpu.md and its picture: python ci/bench/results.py. Takes a quarter of an hour.
+"""Writes docs/results/demo-cpu.md: python ci/bench/results.py. Takes ten minutes on two cores.
 
 Everything is run through the command line, as a user would run it, and every figure comes from the reports.
 """
 
 from __future__ import annotations
 
-import io
 import json
-import re
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
-
-from amp_export.console import show_report
-from amp_export.reporting import Report
 
 PROJECT = Path(__file__).parents[2]
 RESULTS = PROJECT / "docs" / "results"
@@ -68,14 +61,6 @@ def _gain(phase: dict[str, Any]) -> str:
     return f"{phase['speedup']:.2f} [{low:.2f}, {high:.2f}]"
 
 
-def picture(output: Path) -> str:
-    """The summary as the terminal shows it, as SVG without fonts from elsewhere."""
-    console = Console(record=True, width=110, file=io.StringIO(), highlight=False)
-    show_report(console, Report.load(output))
-    svg = console.export_svg(title="amp-export --to onnx --model demo --ratio 0.1 --output out")
-    return re.sub(r"@font-face \{.*?\}", "", svg, flags=re.DOTALL)
-
-
 def main() -> None:
     """Runs everything, then writes."""
     rows, machine = [], {}
@@ -86,7 +71,6 @@ def main() -> None:
             report = convert(ratio, heads, Path(scratch) / str(number), scores)
             machine = report["benchmark"]["machine"]
             rows.append(table_row(ratio, heads, report))
-        svg = picture(first)
     benches = []
     for bench in BENCHES:
         command = [sys.executable, str(PROJECT / "ci" / "bench" / bench)]
@@ -96,7 +80,6 @@ def main() -> None:
     RESULTS.mkdir(parents=True, exist_ok=True)
     text = HEADER + "".join(rows) + f"\nMachine: {facts}.\n\n" + "\n".join(benches)
     (RESULTS / "demo-cpu.md").write_text(text, encoding="utf-8")
-    (RESULTS / "summary.svg").write_text(svg, encoding="utf-8")
 
 
 if __name__ == "__main__":

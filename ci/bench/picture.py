@@ -1,0 +1,26 @@
+"""Draws the summary of an output directory as the terminal shows it: python ci/bench/picture.py OUT PICTURE.svg."""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from amp_export.console import show_report
+from amp_export.reporting import Report
+
+
+def main() -> None:
+    """Writes an SVG that fetches no fonts."""
+    output, picture = map(Path, sys.argv[1:])
+    console = Console(record=True, width=100, file=io.StringIO(), force_terminal=True, highlight=False)
+    show_report(console, Report.load(output))
+    svg = console.export_svg(title="amp-export --to onnx --model demo --ratio 0.1 --output out")
+    picture.write_text(re.sub(r"@font-face \{.*?\}", "", svg, flags=re.DOTALL), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
