@@ -6,6 +6,7 @@ two are apart is the noise of this model's arithmetic. A graph that is right is 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -214,18 +215,21 @@ def _run_torch(checkpoint: Path, precision: str, cases: Sequence[Case], pool: In
     from amp_export.parity_cases import replay
 
     model = load_model(checkpoint, dtype=getattr(torch, precision))
+    # transformers 5.24 renamed the argument and warns at the old name
+    cache_argument = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
     def forward(
         input_ids_bs: Integers, attention_mask_bt: Integers, position_ids_bs: Integers, past: DynamicCache | None
     ) -> tuple[Floats, DynamicCache]:
+        cache = past if past is not None else DynamicCache(config=model.config)
         result = model(
             input_ids=torch.from_numpy(input_ids_bs),
             attention_mask=torch.from_numpy(attention_mask_bt),
             position_ids=torch.from_numpy(position_ids_bs),
-            past_key_values=past if past is not None else DynamicCache(config=model.config),
             use_cache=True,
+            **{cache_argument: cache},
         )
-        return result.logits.double().numpy(), result.past_key_values
+        return result.logits.double().numpy(), cache
 
     with torch.inference_mode():
         return [replay(case, pool, forward) for case in cases]
