@@ -137,12 +137,12 @@ def summary_rows(report: Report) -> Iterator[Row]:
         yield Row("Parameters", f"{before / 1e6:.1f} M", f"{after / 1e6:.1f} M", _change(before, after))
         first, dense = pruning["widths"][0], pruning["widths_before"]
         yield Row("Query heads a layer", f"{dense['query_heads']}", f"{first['query_heads']}")
-        yield Row("Key/value heads a layer", f"{dense['key_value_heads']}", f"{first['key_value_heads']}")
+        yield Row("Key/value heads", f"{dense['key_value_heads']}", f"{first['key_value_heads']}")
         yield Row("Neurons a layer", f"{dense['neurons']}", f"{first['neurons']}")
     if (quality := report.quality) is not None:
         dense_perplexity, pruned_perplexity = quality["dense"], quality["pruned"]
         change = f"x {pruned_perplexity / dense_perplexity:.2f}"
-        yield Row("Perplexity (held back)", f"{dense_perplexity:.2f}", f"{pruned_perplexity:.2f}", change)
+        yield Row("Held-back perplexity", f"{dense_perplexity:.2f}", f"{pruned_perplexity:.2f}", change)
     if (benchmark := report.benchmark) is not None:
         yield from _benchmark_rows(benchmark)
 
@@ -153,7 +153,7 @@ def _benchmark_rows(benchmark: Section) -> Iterator[Row]:
         yield Row(label, _megabytes(dense[key]), _megabytes(pruned[key]), _change(dense[key], pruned[key]))
     lengths = {
         "prefill": f"Prefill, {benchmark['prompt_tokens']} tokens",
-        "decode": f"Decode after {benchmark['prompt_tokens']} tokens",
+        "decode": f"Decode after {benchmark['prompt_tokens']}",
     }
     for phase, label in lengths.items():
         result = benchmark[phase]
