@@ -5,14 +5,15 @@ No scores are needed here, so that `doctor` can show the counts before anything 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from amp_export.architectures import DecoderConfig, LayerWidths, parameter_count
+from amp_export.architectures import LayerWidths, ModelConfig, parameter_count, tensor_shapes
 from amp_export.errors import PlanError, RatioError
 from amp_export.options import Allocation, HeadPolicy, TargetName
-from amp_export.rewriting import is_expressible
+from amp_export.rewriting import is_stock
 from amp_export.targets import TARGETS
 
 RATIO_TOLERANCE = 0.001
@@ -53,13 +54,13 @@ class Candidate:
         heads: Which kind of heads it removes.
         widths: What each layer keeps.
         ratio: The share of all parameters that it removes.
-        expressible: Whether a stock class can say it.
+        stock: Whether a stock class can say it, so that plain transformers loads the result.
     """
 
     heads: HeadPolicy
     widths: LayerWidths
     ratio: float
-    expressible: bool
+    stock: bool
 
     def misses(self, ratio: float) -> bool:
         """Whether the budget is missed by more than the tolerance."""
@@ -67,7 +68,7 @@ class Candidate:
 
 
 def list_candidates(
-    raw_config: Mapping[str, Any], config: DecoderConfig, settings: PlanSettings
+    raw_config: Mapping[str, Any], config: ModelConfig, settings: PlanSettings
 ) -> tuple[Candidate, ...]:
     """Every legal way to meet the ratio under these settings, by the config alone.
 
@@ -82,22 +83,16 @@ def list_candidates(
         raise space.refuse(f"The ratio must lie between 0 and 1, both excluded; {settings.ratio:g} does not.")
     rule = space.paper_widths if settings.allocation is Allocation.PAPER else space.balanced_widths
     found = [
-        Candidate(policy, widths, space.costs.ratio(widths), is_expressible(raw_config, config, widths))
+        Candidate(policy, widths, space.costs.ratio(widths), is_stock(raw_config, config, widths))
         for policy, widths in rule()
         if space.costs.ratio(widths) > 0
     ]
     if not found:
         raise space.refuse(space.why_none())
-    if not any(candidate.expressible for candidate in found):
-        raise space.refuse(
-            f"At ratio {settings.ratio:g} no stock class can say the {found[0].widths.query_heads} heads that would be "
-            f"kept (hidden size {config.hidden_size}).",
-            allow=lambda widths: is_expressible(raw_config, config, widths),
-        )
     return tuple(found)
 
 
-def head_options(config: DecoderConfig, policy: HeadPolicy) -> list[tuple[HeadPolicy, LayerWidths]]:
+def head_options(config: ModelConfig, policy: HeadPolicy) -> list[tuple[HeadPolicy, LayerWidths]]:
     """The head counts that a policy allows, all neurons kept; keeping every head is always among them.
 
     Raises:
@@ -147,7 +142,7 @@ class ModelCosts:
     neuron: int
 
     @classmethod
-    def of(cls, config: DecoderConfig) -> ModelCosts:
+    def of(cls, config: ModelConfig) -> ModelCosts:
         """Counts them on the shapes of the weights."""
 
         def parameters(widths: LayerWidths) -> int:
@@ -181,7 +176,7 @@ class ModelCosts:
 class _Space:
     """All widths that the settings allow for a model."""
 
-    config: DecoderConfig
+    config: ModelConfig
     settings: PlanSettings
     options: Sequence[tuple[HeadPolicy, LayerWidths]]
     costs: ModelCosts
@@ -234,17 +229,17 @@ class _Space:
 
     def _share_of_layers(self) -> float:
         """The share of all parameters that attention and MLPs are, norms of the residual stream not counted."""
-        config = self.config
-        norms = (2 * config.num_hidden_layers + 1) * config.hidden_size
-        embeddings = config.vocab_size * config.hidden_size * (1 if config.tie_word_embeddings else 2)
-        return 1 - (norms + embeddings) / self.costs.total
+        blocks = self.config.architecture.attention, self.config.architecture.mlp
+        inside = {f".{projection.name}." for block in blocks for projection in (*block.inputs, block.output)}
+        shapes = tensor_shapes(self.config).items()
+        prunable = sum(math.prod(shape) for name, shape in shapes if any(part in f"{name}." for part in inside))
+        return prunable / self.costs.total
 
-    def legal_ratios(self, allow: Callable[[LayerWidths], bool] | None = None) -> list[float]:
+    def legal_ratios(self) -> list[float]:
         """Every share that can be removed, ascending."""
         ratios = [
             self.costs.ratio(replace(widths, neurons=neurons))
             for _, widths in self.options
-            if allow is None or allow(widths)
             for neurons in self.allowed_neurons
         ]
         return sorted(ratio for ratio in ratios if ratio > 0)
@@ -266,10 +261,10 @@ class _Space:
             )
         return f"No legal plan removes {ratio:g}: heads and steps of {step} neurons do not add up to it."
 
-    def refuse(self, problem: str, *, allow: Callable[[LayerWidths], bool] | None = None) -> RatioError:
+    def refuse(self, problem: str) -> RatioError:
         """An error that names the legal ratio nearest to the one asked for."""
         asked = self.settings.ratio
         # a ratio that is no number is near to none; the least is the safest to offer
-        nearest = min(self.legal_ratios(allow), key=lambda legal: abs(legal - asked), default=None)
+        nearest = min(self.legal_ratios(), key=lambda legal: abs(legal - asked), default=None)
         advice = "" if nearest is None else f"\nThe nearest legal ratio is {nearest:.4f}."
         return RatioError(problem + advice, nearest=nearest)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amp_export.architectures import DecoderConfig, LayerWidths, find_architecture, tensor_shapes
+from amp_export.architectures import LayerWidths, ModelConfig, find_architecture, tensor_shapes
 from amp_export.errors import ModelError, UnsupportedModelError
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Checkpoint:
 
     path: Path
     raw_config: Mapping[str, Any]
-    config: DecoderConfig
+    config: ModelConfig
     tensors: Mapping[str, TensorInfo]
 
     @property
@@ -110,7 +110,7 @@ def _count_not_finite(array: Array) -> int:
     return int(array.size - np.isfinite(array).sum())
 
 
-def read_config(path: Path) -> tuple[dict[str, Any], DecoderConfig]:
+def read_config(path: Path) -> tuple[dict[str, Any], ModelConfig]:
     """Reads the config of a checkpoint directory, as it stands and as understood.
 
     Raises:
@@ -129,7 +129,7 @@ def read_config(path: Path) -> tuple[dict[str, Any], DecoderConfig]:
         raise ModelError(f"{file} is not valid JSON: {error}") from error
     if not isinstance(raw, dict) or not isinstance(raw.get("model_type"), str):
         raise ModelError(f"{file} names no model_type, so the architecture is unknown.")
-    return raw, DecoderConfig.read(find_architecture(raw["model_type"]), raw)
+    return raw, ModelConfig.read(find_architecture(raw["model_type"]), raw)
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -198,7 +198,7 @@ def _read_headers(path: Path) -> dict[str, TensorInfo]:
     return tensors
 
 
-def _check_names(path: Path, config: DecoderConfig, tensors: Mapping[str, TensorInfo]) -> None:
+def _check_names(path: Path, config: ModelConfig, tensors: Mapping[str, TensorInfo]) -> None:
     expected = tensor_shapes(config).keys()
     head = f"{config.architecture.head}.weight"
     missing = [name for name in expected if name not in tensors]
@@ -223,7 +223,7 @@ def _check_names(path: Path, config: DecoderConfig, tensors: Mapping[str, Tensor
         )
 
 
-def _check_shapes(path: Path, config: DecoderConfig, tensors: Mapping[str, TensorInfo]) -> None:
+def _check_shapes(path: Path, config: ModelConfig, tensors: Mapping[str, TensorInfo]) -> None:
     """Holds every shape against the config: one that transformers would refuse must be refused here."""
     for name, shape in tensor_shapes(config).items():
         if tensors[name].shape != shape:

@@ -10,7 +10,7 @@ from amp_export.architectures import LayerWidths, parameter_count
 from amp_export.budgets import Candidate, PlanSettings, list_candidates
 from amp_export.checkpoints import read_config
 from amp_export.planning import choose_candidate, needs_scores
-from amp_export.rewriting import Rewrite, find_problem, rewrite
+from amp_export.rewriting import Rewrite, rewrite
 from amp_export.sources import resolve_model
 
 
@@ -20,13 +20,11 @@ class Option:
 
     Attributes:
         candidate: What would be kept.
-        rewrite: The class and config that say it, or None where no stock class can.
-        problem: Why the model's own class cannot, or None where it can.
+        rewrite: The class and config that say it.
     """
 
     candidate: Candidate
-    rewrite: Rewrite | None
-    problem: str | None
+    rewrite: Rewrite
 
 
 @dataclass(frozen=True)
@@ -69,10 +67,11 @@ def diagnose(model: str | Path, settings: PlanSettings, *, on_status: Callable[[
     source = resolve_model(model, on_status=on_status)
     raw_config, config = read_config(source.path)
     candidates = list_candidates(raw_config, config, settings)
-    options = {}
-    for candidate in candidates:
-        expressed = rewrite(raw_config, config, [candidate.widths]) if candidate.expressible else None
-        options[candidate] = Option(candidate, expressed, find_problem(config, candidate.widths))
+    layers = config.num_hidden_layers
+    options = {
+        candidate: Option(candidate, rewrite(raw_config, config, [candidate.widths] * layers))
+        for candidate in candidates
+    }
     chosen = None if needs_scores(settings) else options[choose_candidate(config, settings, candidates)]
     return Diagnosis(
         model=source.asked,

@@ -35,17 +35,37 @@ def quiet_transformers() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+def register() -> None:
+    """Teaches transformers' Auto classes to load checkpoints of resized modules without `trust_remote_code`."""
+    import transformers
+
+    from amp_export import modeling_amp
+
+    transformers.AutoConfig.register(modeling_amp.MODEL_TYPE, modeling_amp.AmpResizedConfig, exist_ok=True)
+    for name, loader in vars(modeling_amp).items():
+        auto_class = getattr(transformers, name.replace("AmpResized", "AutoModel"), None)
+        if name.startswith("AmpResized") and auto_class is not None:
+            auto_class.register(modeling_amp.AmpResizedConfig, loader, exist_ok=True)
+
+
 def load_model(path: Path, *, dtype: torch.dtype | None = None) -> PreTrainedModel:
-    """Loads a causal language model for inference.
+    """Loads a model for inference, in the class that its config names; no code of the checkpoint's is run.
 
     Args:
         path: A checkpoint directory.
         dtype: By default the checkpoint's own.
     """
-    from transformers import AutoModelForCausalLM
+    import transformers
 
+    from amp_export.architectures import find_architecture
+    from amp_export.modeling_amp import AmpResizedConfig
+
+    register()
     with quiet_transformers():
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
+        (name, *_) = config.architectures or [find_architecture(config.model_type).class_name]
+        auto_name = name.replace("AmpResized", "AutoModel") if isinstance(config, AmpResizedConfig) else name
+        model: PreTrainedModel = getattr(transformers, auto_name).from_pretrained(
             path, dtype=dtype if dtype is not None else "auto", local_files_only=True
         )
     model.eval()

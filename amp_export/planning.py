@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from amp_export.architectures import DecoderConfig
+from amp_export.architectures import ModelConfig
 from amp_export.budgets import Candidate, ModelCosts, PlanSettings, list_candidates
 from amp_export.options import Allocation, HeadPolicy
 from amp_export.plans import LayerPlan, Plan
@@ -30,14 +30,14 @@ def needs_scores(settings: PlanSettings) -> bool:
 
 
 def choose_candidate(
-    config: DecoderConfig, settings: PlanSettings, candidates: Sequence[Candidate], scores: Scores | None = None
+    config: ModelConfig, settings: PlanSettings, candidates: Sequence[Candidate], scores: Scores | None = None
 ) -> Candidate:
     """Chooses among candidates.
 
     A kind of heads that was asked for gives the counts whose shares of heads and neurons are closest, or nearly so if
     that meets the budget. `auto` takes what hurts the scores least, or nearly so; it needs the scores.
     """
-    legal = [candidate for candidate in candidates if candidate.expressible]
+    legal = _preferred(candidates, settings.heads)
     if needs_scores(settings):
         assert scores is not None
         hurts = {candidate: hurt(config, scores, candidate) for candidate in legal}
@@ -48,7 +48,14 @@ def choose_candidate(
     return min(close, key=lambda candidate: (candidate.misses(settings.ratio), imbalances[candidate]))
 
 
-def make_plan(raw_config: Mapping[str, Any], config: DecoderConfig, scores: Scores, settings: PlanSettings) -> Plan:
+def _preferred(candidates: Sequence[Candidate], heads: HeadPolicy) -> Sequence[Candidate]:
+    """What a stock class can say, if there is any such; a kind of heads that was asked for goes before that."""
+    asked = [candidate for candidate in candidates if heads is HeadPolicy.AUTO or candidate.heads is heads]
+    pool = asked or candidates
+    return [candidate for candidate in pool if candidate.stock] or pool
+
+
+def make_plan(raw_config: Mapping[str, Any], config: ModelConfig, scores: Scores, settings: PlanSettings) -> Plan:
     """Chooses counts for the ratio and the most important heads and neurons for the counts.
 
     Raises:
@@ -74,7 +81,7 @@ def make_plan(raw_config: Mapping[str, Any], config: DecoderConfig, scores: Scor
     )
 
 
-def keep_most_important(config: DecoderConfig, heads: Array, neurons: Array, candidate: Candidate) -> LayerPlan:
+def keep_most_important(config: ModelConfig, heads: Array, neurons: Array, candidate: Candidate) -> LayerPlan:
     """The indices that one layer keeps: by score, ties by the lower index.
 
     Args:
@@ -94,7 +101,7 @@ def keep_most_important(config: DecoderConfig, heads: Array, neurons: Array, can
     return LayerPlan(query_heads=tuple(query_heads), key_value_heads=groups, neurons=_top(neurons, widths.neurons))
 
 
-def hurt(config: DecoderConfig, scores: Scores, candidate: Candidate) -> float:
+def hurt(config: ModelConfig, scores: Scores, candidate: Candidate) -> float:
     """How much of the importance a candidate removes: minus the log of the shares kept, mean over layers.
 
     Heads and neurons are measured in different units, so only their shares can be put together. As a product, a layer
@@ -118,14 +125,14 @@ def _top(importance: np.ndarray[Any, np.dtype[Any]], count: int) -> tuple[int, .
     return tuple(sorted(int(index) for index in kept))
 
 
-def _imbalance(config: DecoderConfig, candidate: Candidate) -> float:
+def _imbalance(config: ModelConfig, candidate: Candidate) -> float:
     """How far apart the removed shares of heads and of neurons are."""
     dense, kept = config.widths, candidate.widths
     return abs(kept.query_heads / dense.query_heads - kept.neurons / dense.neurons)
 
 
 def _reasons(
-    config: DecoderConfig, settings: PlanSettings, candidates: Sequence[Candidate], chosen: Candidate
+    config: ModelConfig, settings: PlanSettings, candidates: Sequence[Candidate], chosen: Candidate
 ) -> dict[str, str]:
     dense, kept = config.widths, chosen.widths
     heads = {
@@ -146,7 +153,7 @@ def _reasons(
     }
 
 
-def _notes(config: DecoderConfig, settings: PlanSettings, chosen: Candidate) -> tuple[str, ...]:
+def _notes(config: ModelConfig, settings: PlanSettings, chosen: Candidate) -> tuple[str, ...]:
     if not chosen.misses(settings.ratio):
         return ()
     if settings.allocation is Allocation.PAPER:

@@ -13,7 +13,7 @@ from amp_export.errors import PlanError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from amp_export.architectures import DecoderConfig
+    from amp_export.architectures import ModelConfig
 
 SCHEMA = 1
 
@@ -85,7 +85,7 @@ class Plan:
         file.write_text(text, encoding="utf-8")
 
     @classmethod
-    def load(cls, file: Path, config: DecoderConfig) -> Plan:
+    def load(cls, file: Path, config: ModelConfig) -> Plan:
         """Reads a plan, which a user may have changed, and holds it against the model.
 
         Only `layers` is needed; the ratio is computed anew.
@@ -125,12 +125,12 @@ def _read_layer(file: Path, number: int, layer: Any) -> LayerPlan:
     return LayerPlan(**lists)
 
 
-def removed_ratio(config: DecoderConfig, widths: list[LayerWidths]) -> float:
+def removed_ratio(config: ModelConfig, widths: list[LayerWidths]) -> float:
     """The share of all parameters that is gone when the layers have these widths."""
     return 1 - parameter_count(config, widths) / parameter_count(config)
 
 
-def check_fit(layers: tuple[LayerPlan, ...], config: DecoderConfig, *, origin: str) -> None:
+def check_fit(layers: tuple[LayerPlan, ...], config: ModelConfig, *, origin: str) -> None:
     """Holds a plan against a model.
 
     Raises:
@@ -154,7 +154,7 @@ def _check_indices(kept: tuple[int, ...], dense: int, where: str) -> None:
         raise PlanError(f"{where}: index {twice} is there twice.")
 
 
-def _check_groups(layer: LayerPlan, config: DecoderConfig, where: str) -> None:
+def _check_groups(layer: LayerPlan, config: ModelConfig, where: str) -> None:
     group = config.widths.query_group
     kept_by_group = dict.fromkeys(layer.key_value_heads, 0)
     for head in layer.query_heads:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,12 +19,12 @@ from amp_export.outputs import check_output, staged_output
 from amp_export.planning import make_plan
 from amp_export.plans import Plan
 from amp_export.progress import Progress, Silent
-from amp_export.proving import Expectation, ReloadProof, expect, prove_reload
+from amp_export.proving import ReloadProof, expect, prove_reload
 from amp_export.quality import perplexity
 from amp_export.reporting import Report
-from amp_export.rewriting import Rewrite, rewrite
+from amp_export.rewriting import MODELING_FILE, Rewrite, rewrite
 from amp_export.scoring import Scores, score, tokenize
-from amp_export.slicing import prune_module, prune_tensors
+from amp_export.slicing import module_tensors, prune_module
 from amp_export.sources import Source, resolve_model
 
 if TYPE_CHECKING:
@@ -194,8 +195,11 @@ def prune_into(folder: Path, request: PruneRequest, progress: Progress) -> tuple
     with progress.step("Measuring the pruned model's perplexity") as _:
         pruned_perplexity = perplexity(model, held_back)
     expected = expect(model, tokenizer)
-    del model
-    proof = _write(folder / PRUNED, checkpoint, plan, rewritten, expected, progress)
+    with progress.step("Writing the pruned checkpoint") as _:
+        save_pruned(folder / PRUNED, model, rewritten, companions=checkpoint.companions())
+    del model  # the process that reloads it needs the memory
+    with progress.step("Reloading it in a separate process") as _:
+        proof = prove_reload(folder / PRUNED, expected)
 
     quality = None
     if dense_perplexity is not None and pruned_perplexity is not None:
@@ -237,19 +241,19 @@ def _plan(
     return make_plan(checkpoint.raw_config, checkpoint.config, scores, request.settings)
 
 
-def _write(
-    folder: Path,
-    checkpoint: Checkpoint,
-    plan: Plan,
-    rewritten: Rewrite,
-    expected: Expectation,
-    progress: Progress,
-) -> ReloadProof:
-    with progress.step("Writing the pruned checkpoint") as _:
-        tensors = prune_tensors(checkpoint, plan)
-        write_checkpoint(folder, rewritten.config, tensors, companions=checkpoint.companions())
-    with progress.step("Reloading it in a separate process") as _:
-        return prove_reload(folder, expected)
+def save_pruned(folder: Path, model: PreTrainedModel, rewritten: Rewrite, *, companions: Iterable[Path] = ()) -> None:
+    """Writes a model that was pruned in memory as the checkpoint that its rewrite describes.
+
+    Args:
+        folder: Where to; it is made.
+        model: The pruned model.
+        rewritten: The config to write, and the class that will read it.
+        companions: Files to copy beside the weights.
+    """
+    tensors = module_tensors(model, as_stored=rewritten.is_stock)
+    if not rewritten.is_stock:
+        companions = (*companions, Path(__file__).with_name(f"{MODELING_FILE}.py"))
+    write_checkpoint(folder, rewritten.config, tensors, companions=companions)
 
 
 def _manifest(request: PruneRequest, result: PruneResult) -> Manifest:
@@ -272,7 +276,7 @@ def _manifest(request: PruneRequest, result: PruneResult) -> Manifest:
         config_after=dict(result.rewrite.config),
         rewrite={
             "kind": result.rewrite.kind.value,
-            "class": result.rewrite.architecture.class_name,
+            "class": result.rewrite.class_name,
             "reason": result.rewrite.reason,
         },
         plan=summary,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from amp_export.architectures import Architecture, DecoderConfig
+    from amp_export.architectures import Architecture, ModelConfig, Projection
 
     Array = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -57,7 +57,7 @@ class Scores:
         save_tensors(file, tensors, metadata={"origin": self.origin})
 
     @classmethod
-    def load(cls, file: Path, config: DecoderConfig) -> Scores:
+    def load(cls, file: Path, config: ModelConfig) -> Scores:
         """Reads what `save` wrote, and holds it against the model it is to be used for.
 
         Raises:
@@ -191,15 +191,14 @@ class _Recorder:
         self.neurons: list[torch.Tensor] = []
         self.real_tokens = torch.empty(0)
         self.weights = torch.empty(0)
-        projections = architecture.projections
+        output, down = architecture.attention.output, architecture.mlp.output
         for layer, module in enumerate(model.get_submodule(architecture.layers).children()):
-            output = module.get_submodule(projections.output.name)
-            down = module.get_submodule(projections.down.name)
+            attention_output, mlp_output = module.get_submodule(output.name), module.get_submodule(down.name)
             self.heads.append(torch.zeros(model.config.num_attention_heads))
-            assert isinstance(down, torch.nn.Linear)
-            self.neurons.append(torch.zeros(down.in_features))
-            self.handles.append(output.register_forward_pre_hook(self._head_hook(layer)))
-            self.handles.append(down.register_forward_pre_hook(self._neuron_hook(layer)))
+            self.neurons.append(torch.zeros(_weight_oi(mlp_output, down).shape[1]))
+            hook = self._head_hook(layer, output)
+            self.handles.append(attention_output.register_forward_pre_hook(hook))
+            self.handles.append(mlp_output.register_forward_pre_hook(self._neuron_hook(layer)))
 
     def __enter__(self) -> _Recorder:
         return self
@@ -217,11 +216,14 @@ class _Recorder:
         hidden_ti = hidden_bsi.flatten(0, 1)
         return hidden_ti if len(self.real_tokens) == len(hidden_ti) else hidden_ti[self.real_tokens]
 
-    def _head_hook(self, layer: int) -> Callable[[Any, tuple[torch.Tensor, ...]], None]:
+    def _head_hook(self, layer: int, output: Projection) -> Callable[[Any, tuple[torch.Tensor, ...]], None]:
         def hook(module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
             hidden_ti = self._real(inputs[0])
             self.heads[layer] += head_contributions(
-                hidden_ti.float(), module.weight.float(), self.weights, num_heads=len(self.heads[layer])
+                hidden_ti.float(),
+                _weight_oi(module, output).float(),
+                self.weights,
+                num_heads=len(self.heads[layer]),
             )
 
         return hook
@@ -245,6 +247,12 @@ class _Recorder:
             neurons=tuple((neurons / prompts).numpy() for neurons in self.neurons),
             origin=origin,
         )
+
+
+def _weight_oi(module: Any, projection: Projection) -> torch.Tensor:
+    """The weight of a projection, [out, in], however the module keeps it."""
+    weight: torch.Tensor = module.weight
+    return weight.T if projection.transposed else weight
 
 
 def head_contributions(

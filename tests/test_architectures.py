@@ -5,7 +5,7 @@ import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from amp_export.architectures import (
-    DecoderConfig,
+    ModelConfig,
     find_architecture,
     parameter_count,
     supported_model_types,
@@ -40,7 +40,7 @@ def test_defaults_are_those_of_transformers(model_type: str) -> None:
 @FAMILIES
 def test_an_empty_config_is_understood_as_transformers_understands_it(model_type: str) -> None:
     config = CONFIG_MAPPING[model_type]()
-    read = DecoderConfig.read(find_architecture(model_type), {"model_type": model_type})
+    read = ModelConfig.read(find_architecture(model_type), {"model_type": model_type})
     assert read.num_key_value_heads == config.num_key_value_heads
     assert read.head_dim == getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     assert read.rope_parameters == config.rope_parameters
@@ -57,7 +57,7 @@ def test_tensor_shapes_are_those_of_the_model(model_type: str, tied: bool, biase
     biases = {name: biased for name in ("attention_bias", "mlp_bias") if name in find_architecture(model_type).defaults}
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[model_type](**raw, **biases))
-    config = DecoderConfig.read(find_architecture(model_type), {**raw, **biases})
+    config = ModelConfig.read(find_architecture(model_type), {**raw, **biases})
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     if tied:
         del expected["lm_head.weight"]
@@ -87,7 +87,7 @@ def test_only_classes_that_refuse_odd_heads_are_said_to(model_type: str) -> None
     ],
 )
 def test_old_ways_of_writing_rope_are_read(old: dict[str, object], rope: dict[str, object]) -> None:
-    assert DecoderConfig.read(find_architecture("llama"), {**SMALL, **old}).rope_parameters == rope
+    assert ModelConfig.read(find_architecture("llama"), {**SMALL, **old}).rope_parameters == rope
 
 
 def test_unsupported_family_names_the_supported_ones() -> None:
@@ -107,4 +107,4 @@ def test_unsupported_family_names_the_supported_ones() -> None:
 )
 def test_a_config_that_cannot_be_right_is_refused(field: str, value: object, error: type[Exception]) -> None:
     with pytest.raises(error, match=r"config.json|quantized"):
-        DecoderConfig.read(find_architecture("llama"), {**SMALL, field: value})
+        ModelConfig.read(find_architecture("llama"), {**SMALL, field: value})

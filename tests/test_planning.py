@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from amp_export.architectures import DecoderConfig, LayerWidths, find_architecture
+from amp_export.architectures import LayerWidths, ModelConfig, find_architecture
 from amp_export.budgets import RATIO_TOLERANCE, Candidate, ModelCosts, PlanSettings, list_candidates
 from amp_export.errors import PlanError, RatioError
 from amp_export.options import Allocation, HeadPolicy, TargetName
@@ -35,11 +35,11 @@ SMOLLM2_135M = {
 }
 
 
-def llama(**fields: Any) -> tuple[dict[str, Any], DecoderConfig]:
-    return fields, DecoderConfig.read(find_architecture("llama"), fields)
+def llama(**fields: Any) -> tuple[dict[str, Any], ModelConfig]:
+    return fields, ModelConfig.read(find_architecture("llama"), fields)
 
 
-def random_scores(config: DecoderConfig, seed: int = 0) -> Scores:
+def random_scores(config: ModelConfig, seed: int = 0) -> Scores:
     generator = np.random.default_rng(seed)
     layers = range(config.num_hidden_layers)
     return Scores(
@@ -172,7 +172,7 @@ def test_auto_keeps_heads_that_matter_and_removes_heads_that_do_not() -> None:
     assert make_plan(raw, config, needed, settings_).widths[0].query_heads == 9
 
 
-def plan_neurons(raw: dict[str, Any], config: DecoderConfig, query_heads: int, key_value_heads: int) -> int:
+def plan_neurons(raw: dict[str, Any], config: ModelConfig, query_heads: int, key_value_heads: int) -> int:
     [neurons] = [
         candidate.widths.neurons
         for candidate in list_candidates(raw, config, PlanSettings(0.2, snap=1))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from amp_export.architectures import DecoderConfig, find_architecture
+from amp_export.architectures import ModelConfig, find_architecture
 from amp_export.errors import PlanError
 from amp_export.plans import LayerPlan, Plan
 
@@ -20,7 +20,7 @@ RAW = {
     "num_attention_heads": 6,
     "num_key_value_heads": 3,
 }
-CONFIG = DecoderConfig.read(find_architecture("llama"), RAW)
+CONFIG = ModelConfig.read(find_architecture("llama"), RAW)
 LAYER = LayerPlan(query_heads=(0, 1, 4, 5), key_value_heads=(0, 2), neurons=(1, 2, 3, 9))
 
 

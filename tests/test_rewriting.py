@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_models import save_tiny_model
 
-from amp_export.architectures import DecoderConfig, LayerWidths, find_architecture
+from amp_export.architectures import LayerWidths, ModelConfig, find_architecture
 from amp_export.checkpoints import open_checkpoint, write_checkpoint
 from amp_export.errors import PlanError
 from amp_export.loading import load_model
@@ -43,7 +43,7 @@ def test_a_llama_with_an_odd_head_count_becomes_a_mistral_bit_for_bit(rope: dict
 
 def test_what_llama_assumes_and_mistral_does_not_is_spelled_out() -> None:
     raw = {"model_type": "llama", "num_hidden_layers": 1, "pretraining_tp": 1, "mlp_bias": False}
-    config = DecoderConfig.read(find_architecture("llama"), raw)
+    config = ModelConfig.read(find_architecture("llama"), raw)
     rewritten = rewrite(raw, config, [LayerWidths(22, 22, 7680)])
     assert rewritten.config["max_position_embeddings"] == 2048
     assert rewritten.config["sliding_window"] is None
@@ -54,7 +54,7 @@ def test_what_llama_assumes_and_mistral_does_not_is_spelled_out() -> None:
 
 def test_the_same_class_is_kept_where_it_can_say_the_counts() -> None:
     raw = {"model_type": "llama", "num_hidden_layers": 1, "rope_theta": 1e5, "my_field": 3}
-    config = DecoderConfig.read(find_architecture("llama"), raw)
+    config = ModelConfig.read(find_architecture("llama"), raw)
     rewritten = rewrite(raw, config, [LayerWidths(16, 16, 7680)])
     assert rewritten.kind is RewriteKind.SAME_CLASS
     assert rewritten.config == {
@@ -68,13 +68,13 @@ def test_the_same_class_is_kept_where_it_can_say_the_counts() -> None:
 
 def test_a_llama_with_biases_cannot_become_a_mistral_and_says_what_is_legal() -> None:
     raw = {"model_type": "llama", "num_hidden_layers": 1, "attention_bias": True}
-    config = DecoderConfig.read(find_architecture("llama"), raw)
+    config = ModelConfig.read(find_architecture("llama"), raw)
     with pytest.raises(PlanError, match=r"attention_bias=True.*\n.*32, 16, 8, 4, 2, 1"):
         rewrite(raw, config, [LayerWidths(22, 22, 7680)])
 
 
 def test_layers_of_different_widths_are_refused() -> None:
     raw = {"model_type": "llama", "num_hidden_layers": 2}
-    config = DecoderConfig.read(find_architecture("llama"), raw)
+    config = ModelConfig.read(find_architecture("llama"), raw)
     with pytest.raises(PlanError, match="different counts"):
         rewrite(raw, config, [LayerWidths(16, 16, 100), LayerWidths(32, 32, 100)])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tiny_models import save_tiny_model
 from transformers import PreTrainedModel
 
-from amp_export.architectures import DecoderConfig, find_architecture
+from amp_export.architectures import ModelConfig, find_architecture
 from amp_export.checkpoints import open_checkpoint
 from amp_export.errors import CalibrationError, ModelError
 from amp_export.loading import load_model
@@ -144,4 +144,4 @@ def test_activations_that_are_not_finite_are_an_error(tiny_llama: Path) -> None:
     with torch.no_grad():
         model.model.layers[1].mlp.up_proj.weight.fill_(1e38)
     with pytest.raises(ModelError, match="Layer 1"):
-        score_tokens(model, PROMPTS, DecoderConfig.read(find_architecture("llama"), {}).architecture)
+        score_tokens(model, PROMPTS, ModelConfig.read(find_architecture("llama"), {}).architecture)

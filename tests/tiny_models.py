@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from amp_export.architectures import find_architecture
+
 SEED = 20250421
 
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>")
@@ -25,6 +27,24 @@ TINY_CONFIG: dict[str, Any] = {
     "pad_token_id": 0,
 }
 
+FAMILY_FIELDS: dict[str, dict[str, Any]] = {
+    "olmo2": {"rms_norm_eps": 1e-12},
+    "granite": {
+        "embedding_multiplier": 3.0,
+        "logits_scaling": 2.0,
+        "residual_multiplier": 0.7,
+        "attention_multiplier": 0.4,
+    },
+    "gemma2": {"query_pre_attn_scalar": 12, "sliding_window": 6},
+    "gemma3_text": {"query_pre_attn_scalar": 12, "sliding_window": 6},
+    "falcon": {"bias": True},
+    "cohere": {"logit_scale": 0.5},
+}
+"""What a family needs besides, so that each of its own features shows.
+
+OLMo 2: masked heads change the mean square that its norms divide by, but not what is added to it.
+"""
+
 
 def save_tiny_model(folder: Path, model_type: str, **config_overrides: Any) -> Path:
     """Writes a checkpoint with seeded random weights, whose biases are not zero, and whose norms are not one.
@@ -39,11 +59,20 @@ def save_tiny_model(folder: Path, model_type: str, **config_overrides: Any) -> P
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.for_model(model_type, **{**TINY_CONFIG, **config_overrides})
-    model = AutoModelForCausalLM.from_config(config)
+    fields = family_fields(model_type, {**TINY_CONFIG, **FAMILY_FIELDS.get(model_type, {}), **config_overrides})
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **fields))
     randomize(model)
     model.save_pretrained(folder)
     return folder
+
+
+def family_fields(model_type: str, fields: dict[str, Any]) -> dict[str, Any]:
+    """Config fields under the names that a family gives them, without those that it lacks."""
+    architecture = find_architecture(model_type)
+    named = {architecture.field_name(name): value for name, value in fields.items()}
+    if model_type == "opt":
+        named["word_embed_proj_dim"] = fields["hidden_size"]
+    return {name: value for name, value in named.items() if name is not None}
 
 
 def randomize(model: Any, *, seed: int = SEED) -> None:

@@ -5,19 +5,36 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-from amp_export.architectures._config import DecoderConfig, LayerWidths, parameter_count, tensor_shapes
-from amp_export.architectures._facts import Architecture, Projection, Sibling, Unit
+from amp_export.architectures._config import LayerWidths, ModelConfig
+from amp_export.architectures._facts import Architecture, Block, Features, Layout, Projection, Sibling, Unit
+from amp_export.architectures._tensors import (
+    attribute_values,
+    layer_axes,
+    parameter_count,
+    resized_modules,
+    tensor_shapes,
+)
 from amp_export.errors import UnsupportedModelError
 
+RESIZED_MODEL_TYPE = "amp_resized"
+"""The `model_type` of checkpoints that only `modeling_amp.py` loads; transformers must not know it."""
+
 __all__ = [
+    "RESIZED_MODEL_TYPE",
     "Architecture",
-    "DecoderConfig",
+    "Block",
+    "Features",
     "LayerWidths",
+    "Layout",
+    "ModelConfig",
     "Projection",
     "Sibling",
     "Unit",
+    "attribute_values",
     "find_architecture",
+    "layer_axes",
     "parameter_count",
+    "resized_modules",
     "supported_model_types",
     "tensor_shapes",
 ]

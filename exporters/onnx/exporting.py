@@ -67,7 +67,7 @@ def export(
         OutputError: The folder holds something.
     """
     _check_layout(checkpoint)
-    check_activation(checkpoint.config.hidden_act)
+    check_activation(checkpoint.config.fields["hidden_act"])
     check_rope(checkpoint.config)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(f"{folder} is not an empty folder.\nRemove it, or export to another.")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from amp_export.architectures import DecoderConfig, LayerWidths, Projection
+from amp_export.architectures import LayerWidths, ModelConfig, Projection
 from amp_export.exporters import Precision
 from amp_export.exporters.onnx.activations import add_activation
 from amp_export.exporters.onnx.masks import add_masks
@@ -33,7 +33,7 @@ _FLOAT = 1
 
 
 def build_graph(
-    config: DecoderConfig,
+    config: ModelConfig,
     widths: Sequence[LayerWidths],
     stored: Sequence[StoredTensor],
     *,
@@ -70,7 +70,7 @@ def build_graph(
     return graph.to_model(name=name, opset=OPSET, ir_version=IR_VERSION, description=description)
 
 
-def _declare(graph: Graph, config: DecoderConfig, widths: Sequence[LayerWidths]) -> None:
+def _declare(graph: Graph, config: ModelConfig, widths: Sequence[LayerWidths]) -> None:
     graph.declare_input("input_ids", ["batch_size", "sequence_length"], kind="integer")
     graph.declare_input("attention_mask", ["batch_size", "total_sequence_length"], kind="integer")
     graph.declare_input("position_ids", ["batch_size", "sequence_length"], kind="integer")
@@ -89,7 +89,7 @@ class _Decoder:
     """Adds a decoder's parts to a graph. Values are named after the modules of transformers that compute them."""
 
     graph: Graph
-    config: DecoderConfig
+    config: ModelConfig
 
     def add_embedding(self, input_ids: str) -> str:
         name = self.config.architecture.embedding
@@ -98,10 +98,10 @@ class _Decoder:
     def add_layer(self, layer: int, widths: LayerWidths, hidden: str, mask: str) -> str:
         architecture = self.config.architecture
         scope = f"{architecture.layers}.{layer}"
-        normed = self._add_norm(f"{scope}.{architecture.input_norm}", hidden)
+        normed = self._add_norm(f"{scope}.input_layernorm", hidden)
         attended = self._add_attention(layer, widths, normed, mask)
         hidden = self.graph.add("Add", hidden, attended, output=f"{scope}.after_attention")
-        normed = self._add_norm(f"{scope}.{architecture.mlp_norm}", hidden)
+        normed = self._add_norm(f"{scope}.post_attention_layernorm", hidden)
         return self.graph.add("Add", hidden, self._add_mlp(scope, normed), output=scope)
 
     def add_head(self, hidden: str) -> None:
@@ -112,7 +112,7 @@ class _Decoder:
         """
         architecture, graph = self.config.architecture, self.graph
         source = architecture.embedding if self.config.tie_word_embeddings else architecture.head
-        normed = self._add_norm(architecture.final_norm, hidden)
+        normed = self._add_norm("model.norm", hidden)
         rows = graph.add(
             "Reshape", normed, graph.integers(-1, self.config.hidden_size), output=f"{architecture.head}.rows"
         )
@@ -126,9 +126,11 @@ class _Decoder:
     def _add_attention(self, layer: int, widths: LayerWidths, hidden: str, mask: str) -> str:
         architecture = self.config.architecture
         scope = f"{architecture.layers}.{layer}"
-        query, key, value, output, *_ = architecture.projections
-        queries = self._add_heads(scope, query, widths.query_heads, hidden, norm=architecture.query_norm)
-        keys = self._add_heads(scope, key, widths.key_value_heads, hidden, norm=architecture.key_norm)
+        query, key, value = architecture.attention.inputs
+        output = architecture.attention.output
+        norms = ("self_attn.q_norm", "self_attn.k_norm") if architecture.attention.tensors else (None, None)
+        queries = self._add_heads(scope, query, widths.query_heads, hidden, norm=norms[0])
+        keys = self._add_heads(scope, key, widths.key_value_heads, hidden, norm=norms[1])
         values = self._add_heads(scope, value, widths.key_value_heads, hidden)
         queries, keys = self._add_rotation(queries), self._add_rotation(keys)
         keys = self._add_to_past(layer, "key", keys)
@@ -170,12 +172,13 @@ class _Decoder:
         )
 
     def _add_mlp(self, scope: str, hidden: str) -> str:
-        projections = self.config.architecture.projections
-        gate = self._add_linear(scope, projections.gate, hidden)
-        active = add_activation(self.graph, self.config.hidden_act, gate, output=f"{scope}.mlp.activated")
-        up = self._add_linear(scope, projections.up, hidden)
+        mlp = self.config.architecture.mlp
+        gate_projection, up_projection = mlp.inputs
+        gate = self._add_linear(scope, gate_projection, hidden)
+        active = add_activation(self.graph, self.config.fields["hidden_act"], gate, output=f"{scope}.mlp.activated")
+        up = self._add_linear(scope, up_projection, hidden)
         neurons = self.graph.add("Mul", active, up, output=f"{scope}.mlp.neurons")
-        return self._add_linear(scope, projections.down, neurons)
+        return self._add_linear(scope, mlp.output, neurons)
 
     def _add_linear(self, scope: str, projection: Projection, value: str) -> str:
         name = f"{scope}.{projection.name}"
@@ -192,6 +195,6 @@ class _Decoder:
             self.graph.weight(f"{name}.weight"),
             output=name,
             axis=-1,
-            epsilon=self.config.rms_norm_eps,
+            epsilon=float(self.config.fields["rms_norm_eps"]),
             stash_type=_FLOAT,
         )

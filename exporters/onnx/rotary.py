@@ -15,7 +15,7 @@ from amp_export.errors import ModelError, UnsupportedModelError
 if TYPE_CHECKING:
     import numpy as np
 
-    from amp_export.architectures import DecoderConfig
+    from amp_export.architectures import ModelConfig
 
     Array = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -25,7 +25,7 @@ def supported_rope_types() -> tuple[str, ...]:
     return tuple(_INVERSE_FREQUENCIES)
 
 
-def check_rope(config: DecoderConfig) -> None:
+def check_rope(config: ModelConfig) -> None:
     """Refuses RoPE parameters for which no frequencies can be computed.
 
     Raises:
@@ -41,7 +41,7 @@ def check_rope(config: DecoderConfig) -> None:
         raise ModelError(f"config.json: rope_type {rope_type!r} needs {', '.join(missing)}, which is not given.")
 
 
-def inverse_frequencies(config: DecoderConfig) -> tuple[Array, float]:
+def inverse_frequencies(config: ModelConfig) -> tuple[Array, float]:
     """The angle by which each pair of a head's dimensions turns per position, and a factor on cosines and sines.
 
     Returns:
@@ -55,7 +55,7 @@ def inverse_frequencies(config: DecoderConfig) -> tuple[Array, float]:
     return _INVERSE_FREQUENCIES[config.rope_parameters["rope_type"]](config)
 
 
-def rotary_caches(config: DecoderConfig) -> tuple[Array, Array]:
+def rotary_caches(config: ModelConfig) -> tuple[Array, Array]:
     """The inputs `cos_cache` and `sin_cache` of RotaryEmbedding (ONNX operator version 23).
 
     Returns:
@@ -69,7 +69,7 @@ def rotary_caches(config: DecoderConfig) -> tuple[Array, Array]:
     return np.cos(angles) * factor, np.sin(angles) * factor
 
 
-def _positions_per_radian(config: DecoderConfig) -> Array:
+def _positions_per_radian(config: ModelConfig) -> Array:
     """`theta ** (2 i / head_dim)` for each pair i of dimensions, float32 [head_dim / 2]."""
     import numpy as np
 
@@ -79,14 +79,14 @@ def _positions_per_radian(config: DecoderConfig) -> Array:
     return (np.float64(theta) ** exponents.astype(np.float64)).astype(np.float32)
 
 
-def _default(config: DecoderConfig) -> tuple[Array, float]:
+def _default(config: ModelConfig) -> tuple[Array, float]:
     """RoFormer (arXiv 2104.09864), section 3.2.2."""
     import numpy as np
 
     return np.float32(1.0) / _positions_per_radian(config), 1.0
 
 
-def _linear(config: DecoderConfig) -> tuple[Array, float]:
+def _linear(config: ModelConfig) -> tuple[Array, float]:
     """Position interpolation (arXiv 2306.15595), section 2.3: positions shrink by `factor`, here the frequencies."""
     import numpy as np
 
@@ -94,7 +94,7 @@ def _linear(config: DecoderConfig) -> tuple[Array, float]:
     return frequencies / np.float32(config.rope_parameters["factor"]), 1.0
 
 
-def _llama3(config: DecoderConfig) -> tuple[Array, float]:
+def _llama3(config: ModelConfig) -> tuple[Array, float]:
     """Llama 3.1: slow frequencies are divided by `factor`, fast ones kept, those between are blended.
 
     Source: `_compute_llama3_parameters`, `modeling_rope_utils.py`, transformers 5.23.
@@ -114,7 +114,7 @@ def _llama3(config: DecoderConfig) -> tuple[Array, float]:
     return np.where(between, blended, slow), 1.0
 
 
-def _yarn(config: DecoderConfig) -> tuple[Array, float]:
+def _yarn(config: ModelConfig) -> tuple[Array, float]:
     """YaRN (arXiv 2309.00071), sections 3.2 to 3.4: a ramp between kept and divided frequencies.
 
     Source: `_compute_yarn_parameters`, `modeling_rope_utils.py`, transformers 5.23.
@@ -140,7 +140,7 @@ def _yarn(config: DecoderConfig) -> tuple[Array, float]:
     return frequencies, _yarn_attention_factor(rope, factor)
 
 
-def _pair_that_turns(config: DecoderConfig, turns: float) -> float:
+def _pair_that_turns(config: ModelConfig, turns: float) -> float:
     """The pair, as a fraction, that makes so many full turns over the original context (arXiv 2309.00071, eq. 20)."""
     rope = config.rope_parameters
     original: int = rope["original_max_position_embeddings"]
@@ -162,7 +162,7 @@ def _magnitude(factor: float, weight: float) -> float:
     return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
 
 
-_INVERSE_FREQUENCIES: Mapping[str, Callable[[DecoderConfig], tuple[Array, float]]] = {
+_INVERSE_FREQUENCIES: Mapping[str, Callable[[ModelConfig], tuple[Array, float]]] = {
     "default": _default,
     "linear": _linear,
     "llama3": _llama3,
@@ -175,4 +175,4 @@ _REQUIRED: Mapping[str, tuple[str, ...]] = {
     "llama3": ("rope_theta", "factor", "low_freq_factor", "high_freq_factor"),
     "yarn": ("rope_theta", "factor"),
 }
-"""What each type cannot do without; `DecoderConfig` fills in `original_max_position_embeddings`."""
+"""What each type cannot do without; `ModelConfig` fills in `original_max_position_embeddings`."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amp_export.architectures import DecoderConfig, LayerWidths, tensor_shapes
+from amp_export.architectures import LayerWidths, ModelConfig, tensor_shapes
 from amp_export.checkpoints import Checkpoint
 from amp_export.errors import RequestError
 from amp_export.exporters import Precision
@@ -53,7 +53,7 @@ class StoredTensor:
     nbytes: int
 
 
-def lay_out(config: DecoderConfig, widths: Sequence[LayerWidths], precision: Precision) -> tuple[StoredTensor, ...]:
+def lay_out(config: ModelConfig, widths: Sequence[LayerWidths], precision: Precision) -> tuple[StoredTensor, ...]:
     """Says where each tensor of a decoder lies in the data file, in the order of the computation.
 
     Linear layers are stored as [in, out], which is how MatMul takes them. The embedding and the head stay as they are

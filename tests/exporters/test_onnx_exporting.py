@@ -15,7 +15,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from tiny_models import save_tiny_model, save_tiny_tokenizer
 
-from amp_export.architectures import DecoderConfig
+from amp_export.architectures import ModelConfig
 from amp_export.checkpoints import Checkpoint, TensorInfo, open_checkpoint
 from amp_export.errors import OutputError, RequestError, UnsupportedModelError
 from amp_export.exporters import Precision
@@ -39,7 +39,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 
 
 def with_config(checkpoint: Checkpoint, **changes: Any) -> Checkpoint:
-    config: DecoderConfig = dataclasses.replace(checkpoint.config, **changes)
+    config: ModelConfig = dataclasses.replace(checkpoint.config, **changes)
     return dataclasses.replace(checkpoint, config=config)
 
 

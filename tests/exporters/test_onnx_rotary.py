@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from amp_export.architectures import DecoderConfig, find_architecture
+from amp_export.architectures import ModelConfig, find_architecture
 from amp_export.errors import ModelError, UnsupportedModelError
 from amp_export.exporters.onnx.rotary import inverse_frequencies, rotary_caches, supported_rope_types
 
@@ -37,7 +37,7 @@ PARAMETERS = {
 }
 
 
-def both_configs(rope: dict[str, Any], head_dim: int = 64, positions: int = 16384) -> tuple[DecoderConfig, LlamaConfig]:
+def both_configs(rope: dict[str, Any], head_dim: int = 64, positions: int = 16384) -> tuple[ModelConfig, LlamaConfig]:
     fields = {
         "hidden_size": 2 * head_dim,
         "num_attention_heads": 2,
@@ -45,7 +45,7 @@ def both_configs(rope: dict[str, Any], head_dim: int = 64, positions: int = 1638
         "max_position_embeddings": positions,
         "rope_parameters": rope,
     }
-    return DecoderConfig.read(find_architecture("llama"), fields), LlamaConfig(**fields)
+    return ModelConfig.read(find_architecture("llama"), fields), LlamaConfig(**fields)
 
 
 @pytest.mark.parametrize("head_dim", [64, 128])

@@ -1,0 +1,84 @@
+"""Layouts that several families share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from amp_export.architectures._facts import Block, Conditions, Count, Features, Projection, Tensor, Unit
+
+GROUP_ATTRIBUTE = {"num_key_value_groups": Count.QUERY_GROUP}
+"""The one count that most attentions read besides the shapes of their weights."""
+
+ALL_QUERY_HEADS = Features((Unit.QUERY_HEADS,))
+ALL_KEY_HEADS = Features((Unit.KEY_VALUE_HEADS,))
+
+
+def separate_attention(
+    *,
+    bias: bool | str,
+    output_bias: bool | str | None = None,
+    output: str = "o_proj",
+    module: str = "self_attn",
+    tensors: tuple[Tensor, ...] = (),
+    attributes: Mapping[str, Count] = GROUP_ATTRIBUTE,
+) -> Block:
+    """Query, key, value and output as linear layers of their own: `LlamaAttention`, `modeling_llama.py`, 5.24."""
+    return Block(
+        module=module,
+        inputs=(
+            Projection(f"{module}.q_proj", rows=Unit.QUERY_HEADS, bias=bias),
+            Projection(f"{module}.k_proj", rows=Unit.KEY_VALUE_HEADS, bias=bias),
+            Projection(f"{module}.v_proj", rows=Unit.KEY_VALUE_HEADS, bias=bias),
+        ),
+        output=Projection(
+            f"{module}.{output}", columns=Unit.QUERY_HEADS, bias=bias if output_bias is None else output_bias
+        ),
+        tensors=tensors,
+        attributes=attributes,
+    )
+
+
+def gated_mlp(*, bias: bool | str = False) -> Block:
+    """Gate, up and down: `LlamaMLP`, `modeling_llama.py`, transformers 5.24."""
+    return Block(
+        module="mlp",
+        inputs=(
+            Projection("mlp.gate_proj", rows=Unit.NEURONS, bias=bias),
+            Projection("mlp.up_proj", rows=Unit.NEURONS, bias=bias),
+        ),
+        output=Projection("mlp.down_proj", columns=Unit.NEURONS, bias=bias),
+    )
+
+
+def plain_mlp(up: str, down: str, *, bias: bool | str, transposed: bool = False) -> Block:
+    """Two linear layers with an activation between them; the names are module paths below the layer."""
+    return Block(
+        module=up.rpartition(".")[0],
+        inputs=(Projection(up, rows=Unit.NEURONS, bias=bias, transposed=transposed),),
+        output=Projection(down, columns=Unit.NEURONS, bias=bias, transposed=transposed),
+    )
+
+
+def norm(name: str, *, bias: bool = False, when: Conditions | None = None) -> tuple[Tensor, ...]:
+    """A norm of the hidden state."""
+    parts = ("weight", "bias") if bias else ("weight",)
+    return tuple(Tensor(f"{name}.{part}", ("hidden_size",), when or {}) for part in parts)
+
+
+def head_norm(name: str, *, when: Conditions | None = None, bias: bool = False) -> tuple[Tensor, ...]:
+    """A norm over each head, whose weight all heads share."""
+    parts = ("weight", "bias") if bias else ("weight",)
+    return tuple(Tensor(f"{name}.{part}", ("head_dim",), when or {}) for part in parts)
+
+
+def language_model(
+    embedding: str, final_norm: tuple[Tensor, ...], *, head: str = "lm_head", head_bias: bool = False
+) -> tuple[Tensor, ...]:
+    """Token embedding, final norm, and a head that is there unless it is tied to the embedding."""
+    head_tensor = Tensor(f"{head}.weight", ("vocab_size", "hidden_size"), {"tie_word_embeddings": False})
+    bias = (Tensor(f"{head}.bias", ("vocab_size",)),) if head_bias else ()
+    return (Tensor(f"{embedding}.weight", ("vocab_size", "hidden_size")), *final_norm, head_tensor, *bias)
+
+
+LLAMA_NORMS = (*norm("input_layernorm"), *norm("post_attention_layernorm"))
+LLAMA_TENSORS = language_model("model.embed_tokens", norm("model.norm"))
