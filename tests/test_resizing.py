@@ -78,7 +78,7 @@ def test_every_family_can_be_filled_up_with_zeros(model_type: str, tmp_path: Pat
     save_lopsided(tmp_path, model_type, pad=True)
     padded = load_model(tmp_path / "pruned")
     with torch.inference_mode():
-        torch.testing.assert_close(padded(TOKENS).logits, resized(TOKENS).logits, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(padded(TOKENS).logits, resized(TOKENS).logits, rtol=0, atol=5e-5)
 
 
 def test_with_the_modelling_file_it_loads_where_this_package_is_not_installed(tmp_path: Path) -> None:
