@@ -5,13 +5,24 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-from amp_export.architectures._config import LayerWidths, ModelConfig
-from amp_export.architectures._facts import Architecture, Block, Features, Layout, Projection, Sibling, Unit
+from amp_export.architectures._config import LayerWidths, ModelConfig, Site
+from amp_export.architectures._facts import (
+    Architecture,
+    Block,
+    Features,
+    Kind,
+    Layout,
+    Modality,
+    Projection,
+    Sibling,
+    Stack,
+    Unit,
+)
 from amp_export.architectures._tensors import (
     attribute_values,
-    layer_axes,
     parameter_count,
     resized_modules,
+    sliced_axes,
     tensor_shapes,
 )
 from amp_export.errors import UnsupportedModelError
@@ -24,17 +35,21 @@ __all__ = [
     "Architecture",
     "Block",
     "Features",
+    "Kind",
     "LayerWidths",
     "Layout",
+    "Modality",
     "ModelConfig",
     "Projection",
     "Sibling",
+    "Site",
+    "Stack",
     "Unit",
     "attribute_values",
     "find_architecture",
-    "layer_axes",
     "parameter_count",
     "resized_modules",
+    "sliced_axes",
     "supported_model_types",
     "tensor_shapes",
 ]
