@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
+from amp_export.architectures._computation import Computation
 from amp_export.architectures._config import LayerWidths, ModelConfig
 from amp_export.architectures._facts import Architecture, Block, Features, Layout, Projection, Sibling, Unit
 from amp_export.architectures._tensors import (
@@ -23,6 +24,7 @@ __all__ = [
     "RESIZED_MODEL_TYPE",
     "Architecture",
     "Block",
+    "Computation",
     "Features",
     "LayerWidths",
     "Layout",

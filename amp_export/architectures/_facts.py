@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-Conditions = Mapping[str, Any]
-"""Config fields with the values that they must all have."""
+from amp_export.architectures._computation import Computation, Conditions
 
 MAY_BE_IGNORED = frozenset(
     {
@@ -208,6 +207,7 @@ class Architecture:
         mlp: The MLP of a layer.
         norms: The norms of a layer, as tensors.
         tensors: What lies outside the layers.
+        computation: What it computes; None where a graph cannot be built directly.
         names: The config fields whose names differ from the canonical ones, by canonical name. None says that there is
             no such field: heads then have their own keys, and `head_dim` follows from the hidden size.
         derived: Config fields that follow from others.
@@ -230,6 +230,7 @@ class Architecture:
     mlp: Block
     norms: tuple[Tensor, ...]
     tensors: tuple[Tensor, ...]
+    computation: Computation | None = None
     names: Mapping[str, str | None] = field(default_factory=dict)
     derived: tuple[Derived, ...] = ()
     ignored: frozenset[str] = frozenset()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from amp_export.architectures._computation import Order
 from amp_export.architectures._facts import Block, Conditions, Count, Features, Projection, Tensor, Unit
 
 GROUP_ATTRIBUTE = {"num_key_value_groups": Count.QUERY_GROUP}
@@ -82,3 +83,11 @@ def language_model(
 
 LLAMA_NORMS = (*norm("input_layernorm"), *norm("post_attention_layernorm"))
 LLAMA_TENSORS = language_model("model.embed_tokens", norm("model.norm"))
+
+GEMMA_ORDER = Order(
+    before_attention="input_layernorm",
+    after_attention="post_attention_layernorm",
+    before_mlp="pre_feedforward_layernorm",
+    after_mlp="post_feedforward_layernorm",
+)
+"""Gemma 2 and 3 have norms on both sides."""
