@@ -5,7 +5,17 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-from amp_export.architectures._computation import Computation
+from amp_export.architectures._computation import (
+    AttentionScale,
+    Computation,
+    Factor,
+    HeadNorms,
+    Learned,
+    NormKind,
+    NormSpan,
+    Order,
+    Rotary,
+)
 from amp_export.architectures._config import LayerWidths, ModelConfig
 from amp_export.architectures._facts import Architecture, Block, Features, Layout, Projection, Sibling, Unit
 from amp_export.architectures._tensors import (
@@ -23,13 +33,21 @@ RESIZED_MODEL_TYPE = "amp_resized"
 __all__ = [
     "RESIZED_MODEL_TYPE",
     "Architecture",
+    "AttentionScale",
     "Block",
     "Computation",
+    "Factor",
     "Features",
+    "HeadNorms",
     "LayerWidths",
     "Layout",
+    "Learned",
     "ModelConfig",
+    "NormKind",
+    "NormSpan",
+    "Order",
     "Projection",
+    "Rotary",
     "Sibling",
     "Unit",
     "attribute_values",

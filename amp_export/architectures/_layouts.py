@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from amp_export.architectures._computation import Order
-from amp_export.architectures._facts import Block, Conditions, Count, Features, Projection, Tensor, Unit
+from amp_export.architectures._computation import Conditions, Order
+from amp_export.architectures._facts import Block, Count, Features, Projection, Tensor, Unit
 
 GROUP_ATTRIBUTE = {"num_key_value_groups": Count.QUERY_GROUP}
 """The one count that most attentions read besides the shapes of their weights."""
