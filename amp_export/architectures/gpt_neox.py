@@ -53,6 +53,7 @@ ARCHITECTURE = Architecture(
     names={"num_key_value_heads": None, "head_dim": None},
     ignored=frozenset({"is_decoder"}),
     says_head_dim_when=None,
+    hidden_size_divisible_by_heads=True,
     base_model="gpt_neox",
     layers="gpt_neox.layers",
     embedding="gpt_neox.embed_in",

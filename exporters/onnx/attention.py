@@ -109,7 +109,7 @@ class Attention(Parts):
         return self.graph.add("Transpose", split, output=f"{projected}.heads", perm=[0, 2, 1, 3])
 
     def _add_rotation(self, heads: str, rope: Rope) -> str:
-        """Turns the first dimensions of each head: ONNX Runtime 1.23 has `rotary_embedding_dim` for three axes alone."""
+        """Turns the first dimensions of each head; `rotary_embedding_dim` is not for four axes in ONNX Runtime 1.23."""
         rest = self.config.head_dim - rope.dimensions
         turning, *still = (
             self.graph.split(heads, [rope.dimensions, rest], outputs=[f"{heads}.turning", f"{heads}.still"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,11 +16,11 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from tiny_models import save_tiny_model, save_tiny_tokenizer
 
-from amp_export.architectures import ModelConfig
+from amp_export.architectures import ModelConfig, find_architecture, supported_model_types
 from amp_export.checkpoints import Checkpoint, TensorInfo, open_checkpoint
 from amp_export.errors import OutputError, RequestError, UnsupportedModelError
 from amp_export.exporters import Precision
-from amp_export.exporters.onnx import export
+from amp_export.exporters.onnx import can_build, export
 from amp_export.exporters.onnx.weights import CACHE_LINE_BYTES, PAGE_BYTES, lay_out
 
 REPOSITORY = Path(__file__).parents[2]
@@ -38,8 +39,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     return open_checkpoint(folder)
 
 
-def with_config(checkpoint: Checkpoint, **changes: Any) -> Checkpoint:
-    config: ModelConfig = dataclasses.replace(checkpoint.config, **changes)
+def with_fields(checkpoint: Checkpoint, **changes: Any) -> Checkpoint:
+    config = ModelConfig.read(checkpoint.config.architecture, {**checkpoint.raw_config, **changes})
     return dataclasses.replace(checkpoint, config=config)
 
 
@@ -188,16 +189,42 @@ def test_importing_the_exporter_imports_nothing_heavy() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=REPOSITORY)
 
 
-def test_an_unknown_activation_is_refused_before_anything_is_written(tmp_path: Path, checkpoint: Checkpoint) -> None:
-    with pytest.raises(UnsupportedModelError, match=r"'mish'(.|\n)*silu, swish, gelu"):
-        export(with_config(checkpoint, hidden_act="mish"), tmp_path / "onnx")
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "activation": ({"hidden_act": "mish"}, r"hidden_act 'mish'(.|\n)*silu, swish, gelu"),
+    "type of rotary embeddings": (
+        {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4}},
+        r"rope_type 'dynamic'(.|\n)*default, linear, llama3, yarn, longrope",
+    ),
+    "heads that turn in part": ({"partial_rotary_factor": 0.5}, r"partial_rotary_factor is 0\.5; only 1\.0"),
+    "parameters by type of layer": (
+        {"rope_parameters": {"full_attention": {"rope_type": "default"}}},
+        "RoPE parameters that differ between layers",
+    ),
+}
+
+
+@pytest.mark.parametrize(("fields", "reason"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_built_is_refused_before_anything_is_written(
+    tmp_path: Path, checkpoint: Checkpoint, fields: dict[str, Any], reason: str
+) -> None:
+    odd = with_fields(checkpoint, **fields)
+    told = can_build(odd.config)
+    assert told is not None
+    assert re.search(reason, told)
+    with pytest.raises(UnsupportedModelError, match=rf"{reason}(.|\n)*--via trace"):
+        export(odd, tmp_path / "onnx")
     assert not (tmp_path / "onnx").exists()
 
 
-def test_an_unknown_rope_type_is_refused_before_anything_is_written(tmp_path: Path, checkpoint: Checkpoint) -> None:
-    with pytest.raises(UnsupportedModelError, match=r"'dynamic'(.|\n)*default, linear, llama3, yarn"):
-        export(with_config(checkpoint, rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4}), tmp_path / "onnx")
-    assert not (tmp_path / "onnx").exists()
+def test_a_family_whose_computation_is_unknown_cannot_be_built(checkpoint: Checkpoint) -> None:
+    architecture = dataclasses.replace(checkpoint.config.architecture, computation=None)
+    reason = can_build(dataclasses.replace(checkpoint.config, architecture=architecture))
+    assert reason == "config.json: model_type is 'qwen2', whose graph cannot be built directly."
+
+
+@pytest.mark.parametrize("model_type", supported_model_types())
+def test_every_family_with_a_file_can_be_built(model_type: str) -> None:
+    assert can_build(ModelConfig.read(find_architecture(model_type), {})) is None
 
 
 def test_a_tensor_of_another_shape_is_refused_and_named(tmp_path: Path, checkpoint: Checkpoint) -> None:
