@@ -85,6 +85,22 @@ def test_shape_inference_finds_the_shapes_that_are_declared(tmp_path: Path, chec
     assert not [name for name in unknown if not name.startswith(("mask.", "lm_head"))]
 
 
+@pytest.mark.parametrize("model_type", supported_model_types())
+def test_every_family_is_of_standard_operators_in_valid_form(tmp_path: Path, model_type: str) -> None:
+    folder = save_tiny_model(tmp_path / "checkpoint", model_type)
+    exported = export(open_checkpoint(folder), tmp_path / "onnx", precision=Precision.BFLOAT16)
+    onnx.checker.check_model(str(exported.graph), full_check=True)
+    model = onnx.load(str(exported.graph), load_external_data=False)
+    assert {node.domain for node in model.graph.node} == {""}
+    assert [entry.name for entry in model.graph.input][:3] == ["input_ids", "attention_mask", "position_ids"]
+    onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+    used = {name for node in model.graph.node for name in node.input}
+    assert not [tensor.name for tensor in model.graph.initializer if tensor.name not in used]
+    assert used >= {entry.name for entry in model.graph.input}
+    stored = {tensor.name for tensor in model.graph.initializer if tensor.external_data}
+    assert stored >= open_checkpoint(folder).tensors.keys(), "a weight that no node reads"
+
+
 def test_one_mask_for_each_width_of_window_serves_all_layers(tmp_path: Path, checkpoint: Checkpoint) -> None:
     graph = onnx.load(str(export(checkpoint, tmp_path / "onnx").graph), load_external_data=False).graph
     masks = [node.input[3] for node in graph.node if node.op_type == "Attention"]
@@ -167,6 +183,17 @@ def test_progress_is_told_layer_by_layer(tmp_path: Path, checkpoint: Checkpoint)
     told: list[tuple[int, int]] = []
     export(checkpoint, tmp_path / "onnx", on_progress=lambda done, total: told.append((done, total)))
     assert told == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_norms_that_count_from_one_are_stored_with_the_one_added(tmp_path: Path) -> None:
+    gemma = open_checkpoint(save_tiny_model(tmp_path / "checkpoint", "gemma3_text"))
+    exported = export(gemma, tmp_path / "onnx", precision=Precision.FLOAT16)
+    found = {tensor.name: tensor for tensor in onnx.load(str(exported.graph)).graph.initializer}
+    names = [name for name in gemma.tensors if "norm" in name]
+    assert len(names) == 3 * 6 + 1
+    for name in names:
+        expected = (1.0 + gemma.read(name)).astype(np.float16)
+        np.testing.assert_array_equal(onnx.numpy_helper.to_array(found[name]), expected)
 
 
 def test_an_export_imports_neither_torch_nor_transformers(tmp_path: Path, checkpoint: Checkpoint) -> None:
