@@ -12,7 +12,7 @@ from typing import Any
 
 from amp_export.architectures import LayerWidths, ModelConfig, parameter_count, tensor_shapes
 from amp_export.errors import PlanError, RatioError
-from amp_export.options import Allocation, HeadPolicy, TargetName
+from amp_export.options import Allocation, HeadPolicy, PerLayer, TargetName
 from amp_export.rewriting import is_stock
 from amp_export.targets import TARGETS
 
@@ -30,6 +30,8 @@ class PlanSettings:
         heads: Which heads may go.
         snap: Kept neurons are a multiple of this; None takes the target's, or 1 for the paper's rule.
         target: The kind of device.
+        heads_per_layer: Whether all layers keep as many heads.
+        neurons_per_layer: Whether all layers keep as many neurons.
     """
 
     ratio: float
@@ -37,6 +39,8 @@ class PlanSettings:
     heads: HeadPolicy = HeadPolicy.AUTO
     snap: int | None = None
     target: TargetName = TargetName.CPU
+    heads_per_layer: PerLayer = PerLayer.UNIFORM
+    neurons_per_layer: PerLayer = PerLayer.UNIFORM
 
     @property
     def neuron_multiple(self) -> int:

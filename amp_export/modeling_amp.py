@@ -58,7 +58,7 @@ def dense_config(config: AmpResizedConfig) -> PreTrainedConfig:
             return {**saved, "dense": super().to_dict()}
 
         def to_diff_dict(self) -> dict[str, Any]:
-            return {**saved, "dense": super().to_diff_dict()}
+            return self.to_dict()
 
     Resized.__name__ = type(dense).__name__
     dense.__class__ = Resized

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from amp_export.architectures import ModelConfig
-from amp_export.budgets import Candidate, ModelCosts, PlanSettings, list_candidates
-from amp_export.options import Allocation, HeadPolicy
-from amp_export.plans import LayerPlan, Plan
+from amp_export.architectures import LayerWidths, ModelConfig
+from amp_export.budgets import RATIO_TOLERANCE, Candidate, ModelCosts, PlanSettings, list_candidates
+from amp_export.options import Allocation, HeadPolicy, PerLayer
+from amp_export.plans import LayerPlan, Plan, removed_ratio
+from amp_export.spreading import spread_heads, spread_neurons
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,33 +66,48 @@ def make_plan(raw_config: Mapping[str, Any], config: ModelConfig, scores: Scores
     """
     candidates = list_candidates(raw_config, config, settings)
     chosen = choose_candidate(config, settings, candidates, scores)
+    widths = _spread(config, settings, chosen, scores)
+    achieved = removed_ratio(config, widths)
     return Plan(
         layers=tuple(
-            keep_most_important(config, heads, neurons, chosen)
-            for heads, neurons in zip(scores.heads, scores.neurons, strict=True)
+            keep_most_important(config, heads, neurons, layer)
+            for heads, neurons, layer in zip(scores.heads, scores.neurons, widths, strict=True)
         ),
         asked=settings.ratio,
-        achieved=chosen.ratio,
+        achieved=achieved,
         settings={
             "allocation": settings.allocation.value,
             "heads": settings.heads.value,
             "snap": settings.neuron_multiple,
+            "heads_per_layer": settings.heads_per_layer.value,
+            "neurons_per_layer": settings.neurons_per_layer.value,
         },
         reasons=_reasons(config, settings, candidates, chosen),
-        notes=_notes(config, settings, chosen),
+        notes=_notes(config, settings, achieved),
     )
 
 
-def keep_most_important(config: ModelConfig, heads: Array, neurons: Array, candidate: Candidate) -> LayerPlan:
+def _spread(config: ModelConfig, settings: PlanSettings, chosen: Candidate, scores: Scores) -> list[LayerWidths]:
+    """What each layer keeps: the same, or what its importance among all layers deserves."""
+    layers = [chosen.widths] * config.num_hidden_layers
+    if settings.heads_per_layer is PerLayer.GLOBAL:
+        layers = spread_heads(config, scores.heads, chosen.heads, chosen.widths)
+    if settings.neurons_per_layer is PerLayer.GLOBAL:
+        counts = spread_neurons(scores.neurons, chosen.widths.neurons, multiple=settings.neuron_multiple)
+        layers = [replace(layer, neurons=count) for layer, count in zip(layers, counts, strict=True)]
+    return layers
+
+
+def keep_most_important(config: ModelConfig, heads: Array, neurons: Array, widths: LayerWidths) -> LayerPlan:
     """The indices that one layer keeps: by score, ties by the lower index.
 
     Args:
         config: The dense model's config.
         heads: Importance of each query head, [num_attention_heads].
         neurons: Importance of each neuron, [intermediate_size].
-        candidate: How many to keep, and whether heads go by whole groups or within each.
+        widths: How many to keep.
     """
-    widths, group = candidate.widths, config.widths.query_group
+    group = config.widths.query_group
     heads_kg = heads.reshape(config.num_key_value_heads, group)
     groups = _top(heads_kg.sum(axis=1), widths.key_value_heads)
     query_heads = [
@@ -110,7 +127,7 @@ def hurt(config: ModelConfig, scores: Scores, candidate: Candidate) -> float:
     layers = zip(scores.heads, scores.neurons, strict=True)
     losses = []
     for heads, neurons in layers:
-        kept = keep_most_important(config, heads, neurons, candidate)
+        kept = keep_most_important(config, heads, neurons, candidate.widths)
         losses.append(-math.log(_kept_share(heads, kept.query_heads) * _kept_share(neurons, kept.neurons)))
     return sum(losses) / len(losses)
 
@@ -146,25 +163,28 @@ def _reasons(
         rule = f"of {len(candidates)} ways to meet the ratio this hurts the scores least"
     else:
         rule = f"--heads {settings.heads.value}, and the share of heads closest to that of neurons"
+    spread = " on average; layers share them out by their importance"
+    over_layers = {PerLayer.UNIFORM: "", PerLayer.GLOBAL: spread}
     return {
-        "heads": f"{heads}; {rule}",
-        "neurons": f"{kept.neurons} of {dense.neurons}, a multiple of {settings.neuron_multiple}: "
-        "what the heads leave of the budget",
+        "heads": f"{heads}{over_layers[settings.heads_per_layer]}; {rule}",
+        "neurons": f"{kept.neurons} of {dense.neurons}{over_layers[settings.neurons_per_layer]}, a multiple of "
+        f"{settings.neuron_multiple}: what the heads leave of the budget",
     }
 
 
-def _notes(config: ModelConfig, settings: PlanSettings, chosen: Candidate) -> tuple[str, ...]:
-    if not chosen.misses(settings.ratio):
+def _notes(config: ModelConfig, settings: PlanSettings, achieved: float) -> tuple[str, ...]:
+    if abs(achieved - settings.ratio) <= RATIO_TOLERANCE:
         return ()
     if settings.allocation is Allocation.PAPER:
         return (
-            f"The paper's rule removes {chosen.ratio:.2%} instead of {settings.ratio:.2%}: it rounds heads, and makes "
+            f"The paper's rule removes {achieved:.2%} instead of {settings.ratio:.2%}: it rounds heads, and makes "
             "up for one head with one neuron. --allocation balanced meets the budget.",
         )
     step = settings.neuron_multiple
     advice = " A smaller --snap comes closer." if step > 1 else ""
     neurons = f"a multiple of {step} neurons" if step > 1 else "a whole number of neurons"
+    same = ", the same in each" if settings.neurons_per_layer is PerLayer.UNIFORM else ""
     return (
-        f"{chosen.ratio:.2%} is removed instead of {settings.ratio:.2%}: every layer keeps {neurons}, the same in "
-        f"each, and one step is {ModelCosts.of(config).step(step):.2%} of the model.{advice}",
+        f"{achieved:.2%} is removed instead of {settings.ratio:.2%}: every layer keeps {neurons}{same}, "
+        f"and one step is {ModelCosts.of(config).step(step):.2%} of the model.{advice}",
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -125,7 +125,7 @@ def _read_layer(file: Path, number: int, layer: Any) -> LayerPlan:
     return LayerPlan(**lists)
 
 
-def removed_ratio(config: ModelConfig, widths: list[LayerWidths]) -> float:
+def removed_ratio(config: ModelConfig, widths: Sequence[LayerWidths]) -> float:
     """The share of all parameters that is gone when the layers have these widths."""
     return 1 - parameter_count(config, widths) / parameter_count(config)
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,8 +63,13 @@ def expect(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Expect
     return Expectation(input_ids_bs, logits_bsv, token_ids=tokenizer(PROBE_TEXT).input_ids)
 
 
-def prove_reload(checkpoint: Path, expected: Expectation) -> ReloadProof:
+def prove_reload(checkpoint: Path, expected: Expectation, *, stock: bool = True) -> ReloadProof:
     """Loads a checkpoint in a separate process that cannot import this package, and compares bit for bit.
+
+    Args:
+        checkpoint: The pruned checkpoint.
+        expected: What it must compute.
+        stock: Whether it must load without `trust_remote_code`.
 
     Raises:
         VerificationError: It does not load, or computes something else.
@@ -75,7 +81,8 @@ def prove_reload(checkpoint: Path, expected: Expectation) -> ReloadProof:
     with tempfile.TemporaryDirectory() as folder:
         inputs, outputs = Path(folder) / "inputs", Path(folder) / "outputs"
         save_file({"input_ids": expected.input_ids_bs}, inputs, metadata={"text": PROBE_TEXT})
-        _run_probe(checkpoint, inputs, outputs, threads=torch.get_num_threads())
+        modules = [] if stock else [str(Path(folder) / "modules")]
+        _run_probe([checkpoint, inputs, outputs, torch.get_num_threads(), "AutoModelForCausalLM", *modules])
         with safe_open(outputs, framework="pt") as file:
             logits_bsv, token_ids = file.get_tensor("logits"), file.get_tensor("token_ids").tolist()
             class_name = file.metadata()["class"]
@@ -92,12 +99,12 @@ def prove_reload(checkpoint: Path, expected: Expectation) -> ReloadProof:
     return ReloadProof(class_name, logits_compared=logits_bsv.numel(), tokens_compared=len(token_ids))
 
 
-def _run_probe(checkpoint: Path, inputs: Path, outputs: Path, *, threads: int) -> None:
+def _run_probe(arguments: Sequence[object]) -> None:
     probe = Path(__file__).with_name("reload_probe.py")
     environment = {**os.environ, "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    command = [sys.executable, "-I", str(probe), str(checkpoint), str(inputs), str(outputs), str(threads)]
+    command = [sys.executable, "-I", str(probe), *map(str, arguments)]
     finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if finished.returncode != 0:
         raise VerificationError(
-            f"{checkpoint}: plain transformers cannot load the pruned checkpoint:\n{finished.stderr.strip()[-2000:]}"
+            f"{arguments[0]}: transformers cannot load the pruned checkpoint:\n{finished.stderr.strip()[-2000:]}"
         )

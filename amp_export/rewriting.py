@@ -15,6 +15,8 @@ from amp_export.architectures import (
     find_architecture,
     resized_modules,
 )
+from amp_export.architectures._layouts import ALL_KEY_HEADS, ALL_QUERY_HEADS
+from amp_export.errors import PlanError
 
 MODELING_FILE = "modeling_amp"
 """The module that is saved with a checkpoint of resized modules, and that its config.json names."""
@@ -64,7 +66,10 @@ def rewrite(
         raw_config: The content of the dense model's config.json.
         config: The same, understood.
         widths: What each layer keeps.
-        pad: Fill every layer up with zeros to widths that a stock config can say.
+        pad: Fill every layer up with zeros to widths that a stock config can say, where none can say these.
+
+    Raises:
+        PlanError: The layers cannot be filled up.
     """
     problem = find_problem(config, widths)
     if problem is None:
@@ -173,6 +178,16 @@ def _task(class_name: str) -> str:
 
 
 def _padded(raw_config: Mapping[str, Any], config: ModelConfig, widths: Sequence[LayerWidths], problem: str) -> Rewrite:
+    spanning = [
+        tensor.name
+        for tensor in config.architecture.attention.tensors
+        if tensor.axes in ((ALL_QUERY_HEADS,), (ALL_KEY_HEADS,))
+    ]
+    if spanning and len({(layer.query_heads, layer.key_value_heads) for layer in widths}) > 1:
+        raise PlanError(
+            f"Heads cannot be filled up with zeros here: {', '.join(spanning)} normalise over all heads of a layer, "
+            "and zeros would change what they divide by.\nLeave --uniform pad out, or use --heads-per-layer uniform."
+        )
     widest = _widest(widths)
     if find_problem(config, [widest]) is not None:
         # the class cannot say fewer heads, so that padding goes up to all of them

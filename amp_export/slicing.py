@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from amp_export.architectures import Features, Layout, ModelConfig, Unit, layer_axes, resized_modules
+from amp_export.architectures import Features, LayerWidths, Layout, ModelConfig, Unit, layer_axes, resized_modules
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,6 +41,20 @@ class Slots:
         import numpy as np
 
         return cls(*(np.asarray(layer.kept(unit), dtype=np.int64) for unit in Unit))
+
+    def padded(self, widths: LayerWidths) -> Slots:
+        """The same, filled up to these widths: each group with query heads, then the layer with groups and neurons."""
+        import numpy as np
+
+        groups = len(self.key_value_heads)
+        query_kg = np.full((widths.key_value_heads, widths.query_group), ZERO)
+        query_kg[:groups, : len(self.query_heads) // groups] = self.query_heads.reshape(groups, -1)
+        fill = widths.key_value_heads - groups, widths.neurons - len(self.neurons)
+        key_value_heads, neurons = (
+            np.pad(slots, (0, count), constant_values=ZERO)
+            for slots, count in zip((self.key_value_heads, self.neurons), fill, strict=True)
+        )
+        return Slots(query_kg.reshape(-1), key_value_heads, neurons)
 
     def at(self, unit: Unit) -> Indices:
         """The slots of `unit`."""
@@ -91,24 +105,26 @@ def _spread(slots: Indices, entries: int, offset: int) -> Indices:
     return np.where(slots[:, None] == ZERO, ZERO, places).reshape(-1)
 
 
-def prune_module(model: PreTrainedModel, config: ModelConfig, plan: Plan) -> PreTrainedModel:
+def prune_module(
+    model: PreTrainedModel, config: ModelConfig, plan: Plan, *, widths: Sequence[LayerWidths] | None = None
+) -> PreTrainedModel:
     """Resizes the layers of a model in memory and gives it back; its config still says the dense widths.
 
     The model is changed, because a second copy of it may not fit: each dense weight is freed once it is sliced. What
     comes back computes what the pruned checkpoint computes, in the dense model's class.
+
+    Args:
+        model: The dense model.
+        config: Its config.
+        plan: What each layer keeps.
+        widths: How wide the layers become, where they are filled up with zeros; by default as wide as the plan says.
     """
-    return fill_slots(model, config, [Slots.of(layer) for layer in plan.layers])
-
-
-def fill_slots(model: PreTrainedModel, config: ModelConfig, slots: list[Slots]) -> PreTrainedModel:
-    """`prune_module` for slots, which may be padded."""
-    from amp_export.architectures import LayerWidths
     from amp_export.modeling_amp import resize
 
+    widths = widths if widths is not None else plan.widths
     layers = model.get_submodule(config.architecture.layers)
-    for module, layer_slots in zip(layers.children(), slots, strict=True):
-        _slice_layer(module, config, layer_slots)
-    widths = [LayerWidths(*(len(layer.at(unit)) for unit in Unit)) for layer in slots]
+    for module, layer, layer_widths in zip(layers.children(), plan.layers, widths, strict=True):
+        _slice_layer(module, config, Slots.of(layer).padded(layer_widths))
     resize(model, resized_modules(config, widths))
     return model
 

@@ -85,7 +85,7 @@ def test_the_tokenizer_travels_along(pruned: tuple[Path, PruneResult], tiny_llam
 @pytest.fixture
 def without_proof(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves out the second process, which takes seconds to import torch; other tests run it."""
-    monkeypatch.setattr(amp_export.pruning, "prove_reload", lambda *_: ReloadProof("left out", 0, 0))
+    monkeypatch.setattr(amp_export.pruning, "prove_reload", lambda *_, **__: ReloadProof("left out", 0, 0))
 
 
 @pytest.mark.usefixtures("without_proof")

@@ -40,7 +40,7 @@ VARIANTS = {
 
 def mask(model: PreTrainedModel, config: ModelConfig, plan: Plan) -> PreTrainedModel:
     """A dense copy in which removed heads contribute nothing and removed neurons never fire."""
-    model = copy.deepcopy(model)
+    model = copy.deepcopy(model).double()
     attention, mlp = config.architecture.attention, config.architecture.mlp
     for module, layer in zip(model.get_submodule(config.architecture.layers), plan.layers, strict=True):
         heads = torch.zeros(config.num_attention_heads)
@@ -91,7 +91,7 @@ def test_pruned_equals_masked_and_reloads_as_it_was(
             continue
         legal += 1
         with torch.inference_mode():
-            masked = mask(model, checkpoint.config, plan).double()(TOKENS).logits
+            masked = mask(model, checkpoint.config, plan)(TOKENS).logits
             pruned = prune_module(copy.deepcopy(model), checkpoint.config, plan)
             in_memory = pruned(TOKENS).logits
             rewritten = rewrite(checkpoint.raw_config, checkpoint.config, plan.widths)
@@ -100,8 +100,8 @@ def test_pruned_equals_masked_and_reloads_as_it_was(
             reloaded = load_model(target)(TOKENS).logits
             in_memory_double = pruned.double()(TOKENS).logits
         assert not torch.allclose(masked.float(), model(TOKENS).logits, atol=1e-3), "nothing was removed"
-        # in float64, where no rounding can hide a mistake
-        torch.testing.assert_close(in_memory_double, masked, rtol=0, atol=1e-6)
+        # in float64, where no rounding can hide a mistake; but some norms compute in float32 whatever they are given
+        torch.testing.assert_close(in_memory_double, masked, rtol=0, atol=1e-5)
         assert torch.equal(reloaded, in_memory)
     own_keys = checkpoint.config.widths.query_group == 1
     impossible = (policy is HeadPolicy.WITHIN and own_keys) or (

@@ -220,6 +220,7 @@ class Architecture:
         base_model: Module path of the model below the head.
         layers: Module path of the layers.
         head: Name of the head's module in files; None where there is none.
+        module_names: Modules whose names in memory differ from those in files, by their names in files.
         obsolete: Ends of tensor names that old checkpoints hold and nothing reads.
     """
 
@@ -243,6 +244,7 @@ class Architecture:
     layers: str = "model.layers"
     embedding: str = "model.embed_tokens"
     head: str = "lm_head"
+    module_names: Mapping[str, str] = field(default_factory=dict)
     obsolete: tuple[str, ...] = ("rotary_emb.inv_freq",)
 
     def field_name(self, canonical: str) -> str | None:

@@ -58,5 +58,6 @@ ARCHITECTURE = Architecture(
     layers="gpt_neox.layers",
     embedding="gpt_neox.embed_in",
     head="embed_out",
+    module_names={"embed_out": "lm_head"},
     obsolete=(".attention.bias", ".attention.masked_bias", ".rotary_emb.inv_freq"),
 )
