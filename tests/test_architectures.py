@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from safetensors import safe_open
-from tiny_models import family_fields, save_tiny_model
+from tiny_models import BUILDABLE, family_fields, save_tiny_model
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from amp_export.architectures import (
@@ -53,7 +53,7 @@ def test_defaults_are_those_of_transformers(model_type: str) -> None:
 EMPTY = pytest.mark.parametrize(
     ("model_type", "raw"),
     [
-        *((model_type, {}) for model_type in supported_model_types()),
+        *((model_type, {}) for model_type in BUILDABLE),
         ("falcon", {"new_decoder_architecture": True}),
         ("falcon", {"multi_query": False}),
         ("gemma2", {"num_hidden_layers": 5, "sliding_window": 9}),

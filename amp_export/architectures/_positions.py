@@ -23,12 +23,12 @@ def read_rope(architecture: Architecture, fields: Mapping[str, Any]) -> dict[str
 
     Returns:
         By type of layer, or by `EVERY_LAYER`, `rope_type`, `rope_theta` and what the type needs besides. Nothing where
-        the family has no rotary embeddings.
+        the family has no rotary embeddings, or none that are known.
 
     Raises:
         UnsupportedModelError: The parameters differ between layers in a family whose parameters never do.
     """
-    rotary = architecture.computation.positions if architecture.computation else Rotary()
+    rotary = architecture.computation.positions if architecture.computation is not None else None
     if not isinstance(rotary, Rotary):
         return {}
     if rotary.by_layer_type:
@@ -69,7 +69,7 @@ def read_rotated(architecture: Architecture, fields: Mapping[str, Any], layers: 
     Raises:
         ModelError: The field that says so has another number of layers.
     """
-    rotary = architecture.computation.positions if architecture.computation else Rotary()
+    rotary = architecture.computation.positions if architecture.computation is not None else None
     if not isinstance(rotary, Rotary):
         return (False,) * layers
     if rotary.rotated is not None and fields.get(rotary.rotated) is not None:
@@ -86,7 +86,7 @@ def read_layer_types(architecture: Architecture, fields: Mapping[str, Any], laye
         ModelError: `layer_types` has another number of layers.
         UnsupportedModelError: It names another type.
     """
-    windows = architecture.computation.windows if architecture.computation else None
+    windows = architecture.computation.windows if architecture.computation is not None else None
     if windows is None:
         every = architecture.windows_every_layer and fields.get("sliding_window") is not None
         return ("sliding_attention" if every else "full_attention",) * layers

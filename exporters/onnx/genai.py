@@ -44,7 +44,9 @@ def write_genai_config(checkpoint: Checkpoint, folder: Path, *, graph: str) -> b
         ModelError: generation_config.json is damaged.
     """
     heads = {(widths.query_heads, widths.key_value_heads) for widths in checkpoint.widths}
-    generation = {**checkpoint.raw_config, **_read_generation_config(checkpoint.path)}
+    # a resized checkpoint keeps what the dense model's config says below its own
+    described = checkpoint.raw_config.get("dense", checkpoint.raw_config)
+    generation = {**described, **_read_generation_config(checkpoint.path)}
     if len(heads) != 1 or generation.get("eos_token_id") is None:
         return False
     content = {

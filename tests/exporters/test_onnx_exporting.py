@@ -14,9 +14,9 @@ import numpy as np
 import onnx
 import pytest
 from safetensors.numpy import load_file, save_file
-from tiny_models import save_tiny_model, save_tiny_tokenizer
+from tiny_models import BUILDABLE, save_tiny_model, save_tiny_tokenizer
 
-from amp_export.architectures import ModelConfig, find_architecture, supported_model_types
+from amp_export.architectures import ModelConfig, find_architecture
 from amp_export.checkpoints import Checkpoint, TensorInfo, open_checkpoint
 from amp_export.errors import OutputError, RequestError, UnsupportedModelError
 from amp_export.exporters import Precision
@@ -85,7 +85,7 @@ def test_shape_inference_finds_the_shapes_that_are_declared(tmp_path: Path, chec
     assert not [name for name in unknown if not name.startswith(("mask.", "lm_head"))]
 
 
-@pytest.mark.parametrize("model_type", supported_model_types())
+@pytest.mark.parametrize("model_type", BUILDABLE)
 def test_every_family_is_of_standard_operators_in_valid_form(tmp_path: Path, model_type: str) -> None:
     folder = save_tiny_model(tmp_path / "checkpoint", model_type)
     exported = export(open_checkpoint(folder), tmp_path / "onnx", precision=Precision.BFLOAT16)
@@ -249,14 +249,14 @@ def test_a_family_whose_computation_is_unknown_cannot_be_built(checkpoint: Check
     assert reason == "config.json: model_type is 'qwen2', whose graph cannot be built directly."
 
 
-@pytest.mark.parametrize("model_type", supported_model_types())
+@pytest.mark.parametrize("model_type", BUILDABLE)
 def test_every_family_with_a_file_can_be_built(model_type: str) -> None:
     assert can_build(ModelConfig.read(find_architecture(model_type), {})) is None
 
 
 def test_a_tensor_of_another_shape_is_refused_and_named(tmp_path: Path, checkpoint: Checkpoint) -> None:
     name = "model.layers.2.mlp.down_proj.weight"
-    wrong = TensorInfo(checkpoint.tensors[name].file, "float32", (32, 47))
+    wrong = TensorInfo(checkpoint.tensors[name].file, name, "float32", (32, 47))
     with pytest.raises(UnsupportedModelError, match=rf"{name} must have the shape \[32, 48\](.|\n)*\[32, 47\]"):
         export(dataclasses.replace(checkpoint, tensors={**checkpoint.tensors, name: wrong}), tmp_path / "onnx")
 

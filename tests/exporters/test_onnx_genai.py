@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_models import save_tiny_model
+from tiny_models import BUILDABLE, save_tiny_model
 
-from amp_export.architectures import supported_model_types
 from amp_export.checkpoints import Checkpoint, open_checkpoint
 from amp_export.errors import ModelError
 from amp_export.exporters.onnx import export, run
@@ -53,7 +52,7 @@ def genai_tokens(folder: Path) -> list[int]:
 @pytest.mark.parametrize(
     ("model_type", "overrides"),
     [
-        *((model_type, {}) for model_type in supported_model_types()),
+        *((model_type, {}) for model_type in BUILDABLE),
         ("llama", {"tie_word_embeddings": True}),
         ("mistral", {"sliding_window": 6}),
         ("qwen3", {"num_key_value_heads": 4}),
@@ -100,6 +99,15 @@ def test_a_damaged_generation_config_is_named(tmp_path: Path) -> None:
     (checkpoint.path / "generation_config.json").write_text('{"eos_token_id": ')
     with pytest.raises(ModelError, match=r"generation_config\.json is not valid JSON"):
         export(checkpoint, tmp_path / "onnx")
+
+
+def test_a_resized_checkpoint_is_described_where_its_heads_are_alike(tmp_path: Path) -> None:
+    checkpoint = checkpoint_of(tmp_path, "llama")
+    (checkpoint.path / "generation_config.json").unlink()
+    resized = dataclasses.replace(checkpoint, raw_config={"model_type": "amp_resized", "dense": checkpoint.raw_config})
+    content = json.loads((export(resized, tmp_path / "onnx").folder / "genai_config.json").read_text())
+    assert content["model"]["type"] == "llama"
+    assert content["model"]["eos_token_id"] == 2
 
 
 def test_no_config_is_written_where_no_token_ends_a_text(tmp_path: Path) -> None:

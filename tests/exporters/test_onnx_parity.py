@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
-from tiny_models import TINY_CONFIG, randomize, save_tiny_model
+from tiny_models import BUILDABLE, TINY_CONFIG, randomize, save_tiny_model
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from amp_export.architectures import (
@@ -21,7 +21,6 @@ from amp_export.architectures import (
     Order,
     Rotary,
     resized_modules,
-    supported_model_types,
 )
 from amp_export.checkpoints import Checkpoint, TensorInfo, open_checkpoint
 from amp_export.exporters import Precision
@@ -347,17 +346,6 @@ def test_float16_is_as_near_to_float32_as_torch_is_in_float16(
     assert 0 < np.abs(found - exact).max() < 2 * noise
 
 
-@dataclasses.dataclass(frozen=True)
-class UnevenCheckpoint(Checkpoint):
-    """A checkpoint such as no config can describe: each layer with its own widths."""
-
-    layer_widths: tuple[LayerWidths, ...] = ()
-
-    @property
-    def widths(self) -> tuple[LayerWidths, ...]:
-        return self.layer_widths
-
-
 GROUPED = (LayerWidths(4, 2, 40), LayerWidths(2, 1, 64), LayerWidths(3, 3, 7))
 SEPARATE = (LayerWidths(4, 4, 40), LayerWidths(2, 2, 64), LayerWidths(3, 3, 7))
 SHARED = (LayerWidths(4, 1, 40), LayerWidths(2, 1, 64), LayerWidths(3, 1, 7))
@@ -365,7 +353,7 @@ WIDTHS = {"gpt2": SEPARATE, "opt": SEPARATE, "gpt_neox": SEPARATE, "falcon": SHA
 """Of families whose heads have their own keys, or all share one; GROUPED for the others."""
 
 UNEVEN: dict[str, tuple[str, dict[str, Any], tuple[LayerWidths, ...]]] = {
-    **{model_type: (model_type, {}, WIDTHS.get(model_type, GROUPED)) for model_type in supported_model_types()},
+    **{model_type: (model_type, {}, WIDTHS.get(model_type, GROUPED)) for model_type in BUILDABLE},
     "falcon, new": ("falcon", {"new_decoder_architecture": True}, GROUPED),
     "cohere, norms of heads": ("cohere", {"use_qk_norm": True}, GROUPED),
 }
@@ -373,7 +361,7 @@ UNEVEN: dict[str, tuple[str, dict[str, Any], tuple[LayerWidths, ...]]] = {
 
 def uneven(
     folder: Path, model_type: str, overrides: dict[str, Any], widths: tuple[LayerWidths, ...]
-) -> tuple[UnevenCheckpoint, Any]:
+) -> tuple[Checkpoint, Any]:
     """The checkpoint, and the model, whose modules were resized by hand."""
     donor = open_checkpoint(save_tiny_model(folder / "donor", model_type, **overrides))
     model = AutoModelForCausalLM.from_pretrained(donor.path, dtype=torch.float32)
@@ -381,8 +369,8 @@ def uneven(
     randomize(model)
     model.save_pretrained(folder / "uneven")
     file = folder / "uneven" / "model.safetensors"
-    tensors = {name: TensorInfo(file, "float32", array.shape) for name, array in load_file(file).items()}
-    return UnevenCheckpoint(folder, donor.raw_config, donor.config, tensors, layer_widths=widths), model
+    tensors = {name: TensorInfo(file, name, "float32", array.shape) for name, array in load_file(file).items()}
+    return dataclasses.replace(donor, widths=widths, tensors=tensors), model
 
 
 @pytest.mark.parametrize(("model_type", "overrides", "widths"), UNEVEN.values(), ids=UNEVEN)
