@@ -5,9 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from amp_export.architectures import find_architecture
+from amp_export.architectures import find_architecture, supported_model_types
 
 SEED = 20250421
+
+BUILDABLE = tuple(
+    model_type for model_type in supported_model_types() if find_architecture(model_type).computation is not None
+)
+"""The families whose graphs are built directly."""
 
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>")
 """Their numbers are 0 to 3; after them come 97 characters, one token each."""

@@ -5,6 +5,17 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
+from amp_export.architectures._computation import (
+    AttentionScale,
+    Computation,
+    Factor,
+    HeadNorms,
+    Learned,
+    NormKind,
+    NormSpan,
+    Order,
+    Rotary,
+)
 from amp_export.architectures._config import LayerWidths, ModelConfig, Site
 from amp_export.architectures._facts import (
     Architecture,
@@ -33,14 +44,23 @@ RESIZED_MODEL_TYPE = "amp_resized"
 __all__ = [
     "RESIZED_MODEL_TYPE",
     "Architecture",
+    "AttentionScale",
     "Block",
+    "Computation",
+    "Factor",
     "Features",
+    "HeadNorms",
     "Kind",
     "LayerWidths",
     "Layout",
+    "Learned",
     "Modality",
     "ModelConfig",
+    "NormKind",
+    "NormSpan",
+    "Order",
     "Projection",
+    "Rotary",
     "Sibling",
     "Site",
     "Stack",

@@ -7,14 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from amp_export.architectures._facts import Architecture, Conditions, Features, Stack, Unit
+from amp_export.architectures._computation import Conditions, Factor
+from amp_export.architectures._facts import Architecture, Features, Stack, Unit
+from amp_export.architectures._positions import EVERY_LAYER, read_layer_types, read_rope, read_rotated
 from amp_export.errors import ModelError, UnsupportedModelError
-
-DEFAULT_ROPE_THETA = 10_000.0
-"""transformers' `RotaryEmbeddingConfigMixin.default_theta`, `modeling_rope_utils.py`, 5.23."""
 
 _REQUIRED_SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 _OPTIONAL_SIZES = ("num_key_value_heads", "head_dim", "vocab_size", "max_position_embeddings")
+
+_OFF_WHEN_NULL = ("sliding_window", "attn_logit_softcapping", "final_logit_softcapping", "num_key_value_heads")
+"""Fields in which an explicit null says something else than no field."""
 
 
 @dataclass(frozen=True)
@@ -239,25 +241,47 @@ class ModelConfig:
         projections = [projection for block in blocks for projection in (*block.inputs, block.output)]
         return {projection.name: projection.has_bias(self.fields) for projection in projections}
 
-    @functools.cached_property
-    def rope_parameters(self) -> Mapping[str, Any]:
-        """`rope_type`, `rope_theta` and what that type needs besides, in transformers 5's form."""
-        return _read_rope(self.fields, self.max_position_embeddings)
+    def factor(self, factor: Factor) -> float:
+        """The number that a factor stands for."""
+        base = self.sizes[factor.of] if factor.of in self.sizes else self.fields[factor.of]
+        return float(base**factor.power)
 
     @functools.cached_property
+    def ropes(self) -> Mapping[str, Mapping[str, Any]]:
+        """`rope_type`, `rope_theta` and what that type needs besides, by type of layer or by `EVERY_LAYER`."""
+        return read_rope(self.architecture, self.fields)
+
+    @property
+    def rope_parameters(self) -> Mapping[str, Any]:
+        """The same in transformers 5's form: flat where layers do not differ."""
+        return self.ropes.get(EVERY_LAYER, self.ropes)
+
+    @functools.cached_property
+    def layer_ropes(self) -> tuple[str | None, ...]:
+        """For each layer the key of its parameters in `ropes`, or None where its queries and keys do not turn."""
+        rotated = read_rotated(self.architecture, self.fields, self.num_hidden_layers)
+        kinds = self.layer_types if EVERY_LAYER not in self.ropes else (EVERY_LAYER,) * len(rotated)
+        return tuple(kind if turns else None for kind, turns in zip(kinds, rotated, strict=True))
+
+    @functools.cached_property
+    def layer_types(self) -> tuple[str, ...]:
+        """For each layer `sliding_attention` or `full_attention`."""
+        return read_layer_types(self.architecture, self.fields, self.num_hidden_layers)
+
+    @property
     def sliding_windows(self) -> tuple[int | None, ...]:
         """For each layer the width of its attention window, or None for full attention."""
-        return _read_windows(self.architecture, self.fields, self.num_hidden_layers)
+        window = self.fields.get("sliding_window")
+        return tuple(window if kind == "sliding_attention" else None for kind in self.layer_types)
 
 
 def _fill_in(architecture: Architecture, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields with defaults, other names and derived values; a window that is switched off stays so."""
+    """The fields with defaults, other names and derived values; what null switches off stays so."""
     fields = {**architecture.defaults, **{key: value for key, value in config.items() if value is not None}}
     for canonical, name in architecture.names.items():
         if name is not None and config.get(name) is None and config.get(canonical) is not None:
             fields[name] = config[canonical]
-    if architecture.windows_every_layer and "sliding_window" in config:
-        fields["sliding_window"] = config["sliding_window"]
+    fields |= {name: None for name in _OFF_WHEN_NULL if name in config and config[name] is None}
     for rule in architecture.derived:
         when = rule.when if rule.when is not None else {rule.field: None}
         if all(fields.get(name) == value for name, value in when.items()):
@@ -278,33 +302,3 @@ def _read_sizes(architecture: Architecture, fields: Mapping[str, Any]) -> dict[s
     sizes.setdefault("num_key_value_heads", sizes["num_attention_heads"])
     sizes.setdefault("head_dim", sizes["hidden_size"] // sizes["num_attention_heads"])
     return sizes
-
-
-def _read_rope(fields: Mapping[str, Any], max_position_embeddings: int) -> dict[str, Any]:
-    """Brings old and new ways of writing RoPE parameters into one form, as `standardize_rope_params` does."""
-    rope: dict[str, Any] = dict(fields.get("rope_parameters") or fields.get("rope_scaling") or {})
-    if any(isinstance(value, Mapping) for value in rope.values()):
-        raise UnsupportedModelError("config.json: RoPE parameters that differ between layers are not supported.")
-    rope.setdefault("rope_type", rope.pop("type", "default"))
-    rope.setdefault("rope_theta", fields.get("rope_theta", DEFAULT_ROPE_THETA))
-    partial = rope.get("partial_rotary_factor", fields.get("partial_rotary_factor", 1.0))
-    if partial != 1.0:
-        raise UnsupportedModelError(f"config.json: partial_rotary_factor is {partial}; only 1.0 is supported.")
-    if rope["rope_type"] in ("llama3", "yarn"):
-        rope.setdefault("original_max_position_embeddings", max_position_embeddings)
-    return rope
-
-
-def _read_windows(architecture: Architecture, fields: Mapping[str, Any], layers: int) -> tuple[int | None, ...]:
-    """Each layer's attention window: `configuration_mistral.py` and `configuration_qwen2.py`, transformers 5.23."""
-    window: int | None = fields.get("sliding_window")
-    if architecture.windows_every_layer:
-        return (window,) * layers
-    if window is None or not fields.get("use_sliding_window"):
-        return (None,) * layers
-    kinds = fields["layer_types"] or [
-        "sliding_attention" if layer >= fields["max_window_layers"] else "full_attention" for layer in range(layers)
-    ]
-    if len(kinds) != layers:
-        raise ModelError(f"config.json: layer_types names {len(kinds)} layers, num_hidden_layers is {layers}.")
-    return tuple(window if kind == "sliding_attention" else None for kind in kinds)

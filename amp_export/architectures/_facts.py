@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-Conditions = Mapping[str, Any]
-"""Config fields with the values that they must all have; a tuple holds the values that will do."""
+from amp_export.architectures._computation import Computation, Conditions
 
 MAY_BE_IGNORED = frozenset(
     {
@@ -270,6 +269,7 @@ class Architecture:
         mlp: The MLP of a layer.
         norms: The norms of a layer, as tensors.
         tensors: What lies outside the layers; empty where transformers alone knows what files call things.
+        computation: What it computes; None where a graph cannot be built directly.
         kind: What the model does with its input.
         modality: What that input is.
         generation_task: What the Auto class for conditional generation is called for this family.
@@ -299,6 +299,7 @@ class Architecture:
     mlp: Block
     norms: tuple[Tensor, ...]
     tensors: tuple[Tensor, ...] = ()
+    computation: Computation | None = None
     kind: Kind = Kind.DECODER
     modality: Modality = Modality.TEXT
     generation_task: str = "ForSeq2SeqLM"

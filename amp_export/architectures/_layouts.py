@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from amp_export.architectures._facts import Block, Conditions, Count, Features, Projection, Tensor, Unit
+from amp_export.architectures._computation import Conditions, Order
+from amp_export.architectures._facts import Block, Count, Features, Projection, Tensor, Unit
 
 GROUP_ATTRIBUTE = {"num_key_value_groups": Count.QUERY_GROUP}
 """The one count that most attentions read besides the shapes of their weights."""
@@ -132,3 +133,11 @@ def language_model(
 
 LLAMA_NORMS = (*norm("input_layernorm"), *norm("post_attention_layernorm"))
 LLAMA_TENSORS = language_model("model.embed_tokens", norm("model.norm"))
+
+GEMMA_ORDER = Order(
+    before_attention="input_layernorm",
+    after_attention="post_attention_layernorm",
+    before_mlp="pre_feedforward_layernorm",
+    after_mlp="post_feedforward_layernorm",
+)
+"""Gemma 2 and 3 have norms on both sides."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from amp_export.architectures._computation import Computation, Factor, HeadNorms, NormKind, NormSpan, Order, Rotary
 from amp_export.architectures._facts import Architecture, Features, Tensor, Unit
 from amp_export.architectures._layouts import LLAMA_TENSORS, gated_mlp, norm, separate_attention
 
@@ -44,5 +45,16 @@ ARCHITECTURE = Architecture(
     mlp=gated_mlp(),
     norms=norm("input_layernorm"),
     tensors=LLAMA_TENSORS,
+    # `modeling_cohere.py`, transformers 5.24.
+    computation=Computation(
+        norm=NormKind.LAYER,
+        epsilon="layer_norm_eps",
+        orders=(Order("input_layernorm", "input_layernorm", parallel=True),),
+        head_norms=HeadNorms(
+            "self_attn.q_norm", "self_attn.k_norm", NormSpan.HEAD_OF_ITS_OWN, when={"use_qk_norm": True}
+        ),
+        positions=Rotary(theta=("rope_theta", 500_000.0), interleaved=True),
+        logit_factor=Factor("logit_scale"),
+    ),
     ignored=frozenset({"layer_types", "sliding_window"}),
 )

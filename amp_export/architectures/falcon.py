@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from amp_export.architectures._computation import Computation, NormKind, Order
 from amp_export.architectures._facts import Architecture, Block, Count, Derived, Layout, Projection, Unit
 from amp_export.architectures._layouts import language_model, norm, plain_mlp
 
@@ -49,6 +50,18 @@ ARCHITECTURE = Architecture(
         *norm("ln_mlp", bias=True, when={"num_ln_in_parallel_attn": 2}),
     ),
     tensors=language_model("transformer.word_embeddings", norm("transformer.ln_f", bias=True)),
+    # `FalconDecoderLayer.forward`, `modeling_falcon.py`, transformers 5.24.
+    computation=Computation(
+        norm=NormKind.LAYER,
+        epsilon="layer_norm_epsilon",
+        orders=(
+            Order("input_layernorm", "post_attention_layernorm", when={"parallel_attn": False}),
+            Order("ln_attn", "ln_mlp", parallel=True, when={"num_ln_in_parallel_attn": 2}),
+            Order("input_layernorm", "input_layernorm", parallel=True),
+        ),
+        final_norm="transformer.ln_f",
+        activation="activation",
+    ),
     names={"intermediate_size": "ffn_hidden_size", "num_key_value_heads": "num_kv_heads", "head_dim": None},
     derived=(
         Derived("ffn_hidden_size", ("hidden_size", 4)),

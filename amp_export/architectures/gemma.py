@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from amp_export.architectures._computation import Computation, Factor, NormKind
 from amp_export.architectures._facts import Architecture
 from amp_export.architectures._layouts import LLAMA_NORMS, LLAMA_TENSORS, gated_mlp, separate_attention
 
@@ -28,6 +29,12 @@ ARCHITECTURE = Architecture(
     mlp=gated_mlp(),
     norms=LLAMA_NORMS,
     tensors=LLAMA_TENSORS,
+    # `GemmaConfig.__post_init__` and `GemmaModel`, transformers 5.24.
+    computation=Computation(
+        norm=NormKind.RMS_FROM_ONE,
+        activation_names={"gelu": "gelu_pytorch_tanh"},
+        embedding_factor=Factor("hidden_size", 0.5),
+    ),
     # `GemmaConfig.hidden_activation` is what old files call hidden_act
     ignored=frozenset({"hidden_activation"}),
     refused={"use_bidirectional_attention": (True,)},

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from amp_export.architectures._computation import AttentionScale, Computation, Factor, NormKind, Windows
 from amp_export.architectures._facts import Architecture
-from amp_export.architectures._layouts import LLAMA_TENSORS, gated_mlp, norm, separate_attention
+from amp_export.architectures._layouts import GEMMA_ORDER, LLAMA_TENSORS, gated_mlp, norm, separate_attention
 
 ARCHITECTURE = Architecture(
     model_type="gemma2",
@@ -38,6 +39,17 @@ ARCHITECTURE = Architecture(
         *norm("post_feedforward_layernorm"),
     ),
     tensors=LLAMA_TENSORS,
+    # `modeling_gemma2.py` and `Gemma2Config.__post_init__`, transformers 5.24.
+    computation=Computation(
+        norm=NormKind.RMS_FROM_ONE,
+        orders=(GEMMA_ORDER,),
+        windows=Windows(full_every=2),
+        activation="hidden_activation",
+        attention_scale=AttentionScale(Factor("query_pre_attn_scalar", -0.5)),
+        attention_softcap="attn_logit_softcapping",
+        embedding_factor=Factor("hidden_size", 0.5),
+        logit_softcap="final_logit_softcapping",
+    ),
     refused={"use_bidirectional_attention": (True,)},
     hidden_size_divisible_by_heads=True,
 )

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from amp_export.architectures._computation import (
+    AttentionScale,
+    Computation,
+    Factor,
+    HeadNorms,
+    NormKind,
+    Rotary,
+    Windows,
+)
 from amp_export.architectures._facts import Architecture
-from amp_export.architectures._layouts import LLAMA_TENSORS, gated_mlp, head_norm, norm, separate_attention
+from amp_export.architectures._layouts import GEMMA_ORDER, LLAMA_TENSORS, gated_mlp, head_norm, norm, separate_attention
 
 ARCHITECTURE = Architecture(
     model_type="gemma3_text",
@@ -40,7 +49,24 @@ ARCHITECTURE = Architecture(
         *norm("post_feedforward_layernorm"),
     ),
     tensors=LLAMA_TENSORS,
-    ignored=frozenset({"_sliding_window_pattern", "sliding_window_pattern"}),
+    # `modeling_gemma3.py` and `Gemma3TextConfig`, transformers 5.24. attn_logit_softcapping is not read there.
+    computation=Computation(
+        norm=NormKind.RMS_FROM_ONE,
+        orders=(GEMMA_ORDER,),
+        head_norms=HeadNorms("self_attn.q_norm", "self_attn.k_norm"),
+        positions=Rotary(
+            by_layer_type={
+                "sliding_attention": ("rope_local_base_freq", 10_000.0),
+                "full_attention": ("rope_theta", 1_000_000.0),
+            }
+        ),
+        windows=Windows(full_every=("sliding_window_pattern", 6)),
+        activation="hidden_activation",
+        attention_scale=AttentionScale(Factor("query_pre_attn_scalar", -0.5)),
+        embedding_factor=Factor("hidden_size", 0.5),
+        logit_softcap="final_logit_softcapping",
+    ),
+    ignored=frozenset({"_sliding_window_pattern"}),
     refused={"use_bidirectional_attention": (True,)},
     hidden_size_divisible_by_heads=True,
 )

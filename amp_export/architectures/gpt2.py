@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from amp_export.architectures._computation import AttentionScale, Computation, Learned, NormKind, Order
 from amp_export.architectures._facts import Architecture, Block, Count, Derived, Projection, Tensor, Unit
 from amp_export.architectures._layouts import language_model, norm, plain_mlp
 
@@ -42,6 +43,16 @@ ARCHITECTURE = Architecture(
     tensors=(
         *language_model("transformer.wte", norm("transformer.ln_f", bias=True)),
         Tensor("transformer.wpe.weight", ("max_position_embeddings", "hidden_size")),
+    ),
+    # `GPT2Attention.__init__`; reorder_and_upcast_attn changes precision alone: `modeling_gpt2.py`, transformers 5.24.
+    computation=Computation(
+        norm=NormKind.LAYER,
+        epsilon="layer_norm_epsilon",
+        orders=(Order("ln_1", "ln_2"),),
+        final_norm="transformer.ln_f",
+        positions=Learned("transformer.wpe"),
+        activation="activation_function",
+        attention_scale=AttentionScale(switch="scale_attn_weights", by_layer="scale_attn_by_inverse_layer_idx"),
     ),
     names={
         "hidden_size": "n_embd",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from amp_export.architectures._computation import Computation, NormKind, Order, Rotary
 from amp_export.architectures._facts import Architecture, Block, Layout, Projection, Unit
 from amp_export.architectures._layouts import language_model, norm, plain_mlp
 
@@ -38,9 +39,21 @@ ARCHITECTURE = Architecture(
     mlp=plain_mlp("mlp.dense_h_to_4h", "mlp.dense_4h_to_h", bias=True),
     norms=(*norm("input_layernorm", bias=True), *norm("post_attention_layernorm", bias=True)),
     tensors=language_model("gpt_neox.embed_in", norm("gpt_neox.final_layer_norm", bias=True), head="embed_out"),
+    # `GPTNeoXLayer`, `modeling_gpt_neox.py`, and `configuration_gpt_neox.py`, transformers 5.24.
+    computation=Computation(
+        norm=NormKind.LAYER,
+        epsilon="layer_norm_eps",
+        orders=(
+            Order("input_layernorm", "post_attention_layernorm", parallel=True, when={"use_parallel_residual": True}),
+            Order("input_layernorm", "post_attention_layernorm"),
+        ),
+        final_norm="gpt_neox.final_layer_norm",
+        positions=Rotary(theta=("rotary_emb_base", 10_000.0), partial="rotary_pct"),
+    ),
     names={"num_key_value_heads": None, "head_dim": None},
-    ignored=frozenset({"is_decoder", "rotary_emb_base"}),
+    ignored=frozenset({"is_decoder"}),
     says_head_dim_when=None,
+    hidden_size_divisible_by_heads=True,
     base_model="gpt_neox",
     layers="gpt_neox.layers",
     embedding="gpt_neox.embed_in",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from amp_export.architectures._computation import AttentionScale, Computation, Factor
 from amp_export.architectures._facts import Architecture
 from amp_export.architectures._layouts import LLAMA_NORMS, LLAMA_TENSORS, gated_mlp, separate_attention
 
@@ -32,4 +33,11 @@ ARCHITECTURE = Architecture(
     mlp=gated_mlp(bias="mlp_bias"),
     norms=LLAMA_NORMS,
     tensors=LLAMA_TENSORS,
+    # `modeling_granite.py`, transformers 5.24.
+    computation=Computation(
+        attention_scale=AttentionScale(Factor("attention_multiplier")),
+        embedding_factor=Factor("embedding_multiplier"),
+        residual_factor=Factor("residual_multiplier"),
+        logit_factor=Factor("logits_scaling", -1.0),
+    ),
 )

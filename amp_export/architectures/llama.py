@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from amp_export.architectures._computation import Computation
 from amp_export.architectures._facts import Architecture, Sibling
 from amp_export.architectures._layouts import LLAMA_NORMS, LLAMA_TENSORS, gated_mlp, separate_attention
 
@@ -28,6 +29,7 @@ ARCHITECTURE = Architecture(
     mlp=gated_mlp(bias="mlp_bias"),
     norms=LLAMA_NORMS,
     tensors=LLAMA_TENSORS,
+    computation=Computation(),
     ignored=frozenset({"pretraining_tp"}),
     hidden_size_divisible_by_heads=True,
     # Mistral is Llama with a sliding window and without biases: `modular_mistral.py`, transformers 5.23.

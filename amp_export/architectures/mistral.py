@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from amp_export.architectures._computation import Computation
 from amp_export.architectures._facts import Architecture
 from amp_export.architectures._layouts import LLAMA_NORMS, LLAMA_TENSORS, gated_mlp, separate_attention
 
@@ -27,5 +28,6 @@ ARCHITECTURE = Architecture(
     mlp=gated_mlp(),
     norms=LLAMA_NORMS,
     tensors=LLAMA_TENSORS,
+    computation=Computation(),
     windows_every_layer=True,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from amp_export.architectures._computation import Computation, HeadNorms, NormSpan, Order
 from amp_export.architectures._facts import Architecture, Tensor
 from amp_export.architectures._layouts import (
     ALL_KEY_HEADS,
@@ -40,4 +41,9 @@ ARCHITECTURE = Architecture(
     mlp=gated_mlp(),
     norms=(*norm("post_attention_layernorm"), *norm("post_feedforward_layernorm")),
     tensors=LLAMA_TENSORS,
+    # `Olmo2DecoderLayer` and `Olmo2Attention`, `modeling_olmo2.py`, transformers 5.24.
+    computation=Computation(
+        orders=(Order(None, None, "post_attention_layernorm", "post_feedforward_layernorm"),),
+        head_norms=HeadNorms("self_attn.q_norm", "self_attn.k_norm", NormSpan.ALL_HEADS),
+    ),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from amp_export.architectures._computation import Computation, Learned, NormKind, Order
 from amp_export.architectures._facts import Architecture, Count, Offset, Tensor
 from amp_export.architectures._layouts import language_model, norm, plain_mlp, separate_attention
 
@@ -30,6 +31,14 @@ ARCHITECTURE = Architecture(
         *language_model("model.decoder.embed_tokens", norm("model.decoder.final_layer_norm", bias=True)),
         # `OPTLearnedPositionalEmbedding.offset`, `modeling_opt.py`, transformers 5.24.
         Tensor("model.decoder.embed_positions.weight", (Offset("max_position_embeddings", 2), "hidden_size")),
+    ),
+    computation=Computation(
+        norm=NormKind.LAYER,
+        epsilon=1e-5,  # no field says it: `OPTDecoderLayer` leaves it to torch
+        orders=(Order("self_attn_layer_norm", "final_layer_norm"),),
+        final_norm="model.decoder.final_layer_norm",
+        positions=Learned("model.decoder.embed_positions", offset=2),
+        activation="activation_function",
     ),
     names={"intermediate_size": "ffn_dim", "num_key_value_heads": None, "head_dim": None},
     ignored=frozenset({"activation_dropout", "prefix"}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from amp_export.architectures._computation import Computation, HeadNorms, NormKind, Order, Rotary
 from amp_export.architectures._facts import Architecture
 from amp_export.architectures._layouts import head_norm, language_model, norm, plain_mlp, separate_attention
 
@@ -35,6 +36,15 @@ ARCHITECTURE = Architecture(
     mlp=plain_mlp("mlp.fc1", "mlp.fc2", bias=True),
     norms=norm("input_layernorm", bias=True),
     tensors=language_model("model.embed_tokens", norm("model.final_layernorm", bias=True), head_bias=True),
+    # `PhiDecoderLayer`, `modeling_phi.py`, transformers 5.24.
+    computation=Computation(
+        norm=NormKind.LAYER,
+        epsilon="layer_norm_eps",
+        orders=(Order("input_layernorm", "input_layernorm", parallel=True),),
+        final_norm="model.final_layernorm",
+        head_norms=HeadNorms("self_attn.q_layernorm", "self_attn.k_layernorm", when={"qk_layernorm": True}),
+        positions=Rotary(partial="partial_rotary_factor"),
+    ),
     # `PhiAttention` takes the width of its head norms from the hidden size: `modeling_phi.py`, transformers 5.24.
     says_head_dim_when={"qk_layernorm": False},
 )

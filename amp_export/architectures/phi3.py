@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from amp_export.architectures._computation import Computation, Rotary
 from amp_export.architectures._facts import Architecture, Block, Count, Projection, Unit
 from amp_export.architectures._layouts import LLAMA_NORMS, LLAMA_TENSORS
 
@@ -43,5 +44,9 @@ ARCHITECTURE = Architecture(
     ),
     norms=LLAMA_NORMS,
     tensors=LLAMA_TENSORS,
+    # `Phi3Config.convert_rope_params_to_dict`, `configuration_phi3.py`, transformers 5.24.
+    computation=Computation(
+        positions=Rotary(partial="partial_rotary_factor", renamed={"su": "longrope", "yarn": "longrope"})
+    ),
     windows_every_layer=True,
 )

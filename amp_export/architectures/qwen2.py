@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from amp_export.architectures._computation import Computation, Windows
 from amp_export.architectures._facts import Architecture
 from amp_export.architectures._layouts import LLAMA_NORMS, LLAMA_TENSORS, gated_mlp, separate_attention
 
@@ -30,4 +31,5 @@ ARCHITECTURE = Architecture(
     mlp=gated_mlp(),
     norms=LLAMA_NORMS,
     tensors=LLAMA_TENSORS,
+    computation=Computation(windows=Windows(switch="use_sliding_window", from_layer="max_window_layers")),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from amp_export.architectures._computation import Computation, HeadNorms, Windows
 from amp_export.architectures._facts import Architecture
 from amp_export.architectures._layouts import LLAMA_NORMS, LLAMA_TENSORS, gated_mlp, head_norm, separate_attention
 
@@ -33,4 +34,8 @@ ARCHITECTURE = Architecture(
     mlp=gated_mlp(),
     norms=LLAMA_NORMS,
     tensors=LLAMA_TENSORS,
+    computation=Computation(
+        head_norms=HeadNorms("self_attn.q_norm", "self_attn.k_norm"),
+        windows=Windows(switch="use_sliding_window", from_layer="max_window_layers"),
+    ),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from amp_export.architectures._computation import Computation, Rotary, Windows
 from amp_export.architectures._facts import Architecture
 from amp_export.architectures._layouts import LLAMA_NORMS, LLAMA_TENSORS, gated_mlp, separate_attention
 
@@ -33,4 +34,11 @@ ARCHITECTURE = Architecture(
     mlp=gated_mlp(bias="mlp_bias"),
     norms=LLAMA_NORMS,
     tensors=LLAMA_TENSORS,
+    # `SmolLM3Config.__post_init__`, `configuration_smollm3.py`, transformers 5.24. True in no_rope_layers is rotated.
+    computation=Computation(
+        positions=Rotary(
+            theta=("rope_theta", 2_000_000.0), rotated="no_rope_layers", unrotated_every="no_rope_layer_interval"
+        ),
+        windows=Windows(switch="use_sliding_window", where_unrotated=True),
+    ),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from amp_export.architectures._computation import Computation, NormKind, Order, Rotary
 from amp_export.architectures._facts import Architecture, Count
 from amp_export.architectures._layouts import gated_mlp, language_model, norm, separate_attention
 
@@ -41,6 +42,15 @@ ARCHITECTURE = Architecture(
         *norm("post_attention_layernorm", bias=True, when={"use_parallel_residual": False}),
     ),
     tensors=language_model("model.embed_tokens", norm("model.norm", bias=True)),
+    computation=Computation(
+        norm=NormKind.LAYER,
+        epsilon="layer_norm_eps",
+        orders=(
+            Order("input_layernorm", "input_layernorm", parallel=True, when={"use_parallel_residual": True}),
+            Order("input_layernorm", "post_attention_layernorm"),
+        ),
+        positions=Rotary(partial="partial_rotary_factor"),
+    ),
     names={"head_dim": None},
     # a list of norm modules, one a head: not sliced so far
     refused={"qk_layernorm": (True,)},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from amp_export.architectures._computation import Computation, NormKind
 from amp_export.architectures._facts import Architecture
 from amp_export.architectures._layouts import language_model, norm, plain_mlp, separate_attention
 
@@ -28,5 +29,6 @@ ARCHITECTURE = Architecture(
     mlp=plain_mlp("mlp.c_fc", "mlp.c_proj", bias="use_bias"),
     norms=(*norm("input_layernorm", bias=True), *norm("post_attention_layernorm", bias=True)),
     tensors=language_model("model.embed_tokens", norm("model.norm", bias=True)),
+    computation=Computation(norm=NormKind.LAYER, epsilon="norm_epsilon"),
     windows_every_layer=True,
 )

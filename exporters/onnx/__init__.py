@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from amp_export.exporters.onnx.exporting import OnnxExport, export
 from amp_export.exporters.onnx.running import OnnxDecoder, Past, require_runtime, run
+from amp_export.exporters.onnx.support import can_build
 
-__all__ = ["OnnxDecoder", "OnnxExport", "Past", "export", "require_runtime", "run"]
+__all__ = ["OnnxDecoder", "OnnxExport", "Past", "can_build", "export", "require_runtime", "run"]
