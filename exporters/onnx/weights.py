@@ -69,11 +69,16 @@ def lay_out(config: DecoderConfig, widths: Sequence[LayerWidths], precision: Pre
         layer = _layer_of(name, architecture.layers)
         transposed = layer is not None and len(shape) == 2
         nbytes = math.prod(shape) * precision.bytes
-        alignment = PAGE_BYTES if nbytes >= PAGE_BYTES else CACHE_LINE_BYTES
-        offset = math.ceil(end / alignment) * alignment
+        offset = aligned_offset(end, nbytes)
         stored.append(StoredTensor(name, shape[::-1] if transposed else shape, transposed, layer, offset, nbytes))
         end = offset + nbytes
     return tuple(stored)
+
+
+def aligned_offset(end: int, nbytes: int) -> int:
+    """Where a tensor of that size starts in a data file that is filled up to `end`."""
+    alignment = PAGE_BYTES if nbytes >= PAGE_BYTES else CACHE_LINE_BYTES
+    return math.ceil(end / alignment) * alignment
 
 
 def write_weights(
