@@ -85,6 +85,7 @@ def _probe(model: PreTrainedModel) -> list[dict[str, torch.Tensor]]:
     cache_name = cache_argument(model)
     assert cache_name is not None
     cache = DynamicCache(config=model.config)
+    check_layers(model, cache.layers)
     with torch.no_grad():
         model(input_ids=sample_tokens(model, NEW), **{cache_name: cache}, use_cache=True)
     check_layers(model, cache.layers)
@@ -100,7 +101,7 @@ def check_layers(model: PreTrainedModel, layers: Sequence[Any]) -> None:
     from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
     for number, layer in enumerate(layers):
-        if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) or layer.keys is None or layer.keys.ndim != 4:
+        if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) or getattr(layer.keys, "ndim", 4) != 4:
             raise UnsupportedModelError(
                 f"Layer {number} of {type(model).__name__} keeps a {type(layer).__name__} from token to token.\n"
                 "Supported are layers that keep keys and values [batch_size, heads, length, head_dim]."

@@ -28,6 +28,7 @@ def tidy(model: ir.Model, job: Job) -> list[str]:
     Returns:
         What tracing made a constant though the job says that it varies, in words; nothing if all is well.
     """
+    _widen_rotary_caches(model)
     frozen = _name_axes(model, job)
     _strip(model)
     _merge_equal_weights(model)
@@ -109,6 +110,34 @@ def _rename_axes(value: ir.Value, names: Mapping[str, str]) -> None:
             text = names.get(text) or _SYMBOL.sub(lambda match: names.get(match[0], match[0]), text)
         axes.append(text)
     value.shape = ir.Shape(axes)
+
+
+def _widen_rotary_caches(model: ir.Model) -> None:
+    """Gives RotaryEmbedding caches for the whole batch.
+
+    onnxscript 0.7 puts that operator where a model rotates all rows alike, with caches for one row, which
+    it does not take.
+    """
+    import onnx_ir as ir
+
+    for node in list(model.graph):
+        if node.op_type != "RotaryEmbedding" or len(node.inputs) != 3:
+            continue
+        states, *caches = node.inputs
+        if all(_rows(cache) == _rows(states) is not None for cache in caches):
+            continue
+        rows = ir.node("Shape", [states], {"start": 0, "end": 1})
+        alike = ir.node("Constant", [], {"value": ir.tensor([1, 1])})
+        shape = ir.node("Concat", [rows.outputs[0], alike.outputs[0]], {"axis": 0})
+        widened = [ir.node("Expand", [cache, shape.outputs[0]]) for cache in caches]
+        model.graph.insert_before(node, [rows, alike, shape, *widened])
+        for position, expand in enumerate(widened, start=1):
+            node.replace_input_with(position, expand.outputs[0])
+
+
+def _rows(value: ir.Value | None) -> str | None:
+    """The length of a value's first axis, or None where it is not known."""
+    return None if value is None or value.shape is None else str(value.shape[0])
 
 
 def _strip(model: ir.Model) -> None:
