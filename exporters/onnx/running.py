@@ -131,7 +131,7 @@ def run(
         MissingExtraError: onnxruntime is not installed.
         ModelError: The folder holds no graph, or a damaged one.
         RequestError: A provider is not part of the onnxruntime that is installed.
-        UnsupportedModelError: The providers lack an operator in the graph's precision.
+        UnsupportedModelError: The graph is not a decoder's, or the providers lack an operator in its precision.
     """
     require_runtime()
     import onnxruntime
@@ -156,6 +156,10 @@ def run(
         ) from error
     except Exception as error:  # onnxruntime's errors have no other base class in common
         raise ModelError(f"onnxruntime cannot load {graph}: {error}\nExport it again.") from error
+    if not any(entry.name.startswith("past_key_values.") for entry in session.get_inputs()):
+        raise UnsupportedModelError(
+            f"{graph} takes no keys and values: it is not a decoder.\nOpen it with onnxruntime.InferenceSession."
+        )
     return OnnxDecoder(session, threads=threads)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from amp_export.exporters.onnx.tracing_fixes import mend_norms, mend_rotations
 from amp_export.exporters.onnx.tracing_jobs import Axes, Job, flatten
 from amp_export.exporters.onnx.weights import aligned_offset
 
@@ -28,11 +29,11 @@ def tidy(model: ir.Model, job: Job) -> list[str]:
     Returns:
         What tracing made a constant though the job says that it varies, in words; nothing if all is well.
     """
-    _widen_rotary_caches(model)
+    mend_rotations(model)
+    mend_norms(model)
     frozen = _name_axes(model, job)
     _strip(model)
     _merge_equal_weights(model)
-    _fold_transposes(model)
     return frozen
 
 
@@ -112,34 +113,6 @@ def _rename_axes(value: ir.Value, names: Mapping[str, str]) -> None:
     value.shape = ir.Shape(axes)
 
 
-def _widen_rotary_caches(model: ir.Model) -> None:
-    """Gives RotaryEmbedding caches for the whole batch.
-
-    onnxscript 0.7 puts that operator where a model rotates all rows alike, with caches for one row, which
-    it does not take.
-    """
-    import onnx_ir as ir
-
-    for node in list(model.graph):
-        if node.op_type != "RotaryEmbedding" or len(node.inputs) != 3:
-            continue
-        states, *caches = node.inputs
-        if all(_rows(cache) == _rows(states) is not None for cache in caches):
-            continue
-        rows = ir.node("Shape", [states], {"start": 0, "end": 1})
-        alike = ir.node("Constant", [], {"value": ir.tensor([1, 1])})
-        shape = ir.node("Concat", [rows.outputs[0], alike.outputs[0]], {"axis": 0})
-        widened = [ir.node("Expand", [cache, shape.outputs[0]]) for cache in caches]
-        model.graph.insert_before(node, [rows, alike, shape, *widened])
-        for position, expand in enumerate(widened, start=1):
-            node.replace_input_with(position, expand.outputs[0])
-
-
-def _rows(value: ir.Value | None) -> str | None:
-    """The length of a value's first axis, or None where it is not known."""
-    return None if value is None or value.shape is None else str(value.shape[0])
-
-
 def _strip(model: ir.Model) -> None:
     """Takes out stack traces, which hold the paths of this machine, and the wrapper's part of the weights' names."""
     import onnx_ir as ir
@@ -168,41 +141,6 @@ def _merge_equal_weights(model: ir.Model) -> None:
         if kept is not value:
             value.replace_all_uses_with(kept)
             del graph.initializers[name]
-
-
-def _fold_transposes(model: ir.Model) -> None:
-    """Stores weights as their one consumer takes them, which runtimes would otherwise turn at every load."""
-    import onnx_ir as ir
-
-    graph = model.graph
-    for node in list(graph):
-        source = node.inputs[0] if node.op_type == "Transpose" else None
-        if source is None or source.const_value is None or len(source.uses()) != 1 or not source.is_initializer():
-            continue
-        tensor, turned = source.const_value, node.outputs[0]
-        order = node.attributes.get_ints("perm", tuple(reversed(range(len(tensor.shape)))))
-        shape = ir.Shape([_fixed_shape(tensor)[axis] for axis in order])
-        name = str(source.name)
-        turned.replace_all_uses_with(source)
-        graph.remove(node, safe=False)
-        source.const_value = ir.LazyTensor(
-            _Turned(tensor, tuple(order)), dtype=tensor.dtype, shape=shape, name=name, cache=False
-        )
-        source.shape = shape
-
-
-class _Turned:
-    """Transposes a tensor when it is wanted, so that only one is held twice at a time."""
-
-    def __init__(self, tensor: ir.TensorProtocol, order: tuple[int, ...]) -> None:
-        self.tensor, self.order = tensor, order
-
-    def __call__(self) -> ir.TensorProtocol:
-        import numpy as np
-        import onnx_ir as ir
-
-        turned = np.ascontiguousarray(self.tensor.numpy().transpose(self.order))
-        return ir.Tensor(turned, dtype=self.tensor.dtype)
 
 
 def _fixed_shape(tensor: ir.TensorProtocol) -> ir.Shape:
