@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from amp_export.exporters import Precision
     from amp_export.exporting import ExportResult, export
     from amp_export.loading import register
-    from amp_export.options import Allocation, Format, HeadPolicy, PerLayer, TargetName, Uniform
+    from amp_export.options import Allocation, Format, HeadPolicy, PerLayer, TargetName, Uniform, Via
     from amp_export.plans import LayerPlan, Plan
     from amp_export.pruning import PruneResult, prune
     from amp_export.reporting import Report
@@ -46,6 +46,7 @@ __all__ = [
     "Report",
     "TargetName",
     "Uniform",
+    "Via",
     "__version__",
     "benchmark",
     "convert",
@@ -75,6 +76,7 @@ _HOMES = {
     "Report": "reporting",
     "TargetName": "options",
     "Uniform": "options",
+    "Via": "options",
     "benchmark": "benchmarking",
     "convert": "converting",
     "diagnose": "doctoring",

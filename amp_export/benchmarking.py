@@ -25,12 +25,13 @@ from amp_export.benchmark_worker import Ready, Round, RoundTimes
 from amp_export.checkpoints import open_checkpoint, read_config
 from amp_export.errors import AmpExportError, ModelError, OutputError, RequestError, UnsupportedModelError
 from amp_export.exporters import Precision
-from amp_export.exporters.onnx import export, require_runtime
+from amp_export.exporters.onnx import require_runtime
 from amp_export.exporters.onnx.exporting import GRAPH
+from amp_export.exporting import export_into
 from amp_export.gains import PhaseResult
 from amp_export.machine import Machine, read_bandwidth
 from amp_export.manifest import Manifest
-from amp_export.options import Format
+from amp_export.options import Format, Via
 from amp_export.progress import Progress, Silent
 from amp_export.reporting import update_report
 
@@ -152,9 +153,16 @@ def _export_dense(output: Path, manifest: Manifest, scratch: Path, progress: Pro
             "Export it again, and name that output with --against."
         )
     precision = Precision(manifest.exports[Format.ONNX])
-    with progress.step("Exporting the dense model") as advance:
-        export(open_checkpoint(source), scratch / Format.ONNX, precision=precision, on_progress=advance)
-    return scratch / Format.ONNX
+    via = Via(manifest.exporters.get(Format.ONNX, Via.AUTO))
+    checkpoint = open_checkpoint(source)
+    return export_into(
+        scratch,
+        checkpoint,
+        precision=precision,
+        via=via,
+        progress=progress,
+        description="Exporting the dense model",
+    ).folder
 
 
 def benchmark_graphs(

@@ -12,7 +12,7 @@ import typer
 from amp_export import __version__
 from amp_export.errors import AmpExportError
 from amp_export.exporters import Precision
-from amp_export.options import Allocation, Format, HeadPolicy, PerLayer, TargetName, Uniform
+from amp_export.options import Allocation, Format, HeadPolicy, PerLayer, TargetName, Uniform, Via
 
 if TYPE_CHECKING:
     from amp_export.reporting import Report
@@ -66,6 +66,7 @@ Calibration = Annotated[
 ]
 ScoresOption = Annotated[Path | None, typer.Option("--scores", metavar="FILE", help="Scores of an earlier run.")]
 PlanOption = Annotated[Path | None, typer.Option("--plan", metavar="FILE", help="A plan, instead of a ratio.")]
+ViaOption = Annotated[Via, typer.Option("--via", help="Build the graph directly, or trace the model.")]
 DtypeOption = Annotated[Precision, typer.Option("--dtype", help="Precision of the exported graph.")]
 Threads = Annotated[int | None, typer.Option(min=1, metavar="N", help="Threads of the runtime.  [default: all cores]")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result.")]
@@ -108,6 +109,7 @@ def convert(
     scores: ScoresOption = None,
     plan: PlanOption = None,
     dtype: DtypeOption = Precision.FLOAT32,
+    via: ViaOption = Via.AUTO,
     threads: Threads = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -146,6 +148,7 @@ def convert(
             settings = PlanSettings(chosen_ratio, allocation, heads, snap, target, heads_per_layer, neurons_per_layer)
         options = ConvertOptions(
             precision=dtype,
+            via=via,
             calibration=calibration,
             scores=scores,
             plan=plan,
@@ -249,6 +252,7 @@ def export(
     model: Model = DEFAULT_MODEL,
     to: Annotated[Format, typer.Option("--to", help="The format to export to.")] = Format.ONNX,
     dtype: DtypeOption = Precision.FLOAT32,
+    via: ViaOption = Via.AUTO,
     overwrite: Overwrite = False,
 ) -> None:
     """Export any checkpoint, pruned or not."""
@@ -258,7 +262,13 @@ def export(
         from amp_export.exporting import export as run
 
         result = run(
-            model, output=output, to=to, precision=dtype, overwrite=overwrite, progress=ConsoleProgress(console)
+            model,
+            output=output,
+            to=to,
+            precision=dtype,
+            via=via,
+            overwrite=overwrite,
+            progress=ConsoleProgress(console),
         )
         console.print(f"Written: {result.folder} ({result.bytes_on_disk / 1e6:.0f} MB)", soft_wrap=True)
 

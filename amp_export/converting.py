@@ -13,7 +13,7 @@ from amp_export.errors import RequestError
 from amp_export.exporters import Precision
 from amp_export.exporters.onnx import require_runtime
 from amp_export.exporting import export_into
-from amp_export.options import Format, Uniform
+from amp_export.options import Format, Uniform, Via
 from amp_export.outputs import check_output, staged_output
 from amp_export.progress import Progress, Silent
 from amp_export.pruning import PRUNED, prepare, prune_into
@@ -30,6 +30,7 @@ class ConvertOptions:
 
     Attributes:
         precision: The precision of the graph.
+        via: How the graph is made.
         calibration: A `.jsonl` or `.txt` file of prompts.
         scores: Scores of an earlier run.
         plan: A plan file.
@@ -39,6 +40,7 @@ class ConvertOptions:
     """
 
     precision: Precision = Precision.FLOAT32
+    via: Via = Via.AUTO
     calibration: Path | None = None
     scores: Path | None = None
     plan: Path | None = None
@@ -93,7 +95,7 @@ def convert(
     with staged_output(output, overwrite=options.overwrite) as folder:
         _, manifest = prune_into(folder, request, progress)
         pruned = open_checkpoint(folder / PRUNED)
-        exported = export_into(folder, pruned, to=to, precision=options.precision, progress=progress)
+        exported = export_into(folder, pruned, to=to, precision=options.precision, via=options.via, progress=progress)
         parity = compare(pruned.path, exported.folder, threads=options.threads, progress=progress)
         # the dense graph is only needed to measure against, and is as large as the result: it does not stay
         scratch = folder / "dense"
@@ -102,6 +104,7 @@ def convert(
             request.checkpoint,
             to=to,
             precision=options.precision,
+            via=exported.via,
             progress=progress,
             description="Exporting the dense model",
         )
@@ -110,5 +113,7 @@ def convert(
         shutil.rmtree(scratch)
         report = replace(Report.of(manifest), parity=parity.to_json(), benchmark=asdict(benchmark))
         report.save(folder)
-        record_verdicts(manifest, report).with_export(to.value, options.precision.value).save(folder)
+        record_verdicts(manifest, report).with_export(to.value, options.precision.value, exported.via.value).save(
+            folder
+        )
     return report

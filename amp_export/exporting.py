@@ -6,18 +6,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from amp_export.checkpoints import hash_weights, open_checkpoint
+from amp_export.checkpoints import directory_size, hash_weights, open_checkpoint
 from amp_export.errors import OutputError
 from amp_export.exporters import Precision
 from amp_export.manifest import Manifest, SourceRecord
-from amp_export.options import Format
+from amp_export.options import Format, Via
 from amp_export.outputs import check_output, is_ours, staged_output
-from amp_export.progress import Progress, Silent
+from amp_export.progress import Advance, Progress, Silent
 from amp_export.sources import resolve_model
 
 if TYPE_CHECKING:
     from amp_export.checkpoints import Checkpoint
-    from amp_export.exporters.onnx import OnnxExport
 
 
 @dataclass(frozen=True)
@@ -28,12 +27,14 @@ class ExportResult:
         folder: The folder with the graph.
         format: Its format.
         precision: The precision of weights and activations.
+        via: How the graph was made, `direct` or `trace`.
         bytes_on_disk: Size of graph and weights.
     """
 
     folder: Path
     format: Format
     precision: Precision
+    via: Via
     bytes_on_disk: int
 
 
@@ -43,6 +44,7 @@ def export(
     output: Path,
     to: Format = Format.ONNX,
     precision: Precision = Precision.FLOAT32,
+    via: Via = Via.AUTO,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> ExportResult:
@@ -56,6 +58,7 @@ def export(
         output: The output directory.
         to: The format.
         precision: The precision of the graph.
+        via: How the graph is made.
         overwrite: Whether an earlier result may be replaced.
         progress: Where to show what is going on.
 
@@ -71,13 +74,13 @@ def export(
     source = resolve_model(model, on_status=progress.note)
     checkpoint = open_checkpoint(source.path)
     with staged_output(output, overwrite=overwrite, extend=extend) as folder:
-        exported = export_into(folder, checkpoint, to=to, precision=precision, progress=progress)
+        exported = export_into(folder, checkpoint, to=to, precision=precision, via=via, progress=progress)
         if extend:
             manifest = Manifest.load(folder)
         else:
             record = SourceRecord(source.asked, str(checkpoint.path.resolve()), hash_weights(checkpoint))
             manifest = Manifest(source=record, config_before=dict(checkpoint.raw_config))
-        manifest.with_export(to.value, precision.value).save(folder)
+        manifest.with_export(to.value, precision.value, exported.via.value).save(folder)
     return replace(exported, folder=output / to.value)
 
 
@@ -87,10 +90,15 @@ def export_into(
     *,
     to: Format = Format.ONNX,
     precision: Precision,
+    via: Via = Via.AUTO,
     progress: Progress,
     description: str = "Exporting",
 ) -> ExportResult:
-    """Exports into a folder that is being staged."""
+    """Exports into a folder that is being staged.
+
+    Raises:
+        UnsupportedModelError: The graph cannot be made in the way asked for.
+    """
     import shutil
 
     from amp_export.exporters import onnx
@@ -98,9 +106,28 @@ def export_into(
     assert to is Format.ONNX
     # an extended output links to the files of the earlier one: they are removed, not written through
     shutil.rmtree(folder / to.value, ignore_errors=True)
+    if via is Via.AUTO:
+        via = Via.DIRECT if onnx.can_build(checkpoint.config) is None else Via.TRACE
     with progress.step(f"{description} to {to.value} in {precision.value}") as advance:
-        exported: OnnxExport = onnx.export(checkpoint, folder / to.value, precision=precision, on_progress=advance)
-    return ExportResult(exported.folder, to, precision, exported.bytes_on_disk)
+        if via is Via.DIRECT:
+            onnx.export(checkpoint, folder / to.value, precision=precision, on_progress=advance)
+        else:
+            _trace(checkpoint, folder / to.value, precision, advance)
+    return ExportResult(folder / to.value, to, precision, via, directory_size(folder / to.value))
+
+
+def _trace(checkpoint: Checkpoint, folder: Path, precision: Precision, advance: Advance) -> None:
+    import shutil
+
+    import torch
+
+    from amp_export.exporters.onnx import tracing
+    from amp_export.loading import load_model
+
+    model = load_model(checkpoint.path, dtype=getattr(torch, precision.value))
+    tracing.trace(model, folder, precision=precision, on_progress=advance)
+    for file in checkpoint.companions():
+        shutil.copy2(file, folder / file.name)
 
 
 def _is_own_checkpoint(model: str | Path, output: Path) -> bool:

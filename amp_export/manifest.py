@@ -41,6 +41,7 @@ class Manifest:
         config_after: config.json of the pruned checkpoint, or None.
         rewrite: Kind of rewrite and why, or None.
         exports: By format, the precision of the graph.
+        exporters: By format, how the graph was made: `direct` or `trace`.
         packages: Versions of what computed it.
         files: SHA-256 and bytes of every file, by relative path.
         verdicts: What was proved or measured, by name.
@@ -52,6 +53,7 @@ class Manifest:
     config_after: Mapping[str, Any] | None = None
     rewrite: Mapping[str, str] | None = None
     exports: Mapping[str, str] = field(default_factory=dict)
+    exporters: Mapping[str, str] = field(default_factory=dict)
     verdicts: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     packages: Mapping[str, str] = field(default_factory=dict)
@@ -62,9 +64,13 @@ class Manifest:
         """The same with one more verdict."""
         return replace(self, verdicts={**self.verdicts, name: verdict})
 
-    def with_export(self, folder_name: str, precision: str) -> Manifest:
+    def with_export(self, folder_name: str, precision: str, via: str) -> Manifest:
         """The same with one more graph."""
-        return replace(self, exports={**self.exports, folder_name: precision})
+        return replace(
+            self,
+            exports={**self.exports, folder_name: precision},
+            exporters={**self.exporters, folder_name: via},
+        )
 
     def save(self, folder: Path) -> Manifest:
         """Writes it into a folder, with the hash of every file that lies there now."""

@@ -43,6 +43,15 @@ class Format(enum.StrEnum):
     ONNX = "onnx"
 
 
+class Via(enum.StrEnum):
+    """How a graph is made."""
+
+    AUTO = "auto"
+    """Directly where all operators of the model are known, by tracing otherwise."""
+    DIRECT = "direct"
+    TRACE = "trace"
+
+
 class TargetName(enum.StrEnum):
     """A kind of device; its facts are in `amp_export.targets`."""
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amp_export.architectures import parameter_count
+from amp_export.architectures import Kind, parameter_count
 from amp_export.budgets import PlanSettings, list_candidates
 from amp_export.calibration import Calibration, load_calibration
 from amp_export.checkpoints import Checkpoint, check_finite, hash_weights, open_checkpoint, write_checkpoint
@@ -197,12 +197,15 @@ def prune_into(folder: Path, request: PruneRequest, progress: Progress) -> tuple
     checkpoint = request.checkpoint
     with progress.step("Loading the dense model") as _:
         model, tokenizer = load_model(checkpoint.path), load_tokenizer(checkpoint.path)
-    held_back = tokenize(
-        tokenizer,
-        request.calibration.held_back,
-        limit=checkpoint.config.max_position_embeddings,
-        vocab_size=checkpoint.config.vocab_size,
-    )
+    # only a decoder predicts the next token; what pruning cost the others is not measured
+    held_back = []
+    if checkpoint.config.architecture.kind is Kind.DECODER:
+        held_back = tokenize(
+            tokenizer,
+            request.calibration.held_back,
+            limit=checkpoint.config.max_position_embeddings,
+            vocab_size=checkpoint.config.vocab_size,
+        )
     with progress.step("Measuring the dense model's perplexity") as _:
         dense_perplexity = perplexity(model, held_back)
 

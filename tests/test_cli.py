@@ -51,6 +51,7 @@ def test_the_public_names_are_these() -> None:
         "Report",
         "TargetName",
         "Uniform",
+        "Via",
         "__version__",
         "benchmark",
         "convert",
