@@ -251,5 +251,5 @@ def _translated(model: PreTrainedModel) -> Iterator[None]:
         reason = next((line.strip() for line in str(cause).splitlines() if line.strip()), "no reason given")
         raise UnsupportedModelError(
             f"{type(model).__name__} cannot be traced: {type(cause).__name__}: {reason}\n"
-            "Try another attention implementation (model.set_attn_implementation), or a newer transformers and torch."
+            'Try a newer transformers and torch, or another attention: model.set_attn_implementation("eager").'
         ) from error
