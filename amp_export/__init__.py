@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from amp_export.errors import AmpExportError
     from amp_export.exporters import Precision
     from amp_export.exporting import ExportResult, export
-    from amp_export.options import Allocation, Format, HeadPolicy, TargetName
+    from amp_export.loading import register
+    from amp_export.options import Allocation, Format, HeadPolicy, PerLayer, TargetName, Uniform
     from amp_export.plans import LayerPlan, Plan
     from amp_export.pruning import PruneResult, prune
     from amp_export.reporting import Report
@@ -37,18 +38,21 @@ __all__ = [
     "HeadPolicy",
     "LayerPlan",
     "ParityReport",
+    "PerLayer",
     "Plan",
     "PlanSettings",
     "Precision",
     "PruneResult",
     "Report",
     "TargetName",
+    "Uniform",
     "__version__",
     "benchmark",
     "convert",
     "diagnose",
     "export",
     "prune",
+    "register",
     "validate",
 ]
 
@@ -63,17 +67,20 @@ _HOMES = {
     "HeadPolicy": "options",
     "LayerPlan": "plans",
     "ParityReport": "validation",
+    "PerLayer": "options",
     "Plan": "plans",
     "PlanSettings": "budgets",
     "Precision": "exporters",
     "PruneResult": "pruning",
     "Report": "reporting",
     "TargetName": "options",
+    "Uniform": "options",
     "benchmark": "benchmarking",
     "convert": "converting",
     "diagnose": "doctoring",
     "export": "exporting",
     "prune": "pruning",
+    "register": "loading",
     "validate": "validation",
 }
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from amp_export.benchmark_worker import Ready, Round, RoundTimes
-from amp_export.checkpoints import open_checkpoint
+from amp_export.checkpoints import open_checkpoint, read_config
 from amp_export.errors import AmpExportError, ModelError, OutputError, RequestError, UnsupportedModelError
 from amp_export.exporters import Precision
 from amp_export.exporters.onnx import export, require_runtime
@@ -260,22 +260,15 @@ def _report(
 
 def _choose_round(folders: Sequence[Path], prompt_tokens: int, decode_tokens: int, seed: int) -> Round:
     """A round that fits into the context and the vocabulary of all graphs."""
-    configs = [_read_config(folder) for folder in folders]
-    context = min(config["max_position_embeddings"] for config in configs)
+    for folder in folders:
+        if not (folder / GRAPH).is_file():
+            raise ModelError(f"{folder} holds no {GRAPH}.\nExport a checkpoint first: amp-export export --to onnx.")
+    configs = [read_config(folder)[1] for folder in folders]
+    context = min(config.max_position_embeddings for config in configs)
     prompt_tokens = min(prompt_tokens, context - decode_tokens)
     if prompt_tokens < 1:
         raise RequestError(f"{decode_tokens} decoded tokens and a prompt do not fit into a context of {context}.")
-    return Round(prompt_tokens, decode_tokens, min(config["vocab_size"] for config in configs), seed)
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    if not (folder / GRAPH).is_file():
-        raise ModelError(f"{folder} holds no {GRAPH}.\nExport a checkpoint first: amp-export export --to onnx.")
-    try:
-        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{folder}/config.json cannot be read: {error}\nExport the checkpoint again.") from error
-    return config
+    return Round(prompt_tokens, decode_tokens, min(config.vocab_size for config in configs), seed)
 
 
 def _warm_up(workers: Sequence[_Worker], task: Round) -> int:

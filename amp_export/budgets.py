@@ -5,18 +5,24 @@ No scores are needed here, so that `doctor` can show the counts before anything 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from amp_export.architectures import DecoderConfig, LayerWidths, parameter_count
+from amp_export.architectures import LayerWidths, ModelConfig, parameter_count, tensor_shapes
 from amp_export.errors import PlanError, RatioError
-from amp_export.options import Allocation, HeadPolicy, TargetName
-from amp_export.rewriting import is_expressible
+from amp_export.options import Allocation, HeadPolicy, PerLayer, TargetName
+from amp_export.rewriting import is_stock
 from amp_export.targets import TARGETS
 
 RATIO_TOLERANCE = 0.001
 """How far the removed share may be from the one that was asked for: 0.1 percentage points."""
+
+
+EXPERT_MULTIPLE = 8
+"""Neurons of experts come in eights: `torch.nn.functional.grouped_mm` wants strides of 16 bytes, which are 8 numbers of
+16 bits."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,8 @@ class PlanSettings:
         heads: Which heads may go.
         snap: Kept neurons are a multiple of this; None takes the target's, or 1 for the paper's rule.
         target: The kind of device.
+        heads_per_layer: Whether all layers keep as many heads.
+        neurons_per_layer: Whether all layers keep as many neurons.
     """
 
     ratio: float
@@ -36,13 +44,27 @@ class PlanSettings:
     heads: HeadPolicy = HeadPolicy.AUTO
     snap: int | None = None
     target: TargetName = TargetName.CPU
+    heads_per_layer: PerLayer = PerLayer.UNIFORM
+    neurons_per_layer: PerLayer = PerLayer.UNIFORM
 
-    @property
-    def neuron_multiple(self) -> int:
-        """What kept neurons are rounded to."""
-        if self.snap is not None:
-            return self.snap
-        return 1 if self.allocation is Allocation.PAPER else TARGETS[self.target].neuron_multiple
+    def neuron_multiple(self, config: ModelConfig) -> int:
+        """What kept neurons are rounded to.
+
+        Raises:
+            PlanError: The model cannot have such a number of neurons.
+        """
+        experts = config.architecture.mlp.has_experts
+        if self.snap is None:
+            paper = self.allocation is Allocation.PAPER
+            return (EXPERT_MULTIPLE if experts else 1) if paper else TARGETS[self.target].neuron_multiple
+        if self.snap < 1:
+            raise PlanError(f"--snap must be at least 1, not {self.snap}.")
+        if experts and self.snap % EXPERT_MULTIPLE:
+            raise PlanError(
+                f"--snap must be a multiple of {EXPERT_MULTIPLE} for a model with experts, not {self.snap}: the "
+                "grouped matrix multiplication that transformers runs them with takes rows of 16 bytes."
+            )
+        return self.snap
 
 
 @dataclass(frozen=True)
@@ -53,13 +75,13 @@ class Candidate:
         heads: Which kind of heads it removes.
         widths: What each layer keeps.
         ratio: The share of all parameters that it removes.
-        expressible: Whether a stock class can say it.
+        stock: Whether a stock class can say it, so that plain transformers loads the result.
     """
 
     heads: HeadPolicy
     widths: LayerWidths
     ratio: float
-    expressible: bool
+    stock: bool
 
     def misses(self, ratio: float) -> bool:
         """Whether the budget is missed by more than the tolerance."""
@@ -67,7 +89,7 @@ class Candidate:
 
 
 def list_candidates(
-    raw_config: Mapping[str, Any], config: DecoderConfig, settings: PlanSettings
+    raw_config: Mapping[str, Any], config: ModelConfig, settings: PlanSettings
 ) -> tuple[Candidate, ...]:
     """Every legal way to meet the ratio under these settings, by the config alone.
 
@@ -75,29 +97,22 @@ def list_candidates(
         RatioError: There is none; it says the nearest legal ratio.
         PlanError: The kind of heads asked for does not exist in this model.
     """
-    if settings.neuron_multiple < 1:
-        raise PlanError(f"--snap must be at least 1, not {settings.snap}.")
-    space = _Space(config, settings, head_options(config, settings.heads), ModelCosts.of(config))
+    step = settings.neuron_multiple(config)
+    space = _Space(config, settings, step, head_options(config, settings.heads), ModelCosts.of(config))
     if not 0 < settings.ratio < 1:
         raise space.refuse(f"The ratio must lie between 0 and 1, both excluded; {settings.ratio:g} does not.")
     rule = space.paper_widths if settings.allocation is Allocation.PAPER else space.balanced_widths
     found = [
-        Candidate(policy, widths, space.costs.ratio(widths), is_expressible(raw_config, config, widths))
+        Candidate(policy, widths, space.costs.ratio(widths), is_stock(raw_config, config, widths))
         for policy, widths in rule()
         if space.costs.ratio(widths) > 0
     ]
     if not found:
         raise space.refuse(space.why_none())
-    if not any(candidate.expressible for candidate in found):
-        raise space.refuse(
-            f"At ratio {settings.ratio:g} no stock class can say the {found[0].widths.query_heads} heads that would be "
-            f"kept (hidden size {config.hidden_size}).",
-            allow=lambda widths: is_expressible(raw_config, config, widths),
-        )
     return tuple(found)
 
 
-def head_options(config: DecoderConfig, policy: HeadPolicy) -> list[tuple[HeadPolicy, LayerWidths]]:
+def head_options(config: ModelConfig, policy: HeadPolicy) -> list[tuple[HeadPolicy, LayerWidths]]:
     """The head counts that a policy allows, all neurons kept; keeping every head is always among them.
 
     Raises:
@@ -147,11 +162,11 @@ class ModelCosts:
     neuron: int
 
     @classmethod
-    def of(cls, config: DecoderConfig) -> ModelCosts:
+    def of(cls, config: ModelConfig) -> ModelCosts:
         """Counts them on the shapes of the weights."""
 
         def parameters(widths: LayerWidths) -> int:
-            return parameter_count(config, [widths] * config.num_hidden_layers)
+            return parameter_count(config, [config.fit(widths, site) for site in config.sites])
 
         dense = config.widths
         total = parameters(dense)
@@ -181,15 +196,16 @@ class ModelCosts:
 class _Space:
     """All widths that the settings allow for a model."""
 
-    config: DecoderConfig
+    config: ModelConfig
     settings: PlanSettings
+    step: int
     options: Sequence[tuple[HeadPolicy, LayerWidths]]
     costs: ModelCosts
 
     @property
     def allowed_neurons(self) -> list[int]:
         """Multiples of the step, and all of them."""
-        step, dense = self.settings.neuron_multiple, self.config.intermediate_size
+        step, dense = self.step, self.config.intermediate_size
         return [*range(step, dense, step), dense]
 
     def snap(self, exact: float) -> int:
@@ -198,7 +214,7 @@ class _Space:
 
     def balanced_widths(self) -> Iterator[tuple[HeadPolicy, LayerWidths]]:
         """Heads as given, and as many neurons as the rest of the budget leaves."""
-        step = self.settings.neuron_multiple
+        step = self.step
         for policy, widths in self.options:
             exact = widths.neurons - (self.settings.ratio - self.costs.ratio(widths)) / self.costs.step(1)
             neurons = self.snap(exact)
@@ -234,24 +250,26 @@ class _Space:
 
     def _share_of_layers(self) -> float:
         """The share of all parameters that attention and MLPs are, norms of the residual stream not counted."""
-        config = self.config
-        norms = (2 * config.num_hidden_layers + 1) * config.hidden_size
-        embeddings = config.vocab_size * config.hidden_size * (1 if config.tie_word_embeddings else 2)
-        return 1 - (norms + embeddings) / self.costs.total
+        blocks = [block for stack in self.config.architecture.stacks for block in (stack.attention, stack.mlp)]
+        inside = {
+            f".{projection.name}." for block in filter(None, blocks) for projection in (*block.inputs, block.output)
+        }
+        shapes = tensor_shapes(self.config).items()
+        prunable = sum(math.prod(shape) for name, shape in shapes if any(part in f"{name}." for part in inside))
+        return prunable / self.costs.total
 
-    def legal_ratios(self, allow: Callable[[LayerWidths], bool] | None = None) -> list[float]:
+    def legal_ratios(self) -> list[float]:
         """Every share that can be removed, ascending."""
         ratios = [
             self.costs.ratio(replace(widths, neurons=neurons))
             for _, widths in self.options
-            if allow is None or allow(widths)
             for neurons in self.allowed_neurons
         ]
         return sorted(ratio for ratio in ratios if ratio > 0)
 
     def why_none(self) -> str:
         """Why nothing meets the ratio."""
-        ratio, step = self.settings.ratio, self.settings.neuron_multiple
+        ratio, step = self.settings.ratio, self.step
         legal = self.legal_ratios()
         if not legal:
             return "Nothing can be removed from this model: every layer has a single head and no neuron to spare."
@@ -266,10 +284,10 @@ class _Space:
             )
         return f"No legal plan removes {ratio:g}: heads and steps of {step} neurons do not add up to it."
 
-    def refuse(self, problem: str, *, allow: Callable[[LayerWidths], bool] | None = None) -> RatioError:
+    def refuse(self, problem: str) -> RatioError:
         """An error that names the legal ratio nearest to the one asked for."""
         asked = self.settings.ratio
         # a ratio that is no number is near to none; the least is the safest to offer
-        nearest = min(self.legal_ratios(allow), key=lambda legal: abs(legal - asked), default=None)
+        nearest = min(self.legal_ratios(), key=lambda legal: abs(legal - asked), default=None)
         advice = "" if nearest is None else f"\nThe nearest legal ratio is {nearest:.4f}."
         return RatioError(problem + advice, nearest=nearest)

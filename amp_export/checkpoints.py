@@ -8,12 +8,20 @@ import json
 import os
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amp_export.architectures import DecoderConfig, LayerWidths, find_architecture, tensor_shapes
+from amp_export.architectures import (
+    RESIZED_MODEL_TYPE,
+    LayerWidths,
+    ModelConfig,
+    find_architecture,
+    parameter_count,
+    tensor_shapes,
+)
 from amp_export.errors import ModelError, UnsupportedModelError
 
 if TYPE_CHECKING:
@@ -47,6 +55,7 @@ class TensorInfo:
     """Where a tensor lies and what it looks like, from a safetensors header."""
 
     file: Path
+    stored_name: str
     dtype: str
     shape: tuple[int, ...]
 
@@ -59,23 +68,25 @@ class Checkpoint:
         path: Its directory.
         raw_config: The content of config.json.
         config: The fields of it that decide what is computed.
-        tensors: What the headers of its safetensors files say, by tensor name.
+        widths: The widths of each layer.
+        tensors: What the headers of its safetensors files say, by the name that the architecture's facts give a tensor.
     """
 
     path: Path
     raw_config: Mapping[str, Any]
-    config: DecoderConfig
+    config: ModelConfig
+    widths: tuple[LayerWidths, ...]
     tensors: Mapping[str, TensorInfo]
 
     @property
-    def widths(self) -> tuple[LayerWidths, ...]:
-        """The widths of each layer."""
-        return (self.config.widths,) * self.config.num_hidden_layers
+    def is_resized(self) -> bool:
+        """Whether its layers have widths of their own, so that the modelling file is needed to load it."""
+        return bool(self.raw_config["model_type"] == RESIZED_MODEL_TYPE)
 
     @property
     def dtype(self) -> str:
-        """The dtype of the token embedding, which stands for the checkpoint's."""
-        return self.tensors[f"{self.config.architecture.embedding}.weight"].dtype
+        """The dtype of most of its weights."""
+        return Counter(info.dtype for info in self.tensors.values()).most_common(1)[0][0]
 
     def read(self, name: str) -> Array:
         """Reads one tensor; bfloat16 comes as `ml_dtypes.bfloat16`.
@@ -87,7 +98,7 @@ class Checkpoint:
         from safetensors import safe_open
 
         with safe_open(self.tensors[name].file, framework="np") as file:
-            array: Array = file.get_tensor(name)
+            array: Array = file.get_tensor(self.tensors[name].stored_name)
         if count := _count_not_finite(array):
             raise ModelError(
                 f"{self.tensors[name].file}: {name} holds {count} values that are NaN or infinite.\n"
@@ -110,7 +121,7 @@ def _count_not_finite(array: Array) -> int:
     return int(array.size - np.isfinite(array).sum())
 
 
-def read_config(path: Path) -> tuple[dict[str, Any], DecoderConfig]:
+def read_config(path: Path) -> tuple[dict[str, Any], ModelConfig]:
     """Reads the config of a checkpoint directory, as it stands and as understood.
 
     Raises:
@@ -129,7 +140,33 @@ def read_config(path: Path) -> tuple[dict[str, Any], DecoderConfig]:
         raise ModelError(f"{file} is not valid JSON: {error}") from error
     if not isinstance(raw, dict) or not isinstance(raw.get("model_type"), str):
         raise ModelError(f"{file} names no model_type, so the architecture is unknown.")
-    return raw, DecoderConfig.read(find_architecture(raw["model_type"]), raw)
+    plain = raw if raw["model_type"] != RESIZED_MODEL_TYPE else _dense_config(file, raw)
+    config = ModelConfig.read(find_architecture(plain["model_type"]), plain)
+    if not config.architecture.knows_files:
+        from amp_export.loading import count_parameters
+
+        # transformers alone knows what lies outside the layers
+        config = replace(config, other_parameters=count_parameters(config, plain) - parameter_count(config))
+    return raw, config
+
+
+def _dense_config(file: Path, raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    dense = raw.get("dense")
+    if not isinstance(dense, dict) or not isinstance(dense.get("model_type"), str) or "layer_widths" not in raw:
+        raise ModelError(f"{file} is of type {RESIZED_MODEL_TYPE}, but lacks `dense` or `layer_widths`: it is damaged.")
+    return dense
+
+
+def _read_widths(file: Path, raw: Mapping[str, Any], config: ModelConfig) -> tuple[LayerWidths, ...]:
+    if raw["model_type"] != RESIZED_MODEL_TYPE:
+        return tuple(site.widths for site in config.sites)
+    try:
+        widths = tuple(LayerWidths(**layer) for layer in raw["layer_widths"])
+    except TypeError as error:
+        raise ModelError(f"{file}: layer_widths is damaged: {error}") from error
+    if len(widths) != len(config.sites):
+        raise ModelError(f"{file}: layer_widths names {len(widths)} layers, and there are {len(config.sites)}.")
+    return widths
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -140,10 +177,31 @@ def open_checkpoint(path: Path) -> Checkpoint:
         UnsupportedModelError: The architecture or the dtype is not supported.
     """
     raw, config = read_config(path)
+    widths = _read_widths(path / "config.json", raw, config)
+    shapes = tensor_shapes(config, widths)
     tensors = _read_headers(path)
-    _check_names(path, config, tensors)
-    _check_shapes(path, config, tensors)
-    return Checkpoint(path=path, raw_config=raw, config=config, tensors=tensors)
+    if config.architecture.knows_files:
+        tensors = _name_tensors(config, tensors, shapes)
+        _check_names(path, config, tensors, shapes)
+        _check_shapes(path, tensors, shapes)
+    _check_dtypes(path, tensors)
+    return Checkpoint(path=path, raw_config=raw, config=config, widths=widths, tensors=tensors)
+
+
+def _name_tensors(
+    config: ModelConfig, stored: Mapping[str, TensorInfo], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, TensorInfo]:
+    """Finds the tensors of a checkpoint that names them otherwise: as modules are, or below a bare model."""
+    architecture = config.architecture
+    other = {module: file for file, module in architecture.module_names.items()}
+    named: dict[str, TensorInfo] = {}
+    for name, info in stored.items():
+        if name.endswith(architecture.obsolete):
+            continue
+        path, _, parameter = name.rpartition(".")
+        candidates = (name, f"{other.get(path, path)}.{parameter}", f"{architecture.base_model}.{name}")
+        named[next((candidate for candidate in candidates if candidate in shapes), name)] = info
+    return named
 
 
 def check_finite(checkpoint: Checkpoint, *, on_progress: Callable[[int, int], None] | None = None) -> None:
@@ -152,11 +210,10 @@ def check_finite(checkpoint: Checkpoint, *, on_progress: Callable[[int, int], No
     Raises:
         ModelError: A tensor holds a NaN or an infinity; it is named.
     """
-    names = tensor_shapes(checkpoint.config)
-    for done, name in enumerate(names, start=1):
+    for done, name in enumerate(checkpoint.tensors, start=1):
         checkpoint.read(name)
         if on_progress is not None:
-            on_progress(done, len(names))
+            on_progress(done, len(checkpoint.tensors))
 
 
 def _weight_files(path: Path) -> list[Path]:
@@ -189,7 +246,7 @@ def _read_headers(path: Path) -> dict[str, TensorInfo]:
                 for name in handle.keys():  # noqa: SIM118 - not a mapping
                     part = handle.get_slice(name)
                     tensors[name] = TensorInfo(
-                        file, DTYPES.get(part.get_dtype(), part.get_dtype()), tuple(part.get_shape())
+                        file, name, DTYPES.get(part.get_dtype(), part.get_dtype()), tuple(part.get_shape())
                     )
         except (SafetensorError, OSError) as error:
             raise ModelError(
@@ -198,14 +255,13 @@ def _read_headers(path: Path) -> dict[str, TensorInfo]:
     return tensors
 
 
-def _check_names(path: Path, config: DecoderConfig, tensors: Mapping[str, TensorInfo]) -> None:
-    expected = tensor_shapes(config).keys()
+def _check_names(
+    path: Path, config: ModelConfig, tensors: Mapping[str, TensorInfo], expected: Mapping[str, tuple[int, ...]]
+) -> None:
     head = f"{config.architecture.head}.weight"
     missing = [name for name in expected if name not in tensors]
-    # transformers writes no head for tied embeddings, other tools do; inverse frequencies are left from old versions
-    surplus = [
-        name for name in tensors if name not in expected and name != head and not name.endswith("rotary_emb.inv_freq")
-    ]
+    # transformers writes no head for tied embeddings, other tools do
+    surplus = [name for name in tensors if name not in expected and name != head]
     if missing:
         raise ModelError(
             f"{path}: {len(missing)} tensors that config.json calls for are missing, {missing[0]} first.\n"
@@ -216,16 +272,19 @@ def _check_names(path: Path, config: DecoderConfig, tensors: Mapping[str, Tensor
             f"{path}: {len(surplus)} tensors have no place in a {config.architecture.class_name} with this config, "
             f"{surplus[0]} first.\nIf it is an adapter, merge it first."
         )
-    if foreign := {info.dtype for name, info in tensors.items() if name in expected} - set(DTYPES.values()):
+
+
+def _check_dtypes(path: Path, tensors: Mapping[str, TensorInfo]) -> None:
+    if foreign := {info.dtype for info in tensors.values()} - set(DTYPES.values()):
         raise UnsupportedModelError(
             f"{path}: weights of dtype {', '.join(sorted(foreign))} are not supported; "
             f"supported: {', '.join(DTYPES.values())}.\nDequantize the checkpoint first."
         )
 
 
-def _check_shapes(path: Path, config: DecoderConfig, tensors: Mapping[str, TensorInfo]) -> None:
+def _check_shapes(path: Path, tensors: Mapping[str, TensorInfo], expected: Mapping[str, tuple[int, ...]]) -> None:
     """Holds every shape against the config: one that transformers would refuse must be refused here."""
-    for name, shape in tensor_shapes(config).items():
+    for name, shape in expected.items():
         if tensors[name].shape != shape:
             raise ModelError(
                 f"{path}: {name} has the shape {list(tensors[name].shape)}, but config.json calls for {list(shape)}.\n"

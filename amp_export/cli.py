@@ -12,10 +12,9 @@ import typer
 from amp_export import __version__
 from amp_export.errors import AmpExportError
 from amp_export.exporters import Precision
-from amp_export.options import Allocation, Format, HeadPolicy, TargetName
+from amp_export.options import Allocation, Format, HeadPolicy, PerLayer, TargetName, Uniform
 
 if TYPE_CHECKING:
-    from amp_export.budgets import PlanSettings
     from amp_export.reporting import Report
 
 DEFAULT_MODEL = "demo"
@@ -53,6 +52,15 @@ Snap = Annotated[
     int | None, typer.Option(metavar="N", help="Keep a multiple of N neurons.  [default: 16, on GPU targets 64]")
 ]
 TargetOption = Annotated[TargetName, typer.Option("--target", help="The kind of device the shapes should suit.")]
+HeadsPerLayer = Annotated[
+    PerLayer, typer.Option("--heads-per-layer", help="The same in every layer, or by importance among all layers.")
+]
+NeuronsPerLayer = Annotated[
+    PerLayer, typer.Option("--neurons-per-layer", help="The same in every layer, or by importance among all layers.")
+]
+UniformOption = Annotated[
+    Uniform, typer.Option("--uniform", help="What no stock config can say is resized at load, or padded with zeros.")
+]
 Calibration = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Prompts to score on: .txt or .jsonl, one a line.")
 ]
@@ -93,6 +101,9 @@ def convert(
     heads: Heads = HeadPolicy.AUTO,
     snap: Snap = None,
     target: TargetOption = TargetName.CPU,
+    heads_per_layer: HeadsPerLayer = PerLayer.UNIFORM,
+    neurons_per_layer: NeuronsPerLayer = PerLayer.UNIFORM,
+    uniform: UniformOption = Uniform.RESIZE,
     calibration: Calibration = None,
     scores: ScoresOption = None,
     plan: PlanOption = None,
@@ -118,6 +129,7 @@ def convert(
         return
 
     def work(console: Any) -> Report:
+        from amp_export.budgets import PlanSettings
         from amp_export.console import ConsoleProgress
         from amp_export.converting import ConvertOptions
         from amp_export.converting import convert as run
@@ -129,13 +141,22 @@ def convert(
         if ratio is None and plan is None:
             chosen_ratio = DEFAULT_RATIO
             console.print(f"No --ratio given: taking {DEFAULT_RATIO}.")
+        settings = None
+        if chosen_ratio is not None:
+            settings = PlanSettings(chosen_ratio, allocation, heads, snap, target, heads_per_layer, neurons_per_layer)
         options = ConvertOptions(
-            precision=dtype, calibration=calibration, scores=scores, plan=plan, threads=threads, overwrite=overwrite
+            precision=dtype,
+            calibration=calibration,
+            scores=scores,
+            plan=plan,
+            uniform=uniform,
+            threads=threads,
+            overwrite=overwrite,
         )
         return run(
             chosen_model,
             output=output,
-            settings=_settings(chosen_ratio, allocation, heads, snap, target),
+            settings=settings,
             to=to,
             options=options,
             progress=ConsoleProgress(console),
@@ -156,11 +177,11 @@ def doctor(
     """Say what a ratio would keep and which class can express it, before anything heavy runs."""
 
     def work(console: Any) -> None:
+        from amp_export.budgets import PlanSettings
         from amp_export.console import ConsoleProgress, show_diagnosis
         from amp_export.doctoring import diagnose
 
-        settings = _settings(ratio, allocation, heads, snap, target)
-        assert settings is not None
+        settings = PlanSettings(ratio, allocation, heads, snap, target)
         show_diagnosis(console, diagnose(model, settings, on_status=ConsoleProgress(console).note))
 
     _run(work)
@@ -180,6 +201,9 @@ def prune(
     heads: Heads = HeadPolicy.AUTO,
     snap: Snap = None,
     target: TargetOption = TargetName.CPU,
+    heads_per_layer: HeadsPerLayer = PerLayer.UNIFORM,
+    neurons_per_layer: NeuronsPerLayer = PerLayer.UNIFORM,
+    uniform: UniformOption = Uniform.RESIZE,
     calibration: Calibration = None,
     scores: ScoresOption = None,
     plan: PlanOption = None,
@@ -199,6 +223,9 @@ def prune(
             heads=heads,
             snap=snap,
             target=target,
+            heads_per_layer=heads_per_layer,
+            neurons_per_layer=neurons_per_layer,
+            uniform=uniform,
             calibration=calibration,
             scores=scores,
             plan=plan,
@@ -291,14 +318,6 @@ def report(output: OutArgument, as_json: Json = False) -> None:
         return Report.load(output)
 
     _run_and_show(work, as_json=as_json, written=None)
-
-
-def _settings(
-    ratio: float | None, allocation: Allocation, heads: HeadPolicy, snap: int | None, target: TargetName
-) -> PlanSettings | None:
-    from amp_export.budgets import PlanSettings
-
-    return None if ratio is None else PlanSettings(ratio, allocation, heads, snap, target)
 
 
 def _run_and_show(work: Callable[[Any], Report], *, as_json: bool, written: Path | None) -> None:

@@ -16,6 +16,7 @@ from rich.table import Table
 from amp_export.doctoring import Diagnosis, Option
 from amp_export.progress import Advance
 from amp_export.reporting import Report, summary_rows, verdict_lines
+from amp_export.rewriting import Rewrite, RewriteKind
 
 SHOWN_OPTIONS = 16
 """Rows of the doctor's table: as many as fit on a screen."""
@@ -78,7 +79,7 @@ def show_diagnosis(console: Console, diagnosis: Diagnosis) -> None:
     widths = diagnosis.widths
     console.print(
         f"[bold]{escape(diagnosis.model)}[/]: {diagnosis.class_name}, {diagnosis.parameters / 1e6:.1f} M parameters, "
-        f"{diagnosis.num_hidden_layers} layers of {widths.query_heads} query heads, {widths.key_value_heads} key/value "
+        f"{diagnosis.num_layers} layers of {widths.query_heads} query heads, {widths.key_value_heads} key/value "
         f"heads and {widths.neurons} neurons",
         soft_wrap=True,
     )
@@ -96,22 +97,18 @@ def show_diagnosis(console: Console, diagnosis: Diagnosis) -> None:
     else:
         console.print("The scores will choose among them; --heads restricts the choice.", soft_wrap=True)
     considered = diagnosis.options if diagnosis.chosen is None else (diagnosis.chosen,)
-    if example := next((option for option in considered if option.problem is not None), None):
-        console.print(f"{_class_of(example)}: {_why(example)}.", soft_wrap=True)
-
-
-def _why(option: Option) -> str:
-    return option.rewrite.reason if option.rewrite is not None else option.problem or ""
-
-
-def _class_of(option: Option) -> str:
-    return option.rewrite.architecture.class_name if option.rewrite is not None else "illegal"
+    if example := next((option for option in considered if option.rewrite.kind is not RewriteKind.SAME_CLASS), None):
+        console.print(f"{example.rewrite.class_name}: {example.rewrite.reason}.", soft_wrap=True)
 
 
 def _option_cells(option: Option) -> tuple[str, ...]:
     candidate, widths = option.candidate, option.candidate.widths
     counts = (str(count) for count in (widths.query_heads, widths.key_value_heads, widths.neurons))
-    return (candidate.heads.value, *counts, f"{candidate.ratio:.2%}", _class_of(option))
+    return (candidate.heads.value, *counts, f"{candidate.ratio:.2%}", _class_of(option.rewrite))
+
+
+def _class_of(rewritten: Rewrite) -> str:
+    return rewritten.class_name if rewritten.is_stock else f"{rewritten.class_name}, resized"
 
 
 def show_error(console: Console, message: str) -> None:

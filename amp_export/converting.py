@@ -13,7 +13,7 @@ from amp_export.errors import RequestError
 from amp_export.exporters import Precision
 from amp_export.exporters.onnx import require_runtime
 from amp_export.exporting import export_into
-from amp_export.options import Format
+from amp_export.options import Format, Uniform
 from amp_export.outputs import check_output, staged_output
 from amp_export.progress import Progress, Silent
 from amp_export.pruning import PRUNED, prepare, prune_into
@@ -33,6 +33,7 @@ class ConvertOptions:
         calibration: A `.jsonl` or `.txt` file of prompts.
         scores: Scores of an earlier run.
         plan: A plan file.
+        uniform: What becomes of a plan that no stock config can say.
         threads: Threads of the runtime; by default one for each core.
         overwrite: Whether an earlier result may be replaced.
     """
@@ -41,6 +42,7 @@ class ConvertOptions:
     calibration: Path | None = None
     scores: Path | None = None
     plan: Path | None = None
+    uniform: Uniform = Uniform.RESIZE
     threads: int | None = None
     overwrite: bool = False
 
@@ -82,6 +84,7 @@ def convert(
     request = prepare(
         model,
         settings,
+        uniform=options.uniform,
         calibration=options.calibration,
         scores=options.scores,
         plan=options.plan,

@@ -10,7 +10,7 @@ from amp_export.architectures import LayerWidths, parameter_count
 from amp_export.budgets import Candidate, PlanSettings, list_candidates
 from amp_export.checkpoints import read_config
 from amp_export.planning import choose_candidate, needs_scores
-from amp_export.rewriting import Rewrite, find_problem, rewrite
+from amp_export.rewriting import Rewrite, rewrite
 from amp_export.sources import resolve_model
 
 
@@ -20,13 +20,11 @@ class Option:
 
     Attributes:
         candidate: What would be kept.
-        rewrite: The class and config that say it, or None where no stock class can.
-        problem: Why the model's own class cannot, or None where it can.
+        rewrite: The class and config that say it.
     """
 
     candidate: Candidate
-    rewrite: Rewrite | None
-    problem: str | None
+    rewrite: Rewrite
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class Diagnosis:
         class_name: The model's class.
         parameters: Its parameters, tied ones counted once.
         widths: Its heads and neurons in every layer.
-        num_hidden_layers: Its layers.
+        num_layers: Its layers.
         ratio: The ratio that was asked for.
         options: Every way to meet it.
         chosen: The one that will be taken, or None where the choice needs scores.
@@ -48,7 +46,7 @@ class Diagnosis:
     class_name: str
     parameters: int
     widths: LayerWidths
-    num_hidden_layers: int
+    num_layers: int
     ratio: float
     options: tuple[Option, ...]
     chosen: Option | None
@@ -69,17 +67,19 @@ def diagnose(model: str | Path, settings: PlanSettings, *, on_status: Callable[[
     source = resolve_model(model, on_status=on_status)
     raw_config, config = read_config(source.path)
     candidates = list_candidates(raw_config, config, settings)
-    options = {}
-    for candidate in candidates:
-        expressed = rewrite(raw_config, config, [candidate.widths]) if candidate.expressible else None
-        options[candidate] = Option(candidate, expressed, find_problem(config, candidate.widths))
+    options = {
+        candidate: Option(
+            candidate, rewrite(raw_config, config, [config.fit(candidate.widths, site) for site in config.sites])
+        )
+        for candidate in candidates
+    }
     chosen = None if needs_scores(settings) else options[choose_candidate(config, settings, candidates)]
     return Diagnosis(
         model=source.asked,
         class_name=config.architecture.class_name,
         parameters=parameter_count(config),
         widths=config.widths,
-        num_hidden_layers=config.num_hidden_layers,
+        num_layers=len(config.sites),
         ratio=settings.ratio,
         options=tuple(options.values()),
         chosen=chosen,

@@ -21,6 +21,22 @@ class HeadPolicy(enum.StrEnum):
     NONE = "none"
 
 
+class PerLayer(enum.StrEnum):
+    """Whether every layer keeps the same count, or as many as its importance deserves among all layers."""
+
+    UNIFORM = "uniform"
+    GLOBAL = "global"
+
+
+class Uniform(enum.StrEnum):
+    """What becomes of a plan that no stock config can say."""
+
+    RESIZE = "resize"
+    """The layers are resized when the checkpoint is loaded, by a file that is saved with it."""
+    PAD = "pad"
+    """The layers are filled up with zeros, until a stock config can say them."""
+
+
 class Format(enum.StrEnum):
     """What a checkpoint can be exported to; each is a folder in `exporters`."""
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from amp_export.architectures import DecoderConfig
-from amp_export.budgets import Candidate, ModelCosts, PlanSettings, list_candidates
-from amp_export.options import Allocation, HeadPolicy
-from amp_export.plans import LayerPlan, Plan
+from amp_export.architectures import LayerWidths, ModelConfig
+from amp_export.budgets import RATIO_TOLERANCE, Candidate, ModelCosts, PlanSettings, list_candidates
+from amp_export.options import Allocation, HeadPolicy, PerLayer
+from amp_export.plans import LayerPlan, Plan, removed_ratio
+from amp_export.spreading import spread_heads, spread_neurons
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,14 +32,14 @@ def needs_scores(settings: PlanSettings) -> bool:
 
 
 def choose_candidate(
-    config: DecoderConfig, settings: PlanSettings, candidates: Sequence[Candidate], scores: Scores | None = None
+    config: ModelConfig, settings: PlanSettings, candidates: Sequence[Candidate], scores: Scores | None = None
 ) -> Candidate:
     """Chooses among candidates.
 
     A kind of heads that was asked for gives the counts whose shares of heads and neurons are closest, or nearly so if
     that meets the budget. `auto` takes what hurts the scores least, or nearly so; it needs the scores.
     """
-    legal = [candidate for candidate in candidates if candidate.expressible]
+    legal = _preferred(candidates, settings.heads)
     if needs_scores(settings):
         assert scores is not None
         hurts = {candidate: hurt(config, scores, candidate) for candidate in legal}
@@ -48,42 +50,81 @@ def choose_candidate(
     return min(close, key=lambda candidate: (candidate.misses(settings.ratio), imbalances[candidate]))
 
 
-def make_plan(raw_config: Mapping[str, Any], config: DecoderConfig, scores: Scores, settings: PlanSettings) -> Plan:
+def _preferred(candidates: Sequence[Candidate], heads: HeadPolicy) -> Sequence[Candidate]:
+    """What a stock class can say, if there is any such; a kind of heads that was asked for goes before that."""
+    asked = [candidate for candidate in candidates if heads is HeadPolicy.AUTO or candidate.heads is heads]
+    pool = asked or candidates
+    return [candidate for candidate in pool if candidate.stock] or pool
+
+
+def make_plan(raw_config: Mapping[str, Any], config: ModelConfig, scores: Scores, settings: PlanSettings) -> Plan:
     """Chooses counts for the ratio and the most important heads and neurons for the counts.
 
     Raises:
         RatioError: No legal plan meets the ratio.
         PlanError: The settings do not fit the model.
     """
+    scores = tie_heads(config, scores)
     candidates = list_candidates(raw_config, config, settings)
     chosen = choose_candidate(config, settings, candidates, scores)
+    widths = _spread(config, settings, chosen, scores)
+    achieved = removed_ratio(config, widths)
     return Plan(
         layers=tuple(
-            keep_most_important(config, heads, neurons, chosen)
-            for heads, neurons in zip(scores.heads, scores.neurons, strict=True)
+            keep_most_important(config, heads, neurons, layer)
+            for heads, neurons, layer in zip(scores.heads, scores.neurons, widths, strict=True)
         ),
         asked=settings.ratio,
-        achieved=chosen.ratio,
+        achieved=achieved,
         settings={
             "allocation": settings.allocation.value,
             "heads": settings.heads.value,
-            "snap": settings.neuron_multiple,
+            "snap": settings.neuron_multiple(config),
+            "heads_per_layer": settings.heads_per_layer.value,
+            "neurons_per_layer": settings.neurons_per_layer.value,
         },
         reasons=_reasons(config, settings, candidates, chosen),
-        notes=_notes(config, settings, chosen),
+        notes=_notes(config, settings, achieved),
     )
 
 
-def keep_most_important(config: DecoderConfig, heads: Array, neurons: Array, candidate: Candidate) -> LayerPlan:
+def _spread(config: ModelConfig, settings: PlanSettings, chosen: Candidate, scores: Scores) -> list[LayerWidths]:
+    """What each layer keeps: the same, or what its importance among all layers deserves."""
+    layers = [config.fit(chosen.widths, site) for site in config.sites]
+    if settings.heads_per_layer is PerLayer.GLOBAL:
+        spread = spread_heads(config, scores.heads, chosen.heads, chosen.widths)
+        layers = [config.fit(layer, site) for layer, site in zip(spread, config.sites, strict=True)]
+    if settings.neurons_per_layer is PerLayer.GLOBAL:
+        with_mlp = [number for number, site in enumerate(config.sites) if site.stack.mlp is not None]
+        neurons = [scores.neurons[number] for number in with_mlp]
+        counts = spread_neurons(neurons, chosen.widths.neurons, multiple=settings.neuron_multiple(config))
+        for number, count in zip(with_mlp, counts, strict=True):
+            layers[number] = replace(layers[number], neurons=count)
+    return layers
+
+
+def tie_heads(config: ModelConfig, scores: Scores) -> Scores:
+    """Gives the layers whose heads must be the same their mean importance; each layer counts alike."""
+    heads = list(scores.heads)
+    for stack in config.architecture.stacks:
+        if stack.heads_tied:
+            members = [number for number, site in enumerate(config.sites) if site.stack == stack]
+            mean = sum(heads[number] / heads[number].sum() for number in members) / len(members)
+            for number in members:
+                heads[number] = mean
+    return replace(scores, heads=tuple(heads))
+
+
+def keep_most_important(config: ModelConfig, heads: Array, neurons: Array, widths: LayerWidths) -> LayerPlan:
     """The indices that one layer keeps: by score, ties by the lower index.
 
     Args:
         config: The dense model's config.
         heads: Importance of each query head, [num_attention_heads].
-        neurons: Importance of each neuron, [intermediate_size].
-        candidate: How many to keep, and whether heads go by whole groups or within each.
+        neurons: Importance of each neuron, [intermediate_size]; [experts, intermediate_size] where there are experts.
+        widths: How many to keep.
     """
-    widths, group = candidate.widths, config.widths.query_group
+    group = config.widths.query_group
     heads_kg = heads.reshape(config.num_key_value_heads, group)
     groups = _top(heads_kg.sum(axis=1), widths.key_value_heads)
     query_heads = [
@@ -91,26 +132,33 @@ def keep_most_important(config: DecoderConfig, heads: Array, neurons: Array, can
         for key_value_head in groups
         for head in _top(heads_kg[key_value_head], widths.query_group)
     ]
-    return LayerPlan(query_heads=tuple(query_heads), key_value_heads=groups, neurons=_top(neurons, widths.neurons))
+    if neurons.ndim == 1:
+        return LayerPlan(tuple(query_heads), groups, neurons=_top(neurons, widths.neurons))
+    return LayerPlan(tuple(query_heads), groups, experts=tuple(_top(expert, widths.neurons) for expert in neurons))
 
 
-def hurt(config: DecoderConfig, scores: Scores, candidate: Candidate) -> float:
+def hurt(config: ModelConfig, scores: Scores, candidate: Candidate) -> float:
     """How much of the importance a candidate removes: minus the log of the shares kept, mean over layers.
 
     Heads and neurons are measured in different units, so only their shares can be put together. As a product, a layer
     that loses nearly all of one kind is not excused by what it keeps of the other. The choice of this measure is ours.
     """
-    layers = zip(scores.heads, scores.neurons, strict=True)
+    import numpy as np
+
     losses = []
-    for heads, neurons in layers:
-        kept = keep_most_important(config, heads, neurons, candidate)
-        losses.append(-math.log(_kept_share(heads, kept.query_heads) * _kept_share(neurons, kept.neurons)))
+    for site, heads, neurons in zip(config.sites, scores.heads, scores.neurons, strict=True):
+        kept = keep_most_important(config, heads, neurons, config.fit(candidate.widths, site))
+        share = _kept_share([heads], [kept.query_heads])
+        share *= _kept_share(np.atleast_2d(neurons), kept.experts or [kept.neurons])
+        losses.append(-math.log(share))
     return sum(losses) / len(losses)
 
 
-def _kept_share(importance: Array, kept: tuple[int, ...]) -> float:
-    whole = float(importance.sum())
-    return max(float(importance[list(kept)].sum()) / whole, 1e-9) if whole > 0 else 1.0
+def _kept_share(importances: Iterable[Array], kept: Iterable[tuple[int, ...]]) -> float:
+    """The share of the importance of all rows that the kept ones are."""
+    rows = list(zip(importances, kept, strict=True))
+    whole = sum(float(row.sum()) for row, _ in rows)
+    return max(sum(float(row[list(indices)].sum()) for row, indices in rows) / whole, 1e-9) if whole > 0 else 1.0
 
 
 def _top(importance: np.ndarray[Any, np.dtype[Any]], count: int) -> tuple[int, ...]:
@@ -118,14 +166,14 @@ def _top(importance: np.ndarray[Any, np.dtype[Any]], count: int) -> tuple[int, .
     return tuple(sorted(int(index) for index in kept))
 
 
-def _imbalance(config: DecoderConfig, candidate: Candidate) -> float:
+def _imbalance(config: ModelConfig, candidate: Candidate) -> float:
     """How far apart the removed shares of heads and of neurons are."""
     dense, kept = config.widths, candidate.widths
     return abs(kept.query_heads / dense.query_heads - kept.neurons / dense.neurons)
 
 
 def _reasons(
-    config: DecoderConfig, settings: PlanSettings, candidates: Sequence[Candidate], chosen: Candidate
+    config: ModelConfig, settings: PlanSettings, candidates: Sequence[Candidate], chosen: Candidate
 ) -> dict[str, str]:
     dense, kept = config.widths, chosen.widths
     heads = {
@@ -139,25 +187,28 @@ def _reasons(
         rule = f"of {len(candidates)} ways to meet the ratio this hurts the scores least"
     else:
         rule = f"--heads {settings.heads.value}, and the share of heads closest to that of neurons"
+    spread = " on average; layers share them out by their importance"
+    over_layers = {PerLayer.UNIFORM: "", PerLayer.GLOBAL: spread}
     return {
-        "heads": f"{heads}; {rule}",
-        "neurons": f"{kept.neurons} of {dense.neurons}, a multiple of {settings.neuron_multiple}: "
-        "what the heads leave of the budget",
+        "heads": f"{heads}{over_layers[settings.heads_per_layer]}; {rule}",
+        "neurons": f"{kept.neurons} of {dense.neurons}{over_layers[settings.neurons_per_layer]}, a multiple of "
+        f"{settings.neuron_multiple(config)}: what the heads leave of the budget",
     }
 
 
-def _notes(config: DecoderConfig, settings: PlanSettings, chosen: Candidate) -> tuple[str, ...]:
-    if not chosen.misses(settings.ratio):
+def _notes(config: ModelConfig, settings: PlanSettings, achieved: float) -> tuple[str, ...]:
+    if abs(achieved - settings.ratio) <= RATIO_TOLERANCE:
         return ()
     if settings.allocation is Allocation.PAPER:
         return (
-            f"The paper's rule removes {chosen.ratio:.2%} instead of {settings.ratio:.2%}: it rounds heads, and makes "
+            f"The paper's rule removes {achieved:.2%} instead of {settings.ratio:.2%}: it rounds heads, and makes "
             "up for one head with one neuron. --allocation balanced meets the budget.",
         )
-    step = settings.neuron_multiple
+    step = settings.neuron_multiple(config)
     advice = " A smaller --snap comes closer." if step > 1 else ""
     neurons = f"a multiple of {step} neurons" if step > 1 else "a whole number of neurons"
+    same = ", the same in each" if settings.neurons_per_layer is PerLayer.UNIFORM else ""
     return (
-        f"{chosen.ratio:.2%} is removed instead of {settings.ratio:.2%}: every layer keeps {neurons}, the same in "
-        f"each, and one step is {ModelCosts.of(config).step(step):.2%} of the model.{advice}",
+        f"{achieved:.2%} is removed instead of {settings.ratio:.2%}: every layer keeps {neurons}{same}, "
+        f"and one step is {ModelCosts.of(config).step(step):.2%} of the model.{advice}",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,17 +14,17 @@ from amp_export.checkpoints import Checkpoint, check_finite, hash_weights, open_
 from amp_export.errors import RequestError
 from amp_export.loading import load_model, load_tokenizer
 from amp_export.manifest import Manifest, SourceRecord
-from amp_export.options import Allocation, HeadPolicy, TargetName
+from amp_export.options import Allocation, HeadPolicy, PerLayer, TargetName, Uniform
 from amp_export.outputs import check_output, staged_output
 from amp_export.planning import make_plan
 from amp_export.plans import Plan
 from amp_export.progress import Progress, Silent
-from amp_export.proving import Expectation, ReloadProof, expect, prove_reload
+from amp_export.proving import ReloadProof, expect, prove_reload
 from amp_export.quality import perplexity
 from amp_export.reporting import Report
-from amp_export.rewriting import Rewrite, rewrite
+from amp_export.rewriting import MODELING_FILE, Rewrite, rewrite
 from amp_export.scoring import Scores, score, tokenize
-from amp_export.slicing import prune_module, prune_tensors
+from amp_export.slicing import module_tensors, prune_module
 from amp_export.sources import Source, resolve_model
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ class PruneRequest:
         source: Where the model was found.
         checkpoint: Its files.
         settings: What plan is asked for; None where a plan is given.
+        uniform: What becomes of a plan that no stock config can say.
         calibration: The text to score on and to measure quality with.
         scores: Scores that were measured before, or None.
         plan: A plan that was given, or None.
@@ -88,6 +90,7 @@ class PruneRequest:
     source: Source
     checkpoint: Checkpoint
     settings: PlanSettings | None
+    uniform: Uniform
     calibration: Calibration
     scores: Scores | None
     plan: Plan | None
@@ -102,6 +105,9 @@ def prune(
     heads: HeadPolicy = HeadPolicy.AUTO,
     snap: int | None = None,
     target: TargetName = TargetName.CPU,
+    heads_per_layer: PerLayer = PerLayer.UNIFORM,
+    neurons_per_layer: PerLayer = PerLayer.UNIFORM,
+    uniform: Uniform = Uniform.RESIZE,
     calibration: Path | None = None,
     scores: Path | None = None,
     plan: Path | None = None,
@@ -118,6 +124,9 @@ def prune(
         heads: Which heads may go.
         snap: Kept neurons are a multiple of this.
         target: The kind of device, which decides the default of `snap`.
+        heads_per_layer: Whether all layers keep as many heads.
+        neurons_per_layer: Whether all layers keep as many neurons.
+        uniform: What becomes of a plan that no stock config can say.
         calibration: A `.jsonl` or `.txt` file of prompts.
         scores: Scores of an earlier run, which spare the calibration pass.
         plan: A plan file, perhaps changed by hand.
@@ -129,8 +138,18 @@ def prune(
     """
     progress = progress or Silent()
     check_output(output, overwrite=overwrite)
-    settings = None if ratio is None else PlanSettings(ratio, allocation, heads, snap, target)
-    request = prepare(model, settings, calibration=calibration, scores=scores, plan=plan, progress=progress)
+    settings = None
+    if ratio is not None:
+        settings = PlanSettings(ratio, allocation, heads, snap, target, heads_per_layer, neurons_per_layer)
+    request = prepare(
+        model,
+        settings,
+        uniform=uniform,
+        calibration=calibration,
+        scores=scores,
+        plan=plan,
+        progress=progress,
+    )
     with staged_output(output, overwrite=overwrite) as folder:
         result, manifest = prune_into(folder, request, progress)
         Report.of(manifest).save(folder)
@@ -142,6 +161,7 @@ def prepare(
     model: str | Path,
     settings: PlanSettings | None,
     *,
+    uniform: Uniform = Uniform.RESIZE,
     calibration: Path | None = None,
     scores: Path | None = None,
     plan: Path | None = None,
@@ -161,11 +181,11 @@ def prepare(
         list_candidates(checkpoint.raw_config, checkpoint.config, settings)
     given_plan = Plan.load(plan, checkpoint.config) if plan is not None else None
     if given_plan is not None:
-        rewrite(checkpoint.raw_config, checkpoint.config, given_plan.widths)
+        rewrite(checkpoint.raw_config, checkpoint.config, given_plan.widths, pad=uniform is Uniform.PAD)
     given_scores = Scores.load(scores, checkpoint.config) if scores is not None else None
     with progress.step("Checking weights") as advance:
         check_finite(checkpoint, on_progress=advance)
-    return PruneRequest(source, checkpoint, settings, prompts, given_scores, given_plan)
+    return PruneRequest(source, checkpoint, settings, uniform, prompts, given_scores, given_plan)
 
 
 def prune_into(folder: Path, request: PruneRequest, progress: Progress) -> tuple[PruneResult, Manifest]:
@@ -187,15 +207,19 @@ def prune_into(folder: Path, request: PruneRequest, progress: Progress) -> tuple
         dense_perplexity = perplexity(model, held_back)
 
     plan = request.plan or _plan(folder, request, model, tokenizer, progress)
-    rewritten = rewrite(checkpoint.raw_config, checkpoint.config, plan.widths)
+    pad = request.uniform is Uniform.PAD
+    rewritten = rewrite(checkpoint.raw_config, checkpoint.config, plan.widths, pad=pad)
     plan.save(folder / PLAN)
 
-    model = prune_module(model, checkpoint.config, plan)
+    model = prune_module(model, checkpoint.config, plan, widths=rewritten.widths)
     with progress.step("Measuring the pruned model's perplexity") as _:
         pruned_perplexity = perplexity(model, held_back)
-    expected = expect(model, tokenizer)
-    del model
-    proof = _write(folder / PRUNED, checkpoint, plan, rewritten, expected, progress)
+    expected = expect(model, checkpoint.config, tokenizer)
+    with progress.step("Writing the pruned checkpoint") as _:
+        save_pruned(folder / PRUNED, model, rewritten, companions=checkpoint.companions())
+    del model  # the process that reloads it needs the memory
+    with progress.step("Reloading it in a separate process") as _:
+        proof = prove_reload(folder / PRUNED, expected, stock=rewritten.is_stock)
 
     quality = None
     if dense_perplexity is not None and pruned_perplexity is not None:
@@ -206,7 +230,7 @@ def prune_into(folder: Path, request: PruneRequest, progress: Progress) -> tuple
         plan=plan,
         rewrite=rewritten,
         parameters_before=parameter_count(checkpoint.config),
-        parameters_after=parameter_count(checkpoint.config, plan.widths),
+        parameters_after=parameter_count(checkpoint.config, rewritten.widths),
         quality=quality,
         reload=proof,
     )
@@ -228,7 +252,7 @@ def _plan(
                 model,
                 tokenizer,
                 calibration.prompts,
-                checkpoint.config.architecture,
+                checkpoint.config,
                 origin=calibration.origin,
                 on_progress=advance,
             )
@@ -237,19 +261,28 @@ def _plan(
     return make_plan(checkpoint.raw_config, checkpoint.config, scores, request.settings)
 
 
-def _write(
-    folder: Path,
-    checkpoint: Checkpoint,
-    plan: Plan,
-    rewritten: Rewrite,
-    expected: Expectation,
-    progress: Progress,
-) -> ReloadProof:
-    with progress.step("Writing the pruned checkpoint") as _:
-        tensors = prune_tensors(checkpoint, plan)
-        write_checkpoint(folder, rewritten.config, tensors, companions=checkpoint.companions())
-    with progress.step("Reloading it in a separate process") as _:
-        return prove_reload(folder, expected)
+def _padding_note(checkpoint: Checkpoint, result: PruneResult) -> Iterator[str]:
+    padding = result.parameters_after - parameter_count(checkpoint.config, result.plan.widths)
+    if padding:
+        yield (
+            f"{padding:,} parameters are padding, {padding / result.parameters_after:.1%} of what is left: every layer "
+            "takes the time of the widest, and that is what is measured."
+        )
+
+
+def save_pruned(folder: Path, model: PreTrainedModel, rewritten: Rewrite, *, companions: Iterable[Path] = ()) -> None:
+    """Writes a model that was pruned in memory as the checkpoint that its rewrite describes.
+
+    Args:
+        folder: Where to; it is made.
+        model: The pruned model.
+        rewritten: The config to write, and the class that will read it.
+        companions: Files to copy beside the weights.
+    """
+    tensors = module_tensors(model, as_stored=rewritten.is_stock)
+    if not rewritten.is_stock:
+        companions = (*companions, Path(__file__).with_name(f"{MODELING_FILE}.py"))
+    write_checkpoint(folder, rewritten.config, tensors, companions=companions)
 
 
 def _manifest(request: PruneRequest, result: PruneResult) -> Manifest:
@@ -263,7 +296,7 @@ def _manifest(request: PruneRequest, result: PruneResult) -> Manifest:
         "widths": [asdict(widths) for widths in plan.widths],
         "settings": dict(plan.settings),
         "reasons": dict(plan.reasons),
-        "notes": list(plan.notes),
+        "notes": [*plan.notes, *_padding_note(checkpoint, result)],
         "calibration": request.scores.origin if request.scores is not None else request.calibration.origin,
     }
     return Manifest(
@@ -272,7 +305,7 @@ def _manifest(request: PruneRequest, result: PruneResult) -> Manifest:
         config_after=dict(result.rewrite.config),
         rewrite={
             "kind": result.rewrite.kind.value,
-            "class": result.rewrite.architecture.class_name,
+            "class": result.rewrite.class_name,
             "reason": result.rewrite.reason,
         },
         plan=summary,

@@ -1,6 +1,6 @@
 """The report: everything that was found out about an output, as JSON for machines and as tables for people.
 
-The schema of report.json is described in `docs/report.md`.
+The schema of report.json is described in `docs/output.md`.
 """
 
 from __future__ import annotations

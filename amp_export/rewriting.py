@@ -1,14 +1,25 @@
-"""The config under which a plain `from_pretrained` loads the pruned weights."""
+"""The config under which `from_pretrained` loads the pruned weights."""
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from amp_export.architectures import Architecture, DecoderConfig, LayerWidths, find_architecture
+from amp_export.architectures import (
+    RESIZED_MODEL_TYPE,
+    Architecture,
+    LayerWidths,
+    ModelConfig,
+    find_architecture,
+    resized_modules,
+)
+from amp_export.architectures._layouts import ALL_KEY_HEADS, ALL_QUERY_HEADS
 from amp_export.errors import PlanError
+
+MODELING_FILE = "modeling_amp"
+"""The module that is saved with a checkpoint of resized modules, and that its config.json names."""
 
 
 class RewriteKind(enum.StrEnum):
@@ -16,6 +27,8 @@ class RewriteKind(enum.StrEnum):
 
     SAME_CLASS = "same class"
     SIBLING_CLASS = "sibling class"
+    RESIZED_CLASS = "resized class"
+    PADDED = "padded"
 
 
 @dataclass(frozen=True)
@@ -25,98 +38,189 @@ class Rewrite:
     Attributes:
         kind: What kind of rewrite it is.
         architecture: The architecture of the pruned checkpoint.
+        class_name: The class that loads it.
         config: The content of its config.json.
+        widths: How wide each layer of it is; more than the plan keeps where it is padded.
         reason: Why this kind was needed.
     """
 
     kind: RewriteKind
     architecture: Architecture
+    class_name: str
     config: Mapping[str, Any]
+    widths: tuple[LayerWidths, ...]
     reason: str
 
+    @property
+    def is_stock(self) -> bool:
+        """Whether plain transformers loads it, without the modelling file."""
+        return self.kind is not RewriteKind.RESIZED_CLASS
 
-def rewrite(raw_config: Mapping[str, Any], config: DecoderConfig, widths: Sequence[LayerWidths]) -> Rewrite:
+
+def rewrite(
+    raw_config: Mapping[str, Any], config: ModelConfig, widths: Sequence[LayerWidths], *, pad: bool = False
+) -> Rewrite:
     """Finds the config that says these widths; nothing given is changed.
 
     Args:
         raw_config: The content of the dense model's config.json.
         config: The same, understood.
         widths: What each layer keeps.
+        pad: Fill every layer up with zeros to widths that a stock config can say, where none can say these.
 
     Raises:
-        PlanError: No stock class can say it.
+        PlanError: The layers cannot be filled up.
     """
-    if len(set(widths)) != 1:
-        raise PlanError(
-            "The layers of the plan keep different counts, which no stock config can say.\n"
-            "Give every layer the same counts."
-        )
-    problem = find_problem(config, widths[0])
+    problem = find_problem(config, widths)
     if problem is None:
-        reason = f"{config.architecture.class_name} can say these counts"
-        return Rewrite(
-            RewriteKind.SAME_CLASS,
-            config.architecture,
-            {**raw_config, **_counts(config, widths[0])},
-            reason,
-        )
-    architecture, sets = _find_sibling(raw_config, config, widths[0], problem)
-    return Rewrite(
-        RewriteKind.SIBLING_CLASS,
-        architecture,
-        {**_translate(raw_config, config, architecture), **sets, **_counts(config, widths[0])},
-        f"{problem}; {architecture.class_name} computes the same and does not",
-    )
+        return _same_class(raw_config, config, widths)
+    if common_widths(config, widths) is not None and (found := _find_sibling(raw_config, config)) is not None:
+        return _sibling_class(raw_config, config, widths, *found, problem)
+    if pad:
+        return _padded(raw_config, config, widths, problem)
+    return _resized_class(raw_config, config, widths, problem)
 
 
-def find_problem(config: DecoderConfig, widths: LayerWidths) -> str | None:
+def find_problem(config: ModelConfig, widths: Sequence[LayerWidths]) -> str | None:
     """Why the model's own class cannot say these widths, or None where it can.
 
-    Source: `LlamaConfig.validate_architecture`, transformers 5.23.
+    Source: `LlamaConfig.validate_architecture`, transformers 5.23, and the attention classes of the others.
     """
-    architecture = config.architecture
-    remainder = config.hidden_size % widths.query_heads
-    if architecture.hidden_size_divisible_by_heads and remainder:
+    architecture, name = config.architecture, config.architecture.class_name
+    common = common_widths(config, widths)
+    if common is None:
+        return f"{name} has one width for all layers, and the plan has {len(set(widths))}"
+    heads = common.query_heads
+    if heads == config.num_attention_heads:
+        return None
+    conditions = architecture.says_head_dim_when
+    if conditions is None:
         return (
-            f"{architecture.class_name} refuses {widths.query_heads} heads: "
-            f"{config.hidden_size} % {widths.query_heads} = {remainder}"
+            f"{name} takes the width of a head from the number of heads, so that all {config.num_attention_heads} stay"
         )
+    if not config.meets(conditions):
+        unmet = ", ".join(f"{field}={config.fields[field]!r}" for field in conditions)
+        return f"{name} with {unmet} takes the width of a head from the number of heads"
+    remainder = config.hidden_size % heads
+    if architecture.hidden_size_divisible_by_heads and remainder:
+        return f"{name} refuses {heads} heads: {config.hidden_size} % {heads} = {remainder}"
     return None
 
 
-def is_expressible(raw_config: Mapping[str, Any], config: DecoderConfig, widths: LayerWidths) -> bool:
-    """Whether some stock class can say these widths."""
-    try:
-        rewrite(raw_config, config, [widths])
-    except PlanError:
-        return False
-    return True
+def common_widths(config: ModelConfig, widths: Sequence[LayerWidths]) -> LayerWidths | None:
+    """The widths that all layers have, or None where they differ; a layer without an MLP goes with any neurons."""
+    full = {layer for site, layer in zip(config.sites, widths, strict=True) if site.stack.mlp is not None}
+    if len(full) != 1:
+        return None
+    (common,) = full
+    alike = all(config.fit(common, site) == layer for site, layer in zip(config.sites, widths, strict=True))
+    return common if alike else None
 
 
-def _find_sibling(
-    raw_config: Mapping[str, Any], config: DecoderConfig, widths: LayerWidths, problem: str
-) -> tuple[Architecture, Mapping[str, Any]]:
-    fields = {**config.architecture.defaults, **raw_config}
-    refusals = []
-    for sibling in config.architecture.siblings:
-        unmet = [
-            f"{name}={fields.get(name)!r}" for name, value in sibling.requires.items() if fields.get(name) != value
-        ]
-        if not unmet:
-            return find_architecture(sibling.model_type), sibling.sets
-        refusals.append(f"{sibling.model_type} has no {' or '.join(unmet)}")
-    legal = [
-        heads
-        for heads in range(config.num_attention_heads, 0, -1)
-        if find_problem(config, LayerWidths(heads, widths.key_value_heads, widths.neurons)) is None
-    ]
-    raise PlanError(
-        f"{problem}, and no other stock class computes the same{''.join(f' ({refusal})' for refusal in refusals)}.\n"
-        f"Head counts that {config.architecture.class_name} can say: {', '.join(map(str, legal))}."
+def is_stock(raw_config: Mapping[str, Any], config: ModelConfig, widths: LayerWidths) -> bool:
+    """Whether some stock class can say these widths in every layer."""
+    return rewrite(raw_config, config, _everywhere(config, widths)).is_stock
+
+
+def _same_class(raw_config: Mapping[str, Any], config: ModelConfig, widths: Sequence[LayerWidths]) -> Rewrite:
+    return Rewrite(
+        RewriteKind.SAME_CLASS,
+        config.architecture,
+        config.class_name,
+        {**raw_config, **_counts(config, config.architecture, widths)},
+        tuple(widths),
+        f"{config.class_name} can say these counts",
     )
 
 
-def _translate(raw_config: Mapping[str, Any], config: DecoderConfig, sibling: Architecture) -> dict[str, Any]:
+def _find_sibling(raw_config: Mapping[str, Any], config: ModelConfig) -> tuple[Architecture, Mapping[str, Any]] | None:
+    fields = {**config.architecture.defaults, **raw_config}
+    for sibling in config.architecture.siblings:
+        if all(fields.get(name) == value for name, value in sibling.requires.items()):
+            return find_architecture(sibling.model_type), sibling.sets
+    return None
+
+
+def _sibling_class(
+    raw_config: Mapping[str, Any],
+    config: ModelConfig,
+    widths: Sequence[LayerWidths],
+    sibling: Architecture,
+    sets: Mapping[str, Any],
+    problem: str,
+) -> Rewrite:
+    return Rewrite(
+        RewriteKind.SIBLING_CLASS,
+        sibling,
+        sibling.class_name,
+        {**_translate(raw_config, config, sibling), **sets, **_counts(config, sibling, widths)},
+        tuple(widths),
+        f"{problem}; {sibling.class_name} computes the same and does not",
+    )
+
+
+def _resized_class(
+    raw_config: Mapping[str, Any], config: ModelConfig, widths: Sequence[LayerWidths], problem: str
+) -> Rewrite:
+    task = config.task
+    content = {
+        "model_type": RESIZED_MODEL_TYPE,
+        "architectures": [f"AmpResized{task}"],
+        "auto_map": {
+            "AutoConfig": f"{MODELING_FILE}.AmpResizedConfig",
+            f"AutoModel{task}": f"{MODELING_FILE}.AmpResized{task}",
+        },
+        "dtype": config.dtype,
+        "dense_class": config.class_name,
+        "dense": {**raw_config, "model_type": config.architecture.model_type},
+        "layer_widths": [asdict(layer) for layer in widths],
+        "resized_modules": resized_modules(config, widths),
+    }
+    reason = f"{problem}; {MODELING_FILE}.py, saved with the checkpoint, resizes the layers when it is loaded"
+    return Rewrite(RewriteKind.RESIZED_CLASS, config.architecture, config.class_name, content, tuple(widths), reason)
+
+
+def _padded(raw_config: Mapping[str, Any], config: ModelConfig, widths: Sequence[LayerWidths], problem: str) -> Rewrite:
+    spanning = [
+        tensor.name
+        for tensor in config.architecture.attention.tensors
+        if tensor.axes in ((ALL_QUERY_HEADS,), (ALL_KEY_HEADS,))
+    ]
+    if spanning and len({(layer.query_heads, layer.key_value_heads) for layer in widths}) > 1:
+        raise PlanError(
+            f"Heads cannot be filled up with zeros here: {', '.join(spanning)} normalise over all heads of a layer, "
+            "and zeros would change what they divide by.\nLeave --uniform pad out, or use --heads-per-layer uniform."
+        )
+    widest = _widest(widths)
+    if find_problem(config, _everywhere(config, widest)) is not None:
+        # the class cannot say fewer heads, so that padding goes up to all of them
+        dense = config.widths
+        widest = LayerWidths(dense.query_heads, dense.key_value_heads, widest.neurons)
+    padded = _same_class(raw_config, config, _everywhere(config, widest))
+    return Rewrite(
+        RewriteKind.PADDED,
+        padded.architecture,
+        padded.class_name,
+        padded.config,
+        padded.widths,
+        f"{problem}; layers are filled up with zeros to {widest.query_heads} query heads, {widest.key_value_heads} "
+        f"key/value heads and {widest.neurons} neurons",
+    )
+
+
+def _widest(widths: Sequence[LayerWidths]) -> LayerWidths:
+    """The least widths that every layer fits into, group by group."""
+    key_value_heads = max(layer.key_value_heads for layer in widths)
+    group = max(layer.query_group for layer in widths)
+    neurons = max(layer.neurons for layer in widths)
+    return LayerWidths(key_value_heads * group, key_value_heads, neurons)
+
+
+def _everywhere(config: ModelConfig, widths: LayerWidths) -> list[LayerWidths]:
+    return [config.fit(widths, site) for site in config.sites]
+
+
+def _translate(raw_config: Mapping[str, Any], config: ModelConfig, sibling: Architecture) -> dict[str, Any]:
     """The config as the sibling reads it: what it would assume otherwise is spelled out, what it lacks is dropped."""
     source = config.architecture
     assumed = {name: value for name, value in source.defaults.items() if name in sibling.defaults and value is not None}
@@ -129,10 +233,20 @@ def _translate(raw_config: Mapping[str, Any], config: DecoderConfig, sibling: Ar
     }
 
 
-def _counts(config: DecoderConfig, widths: LayerWidths) -> dict[str, int]:
-    return {
-        "num_attention_heads": widths.query_heads,
-        "num_key_value_heads": widths.key_value_heads,
+def _counts(config: ModelConfig, architecture: Architecture, widths: Sequence[LayerWidths]) -> dict[str, int]:
+    """The counts under the names that the family gives them; what it cannot say follows from the rest."""
+    common = common_widths(config, widths)
+    assert common is not None
+    counts = {
+        "num_attention_heads": common.query_heads,
+        "num_key_value_heads": common.key_value_heads,
         "head_dim": config.head_dim,
-        "intermediate_size": widths.neurons,
+        "intermediate_size": common.neurons,
     }
+    keeps_heads = common.query_heads == config.num_attention_heads
+    if keeps_heads and architecture.field_name("head_dim") not in architecture.defaults:
+        del counts["head_dim"]
+    named = {architecture.field_name(canonical): count for canonical, count in counts.items()}
+    for stack in architecture.stacks:
+        named |= {stack.names[canonical]: count for canonical, count in counts.items() if canonical in stack.names}
+    return {name: count for name, count in named.items() if name is not None}

@@ -20,6 +20,8 @@ from amp_export.progress import Progress, Silent
 from amp_export.reporting import update_report
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from amp_export.parity_cases import Case, Floats, Integers
 
 NOISE_FACTOR = 4.0
@@ -215,6 +217,8 @@ def _run_torch(checkpoint: Path, precision: str, cases: Sequence[Case], pool: In
     from amp_export.parity_cases import replay
 
     model = load_model(checkpoint, dtype=getattr(torch, precision))
+    if precision == "float64" and model.config._attn_implementation == "eager":
+        _keep_padding_finite(model)
     # transformers 5.24 renamed the argument and warns at the old name
     cache_argument = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
@@ -233,3 +237,24 @@ def _run_torch(checkpoint: Path, precision: str, cases: Sequence[Case], pool: In
 
     with torch.inference_mode():
         return [replay(case, pool, forward) for case in cases]
+
+
+def _keep_padding_finite(model: PreTrainedModel) -> None:
+    """Clears what a layer makes of padding that sees no token at all, which nothing looks at.
+
+    Eager attention takes the softmax in float32, where float64's lowest number, the mask, is minus infinity: NaN, which
+    the next layer's values would carry to the real tokens. Source: `eager_mask`, `masking_utils.py`, transformers 5.24.
+    """
+    import torch
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    def clear(module: torch.nn.Module, inputs: Any, output: Any) -> Any:
+        del module, inputs
+        if not isinstance(output, torch.Tensor):
+            return output
+        sees_nothing = output.isnan().all(dim=-1, keepdim=True)
+        return output.masked_fill(sees_nothing, 0.0)
+
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.register_forward_hook(clear)

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from amp_export.architectures import DecoderConfig, LayerWidths, find_architecture
-from amp_export.budgets import RATIO_TOLERANCE, Candidate, ModelCosts, PlanSettings, list_candidates
+from amp_export.architectures import LayerWidths, ModelConfig, find_architecture
+from amp_export.budgets import RATIO_TOLERANCE, ModelCosts, PlanSettings, list_candidates
 from amp_export.errors import PlanError, RatioError
 from amp_export.options import Allocation, HeadPolicy, TargetName
-from amp_export.planning import keep_most_important, make_plan
+from amp_export.planning import choose_candidate, keep_most_important, make_plan
 from amp_export.plans import check_fit, removed_ratio
 from amp_export.rewriting import RewriteKind, rewrite
 from amp_export.scoring import Scores
@@ -35,11 +35,11 @@ SMOLLM2_135M = {
 }
 
 
-def llama(**fields: Any) -> tuple[dict[str, Any], DecoderConfig]:
-    return fields, DecoderConfig.read(find_architecture("llama"), fields)
+def llama(**fields: Any) -> tuple[dict[str, Any], ModelConfig]:
+    return fields, ModelConfig.read(find_architecture("llama"), fields)
 
 
-def random_scores(config: DecoderConfig, seed: int = 0) -> Scores:
+def random_scores(config: ModelConfig, seed: int = 0) -> Scores:
     generator = np.random.default_rng(seed)
     layers = range(config.num_hidden_layers)
     return Scores(
@@ -70,7 +70,7 @@ def test_llama_2_7b_at_30_percent_keeps_22_heads_and_becomes_a_mistral() -> None
     raw, config = llama(**LLAMA_2_7B)
     [candidate] = list_candidates(raw, config, PlanSettings(0.3, Allocation.PAPER))
     assert candidate.widths.query_heads == 22
-    rewritten = rewrite(raw, config, [candidate.widths])
+    rewritten = rewrite(raw, config, [candidate.widths] * 32)
     assert rewritten.kind is RewriteKind.SIBLING_CLASS
     assert rewritten.architecture.class_name == "MistralForCausalLM"
     assert "4096 % 22 = 4" in rewritten.reason
@@ -119,7 +119,10 @@ def test_every_plan_fits_its_model_and_keeps_the_most_important(
     check_fit(plan.layers, config, origin="plan")
     assert plan.is_uniform
     assert plan.achieved == pytest.approx(removed_ratio(config, list(plan.widths)), abs=1e-12)
-    assert plan.widths[0].neurons % options.neuron_multiple == 0 or plan.widths[0].neurons == config.intermediate_size
+    assert (
+        plan.widths[0].neurons % options.neuron_multiple(config) == 0
+        or plan.widths[0].neurons == config.intermediate_size
+    )
     for layer, neurons in zip(plan.layers, scores.neurons, strict=True):
         removed = np.delete(neurons, list(layer.neurons))
         assert removed.size == 0 or removed.max() <= neurons[list(layer.neurons)].min()
@@ -172,7 +175,7 @@ def test_auto_keeps_heads_that_matter_and_removes_heads_that_do_not() -> None:
     assert make_plan(raw, config, needed, settings_).widths[0].query_heads == 9
 
 
-def plan_neurons(raw: dict[str, Any], config: DecoderConfig, query_heads: int, key_value_heads: int) -> int:
+def plan_neurons(raw: dict[str, Any], config: ModelConfig, query_heads: int, key_value_heads: int) -> int:
     [neurons] = [
         candidate.widths.neurons
         for candidate in list_candidates(raw, config, PlanSettings(0.2, snap=1))
@@ -185,13 +188,11 @@ def test_groups_go_by_the_importance_of_all_their_heads_and_ties_by_index() -> N
     _, config = llama(**{**SMOLLM2_135M, "intermediate_size": 4})
     heads = np.asarray([5, 0, 0, 2, 2, 2, 1, 1, 1], dtype=np.float32)
     neurons = np.asarray([1, 2, 1, 1], dtype=np.float32)
-    groups = Candidate(HeadPolicy.GROUPS, LayerWidths(6, 2, 2), 0.1, expressible=True)
-    layer = keep_most_important(config, heads, neurons, groups)
+    layer = keep_most_important(config, heads, neurons, LayerWidths(6, 2, 2))
     assert layer.key_value_heads == (0, 1)
     assert layer.query_heads == (0, 1, 2, 3, 4, 5)
     assert layer.neurons == (0, 1)
-    within = Candidate(HeadPolicy.WITHIN, LayerWidths(3, 3, 2), 0.1, expressible=True)
-    assert keep_most_important(config, heads, neurons, within).query_heads == (0, 3, 6)
+    assert keep_most_important(config, heads, neurons, LayerWidths(3, 3, 2)).query_heads == (0, 3, 6)
 
 
 @pytest.mark.parametrize("ratio", [0.0, 1.0, -0.1, 1.5, float("nan")])
@@ -214,15 +215,24 @@ def test_a_ratio_that_empties_a_layer_names_the_largest_legal_one() -> None:
         list_candidates(raw, config, PlanSettings(0.7, heads=HeadPolicy.NONE))
 
 
-def test_a_class_that_cannot_say_the_heads_names_the_nearest_ratio_it_can() -> None:
+def test_what_a_stock_class_can_say_is_preferred() -> None:
     raw, config = llama(**{**LLAMA_2_7B, "attention_bias": True})
-    with pytest.raises(RatioError, match="22 heads") as caught:
-        list_candidates(raw, config, PlanSettings(0.3, Allocation.PAPER))
-    assert caught.value.nearest is not None
-    assert abs(caught.value.nearest - 0.3) < 0.01
-    # with a head count that the class can say, the same ratio is legal
-    candidates = list_candidates(raw, config, PlanSettings(0.3, heads=HeadPolicy.GROUPS))
-    assert {candidate.widths.query_heads for candidate in candidates if candidate.expressible} <= {1, 2, 4, 8, 16, 32}
+    candidates = list_candidates(raw, config, PlanSettings(0.3))
+    assert {candidate.stock for candidate in candidates} == {True, False}
+    for policy in (HeadPolicy.AUTO, HeadPolicy.GROUPS):
+        settings = PlanSettings(0.3, heads=policy)
+        chosen = choose_candidate(config, settings, candidates, random_scores(config))
+        assert chosen.stock
+        assert chosen.heads is HeadPolicy.GROUPS or policy is HeadPolicy.AUTO
+
+
+def test_heads_that_were_asked_for_go_even_where_no_stock_class_can_say_it() -> None:
+    raw = {"n_head": 5, "n_embd": 40, "n_layer": 2, "vocab_size": 64, "n_positions": 32}
+    config = ModelConfig.read(find_architecture("gpt2"), raw)
+    for policy, heads in ((HeadPolicy.AUTO, HeadPolicy.NONE), (HeadPolicy.GROUPS, HeadPolicy.GROUPS)):
+        settings = PlanSettings(0.3, heads=policy, snap=1)
+        candidates = list_candidates(raw, config, settings)
+        assert choose_candidate(config, settings, candidates, random_scores(config)).heads is heads
 
 
 def test_a_kind_of_heads_that_the_model_lacks_is_refused() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from amp_export.architectures import DecoderConfig, find_architecture
+from amp_export.architectures import ModelConfig, find_architecture
 from amp_export.errors import PlanError
 from amp_export.plans import LayerPlan, Plan
 
@@ -20,7 +20,7 @@ RAW = {
     "num_attention_heads": 6,
     "num_key_value_heads": 3,
 }
-CONFIG = DecoderConfig.read(find_architecture("llama"), RAW)
+CONFIG = ModelConfig.read(find_architecture("llama"), RAW)
 LAYER = LayerPlan(query_heads=(0, 1, 4, 5), key_value_heads=(0, 2), neurons=(1, 2, 3, 9))
 
 
@@ -64,7 +64,7 @@ def test_a_plan_made_by_hand_needs_layers_only(tmp_path: Path) -> None:
     ("change", "message"),
     [
         (lambda plan: plan["layers"].pop(), "1 layers, the model 2"),
-        (lambda plan: plan["layers"][1].pop("neurons"), 'layer 1 needs "neurons"'),
+        (lambda plan: plan["layers"][1].pop("neurons"), "layer 1, neurons: nothing is kept"),
         (lambda plan: plan["layers"][1].update(neurons=[0.5]), 'layer 1 needs "neurons"'),
         (lambda plan: plan["layers"][1].update(neurons=[True]), 'layer 1 needs "neurons"'),
         (lambda plan: plan["layers"][1].update(neurons=[]), "layer 1, neurons: nothing is kept"),

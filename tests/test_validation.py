@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import save_tiny_model, save_tiny_tokenizer
+from tiny_models import BUILDABLE, save_tiny_model, save_tiny_tokenizer
 
-from amp_export.architectures import supported_model_types
 from amp_export.checkpoints import open_checkpoint
 from amp_export.errors import OutputError
 from amp_export.exporters import Precision
@@ -28,7 +27,7 @@ CASES = (Case("prefill", (9,)), Case("decode", (3,), decode_steps=3), Case("padd
 
 
 @pytest.mark.parametrize("precision", [Precision.FLOAT32, Precision.FLOAT16])
-@pytest.mark.parametrize("model_type", supported_model_types())
+@pytest.mark.parametrize("model_type", BUILDABLE)
 def test_parity_holds_for_every_family(model_type: str, precision: Precision, tmp_path: Path) -> None:
     folder = save_tiny_model(tmp_path / "checkpoint", model_type)
     export_onnx(open_checkpoint(folder), tmp_path / "onnx", precision=precision)

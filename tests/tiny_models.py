@@ -5,7 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from amp_export.architectures import find_architecture, supported_model_types
+
 SEED = 20250421
+
+BUILDABLE = tuple(
+    model_type for model_type in supported_model_types() if find_architecture(model_type).computation is not None
+)
+"""The families whose graphs are built directly."""
 
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>")
 """Their numbers are 0 to 3; after them come 97 characters, one token each."""
@@ -25,6 +32,43 @@ TINY_CONFIG: dict[str, Any] = {
     "pad_token_id": 0,
 }
 
+FAMILY_FIELDS: dict[str, dict[str, Any]] = {
+    "olmo2": {"rms_norm_eps": 1e-12},
+    "granite": {
+        "embedding_multiplier": 3.0,
+        "logits_scaling": 2.0,
+        "residual_multiplier": 0.7,
+        "attention_multiplier": 0.4,
+    },
+    "gemma2": {"query_pre_attn_scalar": 12, "sliding_window": 6},
+    "gemma3_text": {"query_pre_attn_scalar": 12, "sliding_window": 6},
+    "falcon": {"bias": True},
+    "cohere": {"logit_scale": 0.5},
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "qwen3_moe": {"num_local_experts": 4, "num_experts_per_tok": 2, "norm_topk_prob": True},
+    "modernbert": {
+        "local_attention": 6,
+        "cls_token_id": 1,
+        "sep_token_id": 2,
+        "attention_bias": True,
+        "mlp_bias": True,
+    },
+    "vit": {"image_size": 12, "patch_size": 4},
+    "clip_vision_model": {"image_size": 12, "patch_size": 4},
+    "t5": {"feed_forward_proj": "gated-gelu", "decoder_start_token_id": 0},
+    "whisper": {
+        "num_mel_bins": 8,
+        "max_source_positions": 12,
+        "decoder_start_token_id": 1,
+        "suppress_tokens": None,
+        "begin_suppress_tokens": None,
+    },
+}
+"""What a family needs besides, so that each of its own features shows.
+
+OLMo 2: masked heads change the mean square that its norms divide by, but not what is added to it.
+"""
+
 
 def save_tiny_model(folder: Path, model_type: str, **config_overrides: Any) -> Path:
     """Writes a checkpoint with seeded random weights, whose biases are not zero, and whose norms are not one.
@@ -37,13 +81,25 @@ def save_tiny_model(folder: Path, model_type: str, **config_overrides: Any) -> P
     Returns:
         The folder.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    import transformers
 
-    config = AutoConfig.for_model(model_type, **{**TINY_CONFIG, **config_overrides})
-    model = AutoModelForCausalLM.from_config(config)
+    fields = family_fields(model_type, {**TINY_CONFIG, **FAMILY_FIELDS.get(model_type, {}), **config_overrides})
+    class_name = fields.pop("class_name", find_architecture(model_type).class_name)
+    model = getattr(transformers, class_name)(transformers.AutoConfig.for_model(model_type, **fields))
     randomize(model)
     model.save_pretrained(folder)
     return folder
+
+
+def family_fields(model_type: str, fields: dict[str, Any]) -> dict[str, Any]:
+    """Config fields under the names that a family gives them, without those that it lacks."""
+    architecture = find_architecture(model_type)
+    named = {architecture.field_name(name): value for name, value in fields.items()}
+    if model_type == "opt":
+        named["word_embed_proj_dim"] = fields["hidden_size"]
+    for stack in architecture.more_stacks:
+        named |= {name: fields[canonical] for canonical, name in stack.names.items()}
+    return {name: value for name, value in named.items() if name is not None}
 
 
 def randomize(model: Any, *, seed: int = SEED) -> None:

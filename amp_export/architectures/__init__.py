@@ -5,19 +5,71 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-from amp_export.architectures._config import DecoderConfig, LayerWidths, parameter_count, tensor_shapes
-from amp_export.architectures._facts import Architecture, Projection, Sibling, Unit
+from amp_export.architectures._computation import (
+    AttentionScale,
+    Computation,
+    Factor,
+    HeadNorms,
+    Learned,
+    NormKind,
+    NormSpan,
+    Order,
+    Rotary,
+)
+from amp_export.architectures._config import LayerWidths, ModelConfig, Site
+from amp_export.architectures._facts import (
+    Architecture,
+    Block,
+    Features,
+    Kind,
+    Layout,
+    Modality,
+    Projection,
+    Sibling,
+    Stack,
+    Unit,
+)
+from amp_export.architectures._tensors import (
+    attribute_values,
+    parameter_count,
+    resized_modules,
+    sliced_axes,
+    tensor_shapes,
+)
 from amp_export.errors import UnsupportedModelError
 
+RESIZED_MODEL_TYPE = "amp_resized"
+"""The `model_type` of checkpoints that only `modeling_amp.py` loads; transformers must not know it."""
+
 __all__ = [
+    "RESIZED_MODEL_TYPE",
     "Architecture",
-    "DecoderConfig",
+    "AttentionScale",
+    "Block",
+    "Computation",
+    "Factor",
+    "Features",
+    "HeadNorms",
+    "Kind",
     "LayerWidths",
+    "Layout",
+    "Learned",
+    "Modality",
+    "ModelConfig",
+    "NormKind",
+    "NormSpan",
+    "Order",
     "Projection",
+    "Rotary",
     "Sibling",
+    "Site",
+    "Stack",
     "Unit",
+    "attribute_values",
     "find_architecture",
     "parameter_count",
+    "resized_modules",
+    "sliced_axes",
     "supported_model_types",
     "tensor_shapes",
 ]

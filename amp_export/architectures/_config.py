@@ -1,33 +1,27 @@
-"""A decoder's config, read from config.json without transformers: the export must not wait for torch to load."""
+"""A model's config, read from config.json without transformers: the export must not wait for torch to load."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from amp_export.architectures._facts import Architecture, Projection, Unit
+from amp_export.architectures._computation import Conditions, Factor
+from amp_export.architectures._facts import Architecture, Features, Stack, Unit
+from amp_export.architectures._positions import EVERY_LAYER, read_layer_types, read_rope, read_rotated
 from amp_export.errors import ModelError, UnsupportedModelError
 
-DEFAULT_ROPE_THETA = 10_000.0
-"""transformers' `RotaryEmbeddingConfigMixin.default_theta`, `modeling_rope_utils.py`, 5.23."""
+_REQUIRED_SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+_OPTIONAL_SIZES = ("num_key_value_heads", "head_dim", "vocab_size", "max_position_embeddings")
 
-_COUNTS = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "max_position_embeddings",
-)
+_OFF_WHEN_NULL = ("sliding_window", "attn_logit_softcapping", "final_logit_softcapping", "num_key_value_heads")
+"""Fields in which an explicit null says something else than no field."""
 
 
 @dataclass(frozen=True)
 class LayerWidths:
-    """How wide one decoder layer is.
+    """How wide one layer is.
 
     Attributes:
         query_heads: Number of query heads.
@@ -50,36 +44,46 @@ class LayerWidths:
 
 
 @dataclass(frozen=True)
-class DecoderConfig:
-    """The fields of a config that decide what a decoder computes, with transformers' defaults filled in.
+class Site:
+    """One layer of one stack: what a plan has an entry for.
+
+    Attributes:
+        stack: The kind of layer.
+        number: Its number in the stack.
+        path: Its module path.
+        widths: How wide the config says it is.
+    """
+
+    stack: Stack
+    number: int
+    path: str
+    widths: LayerWidths
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The fields of a config that decide what a model computes, with transformers' defaults filled in.
 
     Attributes:
         architecture: The facts of its `model_type`.
-        rope_parameters: `rope_type`, `rope_theta` and what that type needs besides, in transformers 5's form.
-        sliding_windows: For each layer the width of its attention window, or None for full attention.
-        biases: For each projection's name, whether it has a bias.
+        fields: Every field by the family's own name, defaults and derived values filled in.
+        sizes: Sizes by their canonical names, such as `hidden_size`.
+        tie_word_embeddings: Whether the head's weight is the token embedding.
+        class_name: The transformers class that the config names, or the family's own.
         dtype: The dtype that the config names, or None.
+        other_parameters: Parameters that the facts do not list, where transformers alone knows them.
     """
 
     architecture: Architecture
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_dim: int
-    hidden_act: str
-    max_position_embeddings: int
-    rms_norm_eps: float
+    fields: Mapping[str, Any]
+    sizes: Mapping[str, int]
     tie_word_embeddings: bool
-    rope_parameters: Mapping[str, Any]
-    sliding_windows: tuple[int | None, ...]
-    biases: Mapping[str, bool]
-    dtype: str | None
+    class_name: str
+    dtype: str | None = field(default=None)
+    other_parameters: int = 0
 
     @classmethod
-    def read(cls, architecture: Architecture, config: Mapping[str, Any]) -> DecoderConfig:
+    def read(cls, architecture: Architecture, config: Mapping[str, Any]) -> ModelConfig:
         """Reads the content of a config.json.
 
         Raises:
@@ -91,115 +95,210 @@ class DecoderConfig:
                 f"The checkpoint is quantized ({quantization.get('quant_method', 'unknown method')}).\n"
                 "Plain weights are needed: load it with transformers, call model.dequantize(), save it, and use that."
             )
-        fields = {
-            **architecture.defaults,
-            **{key: value for key, value in config.items() if value is not None},
-        }
-        if fields["num_key_value_heads"] is None:
-            fields["num_key_value_heads"] = fields["num_attention_heads"]
-        if fields["head_dim"] is None:
-            fields["head_dim"] = fields["hidden_size"] // fields["num_attention_heads"]
-        if architecture.windows_every_layer and "sliding_window" in config:
-            fields["sliding_window"] = config["sliding_window"]
-        for name in _COUNTS:
-            if not isinstance(fields[name], int) or fields[name] < 1:
-                raise ModelError(f"config.json: {name} is {fields[name]!r}, and must be a whole number of at least 1.")
-        if fields["num_attention_heads"] % fields["num_key_value_heads"]:
+        fields = _fill_in(architecture, config)
+        for name in (*architecture.refused, *architecture.required):
+            required = architecture.required.get(name, fields[name])
+            if fields[name] in architecture.refused.get(name, ()) or fields[name] != required:
+                raise UnsupportedModelError(
+                    f"config.json: {name} is {fields[name]!r}, which is not supported for {architecture.model_type}."
+                )
+        sizes = _read_sizes(architecture, fields)
+        if sizes["num_attention_heads"] % sizes["num_key_value_heads"]:
             raise ModelError(
-                f"config.json: num_attention_heads ({fields['num_attention_heads']}) is not a multiple of "
-                f"num_key_value_heads ({fields['num_key_value_heads']})."
+                f"config.json: num_attention_heads ({sizes['num_attention_heads']}) is not a multiple of "
+                f"num_key_value_heads ({sizes['num_key_value_heads']})."
             )
         return cls(
             architecture=architecture,
-            **{name: fields[name] for name in _COUNTS},
-            hidden_act=fields["hidden_act"],
-            rms_norm_eps=float(fields["rms_norm_eps"]),
-            tie_word_embeddings=bool(fields["tie_word_embeddings"]),
-            rope_parameters=_read_rope(fields),
-            sliding_windows=_read_windows(architecture, fields),
-            biases={projection.name: projection.has_bias(fields) for projection in architecture.projections},
+            fields=fields,
+            sizes=sizes,
+            tie_word_embeddings=bool(fields.get("tie_word_embeddings", False)),
+            class_name=str((config.get("architectures") or [architecture.class_name])[0]),
             dtype=fields.get("dtype") or fields.get("torch_dtype"),
         )
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the residual stream."""
+        return self.sizes["hidden_size"]
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens."""
+        return self.sizes["vocab_size"]
+
+    @property
+    def intermediate_size(self) -> int:
+        """Neurons of an MLP."""
+        return self.sizes["intermediate_size"]
+
+    @property
+    def num_hidden_layers(self) -> int:
+        """Number of layers."""
+        return self.sizes["num_hidden_layers"]
+
+    @property
+    def num_attention_heads(self) -> int:
+        """Query heads of a layer."""
+        return self.sizes["num_attention_heads"]
+
+    @property
+    def num_key_value_heads(self) -> int:
+        """Key/value heads of a layer."""
+        return self.sizes["num_key_value_heads"]
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one head."""
+        return self.sizes["head_dim"]
+
+    @property
+    def max_position_embeddings(self) -> int:
+        """Tokens of the longest context."""
+        return self.sizes["max_position_embeddings"]
 
     @property
     def widths(self) -> LayerWidths:
         """The widths that every layer has by this config."""
         return LayerWidths(self.num_attention_heads, self.num_key_value_heads, self.intermediate_size)
 
-    def features(self, unit: Unit | None, widths: LayerWidths) -> int:
-        """How many rows or columns of a weight `unit` spans in a layer of these widths."""
-        if unit is None:
-            return self.hidden_size
-        return widths.of(unit) * (1 if unit is Unit.NEURONS else self.head_dim)
+    @property
+    def is_bare(self) -> bool:
+        """Whether the class is the model without a head."""
+        return self.class_name.endswith("Model") and not self.class_name.endswith("LMHeadModel")
+
+    @property
+    def task(self) -> str:
+        """What follows `AutoModel` in the name of the Auto class: `ForCausalLM`; nothing for a bare model."""
+        if self.class_name.endswith("LMHeadModel"):
+            return "ForCausalLM"
+        _, found, task = self.class_name.partition("For")
+        return self.architecture.generation_task if task == "ConditionalGeneration" else found + task
+
+    @property
+    def base_model(self) -> str:
+        """Module path of the model below the head; empty where there is no head."""
+        return "" if self.is_bare else self.architecture.base_model
+
+    @functools.cached_property
+    def sites(self) -> tuple[Site, ...]:
+        """All layers, in the order in which a plan counts them."""
+        prefix = f"{self.architecture.base_model}."
+        sites = []
+        for stack in self.architecture.stacks:
+            layers = stack.layers.removeprefix(prefix) if self.is_bare else stack.layers
+            widths = self._stack_widths(stack)
+            sites += [
+                Site(stack, number, f"{layers}.{number}", widths)
+                for number in range(self._stack_size(stack, "num_hidden_layers"))
+            ]
+        return tuple(sites)
+
+    def size(self, name: str) -> int:
+        """A size by its canonical name, or by the name of its config field."""
+        return self.sizes[name] if name in self.sizes else int(self.fields[name])
+
+    def fit(self, widths: LayerWidths, site: Site) -> LayerWidths:
+        """Widths as this layer can have them: one without an MLP has no neurons."""
+        return widths if site.stack.mlp is not None else replace(widths, neurons=0)
+
+    def _stack_size(self, stack: Stack, canonical: str) -> int:
+        name = stack.names.get(canonical)
+        return int(self.fields[name]) if name is not None else self.sizes[canonical]
+
+    def _stack_widths(self, stack: Stack) -> LayerWidths:
+        heads = self._stack_size(stack, "num_attention_heads")
+        neurons = self._stack_size(stack, "intermediate_size") if stack.mlp is not None else 0
+        if (heads, neurons or self.intermediate_size) != (self.num_attention_heads, self.intermediate_size):
+            raise UnsupportedModelError(
+                f"config.json: {stack.layers} have {heads} heads and {neurons} neurons, and the other layers "
+                f"{self.num_attention_heads} and {self.intermediate_size}.\nOnly models whose layers are alike are "
+                "supported."
+            )
+        return LayerWidths(heads, self.num_key_value_heads, neurons)
+
+    def meets(self, conditions: Conditions) -> bool:
+        """Whether all these fields have these values."""
+        return all(
+            self.fields.get(name) in value if isinstance(value, tuple) else self.fields.get(name) == value
+            for name, value in conditions.items()
+        )
+
+    def features(self, axis: Features, widths: LayerWidths) -> int:
+        """How many entries an axis has in a layer of these widths."""
+        return sum(widths.of(unit) * self.entries(axis, unit) for unit in axis.units)
+
+    def entries(self, axis: Features, unit: Unit) -> int:
+        """How many entries of an axis one head or neuron spans."""
+        if unit is Unit.NEURONS:
+            return 1
+        return self.head_dim if axis.entries_per_head is None else axis.entries_per_head
+
+    @functools.cached_property
+    def biases(self) -> Mapping[str, bool]:
+        """For each projection's name, whether it has a bias."""
+        blocks = [self.architecture.attention, self.architecture.mlp]
+        projections = [projection for block in blocks for projection in (*block.inputs, block.output)]
+        return {projection.name: projection.has_bias(self.fields) for projection in projections}
+
+    def factor(self, factor: Factor) -> float:
+        """The number that a factor stands for."""
+        base = self.sizes[factor.of] if factor.of in self.sizes else self.fields[factor.of]
+        return float(base**factor.power)
+
+    @functools.cached_property
+    def ropes(self) -> Mapping[str, Mapping[str, Any]]:
+        """`rope_type`, `rope_theta` and what that type needs besides, by type of layer or by `EVERY_LAYER`."""
+        return read_rope(self.architecture, self.fields)
+
+    @property
+    def rope_parameters(self) -> Mapping[str, Any]:
+        """The same in transformers 5's form: flat where layers do not differ."""
+        return self.ropes.get(EVERY_LAYER, self.ropes)
+
+    @functools.cached_property
+    def layer_ropes(self) -> tuple[str | None, ...]:
+        """For each layer the key of its parameters in `ropes`, or None where its queries and keys do not turn."""
+        rotated = read_rotated(self.architecture, self.fields, self.num_hidden_layers)
+        kinds = self.layer_types if EVERY_LAYER not in self.ropes else (EVERY_LAYER,) * len(rotated)
+        return tuple(kind if turns else None for kind, turns in zip(kinds, rotated, strict=True))
+
+    @functools.cached_property
+    def layer_types(self) -> tuple[str, ...]:
+        """For each layer `sliding_attention` or `full_attention`."""
+        return read_layer_types(self.architecture, self.fields, self.num_hidden_layers)
+
+    @property
+    def sliding_windows(self) -> tuple[int | None, ...]:
+        """For each layer the width of its attention window, or None for full attention."""
+        window = self.fields.get("sliding_window")
+        return tuple(window if kind == "sliding_attention" else None for kind in self.layer_types)
 
 
-def _read_rope(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Brings old and new ways of writing RoPE parameters into one form, as `standardize_rope_params` does."""
-    rope: dict[str, Any] = dict(fields.get("rope_parameters") or fields.get("rope_scaling") or {})
-    if any(isinstance(value, Mapping) for value in rope.values()):
-        raise UnsupportedModelError("config.json: RoPE parameters that differ between layers are not supported.")
-    rope.setdefault("rope_type", rope.pop("type", "default"))
-    rope.setdefault("rope_theta", fields.get("rope_theta", DEFAULT_ROPE_THETA))
-    partial = rope.get("partial_rotary_factor", fields.get("partial_rotary_factor", 1.0))
-    if partial != 1.0:
-        raise UnsupportedModelError(f"config.json: partial_rotary_factor is {partial}; only 1.0 is supported.")
-    if rope["rope_type"] in ("llama3", "yarn"):
-        rope.setdefault("original_max_position_embeddings", fields["max_position_embeddings"])
-    return rope
+def _fill_in(architecture: Architecture, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields with defaults, other names and derived values; what null switches off stays so."""
+    fields = {**architecture.defaults, **{key: value for key, value in config.items() if value is not None}}
+    for canonical, name in architecture.names.items():
+        if name is not None and config.get(name) is None and config.get(canonical) is not None:
+            fields[name] = config[canonical]
+    fields |= {name: None for name in _OFF_WHEN_NULL if name in config and config[name] is None}
+    for rule in architecture.derived:
+        when = rule.when if rule.when is not None else {rule.field: None}
+        if all(fields.get(name) == value for name, value in when.items()):
+            fields[rule.field] = rule.of(fields)
+    return fields
 
 
-def _read_windows(architecture: Architecture, fields: Mapping[str, Any]) -> tuple[int | None, ...]:
-    """Each layer's attention window: `configuration_mistral.py` and `configuration_qwen2.py`, transformers 5.23."""
-    layers: int = fields["num_hidden_layers"]
-    window: int | None = fields.get("sliding_window")
-    if architecture.windows_every_layer:
-        return (window,) * layers
-    if window is None or not fields.get("use_sliding_window"):
-        return (None,) * layers
-    kinds = fields["layer_types"] or [
-        "sliding_attention" if layer >= fields["max_window_layers"] else "full_attention" for layer in range(layers)
-    ]
-    if len(kinds) != layers:
-        raise ModelError(f"config.json: layer_types names {len(kinds)} layers, num_hidden_layers is {layers}.")
-    return tuple(window if kind == "sliding_attention" else None for kind in kinds)
-
-
-def tensor_shapes(config: DecoderConfig, widths: Sequence[LayerWidths] | None = None) -> dict[str, tuple[int, ...]]:
-    """The shape of every tensor of a decoder whose layers have these widths.
-
-    Args:
-        config: The decoder's config.
-        widths: One entry a layer; by default all are as the config says.
-
-    Returns:
-        Shapes by the names that transformers gives the tensors. Of tied embeddings only the input side is named.
-    """
-    architecture = config.architecture
-    widths = widths if widths is not None else [config.widths] * config.num_hidden_layers
-    shapes: dict[str, tuple[int, ...]] = {f"{architecture.embedding}.weight": (config.vocab_size, config.hidden_size)}
-    for layer, layer_widths in enumerate(widths):
-        prefix = f"{architecture.layers}.{layer}"
-        for norm in (architecture.input_norm, architecture.mlp_norm):
-            shapes[f"{prefix}.{norm}.weight"] = (config.hidden_size,)
-        for norm in filter(None, (architecture.query_norm, architecture.key_norm)):
-            shapes[f"{prefix}.{norm}.weight"] = (config.head_dim,)
-        for projection in architecture.projections:
-            shapes.update(_projection_shapes(config, projection, layer_widths, prefix))
-    shapes[f"{architecture.final_norm}.weight"] = (config.hidden_size,)
-    if not config.tie_word_embeddings:
-        shapes[f"{architecture.head}.weight"] = (config.vocab_size, config.hidden_size)
-    return shapes
-
-
-def _projection_shapes(
-    config: DecoderConfig, projection: Projection, widths: LayerWidths, prefix: str
-) -> Iterable[tuple[str, tuple[int, ...]]]:
-    rows, columns = config.features(projection.rows, widths), config.features(projection.columns, widths)
-    yield f"{prefix}.{projection.name}.weight", (rows, columns)
-    if config.biases[projection.name]:
-        yield f"{prefix}.{projection.name}.bias", (rows,)
-
-
-def parameter_count(config: DecoderConfig, widths: Sequence[LayerWidths] | None = None) -> int:
-    """How many parameters such a decoder has, embeddings counted and tied ones counted once."""
-    return sum(math.prod(shape) for shape in tensor_shapes(config, widths).values())
+def _read_sizes(architecture: Architecture, fields: Mapping[str, Any]) -> dict[str, int]:
+    sizes: dict[str, int] = {}
+    for canonical in (*_REQUIRED_SIZES, *_OPTIONAL_SIZES):
+        name = architecture.field_name(canonical)
+        value = fields.get(name) if name is not None else None
+        if value is None and canonical not in _REQUIRED_SIZES:
+            continue
+        if not isinstance(value, int) or value < 1:
+            raise ModelError(f"config.json: {name} is {value!r}, and must be a whole number of at least 1.")
+        sizes[canonical] = value
+    sizes.setdefault("num_key_value_heads", sizes["num_attention_heads"])
+    sizes.setdefault("head_dim", sizes["hidden_size"] // sizes["num_attention_heads"])
+    return sizes

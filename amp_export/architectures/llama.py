@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from amp_export.architectures._facts import Architecture, Sibling, separate_projections
+from amp_export.architectures._computation import Computation
+from amp_export.architectures._facts import Architecture, Sibling
+from amp_export.architectures._layouts import LLAMA_NORMS, LLAMA_TENSORS, gated_mlp, separate_attention
 
 ARCHITECTURE = Architecture(
     model_type="llama",
@@ -23,9 +25,12 @@ ARCHITECTURE = Architecture(
         "attention_bias": False,
         "mlp_bias": False,
     },
-    projections=separate_projections(
-        query_key_value_bias="attention_bias", output_bias="attention_bias", mlp_bias="mlp_bias"
-    ),
+    attention=separate_attention(bias="attention_bias"),
+    mlp=gated_mlp(bias="mlp_bias"),
+    norms=LLAMA_NORMS,
+    tensors=LLAMA_TENSORS,
+    computation=Computation(),
+    ignored=frozenset({"pretraining_tp"}),
     hidden_size_divisible_by_heads=True,
     # Mistral is Llama with a sliding window and without biases: `modular_mistral.py`, transformers 5.23.
     siblings=(

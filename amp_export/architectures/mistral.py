@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from amp_export.architectures._facts import Architecture, separate_projections
+from amp_export.architectures._computation import Computation
+from amp_export.architectures._facts import Architecture
+from amp_export.architectures._layouts import LLAMA_NORMS, LLAMA_TENSORS, gated_mlp, separate_attention
 
 ARCHITECTURE = Architecture(
     model_type="mistral",
@@ -22,6 +24,10 @@ ARCHITECTURE = Architecture(
         "rope_parameters": None,
         "sliding_window": 4096,
     },
-    projections=separate_projections(query_key_value_bias=False, output_bias=False, mlp_bias=False),
+    attention=separate_attention(bias=False),
+    mlp=gated_mlp(),
+    norms=LLAMA_NORMS,
+    tensors=LLAMA_TENSORS,
+    computation=Computation(),
     windows_every_layer=True,
 )

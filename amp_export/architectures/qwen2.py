@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from amp_export.architectures._facts import Architecture, separate_projections
+from amp_export.architectures._computation import Computation, Windows
+from amp_export.architectures._facts import Architecture
+from amp_export.architectures._layouts import LLAMA_NORMS, LLAMA_TENSORS, gated_mlp, separate_attention
 
 ARCHITECTURE = Architecture(
     model_type="qwen2",
@@ -25,5 +27,9 @@ ARCHITECTURE = Architecture(
         "max_window_layers": 28,
         "layer_types": None,
     },
-    projections=separate_projections(query_key_value_bias=True, output_bias=False, mlp_bias=False),
+    attention=separate_attention(bias=True, output_bias=False),
+    mlp=gated_mlp(),
+    norms=LLAMA_NORMS,
+    tensors=LLAMA_TENSORS,
+    computation=Computation(windows=Windows(switch="use_sliding_window", from_layer="max_window_layers")),
 )

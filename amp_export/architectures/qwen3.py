@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from amp_export.architectures._facts import Architecture, separate_projections
+from amp_export.architectures._computation import Computation, HeadNorms, Windows
+from amp_export.architectures._facts import Architecture
+from amp_export.architectures._layouts import LLAMA_NORMS, LLAMA_TENSORS, gated_mlp, head_norm, separate_attention
 
 ARCHITECTURE = Architecture(
     model_type="qwen3",
@@ -26,9 +28,14 @@ ARCHITECTURE = Architecture(
         "max_window_layers": 28,
         "layer_types": None,
     },
-    projections=separate_projections(
-        query_key_value_bias="attention_bias", output_bias="attention_bias", mlp_bias=False
+    attention=separate_attention(
+        bias="attention_bias", tensors=(*head_norm("self_attn.q_norm"), *head_norm("self_attn.k_norm"))
     ),
-    query_norm="self_attn.q_norm",
-    key_norm="self_attn.k_norm",
+    mlp=gated_mlp(),
+    norms=LLAMA_NORMS,
+    tensors=LLAMA_TENSORS,
+    computation=Computation(
+        head_norms=HeadNorms("self_attn.q_norm", "self_attn.k_norm"),
+        windows=Windows(switch="use_sliding_window", from_layer="max_window_layers"),
+    ),
 )

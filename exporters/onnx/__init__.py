@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from amp_export.exporters.onnx.exporting import OnnxExport, export
 from amp_export.exporters.onnx.running import OnnxDecoder, Past, require_runtime, run
+from amp_export.exporters.onnx.support import can_build
 from amp_export.exporters.onnx.tracing import ModelKind, TracedExport, trace
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "OnnxExport",
     "Past",
     "TracedExport",
+    "can_build",
     "export",
     "require_runtime",
     "run",

@@ -8,29 +8,29 @@ from typing import TYPE_CHECKING
 from amp_export.errors import UnsupportedModelError
 
 if TYPE_CHECKING:
+    from amp_export.architectures import ModelConfig
     from amp_export.exporters.onnx.nodes import Graph
 
 
-def check_activation(hidden_act: str) -> None:
-    """Refuses activation functions that no nodes are known for.
+def activation_of(config: ModelConfig) -> str:
+    """The MLP's activation function, named as in `ACT2FN` of transformers' `activations.py`.
 
     Raises:
-        UnsupportedModelError: `hidden_act` is none of those that are supported.
+        UnsupportedModelError: No nodes are known for it.
     """
-    if hidden_act not in _ACTIVATIONS:
+    computation = config.architecture.computation
+    assert computation is not None
+    named = config.fields[computation.activation]
+    if named not in _ACTIVATIONS:
         raise UnsupportedModelError(
-            f"config.json: hidden_act {hidden_act!r} is not supported.\nSupported: {', '.join(_ACTIVATIONS)}."
+            f"config.json: {computation.activation} {named!r} is not supported.\nSupported: {', '.join(_ACTIVATIONS)}."
         )
+    return computation.activation_names.get(named, named)
 
 
-def add_activation(graph: Graph, hidden_act: str, value: str, *, output: str) -> str:
-    """Adds an activation function, named as in `ACT2FN` of transformers' `activations.py`.
-
-    Raises:
-        UnsupportedModelError: `hidden_act` is none of those that are supported.
-    """
-    check_activation(hidden_act)
-    return _ACTIVATIONS[hidden_act](graph, value, output)
+def add_activation(graph: Graph, activation: str, value: str, *, output: str) -> str:
+    """Adds an activation function that `activation_of` returned."""
+    return _ACTIVATIONS[activation](graph, value, output)
 
 
 def _silu(graph: Graph, value: str, output: str) -> str:
@@ -55,6 +55,7 @@ _ACTIVATIONS: Mapping[str, Callable[[Graph, str, str], str]] = {
     "silu": _silu,
     "swish": _silu,
     "gelu": _gelu,
+    "gelu_fast": _gelu_tanh,
     "gelu_new": _gelu_tanh,
     "gelu_pytorch_tanh": _gelu_tanh,
     "relu": _relu,

@@ -12,10 +12,9 @@ from amp_export.architectures import tensor_shapes
 from amp_export.checkpoints import Checkpoint, directory_size
 from amp_export.errors import OutputError, UnsupportedModelError
 from amp_export.exporters import Precision
-from amp_export.exporters.onnx.activations import check_activation
 from amp_export.exporters.onnx.genai import write_genai_config
 from amp_export.exporters.onnx.graph import OPSET, build_graph
-from amp_export.exporters.onnx.rotary import check_rope
+from amp_export.exporters.onnx.support import require_buildable
 from amp_export.exporters.onnx.weights import lay_out, write_weights
 
 GRAPH = "model.onnx"
@@ -61,14 +60,13 @@ def export(
         on_progress: Called with the number of layers written and of all, after each layer.
 
     Raises:
-        UnsupportedModelError: The weights' layout, the activation function or the `rope_type` is not supported.
+        UnsupportedModelError: The weights' layout is not supported, or the graph cannot be built: see `can_build`.
         ModelError: A weight is NaN or infinite, or a RoPE parameter is missing.
         RequestError: A weight is too large for `precision`.
         OutputError: The folder holds something.
     """
+    require_buildable(checkpoint.config)
     _check_layout(checkpoint)
-    check_activation(checkpoint.config.hidden_act)
-    check_rope(checkpoint.config)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(f"{folder} is not an empty folder.\nRemove it, or export to another.")
 

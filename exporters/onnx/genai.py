@@ -13,6 +13,17 @@ from amp_export.exporters.onnx.threads import usable_cores
 
 GENAI_CONFIG = "genai_config.json"
 
+_KNOWN_TYPES = frozenset(
+    {
+        *("gemma", "gemma2", "gemma3_text", "granite", "llama", "mistral", "phi", "phi3", "qwen2", "qwen3"),
+        "smollm3",
+    }
+)
+"""Values of `model.type` that onnxruntime-genai 0.18 opens; its gpt2 is another graph, with one past for both."""
+
+_ANY_DECODER = "decoder"
+"""The value of `model.type` for all other decoders."""
+
 _SEARCH_FIELDS = ("do_sample", "temperature", "top_k", "top_p", "repetition_penalty")
 """Fields of generation_config.json that onnxruntime-genai knows under the same names."""
 
@@ -33,7 +44,9 @@ def write_genai_config(checkpoint: Checkpoint, folder: Path, *, graph: str) -> b
         ModelError: generation_config.json is damaged.
     """
     heads = {(widths.query_heads, widths.key_value_heads) for widths in checkpoint.widths}
-    generation = {**checkpoint.raw_config, **_read_generation_config(checkpoint.path)}
+    # a resized checkpoint keeps what the dense model's config says below its own
+    described = checkpoint.raw_config.get("dense", checkpoint.raw_config)
+    generation = {**described, **_read_generation_config(checkpoint.path)}
     if len(heads) != 1 or generation.get("eos_token_id") is None:
         return False
     content = {
@@ -52,8 +65,9 @@ def _describe_model(checkpoint: Checkpoint, generation: Mapping[str, Any], graph
         "eos_token_id": end,
         "pad_token_id": generation.get("pad_token_id"),
     }
+    model_type = config.architecture.model_type
     return {
-        "type": config.architecture.model_type,
+        "type": model_type if model_type in _KNOWN_TYPES else _ANY_DECODER,
         **{name: token for name, token in tokens.items() if token is not None},
         "vocab_size": config.vocab_size,
         "context_length": config.max_position_embeddings,

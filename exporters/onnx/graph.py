@@ -10,12 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from amp_export.architectures import DecoderConfig, LayerWidths, Projection
+from amp_export.architectures import LayerWidths, Learned, ModelConfig
 from amp_export.exporters import Precision
-from amp_export.exporters.onnx.activations import add_activation
+from amp_export.exporters.onnx.activations import activation_of, add_activation
+from amp_export.exporters.onnx.attention import Attention
 from amp_export.exporters.onnx.masks import add_masks
 from amp_export.exporters.onnx.nodes import Graph
-from amp_export.exporters.onnx.weights import COS_CACHE, SIN_CACHE, StoredTensor
+from amp_export.exporters.onnx.parts import Parts
+from amp_export.exporters.onnx.weights import StoredTensor
 
 if TYPE_CHECKING:
     import onnx
@@ -28,12 +30,9 @@ OPSET = 23
 IR_VERSION = 11
 """The one that came with opset 23, in ONNX 1.18."""
 
-_FLOAT = 1
-"""`TensorProto.FLOAT`, as the attribute `stash_type` wants it."""
-
 
 def build_graph(
-    config: DecoderConfig,
+    config: ModelConfig,
     widths: Sequence[LayerWidths],
     stored: Sequence[StoredTensor],
     *,
@@ -48,29 +47,28 @@ def build_graph(
     vocab_size] and `present.N.key|value`, whose third axis is total_sequence_length.
 
     Args:
-        config: The decoder's config.
+        config: The decoder's config, of which `can_build` says that it can be built.
         widths: The widths of each layer.
         stored: Where each weight lies in the data file, from `lay_out`.
         precision: The dtype of weights, activations, keys, values and logits.
         data_file: The data file's name, in the same folder as the graph.
-
-    Raises:
-        UnsupportedModelError: The activation function is not supported.
     """
     graph = Graph(stored, precision=precision, data_file=data_file)
     _declare(graph, config, widths)
     decoder = _Decoder(graph, config)
-    masks = add_masks(graph, config.sliding_windows)
-    hidden = decoder.add_embedding("input_ids")
-    for layer, layer_widths in enumerate(widths):
-        hidden = decoder.add_layer(layer, layer_widths, hidden, masks[config.sliding_windows[layer]])
+    attention = Attention(graph, config)
+    masks = {window: attention.prepare_mask(mask) for window, mask in add_masks(graph, config.sliding_windows).items()}
+    attention.prepare_positions()
+    hidden = decoder.add_embedding()
+    for layer, (layer_widths, window) in enumerate(zip(widths, config.sliding_windows, strict=True)):
+        hidden = decoder.add_layer(attention, layer, layer_widths, hidden, masks[window])
     decoder.add_head(hidden)
     name = config.architecture.class_name
     description = f"{name} with {len(widths)} layers in {precision}; one graph for prefill and decode"
     return graph.to_model(name=name, opset=OPSET, ir_version=IR_VERSION, description=description)
 
 
-def _declare(graph: Graph, config: DecoderConfig, widths: Sequence[LayerWidths]) -> None:
+def _declare(graph: Graph, config: ModelConfig, widths: Sequence[LayerWidths]) -> None:
     graph.declare_input("input_ids", ["batch_size", "sequence_length"], kind="integer")
     graph.declare_input("attention_mask", ["batch_size", "total_sequence_length"], kind="integer")
     graph.declare_input("position_ids", ["batch_size", "sequence_length"], kind="integer")
@@ -85,24 +83,40 @@ def _declare(graph: Graph, config: DecoderConfig, widths: Sequence[LayerWidths])
 
 
 @dataclass(frozen=True)
-class _Decoder:
-    """Adds a decoder's parts to a graph. Values are named after the modules of transformers that compute them."""
+class _Decoder(Parts):
+    """Adds what lies around the attentions."""
 
-    graph: Graph
-    config: DecoderConfig
-
-    def add_embedding(self, input_ids: str) -> str:
+    def add_embedding(self) -> str:
+        """The tokens' vectors, and those of their positions where they are learned."""
         name = self.config.architecture.embedding
-        return self.graph.add("Gather", self.graph.weight(f"{name}.weight"), input_ids, output=name, axis=0)
+        hidden = self.graph.add("Gather", self.graph.weight(f"{name}.weight"), "input_ids", output=name, axis=0)
+        hidden = self.add_factor(self.computation.embedding_factor, hidden, output=f"{name}.scaled")
+        learned = self.computation.positions
+        if not isinstance(learned, Learned):
+            return hidden
+        rows = "position_ids"
+        if learned.offset:
+            offset = self.graph.integer(learned.offset)
+            rows = self.graph.add("Add", rows, offset, output=f"{learned.embedding}.rows")
+        table = self.graph.weight(f"{learned.embedding}.weight")
+        positions = self.graph.add("Gather", table, rows, output=learned.embedding, axis=0)
+        return self.graph.add("Add", hidden, positions, output=f"{name}.placed")
 
-    def add_layer(self, layer: int, widths: LayerWidths, hidden: str, mask: str) -> str:
-        architecture = self.config.architecture
-        scope = f"{architecture.layers}.{layer}"
-        normed = self._add_norm(f"{scope}.{architecture.input_norm}", hidden)
-        attended = self._add_attention(layer, widths, normed, mask)
-        hidden = self.graph.add("Add", hidden, attended, output=f"{scope}.after_attention")
-        normed = self._add_norm(f"{scope}.{architecture.mlp_norm}", hidden)
-        return self.graph.add("Add", hidden, self._add_mlp(scope, normed), output=scope)
+    def add_layer(self, attention: Attention, layer: int, widths: LayerWidths, hidden: str, mask: str) -> str:
+        """A layer; what attention and MLP make is added to what the layer is given."""
+        scope = f"{self.config.architecture.layers}.{layer}"
+        order = next(order for order in self.computation.orders if self.config.meets(order.when))
+        normed = self._add_norm_if_any(scope, order.before_attention, hidden)
+        attended = attention.add(layer, widths, normed, mask)
+        attended = self._add_norm_if_any(scope, order.after_attention, attended)
+        attended = self.add_factor(self.computation.residual_factor, attended, output=f"{scope}.attention.scaled")
+        between = self.graph.add("Add", hidden, attended, output=f"{scope}.after_attention")
+        if not (order.parallel and order.before_mlp == order.before_attention):
+            normed = self._add_norm_if_any(scope, order.before_mlp, hidden if order.parallel else between)
+        made = self._add_mlp(scope, widths, normed)
+        made = self._add_norm_if_any(scope, order.after_mlp, made)
+        made = self.add_factor(self.computation.residual_factor, made, output=f"{scope}.mlp.scaled")
+        return self.graph.add("Add", between, made, output=scope)
 
     def add_head(self, hidden: str) -> None:
         """Adds the final norm and the logits; tied embeddings are read from the one copy that there is.
@@ -110,88 +124,31 @@ class _Decoder:
         The weight is [vocab_size, hidden_size], and Gemm turns it in its kernel. MatMul with a Transpose of the weight
         made ONNX Runtime 1.32 turn it at load, which took 0.5 s more for 135M parameters and was no faster after.
         """
-        architecture, graph = self.config.architecture, self.graph
-        source = architecture.embedding if self.config.tie_word_embeddings else architecture.head
-        normed = self._add_norm(architecture.final_norm, hidden)
-        rows = graph.add(
-            "Reshape", normed, graph.integers(-1, self.config.hidden_size), output=f"{architecture.head}.rows"
-        )
-        scores = graph.add("Gemm", rows, graph.weight(f"{source}.weight"), output=architecture.head, transB=1)
-        tokens = graph.add("Shape", "input_ids", output=f"{architecture.head}.tokens")
-        shape = graph.add(
-            "Concat", tokens, graph.integers(self.config.vocab_size), output=f"{architecture.head}.shape", axis=0
-        )
+        architecture, graph, head = self.config.architecture, self.graph, self.config.architecture.head
+        source = architecture.embedding if self.config.tie_word_embeddings else head
+        normed = self.add_norm(self.computation.final_norm, hidden)
+        rows = graph.add("Reshape", normed, graph.integers(-1, self.config.hidden_size), output=f"{head}.rows")
+        bias = [graph.weight(f"{head}.bias")] if graph.has_weight(f"{head}.bias") else []
+        scores = graph.add("Gemm", rows, graph.weight(f"{source}.weight"), *bias, output=head, transB=1)
+        scores = self.add_factor(self.computation.logit_factor, scores, output=f"{head}.scaled")
+        scores = self.add_softcap(self.computation.logit_softcap, scores, output=f"{head}.capped")
+        tokens = graph.add("Shape", "input_ids", output=f"{head}.tokens")
+        shape = graph.add("Concat", tokens, graph.integers(self.config.vocab_size), output=f"{head}.shape", axis=0)
         graph.add("Reshape", scores, shape, output="logits")
 
-    def _add_attention(self, layer: int, widths: LayerWidths, hidden: str, mask: str) -> str:
-        architecture = self.config.architecture
-        scope = f"{architecture.layers}.{layer}"
-        query, key, value, output, *_ = architecture.projections
-        queries = self._add_heads(scope, query, widths.query_heads, hidden, norm=architecture.query_norm)
-        keys = self._add_heads(scope, key, widths.key_value_heads, hidden, norm=architecture.key_norm)
-        values = self._add_heads(scope, value, widths.key_value_heads, hidden)
-        queries, keys = self._add_rotation(queries), self._add_rotation(keys)
-        keys = self._add_to_past(layer, "key", keys)
-        values = self._add_to_past(layer, "value", values)
-        # grouped key/value heads stay as they are: Attention shares each among its group of query heads.
-        # softmax_precision is left out: TensorRT-RTX 1.7 refuses Attention with it
-        attended = self.graph.add(
-            "Attention",
-            queries,
-            keys,
-            values,
-            mask,
-            output=f"{scope}.attention",
-            scale=self.config.head_dim**-0.5,
-        )
-        joined = self.graph.add("Transpose", attended, output=f"{attended}.by_token", perm=[0, 2, 1, 3])
-        shape = self.graph.integers(0, 0, widths.query_heads * self.config.head_dim)
-        joined = self.graph.add("Reshape", joined, shape, output=f"{attended}.joined")
-        return self._add_linear(scope, output, joined)
+    def _add_mlp(self, scope: str, widths: LayerWidths, hidden: str) -> str:
+        mlp = self.config.architecture.mlp
+        projected = [self.add_linear(scope, projection, hidden) for projection in mlp.inputs[:1]]
+        if len(mlp.inputs) == 1 and isinstance(mlp.inputs[0].rows, tuple):
+            parts = (f"{scope}.{mlp.module}.gate", f"{scope}.{mlp.module}.up")
+            projected = list(self.graph.split(projected[0], [widths.neurons] * 2, outputs=parts))
+        is_gated = len(mlp.inputs) + len(projected) > 2
+        activated = f"{scope}.mlp.activated" if is_gated else f"{scope}.mlp.neurons"
+        neurons = add_activation(self.graph, activation_of(self.config), projected[0], output=activated)
+        if is_gated:
+            up = projected[1] if len(projected) == 2 else self.add_linear(scope, mlp.inputs[1], hidden)
+            neurons = self.graph.add("Mul", neurons, up, output=f"{scope}.mlp.neurons")
+        return self.add_linear(scope, mlp.output, neurons)
 
-    def _add_heads(
-        self, scope: str, projection: Projection, heads: int, hidden: str, *, norm: str | None = None
-    ) -> str:
-        """A projection, split into heads: [batch_size, heads, sequence_length, head_dim]."""
-        projected = self._add_linear(scope, projection, hidden)
-        shape = self.graph.integers(0, 0, heads, self.config.head_dim)
-        split = self.graph.add("Reshape", projected, shape, output=f"{projected}.split")
-        if norm is not None:
-            split = self._add_norm(f"{scope}.{norm}", split)
-        return self.graph.add("Transpose", split, output=f"{projected}.heads", perm=[0, 2, 1, 3])
-
-    def _add_rotation(self, heads: str) -> str:
-        caches = self.graph.weight(COS_CACHE), self.graph.weight(SIN_CACHE)
-        return self.graph.add("RotaryEmbedding", heads, *caches, "position_ids", output=f"{heads}.rotated")
-
-    def _add_to_past(self, layer: int, part: str, new: str) -> str:
-        return self.graph.add(
-            "Concat", f"past_key_values.{layer}.{part}", new, output=f"present.{layer}.{part}", axis=2
-        )
-
-    def _add_mlp(self, scope: str, hidden: str) -> str:
-        projections = self.config.architecture.projections
-        gate = self._add_linear(scope, projections.gate, hidden)
-        active = add_activation(self.graph, self.config.hidden_act, gate, output=f"{scope}.mlp.activated")
-        up = self._add_linear(scope, projections.up, hidden)
-        neurons = self.graph.add("Mul", active, up, output=f"{scope}.mlp.neurons")
-        return self._add_linear(scope, projections.down, neurons)
-
-    def _add_linear(self, scope: str, projection: Projection, value: str) -> str:
-        name = f"{scope}.{projection.name}"
-        if not self.config.biases[projection.name]:
-            return self.graph.add("MatMul", value, self.graph.weight(f"{name}.weight"), output=name)
-        product = self.graph.add("MatMul", value, self.graph.weight(f"{name}.weight"), output=f"{name}.product")
-        return self.graph.add("Add", product, self.graph.weight(f"{name}.bias"), output=name)
-
-    def _add_norm(self, name: str, value: str) -> str:
-        """The root mean square is taken in float32 whatever the precision, as `LlamaRMSNorm` does."""
-        return self.graph.add(
-            "RMSNormalization",
-            value,
-            self.graph.weight(f"{name}.weight"),
-            output=name,
-            axis=-1,
-            epsilon=self.config.rms_norm_eps,
-            stash_type=_FLOAT,
-        )
+    def _add_norm_if_any(self, scope: str, name: str | None, value: str) -> str:
+        return value if name is None else self.add_norm(f"{scope}.{name}", value)

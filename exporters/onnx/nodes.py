@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -44,6 +45,19 @@ class Graph:
         self._nodes.append(node)
         return output
 
+    def split(self, value: str, sizes: Sequence[int], *, outputs: Sequence[str]) -> Sequence[str]:
+        """Splits the last axis of a value into parts of these sizes."""
+        from onnx import helper
+
+        node = helper.make_node("Split", [value, self.integers(*sizes)], outputs, name=f"{value}.parts")
+        node.attribute.append(helper.make_attribute("axis", -1))
+        self._nodes.append(node)
+        return outputs
+
+    def has_weight(self, name: str) -> bool:
+        """Whether the data file has a tensor of this name."""
+        return name in self._stored
+
     def weight(self, name: str) -> str:
         """A tensor of the data file."""
         from onnx import TensorProto
@@ -67,6 +81,21 @@ class Graph:
     def integer(self, value: int) -> str:
         """A constant int64 without axes."""
         return self._constant(f"scalar_{value}", [value], shape=[])
+
+    def number(self, value: float) -> str:
+        """A constant of the graph's precision, without axes; it is rounded to float32 first, as torch does."""
+        return self.numbers(value, shape=[])
+
+    def numbers(self, value: float, *, shape: Sequence[int]) -> str:
+        """A constant of the graph's precision that holds one value all over."""
+        import numpy as np
+        from onnx import helper
+
+        name = "_".join(["number", *map(str, shape), repr(float(value))])
+        if name not in self._initializers:
+            values = [float(np.float32(value))] * math.prod(shape)
+            self._initializers[name] = helper.make_tensor(name, self._dtype, shape, values)
+        return name
 
     def declare_input(self, name: str, shape: Shape, *, kind: Literal["float", "integer"]) -> str:
         """Adds an input of the graph, of the graph's precision or int64."""

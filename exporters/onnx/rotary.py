@@ -1,13 +1,14 @@
 """Cosines and sines of rotary position embeddings, in numpy.
 
 A frequency that is off by one rounding turns an angle by 5e-4 at position 8192. So the steps here are taken in float32
-and in the order in which transformers takes them: `modeling_rope_utils.py` and `LlamaRotaryEmbedding`, 5.23.
+and in the order in which transformers takes them: `modeling_rope_utils.py` and `LlamaRotaryEmbedding`, 5.24.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from amp_export.errors import ModelError, UnsupportedModelError
@@ -15,9 +16,58 @@ from amp_export.errors import ModelError, UnsupportedModelError
 if TYPE_CHECKING:
     import numpy as np
 
-    from amp_export.architectures import DecoderConfig
+    from amp_export.architectures import ModelConfig
 
     Array = np.ndarray[Any, np.dtype[np.float32]]
+
+
+COS_CACHE = "rotary.cos_cache"
+SIN_CACHE = "rotary.sin_cache"
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Rotary embeddings of some layers, or of all.
+
+    Attributes:
+        parameters: `rope_type`, `rope_theta` and what the type needs besides.
+        dimensions: How many dimensions of a head turn.
+        positions: Tokens of the longest context.
+        cos_cache: Name of the cosines.
+        sin_cache: Name of the sines.
+    """
+
+    parameters: Mapping[str, Any]
+    dimensions: int
+    positions: int
+    cos_cache: str = COS_CACHE
+    sin_cache: str = SIN_CACHE
+
+    @property
+    def rope_type(self) -> str:
+        """The way of computing frequencies."""
+        return str(self.parameters["rope_type"])
+
+    @property
+    def switches(self) -> bool:
+        """Whether texts beyond the original context have other frequencies, which are the caches' second half."""
+        return self.rope_type == "longrope"
+
+    @property
+    def rows(self) -> int:
+        """How many rows the caches have."""
+        return 2 * self.positions if self.switches else self.positions
+
+
+def ropes(config: ModelConfig) -> dict[str, Rope]:
+    """The rotary embeddings that a model's layers use, by their key in `config.layer_ropes`."""
+    found = {}
+    for kind in dict.fromkeys(kind for kind in config.layer_ropes if kind is not None):
+        parameters = config.ropes[kind]
+        dimensions = int(config.head_dim * parameters.get("partial_rotary_factor", 1.0))
+        caches = [name.replace("rotary.", f"rotary.{kind}.") if kind else name for name in (COS_CACHE, SIN_CACHE)]
+        found[kind] = Rope(parameters, dimensions, config.max_position_embeddings, *caches)
+    return found
 
 
 def supported_rope_types() -> tuple[str, ...]:
@@ -25,87 +75,93 @@ def supported_rope_types() -> tuple[str, ...]:
     return tuple(_INVERSE_FREQUENCIES)
 
 
-def check_rope(config: DecoderConfig) -> None:
+def check_rope(rope: Rope) -> None:
     """Refuses RoPE parameters for which no frequencies can be computed.
 
     Raises:
-        UnsupportedModelError: The `rope_type` is not supported.
+        UnsupportedModelError: The `rope_type` is not supported, or the dimensions that turn do not come in pairs.
         ModelError: A parameter that the type needs is missing.
     """
-    rope_type = config.rope_parameters["rope_type"]
-    if rope_type not in _INVERSE_FREQUENCIES:
+    if rope.rope_type not in _INVERSE_FREQUENCIES:
         raise UnsupportedModelError(
-            f"config.json: rope_type {rope_type!r} is not supported.\nSupported: {', '.join(supported_rope_types())}."
+            f"config.json: rope_type {rope.rope_type!r} is not supported.\n"
+            f"Supported: {', '.join(supported_rope_types())}."
         )
-    if missing := [name for name in _REQUIRED[rope_type] if name not in config.rope_parameters]:
-        raise ModelError(f"config.json: rope_type {rope_type!r} needs {', '.join(missing)}, which is not given.")
+    if missing := [name for name in _REQUIRED[rope.rope_type] if name not in rope.parameters]:
+        raise ModelError(f"config.json: rope_type {rope.rope_type!r} needs {', '.join(missing)}, which is not given.")
+    if rope.dimensions % 2 or rope.dimensions == 0:
+        raise UnsupportedModelError(
+            f"config.json: {rope.dimensions} dimensions of a head would turn, which is not a number of pairs."
+        )
 
 
-def inverse_frequencies(config: DecoderConfig) -> tuple[Array, float]:
+def inverse_frequencies(rope: Rope) -> tuple[Array, float]:
     """The angle by which each pair of a head's dimensions turns per position, and a factor on cosines and sines.
 
     Returns:
-        Radians per position, float32 [head_dim / 2], and the attention factor (1 for all types but yarn).
+        Radians per position, float32 [dimensions / 2], or [2, dimensions / 2] where they switch; and the attention
+        factor (1 for all types but yarn and longrope).
 
     Raises:
         UnsupportedModelError: The `rope_type` is not supported.
         ModelError: A parameter that the type needs is missing.
     """
-    check_rope(config)
-    return _INVERSE_FREQUENCIES[config.rope_parameters["rope_type"]](config)
+    check_rope(rope)
+    return _INVERSE_FREQUENCIES[rope.rope_type](rope)
 
 
-def rotary_caches(config: DecoderConfig) -> tuple[Array, Array]:
+def rotary_caches(rope: Rope) -> tuple[Array, Array]:
     """The inputs `cos_cache` and `sin_cache` of RotaryEmbedding (ONNX operator version 23).
 
     Returns:
-        Two float32 arrays [max_position_embeddings, head_dim / 2].
+        Two float32 arrays [rows, dimensions / 2].
     """
     import numpy as np
 
-    frequencies, attention_factor = inverse_frequencies(config)
-    angles = np.arange(config.max_position_embeddings, dtype=np.float32)[:, None] * frequencies
+    frequencies, attention_factor = inverse_frequencies(rope)
+    positions = np.arange(rope.positions, dtype=np.float32)[:, None]
+    angles = np.concatenate([positions * each for each in np.atleast_2d(frequencies)])
     factor = np.float32(attention_factor)
     return np.cos(angles) * factor, np.sin(angles) * factor
 
 
-def _positions_per_radian(config: DecoderConfig) -> Array:
-    """`theta ** (2 i / head_dim)` for each pair i of dimensions, float32 [head_dim / 2]."""
+def _positions_per_radian(rope: Rope) -> Array:
+    """`theta ** (2 i / dimensions)` for each pair i of dimensions, float32 [dimensions / 2]."""
     import numpy as np
 
-    exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
-    theta = np.float32(config.rope_parameters["rope_theta"])
+    exponents = np.arange(0, rope.dimensions, 2, dtype=np.float32) / np.float32(rope.dimensions)
+    theta = np.float32(rope.parameters["rope_theta"])
     # in float64, rounded once: at most 1 rounding from torch's power, where numpy's in float32 was up to 2
     return (np.float64(theta) ** exponents.astype(np.float64)).astype(np.float32)
 
 
-def _default(config: DecoderConfig) -> tuple[Array, float]:
+def _default(rope: Rope) -> tuple[Array, float]:
     """RoFormer (arXiv 2104.09864), section 3.2.2."""
     import numpy as np
 
-    return np.float32(1.0) / _positions_per_radian(config), 1.0
+    return np.float32(1.0) / _positions_per_radian(rope), 1.0
 
 
-def _linear(config: DecoderConfig) -> tuple[Array, float]:
+def _linear(rope: Rope) -> tuple[Array, float]:
     """Position interpolation (arXiv 2306.15595), section 2.3: positions shrink by `factor`, here the frequencies."""
     import numpy as np
 
-    frequencies, _ = _default(config)
-    return frequencies / np.float32(config.rope_parameters["factor"]), 1.0
+    frequencies, _ = _default(rope)
+    return frequencies / np.float32(rope.parameters["factor"]), 1.0
 
 
-def _llama3(config: DecoderConfig) -> tuple[Array, float]:
+def _llama3(rope: Rope) -> tuple[Array, float]:
     """Llama 3.1: slow frequencies are divided by `factor`, fast ones kept, those between are blended.
 
     Source: `_compute_llama3_parameters`, `modeling_rope_utils.py`, transformers 5.23.
     """
     import numpy as np
 
-    rope = config.rope_parameters
-    factor = np.float32(rope["factor"])
-    low, high = rope["low_freq_factor"], rope["high_freq_factor"]
-    original = rope["original_max_position_embeddings"]
-    frequencies, _ = _default(config)
+    parameters = rope.parameters
+    factor = np.float32(parameters["factor"])
+    low, high = parameters["low_freq_factor"], parameters["high_freq_factor"]
+    original = parameters["original_max_position_embeddings"]
+    frequencies, _ = _default(rope)
     wavelengths = np.float32(2 * math.pi) / frequencies
     slow = np.where(wavelengths > np.float32(original / low), frequencies / factor, frequencies)
     smooth = (np.float32(original) / wavelengths - np.float32(low)) / np.float32(high - low)
@@ -114,45 +170,44 @@ def _llama3(config: DecoderConfig) -> tuple[Array, float]:
     return np.where(between, blended, slow), 1.0
 
 
-def _yarn(config: DecoderConfig) -> tuple[Array, float]:
+def _yarn(rope: Rope) -> tuple[Array, float]:
     """YaRN (arXiv 2309.00071), sections 3.2 to 3.4: a ramp between kept and divided frequencies.
 
     Source: `_compute_yarn_parameters`, `modeling_rope_utils.py`, transformers 5.23.
     """
     import numpy as np
 
-    rope = config.rope_parameters
-    original: int = rope["original_max_position_embeddings"]
-    factor: float = rope["factor"] or config.max_position_embeddings / original
-    low = _pair_that_turns(config, rope.get("beta_fast") or 32)
-    high = _pair_that_turns(config, rope.get("beta_slow") or 1)
-    if rope.get("truncate", True):
+    parameters = rope.parameters
+    original: int = parameters["original_max_position_embeddings"]
+    factor: float = parameters["factor"] or rope.positions / original
+    low = _pair_that_turns(rope, parameters.get("beta_fast") or 32)
+    high = _pair_that_turns(rope, parameters.get("beta_slow") or 1)
+    if parameters.get("truncate", True):
         low, high = math.floor(low), math.ceil(high)
-    low, high = max(low, 0), min(high, config.head_dim - 1)
+    low, high = max(low, 0), min(high, rope.dimensions - 1)
     if low == high:
         high += 0.001  # the ramp would divide by zero
 
-    per_radian = _positions_per_radian(config)
-    pairs = np.arange(config.head_dim // 2, dtype=np.float32)
+    per_radian = _positions_per_radian(rope)
+    pairs = np.arange(rope.dimensions // 2, dtype=np.float32)
     kept = np.float32(1.0) - np.clip((pairs - np.float32(low)) / np.float32(high - low), 0, 1)
     divided = np.float32(1.0) / (np.float32(factor) * per_radian)
     frequencies = divided * (np.float32(1.0) - kept) + (np.float32(1.0) / per_radian) * kept
-    return frequencies, _yarn_attention_factor(rope, factor)
+    return frequencies, _yarn_attention_factor(parameters, factor)
 
 
-def _pair_that_turns(config: DecoderConfig, turns: float) -> float:
+def _pair_that_turns(rope: Rope, turns: float) -> float:
     """The pair, as a fraction, that makes so many full turns over the original context (arXiv 2309.00071, eq. 20)."""
-    rope = config.rope_parameters
-    original: int = rope["original_max_position_embeddings"]
-    return config.head_dim * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(rope["rope_theta"]))
+    original: int = rope.parameters["original_max_position_embeddings"]
+    return rope.dimensions * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(rope.parameters["rope_theta"]))
 
 
-def _yarn_attention_factor(rope: Mapping[str, Any], factor: float) -> float:
+def _yarn_attention_factor(parameters: Mapping[str, Any], factor: float) -> float:
     """What cosines and sines are multiplied with: `sqrt(1/t)` of arXiv 2309.00071, equation 22."""
-    given: float | None = rope.get("attention_factor")
+    given: float | None = parameters.get("attention_factor")
     if given is not None:
         return given
-    mscale, mscale_all_dim = rope.get("mscale"), rope.get("mscale_all_dim")
+    mscale, mscale_all_dim = parameters.get("mscale"), parameters.get("mscale_all_dim")
     if mscale and mscale_all_dim:
         return _magnitude(factor, mscale) / _magnitude(factor, mscale_all_dim)
     return _magnitude(factor, 1.0)
@@ -162,11 +217,30 @@ def _magnitude(factor: float, weight: float) -> float:
     return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
 
 
-_INVERSE_FREQUENCIES: Mapping[str, Callable[[DecoderConfig], tuple[Array, float]]] = {
+def _longrope(rope: Rope) -> tuple[Array, float]:
+    """LongRoPE (arXiv 2402.13753): each pair has a factor for texts within the original context and one beyond it.
+
+    Source: `_compute_longrope_parameters`, `modeling_rope_utils.py`, transformers 5.24.
+    """
+    import numpy as np
+
+    parameters = rope.parameters
+    original: int = parameters["original_max_position_embeddings"]
+    factor: float = parameters.get("factor") or rope.positions / original
+    factors = np.array([parameters["short_factor"], parameters["long_factor"]], dtype=np.float32)
+    frequencies = np.float32(1.0) / (factors * _positions_per_radian(rope))
+    given: float | None = parameters.get("attention_factor")
+    if given is not None:
+        return frequencies, given
+    return frequencies, 1.0 if factor <= 1.0 else math.sqrt(1 + math.log(factor) / math.log(original))
+
+
+_INVERSE_FREQUENCIES: Mapping[str, Callable[[Rope], tuple[Array, float]]] = {
     "default": _default,
     "linear": _linear,
     "llama3": _llama3,
     "yarn": _yarn,
+    "longrope": _longrope,
 }
 
 _REQUIRED: Mapping[str, tuple[str, ...]] = {
@@ -174,5 +248,6 @@ _REQUIRED: Mapping[str, tuple[str, ...]] = {
     "linear": ("rope_theta", "factor"),
     "llama3": ("rope_theta", "factor", "low_freq_factor", "high_freq_factor"),
     "yarn": ("rope_theta", "factor"),
+    "longrope": ("rope_theta", "short_factor", "long_factor"),
 }
-"""What each type cannot do without; `DecoderConfig` fills in `original_max_position_embeddings`."""
+"""What each type cannot do without; `ModelConfig` fills in `original_max_position_embeddings`."""

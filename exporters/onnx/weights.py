@@ -9,19 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amp_export.architectures import DecoderConfig, LayerWidths, tensor_shapes
+from amp_export.architectures import LayerWidths, ModelConfig, NormKind, tensor_shapes
 from amp_export.checkpoints import Checkpoint
 from amp_export.errors import RequestError
 from amp_export.exporters import Precision
-from amp_export.exporters.onnx.rotary import rotary_caches
+from amp_export.exporters.onnx.rotary import ropes, rotary_caches
 
 if TYPE_CHECKING:
     import numpy as np
 
-    Array = np.ndarray[Any, np.dtype[Any]]
+    from amp_export.exporters.onnx.rotary import Rope
 
-COS_CACHE = "rotary.cos_cache"
-SIN_CACHE = "rotary.sin_cache"
+    Array = np.ndarray[Any, np.dtype[Any]]
 
 PAGE_BYTES = 4096
 """Offsets are multiples of it, so that a runtime can map each tensor: `TensorProto.external_data`, onnx.proto."""
@@ -37,9 +36,10 @@ class StoredTensor:
     """One tensor of the data file.
 
     Attributes:
-        name: Its name in the checkpoint, or `COS_CACHE` or `SIN_CACHE`.
+        name: Its name in the checkpoint, or that of a rotary cache.
         shape: Its shape as stored.
         transposed: Whether the checkpoint's rows are its columns.
+        from_one: Whether the checkpoint has what must be added to one.
         layer: The decoder layer it belongs to, or None.
         offset: Its first byte.
         nbytes: How many bytes it takes.
@@ -48,31 +48,55 @@ class StoredTensor:
     name: str
     shape: tuple[int, ...]
     transposed: bool
+    from_one: bool
     layer: int | None
     offset: int
     nbytes: int
 
 
-def lay_out(config: DecoderConfig, widths: Sequence[LayerWidths], precision: Precision) -> tuple[StoredTensor, ...]:
+def lay_out(config: ModelConfig, widths: Sequence[LayerWidths], precision: Precision) -> tuple[StoredTensor, ...]:
     """Says where each tensor of a decoder lies in the data file, in the order of the computation.
 
     Linear layers are stored as [in, out], which is how MatMul takes them. The embedding and the head stay as they are
-    in the checkpoint, [vocab_size, hidden_size], so that tied ones are stored once.
+    in the checkpoint, [vocab_size, hidden_size], so that tied ones are stored once. Norms whose weight counts from one
+    are stored with the one added, rounded once.
     """
-    architecture = config.architecture
-    cache_shape = (config.max_position_embeddings, config.head_dim // 2)
-    shapes = {COS_CACHE: cache_shape, SIN_CACHE: cache_shape, **tensor_shapes(config, widths)}
-
+    shapes = {name: shape for rope in ropes(config).values() for name, shape in _cache_shapes(rope).items()}
+    layers = config.architecture.layers
     stored: list[StoredTensor] = []
     end = 0
-    for name, shape in shapes.items():
-        layer = _layer_of(name, architecture.layers)
-        transposed = layer is not None and len(shape) == 2
+    for name, shape in {**shapes, **tensor_shapes(config, widths)}.items():
+        layer, below = _split_name(name, layers)
+        transposed = layer is not None and below in _linear_weights(config)
         nbytes = math.prod(shape) * precision.bytes
         offset = aligned_offset(end, nbytes)
-        stored.append(StoredTensor(name, shape[::-1] if transposed else shape, transposed, layer, offset, nbytes))
+        from_one = below in _weights_from_one(config)
+        stored.append(
+            StoredTensor(name, shape[::-1] if transposed else shape, transposed, from_one, layer, offset, nbytes)
+        )
         end = offset + nbytes
     return tuple(stored)
+
+
+def _cache_shapes(rope: Rope) -> dict[str, tuple[int, ...]]:
+    shape = (rope.rows, rope.dimensions // 2)
+    return {rope.cos_cache: shape, rope.sin_cache: shape}
+
+
+def _linear_weights(config: ModelConfig) -> set[str]:
+    """The names, below a layer, of the weights that are [out, in] in the checkpoint."""
+    blocks = (config.architecture.attention, config.architecture.mlp)
+    projections = [projection for block in blocks for projection in (*block.inputs, block.output)]
+    return {f"{projection.name}.weight" for projection in projections if not projection.transposed}
+
+
+def _weights_from_one(config: ModelConfig) -> set[str]:
+    """The names, below a layer where they are of one, of the norms' weights that count from one."""
+    computation = config.architecture.computation
+    if computation is None or computation.norm is not NormKind.RMS_FROM_ONE:
+        return set()
+    tensors = (*config.architecture.norms, *config.architecture.attention.tensors)
+    return {*(tensor.name for tensor in tensors), f"{computation.final_norm}.weight"}
 
 
 def aligned_offset(end: int, nbytes: int) -> int:
@@ -102,7 +126,9 @@ def write_weights(
         ModelError: A weight is NaN or infinite.
         RequestError: A weight is too large for `precision`.
     """
-    caches = dict(zip((COS_CACHE, SIN_CACHE), rotary_caches(checkpoint.config), strict=True))
+    caches: dict[str, Array] = {}
+    for rope in ropes(checkpoint.config).values():
+        caches |= zip((rope.cos_cache, rope.sin_cache), rotary_caches(rope), strict=True)
     with file.open("wb") as stream:
         for layer, tensors in itertools.groupby(stored, key=lambda tensor: tensor.layer):
             for tensor in tensors:
@@ -113,14 +139,20 @@ def write_weights(
                 on_progress(layer + 1, checkpoint.config.num_hidden_layers)
 
 
-def _layer_of(name: str, layers: str) -> int | None:
-    return int(name.removeprefix(f"{layers}.").partition(".")[0]) if name.startswith(f"{layers}.") else None
+def _split_name(name: str, layers: str) -> tuple[int | None, str]:
+    """The layer that a tensor belongs to, and its name below it; None and the whole name where it is of none."""
+    if not name.startswith(f"{layers}."):
+        return None, name
+    number, _, below = name.removeprefix(f"{layers}.").partition(".")
+    return int(number), below
 
 
 def _convert(array: Array, tensor: StoredTensor, precision: Precision) -> Array:
     import numpy as np
 
     dtype = _numpy_dtype(precision)
+    if tensor.from_one:
+        array = array.astype(np.float32) + np.float32(1.0)
     if array.dtype == dtype and not tensor.transposed:
         return np.ascontiguousarray(array)
     converted = np.empty(tensor.shape, dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,13 +14,13 @@ import numpy as np
 import onnx
 import pytest
 from safetensors.numpy import load_file, save_file
-from tiny_models import save_tiny_model, save_tiny_tokenizer
+from tiny_models import BUILDABLE, save_tiny_model, save_tiny_tokenizer
 
-from amp_export.architectures import DecoderConfig
+from amp_export.architectures import ModelConfig, find_architecture
 from amp_export.checkpoints import Checkpoint, TensorInfo, open_checkpoint
 from amp_export.errors import OutputError, RequestError, UnsupportedModelError
 from amp_export.exporters import Precision
-from amp_export.exporters.onnx import export
+from amp_export.exporters.onnx import can_build, export
 from amp_export.exporters.onnx.weights import CACHE_LINE_BYTES, PAGE_BYTES, lay_out
 
 REPOSITORY = Path(__file__).parents[2]
@@ -38,8 +39,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     return open_checkpoint(folder)
 
 
-def with_config(checkpoint: Checkpoint, **changes: Any) -> Checkpoint:
-    config: DecoderConfig = dataclasses.replace(checkpoint.config, **changes)
+def with_fields(checkpoint: Checkpoint, **changes: Any) -> Checkpoint:
+    config = ModelConfig.read(checkpoint.config.architecture, {**checkpoint.raw_config, **changes})
     return dataclasses.replace(checkpoint, config=config)
 
 
@@ -82,6 +83,22 @@ def test_shape_inference_finds_the_shapes_that_are_declared(tmp_path: Path, chec
     # the head's logits before they are split into texts and tokens have no names for their rows
     unknown = [name for name, shape in shapes(inferred.graph.value_info).items() if not all(shape)]
     assert not [name for name in unknown if not name.startswith(("mask.", "lm_head"))]
+
+
+@pytest.mark.parametrize("model_type", BUILDABLE)
+def test_every_family_is_of_standard_operators_in_valid_form(tmp_path: Path, model_type: str) -> None:
+    folder = save_tiny_model(tmp_path / "checkpoint", model_type)
+    exported = export(open_checkpoint(folder), tmp_path / "onnx", precision=Precision.BFLOAT16)
+    onnx.checker.check_model(str(exported.graph), full_check=True)
+    model = onnx.load(str(exported.graph), load_external_data=False)
+    assert {node.domain for node in model.graph.node} == {""}
+    assert [entry.name for entry in model.graph.input][:3] == ["input_ids", "attention_mask", "position_ids"]
+    onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+    used = {name for node in model.graph.node for name in node.input}
+    assert not [tensor.name for tensor in model.graph.initializer if tensor.name not in used]
+    assert used >= {entry.name for entry in model.graph.input}
+    stored = {tensor.name for tensor in model.graph.initializer if tensor.external_data}
+    assert stored >= open_checkpoint(folder).tensors.keys(), "a weight that no node reads"
 
 
 def test_one_mask_for_each_width_of_window_serves_all_layers(tmp_path: Path, checkpoint: Checkpoint) -> None:
@@ -168,6 +185,17 @@ def test_progress_is_told_layer_by_layer(tmp_path: Path, checkpoint: Checkpoint)
     assert told == [(1, 3), (2, 3), (3, 3)]
 
 
+def test_norms_that_count_from_one_are_stored_with_the_one_added(tmp_path: Path) -> None:
+    gemma = open_checkpoint(save_tiny_model(tmp_path / "checkpoint", "gemma3_text"))
+    exported = export(gemma, tmp_path / "onnx", precision=Precision.FLOAT16)
+    found = {tensor.name: tensor for tensor in onnx.load(str(exported.graph)).graph.initializer}
+    names = [name for name in gemma.tensors if "norm" in name]
+    assert len(names) == 3 * 6 + 1
+    for name in names:
+        expected = (1.0 + gemma.read(name)).astype(np.float16)
+        np.testing.assert_array_equal(onnx.numpy_helper.to_array(found[name]), expected)
+
+
 def test_an_export_imports_neither_torch_nor_transformers(tmp_path: Path, checkpoint: Checkpoint) -> None:
     code = (
         "import sys; from pathlib import Path\n"
@@ -188,21 +216,47 @@ def test_importing_the_exporter_imports_nothing_heavy() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=REPOSITORY)
 
 
-def test_an_unknown_activation_is_refused_before_anything_is_written(tmp_path: Path, checkpoint: Checkpoint) -> None:
-    with pytest.raises(UnsupportedModelError, match=r"'mish'(.|\n)*silu, swish, gelu"):
-        export(with_config(checkpoint, hidden_act="mish"), tmp_path / "onnx")
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "activation": ({"hidden_act": "mish"}, r"hidden_act 'mish'(.|\n)*silu, swish, gelu"),
+    "type of rotary embeddings": (
+        {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4}},
+        r"rope_type 'dynamic'(.|\n)*default, linear, llama3, yarn, longrope",
+    ),
+    "heads that turn in part": ({"partial_rotary_factor": 0.5}, r"partial_rotary_factor is 0\.5; only 1\.0"),
+    "parameters by type of layer": (
+        {"rope_parameters": {"full_attention": {"rope_type": "default"}}},
+        "RoPE parameters that differ between layers",
+    ),
+}
+
+
+@pytest.mark.parametrize(("fields", "reason"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_built_is_refused_before_anything_is_written(
+    tmp_path: Path, checkpoint: Checkpoint, fields: dict[str, Any], reason: str
+) -> None:
+    odd = with_fields(checkpoint, **fields)
+    told = can_build(odd.config)
+    assert told is not None
+    assert re.search(reason, told)
+    with pytest.raises(UnsupportedModelError, match=rf"{reason}(.|\n)*--via trace"):
+        export(odd, tmp_path / "onnx")
     assert not (tmp_path / "onnx").exists()
 
 
-def test_an_unknown_rope_type_is_refused_before_anything_is_written(tmp_path: Path, checkpoint: Checkpoint) -> None:
-    with pytest.raises(UnsupportedModelError, match=r"'dynamic'(.|\n)*default, linear, llama3, yarn"):
-        export(with_config(checkpoint, rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4}), tmp_path / "onnx")
-    assert not (tmp_path / "onnx").exists()
+def test_a_family_whose_computation_is_unknown_cannot_be_built(checkpoint: Checkpoint) -> None:
+    architecture = dataclasses.replace(checkpoint.config.architecture, computation=None)
+    reason = can_build(dataclasses.replace(checkpoint.config, architecture=architecture))
+    assert reason == "config.json: model_type is 'qwen2', whose graph cannot be built directly."
+
+
+@pytest.mark.parametrize("model_type", BUILDABLE)
+def test_every_family_with_a_file_can_be_built(model_type: str) -> None:
+    assert can_build(ModelConfig.read(find_architecture(model_type), {})) is None
 
 
 def test_a_tensor_of_another_shape_is_refused_and_named(tmp_path: Path, checkpoint: Checkpoint) -> None:
     name = "model.layers.2.mlp.down_proj.weight"
-    wrong = TensorInfo(checkpoint.tensors[name].file, "float32", (32, 47))
+    wrong = TensorInfo(checkpoint.tensors[name].file, name, "float32", (32, 47))
     with pytest.raises(UnsupportedModelError, match=rf"{name} must have the shape \[32, 48\](.|\n)*\[32, 47\]"):
         export(dataclasses.replace(checkpoint, tensors={**checkpoint.tensors, name: wrong}), tmp_path / "onnx")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_models import save_tiny_model
+from tiny_models import BUILDABLE, save_tiny_model
 
 from amp_export.checkpoints import Checkpoint, open_checkpoint
 from amp_export.errors import ModelError
@@ -52,16 +52,20 @@ def genai_tokens(folder: Path) -> list[int]:
 @pytest.mark.parametrize(
     ("model_type", "overrides"),
     [
+        *((model_type, {}) for model_type in BUILDABLE),
         ("llama", {"tie_word_embeddings": True}),
         ("mistral", {"sliding_window": 6}),
-        ("qwen2", {}),
         ("qwen3", {"num_key_value_heads": 4}),
     ],
 )
 def test_genai_generates_the_same_greedy_tokens(tmp_path: Path, model_type: str, overrides: dict[str, Any]) -> None:
     folder = export(checkpoint_of(tmp_path, model_type, **overrides), tmp_path / "onnx").folder
     expected = greedy_tokens(folder)
-    assert 2 not in expected, "the text must not end early, or too little is compared"
+    # the text must not end early, or too little is compared
+    content = json.loads((folder / "genai_config.json").read_text())
+    content["model"]["eos_token_id"] = next(token for token in range(100) if token not in expected)
+    (folder / "genai_config.json").write_text(json.dumps(content))
+    assert len(set(expected)) > 4, "a text that repeats itself would not show a wrong position"
     assert genai_tokens(folder) == expected
 
 
@@ -95,6 +99,15 @@ def test_a_damaged_generation_config_is_named(tmp_path: Path) -> None:
     (checkpoint.path / "generation_config.json").write_text('{"eos_token_id": ')
     with pytest.raises(ModelError, match=r"generation_config\.json is not valid JSON"):
         export(checkpoint, tmp_path / "onnx")
+
+
+def test_a_resized_checkpoint_is_described_where_its_heads_are_alike(tmp_path: Path) -> None:
+    checkpoint = checkpoint_of(tmp_path, "llama")
+    (checkpoint.path / "generation_config.json").unlink()
+    resized = dataclasses.replace(checkpoint, raw_config={"model_type": "amp_resized", "dense": checkpoint.raw_config})
+    content = json.loads((export(resized, tmp_path / "onnx").folder / "genai_config.json").read_text())
+    assert content["model"]["type"] == "llama"
+    assert content["model"]["eos_token_id"] == 2
 
 
 def test_no_config_is_written_where_no_token_ends_a_text(tmp_path: Path) -> None:

@@ -1,0 +1,143 @@
+"""Layouts that several families share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from amp_export.architectures._computation import Conditions, Order
+from amp_export.architectures._facts import Block, Count, Features, Projection, Tensor, Unit
+
+GROUP_ATTRIBUTE = {"num_key_value_groups": Count.QUERY_GROUP}
+"""The one count that most attentions read besides the shapes of their weights."""
+
+ALL_QUERY_HEADS = Features((Unit.QUERY_HEADS,))
+ALL_KEY_HEADS = Features((Unit.KEY_VALUE_HEADS,))
+
+
+def separate_attention(
+    *,
+    bias: bool | str,
+    output_bias: bool | str | None = None,
+    output: str = "o_proj",
+    module: str = "self_attn",
+    tensors: tuple[Tensor, ...] = (),
+    attributes: Mapping[str, Count] = GROUP_ATTRIBUTE,
+) -> Block:
+    """Query, key, value and output as linear layers of their own: `LlamaAttention`, `modeling_llama.py`, 5.24."""
+    return Block(
+        module=module,
+        inputs=(
+            Projection(f"{module}.q_proj", rows=Unit.QUERY_HEADS, bias=bias),
+            Projection(f"{module}.k_proj", rows=Unit.KEY_VALUE_HEADS, bias=bias),
+            Projection(f"{module}.v_proj", rows=Unit.KEY_VALUE_HEADS, bias=bias),
+        ),
+        output=Projection(
+            f"{module}.{output}", columns=Unit.QUERY_HEADS, bias=bias if output_bias is None else output_bias
+        ),
+        tensors=tensors,
+        attributes=attributes,
+    )
+
+
+def gated_mlp(*, bias: bool | str = False) -> Block:
+    """Gate, up and down: `LlamaMLP`, `modeling_llama.py`, transformers 5.24."""
+    return Block(
+        module="mlp",
+        inputs=(
+            Projection("mlp.gate_proj", rows=Unit.NEURONS, bias=bias),
+            Projection("mlp.up_proj", rows=Unit.NEURONS, bias=bias),
+        ),
+        output=Projection("mlp.down_proj", columns=Unit.NEURONS, bias=bias),
+    )
+
+
+def plain_mlp(up: str, down: str, *, bias: bool | str, transposed: bool = False) -> Block:
+    """Two linear layers with an activation between them; the names are module paths below the layer."""
+    return Block(
+        module=up.rpartition(".")[0],
+        inputs=(Projection(up, rows=Unit.NEURONS, bias=bias, transposed=transposed),),
+        output=Projection(down, columns=Unit.NEURONS, bias=bias, transposed=transposed),
+    )
+
+
+def expert_mlp(count: str) -> Block:
+    """Experts as one parameter each for gate with up, and for down: `MixtralExperts`, `modeling_mixtral.py`, 5.24.
+
+    Args:
+        count: The config field with the number of experts.
+    """
+    return Block(
+        module="mlp.experts",
+        inputs=(Projection("mlp.experts.gate_up_proj", rows=(Unit.NEURONS, Unit.NEURONS), stacked=count),),
+        output=Projection("mlp.experts.down_proj", columns=Unit.NEURONS, stacked=count),
+        attributes={"intermediate_dim": Count.NEURONS},
+    )
+
+
+def bert_layer() -> tuple[Block, Block, tuple[Tensor, ...]]:
+    """Attention, MLP and norms of `BertLayer`, `modeling_bert.py`, transformers 5.24."""
+    attention = Block(
+        module="attention.self",
+        inputs=(
+            Projection("attention.self.query", rows=Unit.QUERY_HEADS, bias=True),
+            Projection("attention.self.key", rows=Unit.KEY_VALUE_HEADS, bias=True),
+            Projection("attention.self.value", rows=Unit.KEY_VALUE_HEADS, bias=True),
+        ),
+        output=Projection("attention.output.dense", columns=Unit.QUERY_HEADS, bias=True),
+        attributes={"num_attention_heads": Count.QUERY_HEADS, "all_head_size": Count.QUERY_FEATURES},
+    )
+    mlp = Block(
+        module="output",
+        inputs=(Projection("intermediate.dense", rows=Unit.NEURONS, bias=True),),
+        output=Projection("output.dense", columns=Unit.NEURONS, bias=True),
+    )
+    return attention, mlp, (*norm("attention.output.LayerNorm", bias=True), *norm("output.LayerNorm", bias=True))
+
+
+BERT_DEFAULTS: Mapping[str, Any] = {
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "hidden_act": "gelu",
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+    "layer_norm_eps": 1e-12,
+    "is_decoder": False,
+    "add_cross_attention": False,
+    "tie_word_embeddings": True,
+}
+
+
+def norm(name: str, *, bias: bool = False, when: Conditions | None = None) -> tuple[Tensor, ...]:
+    """A norm of the hidden state."""
+    parts = ("weight", "bias") if bias else ("weight",)
+    return tuple(Tensor(f"{name}.{part}", ("hidden_size",), when or {}) for part in parts)
+
+
+def head_norm(name: str, *, when: Conditions | None = None, bias: bool = False) -> tuple[Tensor, ...]:
+    """A norm over each head, whose weight all heads share."""
+    parts = ("weight", "bias") if bias else ("weight",)
+    return tuple(Tensor(f"{name}.{part}", ("head_dim",), when or {}) for part in parts)
+
+
+def language_model(
+    embedding: str, final_norm: tuple[Tensor, ...], *, head: str = "lm_head", head_bias: bool = False
+) -> tuple[Tensor, ...]:
+    """Token embedding, final norm, and a head that is there unless it is tied to the embedding."""
+    head_tensor = Tensor(f"{head}.weight", ("vocab_size", "hidden_size"), {"tie_word_embeddings": False})
+    bias = (Tensor(f"{head}.bias", ("vocab_size",)),) if head_bias else ()
+    return (Tensor(f"{embedding}.weight", ("vocab_size", "hidden_size")), *final_norm, head_tensor, *bias)
+
+
+LLAMA_NORMS = (*norm("input_layernorm"), *norm("post_attention_layernorm"))
+LLAMA_TENSORS = language_model("model.embed_tokens", norm("model.norm"))
+
+GEMMA_ORDER = Order(
+    before_attention="input_layernorm",
+    after_attention="post_attention_layernorm",
+    before_mlp="pre_feedforward_layernorm",
+    after_mlp="post_feedforward_layernorm",
+)
+"""Gemma 2 and 3 have norms on both sides."""

@@ -1,0 +1,121 @@
+"""What a config says about positions: rotary parameters and attention windows, as transformers understands them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from amp_export.architectures._computation import Rotary, Windows
+from amp_export.architectures._facts import Architecture
+from amp_export.errors import ModelError, UnsupportedModelError
+
+EVERY_LAYER = ""
+"""The key of rotary parameters that do not differ between types of layer."""
+
+_SCALED = ("llama3", "yarn", "longrope")
+"""Types that refer to the context length before scaling."""
+
+
+def read_rope(architecture: Architecture, fields: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Brings old and new ways of writing RoPE parameters into one form, as `standardize_rope_params` does.
+
+    Source: `modeling_rope_utils.py`, transformers 5.24.
+
+    Returns:
+        By type of layer, or by `EVERY_LAYER`, `rope_type`, `rope_theta` and what the type needs besides. Nothing where
+        the family has no rotary embeddings, or none that are known.
+
+    Raises:
+        UnsupportedModelError: The parameters differ between layers in a family whose parameters never do.
+    """
+    rotary = architecture.computation.positions if architecture.computation is not None else None
+    if not isinstance(rotary, Rotary):
+        return {}
+    if rotary.by_layer_type:
+        return {kind: _read_layer_type(rotary, kind, fields) for kind in rotary.by_layer_type}
+    rope: dict[str, Any] = dict(fields.get("rope_scaling") or fields.get("rope_parameters") or {})
+    if any(isinstance(value, Mapping) for value in rope.values()):
+        raise UnsupportedModelError("config.json: RoPE parameters that differ between layers are not supported.")
+    rope.setdefault("rope_type", rope.pop("type", "default"))
+    field, default = rotary.theta
+    rope.setdefault("rope_theta", _value(fields, field, default))
+    if (partial := fields.get(rotary.partial or "partial_rotary_factor")) is not None:
+        rope.setdefault("partial_rotary_factor", partial)
+    rope["rope_type"] = rotary.renamed.get(rope["rope_type"], rope["rope_type"])
+    if rope["rope_type"] in _SCALED:
+        if (original := fields.get("original_max_position_embeddings")) is not None:
+            rope["original_max_position_embeddings"] = original
+        rope.setdefault("original_max_position_embeddings", fields["max_position_embeddings"])
+    return {EVERY_LAYER: rope}
+
+
+def _read_layer_type(rotary: Rotary, kind: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """`Gemma3TextConfig.convert_rope_params_to_dict`, `configuration_gemma3.py`, transformers 5.24."""
+    nested = (fields.get("rope_parameters") or {}).get(kind)
+    rope: dict[str, Any] = dict(nested if nested is not None else {"rope_type": "default"})
+    if kind == "full_attention":  # the old way of writing scaled these alone
+        rope.update(fields.get("rope_scaling") or {})
+    field, default = rotary.by_layer_type[kind]
+    rope.setdefault("rope_type", rope.get("type", "default"))
+    rope.setdefault("rope_theta", _value(fields, field, default))
+    if rope["rope_type"] in _SCALED:
+        rope.setdefault("original_max_position_embeddings", fields["max_position_embeddings"])
+    return rope
+
+
+def read_rotated(architecture: Architecture, fields: Mapping[str, Any], layers: int) -> tuple[bool, ...]:
+    """For each layer, whether queries and keys turn with their positions.
+
+    Raises:
+        ModelError: The field that says so has another number of layers.
+    """
+    rotary = architecture.computation.positions if architecture.computation is not None else None
+    if not isinstance(rotary, Rotary):
+        return (False,) * layers
+    if rotary.rotated is not None and fields.get(rotary.rotated) is not None:
+        return tuple(map(bool, _one_a_layer(rotary.rotated, fields[rotary.rotated], layers)))
+    if rotary.unrotated_every is not None:
+        return tuple((layer + 1) % fields[rotary.unrotated_every] != 0 for layer in range(layers))
+    return (True,) * layers
+
+
+def read_layer_types(architecture: Architecture, fields: Mapping[str, Any], layers: int) -> tuple[str, ...]:
+    """For each layer `sliding_attention` or `full_attention`.
+
+    Raises:
+        ModelError: `layer_types` has another number of layers.
+        UnsupportedModelError: It names another type.
+    """
+    windows = architecture.computation.windows if architecture.computation is not None else None
+    if windows is None:
+        every = architecture.windows_every_layer and fields.get("sliding_window") is not None
+        return ("sliding_attention" if every else "full_attention",) * layers
+    if (given := fields.get("layer_types")) is None:
+        rotated = read_rotated(architecture, fields, layers)
+        slides = [_slides(windows, fields, layer, rotated=rotated[layer]) for layer in range(layers)]
+        return tuple("sliding_attention" if each else "full_attention" for each in slides)
+    kinds = _one_a_layer("layer_types", given, layers)
+    if unknown := set(kinds) - {"sliding_attention", "full_attention"}:
+        raise UnsupportedModelError(f"config.json: layer_types names {', '.join(map(repr, sorted(unknown)))}.")
+    return tuple(kinds)
+
+
+def _slides(windows: Windows, fields: Mapping[str, Any], layer: int, *, rotated: bool) -> bool:
+    if fields.get("sliding_window") is None or (windows.switch is not None and not fields.get(windows.switch)):
+        return False
+    if windows.from_layer is not None:
+        return bool(layer >= fields[windows.from_layer])
+    if windows.full_every is not None:
+        every = windows.full_every if isinstance(windows.full_every, int) else _value(fields, *windows.full_every)
+        return bool((layer + 1) % every)
+    return windows.where_unrotated and not rotated
+
+
+def _one_a_layer(name: str, values: Sequence[Any], layers: int) -> Sequence[Any]:
+    if len(values) != layers:
+        raise ModelError(f"config.json: {name} names {len(values)} layers, num_hidden_layers is {layers}.")
+    return values
+
+
+def _value(fields: Mapping[str, Any], name: str, default: float) -> Any:
+    return fields[name] if fields.get(name) is not None else default

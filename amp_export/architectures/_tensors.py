@@ -1,0 +1,91 @@
+"""The tensors of a model whose layers have given widths: their names, their shapes, and which entries a plan keeps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from amp_export.architectures._config import LayerWidths, ModelConfig, Site
+from amp_export.architectures._facts import Axis, Block, Count, Features, Offset, Tensor
+
+
+def tensor_shapes(config: ModelConfig, widths: Sequence[LayerWidths] | None = None) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor that the facts know, of a model whose layers have these widths.
+
+    Args:
+        config: The model's config.
+        widths: One entry a layer; by default all are as the config says.
+
+    Returns:
+        Shapes by the names that transformers gives the tensors. Of tied embeddings only the input side is named.
+    """
+    architecture = config.architecture
+    widths = widths if widths is not None else [site.widths for site in config.sites]
+    shapes = _shapes(config, architecture.tensors[:1], config.widths)
+    for site, layer_widths in zip(config.sites, widths, strict=True):
+        layer = _shapes(config, site.stack.tensors(site.number), layer_widths)
+        shapes |= {f"{site.path}.{name}": shape for name, shape in layer.items()}
+    return shapes | _shapes(config, architecture.tensors[1:], config.widths)
+
+
+def parameter_count(config: ModelConfig, widths: Sequence[LayerWidths] | None = None) -> int:
+    """How many parameters such a model has, embeddings counted and tied ones counted once."""
+    return config.other_parameters + sum(math.prod(shape) for shape in tensor_shapes(config, widths).values())
+
+
+def sliced_axes(config: ModelConfig, site: Site) -> Iterator[tuple[str, int, Features]]:
+    """Yields, for each tensor of a layer that pruning slices, its name below the layer, the axis and what it holds."""
+    for tensor in site.stack.tensors(site.number):
+        if config.meets(tensor.when):
+            for number, axis in enumerate(tensor.axes):
+                if isinstance(axis, Features):
+                    yield tensor.name, number, axis
+
+
+def resized_modules(config: ModelConfig, widths: Sequence[LayerWidths]) -> dict[str, dict[str, Any]]:
+    """What distinguishes the modules of a pruned model from those that its config alone would build.
+
+    Returns:
+        By module path: `parameters` with the shape of each parameter that is sliced, and `attributes`.
+    """
+    modules: dict[str, dict[str, Any]] = {}
+    for site, layer_widths in zip(config.sites, widths, strict=True):
+        shapes = _shapes(config, site.stack.tensors(site.number), layer_widths)
+        for name in dict.fromkeys(name for name, _, _ in sliced_axes(config, site)):
+            path, _, parameter = name.rpartition(".")
+            entry = modules.setdefault(f"{site.path}.{path}", {})
+            entry.setdefault("parameters", {})[parameter] = list(shapes[name])
+        for block in filter(None, (site.stack.attention, site.stack.mlp)):
+            if block.attributes:
+                entry = modules.setdefault(".".join(filter(None, (site.path, block.module))), {})
+                entry.setdefault("attributes", {}).update(attribute_values(config, block, layer_widths))
+    return modules
+
+
+def attribute_values(config: ModelConfig, block: Block, widths: LayerWidths) -> Mapping[str, int]:
+    """What the attributes of a block's module must be in a layer of these widths."""
+    values = {
+        Count.QUERY_HEADS: widths.query_heads,
+        Count.KEY_VALUE_HEADS: widths.key_value_heads,
+        Count.QUERY_GROUP: widths.query_group,
+        Count.QUERY_FEATURES: widths.query_heads * config.head_dim,
+        Count.NEURONS: widths.neurons,
+    }
+    return {name: values[count] for name, count in block.attributes.items()}
+
+
+def _shapes(config: ModelConfig, tensors: Iterable[Tensor], widths: LayerWidths) -> dict[str, tuple[int, ...]]:
+    return {
+        tensor.name: tuple(_size(config, axis, widths) for axis in tensor.axes)
+        for tensor in tensors
+        if config.meets(tensor.when)
+    }
+
+
+def _size(config: ModelConfig, axis: Axis, widths: LayerWidths) -> int:
+    if isinstance(axis, Features):
+        return config.features(axis, widths)
+    if isinstance(axis, Offset):
+        return config.sizes[axis.size] + axis.by
+    return axis if isinstance(axis, int) else config.size(axis)

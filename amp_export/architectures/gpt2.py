@@ -1,0 +1,83 @@
+"""GPT-2: learned positions, and weights that lie transposed, queries, keys and values in blocks."""
+
+from __future__ import annotations
+
+from amp_export.architectures._computation import AttentionScale, Computation, Learned, NormKind, Order
+from amp_export.architectures._facts import Architecture, Block, Count, Derived, Projection, Tensor, Unit
+from amp_export.architectures._layouts import language_model, norm, plain_mlp
+
+ARCHITECTURE = Architecture(
+    model_type="gpt2",
+    class_name="GPT2LMHeadModel",
+    defaults={
+        "vocab_size": 50257,
+        "n_positions": 1024,
+        "n_embd": 768,
+        "n_layer": 12,
+        "n_head": 12,
+        "n_inner": None,
+        "activation_function": "gelu_new",
+        "layer_norm_epsilon": 1e-05,
+        "tie_word_embeddings": True,
+        "scale_attn_weights": True,
+        "scale_attn_by_inverse_layer_idx": False,
+        "reorder_and_upcast_attn": False,
+        "add_cross_attention": False,
+    },
+    attention=Block(
+        module="attn",
+        inputs=(
+            Projection(
+                "attn.c_attn",
+                rows=(Unit.QUERY_HEADS, Unit.KEY_VALUE_HEADS, Unit.KEY_VALUE_HEADS),
+                bias=True,
+                transposed=True,
+            ),
+        ),
+        output=Projection("attn.c_proj", columns=Unit.QUERY_HEADS, bias=True, transposed=True),
+        # `GPT2Attention.forward`, `modeling_gpt2.py`, transformers 5.24.
+        attributes={"split_size": Count.QUERY_FEATURES, "num_heads": Count.QUERY_HEADS},
+    ),
+    mlp=plain_mlp("mlp.c_fc", "mlp.c_proj", bias=True, transposed=True),
+    norms=(*norm("ln_1", bias=True), *norm("ln_2", bias=True)),
+    tensors=(
+        *language_model("transformer.wte", norm("transformer.ln_f", bias=True)),
+        Tensor("transformer.wpe.weight", ("max_position_embeddings", "hidden_size")),
+    ),
+    # `GPT2Attention.__init__`; reorder_and_upcast_attn changes precision alone: `modeling_gpt2.py`, transformers 5.24.
+    computation=Computation(
+        norm=NormKind.LAYER,
+        epsilon="layer_norm_epsilon",
+        orders=(Order("ln_1", "ln_2"),),
+        final_norm="transformer.ln_f",
+        positions=Learned("transformer.wpe"),
+        activation="activation_function",
+        attention_scale=AttentionScale(switch="scale_attn_weights", by_layer="scale_attn_by_inverse_layer_idx"),
+    ),
+    names={
+        "hidden_size": "n_embd",
+        "intermediate_size": "n_inner",
+        "num_hidden_layers": "n_layer",
+        "num_attention_heads": "n_head",
+        "max_position_embeddings": "n_positions",
+        "num_key_value_heads": None,
+        "head_dim": None,
+    },
+    derived=(Derived("n_inner", ("n_embd", 4)),),
+    ignored=frozenset(
+        {
+            "n_ctx",
+            "summary_activation",
+            "summary_first_dropout",
+            "summary_proj_to_labels",
+            "summary_type",
+            "summary_use_proj",
+        }
+    ),
+    refused={"add_cross_attention": (True,)},
+    says_head_dim_when=None,
+    base_model="transformer",
+    layers="transformer.h",
+    embedding="transformer.wte",
+    obsolete=(".attn.bias", ".attn.masked_bias"),
+)

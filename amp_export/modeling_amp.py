@@ -1,0 +1,164 @@
+"""Loads a pruned checkpoint whose layers have widths that no stock config can say.
+
+A copy of this file lies beside every such checkpoint, so that it loads anywhere with `trust_remote_code=True`. It needs
+torch and transformers alone. The dense model's class is built by its own config, and then the modules that config.json
+lists are resized before the weights are read.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+import transformers
+from transformers import PreTrainedConfig
+
+MODEL_TYPE = "amp_resized"
+"""Unknown to transformers on purpose: without this file such a checkpoint must not load at all."""
+
+
+class AmpResizedConfig(PreTrainedConfig):
+    """What config.json says.
+
+    Attributes:
+        dense: The config of the dense model, as a config.json has it.
+        dense_class: The transformers class of the dense model.
+        resized_modules: By module path, `parameters` (shapes by name) and `attributes` (values by name; `config.NAME`
+            is one of the module's own view of the config).
+        layer_widths: What each layer keeps, for those who read.
+    """
+
+    model_type = MODEL_TYPE
+    dense: dict[str, Any] | None = None
+    dense_class: str | None = None
+    resized_modules: dict[str, Any] | None = None
+    layer_widths: list[dict[str, int]] | None = None
+
+
+def dense_config(config: AmpResizedConfig) -> PreTrainedConfig:
+    """The dense model's config, which turns back into this kind of config when it is saved."""
+    if config.dense is None or config.resized_modules is None:
+        raise ValueError(f"config.json of type {MODEL_TYPE} needs `dense`, `dense_class` and `resized_modules`.")
+    fields = {name: value for name, value in config.dense.items() if name not in ("model_type", "auto_map")}
+    dense: PreTrainedConfig = transformers.AutoConfig.for_model(config.dense["model_type"], **fields)
+    saved = {
+        "architectures": config.architectures,
+        "auto_map": getattr(config, "auto_map", None),
+        "model_type": MODEL_TYPE,
+        "dense_class": config.dense_class,
+        "resized_modules": config.resized_modules,
+        "layer_widths": config.layer_widths,
+    }
+
+    class Resized(type(dense)):  # type: ignore[misc]
+        """Computes like the dense config, and is written like the resized one."""
+
+        def to_dict(self) -> dict[str, Any]:
+            return {**saved, "dense": super().to_dict()}
+
+        def to_diff_dict(self) -> dict[str, Any]:
+            return self.to_dict()
+
+    Resized.__name__ = type(dense).__name__
+    dense.__class__ = Resized
+    if getattr(config, "dtype", None) is not None:
+        dense.dtype = config.dtype
+    return dense
+
+
+def resize(model: torch.nn.Module, modules: dict[str, Any]) -> None:
+    """Gives modules other shapes and attributes; a parameter that has its shape already keeps its values."""
+    for path, changes in modules.items():
+        module = model.get_submodule(path)
+        for name, shape in changes.get("parameters", {}).items():
+            old = getattr(module, name)
+            if list(old.shape) != list(shape):
+                setattr(module, name, torch.nn.Parameter(old.new_empty(shape), requires_grad=old.requires_grad))
+        for name, value in changes.get("attributes", {}).items():
+            _set_attribute(module, name, value)
+        _tell_features(module)
+
+
+def _set_attribute(module: torch.nn.Module, name: str, value: int) -> None:
+    if not name.startswith("config."):
+        setattr(module, name, value)
+        return
+    # a view of its own: the other layers go on to see the dense counts
+    view = copy.copy(module.config)
+    setattr(view, name.removeprefix("config."), value)
+    module.config = view
+
+
+def _tell_features(module: torch.nn.Module) -> None:
+    weight = getattr(module, "weight", None)
+    if isinstance(module, torch.nn.Linear) and weight is not None:
+        module.out_features, module.in_features = weight.shape
+    elif hasattr(module, "nf") and weight is not None:  # transformers' Conv1D, whose weight is [in, out]
+        module.nx, module.nf = weight.shape
+
+
+class _Loader:
+    """What an Auto class takes for a model class; it answers with a class made for the checkpoint."""
+
+    @classmethod
+    def from_pretrained(cls, path: Any, *args: Any, config: Any = None, **kwargs: Any) -> Any:
+        """Loads the checkpoint, like the method of `PreTrainedModel`."""
+        if not isinstance(config, AmpResizedConfig):
+            config = AmpResizedConfig.from_pretrained(path)
+        return _resized_class(config).from_pretrained(path, *args, config=dense_config(config), **kwargs)
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: Any = None) -> None:
+        """Nothing to do: config.json names the classes."""
+
+    @staticmethod
+    def add_generation_mixin_to_remote_model(model_class: Any) -> Any:
+        """Nothing to do: the dense class generates if it can."""
+        return model_class
+
+
+def _resized_class(config: AmpResizedConfig) -> Any:
+    base = getattr(transformers, str(config.dense_class))
+
+    def build(self: Any, dense: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
+        base.__init__(self, dense, *args, **kwargs)
+        resize(self, config.resized_modules or {})
+
+    return type(base.__name__, (base,), {"__init__": build, "__module__": base.__module__})
+
+
+class AmpResizedForCausalLM(_Loader):
+    """Any causal language model."""
+
+
+class AmpResizedForMaskedLM(_Loader):
+    """Any masked language model."""
+
+
+class AmpResizedForSequenceClassification(_Loader):
+    """Any classifier of sequences."""
+
+
+class AmpResizedForTokenClassification(_Loader):
+    """Any classifier of tokens."""
+
+
+class AmpResizedForQuestionAnswering(_Loader):
+    """Any model that marks answers."""
+
+
+class AmpResizedForImageClassification(_Loader):
+    """Any classifier of images."""
+
+
+class AmpResizedForSeq2SeqLM(_Loader):
+    """Any model that writes a text from a text."""
+
+
+class AmpResizedForSpeechSeq2Seq(_Loader):
+    """Any model that writes a text from speech."""
+
+
+class AmpResized(_Loader):
+    """Any bare model."""

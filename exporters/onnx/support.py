@@ -1,0 +1,52 @@
+"""Which decoders can be built directly as graphs; the others can be traced."""
+
+from __future__ import annotations
+
+from amp_export.architectures import ModelConfig, Rotary
+from amp_export.errors import UnsupportedModelError
+from amp_export.exporters.onnx.activations import activation_of
+from amp_export.exporters.onnx.rotary import check_rope, ropes
+
+
+def can_build(config: ModelConfig) -> str | None:
+    """Whether `build_graph` knows every operator of a decoder.
+
+    Returns:
+        None if it does, otherwise the reason why not, with the config field and its value.
+
+    Raises:
+        ModelError: The config contradicts itself, or lacks a parameter.
+    """
+    try:
+        _check(config)
+    except UnsupportedModelError as error:
+        return str(error)
+    return None
+
+
+def require_buildable(config: ModelConfig) -> None:
+    """Refuses decoders that cannot be built directly.
+
+    Raises:
+        UnsupportedModelError: It names the reason, and tracing as the other way.
+        ModelError: The config contradicts itself, or lacks a parameter.
+    """
+    if (reason := can_build(config)) is not None:
+        raise UnsupportedModelError(f"{reason}\nIt can be traced: give --via trace.")
+
+
+def _check(config: ModelConfig) -> None:
+    architecture = config.architecture
+    if architecture.computation is None:
+        raise UnsupportedModelError(
+            f"config.json: model_type is {architecture.model_type!r}, whose graph cannot be built directly."
+        )
+    activation_of(config)
+    positions = architecture.computation.positions
+    for rope in ropes(config).values():
+        check_rope(rope)
+        partial = rope.parameters.get("partial_rotary_factor", 1.0)
+        if partial != 1.0 and isinstance(positions, Rotary) and positions.partial is None:
+            raise UnsupportedModelError(
+                f"config.json: partial_rotary_factor is {partial}; only 1.0 is supported for {architecture.model_type}."
+            )
