@@ -1,9 +1,21 @@
-"""Decoders as ONNX graphs, built directly from config and weights, and run on ONNX Runtime."""
+"""Models as ONNX graphs: decoders built directly from config and weights, all others traced; and their runner."""
 
 from __future__ import annotations
 
 from amp_export.exporters.onnx.exporting import OnnxExport, export
 from amp_export.exporters.onnx.running import OnnxDecoder, Past, require_runtime, run
 from amp_export.exporters.onnx.support import can_build
+from amp_export.exporters.onnx.tracing import ModelKind, TracedExport, trace
 
-__all__ = ["OnnxDecoder", "OnnxExport", "Past", "can_build", "export", "require_runtime", "run"]
+__all__ = [
+    "ModelKind",
+    "OnnxDecoder",
+    "OnnxExport",
+    "Past",
+    "TracedExport",
+    "can_build",
+    "export",
+    "require_runtime",
+    "run",
+    "trace",
+]

@@ -20,8 +20,7 @@ from tiny_models import TINY_CONFIG, randomize
 
 from amp_export.errors import MissingExtraError, OutputError, UnsupportedModelError
 from amp_export.exporters import Precision
-from amp_export.exporters.onnx import OnnxDecoder, run
-from amp_export.exporters.onnx.tracing import ModelKind, TracedExport, trace
+from amp_export.exporters.onnx import ModelKind, OnnxDecoder, TracedExport, run, trace
 
 TOLERANCE = 1e-4
 """Of logits whose standard deviation is about 6: the noise is 2e-5, a wrong position or head 1 and more."""
@@ -118,10 +117,8 @@ def assert_decoder_agrees(folder: Path, model: Any, *, positions: bool = True) -
     decoder = run(folder, threads=1)
     for name, (ends, padding) in CALLS.items():
         input_ids, mask = padded_text(padding, ends[-1], left=True)
-        found, expected = (
-            in_calls(decoder, input_ids, mask, ends),
-            torch_logits(model, input_ids, mask, positions=positions),
-        )
+        found = in_calls(decoder, input_ids, mask, ends)
+        expected = torch_logits(model, input_ids, mask, positions=positions)
         assert np.isfinite(found).all(), name
         np.testing.assert_allclose(found[mask == 1], expected[mask == 1], rtol=0, atol=TOLERANCE, err_msg=name)
         assert expected.std() > 3
@@ -268,9 +265,7 @@ VOCABULARY = 301
 
 def t5() -> Any:
     return transformers.T5ForConditionalGeneration(
-        transformers.T5Config(
-            vocab_size=VOCABULARY, d_model=32, d_kv=8, d_ff=48, num_layers=1, num_decoder_layers=2, num_heads=3
-        )
+        transformers.T5Config(vocab_size=VOCABULARY, d_model=32, d_kv=8, d_ff=48, num_layers=1, num_heads=3)
     )
 
 
