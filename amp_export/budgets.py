@@ -20,6 +20,11 @@ RATIO_TOLERANCE = 0.001
 """How far the removed share may be from the one that was asked for: 0.1 percentage points."""
 
 
+EXPERT_MULTIPLE = 8
+"""Neurons of experts come in eights: `torch.nn.functional.grouped_mm` wants strides of 16 bytes, which are 8 numbers of
+16 bits."""
+
+
 @dataclass(frozen=True)
 class PlanSettings:
     """What the user asks of a plan.
@@ -42,12 +47,24 @@ class PlanSettings:
     heads_per_layer: PerLayer = PerLayer.UNIFORM
     neurons_per_layer: PerLayer = PerLayer.UNIFORM
 
-    @property
-    def neuron_multiple(self) -> int:
-        """What kept neurons are rounded to."""
-        if self.snap is not None:
-            return self.snap
-        return 1 if self.allocation is Allocation.PAPER else TARGETS[self.target].neuron_multiple
+    def neuron_multiple(self, config: ModelConfig) -> int:
+        """What kept neurons are rounded to.
+
+        Raises:
+            PlanError: The model cannot have such a number of neurons.
+        """
+        experts = config.architecture.mlp.has_experts
+        if self.snap is None:
+            paper = self.allocation is Allocation.PAPER
+            return (EXPERT_MULTIPLE if experts else 1) if paper else TARGETS[self.target].neuron_multiple
+        if self.snap < 1:
+            raise PlanError(f"--snap must be at least 1, not {self.snap}.")
+        if experts and self.snap % EXPERT_MULTIPLE:
+            raise PlanError(
+                f"--snap must be a multiple of {EXPERT_MULTIPLE} for a model with experts, not {self.snap}: the "
+                "grouped matrix multiplication that transformers runs them with takes rows of 16 bytes."
+            )
+        return self.snap
 
 
 @dataclass(frozen=True)
@@ -80,9 +97,8 @@ def list_candidates(
         RatioError: There is none; it says the nearest legal ratio.
         PlanError: The kind of heads asked for does not exist in this model.
     """
-    if settings.neuron_multiple < 1:
-        raise PlanError(f"--snap must be at least 1, not {settings.snap}.")
-    space = _Space(config, settings, head_options(config, settings.heads), ModelCosts.of(config))
+    step = settings.neuron_multiple(config)
+    space = _Space(config, settings, step, head_options(config, settings.heads), ModelCosts.of(config))
     if not 0 < settings.ratio < 1:
         raise space.refuse(f"The ratio must lie between 0 and 1, both excluded; {settings.ratio:g} does not.")
     rule = space.paper_widths if settings.allocation is Allocation.PAPER else space.balanced_widths
@@ -150,7 +166,7 @@ class ModelCosts:
         """Counts them on the shapes of the weights."""
 
         def parameters(widths: LayerWidths) -> int:
-            return parameter_count(config, [widths] * config.num_hidden_layers)
+            return parameter_count(config, [config.fit(widths, site) for site in config.sites])
 
         dense = config.widths
         total = parameters(dense)
@@ -182,13 +198,14 @@ class _Space:
 
     config: ModelConfig
     settings: PlanSettings
+    step: int
     options: Sequence[tuple[HeadPolicy, LayerWidths]]
     costs: ModelCosts
 
     @property
     def allowed_neurons(self) -> list[int]:
         """Multiples of the step, and all of them."""
-        step, dense = self.settings.neuron_multiple, self.config.intermediate_size
+        step, dense = self.step, self.config.intermediate_size
         return [*range(step, dense, step), dense]
 
     def snap(self, exact: float) -> int:
@@ -197,7 +214,7 @@ class _Space:
 
     def balanced_widths(self) -> Iterator[tuple[HeadPolicy, LayerWidths]]:
         """Heads as given, and as many neurons as the rest of the budget leaves."""
-        step = self.settings.neuron_multiple
+        step = self.step
         for policy, widths in self.options:
             exact = widths.neurons - (self.settings.ratio - self.costs.ratio(widths)) / self.costs.step(1)
             neurons = self.snap(exact)
@@ -233,8 +250,10 @@ class _Space:
 
     def _share_of_layers(self) -> float:
         """The share of all parameters that attention and MLPs are, norms of the residual stream not counted."""
-        blocks = self.config.architecture.attention, self.config.architecture.mlp
-        inside = {f".{projection.name}." for block in blocks for projection in (*block.inputs, block.output)}
+        blocks = [block for stack in self.config.architecture.stacks for block in (stack.attention, stack.mlp)]
+        inside = {
+            f".{projection.name}." for block in filter(None, blocks) for projection in (*block.inputs, block.output)
+        }
         shapes = tensor_shapes(self.config).items()
         prunable = sum(math.prod(shape) for name, shape in shapes if any(part in f"{name}." for part in inside))
         return prunable / self.costs.total
@@ -250,7 +269,7 @@ class _Space:
 
     def why_none(self) -> str:
         """Why nothing meets the ratio."""
-        ratio, step = self.settings.ratio, self.settings.neuron_multiple
+        ratio, step = self.settings.ratio, self.step
         legal = self.legal_ratios()
         if not legal:
             return "Nothing can be removed from this model: every layer has a single head and no neuron to spare."

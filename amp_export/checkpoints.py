@@ -8,8 +8,9 @@ import json
 import os
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from amp_export.architectures import (
     LayerWidths,
     ModelConfig,
     find_architecture,
+    parameter_count,
     tensor_shapes,
 )
 from amp_export.errors import ModelError, UnsupportedModelError
@@ -83,8 +85,8 @@ class Checkpoint:
 
     @property
     def dtype(self) -> str:
-        """The dtype of the token embedding, which stands for the checkpoint's."""
-        return self.tensors[f"{self.config.architecture.embedding}.weight"].dtype
+        """The dtype of most of its weights."""
+        return Counter(info.dtype for info in self.tensors.values()).most_common(1)[0][0]
 
     def read(self, name: str) -> Array:
         """Reads one tensor; bfloat16 comes as `ml_dtypes.bfloat16`.
@@ -139,7 +141,13 @@ def read_config(path: Path) -> tuple[dict[str, Any], ModelConfig]:
     if not isinstance(raw, dict) or not isinstance(raw.get("model_type"), str):
         raise ModelError(f"{file} names no model_type, so the architecture is unknown.")
     plain = raw if raw["model_type"] != RESIZED_MODEL_TYPE else _dense_config(file, raw)
-    return raw, ModelConfig.read(find_architecture(plain["model_type"]), plain)
+    config = ModelConfig.read(find_architecture(plain["model_type"]), plain)
+    if not config.architecture.knows_files:
+        from amp_export.loading import count_parameters
+
+        # transformers alone knows what lies outside the layers
+        config = replace(config, other_parameters=count_parameters(config, plain) - parameter_count(config))
+    return raw, config
 
 
 def _dense_config(file: Path, raw: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -151,13 +159,13 @@ def _dense_config(file: Path, raw: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _read_widths(file: Path, raw: Mapping[str, Any], config: ModelConfig) -> tuple[LayerWidths, ...]:
     if raw["model_type"] != RESIZED_MODEL_TYPE:
-        return (config.widths,) * config.num_hidden_layers
+        return tuple(site.widths for site in config.sites)
     try:
         widths = tuple(LayerWidths(**layer) for layer in raw["layer_widths"])
     except TypeError as error:
         raise ModelError(f"{file}: layer_widths is damaged: {error}") from error
-    if len(widths) != config.num_hidden_layers:
-        raise ModelError(f"{file}: layer_widths names {len(widths)} layers, and there are {config.num_hidden_layers}.")
+    if len(widths) != len(config.sites):
+        raise ModelError(f"{file}: layer_widths names {len(widths)} layers, and there are {len(config.sites)}.")
     return widths
 
 
@@ -171,9 +179,12 @@ def open_checkpoint(path: Path) -> Checkpoint:
     raw, config = read_config(path)
     widths = _read_widths(path / "config.json", raw, config)
     shapes = tensor_shapes(config, widths)
-    tensors = _name_tensors(config, _read_headers(path), shapes)
-    _check_names(path, config, tensors, shapes)
-    _check_shapes(path, tensors, shapes)
+    tensors = _read_headers(path)
+    if config.architecture.knows_files:
+        tensors = _name_tensors(config, tensors, shapes)
+        _check_names(path, config, tensors, shapes)
+        _check_shapes(path, tensors, shapes)
+    _check_dtypes(path, tensors)
     return Checkpoint(path=path, raw_config=raw, config=config, widths=widths, tensors=tensors)
 
 
@@ -199,11 +210,10 @@ def check_finite(checkpoint: Checkpoint, *, on_progress: Callable[[int, int], No
     Raises:
         ModelError: A tensor holds a NaN or an infinity; it is named.
     """
-    names = tensor_shapes(checkpoint.config, checkpoint.widths)
-    for done, name in enumerate(names, start=1):
+    for done, name in enumerate(checkpoint.tensors, start=1):
         checkpoint.read(name)
         if on_progress is not None:
-            on_progress(done, len(names))
+            on_progress(done, len(checkpoint.tensors))
 
 
 def _weight_files(path: Path) -> list[Path]:
@@ -262,7 +272,10 @@ def _check_names(
             f"{path}: {len(surplus)} tensors have no place in a {config.architecture.class_name} with this config, "
             f"{surplus[0]} first.\nIf it is an adapter, merge it first."
         )
-    if foreign := {info.dtype for name, info in tensors.items() if name in expected} - set(DTYPES.values()):
+
+
+def _check_dtypes(path: Path, tensors: Mapping[str, TensorInfo]) -> None:
+    if foreign := {info.dtype for info in tensors.values()} - set(DTYPES.values()):
         raise UnsupportedModelError(
             f"{path}: weights of dtype {', '.join(sorted(foreign))} are not supported; "
             f"supported: {', '.join(DTYPES.values())}.\nDequantize the checkpoint first."

@@ -79,7 +79,7 @@ def show_diagnosis(console: Console, diagnosis: Diagnosis) -> None:
     widths = diagnosis.widths
     console.print(
         f"[bold]{escape(diagnosis.model)}[/]: {diagnosis.class_name}, {diagnosis.parameters / 1e6:.1f} M parameters, "
-        f"{diagnosis.num_hidden_layers} layers of {widths.query_heads} query heads, {widths.key_value_heads} key/value "
+        f"{diagnosis.num_layers} layers of {widths.query_heads} query heads, {widths.key_value_heads} key/value "
         f"heads and {widths.neurons} neurons",
         soft_wrap=True,
     )

@@ -36,7 +36,7 @@ class Diagnosis:
         class_name: The model's class.
         parameters: Its parameters, tied ones counted once.
         widths: Its heads and neurons in every layer.
-        num_hidden_layers: Its layers.
+        num_layers: Its layers.
         ratio: The ratio that was asked for.
         options: Every way to meet it.
         chosen: The one that will be taken, or None where the choice needs scores.
@@ -46,7 +46,7 @@ class Diagnosis:
     class_name: str
     parameters: int
     widths: LayerWidths
-    num_hidden_layers: int
+    num_layers: int
     ratio: float
     options: tuple[Option, ...]
     chosen: Option | None
@@ -67,9 +67,10 @@ def diagnose(model: str | Path, settings: PlanSettings, *, on_status: Callable[[
     source = resolve_model(model, on_status=on_status)
     raw_config, config = read_config(source.path)
     candidates = list_candidates(raw_config, config, settings)
-    layers = config.num_hidden_layers
     options = {
-        candidate: Option(candidate, rewrite(raw_config, config, [candidate.widths] * layers))
+        candidate: Option(
+            candidate, rewrite(raw_config, config, [config.fit(candidate.widths, site) for site in config.sites])
+        )
         for candidate in candidates
     }
     chosen = None if needs_scores(settings) else options[choose_candidate(config, settings, candidates)]
@@ -78,7 +79,7 @@ def diagnose(model: str | Path, settings: PlanSettings, *, on_status: Callable[[
         class_name=config.architecture.class_name,
         parameters=parameter_count(config),
         widths=config.widths,
-        num_hidden_layers=config.num_hidden_layers,
+        num_layers=len(config.sites),
         ratio=settings.ratio,
         options=tuple(options.values()),
         chosen=chosen,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from amp_export.errors import ModelError
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from amp_export.architectures import ModelConfig
 
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
@@ -48,13 +50,36 @@ def register() -> None:
             auto_class.register(modeling_amp.AmpResizedConfig, loader, exist_ok=True)
 
 
+def count_parameters(config: ModelConfig, raw_config: Mapping[str, Any]) -> int:
+    """Parameters of the model that a config describes, tied ones counted once; no weights are made.
+
+    Raises:
+        ModelError: transformers cannot build a model by this config.
+    """
+    import torch
+    import transformers
+
+    fields = {name: value for name, value in raw_config.items() if name != "model_type"}
+    with quiet_transformers(), torch.device("meta"):
+        try:
+            full = transformers.AutoConfig.for_model(config.architecture.model_type, **fields)
+            model = getattr(transformers, config.class_name)(full)
+        except (TypeError, ValueError, AttributeError) as error:
+            raise ModelError(f"transformers cannot build a {config.class_name} by this config: {error}") from error
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
 def load_model(path: Path, *, dtype: torch.dtype | None = None) -> PreTrainedModel:
     """Loads a model for inference, in the class that its config names; no code of the checkpoint's is run.
 
     Args:
         path: A checkpoint directory.
         dtype: By default the checkpoint's own.
+
+    Raises:
+        ModelError: Weights are missing.
     """
+    import torch
     import transformers
 
     from amp_export.architectures import find_architecture
@@ -65,11 +90,18 @@ def load_model(path: Path, *, dtype: torch.dtype | None = None) -> PreTrainedMod
         config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
         (name, *_) = config.architectures or [find_architecture(config.model_type).class_name]
         auto_name = name.replace("AmpResized", "AutoModel") if isinstance(config, AmpResizedConfig) else name
-        model: PreTrainedModel = getattr(transformers, auto_name).from_pretrained(
-            path, dtype=dtype if dtype is not None else "auto", local_files_only=True
+        model, found = getattr(transformers, auto_name).from_pretrained(
+            path, dtype=dtype if dtype is not None else "auto", local_files_only=True, output_loading_info=True
         )
-    model.eval()
-    return model
+        if dtype is torch.float64:
+            model.set_experts_implementation("eager")  # the fast one knows no float64
+    if missing := sorted(found["missing_keys"]):
+        raise ModelError(
+            f"{path}: {len(missing)} tensors that a {name} needs are missing, {missing[0]} first.\n"
+            "transformers would make them up; use a checkpoint that has them all."
+        )
+    loaded: PreTrainedModel = model.eval()
+    return loaded
 
 
 def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:

@@ -152,8 +152,12 @@ class AmpResizedForImageClassification(_Loader):
     """Any classifier of images."""
 
 
-class AmpResizedForConditionalGeneration(_Loader):
-    """Any encoder with a decoder."""
+class AmpResizedForSeq2SeqLM(_Loader):
+    """Any model that writes a text from a text."""
+
+
+class AmpResizedForSpeechSeq2Seq(_Loader):
+    """Any model that writes a text from speech."""
 
 
 class AmpResized(_Loader):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +64,7 @@ def make_plan(raw_config: Mapping[str, Any], config: ModelConfig, scores: Scores
         RatioError: No legal plan meets the ratio.
         PlanError: The settings do not fit the model.
     """
+    scores = tie_heads(config, scores)
     candidates = list_candidates(raw_config, config, settings)
     chosen = choose_candidate(config, settings, candidates, scores)
     widths = _spread(config, settings, chosen, scores)
@@ -78,7 +79,7 @@ def make_plan(raw_config: Mapping[str, Any], config: ModelConfig, scores: Scores
         settings={
             "allocation": settings.allocation.value,
             "heads": settings.heads.value,
-            "snap": settings.neuron_multiple,
+            "snap": settings.neuron_multiple(config),
             "heads_per_layer": settings.heads_per_layer.value,
             "neurons_per_layer": settings.neurons_per_layer.value,
         },
@@ -89,13 +90,29 @@ def make_plan(raw_config: Mapping[str, Any], config: ModelConfig, scores: Scores
 
 def _spread(config: ModelConfig, settings: PlanSettings, chosen: Candidate, scores: Scores) -> list[LayerWidths]:
     """What each layer keeps: the same, or what its importance among all layers deserves."""
-    layers = [chosen.widths] * config.num_hidden_layers
+    layers = [config.fit(chosen.widths, site) for site in config.sites]
     if settings.heads_per_layer is PerLayer.GLOBAL:
-        layers = spread_heads(config, scores.heads, chosen.heads, chosen.widths)
+        spread = spread_heads(config, scores.heads, chosen.heads, chosen.widths)
+        layers = [config.fit(layer, site) for layer, site in zip(spread, config.sites, strict=True)]
     if settings.neurons_per_layer is PerLayer.GLOBAL:
-        counts = spread_neurons(scores.neurons, chosen.widths.neurons, multiple=settings.neuron_multiple)
-        layers = [replace(layer, neurons=count) for layer, count in zip(layers, counts, strict=True)]
+        with_mlp = [number for number, site in enumerate(config.sites) if site.stack.mlp is not None]
+        neurons = [scores.neurons[number] for number in with_mlp]
+        counts = spread_neurons(neurons, chosen.widths.neurons, multiple=settings.neuron_multiple(config))
+        for number, count in zip(with_mlp, counts, strict=True):
+            layers[number] = replace(layers[number], neurons=count)
     return layers
+
+
+def tie_heads(config: ModelConfig, scores: Scores) -> Scores:
+    """Gives the layers whose heads must be the same their mean importance; each layer counts alike."""
+    heads = list(scores.heads)
+    for stack in config.architecture.stacks:
+        if stack.heads_tied:
+            members = [number for number, site in enumerate(config.sites) if site.stack == stack]
+            mean = sum(heads[number] / heads[number].sum() for number in members) / len(members)
+            for number in members:
+                heads[number] = mean
+    return replace(scores, heads=tuple(heads))
 
 
 def keep_most_important(config: ModelConfig, heads: Array, neurons: Array, widths: LayerWidths) -> LayerPlan:
@@ -104,7 +121,7 @@ def keep_most_important(config: ModelConfig, heads: Array, neurons: Array, width
     Args:
         config: The dense model's config.
         heads: Importance of each query head, [num_attention_heads].
-        neurons: Importance of each neuron, [intermediate_size].
+        neurons: Importance of each neuron, [intermediate_size]; [experts, intermediate_size] where there are experts.
         widths: How many to keep.
     """
     group = config.widths.query_group
@@ -115,7 +132,9 @@ def keep_most_important(config: ModelConfig, heads: Array, neurons: Array, width
         for key_value_head in groups
         for head in _top(heads_kg[key_value_head], widths.query_group)
     ]
-    return LayerPlan(query_heads=tuple(query_heads), key_value_heads=groups, neurons=_top(neurons, widths.neurons))
+    if neurons.ndim == 1:
+        return LayerPlan(tuple(query_heads), groups, neurons=_top(neurons, widths.neurons))
+    return LayerPlan(tuple(query_heads), groups, experts=tuple(_top(expert, widths.neurons) for expert in neurons))
 
 
 def hurt(config: ModelConfig, scores: Scores, candidate: Candidate) -> float:
@@ -124,17 +143,22 @@ def hurt(config: ModelConfig, scores: Scores, candidate: Candidate) -> float:
     Heads and neurons are measured in different units, so only their shares can be put together. As a product, a layer
     that loses nearly all of one kind is not excused by what it keeps of the other. The choice of this measure is ours.
     """
-    layers = zip(scores.heads, scores.neurons, strict=True)
+    import numpy as np
+
     losses = []
-    for heads, neurons in layers:
-        kept = keep_most_important(config, heads, neurons, candidate.widths)
-        losses.append(-math.log(_kept_share(heads, kept.query_heads) * _kept_share(neurons, kept.neurons)))
+    for site, heads, neurons in zip(config.sites, scores.heads, scores.neurons, strict=True):
+        kept = keep_most_important(config, heads, neurons, config.fit(candidate.widths, site))
+        share = _kept_share([heads], [kept.query_heads])
+        share *= _kept_share(np.atleast_2d(neurons), kept.experts or [kept.neurons])
+        losses.append(-math.log(share))
     return sum(losses) / len(losses)
 
 
-def _kept_share(importance: Array, kept: tuple[int, ...]) -> float:
-    whole = float(importance.sum())
-    return max(float(importance[list(kept)].sum()) / whole, 1e-9) if whole > 0 else 1.0
+def _kept_share(importances: Iterable[Array], kept: Iterable[tuple[int, ...]]) -> float:
+    """The share of the importance of all rows that the kept ones are."""
+    rows = list(zip(importances, kept, strict=True))
+    whole = sum(float(row.sum()) for row, _ in rows)
+    return max(sum(float(row[list(indices)].sum()) for row, indices in rows) / whole, 1e-9) if whole > 0 else 1.0
 
 
 def _top(importance: np.ndarray[Any, np.dtype[Any]], count: int) -> tuple[int, ...]:
@@ -168,7 +192,7 @@ def _reasons(
     return {
         "heads": f"{heads}{over_layers[settings.heads_per_layer]}; {rule}",
         "neurons": f"{kept.neurons} of {dense.neurons}{over_layers[settings.neurons_per_layer]}, a multiple of "
-        f"{settings.neuron_multiple}: what the heads leave of the budget",
+        f"{settings.neuron_multiple(config)}: what the heads leave of the budget",
     }
 
 
@@ -180,7 +204,7 @@ def _notes(config: ModelConfig, settings: PlanSettings, achieved: float) -> tupl
             f"The paper's rule removes {achieved:.2%} instead of {settings.ratio:.2%}: it rounds heads, and makes "
             "up for one head with one neuron. --allocation balanced meets the budget.",
         )
-    step = settings.neuron_multiple
+    step = settings.neuron_multiple(config)
     advice = " A smaller --snap comes closer." if step > 1 else ""
     neurons = f"a multiple of {step} neurons" if step > 1 else "a whole number of neurons"
     same = ", the same in each" if settings.neurons_per_layer is PerLayer.UNIFORM else ""

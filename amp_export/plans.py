@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from amp_export.architectures import LayerWidths, Unit, parameter_count
+from amp_export.architectures import LayerWidths, Site, Unit, parameter_count
 from amp_export.errors import PlanError
 
 if TYPE_CHECKING:
@@ -20,21 +20,31 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """What one layer keeps, as ascending indices into the dense layer."""
+    """What one layer keeps, as ascending indices into the dense layer.
+
+    Attributes:
+        query_heads: Kept query heads.
+        key_value_heads: Kept key/value heads.
+        neurons: Kept neurons of the MLP; empty where the layer has none, or has experts.
+        experts: Kept neurons of each expert, as many in each.
+    """
 
     query_heads: tuple[int, ...]
     key_value_heads: tuple[int, ...]
-    neurons: tuple[int, ...]
+    neurons: tuple[int, ...] = ()
+    experts: tuple[tuple[int, ...], ...] = ()
 
     @property
     def widths(self) -> LayerWidths:
         """How many of each are kept."""
-        return LayerWidths(len(self.query_heads), len(self.key_value_heads), len(self.neurons))
+        neurons = self.experts[0] if self.experts else self.neurons
+        return LayerWidths(len(self.query_heads), len(self.key_value_heads), len(neurons))
 
-    def kept(self, unit: Unit) -> tuple[int, ...]:
-        """The kept indices of `unit`."""
-        indices: tuple[int, ...] = getattr(self, unit.value)
-        return indices
+    def to_json(self) -> dict[str, Any]:
+        """As a plan file has it; what the layer lacks is left out."""
+        lists = {"query_heads": self.query_heads, "key_value_heads": self.key_value_heads, "neurons": self.neurons}
+        content: dict[str, Any] = {name: list(indices) for name, indices in lists.items() if indices}
+        return {**content, "experts": [list(indices) for indices in self.experts]} if self.experts else content
 
 
 @dataclass(frozen=True)
@@ -78,7 +88,9 @@ class Plan:
             "notes": list(self.notes),
         }
         layers = ",\n".join(
-            "    {\n" + ",\n".join(f'      "{unit.value}": {json.dumps(layer.kept(unit))}' for unit in Unit) + "\n    }"
+            "    {\n"
+            + ",\n".join(f'      "{name}": {json.dumps(indices)}' for name, indices in layer.to_json().items())
+            + "\n    }"
             for layer in self.layers
         )
         text = json.dumps(head, indent=2).removesuffix("\n}") + f',\n  "layers": [\n{layers}\n  ]\n}}\n'
@@ -116,13 +128,22 @@ class Plan:
 
 
 def _read_layer(file: Path, number: int, layer: Any) -> LayerPlan:
+    if not isinstance(layer, dict):
+        raise PlanError(f"{file}: layer {number} must be an object with lists of indices; found {layer!r}.")
+    experts = layer.get("experts", [])
+    if not isinstance(experts, list) or not all(_are_indices(indices) for indices in experts):
+        raise PlanError(f'{file}: layer {number} needs "experts", a list of lists of whole numbers; found {experts!r}.')
     lists: dict[str, tuple[int, ...]] = {}
     for unit in Unit:
-        indices = layer.get(unit.value) if isinstance(layer, dict) else None
-        if not isinstance(indices, list) or not all(type(index) is int for index in indices):
+        indices: Any = layer.get(unit.value, [] if unit is Unit.NEURONS else None)
+        if not _are_indices(indices):
             raise PlanError(f'{file}: layer {number} needs "{unit.value}", a list of whole numbers; found {indices!r}.')
         lists[unit.value] = tuple(sorted(indices))
-    return LayerPlan(**lists)
+    return LayerPlan(**lists, experts=tuple(tuple(sorted(indices)) for indices in experts))
+
+
+def _are_indices(value: Any) -> bool:
+    return isinstance(value, list) and all(type(index) is int for index in value)
 
 
 def removed_ratio(config: ModelConfig, widths: Sequence[LayerWidths]) -> float:
@@ -136,12 +157,44 @@ def check_fit(layers: tuple[LayerPlan, ...], config: ModelConfig, *, origin: str
     Raises:
         PlanError: Naming the layer, what is wrong with it, and what would be right.
     """
-    if len(layers) != config.num_hidden_layers:
-        raise PlanError(f"{origin}: the plan has {len(layers)} layers, the model {config.num_hidden_layers}.")
-    for number, layer in enumerate(layers):
-        for unit in Unit:
-            _check_indices(layer.kept(unit), config.widths.of(unit), f"{origin}: layer {number}, {unit.value}")
-        _check_groups(layer, config, f"{origin}: layer {number}")
+    if len(layers) != len(config.sites):
+        raise PlanError(f"{origin}: the plan has {len(layers)} layers, the model {len(config.sites)}.")
+    for number, (layer, site) in enumerate(zip(layers, config.sites, strict=True)):
+        where = f"{origin}: layer {number}"
+        _check_indices(layer.query_heads, site.widths.query_heads, f"{where}, query_heads")
+        _check_indices(layer.key_value_heads, site.widths.key_value_heads, f"{where}, key_value_heads")
+        _check_groups(layer, config, where)
+        _check_neurons(layer, site, config, where)
+    _check_tied_heads(layers, config, origin)
+
+
+def _check_neurons(layer: LayerPlan, site: Site, config: ModelConfig, where: str) -> None:
+    mlp = site.stack.mlp
+    if mlp is None or mlp.has_experts:
+        if layer.neurons:
+            raise PlanError(
+                f"{where}: it has no neurons outside of experts." if mlp else f"{where}: it has no neurons."
+            )
+    else:
+        _check_indices(layer.neurons, site.widths.neurons, f"{where}, neurons")
+    experts = config.size(mlp.output.stacked) if mlp is not None and mlp.output.stacked is not None else 0
+    if len(layer.experts) != experts:
+        raise PlanError(f"{where}: the plan has {len(layer.experts)} experts, the model {experts}.")
+    for expert, indices in enumerate(layer.experts):
+        _check_indices(indices, site.widths.neurons, f"{where}, expert {expert}")
+    if len(counts := {len(indices) for indices in layer.experts}) > 1:
+        raise PlanError(f"{where}: all experts must keep as many neurons, but they keep {sorted(counts)}.")
+
+
+def _check_tied_heads(layers: tuple[LayerPlan, ...], config: ModelConfig, origin: str) -> None:
+    """Position biases of a first layer serve the others, head by head."""
+    kept: dict[str, tuple[int, ...]] = {}
+    for number, (layer, site) in enumerate(zip(layers, config.sites, strict=True)):
+        if site.stack.heads_tied and kept.setdefault(site.stack.layers, layer.query_heads) != layer.query_heads:
+            raise PlanError(
+                f"{origin}: layer {number} keeps other heads than the first of {site.stack.layers}, whose position "
+                "biases serve them all.\nKeep the same heads in each."
+            )
 
 
 def _check_indices(kept: tuple[int, ...], dense: int, where: str) -> None:

@@ -6,16 +6,19 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amp_export.errors import VerificationError
+from amp_export.samples import compared_output, random_inputs
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from amp_export.architectures import ModelConfig
 
 PROBE_TEXT = "Reload this: 3 heads, 12,345 neurons and one naïve tokenizer.\n\tDone?"
 PROBE_SHAPE = (2, 24)
@@ -28,7 +31,7 @@ class ReloadProof:
 
     Attributes:
         class_name: The class that `AutoModelForCausalLM` chose.
-        logits_compared: How many logits were equal, bit for bit.
+        logits_compared: How many logits, or hidden values where there is no head, were equal bit for bit.
         tokens_compared: How many token ids of a text were equal.
     """
 
@@ -45,22 +48,31 @@ class ReloadProof:
 
 @dataclass(frozen=True)
 class Expectation:
-    """What the pruned model in memory computes: token ids [batch, sequence], their logits, and the text's token ids."""
+    """What the pruned model in memory computes.
 
-    input_ids_bs: torch.Tensor
-    logits_bsv: torch.Tensor
+    Attributes:
+        inputs: Random inputs by name.
+        output: What it makes of them: logits, or the last hidden state.
+        token_ids: What the tokenizer makes of a text; empty where there is none.
+        auto_class: The Auto class that must load it.
+    """
+
+    inputs: Mapping[str, torch.Tensor]
+    output: torch.Tensor
     token_ids: list[int]
+    auto_class: str
 
 
-def expect(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Expectation:
+def expect(model: PreTrainedModel, config: ModelConfig, tokenizer: PreTrainedTokenizerBase | None) -> Expectation:
     """Computes what a reloaded copy must compute as well."""
     import torch
 
-    generator = torch.Generator().manual_seed(0)
-    input_ids_bs = torch.randint(model.config.vocab_size, PROBE_SHAPE, generator=generator)
+    samples, length = PROBE_SHAPE
+    inputs = random_inputs(config, samples=samples, length=length, dtype=model.dtype)
     with torch.inference_mode():
-        logits_bsv = model(input_ids=input_ids_bs).logits
-    return Expectation(input_ids_bs, logits_bsv, token_ids=tokenizer(PROBE_TEXT).input_ids)
+        output = compared_output(model(**inputs))
+    token_ids = [] if tokenizer is None else tokenizer(PROBE_TEXT).input_ids
+    return Expectation(inputs, output, token_ids, auto_class=f"AutoModel{config.task}")
 
 
 def prove_reload(checkpoint: Path, expected: Expectation, *, stock: bool = True) -> ReloadProof:
@@ -80,23 +92,23 @@ def prove_reload(checkpoint: Path, expected: Expectation, *, stock: bool = True)
 
     with tempfile.TemporaryDirectory() as folder:
         inputs, outputs = Path(folder) / "inputs", Path(folder) / "outputs"
-        save_file({"input_ids": expected.input_ids_bs}, inputs, metadata={"text": PROBE_TEXT})
+        save_file(dict(expected.inputs), inputs, metadata={"text": PROBE_TEXT if expected.token_ids else ""})
         modules = [] if stock else [str(Path(folder) / "modules")]
-        _run_probe([checkpoint, inputs, outputs, torch.get_num_threads(), "AutoModelForCausalLM", *modules])
+        _run_probe([checkpoint, inputs, outputs, torch.get_num_threads(), expected.auto_class, *modules])
         with safe_open(outputs, framework="pt") as file:
-            logits_bsv, token_ids = file.get_tensor("logits"), file.get_tensor("token_ids").tolist()
+            output, token_ids = file.get_tensor("output"), file.get_tensor("token_ids").tolist()
             class_name = file.metadata()["class"]
     if token_ids != expected.token_ids:
         raise VerificationError(
             f"{checkpoint}: the reloaded tokenizer gives other token ids:\n{token_ids}\n{expected.token_ids}"
         )
-    if logits_bsv.dtype != expected.logits_bsv.dtype or not torch.equal(logits_bsv, expected.logits_bsv):
-        worst = (logits_bsv.double() - expected.logits_bsv.double()).abs().max().item()
+    if output.dtype != expected.output.dtype or not torch.equal(output, expected.output):
+        worst = (output.double() - expected.output.double()).abs().max().item()
         raise VerificationError(
             f"{checkpoint}: reloaded as {class_name}, the pruned model computes other logits than in memory "
-            f"({logits_bsv.dtype} against {expected.logits_bsv.dtype}, apart by up to {worst:g})."
+            f"({output.dtype} against {expected.output.dtype}, apart by up to {worst:g})."
         )
-    return ReloadProof(class_name, logits_compared=logits_bsv.numel(), tokens_compared=len(token_ids))
+    return ReloadProof(class_name, logits_compared=output.numel(), tokens_compared=len(token_ids))
 
 
 def _run_probe(arguments: Sequence[object]) -> None:

@@ -214,7 +214,7 @@ def prune_into(folder: Path, request: PruneRequest, progress: Progress) -> tuple
     model = prune_module(model, checkpoint.config, plan, widths=rewritten.widths)
     with progress.step("Measuring the pruned model's perplexity") as _:
         pruned_perplexity = perplexity(model, held_back)
-    expected = expect(model, tokenizer)
+    expected = expect(model, checkpoint.config, tokenizer)
     with progress.step("Writing the pruned checkpoint") as _:
         save_pruned(folder / PRUNED, model, rewritten, companions=checkpoint.companions())
     del model  # the process that reloads it needs the memory
@@ -252,7 +252,7 @@ def _plan(
                 model,
                 tokenizer,
                 calibration.prompts,
-                checkpoint.config.architecture,
+                checkpoint.config,
                 origin=calibration.origin,
                 on_progress=advance,
             )

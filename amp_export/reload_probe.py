@@ -34,13 +34,15 @@ def main() -> None:
 
     torch.set_num_threads(int(threads))
     with safe_open(inputs, framework="pt") as file:
-        input_ids_bs, text = file.get_tensor("input_ids"), file.metadata()["text"]
+        given, text = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()["text"]  # noqa: SIM118
     options = {"local_files_only": True, "trust_remote_code": True} if modules else {"local_files_only": True}
     model = getattr(transformers, auto_class).from_pretrained(checkpoint, dtype="auto", **options).eval()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint, **options)
+    token_ids = transformers.AutoTokenizer.from_pretrained(checkpoint, **options)(text).input_ids if text else []
     with torch.inference_mode():
-        logits_bsv = model(input_ids=input_ids_bs).logits
-    tensors = {"logits": logits_bsv.contiguous(), "token_ids": torch.tensor(tokenizer(text).input_ids)}
+        computed = model(**given)
+    named = (getattr(computed, name, None) for name in ("logits", "last_hidden_state", "image_embeds"))
+    output = next(value for value in named if value is not None)
+    tensors = {"output": output.contiguous(), "token_ids": torch.tensor(token_ids, dtype=torch.int64)}
     save_file(tensors, outputs, metadata={"class": type(model).__name__})
 
 

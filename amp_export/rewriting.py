@@ -74,7 +74,7 @@ def rewrite(
     problem = find_problem(config, widths)
     if problem is None:
         return _same_class(raw_config, config, widths)
-    if len(set(widths)) == 1 and (found := _find_sibling(raw_config, config)) is not None:
+    if common_widths(config, widths) is not None and (found := _find_sibling(raw_config, config)) is not None:
         return _sibling_class(raw_config, config, widths, *found, problem)
     if pad:
         return _padded(raw_config, config, widths, problem)
@@ -87,9 +87,10 @@ def find_problem(config: ModelConfig, widths: Sequence[LayerWidths]) -> str | No
     Source: `LlamaConfig.validate_architecture`, transformers 5.23, and the attention classes of the others.
     """
     architecture, name = config.architecture, config.architecture.class_name
-    if len(set(widths)) != 1:
+    common = common_widths(config, widths)
+    if common is None:
         return f"{name} has one width for all layers, and the plan has {len(set(widths))}"
-    heads = widths[0].query_heads
+    heads = common.query_heads
     if heads == config.num_attention_heads:
         return None
     conditions = architecture.says_head_dim_when
@@ -106,19 +107,29 @@ def find_problem(config: ModelConfig, widths: Sequence[LayerWidths]) -> str | No
     return None
 
 
+def common_widths(config: ModelConfig, widths: Sequence[LayerWidths]) -> LayerWidths | None:
+    """The widths that all layers have, or None where they differ; a layer without an MLP goes with any neurons."""
+    full = {layer for site, layer in zip(config.sites, widths, strict=True) if site.stack.mlp is not None}
+    if len(full) != 1:
+        return None
+    (common,) = full
+    alike = all(config.fit(common, site) == layer for site, layer in zip(config.sites, widths, strict=True))
+    return common if alike else None
+
+
 def is_stock(raw_config: Mapping[str, Any], config: ModelConfig, widths: LayerWidths) -> bool:
     """Whether some stock class can say these widths in every layer."""
-    return rewrite(raw_config, config, [widths] * config.num_hidden_layers).is_stock
+    return rewrite(raw_config, config, _everywhere(config, widths)).is_stock
 
 
 def _same_class(raw_config: Mapping[str, Any], config: ModelConfig, widths: Sequence[LayerWidths]) -> Rewrite:
     return Rewrite(
         RewriteKind.SAME_CLASS,
         config.architecture,
-        _class_name(raw_config, config),
-        {**raw_config, **_counts(config, config.architecture, widths[0])},
+        config.class_name,
+        {**raw_config, **_counts(config, config.architecture, widths)},
         tuple(widths),
-        f"{_class_name(raw_config, config)} can say these counts",
+        f"{config.class_name} can say these counts",
     )
 
 
@@ -142,7 +153,7 @@ def _sibling_class(
         RewriteKind.SIBLING_CLASS,
         sibling,
         sibling.class_name,
-        {**_translate(raw_config, config, sibling), **sets, **_counts(config, sibling, widths[0])},
+        {**_translate(raw_config, config, sibling), **sets, **_counts(config, sibling, widths)},
         tuple(widths),
         f"{problem}; {sibling.class_name} computes the same and does not",
     )
@@ -151,8 +162,7 @@ def _sibling_class(
 def _resized_class(
     raw_config: Mapping[str, Any], config: ModelConfig, widths: Sequence[LayerWidths], problem: str
 ) -> Rewrite:
-    dense_class = _class_name(raw_config, config)
-    task = _task(dense_class)
+    task = config.task
     content = {
         "model_type": RESIZED_MODEL_TYPE,
         "architectures": [f"AmpResized{task}"],
@@ -161,20 +171,13 @@ def _resized_class(
             f"AutoModel{task}": f"{MODELING_FILE}.AmpResized{task}",
         },
         "dtype": config.dtype,
-        "dense_class": dense_class,
+        "dense_class": config.class_name,
         "dense": {**raw_config, "model_type": config.architecture.model_type},
         "layer_widths": [asdict(layer) for layer in widths],
         "resized_modules": resized_modules(config, widths),
     }
     reason = f"{problem}; {MODELING_FILE}.py, saved with the checkpoint, resizes the layers when it is loaded"
-    return Rewrite(RewriteKind.RESIZED_CLASS, config.architecture, dense_class, content, tuple(widths), reason)
-
-
-def _task(class_name: str) -> str:
-    """`ForCausalLM` of `LlamaForCausalLM`; GPT-2 names its head differently, and a bare model has none."""
-    if class_name.endswith("LMHeadModel"):
-        return "ForCausalLM"
-    return f"For{class_name.partition('For')[2]}" if "For" in class_name else ""
+    return Rewrite(RewriteKind.RESIZED_CLASS, config.architecture, config.class_name, content, tuple(widths), reason)
 
 
 def _padded(raw_config: Mapping[str, Any], config: ModelConfig, widths: Sequence[LayerWidths], problem: str) -> Rewrite:
@@ -189,11 +192,11 @@ def _padded(raw_config: Mapping[str, Any], config: ModelConfig, widths: Sequence
             "and zeros would change what they divide by.\nLeave --uniform pad out, or use --heads-per-layer uniform."
         )
     widest = _widest(widths)
-    if find_problem(config, [widest]) is not None:
+    if find_problem(config, _everywhere(config, widest)) is not None:
         # the class cannot say fewer heads, so that padding goes up to all of them
         dense = config.widths
         widest = LayerWidths(dense.query_heads, dense.key_value_heads, widest.neurons)
-    padded = _same_class(raw_config, config, [widest] * len(widths))
+    padded = _same_class(raw_config, config, _everywhere(config, widest))
     return Rewrite(
         RewriteKind.PADDED,
         padded.architecture,
@@ -213,9 +216,8 @@ def _widest(widths: Sequence[LayerWidths]) -> LayerWidths:
     return LayerWidths(key_value_heads * group, key_value_heads, neurons)
 
 
-def _class_name(raw_config: Mapping[str, Any], config: ModelConfig) -> str:
-    named = raw_config.get("architectures")
-    return str(named[0]) if named else config.architecture.class_name
+def _everywhere(config: ModelConfig, widths: LayerWidths) -> list[LayerWidths]:
+    return [config.fit(widths, site) for site in config.sites]
 
 
 def _translate(raw_config: Mapping[str, Any], config: ModelConfig, sibling: Architecture) -> dict[str, Any]:
@@ -231,14 +233,20 @@ def _translate(raw_config: Mapping[str, Any], config: ModelConfig, sibling: Arch
     }
 
 
-def _counts(config: ModelConfig, architecture: Architecture, widths: LayerWidths) -> dict[str, int]:
+def _counts(config: ModelConfig, architecture: Architecture, widths: Sequence[LayerWidths]) -> dict[str, int]:
     """The counts under the names that the family gives them; what it cannot say follows from the rest."""
+    common = common_widths(config, widths)
+    assert common is not None
     counts = {
-        "num_attention_heads": widths.query_heads,
-        "num_key_value_heads": widths.key_value_heads,
+        "num_attention_heads": common.query_heads,
+        "num_key_value_heads": common.key_value_heads,
         "head_dim": config.head_dim,
-        "intermediate_size": widths.neurons,
+        "intermediate_size": common.neurons,
     }
-    if widths.query_heads == config.num_attention_heads and "head_dim" not in architecture.defaults:
+    keeps_heads = common.query_heads == config.num_attention_heads
+    if keeps_heads and architecture.field_name("head_dim") not in architecture.defaults:
         del counts["head_dim"]
-    return {name: count for canonical, count in counts.items() if (name := architecture.field_name(canonical))}
+    named = {architecture.field_name(canonical): count for canonical, count in counts.items()}
+    for stack in architecture.stacks:
+        named |= {stack.names[canonical]: count for canonical, count in counts.items() if canonical in stack.names}
+    return {name: count for name, count in named.items() if name is not None}

@@ -6,7 +6,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from amp_export.architectures import Features, LayerWidths, Layout, ModelConfig, Unit, layer_axes, resized_modules
+from amp_export.architectures import (
+    Features,
+    LayerWidths,
+    Layout,
+    ModelConfig,
+    Site,
+    Unit,
+    resized_modules,
+    sliced_axes,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +37,7 @@ class Slots:
     Attributes:
         query_heads: For each place of a query head, int64 [query_heads]; those of one group stand together.
         key_value_heads: Alike, int64 [key_value_heads].
-        neurons: Alike, int64 [neurons].
+        neurons: Alike, int64 [neurons]; [experts, neurons] where there are experts.
     """
 
     query_heads: Indices
@@ -40,7 +49,8 @@ class Slots:
         """A layer as its plan says, without padding."""
         import numpy as np
 
-        return cls(*(np.asarray(layer.kept(unit), dtype=np.int64) for unit in Unit))
+        kept = (layer.query_heads, layer.key_value_heads, layer.experts or layer.neurons)
+        return cls(*(np.asarray(indices, dtype=np.int64) for indices in kept))
 
     def padded(self, widths: LayerWidths) -> Slots:
         """The same, filled up to these widths: each group with query heads, then the layer with groups and neurons."""
@@ -49,12 +59,11 @@ class Slots:
         groups = len(self.key_value_heads)
         query_kg = np.full((widths.key_value_heads, widths.query_group), ZERO)
         query_kg[:groups, : len(self.query_heads) // groups] = self.query_heads.reshape(groups, -1)
-        fill = widths.key_value_heads - groups, widths.neurons - len(self.neurons)
-        key_value_heads, neurons = (
-            np.pad(slots, (0, count), constant_values=ZERO)
-            for slots, count in zip((self.key_value_heads, self.neurons), fill, strict=True)
+        return Slots(
+            query_kg.reshape(-1),
+            _fill(self.key_value_heads, widths.key_value_heads),
+            _fill(self.neurons, widths.neurons),
         )
-        return Slots(query_kg.reshape(-1), key_value_heads, neurons)
 
     def at(self, unit: Unit) -> Indices:
         """The slots of `unit`."""
@@ -62,8 +71,18 @@ class Slots:
         return slots
 
 
+def _fill(slots: Indices, count: int) -> Indices:
+    """Fills the last axis up to `count` places."""
+    import numpy as np
+
+    fill = [(0, 0)] * (slots.ndim - 1) + [(0, count - slots.shape[-1])]
+    return np.pad(slots, fill, constant_values=ZERO)
+
+
 def kept_entries(axis: Features, slots: Slots, config: ModelConfig) -> Indices:
-    """Which entries of a dense axis stand along the pruned one; `ZERO` where nothing does.
+    """Which entries of a dense axis stand along the pruned one, [entries]; `ZERO` where nothing does.
+
+    Where there are experts, each has entries of its own: [experts, entries].
 
     Args:
         axis: What lies along the axis.
@@ -78,7 +97,7 @@ def kept_entries(axis: Features, slots: Slots, config: ModelConfig) -> Indices:
     for unit in axis.units:
         parts.append(_spread(slots.at(unit), config.entries(axis, unit), offset))
         offset += config.widths.of(unit) * config.entries(axis, unit)
-    return np.concatenate(parts)
+    return np.concatenate(parts, axis=-1)
 
 
 def _grouped_entries(slots: Slots, config: ModelConfig) -> Indices:
@@ -101,8 +120,8 @@ def _spread(slots: Indices, entries: int, offset: int) -> Indices:
     """`entries` places for each slot, in a part of the axis that begins at `offset`."""
     import numpy as np
 
-    places = offset + slots[:, None] * entries + np.arange(entries)
-    return np.where(slots[:, None] == ZERO, ZERO, places).reshape(-1)
+    places = offset + slots[..., None] * entries + np.arange(entries)
+    return np.where(slots[..., None] == ZERO, ZERO, places).reshape(*slots.shape[:-1], -1)
 
 
 def prune_module(
@@ -122,17 +141,16 @@ def prune_module(
     from amp_export.modeling_amp import resize
 
     widths = widths if widths is not None else plan.widths
-    layers = model.get_submodule(config.architecture.layers)
-    for module, layer, layer_widths in zip(layers.children(), plan.layers, widths, strict=True):
-        _slice_layer(module, config, Slots.of(layer).padded(layer_widths))
+    for site, layer, layer_widths in zip(config.sites, plan.layers, widths, strict=True):
+        _slice_layer(model.get_submodule(site.path), config, site, Slots.of(layer).padded(layer_widths))
     resize(model, resized_modules(config, widths))
     return model
 
 
-def _slice_layer(layer: torch.nn.Module, config: ModelConfig, slots: Slots) -> None:
+def _slice_layer(layer: torch.nn.Module, config: ModelConfig, site: Site, slots: Slots) -> None:
     import torch
 
-    for name, axis, features in layer_axes(config):
+    for name, axis, features in sliced_axes(config, site):
         path, _, parameter = name.rpartition(".")
         module = layer.get_submodule(path)
         tensor: torch.Tensor = getattr(module, parameter)
@@ -141,6 +159,11 @@ def _slice_layer(layer: torch.nn.Module, config: ModelConfig, slots: Slots) -> N
 
 
 def _take(tensor: torch.Tensor, axis: int, entries: torch.Tensor) -> torch.Tensor:
+    if entries.ndim == 2:
+        import torch
+
+        experts = zip(tensor, entries, strict=True)
+        return torch.stack([_take(expert, axis - 1, expert_entries) for expert, expert_entries in experts])
     taken = tensor.index_select(axis, entries.clamp(min=0))
     padding = (entries == ZERO).nonzero().squeeze(1)
     return taken.index_fill_(axis, padding, 0) if len(padding) else taken

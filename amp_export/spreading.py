@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from amp_export.architectures import LayerWidths, ModelConfig
+from amp_export.errors import PlanError
 from amp_export.options import HeadPolicy
 
 if TYPE_CHECKING:
@@ -31,8 +32,16 @@ def spread_heads(
         heads: For each layer the importance of its heads, [num_attention_heads].
         policy: Whether whole groups go, or heads within each.
         widths: What every layer would keep; its neurons are left as they are.
+
+    Raises:
+        PlanError: The layers of this family must keep the same heads.
     """
     dense = config.widths
+    if policy is not HeadPolicy.NONE and any(site.stack.heads_tied for site in config.sites):
+        raise PlanError(
+            "--heads-per-layer global is not possible here: the position biases of the first layer serve all others, "
+            "so that all must keep the same heads."
+        )
     if policy is HeadPolicy.GROUPS:
         steps = [_sorted(_shares(layer).reshape(dense.key_value_heads, -1).sum(axis=1)) for layer in heads]
         counts = take_best(steps, widths.key_value_heads * len(heads))
@@ -48,16 +57,18 @@ def spread_neurons(neurons: Sequence[Array], kept: int, *, multiple: int) -> lis
     """How many neurons each layer keeps, if all together keep as many as `kept` in every layer.
 
     Args:
-        neurons: For each layer the importance of its neurons, [intermediate_size].
+        neurons: For each layer the importance of its neurons, [intermediate_size] or [experts, intermediate_size].
         kept: What every layer would keep.
         multiple: Each layer keeps a multiple of this, or all that it has.
     """
     import numpy as np
 
-    width = len(neurons[0])
+    width = neurons[0].shape[-1]
     starts = np.arange(0, width, multiple)
     sizes = np.diff([*starts, width])
-    steps = [np.add.reduceat(_sorted(_shares(layer)), starts) / sizes for layer in neurons]
+    # all experts of a layer keep as many, so that what counts is what they lose together
+    shares = [_sorted(_shares(layer)).reshape(-1, width).sum(axis=0) for layer in neurons]
+    steps = [np.add.reduceat(layer, starts) / sizes for layer in shares]
     counts = take_best(steps, (len(starts) if kept == width else kept // multiple) * len(neurons))
     return [min(count * multiple, width) for count in counts]
 
@@ -96,4 +107,4 @@ def _shares(importance: Array) -> Floats:
 def _sorted(values: Floats) -> Floats:
     import numpy as np
 
-    return np.sort(values)[::-1]
+    return np.sort(values, axis=-1)[..., ::-1]

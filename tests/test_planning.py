@@ -70,7 +70,7 @@ def test_llama_2_7b_at_30_percent_keeps_22_heads_and_becomes_a_mistral() -> None
     raw, config = llama(**LLAMA_2_7B)
     [candidate] = list_candidates(raw, config, PlanSettings(0.3, Allocation.PAPER))
     assert candidate.widths.query_heads == 22
-    rewritten = rewrite(raw, config, [candidate.widths])
+    rewritten = rewrite(raw, config, [candidate.widths] * 32)
     assert rewritten.kind is RewriteKind.SIBLING_CLASS
     assert rewritten.architecture.class_name == "MistralForCausalLM"
     assert "4096 % 22 = 4" in rewritten.reason
@@ -119,7 +119,10 @@ def test_every_plan_fits_its_model_and_keeps_the_most_important(
     check_fit(plan.layers, config, origin="plan")
     assert plan.is_uniform
     assert plan.achieved == pytest.approx(removed_ratio(config, list(plan.widths)), abs=1e-12)
-    assert plan.widths[0].neurons % options.neuron_multiple == 0 or plan.widths[0].neurons == config.intermediate_size
+    assert (
+        plan.widths[0].neurons % options.neuron_multiple(config) == 0
+        or plan.widths[0].neurons == config.intermediate_size
+    )
     for layer, neurons in zip(plan.layers, scores.neurons, strict=True):
         removed = np.delete(neurons, list(layer.neurons))
         assert removed.size == 0 or removed.max() <= neurons[list(layer.neurons)].min()

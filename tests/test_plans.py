@@ -64,7 +64,7 @@ def test_a_plan_made_by_hand_needs_layers_only(tmp_path: Path) -> None:
     ("change", "message"),
     [
         (lambda plan: plan["layers"].pop(), "1 layers, the model 2"),
-        (lambda plan: plan["layers"][1].pop("neurons"), 'layer 1 needs "neurons"'),
+        (lambda plan: plan["layers"][1].pop("neurons"), "layer 1, neurons: nothing is kept"),
         (lambda plan: plan["layers"][1].update(neurons=[0.5]), 'layer 1 needs "neurons"'),
         (lambda plan: plan["layers"][1].update(neurons=[True]), 'layer 1 needs "neurons"'),
         (lambda plan: plan["layers"][1].update(neurons=[]), "layer 1, neurons: nothing is kept"),

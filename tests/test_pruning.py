@@ -118,7 +118,7 @@ def test_a_checkpoint_that_computes_something_else_fails_the_proof(
     pruned: tuple[Path, PruneResult], tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(pruned[1].folder, tmp_path / "copy"))
-    expected = expect(load_model(folder), load_tokenizer(folder))
+    expected = expect(load_model(folder), open_checkpoint(folder).config, load_tokenizer(folder))
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 1e-4}))
     with pytest.raises(VerificationError, match="other logits than in memory") as caught:
@@ -131,7 +131,8 @@ def test_the_probe_cannot_import_this_package(tmp_path: Path) -> None:
     blocked += "sys.meta_path.insert(0, probe._NoAmpExport()); import amp_export.plans"
     finished = subprocess.run([sys.executable, "-c", blocked], capture_output=True, text=True, check=False)
     assert "amp_export.plans must not be needed to load a pruned checkpoint" in finished.stderr
-    expected = Expectation(torch.zeros(1, 1, dtype=torch.int64), torch.zeros(1, 1, 1), [])
+    inputs = {"input_ids": torch.zeros(1, 1, dtype=torch.int64)}
+    expected = Expectation(inputs, torch.zeros(1, 1, 1), [], "AutoModelForCausalLM")
     (tmp_path / "config.json").write_text('{"model_type": "no such type"}')
     with pytest.raises(VerificationError, match="cannot load"):
         prove_reload(tmp_path, expected)

@@ -14,7 +14,8 @@ from amp_export.architectures import ModelConfig, find_architecture
 from amp_export.checkpoints import open_checkpoint
 from amp_export.errors import CalibrationError, ModelError
 from amp_export.loading import load_model
-from amp_export.scoring import Scores, batches, head_contributions, score_tokens
+from amp_export.recording import head_contributions
+from amp_export.scoring import Scores, batches, score_tokens
 
 PROMPTS = [[3, 1, 4, 1, 5, 9], [2, 7], [1] * 23, [8, 2, 8, 1, 8, 2, 8, 4, 5, 9, 0]]
 
@@ -22,6 +23,10 @@ PROMPTS = [[3, 1, 4, 1, 5, 9], [2, 7], [1] * 23, [8, 2, 8, 1, 8, 2, 8, 4, 5, 9, 
 @pytest.fixture(scope="module", params=["llama", "qwen3"])
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> PreTrainedModel:
     return load_model(save_tiny_model(tmp_path_factory.mktemp("score") / request.param, request.param))
+
+
+def config_of(model: PreTrainedModel) -> ModelConfig:
+    return ModelConfig.read(find_architecture(model.config.model_type), model.config.to_dict())
 
 
 def naive_scores(model: PreTrainedModel, prompts: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
@@ -53,16 +58,16 @@ def naive_scores(model: PreTrainedModel, prompts: list[list[int]]) -> tuple[np.n
 def test_scores_agree_with_the_definition_in_float64(model: PreTrainedModel) -> None:
     import copy
 
-    scores = score_tokens(model, PROMPTS, find_architecture(model.config.model_type))
+    scores = score_tokens(model, PROMPTS, config_of(model))
     heads, neurons = naive_scores(copy.deepcopy(model), PROMPTS)
     np.testing.assert_allclose(np.stack(scores.heads), heads, rtol=1e-4)
     np.testing.assert_allclose(np.stack(scores.neurons), neurons, rtol=1e-4)
 
 
 def test_batching_changes_nothing(model: PreTrainedModel) -> None:
-    architecture = find_architecture(model.config.model_type)
-    together = score_tokens(model, PROMPTS, architecture, batch_tokens=10_000)
-    alone = score_tokens(model, PROMPTS, architecture, batch_tokens=1)
+    config = config_of(model)
+    together = score_tokens(model, PROMPTS, config, batch_tokens=10_000)
+    alone = score_tokens(model, PROMPTS, config, batch_tokens=1)
     for one, other in zip(together.heads + together.neurons, alone.heads + alone.neurons, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5)
 
@@ -70,16 +75,16 @@ def test_batching_changes_nothing(model: PreTrainedModel) -> None:
 def test_a_half_precision_model_is_scored_in_float32(model: PreTrainedModel) -> None:
     import copy
 
-    architecture = find_architecture(model.config.model_type)
-    exact = score_tokens(model, PROMPTS, architecture)
-    rounded = score_tokens(copy.deepcopy(model).bfloat16(), PROMPTS, architecture)
+    config = config_of(model)
+    exact = score_tokens(model, PROMPTS, config)
+    rounded = score_tokens(copy.deepcopy(model).bfloat16(), PROMPTS, config)
     assert all(array.dtype == np.float32 for array in rounded.heads + rounded.neurons)
     for one, other in zip(exact.heads, rounded.heads, strict=True):
         np.testing.assert_allclose(one, other, rtol=0.1)
 
 
 def test_scoring_leaves_no_hook_behind(model: PreTrainedModel) -> None:
-    score_tokens(model, PROMPTS, find_architecture(model.config.model_type))
+    score_tokens(model, PROMPTS, config_of(model))
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
@@ -115,7 +120,7 @@ def test_batches_hold_every_prompt_once_within_the_budget(lengths: list[int], bu
 def test_scores_survive_a_file(model: PreTrainedModel, tmp_path: Path, tiny_llama: Path) -> None:
     config = open_checkpoint(tiny_llama).config
     model = load_model(tiny_llama)
-    scores = score_tokens(model, PROMPTS, config.architecture, origin="four prompts")
+    scores = score_tokens(model, PROMPTS, config, origin="four prompts")
     scores.save(tmp_path / "scores.safetensors")
     read = Scores.load(tmp_path / "scores.safetensors", config)
     assert read.origin == "four prompts"
@@ -136,7 +141,7 @@ def test_scores_of_another_model_are_refused(tmp_path: Path, tiny_llama: Path) -
 
 def test_no_prompt_is_an_error(model: PreTrainedModel) -> None:
     with pytest.raises(CalibrationError, match="nothing to score"):
-        score_tokens(model, [], find_architecture(model.config.model_type))
+        score_tokens(model, [], config_of(model))
 
 
 def test_activations_that_are_not_finite_are_an_error(tiny_llama: Path) -> None:
@@ -144,4 +149,4 @@ def test_activations_that_are_not_finite_are_an_error(tiny_llama: Path) -> None:
     with torch.no_grad():
         model.model.layers[1].mlp.up_proj.weight.fill_(1e38)
     with pytest.raises(ModelError, match="Layer 1"):
-        score_tokens(model, PROMPTS, ModelConfig.read(find_architecture("llama"), {}).architecture)
+        score_tokens(model, PROMPTS, config_of(model))

@@ -7,25 +7,26 @@ from pathlib import Path
 
 import pytest
 import torch
+from family_runner import PROMPTS, mask, measured_scores, run
 from tiny_models import save_tiny_model
-from transformers import PreTrainedModel
 
-from amp_export.architectures import ModelConfig, Projection, supported_model_types
-from amp_export.architectures._layouts import ALL_KEY_HEADS, ALL_QUERY_HEADS
+from amp_export.architectures import (
+    ModelConfig,
+    find_architecture,
+    parameter_count,
+    supported_model_types,
+)
 from amp_export.budgets import PlanSettings
 from amp_export.checkpoints import open_checkpoint
 from amp_export.errors import AmpExportError
 from amp_export.loading import load_model
 from amp_export.options import HeadPolicy
 from amp_export.planning import make_plan
-from amp_export.plans import LayerPlan, Plan
 from amp_export.pruning import save_pruned
 from amp_export.rewriting import rewrite
 from amp_export.scoring import score_tokens
 from amp_export.slicing import prune_module
 
-PROMPTS = [[3, 1, 4, 1, 5], [2, 7, 1, 8, 2, 8, 1, 8], [1, 6]]
-TOKENS = torch.tensor([[5, 9, 2, 6, 5, 3, 5, 8], [9, 7, 9, 3, 2, 3, 8, 4]])
 SHAPES = {
     "grouped": {"num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 8, "hidden_size": 48},
     "own keys": {"num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 8},
@@ -38,74 +39,49 @@ VARIANTS = {
 }
 
 
-def mask(model: PreTrainedModel, config: ModelConfig, plan: Plan) -> PreTrainedModel:
-    """A dense copy in which removed heads contribute nothing and removed neurons never fire."""
-    model = copy.deepcopy(model).double()
-    attention, mlp = config.architecture.attention, config.architecture.mlp
-    for module, layer in zip(model.get_submodule(config.architecture.layers), plan.layers, strict=True):
-        heads = torch.zeros(config.num_attention_heads)
-        heads[list(layer.query_heads)] = 1
-        neurons = torch.zeros(config.intermediate_size)
-        neurons[list(layer.neurons)] = 1
-        _silence(module, attention.output, heads.repeat_interleave(config.head_dim))
-        _silence(module, mlp.output, neurons)
-        for tensor in attention.tensors:
-            if tensor.axes in ((ALL_QUERY_HEADS,), (ALL_KEY_HEADS,)):
-                _normalize_over_kept(module, tensor.name, config, layer)
-    return model
+def settings(config: ModelConfig, ratio: float, policy: HeadPolicy) -> PlanSettings:
+    """As fine as the family can have it."""
+    return PlanSettings(ratio, heads=policy, snap=8 if config.architecture.mlp.has_experts else 1)
 
 
-def _normalize_over_kept(layer: torch.nn.Module, name: str, config: ModelConfig, plan: LayerPlan) -> None:
-    """A norm over all heads at once divides by the mean square of those that are kept."""
-    query = name.endswith("q_norm.weight")
-    kept = plan.query_heads if query else plan.key_value_heads
-    mask = torch.zeros(config.num_attention_heads if query else config.num_key_value_heads)
-    mask[list(kept)] = 1
-    layer.get_submodule("self_attn.q_proj" if query else "self_attn.k_proj").weight.data *= mask.repeat_interleave(
-        config.head_dim
-    )[:, None]
-    layer.get_parameter(name).data *= mask.mean().sqrt()
-
-
-def _silence(layer: torch.nn.Module, output: Projection, kept: torch.Tensor) -> None:
-    weight = layer.get_submodule(output.name).weight
-    weight.data *= kept[:, None] if output.transposed else kept
+def shapes_of(model_type: str) -> list[str]:
+    """The shapes that a family can have: one whose heads have their own keys has but one."""
+    architecture = find_architecture(model_type)
+    return list(SHAPES) if architecture.field_name("num_key_value_heads") else ["own keys"]
 
 
 @pytest.mark.parametrize("policy", HeadPolicy)
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("model_type", supported_model_types())
+@pytest.mark.parametrize(
+    ("model_type", "shape"),
+    [(model_type, shape) for model_type in supported_model_types() for shape in shapes_of(model_type)],
+)
 def test_pruned_equals_masked_and_reloads_as_it_was(
     model_type: str, shape: str, policy: HeadPolicy, tmp_path: Path
 ) -> None:
     folder = save_tiny_model(tmp_path / "dense", model_type, **SHAPES[shape], **VARIANTS.get(model_type, {}))
     checkpoint = open_checkpoint(folder)
+    config = checkpoint.config
     model = load_model(folder)
-    scores = score_tokens(model, PROMPTS, checkpoint.config.architecture)
+    assert parameter_count(config) == sum(parameter.numel() for parameter in model.parameters())
+    scores = measured_scores(model, config)
     legal = 0
     for ratio in (0.1, 0.25, 0.4):
-        settings = PlanSettings(ratio, heads=policy, snap=1)
         try:
-            plan = make_plan(checkpoint.raw_config, checkpoint.config, scores, settings)
+            plan = make_plan(checkpoint.raw_config, config, scores, settings(config, ratio, policy))
         except AmpExportError:
             continue
         legal += 1
-        with torch.inference_mode():
-            masked = mask(model, checkpoint.config, plan)(TOKENS).logits
-            pruned = prune_module(copy.deepcopy(model), checkpoint.config, plan)
-            in_memory = pruned(TOKENS).logits
-            rewritten = rewrite(checkpoint.raw_config, checkpoint.config, plan.widths)
-            target = tmp_path / f"pruned-{ratio}"
-            save_pruned(target, pruned, rewritten)
-            reloaded = load_model(target)(TOKENS).logits
-            in_memory_double = pruned.double()(TOKENS).logits
-        assert not torch.allclose(masked.float(), model(TOKENS).logits, atol=1e-3), "nothing was removed"
+        masked = run(mask(model, config, plan), config)
+        pruned = prune_module(copy.deepcopy(model), config, plan)
+        assert parameter_count(config, plan.widths) == sum(parameter.numel() for parameter in pruned.parameters())
+        save_pruned(tmp_path / f"{ratio}", pruned, rewrite(checkpoint.raw_config, config, plan.widths))
+        assert torch.equal(run(load_model(tmp_path / f"{ratio}"), config), run(pruned, config))
+        assert not torch.allclose(masked.float(), run(model, config), atol=1e-3), "nothing was removed"
         # in float64, where no rounding can hide a mistake; but some norms compute in float32 whatever they are given
-        torch.testing.assert_close(in_memory_double, masked, rtol=0, atol=1e-5)
-        assert torch.equal(reloaded, in_memory)
-    own_keys = checkpoint.config.widths.query_group == 1
+        torch.testing.assert_close(run(pruned.double(), config), masked, rtol=0, atol=1e-5)
+    own_keys = config.widths.query_group == 1
     impossible = (policy is HeadPolicy.WITHIN and own_keys) or (
-        policy is HeadPolicy.GROUPS and checkpoint.config.num_key_value_heads == 1
+        policy is HeadPolicy.GROUPS and config.num_key_value_heads == 1
     )
     assert legal == 0 if impossible else legal > 0
 
@@ -115,15 +91,14 @@ def test_weights_keep_the_checkpoints_dtype(dtype: torch.dtype, tmp_path: Path) 
     load_model(save_tiny_model(tmp_path / "float32", "llama")).to(dtype).save_pretrained(tmp_path / "dense")
     dense = load_model(tmp_path / "dense")
     checkpoint = open_checkpoint(tmp_path / "dense")
-    scores = score_tokens(dense, PROMPTS, checkpoint.config.architecture)
+    scores = score_tokens(dense, PROMPTS, checkpoint.config)
     plan = make_plan(checkpoint.raw_config, checkpoint.config, scores, PlanSettings(0.2, snap=1))
     rewritten = rewrite(checkpoint.raw_config, checkpoint.config, plan.widths)
     pruned = prune_module(dense, checkpoint.config, plan)
     save_pruned(tmp_path / "pruned", pruned, rewritten)
     reloaded = load_model(tmp_path / "pruned")
     assert {parameter.dtype for parameter in reloaded.parameters()} == {dtype}
-    with torch.inference_mode():
-        assert torch.equal(reloaded(TOKENS).logits, pruned(TOKENS).logits)
+    assert torch.equal(run(reloaded, checkpoint.config), run(pruned, checkpoint.config))
 
 
 def test_slicing_in_memory_frees_each_dense_weight(tmp_path: Path) -> None:
@@ -132,7 +107,7 @@ def test_slicing_in_memory_frees_each_dense_weight(tmp_path: Path) -> None:
 
     checkpoint = open_checkpoint(save_tiny_model(tmp_path / "dense", "llama"))
     model = load_model(checkpoint.path)
-    scores = score_tokens(model, PROMPTS, checkpoint.config.architecture)
+    scores = score_tokens(model, PROMPTS, checkpoint.config)
     plan = make_plan(checkpoint.raw_config, checkpoint.config, scores, PlanSettings(0.2, snap=1))
     watched = [weakref.ref(layer.mlp.up_proj.weight) for layer in model.model.layers]
     prune_module(model, checkpoint.config, plan)

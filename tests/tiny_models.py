@@ -44,6 +44,25 @@ FAMILY_FIELDS: dict[str, dict[str, Any]] = {
     "gemma3_text": {"query_pre_attn_scalar": 12, "sliding_window": 6},
     "falcon": {"bias": True},
     "cohere": {"logit_scale": 0.5},
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "qwen3_moe": {"num_local_experts": 4, "num_experts_per_tok": 2, "norm_topk_prob": True},
+    "modernbert": {
+        "local_attention": 6,
+        "cls_token_id": 1,
+        "sep_token_id": 2,
+        "attention_bias": True,
+        "mlp_bias": True,
+    },
+    "vit": {"image_size": 12, "patch_size": 4},
+    "clip_vision_model": {"image_size": 12, "patch_size": 4},
+    "t5": {"feed_forward_proj": "gated-gelu", "decoder_start_token_id": 0},
+    "whisper": {
+        "num_mel_bins": 8,
+        "max_source_positions": 12,
+        "decoder_start_token_id": 1,
+        "suppress_tokens": None,
+        "begin_suppress_tokens": None,
+    },
 }
 """What a family needs besides, so that each of its own features shows.
 
@@ -62,10 +81,11 @@ def save_tiny_model(folder: Path, model_type: str, **config_overrides: Any) -> P
     Returns:
         The folder.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    import transformers
 
     fields = family_fields(model_type, {**TINY_CONFIG, **FAMILY_FIELDS.get(model_type, {}), **config_overrides})
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **fields))
+    class_name = fields.pop("class_name", find_architecture(model_type).class_name)
+    model = getattr(transformers, class_name)(transformers.AutoConfig.for_model(model_type, **fields))
     randomize(model)
     model.save_pretrained(folder)
     return folder
@@ -77,6 +97,8 @@ def family_fields(model_type: str, fields: dict[str, Any]) -> dict[str, Any]:
     named = {architecture.field_name(name): value for name, value in fields.items()}
     if model_type == "opt":
         named["word_embed_proj_dim"] = fields["hidden_size"]
+    for stack in architecture.more_stacks:
+        named |= {name: fields[canonical] for canonical, name in stack.names.items()}
     return {name: value for name, value in named.items() if name is not None}
 
 

@@ -16,13 +16,24 @@ from amp_export.architectures._computation import (
     Order,
     Rotary,
 )
-from amp_export.architectures._config import LayerWidths, ModelConfig
-from amp_export.architectures._facts import Architecture, Block, Features, Layout, Projection, Sibling, Unit
+from amp_export.architectures._config import LayerWidths, ModelConfig, Site
+from amp_export.architectures._facts import (
+    Architecture,
+    Block,
+    Features,
+    Kind,
+    Layout,
+    Modality,
+    Projection,
+    Sibling,
+    Stack,
+    Unit,
+)
 from amp_export.architectures._tensors import (
     attribute_values,
-    layer_axes,
     parameter_count,
     resized_modules,
+    sliced_axes,
     tensor_shapes,
 )
 from amp_export.errors import UnsupportedModelError
@@ -39,9 +50,11 @@ __all__ = [
     "Factor",
     "Features",
     "HeadNorms",
+    "Kind",
     "LayerWidths",
     "Layout",
     "Learned",
+    "Modality",
     "ModelConfig",
     "NormKind",
     "NormSpan",
@@ -49,12 +62,14 @@ __all__ = [
     "Projection",
     "Rotary",
     "Sibling",
+    "Site",
+    "Stack",
     "Unit",
     "attribute_values",
     "find_architecture",
-    "layer_axes",
     "parameter_count",
     "resized_modules",
+    "sliced_axes",
     "supported_model_types",
     "tensor_shapes",
 ]

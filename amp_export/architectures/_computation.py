@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Conditions = Mapping[str, Any]
-"""Config fields with the values that they must all have."""
+"""Config fields with the values that they must all have; a tuple holds the values that will do."""
 
 
 class NormKind(enum.StrEnum):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from amp_export.architectures._computation import Conditions, Factor
-from amp_export.architectures._facts import Architecture, Features, Unit
+from amp_export.architectures._facts import Architecture, Features, Stack, Unit
 from amp_export.architectures._positions import EVERY_LAYER, read_layer_types, read_rope, read_rotated
 from amp_export.errors import ModelError, UnsupportedModelError
 
@@ -44,6 +44,23 @@ class LayerWidths:
 
 
 @dataclass(frozen=True)
+class Site:
+    """One layer of one stack: what a plan has an entry for.
+
+    Attributes:
+        stack: The kind of layer.
+        number: Its number in the stack.
+        path: Its module path.
+        widths: How wide the config says it is.
+    """
+
+    stack: Stack
+    number: int
+    path: str
+    widths: LayerWidths
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """The fields of a config that decide what a model computes, with transformers' defaults filled in.
 
@@ -52,14 +69,18 @@ class ModelConfig:
         fields: Every field by the family's own name, defaults and derived values filled in.
         sizes: Sizes by their canonical names, such as `hidden_size`.
         tie_word_embeddings: Whether the head's weight is the token embedding.
+        class_name: The transformers class that the config names, or the family's own.
         dtype: The dtype that the config names, or None.
+        other_parameters: Parameters that the facts do not list, where transformers alone knows them.
     """
 
     architecture: Architecture
     fields: Mapping[str, Any]
     sizes: Mapping[str, int]
     tie_word_embeddings: bool
+    class_name: str
     dtype: str | None = field(default=None)
+    other_parameters: int = 0
 
     @classmethod
     def read(cls, architecture: Architecture, config: Mapping[str, Any]) -> ModelConfig:
@@ -75,8 +96,9 @@ class ModelConfig:
                 "Plain weights are needed: load it with transformers, call model.dequantize(), save it, and use that."
             )
         fields = _fill_in(architecture, config)
-        for name, values in architecture.refused.items():
-            if any(fields[name] == value for value in values):
+        for name in (*architecture.refused, *architecture.required):
+            required = architecture.required.get(name, fields[name])
+            if fields[name] in architecture.refused.get(name, ()) or fields[name] != required:
                 raise UnsupportedModelError(
                     f"config.json: {name} is {fields[name]!r}, which is not supported for {architecture.model_type}."
                 )
@@ -90,7 +112,8 @@ class ModelConfig:
             architecture=architecture,
             fields=fields,
             sizes=sizes,
-            tie_word_embeddings=bool(fields["tie_word_embeddings"]),
+            tie_word_embeddings=bool(fields.get("tie_word_embeddings", False)),
+            class_name=str((config.get("architectures") or [architecture.class_name])[0]),
             dtype=fields.get("dtype") or fields.get("torch_dtype"),
         )
 
@@ -139,9 +162,67 @@ class ModelConfig:
         """The widths that every layer has by this config."""
         return LayerWidths(self.num_attention_heads, self.num_key_value_heads, self.intermediate_size)
 
+    @property
+    def is_bare(self) -> bool:
+        """Whether the class is the model without a head."""
+        return self.class_name.endswith("Model") and not self.class_name.endswith("LMHeadModel")
+
+    @property
+    def task(self) -> str:
+        """What follows `AutoModel` in the name of the Auto class: `ForCausalLM`; nothing for a bare model."""
+        if self.class_name.endswith("LMHeadModel"):
+            return "ForCausalLM"
+        _, found, task = self.class_name.partition("For")
+        return self.architecture.generation_task if task == "ConditionalGeneration" else found + task
+
+    @property
+    def base_model(self) -> str:
+        """Module path of the model below the head; empty where there is no head."""
+        return "" if self.is_bare else self.architecture.base_model
+
+    @functools.cached_property
+    def sites(self) -> tuple[Site, ...]:
+        """All layers, in the order in which a plan counts them."""
+        prefix = f"{self.architecture.base_model}."
+        sites = []
+        for stack in self.architecture.stacks:
+            layers = stack.layers.removeprefix(prefix) if self.is_bare else stack.layers
+            widths = self._stack_widths(stack)
+            sites += [
+                Site(stack, number, f"{layers}.{number}", widths)
+                for number in range(self._stack_size(stack, "num_hidden_layers"))
+            ]
+        return tuple(sites)
+
+    def size(self, name: str) -> int:
+        """A size by its canonical name, or by the name of its config field."""
+        return self.sizes[name] if name in self.sizes else int(self.fields[name])
+
+    def fit(self, widths: LayerWidths, site: Site) -> LayerWidths:
+        """Widths as this layer can have them: one without an MLP has no neurons."""
+        return widths if site.stack.mlp is not None else replace(widths, neurons=0)
+
+    def _stack_size(self, stack: Stack, canonical: str) -> int:
+        name = stack.names.get(canonical)
+        return int(self.fields[name]) if name is not None else self.sizes[canonical]
+
+    def _stack_widths(self, stack: Stack) -> LayerWidths:
+        heads = self._stack_size(stack, "num_attention_heads")
+        neurons = self._stack_size(stack, "intermediate_size") if stack.mlp is not None else 0
+        if (heads, neurons or self.intermediate_size) != (self.num_attention_heads, self.intermediate_size):
+            raise UnsupportedModelError(
+                f"config.json: {stack.layers} have {heads} heads and {neurons} neurons, and the other layers "
+                f"{self.num_attention_heads} and {self.intermediate_size}.\nOnly models whose layers are alike are "
+                "supported."
+            )
+        return LayerWidths(heads, self.num_key_value_heads, neurons)
+
     def meets(self, conditions: Conditions) -> bool:
         """Whether all these fields have these values."""
-        return all(self.fields.get(name) == value for name, value in conditions.items())
+        return all(
+            self.fields.get(name) in value if isinstance(value, tuple) else self.fields.get(name) == value
+            for name, value in conditions.items()
+        )
 
     def features(self, axis: Features, widths: LayerWidths) -> int:
         """How many entries an axis has in a layer of these widths."""
@@ -156,7 +237,7 @@ class ModelConfig:
     @functools.cached_property
     def biases(self) -> Mapping[str, bool]:
         """For each projection's name, whether it has a bias."""
-        blocks = (self.architecture.attention, self.architecture.mlp)
+        blocks = [self.architecture.attention, self.architecture.mlp]
         projections = [projection for block in blocks for projection in (*block.inputs, block.output)]
         return {projection.name: projection.has_bias(self.fields) for projection in projections}
 

@@ -31,6 +31,25 @@ class Unit(enum.StrEnum):
     NEURONS = "neurons"
 
 
+class Kind(enum.StrEnum):
+    """What a model does with its input."""
+
+    DECODER = "decoder"
+    """Continues a text."""
+    ENCODER = "encoder"
+    """Reads a text or an image once."""
+    ENCODER_DECODER = "encoder-decoder"
+    """Reads one thing and writes another."""
+
+
+class Modality(enum.StrEnum):
+    """What a model reads."""
+
+    TEXT = "text"
+    IMAGE = "image"
+    SOUND = "sound"
+
+
 class Layout(enum.StrEnum):
     """How the parts of a fused weight lie in memory."""
 
@@ -75,11 +94,13 @@ class Tensor:
         name: Its name: below the layer for a layer's tensor, whole otherwise.
         axes: What it is indexed by.
         when: When it is there at all.
+        first_layer_only: Whether the first layer alone has it.
     """
 
     name: str
     axes: tuple[Axis, ...]
     when: Conditions = field(default_factory=dict)
+    first_layer_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,6 +114,8 @@ class Projection:
         bias: Whether there is a bias, or the config field that says so.
         transposed: Whether the weight is [in, out], as in transformers' `Conv1D`.
         layout: How the parts of a fused projection lie.
+        when: When it is there at all.
+        stacked: The config field with the number of experts whose weights are one parameter, or None.
     """
 
     name: str
@@ -101,14 +124,18 @@ class Projection:
     bias: bool | str = False
     transposed: bool = False
     layout: Layout = Layout.BLOCKS
+    when: Conditions = field(default_factory=dict)
+    stacked: str | None = None
 
     def tensors(self) -> tuple[Tensor, ...]:
         """Weight and bias."""
         rows, columns = self._axis(self.rows), self._axis(self.columns)
-        weight = Tensor(f"{self.name}.weight", (columns, rows) if self.transposed else (rows, columns))
+        if self.stacked is not None:
+            return (Tensor(self.name, (self.stacked, rows, columns), self.when),)
+        weight = Tensor(f"{self.name}.weight", (columns, rows) if self.transposed else (rows, columns), self.when)
         if self.bias is False:
             return (weight,)
-        when = {self.bias: True} if isinstance(self.bias, str) else {}
+        when = {**self.when, **({self.bias: True} if isinstance(self.bias, str) else {})}
         return (weight, Tensor(f"{self.name}.bias", (rows,), when))
 
     def has_bias(self, fields: Mapping[str, Any]) -> bool:
@@ -149,6 +176,11 @@ class Block:
     output: Projection
     tensors: tuple[Tensor, ...] = ()
     attributes: Mapping[str, Count] = field(default_factory=dict)
+
+    @property
+    def has_experts(self) -> bool:
+        """Whether there are several of it, each with neurons of its own."""
+        return self.output.stacked is not None
 
     def all_tensors(self) -> Iterator[Tensor]:
         """Every tensor of the block."""
@@ -195,6 +227,36 @@ class Sibling:
 
 
 @dataclass(frozen=True)
+class Stack:
+    """Layers of one kind, one after the other.
+
+    Attributes:
+        layers: Module path of the layers.
+        attention: The attention of a layer.
+        mlp: The MLP of a layer, or None where another stack over the same layers has it.
+        norms: The norms of a layer, as tensors.
+        names: The config fields that say the sizes of this stack, where they differ from the architecture's.
+        heads_tied: Whether all layers must keep the same heads, because the first one's positions serve all of them.
+        writes: Whether its tokens are those that are written, not those that are read.
+    """
+
+    layers: str
+    attention: Block
+    mlp: Block | None
+    norms: tuple[Tensor, ...] = ()
+    names: Mapping[str, str] = field(default_factory=dict)
+    heads_tied: bool = False
+    writes: bool = False
+
+    def tensors(self, number: int) -> Iterator[Tensor]:
+        """Every tensor of one layer, in the order of the computation."""
+        blocks = (self.attention,) if self.mlp is None else (self.attention, self.mlp)
+        for block in blocks:
+            yield from (tensor for tensor in block.all_tensors() if number == 0 or not tensor.first_layer_only)
+        yield from self.norms
+
+
+@dataclass(frozen=True)
 class Architecture:
     """All that is known of one `model_type`. Names of weights are those of transformers.
 
@@ -206,18 +268,24 @@ class Architecture:
         attention: The attention of a layer.
         mlp: The MLP of a layer.
         norms: The norms of a layer, as tensors.
-        tensors: What lies outside the layers.
+        tensors: What lies outside the layers; empty where transformers alone knows what files call things.
         computation: What it computes; None where a graph cannot be built directly.
+        kind: What the model does with its input.
+        modality: What that input is.
+        generation_task: What the Auto class for conditional generation is called for this family.
+        more_stacks: Layers of other kinds, after those of the first.
         names: The config fields whose names differ from the canonical ones, by canonical name. None says that there is
             no such field: heads then have their own keys, and `head_dim` follows from the hidden size.
         derived: Config fields that follow from others.
         ignored: Config fields of this family that change nothing about what it computes.
         refused: Config fields with values that are not supported, such as `{"alibi": (True,)}`.
+        required: Config fields with the only values that are supported.
         says_head_dim_when: When a config with `head_dim` is obeyed; None is never.
         hidden_size_divisible_by_heads: Whether the config class refuses other head counts, even with `head_dim` set.
         windows_every_layer: Whether `sliding_window`, if set, holds for all layers without being switched on.
         siblings: Classes that can say what this one cannot, in order of preference.
-        base_model: Module path of the model below the head.
+        heads_tied: See `Stack`.
+        base_model: Module path of the model below the head; a class without a head is that model itself.
         layers: Module path of the layers.
         head: Name of the head's module in files; None where there is none.
         module_names: Modules whose names in memory differ from those in files, by their names in files.
@@ -230,16 +298,22 @@ class Architecture:
     attention: Block
     mlp: Block
     norms: tuple[Tensor, ...]
-    tensors: tuple[Tensor, ...]
+    tensors: tuple[Tensor, ...] = ()
     computation: Computation | None = None
+    kind: Kind = Kind.DECODER
+    modality: Modality = Modality.TEXT
+    generation_task: str = "ForSeq2SeqLM"
+    more_stacks: tuple[Stack, ...] = ()
     names: Mapping[str, str | None] = field(default_factory=dict)
     derived: tuple[Derived, ...] = ()
     ignored: frozenset[str] = frozenset()
     refused: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    required: Conditions = field(default_factory=dict)
     says_head_dim_when: Conditions | None = field(default_factory=dict)
     hidden_size_divisible_by_heads: bool = False
     windows_every_layer: bool = False
     siblings: tuple[Sibling, ...] = ()
+    heads_tied: bool = False
     base_model: str = "model"
     layers: str = "model.layers"
     embedding: str = "model.embed_tokens"
@@ -251,8 +325,13 @@ class Architecture:
         """The config field of this family that says `canonical`."""
         return self.names.get(canonical, canonical)
 
-    def layer_tensors(self) -> Iterator[Tensor]:
-        """Every tensor of a layer, in the order of the computation."""
-        yield from self.attention.all_tensors()
-        yield from self.mlp.all_tensors()
-        yield from self.norms
+    @property
+    def stacks(self) -> tuple[Stack, ...]:
+        """All layers, in the order in which a plan counts them."""
+        first = Stack(self.layers, self.attention, self.mlp, self.norms, heads_tied=self.heads_tied)
+        return (first, *self.more_stacks)
+
+    @property
+    def knows_files(self) -> bool:
+        """Whether the names of all tensors in files are known here, so that they can be read without transformers."""
+        return bool(self.tensors)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from amp_export.architectures._computation import Conditions, Order
 from amp_export.architectures._facts import Block, Count, Features, Projection, Tensor, Unit
@@ -58,6 +59,55 @@ def plain_mlp(up: str, down: str, *, bias: bool | str, transposed: bool = False)
         inputs=(Projection(up, rows=Unit.NEURONS, bias=bias, transposed=transposed),),
         output=Projection(down, columns=Unit.NEURONS, bias=bias, transposed=transposed),
     )
+
+
+def expert_mlp(count: str) -> Block:
+    """Experts as one parameter each for gate with up, and for down: `MixtralExperts`, `modeling_mixtral.py`, 5.24.
+
+    Args:
+        count: The config field with the number of experts.
+    """
+    return Block(
+        module="mlp.experts",
+        inputs=(Projection("mlp.experts.gate_up_proj", rows=(Unit.NEURONS, Unit.NEURONS), stacked=count),),
+        output=Projection("mlp.experts.down_proj", columns=Unit.NEURONS, stacked=count),
+        attributes={"intermediate_dim": Count.NEURONS},
+    )
+
+
+def bert_layer() -> tuple[Block, Block, tuple[Tensor, ...]]:
+    """Attention, MLP and norms of `BertLayer`, `modeling_bert.py`, transformers 5.24."""
+    attention = Block(
+        module="attention.self",
+        inputs=(
+            Projection("attention.self.query", rows=Unit.QUERY_HEADS, bias=True),
+            Projection("attention.self.key", rows=Unit.KEY_VALUE_HEADS, bias=True),
+            Projection("attention.self.value", rows=Unit.KEY_VALUE_HEADS, bias=True),
+        ),
+        output=Projection("attention.output.dense", columns=Unit.QUERY_HEADS, bias=True),
+        attributes={"num_attention_heads": Count.QUERY_HEADS, "all_head_size": Count.QUERY_FEATURES},
+    )
+    mlp = Block(
+        module="output",
+        inputs=(Projection("intermediate.dense", rows=Unit.NEURONS, bias=True),),
+        output=Projection("output.dense", columns=Unit.NEURONS, bias=True),
+    )
+    return attention, mlp, (*norm("attention.output.LayerNorm", bias=True), *norm("output.LayerNorm", bias=True))
+
+
+BERT_DEFAULTS: Mapping[str, Any] = {
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "hidden_act": "gelu",
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+    "layer_norm_eps": 1e-12,
+    "is_decoder": False,
+    "add_cross_attention": False,
+    "tie_word_embeddings": True,
+}
 
 
 def norm(name: str, *, bias: bool = False, when: Conditions | None = None) -> tuple[Tensor, ...]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from amp_export.architectures._config import LayerWidths, ModelConfig
+from amp_export.architectures._config import LayerWidths, ModelConfig, Site
 from amp_export.architectures._facts import Axis, Block, Count, Features, Offset, Tensor
 
 
 def tensor_shapes(config: ModelConfig, widths: Sequence[LayerWidths] | None = None) -> dict[str, tuple[int, ...]]:
-    """The shape of every tensor of a model whose layers have these widths.
+    """The shape of every tensor that the facts know, of a model whose layers have these widths.
 
     Args:
         config: The model's config.
@@ -21,22 +21,22 @@ def tensor_shapes(config: ModelConfig, widths: Sequence[LayerWidths] | None = No
         Shapes by the names that transformers gives the tensors. Of tied embeddings only the input side is named.
     """
     architecture = config.architecture
-    widths = widths if widths is not None else [config.widths] * config.num_hidden_layers
-    shapes = _shapes(config, architecture.tensors[:1], config.widths, prefix="")
-    for layer, layer_widths in enumerate(widths):
-        tensors = tuple(architecture.layer_tensors())
-        shapes |= _shapes(config, tensors, layer_widths, prefix=f"{architecture.layers}.{layer}.")
-    return shapes | _shapes(config, architecture.tensors[1:], config.widths, prefix="")
+    widths = widths if widths is not None else [site.widths for site in config.sites]
+    shapes = _shapes(config, architecture.tensors[:1], config.widths)
+    for site, layer_widths in zip(config.sites, widths, strict=True):
+        layer = _shapes(config, site.stack.tensors(site.number), layer_widths)
+        shapes |= {f"{site.path}.{name}": shape for name, shape in layer.items()}
+    return shapes | _shapes(config, architecture.tensors[1:], config.widths)
 
 
 def parameter_count(config: ModelConfig, widths: Sequence[LayerWidths] | None = None) -> int:
     """How many parameters such a model has, embeddings counted and tied ones counted once."""
-    return sum(math.prod(shape) for shape in tensor_shapes(config, widths).values())
+    return config.other_parameters + sum(math.prod(shape) for shape in tensor_shapes(config, widths).values())
 
 
-def layer_axes(config: ModelConfig) -> Iterator[tuple[str, int, Features]]:
+def sliced_axes(config: ModelConfig, site: Site) -> Iterator[tuple[str, int, Features]]:
     """Yields, for each tensor of a layer that pruning slices, its name below the layer, the axis and what it holds."""
-    for tensor in config.architecture.layer_tensors():
+    for tensor in site.stack.tensors(site.number):
         if config.meets(tensor.when):
             for number, axis in enumerate(tensor.axes):
                 if isinstance(axis, Features):
@@ -50,16 +50,15 @@ def resized_modules(config: ModelConfig, widths: Sequence[LayerWidths]) -> dict[
         By module path: `parameters` with the shape of each parameter that is sliced, and `attributes`.
     """
     modules: dict[str, dict[str, Any]] = {}
-    for layer, layer_widths in enumerate(widths):
-        prefix = f"{config.architecture.layers}.{layer}"
-        shapes = _shapes(config, tuple(config.architecture.layer_tensors()), layer_widths, prefix="")
-        for name in dict.fromkeys(name for name, _, _ in layer_axes(config)):
+    for site, layer_widths in zip(config.sites, widths, strict=True):
+        shapes = _shapes(config, site.stack.tensors(site.number), layer_widths)
+        for name in dict.fromkeys(name for name, _, _ in sliced_axes(config, site)):
             path, _, parameter = name.rpartition(".")
-            entry = modules.setdefault(f"{prefix}.{path}", {})
+            entry = modules.setdefault(f"{site.path}.{path}", {})
             entry.setdefault("parameters", {})[parameter] = list(shapes[name])
-        for block in (config.architecture.attention, config.architecture.mlp):
+        for block in filter(None, (site.stack.attention, site.stack.mlp)):
             if block.attributes:
-                entry = modules.setdefault(".".join(filter(None, (prefix, block.module))), {})
+                entry = modules.setdefault(".".join(filter(None, (site.path, block.module))), {})
                 entry.setdefault("attributes", {}).update(attribute_values(config, block, layer_widths))
     return modules
 
@@ -76,11 +75,9 @@ def attribute_values(config: ModelConfig, block: Block, widths: LayerWidths) -> 
     return {name: values[count] for name, count in block.attributes.items()}
 
 
-def _shapes(
-    config: ModelConfig, tensors: Sequence[Tensor], widths: LayerWidths, *, prefix: str
-) -> dict[str, tuple[int, ...]]:
+def _shapes(config: ModelConfig, tensors: Iterable[Tensor], widths: LayerWidths) -> dict[str, tuple[int, ...]]:
     return {
-        f"{prefix}{tensor.name}": tuple(_size(config, axis, widths) for axis in tensor.axes)
+        tensor.name: tuple(_size(config, axis, widths) for axis in tensor.axes)
         for tensor in tensors
         if config.meets(tensor.when)
     }
@@ -91,4 +88,4 @@ def _size(config: ModelConfig, axis: Axis, widths: LayerWidths) -> int:
         return config.features(axis, widths)
     if isinstance(axis, Offset):
         return config.sizes[axis.size] + axis.by
-    return axis if isinstance(axis, int) else config.sizes[axis]
+    return axis if isinstance(axis, int) else config.size(axis)

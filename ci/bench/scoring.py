@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from amp_export.architectures import Architecture
+from amp_export.architectures import ModelConfig
 from amp_export.calibration import load_calibration
 from amp_export.checkpoints import open_checkpoint
 from amp_export.loading import load_model, load_tokenizer
@@ -22,11 +22,11 @@ from amp_export.sources import resolve_model
 LIMIT = 1.35
 
 
-def bare_pass(model: Any, token_ids: list[list[int]], architecture: Architecture) -> None:
+def bare_pass(model: Any, token_ids: list[list[int]], config: ModelConfig) -> None:
     """The forward pass that scoring makes, without its hooks."""
     import torch
 
-    base_model = model.get_submodule(architecture.base_model)
+    base_model = model.get_submodule(config.base_model)
     with torch.inference_mode():
         for input_ids_bs, mask_bs in batches(token_ids):
             base_model(input_ids=input_ids_bs, attention_mask=mask_bs, use_cache=False)
@@ -47,7 +47,7 @@ def main() -> int:
     arguments = parser.parse_args()
 
     checkpoint = open_checkpoint(resolve_model(arguments.model).path)
-    architecture, config = checkpoint.config.architecture, checkpoint.config
+    config = checkpoint.config
     model, tokenizer = load_model(checkpoint.path), load_tokenizer(checkpoint.path)
     token_ids = tokenize(
         tokenizer,
@@ -57,10 +57,10 @@ def main() -> int:
     )
 
     bare, scored = [], []
-    bare_pass(model, token_ids, architecture)
+    bare_pass(model, token_ids, config)
     for _ in range(arguments.rounds):
-        bare.append(seconds(lambda: bare_pass(model, token_ids, architecture)))
-        scored.append(seconds(lambda: score_tokens(model, token_ids, architecture)))
+        bare.append(seconds(lambda: bare_pass(model, token_ids, config)))
+        scored.append(seconds(lambda: score_tokens(model, token_ids, config)))
     ratios = [with_hooks / without for with_hooks, without in zip(scored, bare, strict=True)]
     ratio = statistics.median(ratios)
     print(f"{len(token_ids)} prompts, {sum(map(len, token_ids))} tokens, {arguments.rounds} rounds")

@@ -1,0 +1,33 @@
+"""Mixtral: Mistral with several MLPs a layer, of which a router chooses for each token."""
+
+from __future__ import annotations
+
+from amp_export.architectures._facts import Architecture
+from amp_export.architectures._layouts import LLAMA_NORMS, expert_mlp, separate_attention
+
+ARCHITECTURE = Architecture(
+    model_type="mixtral",
+    class_name="MixtralForCausalLM",
+    defaults={
+        "vocab_size": 32000,
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": None,
+        "hidden_act": "silu",
+        "max_position_embeddings": 131072,
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": False,
+        "rope_parameters": None,
+        "sliding_window": None,
+        "num_local_experts": 8,
+        "num_experts_per_tok": 2,
+    },
+    attention=separate_attention(bias=False),
+    mlp=expert_mlp("num_local_experts"),
+    norms=LLAMA_NORMS,
+    ignored=frozenset({"output_router_logits", "router_aux_loss_coef", "router_jitter_noise"}),
+    windows_every_layer=True,
+)

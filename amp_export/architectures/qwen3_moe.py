@@ -1,0 +1,44 @@
+"""Qwen3 with experts: many narrow MLPs a layer, of which a router chooses for each token."""
+
+from __future__ import annotations
+
+from amp_export.architectures._facts import Architecture, Derived
+from amp_export.architectures._layouts import LLAMA_NORMS, expert_mlp, head_norm, separate_attention
+
+ARCHITECTURE = Architecture(
+    model_type="qwen3_moe",
+    class_name="Qwen3MoeForCausalLM",
+    defaults={
+        "vocab_size": 151936,
+        "hidden_size": 2048,
+        "moe_intermediate_size": 768,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 4,
+        "head_dim": None,
+        "hidden_act": "silu",
+        "max_position_embeddings": 32768,
+        "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": False,
+        "rope_parameters": None,
+        "attention_bias": False,
+        "use_sliding_window": False,
+        "sliding_window": None,
+        "num_local_experts": 128,
+        "num_experts_per_tok": 8,
+        "norm_topk_prob": False,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+    },
+    attention=separate_attention(
+        bias="attention_bias", tensors=(*head_norm("self_attn.q_norm"), *head_norm("self_attn.k_norm"))
+    ),
+    mlp=expert_mlp("num_local_experts"),
+    norms=LLAMA_NORMS,
+    names={"intermediate_size": "moe_intermediate_size"},
+    # files of older versions say num_experts
+    derived=(Derived("num_local_experts", "num_experts", {"num_local_experts": None}),),
+    ignored=frozenset({"intermediate_size", "num_experts", "output_router_logits", "router_aux_loss_coef"}),
+    # layers with a plain MLP between those with experts are of another width
+    required={"decoder_sparse_step": 1, "mlp_only_layers": []},
+)

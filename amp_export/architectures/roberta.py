@@ -1,0 +1,25 @@
+"""RoBERTa: BERT with positions that begin after the padding token."""
+
+from __future__ import annotations
+
+from amp_export.architectures._facts import Architecture, Kind
+from amp_export.architectures._layouts import BERT_DEFAULTS, bert_layer
+
+_ATTENTION, _MLP, _NORMS = bert_layer()
+
+ARCHITECTURE = Architecture(
+    model_type="roberta",
+    class_name="RobertaForMaskedLM",
+    defaults={"vocab_size": 50265, **BERT_DEFAULTS},
+    attention=_ATTENTION,
+    mlp=_MLP,
+    norms=_NORMS,
+    kind=Kind.ENCODER,
+    names={"num_key_value_heads": None, "head_dim": None},
+    ignored=frozenset({"gradient_checkpointing", "position_embedding_type"}),
+    # an encoder that is used as a decoder has a cache and perhaps a second attention
+    required={"is_decoder": False, "add_cross_attention": False},
+    says_head_dim_when=None,
+    base_model="roberta",
+    layers="roberta.encoder.layer",
+)

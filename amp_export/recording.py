@@ -1,0 +1,232 @@
+"""What scoring looks at while a model runs: hooks on the inputs of every output and down projection."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from amp_export.architectures import Block, Kind, ModelConfig, Projection, Site
+from amp_export.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from amp_export.scoring import Scores
+
+    Hook = Callable[[Any, tuple[torch.Tensor, ...]], None]
+
+CHUNK_TOKENS = 512
+"""Tokens whose contributions of one head are held at a time: small enough for the cache of a core."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a model is run on.
+
+    Attributes:
+        inputs: The model's inputs by name.
+        samples: How many samples they are.
+        read_mask: Which of the tokens that are read are real, [samples, tokens]; None says that all are.
+        written_mask: The same of the tokens that are written, where those are others.
+    """
+
+    inputs: Mapping[str, Any]
+    samples: int
+    read_mask: torch.Tensor | None = None
+    written_mask: torch.Tensor | None = None
+
+
+def text_batch(model: PreTrainedModel, config: ModelConfig, input_ids_bs: torch.Tensor, mask_bs: torch.Tensor) -> Batch:
+    """A batch of texts. What writes a text from another is given the same text to write.
+
+    Args:
+        model: The model that will run it.
+        config: Its config.
+        input_ids_bs: Token ids, padded on the right, [samples, tokens].
+        mask_bs: Which of them are real, [samples, tokens].
+    """
+    inputs: dict[str, Any] = {"input_ids": input_ids_bs, "attention_mask": mask_bs}
+    if config.architecture.kind is Kind.ENCODER_DECODER:
+        start = config.fields.get("decoder_start_token_id") or config.fields.get("pad_token_id") or 0
+        inputs["decoder_input_ids"] = input_ids_bs.roll(1, dims=1).index_fill(1, input_ids_bs.new_zeros(1), start)
+        inputs["decoder_attention_mask"] = mask_bs
+    if "use_cache" in inspect.signature(model.get_submodule(config.base_model).forward).parameters:
+        inputs["use_cache"] = False
+    return Batch(inputs, len(input_ids_bs), read_mask=mask_bs, written_mask=mask_bs)
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """The real tokens of one side of a batch.
+
+    Attributes:
+        places: Where they stand among all tokens of the batch, [real tokens].
+        weights: What each counts: one over the length of its sample, [real tokens].
+        all_weights: The same for all tokens, 0 for padding, [tokens].
+    """
+
+    places: torch.Tensor
+    weights: torch.Tensor
+    all_weights: torch.Tensor
+
+    @classmethod
+    def of(cls, mask_bs: torch.Tensor) -> _Tokens:
+        all_weights = (mask_bs / mask_bs.sum(dim=1, keepdim=True)).flatten().float()
+        places = mask_bs.flatten().nonzero().squeeze(1)
+        return cls(places, all_weights[places], all_weights)
+
+
+class Recorder:
+    """The sums that the hooks add to; a context in which the hooks are there.
+
+    Args:
+        model: The model to look at.
+        config: Its config.
+    """
+
+    def __init__(self, model: PreTrainedModel, config: ModelConfig) -> None:
+        import torch
+
+        self._handles: list[Any] = []
+        self._heads: list[torch.Tensor] = []
+        self._neurons: list[torch.Tensor] = []
+        self._read: _Tokens | None = None
+        self._written: _Tokens | None = None
+        for number, site in enumerate(config.sites):
+            layer = model.get_submodule(site.path)
+            output = site.stack.attention.output
+            self._heads.append(torch.zeros(site.widths.query_heads))
+            hook = self._head_hook(number, site, output)
+            self._handles.append(layer.get_submodule(output.name).register_forward_pre_hook(hook))
+            self._neurons.append(self._watch_neurons(number, site, layer, config))
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def begin_batch(self, batch: Batch) -> None:
+        """Says which tokens of the coming batch are real."""
+        self._read, self._written = (
+            None if mask_bs is None else _Tokens.of(mask_bs) for mask_bs in (batch.read_mask, batch.written_mask)
+        )
+
+    def scores(self, samples: int, origin: str) -> Scores:
+        """The averages over samples.
+
+        Raises:
+            ModelError: An activation was NaN or infinite.
+        """
+        from amp_export.scoring import Scores
+
+        for layer, (heads, neurons) in enumerate(zip(self._heads, self._neurons, strict=True)):
+            if not (heads.isfinite().all() and neurons.isfinite().all()):
+                raise ModelError(
+                    f"Layer {layer} gives activations that are NaN or infinite, so nothing can be scored.\n"
+                    "The weights are damaged, or the model overflows in its dtype: try a bfloat16 or float32 copy."
+                )
+        return Scores(
+            heads=tuple((heads / samples).numpy() for heads in self._heads),
+            neurons=tuple((neurons / samples).numpy() for neurons in self._neurons),
+            origin=origin,
+        )
+
+    def _watch_neurons(self, number: int, site: Site, layer: torch.nn.Module, config: ModelConfig) -> torch.Tensor:
+        import torch
+
+        mlp = site.stack.mlp
+        if mlp is None:
+            return torch.zeros(0)
+        if mlp.output.stacked is not None:
+            experts = layer.get_submodule(mlp.module)
+            self._handles.append(experts.register_forward_pre_hook(self._expert_hook(number, site, mlp)))
+            return torch.zeros(config.size(mlp.output.stacked), site.widths.neurons)
+        down = layer.get_submodule(mlp.output.name)
+        self._handles.append(down.register_forward_pre_hook(self._neuron_hook(number, site)))
+        return torch.zeros(site.widths.neurons)
+
+    def _tokens(self, site: Site, hidden_bsi: torch.Tensor) -> _Tokens:
+        import torch
+
+        tokens = self._written if site.stack.writes else self._read
+        # without a mask all tokens are real
+        return tokens if tokens is not None else _Tokens.of(torch.ones(hidden_bsi.shape[:2]))
+
+    def _real(self, site: Site, hidden_bsi: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The real tokens' hidden states [tokens, inner], and their weights [tokens]."""
+        tokens = self._tokens(site, hidden_bsi)
+        hidden_ti = hidden_bsi.reshape(-1, hidden_bsi.shape[-1])
+        return hidden_ti if len(tokens.places) == len(hidden_ti) else hidden_ti[tokens.places], tokens.weights
+
+    def _head_hook(
+        self, number: int, site: Site, output: Projection
+    ) -> Callable[[Any, tuple[torch.Tensor, ...]], None]:
+        def hook(module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+            hidden_ti, weights_t = self._real(site, inputs[0])
+            weight_oi = module.weight.T if output.transposed else module.weight
+            self._heads[number] += head_contributions(
+                hidden_ti.float(), weight_oi.float(), weights_t, num_heads=len(self._heads[number])
+            )
+
+        return hook
+
+    def _neuron_hook(self, number: int, site: Site) -> Hook:
+        def hook(_: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+            hidden_ti, weights_t = self._real(site, inputs[0])
+            self._neurons[number] += weights_t @ hidden_ti.abs().float()
+
+        return hook
+
+    def _expert_hook(self, number: int, site: Site, mlp: Block) -> Hook:
+        """Experts are one module, which shows no activation: what each makes of the tokens sent to it is computed.
+
+        A token counts for the experts that it is sent to, and counts as zero for all others.
+        """
+        (gate_up,) = mlp.inputs
+        parameter = gate_up.name.rpartition(".")[2]
+
+        def hook(experts: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+            hidden_th, chosen_tk = inputs[0].reshape(-1, inputs[0].shape[-1]), inputs[1]
+            weights_t = self._tokens(site, inputs[0]).all_weights
+            for expert, weight_ih in enumerate(getattr(experts, parameter)):
+                sent = (chosen_tk == expert).any(dim=-1).nonzero().squeeze(1)
+                gate_ti, up_ti = (hidden_th[sent] @ weight_ih.T).chunk(2, dim=-1)
+                active_ti = (experts.act_fn(gate_ti) * up_ti).abs().float()
+                self._neurons[number][expert] += weights_t[sent] @ active_ti
+
+        return hook
+
+
+def head_contributions(
+    hidden_ti: torch.Tensor, weight_oi: torch.Tensor, weights_t: torch.Tensor, *, num_heads: int
+) -> torch.Tensor:
+    """Weighted sum over tokens of the L1 norm of each head's contribution to the residual stream.
+
+    One head and one chunk of tokens at a time: [tokens, heads, hidden] would not fit.
+
+    Args:
+        hidden_ti: The output projection's input, [tokens, num_heads * head_dim].
+        weight_oi: Its weight, [hidden_size, num_heads * head_dim].
+        weights_t: What each token counts, [tokens].
+        num_heads: Number of query heads.
+
+    Returns:
+        Sums by head, [num_heads].
+    """
+    import torch
+
+    totals = torch.zeros(num_heads)
+    chunks = max(1, math.ceil(len(hidden_ti) / CHUNK_TOKENS))
+    for chunk_ti, chunk_weights_t in zip(hidden_ti.chunk(chunks), weights_t.chunk(chunks), strict=True):
+        contribution_to = chunk_ti.new_empty(len(chunk_ti), len(weight_oi))
+        heads = zip(chunk_ti.chunk(num_heads, dim=1), weight_oi.chunk(num_heads, dim=1), strict=True)
+        for head, (head_td, weight_od) in enumerate(heads):
+            torch.mm(head_td, weight_od.T, out=contribution_to)
+            totals[head] += chunk_weights_t @ torch.linalg.vector_norm(contribution_to, ord=1, dim=1)
+    return totals

@@ -1,0 +1,54 @@
+"""Random inputs for a model of any kind, and the output by which it is compared."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from amp_export.architectures import Kind, Modality, ModelConfig
+
+if TYPE_CHECKING:
+    import torch
+
+OUTPUTS = ("logits", "last_hidden_state", "image_embeds")
+"""What models call their output, in the order in which it is looked for."""
+
+
+def random_inputs(
+    config: ModelConfig, *, samples: int, length: int, dtype: torch.dtype | None = None, seed: int = 0
+) -> dict[str, torch.Tensor]:
+    """Draws inputs of the shapes that a model takes, all of them real.
+
+    Args:
+        config: The model's config.
+        samples: How many.
+        length: Tokens of a text; images and sounds have the size that the config says.
+        dtype: Of images and sounds.
+        seed: The same seed draws the same.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+
+    def tokens() -> torch.Tensor:
+        return torch.randint(config.vocab_size, (samples, length), generator=generator)
+
+    def signal(*shape: int) -> torch.Tensor:
+        return torch.randn((samples, *shape), generator=generator).to(dtype or torch.float32)
+
+    inputs = {
+        Modality.TEXT: lambda: {"input_ids": tokens()},
+        Modality.IMAGE: lambda: {"pixel_values": signal(config.size("num_channels"), *[config.size("image_size")] * 2)},
+        # two frames make one position: the second convolution of `WhisperEncoder` has a stride of two
+        Modality.SOUND: lambda: {
+            "input_features": signal(config.size("num_mel_bins"), 2 * config.size("max_source_positions"))
+        },
+    }[config.architecture.modality]()
+    if config.architecture.kind is Kind.ENCODER_DECODER:
+        inputs["decoder_input_ids"] = tokens()
+    return inputs
+
+
+def compared_output(outputs: Any) -> torch.Tensor:
+    """The output by which models are compared: logits where there is a head, the last hidden state otherwise."""
+    found: torch.Tensor = next(value for name in OUTPUTS if (value := getattr(outputs, name, None)) is not None)
+    return found

@@ -1,0 +1,76 @@
+"""What every family is put through: scores on a few samples, one output, and the dense model with parts masked out."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from transformers import PreTrainedModel
+
+from amp_export.architectures import Modality, ModelConfig, Projection
+from amp_export.architectures._layouts import ALL_KEY_HEADS, ALL_QUERY_HEADS
+from amp_export.plans import LayerPlan, Plan
+from amp_export.recording import Batch
+from amp_export.samples import compared_output, random_inputs
+from amp_export.scoring import Scores, score_batches, score_tokens
+
+PROMPTS = [[3, 1, 4, 1, 5], [2, 7, 1, 8, 2, 8, 1, 8], [1, 6]]
+
+
+def measured_scores(model: PreTrainedModel, config: ModelConfig) -> Scores:
+    """Scores on a few prompts, or on random images or sounds."""
+    if config.architecture.modality is Modality.TEXT:
+        return score_tokens(model, PROMPTS, config)
+    return score_batches(model, [Batch(random_inputs(config, samples=3, length=8), 3)], 3, config)
+
+
+def run(model: PreTrainedModel, config: ModelConfig) -> torch.Tensor:
+    """The output on inputs that are always the same."""
+    inputs = random_inputs(config, samples=2, length=8, dtype=model.dtype)
+    if model.dtype is torch.float64 and config.architecture.mlp.has_experts:
+        model.set_experts_implementation("eager")  # the fast one knows no float64
+    with torch.inference_mode():
+        return compared_output(model(**inputs))
+
+
+def mask(model: PreTrainedModel, config: ModelConfig, plan: Plan) -> PreTrainedModel:
+    """A dense copy in which removed heads contribute nothing and removed neurons never fire."""
+    model = copy.deepcopy(model).double()
+    for site, layer in zip(config.sites, plan.layers, strict=True):
+        module, attention, mlp = model.get_submodule(site.path), site.stack.attention, site.stack.mlp
+        heads = kept_mask(layer.query_heads, config.num_attention_heads).repeat_interleave(config.head_dim)
+        _silence(module, attention.output, heads)
+        if mlp is not None and mlp.has_experts:
+            weight_ehi = module.get_parameter(mlp.output.name)
+            weight_ehi.data *= torch.stack([kept_mask(each, config.intermediate_size) for each in layer.experts])[
+                :, None
+            ]
+        elif mlp is not None:
+            _silence(module, mlp.output, kept_mask(layer.neurons, config.intermediate_size))
+        for tensor in attention.tensors:
+            if tensor.axes in ((ALL_QUERY_HEADS,), (ALL_KEY_HEADS,)):
+                _normalize_over_kept(module, tensor.name, config, layer)
+    return model
+
+
+def kept_mask(kept: Sequence[int], count: int) -> torch.Tensor:
+    mask = torch.zeros(count)
+    mask[list(kept)] = 1
+    return mask
+
+
+def _normalize_over_kept(layer: torch.nn.Module, name: str, config: ModelConfig, plan: LayerPlan) -> None:
+    """A norm over all heads at once divides by the mean square of those that are kept."""
+    query = name.endswith("q_norm.weight")
+    kept = plan.query_heads if query else plan.key_value_heads
+    mask = kept_mask(kept, config.num_attention_heads if query else config.num_key_value_heads)
+    layer.get_submodule("self_attn.q_proj" if query else "self_attn.k_proj").weight.data *= mask.repeat_interleave(
+        config.head_dim
+    )[:, None]
+    layer.get_parameter(name).data *= mask.mean().sqrt()
+
+
+def _silence(layer: torch.nn.Module, output: Projection, kept: torch.Tensor) -> None:
+    weight = layer.get_submodule(output.name).weight
+    weight.data *= kept[:, None] if output.transposed else kept
