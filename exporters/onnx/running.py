@@ -45,6 +45,7 @@ class OnnxDecoder:
 
     def __init__(self, session: InferenceSession, *, threads: int) -> None:
         self._session: InferenceSession | None = session
+        self._inputs = {entry.name for entry in session.get_inputs()}
         self._outputs = [output.name for output in session.get_outputs()]
         self._past_inputs = [entry for entry in session.get_inputs() if entry.name.startswith("past_key_values.")]
         self.num_layers = len(self._past_inputs) // 2
@@ -81,7 +82,8 @@ class OnnxDecoder:
                 f"{sequence_length} new ones need {[batch_size, total]}."
             )
         given = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
-        values = {name: OrtValue.ortvalue_from_numpy(array) for name, array in given.items()}
+        # some traced decoders take no position_ids
+        values = {name: OrtValue.ortvalue_from_numpy(array) for name, array in given.items() if name in self._inputs}
         logits, *present = self._session.run_with_ort_values(self._outputs, {**values, **past.values})
         names = [name.replace("present", "past_key_values") for name in self._outputs[1:]]
         return _to_float32(logits), Past(length=total, values=dict(zip(names, present, strict=True)))
@@ -129,7 +131,7 @@ def run(
         MissingExtraError: onnxruntime is not installed.
         ModelError: The folder holds no graph, or a damaged one.
         RequestError: A provider is not part of the onnxruntime that is installed.
-        UnsupportedModelError: The providers lack an operator in the graph's precision.
+        UnsupportedModelError: The graph is not a decoder's, or the providers lack an operator in its precision.
     """
     require_runtime()
     import onnxruntime
@@ -154,6 +156,10 @@ def run(
         ) from error
     except Exception as error:  # onnxruntime's errors have no other base class in common
         raise ModelError(f"onnxruntime cannot load {graph}: {error}\nExport it again.") from error
+    if not any(entry.name.startswith("past_key_values.") for entry in session.get_inputs()):
+        raise UnsupportedModelError(
+            f"{graph} takes no keys and values: it is not a decoder.\nOpen it with onnxruntime.InferenceSession."
+        )
     return OnnxDecoder(session, threads=threads)
 
 

@@ -69,8 +69,7 @@ def lay_out(config: ModelConfig, widths: Sequence[LayerWidths], precision: Preci
         layer, below = _split_name(name, layers)
         transposed = layer is not None and below in _linear_weights(config)
         nbytes = math.prod(shape) * precision.bytes
-        alignment = PAGE_BYTES if nbytes >= PAGE_BYTES else CACHE_LINE_BYTES
-        offset = math.ceil(end / alignment) * alignment
+        offset = aligned_offset(end, nbytes)
         from_one = below in _weights_from_one(config)
         stored.append(
             StoredTensor(name, shape[::-1] if transposed else shape, transposed, from_one, layer, offset, nbytes)
@@ -98,6 +97,12 @@ def _weights_from_one(config: ModelConfig) -> set[str]:
         return set()
     tensors = (*config.architecture.norms, *config.architecture.attention.tensors)
     return {*(tensor.name for tensor in tensors), f"{computation.final_norm}.weight"}
+
+
+def aligned_offset(end: int, nbytes: int) -> int:
+    """Where a tensor of that size starts in a data file that is filled up to `end`."""
+    alignment = PAGE_BYTES if nbytes >= PAGE_BYTES else CACHE_LINE_BYTES
+    return math.ceil(end / alignment) * alignment
 
 
 def write_weights(

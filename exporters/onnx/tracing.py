@@ -1,0 +1,250 @@
+"""Any model that transformers can trace, as ONNX graphs; `exporting` builds the graphs of the decoders it knows."""
+
+from __future__ import annotations
+
+import enum
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from amp_export.checkpoints import directory_size
+from amp_export.errors import MissingExtraError, OutputError, UnsupportedModelError
+from amp_export.exporters import Precision
+from amp_export.exporters.onnx.exporting import GRAPH, WEIGHTS
+from amp_export.exporters.onnx.graph import OPSET
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+    from transformers import PreTrainedModel
+
+    from amp_export.exporters.onnx.tracing_jobs import Job
+
+
+class ModelKind(enum.StrEnum):
+    """What is traced of a model."""
+
+    DECODER = "decoder"
+    ENCODER = "encoder"
+    ENCODER_DECODER = "encoder-decoder"
+
+
+@dataclass(frozen=True)
+class TracedExport:
+    """A traced model.
+
+    Attributes:
+        folder: Where it lies.
+        kind: Which graphs there are, and what they take.
+        precision: The dtype of its weights and activations.
+        graphs: The files with the graphs, in the order in which they are run.
+        weights: The file with the weights of all of them.
+        opset: The version of the ONNX operators.
+        bytes_on_disk: Size of all files in the folder.
+    """
+
+    folder: Path
+    kind: ModelKind
+    precision: Precision
+    graphs: tuple[Path, ...]
+    weights: Path
+    opset: int
+    bytes_on_disk: int
+
+    @property
+    def graph(self) -> Path:
+        """The graph that is run first; the only one unless the model is an encoder and a decoder."""
+        return self.graphs[0]
+
+
+def trace(
+    model: PreTrainedModel,
+    folder: Path,
+    *,
+    precision: Precision,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> TracedExport:
+    """Exports a model as it computes, by following it through samples of its inputs.
+
+    - A decoder becomes `model.onnx`, with the inputs and outputs of `graph.build_graph`; without `position_ids` where
+      the model takes none.
+    - An encoder, or a model with a head for classification, becomes `model.onnx`, with the inputs that it takes and the
+      outputs named after the fields of its result.
+    - An encoder and decoder becomes `encoder_model.onnx`, `decoder_model.onnx` for the first call and
+      `decoder_with_past_model.onnx` for all others, with the names that Optimum gives.
+
+    `config.json` is written beside; nothing else.
+
+    Args:
+        model: What to export, set to evaluation, in the dtype of `precision`. It is left as it is.
+        folder: Where to; it is made, and must be empty if it is there.
+        precision: The dtype of weights, activations, keys, values and outputs.
+        on_progress: Called with the number of steps done and of all, after each step.
+
+    Raises:
+        MissingExtraError: onnxscript is not installed.
+        UnsupportedModelError: The model cannot be traced.
+        OutputError: The folder holds something.
+        ValueError: The model is set to training, or is not of that dtype.
+    """
+    _require_onnxscript()
+    _check(model, folder, precision)
+    kind = model_kind(model)
+    with _translated(model), _quiet():
+        jobs = _jobs(model, kind)
+    traced = {}
+    for number, job in enumerate(jobs, start=1):
+        with _translated(model), _quiet():
+            traced[folder / job.file] = _trace_job(model, job)
+        if on_progress is not None:
+            on_progress(number, len(jobs) + 1)
+    return _write(model, folder, traced, kind=kind, precision=precision, on_progress=on_progress)
+
+
+def model_kind(model: PreTrainedModel) -> ModelKind:
+    """Which graphs `trace` makes of a model."""
+    from amp_export.exporters.onnx.tracing_jobs import cache_argument
+
+    if not model.can_generate():
+        return ModelKind.ENCODER
+    if model.config.is_encoder_decoder:
+        return ModelKind.ENCODER_DECODER
+    if cache_argument(model) is None:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} generates text without a cache of keys and values.\n"
+            "Supported are decoders with attention, encoders, and encoders with a decoder."
+        )
+    return ModelKind.DECODER
+
+
+def _jobs(model: PreTrainedModel, kind: ModelKind) -> list[Job]:
+    from amp_export.exporters.onnx.tracing_decoders import decoder_jobs
+    from amp_export.exporters.onnx.tracing_encoders import encoder_jobs
+    from amp_export.exporters.onnx.tracing_seq2seq import seq2seq_jobs
+
+    if kind is ModelKind.DECODER:
+        return decoder_jobs(model, file=GRAPH)
+    return encoder_jobs(model, file=GRAPH) if kind is ModelKind.ENCODER else seq2seq_jobs(model)
+
+
+def _trace_job(model: PreTrainedModel, job: Job) -> ir.Model:
+    import torch
+    from transformers.exporters.configs import OnnxConfig
+    from transformers.exporters.exporter_onnx import OnnxExporter
+
+    from amp_export.exporters.onnx.tracing_files import tidy
+    from amp_export.exporters.onnx.tracing_jobs import Sample, map_samples
+
+    def dynamic_axes(sample: Sample) -> dict[int, object]:
+        return {axis: torch.export.Dim.AUTO for axis, name in enumerate(sample.axes) if name is not None}
+
+    inputs = map_samples(lambda sample: sample.tensor, job.inputs)
+    shapes = map_samples(dynamic_axes, job.inputs)
+    settings = OnnxConfig(dynamic=True, dynamic_shapes=shapes, opset_version=OPSET)
+    # typed for whole models only, though it exports any module: its own decomposition hands it plain ones
+    module = cast("PreTrainedModel", job.module)
+    with _in_haste():
+        traced: ir.Model = OnnxExporter().export(module, inputs, settings).program
+    if frozen := tidy(traced, job):
+        raise UnsupportedModelError(
+            f"{type(model).__name__} cannot be traced for inputs of any size: {'; '.join(frozen)}.\n"
+            "Its forward must not turn the sizes of its inputs into numbers."
+        )
+    return traced
+
+
+def _write(
+    model: PreTrainedModel,
+    folder: Path,
+    traced: dict[Path, ir.Model],
+    *,
+    kind: ModelKind,
+    precision: Precision,
+    on_progress: Callable[[int, int], None] | None,
+) -> TracedExport:
+    from amp_export.exporters.onnx.tracing_files import write
+
+    folder.mkdir(parents=True, exist_ok=True)
+    write(traced, folder / WEIGHTS)
+    (folder / "config.json").write_text(model.config.to_json_string(), encoding="utf-8")
+    if on_progress is not None:
+        on_progress(len(traced) + 1, len(traced) + 1)
+    return TracedExport(
+        folder=folder,
+        kind=kind,
+        precision=precision,
+        graphs=tuple(traced),
+        weights=folder / WEIGHTS,
+        opset=OPSET,
+        bytes_on_disk=directory_size(folder),
+    )
+
+
+def _require_onnxscript() -> None:
+    try:
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError("trace", needed_for="Tracing a model") from error
+
+
+def _check(model: PreTrainedModel, folder: Path, precision: Precision) -> None:
+    if model.training:
+        raise ValueError(f"{type(model).__name__} is set to training.\nCall its eval() first.")
+    if str(model.dtype) != f"torch.{precision.value}":
+        raise ValueError(f"{type(model).__name__} is in {model.dtype}.\nLoad it in {precision.value} to export it so.")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise OutputError(f"{folder} is not an empty folder.\nRemove it, or export to another.")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps what torch, transformers and onnxscript print, log and warn of off the terminal.
+
+    Only stdout is caught: nothing but logs and warnings goes to stderr, and progress is drawn there.
+    """
+    disabled = logging.root.manager.disable
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        logging.disable(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            logging.disable(disabled)
+
+
+@contextmanager
+def _in_haste() -> Iterator[None]:
+    """Spares torch.export what only costs time: without these two, traces took 1.4 times as long."""
+    import torch._dynamo.config
+    import torch.fx.config
+
+    without_stacks = getattr(torch.fx.config, "do_not_emit_stack_traces", False)
+    torch.fx.config.do_not_emit_stack_traces = True
+    try:
+        # with lengths that vary, it costs more to look results up than to infer them again
+        with torch._dynamo.config.patch(fake_tensor_cache_enabled=False):
+            yield
+    finally:
+        torch.fx.config.do_not_emit_stack_traces = without_stacks
+
+
+@contextmanager
+def _translated(model: PreTrainedModel) -> Iterator[None]:
+    """Says of whatever goes wrong while tracing which model it was and what to do."""
+    try:
+        yield
+    except (UnsupportedModelError, MemoryError):
+        raise
+    except Exception as error:  # tracing runs the model's own code, which may raise anything
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        reason = next((line.strip() for line in str(cause).splitlines() if line.strip()), "no reason given")
+        raise UnsupportedModelError(
+            f"{type(model).__name__} cannot be traced: {type(cause).__name__}: {reason}\n"
+            "Try another attention implementation (model.set_attn_implementation), or a newer transformers and torch."
+        ) from error

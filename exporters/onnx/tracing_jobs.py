@@ -1,0 +1,102 @@
+"""What is traced: modules with plain tensors in and out, samples of their inputs, and names for the axes that vary."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+Axes = tuple[str | None, ...]
+"""The name of each axis that varies; None for one that does not."""
+
+BATCH = 2
+"""Not 1, which torch.export takes for a constant."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An input of a graph.
+
+    Attributes:
+        tensor: One of the values it can have.
+        axes: The names of its axes.
+    """
+
+    tensor: torch.Tensor
+    axes: Axes
+
+
+@dataclass(frozen=True)
+class Job:
+    """A graph to trace.
+
+    Attributes:
+        file: The name of its file.
+        module: What computes it, called with the inputs by name; returns tensors in dicts and lists.
+        inputs: Samples, in dicts and lists like what the module takes. A graph's input is named after its path, such as
+            `past_key_values.0.key`.
+        outputs: The axes of outputs by name, with N for the number of a layer. Others are named after the inputs' axes.
+    """
+
+    file: str
+    module: torch.nn.Module
+    inputs: Mapping[str, Any]
+    outputs: Mapping[str, Axes]
+
+
+def flatten(samples: Any, path: str = "") -> Iterator[tuple[str, Sample]]:
+    """The samples in dicts and lists, each with the name of its input."""
+    if isinstance(samples, Sample):
+        yield path, samples
+        return
+    entries = samples.items() if isinstance(samples, Mapping) else enumerate(samples)
+    for key, value in entries:
+        yield from flatten(value, f"{path}.{key}" if path else str(key))
+
+
+def map_samples(function: Callable[[Sample], Any], samples: Any) -> Any:
+    """The same dicts and lists, with another value in each sample's place."""
+    if isinstance(samples, Sample):
+        return function(samples)
+    if isinstance(samples, Mapping):
+        return {key: map_samples(function, value) for key, value in samples.items()}
+    return [map_samples(function, value) for value in samples]
+
+
+def takes(model: PreTrainedModel, name: str) -> bool:
+    """Whether a model's forward has a parameter of that name."""
+    return name in inspect.signature(model.forward).parameters
+
+
+def cache_argument(model: PreTrainedModel) -> str | None:
+    """Under which name forward takes the cache: transformers 5.24 renamed it, and warns at the old name."""
+    return next((name for name in ("cache", "past_key_values") if takes(model, name)), None)
+
+
+def sample_tokens(model: PreTrainedModel, length: int) -> torch.Tensor:
+    """Token ids [BATCH, length] without the one that pads."""
+    import torch
+
+    embedding = model.get_input_embeddings().weight
+    assert isinstance(embedding, torch.Tensor)
+    vocabulary = embedding.shape[0]
+    tokens_bs = torch.arange(BATCH * length, device=model.device).reshape(BATCH, length) % vocabulary
+    padding = getattr(model.config, "pad_token_id", None)
+    return tokens_bs.masked_fill(tokens_bs == padding, vocabulary - 1) if padding is not None else tokens_bs
+
+
+def padded_mask(model: PreTrainedModel, length: int, *, side: str) -> torch.Tensor:
+    """An attention mask [BATCH, length] whose first row is two tokens short.
+
+    With ones only, some models leave their mask out of the graph.
+    """
+    import torch
+
+    mask_bs = torch.ones(BATCH, length, dtype=torch.int64, device=model.device)
+    mask_bs[0, slice(0, 2) if side == "left" else slice(-2, None)] = 0
+    return mask_bs
