@@ -39,17 +39,19 @@ class Attention(Parts):
         return self.add_linear(scope, self.config.architecture.attention.output, joined)
 
     def prepare_positions(self) -> None:
-        """Adds the rows that positions have in caches of two halves: the second holds for texts beyond the original."""
+        """Adds the rows that positions have in caches of two halves: the second holds for texts beyond the original.
+
+        The longest text of a batch decides for all: `longrope_frequency_update`, `modeling_rope_utils.py`,
+        transformers 5.24.
+        """
         for rope in self._ropes.values():
             if rope.switches:
-                last = self.graph.add("ReduceMax", "position_ids", output=f"{rope.cos_cache}.last", keepdims=0)
-                original = int(rope.parameters["original_max_position_embeddings"])
-                beyond = self.graph.add(
-                    "GreaterOrEqual", last, self.graph.integer(original), output=f"{rope.cos_cache}.beyond"
-                )
+                scope, original = rope.cos_cache, int(rope.parameters["original_max_position_embeddings"])
+                last = self.graph.add("ReduceMax", "position_ids", output=f"{scope}.last", keepdims=0)
+                beyond = self.graph.add("GreaterOrEqual", last, self.graph.integer(original), output=f"{scope}.beyond")
                 halves = self.graph.integer(rope.positions), self.graph.integer(0)
-                offset = self.graph.add("Where", beyond, *halves, output=f"{rope.cos_cache}.offset")
-                self.graph.add("Add", "position_ids", offset, output=f"{rope.cos_cache}.positions")
+                offset = self.graph.add("Where", beyond, *halves, output=f"{scope}.offset")
+                self.graph.add("Add", "position_ids", offset, output=f"{scope}.positions")
 
     def prepare_mask(self, mask: str) -> str:
         """The mask as the attention takes it: with an axis for the query heads of a group where that is spelled out."""

@@ -138,16 +138,16 @@ class _Decoder(Parts):
 
     def _add_mlp(self, scope: str, widths: LayerWidths, hidden: str) -> str:
         mlp = self.config.architecture.mlp
-        projected = [self.add_linear(scope, projection, hidden) for projection in mlp.inputs[:1]]
-        if len(mlp.inputs) == 1 and isinstance(mlp.inputs[0].rows, tuple):
-            parts = (f"{scope}.{mlp.module}.gate", f"{scope}.{mlp.module}.up")
-            projected = list(self.graph.split(projected[0], [widths.neurons] * 2, outputs=parts))
-        is_gated = len(mlp.inputs) + len(projected) > 2
-        activated = f"{scope}.mlp.activated" if is_gated else f"{scope}.mlp.neurons"
-        neurons = add_activation(self.graph, activation_of(self.config), projected[0], output=activated)
-        if is_gated:
-            up = projected[1] if len(projected) == 2 else self.add_linear(scope, mlp.inputs[1], hidden)
-            neurons = self.graph.add("Mul", neurons, up, output=f"{scope}.mlp.neurons")
+        projected = [self.add_linear(scope, projection, hidden) for projection in mlp.inputs]
+        if isinstance(mlp.inputs[0].rows, tuple):
+            names = (f"{scope}.{mlp.module}.gate", f"{scope}.{mlp.module}.up")
+            projected = list(self.graph.split(projected[0], [widths.neurons] * 2, outputs=names))
+        gate, *up = projected
+        name = f"{scope}.mlp.neurons"
+        activated = f"{scope}.mlp.activated" if up else name
+        neurons = add_activation(self.graph, activation_of(self.config), gate, output=activated)
+        if up:
+            neurons = self.graph.add("Mul", neurons, *up, output=name)
         return self.add_linear(scope, mlp.output, neurons)
 
     def _add_norm_if_any(self, scope: str, name: str | None, value: str) -> str:

@@ -92,6 +92,11 @@ def test_every_family_is_of_standard_operators_in_valid_form(tmp_path: Path, mod
     onnx.checker.check_model(str(exported.graph), full_check=True)
     model = onnx.load(str(exported.graph), load_external_data=False)
     assert {node.domain for node in model.graph.node} == {""}
+    for node in model.graph.node:
+        if node.op_type == "Attention":
+            assert (len(node.input), len(node.output), [entry.name for entry in node.attribute]) == (4, 1, ["scale"])
+        if node.op_type == "RotaryEmbedding":
+            assert {entry.name for entry in node.attribute} <= {"interleaved"}
     assert [entry.name for entry in model.graph.input][:3] == ["input_ids", "attention_mask", "position_ids"]
     onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
     used = {name for node in model.graph.node for name in node.input}
