@@ -69,6 +69,10 @@ PlanOption = Annotated[Path | None, typer.Option("--plan", metavar="FILE", help=
 ViaOption = Annotated[Via, typer.Option("--via", help="Build the graph directly, or trace the model.")]
 DtypeOption = Annotated[Precision, typer.Option("--dtype", help="Precision of the exported graph.")]
 Threads = Annotated[int | None, typer.Option(min=1, metavar="N", help="Threads of the runtime.  [default: all cores]")]
+AllowPickle = Annotated[
+    bool,
+    typer.Option("--allow-pickle", help="Read torch pickles where there is no safetensors; runs no code of theirs."),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the report on stdout as JSON, and nothing else.")]
 
@@ -111,6 +115,7 @@ def convert(
     dtype: DtypeOption = Precision.FLOAT32,
     via: ViaOption = Via.AUTO,
     threads: Threads = None,
+    allow_pickle: AllowPickle = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
     _show_version: Annotated[
@@ -153,6 +158,7 @@ def convert(
             scores=scores,
             plan=plan,
             uniform=uniform,
+            allow_pickle=allow_pickle,
             threads=threads,
             overwrite=overwrite,
         )
@@ -210,6 +216,7 @@ def prune(
     calibration: Calibration = None,
     scores: ScoresOption = None,
     plan: PlanOption = None,
+    allow_pickle: AllowPickle = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Score, plan, slice and rewrite: writes scores, plan and a checkpoint that plain transformers loads."""
@@ -232,6 +239,7 @@ def prune(
             calibration=calibration,
             scores=scores,
             plan=plan,
+            allow_pickle=allow_pickle,
             overwrite=overwrite,
             progress=ConsoleProgress(console),
         )
@@ -253,6 +261,7 @@ def export(
     to: Annotated[Format, typer.Option("--to", help="The format to export to.")] = Format.ONNX,
     dtype: DtypeOption = Precision.FLOAT32,
     via: ViaOption = Via.AUTO,
+    allow_pickle: AllowPickle = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Export any checkpoint, pruned or not."""
@@ -267,6 +276,7 @@ def export(
             to=to,
             precision=dtype,
             via=via,
+            allow_pickle=allow_pickle,
             overwrite=overwrite,
             progress=ConsoleProgress(console),
         )

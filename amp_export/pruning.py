@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from amp_export.architectures import Kind, parameter_count
 from amp_export.budgets import PlanSettings, list_candidates
 from amp_export.calibration import Calibration, load_calibration
+from amp_export.checking import check_known_fields
 from amp_export.checkpoints import Checkpoint, check_finite, hash_weights, open_checkpoint, write_checkpoint
 from amp_export.errors import RequestError
 from amp_export.loading import load_model, load_tokenizer
@@ -111,6 +112,7 @@ def prune(
     calibration: Path | None = None,
     scores: Path | None = None,
     plan: Path | None = None,
+    allow_pickle: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> PruneResult:
@@ -130,6 +132,7 @@ def prune(
         calibration: A `.jsonl` or `.txt` file of prompts.
         scores: Scores of an earlier run, which spare the calibration pass.
         plan: A plan file, perhaps changed by hand.
+        allow_pickle: Whether weights may be read from torch pickles, where there are no others.
         overwrite: Whether an earlier result may be replaced.
         progress: Where to show what is going on.
 
@@ -148,6 +151,7 @@ def prune(
         calibration=calibration,
         scores=scores,
         plan=plan,
+        allow_pickle=allow_pickle,
         progress=progress,
     )
     with staged_output(output, overwrite=overwrite) as folder:
@@ -165,6 +169,7 @@ def prepare(
     calibration: Path | None = None,
     scores: Path | None = None,
     plan: Path | None = None,
+    allow_pickle: bool = False,
     progress: Progress,
 ) -> PruneRequest:
     """Finds and checks everything that pruning needs; whatever is wrong with a request comes to light here.
@@ -175,8 +180,9 @@ def prepare(
     if (settings is None) == (plan is None):
         raise RequestError("Give either a ratio or a plan: a plan says itself how much is removed.")
     prompts = load_calibration(calibration)
-    source = resolve_model(model, on_status=progress.note)
+    source = resolve_model(model, allow_pickle=allow_pickle, on_status=progress.note)
     checkpoint = open_checkpoint(source.path)
+    check_known_fields(checkpoint.raw_config, checkpoint.config.architecture)
     if settings is not None:
         list_candidates(checkpoint.raw_config, checkpoint.config, settings)
     given_plan = Plan.load(plan, checkpoint.config) if plan is not None else None

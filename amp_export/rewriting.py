@@ -71,6 +71,8 @@ def rewrite(
     Raises:
         PlanError: The layers cannot be filled up.
     """
+    # code beside the dense checkpoint is not copied, so that the pruned one must not name it
+    raw_config = {name: value for name, value in raw_config.items() if name != "auto_map"}
     problem = find_problem(config, widths)
     if problem is None:
         return _same_class(raw_config, config, widths)
