@@ -182,16 +182,24 @@ def doctor(
     heads: Heads = HeadPolicy.AUTO,
     snap: Snap = None,
     target: TargetOption = TargetName.CPU,
+    heads_per_layer: HeadsPerLayer = PerLayer.UNIFORM,
+    neurons_per_layer: NeuronsPerLayer = PerLayer.UNIFORM,
+    uniform: UniformOption = Uniform.RESIZE,
+    as_json: Json = False,
 ) -> None:
-    """Say what a ratio would keep and which class can express it, before anything heavy runs."""
+    """Say what a ratio would keep, which class can express it and what loads it, before anything heavy runs."""
 
     def work(console: Any) -> None:
         from amp_export.budgets import PlanSettings
-        from amp_export.console import ConsoleProgress, show_diagnosis
+        from amp_export.console import ConsoleProgress, print_json, show_diagnosis
         from amp_export.doctoring import diagnose
 
-        settings = PlanSettings(ratio, allocation, heads, snap, target)
-        show_diagnosis(console, diagnose(model, settings, on_status=ConsoleProgress(console).note))
+        settings = PlanSettings(ratio, allocation, heads, snap, target, heads_per_layer, neurons_per_layer)
+        diagnosis = diagnose(model, settings, uniform=uniform, on_status=ConsoleProgress(console).note)
+        if as_json:
+            print_json(diagnosis.to_json())
+        else:
+            show_diagnosis(console, diagnosis)
 
     _run(work)
 
