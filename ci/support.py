@@ -27,9 +27,9 @@ there is, and check parity. CI fails where this page and the run differ.
 
 - *fewer neurons*: all heads stay. *Odd heads*: 5 of 6 heads, on a hidden size of 48 that 5 does not divide. *Layers
   differ*: importance is compared across layers, so that each keeps its own counts.
-- *same*: the same class with new numbers. A class name: a sibling that computes the same, bit for bit. *resized*: the same
-  class, whose layers a modelling file that is saved with the checkpoint resizes; it loads with `trust_remote_code=True`,
-  or without where amp-export is installed and `amp_export.register()` was called.
+- *same*: the same class with new numbers. A class name: a sibling that computes the same, bit for bit. *resized*: the
+  same class, resized at load by a modelling file that is saved with the checkpoint: with `trust_remote_code=True`,
+  or without it where amp-export is installed and `amp_export.register()` was called.
 - *direct*: the graph is built from config and weights. *trace*: the model is followed by transformers' exporter.
 - *genai*: `genai_config.json` is written, so that onnxruntime-genai opens the folder.
 
