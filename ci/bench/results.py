@@ -49,7 +49,7 @@ def table_row(ratio: str, heads: str, report: dict[str, Any]) -> str:
         f"{widths['query_heads']}, {widths['key_value_heads']}, {widths['neurons']}",
         f"{quality['dense']:.1f}",
         f"{quality['pruned']:.1f}",
-        *(_gain(benchmark[phase]) for phase in ("prefill", "decode")),
+        *(_gain(benchmark["phases"][phase]) for phase in ("prefill", "decode")),
         f"{benchmark['pruned']['bytes_on_disk'] / benchmark['dense']['bytes_on_disk'] - 1:+.1%}",
         "holds" if report["parity"]["holds"] else "**fails**",
     ]
