@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -20,12 +21,33 @@ from amp_export.exporters.onnx import run
 from amp_export.machine import peak_memory_bytes
 
 if TYPE_CHECKING:
-    from amp_export.exporters.onnx import OnnxDecoder
+    from amp_export.exporters.onnx import OnnxDecoder, OnnxEncoderDecoder, OnnxModel
+
+
+PREFILL, DECODE = "prefill", "decode"
+"""A decoder's phases, and the second of an encoder's with a decoder."""
+
+FORWARD = "forward"
+"""An encoder's only phase: one text, or one image."""
+
+ENCODE = "encode"
+"""All that an encoder with a decoder does once for what it reads: the encoder, and the decoder's first call, which
+computes the keys and values of the encoder's states."""
+
+FORWARD_CALLS = 4
+"""How often an encoder is timed in a round."""
 
 
 @dataclass(frozen=True)
 class Round:
-    """What is to be run: a prompt in one piece, then single tokens, all drawn at random from a seed."""
+    """What is to be run: one text, image or sound that is read in one piece, then single tokens, all drawn at random.
+
+    Attributes:
+        prompt_tokens: Tokens of the text.
+        decode_tokens: Single tokens after it.
+        vocab_size: How many tokens there are to draw from.
+        seed: The same seed draws the same.
+    """
 
     prompt_tokens: int
     decode_tokens: int
@@ -38,14 +60,17 @@ class RoundTimes:
     """What one round took.
 
     Attributes:
-        prefill: Seconds for the prompt.
-        decode: Seconds for each token after it.
+        phases: Seconds of each call, by phase.
         peak_memory_bytes: The most memory that the process has held so far.
     """
 
-    prefill: float
-    decode: tuple[float, ...]
+    phases: Mapping[str, Sequence[float]]
     peak_memory_bytes: int
+
+    @property
+    def total(self) -> float:
+        """Seconds of all calls."""
+        return sum(map(sum, self.phases.values()))
 
 
 @dataclass(frozen=True)
@@ -63,11 +88,25 @@ class Ready:
     runtime: str
 
 
-def time_round(decoder: OnnxDecoder, task: Round) -> RoundTimes:
-    """Runs one prompt twice, and times the second prefill and every decoded token.
+def time_round(model: OnnxModel, task: Round) -> RoundTimes:
+    """Runs what is read twice, and times the second run of it and every decoded token.
 
-    The first prefill after the other process has run finds the caches cold: 216 ms where the next took 180.
+    The first run after the other process has run finds the caches cold: 216 ms where the next took 180.
     """
+    from amp_export.exporters.onnx import OnnxDecoder, OnnxEncoder
+
+    if isinstance(model, OnnxDecoder):
+        phases = _time_decoder(model, task)
+    elif isinstance(model, OnnxEncoder):
+        inputs = _draw_inputs(model.inputs, task)
+        model.forward(inputs)
+        phases = {FORWARD: [_seconds(lambda: model.forward(inputs)) for _ in range(FORWARD_CALLS)]}
+    else:
+        phases = _time_writing(model, task)
+    return RoundTimes(phases, peak_memory_bytes())
+
+
+def _time_decoder(decoder: OnnxDecoder, task: Round) -> dict[str, list[float]]:
     import numpy as np
 
     total = task.prompt_tokens + task.decode_tokens
@@ -86,16 +125,57 @@ def time_round(decoder: OnnxDecoder, task: Round) -> RoundTimes:
         started = time.perf_counter()
         _, past = decoder.forward(*inputs, past)
         seconds.append(time.perf_counter() - started)
-    return RoundTimes(seconds[0], tuple(seconds[1:]), peak_memory_bytes())
+    return {PREFILL: seconds[:1], DECODE: seconds[1:]}
 
 
-def _load(folder: Path, threads: int | None) -> tuple[OnnxDecoder, Ready]:
+def _time_writing(model: OnnxEncoderDecoder, task: Round) -> dict[str, list[float]]:
+    import numpy as np
+
+    inputs = _draw_inputs(model.inputs, task)
+    tokens_bs = np.random.default_rng(task.seed).integers(task.vocab_size, size=(1, 1 + task.decode_tokens))
+    model.decode(tokens_bs[:, :1], model.encode(inputs))
+    started = time.perf_counter()
+    source = model.encode(inputs)
+    _, past = model.decode(tokens_bs[:, :1], source)
+    encode, decode = time.perf_counter() - started, []
+    for place in range(1, tokens_bs.shape[1]):
+        started = time.perf_counter()
+        _, past = model.decode(tokens_bs[:, place : place + 1], source, past)
+        decode.append(time.perf_counter() - started)
+    return {ENCODE: [encode], DECODE: decode}
+
+
+def _draw_inputs(axes_by_input: Mapping[str, Sequence[int | str]], task: Round) -> dict[str, Any]:
+    """One text, image or sound of the shapes that a graph takes."""
+    import numpy as np
+
+    generator = np.random.default_rng(task.seed)
+    tokens_bs = generator.integers(task.vocab_size, size=(1, task.prompt_tokens))
+    texts = {
+        "input_ids": tokens_bs,
+        "attention_mask": np.ones_like(tokens_bs),
+        "token_type_ids": np.zeros_like(tokens_bs),
+    }
+    drawn = {}
+    for name, (_, *sizes) in axes_by_input.items():
+        # images and sounds have the one size that their model was made for
+        drawn[name] = texts[name] if name in texts else generator.standard_normal((1, *map(int, sizes)), np.float32)
+    return drawn
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+def _load(folder: Path, threads: int | None) -> tuple[OnnxModel, Ready]:
     import onnxruntime
 
     started = time.perf_counter()
-    decoder = run(folder, threads=threads)
+    model = run(folder, threads=threads)
     seconds = time.perf_counter() - started
-    return decoder, Ready(seconds, decoder.threads, f"ONNX Runtime {onnxruntime.__version__}")
+    return model, Ready(seconds, model.threads, f"ONNX Runtime {onnxruntime.__version__}")
 
 
 def _take_stdout() -> TextIO:
@@ -114,14 +194,14 @@ def main() -> None:
     folder, *threads = sys.argv[1:]
     answers = _take_stdout()
     try:
-        decoder, ready = _load(Path(folder), int(threads[0]) if threads else None)
+        model, ready = _load(Path(folder), int(threads[0]) if threads else None)
     except AmpExportError as error:
         _answer(answers, {"error": type(error).__name__, "message": str(error)})
         return
     _answer(answers, vars(ready))
     gc.disable()  # a collection in the middle of a token would count as its time
     for line in sys.stdin:
-        _answer(answers, vars(time_round(decoder, Round(**json.loads(line)))))
+        _answer(answers, vars(time_round(model, Round(**json.loads(line)))))
 
 
 if __name__ == "__main__":

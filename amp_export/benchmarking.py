@@ -2,31 +2,27 @@
 
 The rounds alternate in order, dense first and then pruned first, so that neither profits from the machine's state or
 drift. So do the launches: of two processes with the same graph, the one that was started first decoded 5 % slower in
-most launches, however the turns were ordered. Prefill and decode are timed apart.
+most launches, however the turns were ordered. The phases of `benchmark_worker` are timed apart.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import math
-import os
-import signal
 import statistics
-import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from amp_export.benchmark_worker import Ready, Round, RoundTimes
+from amp_export.architectures import Kind, Modality, ModelConfig
+from amp_export.benchmark_processes import Worker, start_worker
+from amp_export.benchmark_worker import DECODE, Ready, Round, RoundTimes
 from amp_export.checkpoints import open_checkpoint, read_config
-from amp_export.errors import AmpExportError, ModelError, OutputError, RequestError, UnsupportedModelError
+from amp_export.errors import OutputError, RequestError
 from amp_export.exporters import Precision
-from amp_export.exporters.onnx import require_runtime
-from amp_export.exporters.onnx.exporting import GRAPH
+from amp_export.exporters.onnx import exported_graphs, require_runtime
 from amp_export.exporting import export_into
 from amp_export.gains import PhaseResult
 from amp_export.machine import Machine, read_bandwidth
@@ -56,16 +52,17 @@ class Subject:
         bytes_on_disk: Size of the graph and its weights.
         peak_memory_bytes: The most memory that its process held, Python and the runtime included.
         load_seconds: How long the runtime took to load it; the median of all launches.
-        weight_bytes_per_token: How many bytes of weights have to be read to decode one token.
+        weight_bytes_per_token: How many bytes of weights have to be read to decode one token. None for a model that
+            does not decode: what it does at once, it does with many tokens or patches, and is bound by arithmetic.
         bandwidth_share: How much of the machine's memory read bandwidth that is, at the median decode time. Near 1,
-            only fewer bytes can make decoding faster.
+            only fewer bytes can make decoding faster. None where nothing is decoded.
     """
 
     bytes_on_disk: int
     peak_memory_bytes: int
     load_seconds: float
-    weight_bytes_per_token: int
-    bandwidth_share: float
+    weight_bytes_per_token: int | None
+    bandwidth_share: float | None
 
 
 @dataclass(frozen=True)
@@ -75,13 +72,14 @@ class BenchmarkReport:
     Attributes:
         dense: The dense graph.
         pruned: The pruned graph.
-        prefill: Times of the prompt in one piece: one sample a round.
-        decode: Times of single tokens after it: one sample a token, grouped by round.
+        phases: Times by name, in the order of the work: samples are grouped by round. A decoder has `prefill`, the
+            prompt in one piece, and `decode`, single tokens after it; an encoder has `forward`; an encoder with a
+            decoder has `encode`, all that is done once for what is read, and `decode`.
         rounds: How many rounds were measured.
         launches: How often both processes were started anew; each launch has as many rounds, one after the other.
         warm_up_rounds: How many went before and are not counted.
-        prompt_tokens: Tokens of the prompt.
-        decode_tokens: Tokens decoded in a round.
+        prompt_tokens: Tokens of the prompt, or of the text that is read; 0 for an image or a sound.
+        decode_tokens: Tokens decoded in a round; 0 for an encoder.
         threads: Threads that compute one operator.
         runtime: Name and version of the runtime.
         bandwidth_bytes_per_second: Memory read bandwidth, measured here with as many threads; the median of what was
@@ -92,8 +90,7 @@ class BenchmarkReport:
 
     dense: Subject
     pruned: Subject
-    prefill: PhaseResult
-    decode: PhaseResult
+    phases: Mapping[str, PhaseResult]
     rounds: int
     launches: int
     warm_up_rounds: int
@@ -185,8 +182,8 @@ def benchmark_graphs(
         threads: Threads that compute one operator; by default one for each core.
         rounds: How many rounds to measure, rounded up to a multiple of `launches`.
         launches: How often to start both processes; an even number, so that each is the first as often.
-        prompt_tokens: Tokens of the prompt; fewer where the models' context is shorter.
-        decode_tokens: Tokens to decode in each round.
+        prompt_tokens: Tokens of the prompt, or of the text that is read; fewer where the models' context is shorter.
+        decode_tokens: Tokens to decode in each round; encoders decode none.
         seed: Of the prompt's tokens and of the bootstrap.
         on_progress: Called with the number of rounds done and of all.
 
@@ -209,7 +206,7 @@ def benchmark_graphs(
     warm_up_rounds, bandwidths = 0, []
     for launch in range(launches):
         first, second = subjects if launch % 2 == 0 else reversed(subjects)
-        with _worker(first.folder, threads) as first_worker, _worker(second.folder, threads) as second_worker:
+        with start_worker(first.folder, threads) as first_worker, start_worker(second.folder, threads) as second_worker:
             pair = (first, first_worker), (second, second_worker)
             for record, worker in pair:
                 record.ready.append(worker.ready)
@@ -232,7 +229,7 @@ class _Record:
     times: list[RoundTimes] = field(default_factory=list)
 
 
-def _run_round(pair: Iterable[tuple[_Record, _Worker]], task: Round) -> None:
+def _run_round(pair: Iterable[tuple[_Record, Worker]], task: Round) -> None:
     for record, worker in pair:
         record.times.append(worker.time(task))
 
@@ -242,17 +239,17 @@ def _report(
 ) -> BenchmarkReport:
     dense, pruned = subjects
     ready = dense.ready[0]
-    prefill = PhaseResult.of(
-        *([[times.prefill] for times in record.times] for record in subjects), launches=launches, seed=task.seed
-    )
-    decode = PhaseResult.of(
-        *([times.decode for times in record.times] for record in subjects), launches=launches, seed=task.seed
-    )
+    phases = {
+        phase: PhaseResult.of(
+            *([times.phases[phase] for times in record.times] for record in subjects), launches=launches, seed=task.seed
+        )
+        for phase in dense.times[0].phases
+    }
+    decode = phases.get(DECODE)
     return BenchmarkReport(
-        dense=_describe(dense, decode.dense.median, bandwidth),
-        pruned=_describe(pruned, decode.pruned.median, bandwidth),
-        prefill=prefill,
-        decode=decode,
+        dense=_describe(dense, decode.dense.median if decode is not None else None, bandwidth),
+        pruned=_describe(pruned, decode.pruned.median if decode is not None else None, bandwidth),
+        phases=phases,
         rounds=len(dense.times),
         launches=launches,
         warm_up_rounds=warm_up_rounds,
@@ -267,37 +264,50 @@ def _report(
 
 
 def _choose_round(folders: Sequence[Path], prompt_tokens: int, decode_tokens: int, seed: int) -> Round:
-    """A round that fits into the context and the vocabulary of all graphs."""
+    """A round that fits into the context and the vocabulary of all graphs.
+
+    What the model reads, and what it writes, decide which tokens there are.
+    """
     for folder in folders:
-        if not (folder / GRAPH).is_file():
-            raise ModelError(f"{folder} holds no {GRAPH}.\nExport a checkpoint first: amp-export export --to onnx.")
+        exported_graphs(folder)
     configs = [read_config(folder)[1] for folder in folders]
-    context = min(config.max_position_embeddings for config in configs)
-    prompt_tokens = min(prompt_tokens, context - decode_tokens)
-    if prompt_tokens < 1:
+    architecture = configs[0].architecture
+    limits = [config.longest_text for config in configs if config.longest_text is not None]
+    context = min(limits, default=prompt_tokens + decode_tokens + 1)
+    decode_tokens = decode_tokens if architecture.kind is not Kind.ENCODER else 0
+    if architecture.modality is not Modality.TEXT:
+        prompt_tokens = 0
+    room = context - decode_tokens - (architecture.kind is Kind.ENCODER_DECODER)
+    if room < (architecture.kind is Kind.DECODER):
         raise RequestError(f"{decode_tokens} decoded tokens and a prompt do not fit into a context of {context}.")
-    return Round(prompt_tokens, decode_tokens, min(config.vocab_size for config in configs), seed)
+    prompt_tokens = min(prompt_tokens, room if architecture.kind is Kind.DECODER else context)
+    return Round(prompt_tokens, decode_tokens, min(map(_vocabulary, configs)), seed)
 
 
-def _warm_up(workers: Sequence[_Worker], task: Round) -> int:
+def _vocabulary(config: ModelConfig) -> int:
+    """Tokens that a model knows; one where it knows images alone, and none is drawn."""
+    return config.sizes.get("vocab_size", 1)
+
+
+def _warm_up(workers: Sequence[Worker], task: Round) -> int:
     """Runs rounds until all graphs take the same time twice in a row; returns how many."""
     before: list[float] = []
     for number in range(1, WARM_UP_LIMIT + 1):
-        now = [times.prefill + sum(times.decode) for times in (worker.time(task) for worker in workers)]
+        now = [times.total for times in (worker.time(task) for worker in workers)]
         if before and all(abs(new - old) < SETTLED * old for new, old in zip(now, before, strict=True)):
             return number
         before = now
     return WARM_UP_LIMIT
 
 
-def _describe(record: _Record, decode_seconds: float, bandwidth: float) -> Subject:
-    weight_bytes = weight_bytes_per_token(record.folder / GRAPH)
+def _describe(record: _Record, decode_seconds: float | None, bandwidth: float) -> Subject:
+    weight_bytes = weight_bytes_per_token(exported_graphs(record.folder)[-1]) if decode_seconds is not None else None
     return Subject(
-        bytes_on_disk=sum(file.stat().st_size for file in record.folder.glob(f"{GRAPH}*")),
+        bytes_on_disk=sum(file.stat().st_size for file in record.folder.glob("*.onnx*")),
         peak_memory_bytes=max(times.peak_memory_bytes for times in record.times),
         load_seconds=statistics.median(ready.load_seconds for ready in record.ready),
         weight_bytes_per_token=weight_bytes,
-        bandwidth_share=weight_bytes / decode_seconds / bandwidth,
+        bandwidth_share=weight_bytes / decode_seconds / bandwidth if weight_bytes and decode_seconds else None,
     )
 
 
@@ -322,67 +332,3 @@ def weight_bytes_per_token(graph: Path) -> int:
 def _stored_bytes(tensor: Any) -> int:
     external = {entry.key: entry.value for entry in tensor.external_data}
     return int(external.get("length", len(tensor.raw_data)))
-
-
-class _Worker:
-    """One graph in a process of its own; `_worker` makes one and ends it.
-
-    A process of multiprocessing would import the caller's main script again, which then must be written for it.
-    """
-
-    def __init__(self, folder: Path, process: subprocess.Popen[str], log: Any) -> None:
-        self.folder = folder
-        self._process = process
-        self._log = log
-        self.ready = Ready(**self._receive())
-
-    def time(self, task: Round) -> RoundTimes:
-        """Lets the process run one round.
-
-        Raises:
-            AmpExportError: It died.
-        """
-        assert self._process.stdin is not None
-        try:
-            print(json.dumps(asdict(task)), file=self._process.stdin, flush=True)
-        except OSError as error:
-            raise self._death() from error
-        return RoundTimes(**self._receive())
-
-    def _receive(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line.endswith("\n"):
-            raise self._death()
-        answer: dict[str, Any] = json.loads(line)
-        if "error" in answer:
-            kinds = {kind.__name__: kind for kind in (ModelError, RequestError, UnsupportedModelError)}
-            raise kinds.get(answer["error"], AmpExportError)(answer["message"])
-        return answer
-
-    def _death(self) -> AmpExportError:
-        code = self._process.wait()
-        self._log.seek(0)
-        said = self._log.read().decode(errors="replace").strip().splitlines() or ["It said nothing."]
-        cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        advice = "It may have run out of memory: close other programs, or use shorter prompts." if code < 0 else ""
-        return AmpExportError(
-            f"The process that ran the graph in {self.folder} died ({cause}).\n{said[-1]}\n{advice}".rstrip()
-        )
-
-
-@contextlib.contextmanager
-def _worker(folder: Path, threads: int | None) -> Iterator[_Worker]:
-    command = [sys.executable, "-P", "-m", "amp_export.benchmark_worker", str(folder)]
-    command += [] if threads is None else [str(threads)]
-    # wherever this package was imported from, the process has to find it too
-    search = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(search)}
-    pipe = subprocess.PIPE
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=log, text=True, env=environment)
-        try:
-            yield _Worker(folder, process, log)
-        finally:
-            process.kill()  # it holds nothing that is worth waiting for
-            process.communicate()

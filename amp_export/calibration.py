@@ -104,7 +104,8 @@ def _read_file(file: Path) -> list[Row]:
     if file.suffix.lower() not in (".jsonl", ".txt"):
         raise CalibrationError(
             f"{file} is neither a .jsonl nor a .txt file.\n"
-            "Give one prompt a line as .txt, or one JSON object a line as .jsonl."
+            "Give one prompt a line as .txt, or one JSON object a line as .jsonl; images or sounds as .npz or "
+            ".safetensors."
         )
     lines = [(number, line) for number, line in enumerate(_read_text(file).split("\n"), start=1) if line.strip()]
     if not lines:

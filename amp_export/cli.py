@@ -62,7 +62,8 @@ UniformOption = Annotated[
     Uniform, typer.Option("--uniform", help="What no stock config can say is resized at load, or padded with zeros.")
 ]
 Calibration = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Prompts to score on: .txt or .jsonl, one a line.")
+    Path | None,
+    typer.Option(metavar="FILE", help="What to score on: prompts (.txt, .jsonl), or images or sounds (.npz)."),
 ]
 ScoresOption = Annotated[Path | None, typer.Option("--scores", metavar="FILE", help="Scores of an earlier run.")]
 PlanOption = Annotated[Path | None, typer.Option("--plan", metavar="FILE", help="A plan, instead of a ratio.")]

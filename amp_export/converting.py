@@ -31,7 +31,7 @@ class ConvertOptions:
     Attributes:
         precision: The precision of the graph.
         via: How the graph is made.
-        calibration: A `.jsonl` or `.txt` file of prompts.
+        calibration: A `.jsonl` or `.txt` file of prompts, or a `.npz` or `.safetensors` file with images or sounds.
         scores: Scores of an earlier run.
         plan: A plan file.
         uniform: What becomes of a plan that no stock config can say.

@@ -1,4 +1,4 @@
-"""What parity is checked on: prompts, padding and decode steps, replayed alike through any runtime."""
+"""What a decoder's parity is checked on: prompts, padding and decode steps, replayed alike through any runtime."""
 
 from __future__ import annotations
 
@@ -55,18 +55,23 @@ def token_pool(checkpoint: Path, vocab_size: int) -> Integers:
     """
     from amp_export.calibration import shipped_texts
     from amp_export.errors import ModelError
-    from amp_export.loading import load_tokenizer
+    from amp_export.loading import load_tokenizer, quiet_transformers
 
     try:
         tokenizer = load_tokenizer(checkpoint)
     except ModelError:
         return np.random.default_rng(0).integers(vocab_size, size=4096, dtype=np.int64)
-    return np.asarray(tokenizer("\n".join(shipped_texts())).input_ids, dtype=np.int64)
+    with quiet_transformers():  # the text is longer than what a model reads at once, and meant to be
+        return np.asarray(tokenizer("\n".join(shipped_texts())).input_ids, dtype=np.int64)
 
 
 def draw_tokens(case: Case, pool: Integers) -> Integers:
-    """Token ids for a case, [batch, longest prompt + decode steps]: each row starts elsewhere in the pool."""
-    rows, length = len(case.prompt_lengths), max(case.prompt_lengths) + case.decode_steps
+    """Token ids for a case, [batch, longest prompt + decode steps]."""
+    return draw_rows(pool, len(case.prompt_lengths), max(case.prompt_lengths) + case.decode_steps)
+
+
+def draw_rows(pool: Integers, rows: int, length: int) -> Integers:
+    """Token ids, [rows, length]: each row starts elsewhere in the pool."""
     starts = np.arange(rows) * (len(pool) // rows)
     return pool.take(starts[:, None] + np.arange(length), mode="wrap")
 

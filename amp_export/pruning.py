@@ -7,12 +7,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amp_export.architectures import Kind, parameter_count
+from amp_export.architectures import Kind, Modality, ModelConfig, parameter_count
 from amp_export.budgets import PlanSettings, list_candidates
 from amp_export.calibration import Calibration, load_calibration
+from amp_export.calibration_arrays import SUFFIXES, SampleArrays, check_arrays, no_samples, read_arrays
 from amp_export.checking import check_known_fields
 from amp_export.checkpoints import Checkpoint, check_finite, hash_weights, open_checkpoint, write_checkpoint
-from amp_export.errors import RequestError
+from amp_export.errors import CalibrationError, ModelError, RequestError
 from amp_export.loading import load_model, load_tokenizer
 from amp_export.manifest import Manifest, SourceRecord
 from amp_export.options import Allocation, HeadPolicy, PerLayer, TargetName, Uniform
@@ -24,7 +25,7 @@ from amp_export.proving import ReloadProof, expect, prove_reload
 from amp_export.quality import perplexity
 from amp_export.reporting import Report
 from amp_export.rewriting import MODELING_FILE, Rewrite, rewrite
-from amp_export.scoring import Scores, score, tokenize
+from amp_export.scoring import Scores, score, score_batches, tokenize
 from amp_export.slicing import module_tensors, prune_module
 from amp_export.sources import Source, resolve_model
 
@@ -83,7 +84,8 @@ class PruneRequest:
         checkpoint: Its files.
         settings: What plan is asked for; None where a plan is given.
         uniform: What becomes of a plan that no stock config can say.
-        calibration: The text to score on and to measure quality with.
+        calibration: The text to score on and to measure quality with, or the images or sounds to score on. None where
+            the model reads those, and scores or a plan were given.
         scores: Scores that were measured before, or None.
         plan: A plan that was given, or None.
     """
@@ -92,7 +94,7 @@ class PruneRequest:
     checkpoint: Checkpoint
     settings: PlanSettings | None
     uniform: Uniform
-    calibration: Calibration
+    calibration: Calibration | SampleArrays | None
     scores: Scores | None
     plan: Plan | None
 
@@ -129,7 +131,7 @@ def prune(
         heads_per_layer: Whether all layers keep as many heads.
         neurons_per_layer: Whether all layers keep as many neurons.
         uniform: What becomes of a plan that no stock config can say.
-        calibration: A `.jsonl` or `.txt` file of prompts.
+        calibration: A `.jsonl` or `.txt` file of prompts, or a `.npz` or `.safetensors` file with images or sounds.
         scores: Scores of an earlier run, which spare the calibration pass.
         plan: A plan file, perhaps changed by hand.
         allow_pickle: Whether weights may be read from torch pickles, where there are no others.
@@ -179,7 +181,7 @@ def prepare(
     """
     if (settings is None) == (plan is None):
         raise RequestError("Give either a ratio or a plan: a plan says itself how much is removed.")
-    prompts = load_calibration(calibration)
+    given_samples = _read_calibration(calibration) if calibration is not None else None
     source = resolve_model(model, allow_pickle=allow_pickle, on_status=progress.note)
     checkpoint = open_checkpoint(source.path)
     check_known_fields(checkpoint.raw_config, checkpoint.config.architecture)
@@ -189,9 +191,29 @@ def prepare(
     if given_plan is not None:
         rewrite(checkpoint.raw_config, checkpoint.config, given_plan.widths, pad=uniform is Uniform.PAD)
     given_scores = Scores.load(scores, checkpoint.config) if scores is not None else None
+    samples = _fit_calibration(given_samples, checkpoint.config, needed=given_plan is None and given_scores is None)
     with progress.step("Checking weights") as advance:
         check_finite(checkpoint, on_progress=advance)
-    return PruneRequest(source, checkpoint, settings, uniform, prompts, given_scores, given_plan)
+    return PruneRequest(source, checkpoint, settings, uniform, samples, given_scores, given_plan)
+
+
+def _read_calibration(file: Path) -> Calibration | SampleArrays:
+    return read_arrays(file) if file.suffix.lower() in SUFFIXES else load_calibration(file)
+
+
+def _fit_calibration(
+    given: Calibration | SampleArrays | None, config: ModelConfig, *, needed: bool
+) -> Calibration | SampleArrays | None:
+    """What a model is scored on: what it reads must be what is given, and text alone is there without being given."""
+    if config.architecture.modality is Modality.TEXT:
+        if isinstance(given, SampleArrays):
+            raise CalibrationError(f"{given.file} holds arrays, and {config.class_name} reads text.\nGive a .txt file.")
+        return given or load_calibration()
+    if isinstance(given, SampleArrays):
+        check_arrays(given, config)
+    elif given is not None or needed:
+        raise no_samples(config)
+    return given
 
 
 def prune_into(folder: Path, request: PruneRequest, progress: Progress) -> tuple[PruneResult, Manifest]:
@@ -202,18 +224,9 @@ def prune_into(folder: Path, request: PruneRequest, progress: Progress) -> tuple
     """
     checkpoint = request.checkpoint
     with progress.step("Loading the dense model") as _:
-        model, tokenizer = load_model(checkpoint.path), load_tokenizer(checkpoint.path)
-    # only a decoder predicts the next token; what pruning cost the others is not measured
-    held_back = []
-    if checkpoint.config.architecture.kind is Kind.DECODER:
-        held_back = tokenize(
-            tokenizer,
-            request.calibration.held_back,
-            limit=checkpoint.config.max_position_embeddings,
-            vocab_size=checkpoint.config.vocab_size,
-        )
-    with progress.step("Measuring the dense model's perplexity") as _:
-        dense_perplexity = perplexity(model, held_back)
+        model, tokenizer = load_model(checkpoint.path), _load_tokenizer(checkpoint)
+    held_back = _held_back(request, tokenizer)
+    dense_perplexity = _perplexity(model, held_back, "dense", progress)
 
     plan = request.plan or _plan(folder, request, model, tokenizer, progress)
     pad = request.uniform is Uniform.PAD
@@ -221,8 +234,7 @@ def prune_into(folder: Path, request: PruneRequest, progress: Progress) -> tuple
     plan.save(folder / PLAN)
 
     model = prune_module(model, checkpoint.config, plan, widths=rewritten.widths)
-    with progress.step("Measuring the pruned model's perplexity") as _:
-        pruned_perplexity = perplexity(model, held_back)
+    pruned_perplexity = _perplexity(model, held_back, "pruned", progress)
     expected = expect(model, checkpoint.config, tokenizer)
     with progress.step("Writing the pruned checkpoint") as _:
         save_pruned(folder / PRUNED, model, rewritten, companions=checkpoint.companions())
@@ -232,6 +244,7 @@ def prune_into(folder: Path, request: PruneRequest, progress: Progress) -> tuple
 
     quality = None
     if dense_perplexity is not None and pruned_perplexity is not None:
+        assert request.calibration is not None
         text = f"{len(held_back)} prompts held back from calibration: {request.calibration.origin}"
         quality = Quality(dense_perplexity, pruned_perplexity, text)
     result = PruneResult(
@@ -246,28 +259,66 @@ def prune_into(folder: Path, request: PruneRequest, progress: Progress) -> tuple
     return result, _manifest(request, result)
 
 
+def _load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase | None:
+    """The tokenizer, which must be there only where it is needed for calibration."""
+    try:
+        return load_tokenizer(checkpoint.path)
+    except ModelError:
+        if checkpoint.config.architecture.modality is Modality.TEXT:
+            raise
+        return None
+
+
+def _held_back(request: PruneRequest, tokenizer: PreTrainedTokenizerBase | None) -> list[list[int]]:
+    """Texts to measure quality on; only a decoder predicts the next token, and what pruning cost others stays open."""
+    config = request.checkpoint.config
+    if config.architecture.kind is not Kind.DECODER:
+        return []
+    assert isinstance(request.calibration, Calibration)
+    assert tokenizer is not None
+    limit = config.max_position_embeddings
+    return tokenize(tokenizer, request.calibration.held_back, limit=limit, vocab_size=config.vocab_size)
+
+
+def _perplexity(model: PreTrainedModel, held_back: list[list[int]], which: str, progress: Progress) -> float | None:
+    if not held_back:
+        return None
+    with progress.step(f"Measuring the {which} model's perplexity") as _:
+        return perplexity(model, held_back)
+
+
 def _plan(
     folder: Path,
     request: PruneRequest,
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | None,
     progress: Progress,
 ) -> Plan:
-    checkpoint, calibration = request.checkpoint, request.calibration
-    scores = request.scores
-    if scores is None:
-        with progress.step("Scoring heads and neurons") as advance:
-            scores = score(
-                model,
-                tokenizer,
-                calibration.prompts,
-                checkpoint.config,
-                origin=calibration.origin,
-                on_progress=advance,
-            )
+    checkpoint = request.checkpoint
+    scores = request.scores if request.scores is not None else _score(request, model, tokenizer, progress)
     scores.save(folder / SCORES)
     assert request.settings is not None
     return make_plan(checkpoint.raw_config, checkpoint.config, scores, request.settings)
+
+
+def _score(
+    request: PruneRequest, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, progress: Progress
+) -> Scores:
+    config, given = request.checkpoint.config, request.calibration
+    assert given is not None
+    with progress.step("Scoring heads and neurons") as advance:
+        if isinstance(given, SampleArrays):
+            batches = given.batches(model, config)
+            return score_batches(model, batches, given.samples, config, origin=given.origin, on_progress=advance)
+        assert tokenizer is not None
+        return score(model, tokenizer, given.prompts, config, origin=given.origin, on_progress=advance)
+
+
+def _origin(request: PruneRequest) -> str | None:
+    """What the scores were measured on; None where a plan was given instead."""
+    if request.scores is not None:
+        return request.scores.origin
+    return request.calibration.origin if request.calibration is not None else None
 
 
 def _padding_note(checkpoint: Checkpoint, result: PruneResult) -> Iterator[str]:
@@ -306,7 +357,7 @@ def _manifest(request: PruneRequest, result: PruneResult) -> Manifest:
         "settings": dict(plan.settings),
         "reasons": dict(plan.reasons),
         "notes": [*plan.notes, *_padding_note(checkpoint, result)],
-        "calibration": request.scores.origin if request.scores is not None else request.calibration.origin,
+        "calibration": _origin(request),
     }
     return Manifest(
         source=SourceRecord(request.source.asked, str(checkpoint.path.resolve()), hash_weights(checkpoint)),

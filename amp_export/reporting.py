@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ from typing import Any
 from amp_export.errors import OutputError
 from amp_export.gains import Conclusion
 from amp_export.manifest import Manifest, package_versions, read_document
+from amp_export.rewriting import RewriteKind
 
-SCHEMA = 1
+SCHEMA = 2
 JSON_NAME = "report.json"
 MARKDOWN_NAME = "report.md"
 
@@ -50,11 +51,16 @@ class Report:
         """Reads the report of an output directory.
 
         Raises:
-            OutputError: There is none, it is damaged, or it is from a newer version.
+            OutputError: There is none, it is damaged, or it is from another version.
         """
         if not (output / JSON_NAME).is_file():
             raise OutputError(f"{output} holds no {JSON_NAME}: nothing was measured there yet.")
         content = read_document(output / JSON_NAME, newest=SCHEMA)
+        if content["schema"] != SCHEMA:
+            raise OutputError(
+                f"{output / JSON_NAME} has schema {content['schema']}, and this version reads {SCHEMA}.\n"
+                "Measure again: amp-export validate, then amp-export benchmark."
+            )
         try:
             return cls(**content)
         except TypeError as error:
@@ -115,7 +121,7 @@ def record_verdicts(manifest: Manifest, report: Report) -> Manifest:
     if report.parity is not None:
         manifest = manifest.with_verdict("parity", {"holds": report.parity["holds"]})
     if report.benchmark is not None:
-        gains = {phase: report.benchmark[phase]["speedup"] for phase in ("prefill", "decode")}
+        gains = {phase: result["speedup"] for phase, result in report.benchmark["phases"].items()}
         manifest = manifest.with_verdict("gain", gains)
     return manifest
 
@@ -135,10 +141,7 @@ def summary_rows(report: Report) -> Iterator[Row]:
     if (pruning := report.pruning) is not None:
         before, after = pruning["parameters_before"], pruning["parameters_after"]
         yield Row("Parameters", f"{before / 1e6:.1f} M", f"{after / 1e6:.1f} M", _change(before, after))
-        first, dense = pruning["widths"][0], pruning["widths_before"]
-        yield Row("Query heads a layer", f"{dense['query_heads']}", f"{first['query_heads']}")
-        yield Row("Key/value heads", f"{dense['key_value_heads']}", f"{first['key_value_heads']}")
-        yield Row("Neurons a layer", f"{dense['neurons']}", f"{first['neurons']}")
+        yield from _width_rows(pruning["widths_before"], pruning["widths"])
     if (quality := report.quality) is not None:
         dense_perplexity, pruned_perplexity = quality["dense"], quality["pruned"]
         change = f"x {pruned_perplexity / dense_perplexity:.2f}"
@@ -147,16 +150,26 @@ def summary_rows(report: Report) -> Iterator[Row]:
         yield from _benchmark_rows(benchmark)
 
 
+def _width_rows(dense: Section, layers: Sequence[Section]) -> Iterator[Row]:
+    yield Row("Query heads a layer", f"{dense['query_heads']}", _range(layers, "query_heads"))
+    # where heads do not share keys and values, there are as many of one as of the other
+    if any(widths["key_value_heads"] != widths["query_heads"] for widths in (dense, *layers)):
+        yield Row("Key/value heads", f"{dense['key_value_heads']}", _range(layers, "key_value_heads"))
+    yield Row("Neurons a layer", f"{dense['neurons']}", _range(layers, "neurons"))
+
+
+def _range(layers: Sequence[Section], unit: str) -> str:
+    """What the layers that have any keep: one number where all keep the same."""
+    counts = [layer[unit] for layer in layers if layer[unit]]
+    return f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+
+
 def _benchmark_rows(benchmark: Section) -> Iterator[Row]:
     dense, pruned = benchmark["dense"], benchmark["pruned"]
     for label, key in (("Size on disk", "bytes_on_disk"), ("Peak memory", "peak_memory_bytes")):
         yield Row(label, _megabytes(dense[key]), _megabytes(pruned[key]), _change(dense[key], pruned[key]))
-    lengths = {
-        "prefill": f"Prefill, {benchmark['prompt_tokens']} tokens",
-        "decode": f"Decode after {benchmark['prompt_tokens']}",
-    }
-    for phase, label in lengths.items():
-        result = benchmark[phase]
+    for phase, result in benchmark["phases"].items():
+        label = _phase_label(phase, benchmark["prompt_tokens"])
         low, high = result["interval"]
         significant = result["conclusion"] != Conclusion.NOT_SIGNIFICANT
         value = f"x {result['speedup']:.2f}" if significant else result["conclusion"]
@@ -164,14 +177,20 @@ def _benchmark_rows(benchmark: Section) -> Iterator[Row]:
         yield Row(label, _milliseconds(result["dense"]["median"]), _milliseconds(result["pruned"]["median"]), gain)
 
 
+def _phase_label(phase: str, prompt_tokens: int) -> str:
+    """A phase and what it is of: an image or a sound has no tokens."""
+    if phase == "decode":
+        return f"Decode after {prompt_tokens}" if prompt_tokens else "Decode"
+    return f"{phase.capitalize()}, {prompt_tokens} tokens" if prompt_tokens else f"{phase.capitalize()}, one sample"
+
+
 def verdict_lines(report: Report) -> Iterator[str]:
     """What was proved, one sentence a line."""
+    if report.pruning is not None and report.pruning["rewrite"].get("kind") not in (None, RewriteKind.SAME_CLASS):
+        rewrite = report.pruning["rewrite"]
+        yield f"Rewritten as {rewrite['class']} ({rewrite['kind']}): {rewrite['reason']}."
     if report.pruning is not None and report.pruning["reload"] is not None:
-        reload = report.pruning["reload"]
-        yield (
-            f"Reload: {reload['class_name']} in a process without amp_export, {reload['logits_compared']:,} logits "
-            f"and {reload['tokens_compared']} token ids equal bit for bit."
-        )
+        yield _reload_line(report.pruning["reload"])
     if (parity := report.parity) is not None:
         worst = max(case["max_error"] for case in parity["cases"])
         held = sum(case["holds"] for case in parity["cases"])
@@ -181,8 +200,8 @@ def verdict_lines(report: Report) -> Iterator[str]:
             f"{parity['tolerance']:.2g}."
         )
         yield from (
-            f"{case['name']}: off by up to {case['max_error']:.3g} and {case['mean_error']:.3g} in the mean, tolerated "
-            f"are {parity['tolerance']:.3g} and {parity['mean_tolerance']:.3g}."
+            f"{_case_name(case)}: off by up to {case['max_error']:.3g} and {case['mean_error']:.3g} in the mean, "
+            f"tolerated are {case['tolerance']:.3g} and {case['mean_tolerance']:.3g}."
             for case in parity["cases"]
             if not case["holds"]
         )
@@ -194,14 +213,27 @@ def verdict_lines(report: Report) -> Iterator[str]:
         yield f"Note: {note}"
 
 
+def _reload_line(reload: Section) -> str:
+    tokens = f" and {reload['tokens_compared']} token ids" if reload["tokens_compared"] else ""
+    # named after the end of the class: a model without a head returns its last hidden states
+    bare = reload["class_name"].endswith("Model") and not reload["class_name"].endswith("LMHeadModel")
+    values = "hidden values" if bare else "logits"
+    return (
+        f"Reload: {reload['class_name']} in a process without amp_export, {reload['logits_compared']:,} {values}"
+        f"{tokens} equal bit for bit."
+    )
+
+
 def _benchmark_line(benchmark: Section) -> str:
+    times = (
+        f"Times are medians of {benchmark['rounds']} interleaved rounds, {benchmark['runtime']}, "
+        f"{benchmark['threads']} threads; in brackets the bootstrap 95 % interval."
+    )
+    if any(benchmark[name]["bandwidth_share"] is None for name in ("dense", "pruned")):
+        return times
     shares = ", ".join(f"{name} {benchmark[name]['bandwidth_share']:.0%}" for name in ("dense", "pruned"))
     bandwidth = benchmark["bandwidth_bytes_per_second"] / 1e9
-    return (
-        f"Times are medians of {benchmark['rounds']} interleaved rounds, {benchmark['runtime']}, "
-        f"{benchmark['threads']} threads; in brackets the bootstrap 95 % interval. "
-        f"Decode's share of the measured memory read bandwidth ({bandwidth:.1f} GB/s): {shares}."
-    )
+    return f"{times} Decode's share of the measured memory read bandwidth ({bandwidth:.1f} GB/s): {shares}."
 
 
 def to_markdown(report: Report) -> str:
@@ -228,9 +260,14 @@ def to_markdown(report: Report) -> str:
 
 def _case_line(case: Section) -> str:
     errors = (case[name] for name in ("max_error", "mean_error", "noise", "mean_noise"))
-    cells = [case["name"], str(case["positions"]), *(f"{error:.2g}" for error in errors)]
+    cells = [_case_name(case), str(case["positions"]), *(f"{error:.2g}" for error in errors)]
     cells += [f"{case['top1_agreement']:.1%}", "yes" if case["holds"] else "**no**"]
     return f"| {' | '.join(cells)} |"
+
+
+def _case_name(case: Section) -> str:
+    """The case, and which output it is of where a model returns something else than logits."""
+    return str(case["name"]) if case["output"] == "logits" else f"{case['name']}, {case['output']}"
 
 
 def _change(before: float, after: float) -> str:

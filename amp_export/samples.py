@@ -13,6 +13,23 @@ OUTPUTS = ("logits", "last_hidden_state", "image_embeds")
 """What models call their output, in the order in which it is looked for."""
 
 
+def input_name(config: ModelConfig) -> str:
+    """What a model calls that which it reads."""
+    names = {Modality.TEXT: "input_ids", Modality.IMAGE: "pixel_values", Modality.SOUND: "input_features"}
+    return names[config.architecture.modality]
+
+
+def signal_shape(config: ModelConfig) -> tuple[int, ...]:
+    """The shape of one image [channels, height, width], or of one sound [bins, frames]."""
+    if config.architecture.modality is Modality.IMAGE:
+        size = config.fields["image_size"]
+        height, width = (size, size) if isinstance(size, int) else size
+        return config.size("num_channels"), int(height), int(width)
+    assert config.architecture.modality is Modality.SOUND
+    # two frames make one position: the second convolution of `WhisperEncoder` has a stride of two
+    return config.size("num_mel_bins"), 2 * config.size("max_source_positions")
+
+
 def random_inputs(
     config: ModelConfig, *, samples: int, length: int, dtype: torch.dtype | None = None, seed: int = 0
 ) -> dict[str, torch.Tensor]:
@@ -35,14 +52,8 @@ def random_inputs(
     def signal(*shape: int) -> torch.Tensor:
         return torch.randn((samples, *shape), generator=generator).to(dtype or torch.float32)
 
-    inputs = {
-        Modality.TEXT: lambda: {"input_ids": tokens()},
-        Modality.IMAGE: lambda: {"pixel_values": signal(config.size("num_channels"), *[config.size("image_size")] * 2)},
-        # two frames make one position: the second convolution of `WhisperEncoder` has a stride of two
-        Modality.SOUND: lambda: {
-            "input_features": signal(config.size("num_mel_bins"), 2 * config.size("max_source_positions"))
-        },
-    }[config.architecture.modality]()
+    name = input_name(config)
+    inputs = {name: tokens() if config.architecture.modality is Modality.TEXT else signal(*signal_shape(config))}
     if config.architecture.kind is Kind.ENCODER_DECODER:
         inputs["decoder_input_ids"] = tokens()
     return inputs

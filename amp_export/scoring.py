@@ -104,7 +104,7 @@ def score(
         CalibrationError: No prompt has a token.
         ModelError: The activations are not finite.
     """
-    limit = config.sizes.get("max_position_embeddings", MAX_PROMPT_TOKENS)
+    limit = config.longest_text or MAX_PROMPT_TOKENS
     token_ids = tokenize(tokenizer, prompts, limit=limit, vocab_size=config.vocab_size)
     return score_tokens(model, token_ids, config, origin=origin, on_progress=on_progress)
 

@@ -6,8 +6,7 @@ two are apart is the noise of this model's arithmetic. A graph that is right is 
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,8 @@ from amp_export.reporting import update_report
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from amp_export.parity_cases import Case, Floats, Integers
+    from amp_export.parity_cases import Floats
+    from amp_export.parity_suites import AnyCase, Suite
 
 NOISE_FACTOR = 4.0
 """How many times PyTorch's own noise a graph may be off: two runtimes sum in different orders, and each order is a draw
@@ -34,25 +34,32 @@ REFERENCE = {Precision.FLOAT32: "float64", Precision.FLOAT16: "float32", Precisi
 
 @dataclass(frozen=True)
 class CaseResult:
-    """How one case came out.
+    """How one output of one case came out.
 
     Attributes:
         name: The case.
-        positions: Real token positions compared.
-        max_error: Largest absolute difference of a logit between graph and reference.
+        output: The graph's output.
+        positions: Real token positions compared; rows, where an output has one entry for a whole text or image.
+        max_error: Largest absolute difference between graph and reference.
         mean_error: Mean absolute difference.
         noise: Largest absolute difference between PyTorch in the graph's precision and the reference.
         mean_noise: The mean of that difference.
-        top1_agreement: Share of positions at which graph and reference rank the same token first.
+        tolerance: What the largest error may be: the largest noise of this output over all cases, times the factor.
+        mean_tolerance: What the mean error may be: the largest mean noise times the factor. Small faults show here.
+        top1_agreement: Share of positions at which graph and reference have their largest entry at the same place: of
+            logits, the same token or class.
         holds: Whether both errors are within their tolerance.
     """
 
     name: str
+    output: str
     positions: int
     max_error: float
     mean_error: float
     noise: float
     mean_noise: float
+    tolerance: float
+    mean_tolerance: float
     top1_agreement: float
     holds: bool
 
@@ -66,9 +73,9 @@ class ParityReport:
         reference_precision: What PyTorch computed the reference in.
         noise: The largest noise over all cases.
         noise_factor: How many times the noise is tolerated.
-        tolerance: What the largest error of a case may be: noise times factor.
-        mean_tolerance: What its mean error may be: the largest mean noise times factor. Small faults show here.
-        cases: Every case.
+        tolerance: The largest tolerance of an output.
+        mean_tolerance: The largest tolerance of an output's mean.
+        cases: Every output of every case.
         holds: Whether all of them hold.
     """
 
@@ -137,9 +144,16 @@ def compare(
     *,
     threads: int | None = None,
     progress: Progress,
-    cases: Sequence[Case] | None = None,
+    cases: Sequence[AnyCase] | None = None,
 ) -> ParityReport:
     """Compares a graph with the checkpoint it came from.
+
+    Args:
+        checkpoint: What was exported.
+        graph: The folder of the graph.
+        threads: Threads of the runtime; by default one for each core.
+        progress: Where to show what is going on.
+        cases: What to run, of the graph's kind; by default all that fits the model.
 
     Raises:
         ModelError: The checkpoint or the graph cannot be read.
@@ -147,61 +161,57 @@ def compare(
     """
     from amp_export.checkpoints import open_checkpoint
     from amp_export.exporters.onnx import run
-    from amp_export.parity_cases import DEFAULT_CASES, cases_within, replay, token_pool
+    from amp_export.parity_suites import choose_suite
 
-    config = open_checkpoint(checkpoint).config
-    chosen = cases_within(tuple(cases or DEFAULT_CASES), config.max_position_embeddings)
-    pool = token_pool(checkpoint, config.vocab_size)
-    decoder = run(graph, threads=threads)
-    precision = decoder.precision
+    model = run(graph, threads=threads)
+    precision = model.precision
+    suite = choose_suite(model, checkpoint, open_checkpoint(checkpoint).config, cases)
     with progress.step(f"Running the graph ({precision.value})") as _:
-        found = [replay(case, pool, decoder.forward) for case in chosen]
-    decoder.close()
+        found = suite.run_graph()
     with progress.step(f"Running PyTorch in {REFERENCE[precision]}") as _:
-        expected = _run_torch(checkpoint, REFERENCE[precision], chosen, pool)
+        expected = _run_torch(checkpoint, REFERENCE[precision], suite)
     with progress.step(f"Running PyTorch in {precision.value}") as _:
-        same_precision = _run_torch(checkpoint, precision.value, chosen, pool)
-
-    noises = [_distance(one, other) for one, other in zip(same_precision, expected, strict=True)]
-    noise, mean_noise = (max(each) for each in zip(*noises, strict=True))
-    results = tuple(
-        _judge(
-            case, graph_logits, reference_logits, case_noise, limits=(NOISE_FACTOR * noise, NOISE_FACTOR * mean_noise)
-        )
-        for case, graph_logits, reference_logits, case_noise in zip(chosen, found, expected, noises, strict=True)
-    )
+        same_precision = _run_torch(checkpoint, precision.value, suite)
+    results = tuple(_judge(suite.names, found, expected, same_precision))
     return ParityReport(
         precision=precision.value,
         reference_precision=REFERENCE[precision],
-        noise=noise,
+        noise=max(result.noise for result in results),
         noise_factor=NOISE_FACTOR,
-        tolerance=NOISE_FACTOR * noise,
-        mean_tolerance=NOISE_FACTOR * mean_noise,
+        tolerance=max(result.tolerance for result in results),
+        mean_tolerance=max(result.mean_tolerance for result in results),
         cases=results,
         holds=all(result.holds for result in results),
     )
 
 
 def _judge(
-    case: Case,
-    found_pv: Floats,
-    expected_pv: Floats,
-    noise: tuple[float, float],
-    *,
-    limits: tuple[float, float],
-) -> CaseResult:
-    worst, mean = _distance(found_pv, expected_pv)
-    return CaseResult(
-        name=case.name,
-        positions=len(found_pv),
-        max_error=worst,
-        mean_error=mean,
-        noise=noise[0],
-        mean_noise=noise[1],
-        top1_agreement=float((found_pv.argmax(axis=1) == expected_pv.argmax(axis=1)).mean()),
-        # a NaN compares false, so it fails
-        holds=worst <= limits[0] and mean <= limits[1],
-    )
+    names: Sequence[str],
+    found: Sequence[Mapping[str, Floats]],
+    expected: Sequence[Mapping[str, Floats]],
+    same_precision: Sequence[Mapping[str, Floats]],
+) -> Iterator[CaseResult]:
+    """Holds every output of every case against the noise of that output; outputs differ in size."""
+    for output in found[0]:
+        noises = [_distance(one[output], other[output]) for one, other in zip(same_precision, expected, strict=True)]
+        tolerance, mean_tolerance = (NOISE_FACTOR * max(each) for each in zip(*noises, strict=True))
+        for name, graph_by_name, reference_by_name, noise in zip(names, found, expected, noises, strict=True):
+            graph_pv, reference_pv = graph_by_name[output], reference_by_name[output]
+            worst, mean = _distance(graph_pv, reference_pv)
+            yield CaseResult(
+                name=name,
+                output=output,
+                positions=len(graph_pv),
+                max_error=worst,
+                mean_error=mean,
+                noise=noise[0],
+                mean_noise=noise[1],
+                tolerance=tolerance,
+                mean_tolerance=mean_tolerance,
+                top1_agreement=float((graph_pv.argmax(axis=1) == reference_pv.argmax(axis=1)).mean()),
+                # a NaN compares false, so it fails
+                holds=worst <= tolerance and mean <= mean_tolerance,
+            )
 
 
 def _distance(one_pv: Floats, other_pv: Floats) -> tuple[float, float]:
@@ -210,33 +220,14 @@ def _distance(one_pv: Floats, other_pv: Floats) -> tuple[float, float]:
     return float(difference_pv.max()), float(difference_pv.mean())
 
 
-def _run_torch(checkpoint: Path, precision: str, cases: Sequence[Case], pool: Integers) -> list[Floats]:
+def _run_torch(checkpoint: Path, precision: str, suite: Suite) -> list[Mapping[str, Floats]]:
     import torch
-    from transformers import DynamicCache
-
-    from amp_export.parity_cases import replay
 
     model = load_model(checkpoint, dtype=getattr(torch, precision))
     if precision == "float64" and model.config._attn_implementation == "eager":
         _keep_padding_finite(model)
-    # transformers 5.24 renamed the argument and warns at the old name
-    cache_argument = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
-
-    def forward(
-        input_ids_bs: Integers, attention_mask_bt: Integers, position_ids_bs: Integers, past: DynamicCache | None
-    ) -> tuple[Floats, DynamicCache]:
-        cache = past if past is not None else DynamicCache(config=model.config)
-        result = model(
-            input_ids=torch.from_numpy(input_ids_bs),
-            attention_mask=torch.from_numpy(attention_mask_bt),
-            position_ids=torch.from_numpy(position_ids_bs),
-            use_cache=True,
-            **{cache_argument: cache},
-        )
-        return result.logits.double().numpy(), cache
-
     with torch.inference_mode():
-        return [replay(case, pool, forward) for case in cases]
+        return suite.run_torch(model)
 
 
 def _keep_padding_finite(model: PreTrainedModel) -> None:

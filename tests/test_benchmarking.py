@@ -15,6 +15,7 @@ from tiny_models import save_tiny_model
 
 from amp_export import benchmarking, machine
 from amp_export.architectures import parameter_count
+from amp_export.benchmark_processes import start_worker
 from amp_export.benchmark_worker import Round
 from amp_export.benchmarking import benchmark_graphs, weight_bytes_per_token
 from amp_export.checkpoints import open_checkpoint
@@ -61,9 +62,9 @@ def test_two_graphs_are_compared(dense: Path, pruned: Path, capfd: pytest.Captur
     )
     assert capfd.readouterr() == ("", "")
     assert progress == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    for timing in (report.prefill.dense, report.prefill.pruned):
+    for timing in (report.phases["prefill"].dense, report.phases["prefill"].pruned):
         assert [len(samples) for samples in timing.samples] == [1] * 4
-    for timing in (report.decode.dense, report.decode.pruned):
+    for timing in (report.phases["decode"].dense, report.phases["decode"].pruned):
         assert [len(samples) for samples in timing.samples] == [4] * 4
         assert min(sample for samples in timing.samples for sample in samples) > 0
     assert report.dense.bytes_on_disk > report.pruned.bytes_on_disk
@@ -71,11 +72,14 @@ def test_two_graphs_are_compared(dense: Path, pruned: Path, capfd: pytest.Captur
     assert (report.prompt_tokens, report.decode_tokens) == (8, 4)
     assert report.runtime.startswith("ONNX Runtime 1.")
     assert report.dense.peak_memory_bytes > 10e6
-    for subject, phase in ((report.dense, report.decode.dense), (report.pruned, report.decode.pruned)):
+    for subject, phase in (
+        (report.dense, report.phases["decode"].dense),
+        (report.pruned, report.phases["decode"].pruned),
+    ):
         read = phase.median * report.bandwidth_bytes_per_second * subject.bandwidth_share
         assert read == pytest.approx(subject.weight_bytes_per_token)
     content = json.loads(json.dumps(asdict(report)))
-    assert content["decode"]["conclusion"] in ("faster", "slower", "no significant gain")
+    assert content["phases"]["decode"]["conclusion"] in ("faster", "slower", "no significant gain")
 
 
 def test_prompt_is_cut_to_the_context(dense: Path, pruned: Path) -> None:
@@ -87,8 +91,8 @@ def test_works_from_a_script_without_a_main_guard(dense: Path, pruned: Path, tmp
     script = tmp_path / "script.py"
     script.write_text(
         f"import sys\nsys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
-        "from pathlib import Path\nfrom amp_export import benchmarking\n"
-        f"with benchmarking._worker(Path({str(dense)!r}), 1) as worker:\n    print(worker.ready.threads)\n"
+        "from pathlib import Path\nfrom amp_export.benchmark_processes import start_worker\n"
+        f"with start_worker(Path({str(dense)!r}), 1) as worker:\n    print(worker.ready.threads)\n"
     )
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     found = subprocess.run([sys.executable, script], cwd=tmp_path, env=environment, capture_output=True, text=True)
@@ -129,7 +133,7 @@ def test_graph_that_does_not_load_is_refused_with_the_reason(dense: Path, tmp_pa
 
 
 def test_worker_that_is_killed_gives_an_error_that_names_the_signal(dense: Path) -> None:
-    with benchmarking._worker(dense, 1) as worker:
+    with start_worker(dense, 1) as worker:
         worker.time(TASK)
         os.kill(worker._process.pid, signal.SIGKILL)
         with pytest.raises(AmpExportError, match=r"died \(SIGKILL\)(?s:.)*run out of memory") as caught:
@@ -138,7 +142,7 @@ def test_worker_that_is_killed_gives_an_error_that_names_the_signal(dense: Path)
 
 
 def test_worker_that_dies_during_a_round_is_no_hang(dense: Path) -> None:
-    with benchmarking._worker(dense, 1) as worker:
+    with start_worker(dense, 1) as worker:
         os.kill(worker._process.pid, signal.SIGSTOP)
         threading.Timer(0.1, worker._process.kill).start()
         with pytest.raises(AmpExportError, match=r"died \(SIGKILL\)"):
@@ -148,7 +152,7 @@ def test_worker_that_dies_during_a_round_is_no_hang(dense: Path) -> None:
 def test_worker_that_fails_says_its_last_words(dense: Path) -> None:
     with (
         pytest.raises(AmpExportError, match=r"(?s)died \(exit code 1\).*out of data bounds"),
-        benchmarking._worker(dense, 1) as worker,
+        start_worker(dense, 1) as worker,
     ):
         worker.time(Round(prompt_tokens=8, decode_tokens=3, vocab_size=10**6, seed=0))
 
@@ -158,7 +162,7 @@ def test_idle_worker_takes_no_processor_time(dense: Path) -> None:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    with benchmarking._worker(dense, 2) as worker:
+    with start_worker(dense, 2) as worker:
         worker.time(TASK)
         time.sleep(0.1)
         before = processor_seconds(worker._process.pid)
@@ -167,7 +171,7 @@ def test_idle_worker_takes_no_processor_time(dense: Path) -> None:
 
 
 def test_no_process_is_left(dense: Path) -> None:
-    with benchmarking._worker(dense, 1) as worker:
+    with start_worker(dense, 1) as worker:
         process = worker._process
         assert process.poll() is None
     assert process.poll() is not None

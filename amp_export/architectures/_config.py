@@ -157,6 +157,15 @@ class ModelConfig:
         return self.sizes["max_position_embeddings"]
 
     @property
+    def longest_text(self) -> int | None:
+        """Tokens of the longest text that it takes; None where positions are relative and texts of any length do."""
+        limit = self.sizes.get("max_position_embeddings")
+        if limit is not None and self.architecture.positions_after_padding:
+            # RoBERTa's positions: `create_position_ids_from_input_ids`, `modeling_roberta.py`, transformers 5.24
+            limit -= int(self.fields["pad_token_id"]) + 1
+        return limit
+
+    @property
     def widths(self) -> LayerWidths:
         """The widths that every layer has by this config."""
         return LayerWidths(self.num_attention_heads, self.num_key_value_heads, self.intermediate_size)

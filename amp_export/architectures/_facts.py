@@ -285,6 +285,8 @@ class Architecture:
         windows_every_layer: Whether `sliding_window`, if set, holds for all layers without being switched on.
         siblings: Classes that can say what this one cannot, in order of preference.
         heads_tied: See `Stack`.
+        positions_after_padding: Whether positions begin after the padding token's number, so that the table of
+            positions has room for so many fewer tokens.
         base_model: Module path of the model below the head; a class without a head is that model itself.
         layers: Module path of the layers.
         head: Name of the head's module in files; None where there is none.
@@ -314,6 +316,7 @@ class Architecture:
     windows_every_layer: bool = False
     siblings: tuple[Sibling, ...] = ()
     heads_tied: bool = False
+    positions_after_padding: bool = False
     base_model: str = "model"
     layers: str = "model.layers"
     embedding: str = "model.embed_tokens"

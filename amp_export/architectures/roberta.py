@@ -10,7 +10,7 @@ _ATTENTION, _MLP, _NORMS = bert_layer()
 ARCHITECTURE = Architecture(
     model_type="roberta",
     class_name="RobertaForMaskedLM",
-    defaults={"vocab_size": 50265, **BERT_DEFAULTS},
+    defaults={"vocab_size": 50265, "pad_token_id": 1, **BERT_DEFAULTS},
     attention=_ATTENTION,
     mlp=_MLP,
     norms=_NORMS,
@@ -20,6 +20,7 @@ ARCHITECTURE = Architecture(
     # an encoder that is used as a decoder has a cache and perhaps a second attention
     required={"is_decoder": False, "add_cross_attention": False},
     says_head_dim_when=None,
+    positions_after_padding=True,
     base_model="roberta",
     layers="roberta.encoder.layer",
 )

@@ -43,6 +43,7 @@ ARCHITECTURE = Architecture(
         "max_target_positions": 448,
         "tie_word_embeddings": True,
         "decoder_start_token_id": 50257,
+        "eos_token_id": 50256,
     },
     attention=_attention("self_attn"),
     mlp=_MLP,

@@ -1,20 +1,30 @@
-"""Models as ONNX graphs: decoders built directly from config and weights, all others traced; and their runner."""
+"""Models as ONNX graphs: decoders built directly from config and weights, all others traced; and their runners."""
 
 from __future__ import annotations
 
 from amp_export.exporters.onnx.exporting import OnnxExport, export
-from amp_export.exporters.onnx.running import OnnxDecoder, Past, require_runtime, run
+from amp_export.exporters.onnx.running import OnnxModel, run
+from amp_export.exporters.onnx.running_decoders import OnnxDecoder, Past
+from amp_export.exporters.onnx.running_encoders import OnnxEncoder
+from amp_export.exporters.onnx.running_seq2seq import OnnxEncoderDecoder, Source, WrittenPast
+from amp_export.exporters.onnx.sessions import exported_graphs, require_runtime
 from amp_export.exporters.onnx.support import can_build
 from amp_export.exporters.onnx.tracing import ModelKind, TracedExport, trace
 
 __all__ = [
     "ModelKind",
     "OnnxDecoder",
+    "OnnxEncoder",
+    "OnnxEncoderDecoder",
     "OnnxExport",
+    "OnnxModel",
     "Past",
+    "Source",
     "TracedExport",
+    "WrittenPast",
     "can_build",
     "export",
+    "exported_graphs",
     "require_runtime",
     "run",
     "trace",

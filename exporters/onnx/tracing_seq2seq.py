@@ -11,16 +11,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from amp_export.errors import UnsupportedModelError
+from amp_export.exporters.onnx.sessions import DECODER, DECODER_WITH_PAST, ENCODER
 from amp_export.exporters.onnx.tracing_decoders import NEW, PAST, check_layers, contents, filled_cache, sample_past
 from amp_export.exporters.onnx.tracing_encoders import encoder_inputs
 from amp_export.exporters.onnx.tracing_jobs import BATCH, Axes, Job, Sample, cache_argument, sample_tokens, takes
 
 if TYPE_CHECKING:
     from transformers import EncoderDecoderCache, PreTrainedModel
-
-ENCODER = "encoder_model.onnx"
-DECODER = "decoder_model.onnx"
-DECODER_WITH_PAST = "decoder_with_past_model.onnx"
 
 _PARTS = ("decoder", "encoder")
 """Whose keys and values: in the order in which `EncoderDecoderCache` takes the caches."""

@@ -15,7 +15,7 @@ from amp_export.checkpoints import open_checkpoint
 from amp_export.errors import MissingExtraError, ModelError, RequestError, UnsupportedModelError
 from amp_export.exporters import Precision
 from amp_export.exporters.onnx import export, run
-from amp_export.exporters.onnx.running import _to_float32
+from amp_export.exporters.onnx.sessions import to_float32
 from amp_export.exporters.onnx.threads import usable_cores
 
 TOKENS = np.array([[5, 6, 7]])
@@ -71,7 +71,7 @@ def test_bfloat16_on_the_cpu_is_refused_with_what_to_do(tmp_path: Path) -> None:
 def test_bfloat16_logits_become_float32_bit_for_bit() -> None:
     values = np.array([[1.5, -0.0, 3.0e38], [2.0**-130, np.inf, -7.25]], ml_dtypes.bfloat16)
     held = OrtValue.ortvalue_from_numpy_with_onnx_type(values.view(np.uint16), 16)
-    np.testing.assert_array_equal(_to_float32(held), values.astype(np.float32))
+    np.testing.assert_array_equal(to_float32(held), values.astype(np.float32))
 
 
 def test_a_folder_without_a_graph_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,170 @@
+"""The cases of one model, and how its graph and its PyTorch model are put through them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from amp_export.architectures import ModelConfig
+from amp_export.errors import UnsupportedModelError
+from amp_export.exporters import Precision
+from amp_export.exporters.onnx import OnnxDecoder, OnnxEncoder, OnnxEncoderDecoder, OnnxModel
+from amp_export.parity_cases import DEFAULT_CASES, Case, Floats, Integers, cases_within, replay, token_pool
+from amp_export.parity_encoders import EncoderCase, Outputs, encoder_cases, replay_encoder, torch_encoder
+from amp_export.parity_seq2seq import WritingCase, graph_writer, replay_writing, torch_writer, writing_cases
+
+if TYPE_CHECKING:
+    from transformers import DynamicCache, PreTrainedModel
+
+AnyCase = Case | EncoderCase | WritingCase
+
+
+class Suite(Protocol):
+    """What a model is put through; each method returns the outputs of every case, [positions, features] by name."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """What a report calls the cases."""
+
+    def run_graph(self) -> list[Outputs]:
+        """Through the graph, which is closed then."""
+
+    def run_torch(self, model: PreTrainedModel) -> list[Outputs]:
+        """Through PyTorch."""
+
+
+def choose_suite(
+    graph: OnnxModel, checkpoint: Path, config: ModelConfig, cases: Sequence[AnyCase] | None = None
+) -> Suite:
+    """The suite for a graph.
+
+    Args:
+        graph: The graph, loaded.
+        checkpoint: What it was exported from.
+        config: The checkpoint's config.
+        cases: Cases of the graph's kind; by default those of `parity_cases` and its siblings.
+
+    Raises:
+        UnsupportedModelError: The model takes no text of the shortest case's length.
+    """
+    vocabulary = config.sizes.get("vocab_size")
+    pool = token_pool(checkpoint, vocabulary) if vocabulary is not None else None
+    kinds: dict[type, Any] = {
+        OnnxDecoder: DecoderSuite,
+        OnnxEncoder: EncoderSuite,
+        OnnxEncoderDecoder: WritingSuite,
+    }
+    suite: Suite = kinds[type(graph)](graph, config, pool, cases)
+    if not suite.names:
+        raise UnsupportedModelError(f"{checkpoint} takes no text that is long enough to check parity on.")
+    return suite
+
+
+class DecoderSuite:
+    """Prompts and decode steps."""
+
+    def __init__(
+        self, graph: OnnxDecoder, config: ModelConfig, pool: Integers, cases: Sequence[Case] | None = None
+    ) -> None:
+        self._graph = graph
+        self._pool = pool
+        self._cases = cases_within(tuple(cases or DEFAULT_CASES), config.max_position_embeddings)
+        self.names = [case.name for case in self._cases]
+
+    def run_graph(self) -> list[Outputs]:
+        """Through the graph."""
+        found = [{"logits": replay(case, self._pool, self._graph.forward)} for case in self._cases]
+        self._graph.close()
+        return list(found)
+
+    def run_torch(self, model: PreTrainedModel) -> list[Outputs]:
+        """Through PyTorch, with a cache as the graph has it."""
+        import inspect
+
+        import torch
+        from transformers import DynamicCache
+
+        # transformers 5.24 renamed the argument and warns at the old name
+        cache_argument = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+
+        def forward(
+            input_ids_bs: Integers, attention_mask_bt: Integers, position_ids_bs: Integers, past: DynamicCache | None
+        ) -> tuple[Floats, DynamicCache]:
+            cache = past if past is not None else DynamicCache(config=model.config)
+            result = model(
+                input_ids=torch.from_numpy(input_ids_bs),
+                attention_mask=torch.from_numpy(attention_mask_bt),
+                position_ids=torch.from_numpy(position_ids_bs),
+                use_cache=True,
+                **{cache_argument: cache},
+            )
+            return result.logits.double().numpy(), cache
+
+        return [{"logits": replay(case, self._pool, forward)} for case in self._cases]
+
+
+class EncoderSuite:
+    """Texts or images, and every output that is a floating-point number."""
+
+    def __init__(
+        self, graph: OnnxEncoder, config: ModelConfig, pool: Integers, cases: Sequence[EncoderCase] | None = None
+    ) -> None:
+        self._graph = graph
+        self._config = config
+        self._pool = pool
+        self._cases = tuple(cases or encoder_cases(config))
+        self._outputs = graph.outputs
+        self._precision: Precision = graph.precision
+        self.names = [case.name for case in self._cases]
+
+    def run_graph(self) -> list[Outputs]:
+        """Through the graph."""
+        found = [self._replay(case, self._graph.forward) for case in self._cases]
+        self._graph.close()
+        return found
+
+    def run_torch(self, model: PreTrainedModel) -> list[Outputs]:
+        """Through PyTorch."""
+        forward = torch_encoder(model, self._outputs)
+        return [self._replay(case, forward) for case in self._cases]
+
+    def _replay(self, case: EncoderCase, forward: Any) -> Outputs:
+        return replay_encoder(
+            case,
+            self._config,
+            self._pool,
+            forward,
+            by_token=self._graph.outputs_by_token,
+            precision=self._precision,
+        )
+
+
+class WritingSuite:
+    """Sources and what is written from them."""
+
+    def __init__(
+        self,
+        graph: OnnxEncoderDecoder,
+        config: ModelConfig,
+        pool: Integers,
+        cases: Sequence[WritingCase] | None = None,
+    ) -> None:
+        self._graph = graph
+        self._config = config
+        self._pool = pool
+        self._cases = tuple(cases or writing_cases(config))
+        self.names = [case.name for case in self._cases]
+
+    def run_graph(self) -> list[Outputs]:
+        """Through the graphs."""
+        found = [self._replay(case, graph_writer(self._graph)) for case in self._cases]
+        self._graph.close()
+        return found
+
+    def run_torch(self, model: PreTrainedModel) -> list[Outputs]:
+        """Through PyTorch."""
+        return [self._replay(case, torch_writer(model)) for case in self._cases]
+
+    def _replay(self, case: WritingCase, write: Any) -> Outputs:
+        return replay_writing(case, self._config, self._pool, write, precision=self._graph.precision)
