@@ -139,6 +139,7 @@ VLLM: Mapping[str, Support] = {
     "WhisperForConditionalGeneration": ALL_HEADS,
 }
 
+# Its converter was run on a tiny pruned model of every decoder here; what it writes was not loaded.
 LLAMA_CPP: Mapping[str, Support] = {
     # Known classes: `TEXT_MODEL_MAP`, conversion/__init__.py. Any heads: tensors of n_embd_head_k * n_head in
     # src/models/{llama,qwen3,qwen3moe,smollm3,gemma,gemma2,gemma3,t5}.cpp, and conversion/base.py writes `head_dim`.
@@ -147,8 +148,9 @@ LLAMA_CPP: Mapping[str, Support] = {
     **dict.fromkeys(("GemmaForCausalLM", "Gemma2ForCausalLM", "Gemma3ForCausalLM"), ANY),
     # Tensors of n_embd in src/models/*.cpp; for Granite, conversion/granite.py drops `head_dim`.
     **dict.fromkeys(("Qwen2ForCausalLM", "Phi3ForCausalLM", "Olmo2ForCausalLM", "Starcoder2ForCausalLM"), ALL_HEADS),
-    **dict.fromkeys(("CohereForCausalLM", "StableLmForCausalLM", "GPTNeoXForCausalLM"), ALL_HEADS),
-    "GraniteForCausalLM": ALL_HEADS,
+    **dict.fromkeys(("CohereForCausalLM", "StableLmForCausalLM", "GraniteForCausalLM"), ALL_HEADS),
+    # conversion/gptneox.py reads rotary_pct from what AutoConfig makes of the file, and in transformers 5 it is gone.
+    "GPTNeoXForCausalLM": Support(any_heads=False, note="where transformers 4 is installed: it converts by rotary_pct"),
     # And 4 * hidden_size as the number of neurons in conversion/{phi,gpt2,falcon}.py.
     **dict.fromkeys(("PhiForCausalLM", "GPT2LMHeadModel", "FalconForCausalLM"), ALL),
     # conversion/bert.py
