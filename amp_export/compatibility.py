@@ -159,6 +159,8 @@ LLAMA_CPP: Mapping[str, Support] = {
 }
 
 EDGE_LLM = frozenset({"LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"})
+"""Its list is of checkpoints of these families; `head_dim` is obeyed: `ModelConfig.from_pretrained`, config.py."""
+
 TENSORRT = frozenset({"llama", "mistral"})
 """Families whose direct graph was built into engines; Mistral without a window is the same graph as Llama."""
 

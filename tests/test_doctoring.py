@@ -166,9 +166,13 @@ def test_transformers_loads_what_pruning_writes(
     settings = PlanSettings(0.2, heads=heads, snap=snap, heads_per_layer=per_layer, neurons_per_layer=per_layer)
     random = np.random.default_rng(0)
     experts = (4,) if config.architecture.mlp.has_experts else ()
+    # the more a layer's importance lies in few of its parts, the less of it is kept
     scores = Scores(
-        tuple(random.random(config.num_attention_heads, np.float32) for _ in config.sites),
-        tuple(random.random((*experts, config.intermediate_size), np.float32) ** 2 for _ in config.sites),
+        tuple(random.random(config.num_attention_heads, np.float32) ** (3 * n + 1) for n, _ in enumerate(config.sites)),
+        tuple(
+            random.random((*experts, config.intermediate_size), np.float32) ** (3 * n + 1)
+            for n, _ in enumerate(config.sites)
+        ),
         "random",
     )
     pad = uniform is Uniform.PAD
@@ -177,6 +181,8 @@ def test_transformers_loads_what_pruning_writes(
         real = rewrite(raw, config, plan.widths, pad=pad)
     except PlanError:
         pytest.skip("this family cannot be filled up")
+    if per_layer is PerLayer.GLOBAL:
+        assert not plan.is_uniform
     verdict = verdicts(folder, settings, uniform)["transformers"]
     resized = real.kind is RewriteKind.RESIZED_CLASS
     assert verdict.needs == ("trust_remote_code=True" if resized else None)
