@@ -13,9 +13,11 @@ from conftest import Converted
 from tiny_models import save_tiny_model
 from typer.testing import CliRunner
 
+import amp_export.pruning
 from amp_export import benchmarking, machine
 from amp_export.checkpoints import open_checkpoint
 from amp_export.cli import app
+from amp_export.proving import ReloadProof
 
 pytest.importorskip("onnxscript", reason="onnxscript is not installed")
 
@@ -134,7 +136,9 @@ def test_samples_that_do_not_fit_are_exit_code_2(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_checkpoint_of_another_kind_fails_parity(converted: Callable[[str], Converted], tmp_path: Path) -> None:
+def test_a_checkpoint_that_computes_something_else_fails_parity(
+    converted: Callable[[str], Converted], tmp_path: Path
+) -> None:
     out = Path(shutil.copytree(converted("bert").output, tmp_path / "out"))
     other = Path(shutil.copytree(out / "pruned", tmp_path / "other"))
     config = json.loads((other / "config.json").read_text())
