@@ -94,7 +94,7 @@ def test_the_source_s_keys_stay_from_the_first_call(converted: Convert) -> None:
     _, second = model.decode(np.array([[6]]), source, first)
     assert first.values.keys() == second.values.keys()
     lengths = {name: second.values[name].shape()[2] for name in second.values}
-    assert lengths == {name: 3 for name in lengths}, "three tokens were read, and three were written"
+    assert lengths == dict.fromkeys(lengths, 3), "three tokens were read, and three were written"
     assert first.values["past_key_values.0.decoder.key"].shape()[2] == 2, "what was given is unchanged"
     model.close()
     with pytest.raises(ValueError, match="closed"):
