@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 from amp_export.errors import OutputError
 from amp_export.gains import Conclusion
 from amp_export.manifest import Manifest, package_versions, read_document
+from amp_export.rewriting import RewriteKind
 
 SCHEMA = 2
 JSON_NAME = "report.json"
@@ -140,18 +141,27 @@ def summary_rows(report: Report) -> Iterator[Row]:
     if (pruning := report.pruning) is not None:
         before, after = pruning["parameters_before"], pruning["parameters_after"]
         yield Row("Parameters", f"{before / 1e6:.1f} M", f"{after / 1e6:.1f} M", _change(before, after))
-        first, dense = pruning["widths"][0], pruning["widths_before"]
-        yield Row("Query heads a layer", f"{dense['query_heads']}", f"{first['query_heads']}")
-        # where heads do not share keys and values, there are as many of one as of the other
-        if any(widths["key_value_heads"] != widths["query_heads"] for widths in (dense, first)):
-            yield Row("Key/value heads", f"{dense['key_value_heads']}", f"{first['key_value_heads']}")
-        yield Row("Neurons a layer", f"{dense['neurons']}", f"{first['neurons']}")
+        yield from _width_rows(pruning["widths_before"], pruning["widths"])
     if (quality := report.quality) is not None:
         dense_perplexity, pruned_perplexity = quality["dense"], quality["pruned"]
         change = f"x {pruned_perplexity / dense_perplexity:.2f}"
         yield Row("Held-back perplexity", f"{dense_perplexity:.2f}", f"{pruned_perplexity:.2f}", change)
     if (benchmark := report.benchmark) is not None:
         yield from _benchmark_rows(benchmark)
+
+
+def _width_rows(dense: Section, layers: Sequence[Section]) -> Iterator[Row]:
+    yield Row("Query heads a layer", f"{dense['query_heads']}", _range(layers, "query_heads"))
+    # where heads do not share keys and values, there are as many of one as of the other
+    if any(widths["key_value_heads"] != widths["query_heads"] for widths in (dense, *layers)):
+        yield Row("Key/value heads", f"{dense['key_value_heads']}", _range(layers, "key_value_heads"))
+    yield Row("Neurons a layer", f"{dense['neurons']}", _range(layers, "neurons"))
+
+
+def _range(layers: Sequence[Section], unit: str) -> str:
+    """What the layers that have any keep: one number where all keep the same."""
+    counts = [layer[unit] for layer in layers if layer[unit]]
+    return f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
 
 
 def _benchmark_rows(benchmark: Section) -> Iterator[Row]:
@@ -176,6 +186,9 @@ def _phase_label(phase: str, prompt_tokens: int) -> str:
 
 def verdict_lines(report: Report) -> Iterator[str]:
     """What was proved, one sentence a line."""
+    if report.pruning is not None and report.pruning["rewrite"].get("kind") not in (None, RewriteKind.SAME_CLASS):
+        rewrite = report.pruning["rewrite"]
+        yield f"Rewritten as {rewrite['class']} ({rewrite['kind']}): {rewrite['reason']}."
     if report.pruning is not None and report.pruning["reload"] is not None:
         yield _reload_line(report.pruning["reload"])
     if (parity := report.parity) is not None:

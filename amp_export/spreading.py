@@ -1,8 +1,10 @@
 """Spreads the heads and neurons that a model keeps over its layers, by importance among all of them.
 
 The importance of one layer cannot be held against another's as it is: activations grow with depth. So each layer's is
-divided by its sum, and what is compared is a share. Steps of a layer are taken in the order of their importance, so
-that taking the best steps of all layers is the best choice there is. No layer is left empty: each keeps its first step.
+divided by its median. Divided by the sum, a layer in which one neuron fires a thousand times as much as the rest seems
+to have no other: on SmolLM2-135M at 20 % one layer was left with 80 of 1536 neurons, and the perplexity was 72.4 where
+the median gives 64.2. Steps of a layer are taken in the order of their importance, so that taking the best steps of all
+layers is the best choice there is. No layer is left empty: each keeps its first step.
 """
 
 from __future__ import annotations
@@ -43,11 +45,11 @@ def spread_heads(
             "so that all must keep the same heads."
         )
     if policy is HeadPolicy.GROUPS:
-        steps = [_sorted(_shares(layer).reshape(dense.key_value_heads, -1).sum(axis=1)) for layer in heads]
+        steps = [_sorted(_relative(layer).reshape(dense.key_value_heads, -1).sum(axis=1)) for layer in heads]
         counts = take_best(steps, widths.key_value_heads * len(heads))
         return [LayerWidths(count * dense.query_group, count, widths.neurons) for count in counts]
     if policy is HeadPolicy.WITHIN:
-        steps = [_within(_shares(layer).reshape(dense.key_value_heads, -1)) for layer in heads]
+        steps = [_within(_relative(layer).reshape(dense.key_value_heads, -1)) for layer in heads]
         counts = take_best(steps, widths.query_group * len(heads))
         return [LayerWidths(count * dense.key_value_heads, dense.key_value_heads, widths.neurons) for count in counts]
     return [widths] * len(heads)
@@ -67,8 +69,8 @@ def spread_neurons(neurons: Sequence[Array], kept: int, *, multiple: int) -> lis
     starts = np.arange(0, width, multiple)
     sizes = np.diff([*starts, width])
     # all experts of a layer keep as many, so that what counts is what they lose together
-    shares = [_sorted(_shares(layer)).reshape(-1, width).sum(axis=0) for layer in neurons]
-    steps = [np.add.reduceat(layer, starts) / sizes for layer in shares]
+    worths = [_sorted(_relative(layer)).reshape(-1, width).sum(axis=0) for layer in neurons]
+    steps = [np.add.reduceat(layer, starts) / sizes for layer in worths]
     counts = take_best(steps, (len(starts) if kept == width else kept // multiple) * len(neurons))
     return [min(count * multiple, width) for count in counts]
 
@@ -89,19 +91,21 @@ def take_best(steps: Sequence[Floats], budget: int) -> list[int]:
     return [int(count) for count in counts]
 
 
-def _within(shares_kg: Floats) -> Floats:
+def _within(worths_kg: Floats) -> Floats:
     """What the first, second, ... head of all groups are worth together."""
     import numpy as np
 
-    worths: Floats = np.sort(shares_kg, axis=1)[:, ::-1].sum(axis=0)
+    worths: Floats = np.sort(worths_kg, axis=1)[:, ::-1].sum(axis=0)
     return worths
 
 
-def _shares(importance: Array) -> Floats:
+def _relative(importance: Array) -> Floats:
+    """Importance in medians of the layer; in means where most of it is zero."""
     import numpy as np
 
-    whole = float(importance.sum())
-    return importance.astype(np.float64) / (whole if whole > 0 else 1.0)
+    exact = importance.astype(np.float64)
+    middle = float(np.median(exact)) or float(exact.mean()) or 1.0
+    return exact / middle
 
 
 def _sorted(values: Floats) -> Floats:

@@ -14,39 +14,46 @@ from typing import Any
 
 PROJECT = Path(__file__).parents[2]
 RESULTS = PROJECT / "docs" / "results"
-RUNS = (("0.1", "auto"), ("0.2", "auto"), ("0.2", "within"), ("0.2", "groups"), ("0.3", "auto"))
+RUNS = (
+    ("0.1", "--heads auto"),
+    ("0.2", "--heads auto"),
+    ("0.2", "--neurons-per-layer global"),
+    ("0.2", "--heads within"),
+    ("0.2", "--heads within --heads-per-layer global"),
+    ("0.2", "--heads groups"),
+    ("0.3", "--heads auto"),
+)
 BENCHES = ("scoring.py", "export.py")
 
 HEADER = """# The demo model on a CPU
 
 SmolLM2-135M-Instruct (`--model demo`), float32, ONNX Runtime. Written by `python ci/bench/results.py`, which runs
-`amp-export --to onnx --model demo --ratio R --heads H` for each line. Perplexity is on text held back from calibration.
+`amp-export --to onnx --model demo --ratio R OPTIONS` for each line. Perplexity is on text held back from calibration.
 Gains are ratios of medians with their bootstrap 95 % intervals; one that holds 1 is no gain.
 
-| ratio | heads | removed | heads, groups, neurons | perplexity | pruned | prefill gain | decode gain | size | parity |
+| ratio | options | removed | heads, groups, neurons | perplexity | pruned | prefill gain | decode gain | size | parity |
 | ---: | --- | ---: | --- | ---: | ---: | --- | --- | ---: | --- |
 """
 
 
-def convert(ratio: str, heads: str, output: Path, scores: Path | None) -> dict[str, Any]:
+def convert(ratio: str, options: str, output: Path, scores: Path | None) -> dict[str, Any]:
     """Runs the whole way and returns its report."""
     command = [sys.executable, "-m", "amp_export", "--to", "onnx", "--model", "demo", "--ratio", ratio]
-    command += ["--heads", heads, "--output", str(output), "--json"]
+    command += [*options.split(), "--output", str(output), "--json"]
     command += [] if scores is None else ["--scores", str(scores)]
     finished = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     report: dict[str, Any] = json.loads(finished.stdout)
     return report
 
 
-def table_row(ratio: str, heads: str, report: dict[str, Any]) -> str:
+def table_row(ratio: str, options: str, report: dict[str, Any]) -> str:
     """One line of the table."""
     pruning, quality, benchmark = report["pruning"], report["quality"], report["benchmark"]
-    widths = pruning["widths"][0]
     cells = [
         ratio,
-        heads,
+        f"`{options}`",
         f"{pruning['achieved']:.2%}",
-        f"{widths['query_heads']}, {widths['key_value_heads']}, {widths['neurons']}",
+        ", ".join(_range(pruning["widths"], unit) for unit in ("query_heads", "key_value_heads", "neurons")),
         f"{quality['dense']:.1f}",
         f"{quality['pruned']:.1f}",
         *(_gain(benchmark["phases"][phase]) for phase in ("prefill", "decode")),
@@ -54,6 +61,11 @@ def table_row(ratio: str, heads: str, report: dict[str, Any]) -> str:
         "holds" if report["parity"]["holds"] else "**fails**",
     ]
     return f"| {' | '.join(cells)} |\n"
+
+
+def _range(layers: list[dict[str, int]], unit: str) -> str:
+    counts = [layer[unit] for layer in layers]
+    return f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
 
 
 def _gain(phase: dict[str, Any]) -> str:
@@ -66,11 +78,11 @@ def main() -> None:
     rows, machine = [], {}
     with tempfile.TemporaryDirectory() as scratch:
         first = Path(scratch) / "0"
-        for number, (ratio, heads) in enumerate(RUNS):
+        for number, (ratio, options) in enumerate(RUNS):
             scores = first / "scores.safetensors" if number else None
-            report = convert(ratio, heads, Path(scratch) / str(number), scores)
+            report = convert(ratio, options, Path(scratch) / str(number), scores)
             machine = report["benchmark"]["machine"]
-            rows.append(table_row(ratio, heads, report))
+            rows.append(table_row(ratio, options, report))
     benches = []
     for bench in BENCHES:
         command = [sys.executable, str(PROJECT / "ci" / "bench" / bench)]
