@@ -33,7 +33,6 @@ TINY_CONFIG: dict[str, Any] = {
 }
 
 FAMILY_FIELDS: dict[str, dict[str, Any]] = {
-    "olmo2": {"rms_norm_eps": 1e-12},
     "granite": {
         "embedding_multiplier": 3.0,
         "logits_scaling": 2.0,
@@ -64,10 +63,7 @@ FAMILY_FIELDS: dict[str, dict[str, Any]] = {
         "begin_suppress_tokens": None,
     },
 }
-"""What a family needs besides, so that each of its own features shows.
-
-OLMo 2: masked heads change the mean square that its norms divide by, but not what is added to it.
-"""
+"""What a family needs besides, so that each of its own features shows."""
 
 
 def save_tiny_model(folder: Path, model_type: str, **config_overrides: Any) -> Path:
