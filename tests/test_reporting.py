@@ -15,7 +15,7 @@ RELOAD = {"class_name": "ViTForImageClassification", "logits_compared": 1234, "t
 
 def pruning(**changes: object) -> dict[str, object]:
     counts = {"parameters_before": 200, "parameters_after": 100, "widths_before": WIDTHS, "widths": [WIDTHS]}
-    return {**counts, "notes": [], "reload": RELOAD, **changes}
+    return {**counts, "rewrite": {}, "notes": [], "reload": RELOAD, **changes}
 
 
 def phase(speedup: float) -> dict[str, object]:
