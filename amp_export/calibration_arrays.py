@@ -86,7 +86,8 @@ def read_arrays(file: Path) -> SampleArrays:
 
     try:
         if file.suffix.lower() == ".npz":
-            with np.load(file, allow_pickle=False) as content:
+            # numpy leaves a damaged file open
+            with file.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
                 arrays = {name: content[name] for name in content.files}
         else:
             arrays = _read_safetensors(file)

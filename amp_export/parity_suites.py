@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from amp_export.architectures import ModelConfig
+from amp_export.architectures import Modality, ModelConfig
 from amp_export.errors import UnsupportedModelError
 from amp_export.exporters import Precision
 from amp_export.exporters.onnx import OnnxDecoder, OnnxEncoder, OnnxEncoderDecoder, OnnxModel
@@ -48,8 +48,8 @@ def choose_suite(
     Raises:
         UnsupportedModelError: The model takes no text of the shortest case's length.
     """
-    vocabulary = config.sizes.get("vocab_size")
-    pool = token_pool(checkpoint, vocabulary) if vocabulary is not None else None
+    reads_and_writes_no_text = isinstance(graph, OnnxEncoder) and config.architecture.modality is not Modality.TEXT
+    pool = None if reads_and_writes_no_text else token_pool(checkpoint, config.vocab_size)
     kinds: dict[type, Any] = {
         OnnxDecoder: DecoderSuite,
         OnnxEncoder: EncoderSuite,

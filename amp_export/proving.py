@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -75,6 +76,21 @@ def expect(model: PreTrainedModel, config: ModelConfig, tokenizer: PreTrainedTok
     return Expectation(inputs, output, token_ids, auto_class=f"AutoModel{config.task}")
 
 
+@dataclass(frozen=True)
+class Claim:
+    """A pruned checkpoint and what it must compute.
+
+    Attributes:
+        checkpoint: Its directory.
+        expected: What it must compute.
+        stock: Whether it must load without `trust_remote_code`.
+    """
+
+    checkpoint: Path
+    expected: Expectation
+    stock: bool = True
+
+
 def prove_reload(checkpoint: Path, expected: Expectation, *, stock: bool = True) -> ReloadProof:
     """Loads a checkpoint in a separate process that cannot import this package, and compares bit for bit.
 
@@ -86,18 +102,49 @@ def prove_reload(checkpoint: Path, expected: Expectation, *, stock: bool = True)
     Raises:
         VerificationError: It does not load, or computes something else.
     """
+    [proof] = prove_reloads([Claim(checkpoint, expected, stock)])
+    return proof
+
+
+def prove_reloads(claims: Sequence[Claim]) -> list[ReloadProof]:
+    """`prove_reload` for several checkpoints in one process.
+
+    Raises:
+        VerificationError: One does not load, or computes something else.
+    """
     import torch
-    from safetensors import safe_open
     from safetensors.torch import save_file
 
-    with tempfile.TemporaryDirectory() as folder:
-        inputs, outputs = Path(folder) / "inputs", Path(folder) / "outputs"
-        save_file(dict(expected.inputs), inputs, metadata={"text": PROBE_TEXT if expected.token_ids else ""})
-        modules = [] if stock else [str(Path(folder) / "modules")]
-        _run_probe([checkpoint, inputs, outputs, torch.get_num_threads(), expected.auto_class, *modules])
-        with safe_open(outputs, framework="pt") as file:
-            output, token_ids = file.get_tensor("output"), file.get_tensor("token_ids").tolist()
-            class_name = file.metadata()["class"]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        jobs = []
+        for number, claim in enumerate(claims):
+            inputs = folder / f"inputs-{number}"
+            text = PROBE_TEXT if claim.expected.token_ids else ""
+            save_file(dict(claim.expected.inputs), inputs, metadata={"text": text})
+            jobs.append(
+                {
+                    "path": str(claim.checkpoint.absolute()),
+                    "inputs": str(inputs),
+                    "outputs": str(folder / f"outputs-{number}"),
+                    "auto_class": claim.expected.auto_class,
+                    "remote_code": not claim.stock,
+                }
+            )
+        content = {"threads": torch.get_num_threads(), "modules": str(folder / "modules"), "checkpoints": jobs}
+        (folder / "jobs.json").write_text(json.dumps(content), encoding="utf-8")
+        _run_probe(folder / "jobs.json", claims)
+        return [_compare(claim, folder / f"outputs-{number}") for number, claim in enumerate(claims)]
+
+
+def _compare(claim: Claim, outputs: Path) -> ReloadProof:
+    import torch
+    from safetensors import safe_open
+
+    checkpoint, expected = claim.checkpoint, claim.expected
+    with safe_open(outputs, framework="pt") as file:
+        output, token_ids = file.get_tensor("output"), file.get_tensor("token_ids").tolist()
+        class_name = file.metadata()["class"]
     if token_ids != expected.token_ids:
         raise VerificationError(
             f"{checkpoint}: the reloaded tokenizer gives other token ids:\n{token_ids}\n{expected.token_ids}"
@@ -111,12 +158,15 @@ def prove_reload(checkpoint: Path, expected: Expectation, *, stock: bool = True)
     return ReloadProof(class_name, logits_compared=output.numel(), tokens_compared=len(token_ids))
 
 
-def _run_probe(arguments: Sequence[object]) -> None:
+def _run_probe(jobs: Path, claims: Sequence[Claim]) -> None:
     probe = Path(__file__).with_name("reload_probe.py")
     environment = {**os.environ, "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    command = [sys.executable, "-I", str(probe), *map(str, arguments)]
-    finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-I", str(probe), str(jobs)]
+    finished = subprocess.run(
+        command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
     if finished.returncode != 0:
+        checkpoints = ", ".join(str(claim.checkpoint) for claim in claims)
         raise VerificationError(
-            f"{arguments[0]}: transformers cannot load the pruned checkpoint:\n{finished.stderr.strip()[-2000:]}"
+            f"{checkpoints}: transformers cannot load the pruned checkpoint:\n{finished.stderr.strip()[-2000:]}"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from amp_export.progress import Progress, Silent
 from amp_export.proving import ReloadProof, expect, prove_reload
 from amp_export.quality import perplexity
 from amp_export.reporting import Report
-from amp_export.rewriting import MODELING_FILE, Rewrite, rewrite
+from amp_export.rewriting import MODELING_FILE, Rewrite, RewriteKind, rewrite
 from amp_export.scoring import Scores, score, score_batches, tokenize
 from amp_export.slicing import module_tensors, prune_module
 from amp_export.sources import Source, resolve_model
@@ -237,7 +238,8 @@ def prune_into(folder: Path, request: PruneRequest, progress: Progress) -> tuple
     pruned_perplexity = _perplexity(model, held_back, "pruned", progress)
     expected = expect(model, checkpoint.config, tokenizer)
     with progress.step("Writing the pruned checkpoint") as _:
-        save_pruned(folder / PRUNED, model, rewritten, companions=checkpoint.companions())
+        companions = checkpoint.companions()
+        save_pruned(folder / PRUNED, model, rewritten, companions=companions, tokenizer=tokenizer)
     del model  # the process that reloads it needs the memory
     with progress.step("Reloading it in a separate process") as _:
         proof = prove_reload(folder / PRUNED, expected, stock=rewritten.is_stock)
@@ -330,7 +332,14 @@ def _padding_note(checkpoint: Checkpoint, result: PruneResult) -> Iterator[str]:
         )
 
 
-def save_pruned(folder: Path, model: PreTrainedModel, rewritten: Rewrite, *, companions: Iterable[Path] = ()) -> None:
+def save_pruned(
+    folder: Path,
+    model: PreTrainedModel,
+    rewritten: Rewrite,
+    *,
+    companions: Iterable[Path] = (),
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> None:
     """Writes a model that was pruned in memory as the checkpoint that its rewrite describes.
 
     Args:
@@ -338,11 +347,21 @@ def save_pruned(folder: Path, model: PreTrainedModel, rewritten: Rewrite, *, com
         model: The pruned model.
         rewritten: The config to write, and the class that will read it.
         companions: Files to copy beside the weights.
+        tokenizer: The dense model's tokenizer.
     """
     tensors = module_tensors(model, as_stored=rewritten.is_stock)
     if not rewritten.is_stock:
         companions = (*companions, Path(__file__).with_name(f"{MODELING_FILE}.py"))
     write_checkpoint(folder, rewritten.config, tensors, companions=companions)
+    if tokenizer is not None and rewritten.kind in (RewriteKind.SIBLING_CLASS, RewriteKind.RESIZED_CLASS):
+        _name_tokenizer(folder / "tokenizer_config.json", type(tokenizer).__name__)
+
+
+def _name_tokenizer(file: Path, class_name: str) -> None:
+    """Writes down the class of a tokenizer that transformers would otherwise choose by the `model_type`."""
+    if file.is_file():
+        content = json.loads(file.read_text(encoding="utf-8"))
+        file.write_text(json.dumps({**content, "tokenizer_class": class_name}, indent=2) + "\n", encoding="utf-8")
 
 
 def _manifest(request: PruneRequest, result: PruneResult) -> Manifest:

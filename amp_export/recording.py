@@ -12,11 +12,11 @@ from amp_export.architectures import Block, Kind, ModelConfig, Projection, Site
 from amp_export.errors import ModelError
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from transformers import PreTrainedModel
 
-    from amp_export.scoring import Scores
-
+    Array = np.ndarray[Any, np.dtype[np.float32]]
     Hook = Callable[[Any, tuple[torch.Tensor, ...]], None]
 
 CHUNK_TOKENS = 512
@@ -117,24 +117,21 @@ class Recorder:
             None if mask_bs is None else _Tokens.of(mask_bs) for mask_bs in (batch.read_mask, batch.written_mask)
         )
 
-    def scores(self, samples: int, origin: str) -> Scores:
-        """The averages over samples.
+    def averages(self, samples: int) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+        """Importance of heads and of neurons by layer, averaged over samples.
 
         Raises:
             ModelError: An activation was NaN or infinite.
         """
-        from amp_export.scoring import Scores
-
         for layer, (heads, neurons) in enumerate(zip(self._heads, self._neurons, strict=True)):
             if not (heads.isfinite().all() and neurons.isfinite().all()):
                 raise ModelError(
                     f"Layer {layer} gives activations that are NaN or infinite, so nothing can be scored.\n"
                     "The weights are damaged, or the model overflows in its dtype: try a bfloat16 or float32 copy."
                 )
-        return Scores(
-            heads=tuple((heads / samples).numpy() for heads in self._heads),
-            neurons=tuple((neurons / samples).numpy() for neurons in self._neurons),
-            origin=origin,
+        return (
+            tuple((heads / samples).numpy() for heads in self._heads),
+            tuple((neurons / samples).numpy() for neurons in self._neurons),
         )
 
     def _watch_neurons(self, number: int, site: Site, layer: torch.nn.Module, config: ModelConfig) -> torch.Tensor:

@@ -1,15 +1,23 @@
-"""Loads a checkpoint as anyone would, and writes down the logits. Runs alone: this package must not be importable.
+"""Loads checkpoints as anyone would, and writes down what they compute. Runs alone, without this package.
 
-Usage: python -I reload_probe.py CHECKPOINT INPUTS OUTPUTS THREADS AUTO_CLASS MODULES
+Usage: python -I reload_probe.py JOBS
 
-MODULES is where transformers keeps the modelling file of a resized checkpoint; without it, remote code is refused.
+JOBS is a JSON file: `threads`; `modules`, where transformers may keep modelling files; and `checkpoints`. Each of these
+has `path`, `inputs` and `outputs` (safetensors files), `auto_class`, and `remote_code`: whether `trust_remote_code` is
+given.
 """
 
 from __future__ import annotations
 
 import importlib.abc
+import json
 import os
 import sys
+from pathlib import Path
+from typing import Any
+
+OUTPUTS = ("logits", "last_hidden_state", "image_embeds")
+"""As in `samples.py`."""
 
 
 class _NoAmpExport(importlib.abc.MetaPathFinder):
@@ -20,30 +28,36 @@ class _NoAmpExport(importlib.abc.MetaPathFinder):
             raise ImportError(f"{fullname} must not be needed to load a pruned checkpoint")
 
 
-def main() -> None:
-    """Reads token ids, runs the model, writes logits and what class it was."""
-    checkpoint, inputs, outputs, threads, auto_class, *modules = sys.argv[1:]
-    sys.meta_path.insert(0, _NoAmpExport())
-    if modules:
-        os.environ["HF_MODULES_CACHE"] = modules[0]
-
+def probe(job: dict[str, Any]) -> None:
+    """Reads inputs, runs the model, writes its output, the text's token ids, and what class it was."""
     import torch
     import transformers
     from safetensors import safe_open
     from safetensors.torch import save_file
 
-    torch.set_num_threads(int(threads))
-    with safe_open(inputs, framework="pt") as file:
+    with safe_open(job["inputs"], framework="pt") as file:
         given, text = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()["text"]  # noqa: SIM118
-    options = {"local_files_only": True, "trust_remote_code": True} if modules else {"local_files_only": True}
-    model = getattr(transformers, auto_class).from_pretrained(checkpoint, dtype="auto", **options).eval()
-    token_ids = transformers.AutoTokenizer.from_pretrained(checkpoint, **options)(text).input_ids if text else []
+    options = {"local_files_only": True, **({"trust_remote_code": True} if job["remote_code"] else {})}
+    model = getattr(transformers, job["auto_class"]).from_pretrained(job["path"], dtype="auto", **options).eval()
+    token_ids = transformers.AutoTokenizer.from_pretrained(job["path"], **options)(text).input_ids if text else []
     with torch.inference_mode():
         computed = model(**given)
-    named = (getattr(computed, name, None) for name in ("logits", "last_hidden_state", "image_embeds"))
-    output = next(value for value in named if value is not None)
+    output = next(value for name in OUTPUTS if (value := getattr(computed, name, None)) is not None)
     tensors = {"output": output.contiguous(), "token_ids": torch.tensor(token_ids, dtype=torch.int64)}
-    save_file(tensors, outputs, metadata={"class": type(model).__name__})
+    save_file(tensors, job["outputs"], metadata={"class": type(model).__name__})
+
+
+def main() -> None:
+    """Works through the jobs."""
+    content = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    sys.meta_path.insert(0, _NoAmpExport())
+    os.environ["HF_MODULES_CACHE"] = content["modules"]
+
+    import torch
+
+    torch.set_num_threads(content["threads"])
+    for job in content["checkpoints"]:
+        probe(job)
 
 
 if __name__ == "__main__":

@@ -193,9 +193,10 @@ def verdict_lines(report: Report) -> Iterator[str]:
         yield _reload_line(report.pruning["reload"])
     if (parity := report.parity) is not None:
         worst = max(case["max_error"] for case in parity["cases"])
-        held = sum(case["holds"] for case in parity["cases"])
+        names = {case["name"] for case in parity["cases"]}
+        held = len(names - {case["name"] for case in parity["cases"] if not case["holds"]})
         yield (
-            f"Parity {'holds' if parity['holds'] else 'FAILS'} in {held} of {len(parity['cases'])} cases: graph off by "
+            f"Parity {'holds' if parity['holds'] else 'FAILS'} in {held} of {len(names)} cases: graph off by "
             f"up to {worst:.2g}, PyTorch's own {parity['precision']} noise is {parity['noise']:.2g}, tolerated is "
             f"{parity['tolerance']:.2g}."
         )

@@ -175,7 +175,8 @@ def score_batches(
             done += batch.samples
             if on_progress is not None:
                 on_progress(done, samples)
-        return recorder.scores(samples, origin)
+        heads, neurons = recorder.averages(samples)
+    return Scores(heads, neurons, origin)
 
 
 def batches(

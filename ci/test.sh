@@ -28,7 +28,10 @@ step "types"
 mypy
 
 step "tests"
-python -m pytest --numprocesses "${AMP_EXPORT_TEST_PROCESSES:-2}" --quiet
+mkdir "$scratch/families"
+AMP_EXPORT_SUPPORT_ROWS="$scratch/families" \
+    python -m pytest --numprocesses "${AMP_EXPORT_TEST_PROCESSES:-2}" --quiet
+python ci/support.py --check --rows "$scratch/families"
 
 step "quickstart, as the README says, from a wheel"
 AMP_EXPORT_ENV="$scratch/quickstart" bash examples/quickstart.sh "$scratch/result"

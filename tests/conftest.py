@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 # tests run side by side, and tiny models gain nothing from threads: set before torch is imported
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -11,7 +16,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
-from tiny_models import save_tiny_model, save_tiny_tokenizer
+from filelock import FileLock
+from tiny_models import save_tiny_model, save_tiny_samples, save_tiny_tokenizer
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +26,55 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = save_tiny_model(tmp_path_factory.mktemp("llama") / "checkpoint", "llama")
     save_tiny_tokenizer(folder)
     return folder
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A tiny model that went the whole way through the command line.
+
+    Attributes:
+        checkpoint: The dense checkpoint.
+        output: The output directory.
+        report: What was printed on stdout, read.
+        stderr: What was printed on stderr.
+    """
+
+    checkpoint: Path
+    output: Path
+    report: dict[str, Any]
+    stderr: str
+
+
+@pytest.fixture(scope="session")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Converted]:
+    """Takes a tiny model of a family the whole way, once for all tests; nothing may change what it wrote."""
+    from typer.testing import CliRunner
+
+    from amp_export import benchmarking, machine
+    from amp_export.cli import app
+
+    base = tmp_path_factory.getbasetemp()
+    # processes of one run of pytest-xdist share what one of them has made
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def write(folder: Path, model_type: str) -> None:
+        checkpoint = save_tiny_model(folder / "checkpoint", model_type, num_hidden_layers=1)
+        command = ["--to", "onnx", "--model", checkpoint, "--ratio", "0.1", "--snap", "1", "--threads", "1"]
+        command += ["--calibration", save_tiny_samples(checkpoint), "--output", folder / "out", "--json"]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(benchmarking, "read_bandwidth", lambda _: machine.read_bandwidth(1, buffer_bytes=1 << 20))
+            result = CliRunner().invoke(app, [str(part) for part in command])
+        assert result.exit_code == 0, result.stderr
+        (folder / "stderr").write_text(result.stderr)
+        (folder / "stdout").write_text(result.stdout)
+
+    @functools.cache
+    def convert(model_type: str) -> Converted:
+        folder = shared / f"converted-{model_type}"
+        with FileLock(f"{folder}.lock"):
+            if not (folder / "stdout").is_file():
+                write(folder, model_type)
+        report = json.loads((folder / "stdout").read_text())
+        return Converted(folder / "checkpoint", folder / "out", report, (folder / "stderr").read_text())
+
+    return convert

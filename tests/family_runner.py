@@ -69,6 +69,8 @@ def _normalize_over_kept(layer: torch.nn.Module, name: str, config: ModelConfig,
         config.head_dim
     )[:, None]
     layer.get_parameter(name).data *= mask.mean().sqrt()
+    # what is added to the mean square weighs the more, the more zeros there are
+    layer.get_submodule(name.removesuffix(".weight")).variance_epsilon *= mask.mean().item()
 
 
 def _silence(layer: torch.nn.Module, output: Projection, kept: torch.Tensor) -> None:

@@ -16,7 +16,7 @@ from tiny_models import save_tiny_model
 from amp_export import benchmarking, machine
 from amp_export.architectures import parameter_count
 from amp_export.benchmark_processes import start_worker
-from amp_export.benchmark_worker import Round
+from amp_export.benchmark_worker import Round, _draw_inputs
 from amp_export.benchmarking import benchmark_graphs, weight_bytes_per_token
 from amp_export.checkpoints import open_checkpoint
 from amp_export.errors import AmpExportError, ModelError, RequestError
@@ -80,6 +80,42 @@ def test_two_graphs_are_compared(dense: Path, pruned: Path, capfd: pytest.Captur
         assert read == pytest.approx(subject.weight_bytes_per_token)
     content = json.loads(json.dumps(asdict(report)))
     assert content["phases"]["decode"]["conclusion"] in ("faster", "slower", "no significant gain")
+
+
+@pytest.mark.parametrize(
+    ("model_type", "overrides", "expected"),
+    [
+        ("llama", {}, (112, 16)),
+        ("bert", {}, (128, 0)),
+        ("roberta", {"pad_token_id": 1}, (126, 0)),
+        ("vit", {}, (0, 0)),
+        ("t5", {}, (128, 16)),
+        ("whisper", {}, (0, 16)),
+    ],
+)
+def test_a_round_reads_and_writes_what_the_model_does(
+    model_type: str, overrides: dict[str, int], expected: tuple[int, int], tmp_path: Path
+) -> None:
+    folder = save_tiny_model(tmp_path / "checkpoint", model_type, **overrides)
+    (folder / "model.onnx").touch()
+    task = benchmarking._choose_round([folder], 128, 16, 0)
+    assert (task.prompt_tokens, task.decode_tokens) == expected
+
+
+def test_what_is_written_must_fit_too(tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path / "checkpoint", "whisper", max_position_embeddings=16)
+    (folder / "model.onnx").touch()
+    with pytest.raises(RequestError, match="do not fit into a context of 16"):
+        benchmarking._choose_round([folder], 128, 16, 0)
+
+
+def test_inputs_are_drawn_in_the_shapes_that_a_graph_takes() -> None:
+    tokens = ("batch_size", "sequence_length")
+    drawn = _draw_inputs({"input_ids": tokens, "attention_mask": tokens, "token_type_ids": tokens}, TASK)
+    assert {name: array.shape for name, array in drawn.items()} == dict.fromkeys(drawn, (1, 8))
+    assert drawn["attention_mask"].all()
+    assert not drawn["token_type_ids"].any()
+    assert _draw_inputs({"pixel_values": ("batch_size", 3, 4, 5)}, TASK)["pixel_values"].shape == (1, 3, 4, 5)
 
 
 def test_prompt_is_cut_to_the_context(dense: Path, pruned: Path) -> None:

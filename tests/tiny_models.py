@@ -33,7 +33,6 @@ TINY_CONFIG: dict[str, Any] = {
 }
 
 FAMILY_FIELDS: dict[str, dict[str, Any]] = {
-    "olmo2": {"rms_norm_eps": 1e-12},
     "granite": {
         "embedding_multiplier": 3.0,
         "logits_scaling": 2.0,
@@ -64,10 +63,7 @@ FAMILY_FIELDS: dict[str, dict[str, Any]] = {
         "begin_suppress_tokens": None,
     },
 }
-"""What a family needs besides, so that each of its own features shows.
-
-OLMo 2: masked heads change the mean square that its norms divide by, but not what is added to it.
-"""
+"""What a family needs besides, so that each of its own features shows."""
 
 
 def save_tiny_model(folder: Path, model_type: str, **config_overrides: Any) -> Path:
@@ -134,3 +130,26 @@ def save_tiny_tokenizer(folder: Path) -> None:
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
     ).save_pretrained(folder)
+
+
+def save_tiny_samples(folder: Path) -> Path:
+    """Writes what a checkpoint can be calibrated on, beside it; and for one of text a tokenizer.
+
+    Returns:
+        The file.
+    """
+    import numpy as np
+
+    from amp_export.architectures import Modality
+    from amp_export.checkpoints import read_config
+    from amp_export.samples import input_name, signal_shape
+
+    config = read_config(folder)[1]
+    if config.architecture.modality is Modality.TEXT:
+        save_tiny_tokenizer(folder)
+        file = folder.parent / "prompts.txt"
+        file.write_text("\n".join(f"Say the number {number} and nothing else." for number in range(10)))
+        return file
+    samples = np.random.default_rng(SEED).standard_normal((6, *signal_shape(config)), np.float32)
+    np.savez(folder.parent / "samples.npz", **{input_name(config): samples})
+    return folder.parent / "samples.npz"

@@ -1,0 +1,131 @@
+"""The proof, family by family: what is pruned, how it is said, that it reloads bit for bit, and which graphs it makes.
+
+With AMP_EXPORT_SUPPORT_ROWS set to a directory, each family leaves there what docs/support.md says of it.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from family_runner import mask, measured_scores, run
+from tiny_models import save_tiny_model, save_tiny_tokenizer
+
+from amp_export.architectures import Kind, LayerWidths, ModelConfig, supported_model_types
+from amp_export.budgets import PlanSettings
+from amp_export.checkpoints import Checkpoint, open_checkpoint
+from amp_export.exporters import Precision
+from amp_export.exporters.onnx import can_build
+from amp_export.exporting import export_into
+from amp_export.loading import load_model, load_tokenizer
+from amp_export.options import HeadPolicy, PerLayer, Via
+from amp_export.parity_cases import Case
+from amp_export.planning import keep_most_important, make_plan
+from amp_export.plans import Plan, removed_ratio
+from amp_export.progress import Silent
+from amp_export.proving import Claim, expect, prove_reloads
+from amp_export.pruning import save_pruned
+from amp_export.rewriting import RewriteKind, rewrite
+from amp_export.scoring import Scores
+from amp_export.slicing import prune_module
+from amp_export.validation import compare
+
+pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+pytest.importorskip("onnxscript", reason="onnxscript is not installed")
+
+SHAPE = {"num_attention_heads": 6, "num_key_value_heads": 6, "head_dim": 8, "hidden_size": 48}
+ODD_HEADS = 5
+"""It does not divide the hidden size of 48."""
+
+CASES = (Case("prefill", (9,)), Case("decode", (3,), decode_steps=3), Case("padded batch", (2, 5), decode_steps=2))
+
+
+def plans_of(checkpoint: Checkpoint, scores: Scores) -> dict[str, Plan]:
+    """Three ratios: neurons alone, an odd number of heads, and layers that differ."""
+    config = checkpoint.config
+    step = 8 if config.architecture.mlp.has_experts else 1
+    neurons = make_plan(checkpoint.raw_config, config, scores, PlanSettings(0.1, heads=HeadPolicy.NONE, snap=step))
+    tied = any(site.stack.heads_tied for site in config.sites)
+    differing = PlanSettings(
+        0.3,
+        heads=HeadPolicy.NONE if tied else HeadPolicy.AUTO,
+        snap=step,
+        heads_per_layer=PerLayer.UNIFORM if tied else PerLayer.GLOBAL,
+        neurons_per_layer=PerLayer.GLOBAL,
+    )
+    return {
+        "neurons": neurons,
+        "odd heads": odd_plan(config, scores),
+        "layers differ": lopsided(config, make_plan(checkpoint.raw_config, config, scores, differing)),
+    }
+
+
+def odd_plan(config: ModelConfig, scores: Scores) -> Plan:
+    widths = LayerWidths(ODD_HEADS, ODD_HEADS, 24)
+    sites = [config.fit(widths, site) for site in config.sites]
+    # the heads of some families must be the same in all layers
+    shared = [sum(scores.heads)] * len(sites) if any(site.stack.heads_tied for site in config.sites) else scores.heads
+    layers = tuple(
+        keep_most_important(config, np.asarray(heads), neurons, layer)
+        for heads, neurons, layer in zip(shared, scores.neurons, sites, strict=True)
+    )
+    return Plan(layers=layers, asked=None, achieved=removed_ratio(config, sites))
+
+
+def lopsided(config: ModelConfig, plan: Plan) -> Plan:
+    """The same, with one layer that keeps fewer neurons, in case the scores made all alike."""
+    first = plan.layers[0]
+    narrow = replace(first, neurons=first.neurons[:8], experts=tuple(kept[:8] for kept in first.experts))
+    layers = (narrow, *plan.layers[1:])
+    return replace(plan, layers=layers, achieved=removed_ratio(config, [layer.widths for layer in layers]))
+
+
+@pytest.mark.parametrize("model_type", supported_model_types())
+def test_family(model_type: str, tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(save_tiny_model(tmp_path / "dense", model_type, **SHAPE))
+    config = checkpoint.config
+    save_tiny_tokenizer(checkpoint.path)
+    dense = load_model(checkpoint.path)
+    plans = plans_of(checkpoint, measured_scores(dense, config))
+    row: dict[str, Any] = {"model_type": model_type, "kind": config.architecture.kind.value, "rewrites": {}}
+    claims = []
+    for name, plan in plans.items():
+        pruned = prune_module(copy.deepcopy(dense), config, plan)
+        rewritten = rewrite(checkpoint.raw_config, config, plan.widths)
+        folder = tmp_path / name.replace(" ", "-")
+        tokenizer = load_tokenizer(checkpoint.path)
+        save_pruned(folder, pruned, rewritten, companions=checkpoint.companions(), tokenizer=tokenizer)
+        expected = expect(pruned, config, tokenizer)
+        claims.append(Claim(folder, expected, stock=rewritten.is_stock))
+        row["rewrites"][name] = {"kind": rewritten.kind.value, "class": rewritten.class_name}
+        torch.testing.assert_close(
+            run(pruned.double(), config), run(mask(dense, config, plan), config), rtol=0, atol=1e-5
+        )
+    assert row["rewrites"]["neurons"]["kind"] == RewriteKind.SAME_CLASS.value
+    assert row["rewrites"]["layers differ"]["kind"] == RewriteKind.RESIZED_CLASS.value
+    # in a process that cannot import this package
+    assert [proof.logits_compared > 0 for proof in prove_reloads(claims)] == [True] * len(plans)
+    row["exporters"] = exported(open_checkpoint(tmp_path / "odd-heads"), tmp_path)
+    row["genai"] = (tmp_path / "direct" / "onnx" / "genai_config.json").is_file()
+    if rows := os.environ.get("AMP_EXPORT_SUPPORT_ROWS"):
+        (Path(rows) / f"{model_type}.json").write_text(json.dumps(row), encoding="utf-8")
+
+
+def exported(checkpoint: Checkpoint, folder: Path) -> list[str]:
+    """Exports in every way that there is, and holds each graph against the model."""
+    ways = [Via.TRACE] if can_build(checkpoint.config) is not None else [Via.DIRECT, Via.TRACE]
+    made = []
+    for via in ways:
+        graph = export_into(folder / via, checkpoint, precision=Precision.FLOAT32, via=via, progress=Silent()).folder
+        decoder = checkpoint.config.architecture.kind is Kind.DECODER
+        report = compare(checkpoint.path, graph, progress=Silent(), cases=CASES if decoder else None)
+        assert report.holds, report.cases
+        made.append(via.value)
+    return made
