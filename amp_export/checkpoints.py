@@ -14,8 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from amp_export.adapters import refuse_adapter
 from amp_export.architectures import (
     RESIZED_MODEL_TYPE,
+    Architecture,
     LayerWidths,
     ModelConfig,
     find_architecture,
@@ -23,19 +25,17 @@ from amp_export.architectures import (
     tensor_shapes,
 )
 from amp_export.errors import ModelError, UnsupportedModelError
+from amp_export.weight_files import INDEX as INDEX
+from amp_export.weight_files import SINGLE as SINGLE
+from amp_export.weight_files import TensorInfo, check_dtypes, read_headers
 
 if TYPE_CHECKING:
     import numpy as np
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
 SHARD_BYTES = 2 << 30
 """Upper bound of one shard that we write, and so of what writing holds in memory."""
-
-DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-"""Names of dtypes in safetensors headers, and in configs."""
 
 COMPANIONS = (
     "tokenizer*",
@@ -48,16 +48,6 @@ COMPANIONS = (
     "chat_template*",
 )
 """Patterns of the files that travel along with the weights."""
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """Where a tensor lies and what it looks like, from a safetensors header."""
-
-    file: Path
-    stored_name: str
-    dtype: str
-    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -108,7 +98,12 @@ class Checkpoint:
 
     def companions(self) -> list[Path]:
         """The tokenizer's files, the generation config and the chat template, as far as there are any."""
-        return sorted({file for pattern in COMPANIONS for file in self.path.glob(pattern) if file.is_file()})
+        return find_companions(self.path)
+
+
+def find_companions(path: Path) -> list[Path]:
+    """The tokenizer's files, the generation config and the chat template of a checkpoint directory."""
+    return sorted({file for pattern in COMPANIONS for file in path.glob(pattern) if file.is_file()})
 
 
 def _count_not_finite(array: Array) -> int:
@@ -131,6 +126,7 @@ def read_config(path: Path) -> tuple[dict[str, Any], ModelConfig]:
     file = path / "config.json"
     if not path.is_dir():
         raise ModelError(f"No such checkpoint directory: {path}")
+    refuse_adapter(path)
     if not file.is_file():
         found = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
         raise ModelError(f"{path} holds no config.json, so it is not a checkpoint.\nFound: {found}.")
@@ -141,13 +137,39 @@ def read_config(path: Path) -> tuple[dict[str, Any], ModelConfig]:
     if not isinstance(raw, dict) or not isinstance(raw.get("model_type"), str):
         raise ModelError(f"{file} names no model_type, so the architecture is unknown.")
     plain = raw if raw["model_type"] != RESIZED_MODEL_TYPE else _dense_config(file, raw)
-    config = ModelConfig.read(find_architecture(plain["model_type"]), plain)
+    config = ModelConfig.read(_find_architecture(plain), plain)
     if not config.architecture.knows_files:
         from amp_export.loading import count_parameters
 
         # transformers alone knows what lies outside the layers
         config = replace(config, other_parameters=count_parameters(config, plain) - parameter_count(config))
     return raw, config
+
+
+def _find_architecture(plain: Mapping[str, Any]) -> Architecture:
+    try:
+        return find_architecture(plain["model_type"])
+    except UnsupportedModelError as error:
+        if code := code_beside(plain):
+            raise UnsupportedModelError(
+                f"{error}\nThis one brings code of its own ({', '.join(code)}: auto_map in config.json), and code of a "
+                "checkpoint is never run.\nUse a checkpoint in a format that transformers itself knows."
+            ) from None
+        raise
+
+
+def code_beside(raw_config: Mapping[str, Any]) -> list[str]:
+    """The files with code that a config.json names, and that transformers runs with `trust_remote_code=True` alone.
+
+    They are never run here: a family that is known is loaded in transformers' own class, and resized checkpoints by
+    this package's own copy of the modelling file.
+    """
+    auto_map = raw_config.get("auto_map")
+    if not isinstance(auto_map, dict) or raw_config.get("model_type") == RESIZED_MODEL_TYPE:
+        return []
+    # a tokenizer has a pair of classes, of which one may be missing
+    names = [name for value in auto_map.values() for name in (value if isinstance(value, list) else [value]) if name]
+    return sorted({f"{str(name).rpartition('--')[2].split('.')[0]}.py" for name in names})
 
 
 def _dense_config(file: Path, raw: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -179,12 +201,12 @@ def open_checkpoint(path: Path) -> Checkpoint:
     raw, config = read_config(path)
     widths = _read_widths(path / "config.json", raw, config)
     shapes = tensor_shapes(config, widths)
-    tensors = _read_headers(path)
+    tensors = read_headers(path)
     if config.architecture.knows_files:
         tensors = _name_tensors(config, tensors, shapes)
         _check_names(path, config, tensors, shapes)
         _check_shapes(path, tensors, shapes)
-    _check_dtypes(path, tensors)
+    check_dtypes(path, tensors)
     return Checkpoint(path=path, raw_config=raw, config=config, widths=widths, tensors=tensors)
 
 
@@ -216,45 +238,6 @@ def check_finite(checkpoint: Checkpoint, *, on_progress: Callable[[int, int], No
             on_progress(done, len(checkpoint.tensors))
 
 
-def _weight_files(path: Path) -> list[Path]:
-    index = path / INDEX
-    if index.is_file():
-        try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (json.JSONDecodeError, KeyError, AttributeError) as error:
-            raise ModelError(f"{index} is not a valid index of shards: {error!r}") from error
-        if missing := [name for name in names if not (path / name).is_file()]:
-            raise ModelError(f"{path}: {len(missing)} of {len(names)} weight files are missing, {missing[0]} first.")
-        return [path / name for name in names]
-    if (path / SINGLE).is_file():
-        return [path / SINGLE]
-    if any(path.glob("*.bin")):
-        raise ModelError(
-            f"{path} holds weights as torch pickles only, which can run code when they are read.\n"
-            "Load it with transformers and save_pretrained() it: that writes safetensors."
-        )
-    raise ModelError(f"{path} holds a config but no weights: neither {SINGLE} nor {INDEX}.")
-
-
-def _read_headers(path: Path) -> dict[str, TensorInfo]:
-    from safetensors import SafetensorError, safe_open
-
-    tensors: dict[str, TensorInfo] = {}
-    for file in _weight_files(path):
-        try:
-            with safe_open(file, framework="np") as handle:
-                for name in handle.keys():  # noqa: SIM118 - not a mapping
-                    part = handle.get_slice(name)
-                    tensors[name] = TensorInfo(
-                        file, name, DTYPES.get(part.get_dtype(), part.get_dtype()), tuple(part.get_shape())
-                    )
-        except (SafetensorError, OSError) as error:
-            raise ModelError(
-                f"{file} is damaged: {error}\nIt is perhaps truncated; fetch or copy the checkpoint again."
-            ) from error
-    return tensors
-
-
 def _check_names(
     path: Path, config: ModelConfig, tensors: Mapping[str, TensorInfo], expected: Mapping[str, tuple[int, ...]]
 ) -> None:
@@ -271,14 +254,6 @@ def _check_names(
         raise ModelError(
             f"{path}: {len(surplus)} tensors have no place in a {config.architecture.class_name} with this config, "
             f"{surplus[0]} first.\nIf it is an adapter, merge it first."
-        )
-
-
-def _check_dtypes(path: Path, tensors: Mapping[str, TensorInfo]) -> None:
-    if foreign := {info.dtype for info in tensors.values()} - set(DTYPES.values()):
-        raise UnsupportedModelError(
-            f"{path}: weights of dtype {', '.join(sorted(foreign))} are not supported; "
-            f"supported: {', '.join(DTYPES.values())}.\nDequantize the checkpoint first."
         )
 
 

@@ -70,6 +70,10 @@ PlanOption = Annotated[Path | None, typer.Option("--plan", metavar="FILE", help=
 ViaOption = Annotated[Via, typer.Option("--via", help="Build the graph directly, or trace the model.")]
 DtypeOption = Annotated[Precision, typer.Option("--dtype", help="Precision of the exported graph.")]
 Threads = Annotated[int | None, typer.Option(min=1, metavar="N", help="Threads of the runtime.  [default: all cores]")]
+AllowPickle = Annotated[
+    bool,
+    typer.Option("--allow-pickle", help="Read torch pickles where there is no safetensors; runs no code of theirs."),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the report on stdout as JSON, and nothing else.")]
 
@@ -112,6 +116,7 @@ def convert(
     dtype: DtypeOption = Precision.FLOAT32,
     via: ViaOption = Via.AUTO,
     threads: Threads = None,
+    allow_pickle: AllowPickle = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
     _show_version: Annotated[
@@ -154,6 +159,7 @@ def convert(
             scores=scores,
             plan=plan,
             uniform=uniform,
+            allow_pickle=allow_pickle,
             threads=threads,
             overwrite=overwrite,
         )
@@ -177,16 +183,24 @@ def doctor(
     heads: Heads = HeadPolicy.AUTO,
     snap: Snap = None,
     target: TargetOption = TargetName.CPU,
+    heads_per_layer: HeadsPerLayer = PerLayer.UNIFORM,
+    neurons_per_layer: NeuronsPerLayer = PerLayer.UNIFORM,
+    uniform: UniformOption = Uniform.RESIZE,
+    as_json: Json = False,
 ) -> None:
-    """Say what a ratio would keep and which class can express it, before anything heavy runs."""
+    """Say what a ratio would keep, which class can express it and what loads it, before anything heavy runs."""
 
     def work(console: Any) -> None:
         from amp_export.budgets import PlanSettings
-        from amp_export.console import ConsoleProgress, show_diagnosis
+        from amp_export.console import ConsoleProgress, print_json, show_diagnosis
         from amp_export.doctoring import diagnose
 
-        settings = PlanSettings(ratio, allocation, heads, snap, target)
-        show_diagnosis(console, diagnose(model, settings, on_status=ConsoleProgress(console).note))
+        settings = PlanSettings(ratio, allocation, heads, snap, target, heads_per_layer, neurons_per_layer)
+        diagnosis = diagnose(model, settings, uniform=uniform, on_status=ConsoleProgress(console).note)
+        if as_json:
+            print_json(diagnosis.to_json())
+        else:
+            show_diagnosis(console, diagnosis)
 
     _run(work)
 
@@ -211,6 +225,7 @@ def prune(
     calibration: Calibration = None,
     scores: ScoresOption = None,
     plan: PlanOption = None,
+    allow_pickle: AllowPickle = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Score, plan, slice and rewrite: writes scores, plan and a checkpoint that plain transformers loads."""
@@ -233,6 +248,7 @@ def prune(
             calibration=calibration,
             scores=scores,
             plan=plan,
+            allow_pickle=allow_pickle,
             overwrite=overwrite,
             progress=ConsoleProgress(console),
         )
@@ -254,6 +270,7 @@ def export(
     to: Annotated[Format, typer.Option("--to", help="The format to export to.")] = Format.ONNX,
     dtype: DtypeOption = Precision.FLOAT32,
     via: ViaOption = Via.AUTO,
+    allow_pickle: AllowPickle = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Export any checkpoint, pruned or not."""
@@ -268,6 +285,7 @@ def export(
             to=to,
             precision=dtype,
             via=via,
+            allow_pickle=allow_pickle,
             overwrite=overwrite,
             progress=ConsoleProgress(console),
         )

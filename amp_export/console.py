@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.box import SIMPLE
@@ -17,6 +17,7 @@ from amp_export.doctoring import Diagnosis, Option
 from amp_export.progress import Advance
 from amp_export.reporting import Report, summary_rows, verdict_lines
 from amp_export.rewriting import Rewrite, RewriteKind
+from amp_export.verdicts import Verdict
 
 SHOWN_OPTIONS = 16
 """Rows of the doctor's table: as many as fit on a screen."""
@@ -93,12 +94,32 @@ def show_diagnosis(console: Console, diagnosis: Diagnosis) -> None:
         console.print(f"{more} more keep fewer heads still; --heads restricts the choice.", soft_wrap=True)
     if (chosen := diagnosis.chosen) is not None:
         kept = " ".join(_option_cells(chosen)[1:4])
-        console.print(f"Kept in every layer (query heads, key/value heads, neurons): {kept}.", soft_wrap=True)
+        where = "on average" if chosen.shared_out else "in every layer"
+        console.print(f"Kept {where} (query heads, key/value heads, neurons): {kept}.", soft_wrap=True)
     else:
         console.print("The scores will choose among them; --heads restricts the choice.", soft_wrap=True)
     considered = diagnosis.options if diagnosis.chosen is None else (diagnosis.chosen,)
     if example := next((option for option in considered if option.rewrite.kind is not RewriteKind.SAME_CLASS), None):
         console.print(f"{example.rewrite.class_name}: {example.rewrite.reason}.", soft_wrap=True)
+    _show_compatibility(console, diagnosis.compatibility)
+
+
+def _show_compatibility(console: Console, verdicts: Sequence[Verdict]) -> None:
+    console.print()
+    table = Table(title="What loads the result", title_justify="left", box=SIMPLE)
+    table.add_column("runtime", no_wrap=True)
+    table.add_column("", min_width=16)
+    table.add_column("why", ratio=1)
+    for verdict in verdicts:
+        status = verdict.status.value if verdict.needs is None else f"{verdict.status.value} {verdict.needs}"
+        why = escape(verdict.reason or "")
+        if verdict.nearest is not None:
+            why += f"; the nearest ratio that it loads is {verdict.nearest:g}"
+        style = None if verdict.loads else "yellow"
+        table.add_row(verdict.runtime, f"[{style}]{escape(status)}[/]" if style else escape(status), why)
+    console.print(table)
+    if unproved := [f"{verdict.runtime} {verdict.version}" for verdict in verdicts if not verdict.tried]:
+        console.print(f"By their sources, not tried here: {', '.join(unproved)}.", soft_wrap=True)
 
 
 def _option_cells(option: Option) -> tuple[str, ...]:

@@ -35,6 +35,7 @@ class ConvertOptions:
         scores: Scores of an earlier run.
         plan: A plan file.
         uniform: What becomes of a plan that no stock config can say.
+        allow_pickle: Whether weights may be read from torch pickles, where there are no others.
         threads: Threads of the runtime; by default one for each core.
         overwrite: Whether an earlier result may be replaced.
     """
@@ -45,6 +46,7 @@ class ConvertOptions:
     scores: Path | None = None
     plan: Path | None = None
     uniform: Uniform = Uniform.RESIZE
+    allow_pickle: bool = False
     threads: int | None = None
     overwrite: bool = False
 
@@ -90,6 +92,7 @@ def convert(
         calibration=options.calibration,
         scores=options.scores,
         plan=options.plan,
+        allow_pickle=options.allow_pickle,
         progress=progress,
     )
     with staged_output(output, overwrite=options.overwrite) as folder:

@@ -45,6 +45,7 @@ def export(
     to: Format = Format.ONNX,
     precision: Precision = Precision.FLOAT32,
     via: Via = Via.AUTO,
+    allow_pickle: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> ExportResult:
@@ -59,6 +60,7 @@ def export(
         to: The format.
         precision: The precision of the graph.
         via: How the graph is made.
+        allow_pickle: Whether weights may be read from torch pickles, where there are no others.
         overwrite: Whether an earlier result may be replaced.
         progress: Where to show what is going on.
 
@@ -71,7 +73,7 @@ def export(
         raise OutputError(f"{output / to.value} is there already.\nGive --overwrite to replace it.")
     if not extend:
         check_output(output, overwrite=overwrite)
-    source = resolve_model(model, on_status=progress.note)
+    source = resolve_model(model, allow_pickle=allow_pickle, on_status=progress.note)
     checkpoint = open_checkpoint(source.path)
     with staged_output(output, overwrite=overwrite, extend=extend) as folder:
         exported = export_into(folder, checkpoint, to=to, precision=precision, via=via, progress=progress)

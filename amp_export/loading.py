@@ -87,11 +87,13 @@ def load_model(path: Path, *, dtype: torch.dtype | None = None) -> PreTrainedMod
 
     register()
     with quiet_transformers():
-        config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
+        # said outright, because without it transformers may ask on the terminal whether to run a checkpoint's code
+        options = {"local_files_only": True, "trust_remote_code": False}
+        config = transformers.AutoConfig.from_pretrained(path, **options)
         (name, *_) = config.architectures or [find_architecture(config.model_type).class_name]
         auto_name = name.replace("AmpResized", "AutoModel") if isinstance(config, AmpResizedConfig) else name
-        model, found = getattr(transformers, auto_name).from_pretrained(
-            path, dtype=dtype if dtype is not None else "auto", local_files_only=True, output_loading_info=True
+        model, found = _model_class(path, auto_name, config.model_type).from_pretrained(
+            path, dtype=dtype if dtype is not None else "auto", output_loading_info=True, **options
         )
         if dtype is torch.float64:
             model.set_experts_implementation("eager")  # the fast one knows no float64
@@ -102,6 +104,21 @@ def load_model(path: Path, *, dtype: torch.dtype | None = None) -> PreTrainedMod
         )
     loaded: PreTrainedModel = model.eval()
     return loaded
+
+
+def _model_class(path: Path, name: str, model_type: str) -> Any:
+    import transformers
+
+    from amp_export.architectures import find_architecture
+
+    model_class = getattr(transformers, name, None)
+    if not hasattr(model_class, "from_pretrained"):
+        own = find_architecture(model_type).class_name
+        raise ModelError(
+            f"{path}: config.json names the class {name}, which transformers {transformers.__version__} does not have; "
+            f"code of a checkpoint is never run.\nIf it computes what {own} does, write that under `architectures`."
+        )
+    return model_class
 
 
 def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
@@ -120,7 +137,9 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
         )
     with quiet_transformers():
         try:
-            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, local_files_only=True)
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+                path, local_files_only=True, trust_remote_code=False
+            )
         except (OSError, ValueError) as error:
             raise ModelError(
                 f"{path} holds a tokenizer that transformers cannot load: {error}\n"

@@ -39,7 +39,7 @@ def choose_candidate(
     A kind of heads that was asked for gives the counts whose shares of heads and neurons are closest, or nearly so if
     that meets the budget. `auto` takes what hurts the scores least, or nearly so; it needs the scores.
     """
-    legal = _preferred(candidates, settings.heads)
+    legal = list_preferred(candidates, settings.heads)
     if needs_scores(settings):
         assert scores is not None
         hurts = {candidate: hurt(config, scores, candidate) for candidate in legal}
@@ -50,7 +50,7 @@ def choose_candidate(
     return min(close, key=lambda candidate: (candidate.misses(settings.ratio), imbalances[candidate]))
 
 
-def _preferred(candidates: Sequence[Candidate], heads: HeadPolicy) -> Sequence[Candidate]:
+def list_preferred(candidates: Sequence[Candidate], heads: HeadPolicy) -> Sequence[Candidate]:
     """What a stock class can say, if there is any such; a kind of heads that was asked for goes before that."""
     asked = [candidate for candidate in candidates if heads is HeadPolicy.AUTO or candidate.heads is heads]
     pool = asked or candidates

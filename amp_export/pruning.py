@@ -12,6 +12,7 @@ from amp_export.architectures import Kind, Modality, ModelConfig, parameter_coun
 from amp_export.budgets import PlanSettings, list_candidates
 from amp_export.calibration import Calibration, load_calibration
 from amp_export.calibration_arrays import SUFFIXES, SampleArrays, check_arrays, no_samples, read_arrays
+from amp_export.checking import check_known_fields
 from amp_export.checkpoints import Checkpoint, check_finite, hash_weights, open_checkpoint, write_checkpoint
 from amp_export.errors import CalibrationError, ModelError, RequestError
 from amp_export.loading import load_model, load_tokenizer
@@ -114,6 +115,7 @@ def prune(
     calibration: Path | None = None,
     scores: Path | None = None,
     plan: Path | None = None,
+    allow_pickle: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> PruneResult:
@@ -133,6 +135,7 @@ def prune(
         calibration: A `.jsonl` or `.txt` file of prompts, or a `.npz` or `.safetensors` file with images or sounds.
         scores: Scores of an earlier run, which spare the calibration pass.
         plan: A plan file, perhaps changed by hand.
+        allow_pickle: Whether weights may be read from torch pickles, where there are no others.
         overwrite: Whether an earlier result may be replaced.
         progress: Where to show what is going on.
 
@@ -151,6 +154,7 @@ def prune(
         calibration=calibration,
         scores=scores,
         plan=plan,
+        allow_pickle=allow_pickle,
         progress=progress,
     )
     with staged_output(output, overwrite=overwrite) as folder:
@@ -168,6 +172,7 @@ def prepare(
     calibration: Path | None = None,
     scores: Path | None = None,
     plan: Path | None = None,
+    allow_pickle: bool = False,
     progress: Progress,
 ) -> PruneRequest:
     """Finds and checks everything that pruning needs; whatever is wrong with a request comes to light here.
@@ -178,8 +183,9 @@ def prepare(
     if (settings is None) == (plan is None):
         raise RequestError("Give either a ratio or a plan: a plan says itself how much is removed.")
     given_samples = _read_calibration(calibration) if calibration is not None else None
-    source = resolve_model(model, on_status=progress.note)
+    source = resolve_model(model, allow_pickle=allow_pickle, on_status=progress.note)
     checkpoint = open_checkpoint(source.path)
+    check_known_fields(checkpoint.raw_config, checkpoint.config.architecture)
     if settings is not None:
         list_candidates(checkpoint.raw_config, checkpoint.config, settings)
     given_plan = Plan.load(plan, checkpoint.config) if plan is not None else None

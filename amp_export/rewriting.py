@@ -16,7 +16,7 @@ from amp_export.architectures import (
     resized_modules,
 )
 from amp_export.architectures._layouts import ALL_KEY_HEADS, ALL_QUERY_HEADS
-from amp_export.errors import PlanError
+from amp_export.errors import PlanError, UnsupportedModelError
 
 MODELING_FILE = "modeling_amp"
 """The module that is saved with a checkpoint of resized modules, and that its config.json names."""
@@ -70,7 +70,15 @@ def rewrite(
 
     Raises:
         PlanError: The layers cannot be filled up.
+        UnsupportedModelError: The layers of the checkpoint have widths of their own already.
     """
+    if raw_config.get("model_type") == RESIZED_MODEL_TYPE:
+        raise UnsupportedModelError(
+            f"The layers of this checkpoint have widths of their own already ({RESIZED_MODEL_TYPE}), and it cannot be "
+            "pruned again.\nPrune the dense model that it was made from, by a larger ratio."
+        )
+    # code beside the dense checkpoint is not copied, so that the pruned one must not name it
+    raw_config = {name: value for name, value in raw_config.items() if name != "auto_map"}
     problem = find_problem(config, widths)
     if problem is None:
         return _same_class(raw_config, config, widths)

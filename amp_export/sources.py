@@ -23,10 +23,12 @@ from logging import ERROR
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from amp_export.adapters import ADAPTER_CONFIG
 from amp_export.architectures import find_architecture
-from amp_export.checkpoints import COMPANIONS, INDEX, hash_file, open_checkpoint, write_checkpoint
+from amp_export.checkpoints import COMPANIONS, INDEX, code_beside, hash_file, open_checkpoint, write_checkpoint
 from amp_export.errors import MissingExtraError, ModelError, UnsupportedModelError
 from amp_export.loading import quiet_transformers
+from amp_export.weight_files import PICKLE_INDEX, find_pickles, has_safetensors
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,7 +48,8 @@ HUB_TIMEOUT = 10.0
 """Seconds that the hub has to answer."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-_HUB_PATTERNS = ("config.json", "*.safetensors", INDEX, *COMPANIONS)
+_HUB_PATTERNS = ("config.json", ADAPTER_CONFIG, "*.safetensors", INDEX, *COMPANIONS)
+_HUB_PICKLES = ("pytorch_model*.bin", PICKLE_INDEX)
 
 Status = Callable[[str], None]
 
@@ -83,12 +86,16 @@ def cache_directory() -> Path:
     return (Path(shared) if shared else Path.home() / ".cache") / "amp-export"
 
 
-def resolve_model(model: str | Path, *, cache: Path | None = None, on_status: Status | None = None) -> Source:
+def resolve_model(
+    model: str | Path, *, cache: Path | None = None, allow_pickle: bool = False, on_status: Status | None = None
+) -> Source:
     """Finds a model and makes sure that it is on disk as a checkpoint directory.
 
     Args:
         model: A checkpoint directory, a `.gguf` file, a hub id, or `demo`. A directory of that name is `./demo`.
-        cache: Where to keep checkpoints made from GGUF files; by default `cache_directory()`.
+        cache: Where to keep checkpoints made from GGUF files and pickles; by default `cache_directory()`.
+        allow_pickle: Whether weights may be read from torch pickles, where there are no others; no code of theirs is
+            run.
         on_status: Called with a line of text before anything that takes long.
 
     Raises:
@@ -102,7 +109,7 @@ def resolve_model(model: str | Path, *, cache: Path | None = None, on_status: St
     if asked == DEMO:
         return Source(asked, SourceKind.DEMO, _fetch_demo(cache, status))
     if path.is_dir():
-        return Source(asked, SourceKind.DIRECTORY, path)
+        return Source(asked, SourceKind.DIRECTORY, _readable(path, cache, status, allow_pickle=allow_pickle))
     if path.suffix.lower() == ".gguf" and path.is_file():
         return Source(asked, SourceKind.GGUF, _convert_gguf(path, cache, status))
     if path.is_file():
@@ -115,14 +122,32 @@ def resolve_model(model: str | Path, *, cache: Path | None = None, on_status: St
             f"No such model: {asked}\nThere is no such file or directory, and it cannot be a hub id (org/name).\n"
             f"To try the tool on a small real model, use the word {DEMO}."
         )
-    return Source(asked, SourceKind.HUB, _fetch_from_hub(asked, status))
+    fetched = _fetch_from_hub(asked, status, allow_pickle=allow_pickle)
+    return Source(asked, SourceKind.HUB, _readable(fetched, cache, status, allow_pickle=allow_pickle))
 
 
 def _ignore(_: str) -> None:
     """Takes a status that nobody wants to see."""
 
 
-def _fetch_from_hub(repo_id: str, status: Status) -> Path:
+def _readable(path: Path, cache: Path, status: Status, *, allow_pickle: bool) -> Path:
+    """The directory itself, or what its pickles were converted to; says which code beside it is not run."""
+    with contextlib.suppress(OSError, ValueError):  # a missing or damaged config is reported by those who need it
+        if code := code_beside(json.loads((path / "config.json").read_text(encoding="utf-8"))):
+            status(f"The code beside the model is not run ({', '.join(code)}): transformers' own class is used.")
+    if not allow_pickle or has_safetensors(path) or not (path / "config.json").is_file() or not find_pickles(path):
+        return path
+    from amp_export.pickles import convert_pickles, hash_pickles
+
+    def make(folder: Path) -> None:
+        status(f"Converting pickles to safetensors (once; they are kept in {cache})")
+        convert_pickles(path, folder)
+
+    status("Reading the pickles")
+    return _make_once(cache / "pickles" / hash_pickles(path), make)
+
+
+def _fetch_from_hub(repo_id: str, status: Status, *, allow_pickle: bool) -> Path:
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
@@ -130,8 +155,11 @@ def _fetch_from_hub(repo_id: str, status: Status) -> Path:
     try:
         with quiet_hub():
             # snapshot_download asks the same question without a time limit
-            HfApi().model_info(repo_id, timeout=HUB_TIMEOUT)
-            return Path(snapshot_download(repo_id, allow_patterns=list(_HUB_PATTERNS)))
+            info = HfApi().model_info(repo_id, timeout=HUB_TIMEOUT)
+            names = [file.rfilename for file in info.siblings or ()]
+            needs_pickles = allow_pickle and not any(name.endswith(".safetensors") for name in names)
+            patterns = (*_HUB_PATTERNS, *_HUB_PICKLES) if needs_pickles else _HUB_PATTERNS
+            return Path(snapshot_download(repo_id, allow_patterns=list(patterns)))
     except GatedRepoError as error:
         raise ModelError(
             f"{repo_id} is gated: its owner has to let you in.\n"

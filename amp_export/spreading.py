@@ -39,11 +39,7 @@ def spread_heads(
         PlanError: The layers of this family must keep the same heads.
     """
     dense = config.widths
-    if policy is not HeadPolicy.NONE and any(site.stack.heads_tied for site in config.sites):
-        raise PlanError(
-            "--heads-per-layer global is not possible here: the position biases of the first layer serve all others, "
-            "so that all must keep the same heads."
-        )
+    check_spreadable(config, policy)
     if policy is HeadPolicy.GROUPS:
         steps = [_sorted(_relative(layer).reshape(dense.key_value_heads, -1).sum(axis=1)) for layer in heads]
         counts = take_best(steps, widths.key_value_heads * len(heads))
@@ -53,6 +49,19 @@ def spread_heads(
         counts = take_best(steps, widths.query_group * len(heads))
         return [LayerWidths(count * dense.key_value_heads, dense.key_value_heads, widths.neurons) for count in counts]
     return [widths] * len(heads)
+
+
+def check_spreadable(config: ModelConfig, policy: HeadPolicy) -> None:
+    """Refuses to share heads out among layers that must keep the same.
+
+    Raises:
+        PlanError: The layers of this family must keep the same heads.
+    """
+    if policy is not HeadPolicy.NONE and any(site.stack.heads_tied for site in config.sites):
+        raise PlanError(
+            "--heads-per-layer global is not possible here: the position biases of the first layer serve all others, "
+            "so that all must keep the same heads."
+        )
 
 
 def spread_neurons(neurons: Sequence[Array], kept: int, *, multiple: int) -> list[int]:

@@ -14,10 +14,12 @@ import transformers
 from family_runner import run
 from tiny_models import save_tiny_model, save_tiny_tokenizer
 from transformers import PreTrainedModel
+from typer.testing import CliRunner
 
 from amp_export import modeling_amp
 from amp_export.architectures import RESIZED_MODEL_TYPE, Kind, ModelConfig, supported_model_types
 from amp_export.checkpoints import open_checkpoint
+from amp_export.cli import app
 from amp_export.errors import ModelError
 from amp_export.loading import load_model, load_tokenizer, register
 from amp_export.plans import LayerPlan, Plan
@@ -127,6 +129,16 @@ def test_it_survives_being_saved_again(tmp_path: Path) -> None:
     with torch.inference_mode():
         assert torch.equal(load_model(tmp_path / "again")(TOKENS).logits, pruned(TOKENS).logits)
     assert open_checkpoint(tmp_path / "again").widths == open_checkpoint(tmp_path / "pruned").widths
+
+
+@pytest.mark.parametrize("arguments", [["prune", "--output", "out"], ["doctor"]])
+def test_it_is_not_pruned_again(arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_lopsided(tmp_path, "llama")
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, [*arguments, "--model", "pruned", "--ratio", "0.1", "--snap", "1"])
+    assert result.exit_code == 2, result.output
+    assert "cannot be pruned again" in " ".join(result.stderr.split())
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(("field", "value"), [("layer_widths", []), ("layer_widths", [{"heads": 1}]), ("dense", None)])

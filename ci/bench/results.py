@@ -28,10 +28,10 @@ BENCHES = ("scoring.py", "export.py")
 HEADER = """# The demo model on a CPU
 
 SmolLM2-135M-Instruct (`--model demo`), float32, ONNX Runtime. Written by `python ci/bench/results.py`, which runs
-`amp-export --to onnx --model demo --ratio R OPTIONS` for each line. Perplexity is on text held back from calibration.
-Gains are ratios of medians with their bootstrap 95 % intervals; one that holds 1 is no gain.
+`amp-export --to onnx --model demo --ratio R OPTIONS` for each line. *dense* and *pruned* are perplexities on text held
+back from calibration. Gains are ratios of medians with their bootstrap 95 % intervals; one that holds 1 is no gain.
 
-| ratio | options | removed | heads, groups, neurons | perplexity | pruned | prefill gain | decode gain | size | parity |
+| ratio | options | removed | heads, groups, neurons | dense | pruned | prefill gain | decode gain | size | parity |
 | ---: | --- | ---: | --- | ---: | ---: | --- | --- | ---: | --- |
 """
 

@@ -44,9 +44,7 @@ def write_genai_config(checkpoint: Checkpoint, folder: Path, *, graph: str) -> b
         ModelError: generation_config.json is damaged.
     """
     heads = {(widths.query_heads, widths.key_value_heads) for widths in checkpoint.widths}
-    # a resized checkpoint keeps what the dense model's config says below its own
-    described = checkpoint.raw_config.get("dense", checkpoint.raw_config)
-    generation = {**described, **_read_generation_config(checkpoint.path)}
+    generation = read_generation(checkpoint.raw_config, checkpoint.path)
     if len(heads) != 1 or generation.get("eos_token_id") is None:
         return False
     content = {
@@ -55,6 +53,17 @@ def write_genai_config(checkpoint: Checkpoint, folder: Path, *, graph: str) -> b
     }
     (folder / GENAI_CONFIG).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return True
+
+
+def read_generation(raw_config: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """What config.json and generation_config.json say of how texts are written, such as `eos_token_id`.
+
+    Raises:
+        ModelError: generation_config.json is damaged.
+    """
+    # a resized checkpoint keeps what the dense model's config says below its own
+    described = raw_config.get("dense", raw_config)
+    return {**described, **_read_generation_config(path)}
 
 
 def _describe_model(checkpoint: Checkpoint, generation: Mapping[str, Any], graph: str) -> dict[str, Any]:

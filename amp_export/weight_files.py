@@ -1,0 +1,148 @@
+"""The weight files of a checkpoint directory: which there are, and what their headers say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from amp_export.errors import ModelError, UnsupportedModelError
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+
+PICKLE_INDEX = "pytorch_model.bin.index.json"
+PICKLE = "pytorch_model.bin"
+
+NO_WEIGHTS = frozenset({"training_args.bin", "optimizer.bin", "scheduler.bin", "random_states_0.bin"})
+"""Pickles that lie beside weights and hold none."""
+
+DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+"""Names of dtypes in safetensors headers, and in configs."""
+
+QUANTIZED_DTYPES = {
+    "I8": "bitsandbytes (LLM.int8) or compressed-tensors",
+    "U8": "bitsandbytes (4 bits) or mxfp4",
+    "I32": "GPTQ or AWQ",
+    "F8_E4M3": "fp8",
+    "F8_E5M2": "fp8",
+    "F8_E8M0": "mxfp4 or mxfp8",
+    "F4": "nvfp4 or mxfp4",
+}
+"""What writes weights of such dtypes, by their names in safetensors headers."""
+
+NEVER_READ = ("position_ids",)
+"""Ends of tensor names that old checkpoints of encoders hold: numbers that count up, and that nothing reads."""
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Where a tensor lies and what it looks like, from a safetensors header."""
+
+    file: Path
+    stored_name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The safetensors files of a checkpoint directory.
+
+    Raises:
+        ModelError: There are none, or some are missing.
+    """
+    if files := _listed(path, INDEX) or _single(path, SINGLE):
+        return files
+    if pickles := find_pickles(path):
+        raise ModelError(
+            f"{path} holds weights as torch pickles only, {pickles[0].name} first. A pickle can run code when it is "
+            "read.\nGive --allow-pickle (allow_pickle=True): they are then read without running any code, and kept as "
+            "safetensors.\nOr load the model with transformers and save_pretrained() it: that writes safetensors too."
+        )
+    raise ModelError(
+        f"{path} holds a config but no weights: neither {SINGLE} nor {INDEX}.\n"
+        f"Where a model on the hub has {PICKLE} alone, give --allow-pickle (allow_pickle=True)."
+    )
+
+
+def find_pickles(path: Path) -> list[Path]:
+    """The torch pickles of a checkpoint directory that may hold weights.
+
+    Raises:
+        ModelError: Some are missing.
+    """
+    if files := _listed(path, PICKLE_INDEX) or _single(path, PICKLE):
+        return files
+    return sorted(file for file in path.glob("*.bin") if file.name not in NO_WEIGHTS)
+
+
+def has_safetensors(path: Path) -> bool:
+    """Whether a checkpoint directory has weights that can be read as they are."""
+    return (path / INDEX).is_file() or (path / SINGLE).is_file()
+
+
+def _single(path: Path, name: str) -> list[Path]:
+    return [path / name] if (path / name).is_file() else []
+
+
+def _listed(path: Path, index_name: str) -> list[Path]:
+    """The files that an index of shards names; none where there is no index."""
+    index = path / index_name
+    if not index.is_file():
+        return []
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, AttributeError, TypeError) as error:
+        raise ModelError(f"{index} is not a valid index of shards: {error!r}\nFetch the checkpoint again.") from error
+    if missing := [name for name in names if not (path / name).is_file()]:
+        raise ModelError(
+            f"{path}: {len(missing)} of {len(names)} weight files are missing, {missing[0]} first.\n"
+            "Fetch or copy the checkpoint again."
+        )
+    return [path / name for name in names]
+
+
+def read_headers(path: Path) -> dict[str, TensorInfo]:
+    """What the headers of all weight files say, by the names of the tensors.
+
+    Raises:
+        ModelError: A file is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    tensors: dict[str, TensorInfo] = {}
+    for file in weight_files(path):
+        try:
+            with safe_open(file, framework="np") as handle:
+                for name in handle.keys():  # noqa: SIM118 - not a mapping
+                    if name.endswith(NEVER_READ):
+                        continue
+                    part = handle.get_slice(name)
+                    dtype = DTYPES.get(part.get_dtype(), part.get_dtype())
+                    tensors[name] = TensorInfo(file, name, dtype, tuple(part.get_shape()))
+        except (SafetensorError, OSError) as error:
+            raise ModelError(
+                f"{file} is damaged: {error}\nIt is perhaps truncated; fetch or copy the checkpoint again."
+            ) from error
+    return tensors
+
+
+def check_dtypes(path: Path, tensors: Mapping[str, TensorInfo]) -> None:
+    """Refuses weights that are no floating-point numbers of 16 bits and more.
+
+    Raises:
+        UnsupportedModelError: It names the dtypes, and what probably wrote them.
+    """
+    foreign = {info.dtype for info in tensors.values()} - set(DTYPES.values())
+    if not foreign:
+        return
+    makers = sorted({QUANTIZED_DTYPES[dtype] for dtype in foreign if dtype in QUANTIZED_DTYPES})
+    guess = (
+        f"They are quantized, probably by {', or '.join(makers)}, and config.json does not say so.\n" if makers else ""
+    )
+    raise UnsupportedModelError(
+        f"{path}: weights of dtype {', '.join(sorted(foreign))} are not supported; "
+        f"supported: {', '.join(DTYPES.values())}.\n{guess}"
+        "Dequantize the checkpoint first, with the tool that quantized it, or use the one that it was made from."
+    )

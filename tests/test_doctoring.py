@@ -1,0 +1,206 @@
+"""What `doctor` says loads the result, held against the sources of the rules and against what pruning does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import transformers
+from tiny_models import BUILDABLE, TINY_CONFIG, family_fields
+from typer.testing import CliRunner
+
+from amp_export import PlanSettings, diagnose
+from amp_export.architectures import find_architecture, supported_model_types
+from amp_export.checkpoints import read_config
+from amp_export.cli import app
+from amp_export.compatibility import EDGE_LLM, LLAMA_CPP, RUNTIMES, VLLM, Status
+from amp_export.errors import PlanError
+from amp_export.options import HeadPolicy, PerLayer, Uniform
+from amp_export.planning import make_plan
+from amp_export.rewriting import RewriteKind, rewrite
+from amp_export.scoring import Scores
+from amp_export.verdicts import Verdict
+
+SEVEN_B = {
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "head_dim": 128,
+    "vocab_size": 32000,
+    "dtype": "float16",
+}
+
+
+def write_config(folder: Path, model_type: str, **fields: Any) -> Path:
+    architecture = find_architecture(model_type)
+    named = family_fields(model_type, {**TINY_CONFIG, **fields})
+    folder.mkdir(parents=True, exist_ok=True)
+    raw = {"model_type": model_type, "architectures": [architecture.class_name], **named}
+    (folder / "config.json").write_text(json.dumps(raw))
+    return folder
+
+
+def verdicts(folder: Path, settings: PlanSettings, uniform: Uniform = Uniform.RESIZE) -> dict[str, Verdict]:
+    return {verdict.runtime: verdict for verdict in diagnose(folder, settings, uniform=uniform).compatibility}
+
+
+def test_every_class_in_the_tables_is_one_of_transformers() -> None:
+    for name in {*VLLM, *LLAMA_CPP, *EDGE_LLM}:
+        assert hasattr(transformers, name), name
+
+
+def test_every_rule_says_where_it_is_from() -> None:
+    assert len({runtime.name for runtime in RUNTIMES}) == len(RUNTIMES)
+    for runtime in RUNTIMES:
+        assert runtime.rules
+        assert all(rule.source for rule in runtime.rules), runtime.name
+
+
+def test_a_llama_with_22_heads(tmp_path: Path) -> None:
+    folder = write_config(tmp_path, "llama", **SEVEN_B)
+    found = verdicts(folder, PlanSettings(0.3, heads=HeadPolicy.GROUPS))
+    assert {name for name, verdict in found.items() if not verdict.loads} == {"TensorRT Edge-LLM"}
+    edge = found["TensorRT Edge-LLM"]
+    assert "no MistralForCausalLM" in (edge.reason or "")
+    assert edge.nearest is not None
+    assert verdicts(folder, PlanSettings(edge.nearest, heads=HeadPolicy.GROUPS))["TensorRT Edge-LLM"].loads
+    assert found["TensorRT"].needs == "--dtype float16"
+    # where the scores may take every head, the option that leaves no other choice is named
+    assert verdicts(folder, PlanSettings(0.3))["TensorRT Edge-LLM"].needs == "--heads none"
+
+
+@pytest.mark.parametrize(
+    ("model_type", "runtime", "status", "needs"),
+    [
+        ("qwen2", "vLLM", Status.LOADS_WITH, "--model-impl transformers"),
+        ("qwen2", "llama.cpp (GGUF)", Status.CANNOT, None),
+        ("qwen3", "vLLM", Status.LOADS, None),
+        ("qwen3", "llama.cpp (GGUF)", Status.LOADS, None),
+        ("granite", "vLLM", Status.LOADS, None),
+        ("granite", "llama.cpp (GGUF)", Status.CANNOT, None),
+        ("phi3", "llama.cpp (GGUF)", Status.CANNOT, None),
+        ("opt", "llama.cpp (GGUF)", Status.CANNOT, None),
+        ("opt", "vLLM", Status.LOADS_WITH, "--uniform pad"),
+        ("mixtral", "ONNX Runtime", Status.LOADS_WITH, "--via trace"),
+        ("mixtral", "onnxruntime-genai", Status.CANNOT, None),
+        ("mixtral", "TensorRT", Status.NOT_TRIED, None),
+        ("qwen3", "TensorRT", Status.NOT_TRIED, None),
+    ],
+)
+def test_fewer_heads_in_every_layer(
+    model_type: str, runtime: str, status: Status, needs: str | None, tmp_path: Path
+) -> None:
+    fields = {**SEVEN_B, "num_local_experts": 2} if model_type == "mixtral" else SEVEN_B
+    folder = write_config(tmp_path, model_type, **fields)
+    verdict = verdicts(folder, PlanSettings(0.3, heads=HeadPolicy.GROUPS))[runtime]
+    assert (verdict.status, verdict.needs) == (status, needs), verdict
+    assert (verdict.reason is None) == (status is Status.LOADS)
+
+
+def test_neurons_that_a_converter_takes_for_granted(tmp_path: Path) -> None:
+    folder = write_config(tmp_path, "falcon", **SEVEN_B)
+    found = verdicts(folder, PlanSettings(0.3, heads=HeadPolicy.NONE))
+    for runtime in ("vLLM", "llama.cpp (GGUF)"):
+        assert found[runtime].status is Status.CANNOT
+        assert "4 x hidden_size" in (found[runtime].reason or "")
+        assert found[runtime].nearest is None
+
+
+def test_layers_that_differ(tmp_path: Path) -> None:
+    folder = write_config(tmp_path, "llama", **SEVEN_B)
+    settings = PlanSettings(0.3, heads=HeadPolicy.GROUPS, heads_per_layer=PerLayer.GLOBAL)
+    found = verdicts(folder, settings)
+    assert found["transformers"].needs == "trust_remote_code=True"
+    assert found["ONNX Runtime"].status is Status.LOADS
+    assert found["TensorRT"].needs == "--dtype float16"
+    for runtime in ("onnxruntime-genai", "TensorRT Edge-LLM", "vLLM", "llama.cpp (GGUF)"):
+        assert found[runtime].needs == "--uniform pad", runtime
+    padded = verdicts(folder, settings, Uniform.PAD)
+    assert padded["transformers"].status is padded["vLLM"].status is Status.LOADS
+    # neurons alone: the heads are alike, and that is all that onnxruntime-genai asks
+    neurons = PlanSettings(0.3, heads=HeadPolicy.GROUPS, neurons_per_layer=PerLayer.GLOBAL)
+    assert verdicts(folder, neurons)["onnxruntime-genai"].status is Status.LOADS
+    assert diagnose(folder, neurons).chosen is not None
+    assert all(option.shared_out for option in diagnose(folder, neurons).options)
+
+
+def test_what_the_scores_decide_is_not_known(tmp_path: Path) -> None:
+    folder = write_config(tmp_path, "qwen2", **SEVEN_B)
+    settings = PlanSettings(0.3, heads=HeadPolicy.GROUPS, heads_per_layer=PerLayer.GLOBAL)
+    assert verdicts(folder, settings, Uniform.PAD)["llama.cpp (GGUF)"].status is Status.NOT_KNOWN
+
+
+def test_position_biases_that_all_layers_share_are_refused_before_scoring(tmp_path: Path) -> None:
+    folder = write_config(tmp_path, "t5")
+    with pytest.raises(PlanError, match="position biases"):
+        diagnose(folder, PlanSettings(0.1, snap=1, heads_per_layer=PerLayer.GLOBAL))
+
+
+def test_a_text_needs_an_end_for_genai(tmp_path: Path) -> None:
+    folder = write_config(tmp_path, "llama", **SEVEN_B, eos_token_id=None)
+    settings = PlanSettings(0.3, heads=HeadPolicy.GROUPS)
+    assert verdicts(folder, settings)["onnxruntime-genai"].status is Status.CANNOT
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": 2}))
+    assert verdicts(folder, settings)["onnxruntime-genai"].status is Status.LOADS
+
+
+@pytest.mark.parametrize("model_type", supported_model_types())
+@pytest.mark.parametrize("per_layer", PerLayer)
+@pytest.mark.parametrize("uniform", Uniform)
+def test_transformers_loads_what_pruning_writes(
+    model_type: str, per_layer: PerLayer, uniform: Uniform, tmp_path: Path
+) -> None:
+    extra = {"num_local_experts": 4, "num_experts_per_tok": 2} if model_type in ("mixtral", "qwen3_moe") else {}
+    if model_type in ("vit", "clip_vision_model"):
+        extra = {"image_size": 12, "patch_size": 4}
+    folder = write_config(tmp_path, model_type, num_key_value_heads=4, **extra)
+    raw, config = read_config(folder)
+    heads = HeadPolicy.GROUPS if config.num_key_value_heads > 1 else HeadPolicy.WITHIN
+    heads = HeadPolicy.NONE if any(site.stack.heads_tied for site in config.sites) else heads
+    snap = 8 if config.architecture.mlp.has_experts else 1
+    settings = PlanSettings(0.2, heads=heads, snap=snap, heads_per_layer=per_layer, neurons_per_layer=per_layer)
+    random = np.random.default_rng(0)
+    experts = (4,) if config.architecture.mlp.has_experts else ()
+    scores = Scores(
+        tuple(random.random(config.num_attention_heads, np.float32) for _ in config.sites),
+        tuple(random.random((*experts, config.intermediate_size), np.float32) ** 2 for _ in config.sites),
+        "random",
+    )
+    pad = uniform is Uniform.PAD
+    try:
+        plan = make_plan(raw, config, scores, settings)
+        real = rewrite(raw, config, plan.widths, pad=pad)
+    except PlanError:
+        pytest.skip("this family cannot be filled up")
+    verdict = verdicts(folder, settings, uniform)["transformers"]
+    resized = real.kind is RewriteKind.RESIZED_CLASS
+    assert verdict.needs == ("trust_remote_code=True" if resized else None)
+
+
+@pytest.mark.parametrize("model_type", BUILDABLE)
+def test_every_decoder_gets_a_word_from_every_runtime(model_type: str, tmp_path: Path) -> None:
+    found = verdicts(write_config(tmp_path, model_type), PlanSettings(0.2, snap=1))
+    assert found.keys() == {runtime.name for runtime in RUNTIMES}
+    for verdict in found.values():
+        assert verdict.loads or verdict.reason
+        assert (verdict.status is Status.LOADS_WITH) == (verdict.needs is not None)
+
+
+def test_the_table_fits_and_json_stands_alone(tmp_path: Path) -> None:
+    folder = write_config(tmp_path, "llama", **SEVEN_B)
+    command = ["doctor", "--model", str(folder), "--ratio", "0.3", "--neurons-per-layer", "global"]
+    shown = CliRunner().invoke(app, command)
+    assert (shown.exit_code, shown.stdout) == (0, "")
+    table = shown.stderr[shown.stderr.index("What loads the result") : shown.stderr.index("By their sources")]
+    assert max(len(line) for line in table.splitlines()) <= 80
+    assert "loads with" in table
+    result = CliRunner().invoke(app, [*command, "--json"])
+    content = json.loads(result.stdout)
+    assert [verdict["runtime"] for verdict in content["compatibility"]] == [runtime.name for runtime in RUNTIMES]
+    assert content["options"][0]["shared_out"] is True
+    assert content["chosen"] is None
