@@ -54,7 +54,7 @@ def plans_of(checkpoint: Checkpoint, scores: Scores) -> dict[str, Plan]:
     neurons = make_plan(checkpoint.raw_config, config, scores, PlanSettings(0.1, heads=HeadPolicy.NONE, snap=step))
     tied = any(site.stack.heads_tied for site in config.sites)
     differing = PlanSettings(
-        0.3,
+        0.2,
         heads=HeadPolicy.NONE if tied else HeadPolicy.AUTO,
         snap=step,
         heads_per_layer=PerLayer.UNIFORM if tied else PerLayer.GLOBAL,
