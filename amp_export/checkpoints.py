@@ -46,6 +46,8 @@ COMPANIONS = (
     "added_tokens.json",
     "generation_config.json",
     "chat_template*",
+    "preprocessor_config.json",
+    "processor_config.json",
 )
 """Patterns of the files that travel along with the weights."""
 
