@@ -94,7 +94,7 @@ def find_problem(config: ModelConfig, widths: Sequence[LayerWidths]) -> str | No
 
     Source: `LlamaConfig.validate_architecture`, transformers 5.23, and the attention classes of the others.
     """
-    architecture, name = config.architecture, config.architecture.class_name
+    architecture, name = config.architecture, config.class_name
     common = common_widths(config, widths)
     if common is None:
         return f"{name} has one width for all layers, and the plan has {len(set(widths))}"

@@ -22,11 +22,12 @@ from amp_export.architectures import Kind, LayerWidths, ModelConfig, supported_m
 from amp_export.budgets import PlanSettings
 from amp_export.checkpoints import Checkpoint, open_checkpoint
 from amp_export.exporters import Precision
-from amp_export.exporters.onnx import can_build
+from amp_export.exporters.onnx import OnnxDecoder, can_build
+from amp_export.exporters.onnx import run as open_graph
 from amp_export.exporting import export_into
 from amp_export.loading import load_model, load_tokenizer
 from amp_export.options import HeadPolicy, PerLayer, Via
-from amp_export.parity_cases import Case
+from amp_export.parity_cases import Case, replay
 from amp_export.planning import keep_most_important, make_plan
 from amp_export.plans import Plan, removed_ratio
 from amp_export.progress import Silent
@@ -119,13 +120,25 @@ def test_family(model_type: str, tmp_path: Path) -> None:
 
 
 def exported(checkpoint: Checkpoint, folder: Path) -> list[str]:
-    """Exports in every way that there is, and holds each graph against the model."""
+    """Exports in every way that there is, holds each graph against the model, and the graphs against each other."""
     ways = [Via.TRACE] if can_build(checkpoint.config) is not None else [Via.DIRECT, Via.TRACE]
-    made = []
+    tolerances, logits = [], []
     for via in ways:
         graph = export_into(folder / via, checkpoint, precision=Precision.FLOAT32, via=via, progress=Silent()).folder
         decoder = checkpoint.config.architecture.kind is Kind.DECODER
         report = compare(checkpoint.path, graph, progress=Silent(), cases=CASES if decoder else None)
         assert report.holds, report.cases
-        made.append(via.value)
-    return made
+        tolerances.append(report.tolerance)
+        if len(ways) > 1:
+            logits.append(replayed(graph, checkpoint.config.vocab_size))
+    if len(ways) > 1:
+        np.testing.assert_allclose(*logits, rtol=0, atol=sum(tolerances))
+    return [via.value for via in ways]
+
+
+def replayed(graph: Path, vocab_size: int) -> np.ndarray:
+    """The logits of a decoder's graph over all cases."""
+    pool = np.random.default_rng(0).integers(vocab_size, size=64)
+    decoder = open_graph(graph)
+    assert isinstance(decoder, OnnxDecoder)
+    return np.concatenate([replay(case, pool, decoder.forward) for case in CASES])
