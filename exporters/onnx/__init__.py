@@ -9,10 +9,9 @@ from amp_export.exporters.onnx.running_encoders import OnnxEncoder
 from amp_export.exporters.onnx.running_seq2seq import OnnxEncoderDecoder, Source, WrittenPast
 from amp_export.exporters.onnx.sessions import exported_graphs, require_runtime
 from amp_export.exporters.onnx.support import can_build
-from amp_export.exporters.onnx.tracing import ModelKind, TracedExport, trace
+from amp_export.exporters.onnx.tracing import TracedExport, trace
 
 __all__ = [
-    "ModelKind",
     "OnnxDecoder",
     "OnnxEncoder",
     "OnnxEncoderDecoder",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import io
 import logging
 import warnings
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from amp_export.architectures import Kind
 from amp_export.checkpoints import directory_size
 from amp_export.errors import MissingExtraError, OutputError, UnsupportedModelError
 from amp_export.exporters import Precision
@@ -23,14 +23,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from amp_export.exporters.onnx.tracing_jobs import Job
-
-
-class ModelKind(enum.StrEnum):
-    """What is traced of a model."""
-
-    DECODER = "decoder"
-    ENCODER = "encoder"
-    ENCODER_DECODER = "encoder-decoder"
 
 
 @dataclass(frozen=True)
@@ -48,7 +40,7 @@ class TracedExport:
     """
 
     folder: Path
-    kind: ModelKind
+    kind: Kind
     precision: Precision
     graphs: tuple[Path, ...]
     weights: Path
@@ -105,30 +97,30 @@ def trace(
     return _write(model, folder, traced, kind=kind, precision=precision, on_progress=on_progress)
 
 
-def model_kind(model: PreTrainedModel) -> ModelKind:
+def model_kind(model: PreTrainedModel) -> Kind:
     """Which graphs `trace` makes of a model."""
     from amp_export.exporters.onnx.tracing_jobs import cache_argument
 
     if not model.can_generate():
-        return ModelKind.ENCODER
+        return Kind.ENCODER
     if model.config.is_encoder_decoder:
-        return ModelKind.ENCODER_DECODER
+        return Kind.ENCODER_DECODER
     if cache_argument(model) is None:
         raise UnsupportedModelError(
             f"{type(model).__name__} generates text without a cache of keys and values.\n"
             "Supported are decoders with attention, encoders, and encoders with a decoder."
         )
-    return ModelKind.DECODER
+    return Kind.DECODER
 
 
-def _jobs(model: PreTrainedModel, kind: ModelKind) -> list[Job]:
+def _jobs(model: PreTrainedModel, kind: Kind) -> list[Job]:
     from amp_export.exporters.onnx.tracing_decoders import decoder_jobs
     from amp_export.exporters.onnx.tracing_encoders import encoder_jobs
     from amp_export.exporters.onnx.tracing_seq2seq import seq2seq_jobs
 
-    if kind is ModelKind.DECODER:
+    if kind is Kind.DECODER:
         return decoder_jobs(model, file=GRAPH)
-    return encoder_jobs(model, file=GRAPH) if kind is ModelKind.ENCODER else seq2seq_jobs(model)
+    return encoder_jobs(model, file=GRAPH) if kind is Kind.ENCODER else seq2seq_jobs(model)
 
 
 def _trace_job(model: PreTrainedModel, job: Job) -> ir.Model:
@@ -162,7 +154,7 @@ def _write(
     folder: Path,
     traced: dict[Path, ir.Model],
     *,
-    kind: ModelKind,
+    kind: Kind,
     precision: Precision,
     on_progress: Callable[[int, int], None] | None,
 ) -> TracedExport:

@@ -18,9 +18,10 @@ import torch
 import transformers
 from tiny_models import TINY_CONFIG, randomize
 
+from amp_export.architectures import Kind
 from amp_export.errors import MissingExtraError, OutputError, UnsupportedModelError
 from amp_export.exporters import Precision
-from amp_export.exporters.onnx import ModelKind, OnnxDecoder, TracedExport, run, trace
+from amp_export.exporters.onnx import OnnxDecoder, TracedExport, run, trace
 
 TOLERANCE = 1e-4
 """Of logits whose standard deviation is about 6: the noise is 2e-5, a wrong position or head 1 and more."""
@@ -139,7 +140,7 @@ def test_a_decoder_becomes_one_graph_for_prefill_and_decode(
 ) -> None:
     model = decoder_model(model_type, **overrides)
     traced = trace_in_silence(model, tmp_path / "onnx")
-    assert (traced.kind, traced.graphs) == (ModelKind.DECODER, (tmp_path / "onnx/model.onnx",))
+    assert (traced.kind, traced.graphs) == (Kind.DECODER, (tmp_path / "onnx/model.onnx",))
     assert json.loads((traced.folder / "config.json").read_text())["model_type"] == model_type
     assert traced.bytes_on_disk == sum(file.stat().st_size for file in traced.folder.iterdir())
     assert_decoder_agrees(traced.folder, model, positions=model_type != "bloom")
@@ -226,7 +227,7 @@ def test_an_encoder_of_text_honours_padding(
 ) -> None:
     model = ready(make())
     traced = trace_in_silence(model, tmp_path / "onnx")
-    assert traced.kind is ModelKind.ENCODER
+    assert traced.kind is Kind.ENCODER
     assert described(traced.graph) == ({name: ["batch_size", "sequence_length"] for name in names}, outputs)
     session = onnxruntime.InferenceSession(traced.graph)
     for padding, length in (((0,), 1), ((0, 4, 9), 11), ((1, 0), 30)):
@@ -293,7 +294,7 @@ def test_an_encoder_with_a_decoder_becomes_three_graphs_that_share_their_weights
     model = ready(make())
     traced = trace_in_silence(model, tmp_path / "onnx")
     names = ["encoder_model.onnx", "decoder_model.onnx", "decoder_with_past_model.onnx"]
-    assert (traced.kind, [graph.name for graph in traced.graphs]) == (ModelKind.ENCODER_DECODER, names)
+    assert (traced.kind, [graph.name for graph in traced.graphs]) == (Kind.ENCODER_DECODER, names)
     assert described(traced.graphs[0])[0] == inputs
     mask = {"encoder_attention_mask": SOURCE} if "attention_mask" in inputs else {}
     tokens = {"input_ids": ["batch_size", "decoder_sequence_length"]}
