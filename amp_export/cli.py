@@ -256,7 +256,7 @@ def prune(
         if result.quality is not None:
             quality = result.quality
             console.print(f"Perplexity {quality.dense:.2f} -> {quality.pruned:.2f} on {quality.text}.", soft_wrap=True)
-        for note in result.plan.notes:
+        for note in result.notes:
             console.print(f"Note: {note}", soft_wrap=True)
         console.print(f"Written: {result.folder}", soft_wrap=True)
 

@@ -64,7 +64,8 @@ class PruneResult:
         parameters_before: Parameters of the dense model, tied ones counted once.
         parameters_after: Those of the pruned one.
         quality: What it cost, or None where the calibration text is too short to hold any back.
-        reload: The proof that plain transformers loads it.
+        reload: The proof that transformers loads it.
+        notes: What is to be known of the result.
     """
 
     folder: Path
@@ -74,6 +75,7 @@ class PruneResult:
     parameters_after: int
     quality: Quality | None
     reload: ReloadProof
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -249,6 +251,7 @@ def prune_into(folder: Path, request: PruneRequest, progress: Progress) -> tuple
         assert request.calibration is not None
         text = f"{len(held_back)} prompts held back from calibration: {request.calibration.origin}"
         quality = Quality(dense_perplexity, pruned_perplexity, text)
+    notes = (*plan.notes, *_padding_note(checkpoint, plan, rewritten))
     result = PruneResult(
         folder=folder / PRUNED,
         plan=plan,
@@ -257,6 +260,7 @@ def prune_into(folder: Path, request: PruneRequest, progress: Progress) -> tuple
         parameters_after=parameter_count(checkpoint.config, rewritten.widths),
         quality=quality,
         reload=proof,
+        notes=notes,
     )
     return result, _manifest(request, result)
 
@@ -323,11 +327,11 @@ def _origin(request: PruneRequest) -> str | None:
     return request.calibration.origin if request.calibration is not None else None
 
 
-def _padding_note(checkpoint: Checkpoint, result: PruneResult) -> Iterator[str]:
-    padding = result.parameters_after - parameter_count(checkpoint.config, result.plan.widths)
-    if padding:
+def _padding_note(checkpoint: Checkpoint, plan: Plan, rewritten: Rewrite) -> Iterator[str]:
+    left = parameter_count(checkpoint.config, rewritten.widths)
+    if padding := left - parameter_count(checkpoint.config, plan.widths):
         yield (
-            f"{padding:,} parameters are padding, {padding / result.parameters_after:.1%} of what is left: every layer "
+            f"{padding:,} parameters are padding, {padding / left:.1%} of what is left: every layer "
             "takes the time of the widest, and that is what is measured."
         )
 
@@ -375,7 +379,7 @@ def _manifest(request: PruneRequest, result: PruneResult) -> Manifest:
         "widths": [asdict(widths) for widths in plan.widths],
         "settings": dict(plan.settings),
         "reasons": dict(plan.reasons),
-        "notes": [*plan.notes, *_padding_note(checkpoint, result)],
+        "notes": list(result.notes),
         "calibration": _origin(request),
     }
     return Manifest(

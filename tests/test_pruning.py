@@ -25,7 +25,7 @@ from amp_export.errors import (
 )
 from amp_export.loading import load_model, load_tokenizer
 from amp_export.manifest import Manifest
-from amp_export.options import HeadPolicy
+from amp_export.options import HeadPolicy, Uniform
 from amp_export.plans import Plan
 from amp_export.proving import Expectation, ReloadProof, expect, prove_reload
 from amp_export.pruning import PruneResult, prune
@@ -112,6 +112,26 @@ def test_an_edited_plan_is_obeyed(
     kept = load_model(result.folder).model.layers[1].mlp.up_proj.weight
     assert torch.equal(kept, load_model(tiny_llama).model.layers[1].mlp.up_proj.weight[:3])
     assert Plan.load(tmp_path / "out" / "plan.json", open_checkpoint(tiny_llama).config).layers == result.plan.layers
+
+
+@pytest.mark.usefixtures("without_proof")
+def test_padding_is_told_with_what_it_costs(
+    pruned: tuple[Path, PruneResult], tiny_llama: Path, prompts: Path, tmp_path: Path
+) -> None:
+    content = json.loads((pruned[0] / "plan.json").read_text())
+    content["layers"][0]["neurons"] = [0, 1, 2]
+    (tmp_path / "plan.json").write_text(json.dumps(content))
+    result = prune(
+        tiny_llama,
+        output=tmp_path / "out",
+        plan=tmp_path / "plan.json",
+        calibration=prompts,
+        uniform=Uniform.PAD,
+    )
+    missing = len(content["layers"][1]["neurons"]) - 3
+    padding = 3 * missing * load_model(tiny_llama).config.hidden_size
+    assert any(note.startswith(f"{padding:,} parameters are padding") for note in result.notes)
+    assert Manifest.load(tmp_path / "out").plan["notes"] == list(result.notes)
 
 
 def test_a_checkpoint_that_computes_something_else_fails_the_proof(
