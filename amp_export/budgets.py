@@ -166,7 +166,7 @@ class ModelCosts:
         """Counts them on the shapes of the weights."""
 
         def parameters(widths: LayerWidths) -> int:
-            return parameter_count(config, [config.fit(widths, site) for site in config.sites])
+            return parameter_count(config, config.everywhere(widths))
 
         dense = config.widths
         total = parameters(dense)

@@ -161,7 +161,7 @@ class _Patient:
     def rewrite(self, candidate: Candidate, settings: PlanSettings, *, pad: bool | None = None) -> Rewrite:
         """The rewrite of a candidate, or of an example of it where layers will differ."""
         pad = self.uniform is Uniform.PAD if pad is None else pad
-        layers = [self.config.fit(candidate.widths, site) for site in self.config.sites]
+        layers = self.config.everywhere(candidate.widths)
         if not _differs(candidate, settings, self.config):
             return rewrite(self.raw_config, self.config, layers, pad=pad)
         layers[0] = self.config.fit(_at_its_widest(candidate, settings, self.config), self.config.sites[0])

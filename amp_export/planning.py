@@ -90,7 +90,7 @@ def make_plan(raw_config: Mapping[str, Any], config: ModelConfig, scores: Scores
 
 def _spread(config: ModelConfig, settings: PlanSettings, chosen: Candidate, scores: Scores) -> list[LayerWidths]:
     """What each layer keeps: the same, or what its importance among all layers deserves."""
-    layers = [config.fit(chosen.widths, site) for site in config.sites]
+    layers = config.everywhere(chosen.widths)
     if settings.heads_per_layer is PerLayer.GLOBAL:
         spread = spread_heads(config, scores.heads, chosen.heads, chosen.widths)
         layers = [config.fit(layer, site) for layer, site in zip(spread, config.sites, strict=True)]

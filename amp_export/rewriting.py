@@ -15,7 +15,6 @@ from amp_export.architectures import (
     find_architecture,
     resized_modules,
 )
-from amp_export.architectures._layouts import ALL_KEY_HEADS, ALL_QUERY_HEADS
 from amp_export.errors import PlanError, UnsupportedModelError
 
 MODELING_FILE = "modeling_amp"
@@ -121,13 +120,12 @@ def common_widths(config: ModelConfig, widths: Sequence[LayerWidths]) -> LayerWi
     if len(full) != 1:
         return None
     (common,) = full
-    alike = all(config.fit(common, site) == layer for site, layer in zip(config.sites, widths, strict=True))
-    return common if alike else None
+    return common if config.everywhere(common) == list(widths) else None
 
 
 def is_stock(raw_config: Mapping[str, Any], config: ModelConfig, widths: LayerWidths) -> bool:
     """Whether some stock class can say these widths in every layer."""
-    return rewrite(raw_config, config, _everywhere(config, widths)).is_stock
+    return rewrite(raw_config, config, config.everywhere(widths)).is_stock
 
 
 def _same_class(raw_config: Mapping[str, Any], config: ModelConfig, widths: Sequence[LayerWidths]) -> Rewrite:
@@ -189,22 +187,18 @@ def _resized_class(
 
 
 def _padded(raw_config: Mapping[str, Any], config: ModelConfig, widths: Sequence[LayerWidths], problem: str) -> Rewrite:
-    spanning = [
-        tensor.name
-        for tensor in config.architecture.attention.tensors
-        if tensor.axes in ((ALL_QUERY_HEADS,), (ALL_KEY_HEADS,))
-    ]
+    spanning = [tensor.name for tensor in config.architecture.attention.tensors if tensor.spans_heads]
     if spanning and len({(layer.query_heads, layer.key_value_heads) for layer in widths}) > 1:
         raise PlanError(
             f"Heads cannot be filled up with zeros here: {', '.join(spanning)} normalise over all heads of a layer, "
             "and zeros would change what they divide by.\nLeave --uniform pad out, or use --heads-per-layer uniform."
         )
     widest = _widest(widths)
-    if find_problem(config, _everywhere(config, widest)) is not None:
+    if find_problem(config, config.everywhere(widest)) is not None:
         # the class cannot say fewer heads, so that padding goes up to all of them
         dense = config.widths
         widest = LayerWidths(dense.query_heads, dense.key_value_heads, widest.neurons)
-    padded = _same_class(raw_config, config, _everywhere(config, widest))
+    padded = _same_class(raw_config, config, config.everywhere(widest))
     return Rewrite(
         RewriteKind.PADDED,
         padded.architecture,
@@ -222,10 +216,6 @@ def _widest(widths: Sequence[LayerWidths]) -> LayerWidths:
     group = max(layer.query_group for layer in widths)
     neurons = max(layer.neurons for layer in widths)
     return LayerWidths(key_value_heads * group, key_value_heads, neurons)
-
-
-def _everywhere(config: ModelConfig, widths: LayerWidths) -> list[LayerWidths]:
-    return [config.fit(widths, site) for site in config.sites]
 
 
 def _translate(raw_config: Mapping[str, Any], config: ModelConfig, sibling: Architecture) -> dict[str, Any]:

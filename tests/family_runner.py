@@ -9,7 +9,6 @@ import torch
 from transformers import PreTrainedModel
 
 from amp_export.architectures import Modality, ModelConfig, Projection
-from amp_export.architectures._layouts import ALL_KEY_HEADS, ALL_QUERY_HEADS
 from amp_export.plans import LayerPlan, Plan
 from amp_export.recording import Batch
 from amp_export.samples import compared_output, random_inputs
@@ -49,7 +48,7 @@ def mask(model: PreTrainedModel, config: ModelConfig, plan: Plan) -> PreTrainedM
         elif mlp is not None:
             _silence(module, mlp.output, kept_mask(layer.neurons, config.intermediate_size))
         for tensor in attention.tensors:
-            if tensor.axes in ((ALL_QUERY_HEADS,), (ALL_KEY_HEADS,)):
+            if tensor.spans_heads:
                 _normalize_over_kept(module, tensor.name, config, layer)
     return model
 

@@ -70,7 +70,7 @@ def plans_of(checkpoint: Checkpoint, scores: Scores) -> dict[str, Plan]:
 
 def odd_plan(config: ModelConfig, scores: Scores) -> Plan:
     widths = LayerWidths(ODD_HEADS, ODD_HEADS, 24)
-    sites = [config.fit(widths, site) for site in config.sites]
+    sites = config.everywhere(widths)
     # the heads of some families must be the same in all layers
     shared = [sum(scores.heads)] * len(sites) if any(site.stack.heads_tied for site in config.sites) else scores.heads
     layers = tuple(

@@ -210,6 +210,10 @@ class ModelConfig:
         """Widths as this layer can have them: one without an MLP has no neurons."""
         return widths if site.stack.mlp is not None else replace(widths, neurons=0)
 
+    def everywhere(self, widths: LayerWidths) -> list[LayerWidths]:
+        """These widths in every layer, as far as it can have them."""
+        return [self.fit(widths, site) for site in self.sites]
+
     def _stack_size(self, stack: Stack, canonical: str) -> int:
         name = stack.names.get(canonical)
         return int(self.fields[name]) if name is not None else self.sizes[canonical]

@@ -102,6 +102,11 @@ class Tensor:
     when: Conditions = field(default_factory=dict)
     first_layer_only: bool = False
 
+    @property
+    def spans_heads(self) -> bool:
+        """Whether it is a norm over all heads at once, which divides by what all of them are."""
+        return len(self.axes) == 1 and isinstance(self.axes[0], Features)
+
 
 @dataclass(frozen=True)
 class Projection:
