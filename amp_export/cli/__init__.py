@@ -1,0 +1,35 @@
+"""The command line: a module for each command, which parses, makes one call, and shows the result.
+
+Parameters carry the names of the function's.
+"""
+
+from __future__ import annotations
+
+import os
+
+import typer
+
+from amp_export.cli import benchmark, convert, doctor, export, prune, report, validate
+
+app = typer.Typer(
+    name="amp-export",
+    no_args_is_help=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    # plain help loads in half the time
+    rich_markup_mode=None,
+)
+app.callback(invoke_without_command=True, epilog=convert.EXAMPLES)(convert.convert)
+app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
+app.command(epilog=prune.EXAMPLES)(prune.prune)
+app.command(epilog=export.EXAMPLES)(export.export)
+app.command(epilog=validate.EXAMPLES)(validate.validate)
+app.command(epilog=benchmark.EXAMPLES)(benchmark.benchmark)
+app.command(epilog=report.EXAMPLES)(report.report)
+
+
+def main() -> None:
+    """The entry point."""
+    # tokenizers warns when a process forks after its threads started; the reload proof does
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    app()

@@ -1,0 +1,53 @@
+"""The command `doctor`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from amp_export.cli.options import (
+    DEFAULT_MODEL,
+    AllocationOption,
+    Heads,
+    HeadsPerLayer,
+    Json,
+    Model,
+    NeuronsPerLayer,
+    Snap,
+    TargetOption,
+    UniformOption,
+)
+from amp_export.cli.running import examples, run_command
+from amp_export.options import Allocation, HeadPolicy, PerLayer, TargetName, Uniform
+
+EXAMPLES = examples("amp-export doctor --model demo --ratio 0.3")
+
+
+def doctor(
+    model: Model = DEFAULT_MODEL,
+    ratio: Annotated[float, typer.Option("--ratio", "-r", metavar="R", help="Share of parameters to remove.")] = 0.3,
+    allocation: AllocationOption = Allocation.BALANCED,
+    heads: Heads = HeadPolicy.AUTO,
+    snap: Snap = None,
+    target: TargetOption = TargetName.CPU,
+    heads_per_layer: HeadsPerLayer = PerLayer.UNIFORM,
+    neurons_per_layer: NeuronsPerLayer = PerLayer.UNIFORM,
+    uniform: UniformOption = Uniform.RESIZE,
+    as_json: Json = False,
+) -> None:
+    """Say what a ratio would keep, which class can express it and what loads it, before anything heavy runs."""
+
+    def work(console: Any) -> None:
+        from amp_export.budgets import PlanSettings
+        from amp_export.console import ConsoleProgress, print_json, show_diagnosis
+        from amp_export.doctoring import diagnose
+
+        settings = PlanSettings(ratio, allocation, heads, snap, target, heads_per_layer, neurons_per_layer)
+        diagnosis = diagnose(model, settings, uniform=uniform, on_status=ConsoleProgress(console).note)
+        if as_json:
+            print_json(diagnosis.to_json())
+        else:
+            show_diagnosis(console, diagnosis)
+
+    run_command(work)

@@ -1,0 +1,44 @@
+"""The command `export`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from amp_export.cli.options import DEFAULT_MODEL, AllowPickle, DtypeOption, Model, Output, Overwrite, ViaOption
+from amp_export.cli.running import examples, run_command
+from amp_export.exporters import Precision
+from amp_export.options import Format, Via
+
+EXAMPLES = examples("amp-export export --model out/pruned --to onnx --output out")
+
+
+def export(
+    output: Output,
+    model: Model = DEFAULT_MODEL,
+    to: Annotated[Format, typer.Option("--to", help="The format to export to.")] = Format.ONNX,
+    dtype: DtypeOption = Precision.FLOAT32,
+    via: ViaOption = Via.AUTO,
+    allow_pickle: AllowPickle = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Export any checkpoint, pruned or not."""
+
+    def work(console: Any) -> None:
+        from amp_export.console import ConsoleProgress
+        from amp_export.exporting import export as run
+
+        result = run(
+            model,
+            output=output,
+            to=to,
+            precision=dtype,
+            via=via,
+            allow_pickle=allow_pickle,
+            overwrite=overwrite,
+            progress=ConsoleProgress(console),
+        )
+        console.print(f"Written: {result.folder} ({result.bytes_on_disk / 1e6:.0f} MB)", soft_wrap=True)
+
+    run_command(work)

@@ -1,0 +1,62 @@
+"""The options of the command line, one for each name: what several commands take is the same in all of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from amp_export.exporters import Precision
+from amp_export.options import Allocation, HeadPolicy, PerLayer, TargetName, Uniform, Via
+
+DEFAULT_MODEL = "demo"
+DEFAULT_RATIO = 0.1
+DEFAULT_OUTPUT = Path("out")
+
+Model = Annotated[
+    str, typer.Option("--model", "-m", metavar="MODEL", help="A hub id, a checkpoint directory, a .gguf file, or demo.")
+]
+MaybeModel = Annotated[
+    str | None,
+    typer.Option("--model", "-m", metavar="MODEL", help="A hub id, a checkpoint directory, a .gguf file, or demo."),
+]
+Ratio = Annotated[
+    float | None, typer.Option("--ratio", "-r", metavar="R", help="Share of all parameters to remove, 0 to 1.")
+]
+Output = Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="Where the result goes.")]
+OutArgument = Annotated[Path, typer.Argument(metavar="OUT", help="What an earlier command wrote.")]
+AllocationOption = Annotated[
+    Allocation, typer.Option(help="Meet the budget, or follow the paper's rule to the letter.")
+]
+Heads = Annotated[
+    HeadPolicy, typer.Option(help="Heads that may go: whole key/value groups, within each, the better, or none.")
+]
+Snap = Annotated[
+    int | None, typer.Option(metavar="N", help="Keep a multiple of N neurons.  [default: 16, on GPU targets 64]")
+]
+TargetOption = Annotated[TargetName, typer.Option("--target", help="The kind of device the shapes should suit.")]
+HeadsPerLayer = Annotated[
+    PerLayer, typer.Option("--heads-per-layer", help="The same in every layer, or by importance among all layers.")
+]
+NeuronsPerLayer = Annotated[
+    PerLayer, typer.Option("--neurons-per-layer", help="The same in every layer, or by importance among all layers.")
+]
+UniformOption = Annotated[
+    Uniform, typer.Option("--uniform", help="What no stock config can say is resized at load, or padded with zeros.")
+]
+Calibration = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="What to score on: prompts (.txt, .jsonl), or images or sounds (.npz)."),
+]
+ScoresOption = Annotated[Path | None, typer.Option("--scores", metavar="FILE", help="Scores of an earlier run.")]
+PlanOption = Annotated[Path | None, typer.Option("--plan", metavar="FILE", help="A plan, instead of a ratio.")]
+ViaOption = Annotated[Via, typer.Option("--via", help="Build the graph directly, or trace the model.")]
+DtypeOption = Annotated[Precision, typer.Option("--dtype", help="Precision of the exported graph.")]
+Threads = Annotated[int | None, typer.Option(min=1, metavar="N", help="Threads of the runtime.  [default: all cores]")]
+AllowPickle = Annotated[
+    bool,
+    typer.Option("--allow-pickle", help="Read torch pickles where there is no safetensors; runs no code of theirs."),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the report on stdout as JSON, and nothing else.")]

@@ -1,0 +1,54 @@
+"""How a command is run: errors become messages and exit codes, reports are shown or printed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from amp_export.errors import AmpExportError
+
+if TYPE_CHECKING:
+    from amp_export.reporting import Report
+
+
+def examples(*commands: str) -> str:
+    """The end of a help page; the mark at its start keeps the lines as they are."""
+    return "\n".join(("\b", "Examples:" if len(commands) > 1 else "Example:", *(f"  {each}" for each in commands)))
+
+
+def run_and_show(work: Callable[[Any], Report], *, as_json: bool, written: Path | None) -> None:
+    """Runs a command that makes a report, and shows it; exit code 1 where parity fails."""
+
+    def show(console: Any) -> None:
+        from amp_export.console import print_json, show_report
+
+        report = work(console)
+        if as_json:
+            print_json(report.to_json())
+        else:
+            show_report(console, report)
+            if written is not None:
+                console.print(f"Written: {written}", soft_wrap=True)
+        if report.parity is not None and not report.holds:
+            raise typer.Exit(1)
+
+    run_command(show)
+
+
+def run_command(work: Callable[[Any], None]) -> None:
+    """Runs a command; a mistake of the user's ends in a message and an exit code, not in a stack trace."""
+    from amp_export.console import show_error, stderr_console
+
+    console = stderr_console()
+    try:
+        work(console)
+    except AmpExportError as error:
+        show_error(console, str(error))
+        raise typer.Exit(error.exit_code) from error
+    except KeyboardInterrupt:
+        show_error(console, "Interrupted; nothing was written.")
+        # 128 + SIGINT, as shells report it
+        raise typer.Exit(130) from None
