@@ -45,7 +45,7 @@ EXAMPLES = examples(
 )
 
 
-def _show_version_and_exit(show: bool) -> None:
+def _print_version(show: bool) -> None:
     if show:
         typer.echo(f"amp-export {__version__}")
         raise typer.Exit
@@ -73,8 +73,8 @@ def convert(
     allow_pickle: AllowPickle = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
-    _showshow_version: Annotated[
-        bool, typer.Option("--version", callback=_show_version_and_exit, is_eager=True, help="Print the version and exit.")
+    _show_version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Prune a transformer with AMP, export it, prove the export, and measure what was gained.
