@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from amp_export.benchmarking import benchmark_graphs
 from amp_export.checkpoints import open_checkpoint
 from amp_export.errors import RequestError
-from amp_export.exporters import Precision
+from amp_export.exporters import Opset, Precision
 from amp_export.exporters.onnx import require_runtime
 from amp_export.exporting import export_into
 from amp_export.options import Format, Uniform, Via
@@ -30,6 +30,7 @@ class ConvertOptions:
 
     Attributes:
         precision: The precision of the graph.
+        opset: The version of the ONNX operators.
         via: How the graph is made.
         calibration: A `.jsonl` or `.txt` file of prompts, or a `.npz` or `.safetensors` file with images or sounds.
         scores: Scores of an earlier run.
@@ -41,6 +42,7 @@ class ConvertOptions:
     """
 
     precision: Precision = Precision.FLOAT32
+    opset: Opset = Opset.OPSET_23
     via: Via = Via.AUTO
     calibration: Path | None = None
     scores: Path | None = None
@@ -98,7 +100,9 @@ def convert(
     with staged_output(output, overwrite=options.overwrite) as folder:
         _, manifest = prune_into(folder, request, progress)
         pruned = open_checkpoint(folder / PRUNED)
-        exported = export_into(folder, pruned, to=to, precision=options.precision, via=options.via, progress=progress)
+        exported = export_into(
+            folder, pruned, to=to, precision=options.precision, opset=options.opset, via=options.via, progress=progress
+        )
         parity = compare(pruned.path, exported.folder, threads=options.threads, progress=progress)
         # the dense graph is only needed to measure against, and is as large as the result: it does not stay
         scratch = folder / "dense"
@@ -107,6 +111,7 @@ def convert(
             request.checkpoint,
             to=to,
             precision=options.precision,
+            opset=options.opset,
             via=exported.via,
             progress=progress,
             description="Exporting the dense model",

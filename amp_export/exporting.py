@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from amp_export.checkpoints import directory_size, hash_weights, open_checkpoint
 from amp_export.errors import OutputError
-from amp_export.exporters import Precision
+from amp_export.exporters import Opset, Precision
 from amp_export.manifest import Manifest, SourceRecord
 from amp_export.options import Format, Via
 from amp_export.outputs import check_output, is_ours, staged_output
@@ -44,6 +44,7 @@ def export(
     output: Path,
     to: Format = Format.ONNX,
     precision: Precision = Precision.FLOAT32,
+    opset: Opset = Opset.OPSET_23,
     via: Via = Via.AUTO,
     allow_pickle: bool = False,
     overwrite: bool = False,
@@ -59,6 +60,7 @@ def export(
         output: The output directory.
         to: The format.
         precision: The precision of the graph.
+        opset: The version of the ONNX operators.
         via: How the graph is made.
         allow_pickle: Whether weights may be read from torch pickles, where there are no others.
         overwrite: Whether an earlier result may be replaced.
@@ -76,7 +78,7 @@ def export(
     source = resolve_model(model, allow_pickle=allow_pickle, on_status=progress.note)
     checkpoint = open_checkpoint(source.path)
     with staged_output(output, overwrite=overwrite, extend=extend) as folder:
-        exported = export_into(folder, checkpoint, to=to, precision=precision, via=via, progress=progress)
+        exported = export_into(folder, checkpoint, to=to, precision=precision, opset=opset, via=via, progress=progress)
         if extend:
             manifest = Manifest.load(folder)
         else:
@@ -92,6 +94,7 @@ def export_into(
     *,
     to: Format = Format.ONNX,
     precision: Precision,
+    opset: Opset = Opset.OPSET_23,
     via: Via = Via.AUTO,
     progress: Progress,
     description: str = "Exporting",
@@ -112,13 +115,13 @@ def export_into(
         via = Via.DIRECT if onnx.can_build(checkpoint.config) is None else Via.TRACE
     with progress.step(f"{description} to {to.value} in {precision.value}") as advance:
         if via is Via.DIRECT:
-            onnx.export(checkpoint, folder / to.value, precision=precision, on_progress=advance)
+            onnx.export(checkpoint, folder / to.value, precision=precision, opset=opset, on_progress=advance)
         else:
-            _trace(checkpoint, folder / to.value, precision, advance)
+            _trace(checkpoint, folder / to.value, precision, opset, advance)
     return ExportResult(folder / to.value, to, precision, via, directory_size(folder / to.value))
 
 
-def _trace(checkpoint: Checkpoint, folder: Path, precision: Precision, advance: Advance) -> None:
+def _trace(checkpoint: Checkpoint, folder: Path, precision: Precision, opset: Opset, advance: Advance) -> None:
     import shutil
 
     import torch
@@ -127,7 +130,7 @@ def _trace(checkpoint: Checkpoint, folder: Path, precision: Precision, advance: 
     from amp_export.loading import load_model
 
     model = load_model(checkpoint.path, dtype=getattr(torch, precision.value))
-    tracing.trace(model, folder, precision=precision, on_progress=advance)
+    tracing.trace(model, folder, precision=precision, opset=opset, on_progress=advance)
     for file in checkpoint.companions():
         shutil.copy2(file, folder / file.name)
 

@@ -20,6 +20,7 @@ from amp_export.cli.options import (
     Json,
     MaybeModel,
     NeuronsPerLayer,
+    OpsetOption,
     Output,
     Overwrite,
     PlanOption,
@@ -32,7 +33,7 @@ from amp_export.cli.options import (
     ViaOption,
 )
 from amp_export.cli.running import examples, run_and_show
-from amp_export.exporters import Precision
+from amp_export.exporters import Opset, Precision
 from amp_export.options import Allocation, Format, HeadPolicy, PerLayer, TargetName, Uniform, Via
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def convert(
     scores: ScoresOption = None,
     plan: PlanOption = None,
     dtype: DtypeOption = Precision.FLOAT32,
+    opset: OpsetOption = Opset.OPSET_23,
     via: ViaOption = Via.AUTO,
     threads: Threads = None,
     allow_pickle: AllowPickle = False,
@@ -108,6 +110,7 @@ def convert(
             settings = PlanSettings(chosen_ratio, allocation, heads, snap, target, heads_per_layer, neurons_per_layer)
         options = ConvertOptions(
             precision=dtype,
+            opset=opset,
             via=via,
             calibration=calibration,
             scores=scores,

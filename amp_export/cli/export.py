@@ -6,9 +6,18 @@ from typing import Annotated, Any
 
 import typer
 
-from amp_export.cli.options import DEFAULT_MODEL, AllowPickle, DtypeOption, Model, Output, Overwrite, ViaOption
+from amp_export.cli.options import (
+    DEFAULT_MODEL,
+    AllowPickle,
+    DtypeOption,
+    Model,
+    OpsetOption,
+    Output,
+    Overwrite,
+    ViaOption,
+)
 from amp_export.cli.running import examples, run_command
-from amp_export.exporters import Precision
+from amp_export.exporters import Opset, Precision
 from amp_export.options import Format, Via
 
 EXAMPLES = examples("amp-export export --model out/pruned --to onnx --output out")
@@ -19,6 +28,7 @@ def export(
     model: Model = DEFAULT_MODEL,
     to: Annotated[Format, typer.Option("--to", help="The format to export to.")] = Format.ONNX,
     dtype: DtypeOption = Precision.FLOAT32,
+    opset: OpsetOption = Opset.OPSET_23,
     via: ViaOption = Via.AUTO,
     allow_pickle: AllowPickle = False,
     overwrite: Overwrite = False,
@@ -34,6 +44,7 @@ def export(
             output=output,
             to=to,
             precision=dtype,
+            opset=opset,
             via=via,
             allow_pickle=allow_pickle,
             overwrite=overwrite,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from amp_export.exporters import Precision
+from amp_export.exporters import Opset, Precision
 from amp_export.options import Allocation, HeadPolicy, PerLayer, TargetName, Uniform, Via
 
 DEFAULT_MODEL = "demo"
@@ -52,6 +52,9 @@ Calibration = Annotated[
 ScoresOption = Annotated[Path | None, typer.Option("--scores", metavar="FILE", help="Scores of an earlier run.")]
 PlanOption = Annotated[Path | None, typer.Option("--plan", metavar="FILE", help="A plan, instead of a ratio.")]
 ViaOption = Annotated[Via, typer.Option("--via", help="Build the graph directly, or trace the model.")]
+OpsetOption = Annotated[
+    Opset, typer.Option("--opset", help="ONNX operators: 20 is for TensorRT before 10.15 and older runtimes.")
+]
 DtypeOption = Annotated[Precision, typer.Option("--dtype", help="Precision of the exported graph.")]
 Threads = Annotated[int | None, typer.Option(min=1, metavar="N", help="Threads of the runtime.  [default: all cores]")]
 AllowPickle = Annotated[

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from amp_export.architectures import HeadNorms, LayerWidths, Layout, NormSpan
 from amp_export.exporters.onnx.parts import Parts
 from amp_export.exporters.onnx.rotary import Rope, ropes
+from amp_export.exporters.onnx.spelled_out import AttentionParts, add_attention, add_rotation, add_rotation_rows
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,18 @@ class Attention(Parts):
             queries, keys = (self._add_rotation(heads, self._ropes[kind]) for heads in (queries, keys))
         keys = self._add_to_past(layer, "key", keys)
         values = self._add_to_past(layer, "value", values)
-        if self._is_capped:
-            attended = self._add_capped(layer, widths, (queries, keys, values), mask)
+        if self._is_spelled_out:
+            attended = add_attention(
+                self.graph,
+                AttentionParts(queries, keys, values, mask),
+                widths,
+                head_dim=self.config.head_dim,
+                scale=self._scale(layer),
+                cap=functools.partial(
+                    self.add_softcap, self.computation.attention_softcap, output=f"{scope}.attention.capped"
+                ),
+                output=f"{scope}.attention",
+            )
         else:
             # grouped key/value heads stay as they are: Attention shares each among its group of query heads.
             # softmax_precision is left out: TensorRT-RTX 1.7 refuses Attention with it
@@ -52,10 +63,13 @@ class Attention(Parts):
                 halves = self.graph.integer(rope.positions), self.graph.integer(0)
                 offset = self.graph.add("Where", beyond, *halves, output=f"{scope}.offset")
                 self.graph.add("Add", "position_ids", offset, output=f"{scope}.positions")
+            if not self.graph.knows("RotaryEmbedding"):
+                for cache in (rope.cos_cache, rope.sin_cache):
+                    add_rotation_rows(self.graph, cache, self._positions(rope), interleaved=self._is_interleaved)
 
     def prepare_mask(self, mask: str) -> str:
         """The mask as the attention takes it: with an axis for the query heads of a group where that is spelled out."""
-        if not self._is_capped:
+        if not self._is_spelled_out:
             return mask
         return self.graph.add("Unsqueeze", mask, self.graph.integers(2), output=f"{mask}.of_group")
 
@@ -64,9 +78,14 @@ class Attention(Parts):
         return ropes(self.config)
 
     @property
-    def _is_capped(self) -> bool:
+    def _is_spelled_out(self) -> bool:
+        """Whether it takes more than one node.
+
+        Attention would cap too, but before the mask in ONNX Runtime 1.32 and after it in 1.24.
+        """
         field = self.computation.attention_softcap
-        return field is not None and self.config.fields[field] is not None
+        is_capped = field is not None and self.config.fields[field] is not None
+        return is_capped or not self.graph.knows("Attention")
 
     @property
     def _head_norms(self) -> HeadNorms | None:
@@ -118,11 +137,22 @@ class Attention(Parts):
             if rest
             else [heads]
         )
-        caches = self.graph.weight(rope.cos_cache), self.graph.weight(rope.sin_cache)
-        positions = f"{rope.cos_cache}.positions" if rope.switches else "position_ids"
-        pairs = {"interleaved": 1} if self._is_interleaved else {}
-        rotated = self.graph.add("RotaryEmbedding", turning, *caches, positions, output=f"{turning}.rotated", **pairs)
+        rotated = self._rotate(turning, rope)
         return self.graph.add("Concat", rotated, *still, output=f"{heads}.rotated", axis=-1) if still else rotated
+
+    def _rotate(self, turning: str, rope: Rope) -> str:
+        output = f"{turning}.rotated"
+        if not self.graph.knows("RotaryEmbedding"):
+            rows = (f"{cache}.rows_of_heads" for cache in (rope.cos_cache, rope.sin_cache))
+            return add_rotation(
+                self.graph, turning, *rows, dimensions=rope.dimensions, interleaved=self._is_interleaved, output=output
+            )
+        caches = self.graph.weight(rope.cos_cache), self.graph.weight(rope.sin_cache)
+        pairs = {"interleaved": 1} if self._is_interleaved else {}
+        return self.graph.add("RotaryEmbedding", turning, *caches, self._positions(rope), output=output, **pairs)
+
+    def _positions(self, rope: Rope) -> str:
+        return f"{rope.cos_cache}.positions" if rope.switches else "position_ids"
 
     @property
     def _is_interleaved(self) -> bool:
@@ -132,24 +162,3 @@ class Attention(Parts):
         return self.graph.add(
             "Concat", f"past_key_values.{layer}.{part}", new, output=f"present.{layer}.{part}", axis=2
         )
-
-    def _add_capped(self, layer: int, widths: LayerWidths, heads: tuple[str, str, str], mask: str) -> str:
-        """Attention node by node, [batch, key/value heads, group, sequence, ...]: scores are capped before the mask.
-
-        The operator would do it, but in which order is another in ONNX Runtime 1.24 than in 1.32.
-        """
-        graph, scope = self.graph, f"{self.config.architecture.layers}.{layer}.attention"
-        queries, keys, values = heads
-        shape = graph.integers(0, widths.key_value_heads, widths.query_group, -1, self.config.head_dim)
-        queries = graph.add("Reshape", queries, shape, output=f"{scope}.queries")
-        keys = graph.add("Unsqueeze", keys, graph.integers(2), output=f"{scope}.keys")
-        keys = graph.add("Transpose", keys, output=f"{scope}.keys_turned", perm=[0, 1, 2, 4, 3])
-        values = graph.add("Unsqueeze", values, graph.integers(2), output=f"{scope}.values")
-        products = graph.add("MatMul", queries, keys, output=f"{scope}.products")
-        scores = graph.add("Mul", products, graph.number(self._scale(layer)), output=f"{scope}.scaled")
-        scores = self.add_softcap(self.computation.attention_softcap, scores, output=f"{scope}.scores")
-        seen = graph.add("Where", mask, scores, graph.number(float("-inf")), output=f"{scope}.seen")
-        weights = graph.add("Softmax", seen, output=f"{scope}.weights", axis=-1)
-        attended = graph.add("MatMul", weights, values, output=f"{scope}.attended")
-        shape = graph.integers(0, widths.query_heads, -1, self.config.head_dim)
-        return graph.add("Reshape", attended, shape, output=scope)

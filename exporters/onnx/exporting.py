@@ -11,9 +11,9 @@ from pathlib import Path
 from amp_export.architectures import tensor_shapes
 from amp_export.checkpoints import Checkpoint, directory_size
 from amp_export.errors import OutputError, UnsupportedModelError
-from amp_export.exporters import Precision
+from amp_export.exporters import Opset, Precision
 from amp_export.exporters.onnx.genai import write_genai_config
-from amp_export.exporters.onnx.graph import OPSET, build_graph
+from amp_export.exporters.onnx.graph import build_graph
 from amp_export.exporters.onnx.support import require_buildable
 from amp_export.exporters.onnx.weights import lay_out, write_weights
 
@@ -38,7 +38,7 @@ class OnnxExport:
     precision: Precision
     graph: Path
     weights: Path
-    opset: int
+    opset: Opset
     bytes_on_disk: int
 
 
@@ -47,6 +47,7 @@ def export(
     folder: Path,
     *,
     precision: Precision = Precision.FLOAT32,
+    opset: Opset = Opset.OPSET_23,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> OnnxExport:
     """Exports a decoder as one graph for prefill and decode, with config, tokenizer and genai_config.json beside it.
@@ -57,6 +58,7 @@ def export(
         checkpoint: What to export.
         folder: Where to; it is made, and must be empty if it is there.
         precision: The dtype of weights, activations, keys, values and logits.
+        opset: The version of the ONNX operators.
         on_progress: Called with the number of layers written and of all, after each layer.
 
     Raises:
@@ -72,7 +74,9 @@ def export(
 
     folder.mkdir(parents=True, exist_ok=True)
     stored = lay_out(checkpoint.config, checkpoint.widths, precision)
-    model = build_graph(checkpoint.config, checkpoint.widths, stored, precision=precision, data_file=WEIGHTS)
+    model = build_graph(
+        checkpoint.config, checkpoint.widths, stored, precision=precision, opset=opset, data_file=WEIGHTS
+    )
     (folder / GRAPH).write_bytes(model.SerializeToString())
     write_weights(checkpoint, stored, folder / WEIGHTS, precision=precision, on_progress=on_progress)
     (folder / "config.json").write_text(json.dumps(checkpoint.raw_config, indent=2) + "\n", encoding="utf-8")
@@ -84,7 +88,7 @@ def export(
         precision=precision,
         graph=folder / GRAPH,
         weights=folder / WEIGHTS,
-        opset=OPSET,
+        opset=opset,
         bytes_on_disk=directory_size(folder),
     )
 

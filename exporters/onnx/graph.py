@@ -1,4 +1,4 @@
-"""A decoder as a graph of standard operators (opset 23): no tracing, no torch, one graph for prefill and decode.
+"""A decoder as a graph of standard operators: no tracing, no torch, one graph for prefill and decode.
 
 Two choices are TensorRT's: keys and values are joined to the past by Concat, not by Attention itself, because it takes
 Attention with one output only; and the mask is computed once, as truth values, and shared by all layers.
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from amp_export.architectures import LayerWidths, Learned, ModelConfig
-from amp_export.exporters import Precision
+from amp_export.exporters import Opset, Precision
 from amp_export.exporters.onnx.activations import activation_of, add_activation
 from amp_export.exporters.onnx.attention import Attention
 from amp_export.exporters.onnx.masks import add_masks
@@ -24,12 +24,6 @@ if TYPE_CHECKING:
 
     from amp_export.exporters.onnx.nodes import Shape
 
-OPSET = 23
-"""The first with Attention, RotaryEmbedding and RMSNormalization."""
-
-IR_VERSION = 11
-"""The one that came with opset 23, in ONNX 1.18."""
-
 
 def build_graph(
     config: ModelConfig,
@@ -37,6 +31,7 @@ def build_graph(
     stored: Sequence[StoredTensor],
     *,
     precision: Precision,
+    opset: Opset,
     data_file: str,
 ) -> onnx.ModelProto:
     """Builds the graph of a decoder.
@@ -51,9 +46,10 @@ def build_graph(
         widths: The widths of each layer.
         stored: Where each weight lies in the data file, from `lay_out`.
         precision: The dtype of weights, activations, keys, values and logits.
+        opset: The version of the operators.
         data_file: The data file's name, in the same folder as the graph.
     """
-    graph = Graph(stored, precision=precision, data_file=data_file)
+    graph = Graph(stored, precision=precision, data_file=data_file, opset=opset)
     _declare(graph, config, widths)
     decoder = _Decoder(graph, config)
     attention = Attention(graph, config)
@@ -65,7 +61,7 @@ def build_graph(
     decoder.add_head(hidden)
     name = config.architecture.class_name
     description = f"{name} with {len(widths)} layers in {precision}; one graph for prefill and decode"
-    return graph.to_model(name=name, opset=OPSET, ir_version=IR_VERSION, description=description)
+    return graph.to_model(name=name, description=description)
 
 
 def _declare(graph: Graph, config: ModelConfig, widths: Sequence[LayerWidths]) -> None:

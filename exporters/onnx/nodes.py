@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from amp_export.exporters import Precision
+from amp_export.exporters import Opset, Precision
 from amp_export.exporters.onnx.weights import StoredTensor
 
 if TYPE_CHECKING:
@@ -23,14 +23,20 @@ class Graph:
         stored: The tensors of the data file, from `lay_out`.
         precision: The dtype of all that is not an integer or a truth value.
         data_file: The data file's name, in the same folder as the graph.
+        opset: The version of its operators.
+
+    Attributes:
+        precision: As given.
+        opset: As given.
     """
 
-    def __init__(self, stored: Sequence[StoredTensor], *, precision: Precision, data_file: str) -> None:
-        import onnx
+    def __init__(self, stored: Sequence[StoredTensor], *, precision: Precision, data_file: str, opset: Opset) -> None:
 
+        self.precision = precision
+        self.opset = opset
         self._stored = {tensor.name: tensor for tensor in stored}
         self._data_file = data_file
-        self._dtype = onnx.TensorProto.DataType.Value(_DTYPES[precision])
+        self._dtype = _onnx_type(precision)
         self._nodes: list[onnx.NodeProto] = []
         self._initializers: dict[str, onnx.TensorProto] = {}
         self._inputs: list[onnx.ValueInfoProto] = []
@@ -44,6 +50,25 @@ class Graph:
         node.attribute.extend(helper.make_attribute(name, value) for name, value in attributes.items())
         self._nodes.append(node)
         return output
+
+    def knows(self, operator: str) -> bool:
+        """Whether the graph's opset has an operator."""
+        from onnx import defs
+
+        return bool(defs.has(operator, self.opset.version))
+
+    def cast(self, value: str, precision: Precision, *, output: str, source: Precision | None = None) -> str:
+        """Rounds a value to a precision, or returns it as it is where it has that already.
+
+        Args:
+            value: The value.
+            precision: The precision to have.
+            output: The name of the result.
+            source: The precision that it has; by default the graph's.
+        """
+        if precision is (source or self.precision):
+            return value
+        return self.add("Cast", value, output=output, to=_onnx_type(precision))
 
     def split(self, value: str, sizes: Sequence[int], *, outputs: Sequence[str]) -> Sequence[str]:
         """Splits the last axis of a value into parts of these sizes."""
@@ -82,19 +107,21 @@ class Graph:
         """A constant int64 without axes."""
         return self._constant(f"scalar_{value}", [value], shape=[])
 
-    def number(self, value: float) -> str:
-        """A constant of the graph's precision, without axes; it is rounded to float32 first, as torch does."""
-        return self.numbers(value, shape=[])
+    def number(self, value: float, *, precision: Precision | None = None) -> str:
+        """A constant without axes, of the graph's precision by default, rounded to float32 first as torch does."""
+        return self.numbers(value, shape=[], precision=precision)
 
-    def numbers(self, value: float, *, shape: Sequence[int]) -> str:
-        """A constant of the graph's precision that holds one value all over."""
+    def numbers(self, value: float, *, shape: Sequence[int], precision: Precision | None = None) -> str:
+        """A constant that holds one value all over, of the graph's precision by default."""
         import numpy as np
         from onnx import helper
 
+        precision = precision or self.precision
         name = "_".join(["number", *map(str, shape), repr(float(value))])
+        name += "" if precision is self.precision else f"_{precision}"
         if name not in self._initializers:
             values = [float(np.float32(value))] * math.prod(shape)
-            self._initializers[name] = helper.make_tensor(name, self._dtype, shape, values)
+            self._initializers[name] = helper.make_tensor(name, _onnx_type(precision), shape, values)
         return name
 
     def declare_input(self, name: str, shape: Shape, *, kind: Literal["float", "integer"]) -> str:
@@ -106,7 +133,7 @@ class Graph:
         """Makes a value, of the graph's precision, an output of the graph."""
         self._outputs.append(self._value_info(name, shape, "float"))
 
-    def to_model(self, *, name: str, opset: int, ir_version: int, description: str) -> onnx.ModelProto:
+    def to_model(self, *, name: str, description: str) -> onnx.ModelProto:
         """Puts everything together."""
         from onnx import helper
 
@@ -120,8 +147,8 @@ class Graph:
             producer_name="amp-export",
             producer_version=amp_export.__version__,
             doc_string=description,
-            ir_version=ir_version,
-            opset_imports=[helper.make_opsetid("", opset)],
+            ir_version=self.opset.ir_version,
+            opset_imports=[helper.make_opsetid("", self.opset.version)],
         )
 
     def _constant(self, name: str, values: Sequence[int], *, shape: Sequence[int]) -> str:
@@ -137,4 +164,11 @@ class Graph:
         return helper.make_tensor_value_info(name, self._dtype if kind == "float" else TensorProto.INT64, shape)
 
 
-_DTYPES = {Precision.FLOAT32: "FLOAT", Precision.FLOAT16: "FLOAT16", Precision.BFLOAT16: "BFLOAT16"}
+def _onnx_type(precision: Precision) -> int:
+    from onnx import TensorProto
+
+    return {
+        Precision.FLOAT32: TensorProto.FLOAT,
+        Precision.FLOAT16: TensorProto.FLOAT16,
+        Precision.BFLOAT16: TensorProto.BFLOAT16,
+    }[precision]

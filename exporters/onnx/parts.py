@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from amp_export.architectures import Computation, Factor, ModelConfig, NormKind, Projection
 from amp_export.exporters.onnx.nodes import Graph
+from amp_export.exporters.onnx.spelled_out import add_rms_norm
 
 _FLOAT = 1
 """`TensorProto.FLOAT`, as the attribute `stash_type` wants it."""
@@ -68,13 +69,9 @@ class Parts:
     def _normalize(self, value: str, *weights: str, output: str) -> str:
         """The mean is taken in float32 whatever the precision, as transformers does."""
         operator = "LayerNormalization" if self.computation.norm is NormKind.LAYER else "RMSNormalization"
-        epsilon = self.computation.epsilon
-        return self.graph.add(
-            operator,
-            value,
-            *weights,
-            output=output,
-            axis=-1,
-            epsilon=float(self.config.fields[epsilon] if isinstance(epsilon, str) else epsilon),
-            stash_type=_FLOAT,
-        )
+        named = self.computation.epsilon
+        epsilon = float(self.config.fields[named] if isinstance(named, str) else named)
+        if not self.graph.knows(operator):
+            (weight,) = weights
+            return add_rms_norm(self.graph, value, weight, epsilon=epsilon, output=output)
+        return self.graph.add(operator, value, *weights, output=output, axis=-1, epsilon=epsilon, stash_type=_FLOAT)

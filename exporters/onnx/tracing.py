@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, cast
 from amp_export.architectures import Kind
 from amp_export.checkpoints import directory_size
 from amp_export.errors import MissingExtraError, OutputError, UnsupportedModelError
-from amp_export.exporters import Precision
+from amp_export.exporters import Opset, Precision
 from amp_export.exporters.onnx.exporting import GRAPH, WEIGHTS
-from amp_export.exporters.onnx.graph import OPSET
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -44,7 +43,7 @@ class TracedExport:
     precision: Precision
     graphs: tuple[Path, ...]
     weights: Path
-    opset: int
+    opset: Opset
     bytes_on_disk: int
 
     @property
@@ -58,6 +57,7 @@ def trace(
     folder: Path,
     *,
     precision: Precision,
+    opset: Opset = Opset.OPSET_23,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> TracedExport:
     """Exports a model as it computes, by following it through samples of its inputs.
@@ -75,6 +75,7 @@ def trace(
         model: What to export, set to evaluation, in the dtype of `precision`. It is left as it is.
         folder: Where to; it is made, and must be empty if it is there.
         precision: The dtype of weights, activations, keys, values and outputs.
+        opset: The version of the ONNX operators.
         on_progress: Called with the number of steps done and of all, after each step.
 
     Raises:
@@ -91,10 +92,10 @@ def trace(
     traced = {}
     for number, job in enumerate(jobs, start=1):
         with _translated(model), _quiet():
-            traced[folder / job.file] = _trace_job(model, job)
+            traced[folder / job.file] = _trace_job(model, job, opset)
         if on_progress is not None:
             on_progress(number, len(jobs) + 1)
-    return _write(model, folder, traced, kind=kind, precision=precision, on_progress=on_progress)
+    return _write(model, folder, traced, kind=kind, precision=precision, opset=opset, on_progress=on_progress)
 
 
 def model_kind(model: PreTrainedModel) -> Kind:
@@ -123,7 +124,7 @@ def _jobs(model: PreTrainedModel, kind: Kind) -> list[Job]:
     return encoder_jobs(model, file=GRAPH) if kind is Kind.ENCODER else seq2seq_jobs(model)
 
 
-def _trace_job(model: PreTrainedModel, job: Job) -> ir.Model:
+def _trace_job(model: PreTrainedModel, job: Job, opset: Opset) -> ir.Model:
     import torch
     from transformers.exporters.configs import OnnxConfig
     from transformers.exporters.exporter_onnx import OnnxExporter
@@ -136,7 +137,7 @@ def _trace_job(model: PreTrainedModel, job: Job) -> ir.Model:
 
     inputs = map_samples(lambda sample: sample.tensor, job.inputs)
     shapes = map_samples(dynamic_axes, job.inputs)
-    settings = OnnxConfig(dynamic=True, dynamic_shapes=shapes, opset_version=OPSET)
+    settings = OnnxConfig(dynamic=True, dynamic_shapes=shapes, opset_version=opset.version)
     # typed for whole models only, though it exports any module: its own decomposition hands it plain ones
     module = cast("PreTrainedModel", job.module)
     with _in_haste():
@@ -156,6 +157,7 @@ def _write(
     *,
     kind: Kind,
     precision: Precision,
+    opset: Opset,
     on_progress: Callable[[int, int], None] | None,
 ) -> TracedExport:
     from amp_export.exporters.onnx.tracing_files import write
@@ -171,7 +173,7 @@ def _write(
         precision=precision,
         graphs=tuple(traced),
         weights=folder / WEIGHTS,
-        opset=OPSET,
+        opset=opset,
         bytes_on_disk=directory_size(folder),
     )
 

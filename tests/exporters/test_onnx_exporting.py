@@ -56,7 +56,7 @@ def test_the_checker_accepts_the_written_file(tmp_path: Path, checkpoint: Checkp
     assert model.producer_name == "amp-export"
     assert model.producer_version
     assert model.doc_string
-    assert {(entry.domain, entry.version) for entry in model.opset_import} == {("", exported.opset)}
+    assert {(entry.domain, entry.version) for entry in model.opset_import} == {("", exported.opset.version)}
 
 
 def test_shape_inference_finds_the_shapes_that_are_declared(tmp_path: Path, checkpoint: Checkpoint) -> None:

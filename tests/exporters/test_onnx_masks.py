@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from amp_export.exporters import Precision
+from amp_export.exporters import Opset, Precision
 from amp_export.exporters.onnx.masks import add_masks
 from amp_export.exporters.onnx.nodes import Graph
 
@@ -17,11 +17,11 @@ WINDOWS = (None, 1, 3, 8)
 
 @pytest.fixture(scope="module")
 def session() -> onnxruntime.InferenceSession:
-    graph = Graph([], precision=Precision.FLOAT32, data_file="none")
+    graph = Graph([], precision=Precision.FLOAT32, data_file="none", opset=Opset.OPSET_23)
     graph.declare_input("input_ids", ["batch_size", "sequence_length"], kind="integer")
     graph.declare_input("attention_mask", ["batch_size", "total_sequence_length"], kind="integer")
     masks = add_masks(graph, WINDOWS)
-    model = graph.to_model(name="masks", opset=23, ir_version=11, description="")
+    model = graph.to_model(name="masks", description="")
     assert tuple(masks) == WINDOWS
     model.graph.output.extend(
         helper.make_tensor_value_info(name, TensorProto.BOOL, [None] * 4) for name in masks.values()

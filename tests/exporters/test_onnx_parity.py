@@ -23,7 +23,7 @@ from amp_export.architectures import (
     resized_modules,
 )
 from amp_export.checkpoints import Checkpoint, TensorInfo, open_checkpoint
-from amp_export.exporters import Precision
+from amp_export.exporters import Opset, Precision
 from amp_export.exporters.onnx import OnnxDecoder, export, run
 from amp_export.modeling_amp import resize
 
@@ -111,6 +111,7 @@ class Pair:
 
     Attributes:
         decoder: The graph.
+        older: The same as a graph of opset 20, where it was made.
         model: The model in float64.
         tolerance: Four times what the model is off in float32.
     """
@@ -118,6 +119,7 @@ class Pair:
     decoder: OnnxDecoder
     model: Any
     tolerance: float
+    older: OnnxDecoder | None = None
 
 
 @pytest.fixture(scope="module", params=MODELS.values(), ids=MODELS)
@@ -126,7 +128,8 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp("model")
     checkpoint = save_tiny_model(folder / "checkpoint", model_type, **overrides)
     export(open_checkpoint(checkpoint), folder / "onnx")
-    return make_pair(folder / "onnx", checkpoint)
+    export(open_checkpoint(checkpoint), folder / "older", opset=Opset.OPSET_20)
+    return dataclasses.replace(make_pair(folder / "onnx", checkpoint), older=run(folder / "older", threads=1))
 
 
 def make_pair(graph: Path, checkpoint: Path) -> Pair:
@@ -192,6 +195,17 @@ def test_left_padded_batches_agree_with_transformers(pair: Pair, ends: list[int]
     attention_mask[2, :11] = 0
     found = in_chunks(pair.decoder, input_ids, attention_mask, ends)
     assert np.isfinite(found).all()
+    real = attention_mask == 1
+    expected = torch_logits(pair.model, input_ids, attention_mask)
+    np.testing.assert_allclose(found[real], expected[real], rtol=0, atol=pair.tolerance)
+
+
+def test_older_operators_compute_the_same(pair: Pair) -> None:
+    assert pair.older is not None
+    input_ids = some_tokens(3)
+    attention_mask = np.ones_like(input_ids)
+    attention_mask[1, :4] = 0
+    found = in_chunks(pair.older, input_ids, attention_mask, [6, 7, LENGTH])
     real = attention_mask == 1
     expected = torch_logits(pair.model, input_ids, attention_mask)
     np.testing.assert_allclose(found[real], expected[real], rtol=0, atol=pair.tolerance)
