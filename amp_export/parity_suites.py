@@ -10,7 +10,16 @@ from amp_export.architectures import Modality, ModelConfig
 from amp_export.errors import UnsupportedModelError
 from amp_export.exporters import Precision
 from amp_export.exporters.onnx import OnnxDecoder, OnnxEncoder, OnnxEncoderDecoder, OnnxModel
-from amp_export.parity_cases import DEFAULT_CASES, Case, Floats, Integers, cases_within, replay, token_pool
+from amp_export.parity_cases import (
+    DEFAULT_CASES,
+    Case,
+    Floats,
+    Forward,
+    Integers,
+    cases_within,
+    replay,
+    token_pool,
+)
 from amp_export.parity_encoders import EncoderCase, Outputs, encoder_cases, replay_encoder, torch_encoder
 from amp_export.parity_seq2seq import WritingCase, graph_writer, replay_writing, torch_writer, writing_cases
 
@@ -79,29 +88,35 @@ class DecoderSuite:
         return list(found)
 
     def run_torch(self, model: PreTrainedModel) -> list[Outputs]:
-        """Through PyTorch, with a cache as the graph has it."""
-        import inspect
-
-        import torch
-        from transformers import DynamicCache
-
-        # transformers 5.24 renamed the argument and warns at the old name
-        cache_argument = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
-
-        def forward(
-            input_ids_bs: Integers, attention_mask_bt: Integers, position_ids_bs: Integers, past: DynamicCache | None
-        ) -> tuple[Floats, DynamicCache]:
-            cache = past if past is not None else DynamicCache(config=model.config)
-            result = model(
-                input_ids=torch.from_numpy(input_ids_bs),
-                attention_mask=torch.from_numpy(attention_mask_bt),
-                position_ids=torch.from_numpy(position_ids_bs),
-                use_cache=True,
-                **{cache_argument: cache},
-            )
-            return result.logits.double().numpy(), cache
-
+        """Through PyTorch."""
+        forward = torch_decoder(model)
         return [{"logits": replay(case, self._pool, forward)} for case in self._cases]
+
+
+def torch_decoder(model: PreTrainedModel) -> Forward[DynamicCache]:
+    """A decoder in PyTorch, with a cache as the graph has it."""
+    import inspect
+
+    import torch
+    from transformers import DynamicCache
+
+    # transformers 5.24 renamed the argument and warns at the old name
+    cache_argument = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+
+    def forward(
+        input_ids_bs: Integers, attention_mask_bt: Integers, position_ids_bs: Integers, past: DynamicCache | None
+    ) -> tuple[Floats, DynamicCache]:
+        cache = past if past is not None else DynamicCache(config=model.config)
+        result = model(
+            input_ids=torch.from_numpy(input_ids_bs),
+            attention_mask=torch.from_numpy(attention_mask_bt),
+            position_ids=torch.from_numpy(position_ids_bs),
+            use_cache=True,
+            **{cache_argument: cache},
+        )
+        return result.logits.double().numpy(), cache
+
+    return forward
 
 
 class EncoderSuite:

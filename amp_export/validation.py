@@ -6,10 +6,10 @@ two are apart is the noise of this model's arithmetic. A graph that is right is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from amp_export.errors import OutputError
 from amp_export.exporters import Precision
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from amp_export.parity_cases import Floats
-    from amp_export.parity_suites import AnyCase, Suite
+    from amp_export.parity_suites import AnyCase
+
+Result = TypeVar("Result")
 
 NOISE_FACTOR = 4.0
 """How many times PyTorch's own noise a graph may be off: two runtimes sum in different orders, and each order is a draw
@@ -169,9 +171,9 @@ def compare(
     with progress.step(f"Running the graph ({precision.value})") as _:
         found = suite.run_graph()
     with progress.step(f"Running PyTorch in {REFERENCE[precision]}") as _:
-        expected = _run_torch(checkpoint, REFERENCE[precision], suite)
+        expected = run_torch(checkpoint, REFERENCE[precision], suite.run_torch)
     with progress.step(f"Running PyTorch in {precision.value}") as _:
-        same_precision = _run_torch(checkpoint, precision.value, suite)
+        same_precision = run_torch(checkpoint, precision.value, suite.run_torch)
     results = tuple(_judge(suite.names, found, expected, same_precision))
     return ParityReport(
         precision=precision.value,
@@ -193,11 +195,11 @@ def _judge(
 ) -> Iterator[CaseResult]:
     """Holds every output of every case against the noise of that output; outputs differ in size."""
     for output in found[0]:
-        noises = [_distance(one[output], other[output]) for one, other in zip(same_precision, expected, strict=True)]
+        noises = [distance(one[output], other[output]) for one, other in zip(same_precision, expected, strict=True)]
         tolerance, mean_tolerance = (NOISE_FACTOR * max(each) for each in zip(*noises, strict=True))
         for name, graph_by_name, reference_by_name, noise in zip(names, found, expected, noises, strict=True):
             graph_pv, reference_pv = graph_by_name[output], reference_by_name[output]
-            worst, mean = _distance(graph_pv, reference_pv)
+            worst, mean = distance(graph_pv, reference_pv)
             yield CaseResult(
                 name=name,
                 output=output,
@@ -214,20 +216,27 @@ def _judge(
             )
 
 
-def _distance(one_pv: Floats, other_pv: Floats) -> tuple[float, float]:
+def distance(one_pv: Floats, other_pv: Floats) -> tuple[float, float]:
     """The largest and the mean absolute difference."""
     difference_pv = abs(one_pv - other_pv)
     return float(difference_pv.max()), float(difference_pv.mean())
 
 
-def _run_torch(checkpoint: Path, precision: str, suite: Suite) -> list[Mapping[str, Floats]]:
+def run_torch(checkpoint: Path, precision: str, work: Callable[[PreTrainedModel], Result]) -> Result:
+    """Loads a checkpoint into PyTorch and runs it.
+
+    Args:
+        checkpoint: What to load.
+        precision: The name of the dtype to compute in.
+        work: What to do with it.
+    """
     import torch
 
     model = load_model(checkpoint, dtype=getattr(torch, precision))
     if precision == "float64" and model.config._attn_implementation == "eager":
         _keep_padding_finite(model)
     with torch.inference_mode():
-        return suite.run_torch(model)
+        return work(model)
 
 
 def _keep_padding_finite(model: PreTrainedModel) -> None:
