@@ -69,22 +69,34 @@ def staged_output(output: Path, *, overwrite: bool = False, extend: bool = False
     output = Path(os.path.abspath(output))  # noqa: PTH100 - resolve() would follow a link that is to be refused
     check_output(output, overwrite=overwrite or extend)
     staging = output.parent / f".{output.name}.partial-{os.getpid()}"
+    with explained(output):
+        try:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            _remove_leftovers(output)
+            if extend and output.is_dir():
+                shutil.copytree(output, staging, copy_function=_link_or_copy)
+            else:
+                staging.mkdir()
+            yield staging
+            _replace(output, staging)
+        finally:
+            # before the error is explained, which says how much is free then
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextmanager
+def explained(output: Path) -> Iterator[None]:
+    """Says what is wrong with a disk that an output does not fit on, or that cannot be written.
+
+    Raises:
+        OutputError: Instead of such an error of the system.
+    """
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(output)
-        if extend and output.is_dir():
-            shutil.copytree(output, staging, copy_function=_link_or_copy)
-        else:
-            staging.mkdir()
-        yield staging
-        _replace(output, staging)
+        yield
     except OSError as error:
         if isinstance(error, OutputError) or error.errno not in _DISK_FULL | {errno.EACCES, errno.EROFS, errno.EPERM}:
             raise
-        shutil.rmtree(staging, ignore_errors=True)
         raise OutputError(_explain(error, output)) from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def _explain(error: OSError, output: Path) -> str:
