@@ -22,7 +22,7 @@ from amp_export.benchmark_worker import DECODE, Ready, Round, RoundTimes
 from amp_export.checkpoints import open_checkpoint, read_config
 from amp_export.errors import OutputError, RequestError
 from amp_export.exporters import Precision
-from amp_export.exporters.onnx import exported_graphs, require_runtime
+from amp_export.exporters.onnx import declared, exported_graphs, require_runtime
 from amp_export.exporting import export_into
 from amp_export.gains import PhaseResult
 from amp_export.machine import Machine, read_bandwidth
@@ -133,14 +133,28 @@ def benchmark(
             dense = against / Format.ONNX
         else:
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".dense-", dir=output)))
-            dense = _export_dense(output, manifest, scratch, progress)
+            dense = export_dense(output, manifest, scratch, progress)
         with progress.step("Benchmarking dense against pruned") as advance:
             report = benchmark_graphs(dense, output / Format.ONNX, threads=threads, rounds=rounds, on_progress=advance)
     update_report(output, manifest, benchmark=asdict(report))
     return report
 
 
-def _export_dense(output: Path, manifest: Manifest, scratch: Path, progress: Progress) -> Path:
+def export_dense(output: Path, manifest: Manifest, scratch: Path, progress: Progress) -> Path:
+    """Exports the dense model in the same way as the pruned one.
+
+    Args:
+        output: The output directory that holds the pruned graph.
+        manifest: Its manifest.
+        scratch: Where the dense graph is to go.
+        progress: Where to show what is going on.
+
+    Returns:
+        The folder of the dense graph.
+
+    Raises:
+        OutputError: There is no pruned graph to compare it with, or the dense checkpoint is gone.
+    """
     if manifest.plan is None or Format.ONNX not in manifest.exports:
         raise OutputError(f"{output} holds no pruned graph, so there is nothing to gain.\nName another with --against.")
     source = Path(manifest.source.path)
@@ -156,6 +170,7 @@ def _export_dense(output: Path, manifest: Manifest, scratch: Path, progress: Pro
         scratch,
         checkpoint,
         precision=precision,
+        opset=declared(exported_graphs(output / Format.ONNX)[0]).opset,
         via=via,
         progress=progress,
         description="Exporting the dense model",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from amp_export.exporters.onnx.declared import Declared, declared
 from amp_export.exporters.onnx.exporting import OnnxExport, export
 from amp_export.exporters.onnx.running import OnnxModel, run
 from amp_export.exporters.onnx.running_decoders import OnnxDecoder, Past
@@ -12,6 +13,7 @@ from amp_export.exporters.onnx.support import can_build
 from amp_export.exporters.onnx.tracing import TracedExport, trace
 
 __all__ = [
+    "Declared",
     "OnnxDecoder",
     "OnnxEncoder",
     "OnnxEncoderDecoder",
@@ -22,6 +24,7 @@ __all__ = [
     "TracedExport",
     "WrittenPast",
     "can_build",
+    "declared",
     "export",
     "exported_graphs",
     "require_runtime",
