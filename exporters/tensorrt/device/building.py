@@ -1,0 +1,224 @@
+"""Engines by trtexec, in the dialect of the TensorRT that is here.
+
+Options: `trtexec --help` and samples/common/sampleOptions.cpp of NVIDIA/TensorRT, 10.3, 10.15 and 11.1. Up to 10.x a
+network keeps the graph's types only with --stronglyTyped; from 11.0 on every network does, and the option does nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .bundle import SUBJECTS, Bundle
+from .errors import RunError
+from .files import available_memory, free_disk, free_swap, gigabytes, read_json, write_json
+
+TRTEXEC_HOME = "/usr/src/tensorrt/bin/trtexec"
+"""Where the package libnvinfer-bin puts it, on Jetson too."""
+
+STRONG_TYPING_IS_ALL = (11, 0)
+"""The first TensorRT without another kind of network."""
+
+PARSES_OPSET = {20: (10, 0), 23: (10, 15)}
+"""The first TensorRT whose parser knows the operators of our graphs (CHANGELOG.md of NVIDIA/TensorRT: Attention in
+10.14, RotaryEmbedding and RMSNormalization in 10.15)."""
+
+WEIGHT_COPIES = 2
+"""Copies of the weights that a build holds in memory at least: the network's and the engine's ("How TensorRT Works",
+The Build Phase, docs.nvidia.com/deeplearning/tensorrt)."""
+
+_VERSION = re.compile(r"\[TensorRT v(\d+)\]")
+
+
+@dataclass(frozen=True)
+class Engine:
+    """An engine that is there.
+
+    Attributes:
+        file: Where.
+        seconds: How long it took to build.
+        bytes: Its size.
+        kept: Whether an earlier run built it.
+    """
+
+    file: Path
+    seconds: float
+    bytes: int
+    kept: bool
+
+
+def build_engines(bundle: Bundle, *, runtime_version: str, device: str) -> dict[str, Engine]:
+    """Builds what is missing.
+
+    Args:
+        bundle: The bundle.
+        runtime_version: The version of the runtime that is to load the engines.
+        device: What the GPU is; an engine for another is built anew.
+
+    Raises:
+        RunError: trtexec is missing or of another version, there is too little room, or it failed.
+    """
+    trtexec = find_trtexec()
+    version = trtexec_version(trtexec)
+    _check_versions(bundle, trtexec, version, runtime_version)
+    return {subject: _build(bundle, subject, trtexec, version, device) for subject in SUBJECTS}
+
+
+def find_trtexec() -> str:
+    """The path of trtexec.
+
+    Raises:
+        RunError: There is none.
+    """
+    found = shutil.which("trtexec") or (TRTEXEC_HOME if os.access(TRTEXEC_HOME, os.X_OK) else None)
+    if found is None:
+        raise RunError(
+            f"trtexec is neither in PATH nor at {TRTEXEC_HOME}.\n"
+            "It comes with TensorRT's package or archive, not with pip: sudo apt install libnvinfer-bin, or add the "
+            "archive's bin/ to PATH. Or give --runtime onnxruntime."
+        )
+    return found
+
+
+def trtexec_version(trtexec: str) -> tuple[int, int, int]:
+    """Major, minor and patch, from the line that trtexec begins with: 10.3.0 says v100300, 11.1.0 says v110100."""
+    said = subprocess.run([trtexec, "--help"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    found = _VERSION.search(said.stdout.decode(errors="replace"))
+    if found is None:
+        raise RunError(f"{trtexec} does not say its version.\nTensorRT 10.0 and later are supported.")
+    number = int(found.group(1))
+    # up to 8.x it was v8601, with two digits less
+    return (number // 10000, number // 100 % 100, number % 100) if number >= 100000 else (number // 1000, 0, 0)
+
+
+def trtexec_command(
+    bundle: Bundle, subject: str, trtexec: str, version: tuple[int, int, int], engine: Path
+) -> list[str]:
+    """What builds an engine.
+
+    Args:
+        bundle: The bundle.
+        subject: Which graph.
+        trtexec: Its path.
+        version: Its version.
+        engine: Where the engine is to be written.
+    """
+    facts = bundle.manifest["graphs"][subject]
+    command = [trtexec, f"--onnx={bundle.graph(subject)}", f"--saveEngine={engine}", "--skipInference"]
+    if version[:2] < STRONG_TYPING_IS_ALL:
+        command.append("--stronglyTyped")
+    if facts["precision"] == "float32":
+        # TF32 would round what the graph says is float32
+        command.append("--noTF32")
+    workspace = bundle.manifest["target"]["workspace_bytes"]
+    if workspace is not None:
+        command.append(f"--memPoolSize=workspace:{workspace >> 20}M")
+    command.append(f"--timingCacheFile={bundle.work / 'timing.cache'}")
+    for number, profile in enumerate(facts["profiles"]):
+        command.append(f"--profile={number}")
+        for option, end in (("--minShapes", 0), ("--optShapes", 1), ("--maxShapes", 2)):
+            shapes = ",".join(f"{name}:{_by(ends[end])}" for name, ends in profile["shapes"].items())
+            command.append(f"{option}={shapes}")
+    return command
+
+
+def _by(shape: list[int]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _check_versions(bundle: Bundle, trtexec: str, version: tuple[int, int, int], runtime_version: str) -> None:
+    name = ".".join(map(str, version))
+    if tuple(runtime_version.split(".")[:2]) != tuple(map(str, version[:2])):
+        raise RunError(
+            f"{trtexec} is of TensorRT {name}, and python3's tensorrt is {runtime_version}: an engine runs only with "
+            f"the version that built it.\nPut the trtexec of {runtime_version} first in PATH."
+        )
+    for subject in SUBJECTS:
+        opset = bundle.manifest["graphs"][subject]["opset"]
+        needed = PARSES_OPSET.get(opset, (99, 0))
+        if version[:2] < needed:
+            raise RunError(
+                f"The {subject} graph is of opset {opset}, which TensorRT {needed[0]}.{needed[1]} and later parse; "
+                f"here is {name}.\n"
+                "Where the bundle was made, export with --opset 20 and bundle again; or give --runtime onnxruntime."
+            )
+
+
+def _build(bundle: Bundle, subject: str, trtexec: str, version: tuple[int, int, int], device: str) -> Engine:
+    engine = bundle.work / f"{subject}.engine"
+    record_file = bundle.work / f"{subject}.engine.json"
+    partial = bundle.work / f".{subject}.engine.partial"
+    command = trtexec_command(bundle, subject, trtexec, version, partial)
+    key = _key(bundle, subject, version, device, command)
+    record = read_json(record_file) or {}
+    if engine.is_file() and record.get("key") == key and record.get("bytes") == engine.stat().st_size:
+        print(f"The {subject} engine is there already, built in {record['seconds']:.0f} s.", flush=True)
+        return Engine(engine, record["seconds"], record["bytes"], kept=True)
+    _check_room(bundle, subject)
+    for old in (engine, record_file, partial):
+        if old.exists():
+            old.unlink()
+    print(f"Building the {subject} engine with trtexec; its output goes to work/{subject}.build.log.", flush=True)
+    started = time.monotonic()
+    _run(command, bundle.work / f"{subject}.build.log", subject)
+    seconds = time.monotonic() - started
+    if not partial.is_file():
+        raise RunError(f"trtexec wrote no {subject} engine: see work/{subject}.build.log.")
+    partial.replace(engine)
+    write_json(record_file, {"key": key, "seconds": seconds, "bytes": engine.stat().st_size})
+    print(f"Built in {seconds:.0f} s: {gigabytes(engine.stat().st_size)}.", flush=True)
+    return Engine(engine, seconds, engine.stat().st_size, kept=False)
+
+
+def _key(
+    bundle: Bundle, subject: str, version: tuple[int, int, int], device: str, command: list[str]
+) -> dict[str, Any]:
+    """What an engine is tied to; one that was built under other circumstances is built anew."""
+    files = {
+        name: facts["sha256"] for name, facts in bundle.manifest["files"].items() if name.startswith(subject + "/")
+    }
+    options = [part for part in command[1:] if not part.startswith(("--onnx=", "--saveEngine=", "--timingCacheFile="))]
+    circumstances = json.dumps([files, options], sort_keys=True)
+    return {
+        "tensorrt": ".".join(map(str, version)),
+        "device": device,
+        "graph": hashlib.sha256(circumstances.encode()).hexdigest(),
+    }
+
+
+def _check_room(bundle: Bundle, subject: str) -> None:
+    weights = bundle.weight_bytes(subject)
+    free = free_disk(bundle.work)
+    if free < weights:
+        raise RunError(
+            f"The {subject} engine takes about {gigabytes(weights)} of disk, and {gigabytes(free)} are free.\n"
+            "Make room."
+        )
+    memory = available_memory()
+    needed = WEIGHT_COPIES * weights
+    if memory is not None and memory + free_swap() < needed:
+        raise RunError(
+            f"Building the {subject} engine holds {WEIGHT_COPIES} copies of {gigabytes(weights)} of weights in memory, "
+            f"and {gigabytes(memory + free_swap())} are available.\n"
+            "Close other programs (on Jetson the desktop: sudo systemctl isolate multi-user.target), or add swap."
+        )
+
+
+def _run(command: list[str], log: Path, subject: str) -> None:
+    with log.open("wb") as stream:
+        stream.write(" ".join(command).encode() + b"\n")
+        stream.flush()
+        code = subprocess.run(command, stdout=stream, stderr=subprocess.STDOUT, check=False).returncode
+    if code:
+        said = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        errors = [line for line in said if "[E]" in line] or said[-1:]
+        cause = f"signal {-code}, out of memory perhaps" if code < 0 else f"exit code {code}"
+        raise RunError(f"trtexec could not build the {subject} engine ({cause}); {log} has all it said.\n{errors[0]}")

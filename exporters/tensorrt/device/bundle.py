@@ -1,0 +1,105 @@
+"""The bundle as the device sees it: its manifest, held against the files that are there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import RunError
+
+SCHEMA = 1
+"""The newest layout of a bundle that these scripts know."""
+
+MANIFEST = "manifest.json"
+SUBJECTS = ("dense", "pruned")
+"""The two graphs, in the order in which a report names them; each is the name of a folder."""
+
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An unpacked bundle.
+
+    Attributes:
+        folder: Where it lies.
+        manifest: The content of `manifest.json`.
+        identity: SHA-256 of that file, and so of all that it names.
+    """
+
+    folder: Path
+    manifest: dict[str, Any]
+    identity: str
+
+    @property
+    def work(self) -> Path:
+        """Where engines, logs and locks go: files of the device, which the manifest does not name."""
+        return self.folder / "work"
+
+    def graph(self, subject: str) -> Path:
+        """The ONNX file of a subject."""
+        return self.folder / subject / "model.onnx"
+
+    def weight_bytes(self, subject: str) -> int:
+        """Size of a subject's graph and weights."""
+        files = self.manifest["files"].items()
+        return sum(int(facts["bytes"]) for name, facts in files if name.startswith(subject + "/model.onnx"))
+
+
+def open_bundle(folder: Path) -> Bundle:
+    """Reads the manifest of an unpacked bundle.
+
+    Raises:
+        RunError: There is none, it is damaged, or it is newer than these scripts.
+    """
+    file = folder / MANIFEST
+    try:
+        content = file.read_bytes()
+        manifest = json.loads(content.decode("utf-8"))
+        schema = int(manifest["schema"])
+    except FileNotFoundError:
+        raise RunError(f"{MANIFEST} is missing.\nUnpack the bundle again.") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{MANIFEST} is damaged: {error!r}\nUnpack the bundle again.") from error
+    if schema > SCHEMA:
+        raise RunError(
+            f"This bundle has schema {schema}, and its scripts know up to {SCHEMA}.\n"
+            "They are of different versions: make the bundle again, and unpack it into an empty folder."
+        )
+    return Bundle(folder, manifest, hashlib.sha256(content).hexdigest())
+
+
+def check_files(bundle: Bundle) -> None:
+    """Holds every file against the manifest.
+
+    Raises:
+        RunError: Naming the first that is missing, cut short or changed.
+    """
+    again = "Copy the bundle again and unpack it into an empty folder; what was built in work/ may be kept."
+    for name, facts in sorted(bundle.manifest["files"].items()):
+        file = bundle.folder / name
+        if not file.is_file():
+            raise RunError(f"{name} is missing.\n{again}")
+        size = file.stat().st_size
+        if size != facts["bytes"]:
+            raise RunError(f"{name} is damaged: it has {size} bytes instead of {facts['bytes']}.\n{again}")
+        found = hash_file(file)
+        if found != facts["sha256"]:
+            raise RunError(
+                f"{name} is damaged: its SHA-256 begins with {found[:12]}, and the manifest says "
+                f"{facts['sha256'][:12]}.\n{again}"
+            )
+
+
+def hash_file(file: Path) -> str:
+    """SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while True:
+            chunk = stream.read(_CHUNK_BYTES)
+            if not chunk:
+                return digest.hexdigest()
+            digest.update(chunk)

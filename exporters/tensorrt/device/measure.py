@@ -1,0 +1,145 @@
+"""Dense against pruned on this device: two processes that take turns, in one thermal state.
+
+The turns alternate in order, and so do the starts of the processes, so that neither graph profits from drift.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from typing import Any, Iterator
+
+import numpy as np
+
+from .bundle import SUBJECTS
+from .files import available_memory, gigabytes
+from .power import Power
+from .processes import Setup, Worker, start_worker
+
+LAUNCHES = 4
+"""How often both processes are started anew; an even number, so that each is the first as often."""
+
+WARM_UP_LIMIT = 4
+"""Rounds of a launch after which measuring begins, settled or not."""
+
+SETTLED = 0.05
+"""Two rounds whose times differ by less than this share are settled."""
+
+PHASES = ("prefill", "decode")
+
+BY_ROUND, BY_LAUNCH = "by round", "by launch"
+"""Both graphs are loaded and take turns, or there is memory for one at a time."""
+
+Round = Any
+"""What a process says of a round: `worker.time_round`."""
+
+
+def measure(setup: Setup, verified: dict[str, Any], power: Power | None, *, rounds: int) -> dict[str, Any]:
+    """Measures both graphs.
+
+    Args:
+        setup: How they are run.
+        verified: What `verify` returned: the memory that each takes decides whether both fit.
+        power: What tells the device's power, or None.
+        rounds: How many rounds to measure, rounded up to a multiple of `LAUNCHES`.
+
+    Returns:
+        The report's section `benchmark`.
+    """
+    task = setup.bundle.manifest["measure"]
+    together = _fit_together(verified)
+    found: dict[str, list[Round]] = {subject: [] for subject in SUBJECTS}
+    ready: dict[str, list[dict[str, Any]]] = {subject: [] for subject in SUBJECTS}
+    rounds_of_launch = math.ceil(rounds / LAUNCHES)
+    warm_up_rounds = 0
+    for launch in range(LAUNCHES):
+        order = SUBJECTS if launch % 2 == 0 else SUBJECTS[::-1]
+        for group in [order] if together else [(subject,) for subject in order]:
+            with contextlib.ExitStack() as stack:
+                workers = [stack.enter_context(start_worker(setup, subject)) for subject in group]
+                for worker in workers:
+                    ready[worker.subject].append(worker.ready)
+                warm_up_rounds += _warm_up(workers, task)
+                for number in range(rounds_of_launch):
+                    for worker in workers if number % 2 == 0 else workers[::-1]:
+                        found[worker.subject].append(worker.ask(task))
+        print(f"Measured {(launch + 1) * rounds_of_launch} of {LAUNCHES * rounds_of_launch} rounds.", flush=True)
+    result: dict[str, Any] = {
+        subject: _describe(setup, subject, found[subject], ready[subject], verified, power) for subject in SUBJECTS
+    }
+    result["phases"] = {
+        phase: {subject: _times(found[subject], phase, task) for subject in SUBJECTS} for phase in PHASES
+    }
+    return {
+        **result,
+        "rounds": LAUNCHES * rounds_of_launch,
+        "launches": LAUNCHES,
+        "warm_up_rounds": warm_up_rounds,
+        "interleaved": BY_ROUND if together else BY_LAUNCH,
+        "prompt_tokens": task["prompt_tokens"],
+        "decode_tokens": task["decode_tokens"],
+        "seed": task["seed"],
+        "threads": setup.threads,
+    }
+
+
+def _fit_together(verified: dict[str, Any]) -> bool:
+    """Whether both processes fit into the memory that is available: each was alone when it was verified."""
+    available = available_memory()
+    needed = sum(verified[subject]["peak_memory_bytes"] for subject in SUBJECTS)
+    if available is None or needed <= available:
+        return True
+    print(
+        f"Both graphs together take {gigabytes(needed)}, and {gigabytes(available)} are available: they are measured "
+        "one after the other, in turns of a launch.",
+        flush=True,
+    )
+    return False
+
+
+def _warm_up(workers: list[Worker], task: dict[str, Any]) -> int:
+    """Runs rounds until all graphs take the same time twice in a row; returns how many."""
+    before: list[float] = []
+    for number in range(1, WARM_UP_LIMIT + 1):
+        now = [float(sum(map(sum, worker.ask(task)["phases"].values()))) for worker in workers]
+        if before and all(abs(new - old) < SETTLED * old for new, old in zip(now, before)):
+            return number
+        before = now
+    return WARM_UP_LIMIT
+
+
+def _describe(
+    setup: Setup,
+    subject: str,
+    rounds: list[Round],
+    ready: list[dict[str, Any]],
+    verified: dict[str, Any],
+    power: Power | None,
+) -> dict[str, Any]:
+    engine = setup.bundle.work / f"{subject}.engine"
+    used = setup.runtime == "tensorrt"
+    watts = power.mean_watts(_spans(rounds, "decode")) if power is not None else None
+    decode_seconds = [sum(each["phases"]["decode"]) for each in rounds]
+    tokens = len(rounds) * setup.bundle.manifest["measure"]["decode_tokens"]
+    return {
+        "bytes_on_disk": engine.stat().st_size if used else setup.bundle.weight_bytes(subject),
+        "peak_memory_bytes": max(each["peak_memory_bytes"] for each in rounds),
+        # measured while it was alone; the other graph is on the same GPU here
+        "gpu_memory_bytes": verified[subject]["gpu_memory_bytes"],
+        "load_seconds": float(np.median([each["load_seconds"] for each in ready])),
+        "decode_watts": watts,
+        "joules_per_decoded_token": None if watts is None else watts * sum(decode_seconds) / tokens,
+    }
+
+
+def _spans(rounds: list[Round], phase: str) -> Iterator[tuple[float, float]]:
+    for each in rounds:
+        began, ended = each["spans"][phase]
+        yield began, ended
+
+
+def _times(rounds: list[Round], phase: str, task: dict[str, Any]) -> dict[str, Any]:
+    samples = [each["phases"][phase] for each in rounds]
+    median, p90, p99 = np.quantile(np.asarray(samples), (0.5, 0.9, 0.99)).tolist()
+    tokens = task["prompt_tokens"] if phase == "prefill" else 1
+    return {"samples": samples, "median": median, "p90": p90, "p99": p99, "tokens_per_second": tokens / median}

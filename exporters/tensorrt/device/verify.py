@@ -1,0 +1,50 @@
+"""Parity: do the graphs compute on this device what PyTorch computed where the bundle was made?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .bundle import SUBJECTS, Bundle
+from .processes import Setup, start_worker
+
+
+def verify(setup: Setup) -> dict[str, Any]:
+    """Puts both graphs through their references, one after the other.
+
+    Returns:
+        By subject: how the cases came out, whether all hold, and what memory the process took.
+    """
+    return {subject: _verify(setup, subject) for subject in SUBJECTS}
+
+
+def _verify(setup: Setup, subject: str) -> dict[str, Any]:
+    bundle: Bundle = setup.bundle
+    reference = bundle.manifest["references"][subject]
+    task = {**reference, "references": str(bundle.folder / reference["file"])}
+    with start_worker(setup, subject) as worker:
+        answer = worker.ask(task)
+    cases = answer["cases"]
+    result = {
+        **{key: value for key, value in reference.items() if key not in ("file", "cases")},
+        "cases": cases,
+        "holds": all(case["holds"] for case in cases),
+    }
+    _show(subject, result)
+    return {"parity": result, "ready": worker.ready, **{key: answer[key] for key in answer if key != "cases"}}
+
+
+def _show(subject: str, result: dict[str, Any]) -> None:
+    held = sum(case["holds"] for case in result["cases"])
+    worst = max(case["max_error"] for case in result["cases"])
+    print(
+        f"Parity of the {subject} graph {'holds' if result['holds'] else 'FAILS'} in {held} of {len(result['cases'])} "
+        f"cases: off by up to {worst:.2g}, tolerated is {result['tolerance']:.2g}.",
+        flush=True,
+    )
+    for case in result["cases"]:
+        if not case["holds"]:
+            print(
+                f"  {case['name']}: off by up to {case['max_error']:.3g} and {case['mean_error']:.3g} in the mean, "
+                f"tolerated are {result['tolerance']:.3g} and {result['mean_tolerance']:.3g}.",
+                flush=True,
+            )

@@ -1,0 +1,150 @@
+"""The process that holds one graph: `python3 -m device.worker`, with a line of JSON that says which.
+
+It loads the graph, answers with a line that says so, and then answers each line, a task, with a line. It ends when its
+input ends. One graph a process: what one of them holds, and how its memory lies, is nothing to the other.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .errors import RunError
+from .runtimes import TENSORRT, Array, OnnxRuntime
+
+
+def load(task: dict[str, Any]) -> Any:
+    """The decoder that a task names, on the runtime that it names."""
+    if task["runtime"] == TENSORRT:
+        from .engines import TensorRT
+
+        return TensorRT(task["engine"])
+    return OnnxRuntime(
+        task["graph"],
+        precision=task["precision"],
+        opset=task["opset"],
+        provider=task["provider"],
+        threads=task["threads"],
+    )
+
+
+def compare(decoder: Any, task: dict[str, Any]) -> list[dict[str, Any]]:
+    """Puts a decoder through the reference cases.
+
+    Args:
+        decoder: What is checked.
+        task: `references`, the file with the arrays of every call; `cases`, their names and numbers of calls;
+            `tolerance` and `mean_tolerance`.
+
+    Returns:
+        For each case how far its logits are from the reference's.
+    """
+    results = []
+    with np.load(task["references"]) as arrays:
+        for number, case in enumerate(task["cases"]):
+            errors, agreements = [], []
+            tokens = arrays[f"{number}.{case['calls'] - 1}.attention_mask"].shape[1]
+            decoder.start(arrays[f"{number}.0.input_ids"].shape[0], tokens)
+            for call in range(case["calls"]):
+                scope = f"{number}.{call}"
+                names = ("input_ids", "attention_mask", "position_ids")
+                found_bv = decoder.step(*(arrays[f"{scope}.{name}"] for name in names))
+                expected_bv = arrays[f"{scope}.logits"]
+                errors.append(np.abs(found_bv - expected_bv))
+                agreements.append(found_bv.argmax(axis=1) == expected_bv.argmax(axis=1))
+            results.append(_judge(case["name"], np.concatenate(errors), np.concatenate(agreements), task))
+    return results
+
+
+def _judge(name: str, error_rv: Array, agreement_r: Array, task: dict[str, Any]) -> dict[str, Any]:
+    worst, mean = float(error_rv.max()), float(error_rv.mean())
+    return {
+        "name": name,
+        "output": "logits",
+        "positions": len(error_rv),
+        "max_error": worst,
+        "mean_error": mean,
+        "top1_agreement": float(agreement_r.mean()),
+        # a NaN compares false, so it fails
+        "holds": worst <= task["tolerance"] and mean <= task["mean_tolerance"],
+    }
+
+
+def time_round(decoder: Any, task: dict[str, Any]) -> dict[str, Any]:
+    """Runs a prompt twice, and times the second run of it and every decoded token after.
+
+    The first run after the other process has run finds the caches cold.
+
+    Returns:
+        `phases`, by name the seconds of each call; `spans`, by name when they began and ended, on a clock that all
+        processes share.
+    """
+    total = task["prompt_tokens"] + task["decode_tokens"]
+    # the tokens are drawn, not chosen from logits: choosing would be timed, and both graphs must see the same
+    tokens_bs = np.random.default_rng(task["seed"]).integers(task["vocab_size"], size=(1, total))
+    mask_bs, positions_bs = np.ones_like(tokens_bs), np.arange(total)[np.newaxis]
+    ends = list(range(task["prompt_tokens"], total + 1))
+    calls = [
+        (tokens_bs[:, start:end], mask_bs[:, :end], positions_bs[:, start:end]) for start, end in zip([0, *ends], ends)
+    ]
+    decoder.start(1, total)
+    decoder.step(*calls[0])
+    decoder.start(1, total)
+    seconds, began = [], time.monotonic()
+    for call in calls:
+        started = time.perf_counter()
+        decoder.step(*call)
+        seconds.append(time.perf_counter() - started)
+        if len(seconds) == 1:
+            prefilled = time.monotonic()
+    return {
+        "phases": {"prefill": seconds[:1], "decode": seconds[1:]},
+        "spans": {"prefill": [began, prefilled], "decode": [prefilled, time.monotonic()]},
+    }
+
+
+def memory(decoder: Any) -> dict[str, Any]:
+    """The most memory that the process has held, and what is in use of the GPU's."""
+    return {"peak_memory_bytes": peak_memory_bytes(), "gpu_used_bytes": decoder.device_memory_bytes()}
+
+
+def peak_memory_bytes() -> int:
+    """The most memory that this process has held so far."""
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError("Linux tells VmHWM")
+
+
+def main() -> None:
+    """Serves tasks until standard input ends."""
+    # whatever a runtime prints goes to standard error, and does not disturb the answers
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+
+    def answer(content: dict[str, Any]) -> None:
+        print(json.dumps(content), file=answers, flush=True)
+
+    try:
+        started = time.perf_counter()
+        decoder = load(json.loads(sys.stdin.readline()))
+        seconds = time.perf_counter() - started
+        answer({"load_seconds": seconds, "runtime": decoder.description, "threads": decoder.threads})
+        gc.disable()  # a collection in the middle of a token would count as its time
+        for line in sys.stdin:
+            task = json.loads(line)
+            found = {"cases": compare(decoder, task)} if "references" in task else time_round(decoder, task)
+            answer({**found, **memory(decoder)})
+    except RunError as error:
+        answer({"error": str(error)})
+
+
+if __name__ == "__main__":
+    main()
