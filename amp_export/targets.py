@@ -13,9 +13,11 @@ class Target:
 
     Attributes:
         neuron_multiple: Kept neurons are rounded to a multiple of this.
+        workspace_bytes: What a build may take for its temporary memory; None leaves it all of the device's.
     """
 
     neuron_multiple: int
+    workspace_bytes: int | None = None
 
 
 # 16 float32 numbers fill a 64-byte cache line and one AVX-512 register; 64 is the widest K tile that NVIDIA's guide to

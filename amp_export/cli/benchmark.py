@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from amp_export.cli.options import Json, OutArgument, Threads
+from amp_export.cli.options import Against, Json, OutArgument, Threads
 from amp_export.cli.running import examples, run_and_show
 
 if TYPE_CHECKING:
@@ -18,9 +17,7 @@ EXAMPLES = examples("amp-export benchmark out")
 
 def benchmark(
     output: OutArgument,
-    against: Annotated[
-        Path | None, typer.Option(metavar="OTHER", help="Output of another export.  [default: the dense model]")
-    ] = None,
+    against: Against = None,
     rounds: Annotated[int, typer.Option(min=2, help="Interleaved rounds.")] = 20,
     threads: Threads = None,
     as_json: Json = False,

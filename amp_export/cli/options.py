@@ -61,5 +61,8 @@ AllowPickle = Annotated[
     bool,
     typer.Option("--allow-pickle", help="Read torch pickles where there is no safetensors; runs no code of theirs."),
 ]
+Against = Annotated[
+    Path | None, typer.Option(metavar="OTHER", help="Output of another export.  [default: the dense model]")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the report on stdout as JSON, and nothing else.")]

@@ -1,0 +1,273 @@
+"""The verb `bundle`: all that a device needs to build, verify and measure, in one archive."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.resources import files as package_files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from amp_export import __version__
+from amp_export.archives import read_first, write_archive
+from amp_export.benchmarking import export_dense
+from amp_export.checkpoints import hash_file, read_config
+from amp_export.errors import OutputError, RequestError, UnsupportedModelError
+from amp_export.exporters import Precision
+from amp_export.exporters.onnx import declared, exported_graphs
+from amp_export.exporters.tensorrt.device.bundle import MANIFEST, SCHEMA
+from amp_export.exporters.tensorrt.profiles import Limits, decoder_profiles
+from amp_export.manifest import Manifest
+from amp_export.options import Format, TargetName
+from amp_export.outputs import explained
+from amp_export.progress import Progress, Silent
+from amp_export.references import Reference, make_reference
+from amp_export.targets import TARGETS
+from amp_export.validation import exported_checkpoint
+
+if TYPE_CHECKING:
+    from amp_export.architectures import ModelConfig
+
+DEFAULT_CONTEXT = 2048
+"""Tokens that an engine takes where nothing is said, if the model's context is as long."""
+
+PROMPT_TOKENS, DECODE_TOKENS = 128, 16
+"""What a device measures in a round, as `benchmark` does here; less where the context is shorter."""
+
+SEED = 0
+
+Contents = dict[str, Path | bytes]
+
+
+@dataclass(frozen=True)
+class BundleResult:
+    """A bundle.
+
+    Attributes:
+        file: Where it is.
+        bytes: Its size.
+        sha256: Of the file.
+        unpacked_bytes: Size of all that is in it.
+    """
+
+    file: Path
+    bytes: int
+    sha256: str
+    unpacked_bytes: int
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """One of the two graphs, and the checkpoint that it was exported from."""
+
+    folder: Path
+    checkpoint: Path
+    precision: Precision
+
+    @property
+    def config(self) -> ModelConfig:
+        return read_config(self.folder)[1]
+
+
+def bundle(
+    output: Path,
+    *,
+    target: TargetName = TargetName.CPU,
+    max_batch: int = 1,
+    max_context: int | None = None,
+    against: Path | None = None,
+    file: Path | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> BundleResult:
+    """Packs the pruned graph of an output directory and the dense one, with what a device needs to measure both.
+
+    The same input gives the same bytes.
+
+    Args:
+        output: What `export` or the whole run wrote.
+        target: The device it goes to.
+        max_batch: The largest batch that engines take.
+        max_context: The most tokens of a text that engines take; by default 2,048, or the model's context if shorter.
+        against: The output directory of the export to compare with; by default the dense model, exported for this.
+        file: Where the bundle goes; by default `OUT/bundle-TARGET.tar.gz`.
+        overwrite: Whether an earlier bundle may be replaced.
+        progress: Where to show what is going on.
+
+    Raises:
+        OutputError: `output` holds no graph to compare, or the file must not be written.
+        UnsupportedModelError: The graph is no decoder's.
+        RequestError: The limits do not suit the model.
+    """
+    progress = progress or Silent()
+    manifest = Manifest.load(output)
+    file = file or default_file(output, target)
+    _check_file(file, overwrite=overwrite)
+    _check_kind(output)
+    with contextlib.ExitStack() as stack:
+        dense_output = against or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".dense-", dir=output)))
+        pruned = _subject(output, manifest)
+        if against is not None:
+            _check_kind(against)
+            dense = _subject(against, Manifest.load(against))
+        else:
+            folder = export_dense(output, manifest, dense_output, progress)
+            dense = _Subject(folder, Path(manifest.source.path), pruned.precision)
+        subjects = {"dense": dense, "pruned": pruned}
+        limits = choose_limits([subject.config for subject in subjects.values()], max_batch, max_context)
+        references = {name: _make_reference(name, subject, limits, progress) for name, subject in subjects.items()}
+        contents = _contents(manifest, target, subjects, references)
+        description = _describe(manifest, target, limits, subjects, references, contents)
+        contents[MANIFEST] = (json.dumps(description, indent=2) + "\n").encode()
+        with progress.step(f"Writing {file.name}") as advance, explained(file):
+            write_archive(file, f"bundle-{target.value}", contents, first=MANIFEST, advance=advance)
+    if file.resolve().parent == output.resolve():
+        manifest.save(output)
+    return find_bundle(file)
+
+
+def default_file(output: Path, target: TargetName) -> Path:
+    """Where a bundle goes if nothing else is said."""
+    return output / f"bundle-{target.value}.tar.gz"
+
+
+def find_bundle(file: Path) -> BundleResult:
+    """A bundle that is there.
+
+    Raises:
+        OutputError: It is none, or damaged.
+    """
+    files: Mapping[str, Mapping[str, int]] = read_first(file, MANIFEST)["files"]
+    return BundleResult(file, file.stat().st_size, hash_file(file), sum(facts["bytes"] for facts in files.values()))
+
+
+def choose_limits(configs: list[ModelConfig], max_batch: int, max_context: int | None) -> Limits:
+    """The limits of the engines, which suit all models.
+
+    Raises:
+        RequestError: They make no sense, or a model's context is shorter.
+    """
+    contexts = [config.longest_text for config in configs if config.longest_text is not None]
+    context = min(contexts, default=DEFAULT_CONTEXT)
+    limits = Limits(max_batch, min(DEFAULT_CONTEXT, context) if max_context is None else max_context)
+    limits.check(context)
+    return limits
+
+
+def _check_file(file: Path, *, overwrite: bool) -> None:
+    if not file.exists():
+        return
+    if file.is_dir():
+        raise OutputError(f"{file} is a directory.\nName a file with --output.")
+    read_first(file, MANIFEST)
+    if not overwrite:
+        raise OutputError(f"{file} is there already.\nGive --overwrite to replace it, or name another with --output.")
+
+
+def _check_kind(output: Path) -> None:
+    graphs = exported_graphs(output / Format.ONNX)
+    if len(graphs) > 1 or not declared(graphs[0]).is_decoder:
+        kind = "an encoder with a decoder" if len(graphs) > 1 else "an encoder"
+        raise UnsupportedModelError(
+            f"{output} holds {kind}, and a bundle is made of decoders only.\n"
+            "Copy the folder onnx/ to the device, and run it there with onnxruntime."
+        )
+
+
+def _subject(output: Path, manifest: Manifest) -> _Subject:
+    precision = Precision(manifest.exports[Format.ONNX])
+    return _Subject(output / Format.ONNX, exported_checkpoint(output, manifest), precision)
+
+
+def _make_reference(name: str, subject: _Subject, limits: Limits, progress: Progress) -> Reference:
+    with progress.step(f"Running the {name} model in PyTorch for reference"):
+        return make_reference(subject.checkpoint, subject.precision, limits)
+
+
+def _contents(
+    manifest: Manifest, target: TargetName, subjects: Mapping[str, _Subject], references: Mapping[str, Reference]
+) -> Contents:
+    contents: Contents = {}
+    for name, subject in subjects.items():
+        for path in sorted(subject.folder.glob("model.onnx*")):
+            contents[f"{name}/{path.name}"] = path
+        contents[f"{name}/references.npz"] = references[name].to_npz()
+    for script in package_files("amp_export.exporters.tensorrt.device").iterdir():
+        name = script.name
+        if name.endswith(".py"):
+            contents[f"device/{name}"] = script.read_bytes()
+        elif name.endswith(".sh"):
+            contents[name] = script.read_bytes()
+        elif name == "README.md":
+            text = script.read_text(encoding="utf-8")
+            contents[name] = text.format(model=manifest.source.asked, target=target.value).encode()
+    return contents
+
+
+def _describe(
+    manifest: Manifest,
+    target: TargetName,
+    limits: Limits,
+    subjects: Mapping[str, _Subject],
+    references: Mapping[str, Reference],
+    contents: Contents,
+) -> dict[str, Any]:
+    """The content of the bundle's manifest."""
+    decode_tokens = min(DECODE_TOKENS, limits.max_context // 2)
+    return {
+        "schema": SCHEMA,
+        "amp_export": __version__,
+        "target": {"name": target.value, "workspace_bytes": TARGETS[target].workspace_bytes},
+        "limits": asdict(limits),
+        "output": _describe_output(manifest),
+        "graphs": {name: _describe_graph(subject, limits) for name, subject in subjects.items()},
+        "references": {
+            name: {"file": f"{name}/references.npz", **reference.summary()} for name, reference in references.items()
+        },
+        "measure": {
+            "prompt_tokens": min(PROMPT_TOKENS, limits.max_context - decode_tokens),
+            "decode_tokens": decode_tokens,
+            "vocab_size": min(subject.config.vocab_size for subject in subjects.values()),
+            "seed": SEED,
+        },
+        "files": {name: _facts(content) for name, content in sorted(contents.items())},
+    }
+
+
+def _describe_output(manifest: Manifest) -> dict[str, Any]:
+    """What the output's manifest says, without the paths of this machine and the files that stay here."""
+    content = asdict(manifest)
+    del content["files"]
+    return {**content, "source": {"asked": manifest.source.asked, "sha256": manifest.source.sha256}}
+
+
+def _describe_graph(subject: _Subject, limits: Limits) -> dict[str, Any]:
+    graph = declared(subject.folder / "model.onnx")
+    try:
+        profiles = decoder_profiles(graph.inputs, limits)
+    except KeyError as error:
+        raise RequestError(f"{subject.folder} has an axis {error} that no profile knows.\nExport it again.") from error
+    return {
+        "opset": graph.opset.version,
+        "precision": subject.precision.value,
+        "profiles": [
+            {
+                "name": profile.name,
+                "shapes": {
+                    name: [list(each.minimum), list(each.optimum), list(each.maximum)]
+                    for name, each in profile.ranges.items()
+                },
+            }
+            for profile in profiles
+        ],
+    }
+
+
+def _facts(content: Path | bytes) -> dict[str, Any]:
+    if isinstance(content, bytes):
+        return {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+    return {"sha256": hash_file(content), "bytes": content.stat().st_size}
