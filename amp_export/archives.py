@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import gzip
 import io
-import json
 import os
 import tarfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, cast
 
 from amp_export.errors import OutputError
 from amp_export.progress import Advance
@@ -55,8 +55,8 @@ def write_archive(
         partial.unlink(missing_ok=True)
 
 
-def read_first(file: Path, name: str) -> dict[str, Any]:
-    """The first file of an archive that `write_archive` wrote, which must be a JSON object.
+def read_first(file: Path, name: str) -> bytes:
+    """The first file of an archive that `write_archive` wrote.
 
     Raises:
         OutputError: The archive is damaged, or another file comes first.
@@ -67,9 +67,8 @@ def read_first(file: Path, name: str) -> dict[str, Any]:
             stream = archive.extractfile(member) if member is not None else None
             if member is None or stream is None or member.name.rpartition("/")[2] != name:
                 raise OutputError(f"{file} is no bundle: it does not begin with {name}.")
-            content: dict[str, Any] = json.load(stream)
-            return content
-    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+            return stream.read()
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         if isinstance(error, OutputError):
             raise
         raise OutputError(f"{file} is no bundle, or a damaged one: {error}") from error

@@ -51,13 +51,20 @@ class BundleResult:
         file: Where it is.
         bytes: Its size.
         sha256: Of the file.
-        unpacked_bytes: Size of all that is in it.
+        manifest: The content of its `manifest.json`.
+        identity: SHA-256 of that, by which a device's report names the bundle.
     """
 
     file: Path
     bytes: int
     sha256: str
-    unpacked_bytes: int
+    manifest: Mapping[str, Any]
+    identity: str
+
+    @property
+    def unpacked_bytes(self) -> int:
+        """Size of all that is in it."""
+        return sum(facts["bytes"] for facts in self.manifest["files"].values())
 
 
 @dataclass(frozen=True)
@@ -121,7 +128,8 @@ def bundle(
         limits = choose_limits([subject.config for subject in subjects.values()], max_batch, max_context)
         references = {name: _make_reference(name, subject, limits, progress) for name, subject in subjects.items()}
         contents = _contents(manifest, target, subjects, references)
-        description = _describe(manifest, target, limits, subjects, references, contents)
+        made_of = _made_of(output, against)
+        description = _describe(manifest, target, limits, subjects, references, contents, made_of)
         contents[MANIFEST] = (json.dumps(description, indent=2) + "\n").encode()
         with progress.step(f"Writing {file.name}") as advance, explained(file):
             write_archive(file, f"bundle-{target.value}", contents, first=MANIFEST, advance=advance)
@@ -139,10 +147,23 @@ def find_bundle(file: Path) -> BundleResult:
     """A bundle that is there.
 
     Raises:
-        OutputError: It is none, or damaged.
+        OutputError: It is none, damaged, or newer than this version.
     """
-    files: Mapping[str, Mapping[str, int]] = read_first(file, MANIFEST)["files"]
-    return BundleResult(file, file.stat().st_size, hash_file(file), sum(facts["bytes"] for facts in files.values()))
+    content = read_first(file, MANIFEST)
+    try:
+        manifest: dict[str, Any] = json.loads(content)
+        schema = int(manifest["schema"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise OutputError(f"{file} is no bundle, or a damaged one: {error!r}") from error
+    if schema > SCHEMA:
+        raise OutputError(f"{file} has schema {schema}, this version knows up to {SCHEMA}.\nUpdate amp-export.")
+    identity = hashlib.sha256(content).hexdigest()
+    return BundleResult(file, file.stat().st_size, hash_file(file), manifest, identity)
+
+
+def is_current(found: BundleResult, output: Path, against: Path | None) -> bool:
+    """Whether a bundle holds the graphs that are there now."""
+    return bool(found.manifest.get("made_of") == _made_of(output, against))
 
 
 def choose_limits(configs: list[ModelConfig], max_batch: int, max_context: int | None) -> Limits:
@@ -163,7 +184,7 @@ def _check_file(file: Path, *, overwrite: bool) -> None:
         return
     if file.is_dir():
         raise OutputError(f"{file} is a directory.\nName a file with --output.")
-    read_first(file, MANIFEST)
+    find_bundle(file)
     if not overwrite:
         raise OutputError(f"{file} is there already.\nGive --overwrite to replace it, or name another with --output.")
 
@@ -215,6 +236,7 @@ def _describe(
     subjects: Mapping[str, _Subject],
     references: Mapping[str, Reference],
     contents: Contents,
+    made_of: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The content of the bundle's manifest."""
     decode_tokens = min(DECODE_TOKENS, limits.max_context // 2)
@@ -224,6 +246,7 @@ def _describe(
         "target": {"name": target.value, "workspace_bytes": TARGETS[target].workspace_bytes},
         "limits": asdict(limits),
         "output": _describe_output(manifest),
+        "made_of": made_of,
         "graphs": {name: _describe_graph(subject, limits) for name, subject in subjects.items()},
         "references": {
             name: {"file": f"{name}/references.npz", **reference.summary()} for name, reference in references.items()
@@ -236,6 +259,16 @@ def _describe(
         },
         "files": {name: _facts(content) for name, content in sorted(contents.items())},
     }
+
+
+def _made_of(output: Path, against: Path | None) -> dict[str, Any]:
+    """By what a bundle can be told from one of other graphs: the hashes in the outputs' manifests."""
+
+    def graphs(folder: Path) -> dict[str, str]:
+        files = Manifest.load(folder).files.items()
+        return {name: facts["sha256"] for name, facts in files if name.startswith(f"{Format.ONNX}/model.onnx")}
+
+    return {"output": graphs(output), "against": None if against is None else graphs(against)}
 
 
 def _describe_output(manifest: Manifest) -> dict[str, Any]:

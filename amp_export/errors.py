@@ -10,6 +10,7 @@ The tree::
     │   ├── RatioError             an illegal ratio; carries the nearest legal one
     │   └── PlanError              a plan that does not fit the model
     ├── OutputError (OSError)      the output directory cannot be written
+    ├── DeviceError (OSError)      a device cannot be reached, or cannot do what it is asked to
     ├── MissingExtraError          an optional dependency is absent; carries the install line
     └── VerificationError          exit code 1: what was written does not compute the same thing
 """
@@ -61,6 +62,10 @@ class PlanError(RequestError):
 
 class OutputError(AmpExportError, OSError):
     """The output directory is not ours to overwrite, or could not be written."""
+
+
+class DeviceError(AmpExportError, OSError):
+    """A device cannot be reached, was lost, or cannot do what it is asked to."""
 
 
 class MissingExtraError(AmpExportError, ImportError):

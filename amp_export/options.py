@@ -57,3 +57,10 @@ class TargetName(enum.StrEnum):
 
     CPU = "cpu"
     GPU = "gpu"
+
+
+class DeviceRuntime(enum.StrEnum):
+    """What a device runs a bundle with."""
+
+    TENSORRT = "tensorrt"
+    ONNXRUNTIME = "onnxruntime"

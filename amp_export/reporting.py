@@ -12,12 +12,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from amp_export.device_reports import device_lines, device_verdict
 from amp_export.errors import OutputError
 from amp_export.gains import Conclusion
 from amp_export.manifest import Manifest, package_versions, read_document
 from amp_export.rewriting import RewriteKind
 
-SCHEMA = 2
+SCHEMA = 3
 JSON_NAME = "report.json"
 MARKDOWN_NAME = "report.md"
 
@@ -35,6 +36,7 @@ class Report:
         quality: Perplexity of dense and pruned model.
         parity: `ParityReport`.
         benchmark: `BenchmarkReport`.
+        devices: What devices found out, by their names; see `device_reports`.
         packages: Versions of what computed it.
     """
 
@@ -43,6 +45,7 @@ class Report:
     quality: Section | None = None
     parity: Section | None = None
     benchmark: Section | None = None
+    devices: Mapping[str, Section] | None = None
     packages: Mapping[str, str] | None = None
     schema: int = SCHEMA
 
@@ -82,8 +85,9 @@ class Report:
 
     @property
     def holds(self) -> bool:
-        """Whether parity holds, as far as it was checked."""
-        return self.parity is None or bool(self.parity["holds"])
+        """Whether parity holds, as far as it was checked, here and on devices."""
+        checked = [section["holds"] for section in (self.parity, *(self.devices or {}).values()) if section is not None]
+        return all(checked)
 
     def to_json(self) -> str:
         """The text of report.json."""
@@ -98,7 +102,12 @@ class Report:
 
 
 def update_report(
-    output: Path, manifest: Manifest, *, parity: Section | None = None, benchmark: Section | None = None
+    output: Path,
+    manifest: Manifest,
+    *,
+    parity: Section | None = None,
+    benchmark: Section | None = None,
+    devices: Mapping[str, Section] | None = None,
 ) -> Report:
     """Puts new sections into the report of an output directory, and their verdicts into its manifest."""
     try:
@@ -110,6 +119,7 @@ def update_report(
         packages=package_versions(),
         parity=parity if parity is not None else report.parity,
         benchmark=benchmark if benchmark is not None else report.benchmark,
+        devices={**(report.devices or {}), **devices} if devices is not None else report.devices,
     )
     report.save(output)
     record_verdicts(manifest, report).save(output)
@@ -123,6 +133,10 @@ def record_verdicts(manifest: Manifest, report: Report) -> Manifest:
     if report.benchmark is not None:
         gains = {phase: result["speedup"] for phase, result in report.benchmark["phases"].items()}
         manifest = manifest.with_verdict("gain", gains)
+    if report.devices is not None:
+        manifest = manifest.with_verdict(
+            "devices", {name: device_verdict(each) for name, each in report.devices.items()}
+        )
     return manifest
 
 
@@ -148,6 +162,11 @@ def summary_rows(report: Report) -> Iterator[Row]:
         yield Row("Held-back perplexity", f"{dense_perplexity:.2f}", f"{pruned_perplexity:.2f}", change)
     if (benchmark := report.benchmark) is not None:
         yield from _benchmark_rows(benchmark)
+    for name, device in (report.devices or {}).items():
+        if (benchmark := device["benchmark"]) is not None:
+            yield Row(f"On {name}")
+            yield from _benchmark_rows(benchmark)
+            yield from _device_rows(benchmark)
 
 
 def _width_rows(dense: Section, layers: Sequence[Section]) -> Iterator[Row]:
@@ -175,6 +194,20 @@ def _benchmark_rows(benchmark: Section) -> Iterator[Row]:
         value = f"x {result['speedup']:.2f}" if significant else result["conclusion"]
         gain = f"{value} [{low:.2f}, {high:.2f}]"
         yield Row(label, _milliseconds(result["dense"]["median"]), _milliseconds(result["pruned"]["median"]), gain)
+
+
+def _device_rows(benchmark: Section) -> Iterator[Row]:
+    """What only devices tell."""
+    dense, pruned = benchmark["dense"], benchmark["pruned"]
+    decode = benchmark["phases"]["decode"]
+    rates = [decode[name]["tokens_per_second"] for name in ("dense", "pruned")]
+    yield Row("Tokens a second", f"{rates[0]:.1f}", f"{rates[1]:.1f}", _change(*rates))
+    for label, key, show in (
+        ("GPU memory", "gpu_memory_bytes", _megabytes),
+        ("Energy a token", "joules_per_decoded_token", _joules),
+    ):
+        if dense[key] is not None and pruned[key] is not None:
+            yield Row(label, show(dense[key]), show(pruned[key]), _change(dense[key], pruned[key]))
 
 
 def _phase_label(phase: str, prompt_tokens: int) -> str:
@@ -210,6 +243,8 @@ def verdict_lines(report: Report) -> Iterator[str]:
         yield f"Perplexity is measured on {report.quality['text']}."
     if report.benchmark is not None:
         yield _benchmark_line(report.benchmark)
+    for name, device in (report.devices or {}).items():
+        yield from device_lines(name, device)
     for note in (report.pruning or {}).get("notes", ()):
         yield f"Note: {note}"
 
@@ -281,3 +316,7 @@ def _megabytes(count: float) -> str:
 
 def _milliseconds(seconds: float) -> str:
     return f"{seconds * 1e3:.1f} ms"
+
+
+def _joules(energy: float) -> str:
+    return f"{energy:.3g} J"

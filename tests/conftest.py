@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shutil
+import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +19,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
 from filelock import FileLock
-from tiny_models import save_tiny_model, save_tiny_samples, save_tiny_tokenizer
+from tiny_models import save_tiny_model, save_tiny_output, save_tiny_samples, save_tiny_tokenizer
 
 
 @pytest.fixture(scope="session")
@@ -78,3 +80,45 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Conve
         return Converted(folder / "checkpoint", folder / "out", report, (folder / "stderr").read_text())
 
     return convert
+
+
+@dataclass(frozen=True)
+class Bundled:
+    """A bundle of a tiny model.
+
+    Attributes:
+        output: The output directory that it was made of, and lies in.
+        file: The bundle.
+        stderr: What making it printed.
+    """
+
+    output: Path
+    file: Path
+    stderr: str
+
+    def unpack(self, folder: Path) -> Path:
+        """Unpacks it; what is in it may be changed.
+
+        Returns:
+            The folder with `run.sh`.
+        """
+        with tarfile.open(self.file) as archive:
+            archive.extractall(folder, filter="data")
+        return folder / "bundle-cpu"
+
+    def copy(self, folder: Path) -> Path:
+        """Copies the output directory, with the bundle in it."""
+        return Path(shutil.copytree(self.output, folder))
+
+
+@pytest.fixture(scope="session")
+def bundled(tmp_path_factory: pytest.TempPathFactory) -> Bundled:
+    """A bundle of a tiny Llama; nothing may change what it wrote."""
+    from typer.testing import CliRunner
+
+    from amp_export.cli import app
+
+    output = save_tiny_output(tmp_path_factory.mktemp("bundled"))
+    result = CliRunner().invoke(app, ["bundle", str(output), "--max-batch", "3"])
+    assert result.exit_code == 0, result.stderr
+    return Bundled(output, output / "bundle-cpu.tar.gz", result.stderr)

@@ -153,3 +153,37 @@ def save_tiny_samples(folder: Path) -> Path:
     samples = np.random.default_rng(SEED).standard_normal((6, *signal_shape(config)), np.float32)
     np.savez(folder.parent / "samples.npz", **{input_name(config): samples})
     return folder.parent / "samples.npz"
+
+
+def save_tiny_output(folder: Path) -> Path:
+    """Writes an output directory with the graph of a narrower Llama, as if it had been pruned.
+
+    The whole way would write the same files, and takes ten times as long.
+
+    Returns:
+        The output directory; the dense checkpoint is beside it.
+    """
+    from dataclasses import replace
+
+    from amp_export.checkpoints import hash_weights, open_checkpoint
+    from amp_export.exporting import export
+    from amp_export.manifest import Manifest, SourceRecord
+
+    dense = open_checkpoint(save_tiny_model(folder / "checkpoint", "llama", num_hidden_layers=2))
+    pruned = save_tiny_model(folder / "out/pruned", "llama", num_hidden_layers=2, intermediate_size=32)
+    for checkpoint in (dense.path, pruned):
+        save_tiny_tokenizer(checkpoint)
+    source = SourceRecord("tiny", str(dense.path), hash_weights(dense))
+    Manifest(source=source, config_before=dict(dense.raw_config)).save(folder / "out")
+    export(pruned, output=folder / "out")
+    widths = {"query_heads": 4, "key_value_heads": 2, "neurons": 48}
+    plan = {
+        "parameters_before": 3,
+        "parameters_after": 2,
+        "widths_before": widths,
+        "widths": [{**widths, "neurons": 32}] * 2,
+        "notes": [],
+    }
+    rewrite = {"kind": "same class", "class": "LlamaForCausalLM", "reason": "the config can say it"}
+    replace(Manifest.load(folder / "out"), plan=plan, rewrite=rewrite).save(folder / "out")
+    return folder / "out"

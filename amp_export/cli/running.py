@@ -32,7 +32,7 @@ def run_and_show(work: Callable[[Any], Report], *, as_json: bool, written: Path 
             show_report(console, report)
             if written is not None:
                 console.print(f"Written: {written}", soft_wrap=True)
-        if report.parity is not None and not report.holds:
+        if not report.holds:
             raise typer.Exit(1)
 
     run_command(show)

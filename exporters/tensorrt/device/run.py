@@ -9,7 +9,7 @@ import importlib
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Iterator, TextIO
 
 from .bundle import SUBJECTS, Bundle, check_files, open_bundle
 from .errors import RunError
@@ -29,19 +29,45 @@ STEPS = ("build", "verify", "measure")
 
 def main() -> int:
     """Runs the steps; exit code 1 where parity fails, 2 where the run cannot go on."""
-    arguments = _parse(sys.argv[1:])
     try:
         bundle = open_bundle(Path.cwd())
         bundle.work.mkdir(exist_ok=True)
-        with _only_run(bundle):
-            check_files(bundle)
-            return _run(bundle, arguments)
+        with try_lock(bundle) as lock:
+            if lock is None:
+                raise RunError(f"Another run of {bundle.folder} is going on.\nWait until it is done.")
+            return run_steps(bundle, sys.argv[1:])
     except RunError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
+
+
+def run_steps(bundle: Bundle, arguments: list[str]) -> int:
+    """Runs the steps that the arguments ask for, under a lock.
+
+    Returns:
+        The exit code.
+    """
+    chosen = _parse(arguments)
+    try:
+        check_files(bundle)
+        return _run(bundle, chosen)
+    except RunError as error:
+        print(f"Error: {error}", file=sys.stderr)
     except OSError as error:
         print(f"Error: {error.strerror}: {error.filename}\nMake room, or make the folder writable.", file=sys.stderr)
-        return 2
+    return 2
+
+
+@contextlib.contextmanager
+def try_lock(bundle: Bundle) -> Iterator[TextIO | None]:
+    """The lock of a run, or None where another has it: two at once would disturb what each measures."""
+    with (bundle.work / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield None
+        else:
+            yield lock
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
@@ -58,17 +84,6 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     if unknown:
         parser.error(f"no step is called {unknown[0]}; choose from {', '.join(STEPS)}")
     return chosen
-
-
-@contextlib.contextmanager
-def _only_run(bundle: Bundle) -> Any:
-    """Keeps a second run away: it would disturb what the first measures."""
-    with (bundle.work / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise RunError(f"Another run of {bundle.folder} is going on.\nWait until it is done.") from None
-        yield
 
 
 def _run(bundle: Bundle, arguments: argparse.Namespace) -> int:

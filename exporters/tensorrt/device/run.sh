@@ -20,4 +20,8 @@ if ! "$python" -c 'import numpy' 2>/dev/null; then
     echo "Install it (sudo apt install python3-numpy), or name a Python that has it in AMP_EXPORT_PYTHON." >&2
     exit 2
 fi
+if [[ "${1:-}" == attach ]]; then
+    shift
+    exec "$python" -m device.attach "$@"
+fi
 exec "$python" -m device.run "$@"

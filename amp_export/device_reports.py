@@ -1,0 +1,81 @@
+"""What a device found out: its report read, completed with what is computed here, and shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from amp_export.errors import DeviceError, OutputError
+from amp_export.gains import PhaseResult
+from amp_export.manifest import read_document
+
+SCHEMA = 1
+"""The newest layout of device-report.json that is known."""
+
+Section = Mapping[str, Any]
+
+
+def read_device_report(file: Path, *, identity: str) -> dict[str, Any]:
+    """Reads a device's report, and adds the speed-ups with their intervals.
+
+    Args:
+        file: The report.
+        identity: The SHA-256 of the manifest of the bundle that was run.
+
+    Raises:
+        DeviceError: It is damaged, newer than this version, or of another bundle.
+    """
+    try:
+        content = read_document(file, newest=SCHEMA)
+        if content["bundle"] != identity:
+            raise DeviceError("The device's report is of another bundle.\nRun it again.")
+        content["holds"] = all(parity["holds"] for parity in content["parity"].values())
+        benchmark = content["benchmark"]
+        if benchmark is not None:
+            benchmark["phases"] = {
+                name: _compare(phase, launches=benchmark["launches"], seed=benchmark["seed"])
+                for name, phase in benchmark["phases"].items()
+            }
+    except OutputError as error:
+        raise DeviceError(f"The device's report cannot be read: {error}") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DeviceError(f"The device's report is damaged: {error!r}\nRun it again.") from error
+    return content
+
+
+def _compare(phase: Section, *, launches: int, seed: int) -> dict[str, Any]:
+    result = PhaseResult.of(phase["dense"]["samples"], phase["pruned"]["samples"], launches=launches, seed=seed)
+    return {
+        **phase,
+        "speedup": result.speedup,
+        "interval": list(result.interval),
+        "conclusion": result.conclusion.value,
+    }
+
+
+def device_verdict(section: Section) -> dict[str, Any]:
+    """What an output's manifest says of a device."""
+    phases = (section["benchmark"] or {"phases": {}})["phases"]
+    return {"holds": section["holds"], "gain": {name: phase["speedup"] for name, phase in phases.items()}}
+
+
+def device_lines(name: str, section: Section) -> Iterator[str]:
+    """What was proved and measured on a device, one sentence a line."""
+    model = section["facts"]["model"] or section["facts"]["processor"] or section["facts"]["system"]
+    for subject, parity in section["parity"].items():
+        worst = max(case["max_error"] for case in parity["cases"])
+        held = sum(case["holds"] for case in parity["cases"])
+        yield (
+            f"On {name} ({model}, {section['runtime']}): parity of the {subject} graph "
+            f"{'holds' if parity['holds'] else 'FAILS'} in {held} of {len(parity['cases'])} cases: off by up to "
+            f"{worst:.2g}, tolerated is {parity['tolerance']:.2g}."
+        )
+    if (benchmark := section["benchmark"]) is None:
+        return
+    power = section["power"]
+    drawn = "its power is not told" if power is None else f"power from {power['source']}: {', '.join(power['rails'])}"
+    yield (
+        f"On {name}: medians of {benchmark['rounds']} rounds, interleaved {benchmark['interleaved']}; in brackets the "
+        f"bootstrap 95 % interval; {drawn}."
+    )

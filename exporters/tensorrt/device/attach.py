@@ -1,0 +1,130 @@
+"""A run that outlives the connection that it was started over: `bash run.sh attach REQUEST`.
+
+It starts a run in a session of its own, or finds the one that was started before, and shows its log until it ends. A
+run that ended while nobody looked is found too, once: who brought its report home removes `work/state.json`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Iterator
+
+from .bundle import Bundle, open_bundle
+from .errors import RunError
+from .files import read_json, write_json
+from .run import try_lock
+
+CANNOT_GO_ON = 2
+"""The exit code of a run that cannot go on; what stood in its way may be gone, so it is tried again."""
+
+POLL_SECONDS = 0.2
+
+WORD = "amp-export"
+"""Begins a line that is meant for the machine that attached."""
+
+
+def attach(bundle: Bundle, request: dict[str, Any]) -> int:
+    """Follows the run that was asked for until it ends, and starts it if it is not there.
+
+    Args:
+        bundle: The bundle.
+        request: `arguments`, those of `run`.
+
+    Returns:
+        The run's exit code.
+    """
+    bundle.work.mkdir(exist_ok=True)
+    log = bundle.work / "run.log"
+    while True:
+        with try_lock(bundle) as lock:
+            if lock is not None:
+                state = read_json(_state_file(bundle)) or {}
+                if state.get("request") == request and state.get("code") != CANNOT_GO_ON:
+                    _show(log, iter([False]))
+                    return int(state["code"])
+                _start(bundle, request, lock, log)
+        # the lock was closed here; the run holds its own
+        _show(log, _is_running(bundle))
+        state = read_json(_state_file(bundle)) or {}
+        if state.get("request") == request:
+            return int(state["code"])
+        if not state:
+            raise RunError(f"The run died without a word: see {log}.\nIt may have run out of memory; attach again.")
+        print("A run with other settings was going on; yours begins now.", flush=True)
+
+
+def serve(bundle: Bundle, request: dict[str, Any]) -> int:
+    """The run itself, under a lock that it was given; notes how it ended."""
+    from .run import run_steps
+
+    code = run_steps(bundle, request["arguments"])
+    write_json(_state_file(bundle), {"request": request, "code": code})
+    return code
+
+
+def main() -> int:
+    """Attaches, or is the run."""
+    *serving, request_file = sys.argv[1:]
+    try:
+        request: dict[str, Any] = json.loads(Path(request_file).read_text(encoding="utf-8"))
+        bundle = open_bundle(Path.cwd())
+        code = serve(bundle, request) if serving else attach(bundle, request)
+    except RunError as error:
+        print(f"Error: {error}", flush=True)
+        code = CANNOT_GO_ON
+    if not serving:
+        print(f"{WORD} exit {code}", flush=True)
+    return code
+
+
+def _state_file(bundle: Bundle) -> Path:
+    return bundle.work / "state.json"
+
+
+def _start(bundle: Bundle, request: dict[str, Any], lock: Any, log: Path) -> None:
+    """Starts a run in a session of its own, which inherits the lock, so that nobody can come between."""
+    request_file = bundle.work / "request.json"
+    write_json(request_file, request)
+    with contextlib.suppress(FileNotFoundError):
+        _state_file(bundle).unlink()
+    assert __package__
+    with log.open("wb") as stream:
+        subprocess.Popen(
+            [sys.executable, "-m", f"{__package__}.attach", "--serve", str(request_file)],
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=(lock.fileno(),),
+            cwd=str(bundle.folder),
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+
+
+def _is_running(bundle: Bundle) -> Iterator[bool]:
+    while True:
+        with try_lock(bundle) as lock:
+            running = lock is None
+        yield running
+        time.sleep(POLL_SECONDS)
+
+
+def _show(log: Path, running: Iterator[bool]) -> None:
+    """Prints a log from its beginning, and what is added to it for as long as the run goes on."""
+    with log.open("r", encoding="utf-8", errors="replace") as stream:
+        for goes_on in running:
+            # asked before the last lines are read, which may have come just before the end
+            sys.stdout.write(stream.read())
+            sys.stdout.flush()
+            if not goes_on:
+                return
+
+
+if __name__ == "__main__":
+    sys.exit(main())
