@@ -47,6 +47,12 @@ class Converted:
     stderr: str
 
 
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that the processes of one run of pytest-xdist share: what one has made, the others need not."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
 @pytest.fixture(scope="session")
 def converted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Converted]:
     """Takes a tiny model of a family the whole way, once for all tests; nothing may change what it wrote."""
@@ -55,9 +61,7 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Conve
     from amp_export import benchmarking, machine
     from amp_export.cli import app
 
-    base = tmp_path_factory.getbasetemp()
-    # processes of one run of pytest-xdist share what one of them has made
-    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    shared = shared_folder(tmp_path_factory)
 
     def write(folder: Path, model_type: str) -> None:
         checkpoint = save_tiny_model(folder / "checkpoint", model_type, num_hidden_layers=1)
@@ -118,7 +122,10 @@ def bundled(tmp_path_factory: pytest.TempPathFactory) -> Bundled:
 
     from amp_export.cli import app
 
-    output = save_tiny_output(tmp_path_factory.mktemp("bundled"))
-    result = CliRunner().invoke(app, ["bundle", str(output), "--max-batch", "3"])
-    assert result.exit_code == 0, result.stderr
-    return Bundled(output, output / "bundle-cpu.tar.gz", result.stderr)
+    folder = shared_folder(tmp_path_factory) / "bundled"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "stderr").is_file():
+            result = CliRunner().invoke(app, ["bundle", str(save_tiny_output(folder)), "--max-batch", "3"])
+            assert result.exit_code == 0, result.stderr
+            (folder / "stderr").write_text(result.stderr)
+    return Bundled(folder / "out", folder / "out/bundle-cpu.tar.gz", (folder / "stderr").read_text())

@@ -17,7 +17,8 @@ from .power import Power
 from .processes import Setup, Worker, start_worker
 
 LAUNCHES = 4
-"""How often both processes are started anew; an even number, so that each is the first as often."""
+"""How often both processes are started anew, if there are as many rounds: an even number, so that each is the first as
+often."""
 
 WARM_UP_LIMIT = 4
 """Rounds of a launch after which measuring begins, settled or not."""
@@ -41,7 +42,7 @@ def measure(setup: Setup, verified: dict[str, Any], power: Power | None, *, roun
         setup: How they are run.
         verified: What `verify` returned: the memory that each takes decides whether both fit.
         power: What tells the device's power, or None.
-        rounds: How many rounds to measure, rounded up to a multiple of `LAUNCHES`.
+        rounds: How many rounds to measure, rounded up to a multiple of the launches.
 
     Returns:
         The report's section `benchmark`.
@@ -50,9 +51,10 @@ def measure(setup: Setup, verified: dict[str, Any], power: Power | None, *, roun
     together = _fit_together(verified)
     found: dict[str, list[Round]] = {subject: [] for subject in SUBJECTS}
     ready: dict[str, list[dict[str, Any]]] = {subject: [] for subject in SUBJECTS}
-    rounds_of_launch = math.ceil(rounds / LAUNCHES)
+    launches = LAUNCHES if rounds >= LAUNCHES else 2
+    rounds_of_launch = math.ceil(rounds / launches)
     warm_up_rounds = 0
-    for launch in range(LAUNCHES):
+    for launch in range(launches):
         order = SUBJECTS if launch % 2 == 0 else SUBJECTS[::-1]
         for group in [order] if together else [(subject,) for subject in order]:
             with contextlib.ExitStack() as stack:
@@ -63,7 +65,7 @@ def measure(setup: Setup, verified: dict[str, Any], power: Power | None, *, roun
                 for number in range(rounds_of_launch):
                     for worker in workers if number % 2 == 0 else workers[::-1]:
                         found[worker.subject].append(worker.ask(task))
-        print(f"Measured {(launch + 1) * rounds_of_launch} of {LAUNCHES * rounds_of_launch} rounds.", flush=True)
+        print(f"Measured {(launch + 1) * rounds_of_launch} of {launches * rounds_of_launch} rounds.", flush=True)
     result: dict[str, Any] = {
         subject: _describe(setup, subject, found[subject], ready[subject], verified, power) for subject in SUBJECTS
     }
@@ -72,8 +74,8 @@ def measure(setup: Setup, verified: dict[str, Any], power: Power | None, *, roun
     }
     return {
         **result,
-        "rounds": LAUNCHES * rounds_of_launch,
-        "launches": LAUNCHES,
+        "rounds": launches * rounds_of_launch,
+        "launches": launches,
         "warm_up_rounds": warm_up_rounds,
         "interleaved": BY_ROUND if together else BY_LAUNCH,
         "prompt_tokens": task["prompt_tokens"],
