@@ -24,15 +24,13 @@ class BuildSettings:
 
     Attributes:
         profiles: The shapes that it takes.
-        compute_capability: Of the GPU that it is for, or None for the one in the machine.
-        present: Compute capability of the GPU in the machine, or None.
+        compute_capability: Of the GPU that it is for.
         workspace_bytes: The most scratch memory that a kernel may take, or None for all that there is.
         timing_cache: A file with what earlier builds measured; read, and written again. None for no such file.
     """
 
     profiles: Sequence[Profile]
-    compute_capability: str | None = None
-    present: str | None = None
+    compute_capability: str
     workspace_bytes: int | None = None
     timing_cache: Path | None = None
 
@@ -44,7 +42,7 @@ class BuiltEngine:
     Attributes:
         content: Its bytes.
         seconds: How long the build took, parsing included.
-        fused_attentions: Attention operators of the graph.
+        attentions: Attention operators of the graph.
     """
 
     content: memoryview
@@ -88,7 +86,7 @@ def build_engine(
     attentions = runtime.allow_any_attention(network)
 
     config = builder.create_builder_config()
-    runtime.choose_compute_capability(config, settings.compute_capability, present=settings.present)
+    runtime.set_compute_capability(config, settings.compute_capability)
     # what a kernel is called, and what it reads and writes: an inspector can then show it
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if settings.workspace_bytes is not None:

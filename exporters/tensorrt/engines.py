@@ -21,6 +21,11 @@ FACTS = "engine.json"
 SCHEMA = 1
 
 
+def is_engine(folder: Path) -> bool:
+    """Whether a folder is one of an engine."""
+    return (folder / FACTS).is_file()
+
+
 @dataclass(frozen=True)
 class Binding:
     """An input or an output.

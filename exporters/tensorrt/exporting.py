@@ -68,18 +68,19 @@ def export(
     graph = graph_folder / GRAPH
     described = describe_graph(graph)
     present = gpu.compute_capability if gpu is not None else None
-    target = settings.compute_capability or present
+    runtime.check_compute_capability(settings.compute_capability, present=present)
+    capability = settings.compute_capability or present
+    assert capability is not None
     profiles = decoder_profiles({name: binding.axes for name, binding in described.inputs.items()}, settings.limits)
     cache = None
     if settings.timing_cache is not None:
-        cache = settings.timing_cache / f"{runtime.kind}-{'.'.join(map(str, runtime.version))}-sm{target}.cache"
+        cache = settings.timing_cache / f"{runtime.kind}-{'.'.join(map(str, runtime.version))}-sm{capability}.cache"
     engine = build_engine(
         graph,
         runtime,
         BuildSettings(
             profiles=profiles,
-            compute_capability=settings.compute_capability,
-            present=present,
+            compute_capability=capability,
             workspace_bytes=settings.workspace_bytes,
             timing_cache=cache,
         ),
@@ -93,8 +94,8 @@ def export(
     facts = EngineFacts(
         runtime=runtime.kind,
         version=".".join(map(str, runtime.version[:3])),
-        compute_capability=target,
-        device=gpu.name if gpu is not None and target == present else None,
+        compute_capability=capability,
+        device=gpu.name if gpu is not None and capability == present else None,
         precision=described.precision,
         opset=described.opset,
         graph_sha256=hash_file(graph),

@@ -71,16 +71,15 @@ class Runtime:
         named = (re.fullmatch(r"SM(\d+)(\d)", name) for name in self.module.ComputeCapability.__members__)
         return tuple(f"{match[1]}.{match[2]}" for match in named if match is not None)
 
-    def choose_compute_capability(self, config: Any, wanted: str | None, *, present: str | None) -> None:
-        """Sets which GPU an engine is for.
+    def check_compute_capability(self, wanted: str | None, *, present: str | None) -> None:
+        """Refuses GPUs that it cannot build for.
 
         Args:
-            config: The builder's config.
             wanted: The compute capability that is asked for, or None for the GPU in the machine.
             present: That of the GPU in the machine, or None where there is none.
 
         Raises:
-            RequestError: It cannot build for that.
+            RequestError: It cannot.
         """
         wanted = wanted or present
         if wanted is None:
@@ -88,25 +87,28 @@ class Runtime:
                 "There is no GPU in this machine, so it must be said which one the engine is for.\n"
                 "Name it: --target rtx4090, for example. amp-export export --help lists the targets."
             )
-        if wanted == present and self.kind is EngineRuntime.TENSORRT:
-            return
-        if self.kind is EngineRuntime.TENSORRT:
+        if self.kind is EngineRuntime.TENSORRT and wanted != present:
             found = f"the one here has {present}" if present else "there is none here"
             raise RequestError(
                 f"{self.label} builds for the GPU in the machine; compute capability {wanted} was asked for, and "
                 f"{found}.\nBuild there, from a bundle: amp-export bundle. Or build here with another runtime: "
                 '--runtime tensorrt-rtx (pip install "amp-export[tensorrt-rtx]").'
             )
-        if wanted not in self.compute_capabilities():
+        if self.kind is EngineRuntime.TENSORRT_RTX and wanted not in self.compute_capabilities():
             raise RequestError(
                 f"{self.label} builds no engine for compute capability {wanted}; it does for "
                 f"{', '.join(self.compute_capabilities())}.\n"
                 "Let the device build it, with its own TensorRT, from a bundle: amp-export bundle."
             )
+
+    def set_compute_capability(self, config: Any, capability: str) -> None:
+        """Says which GPU an engine is for, where that can be said."""
+        if self.kind is EngineRuntime.TENSORRT:
+            return
         config.num_compute_capabilities = 1
-        capability = getattr(self.module.ComputeCapability, f"SM{wanted.replace('.', '')}")
-        accepted = config.set_compute_capability(capability, 0)
-        assert accepted, wanted
+        member = getattr(self.module.ComputeCapability, f"SM{capability.replace('.', '')}")
+        accepted = config.set_compute_capability(member, 0)
+        assert accepted, capability
 
     def allow_any_attention(self, network: Any) -> int:
         """Lets attentions for which there is no fused kernel be computed in steps; returns how many there are.
