@@ -33,6 +33,10 @@ _ADVICE: Sequence[tuple[str, str]] = (
         "The GPU's driver does not answer. Look at nvidia-smi; TensorRT's support matrix names the driver it needs.",
     ),
     (
+        "MyelinCheckException",
+        "The builder failed within itself on these operators. Export with older ones: --opset 20.",
+    ),
+    (
         r"profile|kMIN|kMAX|kOPT",
         "The shapes do not suit the graph. Give another --max-batch or --max-context.",
     ),
