@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -119,13 +120,21 @@ def build_into(
     folder: Path, job: EngineJob, *, progress: Progress, description: str = "Building the engine"
 ) -> EngineFacts:
     """Builds the engine of the graph in a folder that is being staged."""
+    from amp_export.checkpoints import read_config
     from amp_export.exporters import tensorrt
 
     goal = job.settings.compute_capability or (job.gpu.name if job.gpu is not None else "")
+    engine = folder / Format.TENSORRT
     with progress.step(f"{description} with {job.runtime.label} for {goal}") as advance:
-        return tensorrt.export(
-            folder / Format.ONNX, folder / Format.TENSORRT, job.runtime, job.settings, gpu=job.gpu, on_progress=advance
+        facts = tensorrt.export(
+            folder / Format.ONNX, engine, job.runtime, job.settings, gpu=job.gpu, on_progress=advance
         )
+    # before 5.24 transformers has no exporters that could open it
+    if importlib.util.find_spec("transformers.exporters") is not None:
+        from amp_export.exporters.tensorrt.backend import write_manifest
+
+        write_manifest(engine, facts, read_config(engine)[1].architecture.class_name)
+    return facts
 
 
 def check_precision(checkpoint: Checkpoint, precision: Precision, *, progress: Progress) -> None:

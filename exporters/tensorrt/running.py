@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from amp_export.errors import RequestError
 from amp_export.exporters.tensorrt.engines import ENGINE, EngineFacts
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import torch
 
     from amp_export.exporters.onnx.sessions import Floats, Integers
+
+    Tokens: TypeAlias = Integers | torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,8 @@ class TensorrtDecoder:
         facts: What is known of the engine.
         num_layers: How many decoder layers it has.
         precision: The dtype of its weights, activations, keys and values.
-        threads: None to speak of: a GPU computes.
+        threads: 0, since a GPU computes.
+        device: Where its tensors lie.
     """
 
     def __init__(
@@ -46,7 +49,7 @@ class TensorrtDecoder:
     ) -> None:
         """Takes an engine's execution context, where its tensors lie, and the stream that it runs on, if on a GPU."""
         self._context = context
-        self._device = device
+        self.device = device
         self._stream = stream
         self._handle = stream.cuda_stream if stream is not None else 0
         self._profile: int | None = None
@@ -78,9 +81,9 @@ class TensorrtDecoder:
         return floats, past
 
     def step(
-        self, input_ids: Integers, attention_mask: Integers, position_ids: Integers, past: EnginePast | None = None
+        self, input_ids: Tokens, attention_mask: Tokens, position_ids: Tokens, past: EnginePast | None = None
     ) -> tuple[torch.Tensor, EnginePast]:
-        """As `forward`, but the logits stay on the GPU, in the engine's precision."""
+        """As `forward`, of arrays or tensors, but the logits stay on the GPU, in the engine's precision."""
         import torch
 
         if self._context is None:
@@ -100,10 +103,10 @@ class TensorrtDecoder:
             )
         self._take_profile(sizes)
         given = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
-        tensors = {name: torch.from_numpy(array).contiguous().to(self._device) for name, array in given.items()}
+        tensors = {name: torch.as_tensor(array).contiguous().to(self.device) for name, array in given.items()}
         if self._stream is not None:
             # copies run on torch's stream, the engine on its own
-            self._stream.wait_stream(torch.cuda.current_stream(self._device))
+            self._stream.wait_stream(torch.cuda.current_stream(self.device))
         tensors |= past.values if past is not None else {}
         for name in self.facts.inputs:
             self._bind_input(name, tensors, sizes)
@@ -154,7 +157,7 @@ class TensorrtDecoder:
     def _empty(self, dtype: str, axes: tuple[int | str, ...], sizes: Mapping[str, int]) -> torch.Tensor:
         import torch
 
-        return torch.empty(self._shape(axes, sizes), dtype=getattr(torch, dtype), device=self._device)
+        return torch.empty(self._shape(axes, sizes), dtype=getattr(torch, dtype), device=self.device)
 
     @staticmethod
     def _shape(axes: tuple[int | str, ...], sizes: Mapping[str, int]) -> tuple[int, ...]:

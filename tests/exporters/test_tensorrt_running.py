@@ -181,3 +181,55 @@ def test_parity_is_checked_on_cases_within_the_limits(
     assert [case.name for case in report.cases] == ["fits"]
     assert report.holds
     assert DecoderSuite(decoder, open_checkpoint(tiny_llama).config, np.arange(50)).names
+
+
+def test_transformers_opens_an_engine_and_runs_it_as_the_model(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed", exc_type=ImportError)
+    from transformers import AutoModelForCausalLM
+    from transformers.exporters.auto import AutoHfExporter
+    from transformers.exporters.base import ExportedModel
+
+    import amp_export
+    from amp_export.exporters.tensorrt import backend
+
+    amp_export.register()
+    amp_export.register()
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama).eval()
+    config = backend.TensorrtConfig(target="rtx4090", max_batch=2, max_context=CONTEXT)
+    exported = AutoHfExporter.from_config(config).export(model, {}, config)
+    exported.save_pretrained(tmp_path / "saved")
+
+    # what was built is for a GPU that is not here: the same graph computes in its place
+    graph = exported.program.folder.parent / "onnx"
+    monkeypatch.setattr(backend, "run", lambda _: make_decoder(graph)[0])
+    opened = ExportedModel.from_pretrained(tmp_path / "saved")
+    assert opened.dtype == torch.float32
+    assert opened.config.model_type == "llama"
+    tokens = torch.tensor(inputs(2, 0, 9)[0])
+    mask = torch.ones_like(tokens)
+    mask[0, :4] = 0
+    first = opened(input_ids=tokens, attention_mask=mask)
+    second = opened(input_ids=tokens[:, :1], attention_mask=torch.cat([mask, mask[:, -1:]], dim=1), cache=first.cache)
+    with torch.inference_mode():
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        expected = model(input_ids=tokens, attention_mask=mask, position_ids=positions, use_cache=True)
+        expected_second = model(
+            input_ids=tokens[:, :1],
+            attention_mask=torch.cat([mask, mask[:, -1:]], dim=1),
+            position_ids=positions[:, -1:] + 1,
+            cache=expected.cache,
+        )
+    torch.testing.assert_close(first.logits[mask == 1], expected.logits[mask == 1], atol=1e-4, rtol=0)
+    torch.testing.assert_close(second.logits, expected_second.logits, atol=1e-4, rtol=0)
+    assert second.cache.get_seq_length() == 10
+
+
+def test_an_engine_runs_on_no_processor(tmp_path: Path) -> None:
+    from amp_export.exporters.tensorrt.backend import EngineProgram, TensorrtExporter, TensorrtRunner
+
+    with pytest.raises(ValueError, match="runs on a GPU, not on cpu"):
+        TensorrtRunner.from_program(EngineProgram(tmp_path), None, "cpu")
+    with pytest.raises(NotImplementedError, match="One engine does prefill and decode"):
+        TensorrtExporter().export_for_generation()
