@@ -33,9 +33,18 @@ Heads = Annotated[
     HeadPolicy, typer.Option(help="Heads that may go: whole key/value groups, within each, the better, or none.")
 ]
 Snap = Annotated[
-    int | None, typer.Option(metavar="N", help="Keep a multiple of N neurons.  [default: 16, on GPU targets 64]")
+    int | None, typer.Option(metavar="N", help="Keep a multiple of N neurons.  [default: 16, for a GPU 64]")
 ]
-TargetOption = Annotated[TargetName, typer.Option("--target", help="The kind of device the shapes should suit.")]
+TargetOption = Annotated[
+    TargetName, typer.Option("--target", metavar="DEVICE", help=f"What will run it: {', '.join(TargetName)}.")
+]
+MaxBatch = Annotated[
+    int | None, typer.Option("--max-batch", metavar="N", help="The largest batch that the device has to take.")
+]
+MaxContext = Annotated[
+    int | None,
+    typer.Option("--max-context", metavar="N", help="The most tokens of a text, past and new ones together."),
+]
 HeadsPerLayer = Annotated[
     PerLayer, typer.Option("--heads-per-layer", help="The same in every layer, or by importance among all layers.")
 ]
