@@ -14,7 +14,8 @@ from amp_export.checkpoints import read_config
 from amp_export.compatibility import RUNTIMES, Outcome, Status
 from amp_export.errors import PlanError, RatioError
 from amp_export.exporters.onnx.genai import read_generation
-from amp_export.fitting import Fitting, Subject, can_fit, choose_limits, fit_models, refuse_limits
+from amp_export.exporters.tensorrt.profiles import Limits
+from amp_export.fitting import Fitting, Subject, can_fit, fit_models, refuse_limits
 from amp_export.footprints import cached_numbers
 from amp_export.options import HeadPolicy, PerLayer, TargetName, Uniform
 from amp_export.planning import choose_candidate, list_preferred, needs_scores
@@ -144,7 +145,7 @@ def diagnose(
     chosen = None if needs_scores(settings) else options[choose_candidate(config, settings, candidates)]
     fitting = None
     if can_fit(config, settings.target):
-        limits = choose_limits(config, max_batch=max_batch, max_context=max_context)
+        limits = Limits.choose(config.max_position_embeddings, max_batch=max_batch, max_context=max_context)
         likely = [chosen] if chosen else [options[each] for each in list_preferred(candidates, settings.heads)]
         fitting = fit_models(config, _subjects(config, list(options.values()), likely), settings.target, limits)
     return Diagnosis(

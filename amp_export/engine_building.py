@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from amp_export.gpus import Gpu
     from amp_export.progress import Progress
 
-DEFAULT_CONTEXT = 2048
-"""Tokens that an engine takes where nothing is said; fewer where the model's context is shorter."""
-
 WORKSPACE_SHARE = 0.25
 """How much of the device's memory a kernel may take as scratch: the weights, their copies while building, and, on a
 Jetson, the system share it."""
@@ -34,13 +31,13 @@ class EngineOptions:
     Attributes:
         target: The device it is for; by default the GPU in this machine.
         runtime: What builds it; by default what is installed.
-        max_batch: The largest batch.
+        max_batch: The largest batch; by default 1.
         max_context: The most tokens of a text; by default 2048, or the model's context where that is shorter.
     """
 
     target: TargetName | None = None
     runtime: EngineRuntime | None = None
-    max_batch: int = 1
+    max_batch: int | None = None
     max_context: int | None = None
 
 
@@ -91,9 +88,7 @@ def prepare_engine(options: EngineOptions, config: ModelConfig) -> EngineJob:
             f"{reason}\nEngines are built from decoders whose graph is built directly. Export with --to onnx, and run "
             "the graph with ONNX Runtime's TensorRT provider: --provider tensorrt."
         )
-    context = config.max_position_embeddings
-    limits = Limits(options.max_batch, options.max_context or min(DEFAULT_CONTEXT, context))
-    limits.check(context)
+    limits = Limits.choose(config.max_position_embeddings, max_batch=options.max_batch, max_context=options.max_context)
     target = TARGETS[options.target] if options.target is not None else None
     if target is not None and target.compute_capability is None:
         raise RequestError(f"{options.target} has no TensorRT.\nExport with --to onnx, or name a GPU with --target.")

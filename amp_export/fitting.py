@@ -22,8 +22,6 @@ from amp_export.options import TargetName
 from amp_export.target_facts import NumberFormat, Target
 from amp_export.targets import TARGETS
 
-DEFAULT_CONTEXT = Limits().max_context
-
 RESERVED_SHARE = 0.07
 """Share of the memory that no program gets. Linux sees 7,620 MiB of an Orin Nano 8GB, 62,841 of an AGX Orin 64GB and
 125,772 of a Thor (tegrastats in public logs, and in github.com/NVIDIA-AI-IOT/jetson-device-skills, jetson-diagnostic);
@@ -174,21 +172,6 @@ def can_fit(config: ModelConfig, target: TargetName) -> bool:
     facts = TARGETS[target]
     known = facts.memory_bytes is not None and facts.bandwidth is not None
     return known and config.architecture.kind is Kind.DECODER and can_build(config) is None
-
-
-def choose_limits(config: ModelConfig, *, max_batch: int | None = None, max_context: int | None = None) -> Limits:
-    """The limits that were asked for; by default single texts of up to 2048 tokens, or the model's context.
-
-    Raises:
-        RequestError: They make no sense, or the model's context is shorter.
-    """
-    longest = config.max_position_embeddings
-    limits = Limits(
-        max_batch=1 if max_batch is None else max_batch,
-        max_context=min(DEFAULT_CONTEXT, longest) if max_context is None else max_context,
-    )
-    limits.check(longest)
-    return limits
 
 
 def refuse_limits(config: ModelConfig, target: TargetName, *, max_batch: int | None, max_context: int | None) -> None:

@@ -38,13 +38,6 @@ Snap = Annotated[
 TargetOption = Annotated[
     TargetName, typer.Option("--target", metavar="DEVICE", help=f"What will run it: {', '.join(TargetName)}.")
 ]
-MaxBatch = Annotated[
-    int | None, typer.Option("--max-batch", metavar="N", help="The largest batch that the device has to take.")
-]
-MaxContext = Annotated[
-    int | None,
-    typer.Option("--max-context", metavar="N", help="The most tokens of a text, past and new ones together."),
-]
 HeadsPerLayer = Annotated[
     PerLayer, typer.Option("--heads-per-layer", help="The same in every layer, or by importance among all layers.")
 ]
@@ -70,10 +63,16 @@ DtypeOption = Annotated[
 RuntimeOption = Annotated[
     EngineRuntime | None, typer.Option("--runtime", help="What builds an engine.  [default: what is installed]")
 ]
-MaxBatch = Annotated[int, typer.Option("--max-batch", min=1, metavar="N", help="The largest batch of an engine.")]
+MaxBatch = Annotated[
+    int | None, typer.Option("--max-batch", metavar="N", help="The largest batch that a device takes.  [default: 1]")
+]
 MaxContext = Annotated[
     int | None,
-    typer.Option("--max-context", metavar="N", help="The most tokens that an engine takes.  [default: up to 2048]"),
+    typer.Option(
+        "--max-context",
+        metavar="N",
+        help="The most tokens of a text, past and new ones together.  [default: 2048, or the model's context]",
+    ),
 ]
 EngineTarget = Annotated[
     TargetName | None, typer.Option("--target", help="The device of an engine.  [default: the GPU in this machine]")

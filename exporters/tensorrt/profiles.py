@@ -28,6 +28,21 @@ class Limits:
     max_batch: int = 1
     max_context: int = 2048
 
+    @classmethod
+    def choose(cls, context: int, *, max_batch: int | None = None, max_context: int | None = None) -> Limits:
+        """The limits that were asked for; by default single texts of up to 2048 tokens, or the model's context.
+
+        Raises:
+            RequestError: They make no sense, or the model's context is shorter.
+        """
+        default = cls()
+        limits = cls(
+            default.max_batch if max_batch is None else max_batch,
+            min(default.max_context, context) if max_context is None else max_context,
+        )
+        limits.check(context)
+        return limits
+
     def check(self, context: int) -> None:
         """Holds them against the model's context.
 
