@@ -25,6 +25,7 @@ from amp_export.errors import OutputError, RequestError
 from amp_export.exporters import Opset, Precision, Provider
 from amp_export.exporters.onnx import exported_graphs, require_runtime
 from amp_export.exporters.tensorrt.engines import EngineFacts, is_engine
+from amp_export.exporters.tensorrt.running import check_runs_here
 from amp_export.exporting import build_from, export_into
 from amp_export.gains import PhaseResult
 from amp_export.machine import Machine, read_bandwidth
@@ -164,6 +165,7 @@ def _export_dense(output: Path, to: Format, manifest: Manifest, scratch: Path, p
     job, opset = None, Opset.OPSET_23
     if to is Format.TENSORRT:
         facts = EngineFacts.load(output / to)
+        check_runs_here(facts)
         opset = Opset(str(facts.opset))
         options = EngineOptions(None, facts.runtime, facts.limits.max_batch, facts.limits.max_context)
         job = prepare_engine(options, checkpoint.config)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from amp_export.errors import RequestError
 from amp_export.exporters.tensorrt.engines import ENGINE, EngineFacts
 from amp_export.exporters.tensorrt.profiles import DECODE, PREFILL
-from amp_export.exporters.tensorrt.runtimes import load_runtime
+from amp_export.exporters.tensorrt.runtimes import Runtime, load_runtime
 
 if TYPE_CHECKING:
     import torch
@@ -164,14 +164,10 @@ class TensorrtDecoder:
         return tuple(axis if isinstance(axis, int) else sizes[axis] for axis in axes)
 
 
-def run(folder: Path) -> TensorrtDecoder:
-    """Loads an engine onto the GPU in this machine.
-
-    Args:
-        folder: What `export` wrote.
+def check_runs_here(facts: EngineFacts) -> Runtime:
+    """Finds the runtime of an engine, and refuses engines that cannot be run in this machine.
 
     Raises:
-        ModelError: The folder holds no engine, or a damaged one.
         MissingExtraError: The runtime that built it is not installed.
         RequestError: There is no GPU, or it or the runtime is another than the engine is for.
     """
@@ -179,7 +175,6 @@ def run(folder: Path) -> TensorrtDecoder:
 
     from amp_export.gpus import find_gpu
 
-    facts = EngineFacts.load(folder)
     runtime = load_runtime(facts.runtime)
     gpu = find_gpu()
     facts.check_runs_on(runtime, present=gpu.compute_capability if gpu is not None else None)
@@ -188,7 +183,23 @@ def run(folder: Path) -> TensorrtDecoder:
             f"torch {torch.__version__} cannot use the {gpu.name if gpu is not None else 'GPU'}.\n"
             "Install a build of torch with CUDA: pytorch.org/get-started says which."
         )
-    trt = runtime.module
+    return runtime
+
+
+def run(folder: Path) -> TensorrtDecoder:
+    """Loads an engine onto the GPU in this machine.
+
+    Args:
+        folder: What `export` wrote.
+
+    Raises:
+        ModelError: The folder holds no engine, or a damaged one.
+        AmpExportError: See `check_runs_here`.
+    """
+    import torch
+
+    facts = EngineFacts.load(folder)
+    trt = check_runs_here(facts).module
     engine = trt.Runtime(trt.Logger(trt.Logger.ERROR)).deserialize_cuda_engine((folder / ENGINE).read_bytes())
     if engine is None:
         raise RequestError(
