@@ -22,6 +22,8 @@ ENCODER = "encoder_model.onnx"
 DECODER = "decoder_model.onnx"
 DECODER_WITH_PAST = "decoder_with_past_model.onnx"
 
+CPU_PROVIDER = "CPUExecutionProvider"
+
 PRECISIONS = {
     "tensor(float)": Precision.FLOAT32,
     "tensor(float16)": Precision.FLOAT16,
