@@ -22,8 +22,6 @@ from amp_export.options import TargetName
 from amp_export.target_facts import NumberFormat, Target
 from amp_export.targets import TARGETS
 
-DEFAULT_CONTEXT = Limits().max_context
-
 RESERVED_SHARE = 0.07
 """Share of the memory that no program gets. Linux sees 7,620 MiB of an Orin Nano 8GB, 62,841 of an AGX Orin 64GB and
 125,772 of a Thor (tegrastats in public logs, and in github.com/NVIDIA-AI-IOT/jetson-device-skills, jetson-diagnostic);
@@ -40,9 +38,9 @@ ENGINE_COPIES = (1, 2)
 """How often an engine for prefill and decode holds the weights: tensorrt-rtx 1.7.1 wrote engines of 1.9 times the
 weights with both optimization profiles, and of 1.0 times with one (ci/bench/build_memory.py)."""
 
-BUILD_COPIES = (2.0, 6.6)
+BUILD_COPIES = (2.0, 6.5)
 """How many times the weights a build holds. At least those of the network and of the engine: The Build Phase, How
-TensorRT Works, docs.nvidia.com/deeplearning/tensorrt. At most as measured with tensorrt-rtx 1.7.1: 6.6 times for 135M
+TensorRT Works, docs.nvidia.com/deeplearning/tensorrt. At most as measured with tensorrt-rtx 1.7.1: 6.5 times for 135M
 parameters, 6.2 for 362M and 4.9 for 1.1B, the mapped file of weights included (ci/bench/build_memory.py)."""
 
 
@@ -76,7 +74,7 @@ class Need:
 class Bound:
     """Tokens that can be decoded in a second at most, all texts of a batch together: bandwidth over bytes to be moved.
 
-    It is a bound and no measurement: no engine decodes faster, and each decodes more slowly.
+    It is a bound and no measurement, for models much larger than the GPU's cache and decoding of one token a step.
 
     Attributes:
         half_context: With half the context behind it.
@@ -176,28 +174,14 @@ def can_fit(config: ModelConfig, target: TargetName) -> bool:
     return known and config.architecture.kind is Kind.DECODER and can_build(config) is None
 
 
-def choose_limits(config: ModelConfig, *, max_batch: int | None = None, max_context: int | None = None) -> Limits:
-    """The limits that were asked for; by default single texts of up to 2048 tokens, or the model's context.
-
-    Raises:
-        RequestError: They make no sense, or the model's context is shorter.
-    """
-    longest = config.max_position_embeddings
-    limits = Limits(
-        max_batch=1 if max_batch is None else max_batch,
-        max_context=min(DEFAULT_CONTEXT, longest) if max_context is None else max_context,
-    )
-    limits.check(longest)
-    return limits
-
-
-def refuse_limits(config: ModelConfig, target: TargetName, *, max_batch: int | None, max_context: int | None) -> None:
+def refuse_limits(config: ModelConfig, target: TargetName, *, max_batch: int, max_context: int | None) -> None:
     """Refuses limits where nothing can be said, so that they would go unheard.
 
     Raises:
         RequestError: There are some, and `can_fit` does not hold.
     """
-    given = [name for name, value in (("--max-batch", max_batch), ("--max-context", max_context)) if value is not None]
+    asked = {"--max-batch": max_batch > 1, "--max-context": max_context is not None}
+    given = [name for name, is_asked in asked.items() if is_asked]
     if not given or can_fit(config, target):
         return
     named = f"{' and '.join(given)} {'says' if len(given) == 1 else 'say'} what a device has to take"

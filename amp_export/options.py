@@ -41,6 +41,7 @@ class Format(enum.StrEnum):
     """What a checkpoint can be exported to; each is a folder in `exporters`."""
 
     ONNX = "onnx"
+    TENSORRT = "tensorrt"
 
 
 class Via(enum.StrEnum):
@@ -50,6 +51,13 @@ class Via(enum.StrEnum):
     """Directly where all operators of the model are known, by tracing otherwise."""
     DIRECT = "direct"
     TRACE = "trace"
+
+
+class EngineRuntime(enum.StrEnum):
+    """What builds and runs engines."""
+
+    TENSORRT = "tensorrt"
+    TENSORRT_RTX = "tensorrt-rtx"
 
 
 class TargetName(enum.StrEnum):

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from amp_export.cli.options import Json, OutArgument, Threads
+from amp_export.cli.options import Json, OutArgument, ProviderOption, Threads, WhichExport
 from amp_export.cli.running import examples, run_and_show
+from amp_export.exporters import Provider
+from amp_export.options import Format
 
 if TYPE_CHECKING:
     from amp_export.reporting import Report
@@ -22,6 +24,8 @@ def benchmark(
         Path | None, typer.Option(metavar="OTHER", help="Output of another export.  [default: the dense model]")
     ] = None,
     rounds: Annotated[int, typer.Option(min=2, help="Interleaved rounds.")] = 20,
+    to: WhichExport = Format.ONNX,
+    provider: ProviderOption = Provider.CPU,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
@@ -32,7 +36,15 @@ def benchmark(
         from amp_export.console import ConsoleProgress
         from amp_export.reporting import Report
 
-        run(output, against=against, rounds=rounds, threads=threads, progress=ConsoleProgress(console))
+        run(
+            output,
+            against=against,
+            rounds=rounds,
+            to=to,
+            provider=provider,
+            threads=threads,
+            progress=ConsoleProgress(console),
+        )
         return Report.load(output)
 
     run_and_show(work, as_json=as_json, written=output)

@@ -80,7 +80,7 @@ def open_session(graph: Path, *, threads: int, providers: Sequence[str]) -> Infe
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     try:
-        return onnxruntime.InferenceSession(graph, options, providers=list(providers))
+        session = onnxruntime.InferenceSession(graph, options, providers=list(providers))
     except NotImplementedByRuntime as error:
         raise UnsupportedModelError(
             f"{', '.join(providers)} cannot run {graph}: {error}\n"
@@ -88,6 +88,14 @@ def open_session(graph: Path, *, threads: int, providers: Sequence[str]) -> Infe
         ) from error
     except Exception as error:  # onnxruntime's errors have no other base class in common
         raise ModelError(f"onnxruntime cannot load {graph}: {error}\nExport it again.") from error
+    # a provider whose driver or libraries are missing is left out with a warning, and the processor computes
+    if missing := [provider for provider in providers if provider not in session.get_providers()]:
+        instead = ", ".join(session.get_providers())
+        raise RequestError(
+            f"onnxruntime could not start {', '.join(missing)} here, and fell back to {instead}.\n"
+            "See that the GPU's driver and the provider's libraries are of the versions that onnxruntime asks for."
+        )
+    return session
 
 
 def to_value(array: Any, precision: Precision | None = None) -> OrtValue:
