@@ -14,7 +14,7 @@ from amp_export.checkpoints import read_config
 from amp_export.compatibility import RUNTIMES, Outcome, Status
 from amp_export.errors import PlanError, RatioError
 from amp_export.exporters.onnx.genai import read_generation
-from amp_export.exporters.tensorrt.profiles import Limits
+from amp_export.exporters.tensorrt.profiles import choose_limits
 from amp_export.fitting import Fitting, Subject, can_fit, fit_models, refuse_limits
 from amp_export.footprints import cached_numbers
 from amp_export.options import HeadPolicy, PerLayer, TargetName, Uniform
@@ -110,7 +110,7 @@ def diagnose(
     settings: PlanSettings,
     *,
     uniform: Uniform = Uniform.RESIZE,
-    max_batch: int | None = None,
+    max_batch: int = 1,
     max_context: int | None = None,
     on_status: Callable[[str], None] | None = None,
 ) -> Diagnosis:
@@ -120,7 +120,7 @@ def diagnose(
         model: A hub id, a checkpoint directory, a `.gguf` file, or `demo`.
         settings: What plan is asked for.
         uniform: What becomes of a plan that no stock config can say.
-        max_batch: The largest batch that the target has to take; by default single texts.
+        max_batch: The largest batch that the target has to take.
         max_context: The most tokens of a text; by default 2048, or the model's context where that is less.
         on_status: Called before a model is fetched.
 
@@ -145,7 +145,7 @@ def diagnose(
     chosen = None if needs_scores(settings) else options[choose_candidate(config, settings, candidates)]
     fitting = None
     if can_fit(config, settings.target):
-        limits = Limits.choose(config.max_position_embeddings, max_batch=max_batch, max_context=max_context)
+        limits = choose_limits(config.max_position_embeddings, max_batch=max_batch, max_context=max_context)
         likely = [chosen] if chosen else [options[each] for each in list_preferred(candidates, settings.heads)]
         fitting = fit_models(config, _subjects(config, list(options.values()), likely), settings.target, limits)
     return Diagnosis(

@@ -31,13 +31,13 @@ class EngineOptions:
     Attributes:
         target: The device it is for; by default the GPU in this machine.
         runtime: What builds it; by default what is installed.
-        max_batch: The largest batch; by default 1.
+        max_batch: The largest batch.
         max_context: The most tokens of a text; by default 2048, or the model's context where that is shorter.
     """
 
     target: TargetName | None = None
     runtime: EngineRuntime | None = None
-    max_batch: int | None = None
+    max_batch: int = 1
     max_context: int | None = None
 
 
@@ -78,7 +78,8 @@ def prepare_engine(options: EngineOptions, config: ModelConfig) -> EngineJob:
         RequestError: The target has no such engine, or the limits do not fit the model.
     """
     from amp_export.exporters.onnx import can_build
-    from amp_export.exporters.tensorrt import EngineSettings, Limits, load_runtime
+    from amp_export.exporters.tensorrt import EngineSettings, load_runtime
+    from amp_export.exporters.tensorrt.profiles import choose_limits
     from amp_export.gpus import find_gpu
     from amp_export.sources import cache_directory
     from amp_export.targets import TARGETS
@@ -88,7 +89,8 @@ def prepare_engine(options: EngineOptions, config: ModelConfig) -> EngineJob:
             f"{reason}\nEngines are built from decoders whose graph is built directly. Export with --to onnx, and run "
             "the graph with ONNX Runtime's TensorRT provider: --provider tensorrt."
         )
-    limits = Limits.choose(config.max_position_embeddings, max_batch=options.max_batch, max_context=options.max_context)
+    context = config.max_position_embeddings
+    limits = choose_limits(context, max_batch=options.max_batch, max_context=options.max_context)
     target = TARGETS[options.target] if options.target is not None else None
     if target is not None and target.compute_capability is None:
         raise RequestError(f"{options.target} has no TensorRT.\nExport with --to onnx, or name a GPU with --target.")

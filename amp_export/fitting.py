@@ -38,9 +38,9 @@ ENGINE_COPIES = (1, 2)
 """How often an engine for prefill and decode holds the weights: tensorrt-rtx 1.7.1 wrote engines of 1.9 times the
 weights with both optimization profiles, and of 1.0 times with one (ci/bench/build_memory.py)."""
 
-BUILD_COPIES = (2.0, 6.6)
+BUILD_COPIES = (2.0, 6.5)
 """How many times the weights a build holds. At least those of the network and of the engine: The Build Phase, How
-TensorRT Works, docs.nvidia.com/deeplearning/tensorrt. At most as measured with tensorrt-rtx 1.7.1: 6.6 times for 135M
+TensorRT Works, docs.nvidia.com/deeplearning/tensorrt. At most as measured with tensorrt-rtx 1.7.1: 6.5 times for 135M
 parameters, 6.2 for 362M and 4.9 for 1.1B, the mapped file of weights included (ci/bench/build_memory.py)."""
 
 
@@ -74,7 +74,7 @@ class Need:
 class Bound:
     """Tokens that can be decoded in a second at most, all texts of a batch together: bandwidth over bytes to be moved.
 
-    It is a bound and no measurement: no engine decodes faster, and each decodes more slowly.
+    It is a bound and no measurement, for models much larger than the GPU's cache and decoding of one token a step.
 
     Attributes:
         half_context: With half the context behind it.
@@ -174,13 +174,14 @@ def can_fit(config: ModelConfig, target: TargetName) -> bool:
     return known and config.architecture.kind is Kind.DECODER and can_build(config) is None
 
 
-def refuse_limits(config: ModelConfig, target: TargetName, *, max_batch: int | None, max_context: int | None) -> None:
+def refuse_limits(config: ModelConfig, target: TargetName, *, max_batch: int, max_context: int | None) -> None:
     """Refuses limits where nothing can be said, so that they would go unheard.
 
     Raises:
         RequestError: There are some, and `can_fit` does not hold.
     """
-    given = [name for name, value in (("--max-batch", max_batch), ("--max-context", max_context)) if value is not None]
+    asked = {"--max-batch": max_batch > 1, "--max-context": max_context is not None}
+    given = [name for name, is_asked in asked.items() if is_asked]
     if not given or can_fit(config, target):
         return
     named = f"{' and '.join(given)} {'says' if len(given) == 1 else 'say'} what a device has to take"

@@ -71,7 +71,7 @@ def test_the_whole_way_to_an_engine_for_another_machine(tiny_llama: Path, tmp_pa
         (("--target", "cpu"), "cpu has no TensorRT"),
         (("--target", "rtx9999"), "'rtx5090'"),
         (("--target", "rtx4090", "--max-context", "1000"), "the model's context is"),
-        (("--target", "rtx4090", "--max-batch", "0"), "takes nothing"),
+        (("--target", "rtx4090", "--max-batch", "0"), "greater than or equal to 1"),
         (("--target", "rtx4090", "--runtime", "tensorrt"), "amp-export[tensorrt]"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,

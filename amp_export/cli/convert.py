@@ -75,7 +75,7 @@ def convert(
     opset: OpsetOption = None,
     via: ViaOption = Via.AUTO,
     runtime: RuntimeOption = None,
-    max_batch: MaxBatch = None,
+    max_batch: MaxBatch = 1,
     max_context: MaxContext = None,
     threads: Threads = None,
     allow_pickle: AllowPickle = False,

@@ -38,7 +38,7 @@ def doctor(
     heads_per_layer: HeadsPerLayer = PerLayer.UNIFORM,
     neurons_per_layer: NeuronsPerLayer = PerLayer.UNIFORM,
     uniform: UniformOption = Uniform.RESIZE,
-    max_batch: MaxBatch = None,
+    max_batch: MaxBatch = 1,
     max_context: MaxContext = None,
     as_json: Json = False,
 ) -> None:

@@ -35,7 +35,7 @@ def export(
     via: ViaOption = Via.AUTO,
     target: EngineTarget = None,
     runtime: RuntimeOption = None,
-    max_batch: MaxBatch = None,
+    max_batch: MaxBatch = 1,
     max_context: MaxContext = None,
     allow_pickle: AllowPickle = False,
     overwrite: Overwrite = False,

@@ -64,7 +64,7 @@ RuntimeOption = Annotated[
     EngineRuntime | None, typer.Option("--runtime", help="What builds an engine.  [default: what is installed]")
 ]
 MaxBatch = Annotated[
-    int | None, typer.Option("--max-batch", metavar="N", help="The largest batch that a device takes.  [default: 1]")
+    int, typer.Option("--max-batch", min=1, metavar="N", help="The largest batch that an engine takes.")
 ]
 MaxContext = Annotated[
     int | None,

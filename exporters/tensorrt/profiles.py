@@ -28,21 +28,6 @@ class Limits:
     max_batch: int = 1
     max_context: int = 2048
 
-    @classmethod
-    def choose(cls, context: int, *, max_batch: int | None = None, max_context: int | None = None) -> Limits:
-        """The limits that were asked for; by default single texts of up to 2048 tokens, or the model's context.
-
-        Raises:
-            RequestError: They make no sense, or the model's context is shorter.
-        """
-        default = cls()
-        limits = cls(
-            default.max_batch if max_batch is None else max_batch,
-            min(default.max_context, context) if max_context is None else max_context,
-        )
-        limits.check(context)
-        return limits
-
     def check(self, context: int) -> None:
         """Holds them against the model's context.
 
@@ -59,6 +44,22 @@ class Limits:
                 f"--max-context is {self.max_context}, and the model's context is {context} tokens long.\n"
                 f"Give --max-context {context} or less."
             )
+
+
+def choose_limits(context: int, *, max_batch: int = 1, max_context: int | None = None) -> Limits:
+    """The limits for a model, by default for texts of up to 2048 tokens, or of its context where that is shorter.
+
+    Args:
+        context: The model's context, in tokens.
+        max_batch: The largest batch.
+        max_context: The most tokens of a text, or None for the default.
+
+    Raises:
+        RequestError: They make no sense, or the model's context is shorter.
+    """
+    limits = Limits(max_batch, min(Limits.max_context, context) if max_context is None else max_context)
+    limits.check(context)
+    return limits
 
 
 @dataclass(frozen=True)
