@@ -16,6 +16,7 @@ from typing import Any
 
 from amp_export.benchmark_worker import Ready, Round, RoundTimes
 from amp_export.errors import AmpExportError, ModelError, RequestError, UnsupportedModelError
+from amp_export.exporters import Provider
 
 
 class Worker:
@@ -66,14 +67,14 @@ class Worker:
 
 
 @contextlib.contextmanager
-def start_worker(folder: Path, threads: int | None) -> Iterator[Worker]:
+def start_worker(folder: Path, threads: int | None, provider: Provider = Provider.CPU) -> Iterator[Worker]:
     """Starts a process that has loaded a graph, and ends it.
 
     Raises:
         AmpExportError: The graph cannot be loaded, or the process died.
     """
     command = [sys.executable, "-P", "-m", "amp_export.benchmark_worker", str(folder)]
-    command += [] if threads is None else [str(threads)]
+    command += ["--provider", provider.value, *([] if threads is None else ["--threads", str(threads)])]
     # wherever this package was imported from, the process has to find it too
     search = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(search)}

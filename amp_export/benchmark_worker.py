@@ -1,11 +1,12 @@
-"""The process that holds one graph during a benchmark: `python -m amp_export.benchmark_worker FOLDER [THREADS]`.
+"""The process that holds one graph during a benchmark: `python -m amp_export.benchmark_worker FOLDER`.
 
-It loads the graph, writes a line of JSON that says so, and then answers each line of JSON on its standard input, a
-`Round`, with one line of times. It ends when its input ends. While it waits it takes no processor time.
+It loads the graph or engine, writes a line of JSON that says so, and then answers each line of JSON on its standard
+input, a `Round`, with one line of times. It ends when its input ends. While it waits it takes no processor time.
 """
 
 from __future__ import annotations
 
+import argparse
 import gc
 import json
 import os
@@ -17,11 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from amp_export.errors import AmpExportError
-from amp_export.exporters.onnx import run
+from amp_export.exporters import Provider, run
 from amp_export.machine import peak_memory_bytes
 
 if TYPE_CHECKING:
     from amp_export.exporters.onnx import OnnxDecoder, OnnxEncoderDecoder, OnnxModel
+    from amp_export.exporters.tensorrt.running import TensorrtDecoder
 
 
 PREFILL, DECODE = "prefill", "decode"
@@ -88,14 +90,15 @@ class Ready:
     runtime: str
 
 
-def time_round(model: OnnxModel, task: Round) -> RoundTimes:
+def time_round(model: OnnxModel | TensorrtDecoder, task: Round) -> RoundTimes:
     """Runs what is read twice, and times the second run of it and every decoded token.
 
     The first run after the other process has run finds the caches cold: 216 ms where the next took 180.
     """
     from amp_export.exporters.onnx import OnnxDecoder, OnnxEncoder
+    from amp_export.exporters.tensorrt.running import TensorrtDecoder
 
-    if isinstance(model, OnnxDecoder):
+    if isinstance(model, OnnxDecoder | TensorrtDecoder):
         phases = _time_decoder(model, task)
     elif isinstance(model, OnnxEncoder):
         inputs = _draw_inputs(model.inputs, task)
@@ -106,7 +109,7 @@ def time_round(model: OnnxModel, task: Round) -> RoundTimes:
     return RoundTimes(phases, peak_memory_bytes())
 
 
-def _time_decoder(decoder: OnnxDecoder, task: Round) -> dict[str, list[float]]:
+def _time_decoder(decoder: OnnxDecoder | TensorrtDecoder, task: Round) -> dict[str, list[float]]:
     import numpy as np
 
     total = task.prompt_tokens + task.decode_tokens
@@ -120,7 +123,8 @@ def _time_decoder(decoder: OnnxDecoder, task: Round) -> dict[str, list[float]]:
         for start, end in zip([0, *ends], ends, strict=False)
     ]
     decoder.forward(*calls[0])
-    seconds, past = [], None
+    seconds: list[float] = []
+    past: Any = None
     for inputs in calls:
         started = time.perf_counter()
         _, past = decoder.forward(*inputs, past)
@@ -169,13 +173,18 @@ def _seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def _load(folder: Path, threads: int | None) -> tuple[OnnxModel, Ready]:
-    import onnxruntime
+def _load(folder: Path, *, threads: int | None, provider: Provider) -> tuple[OnnxModel | TensorrtDecoder, Ready]:
+    from amp_export.exporters.tensorrt.running import TensorrtDecoder
 
     started = time.perf_counter()
-    model = run(folder, threads=threads)
+    model = run(folder, threads=threads, provider=provider)
     seconds = time.perf_counter() - started
-    return model, Ready(seconds, model.threads, f"ONNX Runtime {onnxruntime.__version__}")
+    if isinstance(model, TensorrtDecoder):
+        return model, Ready(seconds, model.threads, f"{model.facts.runtime} {model.facts.version}")
+    import onnxruntime
+
+    on = f" ({provider.onnxruntime_name})" if provider is not Provider.CPU else ""
+    return model, Ready(seconds, model.threads, f"ONNX Runtime {onnxruntime.__version__}{on}")
 
 
 def _take_stdout() -> TextIO:
@@ -191,10 +200,14 @@ def _answer(answers: TextIO, content: dict[str, Any]) -> None:
 
 def main() -> None:
     """Serves rounds until standard input ends."""
-    folder, *threads = sys.argv[1:]
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--provider", type=Provider, default=Provider.CPU)
+    asked = parser.parse_args()
     answers = _take_stdout()
     try:
-        model, ready = _load(Path(folder), int(threads[0]) if threads else None)
+        model, ready = _load(asked.folder, threads=asked.threads, provider=asked.provider)
     except AmpExportError as error:
         _answer(answers, {"error": type(error).__name__, "message": str(error)})
         return

@@ -20,10 +20,13 @@ from amp_export.architectures import Kind, Modality, ModelConfig
 from amp_export.benchmark_processes import Worker, start_worker
 from amp_export.benchmark_worker import DECODE, Ready, Round, RoundTimes
 from amp_export.checkpoints import open_checkpoint, read_config
+from amp_export.engine_building import EngineOptions, prepare_engine
 from amp_export.errors import OutputError, RequestError
-from amp_export.exporters import Precision
-from amp_export.exporters.onnx import declared, exported_graphs, require_runtime
-from amp_export.exporting import export_into
+from amp_export.exporters import Opset, Precision, Provider
+from amp_export.exporters.onnx import exported_graphs, graph_opset, require_runtime
+from amp_export.exporters.tensorrt.engines import EngineFacts, is_engine
+from amp_export.exporters.tensorrt.running import check_runs_here
+from amp_export.exporting import build_from, export_into
 from amp_export.gains import PhaseResult
 from amp_export.machine import Machine, read_bandwidth
 from amp_export.manifest import Manifest
@@ -83,7 +86,7 @@ class BenchmarkReport:
         threads: Threads that compute one operator.
         runtime: Name and version of the runtime.
         bandwidth_bytes_per_second: Memory read bandwidth, measured here with as many threads; the median of what was
-            found after each launch.
+            found after each launch. None where a GPU computes.
         machine: Where it was measured.
         seed: Of the prompt's tokens and of the bootstrap.
     """
@@ -98,7 +101,7 @@ class BenchmarkReport:
     decode_tokens: int
     threads: int
     runtime: str
-    bandwidth_bytes_per_second: float
+    bandwidth_bytes_per_second: float | None
     machine: Machine
     seed: int
 
@@ -106,18 +109,22 @@ class BenchmarkReport:
 def benchmark(
     output: Path,
     *,
+    to: Format = Format.ONNX,
     against: Path | None = None,
     rounds: int = ROUNDS,
     threads: int | None = None,
+    provider: Provider = Provider.CPU,
     progress: Progress | None = None,
 ) -> BenchmarkReport:
     """Measures the gain of the graph in an output directory, and writes the result into its report.
 
     Args:
         output: What `export` or the whole run wrote.
+        to: Which export of it to measure.
         against: The output directory of the export to compare with; by default the dense model, exported for this.
         rounds: How many rounds to measure.
         threads: Threads that compute one operator; by default one for each core.
+        provider: What computes a graph within ONNX Runtime.
         progress: Where to show what is going on.
 
     Raises:
@@ -126,55 +133,69 @@ def benchmark(
     """
     progress = progress or Silent()
     manifest = Manifest.load(output)
-    require_runtime()
+    if to is Format.ONNX:
+        require_runtime()
     with contextlib.ExitStack() as stack:
         if against is not None:
             Manifest.load(against)
-            dense = against / Format.ONNX
+            dense = against / to
         else:
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".dense-", dir=output)))
-            dense = export_dense(output, manifest, scratch, progress)
+            dense = export_dense(output, to, manifest, scratch, progress)
         with progress.step("Benchmarking dense against pruned") as advance:
-            report = benchmark_graphs(dense, output / Format.ONNX, threads=threads, rounds=rounds, on_progress=advance)
+            report = benchmark_graphs(
+                dense, output / to, threads=threads, provider=provider, rounds=rounds, on_progress=advance
+            )
     update_report(output, manifest, benchmark=asdict(report))
     return report
 
 
-def export_dense(output: Path, manifest: Manifest, scratch: Path, progress: Progress) -> Path:
+def export_dense(output: Path, to: Format, manifest: Manifest, scratch: Path, progress: Progress) -> Path:
     """Exports the dense model in the same way as the pruned one.
 
     Args:
-        output: The output directory that holds the pruned graph.
-        manifest: Its manifest.
-        scratch: Where the dense graph is to go.
+        output: The output directory that holds the pruned model.
+        to: The format.
+        manifest: The output's manifest.
+        scratch: Where the dense graph or engine goes.
         progress: Where to show what is going on.
 
     Returns:
-        The folder of the dense graph.
+        The folder of the dense graph or engine.
 
     Raises:
-        OutputError: There is no pruned graph to compare it with, or the dense checkpoint is gone.
+        OutputError: There is nothing pruned to compare it with, or the dense checkpoint is gone.
     """
-    if manifest.plan is None or Format.ONNX not in manifest.exports:
-        raise OutputError(f"{output} holds no pruned graph, so there is nothing to gain.\nName another with --against.")
+    if manifest.plan is None or to not in manifest.exports:
+        raise OutputError(
+            f"{output} holds no pruned model as {to}, so there is nothing to gain.\nName another with --against."
+        )
     source = Path(manifest.source.path)
     if not source.is_dir():
         raise OutputError(
             f"The dense model {manifest.source.asked} was found at {source}, which is gone.\n"
             "Export it again, and name that output with --against."
         )
-    precision = Precision(manifest.exports[Format.ONNX])
-    via = Via(manifest.exporters.get(Format.ONNX, Via.AUTO))
     checkpoint = open_checkpoint(source)
-    return export_into(
+    job = None
+    if to is Format.TENSORRT:
+        facts = EngineFacts.load(output / to)
+        check_runs_here(facts)
+        opset = Opset(str(facts.opset))
+        options = EngineOptions(None, facts.runtime, facts.limits.max_batch, facts.limits.max_context)
+        job = prepare_engine(options, checkpoint.config)
+    else:
+        opset = graph_opset(exported_graphs(output / to)[0])
+    exported = export_into(
         scratch,
         checkpoint,
-        precision=precision,
-        opset=declared(exported_graphs(output / Format.ONNX)[0]).opset,
-        via=via,
+        precision=Precision(manifest.exports[to]),
+        opset=opset,
+        via=Via(manifest.exporters.get(to, Via.AUTO)),
         progress=progress,
         description="Exporting the dense model",
-    ).folder
+    )
+    return build_from(exported, job, progress=progress).folder if job is not None else exported.folder
 
 
 def benchmark_graphs(
@@ -182,6 +203,7 @@ def benchmark_graphs(
     pruned: Path,
     *,
     threads: int | None = None,
+    provider: Provider = Provider.CPU,
     rounds: int = ROUNDS,
     launches: int = 4,
     prompt_tokens: int = 128,
@@ -195,6 +217,7 @@ def benchmark_graphs(
         dense: The folder of the dense graph.
         pruned: The folder of the pruned graph.
         threads: Threads that compute one operator; by default one for each core.
+        provider: What computes a graph within ONNX Runtime.
         rounds: How many rounds to measure, rounded up to a multiple of `launches`.
         launches: How often to start both processes; an even number, so that each is the first as often.
         prompt_tokens: Tokens of the prompt, or of the text that is read; fewer where the models' context is shorter.
@@ -205,10 +228,9 @@ def benchmark_graphs(
     Raises:
         RequestError: There would be nothing to measure.
         ModelError: A folder holds no graph, or a damaged one.
-        MissingExtraError: onnxruntime is not installed.
+        MissingExtraError: The runtime is not installed.
         AmpExportError: A process died.
     """
-    require_runtime()
     if min(rounds, launches, prompt_tokens, decode_tokens) < 1:
         raise RequestError(
             f"{rounds} rounds in {launches} launches, {prompt_tokens} prompt and {decode_tokens} decoded tokens: "
@@ -221,7 +243,10 @@ def benchmark_graphs(
     warm_up_rounds, bandwidths = 0, []
     for launch in range(launches):
         first, second = subjects if launch % 2 == 0 else reversed(subjects)
-        with start_worker(first.folder, threads) as first_worker, start_worker(second.folder, threads) as second_worker:
+        with (
+            start_worker(first.folder, threads, provider) as first_worker,
+            start_worker(second.folder, threads, provider) as second_worker,
+        ):
             pair = (first, first_worker), (second, second_worker)
             for record, worker in pair:
                 record.ready.append(worker.ready)
@@ -231,8 +256,10 @@ def benchmark_graphs(
                 if on_progress is not None:
                     on_progress(launch * rounds_of_launch + number + 1, rounds)
         # measured in between, because it changes with what else the machine does, as the rounds do
-        bandwidths.append(read_bandwidth(first.ready[0].threads))
-    return _report(subjects, task, launches, warm_up_rounds, statistics.median(bandwidths))
+        if first.ready[0].threads:
+            bandwidths.append(read_bandwidth(first.ready[0].threads))
+    bandwidth = statistics.median(bandwidths) if bandwidths else None
+    return _report(subjects, task, launches, warm_up_rounds, bandwidth)
 
 
 @dataclass
@@ -250,7 +277,7 @@ def _run_round(pair: Iterable[tuple[_Record, Worker]], task: Round) -> None:
 
 
 def _report(
-    subjects: tuple[_Record, _Record], task: Round, launches: int, warm_up_rounds: int, bandwidth: float
+    subjects: tuple[_Record, _Record], task: Round, launches: int, warm_up_rounds: int, bandwidth: float | None
 ) -> BenchmarkReport:
     dense, pruned = subjects
     ready = dense.ready[0]
@@ -284,7 +311,8 @@ def _choose_round(folders: Sequence[Path], prompt_tokens: int, decode_tokens: in
     What the model reads, and what it writes, decide which tokens there are.
     """
     for folder in folders:
-        exported_graphs(folder)
+        if not is_engine(folder):
+            exported_graphs(folder)
     configs = [read_config(folder)[1] for folder in folders]
     architecture = configs[0].architecture
     limits = [config.longest_text for config in configs if config.longest_text is not None]
@@ -315,14 +343,18 @@ def _warm_up(workers: Sequence[Worker], task: Round) -> int:
     return WARM_UP_LIMIT
 
 
-def _describe(record: _Record, decode_seconds: float | None, bandwidth: float) -> Subject:
-    weight_bytes = weight_bytes_per_token(exported_graphs(record.folder)[-1]) if decode_seconds is not None else None
+def _describe(record: _Record, decode_seconds: float | None, bandwidth: float | None) -> Subject:
+    weight_bytes = None
+    if decode_seconds is not None and not is_engine(record.folder):
+        weight_bytes = weight_bytes_per_token(exported_graphs(record.folder)[-1])
+    share = weight_bytes / decode_seconds / bandwidth if weight_bytes and decode_seconds and bandwidth else None
+    files = record.folder.glob("*.engine" if is_engine(record.folder) else "*.onnx*")
     return Subject(
-        bytes_on_disk=sum(file.stat().st_size for file in record.folder.glob("*.onnx*")),
+        bytes_on_disk=sum(file.stat().st_size for file in files),
         peak_memory_bytes=max(times.peak_memory_bytes for times in record.times),
         load_seconds=statistics.median(ready.load_seconds for ready in record.ready),
         weight_bytes_per_token=weight_bytes,
-        bandwidth_share=weight_bytes / decode_seconds / bandwidth if weight_bytes and decode_seconds else None,
+        bandwidth_share=share,
     )
 
 

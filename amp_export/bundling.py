@@ -16,11 +16,13 @@ from amp_export import __version__
 from amp_export.archives import read_first, write_archive
 from amp_export.benchmarking import export_dense
 from amp_export.checkpoints import hash_file, read_config
-from amp_export.errors import OutputError, RequestError, UnsupportedModelError
+from amp_export.engine_building import WORKSPACE_SHARE
+from amp_export.errors import OutputError, UnsupportedModelError
 from amp_export.exporters import Precision
-from amp_export.exporters.onnx import declared, exported_graphs
+from amp_export.exporters.onnx import exported_graphs
 from amp_export.exporters.tensorrt.device.bundle import MANIFEST, SCHEMA
-from amp_export.exporters.tensorrt.profiles import Limits, decoder_profiles
+from amp_export.exporters.tensorrt.exporting import describe_graph
+from amp_export.exporters.tensorrt.profiles import Limits, choose_limits, decoder_profiles
 from amp_export.manifest import Manifest
 from amp_export.options import Format, TargetName
 from amp_export.outputs import explained
@@ -31,9 +33,6 @@ from amp_export.validation import exported_checkpoint
 
 if TYPE_CHECKING:
     from amp_export.architectures import ModelConfig
-
-DEFAULT_CONTEXT = 2048
-"""Tokens that an engine takes where nothing is said, if the model's context is as long."""
 
 PROMPT_TOKENS, DECODE_TOKENS = 128, 16
 """What a device measures in a round, as `benchmark` does here; less where the context is shorter."""
@@ -115,6 +114,7 @@ def bundle(
     file = file or default_file(output, target)
     _check_file(file, overwrite=overwrite)
     _check_kind(output)
+    _note_operators(output, target, progress)
     with contextlib.ExitStack() as stack:
         dense_output = against or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".dense-", dir=output)))
         pruned = _subject(output, manifest)
@@ -122,10 +122,11 @@ def bundle(
             _check_kind(against)
             dense = _subject(against, Manifest.load(against))
         else:
-            folder = export_dense(output, manifest, dense_output, progress)
+            folder = export_dense(output, Format.ONNX, manifest, dense_output, progress)
             dense = _Subject(folder, Path(manifest.source.path), pruned.precision)
         subjects = {"dense": dense, "pruned": pruned}
-        limits = choose_limits([subject.config for subject in subjects.values()], max_batch, max_context)
+        context = min(subject.config.max_position_embeddings for subject in subjects.values())
+        limits = choose_limits(context, max_batch=max_batch, max_context=max_context)
         references = {name: _make_reference(name, subject, limits, progress) for name, subject in subjects.items()}
         contents = _contents(manifest, target, subjects, references)
         made_of = _made_of(output, against)
@@ -166,19 +167,6 @@ def is_current(found: BundleResult, output: Path, against: Path | None) -> bool:
     return bool(found.manifest.get("made_of") == _made_of(output, against))
 
 
-def choose_limits(configs: list[ModelConfig], max_batch: int, max_context: int | None) -> Limits:
-    """The limits of the engines, which suit all models.
-
-    Raises:
-        RequestError: They make no sense, or a model's context is shorter.
-    """
-    contexts = [config.longest_text for config in configs if config.longest_text is not None]
-    context = min(contexts, default=DEFAULT_CONTEXT)
-    limits = Limits(max_batch, min(DEFAULT_CONTEXT, context) if max_context is None else max_context)
-    limits.check(context)
-    return limits
-
-
 def _check_file(file: Path, *, overwrite: bool) -> None:
     if not file.exists():
         return
@@ -190,13 +178,31 @@ def _check_file(file: Path, *, overwrite: bool) -> None:
 
 
 def _check_kind(output: Path) -> None:
-    graphs = exported_graphs(output / Format.ONNX)
-    if len(graphs) > 1 or not declared(graphs[0]).is_decoder:
-        kind = "an encoder with a decoder" if len(graphs) > 1 else "an encoder"
+    if not _holds_decoder(output):
         raise UnsupportedModelError(
-            f"{output} holds {kind}, and a bundle is made of decoders only.\n"
-            "Copy the folder onnx/ to the device, and run it there with onnxruntime."
+            f"{output} holds no decoder, and bundles are made of decoders only.\n"
+            "Copy its folder onnx/ to the device, and run it there with onnxruntime."
         )
+
+
+def _holds_decoder(output: Path) -> bool:
+    graphs = exported_graphs(output / Format.ONNX)
+    try:
+        describe_graph(graphs[0])
+    except UnsupportedModelError:
+        return False
+    return len(graphs) == 1
+
+
+def _note_operators(output: Path, target: TargetName, progress: Progress) -> None:
+    """Says so where a TensorRT that the device can have is too old for the graph."""
+    opset = describe_graph(output / Format.ONNX / "model.onnx").opset
+    for each in TARGETS[target].tensorrt:
+        if each.opset.version < opset and each.version is not None:
+            progress.note(
+                f"The graph is of opset {opset}, and TensorRT {each.version} ({each.comes_with}) takes {each.opset}: "
+                f"where {target} has that one, export with --opset {each.opset} first."
+            )
 
 
 def _subject(output: Path, manifest: Manifest) -> _Subject:
@@ -240,10 +246,11 @@ def _describe(
 ) -> dict[str, Any]:
     """The content of the bundle's manifest."""
     decode_tokens = min(DECODE_TOKENS, limits.max_context // 2)
+    memory = TARGETS[target].memory_bytes
     return {
         "schema": SCHEMA,
         "amp_export": __version__,
-        "target": {"name": target.value, "workspace_bytes": TARGETS[target].workspace_bytes},
+        "target": {"name": target.value, "workspace_bytes": int(memory * WORKSPACE_SHARE) if memory else None},
         "limits": asdict(limits),
         "output": _describe_output(manifest),
         "made_of": made_of,
@@ -279,14 +286,11 @@ def _describe_output(manifest: Manifest) -> dict[str, Any]:
 
 
 def _describe_graph(subject: _Subject, limits: Limits) -> dict[str, Any]:
-    graph = declared(subject.folder / "model.onnx")
-    try:
-        profiles = decoder_profiles(graph.inputs, limits)
-    except KeyError as error:
-        raise RequestError(f"{subject.folder} has an axis {error} that no profile knows.\nExport it again.") from error
+    graph = describe_graph(subject.folder / "model.onnx")
+    profiles = decoder_profiles({name: binding.axes for name, binding in graph.inputs.items()}, limits)
     return {
-        "opset": graph.opset.version,
-        "precision": subject.precision.value,
+        "opset": graph.opset,
+        "precision": graph.precision.value,
         "profiles": [
             {
                 "name": profile.name,

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from amp_export.architectures import Kind, ModelConfig
 from amp_export.exporters.onnx.support import can_build
+from amp_export.exporters.tensorrt.support import builds_with_new_operators
 from amp_export.rewriting import RewriteKind
 
 
@@ -161,9 +162,6 @@ LLAMA_CPP: Mapping[str, Support] = {
 EDGE_LLM = frozenset({"LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"})
 """Its list is of checkpoints of these families; `head_dim` is obeyed: `ModelConfig.from_pretrained`, config.py."""
 
-TENSORRT = frozenset({"llama", "mistral"})
-"""Families whose direct graph was built into engines; Mistral without a window is the same graph as Llama."""
-
 
 def _supports(table: Mapping[str, Support], outcome: Outcome) -> Support:
     return table.get(outcome.class_name, ANY)
@@ -266,20 +264,14 @@ TENSORRT_RUNTIME = Runtime(
         Rule(
             _is_built,
             lambda _: "traced graphs were not tried",
-            "measured with tensorrt-rtx 1.7.1",
+            "tried with tensorrt-rtx 1.7.1: engines of all decoders whose graph is built directly",
             otherwise=Status.NOT_TRIED,
         ),
         Rule(
-            lambda outcome: outcome.config.architecture.model_type in TENSORRT,
-            lambda outcome: f"engines were built from a Llama; the graph of a {outcome.class_name} was not tried",
-            "measured with tensorrt-rtx 1.7.1: engines for SM80, SM86, SM89 and SM120",
-            otherwise=Status.NOT_TRIED,
-        ),
-        Rule(
-            lambda _: False,
-            lambda _: "it has no kernel for Attention in float32",
-            "measured with tensorrt-rtx 1.7.1",
-            needs="--dtype float16",
+            lambda outcome: builds_with_new_operators(outcome.config),
+            lambda _: "a rotation of neighbouring dimensions ends the build",
+            "exporters/tensorrt/support.py",
+            needs="--opset 20",
         ),
     ),
 )

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColu
 from rich.progress import Progress as Bars
 from rich.table import Table
 
+from amp_export.console_fitting import show_fitting
 from amp_export.doctoring import Diagnosis, Option
 from amp_export.progress import Advance
 from amp_export.reporting import Report, summary_rows, verdict_lines
@@ -102,6 +103,7 @@ def show_diagnosis(console: Console, diagnosis: Diagnosis) -> None:
     if example := next((option for option in considered if option.rewrite.kind is not RewriteKind.SAME_CLASS), None):
         console.print(f"{example.rewrite.class_name}: {example.rewrite.reason}.", soft_wrap=True)
     _show_compatibility(console, diagnosis.compatibility)
+    show_fitting(console, diagnosis)
 
 
 def _show_compatibility(console: Console, verdicts: Sequence[Verdict]) -> None:

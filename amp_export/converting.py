@@ -9,19 +9,21 @@ from typing import TYPE_CHECKING
 
 from amp_export.benchmarking import benchmark_graphs
 from amp_export.checkpoints import open_checkpoint
+from amp_export.engine_building import EngineOptions, check_precision
 from amp_export.errors import RequestError
 from amp_export.exporters import Opset, Precision
 from amp_export.exporters.onnx import require_runtime
-from amp_export.exporting import export_into
+from amp_export.exporting import ExportResult, ExportSettings, choose_settings, export_as
 from amp_export.options import Format, Uniform, Via
 from amp_export.outputs import check_output, staged_output
 from amp_export.progress import Progress, Silent
 from amp_export.pruning import PRUNED, prepare, prune_into
-from amp_export.reporting import Report, record_verdicts
+from amp_export.reporting import Report, Section, record_verdicts
 from amp_export.validation import compare
 
 if TYPE_CHECKING:
     from amp_export.budgets import PlanSettings
+    from amp_export.checkpoints import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,9 @@ class ConvertOptions:
     """What the whole way needs beside the plan.
 
     Attributes:
-        precision: The precision of the graph.
-        opset: The version of the ONNX operators.
+        precision: The precision of the graph; by default float32, for an engine float16.
+        opset: The version of the ONNX operators; by default the newest that the runtime takes.
+        engine: What engine is built, where one is.
         via: How the graph is made.
         calibration: A `.jsonl` or `.txt` file of prompts, or a `.npz` or `.safetensors` file with images or sounds.
         scores: Scores of an earlier run.
@@ -41,8 +44,9 @@ class ConvertOptions:
         overwrite: Whether an earlier result may be replaced.
     """
 
-    precision: Precision = Precision.FLOAT32
-    opset: Opset = Opset.OPSET_23
+    precision: Precision | None = None
+    opset: Opset | None = None
+    engine: EngineOptions | None = None
     via: Via = Via.AUTO
     calibration: Path | None = None
     scores: Path | None = None
@@ -81,8 +85,9 @@ def convert(
     options = options or ConvertOptions()
     progress = progress or Silent()
     check_output(output, overwrite=options.overwrite)
-    require_runtime()
-    if options.precision is Precision.BFLOAT16:
+    if to is Format.ONNX:
+        require_runtime()
+    if to is Format.ONNX and options.precision is Precision.BFLOAT16:
         raise RequestError(
             "ONNX Runtime's CPU provider has no bfloat16 arithmetic, so a bfloat16 graph can be neither checked nor "
             "measured here.\nRun the steps that can be done: amp-export prune, then amp-export export --dtype bfloat16."
@@ -97,31 +102,50 @@ def convert(
         allow_pickle=options.allow_pickle,
         progress=progress,
     )
+    choices = choose_settings(
+        request.checkpoint, to, options.precision, options.opset, via=options.via, engine=options.engine
+    )
     with staged_output(output, overwrite=options.overwrite) as folder:
         _, manifest = prune_into(folder, request, progress)
         pruned = open_checkpoint(folder / PRUNED)
-        exported = export_into(
-            folder, pruned, to=to, precision=options.precision, opset=options.opset, via=options.via, progress=progress
-        )
-        parity = compare(pruned.path, exported.folder, threads=options.threads, progress=progress)
-        # the dense graph is only needed to measure against, and is as large as the result: it does not stay
-        scratch = folder / "dense"
-        dense = export_into(
-            scratch,
-            request.checkpoint,
-            to=to,
-            precision=options.precision,
-            opset=options.opset,
-            via=exported.via,
-            progress=progress,
-            description="Exporting the dense model",
-        )
-        with progress.step("Benchmarking dense against pruned") as advance:
-            benchmark = benchmark_graphs(dense.folder, exported.folder, threads=options.threads, on_progress=advance)
-        shutil.rmtree(scratch)
-        report = replace(Report.of(manifest), parity=parity.to_json(), benchmark=asdict(benchmark))
+        if choices.job is not None:
+            check_precision(pruned, choices.precision, progress=progress)
+        exported = export_as(folder, pruned, choices, progress=progress)
+        parity, benchmark = _try_out(exported, pruned, request.checkpoint, choices, options, progress)
+        report = replace(Report.of(manifest), parity=parity, benchmark=benchmark)
         report.save(folder)
-        record_verdicts(manifest, report).with_export(to.value, options.precision.value, exported.via.value).save(
-            folder
-        )
+        for made in dict.fromkeys((Format.ONNX, to)):
+            manifest = manifest.with_export(made.value, choices.precision.value, exported.via.value)
+        record_verdicts(manifest, report).save(folder)
     return report
+
+
+def _try_out(
+    exported: ExportResult,
+    pruned: Checkpoint,
+    dense: Checkpoint,
+    choices: ExportSettings,
+    options: ConvertOptions,
+    progress: Progress,
+) -> tuple[Section | None, Section | None]:
+    """Parity and gain, as far as they can be found out here.
+
+    An engine for another GPU cannot be run here. The graph that it was built from can, but says nothing of its speed.
+    """
+    tried = exported
+    if choices.job is not None and not choices.job.runs_here:
+        if choices.precision is Precision.BFLOAT16:
+            progress.note("Neither the engine nor its bfloat16 graph can be run here: check it on the device.")
+            return None, None
+        progress.note("The engine cannot be run here. The graph that it was built from is checked instead.")
+        tried = replace(exported, folder=exported.folder.parent / Format.ONNX, format=Format.ONNX)
+    parity = compare(pruned.path, tried.folder, threads=options.threads, progress=progress).to_json()
+    if tried.format is not exported.format:
+        return parity, None
+    # the dense export is only needed to measure against, and is as large as the result: it does not stay
+    scratch = exported.folder.parent / "dense"
+    made = export_as(scratch, dense, replace(choices, via=exported.via), progress=progress, name="the dense model")
+    with progress.step("Benchmarking dense against pruned") as advance:
+        benchmark = benchmark_graphs(made.folder, exported.folder, threads=options.threads, on_progress=advance)
+    shutil.rmtree(scratch)
+    return parity, asdict(benchmark)

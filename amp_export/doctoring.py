@@ -14,7 +14,10 @@ from amp_export.checkpoints import read_config
 from amp_export.compatibility import RUNTIMES, Outcome, Status
 from amp_export.errors import PlanError, RatioError
 from amp_export.exporters.onnx.genai import read_generation
-from amp_export.options import HeadPolicy, PerLayer, Uniform
+from amp_export.exporters.tensorrt.profiles import choose_limits
+from amp_export.fitting import Fitting, Subject, can_fit, fit_models, refuse_limits
+from amp_export.footprints import cached_numbers
+from amp_export.options import HeadPolicy, PerLayer, TargetName, Uniform
 from amp_export.planning import choose_candidate, list_preferred, needs_scores
 from amp_export.rewriting import MODELING_FILE, Rewrite, RewriteKind, rewrite
 from amp_export.sources import resolve_model
@@ -51,9 +54,12 @@ class Diagnosis:
         widths: Its heads and neurons in every layer.
         num_layers: Its layers.
         ratio: The ratio that was asked for.
+        target: The device that was asked for.
         options: Every way to meet it.
         chosen: The one that will be taken, or None where the choice needs scores.
         compatibility: Which runtimes load the result.
+        fitting: Whether model, engine and build fit on the target, and how fast it can decode at most; None where
+            nothing is known of the target, or the graph is not one that is built directly.
     """
 
     model: str
@@ -62,9 +68,11 @@ class Diagnosis:
     widths: LayerWidths
     num_layers: int
     ratio: float
+    target: TargetName
     options: tuple[Option, ...]
     chosen: Option | None
     compatibility: tuple[Verdict, ...] = ()
+    fitting: Fitting | None = None
 
     def to_json(self) -> str:
         """As `doctor --json` prints it; `chosen` is a number among the options."""
@@ -75,9 +83,11 @@ class Diagnosis:
             "num_layers": self.num_layers,
             "widths": asdict(self.widths),
             "ratio": self.ratio,
+            "target": self.target.value,
             "options": [_option_json(option) for option in self.options],
             "chosen": None if self.chosen is None else self.options.index(self.chosen),
             "compatibility": [asdict(verdict) for verdict in self.compatibility],
+            "fitting": None if self.fitting is None else self.fitting.to_dict(),
         }
         return json.dumps(content, indent=2) + "\n"
 
@@ -100,6 +110,8 @@ def diagnose(
     settings: PlanSettings,
     *,
     uniform: Uniform = Uniform.RESIZE,
+    max_batch: int = 1,
+    max_context: int | None = None,
     on_status: Callable[[str], None] | None = None,
 ) -> Diagnosis:
     """Says what a ratio would keep and how it would be expressed; reads no weights.
@@ -108,15 +120,18 @@ def diagnose(
         model: A hub id, a checkpoint directory, a `.gguf` file, or `demo`.
         settings: What plan is asked for.
         uniform: What becomes of a plan that no stock config can say.
+        max_batch: The largest batch that the target has to take.
+        max_context: The most tokens of a text; by default 2048, or the model's context where that is less.
         on_status: Called before a model is fetched.
 
     Raises:
         RatioError: The ratio is illegal; the nearest legal one is named.
         PlanError: The settings do not fit the model.
-        RequestError: The model is not there or not supported.
+        RequestError: The model is not there or not supported, or the limits make no sense for it or the target.
     """
     source = resolve_model(model, on_status=on_status)
     raw_config, config = read_config(source.path)
+    refuse_limits(config, settings.target, max_batch=max_batch, max_context=max_context)
     candidates = list_candidates(raw_config, config, settings)
     if settings.heads_per_layer is PerLayer.GLOBAL:
         check_spreadable(config, settings.heads)
@@ -128,6 +143,11 @@ def diagnose(
         for candidate in candidates
     }
     chosen = None if needs_scores(settings) else options[choose_candidate(config, settings, candidates)]
+    fitting = None
+    if can_fit(config, settings.target):
+        limits = choose_limits(config.max_position_embeddings, max_batch=max_batch, max_context=max_context)
+        likely = [chosen] if chosen else [options[each] for each in list_preferred(candidates, settings.heads)]
+        fitting = fit_models(config, _subjects(config, list(options.values()), likely), settings.target, limits)
     return Diagnosis(
         model=source.asked,
         class_name=config.architecture.class_name,
@@ -135,10 +155,25 @@ def diagnose(
         widths=config.widths,
         num_layers=len(config.sites),
         ratio=settings.ratio,
+        target=settings.target,
         options=tuple(options.values()),
         chosen=chosen,
         compatibility=_with_nearest(patient, settings, patient.verdicts(settings, candidates)),
+        fitting=fitting,
     )
+
+
+def _subjects(config: ModelConfig, options: Sequence[Option], likely: Sequence[Option]) -> list[Subject]:
+    """The dense model, and of the options that may be taken the ones that keep the most and the least of a text."""
+
+    def widths(option: Option) -> Sequence[LayerWidths]:
+        is_average = option.shared_out and option.rewrite.kind is not RewriteKind.PADDED
+        return config.everywhere(option.candidate.widths) if is_average else option.rewrite.widths
+
+    by_cache = {sum(cached_numbers(config, widths(option))): option for option in reversed(likely)}
+    ends = [by_cache[kept] for kept in dict.fromkeys((max(by_cache), min(by_cache)))]
+    pruned = [Subject("pruned", options.index(option), widths(option)) for option in ends]
+    return [Subject("dense", None, config.everywhere(config.widths)), *pruned]
 
 
 @dataclass(frozen=True)

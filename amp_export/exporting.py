@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amp_export.checkpoints import directory_size, hash_weights, open_checkpoint
-from amp_export.errors import OutputError
+from amp_export.engine_building import EngineJob, EngineOptions, build_into, check_precision, prepare_engine
+from amp_export.errors import OutputError, RequestError
 from amp_export.exporters import Opset, Precision
 from amp_export.manifest import Manifest, SourceRecord
 from amp_export.options import Format, Via
@@ -28,7 +30,7 @@ class ExportResult:
         format: Its format.
         precision: The precision of weights and activations.
         via: How the graph was made, `direct` or `trace`.
-        bytes_on_disk: Size of graph and weights.
+        bytes_on_disk: Size of graph and weights, or of the engine.
     """
 
     folder: Path
@@ -43,14 +45,15 @@ def export(
     *,
     output: Path,
     to: Format = Format.ONNX,
-    precision: Precision = Precision.FLOAT32,
-    opset: Opset = Opset.OPSET_23,
+    precision: Precision | None = None,
+    opset: Opset | None = None,
     via: Via = Via.AUTO,
+    engine: EngineOptions | None = None,
     allow_pickle: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> ExportResult:
-    """Exports a checkpoint into `output/onnx`.
+    """Exports a checkpoint into `output/onnx`, and an engine built from that into `output/tensorrt`.
 
     The pruned checkpoint of an output directory may be exported into that directory itself, which then keeps the rest
     of what it holds.
@@ -59,9 +62,10 @@ def export(
         model: A hub id, a checkpoint directory, a `.gguf` file, or `demo`.
         output: The output directory.
         to: The format.
-        precision: The precision of the graph.
-        opset: The version of the ONNX operators.
+        precision: The precision of the graph; by default float32, for an engine float16.
+        opset: The version of the ONNX operators; by default the newest that the runtime takes.
         via: How the graph is made.
+        engine: What engine is built, where one is.
         allow_pickle: Whether weights may be read from torch pickles, where there are no others.
         overwrite: Whether an earlier result may be replaced.
         progress: Where to show what is going on.
@@ -77,38 +81,117 @@ def export(
         check_output(output, overwrite=overwrite)
     source = resolve_model(model, allow_pickle=allow_pickle, on_status=progress.note)
     checkpoint = open_checkpoint(source.path)
+    settings = choose_settings(checkpoint, to, precision, opset, via=via, engine=engine)
+    if settings.job is not None:
+        check_precision(checkpoint, settings.precision, progress=progress)
     with staged_output(output, overwrite=overwrite, extend=extend) as folder:
-        exported = export_into(folder, checkpoint, to=to, precision=precision, opset=opset, via=via, progress=progress)
+        exported = export_as(folder, checkpoint, settings, progress=progress)
         if extend:
             manifest = Manifest.load(folder)
         else:
             record = SourceRecord(source.asked, str(checkpoint.path.resolve()), hash_weights(checkpoint))
             manifest = Manifest(source=record, config_before=dict(checkpoint.raw_config))
-        manifest.with_export(to.value, precision.value, exported.via.value).save(folder)
+        for made in dict.fromkeys((Format.ONNX, to)):
+            manifest = manifest.with_export(made.value, settings.precision.value, exported.via.value)
+        manifest.save(folder)
     return replace(exported, folder=output / to.value)
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """What is exported, every choice made.
+
+    Attributes:
+        precision: The precision of the graph.
+        opset: The version of its operators.
+        via: How it is made.
+        job: The engine that is built from it, or None.
+    """
+
+    precision: Precision
+    opset: Opset
+    via: Via
+    job: EngineJob | None
+
+
+def choose_settings(
+    checkpoint: Checkpoint,
+    to: Format,
+    precision: Precision | None,
+    opset: Opset | None,
+    *,
+    via: Via,
+    engine: EngineOptions | None,
+) -> ExportSettings:
+    """Makes the choices that are left open, and finds out what cannot be built, before anything is written.
+
+    Raises:
+        RequestError: Something is said of an engine, and none is wanted.
+        AmpExportError: See `engine_building.prepare_engine`.
+    """
+    if to is Format.ONNX:
+        if engine not in (None, EngineOptions()):
+            raise RequestError("Target, runtime, batch and context are an engine's.\nGive --to tensorrt with them.")
+        return ExportSettings(precision or Precision.FLOAT32, opset or Opset.OPSET_23, via, None)
+    job = prepare_engine(engine or EngineOptions(), checkpoint.config)
+    return ExportSettings(precision or Precision.FLOAT16, opset or job.choose_opset(checkpoint.config), Via.DIRECT, job)
+
+
+def export_as(
+    folder: Path, checkpoint: Checkpoint, settings: ExportSettings, *, progress: Progress, name: str = ""
+) -> ExportResult:
+    """Exports into a folder that is being staged: a graph, and an engine from it where one is wanted.
+
+    Args:
+        folder: Where to.
+        checkpoint: What.
+        settings: How.
+        progress: Where to show what is going on.
+        name: What to call it there.
+    """
+    exported = export_into(
+        folder,
+        checkpoint,
+        precision=settings.precision,
+        opset=settings.opset,
+        via=settings.via,
+        progress=progress,
+        description=f"Exporting {name}" if name else "Exporting",
+    )
+    if settings.job is None:
+        return exported
+    description = f"Building the engine of {name}" if name else "Building the engine"
+    return build_from(exported, settings.job, progress=progress, description=description)
+
+
+def build_from(
+    exported: ExportResult, job: EngineJob, *, progress: Progress, description: str = "Building the engine"
+) -> ExportResult:
+    """Builds an engine beside the graph that it is built from, in a folder that is being staged."""
+    folder = exported.folder.parent
+    shutil.rmtree(folder / Format.TENSORRT, ignore_errors=True)
+    facts = build_into(folder, job, progress=progress, description=description)
+    return replace(exported, folder=folder / Format.TENSORRT, format=Format.TENSORRT, bytes_on_disk=facts.engine_bytes)
 
 
 def export_into(
     folder: Path,
     checkpoint: Checkpoint,
     *,
-    to: Format = Format.ONNX,
     precision: Precision,
     opset: Opset = Opset.OPSET_23,
     via: Via = Via.AUTO,
     progress: Progress,
     description: str = "Exporting",
 ) -> ExportResult:
-    """Exports into a folder that is being staged.
+    """Exports to ONNX, into a folder that is being staged.
 
     Raises:
         UnsupportedModelError: The graph cannot be made in the way asked for.
     """
-    import shutil
-
     from amp_export.exporters import onnx
 
-    assert to is Format.ONNX
+    to = Format.ONNX
     # an extended output links to the files of the earlier one: they are removed, not written through
     shutil.rmtree(folder / to.value, ignore_errors=True)
     if via is Via.AUTO:
@@ -122,8 +205,6 @@ def export_into(
 
 
 def _trace(checkpoint: Checkpoint, folder: Path, precision: Precision, opset: Opset, advance: Advance) -> None:
-    import shutil
-
     import torch
 
     from amp_export.exporters.onnx import tracing

@@ -38,7 +38,13 @@ def quiet_transformers() -> Iterator[None]:
 
 
 def register() -> None:
-    """Teaches transformers' Auto classes to load checkpoints of resized modules without `trust_remote_code`."""
+    """Teaches transformers to load what it does not know by itself.
+
+    These are checkpoints of resized modules, which load without `trust_remote_code` then, and engines, which its
+    `ExportedModel` opens.
+    """
+    import importlib.util
+
     import transformers
 
     from amp_export import modeling_amp
@@ -48,6 +54,10 @@ def register() -> None:
         auto_class = getattr(transformers, name.replace("AmpResized", "AutoModel"), None)
         if name.startswith("AmpResized") and auto_class is not None:
             auto_class.register(modeling_amp.AmpResizedConfig, loader, exist_ok=True)
+    if importlib.util.find_spec("transformers.exporters") is not None:
+        from amp_export.exporters.tensorrt import backend
+
+        backend.register()
 
 
 def count_parameters(config: ModelConfig, raw_config: Mapping[str, Any]) -> int:

@@ -41,6 +41,7 @@ class Format(enum.StrEnum):
     """What a checkpoint can be exported to; each is a folder in `exporters`."""
 
     ONNX = "onnx"
+    TENSORRT = "tensorrt"
 
 
 class Via(enum.StrEnum):
@@ -52,11 +53,28 @@ class Via(enum.StrEnum):
     TRACE = "trace"
 
 
+class EngineRuntime(enum.StrEnum):
+    """What builds and runs engines."""
+
+    TENSORRT = "tensorrt"
+    TENSORRT_RTX = "tensorrt-rtx"
+
+
 class TargetName(enum.StrEnum):
-    """A kind of device; its facts are in `amp_export.targets`."""
+    """A device; its facts are in `amp_export.targets`."""
 
     CPU = "cpu"
-    GPU = "gpu"
+    ORIN_NANO = "orin-nano"
+    ORIN_NX = "orin-nx"
+    ORIN_AGX = "orin-agx"
+    THOR = "thor"
+    A100 = "a100"
+    H100 = "h100"
+    H200 = "h200"
+    L4 = "l4"
+    RTX3090 = "rtx3090"
+    RTX4090 = "rtx4090"
+    RTX5090 = "rtx5090"
 
 
 class DeviceRuntime(enum.StrEnum):

@@ -42,9 +42,10 @@ DEFAULT_CASES = (
 )
 
 
-def cases_within(cases: tuple[Case, ...], max_position_embeddings: int) -> tuple[Case, ...]:
-    """The cases that fit into a model's context."""
-    return tuple(case for case in cases if max(case.prompt_lengths) + case.decode_steps <= max_position_embeddings)
+def cases_within(cases: tuple[Case, ...], max_context: int, *, max_batch: int | None = None) -> tuple[Case, ...]:
+    """The cases that fit into a model's context, and into the batches that a graph takes."""
+    fitting = (case for case in cases if max(case.prompt_lengths) + case.decode_steps <= max_context)
+    return tuple(case for case in fitting if max_batch is None or len(case.prompt_lengths) <= max_batch)
 
 
 def token_pool(checkpoint: Path, vocab_size: int) -> Integers:

@@ -10,16 +10,8 @@ from amp_export.architectures import Modality, ModelConfig
 from amp_export.errors import UnsupportedModelError
 from amp_export.exporters import Precision
 from amp_export.exporters.onnx import OnnxDecoder, OnnxEncoder, OnnxEncoderDecoder, OnnxModel
-from amp_export.parity_cases import (
-    DEFAULT_CASES,
-    Case,
-    Floats,
-    Forward,
-    Integers,
-    cases_within,
-    replay,
-    token_pool,
-)
+from amp_export.exporters.tensorrt.running import TensorrtDecoder
+from amp_export.parity_cases import DEFAULT_CASES, Case, Floats, Forward, Integers, cases_within, replay, token_pool
 from amp_export.parity_encoders import EncoderCase, Outputs, encoder_cases, replay_encoder, torch_encoder
 from amp_export.parity_seq2seq import WritingCase, graph_writer, replay_writing, torch_writer, writing_cases
 
@@ -44,7 +36,7 @@ class Suite(Protocol):
 
 
 def choose_suite(
-    graph: OnnxModel, checkpoint: Path, config: ModelConfig, cases: Sequence[AnyCase] | None = None
+    graph: OnnxModel | TensorrtDecoder, checkpoint: Path, config: ModelConfig, cases: Sequence[AnyCase] | None = None
 ) -> Suite:
     """The suite for a graph.
 
@@ -61,6 +53,7 @@ def choose_suite(
     pool = None if reads_and_writes_no_text else token_pool(checkpoint, config.vocab_size)
     kinds: dict[type, Any] = {
         OnnxDecoder: DecoderSuite,
+        TensorrtDecoder: DecoderSuite,
         OnnxEncoder: EncoderSuite,
         OnnxEncoderDecoder: WritingSuite,
     }
@@ -74,16 +67,26 @@ class DecoderSuite:
     """Prompts and decode steps."""
 
     def __init__(
-        self, graph: OnnxDecoder, config: ModelConfig, pool: Integers, cases: Sequence[Case] | None = None
+        self,
+        graph: OnnxDecoder | TensorrtDecoder,
+        config: ModelConfig,
+        pool: Integers,
+        cases: Sequence[Case] | None = None,
     ) -> None:
         self._graph = graph
         self._pool = pool
-        self._cases = cases_within(tuple(cases or DEFAULT_CASES), config.max_position_embeddings)
+        limits = graph.facts.limits if isinstance(graph, TensorrtDecoder) else None
+        self._cases = cases_within(
+            tuple(cases or DEFAULT_CASES),
+            limits.max_context if limits is not None else config.max_position_embeddings,
+            max_batch=limits.max_batch if limits is not None else None,
+        )
         self.names = [case.name for case in self._cases]
 
     def run_graph(self) -> list[Outputs]:
         """Through the graph."""
-        found = [{"logits": replay(case, self._pool, self._graph.forward)} for case in self._cases]
+        forward: Forward[Any] = self._graph.forward
+        found = [{"logits": replay(case, self._pool, forward)} for case in self._cases]
         self._graph.close()
         return list(found)
 

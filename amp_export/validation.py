@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from amp_export.errors import OutputError
-from amp_export.exporters import Precision
+from amp_export.exporters import Precision, Provider
 from amp_export.loading import load_model
 from amp_export.manifest import Manifest
+from amp_export.options import Format
 from amp_export.progress import Progress, Silent
 from amp_export.reporting import update_report
 
@@ -98,16 +99,20 @@ class ParityReport:
 def validate(
     output: Path,
     *,
+    to: Format = Format.ONNX,
     reference: Path | None = None,
     threads: int | None = None,
+    provider: Provider = Provider.CPU,
     progress: Progress | None = None,
 ) -> ParityReport:
     """Checks parity of what an output directory holds, and writes the result into its report.
 
     Args:
         output: What `export` or the whole run wrote.
+        to: Which export of it to check.
         reference: The checkpoint that was exported; by default the one the manifest names.
         threads: Threads of the runtime; by default one for each core.
+        provider: What computes a graph within ONNX Runtime.
         progress: Where to show what is going on.
 
     Returns:
@@ -118,7 +123,8 @@ def validate(
     """
     manifest = Manifest.load(output)
     checkpoint = reference or exported_checkpoint(output, manifest)
-    report = compare(checkpoint, output / "onnx", threads=threads, progress=progress or Silent())
+    graph = output / to
+    report = compare(checkpoint, graph, threads=threads, provider=provider, progress=progress or Silent())
     update_report(output, manifest, parity=report.to_json())
     return report
 
@@ -145,6 +151,7 @@ def compare(
     graph: Path,
     *,
     threads: int | None = None,
+    provider: Provider = Provider.CPU,
     progress: Progress,
     cases: Sequence[AnyCase] | None = None,
 ) -> ParityReport:
@@ -154,6 +161,7 @@ def compare(
         checkpoint: What was exported.
         graph: The folder of the graph.
         threads: Threads of the runtime; by default one for each core.
+        provider: What computes a graph within ONNX Runtime.
         progress: Where to show what is going on.
         cases: What to run, of the graph's kind; by default all that fits the model.
 
@@ -162,10 +170,10 @@ def compare(
         MissingExtraError: The runtime is not installed.
     """
     from amp_export.checkpoints import open_checkpoint
-    from amp_export.exporters.onnx import run
+    from amp_export.exporters import run
     from amp_export.parity_suites import choose_suite
 
-    model = run(graph, threads=threads)
+    model = run(graph, threads=threads, provider=provider)
     precision = model.precision
     suite = choose_suite(model, checkpoint, open_checkpoint(checkpoint).config, cases)
     with progress.step(f"Running the graph ({precision.value})") as _:

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import enum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from amp_export.exporters.onnx import OnnxModel
+    from amp_export.exporters.tensorrt.running import TensorrtDecoder
 
 
 class Precision(enum.StrEnum):
@@ -35,3 +41,44 @@ class Opset(enum.StrEnum):
     def ir_version(self) -> int:
         """The version of the file format that came with it: `VERSION_TABLE`, helper.py, onnx 1.23."""
         return {"20": 9, "23": 11}[self.value]
+
+
+class Provider(enum.StrEnum):
+    """What computes an ONNX graph within ONNX Runtime."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+    TENSORRT = "tensorrt"
+    TENSORRT_RTX = "tensorrt-rtx"
+
+    @property
+    def onnxruntime_name(self) -> str:
+        """As ONNX Runtime calls it."""
+        return {
+            "cpu": "CPUExecutionProvider",
+            "cuda": "CUDAExecutionProvider",
+            "tensorrt": "TensorrtExecutionProvider",
+            "tensorrt-rtx": "NvTensorRTRTXExecutionProvider",
+        }[self.value]
+
+
+def run(folder: Path, *, threads: int | None = None, provider: Provider = Provider.CPU) -> OnnxModel | TensorrtDecoder:
+    """Loads what was exported into its runtime; what it is, its files tell.
+
+    Args:
+        folder: What an `export` of this package wrote.
+        threads: Threads that compute one operator, where the processor computes.
+        provider: What computes an ONNX graph.
+
+    Raises:
+        AmpExportError: See `onnx.run` and `tensorrt.running.run`.
+    """
+    from amp_export.exporters.tensorrt import engines
+
+    if engines.is_engine(folder):
+        from amp_export.exporters.tensorrt import running
+
+        return running.run(folder)
+    from amp_export.exporters import onnx
+
+    return onnx.run(folder, threads=threads, providers=[provider.onnxruntime_name])

@@ -20,6 +20,8 @@ from amp_export.bundling import bundle, find_bundle, is_current
 from amp_export.cli import app
 from amp_export.errors import OutputError, RequestError, UnsupportedModelError
 from amp_export.exporters.tensorrt.profiles import Limits
+from amp_export.options import TargetName
+from amp_export.progress import Silent
 from amp_export.references import reference_cases
 
 SCRIPTS = sorted(
@@ -143,8 +145,26 @@ def test_an_encoder_is_refused(bundled: Bundled, tmp_path: Path) -> None:
     tokens = helper.make_tensor_value_info("input_ids", onnx.TensorProto.INT64, ["batch_size", "sequence_length"])
     graph = helper.make_graph([], "encoder", [tokens], [])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)]), output / "onnx/model.onnx")
-    with pytest.raises(UnsupportedModelError, match="an encoder, and a bundle is made of decoders only"):
+    with pytest.raises(UnsupportedModelError, match="holds no decoder, and bundles are made of decoders only"):
         bundle(output, file=tmp_path / "b.tar.gz")
+
+
+def test_the_target_limits_the_build_and_is_held_against_the_operators(bundled: Bundled, tmp_path: Path) -> None:
+    said: list[str] = []
+
+    class Listening(Silent):
+        def note(self, message: str) -> None:
+            said.append(message)
+
+    file = tmp_path / "b.tar.gz"
+    options = {"against": bundled.output, "file": file, "progress": Listening()}
+    result = bundle(bundled.output, target=TargetName.ORIN_NANO, **options)
+    assert result.manifest["target"] == {"name": "orin-nano", "workspace_bytes": 2 << 30}
+    assert len(said) == 1
+    assert "TensorRT 10.3 (JetPack 6.1 and 6.2) takes 20" in said[0]
+    assert "--opset 20" in said[0]
+    bundle(bundled.output, target=TargetName.A100, overwrite=True, **options)
+    assert len(said) == 1
 
 
 def test_the_command_says_what_to_do_next_and_records_the_file(bundled: Bundled) -> None:

@@ -28,7 +28,7 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-COMMANDS = ("doctor", "prune", "export", "validate", "benchmark", "report")
+COMMANDS = ("doctor", "prune", "export", "validate", "benchmark", "bundle", "report")
 
 
 def test_the_public_names_are_these() -> None:

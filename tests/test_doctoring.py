@@ -18,10 +18,12 @@ from amp_export.checkpoints import read_config
 from amp_export.cli import app
 from amp_export.compatibility import EDGE_LLM, LLAMA_CPP, RUNTIMES, VLLM, Status
 from amp_export.errors import PlanError
-from amp_export.options import HeadPolicy, PerLayer, Uniform
+from amp_export.exporters import Precision
+from amp_export.options import HeadPolicy, PerLayer, TargetName, Uniform
 from amp_export.planning import make_plan
 from amp_export.rewriting import RewriteKind, rewrite
 from amp_export.scoring import Scores
+from amp_export.targets import TARGETS
 from amp_export.verdicts import Verdict
 
 SEVEN_B = {
@@ -69,7 +71,7 @@ def test_a_llama_with_22_heads(tmp_path: Path) -> None:
     assert "no MistralForCausalLM" in (edge.reason or "")
     assert edge.nearest is not None
     assert verdicts(folder, PlanSettings(edge.nearest, heads=HeadPolicy.GROUPS))["TensorRT Edge-LLM"].loads
-    assert found["TensorRT"].needs == "--dtype float16"
+    assert found["TensorRT"].status is Status.LOADS
     # where the scores may take every head, the option that leaves no other choice is named
     assert verdicts(folder, PlanSettings(0.3))["TensorRT Edge-LLM"].needs == "--heads none"
 
@@ -89,7 +91,7 @@ def test_a_llama_with_22_heads(tmp_path: Path) -> None:
         ("mixtral", "ONNX Runtime", Status.LOADS_WITH, "--via trace"),
         ("mixtral", "onnxruntime-genai", Status.CANNOT, None),
         ("mixtral", "TensorRT", Status.NOT_TRIED, None),
-        ("qwen3", "TensorRT", Status.NOT_TRIED, None),
+        ("cohere", "TensorRT", Status.LOADS_WITH, "--opset 20"),
     ],
 )
 def test_fewer_heads_in_every_layer(
@@ -117,7 +119,7 @@ def test_layers_that_differ(tmp_path: Path) -> None:
     found = verdicts(folder, settings)
     assert found["transformers"].needs == "trust_remote_code=True"
     assert found["ONNX Runtime"].status is Status.LOADS
-    assert found["TensorRT"].needs == "--dtype float16"
+    assert found["TensorRT"].status is Status.LOADS
     for runtime in ("onnxruntime-genai", "TensorRT Edge-LLM", "vLLM", "llama.cpp (GGUF)"):
         assert found[runtime].needs == "--uniform pad", runtime
     padded = verdicts(folder, settings, Uniform.PAD)
@@ -210,3 +212,74 @@ def test_the_table_fits_and_json_stands_alone(tmp_path: Path) -> None:
     assert [verdict["runtime"] for verdict in content["compatibility"]] == [runtime.name for runtime in RUNTIMES]
     assert content["options"][0]["shared_out"] is True
     assert content["chosen"] is None
+
+
+@pytest.mark.parametrize("target", [TargetName.ORIN_NANO, TargetName.RTX3090])
+@pytest.mark.parametrize("heads", [HeadPolicy.AUTO, HeadPolicy.GROUPS])
+def test_a_device_is_shown_in_tables_that_fit(target: TargetName, heads: HeadPolicy, tmp_path: Path) -> None:
+    folder = write_config(tmp_path, "llama", **SEVEN_B)
+    shown = CliRunner().invoke(app, ["doctor", "--model", str(folder), "--target", target, "--heads", heads])
+    assert (shown.exit_code, shown.stdout) == (0, "")
+    table = shown.stderr[shown.stderr.index("Memory in GB") :]
+    assert "Tokens a second at most" in table
+    assert "a bound, no measurement" in table
+    assert max(len(line) for line in table.splitlines()) <= 80
+    assert "…" not in table
+    assert ("host" in table) == (not TARGETS[target].is_unified)
+    assert ("The scores decide" in table) == (heads is HeadPolicy.AUTO)
+
+
+def test_the_pruned_models_of_a_device_are_the_options(tmp_path: Path) -> None:
+    folder = write_config(tmp_path, "llama", **SEVEN_B)
+    for heads, pruned in ((HeadPolicy.AUTO, 2), (HeadPolicy.GROUPS, 1), (HeadPolicy.NONE, 1)):
+        diagnosis = diagnose(folder, PlanSettings(0.3, heads=heads, target=TargetName.THOR), max_context=100)
+        assert diagnosis.fitting is not None
+        halves = [fit for fit in diagnosis.fitting.fits if fit.precision is Precision.FLOAT16]
+        assert [fit.model for fit in halves] == ["dense", *["pruned"] * pruned]
+        for fit in halves[1:]:
+            assert fit.option is not None
+            option = diagnosis.options[fit.option]
+            assert fit.weight_bytes == 2 * round(diagnosis.parameters * (1 - option.candidate.ratio))
+            assert fit.cache_bytes == 2 * 2 * option.candidate.widths.key_value_heads * 128 * 8 * 100
+            assert diagnosis.chosen in (None, option)
+        assert halves[1].cache_bytes >= halves[-1].cache_bytes
+    content = json.loads(diagnosis.to_json())
+    assert content["target"] == content["fitting"]["target"] == "thor"
+    assert content["fitting"]["fits"][0]["run"]["room"] == "fits"
+
+
+def test_layers_that_share_counts_out_count_by_their_average_and_padded_ones_by_the_widest(tmp_path: Path) -> None:
+    folder = write_config(tmp_path, "llama", **SEVEN_B)
+    settings = PlanSettings(
+        0.3, heads=HeadPolicy.GROUPS, target=TargetName.THOR, neurons_per_layer=PerLayer.GLOBAL, snap=1
+    )
+    weights = []
+    for uniform in Uniform:
+        diagnosis = diagnose(folder, settings, uniform=uniform)
+        assert diagnosis.fitting is not None
+        weights.append(diagnosis.fitting.fits[-1].weight_bytes)
+    average, widest = weights
+    assert average == pytest.approx(2 * 0.7 * diagnosis.parameters, rel=0.001)
+    assert average < widest <= 2 * diagnosis.parameters
+
+
+def test_where_nothing_can_be_said_of_a_device(tmp_path: Path) -> None:
+    llama = write_config(tmp_path / "llama", "llama", **SEVEN_B)
+    bert = write_config(tmp_path / "bert", "bert")
+    on_cpu = CliRunner().invoke(app, ["doctor", "--model", str(llama)])
+    assert "Tokens a second" not in on_cpu.stderr
+    assert diagnose(llama, PlanSettings(0.3)).fitting is None
+    command = ["doctor", "--model", str(bert), "--ratio", "0.1", "--snap", "1", "--target", "l4"]
+    shown = CliRunner().invoke(app, command)
+    assert shown.exit_code == 0, shown.stderr
+    assert "Of L4 24GB nothing can be said here" in shown.stderr
+    for model, target, options, words in (
+        (llama, "cpu", ["--max-batch", "2", "--max-context", "9"], "--max-batch and --max-context say"),
+        (bert, "l4", ["--max-context", "9"], "--max-context says"),
+        (llama, "l4", ["--max-context", "1"], "takes nothing"),
+        (llama, "l4", ["--max-context", "9999"], "9999, and the model's context is 128 tokens"),
+        (llama, "l4", ["--max-batch", "0"], "--max-batch"),
+    ):
+        refused = CliRunner().invoke(app, ["doctor", "--model", str(model), "--target", target, *options])
+        assert refused.exit_code == 2, refused.stderr
+        assert words in refused.stderr

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,7 +67,70 @@ def test_the_gain_of_every_phase_is_recorded() -> None:
     assert record_verdicts(manifest, measured).verdicts["gain"] == {"encode": 2.0, "decode": 2.0}
 
 
+def orin(*, energy: float | None, gpu: float | None, holds: bool = True) -> dict[str, Any]:
+    """What a device found out."""
+    subject = {
+        "bytes_on_disk": 1e6,
+        "peak_memory_bytes": 2e6,
+        "gpu_memory_bytes": gpu,
+        "joules_per_decoded_token": energy,
+    }
+    phases = {name: phase(2.0) for name in ("prefill", "decode")}
+    for subjects in phases.values():
+        for name, rate in (("dense", 10.0), ("pruned", 20.0)):
+            subjects[name] = {**subjects[name], "tokens_per_second": rate}  # type: ignore[dict-item]
+    parity = {"holds": holds, "tolerance": 1e-3, "cases": [{"max_error": 1e-4, "holds": holds}]}
+    measured = {"dense": subject, "pruned": subject, "phases": phases, "rounds": 20, "interleaved": "by round"}
+    return {
+        "facts": {"model": "Jetson Orin Nano", "processor": None, "system": "Linux aarch64"},
+        "runtime": "TensorRT 10.3.0",
+        "parity": {"dense": parity, "pruned": parity},
+        "holds": holds,
+        "power": None if energy is None else {"source": "tegrastats", "rails": ["VDD_IN"]},
+        "benchmark": {**measured, "prompt_tokens": 128} if holds else None,
+    }
+
+
+def test_a_device_has_rows_of_its_own() -> None:
+    rows = list(summary_rows(Report("m", devices={"orin.local": orin(energy=0.25, gpu=3e8)})))
+    assert [row.label for row in rows] == [
+        "On orin.local",
+        "Size on disk",
+        "Peak memory",
+        "Prefill, 128 tokens",
+        "Decode after 128",
+        "Tokens a second",
+        "GPU memory",
+        "Energy a token",
+    ]
+    assert (rows[5].dense, rows[5].pruned, rows[5].change) == ("10.0", "20.0", "+100.0%")
+    assert (rows[7].dense, rows[7].change) == ("0.25 J", "+0.0%")
+
+
+def test_what_a_device_does_not_tell_has_no_row() -> None:
+    report = Report("m", devices={"orin.local": orin(energy=None, gpu=None)})
+    assert {"GPU memory", "Energy a token"}.isdisjoint(row.label for row in summary_rows(report))
+    *_, times = verdict_lines(report)
+    assert "its power is not told" in times
+
+
+def test_parity_that_fails_on_a_device_fails_the_report() -> None:
+    report = Report("m", devices={"a": orin(energy=0.1, gpu=None), "b": orin(energy=None, gpu=None, holds=False)})
+    assert not report.holds
+    lines = list(verdict_lines(report))
+    assert lines[0].startswith(
+        "On a (Jetson Orin Nano, TensorRT 10.3.0): parity of the dense graph holds in 1 of 1 cases"
+    )
+    assert "power from tegrastats: VDD_IN" in lines[2]
+    assert "parity of the pruned graph FAILS in 0 of 1 cases" in lines[-1]
+    verdict = record_verdicts(Manifest(SourceRecord("m", "p", "0"), config_before={}), report).verdicts["devices"]
+    assert verdict == {
+        "a": {"holds": True, "gain": {"prefill": 2.0, "decode": 2.0}},
+        "b": {"holds": False, "gain": {}},
+    }
+
+
 def test_a_report_of_an_earlier_schema_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "report.json").write_text(json.dumps({"schema": 1, "model": "m"}))
-    with pytest.raises(OutputError, match=r"has schema 1, and this version reads 2\.\nMeasure again"):
+    with pytest.raises(OutputError, match=r"has schema 1, and this version reads 3\.\nMeasure again"):
         Report.load(tmp_path)

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from amp_export.cli.options import Against, Json, OutArgument, Threads
+from amp_export.cli.options import Against, Json, OutArgument, ProviderOption, Threads, WhichExport
 from amp_export.cli.running import examples, run_and_show
-from amp_export.options import DeviceRuntime, TargetName
+from amp_export.exporters import Provider
+from amp_export.options import DeviceRuntime, Format, TargetName
 
 if TYPE_CHECKING:
     from amp_export.reporting import Report
@@ -23,6 +24,8 @@ def benchmark(
     output: OutArgument,
     against: Against = None,
     rounds: Annotated[int, typer.Option(min=2, help="Interleaved rounds.")] = 20,
+    to: WhichExport = Format.ONNX,
+    provider: ProviderOption = Provider.CPU,
     threads: Threads = None,
     device: Annotated[
         str | None,
@@ -56,14 +59,22 @@ def benchmark(
             raise RequestError(
                 "--device-runtime, --device-python and --ssh-config are for a device.\nName it with --device."
             )
-        if device is None:
-            from amp_export.benchmarking import benchmark as run
+        if device is not None:
+            from amp_export.devices import DeviceOptions, benchmark_on_device
 
-            run(output, against=against, rounds=rounds, threads=threads, progress=progress)
-            return Report.load(output)
-        from amp_export.devices import DeviceOptions, benchmark_on_device
+            options = DeviceOptions(target, against, device_runtime, rounds, threads, device_python, ssh_config)
+            return benchmark_on_device(output, device, options=options, progress=progress)
+        from amp_export.benchmarking import benchmark as run
 
-        options = DeviceOptions(target, against, device_runtime, rounds, threads, device_python, ssh_config)
-        return benchmark_on_device(output, device, options=options, progress=progress)
+        run(
+            output,
+            against=against,
+            rounds=rounds,
+            to=to,
+            provider=provider,
+            threads=threads,
+            progress=progress,
+        )
+        return Report.load(output)
 
     run_and_show(work, as_json=as_json, written=output)

@@ -11,7 +11,7 @@ from amp_export.cli.options import Against, OutArgument, Overwrite
 from amp_export.cli.running import examples, run_command
 from amp_export.options import TargetName
 
-EXAMPLES = examples("amp-export bundle out --target gpu --max-context 1024")
+EXAMPLES = examples("amp-export bundle out --target orin-nano --max-context 1024")
 
 
 def bundle(

@@ -18,6 +18,8 @@ from amp_export.cli.options import (
     Heads,
     HeadsPerLayer,
     Json,
+    MaxBatch,
+    MaxContext,
     MaybeModel,
     NeuronsPerLayer,
     OpsetOption,
@@ -25,15 +27,14 @@ from amp_export.cli.options import (
     Overwrite,
     PlanOption,
     Ratio,
+    RuntimeOption,
     ScoresOption,
     Snap,
-    TargetOption,
     Threads,
     UniformOption,
     ViaOption,
 )
 from amp_export.cli.running import examples, run_and_show
-from amp_export.exporters import Opset, Precision
 from amp_export.options import Allocation, Format, HeadPolicy, PerLayer, TargetName, Uniform, Via
 
 if TYPE_CHECKING:
@@ -61,16 +62,21 @@ def convert(
     allocation: AllocationOption = Allocation.BALANCED,
     heads: Heads = HeadPolicy.AUTO,
     snap: Snap = None,
-    target: TargetOption = TargetName.CPU,
+    target: Annotated[
+        TargetName | None, typer.Option("--target", help="The device that shapes should suit, and an engine is for.")
+    ] = None,
     heads_per_layer: HeadsPerLayer = PerLayer.UNIFORM,
     neurons_per_layer: NeuronsPerLayer = PerLayer.UNIFORM,
     uniform: UniformOption = Uniform.RESIZE,
     calibration: Calibration = None,
     scores: ScoresOption = None,
     plan: PlanOption = None,
-    dtype: DtypeOption = Precision.FLOAT32,
-    opset: OpsetOption = Opset.OPSET_23,
+    dtype: DtypeOption = None,
+    opset: OpsetOption = None,
     via: ViaOption = Via.AUTO,
+    runtime: RuntimeOption = None,
+    max_batch: MaxBatch = 1,
+    max_context: MaxContext = None,
     threads: Threads = None,
     allow_pickle: AllowPickle = False,
     overwrite: Overwrite = False,
@@ -97,6 +103,7 @@ def convert(
         from amp_export.console import ConsoleProgress
         from amp_export.converting import ConvertOptions
         from amp_export.converting import convert as run
+        from amp_export.engine_building import EngineOptions
 
         chosen_model = model or DEFAULT_MODEL
         chosen_ratio = ratio
@@ -107,11 +114,15 @@ def convert(
             console.print(f"No --ratio given: taking {DEFAULT_RATIO}.")
         settings = None
         if chosen_ratio is not None:
-            settings = PlanSettings(chosen_ratio, allocation, heads, snap, target, heads_per_layer, neurons_per_layer)
+            shapes_for = target or TargetName.CPU
+            settings = PlanSettings(
+                chosen_ratio, allocation, heads, snap, shapes_for, heads_per_layer, neurons_per_layer
+            )
         options = ConvertOptions(
             precision=dtype,
             opset=opset,
             via=via,
+            engine=EngineOptions(target if to is Format.TENSORRT else None, runtime, max_batch, max_context),
             calibration=calibration,
             scores=scores,
             plan=plan,

@@ -12,6 +12,8 @@ from amp_export.cli.options import (
     Heads,
     HeadsPerLayer,
     Json,
+    MaxBatch,
+    MaxContext,
     Model,
     NeuronsPerLayer,
     Snap,
@@ -21,7 +23,9 @@ from amp_export.cli.options import (
 from amp_export.cli.running import examples, run_command
 from amp_export.options import Allocation, HeadPolicy, PerLayer, TargetName, Uniform
 
-EXAMPLES = examples("amp-export doctor --model demo --ratio 0.3")
+EXAMPLES = examples(
+    "amp-export doctor --model demo --ratio 0.3", "amp-export doctor --model demo --ratio 0.3 --target orin-nano"
+)
 
 
 def doctor(
@@ -34,9 +38,11 @@ def doctor(
     heads_per_layer: HeadsPerLayer = PerLayer.UNIFORM,
     neurons_per_layer: NeuronsPerLayer = PerLayer.UNIFORM,
     uniform: UniformOption = Uniform.RESIZE,
+    max_batch: MaxBatch = 1,
+    max_context: MaxContext = None,
     as_json: Json = False,
 ) -> None:
-    """Say what a ratio would keep, which class can express it and what loads it, before anything heavy runs."""
+    """Say what a ratio would keep, which class can express it, what loads it and whether a device has room for it."""
 
     def work(console: Any) -> None:
         from amp_export.budgets import PlanSettings
@@ -44,7 +50,14 @@ def doctor(
         from amp_export.doctoring import diagnose
 
         settings = PlanSettings(ratio, allocation, heads, snap, target, heads_per_layer, neurons_per_layer)
-        diagnosis = diagnose(model, settings, uniform=uniform, on_status=ConsoleProgress(console).note)
+        diagnosis = diagnose(
+            model,
+            settings,
+            uniform=uniform,
+            max_batch=max_batch,
+            max_context=max_context,
+            on_status=ConsoleProgress(console).note,
+        )
         if as_json:
             print_json(diagnosis.to_json())
         else:

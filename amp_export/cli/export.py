@@ -10,14 +10,17 @@ from amp_export.cli.options import (
     DEFAULT_MODEL,
     AllowPickle,
     DtypeOption,
+    EngineTarget,
+    MaxBatch,
+    MaxContext,
     Model,
     OpsetOption,
     Output,
     Overwrite,
+    RuntimeOption,
     ViaOption,
 )
 from amp_export.cli.running import examples, run_command
-from amp_export.exporters import Opset, Precision
 from amp_export.options import Format, Via
 
 EXAMPLES = examples("amp-export export --model out/pruned --to onnx --output out")
@@ -27,9 +30,13 @@ def export(
     output: Output,
     model: Model = DEFAULT_MODEL,
     to: Annotated[Format, typer.Option("--to", help="The format to export to.")] = Format.ONNX,
-    dtype: DtypeOption = Precision.FLOAT32,
-    opset: OpsetOption = Opset.OPSET_23,
+    dtype: DtypeOption = None,
+    opset: OpsetOption = None,
     via: ViaOption = Via.AUTO,
+    target: EngineTarget = None,
+    runtime: RuntimeOption = None,
+    max_batch: MaxBatch = 1,
+    max_context: MaxContext = None,
     allow_pickle: AllowPickle = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -37,6 +44,7 @@ def export(
 
     def work(console: Any) -> None:
         from amp_export.console import ConsoleProgress
+        from amp_export.engine_building import EngineOptions
         from amp_export.exporting import export as run
 
         result = run(
@@ -46,6 +54,7 @@ def export(
             precision=dtype,
             opset=opset,
             via=via,
+            engine=EngineOptions(target, runtime, max_batch, max_context),
             allow_pickle=allow_pickle,
             overwrite=overwrite,
             progress=ConsoleProgress(console),

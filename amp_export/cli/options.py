@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from amp_export.exporters import Opset, Precision
-from amp_export.options import Allocation, HeadPolicy, PerLayer, TargetName, Uniform, Via
+from amp_export.exporters import Opset, Precision, Provider
+from amp_export.options import Allocation, EngineRuntime, Format, HeadPolicy, PerLayer, TargetName, Uniform, Via
 
 DEFAULT_MODEL = "demo"
 DEFAULT_RATIO = 0.1
@@ -33,9 +33,11 @@ Heads = Annotated[
     HeadPolicy, typer.Option(help="Heads that may go: whole key/value groups, within each, the better, or none.")
 ]
 Snap = Annotated[
-    int | None, typer.Option(metavar="N", help="Keep a multiple of N neurons.  [default: 16, on GPU targets 64]")
+    int | None, typer.Option(metavar="N", help="Keep a multiple of N neurons.  [default: 16, for a GPU 64]")
 ]
-TargetOption = Annotated[TargetName, typer.Option("--target", help="The kind of device the shapes should suit.")]
+TargetOption = Annotated[
+    TargetName, typer.Option("--target", metavar="DEVICE", help=f"What will run it: {', '.join(TargetName)}.")
+]
 HeadsPerLayer = Annotated[
     PerLayer, typer.Option("--heads-per-layer", help="The same in every layer, or by importance among all layers.")
 ]
@@ -53,9 +55,30 @@ ScoresOption = Annotated[Path | None, typer.Option("--scores", metavar="FILE", h
 PlanOption = Annotated[Path | None, typer.Option("--plan", metavar="FILE", help="A plan, instead of a ratio.")]
 ViaOption = Annotated[Via, typer.Option("--via", help="Build the graph directly, or trace the model.")]
 OpsetOption = Annotated[
-    Opset, typer.Option("--opset", help="ONNX operators: 20 is for TensorRT before 10.15 and older runtimes.")
+    Opset | None, typer.Option("--opset", help="ONNX operators: 20 is for TensorRT before 10.15 and older runtimes.")
 ]
-DtypeOption = Annotated[Precision, typer.Option("--dtype", help="Precision of the exported graph.")]
+DtypeOption = Annotated[
+    Precision | None, typer.Option("--dtype", help="Precision of the graph.  [default: float32, for an engine float16]")
+]
+RuntimeOption = Annotated[
+    EngineRuntime | None, typer.Option("--runtime", help="What builds an engine.  [default: what is installed]")
+]
+MaxBatch = Annotated[
+    int, typer.Option("--max-batch", min=1, metavar="N", help="The largest batch that an engine takes.")
+]
+MaxContext = Annotated[
+    int | None,
+    typer.Option(
+        "--max-context",
+        metavar="N",
+        help="The most tokens of a text, past and new ones together.  [default: 2048, or the model's context]",
+    ),
+]
+EngineTarget = Annotated[
+    TargetName | None, typer.Option("--target", help="The device of an engine.  [default: the GPU in this machine]")
+]
+WhichExport = Annotated[Format, typer.Option("--to", help="Which export of it.")]
+ProviderOption = Annotated[Provider, typer.Option("--provider", help="What computes a graph within ONNX Runtime.")]
 Threads = Annotated[int | None, typer.Option(min=1, metavar="N", help="Threads of the runtime.  [default: all cores]")]
 AllowPickle = Annotated[
     bool,

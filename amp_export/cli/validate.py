@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from amp_export.cli.options import Json, OutArgument, Threads
+from amp_export.cli.options import Json, OutArgument, ProviderOption, Threads, WhichExport
 from amp_export.cli.running import examples, run_and_show
+from amp_export.exporters import Provider
+from amp_export.options import Format
 
 if TYPE_CHECKING:
     from amp_export.reporting import Report
@@ -19,6 +21,8 @@ EXAMPLES = examples("amp-export validate out")
 def validate(
     output: OutArgument,
     reference: Annotated[Path | None, typer.Option(metavar="CHECKPOINT", help="What was exported.")] = None,
+    to: WhichExport = Format.ONNX,
+    provider: ProviderOption = Provider.CPU,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
@@ -29,7 +33,7 @@ def validate(
         from amp_export.reporting import Report
         from amp_export.validation import validate as run
 
-        run(output, reference=reference, threads=threads, progress=ConsoleProgress(console))
+        run(output, reference=reference, to=to, provider=provider, threads=threads, progress=ConsoleProgress(console))
         return Report.load(output)
 
     run_and_show(work, as_json=as_json, written=output)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from amp_export.exporters.onnx.declared import Declared, declared
 from amp_export.exporters.onnx.exporting import OnnxExport, export
+from amp_export.exporters.onnx.opsets import graph_opset
 from amp_export.exporters.onnx.running import OnnxModel, run
 from amp_export.exporters.onnx.running_decoders import OnnxDecoder, Past
 from amp_export.exporters.onnx.running_encoders import OnnxEncoder
@@ -13,7 +13,6 @@ from amp_export.exporters.onnx.support import can_build
 from amp_export.exporters.onnx.tracing import TracedExport, trace
 
 __all__ = [
-    "Declared",
     "OnnxDecoder",
     "OnnxEncoder",
     "OnnxEncoderDecoder",
@@ -24,9 +23,9 @@ __all__ = [
     "TracedExport",
     "WrittenPast",
     "can_build",
-    "declared",
     "export",
     "exported_graphs",
+    "graph_opset",
     "require_runtime",
     "run",
     "trace",

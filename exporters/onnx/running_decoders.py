@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from amp_export.exporters.onnx.sessions import PRECISIONS, empty_value, to_float32, to_value
+from amp_export.exporters.onnx.sessions import CPU_PROVIDER, PRECISIONS, empty_value, to_float32, to_value
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, OrtValue
@@ -44,6 +44,8 @@ class OnnxDecoder:
         self.num_layers = len(self._past_inputs) // 2
         self.precision = PRECISIONS[self._past_inputs[0].type]
         self.threads = threads
+        # keys and values stay where they are computed; logits are looked at, and go to the processor
+        self._device = "cpu" if session.get_providers()[0] == CPU_PROVIDER else "cuda"
 
     def forward(
         self, input_ids: Integers, attention_mask: Integers, position_ids: Integers, past: Past | None = None
@@ -75,9 +77,21 @@ class OnnxDecoder:
         given = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
         # some traced decoders take no position_ids
         values = {name: to_value(array) for name, array in given.items() if name in self._inputs}
-        logits, *present = self._session.run_with_ort_values(self._outputs, {**values, **past.values})
+        logits, *present = self._run(self._session, {**values, **past.values})
         names = [name.replace("present", "past_key_values") for name in self._outputs[1:]]
         return to_float32(logits), Past(length=total, values=dict(zip(names, present, strict=True)))
+
+    def _run(self, session: InferenceSession, values: Mapping[str, OrtValue]) -> list[OrtValue]:
+        binding = session.io_binding()
+        for name, value in values.items():
+            binding.bind_ortvalue_input(name, value)
+        logits, *present = self._outputs
+        binding.bind_output(logits, "cpu")
+        for name in present:
+            binding.bind_output(name, self._device)
+        session.run_with_iobinding(binding)
+        found: list[OrtValue] = binding.get_outputs()
+        return found
 
     def close(self) -> None:
         """Frees the weights."""

@@ -22,6 +22,8 @@ ENCODER = "encoder_model.onnx"
 DECODER = "decoder_model.onnx"
 DECODER_WITH_PAST = "decoder_with_past_model.onnx"
 
+CPU_PROVIDER = "CPUExecutionProvider"
+
 PRECISIONS = {
     "tensor(float)": Precision.FLOAT32,
     "tensor(float16)": Precision.FLOAT16,
@@ -80,7 +82,7 @@ def open_session(graph: Path, *, threads: int, providers: Sequence[str]) -> Infe
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     try:
-        return onnxruntime.InferenceSession(graph, options, providers=list(providers))
+        session = onnxruntime.InferenceSession(graph, options, providers=list(providers))
     except NotImplementedByRuntime as error:
         raise UnsupportedModelError(
             f"{', '.join(providers)} cannot run {graph}: {error}\n"
@@ -88,6 +90,14 @@ def open_session(graph: Path, *, threads: int, providers: Sequence[str]) -> Infe
         ) from error
     except Exception as error:  # onnxruntime's errors have no other base class in common
         raise ModelError(f"onnxruntime cannot load {graph}: {error}\nExport it again.") from error
+    # a provider whose driver or libraries are missing is left out with a warning, and the processor computes
+    if missing := [provider for provider in providers if provider not in session.get_providers()]:
+        instead = ", ".join(session.get_providers())
+        raise RequestError(
+            f"onnxruntime could not start {', '.join(missing)} here, and fell back to {instead}.\n"
+            "See that the GPU's driver and the provider's libraries are of the versions that onnxruntime asks for."
+        )
+    return session
 
 
 def to_value(array: Any, precision: Precision | None = None) -> OrtValue:

@@ -46,6 +46,22 @@ class Limits:
             )
 
 
+def choose_limits(context: int, *, max_batch: int = 1, max_context: int | None = None) -> Limits:
+    """The limits for a model, by default for texts of up to 2048 tokens, or of its context where that is shorter.
+
+    Args:
+        context: The model's context, in tokens.
+        max_batch: The largest batch.
+        max_context: The most tokens of a text, or None for the default.
+
+    Raises:
+        RequestError: They make no sense, or the model's context is shorter.
+    """
+    limits = Limits(max_batch, min(Limits.max_context, context) if max_context is None else max_context)
+    limits.check(context)
+    return limits
+
+
 @dataclass(frozen=True)
 class Range:
     """The shapes of one input: the smallest, the one that kernels are chosen for, and the largest."""

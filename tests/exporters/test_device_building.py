@@ -139,7 +139,7 @@ def test_too_little_room_is_said_before_building(
     calls = install("101500")
     with monkeypatch.context() as patch:
         patch.setattr(building, "free_disk", lambda _: 1000)
-        with pytest.raises(RunError, match=r"engine takes about .* of disk, and 0\.0 MB are free"):
+        with pytest.raises(RunError, match=r"engine takes up to .* of disk, and 0\.0 MB are free"):
             build(bundle, "10.15.0")
     monkeypatch.setattr(building, "available_memory", lambda: 1000)
     monkeypatch.setattr(building, "free_swap", lambda: 0)

@@ -1,0 +1,45 @@
+"""How many numbers a decoder keeps, reads and makes: by the config alone, whatever their precision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from amp_export.architectures import LayerWidths, Learned, ModelConfig, parameter_count, tensor_shapes
+
+
+def parameters_read(config: ModelConfig, widths: Sequence[LayerWidths]) -> int:
+    """Parameters that a decoding step reads: all but tables of which only rows are looked up.
+
+    A table of tokens that is the head's weight too is read whole.
+    """
+    looked_up = set() if config.tie_word_embeddings else {f"{config.architecture.embedding}.weight"}
+    computation = config.architecture.computation
+    if computation is not None and isinstance(computation.positions, Learned):
+        looked_up.add(f"{computation.positions.embedding}.weight")
+    shapes = tensor_shapes(config, widths)
+    return parameter_count(config, widths) - sum(shapes[name][0] * shapes[name][1] for name in looked_up)
+
+
+def cached_numbers(config: ModelConfig, widths: Sequence[LayerWidths]) -> list[int]:
+    """Numbers that each layer keeps of one token: its keys and values."""
+    return [2 * layer.key_value_heads * config.head_dim for layer in widths]
+
+
+def seen_numbers(config: ModelConfig, widths: Sequence[LayerWidths], past: int) -> int:
+    """Numbers of a past that a decoding step has to read: of layers with a window what lies in it."""
+    seen = [past if window is None else min(past, window) for window in config.sliding_windows]
+    return sum(tokens * numbers for tokens, numbers in zip(seen, cached_numbers(config, widths), strict=True))
+
+
+def activation_numbers(config: ModelConfig, widths: Sequence[LayerWidths], context: int) -> int:
+    """Numbers that the widest layer makes of a prompt of this length, if nothing of it is dropped before its end.
+
+    They are its input and sums, queries, keys, values, what is attended to, gate, up and their product, and each head's
+    scores before and after the softmax.
+    """
+
+    def of(layer: LayerWidths) -> int:
+        heads = 2 * (layer.query_heads + layer.key_value_heads) * config.head_dim
+        return context * (4 * config.hidden_size + heads + 3 * layer.neurons) + 2 * layer.query_heads * context**2
+
+    return max(of(layer) for layer in widths)

@@ -1,0 +1,130 @@
+"""Measures how much memory the build of an engine takes, in multiples of the weights, and how large the engine gets.
+
+Each engine is built in a process of its own, for SM89 in float16, from the demo model and from Llamas with random
+weights. `amp_export/fitting.py` counts with these multiples. It needs the extra `tensorrt-rtx`, and no GPU.
+
+    python ci/bench/build_memory.py [--model NAME ...] [--rounds N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+MODELS: dict[str, dict[str, Any] | None] = {
+    "demo": None,
+    "362M": {
+        "hidden_size": 960,
+        "intermediate_size": 2560,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 15,
+        "num_key_value_heads": 5,
+        "vocab_size": 49152,
+        "tie_word_embeddings": True,
+    },
+    "1.1B": {
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "vocab_size": 32000,
+    },
+}
+"""The config fields of each Llama; None is the demo model itself."""
+
+
+@dataclass(frozen=True)
+class BuildMemory:
+    """What one build took, in bytes.
+
+    Attributes:
+        weights: The graph's weights.
+        engine: The engine.
+        before: The process's memory when the runtime was loaded.
+        peak: The most that it held, the mapped file of weights included.
+    """
+
+    weights: int
+    engine: int
+    before: int
+    peak: int
+
+    @property
+    def copies(self) -> float:
+        """How many times the weights the build held."""
+        return (self.peak - self.before) / self.weights
+
+
+def save_random_llama(folder: Path, fields: dict[str, Any]) -> None:
+    """Writes a checkpoint with random weights."""
+    import torch
+    import transformers
+
+    torch.set_default_dtype(torch.float16)
+    config = transformers.LlamaConfig(**fields, max_position_embeddings=4096, dtype="float16")
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+
+
+def build_here(graph: Path, profiles: int) -> BuildMemory:
+    """Builds an engine in this process."""
+    from amp_export.exporters.tensorrt.building import BuildSettings, build_engine
+    from amp_export.exporters.tensorrt.exporting import describe_graph
+    from amp_export.exporters.tensorrt.profiles import Limits, decoder_profiles
+    from amp_export.exporters.tensorrt.runtimes import load_runtime
+    from amp_export.machine import peak_memory_bytes
+    from amp_export.options import EngineRuntime
+
+    axes = {name: binding.axes for name, binding in describe_graph(graph).inputs.items()}
+    runtime = load_runtime(EngineRuntime.TENSORRT_RTX, for_target=True)
+    before = peak_memory_bytes()
+    settings = BuildSettings(profiles=decoder_profiles(axes, Limits())[-profiles:], compute_capability="8.9")
+    engine = build_engine(graph, runtime, settings)
+    weights = sum(file.stat().st_size for file in graph.parent.glob("*.data"))
+    return BuildMemory(weights, engine.content.nbytes, before, peak_memory_bytes())
+
+
+def measure(graph: Path, profiles: int) -> BuildMemory:
+    """Builds an engine in a process of its own."""
+    command = [sys.executable, __file__, "--build", str(graph), "--profiles", str(profiles)]
+    found = subprocess.run(command, check=True, capture_output=True, text=True)
+    return BuildMemory(**json.loads(found.stdout))
+
+
+def main() -> None:
+    """Prints a line for each build."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", action="append", choices=MODELS, help="what to build; all by default")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--build", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--profiles", type=int, default=2, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.build is not None:
+        print(json.dumps(asdict(build_here(arguments.build, arguments.profiles))))
+        return
+    for name in arguments.model or MODELS:
+        with tempfile.TemporaryDirectory() as scratch:
+            model, output = Path(scratch) / "model", Path(scratch) / "output"
+            if (fields := MODELS[name]) is not None:
+                save_random_llama(model, fields)
+            export = [sys.executable, "-m", "amp_export", "export", "--dtype", "float16", "--output", str(output)]
+            source = str(model) if fields is not None else name
+            subprocess.run([*export, "--model", source], check=True, capture_output=True)
+            for profiles in (1, 2) * arguments.rounds:
+                found = measure(output / "onnx" / "model.onnx", profiles)
+                made = found.engine / found.weights
+                print(
+                    f"{name}, optimization profiles: {profiles}. Weights {found.weights / 1e6:.0f} MB, build "
+                    f"{found.copies:.2f} times as much, engine {made:.2f} times",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()

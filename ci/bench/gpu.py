@@ -1,0 +1,208 @@
+"""Writes docs/results/gpu.md: python ci/bench/gpu.py. Needs a GPU with 40 GB of memory; takes fifteen minutes there.
+
+A Llama of the shape of LLaMA-2-7B with random weights, dense and as AMP leaves it at a ratio of 0.3: what weights hold
+does not change how long they take. Both are timed in turns, in PyTorch and in ONNX Runtime, as prefill and as decode at
+several batches. `--layers 2 --device cpu --output FILE` tries the script out where there is no GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, LlamaConfig
+
+from amp_export.architectures import ModelConfig
+from amp_export.budgets import PlanSettings, list_candidates
+from amp_export.checkpoints import open_checkpoint, read_config
+from amp_export.exporters import Precision
+from amp_export.exporters.onnx import OnnxDecoder, export, run
+from amp_export.gains import PhaseResult
+from amp_export.gpus import find_gpu
+from amp_export.options import HeadPolicy
+from amp_export.planning import choose_candidate
+from amp_export.rewriting import rewrite
+
+RESULTS = Path(__file__).parents[2] / "docs" / "results" / "gpu.md"
+RATIO = 0.3
+BATCHES = (1, 8, 32)
+PROMPT, DECODED, ROUNDS = 256, 16, 10
+
+HEADER = """# A 7B Llama on a GPU
+
+Written by `python ci/bench/gpu.py`. {shapes}
+Random weights in {dtype}; prompts of {prompt} tokens, {decoded} tokens decoded after them, {rounds} rounds in which
+dense and pruned take turns. Times are medians; gains are ratios of medians with their bootstrap 95 % intervals.
+
+{machine}
+
+| runtime | batch | phase | dense: ms | pruned: ms | gain |
+| --- | ---: | --- | ---: | ---: | --- |
+"""
+
+Step = Callable[[np.ndarray[Any, Any], int, Any], Any]
+"""Tokens [batch, sequence], how many went before, and the past, to the new past."""
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Times what a device does: by events on a GPU, by the wall elsewhere."""
+
+    device: torch.device
+
+    def seconds(self, work: Callable[[], Any]) -> tuple[float, Any]:
+        """How long something takes, and what it returns."""
+        if self.device.type != "cuda":
+            started = time.perf_counter()
+            result = work()
+            return time.perf_counter() - started, result
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize()
+        start.record()
+        result = work()
+        end.record()
+        torch.cuda.synchronize()
+        return start.elapsed_time(end) / 1e3, result
+
+
+def torch_step(config: Any, dtype: torch.dtype, device: torch.device) -> Step:
+    """A model with random weights in PyTorch."""
+    with torch.device(device):
+        torch.set_default_dtype(dtype)
+        model = AutoModelForCausalLM.from_config(config).eval()
+        torch.set_default_dtype(torch.float32)
+
+    def step(tokens_bs: np.ndarray[Any, Any], before: int, past: Any) -> Any:
+        del before
+        with torch.inference_mode():
+            ids = torch.from_numpy(tokens_bs).to(device)
+            cache = past if past is not None else DynamicCache(config=config)
+            model(input_ids=ids, cache=cache, use_cache=True, logits_to_keep=1)
+            return cache
+
+    return step
+
+
+def onnx_step(decoder: OnnxDecoder) -> Step:
+    """A graph in ONNX Runtime."""
+
+    def step(tokens_bs: np.ndarray[Any, Any], before: int, past: Any) -> Any:
+        batch, sequence = tokens_bs.shape
+        mask = np.ones((batch, before + sequence), np.int64)
+        places = np.tile(np.arange(before, before + sequence), (batch, 1))
+        return decoder.forward(tokens_bs, mask, places, past)[1]
+
+    return step
+
+
+def time_round(step: Step, batch: int, vocab_size: int, clock: Clock) -> dict[str, list[float]]:
+    """One prompt and the tokens after it."""
+    tokens = np.random.default_rng(0).integers(vocab_size, size=(batch, PROMPT + DECODED))
+    prefill, past = clock.seconds(lambda: step(tokens[:, :PROMPT], 0, None))
+    decode = []
+    for place in range(PROMPT, PROMPT + DECODED):
+        seconds, past = clock.seconds(lambda place=place, past=past: step(tokens[:, place : place + 1], place, past))
+        decode.append(seconds)
+    return {"prefill": [prefill], "decode": decode}
+
+
+def compare(name: str, dense: Step, pruned: Step, vocab_size: int, clock: Clock) -> Iterator[str]:
+    """Lines of the table: every batch, dense and pruned in turns."""
+    for batch in BATCHES:
+        times: dict[str, list[list[list[float]]]] = {"prefill": [[], []], "decode": [[], []]}
+        for number in range(-2, ROUNDS):
+            order = (0, 1) if number % 2 == 0 else (1, 0)
+            for which in order:
+                measured = time_round((dense, pruned)[which], batch, vocab_size, clock)
+                for phase, seconds in measured.items():
+                    # the first two rounds warm everything up
+                    if number >= 0:
+                        times[phase][which].append(seconds)
+        for phase, (dense_seconds, pruned_seconds) in times.items():
+            result = PhaseResult.of(dense_seconds, pruned_seconds)
+            low, high = result.interval
+            cells = (f"{result.dense.median * 1e3:.2f}", f"{result.pruned.median * 1e3:.2f}")
+            gain = f"{result.speedup:.2f} [{low:.2f}, {high:.2f}]"
+            row = f"| {name} | {batch} | {phase} | {' | '.join(cells)} | {gain} |"
+            print(row)
+            yield row
+
+
+def make_configs(layers: int, folder: Path) -> tuple[Any, Any, str]:
+    """The dense config, the pruned one, and what was removed."""
+    dense = LlamaConfig(num_hidden_layers=layers)
+    dense.architectures = ["LlamaForCausalLM"]
+    dense.save_pretrained(folder / "dense")
+    raw, config = read_config(folder / "dense")
+    settings = PlanSettings(RATIO, heads=HeadPolicy.GROUPS)
+    candidate = choose_candidate(config, settings, list_candidates(raw, config, settings))
+    rewritten = rewrite(raw, config, config.everywhere(candidate.widths))
+    (folder / "pruned").mkdir()
+    (folder / "pruned" / "config.json").write_text(json.dumps(rewritten.config))
+    widths = candidate.widths
+    shapes = (
+        f"LLaMA-2-7B's shape with {layers} layers; pruned, {widths.query_heads} of 32 heads and {widths.neurons}\n"
+        f"of 11008 neurons stay ({rewritten.class_name}, {candidate.ratio:.1%} removed)."
+    )
+    return dense, AutoConfig.from_pretrained(folder / "pruned"), shapes
+
+
+def export_random(config: Any, folder: Path, precision: Precision) -> Path:
+    """A graph with random weights."""
+    model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, precision.value))
+    model.save_pretrained(folder / "checkpoint")
+    del model
+    checkpoint = open_checkpoint(folder / "checkpoint")
+    assert isinstance(checkpoint.config, ModelConfig)
+    export(checkpoint, folder / "onnx", precision=precision)
+    return folder / "onnx"
+
+
+def main() -> None:
+    """Measures everything and writes the page."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--layers", type=int, default=32)
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    asked = parser.parse_args()
+    device = torch.device(asked.device)
+    clock = Clock(device)
+    on_gpu = device.type == "cuda"
+    dtype = torch.bfloat16 if on_gpu else torch.float32
+    rows: list[str] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        dense, pruned, shapes = make_configs(asked.layers, folder)
+        steps = [torch_step(config, dtype, device) for config in (dense, pruned)]
+        rows += compare(f"PyTorch {torch.__version__}", *steps, dense.vocab_size, clock)
+        del steps
+        if on_gpu:
+            torch.cuda.empty_cache()
+        import onnxruntime
+
+        provider = "CUDAExecutionProvider" if on_gpu else "CPUExecutionProvider"
+        precision = Precision.FLOAT16 if on_gpu else Precision.FLOAT32
+        graphs = [export_random(config, folder / name, precision) for name, config in (("d", dense), ("p", pruned))]
+        decoders = [run(graph, providers=[provider]) for graph in graphs]
+        steps = [onnx_step(decoder) for decoder in decoders if isinstance(decoder, OnnxDecoder)]
+        label = f"ONNX Runtime {onnxruntime.__version__}, {precision}"
+        rows += compare(label, *steps, dense.vocab_size, clock)
+    gpu = find_gpu()
+    machine = f"{gpu.name}, driver {gpu.driver}." if gpu is not None else "No GPU: the script was only tried out."
+    dtype_name = str(dtype).removeprefix("torch.")
+    header = HEADER.format(
+        shapes=shapes, dtype=dtype_name, prompt=PROMPT, decoded=DECODED, rounds=ROUNDS, machine=machine
+    )
+    asked.output.write_text(header + "\n".join(rows) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""From an ONNX graph to the bytes of an engine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from amp_export.exporters.tensorrt.problems import explain_build, explain_parse
+from amp_export.exporters.tensorrt.progress import BuildProgress, monitor_class
+
+if TYPE_CHECKING:
+    from amp_export.exporters.tensorrt.profiles import Profile
+    from amp_export.exporters.tensorrt.runtimes import Runtime
+
+Advance = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class BuildSettings:
+    """How an engine is built.
+
+    Attributes:
+        profiles: The shapes that it takes.
+        compute_capability: Of the GPU that it is for.
+        workspace_bytes: The most scratch memory that a kernel may take, or None for all that there is.
+        timing_cache: A file with what earlier builds measured; read, and written again. None for no such file.
+    """
+
+    profiles: Sequence[Profile]
+    compute_capability: str
+    workspace_bytes: int | None = None
+    timing_cache: Path | None = None
+
+
+@dataclass(frozen=True)
+class BuiltEngine:
+    """An engine in memory.
+
+    Attributes:
+        content: Its bytes.
+        seconds: How long the build took, parsing included.
+        attentions: Attention operators of the graph.
+    """
+
+    content: memoryview
+    seconds: float
+    attentions: int
+
+
+@dataclass
+class Messages:
+    """What a runtime says while it works; nothing of it reaches the terminal."""
+
+    errors: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def build_engine(
+    graph: Path, runtime: Runtime, settings: BuildSettings, *, on_progress: Advance | None = None
+) -> BuiltEngine:
+    """Builds an engine.
+
+    Args:
+        graph: The ONNX graph, its weights beside it.
+        runtime: What builds.
+        settings: How.
+        on_progress: Called with how much of the work is done, and of how much.
+
+    Raises:
+        UnsupportedModelError: The runtime cannot take an operator of the graph; it is named.
+        RequestError: The build failed, or it cannot be done for that GPU.
+        KeyboardInterrupt: The user stopped it.
+    """
+    started = time.perf_counter()
+    trt, messages = runtime.module, Messages()
+    builder = trt.Builder(_logger(trt, messages))
+    network = runtime.create_network(builder)
+    parser = trt.OnnxParser(network, builder.logger)
+    parsed = parser.parse_from_file(str(graph))
+    # a file that is no graph at all is parsed without complaint, into nothing
+    if not parsed or network.num_outputs == 0:
+        raise explain_parse(graph, runtime, [parser.get_error(number) for number in range(parser.num_errors)])
+    attentions = runtime.allow_any_attention(network)
+
+    config = builder.create_builder_config()
+    runtime.set_compute_capability(config, settings.compute_capability)
+    # what a kernel is called, and what it reads and writes: an inspector can then show it
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    if settings.workspace_bytes is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace_bytes)
+    for profile in settings.profiles:
+        _add_profile(builder, config, profile)
+    cache = settings.timing_cache if runtime.has_timing_cache else None
+    if cache is not None:
+        _take_timing_cache(config, cache)
+    progress = BuildProgress(on_progress)
+    config.progress_monitor = monitor_class(trt)(progress)
+    content = builder.build_serialized_network(network, config)
+    if progress.interrupted:
+        raise KeyboardInterrupt
+    if content is None:
+        raise explain_build(graph, runtime, messages.errors)
+    if cache is not None:
+        _keep_timing_cache(config, cache)
+    return BuiltEngine(memoryview(content), time.perf_counter() - started, attentions)
+
+
+def _logger(trt: Any, messages: Messages) -> Any:
+    severity = trt.ILogger.Severity
+
+    class Logger(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, level: Any, message: str) -> None:
+            if level in (severity.ERROR, severity.INTERNAL_ERROR):
+                messages.errors.append(message)
+            elif level == severity.WARNING:
+                messages.warnings.append(message)
+
+    return Logger()
+
+
+def _add_profile(builder: Any, config: Any, profile: Profile) -> None:
+    made = builder.create_optimization_profile()
+    for name, shapes in profile.ranges.items():
+        made.set_shape(name, shapes.minimum, shapes.optimum, shapes.maximum)
+    number = config.add_optimization_profile(made)
+    assert number >= 0, profile.name
+
+
+def _take_timing_cache(config: Any, file: Path) -> None:
+    cache = config.create_timing_cache(file.read_bytes() if file.is_file() else b"")
+    # one of another version or GPU is refused here, and an empty one taken in its place
+    if not config.set_timing_cache(cache, False):
+        config.set_timing_cache(config.create_timing_cache(b""), False)
+
+
+def _keep_timing_cache(config: Any, file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(".partial")
+    partial.write_bytes(memoryview(config.get_timing_cache().serialize()))
+    partial.replace(file)

@@ -1,0 +1,95 @@
+"""What parsers and builders complain of, as what a user can do about it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from amp_export.errors import AmpExportError, ModelError, RequestError, UnsupportedModelError
+
+if TYPE_CHECKING:
+    from amp_export.exporters.tensorrt.runtimes import Runtime
+
+SHOWN = 5
+"""Operators that are named; more of a kind tell nothing more."""
+
+_ADVICE: Sequence[tuple[str, str]] = (
+    (
+        r"not supported by a dedicated kernel|is_decomposable",
+        "It has no kernel for this attention. Export with older operators, --opset 20: then it needs none.",
+    ),
+    (
+        r"out of memory|OutOfMemory|could not allocate|insufficient memory",
+        "The build ran out of memory. Give a smaller --max-batch or --max-context, or build on a larger machine.",
+    ),
+    (
+        r"[Nn]o space left|Failed to write|write error",
+        "The disk is full. Make room, or give another --output.",
+    ),
+    (
+        r"Cuda Runtime|CUDA driver|cudaError",
+        "The GPU's driver does not answer. Look at nvidia-smi; TensorRT's support matrix names the driver it needs.",
+    ),
+    (
+        "MyelinCheckException",
+        "The builder failed within itself on these operators. Export with older ones: --opset 20.",
+    ),
+    (
+        r"profile|kMIN|kMAX|kOPT",
+        "The shapes do not suit the graph. Give another --max-batch or --max-context.",
+    ),
+)
+"""Patterns in a builder's messages, and what to do; the first that is found counts."""
+
+
+def explain_parse(graph: Path, runtime: Runtime, errors: Sequence[Any]) -> AmpExportError:
+    """The error for a graph that could not be parsed, with every operator that is to blame by its name.
+
+    Args:
+        graph: The file.
+        runtime: What parsed it.
+        errors: The parser's `ParserError`s.
+    """
+    if not errors:
+        return ModelError(f"{graph} holds no graph that {runtime.label} can read.\nExport it again.")
+    nodes = list(
+        dict.fromkeys(f"{error.node_operator()} at {error.node_name() or 'a node without name'}" for error in errors)
+    )
+    shown = "; ".join(nodes[:SHOWN]) + (f"; and {len(nodes) - SHOWN} more" if len(nodes) > SHOWN else "")
+    opset = _opset(graph)
+    if runtime.newest_opset is not None and opset is not None and opset > runtime.newest_opset:
+        advice = f"The graph is of opset {opset}, and it takes {runtime.newest_opset}: export with --opset 20."
+    else:
+        reasons = {error.desc() for error in errors} - {"false", ""}
+        advice = "\n".join(
+            [*sorted(reasons)[:SHOWN], "Export the model with amp-export: its graphs have no such operator."]
+        )
+    return UnsupportedModelError(f"{runtime.label} cannot take {shown}.\n{advice}")
+
+
+def explain_build(graph: Path, runtime: Runtime, messages: Sequence[str]) -> AmpExportError:
+    """The error for an engine that could not be built.
+
+    Args:
+        graph: The file it was to be built from.
+        runtime: What was to build it.
+        messages: What it said, errors alone.
+    """
+    said = "\n".join(messages)
+    advice = next((advice for pattern, advice in _ADVICE if re.search(pattern, said)), "")
+    first = _shorten(messages[0]) if messages else "It did not say why."
+    return RequestError(f"{runtime.label} could not build an engine from {graph}.\n{first}\n{advice}".rstrip())
+
+
+def _opset(graph: Path) -> int | None:
+    import onnx
+
+    model = onnx.load(graph, load_external_data=False)
+    return next((entry.version for entry in model.opset_import if entry.domain == ""), None)
+
+
+def _shorten(message: str, limit: int = 300) -> str:
+    line = " ".join(message.split())
+    return line if len(line) <= limit else f"{line[:limit]}…"

@@ -1,0 +1,211 @@
+"""Runs a decoder's engine on a GPU, its inputs and outputs in torch tensors that are read and written in place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from amp_export.errors import RequestError
+from amp_export.exporters.tensorrt.engines import ENGINE, EngineFacts
+from amp_export.exporters.tensorrt.profiles import DECODE, PREFILL
+from amp_export.exporters.tensorrt.runtimes import Runtime, load_runtime
+
+if TYPE_CHECKING:
+    import torch
+
+    from amp_export.exporters.onnx.sessions import Floats, Integers
+
+    Tokens: TypeAlias = Integers | torch.Tensor
+
+
+@dataclass(frozen=True)
+class EnginePast:
+    """The keys and values of all tokens so far, which stay on the GPU.
+
+    Attributes:
+        length: How many tokens, padding counted.
+        values: By the name of the engine's input that takes it.
+    """
+
+    length: int
+    values: Mapping[str, torch.Tensor]
+
+
+class TensorrtDecoder:
+    """A decoder's engine, loaded and ready. `run` makes one.
+
+    Attributes:
+        facts: What is known of the engine.
+        num_layers: How many decoder layers it has.
+        precision: The dtype of its weights, activations, keys and values.
+        threads: 0, since a GPU computes.
+        device: Where its tensors lie.
+    """
+
+    def __init__(
+        self, context: Any, facts: EngineFacts, device: torch.device, stream: torch.cuda.Stream | None
+    ) -> None:
+        """Takes an engine's execution context, where its tensors lie, and the stream that it runs on, if on a GPU."""
+        self._context = context
+        self.device = device
+        self._stream = stream
+        self._handle = stream.cuda_stream if stream is not None else 0
+        self._profile: int | None = None
+        self.facts = facts
+        self.num_layers = sum(name.endswith(".key") for name in facts.inputs)
+        self.precision = facts.precision
+        self.threads = 0
+
+    def forward(
+        self, input_ids: Integers, attention_mask: Integers, position_ids: Integers, past: EnginePast | None = None
+    ) -> tuple[Floats, EnginePast]:
+        """Computes the logits of new tokens.
+
+        Args:
+            input_ids: The new tokens, int64 [batch_size, sequence_length].
+            attention_mask: 1 for tokens and 0 for padding, int64 [batch_size, past length + sequence_length].
+            position_ids: The place of each new token in its text, int64 [batch_size, sequence_length].
+            past: What the call before returned; None at the start of a text.
+
+        Returns:
+            Logits, float32 [batch_size, sequence_length, vocab_size], and the past for the next call.
+
+        Raises:
+            RequestError: The engine was not built for these shapes.
+            ValueError: The decoder was closed, or the attention mask does not cover the past and the new tokens.
+        """
+        logits, past = self.step(input_ids, attention_mask, position_ids, past)
+        floats: Floats = logits.float().cpu().numpy()
+        return floats, past
+
+    def step(
+        self, input_ids: Tokens, attention_mask: Tokens, position_ids: Tokens, past: EnginePast | None = None
+    ) -> tuple[torch.Tensor, EnginePast]:
+        """As `forward`, of arrays or tensors, but the logits stay on the GPU, in the engine's precision."""
+        import torch
+
+        if self._context is None:
+            raise ValueError("This decoder was closed.")
+        batch_size, sequence_length = input_ids.shape
+        length = past.length if past is not None else 0
+        sizes = {
+            "batch_size": batch_size,
+            "sequence_length": sequence_length,
+            "past_sequence_length": length,
+            "total_sequence_length": length + sequence_length,
+        }
+        if attention_mask.shape != (batch_size, length + sequence_length):
+            raise ValueError(
+                f"attention_mask has the shape {list(attention_mask.shape)}; {length} tokens of past and "
+                f"{sequence_length} new ones need {[batch_size, length + sequence_length]}."
+            )
+        self._take_profile(sizes)
+        given = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
+        tensors = {name: torch.as_tensor(array).contiguous().to(self.device) for name, array in given.items()}
+        if self._stream is not None:
+            # copies run on torch's stream, the engine on its own
+            self._stream.wait_stream(torch.cuda.current_stream(self.device))
+        tensors |= past.values if past is not None else {}
+        for name in self.facts.inputs:
+            self._bind_input(name, tensors, sizes)
+        outputs = {}
+        for name, binding in self.facts.outputs.items():
+            outputs[name] = self._empty(binding.dtype, binding.axes, sizes)
+            self._context.set_tensor_address(name, outputs[name].data_ptr())
+        if not self._context.execute_async_v3(self._handle):
+            raise RequestError("The engine could not be run; the GPU's driver may say why: see nvidia-smi and dmesg.")
+        if self._stream is not None:
+            self._stream.synchronize()
+        logits = outputs.pop("logits")
+        values = {name.replace("present", "past_key_values"): tensor for name, tensor in outputs.items()}
+        return logits, EnginePast(length + sequence_length, values)
+
+    def close(self) -> None:
+        """Frees the engine's memory."""
+        self._context = None
+
+    def _take_profile(self, sizes: Mapping[str, int]) -> None:
+        """Chooses prefill or decode, and refuses shapes that neither takes."""
+        names = [profile.name for profile in self.facts.profiles]
+        wanted = DECODE if sizes["past_sequence_length"] else PREFILL
+        number = names.index(wanted)
+        for name, shapes in self.facts.profiles[number].ranges.items():
+            shape = self._shape(self.facts.inputs[name].axes, sizes)
+            bounds = zip(shapes.minimum, shape, shapes.maximum, strict=True)
+            if not all(low <= size <= high for low, size, high in bounds):
+                raise RequestError(
+                    f"The engine takes {name} of {list(shapes.minimum)} to {list(shapes.maximum)} when it does "
+                    f"{wanted}, and was given {list(shape)}.\n"
+                    "Build one with another --max-batch or --max-context; after a past it takes one token at a time."
+                )
+        if number != self._profile:
+            self._context.set_optimization_profile_async(number, self._handle)
+            self._profile = number
+
+    def _bind_input(self, name: str, tensors: dict[str, torch.Tensor], sizes: Mapping[str, int]) -> None:
+        binding = self.facts.inputs[name]
+        shape = self._shape(binding.axes, sizes)
+        # an empty tensor has no address, and the runtime wants one of every input: it gets one of a single value
+        if name not in tensors:
+            tensors[name] = self._empty(binding.dtype, (1,), sizes)
+        if not self._context.set_input_shape(name, shape):
+            raise RequestError(f"The engine refuses {name} of the shape {list(shape)}.")
+        self._context.set_tensor_address(name, tensors[name].data_ptr())
+
+    def _empty(self, dtype: str, axes: tuple[int | str, ...], sizes: Mapping[str, int]) -> torch.Tensor:
+        import torch
+
+        return torch.empty(self._shape(axes, sizes), dtype=getattr(torch, dtype), device=self.device)
+
+    @staticmethod
+    def _shape(axes: tuple[int | str, ...], sizes: Mapping[str, int]) -> tuple[int, ...]:
+        return tuple(axis if isinstance(axis, int) else sizes[axis] for axis in axes)
+
+
+def check_runs_here(facts: EngineFacts) -> Runtime:
+    """Finds the runtime of an engine, and refuses engines that cannot be run in this machine.
+
+    Raises:
+        MissingExtraError: The runtime that built it is not installed.
+        RequestError: There is no GPU, or it or the runtime is another than the engine is for.
+    """
+    import torch
+
+    from amp_export.gpus import find_gpu
+
+    runtime = load_runtime(facts.runtime)
+    gpu = find_gpu()
+    facts.check_runs_on(runtime, present=gpu.compute_capability if gpu is not None else None)
+    if not torch.cuda.is_available():
+        raise RequestError(
+            f"torch {torch.__version__} cannot use the {gpu.name if gpu is not None else 'GPU'}.\n"
+            "Install a build of torch with CUDA: pytorch.org/get-started says which."
+        )
+    return runtime
+
+
+def run(folder: Path) -> TensorrtDecoder:
+    """Loads an engine onto the GPU in this machine.
+
+    Args:
+        folder: What `export` wrote.
+
+    Raises:
+        ModelError: The folder holds no engine, or a damaged one.
+        AmpExportError: See `check_runs_here`.
+    """
+    import torch
+
+    facts = EngineFacts.load(folder)
+    trt = check_runs_here(facts).module
+    engine = trt.Runtime(trt.Logger(trt.Logger.ERROR)).deserialize_cuda_engine((folder / ENGINE).read_bytes())
+    if engine is None:
+        raise RequestError(
+            f"{folder / ENGINE} does not load: it is damaged, or the GPU has not enough memory for it.\n"
+            "Build it again here: amp-export export --to tensorrt --overwrite."
+        )
+    device = torch.device("cuda")
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    return TensorrtDecoder(engine.create_execution_context(), facts, device, stream)
