@@ -150,7 +150,9 @@ def benchmark(
     return report
 
 
-def export_dense(output: Path, to: Format, manifest: Manifest, scratch: Path, progress: Progress) -> Path:
+def export_dense(
+    output: Path, to: Format, manifest: Manifest, scratch: Path, progress: Progress, *, opset: Opset | None = None
+) -> Path:
     """Exports the dense model in the same way as the pruned one.
 
     Args:
@@ -159,6 +161,7 @@ def export_dense(output: Path, to: Format, manifest: Manifest, scratch: Path, pr
         manifest: The output's manifest.
         scratch: Where the dense graph or engine goes.
         progress: Where to show what is going on.
+        opset: The version of the ONNX operators; by default the pruned graph's.
 
     Returns:
         The folder of the dense graph or engine.
@@ -184,7 +187,7 @@ def export_dense(output: Path, to: Format, manifest: Manifest, scratch: Path, pr
         opset = Opset(str(facts.opset))
         options = EngineOptions(None, facts.runtime, facts.limits.max_batch, facts.limits.max_context)
         job = prepare_engine(options, checkpoint.config)
-    else:
+    elif opset is None:
         opset = graph_opset(exported_graphs(output / to)[0])
     exported = export_into(
         scratch,

@@ -7,7 +7,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.resources import files as package_files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,14 +15,16 @@ from typing import TYPE_CHECKING, Any
 from amp_export import __version__
 from amp_export.archives import read_first, write_archive
 from amp_export.benchmarking import export_dense
-from amp_export.checkpoints import hash_file, read_config
+from amp_export.checkpoints import hash_file, open_checkpoint, read_config
 from amp_export.engine_building import WORKSPACE_SHARE
 from amp_export.errors import OutputError, UnsupportedModelError
-from amp_export.exporters import Precision
+from amp_export.exporters import Opset, Precision
 from amp_export.exporters.onnx import exported_graphs
 from amp_export.exporters.tensorrt.device.bundle import MANIFEST, SCHEMA
 from amp_export.exporters.tensorrt.exporting import describe_graph
 from amp_export.exporters.tensorrt.profiles import Limits, choose_limits, decoder_profiles
+from amp_export.exporters.tensorrt.support import builds_with_new_operators
+from amp_export.exporting import export_into
 from amp_export.manifest import Manifest
 from amp_export.options import Format, TargetName
 from amp_export.outputs import explained
@@ -85,6 +87,7 @@ def bundle(
     target: TargetName = TargetName.CPU,
     max_batch: int = 1,
     max_context: int | None = None,
+    opset: Opset | None = None,
     against: Path | None = None,
     file: Path | None = None,
     overwrite: bool = False,
@@ -99,6 +102,7 @@ def bundle(
         target: The device it goes to.
         max_batch: The largest batch that engines take.
         max_context: The most tokens of a text that engines take; by default 2,048, or the model's context if shorter.
+        opset: The version of the ONNX operators; by default what every TensorRT of the device takes.
         against: The output directory of the export to compare with; by default the dense model, exported for this.
         file: Where the bundle goes; by default `OUT/bundle-TARGET.tar.gz`.
         overwrite: Whether an earlier bundle may be replaced.
@@ -114,17 +118,20 @@ def bundle(
     file = file or default_file(output, target)
     _check_file(file, overwrite=overwrite)
     _check_kind(output)
-    _note_operators(output, target, progress)
     with contextlib.ExitStack() as stack:
-        dense_output = against or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".dense-", dir=output)))
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".bundle-", dir=output)))
         pruned = _subject(output, manifest)
+        opset = opset or choose_opset(output, target, pruned.config, pruned.precision)
         if against is not None:
             _check_kind(against)
             dense = _subject(against, Manifest.load(against))
         else:
-            folder = export_dense(output, Format.ONNX, manifest, dense_output, progress)
+            folder = export_dense(output, Format.ONNX, manifest, scratch / "dense", progress, opset=opset)
             dense = _Subject(folder, Path(manifest.source.path), pruned.precision)
-        subjects = {"dense": dense, "pruned": pruned}
+        subjects = {
+            name: _in_opset(subject, opset, scratch / f"{name}-{opset}", progress)
+            for name, subject in (("dense", dense), ("pruned", pruned))
+        }
         context = min(subject.config.max_position_embeddings for subject in subjects.values())
         limits = choose_limits(context, max_batch=max_batch, max_context=max_context)
         references = {name: _make_reference(name, subject, limits, progress) for name, subject in subjects.items()}
@@ -194,15 +201,33 @@ def _holds_decoder(output: Path) -> bool:
     return len(graphs) == 1
 
 
-def _note_operators(output: Path, target: TargetName, progress: Progress) -> None:
-    """Says so where a TensorRT that the device can have is too old for the graph."""
-    opset = describe_graph(output / Format.ONNX / "model.onnx").opset
-    for each in TARGETS[target].tensorrt:
-        if each.opset.version < opset and each.version is not None:
-            progress.note(
-                f"The graph is of opset {opset}, and TensorRT {each.version} ({each.comes_with}) takes {each.opset}: "
-                f"where {target} has that one, export with --opset {each.opset} first."
-            )
+def choose_opset(output: Path, target: TargetName, config: ModelConfig, precision: Precision) -> Opset:
+    """The operators that every TensorRT of a device takes, or those of the graph that is there.
+
+    In float32, and with narrow heads, there is no kernel for Attention; trtexec has no option to do without, as
+    `Runtime.allow_any_attention` does. Then older operators spell it out.
+    """
+    found = Opset(str(describe_graph(output / Format.ONNX / "model.onnx").opset))
+    facts = TARGETS[target]
+    if not facts.tensorrt:
+        return found
+    spelled_out = precision is Precision.FLOAT32 or not builds_with_new_operators(config)
+    return Opset.OPSET_20 if spelled_out else min(found, facts.opset, key=lambda opset: opset.version)
+
+
+def _in_opset(subject: _Subject, opset: Opset, scratch: Path, progress: Progress) -> _Subject:
+    """The graph in that opset: the one that is there, or the same exported again."""
+    if describe_graph(subject.folder / "model.onnx").opset == opset.version:
+        return subject
+    exported = export_into(
+        scratch,
+        open_checkpoint(subject.checkpoint),
+        precision=subject.precision,
+        opset=opset,
+        progress=progress,
+        description=f"Exporting again in opset {opset}",
+    )
+    return replace(subject, folder=exported.folder)
 
 
 def _subject(output: Path, manifest: Manifest) -> _Subject:

@@ -16,12 +16,13 @@ from onnx import helper
 from typer.testing import CliRunner
 
 from amp_export.archives import read_first, write_archive
-from amp_export.bundling import bundle, find_bundle, is_current
+from amp_export.bundling import bundle, choose_opset, find_bundle, is_current
+from amp_export.checkpoints import open_checkpoint
 from amp_export.cli import app
 from amp_export.errors import OutputError, RequestError, UnsupportedModelError
+from amp_export.exporters import Opset, Precision
 from amp_export.exporters.tensorrt.profiles import Limits
 from amp_export.options import TargetName
-from amp_export.progress import Silent
 from amp_export.references import reference_cases
 
 SCRIPTS = sorted(
@@ -149,22 +150,32 @@ def test_an_encoder_is_refused(bundled: Bundled, tmp_path: Path) -> None:
         bundle(output, file=tmp_path / "b.tar.gz")
 
 
-def test_the_target_limits_the_build_and_is_held_against_the_operators(bundled: Bundled, tmp_path: Path) -> None:
-    said: list[str] = []
-
-    class Listening(Silent):
-        def note(self, message: str) -> None:
-            said.append(message)
-
-    file = tmp_path / "b.tar.gz"
-    options = {"against": bundled.output, "file": file, "progress": Listening()}
+def test_the_target_limits_the_build_and_chooses_the_operators(bundled: Bundled, tmp_path: Path) -> None:
+    before = (bundled.output / "onnx" / "model.onnx").read_bytes()
+    options = {"against": bundled.output, "file": tmp_path / "b.tar.gz"}
     result = bundle(bundled.output, target=TargetName.ORIN_NANO, **options)
     assert result.manifest["target"] == {"name": "orin-nano", "workspace_bytes": 2 << 30}
-    assert len(said) == 1
-    assert "TensorRT 10.3 (JetPack 6.1 and 6.2) takes 20" in said[0]
-    assert "--opset 20" in said[0]
-    bundle(bundled.output, target=TargetName.A100, overwrite=True, **options)
-    assert len(said) == 1
+    # the graph there is of opset 23, which JetPack 6 does not parse
+    assert {graph["opset"] for graph in result.manifest["graphs"].values()} == {20}
+    assert (bundled.output / "onnx" / "model.onnx").read_bytes() == before
+    asked = bundle(bundled.output, target=TargetName.ORIN_NANO, opset=Opset.OPSET_23, overwrite=True, **options)
+    assert {graph["opset"] for graph in asked.manifest["graphs"].values()} == {23}
+
+
+@pytest.mark.parametrize(
+    ("target", "precision", "opset"),
+    [
+        (TargetName.CPU, Precision.FLOAT32, Opset.OPSET_23),
+        (TargetName.A100, Precision.FLOAT16, Opset.OPSET_23),
+        (TargetName.A100, Precision.FLOAT32, Opset.OPSET_20),
+        (TargetName.ORIN_AGX, Precision.FLOAT16, Opset.OPSET_20),
+    ],
+)
+def test_the_operators_are_those_that_a_device_takes(
+    bundled: Bundled, target: TargetName, precision: Precision, opset: Opset
+) -> None:
+    config = open_checkpoint(bundled.output / "pruned").config
+    assert choose_opset(bundled.output, target, config, precision) is opset
 
 
 def test_the_command_says_what_to_do_next_and_records_the_file(bundled: Bundled) -> None:

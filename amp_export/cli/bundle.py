@@ -9,6 +9,7 @@ import typer
 
 from amp_export.cli.options import Against, OutArgument, Overwrite
 from amp_export.cli.running import examples, run_command
+from amp_export.exporters import Opset
 from amp_export.options import TargetName
 
 EXAMPLES = examples("amp-export bundle out --target orin-nano --max-context 1024")
@@ -23,6 +24,10 @@ def bundle(
         typer.Option(
             metavar="N", help="The most tokens of a text.  [default: 2048, or the model's context if shorter]"
         ),
+    ] = None,
+    opset: Annotated[
+        Opset | None,
+        typer.Option("--opset", help="ONNX operators.  [default: what every TensorRT of the device takes]"),
     ] = None,
     against: Against = None,
     file: Annotated[
@@ -42,6 +47,7 @@ def bundle(
             target=target,
             max_batch=max_batch,
             max_context=max_context,
+            opset=opset,
             against=against,
             file=file,
             overwrite=overwrite,
