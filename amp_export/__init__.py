@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from amp_export.benchmarking import BenchmarkReport, benchmark
     from amp_export.budgets import PlanSettings
+    from amp_export.bundling import BundleResult, bundle
     from amp_export.converting import ConvertOptions, convert
+    from amp_export.devices import DeviceOptions, benchmark_on_device
     from amp_export.doctoring import Diagnosis, diagnose
     from amp_export.errors import AmpExportError
     from amp_export.exporters import Precision
     from amp_export.exporting import ExportResult, export
     from amp_export.loading import register
-    from amp_export.options import Allocation, Format, HeadPolicy, PerLayer, TargetName, Uniform, Via
+    from amp_export.options import Allocation, DeviceRuntime, Format, HeadPolicy, PerLayer, TargetName, Uniform, Via
     from amp_export.plans import LayerPlan, Plan
     from amp_export.pruning import PruneResult, prune
     from amp_export.reporting import Report
@@ -31,7 +33,10 @@ __all__ = [
     "Allocation",
     "AmpExportError",
     "BenchmarkReport",
+    "BundleResult",
     "ConvertOptions",
+    "DeviceOptions",
+    "DeviceRuntime",
     "Diagnosis",
     "ExportResult",
     "Format",
@@ -49,6 +54,8 @@ __all__ = [
     "Via",
     "__version__",
     "benchmark",
+    "benchmark_on_device",
+    "bundle",
     "convert",
     "diagnose",
     "export",
@@ -61,7 +68,10 @@ _HOMES = {
     "Allocation": "options",
     "AmpExportError": "errors",
     "BenchmarkReport": "benchmarking",
+    "BundleResult": "bundling",
     "ConvertOptions": "converting",
+    "DeviceOptions": "devices",
+    "DeviceRuntime": "options",
     "Diagnosis": "doctoring",
     "ExportResult": "exporting",
     "Format": "options",
@@ -78,6 +88,8 @@ _HOMES = {
     "Uniform": "options",
     "Via": "options",
     "benchmark": "benchmarking",
+    "benchmark_on_device": "devices",
+    "bundle": "bundling",
     "convert": "converting",
     "diagnose": "doctoring",
     "export": "exporting",

@@ -20,6 +20,13 @@ if python -m pip list --format=freeze | grep -iE '^(nvidia-|triton=)'; then
     exit 1
 fi
 
+step "an ssh server, for the tests of devices"
+# without one these tests are skipped, and say so
+if ! PATH="$PATH:/usr/sbin" command -v sshd >/dev/null && [[ "$(id -u)" == 0 ]] && command -v apt-get >/dev/null; then
+    (apt-get update && apt-get install --yes --no-install-recommends openssh-server openssh-client) >/dev/null 2>&1 ||
+        echo "openssh-server could not be installed; the tests of devices are skipped." >&2
+fi
+
 step "style"
 ruff check .
 ruff format --check .
