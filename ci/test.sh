@@ -10,14 +10,7 @@ environment="${AMP_EXPORT_ENV:-$scratch/environment}"
 
 step() { printf '\n== %s (after %d s)\n' "$1" "$SECONDS"; }
 
-step "environments"
-# the quickstart's is made beside ours: pip keeps one processor busy
-quickstart="$scratch/quickstart"
-(
-    "${PYTHON:-python3}" -m venv "$quickstart"
-    "$quickstart/bin/python" -m pip install --quiet --disable-pip-version-check ".[onnxruntime,demo]"
-) &
-quickstart_made=$!
+step "environment"
 [[ -x "$environment/bin/python" ]] || "${PYTHON:-python3}" -m venv "$environment"
 export PATH="$environment/bin:$PATH" PIP_DISABLE_PIP_VERSION_CHECK=1
 python -m pip install --quiet --editable ".[dev]"
@@ -26,6 +19,14 @@ if python -m pip list --format=freeze | grep -iE '^(nvidia-|triton=)'; then
     echo "Install the CPU build of torch into $environment first." >&2
     exit 1
 fi
+
+# the quickstart's is made meanwhile: types are checked on one processor
+quickstart="$scratch/quickstart"
+(
+    "${PYTHON:-python3}" -m venv "$quickstart"
+    "$quickstart/bin/python" -m pip install --quiet --disable-pip-version-check ".[onnxruntime,demo]"
+) &
+quickstart_made=$!
 
 step "an ssh server, for the tests of devices"
 # without one these tests are skipped, and say so
