@@ -233,6 +233,8 @@ def verdict_lines(report: Report) -> Iterator[str]:
             f"up to {worst:.2g}, PyTorch's own {parity['precision']} noise is {parity['noise']:.2g}, tolerated is "
             f"{parity['tolerance']:.2g}."
         )
+        if (greedy := parity.get("greedy")) is not None:
+            yield _greedy_line(greedy)
         yield from (
             f"{_case_name(case)}: off by up to {case['max_error']:.3g} and {case['mean_error']:.3g} in the mean, "
             f"tolerated are {case['tolerance']:.3g} and {case['mean_tolerance']:.3g}."
@@ -247,6 +249,13 @@ def verdict_lines(report: Report) -> Iterator[str]:
         yield from device_lines(name, device)
     for note in (report.pruning or {}).get("notes", ()):
         yield f"Note: {note}"
+
+
+def _greedy_line(greedy: Section) -> str:
+    common = f"Greedily, graph and model write {greedy['common']} of {greedy['steps']} tokens alike"
+    if greedy["common"] == greedy["steps"]:
+        return f"{common}."
+    return f"{common}; the next is {'a near tie' if greedy['near_tie'] else 'no near tie: that FAILS'}."
 
 
 def _reload_line(reload: Section) -> str:

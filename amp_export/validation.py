@@ -16,13 +16,14 @@ from amp_export.exporters import Precision, Provider
 from amp_export.loading import load_model
 from amp_export.manifest import Manifest
 from amp_export.options import Format
+from amp_export.parity_metrics import agree, distance
 from amp_export.progress import Progress, Silent
 from amp_export.reporting import update_report
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from amp_export.parity_cases import Floats
+    from amp_export.parity_cases import Floats, Integers
     from amp_export.parity_suites import AnyCase
 
 Result = TypeVar("Result")
@@ -49,8 +50,14 @@ class CaseResult:
         mean_noise: The mean of that difference.
         tolerance: What the largest error may be: the largest noise of this output over all cases, times the factor.
         mean_tolerance: What the mean error may be: the largest mean noise times the factor. Small faults show here.
+        relative_error: The largest error over the largest absolute entry of the reference.
+        kl: Mean Kullback-Leibler divergence of the graph's distribution from the reference's, in nats; None of outputs
+            that are no logits.
         top1_agreement: Share of positions at which graph and reference have their largest entry at the same place: of
             logits, the same token or class.
+        top5_agreement: Mean share of the reference's five largest entries that are among the graph's five.
+        near_ties: Positions at which they differ in the largest, because the reference's are no farther apart than the
+            tolerance; they are no failures.
         holds: Whether both errors are within their tolerance.
     """
 
@@ -63,7 +70,28 @@ class CaseResult:
     mean_noise: float
     tolerance: float
     mean_tolerance: float
+    relative_error: float
+    kl: float | None
     top1_agreement: float
+    top5_agreement: float
+    near_ties: int
+    holds: bool
+
+
+@dataclass(frozen=True)
+class Greedy:
+    """One text that graph and model continue, each with the token that it finds likeliest.
+
+    Attributes:
+        steps: Tokens that each wrote.
+        common: How many are the same, up to the first that is not.
+        near_tie: Whether that one is a near tie of the reference, which is no failure.
+        holds: Whether all are the same, or the first that is not is a near tie.
+    """
+
+    steps: int
+    common: int
+    near_tie: bool
     holds: bool
 
 
@@ -79,6 +107,7 @@ class ParityReport:
         tolerance: The largest tolerance of an output.
         mean_tolerance: The largest tolerance of an output's mean.
         cases: Every output of every case.
+        greedy: What a decoder writes; None of other models.
         holds: Whether all of them hold.
     """
 
@@ -89,6 +118,7 @@ class ParityReport:
     tolerance: float
     mean_tolerance: float
     cases: tuple[CaseResult, ...]
+    greedy: Greedy | None
     holds: bool
 
     def to_json(self) -> dict[str, Any]:
@@ -179,19 +209,26 @@ def compare(
     with progress.step(f"Running the graph ({precision.value})") as _:
         found = suite.run_graph()
     with progress.step(f"Running PyTorch in {REFERENCE[precision]}") as _:
-        expected = run_torch(checkpoint, REFERENCE[precision], suite.run_torch)
+        expected, written = run_torch(
+            checkpoint, REFERENCE[precision], lambda model: (suite.run_torch(model), suite.continue_torch(model))
+        )
     with progress.step(f"Running PyTorch in {precision.value}") as _:
         same_precision = run_torch(checkpoint, precision.value, suite.run_torch)
     results = tuple(_judge(suite.names, found, expected, same_precision))
+    tolerance = max(result.tolerance for result in results)
+    greedy = None
+    if written is not None and suite.written is not None:
+        greedy = _judge_greedy(suite.written, *written, tolerance=tolerance)
     return ParityReport(
         precision=precision.value,
         reference_precision=REFERENCE[precision],
         noise=max(result.noise for result in results),
         noise_factor=NOISE_FACTOR,
-        tolerance=max(result.tolerance for result in results),
+        tolerance=tolerance,
         mean_tolerance=max(result.mean_tolerance for result in results),
         cases=results,
-        holds=all(result.holds for result in results),
+        greedy=greedy,
+        holds=all(result.holds for result in results) and (greedy is None or greedy.holds),
     )
 
 
@@ -208,6 +245,7 @@ def _judge(
         for name, graph_by_name, reference_by_name, noise in zip(names, found, expected, noises, strict=True):
             graph_pv, reference_pv = graph_by_name[output], reference_by_name[output]
             worst, mean = distance(graph_pv, reference_pv)
+            agreement = agree(graph_pv, reference_pv, tolerance=tolerance, are_logits=output == "logits")
             yield CaseResult(
                 name=name,
                 output=output,
@@ -218,16 +256,26 @@ def _judge(
                 mean_noise=noise[1],
                 tolerance=tolerance,
                 mean_tolerance=mean_tolerance,
-                top1_agreement=float((graph_pv.argmax(axis=1) == reference_pv.argmax(axis=1)).mean()),
+                relative_error=agreement.relative_error,
+                kl=agreement.kl,
+                top1_agreement=agreement.top1_agreement,
+                top5_agreement=agreement.top5_agreement,
+                near_ties=agreement.near_ties,
                 # a NaN compares false, so it fails
                 holds=worst <= tolerance and mean <= mean_tolerance,
             )
 
 
-def distance(one_pv: Floats, other_pv: Floats) -> tuple[float, float]:
-    """The largest and the mean absolute difference."""
-    difference_pv = abs(one_pv - other_pv)
-    return float(difference_pv.max()), float(difference_pv.mean())
+def _judge_greedy(written: Integers, expected: Integers, chosen_by_sv: Floats, *, tolerance: float) -> Greedy:
+    """Holds what a graph wrote against what PyTorch did, and the logits by which PyTorch chose."""
+    differing = (written != expected).nonzero()[0]
+    if not len(differing):
+        return Greedy(len(expected), len(expected), near_tie=False, holds=True)
+    first = int(differing[0])
+    # up to here both read the same; each logit can be off by the tolerance, one up and one down
+    gap = chosen_by_sv[first, expected[first]] - chosen_by_sv[first, written[first]]
+    near_tie = bool(gap <= 2 * tolerance)
+    return Greedy(len(expected), first, near_tie, holds=near_tie)
 
 
 def run_torch(checkpoint: Path, precision: str, work: Callable[[PreTrainedModel], Result]) -> Result:
