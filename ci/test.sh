@@ -14,7 +14,8 @@ step "environment"
 [[ -x "$environment/bin/python" ]] || "${PYTHON:-python3}" -m venv "$environment"
 export PATH="$environment/bin:$PATH" PIP_DISABLE_PIP_VERSION_CHECK=1
 python -m pip install --quiet --editable ".[dev]"
-if python -m pip list --format=freeze | grep -iE '^(nvidia-|triton=)'; then
+# nvidia-ml-py asks the driver which GPU is there, and is a file of Python
+if python -m pip list --format=freeze | grep -v '^nvidia-ml-py=' | grep -iE '^(nvidia-|triton=)'; then
     echo "CUDA packages were installed, and nobody asked for them." >&2
     echo "Install the CPU build of torch into $environment first." >&2
     exit 1
