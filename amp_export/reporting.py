@@ -233,6 +233,8 @@ def verdict_lines(report: Report) -> Iterator[str]:
             f"up to {worst:.2g}, PyTorch's own {parity['precision']} noise is {parity['noise']:.2g}, tolerated is "
             f"{parity['tolerance']:.2g}."
         )
+        if (explanation := parity.get("explanation")) is not None:
+            yield _explanation_line(explanation)
         if (greedy := parity.get("greedy")) is not None:
             yield _greedy_line(greedy)
         yield from (
@@ -249,6 +251,18 @@ def verdict_lines(report: Report) -> Iterator[str]:
         yield from device_lines(name, device)
     for note in (report.pruning or {}).get("notes", ()):
         yield f"Note: {note}"
+
+
+def _explanation_line(explanation: Section) -> str:
+    within = f"{len(explanation['points'])} values within, looked at in the case {explanation['case']}"
+    if (first := explanation["first"]) is None:
+        return f"Graph and model agree in all of {within}."
+    where = f" (layer {first['layer']})" if first["layer"] is not None else ""
+    return (
+        f"Of {within}, the first that differs is {first['module']}{where}, which {first['operator']} makes: off by up "
+        f"to {first['error']:.3g}, tolerated is {first['tolerance']:.3g}. From the last that agree to there: "
+        f"{', '.join(explanation['operators'])}."
+    )
 
 
 def _greedy_line(greedy: Section) -> str:

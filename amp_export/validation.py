@@ -7,15 +7,18 @@ two are apart is the noise of this model's arithmetic. A graph that is right is 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from amp_export.errors import OutputError
+from amp_export.checkpoints import open_checkpoint
+from amp_export.errors import OutputError, UnsupportedModelError
 from amp_export.exporters import Precision, Provider
 from amp_export.loading import load_model
 from amp_export.manifest import Manifest
 from amp_export.options import Format
+from amp_export.parity_cases import DEFAULT_CASES, Case
+from amp_export.parity_files import read_cases
 from amp_export.parity_metrics import agree, distance
 from amp_export.progress import Progress, Silent
 from amp_export.reporting import update_report
@@ -109,6 +112,7 @@ class ParityReport:
         cases: Every output of every case.
         greedy: What a decoder writes; None of other models.
         holds: Whether all of them hold.
+        explanation: Where graph and model part within, if that was asked for: `explaining.Explanation`.
     """
 
     precision: str
@@ -120,6 +124,7 @@ class ParityReport:
     cases: tuple[CaseResult, ...]
     greedy: Greedy | None
     holds: bool
+    explanation: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
@@ -131,6 +136,8 @@ def validate(
     *,
     to: Format = Format.ONNX,
     reference: Path | None = None,
+    cases: Path | None = None,
+    explain: bool = False,
     threads: int | None = None,
     provider: Provider = Provider.CPU,
     progress: Progress | None = None,
@@ -141,6 +148,8 @@ def validate(
         output: What `export` or the whole run wrote.
         to: Which export of it to check.
         reference: The checkpoint that was exported; by default the one the manifest names.
+        cases: A file of cases, as `parity_files.read_cases` takes it; by default those of the model's kind.
+        explain: Whether to look within graph and model for where they part.
         threads: Threads of the runtime; by default one for each core.
         provider: What computes a graph within ONNX Runtime.
         progress: Where to show what is going on.
@@ -153,10 +162,33 @@ def validate(
     """
     manifest = Manifest.load(output)
     checkpoint = reference or exported_checkpoint(output, manifest)
-    graph = output / to
-    report = compare(checkpoint, graph, threads=threads, provider=provider, progress=progress or Silent())
+    graph, progress = output / to, progress or Silent()
+    chosen = read_cases(cases, open_checkpoint(checkpoint).config) if cases is not None else None
+    report = compare(checkpoint, graph, threads=threads, provider=provider, progress=progress, cases=chosen)
+    if explain:
+        report = with_explanation(report, checkpoint, graph, chosen, progress=progress)
     update_report(output, manifest, parity=report.to_json())
     return report
+
+
+def with_explanation(
+    report: ParityReport, checkpoint: Path, graph: Path, cases: Sequence[AnyCase] | None, *, progress: Progress
+) -> ParityReport:
+    """Adds where graph and model part: in the shortest case that fails, or in a short one where none does.
+
+    Raises:
+        UnsupportedModelError: It is no decoder as an ONNX graph, or its values have no names of the model's modules.
+    """
+    from amp_export.explaining import explain
+    from amp_export.exporters.onnx.exporting import GRAPH
+
+    if report.greedy is None or not (graph / GRAPH).is_file():
+        raise UnsupportedModelError("--explain looks into decoders, as ONNX graphs.\nLeave it out, or give --to onnx.")
+    failing = {result.name for result in report.cases if not result.holds}
+    known = [case for case in cases or DEFAULT_CASES if isinstance(case, Case)]
+    candidates = [case for case in known if case.name in failing] or [case for case in known if len(case.calls) > 1]
+    case = min(candidates or known, key=lambda case: len(case.prompt_lengths) * sum(case.calls))
+    return replace(report, explanation=explain(checkpoint, graph / GRAPH, case, progress=progress).to_json())
 
 
 def exported_checkpoint(output: Path, manifest: Manifest) -> Path:
@@ -199,7 +231,6 @@ def compare(
         ModelError: The checkpoint or the graph cannot be read.
         MissingExtraError: The runtime is not installed.
     """
-    from amp_export.checkpoints import open_checkpoint
     from amp_export.exporters import run
     from amp_export.parity_suites import choose_suite
 

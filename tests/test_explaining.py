@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,10 +14,12 @@ from onnx import helper, numpy_helper
 from tiny_models import save_tiny_model, save_tiny_tokenizer
 
 from amp_export.checkpoints import open_checkpoint
+from amp_export.errors import RequestError
 from amp_export.explaining import Explanation, explain
 from amp_export.exporters import Opset, Precision
 from amp_export.exporters.onnx import export
 from amp_export.parity_cases import Case
+from amp_export.parity_files import read_cases
 from amp_export.progress import Silent
 from amp_export.validation import compare
 
@@ -185,3 +189,52 @@ def test_a_graph_that_is_right_has_nothing_to_explain(tmp_path: Path, model_type
     # eager attention, which Gemma 2 has, is not looked into
     assert parts & {"query", "key", "value", "mask"} in ({"query", "key", "value", "mask"}, set())
     assert model_type == "gemma2" or "mask" in parts
+
+
+def test_the_command_names_the_place_and_draws_how_the_error_grows(checkpoint: Path, tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from amp_export.cli import app
+    from amp_export.exporting import export as export_whole
+
+    output = tmp_path / "out"
+    export_whole(checkpoint, output=output)
+    cases = tmp_path / "cases.json"
+    cases.write_text('[{"name": "two texts", "prompt_lengths": [4, 9], "padding": "right", "decode_steps": 2}]')
+    arguments = ["validate", str(output), "--explain", "--cases", str(cases)]
+    right = CliRunner().invoke(app, arguments)
+    assert right.exit_code == 0, right.output
+    assert "agree in all of" in right.output
+    assert "#" not in right.output
+    model = onnx.load(output / "onnx" / "model.onnx", load_external_data=False)
+    plant_swapped_heads(model, output / "onnx")
+    wrong = CliRunner().invoke(app, arguments)
+    assert wrong.exit_code == 1
+    assert (
+        f"the first that differs is model.layers.{LAYER}.self_attn.q_proj (layer {LAYER}), which MatMul" in wrong.output
+    )
+    lines = [line for line in wrong.output.splitlines() if "##" in line]
+    assert len(lines) >= 2, "it grows from layer to layer"
+    report = json.loads((output / "report.json").read_text())
+    assert report["parity"]["explanation"]["first"]["layer"] == LAYER
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "can be read"),
+        ("[]", "at least one"),
+        ('[{"name": "x"}]', "must have name, prompt_lengths"),
+        ('[{"name": "x", "prompt_lengths": [0]}]', "case 1: prompt_lengths is [0]"),
+        ('[{"name": "x", "prompt_lengths": [3], "padding": "up"}]', "left or right"),
+        ('[{"name": "x", "prompt_lengths": [3], "steps": 2}]', "may have chunks, decode_steps, padding"),
+        ('[{"name": "x", "prompt_lengths": [3], "decode_steps": -1}]', "0 or more"),
+    ],
+)
+def test_a_file_that_holds_no_cases_is_told_by_its_entry(
+    checkpoint: Path, tmp_path: Path, content: str, said: str
+) -> None:
+    file = tmp_path / "cases.json"
+    file.write_text(content)
+    with pytest.raises(RequestError, match=re.escape(said)):
+        read_cases(file, open_checkpoint(checkpoint).config)

@@ -15,12 +15,18 @@ from amp_export.options import Format
 if TYPE_CHECKING:
     from amp_export.reporting import Report
 
-EXAMPLES = examples("amp-export validate out")
+EXAMPLES = examples("amp-export validate out", "amp-export validate out --explain")
 
 
 def validate(
     output: OutArgument,
     reference: Annotated[Path | None, typer.Option(metavar="CHECKPOINT", help="What was exported.")] = None,
+    cases: Annotated[
+        Path | None, typer.Option("--cases", metavar="FILE", help="What to run, as JSON.  [default: cases of its kind]")
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Look within graph and model for the first value that differs.")
+    ] = False,
     to: WhichExport = Format.ONNX,
     provider: ProviderOption = Provider.CPU,
     threads: Threads = None,
@@ -33,7 +39,16 @@ def validate(
         from amp_export.reporting import Report
         from amp_export.validation import validate as run
 
-        run(output, reference=reference, to=to, provider=provider, threads=threads, progress=ConsoleProgress(console))
+        run(
+            output,
+            to=to,
+            reference=reference,
+            cases=cases,
+            explain=explain,
+            threads=threads,
+            provider=provider,
+            progress=ConsoleProgress(console),
+        )
         return Report.load(output)
 
     run_and_show(work, as_json=as_json, written=output)
