@@ -50,7 +50,7 @@ class Case:
         return (max(self.prompt_lengths), *self.chunks, *(1,) * self.decode_steps)
 
 
-LONGEST = 512
+LONGEST = 256
 """Tokens of the longest default case, if the model's context is as long: PyTorch has to read it in float64."""
 
 COMPARED_POSITIONS = 128
