@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from amp_export.cli.checks import BaselineOption, Checks, ThresholdsOption, UpdateBaseline
 from amp_export.cli.options import Json, OutArgument, ProviderOption, Threads, WhichExport
 from amp_export.cli.running import examples, run_and_show
 from amp_export.exporters import Provider
@@ -15,7 +16,11 @@ from amp_export.options import Format
 if TYPE_CHECKING:
     from amp_export.reporting import Report
 
-EXAMPLES = examples("amp-export validate out", "amp-export validate out --explain")
+EXAMPLES = examples(
+    "amp-export validate out",
+    "amp-export validate out --explain",
+    "amp-export validate out --thresholds amp-export.toml --baseline baseline.json",
+)
 
 
 def validate(
@@ -30,9 +35,15 @@ def validate(
     to: WhichExport = Format.ONNX,
     provider: ProviderOption = Provider.CPU,
     threads: Threads = None,
+    thresholds: ThresholdsOption = None,
+    baseline: BaselineOption = None,
+    update_baseline: UpdateBaseline = False,
     as_json: Json = False,
 ) -> None:
     """Check that an exported graph computes what its checkpoint computes; exit code 1 if it does not."""
+
+    def checks() -> Checks:
+        return Checks(output, to=to, thresholds=thresholds, baseline=baseline, update_baseline=update_baseline)
 
     def work(console: Any) -> Report:
         from amp_export.console import ConsoleProgress
@@ -51,4 +62,4 @@ def validate(
         )
         return Report.load(output)
 
-    run_and_show(work, as_json=as_json, written=output)
+    run_and_show(work, as_json=as_json, written=output, checks=checks)
