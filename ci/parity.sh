@@ -5,10 +5,10 @@
 #   AMP_EXPORT_MODEL            a checkpoint to export; without it OUT must be there already
 #   AMP_EXPORT_RATIO            share of parameters to prune first
 #   AMP_EXPORT_CALIBRATION      prompts to score on
-#   AMP_EXPORT_OUTPUT           OUT, by custom out
+#   AMP_EXPORT_OUTPUT           OUT, by default out
 #   AMP_EXPORT_BENCHMARK        yes: measure the gain over the dense model
 #   AMP_EXPORT_THREADS          threads of the runtime
-#   AMP_EXPORT_THRESHOLDS       what it must keep to; by custom amp-export.toml, if that is there
+#   AMP_EXPORT_THRESHOLDS       what it must keep to; by default amp-export.toml, if that is there
 #   AMP_EXPORT_BASELINE         numbers of an earlier run, which must not get worse
 #   AMP_EXPORT_UPDATE_BASELINE  yes: write them instead
 # Exit codes: 0 all holds; 1 parity, a threshold or the baseline fails; 2 it cannot be done. Reports are in OUT/report.*.
