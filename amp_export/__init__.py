@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from amp_export.exporting import ExportResult, export
     from amp_export.loading import register
     from amp_export.options import Allocation, DeviceRuntime, Format, HeadPolicy, PerLayer, TargetName, Uniform, Via
+    from amp_export.parity_results import ParityReport
     from amp_export.plans import LayerPlan, Plan
     from amp_export.pruning import PruneResult, prune
     from amp_export.reporting import Report
-    from amp_export.validation import ParityReport, validate
+    from amp_export.validation import validate
 
 __version__ = "0.1.0"
 
@@ -77,7 +78,7 @@ _HOMES = {
     "Format": "options",
     "HeadPolicy": "options",
     "LayerPlan": "plans",
-    "ParityReport": "validation",
+    "ParityReport": "parity_results",
     "PerLayer": "options",
     "Plan": "plans",
     "PlanSettings": "budgets",

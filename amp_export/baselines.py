@@ -48,7 +48,7 @@ class Baseline:
         """What an output directory would leave as a baseline."""
         manifest = Manifest.load(output)
         kept = {metric.name for metric in METRICS if metric.tolerated is not None}
-        values = measure(output, report, to=to)
+        values = measure(report, output / to)
         return cls(
             model=manifest.source.asked,
             source_sha256=manifest.source.sha256,

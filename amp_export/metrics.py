@@ -66,7 +66,7 @@ class Metric:
     means: str
     unit: Unit
     made_by: str
-    read: Callable[[Report, Path], Found]
+    read: Callable[[Report, Path | None], Found]
     rises: bool = False
     tolerated: float | None = None
     least: float = 0.0
@@ -77,11 +77,16 @@ class Metric:
         return f"{'min' if self.rises else 'max'}_{self.name}"
 
 
-def measure(output: Path, report: Report, *, to: Format) -> dict[str, Value]:
-    """All numbers that were measured, by name, such as `size` and `gain.decode`."""
+def measure(report: Report, graph: Path | None) -> dict[str, Value]:
+    """All numbers that were measured, by name, such as `size` and `gain.decode`.
+
+    Args:
+        report: Where most of them are.
+        graph: The folder of the graph, whose files are counted.
+    """
     found: dict[str, Value] = {}
     for metric in METRICS:
-        for phase, value in metric.read(report, output / to).items():
+        for phase, value in metric.read(report, graph).items():
             found[full_name(metric.name, phase)] = value
     return found
 
@@ -114,8 +119,8 @@ def _alone(value: float | None) -> Found:
     return {} if value is None else {"": Value(value)}
 
 
-def _over_cases(name: str, choose: Callable[[Iterable[float]], float]) -> Callable[[Report, Path], Found]:
-    def read(report: Report, _: Path) -> Found:
+def _over_cases(name: str, choose: Callable[[Iterable[float]], float]) -> Callable[[Report, Path | None], Found]:
+    def read(report: Report, _: Path | None) -> Found:
         cases = [] if report.parity is None else report.parity["cases"]
         found = [case[name] for case in cases if case[name] is not None]
         return _alone(choose(found) if found else None)
@@ -123,26 +128,28 @@ def _over_cases(name: str, choose: Callable[[Iterable[float]], float]) -> Callab
     return read
 
 
-def _perplexity_ratio(report: Report, _: Path) -> Found:
+def _perplexity_ratio(report: Report, _: Path | None) -> Found:
     quality = report.quality
     return _alone(None if quality is None else quality["pruned"] / quality["dense"])
 
 
-def _parameters(report: Report, _: Path) -> Found:
+def _parameters(report: Report, _: Path | None) -> Found:
     return _alone(None if report.pruning is None else report.pruning["parameters_after"])
 
 
-def _size(_: Report, graph: Path) -> Found:
+def _size(_: Report, graph: Path | None) -> Found:
+    if graph is None:
+        return {}
     files = [*graph.glob("*.engine")] or [*graph.glob("*.onnx*")]
     return _alone(sum(file.stat().st_size for file in files) or None)
 
 
-def _peak_memory(report: Report, _: Path) -> Found:
+def _peak_memory(report: Report, _: Path | None) -> Found:
     return _alone(None if report.benchmark is None else report.benchmark["pruned"]["peak_memory_bytes"])
 
 
-def _by_phase(value: Callable[[Any], Value]) -> Callable[[Report, Path], Found]:
-    def read(report: Report, _: Path) -> Found:
+def _by_phase(value: Callable[[Any], Value]) -> Callable[[Report, Path | None], Found]:
+    def read(report: Report, _: Path | None) -> Found:
         phases = {} if report.benchmark is None else report.benchmark["phases"]
         return {phase: value(result) for phase, result in phases.items()}
 

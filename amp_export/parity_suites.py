@@ -10,6 +10,7 @@ from amp_export.architectures import Modality, ModelConfig
 from amp_export.errors import UnsupportedModelError
 from amp_export.exporters import Precision
 from amp_export.exporters.onnx import OnnxDecoder, OnnxEncoder, OnnxEncoderDecoder, OnnxModel
+from amp_export.exporters.onnx.foreign import ForeignDecoder
 from amp_export.exporters.tensorrt.running import TensorrtDecoder
 from amp_export.parity_cases import (
     DEFAULT_CASES,
@@ -66,7 +67,10 @@ class _WritesNothing:
 
 
 def choose_suite(
-    graph: OnnxModel | TensorrtDecoder, checkpoint: Path, config: ModelConfig, cases: Sequence[AnyCase] | None = None
+    graph: OnnxModel | TensorrtDecoder | ForeignDecoder,
+    checkpoint: Path,
+    config: ModelConfig,
+    cases: Sequence[AnyCase] | None = None,
 ) -> Suite:
     """The suite for a graph.
 
@@ -84,6 +88,7 @@ def choose_suite(
     kinds: dict[type, Any] = {
         OnnxDecoder: DecoderSuite,
         TensorrtDecoder: DecoderSuite,
+        ForeignDecoder: DecoderSuite,
         OnnxEncoder: EncoderSuite,
         OnnxEncoderDecoder: WritingSuite,
     }
@@ -98,7 +103,7 @@ class DecoderSuite:
 
     def __init__(
         self,
-        graph: OnnxDecoder | TensorrtDecoder,
+        graph: OnnxDecoder | TensorrtDecoder | ForeignDecoder,
         config: ModelConfig,
         pool: Integers,
         cases: Sequence[Case] | None = None,
@@ -111,7 +116,7 @@ class DecoderSuite:
             cases or DEFAULT_CASES,
             context,
             max_batch=limits.max_batch if limits is not None else None,
-            one_at_a_time=limits is not None,
+            one_at_a_time=limits is not None or getattr(graph, "one_at_a_time", False),
         )
         self._steps = min(GREEDY_STEPS, context - GREEDY_PROMPT)
         self.names = [case.name for case in self._cases]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from amp_export.validation import ParityReport
+    from amp_export.parity_results import ParityReport
 
 MARKER = "amp_parity"
 
@@ -47,7 +47,7 @@ class AmpParity:
         Args:
             output: What `amp-export` wrote: its ONNX graph is held against the checkpoint it was exported from.
             checkpoint: Another checkpoint to hold it against, or with `graph` instead of an `output`.
-            graph: The folder of a graph, such as `out/onnx`.
+            graph: The folder of a graph, such as `out/onnx`; or the file of a decoder's graph that any exporter wrote.
             cases: A file of cases, as `amp-export validate --cases` takes it.
             threads: Threads of the runtime; by default one for each core.
 
@@ -84,7 +84,7 @@ def _compare(
     from amp_export.options import Format
     from amp_export.parity_files import read_cases
     from amp_export.progress import Silent
-    from amp_export.validation import compare, exported_checkpoint
+    from amp_export.validation import compare, compare_foreign, exported_checkpoint
 
     if output is not None and graph is None:
         graph = Path(output) / Format.ONNX
@@ -92,9 +92,13 @@ def _compare(
     elif output is not None or graph is None or checkpoint is None:
         raise RequestError(
             "amp_parity takes what amp-export wrote, or a graph and its checkpoint.\n"
-            'Call amp_parity("out"), or amp_parity(checkpoint="my-model", graph="my-graph").'
+            'Call amp_parity("out"), or amp_parity(checkpoint="my-model", graph="model.onnx").'
         )
     checkpoint = Path(checkpoint)
+    if Path(graph).is_file():
+        return compare_foreign(
+            Path(graph), reference=checkpoint, cases=Path(cases) if cases is not None else None, threads=threads
+        )
     chosen = read_cases(Path(cases), open_checkpoint(checkpoint).config) if cases is not None else None
     return compare(checkpoint, Path(graph), threads=threads, cases=chosen, progress=Silent())
 

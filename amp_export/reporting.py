@@ -227,9 +227,10 @@ def verdict_lines(report: Report) -> Iterator[str]:
     if (parity := report.parity) is not None:
         worst = max(case["max_error"] for case in parity["cases"])
         names = {case["name"] for case in parity["cases"]}
-        held = len(names - {case["name"] for case in parity["cases"] if not case["holds"]})
+        failed = len({case["name"] for case in parity["cases"] if not case["holds"]})
+        verdict, count = ("holds", len(names) - failed) if not failed else ("FAILS", failed)
         yield (
-            f"Parity {'holds' if parity['holds'] else 'FAILS'} in {held} of {len(names)} cases: graph off by "
+            f"Parity {verdict} in {count} of {len(names)} cases: graph off by "
             f"up to {worst:.2g}, PyTorch's own {parity['precision']} noise is {parity['noise']:.2g}, tolerated is "
             f"{parity['tolerance']:.2g}."
         )

@@ -7,7 +7,7 @@ two are apart is the noise of this model's arithmetic. A graph that is right is 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,12 +20,16 @@ from amp_export.options import Format
 from amp_export.parity_cases import DEFAULT_CASES, Case
 from amp_export.parity_files import read_cases
 from amp_export.parity_metrics import agree, distance
+from amp_export.parity_results import CaseResult, Greedy, ParityReport
 from amp_export.progress import Progress, Silent
 from amp_export.reporting import update_report
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from amp_export.exporters.onnx import OnnxModel
+    from amp_export.exporters.onnx.foreign import ForeignDecoder
+    from amp_export.exporters.tensorrt.running import TensorrtDecoder
     from amp_export.parity_cases import Floats, Integers
     from amp_export.parity_suites import AnyCase
 
@@ -37,98 +41,6 @@ from the same noise; the worst of millions of logits is seldom more than twice a
 
 REFERENCE = {Precision.FLOAT32: "float64", Precision.FLOAT16: "float32", Precision.BFLOAT16: "float32"}
 """The higher precision that each precision's noise is measured against."""
-
-
-@dataclass(frozen=True)
-class CaseResult:
-    """How one output of one case came out.
-
-    Attributes:
-        name: The case.
-        output: The graph's output.
-        positions: Real token positions compared; rows, where an output has one entry for a whole text or image.
-        max_error: Largest absolute difference between graph and reference.
-        mean_error: Mean absolute difference.
-        noise: Largest absolute difference between PyTorch in the graph's precision and the reference.
-        mean_noise: The mean of that difference.
-        tolerance: What the largest error may be: the largest noise of this output over all cases, times the factor.
-        mean_tolerance: What the mean error may be: the largest mean noise times the factor. Small faults show here.
-        relative_error: The largest error over the largest absolute entry of the reference.
-        kl: Mean Kullback-Leibler divergence of the graph's distribution from the reference's, in nats; None of outputs
-            that are no logits.
-        top1_agreement: Share of positions at which graph and reference have their largest entry at the same place: of
-            logits, the same token or class.
-        top5_agreement: Mean share of the reference's five largest entries that are among the graph's five.
-        near_ties: Positions at which they differ in the largest, because the reference's are no farther apart than the
-            tolerance; they are no failures.
-        holds: Whether both errors are within their tolerance.
-    """
-
-    name: str
-    output: str
-    positions: int
-    max_error: float
-    mean_error: float
-    noise: float
-    mean_noise: float
-    tolerance: float
-    mean_tolerance: float
-    relative_error: float
-    kl: float | None
-    top1_agreement: float
-    top5_agreement: float
-    near_ties: int
-    holds: bool
-
-
-@dataclass(frozen=True)
-class Greedy:
-    """One text that graph and model continue, each with the token that it finds likeliest.
-
-    Attributes:
-        steps: Tokens that each wrote.
-        common: How many are the same, up to the first that is not.
-        near_tie: Whether that one is a near tie of the reference, which is no failure.
-        holds: Whether all are the same, or the first that is not is a near tie.
-    """
-
-    steps: int
-    common: int
-    near_tie: bool
-    holds: bool
-
-
-@dataclass(frozen=True)
-class ParityReport:
-    """Whether the graph computes what the model computes.
-
-    Attributes:
-        precision: The graph's precision.
-        reference_precision: What PyTorch computed the reference in.
-        noise: The largest noise over all cases.
-        noise_factor: How many times the noise is tolerated.
-        tolerance: The largest tolerance of an output.
-        mean_tolerance: The largest tolerance of an output's mean.
-        cases: Every output of every case.
-        greedy: What a decoder writes; None of other models.
-        holds: Whether all of them hold.
-        explanation: Where graph and model part within, if that was asked for: `explaining.Explanation`.
-    """
-
-    precision: str
-    reference_precision: str
-    noise: float
-    noise_factor: float
-    tolerance: float
-    mean_tolerance: float
-    cases: tuple[CaseResult, ...]
-    greedy: Greedy | None
-    holds: bool
-    explanation: Mapping[str, Any] | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain values."""
-        return asdict(self)
 
 
 def validate(
@@ -232,9 +144,66 @@ def compare(
         MissingExtraError: The runtime is not installed.
     """
     from amp_export.exporters import run
-    from amp_export.parity_suites import choose_suite
 
     model = run(graph, threads=threads, provider=provider)
+    return compare_model(model, checkpoint, progress=progress, cases=cases)
+
+
+def compare_foreign(
+    graph: Path,
+    *,
+    reference: Path,
+    cases: Path | None = None,
+    threads: int | None = None,
+    provider: Provider = Provider.CPU,
+    progress: Progress | None = None,
+) -> ParityReport:
+    """Compares a decoder's graph that another exporter wrote with the checkpoint it came from.
+
+    Args:
+        graph: The file, or its folder: see `exporters.onnx.foreign.open_foreign`.
+        reference: The checkpoint.
+        cases: A file of cases; by default all that fits the model.
+        threads: Threads of the runtime; by default one for each core.
+        provider: What computes a graph within ONNX Runtime.
+        progress: Where to show what is going on.
+
+    Raises:
+        RequestError: An input of the graph cannot be told.
+        UnsupportedModelError: It is no decoder's.
+        ModelError: Graph or checkpoint cannot be read.
+    """
+    from amp_export.exporters.onnx.foreign import open_foreign
+
+    checkpoint = open_checkpoint(reference)
+    chosen = read_cases(cases, checkpoint.config) if cases is not None else None
+    model = open_foreign(
+        graph,
+        checkpoint.widths,
+        head_dim=checkpoint.config.head_dim,
+        threads=threads,
+        provider=provider.onnxruntime_name,
+    )
+    return compare_model(model, reference, progress=progress or Silent(), cases=chosen)
+
+
+def compare_model(
+    model: OnnxModel | TensorrtDecoder | ForeignDecoder,
+    checkpoint: Path,
+    *,
+    progress: Progress,
+    cases: Sequence[AnyCase] | None = None,
+) -> ParityReport:
+    """Compares what was loaded into a runtime with the checkpoint it came from; it is closed then.
+
+    Args:
+        model: The graph or engine.
+        checkpoint: What was exported.
+        progress: Where to show what is going on.
+        cases: What to run, of the graph's kind; by default all that fits the model.
+    """
+    from amp_export.parity_suites import choose_suite
+
     precision = model.precision
     suite = choose_suite(model, checkpoint, open_checkpoint(checkpoint).config, cases)
     with progress.step(f"Running the graph ({precision.value})") as _:

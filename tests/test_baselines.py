@@ -143,6 +143,13 @@ def test_a_damaged_baseline_is_named(tmp_path: Path, text: str) -> None:
         baseline().save(file)
 
 
+def test_a_graph_of_another_exporter_has_no_baseline(tmp_path: Path) -> None:
+    command = ["validate", "--onnx", "g.onnx", "--reference", "m", "--baseline", str(tmp_path / "baseline.json")]
+    shown = CliRunner().invoke(app, command)
+    assert shown.exit_code == 2
+    assert "Use --thresholds for other graphs" in shown.stderr
+
+
 def test_update_needs_a_file(converted: Callable[[str], Converted]) -> None:
     shown = CliRunner().invoke(app, ["validate", str(converted("llama").output), "--update-baseline"])
     assert shown.exit_code == 2

@@ -23,6 +23,9 @@ def test_by_marker(amp_parity):
 def test_of_another_checkpoint(amp_parity):
     amp_parity(checkpoint="checkpoint", graph="out/onnx", cases="cases.json")
 
+def test_of_a_file(amp_parity):
+    amp_parity(checkpoint="out/pruned", graph="out/onnx/model.onnx", cases="cases.json")
+
 def test_of_nothing(amp_parity):
     amp_parity()
 
@@ -62,13 +65,14 @@ def test_teams_assert_parity(team: Path) -> None:
     before = (team / "out/report.json").read_bytes()
     code, text = run_pytest(team, "-rA")
     assert code == 1
-    assert "3 failed, 3 passed, 1 error" in text
+    assert "3 failed, 4 passed, 1 error" in text
     for passed in (
         "test_parity.py::test_graph",
         "test_more.py::test_by_marker",
         "test_more.py::test_of_something_else",
     ):
         assert f"PASSED {passed}" in text
+    assert "PASSED test_more.py::test_of_a_file" in text
     assert "The graph (float32) does not compute what its checkpoint computes" in text
     assert "one of 3 tokens  " in text
     assert "nowhere holds no amp_export.json" in text
@@ -83,7 +87,7 @@ def test_teams_assert_parity(team: Path) -> None:
 def test_the_slow_tests_can_be_left_out(team: Path) -> None:
     code, text = run_pytest(team, "-q", "-m", "not amp_parity")
     assert code == 0
-    assert "1 passed, 6 deselected" in text
+    assert "1 passed, 7 deselected" in text
 
 
 def test_loading_it_imports_nothing_heavy() -> None:

@@ -112,7 +112,7 @@ def test_a_quantity_is_its_number_times_its_unit(
 
 def test_a_real_report_has_every_number(converted: Callable[[str], Converted]) -> None:
     output = converted("llama").output
-    values = measure(output, Report.load(output), to=Format.ONNX)
+    values = measure(Report.load(output), output / Format.ONNX)
     assert {name.partition(".")[0] for name in values} == {metric.name for metric in METRICS}
     report = converted("llama").report
     # the files are counted anew, as the benchmark counted them

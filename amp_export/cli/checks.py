@@ -32,7 +32,7 @@ class Checks:
 
     def __init__(
         self,
-        output: Path,
+        output: Path | None,
         *,
         to: Format | None = None,
         thresholds: Path | None = None,
@@ -51,9 +51,13 @@ class Checks:
 
             self.thresholds = read_thresholds(thresholds)
         if baseline is not None:
-            self._take_baseline(baseline, update=update_baseline)
+            if output is None:
+                raise RequestError(
+                    "--baseline compares an OUT that this tool wrote.\nUse --thresholds for other graphs."
+                )
+            self._take_baseline(baseline, output, update=update_baseline)
 
-    def _take_baseline(self, file: Path, *, update: bool) -> None:
+    def _take_baseline(self, file: Path, output: Path, *, update: bool) -> None:
         from amp_export.baselines import Baseline, check_replaceable
 
         if update:
@@ -61,12 +65,12 @@ class Checks:
             self.written_baseline = file
         else:
             self.baseline = Baseline.load(file)
-            self.baseline.check_same_model(self.output, file, to=self._format())
+            self.baseline.check_same_model(output, file, to=self._format())
 
     def _format(self) -> Format:
         from amp_export.metrics import which_export
 
-        return self.to or which_export(self.output)
+        return self.to or (Format.ONNX if self.output is None else which_export(self.output))
 
     def run(self, report: Report) -> Sequence[Check]:
         """Holds a report to all of it, and writes the new baseline, unless parity or a threshold fails."""
@@ -76,13 +80,14 @@ class Checks:
 
         if not self.thresholds and self.baseline is None and self.written_baseline is None:
             return ()
-        values = measure(self.output, report, to=self._format())
+        values = measure(report, self.output and self.output / self._format())
         found = check_thresholds(self.thresholds, values)
         if self.baseline is not None:
             found += compare_baseline(self.baseline, values)
         if (file := self.written_baseline) is not None:
             good = report.holds and all(check.holds for check in found)
             if good:
+                assert self.output is not None
                 Baseline.of(self.output, report, to=self._format()).save(file)
             text = f"Written: {file}" if good else f"{file} was not written: a run that fails is no baseline."
             found.append(Check("baseline", good, text))

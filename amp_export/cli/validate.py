@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from amp_export.cli.checks import BaselineOption, Checks, ThresholdsOption, UpdateBaseline
-from amp_export.cli.options import Json, OutArgument, ProviderOption, Threads, WhichExport
+from amp_export.cli.options import Json, ProviderOption, Threads, WhichExport
 from amp_export.cli.running import examples, run_and_show
 from amp_export.exporters import Provider
 from amp_export.options import Format
@@ -20,11 +20,16 @@ EXAMPLES = examples(
     "amp-export validate out",
     "amp-export validate out --explain",
     "amp-export validate out --thresholds amp-export.toml --baseline baseline.json",
+    "amp-export validate --onnx other.onnx --reference ./my-llama",
 )
 
 
 def validate(
-    output: OutArgument,
+    output: Annotated[Path | None, typer.Argument(metavar="[OUT]", help="What an earlier command wrote.")] = None,
+    onnx: Annotated[
+        Path | None,
+        typer.Option("--onnx", metavar="GRAPH", help="A decoder's graph of another exporter, instead of OUT."),
+    ] = None,
     reference: Annotated[Path | None, typer.Option(metavar="CHECKPOINT", help="What was exported.")] = None,
     cases: Annotated[
         Path | None, typer.Option("--cases", metavar="FILE", help="What to run, as JSON.  [default: cases of its kind]")
@@ -47,7 +52,21 @@ def validate(
 
     def work(console: Any) -> Report:
         from amp_export.console import ConsoleProgress
+        from amp_export.errors import RequestError
         from amp_export.reporting import Report
+
+        progress = ConsoleProgress(console)
+        if onnx is not None:
+            from amp_export.validation import compare_foreign
+
+            if output is not None or reference is None or explain:
+                raise RequestError("--onnx takes no OUT and no --explain, and needs --reference CHECKPOINT.")
+            parity = compare_foreign(
+                onnx, reference=reference, cases=cases, threads=threads, provider=provider, progress=progress
+            )
+            return Report(model=str(onnx), parity=parity.to_json())
+        if output is None:
+            raise RequestError("Name the OUT that an earlier command wrote, or a graph with --onnx.")
         from amp_export.validation import validate as run
 
         run(
@@ -58,7 +77,7 @@ def validate(
             explain=explain,
             threads=threads,
             provider=provider,
-            progress=ConsoleProgress(console),
+            progress=progress,
         )
         return Report.load(output)
 
