@@ -56,4 +56,7 @@ AMP_EXPORT_ENV="$quickstart" bash examples/quickstart.sh "$scratch/result"
 step "commands of the README"
 (cd "$scratch/result" && python "$OLDPWD/ci/readme_commands.py" "$OLDPWD/README.md")
 
+step "engines for GPUs that are not here"
+python ci/engines.py "$scratch/result/out"
+
 step "done"
