@@ -60,4 +60,7 @@ ls "$quickstart"/lib/python*/site-packages/optimum/commands/register/register_am
 step "commands of the README"
 (cd "$scratch/result" && python "$OLDPWD/ci/readme_commands.py" "$OLDPWD/README.md")
 
+step "engines for GPUs that are not here"
+python ci/engines.py "$scratch/result/out"
+
 step "done"
