@@ -101,18 +101,19 @@ def _read_key(file: Path, key: str, value: Any) -> Iterator[Threshold]:
         raise RequestError(f"{file}: the threshold {key} is not known.\nKnown are {_known()}.")
     if isinstance(value, dict):
         for phase, limit in value.items():
-            yield Threshold(metric, phase, _number(file, f"{key}.{phase}", limit, metric.unit))
+            yield Threshold(metric, phase, _number(file, f"{key}.{phase}", limit, metric))
     else:
-        yield Threshold(metric, "", _number(file, key, value, metric.unit))
+        yield Threshold(metric, "", _number(file, key, value, metric))
 
 
-def _number(file: Path, key: str, value: Any, unit: Unit) -> float:
-    factors = FACTORS[unit]
+def _number(file: Path, key: str, value: Any, metric: Metric) -> float:
+    factors = FACTORS[metric.unit]
     if isinstance(value, str) and (match := _QUANTITY.fullmatch(value)) and match[2] in factors:
         value = float(match[1]) * factors[match[2]]
     # TOML has true, nan and inf
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-        example = {Unit.NONE: "1.2", Unit.BYTES: '"500 MB"', Unit.SECONDS: '"20 ms"'}[unit]
+        plain = "0.9" if metric.rises else "1e-4"
+        example = {Unit.NONE: plain, Unit.BYTES: '"500 MB"', Unit.SECONDS: '"20 ms"'}[metric.unit]
         units = f", or text that ends with {', '.join(factors)}" if factors else ""
         raise RequestError(
             f"{file}: the threshold {key} is {value!r}, which is no number that can be kept to.\n"
