@@ -17,7 +17,7 @@ from amp_export.loading import load_model
 from amp_export.manifest import Manifest
 from amp_export.options import Format
 from amp_export.progress import Progress, Silent
-from amp_export.reporting import update_report
+from amp_export.report_files import update_report
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -125,7 +125,7 @@ def validate(
     checkpoint = reference or exported_checkpoint(output, manifest)
     graph = output / to
     report = compare(checkpoint, graph, threads=threads, provider=provider, progress=progress or Silent())
-    update_report(output, manifest, parity=report.to_json())
+    update_report(output, manifest, parity=report.to_json(), progress=progress)
     return report
 
 
