@@ -11,7 +11,7 @@ from amp_export.manifest import Manifest, package_versions
 from amp_export.options import ReportFormat
 from amp_export.outputs import replace_text
 from amp_export.progress import Progress, Silent
-from amp_export.report_html import require_renderer, to_html
+from amp_export.report_html import to_html
 from amp_export.report_junit import to_junit
 from amp_export.report_markdown import to_markdown
 from amp_export.reporting import Report, Section, record_verdicts
@@ -33,14 +33,15 @@ def save_report(output: Path, report: Report, manifest: Manifest, *, progress: P
         manifest: The output's manifest; of all files but the reports it has the hashes already.
         progress: Where to say which form cannot be made.
     """
-    forms = list(ReportFormat)
+    # the page comes last: whatever happens to it, what was measured is kept
+    texts = [form for form in ReportFormat if form is not ReportFormat.HTML]
+    manifest = write_forms(output, report, replace(manifest, packages=package_versions()), texts)
     try:
-        require_renderer()
+        return write_forms(output, report, manifest, [ReportFormat.HTML])
     except MissingExtraError as error:
-        forms.remove(ReportFormat.HTML)
         report_file(output, ReportFormat.HTML).unlink(missing_ok=True)
         (progress or Silent()).note(f"report.html is not written. {error}")
-    return write_forms(output, report, replace(manifest, packages=package_versions()), forms)
+        return write_forms(output, report, manifest, [])
 
 
 def write_forms(output: Path, report: Report, manifest: Manifest, forms: Sequence[ReportFormat]) -> Manifest:

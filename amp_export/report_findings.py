@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from amp_export.gains import Conclusion
-from amp_export.report_words import phase_label
+from amp_export.report_words import phase_label, worst_error
 from amp_export.reporting import Report, Section
 
 
@@ -48,9 +48,21 @@ class Finding:
 
 def findings(report: Report) -> Iterator[Finding]:
     """What was found out, the most important first."""
+    yield from _findings_here(report)
+    for name, device in (report.devices or {}).items():
+        if device["benchmark"] is not None:
+            yield from _gains(device["benchmark"], where=f" on {name}")
+
+
+def headline(report: Report) -> str:
+    """What was found out here, and whether parity holds on devices, in one line."""
+    return "; ".join(f"{finding.subject}: {finding.result}" for finding in _findings_here(report)) + "."
+
+
+def _findings_here(report: Report) -> Iterator[Finding]:
     yield _parity(report.parity)
     for name, device in (report.devices or {}).items():
-        yield from _device_parity(name, device)
+        yield _device_parity(name, device)
     if report.pruning is not None:
         yield _quality(report.quality)
     if report.benchmark is not None:
@@ -58,16 +70,8 @@ def findings(report: Report) -> Iterator[Finding]:
     elif report.pruning is not None:
         sentence = "Nobody has measured the time yet: amp-export benchmark OUT does."
         yield Finding("Gain", Standing.OPEN, "", sentence)
-    for name, device in (report.devices or {}).items():
-        if device["benchmark"] is not None:
-            yield from _gains(device["benchmark"], where=f" on {name}")
     if report.pruning is not None:
         yield _removed(report.pruning)
-
-
-def headline(report: Report) -> str:
-    """The findings in one line."""
-    return "; ".join(f"{finding.subject}: {finding.result}" for finding in findings(report)) + "."
 
 
 def _parity(parity: Section | None) -> Finding:
@@ -75,7 +79,7 @@ def _parity(parity: Section | None) -> Finding:
         return Finding("Parity", Standing.OPEN, "", "Nobody has checked the graph yet: amp-export validate OUT does.")
     names = {case["name"] for case in parity["cases"]}
     failed = {case["name"] for case in parity["cases"] if not case["holds"]}
-    worst = max(case["max_error"] for case in parity["cases"])
+    worst = worst_error(parity["cases"])
     return Finding(
         "Parity",
         Standing.HOLDS if parity["holds"] else Standing.FAILS,
@@ -85,16 +89,16 @@ def _parity(parity: Section | None) -> Finding:
     )
 
 
-def _device_parity(name: str, device: Section) -> Iterator[Finding]:
-    for subject, parity in device["parity"].items():
-        held = sum(case["holds"] for case in parity["cases"])
-        worst = max(case["max_error"] for case in parity["cases"])
-        yield Finding(
-            f"Parity of the {subject} graph on {name}",
-            Standing.HOLDS if parity["holds"] else Standing.FAILS,
-            f"in {held} of {len(parity['cases'])} cases",
-            f"With {device['runtime']} it is off by up to {worst:.2g}, and {parity['tolerance']:.2g} is tolerated.",
-        )
+def _device_parity(name: str, device: Section) -> Finding:
+    cases = [case for parity in device["parity"].values() for case in parity["cases"]]
+    tolerance = max(parity["tolerance"] for parity in device["parity"].values())
+    return Finding(
+        f"Parity on {name}",
+        Standing.HOLDS if device["holds"] else Standing.FAILS,
+        f"in {sum(case['holds'] for case in cases)} of {len(cases)} cases",
+        f"With {device['runtime']} the {' and the '.join(device['parity'])} graph are off by up to "
+        f"{worst_error(cases):.2g}, and {tolerance:.2g} is tolerated.",
+    )
 
 
 def _quality(quality: Section | None) -> Finding:

@@ -118,7 +118,7 @@ def neurons_picture(layers: Sequence[LayerCounts], neurons: Sequence[Units]) -> 
         )
         axes.step(steps, edges, where="pre", color=INK, linewidth=3.2)
         axes.step(steps, edges, where="pre", color=WHITE, linewidth=1.4)
-        axes.set_xlabel("% of neurons, by importance; hatched: removed")
+        axes.set_xlabel("% of neurons; hatched: removed")
         axes.set_xlim(0, 100)
         _layer_axis(axes, [layer.label for layer, _ in present])
         return to_picture(
@@ -174,9 +174,13 @@ def _heat_map(
 
 
 def _layer_axis(axes: Axes, labels: Sequence[str]) -> None:
-    """Layers from top to bottom, as many of them named as there is room for."""
-    every = max(1, round(14 / ROW)) if len(labels) < 12 else 5
-    named = [row for row, label in enumerate(labels) if int(label.split()[-1]) % every == 0]
+    """Layers from top to bottom: the first of each stack is named, and of the others as many as there is room for."""
+    numbers = [int(label.split()[-1]) for label in labels]
+    every = 2 if len(labels) < 12 else 5
+    named = [row for row, number in enumerate(numbers) if number == 0]
+    for row, number in enumerate(numbers):
+        if number % every == 0 and all(abs(row - other) > 1 for other in named):
+            named.append(row)
     axes.set_yticks(named, labels=[labels[row] for row in named])
     axes.set_ylim(len(labels) - 0.5, -0.5)
     axes.set_ylabel("layer")

@@ -40,6 +40,11 @@ class LayerCounts:
     dense: LayerWidths
     kept: LayerWidths
 
+    @property
+    def stack(self) -> str:
+        """Which stack it is of; empty where there is one."""
+        return self.label.rpartition(" ")[0]
+
 
 @dataclass(frozen=True)
 class Units:

@@ -20,6 +20,9 @@ SUBJECTS = ("dense", "pruned")
 COLOURS = {"dense": GREY, "pruned": PRUNED}
 MARKERS = {"dense": "o", "pruned": "D"}
 
+EDGE = 1.6
+"""Where the axis of times ends, in 90th percentiles: one outlier must not press all else together."""
+
 LINE_LETTERS = 46
 """Letters that fit beside each other in a picture."""
 
@@ -27,7 +30,7 @@ SHOWN_SAMPLES = 400
 """Points of one distribution; of more, every second, third, ... is drawn."""
 
 
-def parity_picture(parity: Section, name: str) -> Picture:
+def parity_picture(parity: Section, name: str, *, graph: str = "the graph") -> Picture:
     """The error of every case as a share of what is tolerated."""
     cases = parity["cases"]
     shares = [
@@ -39,9 +42,7 @@ def parity_picture(parity: Section, name: str) -> Picture:
     ]
     finite = [share for pair in shares for share in pair if math.isfinite(share)]
     worst = max(finite, default=0.0)
-    names = [
-        textwrap.wrap(("" if case["holds"] else "FAILS: ") + case_name(case), LINE_LETTERS) or [""] for case in cases
-    ]
+    names = [textwrap.wrap(_case_label(case), LINE_LETTERS) for case in cases]
     with drawing((20 + 15 * max(map(len, names))) * len(cases) + 110) as figure:
         axes = figure.subplots()
         _tolerance_axis(axes, worst)
@@ -63,11 +64,16 @@ def parity_picture(parity: Section, name: str) -> Picture:
         return to_picture(
             figure,
             name,
-            title="Error of the graph against its tolerance",
+            title=f"Error of {graph} against its tolerance",
             description=f"For each of {len(cases)} cases the largest and the mean error as a share of what is "
             f"tolerated; a line marks the tolerance. The worst is at {worst:.0%}. "
             f"{f'{failed} fail.' if failed else 'None is beyond it.'} The table below has the numbers.",
         )
+
+
+def _case_label(case: Section) -> str:
+    label = case_name(case) if case["holds"] else f"FAILS: {case_name(case)}"
+    return label if math.isfinite(case["max_error"]) else f"{label} (error is {case['max_error']})"
 
 
 def _tolerance_axis(axes: Axes, worst: float) -> None:
@@ -88,7 +94,7 @@ def _tolerance_axis(axes: Axes, worst: float) -> None:
 def latency_picture(phase: str, result: Section, prompt_tokens: int, name: str) -> Picture:
     """Every sample of both graphs in the order in which they were taken, with median and 10 to 90 % range."""
     label = phase_label(phase, prompt_tokens)
-    limit = 1.25 * max(result[subject]["p99"] for subject in SUBJECTS) * 1e3
+    limit = EDGE * max(result[subject]["p90"] for subject in SUBJECTS) * 1e3
     beyond = 0
     with drawing(280) as figure:
         axes = figure.subplots()

@@ -70,9 +70,9 @@ def _counts_table(layers: Sequence[LayerCounts]) -> Table:
     """What layers keep; consecutive layers that are alike share a row."""
     units = shown_units(layers)
     rows = []
-    for (dense, kept), alike in itertools.groupby(layers, key=lambda layer: (layer.dense, layer.kept)):
+    for (dense, kept, _), alike in itertools.groupby(layers, key=lambda each: (each.dense, each.kept, each.stack)):
         labels = [layer.label for layer in alike]
-        said = (f"{kept.of(unit)} of {dense.of(unit)}" if dense.of(unit) else "none there" for unit in units)
+        said = (f"{kept.of(unit)} of {dense.of(unit)}" if dense.of(unit) else "none" for unit in units)
         rows.append((labels[0] if len(labels) == 1 else f"{labels[0]} to {labels[-1]}", *said))
     headings = ("layer", *(HEADINGS[unit] for unit in units))
     return Table.of("Kept of what each layer had", headings, rows, folded=len(rows) > FOLDED_ROWS)
@@ -193,7 +193,10 @@ def roofline_section(benchmark: Section | None) -> PageSection:
 def device_section(anchor: str, name: str, device: Section) -> PageSection:
     """What a device found out."""
     model = device["facts"]["model"] or device["facts"]["processor"] or device["facts"]["system"]
-    pictures = [parity_picture(parity, f"{anchor}-{subject}") for subject, parity in device["parity"].items()]
+    pictures = [
+        parity_picture(parity, f"{anchor}-{subject}", graph=f"the {subject} graph")
+        for subject, parity in device["parity"].items()
+    ]
     tables = [
         _parity_table(parity, f"Parity of the {subject} graph by case") for subject, parity in device["parity"].items()
     ]

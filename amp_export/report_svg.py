@@ -21,6 +21,8 @@ WIDTH = 360
 
 STYLE: Mapping[str, Any] = {
     "svg.fonttype": "none",
+    # what Matplotlib brings along and measures with; the page shows its own
+    "font.family": ["DejaVu Sans"],
     "font.size": 12,
     "axes.titlesize": 12,
     "axes.titleweight": "bold",
@@ -83,6 +85,10 @@ def to_picture(figure: Figure, name: str, *, title: str, description: str) -> Pi
     """
     import matplotlib
 
+    # done once here; saving would draw everything a second time for it
+    if (engine := figure.get_layout_engine()) is not None:
+        engine.execute(figure)
+    figure.set_layout_engine(None)
     # names within the file are hashes, which salt makes the same every time and others in every picture
     with matplotlib.rc_context({"svg.hashsalt": name}):
         buffer = io.BytesIO()

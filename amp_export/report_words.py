@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -10,6 +11,12 @@ def case_name(case: Mapping[str, Any]) -> str:
     """A parity case, and which output it is of where a model returns something else than logits."""
     output = case.get("output", "logits")
     return str(case["name"]) if output == "logits" else f"{case['name']}, {output}"
+
+
+def worst_error(cases: Sequence[Mapping[str, Any]]) -> float:
+    """The largest error of all cases; one that is not a number is larger than any."""
+    errors = [float(case["max_error"]) for case in cases]
+    return math.nan if any(map(math.isnan, errors)) else max(errors)
 
 
 def phase_label(phase: str, prompt_tokens: int) -> str:

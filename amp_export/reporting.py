@@ -15,7 +15,7 @@ from amp_export.device_reports import device_lines, device_verdict
 from amp_export.errors import OutputError
 from amp_export.gains import Conclusion
 from amp_export.manifest import Manifest, package_versions, read_document
-from amp_export.report_words import case_name, change, joules, megabytes, milliseconds, phase_label
+from amp_export.report_words import case_name, change, joules, megabytes, milliseconds, phase_label, worst_error
 from amp_export.rewriting import RewriteKind
 
 SCHEMA = 3
@@ -185,7 +185,7 @@ def verdict_lines(report: Report) -> Iterator[str]:
     if report.pruning is not None and report.pruning["reload"] is not None:
         yield reload_line(report.pruning["reload"])
     if (parity := report.parity) is not None:
-        worst = max(case["max_error"] for case in parity["cases"])
+        worst = worst_error(parity["cases"])
         names = {case["name"] for case in parity["cases"]}
         held = len(names - {case["name"] for case in parity["cases"] if not case["holds"]})
         yield (

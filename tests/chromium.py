@@ -50,6 +50,7 @@ class Browser:
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         self.call("Page.enable")
         self.call("Network.enable")
+        self.call("Emulation.setScrollbarsHidden", hidden=True)
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         self._number += 1
