@@ -19,6 +19,7 @@ from amp_export.doctoring import Diagnosis, Option
 from amp_export.progress import Advance
 from amp_export.reporting import Report, summary_rows, verdict_lines
 from amp_export.rewriting import Rewrite, RewriteKind
+from amp_export.thresholds import Check
 from amp_export.verdicts import Verdict
 
 SHOWN_OPTIONS = 16
@@ -77,6 +78,12 @@ def show_report(console: Console, report: Report) -> None:
         console.print(escape(line), style=None if report.holds else "bold red", soft_wrap=not console.is_terminal)
     if report.parity is not None and report.parity.get("explanation") is not None:
         show_explanation(console, report.parity["explanation"])
+
+
+def show_checks(console: Console, checks: Sequence[Check]) -> None:
+    """Prints what came of thresholds and of a baseline, one line each."""
+    for check in checks:
+        console.print(escape(check.text), style=None if check.holds else "bold red", soft_wrap=True)
 
 
 def show_diagnosis(console: Console, diagnosis: Diagnosis) -> None:

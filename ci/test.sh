@@ -39,6 +39,7 @@ fi
 step "style"
 ruff check .
 ruff format --check .
+shellcheck ci/*.sh examples/*.sh exporters/tensorrt/device/*.sh
 
 step "types"
 mypy
@@ -52,6 +53,9 @@ python ci/support.py --check --rows "$scratch/families"
 step "quickstart, as the README says, from a wheel"
 wait "$quickstart_made"
 AMP_EXPORT_ENV="$quickstart" bash examples/quickstart.sh "$scratch/result"
+
+# optimum-cli finds its plug-ins there
+ls "$quickstart"/lib/python*/site-packages/optimum/commands/register/register_amp_export.py
 
 step "commands of the README"
 (cd "$scratch/result" && python "$OLDPWD/ci/readme_commands.py" "$OLDPWD/README.md")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from amp_export.cli.checks import Checks, ThresholdsOption
 from amp_export.cli.options import Json
 from amp_export.cli.running import examples, run_and_show, run_command
 from amp_export.options import ReportFormat
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 EXAMPLES = examples(
     "amp-export report out",
     "amp-export report out --format html --format xml",
+    "amp-export report out --thresholds amp-export.toml",
     "amp-export report out-old out-new",
 )
 
@@ -33,14 +35,14 @@ def report(
     across_models: Annotated[
         bool, typer.Option("--across-models", help="Compare outputs of different models, too.")
     ] = False,
+    thresholds: ThresholdsOption = None,
     as_json: Json = False,
 ) -> None:
     """Show a report again, write it as a page or for CI, or compare several; exit code 1 if parity fails."""
     if len(outputs) > 1:
-        if formats:
-            raise typer.BadParameter(
-                "it writes the report of one output, and several are compared.", param_hint="--format"
-            )
+        if formats or thresholds is not None:
+            name = "--format" if formats else "--thresholds"
+            raise typer.BadParameter("it is for the report of one output, and several are compared.", param_hint=name)
         _compare(outputs, across_models=across_models, as_json=as_json)
         return
     (output,) = outputs
@@ -57,7 +59,7 @@ def report(
                 console.print(f"Written: {report_file(output, form)}", soft_wrap=True)
         return report
 
-    run_and_show(work, as_json=as_json, written=None)
+    run_and_show(work, as_json=as_json, written=None, checks=lambda: Checks(output, thresholds=thresholds))
 
 
 def _compare(outputs: list[Path], *, across_models: bool, as_json: bool) -> None:

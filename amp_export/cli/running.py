@@ -11,6 +11,7 @@ import typer
 from amp_export.errors import AmpExportError
 
 if TYPE_CHECKING:
+    from amp_export.cli.checks import Checks
     from amp_export.reporting import Report
 
 
@@ -19,12 +20,16 @@ def examples(*commands: str) -> str:
     return "\n".join(("\b", "Examples:" if len(commands) > 1 else "Example:", *(f"  {each}" for each in commands)))
 
 
-def run_and_show(work: Callable[[Any], Report], *, as_json: bool, written: Path | None) -> None:
-    """Runs a command that makes a report, and shows it; exit code 1 where parity fails."""
+def run_and_show(
+    work: Callable[[Any], Report], *, as_json: bool, written: Path | None, checks: Callable[[], Checks] | None = None
+) -> None:
+    """Runs a command that makes a report, and shows it; exit code 1 where parity or a check fails."""
 
     def show(console: Any) -> None:
-        from amp_export.console import print_json, show_report
+        from amp_export.console import print_json, show_checks, show_report
 
+        # before the work: a mistake in their files should not be found after it
+        held_to = checks() if checks is not None else None
         report = work(console)
         if as_json:
             print_json(report.to_json())
@@ -32,7 +37,9 @@ def run_and_show(work: Callable[[Any], Report], *, as_json: bool, written: Path 
             show_report(console, report)
             if written is not None:
                 console.print(f"Written: {written}", soft_wrap=True)
-        if not report.holds:
+        found = held_to.run(report) if held_to is not None else ()
+        show_checks(console, found)
+        if not report.holds or not all(check.holds for check in found):
             raise typer.Exit(1)
 
     run_command(show)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from amp_export.cli.checks import BaselineOption, Checks, ThresholdsOption, UpdateBaseline
 from amp_export.cli.options import Json, ProviderOption, Threads, WhichExport
 from amp_export.cli.running import examples, run_and_show
 from amp_export.exporters import Provider
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 EXAMPLES = examples(
     "amp-export validate out",
     "amp-export validate out --explain",
+    "amp-export validate out --thresholds amp-export.toml --baseline baseline.json",
     "amp-export validate --onnx other.onnx --reference ./my-llama",
 )
 
@@ -38,9 +40,15 @@ def validate(
     to: WhichExport = Format.ONNX,
     provider: ProviderOption = Provider.CPU,
     threads: Threads = None,
+    thresholds: ThresholdsOption = None,
+    baseline: BaselineOption = None,
+    update_baseline: UpdateBaseline = False,
     as_json: Json = False,
 ) -> None:
     """Check that an exported graph computes what its checkpoint computes; exit code 1 if it does not."""
+
+    def checks() -> Checks:
+        return Checks(output, to=to, thresholds=thresholds, baseline=baseline, update_baseline=update_baseline)
 
     def work(console: Any) -> Report:
         from amp_export.console import ConsoleProgress
@@ -73,4 +81,4 @@ def validate(
         )
         return Report.load(output)
 
-    run_and_show(work, as_json=as_json, written=output)
+    run_and_show(work, as_json=as_json, written=output, checks=checks)

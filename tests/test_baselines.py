@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import Converted
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from amp_export.baselines import SCHEMA, Baseline, compare_baseline
+from amp_export.cli import app
+from amp_export.errors import OutputError, RequestError
+from amp_export.metrics import METRICS, Value, find_metric
+from amp_export.options import Format
+from amp_export.reporting import Report
+
+
+def baseline(**metrics: Value) -> Baseline:
+    return Baseline(
+        "m", "0" * 64, "onnx", "float32", {name.replace("_at_", "."): value for name, value in metrics.items()}
+    )
+
+
+def of(output: Path) -> Baseline:
+    return Baseline.of(output, Report.load(output), to=Format.ONNX)
+
+
+def test_sizes_are_exact_and_a_failure_names_before_and_now() -> None:
+    before = baseline(size=Value(1e6), parameters=Value(1000))
+    size, parameters = compare_baseline(before, {"size": Value(1.1e6), "parameters": Value(900)})
+    assert (size.holds, parameters.holds) == (False, True)
+    assert size.text == "size: FAILS, 1 MB before, 1.1 MB now (+10.00%); nothing worse is tolerated."
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "holds"),
+    [
+        (Value(1.5, (1.49, 1.51)), Value(1.2, (1.19, 1.21)), False),
+        # the same fall, and both runs too noisy to tell
+        (Value(1.5, (1.2, 1.8)), Value(1.2, (0.9, 1.6)), True),
+        # a fall that is sure, and too small to matter
+        (Value(1.5, (1.499, 1.501)), Value(1.45, (1.449, 1.451)), True),
+        (Value(1.2, (1.19, 1.21)), Value(1.5, (1.49, 1.51)), True),
+    ],
+)
+def test_a_gain_fails_where_more_than_noise_was_lost(before: Value, now: Value, holds: bool) -> None:
+    (check,) = compare_baseline(baseline(gain_at_decode=before), {"gain.decode": now})
+    assert check.holds == holds
+    assert check.name == "gain.decode"
+
+
+def test_a_divergence_of_nothing_may_become_one_of_rounding() -> None:
+    assert compare_baseline(baseline(kl=Value(0.0)), {"kl": Value(1e-12)})[0].holds
+    assert not compare_baseline(baseline(kl=Value(0.0)), {"kl": Value(1e-3)})[0].holds
+
+
+def test_what_is_not_measured_again_fails() -> None:
+    (check,) = compare_baseline(baseline(gain_at_decode=Value(1.2, (1.1, 1.3))), {})
+    assert not check.holds
+    assert "was not measured; amp-export benchmark" in check.text
+
+
+@given(
+    name=st.sampled_from([metric.name for metric in METRICS if metric.tolerated is not None]),
+    value=st.floats(1e-6, 1e9),
+    factor=st.floats(1.0, 100.0),
+)
+def test_better_always_holds_and_far_worse_never(name: str, value: float, factor: float) -> None:
+    metric = find_metric(name)
+    better, worse = (value * factor, value / 10) if metric.rises else (value / factor, value * 10)
+    before = baseline(**{name: Value(value)})
+    assert compare_baseline(before, {name: Value(better)})[0].holds
+    assert not compare_baseline(before, {name: Value(worse)})[0].holds
+
+
+def test_a_baseline_is_read_as_it_was_written(converted: Callable[[str], Converted], tmp_path: Path) -> None:
+    written = of(converted("llama").output)
+    written.save(tmp_path / "new/baseline.json")
+    assert Baseline.load(tmp_path / "new/baseline.json") == written
+    assert "latency.decode" not in written.metrics
+    assert written.metrics["gain.decode"].interval is not None
+
+
+def test_validate_writes_a_baseline_and_fails_on_what_got_worse(
+    converted: Callable[[str], Converted], tmp_path: Path
+) -> None:
+    output = Path(shutil.copytree(converted("llama").output, tmp_path / "out"))
+    file = tmp_path / "baseline.json"
+
+    def validate(*options: str) -> tuple[int, str]:
+        command = ["validate", str(output), "--threads", "1", "--baseline", str(file), *options]
+        shown = CliRunner().invoke(app, command)
+        return shown.exit_code, shown.stderr
+
+    code, text = validate()
+    assert (code, "There is no baseline" in text) == (2, True)
+    assert validate("--update-baseline")[0] == 0
+    smaller = json.loads(file.read_text())
+    smaller["metrics"]["size"]["value"] //= 2
+    file.write_text(json.dumps(smaller))
+    code, text = validate()
+    assert code == 1
+    assert "size: FAILS, " in text
+    assert "kl: holds, " in text
+
+
+def test_a_run_that_fails_is_no_baseline(converted: Callable[[str], Converted], tmp_path: Path) -> None:
+    from amp_export.cli.checks import Checks
+
+    output, file = converted("llama").output, tmp_path / "baseline.json"
+    report = Report.load(output)
+    failed = replace(report, parity={**(report.parity or {}), "holds": False})
+    (check,) = Checks(output, baseline=file, update_baseline=True).run(failed)
+    assert not check.holds
+    assert not file.exists()
+
+
+def test_other_models_formats_and_schemas_are_refused(converted: Callable[[str], Converted], tmp_path: Path) -> None:
+    output, file = converted("llama").output, tmp_path / "baseline.json"
+    good = of(output)
+    good.check_same_model(output, file, to=Format.ONNX)
+    with pytest.raises(RequestError, match="another model, or other weights"):
+        replace(good, source_sha256="0" * 64).check_same_model(output, file, to=Format.ONNX)
+    with pytest.raises(RequestError, match=r"is of onnx in float16, and .* holds onnx in float32"):
+        replace(good, precision="float16").check_same_model(output, file, to=Format.ONNX)
+    replace(good, schema=SCHEMA + 1).save(file)
+    with pytest.raises(OutputError, match="has schema 2, this version knows up to 1"):
+        Baseline.load(file)
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"schema": 1}', '{"schema": 1, "metrics": {"speed": {"value": 1}}}'])
+def test_a_damaged_baseline_is_named(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "baseline.json"
+    file.write_text(text)
+    with pytest.raises(OutputError, match=r"baseline\.json is .*damaged"):
+        Baseline.load(file)
+    with pytest.raises(OutputError, match="is no baseline, and is not overwritten"):
+        baseline().save(file)
+
+
+def test_a_graph_of_another_exporter_has_no_baseline(tmp_path: Path) -> None:
+    command = ["validate", "--onnx", "g.onnx", "--reference", "m", "--baseline", str(tmp_path / "baseline.json")]
+    shown = CliRunner().invoke(app, command)
+    assert shown.exit_code == 2
+    assert "Use --thresholds for other graphs" in shown.stderr
+
+
+def test_update_needs_a_file(converted: Callable[[str], Converted]) -> None:
+    shown = CliRunner().invoke(app, ["validate", str(converted("llama").output), "--update-baseline"])
+    assert shown.exit_code == 2
+    assert "Name it with --baseline FILE" in shown.stderr
