@@ -32,7 +32,7 @@ from amp_export.machine import Machine, read_bandwidth
 from amp_export.manifest import Manifest
 from amp_export.options import Format, Via
 from amp_export.progress import Progress, Silent
-from amp_export.reporting import update_report
+from amp_export.report_files import update_report
 
 ROUNDS = 20
 """Rounds that are measured by default."""
@@ -146,7 +146,7 @@ def benchmark(
             report = benchmark_graphs(
                 dense, output / to, threads=threads, provider=provider, rounds=rounds, on_progress=advance
             )
-    update_report(output, manifest, benchmark=asdict(report))
+    update_report(output, manifest, benchmark=asdict(report), progress=progress)
     return report
 
 

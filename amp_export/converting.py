@@ -15,9 +15,10 @@ from amp_export.exporters import Opset, Precision
 from amp_export.exporters.onnx import require_runtime
 from amp_export.exporting import ExportResult, ExportSettings, choose_settings, export_as
 from amp_export.options import Format, Uniform, Via
-from amp_export.outputs import check_output, staged_output
+from amp_export.outputs import PRUNED, check_output, staged_output
 from amp_export.progress import Progress, Silent
-from amp_export.pruning import PRUNED, prepare, prune_into
+from amp_export.pruning import prepare, prune_into
+from amp_export.report_files import save_report
 from amp_export.reporting import Report, Section, record_verdicts
 from amp_export.validation import compare
 
@@ -113,10 +114,10 @@ def convert(
         exported = export_as(folder, pruned, choices, progress=progress)
         parity, benchmark = _try_out(exported, pruned, request.checkpoint, choices, options, progress)
         report = replace(Report.of(manifest), parity=parity, benchmark=benchmark)
-        report.save(folder)
         for made in dict.fromkeys((Format.ONNX, to)):
             manifest = manifest.with_export(made.value, choices.precision.value, exported.via.value)
-        record_verdicts(manifest, report).save(folder)
+        manifest = record_verdicts(manifest, report).with_hashes(folder)
+        save_report(folder, report, manifest, progress=progress)
     return report
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from amp_export.errors import DeviceError, OutputError
 from amp_export.gains import PhaseResult
 from amp_export.manifest import read_document
+from amp_export.report_words import worst_error
 
 SCHEMA = 1
 """The newest layout of device-report.json that is known."""
@@ -64,7 +65,7 @@ def device_lines(name: str, section: Section) -> Iterator[str]:
     """What was proved and measured on a device, one sentence a line."""
     model = section["facts"]["model"] or section["facts"]["processor"] or section["facts"]["system"]
     for subject, parity in section["parity"].items():
-        worst = max(case["max_error"] for case in parity["cases"])
+        worst = worst_error(parity["cases"])
         failed = sum(not case["holds"] for case in parity["cases"])
         verdict, count = ("FAILS", failed) if failed else ("holds", len(parity["cases"]))
         yield (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 from amp_export import __version__
 from amp_export.checkpoints import hash_file
 from amp_export.errors import OutputError
-from amp_export.outputs import MANIFEST
+from amp_export.outputs import MANIFEST, replace_text
 
 SCHEMA = 1
 
@@ -72,18 +72,35 @@ class Manifest:
             exporters={**self.exporters, folder_name: via},
         )
 
+    def with_hashes(self, folder: Path, names: Iterable[str] | None = None) -> Manifest:
+        """The same with the hashes of files that lie in a folder now.
+
+        Args:
+            folder: The folder.
+            names: Which files have changed; by default all that there are.
+        """
+        if names is not None:
+            changed = set(names)
+            files = {name: facts for name, facts in self.files.items() if name not in changed}
+            files |= {name: _file_facts(folder / name) for name in changed if (folder / name).is_file()}
+            return replace(self, files=dict(sorted(files.items())))
+        return replace(
+            self,
+            files={
+                str(file.relative_to(folder)): _file_facts(file)
+                for file in sorted(folder.rglob("*"))
+                if file.is_file() and file.name != MANIFEST
+            },
+        )
+
     def save(self, folder: Path) -> Manifest:
         """Writes it into a folder, with the hash of every file that lies there now."""
-        files = {
-            str(file.relative_to(folder)): {"sha256": hash_file(file), "bytes": file.stat().st_size}
-            for file in sorted(folder.rglob("*"))
-            if file.is_file() and file.name != MANIFEST
-        }
-        manifest = replace(self, files=files, packages=package_versions())
-        # a hard link may stand here: a new file must not write through it
-        (folder / MANIFEST).unlink(missing_ok=True)
-        (folder / MANIFEST).write_text(json.dumps(asdict(manifest), indent=2) + "\n", encoding="utf-8")
-        return manifest
+        return replace(self.with_hashes(folder), packages=package_versions()).write(folder)
+
+    def write(self, folder: Path) -> Manifest:
+        """Writes it into a folder as it is."""
+        replace_text(folder / MANIFEST, json.dumps(asdict(self), indent=2) + "\n")
+        return self
 
     @classmethod
     def load(cls, folder: Path) -> Manifest:
@@ -99,6 +116,10 @@ class Manifest:
             return cls(**{**content, "source": SourceRecord(**content["source"])})
         except (KeyError, TypeError) as error:
             raise OutputError(f"{folder / MANIFEST} is damaged: {error!r}") from error
+
+
+def _file_facts(file: Path) -> dict[str, Any]:
+    return {"sha256": hash_file(file), "bytes": file.stat().st_size}
 
 
 def read_document(file: Path, *, newest: int) -> dict[str, Any]:

@@ -82,3 +82,16 @@ class DeviceRuntime(enum.StrEnum):
 
     TENSORRT = "tensorrt"
     ONNXRUNTIME = "onnxruntime"
+
+
+class ReportFormat(enum.StrEnum):
+    """What a report is written as; each is the ending of a file."""
+
+    JSON = "json"
+    """For machines: everything that was found out."""
+    MD = "md"
+    """For pull requests."""
+    XML = "xml"
+    """JUnit's, which CI systems show."""
+    HTML = "html"
+    """For people: one page that needs no network."""

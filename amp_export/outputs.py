@@ -16,6 +16,9 @@ from pathlib import Path
 from amp_export.errors import OutputError
 
 MANIFEST = "amp_export.json"
+PRUNED = "pruned"
+SCORES = "scores.safetensors"
+PLAN = "plan.json"
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _AT_FDCWD = -100
@@ -97,6 +100,13 @@ def explained(output: Path) -> Iterator[None]:
         if isinstance(error, OutputError) or error.errno not in _DISK_FULL | {errno.EACCES, errno.EROFS, errno.EPERM}:
             raise
         raise OutputError(_explain(error, output)) from error
+
+
+def replace_text(file: Path, text: str) -> None:
+    """Writes a file in one step; what it was hard-linked to stays as it is."""
+    partial = file.with_name(f".{file.name}.partial-{os.getpid()}")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(file)
 
 
 def _explain(error: OSError, output: Path) -> str:

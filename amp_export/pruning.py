@@ -18,12 +18,13 @@ from amp_export.errors import CalibrationError, ModelError, RequestError
 from amp_export.loading import load_model, load_tokenizer
 from amp_export.manifest import Manifest, SourceRecord
 from amp_export.options import Allocation, HeadPolicy, PerLayer, TargetName, Uniform
-from amp_export.outputs import check_output, staged_output
+from amp_export.outputs import PLAN, PRUNED, SCORES, check_output, staged_output
 from amp_export.planning import make_plan
 from amp_export.plans import Plan
 from amp_export.progress import Progress, Silent
 from amp_export.proving import ReloadProof, expect, prove_reload
 from amp_export.quality import perplexity
+from amp_export.report_files import save_report
 from amp_export.reporting import Report
 from amp_export.rewriting import MODELING_FILE, Rewrite, RewriteKind, rewrite
 from amp_export.scoring import Scores, score, score_batches, tokenize
@@ -32,10 +33,6 @@ from amp_export.sources import Source, resolve_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-PRUNED = "pruned"
-SCORES = "scores.safetensors"
-PLAN = "plan.json"
 
 
 @dataclass(frozen=True)
@@ -161,8 +158,7 @@ def prune(
     )
     with staged_output(output, overwrite=overwrite) as folder:
         result, manifest = prune_into(folder, request, progress)
-        Report.of(manifest).save(folder)
-        manifest.save(folder)
+        save_report(folder, Report.of(manifest), manifest.with_hashes(folder), progress=progress)
     return replace(result, folder=output / PRUNED)
 
 

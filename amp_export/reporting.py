@@ -1,4 +1,4 @@
-"""The report: everything that was found out about an output, as JSON for machines and as tables for people.
+"""The report: everything that was found out about an output, and what it says in rows and sentences.
 
 The schema of report.json is described in `docs/output.md`.
 """
@@ -6,9 +6,8 @@ The schema of report.json is described in `docs/output.md`.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,11 @@ from amp_export.device_reports import device_lines, device_verdict
 from amp_export.errors import OutputError
 from amp_export.gains import Conclusion
 from amp_export.manifest import Manifest, package_versions, read_document
+from amp_export.report_words import case_name, change, joules, megabytes, milliseconds, phase_label, worst_error
 from amp_export.rewriting import RewriteKind
 
 SCHEMA = 3
 JSON_NAME = "report.json"
-MARKDOWN_NAME = "report.md"
 
 Section = Mapping[str, Any]
 
@@ -93,38 +92,6 @@ class Report:
         """The text of report.json."""
         return json.dumps(asdict(self), indent=2) + "\n"
 
-    def save(self, folder: Path) -> None:
-        """Writes report.json and report.md, each in one step."""
-        for name, text in ((JSON_NAME, self.to_json()), (MARKDOWN_NAME, to_markdown(self))):
-            partial = folder / f".{name}.partial-{os.getpid()}"
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(folder / name)
-
-
-def update_report(
-    output: Path,
-    manifest: Manifest,
-    *,
-    parity: Section | None = None,
-    benchmark: Section | None = None,
-    devices: Mapping[str, Section] | None = None,
-) -> Report:
-    """Puts new sections into the report of an output directory, and their verdicts into its manifest."""
-    try:
-        report = Report.load(output)
-    except OutputError:
-        report = Report.of(manifest)
-    report = replace(
-        report,
-        packages=package_versions(),
-        parity=parity if parity is not None else report.parity,
-        benchmark=benchmark if benchmark is not None else report.benchmark,
-        devices={**(report.devices or {}), **devices} if devices is not None else report.devices,
-    )
-    report.save(output)
-    record_verdicts(manifest, report).save(output)
-    return report
-
 
 def record_verdicts(manifest: Manifest, report: Report) -> Manifest:
     """The manifest with what the report says of parity and gain."""
@@ -154,12 +121,12 @@ def summary_rows(report: Report) -> Iterator[Row]:
     """The lines of the summary, for the terminal and for Markdown alike."""
     if (pruning := report.pruning) is not None:
         before, after = pruning["parameters_before"], pruning["parameters_after"]
-        yield Row("Parameters", f"{before / 1e6:.1f} M", f"{after / 1e6:.1f} M", _change(before, after))
+        yield Row("Parameters", f"{before / 1e6:.1f} M", f"{after / 1e6:.1f} M", change(before, after))
         yield from _width_rows(pruning["widths_before"], pruning["widths"])
     if (quality := report.quality) is not None:
         dense_perplexity, pruned_perplexity = quality["dense"], quality["pruned"]
-        change = f"x {pruned_perplexity / dense_perplexity:.2f}"
-        yield Row("Held-back perplexity", f"{dense_perplexity:.2f}", f"{pruned_perplexity:.2f}", change)
+        cost = f"x {pruned_perplexity / dense_perplexity:.2f}"
+        yield Row("Held-back perplexity", f"{dense_perplexity:.2f}", f"{pruned_perplexity:.2f}", cost)
     if (benchmark := report.benchmark) is not None:
         yield from _benchmark_rows(benchmark)
     for name, device in (report.devices or {}).items():
@@ -186,14 +153,14 @@ def _range(layers: Sequence[Section], unit: str) -> str:
 def _benchmark_rows(benchmark: Section) -> Iterator[Row]:
     dense, pruned = benchmark["dense"], benchmark["pruned"]
     for label, key in (("Size on disk", "bytes_on_disk"), ("Peak memory", "peak_memory_bytes")):
-        yield Row(label, _megabytes(dense[key]), _megabytes(pruned[key]), _change(dense[key], pruned[key]))
+        yield Row(label, megabytes(dense[key]), megabytes(pruned[key]), change(dense[key], pruned[key]))
     for phase, result in benchmark["phases"].items():
-        label = _phase_label(phase, benchmark["prompt_tokens"])
+        label = phase_label(phase, benchmark["prompt_tokens"])
         low, high = result["interval"]
         significant = result["conclusion"] != Conclusion.NOT_SIGNIFICANT
         value = f"x {result['speedup']:.2f}" if significant else result["conclusion"]
         gain = f"{value} [{low:.2f}, {high:.2f}]"
-        yield Row(label, _milliseconds(result["dense"]["median"]), _milliseconds(result["pruned"]["median"]), gain)
+        yield Row(label, milliseconds(result["dense"]["median"]), milliseconds(result["pruned"]["median"]), gain)
 
 
 def _device_rows(benchmark: Section) -> Iterator[Row]:
@@ -201,20 +168,13 @@ def _device_rows(benchmark: Section) -> Iterator[Row]:
     dense, pruned = benchmark["dense"], benchmark["pruned"]
     decode = benchmark["phases"]["decode"]
     rates = [decode[name]["tokens_per_second"] for name in ("dense", "pruned")]
-    yield Row("Tokens a second", f"{rates[0]:.1f}", f"{rates[1]:.1f}", _change(*rates))
+    yield Row("Tokens a second", f"{rates[0]:.1f}", f"{rates[1]:.1f}", change(*rates))
     for label, key, show in (
-        ("GPU memory", "gpu_memory_bytes", _megabytes),
-        ("Energy a token", "joules_per_decoded_token", _joules),
+        ("GPU memory", "gpu_memory_bytes", megabytes),
+        ("Energy a token", "joules_per_decoded_token", joules),
     ):
         if dense[key] is not None and pruned[key] is not None:
-            yield Row(label, show(dense[key]), show(pruned[key]), _change(dense[key], pruned[key]))
-
-
-def _phase_label(phase: str, prompt_tokens: int) -> str:
-    """A phase and what it is of: an image or a sound has no tokens."""
-    if phase == "decode":
-        return f"Decode after {prompt_tokens}" if prompt_tokens else "Decode"
-    return f"{phase.capitalize()}, {prompt_tokens} tokens" if prompt_tokens else f"{phase.capitalize()}, one sample"
+            yield Row(label, show(dense[key]), show(pruned[key]), change(dense[key], pruned[key]))
 
 
 def verdict_lines(report: Report) -> Iterator[str]:
@@ -223,9 +183,9 @@ def verdict_lines(report: Report) -> Iterator[str]:
         rewrite = report.pruning["rewrite"]
         yield f"Rewritten as {rewrite['class']} ({rewrite['kind']}): {rewrite['reason']}."
     if report.pruning is not None and report.pruning["reload"] is not None:
-        yield _reload_line(report.pruning["reload"])
+        yield reload_line(report.pruning["reload"])
     if (parity := report.parity) is not None:
-        worst = max(case["max_error"] for case in parity["cases"])
+        worst = worst_error(parity["cases"])
         names = {case["name"] for case in parity["cases"]}
         failed = len({case["name"] for case in parity["cases"] if not case["holds"]})
         verdict, count = ("holds", len(names) - failed) if not failed else ("FAILS", failed)
@@ -239,7 +199,7 @@ def verdict_lines(report: Report) -> Iterator[str]:
         if (greedy := parity.get("greedy")) is not None:
             yield _greedy_line(greedy)
         yield from (
-            f"{_case_name(case)}: off by up to {case['max_error']:.3g} and {case['mean_error']:.3g} in the mean, "
+            f"{case_name(case)}: off by up to {case['max_error']:.3g} and {case['mean_error']:.3g} in the mean, "
             f"tolerated are {case['tolerance']:.3g} and {case['mean_tolerance']:.3g}."
             for case in parity["cases"]
             if not case["holds"]
@@ -247,7 +207,7 @@ def verdict_lines(report: Report) -> Iterator[str]:
     if report.quality is not None:
         yield f"Perplexity is measured on {report.quality['text']}."
     if report.benchmark is not None:
-        yield _benchmark_line(report.benchmark)
+        yield benchmark_line(report.benchmark)
     for name, device in (report.devices or {}).items():
         yield from device_lines(name, device)
     for note in (report.pruning or {}).get("notes", ()):
@@ -273,7 +233,8 @@ def _greedy_line(greedy: Section) -> str:
     return f"{common}; the next is {'a near tie' if greedy['near_tie'] else 'no near tie: that FAILS'}."
 
 
-def _reload_line(reload: Section) -> str:
+def reload_line(reload: Section) -> str:
+    """What the reload proved."""
     tokens = f" and {reload['tokens_compared']} token ids" if reload["tokens_compared"] else ""
     # named after the end of the class: a model without a head returns its last hidden states
     bare = reload["class_name"].endswith("Model") and not reload["class_name"].endswith("LMHeadModel")
@@ -284,7 +245,8 @@ def _reload_line(reload: Section) -> str:
     )
 
 
-def _benchmark_line(benchmark: Section) -> str:
+def benchmark_line(benchmark: Section) -> str:
+    """How times were measured."""
     times = (
         f"Times are medians of {benchmark['rounds']} interleaved rounds, {benchmark['runtime']}, "
         f"{benchmark['threads']} threads; in brackets the bootstrap 95 % interval."
@@ -294,53 +256,3 @@ def _benchmark_line(benchmark: Section) -> str:
     shares = ", ".join(f"{name} {benchmark[name]['bandwidth_share']:.0%}" for name in ("dense", "pruned"))
     bandwidth = benchmark["bandwidth_bytes_per_second"] / 1e9
     return f"{times} Decode's share of the measured memory read bandwidth ({bandwidth:.1f} GB/s): {shares}."
-
-
-def to_markdown(report: Report) -> str:
-    """The text of report.md."""
-    lines = [f"# amp-export: {report.model}", ""]
-    rows = list(summary_rows(report))
-    if rows:
-        lines += ["| | dense | pruned | change |", "| --- | ---: | ---: | ---: |"]
-        lines += [f"| {row.label} | {row.dense} | {row.pruned} | {row.change} |" for row in rows]
-        lines.append("")
-    lines += [f"- {line}" for line in verdict_lines(report)]
-    if report.parity is not None:
-        lines += [
-            "",
-            "## Parity",
-            "",
-            "| case | positions | error: largest | mean | noise: largest | mean | top-1 | holds |",
-        ]
-        lines.append("| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |")
-        lines += [_case_line(case) for case in report.parity["cases"]]
-    lines += ["", "## Versions", "", ", ".join(f"{name} {found}" for name, found in (report.packages or {}).items())]
-    return "\n".join(lines) + "\n"
-
-
-def _case_line(case: Section) -> str:
-    errors = (case[name] for name in ("max_error", "mean_error", "noise", "mean_noise"))
-    cells = [_case_name(case), str(case["positions"]), *(f"{error:.2g}" for error in errors)]
-    cells += [f"{case['top1_agreement']:.1%}", "yes" if case["holds"] else "**no**"]
-    return f"| {' | '.join(cells)} |"
-
-
-def _case_name(case: Section) -> str:
-    """The case, and which output it is of where a model returns something else than logits."""
-    return str(case["name"]) if case["output"] == "logits" else f"{case['name']}, {case['output']}"
-
-
-def _change(before: float, after: float) -> str:
-    return f"{(after - before) / before:+.1%}"
-
-
-def _megabytes(count: float) -> str:
-    return f"{count / 1e6:.0f} MB"
-
-
-def _milliseconds(seconds: float) -> str:
-    return f"{seconds * 1e3:.1f} ms"
-
-
-def _joules(energy: float) -> str:
-    return f"{energy:.3g} J"

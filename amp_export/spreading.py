@@ -41,11 +41,11 @@ def spread_heads(
     dense = config.widths
     check_spreadable(config, policy)
     if policy is HeadPolicy.GROUPS:
-        steps = [_sorted(_relative(layer).reshape(dense.key_value_heads, -1).sum(axis=1)) for layer in heads]
+        steps = [_sorted(relative_importance(layer).reshape(dense.key_value_heads, -1).sum(axis=1)) for layer in heads]
         counts = take_best(steps, widths.key_value_heads * len(heads))
         return [LayerWidths(count * dense.query_group, count, widths.neurons) for count in counts]
     if policy is HeadPolicy.WITHIN:
-        steps = [_within(_relative(layer).reshape(dense.key_value_heads, -1)) for layer in heads]
+        steps = [_within(relative_importance(layer).reshape(dense.key_value_heads, -1)) for layer in heads]
         counts = take_best(steps, widths.query_group * len(heads))
         return [LayerWidths(count * dense.key_value_heads, dense.key_value_heads, widths.neurons) for count in counts]
     return [widths] * len(heads)
@@ -78,7 +78,7 @@ def spread_neurons(neurons: Sequence[Array], kept: int, *, multiple: int) -> lis
     starts = np.arange(0, width, multiple)
     sizes = np.diff([*starts, width])
     # all experts of a layer keep as many, so that what counts is what they lose together
-    worths = [_sorted(_relative(layer)).reshape(-1, width).sum(axis=0) for layer in neurons]
+    worths = [_sorted(relative_importance(layer)).reshape(-1, width).sum(axis=0) for layer in neurons]
     steps = [np.add.reduceat(layer, starts) / sizes for layer in worths]
     counts = take_best(steps, (len(starts) if kept == width else kept // multiple) * len(neurons))
     return [min(count * multiple, width) for count in counts]
@@ -108,7 +108,7 @@ def _within(worths_kg: Floats) -> Floats:
     return worths
 
 
-def _relative(importance: Array) -> Floats:
+def relative_importance(importance: Array) -> Floats:
     """Importance in medians of the layer; in means where most of it is zero."""
     import numpy as np
 

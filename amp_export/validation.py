@@ -22,7 +22,7 @@ from amp_export.parity_files import read_cases
 from amp_export.parity_metrics import agree, distance
 from amp_export.parity_results import CaseResult, Greedy, ParityReport
 from amp_export.progress import Progress, Silent
-from amp_export.reporting import update_report
+from amp_export.report_files import update_report
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -79,7 +79,7 @@ def validate(
     report = compare(checkpoint, graph, threads=threads, provider=provider, progress=progress, cases=chosen)
     if explain:
         report = with_explanation(report, checkpoint, graph, chosen, progress=progress)
-    update_report(output, manifest, parity=report.to_json())
+    update_report(output, manifest, parity=report.to_json(), progress=progress)
     return report
 
 

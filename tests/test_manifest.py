@@ -44,7 +44,7 @@ DAMAGES: dict[str, tuple[Callable[[dict[str, object]], object], str]] = {
 def test_manifests_and_reports_that_cannot_be_read_say_why(damage: str, tmp_path: Path) -> None:
     change, message = DAMAGES[damage]
     MANIFEST_OF_A_MODEL.save(tmp_path)
-    Report(model="demo").save(tmp_path)
+    (tmp_path / JSON_NAME).write_text(Report(model="demo").to_json())
     for name, load in ((MANIFEST, Manifest.load), (JSON_NAME, Report.load)):
         content = json.loads((tmp_path / name).read_text())
         change(content)

@@ -2,24 +2,78 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from amp_export.cli.checks import Checks, ThresholdsOption
-from amp_export.cli.options import Json, OutArgument
-from amp_export.cli.running import examples, run_and_show
+from amp_export.cli.options import Json
+from amp_export.cli.running import examples, run_and_show, run_command
+from amp_export.options import ReportFormat
 
 if TYPE_CHECKING:
     from amp_export.reporting import Report
 
-EXAMPLES = examples("amp-export report out", "amp-export report out --thresholds amp-export.toml")
+EXAMPLES = examples(
+    "amp-export report out",
+    "amp-export report out --format html --format xml",
+    "amp-export report out --thresholds amp-export.toml",
+    "amp-export report out-old out-new",
+)
 
 
-def report(output: OutArgument, thresholds: ThresholdsOption = None, as_json: Json = False) -> None:
-    """Show the report of an output directory again."""
+def report(
+    outputs: Annotated[
+        list[Path],
+        typer.Argument(metavar="OUT...", help="What an earlier command wrote; of several, the baseline first."),
+    ],
+    formats: Annotated[
+        list[ReportFormat] | None,
+        typer.Option("--format", help="Write OUT/report.FORMAT anew; may be given several times."),
+    ] = None,
+    across_models: Annotated[
+        bool, typer.Option("--across-models", help="Compare outputs of different models, too.")
+    ] = False,
+    thresholds: ThresholdsOption = None,
+    as_json: Json = False,
+) -> None:
+    """Show a report again, write it as a page or for CI, or compare several; exit code 1 if parity fails."""
+    if len(outputs) > 1:
+        if formats or thresholds is not None:
+            name = "--format" if formats else "--thresholds"
+            raise typer.BadParameter("it is for the report of one output, and several are compared.", param_hint=name)
+        _compare(outputs, across_models=across_models, as_json=as_json)
+        return
+    (output,) = outputs
 
-    def work(_: Any) -> Report:
+    def work(console: Any) -> Report:
+        from amp_export.manifest import Manifest
+        from amp_export.report_files import report_file, write_forms
         from amp_export.reporting import Report
 
-        return Report.load(output)
+        report = Report.load(output)
+        if formats:
+            write_forms(output, report, Manifest.load(output), list(dict.fromkeys(formats)))
+            for form in dict.fromkeys(formats):
+                console.print(f"Written: {report_file(output, form)}", soft_wrap=True)
+        return report
 
     run_and_show(work, as_json=as_json, written=None, checks=lambda: Checks(output, thresholds=thresholds))
+
+
+def _compare(outputs: list[Path], *, across_models: bool, as_json: bool) -> None:
+    def work(console: Any) -> None:
+        from amp_export.console import print_json
+        from amp_export.console_comparison import show_comparison
+        from amp_export.report_comparison import compare_outputs
+
+        comparison = compare_outputs(outputs, across_models=across_models)
+        if as_json:
+            print_json(comparison.to_json())
+        else:
+            show_comparison(console, comparison)
+        if not comparison.holds:
+            raise typer.Exit(1)
+
+    run_command(work)

@@ -1,0 +1,147 @@
+"""What a report comes down to: parity, quality, gain and what was removed, each in words with its number."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from amp_export.gains import Conclusion
+from amp_export.report_words import phase_label, worst_error
+from amp_export.reporting import Report, Section
+
+
+class Standing(enum.StrEnum):
+    """How something stands."""
+
+    HOLDS = "holds"
+    FAILS = "fails"
+    MEASURED = "measured"
+    """A number without a limit that it could keep or break."""
+    OPEN = "not measured"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was found out, or that nobody looked for.
+
+    Attributes:
+        subject: What it is about.
+        standing: How that stands.
+        number: The number that says so; empty where there is none.
+        sentence: The same in words.
+    """
+
+    subject: str
+    standing: Standing
+    number: str
+    sentence: str
+
+    @property
+    def result(self) -> str:
+        """How it stands and by what number."""
+        if self.standing is Standing.MEASURED:
+            return self.number
+        standing = self.standing.value.upper() if self.standing is Standing.FAILS else self.standing.value
+        return f"{standing} {self.number}".rstrip()
+
+
+def findings(report: Report) -> Iterator[Finding]:
+    """What was found out, the most important first."""
+    yield from _findings_here(report)
+    for name, device in (report.devices or {}).items():
+        if device["benchmark"] is not None:
+            yield from _gains(device["benchmark"], where=f" on {name}")
+
+
+def headline(report: Report) -> str:
+    """What was found out here, and whether parity holds on devices, in one line."""
+    return "; ".join(f"{finding.subject}: {finding.result}" for finding in _findings_here(report)) + "."
+
+
+def _findings_here(report: Report) -> Iterator[Finding]:
+    yield _parity(report.parity)
+    for name, device in (report.devices or {}).items():
+        yield _device_parity(name, device)
+    if report.pruning is not None:
+        yield _quality(report.quality)
+    if report.benchmark is not None:
+        yield from _gains(report.benchmark)
+    elif report.pruning is not None:
+        sentence = "Nobody has measured the time yet: amp-export benchmark OUT does."
+        yield Finding("Gain", Standing.OPEN, "", sentence)
+    if report.pruning is not None:
+        yield _removed(report.pruning)
+
+
+def _parity(parity: Section | None) -> Finding:
+    if parity is None:
+        return Finding("Parity", Standing.OPEN, "", "Nobody has checked the graph yet: amp-export validate OUT does.")
+    names = {case["name"] for case in parity["cases"]}
+    failed = {case["name"] for case in parity["cases"] if not case["holds"]}
+    worst = worst_error(parity["cases"])
+    return Finding(
+        "Parity",
+        Standing.HOLDS if parity["holds"] else Standing.FAILS,
+        f"in {len(names) - len(failed)} of {len(names)} cases",
+        f"The exported graph computes {'' if parity['holds'] else 'something else than '}what PyTorch computes: it is "
+        f"off by up to {worst:.2g}, and {parity['tolerance']:.2g} is tolerated.",
+    )
+
+
+def _device_parity(name: str, device: Section) -> Finding:
+    cases = [case for parity in device["parity"].values() for case in parity["cases"]]
+    tolerance = max(parity["tolerance"] for parity in device["parity"].values())
+    return Finding(
+        f"Parity on {name}",
+        Standing.HOLDS if device["holds"] else Standing.FAILS,
+        f"in {sum(case['holds'] for case in cases)} of {len(cases)} cases",
+        f"With {device['runtime']} the {' and the '.join(device['parity'])} graph are off by up to "
+        f"{worst_error(cases):.2g}, and {tolerance:.2g} is tolerated.",
+    )
+
+
+def _quality(quality: Section | None) -> Finding:
+    if quality is None:
+        sentence = "What pruning cost is not known: it is measured on text, for models that predict the next token."
+        return Finding("Quality", Standing.OPEN, "", sentence)
+    dense, pruned = quality["dense"], quality["pruned"]
+    way = "rose" if pruned > dense else "fell"
+    return Finding(
+        "Perplexity",
+        Standing.MEASURED,
+        f"x {pruned / dense:.2f}",
+        f"It {way} from {dense:.2f} (dense) to {pruned:.2f} (pruned); lower is better. Measured on {quality['text']}.",
+    )
+
+
+WORDS = {
+    Conclusion.FASTER: "The pruned graph is faster.",
+    Conclusion.SLOWER: "The pruned graph is slower.",
+    Conclusion.NOT_SIGNIFICANT: "No gain can be claimed: the interval holds 1.",
+}
+"""What a conclusion says of a phase."""
+
+
+def _gains(benchmark: Section, *, where: str = "") -> Iterator[Finding]:
+    for phase, result in benchmark["phases"].items():
+        low, high = result["interval"]
+        conclusion = Conclusion(result["conclusion"])
+        claimed = conclusion is not Conclusion.NOT_SIGNIFICANT
+        yield Finding(
+            phase_label(phase, benchmark["prompt_tokens"]) + where,
+            Standing.MEASURED,
+            f"x {result['speedup']:.2f}" if claimed else conclusion.value,
+            f"{WORDS[conclusion]} Dense time over pruned time is {result['speedup']:.2f}, 95 % interval {low:.2f} to "
+            f"{high:.2f}.",
+        )
+
+
+def _removed(pruning: Section) -> Finding:
+    before, after = pruning["parameters_before"], pruning["parameters_after"]
+    return Finding(
+        "Parameters",
+        Standing.MEASURED,
+        f"{(after - before) / before:+.1%}",
+        f"{before / 1e6:.1f} M became {after / 1e6:.1f} M.",
+    )

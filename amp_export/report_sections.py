@@ -1,0 +1,236 @@
+"""The sections of the page, each from its part of the report; what was not measured says so."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from amp_export.architectures import Unit
+from amp_export.manifest import Manifest
+from amp_export.report_commands import commands
+from amp_export.report_layer_plots import heads_picture, kept_picture, neurons_picture, shown_units
+from amp_export.report_layers import LayerCounts, layer_counts, read_importance
+from amp_export.report_page import PageSection, Table
+from amp_export.report_plots import (
+    SUBJECTS,
+    gains_picture,
+    latency_picture,
+    parity_picture,
+    roofline_picture,
+    sizes_picture,
+)
+from amp_export.report_words import case_name, change, joules, megabytes, milliseconds, phase_label
+from amp_export.reporting import Report, Section, benchmark_line, reload_line
+
+SIZES = {"bytes_on_disk": "Size on disk", "peak_memory_bytes": "Peak memory", "gpu_memory_bytes": "GPU memory"}
+"""What a benchmark tells in bytes, and what it is called."""
+
+
+HEADINGS = {Unit.QUERY_HEADS: "query heads", Unit.KEY_VALUE_HEADS: "key/value heads", Unit.NEURONS: "neurons"}
+
+FOLDED_ROWS = 12
+"""A table of layers with more rows opens on demand."""
+
+
+def page_sections(report: Report, manifest: Manifest, output: Path) -> Iterator[PageSection]:
+    """All sections in the order of the page."""
+    yield removed_section(report, manifest, output)
+    yield parity_section(report.parity)
+    yield latency_section(report.benchmark)
+    yield memory_section(report.benchmark)
+    yield roofline_section(report.benchmark)
+    for number, (name, device) in enumerate((report.devices or {}).items()):
+        yield device_section(f"device-{number}", name, device)
+    yield provenance_section(report, manifest)
+
+
+def removed_section(report: Report, manifest: Manifest, output: Path) -> PageSection:
+    """What was removed of each layer."""
+    anchor, heading = "removed", "What was removed"
+    if (pruning := report.pruning) is None:
+        return PageSection(anchor, heading, ("Nothing was pruned: this is an export of the model as it is.",))
+    layers = layer_counts(pruning, manifest)
+    pictures = [kept_picture(layers)]
+    lines = [f"{what.capitalize()}: {reason}." for what, reason in pruning["reasons"].items()]
+    importance = read_importance(output, layers)
+    if isinstance(importance, str):
+        lines.append(importance)
+    else:
+        if pruning["calibration"]:
+            lines.append(f"Importance was measured on {pruning['calibration']}.")
+        pictures.append(heads_picture(layers, importance.heads))
+        if (neurons := neurons_picture(layers, importance.neurons)) is not None:
+            pictures.append(neurons)
+    lines += [f"Note: {note}" for note in pruning["notes"]]
+    return PageSection(anchor, heading, tuple(lines), tuple(pictures), (_counts_table(layers),))
+
+
+def _counts_table(layers: Sequence[LayerCounts]) -> Table:
+    """What layers keep; consecutive layers that are alike share a row."""
+    units = shown_units(layers)
+    rows = []
+    for (dense, kept, _), alike in itertools.groupby(layers, key=lambda each: (each.dense, each.kept, each.stack)):
+        labels = [layer.label for layer in alike]
+        said = (f"{kept.of(unit)} of {dense.of(unit)}" if dense.of(unit) else "none" for unit in units)
+        rows.append((labels[0] if len(labels) == 1 else f"{labels[0]} to {labels[-1]}", *said))
+    headings = ("layer", *(HEADINGS[unit] for unit in units))
+    return Table.of("Kept of what each layer had", headings, rows, folded=len(rows) > FOLDED_ROWS)
+
+
+def parity_section(parity: Section | None) -> PageSection:
+    """How far the graph is off in every case."""
+    anchor, heading = "parity", "Parity: does the graph compute what PyTorch computes?"
+    if parity is None:
+        return PageSection(anchor, heading, ("Not measured. amp-export validate OUT measures it.",))
+    line = (
+        f"PyTorch in {parity['reference_precision']} is the reference. PyTorch's own {parity['precision']} is off from "
+        f"it by up to {parity['noise']:.2g}; the graph may be off by {parity['noise_factor']:g} times the noise of "
+        "each output."
+    )
+    return PageSection(
+        anchor, heading, (line,), (parity_picture(parity, "parity"),), (_parity_table(parity, "Parity by case"),)
+    )
+
+
+def _parity_table(parity: Section, caption: str) -> Table:
+    headings = (
+        "case",
+        "result",
+        "largest error",
+        "tolerated",
+        "mean error",
+        "tolerated mean",
+        "noise",
+        "same first choice",
+        "positions",
+    )
+    return Table.of(caption, headings, (_parity_row(case, parity) for case in parity["cases"]), words=2)
+
+
+def _parity_row(case: Section, parity: Section) -> tuple[str, ...]:
+    return (
+        case_name(case),
+        "holds" if case["holds"] else "FAILS",
+        f"{case['max_error']:.3g}",
+        f"{case.get('tolerance', parity['tolerance']):.3g}",
+        f"{case['mean_error']:.3g}",
+        f"{case.get('mean_tolerance', parity['mean_tolerance']):.3g}",
+        f"{case['noise']:.3g}" if "noise" in case else "",
+        f"{case['top1_agreement']:.1%}",
+        str(case["positions"]),
+    )
+
+
+def latency_section(benchmark: Section | None) -> PageSection:
+    """Times of both graphs."""
+    anchor, heading = "latency", "Latency: dense against pruned"
+    if benchmark is None:
+        return PageSection(anchor, heading, ("Not measured. amp-export benchmark OUT measures it.",))
+    pictures = [gains_picture(benchmark, "gains")]
+    for phase, result in benchmark["phases"].items():
+        pictures.append(latency_picture(phase, result, benchmark["prompt_tokens"], f"latency-{phase}"))
+    return PageSection(
+        anchor, heading, (benchmark_line(benchmark),), tuple(pictures), (_latency_table(benchmark, "Times"),)
+    )
+
+
+def _latency_table(benchmark: Section, caption: str) -> Table:
+    headings = ("phase", "graph", "median", "90 %", "99 %", "samples", "gain", "95 % interval", "conclusion")
+    rows = []
+    for phase, result in benchmark["phases"].items():
+        for subject in SUBJECTS:
+            times = result[subject]
+            gain = ("", "", "")
+            if subject == "pruned":
+                low, high = result["interval"]
+                gain = (f"x {result['speedup']:.2f}", f"{low:.2f} to {high:.2f}", result["conclusion"])
+            said = (milliseconds(times[key]) for key in ("median", "p90", "p99"))
+            samples = str(sum(map(len, times["samples"])))
+            rows.append((phase_label(phase, benchmark["prompt_tokens"]), subject, *said, samples, *gain))
+    return Table.of(caption, headings, rows, words=2)
+
+
+def memory_section(benchmark: Section | None) -> PageSection:
+    """Sizes, memory and load times."""
+    anchor, heading = "memory", "Size and memory"
+    if benchmark is None:
+        return PageSection(anchor, heading, ("Not measured. amp-export benchmark OUT measures it.",))
+    picture = sizes_picture(benchmark, SIZES, "sizes")
+    return PageSection(anchor, heading, (), (picture,), (_memory_table(benchmark, "Size, memory and load time"),))
+
+
+def _memory_table(benchmark: Section, caption: str) -> Table:
+    dense, pruned = (benchmark[subject] for subject in SUBJECTS)
+    shown: dict[str, tuple[str, Callable[[float], str]]] = {key: (label, megabytes) for key, label in SIZES.items()}
+    shown["load_seconds"] = ("Load time", milliseconds)
+    shown["joules_per_decoded_token"] = ("Energy a token", joules)
+    rows = [
+        (label, show(dense[key]), show(pruned[key]), change(dense[key], pruned[key]))
+        for key, (label, show) in shown.items()
+        if dense.get(key) is not None and pruned.get(key) is not None
+    ]
+    return Table.of(caption, ("", "dense", "pruned", "change"), rows)
+
+
+def roofline_section(benchmark: Section | None) -> PageSection:
+    """How near decoding is to what the memory allows."""
+    anchor, heading = "roofline", "Roofline: what the memory allows"
+    if benchmark is None or any(benchmark[subject]["bandwidth_share"] is None for subject in SUBJECTS):
+        why = "amp-export benchmark OUT measures it." if benchmark is None else "It is measured where a model decodes."
+        return PageSection(anchor, heading, (f"Not measured. {why}",))
+    dense, pruned = (benchmark[subject]["weight_bytes_per_token"] for subject in SUBJECTS)
+    measured = benchmark["phases"]["decode"]["speedup"]
+    lines = (
+        f"For every token all weights are read: {dense / 1e6:.0f} MB dense, {pruned / 1e6:.0f} MB pruned. With "
+        f"{benchmark['threads']} threads this machine reads {benchmark['bandwidth_bytes_per_second'] / 1e9:.1f} GB/s.",
+        f"The bytes that were removed allow decoding to be x {dense / pruned:.2f} as fast; x {measured:.2f} was "
+        f"measured, {measured / (dense / pruned):.0%} of that.",
+    )
+    return PageSection(anchor, heading, lines, (roofline_picture(benchmark, "roofline"),))
+
+
+def device_section(anchor: str, name: str, device: Section) -> PageSection:
+    """What a device found out."""
+    model = device["facts"]["model"] or device["facts"]["processor"] or device["facts"]["system"]
+    pictures = [
+        parity_picture(parity, f"{anchor}-{subject}", graph=f"the {subject} graph")
+        for subject, parity in device["parity"].items()
+    ]
+    tables = [
+        _parity_table(parity, f"Parity of the {subject} graph by case") for subject, parity in device["parity"].items()
+    ]
+    lines = [f"{model}, {device['runtime']}."]
+    if (benchmark := device["benchmark"]) is None:
+        lines.append("Times were not measured there: parity does not hold.")
+    else:
+        pictures.append(gains_picture(benchmark, f"{anchor}-gains"))
+        for phase, result in benchmark["phases"].items():
+            pictures.append(latency_picture(phase, result, benchmark["prompt_tokens"], f"{anchor}-{phase}"))
+        pictures.append(sizes_picture(benchmark, SIZES, f"{anchor}-sizes"))
+        tables += [_latency_table(benchmark, "Times"), _memory_table(benchmark, "Size, memory, load time and energy")]
+    return PageSection(anchor, f"On {name}", tuple(lines), tuple(pictures), tuple(tables))
+
+
+def provenance_section(report: Report, manifest: Manifest) -> PageSection:
+    """Where all of it is from."""
+    lines = [f"Source: {manifest.source.asked}, SHA-256 of config and weights {manifest.source.sha256}."]
+    if report.pruning is not None:
+        rewrite = report.pruning["rewrite"]
+        if rewrite:
+            lines.append(f"Written as {rewrite['class']} ({rewrite['kind']}): {rewrite['reason']}.")
+        if report.pruning["reload"] is not None:
+            lines.append(reload_line(report.pruning["reload"]))
+    if report.benchmark is not None:
+        machine = report.benchmark["machine"]
+        lines.append(f"Machine: {machine['processor']}, {machine['cores']} cores, {machine['system']}.")
+    versions = {"amp-export": manifest.amp_export, **(report.packages or {})}
+    tables = [Table.of("Versions", ("package", "version"), versions.items(), words=2)]
+    # this page cannot hold its own hash
+    files = [(name, facts) for name, facts in manifest.files.items() if not name.startswith("report.")]
+    rows = [(name, facts["sha256"], str(facts["bytes"])) for name, facts in files]
+    if rows:
+        tables.append(Table.of("Files", ("file", "SHA-256", "bytes"), rows, words=2, folded=True))
+    return PageSection(
+        "provenance", "Provenance", tuple(lines), tables=tuple(tables), commands=tuple(commands(report, manifest))
+    )

@@ -1,0 +1,46 @@
+"""How a report says names and numbers, the same in every form that it is written in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def case_name(case: Mapping[str, Any]) -> str:
+    """A parity case, and which output it is of where a model returns something else than logits."""
+    output = case.get("output", "logits")
+    return str(case["name"]) if output == "logits" else f"{case['name']}, {output}"
+
+
+def worst_error(cases: Sequence[Mapping[str, Any]]) -> float:
+    """The largest error of all cases; one that is not a number is larger than any."""
+    errors = [float(case["max_error"]) for case in cases]
+    return math.nan if any(map(math.isnan, errors)) else max(errors)
+
+
+def phase_label(phase: str, prompt_tokens: int) -> str:
+    """A phase and what it is of: an image or a sound has no tokens."""
+    if phase == "decode":
+        return f"Decode after {prompt_tokens}" if prompt_tokens else "Decode"
+    return f"{phase.capitalize()}, {prompt_tokens} tokens" if prompt_tokens else f"{phase.capitalize()}, one sample"
+
+
+def change(before: float, after: float) -> str:
+    """By what share something grew or shrank."""
+    return f"{(after - before) / before:+.1%}" if before else ""
+
+
+def megabytes(count: float) -> str:
+    """A size."""
+    return f"{count / 1e6:.0f} MB"
+
+
+def milliseconds(seconds: float) -> str:
+    """A time."""
+    return f"{seconds * 1e3:.1f} ms"
+
+
+def joules(energy: float) -> str:
+    """An energy."""
+    return f"{energy:.3g} J"

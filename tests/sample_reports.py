@@ -1,0 +1,206 @@
+"""Reports of every kind, made by hand: what they say was never measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from amp_export.gains import PhaseResult
+from amp_export.manifest import Manifest, SourceRecord
+from amp_export.plans import LayerPlan, Plan
+from amp_export.reporting import Report
+from amp_export.scoring import Scores
+
+LAYERS, HEADS, GROUPS, NEURONS = 30, 9, 3, 96
+
+CONFIG = {
+    "model_type": "llama",
+    "hidden_size": 72,
+    "intermediate_size": NEURONS,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "num_key_value_heads": GROUPS,
+    "vocab_size": 64,
+    "max_position_embeddings": 64,
+}
+
+
+def plan() -> Plan:
+    """Layers that differ: some lose a head of each group, and later layers lose more neurons."""
+    layers = []
+    for layer in range(LAYERS):
+        heads = tuple(head for head in range(HEADS) if layer % 3 or head % 3)
+        layers.append(LayerPlan(heads, tuple(range(GROUPS)), tuple(range(layer // 2, NEURONS))))
+    return Plan(tuple(layers), asked=0.2, achieved=0.19, settings={"allocation": "balanced", "snap": 1})
+
+
+def save_layers(folder: Path) -> None:
+    """Writes scores and plan, as pruning does."""
+    generator = np.random.default_rng(0)
+    heads, neurons = (
+        tuple(generator.lognormal(size=count).astype(np.float32) for _ in range(LAYERS)) for count in (HEADS, NEURONS)
+    )
+    Scores(heads, neurons, "8 prompts of prompts.txt").save(folder / "scores.safetensors")
+    plan().save(folder / "plan.json")
+
+
+def pruning() -> dict[str, Any]:
+    dense = {"query_heads": HEADS, "key_value_heads": GROUPS, "neurons": NEURONS}
+    kept = [widths.__dict__ for widths in plan().widths]
+    reload = {"holds": True, "class_name": "LlamaForCausalLM", "logits_compared": 1234, "tokens_compared": 7}
+    return {
+        "asked": 0.2,
+        "achieved": 0.19,
+        "parameters_before": 1_000_000,
+        "parameters_after": 810_000,
+        "widths_before": dense,
+        "widths": kept,
+        "settings": {"allocation": "balanced", "snap": 1},
+        "reasons": {"heads": "as many as the plan says", "neurons": "what the heads leave"},
+        "notes": ["19.00% is removed instead of 20.00%."],
+        "calibration": "8 prompts of prompts.txt",
+        "rewrite": {"kind": "resized class", "class": "LlamaForCausalLM", "reason": "layers differ"},
+        "reload": reload,
+    }
+
+
+def case(name: str, *, output: str = "logits", share: float = 0.3) -> dict[str, Any]:
+    """A case whose largest error is this share of its tolerance."""
+    return {
+        "name": name,
+        "output": output,
+        "positions": 17,
+        "max_error": share * 4e-4,
+        "mean_error": share * 3e-5,
+        "noise": 1e-4,
+        "mean_noise": 1e-5,
+        "tolerance": 4e-4,
+        "mean_tolerance": 4e-5,
+        "top1_agreement": 1.0,
+        "holds": share <= 1,
+    }
+
+
+def parity(*cases: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "precision": "float32",
+        "reference_precision": "float64",
+        "noise": 1e-4,
+        "noise_factor": 4.0,
+        "tolerance": 4e-4,
+        "mean_tolerance": 4e-5,
+        "cases": list(cases),
+        "holds": all(each["holds"] for each in cases),
+    }
+
+
+def phase(seconds: float, *, speedup: float, calls: int = 1, seed: int = 0) -> dict[str, Any]:
+    """Samples of 20 rounds, of which one is an outlier."""
+    generator = np.random.default_rng(seed)
+    dense = seconds * generator.lognormal(sigma=0.1, size=(20, calls))
+    pruned = seconds / speedup * generator.lognormal(sigma=0.1, size=(20, calls))
+    dense[3, 0] *= 4
+    found = PhaseResult.of(dense.tolist(), pruned.tolist(), launches=4)
+    times = {name: {**getattr(found, name).__dict__} for name in ("dense", "pruned")}
+    return {
+        **times,
+        "speedup": found.speedup,
+        "interval": list(found.interval),
+        "conclusion": found.conclusion.value,
+    }
+
+
+def benchmark(*, decodes: bool = True) -> dict[str, Any]:
+    subjects = {
+        name: {
+            "bytes_on_disk": size,
+            "peak_memory_bytes": 2 * size,
+            "load_seconds": 0.5,
+            "weight_bytes_per_token": size if decodes else None,
+            "bandwidth_share": 0.7 if decodes else None,
+        }
+        for name, size in (("dense", 500_000_000), ("pruned", 400_000_000))
+    }
+    phases = {"forward": phase(0.2, speedup=1.0)}
+    if decodes:
+        phases = {"prefill": phase(0.2, speedup=1.2), "decode": phase(0.02, speedup=1.15, calls=16, seed=1)}
+    return {
+        **subjects,
+        "phases": phases,
+        "rounds": 20,
+        "launches": 4,
+        "warm_up_rounds": 8,
+        "prompt_tokens": 128 if decodes else 0,
+        "decode_tokens": 16 if decodes else 0,
+        "threads": 2,
+        "runtime": "ONNX Runtime 1",
+        "machine": {"processor": "a processor", "cores": 2, "system": "Linux x86_64"},
+        "bandwidth_bytes_per_second": 3e10,
+        "seed": 0,
+    }
+
+
+def device() -> dict[str, Any]:
+    """What a device found out, which tells its power and does not know the noise."""
+    measured = benchmark()
+    for name in ("dense", "pruned"):
+        measured[name] |= {"gpu_memory_bytes": 3e8, "joules_per_decoded_token": 0.25}
+        measured["phases"]["decode"][name]["tokens_per_second"] = 50.0
+    cases = [{key: value for key, value in case("17 tokens").items() if "noise" not in key and "toler" not in key}]
+    found = {"holds": True, "tolerance": 1e-3, "mean_tolerance": 1e-4, "cases": cases}
+    return {
+        "facts": {"model": "Jetson Orin Nano", "processor": None, "system": "Linux aarch64"},
+        "runtime": "TensorRT 10.3.0",
+        "parity": {"dense": found, "pruned": found},
+        "holds": True,
+        "power": {"source": "tegrastats", "rails": ["VDD_IN"]},
+        "benchmark": {**measured, "interleaved": "by round"},
+    }
+
+
+def full_report() -> Report:
+    """A decoder of which everything was measured, and some of it fails."""
+    long_name = "left-padded batch of 5, 11 and 17 tokens, and then 4 decode steps that follow each other"
+    cases = [
+        case("prefill of 17 tokens"),
+        case(long_name, share=0.9),
+        case("hidden", output="pooler_output", share=9.0),
+    ]
+    return Report(
+        "org/a-model",
+        pruning=pruning(),
+        quality={"dense": 22.8, "pruned": 34.2, "text": "2 prompts held back from calibration"},
+        parity=parity(*cases, case("no number", share=float("nan"))),
+        benchmark=benchmark(),
+        devices={"orin.local": device()},
+        packages={"torch": "2.13.0", "numpy": "2.4.6"},
+    )
+
+
+def encoder_report() -> Report:
+    """An encoder: nothing is decoded, and its parity holds."""
+    return Report(
+        "an-encoder",
+        pruning=pruning(),
+        parity=parity(case("1 image"), case("batch of 3 images")),
+        benchmark=benchmark(decodes=False),
+    )
+
+
+def bare_report() -> Report:
+    """An export of which nothing was measured, and nothing was pruned."""
+    return Report("as-it-is")
+
+
+def manifest(report: Report) -> Manifest:
+    return Manifest(
+        SourceRecord(report.model, "/somewhere", "ab" * 32),
+        config_before=CONFIG,
+        plan=report.pruning,
+        rewrite=report.pruning["rewrite"] if report.pruning is not None else None,
+        exports={"onnx": "float32"},
+        exporters={"onnx": "direct"},
+        files={"onnx/model.onnx": {"sha256": "cd" * 32, "bytes": 3}},
+    )

@@ -1,0 +1,111 @@
+"""report.xml and report.md."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sample_reports import bare_report, case, encoder_report, full_report, parity
+
+from amp_export.report_findings import headline
+from amp_export.report_junit import to_junit
+from amp_export.report_markdown import to_markdown
+from amp_export.reporting import Report
+
+SCHEMA = {
+    "testsuites": ({"name", "time", "tests", "failures", "errors"}, {"testsuite"}),
+    "testsuite": ({"name", "tests", "failures", "errors", "skipped"}, {"properties", "testcase"}),
+    "properties": (set(), {"property"}),
+    "property": ({"name", "value"}, set()),
+    "testcase": ({"name", "classname", "time"}, {"failure", "skipped", "system-out"}),
+    "failure": ({"type", "message"}, set()),
+    "skipped": ({"type", "message"}, set()),
+    "system-out": (set(), set()),
+}
+"""Attributes and children that `junit-10.xsd` of Jenkins' xUnit plugin (commit 031e285) allows, as far as used here."""
+
+
+def read(report: Report) -> ElementTree.Element:
+    """The tests of a report, held against the schema."""
+    root = ElementTree.fromstring(to_junit(report).encode())
+    for element in root.iter():
+        attributes, children = SCHEMA[element.tag]
+        assert set(element.attrib) <= attributes
+        assert {child.tag for child in element} <= children
+    (suite,) = root
+    cases = suite.findall("testcase")
+    assert int(suite.get("tests", "")) == len(cases)
+    assert int(suite.get("failures", "")) == len(suite.findall("testcase/failure"))
+    assert int(suite.get("skipped", "")) == len(suite.findall("testcase/skipped"))
+    return suite
+
+
+def test_every_case_of_every_output_is_a_test() -> None:
+    suite = read(full_report())
+    assert [(each.get("classname"), each.get("name")) for each in suite.findall("testcase")] == [
+        ("amp_export.parity", "prefill of 17 tokens: logits"),
+        (
+            "amp_export.parity",
+            "left-padded batch of 5, 11 and 17 tokens, and then 4 decode steps that follow each other: logits",
+        ),
+        ("amp_export.parity", "hidden: pooler_output"),
+        ("amp_export.parity", "no number: logits"),
+        ("amp_export.parity.dense", "17 tokens: logits on orin.local"),
+        ("amp_export.parity.pruned", "17 tokens: logits on orin.local"),
+        ("amp_export.reload", "the pruned checkpoint reloads bit for bit"),
+    ]
+    failures = [failure.get("message") for failure in suite.iter("failure")]
+    assert failures[0] == (
+        "largest error 0.0036, tolerated 0.0004; mean error 0.00027, tolerated 4e-05; "
+        "same first choice at 100.0% of 17 positions"
+    )
+    assert failures[1] is not None
+    assert failures[1].startswith("largest error nan")
+
+
+def test_what_has_no_limit_is_a_property() -> None:
+    properties = {each.get("name"): each.get("value") for each in read(full_report()).iter("property")}
+    assert properties["version.torch"] == "2.13.0"
+    assert properties["perplexity.pruned"] == "34.2"
+    assert properties["benchmark.dense.bytes_on_disk"] == "500000000"
+    assert float(properties["benchmark.decode.pruned.median_seconds"] or "") == pytest.approx(0.02 / 1.15, rel=0.1)
+    assert "devices.orin.local.decode.speedup" in properties
+
+
+def test_parity_that_nobody_checked_is_skipped_and_no_success() -> None:
+    (test,) = read(bare_report()).findall("testcase")
+    skipped = test.find("skipped")
+    assert skipped is not None
+    assert skipped.get("message") == "not measured: amp-export validate OUT"
+
+
+@given(st.text())
+def test_any_name_makes_xml_that_parses(name: str) -> None:
+    suite = read(Report(name, parity=parity(case(name))))
+    assert len(suite.findall("testcase")) == 1
+
+
+def test_a_pull_request_reads_the_verdict_first() -> None:
+    lines = to_markdown(full_report()).splitlines()
+    assert lines[0] == "# amp-export: org/a-model"
+    assert lines[2].startswith("**Parity: FAILS in 2 of 4 cases; ")
+    assert "| hidden, pooler_output | 17 | 0.0036 | 0.00027 | 0.0001 | 1e-05 | 100.0% | **no** |" in lines
+    folded = lines.index("<details><summary>Parity, case by case</summary>")
+    assert "</details>" in lines[folded:]
+    assert "details" not in to_markdown(bare_report())
+
+
+def test_names_do_not_break_the_markdown() -> None:
+    report = replace(encoder_report(), model="a|b <i>\nc", parity=parity(case("a|b")))
+    lines = to_markdown(report).splitlines()
+    assert lines[0] == "# amp-export: a\\|b &lt;i> c"
+    (row,) = [line for line in lines if line.startswith("| a")]
+    assert row.replace("\\|", "").count("|") == 9
+
+
+def test_a_gain_that_cannot_be_claimed_is_none_in_the_headline() -> None:
+    assert "Forward, one sample: no significant gain" in headline(encoder_report())
+    assert headline(bare_report()) == "Parity: not measured."
