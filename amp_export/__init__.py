@@ -13,17 +13,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from amp_export.benchmarking import BenchmarkReport, benchmark
     from amp_export.budgets import PlanSettings
+    from amp_export.bundling import BundleResult, bundle
     from amp_export.converting import ConvertOptions, convert
+    from amp_export.devices import DeviceOptions, benchmark_on_device
     from amp_export.doctoring import Diagnosis, diagnose
     from amp_export.errors import AmpExportError
     from amp_export.exporters import Precision
     from amp_export.exporting import ExportResult, export
     from amp_export.loading import register
-    from amp_export.options import Allocation, Format, HeadPolicy, PerLayer, TargetName, Uniform, Via
+    from amp_export.options import Allocation, DeviceRuntime, Format, HeadPolicy, PerLayer, TargetName, Uniform, Via
+    from amp_export.parity_results import ParityReport
     from amp_export.plans import LayerPlan, Plan
     from amp_export.pruning import PruneResult, prune
     from amp_export.reporting import Report
-    from amp_export.validation import ParityReport, validate
+    from amp_export.validation import validate
 
 __version__ = "0.1.0"
 
@@ -31,7 +34,10 @@ __all__ = [
     "Allocation",
     "AmpExportError",
     "BenchmarkReport",
+    "BundleResult",
     "ConvertOptions",
+    "DeviceOptions",
+    "DeviceRuntime",
     "Diagnosis",
     "ExportResult",
     "Format",
@@ -49,6 +55,8 @@ __all__ = [
     "Via",
     "__version__",
     "benchmark",
+    "benchmark_on_device",
+    "bundle",
     "convert",
     "diagnose",
     "export",
@@ -61,13 +69,16 @@ _HOMES = {
     "Allocation": "options",
     "AmpExportError": "errors",
     "BenchmarkReport": "benchmarking",
+    "BundleResult": "bundling",
     "ConvertOptions": "converting",
+    "DeviceOptions": "devices",
+    "DeviceRuntime": "options",
     "Diagnosis": "doctoring",
     "ExportResult": "exporting",
     "Format": "options",
     "HeadPolicy": "options",
     "LayerPlan": "plans",
-    "ParityReport": "validation",
+    "ParityReport": "parity_results",
     "PerLayer": "options",
     "Plan": "plans",
     "PlanSettings": "budgets",
@@ -78,6 +89,8 @@ _HOMES = {
     "Uniform": "options",
     "Via": "options",
     "benchmark": "benchmarking",
+    "benchmark_on_device": "devices",
+    "bundle": "bundling",
     "convert": "converting",
     "diagnose": "doctoring",
     "export": "exporting",

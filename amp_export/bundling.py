@@ -7,22 +7,21 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib.resources import files as package_files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amp_export import __version__
 from amp_export.archives import read_first, write_archive
 from amp_export.benchmarking import export_dense
-from amp_export.checkpoints import hash_file, open_checkpoint, read_config
-from amp_export.engine_building import WORKSPACE_SHARE
+from amp_export.bundle_manifests import Contents, Subject, describe_bundle, made_of_graphs
+from amp_export.checkpoints import hash_file, open_checkpoint
 from amp_export.errors import OutputError, UnsupportedModelError
 from amp_export.exporters import Opset, Precision
 from amp_export.exporters.onnx import exported_graphs
 from amp_export.exporters.tensorrt.device.bundle import MANIFEST, SCHEMA
 from amp_export.exporters.tensorrt.exporting import describe_graph
-from amp_export.exporters.tensorrt.profiles import Limits, choose_limits, decoder_profiles
+from amp_export.exporters.tensorrt.profiles import Limits, choose_limits
 from amp_export.exporters.tensorrt.support import builds_with_new_operators
 from amp_export.exporting import export_into
 from amp_export.manifest import Manifest
@@ -35,13 +34,6 @@ from amp_export.validation import exported_checkpoint
 
 if TYPE_CHECKING:
     from amp_export.architectures import ModelConfig
-
-PROMPT_TOKENS, DECODE_TOKENS = 128, 16
-"""What a device measures in a round, as `benchmark` does here; less where the context is shorter."""
-
-SEED = 0
-
-Contents = dict[str, Path | bytes]
 
 
 @dataclass(frozen=True)
@@ -66,19 +58,6 @@ class BundleResult:
     def unpacked_bytes(self) -> int:
         """Size of all that is in it."""
         return sum(facts["bytes"] for facts in self.manifest["files"].values())
-
-
-@dataclass(frozen=True)
-class _Subject:
-    """One of the two graphs, and the checkpoint that it was exported from."""
-
-    folder: Path
-    checkpoint: Path
-    precision: Precision
-
-    @property
-    def config(self) -> ModelConfig:
-        return read_config(self.folder)[1]
 
 
 def bundle(
@@ -127,7 +106,7 @@ def bundle(
             dense = _subject(against, Manifest.load(against))
         else:
             folder = export_dense(output, Format.ONNX, manifest, scratch / "dense", progress, opset=opset)
-            dense = _Subject(folder, Path(manifest.source.path), pruned.precision)
+            dense = Subject(folder, Path(manifest.source.path), pruned.precision)
         subjects = {
             name: _in_opset(subject, opset, scratch / f"{name}-{opset}", progress)
             for name, subject in (("dense", dense), ("pruned", pruned))
@@ -136,8 +115,8 @@ def bundle(
         limits = choose_limits(context, max_batch=max_batch, max_context=max_context)
         references = {name: _make_reference(name, subject, limits, progress) for name, subject in subjects.items()}
         contents = _contents(manifest, target, subjects, references)
-        made_of = _made_of(output, against)
-        description = _describe(manifest, target, limits, subjects, references, contents, made_of)
+        made_of = made_of_graphs(output, against)
+        description = describe_bundle(manifest, target, limits, subjects, references, contents, made_of)
         contents[MANIFEST] = (json.dumps(description, indent=2) + "\n").encode()
         with progress.step(f"Writing {file.name}") as advance, explained(file):
             write_archive(file, f"bundle-{target.value}", contents, first=MANIFEST, advance=advance)
@@ -171,7 +150,7 @@ def find_bundle(file: Path) -> BundleResult:
 
 def is_current(found: BundleResult, output: Path, against: Path | None) -> bool:
     """Whether a bundle holds the graphs that are there now."""
-    return bool(found.manifest.get("made_of") == _made_of(output, against))
+    return bool(found.manifest.get("made_of") == made_of_graphs(output, against))
 
 
 def _check_file(file: Path, *, overwrite: bool) -> None:
@@ -215,7 +194,7 @@ def choose_opset(output: Path, target: TargetName, config: ModelConfig, precisio
     return Opset.OPSET_20 if spelled_out else min(found, facts.opset, key=lambda opset: opset.version)
 
 
-def _in_opset(subject: _Subject, opset: Opset, scratch: Path, progress: Progress) -> _Subject:
+def _in_opset(subject: Subject, opset: Opset, scratch: Path, progress: Progress) -> Subject:
     """The graph in that opset: the one that is there, or the same exported again."""
     if describe_graph(subject.folder / "model.onnx").opset == opset.version:
         return subject
@@ -230,18 +209,18 @@ def _in_opset(subject: _Subject, opset: Opset, scratch: Path, progress: Progress
     return replace(subject, folder=exported.folder)
 
 
-def _subject(output: Path, manifest: Manifest) -> _Subject:
+def _subject(output: Path, manifest: Manifest) -> Subject:
     precision = Precision(manifest.exports[Format.ONNX])
-    return _Subject(output / Format.ONNX, exported_checkpoint(output, manifest), precision)
+    return Subject(output / Format.ONNX, exported_checkpoint(output, manifest), precision)
 
 
-def _make_reference(name: str, subject: _Subject, limits: Limits, progress: Progress) -> Reference:
+def _make_reference(name: str, subject: Subject, limits: Limits, progress: Progress) -> Reference:
     with progress.step(f"Running the {name} model in PyTorch for reference"):
         return make_reference(subject.checkpoint, subject.precision, limits)
 
 
 def _contents(
-    manifest: Manifest, target: TargetName, subjects: Mapping[str, _Subject], references: Mapping[str, Reference]
+    manifest: Manifest, target: TargetName, subjects: Mapping[str, Subject], references: Mapping[str, Reference]
 ) -> Contents:
     contents: Contents = {}
     for name, subject in subjects.items():
@@ -258,78 +237,3 @@ def _contents(
             text = script.read_text(encoding="utf-8")
             contents[name] = text.format(model=manifest.source.asked, target=target.value).encode()
     return contents
-
-
-def _describe(
-    manifest: Manifest,
-    target: TargetName,
-    limits: Limits,
-    subjects: Mapping[str, _Subject],
-    references: Mapping[str, Reference],
-    contents: Contents,
-    made_of: Mapping[str, Any],
-) -> dict[str, Any]:
-    """The content of the bundle's manifest."""
-    decode_tokens = min(DECODE_TOKENS, limits.max_context // 2)
-    memory = TARGETS[target].memory_bytes
-    return {
-        "schema": SCHEMA,
-        "amp_export": __version__,
-        "target": {"name": target.value, "workspace_bytes": int(memory * WORKSPACE_SHARE) if memory else None},
-        "limits": asdict(limits),
-        "output": _describe_output(manifest),
-        "made_of": made_of,
-        "graphs": {name: _describe_graph(subject, limits) for name, subject in subjects.items()},
-        "references": {
-            name: {"file": f"{name}/references.npz", **reference.summary()} for name, reference in references.items()
-        },
-        "measure": {
-            "prompt_tokens": min(PROMPT_TOKENS, limits.max_context - decode_tokens),
-            "decode_tokens": decode_tokens,
-            "vocab_size": min(subject.config.vocab_size for subject in subjects.values()),
-            "seed": SEED,
-        },
-        "files": {name: _facts(content) for name, content in sorted(contents.items())},
-    }
-
-
-def _made_of(output: Path, against: Path | None) -> dict[str, Any]:
-    """By what a bundle can be told from one of other graphs: the hashes in the outputs' manifests."""
-
-    def graphs(folder: Path) -> dict[str, str]:
-        files = Manifest.load(folder).files.items()
-        return {name: facts["sha256"] for name, facts in files if name.startswith(f"{Format.ONNX}/model.onnx")}
-
-    return {"output": graphs(output), "against": None if against is None else graphs(against)}
-
-
-def _describe_output(manifest: Manifest) -> dict[str, Any]:
-    """What the output's manifest says, without the paths of this machine and the files that stay here."""
-    content = asdict(manifest)
-    del content["files"]
-    return {**content, "source": {"asked": manifest.source.asked, "sha256": manifest.source.sha256}}
-
-
-def _describe_graph(subject: _Subject, limits: Limits) -> dict[str, Any]:
-    graph = describe_graph(subject.folder / "model.onnx")
-    profiles = decoder_profiles({name: binding.axes for name, binding in graph.inputs.items()}, limits)
-    return {
-        "opset": graph.opset,
-        "precision": graph.precision.value,
-        "profiles": [
-            {
-                "name": profile.name,
-                "shapes": {
-                    name: [list(each.minimum), list(each.optimum), list(each.maximum)]
-                    for name, each in profile.ranges.items()
-                },
-            }
-            for profile in profiles
-        ],
-    }
-
-
-def _facts(content: Path | bytes) -> dict[str, Any]:
-    if isinstance(content, bytes):
-        return {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-    return {"sha256": hash_file(content), "bytes": content.stat().st_size}

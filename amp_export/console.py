@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColu
 from rich.progress import Progress as Bars
 from rich.table import Table
 
+from amp_export.console_explaining import show_explanation
 from amp_export.console_fitting import show_fitting
 from amp_export.doctoring import Diagnosis, Option
 from amp_export.progress import Advance
@@ -74,6 +75,8 @@ def show_report(console: Console, report: Report) -> None:
     for line in verdict_lines(report):
         # a log keeps one sentence on a line, a terminal wraps between words
         console.print(escape(line), style=None if report.holds else "bold red", soft_wrap=not console.is_terminal)
+    if report.parity is not None and report.parity.get("explanation") is not None:
+        show_explanation(console, report.parity["explanation"])
 
 
 def show_diagnosis(console: Console, diagnosis: Diagnosis) -> None:

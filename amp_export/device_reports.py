@@ -66,11 +66,11 @@ def device_lines(name: str, section: Section) -> Iterator[str]:
     model = section["facts"]["model"] or section["facts"]["processor"] or section["facts"]["system"]
     for subject, parity in section["parity"].items():
         worst = worst_error(parity["cases"])
-        held = sum(case["holds"] for case in parity["cases"])
+        failed = sum(not case["holds"] for case in parity["cases"])
+        verdict, count = ("FAILS", failed) if failed else ("holds", len(parity["cases"]))
         yield (
-            f"On {name} ({model}, {section['runtime']}): parity of the {subject} graph "
-            f"{'holds' if parity['holds'] else 'FAILS'} in {held} of {len(parity['cases'])} cases: off by up to "
-            f"{worst:.2g}, tolerated is {parity['tolerance']:.2g}."
+            f"On {name} ({model}, {section['runtime']}): parity of the {subject} graph {verdict} in {count} of "
+            f"{len(parity['cases'])} cases: off by up to {worst:.2g}, tolerated is {parity['tolerance']:.2g}."
         )
     if (benchmark := section["benchmark"]) is None:
         return

@@ -10,8 +10,21 @@ from amp_export.architectures import Modality, ModelConfig
 from amp_export.errors import UnsupportedModelError
 from amp_export.exporters import Precision
 from amp_export.exporters.onnx import OnnxDecoder, OnnxEncoder, OnnxEncoderDecoder, OnnxModel
+from amp_export.exporters.onnx.foreign import ForeignDecoder
 from amp_export.exporters.tensorrt.running import TensorrtDecoder
-from amp_export.parity_cases import DEFAULT_CASES, Case, Floats, Forward, Integers, cases_within, replay, token_pool
+from amp_export.parity_cases import (
+    DEFAULT_CASES,
+    GREEDY_PROMPT,
+    GREEDY_STEPS,
+    Case,
+    Floats,
+    Forward,
+    Integers,
+    cases_within,
+    continue_greedily,
+    replay,
+    token_pool,
+)
 from amp_export.parity_encoders import EncoderCase, Outputs, encoder_cases, replay_encoder, torch_encoder
 from amp_export.parity_seq2seq import WritingCase, graph_writer, replay_writing, torch_writer, writing_cases
 
@@ -34,9 +47,30 @@ class Suite(Protocol):
     def run_torch(self, model: PreTrainedModel) -> list[Outputs]:
         """Through PyTorch."""
 
+    @property
+    def written(self) -> Integers | None:
+        """What the graph wrote greedily, once it was run; None where it writes nothing."""
+
+    def continue_torch(self, model: PreTrainedModel) -> tuple[Integers, Floats] | None:
+        """What PyTorch writes greedily, and the logits that it chose by; None where it writes nothing."""
+
+
+class _WritesNothing:
+    """A model that continues no text."""
+
+    written: Integers | None = None
+
+    def continue_torch(self, model: PreTrainedModel) -> tuple[Integers, Floats] | None:
+        """Nothing."""
+        del model
+        return None
+
 
 def choose_suite(
-    graph: OnnxModel | TensorrtDecoder, checkpoint: Path, config: ModelConfig, cases: Sequence[AnyCase] | None = None
+    graph: OnnxModel | TensorrtDecoder | ForeignDecoder,
+    checkpoint: Path,
+    config: ModelConfig,
+    cases: Sequence[AnyCase] | None = None,
 ) -> Suite:
     """The suite for a graph.
 
@@ -54,6 +88,7 @@ def choose_suite(
     kinds: dict[type, Any] = {
         OnnxDecoder: DecoderSuite,
         TensorrtDecoder: DecoderSuite,
+        ForeignDecoder: DecoderSuite,
         OnnxEncoder: EncoderSuite,
         OnnxEncoderDecoder: WritingSuite,
     }
@@ -68,7 +103,7 @@ class DecoderSuite:
 
     def __init__(
         self,
-        graph: OnnxDecoder | TensorrtDecoder,
+        graph: OnnxDecoder | TensorrtDecoder | ForeignDecoder,
         config: ModelConfig,
         pool: Integers,
         cases: Sequence[Case] | None = None,
@@ -76,19 +111,29 @@ class DecoderSuite:
         self._graph = graph
         self._pool = pool
         limits = graph.facts.limits if isinstance(graph, TensorrtDecoder) else None
+        context = limits.max_context if limits is not None else config.max_position_embeddings
         self._cases = cases_within(
-            tuple(cases or DEFAULT_CASES),
-            limits.max_context if limits is not None else config.max_position_embeddings,
+            cases or DEFAULT_CASES,
+            context,
             max_batch=limits.max_batch if limits is not None else None,
+            one_at_a_time=limits is not None or getattr(graph, "one_at_a_time", False),
         )
+        self._steps = min(GREEDY_STEPS, context - GREEDY_PROMPT)
         self.names = [case.name for case in self._cases]
+        self.written: Integers | None = None
 
     def run_graph(self) -> list[Outputs]:
         """Through the graph."""
         forward: Forward[Any] = self._graph.forward
         found = [{"logits": replay(case, self._pool, forward)} for case in self._cases]
+        if self._steps > 0:
+            self.written, _ = continue_greedily(self._pool, forward, self._steps)
         self._graph.close()
         return list(found)
+
+    def continue_torch(self, model: PreTrainedModel) -> tuple[Integers, Floats] | None:
+        """Through PyTorch, with a cache."""
+        return continue_greedily(self._pool, torch_decoder(model), self._steps) if self._steps > 0 else None
 
     def run_torch(self, model: PreTrainedModel) -> list[Outputs]:
         """Through PyTorch."""
@@ -122,7 +167,7 @@ def torch_decoder(model: PreTrainedModel) -> Forward[DynamicCache]:
     return forward
 
 
-class EncoderSuite:
+class EncoderSuite(_WritesNothing):
     """Texts or images, and every output that is a floating-point number."""
 
     def __init__(
@@ -158,7 +203,7 @@ class EncoderSuite:
         )
 
 
-class WritingSuite:
+class WritingSuite(_WritesNothing):
     """Sources and what is written from them."""
 
     def __init__(

@@ -19,8 +19,9 @@ from amp_export.checkpoints import open_checkpoint
 from amp_export.errors import RequestError
 from amp_export.exporters import Precision
 from amp_export.parity_cases import Case, Floats, Forward, Integers, Past, cases_within, replay, token_pool
+from amp_export.parity_metrics import distance
 from amp_export.parity_suites import torch_decoder
-from amp_export.validation import NOISE_FACTOR, REFERENCE, distance, run_torch
+from amp_export.validation import NOISE_FACTOR, REFERENCE, run_torch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -187,12 +187,17 @@ def verdict_lines(report: Report) -> Iterator[str]:
     if (parity := report.parity) is not None:
         worst = worst_error(parity["cases"])
         names = {case["name"] for case in parity["cases"]}
-        held = len(names - {case["name"] for case in parity["cases"] if not case["holds"]})
+        failed = len({case["name"] for case in parity["cases"] if not case["holds"]})
+        verdict, count = ("holds", len(names) - failed) if not failed else ("FAILS", failed)
         yield (
-            f"Parity {'holds' if parity['holds'] else 'FAILS'} in {held} of {len(names)} cases: graph off by "
+            f"Parity {verdict} in {count} of {len(names)} cases: graph off by "
             f"up to {worst:.2g}, PyTorch's own {parity['precision']} noise is {parity['noise']:.2g}, tolerated is "
             f"{parity['tolerance']:.2g}."
         )
+        if (explanation := parity.get("explanation")) is not None:
+            yield _explanation_line(explanation)
+        if (greedy := parity.get("greedy")) is not None:
+            yield _greedy_line(greedy)
         yield from (
             f"{case_name(case)}: off by up to {case['max_error']:.3g} and {case['mean_error']:.3g} in the mean, "
             f"tolerated are {case['tolerance']:.3g} and {case['mean_tolerance']:.3g}."
@@ -207,6 +212,25 @@ def verdict_lines(report: Report) -> Iterator[str]:
         yield from device_lines(name, device)
     for note in (report.pruning or {}).get("notes", ()):
         yield f"Note: {note}"
+
+
+def _explanation_line(explanation: Section) -> str:
+    within = f"{len(explanation['points'])} values within, looked at in the case {explanation['case']}"
+    if (first := explanation["first"]) is None:
+        return f"Graph and model agree in all of {within}."
+    where = f" (layer {first['layer']})" if first["layer"] is not None else ""
+    return (
+        f"Of {within}, the first that differs is {first['module']}{where}, which {first['operator']} makes: off by up "
+        f"to {first['error']:.3g}, tolerated is {first['tolerance']:.3g}. From the last that agree to there: "
+        f"{', '.join(explanation['operators'])}."
+    )
+
+
+def _greedy_line(greedy: Section) -> str:
+    common = f"Greedily, graph and model write {greedy['common']} of {greedy['steps']} tokens alike"
+    if greedy["common"] == greedy["steps"]:
+        return f"{common}."
+    return f"{common}; the next is {'a near tie' if greedy['near_tie'] else 'no near tie: that FAILS'}."
 
 
 def reload_line(reload: Section) -> str:

@@ -7,22 +7,30 @@ two are apart is the noise of this model's arithmetic. A graph that is right is 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from amp_export.errors import OutputError
+from amp_export.checkpoints import open_checkpoint
+from amp_export.errors import OutputError, UnsupportedModelError
 from amp_export.exporters import Precision, Provider
 from amp_export.loading import load_model
 from amp_export.manifest import Manifest
 from amp_export.options import Format
+from amp_export.parity_cases import DEFAULT_CASES, Case
+from amp_export.parity_files import read_cases
+from amp_export.parity_metrics import agree, distance
+from amp_export.parity_results import CaseResult, Greedy, ParityReport
 from amp_export.progress import Progress, Silent
 from amp_export.report_files import update_report
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from amp_export.parity_cases import Floats
+    from amp_export.exporters.onnx import OnnxModel
+    from amp_export.exporters.onnx.foreign import ForeignDecoder
+    from amp_export.exporters.tensorrt.running import TensorrtDecoder
+    from amp_export.parity_cases import Floats, Integers
     from amp_export.parity_suites import AnyCase
 
 Result = TypeVar("Result")
@@ -35,72 +43,13 @@ REFERENCE = {Precision.FLOAT32: "float64", Precision.FLOAT16: "float32", Precisi
 """The higher precision that each precision's noise is measured against."""
 
 
-@dataclass(frozen=True)
-class CaseResult:
-    """How one output of one case came out.
-
-    Attributes:
-        name: The case.
-        output: The graph's output.
-        positions: Real token positions compared; rows, where an output has one entry for a whole text or image.
-        max_error: Largest absolute difference between graph and reference.
-        mean_error: Mean absolute difference.
-        noise: Largest absolute difference between PyTorch in the graph's precision and the reference.
-        mean_noise: The mean of that difference.
-        tolerance: What the largest error may be: the largest noise of this output over all cases, times the factor.
-        mean_tolerance: What the mean error may be: the largest mean noise times the factor. Small faults show here.
-        top1_agreement: Share of positions at which graph and reference have their largest entry at the same place: of
-            logits, the same token or class.
-        holds: Whether both errors are within their tolerance.
-    """
-
-    name: str
-    output: str
-    positions: int
-    max_error: float
-    mean_error: float
-    noise: float
-    mean_noise: float
-    tolerance: float
-    mean_tolerance: float
-    top1_agreement: float
-    holds: bool
-
-
-@dataclass(frozen=True)
-class ParityReport:
-    """Whether the graph computes what the model computes.
-
-    Attributes:
-        precision: The graph's precision.
-        reference_precision: What PyTorch computed the reference in.
-        noise: The largest noise over all cases.
-        noise_factor: How many times the noise is tolerated.
-        tolerance: The largest tolerance of an output.
-        mean_tolerance: The largest tolerance of an output's mean.
-        cases: Every output of every case.
-        holds: Whether all of them hold.
-    """
-
-    precision: str
-    reference_precision: str
-    noise: float
-    noise_factor: float
-    tolerance: float
-    mean_tolerance: float
-    cases: tuple[CaseResult, ...]
-    holds: bool
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain values."""
-        return asdict(self)
-
-
 def validate(
     output: Path,
     *,
     to: Format = Format.ONNX,
     reference: Path | None = None,
+    cases: Path | None = None,
+    explain: bool = False,
     threads: int | None = None,
     provider: Provider = Provider.CPU,
     progress: Progress | None = None,
@@ -111,6 +60,8 @@ def validate(
         output: What `export` or the whole run wrote.
         to: Which export of it to check.
         reference: The checkpoint that was exported; by default the one the manifest names.
+        cases: A file of cases, as `parity_files.read_cases` takes it; by default those of the model's kind.
+        explain: Whether to look within graph and model for where they part.
         threads: Threads of the runtime; by default one for each core.
         provider: What computes a graph within ONNX Runtime.
         progress: Where to show what is going on.
@@ -123,10 +74,33 @@ def validate(
     """
     manifest = Manifest.load(output)
     checkpoint = reference or exported_checkpoint(output, manifest)
-    graph = output / to
-    report = compare(checkpoint, graph, threads=threads, provider=provider, progress=progress or Silent())
+    graph, progress = output / to, progress or Silent()
+    chosen = read_cases(cases, open_checkpoint(checkpoint).config) if cases is not None else None
+    report = compare(checkpoint, graph, threads=threads, provider=provider, progress=progress, cases=chosen)
+    if explain:
+        report = with_explanation(report, checkpoint, graph, chosen, progress=progress)
     update_report(output, manifest, parity=report.to_json(), progress=progress)
     return report
+
+
+def with_explanation(
+    report: ParityReport, checkpoint: Path, graph: Path, cases: Sequence[AnyCase] | None, *, progress: Progress
+) -> ParityReport:
+    """Adds where graph and model part: in the shortest case that fails, or in a short one where none does.
+
+    Raises:
+        UnsupportedModelError: It is no decoder as an ONNX graph, or its values have no names of the model's modules.
+    """
+    from amp_export.explaining import explain
+    from amp_export.exporters.onnx.exporting import GRAPH
+
+    if report.greedy is None or not (graph / GRAPH).is_file():
+        raise UnsupportedModelError("--explain looks into decoders, as ONNX graphs.\nLeave it out, or give --to onnx.")
+    failing = {result.name for result in report.cases if not result.holds}
+    known = [case for case in cases or DEFAULT_CASES if isinstance(case, Case)]
+    candidates = [case for case in known if case.name in failing] or [case for case in known if len(case.calls) > 1]
+    case = min(candidates or known, key=lambda case: len(case.prompt_lengths) * sum(case.calls))
+    return replace(report, explanation=explain(checkpoint, graph / GRAPH, case, progress=progress).to_json())
 
 
 def exported_checkpoint(output: Path, manifest: Manifest) -> Path:
@@ -169,29 +143,92 @@ def compare(
         ModelError: The checkpoint or the graph cannot be read.
         MissingExtraError: The runtime is not installed.
     """
-    from amp_export.checkpoints import open_checkpoint
     from amp_export.exporters import run
-    from amp_export.parity_suites import choose_suite
 
     model = run(graph, threads=threads, provider=provider)
+    return compare_model(model, checkpoint, progress=progress, cases=cases)
+
+
+def compare_foreign(
+    graph: Path,
+    *,
+    reference: Path,
+    cases: Path | None = None,
+    threads: int | None = None,
+    provider: Provider = Provider.CPU,
+    progress: Progress | None = None,
+) -> ParityReport:
+    """Compares a decoder's graph that another exporter wrote with the checkpoint it came from.
+
+    Args:
+        graph: The file, or its folder: see `exporters.onnx.foreign.open_foreign`.
+        reference: The checkpoint.
+        cases: A file of cases; by default all that fits the model.
+        threads: Threads of the runtime; by default one for each core.
+        provider: What computes a graph within ONNX Runtime.
+        progress: Where to show what is going on.
+
+    Raises:
+        RequestError: An input of the graph cannot be told.
+        UnsupportedModelError: It is no decoder's.
+        ModelError: Graph or checkpoint cannot be read.
+    """
+    from amp_export.exporters.onnx.foreign import open_foreign
+
+    checkpoint = open_checkpoint(reference)
+    chosen = read_cases(cases, checkpoint.config) if cases is not None else None
+    model = open_foreign(
+        graph,
+        checkpoint.widths,
+        head_dim=checkpoint.config.head_dim,
+        threads=threads,
+        provider=provider.onnxruntime_name,
+    )
+    return compare_model(model, reference, progress=progress or Silent(), cases=chosen)
+
+
+def compare_model(
+    model: OnnxModel | TensorrtDecoder | ForeignDecoder,
+    checkpoint: Path,
+    *,
+    progress: Progress,
+    cases: Sequence[AnyCase] | None = None,
+) -> ParityReport:
+    """Compares what was loaded into a runtime with the checkpoint it came from; it is closed then.
+
+    Args:
+        model: The graph or engine.
+        checkpoint: What was exported.
+        progress: Where to show what is going on.
+        cases: What to run, of the graph's kind; by default all that fits the model.
+    """
+    from amp_export.parity_suites import choose_suite
+
     precision = model.precision
     suite = choose_suite(model, checkpoint, open_checkpoint(checkpoint).config, cases)
     with progress.step(f"Running the graph ({precision.value})") as _:
         found = suite.run_graph()
     with progress.step(f"Running PyTorch in {REFERENCE[precision]}") as _:
-        expected = run_torch(checkpoint, REFERENCE[precision], suite.run_torch)
+        expected, written = run_torch(
+            checkpoint, REFERENCE[precision], lambda model: (suite.run_torch(model), suite.continue_torch(model))
+        )
     with progress.step(f"Running PyTorch in {precision.value}") as _:
         same_precision = run_torch(checkpoint, precision.value, suite.run_torch)
     results = tuple(_judge(suite.names, found, expected, same_precision))
+    tolerance = max(result.tolerance for result in results)
+    greedy = None
+    if written is not None and suite.written is not None:
+        greedy = _judge_greedy(suite.written, *written, tolerance=tolerance)
     return ParityReport(
         precision=precision.value,
         reference_precision=REFERENCE[precision],
         noise=max(result.noise for result in results),
         noise_factor=NOISE_FACTOR,
-        tolerance=max(result.tolerance for result in results),
+        tolerance=tolerance,
         mean_tolerance=max(result.mean_tolerance for result in results),
         cases=results,
-        holds=all(result.holds for result in results),
+        greedy=greedy,
+        holds=all(result.holds for result in results) and (greedy is None or greedy.holds),
     )
 
 
@@ -208,6 +245,7 @@ def _judge(
         for name, graph_by_name, reference_by_name, noise in zip(names, found, expected, noises, strict=True):
             graph_pv, reference_pv = graph_by_name[output], reference_by_name[output]
             worst, mean = distance(graph_pv, reference_pv)
+            agreement = agree(graph_pv, reference_pv, tolerance=tolerance, are_logits=output == "logits")
             yield CaseResult(
                 name=name,
                 output=output,
@@ -218,16 +256,26 @@ def _judge(
                 mean_noise=noise[1],
                 tolerance=tolerance,
                 mean_tolerance=mean_tolerance,
-                top1_agreement=float((graph_pv.argmax(axis=1) == reference_pv.argmax(axis=1)).mean()),
+                relative_error=agreement.relative_error,
+                kl=agreement.kl,
+                top1_agreement=agreement.top1_agreement,
+                top5_agreement=agreement.top5_agreement,
+                near_ties=agreement.near_ties,
                 # a NaN compares false, so it fails
                 holds=worst <= tolerance and mean <= mean_tolerance,
             )
 
 
-def distance(one_pv: Floats, other_pv: Floats) -> tuple[float, float]:
-    """The largest and the mean absolute difference."""
-    difference_pv = abs(one_pv - other_pv)
-    return float(difference_pv.max()), float(difference_pv.mean())
+def _judge_greedy(written: Integers, expected: Integers, chosen_by_sv: Floats, *, tolerance: float) -> Greedy:
+    """Holds what a graph wrote against what PyTorch did, and the logits by which PyTorch chose."""
+    differing = (written != expected).nonzero()[0]
+    if not len(differing):
+        return Greedy(len(expected), len(expected), near_tie=False, holds=True)
+    first = int(differing[0])
+    # up to here both read the same; each logit can be off by the tolerance, one up and one down
+    gap = chosen_by_sv[first, expected[first]] - chosen_by_sv[first, written[first]]
+    near_tie = bool(gap <= 2 * tolerance)
+    return Greedy(len(expected), first, near_tie, holds=near_tie)
 
 
 def run_torch(checkpoint: Path, precision: str, work: Callable[[PreTrainedModel], Result]) -> Result:

@@ -14,10 +14,26 @@ step "environment"
 [[ -x "$environment/bin/python" ]] || "${PYTHON:-python3}" -m venv "$environment"
 export PATH="$environment/bin:$PATH" PIP_DISABLE_PIP_VERSION_CHECK=1
 python -m pip install --quiet --editable ".[dev]"
-if python -m pip list --format=freeze | grep -iE '^(nvidia-|triton=)'; then
+# nvidia-ml-py asks the driver which GPU is there, and is a file of Python
+if python -m pip list --format=freeze | grep -v '^nvidia-ml-py=' | grep -iE '^(nvidia-|triton=)'; then
     echo "CUDA packages were installed, and nobody asked for them." >&2
     echo "Install the CPU build of torch into $environment first." >&2
     exit 1
+fi
+
+# the quickstart's is made meanwhile: types are checked on one processor
+quickstart="$scratch/quickstart"
+(
+    "${PYTHON:-python3}" -m venv "$quickstart"
+    "$quickstart/bin/python" -m pip install --quiet --disable-pip-version-check ".[onnxruntime,demo]"
+) &
+quickstart_made=$!
+
+step "an ssh server, for the tests of devices"
+# without one these tests are skipped, and say so
+if ! PATH="$PATH:/usr/sbin" command -v sshd >/dev/null && [[ "$(id -u)" == 0 ]] && command -v apt-get >/dev/null; then
+    (apt-get update && apt-get install --yes --no-install-recommends openssh-server openssh-client) >/dev/null 2>&1 ||
+        echo "openssh-server could not be installed; the tests of devices are skipped." >&2
 fi
 
 step "style"
@@ -34,9 +50,13 @@ AMP_EXPORT_SUPPORT_ROWS="$scratch/families" \
 python ci/support.py --check --rows "$scratch/families"
 
 step "quickstart, as the README says, from a wheel"
-AMP_EXPORT_ENV="$scratch/quickstart" bash examples/quickstart.sh "$scratch/result"
+wait "$quickstart_made"
+AMP_EXPORT_ENV="$quickstart" bash examples/quickstart.sh "$scratch/result"
 
 step "commands of the README"
 (cd "$scratch/result" && python "$OLDPWD/ci/readme_commands.py" "$OLDPWD/README.md")
+
+step "engines for GPUs that are not here"
+python ci/engines.py "$scratch/result/out"
 
 step "done"

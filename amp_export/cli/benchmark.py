@@ -60,6 +60,11 @@ def benchmark(
                 "--device-runtime, --device-python and --ssh-config are for a device.\nName it with --device."
             )
         if device is not None:
+            if (to, provider) != (Format.ONNX, Provider.CPU):
+                raise RequestError(
+                    "--to and --provider are for this machine.\n"
+                    "--device-runtime chooses what a device runs; ONNX Runtime takes its GPU there if it has one."
+                )
             from amp_export.devices import DeviceOptions, benchmark_on_device
 
             options = DeviceOptions(target, against, device_runtime, rounds, threads, device_python, ssh_config)

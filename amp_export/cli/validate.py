@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from amp_export.cli.options import Json, OutArgument, ProviderOption, Threads, WhichExport
+from amp_export.cli.options import Json, ProviderOption, Threads, WhichExport
 from amp_export.cli.running import examples, run_and_show
 from amp_export.exporters import Provider
 from amp_export.options import Format
@@ -15,12 +15,26 @@ from amp_export.options import Format
 if TYPE_CHECKING:
     from amp_export.reporting import Report
 
-EXAMPLES = examples("amp-export validate out")
+EXAMPLES = examples(
+    "amp-export validate out",
+    "amp-export validate out --explain",
+    "amp-export validate --onnx other.onnx --reference ./my-llama",
+)
 
 
 def validate(
-    output: OutArgument,
+    output: Annotated[Path | None, typer.Argument(metavar="[OUT]", help="What an earlier command wrote.")] = None,
+    onnx: Annotated[
+        Path | None,
+        typer.Option("--onnx", metavar="GRAPH", help="A decoder's graph of another exporter, instead of OUT."),
+    ] = None,
     reference: Annotated[Path | None, typer.Option(metavar="CHECKPOINT", help="What was exported.")] = None,
+    cases: Annotated[
+        Path | None, typer.Option("--cases", metavar="FILE", help="What to run, as JSON.  [default: cases of its kind]")
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Look within graph and model for the first value that differs.")
+    ] = False,
     to: WhichExport = Format.ONNX,
     provider: ProviderOption = Provider.CPU,
     threads: Threads = None,
@@ -30,10 +44,33 @@ def validate(
 
     def work(console: Any) -> Report:
         from amp_export.console import ConsoleProgress
+        from amp_export.errors import RequestError
         from amp_export.reporting import Report
+
+        progress = ConsoleProgress(console)
+        if onnx is not None:
+            from amp_export.validation import compare_foreign
+
+            if output is not None or reference is None or explain:
+                raise RequestError("--onnx takes no OUT and no --explain, and needs --reference CHECKPOINT.")
+            parity = compare_foreign(
+                onnx, reference=reference, cases=cases, threads=threads, provider=provider, progress=progress
+            )
+            return Report(model=str(onnx), parity=parity.to_json())
+        if output is None:
+            raise RequestError("Name the OUT that an earlier command wrote, or a graph with --onnx.")
         from amp_export.validation import validate as run
 
-        run(output, reference=reference, to=to, provider=provider, threads=threads, progress=ConsoleProgress(console))
+        run(
+            output,
+            to=to,
+            reference=reference,
+            cases=cases,
+            explain=explain,
+            threads=threads,
+            provider=provider,
+            progress=progress,
+        )
         return Report.load(output)
 
     run_and_show(work, as_json=as_json, written=output)

@@ -14,9 +14,9 @@ INTERVAL_SECONDS = 0.05
 """Between samples of hwmon; tegrastats is asked for twice this, which is as fast as it goes steadily."""
 
 TOTAL = "VDD_IN"
-"""The rail that feeds a whole module of Orin NX, Orin Nano and Xavier NX ("Jetson Orin NX Series and Jetson Orin Nano
-Series, Software-Based Power Consumption Modeling", Jetson Linux Developer Guide, r36). AGX modules have none: there all
-rails are added."""
+"""The rail that is a whole module's power on NX and Nano (NVIDIA in "Interpretation of Jetson NX power rail",
+forums.developer.nvidia.com/t/200883). Where there is none, as on AGX modules, all rails are added, as jetson_stats 4.3
+does (jtop/core/power.py); a report names them."""
 
 FEWEST_SAMPLES = 3
 """With less, nothing is said of the power."""

@@ -18,7 +18,7 @@ _ELEMENTS = {"float32": ("float32", 1), "float16": ("float16", 10), "bfloat16": 
 """numpy's dtype for the bits, and the number in `TensorProto.DataType`."""
 
 _MEETS_OPSET = {20: "1.17", 23: "1.23"}
-"""The first ONNX Runtime that has an opset: docs/Versioning.md of microsoft/onnxruntime."""
+"""The first ONNX Runtime that loads our graphs of an opset: tried from 1.16 to 1.24."""
 
 
 class OnnxRuntime:

@@ -1,0 +1,49 @@
+"""Builds engines of a pruned model for four GPUs that are not here, and looks at what they are: ci/engines.py OUT.
+
+OUT is what `amp-export --to onnx` wrote. `ci/bench/engines.py` measures the same more thoroughly.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+from amp_export.checkpoints import open_checkpoint
+from amp_export.exporters import Precision
+from amp_export.exporters.onnx import export as export_onnx
+from amp_export.exporters.tensorrt import EngineFacts, EngineSettings, Limits, export, load_runtime
+from amp_export.options import TargetName
+from amp_export.targets import TARGETS
+
+GPUS = (TargetName.A100, TargetName.RTX3090, TargetName.RTX4090, TargetName.RTX5090)
+
+
+def check(facts: EngineFacts, layers: int) -> None:
+    """Holds an engine's inputs, outputs and profiles against what the model needs."""
+    parts = [f"{layer}.{part}" for layer in range(layers) for part in ("key", "value")]
+    tokens = {"input_ids", "attention_mask", "position_ids"}
+    assert set(facts.inputs) == {*tokens, *(f"past_key_values.{part}" for part in parts)}
+    assert set(facts.outputs) == {"logits", *(f"present.{part}" for part in parts)}
+    assert {facts.inputs[name].dtype for name in tokens} == {"int64"}
+    assert {binding.dtype for binding in facts.outputs.values()} == {"float16"}
+    assert [profile.name for profile in facts.profiles] == ["prefill", "decode"]
+
+
+def main() -> None:
+    """Builds and prints one line for each GPU."""
+    checkpoint = open_checkpoint(Path(sys.argv[1]) / "pruned")
+    runtime = load_runtime(for_target=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        graph = Path(scratch) / "onnx"
+        export_onnx(checkpoint, graph, precision=Precision.FLOAT16)
+        for gpu in GPUS:
+            settings = EngineSettings(Limits(max_batch=2), TARGETS[gpu].compute_capability)
+            facts = export(graph, Path(scratch) / gpu, runtime, settings)
+            check(facts, len(checkpoint.widths))
+            size = f"{facts.engine_bytes / 1e6:.0f} MB in {facts.build_seconds:.0f} s"
+            print(f"{gpu}, compute capability {facts.compute_capability}: {size}, {runtime.label}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""Graphs of other exporters, held against the checkpoint that they came from."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import onnx
+import pytest
+from tiny_models import save_tiny_model, save_tiny_tokenizer
+from typer.testing import CliRunner, Result
+
+from amp_export.checkpoints import open_checkpoint
+from amp_export.cli import app
+from amp_export.errors import ModelError, RequestError
+from amp_export.exporters.onnx import export
+from amp_export.exporters.onnx.foreign import map_ports
+from amp_export.validation import compare_foreign
+
+NAMES = {
+    "past_key_values.3.key": (3, "key"),
+    "past_key_values.12.value": (12, "value"),
+    "input.cache.layers.0.keys": (0, "key"),
+    "past_key_values.layers.1.values": (1, "value"),
+    "past_value_2": (2, "value"),
+}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    # the onnxruntime-genai builder's attention takes heads of a multiple of 16
+    folder = save_tiny_model(tmp_path_factory.mktemp("model") / "checkpoint", "llama", head_dim=16)
+    save_tiny_tokenizer(folder)
+    return folder
+
+
+def call(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def entry(name: str, kind: str = "tensor(float)") -> Any:
+    return SimpleNamespace(name=name, type=kind)
+
+
+@pytest.mark.parametrize(("name", "key"), NAMES.items())
+def test_keys_and_values_are_told_by_their_names(name: str, key: tuple[int, str]) -> None:
+    inputs = [entry("input_ids", "tensor(int64)"), entry("attention_mask", "tensor(bool)"), entry(name)]
+    ports = map_ports(inputs, [entry("logits"), entry("present.3.key")])
+    assert ports.past == {key: name}
+    assert ports.present == {(3, "key"): "present.3.key"}
+    assert ports.tokens == {"input_ids": "tensor(int64)", "attention_mask": "tensor(bool)"}
+
+
+def test_inputs_that_cannot_be_told_are_listed() -> None:
+    with pytest.raises(RequestError, match="takes beam_idx, use_cache_branch, whose meaning cannot be told"):
+        map_ports([entry("input_ids"), entry("beam_idx"), entry("use_cache_branch")], [entry("logits")])
+    with pytest.raises(RequestError, match="has no input_ids and no logits"):
+        map_ports([entry("attention_mask")], [entry("last_hidden_state")])
+
+
+def test_the_genai_builders_graph_fails_where_texts_are_padded_on_the_left(checkpoint: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime_genai", reason="onnxruntime-genai is not installed")
+    builder = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-p", "fp32", "-e", "cpu"]
+    subprocess.run([*builder, "-m", checkpoint, "-o", tmp_path / "genai"], check=True, capture_output=True)
+    report = compare_foreign(tmp_path / "genai" / "model.onnx", reference=checkpoint)
+    # GroupQueryAttention counts a row's tokens, and takes them for the first ones
+    assert [case.name.split(" of ")[0] for case in report.cases if not case.holds] == ["left-padded batch"]
+    assert report.greedy is not None
+    assert report.greedy.holds
+    cases = tmp_path / "cases.json"
+    cases.write_text(json.dumps([{"name": "one text", "prompt_lengths": [9], "decode_steps": 3}]))
+    passed = call("validate", "--onnx", tmp_path / "genai", "--reference", checkpoint, "--cases", cases, "--json")
+    assert passed.exit_code == 0, passed.output
+    assert json.loads(passed.stdout)["parity"]["holds"]
+
+
+def rename_cache(graph: Path) -> None:
+    """Gives keys and values the names that transformers' exporter gives them."""
+    model = onnx.load(graph, load_external_data=False)
+
+    def renamed(name: str) -> str:
+        name = re.sub(r"^past_key_values\.(\d+)\.(\w+)", r"input.cache.layers.\1.\2s", name)
+        return re.sub(r"^present\.(\d+)\.(\w+)", r"output.cache.layers.\1.\2s", name)
+
+    for value in (*model.graph.input, *model.graph.output):
+        value.name = renamed(value.name)
+    for node in model.graph.node:
+        node.input[:] = map(renamed, node.input)
+        node.output[:] = map(renamed, node.output)
+    ids = next(value for value in model.graph.input if value.name == "input_ids")
+    ids.type.tensor_type.shape.dim[1].dim_value = 1
+    graph.write_bytes(model.SerializeToString())
+
+
+def test_a_graph_for_prompts_and_one_for_later_tokens_are_one_decoder(checkpoint: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "two"
+    export(open_checkpoint(checkpoint), folder)
+    (folder / "model.onnx").rename(folder / "prefill.onnx")
+    (folder / "decode.onnx").write_bytes((folder / "prefill.onnx").read_bytes())
+    rename_cache(folder / "decode.onnx")
+    report = compare_foreign(folder, reference=checkpoint)
+    assert report.holds
+    # the second graph takes one token alone
+    assert not any(case.name.startswith("chunks") for case in report.cases)
+    assert any(case.name.startswith("left-padded") for case in report.cases)
+
+
+def test_a_graph_of_our_own_is_one_too_and_a_fault_in_it_fails(checkpoint: Path, tmp_path: Path) -> None:
+    export(open_checkpoint(checkpoint), tmp_path / "onnx")
+    assert compare_foreign(tmp_path / "onnx", reference=checkpoint).holds
+    other = save_tiny_model(tmp_path / "other", "llama", head_dim=16, rms_norm_eps=0.1)
+    result = call("validate", "--onnx", tmp_path / "onnx" / "model.onnx", "--reference", other)
+    assert result.exit_code == 1
+    assert "Parity FAILS" in result.output
+
+
+def test_bad_graphs_are_told(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"There is no .*nothing\.onnx"):
+        compare_foreign(tmp_path / "nothing.onnx", reference=checkpoint)
+    for arguments in (
+        ["validate"],
+        ["validate", "--onnx", "g"],
+        ["validate", "out", "--onnx", "g", "--reference", "c"],
+    ):
+        assert call(*arguments).exit_code == 2
