@@ -195,9 +195,9 @@ def verdict_lines(report: Report) -> Iterator[str]:
             f"{parity['tolerance']:.2g}."
         )
         if (explanation := parity.get("explanation")) is not None:
-            yield _explanation_line(explanation)
+            yield explanation_line(explanation)
         if (greedy := parity.get("greedy")) is not None:
-            yield _greedy_line(greedy)
+            yield greedy_line(greedy)
         yield from (
             f"{case_name(case)}: off by up to {case['max_error']:.3g} and {case['mean_error']:.3g} in the mean, "
             f"tolerated are {case['tolerance']:.3g} and {case['mean_tolerance']:.3g}."
@@ -214,7 +214,8 @@ def verdict_lines(report: Report) -> Iterator[str]:
         yield f"Note: {note}"
 
 
-def _explanation_line(explanation: Section) -> str:
+def explanation_line(explanation: Section) -> str:
+    """Where graph and model part within."""
     within = f"{len(explanation['points'])} values within, looked at in the case {explanation['case']}"
     if (first := explanation["first"]) is None:
         return f"Graph and model agree in all of {within}."
@@ -226,7 +227,8 @@ def _explanation_line(explanation: Section) -> str:
     )
 
 
-def _greedy_line(greedy: Section) -> str:
+def greedy_line(greedy: Section) -> str:
+    """How far graph and model write the same."""
     common = f"Greedily, graph and model write {greedy['common']} of {greedy['steps']} tokens alike"
     if greedy["common"] == greedy["steps"]:
         return f"{common}."
