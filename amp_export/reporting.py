@@ -55,6 +55,8 @@ class Report:
         Raises:
             OutputError: There is none, it is damaged, or it is from another version.
         """
+        if not output.is_dir():
+            raise OutputError(f"No such directory: {output}")
         if not (output / JSON_NAME).is_file():
             raise OutputError(f"{output} holds no {JSON_NAME}: nothing was measured there yet.")
         content = read_document(output / JSON_NAME, newest=SCHEMA)

@@ -32,6 +32,8 @@ def run_and_show(work: Callable[[Any], Report], *, as_json: bool, written: Path 
             show_report(console, report)
             if written is not None:
                 console.print(f"Written: {written}", soft_wrap=True)
+                if (page := written / "report.html").is_file():
+                    console.print(f"For a browser: {page}", soft_wrap=True)
         if not report.holds:
             raise typer.Exit(1)
 
