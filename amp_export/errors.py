@@ -10,6 +10,7 @@ The tree::
     │   ├── RatioError             an illegal ratio; carries the nearest legal one
     │   └── PlanError              a plan that does not fit the model
     ├── OutputError (OSError)      the output directory cannot be written
+    │   └── NewerSchemaError       a file in it is of a newer version than this one reads
     ├── DeviceError (OSError)      a device cannot be reached, or cannot do what it is asked to
     ├── MissingExtraError          an optional dependency is absent; carries the install line
     └── VerificationError          exit code 1: what was written does not compute the same thing
@@ -66,6 +67,10 @@ class OutputError(AmpExportError, OSError):
 
 class DeviceError(AmpExportError, OSError):
     """A device cannot be reached, was lost, or cannot do what it is asked to."""
+
+
+class NewerSchemaError(OutputError):
+    """A file was written by a newer version, in a form that this one does not know."""
 
 
 class MissingExtraError(AmpExportError, ImportError):

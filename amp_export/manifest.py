@@ -11,7 +11,7 @@ from typing import Any
 
 from amp_export import __version__
 from amp_export.checkpoints import hash_file
-from amp_export.errors import OutputError
+from amp_export.errors import NewerSchemaError, OutputError
 from amp_export.outputs import MANIFEST, replace_text
 
 SCHEMA = 1
@@ -134,7 +134,7 @@ def read_document(file: Path, *, newest: int) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise OutputError(f"{file} is damaged: {error!r}") from error
     if schema > newest:
-        raise OutputError(f"{file} has schema {schema}, this version knows up to {newest}.\nUpdate amp-export.")
+        raise NewerSchemaError(f"{file} has schema {schema}, this version knows up to {newest}.\nUpdate amp-export.")
     return content
 
 

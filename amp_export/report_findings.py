@@ -79,11 +79,15 @@ def _parity(parity: Section | None) -> Finding:
         return Finding("Parity", Standing.OPEN, "", "Nobody has checked the graph yet: amp-export validate OUT does.")
     names = {case["name"] for case in parity["cases"]}
     failed = {case["name"] for case in parity["cases"] if not case["holds"]}
+    if parity["holds"] or failed:
+        number = f"in {len(failed) or len(names)} of {len(names)} cases"
+    else:
+        number = "in what it writes"
     worst = worst_error(parity["cases"])
     return Finding(
         "Parity",
         Standing.HOLDS if parity["holds"] else Standing.FAILS,
-        f"in {len(names) - len(failed)} of {len(names)} cases",
+        number,
         f"The exported graph computes {'' if parity['holds'] else 'something else than '}what PyTorch computes: it is "
         f"off by up to {worst:.2g}, and {parity['tolerance']:.2g} is tolerated.",
     )
@@ -95,7 +99,7 @@ def _device_parity(name: str, device: Section) -> Finding:
     return Finding(
         f"Parity on {name}",
         Standing.HOLDS if device["holds"] else Standing.FAILS,
-        f"in {sum(case['holds'] for case in cases)} of {len(cases)} cases",
+        f"in {sum(not case['holds'] for case in cases) or len(cases)} of {len(cases)} cases",
         f"With {device['runtime']} the {' and the '.join(device['parity'])} graph are off by up to "
         f"{worst_error(cases):.2g}, and {tolerance:.2g} is tolerated.",
     )

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
-from amp_export.reporting import Report, Section, reload_line
+from amp_export.reporting import Report, Section, greedy_line, reload_line
 
 NOT_IN_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What no XML file may hold. Source: production 2, Char, of XML 1.0, fifth edition."""
@@ -93,8 +93,13 @@ def _parity_tests(kind: str, parity: Section | None, *, where: str = "") -> Iter
             f"mean error {case['mean_error']:.3g}, tolerated {limit[1]:.3g}; "
             f"same first choice at {case['top1_agreement']:.1%} of {case['positions']} positions"
         )
-        name = f"{case['name']}: {case.get('output', 'logits')}{where}"
-        yield Test(kind, name, output=numbers) if case["holds"] else Test(kind, name, problem=numbers)
+        yield _judged(kind, f"{case['name']}: {case.get('output', 'logits')}{where}", numbers, holds=case["holds"])
+    if (greedy := parity.get("greedy")) is not None:
+        yield _judged(kind, f"{greedy['steps']} tokens written greedily", greedy_line(greedy), holds=greedy["holds"])
+
+
+def _judged(kind: str, name: str, numbers: str, *, holds: bool) -> Test:
+    return Test(kind, name, output=numbers) if holds else Test(kind, name, problem=numbers)
 
 
 def _properties(report: Report) -> Iterator[tuple[str, str]]:

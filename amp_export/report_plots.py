@@ -1,15 +1,14 @@
-"""Pictures of what was measured: parity, latency, gains, memory, and how near decoding is to the memory's limit."""
+"""Pictures of what was measured: latency, gains, memory, and how near decoding is to the memory's limit."""
 
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from amp_export.report_palette import BAD, GREY, INK, PRUNED, WHITE
-from amp_export.report_svg import Picture, drawing, to_picture
-from amp_export.report_words import case_name, megabytes, milliseconds, phase_label
+from amp_export.report_palette import GREY, INK, PRUNED, WHITE
+from amp_export.report_svg import Picture, drawing, to_picture, write_above
+from amp_export.report_words import megabytes, milliseconds, phase_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,72 +22,8 @@ MARKERS = {"dense": "o", "pruned": "D"}
 EDGE = 1.6
 """Where the axis of times ends, in 90th percentiles: one outlier must not press all else together."""
 
-LINE_LETTERS = 46
-"""Letters that fit beside each other in a picture."""
-
 SHOWN_SAMPLES = 400
 """Points of one distribution; of more, every second, third, ... is drawn."""
-
-
-def parity_picture(parity: Section, name: str, *, graph: str = "the graph") -> Picture:
-    """The error of every case as a share of what is tolerated."""
-    cases = parity["cases"]
-    shares = [
-        (
-            case["max_error"] / case.get("tolerance", parity["tolerance"]),
-            case["mean_error"] / case.get("mean_tolerance", parity["mean_tolerance"]),
-        )
-        for case in cases
-    ]
-    finite = [share for pair in shares for share in pair if math.isfinite(share)]
-    worst = max(finite, default=0.0)
-    names = [textwrap.wrap(_case_label(case), LINE_LETTERS) for case in cases]
-    with drawing((20 + 15 * max(map(len, names))) * len(cases) + 110) as figure:
-        axes = figure.subplots()
-        _tolerance_axis(axes, worst)
-        for row, (case, pair) in enumerate(zip(cases, shares, strict=True)):
-            colour = PRUNED if case["holds"] else BAD
-            _label(axes, row - 0.14, "\n".join(names[row]))
-            for share, marker, fill in zip(pair, ("o", "D"), (colour, WHITE), strict=True):
-                at = share if math.isfinite(share) else axes.get_xlim()[1]
-                axes.plot(
-                    [at], [row + 0.12], marker=marker, color=colour, markerfacecolor=fill, markersize=8, clip_on=False
-                )
-        axes.set_ylim(len(cases) - 0.4, -0.9)
-        axes.set_yticks([])
-        axes.spines["left"].set_visible(False)
-        for marker, fill, label in (("o", GREY, "largest error"), ("D", WHITE, "mean error")):
-            axes.plot([], [], marker=marker, linestyle="", color=GREY, markerfacecolor=fill, label=label)
-        figure.legend(loc="outside upper left", ncols=2)
-        failed = sum(not case["holds"] for case in cases)
-        return to_picture(
-            figure,
-            name,
-            title=f"Error of {graph} against its tolerance",
-            description=f"For each of {len(cases)} cases the largest and the mean error as a share of what is "
-            f"tolerated; a line marks the tolerance. The worst is at {worst:.0%}. "
-            f"{f'{failed} fail.' if failed else 'None is beyond it.'} The table below has the numbers.",
-        )
-
-
-def _case_label(case: Section) -> str:
-    label = case_name(case) if case["holds"] else f"FAILS: {case_name(case)}"
-    return label if math.isfinite(case["max_error"]) else f"{label} (error is {case['max_error']})"
-
-
-def _tolerance_axis(axes: Axes, worst: float) -> None:
-    """Shares from 0 to the tolerance; by powers of ten where something is far beyond it."""
-    from matplotlib.ticker import FuncFormatter
-
-    if worst > 4:
-        axes.set_xscale("log")
-        axes.set_xlim(0.01, worst * 2)
-    else:
-        axes.set_xlim(0, max(1.12, worst * 1.1))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share:.0%}" if share < 10 else f"x {share:g}"))
-    axes.axvline(1, color=INK, linestyle="--", linewidth=1.4)
-    axes.axvspan(1, axes.get_xlim()[1], facecolor="none", edgecolor=GREY, hatch="////", alpha=0.6, linewidth=0)
-    axes.set_xlabel("share of the tolerance; hatched: beyond it")
 
 
 def latency_picture(phase: str, result: Section, prompt_tokens: int, name: str) -> Picture:
@@ -130,7 +65,7 @@ def _distribution(axes: Axes, row: int, subject: str, samples: Sequence[float], 
     low, median, high = np.quantile(samples, (0.1, 0.5, 0.9))
     axes.plot([low, high], [row + 0.32] * 2, color=INK, linewidth=2.2, solid_capstyle="butt")
     axes.plot([median], [row + 0.32], marker="|", color=INK, markersize=12, markeredgewidth=2.6)
-    _label(axes, row - 0.44, f"{subject}: median {median:.1f}")
+    write_above(axes, row - 0.44, f"{subject}: median {median:.1f}")
 
 
 def gains_picture(benchmark: Section, name: str) -> Picture:
@@ -145,7 +80,7 @@ def gains_picture(benchmark: Section, name: str) -> Picture:
             axes.plot([low, high], [row] * 2, color=PRUNED, linewidth=2.4, marker="|", markersize=11)
             axes.plot([result["speedup"]], [row], marker="D", color=PRUNED, markersize=8)
             said = f"{label}: x {result['speedup']:.2f} [{low:.2f}, {high:.2f}]"
-            _label(axes, row - 0.3, said)
+            write_above(axes, row - 0.3, said)
         axes.set_ylim(len(phases) - 0.4, -0.8)
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
@@ -172,7 +107,7 @@ def sizes_picture(benchmark: Section, measures: Mapping[str, str], name: str) ->
         axes = figure.subplots()
         most = max(benchmark[subject][key] for key in keys for subject in SUBJECTS) / 1e6
         for row, key in enumerate(keys):
-            _label(axes, row - 0.36, measures[key])
+            write_above(axes, row - 0.36, measures[key])
             for place, subject in zip((-0.13, 0.19), SUBJECTS, strict=True):
                 size = benchmark[subject][key] / 1e6
                 axes.barh(row + place, size, height=0.28, **_bar(subject), label=subject if row == 0 else None)
@@ -206,7 +141,7 @@ def roofline_picture(benchmark: Section, name: str) -> Picture:
             floor, median = floors[subject], medians[subject]
             axes.barh(row, floor, height=0.42, color=COLOURS[subject])
             axes.barh(row, max(median - floor, 0), left=floor, height=0.42, color=WHITE, edgecolor=GREY, hatch="////")
-            _label(axes, row - 0.3, said[subject])
+            write_above(axes, row - 0.3, said[subject])
         axes.set_yticks([])
         axes.set_ylim(1.4, -0.7)
         axes.set_xlim(0, 1.04 * max(*medians.values(), *floors.values()))
@@ -218,12 +153,6 @@ def roofline_picture(benchmark: Section, name: str) -> Picture:
             description="Bars: the time of one token, and how much of it reading all weights takes at least. "
             f"{'; '.join(said.values())}.",
         )
-
-
-def _label(axes: Axes, height: float, text: str) -> None:
-    """Words above what they name, from the left edge on; a long name has no room beside it."""
-    box = {"facecolor": WHITE, "edgecolor": "none", "pad": 1.0}
-    axes.text(0.005, height, text, transform=axes.get_yaxis_transform(), bbox=box, va="bottom", in_layout=False)
 
 
 def _bar(subject: str) -> dict[str, Any]:

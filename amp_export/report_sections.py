@@ -12,16 +12,16 @@ from amp_export.report_commands import commands
 from amp_export.report_layer_plots import heads_picture, kept_picture, neurons_picture, shown_units
 from amp_export.report_layers import LayerCounts, layer_counts, read_importance
 from amp_export.report_page import PageSection, Table
+from amp_export.report_parity_plots import explanation_picture, parity_picture
 from amp_export.report_plots import (
     SUBJECTS,
     gains_picture,
     latency_picture,
-    parity_picture,
     roofline_picture,
     sizes_picture,
 )
 from amp_export.report_words import case_name, change, joules, megabytes, milliseconds, phase_label
-from amp_export.reporting import Report, Section, benchmark_line, reload_line
+from amp_export.reporting import Report, Section, benchmark_line, explanation_line, greedy_line, reload_line
 
 SIZES = {"bytes_on_disk": "Size on disk", "peak_memory_bytes": "Peak memory", "gpu_memory_bytes": "GPU memory"}
 """What a benchmark tells in bytes, and what it is called."""
@@ -88,9 +88,13 @@ def parity_section(parity: Section | None) -> PageSection:
         f"it by up to {parity['noise']:.2g}; the graph may be off by {parity['noise_factor']:g} times the noise of "
         "each output."
     )
-    return PageSection(
-        anchor, heading, (line,), (parity_picture(parity, "parity"),), (_parity_table(parity, "Parity by case"),)
-    )
+    lines, pictures = [line], [parity_picture(parity, "parity")]
+    if (greedy := parity.get("greedy")) is not None:
+        lines.append(greedy_line(greedy))
+    if (explanation := parity.get("explanation")) is not None:
+        lines.append(explanation_line(explanation))
+        pictures.append(explanation_picture(explanation, "explanation"))
+    return PageSection(anchor, heading, tuple(lines), tuple(pictures), (_parity_table(parity, "Parity by case"),))
 
 
 def _parity_table(parity: Section, caption: str) -> Table:
@@ -102,7 +106,9 @@ def _parity_table(parity: Section, caption: str) -> Table:
         "mean error",
         "tolerated mean",
         "noise",
+        "KL",
         "same first choice",
+        "near ties",
         "positions",
     )
     return Table.of(caption, headings, (_parity_row(case, parity) for case in parity["cases"]), words=2)
@@ -116,10 +122,16 @@ def _parity_row(case: Section, parity: Section) -> tuple[str, ...]:
         f"{case.get('tolerance', parity['tolerance']):.3g}",
         f"{case['mean_error']:.3g}",
         f"{case.get('mean_tolerance', parity['mean_tolerance']):.3g}",
-        f"{case['noise']:.3g}" if "noise" in case else "",
+        _number(case.get("noise")),
+        _number(case.get("kl")),
         f"{case['top1_agreement']:.1%}",
+        str(case.get("near_ties", "")),
         str(case["positions"]),
     )
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
 
 
 def latency_section(benchmark: Section | None) -> PageSection:

@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
+from amp_export.report_palette import INK, WHITE
+
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 SVG = "http://www.w3.org/2000/svg"
@@ -34,10 +37,10 @@ STYLE: Mapping[str, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "hatch.linewidth": 0.8,
-    "text.color": "#1b1f23",
-    "axes.labelcolor": "#1b1f23",
-    "xtick.color": "#1b1f23",
-    "ytick.color": "#1b1f23",
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
     "text.parse_math": False,
 }
 
@@ -72,6 +75,12 @@ def drawing(height: float) -> Iterator[Figure]:
             yield Figure(figsize=(WIDTH / 72, height / 72), layout="constrained")
     finally:
         logger.setLevel(level)
+
+
+def write_above(axes: Axes, height: float, text: str) -> None:
+    """Words above what they name, from the left edge on; a long name has no room beside it."""
+    box = {"facecolor": WHITE, "edgecolor": "none", "pad": 1.0}
+    axes.text(0.005, height, text, transform=axes.get_yaxis_transform(), bbox=box, va="bottom", in_layout=False)
 
 
 def to_picture(figure: Figure, name: str, *, title: str, description: str) -> Picture:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from amp_export.device_reports import device_lines, device_verdict
-from amp_export.errors import OutputError
+from amp_export.errors import NewerSchemaError, OutputError
 from amp_export.gains import Conclusion
 from amp_export.manifest import Manifest, package_versions, read_document
 from amp_export.report_words import case_name, change, joules, megabytes, milliseconds, phase_label, worst_error
@@ -55,6 +55,8 @@ class Report:
         Raises:
             OutputError: There is none, it is damaged, or it is from another version.
         """
+        if not output.is_dir():
+            raise OutputError(f"No such directory: {output}")
         if not (output / JSON_NAME).is_file():
             raise OutputError(f"{output} holds no {JSON_NAME}: nothing was measured there yet.")
         content = read_document(output / JSON_NAME, newest=SCHEMA)
@@ -195,9 +197,9 @@ def verdict_lines(report: Report) -> Iterator[str]:
             f"{parity['tolerance']:.2g}."
         )
         if (explanation := parity.get("explanation")) is not None:
-            yield _explanation_line(explanation)
+            yield explanation_line(explanation)
         if (greedy := parity.get("greedy")) is not None:
-            yield _greedy_line(greedy)
+            yield greedy_line(greedy)
         yield from (
             f"{case_name(case)}: off by up to {case['max_error']:.3g} and {case['mean_error']:.3g} in the mean, "
             f"tolerated are {case['tolerance']:.3g} and {case['mean_tolerance']:.3g}."
@@ -214,7 +216,8 @@ def verdict_lines(report: Report) -> Iterator[str]:
         yield f"Note: {note}"
 
 
-def _explanation_line(explanation: Section) -> str:
+def explanation_line(explanation: Section) -> str:
+    """Where graph and model part within."""
     within = f"{len(explanation['points'])} values within, looked at in the case {explanation['case']}"
     if (first := explanation["first"]) is None:
         return f"Graph and model agree in all of {within}."
@@ -226,7 +229,8 @@ def _explanation_line(explanation: Section) -> str:
     )
 
 
-def _greedy_line(greedy: Section) -> str:
+def greedy_line(greedy: Section) -> str:
+    """How far graph and model write the same."""
     common = f"Greedily, graph and model write {greedy['common']} of {greedy['steps']} tokens alike"
     if greedy["common"] == greedy["steps"]:
         return f"{common}."

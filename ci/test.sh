@@ -10,6 +10,19 @@ environment="${AMP_EXPORT_ENV:-$scratch/environment}"
 
 step() { printf '\n== %s (after %d s)\n' "$1" "$SECONDS"; }
 
+# what some tests take from the system comes meanwhile; without it they are skipped, and say so
+find_command() { PATH="$PATH:/usr/sbin" command -v "$@" >/dev/null; }
+missing=()
+find_command sshd || missing+=(openssh-server openssh-client)
+find_command chromium || find_command google-chrome || missing+=(chromium)
+(
+    if ((${#missing[@]})) && [[ "$(id -u)" == 0 ]] && find_command apt-get; then
+        (apt-get update && apt-get install --yes --no-install-recommends "${missing[@]}") >"$scratch/apt.log" 2>&1 ||
+            echo "${missing[*]} could not be installed; tests that need them are skipped." >&2
+    fi
+) &
+system_made=$!
+
 step "environment"
 [[ -x "$environment/bin/python" ]] || "${PYTHON:-python3}" -m venv "$environment"
 export PATH="$environment/bin:$PATH" PIP_DISABLE_PIP_VERSION_CHECK=1
@@ -25,16 +38,9 @@ fi
 quickstart="$scratch/quickstart"
 (
     "${PYTHON:-python3}" -m venv "$quickstart"
-    "$quickstart/bin/python" -m pip install --quiet --disable-pip-version-check ".[onnxruntime,demo]"
+    "$quickstart/bin/python" -m pip install --quiet --disable-pip-version-check ".[onnxruntime,demo,report]"
 ) &
 quickstart_made=$!
-
-step "an ssh server, for the tests of devices"
-# without one these tests are skipped, and say so
-if ! PATH="$PATH:/usr/sbin" command -v sshd >/dev/null && [[ "$(id -u)" == 0 ]] && command -v apt-get >/dev/null; then
-    (apt-get update && apt-get install --yes --no-install-recommends openssh-server openssh-client) >/dev/null 2>&1 ||
-        echo "openssh-server could not be installed; the tests of devices are skipped." >&2
-fi
 
 step "style"
 ruff check .
@@ -45,9 +51,10 @@ step "types"
 mypy
 
 step "tests"
+wait "$system_made"
 mkdir "$scratch/families"
 AMP_EXPORT_SUPPORT_ROWS="$scratch/families" \
-    python -m pytest --numprocesses "${AMP_EXPORT_TEST_PROCESSES:-2}" --quiet
+    python -m pytest --numprocesses "${AMP_EXPORT_TEST_PROCESSES:-2}" --dist worksteal --quiet --durations=25
 python ci/support.py --check --rows "$scratch/families"
 
 step "quickstart, as the README says, from a wheel"

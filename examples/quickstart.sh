@@ -8,7 +8,7 @@ environment="${AMP_EXPORT_ENV:-$project/.venv}"
 
 mkdir -p "$where"
 [[ -x "$environment/bin/python" ]] || "${PYTHON:-python3}" -m venv "$environment"
-"$environment/bin/python" -m pip install --quiet --disable-pip-version-check "${project}[onnxruntime,demo]"
+"$environment/bin/python" -m pip install --quiet --disable-pip-version-check "${project}[onnxruntime,demo,report]"
 export PATH="$environment/bin:$PATH"
 cd "$where"
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sample_reports import bare_report, case, encoder_report, full_report, parity
 
-from amp_export.report_findings import headline
+from amp_export.report_findings import findings, headline
 from amp_export.report_junit import to_junit
 from amp_export.report_markdown import to_markdown
 from amp_export.reporting import Report
@@ -53,6 +53,7 @@ def test_every_case_of_every_output_is_a_test() -> None:
         ),
         ("amp_export.parity", "hidden: pooler_output"),
         ("amp_export.parity", "no number: logits"),
+        ("amp_export.parity", "64 tokens written greedily"),
         ("amp_export.parity.dense", "17 tokens: logits on orin.local"),
         ("amp_export.parity.pruned", "17 tokens: logits on orin.local"),
         ("amp_export.reload", "the pruned checkpoint reloads bit for bit"),
@@ -64,6 +65,8 @@ def test_every_case_of_every_output_is_a_test() -> None:
     )
     assert failures[1] is not None
     assert failures[1].startswith("largest error nan")
+    assert failures[2] is not None
+    assert failures[2].endswith("that FAILS.")
 
 
 def test_what_has_no_limit_is_a_property() -> None:
@@ -104,6 +107,18 @@ def test_names_do_not_break_the_markdown() -> None:
     assert lines[0] == "# amp-export: a\\|b &lt;i> c"
     (row,) = [line for line in lines if line.startswith("| a")]
     assert row.replace("\\|", "").count("|") == 9
+
+
+def test_parity_that_fails_in_what_is_written_alone_says_so() -> None:
+    checked = parity(case("1 token"))
+    greedy = {"steps": 64, "common": 11, "near_tie": False, "holds": False}
+    report = Report("m", parity={**checked, "greedy": greedy, "holds": False})
+    assert headline(report) == "Parity: FAILS in what it writes."
+
+
+def test_an_error_that_is_no_number_is_the_worst() -> None:
+    (finding,) = findings(Report("m", parity=parity(case("a", share=float("nan")), case("b", share=9.0))))
+    assert "off by up to nan" in finding.sentence
 
 
 def test_a_gain_that_cannot_be_claimed_is_none_in_the_headline() -> None:

@@ -130,6 +130,8 @@ def test_the_verdict_comes_first_and_says_its_numbers(pages: dict[str, Page]) ->
         "On orin.local",
         "Provenance",
     ]
+    assert "Within, in the case prefill of 17 tokens" in page.text
+    assert "the first that differs is model.layers.7.input_layernorm (layer 7)" in page.text
     for said in ("✗ FAILS in 2 of 4 cases", "x 1.50", "It rose from 22.80 (dense) to 34.20 (pruned)", "On orin.local"):
         assert said in page.text
     assert "✓ holds in 2 of 2 cases" in pages["encoder"].text

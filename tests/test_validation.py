@@ -132,3 +132,12 @@ def test_replay_gives_a_decoder_what_its_past_demands(lengths: list[int], steps:
 
 def test_cases_that_exceed_the_context_are_left_out() -> None:
     assert cases_within(CASES, 6) == CASES[1:2]
+
+
+def test_a_report_of_a_newer_version_is_left_alone(tiny_llama: Path, tmp_path: Path) -> None:
+    export(tiny_llama, output=tmp_path / "out")
+    newer = json.dumps({"schema": 99, "model": "x"})
+    (tmp_path / "out" / "report.json").write_text(newer)
+    with pytest.raises(OutputError, match="schema 99"):
+        validate(tmp_path / "out")
+    assert (tmp_path / "out" / "report.json").read_text() == newer

@@ -26,7 +26,7 @@ EXAMPLES = examples(
 def report(
     outputs: Annotated[
         list[Path],
-        typer.Argument(metavar="OUT...", help="What an earlier command wrote; of several, the baseline first."),
+        typer.Argument(metavar="OUT", help="What an earlier command wrote; of several, the baseline first."),
     ],
     formats: Annotated[
         list[ReportFormat] | None,

@@ -37,6 +37,8 @@ def run_and_show(
             show_report(console, report)
             if written is not None:
                 console.print(f"Written: {written}", soft_wrap=True)
+                if (page := written / "report.html").is_file():
+                    console.print(f"For a browser: {page}", soft_wrap=True)
         found = held_to.run(report) if held_to is not None else ()
         show_checks(console, found)
         if not report.holds or not all(check.holds for check in found):
