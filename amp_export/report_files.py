@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from amp_export.errors import MissingExtraError, OutputError
+from amp_export.errors import MissingExtraError, NewerSchemaError, OutputError
 from amp_export.manifest import Manifest, package_versions
 from amp_export.options import ReportFormat
 from amp_export.outputs import replace_text
@@ -80,6 +80,9 @@ def update_report(
     """Puts new sections into the report of an output directory, and their verdicts into its manifest."""
     try:
         report = Report.load(output)
+    except NewerSchemaError:
+        # it says more than this version could write again
+        raise
     except OutputError:
         report = Report.of(manifest)
     report = replace(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from amp_export.device_reports import device_lines, device_verdict
-from amp_export.errors import NewerSchemaError, OutputError
+from amp_export.errors import OutputError
 from amp_export.gains import Conclusion
 from amp_export.manifest import Manifest, package_versions, read_document
 from amp_export.report_words import case_name, change, joules, megabytes, milliseconds, phase_label, worst_error
