@@ -6,6 +6,7 @@ in every precision, from old and new operators.
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import statistics
 import subprocess
@@ -28,7 +29,6 @@ from amp_export.targets import TARGETS  # noqa: E402
 
 GPUS = (TargetName.A100, TargetName.RTX3090, TargetName.RTX4090, TargetName.RTX5090)
 BATCHES = (1, 8)
-REPEATS = 3
 RATIO = "0.1"
 
 HEADER = """# Engines built without a GPU
@@ -39,7 +39,7 @@ takes the graph to one (`amp-export bundle`).
 ## The demo model
 
 SmolLM2-135M-Instruct (`--model demo`), dense and pruned with `--ratio {ratio}`, float16, contexts of up to 2048 tokens,
-two optimization profiles. Seconds are the median of {repeats} builds and their range. An engine for single texts alone
+two optimization profiles. Seconds are medians and ranges of {repeats} builds. An engine for single texts alone
 holds most weights twice, in one layout for prefill and in one for decode; one for batches holds them once.
 
 | target | compute capability | largest batch | dense: MB | s | pruned: MB | s | size |
@@ -71,7 +71,7 @@ def run(*arguments: str) -> None:
     subprocess.run([sys.executable, "-m", "amp_export", *arguments], check=True, stderr=subprocess.DEVNULL)
 
 
-def demo_rows(scratch: Path) -> list[str]:
+def demo_rows(scratch: Path, repeats: int) -> list[str]:
     """One line for each target and batch."""
     graphs = [export_graph(name, scratch / name) for name in ("demo", "pruned")]
     runtime = load_runtime(for_target=True)
@@ -81,7 +81,7 @@ def demo_rows(scratch: Path) -> list[str]:
         settings = EngineSettings(Limits(max_batch=batch), capability)
         cells, sizes = [], []
         for graph in graphs:
-            built = [export(graph, scratch / "engine", runtime, settings) for _ in range(REPEATS)]
+            built = [export(graph, scratch / "engine", runtime, settings) for _ in range(repeats)]
             seconds = [facts.build_seconds for facts in built]
             sizes.append(built[0].engine_bytes)
             spread = f"{statistics.median(seconds):.1f} ({min(seconds):.1f} to {max(seconds):.1f})"
@@ -117,10 +117,13 @@ def family_rows(scratch: Path) -> list[str]:
 
 def main() -> None:
     """Builds everything and writes the page."""
-    header = HEADER.format(runtime=load_runtime(for_target=True).label, ratio=RATIO, repeats=REPEATS)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--repeats", type=int, default=3)
+    repeats = parser.parse_args().repeats
+    header = HEADER.format(runtime=load_runtime(for_target=True).label, ratio=RATIO, repeats=repeats)
     with tempfile.TemporaryDirectory() as folder:
         families = family_rows(Path(folder))
-        demo = demo_rows(Path(folder))
+        demo = demo_rows(Path(folder), repeats)
     page = header + "\n".join(demo) + "\n" + FAMILIES + "\n".join(families) + "\n"
     (PROJECT / "docs" / "results" / "engines.md").write_text(page, encoding="utf-8")
 
