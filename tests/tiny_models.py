@@ -178,6 +178,11 @@ def save_tiny_output(folder: Path) -> Path:
     export(pruned, output=folder / "out")
     widths = {"query_heads": 4, "key_value_heads": 2, "neurons": 48}
     plan = {
+        "asked": 0.3,
+        "achieved": 1 / 3,
+        "settings": {"allocation": "balanced", "snap": 1},
+        "reasons": {"neurons": "a third of them"},
+        "calibration": "nothing",
         "parameters_before": 3,
         "parameters_after": 2,
         "widths_before": widths,
