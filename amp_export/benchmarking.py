@@ -22,7 +22,7 @@ from amp_export.benchmark_worker import DECODE, Ready, Round, RoundTimes
 from amp_export.checkpoints import open_checkpoint, read_config
 from amp_export.engine_building import EngineOptions, prepare_engine
 from amp_export.errors import OutputError, RequestError
-from amp_export.exporters import Opset, Precision, Provider
+from amp_export.exporters import Opset, Precision, Provider, exported_bytes
 from amp_export.exporters.onnx import exported_graphs, graph_opset, require_runtime
 from amp_export.exporters.tensorrt.engines import EngineFacts, is_engine
 from amp_export.exporters.tensorrt.running import check_runs_here
@@ -351,9 +351,8 @@ def _describe(record: _Record, decode_seconds: float | None, bandwidth: float | 
     if decode_seconds is not None and not is_engine(record.folder):
         weight_bytes = weight_bytes_per_token(exported_graphs(record.folder)[-1])
     share = weight_bytes / decode_seconds / bandwidth if weight_bytes and decode_seconds and bandwidth else None
-    files = record.folder.glob("*.engine" if is_engine(record.folder) else "*.onnx*")
     return Subject(
-        bytes_on_disk=sum(file.stat().st_size for file in files),
+        bytes_on_disk=exported_bytes(record.folder),
         peak_memory_bytes=max(times.peak_memory_bytes for times in record.times),
         load_seconds=statistics.median(ready.load_seconds for ready in record.ready),
         weight_bytes_per_token=weight_bytes,

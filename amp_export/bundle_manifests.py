@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from amp_export import __version__
 from amp_export.checkpoints import hash_file, read_config
-from amp_export.engine_building import WORKSPACE_SHARE
+from amp_export.engine_building import workspace_bytes
 from amp_export.exporters import Precision
 from amp_export.exporters.tensorrt.device.bundle import SCHEMA
 from amp_export.exporters.tensorrt.exporting import describe_graph
@@ -65,11 +65,10 @@ def describe_bundle(
 ) -> dict[str, Any]:
     """The content of the bundle's manifest."""
     decode_tokens = min(DECODE_TOKENS, limits.max_context // 2)
-    memory = TARGETS[target].memory_bytes
     return {
         "schema": SCHEMA,
         "amp_export": __version__,
-        "target": {"name": target.value, "workspace_bytes": int(memory * WORKSPACE_SHARE) if memory else None},
+        "target": {"name": target.value, "workspace_bytes": workspace_bytes(TARGETS[target].memory_bytes)},
         "limits": asdict(limits),
         "output": _describe_output(manifest),
         "made_of": made_of,

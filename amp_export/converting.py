@@ -13,7 +13,7 @@ from amp_export.engine_building import EngineOptions, check_precision
 from amp_export.errors import RequestError
 from amp_export.exporters import Opset, Precision
 from amp_export.exporters.onnx import require_runtime
-from amp_export.exporting import ExportResult, ExportSettings, choose_settings, export_as
+from amp_export.exporting import ExportResult, ExportSettings, choose_settings, export_as, record_export
 from amp_export.options import Format, Uniform, Via
 from amp_export.outputs import PRUNED, check_output, staged_output
 from amp_export.progress import Progress, Silent
@@ -114,8 +114,7 @@ def convert(
         exported = export_as(folder, pruned, choices, progress=progress)
         parity, benchmark = _try_out(exported, pruned, request.checkpoint, choices, options, progress)
         report = replace(Report.of(manifest), parity=parity, benchmark=benchmark)
-        for made in dict.fromkeys((Format.ONNX, to)):
-            manifest = manifest.with_export(made.value, choices.precision.value, exported.via.value)
+        manifest = record_export(manifest, exported)
         manifest = record_verdicts(manifest, report).with_hashes(folder)
         save_report(folder, report, manifest, progress=progress)
     return report

@@ -24,6 +24,11 @@ WORKSPACE_SHARE = 0.25
 Jetson, the system share it."""
 
 
+def workspace_bytes(memory_bytes: int | None) -> int | None:
+    """How much of a device's memory a kernel may take as scratch; None where its size is not known."""
+    return int(memory_bytes * WORKSPACE_SHARE) if memory_bytes is not None else None
+
+
 @dataclass(frozen=True)
 class EngineOptions:
     """What a user can say of an engine.
@@ -106,7 +111,7 @@ def prepare_engine(options: EngineOptions, config: ModelConfig) -> EngineJob:
         EngineSettings(
             limits=limits,
             compute_capability=capability,
-            workspace_bytes=int(memory * WORKSPACE_SHARE) if memory is not None else None,
+            workspace_bytes=workspace_bytes(memory),
             timing_cache=cache_directory() / "timing",
         ),
         gpu,

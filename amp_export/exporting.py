@@ -91,8 +91,7 @@ def export(
         else:
             record = SourceRecord(source.asked, str(checkpoint.path.resolve()), hash_weights(checkpoint))
             manifest = Manifest(source=record, config_before=dict(checkpoint.raw_config))
-        for made in dict.fromkeys((Format.ONNX, to)):
-            manifest = manifest.with_export(made.value, settings.precision.value, exported.via.value)
+        manifest = record_export(manifest, exported)
         manifest.save(folder)
     return replace(exported, folder=output / to.value)
 
@@ -172,6 +171,13 @@ def build_from(
     shutil.rmtree(folder / Format.TENSORRT, ignore_errors=True)
     facts = build_into(folder, job, progress=progress, description=description)
     return replace(exported, folder=folder / Format.TENSORRT, format=Format.TENSORRT, bytes_on_disk=facts.engine_bytes)
+
+
+def record_export(manifest: Manifest, exported: ExportResult) -> Manifest:
+    """A manifest with an export, and with the graph that an engine was built from."""
+    for made in dict.fromkeys((Format.ONNX, exported.format)):
+        manifest = manifest.with_export(made.value, exported.precision.value, exported.via.value)
+    return manifest
 
 
 def export_into(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from amp_export.exporters import exported_bytes
 from amp_export.manifest import Manifest
 from amp_export.options import Format
 from amp_export.reporting import Report
@@ -138,10 +139,7 @@ def _parameters(report: Report, _: Path | None) -> Found:
 
 
 def _size(_: Report, graph: Path | None) -> Found:
-    if graph is None:
-        return {}
-    files = [*graph.glob("*.engine")] or [*graph.glob("*.onnx*")]
-    return _alone(sum(file.stat().st_size for file in files) or None)
+    return _alone(None if graph is None else exported_bytes(graph) or None)
 
 
 def _peak_memory(report: Report, _: Path | None) -> Found:

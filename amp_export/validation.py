@@ -17,6 +17,7 @@ from amp_export.exporters import Precision, Provider
 from amp_export.loading import load_model
 from amp_export.manifest import Manifest
 from amp_export.options import Format
+from amp_export.outputs import PRUNED
 from amp_export.parity_cases import DEFAULT_CASES, Case
 from amp_export.parity_files import read_cases
 from amp_export.parity_metrics import agree, distance
@@ -109,8 +110,8 @@ def exported_checkpoint(output: Path, manifest: Manifest) -> Path:
     Raises:
         OutputError: It is no longer there.
     """
-    if (output / "pruned").is_dir():
-        return output / "pruned"
+    if (output / PRUNED).is_dir():
+        return output / PRUNED
     path = Path(manifest.source.path)
     if not path.is_dir():
         raise OutputError(

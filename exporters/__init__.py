@@ -62,6 +62,12 @@ class Provider(enum.StrEnum):
         }[self.value]
 
 
+def exported_bytes(folder: Path) -> int:
+    """Bytes of what a runtime loads from a folder: the engine, or graphs and weights; 0 where there is neither."""
+    files = [*folder.glob("*.engine")] or [*folder.glob("*.onnx*")]
+    return sum(file.stat().st_size for file in files)
+
+
 def run(folder: Path, *, threads: int | None = None, provider: Provider = Provider.CPU) -> OnnxModel | TensorrtDecoder:
     """Loads what was exported into its runtime; what it is, its files tell.
 

@@ -27,6 +27,20 @@ class Past:
     values: Mapping[str, OrtValue]
 
 
+def check_mask(shape: Sequence[int], batch_size: int, *, past_length: int, sequence_length: int) -> None:
+    """Refuses an attention mask that does not cover the past and the new tokens.
+
+    Raises:
+        ValueError: It has another shape.
+    """
+    needed = [batch_size, past_length + sequence_length]
+    if list(shape) != needed:
+        raise ValueError(
+            f"attention_mask has the shape {list(shape)}; {past_length} tokens of past and "
+            f"{sequence_length} new ones need {needed}."
+        )
+
+
 class OnnxDecoder:
     """A decoder, loaded and ready. `run` makes one.
 
@@ -72,18 +86,15 @@ class OnnxDecoder:
             raise ValueError("This decoder was closed.")
         batch_size, sequence_length = input_ids.shape
         past = past if past is not None else self._empty_past(batch_size)
-        total = past.length + sequence_length
-        if attention_mask.shape != (batch_size, total):
-            raise ValueError(
-                f"attention_mask has the shape {list(attention_mask.shape)}; {past.length} tokens of past and "
-                f"{sequence_length} new ones need {[batch_size, total]}."
-            )
+        check_mask(attention_mask.shape, batch_size, past_length=past.length, sequence_length=sequence_length)
         given = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
         # some traced decoders take no position_ids
         values = {name: to_value(array) for name, array in given.items() if name in self._inputs}
         logits, *present = self._run(self._session, {**values, **past.values})
         names = [name.replace("present", "past_key_values") for name in self._outputs[1:]]
-        return to_float32(logits), Past(length=total, values=dict(zip(names, present, strict=True)))
+        return to_float32(logits), Past(
+            length=past.length + sequence_length, values=dict(zip(names, present, strict=True))
+        )
 
     def _run(self, session: InferenceSession, values: Mapping[str, OrtValue]) -> list[OrtValue]:
         binding = session.io_binding()

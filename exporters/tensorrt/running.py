@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from amp_export.errors import RequestError
+from amp_export.exporters.onnx.running_decoders import check_mask
 from amp_export.exporters.tensorrt.engines import ENGINE, EngineFacts
 from amp_export.exporters.tensorrt.profiles import DECODE, PREFILL
 from amp_export.exporters.tensorrt.runtimes import Runtime, load_runtime
@@ -96,11 +97,7 @@ class TensorrtDecoder:
             "past_sequence_length": length,
             "total_sequence_length": length + sequence_length,
         }
-        if attention_mask.shape != (batch_size, length + sequence_length):
-            raise ValueError(
-                f"attention_mask has the shape {list(attention_mask.shape)}; {length} tokens of past and "
-                f"{sequence_length} new ones need {[batch_size, length + sequence_length]}."
-            )
+        check_mask(attention_mask.shape, batch_size, past_length=length, sequence_length=sequence_length)
         self._take_profile(sizes)
         given = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
         tensors = {name: torch.as_tensor(array).contiguous().to(self.device) for name, array in given.items()}
