@@ -14,13 +14,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from amp_export.benchmark_worker import Ready, Round, RoundTimes
+from amp_export.benchmark_timing import Round, RoundTimes
+from amp_export.benchmark_worker import Ready
 from amp_export.errors import AmpExportError, ModelError, RequestError, UnsupportedModelError
-from amp_export.exporters import Provider
+from amp_export.runtimes import Setup
 
 
 class Worker:
-    """One graph in a process of its own; `start_worker` makes one and ends it.
+    """One model in a process of its own; `start_worker` makes one and ends it.
 
     A process of multiprocessing would import the caller's main script again, which then must be written for it.
     """
@@ -62,19 +63,18 @@ class Worker:
         cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         advice = "It may have run out of memory: close other programs, or use shorter prompts." if code < 0 else ""
         return AmpExportError(
-            f"The process that ran the graph in {self.folder} died ({cause}).\n{said[-1]}\n{advice}".rstrip()
+            f"The process that ran the model in {self.folder} died ({cause}).\n{said[-1]}\n{advice}".rstrip()
         )
 
 
 @contextlib.contextmanager
-def start_worker(folder: Path, threads: int | None, provider: Provider = Provider.CPU) -> Iterator[Worker]:
-    """Starts a process that has loaded a graph, and ends it.
+def start_worker(folder: Path, setup: Setup) -> Iterator[Worker]:
+    """Starts a process that has loaded a model, and ends it.
 
     Raises:
-        AmpExportError: The graph cannot be loaded, or the process died.
+        AmpExportError: The model cannot be loaded, or the process died.
     """
-    command = [sys.executable, "-P", "-m", "amp_export.benchmark_worker", str(folder)]
-    command += ["--provider", provider.value, *([] if threads is None else ["--threads", str(threads)])]
+    command = [sys.executable, "-P", "-m", "amp_export.benchmark_worker", str(folder), json.dumps(asdict(setup))]
     # wherever this package was imported from, the process has to find it too
     search = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(search)}

@@ -1,62 +1,47 @@
-"""Dense against pruned on this machine: two processes, one graph each, that take turns.
-
-The rounds alternate in order, dense first and then pruned first, so that neither profits from the machine's state or
-drift. So do the launches: of two processes with the same graph, the one that was started first decoded 5 % slower in
-most launches, however the turns were ordered. The phases of `benchmark_worker` are timed apart.
-"""
+"""The verb `benchmark`: dense against pruned on this machine, in one runtime."""
 
 from __future__ import annotations
 
-import contextlib
-import math
 import statistics
-import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from amp_export.architectures import Kind, Modality, ModelConfig
-from amp_export.benchmark_processes import Worker, start_worker
-from amp_export.benchmark_worker import DECODE, Ready, Round, RoundTimes
-from amp_export.checkpoints import open_checkpoint, read_config
-from amp_export.engine_building import EngineOptions, prepare_engine
-from amp_export.errors import OutputError, RequestError
-from amp_export.exporters import Opset, Precision, Provider, exported_bytes
-from amp_export.exporters.onnx import exported_graphs, graph_opset, require_runtime
-from amp_export.exporters.tensorrt.engines import EngineFacts, is_engine
-from amp_export.exporters.tensorrt.running import check_runs_here
-from amp_export.exporting import build_from, export_into
+from amp_export.benchmark_rounds import Measured, Record, measure
+from amp_export.benchmark_subjects import find_subjects
+from amp_export.benchmark_timing import DECODE, Round
+from amp_export.checkpoints import directory_size, read_config
+from amp_export.errors import RequestError
+from amp_export.exporters import exported_bytes
+from amp_export.exporters.onnx import exported_graphs, graph_precision
+from amp_export.exporters.tensorrt.engines import is_engine
 from amp_export.gains import PhaseResult
-from amp_export.machine import Machine, read_bandwidth
+from amp_export.gpus import Gpu, GpuState, find_gpu, read_state
+from amp_export.machine import Machine
 from amp_export.manifest import Manifest
-from amp_export.options import Format, Via
+from amp_export.options import Format, Runtime
 from amp_export.progress import Progress, Silent
 from amp_export.report_files import update_report
+from amp_export.rooflines import Roofline, StepBytes, step_bytes
+from amp_export.runtimes import FORMATS, Setup, require
+from amp_export.workloads import Sweep, Workload
 
 ROUNDS = 20
 """Rounds that are measured by default."""
 
-WARM_UP_LIMIT = 4
-"""Rounds of a launch after which measuring begins, settled or not."""
-
-SETTLED = 0.05
-"""Two rounds whose times differ by less than this share are settled."""
-
-_READ_IN_PART = {("Gather", 0), ("RotaryEmbedding", 1), ("RotaryEmbedding", 2)}
-"""Operators, and which of their inputs, that read a few rows of a weight for each token instead of all of it."""
-
 
 @dataclass(frozen=True)
 class Subject:
-    """One of the two graphs.
+    """One of the two models.
 
     Attributes:
-        bytes_on_disk: Size of the graph and its weights.
+        bytes_on_disk: Size of what was loaded.
         peak_memory_bytes: The most memory that its process held, Python and the runtime included.
         load_seconds: How long the runtime took to load it; the median of all launches.
-        weight_bytes_per_token: How many bytes of weights have to be read to decode one token. None for a model that
+        weight_bytes_per_token: How many bytes of weights have to be read for a decoding step. None for a model that
             does not decode: what it does at once, it does with many tokens or patches, and is bound by arithmetic.
+        cache_bytes_per_token: How many bytes of keys and values have to be read besides, in the middle of what is
+            written.
         bandwidth_share: How much of the machine's memory read bandwidth that is, at the median decode time. Near 1,
             only fewer bytes can make decoding faster. None where nothing is decoded.
     """
@@ -65,7 +50,42 @@ class Subject:
     peak_memory_bytes: int
     load_seconds: float
     weight_bytes_per_token: int | None
+    cache_bytes_per_token: int | None
     bandwidth_share: float | None
+
+
+@dataclass(frozen=True)
+class SweepPoint:
+    """Times of one more workload of a sweep.
+
+    Attributes:
+        batch_size: How many texts, images or sounds at once.
+        prompt_tokens: Tokens of each text that is read.
+        decode_tokens: Tokens that were written after each.
+        phases: Times by phase.
+        roofline: What the removed bytes allow; None where nothing is decoded, or bytes cannot be counted.
+    """
+
+    batch_size: int
+    prompt_tokens: int
+    decode_tokens: int
+    phases: Mapping[str, PhaseResult]
+    roofline: Roofline | None
+
+
+@dataclass(frozen=True)
+class GpuRecord:
+    """The GPU that computed.
+
+    Attributes:
+        gpu: What it is.
+        before: How it was before the first round.
+        after: How it was after the last.
+    """
+
+    gpu: Gpu
+    before: GpuState | None
+    after: GpuState | None
 
 
 @dataclass(frozen=True)
@@ -73,311 +93,226 @@ class BenchmarkReport:
     """What was measured; all plain values, so that `dataclasses.asdict` gives JSON.
 
     Attributes:
-        dense: The dense graph.
-        pruned: The pruned graph.
-        phases: Times by name, in the order of the work: samples are grouped by round. A decoder has `prefill`, the
-            prompt in one piece, and `decode`, single tokens after it; an encoder has `forward`; an encoder with a
-            decoder has `encode`, all that is done once for what is read, and `decode`.
+        name: The runtime, and where it computes.
+        dense: The dense model.
+        pruned: The pruned model.
+        phases: Times of the workload that leads, by name, in the order of the work: samples are grouped by round. A
+            decoder has `prefill`, the prompt in one piece, which is what a user waits for, and `decode`, single tokens
+            after it; an encoder has `forward`; an encoder with a decoder has `encode`, all that is done once for what
+            is read, and `decode`.
+        roofline: What the removed bytes allow; None where nothing is decoded, or bytes cannot be counted.
+        batch_size: How many texts, images or sounds at once.
+        prompt_tokens: Tokens of the prompt, or of the text that is read; 0 for an image or a sound.
+        decode_tokens: Tokens decoded in a round; 0 for an encoder.
+        sweep: Further workloads, measured in the same rounds.
         rounds: How many rounds were measured.
         launches: How often both processes were started anew; each launch has as many rounds, one after the other.
         warm_up_rounds: How many went before and are not counted.
-        prompt_tokens: Tokens of the prompt, or of the text that is read; 0 for an image or a sound.
-        decode_tokens: Tokens decoded in a round; 0 for an encoder.
-        threads: Threads that compute one operator.
+        unsettled_launches: In how many launches times still changed when measuring began.
+        threads: Threads that compute one operator; 0 where a GPU computes.
+        pinned: The processors that they were kept to; none where the system cannot.
         runtime: Name and version of the runtime.
+        clock: What timed the calls.
         bandwidth_bytes_per_second: Memory read bandwidth, measured here with as many threads; the median of what was
             found after each launch. None where a GPU computes.
         machine: Where it was measured.
+        gpu: The GPU that computed, or None.
         seed: Of the prompt's tokens and of the bootstrap.
     """
 
+    name: str
     dense: Subject
     pruned: Subject
     phases: Mapping[str, PhaseResult]
+    roofline: Roofline | None
+    batch_size: int
+    prompt_tokens: int
+    decode_tokens: int
+    sweep: tuple[SweepPoint, ...]
     rounds: int
     launches: int
     warm_up_rounds: int
-    prompt_tokens: int
-    decode_tokens: int
+    unsettled_launches: int
     threads: int
+    pinned: tuple[int, ...]
     runtime: str
+    clock: str
     bandwidth_bytes_per_second: float | None
     machine: Machine
+    gpu: GpuRecord | None
     seed: int
 
 
 def benchmark(
     output: Path,
     *,
-    to: Format = Format.ONNX,
+    setup: Setup | None = None,
+    sweep: Sweep | None = None,
     against: Path | None = None,
     rounds: int = ROUNDS,
-    threads: int | None = None,
-    provider: Provider = Provider.CPU,
     progress: Progress | None = None,
 ) -> BenchmarkReport:
-    """Measures the gain of the graph in an output directory, and writes the result into its report.
+    """Measures the gain of the pruned model in an output directory, and writes the result into its report.
 
     Args:
         output: What `export` or the whole run wrote.
-        to: Which export of it to measure.
-        against: The output directory of the export to compare with; by default the dense model, exported for this.
+        setup: What runs both models, and how; by default ONNX Runtime on the processor.
+        sweep: How much is read and written; by default a prompt of 128 tokens, and 16 after it.
+        against: The output directory to compare with; by default the dense model, exported for this.
         rounds: How many rounds to measure.
-        threads: Threads that compute one operator; by default one for each core.
-        provider: What computes a graph within ONNX Runtime.
         progress: Where to show what is going on.
 
     Raises:
-        OutputError: `output` holds no graph that could be compared.
-        AmpExportError: See `benchmark_graphs`.
+        OutputError: `output` holds nothing that could be compared.
+        AmpExportError: See `benchmark_models`.
     """
     progress = progress or Silent()
+    setup = setup or Setup()
     manifest = Manifest.load(output)
-    if to is Format.ONNX:
-        require_runtime()
-    with contextlib.ExitStack() as stack:
-        if against is not None:
-            Manifest.load(against)
-            dense = against / to
-        else:
-            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".dense-", dir=output)))
-            dense = export_dense(output, to, manifest, scratch, progress)
-        with progress.step("Benchmarking dense against pruned") as advance:
-            report = benchmark_graphs(
-                dense, output / to, threads=threads, provider=provider, rounds=rounds, on_progress=advance
-            )
-    update_report(output, manifest, benchmark=asdict(report), progress=progress)
+    require(setup)
+    with (
+        find_subjects(output, against, setup, manifest, progress) as (dense, pruned, chosen),
+        progress.step(f"Benchmarking dense against pruned with {chosen.name}") as advance,
+    ):
+        report = benchmark_models(dense, pruned, setup=chosen, sweep=sweep, rounds=rounds, on_progress=advance)
+    update_report(output, manifest, benchmarks={report.name: asdict(report)}, progress=progress)
     return report
 
 
-def export_dense(
-    output: Path, to: Format, manifest: Manifest, scratch: Path, progress: Progress, *, opset: Opset | None = None
-) -> Path:
-    """Exports the dense model in the same way as the pruned one.
-
-    Args:
-        output: The output directory that holds the pruned model.
-        to: The format.
-        manifest: The output's manifest.
-        scratch: Where the dense graph or engine goes.
-        progress: Where to show what is going on.
-        opset: The version of the ONNX operators; by default the pruned graph's.
-
-    Returns:
-        The folder of the dense graph or engine.
-
-    Raises:
-        OutputError: There is nothing pruned to compare it with, or the dense checkpoint is gone.
-    """
-    if manifest.plan is None or to not in manifest.exports:
-        raise OutputError(
-            f"{output} holds no pruned model as {to}, so there is nothing to gain.\nName another with --against."
-        )
-    source = Path(manifest.source.path)
-    if not source.is_dir():
-        raise OutputError(
-            f"The dense model {manifest.source.asked} was found at {source}, which is gone.\n"
-            "Export it again, and name that output with --against."
-        )
-    checkpoint = open_checkpoint(source)
-    job = None
-    if to is Format.TENSORRT:
-        facts = EngineFacts.load(output / to)
-        check_runs_here(facts)
-        opset = Opset(str(facts.opset))
-        options = EngineOptions(None, facts.runtime, facts.limits.max_batch, facts.limits.max_context)
-        job = prepare_engine(options, checkpoint.config)
-    elif opset is None:
-        opset = graph_opset(exported_graphs(output / to)[0])
-    exported = export_into(
-        scratch,
-        checkpoint,
-        precision=Precision(manifest.exports[to]),
-        opset=opset,
-        via=Via(manifest.exporters.get(to, Via.AUTO)),
-        progress=progress,
-        description="Exporting the dense model",
-    )
-    return build_from(exported, job, progress=progress).folder if job is not None else exported.folder
-
-
-def benchmark_graphs(
+def benchmark_models(
     dense: Path,
     pruned: Path,
     *,
-    threads: int | None = None,
-    provider: Provider = Provider.CPU,
+    setup: Setup | None = None,
+    sweep: Sweep | None = None,
     rounds: int = ROUNDS,
     launches: int = 4,
-    prompt_tokens: int = 128,
-    decode_tokens: int = 16,
     seed: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> BenchmarkReport:
-    """Measures what a pruned graph gains over the dense one.
+    """Measures what a pruned model gains over the dense one.
 
     Args:
-        dense: The folder of the dense graph.
-        pruned: The folder of the pruned graph.
-        threads: Threads that compute one operator; by default one for each core.
-        provider: What computes a graph within ONNX Runtime.
+        dense: The dense model, in the form that the runtime takes.
+        pruned: The pruned one.
+        setup: What runs both, and how; by default ONNX Runtime on the processor.
+        sweep: How much is read and written.
         rounds: How many rounds to measure, rounded up to a multiple of `launches`.
         launches: How often to start both processes; an even number, so that each is the first as often.
-        prompt_tokens: Tokens of the prompt, or of the text that is read; fewer where the models' context is shorter.
-        decode_tokens: Tokens to decode in each round; encoders decode none.
         seed: Of the prompt's tokens and of the bootstrap.
         on_progress: Called with the number of rounds done and of all.
 
     Raises:
-        RequestError: There would be nothing to measure.
-        ModelError: A folder holds no graph, or a damaged one.
+        RequestError: There would be nothing to measure, or it does not fit into the models' context.
+        ModelError: A folder holds no model, or a damaged one.
         MissingExtraError: The runtime is not installed.
         AmpExportError: A process died.
     """
-    if min(rounds, launches, prompt_tokens, decode_tokens) < 1:
-        raise RequestError(
-            f"{rounds} rounds in {launches} launches, {prompt_tokens} prompt and {decode_tokens} decoded tokens: "
-            "there must be at least one of each."
-        )
-    task = _choose_round([dense, pruned], prompt_tokens, decode_tokens, seed)
-    rounds_of_launch = math.ceil(rounds / launches)
-    rounds = launches * rounds_of_launch
-    subjects = _Record(dense), _Record(pruned)
-    warm_up_rounds, bandwidths = 0, []
-    for launch in range(launches):
-        first, second = subjects if launch % 2 == 0 else reversed(subjects)
-        with (
-            start_worker(first.folder, threads, provider) as first_worker,
-            start_worker(second.folder, threads, provider) as second_worker,
-        ):
-            pair = (first, first_worker), (second, second_worker)
-            for record, worker in pair:
-                record.ready.append(worker.ready)
-            warm_up_rounds += _warm_up([first_worker, second_worker], task)
-            for number in range(rounds_of_launch):
-                _run_round(pair if number % 2 == 0 else pair[::-1], task)
-                if on_progress is not None:
-                    on_progress(launch * rounds_of_launch + number + 1, rounds)
-        # measured in between, because it changes with what else the machine does, as the rounds do
-        if first.ready[0].threads:
-            bandwidths.append(read_bandwidth(first.ready[0].threads))
-    bandwidth = statistics.median(bandwidths) if bandwidths else None
-    return _report(subjects, task, launches, warm_up_rounds, bandwidth)
+    setup = setup or Setup()
+    if min(rounds, launches) < 1:
+        raise RequestError(f"{rounds} rounds in {launches} launches: there must be at least one of each.")
+    for folder in (dense, pruned):
+        _check_export(folder, setup)
+    configs = [read_config(folder)[1] for folder in (dense, pruned)]
+    workloads = (sweep or Sweep()).workloads(configs)
+    # models that know images alone draw no tokens
+    vocab_size = min(config.sizes.get("vocab_size", 1) for config in configs)
+    tasks = [Round(workload, vocab_size, seed) for workload in workloads]
+    gpu = find_gpu() if setup.gpu else None
+    before = read_state() if setup.gpu else None
+    measured = measure(dense, pruned, tasks, setup, rounds=rounds, launches=launches, on_progress=on_progress)
+    record = GpuRecord(gpu, before, read_state()) if gpu is not None else None
+    return replace(_report(measured, workloads, setup, launches, seed), gpu=record)
 
 
-@dataclass
-class _Record:
-    """What is noted of a subject while rounds are run."""
-
-    folder: Path
-    ready: list[Ready] = field(default_factory=list)
-    times: list[RoundTimes] = field(default_factory=list)
-
-
-def _run_round(pair: Iterable[tuple[_Record, Worker]], task: Round) -> None:
-    for record, worker in pair:
-        record.times.append(worker.time(task))
+def _check_export(folder: Path, setup: Setup) -> None:
+    if FORMATS.get(setup.runtime) is Format.ONNX:
+        exported_graphs(folder)
 
 
 def _report(
-    subjects: tuple[_Record, _Record], task: Round, launches: int, warm_up_rounds: int, bandwidth: float | None
+    measured: Measured, workloads: tuple[Workload, ...], setup: Setup, launches: int, seed: int
 ) -> BenchmarkReport:
-    dense, pruned = subjects
-    ready = dense.ready[0]
+    ready = measured.records[0].ready[0]
+    read = [[_step_bytes(record, workload, setup) for record in measured.records] for workload in workloads]
+    points = [
+        _point(measured, number, workload, read[number], launches, seed) for number, workload in enumerate(workloads)
+    ]
+    lead = points[0]
+    decode = lead.phases.get(DECODE)
+    medians = (decode.dense.median, decode.pruned.median) if decode is not None else (None, None)
+    subjects = [
+        _describe(record, each, median, measured.bandwidth)
+        for record, each, median in zip(measured.records, read[0], medians, strict=True)
+    ]
+    return BenchmarkReport(
+        name=setup.name,
+        dense=subjects[0],
+        pruned=subjects[1],
+        phases=lead.phases,
+        roofline=lead.roofline,
+        batch_size=lead.batch_size,
+        prompt_tokens=lead.prompt_tokens,
+        decode_tokens=lead.decode_tokens,
+        sweep=tuple(points[1:]),
+        rounds=measured.rounds,
+        launches=launches,
+        warm_up_rounds=measured.warm_up_rounds,
+        unsettled_launches=measured.unsettled_launches,
+        threads=ready.threads,
+        pinned=tuple(ready.pinned),
+        runtime=ready.runtime,
+        clock=ready.clock,
+        bandwidth_bytes_per_second=measured.bandwidth,
+        machine=Machine.here(),
+        gpu=None,
+        seed=seed,
+    )
+
+
+def _point(
+    measured: Measured,
+    number: int,
+    workload: Workload,
+    read: list[StepBytes | None],
+    launches: int,
+    seed: int,
+) -> SweepPoint:
+    dense, pruned = measured.records
     phases = {
         phase: PhaseResult.of(
-            *([times.phases[phase] for times in record.times] for record in subjects), launches=launches, seed=task.seed
+            dense.samples(number, phase),
+            pruned.samples(number, phase),
+            launches=launches,
+            seed=seed,
+            tokens=workload.batch_size * (1 if phase == DECODE else workload.prompt_tokens),
         )
-        for phase in dense.times[0].phases
+        for phase in dense.times[number][0].phases
     }
-    decode = phases.get(DECODE)
-    return BenchmarkReport(
-        dense=_describe(dense, decode.dense.median if decode is not None else None, bandwidth),
-        pruned=_describe(pruned, decode.pruned.median if decode is not None else None, bandwidth),
-        phases=phases,
-        rounds=len(dense.times),
-        launches=launches,
-        warm_up_rounds=warm_up_rounds,
-        prompt_tokens=task.prompt_tokens,
-        decode_tokens=task.decode_tokens,
-        threads=ready.threads,
-        runtime=ready.runtime,
-        bandwidth_bytes_per_second=bandwidth,
-        machine=Machine.here(),
-        seed=task.seed,
-    )
+    roofline = None
+    if DECODE in phases and read[0] is not None and read[1] is not None:
+        roofline = Roofline.of(read[0], read[1], phases[DECODE])
+    return SweepPoint(workload.batch_size, workload.prompt_tokens, workload.decode_tokens, phases, roofline)
 
 
-def _choose_round(folders: Sequence[Path], prompt_tokens: int, decode_tokens: int, seed: int) -> Round:
-    """A round that fits into the context and the vocabulary of all graphs.
-
-    What the model reads, and what it writes, decide which tokens there are.
-    """
-    for folder in folders:
-        if not is_engine(folder):
-            exported_graphs(folder)
-    configs = [read_config(folder)[1] for folder in folders]
-    architecture = configs[0].architecture
-    limits = [config.longest_text for config in configs if config.longest_text is not None]
-    context = min(limits, default=prompt_tokens + decode_tokens + 1)
-    decode_tokens = decode_tokens if architecture.kind is not Kind.ENCODER else 0
-    if architecture.modality is not Modality.TEXT:
-        prompt_tokens = 0
-    room = context - decode_tokens - (architecture.kind is Kind.ENCODER_DECODER)
-    if room < (architecture.kind is Kind.DECODER):
-        raise RequestError(f"{decode_tokens} decoded tokens and a prompt do not fit into a context of {context}.")
-    prompt_tokens = min(prompt_tokens, room if architecture.kind is Kind.DECODER else context)
-    return Round(prompt_tokens, decode_tokens, min(map(_vocabulary, configs)), seed)
+def _step_bytes(record: Record, workload: Workload, setup: Setup) -> StepBytes | None:
+    """What a decoding step reads; of an engine nobody knows which weights it keeps, and in what form."""
+    folder = record.folder
+    if is_engine(folder):
+        return None
+    if setup.runtime in (Runtime.PYTORCH, Runtime.COMPILED):
+        return step_bytes(folder, workload, precision=setup.precision, graph=None)
+    graph = exported_graphs(folder)[-1]
+    return step_bytes(folder, workload, precision=graph_precision(graph), graph=graph)
 
 
-def _vocabulary(config: ModelConfig) -> int:
-    """Tokens that a model knows; one where it knows images alone, and none is drawn."""
-    return config.sizes.get("vocab_size", 1)
-
-
-def _warm_up(workers: Sequence[Worker], task: Round) -> int:
-    """Runs rounds until all graphs take the same time twice in a row; returns how many."""
-    before: list[float] = []
-    for number in range(1, WARM_UP_LIMIT + 1):
-        now = [times.total for times in (worker.time(task) for worker in workers)]
-        if before and all(abs(new - old) < SETTLED * old for new, old in zip(now, before, strict=True)):
-            return number
-        before = now
-    return WARM_UP_LIMIT
-
-
-def _describe(record: _Record, decode_seconds: float | None, bandwidth: float | None) -> Subject:
-    weight_bytes = None
-    if decode_seconds is not None and not is_engine(record.folder):
-        weight_bytes = weight_bytes_per_token(exported_graphs(record.folder)[-1])
-    share = weight_bytes / decode_seconds / bandwidth if weight_bytes and decode_seconds and bandwidth else None
+def _describe(record: Record, read: StepBytes | None, decode_seconds: float | None, bandwidth: float | None) -> Subject:
+    share = read.total / decode_seconds / bandwidth if read and decode_seconds and bandwidth else None
     return Subject(
-        bytes_on_disk=exported_bytes(record.folder),
-        peak_memory_bytes=max(times.peak_memory_bytes for times in record.times),
+        bytes_on_disk=exported_bytes(record.folder) or directory_size(record.folder),
+        peak_memory_bytes=max(each.peak_memory_bytes for times in record.times.values() for each in times),
         load_seconds=statistics.median(ready.load_seconds for ready in record.ready),
-        weight_bytes_per_token=weight_bytes,
+        weight_bytes_per_token=read.weights if read is not None else None,
+        cache_bytes_per_token=read.cache if read is not None else None,
         bandwidth_share=share,
     )
-
-
-def weight_bytes_per_token(graph: Path) -> int:
-    """How many bytes of a graph's weights have to be read for one token.
-
-    Each weight counts once and whole, also where embedding and head share it, but a weight of which only rows are
-    looked up does not count.
-    """
-    import onnx
-
-    model = onnx.load(graph, load_external_data=False).graph
-    read_whole = {
-        name
-        for node in model.node
-        for place, name in enumerate(node.input)
-        if (node.op_type, place) not in _READ_IN_PART
-    }
-    return sum(_stored_bytes(tensor) for tensor in model.initializer if tensor.name in read_whole)
-
-
-def _stored_bytes(tensor: Any) -> int:
-    external = {entry.key: entry.value for entry in tensor.external_data}
-    return int(external.get("length", len(tensor.raw_data)))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amp_export.archives import read_first, write_archive
-from amp_export.benchmarking import export_dense
+from amp_export.benchmark_subjects import export_dense
 from amp_export.bundle_manifests import Contents, Subject, describe_bundle, made_of_graphs
 from amp_export.checkpoints import hash_file, open_checkpoint
 from amp_export.errors import OutputError, UnsupportedModelError

@@ -181,7 +181,12 @@ def _dense_config(file: Path, raw: Mapping[str, Any]) -> Mapping[str, Any]:
     return dense
 
 
-def _read_widths(file: Path, raw: Mapping[str, Any], config: ModelConfig) -> tuple[LayerWidths, ...]:
+def read_widths(file: Path, raw: Mapping[str, Any], config: ModelConfig) -> tuple[LayerWidths, ...]:
+    """What each layer of a checkpoint keeps, as its config says.
+
+    Raises:
+        ModelError: The config is damaged.
+    """
     if raw["model_type"] != RESIZED_MODEL_TYPE:
         return tuple(site.widths for site in config.sites)
     try:
@@ -201,7 +206,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
         UnsupportedModelError: The architecture or the dtype is not supported.
     """
     raw, config = read_config(path)
-    widths = _read_widths(path / "config.json", raw, config)
+    widths = read_widths(path / "config.json", raw, config)
     shapes = tensor_shapes(config, widths)
     tensors = read_headers(path)
     if config.architecture.knows_files:

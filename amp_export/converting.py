@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from amp_export.benchmarking import benchmark_graphs
+from amp_export.benchmarking import benchmark_models
 from amp_export.checkpoints import open_checkpoint
 from amp_export.engine_building import EngineOptions, check_precision
 from amp_export.errors import RequestError
@@ -20,6 +20,7 @@ from amp_export.progress import Progress, Silent
 from amp_export.pruning import prepare, prune_into
 from amp_export.report_files import save_report
 from amp_export.reporting import Report, Section, record_verdicts
+from amp_export.runtimes import RUNTIMES, Setup
 from amp_export.validation import compare
 
 if TYPE_CHECKING:
@@ -113,7 +114,8 @@ def convert(
             check_precision(pruned, choices.precision, progress=progress)
         exported = export_as(folder, pruned, choices, progress=progress)
         parity, benchmark = _try_out(exported, pruned, request.checkpoint, choices, options, progress)
-        report = replace(Report.of(manifest), parity=parity, benchmark=benchmark)
+        benchmarks = {benchmark["name"]: benchmark} if benchmark is not None else None
+        report = replace(Report.of(manifest), parity=parity, benchmarks=benchmarks)
         manifest = record_export(manifest, exported)
         manifest = record_verdicts(manifest, report).with_hashes(folder)
         save_report(folder, report, manifest, progress=progress)
@@ -146,6 +148,7 @@ def _try_out(
     scratch = exported.folder.parent / "dense"
     made = export_as(scratch, dense, replace(choices, via=exported.via), progress=progress, name="the dense model")
     with progress.step("Benchmarking dense against pruned") as advance:
-        benchmark = benchmark_graphs(made.folder, exported.folder, threads=options.threads, on_progress=advance)
+        setup = Setup(RUNTIMES[exported.format], threads=options.threads)
+        benchmark = benchmark_models(made.folder, exported.folder, setup=setup, on_progress=advance)
     shutil.rmtree(scratch)
     return parity, asdict(benchmark)

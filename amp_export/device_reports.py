@@ -9,6 +9,7 @@ from typing import Any
 from amp_export.errors import DeviceError, OutputError
 from amp_export.gains import PhaseResult
 from amp_export.manifest import read_document
+from amp_export.report_benchmarks import noise_lines
 from amp_export.report_words import worst_error
 
 SCHEMA = 1
@@ -48,7 +49,10 @@ def read_device_report(file: Path, *, identity: str) -> dict[str, Any]:
 def _compare(phase: Section, *, launches: int, seed: int) -> dict[str, Any]:
     result = PhaseResult.of(phase["dense"]["samples"], phase["pruned"]["samples"], launches=launches, seed=seed)
     return {
-        **phase,
+        **{
+            subject: {**phase[subject], "variation": getattr(result, subject).variation}
+            for subject in ("dense", "pruned")
+        },
         "speedup": result.speedup,
         "interval": list(result.interval),
         "conclusion": result.conclusion.value,
@@ -80,3 +84,4 @@ def device_lines(name: str, section: Section) -> Iterator[str]:
         f"On {name}: medians of {benchmark['rounds']} rounds, interleaved {benchmark['interleaved']}; in brackets the "
         f"bootstrap 95 % interval; {drawn}."
     )
+    yield from noise_lines(benchmark)

@@ -10,6 +10,9 @@ CONFIDENCE = 0.95
 RESAMPLES = 4000
 """Enough for the ends of the interval to move by less than a tenth of its width from seed to seed."""
 
+RESOLUTION = 1.1
+"""An interval that holds 1, and whose ends are further apart than this ratio, could hide a gain of 5 % and more."""
+
 
 class Conclusion(enum.StrEnum):
     """What can be said of a gain."""
@@ -17,6 +20,14 @@ class Conclusion(enum.StrEnum):
     FASTER = "faster"
     SLOWER = "slower"
     NOT_SIGNIFICANT = "no significant gain"
+    """Whatever there is, it is small."""
+    TOO_NOISY = "too noisy to conclude"
+    """A gain that would matter could be hidden in it."""
+
+    @property
+    def claims(self) -> bool:
+        """Whether it says that one is faster than the other."""
+        return self in (Conclusion.FASTER, Conclusion.SLOWER)
 
 
 @dataclass(frozen=True)
@@ -28,20 +39,33 @@ class Timing:
         median: Over all samples of all rounds, in seconds; so are the percentiles.
         p90: The 90th percentile.
         p99: The 99th percentile.
+        variation: The coefficient of variation: their standard deviation over their mean.
+        tokens_per_second: Tokens that are read or written in the median time; None where there are no tokens.
     """
 
     samples: tuple[tuple[float, ...], ...]
     median: float
     p90: float
     p99: float
+    variation: float
+    tokens_per_second: float | None = None
 
     @classmethod
-    def of(cls, samples: Sequence[Sequence[float]]) -> Timing:
-        """Derives the statistics; percentiles lie between samples by linear interpolation."""
+    def of(cls, samples: Sequence[Sequence[float]], *, tokens: int | None = None) -> Timing:
+        """Derives the statistics; percentiles lie between samples by linear interpolation.
+
+        Args:
+            samples: Seconds, [rounds, samples of a round].
+            tokens: Tokens of one sample.
+        """
         import numpy as np
 
-        median, p90, p99 = np.quantile(np.asarray(samples), (0.5, 0.9, 0.99)).tolist()
-        return cls(tuple(tuple(round_samples) for round_samples in samples), median, p90, p99)
+        seconds_rs = np.asarray(samples)
+        median, p90, p99 = np.quantile(seconds_rs, (0.5, 0.9, 0.99)).tolist()
+        # with a single sample nothing is known of how much others would differ
+        variation = float(seconds_rs.std(ddof=1) / seconds_rs.mean()) if seconds_rs.size > 1 else 0.0
+        rows = tuple(tuple(round_samples) for round_samples in samples)
+        return cls(rows, median, p90, p99, variation, tokens / median if tokens else None)
 
 
 @dataclass(frozen=True)
@@ -53,7 +77,8 @@ class PhaseResult:
         pruned: The pruned one.
         speedup: The dense median over the pruned one.
         interval: The bootstrap 95 % interval of the speed-up.
-        conclusion: What the interval says: nothing is claimed where it holds 1.
+        conclusion: What the interval says: nothing is claimed where it holds 1, and where it is wide besides, not even
+            that there is no gain.
     """
 
     dense: Timing
@@ -70,9 +95,10 @@ class PhaseResult:
         *,
         launches: int = 1,
         seed: int = 0,
+        tokens: int | None = None,
     ) -> PhaseResult:
-        """Compares two sets of samples; the arguments are those of `bootstrap_speedup`."""
-        dense_timing, pruned_timing = Timing.of(dense), Timing.of(pruned)
+        """Compares two sets of samples; the arguments are those of `bootstrap_speedup` and `Timing.of`."""
+        dense_timing, pruned_timing = (Timing.of(samples, tokens=tokens) for samples in (dense, pruned))
         interval = bootstrap_speedup(dense, pruned, launches=launches, seed=seed)
         return cls(
             dense=dense_timing,
@@ -121,4 +147,6 @@ def conclude(interval: tuple[float, float]) -> Conclusion:
     low, high = interval
     if low > 1:
         return Conclusion.FASTER
-    return Conclusion.SLOWER if high < 1 else Conclusion.NOT_SIGNIFICANT
+    if high < 1:
+        return Conclusion.SLOWER
+    return Conclusion.TOO_NOISY if high > RESOLUTION * low else Conclusion.NOT_SIGNIFICANT

@@ -77,6 +77,18 @@ class TargetName(enum.StrEnum):
     RTX5090 = "rtx5090"
 
 
+class Runtime(enum.StrEnum):
+    """What a benchmark on this machine runs models in."""
+
+    ONNXRUNTIME = "onnxruntime"
+    GENAI = "onnxruntime-genai"
+    TENSORRT = "tensorrt"
+    PYTORCH = "pytorch"
+    """The checkpoint in transformers, operator by operator."""
+    COMPILED = "pytorch-compiled"
+    """The same through torch.compile."""
+
+
 class DeviceRuntime(enum.StrEnum):
     """What a device runs a bundle with."""
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from amp_export.errors import RequestError
 from amp_export.manifest import Manifest
-from amp_export.report_words import megabytes, milliseconds, phase_label
+from amp_export.report_words import megabytes, milliseconds, timed
 from amp_export.reporting import Report, Section
 
 SCHEMA = 1
@@ -147,9 +147,7 @@ def _measures(reports: Sequence[Report]) -> Iterator[Measure]:
 def _phases(reports: Sequence[Report]) -> dict[str, list[Section | None]]:
     """By label what each report says of a phase; phases of prompts of different lengths are different ones."""
     named = [
-        {phase_label(name, benchmark["prompt_tokens"]): phase for name, phase in benchmark["phases"].items()}
-        if (benchmark := report.benchmark) is not None
-        else {}
+        {label: phase for label, _, phase in timed(benchmark)} if (benchmark := report.benchmark) is not None else {}
         for report in reports
     ]
     labels = dict.fromkeys(label for phases in named for label in phases)

@@ -73,7 +73,7 @@ def update_report(
     manifest: Manifest,
     *,
     parity: Section | None = None,
-    benchmark: Section | None = None,
+    benchmarks: Mapping[str, Section] | None = None,
     devices: Mapping[str, Section] | None = None,
     progress: Progress | None = None,
 ) -> Report:
@@ -89,7 +89,7 @@ def update_report(
         report,
         packages=package_versions(),
         parity=parity if parity is not None else report.parity,
-        benchmark=benchmark if benchmark is not None else report.benchmark,
+        benchmarks={**(report.benchmarks or {}), **benchmarks} if benchmarks is not None else report.benchmarks,
         devices={**(report.devices or {}), **devices} if devices is not None else report.devices,
     )
     save_report(output, report, record_verdicts(manifest, report), progress=progress)

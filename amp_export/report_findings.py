@@ -123,6 +123,7 @@ WORDS = {
     Conclusion.FASTER: "The pruned graph is faster.",
     Conclusion.SLOWER: "The pruned graph is slower.",
     Conclusion.NOT_SIGNIFICANT: "No gain can be claimed: the interval holds 1.",
+    Conclusion.TOO_NOISY: "The machine was too noisy to conclude: the interval holds 1, and a gain could hide in it.",
 }
 """What a conclusion says of a phase."""
 
@@ -131,11 +132,10 @@ def _gains(benchmark: Section, *, where: str = "") -> Iterator[Finding]:
     for phase, result in benchmark["phases"].items():
         low, high = result["interval"]
         conclusion = Conclusion(result["conclusion"])
-        claimed = conclusion is not Conclusion.NOT_SIGNIFICANT
         yield Finding(
-            phase_label(phase, benchmark["prompt_tokens"]) + where,
+            phase_label(phase, benchmark) + where,
             Standing.MEASURED,
-            f"x {result['speedup']:.2f}" if claimed else conclusion.value,
+            f"x {result['speedup']:.2f}" if conclusion.claims else conclusion.value,
             f"{WORDS[conclusion]} Dense time over pruned time is {result['speedup']:.2f}, 95 % interval {low:.2f} to "
             f"{high:.2f}.",
         )

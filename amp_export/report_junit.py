@@ -110,8 +110,8 @@ def _properties(report: Report) -> Iterator[tuple[str, str]]:
     if report.quality is not None:
         yield "perplexity.dense", f"{report.quality['dense']:.6g}"
         yield "perplexity.pruned", f"{report.quality['pruned']:.6g}"
-    if report.benchmark is not None:
-        yield from _benchmark_properties("benchmark", report.benchmark)
+    for name, benchmark in (report.benchmarks or {}).items():
+        yield from _benchmark_properties(f"benchmark.{name}", benchmark)
     for name, device in (report.devices or {}).items():
         if device["benchmark"] is not None:
             yield from _benchmark_properties(f"devices.{name}", device["benchmark"])

@@ -6,16 +6,16 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from amp_export.report_benchmarks import MEASURES, SUBJECTS
 from amp_export.report_palette import GREY, INK, PRUNED, WHITE
 from amp_export.report_svg import Picture, drawing, to_picture, write_above
-from amp_export.report_words import megabytes, milliseconds, phase_label
+from amp_export.report_words import megabytes, milliseconds, timed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Section = Mapping[str, Any]
 
-SUBJECTS = ("dense", "pruned")
 COLOURS = {"dense": GREY, "pruned": PRUNED}
 MARKERS = {"dense": "o", "pruned": "D"}
 
@@ -26,9 +26,8 @@ SHOWN_SAMPLES = 400
 """Points of one distribution; of more, every second, third, ... is drawn."""
 
 
-def latency_picture(phase: str, result: Section, prompt_tokens: int, name: str) -> Picture:
+def latency_picture(label: str, result: Section, name: str) -> Picture:
     """Every sample of both graphs in the order in which they were taken, with median and 10 to 90 % range."""
-    label = phase_label(phase, prompt_tokens)
     limit = EDGE * max(result[subject]["p90"] for subject in SUBJECTS) * 1e3
     beyond = 0
     with drawing(280) as figure:
@@ -69,22 +68,21 @@ def _distribution(axes: Axes, row: int, subject: str, samples: Sequence[float], 
 
 
 def gains_picture(benchmark: Section, name: str) -> Picture:
-    """The gain of every phase with its interval."""
-    phases = benchmark["phases"]
-    labels = [phase_label(phase, benchmark["prompt_tokens"]) for phase in phases]
-    with drawing(44 * len(phases) + 90) as figure:
+    """The gain of every phase of every workload with its interval."""
+    results = [(label, result) for label, _, result in timed(benchmark)]
+    with drawing(44 * len(results) + 90) as figure:
         axes = figure.subplots()
         axes.axvline(1, color=INK, linestyle="--", linewidth=1.4)
-        for row, (label, result) in enumerate(zip(labels, phases.values(), strict=True)):
+        for row, (label, result) in enumerate(results):
             low, high = result["interval"]
             axes.plot([low, high], [row] * 2, color=PRUNED, linewidth=2.4, marker="|", markersize=11)
             axes.plot([result["speedup"]], [row], marker="D", color=PRUNED, markersize=8)
             said = f"{label}: x {result['speedup']:.2f} [{low:.2f}, {high:.2f}]"
             write_above(axes, row - 0.3, said)
-        axes.set_ylim(len(phases) - 0.4, -0.8)
+        axes.set_ylim(len(results) - 0.4, -0.8)
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
-        ends = [end for result in phases.values() for end in result["interval"]]
+        ends = [end for _, result in results for end in result["interval"]]
         axes.set_xlim(min(0.95, *ends) - 0.03, max(1.05, *ends) + 0.03)
         axes.set_xlabel("dense time over pruned time; dashed: no gain")
         return to_picture(
@@ -94,14 +92,15 @@ def gains_picture(benchmark: Section, name: str) -> Picture:
             description="; ".join(
                 f"{label}: x {result['speedup']:.2f}, interval {result['interval'][0]:.2f} to "
                 f"{result['interval'][1]:.2f}, {result['conclusion']}"
-                for label, result in zip(labels, phases.values(), strict=True)
+                for label, result in results
             )
             + ". What crosses 1 is no gain.",
         )
 
 
-def sizes_picture(benchmark: Section, measures: Mapping[str, str], name: str) -> Picture:
+def sizes_picture(benchmark: Section, name: str) -> Picture:
     """Bytes of both graphs, one pair of bars for each measure."""
+    measures = {key: label for key, (label, show) in MEASURES.items() if show is megabytes}
     keys = [key for key in measures if all(benchmark[subject].get(key) is not None for subject in SUBJECTS)]
     with drawing(62 * len(keys) + 80) as figure:
         axes = figure.subplots()
@@ -125,10 +124,15 @@ def sizes_picture(benchmark: Section, measures: Mapping[str, str], name: str) ->
 
 
 def roofline_picture(benchmark: Section, name: str) -> Picture:
-    """How much of the time of one token the reading of weights takes at the measured bandwidth."""
+    """How much of the time of one token the reading of weights and past takes at the measured bandwidth."""
     bandwidth = benchmark["bandwidth_bytes_per_second"]
     decode = benchmark["phases"]["decode"]
-    floors = {subject: benchmark[subject]["weight_bytes_per_token"] / bandwidth * 1e3 for subject in SUBJECTS}
+    floors = {
+        subject: (benchmark[subject]["weight_bytes_per_token"] + benchmark[subject]["cache_bytes_per_token"])
+        / bandwidth
+        * 1e3
+        for subject in SUBJECTS
+    }
     medians = {subject: decode[subject]["median"] * 1e3 for subject in SUBJECTS}
     with drawing(190) as figure:
         axes = figure.subplots()
@@ -145,13 +149,13 @@ def roofline_picture(benchmark: Section, name: str) -> Picture:
         axes.set_yticks([])
         axes.set_ylim(1.4, -0.7)
         axes.set_xlim(0, 1.04 * max(*medians.values(), *floors.values()))
-        axes.set_xlabel("milliseconds a token; solid: reading all weights")
+        axes.set_xlabel("milliseconds a token; solid: reading weights and past")
         return to_picture(
             figure,
             name,
             title="Decoding against the memory's limit",
-            description="Bars: the time of one token, and how much of it reading all weights takes at least. "
-            f"{'; '.join(said.values())}.",
+            description="Bars: the time of one token, and how much of it reading all weights and the past takes at "
+            f"least. {'; '.join(said.values())}.",
         )
 
 

@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from amp_export.architectures import Unit
 from amp_export.manifest import Manifest
+from amp_export.report_benchmark_sections import (
+    latency_pictures,
+    latency_section,
+    latency_table,
+    memory_section,
+    memory_table,
+    roofline_section,
+    runtimes_section,
+)
+from amp_export.report_benchmarks import gpu_line
 from amp_export.report_commands import commands
 from amp_export.report_layer_plots import heads_picture, kept_picture, neurons_picture, shown_units
 from amp_export.report_layers import LayerCounts, layer_counts, read_importance
 from amp_export.report_page import PageSection, Table
 from amp_export.report_parity_plots import explanation_picture, parity_picture
-from amp_export.report_plots import (
-    SUBJECTS,
-    gains_picture,
-    latency_picture,
-    roofline_picture,
-    sizes_picture,
-)
-from amp_export.report_words import case_name, change, joules, megabytes, milliseconds, phase_label
-from amp_export.reporting import Report, Section, benchmark_line, explanation_line, greedy_line, reload_line
-
-SIZES = {"bytes_on_disk": "Size on disk", "peak_memory_bytes": "Peak memory", "gpu_memory_bytes": "GPU memory"}
-"""What a benchmark tells in bytes, and what it is called."""
-
+from amp_export.report_plots import sizes_picture
+from amp_export.report_words import case_name
+from amp_export.reporting import Report, Section, explanation_line, greedy_line, reload_line
 
 HEADINGS = {Unit.QUERY_HEADS: "query heads", Unit.KEY_VALUE_HEADS: "key/value heads", Unit.NEURONS: "neurons"}
 
@@ -40,6 +40,8 @@ def page_sections(report: Report, manifest: Manifest, output: Path) -> Iterator[
     yield latency_section(report.benchmark)
     yield memory_section(report.benchmark)
     yield roofline_section(report.benchmark)
+    if len(report.benchmarks or {}) > 1:
+        yield runtimes_section(report.benchmarks or {})
     for number, (name, device) in enumerate((report.devices or {}).items()):
         yield device_section(f"device-{number}", name, device)
     yield provenance_section(report, manifest)
@@ -134,74 +136,6 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.3g}"
 
 
-def latency_section(benchmark: Section | None) -> PageSection:
-    """Times of both graphs."""
-    anchor, heading = "latency", "Latency: dense against pruned"
-    if benchmark is None:
-        return PageSection(anchor, heading, ("Not measured. amp-export benchmark OUT measures it.",))
-    pictures = [gains_picture(benchmark, "gains")]
-    for phase, result in benchmark["phases"].items():
-        pictures.append(latency_picture(phase, result, benchmark["prompt_tokens"], f"latency-{phase}"))
-    return PageSection(
-        anchor, heading, (benchmark_line(benchmark),), tuple(pictures), (_latency_table(benchmark, "Times"),)
-    )
-
-
-def _latency_table(benchmark: Section, caption: str) -> Table:
-    headings = ("phase", "graph", "median", "90 %", "99 %", "samples", "gain", "95 % interval", "conclusion")
-    rows = []
-    for phase, result in benchmark["phases"].items():
-        for subject in SUBJECTS:
-            times = result[subject]
-            gain = ("", "", "")
-            if subject == "pruned":
-                low, high = result["interval"]
-                gain = (f"x {result['speedup']:.2f}", f"{low:.2f} to {high:.2f}", result["conclusion"])
-            said = (milliseconds(times[key]) for key in ("median", "p90", "p99"))
-            samples = str(sum(map(len, times["samples"])))
-            rows.append((phase_label(phase, benchmark["prompt_tokens"]), subject, *said, samples, *gain))
-    return Table.of(caption, headings, rows, words=2)
-
-
-def memory_section(benchmark: Section | None) -> PageSection:
-    """Sizes, memory and load times."""
-    anchor, heading = "memory", "Size and memory"
-    if benchmark is None:
-        return PageSection(anchor, heading, ("Not measured. amp-export benchmark OUT measures it.",))
-    picture = sizes_picture(benchmark, SIZES, "sizes")
-    return PageSection(anchor, heading, (), (picture,), (_memory_table(benchmark, "Size, memory and load time"),))
-
-
-def _memory_table(benchmark: Section, caption: str) -> Table:
-    dense, pruned = (benchmark[subject] for subject in SUBJECTS)
-    shown: dict[str, tuple[str, Callable[[float], str]]] = {key: (label, megabytes) for key, label in SIZES.items()}
-    shown["load_seconds"] = ("Load time", milliseconds)
-    shown["joules_per_decoded_token"] = ("Energy a token", joules)
-    rows = [
-        (label, show(dense[key]), show(pruned[key]), change(dense[key], pruned[key]))
-        for key, (label, show) in shown.items()
-        if dense.get(key) is not None and pruned.get(key) is not None
-    ]
-    return Table.of(caption, ("", "dense", "pruned", "change"), rows)
-
-
-def roofline_section(benchmark: Section | None) -> PageSection:
-    """How near decoding is to what the memory allows."""
-    anchor, heading = "roofline", "Roofline: what the memory allows"
-    if benchmark is None or any(benchmark[subject]["bandwidth_share"] is None for subject in SUBJECTS):
-        why = "amp-export benchmark OUT measures it." if benchmark is None else "It is measured where a model decodes."
-        return PageSection(anchor, heading, (f"Not measured. {why}",))
-    dense, pruned = (benchmark[subject]["weight_bytes_per_token"] for subject in SUBJECTS)
-    measured = benchmark["phases"]["decode"]["speedup"]
-    lines = (
-        f"For every token all weights are read: {dense / 1e6:.0f} MB dense, {pruned / 1e6:.0f} MB pruned. With "
-        f"{benchmark['threads']} threads this machine reads {benchmark['bandwidth_bytes_per_second'] / 1e9:.1f} GB/s.",
-        f"The bytes that were removed allow decoding to be x {dense / pruned:.2f} as fast; x {measured:.2f} was "
-        f"measured, {measured / (dense / pruned):.0%} of that.",
-    )
-    return PageSection(anchor, heading, lines, (roofline_picture(benchmark, "roofline"),))
-
-
 def device_section(anchor: str, name: str, device: Section) -> PageSection:
     """What a device found out."""
     model = device["facts"]["model"] or device["facts"]["processor"] or device["facts"]["system"]
@@ -216,11 +150,8 @@ def device_section(anchor: str, name: str, device: Section) -> PageSection:
     if (benchmark := device["benchmark"]) is None:
         lines.append("Times were not measured there: parity does not hold.")
     else:
-        pictures.append(gains_picture(benchmark, f"{anchor}-gains"))
-        for phase, result in benchmark["phases"].items():
-            pictures.append(latency_picture(phase, result, benchmark["prompt_tokens"], f"{anchor}-{phase}"))
-        pictures.append(sizes_picture(benchmark, SIZES, f"{anchor}-sizes"))
-        tables += [_latency_table(benchmark, "Times"), _memory_table(benchmark, "Size, memory, load time and energy")]
+        pictures += [*latency_pictures(benchmark, anchor), sizes_picture(benchmark, f"{anchor}-sizes")]
+        tables += [latency_table(benchmark, "Times"), memory_table(benchmark, "Size, memory, load time and energy")]
     return PageSection(anchor, f"On {name}", tuple(lines), tuple(pictures), tuple(tables))
 
 
@@ -236,6 +167,8 @@ def provenance_section(report: Report, manifest: Manifest) -> PageSection:
     if report.benchmark is not None:
         machine = report.benchmark["machine"]
         lines.append(f"Machine: {machine['processor']}, {machine['cores']} cores, {machine['system']}.")
+        if report.benchmark["gpu"] is not None:
+            lines.append(gpu_line(report.benchmark["gpu"]))
     versions = {"amp-export": manifest.amp_export, **(report.packages or {})}
     tables = [Table.of("Versions", ("package", "version"), versions.items(), words=2)]
     # this page cannot hold its own hash

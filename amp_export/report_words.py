@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+from amp_export.gains import Conclusion
 
 
 def case_name(case: Mapping[str, Any]) -> str:
@@ -19,11 +21,39 @@ def worst_error(cases: Sequence[Mapping[str, Any]]) -> float:
     return math.nan if any(map(math.isnan, errors)) else max(errors)
 
 
-def phase_label(phase: str, prompt_tokens: int) -> str:
-    """A phase and what it is of: an image or a sound has no tokens."""
+def phase_label(phase: str, point: Mapping[str, Any], lead: Mapping[str, Any] | None = None) -> str:
+    """A phase and what it is of: an image or a sound has no tokens.
+
+    Args:
+        phase: Its name.
+        point: Of which workload.
+        lead: The workload that leads: of others it is said how many tokens are written, where that differs.
+    """
+    prompt_tokens, batch_size = point["prompt_tokens"], point.get("batch_size", 1)
     if phase == "decode":
-        return f"Decode after {prompt_tokens}" if prompt_tokens else "Decode"
-    return f"{phase.capitalize()}, {prompt_tokens} tokens" if prompt_tokens else f"{phase.capitalize()}, one sample"
+        label = f"Decode after {prompt_tokens}" if prompt_tokens else "Decode"
+        label += f", batch of {batch_size}" if batch_size > 1 else ""
+    elif prompt_tokens:
+        label = f"{phase.capitalize()}, {f'{batch_size} x ' if batch_size > 1 else ''}{prompt_tokens} tokens"
+    else:
+        label = f"{phase.capitalize()}, {f'{batch_size} samples' if batch_size > 1 else 'one sample'}"
+    written = point["decode_tokens"]
+    return label if lead is None or written == lead["decode_tokens"] else f"{label}, {written} written"
+
+
+def timed(benchmark: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Every phase of every workload of a benchmark: its label, its name, and its times."""
+    for point in (benchmark, *benchmark.get("sweep", ())):
+        for phase, result in point["phases"].items():
+            yield phase_label(phase, point, benchmark), phase, result
+
+
+def gain_with_interval(result: Mapping[str, Any]) -> str:
+    """A gain as far as it can be claimed."""
+    low, high = result["interval"]
+    conclusion = Conclusion(result["conclusion"])
+    said = f"x {result['speedup']:.2f}" if conclusion.claims else conclusion.value
+    return f"{said} [{low:.2f}, {high:.2f}]"
 
 
 def change(before: float, after: float) -> str:

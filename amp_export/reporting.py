@@ -13,12 +13,12 @@ from typing import Any
 
 from amp_export.device_reports import device_lines, device_verdict
 from amp_export.errors import OutputError
-from amp_export.gains import Conclusion
 from amp_export.manifest import Manifest, package_versions, read_document
-from amp_export.report_words import case_name, change, joules, megabytes, milliseconds, phase_label, worst_error
+from amp_export.report_benchmarks import Row, benchmark_lines, benchmark_rows
+from amp_export.report_words import case_name, change, worst_error
 from amp_export.rewriting import RewriteKind
 
-SCHEMA = 3
+SCHEMA = 4
 JSON_NAME = "report.json"
 
 Section = Mapping[str, Any]
@@ -34,7 +34,7 @@ class Report:
         pruning: The plan's summary, parameters before and after, the rewrite and the reload proof.
         quality: Perplexity of dense and pruned model.
         parity: `ParityReport`.
-        benchmark: `BenchmarkReport`.
+        benchmarks: `BenchmarkReport` by the name of the runtime, the one that was measured first in front.
         devices: What devices found out, by their names; see `device_reports`.
         packages: Versions of what computed it.
     """
@@ -43,7 +43,7 @@ class Report:
     pruning: Section | None = None
     quality: Section | None = None
     parity: Section | None = None
-    benchmark: Section | None = None
+    benchmarks: Mapping[str, Section] | None = None
     devices: Mapping[str, Section] | None = None
     packages: Mapping[str, str] | None = None
     schema: int = SCHEMA
@@ -85,6 +85,11 @@ class Report:
         )
 
     @property
+    def benchmark(self) -> Section | None:
+        """The benchmark that leads, and that thresholds and baselines speak of: the first that was made."""
+        return next(iter((self.benchmarks or {}).values()), None)
+
+    @property
     def holds(self) -> bool:
         """Whether parity holds, as far as it was checked, here and on devices."""
         checked = [section["holds"] for section in (self.parity, *(self.devices or {}).values()) if section is not None]
@@ -109,16 +114,6 @@ def record_verdicts(manifest: Manifest, report: Report) -> Manifest:
     return manifest
 
 
-@dataclass(frozen=True)
-class Row:
-    """One line of the summary: what it is, of the dense model, of the pruned one, and what changed."""
-
-    label: str
-    dense: str = ""
-    pruned: str = ""
-    change: str = ""
-
-
 def summary_rows(report: Report) -> Iterator[Row]:
     """The lines of the summary, for the terminal and for Markdown alike."""
     if (pruning := report.pruning) is not None:
@@ -129,13 +124,14 @@ def summary_rows(report: Report) -> Iterator[Row]:
         dense_perplexity, pruned_perplexity = quality["dense"], quality["pruned"]
         cost = f"x {pruned_perplexity / dense_perplexity:.2f}"
         yield Row("Held-back perplexity", f"{dense_perplexity:.2f}", f"{pruned_perplexity:.2f}", cost)
-    if (benchmark := report.benchmark) is not None:
-        yield from _benchmark_rows(benchmark)
+    for number, benchmark in enumerate((report.benchmarks or {}).values()):
+        if number:
+            yield Row(f"With {benchmark['runtime']}")
+        yield from benchmark_rows(benchmark)
     for name, device in (report.devices or {}).items():
         if (benchmark := device["benchmark"]) is not None:
             yield Row(f"On {name}")
-            yield from _benchmark_rows(benchmark)
-            yield from _device_rows(benchmark)
+            yield from benchmark_rows(benchmark)
 
 
 def _width_rows(dense: Section, layers: Sequence[Section]) -> Iterator[Row]:
@@ -150,33 +146,6 @@ def _range(layers: Sequence[Section], unit: str) -> str:
     """What the layers that have any keep: one number where all keep the same."""
     counts = [layer[unit] for layer in layers if layer[unit]]
     return f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
-
-
-def _benchmark_rows(benchmark: Section) -> Iterator[Row]:
-    dense, pruned = benchmark["dense"], benchmark["pruned"]
-    for label, key in (("Size on disk", "bytes_on_disk"), ("Peak memory", "peak_memory_bytes")):
-        yield Row(label, megabytes(dense[key]), megabytes(pruned[key]), change(dense[key], pruned[key]))
-    for phase, result in benchmark["phases"].items():
-        label = phase_label(phase, benchmark["prompt_tokens"])
-        low, high = result["interval"]
-        significant = result["conclusion"] != Conclusion.NOT_SIGNIFICANT
-        value = f"x {result['speedup']:.2f}" if significant else result["conclusion"]
-        gain = f"{value} [{low:.2f}, {high:.2f}]"
-        yield Row(label, milliseconds(result["dense"]["median"]), milliseconds(result["pruned"]["median"]), gain)
-
-
-def _device_rows(benchmark: Section) -> Iterator[Row]:
-    """What only devices tell."""
-    dense, pruned = benchmark["dense"], benchmark["pruned"]
-    decode = benchmark["phases"]["decode"]
-    rates = [decode[name]["tokens_per_second"] for name in ("dense", "pruned")]
-    yield Row("Tokens a second", f"{rates[0]:.1f}", f"{rates[1]:.1f}", change(*rates))
-    for label, key, show in (
-        ("GPU memory", "gpu_memory_bytes", megabytes),
-        ("Energy a token", "joules_per_decoded_token", joules),
-    ):
-        if dense[key] is not None and pruned[key] is not None:
-            yield Row(label, show(dense[key]), show(pruned[key]), change(dense[key], pruned[key]))
 
 
 def verdict_lines(report: Report) -> Iterator[str]:
@@ -208,8 +177,8 @@ def verdict_lines(report: Report) -> Iterator[str]:
         )
     if report.quality is not None:
         yield f"Perplexity is measured on {report.quality['text']}."
-    if report.benchmark is not None:
-        yield benchmark_line(report.benchmark)
+    for benchmark in (report.benchmarks or {}).values():
+        yield from benchmark_lines(benchmark)
     for name, device in (report.devices or {}).items():
         yield from device_lines(name, device)
     for note in (report.pruning or {}).get("notes", ()):
@@ -247,16 +216,3 @@ def reload_line(reload: Section) -> str:
         f"Reload: {reload['class_name']} in a process without amp_export, {reload['logits_compared']:,} {values}"
         f"{tokens} equal bit for bit."
     )
-
-
-def benchmark_line(benchmark: Section) -> str:
-    """How times were measured."""
-    times = (
-        f"Times are medians of {benchmark['rounds']} interleaved rounds, {benchmark['runtime']}, "
-        f"{benchmark['threads']} threads; in brackets the bootstrap 95 % interval."
-    )
-    if any(benchmark[name]["bandwidth_share"] is None for name in ("dense", "pruned")):
-        return times
-    shares = ", ".join(f"{name} {benchmark[name]['bandwidth_share']:.0%}" for name in ("dense", "pruned"))
-    bandwidth = benchmark["bandwidth_bytes_per_second"] / 1e9
-    return f"{times} Decode's share of the measured memory read bandwidth ({bandwidth:.1f} GB/s): {shares}."

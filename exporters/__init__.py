@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import enum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from amp_export.exporters.onnx import OnnxModel
+    from amp_export.exporters.onnx.sessions import Floats, Integers
     from amp_export.exporters.tensorrt.running import TensorrtDecoder
 
 
@@ -60,6 +61,22 @@ class Provider(enum.StrEnum):
             "tensorrt": "TensorrtExecutionProvider",
             "tensorrt-rtx": "NvTensorRTRTXExecutionProvider",
         }[self.value]
+
+
+class Decoder(Protocol):
+    """A decoder in any runtime, loaded and ready: its past is handed in and out."""
+
+    num_layers: int
+    precision: Precision
+    threads: int
+    """Threads that compute one operator; 0 where a GPU computes."""
+    description: str
+    """Name and version of the runtime."""
+
+    def forward(
+        self, input_ids: Integers, attention_mask: Integers, position_ids: Integers, past: Any = None
+    ) -> tuple[Floats, Any]:
+        """See `OnnxDecoder.forward`."""
 
 
 def exported_bytes(folder: Path) -> int:

@@ -13,16 +13,21 @@ from pathlib import Path
 import pytest
 from tiny_models import save_tiny_model
 
-from amp_export import benchmarking, machine
+from amp_export import benchmark_rounds, machine
 from amp_export.architectures import parameter_count
 from amp_export.benchmark_processes import start_worker
-from amp_export.benchmark_worker import Round, _draw_inputs
-from amp_export.benchmarking import benchmark_graphs, weight_bytes_per_token
-from amp_export.checkpoints import open_checkpoint
+from amp_export.benchmark_timing import Round, draw_inputs
+from amp_export.benchmarking import benchmark_models
+from amp_export.checkpoints import open_checkpoint, read_config
 from amp_export.errors import AmpExportError, ModelError, RequestError
 from amp_export.exporters.onnx import export
+from amp_export.options import Runtime
+from amp_export.rooflines import weight_bytes_per_token
+from amp_export.runtimes import Setup
+from amp_export.workloads import Sweep, Workload
 
-TASK = Round(prompt_tokens=8, decode_tokens=3, vocab_size=101, seed=0)
+TASK = Round(Workload(batch_size=2, prompt_tokens=8, decode_tokens=3), vocab_size=101, seed=0)
+ONE = Setup(threads=1)
 
 
 def export_tiny(folder: Path, **overrides: object) -> Path:
@@ -43,21 +48,20 @@ def pruned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def small_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        benchmarking, "read_bandwidth", lambda threads: machine.read_bandwidth(threads, buffer_bytes=1 << 20)
+        benchmark_rounds, "read_bandwidth", lambda threads: machine.read_bandwidth(threads, buffer_bytes=1 << 20)
     )
 
 
 def test_two_graphs_are_compared(dense: Path, pruned: Path, capfd: pytest.CaptureFixture[str]) -> None:
     progress: list[tuple[int, int]] = []
     capfd.readouterr()
-    report = benchmark_graphs(
+    report = benchmark_models(
         dense,
         pruned,
-        threads=1,
+        setup=ONE,
+        sweep=Sweep((1, 3), (8,), (4,)),
         rounds=3,
         launches=2,
-        prompt_tokens=8,
-        decode_tokens=4,
         on_progress=lambda *done: progress.append(done),
     )
     assert capfd.readouterr() == ("", "")
@@ -77,7 +81,11 @@ def test_two_graphs_are_compared(dense: Path, pruned: Path, capfd: pytest.Captur
         (report.pruned, report.phases["decode"].pruned),
     ):
         read = phase.median * report.bandwidth_bytes_per_second * subject.bandwidth_share
-        assert read == pytest.approx(subject.weight_bytes_per_token)
+        assert read == pytest.approx(subject.weight_bytes_per_token + subject.cache_bytes_per_token)
+    assert [(point.batch_size, point.prompt_tokens) for point in report.sweep] == [(3, 8)]
+    assert report.sweep[0].phases["decode"].dense.tokens_per_second == pytest.approx(
+        3 / report.sweep[0].phases["decode"].dense.median
+    )
     content = json.loads(json.dumps(asdict(report)))
     assert content["phases"]["decode"]["conclusion"] in ("faster", "slower", "no significant gain")
 
@@ -98,28 +106,28 @@ def test_a_round_reads_and_writes_what_the_model_does(
 ) -> None:
     folder = save_tiny_model(tmp_path / "checkpoint", model_type, **overrides)
     (folder / "model.onnx").touch()
-    task = benchmarking._choose_round([folder], 128, 16, 0)
-    assert (task.prompt_tokens, task.decode_tokens) == expected
+    (workload,) = Sweep().workloads([read_config(folder)[1]])
+    assert (workload.prompt_tokens, workload.decode_tokens) == expected
 
 
 def test_what_is_written_must_fit_too(tmp_path: Path) -> None:
     folder = save_tiny_model(tmp_path / "checkpoint", "whisper", max_position_embeddings=16)
     (folder / "model.onnx").touch()
     with pytest.raises(RequestError, match="do not fit into a context of 16"):
-        benchmarking._choose_round([folder], 128, 16, 0)
+        Sweep().workloads([read_config(folder)[1]])
 
 
 def test_inputs_are_drawn_in_the_shapes_that_a_graph_takes() -> None:
     tokens = ("batch_size", "sequence_length")
-    drawn = _draw_inputs({"input_ids": tokens, "attention_mask": tokens, "token_type_ids": tokens}, TASK)
-    assert {name: array.shape for name, array in drawn.items()} == dict.fromkeys(drawn, (1, 8))
+    drawn = draw_inputs({"input_ids": tokens, "attention_mask": tokens, "token_type_ids": tokens}, TASK)
+    assert {name: array.shape for name, array in drawn.items()} == dict.fromkeys(drawn, (2, 8))
     assert drawn["attention_mask"].all()
     assert not drawn["token_type_ids"].any()
-    assert _draw_inputs({"pixel_values": ("batch_size", 3, 4, 5)}, TASK)["pixel_values"].shape == (1, 3, 4, 5)
+    assert draw_inputs({"pixel_values": ("batch_size", 3, 4, 5)}, TASK)["pixel_values"].shape == (2, 3, 4, 5)
 
 
 def test_prompt_is_cut_to_the_context(dense: Path, pruned: Path) -> None:
-    report = benchmark_graphs(dense, pruned, threads=1, rounds=1, launches=1, prompt_tokens=500, decode_tokens=2)
+    report = benchmark_models(dense, pruned, setup=ONE, sweep=Sweep(decode_lengths=(2,)), rounds=1, launches=1)
     assert report.prompt_tokens == 126
 
 
@@ -128,7 +136,8 @@ def test_works_from_a_script_without_a_main_guard(dense: Path, pruned: Path, tmp
     script.write_text(
         f"import sys\nsys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
         "from pathlib import Path\nfrom amp_export.benchmark_processes import start_worker\n"
-        f"with start_worker(Path({str(dense)!r}), 1) as worker:\n    print(worker.ready.threads)\n"
+        "from amp_export.runtimes import Setup\n"
+        f"with start_worker(Path({str(dense)!r}), Setup(threads=1)) as worker:\n    print(worker.ready.threads)\n"
     )
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     found = subprocess.run([sys.executable, script], cwd=tmp_path, env=environment, capture_output=True, text=True)
@@ -146,30 +155,58 @@ def test_weights_read_for_a_token_leave_out_what_is_only_looked_up(tied: bool, t
 
 
 @pytest.mark.parametrize(
-    "settings", [{"rounds": 0}, {"launches": 0}, {"prompt_tokens": 0}, {"decode_tokens": 0}, {"decode_tokens": 128}]
+    ("sweep", "message"),
+    [
+        (Sweep(batch_sizes=(0,)), "at least one"),
+        (Sweep(prompt_lengths=(0,)), "at least one"),
+        (Sweep(prompt_lengths=()), "at least one"),
+        (Sweep(decode_lengths=(0,)), "at least one"),
+        (Sweep(decode_lengths=(128,)), "do not fit into a context of 128"),
+        (Sweep(prompt_lengths=(8, 120)), "The longest that does has 112"),
+    ],
 )
-def test_nothing_to_measure_is_refused(settings: dict[str, int], dense: Path, pruned: Path) -> None:
-    with pytest.raises(RequestError, match="decoded tokens"):
-        benchmark_graphs(dense, pruned, **settings)  # type: ignore[arg-type]
+def test_what_cannot_be_measured_is_refused(sweep: Sweep, message: str, dense: Path, pruned: Path) -> None:
+    with pytest.raises(RequestError, match=message):
+        benchmark_models(dense, pruned, sweep=sweep)
+
+
+def test_no_rounds_are_refused(dense: Path, pruned: Path) -> None:
+    for settings in ({"rounds": 0}, {"launches": 0}):
+        with pytest.raises(RequestError, match="at least one"):
+            benchmark_models(dense, pruned, **settings)
+
+
+@pytest.mark.parametrize("runtime", [Runtime.GENAI, Runtime.PYTORCH])
+def test_other_runtimes_run_the_same_workloads(runtime: Runtime, dense: Path, pruned: Path) -> None:
+    folders = (
+        (dense, pruned) if runtime is Runtime.GENAI else (dense.parent / "checkpoint", pruned.parent / "checkpoint")
+    )
+    report = benchmark_models(
+        *folders, setup=Setup(runtime, threads=1), sweep=Sweep((2,), (8,), (3,)), rounds=1, launches=1
+    )
+    assert report.name == runtime
+    assert [len(samples) for samples in report.phases["decode"].pruned.samples] == [3]
+    assert report.roofline is not None
+    assert report.roofline.allowed_gain > 1
 
 
 def test_folder_without_a_graph_is_refused(dense: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"holds no model\.onnx"):
-        benchmark_graphs(dense, tmp_path)
+        benchmark_models(dense, tmp_path)
     (tmp_path / "model.onnx").touch()
     with pytest.raises(ModelError, match=r"holds no config\.json"):
-        benchmark_graphs(dense, tmp_path)
+        benchmark_models(dense, tmp_path)
 
 
 def test_graph_that_does_not_load_is_refused_with_the_reason(dense: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes((dense / "config.json").read_bytes())
     (tmp_path / "model.onnx").write_bytes(b"no graph")
     with pytest.raises(ModelError, match="onnxruntime cannot load"):
-        benchmark_graphs(dense, tmp_path)
+        benchmark_models(dense, tmp_path)
 
 
 def test_worker_that_is_killed_gives_an_error_that_names_the_signal(dense: Path) -> None:
-    with start_worker(dense, 1) as worker:
+    with start_worker(dense, ONE) as worker:
         worker.time(TASK)
         os.kill(worker._process.pid, signal.SIGKILL)
         with pytest.raises(AmpExportError, match=r"died \(SIGKILL\)(?s:.)*run out of memory") as caught:
@@ -178,7 +215,7 @@ def test_worker_that_is_killed_gives_an_error_that_names_the_signal(dense: Path)
 
 
 def test_worker_that_dies_during_a_round_is_no_hang(dense: Path) -> None:
-    with start_worker(dense, 1) as worker:
+    with start_worker(dense, ONE) as worker:
         os.kill(worker._process.pid, signal.SIGSTOP)
         threading.Timer(0.1, worker._process.kill).start()
         with pytest.raises(AmpExportError, match=r"died \(SIGKILL\)"):
@@ -188,9 +225,9 @@ def test_worker_that_dies_during_a_round_is_no_hang(dense: Path) -> None:
 def test_worker_that_fails_says_its_last_words(dense: Path) -> None:
     with (
         pytest.raises(AmpExportError, match=r"(?s)died \(exit code 1\).*out of data bounds"),
-        start_worker(dense, 1) as worker,
+        start_worker(dense, ONE) as worker,
     ):
-        worker.time(Round(prompt_tokens=8, decode_tokens=3, vocab_size=10**6, seed=0))
+        worker.time(Round(TASK.workload, vocab_size=10**6, seed=0))
 
 
 def test_idle_worker_takes_no_processor_time(dense: Path) -> None:
@@ -198,7 +235,7 @@ def test_idle_worker_takes_no_processor_time(dense: Path) -> None:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    with start_worker(dense, 2) as worker:
+    with start_worker(dense, Setup(threads=2)) as worker:
         worker.time(TASK)
         time.sleep(0.1)
         before = processor_seconds(worker._process.pid)
@@ -207,7 +244,7 @@ def test_idle_worker_takes_no_processor_time(dense: Path) -> None:
 
 
 def test_no_process_is_left(dense: Path) -> None:
-    with start_worker(dense, 1) as worker:
+    with start_worker(dense, ONE) as worker:
         process = worker._process
         assert process.poll() is None
     assert process.poll() is not None

@@ -144,7 +144,7 @@ def test_the_steps_make_what_the_whole_way_makes(tiny_llama: Path, prompts: Path
     assert report["pruning"]["widths"] == stepwise["pruning"]["widths"]
     assert report["quality"] == stepwise["quality"]
     assert report["parity"]["holds"]
-    assert report["benchmark"]["rounds"] == 20
+    assert report["benchmarks"]["onnxruntime"]["rounds"] == 20
     for name in ("model.onnx", "model.onnx.data"):
         assert (tmp_path / "whole/onnx" / name).read_bytes() == (out / "onnx" / name).read_bytes()
     assert {entry.name for entry in (tmp_path / "whole").iterdir()} == {entry.name for entry in out.iterdir()}

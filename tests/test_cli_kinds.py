@@ -50,7 +50,7 @@ def test_the_whole_way_proves_parity_and_times_every_phase(
     assert report["quality"] is None
     assert report["pruning"]["reload"]["holds"]
     assert abs(report["pruning"]["achieved"] - 0.1) < 0.03
-    benchmark = report["benchmark"]
+    benchmark = report["benchmarks"]["onnxruntime"]
     assert benchmark["phases"].keys() == phases
     for phase in benchmark["phases"].values():
         assert len(phase["dense"]["samples"]) == len(phase["pruned"]["samples"]) == benchmark["rounds"] == 20
@@ -89,7 +89,7 @@ def test_the_steps_start_from_what_the_whole_way_wrote(
     command = ["benchmark", out, "--against", done.output, "--rounds", "4", "--threads", "1", "--json"]
     benchmarked = run(*command)
     assert benchmarked.exit_code == 0, benchmarked.stderr
-    assert json.loads(benchmarked.stdout)["benchmark"]["phases"].keys() == FAMILIES[model_type][1]
+    assert json.loads(benchmarked.stdout)["benchmarks"]["onnxruntime"]["phases"].keys() == FAMILIES[model_type][1]
     (out / "onnx").rename(tmp_path / "old")
     assert run("benchmark", out, "--against", done.output).exit_code == 2
 

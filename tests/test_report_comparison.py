@@ -41,7 +41,7 @@ def smaller(report: Report) -> Report:
         report,
         pruning={**report.pruning, "parameters_after": 729_000},
         quality={"dense": 22.8, "pruned": 51.3, "text": "2 prompts held back from calibration"},
-        benchmark=benchmark,
+        benchmarks={"onnxruntime": benchmark},
     )
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from amp_export.errors import OutputError
 from amp_export.manifest import Manifest, SourceRecord
+from amp_export.report_benchmarks import gpu_line, noise_lines
 from amp_export.reporting import Report, record_verdicts, summary_rows, verdict_lines
 
 WIDTHS = {"query_heads": 4, "key_value_heads": 4, "neurons": 48}
@@ -20,15 +21,31 @@ def pruning(**changes: object) -> dict[str, object]:
 
 
 def phase(speedup: float) -> dict[str, object]:
-    times = {"dense": {"median": 0.002}, "pruned": {"median": 0.001}}
+    times = {"dense": {"median": 0.002, "variation": 0.1}, "pruned": {"median": 0.001, "variation": 0.2}}
     return {**times, "speedup": speedup, "interval": (1.5, 2.5), "conclusion": "faster"}
 
 
-def benchmark(*phases: str, prompt_tokens: int, share: float | None) -> dict[str, object]:
+def benchmark(*phases: str, prompt_tokens: int, share: float | None) -> dict[str, Any]:
     subject = {"bytes_on_disk": 1e6, "peak_memory_bytes": 2e6, "bandwidth_share": share}
-    facts = {"rounds": 20, "runtime": "ONNX Runtime 1", "threads": 2, "bandwidth_bytes_per_second": 1e9}
-    timed = {name: phase(2.0) for name in phases}
-    return {"dense": subject, "pruned": subject, "phases": timed, "prompt_tokens": prompt_tokens, **facts}
+    roofline = {"allowed_gain": 2.0, "realised_gain": 0.9, "interval": [0.8, 1.0]} if share is not None else None
+    return {
+        "dense": subject,
+        "pruned": subject,
+        "phases": {name: phase(2.0) for name in phases},
+        "roofline": roofline,
+        "batch_size": 1,
+        "prompt_tokens": prompt_tokens,
+        "decode_tokens": 16,
+        "sweep": [],
+        "rounds": 20,
+        "launches": 4,
+        "unsettled_launches": 0,
+        "threads": 2,
+        "runtime": "ONNX Runtime 1",
+        "clock": "wall clock",
+        "bandwidth_bytes_per_second": 1e9,
+        "gpu": None,
+    }
 
 
 @pytest.mark.parametrize(
@@ -42,10 +59,65 @@ def benchmark(*phases: str, prompt_tokens: int, share: float | None) -> dict[str
 )
 def test_every_phase_has_a_row(phases: tuple[str, ...], prompt_tokens: int, labels: list[str]) -> None:
     share = 0.5 if "decode" in phases else None
-    report = Report("m", benchmark=benchmark(*phases, prompt_tokens=prompt_tokens, share=share))
+    report = Report("m", benchmarks={"onnxruntime": benchmark(*phases, prompt_tokens=prompt_tokens, share=share)})
     assert [row.label for row in summary_rows(report)] == ["Size on disk", "Peak memory", *labels]
-    (line,) = verdict_lines(report)
-    assert ("dense 50%" in line) == ("decode" in phases)
+    assert ("dense 50%" in " ".join(verdict_lines(report))) == ("decode" in phases)
+
+
+def test_other_workloads_and_runtimes_have_rows_of_their_own() -> None:
+    lead = benchmark("prefill", "decode", prompt_tokens=128, share=0.5)
+    points = [(4, 128, 16), (1, 1024, 16), (4, 128, 64)]
+    sweep = [
+        {"batch_size": batch, "prompt_tokens": prompt, "decode_tokens": written, "phases": lead["phases"]}
+        for batch, prompt, written in points
+    ]
+    compiled = {**lead, "runtime": "PyTorch 2 compiled"}
+    report = Report("m", benchmarks={"onnxruntime": {**lead, "sweep": sweep}, "pytorch-compiled": compiled})
+    assert [row.label for row in summary_rows(report)] == [
+        "Size on disk",
+        "Peak memory",
+        "Prefill, 128 tokens",
+        "Decode after 128",
+        "Prefill, 4 x 128 tokens",
+        "Decode after 128, batch of 4",
+        "Prefill, 1024 tokens",
+        "Decode after 1024",
+        "Prefill, 4 x 128 tokens, 64 written",
+        "Decode after 128, batch of 4, 64 written",
+        "With PyTorch 2 compiled",
+        "Size on disk",
+        "Peak memory",
+        "Prefill, 128 tokens",
+        "Decode after 128",
+    ]
+
+
+def test_noise_is_told_where_nothing_can_be_concluded() -> None:
+    measured = benchmark("prefill", "decode", prompt_tokens=128, share=0.5)
+    assert not list(noise_lines(measured))
+    noisy = {**phase(1.0), "conclusion": "too noisy to conclude"}
+    measured = {**measured, "phases": {**measured["phases"], "decode": noisy}, "unsettled_launches": 3}
+    first, second = noise_lines(measured)
+    assert "Decode after 128 (dense 10%, pruned 20%)" in first
+    assert "Prefill" not in first
+    assert second.startswith("In 3 of 4 launches")
+
+
+def test_a_gpu_is_told_with_its_state() -> None:
+    gpu = {"name": "H100", "compute_capability": "9.0", "memory_bytes": 8e10, "driver": "580"}
+    state = {
+        "sm_clock_mhz": 1980,
+        "sm_clock_limit_mhz": 1980,
+        "memory_clock_mhz": 2619,
+        "temperature_c": 40,
+        "power_watts": None,
+        "slowed_by": 0,
+    }
+    line = gpu_line({"gpu": gpu, "before": state, "after": {**state, "temperature_c": 61, "slowed_by": 4}})
+    assert line == (
+        "GPU: H100, driver 580; before 1980 MHz of 1980 MHz, memory 2619 MHz, 40 C, unknown W; after 1980 MHz of "
+        "1980 MHz, memory 2619 MHz, 61 C, unknown W, slowed."
+    )
 
 
 def test_key_value_heads_have_a_row_where_heads_share_them() -> None:
@@ -63,7 +135,7 @@ def test_the_reload_names_what_was_compared() -> None:
 
 def test_the_gain_of_every_phase_is_recorded() -> None:
     manifest = Manifest(SourceRecord("m", "p", "0"), config_before={})
-    measured = Report("m", benchmark=benchmark("encode", "decode", prompt_tokens=0, share=0.1))
+    measured = Report("m", benchmarks={"onnxruntime": benchmark("encode", "decode", prompt_tokens=0, share=0.1)})
     assert record_verdicts(manifest, measured).verdicts["gain"] == {"encode": 2.0, "decode": 2.0}
 
 
@@ -87,7 +159,7 @@ def orin(*, energy: float | None, gpu: float | None, holds: bool = True) -> dict
         "parity": {"dense": parity, "pruned": parity},
         "holds": holds,
         "power": None if energy is None else {"source": "tegrastats", "rails": ["VDD_IN"]},
-        "benchmark": {**measured, "prompt_tokens": 128} if holds else None,
+        "benchmark": {**measured, "prompt_tokens": 128, "decode_tokens": 16} if holds else None,
     }
 
 
@@ -97,14 +169,14 @@ def test_a_device_has_rows_of_its_own() -> None:
         "On orin.local",
         "Size on disk",
         "Peak memory",
+        "GPU memory",
+        "Energy a token",
         "Prefill, 128 tokens",
         "Decode after 128",
         "Tokens a second",
-        "GPU memory",
-        "Energy a token",
     ]
-    assert (rows[5].dense, rows[5].pruned, rows[5].change) == ("10.0", "20.0", "+100.0%")
-    assert (rows[7].dense, rows[7].change) == ("0.25 J", "+0.0%")
+    assert (rows[7].dense, rows[7].pruned, rows[7].change) == ("10.0", "20.0", "+100.0%")
+    assert (rows[4].dense, rows[4].change) == ("0.25 J", "+0.0%")
 
 
 def test_what_a_device_does_not_tell_has_no_row() -> None:
@@ -132,5 +204,5 @@ def test_parity_that_fails_on_a_device_fails_the_report() -> None:
 
 def test_a_report_of_an_earlier_schema_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "report.json").write_text(json.dumps({"schema": 1, "model": "m"}))
-    with pytest.raises(OutputError, match=r"has schema 1, and this version reads 3\.\nMeasure again"):
+    with pytest.raises(OutputError, match=r"has schema 1, and this version reads 4\.\nMeasure again"):
         Report.load(tmp_path)

@@ -116,8 +116,8 @@ def test_a_real_report_has_every_number(converted: Callable[[str], Converted]) -
     assert {name.partition(".")[0] for name in values} == {metric.name for metric in METRICS}
     report = converted("llama").report
     # the files are counted anew, as the benchmark counted them
-    assert values["size"].value == report["benchmark"]["pruned"]["bytes_on_disk"]
-    assert values["gain.decode"].interval == tuple(report["benchmark"]["phases"]["decode"]["interval"])
+    assert values["size"].value == report["benchmarks"]["onnxruntime"]["pruned"]["bytes_on_disk"]
+    assert values["gain.decode"].interval == tuple(report["benchmarks"]["onnxruntime"]["phases"]["decode"]["interval"])
 
 
 def test_the_guide_names_every_threshold() -> None:

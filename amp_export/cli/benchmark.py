@@ -7,29 +7,50 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from amp_export.cli.options import Against, Json, OutArgument, ProviderOption, Threads, WhichExport
+from amp_export.cli.options import Against, Json, OutArgument, ProviderOption, Threads, read_numbers
 from amp_export.cli.running import examples, run_and_show
 from amp_export.exporters import Provider
-from amp_export.options import DeviceRuntime, Format, TargetName
+from amp_export.options import DeviceRuntime, Format, Runtime, TargetName
 
 if TYPE_CHECKING:
     from amp_export.reporting import Report
+    from amp_export.runtimes import Setup
 
 DEFAULT_PYTHON = "python3"
 
-EXAMPLES = examples("amp-export benchmark out", "amp-export benchmark out --device ssh://user@orin.local")
+CUDA = "cuda"
+"""The device that is this machine's GPU."""
+
+EXAMPLES = examples(
+    "amp-export benchmark out",
+    "amp-export benchmark out --batch 1,4 --context 128,1024 --generate 16,64",
+    "amp-export benchmark out --runtime pytorch-compiled",
+    "amp-export benchmark out --device cuda",
+    "amp-export benchmark out --device ssh://user@orin.local",
+)
 
 
 def benchmark(
     output: OutArgument,
     against: Against = None,
     rounds: Annotated[int, typer.Option(min=2, help="Interleaved rounds.")] = 20,
-    to: WhichExport = Format.ONNX,
+    runtime: Annotated[
+        Runtime | None, typer.Option(help="What runs both.  [default: that of --to, ONNX Runtime or TensorRT]")
+    ] = None,
+    batch: Annotated[str, typer.Option(metavar="N,...", help="Texts, images or sounds at once.")] = "1",
+    context: Annotated[
+        str | None, typer.Option(metavar="N,...", help="Tokens of the prompt.  [default: 128, or what fits]")
+    ] = None,
+    generate: Annotated[str, typer.Option(metavar="N,...", help="Tokens that are written after it.")] = "16",
+    to: Annotated[Format | None, typer.Option("--to", help="Which export of it.  [default: onnx]")] = None,
     provider: ProviderOption = Provider.CPU,
     threads: Threads = None,
     device: Annotated[
         str | None,
-        typer.Option(metavar="ADDRESS", help="ssh://[user@]host[:port]: measure there.  [default: this machine]"),
+        typer.Option(
+            metavar="DEVICE",
+            help="cuda: this machine's GPU; ssh://[user@]host[:port]: measure there.  [default: the processor]",
+        ),
     ] = None,
     target: Annotated[
         TargetName, typer.Option("--target", help="What the bundle is made for that goes to the device.")
@@ -47,7 +68,10 @@ def benchmark(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure the gain of a pruned graph over the dense one, interleaved, with a confidence interval."""
+    """Measure the gain of the pruned model over the dense one, interleaved, with a confidence interval.
+
+    --batch, --context and --generate take several numbers, separated by commas: every combination is measured.
+    """
 
     def work(console: Any) -> Report:
         from amp_export.console import ConsoleProgress
@@ -55,14 +79,16 @@ def benchmark(
         from amp_export.reporting import Report
 
         progress = ConsoleProgress(console)
-        if device is None and (device_runtime, device_python, ssh_config) != (None, DEFAULT_PYTHON, None):
+        is_here = device in (None, CUDA)
+        if is_here and (device_runtime, device_python, ssh_config) != (None, DEFAULT_PYTHON, None):
             raise RequestError(
-                "--device-runtime, --device-python and --ssh-config are for a device.\nName it with --device."
+                "--device-runtime, --device-python and --ssh-config are for a device elsewhere.\n"
+                "Name it with --device ssh://user@host."
             )
-        if device is not None:
-            if (to, provider) != (Format.ONNX, Provider.CPU):
+        if device is not None and not is_here:
+            if (to, provider, runtime, batch, context, generate) != (None, Provider.CPU, None, "1", None, "16"):
                 raise RequestError(
-                    "--to and --provider are for this machine.\n"
+                    "--runtime, --to, --provider, --batch, --context and --generate are for this machine.\n"
                     "--device-runtime chooses what a device runs; ONNX Runtime takes its GPU there if it has one."
                 )
             from amp_export.devices import DeviceOptions, benchmark_on_device
@@ -70,16 +96,34 @@ def benchmark(
             options = DeviceOptions(target, against, device_runtime, rounds, threads, device_python, ssh_config)
             return benchmark_on_device(output, device, options=options, progress=progress)
         from amp_export.benchmarking import benchmark as run
+        from amp_export.workloads import Sweep
 
-        run(
-            output,
-            against=against,
-            rounds=rounds,
-            to=to,
-            provider=provider,
-            threads=threads,
-            progress=progress,
+        sweep = Sweep(
+            read_numbers("--batch", batch),
+            read_numbers("--context", context) if context is not None else None,
+            read_numbers("--generate", generate),
         )
+        setup = _choose_setup(runtime, to, provider, threads, gpu=device == CUDA)
+        run(output, setup=setup, sweep=sweep, against=against, rounds=rounds, progress=progress)
         return Report.load(output)
 
     run_and_show(work, as_json=as_json, written=output)
+
+
+def _choose_setup(
+    runtime: Runtime | None, to: Format | None, provider: Provider, threads: int | None, *, gpu: bool
+) -> Setup:
+    from amp_export.errors import RequestError
+    from amp_export.runtimes import FORMATS, RUNTIMES, Setup
+
+    if runtime is None:
+        runtime = RUNTIMES[to or Format.ONNX]
+    if to is not None and to is not FORMATS.get(runtime):
+        runs = FORMATS.get(runtime, "the checkpoint")
+        raise RequestError(f"--runtime {runtime} runs {runs}, and not what --to {to} names.\nLeave one of them out.")
+    if provider is not Provider.CPU and runtime is not Runtime.ONNXRUNTIME:
+        raise RequestError(f"--provider is for ONNX Runtime, and --runtime {runtime} has none.\nLeave one of them out.")
+    if gpu and runtime is Runtime.ONNXRUNTIME and provider is Provider.CPU:
+        provider = Provider.CUDA
+    gpu = gpu or provider is not Provider.CPU or runtime is Runtime.TENSORRT
+    return Setup(runtime, threads=threads, provider=provider, gpu=gpu)

@@ -89,3 +89,20 @@ Against = Annotated[
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the report on stdout as JSON, and nothing else.")]
+
+
+def read_numbers(option: str, text: str) -> tuple[int, ...]:
+    """The numbers of an option that takes several, separated by commas.
+
+    Raises:
+        RequestError: One of them is no whole number above 0.
+    """
+    from amp_export.errors import RequestError
+
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() and int(word) > 0 for word in words):
+        raise RequestError(
+            f"{option} is {text!r}; it is one whole number above 0, or several separated by commas.\n"
+            f"For example: {option} 1,4,16"
+        )
+    return tuple(dict.fromkeys(map(int, words)))

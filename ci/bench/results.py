@@ -48,7 +48,7 @@ def convert(ratio: str, options: str, output: Path, scores: Path | None) -> dict
 
 def table_row(ratio: str, options: str, report: dict[str, Any]) -> str:
     """One line of the table."""
-    pruning, quality, benchmark = report["pruning"], report["quality"], report["benchmark"]
+    pruning, quality, benchmark = report["pruning"], report["quality"], report["benchmarks"]["onnxruntime"]
     cells = [
         ratio,
         f"`{options}`",
@@ -81,7 +81,7 @@ def main() -> None:
         for number, (ratio, options) in enumerate(RUNS):
             scores = first / "scores.safetensors" if number else None
             report = convert(ratio, options, Path(scratch) / str(number), scores)
-            machine = report["benchmark"]["machine"]
+            machine = report["benchmarks"]["onnxruntime"]["machine"]
             rows.append(table_row(ratio, options, report))
     benches = []
     for bench in BENCHES:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from amp_export.exporters.onnx.exporting import OnnxExport, export
-from amp_export.exporters.onnx.opsets import graph_opset
+from amp_export.exporters.onnx.opsets import graph_opset, graph_precision
 from amp_export.exporters.onnx.running import OnnxModel, run
 from amp_export.exporters.onnx.running_decoders import OnnxDecoder, Past
 from amp_export.exporters.onnx.running_encoders import OnnxEncoder
@@ -26,6 +26,7 @@ __all__ = [
     "export",
     "exported_graphs",
     "graph_opset",
+    "graph_precision",
     "require_runtime",
     "run",
     "trace",

@@ -6,7 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from amp_export.exporters.onnx.sessions import CPU_PROVIDER, PRECISIONS, empty_value, to_float32, to_value
+from amp_export.exporters.onnx.sessions import (
+    CPU_PROVIDER,
+    PRECISIONS,
+    describe_runtime,
+    empty_value,
+    to_float32,
+    to_value,
+)
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, OrtValue
@@ -48,6 +55,7 @@ class OnnxDecoder:
         num_layers: How many decoder layers it has.
         precision: The dtype of its weights, activations, keys and values.
         threads: How many threads compute one operator.
+        description: Name and version of the runtime.
         tapped: Values within the graph, as the last call computed them, where some are tapped.
     """
 
@@ -62,6 +70,7 @@ class OnnxDecoder:
         self.num_layers = len(self._past_inputs) // 2
         self.precision = PRECISIONS[self._past_inputs[0].type]
         self.threads = threads
+        self.description = describe_runtime(session)
         # keys and values stay where they are computed; logits are looked at, and go to the processor
         self._device = "cpu" if session.get_providers()[0] == CPU_PROVIDER else "cuda"
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from amp_export.errors import UnsupportedModelError
-from amp_export.exporters.onnx.sessions import PRECISIONS, choose_inputs, to_float32
+from amp_export.exporters.onnx.sessions import PRECISIONS, choose_inputs, describe_runtime, to_float32
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -26,6 +26,7 @@ class OnnxEncoder:
         outputs_by_token: Those of them that have one entry for each token, on their second axis.
         precision: The dtype of its weights, activations and outputs.
         threads: How many threads compute one operator.
+        description: Name and version of the runtime.
     """
 
     def __init__(self, session: InferenceSession, *, threads: int) -> None:
@@ -39,6 +40,7 @@ class OnnxEncoder:
         self.outputs_by_token = frozenset(entry.name for entry in floats if TOKENS_AXIS in entry.shape[1:2])
         self.precision = PRECISIONS[floats[0].type]
         self.threads = threads
+        self.description = describe_runtime(session)
 
     def forward(self, inputs: Mapping[str, Any]) -> dict[str, Floats]:
         """Computes the outputs.

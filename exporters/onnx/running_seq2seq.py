@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from amp_export.exporters.onnx.sessions import PRECISIONS, choose_inputs, to_float32, to_value
+from amp_export.exporters.onnx.sessions import PRECISIONS, choose_inputs, describe_runtime, to_float32, to_value
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, OrtValue
@@ -46,6 +46,7 @@ class OnnxEncoderDecoder:
         num_layers: How many layers the decoder has.
         precision: The dtype of weights, activations, keys and values.
         threads: How many threads compute one operator.
+        description: Name and version of the runtime.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class OnnxEncoderDecoder:
         self.num_layers = sum(name.endswith(".decoder.key") for name in self._later_inputs)
         self.precision = PRECISIONS[encoder.get_outputs()[0].type]
         self.threads = threads
+        self.description = describe_runtime(encoder)
 
     def encode(self, inputs: Mapping[str, Any]) -> Source:
         """Computes the states of what is read.

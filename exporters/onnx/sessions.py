@@ -100,6 +100,14 @@ def open_session(graph: Path, *, threads: int, providers: Sequence[str]) -> Infe
     return session
 
 
+def describe_runtime(session: InferenceSession) -> str:
+    """Name and version of what runs a session, and its provider where that is not the processor's."""
+    import onnxruntime
+
+    provider = session.get_providers()[0]
+    return f"ONNX Runtime {onnxruntime.__version__}" + (f" ({provider})" if provider != CPU_PROVIDER else "")
+
+
 def to_value(array: Any, precision: Precision | None = None) -> OrtValue:
     """An array as the runtime takes it.
 

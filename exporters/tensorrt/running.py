@@ -42,6 +42,8 @@ class TensorrtDecoder:
         num_layers: How many decoder layers it has.
         precision: The dtype of its weights, activations, keys and values.
         threads: 0, since a GPU computes.
+        description: Name and version of the runtime.
+        stream: The stream that it runs on, if on a GPU.
         device: Where its tensors lie.
     """
 
@@ -51,13 +53,14 @@ class TensorrtDecoder:
         """Takes an engine's execution context, where its tensors lie, and the stream that it runs on, if on a GPU."""
         self._context = context
         self.device = device
-        self._stream = stream
+        self.stream = stream
         self._handle = stream.cuda_stream if stream is not None else 0
         self._profile: int | None = None
         self.facts = facts
         self.num_layers = sum(name.endswith(".key") for name in facts.inputs)
         self.precision = facts.precision
         self.threads = 0
+        self.description = f"{facts.runtime} {facts.version}"
 
     def forward(
         self, input_ids: Integers, attention_mask: Integers, position_ids: Integers, past: EnginePast | None = None
@@ -101,9 +104,9 @@ class TensorrtDecoder:
         self._take_profile(sizes)
         given = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
         tensors = {name: torch.as_tensor(array).contiguous().to(self.device) for name, array in given.items()}
-        if self._stream is not None:
+        if self.stream is not None:
             # copies run on torch's stream, the engine on its own
-            self._stream.wait_stream(torch.cuda.current_stream(self.device))
+            self.stream.wait_stream(torch.cuda.current_stream(self.device))
         tensors |= past.values if past is not None else {}
         for name in self.facts.inputs:
             self._bind_input(name, tensors, sizes)
@@ -113,8 +116,8 @@ class TensorrtDecoder:
             self._context.set_tensor_address(name, outputs[name].data_ptr())
         if not self._context.execute_async_v3(self._handle):
             raise RequestError("The engine could not be run; the GPU's driver may say why: see nvidia-smi and dmesg.")
-        if self._stream is not None:
-            self._stream.synchronize()
+        if self.stream is not None:
+            self.stream.synchronize()
         logits = outputs.pop("logits")
         values = {name.replace("present", "past_key_values"): tensor for name, tensor in outputs.items()}
         return logits, EnginePast(length + sequence_length, values)

@@ -1,0 +1,93 @@
+"""Workloads: how much is read and written at a time, one or a sweep of many."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from amp_export.architectures import Architecture, Kind, Modality, ModelConfig
+from amp_export.errors import RequestError
+
+PROMPT_TOKENS = 128
+DECODE_TOKENS = 16
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One batch of texts, images or sounds that is read in one piece, and the tokens that are written after it.
+
+    Attributes:
+        batch_size: How many at once.
+        prompt_tokens: Tokens of each text; 0 for an image or a sound.
+        decode_tokens: Single tokens after each; 0 for an encoder.
+    """
+
+    batch_size: int
+    prompt_tokens: int
+    decode_tokens: int
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The workloads that are asked for: every combination. The first of each leads.
+
+    Attributes:
+        batch_sizes: How many texts at once.
+        prompt_lengths: Tokens of the prompt; by default 128, or fewer where the models' context is shorter.
+        decode_lengths: Tokens to write.
+    """
+
+    batch_sizes: tuple[int, ...] = (1,)
+    prompt_lengths: tuple[int, ...] | None = None
+    decode_lengths: tuple[int, ...] = (DECODE_TOKENS,)
+
+    def workloads(self, configs: Sequence[ModelConfig]) -> tuple[Workload, ...]:
+        """All combinations, as models read and write.
+
+        Args:
+            configs: The configs of all models that are to run them; they differ in widths alone.
+
+        Raises:
+            RequestError: A number is below 1, or a combination does not fit into the models' context.
+        """
+        asked = (*self.batch_sizes, *(self.prompt_lengths or ()), *self.decode_lengths)
+        if not (self.batch_sizes and self.decode_lengths and self.prompt_lengths != ()) or min(asked) < 1:
+            raise RequestError(
+                f"Batches of {_list(self.batch_sizes)}, prompts of "
+                f"{_list(self.prompt_lengths or (PROMPT_TOKENS,))} and {_list(self.decode_lengths)} decoded tokens: "
+                "there must be at least one of each."
+            )
+        architecture = configs[0].architecture
+        if architecture.modality is not Modality.TEXT and self.prompt_lengths is not None:
+            raise RequestError(f"{architecture.model_type} reads no text, so that a prompt has no length.")
+        context = min((config.longest_text for config in configs if config.longest_text is not None), default=None)
+        decode_lengths = self.decode_lengths if architecture.kind is not Kind.ENCODER else (0,)
+        combinations = itertools.product(self.batch_sizes, self.prompt_lengths or (None,), decode_lengths)
+        return tuple(
+            Workload(batch_size, _prompt_tokens(asked, decode_tokens, architecture, context), decode_tokens)
+            for batch_size, asked, decode_tokens in combinations
+        )
+
+
+def _prompt_tokens(asked: int | None, decode_tokens: int, architecture: Architecture, context: int | None) -> int:
+    """Tokens of the prompt that fit: what a decoder reads and writes shares one context, others have one for each."""
+    wanted = (asked or PROMPT_TOKENS) if architecture.modality is Modality.TEXT else 0
+    if context is None:
+        return wanted
+    kind = architecture.kind
+    room = context - decode_tokens - (kind is Kind.ENCODER_DECODER)
+    if room < (kind is Kind.DECODER):
+        raise RequestError(f"{decode_tokens} decoded tokens and a prompt do not fit into a context of {context}.")
+    most = room if kind is Kind.DECODER else context
+    if asked is not None and asked > most:
+        after = f" and {decode_tokens} after it" if kind is Kind.DECODER else ""
+        raise RequestError(
+            f"A prompt of {asked} tokens{after} does not fit into a context of {context}.\n"
+            f"The longest that does has {most}."
+        )
+    return min(wanted, most)
+
+
+def _list(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers)) or "none"
