@@ -15,7 +15,7 @@ from tiny_models import save_tiny_model, save_tiny_tokenizer
 
 from amp_export.checkpoints import open_checkpoint
 from amp_export.errors import RequestError
-from amp_export.explaining import Explanation, explain
+from amp_export.explaining import Explanation, explain, look_into
 from amp_export.exporters import Opset, Precision
 from amp_export.exporters.onnx import export
 from amp_export.parity_cases import Case
@@ -110,7 +110,7 @@ def export_with(checkpoint: Path, folder: Path, plant: Plant | None) -> Path:
 
 
 def look_within(checkpoint: Path, folder: Path) -> Explanation:
-    return explain(checkpoint, folder / "model.onnx", CASE, progress=Silent())
+    return explain(look_into(checkpoint, [folder / "model.onnx"]), CASE, progress=Silent())
 
 
 @pytest.mark.parametrize(("plant", "place", "operator"), FAULTS.values(), ids=FAULTS)
