@@ -20,7 +20,7 @@ from amp_export.report_plots import (
     roofline_picture,
     sizes_picture,
 )
-from amp_export.report_words import case_name, change, joules, megabytes, milliseconds, phase_label
+from amp_export.report_words import by_graph, case_name, change, joules, megabytes, milliseconds, phase_label
 from amp_export.reporting import Report, Section, benchmark_line, explanation_line, greedy_line, reload_line
 
 SIZES = {"bytes_on_disk": "Size on disk", "peak_memory_bytes": "Peak memory", "gpu_memory_bytes": "GPU memory"}
@@ -93,7 +93,10 @@ def parity_section(parity: Section | None) -> PageSection:
         lines.append(greedy_line(greedy))
     if (explanation := parity.get("explanation")) is not None:
         lines.append(explanation_line(explanation))
-        pictures.append(explanation_picture(explanation, "explanation"))
+        pictures += [
+            explanation_picture(part, f"explanation-{number}" if number else "explanation")
+            for number, part in enumerate(by_graph(explanation))
+        ]
     return PageSection(anchor, heading, tuple(lines), tuple(pictures), (_parity_table(parity, "Parity by case"),))
 
 
