@@ -162,6 +162,8 @@ def test_a_float16_norm_that_overflows_is_caught(tmp_path: Path) -> None:
     weights = load_file(checkpoint / "model.safetensors")
     # squares of the embeddings are beyond float16, and the embeddings themselves are not
     weights["model.embed_tokens.weight"] *= 2000
+    # what the layer adds is as large, so that it shows in the logits
+    weights[f"model.layers.{LAYER}.self_attn.o_proj.weight"] *= 2000
     save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
     for name, plant in (("right", None), ("wrong", plant_overflow)):
         export(open_checkpoint(checkpoint), tmp_path / name, precision=Precision.FLOAT16)
@@ -169,6 +171,8 @@ def test_a_float16_norm_that_overflows_is_caught(tmp_path: Path) -> None:
             model = onnx.load(tmp_path / name / "model.onnx", load_external_data=False)
             plant(model, tmp_path / name)
             (tmp_path / name / "model.onnx").write_bytes(model.SerializeToString())
+    assert compare(checkpoint, tmp_path / "right", progress=Silent(), cases=[CASE]).holds
+    assert not compare(checkpoint, tmp_path / "wrong", progress=Silent(), cases=[CASE]).holds
     assert look_within(checkpoint, tmp_path / "right").first is None
     found = look_within(checkpoint, tmp_path / "wrong")
     assert found.first is not None
