@@ -33,6 +33,7 @@ from amp_export.loading import load_model, module_names
 from amp_export.parity_encoders import EncoderCase
 from amp_export.parity_seq2seq import WritingCase
 from amp_export.progress import Silent
+from amp_export.report_sections import parity_section
 from amp_export.report_words import by_graph
 from amp_export.validation import compare, compare_foreign
 
@@ -123,13 +124,20 @@ def test_a_fault_in_the_graph_for_later_tokens_alone_is_found_there(
     norm = next(node for node in model.graph.node if value in node.output)
     next(entry for entry in norm.attribute if entry.name == "epsilon").f = 0.5
     (folder / DECODER_WITH_PAST).write_bytes(model.SerializeToString())
-    assert not compare(output / "pruned", folder, threads=1, progress=Silent(), cases=[WRITING]).holds
+    report = compare(output / "pruned", folder, threads=1, progress=Silent(), cases=[WRITING])
+    assert not report.holds
     found = look_within(output / "pruned", folder, WRITING)
     assert_first(found, module, graph=DECODER_WITH_PAST, layer=1)
     assert "RMSNormalization" in found.operators
     parts = list(by_graph(found.to_json()))
     assert [part["graph"] for part in parts] == [ENCODER, DECODER, DECODER_WITH_PAST]
     assert [part["first"] is not None for part in parts] == [False, False, True]
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    section = parity_section({**report.to_json(), "explanation": found.to_json()})
+    assert f"(layer 1) of {DECODER_WITH_PAST}, which RMSNormalization makes" in section.lines[-1]
+    assert [picture.title for picture in section.pictures[1:]] == [
+        f"Within {graph}, in the case {WRITING.name}" for graph in (ENCODER, DECODER, DECODER_WITH_PAST)
+    ]
 
 
 @pytest.mark.parametrize(

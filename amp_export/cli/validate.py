@@ -35,7 +35,7 @@ def validate(
         Path | None, typer.Option("--cases", metavar="FILE", help="What to run, as JSON.  [default: cases of its kind]")
     ] = None,
     explain: Annotated[
-        bool, typer.Option("--explain", help="Look within graph and model for the first value that differs.")
+        bool, typer.Option("--explain", help="Look within graph and model, and name the first layer that differs.")
     ] = False,
     to: WhichExport = Format.ONNX,
     provider: ProviderOption = Provider.CPU,
