@@ -11,6 +11,8 @@ from rich.box import SIMPLE
 from rich.markup import escape
 from rich.table import Table
 
+from amp_export.report_words import by_graph, explanation_title
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -25,15 +27,19 @@ Section = Mapping[str, Any]
 
 def show_explanation(console: Console, explanation: Section) -> None:
     """Prints one line for each layer: its worst value, and a bar for the powers of ten beyond what is tolerated."""
-    table = Table(title=f"Within, in the case {escape(explanation['case'])}", title_justify="left", box=SIMPLE)
-    for heading, justify in (("layer", "right"), ("worst", "left"), ("off by", "right"), ("tolerated", "right")):
-        table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-    table.add_column("beyond", no_wrap=True)
-    for layer, point in worst_points(explanation["points"]):
-        drawn = f"{bar(point)} first" if point == explanation["first"] else bar(point)
-        cells = (layer, _below_layer(point["module"]), f"{point['error']:.1e}", f"{point['tolerance']:.1e}", drawn)
-        table.add_row(*map(escape, cells), style=None if point["holds"] else "bold red")
-    console.print(table)
+    for within in by_graph(explanation):
+        table = Table(title=escape(explanation_title(within)), title_justify="left", box=SIMPLE)
+        table.add_column("layer", justify="right", no_wrap=True)
+        # where room is short, long names are folded and numbers are whole: only columns that may wrap give way
+        table.add_column("worst", overflow="fold")
+        for heading in ("off by", "tolerated"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column("beyond", no_wrap=True)
+        for layer, point in worst_points(within["points"]):
+            drawn = f"{bar(point)} first" if point == within["first"] else bar(point)
+            cells = (layer, _below_layer(point["module"]), f"{point['error']:.1e}", f"{point['tolerance']:.1e}", drawn)
+            table.add_row(*map(escape, cells), style=None if point["holds"] else "bold red")
+        console.print(table)
 
 
 def worst_points(points: Sequence[Section]) -> Iterator[tuple[str, Section]]:
@@ -54,7 +60,8 @@ def worst_points(points: Sequence[Section]) -> Iterator[tuple[str, Section]]:
 
 def _below_layer(module: str) -> str:
     """A module's name within its layer; a layer as a whole is called so."""
-    return re.sub(r"^.*\.\d+$", "the whole layer", re.sub(r"^.*\.\d+\.", "", module))
+    match = re.match(r".*?\.\d+(?:\.(.+))?$", module)
+    return module if match is None else match[1] or "the whole layer"
 
 
 def bar(point: Section) -> str:

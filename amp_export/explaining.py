@@ -1,4 +1,4 @@
-"""Where a graph and its model part: their values within, side by side, up to the first that differs.
+"""Where graphs and their model part: their values within, side by side, up to the first that differs.
 
 Every value has a tolerance of its own, measured as that of logits is: PyTorch in the graph's precision against PyTorch
 in a higher one.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,20 +15,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from amp_export.errors import UnsupportedModelError
+from amp_export.explaining_runs import choose_run
+from amp_export.explaining_values import Recording, Taps, record_graphs, record_torch
 from amp_export.exporters import Precision
-from amp_export.exporters.onnx.tapping import KEY, MASK, QUERY, VALUE, Tap, find_taps, tapped_decoder
-from amp_export.parity_cases import Case, Floats, Integers, replay, token_pool
-from amp_export.parity_suites import torch_decoder
+from amp_export.exporters.onnx.scopes import module_values, sample_names
+from amp_export.exporters.onnx.tapping import find_taps
 from amp_export.validation import NOISE_FACTOR, REFERENCE, run_torch
 
 if TYPE_CHECKING:
-    import torch
-    from transformers import PreTrainedModel
+    import onnx
 
+    from amp_export.parity_suites import AnyCase
     from amp_export.progress import Progress
-
-Recording = dict[str, list[Any]]
-"""By name, the value of every call."""
 
 FLOOR = 1e-6
 """The least tolerance, as a share of a value's largest entry: what is looked up has no noise at all."""
@@ -40,8 +37,9 @@ class Point:
     """A value that graph and model both have.
 
     Attributes:
+        graph: The file of the graph.
         module: The model's name for it.
-        layer: The decoder layer it is in, or None.
+        layer: The layer it is in, or None.
         value: The graph's name for it.
         operator: The operator that makes it.
         error: The largest absolute difference; infinite where the graph has NaN or infinity and the model has not.
@@ -50,6 +48,7 @@ class Point:
         holds: Whether it is within.
     """
 
+    graph: str
     module: str
     layer: int | None
     value: str
@@ -62,11 +61,11 @@ class Point:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Where graph and model part.
+    """Where graphs and model part.
 
     Attributes:
         case: The case that was run.
-        points: Every value that both have, in the order of the graph.
+        points: Every value that both have, in the order of the graphs.
         first: The first that differs, or None.
         operators: The operators from the last value that agrees to that one: the fault is among them.
     """
@@ -81,206 +80,167 @@ class Explanation:
         return asdict(self)
 
 
-def explain(checkpoint: Path, graph: Path, case: Case, *, progress: Progress) -> Explanation:
-    """Holds the values within a decoder's graph against those of the model.
+@dataclass(frozen=True)
+class Insides:
+    """Graphs whose values can be held against those of a model.
+
+    Attributes:
+        checkpoint: What was exported.
+        files: The graphs, in the order in which they are run.
+        models: Their contents without weights, by file.
+        taps: The values, by file.
+        precision: The dtype of what they return.
+    """
+
+    checkpoint: Path
+    files: tuple[Path, ...]
+    models: Mapping[str, onnx.ModelProto]
+    taps: Taps
+    precision: Precision
+
+
+def look_into(checkpoint: Path, files: Sequence[Path]) -> Insides:
+    """Finds the values within graphs that the model has too; nothing is run, and no weights are read.
 
     Args:
         checkpoint: What was exported.
-        graph: The file of the graph, its weights beside it.
-        case: What to run.
+        files: The graphs, in the order in which they are run, their weights beside them.
+
+    Raises:
+        UnsupportedModelError: No value of a graph can be told to be one of the model's.
+        ModelError: A graph is damaged.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    from amp_export.errors import ModelError
+    from amp_export.loading import module_names
+
+    names = module_names(checkpoint)
+    models, taps = {}, {}
+    for file in files:
+        try:
+            model = onnx.load(file, load_external_data=False)
+        except DecodeError as error:
+            raise ModelError(f"{file} is no ONNX graph: {error}\nExport it again.") from error
+        models[file.name] = model
+        taps[file.name] = tuple(find_taps(model, names))
+        if not taps[file.name]:
+            raise UnsupportedModelError(_nothing_alike(file, model, names))
+    return Insides(checkpoint, tuple(files), models, taps, _precision(models[files[0].name]))
+
+
+def explain(insides: Insides, case: AnyCase, *, progress: Progress) -> Explanation:
+    """Holds the values within graphs against those of the model.
+
+    Args:
+        insides: The graphs, and what to look at.
+        case: What to run, of the model's kind.
         progress: Where to show what is going on.
 
     Raises:
-        UnsupportedModelError: No value of the graph can be told to be one of the model's.
+        UnsupportedModelError: No value can be compared.
     """
-    import onnx
-
     from amp_export.checkpoints import open_checkpoint
-    from amp_export.loading import load_model
 
-    model = onnx.load(graph, load_external_data=False)
-    names = [name for name, _ in load_model(checkpoint).named_modules() if name]
-    taps = find_taps(model, names)
-    if not taps:
-        raise UnsupportedModelError(
-            f"No value within {graph} is named after a module of the model, so that they cannot be compared.\n"
-            "Export with amp-export, or with an exporter that keeps the modules' names."
-        )
-    pool = token_pool(checkpoint, open_checkpoint(checkpoint).config.vocab_size)
-    with (
-        progress.step("Running the graph, and looking within"),
-        tapped_decoder(graph.parent, graph.name, taps) as decoder,
-    ):
-        found = _record_graph(decoder, taps, case, pool)
-        precision = decoder.precision
+    path, taps, precision = insides.checkpoint, insides.taps, insides.precision
+    checkpoint = open_checkpoint(path)
+    run = choose_run(checkpoint, insides.files, case, precision)
+    with progress.step("Running the graph, and looking within"):
+        found = record_graphs(run, insides.files, taps)
     with progress.step(f"Running PyTorch in {REFERENCE[precision]}, and looking within"):
-        expected = run_torch(checkpoint, REFERENCE[precision], lambda made: _record_torch(made, taps, case, pool))
+        expected = run_torch(path, REFERENCE[precision], lambda model: record_torch(model, run, taps))
     with progress.step(f"Running PyTorch in {precision}, and looking within"):
-        same = run_torch(checkpoint, precision.value, lambda made: _record_torch(made, taps, case, pool))
+        same = run_torch(path, precision.value, lambda model: record_torch(model, run, taps))
     points = tuple(_points(taps, found, expected, same, precision))
+    if not points:
+        files = ", ".join(str(file) for file in insides.files)
+        raise UnsupportedModelError(
+            f"The values within {files} that are named after modules have other sizes than what the modules return, so "
+            "that they cannot be compared.\nLeave --explain out."
+        )
     first = next((point for point in points if not point.holds), None)
-    return Explanation(case.name, points, first, _operators(model, points, first))
+    operators = _operators(insides.models[first.graph], points, first) if first is not None else ()
+    return Explanation(case.name, points, first, operators)
+
+
+def _nothing_alike(file: Path, model: onnx.ModelProto, names: Sequence[str]) -> str:
+    """Says what a graph has instead of the model's modules."""
+    if scopes := list(module_values(model))[:3]:
+        found = f"its nodes tell of {', '.join(scopes)}"
+    elif nodes := sample_names(model.graph.node):
+        found = f"its nodes have names such as {', '.join(nodes)}, and no metadata that tells of modules"
+    else:
+        found = "its nodes have no names, and no metadata that tells of modules"
+    modules = [name for name in names if not any(other.startswith(f"{name}.") for other in names)]
+    return (
+        f"No value within {file} is named after a module of the model, so that --explain has nothing to compare: "
+        f"{found}; the model's modules are such as {', '.join(modules[:3])}.\n"
+        "Leave --explain out, or give a graph of an exporter that keeps the modules' names: amp-export, Optimum, "
+        "transformers or the onnxruntime-genai builder, before other tools optimize it."
+    )
+
+
+def _precision(model: onnx.ModelProto) -> Precision:
+    """The dtype of the logits, or of what else is returned first."""
+    from onnx import TensorProto
+
+    types = {
+        TensorProto.FLOAT: Precision.FLOAT32,
+        TensorProto.FLOAT16: Precision.FLOAT16,
+        TensorProto.BFLOAT16: Precision.BFLOAT16,
+    }
+    by_name = {output.name: types.get(output.type.tensor_type.elem_type) for output in model.graph.output}
+    known = [precision for precision in (by_name.get("logits"), *by_name.values()) if precision is not None]
+    if not known:
+        raise UnsupportedModelError("The graph returns no floating-point numbers, so that --explain cannot hold them.")
+    return known[0]
 
 
 def _points(
-    taps: Sequence[Tap], found: Recording, expected: Recording, same: Recording, precision: Precision
+    taps: Taps, found: Recording, expected: Recording, same: Recording, precision: Precision
 ) -> Iterator[Point]:
-    for tap in taps:
-        if tap.module not in found or tap.module not in expected:
-            continue
-        pairs = list(zip(found[tap.module], expected[tap.module], same[tap.module], strict=True))
-        pairs = [_align(*pair) for pair in pairs]
-        error = max(_largest(graph - reference) for graph, reference, _ in pairs)
-        noise = max(_largest(rounded - reference) for _, reference, rounded in pairs)
-        scale = max(_largest(reference) for _, reference, _ in pairs)
-        # what is computed exactly in float64 is still rounded once in the graph
-        floor = scale * (FLOOR if precision is Precision.FLOAT32 else float(np.finfo(np.float16).eps))
-        tolerance = NOISE_FACTOR * max(noise, floor)
-        match = re.search(r"\.(\d+)(\.|$)", tap.module)
-        layer = int(match[1]) if match is not None else None
-        yield Point(tap.module, layer, tap.value, tap.operator, error, noise, tolerance, bool(error <= tolerance))
+    for file, graph_taps in taps.items():
+        for tap in graph_taps:
+            values = [recording.get((file, tap.module), []) for recording in (found, expected, same)]
+            if not values[0] or len({len(calls) for calls in values}) > 1:
+                continue
+            aligned = [_align(*call) for call in zip(*values, strict=True)]
+            calls = [call for call in aligned if call is not None]
+            # a value of another size is none that the module returns
+            if len(calls) < len(aligned):
+                continue
+            error = max(_largest(graph - reference) for graph, reference, _ in calls)
+            noise = max(_largest(rounded - reference) for _, reference, rounded in calls)
+            scale = max(_largest(reference) for _, reference, _ in calls)
+            # what is computed exactly in float64 is still rounded once in the graph
+            floor = scale * (FLOOR if precision is Precision.FLOAT32 else float(np.finfo(np.float16).eps))
+            tolerance = NOISE_FACTOR * max(noise, floor)
+            match = re.search(r"\.(\d+)(\.|$)", tap.module)
+            layer = int(match[1]) if match is not None else None
+            holds = bool(error <= tolerance)
+            yield Point(file, tap.module, layer, tap.value, tap.operator, error, noise, tolerance, holds)
 
 
-def _align(graph: Any, reference: Any, rounded: Any) -> tuple[Any, Any, Any]:
-    """The same entries of all three: a window's cache has dropped the oldest keys, and heads may lie on one axis."""
+def _align(graph: Any, reference: Any, rounded: Any) -> tuple[Any, Any, Any] | None:
+    """The same entries of all three: a window's cache has dropped the oldest keys, and heads may lie on one axis.
+
+    Nothing where the sizes do not fit.
+    """
     if graph.ndim == reference.ndim == 4 and graph.shape != reference.shape:
         kept = reference.shape[-1] if graph.shape[-1] != reference.shape[-1] else None
-        if kept is not None:
-            return graph[..., -kept:], reference, rounded
-        return graph[:, :, -reference.shape[2] :], reference, rounded
-    return graph.reshape(reference.shape), reference, rounded
+        graph = graph[..., -kept:] if kept is not None else graph[:, :, -reference.shape[2] :]
+    return (graph.reshape(reference.shape), reference, rounded) if graph.size == reference.size else None
 
 
 def _largest(difference: Any) -> float:
     return float(np.nan_to_num(abs(difference), nan=np.inf, posinf=np.inf).max()) if difference.size else 0.0
 
 
-def _record_graph(decoder: Any, taps: Sequence[Tap], case: Case, pool: Integers) -> Recording:
-    from amp_export.exporters.onnx.sessions import to_float32
-
-    recording: Recording = {}
-
-    def forward(ids: Integers, mask: Integers, places: Integers, past: Any) -> tuple[Floats, Any]:
-        logits, past = decoder.forward(ids, mask, places, past)
-        real = mask[:, -ids.shape[1] :] == 1
-        for tap in taps:
-            value = decoder.tapped.get(tap.value)
-            if value is None:
-                value = past.values.get(tap.value.replace("present", "past_key_values"))
-            if value is None:
-                continue
-            array = value.numpy() if value.data_type() == "tensor(bool)" else to_float32(value)
-            recording.setdefault(tap.module, []).append(_real(tap.module, array.astype(np.float64), real, mask))
-        return logits, past
-
-    replay(case, pool, forward)
-    return recording
-
-
-def _record_torch(model: PreTrainedModel, taps: Sequence[Tap], case: Case, pool: Integers) -> Recording:
-    recording: Recording = {}
-    wanted = {tap.module for tap in taps}
-    state: dict[str, Any] = {}
-
-    def note(name: str, tensor: torch.Tensor) -> None:
-        if name in wanted:
-            array = tensor.detach().double().numpy()
-            recording.setdefault(name, []).append(_real(name, array, state["real"], state["mask"]))
-
-    def watch(name: str) -> Any:
-        def hook(module: Any, inputs: Any, output: Any) -> None:
-            del module, inputs
-            first = output[0] if isinstance(output, tuple) else output
-            if hasattr(first, "detach") and first.is_floating_point():
-                note(name, first)
-
-        return hook
-
-    handles = [module.register_forward_hook(watch(name)) for name, module in model.named_modules() if name in wanted]
-    run = torch_decoder(model)
-
-    def forward(ids: Integers, mask: Integers, places: Integers, past: Any) -> tuple[Floats, Any]:
-        state.update(real=mask[:, -ids.shape[1] :] == 1, mask=mask)
-        return run(ids, mask, places, past)
-
-    try:
-        with _attention_watched(model, note):
-            replay(case, pool, forward)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return recording
-
-
-@contextmanager
-def _attention_watched(model: PreTrainedModel, note: Any) -> Iterator[None]:
-    """Tells what attentions take, where transformers looks their function up in its table: not in eager attention."""
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS as TABLE
-
-    name = model.config._attn_implementation
-    if name not in TABLE:
-        yield
-        return
-    layers: Mapping[int, str] = {
-        id(module): match[1]
-        for path, module in model.named_modules()
-        if (match := re.match(r"(.*\.\d+)\.[^.]+$", path)) is not None
-    }
-    original = TABLE[name]
-
-    def watched(module: Any, query: Any, key: Any, value: Any, mask: Any, *rest: Any, **named: Any) -> Any:
-        if (layer := layers.get(id(module))) is not None:
-            for part, tensor in ((QUERY, query), (KEY, key), (VALUE, value)):
-                note(f"{layer}.attention.{part}", tensor)
-            note(f"{layer}.attention.{MASK}", _seen(query, key, mask))
-        return original(module, query, key, value, mask, *rest, **named)
-
-    TABLE.register(name, watched)
-    try:
-        yield
-    finally:
-        TABLE.register(name, original)
-
-
-def _seen(query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """Which key each query sees, as numbers; without a mask all before it, as scaled_dot_product_attention has it."""
-    import torch
-
-    new, total = query.shape[2], key.shape[2]
-    if mask is None:
-        seen = torch.ones(new, total).tril(total - new) if new > 1 else torch.ones(new, total)
-        return seen.expand(query.shape[0], 1, new, total)
-    return mask.double() if mask.dtype is torch.bool else (mask > torch.finfo(mask.dtype).min / 2).double()
-
-
-def _real(name: str, array: Any, real: Any, mask: Integers) -> Any:
-    """Only what belongs to real tokens: nobody looks at what is computed of padding."""
-    part = name.rsplit(".", 1)[-1] if ".attention." in name else ""
-    array = np.array(array)
-    if part == MASK and array.ndim == 5:
-        # where attention is spelled out, the query heads of a group have an axis
-        array = array[:, :, 0]
-    if part in (KEY, VALUE):
-        array[np.broadcast_to(mask[:, np.newaxis, -array.shape[2] :, np.newaxis] == 0, array.shape)] = 0.0
-    elif part in (QUERY, MASK):
-        array = np.broadcast_to(array, (len(real), *array.shape[1:])).copy()
-        array[np.broadcast_to(~real[:, np.newaxis, :, np.newaxis], array.shape)] = 0.0
-    elif array.ndim == 2 and len(array) == real.size:
-        array[~real.reshape(-1)] = 0.0
-    elif array.ndim >= 2 and array.shape[:2] == real.shape:
-        array[~real] = 0.0
-    elif array.ndim == 4 and array.shape[2] == real.shape[1]:
-        array[np.broadcast_to(~real[:, np.newaxis, :, np.newaxis], array.shape)] = 0.0
-    return array
-
-
-def _operators(model: Any, points: Sequence[Point], first: Point | None) -> tuple[str, ...]:
+def _operators(model: onnx.ModelProto, points: Sequence[Point], first: Point) -> tuple[str, ...]:
     """The operators that make the first value that differs out of values that agree."""
-    if first is None:
-        return ()
-    agreeing = {point.value for point in points if point.holds}
-    nodes = model.graph.node
-    makers = {output: node for node in nodes for output in node.output}
+    agreeing = {point.value for point in points if point.holds and point.graph == first.graph}
+    makers = {output: node for node in model.graph.node for output in node.output if output}
     pending, seen, operators = [first.value], set(), []
     while pending:
         value = pending.pop()

@@ -21,6 +21,10 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt
 """What a tokenizer's vocabulary is stored in, by transformers and by those it reads."""
 
 
+_OPTIONS: Mapping[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+"""Said outright, because without it transformers may ask on the terminal whether to run a checkpoint's code."""
+
+
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Keeps warnings and progress bars of transformers off the terminal, and puts its settings back."""
@@ -97,13 +101,11 @@ def load_model(path: Path, *, dtype: torch.dtype | None = None) -> PreTrainedMod
 
     register()
     with quiet_transformers():
-        # said outright, because without it transformers may ask on the terminal whether to run a checkpoint's code
-        options = {"local_files_only": True, "trust_remote_code": False}
-        config = transformers.AutoConfig.from_pretrained(path, **options)
+        config = transformers.AutoConfig.from_pretrained(path, **_OPTIONS)
         (name, *_) = config.architectures or [find_architecture(config.model_type).class_name]
         auto_name = name.replace("AmpResized", "AutoModel") if isinstance(config, AmpResizedConfig) else name
         model, found = _model_class(path, auto_name, config.model_type).from_pretrained(
-            path, dtype=dtype if dtype is not None else "auto", output_loading_info=True, **options
+            path, dtype=dtype if dtype is not None else "auto", output_loading_info=True, **_OPTIONS
         )
         if dtype is torch.float64:
             model.set_experts_implementation("eager")  # the fast one knows no float64
@@ -114,6 +116,30 @@ def load_model(path: Path, *, dtype: torch.dtype | None = None) -> PreTrainedMod
         )
     loaded: PreTrainedModel = model.eval()
     return loaded
+
+
+def module_names(path: Path) -> list[str]:
+    """The names of all modules of a checkpoint's model, as `named_modules` gives them; no weights are read.
+
+    Args:
+        path: A checkpoint directory.
+    """
+    import torch
+    import transformers
+
+    from amp_export.architectures import find_architecture
+    from amp_export.modeling_amp import AmpResizedConfig, dense_config
+
+    register()
+    with quiet_transformers(), torch.device("meta"):
+        config = transformers.AutoConfig.from_pretrained(path, **_OPTIONS)
+        if isinstance(config, AmpResizedConfig):
+            # resizing gives modules other shapes, and no other names
+            model = getattr(transformers, str(config.dense_class))(dense_config(config))
+        else:
+            (name, *_) = config.architectures or [find_architecture(config.model_type).class_name]
+            model = _model_class(path, name, config.model_type)(config)
+    return [name for name, _ in model.named_modules() if name]
 
 
 def _model_class(path: Path, name: str, model_type: str) -> Any:

@@ -49,6 +49,16 @@ class Case:
         """New tokens of each call of the decoder."""
         return (max(self.prompt_lengths), *self.chunks, *(1,) * self.decode_steps)
 
+    @property
+    def tokens(self) -> int:
+        """Tokens of all rows, padding counted."""
+        return len(self.prompt_lengths) * sum(self.calls)
+
+    @property
+    def is_varied(self) -> bool:
+        """Whether there is a past."""
+        return len(self.calls) > 1
+
 
 LONGEST = 256
 """Tokens of the longest default case, if the model's context is as long: PyTorch has to read it in float64."""

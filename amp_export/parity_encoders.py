@@ -32,6 +32,16 @@ class EncoderCase:
     name: str
     lengths: tuple[int, ...]
 
+    @property
+    def tokens(self) -> int:
+        """Tokens of all rows, padding counted."""
+        return len(self.lengths) * max(self.lengths)
+
+    @property
+    def is_varied(self) -> bool:
+        """Whether there are several rows."""
+        return len(self.lengths) > 1
+
 
 TEXT_CASES = (
     EncoderCase("1 token", (1,)),

@@ -46,6 +46,16 @@ class WritingCase:
     written: int = 1
     decode_steps: int = 0
 
+    @property
+    def tokens(self) -> int:
+        """Tokens of all rows, read and written, padding counted."""
+        return len(self.source_lengths) * (max(self.source_lengths) + self.written + self.decode_steps)
+
+    @property
+    def is_varied(self) -> bool:
+        """Whether all graphs are called."""
+        return self.decode_steps > 0
+
 
 TEXT_CASES = (
     WritingCase("1 token read, 1 written", (1,)),

@@ -34,6 +34,11 @@ if TYPE_CHECKING:
 AnyCase = Case | EncoderCase | WritingCase
 
 
+def default_cases(config: ModelConfig) -> tuple[AnyCase, ...]:
+    """The cases of graphs of every kind, by which a model of that config can be exported."""
+    return (*DEFAULT_CASES, *encoder_cases(config), *writing_cases(config))
+
+
 class Suite(Protocol):
     """What a model is put through; each method returns the outputs of every case, [positions, features] by name."""
 

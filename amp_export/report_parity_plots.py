@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from amp_export.report_palette import BAD, GREY, INK, PRUNED, WHITE
 from amp_export.report_svg import Picture, drawing, to_picture, write_above
-from amp_export.report_words import case_name
+from amp_export.report_words import case_name, explanation_title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -86,7 +86,7 @@ def _tolerance_axis(axes: Axes, worst: float) -> None:
 
 
 def explanation_picture(explanation: Section, name: str) -> Picture:
-    """The error of every value within, layer by layer, as a multiple of its tolerance."""
+    """The error of every value within a graph, layer by layer, as a multiple of its tolerance."""
     points = explanation["points"]
     shares = [point["error"] / point["tolerance"] if point["tolerance"] else math.inf for point in points]
     most = 10 * max([share for share in shares if math.isfinite(share)] + [1.0])
@@ -106,7 +106,7 @@ def explanation_picture(explanation: Section, name: str) -> Picture:
         return to_picture(
             figure,
             name,
-            title=f"Within, in the case {explanation['case']}",
+            title=explanation_title(explanation),
             description=f"The error of {len(points)} values within the model, layer by layer, as a multiple of what "
             f"each tolerates; {len(failing)} are beyond it, drawn as crosses."
             + (f" The first is {failing[0]}." if failing else ""),

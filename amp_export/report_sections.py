@@ -24,7 +24,7 @@ from amp_export.report_layers import LayerCounts, layer_counts, read_importance
 from amp_export.report_page import PageSection, Table
 from amp_export.report_parity_plots import explanation_picture, parity_picture
 from amp_export.report_plots import sizes_picture
-from amp_export.report_words import case_name
+from amp_export.report_words import by_graph, case_name
 from amp_export.reporting import Report, Section, explanation_line, greedy_line, reload_line
 
 HEADINGS = {Unit.QUERY_HEADS: "query heads", Unit.KEY_VALUE_HEADS: "key/value heads", Unit.NEURONS: "neurons"}
@@ -95,7 +95,10 @@ def parity_section(parity: Section | None) -> PageSection:
         lines.append(greedy_line(greedy))
     if (explanation := parity.get("explanation")) is not None:
         lines.append(explanation_line(explanation))
-        pictures.append(explanation_picture(explanation, "explanation"))
+        pictures += [
+            explanation_picture(part, f"explanation-{number}" if number else "explanation")
+            for number, part in enumerate(by_graph(explanation))
+        ]
     return PageSection(anchor, heading, tuple(lines), tuple(pictures), (_parity_table(parity, "Parity by case"),))
 
 

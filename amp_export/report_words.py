@@ -21,6 +21,20 @@ def worst_error(cases: Sequence[Mapping[str, Any]]) -> float:
     return math.nan if any(map(math.isnan, errors)) else max(errors)
 
 
+def by_graph(explanation: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """An explanation in parts, one for each graph that was looked into: layers of two graphs have the same numbers."""
+    first = explanation["first"]
+    for graph in dict.fromkeys(point.get("graph") for point in explanation["points"]):
+        points = [point for point in explanation["points"] if point.get("graph") == graph]
+        yield {**explanation, "graph": graph, "points": points, "first": first if first in points else None}
+
+
+def explanation_title(part: Mapping[str, Any]) -> str:
+    """What a part of an explanation is of."""
+    graph = part.get("graph")
+    return f"Within{f' {graph}' if graph else ''}, in the case {part['case']}"
+
+
 def phase_label(phase: str, point: Mapping[str, Any], lead: Mapping[str, Any] | None = None) -> str:
     """A phase and what it is of: an image or a sound has no tokens.
 

@@ -191,6 +191,9 @@ def explanation_line(explanation: Section) -> str:
     if (first := explanation["first"]) is None:
         return f"Graph and model agree in all of {within}."
     where = f" (layer {first['layer']})" if first["layer"] is not None else ""
+    # an encoder with a decoder is several graphs
+    if len({point.get("graph") for point in explanation["points"]}) > 1:
+        where += f" of {first['graph']}"
     return (
         f"Of {within}, the first that differs is {first['module']}{where}, which {first['operator']} makes: off by up "
         f"to {first['error']:.3g}, tolerated is {first['tolerance']:.3g}. From the last that agree to there: "

@@ -18,7 +18,6 @@ from amp_export.loading import load_model
 from amp_export.manifest import Manifest
 from amp_export.options import Format
 from amp_export.outputs import PRUNED
-from amp_export.parity_cases import DEFAULT_CASES, Case
 from amp_export.parity_files import read_cases
 from amp_export.parity_metrics import agree, distance
 from amp_export.parity_results import CaseResult, Greedy, ParityReport
@@ -28,6 +27,7 @@ from amp_export.report_files import update_report
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from amp_export.explaining import Insides
     from amp_export.exporters.onnx import OnnxModel
     from amp_export.exporters.onnx.foreign import ForeignDecoder
     from amp_export.exporters.tensorrt.running import TensorrtDecoder
@@ -72,36 +72,51 @@ def validate(
 
     Raises:
         OutputError: `output` holds no graph, or its checkpoint is gone.
+        UnsupportedModelError: It is to be looked within, and nothing there can be told to be one of the model's values.
     """
+    from amp_export.explaining import look_into
+    from amp_export.exporters.onnx.sessions import exported_graphs
+
     manifest = Manifest.load(output)
     checkpoint = reference or exported_checkpoint(output, manifest)
     graph, progress = output / to, progress or Silent()
     chosen = read_cases(cases, open_checkpoint(checkpoint).config) if cases is not None else None
-    report = compare(checkpoint, graph, threads=threads, provider=provider, progress=progress, cases=chosen)
+    insides = None
     if explain:
-        report = with_explanation(report, checkpoint, graph, chosen, progress=progress)
+        if to is not Format.ONNX:
+            raise UnsupportedModelError("--explain looks into ONNX graphs.\nLeave it out, or give --to onnx.")
+        insides = look_into(checkpoint, exported_graphs(graph))
+    report = compare(checkpoint, graph, threads=threads, provider=provider, progress=progress, cases=chosen)
+    if insides is not None:
+        report = with_explanation(report, insides, chosen, progress=progress)
     update_report(output, manifest, parity=report.to_json(), progress=progress)
     return report
 
 
 def with_explanation(
-    report: ParityReport, checkpoint: Path, graph: Path, cases: Sequence[AnyCase] | None, *, progress: Progress
+    report: ParityReport, insides: Insides, cases: Sequence[AnyCase] | None, *, progress: Progress
 ) -> ParityReport:
-    """Adds where graph and model part: in the shortest case that fails, or in a short one where none does.
+    """Adds where graphs and model part: in the shortest case that fails, or in a short one where none does.
+
+    Args:
+        report: What was found from outside.
+        insides: What `explaining.look_into` found.
+        cases: What was run; by default the cases of the model's kind.
+        progress: Where to show what is going on.
 
     Raises:
-        UnsupportedModelError: It is no decoder as an ONNX graph, or its values have no names of the model's modules.
+        UnsupportedModelError: No value within can be compared.
     """
     from amp_export.explaining import explain
-    from amp_export.exporters.onnx.exporting import GRAPH
+    from amp_export.parity_suites import default_cases
 
-    if report.greedy is None or not (graph / GRAPH).is_file():
-        raise UnsupportedModelError("--explain looks into decoders, as ONNX graphs.\nLeave it out, or give --to onnx.")
     failing = {result.name for result in report.cases if not result.holds}
-    known = [case for case in cases or DEFAULT_CASES if isinstance(case, Case)]
-    candidates = [case for case in known if case.name in failing] or [case for case in known if len(case.calls) > 1]
-    case = min(candidates or known, key=lambda case: len(case.prompt_lengths) * sum(case.calls))
-    return replace(report, explanation=explain(checkpoint, graph / GRAPH, case, progress=progress).to_json())
+    names = {result.name for result in report.cases}
+    everything = cases or default_cases(open_checkpoint(insides.checkpoint).config)
+    known = [case for case in everything if case.name in names]
+    candidates = [case for case in known if case.name in failing] or [case for case in known if case.is_varied]
+    case = min(candidates or known, key=lambda case: case.tokens)
+    return replace(report, explanation=explain(insides, case, progress=progress).to_json())
 
 
 def exported_checkpoint(output: Path, manifest: Manifest) -> Path:
@@ -155,6 +170,7 @@ def compare_foreign(
     *,
     reference: Path,
     cases: Path | None = None,
+    explain: bool = False,
     threads: int | None = None,
     provider: Provider = Provider.CPU,
     progress: Progress | None = None,
@@ -165,18 +181,20 @@ def compare_foreign(
         graph: The file, or its folder: see `exporters.onnx.foreign.open_foreign`.
         reference: The checkpoint.
         cases: A file of cases; by default all that fits the model.
+        explain: Whether to look within graph and model for where they part.
         threads: Threads of the runtime; by default one for each core.
         provider: What computes a graph within ONNX Runtime.
         progress: Where to show what is going on.
 
     Raises:
         RequestError: An input of the graph cannot be told.
-        UnsupportedModelError: It is no decoder's.
+        UnsupportedModelError: It is no decoder's, or is to be looked within, and tells nothing of the model's modules.
         ModelError: Graph or checkpoint cannot be read.
     """
-    from amp_export.exporters.onnx.foreign import open_foreign
+    from amp_export.explaining import look_into
+    from amp_export.exporters.onnx.foreign import decoder_files, open_foreign
 
-    checkpoint = open_checkpoint(reference)
+    checkpoint, progress = open_checkpoint(reference), progress or Silent()
     chosen = read_cases(cases, checkpoint.config) if cases is not None else None
     model = open_foreign(
         graph,
@@ -185,7 +203,9 @@ def compare_foreign(
         threads=threads,
         provider=provider.onnxruntime_name,
     )
-    return compare_model(model, reference, progress=progress or Silent(), cases=chosen)
+    insides = look_into(reference, decoder_files(graph)) if explain else None
+    report = compare_model(model, reference, progress=progress, cases=chosen)
+    return with_explanation(report, insides, chosen, progress=progress) if insides is not None else report
 
 
 def compare_model(

@@ -14,7 +14,7 @@ from tiny_models import save_tiny_model
 from typer.testing import CliRunner
 
 import amp_export.pruning
-from amp_export import benchmarking, machine
+from amp_export import benchmark_rounds, machine
 from amp_export.checkpoints import open_checkpoint
 from amp_export.cli import app
 from amp_export.proving import ReloadProof
@@ -80,7 +80,7 @@ def test_the_report_has_no_row_that_does_not_exist(model_type: str, converted: C
 def test_the_steps_start_from_what_the_whole_way_wrote(
     model_type: str, converted: Callable[[str], Converted], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(benchmarking, "read_bandwidth", lambda _: machine.read_bandwidth(1, buffer_bytes=1 << 20))
+    monkeypatch.setattr(benchmark_rounds, "read_bandwidth", lambda _: machine.read_bandwidth(1, buffer_bytes=1 << 20))
     done = converted(model_type)
     out = Path(shutil.copytree(done.output, tmp_path / "out"))
     validated = run("validate", out, "--threads", "1", "--json")

@@ -15,7 +15,7 @@ from tiny_models import save_tiny_model, save_tiny_tokenizer
 
 from amp_export.checkpoints import open_checkpoint
 from amp_export.errors import RequestError
-from amp_export.explaining import Explanation, explain
+from amp_export.explaining import Explanation, explain, look_into
 from amp_export.exporters import Opset, Precision
 from amp_export.exporters.onnx import export
 from amp_export.parity_cases import Case
@@ -110,7 +110,7 @@ def export_with(checkpoint: Path, folder: Path, plant: Plant | None) -> Path:
 
 
 def look_within(checkpoint: Path, folder: Path) -> Explanation:
-    return explain(checkpoint, folder / "model.onnx", CASE, progress=Silent())
+    return explain(look_into(checkpoint, [folder / "model.onnx"]), CASE, progress=Silent())
 
 
 @pytest.mark.parametrize(("plant", "place", "operator"), FAULTS.values(), ids=FAULTS)
@@ -162,6 +162,8 @@ def test_a_float16_norm_that_overflows_is_caught(tmp_path: Path) -> None:
     weights = load_file(checkpoint / "model.safetensors")
     # squares of the embeddings are beyond float16, and the embeddings themselves are not
     weights["model.embed_tokens.weight"] *= 2000
+    # what the layer adds is as large, so that it shows in the logits
+    weights[f"model.layers.{LAYER}.self_attn.o_proj.weight"] *= 2000
     save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
     for name, plant in (("right", None), ("wrong", plant_overflow)):
         export(open_checkpoint(checkpoint), tmp_path / name, precision=Precision.FLOAT16)
@@ -169,6 +171,8 @@ def test_a_float16_norm_that_overflows_is_caught(tmp_path: Path) -> None:
             model = onnx.load(tmp_path / name / "model.onnx", load_external_data=False)
             plant(model, tmp_path / name)
             (tmp_path / name / "model.onnx").write_bytes(model.SerializeToString())
+    assert compare(checkpoint, tmp_path / "right", progress=Silent(), cases=[CASE]).holds
+    assert not compare(checkpoint, tmp_path / "wrong", progress=Silent(), cases=[CASE]).holds
     assert look_within(checkpoint, tmp_path / "right").first is None
     found = look_within(checkpoint, tmp_path / "wrong")
     assert found.first is not None

@@ -67,11 +67,14 @@ def test_the_genai_builders_graph_fails_where_texts_are_padded_on_the_left(check
     pytest.importorskip("onnxruntime_genai", reason="onnxruntime-genai is not installed")
     builder = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-p", "fp32", "-e", "cpu"]
     subprocess.run([*builder, "-m", checkpoint, "-o", tmp_path / "genai"], check=True, capture_output=True)
-    report = compare_foreign(tmp_path / "genai" / "model.onnx", reference=checkpoint)
+    report = compare_foreign(tmp_path / "genai" / "model.onnx", reference=checkpoint, explain=True)
     # GroupQueryAttention counts a row's tokens, and takes them for the first ones
     assert [case.name.split(" of ")[0] for case in report.cases if not case.holds] == ["left-padded batch"]
     assert report.greedy is not None
     assert report.greedy.holds
+    assert report.explanation is not None
+    assert report.explanation["first"]["module"] == "model.layers.0.self_attn.o_proj"
+    assert "GroupQueryAttention" in report.explanation["operators"]
     cases = tmp_path / "cases.json"
     cases.write_text(json.dumps([{"name": "one text", "prompt_lengths": [9], "decode_steps": 3}]))
     passed = call("validate", "--onnx", tmp_path / "genai", "--reference", checkpoint, "--cases", cases, "--json")

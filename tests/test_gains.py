@@ -63,7 +63,7 @@ def test_launches_that_favour_one_graph_in_turn_are_not_taken_for_a_gain() -> No
         dense = np.repeat(luck, 5)[:, np.newaxis] * noisy(seed, seconds=1.0, spread=0.01)
         pruned = noisy(seed + 1000, seconds=1.0, spread=0.01)
         conclusions.append(PhaseResult.of(dense.tolist(), pruned, launches=4, seed=seed).conclusion)
-    assert conclusions.count(Conclusion.NOT_SIGNIFICANT) >= 54
+    assert sum(not conclusion.claims for conclusion in conclusions) >= 54
 
 
 def test_pairs_that_slow_down_together_do_not_widen_the_interval() -> None:
@@ -84,6 +84,27 @@ def test_interval_is_the_same_for_the_same_seed() -> None:
 @given(low=st.floats(0.1, 10), width=st.floats(0, 10))
 def test_nothing_is_claimed_where_the_interval_holds_one(low: float, width: float) -> None:
     high = low + width
-    expected = Conclusion.NOT_SIGNIFICANT if low <= 1 <= high else Conclusion.FASTER if low > 1 else Conclusion.SLOWER
-    assert conclude((low, high)) is expected
+    conclusion = conclude((low, high))
+    assert conclusion.claims == (not low <= 1 <= high)
+    if conclusion.claims:
+        assert conclusion is (Conclusion.FASTER if low > 1 else Conclusion.SLOWER)
     assert not math.isnan(high)
+
+
+@pytest.mark.parametrize(
+    ("interval", "expected"),
+    [
+        ((0.98, 1.03), Conclusion.NOT_SIGNIFICANT),
+        ((1.0, 1.1), Conclusion.NOT_SIGNIFICANT),
+        ((0.9, 1.1), Conclusion.TOO_NOISY),
+        ((1.01, 3.0), Conclusion.FASTER),
+    ],
+)
+def test_a_wide_interval_hides_what_a_narrow_one_excludes(interval: tuple[float, float], expected: Conclusion) -> None:
+    assert conclude(interval) is expected
+
+
+def test_variation_is_the_standard_deviation_over_the_mean() -> None:
+    assert Timing.of([[1.0, 2.0], [3.0, 4.0]]).variation == pytest.approx(1.2909944 / 2.5)
+    assert Timing.of([[1.0]]).variation == 0
+    assert Timing.of([[0.5]], tokens=4).tokens_per_second == 8

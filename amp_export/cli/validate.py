@@ -20,7 +20,7 @@ EXAMPLES = examples(
     "amp-export validate out",
     "amp-export validate out --explain",
     "amp-export validate out --thresholds amp-export.toml --baseline baseline.json",
-    "amp-export validate --onnx other.onnx --reference ./my-llama",
+    "amp-export validate --onnx other.onnx --reference ./my-llama --explain",
 )
 
 
@@ -35,7 +35,7 @@ def validate(
         Path | None, typer.Option("--cases", metavar="FILE", help="What to run, as JSON.  [default: cases of its kind]")
     ] = None,
     explain: Annotated[
-        bool, typer.Option("--explain", help="Look within graph and model for the first value that differs.")
+        bool, typer.Option("--explain", help="Look within graph and model, and name the first layer that differs.")
     ] = False,
     to: WhichExport = Format.ONNX,
     provider: ProviderOption = Provider.CPU,
@@ -59,10 +59,16 @@ def validate(
         if onnx is not None:
             from amp_export.validation import compare_foreign
 
-            if output is not None or reference is None or explain:
-                raise RequestError("--onnx takes no OUT and no --explain, and needs --reference CHECKPOINT.")
+            if output is not None or reference is None:
+                raise RequestError("--onnx takes no OUT, and needs --reference CHECKPOINT.")
             parity = compare_foreign(
-                onnx, reference=reference, cases=cases, threads=threads, provider=provider, progress=progress
+                onnx,
+                reference=reference,
+                cases=cases,
+                explain=explain,
+                threads=threads,
+                provider=provider,
+                progress=progress,
             )
             return Report(model=str(onnx), parity=parity.to_json())
         if output is None:

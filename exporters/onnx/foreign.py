@@ -192,16 +192,23 @@ def open_foreign(
         UnsupportedModelError: It takes or returns no keys and values.
     """
     require_runtime()
-    files = _files(path)
     threads = threads if threads is not None else usable_cores()
-    sessions = [open_session(file, threads=threads, providers=[provider]) for file in files]
+    sessions = [open_session(file, threads=threads, providers=[provider]) for file in decoder_files(path)]
     decoder = ForeignDecoder(sessions[0], sessions[-1], widths, head_dim=head_dim, threads=threads)
     if not decoder._ports[-1].past or not decoder._ports[0].present:
         raise UnsupportedModelError(f"{path} takes or returns no keys and values: it is no decoder with a cache.")
     return decoder
 
 
-def _files(path: Path) -> list[Path]:
+def decoder_files(path: Path) -> list[Path]:
+    """The graphs of a decoder: one, or that for prompts and that for later tokens.
+
+    Args:
+        path: The graph, or a folder with `prefill.onnx` and `decode.onnx`, or with `model.onnx`.
+
+    Raises:
+        ModelError: There is none.
+    """
     if path.is_dir():
         both = [path / PREFILL, path / DECODE]
         found = both if all(file.is_file() for file in both) else [path / "model.onnx"]

@@ -56,16 +56,12 @@ class OnnxDecoder:
         precision: The dtype of its weights, activations, keys and values.
         threads: How many threads compute one operator.
         description: Name and version of the runtime.
-        tapped: Values within the graph, as the last call computed them, where some are tapped.
     """
 
-    def __init__(self, session: InferenceSession, *, threads: int, taps: Sequence[str] = ()) -> None:
-        """Takes a session; `taps` are those of its outputs that lie within the graph and are looked at."""
+    def __init__(self, session: InferenceSession, *, threads: int) -> None:
         self._session: InferenceSession | None = session
-        self._taps = list(taps)
-        self.tapped: Mapping[str, OrtValue] = {}
         self._inputs = {entry.name for entry in session.get_inputs()}
-        self._outputs = [output.name for output in session.get_outputs() if output.name not in self._taps]
+        self._outputs = [output.name for output in session.get_outputs()]
         self._past_inputs = [entry for entry in session.get_inputs() if entry.name.startswith("past_key_values.")]
         self.num_layers = len(self._past_inputs) // 2
         self.precision = PRECISIONS[self._past_inputs[0].type]
@@ -113,12 +109,9 @@ class OnnxDecoder:
         binding.bind_output(logits, "cpu")
         for name in present:
             binding.bind_output(name, self._device)
-        for name in self._taps:
-            binding.bind_output(name, "cpu")
         session.run_with_iobinding(binding)
         found: list[OrtValue] = binding.get_outputs()
-        self.tapped = dict(zip(self._taps, found[len(self._outputs) :], strict=True))
-        return found[: len(self._outputs)]
+        return found
 
     def close(self) -> None:
         """Frees the weights."""

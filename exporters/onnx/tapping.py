@@ -1,10 +1,8 @@
-"""Values within a graph that a model has too, and a graph that returns them."""
+"""Values within a graph that a model has too, and graphs that return them."""
 
 from __future__ import annotations
 
-import ast
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,26 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amp_export.exporters.onnx.running_decoders import OnnxDecoder
+from amp_export.exporters.onnx.scopes import module_values
 from amp_export.exporters.onnx.sessions import CPU_PROVIDER, open_session
 from amp_export.exporters.onnx.threads import usable_cores
 
 if TYPE_CHECKING:
     import onnx
+    from onnxruntime import InferenceSession, OrtValue
 
 QUERY, KEY, VALUE, MASK = "query", "key", "value", "mask"
 """What an attention takes, under the name of its module."""
 
-_ALIASES = ((r"\battn\b", "self_attn"), (r"\bfinal_norm_layernorm\b", "norm"))
-"""Modules that the onnxruntime-genai builder calls otherwise: `make_attention`, builders/base.py, 0.18."""
-
-_SCOPES = "pkg.torch.onnx.name_scopes"
-"""Where torch's exporter notes the modules that a node is from."""
-
 
 @dataclass(frozen=True)
 class Tap:
-    """A value of the graph.
+    """A value of a graph.
 
     Attributes:
         module: What the model calls it: a module, or a module and what its attention takes.
@@ -50,66 +43,98 @@ class Tap:
 def find_taps(model: onnx.ModelProto, modules: Iterable[str]) -> list[Tap]:
     """Finds the values that modules of the model return, and what attentions take, in the order of the computation.
 
-    Graphs that this project builds name values after modules. In others, a module's value is the last that is made
-    within its scope, which exporters leave in the names of nodes or in their metadata.
+    Graphs that this project builds name values after modules; of others see `scopes.module_values`.
 
     Args:
         model: The graph.
         modules: Names of modules, as `named_modules` gives them.
     """
     nodes = model.graph.node
-    makers = {output: number for number, node in enumerate(nodes) for output in node.output}
-    scopes = {number: scope for number, node in enumerate(nodes) if (scope := _scope(node)) is not None}
-    taps = []
+    makers = {output: number for number, node in enumerate(nodes) for output in node.output if output}
+    returned = module_values(model)
+    innermost: dict[str, str] = {}
     for module in modules:
-        number = makers.get(module) if _is_named_alike(module, makers) else None
-        value = module
-        if number is None:
-            within = [number for number, scope in scopes.items() if scope == module or scope.startswith(f"{module}.")]
-            if not within or not module:
-                continue
-            number = within[-1]
-            value = nodes[number].output[0]
-        taps.append(Tap(module, value, number, nodes[number].op_type))
+        value = returned.get(module) or (module if _is_named_alike(module, makers) else "")
+        # what a module returns may be its last submodule's: the outer one says nothing new, or adds what was fused away
+        if value in makers and module.count(".") >= innermost.get(value, "").count("."):
+            innermost[value] = module
+    taps = [Tap(module, value, makers[value], nodes[makers[value]].op_type) for value, module in innermost.items()]
     taps += _attention_inputs(model, makers)
     return sorted(taps, key=lambda tap: tap.node)
 
 
+class TappedSession:
+    """A session that computes values within its graph as well, and keeps them.
+
+    Attributes:
+        calls: For every call so far all that was computed, by name.
+    """
+
+    def __init__(self, session: InferenceSession, values: Sequence[str]) -> None:
+        """Takes a session; `values` are those of its outputs that lie within the graph."""
+        self._session = session
+        self._values = values
+        self.calls: list[Mapping[str, OrtValue]] = []
+
+    def get_inputs(self) -> list[Any]:
+        """The graph's inputs."""
+        return list(self._session.get_inputs())
+
+    def get_outputs(self) -> list[Any]:
+        """The graph's outputs, without the values within."""
+        return [output for output in self._session.get_outputs() if output.name not in self._values]
+
+    def run_with_ort_values(self, names: Sequence[str], given: Mapping[str, OrtValue]) -> list[OrtValue]:
+        """Computes outputs."""
+        wanted = [*names, *self._values]
+        found: list[OrtValue] = self._session.run_with_ort_values(wanted, given)
+        self.calls.append(dict(zip(wanted, found, strict=True)))
+        return found[: len(names)]
+
+
 @contextmanager
-def tapped_decoder(folder: Path, file: str, taps: Sequence[Tap]) -> Iterator[OnnxDecoder]:
-    """A decoder that returns values within its graph as well.
+def tapped_sessions(files: Sequence[Path], taps: Mapping[str, Sequence[Tap]]) -> Iterator[list[TappedSession]]:
+    """Loads graphs that return values within them as well.
 
     Fusions that would swallow such a value are not made, so that a fault of a fused kernel cannot be seen.
+
+    Args:
+        files: The graphs, all in one folder.
+        taps: The values, by the name of the graph's file.
     """
+    with tempfile.TemporaryDirectory(prefix=".tapped-", dir=files[0].parent) as scratch:
+        yield [_tapped_session(file, taps[file.name], Path(scratch)) for file in files]
+
+
+def _tapped_session(file: Path, taps: Sequence[Tap], scratch: Path) -> TappedSession:
     import onnx
 
-    model = onnx.load(folder / file, load_external_data=False)
+    model = onnx.load(file, load_external_data=False)
     known = {value.name for value in model.graph.output}
     names = [name for name in dict.fromkeys(tap.value for tap in taps) if name not in known]
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    with tempfile.TemporaryDirectory(prefix=".tapped-", dir=folder) as scratch:
-        for data in _data_files(model):
-            # a link to the same file: the runtime follows none that lead elsewhere, and weights are large
-            (Path(scratch) / data).parent.mkdir(parents=True, exist_ok=True)
-            try:
-                os.link(folder / data, Path(scratch) / data)
-            except OSError:
-                shutil.copy2(folder / data, Path(scratch) / data)
-        (Path(scratch) / file).write_bytes(model.SerializeToString())
-        threads = usable_cores()
-        session = open_session(Path(scratch) / file, threads=threads, providers=[CPU_PROVIDER])
-        decoder = OnnxDecoder(session, threads=threads, taps=names)
-        try:
-            yield decoder
-        finally:
-            decoder.close()
+    for data in _data_files(model):
+        _link(file.parent / data, scratch / data)
+    (scratch / file.name).write_bytes(model.SerializeToString())
+    return TappedSession(open_session(scratch / file.name, threads=usable_cores(), providers=[CPU_PROVIDER]), names)
+
+
+def _link(data: Path, place: Path) -> None:
+    """Puts the same file at another place: the runtime follows no link that leads elsewhere, and weights are large."""
+    if place.exists():
+        return
+    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(data, place)
+    except OSError:
+        shutil.copy2(data, place)
 
 
 def _attention_inputs(model: onnx.ModelProto, makers: Mapping[str, int]) -> Iterator[Tap]:
     """What attentions take, of graphs that this project builds: their nodes are `LAYER.attention` or within it."""
     by_name = {node.name: node for node in model.graph.node}
     for node in model.graph.node:
-        if node.op_type == "Attention":
+        if node.op_type == "Attention" and node.name.endswith(".attention"):
             layer, values = (
                 node.name.removesuffix(".attention"),
                 dict(zip((QUERY, KEY, VALUE, MASK), node.input, strict=False)),
@@ -138,20 +163,7 @@ def _is_named_alike(module: str, makers: Mapping[str, int]) -> bool:
     Not where a module scales its embeddings itself, nor where it is the whole attention: the graph's `attention` is
     what comes before the output projection.
     """
-    return f"{module}.scaled" not in makers and not module.endswith(".attention")
-
-
-def _scope(node: Any) -> str | None:
-    for entry in node.metadata_props:
-        if entry.key == _SCOPES:
-            scopes: list[str] = [scope for scope in ast.literal_eval(entry.value) if scope]
-            return scopes[-2] if len(scopes) > 1 else None
-    if "/" not in node.name:
-        return None
-    scope = str(node.name).strip("/").replace("/", ".")
-    for pattern, name in _ALIASES:
-        scope = re.sub(pattern, name, scope)
-    return scope
+    return module in makers and f"{module}.scaled" not in makers and not module.endswith(".attention")
 
 
 def _data_files(model: onnx.ModelProto) -> list[str]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from amp_export.exporters.onnx.scopes import MODULES, traced_values
 from amp_export.exporters.onnx.tracing_fixes import mend_norms, mend_rotations
 from amp_export.exporters.onnx.tracing_jobs import Axes, Job, flatten
 from amp_export.exporters.onnx.weights import aligned_offset
@@ -32,8 +34,11 @@ def tidy(model: ir.Model, job: Job) -> list[str]:
     mend_rotations(model)
     mend_norms(model)
     frozen = _name_axes(model, job)
+    returned = traced_values(model)
     _strip(model)
     _merge_equal_weights(model)
+    # of all that tracing notes at every node this is kept, so that a value can be found by its module
+    model.metadata_props[MODULES] = json.dumps(returned, separators=(",", ":"))
     return frozen
 
 
