@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,7 +125,9 @@ def _over_cases(name: str, choose: Callable[[Iterable[float]], float]) -> Callab
     def read(report: Report, _: Path | None) -> Found:
         cases = [] if report.parity is None else report.parity["cases"]
         found = [case[name] for case in cases if case[name] is not None]
-        return _alone(choose(found) if found else None)
+        # what is no number is neither the largest nor the smallest to Python, and must not be passed over
+        not_a_number = next(filter(math.isnan, found), None)
+        return _alone(not_a_number if not_a_number is not None else choose(found) if found else None)
 
     return read
 

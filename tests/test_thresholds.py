@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import sample_reports
 from conftest import Converted
 from hypothesis import given
 from hypothesis import strategies as st
@@ -118,6 +119,14 @@ def test_a_real_report_has_every_number(converted: Callable[[str], Converted]) -
     # the files are counted anew, as the benchmark counted them
     assert values["size"].value == report["benchmark"]["pruned"]["bytes_on_disk"]
     assert values["gain.decode"].interval == tuple(report["benchmark"]["phases"]["decode"]["interval"])
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_case_of_which_nothing_is_known_is_the_worst(order: int) -> None:
+    cases = [{**sample_reports.case("1 token"), "kl": kl} for kl in (1e-9, float("nan"), 1e-8)[::order]]
+    values = measure(Report("m", parity=sample_reports.parity(*cases)), None)
+    (check,) = check_thresholds([Threshold(BY_KEY["max_kl"], "", 1.0)], values)
+    assert not check.holds
 
 
 def test_the_guide_names_every_threshold() -> None:
