@@ -137,6 +137,11 @@ def _perplexity_ratio(report: Report, _: Path | None) -> Found:
     return _alone(None if quality is None else quality["pruned"] / quality["dense"])
 
 
+def _quality(name: str) -> Callable[[Report, Path | None], Found]:
+    # reports of earlier versions have the perplexities alone
+    return lambda report, _: _alone(None if report.quality is None else report.quality.get(name))
+
+
 def _parameters(report: Report, _: Path | None) -> Found:
     return _alone(None if report.pruning is None else report.pruning["parameters_after"])
 
@@ -192,6 +197,25 @@ METRICS = (
         unit=Unit.NONE,
         made_by="prune",
         read=_perplexity_ratio,
+        tolerated=0.01,
+    ),
+    Metric(
+        name="quality_kl",
+        means="mean KL divergence of the pruned model from the dense one, in nats",
+        unit=Unit.NONE,
+        made_by="prune",
+        read=_quality("kl"),
+        tolerated=0.01,
+        # rounding moves a divergence of nearly nothing by a larger share
+        least=1e-6,
+    ),
+    Metric(
+        name="quality_top1_agreement",
+        means="share of tokens for which the pruned and the dense model find the same one the likeliest",
+        unit=Unit.NONE,
+        made_by="prune",
+        read=_quality("top1_agreement"),
+        rises=True,
         tolerated=0.01,
     ),
     Metric(

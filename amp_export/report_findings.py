@@ -111,11 +111,18 @@ def _quality(quality: Section | None) -> Finding:
         return Finding("Quality", Standing.OPEN, "", sentence)
     dense, pruned = quality["dense"], quality["pruned"]
     way = "rose" if pruned > dense else "fell"
+    agreement = ""
+    if quality.get("kl") is not None:
+        agreement = (
+            f" For {quality['top1_agreement']:.1%} of the tokens both find the same one the likeliest; the mean KL "
+            f"divergence from the dense model is {quality['kl']:.3g} nats."
+        )
     return Finding(
         "Perplexity",
         Standing.MEASURED,
         f"x {pruned / dense:.2f}",
-        f"It {way} from {dense:.2f} (dense) to {pruned:.2f} (pruned); lower is better. Measured on {quality['text']}.",
+        f"It {way} from {dense:.2f} (dense) to {pruned:.2f} (pruned); lower is better.{agreement} Measured on "
+        f"{quality['text']}.",
     )
 
 

@@ -110,6 +110,9 @@ def _properties(report: Report) -> Iterator[tuple[str, str]]:
     if report.quality is not None:
         yield "perplexity.dense", f"{report.quality['dense']:.6g}"
         yield "perplexity.pruned", f"{report.quality['pruned']:.6g}"
+        for name in ("kl", "top1_agreement"):
+            if report.quality.get(name) is not None:
+                yield f"quality.{name}", f"{report.quality[name]:.6g}"
     if report.benchmark is not None:
         yield from _benchmark_properties("benchmark", report.benchmark)
     for name, device in (report.devices or {}).items():

@@ -32,7 +32,7 @@ class Report:
         schema: Version of this format.
         model: What was asked for.
         pruning: The plan's summary, parameters before and after, the rewrite and the reload proof.
-        quality: Perplexity of dense and pruned model.
+        quality: `Quality`; of earlier versions the perplexities alone.
         parity: `ParityReport`.
         benchmark: `BenchmarkReport`.
         devices: What devices found out, by their names; see `device_reports`.
@@ -129,6 +129,7 @@ def summary_rows(report: Report) -> Iterator[Row]:
         dense_perplexity, pruned_perplexity = quality["dense"], quality["pruned"]
         cost = f"x {pruned_perplexity / dense_perplexity:.2f}"
         yield Row("Held-back perplexity", f"{dense_perplexity:.2f}", f"{pruned_perplexity:.2f}", cost)
+        yield from _agreement_rows(quality)
     if (benchmark := report.benchmark) is not None:
         yield from _benchmark_rows(benchmark)
     for name, device in (report.devices or {}).items():
@@ -136,6 +137,13 @@ def summary_rows(report: Report) -> Iterator[Row]:
             yield Row(f"On {name}")
             yield from _benchmark_rows(benchmark)
             yield from _device_rows(benchmark)
+
+
+def _agreement_rows(quality: Section) -> Iterator[Row]:
+    """How far the pruned model predicts what the dense one does, which reports of earlier versions do not say."""
+    if quality.get("kl") is not None:
+        yield Row("KL from dense, nats", pruned=f"{quality['kl']:.3g}")
+        yield Row("Same first choice", pruned=f"{quality['top1_agreement']:.1%}")
 
 
 def _width_rows(dense: Section, layers: Sequence[Section]) -> Iterator[Row]:
@@ -207,7 +215,7 @@ def verdict_lines(report: Report) -> Iterator[str]:
             if not case["holds"]
         )
     if report.quality is not None:
-        yield f"Perplexity is measured on {report.quality['text']}."
+        yield f"Quality is measured on {report.quality['text']}."
     if report.benchmark is not None:
         yield benchmark_line(report.benchmark)
     for name, device in (report.devices or {}).items():

@@ -191,7 +191,13 @@ def full_report() -> Report:
     return Report(
         "org/a-model",
         pruning=pruning(),
-        quality={"dense": 22.8, "pruned": 34.2, "text": "2 prompts held back from calibration"},
+        quality={
+            "dense": 22.8,
+            "pruned": 34.2,
+            "kl": 0.412,
+            "top1_agreement": 0.75,
+            "text": "2 prompts held back from calibration",
+        },
         parity={
             **parity(*cases, case("no number", share=float("nan"))),
             "greedy": {"steps": 64, "common": 11, "near_tie": False, "holds": False},

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sample_reports import bare_report, case, encoder_report, full_report, parity
 
+from amp_export.metrics import measure
 from amp_export.report_findings import findings, headline
 from amp_export.report_junit import to_junit
 from amp_export.report_markdown import to_markdown
@@ -73,6 +74,7 @@ def test_what_has_no_limit_is_a_property() -> None:
     properties = {each.get("name"): each.get("value") for each in read(full_report()).iter("property")}
     assert properties["version.torch"] == "2.13.0"
     assert properties["perplexity.pruned"] == "34.2"
+    assert (properties["quality.kl"], properties["quality.top1_agreement"]) == ("0.412", "0.75")
     assert properties["benchmark.dense.bytes_on_disk"] == "500000000"
     assert float(properties["benchmark.decode.pruned.median_seconds"] or "") == pytest.approx(0.02 / 1.15, rel=0.1)
     assert "devices.orin.local.decode.speedup" in properties
@@ -89,6 +91,25 @@ def test_parity_that_nobody_checked_is_skipped_and_no_success() -> None:
 def test_any_name_makes_xml_that_parses(name: str) -> None:
     suite = read(Report(name, parity=parity(case(name))))
     assert len(suite.findall("testcase")) == 1
+
+
+def test_quality_is_told_apart_from_parity() -> None:
+    text = to_markdown(full_report())
+    assert "| KL from dense, nats |  | 0.412 |  |" in text
+    assert "| Same first choice |  | 75.0% |  |" in text
+    (finding,) = [each for each in findings(full_report()) if each.subject == "Perplexity"]
+    assert "For 75.0% of the tokens both find the same one the likeliest" in finding.sentence
+
+
+def test_a_report_of_perplexities_alone_says_no_more() -> None:
+    earlier = {"dense": 22.8, "pruned": 34.2, "text": "2 prompts"}
+    report = replace(encoder_report(), quality=earlier)
+    assert "| Held-back perplexity | 22.80 | 34.20 | x 1.50 |" in to_markdown(report)
+    assert "KL from dense" not in to_markdown(report)
+    assert {each.get("name") for each in read(report).iter("property")}.isdisjoint(["quality.kl"])
+    assert measure(report, None).keys().isdisjoint(["quality_kl", "quality_top1_agreement"])
+    (finding,) = [each for each in findings(report) if each.subject == "Perplexity"]
+    assert finding.sentence == "It rose from 22.80 (dense) to 34.20 (pruned); lower is better. Measured on 2 prompts."
 
 
 def test_a_pull_request_reads_the_verdict_first() -> None:

@@ -67,6 +67,13 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         read_thresholds(tmp_path / "absent.toml")
 
 
+def test_quality_and_parity_have_limits_of_their_own(tmp_path: Path) -> None:
+    values = {"kl": Value(1e-9), "top1_agreement": Value(1.0), "quality_kl": Value(0.5)}
+    values["quality_top1_agreement"] = Value(0.7)
+    text = "[thresholds]\nmax_kl = 1e-4\nmin_top1_agreement = 1\nmax_quality_kl = 0.4\nmin_quality_top1_agreement = 0.6"
+    assert [check.holds for check in checked(tmp_path, text, values)] == [True, True, False, True]
+
+
 def test_a_failure_says_by_how_much(tmp_path: Path) -> None:
     values = {"size": Value(6e8), "kl": Value(1e-5)}
     size, kl = checked(tmp_path, '[thresholds]\nmax_size = "500 MB"\nmax_kl = 1e-4', values)
