@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from amp_export.checks import Against, Check
 from amp_export.gains import Conclusion
 from amp_export.report_words import phase_label, worst_error
 from amp_export.reporting import Report, Section
@@ -63,6 +64,8 @@ def _findings_here(report: Report) -> Iterator[Finding]:
     yield _parity(report.parity)
     for name, device in (report.devices or {}).items():
         yield _device_parity(name, device)
+    for against in Against:
+        yield from _checks(against, [check for check in report.checks or () if check.against is against])
     if report.pruning is not None:
         yield _quality(report.quality)
     if report.benchmark is not None:
@@ -103,6 +106,22 @@ def _device_parity(name: str, device: Section) -> Finding:
         f"With {device['runtime']} the {' and the '.join(device['parity'])} graph are off by up to "
         f"{worst_error(cases):.2g}, and {tolerance:.2g} is tolerated.",
     )
+
+
+KEPT = {
+    Against.THRESHOLDS: "Every number keeps to its threshold.",
+    Against.BASELINE: "No number is worse than in the baseline by more than is tolerated.",
+}
+"""What it means that all checks hold."""
+
+
+def _checks(against: Against, checks: Sequence[Check]) -> Iterator[Finding]:
+    if not checks:
+        return
+    failed = [check.text for check in checks if not check.holds]
+    standing = Standing.FAILS if failed else Standing.HOLDS
+    number = f"in {len(failed) or len(checks)} of {len(checks)} numbers"
+    yield Finding(against.capitalize(), standing, number, " ".join(failed) or KEPT[against])
 
 
 def _quality(quality: Section | None) -> Finding:

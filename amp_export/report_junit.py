@@ -77,6 +77,8 @@ def _tests(report: Report) -> Iterator[Test]:
     for name, device in (report.devices or {}).items():
         for subject, parity in device["parity"].items():
             yield from _parity_tests(f"parity.{subject}", parity, where=f" on {name}")
+    for check in report.checks or ():
+        yield _judged(check.against, check.name, check.text, holds=check.holds)
     if report.pruning is not None and report.pruning["reload"] is not None:
         # a checkpoint that does not reload is never written
         yield Test("reload", "the pruned checkpoint reloads bit for bit", output=reload_line(report.pruning["reload"]))

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from amp_export.checks import Against, Check
 from amp_export.device_reports import device_lines, device_verdict
 from amp_export.errors import OutputError
 from amp_export.gains import Conclusion
@@ -36,6 +37,7 @@ class Report:
         parity: `ParityReport`.
         benchmark: `BenchmarkReport`.
         devices: What devices found out, by their names; see `device_reports`.
+        checks: What came of thresholds and of a baseline when these numbers were last held to them.
         packages: Versions of what computed it.
     """
 
@@ -45,6 +47,7 @@ class Report:
     parity: Section | None = None
     benchmark: Section | None = None
     devices: Mapping[str, Section] | None = None
+    checks: tuple[Check, ...] | None = None
     packages: Mapping[str, str] | None = None
     schema: int = SCHEMA
 
@@ -66,9 +69,10 @@ class Report:
                 "Measure again: amp-export validate, then amp-export benchmark."
             )
         try:
-            return cls(**content)
-        except TypeError as error:
-            raise OutputError(f"{output / JSON_NAME} is damaged: {error}") from error
+            report = cls(**content)
+            return replace(report, checks=_read_checks(content.get("checks")))
+        except (KeyError, TypeError, ValueError) as error:
+            raise OutputError(f"{output / JSON_NAME} is damaged: {error!r}") from error
 
     @classmethod
     def of(cls, manifest: Manifest) -> Report:
@@ -90,9 +94,20 @@ class Report:
         checked = [section["holds"] for section in (self.parity, *(self.devices or {}).values()) if section is not None]
         return all(checked)
 
+    @property
+    def checks_hold(self) -> bool:
+        """Whether it keeps to the thresholds and the baseline that it was held to."""
+        return all(check.holds for check in self.checks or ())
+
     def to_json(self) -> str:
         """The text of report.json."""
         return json.dumps(asdict(self), indent=2) + "\n"
+
+
+def _read_checks(content: Sequence[Section] | None) -> tuple[Check, ...] | None:
+    if content is None:
+        return None
+    return tuple(Check(**{**check, "against": Against(check["against"])}) for check in content)
 
 
 def record_verdicts(manifest: Manifest, report: Report) -> Manifest:

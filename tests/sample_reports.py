@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from amp_export.checks import Against, Check
 from amp_export.gains import PhaseResult
 from amp_export.manifest import Manifest, SourceRecord
 from amp_export.plans import LayerPlan, Plan
@@ -205,6 +206,11 @@ def full_report() -> Report:
         },
         benchmark=benchmark(),
         devices={"orin.local": device()},
+        checks=(
+            Check("max_kl", True, "3e-09 is at most 0.0001", Against.THRESHOLDS),
+            Check("max_size", False, "600 MB is above 500 MB by 100 MB (20.0%)", Against.THRESHOLDS),
+            Check("size", True, "600 MB before, 600 MB now (+0.00%); nothing worse is tolerated", Against.BASELINE),
+        ),
         packages={"torch": "2.13.0", "numpy": "2.4.6"},
     )
 

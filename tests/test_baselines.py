@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from conftest import Converted
@@ -107,6 +108,15 @@ def test_validate_writes_a_baseline_and_fails_on_what_got_worse(
     assert code == 1
     assert "size: FAILS, " in text
     assert "kl: holds, " in text
+    suite = ElementTree.parse(output / "report.xml").getroot()
+    tests = {
+        each.get("name"): each for each in suite.iter("testcase") if each.get("classname") == "amp_export.baseline"
+    }
+    assert tests.keys() == smaller["metrics"].keys()
+    assert {name for name, test in tests.items() if test.find("failure") is not None} == {"size"}
+    assert "Baseline: FAILS in 1 of" in (output / "report.html").read_text()
+    shown = CliRunner().invoke(app, ["report", str(output)])
+    assert (shown.exit_code, "size: FAILS, " in shown.stderr) == (1, True)
 
 
 def test_a_run_that_fails_is_no_baseline(converted: Callable[[str], Converted], tmp_path: Path) -> None:
@@ -115,8 +125,10 @@ def test_a_run_that_fails_is_no_baseline(converted: Callable[[str], Converted], 
     output, file = converted("llama").output, tmp_path / "baseline.json"
     report = Report.load(output)
     failed = replace(report, parity={**(report.parity or {}), "holds": False})
-    (check,) = Checks(output, baseline=file, update_baseline=True).run(failed)
-    assert not check.holds
+    checks = Checks(output, baseline=file, update_baseline=True)
+    said = checks.write_baseline(checks.run(failed))
+    assert said is not None
+    assert "was not written: a run that fails is no baseline" in said
     assert not file.exists()
 
 

@@ -57,6 +57,9 @@ def test_every_case_of_every_output_is_a_test() -> None:
         ("amp_export.parity", "64 tokens written greedily"),
         ("amp_export.parity.dense", "17 tokens: logits on orin.local"),
         ("amp_export.parity.pruned", "17 tokens: logits on orin.local"),
+        ("amp_export.thresholds", "max_kl"),
+        ("amp_export.thresholds", "max_size"),
+        ("amp_export.baseline", "size"),
         ("amp_export.reload", "the pruned checkpoint reloads bit for bit"),
     ]
     failures = [failure.get("message") for failure in suite.iter("failure")]
@@ -68,6 +71,7 @@ def test_every_case_of_every_output_is_a_test() -> None:
     assert failures[1].startswith("largest error nan")
     assert failures[2] is not None
     assert failures[2].endswith("that FAILS.")
+    assert failures[3:] == ["max_size: FAILS, 600 MB is above 500 MB by 100 MB (20.0%)."]
 
 
 def test_what_has_no_limit_is_a_property() -> None:
@@ -91,6 +95,21 @@ def test_parity_that_nobody_checked_is_skipped_and_no_success() -> None:
 def test_any_name_makes_xml_that_parses(name: str) -> None:
     suite = read(Report(name, parity=parity(case(name))))
     assert len(suite.findall("testcase")) == 1
+
+
+def test_a_number_that_breaks_its_limit_is_in_the_headline() -> None:
+    report = replace(full_report(), devices=None, parity=parity(case("1 token")))
+    assert report.holds
+    assert not report.checks_hold
+    beginning = (
+        "Parity: holds in 1 of 1 cases; Thresholds: FAILS in 1 of 2 numbers; Baseline: holds in 1 of 1 numbers; "
+    )
+    assert headline(report).startswith(beginning)
+    lines = to_markdown(report).splitlines()
+    assert lines[2].startswith(f"**{beginning}")
+    assert "- **max_size: FAILS, 600 MB is above 500 MB by 100 MB (20.0%).**" in lines
+    assert "| max_size | thresholds | 600 MB is above 500 MB by 100 MB (20.0%) | **no** |" in lines
+    assert "| max_kl | thresholds | 3e-09 is at most 0.0001 | yes |" in lines
 
 
 def test_quality_is_told_apart_from_parity() -> None:

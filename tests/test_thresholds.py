@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -12,12 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from amp_export.checks import Check
 from amp_export.cli import app
 from amp_export.errors import RequestError
 from amp_export.metrics import METRICS, Value, measure
 from amp_export.options import Format
 from amp_export.reporting import Report
-from amp_export.thresholds import FACTORS, Check, Threshold, check_thresholds, read_thresholds
+from amp_export.thresholds import FACTORS, Threshold, check_thresholds, read_thresholds
 
 BY_KEY = {metric.key: metric for metric in METRICS}
 
@@ -148,8 +150,21 @@ def test_report_exits_as_thresholds_say(
     file = written(tmp_path, f'[thresholds]\nmax_size = "{limit}"')
     shown = CliRunner().invoke(app, ["report", str(converted("llama").output), "--thresholds", str(file), "--json"])
     assert shown.exit_code == code
-    assert shown.stdout == converted("llama").output.joinpath("report.json").read_text()
+    printed, stored = json.loads(shown.stdout), json.loads((converted("llama").output / "report.json").read_text())
+    assert [(check["name"], check["holds"]) for check in printed.pop("checks")] == [("max_size", code == 0)]
+    assert stored.pop("checks") is None
+    assert printed == stored
     assert ("FAILS" in shown.stderr) == (code == 1)
+
+
+def test_a_form_that_is_written_tells_what_was_checked(converted: Callable[[str], Converted], tmp_path: Path) -> None:
+    output = Path(shutil.copytree(converted("llama").output, tmp_path / "out"))
+    file = written(tmp_path, '[thresholds]\nmax_size = "1 kB"')
+    command = ["report", str(output), "--thresholds", str(file), "--format", "xml"]
+    assert CliRunner().invoke(app, command).exit_code == 1
+    assert "max_size: FAILS" in (output / "report.xml").read_text()
+    assert CliRunner().invoke(app, ["report", str(output), "--format", "md"]).exit_code == 1
+    assert "max_size: FAILS" in (output / "report.md").read_text(), "report.json has it too"
 
 
 def test_a_bad_file_is_found_before_anything_runs(converted: Callable[[str], Converted], tmp_path: Path) -> None:
