@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from amp_export.checks import Against, Check
 from amp_export.gains import Conclusion
-from amp_export.report_words import phase_label, worst_error
+from amp_export.report_words import count_failed, in_how_many, phase_label, worst_error
 from amp_export.reporting import Report, Section
 
 
@@ -80,12 +80,8 @@ def _findings_here(report: Report) -> Iterator[Finding]:
 def _parity(parity: Section | None) -> Finding:
     if parity is None:
         return Finding("Parity", Standing.OPEN, "", "Nobody has checked the graph yet: amp-export validate OUT does.")
-    names = {case["name"] for case in parity["cases"]}
-    failed = {case["name"] for case in parity["cases"] if not case["holds"]}
-    if parity["holds"] or failed:
-        number = f"in {len(failed) or len(names)} of {len(names)} cases"
-    else:
-        number = "in what it writes"
+    failed, total = count_failed(parity["cases"])
+    number = in_how_many(failed, total) if parity["holds"] or failed else "in what it writes"
     worst = worst_error(parity["cases"])
     return Finding(
         "Parity",
@@ -98,11 +94,13 @@ def _parity(parity: Section | None) -> Finding:
 
 def _device_parity(name: str, device: Section) -> Finding:
     cases = [case for parity in device["parity"].values() for case in parity["cases"]]
+    # both graphs run the same cases, so that these are counted by graph
+    counts = [count_failed(parity["cases"]) for parity in device["parity"].values()]
     tolerance = max(parity["tolerance"] for parity in device["parity"].values())
     return Finding(
         f"Parity on {name}",
         Standing.HOLDS if device["holds"] else Standing.FAILS,
-        f"in {sum(not case['holds'] for case in cases) or len(cases)} of {len(cases)} cases",
+        in_how_many(sum(failed for failed, _ in counts), sum(total for _, total in counts)),
         f"With {device['runtime']} the {' and the '.join(device['parity'])} graph are off by up to "
         f"{worst_error(cases):.2g}, and {tolerance:.2g} is tolerated.",
     )
@@ -120,7 +118,7 @@ def _checks(against: Against, checks: Sequence[Check]) -> Iterator[Finding]:
         return
     failed = [check.text for check in checks if not check.holds]
     standing = Standing.FAILS if failed else Standing.HOLDS
-    number = f"in {len(failed) or len(checks)} of {len(checks)} numbers"
+    number = in_how_many(len(failed), len(checks), "numbers")
     yield Finding(against.capitalize(), standing, number, " ".join(failed) or KEPT[against])
 
 

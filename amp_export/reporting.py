@@ -16,7 +16,17 @@ from amp_export.device_reports import device_lines, device_verdict
 from amp_export.errors import OutputError
 from amp_export.gains import Conclusion
 from amp_export.manifest import Manifest, package_versions, read_document
-from amp_export.report_words import case_name, change, joules, megabytes, milliseconds, phase_label, worst_error
+from amp_export.report_words import (
+    case_name,
+    change,
+    count_failed,
+    holds_in_how_many,
+    joules,
+    megabytes,
+    milliseconds,
+    phase_label,
+    worst_error,
+)
 from amp_export.rewriting import RewriteKind
 
 SCHEMA = 3
@@ -210,14 +220,10 @@ def verdict_lines(report: Report) -> Iterator[str]:
     if report.pruning is not None and report.pruning["reload"] is not None:
         yield reload_line(report.pruning["reload"])
     if (parity := report.parity) is not None:
-        worst = worst_error(parity["cases"])
-        names = {case["name"] for case in parity["cases"]}
-        failed = len({case["name"] for case in parity["cases"] if not case["holds"]})
-        verdict, count = ("holds", len(names) - failed) if not failed else ("FAILS", failed)
         yield (
-            f"Parity {verdict} in {count} of {len(names)} cases: graph off by "
-            f"up to {worst:.2g}, PyTorch's own {parity['precision']} noise is {parity['noise']:.2g}, tolerated is "
-            f"{parity['tolerance']:.2g}."
+            f"Parity {holds_in_how_many(*count_failed(parity['cases']))}: graph off by up to "
+            f"{worst_error(parity['cases']):.2g}, PyTorch's own {parity['precision']} noise is {parity['noise']:.2g}, "
+            f"tolerated is {parity['tolerance']:.2g}."
         )
         if (explanation := parity.get("explanation")) is not None:
             yield explanation_line(explanation)
