@@ -17,7 +17,7 @@ from amp_export.errors import OutputError, RequestError
 from amp_export.manifest import Manifest, read_document
 from amp_export.metrics import METRICS, Metric, Value, find_metric, measure
 from amp_export.options import Format
-from amp_export.outputs import explained
+from amp_export.outputs import explained, replace_text
 from amp_export.reporting import Report
 
 SCHEMA = 1
@@ -77,15 +77,17 @@ class Baseline:
             raise OutputError(f"{file} is no baseline, or damaged: {error!r}.") from error
 
     def save(self, file: Path) -> None:
-        """Writes it.
+        """Writes it in one step: a run that is killed leaves the earlier one.
 
         Raises:
             OutputError: Another kind of file is there, or it cannot be written.
         """
         check_replaceable(file)
         with explained(file):
+            # a link to a shared baseline stays one
+            file = file.resolve()
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+            replace_text(file, json.dumps(asdict(self), indent=2) + "\n")
 
     def check_same_model(self, output: Path, file: Path, *, to: Format) -> None:
         """Refuses to compare different things.

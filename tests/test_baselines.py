@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -85,6 +87,33 @@ def test_a_baseline_is_read_as_it_was_written(converted: Callable[[str], Convert
     assert Baseline.load(tmp_path / "new/baseline.json") == written
     assert "latency.decode" not in written.metrics
     assert written.metrics["gain.decode"].interval is not None
+
+
+def test_a_link_to_a_baseline_stays_one(tmp_path: Path) -> None:
+    shared, link = tmp_path / "shared/baseline.json", tmp_path / "baseline.json"
+    link.symlink_to(shared)
+    for written in (baseline(size=Value(2.0)), baseline(size=Value(1.0))):
+        written.save(link)
+        assert link.is_symlink()
+        assert Baseline.load(shared) == written
+    assert [file.name for file in shared.parent.iterdir()] == ["baseline.json"]
+
+
+def test_a_write_that_fails_leaves_the_earlier_baseline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "baseline.json"
+    earlier = baseline(size=Value(2.0))
+    earlier.save(file)
+
+    def write_half(partial: Path, text: str, **_: object) -> None:
+        with partial.open("w") as handle:
+            handle.write(text[: len(text) // 2])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(partial))
+
+    monkeypatch.setattr(Path, "write_text", write_half)
+    with pytest.raises(OutputError, match="The disk filled up"):
+        baseline(size=Value(1.0)).save(file)
+    assert Baseline.load(file) == earlier
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_validate_writes_a_baseline_and_fails_on_what_got_worse(
