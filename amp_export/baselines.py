@@ -12,13 +12,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from amp_export.checks import Against, Check
 from amp_export.errors import OutputError, RequestError
 from amp_export.manifest import Manifest, read_document
 from amp_export.metrics import METRICS, Metric, Value, find_metric, measure
 from amp_export.options import Format
-from amp_export.outputs import explained
+from amp_export.outputs import explained, replace_text
 from amp_export.reporting import Report
-from amp_export.thresholds import Check
 
 SCHEMA = 1
 
@@ -77,15 +77,17 @@ class Baseline:
             raise OutputError(f"{file} is no baseline, or damaged: {error!r}.") from error
 
     def save(self, file: Path) -> None:
-        """Writes it.
+        """Writes it in one step: a run that is killed leaves the earlier one.
 
         Raises:
             OutputError: Another kind of file is there, or it cannot be written.
         """
         check_replaceable(file)
         with explained(file):
+            # a link to a shared baseline stays one
+            file = file.resolve()
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+            replace_text(file, json.dumps(asdict(self), indent=2) + "\n")
 
     def check_same_model(self, output: Path, file: Path, *, to: Format) -> None:
         """Refuses to compare different things.
@@ -144,9 +146,8 @@ def compare_baseline(baseline: Baseline, now: Mapping[str, Value]) -> list[Check
 def _check(name: str, before: Value, now: Value | None) -> Check:
     metric = find_metric(name)
     if now is None:
-        return Check(
-            name, False, f"{name}: FAILS, the baseline has it and it was not measured; amp-export {metric.made_by}."
-        )
+        found = f"the baseline has it and it was not measured; amp-export {metric.made_by} measures it"
+        return Check(name, False, found, Against.BASELINE)
     show, margin = metric.unit.show, tolerated(metric, before, now)
     worse = (before.value - now.value) if metric.rises else (now.value - before.value)
     change = f"{(now.value - before.value) / before.value:+.2%}" if before.value else f"{now.value - before.value:+.3g}"
@@ -154,7 +155,7 @@ def _check(name: str, before: Value, now: Value | None) -> Check:
     holds = worse <= max(margin * before.value, metric.least)
     may = f"{margin:.1%} worse is" if margin else "nothing worse is"
     was = f"{show(before.value)} before, {show(now.value)} now ({change}); {may} tolerated"
-    return Check(name, holds, f"{name}: {'holds' if holds else 'FAILS'}, {was}.")
+    return Check(name, holds, was, Against.BASELINE)
 
 
 def tolerated(metric: Metric, before: Value, now: Value) -> float:

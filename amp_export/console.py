@@ -13,13 +13,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColu
 from rich.progress import Progress as Bars
 from rich.table import Table
 
+from amp_export.checks import Check
 from amp_export.console_explaining import show_explanation
 from amp_export.console_fitting import show_fitting
 from amp_export.doctoring import Diagnosis, Option
 from amp_export.progress import Advance
 from amp_export.reporting import Report, summary_rows, verdict_lines
 from amp_export.rewriting import Rewrite, RewriteKind
-from amp_export.thresholds import Check
 from amp_export.verdicts import Verdict
 
 SHOWN_OPTIONS = 16

@@ -10,7 +10,7 @@ from amp_export.errors import DeviceError, OutputError
 from amp_export.gains import PhaseResult
 from amp_export.manifest import read_document
 from amp_export.report_benchmarks import noise_lines
-from amp_export.report_words import worst_error
+from amp_export.report_words import count_failed, holds_in_how_many, worst_error
 
 SCHEMA = 1
 """The newest layout of device-report.json that is known."""
@@ -69,12 +69,10 @@ def device_lines(name: str, section: Section) -> Iterator[str]:
     """What was proved and measured on a device, one sentence a line."""
     model = section["facts"]["model"] or section["facts"]["processor"] or section["facts"]["system"]
     for subject, parity in section["parity"].items():
-        worst = worst_error(parity["cases"])
-        failed = sum(not case["holds"] for case in parity["cases"])
-        verdict, count = ("FAILS", failed) if failed else ("holds", len(parity["cases"]))
+        verdict = holds_in_how_many(*count_failed(parity["cases"]))
         yield (
-            f"On {name} ({model}, {section['runtime']}): parity of the {subject} graph {verdict} in {count} of "
-            f"{len(parity['cases'])} cases: off by up to {worst:.2g}, tolerated is {parity['tolerance']:.2g}."
+            f"On {name} ({model}, {section['runtime']}): parity of the {subject} graph {verdict}: off by up to "
+            f"{worst_error(parity['cases']):.2g}, tolerated is {parity['tolerance']:.2g}."
         )
     if (benchmark := section["benchmark"]) is None:
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,7 +125,9 @@ def _over_cases(name: str, choose: Callable[[Iterable[float]], float]) -> Callab
     def read(report: Report, _: Path | None) -> Found:
         cases = [] if report.parity is None else report.parity["cases"]
         found = [case[name] for case in cases if case[name] is not None]
-        return _alone(choose(found) if found else None)
+        # what is no number is neither the largest nor the smallest to Python, and must not be passed over
+        not_a_number = next(filter(math.isnan, found), None)
+        return _alone(not_a_number if not_a_number is not None else choose(found) if found else None)
 
     return read
 
@@ -132,6 +135,11 @@ def _over_cases(name: str, choose: Callable[[Iterable[float]], float]) -> Callab
 def _perplexity_ratio(report: Report, _: Path | None) -> Found:
     quality = report.quality
     return _alone(None if quality is None else quality["pruned"] / quality["dense"])
+
+
+def _quality(name: str) -> Callable[[Report, Path | None], Found]:
+    # reports of earlier versions have the perplexities alone
+    return lambda report, _: _alone(None if report.quality is None else report.quality.get(name))
 
 
 def _parameters(report: Report, _: Path | None) -> Found:
@@ -189,6 +197,25 @@ METRICS = (
         unit=Unit.NONE,
         made_by="prune",
         read=_perplexity_ratio,
+        tolerated=0.01,
+    ),
+    Metric(
+        name="quality_kl",
+        means="mean KL divergence of the pruned model from the dense one, in nats",
+        unit=Unit.NONE,
+        made_by="prune",
+        read=_quality("kl"),
+        tolerated=0.01,
+        # rounding moves a divergence of nearly nothing by a larger share
+        least=1e-6,
+    ),
+    Metric(
+        name="quality_top1_agreement",
+        means="share of tokens for which the pruned and the dense model find the same one the likeliest",
+        unit=Unit.NONE,
+        made_by="prune",
+        read=_quality("top1_agreement"),
+        rises=True,
         tolerated=0.01,
     ),
     Metric(

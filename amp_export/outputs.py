@@ -105,8 +105,11 @@ def explained(output: Path) -> Iterator[None]:
 def replace_text(file: Path, text: str) -> None:
     """Writes a file in one step; what it was hard-linked to stays as it is."""
     partial = file.with_name(f".{file.name}.partial-{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(file)
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _explain(error: OSError, output: Path) -> str:

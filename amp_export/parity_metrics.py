@@ -65,8 +65,8 @@ def distance(one_pv: Floats, other_pv: Floats) -> tuple[float, float]:
 def _divergence(graph_pv: Floats, reference_pv: Floats) -> float:
     graph_log, reference_log = _log_softmax(graph_pv), _log_softmax(reference_pv)
     divergences = (np.exp(reference_log) * (reference_log - graph_log)).sum(axis=1)
-    # rounding can leave a sum of nothing just below zero
-    return max(0.0, float(divergences.mean()))
+    # rounding can leave a sum of nothing just below zero; in this order a NaN stays one
+    return max(float(divergences.mean()), 0.0)
 
 
 def _log_softmax(logits_pv: Floats) -> Any:

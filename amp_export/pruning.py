@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from amp_export.architectures import Kind, Modality, ModelConfig, parameter_count
@@ -23,7 +24,7 @@ from amp_export.planning import make_plan
 from amp_export.plans import Plan
 from amp_export.progress import Progress, Silent
 from amp_export.proving import ReloadProof, expect, prove_reload
-from amp_export.quality import perplexity
+from amp_export.quality import DenseRun, Quality, compare, run_dense
 from amp_export.report_files import save_report
 from amp_export.reporting import Report
 from amp_export.rewriting import MODELING_FILE, Rewrite, RewriteKind, rewrite
@@ -33,21 +34,6 @@ from amp_export.sources import Source, resolve_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-
-@dataclass(frozen=True)
-class Quality:
-    """Perplexity of the dense and the pruned model.
-
-    Attributes:
-        dense: Of the dense model.
-        pruned: Of the pruned model.
-        text: What text it was measured on.
-    """
-
-    dense: float
-    pruned: float
-    text: str
 
 
 @dataclass(frozen=True)
@@ -224,16 +210,15 @@ def prune_into(folder: Path, request: PruneRequest, progress: Progress) -> tuple
     checkpoint = request.checkpoint
     with progress.step("Loading the dense model") as _:
         model, tokenizer = load_model(checkpoint.path), _load_tokenizer(checkpoint)
-    held_back = _held_back(request, tokenizer)
-    dense_perplexity = _perplexity(model, held_back, "dense", progress)
+    with TemporaryDirectory(dir=folder) as scratch:
+        dense_run = _run_dense(request, model, tokenizer, Path(scratch), progress)
+        plan = request.plan or _plan(folder, request, model, tokenizer, progress)
+        pad = request.uniform is Uniform.PAD
+        rewritten = rewrite(checkpoint.raw_config, checkpoint.config, plan.widths, pad=pad)
+        plan.save(folder / PLAN)
+        model = prune_module(model, checkpoint.config, plan, widths=rewritten.widths)
+        quality = _compare(request, model, dense_run, progress)
 
-    plan = request.plan or _plan(folder, request, model, tokenizer, progress)
-    pad = request.uniform is Uniform.PAD
-    rewritten = rewrite(checkpoint.raw_config, checkpoint.config, plan.widths, pad=pad)
-    plan.save(folder / PLAN)
-
-    model = prune_module(model, checkpoint.config, plan, widths=rewritten.widths)
-    pruned_perplexity = _perplexity(model, held_back, "pruned", progress)
     expected = expect(model, checkpoint.config, tokenizer)
     with progress.step("Writing the pruned checkpoint") as _:
         companions = checkpoint.companions()
@@ -242,11 +227,6 @@ def prune_into(folder: Path, request: PruneRequest, progress: Progress) -> tuple
     with progress.step("Reloading it in a separate process") as _:
         proof = prove_reload(folder / PRUNED, expected, stock=rewritten.is_stock)
 
-    quality = None
-    if dense_perplexity is not None and pruned_perplexity is not None:
-        assert request.calibration is not None
-        text = f"{len(held_back)} prompts held back from calibration: {request.calibration.origin}"
-        quality = Quality(dense_perplexity, pruned_perplexity, text)
     notes = (*plan.notes, *_padding_note(checkpoint, plan, rewritten))
     result = PruneResult(
         folder=folder / PRUNED,
@@ -282,11 +262,29 @@ def _held_back(request: PruneRequest, tokenizer: PreTrainedTokenizerBase | None)
     return tokenize(tokenizer, request.calibration.held_back, limit=limit, vocab_size=config.vocab_size)
 
 
-def _perplexity(model: PreTrainedModel, held_back: list[list[int]], which: str, progress: Progress) -> float | None:
+def _run_dense(
+    request: PruneRequest,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    scratch: Path,
+    progress: Progress,
+) -> DenseRun | None:
+    held_back = _held_back(request, tokenizer)
     if not held_back:
         return None
-    with progress.step(f"Measuring the {which} model's perplexity") as _:
-        return perplexity(model, held_back)
+    with progress.step("Measuring the dense model's perplexity") as _:
+        return run_dense(model, held_back, scratch)
+
+
+def _compare(
+    request: PruneRequest, model: PreTrainedModel, dense: DenseRun | None, progress: Progress
+) -> Quality | None:
+    if dense is None:
+        return None
+    assert request.calibration is not None
+    text = f"{len(dense.token_ids)} prompts held back from calibration: {request.calibration.origin}"
+    with progress.step("Comparing the pruned model with the dense one") as _:
+        return compare(model, dense, text=text)
 
 
 def _plan(

@@ -22,6 +22,8 @@ class Unit(enum.StrEnum):
 
     PARAMETERS = "parameters"
     PERPLEXITY = "perplexity"
+    NATS = "nats"
+    SHARE = "share of predicted tokens"
     BYTES = "bytes"
     SECONDS = "seconds"
     SPEEDUP = "dense time over pruned time"
@@ -31,6 +33,8 @@ class Unit(enum.StrEnum):
         shows: dict[Unit, Callable[[float], str]] = {
             Unit.PARAMETERS: lambda count: f"{count / 1e6:.1f} M",
             Unit.PERPLEXITY: lambda perplexity: f"{perplexity:.2f}",
+            Unit.NATS: lambda divergence: f"{divergence:.3g}",
+            Unit.SHARE: lambda share: f"{share:.1%}",
             Unit.BYTES: megabytes,
             Unit.SECONDS: milliseconds,
             Unit.SPEEDUP: lambda speedup: f"x {speedup:.2f}",
@@ -133,6 +137,8 @@ def _measures(reports: Sequence[Report]) -> Iterator[Measure]:
     ways: dict[str, tuple[Unit, Callable[[Report], float | None]]] = {
         "Parameters": (Unit.PARAMETERS, lambda report: _get(report.pruning, "parameters_after")),
         "Perplexity": (Unit.PERPLEXITY, lambda report: _get(report.quality, "pruned")),
+        "KL from dense, nats": (Unit.NATS, lambda report: _quality(report, "kl")),
+        "Same first choice as dense": (Unit.SHARE, lambda report: _quality(report, "top1_agreement")),
         "Size on disk": (Unit.BYTES, lambda report: _get(report.benchmark, "pruned", "bytes_on_disk")),
         "Peak memory": (Unit.BYTES, lambda report: _get(report.benchmark, "pruned", "peak_memory_bytes")),
     }
@@ -174,10 +180,15 @@ def _notes(reports: Sequence[Report]) -> Iterator[str]:
         yield "Times are of separate runs. Gains were measured against the dense model within each, and are steadier."
     qualities = [report.quality for report in reports if report.quality is not None]
     if len({(quality["text"], f"{quality['dense']:.4g}") for quality in qualities}) > 1:
-        yield "Perplexities were measured on different texts or models."
+        yield "Quality was measured on different texts or models."
     parities = [report.parity for report in reports if report.parity is not None]
     if len(precisions := {parity["precision"] for parity in parities}) > 1:
         yield f"The graphs are of different precisions: {', '.join(sorted(precisions))}."
+
+
+def _quality(report: Report, name: str) -> float | None:
+    """What reports of earlier versions do not say."""
+    return None if report.quality is None else report.quality.get(name)
 
 
 def _get(section: Mapping[str, Any] | None, *path: str) -> float | None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from amp_export.checks import Against, Check
 from amp_export.gains import Conclusion
-from amp_export.report_words import phase_label, worst_error
+from amp_export.report_words import count_failed, in_how_many, phase_label, worst_error
 from amp_export.reporting import Report, Section
 
 
@@ -63,6 +64,8 @@ def _findings_here(report: Report) -> Iterator[Finding]:
     yield _parity(report.parity)
     for name, device in (report.devices or {}).items():
         yield _device_parity(name, device)
+    for against in Against:
+        yield from _checks(against, [check for check in report.checks or () if check.against is against])
     if report.pruning is not None:
         yield _quality(report.quality)
     if report.benchmark is not None:
@@ -77,12 +80,8 @@ def _findings_here(report: Report) -> Iterator[Finding]:
 def _parity(parity: Section | None) -> Finding:
     if parity is None:
         return Finding("Parity", Standing.OPEN, "", "Nobody has checked the graph yet: amp-export validate OUT does.")
-    names = {case["name"] for case in parity["cases"]}
-    failed = {case["name"] for case in parity["cases"] if not case["holds"]}
-    if parity["holds"] or failed:
-        number = f"in {len(failed) or len(names)} of {len(names)} cases"
-    else:
-        number = "in what it writes"
+    failed, total = count_failed(parity["cases"])
+    number = in_how_many(failed, total) if parity["holds"] or failed else "in what it writes"
     worst = worst_error(parity["cases"])
     return Finding(
         "Parity",
@@ -95,14 +94,32 @@ def _parity(parity: Section | None) -> Finding:
 
 def _device_parity(name: str, device: Section) -> Finding:
     cases = [case for parity in device["parity"].values() for case in parity["cases"]]
+    # both graphs run the same cases, so that these are counted by graph
+    counts = [count_failed(parity["cases"]) for parity in device["parity"].values()]
     tolerance = max(parity["tolerance"] for parity in device["parity"].values())
     return Finding(
         f"Parity on {name}",
         Standing.HOLDS if device["holds"] else Standing.FAILS,
-        f"in {sum(not case['holds'] for case in cases) or len(cases)} of {len(cases)} cases",
+        in_how_many(sum(failed for failed, _ in counts), sum(total for _, total in counts)),
         f"With {device['runtime']} the {' and the '.join(device['parity'])} graph are off by up to "
         f"{worst_error(cases):.2g}, and {tolerance:.2g} is tolerated.",
     )
+
+
+KEPT = {
+    Against.THRESHOLDS: "Every number keeps to its threshold.",
+    Against.BASELINE: "No number is worse than in the baseline by more than is tolerated.",
+}
+"""What it means that all checks hold."""
+
+
+def _checks(against: Against, checks: Sequence[Check]) -> Iterator[Finding]:
+    if not checks:
+        return
+    failed = [check.text for check in checks if not check.holds]
+    standing = Standing.FAILS if failed else Standing.HOLDS
+    number = in_how_many(len(failed), len(checks), "numbers")
+    yield Finding(against.capitalize(), standing, number, " ".join(failed) or KEPT[against])
 
 
 def _quality(quality: Section | None) -> Finding:
@@ -111,11 +128,18 @@ def _quality(quality: Section | None) -> Finding:
         return Finding("Quality", Standing.OPEN, "", sentence)
     dense, pruned = quality["dense"], quality["pruned"]
     way = "rose" if pruned > dense else "fell"
+    agreement = ""
+    if quality.get("kl") is not None:
+        agreement = (
+            f" For {quality['top1_agreement']:.1%} of the tokens both find the same one the likeliest; the mean KL "
+            f"divergence from the dense model is {quality['kl']:.3g} nats."
+        )
     return Finding(
         "Perplexity",
         Standing.MEASURED,
         f"x {pruned / dense:.2f}",
-        f"It {way} from {dense:.2f} (dense) to {pruned:.2f} (pruned); lower is better. Measured on {quality['text']}.",
+        f"It {way} from {dense:.2f} (dense) to {pruned:.2f} (pruned); lower is better.{agreement} Measured on "
+        f"{quality['text']}.",
     )
 
 

@@ -77,6 +77,8 @@ def _tests(report: Report) -> Iterator[Test]:
     for name, device in (report.devices or {}).items():
         for subject, parity in device["parity"].items():
             yield from _parity_tests(f"parity.{subject}", parity, where=f" on {name}")
+    for check in report.checks or ():
+        yield _judged(check.against, check.name, check.text, holds=check.holds)
     if report.pruning is not None and report.pruning["reload"] is not None:
         # a checkpoint that does not reload is never written
         yield Test("reload", "the pruned checkpoint reloads bit for bit", output=reload_line(report.pruning["reload"]))
@@ -110,6 +112,9 @@ def _properties(report: Report) -> Iterator[tuple[str, str]]:
     if report.quality is not None:
         yield "perplexity.dense", f"{report.quality['dense']:.6g}"
         yield "perplexity.pruned", f"{report.quality['pruned']:.6g}"
+        for name in ("kl", "top1_agreement"):
+            if report.quality.get(name) is not None:
+                yield f"quality.{name}", f"{report.quality[name]:.6g}"
     for name, benchmark in (report.benchmarks or {}).items():
         yield from _benchmark_properties(f"benchmark.{name}", benchmark)
     for name, device in (report.devices or {}).items():

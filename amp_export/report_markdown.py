@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from amp_export.checks import Check
 from amp_export.report_findings import headline
 from amp_export.report_words import case_name
 from amp_export.reporting import Report, Section, summary_rows, verdict_lines
@@ -18,6 +19,10 @@ def to_markdown(report: Report) -> str:
         lines += [_line(row.label, row.dense, row.pruned, row.change) for row in rows]
         lines.append("")
     lines += [f"- {_plain(line)}" for line in verdict_lines(report)]
+    lines += [f"- **{_plain(check.text)}**" for check in report.checks or () if not check.holds]
+    if report.checks:
+        lines += ["", "<details><summary>Thresholds and baseline, number by number</summary>", ""]
+        lines += [*_check_lines(report.checks), "", "</details>"]
     if report.parity is not None:
         lines += ["", "<details><summary>Parity, case by case</summary>", "", *_parity_lines(report.parity)]
         lines += ["", "</details>"]
@@ -33,6 +38,13 @@ def _parity_lines(parity: Section) -> Iterator[str]:
         errors = (f"{case[name]:.2g}" for name in ("max_error", "mean_error", "noise", "mean_noise"))
         line = _line(case_name(case), str(case["positions"]), *errors, f"{case['top1_agreement']:.1%}")
         yield f"{line} {'yes' if case['holds'] else '**no**'} |"
+
+
+def _check_lines(checks: Sequence[Check]) -> Iterator[str]:
+    yield "| number | held against | what was found | holds |"
+    yield "| --- | --- | --- | --- |"
+    for check in checks:
+        yield f"{_line(check.name, check.against, check.found)} {'yes' if check.holds else '**no**'} |"
 
 
 def _line(*cells: str) -> str:

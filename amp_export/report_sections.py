@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from amp_export.architectures import Unit
+from amp_export.checks import Check
 from amp_export.manifest import Manifest
 from amp_export.report_benchmark_sections import (
     latency_pictures,
@@ -37,6 +38,8 @@ def page_sections(report: Report, manifest: Manifest, output: Path) -> Iterator[
     """All sections in the order of the page."""
     yield removed_section(report, manifest, output)
     yield parity_section(report.parity)
+    if report.checks:
+        yield checks_section(report.checks)
     yield latency_section(report.benchmark)
     yield memory_section(report.benchmark)
     yield roofline_section(report.benchmark)
@@ -137,6 +140,14 @@ def _parity_row(case: Section, parity: Section) -> tuple[str, ...]:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.3g}"
+
+
+def checks_section(checks: Sequence[Check]) -> PageSection:
+    """What came of thresholds and of a baseline."""
+    headings = ("number", "held against", "result", "what was found")
+    rows = ((check.name, check.against, "holds" if check.holds else "FAILS", check.found) for check in checks)
+    table = Table.of("Each number and what it was held against", headings, rows, words=len(headings))
+    return PageSection("checks", "Thresholds and baseline", tables=(table,))
 
 
 def device_section(anchor: str, name: str, device: Section) -> PageSection:

@@ -35,6 +35,22 @@ def explanation_title(part: Mapping[str, Any]) -> str:
     return f"Within{f' {graph}' if graph else ''}, in the case {part['case']}"
 
 
+def count_failed(cases: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+    """How many cases fail, and how many there are; the outputs of one case are one."""
+    failed = {case["name"] for case in cases if not case["holds"]}
+    return len(failed), len({case["name"] for case in cases})
+
+
+def in_how_many(failed: int, total: int, what: str = "cases") -> str:
+    """In how many something fails or, where it fails in none, holds: in 1 of 3 cases."""
+    return f"in {failed or total} of {total} {what}"
+
+
+def holds_in_how_many(failed: int, total: int) -> str:
+    """The same with what it does: holds in 3 of 3 cases, or FAILS in 1 of 3 cases."""
+    return f"{'FAILS' if failed else 'holds'} {in_how_many(failed, total)}"
+
+
 def phase_label(phase: str, point: Mapping[str, Any], lead: Mapping[str, Any] | None = None) -> str:
     """A phase and what it is of: an image or a sound has no tokens.
 

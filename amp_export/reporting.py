@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from amp_export.checks import Against, Check
 from amp_export.device_reports import device_lines, device_verdict
 from amp_export.errors import OutputError
 from amp_export.manifest import Manifest, package_versions, read_document
 from amp_export.report_benchmarks import Row, benchmark_lines, benchmark_rows
-from amp_export.report_words import case_name, change, worst_error
+from amp_export.report_words import case_name, change, count_failed, holds_in_how_many, worst_error
 from amp_export.rewriting import RewriteKind
 
 SCHEMA = 4
@@ -32,10 +33,11 @@ class Report:
         schema: Version of this format.
         model: What was asked for.
         pruning: The plan's summary, parameters before and after, the rewrite and the reload proof.
-        quality: Perplexity of dense and pruned model.
+        quality: `Quality`; of earlier versions the perplexities alone.
         parity: `ParityReport`.
         benchmarks: `BenchmarkReport` by the name of the runtime, the one that was measured first in front.
         devices: What devices found out, by their names; see `device_reports`.
+        checks: What came of thresholds and of a baseline when these numbers were last held to them.
         packages: Versions of what computed it.
     """
 
@@ -45,6 +47,7 @@ class Report:
     parity: Section | None = None
     benchmarks: Mapping[str, Section] | None = None
     devices: Mapping[str, Section] | None = None
+    checks: tuple[Check, ...] | None = None
     packages: Mapping[str, str] | None = None
     schema: int = SCHEMA
 
@@ -66,9 +69,10 @@ class Report:
                 "Measure again: amp-export validate, then amp-export benchmark."
             )
         try:
-            return cls(**content)
-        except TypeError as error:
-            raise OutputError(f"{output / JSON_NAME} is damaged: {error}") from error
+            report = cls(**content)
+            return replace(report, checks=_read_checks(content.get("checks")))
+        except (KeyError, TypeError, ValueError) as error:
+            raise OutputError(f"{output / JSON_NAME} is damaged: {error!r}") from error
 
     @classmethod
     def of(cls, manifest: Manifest) -> Report:
@@ -95,9 +99,20 @@ class Report:
         checked = [section["holds"] for section in (self.parity, *(self.devices or {}).values()) if section is not None]
         return all(checked)
 
+    @property
+    def checks_hold(self) -> bool:
+        """Whether it keeps to the thresholds and the baseline that it was held to."""
+        return all(check.holds for check in self.checks or ())
+
     def to_json(self) -> str:
         """The text of report.json."""
         return json.dumps(asdict(self), indent=2) + "\n"
+
+
+def _read_checks(content: Sequence[Section] | None) -> tuple[Check, ...] | None:
+    if content is None:
+        return None
+    return tuple(Check(**{**check, "against": Against(check["against"])}) for check in content)
 
 
 def record_verdicts(manifest: Manifest, report: Report) -> Manifest:
@@ -124,6 +139,7 @@ def summary_rows(report: Report) -> Iterator[Row]:
         dense_perplexity, pruned_perplexity = quality["dense"], quality["pruned"]
         cost = f"x {pruned_perplexity / dense_perplexity:.2f}"
         yield Row("Held-back perplexity", f"{dense_perplexity:.2f}", f"{pruned_perplexity:.2f}", cost)
+        yield from _agreement_rows(quality)
     for number, benchmark in enumerate((report.benchmarks or {}).values()):
         if number:
             yield Row(f"With {benchmark['runtime']}")
@@ -132,6 +148,13 @@ def summary_rows(report: Report) -> Iterator[Row]:
         if (benchmark := device["benchmark"]) is not None:
             yield Row(f"On {name}")
             yield from benchmark_rows(benchmark)
+
+
+def _agreement_rows(quality: Section) -> Iterator[Row]:
+    """How far the pruned model predicts what the dense one does, which reports of earlier versions do not say."""
+    if quality.get("kl") is not None:
+        yield Row("KL from dense, nats", pruned=f"{quality['kl']:.3g}")
+        yield Row("Same first choice", pruned=f"{quality['top1_agreement']:.1%}")
 
 
 def _width_rows(dense: Section, layers: Sequence[Section]) -> Iterator[Row]:
@@ -156,14 +179,10 @@ def verdict_lines(report: Report) -> Iterator[str]:
     if report.pruning is not None and report.pruning["reload"] is not None:
         yield reload_line(report.pruning["reload"])
     if (parity := report.parity) is not None:
-        worst = worst_error(parity["cases"])
-        names = {case["name"] for case in parity["cases"]}
-        failed = len({case["name"] for case in parity["cases"] if not case["holds"]})
-        verdict, count = ("holds", len(names) - failed) if not failed else ("FAILS", failed)
         yield (
-            f"Parity {verdict} in {count} of {len(names)} cases: graph off by "
-            f"up to {worst:.2g}, PyTorch's own {parity['precision']} noise is {parity['noise']:.2g}, tolerated is "
-            f"{parity['tolerance']:.2g}."
+            f"Parity {holds_in_how_many(*count_failed(parity['cases']))}: graph off by up to "
+            f"{worst_error(parity['cases']):.2g}, PyTorch's own {parity['precision']} noise is {parity['noise']:.2g}, "
+            f"tolerated is {parity['tolerance']:.2g}."
         )
         if (explanation := parity.get("explanation")) is not None:
             yield explanation_line(explanation)
@@ -176,7 +195,7 @@ def verdict_lines(report: Report) -> Iterator[str]:
             if not case["holds"]
         )
     if report.quality is not None:
-        yield f"Perplexity is measured on {report.quality['text']}."
+        yield f"Quality is measured on {report.quality['text']}."
     for benchmark in (report.benchmarks or {}).values():
         yield from benchmark_lines(benchmark)
     for name, device in (report.devices or {}).items():

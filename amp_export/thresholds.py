@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from amp_export.checks import Against, Check
 from amp_export.errors import RequestError
 from amp_export.metrics import METRICS, Metric, Unit, Value, full_name
 
@@ -54,21 +55,6 @@ class Threshold:
     def key(self) -> str:
         """As the file names it."""
         return full_name(self.metric.key, self.phase)
-
-
-@dataclass(frozen=True)
-class Check:
-    """What came of one threshold or one number of a baseline.
-
-    Attributes:
-        name: Of which.
-        holds: Whether it holds.
-        text: One sentence: what was found, what is allowed, by how much it fails.
-    """
-
-    name: str
-    holds: bool
-    text: str
 
 
 def read_thresholds(file: Path) -> tuple[Threshold, ...]:
@@ -134,7 +120,7 @@ def _check(threshold: Threshold, values: Mapping[str, Value]) -> Iterator[Check]
     if not found:
         measured = [name.partition(".")[2] for name in values if name.startswith(f"{metric.name}.")]
         todo = f"measured are {', '.join(measured)}" if measured else f"amp-export {metric.made_by} measures it"
-        yield Check(threshold.key, False, f"{threshold.key}: FAILS, for {wanted} was not measured; {todo}.")
+        yield _check_of(threshold.key, False, f"{wanted} was not measured; {todo}")
     for name, value in found.items():
         yield _compare(threshold, full_name(metric.key, name.partition(".")[2]), value)
 
@@ -149,9 +135,13 @@ def _compare(threshold: Threshold, key: str, value: Value) -> Check:
     # a NaN compares false, so it fails
     holds = held >= limit if metric.rises else held <= limit
     if holds:
-        return Check(key, True, f"{key}: holds, {shown} is at {'least' if metric.rises else 'most'} {show(limit)}.")
+        return _check_of(key, True, f"{shown} is at {'least' if metric.rises else 'most'} {show(limit)}")
     gap = abs(held - limit)
     share = f" ({gap / limit:.1%})" if limit else ""
     which = "the lower end of the interval of " if value.interval is not None and metric.rises else ""
     side = "below" if metric.rises else "above"
-    return Check(key, False, f"{key}: FAILS, {which}{shown} is {side} {show(limit)} by {show(gap)}{share}.")
+    return _check_of(key, False, f"{which}{shown} is {side} {show(limit)} by {show(gap)}{share}")
+
+
+def _check_of(key: str, holds: bool, found: str) -> Check:
+    return Check(key, holds, found, Against.THRESHOLDS)

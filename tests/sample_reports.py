@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from amp_export.checks import Against, Check
 from amp_export.gains import PhaseResult
 from amp_export.manifest import Manifest, SourceRecord
 from amp_export.plans import LayerPlan, Plan
@@ -200,7 +201,13 @@ def full_report() -> Report:
     return Report(
         "org/a-model",
         pruning=pruning(),
-        quality={"dense": 22.8, "pruned": 34.2, "text": "2 prompts held back from calibration"},
+        quality={
+            "dense": 22.8,
+            "pruned": 34.2,
+            "kl": 0.412,
+            "top1_agreement": 0.75,
+            "text": "2 prompts held back from calibration",
+        },
         parity={
             **parity(*cases, case("no number", share=float("nan"))),
             "greedy": {"steps": 64, "common": 11, "near_tie": False, "holds": False},
@@ -208,6 +215,11 @@ def full_report() -> Report:
         },
         benchmarks={"onnxruntime": benchmark()},
         devices={"orin.local": device()},
+        checks=(
+            Check("max_kl", True, "3e-09 is at most 0.0001", Against.THRESHOLDS),
+            Check("max_size", False, "600 MB is above 500 MB by 100 MB (20.0%)", Against.THRESHOLDS),
+            Check("size", True, "600 MB before, 600 MB now (+0.00%); nothing worse is tolerated", Against.BASELINE),
+        ),
         packages={"torch": "2.13.0", "numpy": "2.4.6"},
     )
 

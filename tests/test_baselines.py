@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from conftest import Converted
@@ -86,6 +89,33 @@ def test_a_baseline_is_read_as_it_was_written(converted: Callable[[str], Convert
     assert written.metrics["gain.decode"].interval is not None
 
 
+def test_a_link_to_a_baseline_stays_one(tmp_path: Path) -> None:
+    shared, link = tmp_path / "shared/baseline.json", tmp_path / "baseline.json"
+    link.symlink_to(shared)
+    for written in (baseline(size=Value(2.0)), baseline(size=Value(1.0))):
+        written.save(link)
+        assert link.is_symlink()
+        assert Baseline.load(shared) == written
+    assert [file.name for file in shared.parent.iterdir()] == ["baseline.json"]
+
+
+def test_a_write_that_fails_leaves_the_earlier_baseline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "baseline.json"
+    earlier = baseline(size=Value(2.0))
+    earlier.save(file)
+
+    def write_half(partial: Path, text: str, **_: object) -> None:
+        with partial.open("w") as handle:
+            handle.write(text[: len(text) // 2])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(partial))
+
+    monkeypatch.setattr(Path, "write_text", write_half)
+    with pytest.raises(OutputError, match="The disk filled up"):
+        baseline(size=Value(1.0)).save(file)
+    assert Baseline.load(file) == earlier
+    assert list(tmp_path.iterdir()) == [file]
+
+
 def test_validate_writes_a_baseline_and_fails_on_what_got_worse(
     converted: Callable[[str], Converted], tmp_path: Path
 ) -> None:
@@ -107,6 +137,15 @@ def test_validate_writes_a_baseline_and_fails_on_what_got_worse(
     assert code == 1
     assert "size: FAILS, " in text
     assert "kl: holds, " in text
+    suite = ElementTree.parse(output / "report.xml").getroot()
+    tests = {
+        each.get("name"): each for each in suite.iter("testcase") if each.get("classname") == "amp_export.baseline"
+    }
+    assert tests.keys() == smaller["metrics"].keys()
+    assert {name for name, test in tests.items() if test.find("failure") is not None} == {"size"}
+    assert "Baseline: FAILS in 1 of" in (output / "report.html").read_text()
+    shown = CliRunner().invoke(app, ["report", str(output)])
+    assert (shown.exit_code, "size: FAILS, " in shown.stderr) == (1, True)
 
 
 def test_a_run_that_fails_is_no_baseline(converted: Callable[[str], Converted], tmp_path: Path) -> None:
@@ -115,8 +154,10 @@ def test_a_run_that_fails_is_no_baseline(converted: Callable[[str], Converted], 
     output, file = converted("llama").output, tmp_path / "baseline.json"
     report = Report.load(output)
     failed = replace(report, parity={**(report.parity or {}), "holds": False})
-    (check,) = Checks(output, baseline=file, update_baseline=True).run(failed)
-    assert not check.holds
+    checks = Checks(output, baseline=file, update_baseline=True)
+    said = checks.write_baseline(checks.run(failed))
+    assert said is not None
+    assert "was not written: a run that fails is no baseline" in said
     assert not file.exists()
 
 

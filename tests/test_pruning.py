@@ -53,6 +53,7 @@ def test_the_output_holds_what_the_design_says(pruned: tuple[Path, PruneResult],
     names = {str(file.relative_to(output)) for file in output.rglob("*") if file.is_file()}
     assert {"amp_export.json", "plan.json", "scores.safetensors", "pruned/config.json"} <= names
     assert set(manifest.files) == names - {"amp_export.json"}
+    assert not [folder for folder in output.iterdir() if folder.is_dir() and folder != result.folder]
     scores = load_file(output / "scores.safetensors")
     assert scores["layers.2.heads"].shape == (4,)
     assert scores["layers.2.neurons"].shape == (48,)
@@ -70,6 +71,8 @@ def test_the_result_is_typed_and_true(pruned: tuple[Path, PruneResult]) -> None:
     assert abs(result.plan.achieved - 0.2) < 0.02
     assert result.quality is not None
     assert result.quality.dense > 1
+    assert result.quality.kl > 0
+    assert 0 < result.quality.top1_agreement <= 1
     assert "2 prompts held back" in result.quality.text
     assert result.reload.class_name == type(reloaded).__name__
     assert result.reload.logits_compared > 1000

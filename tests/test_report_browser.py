@@ -21,7 +21,7 @@ CHROMIUM = find_chromium()
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (Debian: apt-get install chromium)")
 
-REFLOW, PHONE, DESK = 320, 390, 1280
+REFLOW, PHONE, TABLET, DESK = 320, 390, 768, 1280
 """Widths in pixels; at the least a page must not scroll in two directions: WCAG 2.2, success criterion 1.4.10."""
 
 KINDS = ("full", "encoder", "bare", "real")
@@ -56,10 +56,12 @@ def pages(tmp_path_factory: pytest.TempPathFactory, converted: Callable[[str], C
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_overflows_and_nothing_is_fetched(kind: str, pages: Pages, tab: Browser) -> None:
-    for width in (REFLOW, PHONE, DESK):
+    for width in (REFLOW, PHONE, TABLET, DESK):
         tab.open(pages(kind), width=width)
+        tab.evaluate("document.querySelectorAll('details').forEach(details => { details.open = true; })")
         assert tab.evaluate("document.documentElement.scrollWidth") <= tab.evaluate("innerWidth") == width
         assert tab.evaluate(OUTSIDE) == []
+        assert tab.evaluate(SCROLLING) == []
         assert tab.requests[0] == pages(kind).resolve().as_uri()
         assert all(request.startswith("data:image/png;base64") for request in tab.requests[1:])
 
@@ -67,10 +69,16 @@ def test_nothing_overflows_and_nothing_is_fetched(kind: str, pages: Pages, tab: 
 OUTSIDE = """
 [...document.querySelectorAll('body *')].filter(element => {
   const box = element.getBoundingClientRect();
-  return box.width > 1 && (box.left < -1 || box.right > innerWidth + 1) && !element.closest('.scroll, svg');
+  return box.width > 1 && (box.left < -1 || box.right > innerWidth + 1) && !element.closest('svg, thead');
 }).map(element => element.outerHTML.slice(0, 120))
 """
-"""Elements beyond the edges of the screen, but for tables, which scroll within a frame of their own."""
+"""Elements beyond the edges of the screen; headings of tables may be there for screen readers alone."""
+
+SCROLLING = """
+[...document.querySelectorAll('.scroll')].filter(frame => frame.scrollWidth > frame.clientWidth)
+  .map(frame => frame.getAttribute('aria-label'))
+"""
+"""Tables that would have to be moved sideways to be read."""
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -128,15 +136,32 @@ def contrast_on_white(colour: str) -> float:
     return contrast("#" + "".join(f"{int(part):02x}" for part in parts), WHITE)
 
 
-def test_what_scrolls_can_be_reached_without_a_mouse(pages: Pages, tab: Browser) -> None:
+def test_on_a_phone_each_number_of_a_case_stands_beside_what_it_is(pages: Pages, tab: Browser) -> None:
     tab.open(pages("full"), width=PHONE)
+    labels = tab.evaluate(LABELS)
+    assert labels[:3] == [["result", "holds"], ["largest error", "0.00012"], ["tolerated", "0.0004"]]
+    tab.open(pages("full"), width=DESK)
+    assert {label for label, _ in tab.evaluate(LABELS)} == {"none"}
+
+
+LABELS = """
+[...document.querySelectorAll('[aria-label="Parity by case"] tbody tr:first-child td')].map(
+  cell => [getComputedStyle(cell, '::before').content.replaceAll('"', ''), cell.textContent])
+"""
+"""What is shown before each cell of the first case, and the cell."""
+
+
+def test_what_scrolls_where_letters_are_large_can_be_reached_without_a_mouse(pages: Pages, tab: Browser) -> None:
+    tab.open(pages("full"), width=PHONE)
+    tab.evaluate("document.documentElement.style.fontSize = '300%'")
     scrolling = "[...document.querySelectorAll('.scroll')].filter(frame => frame.scrollWidth > frame.clientWidth)"
     assert tab.evaluate(f"{scrolling}.length") > 0
     assert tab.evaluate(f"{scrolling}.every(frame => frame.tabIndex === 0 && frame.getAttribute('aria-label'))")
 
 
-def test_screen_readers_are_told_what_pictures_show(pages: Pages, tab: Browser) -> None:
-    tab.open(pages("full"), width=DESK)
+@pytest.mark.parametrize("width", [PHONE, DESK])
+def test_screen_readers_are_told_what_pictures_and_tables_show(width: int, pages: Pages, tab: Browser) -> None:
+    tab.open(pages("full"), width=width)
     nodes: list[dict[str, Any]] = tab.call("Accessibility.getFullAXTree")["nodes"]
     roles = [(node.get("role", {}).get("value"), node.get("name", {}).get("value", "")) for node in nodes]
     pictures = [name for role, name in roles if role == "image"]

@@ -27,7 +27,8 @@ def run(*arguments: str | Path):
 
 
 def good_report() -> Report:
-    return replace(full_report(), parity=sample_reports.parity(sample_reports.case("1 token")), devices=None)
+    good = sample_reports.parity(sample_reports.case("1 token"))
+    return replace(full_report(), parity=good, devices=None, checks=None)
 
 
 def smaller(report: Report) -> Report:
@@ -40,7 +41,7 @@ def smaller(report: Report) -> Report:
     return replace(
         report,
         pruning={**report.pruning, "parameters_after": 729_000},
-        quality={"dense": 22.8, "pruned": 51.3, "text": "2 prompts held back from calibration"},
+        quality={**(report.quality or {}), "pruned": 51.3, "kl": 0.824, "top1_agreement": 0.6},
         benchmarks={"onnxruntime": benchmark},
     )
 
@@ -65,6 +66,8 @@ def test_the_first_is_the_baseline(outputs: list[Path]) -> None:
     assert list(measures) == [
         "Parameters",
         "Perplexity",
+        "KL from dense, nats",
+        "Same first choice as dense",
         "Size on disk",
         "Peak memory",
         "Prefill, 128 tokens: median",
@@ -74,6 +77,8 @@ def test_the_first_is_the_baseline(outputs: list[Path]) -> None:
     ]
     assert measures["Parameters"].changes == (None, pytest.approx(-0.1))
     assert measures["Perplexity"].changes == (None, pytest.approx(0.5))
+    assert measures["KL from dense, nats"].changes == (None, pytest.approx(1.0))
+    assert measures["Same first choice as dense"].changes == (None, pytest.approx(-0.2))
     assert measures["Size on disk"].values == (400_000_000, 300_000_000)
     gain = measures["Decode after 128: gain"]
     assert gain.intervals[0] is not None
@@ -90,7 +95,7 @@ def test_a_table_and_json_say_the_same(outputs: list[Path]) -> None:
     shown = run(*outputs)
     assert shown.exit_code == 0
     assert shown.stdout == ""
-    for said in ("300 MB (-25.0%)", "51.30 (+50.0%)", "holds"):
+    for said in ("300 MB (-25.0%)", "51.30 (+50.0%)", "0.824 (+100.0%)", "60.0% (-20.0%)", "holds"):
         assert said in shown.stderr
     content = json.loads(run(*outputs, "--json").stdout)
     assert content["schema"] == 1

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sample_reports import bare_report, case, encoder_report, full_report, parity
 
+from amp_export.metrics import measure
 from amp_export.report_findings import findings, headline
 from amp_export.report_junit import to_junit
 from amp_export.report_markdown import to_markdown
@@ -56,6 +57,9 @@ def test_every_case_of_every_output_is_a_test() -> None:
         ("amp_export.parity", "64 tokens written greedily"),
         ("amp_export.parity.dense", "17 tokens: logits on orin.local"),
         ("amp_export.parity.pruned", "17 tokens: logits on orin.local"),
+        ("amp_export.thresholds", "max_kl"),
+        ("amp_export.thresholds", "max_size"),
+        ("amp_export.baseline", "size"),
         ("amp_export.reload", "the pruned checkpoint reloads bit for bit"),
     ]
     failures = [failure.get("message") for failure in suite.iter("failure")]
@@ -67,12 +71,14 @@ def test_every_case_of_every_output_is_a_test() -> None:
     assert failures[1].startswith("largest error nan")
     assert failures[2] is not None
     assert failures[2].endswith("that FAILS.")
+    assert failures[3:] == ["max_size: FAILS, 600 MB is above 500 MB by 100 MB (20.0%)."]
 
 
 def test_what_has_no_limit_is_a_property() -> None:
     properties = {each.get("name"): each.get("value") for each in read(full_report()).iter("property")}
     assert properties["version.torch"] == "2.13.0"
     assert properties["perplexity.pruned"] == "34.2"
+    assert (properties["quality.kl"], properties["quality.top1_agreement"]) == ("0.412", "0.75")
     assert properties["benchmark.onnxruntime.dense.bytes_on_disk"] == "500000000"
     assert float(properties["benchmark.onnxruntime.decode.pruned.median_seconds"] or "") == pytest.approx(
         0.02 / 1.15, rel=0.1
@@ -91,6 +97,40 @@ def test_parity_that_nobody_checked_is_skipped_and_no_success() -> None:
 def test_any_name_makes_xml_that_parses(name: str) -> None:
     suite = read(Report(name, parity=parity(case(name))))
     assert len(suite.findall("testcase")) == 1
+
+
+def test_a_number_that_breaks_its_limit_is_in_the_headline() -> None:
+    report = replace(full_report(), devices=None, parity=parity(case("1 token")))
+    assert report.holds
+    assert not report.checks_hold
+    beginning = (
+        "Parity: holds in 1 of 1 cases; Thresholds: FAILS in 1 of 2 numbers; Baseline: holds in 1 of 1 numbers; "
+    )
+    assert headline(report).startswith(beginning)
+    lines = to_markdown(report).splitlines()
+    assert lines[2].startswith(f"**{beginning}")
+    assert "- **max_size: FAILS, 600 MB is above 500 MB by 100 MB (20.0%).**" in lines
+    assert "| max_size | thresholds | 600 MB is above 500 MB by 100 MB (20.0%) | **no** |" in lines
+    assert "| max_kl | thresholds | 3e-09 is at most 0.0001 | yes |" in lines
+
+
+def test_quality_is_told_apart_from_parity() -> None:
+    text = to_markdown(full_report())
+    assert "| KL from dense, nats |  | 0.412 |  |" in text
+    assert "| Same first choice |  | 75.0% |  |" in text
+    (finding,) = [each for each in findings(full_report()) if each.subject == "Perplexity"]
+    assert "For 75.0% of the tokens both find the same one the likeliest" in finding.sentence
+
+
+def test_a_report_of_perplexities_alone_says_no_more() -> None:
+    earlier = {"dense": 22.8, "pruned": 34.2, "text": "2 prompts"}
+    report = replace(encoder_report(), quality=earlier)
+    assert "| Held-back perplexity | 22.80 | 34.20 | x 1.50 |" in to_markdown(report)
+    assert "KL from dense" not in to_markdown(report)
+    assert {each.get("name") for each in read(report).iter("property")}.isdisjoint(["quality.kl"])
+    assert measure(report, None).keys().isdisjoint(["quality_kl", "quality_top1_agreement"])
+    (finding,) = [each for each in findings(report) if each.subject == "Perplexity"]
+    assert finding.sentence == "It rose from 22.80 (dense) to 34.20 (pruned); lower is better. Measured on 2 prompts."
 
 
 def test_a_pull_request_reads_the_verdict_first() -> None:

@@ -17,7 +17,7 @@ import sample_reports
 from sample_reports import bare_report, encoder_report, full_report, manifest, save_layers
 
 from amp_export import report_palette as palette
-from amp_export.errors import MissingExtraError
+from amp_export.errors import MissingExtraError, OutputError
 from amp_export.manifest import Manifest
 from amp_export.options import ReportFormat
 from amp_export.report_commands import commands
@@ -124,12 +124,16 @@ def test_the_verdict_comes_first_and_says_its_numbers(pages: dict[str, Page]) ->
         "Verdict",
         "What was removed",
         "Parity: does the graph compute what PyTorch computes?",
+        "Thresholds and baseline",
         "Latency: dense against pruned",
         "Size and memory",
         "Roofline: what the memory allows",
         "On orin.local",
         "Provenance",
     ]
+    assert "✗ FAILS in 1 of 2 numbers max_size: FAILS, 600 MB is above 500 MB by 100 MB (20.0%)." in page.text
+    assert "✓ holds in 1 of 1 numbers No number is worse than in the baseline" in page.text
+    assert "Thresholds" not in pages["encoder"].text
     assert "Within, in the case prefill of 17 tokens" in page.text
     assert "the first that differs is model.layers.7.input_layernorm (layer 7)" in page.text
     for said in ("✗ FAILS in 2 of 4 cases", "x 1.50", "It rose from 22.80 (dense) to 34.20 (pruned)", "On orin.local"):
@@ -310,6 +314,24 @@ def test_without_the_extra_all_but_the_page_is_written(tmp_path: Path, monkeypat
 
 
 def test_a_report_is_the_same_after_a_file(tmp_path: Path) -> None:
-    report = replace(encoder_report(), packages={"torch": "2"})
+    report = replace(encoder_report(), packages={"torch": "2"}, checks=full_report().checks)
     write_forms(tmp_path, report, manifest(report), [ReportFormat.JSON])
     assert json.loads(Report.load(tmp_path).to_json()) == json.loads(report.to_json())
+    assert Report.load(tmp_path).checks == report.checks
+
+
+def test_what_was_checked_says_nothing_of_numbers_measured_since(tmp_path: Path) -> None:
+    report = replace(full_report(), devices=None)
+    saved = save_report(tmp_path, report, manifest(report))
+    kept = update_report(tmp_path, saved, devices={"orin.local": sample_reports.device()})
+    assert kept.checks == report.checks, "no check is of a device"
+    assert update_report(tmp_path, saved, parity=sample_reports.parity(sample_reports.case("1 image"))).checks is None
+    assert "max_size" not in (tmp_path / "report.xml").read_text()
+
+
+@pytest.mark.parametrize("check", [{"name": "size"}, {**full_report().checks[0].__dict__, "against": "hearsay"}, 3])
+def test_damaged_checks_are_told(tmp_path: Path, check: object) -> None:
+    content = {**json.loads(bare_report().to_json()), "checks": [check]}
+    (tmp_path / "report.json").write_text(json.dumps(content))
+    with pytest.raises(OutputError, match=r"report\.json is damaged"):
+        Report.load(tmp_path)

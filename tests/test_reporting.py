@@ -151,7 +151,7 @@ def orin(*, energy: float | None, gpu: float | None, holds: bool = True) -> dict
     for subjects in phases.values():
         for name, rate in (("dense", 10.0), ("pruned", 20.0)):
             subjects[name] = {**subjects[name], "tokens_per_second": rate}
-    parity = {"holds": holds, "tolerance": 1e-3, "cases": [{"max_error": 1e-4, "holds": holds}]}
+    parity = {"holds": holds, "tolerance": 1e-3, "cases": [{"name": "1 token", "max_error": 1e-4, "holds": holds}]}
     measured = {"dense": subject, "pruned": subject, "phases": phases, "rounds": 20, "interleaved": "by round"}
     return {
         "facts": {"model": "Jetson Orin Nano", "processor": None, "system": "Linux aarch64"},

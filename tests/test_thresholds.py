@@ -1,22 +1,25 @@
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import sample_reports
 from conftest import Converted
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from amp_export.checks import Check
 from amp_export.cli import app
 from amp_export.errors import RequestError
 from amp_export.metrics import METRICS, Value, measure
 from amp_export.options import Format
 from amp_export.reporting import Report
-from amp_export.thresholds import FACTORS, Check, Threshold, check_thresholds, read_thresholds
+from amp_export.thresholds import FACTORS, Threshold, check_thresholds, read_thresholds
 
 BY_KEY = {metric.key: metric for metric in METRICS}
 
@@ -64,6 +67,13 @@ def test_what_cannot_be_kept_to_is_refused_by_file_and_key(tmp_path: Path, text:
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"absent\.toml cannot be read: No such file"):
         read_thresholds(tmp_path / "absent.toml")
+
+
+def test_quality_and_parity_have_limits_of_their_own(tmp_path: Path) -> None:
+    values = {"kl": Value(1e-9), "top1_agreement": Value(1.0), "quality_kl": Value(0.5)}
+    values["quality_top1_agreement"] = Value(0.7)
+    text = "[thresholds]\nmax_kl = 1e-4\nmin_top1_agreement = 1\nmax_quality_kl = 0.4\nmin_quality_top1_agreement = 0.6"
+    assert [check.holds for check in checked(tmp_path, text, values)] == [True, True, False, True]
 
 
 def test_a_failure_says_by_how_much(tmp_path: Path) -> None:
@@ -120,6 +130,14 @@ def test_a_real_report_has_every_number(converted: Callable[[str], Converted]) -
     assert values["gain.decode"].interval == tuple(report["benchmarks"]["onnxruntime"]["phases"]["decode"]["interval"])
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_case_of_which_nothing_is_known_is_the_worst(order: int) -> None:
+    cases = [{**sample_reports.case("1 token"), "kl": kl} for kl in (1e-9, float("nan"), 1e-8)[::order]]
+    values = measure(Report("m", parity=sample_reports.parity(*cases)), None)
+    (check,) = check_thresholds([Threshold(BY_KEY["max_kl"], "", 1.0)], values)
+    assert not check.holds
+
+
 def test_the_guide_names_every_threshold() -> None:
     guide = (Path(__file__).parents[1] / "docs/ci.md").read_text()
     assert set(re.findall(r"^\| `((?:max|min)_\w+)`", guide, re.MULTILINE)) == BY_KEY.keys()
@@ -132,8 +150,21 @@ def test_report_exits_as_thresholds_say(
     file = written(tmp_path, f'[thresholds]\nmax_size = "{limit}"')
     shown = CliRunner().invoke(app, ["report", str(converted("llama").output), "--thresholds", str(file), "--json"])
     assert shown.exit_code == code
-    assert shown.stdout == converted("llama").output.joinpath("report.json").read_text()
+    printed, stored = json.loads(shown.stdout), json.loads((converted("llama").output / "report.json").read_text())
+    assert [(check["name"], check["holds"]) for check in printed.pop("checks")] == [("max_size", code == 0)]
+    assert stored.pop("checks") is None
+    assert printed == stored
     assert ("FAILS" in shown.stderr) == (code == 1)
+
+
+def test_a_form_that_is_written_tells_what_was_checked(converted: Callable[[str], Converted], tmp_path: Path) -> None:
+    output = Path(shutil.copytree(converted("llama").output, tmp_path / "out"))
+    file = written(tmp_path, '[thresholds]\nmax_size = "1 kB"')
+    command = ["report", str(output), "--thresholds", str(file), "--format", "xml"]
+    assert CliRunner().invoke(app, command).exit_code == 1
+    assert "max_size: FAILS" in (output / "report.xml").read_text()
+    assert CliRunner().invoke(app, ["report", str(output), "--format", "md"]).exit_code == 1
+    assert "max_size: FAILS" in (output / "report.md").read_text(), "report.json has it too"
 
 
 def test_a_bad_file_is_found_before_anything_runs(converted: Callable[[str], Converted], tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +14,7 @@ from amp_export.options import Format
 if TYPE_CHECKING:
     from amp_export.baselines import Baseline
     from amp_export.reporting import Report
-    from amp_export.thresholds import Check, Threshold
+    from amp_export.thresholds import Threshold
 
 ThresholdsOption = Annotated[
     Path | None, typer.Option("--thresholds", metavar="FILE", help="What it must keep to, such as amp-export.toml.")
@@ -72,23 +72,28 @@ class Checks:
 
         return self.to or (Format.ONNX if self.output is None else which_export(self.output))
 
-    def run(self, report: Report) -> Sequence[Check]:
-        """Holds a report to all of it, and writes the new baseline, unless parity or a threshold fails."""
-        from amp_export.baselines import Baseline, compare_baseline
+    def run(self, report: Report) -> Report:
+        """Holds a report to thresholds and baseline; it comes back with what came of them, if there are any."""
+        from amp_export.baselines import compare_baseline
         from amp_export.metrics import measure
-        from amp_export.thresholds import Check, check_thresholds
+        from amp_export.thresholds import check_thresholds
 
-        if not self.thresholds and self.baseline is None and self.written_baseline is None:
-            return ()
+        if not self.thresholds and self.baseline is None:
+            return report
         values = measure(report, self.output and self.output / self._format())
         found = check_thresholds(self.thresholds, values)
         if self.baseline is not None:
             found += compare_baseline(self.baseline, values)
-        if (file := self.written_baseline) is not None:
-            good = report.holds and all(check.holds for check in found)
-            if good:
-                assert self.output is not None
-                Baseline.of(self.output, report, to=self._format()).save(file)
-            text = f"Written: {file}" if good else f"{file} was not written: a run that fails is no baseline."
-            found.append(Check("baseline", good, text))
-        return found
+        return replace(report, checks=tuple(found))
+
+    def write_baseline(self, report: Report) -> str | None:
+        """Writes the new baseline, unless parity or a threshold fails; says what it did, if that was asked for."""
+        if (file := self.written_baseline) is None:
+            return None
+        if not (report.holds and report.checks_hold):
+            return f"{file} was not written: a run that fails is no baseline."
+        from amp_export.baselines import Baseline
+
+        assert self.output is not None
+        Baseline.of(self.output, report, to=self._format()).save(file)
+        return f"Written: {file}"

@@ -75,7 +75,11 @@ def prune(
         console.print(f"{result.plan.achieved:.2%} removed. {result.reload}.", soft_wrap=True)
         if result.quality is not None:
             quality = result.quality
-            console.print(f"Perplexity {quality.dense:.2f} -> {quality.pruned:.2f} on {quality.text}.", soft_wrap=True)
+            console.print(
+                f"Perplexity {quality.dense:.2f} -> {quality.pruned:.2f}, KL divergence {quality.kl:.3g} nats, the "
+                f"same first choice for {quality.top1_agreement:.1%} of the tokens of {quality.text}.",
+                soft_wrap=True,
+            )
         for note in result.notes:
             console.print(f"Note: {note}", soft_wrap=True)
         console.print(f"Written: {result.folder}", soft_wrap=True)

@@ -38,7 +38,7 @@ def report(
     thresholds: ThresholdsOption = None,
     as_json: Json = False,
 ) -> None:
-    """Show a report again, write it as a page or for CI, or compare several; exit code 1 if parity fails."""
+    """Show a report again, write it as a page or for CI, or compare several; exit code 1 if parity or a check fails."""
     if len(outputs) > 1:
         if formats or thresholds is not None:
             name = "--format" if formats else "--thresholds"
@@ -47,19 +47,24 @@ def report(
         return
     (output,) = outputs
 
-    def work(console: Any) -> Report:
-        from amp_export.manifest import Manifest
-        from amp_export.report_files import report_file, write_forms
+    def work(_: Any) -> Report:
         from amp_export.reporting import Report
 
-        report = Report.load(output)
-        if formats:
-            write_forms(output, report, Manifest.load(output), list(dict.fromkeys(formats)))
-            for form in dict.fromkeys(formats):
-                console.print(f"Written: {report_file(output, form)}", soft_wrap=True)
-        return report
+        return Report.load(output)
 
-    run_and_show(work, as_json=as_json, written=None, checks=lambda: Checks(output, thresholds=thresholds))
+    def write(console: Any, report: Report) -> None:
+        if not formats:
+            return
+        from amp_export.manifest import Manifest
+        from amp_export.report_files import report_file, write_forms
+
+        # what is written of checks must be in report.json too, from which other forms are written later
+        forms = dict.fromkeys([*formats, *([ReportFormat.JSON] if thresholds is not None else [])])
+        write_forms(output, report, Manifest.load(output), list(forms))
+        for form in forms:
+            console.print(f"Written: {report_file(output, form)}", soft_wrap=True)
+
+    run_and_show(work, as_json=as_json, written=None, checks=lambda: Checks(output, thresholds=thresholds), write=write)
 
 
 def _compare(outputs: list[Path], *, across_models: bool, as_json: bool) -> None:

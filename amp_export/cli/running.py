@@ -21,9 +21,22 @@ def examples(*commands: str) -> str:
 
 
 def run_and_show(
-    work: Callable[[Any], Report], *, as_json: bool, written: Path | None, checks: Callable[[], Checks] | None = None
+    work: Callable[[Any], Report],
+    *,
+    as_json: bool,
+    written: Path | None,
+    checks: Callable[[], Checks] | None = None,
+    write: Callable[[Any, Report], None] | None = None,
 ) -> None:
-    """Runs a command that makes a report, and shows it; exit code 1 where parity or a check fails."""
+    """Runs a command that makes a report, and shows it; exit code 1 where parity or a check fails.
+
+    Args:
+        work: Makes the report.
+        as_json: Whether the report goes to stdout.
+        written: Which output directory the work writes, or None.
+        checks: Reads what the report is held to.
+        write: Writes the report once that is known.
+    """
 
     def show(console: Any) -> None:
         from amp_export.console import print_json, show_checks, show_report
@@ -31,6 +44,10 @@ def run_and_show(
         # before the work: a mistake in their files should not be found after it
         held_to = checks() if checks is not None else None
         report = work(console)
+        if held_to is not None:
+            report = held_to.run(report)
+        if write is not None:
+            write(console, report)
         if as_json:
             print_json(report.to_json())
         else:
@@ -39,9 +56,10 @@ def run_and_show(
                 console.print(f"Written: {written}", soft_wrap=True)
                 if (page := written / "report.html").is_file():
                     console.print(f"For a browser: {page}", soft_wrap=True)
-        found = held_to.run(report) if held_to is not None else ()
-        show_checks(console, found)
-        if not report.holds or not all(check.holds for check in found):
+        show_checks(console, report.checks or ())
+        if held_to is not None and (said := held_to.write_baseline(report)) is not None:
+            console.print(said, soft_wrap=True)
+        if not (report.holds and report.checks_hold):
             raise typer.Exit(1)
 
     run_command(show)

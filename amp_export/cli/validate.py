@@ -87,4 +87,12 @@ def validate(
         )
         return Report.load(output)
 
-    run_and_show(work, as_json=as_json, written=output, checks=checks)
+    def write(console: Any, report: Report) -> None:
+        if output is not None and report.checks is not None:
+            from amp_export.console import ConsoleProgress
+            from amp_export.manifest import Manifest
+            from amp_export.report_files import save_report
+
+            save_report(output, report, Manifest.load(output), progress=ConsoleProgress(console))
+
+    run_and_show(work, as_json=as_json, written=output, checks=checks, write=write)

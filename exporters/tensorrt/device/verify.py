@@ -34,11 +34,11 @@ def _verify(setup: Setup, subject: str) -> dict[str, Any]:
 
 
 def _show(subject: str, result: dict[str, Any]) -> None:
-    held = sum(case["holds"] for case in result["cases"])
+    failed = sum(not case["holds"] for case in result["cases"])
     worst = max(case["max_error"] for case in result["cases"])
     print(
-        f"Parity of the {subject} graph {'holds' if result['holds'] else 'FAILS'} in {held} of {len(result['cases'])} "
-        f"cases: off by up to {worst:.2g}, tolerated is {result['tolerance']:.2g}.",
+        f"Parity of the {subject} graph {'FAILS' if failed else 'holds'} in {failed or len(result['cases'])} of "
+        f"{len(result['cases'])} cases: off by up to {worst:.2g}, tolerated is {result['tolerance']:.2g}.",
         flush=True,
     )
     for case in result["cases"]:
