@@ -21,12 +21,24 @@ if TYPE_CHECKING:
     from amp_export.exporters import Precision
     from amp_export.exporting import ExportResult, export
     from amp_export.loading import register
-    from amp_export.options import Allocation, DeviceRuntime, Format, HeadPolicy, PerLayer, TargetName, Uniform, Via
+    from amp_export.options import (
+        Allocation,
+        DeviceRuntime,
+        Format,
+        HeadPolicy,
+        PerLayer,
+        Runtime,
+        TargetName,
+        Uniform,
+        Via,
+    )
     from amp_export.parity_results import ParityReport
     from amp_export.plans import LayerPlan, Plan
     from amp_export.pruning import PruneResult, prune
     from amp_export.reporting import Report
+    from amp_export.runtimes import Setup
     from amp_export.validation import validate
+    from amp_export.workloads import Sweep
 
 __version__ = "0.1.0"
 
@@ -50,6 +62,9 @@ __all__ = [
     "Precision",
     "PruneResult",
     "Report",
+    "Runtime",
+    "Setup",
+    "Sweep",
     "TargetName",
     "Uniform",
     "Via",
@@ -85,6 +100,9 @@ _HOMES = {
     "Precision": "exporters",
     "PruneResult": "pruning",
     "Report": "reporting",
+    "Runtime": "options",
+    "Setup": "runtimes",
+    "Sweep": "workloads",
     "TargetName": "options",
     "Uniform": "options",
     "Via": "options",

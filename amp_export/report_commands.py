@@ -6,8 +6,8 @@ import shlex
 from collections.abc import Iterator
 
 from amp_export.manifest import Manifest
-from amp_export.options import Format
-from amp_export.reporting import Report
+from amp_export.options import Format, Runtime
+from amp_export.reporting import Report, Section
 from amp_export.rewriting import RewriteKind
 
 OUT = "out"
@@ -30,9 +30,29 @@ def commands(report: Report, manifest: Manifest) -> Iterator[str]:
     to = ("--to", Format.TENSORRT.value) if Format.TENSORRT in manifest.exports else ()
     if report.parity is not None:
         yield _line("validate", OUT, *to)
-    if (benchmark := report.benchmark) is not None:
-        threads = ("--threads", str(benchmark["threads"])) if benchmark["threads"] else ()
-        yield _line("benchmark", OUT, *to, "--rounds", str(benchmark["rounds"]), *threads)
+    for name, benchmark in (report.benchmarks or {}).items():
+        yield _line("benchmark", OUT, *_runtime(name), "--rounds", str(benchmark["rounds"]), *_sweep(benchmark))
+
+
+def _runtime(name: str) -> list[str]:
+    """What chooses a runtime by the name that a report has of it: the default by nothing."""
+    runtime = max((each for each in Runtime if name.startswith(each)), key=len)
+    words = [] if runtime is Runtime.ONNXRUNTIME else ["--runtime", runtime.value]
+    where = name.removeprefix(runtime).removeprefix("-")
+    if not where:
+        return words
+    return [*words, "--provider" if runtime is Runtime.ONNXRUNTIME else "--device", where]
+
+
+def _sweep(benchmark: Section) -> Iterator[str]:
+    """The threads, and the numbers of workloads where there are several."""
+    if benchmark["threads"]:
+        yield from ("--threads", str(benchmark["threads"]))
+    options = {"--batch": "batch_size", "--context": "prompt_tokens", "--generate": "decode_tokens"}
+    for option, key in options.items():
+        numbers = dict.fromkeys(str(point[key]) for point in (benchmark, *benchmark["sweep"]) if point[key])
+        if len(numbers) > 1:
+            yield from (option, ",".join(numbers))
 
 
 def _prune(report: Report, manifest: Manifest) -> str:

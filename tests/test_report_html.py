@@ -16,6 +16,7 @@ import pytest
 import sample_reports
 from sample_reports import bare_report, encoder_report, full_report, manifest, save_layers
 
+from amp_export import report_commands
 from amp_export import report_palette as palette
 from amp_export.errors import MissingExtraError, OutputError
 from amp_export.manifest import Manifest
@@ -335,3 +336,18 @@ def test_damaged_checks_are_told(tmp_path: Path, check: object) -> None:
     (tmp_path / "report.json").write_text(json.dumps(content))
     with pytest.raises(OutputError, match=r"report\.json is damaged"):
         Report.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("onnxruntime", []),
+        ("onnxruntime-cuda", ["--provider", "cuda"]),
+        ("onnxruntime-tensorrt-rtx", ["--provider", "tensorrt-rtx"]),
+        ("onnxruntime-genai", ["--runtime", "onnxruntime-genai"]),
+        ("pytorch-compiled", ["--runtime", "pytorch-compiled"]),
+        ("pytorch-cuda", ["--runtime", "pytorch", "--device", "cuda"]),
+    ],
+)
+def test_a_benchmark_s_command_names_its_runtime(name: str, words: list[str]) -> None:
+    assert report_commands._runtime(name) == words

@@ -76,6 +76,11 @@ class TappedSession:
         self._values = values
         self.calls: list[Mapping[str, OrtValue]] = []
 
+    def get_providers(self) -> list[str]:
+        """As of the session."""
+        found: list[str] = self._session.get_providers()
+        return found
+
     def get_inputs(self) -> list[Any]:
         """The graph's inputs."""
         return list(self._session.get_inputs())

@@ -86,7 +86,7 @@ def test_an_encoder_of_images_runs_any_number_of_them(converted: Convert) -> Non
 def test_the_source_s_keys_stay_from_the_first_call(converted: Convert) -> None:
     model = run(converted("t5").output / "onnx", threads=1)
     assert isinstance(model, OnnxEncoderDecoder)
-    assert (model.num_layers, model.precision, model.threads) == (1, Precision.FLOAT32, 1)
+    assert (model.num_layers, model.precision, model.threads) == (2, Precision.FLOAT32, 1)
     source = model.encode(TEXT)
     assert model.states(source).shape == (1, 3, 32)
     logits, first = model.decode(np.array([[0, 5]]), source)
