@@ -20,6 +20,7 @@ from amp_export.gpus import Gpu, GpuState, find_gpu, read_state
 from amp_export.machine import Machine
 from amp_export.manifest import Manifest
 from amp_export.options import Format, Runtime
+from amp_export.outputs import PRUNED
 from amp_export.progress import Progress, Silent
 from amp_export.report_files import update_report
 from amp_export.rooflines import Roofline, StepBytes, step_bytes
@@ -170,6 +171,9 @@ def benchmark(
     setup = setup or Setup()
     manifest = Manifest.load(output)
     require(setup)
+    if (output / PRUNED).is_dir():
+        # a workload that does not fit should not be found after the dense model was exported
+        (sweep or Sweep()).workloads([read_config(output / PRUNED)[1]])
     with (
         find_subjects(output, against, setup, manifest, progress) as (dense, pruned, chosen),
         progress.step(f"Benchmarking dense against pruned with {chosen.name}") as advance,

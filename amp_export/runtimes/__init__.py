@@ -58,9 +58,10 @@ def require(setup: Setup) -> None:
         RequestError: It has no GPU here, or lacks a compiler.
     """
     if FORMATS.get(setup.runtime) is Format.ONNX:
-        from amp_export.exporters.onnx import require_runtime
+        from amp_export.exporters.onnx.sessions import check_providers, require_runtime
 
         require_runtime()
+        check_providers([setup.provider.onnxruntime_name])
     if setup.runtime is Runtime.GENAI:
         from amp_export.runtimes import genai
 

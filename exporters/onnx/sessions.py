@@ -60,6 +60,19 @@ def exported_graphs(folder: Path) -> tuple[Path, ...]:
     return tuple(folder / name for name in names)
 
 
+def check_providers(providers: Sequence[str]) -> None:
+    """Finds out whether providers are part of the onnxruntime that is installed.
+
+    Raises:
+        RequestError: One is not.
+    """
+    import onnxruntime
+
+    available = onnxruntime.get_available_providers()
+    if missing := [provider for provider in providers if provider not in available]:
+        raise RequestError(f"onnxruntime has no {', '.join(missing)} here.\nAvailable: {', '.join(available)}.")
+
+
 def open_session(graph: Path, *, threads: int, providers: Sequence[str]) -> InferenceSession:
     """Loads one graph.
 
@@ -76,9 +89,7 @@ def open_session(graph: Path, *, threads: int, providers: Sequence[str]) -> Infe
     import onnxruntime
     from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NotImplementedByRuntime
 
-    available = onnxruntime.get_available_providers()
-    if missing := [provider for provider in providers if provider not in available]:
-        raise RequestError(f"onnxruntime has no {', '.join(missing)} here.\nAvailable: {', '.join(available)}.")
+    check_providers(providers)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     try:
