@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -110,10 +110,9 @@ def measure(
     return measured
 
 
-def _run_round(pair: Iterable[tuple[Record, Worker]], tasks: Sequence[Round]) -> None:
-    turns = tuple(pair)
+def _run_round(pair: Sequence[tuple[Record, Worker]], tasks: Sequence[Round]) -> None:
     for number, task in enumerate(tasks):
-        for record, worker in turns:
+        for record, worker in pair:
             record.times.setdefault(number, []).append(worker.time(task))
 
 

@@ -21,7 +21,8 @@ from amp_export.metrics import which_export
 from amp_export.options import Format, Via
 from amp_export.outputs import PRUNED
 from amp_export.progress import Progress
-from amp_export.runtimes import FORMATS, Setup
+from amp_export.runtimes import Setup
+from amp_export.validation import exported_checkpoint
 
 
 @contextlib.contextmanager
@@ -45,9 +46,9 @@ def find_subjects(
     Raises:
         OutputError: One of the outputs does not hold what the runtime takes.
     """
-    to = FORMATS.get(setup.runtime)
+    to = setup.format
     if to is None:
-        dense = _checkpoint(against, Manifest.load(against)) if against is not None else _source(output, manifest)
+        dense = _checkpoint(against, Manifest.load(against)) if against is not None else _dense_checkpoint(manifest)
         precision = manifest.exports.get(which_export(output), Precision.FLOAT32)
         yield dense, _checkpoint(output, manifest), replace(setup, precision=Precision(precision))
         return
@@ -68,16 +69,14 @@ def find_subjects(
 
 def _checkpoint(output: Path, manifest: Manifest) -> Path:
     """What PyTorch loads of an output: the pruned checkpoint, or what was exported without being pruned."""
-    if (output / PRUNED).is_dir():
-        return output / PRUNED
-    return _source(output, manifest)
+    return exported_checkpoint(output, manifest, advice="Export it again, and measure that output.")
 
 
-def _source(output: Path, manifest: Manifest) -> Path:
+def _dense_checkpoint(manifest: Manifest) -> Path:
     source = Path(manifest.source.path)
     if not source.is_dir():
         raise OutputError(
-            f"The model {manifest.source.asked}, of which {output} was made, was found at {source}, which is gone.\n"
+            f"The dense model {manifest.source.asked} was found at {source}, which is gone.\n"
             "Export it again, and name that output with --against."
         )
     return source
@@ -106,7 +105,7 @@ def export_dense(
         raise OutputError(
             f"{output} holds no pruned model as {to}, so there is nothing to gain.\nName another with --against."
         )
-    checkpoint = open_checkpoint(_source(output, manifest))
+    checkpoint = open_checkpoint(_dense_checkpoint(manifest))
     job = None
     if to is Format.TENSORRT:
         facts = EngineFacts.load(output / to)

@@ -50,7 +50,7 @@ class Ready:
 
 def _load(folder: Path, setup: Setup) -> tuple[Runner, Clock, Ready]:
     # before the runtime makes its threads: they inherit it
-    pinned = pin_threads(setup.threads) if not setup.gpu else ()
+    pinned = pin_threads(setup.threads) if not setup.on_gpu else ()
     started = time.perf_counter()
     runner = load(folder, setup)
     seconds = time.perf_counter() - started
@@ -64,7 +64,7 @@ def _choose_clock(runner: Runner, setup: Setup) -> Clock:
 
     if isinstance(runner, GraphDecoder) and (stream := runner.stream) is not None:
         return EventClock(stream)
-    if setup.gpu and setup.runtime in (Runtime.PYTORCH, Runtime.COMPILED):
+    if setup.on_gpu and setup.format is None:
         import torch
 
         return EventClock(torch.cuda.current_stream())

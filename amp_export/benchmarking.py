@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from amp_export.benchmark_rounds import Measured, Record, measure
@@ -14,17 +14,16 @@ from amp_export.checkpoints import directory_size, read_config
 from amp_export.errors import RequestError
 from amp_export.exporters import exported_bytes
 from amp_export.exporters.onnx import exported_graphs, graph_precision
-from amp_export.exporters.tensorrt.engines import is_engine
 from amp_export.gains import PhaseResult
 from amp_export.gpus import Gpu, GpuState, find_gpu, read_state
 from amp_export.machine import Machine
 from amp_export.manifest import Manifest
-from amp_export.options import Format, Runtime
+from amp_export.options import Format
 from amp_export.outputs import PRUNED
 from amp_export.progress import Progress, Silent
 from amp_export.report_files import update_report
 from amp_export.rooflines import Roofline, StepBytes, step_bytes
-from amp_export.runtimes import FORMATS, Setup, require
+from amp_export.runtimes import Setup, require
 from amp_export.workloads import Sweep, Workload
 
 ROUNDS = 20
@@ -215,30 +214,33 @@ def benchmark_models(
     setup = setup or Setup()
     if min(rounds, launches) < 1:
         raise RequestError(f"{rounds} rounds in {launches} launches: there must be at least one of each.")
-    for folder in (dense, pruned):
-        _check_export(folder, setup)
+    if setup.format is Format.ONNX:
+        for folder in (dense, pruned):
+            exported_graphs(folder)
     configs = [read_config(folder)[1] for folder in (dense, pruned)]
     workloads = (sweep or Sweep()).workloads(configs)
     # models that know images alone draw no tokens
     vocab_size = min(config.sizes.get("vocab_size", 1) for config in configs)
     tasks = [Round(workload, vocab_size, seed) for workload in workloads]
-    gpu = find_gpu() if setup.gpu else None
-    before = read_state() if setup.gpu else None
+    gpu = find_gpu() if setup.on_gpu else None
+    before = read_state() if gpu is not None else None
     measured = measure(dense, pruned, tasks, setup, rounds=rounds, launches=launches, on_progress=on_progress)
     record = GpuRecord(gpu, before, read_state()) if gpu is not None else None
-    return replace(_report(measured, workloads, setup, launches, seed), gpu=record)
-
-
-def _check_export(folder: Path, setup: Setup) -> None:
-    if FORMATS.get(setup.runtime) is Format.ONNX:
-        exported_graphs(folder)
+    return _report(measured, workloads, setup, launches, seed, gpu=record)
 
 
 def _report(
-    measured: Measured, workloads: tuple[Workload, ...], setup: Setup, launches: int, seed: int
+    measured: Measured,
+    workloads: tuple[Workload, ...],
+    setup: Setup,
+    launches: int,
+    seed: int,
+    *,
+    gpu: GpuRecord | None,
 ) -> BenchmarkReport:
     ready = measured.records[0].ready[0]
-    read = [[_step_bytes(record, workload, setup) for record in measured.records] for workload in workloads]
+    # by workload what a decoding step of the dense and of the pruned model reads
+    read = list(zip(*(_step_bytes(record, workloads, setup) for record in measured.records), strict=True))
     points = [
         _point(measured, number, workload, read[number], launches, seed) for number, workload in enumerate(workloads)
     ]
@@ -269,7 +271,7 @@ def _report(
         clock=ready.clock,
         bandwidth_bytes_per_second=measured.bandwidth,
         machine=Machine.here(),
-        gpu=None,
+        gpu=gpu,
         seed=seed,
     )
 
@@ -278,7 +280,7 @@ def _point(
     measured: Measured,
     number: int,
     workload: Workload,
-    read: list[StepBytes | None],
+    read: tuple[StepBytes | None, ...],
     launches: int,
     seed: int,
 ) -> SweepPoint:
@@ -299,15 +301,15 @@ def _point(
     return SweepPoint(workload.batch_size, workload.prompt_tokens, workload.decode_tokens, phases, roofline)
 
 
-def _step_bytes(record: Record, workload: Workload, setup: Setup) -> StepBytes | None:
+def _step_bytes(record: Record, workloads: Sequence[Workload], setup: Setup) -> Sequence[StepBytes | None]:
     """What a decoding step reads; of an engine nobody knows which weights it keeps, and in what form."""
     folder = record.folder
-    if is_engine(folder):
-        return None
-    if setup.runtime in (Runtime.PYTORCH, Runtime.COMPILED):
-        return step_bytes(folder, workload, precision=setup.precision, graph=None)
+    if setup.format is Format.TENSORRT:
+        return [None] * len(workloads)
+    if setup.format is None:
+        return step_bytes(folder, workloads, precision=setup.precision, graph=None)
     graph = exported_graphs(folder)[-1]
-    return step_bytes(folder, workload, precision=graph_precision(graph), graph=graph)
+    return step_bytes(folder, workloads, precision=graph_precision(graph), graph=graph)
 
 
 def _describe(record: Record, read: StepBytes | None, decode_seconds: float | None, bandwidth: float | None) -> Subject:

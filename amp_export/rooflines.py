@@ -5,6 +5,7 @@ What a step writes, and activations, are left out: they are small beside weights
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,27 +62,37 @@ class Roofline:
         return cls(allowed, decode.speedup / allowed, (low / allowed, high / allowed))
 
 
-def step_bytes(folder: Path, workload: Workload, *, precision: Precision, graph: Path | None) -> StepBytes | None:
+def step_bytes(
+    folder: Path, workloads: Sequence[Workload], *, precision: Precision, graph: Path | None
+) -> Sequence[StepBytes | None]:
     """What a decoding step of a model reads; None for what does not decode, or whose weights cannot be counted.
 
     Args:
         folder: An export or a checkpoint, for its config.
-        workload: How much is read and written.
+        workloads: How much is read and written.
         precision: Of weights, keys and values.
         graph: The ONNX graph that decodes, where there is one: it says which weights it holds.
+
+    Returns:
+        One entry a workload; weights are the same in all.
     """
     raw, config = read_config(folder)
-    if config.architecture.kind is Kind.ENCODER:
-        return None
-    if config.architecture.kind is Kind.ENCODER_DECODER:
+    kind = config.architecture.kind
+    if kind is Kind.ENCODER or (kind is Kind.ENCODER_DECODER and graph is None):
+        return [None] * len(workloads)
+    weights = weight_bytes_per_token(graph) if graph is not None else None
+    if kind is Kind.ENCODER_DECODER:
+        assert weights is not None
         # of a source's keys and values configs do not tell in the same words
-        return StepBytes(weight_bytes_per_token(graph), 0) if graph is not None else None
+        return [StepBytes(weights, 0)] * len(workloads)
     widths = read_widths(folder / "config.json", raw, config)
-    past = workload.prompt_tokens + workload.decode_tokens // 2
-    cache = precision.bytes * workload.batch_size * seen_numbers(config, widths, past)
-    if graph is not None:
-        return StepBytes(weight_bytes_per_token(graph), cache)
-    return StepBytes(precision.bytes * parameters_read(config, widths), cache)
+    if weights is None:
+        weights = precision.bytes * parameters_read(config, widths)
+    pasts = [workload.prompt_tokens + workload.decode_tokens // 2 for workload in workloads]
+    return [
+        StepBytes(weights, precision.bytes * workload.batch_size * seen_numbers(config, widths, past))
+        for workload, past in zip(workloads, pasts, strict=True)
+    ]
 
 
 def weight_bytes_per_token(graph: Path) -> int:

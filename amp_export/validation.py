@@ -119,8 +119,15 @@ def with_explanation(
     return replace(report, explanation=explain(insides, case, progress=progress).to_json())
 
 
-def exported_checkpoint(output: Path, manifest: Manifest) -> Path:
+def exported_checkpoint(
+    output: Path, manifest: Manifest, *, advice: str = "Name the checkpoint with --reference."
+) -> Path:
     """The checkpoint that the graph in an output directory was exported from.
+
+    Args:
+        output: The output directory.
+        manifest: Its manifest.
+        advice: What to do where the checkpoint is gone.
 
     Raises:
         OutputError: It is no longer there.
@@ -131,7 +138,7 @@ def exported_checkpoint(output: Path, manifest: Manifest) -> Path:
     if not path.is_dir():
         raise OutputError(
             f"The graph in {output} was exported from {manifest.source.asked}, found then at {path}, which is gone.\n"
-            "Name the checkpoint with --reference."
+            f"{advice}"
         )
     return path
 

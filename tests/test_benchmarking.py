@@ -20,10 +20,11 @@ from amp_export.benchmark_timing import Round, draw_inputs
 from amp_export.benchmarking import benchmark_models
 from amp_export.checkpoints import open_checkpoint, read_config
 from amp_export.errors import AmpExportError, ModelError, RequestError
+from amp_export.exporters import Precision, Provider
 from amp_export.exporters.onnx import export
 from amp_export.gains import Conclusion
 from amp_export.options import Runtime
-from amp_export.rooflines import weight_bytes_per_token
+from amp_export.rooflines import step_bytes, weight_bytes_per_token
 from amp_export.runtimes import Setup
 from amp_export.workloads import Sweep, Workload
 
@@ -249,3 +250,29 @@ def test_no_process_is_left(dense: Path) -> None:
         process = worker._process
         assert process.poll() is None
     assert process.poll() is not None
+
+
+@pytest.mark.parametrize(
+    ("setup", "on_gpu", "name"),
+    [
+        (Setup(), False, "onnxruntime"),
+        (Setup(provider=Provider.CUDA), True, "onnxruntime-cuda"),
+        (Setup(Runtime.TENSORRT), True, "tensorrt"),
+        (Setup(Runtime.PYTORCH), False, "pytorch"),
+        (Setup(Runtime.PYTORCH, gpu=True), True, "pytorch-cuda"),
+    ],
+)
+def test_runtime_and_provider_say_whether_a_gpu_computes(setup: Setup, on_gpu: bool, name: str) -> None:
+    assert (setup.on_gpu, setup.name) == (on_gpu, name)
+
+
+def test_weights_are_counted_once_for_all_workloads(dense: Path) -> None:
+    graph = dense / "model.onnx"
+    works = [Workload(1, 8, 4), Workload(3, 8, 4), Workload(3, 18, 4)]
+    one, three, longer = step_bytes(dense, works, precision=Precision.FLOAT32, graph=graph)
+    assert one is not None
+    assert three is not None
+    assert longer is not None
+    assert {each.weights for each in (one, three, longer)} == {weight_bytes_per_token(graph)}
+    # the past in the middle of what is written: 8 and 2 tokens, 18 and 2
+    assert (three.cache, longer.cache) == (3 * one.cache, 6 * one.cache)

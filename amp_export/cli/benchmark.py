@@ -125,5 +125,4 @@ def _choose_setup(
         raise RequestError(f"--provider is for ONNX Runtime, and --runtime {runtime} has none.\nLeave one of them out.")
     if gpu and runtime is Runtime.ONNXRUNTIME and provider is Provider.CPU:
         provider = Provider.CUDA
-    gpu = gpu or provider is not Provider.CPU or runtime is Runtime.TENSORRT
     return Setup(runtime, threads=threads, provider=provider, gpu=gpu)

@@ -13,32 +13,6 @@ if TYPE_CHECKING:
     from amp_export.runtimes.interfaces import Runner
 
 
-@dataclass(frozen=True)
-class Setup:
-    """How a model is run.
-
-    Attributes:
-        runtime: What runs it.
-        threads: Threads that compute one operator; by default one for each core.
-        provider: What computes a graph within ONNX Runtime.
-        gpu: Whether a GPU computes.
-        precision: What PyTorch computes in; graphs and engines have theirs.
-    """
-
-    runtime: Runtime = Runtime.ONNXRUNTIME
-    threads: int | None = None
-    provider: Provider = Provider.CPU
-    gpu: bool = False
-    precision: Precision = Precision.FLOAT32
-
-    @property
-    def name(self) -> str:
-        """What a report calls it."""
-        if self.runtime is Runtime.ONNXRUNTIME and self.provider is not Provider.CPU:
-            return f"{self.runtime}-{self.provider}"
-        return f"{self.runtime}-cuda" if self.gpu and self.runtime is not Runtime.TENSORRT else self.runtime.value
-
-
 FORMATS = {
     Runtime.ONNXRUNTIME: Format.ONNX,
     Runtime.GENAI: Format.ONNX,
@@ -50,6 +24,42 @@ RUNTIMES = {Format.ONNX: Runtime.ONNXRUNTIME, Format.TENSORRT: Runtime.TENSORRT}
 """The runtime of an export where nothing else is said."""
 
 
+@dataclass(frozen=True)
+class Setup:
+    """How a model is run.
+
+    Attributes:
+        runtime: What runs it.
+        threads: Threads that compute one operator; by default one for each core.
+        provider: What computes a graph within ONNX Runtime.
+        gpu: Whether a GPU is asked for, where neither runtime nor provider says so.
+        precision: What PyTorch computes in; graphs and engines have theirs.
+    """
+
+    runtime: Runtime = Runtime.ONNXRUNTIME
+    threads: int | None = None
+    provider: Provider = Provider.CPU
+    gpu: bool = False
+    precision: Precision = Precision.FLOAT32
+
+    @property
+    def format(self) -> Format | None:
+        """The export that is run; None where PyTorch runs the checkpoint."""
+        return FORMATS.get(self.runtime)
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether a GPU computes."""
+        return self.gpu or self.provider is not Provider.CPU or self.runtime is Runtime.TENSORRT
+
+    @property
+    def name(self) -> str:
+        """What a report calls it."""
+        if self.runtime is Runtime.ONNXRUNTIME and self.provider is not Provider.CPU:
+            return f"{self.runtime}-{self.provider}"
+        return f"{self.runtime}-cuda" if self.gpu and self.runtime is not Runtime.TENSORRT else self.runtime.value
+
+
 def require(setup: Setup) -> None:
     """Finds out whether a runtime is there, before anything is exported for it.
 
@@ -57,7 +67,7 @@ def require(setup: Setup) -> None:
         MissingExtraError: It is not installed.
         RequestError: It has no GPU here, or lacks a compiler.
     """
-    if FORMATS.get(setup.runtime) is Format.ONNX:
+    if setup.format is Format.ONNX:
         from amp_export.exporters.onnx.sessions import check_providers, require_runtime
 
         require_runtime()
@@ -66,7 +76,7 @@ def require(setup: Setup) -> None:
         from amp_export.runtimes import genai
 
         genai.require()
-    if setup.runtime in (Runtime.PYTORCH, Runtime.COMPILED):
+    if setup.format is None:
         from amp_export.runtimes import pytorch
 
         pytorch.require(compiled=setup.runtime is Runtime.COMPILED, gpu=setup.gpu)
@@ -86,7 +96,7 @@ def load(folder: Path, setup: Setup) -> Runner:
         from amp_export.runtimes import genai
 
         return genai.load(folder, threads=setup.threads, gpu=setup.gpu)
-    if setup.runtime in (Runtime.PYTORCH, Runtime.COMPILED):
+    if setup.format is None:
         from amp_export.runtimes import pytorch
 
         compiled = setup.runtime is Runtime.COMPILED
