@@ -9,7 +9,7 @@ from typing import Any
 from amp_export.errors import DeviceError, OutputError
 from amp_export.gains import PhaseResult
 from amp_export.manifest import read_document
-from amp_export.report_benchmarks import noise_lines
+from amp_export.report_benchmarks import SUBJECTS, noise_lines
 from amp_export.report_words import count_failed, holds_in_how_many, worst_error
 
 SCHEMA = 1
@@ -49,10 +49,8 @@ def read_device_report(file: Path, *, identity: str) -> dict[str, Any]:
 def _compare(phase: Section, *, launches: int, seed: int) -> dict[str, Any]:
     result = PhaseResult.of(phase["dense"]["samples"], phase["pruned"]["samples"], launches=launches, seed=seed)
     return {
-        **{
-            subject: {**phase[subject], "variation": getattr(result, subject).variation}
-            for subject in ("dense", "pruned")
-        },
+        **phase,
+        **{subject: {**phase[subject], "variation": getattr(result, subject).variation} for subject in SUBJECTS},
         "speedup": result.speedup,
         "interval": list(result.interval),
         "conclusion": result.conclusion.value,

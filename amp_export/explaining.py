@@ -18,6 +18,7 @@ from amp_export.errors import UnsupportedModelError
 from amp_export.explaining_runs import choose_run
 from amp_export.explaining_values import Recording, Taps, record_graphs, record_torch
 from amp_export.exporters import Precision
+from amp_export.exporters.onnx.opsets import returned_precision
 from amp_export.exporters.onnx.scopes import module_values, sample_names
 from amp_export.exporters.onnx.tapping import find_taps
 from amp_export.validation import NOISE_FACTOR, REFERENCE, run_torch
@@ -182,19 +183,10 @@ def _nothing_alike(file: Path, model: onnx.ModelProto, names: Sequence[str]) -> 
 
 
 def _precision(model: onnx.ModelProto) -> Precision:
-    """The dtype of the logits, or of what else is returned first."""
-    from onnx import TensorProto
-
-    types = {
-        TensorProto.FLOAT: Precision.FLOAT32,
-        TensorProto.FLOAT16: Precision.FLOAT16,
-        TensorProto.BFLOAT16: Precision.BFLOAT16,
-    }
-    by_name = {output.name: types.get(output.type.tensor_type.elem_type) for output in model.graph.output}
-    known = [precision for precision in (by_name.get("logits"), *by_name.values()) if precision is not None]
-    if not known:
+    found = returned_precision(model)
+    if found is None:
         raise UnsupportedModelError("The graph returns no floating-point numbers, so that --explain cannot hold them.")
-    return known[0]
+    return found
 
 
 def _points(

@@ -96,13 +96,12 @@ def load_model(path: Path, *, dtype: torch.dtype | None = None) -> PreTrainedMod
     import torch
     import transformers
 
-    from amp_export.architectures import find_architecture
     from amp_export.modeling_amp import AmpResizedConfig
 
     register()
     with quiet_transformers():
         config = transformers.AutoConfig.from_pretrained(path, **_OPTIONS)
-        (name, *_) = config.architectures or [find_architecture(config.model_type).class_name]
+        name = _class_name(config)
         auto_name = name.replace("AmpResized", "AutoModel") if isinstance(config, AmpResizedConfig) else name
         model, found = _model_class(path, auto_name, config.model_type).from_pretrained(
             path, dtype=dtype if dtype is not None else "auto", output_loading_info=True, **_OPTIONS
@@ -127,7 +126,6 @@ def module_names(path: Path) -> list[str]:
     import torch
     import transformers
 
-    from amp_export.architectures import find_architecture
     from amp_export.modeling_amp import AmpResizedConfig, dense_config
 
     register()
@@ -137,9 +135,15 @@ def module_names(path: Path) -> list[str]:
             # resizing gives modules other shapes, and no other names
             model = getattr(transformers, str(config.dense_class))(dense_config(config))
         else:
-            (name, *_) = config.architectures or [find_architecture(config.model_type).class_name]
-            model = _model_class(path, name, config.model_type)(config)
+            model = _model_class(path, _class_name(config), config.model_type)(config)
     return [name for name, _ in model.named_modules() if name]
+
+
+def _class_name(config: Any) -> str:
+    """The class that a config names first, or that of its architecture where it names none."""
+    from amp_export.architectures import find_architecture
+
+    return str((config.architectures or [find_architecture(config.model_type).class_name])[0])
 
 
 def _model_class(path: Path, name: str, model_type: str) -> Any:

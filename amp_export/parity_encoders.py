@@ -11,7 +11,7 @@ import numpy as np
 from amp_export.architectures import Modality, ModelConfig
 from amp_export.exporters import Precision
 from amp_export.parity_cases import Floats, Integers, draw_rows
-from amp_export.samples import input_name, random_inputs
+from amp_export.samples import as_tensors, input_name, random_inputs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -133,16 +133,11 @@ def torch_encoder(model: PreTrainedModel, outputs: Collection[str]) -> Callable[
     """
     import inspect
 
-    import torch
-
     taken = inspect.signature(model.forward).parameters
     switches = {"use_cache": False} if "use_cache" in taken else {}
 
     def forward(inputs: Inputs) -> Outputs:
-        tensors = {name: torch.from_numpy(array) for name, array in inputs.items() if name in taken}
-        given = {
-            name: tensor.to(model.dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()
-        }
+        given = as_tensors({name: array for name, array in inputs.items() if name in taken}, model)
         result = model(**given, **switches, return_dict=True)
         return {name: result[name].double().numpy() for name in outputs}
 

@@ -16,6 +16,7 @@ from amp_export.architectures import Modality, ModelConfig
 from amp_export.exporters import Precision
 from amp_export.parity_cases import Floats, Integers, draw_rows
 from amp_export.parity_encoders import Inputs, Outputs, as_rows, signal_inputs, text_inputs
+from amp_export.samples import as_tensors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -131,10 +132,7 @@ def torch_writer(model: PreTrainedModel) -> Write:
 
     def write(inputs: Inputs, written_bs: Integers, first: int) -> Outputs:
         del first
-        tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
-        given = {
-            name: tensor.to(model.dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()
-        }
+        given = as_tensors(inputs, model)
         result = model(**given, decoder_input_ids=torch.from_numpy(written_bs), use_cache=False, return_dict=True)
         return {
             "last_hidden_state": result.encoder_last_hidden_state.double().numpy(),

@@ -148,13 +148,12 @@ class DecoderSuite:
 
 def torch_decoder(model: PreTrainedModel) -> Forward[DynamicCache]:
     """A decoder in PyTorch, with a cache as the graph has it."""
-    import inspect
-
     import torch
     from transformers import DynamicCache
 
-    # transformers 5.24 renamed the argument and warns at the old name
-    cache_argument = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+    from amp_export.exporters.onnx.tracing_jobs import cache_argument
+
+    cache_name = str(cache_argument(model))
 
     def forward(
         input_ids_bs: Integers, attention_mask_bt: Integers, position_ids_bs: Integers, past: DynamicCache | None
@@ -165,7 +164,7 @@ def torch_decoder(model: PreTrainedModel) -> Forward[DynamicCache]:
             attention_mask=torch.from_numpy(attention_mask_bt),
             position_ids=torch.from_numpy(position_ids_bs),
             use_cache=True,
-            **{cache_argument: cache},
+            **{cache_name: cache},
         )
         return result.logits.double().numpy(), cache
 

@@ -64,10 +64,14 @@ def latency_table(benchmark: Section, caption: str) -> Table:
                 low, high = result["interval"]
                 gain = (f"x {result['speedup']:.2f}", f"{low:.2f} to {high:.2f}", result["conclusion"])
             said = (milliseconds(times[key]) for key in ("median", "p90", "p99"))
-            rate = times.get("tokens_per_second")
-            counted = (f"{times['variation']:.0%}", f"{rate:.1f}" if rate else "", str(sum(map(len, times["samples"]))))
+            counted = (f"{times['variation']:.0%}", _rate(times), str(sum(map(len, times["samples"]))))
             rows.append((label, subject, *said, *counted, *gain))
     return Table.of(caption, headings, rows, words=2)
+
+
+def _rate(times: Section) -> str:
+    rate = times.get("tokens_per_second")
+    return f"{rate:.1f}" if rate else ""
 
 
 def memory_section(benchmark: Section | None) -> PageSection:
@@ -111,9 +115,8 @@ def runtimes_section(benchmarks: Mapping[str, Section]) -> PageSection:
         lines += [f"{name}: {line}" for line in noise_lines(benchmark)]
         for label, _, result in timed(benchmark):
             dense, pruned = (milliseconds(result[subject]["median"]) for subject in SUBJECTS)
-            rate = result["pruned"].get("tokens_per_second")
-            said = f"{rate:.1f}" if rate else ""
-            rows.append((label, benchmark["runtime"], dense, pruned, said, gain_with_interval(result)))
+            rate = _rate(result["pruned"])
+            rows.append((label, benchmark["runtime"], dense, pruned, rate, gain_with_interval(result)))
     headings = ("phase", "runtime", "dense", "pruned", "tokens/s, pruned", "gain")
     # phase by phase, so that runtimes stand below each other; the sort is stable
     order = list(dict.fromkeys(row[0] for row in rows))

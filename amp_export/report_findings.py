@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from amp_export.checks import Against, Check
 from amp_export.gains import Conclusion
-from amp_export.report_words import count_failed, in_how_many, phase_label, worst_error
+from amp_export.report_words import claimed_gain, count_failed, in_how_many, phase_label, worst_error
 from amp_export.reporting import Report, Section
 
 
@@ -155,13 +155,12 @@ WORDS = {
 def _gains(benchmark: Section, *, where: str = "") -> Iterator[Finding]:
     for phase, result in benchmark["phases"].items():
         low, high = result["interval"]
-        conclusion = Conclusion(result["conclusion"])
+        meaning = WORDS[Conclusion(result["conclusion"])]
         yield Finding(
             phase_label(phase, benchmark) + where,
             Standing.MEASURED,
-            f"x {result['speedup']:.2f}" if conclusion.claims else conclusion.value,
-            f"{WORDS[conclusion]} Dense time over pruned time is {result['speedup']:.2f}, 95 % interval {low:.2f} to "
-            f"{high:.2f}.",
+            claimed_gain(result),
+            f"{meaning} Dense time over pruned time is {result['speedup']:.2f}, 95 % interval {low:.2f} to {high:.2f}.",
         )
 
 

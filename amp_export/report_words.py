@@ -78,12 +78,16 @@ def timed(benchmark: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str,
             yield phase_label(phase, point, benchmark), phase, result
 
 
-def gain_with_interval(result: Mapping[str, Any]) -> str:
-    """A gain as far as it can be claimed."""
-    low, high = result["interval"]
+def claimed_gain(result: Mapping[str, Any]) -> str:
+    """A gain where it can be claimed, and why not where it cannot."""
     conclusion = Conclusion(result["conclusion"])
-    said = f"x {result['speedup']:.2f}" if conclusion.claims else conclusion.value
-    return f"{said} [{low:.2f}, {high:.2f}]"
+    return f"x {result['speedup']:.2f}" if conclusion.claims else conclusion.value
+
+
+def gain_with_interval(result: Mapping[str, Any]) -> str:
+    """The same with its interval."""
+    low, high = result["interval"]
+    return f"{claimed_gain(result)} [{low:.2f}, {high:.2f}]"
 
 
 def change(before: float, after: float) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from amp_export.architectures import Kind, Modality, ModelConfig
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel
 
 OUTPUTS = ("logits", "last_hidden_state", "image_embeds")
 """What models call their output, in the order in which it is looked for."""
@@ -63,3 +65,11 @@ def compared_output(outputs: Any) -> torch.Tensor:
     """The output by which models are compared: logits where there is a head, the last hidden state otherwise."""
     found: torch.Tensor = next(value for name in OUTPUTS if (value := getattr(outputs, name, None)) is not None)
     return found
+
+
+def as_tensors(arrays: Mapping[str, Any], model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """Arrays as a model takes them: on its device, and floating-point numbers in its dtype."""
+    import torch
+
+    tensors = {name: torch.from_numpy(array).to(model.device) for name, array in arrays.items()}
+    return {name: tensor.to(model.dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}

@@ -14,7 +14,7 @@ from amp_export.checkpoints import read_config
 from amp_export.errors import RequestError
 from amp_export.exporters import Precision
 from amp_export.runtimes.interfaces import Axes, DecoderRunner, EncoderRunner, Runner, WriterRunner
-from amp_export.samples import input_name, signal_shape
+from amp_export.samples import as_tensors, input_name, signal_shape
 
 if TYPE_CHECKING:
     import torch
@@ -104,14 +104,7 @@ class _TorchRunner(Runner):
         return torch.compile(function, dynamic=False) if self._compiled else function
 
     def _tensors(self, arrays: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-        import torch
-
-        tensors = {name: torch.from_numpy(array).to(self._model.device) for name, array in arrays.items()}
-        return {
-            name: tensor.to(self._model.dtype) if tensor.is_floating_point() else tensor
-            for name, tensor in tensors.items()
-            if name in self._taken
-        }
+        return as_tensors({name: array for name, array in arrays.items() if name in self._taken}, self._model)
 
 
 class TorchDecoder(_TorchRunner, DecoderRunner):
@@ -190,7 +183,7 @@ class TorchWriter(_TorchRunner, WriterRunner):
             )
         from amp_export.exporters.onnx.tracing_jobs import cache_argument
 
-        self._cache_argument = cache_argument(model)
+        self._cache_argument = str(cache_argument(model))
         self._encoder = model.get_encoder()
         self._encoder_taken = _parameters(self._encoder.forward)
         self._given: dict[str, Any] = {}
@@ -208,7 +201,7 @@ class TorchWriter(_TorchRunner, WriterRunner):
             if "attention_mask" in tensors:
                 self._given["attention_mask"] = tensors["attention_mask"]
         cache = EncoderDecoderCache(DynamicCache(config=config), DynamicCache(config=config))
-        self._given[str(self._cache_argument)] = cache
+        self._given[self._cache_argument] = cache
         self.decode(start_b1)
 
     def decode(self, token_b1: Integers) -> None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from amp_export.errors import ModelError
 from amp_export.exporters import Opset, Precision
+
+if TYPE_CHECKING:
+    import onnx
 
 
 def graph_opset(graph: Path) -> Opset:
@@ -25,19 +29,27 @@ def graph_opset(graph: Path) -> Opset:
 
 
 def graph_precision(graph: Path) -> Precision:
-    """The precision of what a graph returns first: logits, or states.
+    """The precision of a graph's logits, or of what else it returns first.
 
     Raises:
         ModelError: It returns no floating-point numbers of a precision that is exported.
     """
     import onnx
 
-    kinds = {
-        onnx.TensorProto.FLOAT: Precision.FLOAT32,
-        onnx.TensorProto.FLOAT16: Precision.FLOAT16,
-        onnx.TensorProto.BFLOAT16: Precision.BFLOAT16,
+    found = returned_precision(onnx.load(graph, load_external_data=False))
+    if found is None:
+        raise ModelError(f"{graph} returns no numbers of a precision that is exported.")
+    return found
+
+
+def returned_precision(model: onnx.ModelProto) -> Precision | None:
+    """The precision of the logits, or of what else is returned first; None where nothing has one that is exported."""
+    from onnx import TensorProto
+
+    types = {
+        TensorProto.FLOAT: Precision.FLOAT32,
+        TensorProto.FLOAT16: Precision.FLOAT16,
+        TensorProto.BFLOAT16: Precision.BFLOAT16,
     }
-    found = onnx.load(graph, load_external_data=False).graph.output[0].type.tensor_type.elem_type
-    if found not in kinds:
-        raise ModelError(f"{graph} returns {onnx.TensorProto.DataType.Name(found)}, which is not exported.")
-    return kinds[found]
+    by_name = {output.name: types.get(output.type.tensor_type.elem_type) for output in model.graph.output}
+    return next((found for found in (by_name.get("logits"), *by_name.values()) if found is not None), None)
