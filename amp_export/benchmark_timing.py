@@ -15,7 +15,7 @@ from amp_export.workloads import Workload
 
 if TYPE_CHECKING:
     from amp_export.benchmark_clocks import Clock
-    from amp_export.exporters.onnx.sessions import Integers
+    from amp_export.exporters.sessions import Integers
 
 PREFILL, DECODE = "prefill", "decode"
 """A decoder's phases, and the second of an encoder's with a decoder."""

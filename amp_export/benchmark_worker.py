@@ -21,7 +21,7 @@ from amp_export.benchmark_clocks import Clock, EventClock, WallClock
 from amp_export.benchmark_timing import Round, time_round
 from amp_export.errors import AmpExportError
 from amp_export.exporters import Precision, Provider
-from amp_export.exporters.onnx.threads import pin_threads
+from amp_export.exporters.threads import pin_threads
 from amp_export.options import Runtime
 from amp_export.runtimes import Setup, load
 
@@ -60,9 +60,9 @@ def _load(folder: Path, setup: Setup) -> tuple[Runner, Clock, Ready]:
 
 def _choose_clock(runner: Runner, setup: Setup) -> Clock:
     """Events where the stream is known that a runtime runs on."""
-    from amp_export.runtimes.graphs import GraphDecoder
+    from amp_export.runtimes.graphs import ExportedDecoder
 
-    if isinstance(runner, GraphDecoder) and (stream := runner.stream) is not None:
+    if isinstance(runner, ExportedDecoder) and (stream := runner.stream) is not None:
         return EventClock(stream)
     if setup.on_gpu and setup.format is None:
         import torch

@@ -11,9 +11,9 @@ import numpy as np
 
 from amp_export.architectures import Modality
 from amp_export.exporters import Precision
-from amp_export.exporters.onnx import OnnxEncoder, OnnxEncoderDecoder
+from amp_export.exporters.encoder_decoders import GraphEncoderDecoder
+from amp_export.exporters.encoders import GraphEncoder
 from amp_export.exporters.onnx.foreign import ForeignDecoder
-from amp_export.exporters.onnx.threads import usable_cores
 from amp_export.parity_cases import Case, Floats, Integers, replay, token_pool
 from amp_export.parity_encoders import EncoderCase, Inputs, replay_encoder, torch_encoder
 from amp_export.parity_seq2seq import WritingCase, graph_writer, replay_writing, torch_writer
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from amp_export.checkpoints import Checkpoint
+    from amp_export.exporters.sessions import Session
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Watch:
 class Run(Protocol):
     """A case for models of one kind."""
 
-    def through_graphs(self, sessions: Sequence[Any]) -> list[Call]:
+    def through_graphs(self, sessions: Sequence[Session]) -> list[Call]:
         """Runs the graphs' sessions, and tells how they were called, in that order."""
 
     def through_torch(self, model: PreTrainedModel, watch: Watch) -> None:
@@ -107,10 +108,10 @@ class DecoderRun(_CallByCall):
         self._case = case
         self._pool = _pool(checkpoint)
 
-    def through_graphs(self, sessions: Sequence[Any]) -> list[Call]:
+    def through_graphs(self, sessions: Sequence[Session]) -> list[Call]:
         """Runs one graph, or that for prompts and that for later tokens."""
         widths, head_dim = self._checkpoint.widths, self._checkpoint.config.head_dim
-        decoder = ForeignDecoder(sessions[0], sessions[-1], widths, head_dim=head_dim, threads=usable_cores())
+        decoder = ForeignDecoder(sessions[0], sessions[-1], widths, head_dim=head_dim)
         calls: list[Call] = []
         self._replay(decoder.forward, calls.append)
         return calls
@@ -146,10 +147,10 @@ class EncoderRun(_CallByCall):
         self._pool = _pool(checkpoint) if reads_text else np.empty(0, np.int64)
         self._precision = precision
 
-    def through_graphs(self, sessions: Sequence[Any]) -> list[Call]:
+    def through_graphs(self, sessions: Sequence[Session]) -> list[Call]:
         """Runs the graph."""
         calls: list[Call] = []
-        self._replay(OnnxEncoder(sessions[0], threads=usable_cores()).forward, calls.append)
+        self._replay(GraphEncoder(sessions[0]).forward, calls.append)
         return calls
 
     def through_torch(self, model: PreTrainedModel, watch: Watch) -> None:
@@ -175,9 +176,9 @@ class WritingRun:
         self._pool = _pool(checkpoint)
         self._precision = precision
 
-    def through_graphs(self, sessions: Sequence[Any]) -> list[Call]:
+    def through_graphs(self, sessions: Sequence[Session]) -> list[Call]:
         """Runs the three graphs."""
-        write = graph_writer(OnnxEncoderDecoder(*sessions, threads=usable_cores()))
+        write = graph_writer(GraphEncoderDecoder(*sessions))
         calls: list[Call] = []
         self._replay(write, lambda real: calls.extend(Call(file, real) for file in self._called()))
         return calls

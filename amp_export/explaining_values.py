@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from amp_export.explaining_runs import Call, Run, Watch
-from amp_export.exporters.onnx.sessions import PRECISIONS, to_float32
 from amp_export.exporters.onnx.tapping import KEY, MASK, QUERY, VALUE, Tap, tapped_sessions
+from amp_export.exporters.onnx.values import is_float, to_float32
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +35,7 @@ def record_graphs(run: Run, files: Sequence[Path], taps: Taps) -> Recording:
             for call, values in zip(its_calls, session.calls, strict=True):
                 for tap in taps[file.name]:
                     value = values[tap.value]
-                    if value.data_type() in PRECISIONS:
+                    if is_float(value):
                         seen.append((call, tap.module, to_float32(value)))
                     elif value.data_type() == "tensor(bool)":
                         seen.append((call, tap.module, value.numpy()))

@@ -32,7 +32,7 @@ class Machine:
     @classmethod
     def here(cls) -> Machine:
         """The machine that this runs on."""
-        from amp_export.exporters.onnx.threads import usable_cores
+        from amp_export.exporters.threads import usable_cores
 
         return cls(_processor(), usable_cores(), f"{platform.system()} {platform.machine()}")
 

@@ -21,7 +21,7 @@ from amp_export.samples import as_tensors
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from amp_export.exporters.onnx import OnnxEncoderDecoder
+    from amp_export.exporters.encoder_decoders import GraphEncoderDecoder
 
 OUTPUTS = ("last_hidden_state", "logits")
 """The encoder's states, and what the decoder makes of them."""
@@ -111,7 +111,7 @@ def replay_writing(
     return {name: as_rows(values) for name, values in found.items()}
 
 
-def graph_writer(graph: OnnxEncoderDecoder) -> Write:
+def graph_writer(graph: GraphEncoderDecoder) -> Write:
     """The three graphs: one encoding, one first call, and one call for each further token with the cache."""
 
     def write(inputs: Inputs, written_bs: Integers, first: int) -> Outputs:

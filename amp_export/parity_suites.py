@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from amp_export.architectures import Modality, ModelConfig
 from amp_export.errors import UnsupportedModelError
 from amp_export.exporters import Precision
-from amp_export.exporters.onnx import OnnxDecoder, OnnxEncoder, OnnxEncoderDecoder, OnnxModel
-from amp_export.exporters.onnx.foreign import ForeignDecoder
-from amp_export.exporters.tensorrt.running import TensorrtDecoder
+from amp_export.exporters.decoders import Decoder
+from amp_export.exporters.encoder_decoders import GraphEncoderDecoder
+from amp_export.exporters.encoders import GraphEncoder
 from amp_export.parity_cases import (
     DEFAULT_CASES,
     GREEDY_PROMPT,
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from transformers import DynamicCache, PreTrainedModel
 
 AnyCase = Case | EncoderCase | WritingCase
+AnyModel = Decoder | GraphEncoder | GraphEncoderDecoder
 
 
 def default_cases(config: ModelConfig) -> tuple[AnyCase, ...]:
@@ -72,7 +73,7 @@ class _WritesNothing:
 
 
 def choose_suite(
-    graph: OnnxModel | TensorrtDecoder | ForeignDecoder,
+    graph: AnyModel,
     checkpoint: Path,
     config: ModelConfig,
     cases: Sequence[AnyCase] | None = None,
@@ -88,16 +89,11 @@ def choose_suite(
     Raises:
         UnsupportedModelError: The model takes no text of the shortest case's length.
     """
-    reads_and_writes_no_text = isinstance(graph, OnnxEncoder) and config.architecture.modality is not Modality.TEXT
+    reads_and_writes_no_text = isinstance(graph, GraphEncoder) and config.architecture.modality is not Modality.TEXT
     pool = None if reads_and_writes_no_text else token_pool(checkpoint, config.vocab_size)
-    kinds: dict[type, Any] = {
-        OnnxDecoder: DecoderSuite,
-        TensorrtDecoder: DecoderSuite,
-        ForeignDecoder: DecoderSuite,
-        OnnxEncoder: EncoderSuite,
-        OnnxEncoderDecoder: WritingSuite,
-    }
-    suite: Suite = kinds[type(graph)](graph, config, pool, cases)
+    kinds: dict[type, Any] = {Decoder: DecoderSuite, GraphEncoder: EncoderSuite, GraphEncoderDecoder: WritingSuite}
+    make_suite = next(suite for kind, suite in kinds.items() if isinstance(graph, kind))
+    suite: Suite = make_suite(graph, config, pool, cases)
     if not suite.names:
         raise UnsupportedModelError(f"{checkpoint} takes no text that is long enough to check parity on.")
     return suite
@@ -108,20 +104,16 @@ class DecoderSuite:
 
     def __init__(
         self,
-        graph: OnnxDecoder | TensorrtDecoder | ForeignDecoder,
+        graph: Decoder,
         config: ModelConfig,
         pool: Integers,
         cases: Sequence[Case] | None = None,
     ) -> None:
         self._graph = graph
         self._pool = pool
-        limits = graph.facts.limits if isinstance(graph, TensorrtDecoder) else None
-        context = limits.max_context if limits is not None else config.max_position_embeddings
+        context = graph.max_context or config.max_position_embeddings
         self._cases = cases_within(
-            cases or DEFAULT_CASES,
-            context,
-            max_batch=limits.max_batch if limits is not None else None,
-            one_at_a_time=limits is not None or getattr(graph, "one_at_a_time", False),
+            cases or DEFAULT_CASES, context, max_batch=graph.max_batch, one_at_a_time=graph.one_at_a_time
         )
         self._steps = min(GREEDY_STEPS, context - GREEDY_PROMPT)
         self.names = [case.name for case in self._cases]
@@ -175,7 +167,7 @@ class EncoderSuite(_WritesNothing):
     """Texts or images, and every output that is a floating-point number."""
 
     def __init__(
-        self, graph: OnnxEncoder, config: ModelConfig, pool: Integers, cases: Sequence[EncoderCase] | None = None
+        self, graph: GraphEncoder, config: ModelConfig, pool: Integers, cases: Sequence[EncoderCase] | None = None
     ) -> None:
         self._graph = graph
         self._config = config
@@ -212,7 +204,7 @@ class WritingSuite(_WritesNothing):
 
     def __init__(
         self,
-        graph: OnnxEncoderDecoder,
+        graph: GraphEncoderDecoder,
         config: ModelConfig,
         pool: Integers,
         cases: Sequence[WritingCase] | None = None,

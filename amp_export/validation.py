@@ -28,11 +28,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from amp_export.explaining import Insides
-    from amp_export.exporters.onnx import OnnxModel
-    from amp_export.exporters.onnx.foreign import ForeignDecoder
-    from amp_export.exporters.tensorrt.running import TensorrtDecoder
     from amp_export.parity_cases import Floats, Integers
-    from amp_export.parity_suites import AnyCase
+    from amp_export.parity_suites import AnyCase, AnyModel
 
 Result = TypeVar("Result")
 
@@ -216,7 +213,7 @@ def compare_foreign(
 
 
 def compare_model(
-    model: OnnxModel | TensorrtDecoder | ForeignDecoder,
+    model: AnyModel,
     checkpoint: Path,
     *,
     progress: Progress,

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from amp_export.exporters.onnx import OnnxModel
-    from amp_export.exporters.onnx.sessions import Floats, Integers
+    from amp_export.exporters.kinds import GraphModel
     from amp_export.exporters.tensorrt.running import TensorrtDecoder
 
 
@@ -63,29 +62,13 @@ class Provider(enum.StrEnum):
         }[self.value]
 
 
-class Decoder(Protocol):
-    """A decoder in any runtime, loaded and ready: its past is handed in and out."""
-
-    num_layers: int
-    precision: Precision
-    threads: int
-    """Threads that compute one operator; 0 where a GPU computes."""
-    description: str
-    """Name and version of the runtime."""
-
-    def forward(
-        self, input_ids: Integers, attention_mask: Integers, position_ids: Integers, past: Any = None
-    ) -> tuple[Floats, Any]:
-        """See `OnnxDecoder.forward`."""
-
-
 def exported_bytes(folder: Path) -> int:
     """Bytes of what a runtime loads from a folder: the engine, or graphs and weights; 0 where there is neither."""
     files = [*folder.glob("*.engine")] or [*folder.glob("*.onnx*")]
     return sum(file.stat().st_size for file in files)
 
 
-def run(folder: Path, *, threads: int | None = None, provider: Provider = Provider.CPU) -> OnnxModel | TensorrtDecoder:
+def run(folder: Path, *, threads: int | None = None, provider: Provider = Provider.CPU) -> GraphModel | TensorrtDecoder:
     """Loads what was exported into its runtime; what it is, its files tell.
 
     Args:

@@ -22,7 +22,8 @@ from amp_export.architectures import Kind, LayerWidths, ModelConfig, supported_m
 from amp_export.budgets import PlanSettings
 from amp_export.checkpoints import Checkpoint, open_checkpoint
 from amp_export.exporters import Precision
-from amp_export.exporters.onnx import OnnxDecoder, can_build
+from amp_export.exporters.decoders import GraphDecoder
+from amp_export.exporters.onnx import can_build
 from amp_export.exporters.onnx import run as open_graph
 from amp_export.exporting import export_into
 from amp_export.loading import load_model, load_tokenizer
@@ -140,5 +141,5 @@ def replayed(graph: Path, vocab_size: int) -> np.ndarray:
     """The logits of a decoder's graph over all cases."""
     pool = np.random.default_rng(0).integers(vocab_size, size=64)
     decoder = open_graph(graph)
-    assert isinstance(decoder, OnnxDecoder)
+    assert isinstance(decoder, GraphDecoder)
     return np.concatenate([replay(case, pool, decoder.forward) for case in CASES])

@@ -7,8 +7,6 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import onnx
 import pytest
@@ -20,6 +18,7 @@ from amp_export.cli import app
 from amp_export.errors import ModelError, RequestError
 from amp_export.exporters.onnx import export
 from amp_export.exporters.onnx.foreign import map_ports
+from amp_export.exporters.sessions import Port
 from amp_export.validation import compare_foreign
 
 NAMES = {
@@ -43,24 +42,24 @@ def call(*arguments: str | Path) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-def entry(name: str, kind: str = "tensor(float)") -> Any:
-    return SimpleNamespace(name=name, type=kind)
+def ports_of(*names: str, dtype: str = "int64") -> dict[str, Port]:
+    return {name: Port(dtype, ("batch_size", "sequence_length")) for name in names}
 
 
 @pytest.mark.parametrize(("name", "key"), NAMES.items())
 def test_keys_and_values_are_told_by_their_names(name: str, key: tuple[int, str]) -> None:
-    inputs = [entry("input_ids", "tensor(int64)"), entry("attention_mask", "tensor(bool)"), entry(name)]
-    ports = map_ports(inputs, [entry("logits"), entry("present.3.key")])
+    inputs = {**ports_of("input_ids"), **ports_of("attention_mask", dtype="bool"), **ports_of(name, dtype="float32")}
+    ports = map_ports(inputs, ["logits", "present.3.key"])
     assert ports.past == {key: name}
     assert ports.present == {(3, "key"): "present.3.key"}
-    assert ports.tokens == {"input_ids": "tensor(int64)", "attention_mask": "tensor(bool)"}
+    assert ports.tokens == {"input_ids": "int64", "attention_mask": "bool"}
 
 
 def test_inputs_that_cannot_be_told_are_listed() -> None:
     with pytest.raises(RequestError, match="takes beam_idx, use_cache_branch, whose meaning cannot be told"):
-        map_ports([entry("input_ids"), entry("beam_idx"), entry("use_cache_branch")], [entry("logits")])
+        map_ports(ports_of("input_ids", "beam_idx", "use_cache_branch"), ["logits"])
     with pytest.raises(RequestError, match="has no input_ids and no logits"):
-        map_ports([entry("attention_mask")], [entry("last_hidden_state")])
+        map_ports(ports_of("attention_mask"), ["last_hidden_state"])
 
 
 def test_the_genai_builders_graph_fails_where_texts_are_padded_on_the_left(checkpoint: Path, tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from tiny_models import save_tiny_model
 from amp_export.architectures import ModelConfig, find_architecture
 from amp_export.checkpoints import read_config
 from amp_export.exporters import Precision
-from amp_export.exporters.onnx import OnnxEncoderDecoder, run
+from amp_export.exporters.encoder_decoders import GraphEncoderDecoder
+from amp_export.exporters.onnx import run
 from amp_export.parity_seq2seq import WritingCase, graph_writer, replay_writing, writing_cases
 from amp_export.progress import Silent
 from amp_export.validation import compare
@@ -95,12 +96,12 @@ def test_a_cache_that_is_wrong_is_caught(
 ) -> None:
     """The second call's keys and values go to the wrong tokens' places."""
     output = converted("t5").output
-    real = OnnxEncoderDecoder.decode
+    real = GraphEncoderDecoder.decode
 
     def forgetful(self, input_ids, source, past=None):
         return real(self, input_ids[:, ::-1].copy() if past is None else input_ids, source, past)
 
-    monkeypatch.setattr(OnnxEncoderDecoder, "decode", forgetful)
+    monkeypatch.setattr(GraphEncoderDecoder, "decode", forgetful)
     report = compare(output / "pruned", output / "onnx", threads=1, progress=Silent())
     failed = {case.name for case in report.cases if not case.holds}
     assert failed == {case.name for case in report.cases if "1 token" not in case.name and "1 written" not in case.name}
@@ -108,7 +109,7 @@ def test_a_cache_that_is_wrong_is_caught(
 
 def test_the_graphs_write_one_token_at_a_time(converted: Callable[[str], Converted]) -> None:
     model = run(converted("whisper").output / "onnx", threads=1)
-    assert isinstance(model, OnnxEncoderDecoder)
+    assert isinstance(model, GraphEncoderDecoder)
     sound = {"input_features": np.random.default_rng(0).standard_normal((2, 8, 24), np.float32)}
     tokens = np.array([[5, 6, 7, 8], [9, 8, 7, 6]])
     at_once, stepwise = (graph_writer(model)(sound, tokens, first)["logits"] for first in (4, 1))

@@ -11,7 +11,7 @@ from amp_export.exporters.onnx.genai import GENAI_CONFIG
 from amp_export.runtimes.interfaces import DecoderRunner
 
 if TYPE_CHECKING:
-    from amp_export.exporters.onnx.sessions import Integers
+    from amp_export.exporters.sessions import Integers
 
 
 def load(folder: Path, *, threads: int | None = None, gpu: bool = False) -> GenaiDecoder:
@@ -30,7 +30,7 @@ def load(folder: Path, *, threads: int | None = None, gpu: bool = False) -> Gena
     require()
     import onnxruntime_genai
 
-    from amp_export.exporters.onnx.threads import usable_cores
+    from amp_export.exporters.threads import usable_cores
 
     if not (folder / GENAI_CONFIG).is_file():
         raise RequestError(

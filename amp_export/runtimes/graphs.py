@@ -12,9 +12,10 @@ from amp_export.runtimes.interfaces import DecoderRunner, EncoderRunner, Runner,
 if TYPE_CHECKING:
     import torch
 
-    from amp_export.exporters import Decoder
-    from amp_export.exporters.onnx import OnnxEncoder, OnnxEncoderDecoder
-    from amp_export.exporters.onnx.sessions import Integers
+    from amp_export.exporters.decoders import Decoder
+    from amp_export.exporters.encoder_decoders import GraphEncoderDecoder
+    from amp_export.exporters.encoders import GraphEncoder
+    from amp_export.exporters.sessions import Integers
 
 
 def load(folder: Path, *, threads: int | None = None, provider: Provider = Provider.CPU) -> Runner:
@@ -23,15 +24,16 @@ def load(folder: Path, *, threads: int | None = None, provider: Provider = Provi
     Raises:
         AmpExportError: See `amp_export.exporters.run`.
     """
-    from amp_export.exporters.onnx import OnnxEncoder, OnnxEncoderDecoder
+    from amp_export.exporters.encoder_decoders import GraphEncoderDecoder
+    from amp_export.exporters.encoders import GraphEncoder
 
     model = run(folder, threads=threads, provider=provider)
-    if isinstance(model, OnnxEncoder):
-        return GraphEncoder(model)
-    return GraphWriter(model) if isinstance(model, OnnxEncoderDecoder) else GraphDecoder(model)
+    if isinstance(model, GraphEncoder):
+        return ExportedEncoder(model)
+    return ExportedWriter(model) if isinstance(model, GraphEncoderDecoder) else ExportedDecoder(model)
 
 
-class GraphDecoder(DecoderRunner):
+class ExportedDecoder(DecoderRunner):
     """A decoder whose past is handed in and out."""
 
     def __init__(self, decoder: Decoder) -> None:
@@ -66,10 +68,10 @@ class GraphDecoder(DecoderRunner):
         self._length = total
 
 
-class GraphEncoder(EncoderRunner):
+class ExportedEncoder(EncoderRunner):
     """An encoder as one graph."""
 
-    def __init__(self, encoder: OnnxEncoder) -> None:
+    def __init__(self, encoder: GraphEncoder) -> None:
         self._encoder = encoder
         self.inputs = encoder.inputs
         self.description, self.threads = encoder.description, encoder.threads
@@ -79,10 +81,10 @@ class GraphEncoder(EncoderRunner):
         self._encoder.forward(inputs)
 
 
-class GraphWriter(WriterRunner):
+class ExportedWriter(WriterRunner):
     """An encoder with a decoder as three graphs."""
 
-    def __init__(self, model: OnnxEncoderDecoder) -> None:
+    def __init__(self, model: GraphEncoderDecoder) -> None:
         self._model = model
         self._source: Any = None
         self._past: Any = None

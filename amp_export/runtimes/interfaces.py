@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from amp_export.exporters.onnx.sessions import Integers
+    from amp_export.exporters.sessions import Integers
 
 Axes = Mapping[str, tuple[int | str, ...]]
 """For each input the sizes of its axes; a name stands for a size that varies."""

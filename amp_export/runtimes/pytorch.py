@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import Cache, PreTrainedModel
 
-    from amp_export.exporters.onnx.sessions import Integers
+    from amp_export.exporters.sessions import Integers
 
 SHAPES = 64
 """Shapes that one function is compiled for before PyTorch gives up; its own limit of 8 is less than a sweep has."""
@@ -46,7 +46,7 @@ def load(
     import torch
     from torch._dynamo import config as dynamo
 
-    from amp_export.exporters.onnx.threads import usable_cores
+    from amp_export.exporters.threads import usable_cores
     from amp_export.loading import load_model
 
     # torch's own limit is for functions whose shapes nobody foresaw

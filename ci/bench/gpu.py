@@ -24,7 +24,8 @@ from amp_export.architectures import ModelConfig
 from amp_export.budgets import PlanSettings, list_candidates
 from amp_export.checkpoints import open_checkpoint, read_config
 from amp_export.exporters import Precision
-from amp_export.exporters.onnx import OnnxDecoder, export, run
+from amp_export.exporters.decoders import GraphDecoder
+from amp_export.exporters.onnx import export, run
 from amp_export.gains import PhaseResult
 from amp_export.gpus import find_gpu
 from amp_export.options import HeadPolicy
@@ -91,7 +92,7 @@ def torch_step(config: Any, dtype: torch.dtype, device: torch.device) -> Step:
     return step
 
 
-def onnx_step(decoder: OnnxDecoder) -> Step:
+def onnx_step(decoder: GraphDecoder) -> Step:
     """A graph in ONNX Runtime."""
 
     def step(tokens_bs: np.ndarray[Any, Any], before: int, past: Any) -> Any:
@@ -192,7 +193,7 @@ def main() -> None:
         precision = Precision.FLOAT16 if on_gpu else Precision.FLOAT32
         graphs = [export_random(config, folder / name, precision) for name, config in (("d", dense), ("p", pruned))]
         decoders = [run(graph, providers=[provider]) for graph in graphs]
-        steps = [onnx_step(decoder) for decoder in decoders if isinstance(decoder, OnnxDecoder)]
+        steps = [onnx_step(decoder) for decoder in decoders if isinstance(decoder, GraphDecoder)]
         label = f"ONNX Runtime {onnxruntime.__version__}, {precision}"
         rows += compare(label, *steps, dense.vocab_size, clock)
     gpu = find_gpu()

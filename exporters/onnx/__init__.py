@@ -4,24 +4,14 @@ from __future__ import annotations
 
 from amp_export.exporters.onnx.exporting import OnnxExport, export
 from amp_export.exporters.onnx.opsets import graph_opset, graph_precision
-from amp_export.exporters.onnx.running import OnnxModel, run
-from amp_export.exporters.onnx.running_decoders import OnnxDecoder, Past
-from amp_export.exporters.onnx.running_encoders import OnnxEncoder
-from amp_export.exporters.onnx.running_seq2seq import OnnxEncoderDecoder, Source, WrittenPast
+from amp_export.exporters.onnx.running import run
 from amp_export.exporters.onnx.sessions import exported_graphs, require_runtime
 from amp_export.exporters.onnx.support import can_build
 from amp_export.exporters.onnx.tracing import TracedExport, trace
 
 __all__ = [
-    "OnnxDecoder",
-    "OnnxEncoder",
-    "OnnxEncoderDecoder",
     "OnnxExport",
-    "OnnxModel",
-    "Past",
-    "Source",
     "TracedExport",
-    "WrittenPast",
     "can_build",
     "export",
     "exported_graphs",

@@ -9,22 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amp_export.errors import ModelError, RequestError, UnsupportedModelError
-from amp_export.exporters.onnx.running_decoders import Past
-from amp_export.exporters.onnx.sessions import (
-    CPU_PROVIDER,
-    PRECISIONS,
-    empty_value,
-    open_session,
-    require_runtime,
-    to_float32,
-)
-from amp_export.exporters.onnx.threads import usable_cores
+from amp_export.exporters import Precision
+from amp_export.exporters.decoders import Decoder, Past
+from amp_export.exporters.onnx.sessions import CPU_PROVIDER, open_session, require_runtime
+from amp_export.exporters.threads import usable_cores
 
 if TYPE_CHECKING:
-    from onnxruntime import InferenceSession, OrtValue
-
     from amp_export.architectures import LayerWidths
-    from amp_export.exporters.onnx.sessions import Floats, Integers
+    from amp_export.exporters.sessions import Floats, Integers, Port, Session
 
 CACHE_NAMES = (
     # Optimum (`ORTModelForCausalLM`) and the onnxruntime-genai builder, 0.18
@@ -40,15 +32,13 @@ TOKENS = ("input_ids", "attention_mask", "position_ids")
 PREFILL, DECODE = "prefill.onnx", "decode.onnx"
 """What transformers.exporters writes for generation: a graph for the prompt, and one for single tokens after it."""
 
-_INTEGERS = {"tensor(int64)": "int64", "tensor(int32)": "int32", "tensor(bool)": "bool"}
-
 
 @dataclass(frozen=True)
 class Ports:
     """What a graph takes and returns.
 
     Attributes:
-        tokens: By our name, the types of inputs for tokens, as ONNX Runtime names them.
+        tokens: By our name, the dtypes of inputs for tokens.
         past: The graph's names of inputs for keys and values, by layer and part.
         present: The same of outputs.
         logits: The output that has logits.
@@ -60,25 +50,25 @@ class Ports:
     logits: str
 
 
-def map_ports(inputs: Iterable[Any], outputs: Iterable[Any]) -> Ports:
+def map_ports(inputs: Mapping[str, Port], outputs: Iterable[str]) -> Ports:
     """Tells what inputs and outputs are, by their names.
 
     Args:
-        inputs: As `InferenceSession.get_inputs` lists them.
-        outputs: As `get_outputs` does.
+        inputs: What a graph takes.
+        outputs: The names of what it returns.
 
     Raises:
         RequestError: Some cannot be told; they are listed.
     """
     tokens, past, unknown = {}, {}, []
-    for entry in inputs:
-        if entry.name in TOKENS:
-            tokens[entry.name] = entry.type
-        elif (key := _cache_key(entry.name)) is not None:
-            past[key] = entry.name
+    for name, port in inputs.items():
+        if name in TOKENS:
+            tokens[name] = port.dtype
+        elif (key := _cache_key(name)) is not None:
+            past[key] = name
         else:
-            unknown.append(entry.name)
-    names = [entry.name for entry in outputs]
+            unknown.append(name)
+    names = list(outputs)
     present = {key: name for name in names if (key := _cache_key(name)) is not None}
     logits = next((name for name in names if name == "logits"), None)
     if unknown or logits is None or "input_ids" not in tokens:
@@ -97,53 +87,44 @@ def map_ports(inputs: Iterable[Any], outputs: Iterable[Any]) -> Ports:
     return Ports(tokens, past, present, logits)
 
 
-class ForeignDecoder:
-    """A decoder that another exporter wrote, loaded and ready. `open_foreign` makes one.
+class ForeignDecoder(Decoder):
+    """A decoder that another exporter wrote, loaded and ready; its precision is that of its logits.
 
-    Attributes:
-        num_layers: How many decoder layers it has.
-        precision: The dtype of its logits.
-        threads: How many threads compute one operator.
-        one_at_a_time: Whether it takes single tokens alone after the prompt.
+    `open_foreign` makes one.
     """
 
-    def __init__(
-        self,
-        first: InferenceSession,
-        later: InferenceSession,
-        widths: Sequence[LayerWidths],
-        *,
-        head_dim: int,
-        threads: int,
-    ) -> None:
+    def __init__(self, first: Session, later: Session, widths: Sequence[LayerWidths], *, head_dim: int) -> None:
         """Takes the graphs for prompt and later tokens, which may be one, and the model's heads."""
-        self._sessions: tuple[InferenceSession, ...] = (first, later)
-        self._ports = tuple(map_ports(session.get_inputs(), session.get_outputs()) for session in self._sessions)
+        self._sessions: tuple[Session, ...] = (first, later)
+        self._ports = tuple(map_ports(session.inputs, session.outputs) for session in self._sessions)
         self._widths = widths
         self._head_dim = head_dim
         self.num_layers = len(widths)
-        kinds = {entry.name: entry.type for entry in first.get_outputs()}
-        self.precision = PRECISIONS[kinds[self._ports[0].logits]]
-        self._cache_types = {entry.name: PRECISIONS.get(entry.type) for entry in first.get_inputs()}
-        self.threads = threads
-        ids = next(entry for entry in later.get_inputs() if entry.name == "input_ids")
-        self.one_at_a_time = ids.shape[1] == 1
+        precision = first.outputs[self._ports[0].logits].precision
+        if precision is None:
+            raise UnsupportedModelError(
+                f"The graph's logits are {first.outputs[self._ports[0].logits].dtype}.\n"
+                f"Supported: {', '.join(Precision)}."
+            )
+        self.precision = precision
+        self.threads, self.description = first.threads, first.description
+        self.one_at_a_time = later.inputs["input_ids"].axes[1] == 1
 
     def forward(
         self, input_ids: Integers, attention_mask: Integers, position_ids: Integers, past: Past | None = None
     ) -> tuple[Floats, Past]:
-        """Computes the logits of new tokens: see `OnnxDecoder.forward`."""
+        """See `Decoder.forward`."""
         if not self._sessions:
             raise ValueError("This decoder was closed.")
         session, ports = self._sessions[past is not None], self._ports[past is not None]
         given = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
-        values = {name: self._integers(given[name], kind) for name, kind in ports.tokens.items()}
+        values = {name: session.to_value(given[name].astype(dtype)) for name, dtype in ports.tokens.items()}
         for (layer, part), name in ports.past.items():
             key = f"{layer}.{part}"
-            values[name] = past.values[key] if past is not None else self._empty(layer, name, len(input_ids))
-        names = [ports.logits, *ports.present.values()]
+            values[name] = past.values[key] if past is not None else self._empty(session, layer, name, len(input_ids))
+        kept = list(ports.present.values())
         try:
-            logits, *present = session.run_with_ort_values(names, values)
+            logits, *present = session.run([ports.logits, *kept], values, keep=kept)
         except Exception as error:  # onnxruntime's errors have no other base class in common
             length = past.length if past is not None else 0
             raise RequestError(
@@ -151,21 +132,17 @@ class ForeignDecoder:
                 f"{error}\nGive cases that it takes with --cases."
             ) from error
         keys = (f"{layer}.{part}" for layer, part in ports.present)
-        return to_float32(logits), Past(attention_mask.shape[1], dict(zip(keys, present, strict=True)))
+        return session.to_float32(logits), Past(attention_mask.shape[1], dict(zip(keys, present, strict=True)))
 
     def close(self) -> None:
         """Frees the weights."""
         self._sessions = ()
 
-    def _integers(self, array: Integers, kind: str) -> OrtValue:
-        from onnxruntime import OrtValue
+    def _empty(self, session: Session, layer: int, name: str, batch_size: int) -> Any:
+        import numpy as np
 
-        return OrtValue.ortvalue_from_numpy(array.astype(_INTEGERS[kind]))
-
-    def _empty(self, layer: int, name: str, batch_size: int) -> OrtValue:
-        precision = self._cache_types[name]
-        assert precision is not None, name
-        return empty_value((batch_size, self._widths[layer].key_value_heads, 0, self._head_dim), precision)
+        shape = (batch_size, self._widths[layer].key_value_heads, 0, self._head_dim)
+        return session.to_value(np.empty(shape, np.float32), session.inputs[name].precision)
 
 
 def open_foreign(
@@ -194,7 +171,7 @@ def open_foreign(
     require_runtime()
     threads = threads if threads is not None else usable_cores()
     sessions = [open_session(file, threads=threads, providers=[provider]) for file in decoder_files(path)]
-    decoder = ForeignDecoder(sessions[0], sessions[-1], widths, head_dim=head_dim, threads=threads)
+    decoder = ForeignDecoder(sessions[0], sessions[-1], widths, head_dim=head_dim)
     if not decoder._ports[-1].past or not decoder._ports[0].present:
         raise UnsupportedModelError(f"{path} takes or returns no keys and values: it is no decoder with a cache.")
     return decoder

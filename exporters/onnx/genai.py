@@ -9,7 +9,7 @@ from typing import Any
 
 from amp_export.checkpoints import Checkpoint
 from amp_export.errors import ModelError
-from amp_export.exporters.onnx.threads import usable_cores
+from amp_export.exporters.threads import usable_cores
 
 GENAI_CONFIG = "genai_config.json"
 

@@ -1,12 +1,14 @@
-"""Which operators a graph is made of, and of which precision."""
+"""What a graph says of itself: its operators, its precision, what it takes and returns."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amp_export.errors import ModelError
 from amp_export.exporters import Opset, Precision
+from amp_export.exporters.sessions import Port
 
 if TYPE_CHECKING:
     import onnx
@@ -44,12 +46,22 @@ def graph_precision(graph: Path) -> Precision:
 
 def returned_precision(model: onnx.ModelProto) -> Precision | None:
     """The precision of the logits, or of what else is returned first; None where nothing has one that is exported."""
-    from onnx import TensorProto
-
-    types = {
-        TensorProto.FLOAT: Precision.FLOAT32,
-        TensorProto.FLOAT16: Precision.FLOAT16,
-        TensorProto.BFLOAT16: Precision.BFLOAT16,
-    }
-    by_name = {output.name: types.get(output.type.tensor_type.elem_type) for output in model.graph.output}
+    by_name = {name: port.precision for name, port in read_ports(model.graph.output).items()}
     return next((found for found in (by_name.get("logits"), *by_name.values()) if found is not None), None)
+
+
+def read_ports(values: Iterable[onnx.ValueInfoProto]) -> dict[str, Port]:
+    """What a graph takes or returns, by name.
+
+    Args:
+        values: The graph's `input` or `output`.
+    """
+    from onnx import helper
+
+    return {
+        value.name: Port(
+            helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name,
+            tuple(axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim),
+        )
+        for value in values
+    }

@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from amp_export.exporters.onnx.running_decoders import OnnxDecoder
-from amp_export.exporters.onnx.running_encoders import OnnxEncoder
-from amp_export.exporters.onnx.running_seq2seq import OnnxEncoderDecoder
-from amp_export.exporters.onnx.sessions import exported_graphs, open_session, require_runtime
-from amp_export.exporters.onnx.threads import usable_cores
-
-OnnxModel = OnnxDecoder | OnnxEncoder | OnnxEncoderDecoder
+from amp_export.exporters.kinds import GraphModel, choose_model
+from amp_export.exporters.onnx.sessions import CPU_PROVIDER, exported_graphs, open_session, require_runtime
+from amp_export.exporters.threads import usable_cores
 
 
-def run(folder: Path, *, threads: int | None = None, providers: Sequence[str] = ("CPUExecutionProvider",)) -> OnnxModel:
+def run(folder: Path, *, threads: int | None = None, providers: Sequence[str] = (CPU_PROVIDER,)) -> GraphModel:
     """Loads an exported model into ONNX Runtime; what kind it is, its files and inputs tell.
 
     Args:
@@ -30,10 +26,6 @@ def run(folder: Path, *, threads: int | None = None, providers: Sequence[str] = 
     """
     require_runtime()
     threads = threads if threads is not None else usable_cores()
-    sessions = [open_session(graph, threads=threads, providers=providers) for graph in exported_graphs(folder)]
-    if len(sessions) > 1:
-        return OnnxEncoderDecoder(*sessions, threads=threads)
-    (session,) = sessions
-    if any(entry.name.startswith("past_key_values.") for entry in session.get_inputs()):
-        return OnnxDecoder(session, threads=threads)
-    return OnnxEncoder(session, threads=threads)
+    return choose_model(
+        [open_session(graph, threads=threads, providers=providers) for graph in exported_graphs(folder)]
+    )

@@ -1,38 +1,27 @@
-"""What running a graph on ONNX Runtime takes, whatever its kind: the session, and values of all precisions."""
+"""Graphs on ONNX Runtime."""
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amp_export.errors import MissingExtraError, ModelError, RequestError, UnsupportedModelError
-from amp_export.exporters import Precision
 from amp_export.exporters.onnx.exporting import GRAPH
+from amp_export.exporters.onnx.values import to_float32, to_value
+from amp_export.exporters.sessions import Port, Session
 
 if TYPE_CHECKING:
-    import numpy as np
     from onnxruntime import InferenceSession, OrtValue
 
-    Integers = np.ndarray[Any, np.dtype[np.int64]]
-    Floats = np.ndarray[Any, np.dtype[np.float32]]
+    from amp_export.exporters import Precision
+    from amp_export.exporters.sessions import Floats
 
 ENCODER = "encoder_model.onnx"
 DECODER = "decoder_model.onnx"
 DECODER_WITH_PAST = "decoder_with_past_model.onnx"
 
 CPU_PROVIDER = "CPUExecutionProvider"
-
-PRECISIONS = {
-    "tensor(float)": Precision.FLOAT32,
-    "tensor(float16)": Precision.FLOAT16,
-    "tensor(bfloat16)": Precision.BFLOAT16,
-}
-"""By the names that ONNX Runtime gives to types."""
-
-_ELEMENTS = {Precision.FLOAT32: ("float32", 1), Precision.FLOAT16: ("float16", 10), Precision.BFLOAT16: ("uint16", 16)}
-"""numpy's dtype for the bits, and the number in `TensorProto.DataType`."""
 
 
 def require_runtime() -> None:
@@ -73,7 +62,7 @@ def check_providers(providers: Sequence[str]) -> None:
         raise RequestError(f"onnxruntime has no {', '.join(missing)} here.\nAvailable: {', '.join(available)}.")
 
 
-def open_session(graph: Path, *, threads: int, providers: Sequence[str]) -> InferenceSession:
+def load_graph(graph: Path, *, threads: int, providers: Sequence[str] = (CPU_PROVIDER,)) -> InferenceSession:
     """Loads one graph.
 
     Args:
@@ -119,57 +108,49 @@ def describe_runtime(session: InferenceSession) -> str:
     return f"ONNX Runtime {onnxruntime.__version__}" + (f" ({provider})" if provider != CPU_PROVIDER else "")
 
 
-def to_value(array: Any, precision: Precision | None = None) -> OrtValue:
-    """An array as the runtime takes it.
+class OnnxSession(Session):
+    """A graph on ONNX Runtime."""
 
-    Args:
-        array: Numbers of any type.
-        precision: What floating-point numbers are rounded to; None leaves the array as it is.
-    """
-    from onnxruntime import OrtValue
+    def __init__(self, session: InferenceSession, *, threads: int) -> None:
+        self._session = session
+        self.inputs = {entry.name: _port(entry) for entry in session.get_inputs()}
+        self.outputs = {entry.name: _port(entry) for entry in session.get_outputs()}
+        self.threads = threads
+        self.description = describe_runtime(session)
+        self._on_gpu = session.get_providers()[0] != CPU_PROVIDER
 
-    if precision is None:
-        return OrtValue.ortvalue_from_numpy(array)
-    dtype, onnx_type = _ELEMENTS[precision]
-    if precision is not Precision.BFLOAT16:
-        return OrtValue.ortvalue_from_numpy(array.astype(dtype))
-    import ml_dtypes
+    def to_value(self, array: Any, precision: Precision | None = None) -> OrtValue:
+        """See `Session.to_value`."""
+        return to_value(array, precision)
 
-    # numpy has no bfloat16, so the runtime is given its bits
-    return OrtValue.ortvalue_from_numpy_with_onnx_type(array.astype(ml_dtypes.bfloat16).view(dtype), onnx_type)
+    def to_float32(self, value: OrtValue) -> Floats:
+        """See `Session.to_float32`."""
+        return to_float32(value)
 
-
-def empty_value(shape: Sequence[int], precision: Precision) -> OrtValue:
-    """A value without entries."""
-    import numpy as np
-    from onnxruntime import OrtValue
-
-    dtype, onnx_type = _ELEMENTS[precision]
-    return OrtValue.ortvalue_from_numpy_with_onnx_type(np.empty(shape, dtype), onnx_type)
-
-
-def to_float32(value: OrtValue) -> Floats:
-    """A value of floating-point numbers as an array."""
-    import numpy as np
-
-    if value.data_type() != "tensor(bfloat16)":
-        floats: Floats = value.numpy().astype(np.float32, copy=False)
-        return floats
-    # onnxruntime 1.32 makes no array of bfloat16, which is the upper half of float32
-    halves = np.ctypeslib.as_array((ctypes.c_uint16 * int(np.prod(value.shape()))).from_address(value.data_ptr()))
-    return (halves.astype(np.uint32) << 16).view(np.float32).reshape(value.shape())
+    def run(
+        self, outputs: Sequence[str], values: Mapping[str, OrtValue], *, keep: Collection[str] = ()
+    ) -> list[OrtValue]:
+        """See `Session.run`."""
+        found: list[OrtValue]
+        if not self._on_gpu:
+            found = self._session.run_with_ort_values(list(outputs), values)
+            return found
+        binding = self._session.io_binding()
+        for name, value in values.items():
+            binding.bind_ortvalue_input(name, value)
+        for name in outputs:
+            binding.bind_output(name, "cuda" if name in keep else "cpu")
+        self._session.run_with_iobinding(binding)
+        found = binding.get_outputs()
+        return found
 
 
-def choose_inputs(entries: Sequence[Any], given: dict[str, Any]) -> dict[str, OrtValue]:
-    """What a session is run on: its inputs among those given, floating-point numbers in its own precision.
+def open_session(graph: Path, *, threads: int, providers: Sequence[str] = (CPU_PROVIDER,)) -> OnnxSession:
+    """Loads one graph: see `load_graph`."""
+    return OnnxSession(load_graph(graph, threads=threads, providers=providers), threads=threads)
 
-    Args:
-        entries: The session's inputs, as `InferenceSession.get_inputs` lists them.
-        given: Arrays by name; those that the graph does not take are left out.
 
-    Raises:
-        ValueError: One is missing.
-    """
-    if missing := [entry.name for entry in entries if entry.name not in given]:
-        raise ValueError(f"The graph needs {', '.join(missing)} as well; given were {', '.join(given) or 'none'}.")
-    return {entry.name: to_value(given[entry.name], PRECISIONS.get(entry.type)) for entry in entries}
+def _port(entry: Any) -> Port:
+    """An input or output, as `InferenceSession` lists them."""
+    dtype = entry.type.removeprefix("tensor(").removesuffix(")")
+    return Port({"float": "float32", "double": "float64"}.get(dtype, dtype), tuple(entry.shape))

@@ -5,19 +5,19 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from amp_export.exporters.onnx.scopes import module_values
-from amp_export.exporters.onnx.sessions import CPU_PROVIDER, open_session
-from amp_export.exporters.onnx.threads import usable_cores
+from amp_export.exporters.onnx.sessions import OnnxSession, load_graph
+from amp_export.exporters.threads import usable_cores
 
 if TYPE_CHECKING:
     import onnx
-    from onnxruntime import InferenceSession, OrtValue
+    from onnxruntime import OrtValue
 
 QUERY, KEY, VALUE, MASK = "query", "key", "value", "mask"
 """What an attention takes, under the name of its module."""
@@ -63,38 +63,28 @@ def find_taps(model: onnx.ModelProto, modules: Iterable[str]) -> list[Tap]:
     return sorted(taps, key=lambda tap: tap.node)
 
 
-class TappedSession:
+class TappedSession(OnnxSession):
     """A session that computes values within its graph as well, and keeps them.
 
     Attributes:
         calls: For every call so far all that was computed, by name.
     """
 
-    def __init__(self, session: InferenceSession, values: Sequence[str]) -> None:
-        """Takes a session; `values` are those of its outputs that lie within the graph."""
-        self._session = session
+    def __init__(self, graph: Path, values: Collection[str]) -> None:
+        """Loads a graph; `values` are those of its outputs that lie within."""
+        super().__init__(load_graph(graph, threads=usable_cores()), threads=usable_cores())
         self._values = values
+        self.outputs = {name: port for name, port in self.outputs.items() if name not in values}
         self.calls: list[Mapping[str, OrtValue]] = []
 
-    def get_providers(self) -> list[str]:
-        """As of the session."""
-        found: list[str] = self._session.get_providers()
-        return found
-
-    def get_inputs(self) -> list[Any]:
-        """The graph's inputs."""
-        return list(self._session.get_inputs())
-
-    def get_outputs(self) -> list[Any]:
-        """The graph's outputs, without the values within."""
-        return [output for output in self._session.get_outputs() if output.name not in self._values]
-
-    def run_with_ort_values(self, names: Sequence[str], given: Mapping[str, OrtValue]) -> list[OrtValue]:
-        """Computes outputs."""
-        wanted = [*names, *self._values]
-        found: list[OrtValue] = self._session.run_with_ort_values(wanted, given)
+    def run(
+        self, outputs: Sequence[str], values: Mapping[str, OrtValue], *, keep: Collection[str] = ()
+    ) -> list[OrtValue]:
+        """See `Session.run`."""
+        wanted = [*outputs, *self._values]
+        found = super().run(wanted, values, keep=keep)
         self.calls.append(dict(zip(wanted, found, strict=True)))
-        return found[: len(names)]
+        return found[: len(outputs)]
 
 
 @contextmanager
@@ -121,7 +111,7 @@ def _tapped_session(file: Path, taps: Sequence[Tap], scratch: Path) -> TappedSes
     for data in _data_files(model):
         _link(file.parent / data, scratch / data)
     (scratch / file.name).write_bytes(model.SerializeToString())
-    return TappedSession(open_session(scratch / file.name, threads=usable_cores(), providers=[CPU_PROVIDER]), names)
+    return TappedSession(scratch / file.name, names)
 
 
 def _link(data: Path, place: Path) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from amp_export.errors import ModelError, RequestError
 from amp_export.exporters import Precision
+from amp_export.exporters.sessions import Port
 from amp_export.exporters.tensorrt.profiles import Limits, Profile, Range
 from amp_export.options import EngineRuntime
 
@@ -24,19 +25,6 @@ SCHEMA = 1
 def is_engine(folder: Path) -> bool:
     """Whether a folder is one of an engine."""
     return (folder / FACTS).is_file()
-
-
-@dataclass(frozen=True)
-class Binding:
-    """An input or an output.
-
-    Attributes:
-        dtype: As numpy names it; `bfloat16` besides.
-        axes: Sizes, and names of those that vary.
-    """
-
-    dtype: str
-    axes: tuple[int | str, ...]
 
 
 @dataclass(frozen=True)
@@ -68,8 +56,8 @@ class EngineFacts:
     precision: Precision
     opset: int
     graph_sha256: str
-    inputs: Mapping[str, Binding]
-    outputs: Mapping[str, Binding]
+    inputs: Mapping[str, Port]
+    outputs: Mapping[str, Port]
     limits: Limits
     profiles: tuple[Profile, ...]
     attentions: int
@@ -102,7 +90,7 @@ class EngineFacts:
                     "precision": Precision(content["precision"]),
                     "limits": Limits(**content["limits"]),
                     "profiles": tuple(map(_profile, content["profiles"])),
-                    **{name: _bindings(content[name]) for name in ("inputs", "outputs")},
+                    **{name: _ports(content[name]) for name in ("inputs", "outputs")},
                 }
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -145,5 +133,5 @@ def _profile(content: Mapping[str, Any]) -> Profile:
     return Profile(content["name"], ranges)
 
 
-def _bindings(content: Mapping[str, Any]) -> dict[str, Binding]:
-    return {name: Binding(binding["dtype"], tuple(binding["axes"])) for name, binding in content.items()}
+def _ports(content: Mapping[str, Any]) -> dict[str, Port]:
+    return {name: Port(port["dtype"], tuple(port["axes"])) for name, port in content.items()}

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from amp_export.checkpoints import hash_file
 from amp_export.errors import ModelError, UnsupportedModelError
 from amp_export.exporters import Precision
+from amp_export.exporters.onnx.opsets import read_ports
+from amp_export.exporters.sessions import Port
 from amp_export.exporters.tensorrt.building import BuildSettings, build_engine
-from amp_export.exporters.tensorrt.engines import ENGINE, Binding, EngineFacts
+from amp_export.exporters.tensorrt.engines import ENGINE, EngineFacts
 from amp_export.exporters.tensorrt.profiles import Limits, decoder_profiles
 
 if TYPE_CHECKING:
@@ -71,7 +73,7 @@ def export(
     runtime.check_compute_capability(settings.compute_capability, present=present)
     capability = settings.compute_capability or present
     assert capability is not None
-    profiles = decoder_profiles({name: binding.axes for name, binding in described.inputs.items()}, settings.limits)
+    profiles = decoder_profiles({name: port.axes for name, port in described.inputs.items()}, settings.limits)
     cache = None
     if settings.timing_cache is not None:
         cache = settings.timing_cache / f"{runtime.kind}-{'.'.join(map(str, runtime.version))}-sm{capability}.cache"
@@ -122,8 +124,8 @@ class GraphDescription:
         opset: The version of its operators.
     """
 
-    inputs: dict[str, Binding]
-    outputs: dict[str, Binding]
+    inputs: dict[str, Port]
+    outputs: dict[str, Port]
     precision: Precision
     opset: int
 
@@ -144,8 +146,8 @@ def describe_graph(graph: Path) -> GraphDescription:
         raise ModelError(f"{graph.parent} holds no {graph.name}.\nExport it: amp-export export --to onnx.") from error
     except DecodeError as error:
         raise ModelError(f"{graph} is damaged: {error}\nExport it again.") from error
-    inputs, outputs = _bindings(model.graph.input), _bindings(model.graph.output)
-    past = next((binding for name, binding in inputs.items() if name.startswith("past_key_values.")), None)
+    inputs, outputs = read_ports(model.graph.input), read_ports(model.graph.output)
+    past = next((port for name, port in inputs.items() if name.startswith("past_key_values.")), None)
     if past is None:
         raise UnsupportedModelError(
             f"{graph} is no decoder's graph with keys and values of the past: it takes {', '.join(inputs)}.\n"
@@ -153,15 +155,3 @@ def describe_graph(graph: Path) -> GraphDescription:
         )
     opset = next(entry.version for entry in model.opset_import if entry.domain == "")
     return GraphDescription(inputs, outputs, Precision(past.dtype), opset)
-
-
-def _bindings(values: Iterable[Any]) -> dict[str, Binding]:
-    from onnx import helper
-
-    return {
-        value.name: Binding(
-            helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name,
-            tuple(axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim),
-        )
-        for value in values
-    }

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from amp_export.errors import RequestError
-from amp_export.exporters.onnx.running_decoders import check_mask
+from amp_export.exporters.decoders import Decoder, check_mask
 from amp_export.exporters.tensorrt.engines import ENGINE, EngineFacts
 from amp_export.exporters.tensorrt.profiles import DECODE, PREFILL
 from amp_export.exporters.tensorrt.runtimes import Runtime, load_runtime
@@ -16,7 +16,7 @@ from amp_export.exporters.tensorrt.runtimes import Runtime, load_runtime
 if TYPE_CHECKING:
     import torch
 
-    from amp_export.exporters.onnx.sessions import Floats, Integers
+    from amp_export.exporters.sessions import Floats, Integers
 
     Tokens: TypeAlias = Integers | torch.Tensor
 
@@ -34,15 +34,11 @@ class EnginePast:
     values: Mapping[str, torch.Tensor]
 
 
-class TensorrtDecoder:
+class TensorrtDecoder(Decoder):
     """A decoder's engine, loaded and ready. `run` makes one.
 
     Attributes:
         facts: What is known of the engine.
-        num_layers: How many decoder layers it has.
-        precision: The dtype of its weights, activations, keys and values.
-        threads: 0, since a GPU computes.
-        description: Name and version of the runtime.
         stream: The stream that it runs on, if on a GPU.
         device: Where its tensors lie.
     """
@@ -61,25 +57,14 @@ class TensorrtDecoder:
         self.precision = facts.precision
         self.threads = 0
         self.description = f"{facts.runtime} {facts.version}"
+        self.max_batch, self.max_context = facts.limits.max_batch, facts.limits.max_context
+        # its profile for decoding takes no more
+        self.one_at_a_time = True
 
     def forward(
         self, input_ids: Integers, attention_mask: Integers, position_ids: Integers, past: EnginePast | None = None
     ) -> tuple[Floats, EnginePast]:
-        """Computes the logits of new tokens.
-
-        Args:
-            input_ids: The new tokens, int64 [batch_size, sequence_length].
-            attention_mask: 1 for tokens and 0 for padding, int64 [batch_size, past length + sequence_length].
-            position_ids: The place of each new token in its text, int64 [batch_size, sequence_length].
-            past: What the call before returned; None at the start of a text.
-
-        Returns:
-            Logits, float32 [batch_size, sequence_length, vocab_size], and the past for the next call.
-
-        Raises:
-            RequestError: The engine was not built for these shapes.
-            ValueError: The decoder was closed, or the attention mask does not cover the past and the new tokens.
-        """
+        """See `Decoder.forward`."""
         logits, past = self.step(input_ids, attention_mask, position_ids, past)
         floats: Floats = logits.float().cpu().numpy()
         return floats, past
@@ -111,8 +96,8 @@ class TensorrtDecoder:
         for name in self.facts.inputs:
             self._bind_input(name, tensors, sizes)
         outputs = {}
-        for name, binding in self.facts.outputs.items():
-            outputs[name] = self._empty(binding.dtype, binding.axes, sizes)
+        for name, port in self.facts.outputs.items():
+            outputs[name] = self._empty(port.dtype, port.axes, sizes)
             self._context.set_tensor_address(name, outputs[name].data_ptr())
         if not self._context.execute_async_v3(self._handle):
             raise RequestError("The engine could not be run; the GPU's driver may say why: see nvidia-smi and dmesg.")
@@ -145,11 +130,11 @@ class TensorrtDecoder:
             self._profile = number
 
     def _bind_input(self, name: str, tensors: dict[str, torch.Tensor], sizes: Mapping[str, int]) -> None:
-        binding = self.facts.inputs[name]
-        shape = self._shape(binding.axes, sizes)
+        port = self.facts.inputs[name]
+        shape = self._shape(port.axes, sizes)
         # an empty tensor has no address, and the runtime wants one of every input: it gets one of a single value
         if name not in tensors:
-            tensors[name] = self._empty(binding.dtype, (1,), sizes)
+            tensors[name] = self._empty(port.dtype, (1,), sizes)
         if not self._context.set_input_shape(name, shape):
             raise RequestError(f"The engine refuses {name} of the shape {list(shape)}.")
         self._context.set_tensor_address(name, tensors[name].data_ptr())

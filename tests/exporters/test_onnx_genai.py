@@ -14,7 +14,7 @@ from tiny_models import BUILDABLE, save_tiny_model
 from amp_export.checkpoints import Checkpoint, open_checkpoint
 from amp_export.errors import ModelError
 from amp_export.exporters.onnx import export, run
-from amp_export.exporters.onnx.threads import usable_cores
+from amp_export.exporters.threads import usable_cores
 
 genai = pytest.importorskip("onnxruntime_genai")
 

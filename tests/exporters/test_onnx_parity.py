@@ -24,7 +24,8 @@ from amp_export.architectures import (
 )
 from amp_export.checkpoints import Checkpoint, TensorInfo, open_checkpoint
 from amp_export.exporters import Opset, Precision
-from amp_export.exporters.onnx import OnnxDecoder, export, run
+from amp_export.exporters.decoders import GraphDecoder
+from amp_export.exporters.onnx import export, run
 from amp_export.modeling_amp import resize
 
 LONGROPE = {
@@ -116,10 +117,10 @@ class Pair:
         tolerance: Four times what the model is off in float32.
     """
 
-    decoder: OnnxDecoder
+    decoder: GraphDecoder
     model: Any
     tolerance: float
-    older: OnnxDecoder | None = None
+    older: GraphDecoder | None = None
 
 
 @pytest.fixture(scope="module", params=MODELS.values(), ids=MODELS)
@@ -162,7 +163,7 @@ def torch_logits(model: Any, input_ids: np.ndarray, attention_mask: np.ndarray |
     return logits
 
 
-def in_chunks(decoder: OnnxDecoder, input_ids: np.ndarray, attention_mask: np.ndarray, ends: list[int]) -> np.ndarray:
+def in_chunks(decoder: GraphDecoder, input_ids: np.ndarray, attention_mask: np.ndarray, ends: list[int]) -> np.ndarray:
     past, logits, start = None, [], 0
     for end in ends:
         chunk, past = decoder.forward(

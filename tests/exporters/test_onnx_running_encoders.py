@@ -13,8 +13,10 @@ from conftest import Converted
 
 from amp_export.errors import ModelError, UnsupportedModelError
 from amp_export.exporters import Precision
-from amp_export.exporters.onnx import OnnxEncoder, OnnxEncoderDecoder, exported_graphs, run
-from amp_export.exporters.onnx.sessions import to_float32, to_value
+from amp_export.exporters.encoder_decoders import GraphEncoderDecoder
+from amp_export.exporters.encoders import GraphEncoder
+from amp_export.exporters.onnx import exported_graphs, run
+from amp_export.exporters.onnx.values import to_float32, to_value
 
 Convert = Callable[[str], Converted]
 
@@ -39,7 +41,7 @@ def save_graph(folder: Path, *, output: int, axes: list[str | int]) -> Path:
 def test_an_encoder_tells_what_it_takes_and_returns(tmp_path: Path) -> None:
     folder = save_graph(tmp_path, output=onnx.TensorProto.FLOAT16, axes=["batch_size", "sequence_length"])
     encoder = run(folder, threads=1)
-    assert isinstance(encoder, OnnxEncoder)
+    assert isinstance(encoder, GraphEncoder)
     assert encoder.inputs == {"input_ids": ("batch_size", "sequence_length")}
     assert (encoder.outputs, encoder.outputs_by_token) == (("logits",), {"logits"})
     assert (encoder.precision, encoder.threads) == (Precision.FLOAT16, 1)
@@ -50,7 +52,7 @@ def test_an_encoder_tells_what_it_takes_and_returns(tmp_path: Path) -> None:
 
 def test_an_output_without_tokens_is_no_output_by_token(tmp_path: Path) -> None:
     encoder = run(save_graph(tmp_path, output=onnx.TensorProto.FLOAT, axes=["batch_size", 3]))
-    assert isinstance(encoder, OnnxEncoder)
+    assert isinstance(encoder, GraphEncoder)
     assert not encoder.outputs_by_token
 
 
@@ -85,7 +87,7 @@ def test_an_encoder_of_images_runs_any_number_of_them(converted: Convert) -> Non
 
 def test_the_source_s_keys_stay_from_the_first_call(converted: Convert) -> None:
     model = run(converted("t5").output / "onnx", threads=1)
-    assert isinstance(model, OnnxEncoderDecoder)
+    assert isinstance(model, GraphEncoderDecoder)
     assert (model.num_layers, model.precision, model.threads) == (2, Precision.FLOAT32, 1)
     source = model.encode(TEXT)
     assert model.states(source).shape == (1, 3, 32)

@@ -21,7 +21,8 @@ from tiny_models import TINY_CONFIG, randomize
 from amp_export.architectures import Kind
 from amp_export.errors import MissingExtraError, OutputError, UnsupportedModelError
 from amp_export.exporters import Precision
-from amp_export.exporters.onnx import OnnxDecoder, TracedExport, run, trace
+from amp_export.exporters.decoders import GraphDecoder
+from amp_export.exporters.onnx import TracedExport, run, trace
 
 TOLERANCE = 1e-4
 """Of logits whose standard deviation is about 6: the noise is 2e-5, a wrong position or head 1 and more."""
@@ -105,7 +106,7 @@ def torch_logits(model: Any, input_ids: np.ndarray, mask: np.ndarray, *, positio
     return logits
 
 
-def in_calls(decoder: OnnxDecoder, input_ids: np.ndarray, mask: np.ndarray, ends: list[int]) -> np.ndarray:
+def in_calls(decoder: GraphDecoder, input_ids: np.ndarray, mask: np.ndarray, ends: list[int]) -> np.ndarray:
     past, logits, start = None, [], 0
     for end in ends:
         chunk, past = decoder.forward(input_ids[:, start:end], mask[:, :end], places(mask)[:, start:end], past)

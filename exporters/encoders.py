@@ -1,4 +1,4 @@
-"""An encoder, or a model with a head for classification, on ONNX Runtime."""
+"""An encoder, or a model with a head for classification, that is run through a graph."""
 
 from __future__ import annotations
 
@@ -6,19 +6,17 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from amp_export.errors import UnsupportedModelError
-from amp_export.exporters.onnx.sessions import PRECISIONS, choose_inputs, describe_runtime, to_float32
 
 if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
-
-    from amp_export.exporters.onnx.sessions import Floats
+    from amp_export.exporters import Precision
+    from amp_export.exporters.sessions import Floats, Session
 
 TOKENS_AXIS = "sequence_length"
 """The name of the axis along which tokens lie."""
 
 
-class OnnxEncoder:
-    """An encoder, loaded and ready. `run` makes one.
+class GraphEncoder:
+    """An encoder, loaded and ready.
 
     Attributes:
         inputs: For each input the sizes of its axes; a name stands for a size that varies.
@@ -29,18 +27,18 @@ class OnnxEncoder:
         description: Name and version of the runtime.
     """
 
-    def __init__(self, session: InferenceSession, *, threads: int) -> None:
-        self._session: InferenceSession | None = session
-        self._entries = session.get_inputs()
-        self.inputs: Mapping[str, tuple[int | str, ...]] = {entry.name: tuple(entry.shape) for entry in self._entries}
-        floats = [entry for entry in session.get_outputs() if entry.type in PRECISIONS]
-        if not floats:
+    def __init__(self, session: Session) -> None:
+        self._session: Session | None = session
+        self.inputs: Mapping[str, tuple[int | str, ...]] = {name: port.axes for name, port in session.inputs.items()}
+        found: dict[str, Precision] = {
+            name: port.precision for name, port in session.outputs.items() if port.precision is not None
+        }
+        if not found:
             raise UnsupportedModelError("The graph returns no floating-point numbers: it is no encoder's.")
-        self.outputs = tuple(entry.name for entry in floats)
-        self.outputs_by_token = frozenset(entry.name for entry in floats if TOKENS_AXIS in entry.shape[1:2])
-        self.precision = PRECISIONS[floats[0].type]
-        self.threads = threads
-        self.description = describe_runtime(session)
+        self.outputs = tuple(found)
+        self.outputs_by_token = frozenset(name for name in found if TOKENS_AXIS in session.outputs[name].axes[1:2])
+        self.precision = found[self.outputs[0]]
+        self.threads, self.description = session.threads, session.description
 
     def forward(self, inputs: Mapping[str, Any]) -> dict[str, Floats]:
         """Computes the outputs.
@@ -54,11 +52,11 @@ class OnnxEncoder:
         Raises:
             ValueError: The encoder was closed, or an input is missing.
         """
-        if self._session is None:
+        session = self._session
+        if session is None:
             raise ValueError("This encoder was closed.")
-        values = choose_inputs(self._entries, dict(inputs))
-        found = self._session.run_with_ort_values(list(self.outputs), values)
-        return {name: to_float32(value) for name, value in zip(self.outputs, found, strict=True)}
+        found = session.run(self.outputs, session.choose_inputs(inputs))
+        return {name: session.to_float32(value) for name, value in zip(self.outputs, found, strict=True)}
 
     def close(self) -> None:
         """Frees the weights."""

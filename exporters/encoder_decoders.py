@@ -1,4 +1,4 @@
-"""An encoder with a decoder on ONNX Runtime: three graphs, and what passes between them."""
+"""An encoder with a decoder that is run through three graphs, and what passes between them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from amp_export.exporters.onnx.sessions import PRECISIONS, choose_inputs, describe_runtime, to_float32, to_value
+from amp_export.exporters.decoders import PAST
 
 if TYPE_CHECKING:
-    from onnxruntime import InferenceSession, OrtValue
+    from amp_export.exporters.sessions import Floats, Integers, Session
 
-    from amp_export.exporters.onnx.sessions import Floats, Integers
+STATES = "last_hidden_state"
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Source:
         mask: Which of them are real, for models that tell.
     """
 
-    states: OrtValue
-    mask: OrtValue | None
+    states: Any
+    mask: Any
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,11 @@ class WrittenPast:
         values: By the name of the later graph's input that takes it.
     """
 
-    values: Mapping[str, OrtValue]
+    values: Mapping[str, Any]
 
 
-class OnnxEncoderDecoder:
-    """An encoder with a decoder, loaded and ready. `run` makes one.
+class GraphEncoderDecoder:
+    """An encoder with a decoder, loaded and ready.
 
     Attributes:
         inputs: For each input of the encoder the sizes of its axes; a name stands for a size that varies.
@@ -49,18 +49,15 @@ class OnnxEncoderDecoder:
         description: Name and version of the runtime.
     """
 
-    def __init__(
-        self, encoder: InferenceSession, first: InferenceSession, later: InferenceSession, *, threads: int
-    ) -> None:
-        self._sessions: tuple[InferenceSession, ...] = (encoder, first, later)
-        self._entries = encoder.get_inputs()
-        self._later_inputs = {entry.name for entry in later.get_inputs()}
-        self._has_mask = "encoder_attention_mask" in self._later_inputs
-        self.inputs: Mapping[str, tuple[int | str, ...]] = {entry.name: tuple(entry.shape) for entry in self._entries}
-        self.num_layers = sum(name.endswith(".decoder.key") for name in self._later_inputs)
-        self.precision = PRECISIONS[encoder.get_outputs()[0].type]
-        self.threads = threads
-        self.description = describe_runtime(encoder)
+    def __init__(self, encoder: Session, first: Session, later: Session) -> None:
+        self._sessions: tuple[Session, ...] = (encoder, first, later)
+        self._has_mask = "encoder_attention_mask" in later.inputs
+        self.inputs: Mapping[str, tuple[int | str, ...]] = {name: port.axes for name, port in encoder.inputs.items()}
+        self.num_layers = sum(name.endswith(".decoder.key") for name in later.inputs)
+        precision = encoder.outputs[STATES].precision
+        assert precision is not None
+        self.precision = precision
+        self.threads, self.description = encoder.threads, encoder.description
 
     def encode(self, inputs: Mapping[str, Any]) -> Source:
         """Computes the states of what is read.
@@ -72,12 +69,13 @@ class OnnxEncoderDecoder:
             ValueError: The model was closed, or an input is missing.
         """
         encoder, *_ = self._open()
-        (states,) = encoder.run_with_ort_values(["last_hidden_state"], choose_inputs(self._entries, dict(inputs)))
-        return Source(states, to_value(inputs["attention_mask"]) if self._has_mask else None)
+        (states,) = encoder.run([STATES], encoder.choose_inputs(inputs), keep=[STATES])
+        return Source(states, encoder.to_value(inputs["attention_mask"]) if self._has_mask else None)
 
     def states(self, source: Source) -> Floats:
         """The encoder's states as float32 [batch_size, positions, hidden_size]."""
-        return to_float32(source.states)
+        encoder, *_ = self._open()
+        return encoder.to_float32(source.states)
 
     def decode(
         self, input_ids: Integers, source: Source, past: WrittenPast | None = None
@@ -97,23 +95,23 @@ class OnnxEncoderDecoder:
         """
         _, first, later = self._open()
         session = first if past is None else later
-        given = {"input_ids": to_value(input_ids)}
+        given = {"input_ids": session.to_value(input_ids)}
         if source.mask is not None:
             given["encoder_attention_mask"] = source.mask
         given |= {"encoder_hidden_states": source.states} if past is None else past.values
-        names = [entry.name for entry in session.get_outputs()]
-        logits, *present = session.run_with_ort_values(names, given)
-        renamed = (name.replace("present", "past_key_values") for name in names[1:])
+        names = list(session.outputs)
+        logits, *present = session.run(names, given, keep=names[1:])
+        renamed = (name.replace("present.", PAST) for name in names[1:])
         # the later graph does not return the source's keys and values: those of the first call stay
         kept = {} if past is None else past.values
         values = {**kept, **dict(zip(renamed, present, strict=True))}
-        return to_float32(logits), WrittenPast(values)
+        return session.to_float32(logits), WrittenPast(values)
 
     def close(self) -> None:
         """Frees the weights."""
         self._sessions = ()
 
-    def _open(self) -> tuple[InferenceSession, ...]:
+    def _open(self) -> tuple[Session, ...]:
         if not self._sessions:
             raise ValueError("This model was closed.")
         return self._sessions

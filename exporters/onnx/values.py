@@ -1,0 +1,51 @@
+"""Arrays as ONNX Runtime takes them, in all precisions."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import TYPE_CHECKING, Any
+
+from amp_export.exporters import Precision
+
+if TYPE_CHECKING:
+    from onnxruntime import OrtValue
+
+    from amp_export.exporters.sessions import Floats
+
+_BFLOAT16 = 16
+"""In `TensorProto.DataType`."""
+
+
+def to_value(array: Any, precision: Precision | None = None) -> OrtValue:
+    """An array as the runtime takes it.
+
+    Args:
+        array: Numbers of any type.
+        precision: What floating-point numbers are rounded to; None leaves the array as it is.
+    """
+    from onnxruntime import OrtValue
+
+    if precision is not Precision.BFLOAT16:
+        return OrtValue.ortvalue_from_numpy(array if precision is None else array.astype(precision.value))
+    import ml_dtypes
+
+    # numpy has no bfloat16, so the runtime is given its bits
+    bits = array.astype(ml_dtypes.bfloat16).view("uint16")
+    return OrtValue.ortvalue_from_numpy_with_onnx_type(bits, _BFLOAT16)
+
+
+def to_float32(value: OrtValue) -> Floats:
+    """A value of floating-point numbers as an array."""
+    import numpy as np
+
+    if value.data_type() != "tensor(bfloat16)":
+        floats: Floats = value.numpy().astype(np.float32, copy=False)
+        return floats
+    # onnxruntime 1.32 makes no array of bfloat16, which is the upper half of float32
+    halves = np.ctypeslib.as_array((ctypes.c_uint16 * int(np.prod(value.shape()))).from_address(value.data_ptr()))
+    return (halves.astype(np.uint32) << 16).view(np.float32).reshape(value.shape())
+
+
+def is_float(value: OrtValue) -> bool:
+    """Whether a value has floating-point numbers of a precision that is exported."""
+    return value.data_type() in ("tensor(float)", "tensor(float16)", "tensor(bfloat16)")
