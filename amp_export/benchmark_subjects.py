@@ -11,18 +11,16 @@ from pathlib import Path
 from amp_export.checkpoints import open_checkpoint
 from amp_export.engine_building import EngineOptions, prepare_engine
 from amp_export.errors import OutputError
-from amp_export.exporters import Opset, Precision
-from amp_export.exporters.onnx import exported_graphs, graph_opset
+from amp_export.exporters import Opset, Precision, exported_opset
 from amp_export.exporters.tensorrt.engines import EngineFacts
 from amp_export.exporters.tensorrt.running import check_runs_here
-from amp_export.exporting import build_from, export_into
+from amp_export.exporting import ExportSettings, export_as
 from amp_export.manifest import Manifest
 from amp_export.metrics import which_export
 from amp_export.options import Format, Via
-from amp_export.outputs import PRUNED
 from amp_export.progress import Progress
 from amp_export.runtimes import Setup
-from amp_export.validation import exported_checkpoint
+from amp_export.validation import exported_checkpoint, require_export
 
 
 @contextlib.contextmanager
@@ -52,12 +50,7 @@ def find_subjects(
         precision = manifest.exports.get(which_export(output), Precision.FLOAT32)
         yield dense, _checkpoint(output, manifest), replace(setup, precision=Precision(precision))
         return
-    if to not in manifest.exports:
-        raise OutputError(
-            f"{output} holds no export as {to}, which {setup.runtime} runs. It holds "
-            f"{', '.join(manifest.exports) or 'none at all'}.\nExport it: amp-export export --to {to} --model "
-            f"{output / PRUNED} --output {output}"
-        )
+    require_export(output, manifest, to, why=f", which {setup.runtime} runs")
     if against is not None:
         if to not in Manifest.load(against).exports:
             raise OutputError(f"{against} holds no export as {to}, which {setup.runtime} runs.")
@@ -114,14 +107,8 @@ def export_dense(
         options = EngineOptions(None, facts.runtime, facts.limits.max_batch, facts.limits.max_context)
         job = prepare_engine(options, checkpoint.config)
     elif opset is None:
-        opset = graph_opset(exported_graphs(output / to)[0])
-    exported = export_into(
-        scratch,
-        checkpoint,
-        precision=Precision(manifest.exports[to]),
-        opset=opset,
-        via=Via(manifest.exporters.get(to, Via.AUTO)),
-        progress=progress,
-        description="Exporting the dense model",
+        opset = exported_opset(output / to)
+    settings = ExportSettings(
+        to, Precision(manifest.exports[to]), opset, Via(manifest.exporters.get(to, Via.AUTO)), job
     )
-    return build_from(exported, job, progress=progress).folder if job is not None else exported.folder
+    return export_as(scratch, checkpoint, settings, progress=progress, name="the dense model").folder

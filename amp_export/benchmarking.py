@@ -14,6 +14,7 @@ from amp_export.checkpoints import directory_size, read_config
 from amp_export.errors import RequestError
 from amp_export.exporters import exported_bytes
 from amp_export.exporters.onnx import exported_graphs, graph_precision
+from amp_export.exporters.openvino.models import exported_models, read_facts
 from amp_export.gains import PhaseResult
 from amp_export.gpus import Gpu, GpuState, find_gpu, read_state
 from amp_export.machine import Machine
@@ -214,9 +215,11 @@ def benchmark_models(
     setup = setup or Setup()
     if min(rounds, launches) < 1:
         raise RequestError(f"{rounds} rounds in {launches} launches: there must be at least one of each.")
-    if setup.format is Format.ONNX:
-        for folder in (dense, pruned):
+    for folder in (dense, pruned):
+        if setup.format is Format.ONNX:
             exported_graphs(folder)
+        elif setup.format is Format.OPENVINO:
+            exported_models(folder)
     configs = [read_config(folder)[1] for folder in (dense, pruned)]
     workloads = (sweep or Sweep()).workloads(configs)
     # models that know images alone draw no tokens
@@ -308,6 +311,8 @@ def _step_bytes(record: Record, workloads: Sequence[Workload], setup: Setup) -> 
         return [None] * len(workloads)
     if setup.format is None:
         return step_bytes(folder, workloads, precision=setup.precision, graph=None)
+    if setup.format is Format.OPENVINO:
+        return step_bytes(folder, workloads, precision=read_facts(folder).precision, graph=None)
     graph = exported_graphs(folder)[-1]
     return step_bytes(folder, workloads, precision=graph_precision(graph), graph=graph)
 

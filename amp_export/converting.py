@@ -12,7 +12,6 @@ from amp_export.checkpoints import open_checkpoint
 from amp_export.engine_building import EngineOptions, check_precision
 from amp_export.errors import RequestError
 from amp_export.exporters import Opset, Precision
-from amp_export.exporters.onnx import require_runtime
 from amp_export.exporting import ExportResult, ExportSettings, choose_settings, export_as, record_export
 from amp_export.options import Format, Uniform, Via
 from amp_export.outputs import PRUNED, check_output, staged_output
@@ -20,7 +19,7 @@ from amp_export.progress import Progress, Silent
 from amp_export.pruning import prepare, prune_into
 from amp_export.report_files import save_report
 from amp_export.reporting import Report, Section, record_verdicts
-from amp_export.runtimes import RUNTIMES, Setup
+from amp_export.runtimes import RUNTIMES, Setup, require
 from amp_export.validation import compare
 
 if TYPE_CHECKING:
@@ -87,8 +86,8 @@ def convert(
     options = options or ConvertOptions()
     progress = progress or Silent()
     check_output(output, overwrite=options.overwrite)
-    if to is Format.ONNX:
-        require_runtime()
+    if to is not Format.TENSORRT:
+        require(Setup(RUNTIMES[to]))
     if to is Format.ONNX and options.precision is Precision.BFLOAT16:
         raise RequestError(
             "ONNX Runtime's CPU provider has no bfloat16 arithmetic, so a bfloat16 graph can be neither checked nor "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,7 +54,7 @@ def export(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> ExportResult:
-    """Exports a checkpoint into `output/onnx`, and an engine built from that into `output/tensorrt`.
+    """Exports a checkpoint into `output/onnx` or `output/openvino`; for an engine both into `onnx` and `tensorrt`.
 
     The pruned checkpoint of an output directory may be exported into that directory itself, which then keeps the rest
     of what it holds.
@@ -101,16 +102,18 @@ class ExportSettings:
     """What is exported, every choice made.
 
     Attributes:
+        format: What to.
         precision: The precision of the graph.
         opset: The version of its operators.
         via: How it is made.
         job: The engine that is built from it, or None.
     """
 
+    format: Format
     precision: Precision
     opset: Opset
     via: Via
-    job: EngineJob | None
+    job: EngineJob | None = None
 
 
 def choose_settings(
@@ -126,20 +129,26 @@ def choose_settings(
 
     Raises:
         RequestError: Something is said of an engine, and none is wanted.
+        MissingExtraError: What converts is not installed.
         AmpExportError: See `engine_building.prepare_engine`.
     """
-    if to is Format.ONNX:
-        if engine not in (None, EngineOptions()):
-            raise RequestError("Target, runtime, batch and context are an engine's.\nGive --to tensorrt with them.")
-        return ExportSettings(precision or Precision.FLOAT32, opset or Opset.OPSET_23, via, None)
-    job = prepare_engine(engine or EngineOptions(), checkpoint.config)
-    return ExportSettings(precision or Precision.FLOAT16, opset or job.choose_opset(checkpoint.config), Via.DIRECT, job)
+    if to is Format.TENSORRT:
+        job = prepare_engine(engine or EngineOptions(), checkpoint.config)
+        opset = opset or job.choose_opset(checkpoint.config)
+        return ExportSettings(to, precision or Precision.FLOAT16, opset, Via.DIRECT, job)
+    if engine not in (None, EngineOptions()):
+        raise RequestError("Target, runtime, batch and context are an engine's.\nGive --to tensorrt with them.")
+    if to is Format.OPENVINO:
+        from amp_export.exporters import openvino
+
+        openvino.require_runtime()
+    return ExportSettings(to, precision or Precision.FLOAT32, opset or Opset.OPSET_23, via)
 
 
 def export_as(
     folder: Path, checkpoint: Checkpoint, settings: ExportSettings, *, progress: Progress, name: str = ""
 ) -> ExportResult:
-    """Exports into a folder that is being staged: a graph, and an engine from it where one is wanted.
+    """Exports into a folder that is being staged: a graph, and what is made from it where that is wanted.
 
     Args:
         folder: Where to.
@@ -148,7 +157,23 @@ def export_as(
         progress: Where to show what is going on.
         name: What to call it there.
     """
-    exported = export_into(
+    if settings.format is Format.OPENVINO:
+        folder.mkdir(parents=True, exist_ok=True)
+        # the graph is on the way only
+        with tempfile.TemporaryDirectory(prefix=".graph-", dir=folder) as scratch:
+            graph = _export_graph(Path(scratch), checkpoint, settings, progress=progress, name=name)
+            return _convert_to_openvino(graph, folder, progress=progress)
+    exported = _export_graph(folder, checkpoint, settings, progress=progress, name=name)
+    if settings.job is None:
+        return exported
+    description = f"Building the engine of {name}" if name else "Building the engine"
+    return build_from(exported, settings.job, progress=progress, description=description)
+
+
+def _export_graph(
+    folder: Path, checkpoint: Checkpoint, settings: ExportSettings, *, progress: Progress, name: str
+) -> ExportResult:
+    return export_into(
         folder,
         checkpoint,
         precision=settings.precision,
@@ -157,10 +182,16 @@ def export_as(
         progress=progress,
         description=f"Exporting {name}" if name else "Exporting",
     )
-    if settings.job is None:
-        return exported
-    description = f"Building the engine of {name}" if name else "Building the engine"
-    return build_from(exported, settings.job, progress=progress, description=description)
+
+
+def _convert_to_openvino(exported: ExportResult, folder: Path, *, progress: Progress) -> ExportResult:
+    from amp_export.exporters import openvino
+
+    made = folder / Format.OPENVINO
+    shutil.rmtree(made, ignore_errors=True)
+    with progress.step("Converting the graph for OpenVINO") as advance:
+        converted = openvino.export(exported.folder, made, on_progress=advance)
+    return replace(exported, folder=made, format=Format.OPENVINO, bytes_on_disk=converted.bytes_on_disk)
 
 
 def build_from(
@@ -175,7 +206,7 @@ def build_from(
 
 def record_export(manifest: Manifest, exported: ExportResult) -> Manifest:
     """A manifest with an export, and with the graph that an engine was built from."""
-    for made in dict.fromkeys((Format.ONNX, exported.format)):
+    for made in (Format.ONNX, Format.TENSORRT) if exported.format is Format.TENSORRT else (exported.format,):
         manifest = manifest.with_export(made.value, exported.precision.value, exported.via.value)
     return manifest
 

@@ -42,6 +42,7 @@ class Format(enum.StrEnum):
 
     ONNX = "onnx"
     TENSORRT = "tensorrt"
+    OPENVINO = "openvino"
 
 
 class Via(enum.StrEnum):
@@ -83,6 +84,7 @@ class Runtime(enum.StrEnum):
     ONNXRUNTIME = "onnxruntime"
     GENAI = "onnxruntime-genai"
     TENSORRT = "tensorrt"
+    OPENVINO = "openvino"
     PYTORCH = "pytorch"
     """The checkpoint in transformers, operator by operator."""
     COMPILED = "pytorch-compiled"

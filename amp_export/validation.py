@@ -75,6 +75,7 @@ def validate(
     from amp_export.exporters.onnx.sessions import exported_graphs
 
     manifest = Manifest.load(output)
+    require_export(output, manifest, to)
     checkpoint = reference or exported_checkpoint(output, manifest)
     graph, progress = output / to, progress or Silent()
     chosen = read_cases(cases, open_checkpoint(checkpoint).config) if cases is not None else None
@@ -88,6 +89,27 @@ def validate(
         report = with_explanation(report, insides, chosen, progress=progress)
     update_report(output, manifest, parity=report.to_json(), progress=progress)
     return report
+
+
+def require_export(output: Path, manifest: Manifest, to: Format, *, why: str = "") -> None:
+    """Sees that an output directory holds an export.
+
+    Args:
+        output: The output directory.
+        manifest: Its manifest.
+        to: The format.
+        why: What it is needed for.
+
+    Raises:
+        OutputError: It does not.
+    """
+    if to in manifest.exports:
+        return
+    checkpoint = output / PRUNED if (output / PRUNED).is_dir() else manifest.source.asked
+    raise OutputError(
+        f"{output} holds no export as {to}{why}. It holds {', '.join(manifest.exports) or 'none at all'}.\n"
+        f"Export it: amp-export export --to {to} --model {checkpoint} --output {output}"
+    )
 
 
 def with_explanation(

@@ -6,6 +6,8 @@ import enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from amp_export.errors import RequestError
+
 if TYPE_CHECKING:
     from amp_export.exporters.kinds import GraphModel
     from amp_export.exporters.tensorrt.running import TensorrtDecoder
@@ -64,8 +66,24 @@ class Provider(enum.StrEnum):
 
 def exported_bytes(folder: Path) -> int:
     """Bytes of what a runtime loads from a folder: the engine, or graphs and weights; 0 where there is neither."""
-    files = [*folder.glob("*.engine")] or [*folder.glob("*.onnx*")]
+    patterns = ("*.engine", "openvino_*", "*.onnx*")
+    files = next((found for pattern in patterns if (found := [*folder.glob(pattern)])), [])
     return sum(file.stat().st_size for file in files)
+
+
+def exported_opset(folder: Path) -> Opset:
+    """The operators of an exported graph, or of the one that was converted.
+
+    Raises:
+        ModelError: The folder holds neither.
+    """
+    from amp_export.exporters.openvino import models
+
+    if models.is_openvino(folder):
+        return models.read_facts(folder).opset
+    from amp_export.exporters.onnx import exported_graphs, graph_opset
+
+    return graph_opset(exported_graphs(folder)[0])
 
 
 def run(folder: Path, *, threads: int | None = None, provider: Provider = Provider.CPU) -> GraphModel | TensorrtDecoder:
@@ -77,14 +95,22 @@ def run(folder: Path, *, threads: int | None = None, provider: Provider = Provid
         provider: What computes an ONNX graph.
 
     Raises:
-        AmpExportError: See `onnx.run` and `tensorrt.running.run`.
+        RequestError: A provider is named for what ONNX Runtime does not run.
+        AmpExportError: See `run` of the runtime.
     """
+    from amp_export.exporters.openvino.models import is_openvino
     from amp_export.exporters.tensorrt import engines
 
-    if engines.is_engine(folder):
-        from amp_export.exporters.tensorrt import running
+    if (is_engine := engines.is_engine(folder)) or is_openvino(folder):
+        if provider is not Provider.CPU:
+            raise RequestError(f"--provider is ONNX Runtime's, which does not run {folder}.\nLeave it out.")
+        if is_engine:
+            from amp_export.exporters.tensorrt import running
 
-        return running.run(folder)
+            return running.run(folder)
+        from amp_export.exporters import openvino
+
+        return openvino.run(folder, threads=threads)
     from amp_export.exporters import onnx
 
     return onnx.run(folder, threads=threads, providers=[provider.onnxruntime_name])

@@ -17,10 +17,15 @@ FORMATS = {
     Runtime.ONNXRUNTIME: Format.ONNX,
     Runtime.GENAI: Format.ONNX,
     Runtime.TENSORRT: Format.TENSORRT,
+    Runtime.OPENVINO: Format.OPENVINO,
 }
 """The export that a runtime runs; PyTorch runs the checkpoint."""
 
-RUNTIMES = {Format.ONNX: Runtime.ONNXRUNTIME, Format.TENSORRT: Runtime.TENSORRT}
+RUNTIMES = {
+    Format.ONNX: Runtime.ONNXRUNTIME,
+    Format.TENSORRT: Runtime.TENSORRT,
+    Format.OPENVINO: Runtime.OPENVINO,
+}
 """The runtime of an export where nothing else is said."""
 
 
@@ -76,6 +81,10 @@ def require(setup: Setup) -> None:
         from amp_export.runtimes import genai
 
         genai.require()
+    if setup.format is Format.OPENVINO:
+        from amp_export.exporters import openvino
+
+        openvino.require_runtime()
     if setup.format is None:
         from amp_export.runtimes import pytorch
 

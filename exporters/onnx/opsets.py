@@ -44,6 +44,14 @@ def graph_precision(graph: Path) -> Precision:
     return found
 
 
+def graph_ports(graph: Path) -> tuple[dict[str, Port], dict[str, Port]]:
+    """What a graph takes and returns, by name."""
+    import onnx
+
+    found = onnx.load(graph, load_external_data=False).graph
+    return read_ports(found.input), read_ports(found.output)
+
+
 def returned_precision(model: onnx.ModelProto) -> Precision | None:
     """The precision of the logits, or of what else is returned first; None where nothing has one that is exported."""
     by_name = {name: port.precision for name, port in read_ports(model.graph.output).items()}

@@ -1,0 +1,9 @@
+"""Models in OpenVINO's format, converted from ONNX graphs."""
+
+from __future__ import annotations
+
+from amp_export.exporters.openvino.exporting import OpenvinoExport, export
+from amp_export.exporters.openvino.models import ModelFacts, exported_models, require_runtime
+from amp_export.exporters.openvino.running import run
+
+__all__ = ["ModelFacts", "OpenvinoExport", "export", "exported_models", "require_runtime", "run"]

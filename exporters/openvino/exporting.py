@@ -1,0 +1,68 @@
+"""From a folder with ONNX graphs to a folder with models in OpenVINO's format."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from amp_export.checkpoints import directory_size
+from amp_export.exporters.onnx.genai import GENAI_CONFIG
+from amp_export.exporters.onnx.opsets import graph_opset, graph_ports, graph_precision
+from amp_export.exporters.onnx.sessions import exported_graphs
+from amp_export.exporters.openvino.models import PREFIX, ModelFacts, read_model, require_runtime
+
+OF_GRAPHS = (".onnx", ".data")
+"""Endings of files that are not copied."""
+
+
+@dataclass(frozen=True)
+class OpenvinoExport:
+    """Converted graphs.
+
+    Attributes:
+        folder: Where they lie.
+        models: The files, in the order in which they are run; the weights of each lie beside it.
+        bytes_on_disk: Size of all files in the folder.
+    """
+
+    folder: Path
+    models: tuple[Path, ...]
+    bytes_on_disk: int
+
+
+def export(
+    graph_folder: Path, folder: Path, *, on_progress: Callable[[int, int], None] | None = None
+) -> OpenvinoExport:
+    """Converts exported graphs, with config and tokenizer beside them. Weights keep their precision.
+
+    OpenVINO's own reader takes the graph: its converter in Python does the same, and reports its use over the network.
+
+    Args:
+        graph_folder: What `exporters.onnx` wrote.
+        folder: Where to; it is made.
+        on_progress: Called with the number of graphs converted and of all, after each.
+
+    Raises:
+        MissingExtraError: OpenVINO is not installed.
+        ModelError: There is no graph, or OpenVINO lacks an operator of it.
+    """
+    require_runtime()
+    import openvino
+
+    graphs = exported_graphs(graph_folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    models = []
+    for number, graph in enumerate(graphs, start=1):
+        model = read_model(graph)
+        inputs, outputs = graph_ports(graph)
+        ModelFacts(graph_opset(graph), graph_precision(graph), inputs, outputs).write(model)
+        models.append(folder / f"{PREFIX}{graph.stem}.xml")
+        openvino.save_model(model, models[-1], compress_to_fp16=False)
+        if on_progress is not None:
+            on_progress(number, len(graphs))
+    for file in sorted(graph_folder.iterdir()):
+        if file.is_file() and file.suffix not in OF_GRAPHS and file.name != GENAI_CONFIG:
+            shutil.copy2(file, folder / file.name)
+    return OpenvinoExport(folder, tuple(models), directory_size(folder))

@@ -1,0 +1,135 @@
+"""An exported folder's files: models in OpenVINO's format, and what is written in them about their graphs.
+
+The format keeps the names of inputs and outputs, but not those of axes: they lie in the model as text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from amp_export.errors import MissingExtraError, ModelError
+from amp_export.exporters import Opset, Precision
+from amp_export.exporters.sessions import Port
+
+if TYPE_CHECKING:
+    import openvino
+
+PREFIX = "openvino_"
+"""What Optimum puts before the name of the ONNX graph."""
+
+MODEL = f"{PREFIX}model.xml"
+ENCODER = f"{PREFIX}encoder_model.xml"
+DECODER = f"{PREFIX}decoder_model.xml"
+DECODER_WITH_PAST = f"{PREFIX}decoder_with_past_model.xml"
+
+FACTS = ["amp_export", "graph"]
+"""Where they lie in the model's `rt_info`."""
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What is known of the graph that a model was converted from.
+
+    Attributes:
+        opset: The version of its operators.
+        precision: Of its logits, or of what else it returns first.
+        inputs: By name.
+        outputs: By name.
+    """
+
+    opset: Opset
+    precision: Precision
+    inputs: Mapping[str, Port]
+    outputs: Mapping[str, Port]
+
+    def write(self, model: openvino.Model) -> None:
+        """Puts them into a model."""
+        model.set_rt_info(json.dumps(asdict(self)), FACTS)
+
+    @classmethod
+    def read(cls, model: openvino.Model, file: Path) -> ModelFacts:
+        """Takes them from a model.
+
+        Raises:
+            ModelError: There are none.
+        """
+        try:
+            content = json.loads(model.get_rt_info(FACTS).astype(str))
+            return cls(
+                Opset(content["opset"]),
+                Precision(content["precision"]),
+                _ports(content["inputs"]),
+                _ports(content["outputs"]),
+            )
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise ModelError(f"{file} is no model that amp-export wrote: {error}\nExport it again.") from error
+
+
+def _ports(content: Mapping[str, Any]) -> dict[str, Port]:
+    return {name: Port(port["dtype"], tuple(port["axes"])) for name, port in content.items()}
+
+
+def require_runtime() -> None:
+    """Imports OpenVINO, so that its absence is known before any work is done.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
+    try:
+        import openvino  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError("openvino", needed_for="OpenVINO") from error
+
+
+def is_openvino(folder: Path) -> bool:
+    """Whether a folder is one of models in OpenVINO's format."""
+    return any(folder.glob(f"{PREFIX}*.xml"))
+
+
+def exported_models(folder: Path) -> tuple[Path, ...]:
+    """The models in a folder, in the order in which they are run: one, or three of an encoder with a decoder.
+
+    Raises:
+        ModelError: There is none, or one of the three is missing.
+    """
+    names = (ENCODER, DECODER, DECODER_WITH_PAST) if (folder / ENCODER).is_file() else (MODEL,)
+    for name in names:
+        if not (folder / name).is_file():
+            raise ModelError(f"{folder} holds no {name}.\nExport a checkpoint first: amp-export export --to openvino.")
+    return tuple(folder / name for name in names)
+
+
+def read_model(file: Path) -> openvino.Model:
+    """Reads a model, or an ONNX graph.
+
+    Raises:
+        ModelError: It is damaged, or OpenVINO lacks an operator of it.
+    """
+    import openvino
+
+    try:
+        return openvino.Core().read_model(file)
+    except RuntimeError as error:
+        raise ModelError(f"OpenVINO cannot read {file}: {last_line(error)}\nExport it again.") from error
+
+
+def read_facts(folder: Path) -> ModelFacts:
+    """What is known of the graph of a folder that is run last.
+
+    Raises:
+        MissingExtraError: OpenVINO is not installed.
+        ModelError: The folder holds no model, or a damaged one.
+    """
+    require_runtime()
+    file = exported_models(folder)[-1]
+    return ModelFacts.read(read_model(file), file)
+
+
+def last_line(error: Exception) -> str:
+    """What an error of OpenVINO's says; the lines before name its own source files."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
