@@ -178,11 +178,20 @@ def test_no_rounds_are_refused(dense: Path, pruned: Path) -> None:
             benchmark_models(dense, pruned, **settings)
 
 
-@pytest.mark.parametrize("runtime", [Runtime.GENAI, Runtime.PYTORCH])
+def as_openvino(graph: Path) -> Path:
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    from amp_export.exporters import openvino
+
+    return openvino.export(graph, graph.parent / "openvino").folder
+
+
+@pytest.mark.parametrize("runtime", [Runtime.GENAI, Runtime.OPENVINO, Runtime.PYTORCH])
 def test_other_runtimes_run_the_same_workloads(runtime: Runtime, dense: Path, pruned: Path) -> None:
-    folders = (
-        (dense, pruned) if runtime is Runtime.GENAI else (dense.parent / "checkpoint", pruned.parent / "checkpoint")
-    )
+    folders = [dense, pruned]
+    if runtime is Runtime.OPENVINO:
+        folders = [as_openvino(folder) for folder in folders]
+    elif runtime is Runtime.PYTORCH:
+        folders = [folder.parent / "checkpoint" for folder in folders]
     report = benchmark_models(
         *folders, setup=Setup(runtime, threads=1), sweep=Sweep((2,), (8,), (3,)), rounds=1, launches=1
     )
