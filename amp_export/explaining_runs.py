@@ -13,7 +13,7 @@ from amp_export.architectures import Modality
 from amp_export.exporters import Precision
 from amp_export.exporters.encoder_decoders import GraphEncoderDecoder
 from amp_export.exporters.encoders import GraphEncoder
-from amp_export.exporters.onnx.foreign import ForeignDecoder
+from amp_export.exporters.onnx.foreign_decoders import ForeignDecoder
 from amp_export.parity_cases import Case, Floats, Integers, replay, token_pool
 from amp_export.parity_encoders import EncoderCase, Inputs, replay_encoder, torch_encoder
 from amp_export.parity_seq2seq import WritingCase, graph_writer, replay_writing, torch_writer

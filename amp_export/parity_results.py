@@ -71,6 +71,7 @@ class ParityReport:
     """Whether the graph computes what the model computes.
 
     Attributes:
+        runtime: Name and version of what ran the graph.
         precision: The graph's precision.
         reference_precision: What PyTorch computed the reference in.
         noise: The largest noise over all cases.
@@ -83,6 +84,7 @@ class ParityReport:
         explanation: Where graph and model part within, if that was asked for: `explaining.Explanation`.
     """
 
+    runtime: str
     precision: str
     reference_precision: str
     noise: float

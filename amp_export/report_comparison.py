@@ -184,6 +184,8 @@ def _notes(reports: Sequence[Report]) -> Iterator[str]:
     parities = [report.parity for report in reports if report.parity is not None]
     if len(precisions := {parity["precision"] for parity in parities}) > 1:
         yield f"The graphs are of different precisions: {', '.join(sorted(precisions))}."
+    if len(runtimes := {parity["runtime"] for parity in parities if "runtime" in parity}) > 1:
+        yield f"Parity was checked with different runtimes: {', '.join(sorted(runtimes))}."
 
 
 def _quality(report: Report, name: str) -> float | None:

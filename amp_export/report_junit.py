@@ -109,6 +109,8 @@ def _properties(report: Report) -> Iterator[tuple[str, str]]:
     yield from ((f"version.{name}", found) for name, found in (report.packages or {}).items())
     if report.parity is not None:
         yield "parity.precision", report.parity["precision"]
+        if "runtime" in report.parity:
+            yield "parity.runtime", report.parity["runtime"]
     if report.quality is not None:
         yield "perplexity.dense", f"{report.quality['dense']:.6g}"
         yield "perplexity.pruned", f"{report.quality['pruned']:.6g}"

@@ -88,10 +88,11 @@ def parity_section(parity: Section | None) -> PageSection:
     anchor, heading = "parity", "Parity: does the graph compute what PyTorch computes?"
     if parity is None:
         return PageSection(anchor, heading, ("Not measured. amp-export validate OUT measures it.",))
+    runs = f"{parity['runtime']} ran the graph. " if "runtime" in parity else ""
     line = (
-        f"PyTorch in {parity['reference_precision']} is the reference. PyTorch's own {parity['precision']} is off from "
-        f"it by up to {parity['noise']:.2g}; the graph may be off by {parity['noise_factor']:g} times the noise of "
-        "each output."
+        f"{runs}PyTorch in {parity['reference_precision']} is the reference. PyTorch's own {parity['precision']} is "
+        f"off from it by up to {parity['noise']:.2g}; the graph may be off by {parity['noise_factor']:g} times the "
+        "noise of each output."
     )
     lines, pictures = [line], [parity_picture(parity, "parity")]
     if (greedy := parity.get("greedy")) is not None:

@@ -179,8 +179,10 @@ def verdict_lines(report: Report) -> Iterator[str]:
     if report.pruning is not None and report.pruning["reload"] is not None:
         yield reload_line(report.pruning["reload"])
     if (parity := report.parity) is not None:
+        # reports of earlier versions do not say it
+        runs = f" with {parity['runtime']}" if "runtime" in parity else ""
         yield (
-            f"Parity {holds_in_how_many(*count_failed(parity['cases']))}: graph off by up to "
+            f"Parity {holds_in_how_many(*count_failed(parity['cases']))}{runs}: graph off by up to "
             f"{worst_error(parity['cases']):.2g}, PyTorch's own {parity['precision']} noise is {parity['noise']:.2g}, "
             f"tolerated is {parity['tolerance']:.2g}."
         )

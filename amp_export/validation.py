@@ -201,10 +201,10 @@ def compare_foreign(
     provider: Provider = Provider.CPU,
     progress: Progress | None = None,
 ) -> ParityReport:
-    """Compares a decoder's graph that another exporter wrote with the checkpoint it came from.
+    """Compares graphs that another exporter wrote with the checkpoint they came from.
 
     Args:
-        graph: The file, or its folder: see `exporters.onnx.foreign.open_foreign`.
+        graph: The file, or its folder: see `exporters.onnx.foreign.foreign_files`.
         reference: The checkpoint.
         cases: A file of cases; by default all that fits the model.
         explain: Whether to look within graph and model for where they part.
@@ -213,23 +213,19 @@ def compare_foreign(
         progress: Where to show what is going on.
 
     Raises:
-        RequestError: An input of the graph cannot be told.
-        UnsupportedModelError: It is no decoder's, or is to be looked within, and tells nothing of the model's modules.
+        RequestError: An input or output of the graph cannot be told.
+        UnsupportedModelError: It is a decoder's without a cache, or is to be looked within, and tells nothing of the
+            model's modules.
         ModelError: Graph or checkpoint cannot be read.
     """
     from amp_export.explaining import look_into
-    from amp_export.exporters.onnx.foreign import decoder_files, open_foreign
+    from amp_export.exporters.onnx.foreign import foreign_files, open_foreign
 
     checkpoint, progress = open_checkpoint(reference), progress or Silent()
     chosen = read_cases(cases, checkpoint.config) if cases is not None else None
-    model = open_foreign(
-        graph,
-        checkpoint.widths,
-        head_dim=checkpoint.config.head_dim,
-        threads=threads,
-        provider=provider.onnxruntime_name,
-    )
-    insides = look_into(reference, decoder_files(graph)) if explain else None
+    model = open_foreign(graph, checkpoint, threads=threads, provider=provider.onnxruntime_name)
+    files = foreign_files(graph, checkpoint.config.architecture.kind)
+    insides = look_into(reference, files) if explain else None
     report = compare_model(model, reference, progress=progress, cases=chosen)
     return with_explanation(report, insides, chosen, progress=progress) if insides is not None else report
 
@@ -267,6 +263,7 @@ def compare_model(
     if written is not None and suite.written is not None:
         greedy = _judge_greedy(suite.written, *written, tolerance=tolerance)
     return ParityReport(
+        runtime=model.description,
         precision=precision.value,
         reference_precision=REFERENCE[precision],
         noise=max(result.noise for result in results),

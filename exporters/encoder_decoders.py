@@ -98,7 +98,9 @@ class GraphEncoderDecoder:
         given = {"input_ids": session.to_value(input_ids)}
         if source.mask is not None:
             given["encoder_attention_mask"] = source.mask
-        given |= {"encoder_hidden_states": source.states} if past is None else past.values
+        if "encoder_hidden_states" in session.inputs:
+            given["encoder_hidden_states"] = source.states
+        given |= past.values if past is not None else {}
         names = list(session.outputs)
         logits, *present = session.run(names, given, keep=names[1:])
         renamed = (name.replace("present.", PAST) for name in names[1:])

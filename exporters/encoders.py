@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from amp_export.errors import UnsupportedModelError
@@ -10,9 +10,6 @@ from amp_export.errors import UnsupportedModelError
 if TYPE_CHECKING:
     from amp_export.exporters import Precision
     from amp_export.exporters.sessions import Floats, Session
-
-TOKENS_AXIS = "sequence_length"
-"""The name of the axis along which tokens lie."""
 
 
 class GraphEncoder:
@@ -27,16 +24,24 @@ class GraphEncoder:
         description: Name and version of the runtime.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, *, outputs: Sequence[str] | None = None) -> None:
+        """Takes a graph, and which of its outputs are wanted, where not all that are floating-point numbers."""
         self._session: Session | None = session
         self.inputs: Mapping[str, tuple[int | str, ...]] = {name: port.axes for name, port in session.inputs.items()}
         found: dict[str, Precision] = {
-            name: port.precision for name, port in session.outputs.items() if port.precision is not None
+            name: port.precision
+            for name, port in session.outputs.items()
+            if port.precision is not None and (outputs is None or name in outputs)
         }
         if not found:
             raise UnsupportedModelError("The graph returns no floating-point numbers: it is no encoder's.")
         self.outputs = tuple(found)
-        self.outputs_by_token = frozenset(name for name in found if TOKENS_AXIS in session.outputs[name].axes[1:2])
+        tokens = session.inputs["input_ids"].axes[1:2] if "input_ids" in session.inputs else ()
+        # a name: a size that does not vary says nothing
+        is_named = tokens and isinstance(tokens[0], str)
+        self.outputs_by_token = frozenset(
+            name for name in found if is_named and session.outputs[name].axes[1:2] == tokens
+        )
         self.precision = found[self.outputs[0]]
         self.threads, self.description = session.threads, session.description
 

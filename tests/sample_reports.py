@@ -90,6 +90,7 @@ def case(name: str, *, output: str = "logits", share: float = 0.3) -> dict[str, 
 
 def parity(*cases: dict[str, Any]) -> dict[str, Any]:
     return {
+        "runtime": "ONNX Runtime 1.32.0",
         "precision": "float32",
         "reference_precision": "float64",
         "noise": 1e-4,

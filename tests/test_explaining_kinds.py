@@ -20,13 +20,13 @@ from test_parity_encoders import swap_heads, wrong_model
 from tiny_models import save_tiny_model, save_tiny_tokenizer
 from typer.testing import CliRunner
 
-from amp_export.architectures import supported_model_types
+from amp_export.architectures import Kind, supported_model_types
 from amp_export.checkpoints import open_checkpoint
 from amp_export.cli import app
 from amp_export.errors import UnsupportedModelError
 from amp_export.explaining import Explanation, explain, look_into
 from amp_export.exporters.onnx import export
-from amp_export.exporters.onnx.foreign import decoder_files
+from amp_export.exporters.onnx.foreign import foreign_files
 from amp_export.exporters.onnx.scopes import SCOPES, Scoped, enclosing, module_values, returned_values
 from amp_export.exporters.onnx.sessions import DECODER, DECODER_WITH_PAST, ENCODER, exported_graphs
 from amp_export.loading import load_model, module_names
@@ -227,7 +227,7 @@ def test_a_fault_in_a_graph_of_another_exporter_is_found_where_it_is(
     tell: Callable[[onnx.NodeProto, str | None], None], llama: Path, tmp_path: Path
 ) -> None:
     model = foreign_graph(llama, tmp_path / "model.onnx", tell)
-    right = explain(look_into(llama, decoder_files(tmp_path)), CASE, progress=Silent())
+    right = explain(look_into(llama, foreign_files(tmp_path, Kind.DECODER)), CASE, progress=Silent())
     assert right.first is None
     assert len({point.layer for point in right.points} - {None}) == 3
     module = "model.layers.1.post_attention_layernorm"

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
+from conftest import Converted
 from tiny_models import save_tiny_model, save_tiny_tokenizer
 from typer.testing import CliRunner, Result
 
@@ -17,7 +21,7 @@ from amp_export.checkpoints import open_checkpoint
 from amp_export.cli import app
 from amp_export.errors import ModelError, RequestError
 from amp_export.exporters.onnx import export
-from amp_export.exporters.onnx.foreign import map_ports
+from amp_export.exporters.onnx.foreign_decoders import map_ports
 from amp_export.exporters.sessions import Port
 from amp_export.validation import compare_foreign
 
@@ -119,6 +123,76 @@ def test_a_graph_of_our_own_is_one_too_and_a_fault_in_it_fails(checkpoint: Path,
     result = call("validate", "--onnx", tmp_path / "onnx" / "model.onnx", "--reference", other)
     assert result.exit_code == 1
     assert "Parity FAILS" in result.output
+
+
+def rename_axes(graph: Path) -> None:
+    """Calls the axes what another exporter would."""
+    model = onnx.load(graph, load_external_data=False)
+    for value in (*model.graph.input, *model.graph.output):
+        for axis in value.type.tensor_type.shape.dim:
+            if axis.dim_param:
+                axis.dim_param = f"s_{axis.dim_param}"
+    graph.write_bytes(model.SerializeToString())
+
+
+@pytest.mark.parametrize(("model_type", "graph"), [("bert", "model.onnx"), ("vit", "."), ("t5", ".")])
+def test_graphs_of_other_kinds_are_told_by_the_checkpoint(
+    model_type: str, graph: str, converted: Callable[[str], Converted], tmp_path: Path
+) -> None:
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed")
+    made = converted(model_type)
+    folder = Path(shutil.copytree(made.output / "onnx", tmp_path / "onnx"))
+    for file in folder.glob("*.onnx"):
+        rename_axes(file)
+    result = call("validate", "--onnx", folder / graph, "--reference", made.output / "pruned", "--explain", "--json")
+    assert result.exit_code == 0, result.output
+    parity = json.loads(result.stdout)["parity"]
+    assert len(parity["cases"]) == len(made.report["parity"]["cases"])
+    # padding is left out of what has an entry for each token
+    positions = [case["positions"] for case in made.report["parity"]["cases"]]
+    assert [case["positions"] for case in parity["cases"]] == positions
+    assert parity["explanation"]["first"] is None
+
+
+def save_encoder(
+    file: Path, *, takes: str = "input_ids", returns: str = "logits", length: int | str = "tokens"
+) -> Path:
+    """A graph that returns its input in another type."""
+    value, axes = onnx.helper.make_tensor_value_info, ["batch", length]
+    node = onnx.helper.make_node("Cast", [takes], [returns], to=onnx.TensorProto.FLOAT)
+    inputs, outputs = [value(takes, onnx.TensorProto.INT64, axes)], [value(returns, onnx.TensorProto.FLOAT, axes)]
+    graph = onnx.helper.make_graph([node], "tiny", inputs, outputs)
+    opset = onnx.helper.make_opsetid("", 21)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=10), file)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("difference", "message"),
+    [
+        ({"takes": "tokens"}, "takes tokens, whose meaning cannot be told.\nKnown are input_ids, attention_mask"),
+        ({"returns": "scores"}, "returns scores, and none of these as floating-point numbers: logits"),
+        ({"length": 7}, r"does not run on input_ids \[1, 1\]: (?s:.*)Give cases that it takes with --cases"),
+    ],
+)
+def test_what_an_encoder_takes_and_returns_must_be_known(
+    difference: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    reference = save_tiny_model(tmp_path / "checkpoint", "bert")
+    graph = save_encoder(tmp_path / "model.onnx", **difference)
+    with pytest.raises(RequestError, match=message):
+        compare_foreign(graph, reference=reference)
+
+
+def test_an_encoder_with_a_decoder_has_three_graphs_whose_order_is_known(tmp_path: Path) -> None:
+    reference = save_tiny_model(tmp_path / "checkpoint", "t5")
+    save_encoder(tmp_path / "encoder_model.onnx")
+    with pytest.raises(ModelError, match=r"There is no .*decoder_model\.onnx"):
+        compare_foreign(tmp_path, reference=reference)
+    for name in ("decoder_model.onnx", "decoder_with_past_model.onnx"):
+        save_encoder(tmp_path / name)
+    with pytest.raises(RequestError, match="returns logits, and first must be last_hidden_state"):
+        compare_foreign(tmp_path, reference=reference)
 
 
 def test_bad_graphs_are_told(checkpoint: Path, tmp_path: Path) -> None:

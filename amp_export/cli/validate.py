@@ -28,7 +28,7 @@ def validate(
     output: Annotated[Path | None, typer.Argument(metavar="[OUT]", help="What an earlier command wrote.")] = None,
     onnx: Annotated[
         Path | None,
-        typer.Option("--onnx", metavar="GRAPH", help="A decoder's graph of another exporter, instead of OUT."),
+        typer.Option("--onnx", metavar="GRAPH", help="Another exporter's graph, or its folder, instead of OUT."),
     ] = None,
     reference: Annotated[Path | None, typer.Option(metavar="CHECKPOINT", help="What was exported.")] = None,
     cases: Annotated[

@@ -76,6 +76,7 @@ def test_parity_holds_in_every_precision(precision: Precision, tmp_path: Path) -
     report = compare(checkpoint, folder, threads=1, progress=Silent())
     assert report.holds
     assert report.precision == precision
+    assert report.runtime.startswith("OpenVINO 20")
     assert len(report.cases) == 7
 
 
