@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,8 @@ from amp_export.explaining_values import Recording, Taps, record_graphs, record_
 from amp_export.exporters import Precision
 from amp_export.exporters.onnx.opsets import returned_precision
 from amp_export.exporters.onnx.scopes import module_values, sample_names
-from amp_export.exporters.onnx.tapping import find_taps
+from amp_export.exporters.onnx.sessions import ENCODER
+from amp_export.exporters.onnx.tapping import Tap, find_taps
 from amp_export.validation import NOISE_FACTOR, REFERENCE, run_torch
 
 if TYPE_CHECKING:
@@ -125,10 +126,22 @@ def look_into(checkpoint: Path, files: Sequence[Path]) -> Insides:
         except DecodeError as error:
             raise ModelError(f"{file} is no ONNX graph: {error}\nExport it again.") from error
         models[file.name] = model
-        taps[file.name] = tuple(find_taps(model, names))
+        taps[file.name] = tuple(_find_taps(model, file, names))
         if not taps[file.name]:
             raise UnsupportedModelError(_nothing_alike(file, model, names))
     return Insides(checkpoint, tuple(files), models, taps, _precision(models[files[0].name]))
+
+
+def _find_taps(model: onnx.ModelProto, file: Path, names: Sequence[str]) -> list[Tap]:
+    taps = find_taps(model, names)
+    if taps or file.name != ENCODER:
+        return taps
+    # Optimum exports the encoder by itself: its modules' names begin within it
+    for encoder in (name for name in names if name.rpartition(".")[2] == "encoder"):
+        within = [name.removeprefix(f"{encoder}.") for name in names if name.startswith(f"{encoder}.")]
+        if taps := find_taps(model, within):
+            return [replace(tap, module=f"{encoder}.{tap.module}") for tap in taps]
+    return []
 
 
 def explain(insides: Insides, case: AnyCase, *, progress: Progress) -> Explanation:
