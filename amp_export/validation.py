@@ -75,15 +75,13 @@ def validate(
     from amp_export.exporters.onnx.sessions import exported_graphs
 
     manifest = Manifest.load(output)
+    if explain and to is not Format.ONNX:
+        raise UnsupportedModelError("--explain looks into ONNX graphs.\nLeave it out, or give --to onnx.")
     require_export(output, manifest, to)
     checkpoint = reference or exported_checkpoint(output, manifest)
     graph, progress = output / to, progress or Silent()
     chosen = read_cases(cases, open_checkpoint(checkpoint).config) if cases is not None else None
-    insides = None
-    if explain:
-        if to is not Format.ONNX:
-            raise UnsupportedModelError("--explain looks into ONNX graphs.\nLeave it out, or give --to onnx.")
-        insides = look_into(checkpoint, exported_graphs(graph))
+    insides = look_into(checkpoint, exported_graphs(graph)) if explain else None
     report = compare(checkpoint, graph, threads=threads, provider=provider, progress=progress, cases=chosen)
     if insides is not None:
         report = with_explanation(report, insides, chosen, progress=progress)
