@@ -25,6 +25,7 @@ class GraphEncoder:
         precision: The dtype of its weights, activations and outputs.
         threads: How many threads compute one operator.
         description: Name and version of the runtime.
+        limits: The largest batch and text that it takes; None where it takes any.
     """
 
     def __init__(self, session: Session) -> None:
@@ -38,7 +39,7 @@ class GraphEncoder:
         self.outputs = tuple(found)
         self.outputs_by_token = frozenset(name for name in found if TOKENS_AXIS in session.outputs[name].axes[1:2])
         self.precision = found[self.outputs[0]]
-        self.threads, self.description = session.threads, session.description
+        self.threads, self.description, self.limits = session.threads, session.description, session.limits
 
     def forward(self, inputs: Mapping[str, Any]) -> dict[str, Floats]:
         """Computes the outputs.
