@@ -12,6 +12,7 @@ from amp_export.checkpoints import open_checkpoint
 from amp_export.engine_building import EngineOptions, prepare_engine
 from amp_export.errors import OutputError
 from amp_export.exporters import Opset, Precision, exported_opset
+from amp_export.exporters.executorch.programs import read_facts
 from amp_export.exporters.tensorrt.engines import EngineFacts
 from amp_export.exporters.tensorrt.running import check_runs_here
 from amp_export.exporting import ExportSettings, export_as
@@ -99,16 +100,16 @@ def export_dense(
             f"{output} holds no pruned model as {to}, so there is nothing to gain.\nName another with --against."
         )
     checkpoint = open_checkpoint(_dense_checkpoint(manifest))
-    job = None
+    job = limits = None
     if to is Format.TENSORRT:
         facts = EngineFacts.load(output / to)
         check_runs_here(facts)
         opset = Opset(str(facts.opset))
         options = EngineOptions(None, facts.runtime, facts.limits.max_batch, facts.limits.max_context)
         job = prepare_engine(options, checkpoint.config)
-    elif opset is None:
-        opset = exported_opset(output / to)
-    settings = ExportSettings(
-        to, Precision(manifest.exports[to]), opset, Via(manifest.exporters.get(to, Via.AUTO)), job
-    )
+    elif to is Format.EXECUTORCH:
+        limits = read_facts(output / to).limits
+    opset = opset or (Opset.OPSET_23 if limits is not None else exported_opset(output / to))
+    via = Via(manifest.exporters.get(to, Via.AUTO))
+    settings = ExportSettings(to, Precision(manifest.exports[to]), opset, via, job, limits)
     return export_as(scratch, checkpoint, settings, progress=progress, name="the dense model").folder

@@ -23,7 +23,7 @@ from amp_export.errors import AmpExportError
 from amp_export.exporters import Precision, Provider
 from amp_export.exporters.threads import pin_threads
 from amp_export.options import Runtime
-from amp_export.runtimes import Setup, load
+from amp_export.runtimes import Setup, import_runtime, load
 
 if TYPE_CHECKING:
     from amp_export.runtimes.interfaces import Runner
@@ -51,6 +51,7 @@ class Ready:
 def _load(folder: Path, setup: Setup) -> tuple[Runner, Clock, Ready]:
     # before the runtime makes its threads: they inherit it
     pinned = pin_threads(setup.threads) if not setup.on_gpu else ()
+    import_runtime(setup)
     started = time.perf_counter()
     runner = load(folder, setup)
     seconds = time.perf_counter() - started

@@ -13,6 +13,8 @@ from amp_export.benchmark_timing import DECODE, Round
 from amp_export.checkpoints import directory_size, read_config
 from amp_export.errors import RequestError
 from amp_export.exporters import exported_bytes
+from amp_export.exporters.executorch import programs
+from amp_export.exporters.limits import Limits
 from amp_export.exporters.onnx import exported_graphs, graph_precision
 from amp_export.exporters.openvino.models import exported_models, read_facts
 from amp_export.gains import PhaseResult
@@ -173,7 +175,8 @@ def benchmark(
     require(setup)
     if (output / PRUNED).is_dir():
         # a workload that does not fit should not be found after the dense model was exported
-        (sweep or Sweep()).workloads([read_config(output / PRUNED)[1]])
+        limits = _limits(output / setup.format) if setup.format is not None else ()
+        (sweep or Sweep()).workloads([read_config(output / PRUNED)[1]], limits)
     with (
         find_subjects(output, against, setup, manifest, progress) as (dense, pruned, chosen),
         progress.step(f"Benchmarking dense against pruned with {chosen.name}") as advance,
@@ -220,8 +223,10 @@ def benchmark_models(
             exported_graphs(folder)
         elif setup.format is Format.OPENVINO:
             exported_models(folder)
+        elif setup.format is Format.EXECUTORCH:
+            programs.exported_programs(folder)
     configs = [read_config(folder)[1] for folder in (dense, pruned)]
-    workloads = (sweep or Sweep()).workloads(configs)
+    workloads = (sweep or Sweep()).workloads(configs, [*_limits(dense), *_limits(pruned)])
     # models that know images alone draw no tokens
     vocab_size = min(config.sizes.get("vocab_size", 1) for config in configs)
     tasks = [Round(workload, vocab_size, seed) for workload in workloads]
@@ -230,6 +235,11 @@ def benchmark_models(
     measured = measure(dense, pruned, tasks, setup, rounds=rounds, launches=launches, on_progress=on_progress)
     record = GpuRecord(gpu, before, read_state()) if gpu is not None else None
     return _report(measured, workloads, setup, launches, seed, gpu=record)
+
+
+def _limits(folder: Path) -> tuple[Limits, ...]:
+    """The largest batch and text of an ExecuTorch program; all else has no limits, or says so itself."""
+    return (programs.read_facts(folder).limits,) if programs.is_executorch(folder) else ()
 
 
 def _report(
@@ -313,6 +323,8 @@ def _step_bytes(record: Record, workloads: Sequence[Workload], setup: Setup) -> 
         return step_bytes(folder, workloads, precision=setup.precision, graph=None)
     if setup.format is Format.OPENVINO:
         return step_bytes(folder, workloads, precision=read_facts(folder).precision, graph=None)
+    if setup.format is Format.EXECUTORCH:
+        return step_bytes(folder, workloads, precision=programs.read_facts(folder).precision, graph=None)
     graph = exported_graphs(folder)[-1]
     return step_bytes(folder, workloads, precision=graph_precision(graph), graph=graph)
 

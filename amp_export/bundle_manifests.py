@@ -12,9 +12,10 @@ from amp_export import __version__
 from amp_export.checkpoints import hash_file, read_config
 from amp_export.engine_building import workspace_bytes
 from amp_export.exporters import Precision
+from amp_export.exporters.limits import Limits
 from amp_export.exporters.tensorrt.device.bundle import SCHEMA
 from amp_export.exporters.tensorrt.exporting import describe_graph
-from amp_export.exporters.tensorrt.profiles import Limits, decoder_profiles
+from amp_export.exporters.tensorrt.profiles import decoder_profiles
 from amp_export.manifest import Manifest
 from amp_export.options import Format, TargetName
 from amp_export.references import Reference

@@ -18,10 +18,10 @@ from amp_export.bundle_manifests import Contents, Subject, describe_bundle, made
 from amp_export.checkpoints import hash_file, open_checkpoint
 from amp_export.errors import OutputError, UnsupportedModelError
 from amp_export.exporters import Opset, Precision
+from amp_export.exporters.limits import Limits, choose_limits
 from amp_export.exporters.onnx import exported_graphs
 from amp_export.exporters.tensorrt.device.bundle import MANIFEST, SCHEMA
 from amp_export.exporters.tensorrt.exporting import describe_graph
-from amp_export.exporters.tensorrt.profiles import Limits, choose_limits
 from amp_export.exporters.tensorrt.support import builds_with_new_operators
 from amp_export.exporting import export_into
 from amp_export.manifest import Manifest

@@ -21,6 +21,7 @@ from amp_export.report_files import save_report
 from amp_export.reporting import Report, Section, record_verdicts
 from amp_export.runtimes import RUNTIMES, Setup, require
 from amp_export.validation import compare
+from amp_export.workloads import Sweep
 
 if TYPE_CHECKING:
     from amp_export.budgets import PlanSettings
@@ -34,7 +35,7 @@ class ConvertOptions:
     Attributes:
         precision: The precision of the graph; by default float32, for an engine float16.
         opset: The version of the ONNX operators; by default the newest that the runtime takes.
-        engine: What engine is built, where one is.
+        engine: What engine is built, where one is, and the largest batch and text of an ExecuTorch program.
         via: How the graph is made.
         calibration: A `.jsonl` or `.txt` file of prompts, or a `.npz` or `.safetensors` file with images or sounds.
         scores: Scores of an earlier run.
@@ -106,6 +107,9 @@ def convert(
     choices = choose_settings(
         request.checkpoint, to, options.precision, options.opset, via=options.via, engine=options.engine
     )
+    if choices.limits is not None:
+        # what cannot be measured should not be found after both models were exported
+        Sweep().workloads([request.checkpoint.config], [choices.limits])
     with staged_output(output, overwrite=options.overwrite) as folder:
         _, manifest = prune_into(folder, request, progress)
         pruned = open_checkpoint(folder / PRUNED)

@@ -13,8 +13,8 @@ from amp_export.budgets import Candidate, PlanSettings, list_candidates
 from amp_export.checkpoints import read_config
 from amp_export.compatibility import RUNTIMES, Outcome, Status
 from amp_export.errors import PlanError, RatioError
+from amp_export.exporters.limits import choose_limits
 from amp_export.exporters.onnx.genai import read_generation
-from amp_export.exporters.tensorrt.profiles import choose_limits
 from amp_export.fitting import Fitting, Subject, can_fit, fit_models, refuse_limits
 from amp_export.footprints import cached_numbers
 from amp_export.options import HeadPolicy, PerLayer, TargetName, Uniform

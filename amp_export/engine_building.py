@@ -31,13 +31,14 @@ def workspace_bytes(memory_bytes: int | None) -> int | None:
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """What a user can say of an engine.
+    """What a user can say of an engine; of an ExecuTorch program only what is largest.
 
     Attributes:
         target: The device it is for; by default the GPU in this machine.
         runtime: What builds it; by default what is installed.
         max_batch: The largest batch.
-        max_context: The most tokens of a text; by default 2048, or the model's context where that is shorter.
+        max_context: The most tokens of a text; by default 2048, for a program 512, or the model's context where that is
+            shorter.
     """
 
     target: TargetName | None = None
@@ -82,9 +83,9 @@ def prepare_engine(options: EngineOptions, config: ModelConfig) -> EngineJob:
         MissingExtraError: No runtime is installed.
         RequestError: The target has no such engine, or the limits do not fit the model.
     """
+    from amp_export.exporters.limits import choose_limits
     from amp_export.exporters.onnx import can_build
     from amp_export.exporters.tensorrt import EngineSettings, load_runtime
-    from amp_export.exporters.tensorrt.profiles import choose_limits
     from amp_export.gpus import find_gpu
     from amp_export.sources import cache_directory
     from amp_export.targets import TARGETS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from amp_export.checkpoints import directory_size, hash_weights, open_checkpoint
 from amp_export.engine_building import EngineJob, EngineOptions, build_into, check_precision, prepare_engine
 from amp_export.errors import OutputError, RequestError
 from amp_export.exporters import Opset, Precision
+from amp_export.exporters.limits import Limits, choose_limits
 from amp_export.manifest import Manifest, SourceRecord
 from amp_export.options import Format, Via
 from amp_export.outputs import check_output, is_ours, staged_output
@@ -19,6 +21,8 @@ from amp_export.progress import Advance, Progress, Silent
 from amp_export.sources import resolve_model
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from amp_export.checkpoints import Checkpoint
 
 
@@ -54,7 +58,7 @@ def export(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> ExportResult:
-    """Exports a checkpoint into `output/onnx` or `output/openvino`; for an engine both into `onnx` and `tensorrt`.
+    """Exports a checkpoint into the folder of its format in `output`; for an engine both into `onnx` and `tensorrt`.
 
     The pruned checkpoint of an output directory may be exported into that directory itself, which then keeps the rest
     of what it holds.
@@ -66,7 +70,7 @@ def export(
         precision: The precision of the graph; by default float32, for an engine float16.
         opset: The version of the ONNX operators; by default the newest that the runtime takes.
         via: How the graph is made.
-        engine: What engine is built, where one is.
+        engine: What engine is built, where one is, and the largest batch and text of an ExecuTorch program.
         allow_pickle: Whether weights may be read from torch pickles, where there are no others.
         overwrite: Whether an earlier result may be replaced.
         progress: Where to show what is going on.
@@ -107,6 +111,7 @@ class ExportSettings:
         opset: The version of its operators.
         via: How it is made.
         job: The engine that is built from it, or None.
+        limits: What an ExecuTorch program takes; None for all else.
     """
 
     format: Format
@@ -114,6 +119,7 @@ class ExportSettings:
     opset: Opset
     via: Via
     job: EngineJob | None = None
+    limits: Limits | None = None
 
 
 def choose_settings(
@@ -128,7 +134,7 @@ def choose_settings(
     """Makes the choices that are left open, and finds out what cannot be built, before anything is written.
 
     Raises:
-        RequestError: Something is said of an engine, and none is wanted.
+        RequestError: Something is said of what is not wanted.
         MissingExtraError: What converts is not installed.
         AmpExportError: See `engine_building.prepare_engine`.
     """
@@ -136,13 +142,44 @@ def choose_settings(
         job = prepare_engine(engine or EngineOptions(), checkpoint.config)
         opset = opset or job.choose_opset(checkpoint.config)
         return ExportSettings(to, precision or Precision.FLOAT16, opset, Via.DIRECT, job)
+    if to is Format.EXECUTORCH:
+        limits = _choose_program(checkpoint, opset, via=via, engine=engine or EngineOptions())
+        return ExportSettings(to, precision or Precision.FLOAT32, Opset.OPSET_23, Via.TRACE, limits=limits)
     if engine not in (None, EngineOptions()):
-        raise RequestError("Target, runtime, batch and context are an engine's.\nGive --to tensorrt with them.")
+        raise RequestError(
+            "Target and runtime are an engine's; batch and context are an engine's or an ExecuTorch program's.\n"
+            "Give --to tensorrt or --to executorch with them."
+        )
     if to is Format.OPENVINO:
         from amp_export.exporters import openvino
 
         openvino.require_runtime()
     return ExportSettings(to, precision or Precision.FLOAT32, opset or Opset.OPSET_23, via)
+
+
+def _choose_program(checkpoint: Checkpoint, opset: Opset | None, *, via: Via, engine: EngineOptions) -> Limits:
+    """What an ExecuTorch program is to take.
+
+    Raises:
+        RequestError: Something is said of an engine or a graph, or the limits do not fit the model.
+        MissingExtraError: ExecuTorch is not installed.
+    """
+    from amp_export.exporters import executorch
+
+    if engine.target is not None or engine.runtime is not None:
+        raise RequestError("Target and runtime are an engine's.\nGive --to tensorrt with them.")
+    if via is Via.DIRECT or opset is not None:
+        raise RequestError(
+            "An ExecuTorch program is traced, and has no ONNX operators.\n"
+            "Leave --via and --opset out, or give --to onnx."
+        )
+    executorch.require_runtime()
+    return choose_limits(
+        checkpoint.config.longest_text,
+        max_batch=engine.max_batch,
+        max_context=engine.max_context,
+        default_context=executorch.DEFAULT_CONTEXT,
+    )
 
 
 def export_as(
@@ -163,6 +200,8 @@ def export_as(
         with tempfile.TemporaryDirectory(prefix=".graph-", dir=folder) as scratch:
             graph = _export_graph(Path(scratch), checkpoint, settings, progress=progress, name=name)
             return _convert_to_openvino(graph, folder, progress=progress)
+    if settings.format is Format.EXECUTORCH:
+        return _export_program(folder, checkpoint, settings, progress=progress, name=name)
     exported = _export_graph(folder, checkpoint, settings, progress=progress, name=name)
     if settings.job is None:
         return exported
@@ -192,6 +231,25 @@ def _convert_to_openvino(exported: ExportResult, folder: Path, *, progress: Prog
     with progress.step("Converting the graph for OpenVINO") as advance:
         converted = openvino.export(exported.folder, made, on_progress=advance)
     return replace(exported, folder=made, format=Format.OPENVINO, bytes_on_disk=converted.bytes_on_disk)
+
+
+def _export_program(
+    folder: Path, checkpoint: Checkpoint, settings: ExportSettings, *, progress: Progress, name: str
+) -> ExportResult:
+    from amp_export.exporters import executorch
+
+    assert settings.limits is not None
+    made, precision, limits = folder / Format.EXECUTORCH, settings.precision, settings.limits
+    shutil.rmtree(made, ignore_errors=True)
+    what = f"Exporting {name}" if name else "Exporting"
+    with progress.step(f"{what} to executorch in {precision}, up to half a minute a layer") as advance:
+        _from_model(
+            checkpoint,
+            made,
+            precision,
+            lambda model: executorch.export(model, made, precision=precision, limits=limits, on_progress=advance),
+        )
+    return ExportResult(made, settings.format, precision, Via.TRACE, directory_size(made))
 
 
 def build_from(
@@ -242,13 +300,23 @@ def export_into(
 
 
 def _trace(checkpoint: Checkpoint, folder: Path, precision: Precision, opset: Opset, advance: Advance) -> None:
+    from amp_export.exporters.onnx import tracing
+
+    def work(model: PreTrainedModel) -> None:
+        tracing.trace(model, folder, precision=precision, opset=opset, on_progress=advance)
+
+    _from_model(checkpoint, folder, precision, work)
+
+
+def _from_model(
+    checkpoint: Checkpoint, folder: Path, precision: Precision, work: Callable[[PreTrainedModel], object]
+) -> None:
+    """Does what needs the model itself, and copies the tokenizer's files beside what that wrote."""
     import torch
 
-    from amp_export.exporters.onnx import tracing
     from amp_export.loading import load_model
 
-    model = load_model(checkpoint.path, dtype=getattr(torch, precision.value))
-    tracing.trace(model, folder, precision=precision, opset=opset, on_progress=advance)
+    work(load_model(checkpoint.path, dtype=getattr(torch, precision.value)))
     for file in checkpoint.companions():
         shutil.copy2(file, folder / file.name)
 

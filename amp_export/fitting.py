@@ -15,8 +15,8 @@ from typing import Any
 from amp_export.architectures import Kind, LayerWidths, ModelConfig, parameter_count
 from amp_export.errors import RequestError
 from amp_export.exporters import Precision
+from amp_export.exporters.limits import Limits
 from amp_export.exporters.onnx.support import can_build
-from amp_export.exporters.tensorrt.profiles import Limits
 from amp_export.footprints import activation_numbers, cached_numbers, parameters_read, seen_numbers
 from amp_export.options import TargetName
 from amp_export.target_facts import NumberFormat, Target

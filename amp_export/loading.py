@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.util
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -28,6 +31,7 @@ _OPTIONS: Mapping[str, Any] = {"local_files_only": True, "trust_remote_code": Fa
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Keeps warnings and progress bars of transformers off the terminal, and puts its settings back."""
+    _import_quietly()
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -41,14 +45,26 @@ def quiet_transformers() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+@functools.cache
+def _import_quietly() -> None:
+    """Imports transformers' models where torchao is installed, which logs which of its libraries it cannot load."""
+    if importlib.util.find_spec("torchao") is None:
+        return
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        import transformers.modeling_utils  # noqa: F401
+    finally:
+        logging.disable(disabled)
+
+
 def register() -> None:
     """Teaches transformers to load what it does not know by itself.
 
     These are checkpoints of resized modules, which load without `trust_remote_code` then, and engines, which its
     `ExportedModel` opens.
     """
-    import importlib.util
-
+    _import_quietly()
     import transformers
 
     from amp_export import modeling_amp

@@ -43,6 +43,7 @@ class Format(enum.StrEnum):
     ONNX = "onnx"
     TENSORRT = "tensorrt"
     OPENVINO = "openvino"
+    EXECUTORCH = "executorch"
 
 
 class Via(enum.StrEnum):
@@ -85,6 +86,7 @@ class Runtime(enum.StrEnum):
     GENAI = "onnxruntime-genai"
     TENSORRT = "tensorrt"
     OPENVINO = "openvino"
+    EXECUTORCH = "executorch"
     PYTORCH = "pytorch"
     """The checkpoint in transformers, operator by operator."""
     COMPILED = "pytorch-compiled"

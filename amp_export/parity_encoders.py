@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from amp_export.architectures import Modality, ModelConfig
 from amp_export.exporters import Precision
+from amp_export.exporters.limits import Limits
 from amp_export.parity_cases import Floats, Integers, draw_rows
 from amp_export.samples import as_tensors, input_name, random_inputs
 
@@ -60,6 +61,15 @@ def encoder_cases(config: ModelConfig) -> tuple[EncoderCase, ...]:
         return IMAGE_CASES
     limit = config.longest_text
     return tuple(case for case in TEXT_CASES if limit is None or max(case.lengths) <= limit)
+
+
+def encoder_cases_within(cases: Iterable[EncoderCase], limits: Limits | None) -> tuple[EncoderCase, ...]:
+    """The cases that a graph takes: all where it has no limits. An image is no longer than one token."""
+    return tuple(
+        case
+        for case in cases
+        if limits is None or (len(case.lengths) <= limits.max_batch and max(case.lengths) <= limits.max_context)
+    )
 
 
 def text_inputs(lengths: Sequence[int], config: ModelConfig, pool: Integers) -> dict[str, Integers]:

@@ -6,7 +6,7 @@ stands for.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from amp_export.architectures import Modality, ModelConfig
 from amp_export.exporters import Precision
+from amp_export.exporters.limits import Limits
 from amp_export.parity_cases import Floats, Integers, draw_rows
 from amp_export.parity_encoders import Inputs, Outputs, as_rows, signal_inputs, text_inputs
 from amp_export.samples import as_tensors
@@ -80,6 +81,19 @@ def writing_cases(config: ModelConfig) -> tuple[WritingCase, ...]:
     limit = config.longest_text
     return tuple(
         case for case in cases if limit is None or max(*case.source_lengths, case.written + case.decode_steps) <= limit
+    )
+
+
+def writing_cases_within(cases: Iterable[WritingCase], limits: Limits | None) -> tuple[WritingCase, ...]:
+    """The cases that graphs take: all where they have no limits. A sound is no longer than one token."""
+    return tuple(
+        case
+        for case in cases
+        if limits is None
+        or (
+            len(case.source_lengths) <= limits.max_batch
+            and max(*case.source_lengths, case.written + case.decode_steps) <= limits.max_context
+        )
     )
 
 

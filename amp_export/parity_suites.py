@@ -25,8 +25,22 @@ from amp_export.parity_cases import (
     replay,
     token_pool,
 )
-from amp_export.parity_encoders import EncoderCase, Outputs, encoder_cases, replay_encoder, torch_encoder
-from amp_export.parity_seq2seq import WritingCase, graph_writer, replay_writing, torch_writer, writing_cases
+from amp_export.parity_encoders import (
+    EncoderCase,
+    Outputs,
+    encoder_cases,
+    encoder_cases_within,
+    replay_encoder,
+    torch_encoder,
+)
+from amp_export.parity_seq2seq import (
+    WritingCase,
+    graph_writer,
+    replay_writing,
+    torch_writer,
+    writing_cases,
+    writing_cases_within,
+)
 
 if TYPE_CHECKING:
     from transformers import DynamicCache, PreTrainedModel
@@ -172,7 +186,7 @@ class EncoderSuite(_WritesNothing):
         self._graph = graph
         self._config = config
         self._pool = pool
-        self._cases = tuple(cases or encoder_cases(config))
+        self._cases = encoder_cases_within(cases or encoder_cases(config), graph.limits)
         self._outputs = graph.outputs
         self._precision: Precision = graph.precision
         self.names = [case.name for case in self._cases]
@@ -212,7 +226,7 @@ class WritingSuite(_WritesNothing):
         self._graph = graph
         self._config = config
         self._pool = pool
-        self._cases = tuple(cases or writing_cases(config))
+        self._cases = writing_cases_within(cases or writing_cases(config), graph.limits)
         self.names = [case.name for case in self._cases]
 
     def run_graph(self) -> list[Outputs]:

@@ -26,7 +26,7 @@ from amp_export.validation import NOISE_FACTOR, REFERENCE, run_torch
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from amp_export.exporters.tensorrt.profiles import Limits
+    from amp_export.exporters.limits import Limits
 
 PADDED_PROMPTS = (17, 11, 5)
 """Tokens of the prompts of the padded batch: as many of them as a batch may hold."""

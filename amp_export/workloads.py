@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from amp_export.architectures import Architecture, Kind, Modality, ModelConfig
 from amp_export.errors import RequestError
+from amp_export.exporters.limits import Limits
 
 PROMPT_TOKENS = 128
 DECODE_TOKENS = 16
@@ -42,14 +43,15 @@ class Sweep:
     prompt_lengths: tuple[int, ...] | None = None
     decode_lengths: tuple[int, ...] = (DECODE_TOKENS,)
 
-    def workloads(self, configs: Sequence[ModelConfig]) -> tuple[Workload, ...]:
+    def workloads(self, configs: Sequence[ModelConfig], limits: Sequence[Limits] = ()) -> tuple[Workload, ...]:
         """All combinations, as models read and write.
 
         Args:
             configs: The configs of all models that are to run them; they differ in widths alone.
+            limits: The largest batches and texts that their exports take, where these have limits.
 
         Raises:
-            RequestError: A number is below 1, or a combination does not fit into the models' context.
+            RequestError: A number is below 1, or a combination does not fit into the models' context, or an export.
         """
         asked = (*self.batch_sizes, *(self.prompt_lengths or ()), *self.decode_lengths)
         if not (self.batch_sizes and self.decode_lengths and self.prompt_lengths != ()) or min(asked) < 1:
@@ -61,13 +63,22 @@ class Sweep:
         architecture = configs[0].architecture
         if architecture.modality is not Modality.TEXT and self.prompt_lengths is not None:
             raise RequestError(f"{architecture.model_type} reads no text, so that a prompt has no length.")
-        context = min((config.longest_text for config in configs if config.longest_text is not None), default=None)
+        self._check_batches(min((each.max_batch for each in limits), default=None))
+        contexts = [*(config.longest_text for config in configs), *(each.max_context for each in limits)]
+        context = min((each for each in contexts if each is not None), default=None)
         decode_lengths = self.decode_lengths if architecture.kind is not Kind.ENCODER else (0,)
         combinations = itertools.product(self.batch_sizes, self.prompt_lengths or (None,), decode_lengths)
         return tuple(
             Workload(batch_size, _prompt_tokens(asked, decode_tokens, architecture, context), decode_tokens)
             for batch_size, asked, decode_tokens in combinations
         )
+
+    def _check_batches(self, most: int | None) -> None:
+        if most is not None and max(self.batch_sizes) > most:
+            raise RequestError(
+                f"A batch of {max(self.batch_sizes)} does not fit an export made for batches of up to {most}.\n"
+                f"Export again with --max-batch {max(self.batch_sizes)}, or measure smaller batches."
+            )
 
 
 def _prompt_tokens(asked: int | None, decode_tokens: int, architecture: Architecture, context: int | None) -> int:

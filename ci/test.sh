@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # All that CI checks, in a fresh environment of its own: style, types, tests, the quickstart, the README's commands.
 # AMP_EXPORT_ENV=DIR keeps the environment in DIR and takes it up again the next time.
+# AMP_EXPORT_EXTRAS=executorch tests that extra too, whose exports take minutes.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -26,7 +27,7 @@ system_made=$!
 step "environment"
 [[ -x "$environment/bin/python" ]] || "${PYTHON:-python3}" -m venv "$environment"
 export PATH="$environment/bin:$PATH" PIP_DISABLE_PIP_VERSION_CHECK=1
-python -m pip install --quiet --editable ".[dev]"
+python -m pip install --quiet --editable ".[dev${AMP_EXPORT_EXTRAS:+,$AMP_EXPORT_EXTRAS}]"
 # nvidia-ml-py asks the driver which GPU is there, and is a file of Python
 if python -m pip list --format=freeze | grep -v '^nvidia-ml-py=' | grep -iE '^(nvidia-|triton=)'; then
     echo "CUDA packages were installed, and nobody asked for them." >&2

@@ -65,8 +65,8 @@ class Provider(enum.StrEnum):
 
 
 def exported_bytes(folder: Path) -> int:
-    """Bytes of what a runtime loads from a folder: the engine, or graphs and weights; 0 where there is neither."""
-    patterns = ("*.engine", "openvino_*", "*.onnx*")
+    """Bytes of what a runtime loads from a folder: engine, programs, or graphs and weights; 0 where there is none."""
+    patterns = ("*.engine", "*.pte", "openvino_*", "*.onnx*")
     files = next((found for pattern in patterns if (found := [*folder.glob(pattern)])), [])
     return sum(file.stat().st_size for file in files)
 
@@ -98,19 +98,25 @@ def run(folder: Path, *, threads: int | None = None, provider: Provider = Provid
         RequestError: A provider is named for what ONNX Runtime does not run.
         AmpExportError: See `run` of the runtime.
     """
+    from amp_export.exporters.executorch.programs import is_executorch
     from amp_export.exporters.openvino.models import is_openvino
     from amp_export.exporters.tensorrt import engines
 
-    if (is_engine := engines.is_engine(folder)) or is_openvino(folder):
-        if provider is not Provider.CPU:
-            raise RequestError(f"--provider is ONNX Runtime's, which does not run {folder}.\nLeave it out.")
-        if is_engine:
-            from amp_export.exporters.tensorrt import running
+    is_engine, is_program = engines.is_engine(folder), is_executorch(folder)
+    if not (is_engine or is_program or is_openvino(folder)):
+        from amp_export.exporters import onnx
 
-            return running.run(folder)
-        from amp_export.exporters import openvino
+        return onnx.run(folder, threads=threads, providers=[provider.onnxruntime_name])
+    if provider is not Provider.CPU:
+        raise RequestError(f"--provider is ONNX Runtime's, which does not run {folder}.\nLeave it out.")
+    if is_engine:
+        from amp_export.exporters.tensorrt import running
 
-        return openvino.run(folder, threads=threads)
-    from amp_export.exporters import onnx
+        return running.run(folder)
+    if is_program:
+        from amp_export.exporters import executorch
 
-    return onnx.run(folder, threads=threads, providers=[provider.onnxruntime_name])
+        return executorch.run(folder, threads=threads)
+    from amp_export.exporters import openvino
+
+    return openvino.run(folder, threads=threads)

@@ -100,6 +100,8 @@ class GraphDecoder(Decoder):
         assert precision is not None
         self.precision = precision
         self.threads, self.description = session.threads, session.description
+        if session.limits is not None:
+            self.max_batch, self.max_context = session.limits.max_batch, session.limits.max_context
 
     def forward(
         self, input_ids: Integers, attention_mask: Integers, position_ids: Integers, past: Past | None = None

@@ -47,6 +47,7 @@ class GraphEncoderDecoder:
         precision: The dtype of weights, activations, keys and values.
         threads: How many threads compute one operator.
         description: Name and version of the runtime.
+        limits: The largest batch and text that it reads and writes; None where it takes any.
     """
 
     def __init__(self, encoder: Session, first: Session, later: Session) -> None:
@@ -57,7 +58,7 @@ class GraphEncoderDecoder:
         precision = encoder.outputs[STATES].precision
         assert precision is not None
         self.precision = precision
-        self.threads, self.description = encoder.threads, encoder.description
+        self.threads, self.description, self.limits = encoder.threads, encoder.description, encoder.limits
 
     def encode(self, inputs: Mapping[str, Any]) -> Source:
         """Computes the states of what is read.

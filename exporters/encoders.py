@@ -22,6 +22,7 @@ class GraphEncoder:
         precision: The dtype of its weights, activations and outputs.
         threads: How many threads compute one operator.
         description: Name and version of the runtime.
+        limits: The largest batch and text that it takes; None where it takes any.
     """
 
     def __init__(self, session: Session, *, outputs: Sequence[str] | None = None) -> None:
@@ -43,7 +44,7 @@ class GraphEncoder:
             name for name in found if is_named and session.outputs[name].axes[1:2] == tokens
         )
         self.precision = found[self.outputs[0]]
-        self.threads, self.description = session.threads, session.description
+        self.threads, self.description, self.limits = session.threads, session.description, session.limits
 
     def forward(self, inputs: Mapping[str, Any]) -> dict[str, Floats]:
         """Computes the outputs.

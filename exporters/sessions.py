@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from amp_export.exporters import Precision
+from amp_export.exporters.limits import Limits
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,12 +45,14 @@ class Session(ABC):
         outputs: What it returns, by name, in its order.
         threads: How many threads compute one operator; 0 where a GPU computes.
         description: Name and version of the runtime.
+        limits: The largest batch and text that it takes; None where it takes any.
     """
 
     inputs: Mapping[str, Port]
     outputs: Mapping[str, Port]
     threads: int
     description: str
+    limits: Limits | None = None
 
     @abstractmethod
     def to_value(self, array: Any, precision: Precision | None = None) -> Any:

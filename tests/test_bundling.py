@@ -21,7 +21,7 @@ from amp_export.checkpoints import open_checkpoint
 from amp_export.cli import app
 from amp_export.errors import OutputError, RequestError, UnsupportedModelError
 from amp_export.exporters import Opset, Precision
-from amp_export.exporters.tensorrt.profiles import Limits
+from amp_export.exporters.limits import Limits
 from amp_export.options import TargetName
 from amp_export.references import reference_cases
 

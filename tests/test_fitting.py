@@ -16,8 +16,8 @@ from amp_export.architectures import LayerWidths, ModelConfig, find_architecture
 from amp_export.checkpoints import open_checkpoint
 from amp_export.errors import RequestError
 from amp_export.exporters import Precision
+from amp_export.exporters.limits import Limits, choose_limits
 from amp_export.exporters.onnx import export
-from amp_export.exporters.tensorrt.profiles import Limits, choose_limits
 from amp_export.fitting import Fit, Fitting, Room, Subject, can_fit, fit_models
 from amp_export.footprints import cached_numbers, parameters_read, seen_numbers
 from amp_export.options import TargetName

@@ -64,14 +64,18 @@ RuntimeOption = Annotated[
     EngineRuntime | None, typer.Option("--runtime", help="What builds an engine.  [default: what is installed]")
 ]
 MaxBatch = Annotated[
-    int, typer.Option("--max-batch", min=1, metavar="N", help="The largest batch that an engine takes.")
+    int,
+    typer.Option(
+        "--max-batch", min=1, metavar="N", help="The largest batch that an engine or an ExecuTorch program takes."
+    ),
 ]
 MaxContext = Annotated[
     int | None,
     typer.Option(
         "--max-context",
         metavar="N",
-        help="The most tokens of a text, past and new ones together.  [default: 2048, or the model's context]",
+        help="The most tokens of a text, past and new ones together.  [default: 2048, for ExecuTorch 512, or the "
+        "model's context]",
     ),
 ]
 EngineTarget = Annotated[

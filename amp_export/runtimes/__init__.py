@@ -18,6 +18,7 @@ FORMATS = {
     Runtime.GENAI: Format.ONNX,
     Runtime.TENSORRT: Format.TENSORRT,
     Runtime.OPENVINO: Format.OPENVINO,
+    Runtime.EXECUTORCH: Format.EXECUTORCH,
 }
 """The export that a runtime runs; PyTorch runs the checkpoint."""
 
@@ -25,6 +26,7 @@ RUNTIMES = {
     Format.ONNX: Runtime.ONNXRUNTIME,
     Format.TENSORRT: Runtime.TENSORRT,
     Format.OPENVINO: Runtime.OPENVINO,
+    Format.EXECUTORCH: Runtime.EXECUTORCH,
 }
 """The runtime of an export where nothing else is said."""
 
@@ -85,10 +87,22 @@ def require(setup: Setup) -> None:
         from amp_export.exporters import openvino
 
         openvino.require_runtime()
+    if setup.format is Format.EXECUTORCH:
+        from amp_export.exporters import executorch
+
+        executorch.require_runtime()
     if setup.format is None:
         from amp_export.runtimes import pytorch
 
         pytorch.require(compiled=setup.runtime is Runtime.COMPILED, gpu=setup.gpu)
+
+
+def import_runtime(setup: Setup) -> None:
+    """Imports a runtime that takes seconds to import, so that loading a model into it can be timed alone."""
+    if setup.format is Format.EXECUTORCH:
+        from amp_export.exporters import executorch
+
+        executorch.import_runtime()
 
 
 def load(folder: Path, setup: Setup) -> Runner:

@@ -74,9 +74,10 @@ def save_random_llama(folder: Path, fields: dict[str, Any]) -> None:
 
 def build_here(graph: Path, profiles: int) -> BuildMemory:
     """Builds an engine in this process."""
+    from amp_export.exporters.limits import Limits
     from amp_export.exporters.tensorrt.building import BuildSettings, build_engine
     from amp_export.exporters.tensorrt.exporting import describe_graph
-    from amp_export.exporters.tensorrt.profiles import Limits, decoder_profiles
+    from amp_export.exporters.tensorrt.profiles import decoder_profiles
     from amp_export.exporters.tensorrt.runtimes import load_runtime
     from amp_export.machine import peak_memory_bytes
     from amp_export.options import EngineRuntime

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import io
-import logging
-import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from amp_export.architectures import Kind
 from amp_export.checkpoints import directory_size
-from amp_export.errors import MissingExtraError, OutputError, UnsupportedModelError
+from amp_export.errors import MissingExtraError, UnsupportedModelError
 from amp_export.exporters import Opset, Precision
 from amp_export.exporters.onnx.exporting import GRAPH, WEIGHTS
+from amp_export.exporters.onnx.tracing_surroundings import check_traceable, in_haste, quiet, translated
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -85,13 +83,13 @@ def trace(
         ValueError: The model is set to training, or is not of that dtype.
     """
     _require_onnxscript()
-    _check(model, folder, precision)
+    check_traceable(model, folder, precision)
     kind = model_kind(model)
-    with _translated(model), _quiet():
-        jobs = _jobs(model, kind)
+    with translated(model), quiet():
+        jobs = tracing_jobs(model, kind)
     traced = {}
     for number, job in enumerate(jobs, start=1):
-        with _translated(model), _quiet():
+        with translated(model), quiet():
             traced[folder / job.file] = _trace_job(model, job, opset)
         if on_progress is not None:
             on_progress(number, len(jobs) + 1)
@@ -114,7 +112,12 @@ def model_kind(model: PreTrainedModel) -> Kind:
     return Kind.DECODER
 
 
-def _jobs(model: PreTrainedModel, kind: Kind) -> list[Job]:
+def tracing_jobs(model: PreTrainedModel, kind: Kind) -> list[Job]:
+    """What is traced of a model.
+
+    Raises:
+        UnsupportedModelError: It takes or keeps what no graph is made for.
+    """
     from amp_export.exporters.onnx.tracing_decoders import decoder_jobs
     from amp_export.exporters.onnx.tracing_encoders import encoder_jobs
     from amp_export.exporters.onnx.tracing_seq2seq import seq2seq_jobs
@@ -185,65 +188,16 @@ def _require_onnxscript() -> None:
         raise MissingExtraError("trace", needed_for="Tracing a model") from error
 
 
-def _check(model: PreTrainedModel, folder: Path, precision: Precision) -> None:
-    if model.training:
-        raise ValueError(f"{type(model).__name__} is set to training.\nCall its eval() first.")
-    if str(model.dtype) != f"torch.{precision.value}":
-        raise ValueError(f"{type(model).__name__} is in {model.dtype}.\nLoad it in {precision.value} to export it so.")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OutputError(f"{folder} is not an empty folder.\nRemove it, or export to another.")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps what torch, transformers and onnxscript print, log and warn of off the terminal.
-
-    Only stdout is caught: nothing but logs and warnings goes to stderr, and progress is drawn there.
-    """
-    disabled = logging.root.manager.disable
-    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        logging.disable(logging.CRITICAL)
-        try:
-            yield
-        finally:
-            logging.disable(disabled)
-
-
 @contextmanager
 def _in_haste() -> Iterator[None]:
-    """Spares torch and onnxscript what only costs time: 30 layers took 135 s without this, and 60 s with it."""
+    """As `in_haste`, and spares onnxscript a rewrite: 30 layers took 135 s without both, and 60 s with them."""
     import onnxscript.rewriter
-    import torch._dynamo.config
-    import torch.fx.config
 
     rules = getattr(onnxscript.rewriter, "_DEFAULT_REWRITE_RULES", ())
-    without_stacks = getattr(torch.fx.config, "do_not_emit_stack_traces", False)
-    torch.fx.config.do_not_emit_stack_traces = True
     # SlicesSplit goes through the whole graph for each of its nodes, to make one Split of two Slices
     onnxscript.rewriter._DEFAULT_REWRITE_RULES = tuple(rule for rule in rules if rule.name != "SlicesSplit")
     try:
-        # with lengths that vary, it costs more to look results up than to infer them again
-        with torch._dynamo.config.patch(fake_tensor_cache_enabled=False):
+        with in_haste():
             yield
     finally:
-        torch.fx.config.do_not_emit_stack_traces = without_stacks
         onnxscript.rewriter._DEFAULT_REWRITE_RULES = rules
-
-
-@contextmanager
-def _translated(model: PreTrainedModel) -> Iterator[None]:
-    """Says of whatever goes wrong while tracing which model it was and what to do."""
-    try:
-        yield
-    except (UnsupportedModelError, MemoryError):
-        raise
-    except Exception as error:  # tracing runs the model's own code, which may raise anything
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        reason = next((line.strip() for line in str(cause).splitlines() if line.strip()), "no reason given")
-        raise UnsupportedModelError(
-            f"{type(model).__name__} cannot be traced: {type(cause).__name__}: {reason}\n"
-            'Try a newer transformers and torch, or another attention: model.set_attn_implementation("eager").'
-        ) from error

@@ -83,8 +83,8 @@ def _name_axes(model: ir.Model, job: Job) -> list[str]:
     declared: dict[str, Axes] = {name: sample.axes for name, sample in flatten(job.inputs)}
     values = [*model.graph.inputs, *model.graph.outputs]
     for value in values:
-        axes = declared.get(str(value.name)) or job.outputs.get(re.sub(r"\.\d+\.", ".N.", str(value.name)))
-        for axis, name in enumerate(axes or ()):
+        axes = declared.get(str(value.name)) or job.output_axes(str(value.name))
+        for axis, name in enumerate(axes):
             length = value.shape[axis] if value.shape is not None else None
             if name is None:
                 continue

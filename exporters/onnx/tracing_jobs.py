@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -48,13 +49,17 @@ class Job:
     inputs: Mapping[str, Any]
     outputs: Mapping[str, Axes]
 
+    def output_axes(self, name: str) -> Axes:
+        """What is said of an output's axes; nothing where they are named after the inputs'."""
+        return self.outputs.get(re.sub(r"\.\d+\.", ".N.", name), ())
 
-def flatten(samples: Any, path: str = "") -> Iterator[tuple[str, Sample]]:
-    """The samples in dicts and lists, each with the name of its input."""
-    if isinstance(samples, Sample):
-        yield path, samples
+
+def flatten(values: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Samples, or what a module returns, out of dicts and lists, each with the name of its input or output."""
+    if not isinstance(values, Mapping | list):
+        yield path, values
         return
-    entries = samples.items() if isinstance(samples, Mapping) else enumerate(samples)
+    entries = values.items() if isinstance(values, Mapping) else enumerate(values)
     for key, value in entries:
         yield from flatten(value, f"{path}.{key}" if path else str(key))
 

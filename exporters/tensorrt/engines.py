@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from amp_export.errors import ModelError, RequestError
 from amp_export.exporters import Precision
+from amp_export.exporters.limits import Limits
 from amp_export.exporters.sessions import Port
-from amp_export.exporters.tensorrt.profiles import Limits, Profile, Range
+from amp_export.exporters.tensorrt.profiles import Profile, Range
 from amp_export.options import EngineRuntime
 
 if TYPE_CHECKING:

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 from amp_export.checkpoints import hash_file
 from amp_export.errors import ModelError, UnsupportedModelError
 from amp_export.exporters import Precision
+from amp_export.exporters.limits import Limits
 from amp_export.exporters.onnx.opsets import read_ports
 from amp_export.exporters.sessions import Port
 from amp_export.exporters.tensorrt.building import BuildSettings, build_engine
 from amp_export.exporters.tensorrt.engines import ENGINE, EngineFacts
-from amp_export.exporters.tensorrt.profiles import Limits, decoder_profiles
+from amp_export.exporters.tensorrt.profiles import decoder_profiles
 
 if TYPE_CHECKING:
     from amp_export.exporters.tensorrt.runtimes import Runtime

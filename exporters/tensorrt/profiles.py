@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from amp_export.errors import RequestError
+from amp_export.exporters.limits import Limits
 
 PREFILL, DECODE = "prefill", "decode"
 
@@ -14,52 +14,6 @@ TYPICAL_PROMPT = 128
 
 Shape = tuple[int, ...]
 Axes = Sequence[int | str]
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What an engine has to take.
-
-    Attributes:
-        max_batch: The largest batch.
-        max_context: The most tokens of a text, past and new ones together.
-    """
-
-    max_batch: int = 1
-    max_context: int = 2048
-
-    def check(self, context: int) -> None:
-        """Holds them against the model's context.
-
-        Raises:
-            RequestError: One is less than what makes sense, or the model's context is shorter.
-        """
-        if self.max_batch < 1 or self.max_context < 2:
-            raise RequestError(
-                f"An engine for batches of up to {self.max_batch} and {self.max_context} tokens takes nothing.\n"
-                "A batch has at least 1 text, and a context at least 2 tokens: one of the past and one to decode."
-            )
-        if self.max_context > context:
-            raise RequestError(
-                f"--max-context is {self.max_context}, and the model's context is {context} tokens long.\n"
-                f"Give --max-context {context} or less."
-            )
-
-
-def choose_limits(context: int, *, max_batch: int = 1, max_context: int | None = None) -> Limits:
-    """The limits for a model, by default for texts of up to 2048 tokens, or of its context where that is shorter.
-
-    Args:
-        context: The model's context, in tokens.
-        max_batch: The largest batch.
-        max_context: The most tokens of a text, or None for the default.
-
-    Raises:
-        RequestError: They make no sense, or the model's context is shorter.
-    """
-    limits = Limits(max_batch, min(Limits.max_context, context) if max_context is None else max_context)
-    limits.check(context)
-    return limits
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,190 @@
+"""From a model to a folder with ExecuTorch programs, by following it through samples of its inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from amp_export.checkpoints import directory_size
+from amp_export.errors import UnsupportedModelError
+from amp_export.exporters import Precision
+from amp_export.exporters.executorch.programs import ProgramFacts, require_runtime, runtime_version
+from amp_export.exporters.limits import Limits
+from amp_export.exporters.onnx.tracing import model_kind, tracing_jobs
+from amp_export.exporters.onnx.tracing_surroundings import check_traceable, in_haste, quiet, translated
+from amp_export.exporters.sessions import Port
+
+if TYPE_CHECKING:
+    from executorch.exir import ExecutorchProgramManager
+    from transformers import PreTrainedModel
+
+    from amp_export.exporters.onnx.tracing_jobs import Job, Sample
+
+DEFAULT_CONTEXT = 512
+"""Tokens of the longest text, where nothing else is said: memory for logits of as many is planned."""
+
+BATCH_AXIS = "batch_size"
+
+
+@dataclass(frozen=True)
+class ExecutorchExport:
+    """Programs that were written.
+
+    Attributes:
+        folder: Where they lie.
+        programs: The files, in the order in which they are run; facts lie beside each.
+        bytes_on_disk: Size of all files in the folder.
+    """
+
+    folder: Path
+    programs: tuple[Path, ...]
+    bytes_on_disk: int
+
+
+def export(
+    model: PreTrainedModel,
+    folder: Path,
+    *,
+    precision: Precision,
+    limits: Limits,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> ExecutorchExport:
+    """Exports a model for ExecuTorch's processor runtime: XNNPACK where it has an operator, else portable kernels.
+
+    A decoder becomes one `model.pte` for prefill and decode, an encoder one too. An encoder with a decoder becomes
+    `encoder_model.pte`, `decoder_model.pte` for the first call and `decoder_with_past_model.pte` for all others; a file
+    holds all the weights that it uses, so that the decoder's are there twice. Inputs and outputs are those of
+    `exporters.onnx.tracing.trace`. `config.json` is written beside.
+
+    Args:
+        model: What to export, set to evaluation, in the dtype of `precision`.
+        folder: Where to; it is made, and must be empty if it is there.
+        precision: The dtype of weights, activations, keys, values and outputs.
+        limits: The largest shapes: memory is planned for them.
+        on_progress: Called with the number of programs written and of all, at the start and after each.
+
+    Raises:
+        MissingExtraError: ExecuTorch is not installed.
+        UnsupportedModelError: The model cannot be traced or lowered, or takes images of any size.
+        OutputError: The folder holds something.
+        ValueError: The model is set to training, or is not of that dtype.
+    """
+    require_runtime()
+    check_traceable(model, folder, precision)
+    with translated(model), quiet():
+        jobs = tracing_jobs(model, model_kind(model))
+    folder.mkdir(parents=True, exist_ok=True)
+    report = on_progress or (lambda _done, _total: None)
+    report(0, len(jobs))
+    programs = []
+    for number, job in enumerate(jobs, start=1):
+        programs.append((folder / job.file).with_suffix(".pte"))
+        _write_program(model, job, programs[-1], precision, limits)
+        report(number, len(jobs))
+    (folder / "config.json").write_text(model.config.to_json_string(), encoding="utf-8")
+    return ExecutorchExport(folder, tuple(programs), directory_size(folder))
+
+
+def _write_program(model: PreTrainedModel, job: Job, file: Path, precision: Precision, limits: Limits) -> None:
+    import torch
+
+    from amp_export.exporters.onnx.tracing_jobs import flatten, map_samples
+
+    sizes = _largest_sizes(model, (sample for _, sample in flatten(job.inputs)), limits)
+
+    def tensor(sample: Sample) -> torch.Tensor:
+        # an axis that does not vary has the size that the program takes
+        return sample.tensor[:1] if BATCH_AXIS in sample.axes and sizes[BATCH_AXIS] == 1 else sample.tensor
+
+    with translated(model), quiet(), in_haste():
+        inputs = map_samples(tensor, job.inputs)
+        with torch.no_grad():
+            returned = [name for name, _ in flatten(job.module(**inputs))]
+        program = _lower(job.module, inputs, map_samples(lambda sample: _bounds(sample, sizes), job.inputs))
+        taken, given = _ports(model, program, job, returned, sizes)
+        with file.open("wb") as stream:
+            program.write_to_file(stream)
+    ProgramFacts(runtime_version(), precision, limits, sizes, taken, given).save(file)
+
+
+def _lower(module: Any, inputs: Any, shapes: Any) -> ExecutorchProgramManager:
+    from transformers.exporters.configs import ExecutorchConfig
+    from transformers.exporters.exporter_executorch import ExecutorchExporter
+
+    settings = ExecutorchConfig(dynamic=True, dynamic_shapes=shapes)
+    # typed for whole models only, though it exports any module
+    return cast("ExecutorchProgramManager", ExecutorchExporter().export(module, inputs, settings).program)
+
+
+def _largest_sizes(model: PreTrainedModel, samples: Iterable[Sample], limits: Limits) -> dict[str, int]:
+    """The largest size of each axis that varies. Never below the sample's: the length of a sound is the model's own."""
+    sizes: dict[str, int] = {}
+    for sample in samples:
+        for name, size in zip(sample.axes, sample.tensor.shape, strict=True):
+            if name in ("height", "width"):
+                raise UnsupportedModelError(
+                    f"{type(model).__name__} takes images of any size, and an ExecuTorch program plans its memory for "
+                    "a largest one.\nExport with --to onnx or --to openvino."
+                )
+            if name is not None:
+                sizes[name] = limits.max_batch if name == BATCH_AXIS else max(limits.max_context, size)
+    return sizes
+
+
+def _bounds(sample: Sample, sizes: Mapping[str, int]) -> dict[int, Any]:
+    """What varies of an input, and how far."""
+    import torch
+
+    return {
+        axis: torch.export.Dim.AUTO(min=1, max=sizes[name])
+        for axis, name in enumerate(sample.axes)
+        if name is not None and sizes[name] > 1
+    }
+
+
+def _ports(
+    model: PreTrainedModel, program: ExecutorchProgramManager, job: Job, returned: list[str], sizes: Mapping[str, int]
+) -> tuple[dict[str, Port], dict[str, Port]]:
+    """Inputs and outputs by name.
+
+    Raises:
+        UnsupportedModelError: Tracing made a constant of a size that varies.
+    """
+    from amp_export.exporters.onnx.tracing_jobs import flatten
+
+    graph = program.exported_program().graph
+    by_name = {node.name: node.meta.get("val") for node in graph.nodes if node.op == "placeholder"}
+    given = [by_name[name] for name in program.exported_program().graph_signature.user_inputs]
+    (last,) = (node for node in graph.nodes if node.op == "output")
+    declared = {name: sample.axes for name, sample in flatten(job.inputs)}
+    names: dict[str, str] = {}
+    for (input_name, axes), value in zip(declared.items(), given, strict=True):
+        for axis, size in zip(axes, value.shape, strict=True):
+            if axis is not None and isinstance(size, int) and sizes[axis] > 1:
+                raise UnsupportedModelError(
+                    f"{type(model).__name__} cannot be traced for inputs of any size: {axis} of {input_name} became "
+                    f"{size}.\nIts forward must not turn the sizes of its inputs into numbers."
+                )
+            if axis is not None:
+                names.setdefault(str(size), axis)
+    outputs = dict(zip(returned, (node.meta["val"] for node in last.args[0]), strict=True))
+    return (
+        {name: _port(value, declared[name], {}) for name, value in zip(declared, given, strict=True)},
+        {name: _port(value, job.output_axes(name), names) for name, value in outputs.items()},
+    )
+
+
+def _port(value: Any, axes: tuple[str | None, ...], names: Mapping[str, str]) -> Port:
+    """An input or output, its axes named as they are declared, or else after an input's of the same size."""
+    return Port(str(value.dtype).removeprefix("torch."), tuple(_sizes(value.shape, axes, names)))
+
+
+def _sizes(shape: Iterable[Any], axes: tuple[str | None, ...], names: Mapping[str, str]) -> Iterator[int | str]:
+    for number, size in enumerate(shape):
+        axis = axes[number] if number < len(axes) else None
+        if axis is not None:
+            yield axis
+        else:
+            yield size if isinstance(size, int) else names.get(str(size), str(size))

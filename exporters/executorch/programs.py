@@ -1,0 +1,127 @@
+"""An exported folder's files: programs, and beside each what it does not say of itself.
+
+A program knows its inputs and outputs by number only, and the size of their memory.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from amp_export.errors import MissingExtraError, ModelError
+from amp_export.exporters import Precision
+from amp_export.exporters.limits import Limits
+from amp_export.exporters.sessions import Port
+
+MODEL = "model.pte"
+ENCODER = "encoder_model.pte"
+DECODER = "decoder_model.pte"
+DECODER_WITH_PAST = "decoder_with_past_model.pte"
+
+
+@dataclass(frozen=True)
+class ProgramFacts:
+    """What is known of a program.
+
+    Attributes:
+        executorch: The version that made it.
+        precision: Of weights and activations.
+        limits: What its memory is planned for.
+        sizes: The largest size of each axis that varies, by its name.
+        inputs: By name, in its order.
+        outputs: By name, in its order.
+    """
+
+    executorch: str
+    precision: Precision
+    limits: Limits
+    sizes: Mapping[str, int]
+    inputs: Mapping[str, Port]
+    outputs: Mapping[str, Port]
+
+    def save(self, program: Path) -> None:
+        """Writes them beside a program."""
+        _facts_file(program).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, program: Path) -> ProgramFacts:
+        """Reads them from beside a program.
+
+        Raises:
+            ModelError: They are missing or damaged.
+        """
+        file = _facts_file(program)
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            return cls(
+                content["executorch"],
+                Precision(content["precision"]),
+                Limits(**content["limits"]),
+                content["sizes"],
+                _ports(content["inputs"]),
+                _ports(content["outputs"]),
+            )
+        except FileNotFoundError as error:
+            raise ModelError(
+                f"{program} needs {file.name} beside it, which names its inputs and outputs.\n"
+                "Copy both from where they were exported to, or export again: amp-export export --to executorch."
+            ) from error
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ModelError(f"{file} is damaged: {error}\nExport again.") from error
+
+
+def _facts_file(program: Path) -> Path:
+    return program.with_suffix(".json")
+
+
+def _ports(content: Mapping[str, Any]) -> dict[str, Port]:
+    return {name: Port(port["dtype"], tuple(port["axes"])) for name, port in content.items()}
+
+
+def require_runtime() -> None:
+    """Finds out whether ExecuTorch is there, before any work is done. Its import takes seconds, and is left for later.
+
+    Raises:
+        MissingExtraError: It is not installed, or transformers is too old to export to it.
+    """
+    if not all(map(importlib.util.find_spec, ("executorch", "transformers.exporters"))):
+        raise MissingExtraError("executorch", needed_for="ExecuTorch")
+
+
+def runtime_version() -> str:
+    """The version of what is installed."""
+    return importlib.metadata.version("executorch")
+
+
+def is_executorch(folder: Path) -> bool:
+    """Whether a folder is one of programs."""
+    return any(folder.glob("*.pte"))
+
+
+def exported_programs(folder: Path) -> tuple[Path, ...]:
+    """The programs in a folder, in the order in which they are run: one, or three of an encoder with a decoder.
+
+    Raises:
+        ModelError: There is none, or one of the three is missing.
+    """
+    names = (ENCODER, DECODER, DECODER_WITH_PAST) if (folder / ENCODER).is_file() else (MODEL,)
+    for name in names:
+        if not (folder / name).is_file():
+            raise ModelError(
+                f"{folder} holds no {name}.\nExport a checkpoint first: amp-export export --to executorch."
+            )
+    return tuple(folder / name for name in names)
+
+
+def read_facts(folder: Path) -> ProgramFacts:
+    """What is known of the program of a folder that is run last.
+
+    Raises:
+        ModelError: The folder holds none, or its facts are missing.
+    """
+    return ProgramFacts.load(exported_programs(folder)[-1])

@@ -1,0 +1,174 @@
+"""Runs exported programs on ExecuTorch, on the processor."""
+
+from __future__ import annotations
+
+import gc
+import io
+import os
+import sys
+import weakref
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from amp_export.errors import ModelError, RequestError
+from amp_export.exporters import Precision
+from amp_export.exporters.executorch.programs import ProgramFacts, exported_programs, require_runtime, runtime_version
+from amp_export.exporters.kinds import GraphModel, choose_model
+from amp_export.exporters.onnx.tracing_surroundings import quiet
+from amp_export.exporters.sessions import Session
+from amp_export.exporters.threads import usable_cores
+
+if TYPE_CHECKING:
+    import torch
+
+    from amp_export.exporters.sessions import Floats
+
+_loaded: weakref.WeakSet[ExecutorchSession] = weakref.WeakSet()
+"""The programs that hold the process's threads."""
+
+
+def run(folder: Path, *, threads: int | None = None) -> GraphModel:
+    """Loads exported programs into ExecuTorch; what kind of model it is, their files and facts tell.
+
+    Args:
+        folder: What `export` wrote.
+        threads: How many threads compute one operator; by default one for each core that the process may use. All
+            programs of a process share them.
+
+    Raises:
+        MissingExtraError: ExecuTorch is not installed.
+        ModelError: The folder holds no program, or a damaged one.
+        RequestError: Another program is loaded, with another number of threads.
+    """
+    require_runtime()
+    files = exported_programs(folder)
+    facts = [ProgramFacts.load(file) for file in files]
+    _set_threads(threads if threads is not None else usable_cores())
+    return choose_model([ExecutorchSession(*each) for each in zip(files, facts, strict=True)])
+
+
+def import_runtime() -> None:
+    """Imports ExecuTorch, which takes seconds: its runtime imports its compiler."""
+    with _silence():
+        import executorch.runtime  # noqa: F401
+
+
+class ExecutorchSession(Session):
+    """A program on ExecuTorch. Values are torch tensors."""
+
+    def __init__(self, file: Path, facts: ProgramFacts) -> None:
+        self.inputs, self.outputs, self.limits = facts.inputs, facts.outputs, facts.limits
+        self._file, self._sizes = file, facts.sizes
+        self.description = f"ExecuTorch {runtime_version()}"
+        with _silence():
+            from executorch.extension.pybindings import portable_lib
+            from executorch.runtime import Runtime
+
+            self.threads = int(portable_lib._threadpool_get_thread_count())
+            try:
+                # the program must live as long as its method
+                self._program = Runtime.get().load_program(file)
+                self._method = self._program.load_method("forward")
+                found = (self._method.metadata.num_inputs(), self._method.metadata.num_outputs())
+            except (KeyError, RuntimeError) as error:
+                raise ModelError(f"ExecuTorch cannot load {file}: {error}\nExport it again.") from error
+        if found != (len(self.inputs), len(self.outputs)):
+            raise ModelError(
+                f"{file} has {found[0]} inputs and {found[1]} outputs, and the facts beside it name "
+                f"{len(self.inputs)} and {len(self.outputs)}.\nExport it again."
+            )
+        _loaded.add(self)
+
+    def to_value(self, array: Any, precision: Precision | None = None) -> torch.Tensor:
+        """See `Session.to_value`."""
+        import numpy as np
+        import torch
+
+        value = torch.from_numpy(np.require(array, requirements=["C", "W"]))
+        dtype = value.dtype if precision is None else getattr(torch, precision.value)
+        # a copy: the runtime refuses the strides that numpy gives to an empty array
+        return value.to(dtype, copy=True, memory_format=torch.contiguous_format)
+
+    def to_float32(self, value: torch.Tensor) -> Floats:
+        """See `Session.to_float32`."""
+        floats: Floats = value.float().numpy()
+        return floats
+
+    def run(
+        self, outputs: Sequence[str], values: Mapping[str, torch.Tensor], *, keep: Collection[str] = ()
+    ) -> list[torch.Tensor]:
+        """See `Session.run`.
+
+        Raises:
+            RequestError: The program was not made for these shapes, or could not compute.
+        """
+        del keep  # the processor computes, so all stay where they are
+        self._check(values)
+        try:
+            # it returns copies of its own memory, which the next run writes into
+            found = self._method.execute([values[name] for name in self.inputs])
+        except RuntimeError as error:
+            raise RequestError(
+                f"ExecuTorch could not compute {self._file}: {error}\n"
+                "What it logged above says why; most often it is a token that is not in the vocabulary."
+            ) from error
+        by_name = dict(zip(self.outputs, found, strict=True))
+        return [by_name[name] for name in outputs]
+
+    def _check(self, values: Mapping[str, torch.Tensor]) -> None:
+        """Holds the shape of every input against what was planned for: the runtime counts elements only."""
+        sizes: dict[str, int] = {}
+        for name, port in self.inputs.items():
+            shape = tuple(values[name].shape)
+            if len(shape) != len(port.axes) or any(
+                size != (sizes.setdefault(axis, size) if isinstance(axis, str) else axis)
+                for axis, size in zip(port.axes, shape, strict=True)
+            ):
+                expected = ", ".join(f"{axis} = {sizes[axis]}" if axis in sizes else str(axis) for axis in port.axes)
+                raise RequestError(f"{self._file} takes {name} of [{expected}], and was given {list(shape)}.")
+        for axis, size in sizes.items():
+            if size > self._sizes[axis]:
+                option = "--max-batch" if axis == "batch_size" else "--max-context"
+                raise RequestError(
+                    f"{self._file} takes a {axis} of up to {self._sizes[axis]}, and was given {size}.\n"
+                    f"Export it again with a larger {option}."
+                )
+
+
+def _set_threads(threads: int) -> None:
+    """Sets how many threads the process's programs share.
+
+    Raises:
+        RequestError: Programs are loaded, whose threads would be taken from them.
+    """
+    with _silence():
+        from executorch.extension.pybindings import portable_lib
+
+        present = int(portable_lib._threadpool_get_thread_count())
+        if present == threads:
+            return
+        gc.collect()  # what was closed may still be held by an error that was caught
+        if _loaded:
+            raise RequestError(
+                f"{threads} threads are asked for, and a program that is loaded in this process has {present}: "
+                "all share them.\nClose it first, or give the same number."
+            )
+        portable_lib._unsafe_reset_threadpool(threads)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keeps what the runtime says off the terminal: its C++ part writes to Python's stderr, or to its descriptor."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        with quiet(), redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
