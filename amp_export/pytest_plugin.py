@@ -81,13 +81,13 @@ def _compare(
     from amp_export.checkpoints import open_checkpoint
     from amp_export.errors import RequestError
     from amp_export.manifest import Manifest
-    from amp_export.options import Format
+    from amp_export.metrics import which_export
     from amp_export.parity_files import read_cases
     from amp_export.progress import Silent
     from amp_export.validation import compare, compare_foreign, exported_checkpoint
 
     if output is not None and graph is None:
-        graph = Path(output) / Format.ONNX
+        graph = Path(output) / which_export(Path(output))
         checkpoint = checkpoint or exported_checkpoint(Path(output), Manifest.load(Path(output)))
     elif output is not None or graph is None or checkpoint is None:
         raise RequestError(
