@@ -21,6 +21,21 @@ import pytest
 from filelock import FileLock
 from tiny_models import save_tiny_model, save_tiny_output, save_tiny_samples, save_tiny_tokenizer
 
+MAKERS, LONG = ("test_cli_kinds.py",), ("test_families.py", "test_onnx_tracing.py", "test_cli.py", "test_ci.py")
+"""Files whose tests make what others share, and files of tests that take long."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Orders tests for two processes: no long test comes last, and none waits for what another process is making."""
+
+    def turn(item: pytest.Item) -> int:
+        if item.path.name in (*MAKERS, *LONG):
+            return (*MAKERS, *LONG).index(item.path.name)
+        shares = not {"converted", "bundled"}.isdisjoint(getattr(item, "fixturenames", ()))
+        return len(MAKERS) + len(LONG) + shares
+
+    items.sort(key=turn)
+
 
 @pytest.fixture(scope="session")
 def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
