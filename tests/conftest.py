@@ -77,9 +77,11 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Conve
     """Takes a tiny model of a family the whole way, once for all tests; nothing may change what it wrote."""
     from typer.testing import CliRunner
 
-    from amp_export import benchmark_rounds, machine
+    from amp_export import benchmark_rounds, converting, machine
     from amp_export.cli import app
 
+    # starting processes takes most of a tiny model's benchmark
+    measure = functools.partial(converting.benchmark_models, launches=2)
     shared = shared_folder(tmp_path_factory)
 
     def write(folder: Path, model_type: str) -> None:
@@ -88,6 +90,7 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Conve
         command += ["--calibration", save_tiny_samples(checkpoint), "--output", folder / "out", "--json"]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(benchmark_rounds, "read_bandwidth", lambda _: machine.read_bandwidth(1, buffer_bytes=1 << 20))
+            patch.setattr(converting, "benchmark_models", measure)
             result = CliRunner().invoke(app, [str(part) for part in command])
         assert result.exit_code == 0, result.stderr
         (folder / "stderr").write_text(result.stderr)
