@@ -42,7 +42,13 @@ from amp_export.validation import compare
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 pytest.importorskip("onnxscript", reason="onnxscript is not installed")
 
-SHAPE = {"num_attention_heads": 6, "num_key_value_heads": 6, "head_dim": 8, "hidden_size": 48}
+SHAPE = {
+    "num_hidden_layers": 2,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 6,
+    "head_dim": 8,
+    "hidden_size": 48,
+}
 ODD_HEADS = 5
 """It does not divide the hidden size of 48."""
 
@@ -82,9 +88,12 @@ def odd_plan(config: ModelConfig, scores: Scores) -> Plan:
 
 
 def lopsided(config: ModelConfig, plan: Plan) -> Plan:
-    """The same, with one layer that keeps fewer neurons, in case the scores made all alike."""
+    """The same, but with one layer that keeps fewer neurons where the scores made all alike."""
+    if len({layer.widths for layer in plan.layers}) > 1:
+        return plan
     first = plan.layers[0]
-    narrow = replace(first, neurons=first.neurons[:8], experts=tuple(kept[:8] for kept in first.experts))
+    half = first.widths.neurons // 2
+    narrow = replace(first, neurons=first.neurons[:half], experts=tuple(kept[:half] for kept in first.experts))
     layers = (narrow, *plan.layers[1:])
     return replace(plan, layers=layers, achieved=removed_ratio(config, [layer.widths for layer in layers]))
 
