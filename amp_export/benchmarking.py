@@ -12,11 +12,11 @@ from amp_export.benchmark_subjects import find_subjects
 from amp_export.benchmark_timing import DECODE, Round
 from amp_export.checkpoints import directory_size, read_config
 from amp_export.errors import RequestError
-from amp_export.exporters import exported_bytes
+from amp_export.exporters import exported_bytes, exported_precision
 from amp_export.exporters.executorch import programs
+from amp_export.exporters.files import exported_files
 from amp_export.exporters.limits import Limits
-from amp_export.exporters.onnx import exported_graphs, graph_precision
-from amp_export.exporters.openvino.models import exported_models, read_facts
+from amp_export.exporters.onnx import exported_graphs
 from amp_export.gains import PhaseResult
 from amp_export.gpus import Gpu, GpuState, find_gpu, read_state
 from amp_export.machine import Machine
@@ -218,13 +218,9 @@ def benchmark_models(
     setup = setup or Setup()
     if min(rounds, launches) < 1:
         raise RequestError(f"{rounds} rounds in {launches} launches: there must be at least one of each.")
-    for folder in (dense, pruned):
-        if setup.format is Format.ONNX:
-            exported_graphs(folder)
-        elif setup.format is Format.OPENVINO:
-            exported_models(folder)
-        elif setup.format is Format.EXECUTORCH:
-            programs.exported_programs(folder)
+    if setup.format not in (None, Format.TENSORRT):
+        for folder in (dense, pruned):
+            exported_files(folder, setup.format)
     configs = [read_config(folder)[1] for folder in (dense, pruned)]
     workloads = (sweep or Sweep()).workloads(configs, [*_limits(dense), *_limits(pruned)])
     # models that know images alone draw no tokens
@@ -319,14 +315,9 @@ def _step_bytes(record: Record, workloads: Sequence[Workload], setup: Setup) -> 
     folder = record.folder
     if setup.format is Format.TENSORRT:
         return [None] * len(workloads)
-    if setup.format is None:
-        return step_bytes(folder, workloads, precision=setup.precision, graph=None)
-    if setup.format is Format.OPENVINO:
-        return step_bytes(folder, workloads, precision=read_facts(folder).precision, graph=None)
-    if setup.format is Format.EXECUTORCH:
-        return step_bytes(folder, workloads, precision=programs.read_facts(folder).precision, graph=None)
-    graph = exported_graphs(folder)[-1]
-    return step_bytes(folder, workloads, precision=graph_precision(graph), graph=graph)
+    precision = setup.precision if setup.format is None else exported_precision(folder)
+    graph = exported_graphs(folder)[-1] if setup.format is Format.ONNX else None
+    return step_bytes(folder, workloads, precision=precision, graph=graph)
 
 
 def _describe(record: Record, read: StepBytes | None, decode_seconds: float | None, bandwidth: float | None) -> Subject:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amp_export import report_palette
-from amp_export.errors import MissingExtraError
+from amp_export.extras import require_extra
 from amp_export.manifest import Manifest
 from amp_export.report_findings import Standing, findings, headline
 from amp_export.report_sections import page_sections
@@ -29,11 +29,9 @@ def require_renderer() -> None:
     Raises:
         MissingExtraError: Jinja2 or Matplotlib is not installed.
     """
-    try:
-        import jinja2  # noqa: F401
-        import matplotlib  # noqa: F401 - heavy parts load when something is drawn
-    except ImportError as error:
-        raise MissingExtraError("report", needed_for="The page with pictures") from error
+    # heavy parts of matplotlib load when something is drawn
+    for module in ("jinja2", "matplotlib"):
+        require_extra(module, "report", needed_for="The page with pictures")
 
 
 def _keep_together(text: str) -> Markup:

@@ -86,6 +86,24 @@ def exported_opset(folder: Path) -> Opset:
     return graph_opset(exported_graphs(folder)[0])
 
 
+def exported_precision(folder: Path) -> Precision:
+    """The precision of what is run last of an export that is no engine.
+
+    Raises:
+        ModelError: The folder holds none, or it says nothing of its precision.
+    """
+    from amp_export.exporters.executorch import programs
+    from amp_export.exporters.openvino import models
+
+    if programs.is_executorch(folder):
+        return programs.read_facts(folder).precision
+    if models.is_openvino(folder):
+        return models.read_facts(folder).precision
+    from amp_export.exporters.onnx import exported_graphs, graph_precision
+
+    return graph_precision(exported_graphs(folder)[-1])
+
+
 def run(folder: Path, *, threads: int | None = None, provider: Provider = Provider.CPU) -> GraphModel | TensorrtDecoder:
     """Loads what was exported into its runtime; what it is, its files tell.
 

@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amp_export.errors import MissingExtraError, ModelError, RequestError
+from amp_export.errors import ModelError, RequestError
 from amp_export.exporters.onnx.genai import GENAI_CONFIG
+from amp_export.extras import require_extra
 from amp_export.runtimes.interfaces import DecoderRunner
 
 if TYPE_CHECKING:
@@ -57,10 +58,7 @@ def require() -> None:
     Raises:
         MissingExtraError: It is not installed.
     """
-    try:
-        import onnxruntime_genai  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("genai", needed_for="Running a graph in onnxruntime-genai") from error
+    require_extra("onnxruntime_genai", "genai", needed_for="Running a graph in onnxruntime-genai")
 
 
 class GenaiDecoder(DecoderRunner):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from amp_export.exporters.executorch.exporting import DEFAULT_CONTEXT, ExecutorchExport, export
 from amp_export.exporters.executorch.programs import (
     ProgramFacts,
-    exported_programs,
     is_executorch,
     read_facts,
     require_runtime,
@@ -17,7 +16,6 @@ __all__ = [
     "ExecutorchExport",
     "ProgramFacts",
     "export",
-    "exported_programs",
     "import_runtime",
     "is_executorch",
     "read_facts",

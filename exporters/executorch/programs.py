@@ -11,17 +11,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from amp_export.errors import MissingExtraError, ModelError
 from amp_export.exporters import Precision
+from amp_export.exporters.files import exported_files
 from amp_export.exporters.limits import Limits
-from amp_export.exporters.sessions import Port
-
-MODEL = "model.pte"
-ENCODER = "encoder_model.pte"
-DECODER = "decoder_model.pte"
-DECODER_WITH_PAST = "decoder_with_past_model.pte"
+from amp_export.exporters.sessions import Port, load_ports
+from amp_export.options import Format
 
 
 @dataclass(frozen=True)
@@ -63,8 +59,8 @@ class ProgramFacts:
                 Precision(content["precision"]),
                 Limits(**content["limits"]),
                 content["sizes"],
-                _ports(content["inputs"]),
-                _ports(content["outputs"]),
+                load_ports(content["inputs"]),
+                load_ports(content["outputs"]),
             )
         except FileNotFoundError as error:
             raise ModelError(
@@ -77,10 +73,6 @@ class ProgramFacts:
 
 def _facts_file(program: Path) -> Path:
     return program.with_suffix(".json")
-
-
-def _ports(content: Mapping[str, Any]) -> dict[str, Port]:
-    return {name: Port(port["dtype"], tuple(port["axes"])) for name, port in content.items()}
 
 
 def require_runtime() -> None:
@@ -103,25 +95,10 @@ def is_executorch(folder: Path) -> bool:
     return any(folder.glob("*.pte"))
 
 
-def exported_programs(folder: Path) -> tuple[Path, ...]:
-    """The programs in a folder, in the order in which they are run: one, or three of an encoder with a decoder.
-
-    Raises:
-        ModelError: There is none, or one of the three is missing.
-    """
-    names = (ENCODER, DECODER, DECODER_WITH_PAST) if (folder / ENCODER).is_file() else (MODEL,)
-    for name in names:
-        if not (folder / name).is_file():
-            raise ModelError(
-                f"{folder} holds no {name}.\nExport a checkpoint first: amp-export export --to executorch."
-            )
-    return tuple(folder / name for name in names)
-
-
 def read_facts(folder: Path) -> ProgramFacts:
     """What is known of the program of a folder that is run last.
 
     Raises:
         ModelError: The folder holds none, or its facts are missing.
     """
-    return ProgramFacts.load(exported_programs(folder)[-1])
+    return ProgramFacts.load(exported_files(folder, Format.EXECUTORCH)[-1])

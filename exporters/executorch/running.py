@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from amp_export.errors import ModelError, RequestError
 from amp_export.exporters import Precision
-from amp_export.exporters.executorch.programs import ProgramFacts, exported_programs, require_runtime, runtime_version
+from amp_export.exporters.executorch.programs import ProgramFacts, require_runtime, runtime_version
+from amp_export.exporters.files import exported_files
 from amp_export.exporters.kinds import GraphModel, choose_model
 from amp_export.exporters.onnx.tracing_surroundings import quiet
 from amp_export.exporters.sessions import Session
 from amp_export.exporters.threads import usable_cores
+from amp_export.options import Format
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +45,7 @@ def run(folder: Path, *, threads: int | None = None) -> GraphModel:
         RequestError: Another program is loaded, with another number of threads.
     """
     require_runtime()
-    files = exported_programs(folder)
+    files = exported_files(folder, Format.EXECUTORCH)
     facts = [ProgramFacts.load(file) for file in files]
     _set_threads(threads if threads is not None else usable_cores())
     return choose_model([ExecutorchSession(*each) for each in zip(files, facts, strict=True)])

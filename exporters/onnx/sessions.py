@@ -6,10 +6,12 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amp_export.errors import MissingExtraError, ModelError, RequestError, UnsupportedModelError
-from amp_export.exporters.onnx.exporting import GRAPH
+from amp_export.errors import ModelError, RequestError, UnsupportedModelError
+from amp_export.exporters.files import PARTS, exported_files, file_name
 from amp_export.exporters.onnx.values import to_float32, to_value
 from amp_export.exporters.sessions import Port, Session
+from amp_export.extras import require_extra
+from amp_export.options import Format
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, OrtValue
@@ -17,9 +19,7 @@ if TYPE_CHECKING:
     from amp_export.exporters import Precision
     from amp_export.exporters.sessions import Floats
 
-ENCODER = "encoder_model.onnx"
-DECODER = "decoder_model.onnx"
-DECODER_WITH_PAST = "decoder_with_past_model.onnx"
+ENCODER, DECODER, DECODER_WITH_PAST = (file_name(part, Format.ONNX) for part in PARTS)
 
 CPU_PROVIDER = "CPUExecutionProvider"
 
@@ -30,23 +30,12 @@ def require_runtime() -> None:
     Raises:
         MissingExtraError: onnxruntime is not installed.
     """
-    try:
-        import onnxruntime  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("onnxruntime", needed_for="Running an ONNX graph") from error
+    require_extra("onnxruntime", "onnxruntime", needed_for="Running an ONNX graph")
 
 
 def exported_graphs(folder: Path) -> tuple[Path, ...]:
-    """The graphs in a folder, in the order in which they are run: one, or three of an encoder with a decoder.
-
-    Raises:
-        ModelError: There is none, or one of the three is missing.
-    """
-    names = (ENCODER, DECODER, DECODER_WITH_PAST) if (folder / ENCODER).is_file() else (GRAPH,)
-    for name in names:
-        if not (folder / name).is_file():
-            raise ModelError(f"{folder} holds no {name}.\nExport a checkpoint first: amp-export export --to onnx.")
-    return tuple(folder / name for name in names)
+    """The graphs in a folder: see `exported_files`."""
+    return exported_files(folder, Format.ONNX)
 
 
 def check_providers(providers: Sequence[str]) -> None:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, cast
 
 from amp_export.architectures import Kind
 from amp_export.checkpoints import directory_size
-from amp_export.errors import MissingExtraError, UnsupportedModelError
+from amp_export.errors import UnsupportedModelError
 from amp_export.exporters import Opset, Precision
 from amp_export.exporters.onnx.exporting import GRAPH, WEIGHTS
 from amp_export.exporters.onnx.tracing_surroundings import check_traceable, in_haste, quiet, translated
+from amp_export.extras import require_extra
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -82,7 +83,7 @@ def trace(
         OutputError: The folder holds something.
         ValueError: The model is set to training, or is not of that dtype.
     """
-    _require_onnxscript()
+    require_extra("onnxscript", "trace", needed_for="Tracing a model")
     check_traceable(model, folder, precision)
     kind = model_kind(model)
     with translated(model), quiet():
@@ -179,13 +180,6 @@ def _write(
         opset=opset,
         bytes_on_disk=directory_size(folder),
     )
-
-
-def _require_onnxscript() -> None:
-    try:
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("trace", needed_for="Tracing a model") from error
 
 
 @contextmanager

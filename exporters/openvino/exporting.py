@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from amp_export.checkpoints import directory_size
+from amp_export.exporters.files import file_name
 from amp_export.exporters.onnx.genai import GENAI_CONFIG
 from amp_export.exporters.onnx.opsets import graph_opset, graph_ports, graph_precision
 from amp_export.exporters.onnx.sessions import exported_graphs
-from amp_export.exporters.openvino.models import PREFIX, ModelFacts, read_model, require_runtime
+from amp_export.exporters.openvino.models import ModelFacts, read_model, require_runtime
+from amp_export.options import Format
 
 OF_GRAPHS = (".onnx", ".data")
 """Endings of files that are not copied."""
@@ -56,9 +58,8 @@ def export(
     models = []
     for number, graph in enumerate(graphs, start=1):
         model = read_model(graph)
-        inputs, outputs = graph_ports(graph)
-        ModelFacts(graph_opset(graph), graph_precision(graph), inputs, outputs).write(model)
-        models.append(folder / f"{PREFIX}{graph.stem}.xml")
+        ModelFacts(graph_opset(graph), graph_precision(graph), *graph_ports(graph)).write(model)
+        models.append(folder / file_name(graph.stem, Format.OPENVINO))
         openvino.save_model(model, models[-1], compress_to_fp16=False)
         if on_progress is not None:
             on_progress(number, len(graphs))

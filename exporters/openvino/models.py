@@ -9,22 +9,17 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from amp_export.errors import MissingExtraError, ModelError
+from amp_export.errors import ModelError
 from amp_export.exporters import Opset, Precision
-from amp_export.exporters.sessions import Port
+from amp_export.exporters.files import exported_files
+from amp_export.exporters.sessions import Port, load_ports
+from amp_export.extras import require_extra
+from amp_export.options import Format
 
 if TYPE_CHECKING:
     import openvino
-
-PREFIX = "openvino_"
-"""What Optimum puts before the name of the ONNX graph."""
-
-MODEL = f"{PREFIX}model.xml"
-ENCODER = f"{PREFIX}encoder_model.xml"
-DECODER = f"{PREFIX}decoder_model.xml"
-DECODER_WITH_PAST = f"{PREFIX}decoder_with_past_model.xml"
 
 FACTS = ["amp_export", "graph"]
 """Where they lie in the model's `rt_info`."""
@@ -62,15 +57,11 @@ class ModelFacts:
             return cls(
                 Opset(content["opset"]),
                 Precision(content["precision"]),
-                _ports(content["inputs"]),
-                _ports(content["outputs"]),
+                load_ports(content["inputs"]),
+                load_ports(content["outputs"]),
             )
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise ModelError(f"{file} is no model that amp-export wrote: {error}\nExport it again.") from error
-
-
-def _ports(content: Mapping[str, Any]) -> dict[str, Port]:
-    return {name: Port(port["dtype"], tuple(port["axes"])) for name, port in content.items()}
 
 
 def require_runtime() -> None:
@@ -79,28 +70,12 @@ def require_runtime() -> None:
     Raises:
         MissingExtraError: It is not installed.
     """
-    try:
-        import openvino  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("openvino", needed_for="OpenVINO") from error
+    require_extra("openvino", "openvino", needed_for="OpenVINO")
 
 
 def is_openvino(folder: Path) -> bool:
     """Whether a folder is one of models in OpenVINO's format."""
-    return any(folder.glob(f"{PREFIX}*.xml"))
-
-
-def exported_models(folder: Path) -> tuple[Path, ...]:
-    """The models in a folder, in the order in which they are run: one, or three of an encoder with a decoder.
-
-    Raises:
-        ModelError: There is none, or one of the three is missing.
-    """
-    names = (ENCODER, DECODER, DECODER_WITH_PAST) if (folder / ENCODER).is_file() else (MODEL,)
-    for name in names:
-        if not (folder / name).is_file():
-            raise ModelError(f"{folder} holds no {name}.\nExport a checkpoint first: amp-export export --to openvino.")
-    return tuple(folder / name for name in names)
+    return any(folder.glob("openvino_*.xml"))
 
 
 def read_model(file: Path) -> openvino.Model:
@@ -125,7 +100,7 @@ def read_facts(folder: Path) -> ModelFacts:
         ModelError: The folder holds no model, or a damaged one.
     """
     require_runtime()
-    file = exported_models(folder)[-1]
+    file = exported_files(folder, Format.OPENVINO)[-1]
     return ModelFacts.read(read_model(file), file)
 
 

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from amp_export.errors import UnsupportedModelError
 from amp_export.exporters import Precision
+from amp_export.exporters.files import exported_files
 from amp_export.exporters.kinds import GraphModel, choose_model
-from amp_export.exporters.openvino.models import ModelFacts, exported_models, last_line, read_model, require_runtime
+from amp_export.exporters.openvino.models import ModelFacts, last_line, read_model, require_runtime
 from amp_export.exporters.sessions import Session
 from amp_export.exporters.threads import usable_cores
+from amp_export.options import Format
 
 if TYPE_CHECKING:
     import openvino
@@ -33,7 +35,7 @@ def run(folder: Path, *, threads: int | None = None) -> GraphModel:
     """
     require_runtime()
     threads = threads if threads is not None else usable_cores()
-    return choose_model([OpenvinoSession(file, threads=threads) for file in exported_models(folder)])
+    return choose_model([OpenvinoSession(file, threads=threads) for file in exported_files(folder, Format.OPENVINO)])
 
 
 class OpenvinoSession(Session):

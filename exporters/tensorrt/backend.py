@@ -25,8 +25,9 @@ from transformers.exporters.runners.base import ModelRunner
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from amp_export.exporters import Precision
+from amp_export.exporters.decoders import Past
 from amp_export.exporters.tensorrt.engines import ENGINE, FACTS, EngineFacts
-from amp_export.exporters.tensorrt.running import EnginePast, TensorrtDecoder, run
+from amp_export.exporters.tensorrt.running import TensorrtDecoder, run
 
 FORMAT = "tensorrt"
 
@@ -169,7 +170,7 @@ class TensorrtRunner(ModelRunner):
         positions = kwargs.get("position_ids")
         if positions is None:
             positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
-        past = EnginePast(length, _by_name(cache)) if length else None
+        past = Past(length, _by_name(cache)) if length else None
         logits, present = self._decoder.step(input_ids, mask, positions, past)
         return _output(logits, _as_cache(present, self._decoder.num_layers))
 
@@ -201,7 +202,7 @@ def describe_calls(facts: EngineFacts, class_name: str) -> ExportMetadata:
             **{name: {"container": "DynamicCache"} for name in CACHE_NAMES},
         },
     )
-    output = _output(torch.zeros(1, dtype=dtype), _as_cache(EnginePast(1, empty), layers))
+    output = _output(torch.zeros(1, dtype=dtype), _as_cache(Past(1, empty), layers))
     record_output_structure(metadata, output)
     return metadata
 
@@ -227,7 +228,7 @@ def _by_name(cache: Any) -> dict[str, torch.Tensor]:
     }
 
 
-def _as_cache(past: EnginePast, num_layers: int) -> DynamicCache:
+def _as_cache(past: Past, num_layers: int) -> DynamicCache:
     cache = DynamicCache()
     for layer in range(num_layers):
         keys, values = (past.values[f"past_key_values.{layer}.{part}"] for part in ("key", "value"))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from amp_export.errors import ModelError, RequestError
 from amp_export.exporters import Precision
 from amp_export.exporters.limits import Limits
-from amp_export.exporters.sessions import Port
+from amp_export.exporters.sessions import Port, load_ports
 from amp_export.exporters.tensorrt.profiles import Profile, Range
 from amp_export.options import EngineRuntime
 
@@ -91,7 +91,7 @@ class EngineFacts:
                     "precision": Precision(content["precision"]),
                     "limits": Limits(**content["limits"]),
                     "profiles": tuple(map(_profile, content["profiles"])),
-                    **{name: _ports(content[name]) for name in ("inputs", "outputs")},
+                    **{name: load_ports(content[name]) for name in ("inputs", "outputs")},
                 }
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -132,7 +132,3 @@ def _profile(content: Mapping[str, Any]) -> Profile:
     for name, shapes in content["ranges"].items():
         ranges[name] = Range(**{end: tuple(shape) for end, shape in shapes.items()})
     return Profile(content["name"], ranges)
-
-
-def _ports(content: Mapping[str, Any]) -> dict[str, Port]:
-    return {name: Port(port["dtype"], tuple(port["axes"])) for name, port in content.items()}

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from amp_export.errors import RequestError
-from amp_export.exporters.decoders import Decoder, check_mask
+from amp_export.exporters.decoders import Decoder, Past, check_mask
 from amp_export.exporters.tensorrt.engines import ENGINE, EngineFacts
 from amp_export.exporters.tensorrt.profiles import DECODE, PREFILL
 from amp_export.exporters.tensorrt.runtimes import Runtime, load_runtime
@@ -19,19 +18,6 @@ if TYPE_CHECKING:
     from amp_export.exporters.sessions import Floats, Integers
 
     Tokens: TypeAlias = Integers | torch.Tensor
-
-
-@dataclass(frozen=True)
-class EnginePast:
-    """The keys and values of all tokens so far, which stay on the GPU.
-
-    Attributes:
-        length: How many tokens, padding counted.
-        values: By the name of the engine's input that takes it.
-    """
-
-    length: int
-    values: Mapping[str, torch.Tensor]
 
 
 class TensorrtDecoder(Decoder):
@@ -62,16 +48,16 @@ class TensorrtDecoder(Decoder):
         self.one_at_a_time = True
 
     def forward(
-        self, input_ids: Integers, attention_mask: Integers, position_ids: Integers, past: EnginePast | None = None
-    ) -> tuple[Floats, EnginePast]:
+        self, input_ids: Integers, attention_mask: Integers, position_ids: Integers, past: Past | None = None
+    ) -> tuple[Floats, Past]:
         """See `Decoder.forward`."""
         logits, past = self.step(input_ids, attention_mask, position_ids, past)
         floats: Floats = logits.float().cpu().numpy()
         return floats, past
 
     def step(
-        self, input_ids: Tokens, attention_mask: Tokens, position_ids: Tokens, past: EnginePast | None = None
-    ) -> tuple[torch.Tensor, EnginePast]:
+        self, input_ids: Tokens, attention_mask: Tokens, position_ids: Tokens, past: Past | None = None
+    ) -> tuple[torch.Tensor, Past]:
         """As `forward`, of arrays or tensors, but the logits stay on the GPU, in the engine's precision."""
         import torch
 
@@ -105,7 +91,7 @@ class TensorrtDecoder(Decoder):
             self.stream.synchronize()
         logits = outputs.pop("logits")
         values = {name.replace("present", "past_key_values"): tensor for name, tensor in outputs.items()}
-        return logits, EnginePast(length + sequence_length, values)
+        return logits, Past(length + sequence_length, values)
 
     def close(self) -> None:
         """Frees the engine's memory."""

@@ -28,8 +28,10 @@ from amp_export.validation import compare
 pytest.importorskip("openvino", reason="openvino is not installed")
 
 from amp_export.exporters import openvino
-from amp_export.exporters.openvino.models import MODEL, read_facts
+from amp_export.exporters.openvino.models import read_facts
 from amp_export.exporters.openvino.running import OpenvinoSession
+
+MODEL = "openvino_model.xml"
 
 TOKENS = np.array([[5, 6, 7, 8, 9], [10, 11, 12, 13, 14]])
 MASK = np.array([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])

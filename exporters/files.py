@@ -1,0 +1,34 @@
+"""The files of an exported folder that a runtime loads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from amp_export.errors import ModelError
+from amp_export.options import Format
+
+MODEL = "model"
+PARTS = ("encoder_model", "decoder_model", "decoder_with_past_model")
+"""Of an encoder with a decoder, in the order in which they are run: the names that Optimum gives."""
+
+_NAMES = {Format.ONNX: "{}.onnx", Format.OPENVINO: "openvino_{}.xml", Format.EXECUTORCH: "{}.pte"}
+
+
+def file_name(part: str, to: Format) -> str:
+    """What a part of a model is called in a format."""
+    return _NAMES[to].format(part)
+
+
+def exported_files(folder: Path, to: Format) -> tuple[Path, ...]:
+    """What is loaded of an export, in the order in which it is run: one file, or three of an encoder with a decoder.
+
+    Raises:
+        ModelError: There is none, or one of the three is missing.
+    """
+    names = [file_name(part, to) for part in PARTS]
+    if not (folder / names[0]).is_file():
+        names = [file_name(MODEL, to)]
+    for name in names:
+        if not (folder / name).is_file():
+            raise ModelError(f"{folder} holds no {name}.\nExport a checkpoint first: amp-export export --to {to}.")
+    return tuple(folder / name for name in names)
