@@ -47,10 +47,15 @@ def probe(job: dict[str, Any]) -> None:
     save_file(tensors, job["outputs"], metadata={"class": type(model).__name__})
 
 
-def main() -> None:
-    """Works through the jobs."""
-    content = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+def forbid_amp_export() -> None:
+    """Makes this process one that has no amp-export."""
     sys.meta_path.insert(0, _NoAmpExport())
+
+
+def work_through(jobs: Path) -> None:
+    """Probes each checkpoint of a file of jobs."""
+    content = json.loads(jobs.read_text(encoding="utf-8"))
+    # read once, as transformers is imported
     os.environ["HF_MODULES_CACHE"] = content["modules"]
 
     import torch
@@ -61,4 +66,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    forbid_amp_export()
+    work_through(Path(sys.argv[1]))

@@ -6,8 +6,8 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 scratch="$(mktemp -d)"
-trap 'rm -rf "$scratch"' EXIT
-environment="${AMP_EXPORT_ENV:-$scratch/environment}"
+trap 'jobs -p | xargs --no-run-if-empty kill; rm -rf "$scratch"' EXIT
+environment="${AMP_EXPORT_ENV:-$scratch/environment}" quickstart="$scratch/quickstart"
 
 step() { printf '\n== %s (after %d s)\n' "$1" "$SECONDS"; }
 
@@ -24,24 +24,41 @@ find_command chromium || find_command google-chrome || missing+=(chromium)
 ) &
 system_made=$!
 
-step "environment"
+step "environments"
+export PIP_DISABLE_PIP_VERSION_CHECK=1
+# Python compiles what is imported, which is a small part of what is installed
+pip_install=(-m pip install --quiet --no-compile)
+(
+    "${PYTHON:-python3}" -m venv "$quickstart"
+    "$quickstart/bin/python" "${pip_install[@]}" ".[onnxruntime,demo,report]"
+) &
+quickstart_made=$!
 [[ -x "$environment/bin/python" ]] || "${PYTHON:-python3}" -m venv "$environment"
-export PATH="$environment/bin:$PATH" PIP_DISABLE_PIP_VERSION_CHECK=1
-python -m pip install --quiet --editable ".[dev${AMP_EXPORT_EXTRAS:+,$AMP_EXPORT_EXTRAS}]"
+export PATH="$environment/bin:$PATH"
+python "${pip_install[@]}" --editable ".[dev${AMP_EXPORT_EXTRAS:+,$AMP_EXPORT_EXTRAS}]"
 # nvidia-ml-py asks the driver which GPU is there, and is a file of Python
 if python -m pip list --format=freeze | grep -v '^nvidia-ml-py=' | grep -iE '^(nvidia-|triton=)'; then
     echo "CUDA packages were installed, and nobody asked for them." >&2
     echo "Install the CPU build of torch into $environment first." >&2
     exit 1
 fi
+wait "$quickstart_made"
 
-# the quickstart's is made meanwhile: types are checked on one processor
-quickstart="$scratch/quickstart"
+# one real model goes the whole way meanwhile; what that prints is shown at the end
 (
-    "${PYTHON:-python3}" -m venv "$quickstart"
-    "$quickstart/bin/python" -m pip install --quiet --disable-pip-version-check ".[onnxruntime,demo,report]"
-) &
-quickstart_made=$!
+    step "quickstart, as the README says, from a wheel"
+    AMP_EXPORT_ENV="$quickstart" bash examples/quickstart.sh "$scratch/result"
+
+    # optimum-cli finds its plug-ins there
+    ls "$quickstart"/lib/python*/site-packages/optimum/commands/register/register_amp_export.py
+
+    step "commands of the README"
+    (cd "$scratch/result" && python "$OLDPWD/ci/readme_commands.py" "$OLDPWD/README.md")
+
+    step "engines for GPUs that are not here"
+    python ci/engines.py "$scratch/result/out"
+) >"$scratch/demo.log" 2>&1 &
+demo_done=$!
 
 step "style"
 ruff check .
@@ -58,17 +75,10 @@ AMP_EXPORT_SUPPORT_ROWS="$scratch/families" \
     python -m pytest --numprocesses "${AMP_EXPORT_TEST_PROCESSES:-2}" --dist worksteal --quiet --durations=25
 python ci/support.py --check --rows "$scratch/families"
 
-step "quickstart, as the README says, from a wheel"
-wait "$quickstart_made"
-AMP_EXPORT_ENV="$quickstart" bash examples/quickstart.sh "$scratch/result"
-
-# optimum-cli finds its plug-ins there
-ls "$quickstart"/lib/python*/site-packages/optimum/commands/register/register_amp_export.py
-
-step "commands of the README"
-(cd "$scratch/result" && python "$OLDPWD/ci/readme_commands.py" "$OLDPWD/README.md")
-
-step "engines for GPUs that are not here"
-python ci/engines.py "$scratch/result/out"
+step "the demo model, beside all this"
+demo_code=0
+wait "$demo_done" || demo_code=$?
+cat "$scratch/demo.log"
+((demo_code == 0)) || exit "$demo_code"
 
 step "done"

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from conftest import Converted
 from typer.testing import CliRunner
 
 import amp_export
@@ -129,10 +130,10 @@ def test_doctor_names_the_nearest_legal_ratio(tiny_llama: Path) -> None:
     assert run("doctor", "--model", tiny_llama, "--ratio", nearest).exit_code == 0
 
 
-def test_the_steps_make_what_the_whole_way_makes(tiny_llama: Path, prompts: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    common = ["--model", tiny_llama, "--ratio", "0.2", "--snap", "1", "--calibration", prompts]
-    assert run("prune", *common, "--output", out).exit_code == 0
+def test_the_steps_make_what_the_whole_way_makes(converted: Callable[[str], Converted], tmp_path: Path) -> None:
+    whole, out = converted("llama"), tmp_path / "out"
+    pruning = ["--ratio", "0.1", "--snap", "1", "--calibration", whole.checkpoint.parent / "prompts.txt"]
+    assert run("prune", "--model", whole.checkpoint, *pruning, "--output", out).exit_code == 0
     assert run("export", "--model", out / "pruned", "--output", out).exit_code == 0
     assert (out / "scores.safetensors").is_file(), "an export into the same output keeps what is there"
     assert run("validate", out).exit_code == 0
@@ -140,17 +141,15 @@ def test_the_steps_make_what_the_whole_way_makes(tiny_llama: Path, prompts: Path
     assert benchmarked.exit_code == 0, benchmarked.stderr
     stepwise = json.loads(benchmarked.stdout)
 
-    whole = run("--to", "onnx", *common, "--output", tmp_path / "whole", "--json")
-    assert whole.exit_code == 0, whole.stderr
-    report = json.loads(whole.stdout)
+    report = whole.report
     assert report.keys() == stepwise.keys()
     assert report["pruning"]["widths"] == stepwise["pruning"]["widths"]
     assert report["quality"] == stepwise["quality"]
     assert report["parity"]["holds"]
     assert report["benchmarks"]["onnxruntime"]["rounds"] == 20
     for name in ("model.onnx", "model.onnx.data"):
-        assert (tmp_path / "whole/onnx" / name).read_bytes() == (out / "onnx" / name).read_bytes()
-    assert {entry.name for entry in (tmp_path / "whole").iterdir()} == {entry.name for entry in out.iterdir()}
+        assert (whole.output / "onnx" / name).read_bytes() == (out / "onnx" / name).read_bytes()
+    assert {entry.name for entry in whole.output.iterdir()} == {entry.name for entry in out.iterdir()}
 
     shown = run("report", out)
     assert shown.exit_code == 0

@@ -18,7 +18,7 @@ import torch
 from family_runner import mask, measured_scores, run
 from tiny_models import save_tiny_model, save_tiny_tokenizer
 
-from amp_export.architectures import Kind, LayerWidths, ModelConfig, supported_model_types
+from amp_export.architectures import Kind, LayerWidths, ModelConfig, find_architecture, supported_model_types
 from amp_export.budgets import PlanSettings
 from amp_export.checkpoints import Checkpoint, open_checkpoint
 from amp_export.exporters import Precision
@@ -43,7 +43,6 @@ pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 pytest.importorskip("onnxscript", reason="onnxscript is not installed")
 
 SHAPE = {
-    "num_hidden_layers": 2,
     "num_attention_heads": 6,
     "num_key_value_heads": 6,
     "head_dim": 8,
@@ -100,7 +99,9 @@ def lopsided(config: ModelConfig, plan: Plan) -> Plan:
 
 @pytest.mark.parametrize("model_type", supported_model_types())
 def test_family(model_type: str, tmp_path: Path) -> None:
-    checkpoint = open_checkpoint(save_tiny_model(tmp_path / "dense", model_type, **SHAPE))
+    # an encoder with a decoder has two layers if each has one
+    layers = 1 if find_architecture(model_type).kind is Kind.ENCODER_DECODER else 2
+    checkpoint = open_checkpoint(save_tiny_model(tmp_path / "dense", model_type, **SHAPE, num_hidden_layers=layers))
     config = checkpoint.config
     save_tiny_tokenizer(checkpoint.path)
     dense = load_model(checkpoint.path)

@@ -113,5 +113,5 @@ def test_the_graphs_write_one_token_at_a_time(converted: Callable[[str], Convert
     sound = {"input_features": np.random.default_rng(0).standard_normal((2, 8, 24), np.float32)}
     tokens = np.array([[5, 6, 7, 8], [9, 8, 7, 6]])
     at_once, stepwise = (graph_writer(model)(sound, tokens, first)["logits"] for first in (4, 1))
-    assert at_once.shape == (2, 4, 101)
+    assert at_once.shape == (2, 4, 301)
     np.testing.assert_allclose(at_once, stepwise, rtol=0, atol=1e-4)

@@ -137,6 +137,7 @@ def test_padding_is_told_with_what_it_costs(
     assert Manifest.load(tmp_path / "out").plan["notes"] == list(result.notes)
 
 
+@pytest.mark.usefixtures("own_process")
 def test_a_checkpoint_that_computes_something_else_fails_the_proof(
     pruned: tuple[Path, PruneResult], tmp_path: Path
 ) -> None:
@@ -149,9 +150,9 @@ def test_a_checkpoint_that_computes_something_else_fails_the_proof(
     assert caught.value.exit_code == 1
 
 
+@pytest.mark.usefixtures("own_process")
 def test_the_probe_cannot_import_this_package(tmp_path: Path) -> None:
-    blocked = "import sys; from amp_export import reload_probe as probe;"
-    blocked += "sys.meta_path.insert(0, probe._NoAmpExport()); import amp_export.plans"
+    blocked = "from amp_export import reload_probe; reload_probe.forbid_amp_export(); import amp_export.plans"
     finished = subprocess.run([sys.executable, "-c", blocked], capture_output=True, text=True, check=False)
     assert "amp_export.plans must not be needed to load a pruned checkpoint" in finished.stderr
     inputs = {"input_ids": torch.zeros(1, 1, dtype=torch.int64)}

@@ -92,7 +92,7 @@ def test_the_source_s_keys_stay_from_the_first_call(converted: Convert) -> None:
     source = model.encode(TEXT)
     assert model.states(source).shape == (1, 3, 32)
     logits, first = model.decode(np.array([[0, 5]]), source)
-    assert logits.shape == (1, 2, 101)
+    assert logits.shape == (1, 2, 301)
     _, second = model.decode(np.array([[6]]), source, first)
     assert first.values.keys() == second.values.keys()
     lengths = {name: second.values[name].shape()[2] for name in second.values}
