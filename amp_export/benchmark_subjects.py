@@ -11,11 +11,12 @@ from pathlib import Path
 from amp_export.checkpoints import open_checkpoint
 from amp_export.engine_building import EngineOptions, prepare_engine
 from amp_export.errors import OutputError
+from amp_export.export_settings import ExportSettings
 from amp_export.exporters import Opset, Precision, exported_opset
 from amp_export.exporters.executorch.programs import read_facts
 from amp_export.exporters.tensorrt.engines import EngineFacts
 from amp_export.exporters.tensorrt.running import check_runs_here
-from amp_export.exporting import ExportSettings, export_as
+from amp_export.exporting import export_as
 from amp_export.manifest import Manifest
 from amp_export.metrics import which_export
 from amp_export.options import Format, Via
@@ -109,7 +110,8 @@ def export_dense(
         job = prepare_engine(options, checkpoint.config)
     elif to is Format.EXECUTORCH:
         limits = read_facts(output / to).limits
-    opset = opset or (Opset.OPSET_23 if limits is not None else exported_opset(output / to))
+    else:
+        opset = opset or exported_opset(output / to)
     via = Via(manifest.exporters.get(to, Via.AUTO))
     settings = ExportSettings(to, Precision(manifest.exports[to]), opset, via, job, limits)
     return export_as(scratch, checkpoint, settings, progress=progress, name="the dense model").folder

@@ -11,8 +11,9 @@ from amp_export.benchmarking import benchmark_models
 from amp_export.checkpoints import open_checkpoint
 from amp_export.engine_building import EngineOptions, check_precision
 from amp_export.errors import RequestError
+from amp_export.export_settings import ExportSettings, choose_settings
 from amp_export.exporters import Opset, Precision
-from amp_export.exporting import ExportResult, ExportSettings, choose_settings, export_as, record_export
+from amp_export.exporting import ExportResult, export_as, record_export
 from amp_export.options import Format, Uniform, Via
 from amp_export.outputs import PRUNED, check_output, staged_output
 from amp_export.progress import Progress, Silent

@@ -11,6 +11,19 @@ environment="${AMP_EXPORT_ENV:-$scratch/environment}" quickstart="$scratch/quick
 
 step() { printf '\n== %s (after %d s)\n' "$1" "$SECONDS"; }
 
+# what keeps one processor busy runs beside the steps that follow; `finish` shows what it printed, and fails as it did
+declare -A processes
+beside() {
+    "${@:2}" >"$scratch/$1.log" 2>&1 &
+    processes[$1]=$!
+}
+finish() {
+    local code=0
+    wait "${processes[$1]}" || code=$?
+    cat "$scratch/$1.log"
+    return "$code"
+}
+
 # what some tests take from the system comes meanwhile; without it they are skipped, and say so
 find_command() { PATH="$PATH:/usr/sbin" command -v "$@" >/dev/null; }
 missing=()
@@ -42,31 +55,28 @@ if python -m pip list --format=freeze | grep -v '^nvidia-ml-py=' | grep -iE '^(n
     echo "Install the CPU build of torch into $environment first." >&2
     exit 1
 fi
-wait "$quickstart_made"
-
-# one real model goes the whole way meanwhile; what that prints is shown at the end
-(
-    step "quickstart, as the README says, from a wheel"
-    AMP_EXPORT_ENV="$quickstart" bash examples/quickstart.sh "$scratch/result"
-
-    # optimum-cli finds its plug-ins there
-    ls "$quickstart"/lib/python*/site-packages/optimum/commands/register/register_amp_export.py
-
-    step "commands of the README"
-    (cd "$scratch/result" && python "$OLDPWD/ci/readme_commands.py" "$OLDPWD/README.md")
-
-    step "engines for GPUs that are not here"
-    python ci/engines.py "$scratch/result/out"
-) >"$scratch/demo.log" 2>&1 &
-demo_done=$!
 
 step "style"
 ruff check .
 ruff format --check .
 shellcheck ci/*.sh examples/*.sh exporters/tensorrt/device/*.sh
 
+beside types mypy
+
+step "quickstart, as the README says, from a wheel"
+wait "$quickstart_made"
+AMP_EXPORT_ENV="$quickstart" bash examples/quickstart.sh "$scratch/result"
+
+# optimum-cli finds its plug-ins there
+ls "$quickstart"/lib/python*/site-packages/optimum/commands/register/register_amp_export.py
+
+step "commands of the README"
+(cd "$scratch/result" && python "$OLDPWD/ci/readme_commands.py" "$OLDPWD/README.md")
+
 step "types"
-mypy
+finish types
+
+beside engines python ci/engines.py "$scratch/result/out"
 
 step "tests"
 wait "$system_made"
@@ -75,10 +85,7 @@ AMP_EXPORT_SUPPORT_ROWS="$scratch/families" \
     python -m pytest --numprocesses "${AMP_EXPORT_TEST_PROCESSES:-2}" --dist worksteal --quiet --durations=25
 python ci/support.py --check --rows "$scratch/families"
 
-step "the demo model, beside all this"
-demo_code=0
-wait "$demo_done" || demo_code=$?
-cat "$scratch/demo.log"
-((demo_code == 0)) || exit "$demo_code"
+step "engines for GPUs that are not here"
+finish engines
 
 step "done"

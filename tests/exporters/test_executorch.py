@@ -22,11 +22,11 @@ from amp_export.benchmarking import benchmark
 from amp_export.checkpoints import hash_weights, open_checkpoint
 from amp_export.engine_building import EngineOptions
 from amp_export.errors import MissingExtraError, ModelError, OutputError, RequestError, UnsupportedModelError
+from amp_export.export_settings import ExportSettings, choose_settings
 from amp_export.exporters import Opset, Precision, Provider, exported_bytes, run
 from amp_export.exporters.decoders import GraphDecoder
 from amp_export.exporters.executorch import ProgramFacts, export, read_facts
 from amp_export.exporters.limits import Limits
-from amp_export.exporting import ExportSettings, choose_settings
 from amp_export.loading import load_model
 from amp_export.manifest import Manifest, SourceRecord
 from amp_export.options import EngineRuntime, Format, Runtime, TargetName, Via

@@ -31,12 +31,10 @@ TOLERANCE = 1e-4
 """Of logits whose standard deviation is about 6: the noise is 2e-5, a wrong position or head 1 and more."""
 
 DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "gpt2": ("gpt2", {"n_inner": None}),
     "gemma3, windows in some layers": (
         "gemma3_text",
         {"sliding_window": 5, "layer_types": ["sliding_attention", "full_attention"]},
     ),
-    "mixtral": ("mixtral", {"num_local_experts": 3, "num_hidden_layers": 1}),
     "bloom, without position_ids": ("bloom", {"n_layer": 1, "n_head": 4}),
 }
 
