@@ -14,7 +14,7 @@ from amp_export.engine_building import workspace_bytes
 from amp_export.exporters import Precision
 from amp_export.exporters.limits import Limits
 from amp_export.exporters.tensorrt.device.bundle import SCHEMA
-from amp_export.exporters.tensorrt.exporting import describe_graph
+from amp_export.exporters.tensorrt.exporting import describe_decoder
 from amp_export.exporters.tensorrt.profiles import decoder_profiles
 from amp_export.manifest import Manifest
 from amp_export.options import Format, TargetName
@@ -107,10 +107,10 @@ def _describe_output(manifest: Manifest) -> dict[str, Any]:
 
 
 def _describe_graph(subject: Subject, limits: Limits) -> dict[str, Any]:
-    graph = describe_graph(subject.folder / "model.onnx")
+    graph = describe_decoder(subject.folder / "model.onnx")
     profiles = decoder_profiles({name: binding.axes for name, binding in graph.inputs.items()}, limits)
     return {
-        "opset": graph.opset,
+        "opset": graph.opset.version,
         "precision": graph.precision.value,
         "profiles": [
             {

@@ -21,7 +21,7 @@ from amp_export.exporters import Opset, Precision
 from amp_export.exporters.limits import Limits, choose_limits
 from amp_export.exporters.onnx import exported_graphs
 from amp_export.exporters.tensorrt.device.bundle import MANIFEST, SCHEMA
-from amp_export.exporters.tensorrt.exporting import describe_graph
+from amp_export.exporters.tensorrt.exporting import describe_decoder
 from amp_export.exporters.tensorrt.support import builds_with_new_operators
 from amp_export.exporting import export_into
 from amp_export.manifest import Manifest
@@ -174,7 +174,7 @@ def _check_kind(output: Path) -> None:
 def _holds_decoder(output: Path) -> bool:
     graphs = exported_graphs(output / Format.ONNX)
     try:
-        describe_graph(graphs[0])
+        describe_decoder(graphs[0])
     except UnsupportedModelError:
         return False
     return len(graphs) == 1
@@ -186,7 +186,7 @@ def choose_opset(output: Path, target: TargetName, config: ModelConfig, precisio
     In float32, and with narrow heads, there is no kernel for Attention; trtexec has no option to do without, as
     `Runtime.allow_any_attention` does. Then older operators spell it out.
     """
-    found = Opset(str(describe_graph(output / Format.ONNX / "model.onnx").opset))
+    found = describe_decoder(output / Format.ONNX / "model.onnx").opset
     facts = TARGETS[target]
     if not facts.tensorrt:
         return found
@@ -196,7 +196,7 @@ def choose_opset(output: Path, target: TargetName, config: ModelConfig, precisio
 
 def _in_opset(subject: Subject, opset: Opset, scratch: Path, progress: Progress) -> Subject:
     """The graph in that opset: the one that is there, or the same exported again."""
-    if describe_graph(subject.folder / "model.onnx").opset == opset.version:
+    if describe_decoder(subject.folder / "model.onnx").opset is opset:
         return subject
     exported = export_into(
         scratch,

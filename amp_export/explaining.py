@@ -18,7 +18,7 @@ from amp_export.errors import UnsupportedModelError
 from amp_export.explaining_runs import choose_run
 from amp_export.explaining_values import Recording, Taps, record_graphs, record_torch
 from amp_export.exporters import Precision
-from amp_export.exporters.onnx.opsets import returned_precision
+from amp_export.exporters.onnx.descriptions import returned_precision
 from amp_export.exporters.onnx.scopes import module_values, sample_names
 from amp_export.exporters.onnx.sessions import ENCODER
 from amp_export.exporters.onnx.tapping import Tap, find_taps

@@ -80,10 +80,10 @@ def exported_opset(folder: Path) -> Opset:
     from amp_export.exporters.openvino import models
 
     if models.is_openvino(folder):
-        return models.read_facts(folder).opset
-    from amp_export.exporters.onnx import exported_graphs, graph_opset
+        return models.read_description(folder).opset
+    from amp_export.exporters.onnx import describe_graph, exported_graphs
 
-    return graph_opset(exported_graphs(folder)[0])
+    return describe_graph(exported_graphs(folder)[0]).opset
 
 
 def exported_precision(folder: Path) -> Precision:
@@ -98,10 +98,10 @@ def exported_precision(folder: Path) -> Precision:
     if programs.is_executorch(folder):
         return programs.read_facts(folder).precision
     if models.is_openvino(folder):
-        return models.read_facts(folder).precision
-    from amp_export.exporters.onnx import exported_graphs, graph_precision
+        return models.read_description(folder).precision
+    from amp_export.exporters.onnx import describe_graph, exported_graphs
 
-    return graph_precision(exported_graphs(folder)[-1])
+    return describe_graph(exported_graphs(folder)[-1]).precision
 
 
 def run(folder: Path, *, threads: int | None = None, provider: Provider = Provider.CPU) -> GraphModel | TensorrtDecoder:

@@ -144,7 +144,8 @@ def test_a_cut_archive_is_told(bundled: Bundled, tmp_path: Path) -> None:
 def test_an_encoder_is_refused(bundled: Bundled, tmp_path: Path) -> None:
     output = bundled.copy(tmp_path / "out")
     tokens = helper.make_tensor_value_info("input_ids", onnx.TensorProto.INT64, ["batch_size", "sequence_length"])
-    graph = helper.make_graph([], "encoder", [tokens], [])
+    states = helper.make_tensor_value_info("last_hidden_state", onnx.TensorProto.FLOAT, ["batch_size", 32])
+    graph = helper.make_graph([], "encoder", [tokens], [states])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)]), output / "onnx/model.onnx")
     with pytest.raises(UnsupportedModelError, match="holds no decoder, and bundles are made of decoders only"):
         bundle(output, file=tmp_path / "b.tar.gz")

@@ -76,13 +76,13 @@ def build_here(graph: Path, profiles: int) -> BuildMemory:
     """Builds an engine in this process."""
     from amp_export.exporters.limits import Limits
     from amp_export.exporters.tensorrt.building import BuildSettings, build_engine
-    from amp_export.exporters.tensorrt.exporting import describe_graph
+    from amp_export.exporters.tensorrt.exporting import describe_decoder
     from amp_export.exporters.tensorrt.profiles import decoder_profiles
     from amp_export.exporters.tensorrt.runtimes import load_runtime
     from amp_export.machine import peak_memory_bytes
     from amp_export.options import EngineRuntime
 
-    axes = {name: binding.axes for name, binding in describe_graph(graph).inputs.items()}
+    axes = {name: binding.axes for name, binding in describe_decoder(graph).inputs.items()}
     runtime = load_runtime(EngineRuntime.TENSORRT_RTX, for_target=True)
     before = peak_memory_bytes()
     settings = BuildSettings(profiles=decoder_profiles(axes, Limits())[-profiles:], compute_capability="8.9")

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+from amp_export.exporters.onnx.descriptions import GraphDescription, describe_graph
 from amp_export.exporters.onnx.exporting import OnnxExport, export
-from amp_export.exporters.onnx.opsets import graph_opset, graph_precision
 from amp_export.exporters.onnx.running import run
 from amp_export.exporters.onnx.sessions import exported_graphs, require_runtime
 from amp_export.exporters.onnx.support import can_build
 from amp_export.exporters.onnx.tracing import TracedExport, trace
 
 __all__ = [
+    "GraphDescription",
     "OnnxExport",
     "TracedExport",
     "can_build",
+    "describe_graph",
     "export",
     "exported_graphs",
-    "graph_opset",
-    "graph_precision",
     "require_runtime",
     "run",
     "trace",

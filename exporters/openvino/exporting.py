@@ -9,10 +9,10 @@ from pathlib import Path
 
 from amp_export.checkpoints import directory_size
 from amp_export.exporters.files import file_name
+from amp_export.exporters.onnx.descriptions import describe_graph
 from amp_export.exporters.onnx.genai import GENAI_CONFIG
-from amp_export.exporters.onnx.opsets import graph_opset, graph_ports, graph_precision
 from amp_export.exporters.onnx.sessions import exported_graphs
-from amp_export.exporters.openvino.models import ModelFacts, read_model, require_runtime
+from amp_export.exporters.openvino.models import describe, read_model, require_runtime
 from amp_export.options import Format
 
 OF_GRAPHS = (".onnx", ".data")
@@ -58,7 +58,7 @@ def export(
     models = []
     for number, graph in enumerate(graphs, start=1):
         model = read_model(graph)
-        ModelFacts(graph_opset(graph), graph_precision(graph), *graph_ports(graph)).write(model)
+        describe(model, describe_graph(graph))
         models.append(folder / file_name(graph.stem, Format.OPENVINO))
         openvino.save_model(model, models[-1], compress_to_fp16=False)
         if on_progress is not None:

@@ -6,62 +6,46 @@ The format keeps the names of inputs and outputs, but not those of axes: they li
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amp_export.errors import ModelError
 from amp_export.exporters import Opset, Precision
 from amp_export.exporters.files import exported_files
-from amp_export.exporters.sessions import Port, load_ports
+from amp_export.exporters.onnx.descriptions import GraphDescription
+from amp_export.exporters.sessions import load_ports
 from amp_export.extras import require_extra
 from amp_export.options import Format
 
 if TYPE_CHECKING:
     import openvino
 
-FACTS = ["amp_export", "graph"]
-"""Where they lie in the model's `rt_info`."""
+DESCRIPTION = ["amp_export", "graph"]
+"""Where it lies in the model's `rt_info`."""
 
 
-@dataclass(frozen=True)
-class ModelFacts:
-    """What is known of the graph that a model was converted from.
+def describe(model: openvino.Model, graph: GraphDescription) -> None:
+    """Writes into a model what is known of the graph that it was converted from."""
+    model.set_rt_info(json.dumps(asdict(graph)), DESCRIPTION)
 
-    Attributes:
-        opset: The version of its operators.
-        precision: Of its logits, or of what else it returns first.
-        inputs: By name.
-        outputs: By name.
+
+def description_of(model: openvino.Model, file: Path) -> GraphDescription:
+    """Reads what is written in a model.
+
+    Raises:
+        ModelError: Nothing is, or it is damaged.
     """
-
-    opset: Opset
-    precision: Precision
-    inputs: Mapping[str, Port]
-    outputs: Mapping[str, Port]
-
-    def write(self, model: openvino.Model) -> None:
-        """Puts them into a model."""
-        model.set_rt_info(json.dumps(asdict(self)), FACTS)
-
-    @classmethod
-    def read(cls, model: openvino.Model, file: Path) -> ModelFacts:
-        """Takes them from a model.
-
-        Raises:
-            ModelError: There are none.
-        """
-        try:
-            content = json.loads(model.get_rt_info(FACTS).astype(str))
-            return cls(
-                Opset(content["opset"]),
-                Precision(content["precision"]),
-                load_ports(content["inputs"]),
-                load_ports(content["outputs"]),
-            )
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise ModelError(f"{file} is no model that amp-export wrote: {error}\nExport it again.") from error
+    try:
+        content = json.loads(model.get_rt_info(DESCRIPTION).astype(str))
+        return GraphDescription(
+            Opset(content["opset"]),
+            Precision(content["precision"]),
+            load_ports(content["inputs"]),
+            load_ports(content["outputs"]),
+        )
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise ModelError(f"{file} is no model that amp-export wrote: {error}\nExport it again.") from error
 
 
 def require_runtime() -> None:
@@ -92,7 +76,7 @@ def read_model(file: Path) -> openvino.Model:
         raise ModelError(f"OpenVINO cannot read {file}: {last_line(error)}\nExport it again.") from error
 
 
-def read_facts(folder: Path) -> ModelFacts:
+def read_description(folder: Path) -> GraphDescription:
     """What is known of the graph of a folder that is run last.
 
     Raises:
@@ -101,7 +85,7 @@ def read_facts(folder: Path) -> ModelFacts:
     """
     require_runtime()
     file = exported_files(folder, Format.OPENVINO)[-1]
-    return ModelFacts.read(read_model(file), file)
+    return description_of(read_model(file), file)
 
 
 def last_line(error: Exception) -> str:

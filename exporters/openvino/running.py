@@ -10,7 +10,7 @@ from amp_export.errors import UnsupportedModelError
 from amp_export.exporters import Precision
 from amp_export.exporters.files import exported_files
 from amp_export.exporters.kinds import GraphModel, choose_model
-from amp_export.exporters.openvino.models import ModelFacts, last_line, read_model, require_runtime
+from amp_export.exporters.openvino.models import description_of, last_line, read_model, require_runtime
 from amp_export.exporters.sessions import Session
 from amp_export.exporters.threads import usable_cores
 from amp_export.options import Format
@@ -46,8 +46,8 @@ class OpenvinoSession(Session):
         from openvino.properties import hint, inference_num_threads, num_streams
 
         model = read_model(file)
-        facts = ModelFacts.read(model, file)
-        self.inputs, self.outputs = facts.inputs, facts.outputs
+        described = description_of(model, file)
+        self.inputs, self.outputs = described.inputs, described.outputs
         self.threads = threads
         self.description = f"OpenVINO {openvino.__version__.partition('-')[0]}"
         settings = {

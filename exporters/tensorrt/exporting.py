@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amp_export.checkpoints import hash_file
-from amp_export.errors import ModelError, UnsupportedModelError
-from amp_export.exporters import Precision
+from amp_export.errors import UnsupportedModelError
 from amp_export.exporters.limits import Limits
-from amp_export.exporters.onnx.opsets import read_ports
-from amp_export.exporters.sessions import Port
+from amp_export.exporters.onnx.descriptions import GraphDescription, describe_graph
 from amp_export.exporters.tensorrt.building import BuildSettings, build_engine
 from amp_export.exporters.tensorrt.engines import ENGINE, EngineFacts
 from amp_export.exporters.tensorrt.profiles import decoder_profiles
@@ -69,7 +67,7 @@ def export(
         RequestError: The build failed, or it cannot be done for that GPU.
     """
     graph = graph_folder / GRAPH
-    described = describe_graph(graph)
+    described = describe_decoder(graph)
     present = gpu.compute_capability if gpu is not None else None
     runtime.check_compute_capability(settings.compute_capability, present=present)
     capability = settings.compute_capability or present
@@ -100,7 +98,7 @@ def export(
         compute_capability=capability,
         device=gpu.name if gpu is not None and capability == present else None,
         precision=described.precision,
-        opset=described.opset,
+        opset=described.opset.version,
         graph_sha256=hash_file(graph),
         inputs=described.inputs,
         outputs=described.outputs,
@@ -114,45 +112,17 @@ def export(
     return facts
 
 
-@dataclass(frozen=True)
-class GraphDescription:
-    """What a decoder's graph takes and returns.
-
-    Attributes:
-        inputs: By name.
-        outputs: By name.
-        precision: The dtype of keys and values.
-        opset: The version of its operators.
-    """
-
-    inputs: dict[str, Port]
-    outputs: dict[str, Port]
-    precision: Precision
-    opset: int
-
-
-def describe_graph(graph: Path) -> GraphDescription:
-    """Reads what a decoder's graph takes and returns.
+def describe_decoder(graph: Path) -> GraphDescription:
+    """Reads what a decoder's graph says of itself.
 
     Raises:
         ModelError: There is no graph, or it is damaged.
         UnsupportedModelError: It is no decoder's.
     """
-    import onnx
-    from google.protobuf.message import DecodeError
-
-    try:
-        model = onnx.load(graph, load_external_data=False)
-    except FileNotFoundError as error:
-        raise ModelError(f"{graph.parent} holds no {graph.name}.\nExport it: amp-export export --to onnx.") from error
-    except DecodeError as error:
-        raise ModelError(f"{graph} is damaged: {error}\nExport it again.") from error
-    inputs, outputs = read_ports(model.graph.input), read_ports(model.graph.output)
-    past = next((port for name, port in inputs.items() if name.startswith("past_key_values.")), None)
-    if past is None:
+    described = describe_graph(graph)
+    if not any(name.startswith("past_key_values.") for name in described.inputs):
         raise UnsupportedModelError(
-            f"{graph} is no decoder's graph with keys and values of the past: it takes {', '.join(inputs)}.\n"
+            f"{graph} is no decoder's graph with keys and values of the past: it takes {', '.join(described.inputs)}.\n"
             "Engines are built from decoders. For others, run the ONNX graph with ONNX Runtime's TensorRT provider."
         )
-    opset = next(entry.version for entry in model.opset_import if entry.domain == "")
-    return GraphDescription(inputs, outputs, Precision(past.dtype), opset)
+    return described

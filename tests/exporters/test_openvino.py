@@ -28,7 +28,7 @@ from amp_export.validation import compare
 pytest.importorskip("openvino", reason="openvino is not installed")
 
 from amp_export.exporters import openvino
-from amp_export.exporters.openvino.models import read_facts
+from amp_export.exporters.openvino.models import read_description
 from amp_export.exporters.openvino.running import OpenvinoSession
 
 MODEL = "openvino_model.xml"
@@ -134,7 +134,7 @@ def test_a_folder_tells_what_it_holds(llama: Path) -> None:
     assert (decoder.num_layers, decoder.precision, decoder.threads) == (3, Precision.FLOAT32, 1)
     assert decoder.description.startswith("OpenVINO 20")
     assert exported_opset(llama) is Opset.OPSET_23
-    facts = read_facts(llama)
+    facts = read_description(llama)
     assert facts.inputs["past_key_values.2.key"] == Port("float32", ("batch_size", 2, "past_sequence_length", 8))
     assert exported_bytes(llama) == sum(file.stat().st_size for file in llama.glob("openvino_model.*"))
     assert {file.name for file in llama.iterdir()} >= {"config.json", "openvino_model.bin", "openvino_model.xml"}

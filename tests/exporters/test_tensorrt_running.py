@@ -21,7 +21,7 @@ from amp_export.errors import RequestError
 from amp_export.exporters import Precision
 from amp_export.exporters.onnx import export, run
 from amp_export.exporters.tensorrt import EngineFacts, Limits, decoder_profiles
-from amp_export.exporters.tensorrt.exporting import describe_graph
+from amp_export.exporters.tensorrt.exporting import describe_decoder
 from amp_export.exporters.tensorrt.running import TensorrtDecoder
 from amp_export.options import EngineRuntime
 from amp_export.parity_cases import Case
@@ -85,7 +85,7 @@ def graph(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make_decoder(graph: Path, *, max_batch: int = 3) -> tuple[TensorrtDecoder, ContextOnTheProcessor]:
-    described = describe_graph(graph / "model.onnx")
+    described = describe_decoder(graph / "model.onnx")
     limits = Limits(max_batch, CONTEXT)
     facts = EngineFacts(
         runtime=EngineRuntime.TENSORRT_RTX,
@@ -93,7 +93,7 @@ def make_decoder(graph: Path, *, max_batch: int = 3) -> tuple[TensorrtDecoder, C
         compute_capability="8.9",
         device=None,
         precision=described.precision,
-        opset=described.opset,
+        opset=described.opset.version,
         graph_sha256=hash_file(graph / "model.onnx"),
         inputs=described.inputs,
         outputs=described.outputs,

@@ -1,0 +1,79 @@
+"""What a graph says of itself: its operators, its precision, what it takes and returns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from amp_export.errors import ModelError
+from amp_export.exporters import Opset, Precision
+from amp_export.exporters.sessions import Port
+
+if TYPE_CHECKING:
+    import onnx
+
+
+@dataclass(frozen=True)
+class GraphDescription:
+    """What a graph says of itself.
+
+    Attributes:
+        opset: The version of its operators.
+        precision: Of its logits, or of what else it returns first.
+        inputs: What it takes, by name.
+        outputs: What it returns, by name.
+    """
+
+    opset: Opset
+    precision: Precision
+    inputs: Mapping[str, Port]
+    outputs: Mapping[str, Port]
+
+
+def describe_graph(graph: Path) -> GraphDescription:
+    """Reads a graph that this package wrote, without its weights.
+
+    Raises:
+        ModelError: It is not there, damaged, or of operators or a precision that is not exported.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load(graph, load_external_data=False)
+        opset = Opset(str(next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))))
+    except FileNotFoundError as error:
+        raise ModelError(f"{graph.parent} holds no {graph.name}.\nExport it: amp-export export --to onnx.") from error
+    except DecodeError as error:
+        raise ModelError(f"{graph} is damaged: {error}\nExport it again.") from error
+    except (StopIteration, ValueError) as error:
+        raise ModelError(f"{graph} is no graph that amp-export wrote: {error}\nExport it again.") from error
+    precision = returned_precision(model)
+    if precision is None:
+        raise ModelError(f"{graph} returns no numbers of a precision that is exported.\nExport it again.")
+    return GraphDescription(opset, precision, read_ports(model.graph.input), read_ports(model.graph.output))
+
+
+def returned_precision(model: onnx.ModelProto) -> Precision | None:
+    """The precision of the logits, or of what else is returned first; None where nothing has one that is exported."""
+    by_name = {name: port.precision for name, port in read_ports(model.graph.output).items()}
+    return next((found for found in (by_name.get("logits"), *by_name.values()) if found is not None), None)
+
+
+def read_ports(values: Iterable[onnx.ValueInfoProto]) -> dict[str, Port]:
+    """What a graph takes or returns, by name.
+
+    Args:
+        values: The graph's `input` or `output`.
+    """
+    from onnx import helper
+
+    return {
+        value.name: Port(
+            helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name,
+            tuple(axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim),
+        )
+        for value in values
+    }
