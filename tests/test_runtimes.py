@@ -12,9 +12,11 @@ import torch
 from tiny_models import save_tiny_model
 from torch._dynamo.testing import CompileCounter
 
-from amp_export.checkpoints import read_config
+from amp_export.checkpoints import open_checkpoint, read_config
 from amp_export.errors import RequestError
+from amp_export.exporters.onnx import export
 from amp_export.loading import load_model
+from amp_export.runtimes import genai
 from amp_export.runtimes.pytorch import TorchDecoder, TorchWriter
 
 PROMPT = np.array([[5, 6, 7, 8], [9, 10, 11, 12]])
@@ -85,3 +87,15 @@ def test_an_encoder_with_a_decoder_is_not_compiled(tmp_path: Path) -> None:
     model, (_, config) = load_model(checkpoint, dtype=torch.float32), read_config(checkpoint)
     with pytest.raises(RequestError, match=r"compile\s+anew for every token.\nMeasure it with --runtime pytorch"):
         TorchWriter(model, config, threads=1, compiled=True)
+
+
+def test_a_text_in_genai_may_fill_the_context(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime_genai", reason="onnxruntime-genai is not installed")
+    total = PROMPT.shape[1] + TOKENS.shape[1]
+    checkpoint = open_checkpoint(save_tiny_model(tmp_path / "checkpoint", "llama", max_position_embeddings=total))
+    export(checkpoint, tmp_path / "onnx")
+    runner = genai.load(tmp_path / "onnx", threads=1)
+    runner.prefill(PROMPT, total_tokens=total)
+    for token_b1 in np.split(TOKENS, TOKENS.shape[1], axis=1):
+        runner.decode(token_b1)
+    assert runner._generator.get_sequence(0).shape == (total + 1,)

@@ -39,10 +39,13 @@ def load(folder: Path, *, threads: int | None = None, gpu: bool = False) -> Gena
             "which know the token that ends a text.\nMeasure it with --runtime onnxruntime."
         )
     threads = threads if threads is not None else usable_cores()
-    options = {"model": {"decoder": {"session_options": {"intra_op_num_threads": threads}}}}
     try:
+        written = json.loads((folder / GENAI_CONFIG).read_text(encoding="utf-8"))["model"]
+        # the last token that is chosen counts as one of the text, though it is never run
+        context = written["context_length"] + 1
+        options = {"context_length": context, "decoder": {"session_options": {"intra_op_num_threads": threads}}}
         config = onnxruntime_genai.Config(str(folder))
-        config.overlay(json.dumps(options))
+        config.overlay(json.dumps({"model": options}))
         if gpu:
             config.clear_providers()
             config.append_provider("cuda")
