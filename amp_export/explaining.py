@@ -22,6 +22,7 @@ from amp_export.exporters.onnx.descriptions import returned_precision
 from amp_export.exporters.onnx.scopes import module_values, sample_names
 from amp_export.exporters.onnx.sessions import ENCODER
 from amp_export.exporters.onnx.tapping import Tap, find_taps
+from amp_export.noise import draw_rounding
 from amp_export.validation import NOISE_FACTOR, REFERENCE, run_torch
 
 if TYPE_CHECKING:
@@ -165,8 +166,12 @@ def explain(insides: Insides, case: AnyCase, *, progress: Progress) -> Explanati
     with progress.step(f"Running PyTorch in {REFERENCE[precision]}, and looking within"):
         expected = run_torch(path, REFERENCE[precision], lambda model: record_torch(model, run, taps))
     with progress.step(f"Running PyTorch in {precision}, and looking within"):
-        same = run_torch(path, precision.value, lambda model: record_torch(model, run, taps))
-    points = tuple(_points(taps, found, expected, same, precision))
+        drawn = run_torch(
+            path,
+            precision.value,
+            lambda model: list(draw_rounding(model, lambda model: record_torch(model, run, taps))),
+        )
+    points = tuple(_points(taps, found, expected, drawn, precision))
     if not points:
         files = ", ".join(str(file) for file in insides.files)
         raise UnsupportedModelError(
@@ -203,21 +208,23 @@ def _precision(model: onnx.ModelProto) -> Precision:
 
 
 def _points(
-    taps: Taps, found: Recording, expected: Recording, same: Recording, precision: Precision
+    taps: Taps, found: Recording, expected: Recording, drawn: Sequence[Recording], precision: Precision
 ) -> Iterator[Point]:
     for file, graph_taps in taps.items():
         for tap in graph_taps:
-            values = [recording.get((file, tap.module), []) for recording in (found, expected, same)]
+            values = [recording.get((file, tap.module), []) for recording in (found, expected, *drawn)]
             if not values[0] or len({len(calls) for calls in values}) > 1:
                 continue
-            aligned = [_align(*call) for call in zip(*values, strict=True)]
+            aligned = [_align(graph, reference) for graph, reference in zip(*values[:2], strict=True)]
             calls = [call for call in aligned if call is not None]
             # a value of another size is none that the module returns
             if len(calls) < len(aligned):
                 continue
-            error = max(_largest(graph - reference) for graph, reference, _ in calls)
-            noise = max(_largest(rounded - reference) for _, reference, rounded in calls)
-            scale = max(_largest(reference) for _, reference, _ in calls)
+            error = max(_largest(graph - reference) for graph, reference in calls)
+            noise = max(
+                _largest(rounded - reference) for _, reference, *every in zip(*values, strict=True) for rounded in every
+            )
+            scale = max(_largest(reference) for _, reference in calls)
             # what is computed exactly in float64 is still rounded once in the graph
             floor = scale * (FLOOR if precision is Precision.FLOAT32 else float(np.finfo(np.float16).eps))
             tolerance = NOISE_FACTOR * max(noise, floor)
@@ -227,15 +234,15 @@ def _points(
             yield Point(file, tap.module, layer, tap.value, tap.operator, error, noise, tolerance, holds)
 
 
-def _align(graph: Any, reference: Any, rounded: Any) -> tuple[Any, Any, Any] | None:
-    """The same entries of all three: a window's cache has dropped the oldest keys, and heads may lie on one axis.
+def _align(graph: Any, reference: Any) -> tuple[Any, Any] | None:
+    """The same entries of both: a window's cache has dropped the oldest keys, and heads may lie on one axis.
 
     Nothing where the sizes do not fit.
     """
     if graph.ndim == reference.ndim == 4 and graph.shape != reference.shape:
         kept = reference.shape[-1] if graph.shape[-1] != reference.shape[-1] else None
         graph = graph[..., -kept:] if kept is not None else graph[:, :, -reference.shape[2] :]
-    return (graph.reshape(reference.shape), reference, rounded) if graph.size == reference.size else None
+    return (graph.reshape(reference.shape), reference) if graph.size == reference.size else None
 
 
 def _largest(difference: Any) -> float:

@@ -18,6 +18,7 @@ import numpy as np
 from amp_export.checkpoints import open_checkpoint
 from amp_export.errors import RequestError
 from amp_export.exporters import Precision
+from amp_export.noise import draw_rounding
 from amp_export.parity_cases import Case, Floats, Forward, Integers, Past, cases_within, replay, token_pool
 from amp_export.parity_metrics import distance
 from amp_export.parity_suites import torch_decoder
@@ -116,9 +117,12 @@ def make_reference(checkpoint: Path, precision: Precision, limits: Limits) -> Re
         return {case.name: _record(case, pool, torch_decoder(model)) for case in cases}
 
     expected = run_torch(checkpoint, REFERENCE[precision], record)
-    same_precision = run_torch(checkpoint, precision.value, record)
-    noises = [distance(_logits(same_precision[name]), _logits(calls)) for name, calls in expected.items()]
-    noise, mean_noise = (max(each) for each in zip(*noises, strict=True))
+
+    def noises(model: PreTrainedModel) -> list[tuple[float, float]]:
+        runs = draw_rounding(model, record)
+        return [distance(_logits(run[name]), _logits(calls)) for run in runs for name, calls in expected.items()]
+
+    noise, mean_noise = (max(each) for each in zip(*run_torch(checkpoint, precision.value, noises), strict=True))
     return Reference(precision, expected, noise, mean_noise)
 
 
