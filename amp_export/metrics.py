@@ -169,8 +169,8 @@ METRICS = (
         unit=Unit.NONE,
         made_by="validate",
         read=_over_cases("kl", max),
-        # a divergence goes with the square of the error, and of that twice as much is noise
-        tolerated=3.0,
+        # a divergence goes with the square of the error
+        tolerated=15.0,
         # a sum of float64 logarithms of float32 logits that agree can leave so much
         least=1e-9,
     ),
@@ -180,8 +180,8 @@ METRICS = (
         unit=Unit.NONE,
         made_by="validate",
         read=_over_cases("max_error", max),
-        # the worst of two draws from one noise seldom differs more: see NOISE_FACTOR in validation.py
-        tolerated=1.0,
+        # another runtime's rounding is another draw: see NOISE_FACTOR in validation.py
+        tolerated=3.0,
     ),
     Metric(
         name="top1_agreement",

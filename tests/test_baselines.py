@@ -75,7 +75,7 @@ def test_what_is_not_measured_again_fails() -> None:
 )
 def test_better_always_holds_and_far_worse_never(name: str, value: float, factor: float) -> None:
     metric = find_metric(name)
-    better, worse = (value * factor, value / 10) if metric.rises else (value / factor, value * 10)
+    better, worse = (value * factor, value / 20) if metric.rises else (value / factor, value * 20)
     before = baseline(**{name: Value(value)})
     assert compare_baseline(before, {name: Value(better)})[0].holds
     assert not compare_baseline(before, {name: Value(worse)})[0].holds
