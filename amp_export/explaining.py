@@ -27,6 +27,7 @@ from amp_export.validation import NOISE_FACTOR, REFERENCE, run_torch
 
 if TYPE_CHECKING:
     import onnx
+    from transformers import PreTrainedModel
 
     from amp_export.parity_suites import AnyCase
     from amp_export.progress import Progress
@@ -161,16 +162,16 @@ def explain(insides: Insides, case: AnyCase, *, progress: Progress) -> Explanati
     path, taps, precision = insides.checkpoint, insides.taps, insides.precision
     checkpoint = open_checkpoint(path)
     run = choose_run(checkpoint, insides.files, case, precision)
+
+    def look(model: PreTrainedModel) -> Recording:
+        return record_torch(model, run, taps)
+
     with progress.step("Running the graph, and looking within"):
         found = record_graphs(run, insides.files, taps)
     with progress.step(f"Running PyTorch in {REFERENCE[precision]}, and looking within"):
-        expected = run_torch(path, REFERENCE[precision], lambda model: record_torch(model, run, taps))
+        expected = run_torch(path, REFERENCE[precision], look)
     with progress.step(f"Running PyTorch in {precision}, and looking within"):
-        drawn = run_torch(
-            path,
-            precision.value,
-            lambda model: list(draw_rounding(model, lambda model: record_torch(model, run, taps))),
-        )
+        drawn = run_torch(path, precision.value, lambda model: list(draw_rounding(model, look)))
     points = tuple(_points(taps, found, expected, drawn, precision))
     if not points:
         files = ", ".join(str(file) for file in insides.files)

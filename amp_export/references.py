@@ -117,10 +117,11 @@ def make_reference(checkpoint: Path, precision: Precision, limits: Limits) -> Re
         return {case.name: _record(case, pool, torch_decoder(model)) for case in cases}
 
     expected = run_torch(checkpoint, REFERENCE[precision], record)
+    exact = {name: _logits(calls) for name, calls in expected.items()}
 
     def noises(model: PreTrainedModel) -> list[tuple[float, float]]:
         runs = draw_rounding(model, record)
-        return [distance(_logits(run[name]), _logits(calls)) for run in runs for name, calls in expected.items()]
+        return [distance(_logits(run[name]), logits) for run in runs for name, logits in exact.items()]
 
     noise, mean_noise = (max(each) for each in zip(*run_torch(checkpoint, precision.value, noises), strict=True))
     return Reference(precision, expected, noise, mean_noise)

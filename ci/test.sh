@@ -6,12 +6,13 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 scratch="$(mktemp -d)"
-trap 'jobs -p | xargs --no-run-if-empty kill; rm -rf "$scratch"' EXIT
+# a job may end by itself between being listed and being killed
+trap 'jobs -pr | xargs --no-run-if-empty kill || true; rm -rf "$scratch"' EXIT
 environment="${AMP_EXPORT_ENV:-$scratch/environment}" quickstart="$scratch/quickstart"
 
 step() { printf '\n== %s (after %d s)\n' "$1" "$SECONDS"; }
 
-# what keeps one processor busy runs beside the steps that follow; `finish` shows what it printed, and fails as it did
+# what takes long runs beside the steps that follow; `finish` shows what it printed, and fails as it did
 declare -A processes
 beside() {
     "${@:2}" >"$scratch/$1.log" 2>&1 &
@@ -29,23 +30,23 @@ find_command() { PATH="$PATH:/usr/sbin" command -v "$@" >/dev/null; }
 missing=()
 find_command sshd || missing+=(openssh-server openssh-client)
 find_command chromium || find_command google-chrome || missing+=(chromium)
-(
+install_missing() {
     if ((${#missing[@]})) && [[ "$(id -u)" == 0 ]] && find_command apt-get; then
         (apt-get update && apt-get install --yes --no-install-recommends "${missing[@]}") >"$scratch/apt.log" 2>&1 ||
             echo "${missing[*]} could not be installed; tests that need them are skipped." >&2
     fi
-) &
-system_made=$!
+}
+beside system install_missing
 
 step "environments"
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 # Python compiles what is imported, which is a small part of what is installed
 pip_install=(-m pip install --quiet --no-compile)
-(
+make_quickstart() {
     "${PYTHON:-python3}" -m venv "$quickstart"
     "$quickstart/bin/python" "${pip_install[@]}" ".[onnxruntime,demo,report]"
-) &
-quickstart_made=$!
+}
+beside quickstart make_quickstart
 [[ -x "$environment/bin/python" ]] || "${PYTHON:-python3}" -m venv "$environment"
 export PATH="$environment/bin:$PATH"
 python "${pip_install[@]}" --editable ".[dev${AMP_EXPORT_EXTRAS:+,$AMP_EXPORT_EXTRAS}]"
@@ -64,7 +65,7 @@ shellcheck ci/*.sh examples/*.sh exporters/tensorrt/device/*.sh
 beside types mypy
 
 step "quickstart, as the README says, from a wheel"
-wait "$quickstart_made"
+finish quickstart
 AMP_EXPORT_ENV="$quickstart" bash examples/quickstart.sh "$scratch/result"
 
 # optimum-cli finds its plug-ins there
@@ -79,7 +80,7 @@ finish types
 beside engines python ci/engines.py "$scratch/result/out"
 
 step "tests"
-wait "$system_made"
+finish system
 mkdir "$scratch/families"
 AMP_EXPORT_SUPPORT_ROWS="$scratch/families" \
     python -m pytest --numprocesses "${AMP_EXPORT_TEST_PROCESSES:-2}" --dist worksteal --quiet --durations=25

@@ -10,6 +10,7 @@ from amp_export.errors import RequestError
 
 if TYPE_CHECKING:
     from amp_export.exporters.kinds import GraphModel
+    from amp_export.exporters.onnx import GraphDescription
     from amp_export.exporters.tensorrt.running import TensorrtDecoder
 
 
@@ -77,13 +78,7 @@ def exported_opset(folder: Path) -> Opset:
     Raises:
         ModelError: The folder holds neither.
     """
-    from amp_export.exporters.openvino import models
-
-    if models.is_openvino(folder):
-        return models.read_description(folder).opset
-    from amp_export.exporters.onnx import describe_graph, exported_graphs
-
-    return describe_graph(exported_graphs(folder)[0]).opset
+    return _described(folder).opset
 
 
 def exported_precision(folder: Path) -> Precision:
@@ -93,15 +88,18 @@ def exported_precision(folder: Path) -> Precision:
         ModelError: The folder holds none, or it says nothing of its precision.
     """
     from amp_export.exporters.executorch import programs
+
+    return programs.read_facts(folder).precision if programs.is_executorch(folder) else _described(folder).precision
+
+
+def _described(folder: Path) -> GraphDescription:
+    """The graph of a folder that is run last, or what is known of it where it was converted."""
+    from amp_export.exporters.onnx import describe_graph, exported_graphs
     from amp_export.exporters.openvino import models
 
-    if programs.is_executorch(folder):
-        return programs.read_facts(folder).precision
-    if models.is_openvino(folder):
-        return models.read_description(folder).precision
-    from amp_export.exporters.onnx import describe_graph, exported_graphs
-
-    return describe_graph(exported_graphs(folder)[-1]).precision
+    return (
+        models.read_description(folder) if models.is_openvino(folder) else describe_graph(exported_graphs(folder)[-1])
+    )
 
 
 def run(folder: Path, *, threads: int | None = None, provider: Provider = Provider.CPU) -> GraphModel | TensorrtDecoder:

@@ -41,7 +41,7 @@ class ReloadServer:
     def _start(self) -> subprocess.Popen[str]:
         modules = self._stack.enter_context(tempfile.TemporaryDirectory())
         process = subprocess.Popen(
-            [sys.executable, "-I", __file__, PROBE, modules],
+            [sys.executable, "-I", __file__, modules],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -51,9 +51,9 @@ class ReloadServer:
         return process
 
 
-def serve(probe: Path, modules: str) -> None:
+def serve(modules: str) -> None:
     """Works through each file of jobs that is named on stdin, and answers with what went wrong."""
-    functions = runpy.run_path(str(probe))
+    functions = runpy.run_path(str(PROBE))
     functions["forbid_amp_export"]()
     os.environ["HF_MODULES_CACHE"] = modules
     import transformers  # noqa: F401 - reads where modelling files go before a job names its own folder
@@ -70,4 +70,4 @@ def serve(probe: Path, modules: str) -> None:
 
 
 if __name__ == "__main__":
-    serve(Path(sys.argv[1]), sys.argv[2])
+    serve(sys.argv[1])

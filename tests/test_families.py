@@ -44,12 +44,7 @@ from amp_export.validation import compare
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 pytest.importorskip("onnxscript", reason="onnxscript is not installed")
 
-SHAPE = {
-    "num_attention_heads": 6,
-    "num_key_value_heads": 6,
-    "head_dim": 8,
-    "hidden_size": 48,
-}
+SHAPE = {"num_attention_heads": 6, "num_key_value_heads": 6, "head_dim": 8, "hidden_size": 48}
 ODD_HEADS = 5
 """It does not divide the hidden size of 48."""
 
