@@ -23,8 +23,8 @@ HEADER = """# What is supported
 Written by `python ci/support.py` from a run of `tests/test_families.py`, which puts a tiny random model of each family
 through everything: score, prune in three ways, rewrite, reload in a process that cannot import amp-export (logits equal
 bit for bit), compare with the dense model with the same heads and neurons masked (float64, 1e-5), export in every way
-there is, and check parity. CI runs the same and fails where this page differs, but of the families that are built
-directly it traces Falcon, Gemma 3, GPT-2 and Llama alone.
+there is, and check parity. CI runs the same and fails where this page differs, but here it traces those families
+alone that no other test traces, and two of those that are built directly.
 
 - *fewer neurons*: all heads stay. *Odd heads*: 5 of 6 heads, on a hidden size of 48 that 5 does not divide. *Layers
   differ*: importance is compared across layers, so that each keeps its own counts.

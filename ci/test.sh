@@ -38,46 +38,42 @@ install_missing() {
 }
 beside system install_missing
 
-step "environments"
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 # Python compiles what is imported, which is a small part of what is installed
 pip_install=(-m pip install --quiet --no-compile)
-make_quickstart() {
-    "${PYTHON:-python3}" -m venv "$quickstart"
-    "$quickstart/bin/python" "${pip_install[@]}" ".[onnxruntime,demo,report]"
-}
-beside quickstart make_quickstart
-[[ -x "$environment/bin/python" ]] || "${PYTHON:-python3}" -m venv "$environment"
+base="$(command -v "${PYTHON:-python3}")"
 export PATH="$environment/bin:$PATH"
-python "${pip_install[@]}" --editable ".[dev${AMP_EXPORT_EXTRAS:+,$AMP_EXPORT_EXTRAS}]"
-# nvidia-ml-py asks the driver which GPU is there, and is a file of Python
-if python -m pip list --format=freeze | grep -v '^nvidia-ml-py=' | grep -iE '^(nvidia-|triton=)'; then
-    echo "CUDA packages were installed, and nobody asked for them." >&2
-    echo "Install the CPU build of torch into $environment first." >&2
-    exit 1
-fi
-
-step "style"
-ruff check .
-ruff format --check .
-shellcheck ci/*.sh examples/*.sh exporters/tensorrt/device/*.sh
-
-beside types mypy
+check_source() {
+    [[ -x "$environment/bin/python" ]] || "$base" -m venv "$environment"
+    python "${pip_install[@]}" --editable ".[dev${AMP_EXPORT_EXTRAS:+,$AMP_EXPORT_EXTRAS}]"
+    # nvidia-ml-py asks the driver which GPU is there, and is a file of Python
+    if python -m pip list --format=freeze | grep -v '^nvidia-ml-py=' | grep -iE '^(nvidia-|triton=)'; then
+        echo "CUDA packages were installed, and nobody asked for them." >&2
+        echo "Install the CPU build of torch into $environment first." >&2
+        return 1
+    fi
+    ruff check .
+    ruff format --check .
+    shellcheck ci/*.sh examples/*.sh exporters/tensorrt/device/*.sh
+    mypy
+}
+beside source check_source
 
 step "quickstart, as the README says, from a wheel"
-finish quickstart
+"$base" -m venv "$quickstart"
+"$quickstart/bin/python" "${pip_install[@]}" ".[onnxruntime,demo,report]"
 AMP_EXPORT_ENV="$quickstart" bash examples/quickstart.sh "$scratch/result"
 
 # optimum-cli finds its plug-ins there
 ls "$quickstart"/lib/python*/site-packages/optimum/commands/register/register_amp_export.py
 
+step "style and types"
+finish source
+
 step "commands of the README"
 (cd "$scratch/result" && python "$OLDPWD/ci/readme_commands.py" "$OLDPWD/README.md")
 
-step "types"
-finish types
-
-beside engines python ci/engines.py "$scratch/result/out"
+beside engine python ci/engine.py "$scratch/result/out"
 
 step "tests"
 finish system
@@ -86,7 +82,7 @@ AMP_EXPORT_SUPPORT_ROWS="$scratch/families" \
     python -m pytest --numprocesses "${AMP_EXPORT_TEST_PROCESSES:-2}" --dist worksteal --quiet --durations=25
 python ci/support.py --check --rows "$scratch/families"
 
-step "engines for GPUs that are not here"
-finish engines
+step "an engine for a GPU that is not here"
+finish engine
 
 step "done"
