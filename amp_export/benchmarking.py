@@ -24,7 +24,7 @@ from amp_export.manifest import Manifest
 from amp_export.options import Format
 from amp_export.outputs import PRUNED
 from amp_export.progress import Progress, Silent
-from amp_export.report_files import update_report
+from amp_export.report_files import open_report, update_report
 from amp_export.rooflines import Roofline, StepBytes, step_bytes
 from amp_export.runtimes import Setup, require
 from amp_export.workloads import Sweep, Workload
@@ -172,6 +172,7 @@ def benchmark(
     progress = progress or Silent()
     setup = setup or Setup()
     manifest = Manifest.load(output)
+    earlier = open_report(output, manifest)
     require(setup)
     if (output / PRUNED).is_dir():
         # a workload that does not fit should not be found after the dense model was exported
@@ -182,7 +183,7 @@ def benchmark(
         progress.step(f"Benchmarking dense against pruned with {chosen.name}") as advance,
     ):
         report = benchmark_models(dense, pruned, setup=chosen, sweep=sweep, rounds=rounds, on_progress=advance)
-    update_report(output, manifest, benchmarks={report.name: asdict(report)}, progress=progress)
+    update_report(output, earlier, manifest, benchmarks={report.name: asdict(report)}, progress=progress)
     return report
 
 

@@ -23,7 +23,7 @@ from amp_export.errors import DeviceError
 from amp_export.manifest import Manifest
 from amp_export.options import DeviceRuntime, TargetName
 from amp_export.progress import Advance, Progress, Silent
-from amp_export.report_files import update_report
+from amp_export.report_files import open_report, update_report
 from amp_export.reporting import Report
 from amp_export.ssh import Address, Connection
 
@@ -81,6 +81,7 @@ def benchmark_on_device(
     progress = progress or Silent()
     address = Address.parse(device)
     manifest = Manifest.load(output)
+    earlier = open_report(output, manifest)
     found = _find_or_make(output, options, progress)
     connection = Connection(address, options.ssh_config)
     state = _prepare(connection, found, options)
@@ -88,7 +89,7 @@ def benchmark_on_device(
         _push(connection, found, state, progress)
     with tempfile.TemporaryDirectory() as scratch:
         report = _run(connection, found, Path(scratch), progress)
-    merged = update_report(output, manifest, devices={str(address): report}, progress=progress)
+    merged = update_report(output, earlier, manifest, devices={str(address): report}, progress=progress)
     # the report is home; if the device is gone now, it is at worst brought again
     with contextlib.suppress(DeviceError):
         connection.run(commands.TAKEN, found.sha256)

@@ -68,8 +68,27 @@ def _render(form: ReportFormat, output: Path, report: Report, manifest: Manifest
     return writers[form](report)
 
 
+def open_report(output: Path, manifest: Manifest) -> Report:
+    """Reads the report that something is to be added to; where there is none that can be read, what the manifest knows.
+
+    Args:
+        output: The output directory.
+        manifest: The output's manifest.
+
+    Raises:
+        NewerSchemaError: It says more than this version could write again.
+    """
+    try:
+        return Report.load(output)
+    except NewerSchemaError:
+        raise
+    except OutputError:
+        return Report.of(manifest)
+
+
 def update_report(
     output: Path,
+    report: Report,
     manifest: Manifest,
     *,
     parity: Section | None = None,
@@ -78,13 +97,6 @@ def update_report(
     progress: Progress | None = None,
 ) -> Report:
     """Puts new sections into the report of an output directory, and their verdicts into its manifest."""
-    try:
-        report = Report.load(output)
-    except NewerSchemaError:
-        # it says more than this version could write again
-        raise
-    except OutputError:
-        report = Report.of(manifest)
     report = replace(
         report,
         packages=package_versions(),

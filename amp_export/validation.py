@@ -25,7 +25,7 @@ from amp_export.parity_files import read_cases
 from amp_export.parity_metrics import agree, distance
 from amp_export.parity_results import CaseResult, Greedy, ParityReport
 from amp_export.progress import Progress, Silent
-from amp_export.report_files import update_report
+from amp_export.report_files import open_report, update_report
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -78,6 +78,7 @@ def validate(
     from amp_export.exporters.onnx.sessions import exported_graphs
 
     manifest = Manifest.load(output)
+    earlier = open_report(output, manifest)
     if explain and to is not Format.ONNX:
         raise UnsupportedModelError("--explain looks into ONNX graphs.\nLeave it out, or give --to onnx.")
     require_export(output, manifest, to)
@@ -88,7 +89,7 @@ def validate(
     report = compare(checkpoint, graph, threads=threads, provider=provider, progress=progress, cases=chosen)
     if insides is not None:
         report = with_explanation(report, insides, chosen, progress=progress)
-    update_report(output, manifest, parity=report.to_json(), progress=progress)
+    update_report(output, earlier, manifest, parity=report.to_json(), progress=progress)
     return report
 
 

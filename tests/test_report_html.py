@@ -300,7 +300,7 @@ def test_without_the_extra_all_but_the_page_is_written(tmp_path: Path, monkeypat
     assert "report.html" in saved.files
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     notes = Notes()
-    update_report(tmp_path, saved, parity=sample_reports.parity(sample_reports.case("1 image")), progress=notes)
+    update_report(tmp_path, report, saved, parity=sample_reports.parity(sample_reports.case("1 image")), progress=notes)
     (note,) = notes.notes
     assert 'pip install "amp-export[report]"' in note
     assert {file.name for file in tmp_path.iterdir()} == {
@@ -324,9 +324,10 @@ def test_a_report_is_the_same_after_a_file(tmp_path: Path) -> None:
 def test_what_was_checked_says_nothing_of_numbers_measured_since(tmp_path: Path) -> None:
     report = replace(full_report(), devices=None)
     saved = save_report(tmp_path, report, manifest(report))
-    kept = update_report(tmp_path, saved, devices={"orin.local": sample_reports.device()})
+    kept = update_report(tmp_path, report, saved, devices={"orin.local": sample_reports.device()})
     assert kept.checks == report.checks, "no check is of a device"
-    assert update_report(tmp_path, saved, parity=sample_reports.parity(sample_reports.case("1 image"))).checks is None
+    parity = sample_reports.parity(sample_reports.case("1 image"))
+    assert update_report(tmp_path, kept, saved, parity=parity).checks is None
     assert "max_size" not in (tmp_path / "report.xml").read_text()
 
 

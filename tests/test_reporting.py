@@ -5,11 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import Bundled
+from typer.testing import CliRunner
 
+from amp_export.cli import app
 from amp_export.errors import OutputError
 from amp_export.manifest import Manifest, SourceRecord
 from amp_export.report_benchmarks import gpu_line, noise_lines
-from amp_export.reporting import Report, record_verdicts, summary_rows, verdict_lines
+from amp_export.reporting import SCHEMA, Report, record_verdicts, summary_rows, verdict_lines
 
 WIDTHS = {"query_heads": 4, "key_value_heads": 4, "neurons": 48}
 RELOAD = {"class_name": "ViTForImageClassification", "logits_compared": 1234, "tokens_compared": 0}
@@ -206,3 +209,15 @@ def test_a_report_of_an_earlier_schema_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "report.json").write_text(json.dumps({"schema": 1, "model": "m"}))
     with pytest.raises(OutputError, match=r"has schema 1, and this version reads 4\.\nMeasure again"):
         Report.load(tmp_path)
+
+
+@pytest.mark.parametrize("command", ["validate", "benchmark"])
+def test_a_report_of_a_newer_version_is_told_before_anything_runs(
+    command: str, bundled: Bundled, tmp_path: Path
+) -> None:
+    output = bundled.copy(tmp_path / "out")
+    (output / "report.json").write_text(json.dumps({"schema": SCHEMA + 1}))
+    result = CliRunner().invoke(app, [command, str(output)])
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[0].startswith("Error: "), "no step came before"
+    assert f"has schema {SCHEMA + 1}, this version knows up to {SCHEMA}" in " ".join(result.stderr.split())
