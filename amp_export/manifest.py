@@ -109,8 +109,16 @@ class Manifest:
         Raises:
             OutputError: There is none, it is damaged, or it is from a newer version.
         """
+        if not folder.is_dir():
+            raise OutputError(
+                f"No such directory: {folder}\n"
+                f"Write it first: amp-export --to onnx --model MODEL --ratio R --output {folder}"
+            )
         if not (folder / MANIFEST).is_file():
-            raise OutputError(f"{folder} holds no {MANIFEST}, so it is no output of amp-export.")
+            raise OutputError(
+                f"{folder} holds no {MANIFEST}, so it is no output of amp-export.\n"
+                "Name what its --output was, and not a folder within."
+            )
         content = read_document(folder / MANIFEST, newest=SCHEMA)
         try:
             return cls(**{**content, "source": SourceRecord(**content["source"])})

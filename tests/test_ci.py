@@ -48,7 +48,7 @@ def test_the_script_exports_validates_and_fails_on_thresholds(
     [
         ({"ratio": "0.1"}, "AMP_EXPORT_RATIO needs the AMP_EXPORT_MODEL"),
         ({"benchmark": "maybe"}, 'AMP_EXPORT_BENCHMARK is "maybe"; it is yes or no'),
-        ({"output": "absent"}, "absent holds no amp_export.json"),
+        ({"output": "absent"}, "No such directory: absent"),
         ({"path": "/usr/bin:/bin"}, "amp-export is not installed here"),
     ],
 )
