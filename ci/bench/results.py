@@ -1,4 +1,4 @@
-"""Writes docs/results/demo-cpu.md, and summary.svg beside it: python ci/bench/results.py. Half an hour on two cores.
+"""Writes docs/results/demo-cpu.md, and summary.svg beside it: python ci/bench/results.py. Forty minutes on two cores.
 
 Everything is run through the command line, as a user would run it, and every figure comes from the reports.
 """
