@@ -5,6 +5,7 @@ No scores are needed here, so that `doctor` can show the counts before anything 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -178,14 +179,17 @@ class ModelCosts:
             neuron=parameters(replace(dense, neurons=dense.neurons + 1)) - total,
         )
 
-    def ratio(self, widths: LayerWidths) -> float:
-        """The share of all parameters that is removed when every layer has these widths."""
-        removed = (
+    def removed(self, widths: LayerWidths) -> int:
+        """The parameters that are removed when every layer has these widths."""
+        return (
             (self.dense.query_heads - widths.query_heads) * self.query_head
             + (self.dense.key_value_heads - widths.key_value_heads) * self.key_value_head
             + (self.dense.neurons - widths.neurons) * self.neuron
         )
-        return removed / self.total
+
+    def ratio(self, widths: LayerWidths) -> float:
+        """The share of all parameters that is removed then."""
+        return self.removed(widths) / self.total
 
     def step(self, neurons: int) -> float:
         """The share of all parameters that so many neurons in every layer are."""
@@ -202,15 +206,12 @@ class _Space:
     options: Sequence[tuple[HeadPolicy, LayerWidths]]
     costs: ModelCosts
 
-    @property
-    def allowed_neurons(self) -> list[int]:
-        """Multiples of the step, and all of them."""
-        step, dense = self.step, self.config.intermediate_size
-        return [*range(step, dense, step), dense]
-
     def snap(self, exact: float) -> int:
-        """The allowed count of neurons that is nearest."""
-        return min(self.allowed_neurons, key=lambda allowed: abs(allowed - exact))
+        """The count of neurons nearest to this that is a multiple of the step, or all of them."""
+        dense = self.config.intermediate_size
+        below = max(math.floor(exact / self.step), 1) * self.step
+        multiples = [multiple for multiple in (below, below + self.step) if multiple < dense]
+        return min([*multiples, dense], key=lambda allowed: abs(allowed - exact))
 
     def balanced_widths(self) -> Iterator[tuple[HeadPolicy, LayerWidths]]:
         """Heads as given, and as many neurons as the rest of the budget leaves."""
@@ -258,19 +259,19 @@ class _Space:
         prunable = sum(math.prod(shape) for name, shape in shapes if any(part in f"{name}." for part in inside))
         return prunable / self.costs.total
 
+    @functools.cached_property
     def legal_ratios(self) -> list[float]:
         """Every share that can be removed, ascending."""
-        ratios = [
-            self.costs.ratio(replace(widths, neurons=neurons))
-            for _, widths in self.options
-            for neurons in self.allowed_neurons
-        ]
-        return sorted(ratio for ratio in ratios if ratio > 0)
+        dense, neuron = self.config.intermediate_size, self.costs.neuron
+        fewer_neurons = [0, *(dense - kept for kept in range(self.step, dense, self.step))]
+        fewer_heads = [self.costs.removed(widths) for _, widths in self.options]
+        removed = {heads + neurons * neuron for heads in fewer_heads for neurons in fewer_neurons} - {0}
+        return sorted(count / self.costs.total for count in removed)
 
     def why_none(self) -> str:
         """Why nothing meets the ratio."""
         ratio, step = self.settings.ratio, self.step
-        legal = self.legal_ratios()
+        legal = self.legal_ratios
         if not legal:
             return "Nothing can be removed from this model: every layer has a single head and no neuron to spare."
         if ratio > legal[-1] and self.settings.heads is HeadPolicy.NONE:
@@ -288,6 +289,6 @@ class _Space:
         """An error that names the legal ratio nearest to the one asked for."""
         asked = self.settings.ratio
         # a ratio that is no number is near to none; the least is the safest to offer
-        nearest = min(self.legal_ratios(), key=lambda legal: abs(legal - asked), default=None)
+        nearest = min(self.legal_ratios, key=lambda legal: abs(legal - asked), default=None)
         advice = "" if nearest is None else f"\nThe nearest legal ratio is {nearest:.4f}."
         return RatioError(problem + advice, nearest=nearest)

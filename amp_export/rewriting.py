@@ -71,17 +71,13 @@ def rewrite(
         PlanError: The layers cannot be filled up.
         UnsupportedModelError: The layers of the checkpoint have widths of their own already.
     """
-    if raw_config.get("model_type") == RESIZED_MODEL_TYPE:
-        raise UnsupportedModelError(
-            f"The layers of this checkpoint have widths of their own already ({RESIZED_MODEL_TYPE}), and it cannot be "
-            "pruned again.\nPrune the dense model that it was made from, by a larger ratio."
-        )
+    _refuse_resized(raw_config)
     # code beside the dense checkpoint is not copied, so that the pruned one must not name it
     raw_config = {name: value for name, value in raw_config.items() if name != "auto_map"}
     problem = find_problem(config, widths)
     if problem is None:
         return _same_class(raw_config, config, widths)
-    if common_widths(config, widths) is not None and (found := _find_sibling(raw_config, config)) is not None:
+    if (found := _find_sibling(raw_config, config, widths)) is not None:
         return _sibling_class(raw_config, config, widths, *found, problem)
     if pad:
         return _padded(raw_config, config, widths, problem)
@@ -125,7 +121,17 @@ def common_widths(config: ModelConfig, widths: Sequence[LayerWidths]) -> LayerWi
 
 def is_stock(raw_config: Mapping[str, Any], config: ModelConfig, widths: LayerWidths) -> bool:
     """Whether some stock class can say these widths in every layer."""
-    return rewrite(raw_config, config, config.everywhere(widths)).is_stock
+    _refuse_resized(raw_config)
+    everywhere = config.everywhere(widths)
+    return find_problem(config, everywhere) is None or _find_sibling(raw_config, config, everywhere) is not None
+
+
+def _refuse_resized(raw_config: Mapping[str, Any]) -> None:
+    if raw_config.get("model_type") == RESIZED_MODEL_TYPE:
+        raise UnsupportedModelError(
+            f"The layers of this checkpoint have widths of their own already ({RESIZED_MODEL_TYPE}), and it cannot be "
+            "pruned again.\nPrune the dense model that it was made from, by a larger ratio."
+        )
 
 
 def _same_class(raw_config: Mapping[str, Any], config: ModelConfig, widths: Sequence[LayerWidths]) -> Rewrite:
@@ -139,7 +145,12 @@ def _same_class(raw_config: Mapping[str, Any], config: ModelConfig, widths: Sequ
     )
 
 
-def _find_sibling(raw_config: Mapping[str, Any], config: ModelConfig) -> tuple[Architecture, Mapping[str, Any]] | None:
+def _find_sibling(
+    raw_config: Mapping[str, Any], config: ModelConfig, widths: Sequence[LayerWidths]
+) -> tuple[Architecture, Mapping[str, Any]] | None:
+    """A class that computes the same and can say these widths, and the fields that it must be given for that."""
+    if common_widths(config, widths) is None:
+        return None
     fields = {**config.architecture.defaults, **raw_config}
     for sibling in config.architecture.siblings:
         if all(fields.get(name) == value for name, value in sibling.requires.items()):

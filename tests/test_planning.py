@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from amp_export.architectures import LayerWidths, ModelConfig, find_architecture
-from amp_export.budgets import RATIO_TOLERANCE, ModelCosts, PlanSettings, list_candidates
+from amp_export.budgets import RATIO_TOLERANCE, Candidate, ModelCosts, PlanSettings, head_options, list_candidates
 from amp_export.errors import PlanError, RatioError
 from amp_export.options import Allocation, HeadPolicy, TargetName
 from amp_export.planning import choose_candidate, keep_most_important, make_plan
@@ -137,6 +138,33 @@ def test_without_snapping_the_balanced_budget_is_met(ratio: float, heads: HeadPo
     plan = make_plan(raw, config, random_scores(config), PlanSettings(ratio, heads=heads, snap=1))
     assert abs(plan.achieved - ratio) <= RATIO_TOLERANCE
     assert not plan.notes
+
+
+@given(raw=configs, ratio=st.floats(0.01, 1.5), heads=st.sampled_from(HeadPolicy), snap=st.sampled_from([24, 64]))
+@settings(deadline=None, max_examples=50)
+def test_counts_and_ratios_are_the_nearest_of_all(
+    raw: dict[str, Any], ratio: float, heads: HeadPolicy, snap: int
+) -> None:
+    raw, config = llama(**raw)
+    costs, dense = ModelCosts.of(config), config.intermediate_size
+    allowed = [*range(snap, dense, snap), dense]
+    found: tuple[Candidate, ...] = ()
+    nearest: float | None = None
+    try:
+        found = list_candidates(raw, config, PlanSettings(ratio, heads=heads, snap=snap))
+    except RatioError as error:
+        nearest = error.nearest
+    except PlanError:
+        assume(False)
+    if not found:
+        options = head_options(config, heads)
+        every = [costs.ratio(replace(widths, neurons=kept)) for _, widths in options for kept in allowed]
+        legal = sorted(each for each in every if each > 0)
+        assert nearest == min(legal, key=lambda each: abs(each - ratio), default=None)
+    for candidate in found:
+        fewer_heads = replace(candidate.widths, neurons=dense)
+        exact = dense - (ratio - costs.ratio(fewer_heads)) / costs.step(1)
+        assert candidate.widths.neurons == min(allowed, key=lambda kept: abs(kept - exact))
 
 
 def test_snapping_that_misses_the_budget_says_why() -> None:

@@ -7,12 +7,12 @@ import torch
 from tiny_models import save_tiny_model
 
 from amp_export.architectures import LayerWidths, ModelConfig, find_architecture
-from amp_export.checkpoints import open_checkpoint
+from amp_export.checkpoints import open_checkpoint, read_config
 from amp_export.errors import PlanError
 from amp_export.loading import load_model
 from amp_export.plans import LayerPlan, Plan
 from amp_export.pruning import save_pruned
-from amp_export.rewriting import RewriteKind, rewrite
+from amp_export.rewriting import RewriteKind, is_stock, rewrite
 from amp_export.slicing import prune_module
 
 LLAMA_3_ROPE = {
@@ -77,6 +77,17 @@ def test_counts_are_written_under_the_names_of_the_family() -> None:
     rewritten = rewrite(raw, config, widths_of(config, 12, 12, 2000))
     assert rewritten.kind is RewriteKind.SAME_CLASS
     assert rewritten.config == {**raw, "n_head": 12, "n_inner": 2000}
+
+
+@pytest.mark.parametrize("model_type", ["llama", "mistral", "gpt2", "opt", "bert", "t5"])
+@pytest.mark.parametrize("heads", [1, 5, 7, 8])
+def test_whether_a_stock_class_can_say_counts_is_told_without_the_rewrite(
+    model_type: str, heads: int, tmp_path: Path
+) -> None:
+    sizes = {"num_attention_heads": 8, "num_key_value_heads": 8, "head_dim": 8, "hidden_size": 64}
+    raw, config = read_config(save_tiny_model(tmp_path / model_type, model_type, **sizes))
+    widths = LayerWidths(heads, heads, 24)
+    assert is_stock(raw, config, widths) == rewrite(raw, config, config.everywhere(widths)).is_stock
 
 
 @pytest.mark.parametrize(
