@@ -80,9 +80,10 @@ def benchmark_on_device(
     options = options or DeviceOptions()
     progress = progress or Silent()
     address = Address.parse(device)
-    manifest = Manifest.load(output)
-    earlier = open_report(output, manifest)
+    earlier = open_report(output, Manifest.load(output))
     found = _find_or_make(output, options, progress)
+    # a bundle that was made now stands in it
+    manifest = Manifest.load(output)
     connection = Connection(address, options.ssh_config)
     state = _prepare(connection, found, options)
     if not state.unpacked:

@@ -16,6 +16,7 @@ from loopback import SFTP_SERVER, SSHD, Loopback
 from typer.testing import CliRunner
 
 from amp_export import device_commands, devices
+from amp_export.checkpoints import hash_file
 from amp_export.cli import app
 from amp_export.device_reports import read_device_report
 from amp_export.devices import DeviceOptions, benchmark_on_device
@@ -196,6 +197,8 @@ def test_parity_that_fails_there_is_exit_code_1_here(device: Loopback, output: P
     result = CliRunner().invoke(app, [str(part) for part in command])
     assert result.exit_code == 1, result.stderr
     assert "holds other graphs than" in result.stderr
+    bundle = output / "bundle-cpu.tar.gz"
+    assert Manifest.load(output).files[bundle.name]["sha256"] == hash_file(bundle), "of the one that was made now"
     assert "parity of the pruned graph FAILS in 3 of 3 cases" in result.stderr
     section = next(iter((Report.load(output).devices or {}).values()))
     assert not section["holds"]
