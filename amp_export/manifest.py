@@ -12,7 +12,7 @@ from typing import Any
 from amp_export import __version__
 from amp_export.checkpoints import hash_file
 from amp_export.errors import NewerSchemaError, OutputError
-from amp_export.outputs import MANIFEST, replace_text
+from amp_export.outputs import MANIFEST, replace_text, require_directory
 
 SCHEMA = 1
 
@@ -109,11 +109,7 @@ class Manifest:
         Raises:
             OutputError: There is none, it is damaged, or it is from a newer version.
         """
-        if not folder.is_dir():
-            raise OutputError(
-                f"No such directory: {folder}\n"
-                f"Write it first: amp-export --to onnx --model MODEL --ratio R --output {folder}"
-            )
+        require_directory(folder)
         if not (folder / MANIFEST).is_file():
             raise OutputError(
                 f"{folder} holds no {MANIFEST}, so it is no output of amp-export.\n"

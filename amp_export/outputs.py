@@ -55,6 +55,19 @@ def check_output(output: Path, *, overwrite: bool) -> None:
         raise OutputError(f"{output} holds an earlier result.\nGive --overwrite to replace it, or another --output.")
 
 
+def require_directory(output: Path) -> None:
+    """Sees that an output directory that is read is there.
+
+    Raises:
+        OutputError: It is not.
+    """
+    if not output.is_dir():
+        raise OutputError(
+            f"No such directory: {output}\n"
+            f"Write it first: amp-export --to onnx --model MODEL --ratio R --output {output}"
+        )
+
+
 @contextmanager
 def staged_output(output: Path, *, overwrite: bool = False, extend: bool = False) -> Iterator[Path]:
     """Yields an empty directory beside `output` that takes its place when the block ends well.

@@ -15,6 +15,7 @@ from amp_export.checks import Against, Check
 from amp_export.device_reports import device_lines, device_verdict
 from amp_export.errors import OutputError
 from amp_export.manifest import Manifest, package_versions, read_document
+from amp_export.outputs import require_directory
 from amp_export.report_benchmarks import Row, benchmark_lines, benchmark_rows
 from amp_export.report_words import case_name, change, count_failed, holds_in_how_many, worst_error
 from amp_export.rewriting import RewriteKind
@@ -58,8 +59,7 @@ class Report:
         Raises:
             OutputError: There is none, it is damaged, or it is from another version.
         """
-        if not output.is_dir():
-            raise OutputError(f"No such directory: {output}")
+        require_directory(output)
         if not (output / JSON_NAME).is_file():
             raise OutputError(f"{output} holds no {JSON_NAME}: nothing was measured there yet.")
         content = read_document(output / JSON_NAME, newest=SCHEMA)

@@ -1,6 +1,6 @@
 """Builds an engine of a pruned model for a GPU that is not here, and looks at what it is: ci/engine.py OUT.
 
-OUT is what `amp-export --to onnx` wrote. `ci/bench/engines.py` builds for every compute capability, and measures.
+OUT is what `amp-export --to onnx` wrote. `ci/bench/engines.py` builds for more of them, and measures.
 """
 
 from __future__ import annotations
