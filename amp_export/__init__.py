@@ -11,16 +11,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from amp_export.benchmarking import BenchmarkReport, benchmark
-    from amp_export.budgets import PlanSettings
-    from amp_export.bundling import BundleResult, bundle
-    from amp_export.converting import ConvertOptions, convert
-    from amp_export.devices import DeviceOptions, benchmark_on_device
-    from amp_export.doctoring import Diagnosis, diagnose
+    from amp_export.api.benchmark import BenchmarkReport, benchmark
+    from amp_export.api.convert import ConvertOptions, convert
+    from amp_export.api.export import ExportResult, export
+    from amp_export.api.prune import PruneResult, prune
+    from amp_export.api.validate import validate
+    from amp_export.benchmarking.runners import Setup
+    from amp_export.benchmarking.workloads import Sweep
+    from amp_export.checkpoints.loading import register
+    from amp_export.devices.bundle import BundleResult, bundle
+    from amp_export.devices.remote import DeviceOptions, benchmark_on_device
+    from amp_export.doctor.diagnose import Diagnosis, diagnose
     from amp_export.errors import AmpExportError
-    from amp_export.exporters import Precision
-    from amp_export.exporting import ExportResult, export
-    from amp_export.loading import register
+    from amp_export.exporters.dispatch import Precision
     from amp_export.options import (
         Allocation,
         DeviceRuntime,
@@ -32,13 +35,10 @@ if TYPE_CHECKING:
         Uniform,
         Via,
     )
-    from amp_export.parity_results import ParityReport
-    from amp_export.plans import LayerPlan, Plan
-    from amp_export.pruning import PruneResult, prune
-    from amp_export.reporting import Report
-    from amp_export.runtimes import Setup
-    from amp_export.validation import validate
-    from amp_export.workloads import Sweep
+    from amp_export.parity.results import ParityReport
+    from amp_export.pruning.candidates import PlanSettings
+    from amp_export.pruning.plan import LayerPlan, Plan
+    from amp_export.reporting.report import Report
 
 __version__ = "0.1.0"
 
@@ -83,38 +83,38 @@ __all__ = [
 _HOMES = {
     "Allocation": "options",
     "AmpExportError": "errors",
-    "BenchmarkReport": "benchmarking",
-    "BundleResult": "bundling",
-    "ConvertOptions": "converting",
-    "DeviceOptions": "devices",
+    "BenchmarkReport": "api.benchmark",
+    "BundleResult": "devices.bundle",
+    "ConvertOptions": "api.convert",
+    "DeviceOptions": "devices.remote",
     "DeviceRuntime": "options",
-    "Diagnosis": "doctoring",
-    "ExportResult": "exporting",
+    "Diagnosis": "doctor.diagnose",
+    "ExportResult": "api.export",
     "Format": "options",
     "HeadPolicy": "options",
-    "LayerPlan": "plans",
-    "ParityReport": "parity_results",
+    "LayerPlan": "pruning.plan",
+    "ParityReport": "parity.results",
     "PerLayer": "options",
-    "Plan": "plans",
-    "PlanSettings": "budgets",
-    "Precision": "exporters",
-    "PruneResult": "pruning",
-    "Report": "reporting",
+    "Plan": "pruning.plan",
+    "PlanSettings": "pruning.candidates",
+    "Precision": "exporters.dispatch",
+    "PruneResult": "api.prune",
+    "Report": "reporting.report",
     "Runtime": "options",
-    "Setup": "runtimes",
-    "Sweep": "workloads",
+    "Setup": "benchmarking.runners",
+    "Sweep": "benchmarking.workloads",
     "TargetName": "options",
     "Uniform": "options",
     "Via": "options",
-    "benchmark": "benchmarking",
-    "benchmark_on_device": "devices",
-    "bundle": "bundling",
-    "convert": "converting",
-    "diagnose": "doctoring",
-    "export": "exporting",
-    "prune": "pruning",
-    "register": "loading",
-    "validate": "validation",
+    "benchmark": "api.benchmark",
+    "benchmark_on_device": "devices.remote",
+    "bundle": "devices.bundle",
+    "convert": "api.convert",
+    "diagnose": "doctor.diagnose",
+    "export": "api.export",
+    "prune": "api.prune",
+    "register": "checkpoints.loading",
+    "validate": "api.validate",
 }
 
 

@@ -63,7 +63,7 @@ class EngineRuntime(enum.StrEnum):
 
 
 class TargetName(enum.StrEnum):
-    """A device; its facts are in `amp_export.targets`."""
+    """A device; its facts are in `amp_export.hardware.targets`."""
 
     CPU = "cpu"
     ORIN_NANO = "orin-nano"

@@ -22,7 +22,7 @@ from filelock import FileLock
 from reload_server import ReloadServer
 from tiny_models import save_tiny_model, save_tiny_output, save_tiny_samples, save_tiny_tokenizer
 
-from amp_export import proving
+from amp_export.pruning import reload_check as proving
 
 MAKERS, LONG = ("test_cli_kinds.py",), ("test_families.py", "test_onnx_tracing.py", "test_cli.py", "test_ci.py")
 """Files whose tests make what others share, and files of tests that take long."""
@@ -100,8 +100,10 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Conve
     """Takes a tiny model of a family the whole way, once for all tests; nothing may change what it wrote."""
     from typer.testing import CliRunner
 
-    from amp_export import benchmark_rounds, converting, machine
+    from amp_export.api import convert as converting
+    from amp_export.api.benchmark import rounds as benchmark_rounds
     from amp_export.cli import app
+    from amp_export.hardware import machine
 
     # starting processes takes most of a tiny model's benchmark
     measure = functools.partial(converting.benchmark_models, launches=2)

@@ -13,7 +13,7 @@ import tempfile
 import traceback
 from pathlib import Path
 
-PROBE = Path(__file__).parents[1] / "amp_export/reload_probe.py"
+PROBE = Path(__file__).parents[1] / "amp_export/pruning/reload_probe.py"
 
 
 class ReloadServer:

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from amp_export.checks import Against, Check
-from amp_export.gains import PhaseResult
-from amp_export.manifest import Manifest, SourceRecord
-from amp_export.plans import LayerPlan, Plan
-from amp_export.reporting import Report
-from amp_export.scoring import Scores
+from amp_export.benchmarking.statistics import PhaseResult
+from amp_export.outputs.manifest import Manifest, SourceRecord
+from amp_export.pruning.plan import LayerPlan, Plan
+from amp_export.pruning.scoring import Scores
+from amp_export.reporting.checks import Against, Check
+from amp_export.reporting.report import Report
 
 LAYERS, HEADS, GROUPS, NEURONS = 30, 9, 3, 96
 

@@ -19,7 +19,7 @@ from amp_export.architectures import (
     tensor_shapes,
 )
 from amp_export.architectures._facts import MAY_BE_IGNORED
-from amp_export.checkpoints import read_config
+from amp_export.checkpoints.reading import read_config
 from amp_export.errors import ModelError, UnsupportedModelError
 
 SMALL = {

@@ -20,12 +20,12 @@ from tiny_models import save_tiny_model, save_tiny_tokenizer
 from typer.testing import CliRunner
 
 from amp_export.architectures import find_architecture
-from amp_export.checking import check_known_fields
-from amp_export.checkpoints import SINGLE, open_checkpoint, read_config
+from amp_export.checkpoints.known_fields import check_known_fields
+from amp_export.checkpoints.loading import load_model, load_tokenizer
+from amp_export.checkpoints.reading import SINGLE, open_checkpoint, read_config
+from amp_export.checkpoints.sources import resolve_model
 from amp_export.cli import app
 from amp_export.errors import ModelError, UnsupportedModelError
-from amp_export.loading import load_model, load_tokenizer
-from amp_export.sources import resolve_model
 
 Change = Callable[[Path], object]
 
@@ -120,8 +120,8 @@ def test_it_is_refused_with_what_to_do_and_the_output_is_untouched(case: str, fo
 
 
 def test_every_class_and_config_in_the_advice_is_one_of_transformers() -> None:
-    from amp_export.adapters import _AUTO_CLASSES
-    from amp_export.dequantizing import _CONFIGS
+    from amp_export.checkpoints.adapters import _AUTO_CLASSES
+    from amp_export.checkpoints.quantized import _CONFIGS
 
     for name in (*_AUTO_CLASSES.values(), *_CONFIGS.values()):
         assert hasattr(transformers, name), name
@@ -140,7 +140,7 @@ def test_a_field_that_is_declared_and_not_known_is_refused(folder: Path) -> None
 
 
 def test_pruning_checks_the_fields(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from amp_export import pruning
+    from amp_export.api import prune as pruning
 
     def refuse(*_: object) -> None:
         raise UnsupportedModelError("a field")
@@ -301,8 +301,8 @@ def test_tied_weights_stay_tied(model_type: str, tmp_path: Path) -> None:
 
 
 def test_shards_are_read_and_written(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from amp_export import pruning
-    from amp_export.checkpoints import write_checkpoint
+    from amp_export.api import prune as pruning
+    from amp_export.checkpoints.reading import write_checkpoint
 
     whole = load_model(folder)
     whole.save_pretrained(tmp_path / "sharded", max_shard_size="20KB")

@@ -15,12 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from amp_export.baselines import SCHEMA, Baseline, compare_baseline
 from amp_export.cli import app
 from amp_export.errors import OutputError, RequestError
-from amp_export.metrics import METRICS, Value, find_metric
 from amp_export.options import Format
-from amp_export.reporting import Report
+from amp_export.reporting.baselines import SCHEMA, Baseline, compare_baseline
+from amp_export.reporting.metrics import METRICS, Value, find_metric
+from amp_export.reporting.report import Report
 
 
 def baseline(**metrics: Value) -> Baseline:
@@ -149,7 +149,7 @@ def test_validate_writes_a_baseline_and_fails_on_what_got_worse(
 
 
 def test_a_run_that_fails_is_no_baseline(converted: Callable[[str], Converted], tmp_path: Path) -> None:
-    from amp_export.cli.checks import Checks
+    from amp_export.cli.gates import Checks
 
     output, file = converted("llama").output, tmp_path / "baseline.json"
     report = Report.load(output)

@@ -13,20 +13,21 @@ from pathlib import Path
 import pytest
 from tiny_models import save_tiny_model
 
-from amp_export import benchmark_rounds, machine
+from amp_export.api.benchmark import benchmark_models
+from amp_export.api.benchmark import rounds as benchmark_rounds
 from amp_export.architectures import parameter_count
-from amp_export.benchmark_processes import start_worker
-from amp_export.benchmark_timing import Round, draw_inputs
-from amp_export.benchmarking import benchmark_models
-from amp_export.checkpoints import open_checkpoint, read_config
+from amp_export.benchmarking.processes import start_worker
+from amp_export.benchmarking.roofline import step_bytes, weight_bytes_per_token
+from amp_export.benchmarking.runners import Setup
+from amp_export.benchmarking.statistics import Conclusion
+from amp_export.benchmarking.timing import Round, draw_inputs
+from amp_export.benchmarking.workloads import Sweep, Workload
+from amp_export.checkpoints.reading import open_checkpoint, read_config
 from amp_export.errors import AmpExportError, ModelError, RequestError
-from amp_export.exporters import Precision, Provider
+from amp_export.exporters.dispatch import Precision, Provider
 from amp_export.exporters.onnx import export
-from amp_export.gains import Conclusion
+from amp_export.hardware import machine
 from amp_export.options import Runtime
-from amp_export.rooflines import step_bytes, weight_bytes_per_token
-from amp_export.runtimes import Setup
-from amp_export.workloads import Sweep, Workload
 
 TASK = Round(Workload(batch_size=2, prompt_tokens=8, decode_tokens=3), vocab_size=101, seed=0)
 ONE = Setup(threads=1)
@@ -137,8 +138,8 @@ def test_works_from_a_script_without_a_main_guard(dense: Path, pruned: Path, tmp
     script = tmp_path / "script.py"
     script.write_text(
         f"import sys\nsys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
-        "from pathlib import Path\nfrom amp_export.benchmark_processes import start_worker\n"
-        "from amp_export.runtimes import Setup\n"
+        "from pathlib import Path\nfrom amp_export.benchmarking.processes import start_worker\n"
+        "from amp_export.benchmarking.runners import Setup\n"
         f"with start_worker(Path({str(dense)!r}), Setup(threads=1)) as worker:\n    print(worker.ready.threads)\n"
     )
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}

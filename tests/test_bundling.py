@@ -15,15 +15,15 @@ from conftest import Bundled
 from onnx import helper
 from typer.testing import CliRunner
 
-from amp_export.archives import read_first, write_archive
-from amp_export.bundling import bundle, choose_opset, find_bundle, is_current
-from amp_export.checkpoints import open_checkpoint
+from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.cli import app
+from amp_export.devices.archives import read_first, write_archive
+from amp_export.devices.bundle import bundle, choose_opset, find_bundle, is_current
+from amp_export.devices.references import reference_cases
 from amp_export.errors import OutputError, RequestError, UnsupportedModelError
-from amp_export.exporters import Opset, Precision
+from amp_export.exporters.dispatch import Opset, Precision
 from amp_export.exporters.limits import Limits
 from amp_export.options import TargetName
-from amp_export.references import reference_cases
 
 SCRIPTS = sorted(
     file.name for file in files("amp_export.exporters.tensorrt.device").iterdir() if file.name.endswith(".py")

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amp_export import calibration
-from amp_export.calibration import DATASET, Calibration, load_calibration
 from amp_export.errors import CalibrationError
+from amp_export.inputs import texts as calibration
+from amp_export.inputs.texts import DATASET, Calibration, load_calibration
 
 
 def write(folder: Path, name: str, content: str | bytes) -> Path:

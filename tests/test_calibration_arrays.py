@@ -9,7 +9,10 @@ from safetensors.torch import save_file
 from tiny_models import save_tiny_model
 
 from amp_export.architectures import ModelConfig
-from amp_export.calibration_arrays import (
+from amp_export.checkpoints.loading import load_model
+from amp_export.checkpoints.reading import read_config
+from amp_export.errors import CalibrationError
+from amp_export.inputs.arrays import (
     BATCH_SAMPLES,
     SampleArrays,
     check_arrays,
@@ -17,10 +20,7 @@ from amp_export.calibration_arrays import (
     read_arrays,
     write_greedily,
 )
-from amp_export.checkpoints import read_config
-from amp_export.errors import CalibrationError
-from amp_export.loading import load_model
-from amp_export.scoring import score_batches
+from amp_export.pruning.scoring import score_batches
 
 IMAGES = np.random.default_rng(0).standard_normal((6, 3, 12, 12), np.float32)
 SOUNDS = np.random.default_rng(0).standard_normal((3, 8, 24), np.float32)

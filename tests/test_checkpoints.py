@@ -11,7 +11,8 @@ import torch
 from safetensors.numpy import load_file, save_file
 from tiny_models import save_tiny_model
 
-from amp_export.checkpoints import (
+from amp_export.checkpoints.loading import load_model
+from amp_export.checkpoints.reading import (
     check_finite,
     hash_weights,
     open_checkpoint,
@@ -20,7 +21,6 @@ from amp_export.checkpoints import (
     write_checkpoint,
 )
 from amp_export.errors import ModelError, UnsupportedModelError
-from amp_export.loading import load_model
 
 
 @pytest.fixture

@@ -14,17 +14,17 @@ from typer.testing import CliRunner
 
 from amp_export import PlanSettings, diagnose
 from amp_export.architectures import find_architecture, supported_model_types
-from amp_export.checkpoints import read_config
+from amp_export.checkpoints.reading import read_config
 from amp_export.cli import app
-from amp_export.compatibility import EDGE_LLM, LLAMA_CPP, RUNTIMES, VLLM, Status
+from amp_export.doctor.loaders import EDGE_LLM, LLAMA_CPP, RUNTIMES, VLLM, Status
+from amp_export.doctor.verdicts import Verdict
 from amp_export.errors import PlanError
-from amp_export.exporters import Precision
+from amp_export.exporters.dispatch import Precision
+from amp_export.hardware.targets import TARGETS
 from amp_export.options import HeadPolicy, PerLayer, TargetName, Uniform
-from amp_export.planning import make_plan
-from amp_export.rewriting import RewriteKind, rewrite
-from amp_export.scoring import Scores
-from amp_export.targets import TARGETS
-from amp_export.verdicts import Verdict
+from amp_export.pruning.planning import make_plan
+from amp_export.pruning.rewriting import RewriteKind, rewrite
+from amp_export.pruning.scoring import Scores
 
 SEVEN_B = {
     "hidden_size": 4096,

@@ -13,15 +13,15 @@ import pytest
 from onnx import helper, numpy_helper
 from tiny_models import save_tiny_model, save_tiny_tokenizer
 
-from amp_export.checkpoints import open_checkpoint
+from amp_export.api.validate import compare
+from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.errors import RequestError
-from amp_export.explaining import Explanation, explain, look_into
-from amp_export.exporters import Opset, Precision
+from amp_export.exporters.dispatch import Opset, Precision
 from amp_export.exporters.onnx import export
-from amp_export.parity_cases import Case
-from amp_export.parity_files import read_cases
+from amp_export.parity.case_files import read_cases
+from amp_export.parity.decoder_cases import Case
+from amp_export.parity.explain.explanation import Explanation, explain, look_into
 from amp_export.progress import Silent
-from amp_export.validation import compare
 
 CASE = Case("padded batch", (4, 9), decode_steps=2)
 LAYER = 1
@@ -198,8 +198,8 @@ def test_a_graph_that_is_right_has_nothing_to_explain(tmp_path: Path, model_type
 def test_the_command_names_the_place_and_draws_how_the_error_grows(checkpoint: Path, tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
+    from amp_export.api.export import export as export_whole
     from amp_export.cli import app
-    from amp_export.exporting import export as export_whole
 
     output = tmp_path / "out"
     export_whole(checkpoint, output=output)

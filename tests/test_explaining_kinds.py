@@ -20,22 +20,22 @@ from test_parity_encoders import swap_heads, wrong_model
 from tiny_models import save_tiny_model, save_tiny_tokenizer
 from typer.testing import CliRunner
 
+from amp_export.api.validate import compare, compare_foreign
 from amp_export.architectures import Kind, supported_model_types
-from amp_export.checkpoints import open_checkpoint
+from amp_export.checkpoints.loading import load_model, module_names
+from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.cli import app
 from amp_export.errors import UnsupportedModelError
-from amp_export.explaining import Explanation, explain, look_into
 from amp_export.exporters.onnx import export
-from amp_export.exporters.onnx.foreign import foreign_files
-from amp_export.exporters.onnx.scopes import SCOPES, Scoped, enclosing, module_values, returned_values
+from amp_export.exporters.onnx.introspection.scopes import SCOPES, Scoped, enclosing, module_values, returned_values
 from amp_export.exporters.onnx.sessions import DECODER, DECODER_WITH_PAST, ENCODER, exported_graphs
-from amp_export.loading import load_model, module_names
-from amp_export.parity_encoders import EncoderCase
-from amp_export.parity_seq2seq import WritingCase
+from amp_export.exporters.onnx.third_party import foreign_files
+from amp_export.parity.encoder_cases import EncoderCase
+from amp_export.parity.explain.explanation import Explanation, explain, look_into
+from amp_export.parity.seq2seq_cases import WritingCase
 from amp_export.progress import Silent
-from amp_export.report_sections import parity_section
-from amp_export.report_words import by_graph
-from amp_export.validation import compare, compare_foreign
+from amp_export.reporting.html.sections import parity_section
+from amp_export.reporting.wording import by_graph
 
 Change = Callable[[Any], Any]
 
@@ -316,7 +316,7 @@ def test_names_of_modules_are_those_of_the_model(model_type: str, tmp_path: Path
 
 
 def test_of_several_tensors_that_are_alike_none_is_taken_for_the_result() -> None:
-    from amp_export.explaining_values import _returned
+    from amp_export.parity.explain.values import _returned
 
     one, other = torch.ones(2, 3), torch.ones(2, 4)
     assert _returned(one) is one

@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 from tiny_models import BUILDABLE, save_tiny_model
 
 from amp_export.architectures import LayerWidths, ModelConfig, find_architecture, parameter_count
-from amp_export.checkpoints import open_checkpoint
+from amp_export.architectures._footprint import cached_numbers, parameters_read, seen_numbers
+from amp_export.benchmarking.roofline import weight_bytes_per_token
+from amp_export.checkpoints.reading import open_checkpoint
+from amp_export.doctor.memory import Fit, Fitting, Room, Subject, can_fit, fit_models
 from amp_export.errors import RequestError
-from amp_export.exporters import Precision
+from amp_export.exporters.dispatch import Precision
 from amp_export.exporters.limits import Limits, choose_limits
 from amp_export.exporters.onnx import export
-from amp_export.fitting import Fit, Fitting, Room, Subject, can_fit, fit_models
-from amp_export.footprints import cached_numbers, parameters_read, seen_numbers
 from amp_export.options import TargetName
-from amp_export.rooflines import weight_bytes_per_token
 
 GPUS = [name for name in TargetName if name is not TargetName.CPU]
 

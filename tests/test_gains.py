@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amp_export.gains import Conclusion, PhaseResult, Timing, bootstrap_speedup, conclude
+from amp_export.benchmarking.statistics import Conclusion, PhaseResult, Timing, bootstrap_speedup, conclude
 
 SECONDS = st.floats(1e-6, 1e3)
 ROUNDS = st.integers(1, 5).flatmap(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from amp_export.gpus import Gpu, GpuState, find_gpu, read_state
+from amp_export.hardware.gpus import Gpu, GpuState, find_gpu, read_state
 
 
 class NvmlError(Exception):

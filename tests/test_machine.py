@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from amp_export.machine import Machine, read_bandwidth
+from amp_export.hardware.machine import Machine, read_bandwidth
 
 
 def test_machine_is_described() -> None:
@@ -18,7 +18,7 @@ def test_machine_is_described() -> None:
 
 def test_peak_memory_counts_what_was_held_and_does_not_fall_after() -> None:
     program = """
-from amp_export.machine import peak_memory_bytes
+from amp_export.hardware.machine import peak_memory_bytes
 before = peak_memory_bytes()
 held = bytearray(100 << 20)
 during = peak_memory_bytes()

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from amp_export.errors import OutputError
-from amp_export.manifest import Manifest, SourceRecord, package_versions
-from amp_export.outputs import MANIFEST
-from amp_export.reporting import JSON_NAME, Report
+from amp_export.outputs.manifest import Manifest, SourceRecord, package_versions
+from amp_export.outputs.staging import MANIFEST
+from amp_export.reporting.report import JSON_NAME, Report
 
 MANIFEST_OF_A_MODEL = Manifest(source=SourceRecord("demo", "/models/demo", "ab"), config_before={"hidden_size": 4})
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
-from amp_export.loading import load_model
-from amp_export.noise import DISTURBED_RUNS, disturbed, draw_rounding
+from amp_export.checkpoints.loading import load_model
+from amp_export.parity.noise import DISTURBED_RUNS, disturbed, draw_rounding
 
 TOKENS = torch.tensor([[5, 6, 7, 8, 9]])
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from amp_export import converting
+from amp_export.api import convert as converting
 from amp_export.errors import RequestError
 from amp_export.options import Format
 
@@ -53,7 +53,7 @@ def test_it_runs_the_command_line_with_its_exit_codes(tiny_llama: Path, tmp_path
 def test_every_word_arrives_and_onnx_is_what_it_exports_to(
     monkeypatch: pytest.MonkeyPatch, words: list[str], to: Format
 ) -> None:
-    from amp_export.optimum_command import AmpExportCommand
+    from amp_export.integrations.optimum import AmpExportCommand
 
     found: dict[str, Any] = {}
 

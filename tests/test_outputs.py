@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from amp_export import outputs
 from amp_export.errors import OutputError
-from amp_export.outputs import MANIFEST, check_output, staged_output
+from amp_export.outputs.staging import MANIFEST, check_output, staged_output
+from amp_export.outputs.staging import staging as outputs
 
 
 @pytest.fixture
@@ -100,9 +100,9 @@ def test_a_checkpoint_that_does_not_fit_is_reported(ours: Path) -> None:
         import resource, sys
         from pathlib import Path
         import numpy as np
-        from amp_export.checkpoints import write_checkpoint
+        from amp_export.checkpoints.reading import write_checkpoint
         from amp_export.errors import OutputError
-        from amp_export.outputs import staged_output
+        from amp_export.outputs.staging import staged_output
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
         try:
             with staged_output(Path({str(ours)!r}), overwrite=True) as folder:
@@ -122,7 +122,7 @@ def test_a_killed_run_leaves_the_old_result_and_the_next_one_cleans_up(ours: Pat
     script = textwrap.dedent(f"""
         import time
         from pathlib import Path
-        from amp_export.outputs import staged_output
+        from amp_export.outputs.staging import staged_output
         with staged_output(Path({str(ours)!r}), overwrite=True) as folder:
             (folder / "half").write_text("half")
             print("ready", flush=True)

@@ -11,12 +11,13 @@ import torch
 from conftest import Converted
 from tiny_models import save_tiny_model
 
+from amp_export.api.validate import NOISE_FACTOR, compare
 from amp_export.architectures import ModelConfig
-from amp_export.checkpoints import open_checkpoint, read_config
-from amp_export.exporters import Precision
+from amp_export.checkpoints.loading import load_model
+from amp_export.checkpoints.reading import open_checkpoint, read_config
+from amp_export.exporters.dispatch import Precision
 from amp_export.exporters.onnx import trace
-from amp_export.loading import load_model
-from amp_export.parity_encoders import (
+from amp_export.parity.encoder_cases import (
     EncoderCase,
     encoder_cases,
     replay_encoder,
@@ -25,7 +26,6 @@ from amp_export.parity_encoders import (
     torch_encoder,
 )
 from amp_export.progress import Silent
-from amp_export.validation import NOISE_FACTOR, compare
 
 POOL = np.arange(4, 90)
 

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from amp_export.parity_metrics import agree
+from amp_export.parity.metrics import agree
 
 
 def test_a_divergence_of_what_is_no_number_is_none() -> None:

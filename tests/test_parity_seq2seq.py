@@ -10,14 +10,14 @@ from conftest import Converted
 from test_parity_encoders import wrong_model
 from tiny_models import save_tiny_model
 
+from amp_export.api.validate import compare
 from amp_export.architectures import ModelConfig, find_architecture
-from amp_export.checkpoints import read_config
-from amp_export.exporters import Precision
-from amp_export.exporters.encoder_decoders import GraphEncoderDecoder
+from amp_export.checkpoints.reading import read_config
+from amp_export.exporters.dispatch import Precision
+from amp_export.exporters.models.encoder_decoder import GraphEncoderDecoder
 from amp_export.exporters.onnx import run
-from amp_export.parity_seq2seq import WritingCase, graph_writer, replay_writing, writing_cases
+from amp_export.parity.seq2seq_cases import WritingCase, graph_writer, replay_writing, writing_cases
 from amp_export.progress import Silent
-from amp_export.validation import compare
 
 pytest.importorskip("onnxscript", reason="onnxscript is not installed")
 

@@ -9,13 +9,20 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from amp_export.architectures import LayerWidths, ModelConfig, find_architecture
-from amp_export.budgets import RATIO_TOLERANCE, Candidate, ModelCosts, PlanSettings, head_options, list_candidates
 from amp_export.errors import PlanError, RatioError
 from amp_export.options import Allocation, HeadPolicy, TargetName
-from amp_export.planning import choose_candidate, keep_most_important, make_plan
-from amp_export.plans import check_fit, removed_ratio
-from amp_export.rewriting import RewriteKind, rewrite
-from amp_export.scoring import Scores
+from amp_export.pruning.candidates import (
+    RATIO_TOLERANCE,
+    Candidate,
+    ModelCosts,
+    PlanSettings,
+    head_options,
+    list_candidates,
+)
+from amp_export.pruning.plan import check_fit, removed_ratio
+from amp_export.pruning.planning import choose_candidate, keep_most_important, make_plan
+from amp_export.pruning.rewriting import RewriteKind, rewrite
+from amp_export.pruning.scoring import Scores
 
 LLAMA_2_7B = {
     "vocab_size": 32000,

@@ -9,7 +9,7 @@ import pytest
 
 from amp_export.architectures import ModelConfig, find_architecture
 from amp_export.errors import PlanError
-from amp_export.plans import LayerPlan, Plan
+from amp_export.pruning.plan import LayerPlan, Plan
 
 RAW = {
     "vocab_size": 50,

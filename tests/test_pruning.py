@@ -11,8 +11,10 @@ import torch
 from safetensors.numpy import load_file
 from transformers import AutoTokenizer
 
-import amp_export.pruning
-from amp_export.checkpoints import open_checkpoint
+import amp_export.api.prune
+from amp_export.api.prune import PruneResult, prune
+from amp_export.checkpoints.loading import load_model, load_tokenizer
+from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.errors import (
     AmpExportError,
     CalibrationError,
@@ -23,13 +25,11 @@ from amp_export.errors import (
     RequestError,
     VerificationError,
 )
-from amp_export.loading import load_model, load_tokenizer
-from amp_export.manifest import Manifest
 from amp_export.options import HeadPolicy, Uniform
-from amp_export.plans import Plan
-from amp_export.proving import Expectation, ReloadProof, expect, prove_reload
-from amp_export.pruning import PruneResult, prune
-from amp_export.scoring import tokenize
+from amp_export.outputs.manifest import Manifest
+from amp_export.pruning.plan import Plan
+from amp_export.pruning.reload_check import Expectation, ReloadProof, expect, prove_reload
+from amp_export.pruning.scoring import tokenize
 
 
 @pytest.fixture(scope="module")
@@ -88,14 +88,14 @@ def test_the_tokenizer_travels_along(pruned: tuple[Path, PruneResult], tiny_llam
 @pytest.fixture
 def without_proof(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves out the second process, which takes seconds to import torch; other tests run it."""
-    monkeypatch.setattr(amp_export.pruning, "prove_reload", lambda *_, **__: ReloadProof("left out", 0, 0))
+    monkeypatch.setattr(amp_export.api.prune, "prove_reload", lambda *_, **__: ReloadProof("left out", 0, 0))
 
 
 @pytest.mark.usefixtures("without_proof")
 def test_one_scoring_serves_another_ratio(
     pruned: tuple[Path, PruneResult], tiny_llama: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(amp_export.pruning, "score", lambda *_, **__: pytest.fail("scored again"))
+    monkeypatch.setattr(amp_export.api.prune, "score", lambda *_, **__: pytest.fail("scored again"))
     scores = pruned[0] / "scores.safetensors"
     result = prune(tiny_llama, output=tmp_path / "out", ratio=0.3, snap=1, calibration=prompts, scores=scores)
     assert result.plan.achieved > pruned[1].plan.achieved
@@ -152,9 +152,11 @@ def test_a_checkpoint_that_computes_something_else_fails_the_proof(
 
 @pytest.mark.usefixtures("own_process")
 def test_the_probe_cannot_import_this_package(tmp_path: Path) -> None:
-    blocked = "from amp_export import reload_probe; reload_probe.forbid_amp_export(); import amp_export.plans"
+    blocked = (
+        "from amp_export.pruning import reload_probe; reload_probe.forbid_amp_export(); import amp_export.pruning.plan"
+    )
     finished = subprocess.run([sys.executable, "-c", blocked], capture_output=True, text=True, check=False)
-    assert "amp_export.plans must not be needed to load a pruned checkpoint" in finished.stderr
+    assert "amp_export.pruning.plan must not be needed to load a pruned checkpoint" in finished.stderr
     inputs = {"input_ids": torch.zeros(1, 1, dtype=torch.int64)}
     expected = Expectation(inputs, torch.zeros(1, 1, 1), [], "AutoModelForCausalLM")
     (tmp_path / "config.json").write_text('{"model_type": "no such type"}')

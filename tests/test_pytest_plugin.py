@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import Converted
 
-from amp_export import pytest_plugin
+from amp_export.integrations import pytest_plugin
 
 EXAMPLE = Path(__file__).parents[1] / "examples/test_parity.py"
 
@@ -92,7 +92,7 @@ def test_the_slow_tests_can_be_left_out(team: Path) -> None:
 
 def test_loading_it_imports_nothing_heavy() -> None:
     code = (
-        "import sys, pytest; before = set(sys.modules); import amp_export.pytest_plugin;"
+        "import sys, pytest; before = set(sys.modules); import amp_export.integrations.pytest_plugin;"
         "new = [name for name in set(sys.modules) - before if not name.startswith('amp_export')];"
         "assert not new[5:], new"
     )

@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 from amp_export.cli import app
 from amp_export.errors import RequestError
 from amp_export.options import ReportFormat
-from amp_export.report_comparison import compare_outputs
-from amp_export.report_files import write_forms
-from amp_export.reporting import Report
+from amp_export.reporting.comparison import compare_outputs
+from amp_export.reporting.files import write_forms
+from amp_export.reporting.report import Report
 
 runner = CliRunner()
 
@@ -189,7 +189,7 @@ def test_a_directory_that_cannot_be_written_to_is_named(outputs: list[Path], mon
     def refuse(file: Path, text: str) -> None:
         raise PermissionError(13, "Permission denied", str(file))
 
-    monkeypatch.setattr("amp_export.report_files.replace_text", refuse)
+    monkeypatch.setattr("amp_export.reporting.files.replace_text", refuse)
     refused = run(outputs[0], "--format", "md")
     assert refused.exit_code == 2
     assert "cannot be written: Permission denied" in refused.stderr

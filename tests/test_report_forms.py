@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sample_reports import bare_report, case, encoder_report, full_report, parity
 
-from amp_export.metrics import measure
-from amp_export.report_findings import findings, headline
-from amp_export.report_junit import to_junit
-from amp_export.report_markdown import to_markdown
-from amp_export.reporting import Report
+from amp_export.reporting.findings import findings, headline
+from amp_export.reporting.junit import to_junit
+from amp_export.reporting.markdown import to_markdown
+from amp_export.reporting.metrics import measure
+from amp_export.reporting.report import Report
 
 SCHEMA = {
     "testsuites": ({"name", "time", "tests", "failures", "errors"}, {"testsuite"}),

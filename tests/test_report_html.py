@@ -16,16 +16,16 @@ import pytest
 import sample_reports
 from sample_reports import bare_report, encoder_report, full_report, manifest, save_layers
 
-from amp_export import report_commands
-from amp_export import report_palette as palette
 from amp_export.errors import MissingExtraError, OutputError
-from amp_export.manifest import Manifest
 from amp_export.options import ReportFormat
-from amp_export.report_commands import commands
-from amp_export.report_files import save_report, update_report, write_forms
-from amp_export.report_html import to_html
-from amp_export.report_layers import layer_counts, read_importance
-from amp_export.reporting import Report
+from amp_export.outputs.manifest import Manifest
+from amp_export.reporting import reproduce as report_commands
+from amp_export.reporting.files import save_report, update_report, write_forms
+from amp_export.reporting.html import palette
+from amp_export.reporting.html.page import to_html
+from amp_export.reporting.layers import layer_counts, read_importance
+from amp_export.reporting.report import Report
+from amp_export.reporting.reproduce import commands
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")
 
@@ -165,7 +165,7 @@ def test_the_same_report_gives_the_same_bytes_in_another_process(scored: Path) -
     report = encoder_report()
     code = (
         "import sys; from pathlib import Path; from sample_reports import encoder_report as report, manifest;"
-        "from amp_export.report_html import to_html;"
+        "from amp_export.reporting.html.page import to_html;"
         "sys.stdout.buffer.write(to_html(report(), manifest(report()), Path(sys.argv[1])).encode())"
     )
     environment = {"PYTHONPATH": str(Path(__file__).parent), "PYTHONHASHSEED": "7", "PATH": "/nowhere"}

@@ -17,17 +17,17 @@ from tiny_models import save_tiny_model, save_tiny_tokenizer
 from transformers import PreTrainedModel
 from typer.testing import CliRunner
 
-from amp_export import modeling_amp
+from amp_export.api.prune import save_pruned
 from amp_export.architectures import RESIZED_MODEL_TYPE, Kind, ModelConfig, supported_model_types
-from amp_export.checkpoints import open_checkpoint
+from amp_export.checkpoints import modeling_amp
+from amp_export.checkpoints.loading import load_model, load_tokenizer, register
+from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.cli import app
 from amp_export.errors import ModelError
-from amp_export.loading import load_model, load_tokenizer, register
-from amp_export.plans import LayerPlan, Plan
-from amp_export.proving import expect, prove_reload
-from amp_export.pruning import save_pruned
-from amp_export.rewriting import RewriteKind, rewrite
-from amp_export.slicing import prune_module
+from amp_export.pruning.plan import LayerPlan, Plan
+from amp_export.pruning.reload_check import expect, prove_reload
+from amp_export.pruning.rewriting import RewriteKind, rewrite
+from amp_export.pruning.slicing import prune_module
 
 TOKENS = torch.tensor([[5, 9, 2, 6, 5, 3, 5, 8], [9, 7, 9, 3, 2, 3, 8, 4]])
 

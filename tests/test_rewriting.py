@@ -6,14 +6,14 @@ import pytest
 import torch
 from tiny_models import save_tiny_model
 
+from amp_export.api.prune import save_pruned
 from amp_export.architectures import LayerWidths, ModelConfig, find_architecture
-from amp_export.checkpoints import open_checkpoint, read_config
+from amp_export.checkpoints.loading import load_model
+from amp_export.checkpoints.reading import open_checkpoint, read_config
 from amp_export.errors import PlanError
-from amp_export.loading import load_model
-from amp_export.plans import LayerPlan, Plan
-from amp_export.pruning import save_pruned
-from amp_export.rewriting import RewriteKind, is_stock, rewrite
-from amp_export.slicing import prune_module
+from amp_export.pruning.plan import LayerPlan, Plan
+from amp_export.pruning.rewriting import RewriteKind, is_stock, rewrite
+from amp_export.pruning.slicing import prune_module
 
 LLAMA_3_ROPE = {
     "rope_type": "llama3",

@@ -12,12 +12,12 @@ import torch
 from tiny_models import save_tiny_model
 from torch._dynamo.testing import CompileCounter
 
-from amp_export.checkpoints import open_checkpoint, read_config
+from amp_export.benchmarking.runners import genai
+from amp_export.benchmarking.runners.pytorch import TorchDecoder, TorchWriter
+from amp_export.checkpoints.loading import load_model
+from amp_export.checkpoints.reading import open_checkpoint, read_config
 from amp_export.errors import RequestError
 from amp_export.exporters.onnx import export
-from amp_export.loading import load_model
-from amp_export.runtimes import genai
-from amp_export.runtimes.pytorch import TorchDecoder, TorchWriter
 
 PROMPT = np.array([[5, 6, 7, 8], [9, 10, 11, 12]])
 TOKENS = np.array([[13, 14, 15], [16, 17, 18]])

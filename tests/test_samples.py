@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from tiny_models import save_tiny_model
 
-from amp_export.checkpoints import read_config
-from amp_export.samples import input_name, random_inputs, signal_shape
+from amp_export.checkpoints.reading import read_config
+from amp_export.inputs.random import input_name, random_inputs, signal_shape
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ from tiny_models import save_tiny_model
 from transformers import PreTrainedModel
 
 from amp_export.architectures import ModelConfig, find_architecture
-from amp_export.checkpoints import open_checkpoint
+from amp_export.checkpoints.loading import load_model
+from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.errors import CalibrationError, ModelError
-from amp_export.loading import load_model
-from amp_export.recording import head_contributions
-from amp_export.scoring import Scores, batches, score_tokens
+from amp_export.pruning.hooks import head_contributions
+from amp_export.pruning.scoring import Scores, batches, score_tokens
 
 PROMPTS = [[3, 1, 4, 1, 5, 9], [2, 7], [1] * 23, [8, 2, 8, 1, 8, 2, 8, 4, 5, 9, 0]]
 

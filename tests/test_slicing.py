@@ -10,22 +10,22 @@ import torch
 from family_runner import PROMPTS, mask, measured_scores, run
 from tiny_models import save_tiny_model
 
+from amp_export.api.prune import save_pruned
 from amp_export.architectures import (
     ModelConfig,
     find_architecture,
     parameter_count,
     supported_model_types,
 )
-from amp_export.budgets import PlanSettings
-from amp_export.checkpoints import open_checkpoint
+from amp_export.checkpoints.loading import load_model
+from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.errors import AmpExportError
-from amp_export.loading import load_model
 from amp_export.options import HeadPolicy
-from amp_export.planning import make_plan
-from amp_export.pruning import save_pruned
-from amp_export.rewriting import rewrite
-from amp_export.scoring import score_tokens
-from amp_export.slicing import prune_module
+from amp_export.pruning.candidates import PlanSettings
+from amp_export.pruning.planning import make_plan
+from amp_export.pruning.rewriting import rewrite
+from amp_export.pruning.scoring import score_tokens
+from amp_export.pruning.slicing import prune_module
 
 SHAPES = {
     "grouped": {"num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 8, "hidden_size": 48},

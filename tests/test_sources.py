@@ -14,10 +14,10 @@ import pytest
 from safetensors.numpy import load_file
 from tiny_models import TINY_CONFIG, save_tiny_model
 
-from amp_export import sources
-from amp_export.checkpoints import SINGLE, open_checkpoint
+from amp_export.checkpoints import sources
+from amp_export.checkpoints.reading import SINGLE, open_checkpoint
+from amp_export.checkpoints.sources import SourceKind, cache_directory, resolve_model
 from amp_export.errors import MissingExtraError, ModelError, UnsupportedModelError
-from amp_export.sources import SourceKind, cache_directory, resolve_model
 
 GGUF_NAMES = {
     "model.embed_tokens": "token_embd",
@@ -279,7 +279,7 @@ def test_two_processes_at_once_make_it_once(tmp_path: Path) -> None:
     program = """
 import sys, time
 from pathlib import Path
-from amp_export.sources import _make_once
+from amp_export.checkpoints.sources import _make_once
 
 def make(folder: Path) -> None:
     folder.mkdir()

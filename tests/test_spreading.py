@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amp_export.architectures import LayerWidths, ModelConfig, find_architecture
-from amp_export.budgets import PlanSettings
 from amp_export.options import HeadPolicy, PerLayer
-from amp_export.planning import make_plan
-from amp_export.plans import check_fit
-from amp_export.scoring import Scores
-from amp_export.spreading import spread_heads, spread_neurons, take_best
+from amp_export.pruning.allocation import spread_heads, spread_neurons, take_best
+from amp_export.pruning.candidates import PlanSettings
+from amp_export.pruning.plan import check_fit
+from amp_export.pruning.planning import make_plan
+from amp_export.pruning.scoring import Scores
 
 RAW = {
     "vocab_size": 64,

@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from amp_export.checks import Check
 from amp_export.cli import app
 from amp_export.errors import RequestError
-from amp_export.metrics import METRICS, Value, measure
 from amp_export.options import Format
-from amp_export.reporting import Report
-from amp_export.thresholds import FACTORS, Threshold, check_thresholds, read_thresholds
+from amp_export.reporting.checks import Check
+from amp_export.reporting.metrics import METRICS, Value, measure
+from amp_export.reporting.report import Report
+from amp_export.reporting.thresholds import FACTORS, Threshold, check_thresholds, read_thresholds
 
 BY_KEY = {metric.key: metric for metric in METRICS}
 

@@ -10,16 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import BUILDABLE, save_tiny_model, save_tiny_tokenizer
 
-from amp_export.checkpoints import open_checkpoint
+from amp_export.api.export import export
+from amp_export.api.validate import NOISE_FACTOR, compare, validate
+from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.errors import OutputError
-from amp_export.exporters import Precision
+from amp_export.exporters.dispatch import Precision
 from amp_export.exporters.onnx import export as export_onnx
-from amp_export.exporting import export
-from amp_export.manifest import Manifest
-from amp_export.parity_cases import Case, cases_within, draw_tokens, replay
+from amp_export.outputs.manifest import Manifest
+from amp_export.parity.decoder_cases import Case, cases_within, draw_tokens, replay
 from amp_export.progress import Silent
-from amp_export.reporting import Report
-from amp_export.validation import NOISE_FACTOR, compare, validate
+from amp_export.reporting.report import Report
 
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 

@@ -141,8 +141,8 @@ def save_tiny_samples(folder: Path) -> Path:
     import numpy as np
 
     from amp_export.architectures import Modality
-    from amp_export.checkpoints import read_config
-    from amp_export.samples import input_name, signal_shape
+    from amp_export.checkpoints.reading import read_config
+    from amp_export.inputs.random import input_name, signal_shape
 
     config = read_config(folder)[1]
     if config.architecture.modality is Modality.TEXT:
@@ -165,9 +165,9 @@ def save_tiny_output(folder: Path) -> Path:
     """
     from dataclasses import replace
 
-    from amp_export.checkpoints import hash_weights, open_checkpoint
-    from amp_export.exporting import export
-    from amp_export.manifest import Manifest, SourceRecord
+    from amp_export.api.export import export
+    from amp_export.checkpoints.reading import hash_weights, open_checkpoint
+    from amp_export.outputs.manifest import Manifest, SourceRecord
 
     dense = open_checkpoint(save_tiny_model(folder / "checkpoint", "llama", num_hidden_layers=2))
     pruned = save_tiny_model(folder / "out/pruned", "llama", num_hidden_layers=2, intermediate_size=32)

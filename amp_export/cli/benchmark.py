@@ -9,12 +9,12 @@ import typer
 
 from amp_export.cli.options import Against, Json, OutArgument, ProviderOption, Threads, read_numbers
 from amp_export.cli.running import examples, run_and_show
-from amp_export.exporters import Provider
+from amp_export.exporters.dispatch import Provider
 from amp_export.options import DeviceRuntime, Format, Runtime, TargetName
 
 if TYPE_CHECKING:
-    from amp_export.reporting import Report
-    from amp_export.runtimes import Setup
+    from amp_export.benchmarking.runners import Setup
+    from amp_export.reporting.report import Report
 
 DEFAULT_PYTHON = "python3"
 
@@ -74,9 +74,9 @@ def benchmark(
     """
 
     def work(console: Any) -> Report:
-        from amp_export.console import ConsoleProgress
+        from amp_export.cli.console import ConsoleProgress
         from amp_export.errors import RequestError
-        from amp_export.reporting import Report
+        from amp_export.reporting.report import Report
 
         progress = ConsoleProgress(console)
         is_here = device in (None, CUDA)
@@ -91,12 +91,12 @@ def benchmark(
                     "--runtime, --to, --provider, --batch, --context and --generate are for this machine.\n"
                     "--device-runtime chooses what a device runs; ONNX Runtime takes its GPU there if it has one."
                 )
-            from amp_export.devices import DeviceOptions, benchmark_on_device
+            from amp_export.devices.remote import DeviceOptions, benchmark_on_device
 
             options = DeviceOptions(target, against, device_runtime, rounds, threads, device_python, ssh_config)
             return benchmark_on_device(output, device, options=options, progress=progress)
-        from amp_export.benchmarking import benchmark as run
-        from amp_export.workloads import Sweep
+        from amp_export.api.benchmark import benchmark as run
+        from amp_export.benchmarking.workloads import Sweep
 
         sweep = Sweep(
             read_numbers("--batch", batch),
@@ -113,8 +113,8 @@ def benchmark(
 def _choose_setup(
     runtime: Runtime | None, to: Format | None, provider: Provider, threads: int | None, *, gpu: bool
 ) -> Setup:
+    from amp_export.benchmarking.runners import FORMATS, RUNTIMES, Setup
     from amp_export.errors import RequestError
-    from amp_export.runtimes import FORMATS, RUNTIMES, Setup
 
     if runtime is None:
         runtime = RUNTIMES[to or Format.ONNX]

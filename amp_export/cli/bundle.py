@@ -9,7 +9,7 @@ import typer
 
 from amp_export.cli.options import Against, OutArgument, Overwrite
 from amp_export.cli.running import examples, run_command
-from amp_export.exporters import Opset
+from amp_export.exporters.dispatch import Opset
 from amp_export.options import TargetName
 
 EXAMPLES = examples("amp-export bundle out --target orin-nano --max-context 1024")
@@ -39,8 +39,8 @@ def bundle(
     """Pack graphs, references and scripts for a device, which builds, verifies and measures with `bash run.sh`."""
 
     def work(console: Any) -> None:
-        from amp_export.bundling import bundle as run
-        from amp_export.console import ConsoleProgress
+        from amp_export.cli.console import ConsoleProgress
+        from amp_export.devices.bundle import bundle as run
 
         result = run(
             output,

@@ -38,7 +38,7 @@ from amp_export.cli.running import examples, run_and_show
 from amp_export.options import Allocation, Format, HeadPolicy, PerLayer, TargetName, Uniform, Via
 
 if TYPE_CHECKING:
-    from amp_export.reporting import Report
+    from amp_export.reporting.report import Report
 
 EXAMPLES = examples(
     "amp-export --to onnx --model demo --ratio 0.1 --output out",
@@ -99,11 +99,11 @@ def convert(
         return
 
     def work(console: Any) -> Report:
-        from amp_export.budgets import PlanSettings
-        from amp_export.console import ConsoleProgress
-        from amp_export.converting import ConvertOptions
-        from amp_export.converting import convert as run
-        from amp_export.engine_building import EngineOptions
+        from amp_export.api.convert import ConvertOptions
+        from amp_export.api.convert import convert as run
+        from amp_export.cli.console import ConsoleProgress
+        from amp_export.exporting.engines import EngineOptions
+        from amp_export.pruning.candidates import PlanSettings
 
         chosen_model = model or DEFAULT_MODEL
         chosen_ratio = ratio

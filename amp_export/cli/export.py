@@ -43,9 +43,9 @@ def export(
     """Export any checkpoint, pruned or not."""
 
     def work(console: Any) -> None:
-        from amp_export.console import ConsoleProgress
-        from amp_export.engine_building import EngineOptions
-        from amp_export.exporting import export as run
+        from amp_export.api.export import export as run
+        from amp_export.cli.console import ConsoleProgress
+        from amp_export.exporting.engines import EngineOptions
 
         result = run(
             model,

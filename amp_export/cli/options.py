@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from amp_export.exporters import Opset, Precision, Provider
+from amp_export.exporters.dispatch import Opset, Precision, Provider
 from amp_export.options import Allocation, EngineRuntime, Format, HeadPolicy, PerLayer, TargetName, Uniform, Via
 
 DEFAULT_MODEL = "demo"

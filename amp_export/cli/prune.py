@@ -51,8 +51,8 @@ def prune(
     """Score, plan, slice and rewrite: writes scores, plan and a checkpoint that plain transformers loads."""
 
     def work(console: Any) -> None:
-        from amp_export.console import ConsoleProgress
-        from amp_export.pruning import prune as run
+        from amp_export.api.prune import prune as run
+        from amp_export.cli.console import ConsoleProgress
 
         result = run(
             model,

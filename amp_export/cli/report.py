@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from amp_export.cli.checks import Checks, ThresholdsOption
+from amp_export.cli.gates import Checks, ThresholdsOption
 from amp_export.cli.options import Json
 from amp_export.cli.running import examples, run_and_show, run_command
 from amp_export.options import ReportFormat
 
 if TYPE_CHECKING:
-    from amp_export.reporting import Report
+    from amp_export.reporting.report import Report
 
 EXAMPLES = examples(
     "amp-export report out",
@@ -48,15 +48,15 @@ def report(
     (output,) = outputs
 
     def work(_: Any) -> Report:
-        from amp_export.reporting import Report
+        from amp_export.reporting.report import Report
 
         return Report.load(output)
 
     def write(console: Any, report: Report) -> None:
         if not formats:
             return
-        from amp_export.manifest import Manifest
-        from amp_export.report_files import report_file, write_forms
+        from amp_export.outputs.manifest import Manifest
+        from amp_export.reporting.files import report_file, write_forms
 
         # what is written of checks must be in report.json too, from which other forms are written later
         forms = dict.fromkeys([*formats, *([ReportFormat.JSON] if thresholds is not None else [])])
@@ -69,9 +69,9 @@ def report(
 
 def _compare(outputs: list[Path], *, across_models: bool, as_json: bool) -> None:
     def work(console: Any) -> None:
-        from amp_export.console import print_json
-        from amp_export.console_comparison import show_comparison
-        from amp_export.report_comparison import compare_outputs
+        from amp_export.cli.console import print_json
+        from amp_export.cli.show_comparison import show_comparison
+        from amp_export.reporting.comparison import compare_outputs
 
         comparison = compare_outputs(outputs, across_models=across_models)
         if as_json:

@@ -11,8 +11,8 @@ import typer
 from amp_export.errors import AmpExportError
 
 if TYPE_CHECKING:
-    from amp_export.cli.checks import Checks
-    from amp_export.reporting import Report
+    from amp_export.cli.gates import Checks
+    from amp_export.reporting.report import Report
 
 
 def examples(*commands: str) -> str:
@@ -39,7 +39,7 @@ def run_and_show(
     """
 
     def show(console: Any) -> None:
-        from amp_export.console import print_json, show_checks, show_report
+        from amp_export.cli.console import print_json, show_checks, show_report
 
         # before the work: a mistake in their files should not be found after it
         held_to = checks() if checks is not None else None
@@ -67,7 +67,7 @@ def run_and_show(
 
 def run_command(work: Callable[[Any], None]) -> None:
     """Runs a command; a mistake of the user's ends in a message and an exit code, not in a stack trace."""
-    from amp_export.console import show_error, stderr_console
+    from amp_export.cli.console import show_error, stderr_console
 
     console = stderr_console()
     try:

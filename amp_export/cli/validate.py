@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from amp_export.cli.checks import BaselineOption, Checks, ThresholdsOption, UpdateBaseline
+from amp_export.cli.gates import BaselineOption, Checks, ThresholdsOption, UpdateBaseline
 from amp_export.cli.options import Json, ProviderOption, Threads, WhichExport
 from amp_export.cli.running import examples, run_and_show
-from amp_export.exporters import Provider
+from amp_export.exporters.dispatch import Provider
 from amp_export.options import Format
 
 if TYPE_CHECKING:
-    from amp_export.reporting import Report
+    from amp_export.reporting.report import Report
 
 EXAMPLES = examples(
     "amp-export validate out",
@@ -51,13 +51,13 @@ def validate(
         return Checks(output, to=to, thresholds=thresholds, baseline=baseline, update_baseline=update_baseline)
 
     def work(console: Any) -> Report:
-        from amp_export.console import ConsoleProgress
+        from amp_export.cli.console import ConsoleProgress
         from amp_export.errors import RequestError
-        from amp_export.reporting import Report
+        from amp_export.reporting.report import Report
 
         progress = ConsoleProgress(console)
         if onnx is not None:
-            from amp_export.validation import compare_foreign
+            from amp_export.api.validate import compare_foreign
 
             if output is not None or reference is None:
                 raise RequestError("--onnx takes no OUT, and needs --reference CHECKPOINT.")
@@ -73,7 +73,7 @@ def validate(
             return Report(model=str(onnx), parity=parity.to_json())
         if output is None:
             raise RequestError("Name the OUT that an earlier command wrote, or a graph with --onnx.")
-        from amp_export.validation import validate as run
+        from amp_export.api.validate import validate as run
 
         run(
             output,
@@ -89,9 +89,9 @@ def validate(
 
     def write(console: Any, report: Report) -> None:
         if output is not None and report.checks is not None:
-            from amp_export.console import ConsoleProgress
-            from amp_export.manifest import Manifest
-            from amp_export.report_files import save_report
+            from amp_export.cli.console import ConsoleProgress
+            from amp_export.outputs.manifest import Manifest
+            from amp_export.reporting.files import save_report
 
             save_report(output, report, Manifest.load(output), progress=ConsoleProgress(console))
 

@@ -1,7 +1,7 @@
 """Measures how much memory the build of an engine takes, in multiples of the weights, and how large the engine gets.
 
 Each engine is built in a process of its own, for SM89 in float16, from the demo model and from Llamas with random
-weights. `amp_export/fitting.py` counts with these multiples. It needs the extra `tensorrt-rtx`, and no GPU.
+weights. `amp_export/doctor/memory.py` counts with these multiples. It needs the extra `tensorrt-rtx`, and no GPU.
 
     python ci/bench/build_memory.py [--model NAME ...] [--rounds N]
 """
@@ -77,9 +77,9 @@ def build_here(graph: Path, profiles: int) -> BuildMemory:
     from amp_export.exporters.limits import Limits
     from amp_export.exporters.tensorrt.building import BuildSettings, build_engine
     from amp_export.exporters.tensorrt.exporting import describe_decoder
+    from amp_export.exporters.tensorrt.flavors import load_runtime
     from amp_export.exporters.tensorrt.profiles import decoder_profiles
-    from amp_export.exporters.tensorrt.runtimes import load_runtime
-    from amp_export.machine import peak_memory_bytes
+    from amp_export.hardware.machine import peak_memory_bytes
     from amp_export.options import EngineRuntime
 
     axes = {name: binding.axes for name, binding in describe_decoder(graph).inputs.items()}

@@ -22,7 +22,7 @@ from pathlib import Path
 MAX_RATIO = 0.6
 REPOSITORY = Path(__file__).parents[2]
 
-RESOLVE = "import sys; from amp_export.sources import resolve_model; print(resolve_model(sys.argv[1]).path)"
+RESOLVE = "import sys; from amp_export.checkpoints.sources import resolve_model; print(resolve_model(sys.argv[1]).path)"
 
 
 @dataclass(frozen=True)

@@ -21,16 +21,16 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, LlamaConfig
 
 from amp_export.architectures import ModelConfig
-from amp_export.budgets import PlanSettings, list_candidates
-from amp_export.checkpoints import open_checkpoint, read_config
-from amp_export.exporters import Precision
-from amp_export.exporters.decoders import GraphDecoder
+from amp_export.benchmarking.statistics import PhaseResult
+from amp_export.checkpoints.reading import open_checkpoint, read_config
+from amp_export.exporters.dispatch import Precision
+from amp_export.exporters.models.decoder import GraphDecoder
 from amp_export.exporters.onnx import export, run
-from amp_export.gains import PhaseResult
-from amp_export.gpus import find_gpu
+from amp_export.hardware.gpus import find_gpu
 from amp_export.options import HeadPolicy
-from amp_export.planning import choose_candidate
-from amp_export.rewriting import rewrite
+from amp_export.pruning.candidates import PlanSettings, list_candidates
+from amp_export.pruning.planning import choose_candidate
+from amp_export.pruning.rewriting import rewrite
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results" / "gpu.md"
 RATIO = 0.3

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from amp_export.console import show_report
-from amp_export.reporting import Report
+from amp_export.cli.console import show_report
+from amp_export.reporting.report import Report
 
 
 def main() -> None:

@@ -13,11 +13,11 @@ from collections.abc import Callable
 from typing import Any
 
 from amp_export.architectures import ModelConfig
-from amp_export.calibration import load_calibration
-from amp_export.checkpoints import open_checkpoint
-from amp_export.loading import load_model, load_tokenizer
-from amp_export.scoring import batches, score_tokens, tokenize
-from amp_export.sources import resolve_model
+from amp_export.checkpoints.loading import load_model, load_tokenizer
+from amp_export.checkpoints.reading import open_checkpoint
+from amp_export.checkpoints.sources import resolve_model
+from amp_export.inputs.texts import load_calibration
+from amp_export.pruning.scoring import batches, score_tokens, tokenize
 
 LIMIT = 1.35
 

@@ -7,20 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from amp_export.checkpoints import directory_size
+from amp_export.checkpoints.reading import directory_size
 from amp_export.errors import UnsupportedModelError
-from amp_export.exporters import Precision
+from amp_export.exporters.dispatch import Precision
 from amp_export.exporters.executorch.programs import ProgramFacts, require_runtime, runtime_version
 from amp_export.exporters.limits import Limits
+from amp_export.exporters.models.session import Port
 from amp_export.exporters.onnx.tracing import model_kind, tracing_jobs
-from amp_export.exporters.onnx.tracing_surroundings import check_traceable, in_haste, quiet, translated
-from amp_export.exporters.sessions import Port
+from amp_export.exporters.tracing.environment import check_traceable, in_haste, quiet, translated
 
 if TYPE_CHECKING:
     from executorch.exir import ExecutorchProgramManager
     from transformers import PreTrainedModel
 
-    from amp_export.exporters.onnx.tracing_jobs import Job, Sample
+    from amp_export.exporters.tracing.jobs import Job, Sample
 
 DEFAULT_CONTEXT = 512
 """Tokens of the longest text, where nothing else is said: memory for logits of as many is planned."""
@@ -90,7 +90,7 @@ def export(
 def _write_program(model: PreTrainedModel, job: Job, file: Path, precision: Precision, limits: Limits) -> None:
     import torch
 
-    from amp_export.exporters.onnx.tracing_jobs import flatten, map_samples
+    from amp_export.exporters.tracing.jobs import flatten, map_samples
 
     sizes = _largest_sizes(model, (sample for _, sample in flatten(job.inputs)), limits)
 
@@ -152,7 +152,7 @@ def _ports(
     Raises:
         UnsupportedModelError: Tracing made a constant of a size that varies.
     """
-    from amp_export.exporters.onnx.tracing_jobs import flatten
+    from amp_export.exporters.tracing.jobs import flatten
 
     graph = program.exported_program().graph
     by_name = {node.name: node.meta.get("val") for node in graph.nodes if node.op == "placeholder"}

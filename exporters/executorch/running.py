@@ -13,19 +13,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amp_export.errors import ModelError, RequestError
-from amp_export.exporters import Precision
+from amp_export.exporters.dispatch import Precision
 from amp_export.exporters.executorch.programs import ProgramFacts, require_runtime, runtime_version
 from amp_export.exporters.files import exported_files
-from amp_export.exporters.kinds import GraphModel, choose_model
-from amp_export.exporters.onnx.tracing_surroundings import quiet
-from amp_export.exporters.sessions import Session
-from amp_export.exporters.threads import usable_cores
+from amp_export.exporters.models.kinds import GraphModel, choose_model
+from amp_export.exporters.models.session import Session
+from amp_export.exporters.tracing.environment import quiet
+from amp_export.hardware.threads import usable_cores
 from amp_export.options import Format
 
 if TYPE_CHECKING:
     import torch
 
-    from amp_export.exporters.sessions import Floats
+    from amp_export.exporters.models.session import Floats
 
 _loaded: weakref.WeakSet[ExecutorchSession] = weakref.WeakSet()
 """The programs that hold the process's threads."""

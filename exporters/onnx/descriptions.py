@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amp_export.errors import ModelError
-from amp_export.exporters import Opset, Precision
-from amp_export.exporters.sessions import Port
+from amp_export.exporters.dispatch import Opset, Precision
+from amp_export.exporters.models.session import Port
 
 if TYPE_CHECKING:
     import onnx

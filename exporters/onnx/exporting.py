@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from amp_export.architectures import tensor_shapes
-from amp_export.checkpoints import Checkpoint, directory_size
+from amp_export.checkpoints.reading import Checkpoint, directory_size
 from amp_export.errors import OutputError, UnsupportedModelError
-from amp_export.exporters import Opset, Precision
+from amp_export.exporters.dispatch import Opset, Precision
+from amp_export.exporters.onnx.builder.graph import build_graph
+from amp_export.exporters.onnx.builder.weights import lay_out, write_weights
 from amp_export.exporters.onnx.genai import write_genai_config
-from amp_export.exporters.onnx.graph import build_graph
 from amp_export.exporters.onnx.support import require_buildable
-from amp_export.exporters.onnx.weights import lay_out, write_weights
 
 GRAPH = "model.onnx"
 WEIGHTS = "model.onnx.data"

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from amp_export.checkpoints import Checkpoint
+from amp_export.checkpoints.reading import Checkpoint
 from amp_export.errors import ModelError
-from amp_export.exporters.threads import usable_cores
+from amp_export.hardware.threads import usable_cores
 
 GENAI_CONFIG = "genai_config.json"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from amp_export.exporters.kinds import GraphModel, choose_model
+from amp_export.exporters.models.kinds import GraphModel, choose_model
 from amp_export.exporters.onnx.sessions import CPU_PROVIDER, exported_graphs, open_session, require_runtime
-from amp_export.exporters.threads import usable_cores
+from amp_export.hardware.threads import usable_cores
 
 
 def run(folder: Path, *, threads: int | None = None, providers: Sequence[str] = (CPU_PROVIDER,)) -> GraphModel:

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from amp_export.errors import ModelError, RequestError, UnsupportedModelError
 from amp_export.exporters.files import PARTS, exported_files, file_name
+from amp_export.exporters.models.session import Port, Session
 from amp_export.exporters.onnx.values import to_float32, to_value
-from amp_export.exporters.sessions import Port, Session
 from amp_export.extras import require_extra
 from amp_export.options import Format
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, OrtValue
 
-    from amp_export.exporters import Precision
-    from amp_export.exporters.sessions import Floats
+    from amp_export.exporters.dispatch import Precision
+    from amp_export.exporters.models.session import Floats
 
 ENCODER, DECODER, DECODER_WITH_PAST = (file_name(part, Format.ONNX) for part in PARTS)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from amp_export.architectures import ModelConfig, Rotary
 from amp_export.errors import UnsupportedModelError
-from amp_export.exporters.onnx.activations import activation_of
-from amp_export.exporters.onnx.rotary import check_rope, ropes
+from amp_export.exporters.onnx.builder.activations import activation_of
+from amp_export.exporters.onnx.builder.rotary import check_rope, ropes
 
 
 def can_build(config: ModelConfig) -> str | None:

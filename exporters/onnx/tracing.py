@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from amp_export.architectures import Kind
-from amp_export.checkpoints import directory_size
+from amp_export.checkpoints.reading import directory_size
 from amp_export.errors import UnsupportedModelError
-from amp_export.exporters import Opset, Precision
+from amp_export.exporters.dispatch import Opset, Precision
 from amp_export.exporters.onnx.exporting import GRAPH, WEIGHTS
-from amp_export.exporters.onnx.tracing_surroundings import check_traceable, in_haste, quiet, translated
+from amp_export.exporters.tracing.environment import check_traceable, in_haste, quiet, translated
 from amp_export.extras import require_extra
 
 if TYPE_CHECKING:
     import onnx_ir as ir
     from transformers import PreTrainedModel
 
-    from amp_export.exporters.onnx.tracing_jobs import Job
+    from amp_export.exporters.tracing.jobs import Job
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def trace(
 
 def model_kind(model: PreTrainedModel) -> Kind:
     """Which graphs `trace` makes of a model."""
-    from amp_export.exporters.onnx.tracing_jobs import cache_argument
+    from amp_export.exporters.tracing.jobs import cache_argument
 
     if not model.can_generate():
         return Kind.ENCODER
@@ -119,9 +119,9 @@ def tracing_jobs(model: PreTrainedModel, kind: Kind) -> list[Job]:
     Raises:
         UnsupportedModelError: It takes or keeps what no graph is made for.
     """
-    from amp_export.exporters.onnx.tracing_decoders import decoder_jobs
-    from amp_export.exporters.onnx.tracing_encoders import encoder_jobs
-    from amp_export.exporters.onnx.tracing_seq2seq import seq2seq_jobs
+    from amp_export.exporters.tracing.decoders import decoder_jobs
+    from amp_export.exporters.tracing.encoders import encoder_jobs
+    from amp_export.exporters.tracing.seq2seq import seq2seq_jobs
 
     if kind is Kind.DECODER:
         return decoder_jobs(model, file=GRAPH)
@@ -133,8 +133,8 @@ def _trace_job(model: PreTrainedModel, job: Job, opset: Opset) -> ir.Model:
     from transformers.exporters.configs import OnnxConfig
     from transformers.exporters.exporter_onnx import OnnxExporter
 
-    from amp_export.exporters.onnx.tracing_files import tidy
-    from amp_export.exporters.onnx.tracing_jobs import Sample, map_samples
+    from amp_export.exporters.onnx.traced_files import tidy
+    from amp_export.exporters.tracing.jobs import Sample, map_samples
 
     def dynamic_axes(sample: Sample) -> dict[int, object]:
         return {axis: torch.export.Dim.AUTO for axis, name in enumerate(sample.axes) if name is not None}
@@ -164,7 +164,7 @@ def _write(
     opset: Opset,
     on_progress: Callable[[int, int], None] | None,
 ) -> TracedExport:
-    from amp_export.exporters.onnx.tracing_files import write
+    from amp_export.exporters.onnx.traced_files import write
 
     folder.mkdir(parents=True, exist_ok=True)
     write(traced, folder / WEIGHTS)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import ctypes
 from typing import TYPE_CHECKING, Any
 
-from amp_export.exporters import Precision
+from amp_export.exporters.dispatch import Precision
 
 if TYPE_CHECKING:
     from onnxruntime import OrtValue
 
-    from amp_export.exporters.sessions import Floats
+    from amp_export.exporters.models.session import Floats
 
 _BFLOAT16 = 16
 """In `TensorProto.DataType`."""

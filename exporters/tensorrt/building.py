@@ -12,8 +12,8 @@ from amp_export.exporters.tensorrt.problems import explain_build, explain_parse
 from amp_export.exporters.tensorrt.progress import BuildProgress, monitor_class
 
 if TYPE_CHECKING:
+    from amp_export.exporters.tensorrt.flavors import Runtime
     from amp_export.exporters.tensorrt.profiles import Profile
-    from amp_export.exporters.tensorrt.runtimes import Runtime
 
 Advance = Callable[[int, int], None]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from amp_export.checkpoints import hash_file
+from amp_export.checkpoints.reading import hash_file
 from amp_export.errors import UnsupportedModelError
 from amp_export.exporters.limits import Limits
 from amp_export.exporters.onnx.descriptions import GraphDescription, describe_graph
@@ -17,8 +17,8 @@ from amp_export.exporters.tensorrt.engines import ENGINE, EngineFacts
 from amp_export.exporters.tensorrt.profiles import decoder_profiles
 
 if TYPE_CHECKING:
-    from amp_export.exporters.tensorrt.runtimes import Runtime
-    from amp_export.gpus import Gpu
+    from amp_export.exporters.tensorrt.flavors import Runtime
+    from amp_export.hardware.gpus import Gpu
 
 GRAPH = "model.onnx"
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from amp_export.errors import AmpExportError, ModelError, RequestError, UnsupportedModelError
 
 if TYPE_CHECKING:
-    from amp_export.exporters.tensorrt.runtimes import Runtime
+    from amp_export.exporters.tensorrt.flavors import Runtime
 
 SHOWN = 5
 """Operators that are named; more of a kind tell nothing more."""

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from amp_export.errors import RequestError
-from amp_export.exporters.decoders import Decoder, Past, check_mask
+from amp_export.exporters.models.decoder import Decoder, Past, check_mask
 from amp_export.exporters.tensorrt.engines import ENGINE, EngineFacts
+from amp_export.exporters.tensorrt.flavors import Runtime, load_runtime
 from amp_export.exporters.tensorrt.profiles import DECODE, PREFILL
-from amp_export.exporters.tensorrt.runtimes import Runtime, load_runtime
 
 if TYPE_CHECKING:
     import torch
 
-    from amp_export.exporters.sessions import Floats, Integers
+    from amp_export.exporters.models.session import Floats, Integers
 
     Tokens: TypeAlias = Integers | torch.Tensor
 
@@ -144,7 +144,7 @@ def check_runs_here(facts: EngineFacts) -> Runtime:
     """
     import torch
 
-    from amp_export.gpus import find_gpu
+    from amp_export.hardware.gpus import find_gpu
 
     runtime = load_runtime(facts.runtime)
     gpu = find_gpu()

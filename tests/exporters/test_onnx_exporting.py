@@ -17,11 +17,11 @@ from safetensors.numpy import load_file, save_file
 from tiny_models import BUILDABLE, save_tiny_model, save_tiny_tokenizer
 
 from amp_export.architectures import ModelConfig, find_architecture
-from amp_export.checkpoints import Checkpoint, TensorInfo, open_checkpoint
+from amp_export.checkpoints.reading import Checkpoint, TensorInfo, open_checkpoint
 from amp_export.errors import OutputError, RequestError, UnsupportedModelError
-from amp_export.exporters import Precision
+from amp_export.exporters.dispatch import Precision
 from amp_export.exporters.onnx import can_build, export
-from amp_export.exporters.onnx.weights import CACHE_LINE_BYTES, PAGE_BYTES, lay_out
+from amp_export.exporters.onnx.builder.weights import CACHE_LINE_BYTES, PAGE_BYTES, lay_out
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -204,7 +204,7 @@ def test_norms_that_count_from_one_are_stored_with_the_one_added(tmp_path: Path)
 def test_an_export_imports_neither_torch_nor_transformers(tmp_path: Path, checkpoint: Checkpoint) -> None:
     code = (
         "import sys; from pathlib import Path\n"
-        "from amp_export.checkpoints import open_checkpoint\n"
+        "from amp_export.checkpoints.reading import open_checkpoint\n"
         "from amp_export.exporters.onnx import export\n"
         f"export(open_checkpoint(Path({str(checkpoint.path)!r})), Path({str(tmp_path / 'onnx')!r}))\n"
         "assert not {'torch', 'transformers', 'onnxruntime'} & sys.modules.keys()"

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from tiny_models import BUILDABLE, save_tiny_model
 
-from amp_export.checkpoints import Checkpoint, open_checkpoint
+from amp_export.checkpoints.reading import Checkpoint, open_checkpoint
 from amp_export.errors import ModelError
 from amp_export.exporters.onnx import export, run
-from amp_export.exporters.threads import usable_cores
+from amp_export.hardware.threads import usable_cores
 
 genai = pytest.importorskip("onnxruntime_genai")
 

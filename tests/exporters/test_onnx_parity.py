@@ -22,11 +22,11 @@ from amp_export.architectures import (
     Rotary,
     resized_modules,
 )
-from amp_export.checkpoints import Checkpoint, TensorInfo, open_checkpoint
-from amp_export.exporters import Opset, Precision
-from amp_export.exporters.decoders import GraphDecoder
+from amp_export.checkpoints.modeling_amp import resize
+from amp_export.checkpoints.reading import Checkpoint, TensorInfo, open_checkpoint
+from amp_export.exporters.dispatch import Opset, Precision
+from amp_export.exporters.models.decoder import GraphDecoder
 from amp_export.exporters.onnx import export, run
-from amp_export.modeling_amp import resize
 
 LONGROPE = {
     "rope_type": "longrope",

@@ -11,7 +11,7 @@ from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from amp_export.errors import ModelError, UnsupportedModelError
-from amp_export.exporters.onnx.rotary import Rope, inverse_frequencies, rotary_caches, supported_rope_types
+from amp_export.exporters.onnx.builder.rotary import Rope, inverse_frequencies, rotary_caches, supported_rope_types
 
 LLAMA_3_1 = {
     "rope_type": "llama3",

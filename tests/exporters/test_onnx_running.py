@@ -11,12 +11,12 @@ import pytest
 from onnxruntime import OrtValue
 from tiny_models import save_tiny_model
 
-from amp_export.checkpoints import open_checkpoint
+from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.errors import MissingExtraError, ModelError, RequestError, UnsupportedModelError
-from amp_export.exporters import Precision
+from amp_export.exporters.dispatch import Precision
 from amp_export.exporters.onnx import export, run
 from amp_export.exporters.onnx.values import to_float32
-from amp_export.exporters.threads import usable_cores
+from amp_export.hardware.threads import usable_cores
 
 TOKENS = np.array([[5, 6, 7]])
 

@@ -16,18 +16,18 @@ import onnxruntime
 import pytest
 import torch
 
-from amp_export.checkpoints import hash_file, open_checkpoint
+from amp_export.api.validate import compare
+from amp_export.checkpoints.reading import hash_file, open_checkpoint
 from amp_export.errors import RequestError
-from amp_export.exporters import Precision
+from amp_export.exporters.dispatch import Precision
 from amp_export.exporters.onnx import export, run
 from amp_export.exporters.tensorrt import EngineFacts, Limits, decoder_profiles
 from amp_export.exporters.tensorrt.exporting import describe_decoder
 from amp_export.exporters.tensorrt.running import TensorrtDecoder
 from amp_export.options import EngineRuntime
-from amp_export.parity_cases import Case
-from amp_export.parity_suites import DecoderSuite
+from amp_export.parity.decoder_cases import Case
+from amp_export.parity.suites import DecoderSuite
 from amp_export.progress import Silent
-from amp_export.validation import compare
 
 CONTEXT = 32
 
@@ -175,7 +175,7 @@ def test_parity_is_checked_on_cases_within_the_limits(
     graph: Path, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoder, _ = make_decoder(graph, max_batch=1)
-    monkeypatch.setattr("amp_export.exporters.run", lambda *_, **__: decoder)
+    monkeypatch.setattr("amp_export.exporters.dispatch.run", lambda *_, **__: decoder)
     cases = (Case("two texts", (3, 5)), Case("long", (30,), decode_steps=5), Case("fits", (6,), decode_steps=2))
     report = compare(tiny_llama, graph, progress=Silent(), cases=cases)
     assert [case.name for case in report.cases] == ["fits"]
@@ -192,7 +192,7 @@ def test_transformers_opens_an_engine_and_runs_it_as_the_model(
     from transformers.exporters.base import ExportedModel
 
     import amp_export
-    from amp_export.exporters.tensorrt import backend
+    from amp_export.exporters.tensorrt import transformers_format as backend
 
     amp_export.register()
     amp_export.register()
@@ -227,7 +227,7 @@ def test_transformers_opens_an_engine_and_runs_it_as_the_model(
 
 
 def test_an_engine_runs_on_no_processor(tmp_path: Path) -> None:
-    from amp_export.exporters.tensorrt.backend import EngineProgram, TensorrtExporter, TensorrtRunner
+    from amp_export.exporters.tensorrt.transformers_format import EngineProgram, TensorrtExporter, TensorrtRunner
 
     with pytest.raises(ValueError, match="runs on a GPU, not on cpu"):
         TensorrtRunner.from_program(EngineProgram(tmp_path), None, "cpu")

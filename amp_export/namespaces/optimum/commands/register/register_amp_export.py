@@ -8,6 +8,6 @@ from __future__ import annotations
 
 from optimum.commands.export.base import ExportCommand
 
-from amp_export.optimum_command import AmpExportCommand
+from amp_export.integrations.optimum import AmpExportCommand
 
 REGISTER_COMMANDS = [(AmpExportCommand, ExportCommand)]

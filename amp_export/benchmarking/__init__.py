@@ -1,0 +1,1 @@
+"""Interleaved timing of models in separate processes, and its statistics."""

@@ -1,0 +1,88 @@
+"""The processes of a benchmark, as the one that measures sees them; `benchmark_worker` is what they run."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from amp_export.benchmarking.runners import Setup
+from amp_export.benchmarking.timing import Round, RoundTimes
+from amp_export.benchmarking.worker import Ready
+from amp_export.errors import AmpExportError, ModelError, RequestError, UnsupportedModelError
+
+
+class Worker:
+    """One model in a process of its own; `start_worker` makes one and ends it.
+
+    A process of multiprocessing would import the caller's main script again, which then must be written for it.
+    """
+
+    def __init__(self, folder: Path, process: subprocess.Popen[str], log: Any) -> None:
+        self.folder = folder
+        self._process = process
+        self._log = log
+        self.ready = Ready(**self._receive())
+
+    def time(self, task: Round) -> RoundTimes:
+        """Lets the process run one round.
+
+        Raises:
+            AmpExportError: It died.
+        """
+        assert self._process.stdin is not None
+        try:
+            print(json.dumps(asdict(task)), file=self._process.stdin, flush=True)
+        except OSError as error:
+            raise self._death() from error
+        return RoundTimes(**self._receive())
+
+    def _receive(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line.endswith("\n"):
+            raise self._death()
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            kinds = {kind.__name__: kind for kind in (ModelError, RequestError, UnsupportedModelError)}
+            raise kinds.get(answer["error"], AmpExportError)(answer["message"])
+        return answer
+
+    def _death(self) -> AmpExportError:
+        code = self._process.wait()
+        self._log.seek(0)
+        said = self._log.read().decode(errors="replace").strip().splitlines() or ["It said nothing."]
+        cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        advice = "It may have run out of memory: close other programs, or use shorter prompts." if code < 0 else ""
+        return AmpExportError(
+            f"The process that ran the model in {self.folder} died ({cause}).\n{said[-1]}\n{advice}".rstrip()
+        )
+
+
+@contextlib.contextmanager
+def start_worker(folder: Path, setup: Setup) -> Iterator[Worker]:
+    """Starts a process that has loaded a model, and ends it.
+
+    Raises:
+        AmpExportError: The model cannot be loaded, or the process died.
+    """
+    command = [sys.executable, "-P", "-m", "amp_export.benchmarking.worker", str(folder), json.dumps(asdict(setup))]
+    # wherever this package was imported from, the process has to find it too
+    search = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(search)}
+    pipe = subprocess.PIPE
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=log, text=True, env=environment)
+        try:
+            yield Worker(folder, process, log)
+        finally:
+            process.kill()  # it holds nothing that is worth waiting for
+            process.communicate()

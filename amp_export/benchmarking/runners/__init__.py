@@ -1,0 +1,129 @@
+"""What a benchmark runs models in: one module a runtime, all with the verb `load`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from amp_export.exporters.dispatch import Precision, Provider
+from amp_export.options import Format, Runtime
+
+if TYPE_CHECKING:
+    from amp_export.benchmarking.runners.base import Runner
+
+
+FORMATS = {
+    Runtime.ONNXRUNTIME: Format.ONNX,
+    Runtime.GENAI: Format.ONNX,
+    Runtime.TENSORRT: Format.TENSORRT,
+    Runtime.OPENVINO: Format.OPENVINO,
+    Runtime.EXECUTORCH: Format.EXECUTORCH,
+}
+"""The export that a runtime runs; PyTorch runs the checkpoint."""
+
+RUNTIMES = {
+    Format.ONNX: Runtime.ONNXRUNTIME,
+    Format.TENSORRT: Runtime.TENSORRT,
+    Format.OPENVINO: Runtime.OPENVINO,
+    Format.EXECUTORCH: Runtime.EXECUTORCH,
+}
+"""The runtime of an export where nothing else is said."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How a model is run.
+
+    Attributes:
+        runtime: What runs it.
+        threads: Threads that compute one operator; by default one for each core.
+        provider: What computes a graph within ONNX Runtime.
+        gpu: Whether a GPU is asked for, where neither runtime nor provider says so.
+        precision: What PyTorch computes in; graphs and engines have theirs.
+    """
+
+    runtime: Runtime = Runtime.ONNXRUNTIME
+    threads: int | None = None
+    provider: Provider = Provider.CPU
+    gpu: bool = False
+    precision: Precision = Precision.FLOAT32
+
+    @property
+    def format(self) -> Format | None:
+        """The export that is run; None where PyTorch runs the checkpoint."""
+        return FORMATS.get(self.runtime)
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether a GPU computes."""
+        return self.gpu or self.provider is not Provider.CPU or self.runtime is Runtime.TENSORRT
+
+    @property
+    def name(self) -> str:
+        """What a report calls it."""
+        if self.runtime is Runtime.ONNXRUNTIME and self.provider is not Provider.CPU:
+            return f"{self.runtime}-{self.provider}"
+        return f"{self.runtime}-cuda" if self.gpu and self.runtime is not Runtime.TENSORRT else self.runtime.value
+
+
+def require(setup: Setup) -> None:
+    """Finds out whether a runtime is there, before anything is exported for it.
+
+    Raises:
+        MissingExtraError: It is not installed.
+        RequestError: It has no GPU here, or lacks a compiler.
+    """
+    if setup.format is Format.ONNX:
+        from amp_export.exporters.onnx.sessions import check_providers, require_runtime
+
+        require_runtime()
+        check_providers([setup.provider.onnxruntime_name])
+    if setup.runtime is Runtime.GENAI:
+        from amp_export.benchmarking.runners import genai
+
+        genai.require()
+    if setup.format is Format.OPENVINO:
+        from amp_export.exporters import openvino
+
+        openvino.require_runtime()
+    if setup.format is Format.EXECUTORCH:
+        from amp_export.exporters import executorch
+
+        executorch.require_runtime()
+    if setup.format is None:
+        from amp_export.benchmarking.runners import pytorch
+
+        pytorch.require(compiled=setup.runtime is Runtime.COMPILED, gpu=setup.gpu)
+
+
+def import_runtime(setup: Setup) -> None:
+    """Imports a runtime that takes seconds to import, so that loading a model into it can be timed alone."""
+    if setup.format is Format.EXECUTORCH:
+        from amp_export.exporters import executorch
+
+        executorch.import_runtime()
+
+
+def load(folder: Path, setup: Setup) -> Runner:
+    """Loads a model into its runtime.
+
+    Args:
+        folder: An export, or a checkpoint for PyTorch.
+        setup: How it is run.
+
+    Raises:
+        AmpExportError: See the module of the runtime.
+    """
+    if setup.runtime is Runtime.GENAI:
+        from amp_export.benchmarking.runners import genai
+
+        return genai.load(folder, threads=setup.threads, gpu=setup.gpu)
+    if setup.format is None:
+        from amp_export.benchmarking.runners import pytorch
+
+        compiled = setup.runtime is Runtime.COMPILED
+        return pytorch.load(folder, precision=setup.precision, threads=setup.threads, compiled=compiled, gpu=setup.gpu)
+    from amp_export.benchmarking.runners import exported as graphs
+
+    return graphs.load(folder, threads=setup.threads, provider=setup.provider)

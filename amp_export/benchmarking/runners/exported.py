@@ -1,0 +1,101 @@
+"""Exported models in the runtimes of `amp_export.exporters`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from amp_export.benchmarking.runners.base import DecoderRunner, EncoderRunner, Runner, WriterRunner
+from amp_export.exporters.dispatch import Provider, run
+
+if TYPE_CHECKING:
+    import torch
+
+    from amp_export.exporters.models.decoder import Decoder
+    from amp_export.exporters.models.encoder import GraphEncoder
+    from amp_export.exporters.models.encoder_decoder import GraphEncoderDecoder
+    from amp_export.exporters.models.session import Integers
+
+
+def load(folder: Path, *, threads: int | None = None, provider: Provider = Provider.CPU) -> Runner:
+    """Loads what was exported.
+
+    Raises:
+        AmpExportError: See `amp_export.exporters.run`.
+    """
+    from amp_export.exporters.models.encoder import GraphEncoder
+    from amp_export.exporters.models.encoder_decoder import GraphEncoderDecoder
+
+    model = run(folder, threads=threads, provider=provider)
+    if isinstance(model, GraphEncoder):
+        return ExportedEncoder(model)
+    return ExportedWriter(model) if isinstance(model, GraphEncoderDecoder) else ExportedDecoder(model)
+
+
+class ExportedDecoder(DecoderRunner):
+    """A decoder whose past is handed in and out."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
+        self._past: Any = None
+        self._length = 0
+        self.description, self.threads = decoder.description, decoder.threads
+
+    @property
+    def stream(self) -> torch.cuda.Stream | None:
+        """The stream of a GPU that it runs on, where that is known."""
+        return getattr(self._decoder, "stream", None)
+
+    def prefill(self, prompt_bs: Integers, *, total_tokens: int) -> None:
+        """See `DecoderRunner`."""
+        del total_tokens
+        self._past, self._length = None, 0
+        self._forward(prompt_bs)
+
+    def decode(self, token_b1: Integers) -> None:
+        """See `DecoderRunner`."""
+        self._forward(token_b1)
+
+    def _forward(self, tokens_bs: Integers) -> None:
+        import numpy as np
+
+        batch_size, new = tokens_bs.shape
+        total = self._length + new
+        positions_bs = np.tile(np.arange(self._length, total), (batch_size, 1))
+        mask_bs = np.ones((batch_size, total), np.int64)
+        _, self._past = self._decoder.forward(tokens_bs, mask_bs, positions_bs, self._past)
+        self._length = total
+
+
+class ExportedEncoder(EncoderRunner):
+    """An encoder as one graph."""
+
+    def __init__(self, encoder: GraphEncoder) -> None:
+        self._encoder = encoder
+        self.inputs = encoder.inputs
+        self.description, self.threads = encoder.description, encoder.threads
+
+    def forward(self, inputs: Mapping[str, Any]) -> None:
+        """See `EncoderRunner`."""
+        self._encoder.forward(inputs)
+
+
+class ExportedWriter(WriterRunner):
+    """An encoder with a decoder as three graphs."""
+
+    def __init__(self, model: GraphEncoderDecoder) -> None:
+        self._model = model
+        self._source: Any = None
+        self._past: Any = None
+        self.inputs = model.inputs
+        self.description, self.threads = model.description, model.threads
+
+    def encode(self, inputs: Mapping[str, Any], start_b1: Integers) -> None:
+        """See `WriterRunner`."""
+        self._source = self._model.encode(inputs)
+        _, self._past = self._model.decode(start_b1, self._source)
+
+    def decode(self, token_b1: Integers) -> None:
+        """See `WriterRunner`."""
+        _, self._past = self._model.decode(token_b1, self._source, self._past)

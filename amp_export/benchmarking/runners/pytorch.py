@@ -1,0 +1,228 @@
+"""Checkpoints in PyTorch through transformers, as they are or compiled.
+
+A decoder computes the logits of the last token alone, as `generate` does: `logits_to_keep=1`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from amp_export.architectures import Kind, Modality, ModelConfig
+from amp_export.benchmarking.runners.base import Axes, DecoderRunner, EncoderRunner, Runner, WriterRunner
+from amp_export.checkpoints.reading import read_config
+from amp_export.errors import RequestError
+from amp_export.exporters.dispatch import Precision
+from amp_export.inputs.random import as_tensors, input_name, signal_shape
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import Cache, PreTrainedModel
+
+    from amp_export.exporters.models.session import Integers
+
+SHAPES = 64
+"""Shapes that one function is compiled for before PyTorch gives up; its own limit of 8 is less than a sweep has."""
+
+
+def load(
+    folder: Path, *, precision: Precision, threads: int | None = None, compiled: bool = False, gpu: bool = False
+) -> Runner:
+    """Loads a checkpoint.
+
+    Args:
+        folder: The checkpoint.
+        precision: What it computes in.
+        threads: Threads that compute one operator; by default one for each core.
+        compiled: Whether `torch.compile` compiles it, for each shape anew when that is first run.
+        gpu: Whether a GPU computes.
+
+    Raises:
+        ModelError: The checkpoint cannot be read.
+        RequestError: There is no GPU, or no C++ compiler to compile for the processor.
+    """
+    require(compiled=compiled, gpu=gpu)
+    import torch
+    from torch._dynamo import config as dynamo
+
+    from amp_export.checkpoints.loading import load_model
+    from amp_export.hardware.threads import usable_cores
+
+    # torch's own limit is for functions whose shapes nobody foresaw
+    dynamo.recompile_limit = SHAPES
+    threads = threads if threads is not None else usable_cores()
+    torch.set_num_threads(threads)
+    model = load_model(folder, dtype=getattr(torch, precision.value))
+    model.to(torch.device("cuda" if gpu else "cpu"))  # type: ignore[arg-type]
+    config = read_config(folder)[1]
+    kinds = {Kind.DECODER: TorchDecoder, Kind.ENCODER: TorchEncoder, Kind.ENCODER_DECODER: TorchWriter}
+    return kinds[config.architecture.kind](model, config, threads=0 if gpu else threads, compiled=compiled)
+
+
+def require(*, compiled: bool, gpu: bool) -> None:
+    """Finds out whether PyTorch can compute so here.
+
+    Raises:
+        RequestError: There is no GPU, or no C++ compiler to compile for the processor.
+    """
+    import torch
+
+    if gpu and not torch.cuda.is_available():
+        raise RequestError(f"torch {torch.__version__} finds no CUDA device here.\nMeasure on the processor instead.")
+    if not compiled or gpu:
+        return
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except (InvalidCxxCompiler, OSError) as error:
+        raise RequestError(
+            f"torch.compile of torch {torch.__version__} needs a C++ compiler, and finds none here.\n"
+            "Install g++ (Debian: apt install g++), or name one in the variable CXX."
+        ) from error
+
+
+class _TorchRunner(Runner):
+    """What all kinds share: the model, and how arrays become tensors of its device and dtype."""
+
+    def __init__(self, model: PreTrainedModel, config: ModelConfig, *, threads: int, compiled: bool) -> None:
+        import torch
+
+        self._model = model
+        self._compiled = compiled
+        self.threads = threads
+        self.inputs = _input_axes(config)
+        self.description = f"PyTorch {torch.__version__}{' compiled' if compiled else ''}"
+        self._taken = _parameters(model.forward)
+
+    def _compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        import torch
+
+        # one program for each shape: what a deployment compiles ahead of time
+        return torch.compile(function, dynamic=False) if self._compiled else function
+
+    def _tensors(self, arrays: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        return as_tensors({name: array for name, array in arrays.items() if name in self._taken}, self._model)
+
+
+class TorchDecoder(_TorchRunner, DecoderRunner):
+    """A decoder with a cache: one that grows, or compiled one of the texts' full length, which compilers want."""
+
+    def __init__(self, model: PreTrainedModel, config: ModelConfig, *, threads: int, compiled: bool) -> None:
+        from amp_export.exporters.tracing.jobs import cache_argument
+
+        super().__init__(model, config, threads=threads, compiled=compiled)
+        self._forward = self._compile(model.forward)
+        self._cache_argument = str(cache_argument(model))
+        self._static: dict[tuple[int, int], Cache] = {}
+        self._cache: Cache | None = None
+
+    def prefill(self, prompt_bs: Integers, *, total_tokens: int) -> None:
+        """See `DecoderRunner`."""
+        import torch
+
+        # a cache's tensors are made, and must be reset, in the same mode that fills them
+        with torch.inference_mode():
+            self._cache = self._new_cache(prompt_bs, total_tokens)
+        self._run(self._forward, prompt_bs)
+
+    def decode(self, token_b1: Integers) -> None:
+        """See `DecoderRunner`."""
+        self._run(self._forward, token_b1)
+
+    def _run(self, forward: Callable[..., Any], tokens_bs: Integers) -> None:
+        import torch
+
+        options: dict[str, Any] = {"use_cache": True, self._cache_argument: self._cache}
+        if "logits_to_keep" in self._taken:
+            options["logits_to_keep"] = 1
+        with torch.inference_mode():
+            forward(**self._tensors({"input_ids": tokens_bs}), **options)
+
+    def _new_cache(self, prompt_bs: Integers, total_tokens: int) -> Cache:
+        from transformers import DynamicCache, StaticCache
+
+        if not self._compiled:
+            return DynamicCache(config=self._model.config)
+        key = len(prompt_bs), total_tokens
+        if key not in self._static:
+            self._cache = self._static[key] = StaticCache(config=self._model.config, max_cache_len=total_tokens)
+            # its tensors are made when it is first used, which would be compiled in, and compiled again without
+            self._run(self._model.forward, prompt_bs[:, :1])
+        self._static[key].reset()
+        return self._static[key]
+
+
+class TorchEncoder(_TorchRunner, EncoderRunner):
+    """An encoder, or a model with a head for classification."""
+
+    def __init__(self, model: PreTrainedModel, config: ModelConfig, *, threads: int, compiled: bool) -> None:
+        super().__init__(model, config, threads=threads, compiled=compiled)
+        self._forward = self._compile(model.forward)
+        self._options = {"use_cache": False} if "use_cache" in self._taken else {}
+
+    def forward(self, inputs: Mapping[str, Any]) -> None:
+        """See `EncoderRunner`."""
+        import torch
+
+        with torch.inference_mode():
+            self._forward(**self._tensors(inputs), **self._options)
+
+
+class TorchWriter(_TorchRunner, WriterRunner):
+    """An encoder with a decoder and a cache that grows."""
+
+    def __init__(self, model: PreTrainedModel, config: ModelConfig, *, threads: int, compiled: bool) -> None:
+        super().__init__(model, config, threads=threads, compiled=compiled)
+        if compiled:
+            raise RequestError(
+                f"{type(model).__name__} has an encoder and a decoder, whose growing cache torch.compile would compile "
+                "anew for every token.\nMeasure it with --runtime pytorch."
+            )
+        from amp_export.exporters.tracing.jobs import cache_argument
+
+        self._cache_argument = str(cache_argument(model))
+        self._encoder = model.get_encoder()
+        self._encoder_taken = _parameters(self._encoder.forward)
+        self._given: dict[str, Any] = {}
+
+    def encode(self, inputs: Mapping[str, Any], start_b1: Integers) -> None:
+        """See `WriterRunner`."""
+        import torch
+        from transformers import DynamicCache, EncoderDecoderCache
+
+        config = self._model.config
+        tensors = self._tensors(inputs)
+        with torch.inference_mode():
+            source = {name: tensor for name, tensor in tensors.items() if name in self._encoder_taken}
+            self._given = {"encoder_outputs": self._encoder(**source)}
+            if "attention_mask" in tensors:
+                self._given["attention_mask"] = tensors["attention_mask"]
+        cache = EncoderDecoderCache(DynamicCache(config=config), DynamicCache(config=config))
+        self._given[self._cache_argument] = cache
+        self.decode(start_b1)
+
+    def decode(self, token_b1: Integers) -> None:
+        """See `WriterRunner`."""
+        import torch
+
+        with torch.inference_mode():
+            self._model(**self._given, **self._tensors({"decoder_input_ids": token_b1}), use_cache=True)
+
+
+def _parameters(function: Callable[..., Any]) -> frozenset[str]:
+    import inspect
+
+    return frozenset(inspect.signature(function).parameters)
+
+
+def _input_axes(config: ModelConfig) -> Axes:
+    """Inputs in the shapes that the exported graph has."""
+    if config.architecture.modality is not Modality.TEXT:
+        return {input_name(config): ("batch_size", *signal_shape(config))}
+    names = ["input_ids", "attention_mask"]
+    if config.fields.get("type_vocab_size", 0) > 1:
+        names.append("token_type_ids")
+    return dict.fromkeys(names, ("batch_size", "sequence_length"))

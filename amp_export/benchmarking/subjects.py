@@ -1,0 +1,117 @@
+"""What a benchmark runs: for each runtime the dense and the pruned model in the form that it takes."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from amp_export.api.export import export_as
+from amp_export.api.validate import exported_checkpoint, require_export
+from amp_export.benchmarking.runners import Setup
+from amp_export.checkpoints.reading import open_checkpoint
+from amp_export.errors import OutputError
+from amp_export.exporters.dispatch import Opset, Precision, exported_opset
+from amp_export.exporters.executorch.programs import read_facts
+from amp_export.exporters.tensorrt.engines import EngineFacts
+from amp_export.exporters.tensorrt.running import check_runs_here
+from amp_export.exporting.engines import EngineOptions, prepare_engine
+from amp_export.exporting.settings import ExportSettings
+from amp_export.options import Format, Via
+from amp_export.outputs.manifest import Manifest
+from amp_export.progress import Progress
+from amp_export.reporting.metrics import which_export
+
+
+@contextlib.contextmanager
+def find_subjects(
+    output: Path, against: Path | None, setup: Setup, manifest: Manifest, progress: Progress
+) -> Iterator[tuple[Path, Path, Setup]]:
+    """The dense and the pruned model as a runtime takes them, and how they are run.
+
+    Where no other output is named, the dense model is exported for as long as it is needed.
+
+    Args:
+        output: The output directory that holds the pruned model.
+        against: The output directory with what it is held against, or None.
+        setup: How they are to be run.
+        manifest: The output's manifest.
+        progress: Where to show what is going on.
+
+    Yields:
+        The folders of the dense and of the pruned model, and the setup with the precision that PyTorch computes in.
+
+    Raises:
+        OutputError: One of the outputs does not hold what the runtime takes.
+    """
+    to = setup.format
+    if to is None:
+        dense = _checkpoint(against, Manifest.load(against)) if against is not None else _dense_checkpoint(manifest)
+        precision = manifest.exports.get(which_export(output), Precision.FLOAT32)
+        yield dense, _checkpoint(output, manifest), replace(setup, precision=Precision(precision))
+        return
+    require_export(output, manifest, to, why=f", which {setup.runtime} runs")
+    if against is not None:
+        if to not in Manifest.load(against).exports:
+            raise OutputError(f"{against} holds no export as {to}, which {setup.runtime} runs.")
+        yield against / to, output / to, setup
+        return
+    with tempfile.TemporaryDirectory(prefix=".dense-", dir=output) as scratch:
+        yield export_dense(output, to, manifest, Path(scratch), progress), output / to, setup
+
+
+def _checkpoint(output: Path, manifest: Manifest) -> Path:
+    """What PyTorch loads of an output: the pruned checkpoint, or what was exported without being pruned."""
+    return exported_checkpoint(output, manifest, advice="Export it again, and measure that output.")
+
+
+def _dense_checkpoint(manifest: Manifest) -> Path:
+    source = Path(manifest.source.path)
+    if not source.is_dir():
+        raise OutputError(
+            f"The dense model {manifest.source.asked} was found at {source}, which is gone.\n"
+            "Export it again, and name that output with --against."
+        )
+    return source
+
+
+def export_dense(
+    output: Path, to: Format, manifest: Manifest, scratch: Path, progress: Progress, *, opset: Opset | None = None
+) -> Path:
+    """Exports the dense model in the same way as the pruned one.
+
+    Args:
+        output: The output directory that holds the pruned model.
+        to: The format.
+        manifest: The output's manifest.
+        scratch: Where the dense graph or engine goes.
+        progress: Where to show what is going on.
+        opset: The version of the ONNX operators; by default the pruned graph's.
+
+    Returns:
+        The folder of the dense graph or engine.
+
+    Raises:
+        OutputError: There is nothing pruned to compare it with, or the dense checkpoint is gone.
+    """
+    if manifest.plan is None or to not in manifest.exports:
+        raise OutputError(
+            f"{output} holds no pruned model as {to}, so there is nothing to gain.\nName another with --against."
+        )
+    checkpoint = open_checkpoint(_dense_checkpoint(manifest))
+    job = limits = None
+    if to is Format.TENSORRT:
+        facts = EngineFacts.load(output / to)
+        check_runs_here(facts)
+        opset = Opset(str(facts.opset))
+        options = EngineOptions(None, facts.runtime, facts.limits.max_batch, facts.limits.max_context)
+        job = prepare_engine(options, checkpoint.config)
+    elif to is Format.EXECUTORCH:
+        limits = read_facts(output / to).limits
+    else:
+        opset = opset or exported_opset(output / to)
+    via = Via(manifest.exporters.get(to, Via.AUTO))
+    settings = ExportSettings(to, Precision(manifest.exports[to]), opset, via, job, limits)
+    return export_as(scratch, checkpoint, settings, progress=progress, name="the dense model").folder

@@ -1,0 +1,135 @@
+"""One round of a benchmark: a workload run on a model, and every call timed.
+
+The tokens are drawn, not chosen from logits: choosing would be timed, and both models must see the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from amp_export.benchmarking.runners.base import Axes, DecoderRunner, EncoderRunner, Runner, WriterRunner
+from amp_export.benchmarking.workloads import Workload
+from amp_export.hardware.machine import peak_memory_bytes
+
+if TYPE_CHECKING:
+    from amp_export.benchmarking.clocks import Clock
+    from amp_export.exporters.models.session import Integers
+
+PREFILL, DECODE = "prefill", "decode"
+"""A decoder's phases, and the second of an encoder's with a decoder."""
+
+FORWARD = "forward"
+"""An encoder's only phase: one batch of texts or images."""
+
+ENCODE = "encode"
+"""All that an encoder with a decoder does once for what it reads: the encoder, and the decoder's first call, which
+computes the keys and values of the encoder's states."""
+
+FORWARD_CALLS = 4
+"""How often an encoder is timed in a round."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """What is to be run.
+
+    Attributes:
+        workload: How much is read and written.
+        vocab_size: How many tokens there are to draw from.
+        seed: The same seed draws the same.
+    """
+
+    workload: Workload
+    vocab_size: int
+    seed: int
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Round:
+        """As `dataclasses.asdict` made it."""
+        return cls(**{**content, "workload": Workload(**content["workload"])})
+
+
+@dataclass(frozen=True)
+class RoundTimes:
+    """What one round took.
+
+    Attributes:
+        phases: Seconds of each call, by phase.
+        peak_memory_bytes: The most memory that the process has held so far.
+    """
+
+    phases: Mapping[str, Sequence[float]]
+    peak_memory_bytes: int
+
+    @property
+    def total(self) -> float:
+        """Seconds of all calls."""
+        return sum(map(sum, self.phases.values()))
+
+
+def time_round(runner: Runner, task: Round, clock: Clock) -> RoundTimes:
+    """Runs what is read twice, and times the second run of it and every decoded token.
+
+    The first run after the other process has run finds the caches cold: 216 ms where the next took 180.
+    """
+    if isinstance(runner, DecoderRunner):
+        phases = _time_decoder(runner, task, clock)
+    elif isinstance(runner, WriterRunner):
+        phases = _time_writer(runner, task, clock)
+    else:
+        assert isinstance(runner, EncoderRunner)
+        inputs = draw_inputs(runner.inputs, task)
+        runner.forward(inputs)
+        phases = {FORWARD: [clock.seconds(lambda: runner.forward(inputs)) for _ in range(FORWARD_CALLS)]}
+    return RoundTimes(phases, peak_memory_bytes())
+
+
+def _time_decoder(runner: DecoderRunner, task: Round, clock: Clock) -> dict[str, list[float]]:
+    work = task.workload
+    total = work.prompt_tokens + work.decode_tokens
+    tokens_bt = _draw_tokens(task, total)
+    prompt_bs = tokens_bt[:, : work.prompt_tokens].copy()
+    runner.prefill(prompt_bs, total_tokens=total)
+    prefill = clock.seconds(lambda: runner.prefill(prompt_bs, total_tokens=total))
+    return {PREFILL: [prefill], DECODE: _time_tokens(runner, tokens_bt[:, work.prompt_tokens :], clock)}
+
+
+def _time_writer(runner: WriterRunner, task: Round, clock: Clock) -> dict[str, list[float]]:
+    inputs = draw_inputs(runner.inputs, task)
+    tokens_bt = _draw_tokens(task, 1 + task.workload.decode_tokens)
+    start_b1 = tokens_bt[:, :1].copy()
+    runner.encode(inputs, start_b1)
+    encode = clock.seconds(lambda: runner.encode(inputs, start_b1))
+    return {ENCODE: [encode], DECODE: _time_tokens(runner, tokens_bt[:, 1:], clock)}
+
+
+def _time_tokens(runner: DecoderRunner | WriterRunner, tokens_bt: Integers, clock: Clock) -> list[float]:
+    columns = (tokens_bt[:, place : place + 1].copy() for place in range(tokens_bt.shape[1]))
+    return [clock.seconds(lambda token_b1=token_b1: runner.decode(token_b1)) for token_b1 in columns]  # type: ignore[misc]
+
+
+def _draw_tokens(task: Round, length: int) -> Integers:
+    import numpy as np
+
+    return np.random.default_rng(task.seed).integers(task.vocab_size, size=(task.workload.batch_size, length))
+
+
+def draw_inputs(axes_by_input: Axes, task: Round) -> dict[str, Any]:
+    """A batch of texts, images or sounds of the shapes that a model takes."""
+    import numpy as np
+
+    batch_size = task.workload.batch_size
+    tokens_bs = _draw_tokens(task, task.workload.prompt_tokens)
+    texts = {
+        "input_ids": tokens_bs,
+        "attention_mask": np.ones_like(tokens_bs),
+        "token_type_ids": np.zeros_like(tokens_bs),
+    }
+    generator = np.random.default_rng(task.seed)
+    # images and sounds have the one size that their model was made for
+    return {
+        name: texts[name] if name in texts else generator.standard_normal((batch_size, *map(int, sizes)), np.float32)
+        for name, (_, *sizes) in axes_by_input.items()
+    }

@@ -1,0 +1,111 @@
+"""The process that holds one model during a benchmark: `python -m amp_export.benchmarking.worker FOLDER SETUP`.
+
+It loads the model, writes a line of JSON that says so, and then answers each line of JSON on its standard input, a
+`Round`, with one line of times. It ends when its input ends. While it waits it takes no processor time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from amp_export.benchmarking.clocks import Clock, EventClock, WallClock
+from amp_export.benchmarking.runners import Setup, import_runtime, load
+from amp_export.benchmarking.timing import Round, time_round
+from amp_export.errors import AmpExportError
+from amp_export.exporters.dispatch import Precision, Provider
+from amp_export.hardware.threads import pin_threads
+from amp_export.options import Runtime
+
+if TYPE_CHECKING:
+    from amp_export.benchmarking.runners.base import Runner
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What is known of a model once it is loaded.
+
+    Attributes:
+        load_seconds: How long loading took, the imports of this package not counted.
+        threads: How many threads compute one operator.
+        pinned: The processors that they are kept to; none where the system cannot say.
+        runtime: Name and version of the runtime.
+        clock: What times calls.
+    """
+
+    load_seconds: float
+    threads: int
+    pinned: tuple[int, ...]
+    runtime: str
+    clock: str
+
+
+def _load(folder: Path, setup: Setup) -> tuple[Runner, Clock, Ready]:
+    # before the runtime makes its threads: they inherit it
+    pinned = pin_threads(setup.threads) if not setup.on_gpu else ()
+    import_runtime(setup)
+    started = time.perf_counter()
+    runner = load(folder, setup)
+    seconds = time.perf_counter() - started
+    clock = _choose_clock(runner, setup)
+    return runner, clock, Ready(seconds, runner.threads, pinned, runner.description, clock.name)
+
+
+def _choose_clock(runner: Runner, setup: Setup) -> Clock:
+    """Events where the stream is known that a runtime runs on."""
+    from amp_export.benchmarking.runners.exported import ExportedDecoder
+
+    if isinstance(runner, ExportedDecoder) and (stream := runner.stream) is not None:
+        return EventClock(stream)
+    if setup.on_gpu and setup.format is None:
+        import torch
+
+        return EventClock(torch.cuda.current_stream())
+    return WallClock()
+
+
+def _take_stdout() -> TextIO:
+    """Keeps standard output for answers; whatever else is printed goes to standard error."""
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    return answers
+
+
+def _answer(answers: TextIO, content: dict[str, Any]) -> None:
+    print(json.dumps(content), file=answers, flush=True)
+
+
+def _read_setup(text: str) -> Setup:
+    content: Mapping[str, Any] = json.loads(text)
+    kinds = {"runtime": Runtime, "provider": Provider, "precision": Precision}
+    return Setup(**{**content, **{name: kind(content[name]) for name, kind in kinds.items()}})
+
+
+def main() -> None:
+    """Serves rounds until standard input ends."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("setup", type=_read_setup)
+    asked = parser.parse_args()
+    answers = _take_stdout()
+    try:
+        runner, clock, ready = _load(asked.folder, asked.setup)
+    except AmpExportError as error:
+        _answer(answers, {"error": type(error).__name__, "message": str(error)})
+        return
+    _answer(answers, vars(ready))
+    gc.disable()  # a collection in the middle of a token would count as its time
+    for line in sys.stdin:
+        _answer(answers, vars(time_round(runner, Round.from_json(json.loads(line)), clock)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Find, read, load, hash and write checkpoints."""

@@ -1,0 +1,204 @@
+"""Loading models and tokenizers through transformers, without its noise."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from amp_export.errors import ModelError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from amp_export.architectures import ModelConfig
+
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
+"""What a tokenizer's vocabulary is stored in, by transformers and by those it reads."""
+
+
+_OPTIONS: Mapping[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+"""Said outright, because without it transformers may ask on the terminal whether to run a checkpoint's code."""
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keeps warnings and progress bars of transformers off the terminal, and puts its settings back."""
+    _import_quietly()
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+@functools.cache
+def _import_quietly() -> None:
+    """Imports transformers' models where torchao is installed, which logs which of its libraries it cannot load."""
+    if importlib.util.find_spec("torchao") is None:
+        return
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        import transformers.modeling_utils  # noqa: F401
+    finally:
+        logging.disable(disabled)
+
+
+def register() -> None:
+    """Teaches transformers to load what it does not know by itself.
+
+    These are checkpoints of resized modules, which load without `trust_remote_code` then, and engines, which its
+    `ExportedModel` opens.
+    """
+    _import_quietly()
+    import transformers
+
+    from amp_export.checkpoints import modeling_amp
+
+    transformers.AutoConfig.register(modeling_amp.MODEL_TYPE, modeling_amp.AmpResizedConfig, exist_ok=True)
+    for name, loader in vars(modeling_amp).items():
+        auto_class = getattr(transformers, name.replace("AmpResized", "AutoModel"), None)
+        if name.startswith("AmpResized") and auto_class is not None:
+            auto_class.register(modeling_amp.AmpResizedConfig, loader, exist_ok=True)
+    if importlib.util.find_spec("transformers.exporters") is not None:
+        from amp_export.exporters.tensorrt import transformers_format as backend
+
+        backend.register()
+
+
+def count_parameters(config: ModelConfig, raw_config: Mapping[str, Any]) -> int:
+    """Parameters of the model that a config describes, tied ones counted once; no weights are made.
+
+    Raises:
+        ModelError: transformers cannot build a model by this config.
+    """
+    import torch
+    import transformers
+
+    fields = {name: value for name, value in raw_config.items() if name != "model_type"}
+    with quiet_transformers(), torch.device("meta"):
+        try:
+            full = transformers.AutoConfig.for_model(config.architecture.model_type, **fields)
+            model = getattr(transformers, config.class_name)(full)
+        except (TypeError, ValueError, AttributeError) as error:
+            raise ModelError(f"transformers cannot build a {config.class_name} by this config: {error}") from error
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def load_model(path: Path, *, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    """Loads a model for inference, in the class that its config names; no code of the checkpoint's is run.
+
+    Args:
+        path: A checkpoint directory.
+        dtype: By default the checkpoint's own.
+
+    Raises:
+        ModelError: Weights are missing.
+    """
+    import torch
+    import transformers
+
+    from amp_export.checkpoints.modeling_amp import AmpResizedConfig
+
+    register()
+    with quiet_transformers():
+        config = transformers.AutoConfig.from_pretrained(path, **_OPTIONS)
+        name = _class_name(config)
+        auto_name = name.replace("AmpResized", "AutoModel") if isinstance(config, AmpResizedConfig) else name
+        model, found = _model_class(path, auto_name, config.model_type).from_pretrained(
+            path, dtype=dtype if dtype is not None else "auto", output_loading_info=True, **_OPTIONS
+        )
+        if dtype is torch.float64:
+            model.set_experts_implementation("eager")  # the fast one knows no float64
+    if missing := sorted(found["missing_keys"]):
+        raise ModelError(
+            f"{path}: {len(missing)} tensors that a {name} needs are missing, {missing[0]} first.\n"
+            "transformers would make them up; use a checkpoint that has them all."
+        )
+    loaded: PreTrainedModel = model.eval()
+    return loaded
+
+
+def module_names(path: Path) -> list[str]:
+    """The names of all modules of a checkpoint's model, as `named_modules` gives them; no weights are read.
+
+    Args:
+        path: A checkpoint directory.
+    """
+    import torch
+    import transformers
+
+    from amp_export.checkpoints.modeling_amp import AmpResizedConfig, dense_config
+
+    register()
+    with quiet_transformers(), torch.device("meta"):
+        config = transformers.AutoConfig.from_pretrained(path, **_OPTIONS)
+        if isinstance(config, AmpResizedConfig):
+            # resizing gives modules other shapes, and no other names
+            model = getattr(transformers, str(config.dense_class))(dense_config(config))
+        else:
+            model = _model_class(path, _class_name(config), config.model_type)(config)
+    return [name for name, _ in model.named_modules() if name]
+
+
+def _class_name(config: Any) -> str:
+    """The class that a config names first, or that of its architecture where it names none."""
+    from amp_export.architectures import find_architecture
+
+    return str((config.architectures or [find_architecture(config.model_type).class_name])[0])
+
+
+def _model_class(path: Path, name: str, model_type: str) -> Any:
+    import transformers
+
+    from amp_export.architectures import find_architecture
+
+    model_class = getattr(transformers, name, None)
+    if not hasattr(model_class, "from_pretrained"):
+        own = find_architecture(model_type).class_name
+        raise ModelError(
+            f"{path}: config.json names the class {name}, which transformers {transformers.__version__} does not have; "
+            f"code of a checkpoint is never run.\nIf it computes what {own} does, write that under `architectures`."
+        )
+    return model_class
+
+
+def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
+    """Loads a tokenizer.
+
+    Raises:
+        ModelError: The checkpoint has none, or a damaged one.
+    """
+    from transformers import AutoTokenizer
+
+    # without any file, transformers makes up an empty tokenizer for some families
+    if not any((path / name).is_file() for name in TOKENIZER_FILES):
+        raise ModelError(
+            f"{path} holds no tokenizer: none of {', '.join(TOKENIZER_FILES)}.\n"
+            "Calibration needs one; save it beside the weights with tokenizer.save_pretrained()."
+        )
+    with quiet_transformers():
+        try:
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+                path, local_files_only=True, trust_remote_code=False
+            )
+        except (OSError, ValueError) as error:
+            raise ModelError(
+                f"{path} holds a tokenizer that transformers cannot load: {error}\n"
+                "Save it anew beside the weights with tokenizer.save_pretrained()."
+            ) from error
+    return tokenizer

@@ -1,0 +1,86 @@
+"""Weights that were saved as torch pickles: read without running code, and kept as safetensors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from amp_export.checkpoints.reading import find_companions, hash_file, open_checkpoint, write_checkpoint
+from amp_export.checkpoints.weight_files import NEVER_READ, find_pickles
+from amp_export.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def hash_pickles(path: Path) -> str:
+    """One SHA-256 over all that a conversion reads: the config, the pickles and the companions."""
+    digest = hashlib.sha256()
+    for file in [path / "config.json", *find_pickles(path), *find_companions(path)]:
+        digest.update(f"{file.name}:{hash_file(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def convert_pickles(path: Path, folder: Path) -> None:
+    """Writes a checkpoint directory with pickles anew, with safetensors.
+
+    Args:
+        path: The directory.
+        folder: Where to; it is made.
+
+    Raises:
+        ModelError: A pickle is damaged, holds something else, or would run code.
+    """
+    raw_config: dict[str, Any] = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    write_checkpoint(folder, raw_config, _tensors(path), companions=find_companions(path))
+    open_checkpoint(folder)
+
+
+def _tensors(path: Path) -> Iterator[tuple[str, Any]]:
+    import torch
+
+    from amp_export.pruning.slicing import to_numpy
+
+    for file in find_pickles(path):
+        for name, tensor in _load(file).items():
+            if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
+                raise ModelError(
+                    f"{file} holds {type(tensor).__name__} under {name!r}, where weights by name are expected.\n"
+                    "It is perhaps a training checkpoint; save the model's own weights with save_pretrained()."
+                )
+            if not name.endswith(NEVER_READ):
+                yield name, to_numpy(tensor.detach())
+
+
+def _load(file: Path) -> Mapping[Any, Any]:
+    import pickle
+    import zipfile
+
+    import torch
+
+    # only the newer format is a zip file, and only that can be mapped into memory
+    mapped = zipfile.is_zipfile(file)
+    try:
+        found: Mapping[Any, torch.Tensor] = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
+    except pickle.UnpicklingError as error:
+        raise ModelError(
+            f"{file} asks for more than tensors when it is read, perhaps to run code, and was not read: "
+            f"{_reason(error)}\nNothing of it was run. Use a safetensors version of the model, from a source you trust."
+        ) from error
+    except Exception as error:  # a damaged pickle can raise anything
+        raise ModelError(f"{file} is damaged: {_reason(error)}\nFetch or copy the checkpoint again.") from error
+    if not isinstance(found, Mapping):
+        raise ModelError(
+            f"{file} holds {type(found).__name__}, where weights by name are expected.\n"
+            "Load the model with transformers and save_pretrained() it."
+        )
+    return found
+
+
+def _reason(error: Exception) -> str:
+    """The line of torch's long message that names the culprit, or the first."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return next((line for line in lines if line.startswith("WeightsUnpickler error")), lines[0])

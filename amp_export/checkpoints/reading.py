@@ -1,0 +1,373 @@
+"""Reading and writing checkpoints: config.json and safetensors, one tensor at a time, without torch."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from amp_export.architectures import (
+    RESIZED_MODEL_TYPE,
+    Architecture,
+    LayerWidths,
+    ModelConfig,
+    find_architecture,
+    parameter_count,
+    tensor_shapes,
+)
+from amp_export.checkpoints.adapters import refuse_adapter
+from amp_export.checkpoints.weight_files import INDEX as INDEX
+from amp_export.checkpoints.weight_files import SINGLE as SINGLE
+from amp_export.checkpoints.weight_files import TensorInfo, check_dtypes, read_headers
+from amp_export.errors import ModelError, UnsupportedModelError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+
+SHARD_BYTES = 2 << 30
+"""Upper bound of one shard that we write, and so of what writing holds in memory."""
+
+COMPANIONS = (
+    "tokenizer*",
+    "*.model",
+    "vocab.*",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "generation_config.json",
+    "chat_template*",
+    "preprocessor_config.json",
+    "processor_config.json",
+)
+"""Patterns of the files that travel along with the weights."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint whose files were found complete and in agreement with its config.
+
+    Attributes:
+        path: Its directory.
+        raw_config: The content of config.json.
+        config: The fields of it that decide what is computed.
+        widths: The widths of each layer.
+        tensors: What the headers of its safetensors files say, by the name that the architecture's facts give a tensor.
+    """
+
+    path: Path
+    raw_config: Mapping[str, Any]
+    config: ModelConfig
+    widths: tuple[LayerWidths, ...]
+    tensors: Mapping[str, TensorInfo]
+
+    @property
+    def is_resized(self) -> bool:
+        """Whether its layers have widths of their own, so that the modelling file is needed to load it."""
+        return bool(self.raw_config["model_type"] == RESIZED_MODEL_TYPE)
+
+    @property
+    def dtype(self) -> str:
+        """The dtype of most of its weights."""
+        return Counter(info.dtype for info in self.tensors.values()).most_common(1)[0][0]
+
+    def read(self, name: str) -> Array:
+        """Reads one tensor; bfloat16 comes as `ml_dtypes.bfloat16`.
+
+        Raises:
+            ModelError: The tensor holds a NaN or an infinity.
+        """
+        import ml_dtypes  # noqa: F401 - teaches numpy the name "bfloat16"
+        from safetensors import safe_open
+
+        with safe_open(self.tensors[name].file, framework="np") as file:
+            array: Array = file.get_tensor(self.tensors[name].stored_name)
+        if count := _count_not_finite(array):
+            raise ModelError(
+                f"{self.tensors[name].file}: {name} holds {count} values that are NaN or infinite.\n"
+                "Such a model computes nothing; use a checkpoint saved before training diverged."
+            )
+        return array
+
+    def companions(self) -> list[Path]:
+        """The tokenizer's files, the generation config and the chat template, as far as there are any."""
+        return find_companions(self.path)
+
+
+def find_companions(path: Path) -> list[Path]:
+    """The tokenizer's files, the generation config and the chat template of a checkpoint directory."""
+    return sorted({file for pattern in COMPANIONS for file in path.glob(pattern) if file.is_file()})
+
+
+def _count_not_finite(array: Array) -> int:
+    import numpy as np
+
+    if array.dtype.itemsize == 2:
+        # numpy has no fast isfinite for 16-bit floats; all ones in the exponent is what infinities and NaNs share
+        exponent = np.uint16(0x7C00 if array.dtype == np.float16 else 0x7F80)
+        return int(((array.view(np.uint16) & exponent) == exponent).sum())
+    return int(array.size - np.isfinite(array).sum())
+
+
+def read_config(path: Path) -> tuple[dict[str, Any], ModelConfig]:
+    """Reads the config of a checkpoint directory, as it stands and as understood.
+
+    Raises:
+        ModelError: There is none, or it is not what a config.json is.
+        UnsupportedModelError: The architecture, or a feature of it, is not supported.
+    """
+    file = path / "config.json"
+    if not path.is_dir():
+        raise ModelError(f"No such checkpoint directory: {path}")
+    refuse_adapter(path)
+    if not file.is_file():
+        found = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
+        raise ModelError(f"{path} holds no config.json, so it is not a checkpoint.\nFound: {found}.")
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ModelError(f"{file} is not valid JSON: {error}") from error
+    if not isinstance(raw, dict) or not isinstance(raw.get("model_type"), str):
+        raise ModelError(f"{file} names no model_type, so the architecture is unknown.")
+    plain = raw if raw["model_type"] != RESIZED_MODEL_TYPE else _dense_config(file, raw)
+    config = ModelConfig.read(_find_architecture(plain), plain)
+    if not config.architecture.knows_files:
+        from amp_export.checkpoints.loading import count_parameters
+
+        # transformers alone knows what lies outside the layers
+        config = replace(config, other_parameters=count_parameters(config, plain) - parameter_count(config))
+    return raw, config
+
+
+def _find_architecture(plain: Mapping[str, Any]) -> Architecture:
+    try:
+        return find_architecture(plain["model_type"])
+    except UnsupportedModelError as error:
+        if code := code_beside(plain):
+            raise UnsupportedModelError(
+                f"{error}\nThis one brings code of its own ({', '.join(code)}: auto_map in config.json), and code of a "
+                "checkpoint is never run.\nUse a checkpoint in a format that transformers itself knows."
+            ) from None
+        raise
+
+
+def code_beside(raw_config: Mapping[str, Any]) -> list[str]:
+    """The files with code that a config.json names, and that transformers runs with `trust_remote_code=True` alone.
+
+    They are never run here: a family that is known is loaded in transformers' own class, and resized checkpoints by
+    this package's own copy of the modelling file.
+    """
+    auto_map = raw_config.get("auto_map")
+    if not isinstance(auto_map, dict) or raw_config.get("model_type") == RESIZED_MODEL_TYPE:
+        return []
+    # a tokenizer has a pair of classes, of which one may be missing
+    names = [name for value in auto_map.values() for name in (value if isinstance(value, list) else [value]) if name]
+    return sorted({f"{str(name).rpartition('--')[2].split('.')[0]}.py" for name in names})
+
+
+def _dense_config(file: Path, raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    dense = raw.get("dense")
+    if not isinstance(dense, dict) or not isinstance(dense.get("model_type"), str) or "layer_widths" not in raw:
+        raise ModelError(f"{file} is of type {RESIZED_MODEL_TYPE}, but lacks `dense` or `layer_widths`: it is damaged.")
+    return dense
+
+
+def read_widths(file: Path, raw: Mapping[str, Any], config: ModelConfig) -> tuple[LayerWidths, ...]:
+    """What each layer of a checkpoint keeps, as its config says.
+
+    Raises:
+        ModelError: The config is damaged.
+    """
+    if raw["model_type"] != RESIZED_MODEL_TYPE:
+        return tuple(site.widths for site in config.sites)
+    try:
+        widths = tuple(LayerWidths(**layer) for layer in raw["layer_widths"])
+    except TypeError as error:
+        raise ModelError(f"{file}: layer_widths is damaged: {error}") from error
+    if len(widths) != len(config.sites):
+        raise ModelError(f"{file}: layer_widths names {len(widths)} layers, and there are {len(config.sites)}.")
+    return widths
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Opens a checkpoint and holds its files against its config; the weights stay on disk.
+
+    Raises:
+        ModelError: Weights are missing, truncated, or of other shapes than the config says.
+        UnsupportedModelError: The architecture or the dtype is not supported.
+    """
+    raw, config = read_config(path)
+    widths = read_widths(path / "config.json", raw, config)
+    shapes = tensor_shapes(config, widths)
+    tensors = read_headers(path)
+    if config.architecture.knows_files:
+        tensors = _name_tensors(config, tensors, shapes)
+        _check_names(path, config, tensors, shapes)
+        _check_shapes(path, tensors, shapes)
+    check_dtypes(path, tensors)
+    return Checkpoint(path=path, raw_config=raw, config=config, widths=widths, tensors=tensors)
+
+
+def _name_tensors(
+    config: ModelConfig, stored: Mapping[str, TensorInfo], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, TensorInfo]:
+    """Finds the tensors of a checkpoint that names them otherwise: as modules are, or below a bare model."""
+    architecture = config.architecture
+    other = {module: file for file, module in architecture.module_names.items()}
+    named: dict[str, TensorInfo] = {}
+    for name, info in stored.items():
+        if name.endswith(architecture.obsolete):
+            continue
+        path, _, parameter = name.rpartition(".")
+        candidates = (name, f"{other.get(path, path)}.{parameter}", f"{architecture.base_model}.{name}")
+        named[next((candidate for candidate in candidates if candidate in shapes), name)] = info
+    return named
+
+
+def check_finite(checkpoint: Checkpoint, *, on_progress: Callable[[int, int], None] | None = None) -> None:
+    """Reads every weight once.
+
+    Raises:
+        ModelError: A tensor holds a NaN or an infinity; it is named.
+    """
+    for done, name in enumerate(checkpoint.tensors, start=1):
+        checkpoint.read(name)
+        if on_progress is not None:
+            on_progress(done, len(checkpoint.tensors))
+
+
+def _check_names(
+    path: Path, config: ModelConfig, tensors: Mapping[str, TensorInfo], expected: Mapping[str, tuple[int, ...]]
+) -> None:
+    head = f"{config.architecture.head}.weight"
+    missing = [name for name in expected if name not in tensors]
+    # transformers writes no head for tied embeddings, other tools do
+    surplus = [name for name in tensors if name not in expected and name != head]
+    if missing:
+        raise ModelError(
+            f"{path}: {len(missing)} tensors that config.json calls for are missing, {missing[0]} first.\n"
+            f"The files hold {len(tensors)} tensors."
+        )
+    if surplus:
+        raise ModelError(
+            f"{path}: {len(surplus)} tensors have no place in a {config.architecture.class_name} with this config, "
+            f"{surplus[0]} first.\nIf it is an adapter, merge it first."
+        )
+
+
+def _check_shapes(path: Path, tensors: Mapping[str, TensorInfo], expected: Mapping[str, tuple[int, ...]]) -> None:
+    """Holds every shape against the config: one that transformers would refuse must be refused here."""
+    for name, shape in expected.items():
+        if tensors[name].shape != shape:
+            raise ModelError(
+                f"{path}: {name} has the shape {list(tensors[name].shape)}, but config.json calls for {list(shape)}.\n"
+                "The config and the weights are not of the same model."
+            )
+
+
+def write_checkpoint(
+    folder: Path,
+    raw_config: Mapping[str, Any],
+    tensors: Iterable[tuple[str, Array]],
+    *,
+    companions: Iterable[Path] = (),
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Writes a checkpoint that plain transformers loads, holding at most one shard of it in memory.
+
+    Args:
+        folder: Where to; it is made.
+        raw_config: Becomes config.json.
+        tensors: Names and arrays, consumed as they come.
+        companions: Files to copy beside the weights.
+        shard_bytes: A shard is closed before it grows over this.
+    """
+    folder.mkdir(parents=True)
+    shards: list[list[str]] = []
+    batch: dict[str, Array] = {}
+    held = total = 0
+
+    def close_shard() -> None:
+        save_tensors(folder / f"shard-{len(shards)}", batch, metadata={"format": "pt"})
+        shards.append(list(batch))
+        batch.clear()
+
+    for name, array in tensors:
+        if batch and held + array.nbytes > shard_bytes:
+            close_shard()
+            held = 0
+        batch[name] = array
+        held += array.nbytes
+        total += array.nbytes
+    close_shard()
+    _name_shards(folder, shards, total)
+    (folder / "config.json").write_text(json.dumps(raw_config, indent=2) + "\n", encoding="utf-8")
+    for file in companions:
+        shutil.copy2(file, folder / file.name)
+
+
+def save_tensors(file: Path, arrays: dict[str, Array], *, metadata: dict[str, str]) -> None:
+    """`safetensors.numpy.save_file`, with the permissions and the errors that other files get.
+
+    Raises:
+        OSError: The file could not be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    # creating the file first asks the umask; the library alone would let only the owner read it
+    file.touch()
+    mode = file.stat().st_mode
+    try:
+        save_file(arrays, file, metadata=metadata)
+    except SafetensorError as error:
+        # the library wraps the system's error and keeps its number in the text only
+        if number := re.search(r"os error (\d+)", str(error)):
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(file)) from error
+        raise
+    file.chmod(mode)
+
+
+def _name_shards(folder: Path, shards: list[list[str]], total_size: int) -> None:
+    if len(shards) == 1:
+        (folder / "shard-0").rename(folder / SINGLE)
+        return
+    weight_map: dict[str, str] = {}
+    for number, names in enumerate(shards):
+        final = f"model-{number + 1:05d}-of-{len(shards):05d}.safetensors"
+        (folder / f"shard-{number}").rename(folder / final)
+        weight_map.update(dict.fromkeys(names, final))
+    index = {"metadata": {"total_size": total_size}, "weight_map": dict(sorted(weight_map.items()))}
+    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_weights(checkpoint: Checkpoint) -> str:
+    """One SHA-256 over the names and contents of all weight files and the config."""
+    digest = hashlib.sha256()
+    for file in [checkpoint.path / "config.json", *sorted({info.file for info in checkpoint.tensors.values()})]:
+        digest.update(f"{file.name}:{hash_file(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def directory_size(path: Path) -> int:
+    """Bytes of all files below `path`."""
+    total = 0
+    for file in path.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            total += file.stat().st_size if file.is_file() else 0
+    return total

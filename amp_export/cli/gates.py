@@ -1,0 +1,99 @@
+"""Options that hold a report to thresholds and to a baseline, and what they do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from amp_export.errors import RequestError
+from amp_export.options import Format
+
+if TYPE_CHECKING:
+    from amp_export.reporting.baselines import Baseline
+    from amp_export.reporting.report import Report
+    from amp_export.reporting.thresholds import Threshold
+
+ThresholdsOption = Annotated[
+    Path | None, typer.Option("--thresholds", metavar="FILE", help="What it must keep to, such as amp-export.toml.")
+]
+BaselineOption = Annotated[
+    Path | None, typer.Option("--baseline", metavar="FILE", help="Numbers of an earlier run: fail where it got worse.")
+]
+UpdateBaseline = Annotated[
+    bool, typer.Option("--update-baseline", help="Write the baseline instead of comparing with it.")
+]
+
+
+class Checks:
+    """What a report is held to. All files are read when it is made, before anything is measured."""
+
+    def __init__(
+        self,
+        output: Path | None,
+        *,
+        to: Format | None = None,
+        thresholds: Path | None = None,
+        baseline: Path | None = None,
+        update_baseline: bool = False,
+    ) -> None:
+        self.output = output
+        self.to = to
+        self.thresholds: tuple[Threshold, ...] = ()
+        self.baseline: Baseline | None = None
+        self.written_baseline: Path | None = None
+        if update_baseline and baseline is None:
+            raise RequestError("--update-baseline needs a file to write.\nName it with --baseline FILE.")
+        if thresholds is not None:
+            from amp_export.reporting.thresholds import read_thresholds
+
+            self.thresholds = read_thresholds(thresholds)
+        if baseline is not None:
+            if output is None:
+                raise RequestError(
+                    "--baseline compares an OUT that this tool wrote.\nUse --thresholds for other graphs."
+                )
+            self._take_baseline(baseline, output, update=update_baseline)
+
+    def _take_baseline(self, file: Path, output: Path, *, update: bool) -> None:
+        from amp_export.reporting.baselines import Baseline, check_replaceable
+
+        if update:
+            check_replaceable(file)
+            self.written_baseline = file
+        else:
+            self.baseline = Baseline.load(file)
+            self.baseline.check_same_model(output, file, to=self._format())
+
+    def _format(self) -> Format:
+        from amp_export.reporting.metrics import which_export
+
+        return self.to or (Format.ONNX if self.output is None else which_export(self.output))
+
+    def run(self, report: Report) -> Report:
+        """Holds a report to thresholds and baseline; it comes back with what came of them, if there are any."""
+        from amp_export.reporting.baselines import compare_baseline
+        from amp_export.reporting.metrics import measure
+        from amp_export.reporting.thresholds import check_thresholds
+
+        if not self.thresholds and self.baseline is None:
+            return report
+        values = measure(report, self.output and self.output / self._format())
+        found = check_thresholds(self.thresholds, values)
+        if self.baseline is not None:
+            found += compare_baseline(self.baseline, values)
+        return replace(report, checks=tuple(found))
+
+    def write_baseline(self, report: Report) -> str | None:
+        """Writes the new baseline, unless parity or a threshold fails; says what it did, if that was asked for."""
+        if (file := self.written_baseline) is None:
+            return None
+        if not (report.holds and report.checks_hold):
+            return f"{file} was not written: a run that fails is no baseline."
+        from amp_export.reporting.baselines import Baseline
+
+        assert self.output is not None
+        Baseline.of(self.output, report, to=self._format()).save(file)
+        return f"Written: {file}"

@@ -1,0 +1,77 @@
+"""The plot of an explanation in a terminal: how far each layer is off, and where that begins."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.box import SIMPLE
+from rich.markup import escape
+from rich.table import Table
+
+from amp_export.reporting.wording import by_graph, explanation_title
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+WIDTH = 20
+"""Characters of the longest bar."""
+
+DECADES = 6
+"""Powers of ten that it stands for."""
+
+Section = Mapping[str, Any]
+
+
+def show_explanation(console: Console, explanation: Section) -> None:
+    """Prints one line for each layer: its worst value, and a bar for the powers of ten beyond what is tolerated."""
+    for within in by_graph(explanation):
+        table = Table(title=escape(explanation_title(within)), title_justify="left", box=SIMPLE)
+        table.add_column("layer", justify="right", no_wrap=True)
+        # where room is short, long names are folded and numbers are whole: only columns that may wrap give way
+        table.add_column("worst", overflow="fold")
+        for heading in ("off by", "tolerated"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column("beyond", no_wrap=True)
+        for layer, point in worst_points(within["points"]):
+            drawn = f"{bar(point)} first" if point == within["first"] else bar(point)
+            cells = (layer, _below_layer(point["module"]), f"{point['error']:.1e}", f"{point['tolerance']:.1e}", drawn)
+            table.add_row(*map(escape, cells), style=None if point["holds"] else "bold red")
+        console.print(table)
+
+
+def worst_points(points: Sequence[Section]) -> Iterator[tuple[str, Section]]:
+    """The worst value of each layer, and of what lies before and behind all layers; the first that fails goes before.
+
+    Yields:
+        The layer's number, or nothing, and the value.
+    """
+    last = max((number for number, point in enumerate(points) if point["layer"] is not None), default=-1)
+    groups: dict[float, list[Section]] = {}
+    for number, point in enumerate(points):
+        outside = -1 if number < last else math.inf
+        groups.setdefault(outside if point["layer"] is None else point["layer"], []).append(point)
+    for layer, group in sorted(groups.items()):
+        failing = next((point for point in group if not point["holds"]), None)
+        yield str(layer) if 0 <= layer < math.inf else "", failing or max(group, key=_excess)
+
+
+def _below_layer(module: str) -> str:
+    """A module's name within its layer; a layer as a whole is called so."""
+    match = re.match(r".*?\.\d+(?:\.(.+))?$", module)
+    return module if match is None else match[1] or "the whole layer"
+
+
+def bar(point: Section) -> str:
+    """A bar as long as the power of ten by which a value is beyond its tolerance; a dot where it is within."""
+    excess = _excess(point)
+    if point["holds"]:
+        return "."
+    decades = DECADES if math.isinf(excess) else max(0.0, math.log10(excess))
+    return "#" * max(1, min(WIDTH, round(WIDTH * decades / DECADES)))
+
+
+def _excess(point: Section) -> float:
+    return math.inf if not point["tolerance"] else float(point["error"] / point["tolerance"])

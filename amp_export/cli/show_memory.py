@@ -1,0 +1,121 @@
+"""What the command line shows of a device: room for a model, and how fast it can decode at most."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from amp_export.doctor.diagnose import Diagnosis
+from amp_export.doctor.memory import NOT_FITTED, Fit, Fitting, Need, Room
+from amp_export.hardware.target_facts import Target
+from amp_export.hardware.targets import GB_PER_SECOND, TARGETS
+from amp_export.options import TargetName
+
+_ANSWERS = {Room.FITS: "yes", Room.MAY_NOT_FIT: "maybe", Room.DOES_NOT_FIT: "no", None: "host"}
+"""`host` is the memory of the computer that a card is in, of which nothing is known."""
+
+
+def show_fitting(console: Console, diagnosis: Diagnosis) -> None:
+    """Prints whether model and build fit on the device that was asked for, and the bandwidth bound."""
+    fitting = diagnosis.fitting
+    if fitting is None:
+        if diagnosis.target is not TargetName.CPU:
+            device = TARGETS[diagnosis.target].device
+            console.print(f"Of {device} nothing can be said here: {NOT_FITTED}.", soft_wrap=True)
+        return
+    console.print(_describe(fitting), soft_wrap=True)
+    console.print(f"TensorRT: {'; '.join(_tensorrt(fitting.facts))}.", soft_wrap=True)
+    console.print()
+    console.print(_room_table(diagnosis, fitting))
+    if len(_pruned(fitting)) > 1:
+        console.print("The scores decide how many query and key/value heads stay: the most and the fewest are shown.")
+    if not fitting.facts.is_unified:
+        console.print("host: a build takes the memory of the computer that the card is in.", soft_wrap=True)
+    console.print(_bound_table(diagnosis, fitting))
+
+
+def _describe(fitting: Fitting) -> str:
+    facts, limits = fitting.facts, fitting.limits
+    assert facts.memory_bytes is not None
+    assert facts.bandwidth is not None
+    free, memory = _gigabytes(fitting.available_bytes), _gigabytes(facts.memory_bytes)
+    shared = ", which it shares with the CPU" if facts.is_unified else ""
+    texts = "single texts" if limits.max_batch == 1 else f"batches of up to {limits.max_batch} texts"
+    return (
+        f"[bold]{facts.device}[/], compute capability {facts.compute_capability}: of {memory} GB{shared}, about {free} "
+        f"GB are left for a model. It is to take {texts} of up to {limits.max_context} tokens."
+    )
+
+
+def _tensorrt(facts: Target) -> Iterator[str]:
+    for each in facts.tensorrt:
+        name = each.comes_with if each.version is None else f"{each.version} with {each.comes_with}"
+        yield f"{name} takes --opset {each.opset}"
+
+
+def _room_table(diagnosis: Diagnosis, fitting: Fitting) -> Table:
+    table = _table("Memory in GB: what is certain, and the worst case")
+    for heading in ("running", "fits", "building", "fits"):
+        table.add_column(heading, justify="left" if heading == "fits" else "right", no_wrap=True)
+    for precision, fit in _rows(fitting.fits):
+        needs = (*_need_cells(fit.run), *_need_cells(fit.build))
+        table.add_row(precision, _name(diagnosis, fitting, fit), *needs)
+    return table
+
+
+def _bound_table(diagnosis: Diagnosis, fitting: Fitting) -> Table:
+    assert fitting.facts.bandwidth is not None
+    speed = fitting.facts.bandwidth / GB_PER_SECOND
+    table = _table(f"Tokens a second at most, by {speed:g} GB/s: a bound, no measurement")
+    for heading in ("weights", "cache", "half context", "full context"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for precision, fit in _rows(fitting.fits):
+        memory = (f"{_gigabytes(fit.weight_bytes)} GB", f"{_gigabytes(fit.cache_bytes)} GB")
+        bounds = (_rate(fit.bound.half_context), _rate(fit.bound.full_context))
+        table.add_row(precision, _name(diagnosis, fitting, fit), *memory, *bounds)
+    return table
+
+
+def _table(title: str) -> Table:
+    table = Table(title=title, title_justify="left", box=SIMPLE)
+    for heading in ("precision", "model"):
+        table.add_column(heading, no_wrap=True)
+    return table
+
+
+def _rows(fits: Sequence[Fit]) -> Iterator[tuple[str, Fit]]:
+    """One row for precisions of as many bytes: all that is shown of them is the same."""
+    for size in dict.fromkeys(fit.precision.bytes for fit in fits):
+        alike = list(dict.fromkeys(fit.precision for fit in fits if fit.precision.bytes == size))
+        name = alike[0].value if len(alike) == 1 else f"{8 * size}-bit"
+        yield from ((name, fit) for fit in fits if fit.precision is alike[0])
+
+
+def _pruned(fitting: Fitting) -> set[int]:
+    return {fit.option for fit in fitting.fits if fit.option is not None}
+
+
+def _name(diagnosis: Diagnosis, fitting: Fitting, fit: Fit) -> str:
+    if fit.option is None or len(_pruned(fitting)) == 1:
+        return fit.model
+    widths = diagnosis.options[fit.option].candidate.widths
+    return f"{fit.model} {widths.query_heads}/{widths.key_value_heads}"
+
+
+def _need_cells(need: Need) -> tuple[str, str]:
+    style = "yellow" if need.room in (Room.MAY_NOT_FIT, Room.DOES_NOT_FIT) else None
+    answer = _ANSWERS[need.room]
+    span = f"{_gigabytes(need.least)} - {_gigabytes(need.most)}"
+    return span, f"[{style}]{answer}[/]" if style else answer
+
+
+def _rate(tokens: float) -> str:
+    return f"{tokens:.1f}" if tokens < 100 else f"{tokens:,.0f}"
+
+
+def _gigabytes(size: int) -> str:
+    gigabytes = size / 1e9
+    return f"{gigabytes:.2f}" if gigabytes < 10 else f"{gigabytes:.0f}"

@@ -1,0 +1,1 @@
+"""Bundles for devices, and measuring with them over ssh."""

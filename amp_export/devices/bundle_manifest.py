@@ -1,0 +1,131 @@
+"""What a bundle says of itself: the content of its `manifest.json`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from amp_export import __version__
+from amp_export.checkpoints.reading import hash_file, read_config
+from amp_export.devices.references import Reference
+from amp_export.exporters.dispatch import Precision
+from amp_export.exporters.limits import Limits
+from amp_export.exporters.tensorrt.device.bundle import SCHEMA
+from amp_export.exporters.tensorrt.exporting import describe_decoder
+from amp_export.exporters.tensorrt.profiles import decoder_profiles
+from amp_export.exporting.engines import workspace_bytes
+from amp_export.hardware.targets import TARGETS
+from amp_export.options import Format, TargetName
+from amp_export.outputs.manifest import Manifest
+
+if TYPE_CHECKING:
+    from amp_export.architectures import ModelConfig
+
+PROMPT_TOKENS, DECODE_TOKENS = 128, 16
+"""What a device measures in a round, as `benchmark` does here; less where the context is shorter."""
+
+SEED = 0
+
+Contents = dict[str, Path | bytes]
+
+NOT_OF_THE_GRAPHS = ("gain", "devices")
+"""Verdicts that come and go while the graphs stay the same, and would make another bundle of them."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One of the two graphs.
+
+    Attributes:
+        folder: Where it lies.
+        checkpoint: What it was exported from.
+        precision: What it was exported in.
+    """
+
+    folder: Path
+    checkpoint: Path
+    precision: Precision
+
+    @property
+    def config(self) -> ModelConfig:
+        """The config of the model."""
+        return read_config(self.folder)[1]
+
+
+def describe_bundle(
+    manifest: Manifest,
+    target: TargetName,
+    limits: Limits,
+    subjects: Mapping[str, Subject],
+    references: Mapping[str, Reference],
+    contents: Contents,
+    made_of: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The content of the bundle's manifest."""
+    decode_tokens = min(DECODE_TOKENS, limits.max_context // 2)
+    return {
+        "schema": SCHEMA,
+        "amp_export": __version__,
+        "target": {"name": target.value, "workspace_bytes": workspace_bytes(TARGETS[target].memory_bytes)},
+        "limits": asdict(limits),
+        "output": _describe_output(manifest),
+        "made_of": made_of,
+        "graphs": {name: _describe_graph(subject, limits) for name, subject in subjects.items()},
+        "references": {
+            name: {"file": f"{name}/references.npz", **reference.summary()} for name, reference in references.items()
+        },
+        "measure": {
+            "prompt_tokens": min(PROMPT_TOKENS, limits.max_context - decode_tokens),
+            "decode_tokens": decode_tokens,
+            "vocab_size": min(subject.config.vocab_size for subject in subjects.values()),
+            "seed": SEED,
+        },
+        "files": {name: _facts(content) for name, content in sorted(contents.items())},
+    }
+
+
+def made_of_graphs(output: Path, against: Path | None) -> dict[str, Any]:
+    """By what a bundle can be told from one of other graphs: the hashes in the outputs' manifests."""
+
+    def graphs(folder: Path) -> dict[str, str]:
+        files = Manifest.load(folder).files.items()
+        return {name: facts["sha256"] for name, facts in files if name.startswith(f"{Format.ONNX}/model.onnx")}
+
+    return {"output": graphs(output), "against": None if against is None else graphs(against)}
+
+
+def _describe_output(manifest: Manifest) -> dict[str, Any]:
+    """What the output's manifest says, without the paths of this machine and the files that stay here."""
+    content = asdict(manifest)
+    del content["files"]
+    verdicts = {name: verdict for name, verdict in manifest.verdicts.items() if name not in NOT_OF_THE_GRAPHS}
+    source = {"asked": manifest.source.asked, "sha256": manifest.source.sha256}
+    return {**content, "source": source, "verdicts": verdicts}
+
+
+def _describe_graph(subject: Subject, limits: Limits) -> dict[str, Any]:
+    graph = describe_decoder(subject.folder / "model.onnx")
+    profiles = decoder_profiles({name: binding.axes for name, binding in graph.inputs.items()}, limits)
+    return {
+        "opset": graph.opset.version,
+        "precision": graph.precision.value,
+        "profiles": [
+            {
+                "name": profile.name,
+                "shapes": {
+                    name: [list(each.minimum), list(each.optimum), list(each.maximum)]
+                    for name, each in profile.ranges.items()
+                },
+            }
+            for profile in profiles
+        ],
+    }
+
+
+def _facts(content: Path | bytes) -> dict[str, Any]:
+    if isinstance(content, bytes):
+        return {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+    return {"sha256": hash_file(content), "bytes": content.stat().st_size}

@@ -1,0 +1,160 @@
+"""What a device is checked against: inputs of a decoder, and PyTorch's logits for them.
+
+A bundle holds few logits: those after the last token of every call, which is what a decoder is run for. They depend on
+the keys and values of all tokens before, so a fault in any of these shows in them; the logits of the tokens before add
+only what the same rows of the same weights make of other vectors. With a vocabulary of 49,152: 1.4 MB instead of 42.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from amp_export.api.validate import NOISE_FACTOR, REFERENCE, run_torch
+from amp_export.checkpoints.reading import open_checkpoint
+from amp_export.errors import RequestError
+from amp_export.exporters.dispatch import Precision
+from amp_export.parity.decoder_cases import Case, Floats, Forward, Integers, Past, cases_within, replay, token_pool
+from amp_export.parity.metrics import distance
+from amp_export.parity.noise import draw_rounding
+from amp_export.parity.suites import torch_decoder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from amp_export.exporters.limits import Limits
+
+PADDED_PROMPTS = (17, 11, 5)
+"""Tokens of the prompts of the padded batch: as many of them as a batch may hold."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a decoder.
+
+    Attributes:
+        input_ids: int64 [batch, new].
+        attention_mask: int64 [batch, past + new].
+        position_ids: int64 [batch, new].
+        logits: After the last new token, [batch, vocabulary]; padding is on the left, so the last is always real.
+    """
+
+    input_ids: Integers
+    attention_mask: Integers
+    position_ids: Integers
+    logits: Floats
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What one graph has to compute.
+
+    Attributes:
+        precision: The graph's precision.
+        calls: By case, what is called in turn.
+        noise: How far PyTorch in the graph's precision is from PyTorch in a higher one: the largest difference.
+        mean_noise: The largest mean difference of a case.
+    """
+
+    precision: Precision
+    calls: Mapping[str, Sequence[Call]]
+    noise: float
+    mean_noise: float
+
+    def summary(self) -> dict[str, Any]:
+        """What a bundle's manifest says of it."""
+        return {
+            "precision": self.precision.value,
+            "reference_precision": REFERENCE[self.precision],
+            "noise": self.noise,
+            "noise_factor": NOISE_FACTOR,
+            "tolerance": NOISE_FACTOR * self.noise,
+            "mean_tolerance": NOISE_FACTOR * self.mean_noise,
+            "cases": [{"name": name, "calls": len(calls)} for name, calls in self.calls.items()],
+        }
+
+    def to_npz(self) -> bytes:
+        """All arrays, under `CASE.CALL.NAME` with numbers for case and call."""
+        arrays: dict[str, Any] = {}
+        for case, calls in enumerate(self.calls.values()):
+            for number, call in enumerate(calls):
+                scope = f"{case}.{number}"
+                arrays[f"{scope}.input_ids"] = call.input_ids
+                arrays[f"{scope}.attention_mask"] = call.attention_mask
+                arrays[f"{scope}.position_ids"] = call.position_ids
+                arrays[f"{scope}.logits"] = call.logits.astype(np.float32)
+        stream = io.BytesIO()
+        np.savez(stream, **arrays)
+        return stream.getvalue()
+
+
+def make_reference(checkpoint: Path, precision: Precision, limits: Limits) -> Reference:
+    """Runs a decoder in PyTorch, in the graph's precision and in a higher one.
+
+    Args:
+        checkpoint: What was exported.
+        precision: The precision it was exported in.
+        limits: What a device's engine takes: no case is larger.
+
+    Raises:
+        ModelError: The checkpoint cannot be read.
+        RequestError: The limits are too small for any case.
+    """
+    config = open_checkpoint(checkpoint).config
+    cases = reference_cases(limits)
+    if not cases:
+        raise RequestError(
+            f"A context of {limits.max_context} tokens is too short to check parity on.\nGive --max-context 12 or more."
+        )
+    pool = token_pool(checkpoint, config.vocab_size)
+
+    def record(model: PreTrainedModel) -> dict[str, list[Call]]:
+        return {case.name: _record(case, pool, torch_decoder(model)) for case in cases}
+
+    expected = run_torch(checkpoint, REFERENCE[precision], record)
+    exact = {name: _logits(calls) for name, calls in expected.items()}
+
+    def noises(model: PreTrainedModel) -> list[tuple[float, float]]:
+        runs = draw_rounding(model, record)
+        return [distance(_logits(run[name]), logits) for run in runs for name, logits in exact.items()]
+
+    noise, mean_noise = (max(each) for each in zip(*run_torch(checkpoint, precision.value, noises), strict=True))
+    return Reference(precision, expected, noise, mean_noise)
+
+
+def reference_cases(limits: Limits) -> tuple[Case, ...]:
+    """The cases that an engine of such limits takes: those of `validate` in kind, with fewer steps."""
+    cases = [
+        Case("prefill of 17 tokens", (17,)),
+        Case("prefill of 128 tokens", (128,)),
+        Case("4 decode steps after 8 tokens", (8,), decode_steps=4),
+    ]
+    lengths = PADDED_PROMPTS[: limits.max_batch]
+    if len(lengths) > 1:
+        name = f"left-padded batch of {' and '.join(map(str, lengths))} tokens, 2 decode steps"
+        cases.append(Case(name, lengths, decode_steps=2))
+    return cases_within(tuple(cases), limits.max_context)
+
+
+def _record(case: Case, pool: Integers, forward: Forward[Past]) -> list[Call]:
+    calls: list[Call] = []
+
+    def recorded(
+        input_ids: Integers, attention_mask: Integers, position_ids: Integers, past: Past | None
+    ) -> tuple[Floats, Past]:
+        logits_bsv, now = forward(input_ids, attention_mask, position_ids, past)
+        # a copy, so that the other logits can go
+        calls.append(Call(input_ids, attention_mask, position_ids, logits_bsv[:, -1].copy()))
+        return logits_bsv, now
+
+    replay(case, pool, recorded)
+    return calls
+
+
+def _logits(calls: Sequence[Call]) -> Floats:
+    return np.concatenate([call.logits for call in calls])

@@ -1,0 +1,262 @@
+"""Measuring on a device: push the bundle there, run it, and bring its report back, however often that is cut short.
+
+The device keeps what it has: a partial archive, the unpacked bundle, its engines, and a run that goes on without us.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from amp_export.devices import remote_commands as commands
+from amp_export.devices.archives import MEGABYTE
+from amp_export.devices.bundle import BundleResult, bundle, default_file, find_bundle, is_current
+from amp_export.devices.ssh import Address, Connection
+from amp_export.errors import DeviceError
+from amp_export.options import DeviceRuntime, TargetName
+from amp_export.outputs.manifest import Manifest
+from amp_export.progress import Advance, Progress, Silent
+from amp_export.reporting.devices import read_device_report
+from amp_export.reporting.files import open_report, update_report
+from amp_export.reporting.report import Report
+
+OLDEST_PYTHON = (3, 8)
+
+KILOBYTE = 1024
+
+_ROUNDS = re.compile(r"Measured (\d+) of (\d+) rounds")
+_WORD, _ERROR = "amp-export ", "Error: "
+
+
+@dataclass(frozen=True)
+class DeviceOptions:
+    """How a device is reached and what it runs.
+
+    Attributes:
+        target: The device that a bundle is made for, where there is none yet.
+        against: The output directory of the export to compare with; by default the dense model.
+        runtime: The device's runtime; None takes TensorRT where it imports, else ONNX Runtime.
+        rounds: How many rounds to measure.
+        threads: Threads of ONNX Runtime; None leaves it to the runtime.
+        python: The device's Python that has the runtime.
+        ssh_config: Another file than `~/.ssh/config`.
+    """
+
+    target: TargetName = TargetName.CPU
+    against: Path | None = None
+    runtime: DeviceRuntime | None = None
+    rounds: int = 20
+    threads: int | None = None
+    python: str = "python3"
+    ssh_config: Path | None = None
+
+
+def benchmark_on_device(
+    output: Path, device: str, *, options: DeviceOptions | None = None, progress: Progress | None = None
+) -> Report:
+    """Measures dense against pruned on a device, and merges the result into the output's report.
+
+    Args:
+        output: What `export` or the whole run wrote.
+        device: `ssh://[user@]host[:port]`.
+        options: Everything else.
+        progress: Where to show what is going on.
+
+    Returns:
+        The report, whether parity holds on the device or not.
+
+    Raises:
+        RequestError: The address is malformed.
+        DeviceError: The device cannot be reached, was lost, or cannot run the bundle. The same call takes it up again.
+        OutputError: See `bundle`.
+    """
+    options = options or DeviceOptions()
+    progress = progress or Silent()
+    address = Address.parse(device)
+    earlier = open_report(output, Manifest.load(output))
+    found = _find_or_make(output, options, progress)
+    # a bundle that was made now stands in it
+    manifest = Manifest.load(output)
+    connection = Connection(address, options.ssh_config)
+    state = _prepare(connection, found, options)
+    if not state.unpacked:
+        _push(connection, found, state, progress)
+    with tempfile.TemporaryDirectory() as scratch:
+        report = _run(connection, found, Path(scratch), progress)
+    merged = update_report(output, earlier, manifest, devices={str(address): report}, progress=progress)
+    # the report is home; if the device is gone now, it is at worst brought again
+    with contextlib.suppress(DeviceError):
+        connection.run(commands.TAKEN, found.sha256)
+    return merged
+
+
+@dataclass(frozen=True)
+class _State:
+    """What a device has.
+
+    Attributes:
+        unpacked: Whether the bundle is there.
+        partial_bytes: How much of its archive is there.
+        free_bytes: Room on the disk.
+    """
+
+    unpacked: bool
+    partial_bytes: int
+    free_bytes: int
+
+
+def _find_or_make(output: Path, options: DeviceOptions, progress: Progress) -> BundleResult:
+    """The output's bundle, if it holds the graphs that are there now, or a new one."""
+    file = default_file(output, options.target)
+    if file.exists():
+        found = find_bundle(file)
+        if is_current(found, output, options.against):
+            return found
+        progress.note(f"{file.name} holds other graphs than {output} does now, and is made again.")
+    return bundle(output, target=options.target, against=options.against, overwrite=True, progress=progress)
+
+
+def _prepare(connection: Connection, found: BundleResult, options: DeviceOptions) -> _State:
+    if "\n" in options.python or not options.python:
+        raise DeviceError(f"--device-python {options.python!r} is no path of a program.")
+    arguments = ["--rounds", str(options.rounds)]
+    if options.threads is not None:
+        arguments += ["--threads", str(options.threads)]
+    if options.runtime is not None:
+        arguments += ["--runtime", options.runtime.value]
+    request = json.dumps({"arguments": arguments})
+    said = connection.run(commands.PREPARE, found.sha256, data=f"{options.python}\n{request}\n")
+    # other lines may come from the login shell's own start files
+    words = [line[len(_WORD) :].split() for line in said if line.startswith(_WORD)]
+    _check_python(connection.address, options, words)
+    numbers = {name: int(value[0]) for name, *value in words if name in ("partial", "free")}
+    return _State(["unpacked"] in words, numbers.get("partial", 0), numbers["free"] * KILOBYTE)
+
+
+def _check_python(address: Address, options: DeviceOptions, words: list[list[str]]) -> None:
+    python = options.python
+    another = "--device-python names another Python there, such as ~/venv/bin/python."
+    if ["no-python"] in words:
+        raise DeviceError(f"There is no {python} on {address}.\nInstall Python 3.8 or later there. {another}")
+    versions = [tuple(map(int, word)) for word in words if len(word) == 2 and all(part.isdigit() for part in word)]
+    if not versions:
+        raise DeviceError(f"{python} on {address} is no Python, or does not run.\n{another}")
+    if versions[0] < OLDEST_PYTHON:
+        version = ".".join(map(str, versions[0]))
+        raise DeviceError(f"{python} on {address} is Python {version}, and 3.8 or later is needed.\n{another}")
+    if ["numpy"] not in words:
+        raise DeviceError(
+            f"{python} on {address} has no numpy.\nInstall it there: sudo apt install python3-numpy. {another}"
+        )
+    runtimes = [runtime.value for runtime in ([options.runtime] if options.runtime is not None else DeviceRuntime)]
+    if not any([runtime] in words for runtime in runtimes):
+        raise DeviceError(
+            f"{python} on {address} has no {' and no '.join(runtimes)}.\n"
+            "Install JetPack's TensorRT there, sudo apt install python3-libnvinfer, or ONNX Runtime, "
+            f"{python} -m pip install onnxruntime. {another}"
+        )
+
+
+def _push(connection: Connection, found: BundleResult, state: _State, progress: Progress) -> None:
+    # archive and unpacked files are there together for a while
+    needed = found.bytes - state.partial_bytes + found.unpacked_bytes
+    if state.free_bytes < needed:
+        raise DeviceError(
+            f"{connection.address} has {state.free_bytes / 1e9:.1f} GB of disk free in ~/{commands.CACHE}, and the "
+            f"bundle needs {needed / 1e9:.1f} GB.\nMake room there."
+        )
+    if state.partial_bytes > found.bytes:
+        connection.run(commands.EMPTY, found.sha256)
+        state = replace(state, partial_bytes=0)
+    for _ in range(2):
+        with progress.step(f"Pushing {found.bytes / 1e6:.0f} MB to {connection.address}") as advance:
+            if state.partial_bytes != found.bytes:
+                _copy(connection, found, advance)
+        with progress.step("Unpacking there"):
+            said = connection.run(commands.UNPACK, found.sha256)
+        if f"{_WORD}damaged" not in said:
+            return
+        progress.note("What came there is not what was sent; it is sent again from the beginning.")
+        connection.run(commands.EMPTY, found.sha256)
+        state = replace(state, partial_bytes=0)
+    raise DeviceError(
+        f"The bundle was pushed to {connection.address} twice, and its SHA-256 was wrong there both times.\n"
+        "Its disk or memory may be at fault; or the bundle changes here while it is pushed."
+    )
+
+
+def _copy(connection: Connection, found: BundleResult, advance: Advance) -> None:
+    remote = f"{commands.CACHE}/{found.sha256}/{commands.ARCHIVE}"
+    with tempfile.TemporaryDirectory() as folder, _watched(connection, found, advance):
+        # under a name of ours, so that no name of the user's has to be quoted for sftp
+        (Path(folder) / commands.ARCHIVE).symlink_to(found.file.resolve())
+        try:
+            connection.copy(f"reput {commands.ARCHIVE} {remote}\n", folder=Path(folder))
+        except DeviceError as error:
+            raise DeviceError(f"{error}\nWhat has come there is kept: the same command goes on from it.") from error
+
+
+@contextlib.contextmanager
+def _watched(connection: Connection, found: BundleResult, advance: Advance) -> Iterator[None]:
+    """Shows how much has come there, which a second connection tells."""
+    total = found.bytes // MEGABYTE
+
+    def show(lines: Iterator[str]) -> None:
+        for line in lines:
+            if line.strip().isdigit():
+                advance(min(int(line) // MEGABYTE, total), total)
+
+    with connection.start(commands.WATCH, found.sha256) as watching:
+        thread = threading.Thread(target=show, args=(watching.lines(),), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            watching.process.kill()
+            thread.join()
+
+
+def _run(connection: Connection, found: BundleResult, scratch: Path, progress: Progress) -> dict[str, Any]:
+    lines: list[str] = []
+    with progress.step(f"Running on {connection.address}") as advance:
+        try:
+            connection.follow(commands.ATTACH, found.sha256, _listener(lines, advance, progress.note))
+        except DeviceError as error:
+            raise DeviceError(
+                f"{error}\nA run that was begun goes on there; the same command waits for it and brings its report."
+            ) from error
+    codes = [line.split()[-1] for line in lines if line.startswith(f"{_WORD}exit ")]
+    if codes[-1:] not in (["0"], ["1"]):
+        raise DeviceError(
+            f"The run on {connection.address} could not go on: {_last_error(lines)}\n"
+            f"What was pushed is in ~/{commands.CACHE}/{found.sha256} there; without it, the same command begins anew."
+        )
+    name = "device-report.json"
+    connection.copy(f"get {commands.CACHE}/{found.sha256}/bundle/{name} {name}\n", folder=scratch)
+    return read_device_report(scratch / name, identity=found.identity)
+
+
+def _listener(lines: list[str], advance: Advance, note: Callable[[str], None]) -> Callable[[str], None]:
+    def listen(line: str) -> None:
+        lines.append(line)
+        if measured := _ROUNDS.match(line):
+            advance(int(measured[1]), int(measured[2]))
+        # an error is shown when the run has ended
+        elif not line.startswith(_WORD) and not any(earlier.startswith(_ERROR) for earlier in lines):
+            note(line)
+
+    return listen
+
+
+def _last_error(lines: list[str]) -> str:
+    """What the device says is wrong, and what to do; its last lines where it does not say."""
+    starts = [number for number, line in enumerate(lines) if line.startswith(_ERROR)]
+    said = lines[starts[-1] :] if starts else lines[-3:]
+    return "\n".join(line for line in said if not line.startswith(_WORD)).removeprefix(_ERROR)

@@ -1,0 +1,275 @@
+"""The verb `doctor`: what a ratio would mean for a model, from its config alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from amp_export.architectures import LayerWidths, ModelConfig, parameter_count
+from amp_export.architectures._footprint import cached_numbers
+from amp_export.checkpoints.reading import read_config
+from amp_export.checkpoints.sources import resolve_model
+from amp_export.doctor.loaders import RUNTIMES, Outcome, Status
+from amp_export.doctor.memory import Fitting, Subject, can_fit, fit_models, refuse_limits
+from amp_export.doctor.verdicts import Choice, Verdict, judge
+from amp_export.errors import PlanError, RatioError
+from amp_export.exporters.limits import choose_limits
+from amp_export.exporters.onnx.genai import read_generation
+from amp_export.options import HeadPolicy, PerLayer, TargetName, Uniform
+from amp_export.pruning.allocation import check_spreadable
+from amp_export.pruning.candidates import Candidate, PlanSettings, list_candidates
+from amp_export.pruning.planning import choose_candidate, list_preferred, needs_scores
+from amp_export.pruning.rewriting import MODELING_FILE, Rewrite, RewriteKind, rewrite
+
+NEAREST_STEP = 0.01
+"""How finely the nearest ratio that a runtime can load is looked for."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """One way to meet the ratio.
+
+    Attributes:
+        candidate: What would be kept; on average, where layers may differ.
+        rewrite: The class and config that say it. Where layers share the counts out its widths are an example.
+        shared_out: Whether layers share the counts out by their importance, so that they are averages.
+    """
+
+    candidate: Candidate
+    rewrite: Rewrite
+    shared_out: bool = False
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What `doctor` found.
+
+    Attributes:
+        model: What was asked for.
+        class_name: The model's class.
+        parameters: Its parameters, tied ones counted once.
+        widths: Its heads and neurons in every layer.
+        num_layers: Its layers.
+        ratio: The ratio that was asked for.
+        target: The device that was asked for.
+        options: Every way to meet it.
+        chosen: The one that will be taken, or None where the choice needs scores.
+        compatibility: Which runtimes load the result.
+        fitting: Whether model, engine and build fit on the target, and how fast it can decode at most; None where
+            nothing is known of the target, or the graph is not one that is built directly.
+    """
+
+    model: str
+    class_name: str
+    parameters: int
+    widths: LayerWidths
+    num_layers: int
+    ratio: float
+    target: TargetName
+    options: tuple[Option, ...]
+    chosen: Option | None
+    compatibility: tuple[Verdict, ...] = ()
+    fitting: Fitting | None = None
+
+    def to_json(self) -> str:
+        """As `doctor --json` prints it; `chosen` is a number among the options."""
+        content = {
+            "model": self.model,
+            "class": self.class_name,
+            "parameters": self.parameters,
+            "num_layers": self.num_layers,
+            "widths": asdict(self.widths),
+            "ratio": self.ratio,
+            "target": self.target.value,
+            "options": [_option_json(option) for option in self.options],
+            "chosen": None if self.chosen is None else self.options.index(self.chosen),
+            "compatibility": [asdict(verdict) for verdict in self.compatibility],
+            "fitting": None if self.fitting is None else self.fitting.to_dict(),
+        }
+        return json.dumps(content, indent=2) + "\n"
+
+
+def _option_json(option: Option) -> dict[str, Any]:
+    candidate, rewritten = option.candidate, option.rewrite
+    return {
+        "heads": candidate.heads.value,
+        "widths": asdict(candidate.widths),
+        "shared_out": option.shared_out,
+        "removed": candidate.ratio,
+        "class": rewritten.class_name,
+        "rewrite": rewritten.kind.value,
+        "reason": rewritten.reason,
+    }
+
+
+def diagnose(
+    model: str | Path,
+    settings: PlanSettings,
+    *,
+    uniform: Uniform = Uniform.RESIZE,
+    max_batch: int = 1,
+    max_context: int | None = None,
+    on_status: Callable[[str], None] | None = None,
+) -> Diagnosis:
+    """Says what a ratio would keep and how it would be expressed; reads no weights.
+
+    Args:
+        model: A hub id, a checkpoint directory, a `.gguf` file, or `demo`.
+        settings: What plan is asked for.
+        uniform: What becomes of a plan that no stock config can say.
+        max_batch: The largest batch that the target has to take.
+        max_context: The most tokens of a text; by default 2048, or the model's context where that is less.
+        on_status: Called before a model is fetched.
+
+    Raises:
+        RatioError: The ratio is illegal; the nearest legal one is named.
+        PlanError: The settings do not fit the model.
+        RequestError: The model is not there or not supported, or the limits make no sense for it or the target.
+    """
+    source = resolve_model(model, on_status=on_status)
+    raw_config, config = read_config(source.path)
+    refuse_limits(config, settings.target, max_batch=max_batch, max_context=max_context)
+    candidates = list_candidates(raw_config, config, settings)
+    if settings.heads_per_layer is PerLayer.GLOBAL:
+        check_spreadable(config, settings.heads)
+    patient = _Patient(
+        raw_config, config, uniform, read_generation(raw_config, source.path).get("eos_token_id") is not None
+    )
+    options = {
+        candidate: Option(candidate, patient.rewrite(candidate, settings), _differs(candidate, settings, config))
+        for candidate in candidates
+    }
+    chosen = None if needs_scores(settings) else options[choose_candidate(config, settings, candidates)]
+    fitting = None
+    if can_fit(config, settings.target):
+        limits = choose_limits(config.max_position_embeddings, max_batch=max_batch, max_context=max_context)
+        likely = [chosen] if chosen else [options[each] for each in list_preferred(candidates, settings.heads)]
+        fitting = fit_models(config, _subjects(config, list(options.values()), likely), settings.target, limits)
+    return Diagnosis(
+        model=source.asked,
+        class_name=config.architecture.class_name,
+        parameters=parameter_count(config),
+        widths=config.widths,
+        num_layers=len(config.sites),
+        ratio=settings.ratio,
+        target=settings.target,
+        options=tuple(options.values()),
+        chosen=chosen,
+        compatibility=_with_nearest(patient, settings, patient.verdicts(settings, candidates)),
+        fitting=fitting,
+    )
+
+
+def _subjects(config: ModelConfig, options: Sequence[Option], likely: Sequence[Option]) -> list[Subject]:
+    """The dense model, and of the options that may be taken the ones that keep the most and the least of a text."""
+
+    def widths(option: Option) -> Sequence[LayerWidths]:
+        is_average = option.shared_out and option.rewrite.kind is not RewriteKind.PADDED
+        return config.everywhere(option.candidate.widths) if is_average else option.rewrite.widths
+
+    by_cache = {sum(cached_numbers(config, widths(option))): option for option in reversed(likely)}
+    ends = [by_cache[kept] for kept in dict.fromkeys((max(by_cache), min(by_cache)))]
+    pruned = [Subject("pruned", options.index(option), widths(option)) for option in ends]
+    return [Subject("dense", None, config.everywhere(config.widths)), *pruned]
+
+
+@dataclass(frozen=True)
+class _Patient:
+    """A model, and what does not change with the ratio."""
+
+    raw_config: Mapping[str, Any]
+    config: ModelConfig
+    uniform: Uniform
+    has_end_token: bool
+
+    def verdicts(self, settings: PlanSettings, candidates: Sequence[Candidate]) -> tuple[Verdict, ...]:
+        """What every runtime makes of the ways that may be taken."""
+        taken = list_preferred(candidates, settings.heads)
+        if not needs_scores(settings):
+            taken = [choose_candidate(self.config, settings, candidates)]
+        choices = [self._choice(candidate, settings) for candidate in taken]
+        return tuple(judge(runtime, choices) for runtime in RUNTIMES)
+
+    def rewrite(self, candidate: Candidate, settings: PlanSettings, *, pad: bool | None = None) -> Rewrite:
+        """The rewrite of a candidate, or of an example of it where layers will differ."""
+        pad = self.uniform is Uniform.PAD if pad is None else pad
+        layers = self.config.everywhere(candidate.widths)
+        if not _differs(candidate, settings, self.config):
+            return rewrite(self.raw_config, self.config, layers, pad=pad)
+        layers[0] = self.config.fit(_at_its_widest(candidate, settings, self.config), self.config.sites[0])
+        found = rewrite(self.raw_config, self.config, layers, pad=pad)
+        name = self.config.architecture.class_name
+        how = {
+            RewriteKind.PADDED: "layers are filled up with zeros to the widest",
+            RewriteKind.RESIZED_CLASS: f"{MODELING_FILE}.py, saved with the checkpoint, resizes them at load",
+        }.get(found.kind, found.reason)
+        return replace(found, reason=f"{name} has one width for all layers, and the scores give each its own; {how}")
+
+    def _choice(self, candidate: Candidate, settings: PlanSettings) -> Choice:
+        found = self.rewrite(candidate, settings)
+        outcome = self._outcome(found, candidate, settings)
+        if found.kind is not RewriteKind.RESIZED_CLASS:
+            return Choice(candidate.heads, outcome)
+        try:
+            padded = self.rewrite(candidate, settings, pad=True)
+        except PlanError:
+            return Choice(candidate.heads, outcome)
+        return Choice(candidate.heads, outcome, self._outcome(padded, candidate, settings))
+
+    def _outcome(self, found: Rewrite, candidate: Candidate, settings: PlanSettings) -> Outcome:
+        spreads_heads = settings.heads_per_layer is PerLayer.GLOBAL and candidate.heads is not HeadPolicy.NONE
+        # how far the widest layer is filled up is known only where all layers have as many heads
+        known = not (spreads_heads and _differs(candidate, settings, self.config))
+        widths = found.widths[-1]
+        stock = found.is_stock
+        return Outcome(
+            config=ModelConfig.read(found.architecture, found.config) if stock else self.config,
+            class_name=found.class_name,
+            kind=found.kind,
+            query_heads=widths.query_heads if known else None,
+            keeps_neurons=all(
+                layer.neurons == site.widths.neurons
+                for layer, site in zip(found.widths, self.config.sites, strict=True)
+            ),
+            heads_alike=known or found.kind is RewriteKind.PADDED,
+            has_end_token=self.has_end_token,
+        )
+
+
+def _differs(candidate: Candidate, settings: PlanSettings, config: ModelConfig) -> bool:
+    """Whether layers will keep different counts, which the scores decide."""
+    return _at_its_widest(candidate, settings, config) != candidate.widths and len(config.sites) > 1
+
+
+def _at_its_widest(candidate: Candidate, settings: PlanSettings, config: ModelConfig) -> LayerWidths:
+    """The widths of a layer that loses nothing of what layers share out among them."""
+    dense, widths = config.widths, candidate.widths
+    if settings.heads_per_layer is PerLayer.GLOBAL:
+        widths = replace(widths, query_heads=dense.query_heads, key_value_heads=dense.key_value_heads)
+    if settings.neurons_per_layer is PerLayer.GLOBAL:
+        widths = replace(widths, neurons=dense.neurons)
+    return widths
+
+
+def _with_nearest(patient: _Patient, settings: PlanSettings, verdicts: Sequence[Verdict]) -> tuple[Verdict, ...]:
+    """Adds to each no the nearest ratio at which it becomes a yes."""
+    nearest: dict[str, float] = {}
+    wanted = {verdict.runtime for verdict in verdicts if verdict.status is Status.CANNOT}
+    steps = range(1, round(1 / NEAREST_STEP))
+    ratios = [round(settings.ratio + sign * step * NEAREST_STEP, 4) for step in steps for sign in (-1, 1)]
+    for ratio in (ratio for ratio in ratios if 0 < ratio < 1):
+        if not wanted:
+            break
+        asked = replace(settings, ratio=ratio)
+        try:
+            found = patient.verdicts(asked, list_candidates(patient.raw_config, patient.config, asked))
+        except (RatioError, PlanError):
+            continue
+        for verdict in found:
+            if verdict.runtime in wanted and verdict.loads:
+                nearest[verdict.runtime] = ratio
+                wanted.discard(verdict.runtime)
+    return tuple(replace(verdict, nearest=nearest.get(verdict.runtime)) for verdict in verdicts)

@@ -1,0 +1,365 @@
+"""What runtimes ask of a pruned model: the class, the kind of rewrite, head counts, widths, the width of a head, dtype.
+
+It is data, in `RUNTIMES`: rules with their sources, of which the first that does not hold decides; `verdicts` applies
+them.
+
+transformers, ONNX Runtime, onnxruntime-genai and TensorRT were tried by this project; what vLLM, llama.cpp and TensorRT
+Edge-LLM load is read from their sources.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from amp_export.architectures import Kind, ModelConfig
+from amp_export.exporters.onnx.support import can_build
+from amp_export.exporters.tensorrt.support import builds_with_new_operators
+from amp_export.pruning.rewriting import RewriteKind
+
+
+class Status(enum.StrEnum):
+    """Whether a runtime loads it."""
+
+    LOADS = "loads"
+    LOADS_WITH = "loads with"
+    CANNOT = "cannot"
+    NOT_TRIED = "not tried"
+    NOT_KNOWN = "not known"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a plan makes of a model, as far as that is known before the scores are.
+
+    Attributes:
+        config: The config as the class that computes it reads it.
+        class_name: That class.
+        kind: The kind of rewrite.
+        query_heads: Query heads of every layer, or None where the scores decide.
+        keeps_neurons: Whether every layer has all its neurons.
+        heads_alike: Whether all layers have as many heads.
+        has_end_token: Whether the config says which token ends a text.
+    """
+
+    config: ModelConfig
+    class_name: str
+    kind: RewriteKind
+    query_heads: int | None
+    keeps_neurons: bool
+    heads_alike: bool
+    has_end_token: bool
+
+    @property
+    def is_stock(self) -> bool:
+        """Whether a class of transformers loads it."""
+        return self.kind is not RewriteKind.RESIZED_CLASS
+
+    @property
+    def heads_fill_hidden_size(self) -> bool | None:
+        """Whether hidden_size / heads is the width of a head; None where the scores decide."""
+        if self.query_heads is None:
+            return None
+        return self.query_heads * self.config.head_dim == self.config.hidden_size
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One thing that a runtime asks.
+
+    Attributes:
+        holds: Whether an outcome meets it; None where that is not known.
+        why: What is wrong with an outcome that does not.
+        source: Where that is said: a file or a page, and its version.
+        otherwise: What an outcome that does not meet it is, unless something makes up for it.
+        needs: What makes up for it, or None.
+    """
+
+    holds: Callable[[Outcome], bool | None]
+    why: Callable[[Outcome], str]
+    source: str
+    otherwise: Status = Status.CANNOT
+    needs: str | None = None
+
+
+@dataclass(frozen=True)
+class Support:
+    """What a runtime can say of a class.
+
+    Attributes:
+        any_heads: Whether it takes the width of a head from `head_dim`, so that any number of heads is possible.
+        any_neurons: Whether it takes the number of neurons from the config.
+        note: What else is to be known.
+    """
+
+    any_heads: bool = True
+    any_neurons: bool = True
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Something that loads a checkpoint or a graph.
+
+    Attributes:
+        name: Its name.
+        version: The version that the rules are of.
+        rules: What it asks, the first that fails deciding.
+        classes: What it can say of each class that it knows, where that matters.
+        tried: Whether this project runs it; the rules of the others are read from their sources.
+    """
+
+    name: str
+    version: str
+    rules: tuple[Rule, ...]
+    classes: Mapping[str, Support] = field(default_factory=dict)
+    tried: bool = True
+
+
+ANY, ALL_HEADS, ALL = Support(), Support(any_heads=False), Support(any_heads=False, any_neurons=False)
+_EMBEDDINGS = Support(any_heads=False, note="for embeddings: the head of the model is left out")
+
+VLLM: Mapping[str, Support] = {
+    # Where `head_dim` is read: the attention class in vllm/model_executor/models/{llama,mixtral,qwen3,...}.py, 0.33.0.
+    **dict.fromkeys(("LlamaForCausalLM", "MistralForCausalLM", "MixtralForCausalLM", "Phi3ForCausalLM"), ANY),
+    **dict.fromkeys(("Qwen3ForCausalLM", "Qwen3MoeForCausalLM", "GraniteForCausalLM", "CohereForCausalLM"), ANY),
+    **dict.fromkeys(("GemmaForCausalLM", "Gemma2ForCausalLM", "Gemma3ForCausalLM"), ANY),
+    # Run by its Transformers backend: `_TRANSFORMERS_SUPPORTED_MODELS`, registry.py; it reads `head_dim` of the config:
+    # `get_head_size`, vllm/transformers_utils/model_arch_config_convertor.py.
+    **dict.fromkeys(("PhiForCausalLM", "SmolLM3ForCausalLM", "Olmo2ForCausalLM", "Starcoder2ForCausalLM"), ANY),
+    "GPTNeoXForCausalLM": ANY,
+    # hidden_size // num_heads in qwen2.py, gpt2.py, opt.py, stablelm.py, falcon.py; 4 * hidden_size in falcon.py.
+    **dict.fromkeys(("Qwen2ForCausalLM", "GPT2LMHeadModel", "OPTForCausalLM", "StableLmForCausalLM"), ALL_HEADS),
+    "FalconForCausalLM": ALL,
+    # `_EMBEDDING_MODELS`, `_CROSS_ENCODER_MODELS` and `_MULTIMODAL_MODELS`, registry.py.
+    **dict.fromkeys(("BertModel", "BertForMaskedLM", "BertForSequenceClassification", "RobertaModel"), ALL_HEADS),
+    **dict.fromkeys(("BertForTokenClassification", "RobertaForSequenceClassification"), ALL_HEADS),
+    **dict.fromkeys(("ModernBertModel", "ModernBertForSequenceClassification"), ALL_HEADS),
+    "RobertaForMaskedLM": _EMBEDDINGS,
+    "WhisperForConditionalGeneration": ALL_HEADS,
+}
+
+# Its converter was run on a tiny pruned model of every decoder here; what it writes was not loaded.
+LLAMA_CPP: Mapping[str, Support] = {
+    # Known classes: `TEXT_MODEL_MAP`, conversion/__init__.py. Any heads: tensors of n_embd_head_k * n_head in
+    # src/models/{llama,qwen3,qwen3moe,smollm3,gemma,gemma2,gemma3,t5}.cpp, and conversion/base.py writes `head_dim`.
+    **dict.fromkeys(("LlamaForCausalLM", "MistralForCausalLM", "MixtralForCausalLM", "SmolLM3ForCausalLM"), ANY),
+    **dict.fromkeys(("Qwen3ForCausalLM", "Qwen3MoeForCausalLM", "T5ForConditionalGeneration"), ANY),
+    **dict.fromkeys(("GemmaForCausalLM", "Gemma2ForCausalLM", "Gemma3ForCausalLM"), ANY),
+    # Tensors of n_embd in src/models/*.cpp; for Granite, conversion/granite.py drops `head_dim`.
+    **dict.fromkeys(("Qwen2ForCausalLM", "Phi3ForCausalLM", "Olmo2ForCausalLM", "Starcoder2ForCausalLM"), ALL_HEADS),
+    **dict.fromkeys(("CohereForCausalLM", "StableLmForCausalLM", "GraniteForCausalLM"), ALL_HEADS),
+    # conversion/gptneox.py reads rotary_pct from what AutoConfig makes of the file, and in transformers 5 it is gone.
+    "GPTNeoXForCausalLM": Support(any_heads=False, note="where transformers 4 is installed: it converts by rotary_pct"),
+    # And 4 * hidden_size as the number of neurons in conversion/{phi,gpt2,falcon}.py.
+    **dict.fromkeys(("PhiForCausalLM", "GPT2LMHeadModel", "FalconForCausalLM"), ALL),
+    # conversion/bert.py
+    **dict.fromkeys(("BertModel", "RobertaModel", "DistilBertModel", "ModernBertModel"), ALL_HEADS),
+    **dict.fromkeys(("BertForMaskedLM", "DistilBertForMaskedLM", "ModernBertForMaskedLM"), _EMBEDDINGS),
+}
+
+EDGE_LLM = frozenset({"LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"})
+"""Its list is of checkpoints of these families; `head_dim` is obeyed: `ModelConfig.from_pretrained`, config.py."""
+
+
+def _supports(table: Mapping[str, Support], outcome: Outcome) -> Support:
+    return table.get(outcome.class_name, ANY)
+
+
+def _is_known_to_vllm(outcome: Outcome) -> bool | None:
+    if outcome.class_name in VLLM:
+        return True
+    return False if outcome.config.architecture.kind is Kind.ENCODER_DECODER else None
+
+
+def _why_unknown_to_vllm(outcome: Outcome) -> str:
+    if outcome.config.architecture.kind is Kind.ENCODER_DECODER:
+        return f"of encoders with decoders it runs Whisper, and no {outcome.class_name}"
+    return f"it has no {outcome.class_name} of its own; whether its Transformers backend takes it was not tried"
+
+
+def _why_heads(outcome: Outcome) -> str:
+    if outcome.query_heads is None:
+        return "it needs all query heads, and the scores decide how many the widest layer has"
+    return f"it takes hidden_size / heads as the width of a head: {outcome.config.hidden_size} / {outcome.query_heads}"
+
+
+def _heads_hold(table: Mapping[str, Support]) -> Callable[[Outcome], bool | None]:
+    return lambda outcome: True if _supports(table, outcome).any_heads else outcome.heads_fill_hidden_size
+
+
+def _neurons_hold(table: Mapping[str, Support]) -> Callable[[Outcome], bool]:
+    return lambda outcome: _supports(table, outcome).any_neurons or outcome.keeps_neurons
+
+
+def _why_neurons(outcome: Outcome) -> str:
+    return f"it takes {outcome.class_name} to have 4 x hidden_size neurons"
+
+
+def _is_built(outcome: Outcome) -> bool:
+    is_decoder = outcome.config.architecture.kind is Kind.DECODER
+    return is_decoder and can_build(outcome.config) is None
+
+
+def _shares_few(outcome: Outcome) -> bool | None:
+    if outcome.config.widths.query_group <= 8:
+        return True
+    return False if outcome.query_heads is not None else None
+
+
+TRANSFORMERS = Runtime(
+    "transformers",
+    "5.24",
+    (
+        Rule(
+            lambda outcome: outcome.is_stock,
+            lambda _: "the layers are resized by a file in the checkpoint",
+            "modeling_amp.py; proved at every run by reload_probe.py",
+            needs="trust_remote_code=True",
+        ),
+    ),
+)
+
+ONNX_RUNTIME = Runtime(
+    "ONNX Runtime",
+    "1.32",
+    (
+        Rule(
+            _is_built,
+            lambda outcome: f"the graph of a {outcome.class_name} with this config is traced",
+            "can_build, exporters/onnx/support.py",
+            needs="--via trace",
+        ),
+    ),
+)
+
+GENAI = Runtime(
+    "onnxruntime-genai",
+    "0.18",
+    (
+        Rule(
+            lambda outcome: outcome.config.architecture.kind is Kind.DECODER,
+            lambda _: "it gets decoders alone",
+            "exporters/onnx/genai.py",
+        ),
+        Rule(_is_built, lambda _: "a traced graph gets no genai_config.json", "exporters/onnx/genai.py"),
+        Rule(
+            lambda outcome: outcome.heads_alike,
+            lambda _: "layers differ in their heads, and genai_config.json has one count",
+            "exporters/onnx/genai.py",
+        ),
+        Rule(
+            lambda outcome: outcome.has_end_token,
+            lambda _: "neither config.json nor generation_config.json has an eos_token_id",
+            "exporters/onnx/genai.py",
+        ),
+    ),
+)
+
+TENSORRT_RUNTIME = Runtime(
+    "TensorRT",
+    "RTX 1.7",
+    (
+        Rule(
+            _is_built,
+            lambda _: "traced graphs were not tried",
+            "tried with tensorrt-rtx 1.7.1: engines of all decoders whose graph is built directly",
+            otherwise=Status.NOT_TRIED,
+        ),
+        Rule(
+            lambda outcome: builds_with_new_operators(outcome.config),
+            lambda _: "a rotation of neighbouring dimensions ends the build",
+            "exporters/tensorrt/support.py",
+            needs="--opset 20",
+        ),
+    ),
+)
+
+EDGE_LLM_RUNTIME = Runtime(
+    "TensorRT Edge-LLM",
+    "0.11",
+    (
+        Rule(
+            lambda outcome: outcome.is_stock,
+            lambda _: "it has one width for all layers, and runs no code of a checkpoint",
+            "ModelConfig, tensorrt_edgellm/config.py",
+        ),
+        Rule(
+            lambda outcome: outcome.class_name in EDGE_LLM,
+            lambda outcome: f"it lists Llama, Qwen2, Qwen2.5 and Qwen3, and no {outcome.class_name}",
+            "user_guide/getting_started/supported-models, 0.11.0",
+        ),
+        Rule(
+            lambda outcome: outcome.config.head_dim in (64, 128),
+            lambda outcome: f"it attends with heads of 64 or 128, not of {outcome.config.head_dim}",
+            "ContextFMHARunner::canImplement, cpp/kernels/contextAttentionKernels/contextFMHARunner.cpp",
+        ),
+        Rule(
+            _shares_few,
+            lambda _: "it decodes with up to 8 query heads to a key/value head",
+            "DecoderXQARunner::canImplement, cpp/kernels/decodeAttentionKernels/decoderXQARunner.cpp",
+        ),
+        Rule(
+            lambda outcome: outcome.config.dtype in ("float16", "bfloat16"),
+            lambda outcome: f"it lists checkpoints of 16 bits, not of {outcome.config.dtype or 'unknown dtype'}",
+            "user_guide/getting_started/supported-models, Precision Notes, 0.11.0",
+            needs="16-bit weights",
+        ),
+    ),
+    tried=False,
+)
+
+VLLM_RUNTIME = Runtime(
+    "vLLM",
+    "0.33",
+    (
+        Rule(
+            lambda outcome: outcome.is_stock,
+            lambda _: "the loader of amp_resized is no PreTrainedModel, and vLLM has one head count for all layers",
+            "_try_resolve_transformers, vllm/model_executor/models/registry.py; create_attention_instances, "
+            "vllm/model_executor/models/transformers/base.py",
+        ),
+        Rule(_is_known_to_vllm, _why_unknown_to_vllm, "vllm/model_executor/models/registry.py"),
+        Rule(
+            _heads_hold(VLLM),
+            _why_heads,
+            "vllm/model_executor/models/qwen2.py; --model-impl, vllm/config/model.py",
+            needs="--model-impl transformers",
+        ),
+        Rule(_neurons_hold(VLLM), _why_neurons, "vllm/model_executor/models/falcon.py"),
+    ),
+    VLLM,
+    tried=False,
+)
+
+LLAMA_CPP_RUNTIME = Runtime(
+    "llama.cpp (GGUF)",
+    "as in llama-cpp-python 0.3.36",
+    (
+        Rule(
+            lambda outcome: outcome.is_stock,
+            lambda _: "GGUF can hold widths for each layer, but the converter writes them for other classes alone",
+            "conversion/deci.py, conversion/openelm.py; llama_model::load_hparams, src/llama-model.cpp",
+        ),
+        Rule(
+            lambda outcome: outcome.class_name in LLAMA_CPP,
+            lambda outcome: f"convert_hf_to_gguf.py knows no {outcome.class_name}",
+            "TEXT_MODEL_MAP, conversion/__init__.py",
+        ),
+        Rule(_heads_hold(LLAMA_CPP), _why_heads, "create_tensor in src/models/*.cpp; conversion/granite.py"),
+        Rule(_neurons_hold(LLAMA_CPP), _why_neurons, "conversion/falcon.py, conversion/gpt2.py, conversion/phi.py"),
+    ),
+    LLAMA_CPP,
+    tried=False,
+)
+
+RUNTIMES = (
+    TRANSFORMERS,
+    ONNX_RUNTIME,
+    GENAI,
+    TENSORRT_RUNTIME,
+    EDGE_LLM_RUNTIME,
+    VLLM_RUNTIME,
+    LLAMA_CPP_RUNTIME,
+)

@@ -1,0 +1,1 @@
+"""Export checkpoints into folders: settings, overflow checks and engines."""

@@ -1,0 +1,154 @@
+"""From a graph in an output directory to an engine beside it: what can be built here is found out before all else."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from amp_export.errors import RequestError, UnsupportedModelError
+from amp_export.exporters.dispatch import Opset, Precision
+from amp_export.options import EngineRuntime, Format, TargetName
+
+if TYPE_CHECKING:
+    from amp_export.architectures import ModelConfig
+    from amp_export.checkpoints.reading import Checkpoint
+    from amp_export.exporters.tensorrt import EngineFacts, EngineSettings
+    from amp_export.exporters.tensorrt.flavors import Runtime
+    from amp_export.hardware.gpus import Gpu
+    from amp_export.progress import Progress
+
+WORKSPACE_SHARE = 0.25
+"""How much of the device's memory a kernel may take as scratch: the weights, their copies while building, and, on a
+Jetson, the system share it."""
+
+
+def workspace_bytes(memory_bytes: int | None) -> int | None:
+    """How much of a device's memory a kernel may take as scratch; None where its size is not known."""
+    return int(memory_bytes * WORKSPACE_SHARE) if memory_bytes is not None else None
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What a user can say of an engine; of an ExecuTorch program only what is largest.
+
+    Attributes:
+        target: The device it is for; by default the GPU in this machine.
+        runtime: What builds it; by default what is installed.
+        max_batch: The largest batch.
+        max_context: The most tokens of a text; by default 2048, for a program 512, or the model's context where that is
+            shorter.
+    """
+
+    target: TargetName | None = None
+    runtime: EngineRuntime | None = None
+    max_batch: int = 1
+    max_context: int | None = None
+
+
+@dataclass(frozen=True)
+class EngineJob:
+    """An engine that can be built here, as far as that is known before.
+
+    Attributes:
+        runtime: What builds.
+        settings: What the engine is to be.
+        gpu: The GPU in this machine, if there is one.
+    """
+
+    runtime: Runtime
+    settings: EngineSettings
+    gpu: Gpu | None
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether the GPU in this machine is the one that the engine is for."""
+        wanted = self.settings.compute_capability
+        return self.gpu is not None and wanted in (None, self.gpu.compute_capability)
+
+    def choose_opset(self, config: ModelConfig) -> Opset:
+        """The operators that its parser and builder take of this decoder."""
+        from amp_export.exporters.tensorrt.support import builds_with_new_operators
+
+        old = self.runtime.newest_opset is not None
+        return Opset.OPSET_20 if old or not builds_with_new_operators(config) else Opset.OPSET_23
+
+
+def prepare_engine(options: EngineOptions, config: ModelConfig) -> EngineJob:
+    """Finds what can build an engine for a decoder.
+
+    Raises:
+        UnsupportedModelError: The model is no decoder that is built directly.
+        MissingExtraError: No runtime is installed.
+        RequestError: The target has no such engine, or the limits do not fit the model.
+    """
+    from amp_export.checkpoints.sources import cache_directory
+    from amp_export.exporters.limits import choose_limits
+    from amp_export.exporters.onnx import can_build
+    from amp_export.exporters.tensorrt import EngineSettings, load_runtime
+    from amp_export.hardware.gpus import find_gpu
+    from amp_export.hardware.targets import TARGETS
+
+    if (reason := can_build(config)) is not None:
+        raise UnsupportedModelError(
+            f"{reason}\nEngines are built from decoders whose graph is built directly. Export with --to onnx, and run "
+            "the graph with ONNX Runtime's TensorRT provider: --provider tensorrt."
+        )
+    context = config.max_position_embeddings
+    limits = choose_limits(context, max_batch=options.max_batch, max_context=options.max_context)
+    target = TARGETS[options.target] if options.target is not None else None
+    if target is not None and target.compute_capability is None:
+        raise RequestError(f"{options.target} has no TensorRT.\nExport with --to onnx, or name a GPU with --target.")
+    gpu = find_gpu()
+    capability = target.compute_capability if target is not None else None
+    here = gpu is not None and capability in (None, gpu.compute_capability)
+    runtime = load_runtime(options.runtime, for_target=not here)
+    present = gpu.compute_capability if gpu is not None else None
+    runtime.check_compute_capability(capability, present=present)
+    memory = target.memory_bytes if target is not None else gpu.memory_bytes if gpu is not None else None
+    return EngineJob(
+        runtime,
+        EngineSettings(
+            limits=limits,
+            compute_capability=capability,
+            workspace_bytes=workspace_bytes(memory),
+            timing_cache=cache_directory() / "timing",
+        ),
+        gpu,
+    )
+
+
+def build_into(
+    folder: Path, job: EngineJob, *, progress: Progress, description: str = "Building the engine"
+) -> EngineFacts:
+    """Builds the engine of the graph in a folder that is being staged."""
+    from amp_export.checkpoints.reading import read_config
+    from amp_export.exporters import tensorrt
+
+    goal = job.settings.compute_capability or (job.gpu.name if job.gpu is not None else "")
+    engine = folder / Format.TENSORRT
+    with progress.step(f"{description} with {job.runtime.label} for {goal}") as advance:
+        facts = tensorrt.export(
+            folder / Format.ONNX, engine, job.runtime, job.settings, gpu=job.gpu, on_progress=advance
+        )
+    # before 5.24 transformers has no exporters that could open it
+    if importlib.util.find_spec("transformers.exporters") is not None:
+        from amp_export.exporters.tensorrt.transformers_format import write_manifest
+
+        write_manifest(engine, facts, read_config(engine)[1].architecture.class_name)
+    return facts
+
+
+def check_precision(checkpoint: Checkpoint, precision: Precision, *, progress: Progress) -> None:
+    """Looks for values that the engine's precision cannot hold.
+
+    Raises:
+        RequestError: There are such.
+    """
+    if precision is not Precision.FLOAT16:
+        return
+    from amp_export.exporting.overflow import check_float16
+
+    with progress.step("Looking for values that float16 cannot hold"):
+        check_float16(checkpoint.path)

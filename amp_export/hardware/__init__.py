@@ -1,0 +1,1 @@
+"""Target devices, and the machine that runs this process."""

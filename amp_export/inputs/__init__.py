@@ -1,0 +1,1 @@
+"""What models are run on: texts, arrays, token batches and random inputs."""

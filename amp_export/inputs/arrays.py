@@ -1,0 +1,213 @@
+"""The images or sounds that a model is scored on: arrays of the user's, as the model's own processor prepares them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from amp_export.architectures import Kind, Modality, ModelConfig
+from amp_export.errors import CalibrationError
+from amp_export.inputs.random import input_name, signal_shape
+from amp_export.pruning.hooks import Batch
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from transformers import PreTrainedModel
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+
+SUFFIXES = (".npz", ".safetensors")
+
+BATCH_SAMPLES = 4
+"""An image is hundreds of tokens and a sound more than a thousand: a few keep the cores busy."""
+
+WRITTEN = "decoder_input_ids"
+
+WRITTEN_TOKENS = 32
+"""How many tokens a model is left to write about a sample where none are given."""
+
+
+@dataclass(frozen=True)
+class SampleArrays:
+    """Samples to score on.
+
+    Attributes:
+        arrays: By the name of the model's input; the first axis of each counts the samples.
+        file: Where they are from.
+    """
+
+    arrays: Mapping[str, Array]
+    file: Path
+
+    @property
+    def samples(self) -> int:
+        """How many there are."""
+        return len(next(iter(self.arrays.values())))
+
+    @property
+    def origin(self) -> str:
+        """What they are, in words for a report."""
+        return f"{self.samples} samples of {self.file.name}"
+
+    def batches(self, model: PreTrainedModel, config: ModelConfig) -> list[Batch]:
+        """All samples in small batches, as the model takes them.
+
+        A model that writes is given what is to be written, or else what it writes itself: the token that is likeliest
+        each time.
+        """
+        import torch
+
+        prepared = []
+        for start in range(0, self.samples, BATCH_SAMPLES):
+            part = {
+                name: torch.tensor(array[start : start + BATCH_SAMPLES]).to(
+                    torch.int64 if name == WRITTEN else model.dtype
+                )
+                for name, array in self.arrays.items()
+            }
+            samples, written_mask_bs = len(part[input_name(config)]), None
+            if config.architecture.kind is Kind.ENCODER_DECODER and WRITTEN not in part:
+                part[WRITTEN], written_mask_bs = write_greedily(model, config, part)
+            prepared.append(Batch(part, samples, written_mask=written_mask_bs))
+        return prepared
+
+
+def read_arrays(file: Path) -> SampleArrays:
+    """Reads a `.npz` or `.safetensors` file.
+
+    Raises:
+        CalibrationError: It is missing or damaged, or holds no arrays of numbers, or as many samples of one name as of
+            another.
+    """
+    import numpy as np
+
+    try:
+        if file.suffix.lower() == ".npz":
+            # numpy leaves a damaged file open
+            with file.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
+                arrays = {name: content[name] for name in content.files}
+        else:
+            arrays = _read_safetensors(file)
+    except OSError as error:
+        raise CalibrationError(f"{file} cannot be read: {error.strerror or error}.\nName a .npz file.") from error
+    except Exception as error:  # a damaged file makes zipfile, numpy and safetensors raise errors of their own
+        raise CalibrationError(
+            f"{file} is damaged, or holds other things than arrays: {error}\nWrite it with numpy.savez."
+        ) from error
+    if not arrays:
+        raise CalibrationError(f"{file} is empty: it holds no array.\nWrite it with numpy.savez(FILE, NAME=array).")
+    for name, array in arrays.items():
+        if array.dtype.kind not in "fiu":
+            raise CalibrationError(f"{file}: `{name}` holds {array.dtype}, and must hold numbers.")
+        if array.ndim == 0 or array.size == 0:
+            raise CalibrationError(f"{file}: `{name}` is empty, of the shape {list(array.shape)}: it holds no sample.")
+    if len({len(array) for array in arrays.values()}) > 1:
+        counts = ", ".join(f"{len(array)} of `{name}`" for name, array in arrays.items())
+        raise CalibrationError(f"{file} holds {counts}: there must be as many samples of each.")
+    return SampleArrays(arrays, file)
+
+
+def check_arrays(given: SampleArrays, config: ModelConfig) -> None:
+    """Holds samples against the model that is to be scored on them.
+
+    Raises:
+        CalibrationError: An array is missing, is not the model's, has another shape, or is not finite.
+    """
+    import numpy as np
+
+    name, expected = input_name(config), describe_samples(config)
+    writes = config.architecture.kind is Kind.ENCODER_DECODER
+    known = {name, WRITTEN} if writes else {name}
+    # a model without a head cannot write by itself
+    needed = known if config.is_bare else {name}
+    if needed - given.arrays.keys() or given.arrays.keys() - known:
+        raise CalibrationError(f"{given.file} holds {_names(given.arrays)}.\nGive {expected}.")
+    if (shape := given.arrays[name].shape[1:]) != signal_shape(config):
+        raise CalibrationError(f"{given.file}: `{name}` is of the shape [samples, {_sizes(shape)}].\nGive {expected}.")
+    values = given.arrays[name]
+    if not np.isfinite(values).all():
+        sample = int((~np.isfinite(values)).reshape(len(values), -1).any(axis=1).argmax())
+        raise CalibrationError(f"{given.file}: `{name}` holds NaN or infinity, in sample {sample} first.")
+    if WRITTEN in given.arrays:
+        _check_written(given, config)
+
+
+def no_samples(config: ModelConfig) -> CalibrationError:
+    """What is said where a model needs samples and has none."""
+    reads = {Modality.IMAGE: "images", Modality.SOUND: "sounds"}[config.architecture.modality]
+    return CalibrationError(
+        f"{config.class_name} reads {reads}, and there are none to score it on.\n"
+        f"Give --calibration FILE.npz (or .safetensors) with {describe_samples(config)}; fifty and more are better.\n"
+        "Prepare them with the model's own processor, and write them with numpy.savez."
+    )
+
+
+def describe_samples(config: ModelConfig) -> str:
+    """Which arrays a model is scored on."""
+    needed = f"`{input_name(config)}` of the shape [samples, {_sizes(signal_shape(config))}]"
+    if config.architecture.kind is not Kind.ENCODER_DECODER:
+        return needed
+    return (
+        f"{needed}, and {'' if config.is_bare else 'perhaps '}`{WRITTEN}` [samples, tokens] with what is to be written"
+    )
+
+
+def write_greedily(
+    model: PreTrainedModel, config: ModelConfig, source: Mapping[str, torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Lets a model write about samples: token ids [samples, tokens], and which of them come before its end of text."""
+    import torch
+
+    limit = min(WRITTEN_TOKENS, config.longest_text or WRITTEN_TOKENS)
+    end = config.fields.get("eos_token_id")
+    tokens_bs = torch.full((len(next(iter(source.values()))), 1), int(config.fields["decoder_start_token_id"]))
+    with torch.inference_mode():
+        states = model.get_encoder()(**source, return_dict=True)
+        while tokens_bs.shape[1] < limit:
+            logits_bsv = model(
+                encoder_outputs=states, decoder_input_ids=tokens_bs, use_cache=False, return_dict=True
+            ).logits
+            tokens_bs = torch.cat([tokens_bs, logits_bsv[:, -1:].argmax(dim=-1)], dim=1)
+    ended_bs = torch.zeros_like(tokens_bs)
+    if end is not None:
+        # the end itself is written too: what follows it is not
+        ended_bs[:, 2:] = torch.isin(tokens_bs[:, 1:-1], torch.tensor(end)).cumsum(dim=1).clamp(max=1)
+    return tokens_bs, 1 - ended_bs
+
+
+def _check_written(given: SampleArrays, config: ModelConfig) -> None:
+    tokens_bs = given.arrays[WRITTEN]
+    limit, vocabulary = config.longest_text or tokens_bs.shape[-1], config.vocab_size
+    if tokens_bs.ndim != 2 or tokens_bs.dtype.kind not in "iu" or tokens_bs.shape[1] > limit:
+        raise CalibrationError(
+            f"{given.file}: `{WRITTEN}` is {tokens_bs.dtype} of the shape {list(tokens_bs.shape)}.\n"
+            f"Give whole numbers of the shape [samples, tokens], of at most {limit} tokens."
+        )
+    if tokens_bs.min() < 0 or tokens_bs.max() >= vocabulary:
+        raise CalibrationError(
+            f"{given.file}: `{WRITTEN}` holds {tokens_bs.min()} to {tokens_bs.max()}, and the model's tokens are 0 to "
+            f"{vocabulary - 1}."
+        )
+
+
+def _read_safetensors(file: Path) -> dict[str, Array]:
+    from safetensors.torch import load_file
+
+    # through torch, because numpy has no bfloat16
+    return {name: _to_numpy(tensor) for name, tensor in load_file(file).items()}
+
+
+def _to_numpy(tensor: torch.Tensor) -> Array:
+    array: Array = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+    return array
+
+
+def _names(arrays: Mapping[str, Array]) -> str:
+    return ", ".join(f"`{name}` {list(array.shape)}" for name, array in arrays.items())
+
+
+def _sizes(shape: tuple[int, ...]) -> str:
+    return ", ".join(map(str, shape))

@@ -1,0 +1,166 @@
+"""A plug-in of pytest, by which a team's own test asserts parity of its graph.
+
+    def test_graph(amp_parity):
+        amp_parity("out")
+
+pytest loads this module in every run where amp-export is installed, so nothing heavy is imported until a test asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from amp_export.parity.results import ParityReport
+
+MARKER = "amp_parity"
+
+
+@dataclass(frozen=True)
+class AmpParity:
+    """What the fixture `amp_parity` is: call it to assert parity.
+
+    Attributes:
+        defaults: Arguments of the marker, for those that a call does not give.
+    """
+
+    defaults: Mapping[str, Any]
+
+    def __call__(
+        self,
+        output: str | Path | None = None,
+        *,
+        checkpoint: str | Path | None = None,
+        graph: str | Path | None = None,
+        cases: str | Path | None = None,
+        threads: int | None = None,
+    ) -> ParityReport:
+        """Fails the test, with a table of all cases, where a graph does not compute what its checkpoint does.
+
+        Nothing is written. Paths are relative to where pytest runs.
+
+        Args:
+            output: What `amp-export` wrote: its ONNX graph is held against the checkpoint it was exported from.
+            checkpoint: Another checkpoint to hold it against, or with `graph` instead of an `output`.
+            graph: The folder of a graph, such as `out/onnx`; or the file of a decoder's graph that any exporter wrote.
+            cases: A file of cases, as `amp-export validate --cases` takes it.
+            threads: Threads of the runtime; by default one for each core.
+
+        Returns:
+            What was found.
+        """
+        __tracebackhide__ = True
+        given = {"output": output, "checkpoint": checkpoint, "graph": graph, "cases": cases, "threads": threads}
+        arguments = {**self.defaults, **{name: value for name, value in given.items() if value is not None}}
+        from amp_export.errors import AmpExportError
+
+        try:
+            report = _compare(**arguments)
+        except AmpExportError as error:
+            # the mistake is in the test or its files: our stack trace would not say where
+            found = str(error)
+        else:
+            if report.holds:
+                return report
+            found = failure_text(report)
+        pytest.fail(found, pytrace=False)
+
+
+def _compare(
+    output: str | Path | None = None,
+    checkpoint: str | Path | None = None,
+    graph: str | Path | None = None,
+    cases: str | Path | None = None,
+    threads: int | None = None,
+) -> ParityReport:
+    from amp_export.api.validate import compare, compare_foreign, exported_checkpoint
+    from amp_export.checkpoints.reading import open_checkpoint
+    from amp_export.errors import RequestError
+    from amp_export.outputs.manifest import Manifest
+    from amp_export.parity.case_files import read_cases
+    from amp_export.progress import Silent
+    from amp_export.reporting.metrics import which_export
+
+    if output is not None and graph is None:
+        graph = Path(output) / which_export(Path(output))
+        checkpoint = checkpoint or exported_checkpoint(Path(output), Manifest.load(Path(output)))
+    elif output is not None or graph is None or checkpoint is None:
+        raise RequestError(
+            "amp_parity takes what amp-export wrote, or a graph and its checkpoint.\n"
+            'Call amp_parity("out"), or amp_parity(checkpoint="my-model", graph="model.onnx").'
+        )
+    checkpoint = Path(checkpoint)
+    if Path(graph).is_file():
+        return compare_foreign(
+            Path(graph), reference=checkpoint, cases=Path(cases) if cases is not None else None, threads=threads
+        )
+    chosen = read_cases(Path(cases), open_checkpoint(checkpoint).config) if cases is not None else None
+    return compare(checkpoint, Path(graph), threads=threads, cases=chosen, progress=Silent())
+
+
+def failure_text(report: ParityReport) -> str:
+    """What a test that fails shows: a table of all cases, and what was tolerated."""
+    head = ("case", "largest error", "tolerated", "mean error", "tolerated", "same token", "holds")
+    rows: list[tuple[str, ...]] = [head]
+    for case in report.cases:
+        name = case.name if case.output == "logits" else f"{case.name}, {case.output}"
+        numbers = (case.max_error, case.tolerance, case.mean_error, case.mean_tolerance)
+        shown = (f"{number:.3g}" for number in numbers)
+        rows.append((name, *shown, f"{case.top1_agreement:.1%}", "yes" if case.holds else "NO"))
+    lines = [
+        f"The graph ({report.precision}) does not compute what its checkpoint computes "
+        f"(PyTorch in {report.reference_precision}).",
+        *_table(rows),
+        f"Tolerated is {report.noise_factor:g} times PyTorch's own {report.precision} noise.",
+    ]
+    if report.greedy is not None and not report.greedy.holds:
+        lines.append(f"Greedily they write {report.greedy.common} of {report.greedy.steps} tokens alike, then part.")
+    lines.append("To find the first value that differs: amp-export validate OUT --explain")
+    return "\n".join(lines)
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Columns side by side; all but the first to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        )
+        for row in rows
+    ]
+
+
+@pytest.fixture
+def amp_parity(request: pytest.FixtureRequest) -> AmpParity:
+    """Asserts that a graph computes what its checkpoint computes: `amp_parity("out")`."""
+    defaults: dict[str, Any] = {}
+    # from the farthest, such as a module's, to the nearest
+    for marker in reversed(list(request.node.iter_markers(MARKER))):
+        if len(marker.args) > 1:
+            pytest.fail(f"The marker {MARKER} takes one place and named arguments, not {marker.args}.", pytrace=False)
+        defaults |= {**({"output": marker.args[0]} if marker.args else {}), **marker.kwargs}
+    if unknown := defaults.keys() - _compare.__annotations__.keys():
+        pytest.fail(f"The marker {MARKER} does not know {', '.join(sorted(unknown))}.", pytrace=False)
+    return AmpParity(defaults)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Makes the marker known."""
+    config.addinivalue_line(
+        "markers",
+        f"{MARKER}(output, checkpoint=, graph=, cases=, threads=): arguments for the fixture {MARKER}; every test with "
+        "the fixture has the marker.",
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks every test that uses the fixture, so that `-m` can choose or leave out these slower ones."""
+    for item in items:
+        if MARKER in getattr(item, "fixturenames", ()):
+            item.add_marker(MARKER)

@@ -1,0 +1,153 @@
+"""The manifest: what an output directory holds, where it came from, and what was found out about it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from amp_export import __version__
+from amp_export.checkpoints.reading import hash_file
+from amp_export.errors import NewerSchemaError, OutputError
+from amp_export.outputs.staging import MANIFEST, replace_text, require_directory
+
+SCHEMA = 1
+
+PACKAGES = ("torch", "transformers", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "safetensors", "numpy")
+
+
+@dataclass(frozen=True)
+class SourceRecord:
+    """The dense checkpoint: what was asked for, where it was found, and a hash over its config and weights."""
+
+    asked: str
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The content of `amp_export.json`.
+
+    Attributes:
+        schema: Version of this format.
+        amp_export: Version of the package that wrote it.
+        source: The dense checkpoint.
+        plan: The plan's summary, or None where nothing was pruned.
+        config_before: config.json of the source.
+        config_after: config.json of the pruned checkpoint, or None.
+        rewrite: Kind of rewrite and why, or None.
+        exports: By format, the precision of the graph.
+        exporters: By format, how the graph was made: `direct` or `trace`.
+        packages: Versions of what computed it.
+        files: SHA-256 and bytes of every file, by relative path.
+        verdicts: What was proved or measured, by name.
+    """
+
+    source: SourceRecord
+    config_before: Mapping[str, Any]
+    plan: Mapping[str, Any] | None = None
+    config_after: Mapping[str, Any] | None = None
+    rewrite: Mapping[str, str] | None = None
+    exports: Mapping[str, str] = field(default_factory=dict)
+    exporters: Mapping[str, str] = field(default_factory=dict)
+    verdicts: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    packages: Mapping[str, str] = field(default_factory=dict)
+    schema: int = SCHEMA
+    amp_export: str = __version__
+
+    def with_verdict(self, name: str, verdict: Any) -> Manifest:
+        """The same with one more verdict."""
+        return replace(self, verdicts={**self.verdicts, name: verdict})
+
+    def with_export(self, folder_name: str, precision: str, via: str) -> Manifest:
+        """The same with one more graph."""
+        return replace(
+            self,
+            exports={**self.exports, folder_name: precision},
+            exporters={**self.exporters, folder_name: via},
+        )
+
+    def with_hashes(self, folder: Path, names: Iterable[str] | None = None) -> Manifest:
+        """The same with the hashes of files that lie in a folder now.
+
+        Args:
+            folder: The folder.
+            names: Which files have changed; by default all that there are.
+        """
+        if names is not None:
+            changed = set(names)
+            files = {name: facts for name, facts in self.files.items() if name not in changed}
+            files |= {name: _file_facts(folder / name) for name in changed if (folder / name).is_file()}
+            return replace(self, files=dict(sorted(files.items())))
+        return replace(
+            self,
+            files={
+                str(file.relative_to(folder)): _file_facts(file)
+                for file in sorted(folder.rglob("*"))
+                if file.is_file() and file.name != MANIFEST
+            },
+        )
+
+    def save(self, folder: Path) -> Manifest:
+        """Writes it into a folder, with the hash of every file that lies there now."""
+        return replace(self.with_hashes(folder), packages=package_versions()).write(folder)
+
+    def write(self, folder: Path) -> Manifest:
+        """Writes it into a folder as it is."""
+        replace_text(folder / MANIFEST, json.dumps(asdict(self), indent=2) + "\n")
+        return self
+
+    @classmethod
+    def load(cls, folder: Path) -> Manifest:
+        """Reads the manifest of an output directory.
+
+        Raises:
+            OutputError: There is none, it is damaged, or it is from a newer version.
+        """
+        require_directory(folder)
+        if not (folder / MANIFEST).is_file():
+            raise OutputError(
+                f"{folder} holds no {MANIFEST}, so it is no output of amp-export.\n"
+                "Name what its --output was, and not a folder within."
+            )
+        content = read_document(folder / MANIFEST, newest=SCHEMA)
+        try:
+            return cls(**{**content, "source": SourceRecord(**content["source"])})
+        except (KeyError, TypeError) as error:
+            raise OutputError(f"{folder / MANIFEST} is damaged: {error!r}") from error
+
+
+def _file_facts(file: Path) -> dict[str, Any]:
+    return {"sha256": hash_file(file), "bytes": file.stat().st_size}
+
+
+def read_document(file: Path, *, newest: int) -> dict[str, Any]:
+    """Reads a JSON object that says its schema.
+
+    Raises:
+        OutputError: It is damaged, or its schema is newer than `newest`.
+    """
+    try:
+        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        schema = int(content["schema"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise OutputError(f"{file} is damaged: {error!r}") from error
+    if schema > newest:
+        raise NewerSchemaError(f"{file} has schema {schema}, this version knows up to {newest}.\nUpdate amp-export.")
+    return content
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages whose numerics matter, as far as they are installed."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

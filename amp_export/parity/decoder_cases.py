@@ -1,0 +1,187 @@
+"""What a decoder's parity is checked on: prompts, padding and decode steps, replayed alike through any runtime."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Integers = NDArray[np.int64]
+Floats = NDArray[np.floating[Any]]
+Past = TypeVar("Past")
+Forward = Callable[[Integers, Integers, Integers, Past | None], tuple[Floats, Past]]
+"""(input_ids [batch, sequence], attention_mask [batch, total], position_ids [batch, sequence], past) to (logits
+[batch, sequence, vocabulary], past)."""
+
+
+class Padding(enum.StrEnum):
+    """On which side the shorter texts of a batch are padded."""
+
+    LEFT = "left"
+    RIGHT = "right"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One conversation with a decoder.
+
+    Attributes:
+        name: What a report calls it.
+        prompt_lengths: Tokens of each row's prompt.
+        decode_steps: Single tokens that follow, with the cache of all before.
+        padding: Where shorter rows are padded.
+        chunks: How many tokens follow at once after the prompt, before single ones: the past is not empty then.
+    """
+
+    name: str
+    prompt_lengths: tuple[int, ...]
+    decode_steps: int = 0
+    padding: Padding = Padding.LEFT
+    chunks: tuple[int, ...] = ()
+
+    @property
+    def calls(self) -> tuple[int, ...]:
+        """New tokens of each call of the decoder."""
+        return (max(self.prompt_lengths), *self.chunks, *(1,) * self.decode_steps)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all rows, padding counted."""
+        return len(self.prompt_lengths) * sum(self.calls)
+
+    @property
+    def is_varied(self) -> bool:
+        """Whether there is a past."""
+        return len(self.calls) > 1
+
+
+LONGEST = 256
+"""Tokens of the longest default case, if the model's context is as long: PyTorch has to read it in float64."""
+
+COMPARED_POSITIONS = 128
+"""Logits of more positions of a call are not looked at: the last ones, and others spread evenly."""
+
+DEFAULT_CASES = (
+    Case("prefill of 1 token", (1,)),
+    Case("prefill of 2 tokens", (2,)),
+    Case("prefill of 17 tokens", (17,)),
+    Case(f"prefill of {LONGEST} tokens", (LONGEST,)),
+    Case("16 decode steps after 8 tokens", (8,), decode_steps=16),
+    Case("chunks of 5, 1 and 7 tokens after 40", (40,), decode_steps=2, chunks=(5, 1, 7)),
+    Case("left-padded batch of 1, 2, 5, 11 and 17 tokens, 4 decode steps", (1, 2, 5, 11, 17), decode_steps=4),
+    # no text of one token here: what follows the padding would be its second, where noise is a hundred times larger
+    Case("right-padded batch of 5, 8, 11, 14 and 17 tokens, 4 decode steps", (5, 8, 11, 14, 17), 4, Padding.RIGHT),
+)
+
+
+def cases_within(
+    cases: Iterable[Case], max_context: int, *, max_batch: int | None = None, one_at_a_time: bool = False
+) -> tuple[Case, ...]:
+    """The cases that a graph takes.
+
+    Args:
+        cases: What there is.
+        max_context: The most tokens of a text.
+        max_batch: The largest batch, or None for any.
+        one_at_a_time: Whether it takes single tokens alone after the prompt.
+    """
+    fitting = (case for case in cases if sum(case.calls) <= max_context)
+    fitting = (case for case in fitting if max_batch is None or len(case.prompt_lengths) <= max_batch)
+    return tuple(case for case in fitting if not (one_at_a_time and case.chunks))
+
+
+def token_pool(checkpoint: Path, vocab_size: int) -> Integers:
+    """Token ids to draw cases from: our own prompts through the checkpoint's tokenizer.
+
+    Random ids would do for the arithmetic, but trained models answer them with outliers, in which noise drowns faults.
+    They are taken where there is no tokenizer.
+    """
+    from amp_export.checkpoints.loading import load_tokenizer, quiet_transformers
+    from amp_export.errors import ModelError
+    from amp_export.inputs.texts import shipped_texts
+
+    try:
+        tokenizer = load_tokenizer(checkpoint)
+    except ModelError:
+        return np.random.default_rng(0).integers(vocab_size, size=4096, dtype=np.int64)
+    with quiet_transformers():  # the text is longer than what a model reads at once, and meant to be
+        return np.asarray(tokenizer("\n".join(shipped_texts())).input_ids, dtype=np.int64)
+
+
+def draw_tokens(case: Case, pool: Integers) -> Integers:
+    """Token ids for a case, [batch, tokens of all calls]."""
+    return draw_rows(pool, len(case.prompt_lengths), sum(case.calls))
+
+
+def draw_rows(pool: Integers, rows: int, length: int) -> Integers:
+    """Token ids, [rows, length]: each row starts elsewhere in the pool."""
+    starts = np.arange(rows) * (len(pool) // rows)
+    return pool.take(starts[:, None] + np.arange(length), mode="wrap")
+
+
+def replay(case: Case, pool: Integers, forward: Forward[Past]) -> Floats:
+    """Runs a case through a decoder: one call with the prompts, and more with the cache of those before.
+
+    Args:
+        case: What to run.
+        pool: Token ids to draw from.
+        forward: The decoder.
+
+    Returns:
+        The logits at real positions, float64 [positions, vocabulary]; padded positions are left out, and of long calls
+        all but `COMPARED_POSITIONS` of each row.
+    """
+    tokens_bs = draw_tokens(case, pool)
+    longest = max(case.prompt_lengths)
+    mask_bs = np.ones_like(tokens_bs)
+    for row, length in enumerate(case.prompt_lengths):
+        padded = slice(longest - length) if case.padding is Padding.LEFT else slice(length, longest)
+        mask_bs[row, padded] = 0
+    # positions count real tokens only; what stands at padded places is never looked at
+    positions_bs = np.maximum(mask_bs.cumsum(axis=1) - 1, 0)
+
+    past: Past | None = None
+    collected, start = [], 0
+    for count in case.calls:
+        end = start + count
+        logits_bsv, past = forward(tokens_bs[:, start:end], mask_bs[:, :end], positions_bs[:, start:end], past)
+        compared = np.linspace(0, count - 1, min(count, COMPARED_POSITIONS)).round().astype(int)
+        real = mask_bs[:, start:end][:, compared] == 1
+        collected.append(logits_bsv[:, compared][real].astype(np.float64))
+        start = end
+    return np.concatenate(collected)
+
+
+GREEDY_PROMPT, GREEDY_STEPS = 17, 64
+"""Tokens of the prompt that is continued greedily, and of its continuation."""
+
+
+def continue_greedily(pool: Integers, forward: Forward[Past], steps: int) -> tuple[Integers, Floats]:
+    """Lets a decoder continue a prompt, always with the likeliest token.
+
+    Args:
+        pool: Token ids to draw the prompt from.
+        forward: The decoder.
+        steps: How many tokens it is to write.
+
+    Returns:
+        The tokens, int64 [steps], and the logits that each was chosen by, float64 [steps, vocabulary].
+    """
+    tokens_bs = draw_rows(pool, 1, GREEDY_PROMPT)
+    past: Past | None = None
+    written, chosen_by = [], []
+    length = 0
+    for _ in range(steps):
+        new = np.arange(length, length + tokens_bs.shape[1])[np.newaxis]
+        length += tokens_bs.shape[1]
+        logits_bsv, past = forward(tokens_bs, np.ones((1, length), np.int64), new, past)
+        last = logits_bsv[0, -1].astype(np.float64)
+        written.append(int(last.argmax()))
+        chosen_by.append(last)
+        tokens_bs = np.array([written[-1:]], np.int64)
+    return np.array(written), np.stack(chosen_by)

@@ -1,0 +1,154 @@
+"""What an encoder's parity is checked on: texts, padding and images, run alike through any runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from amp_export.architectures import Modality, ModelConfig
+from amp_export.exporters.dispatch import Precision
+from amp_export.exporters.limits import Limits
+from amp_export.inputs.random import as_tensors, input_name, random_inputs
+from amp_export.parity.decoder_cases import Floats, Integers, draw_rows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Inputs = Mapping[str, Any]
+Outputs = Mapping[str, Floats]
+
+
+@dataclass(frozen=True)
+class EncoderCase:
+    """One batch.
+
+    Attributes:
+        name: What a report calls it.
+        lengths: Tokens of each row; shorter rows are padded on the right. An image has one size, whatever is said here.
+    """
+
+    name: str
+    lengths: tuple[int, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all rows, padding counted."""
+        return len(self.lengths) * max(self.lengths)
+
+    @property
+    def is_varied(self) -> bool:
+        """Whether there are several rows."""
+        return len(self.lengths) > 1
+
+
+TEXT_CASES = (
+    EncoderCase("1 token", (1,)),
+    EncoderCase("2 tokens", (2,)),
+    EncoderCase("17 tokens", (17,)),
+    EncoderCase("128 tokens", (128,)),
+    EncoderCase("right-padded batch of 5, 11 and 17 tokens", (5, 11, 17)),
+)
+
+IMAGE_CASES = (EncoderCase("1 image", (1,)), EncoderCase("batch of 3 images", (1, 1, 1)))
+
+
+def encoder_cases(config: ModelConfig) -> tuple[EncoderCase, ...]:
+    """The cases for a model, as far as they fit into the texts that it takes."""
+    if config.architecture.modality is not Modality.TEXT:
+        return IMAGE_CASES
+    limit = config.longest_text
+    return tuple(case for case in TEXT_CASES if limit is None or max(case.lengths) <= limit)
+
+
+def encoder_cases_within(cases: Iterable[EncoderCase], limits: Limits | None) -> tuple[EncoderCase, ...]:
+    """The cases that a graph takes: all where it has no limits. An image is no longer than one token."""
+    return tuple(
+        case
+        for case in cases
+        if limits is None or (len(case.lengths) <= limits.max_batch and max(case.lengths) <= limits.max_context)
+    )
+
+
+def text_inputs(lengths: Sequence[int], config: ModelConfig, pool: Integers) -> dict[str, Integers]:
+    """A batch of texts, padded on the right with the token that some models know padding by."""
+    tokens_bs = draw_rows(pool, len(lengths), max(lengths))
+    mask_bs = (np.arange(max(lengths)) < np.asarray(lengths)[:, np.newaxis]).astype(np.int64)
+    inputs = {
+        "input_ids": np.where(mask_bs == 1, tokens_bs, config.fields.get("pad_token_id") or 0),
+        "attention_mask": mask_bs,
+    }
+    if config.fields.get("type_vocab_size", 0) > 1:
+        # the second half of the places is of the second kind, as where two sentences are compared
+        inputs["token_type_ids"] = np.broadcast_to(np.arange(max(lengths)) * 2 // max(lengths), mask_bs.shape).copy()
+    return inputs
+
+
+def signal_inputs(rows: int, config: ModelConfig, precision: Precision) -> dict[str, Floats]:
+    """Random images or sounds, float32, of numbers that the graph's precision has: every model is given the same."""
+    import torch
+
+    name = input_name(config)
+    drawn = random_inputs(config, samples=rows, length=1, dtype=getattr(torch, precision.value))
+    return {name: drawn[name].float().numpy()}
+
+
+def replay_encoder(
+    case: EncoderCase,
+    config: ModelConfig,
+    pool: Integers,
+    forward: Callable[[Inputs], Outputs],
+    *,
+    by_token: Collection[str],
+    precision: Precision,
+) -> dict[str, Floats]:
+    """Runs a case through an encoder.
+
+    Args:
+        case: What to run.
+        config: The model's config.
+        pool: Token ids to draw from.
+        forward: The encoder.
+        by_token: The outputs of which only real tokens' entries are compared.
+        precision: The graph's.
+
+    Returns:
+        Each output, float64, [positions, features]; where tokens have entries, those of padding are left out.
+    """
+    if config.architecture.modality is not Modality.TEXT:
+        return {
+            name: as_rows(found) for name, found in forward(signal_inputs(len(case.lengths), config, precision)).items()
+        }
+    inputs = text_inputs(case.lengths, config, pool)
+    real_bs = inputs["attention_mask"] == 1
+    return {
+        name: as_rows(found[real_bs][:, np.newaxis] if name in by_token else found)
+        for name, found in forward(inputs).items()
+    }
+
+
+def as_rows(values: Floats) -> Floats:
+    """The same numbers in float64, [rows, last axis]."""
+    return values.reshape(-1, values.shape[-1]).astype(np.float64)
+
+
+def torch_encoder(model: PreTrainedModel, outputs: Collection[str]) -> Callable[[Inputs], Outputs]:
+    """A transformers model as a function of arrays, of its own parameters only.
+
+    Args:
+        model: The model.
+        outputs: The fields of its result to return.
+    """
+    import inspect
+
+    taken = inspect.signature(model.forward).parameters
+    switches = {"use_cache": False} if "use_cache" in taken else {}
+
+    def forward(inputs: Inputs) -> Outputs:
+        given = as_tensors({name: array for name, array in inputs.items() if name in taken}, model)
+        result = model(**given, **switches, return_dict=True)
+        return {name: result[name].double().numpy() for name in outputs}
+
+    return forward

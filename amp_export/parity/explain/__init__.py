@@ -1,0 +1,1 @@
+"""Find the first value at which an export and PyTorch differ."""

@@ -1,0 +1,265 @@
+"""Where graphs and their model part: their values within, side by side, up to the first that differs.
+
+Every value has a tolerance of its own, measured as that of logits is: PyTorch in the graph's precision against PyTorch
+in a higher one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from amp_export.api.validate import NOISE_FACTOR, REFERENCE, run_torch
+from amp_export.errors import UnsupportedModelError
+from amp_export.exporters.dispatch import Precision
+from amp_export.exporters.onnx.descriptions import returned_precision
+from amp_export.exporters.onnx.introspection.scopes import module_values, sample_names
+from amp_export.exporters.onnx.introspection.taps import Tap, find_taps
+from amp_export.exporters.onnx.sessions import ENCODER
+from amp_export.parity.explain.runs import choose_run
+from amp_export.parity.explain.values import Recording, Taps, record_graphs, record_torch
+from amp_export.parity.noise import draw_rounding
+
+if TYPE_CHECKING:
+    import onnx
+    from transformers import PreTrainedModel
+
+    from amp_export.parity.suites import AnyCase
+    from amp_export.progress import Progress
+
+FLOOR = 1e-6
+"""The least tolerance, as a share of a value's largest entry: what is looked up has no noise at all."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A value that graph and model both have.
+
+    Attributes:
+        graph: The file of the graph.
+        module: The model's name for it.
+        layer: The layer it is in, or None.
+        value: The graph's name for it.
+        operator: The operator that makes it.
+        error: The largest absolute difference; infinite where the graph has NaN or infinity and the model has not.
+        noise: The largest difference between PyTorch in the graph's precision and in a higher one.
+        tolerance: What the error may be.
+        holds: Whether it is within.
+    """
+
+    graph: str
+    module: str
+    layer: int | None
+    value: str
+    operator: str
+    error: float
+    noise: float
+    tolerance: float
+    holds: bool
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Where graphs and model part.
+
+    Attributes:
+        case: The case that was run.
+        points: Every value that both have, in the order of the graphs.
+        first: The first that differs, or None.
+        operators: The operators from the last value that agrees to that one: the fault is among them.
+    """
+
+    case: str
+    points: tuple[Point, ...]
+    first: Point | None
+    operators: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Insides:
+    """Graphs whose values can be held against those of a model.
+
+    Attributes:
+        checkpoint: What was exported.
+        files: The graphs, in the order in which they are run.
+        models: Their contents without weights, by file.
+        taps: The values, by file.
+        precision: The dtype of what they return.
+    """
+
+    checkpoint: Path
+    files: tuple[Path, ...]
+    models: Mapping[str, onnx.ModelProto]
+    taps: Taps
+    precision: Precision
+
+
+def look_into(checkpoint: Path, files: Sequence[Path]) -> Insides:
+    """Finds the values within graphs that the model has too; nothing is run, and no weights are read.
+
+    Args:
+        checkpoint: What was exported.
+        files: The graphs, in the order in which they are run, their weights beside them.
+
+    Raises:
+        UnsupportedModelError: No value of a graph can be told to be one of the model's.
+        ModelError: A graph is damaged.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    from amp_export.checkpoints.loading import module_names
+    from amp_export.errors import ModelError
+
+    names = module_names(checkpoint)
+    models, taps = {}, {}
+    for file in files:
+        try:
+            model = onnx.load(file, load_external_data=False)
+        except DecodeError as error:
+            raise ModelError(f"{file} is no ONNX graph: {error}\nExport it again.") from error
+        models[file.name] = model
+        taps[file.name] = tuple(_find_taps(model, file, names))
+        if not taps[file.name]:
+            raise UnsupportedModelError(_nothing_alike(file, model, names))
+    return Insides(checkpoint, tuple(files), models, taps, _precision(models[files[0].name]))
+
+
+def _find_taps(model: onnx.ModelProto, file: Path, names: Sequence[str]) -> list[Tap]:
+    taps = find_taps(model, names)
+    if taps or file.name != ENCODER:
+        return taps
+    # Optimum exports the encoder by itself: its modules' names begin within it
+    for encoder in (name for name in names if name.rpartition(".")[2] == "encoder"):
+        within = [name.removeprefix(f"{encoder}.") for name in names if name.startswith(f"{encoder}.")]
+        if taps := find_taps(model, within):
+            return [replace(tap, module=f"{encoder}.{tap.module}") for tap in taps]
+    return []
+
+
+def explain(insides: Insides, case: AnyCase, *, progress: Progress) -> Explanation:
+    """Holds the values within graphs against those of the model.
+
+    Args:
+        insides: The graphs, and what to look at.
+        case: What to run, of the model's kind.
+        progress: Where to show what is going on.
+
+    Raises:
+        UnsupportedModelError: No value can be compared.
+    """
+    from amp_export.checkpoints.reading import open_checkpoint
+
+    path, taps, precision = insides.checkpoint, insides.taps, insides.precision
+    checkpoint = open_checkpoint(path)
+    run = choose_run(checkpoint, insides.files, case, precision)
+
+    def look(model: PreTrainedModel) -> Recording:
+        return record_torch(model, run, taps)
+
+    with progress.step("Running the graph, and looking within"):
+        found = record_graphs(run, insides.files, taps)
+    with progress.step(f"Running PyTorch in {REFERENCE[precision]}, and looking within"):
+        expected = run_torch(path, REFERENCE[precision], look)
+    with progress.step(f"Running PyTorch in {precision}, and looking within"):
+        drawn = run_torch(path, precision.value, lambda model: list(draw_rounding(model, look)))
+    points = tuple(_points(taps, found, expected, drawn, precision))
+    if not points:
+        files = ", ".join(str(file) for file in insides.files)
+        raise UnsupportedModelError(
+            f"The values within {files} that are named after modules have other sizes than what the modules return, so "
+            "that they cannot be compared.\nLeave --explain out."
+        )
+    first = next((point for point in points if not point.holds), None)
+    operators = _operators(insides.models[first.graph], points, first) if first is not None else ()
+    return Explanation(case.name, points, first, operators)
+
+
+def _nothing_alike(file: Path, model: onnx.ModelProto, names: Sequence[str]) -> str:
+    """Says what a graph has instead of the model's modules."""
+    if scopes := list(module_values(model))[:3]:
+        found = f"its nodes tell of {', '.join(scopes)}"
+    elif nodes := sample_names(model.graph.node):
+        found = f"its nodes have names such as {', '.join(nodes)}, and no metadata that tells of modules"
+    else:
+        found = "its nodes have no names, and no metadata that tells of modules"
+    modules = [name for name in names if not any(other.startswith(f"{name}.") for other in names)]
+    return (
+        f"No value within {file} is named after a module of the model, so that --explain has nothing to compare: "
+        f"{found}; the model's modules are such as {', '.join(modules[:3])}.\n"
+        "Leave --explain out, or give a graph of an exporter that keeps the modules' names: amp-export, Optimum, "
+        "transformers or the onnxruntime-genai builder, before other tools optimize it."
+    )
+
+
+def _precision(model: onnx.ModelProto) -> Precision:
+    found = returned_precision(model)
+    if found is None:
+        raise UnsupportedModelError("The graph returns no floating-point numbers, so that --explain cannot hold them.")
+    return found
+
+
+def _points(
+    taps: Taps, found: Recording, expected: Recording, drawn: Sequence[Recording], precision: Precision
+) -> Iterator[Point]:
+    for file, graph_taps in taps.items():
+        for tap in graph_taps:
+            values = [recording.get((file, tap.module), []) for recording in (found, expected, *drawn)]
+            if not values[0] or len({len(calls) for calls in values}) > 1:
+                continue
+            aligned = [_align(graph, reference) for graph, reference in zip(*values[:2], strict=True)]
+            calls = [call for call in aligned if call is not None]
+            # a value of another size is none that the module returns
+            if len(calls) < len(aligned):
+                continue
+            error = max(_largest(graph - reference) for graph, reference in calls)
+            noise = max(
+                _largest(rounded - reference) for _, reference, *every in zip(*values, strict=True) for rounded in every
+            )
+            scale = max(_largest(reference) for _, reference in calls)
+            # what is computed exactly in float64 is still rounded once in the graph
+            floor = scale * (FLOOR if precision is Precision.FLOAT32 else float(np.finfo(np.float16).eps))
+            tolerance = NOISE_FACTOR * max(noise, floor)
+            match = re.search(r"\.(\d+)(\.|$)", tap.module)
+            layer = int(match[1]) if match is not None else None
+            holds = bool(error <= tolerance)
+            yield Point(file, tap.module, layer, tap.value, tap.operator, error, noise, tolerance, holds)
+
+
+def _align(graph: Any, reference: Any) -> tuple[Any, Any] | None:
+    """The same entries of both: a window's cache has dropped the oldest keys, and heads may lie on one axis.
+
+    Nothing where the sizes do not fit.
+    """
+    if graph.ndim == reference.ndim == 4 and graph.shape != reference.shape:
+        kept = reference.shape[-1] if graph.shape[-1] != reference.shape[-1] else None
+        graph = graph[..., -kept:] if kept is not None else graph[:, :, -reference.shape[2] :]
+    return (graph.reshape(reference.shape), reference) if graph.size == reference.size else None
+
+
+def _largest(difference: Any) -> float:
+    return float(np.nan_to_num(abs(difference), nan=np.inf, posinf=np.inf).max()) if difference.size else 0.0
+
+
+def _operators(model: onnx.ModelProto, points: Sequence[Point], first: Point) -> tuple[str, ...]:
+    """The operators that make the first value that differs out of values that agree."""
+    agreeing = {point.value for point in points if point.holds and point.graph == first.graph}
+    makers = {output: node for node in model.graph.node for output in node.output if output}
+    pending, seen, operators = [first.value], set(), []
+    while pending:
+        value = pending.pop()
+        if value in seen or value not in makers or (value in agreeing and value != first.value):
+            continue
+        seen.add(value)
+        operators.append(makers[value].op_type)
+        pending += makers[value].input
+    return tuple(dict.fromkeys(operators))

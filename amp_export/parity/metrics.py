@@ -1,0 +1,82 @@
+"""How far a graph's outputs are from a reference, in the numbers that a report shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from amp_export.parity.decoder_cases import Floats
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Graph against reference, over the positions of one output of one case.
+
+    Attributes:
+        relative_error: The largest absolute difference over the largest absolute entry of the reference.
+        kl: Mean Kullback-Leibler divergence of the graph's distribution from the reference's, in nats, where the output
+            is logits; None otherwise.
+        top1_agreement: Share of positions at which both have their largest entry at the same place.
+        top5_agreement: Mean share of the reference's five largest entries that are among the graph's five.
+        near_ties: Positions at which they do not have it at the same place, and the reference's two entries there are
+            less apart than the tolerance can move them: no failure.
+    """
+
+    relative_error: float
+    kl: float | None
+    top1_agreement: float
+    top5_agreement: float
+    near_ties: int
+
+
+def agree(graph_pv: Floats, reference_pv: Floats, *, tolerance: float, are_logits: bool) -> Agreement:
+    """Compares two arrays [positions, features].
+
+    Args:
+        graph_pv: What the graph computed.
+        reference_pv: What PyTorch did.
+        tolerance: How far an entry may be off.
+        are_logits: Whether a softmax makes probabilities of them.
+    """
+    positions = np.arange(len(graph_pv))
+    graph_best, reference_best = graph_pv.argmax(axis=1), reference_pv.argmax(axis=1)
+    differs = graph_best != reference_best
+    # two entries can each be off by the tolerance, towards one another
+    gap = reference_pv[positions, reference_best] - reference_pv[positions, graph_best]
+    largest = float(abs(reference_pv).max())
+    return Agreement(
+        relative_error=float(abs(graph_pv - reference_pv).max()) / largest if largest else 0.0,
+        kl=_divergence(graph_pv, reference_pv) if are_logits else None,
+        top1_agreement=float(1 - differs.mean()),
+        top5_agreement=_shared(graph_pv, reference_pv, min(5, graph_pv.shape[1])),
+        near_ties=int((differs & (gap <= 2 * tolerance)).sum()),
+    )
+
+
+def distance(one_pv: Floats, other_pv: Floats) -> tuple[float, float]:
+    """The largest and the mean absolute difference."""
+    difference_pv = abs(one_pv - other_pv)
+    return float(difference_pv.max()), float(difference_pv.mean())
+
+
+def _divergence(graph_pv: Floats, reference_pv: Floats) -> float:
+    graph_log, reference_log = _log_softmax(graph_pv), _log_softmax(reference_pv)
+    divergences = (np.exp(reference_log) * (reference_log - graph_log)).sum(axis=1)
+    # rounding can leave a sum of nothing just below zero; in this order a NaN stays one
+    return max(float(divergences.mean()), 0.0)
+
+
+def _log_softmax(logits_pv: Floats) -> Any:
+    shifted = logits_pv - logits_pv.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+def _shared(graph_pv: Floats, reference_pv: Floats, count: int) -> float:
+    graph_top, reference_top = (
+        np.argpartition(-array, count - 1, axis=1)[:, :count] for array in (graph_pv, reference_pv)
+    )
+    hits = (graph_top[:, :, np.newaxis] == reference_top[:, np.newaxis, :]).any(axis=1)
+    return float(hits.mean())

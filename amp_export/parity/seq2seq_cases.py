@@ -1,0 +1,156 @@
+"""What the parity of an encoder with a decoder is checked on: sources, padding, and tokens written one by one.
+
+PyTorch computes all written tokens in one pass without a cache, so that the graphs' cache is held against what it
+stands for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from amp_export.architectures import Modality, ModelConfig
+from amp_export.exporters.dispatch import Precision
+from amp_export.exporters.limits import Limits
+from amp_export.inputs.random import as_tensors
+from amp_export.parity.decoder_cases import Floats, Integers, draw_rows
+from amp_export.parity.encoder_cases import Inputs, Outputs, as_rows, signal_inputs, text_inputs
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from amp_export.exporters.models.encoder_decoder import GraphEncoderDecoder
+
+OUTPUTS = ("last_hidden_state", "logits")
+"""The encoder's states, and what the decoder makes of them."""
+
+Write = Callable[[Inputs, Integers, int], Outputs]
+"""(source, written token ids [batch, sequence], how many of them in the first call) to `OUTPUTS`."""
+
+
+@dataclass(frozen=True)
+class WritingCase:
+    """One source and what is written from it.
+
+    Attributes:
+        name: What a report calls it.
+        source_lengths: Tokens of each row's source; shorter ones are padded on the right. A sound has one size,
+            whatever is said here.
+        written: Tokens of the first call.
+        decode_steps: Single tokens that follow, with the cache of all before.
+    """
+
+    name: str
+    source_lengths: tuple[int, ...]
+    written: int = 1
+    decode_steps: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all rows, read and written, padding counted."""
+        return len(self.source_lengths) * (max(self.source_lengths) + self.written + self.decode_steps)
+
+    @property
+    def is_varied(self) -> bool:
+        """Whether all graphs are called."""
+        return self.decode_steps > 0
+
+
+TEXT_CASES = (
+    WritingCase("1 token read, 1 written", (1,)),
+    WritingCase("17 tokens read, 5 written at once", (17,), written=5),
+    WritingCase("128 tokens read, 17 written at once", (128,), written=17),
+    WritingCase("17 tokens read, 8 decode steps after 1 token", (17,), decode_steps=8),
+    WritingCase("right-padded batch of 5, 11 and 17 tokens read, 8 decode steps after 4", (5, 11, 17), 4, 8),
+)
+
+SOUND_CASES = (
+    WritingCase("a sound, 1 token written", (1,)),
+    WritingCase("a sound, 17 tokens written at once", (1,), written=17),
+    WritingCase("a sound, 8 decode steps after 4 tokens", (1,), written=4, decode_steps=8),
+    WritingCase("batch of 3 sounds, 8 decode steps after 1 token", (1, 1, 1), decode_steps=8),
+)
+
+
+def writing_cases(config: ModelConfig) -> tuple[WritingCase, ...]:
+    """The cases for a model, as far as they fit into what it reads and writes."""
+    cases = TEXT_CASES if config.architecture.modality is Modality.TEXT else SOUND_CASES
+    limit = config.longest_text
+    return tuple(
+        case for case in cases if limit is None or max(*case.source_lengths, case.written + case.decode_steps) <= limit
+    )
+
+
+def writing_cases_within(cases: Iterable[WritingCase], limits: Limits | None) -> tuple[WritingCase, ...]:
+    """The cases that graphs take: all where they have no limits. A sound is no longer than one token."""
+    return tuple(
+        case
+        for case in cases
+        if limits is None
+        or (
+            len(case.source_lengths) <= limits.max_batch
+            and max(*case.source_lengths, case.written + case.decode_steps) <= limits.max_context
+        )
+    )
+
+
+def replay_writing(
+    case: WritingCase, config: ModelConfig, pool: Integers, write: Write, *, precision: Precision
+) -> dict[str, Floats]:
+    """Runs a case through an encoder with a decoder.
+
+    Args:
+        case: What to run.
+        config: The model's config.
+        pool: Token ids to draw from.
+        write: The model.
+        precision: The graph's.
+
+    Returns:
+        The encoder's states at all real positions and all logits, float64, [positions, features].
+    """
+    rows = len(case.source_lengths)
+    if config.architecture.modality is Modality.TEXT:
+        source: Inputs = text_inputs(case.source_lengths, config, pool)
+    else:
+        source = signal_inputs(rows, config, precision)
+    # what is written is drawn from the pool's other end, so that it is not what is read
+    written_bs = draw_rows(pool[::-1].copy(), rows, case.written + case.decode_steps)
+    found = dict(write(source, written_bs, case.written))
+    if "attention_mask" in source:
+        found["last_hidden_state"] = found["last_hidden_state"][source["attention_mask"] == 1]
+    return {name: as_rows(values) for name, values in found.items()}
+
+
+def graph_writer(graph: GraphEncoderDecoder) -> Write:
+    """The three graphs: one encoding, one first call, and one call for each further token with the cache."""
+
+    def write(inputs: Inputs, written_bs: Integers, first: int) -> Outputs:
+        source = graph.encode(inputs)
+        logits_bsv, past = graph.decode(written_bs[:, :first], source)
+        collected = [logits_bsv]
+        for place in range(first, written_bs.shape[1]):
+            logits_bsv, past = graph.decode(written_bs[:, place : place + 1], source, past)
+            collected.append(logits_bsv)
+        return {"last_hidden_state": graph.states(source), "logits": np.concatenate(collected, axis=1)}
+
+    return write
+
+
+def torch_writer(model: PreTrainedModel) -> Write:
+    """A transformers model: everything that is written in one pass, without a cache."""
+    import torch
+
+    def write(inputs: Inputs, written_bs: Integers, first: int) -> Outputs:
+        del first
+        given = as_tensors(inputs, model)
+        result = model(**given, decoder_input_ids=torch.from_numpy(written_bs), use_cache=False, return_dict=True)
+        return {
+            "last_hidden_state": result.encoder_last_hidden_state.double().numpy(),
+            "logits": result.logits.double().numpy(),
+        }
+
+    return write

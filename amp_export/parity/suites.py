@@ -1,0 +1,243 @@
+"""The cases of one model, and how its graph and its PyTorch model are put through them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from amp_export.architectures import Modality, ModelConfig
+from amp_export.errors import UnsupportedModelError
+from amp_export.exporters.dispatch import Precision
+from amp_export.exporters.models.decoder import Decoder
+from amp_export.exporters.models.encoder import GraphEncoder
+from amp_export.exporters.models.encoder_decoder import GraphEncoderDecoder
+from amp_export.parity.decoder_cases import (
+    DEFAULT_CASES,
+    GREEDY_PROMPT,
+    GREEDY_STEPS,
+    Case,
+    Floats,
+    Forward,
+    Integers,
+    cases_within,
+    continue_greedily,
+    replay,
+    token_pool,
+)
+from amp_export.parity.encoder_cases import (
+    EncoderCase,
+    Outputs,
+    encoder_cases,
+    encoder_cases_within,
+    replay_encoder,
+    torch_encoder,
+)
+from amp_export.parity.seq2seq_cases import (
+    WritingCase,
+    graph_writer,
+    replay_writing,
+    torch_writer,
+    writing_cases,
+    writing_cases_within,
+)
+
+if TYPE_CHECKING:
+    from transformers import DynamicCache, PreTrainedModel
+
+AnyCase = Case | EncoderCase | WritingCase
+AnyModel = Decoder | GraphEncoder | GraphEncoderDecoder
+
+
+def default_cases(config: ModelConfig) -> tuple[AnyCase, ...]:
+    """The cases of graphs of every kind, by which a model of that config can be exported."""
+    return (*DEFAULT_CASES, *encoder_cases(config), *writing_cases(config))
+
+
+class Suite(Protocol):
+    """What a model is put through; each method returns the outputs of every case, [positions, features] by name."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """What a report calls the cases."""
+
+    def run_graph(self) -> list[Outputs]:
+        """Through the graph, which is closed then."""
+
+    def run_torch(self, model: PreTrainedModel) -> list[Outputs]:
+        """Through PyTorch."""
+
+    @property
+    def written(self) -> Integers | None:
+        """What the graph wrote greedily, once it was run; None where it writes nothing."""
+
+    def continue_torch(self, model: PreTrainedModel) -> tuple[Integers, Floats] | None:
+        """What PyTorch writes greedily, and the logits that it chose by; None where it writes nothing."""
+
+
+class _WritesNothing:
+    """A model that continues no text."""
+
+    written: Integers | None = None
+
+    def continue_torch(self, model: PreTrainedModel) -> tuple[Integers, Floats] | None:
+        """Nothing."""
+        del model
+        return None
+
+
+def choose_suite(
+    graph: AnyModel,
+    checkpoint: Path,
+    config: ModelConfig,
+    cases: Sequence[AnyCase] | None = None,
+) -> Suite:
+    """The suite for a graph.
+
+    Args:
+        graph: The graph, loaded.
+        checkpoint: What it was exported from.
+        config: The checkpoint's config.
+        cases: Cases of the graph's kind; by default those of `parity_cases` and its siblings.
+
+    Raises:
+        UnsupportedModelError: The model takes no text of the shortest case's length.
+    """
+    reads_and_writes_no_text = isinstance(graph, GraphEncoder) and config.architecture.modality is not Modality.TEXT
+    pool = None if reads_and_writes_no_text else token_pool(checkpoint, config.vocab_size)
+    kinds: dict[type, Any] = {Decoder: DecoderSuite, GraphEncoder: EncoderSuite, GraphEncoderDecoder: WritingSuite}
+    make_suite = next(suite for kind, suite in kinds.items() if isinstance(graph, kind))
+    suite: Suite = make_suite(graph, config, pool, cases)
+    if not suite.names:
+        raise UnsupportedModelError(f"{checkpoint} takes no text that is long enough to check parity on.")
+    return suite
+
+
+class DecoderSuite:
+    """Prompts and decode steps."""
+
+    def __init__(
+        self,
+        graph: Decoder,
+        config: ModelConfig,
+        pool: Integers,
+        cases: Sequence[Case] | None = None,
+    ) -> None:
+        self._graph = graph
+        self._pool = pool
+        context = graph.max_context or config.max_position_embeddings
+        self._cases = cases_within(
+            cases or DEFAULT_CASES, context, max_batch=graph.max_batch, one_at_a_time=graph.one_at_a_time
+        )
+        self._steps = min(GREEDY_STEPS, context - GREEDY_PROMPT)
+        self.names = [case.name for case in self._cases]
+        self.written: Integers | None = None
+
+    def run_graph(self) -> list[Outputs]:
+        """Through the graph."""
+        forward: Forward[Any] = self._graph.forward
+        found = [{"logits": replay(case, self._pool, forward)} for case in self._cases]
+        if self._steps > 0:
+            self.written, _ = continue_greedily(self._pool, forward, self._steps)
+        self._graph.close()
+        return list(found)
+
+    def continue_torch(self, model: PreTrainedModel) -> tuple[Integers, Floats] | None:
+        """Through PyTorch, with a cache."""
+        return continue_greedily(self._pool, torch_decoder(model), self._steps) if self._steps > 0 else None
+
+    def run_torch(self, model: PreTrainedModel) -> list[Outputs]:
+        """Through PyTorch."""
+        forward = torch_decoder(model)
+        return [{"logits": replay(case, self._pool, forward)} for case in self._cases]
+
+
+def torch_decoder(model: PreTrainedModel) -> Forward[DynamicCache]:
+    """A decoder in PyTorch, with a cache as the graph has it."""
+    import torch
+    from transformers import DynamicCache
+
+    from amp_export.exporters.tracing.jobs import cache_argument
+
+    cache_name = str(cache_argument(model))
+
+    def forward(
+        input_ids_bs: Integers, attention_mask_bt: Integers, position_ids_bs: Integers, past: DynamicCache | None
+    ) -> tuple[Floats, DynamicCache]:
+        cache = past if past is not None else DynamicCache(config=model.config)
+        result = model(
+            input_ids=torch.from_numpy(input_ids_bs),
+            attention_mask=torch.from_numpy(attention_mask_bt),
+            position_ids=torch.from_numpy(position_ids_bs),
+            use_cache=True,
+            **{cache_name: cache},
+        )
+        return result.logits.double().numpy(), cache
+
+    return forward
+
+
+class EncoderSuite(_WritesNothing):
+    """Texts or images, and every output that is a floating-point number."""
+
+    def __init__(
+        self, graph: GraphEncoder, config: ModelConfig, pool: Integers, cases: Sequence[EncoderCase] | None = None
+    ) -> None:
+        self._graph = graph
+        self._config = config
+        self._pool = pool
+        self._cases = encoder_cases_within(cases or encoder_cases(config), graph.limits)
+        self._outputs = graph.outputs
+        self._precision: Precision = graph.precision
+        self.names = [case.name for case in self._cases]
+
+    def run_graph(self) -> list[Outputs]:
+        """Through the graph."""
+        found = [self._replay(case, self._graph.forward) for case in self._cases]
+        self._graph.close()
+        return found
+
+    def run_torch(self, model: PreTrainedModel) -> list[Outputs]:
+        """Through PyTorch."""
+        forward = torch_encoder(model, self._outputs)
+        return [self._replay(case, forward) for case in self._cases]
+
+    def _replay(self, case: EncoderCase, forward: Any) -> Outputs:
+        return replay_encoder(
+            case,
+            self._config,
+            self._pool,
+            forward,
+            by_token=self._graph.outputs_by_token,
+            precision=self._precision,
+        )
+
+
+class WritingSuite(_WritesNothing):
+    """Sources and what is written from them."""
+
+    def __init__(
+        self,
+        graph: GraphEncoderDecoder,
+        config: ModelConfig,
+        pool: Integers,
+        cases: Sequence[WritingCase] | None = None,
+    ) -> None:
+        self._graph = graph
+        self._config = config
+        self._pool = pool
+        self._cases = writing_cases_within(cases or writing_cases(config), graph.limits)
+        self.names = [case.name for case in self._cases]
+
+    def run_graph(self) -> list[Outputs]:
+        """Through the graphs."""
+        found = [self._replay(case, graph_writer(self._graph)) for case in self._cases]
+        self._graph.close()
+        return found
+
+    def run_torch(self, model: PreTrainedModel) -> list[Outputs]:
+        """Through PyTorch."""
+        return [self._replay(case, torch_writer(model)) for case in self._cases]
+
+    def _replay(self, case: WritingCase, write: Any) -> Outputs:
+        return replay_writing(case, self._config, self._pool, write, precision=self._graph.precision)

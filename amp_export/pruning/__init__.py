@@ -1,0 +1,1 @@
+"""AMP: score, plan, slice, rewrite and check what a reload computes."""

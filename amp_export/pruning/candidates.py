@@ -1,0 +1,294 @@
+"""The counts that meet a ratio: how many heads and neurons every layer may keep, by the config alone.
+
+No scores are needed here, so that `doctor` can show the counts before anything heavy runs.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from amp_export.architectures import LayerWidths, ModelConfig, parameter_count, tensor_shapes
+from amp_export.errors import PlanError, RatioError
+from amp_export.hardware.targets import TARGETS
+from amp_export.options import Allocation, HeadPolicy, PerLayer, TargetName
+from amp_export.pruning.rewriting import is_stock
+
+RATIO_TOLERANCE = 0.001
+"""How far the removed share may be from the one that was asked for: 0.1 percentage points."""
+
+
+EXPERT_MULTIPLE = 8
+"""Neurons of experts come in eights: `torch.nn.functional.grouped_mm` wants strides of 16 bytes, which are 8 numbers of
+16 bits."""
+
+
+@dataclass(frozen=True)
+class PlanSettings:
+    """What the user asks of a plan.
+
+    Attributes:
+        ratio: Share of all parameters to remove.
+        allocation: The rule for the counts.
+        heads: Which heads may go.
+        snap: Kept neurons are a multiple of this; None takes the target's, or 1 for the paper's rule.
+        target: The kind of device.
+        heads_per_layer: Whether all layers keep as many heads.
+        neurons_per_layer: Whether all layers keep as many neurons.
+    """
+
+    ratio: float
+    allocation: Allocation = Allocation.BALANCED
+    heads: HeadPolicy = HeadPolicy.AUTO
+    snap: int | None = None
+    target: TargetName = TargetName.CPU
+    heads_per_layer: PerLayer = PerLayer.UNIFORM
+    neurons_per_layer: PerLayer = PerLayer.UNIFORM
+
+    def neuron_multiple(self, config: ModelConfig) -> int:
+        """What kept neurons are rounded to.
+
+        Raises:
+            PlanError: The model cannot have such a number of neurons.
+        """
+        experts = config.architecture.mlp.has_experts
+        if self.snap is None:
+            paper = self.allocation is Allocation.PAPER
+            return (EXPERT_MULTIPLE if experts else 1) if paper else TARGETS[self.target].neuron_multiple
+        if self.snap < 1:
+            raise PlanError(f"--snap must be at least 1, not {self.snap}.")
+        if experts and self.snap % EXPERT_MULTIPLE:
+            raise PlanError(
+                f"--snap must be a multiple of {EXPERT_MULTIPLE} for a model with experts, not {self.snap}: the "
+                "grouped matrix multiplication that transformers runs them with takes rows of 16 bytes."
+            )
+        return self.snap
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to meet the ratio, the same in every layer.
+
+    Attributes:
+        heads: Which kind of heads it removes.
+        widths: What each layer keeps.
+        ratio: The share of all parameters that it removes.
+        stock: Whether a stock class can say it, so that plain transformers loads the result.
+    """
+
+    heads: HeadPolicy
+    widths: LayerWidths
+    ratio: float
+    stock: bool
+
+    def misses(self, ratio: float) -> bool:
+        """Whether the budget is missed by more than the tolerance."""
+        return abs(self.ratio - ratio) > RATIO_TOLERANCE
+
+
+def list_candidates(
+    raw_config: Mapping[str, Any], config: ModelConfig, settings: PlanSettings
+) -> tuple[Candidate, ...]:
+    """Every legal way to meet the ratio under these settings, by the config alone.
+
+    Raises:
+        RatioError: There is none; it says the nearest legal ratio.
+        PlanError: The kind of heads asked for does not exist in this model.
+    """
+    step = settings.neuron_multiple(config)
+    space = _Space(config, settings, step, head_options(config, settings.heads), ModelCosts.of(config))
+    if not 0 < settings.ratio < 1:
+        raise space.refuse(f"The ratio must lie between 0 and 1, both excluded; {settings.ratio:g} does not.")
+    rule = space.paper_widths if settings.allocation is Allocation.PAPER else space.balanced_widths
+    found = [
+        Candidate(policy, widths, space.costs.ratio(widths), is_stock(raw_config, config, widths))
+        for policy, widths in rule()
+        if space.costs.ratio(widths) > 0
+    ]
+    if not found:
+        raise space.refuse(space.why_none())
+    return tuple(found)
+
+
+def head_options(config: ModelConfig, policy: HeadPolicy) -> list[tuple[HeadPolicy, LayerWidths]]:
+    """The head counts that a policy allows, all neurons kept; keeping every head is always among them.
+
+    Raises:
+        PlanError: The model has no heads of the kind asked for.
+    """
+    dense = config.widths
+    none = [(HeadPolicy.NONE, dense)]
+    groups = [
+        (HeadPolicy.GROUPS, replace(dense, query_heads=kept * dense.query_group, key_value_heads=kept))
+        for kept in range(dense.key_value_heads - 1, 0, -1)
+    ]
+    within = [
+        (HeadPolicy.WITHIN, replace(dense, query_heads=kept * dense.key_value_heads))
+        for kept in range(dense.query_group - 1, 0, -1)
+    ]
+    if policy is HeadPolicy.WITHIN and not within:
+        raise PlanError(
+            "--heads within removes query heads that share a key/value head, but here each has its own.\n"
+            "Use --heads groups, which removes both together."
+        )
+    if policy is HeadPolicy.GROUPS and not groups:
+        raise PlanError(
+            "--heads groups removes whole key/value groups, but this model has a single one.\nUse --heads within."
+        )
+    return {
+        HeadPolicy.NONE: none,
+        HeadPolicy.GROUPS: none + groups,
+        HeadPolicy.WITHIN: none + within,
+        HeadPolicy.AUTO: none + groups + within,
+    }[policy]
+
+
+@dataclass(frozen=True)
+class ModelCosts:
+    """What a head or neuron in every layer costs, in parameters; all else is fixed.
+
+    Attributes:
+        dense: The widths of the dense model.
+        total: All its parameters.
+        query_head: Parameters of one query head in every layer; `key_value_head` and `neuron` likewise.
+    """
+
+    dense: LayerWidths
+    total: int
+    query_head: int
+    key_value_head: int
+    neuron: int
+
+    @classmethod
+    def of(cls, config: ModelConfig) -> ModelCosts:
+        """Counts them on the shapes of the weights."""
+
+        def parameters(widths: LayerWidths) -> int:
+            return parameter_count(config, config.everywhere(widths))
+
+        dense = config.widths
+        total = parameters(dense)
+        return cls(
+            dense=dense,
+            total=total,
+            query_head=parameters(replace(dense, query_heads=dense.query_heads + 1)) - total,
+            key_value_head=parameters(replace(dense, key_value_heads=dense.key_value_heads + 1)) - total,
+            neuron=parameters(replace(dense, neurons=dense.neurons + 1)) - total,
+        )
+
+    def removed(self, widths: LayerWidths) -> int:
+        """The parameters that are removed when every layer has these widths."""
+        return (
+            (self.dense.query_heads - widths.query_heads) * self.query_head
+            + (self.dense.key_value_heads - widths.key_value_heads) * self.key_value_head
+            + (self.dense.neurons - widths.neurons) * self.neuron
+        )
+
+    def ratio(self, widths: LayerWidths) -> float:
+        """The share of all parameters that is removed then."""
+        return self.removed(widths) / self.total
+
+    def step(self, neurons: int) -> float:
+        """The share of all parameters that so many neurons in every layer are."""
+        return neurons * self.neuron / self.total
+
+
+@dataclass(frozen=True)
+class _Space:
+    """All widths that the settings allow for a model."""
+
+    config: ModelConfig
+    settings: PlanSettings
+    step: int
+    options: Sequence[tuple[HeadPolicy, LayerWidths]]
+    costs: ModelCosts
+
+    def snap(self, exact: float) -> int:
+        """The count of neurons nearest to this that is a multiple of the step, or all of them."""
+        dense = self.config.intermediate_size
+        below = max(math.floor(exact / self.step), 1) * self.step
+        multiples = [multiple for multiple in (below, below + self.step) if multiple < dense]
+        return min([*multiples, dense], key=lambda allowed: abs(allowed - exact))
+
+    def balanced_widths(self) -> Iterator[tuple[HeadPolicy, LayerWidths]]:
+        """Heads as given, and as many neurons as the rest of the budget leaves."""
+        step = self.step
+        for policy, widths in self.options:
+            exact = widths.neurons - (self.settings.ratio - self.costs.ratio(widths)) / self.costs.step(1)
+            neurons = self.snap(exact)
+            # rounding may miss the budget by half a step; more means that these heads cannot meet it
+            if abs(neurons - exact) <= max(step / 2, RATIO_TOLERANCE / self.costs.step(1)):
+                yield policy, replace(widths, neurons=neurons)
+
+    def paper_widths(self) -> Iterator[tuple[HeadPolicy, LayerWidths]]:
+        """Equal shares of heads and neurons in every layer, neurons making up for the rounding of heads.
+
+        Source: `prune_model` in `prune_groups.py` of the paper's reference code. It knows only models whose heads do
+        not share keys; with groups, the share of heads is rounded to whole groups, or to heads within each group.
+        """
+        dense = self.config.widths
+        share = self.settings.ratio / self._share_of_layers()
+        if share >= 1:
+            return
+        policy, kept = self._paper_heads(share)
+        fewer_heads = dense.query_heads - kept.query_heads
+        fewer_neurons = round(dense.query_heads * (share - fewer_heads / dense.query_heads) + dense.neurons * share)
+        yield policy, replace(kept, neurons=self.snap(dense.neurons - min(fewer_neurons, dense.neurons - 1)))
+
+    def _paper_heads(self, share: float) -> tuple[HeadPolicy, LayerWidths]:
+        dense = self.config.widths
+        policies = {policy for policy, _ in self.options}
+        if HeadPolicy.GROUPS in policies:
+            groups = dense.key_value_heads - min(round(share * dense.key_value_heads), dense.key_value_heads - 1)
+            return HeadPolicy.GROUPS, replace(dense, query_heads=groups * dense.query_group, key_value_heads=groups)
+        if HeadPolicy.WITHIN in policies:
+            group = dense.query_group - min(round(share * dense.query_group), dense.query_group - 1)
+            return HeadPolicy.WITHIN, replace(dense, query_heads=group * dense.key_value_heads)
+        return HeadPolicy.NONE, dense
+
+    def _share_of_layers(self) -> float:
+        """The share of all parameters that attention and MLPs are, norms of the residual stream not counted."""
+        blocks = [block for stack in self.config.architecture.stacks for block in (stack.attention, stack.mlp)]
+        inside = {
+            f".{projection.name}." for block in filter(None, blocks) for projection in (*block.inputs, block.output)
+        }
+        shapes = tensor_shapes(self.config).items()
+        prunable = sum(math.prod(shape) for name, shape in shapes if any(part in f"{name}." for part in inside))
+        return prunable / self.costs.total
+
+    @functools.cached_property
+    def legal_ratios(self) -> list[float]:
+        """Every share that can be removed, ascending."""
+        dense, neuron = self.config.intermediate_size, self.costs.neuron
+        fewer_neurons = [0, *(dense - kept for kept in range(self.step, dense, self.step))]
+        fewer_heads = [self.costs.removed(widths) for _, widths in self.options]
+        removed = {heads + neurons * neuron for heads in fewer_heads for neurons in fewer_neurons} - {0}
+        return sorted(count / self.costs.total for count in removed)
+
+    def why_none(self) -> str:
+        """Why nothing meets the ratio."""
+        ratio, step = self.settings.ratio, self.step
+        legal = self.legal_ratios
+        if not legal:
+            return "Nothing can be removed from this model: every layer has a single head and no neuron to spare."
+        if ratio > legal[-1] and self.settings.heads is HeadPolicy.NONE:
+            return f"Ratio {ratio:g} is more than all neurons are, and --heads none keeps every head."
+        if ratio > legal[-1] or self.settings.allocation is Allocation.PAPER:
+            return f"Ratio {ratio:g} would leave a layer without a head or a neuron."
+        if ratio < legal[0]:
+            return (
+                f"Ratio {ratio:g} removes nothing: kept neurons are a multiple of {step}, and one step of them is "
+                f"{self.costs.step(step):.2%} of the model."
+            )
+        return f"No legal plan removes {ratio:g}: heads and steps of {step} neurons do not add up to it."
+
+    def refuse(self, problem: str) -> RatioError:
+        """An error that names the legal ratio nearest to the one asked for."""
+        asked = self.settings.ratio
+        # a ratio that is no number is near to none; the least is the safest to offer
+        nearest = min(self.legal_ratios, key=lambda legal: abs(legal - asked), default=None)
+        advice = "" if nearest is None else f"\nThe nearest legal ratio is {nearest:.4f}."
+        return RatioError(problem + advice, nearest=nearest)

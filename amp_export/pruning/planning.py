@@ -1,0 +1,214 @@
+"""From a ratio to a plan: the scores choose which heads and neurons stay, and between ways to meet the budget."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from amp_export.architectures import LayerWidths, ModelConfig
+from amp_export.options import Allocation, HeadPolicy, PerLayer
+from amp_export.pruning.allocation import spread_heads, spread_neurons
+from amp_export.pruning.candidates import RATIO_TOLERANCE, Candidate, ModelCosts, PlanSettings, list_candidates
+from amp_export.pruning.plan import LayerPlan, Plan, removed_ratio
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from amp_export.pruning.scoring import Array, Scores
+
+HURT_SLACK = 1.1
+"""`auto` meets the budget with a choice that hurts the scores up to this much more than the best."""
+
+
+BALANCE_SLACK = 0.1
+"""The shares of heads and of neurons may lie this much further apart than they must, if that meets the budget."""
+
+
+def needs_scores(settings: PlanSettings) -> bool:
+    """Whether the counts are open until the scores are there."""
+    return settings.heads is HeadPolicy.AUTO and settings.allocation is Allocation.BALANCED
+
+
+def choose_candidate(
+    config: ModelConfig, settings: PlanSettings, candidates: Sequence[Candidate], scores: Scores | None = None
+) -> Candidate:
+    """Chooses among candidates.
+
+    A kind of heads that was asked for gives the counts whose shares of heads and neurons are closest, or nearly so if
+    that meets the budget. `auto` takes what hurts the scores least, or nearly so; it needs the scores.
+    """
+    legal = list_preferred(candidates, settings.heads)
+    if needs_scores(settings):
+        assert scores is not None
+        hurts = {candidate: hurt(config, scores, candidate) for candidate in legal}
+        close = [candidate for candidate in legal if hurts[candidate] <= HURT_SLACK * min(hurts.values())]
+        return min(close, key=lambda candidate: (candidate.misses(settings.ratio), hurts[candidate]))
+    imbalances = {candidate: _imbalance(config, candidate) for candidate in legal}
+    close = [candidate for candidate in legal if imbalances[candidate] <= BALANCE_SLACK + min(imbalances.values())]
+    return min(close, key=lambda candidate: (candidate.misses(settings.ratio), imbalances[candidate]))
+
+
+def list_preferred(candidates: Sequence[Candidate], heads: HeadPolicy) -> Sequence[Candidate]:
+    """What a stock class can say, if there is any such; a kind of heads that was asked for goes before that."""
+    asked = [candidate for candidate in candidates if heads is HeadPolicy.AUTO or candidate.heads is heads]
+    pool = asked or candidates
+    return [candidate for candidate in pool if candidate.stock] or pool
+
+
+def make_plan(raw_config: Mapping[str, Any], config: ModelConfig, scores: Scores, settings: PlanSettings) -> Plan:
+    """Chooses counts for the ratio and the most important heads and neurons for the counts.
+
+    Raises:
+        RatioError: No legal plan meets the ratio.
+        PlanError: The settings do not fit the model.
+    """
+    scores = tie_heads(config, scores)
+    candidates = list_candidates(raw_config, config, settings)
+    chosen = choose_candidate(config, settings, candidates, scores)
+    widths = _spread(config, settings, chosen, scores)
+    achieved = removed_ratio(config, widths)
+    return Plan(
+        layers=tuple(
+            keep_most_important(config, heads, neurons, layer)
+            for heads, neurons, layer in zip(scores.heads, scores.neurons, widths, strict=True)
+        ),
+        asked=settings.ratio,
+        achieved=achieved,
+        settings={
+            "allocation": settings.allocation.value,
+            "heads": settings.heads.value,
+            "snap": settings.neuron_multiple(config),
+            "heads_per_layer": settings.heads_per_layer.value,
+            "neurons_per_layer": settings.neurons_per_layer.value,
+        },
+        reasons=_reasons(config, settings, candidates, chosen),
+        notes=_notes(config, settings, achieved),
+    )
+
+
+def _spread(config: ModelConfig, settings: PlanSettings, chosen: Candidate, scores: Scores) -> list[LayerWidths]:
+    """What each layer keeps: the same, or what its importance among all layers deserves."""
+    layers = config.everywhere(chosen.widths)
+    if settings.heads_per_layer is PerLayer.GLOBAL:
+        spread = spread_heads(config, scores.heads, chosen.heads, chosen.widths)
+        layers = [config.fit(layer, site) for layer, site in zip(spread, config.sites, strict=True)]
+    if settings.neurons_per_layer is PerLayer.GLOBAL:
+        with_mlp = [number for number, site in enumerate(config.sites) if site.stack.mlp is not None]
+        neurons = [scores.neurons[number] for number in with_mlp]
+        counts = spread_neurons(neurons, chosen.widths.neurons, multiple=settings.neuron_multiple(config))
+        for number, count in zip(with_mlp, counts, strict=True):
+            layers[number] = replace(layers[number], neurons=count)
+    return layers
+
+
+def tie_heads(config: ModelConfig, scores: Scores) -> Scores:
+    """Gives the layers whose heads must be the same their mean importance; each layer counts alike."""
+    heads = list(scores.heads)
+    for stack in config.architecture.stacks:
+        if stack.heads_tied:
+            members = [number for number, site in enumerate(config.sites) if site.stack == stack]
+            mean = sum(heads[number] / heads[number].sum() for number in members) / len(members)
+            for number in members:
+                heads[number] = mean
+    return replace(scores, heads=tuple(heads))
+
+
+def keep_most_important(config: ModelConfig, heads: Array, neurons: Array, widths: LayerWidths) -> LayerPlan:
+    """The indices that one layer keeps: by score, ties by the lower index.
+
+    Args:
+        config: The dense model's config.
+        heads: Importance of each query head, [num_attention_heads].
+        neurons: Importance of each neuron, [intermediate_size]; [experts, intermediate_size] where there are experts.
+        widths: How many to keep.
+    """
+    group = config.widths.query_group
+    heads_kg = heads.reshape(config.num_key_value_heads, group)
+    groups = _top(heads_kg.sum(axis=1), widths.key_value_heads)
+    query_heads = [
+        group * key_value_head + head
+        for key_value_head in groups
+        for head in _top(heads_kg[key_value_head], widths.query_group)
+    ]
+    if neurons.ndim == 1:
+        return LayerPlan(tuple(query_heads), groups, neurons=_top(neurons, widths.neurons))
+    return LayerPlan(tuple(query_heads), groups, experts=tuple(_top(expert, widths.neurons) for expert in neurons))
+
+
+def hurt(config: ModelConfig, scores: Scores, candidate: Candidate) -> float:
+    """How much of the importance a candidate removes: minus the log of the shares kept, mean over layers.
+
+    Heads and neurons are measured in different units, so only their shares can be put together. As a product, a layer
+    that loses nearly all of one kind is not excused by what it keeps of the other. The choice of this measure is ours.
+    """
+    import numpy as np
+
+    losses = []
+    for site, heads, neurons in zip(config.sites, scores.heads, scores.neurons, strict=True):
+        kept = keep_most_important(config, heads, neurons, config.fit(candidate.widths, site))
+        share = _kept_share([heads], [kept.query_heads])
+        share *= _kept_share(np.atleast_2d(neurons), kept.experts or [kept.neurons])
+        losses.append(-math.log(share))
+    return sum(losses) / len(losses)
+
+
+def _kept_share(importances: Iterable[Array], kept: Iterable[tuple[int, ...]]) -> float:
+    """The share of the importance of all rows that the kept ones are."""
+    rows = list(zip(importances, kept, strict=True))
+    whole = sum(float(row.sum()) for row, _ in rows)
+    return max(sum(float(row[list(indices)].sum()) for row, indices in rows) / whole, 1e-9) if whole > 0 else 1.0
+
+
+def _top(importance: np.ndarray[Any, np.dtype[Any]], count: int) -> tuple[int, ...]:
+    kept = (-importance).argsort(kind="stable")[:count]
+    return tuple(sorted(int(index) for index in kept))
+
+
+def _imbalance(config: ModelConfig, candidate: Candidate) -> float:
+    """How far apart the removed shares of heads and of neurons are."""
+    dense, kept = config.widths, candidate.widths
+    return abs(kept.query_heads / dense.query_heads - kept.neurons / dense.neurons)
+
+
+def _reasons(
+    config: ModelConfig, settings: PlanSettings, candidates: Sequence[Candidate], chosen: Candidate
+) -> dict[str, str]:
+    dense, kept = config.widths, chosen.widths
+    heads = {
+        HeadPolicy.NONE: "every head is kept",
+        HeadPolicy.GROUPS: f"whole key/value groups go: {kept.key_value_heads} of {dense.key_value_heads} are kept",
+        HeadPolicy.WITHIN: f"each key/value head keeps {kept.query_group} of its {dense.query_group} query heads",
+    }[chosen.heads]
+    if settings.allocation is Allocation.PAPER:
+        rule = "the paper's rule: equal shares of heads and neurons in every layer"
+    elif settings.heads is HeadPolicy.AUTO:
+        rule = f"of {len(candidates)} ways to meet the ratio this hurts the scores least"
+    else:
+        rule = f"--heads {settings.heads.value}, and the share of heads closest to that of neurons"
+    spread = " on average; layers share them out by their importance"
+    over_layers = {PerLayer.UNIFORM: "", PerLayer.GLOBAL: spread}
+    return {
+        "heads": f"{heads}{over_layers[settings.heads_per_layer]}; {rule}",
+        "neurons": f"{kept.neurons} of {dense.neurons}{over_layers[settings.neurons_per_layer]}, a multiple of "
+        f"{settings.neuron_multiple(config)}: what the heads leave of the budget",
+    }
+
+
+def _notes(config: ModelConfig, settings: PlanSettings, achieved: float) -> tuple[str, ...]:
+    if abs(achieved - settings.ratio) <= RATIO_TOLERANCE:
+        return ()
+    if settings.allocation is Allocation.PAPER:
+        return (
+            f"The paper's rule removes {achieved:.2%} instead of {settings.ratio:.2%}: it rounds heads, and makes "
+            "up for one head with one neuron. --allocation balanced meets the budget.",
+        )
+    step = settings.neuron_multiple(config)
+    advice = " A smaller --snap comes closer." if step > 1 else ""
+    neurons = f"a multiple of {step} neurons" if step > 1 else "a whole number of neurons"
+    same = ", the same in each" if settings.neurons_per_layer is PerLayer.UNIFORM else ""
+    return (
+        f"{achieved:.2%} is removed instead of {settings.ratio:.2%}: every layer keeps {neurons}{same}, "
+        f"and one step is {ModelCosts.of(config).step(step):.2%} of the model.{advice}",
+    )

@@ -1,0 +1,178 @@
+"""Quality: what pruning cost, the pruned model against the dense one. It is measured, and never called parity."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from amp_export.checkpoints.reading import save_tensors
+from amp_export.pruning.scoring import batches
+from amp_export.pruning.slicing import to_numpy
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+
+BATCH_TOKENS = 512
+"""Tokens of one batch: each has two logits for every word of the vocabulary, and those have to fit."""
+
+CHUNK_TOKENS = 64
+"""Tokens whose distributions are held in float64 at a time."""
+
+
+@dataclass(frozen=True)
+class Quality:
+    """The pruned model against the dense one, on text that was not calibrated on.
+
+    Attributes:
+        dense: Perplexity of the dense model.
+        pruned: Perplexity of the pruned model.
+        kl: Mean Kullback-Leibler divergence of the pruned model's distribution from the dense one's, in nats, over all
+            predicted tokens.
+        top1_agreement: Share of predicted tokens for which both models find the same one the likeliest.
+        text: What text it was measured on.
+    """
+
+    dense: float
+    pruned: float
+    kl: float
+    top1_agreement: float
+    text: str
+
+
+@dataclass(frozen=True)
+class DenseRun:
+    """What is kept of a dense model that ran over texts, and is then pruned in place.
+
+    Attributes:
+        token_ids: The texts, each of two tokens or more.
+        folder: The hidden states that its output projection was given, a file for each batch, in the model's dtype
+            [batch, sequence, hidden]. They are smaller than logits by vocabulary over hidden size.
+        perplexity: The dense model's.
+    """
+
+    token_ids: tuple[Sequence[int], ...]
+    folder: Path
+    perplexity: float
+
+
+def run_dense(model: PreTrainedModel, token_ids: Sequence[Sequence[int]], folder: Path) -> DenseRun | None:
+    """Runs the dense model over texts, and keeps what its logits can be made of again.
+
+    Args:
+        model: A causal language model.
+        token_ids: The texts; the first token of each is given, the others are predicted.
+        folder: Where to keep it.
+
+    Returns:
+        What the pruned model is to be compared with, or None where no token is predicted.
+    """
+    import torch
+
+    texts = tuple(ids for ids in token_ids if len(ids) > 1)
+    if not texts:
+        return None
+    given: list[torch.Tensor] = []
+    handle = _projection(model).register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+    loss = 0.0
+    try:
+        with torch.inference_mode():
+            for number, (input_ids_bs, mask_bs) in enumerate(batches(texts, BATCH_TOKENS)):
+                logits_bsv = _logits(model, input_ids_bs, mask_bs)
+                save_tensors(_states_file(folder, number), {"hidden": to_numpy(given.pop())}, metadata={})
+                for (log_pv,), next_p in _predictions(input_ids_bs, mask_bs, logits_bsv):
+                    loss += _loss(log_pv, next_p)
+    finally:
+        handle.remove()
+    return DenseRun(texts, folder, _perplexity(loss, texts))
+
+
+def compare(model: PreTrainedModel, dense: DenseRun, *, text: str) -> Quality:
+    """Runs the pruned model over the same texts, and holds its predictions against the dense one's.
+
+    No output projection is pruned, so that of the pruned model is given the dense model's hidden states too, and all
+    that a family does to its logits is done to both alike.
+
+    Args:
+        model: The dense model, pruned.
+        dense: What is kept of it.
+        text: What the texts are, in words.
+    """
+    import torch
+    from safetensors.torch import load_file
+
+    kept: list[torch.Tensor] = []
+    handle = _projection(model).register_forward_pre_hook(
+        lambda _, inputs: (torch.cat((inputs[0], kept.pop())), *inputs[1:])
+    )
+    loss, divergence, agreeing = 0.0, 0.0, 0
+    try:
+        with torch.inference_mode():
+            for number, (input_ids_bs, mask_bs) in enumerate(batches(dense.token_ids, BATCH_TOKENS)):
+                kept.append(load_file(_states_file(dense.folder, number))["hidden"])
+                both = _logits(model, input_ids_bs, mask_bs).chunk(2)
+                for (pruned_pv, dense_pv), next_p in _predictions(input_ids_bs, mask_bs, *both):
+                    loss += _loss(pruned_pv, next_p)
+                    divergence += torch.nn.functional.kl_div(
+                        pruned_pv, dense_pv, reduction="sum", log_target=True
+                    ).item()
+                    agreeing += int((pruned_pv.argmax(dim=1) == dense_pv.argmax(dim=1)).sum())
+    finally:
+        handle.remove()
+    predicted = _predicted(dense.token_ids)
+    return Quality(
+        dense=dense.perplexity,
+        pruned=_perplexity(loss, dense.token_ids),
+        # rounding can leave a sum of nothing just below zero; in this order a NaN stays one
+        kl=max(divergence / predicted, 0.0),
+        top1_agreement=agreeing / predicted,
+        text=text,
+    )
+
+
+def _projection(model: PreTrainedModel) -> torch.nn.Module:
+    """What makes logits of the last hidden states."""
+    found: torch.nn.Module | None = model.get_output_embeddings()
+    assert found is not None, f"{type(model).__name__} has no output projection"
+    return found
+
+
+def _logits(model: PreTrainedModel, input_ids_bs: torch.Tensor, mask_bs: torch.Tensor) -> torch.Tensor:
+    logits_bsv: torch.Tensor = model(input_ids=input_ids_bs, attention_mask=mask_bs, use_cache=False).logits
+    return logits_bsv
+
+
+def _predictions(
+    input_ids_bs: torch.Tensor, mask_bs: torch.Tensor, *logits_bsv: torch.Tensor
+) -> Iterator[tuple[list[torch.Tensor], torch.Tensor]]:
+    """Log-probabilities in float64 [positions, vocabulary], by model, and the tokens that came next, a chunk at a time.
+
+    Padding is left out: neither is it predicted nor does anything follow it.
+    """
+    import torch
+
+    predicts_bs = mask_bs.roll(-1, dims=1).index_fill(1, mask_bs.new_tensor([mask_bs.shape[1] - 1]), 0)
+    next_p = input_ids_bs.roll(-1, dims=1).flatten()
+    for places in torch.split(predicts_bs.flatten().nonzero().squeeze(1), CHUNK_TOKENS):
+        yield [each.flatten(0, 1)[places].double().log_softmax(dim=1) for each in logits_bsv], next_p[places]
+
+
+def _loss(log_pv: torch.Tensor, next_p: torch.Tensor) -> float:
+    """The negative log-likelihood of tokens, summed up."""
+    return -log_pv.gather(1, next_p[:, None]).sum().item()
+
+
+def _perplexity(loss: float, token_ids: Sequence[Sequence[Any]]) -> float:
+    return math.exp(min(loss / _predicted(token_ids), 700.0))
+
+
+def _predicted(token_ids: Sequence[Sequence[Any]]) -> int:
+    return sum(len(ids) - 1 for ids in token_ids)
+
+
+def _states_file(folder: Path, number: int) -> Path:
+    return folder / f"batch-{number}.safetensors"

@@ -1,0 +1,173 @@
+"""Proof that a pruned checkpoint is an ordinary one: another process loads it and computes the same, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from amp_export.errors import VerificationError
+from amp_export.inputs.random import compared_output, random_inputs
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from amp_export.architectures import ModelConfig
+
+PROBE_TEXT = "Reload this: 3 heads, 12,345 neurons and one naïve tokenizer.\n\tDone?"
+PROBE_SHAPE = (2, 24)
+"""Batch and sequence of the random token ids whose logits are compared."""
+
+
+@dataclass(frozen=True)
+class ReloadProof:
+    """What the other process found.
+
+    Attributes:
+        class_name: The class that `AutoModelForCausalLM` chose.
+        logits_compared: How many logits, or hidden values where there is no head, were equal bit for bit.
+        tokens_compared: How many token ids of a text were equal.
+    """
+
+    class_name: str
+    logits_compared: int
+    tokens_compared: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.class_name} in a process without amp_export: {self.logits_compared} logits and "
+            f"{self.tokens_compared} token ids equal bit for bit"
+        )
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What the pruned model in memory computes.
+
+    Attributes:
+        inputs: Random inputs by name.
+        output: What it makes of them: logits, or the last hidden state.
+        token_ids: What the tokenizer makes of a text; empty where there is none.
+        auto_class: The Auto class that must load it.
+    """
+
+    inputs: Mapping[str, torch.Tensor]
+    output: torch.Tensor
+    token_ids: list[int]
+    auto_class: str
+
+
+def expect(model: PreTrainedModel, config: ModelConfig, tokenizer: PreTrainedTokenizerBase | None) -> Expectation:
+    """Computes what a reloaded copy must compute as well."""
+    import torch
+
+    samples, length = PROBE_SHAPE
+    inputs = random_inputs(config, samples=samples, length=length, dtype=model.dtype)
+    with torch.inference_mode():
+        output = compared_output(model(**inputs))
+    token_ids = [] if tokenizer is None else tokenizer(PROBE_TEXT).input_ids
+    return Expectation(inputs, output, token_ids, auto_class=f"AutoModel{config.task}")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A pruned checkpoint and what it must compute.
+
+    Attributes:
+        checkpoint: Its directory.
+        expected: What it must compute.
+        stock: Whether it must load without `trust_remote_code`.
+    """
+
+    checkpoint: Path
+    expected: Expectation
+    stock: bool = True
+
+
+def prove_reload(checkpoint: Path, expected: Expectation, *, stock: bool = True) -> ReloadProof:
+    """Loads a checkpoint in a separate process that cannot import this package, and compares bit for bit.
+
+    Args:
+        checkpoint: The pruned checkpoint.
+        expected: What it must compute.
+        stock: Whether it must load without `trust_remote_code`.
+
+    Raises:
+        VerificationError: It does not load, or computes something else.
+    """
+    [proof] = prove_reloads([Claim(checkpoint, expected, stock)])
+    return proof
+
+
+def prove_reloads(claims: Sequence[Claim]) -> list[ReloadProof]:
+    """`prove_reload` for several checkpoints in one process.
+
+    Raises:
+        VerificationError: One does not load, or computes something else.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        jobs = []
+        for number, claim in enumerate(claims):
+            inputs = folder / f"inputs-{number}"
+            text = PROBE_TEXT if claim.expected.token_ids else ""
+            save_file(dict(claim.expected.inputs), inputs, metadata={"text": text})
+            jobs.append(
+                {
+                    "path": str(claim.checkpoint.absolute()),
+                    "inputs": str(inputs),
+                    "outputs": str(folder / f"outputs-{number}"),
+                    "auto_class": claim.expected.auto_class,
+                    "remote_code": not claim.stock,
+                }
+            )
+        content = {"threads": torch.get_num_threads(), "modules": str(folder / "modules"), "checkpoints": jobs}
+        (folder / "jobs.json").write_text(json.dumps(content), encoding="utf-8")
+        if failure := run_probe(folder / "jobs.json"):
+            checkpoints = ", ".join(str(claim.checkpoint) for claim in claims)
+            raise VerificationError(f"{checkpoints}: transformers cannot load the pruned checkpoint:\n{failure}")
+        return [_compare(claim, folder / f"outputs-{number}") for number, claim in enumerate(claims)]
+
+
+def _compare(claim: Claim, outputs: Path) -> ReloadProof:
+    import torch
+    from safetensors import safe_open
+
+    checkpoint, expected = claim.checkpoint, claim.expected
+    with safe_open(outputs, framework="pt") as file:
+        output, token_ids = file.get_tensor("output"), file.get_tensor("token_ids").tolist()
+        class_name = file.metadata()["class"]
+    if token_ids != expected.token_ids:
+        raise VerificationError(
+            f"{checkpoint}: the reloaded tokenizer gives other token ids:\n{token_ids}\n{expected.token_ids}"
+        )
+    if output.dtype != expected.output.dtype or not torch.equal(output, expected.output):
+        worst = (output.double() - expected.output.double()).abs().max().item()
+        raise VerificationError(
+            f"{checkpoint}: reloaded as {class_name}, the pruned model computes other logits than in memory "
+            f"({output.dtype} against {expected.output.dtype}, apart by up to {worst:g})."
+        )
+    return ReloadProof(class_name, logits_compared=output.numel(), tokens_compared=len(token_ids))
+
+
+def run_probe(jobs: Path) -> str:
+    """Works through a file of jobs in another process, and returns how what went wrong there ended."""
+    probe = Path(__file__).with_name("reload_probe.py")
+    environment = {**os.environ, "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    command = [sys.executable, "-I", str(probe), str(jobs)]
+    finished = subprocess.run(
+        command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    if finished.returncode == 0:
+        return ""
+    return finished.stderr.strip()[-2000:] or f"exit code {finished.returncode}"

@@ -1,0 +1,206 @@
+"""AMP's importance of attention heads and MLP neurons, from one forward pass over calibration prompts.
+
+Head importance is the L1 norm of one query head's contribution to the residual stream; neuron importance is the
+absolute hidden activation of the MLP. Both are averaged over a prompt's real tokens, then over prompts. Source: arXiv
+2504.21174 and `amp_criterion.py` of the paper's reference code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from amp_export.checkpoints.reading import save_tensors
+from amp_export.errors import CalibrationError, ModelError
+from amp_export.pruning.hooks import Batch, Recorder, text_batch
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from amp_export.architectures import ModelConfig
+
+    Array = np.ndarray[Any, np.dtype[np.float32]]
+
+BATCH_TOKENS = 2048
+"""Tokens of one batch, padding counted: enough to keep the cores busy, little enough to stay out of swap."""
+
+MAX_PROMPT_TOKENS = 2048
+"""Longer prompts are cut here, so that one of them cannot exhaust the memory."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Importance by layer.
+
+    Attributes:
+        heads: For each layer a float32 array [num_attention_heads].
+        neurons: For each layer a float32 array [intermediate_size], or [experts, intermediate_size].
+        origin: What text the scores were measured on.
+    """
+
+    heads: tuple[Array, ...]
+    neurons: tuple[Array, ...]
+    origin: str
+
+    def save(self, file: Path) -> None:
+        """Writes `layers.N.heads` and `layers.N.neurons` as safetensors."""
+        tensors = {f"layers.{layer}.heads": array for layer, array in enumerate(self.heads)}
+        tensors |= {f"layers.{layer}.neurons": array for layer, array in enumerate(self.neurons)}
+        save_tensors(file, tensors, metadata={"origin": self.origin})
+
+    @classmethod
+    def load(cls, file: Path, config: ModelConfig) -> Scores:
+        """Reads what `save` wrote, and holds it against the model it is to be used for.
+
+        Raises:
+            ModelError: The file is missing, damaged, or of another model.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(file, framework="np") as handle:
+                origin = (handle.metadata() or {}).get("origin", "unknown")
+                layers = range(len(config.sites))
+                heads = tuple(handle.get_tensor(f"layers.{layer}.heads") for layer in layers)
+                neurons = tuple(handle.get_tensor(f"layers.{layer}.neurons") for layer in layers)
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{file} holds no scores for {len(config.sites)} layers: {error}") from error
+        experts = config.architecture.mlp.output.stacked
+        found = heads[0].size, neurons[0].size
+        expected = config.num_attention_heads, config.intermediate_size * (config.size(experts) if experts else 1)
+        if found != expected:
+            raise ModelError(
+                f"{file}: the scores are of another model: {found[0]} heads and {found[1]} neurons a layer, "
+                f"where this one has {expected[0]} and {expected[1]}."
+            )
+        return cls(heads=heads, neurons=neurons, origin=origin)
+
+
+def score(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    config: ModelConfig,
+    *,
+    origin: str = "unknown",
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Scores:
+    """Scores all heads and neurons in one forward pass over the prompts.
+
+    Args:
+        model: A language model of transformers; it is not changed.
+        tokenizer: Its tokenizer.
+        prompts: The calibration text.
+        config: Its config.
+        origin: What the text is, kept with the scores.
+        on_progress: Called with the number of prompts done and of all prompts.
+
+    Raises:
+        CalibrationError: No prompt has a token.
+        ModelError: The activations are not finite.
+    """
+    limit = config.longest_text or MAX_PROMPT_TOKENS
+    token_ids = tokenize(tokenizer, prompts, limit=limit, vocab_size=config.vocab_size)
+    return score_tokens(model, token_ids, config, origin=origin, on_progress=on_progress)
+
+
+def tokenize(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, limit: int, vocab_size: int
+) -> list[list[int]]:
+    """Token ids of each text that has any, cut to the model's length and to `MAX_PROMPT_TOKENS`.
+
+    Raises:
+        ModelError: The tokenizer knows tokens that the model does not.
+    """
+    encoded = [tokenizer(text).input_ids[: min(limit, MAX_PROMPT_TOKENS)] for text in texts]
+    if (largest := max(map(max, filter(None, encoded)), default=0)) >= vocab_size:
+        raise ModelError(
+            f"The tokenizer gives token id {largest}, but the model's vocabulary ends at {vocab_size - 1}.\n"
+            "The tokenizer is of another model; put the right one beside the weights."
+        )
+    return [ids for ids in encoded if ids]
+
+
+def score_tokens(
+    model: PreTrainedModel,
+    token_ids: Sequence[Sequence[int]],
+    config: ModelConfig,
+    *,
+    origin: str = "unknown",
+    batch_tokens: int = BATCH_TOKENS,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Scores:
+    """`score` for prompts that are tokenized already."""
+    if not token_ids:
+        raise CalibrationError("No calibration prompt has a token; there is nothing to score with.")
+    prepared = (text_batch(model, config, *padded) for padded in batches(token_ids, batch_tokens))
+    return score_batches(model, prepared, len(token_ids), config, origin=origin, on_progress=on_progress)
+
+
+def score_batches(
+    model: PreTrainedModel,
+    prepared: Iterable[Batch],
+    samples: int,
+    config: ModelConfig,
+    *,
+    origin: str = "unknown",
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Scores:
+    """Scores a model of any kind.
+
+    Args:
+        model: The model; it is not changed.
+        prepared: What to run it on.
+        samples: How many samples all batches have.
+        config: The model's config.
+        origin: What the samples are, kept with the scores.
+        on_progress: Called with the number of samples done and of all.
+
+    Raises:
+        ModelError: The activations are not finite.
+    """
+    import torch
+
+    base_model = model.get_submodule(config.base_model)
+    done = 0
+    with torch.inference_mode(), Recorder(model, config) as recorder:
+        for batch in prepared:
+            recorder.begin_batch(batch)
+            base_model(**batch.inputs)
+            done += batch.samples
+            if on_progress is not None:
+                on_progress(done, samples)
+        heads, neurons = recorder.averages(samples)
+    return Scores(heads, neurons, origin)
+
+
+def batches(
+    token_ids: Sequence[Sequence[int]], batch_tokens: int = BATCH_TOKENS
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yields prompts of like length together: token ids and mask, both int64 [batch, sequence], padded on the right."""
+    batch: list[Sequence[int]] = []
+    for prompt in sorted(token_ids, key=len):
+        # the new prompt is the longest so far, so its length is what all would be padded to
+        if batch and (len(batch) + 1) * len(prompt) > batch_tokens:
+            yield _pad(batch)
+            batch = []
+        batch.append(prompt)
+    if batch:
+        yield _pad(batch)
+
+
+def _pad(batch: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    import torch
+
+    longest = max(len(prompt) for prompt in batch)
+    input_ids_bs = torch.zeros(len(batch), longest, dtype=torch.int64)
+    mask_bs = torch.zeros_like(input_ids_bs)
+    for row, prompt in enumerate(batch):
+        input_ids_bs[row, : len(prompt)] = torch.tensor(prompt)
+        mask_bs[row, : len(prompt)] = 1
+    return input_ids_bs, mask_bs

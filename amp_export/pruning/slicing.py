@@ -1,0 +1,201 @@
+"""Slices weights by a plan, in memory and one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from amp_export.architectures import (
+    Features,
+    LayerWidths,
+    Layout,
+    ModelConfig,
+    Site,
+    Unit,
+    resized_modules,
+    sliced_axes,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from transformers import PreTrainedModel
+
+    from amp_export.pruning.plan import LayerPlan, Plan
+
+    Indices = np.ndarray[Any, np.dtype[np.int64]]
+
+ZERO = -1
+"""The index of an entry that is filled with zeros: padding."""
+
+
+@dataclass(frozen=True)
+class Slots:
+    """What stands at each place of a layer: dense indices, or `ZERO`.
+
+    Attributes:
+        query_heads: For each place of a query head, int64 [query_heads]; those of one group stand together.
+        key_value_heads: Alike, int64 [key_value_heads].
+        neurons: Alike, int64 [neurons]; [experts, neurons] where there are experts.
+    """
+
+    query_heads: Indices
+    key_value_heads: Indices
+    neurons: Indices
+
+    @classmethod
+    def of(cls, layer: LayerPlan) -> Slots:
+        """A layer as its plan says, without padding."""
+        import numpy as np
+
+        kept = (layer.query_heads, layer.key_value_heads, layer.experts or layer.neurons)
+        return cls(*(np.asarray(indices, dtype=np.int64) for indices in kept))
+
+    def padded(self, widths: LayerWidths) -> Slots:
+        """The same, filled up to these widths: each group with query heads, then the layer with groups and neurons."""
+        import numpy as np
+
+        groups = len(self.key_value_heads)
+        query_kg = np.full((widths.key_value_heads, widths.query_group), ZERO)
+        query_kg[:groups, : len(self.query_heads) // groups] = self.query_heads.reshape(groups, -1)
+        return Slots(
+            query_kg.reshape(-1),
+            _fill(self.key_value_heads, widths.key_value_heads),
+            _fill(self.neurons, widths.neurons),
+        )
+
+    def at(self, unit: Unit) -> Indices:
+        """The slots of `unit`."""
+        slots: Indices = getattr(self, unit.value)
+        return slots
+
+
+def _fill(slots: Indices, count: int) -> Indices:
+    """Fills the last axis up to `count` places."""
+    import numpy as np
+
+    fill = [(0, 0)] * (slots.ndim - 1) + [(0, count - slots.shape[-1])]
+    return np.pad(slots, fill, constant_values=ZERO)
+
+
+def kept_entries(axis: Features, slots: Slots, config: ModelConfig) -> Indices:
+    """Which entries of a dense axis stand along the pruned one, [entries]; `ZERO` where nothing does.
+
+    Where there are experts, each has entries of its own: [experts, entries].
+
+    Args:
+        axis: What lies along the axis.
+        slots: What stands at each place of the layer.
+        config: The dense model's config.
+    """
+    import numpy as np
+
+    if axis.layout is Layout.GROUPS:
+        return _grouped_entries(slots, config)
+    parts, offset = [], 0
+    for unit in axis.units:
+        parts.append(_spread(slots.at(unit), config.entries(axis, unit), offset))
+        offset += config.widths.of(unit) * config.entries(axis, unit)
+    return np.concatenate(parts, axis=-1)
+
+
+def _grouped_entries(slots: Slots, config: ModelConfig) -> Indices:
+    """For each key/value head: its query heads, its key, its value."""
+    import numpy as np
+
+    group, head_dim = config.widths.query_group, config.head_dim
+    query_kg = slots.query_heads.reshape(len(slots.key_value_heads), -1)
+    parts = []
+    for key_value_head, queries in zip(slots.key_value_heads, query_kg, strict=True):
+        first = key_value_head * (group + 2)
+        places = np.where(queries == ZERO, ZERO, first + queries - key_value_head * group)
+        own = ZERO if key_value_head == ZERO else first + group
+        parts.append(_spread(places, head_dim, 0))
+        parts.append(_spread(np.array([own, own if own == ZERO else own + 1]), head_dim, 0))
+    return np.concatenate(parts)
+
+
+def _spread(slots: Indices, entries: int, offset: int) -> Indices:
+    """`entries` places for each slot, in a part of the axis that begins at `offset`."""
+    import numpy as np
+
+    places = offset + slots[..., None] * entries + np.arange(entries)
+    return np.where(slots[..., None] == ZERO, ZERO, places).reshape(*slots.shape[:-1], -1)
+
+
+def prune_module(
+    model: PreTrainedModel, config: ModelConfig, plan: Plan, *, widths: Sequence[LayerWidths] | None = None
+) -> PreTrainedModel:
+    """Resizes the layers of a model in memory and gives it back; its config still says the dense widths.
+
+    The model is changed, because a second copy of it may not fit: each dense weight is freed once it is sliced. What
+    comes back computes what the pruned checkpoint computes, in the dense model's class.
+
+    Args:
+        model: The dense model.
+        config: Its config.
+        plan: What each layer keeps.
+        widths: How wide the layers become, where they are filled up with zeros; by default as wide as the plan says.
+    """
+    from amp_export.checkpoints.modeling_amp import resize
+
+    widths = widths if widths is not None else plan.widths
+    for site, layer, layer_widths in zip(config.sites, plan.layers, widths, strict=True):
+        _slice_layer(model.get_submodule(site.path), config, site, Slots.of(layer).padded(layer_widths))
+    resize(model, resized_modules(config, widths))
+    return model
+
+
+def _slice_layer(layer: torch.nn.Module, config: ModelConfig, site: Site, slots: Slots) -> None:
+    import torch
+
+    for name, axis, features in sliced_axes(config, site):
+        path, _, parameter = name.rpartition(".")
+        module = layer.get_submodule(path)
+        tensor: torch.Tensor = getattr(module, parameter)
+        taken = _take(tensor.detach(), axis, torch.from_numpy(kept_entries(features, slots, config)))
+        setattr(module, parameter, torch.nn.Parameter(taken, requires_grad=tensor.requires_grad))
+
+
+def _take(tensor: torch.Tensor, axis: int, entries: torch.Tensor) -> torch.Tensor:
+    if entries.ndim == 2:
+        import torch
+
+        experts = zip(tensor, entries, strict=True)
+        return torch.stack([_take(expert, axis - 1, expert_entries) for expert, expert_entries in experts])
+    taken = tensor.index_select(axis, entries.clamp(min=0))
+    padding = (entries == ZERO).nonzero().squeeze(1)
+    return taken.index_fill_(axis, padding, 0) if len(padding) else taken
+
+
+def module_tensors(model: PreTrainedModel, *, as_stored: bool) -> Iterator[tuple[str, Any]]:
+    """The weights of a model, tied ones once, as numpy arrays that share its memory.
+
+    Args:
+        model: The model.
+        as_stored: Give them the names and forms that transformers gives them in files, where these differ.
+    """
+    from transformers.core_model_loading import revert_weight_conversion
+
+    seen: set[int] = set()
+    tensors: dict[str, torch.Tensor] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            tensors[name] = tensor.detach()
+    if as_stored:
+        tensors = revert_weight_conversion(model, tensors)
+    for name, tensor in tensors.items():
+        yield name, to_numpy(tensor)
+
+
+def to_numpy(tensor: torch.Tensor) -> Any:
+    """A tensor as an array over the same memory; bfloat16 comes as `ml_dtypes.bfloat16`."""
+    import ml_dtypes
+    import torch
+
+    tensor = tensor.contiguous()
+    if tensor.dtype is torch.bfloat16:
+        return tensor.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
+    return tensor.numpy()

@@ -1,0 +1,1 @@
+"""Reports, their forms, quality gates and comparisons."""

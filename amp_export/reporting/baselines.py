@@ -1,0 +1,173 @@
+"""A baseline: the numbers of an earlier run, in a small file that a team commits, so that a worse run fails.
+
+Times are compared as gains, dense over pruned, which were measured side by side: the seconds of another machine say
+nothing. A gain is worse where it fell by more than the noise of both runs explains.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from amp_export.errors import OutputError, RequestError
+from amp_export.options import Format
+from amp_export.outputs.manifest import Manifest, read_document
+from amp_export.outputs.staging import explained, replace_text
+from amp_export.reporting.checks import Against, Check
+from amp_export.reporting.metrics import METRICS, Metric, Value, find_metric, measure
+from amp_export.reporting.report import Report
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The content of the file.
+
+    Attributes:
+        schema: Version of this format.
+        model: What was asked for.
+        source_sha256: The hash of the dense checkpoint; it says which model it is, wherever that lies.
+        export: The format.
+        precision: The graph's precision.
+        metrics: The numbers, by name.
+    """
+
+    model: str
+    source_sha256: str
+    export: str
+    precision: str
+    metrics: Mapping[str, Value]
+    schema: int = SCHEMA
+
+    @classmethod
+    def of(cls, output: Path, report: Report, *, to: Format) -> Baseline:
+        """What an output directory would leave as a baseline."""
+        manifest = Manifest.load(output)
+        kept = {metric.name for metric in METRICS if metric.tolerated is not None}
+        values = measure(report, output / to)
+        return cls(
+            model=manifest.source.asked,
+            source_sha256=manifest.source.sha256,
+            export=to.value,
+            precision=manifest.exports.get(to, ""),
+            metrics={name: value for name, value in values.items() if name.partition(".")[0] in kept},
+        )
+
+    @classmethod
+    def load(cls, file: Path) -> Baseline:
+        """Reads a baseline.
+
+        Raises:
+            RequestError: There is none.
+            OutputError: It is damaged, or from a newer version.
+        """
+        if not file.is_file():
+            raise RequestError(f"There is no baseline {file}.\nWrite it: give --update-baseline once.")
+        content = read_document(file, newest=SCHEMA)
+        try:
+            metrics = {name: _value(value) for name, value in content["metrics"].items()}
+            for name in metrics:
+                find_metric(name)
+            return cls(**{**content, "metrics": metrics})
+        except (AttributeError, KeyError, StopIteration, TypeError, ValueError) as error:
+            raise OutputError(f"{file} is no baseline, or damaged: {error!r}.") from error
+
+    def save(self, file: Path) -> None:
+        """Writes it in one step: a run that is killed leaves the earlier one.
+
+        Raises:
+            OutputError: Another kind of file is there, or it cannot be written.
+        """
+        check_replaceable(file)
+        with explained(file):
+            # a link to a shared baseline stays one
+            file = file.resolve()
+            file.parent.mkdir(parents=True, exist_ok=True)
+            replace_text(file, json.dumps(asdict(self), indent=2) + "\n")
+
+    def check_same_model(self, output: Path, file: Path, *, to: Format) -> None:
+        """Refuses to compare different things.
+
+        Args:
+            output: What is to be compared.
+            file: Where this baseline is from.
+            to: Which export is compared.
+
+        Raises:
+            RequestError: It is of another model, format or precision.
+        """
+        manifest = Manifest.load(output)
+        replace = "Name the baseline that belongs to it, or replace this one: --update-baseline."
+        if self.source_sha256 != manifest.source.sha256:
+            raise RequestError(
+                f"{file} is a baseline of {self.model} (SHA-256 {self.source_sha256[:12]}), and {output} was made of "
+                f"{manifest.source.asked} ({manifest.source.sha256[:12]}): another model, or other weights.\n{replace}"
+            )
+        if (kind := (self.export, self.precision)) != (found := (to.value, manifest.exports.get(to, ""))):
+            raise RequestError(f"{file} is of {' in '.join(kind)}, and {output} holds {' in '.join(found)}.\n{replace}")
+
+
+def check_replaceable(file: Path) -> None:
+    """Refuses to write a baseline over what is none.
+
+    Raises:
+        OutputError: Another kind of file is there.
+    """
+    if not file.exists():
+        return
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        content = None
+    if not isinstance(content, dict) or not {"schema", "source_sha256", "metrics"} <= content.keys():
+        raise OutputError(f"{file} is no baseline, and is not overwritten.\nName another file with --baseline.")
+
+
+def _value(content: Mapping[str, object]) -> Value:
+    value, interval = content["value"], content["interval"]
+    if not isinstance(value, int | float):
+        raise TypeError(f"{value!r} is no number")
+    if interval is None:
+        return Value(value)
+    assert isinstance(interval, list)
+    low, high = map(float, interval)
+    return Value(value, (low, high))
+
+
+def compare_baseline(baseline: Baseline, now: Mapping[str, Value]) -> list[Check]:
+    """Holds what was measured to a baseline; what was not measured again fails."""
+    return [_check(name, before, now.get(name)) for name, before in baseline.metrics.items()]
+
+
+def _check(name: str, before: Value, now: Value | None) -> Check:
+    metric = find_metric(name)
+    if now is None:
+        found = f"the baseline has it and it was not measured; amp-export {metric.made_by} measures it"
+        return Check(name, False, found, Against.BASELINE)
+    show, margin = metric.unit.show, tolerated(metric, before, now)
+    worse = (before.value - now.value) if metric.rises else (now.value - before.value)
+    change = f"{(now.value - before.value) / before.value:+.2%}" if before.value else f"{now.value - before.value:+.3g}"
+    # a NaN compares false, so it fails
+    holds = worse <= max(margin * before.value, metric.least)
+    may = f"{margin:.1%} worse is" if margin else "nothing worse is"
+    was = f"{show(before.value)} before, {show(now.value)} now ({change}); {may} tolerated"
+    return Check(name, holds, was, Against.BASELINE)
+
+
+def tolerated(metric: Metric, before: Value, now: Value) -> float:
+    """By which share of its earlier value a number may be worse.
+
+    Where both have intervals, it is at least the half interval of their ratio, made of the two halves that face each
+    other, on a scale of logarithms (Zou and Donner, Statistics in Medicine 27, 2008: the method of variance estimates
+    recovery).
+    """
+    assert metric.tolerated is not None
+    if before.interval is None or now.interval is None:
+        return metric.tolerated
+    fell, rose = (before.interval[0], now.interval[1]) if metric.rises else (before.interval[1], now.interval[0])
+    half = math.hypot(math.log(fell / before.value), math.log(rose / now.value))
+    return max(metric.tolerated, 1 - math.exp(-half))

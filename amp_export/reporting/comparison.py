@@ -1,0 +1,200 @@
+"""Several outputs side by side: the first is what the others are held against."""
+
+from __future__ import annotations
+
+import enum
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from amp_export.errors import RequestError
+from amp_export.outputs.manifest import Manifest
+from amp_export.reporting.report import Report, Section
+from amp_export.reporting.wording import megabytes, milliseconds, timed
+
+SCHEMA = 1
+
+
+class Unit(enum.StrEnum):
+    """What a measure is counted in."""
+
+    PARAMETERS = "parameters"
+    PERPLEXITY = "perplexity"
+    NATS = "nats"
+    SHARE = "share of predicted tokens"
+    BYTES = "bytes"
+    SECONDS = "seconds"
+    SPEEDUP = "dense time over pruned time"
+
+    def show(self, value: float) -> str:
+        """A value with its unit."""
+        shows: dict[Unit, Callable[[float], str]] = {
+            Unit.PARAMETERS: lambda count: f"{count / 1e6:.1f} M",
+            Unit.PERPLEXITY: lambda perplexity: f"{perplexity:.2f}",
+            Unit.NATS: lambda divergence: f"{divergence:.3g}",
+            Unit.SHARE: lambda share: f"{share:.1%}",
+            Unit.BYTES: megabytes,
+            Unit.SECONDS: milliseconds,
+            Unit.SPEEDUP: lambda speedup: f"x {speedup:.2f}",
+        }
+        return shows[self](value)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number of every output.
+
+    Attributes:
+        label: What it is.
+        unit: What it is counted in.
+        values: By output; None where it was not measured.
+        intervals: By output the 95 % interval, where there is one.
+        changes: By output the difference to the first as a share of it; None for the first, and where one is missing.
+    """
+
+    label: str
+    unit: Unit
+    values: tuple[float | None, ...]
+    intervals: tuple[tuple[float, float] | None, ...]
+    changes: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Several outputs side by side.
+
+    Attributes:
+        outputs: Their directories; the first is the baseline.
+        models: What each was made of.
+        parity: By output whether parity holds; None where it was not checked.
+        measures: What was measured, by measure.
+        notes: What makes numbers hard to compare.
+        schema: Version of this format.
+    """
+
+    outputs: tuple[str, ...]
+    models: tuple[str, ...]
+    parity: tuple[bool | None, ...]
+    measures: tuple[Measure, ...]
+    notes: tuple[str, ...]
+    schema: int = SCHEMA
+
+    @property
+    def holds(self) -> bool:
+        """Whether parity holds in all of them, as far as it was checked."""
+        return False not in self.parity
+
+    def to_json(self) -> str:
+        """As JSON."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+
+def compare_outputs(outputs: Sequence[Path], *, across_models: bool = False) -> Comparison:
+    """Puts the reports of several outputs side by side.
+
+    Args:
+        outputs: Two or more output directories; the first is the baseline.
+        across_models: Whether they may be of different models.
+
+    Raises:
+        RequestError: There are fewer than two, or they are of different models.
+        OutputError: One of them holds no report, a damaged one, or one of another version.
+    """
+    if len(outputs) < 2:
+        raise RequestError("One output alone cannot be compared.\nName two or more; the first is the baseline.")
+    manifests = [Manifest.load(output) for output in outputs]
+    reports = [Report.load(output) for output in outputs]
+    if not across_models:
+        _check_models(outputs, manifests)
+    return Comparison(
+        outputs=tuple(map(str, outputs)),
+        models=tuple(manifest.source.asked for manifest in manifests),
+        parity=tuple(_parity(report) for report in reports),
+        measures=tuple(_measures(reports)),
+        notes=tuple(_notes(reports)),
+    )
+
+
+def _check_models(outputs: Sequence[Path], manifests: Sequence[Manifest]) -> None:
+    first, baseline = outputs[0], manifests[0].source
+    for output, manifest in zip(outputs, manifests, strict=True):
+        if manifest.source.sha256 != baseline.sha256:
+            raise RequestError(
+                f"{first} was made of {baseline.asked} (SHA-256 {baseline.sha256[:12]}), and {output} of "
+                f"{manifest.source.asked} (SHA-256 {manifest.source.sha256[:12]}): these are different models.\n"
+                "Give --across-models to compare them all the same."
+            )
+
+
+def _parity(report: Report) -> bool | None:
+    return report.holds if report.parity is not None or report.devices else None
+
+
+def _measures(reports: Sequence[Report]) -> Iterator[Measure]:
+    """All measures that at least one of the reports has."""
+    ways: dict[str, tuple[Unit, Callable[[Report], float | None]]] = {
+        "Parameters": (Unit.PARAMETERS, lambda report: _get(report.pruning, "parameters_after")),
+        "Perplexity": (Unit.PERPLEXITY, lambda report: _get(report.quality, "pruned")),
+        "KL from dense, nats": (Unit.NATS, lambda report: _quality(report, "kl")),
+        "Same first choice as dense": (Unit.SHARE, lambda report: _quality(report, "top1_agreement")),
+        "Size on disk": (Unit.BYTES, lambda report: _get(report.benchmark, "pruned", "bytes_on_disk")),
+        "Peak memory": (Unit.BYTES, lambda report: _get(report.benchmark, "pruned", "peak_memory_bytes")),
+    }
+    for label, (unit, read) in ways.items():
+        yield from _measure(label, unit, [read(report) for report in reports])
+    for label, phases in _phases(reports).items():
+        yield from _measure(f"{label}: median", Unit.SECONDS, [_get(phase, "pruned", "median") for phase in phases])
+        intervals = [None if phase is None else tuple(phase["interval"]) for phase in phases]
+        yield from _measure(f"{label}: gain", Unit.SPEEDUP, [_get(phase, "speedup") for phase in phases], intervals)
+
+
+def _phases(reports: Sequence[Report]) -> dict[str, list[Section | None]]:
+    """By label what each report says of a phase; phases of prompts of different lengths are different ones."""
+    named = [
+        {label: phase for label, _, phase in timed(benchmark)} if (benchmark := report.benchmark) is not None else {}
+        for report in reports
+    ]
+    labels = dict.fromkeys(label for phases in named for label in phases)
+    return {label: [phases.get(label) for phases in named] for label in labels}
+
+
+def _measure(
+    label: str, unit: Unit, values: Sequence[float | None], intervals: Sequence[Any] | None = None
+) -> Iterator[Measure]:
+    if all(value is None for value in values):
+        return
+    baseline, *others = values
+    changes = [None if value is None or not baseline else value / baseline - 1 for value in others]
+    yield Measure(label, unit, tuple(values), tuple(intervals or [None] * len(values)), (None, *changes))
+
+
+def _notes(reports: Sequence[Report]) -> Iterator[str]:
+    """What differs that should not, if numbers are to be held against each other."""
+    benchmarks = [report.benchmark for report in reports if report.benchmark is not None]
+    for what, key in (("machines", "machine"), ("runtimes", "runtime"), ("numbers of threads", "threads")):
+        if len(found := {json.dumps(benchmark[key], sort_keys=True) for benchmark in benchmarks}) > 1:
+            yield f"Times were measured with different {what}: {', '.join(sorted(found))}."
+    if len(benchmarks) > 1:
+        yield "Times are of separate runs. Gains were measured against the dense model within each, and are steadier."
+    qualities = [report.quality for report in reports if report.quality is not None]
+    if len({(quality["text"], f"{quality['dense']:.4g}") for quality in qualities}) > 1:
+        yield "Quality was measured on different texts or models."
+    parities = [report.parity for report in reports if report.parity is not None]
+    if len(precisions := {parity["precision"] for parity in parities}) > 1:
+        yield f"The graphs are of different precisions: {', '.join(sorted(precisions))}."
+    if len(runtimes := {parity["runtime"] for parity in parities if "runtime" in parity}) > 1:
+        yield f"Parity was checked with different runtimes: {', '.join(sorted(runtimes))}."
+
+
+def _quality(report: Report, name: str) -> float | None:
+    """What reports of earlier versions do not say."""
+    return None if report.quality is None else report.quality.get(name)
+
+
+def _get(section: Mapping[str, Any] | None, *path: str) -> float | None:
+    value: Any = section
+    for key in path:
+        value = None if value is None else value[key]
+    return None if value is None else float(value)

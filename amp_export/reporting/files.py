@@ -1,0 +1,110 @@
+"""A report on disk: the same content in every form, and the manifest that vouches for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from amp_export.errors import MissingExtraError, NewerSchemaError, OutputError
+from amp_export.options import ReportFormat
+from amp_export.outputs.manifest import Manifest, package_versions
+from amp_export.outputs.staging import replace_text
+from amp_export.progress import Progress, Silent
+from amp_export.reporting.html.page import to_html
+from amp_export.reporting.junit import to_junit
+from amp_export.reporting.markdown import to_markdown
+from amp_export.reporting.report import Report, Section, record_verdicts
+
+
+def report_file(output: Path, form: ReportFormat) -> Path:
+    """Where a report of this form lies in an output directory."""
+    return output / f"report.{form.value}"
+
+
+def save_report(output: Path, report: Report, manifest: Manifest, *, progress: Progress | None = None) -> Manifest:
+    """Writes the report in every form that can be made here, and the manifest with their hashes.
+
+    A page that cannot be drawn anew is removed: it would tell of an earlier report.
+
+    Args:
+        output: The output directory.
+        report: What to write.
+        manifest: The output's manifest; of all files but the reports it has the hashes already.
+        progress: Where to say which form cannot be made.
+    """
+    # the page comes last: whatever happens to it, what was measured is kept
+    texts = [form for form in ReportFormat if form is not ReportFormat.HTML]
+    manifest = write_forms(output, report, replace(manifest, packages=package_versions()), texts)
+    try:
+        return write_forms(output, report, manifest, [ReportFormat.HTML])
+    except MissingExtraError as error:
+        report_file(output, ReportFormat.HTML).unlink(missing_ok=True)
+        (progress or Silent()).note(f"report.html is not written. {error}")
+        return write_forms(output, report, manifest, [])
+
+
+def write_forms(output: Path, report: Report, manifest: Manifest, forms: Sequence[ReportFormat]) -> Manifest:
+    """Writes the report in these forms, and the manifest with their hashes.
+
+    Raises:
+        MissingExtraError: The page cannot be drawn here; nothing is written.
+        OutputError: The directory cannot be written to.
+    """
+    texts = {report_file(output, form): _render(form, output, report, manifest) for form in forms}
+    try:
+        for file, text in texts.items():
+            replace_text(file, text)
+        # every form is hashed, so that one that was removed is gone from the manifest too
+        return manifest.with_hashes(output, [report_file(output, form).name for form in ReportFormat]).write(output)
+    except OSError as error:
+        raise OutputError(f"{output} cannot be written: {error.strerror} ({error.filename}).") from error
+
+
+def _render(form: ReportFormat, output: Path, report: Report, manifest: Manifest) -> str:
+    if form is ReportFormat.HTML:
+        return to_html(report, manifest, output)
+    writers = {ReportFormat.JSON: Report.to_json, ReportFormat.MD: to_markdown, ReportFormat.XML: to_junit}
+    return writers[form](report)
+
+
+def open_report(output: Path, manifest: Manifest) -> Report:
+    """Reads the report that something is to be added to; where there is none that can be read, what the manifest knows.
+
+    Args:
+        output: The output directory.
+        manifest: The output's manifest.
+
+    Raises:
+        NewerSchemaError: It says more than this version could write again.
+    """
+    try:
+        return Report.load(output)
+    except NewerSchemaError:
+        raise
+    except OutputError:
+        return Report.of(manifest)
+
+
+def update_report(
+    output: Path,
+    report: Report,
+    manifest: Manifest,
+    *,
+    parity: Section | None = None,
+    benchmarks: Mapping[str, Section] | None = None,
+    devices: Mapping[str, Section] | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Puts new sections into the report of an output directory, and their verdicts into its manifest."""
+    report = replace(
+        report,
+        packages=package_versions(),
+        parity=parity if parity is not None else report.parity,
+        benchmarks={**(report.benchmarks or {}), **benchmarks} if benchmarks is not None else report.benchmarks,
+        devices={**(report.devices or {}), **devices} if devices is not None else report.devices,
+        # what the numbers before were held to says nothing of these
+        checks=report.checks if parity is None and benchmarks is None else None,
+    )
+    save_report(output, report, record_verdicts(manifest, report), progress=progress)
+    return report

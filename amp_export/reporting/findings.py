@@ -1,0 +1,174 @@
+"""What a report comes down to: parity, quality, gain and what was removed, each in words with its number."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from amp_export.benchmarking.statistics import Conclusion
+from amp_export.reporting.checks import Against, Check
+from amp_export.reporting.report import Report, Section
+from amp_export.reporting.wording import claimed_gain, count_failed, in_how_many, phase_label, worst_error
+
+
+class Standing(enum.StrEnum):
+    """How something stands."""
+
+    HOLDS = "holds"
+    FAILS = "fails"
+    MEASURED = "measured"
+    """A number without a limit that it could keep or break."""
+    OPEN = "not measured"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was found out, or that nobody looked for.
+
+    Attributes:
+        subject: What it is about.
+        standing: How that stands.
+        number: The number that says so; empty where there is none.
+        sentence: The same in words.
+    """
+
+    subject: str
+    standing: Standing
+    number: str
+    sentence: str
+
+    @property
+    def result(self) -> str:
+        """How it stands and by what number."""
+        if self.standing is Standing.MEASURED:
+            return self.number
+        standing = self.standing.value.upper() if self.standing is Standing.FAILS else self.standing.value
+        return f"{standing} {self.number}".rstrip()
+
+
+def findings(report: Report) -> Iterator[Finding]:
+    """What was found out, the most important first."""
+    yield from _findings_here(report)
+    for name, device in (report.devices or {}).items():
+        if device["benchmark"] is not None:
+            yield from _gains(device["benchmark"], where=f" on {name}")
+
+
+def headline(report: Report) -> str:
+    """What was found out here, and whether parity holds on devices, in one line."""
+    return "; ".join(f"{finding.subject}: {finding.result}" for finding in _findings_here(report)) + "."
+
+
+def _findings_here(report: Report) -> Iterator[Finding]:
+    yield _parity(report.parity)
+    for name, device in (report.devices or {}).items():
+        yield _device_parity(name, device)
+    for against in Against:
+        yield from _checks(against, [check for check in report.checks or () if check.against is against])
+    if report.pruning is not None:
+        yield _quality(report.quality)
+    if report.benchmark is not None:
+        yield from _gains(report.benchmark)
+    elif report.pruning is not None:
+        sentence = "Nobody has measured the time yet: amp-export benchmark OUT does."
+        yield Finding("Gain", Standing.OPEN, "", sentence)
+    if report.pruning is not None:
+        yield _removed(report.pruning)
+
+
+def _parity(parity: Section | None) -> Finding:
+    if parity is None:
+        return Finding("Parity", Standing.OPEN, "", "Nobody has checked the graph yet: amp-export validate OUT does.")
+    failed, total = count_failed(parity["cases"])
+    number = in_how_many(failed, total) if parity["holds"] or failed else "in what it writes"
+    worst = worst_error(parity["cases"])
+    return Finding(
+        "Parity",
+        Standing.HOLDS if parity["holds"] else Standing.FAILS,
+        number,
+        f"The exported graph computes {'' if parity['holds'] else 'something else than '}what PyTorch computes: it is "
+        f"off by up to {worst:.2g}, and {parity['tolerance']:.2g} is tolerated.",
+    )
+
+
+def _device_parity(name: str, device: Section) -> Finding:
+    cases = [case for parity in device["parity"].values() for case in parity["cases"]]
+    # both graphs run the same cases, so that these are counted by graph
+    counts = [count_failed(parity["cases"]) for parity in device["parity"].values()]
+    tolerance = max(parity["tolerance"] for parity in device["parity"].values())
+    return Finding(
+        f"Parity on {name}",
+        Standing.HOLDS if device["holds"] else Standing.FAILS,
+        in_how_many(sum(failed for failed, _ in counts), sum(total for _, total in counts)),
+        f"With {device['runtime']} the {' and the '.join(device['parity'])} graph are off by up to "
+        f"{worst_error(cases):.2g}, and {tolerance:.2g} is tolerated.",
+    )
+
+
+KEPT = {
+    Against.THRESHOLDS: "Every number keeps to its threshold.",
+    Against.BASELINE: "No number is worse than in the baseline by more than is tolerated.",
+}
+"""What it means that all checks hold."""
+
+
+def _checks(against: Against, checks: Sequence[Check]) -> Iterator[Finding]:
+    if not checks:
+        return
+    failed = [check.text for check in checks if not check.holds]
+    standing = Standing.FAILS if failed else Standing.HOLDS
+    number = in_how_many(len(failed), len(checks), "numbers")
+    yield Finding(against.capitalize(), standing, number, " ".join(failed) or KEPT[against])
+
+
+def _quality(quality: Section | None) -> Finding:
+    if quality is None:
+        sentence = "What pruning cost is not known: it is measured on text, for models that predict the next token."
+        return Finding("Quality", Standing.OPEN, "", sentence)
+    dense, pruned = quality["dense"], quality["pruned"]
+    way = "rose" if pruned > dense else "fell"
+    agreement = ""
+    if quality.get("kl") is not None:
+        agreement = (
+            f" For {quality['top1_agreement']:.1%} of the tokens both find the same one the likeliest; the mean KL "
+            f"divergence from the dense model is {quality['kl']:.3g} nats."
+        )
+    return Finding(
+        "Perplexity",
+        Standing.MEASURED,
+        f"x {pruned / dense:.2f}",
+        f"It {way} from {dense:.2f} (dense) to {pruned:.2f} (pruned); lower is better.{agreement} Measured on "
+        f"{quality['text']}.",
+    )
+
+
+WORDS = {
+    Conclusion.FASTER: "The pruned graph is faster.",
+    Conclusion.SLOWER: "The pruned graph is slower.",
+    Conclusion.NOT_SIGNIFICANT: "No gain can be claimed: the interval holds 1.",
+    Conclusion.TOO_NOISY: "The machine was too noisy to conclude: the interval holds 1, and a gain could hide in it.",
+}
+"""What a conclusion says of a phase."""
+
+
+def _gains(benchmark: Section, *, where: str = "") -> Iterator[Finding]:
+    for phase, result in benchmark["phases"].items():
+        low, high = result["interval"]
+        meaning = WORDS[Conclusion(result["conclusion"])]
+        yield Finding(
+            phase_label(phase, benchmark) + where,
+            Standing.MEASURED,
+            claimed_gain(result),
+            f"{meaning} Dense time over pruned time is {result['speedup']:.2f}, 95 % interval {low:.2f} to {high:.2f}.",
+        )
+
+
+def _removed(pruning: Section) -> Finding:
+    before, after = pruning["parameters_before"], pruning["parameters_after"]
+    return Finding(
+        "Parameters",
+        Standing.MEASURED,
+        f"{(after - before) / before:+.1%}",
+        f"{before / 1e6:.1f} M became {after / 1e6:.1f} M.",
+    )

@@ -1,0 +1,81 @@
+"""report.html: one page that needs no network, made from the report and what lies beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from amp_export.extras import require_extra
+from amp_export.outputs.manifest import Manifest
+from amp_export.reporting.findings import Standing, findings, headline
+from amp_export.reporting.html import palette as report_palette
+from amp_export.reporting.html.sections import page_sections
+from amp_export.reporting.report import Report
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+SIGNS = {Standing.HOLDS: "✓", Standing.FAILS: "✗", Standing.MEASURED: "", Standing.OPEN: "?"}
+"""What tells how a finding stands, where nobody sees its colour."""
+
+
+LONG_WORD = 24
+"""A word of so many letters may be broken."""
+
+
+def require_renderer() -> None:
+    """Says what to install if the page cannot be drawn here.
+
+    Raises:
+        MissingExtraError: Jinja2 or Matplotlib is not installed.
+    """
+    # heavy parts of matplotlib load when something is drawn
+    for module in ("jinja2", "matplotlib"):
+        require_extra(module, "report", needed_for="The page with pictures")
+
+
+def _keep_together(text: str) -> Markup:
+    """Text in which no short word is broken at a hyphen: 9.2e-05 and --snap are read as one."""
+    from markupsafe import Markup, escape
+
+    words = (
+        Markup('<span class="together">{}</span>').format(word)
+        if "-" in word and len(word) < LONG_WORD
+        else escape(word)
+        for word in text.split(" ")
+    )
+    return Markup(" ").join(words)
+
+
+def to_html(report: Report, manifest: Manifest, output: Path) -> str:
+    """The text of report.html; the same input gives the same bytes.
+
+    Args:
+        report: What was found out.
+        manifest: Where it is from.
+        output: The output directory, for the scores and the plan.
+
+    Raises:
+        MissingExtraError: Jinja2 or Matplotlib is not installed.
+    """
+    require_renderer()
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("amp_export.reporting.html"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["together"] = _keep_together
+    return environment.get_template("report.html.jinja").render(
+        model=report.model,
+        version=manifest.amp_export,
+        headline=headline(report),
+        findings=list(findings(report)),
+        sections=list(page_sections(report, manifest, output)),
+        palette=report_palette,
+        signs=SIGNS,
+    )

@@ -1,0 +1,196 @@
+"""The sections of the page, each from its part of the report; what was not measured says so."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from amp_export.architectures import Unit
+from amp_export.outputs.manifest import Manifest
+from amp_export.reporting.benchmarks import gpu_line
+from amp_export.reporting.checks import Check
+from amp_export.reporting.html.benchmark_plots import sizes_picture
+from amp_export.reporting.html.benchmark_sections import (
+    latency_pictures,
+    latency_section,
+    latency_table,
+    memory_section,
+    memory_table,
+    roofline_section,
+    runtimes_section,
+)
+from amp_export.reporting.html.elements import PageSection, Table
+from amp_export.reporting.html.layer_plots import heads_picture, kept_picture, neurons_picture, shown_units
+from amp_export.reporting.html.parity_plots import explanation_picture, parity_picture
+from amp_export.reporting.layers import LayerCounts, layer_counts, read_importance
+from amp_export.reporting.report import Report, Section, explanation_line, greedy_line, reload_line
+from amp_export.reporting.reproduce import commands
+from amp_export.reporting.wording import by_graph, case_name
+
+HEADINGS = {Unit.QUERY_HEADS: "query heads", Unit.KEY_VALUE_HEADS: "key/value heads", Unit.NEURONS: "neurons"}
+
+FOLDED_ROWS = 12
+"""A table of layers with more rows opens on demand."""
+
+
+def page_sections(report: Report, manifest: Manifest, output: Path) -> Iterator[PageSection]:
+    """All sections in the order of the page."""
+    yield removed_section(report, manifest, output)
+    yield parity_section(report.parity)
+    if report.checks:
+        yield checks_section(report.checks)
+    yield latency_section(report.benchmark)
+    yield memory_section(report.benchmark)
+    yield roofline_section(report.benchmark)
+    if len(report.benchmarks or {}) > 1:
+        yield runtimes_section(report.benchmarks or {})
+    for number, (name, device) in enumerate((report.devices or {}).items()):
+        yield device_section(f"device-{number}", name, device)
+    yield provenance_section(report, manifest)
+
+
+def removed_section(report: Report, manifest: Manifest, output: Path) -> PageSection:
+    """What was removed of each layer."""
+    anchor, heading = "removed", "What was removed"
+    if (pruning := report.pruning) is None:
+        return PageSection(anchor, heading, ("Nothing was pruned: this is an export of the model as it is.",))
+    layers = layer_counts(pruning, manifest)
+    pictures = [kept_picture(layers)]
+    lines = [f"{what.capitalize()}: {reason}." for what, reason in pruning["reasons"].items()]
+    importance = read_importance(output, layers)
+    if isinstance(importance, str):
+        lines.append(importance)
+    else:
+        if pruning["calibration"]:
+            lines.append(f"Importance was measured on {pruning['calibration']}.")
+        pictures.append(heads_picture(layers, importance.heads))
+        if (neurons := neurons_picture(layers, importance.neurons)) is not None:
+            pictures.append(neurons)
+    lines += [f"Note: {note}" for note in pruning["notes"]]
+    return PageSection(anchor, heading, tuple(lines), tuple(pictures), (_counts_table(layers),))
+
+
+def _counts_table(layers: Sequence[LayerCounts]) -> Table:
+    """What layers keep; consecutive layers that are alike share a row."""
+    units = shown_units(layers)
+    rows = []
+    for (dense, kept, _), alike in itertools.groupby(layers, key=lambda each: (each.dense, each.kept, each.stack)):
+        labels = [layer.label for layer in alike]
+        said = (f"{kept.of(unit)} of {dense.of(unit)}" if dense.of(unit) else "none" for unit in units)
+        rows.append((labels[0] if len(labels) == 1 else f"{labels[0]} to {labels[-1]}", *said))
+    headings = ("layer", *(HEADINGS[unit] for unit in units))
+    return Table.of("Kept of what each layer had", headings, rows, folded=len(rows) > FOLDED_ROWS)
+
+
+def parity_section(parity: Section | None) -> PageSection:
+    """How far the graph is off in every case."""
+    anchor, heading = "parity", "Parity: does the graph compute what PyTorch computes?"
+    if parity is None:
+        return PageSection(anchor, heading, ("Not measured. amp-export validate OUT measures it.",))
+    runs = f"{parity['runtime']} ran the graph. " if "runtime" in parity else ""
+    line = (
+        f"{runs}PyTorch in {parity['reference_precision']} is the reference. PyTorch's own {parity['precision']} is "
+        f"off from it by up to {parity['noise']:.2g}; the graph may be off by {parity['noise_factor']:g} times the "
+        "noise of each output."
+    )
+    lines, pictures = [line], [parity_picture(parity, "parity")]
+    if (greedy := parity.get("greedy")) is not None:
+        lines.append(greedy_line(greedy))
+    if (explanation := parity.get("explanation")) is not None:
+        lines.append(explanation_line(explanation))
+        pictures += [
+            explanation_picture(part, f"explanation-{number}" if number else "explanation")
+            for number, part in enumerate(by_graph(explanation))
+        ]
+    return PageSection(anchor, heading, tuple(lines), tuple(pictures), (_parity_table(parity, "Parity by case"),))
+
+
+def _parity_table(parity: Section, caption: str) -> Table:
+    headings = (
+        "case",
+        "result",
+        "largest error",
+        "tolerated",
+        "mean error",
+        "tolerated mean",
+        "noise",
+        "KL",
+        "same first choice",
+        "near ties",
+        "positions",
+    )
+    return Table.of(caption, headings, (_parity_row(case, parity) for case in parity["cases"]), words=2)
+
+
+def _parity_row(case: Section, parity: Section) -> tuple[str, ...]:
+    return (
+        case_name(case),
+        "holds" if case["holds"] else "FAILS",
+        f"{case['max_error']:.3g}",
+        f"{case.get('tolerance', parity['tolerance']):.3g}",
+        f"{case['mean_error']:.3g}",
+        f"{case.get('mean_tolerance', parity['mean_tolerance']):.3g}",
+        _number(case.get("noise")),
+        _number(case.get("kl")),
+        f"{case['top1_agreement']:.1%}",
+        str(case.get("near_ties", "")),
+        str(case["positions"]),
+    )
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
+
+
+def checks_section(checks: Sequence[Check]) -> PageSection:
+    """What came of thresholds and of a baseline."""
+    headings = ("number", "held against", "result", "what was found")
+    rows = ((check.name, check.against, "holds" if check.holds else "FAILS", check.found) for check in checks)
+    table = Table.of("Each number and what it was held against", headings, rows, words=len(headings))
+    return PageSection("checks", "Thresholds and baseline", tables=(table,))
+
+
+def device_section(anchor: str, name: str, device: Section) -> PageSection:
+    """What a device found out."""
+    model = device["facts"]["model"] or device["facts"]["processor"] or device["facts"]["system"]
+    pictures = [
+        parity_picture(parity, f"{anchor}-{subject}", graph=f"the {subject} graph")
+        for subject, parity in device["parity"].items()
+    ]
+    tables = [
+        _parity_table(parity, f"Parity of the {subject} graph by case") for subject, parity in device["parity"].items()
+    ]
+    lines = [f"{model}, {device['runtime']}."]
+    if (benchmark := device["benchmark"]) is None:
+        lines.append("Times were not measured there: parity does not hold.")
+    else:
+        pictures += [*latency_pictures(benchmark, anchor), sizes_picture(benchmark, f"{anchor}-sizes")]
+        tables += [latency_table(benchmark, "Times"), memory_table(benchmark, "Size, memory, load time and energy")]
+    return PageSection(anchor, f"On {name}", tuple(lines), tuple(pictures), tuple(tables))
+
+
+def provenance_section(report: Report, manifest: Manifest) -> PageSection:
+    """Where all of it is from."""
+    lines = [f"Source: {manifest.source.asked}, SHA-256 of config and weights {manifest.source.sha256}."]
+    if report.pruning is not None:
+        rewrite = report.pruning["rewrite"]
+        if rewrite:
+            lines.append(f"Written as {rewrite['class']} ({rewrite['kind']}): {rewrite['reason']}.")
+        if report.pruning["reload"] is not None:
+            lines.append(reload_line(report.pruning["reload"]))
+    if report.benchmark is not None:
+        machine = report.benchmark["machine"]
+        lines.append(f"Machine: {machine['processor']}, {machine['cores']} cores, {machine['system']}.")
+        if report.benchmark["gpu"] is not None:
+            lines.append(gpu_line(report.benchmark["gpu"]))
+    versions = {"amp-export": manifest.amp_export, **(report.packages or {})}
+    tables = [Table.of("Versions", ("package", "version"), versions.items(), words=2)]
+    # this page cannot hold its own hash
+    files = [(name, facts) for name, facts in manifest.files.items() if not name.startswith("report.")]
+    rows = [(name, facts["sha256"], str(facts["bytes"])) for name, facts in files]
+    if rows:
+        tables.append(Table.of("Files", ("file", "SHA-256", "bytes"), rows, words=2, folded=True))
+    return PageSection(
+        "provenance", "Provenance", tuple(lines), tables=tuple(tables), commands=tuple(commands(report, manifest))
+    )

@@ -1,0 +1,141 @@
+"""report.xml: what was proved, as JUnit's tests; CI systems show them beside the tests of the code.
+
+Elements and attributes are those of `junit-10.xsd` of Jenkins' xUnit plugin, commit 031e285. How long a case took is
+not known, so that no test has a time; what was measured is told in properties.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from xml.etree import ElementTree
+
+from amp_export.reporting.report import Report, Section, greedy_line, reload_line
+
+NOT_IN_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""What no XML file may hold. Source: production 2, Char, of XML 1.0, fifth edition."""
+
+
+@dataclass(frozen=True)
+class Test:
+    """One test.
+
+    Attributes:
+        kind: What it tests; it stands where the class of a test of code does.
+        name: Which one it is.
+        problem: Why it failed, or None.
+        skipped: Why nobody looked, or None.
+        output: Numbers of a test that passed.
+    """
+
+    kind: str
+    name: str
+    problem: str | None = None
+    skipped: str | None = None
+    output: str | None = None
+
+
+def to_junit(report: Report) -> str:
+    """The text of report.xml."""
+    tests = list(_tests(report))
+    counts = {
+        "tests": str(len(tests)),
+        "failures": str(sum(test.problem is not None for test in tests)),
+        "errors": "0",
+    }
+    skipped = str(sum(test.skipped is not None for test in tests))
+    name = _legal(f"amp-export: {report.model}")
+    root = ElementTree.Element("testsuites", {"name": name, **counts})
+    suite = ElementTree.SubElement(root, "testsuite", {"name": name, **counts, "skipped": skipped})
+    properties = ElementTree.SubElement(suite, "properties")
+    for key, value in _properties(report):
+        ElementTree.SubElement(properties, "property", {"name": _legal(key), "value": _legal(value)})
+    for test in tests:
+        _add(suite, test)
+    ElementTree.indent(root)
+    content: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    return content.decode() + "\n"
+
+
+def _add(suite: ElementTree.Element, test: Test) -> None:
+    case = ElementTree.SubElement(
+        suite, "testcase", {"classname": f"amp_export.{test.kind}", "name": _legal(test.name)}
+    )
+    if test.problem is not None:
+        failure = ElementTree.SubElement(case, "failure", {"type": test.kind, "message": _legal(test.problem)})
+        failure.text = _legal(test.problem)
+    if test.skipped is not None:
+        ElementTree.SubElement(case, "skipped", {"message": _legal(test.skipped)})
+    if test.output is not None:
+        ElementTree.SubElement(case, "system-out").text = _legal(test.output)
+
+
+def _tests(report: Report) -> Iterator[Test]:
+    """All that could fail: a kind of test that is added goes here."""
+    yield from _parity_tests("parity", report.parity)
+    for name, device in (report.devices or {}).items():
+        for subject, parity in device["parity"].items():
+            yield from _parity_tests(f"parity.{subject}", parity, where=f" on {name}")
+    for check in report.checks or ():
+        yield _judged(check.against, check.name, check.text, holds=check.holds)
+    if report.pruning is not None and report.pruning["reload"] is not None:
+        # a checkpoint that does not reload is never written
+        yield Test("reload", "the pruned checkpoint reloads bit for bit", output=reload_line(report.pruning["reload"]))
+
+
+def _parity_tests(kind: str, parity: Section | None, *, where: str = "") -> Iterator[Test]:
+    if parity is None:
+        yield Test(kind, "parity", skipped="not measured: amp-export validate OUT")
+        return
+    for case in parity["cases"]:
+        limit = case.get("tolerance", parity["tolerance"]), case.get("mean_tolerance", parity["mean_tolerance"])
+        numbers = (
+            f"largest error {case['max_error']:.3g}, tolerated {limit[0]:.3g}; "
+            f"mean error {case['mean_error']:.3g}, tolerated {limit[1]:.3g}; "
+            f"same first choice at {case['top1_agreement']:.1%} of {case['positions']} positions"
+        )
+        yield _judged(kind, f"{case['name']}: {case.get('output', 'logits')}{where}", numbers, holds=case["holds"])
+    if (greedy := parity.get("greedy")) is not None:
+        yield _judged(kind, f"{greedy['steps']} tokens written greedily", greedy_line(greedy), holds=greedy["holds"])
+
+
+def _judged(kind: str, name: str, numbers: str, *, holds: bool) -> Test:
+    return Test(kind, name, output=numbers) if holds else Test(kind, name, problem=numbers)
+
+
+def _properties(report: Report) -> Iterator[tuple[str, str]]:
+    """What was measured and has no limit to keep."""
+    yield from ((f"version.{name}", found) for name, found in (report.packages or {}).items())
+    if report.parity is not None:
+        yield "parity.precision", report.parity["precision"]
+        if "runtime" in report.parity:
+            yield "parity.runtime", report.parity["runtime"]
+    if report.quality is not None:
+        yield "perplexity.dense", f"{report.quality['dense']:.6g}"
+        yield "perplexity.pruned", f"{report.quality['pruned']:.6g}"
+        for name in ("kl", "top1_agreement"):
+            if report.quality.get(name) is not None:
+                yield f"quality.{name}", f"{report.quality[name]:.6g}"
+    for name, benchmark in (report.benchmarks or {}).items():
+        yield from _benchmark_properties(f"benchmark.{name}", benchmark)
+    for name, device in (report.devices or {}).items():
+        if device["benchmark"] is not None:
+            yield from _benchmark_properties(f"devices.{name}", device["benchmark"])
+
+
+def _benchmark_properties(prefix: str, benchmark: Section) -> Iterator[tuple[str, str]]:
+    for phase, result in benchmark["phases"].items():
+        for subject in ("dense", "pruned"):
+            yield f"{prefix}.{phase}.{subject}.median_seconds", f"{result[subject]['median']:.6g}"
+        low, high = result["interval"]
+        yield f"{prefix}.{phase}.speedup", f"{result['speedup']:.4g}"
+        yield f"{prefix}.{phase}.interval", f"{low:.4g} to {high:.4g}"
+        yield f"{prefix}.{phase}.conclusion", result["conclusion"]
+    for subject in ("dense", "pruned"):
+        for key in ("bytes_on_disk", "peak_memory_bytes"):
+            yield f"{prefix}.{subject}.{key}", f"{benchmark[subject][key]:.0f}"
+
+
+def _legal(text: str) -> str:
+    return NOT_IN_XML.sub("\N{REPLACEMENT CHARACTER}", text)

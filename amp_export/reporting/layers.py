@@ -1,0 +1,144 @@
+"""What a report shows of single layers: the counts that each keeps, and which heads and neurons of what importance.
+
+The counts are in the report. The rest is in `plan.json` and `scores.safetensors`, which a user may have changed or
+removed since: what does not fit the report is not shown, and why is said instead.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from amp_export.architectures import Kind, LayerWidths, ModelConfig, find_architecture
+from amp_export.errors import AmpExportError
+from amp_export.outputs.manifest import Manifest
+from amp_export.outputs.staging import PLAN, SCORES
+from amp_export.pruning.allocation import relative_importance
+from amp_export.reporting.report import Section
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Floats = np.ndarray[Any, np.dtype[np.floating[Any]]]
+    Booleans = np.ndarray[Any, np.dtype[np.bool_]]
+
+
+@dataclass(frozen=True)
+class LayerCounts:
+    """What one layer keeps of what it had.
+
+    Attributes:
+        label: What the layer is called.
+        dense: What it had.
+        kept: What it keeps.
+    """
+
+    label: str
+    dense: LayerWidths
+    kept: LayerWidths
+
+    @property
+    def stack(self) -> str:
+        """Which stack it is of; empty where there is one."""
+        return self.label.rpartition(" ")[0]
+
+
+@dataclass(frozen=True)
+class Units:
+    """The heads or the neurons of one layer.
+
+    Attributes:
+        importance: In medians of the layer, [units]; those of experts one after the other.
+        kept: Which of them are kept, [units].
+    """
+
+    importance: Floats
+    kept: Booleans
+
+
+@dataclass(frozen=True)
+class Importance:
+    """Heads and neurons of all layers; a layer without neurons has none."""
+
+    heads: tuple[Units, ...]
+    neurons: tuple[Units, ...]
+
+
+def layer_counts(pruning: Section, manifest: Manifest) -> list[LayerCounts]:
+    """What each layer keeps, in the order of the plan."""
+    kept = [LayerWidths(**widths) for widths in pruning["widths"]]
+    before = LayerWidths(**pruning["widths_before"])
+    labels = _labels(manifest, len(kept))
+    # a layer that keeps no neurons had none: pruning leaves each at least one
+    dense = [
+        before if widths.neurons else LayerWidths(before.query_heads, before.key_value_heads, 0) for widths in kept
+    ]
+    return [LayerCounts(*each) for each in zip(labels, dense, kept, strict=True)]
+
+
+def _labels(manifest: Manifest, count: int) -> list[str]:
+    """The layers' numbers; of an encoder with a decoder also which of its stacks they are of."""
+    try:
+        config = ModelConfig.read(find_architecture(manifest.config_before["model_type"]), manifest.config_before)
+    except (AmpExportError, KeyError):
+        return [str(number) for number in range(count)]
+    if config.architecture.kind is not Kind.ENCODER_DECODER or len(config.sites) != count:
+        return [str(number) for number in range(count)]
+    stacks = [
+        "cross" if site.stack.mlp is None else "decoder" if site.stack.writes else "encoder" for site in config.sites
+    ]
+    return [f"{stack} {site.number}" for stack, site in zip(stacks, config.sites, strict=True)]
+
+
+def read_importance(output: Path, layers: Sequence[LayerCounts]) -> Importance | str:
+    """What the scores say of each head and neuron, and whether the plan keeps it.
+
+    Args:
+        output: The output directory.
+        layers: What the report says that each layer keeps.
+
+    Returns:
+        It, or a sentence that says why it cannot be shown.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    if not (output / SCORES).is_file():
+        return f"The importance of heads and neurons is not known: there is no {SCORES}."
+    if not (output / PLAN).is_file():
+        return f"Which heads and neurons were kept is not known: there is no {PLAN}."
+    try:
+        scores = load_file(output / SCORES)
+        plans = json.loads((output / PLAN).read_text(encoding="utf-8"))["layers"]
+        found = [
+            _read_layer(plan, counts, scores[f"layers.{number}.heads"], scores[f"layers.{number}.neurons"])
+            for number, (plan, counts) in enumerate(zip(plans, layers, strict=True))
+        ]
+    except (SafetensorError, OSError, ValueError, LookupError, TypeError) as error:
+        return f"The importance of heads and neurons is not shown: {PLAN} and {SCORES} do not fit the report ({error})."
+    return Importance(tuple(heads for heads, _ in found), tuple(neurons for _, neurons in found))
+
+
+def _read_layer(plan: Section, counts: LayerCounts, heads: Floats, neurons: Floats) -> tuple[Units, Units]:
+    experts = plan.get("experts")
+    kept = experts if experts is not None else [plan.get("neurons", [])]
+    found = len(plan["query_heads"]), len(kept[0])
+    if found != (counts.kept.query_heads, counts.kept.neurons):
+        raise ValueError(f"layer {counts.label} keeps {found[0]} heads and {found[1]} neurons in {PLAN}")
+    if len(heads) != counts.dense.query_heads or (neurons.size and neurons.shape[-1] != counts.dense.neurons):
+        raise ValueError(f"layer {counts.label} has {len(heads)} heads and {neurons.size} neurons in {SCORES}")
+    return _units(heads.reshape(1, -1), [plan["query_heads"]]), _units(neurons.reshape(len(kept), -1), kept)
+
+
+def _units(scores: Floats, kept: Sequence[Sequence[int]]) -> Units:
+    """The units of one layer, [groups, units of a group], and which of each group are kept."""
+    import numpy as np
+
+    mask = np.zeros(scores.shape, dtype=bool)
+    for row, indices in zip(mask, kept, strict=True):
+        row[indices] = True
+    importance = relative_importance(scores) if scores.size else scores
+    return Units(importance.reshape(-1), mask.reshape(-1))

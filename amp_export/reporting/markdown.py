@@ -1,0 +1,56 @@
+"""report.md, made to be pasted into a pull request: the findings, one table, and what else there is folded away."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from amp_export.reporting.checks import Check
+from amp_export.reporting.findings import headline
+from amp_export.reporting.report import Report, Section, summary_rows, verdict_lines
+from amp_export.reporting.wording import case_name
+
+
+def to_markdown(report: Report) -> str:
+    """The text of report.md."""
+    lines = [f"# amp-export: {_plain(report.model)}", "", f"**{_plain(headline(report))}**", ""]
+    rows = list(summary_rows(report))
+    if rows:
+        lines += ["| | dense | pruned | change |", "| --- | ---: | ---: | ---: |"]
+        lines += [_line(row.label, row.dense, row.pruned, row.change) for row in rows]
+        lines.append("")
+    lines += [f"- {_plain(line)}" for line in verdict_lines(report)]
+    lines += [f"- **{_plain(check.text)}**" for check in report.checks or () if not check.holds]
+    if report.checks:
+        lines += ["", "<details><summary>Thresholds and baseline, number by number</summary>", ""]
+        lines += [*_check_lines(report.checks), "", "</details>"]
+    if report.parity is not None:
+        lines += ["", "<details><summary>Parity, case by case</summary>", "", *_parity_lines(report.parity)]
+        lines += ["", "</details>"]
+    versions = ", ".join(f"{name} {found}" for name, found in (report.packages or {}).items())
+    lines += ["", f"Versions: {versions}."]
+    return "\n".join(lines) + "\n"
+
+
+def _parity_lines(parity: Section) -> Iterator[str]:
+    yield "| case | positions | error: largest | mean | noise: largest | mean | top-1 | holds |"
+    yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |"
+    for case in parity["cases"]:
+        errors = (f"{case[name]:.2g}" for name in ("max_error", "mean_error", "noise", "mean_noise"))
+        line = _line(case_name(case), str(case["positions"]), *errors, f"{case['top1_agreement']:.1%}")
+        yield f"{line} {'yes' if case['holds'] else '**no**'} |"
+
+
+def _check_lines(checks: Sequence[Check]) -> Iterator[str]:
+    yield "| number | held against | what was found | holds |"
+    yield "| --- | --- | --- | --- |"
+    for check in checks:
+        yield f"{_line(check.name, check.against, check.found)} {'yes' if check.holds else '**no**'} |"
+
+
+def _line(*cells: str) -> str:
+    return f"| {' | '.join(map(_plain, cells))} |"
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown shows as it is: names come from users, and a bar or a tag would break the page."""
+    return " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")

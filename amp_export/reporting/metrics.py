@@ -1,0 +1,262 @@
+"""The numbers of a report that a team can hold a model to: what thresholds name, and what a baseline keeps."""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from amp_export.exporters.dispatch import exported_bytes
+from amp_export.options import Format
+from amp_export.outputs.manifest import Manifest
+from amp_export.reporting.report import Report
+
+
+@dataclass(frozen=True)
+class Value:
+    """One number.
+
+    Attributes:
+        value: The number.
+        interval: The ends of its 95 % interval, where it is measured with noise.
+    """
+
+    value: float
+    interval: tuple[float, float] | None = None
+
+
+class Unit(enum.StrEnum):
+    """What a number counts; says how it is shown, and which words a threshold may end with."""
+
+    NONE = "none"
+    BYTES = "bytes"
+    SECONDS = "seconds"
+
+    def show(self, value: float) -> str:
+        """A number for people."""
+        if self is Unit.BYTES:
+            return f"{value / 1e6:.6g} MB"
+        if self is Unit.SECONDS:
+            return f"{value * 1e3:.4g} ms"
+        return f"{value:.4g}" if value < 1e4 else f"{value:,.0f}"
+
+
+Found = Mapping[str, Value]
+"""Values by phase; by the empty string where a metric has none."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One kind of number.
+
+    Attributes:
+        name: Its name in thresholds (behind `max_` or `min_`) and in baselines.
+        means: What it is, in words.
+        unit: What it counts.
+        made_by: The command that measures it.
+        read: Finds it in a report and the folder of the graph; nothing where it was not measured.
+        rises: Whether more is better.
+        tolerated: By which share of its earlier value it may get worse before a baseline says so; None where a
+            baseline leaves it out: it is another on every machine, or others say the same.
+        least: A change smaller than this one is none.
+    """
+
+    name: str
+    means: str
+    unit: Unit
+    made_by: str
+    read: Callable[[Report, Path | None], Found]
+    rises: bool = False
+    tolerated: float | None = None
+    least: float = 0.0
+
+    @property
+    def key(self) -> str:
+        """Its name as a threshold."""
+        return f"{'min' if self.rises else 'max'}_{self.name}"
+
+
+def measure(report: Report, graph: Path | None) -> dict[str, Value]:
+    """All numbers that were measured, by name, such as `size` and `gain.decode`.
+
+    Args:
+        report: Where most of them are.
+        graph: The folder of the graph, whose files are counted.
+    """
+    found: dict[str, Value] = {}
+    for metric in METRICS:
+        for phase, value in metric.read(report, graph).items():
+            found[full_name(metric.name, phase)] = value
+    return found
+
+
+def full_name(name: str, phase: str) -> str:
+    """The name of one number: of its phase, where it has one."""
+    return f"{name}.{phase}" if phase else name
+
+
+def find_metric(name: str) -> Metric:
+    """The metric of a number's full name.
+
+    Raises:
+        KeyError: There is none.
+    """
+    return next(metric for metric in METRICS if metric.name == name.partition(".")[0])
+
+
+def which_export(output: Path) -> Format:
+    """The export that an output directory holds; the first where there are several.
+
+    Raises:
+        OutputError: It is no output of this tool.
+    """
+    manifest = Manifest.load(output)
+    return next((each for each in Format if each in manifest.exports), Format.ONNX)
+
+
+def _alone(value: float | None) -> Found:
+    return {} if value is None else {"": Value(value)}
+
+
+def _over_cases(name: str, choose: Callable[[Iterable[float]], float]) -> Callable[[Report, Path | None], Found]:
+    def read(report: Report, _: Path | None) -> Found:
+        cases = [] if report.parity is None else report.parity["cases"]
+        found = [case[name] for case in cases if case[name] is not None]
+        # what is no number is neither the largest nor the smallest to Python, and must not be passed over
+        not_a_number = next(filter(math.isnan, found), None)
+        return _alone(not_a_number if not_a_number is not None else choose(found) if found else None)
+
+    return read
+
+
+def _perplexity_ratio(report: Report, _: Path | None) -> Found:
+    quality = report.quality
+    return _alone(None if quality is None else quality["pruned"] / quality["dense"])
+
+
+def _quality(name: str) -> Callable[[Report, Path | None], Found]:
+    # reports of earlier versions have the perplexities alone
+    return lambda report, _: _alone(None if report.quality is None else report.quality.get(name))
+
+
+def _parameters(report: Report, _: Path | None) -> Found:
+    return _alone(None if report.pruning is None else report.pruning["parameters_after"])
+
+
+def _size(_: Report, graph: Path | None) -> Found:
+    return _alone(None if graph is None else exported_bytes(graph) or None)
+
+
+def _peak_memory(report: Report, _: Path | None) -> Found:
+    return _alone(None if report.benchmark is None else report.benchmark["pruned"]["peak_memory_bytes"])
+
+
+def _by_phase(value: Callable[[Any], Value]) -> Callable[[Report, Path | None], Found]:
+    def read(report: Report, _: Path | None) -> Found:
+        phases = {} if report.benchmark is None else report.benchmark["phases"]
+        return {phase: value(result) for phase, result in phases.items()}
+
+    return read
+
+
+METRICS = (
+    Metric(
+        name="kl",
+        means="largest mean KL divergence of a parity case, graph from checkpoint, in nats",
+        unit=Unit.NONE,
+        made_by="validate",
+        read=_over_cases("kl", max),
+        # a divergence goes with the square of the error
+        tolerated=15.0,
+        # a sum of float64 logarithms of float32 logits that agree can leave so much
+        least=1e-9,
+    ),
+    Metric(
+        name="error",
+        means="largest absolute difference between graph and checkpoint",
+        unit=Unit.NONE,
+        made_by="validate",
+        read=_over_cases("max_error", max),
+        # another runtime's rounding is another draw: see NOISE_FACTOR in validation.py
+        tolerated=3.0,
+    ),
+    Metric(
+        name="top1_agreement",
+        means="smallest share of positions with the same likeliest token in a parity case",
+        unit=Unit.NONE,
+        made_by="validate",
+        read=_over_cases("top1_agreement", min),
+        rises=True,
+    ),
+    Metric(
+        name="perplexity_ratio",
+        means="perplexity of the pruned model over that of the dense one",
+        unit=Unit.NONE,
+        made_by="prune",
+        read=_perplexity_ratio,
+        tolerated=0.01,
+    ),
+    Metric(
+        name="quality_kl",
+        means="mean KL divergence of the pruned model from the dense one, in nats",
+        unit=Unit.NONE,
+        made_by="prune",
+        read=_quality("kl"),
+        tolerated=0.01,
+        # rounding moves a divergence of nearly nothing by a larger share
+        least=1e-6,
+    ),
+    Metric(
+        name="quality_top1_agreement",
+        means="share of tokens for which the pruned and the dense model find the same one the likeliest",
+        unit=Unit.NONE,
+        made_by="prune",
+        read=_quality("top1_agreement"),
+        rises=True,
+        tolerated=0.01,
+    ),
+    Metric(
+        name="parameters",
+        means="parameters of the pruned model",
+        unit=Unit.NONE,
+        made_by="prune",
+        read=_parameters,
+        tolerated=0.0,
+    ),
+    Metric(
+        name="size",
+        means="bytes of graph and weights, or of the engine",
+        unit=Unit.BYTES,
+        made_by="export",
+        read=_size,
+        tolerated=0.0,
+    ),
+    Metric(
+        name="peak_memory",
+        means="peak memory of the process that ran the pruned graph",
+        unit=Unit.BYTES,
+        made_by="benchmark",
+        read=_peak_memory,
+        tolerated=0.1,
+    ),
+    Metric(
+        name="gain",
+        means="dense time over pruned time",
+        unit=Unit.NONE,
+        made_by="benchmark",
+        read=_by_phase(lambda result: Value(result["speedup"], tuple(result["interval"]))),
+        rises=True,
+        tolerated=0.05,
+    ),
+    Metric(
+        name="latency",
+        means="median time of the pruned graph",
+        unit=Unit.SECONDS,
+        made_by="benchmark",
+        read=_by_phase(lambda result: Value(result["pruned"]["median"])),
+    ),
+)
+"""All metrics there are."""

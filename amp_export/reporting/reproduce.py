@@ -1,0 +1,73 @@
+"""The commands that make a result again, as far as its manifest tells them."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+
+from amp_export.options import Format, Runtime
+from amp_export.outputs.manifest import Manifest
+from amp_export.pruning.rewriting import RewriteKind
+from amp_export.reporting.report import Report, Section
+
+OUT = "out"
+
+
+def commands(report: Report, manifest: Manifest) -> Iterator[str]:
+    """One line for each step. What was calibrated on is named in the report, and the file is the reader's."""
+    checkpoint = manifest.source.asked
+    if report.pruning is not None:
+        yield _prune(report, manifest)
+        checkpoint = f"{OUT}/pruned"
+    for name, precision in manifest.exports.items():
+        if name == Format.ONNX and Format.TENSORRT in manifest.exports:
+            continue  # an engine's export makes the graph too
+        via = manifest.exporters.get(name)
+        yield _line(
+            "export", "--model", checkpoint, "--to", name, "--dtype", precision, *(("--via", via) if via else ()),
+            "--output", OUT,
+        )  # fmt: skip
+    to = ("--to", Format.TENSORRT.value) if Format.TENSORRT in manifest.exports else ()
+    if report.parity is not None:
+        yield _line("validate", OUT, *to)
+    for name, benchmark in (report.benchmarks or {}).items():
+        yield _line("benchmark", OUT, *_runtime(name), "--rounds", str(benchmark["rounds"]), *_sweep(benchmark))
+
+
+def _runtime(name: str) -> list[str]:
+    """What chooses a runtime by the name that a report has of it: the default by nothing."""
+    runtime = max((each for each in Runtime if name.startswith(each)), key=len)
+    words = [] if runtime is Runtime.ONNXRUNTIME else ["--runtime", runtime.value]
+    where = name.removeprefix(runtime).removeprefix("-")
+    if not where:
+        return words
+    return [*words, "--provider" if runtime is Runtime.ONNXRUNTIME else "--device", where]
+
+
+def _sweep(benchmark: Section) -> Iterator[str]:
+    """The threads, and the numbers of workloads where there are several."""
+    if benchmark["threads"]:
+        yield from ("--threads", str(benchmark["threads"]))
+    options = {"--batch": "batch_size", "--context": "prompt_tokens", "--generate": "decode_tokens"}
+    for option, key in options.items():
+        numbers = dict.fromkeys(str(point[key]) for point in (benchmark, *benchmark["sweep"]) if point[key])
+        if len(numbers) > 1:
+            yield from (option, ",".join(numbers))
+
+
+def _prune(report: Report, manifest: Manifest) -> str:
+    assert report.pruning is not None
+    arguments = ["--model", manifest.source.asked]
+    if report.pruning["asked"] is None:
+        arguments += ["--plan", "plan.json"]
+    else:
+        arguments += ["--ratio", f"{report.pruning['asked']:g}"]
+        for name, value in report.pruning["settings"].items():
+            arguments += [f"--{name.replace('_', '-')}", str(value)]
+    if report.pruning["rewrite"].get("kind") == RewriteKind.PADDED:
+        arguments += ["--uniform", "pad"]
+    return _line("prune", *arguments, "--output", OUT)
+
+
+def _line(*words: str) -> str:
+    return shlex.join(["amp-export", *words])

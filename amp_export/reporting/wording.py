@@ -1,0 +1,110 @@
+"""How a report says names and numbers, the same in every form that it is written in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from amp_export.benchmarking.statistics import Conclusion
+
+
+def case_name(case: Mapping[str, Any]) -> str:
+    """A parity case, and which output it is of where a model returns something else than logits."""
+    output = case.get("output", "logits")
+    return str(case["name"]) if output == "logits" else f"{case['name']}, {output}"
+
+
+def worst_error(cases: Sequence[Mapping[str, Any]]) -> float:
+    """The largest error of all cases; one that is not a number is larger than any."""
+    errors = [float(case["max_error"]) for case in cases]
+    return math.nan if any(map(math.isnan, errors)) else max(errors)
+
+
+def by_graph(explanation: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """An explanation in parts, one for each graph that was looked into: layers of two graphs have the same numbers."""
+    first = explanation["first"]
+    for graph in dict.fromkeys(point.get("graph") for point in explanation["points"]):
+        points = [point for point in explanation["points"] if point.get("graph") == graph]
+        yield {**explanation, "graph": graph, "points": points, "first": first if first in points else None}
+
+
+def explanation_title(part: Mapping[str, Any]) -> str:
+    """What a part of an explanation is of."""
+    graph = part.get("graph")
+    return f"Within{f' {graph}' if graph else ''}, in the case {part['case']}"
+
+
+def count_failed(cases: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+    """How many cases fail, and how many there are; the outputs of one case are one."""
+    failed = {case["name"] for case in cases if not case["holds"]}
+    return len(failed), len({case["name"] for case in cases})
+
+
+def in_how_many(failed: int, total: int, what: str = "cases") -> str:
+    """In how many something fails or, where it fails in none, holds: in 1 of 3 cases."""
+    return f"in {failed or total} of {total} {what}"
+
+
+def holds_in_how_many(failed: int, total: int) -> str:
+    """The same with what it does: holds in 3 of 3 cases, or FAILS in 1 of 3 cases."""
+    return f"{'FAILS' if failed else 'holds'} {in_how_many(failed, total)}"
+
+
+def phase_label(phase: str, point: Mapping[str, Any], lead: Mapping[str, Any] | None = None) -> str:
+    """A phase and what it is of: an image or a sound has no tokens.
+
+    Args:
+        phase: Its name.
+        point: Of which workload.
+        lead: The workload that leads: of others it is said how many tokens are written, where that differs.
+    """
+    prompt_tokens, batch_size = point["prompt_tokens"], point.get("batch_size", 1)
+    if phase == "decode":
+        label = f"Decode after {prompt_tokens}" if prompt_tokens else "Decode"
+        label += f", batch of {batch_size}" if batch_size > 1 else ""
+    elif prompt_tokens:
+        label = f"{phase.capitalize()}, {f'{batch_size} x ' if batch_size > 1 else ''}{prompt_tokens} tokens"
+    else:
+        label = f"{phase.capitalize()}, {f'{batch_size} samples' if batch_size > 1 else 'one sample'}"
+    written = point["decode_tokens"]
+    return label if lead is None or written == lead["decode_tokens"] else f"{label}, {written} written"
+
+
+def timed(benchmark: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Every phase of every workload of a benchmark: its label, its name, and its times."""
+    for point in (benchmark, *benchmark.get("sweep", ())):
+        for phase, result in point["phases"].items():
+            yield phase_label(phase, point, benchmark), phase, result
+
+
+def claimed_gain(result: Mapping[str, Any]) -> str:
+    """A gain where it can be claimed, and why not where it cannot."""
+    conclusion = Conclusion(result["conclusion"])
+    return f"x {result['speedup']:.2f}" if conclusion.claims else conclusion.value
+
+
+def gain_with_interval(result: Mapping[str, Any]) -> str:
+    """The same with its interval."""
+    low, high = result["interval"]
+    return f"{claimed_gain(result)} [{low:.2f}, {high:.2f}]"
+
+
+def change(before: float, after: float) -> str:
+    """By what share something grew or shrank."""
+    return f"{(after - before) / before:+.1%}" if before else ""
+
+
+def megabytes(count: float) -> str:
+    """A size."""
+    return f"{count / 1e6:.0f} MB"
+
+
+def milliseconds(seconds: float) -> str:
+    """A time."""
+    return f"{seconds * 1e3:.1f} ms"
+
+
+def joules(energy: float) -> str:
+    """An energy."""
+    return f"{energy:.3g} J"

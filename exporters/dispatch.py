@@ -1,0 +1,138 @@
+"""What a checkpoint can be exported to: one folder per runtime, each with the same two verbs, `export` and `run`."""
+
+from __future__ import annotations
+
+import enum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from amp_export.errors import RequestError
+
+if TYPE_CHECKING:
+    from amp_export.exporters.models.kinds import GraphModel
+    from amp_export.exporters.onnx import GraphDescription
+    from amp_export.exporters.tensorrt.running import TensorrtDecoder
+
+
+class Precision(enum.StrEnum):
+    """The dtype of an exported graph's weights, activations, keys and values."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of one value."""
+        return 4 if self is Precision.FLOAT32 else 2
+
+
+class Opset(enum.StrEnum):
+    """The version of ONNX operators that a graph is made of."""
+
+    OPSET_20 = "20"
+    """For TensorRT before 10.15 and ONNX Runtime before 1.23."""
+    OPSET_23 = "23"
+    """The first with Attention, RotaryEmbedding and RMSNormalization."""
+
+    @property
+    def version(self) -> int:
+        """As a number."""
+        return int(self.value)
+
+    @property
+    def ir_version(self) -> int:
+        """The version of the file format that came with it: `VERSION_TABLE`, helper.py, onnx 1.23."""
+        return {"20": 9, "23": 11}[self.value]
+
+
+class Provider(enum.StrEnum):
+    """What computes an ONNX graph within ONNX Runtime."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+    TENSORRT = "tensorrt"
+    TENSORRT_RTX = "tensorrt-rtx"
+
+    @property
+    def onnxruntime_name(self) -> str:
+        """As ONNX Runtime calls it."""
+        return {
+            "cpu": "CPUExecutionProvider",
+            "cuda": "CUDAExecutionProvider",
+            "tensorrt": "TensorrtExecutionProvider",
+            "tensorrt-rtx": "NvTensorRTRTXExecutionProvider",
+        }[self.value]
+
+
+def exported_bytes(folder: Path) -> int:
+    """Bytes of what a runtime loads from a folder: engine, programs, or graphs and weights; 0 where there is none."""
+    patterns = ("*.engine", "*.pte", "openvino_*", "*.onnx*")
+    files = next((found for pattern in patterns if (found := [*folder.glob(pattern)])), [])
+    return sum(file.stat().st_size for file in files)
+
+
+def exported_opset(folder: Path) -> Opset:
+    """The operators of an exported graph, or of the one that was converted.
+
+    Raises:
+        ModelError: The folder holds neither.
+    """
+    return _described(folder).opset
+
+
+def exported_precision(folder: Path) -> Precision:
+    """The precision of what is run last of an export that is no engine.
+
+    Raises:
+        ModelError: The folder holds none, or it says nothing of its precision.
+    """
+    from amp_export.exporters.executorch import programs
+
+    return programs.read_facts(folder).precision if programs.is_executorch(folder) else _described(folder).precision
+
+
+def _described(folder: Path) -> GraphDescription:
+    """The graph of a folder that is run last, or what is known of it where it was converted."""
+    from amp_export.exporters.onnx import describe_graph, exported_graphs
+    from amp_export.exporters.openvino import models
+
+    return (
+        models.read_description(folder) if models.is_openvino(folder) else describe_graph(exported_graphs(folder)[-1])
+    )
+
+
+def run(folder: Path, *, threads: int | None = None, provider: Provider = Provider.CPU) -> GraphModel | TensorrtDecoder:
+    """Loads what was exported into its runtime; what it is, its files tell.
+
+    Args:
+        folder: What an `export` of this package wrote.
+        threads: Threads that compute one operator, where the processor computes.
+        provider: What computes an ONNX graph.
+
+    Raises:
+        RequestError: A provider is named for what ONNX Runtime does not run.
+        AmpExportError: See `run` of the runtime.
+    """
+    from amp_export.exporters.executorch.programs import is_executorch
+    from amp_export.exporters.openvino.models import is_openvino
+    from amp_export.exporters.tensorrt import engines
+
+    is_engine, is_program = engines.is_engine(folder), is_executorch(folder)
+    if not (is_engine or is_program or is_openvino(folder)):
+        from amp_export.exporters import onnx
+
+        return onnx.run(folder, threads=threads, providers=[provider.onnxruntime_name])
+    if provider is not Provider.CPU:
+        raise RequestError(f"--provider is ONNX Runtime's, which does not run {folder}.\nLeave it out.")
+    if is_engine:
+        from amp_export.exporters.tensorrt import running
+
+        return running.run(folder)
+    if is_program:
+        from amp_export.exporters import executorch
+
+        return executorch.run(folder, threads=threads)
+    from amp_export.exporters import openvino
+
+    return openvino.run(folder, threads=threads)

@@ -1,0 +1,1 @@
+"""Run exported decoders, encoders and encoder-decoders, in any runtime."""

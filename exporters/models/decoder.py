@@ -1,0 +1,138 @@
+"""A decoder in any runtime, and one that is run through a graph."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from amp_export.exporters.dispatch import Precision
+
+if TYPE_CHECKING:
+    from amp_export.exporters.models.session import Floats, Integers, Session
+
+PAST = "past_key_values."
+
+
+@dataclass(frozen=True)
+class Past:
+    """The keys and values of all tokens so far, which stay in the runtime.
+
+    Attributes:
+        length: How many tokens, padding counted.
+        values: By the name of the graph's input that takes it.
+    """
+
+    length: int
+    values: Mapping[str, Any]
+
+
+class Decoder(ABC):
+    """A decoder, loaded and ready: its past is handed in and out.
+
+    Attributes:
+        num_layers: How many decoder layers it has.
+        precision: The dtype of its weights, activations, keys and values.
+        threads: How many threads compute one operator; 0 where a GPU computes.
+        description: Name and version of the runtime.
+        max_batch: The largest batch that it takes; None where there is no limit.
+        max_context: The most tokens of a text that it takes; None where the model alone sets a limit.
+        one_at_a_time: Whether it takes single tokens alone after the prompt.
+    """
+
+    num_layers: int
+    precision: Precision
+    threads: int
+    description: str
+    max_batch: int | None = None
+    max_context: int | None = None
+    one_at_a_time: bool = False
+
+    @abstractmethod
+    def forward(
+        self, input_ids: Integers, attention_mask: Integers, position_ids: Integers, past: Any = None
+    ) -> tuple[Floats, Any]:
+        """Computes the logits of new tokens.
+
+        Args:
+            input_ids: The new tokens, int64 [batch_size, sequence_length].
+            attention_mask: 1 for tokens and 0 for padding, int64 [batch_size, past length + sequence_length].
+            position_ids: The place of each new token in its text, int64 [batch_size, sequence_length].
+            past: What the call before returned; None at the start of a text.
+
+        Returns:
+            Logits, float32 [batch_size, sequence_length, vocab_size], and the past for the next call.
+
+        Raises:
+            RequestError: It was not made for these shapes.
+            ValueError: It was closed, or the attention mask does not cover the past and the new tokens.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Frees the weights."""
+
+
+def check_mask(shape: Sequence[int], batch_size: int, *, past_length: int, sequence_length: int) -> None:
+    """Refuses an attention mask that does not cover the past and the new tokens.
+
+    Raises:
+        ValueError: It has another shape.
+    """
+    needed = [batch_size, past_length + sequence_length]
+    if list(shape) != needed:
+        raise ValueError(
+            f"attention_mask has the shape {list(shape)}; {past_length} tokens of past and "
+            f"{sequence_length} new ones need {needed}."
+        )
+
+
+class GraphDecoder(Decoder):
+    """A decoder of one graph, which does prefill and decode."""
+
+    def __init__(self, session: Session) -> None:
+        self._session: Session | None = session
+        self._past_inputs = {name: port for name, port in session.inputs.items() if name.startswith(PAST)}
+        self._outputs = list(session.outputs)
+        self.num_layers = len(self._past_inputs) // 2
+        precision = next(iter(self._past_inputs.values())).precision
+        assert precision is not None
+        self.precision = precision
+        self.threads, self.description = session.threads, session.description
+        if session.limits is not None:
+            self.max_batch, self.max_context = session.limits.max_batch, session.limits.max_context
+
+    def forward(
+        self, input_ids: Integers, attention_mask: Integers, position_ids: Integers, past: Past | None = None
+    ) -> tuple[Floats, Past]:
+        """See `Decoder.forward`."""
+        session = self._session
+        if session is None:
+            raise ValueError("This decoder was closed.")
+        batch_size, sequence_length = input_ids.shape
+        past = past if past is not None else self._empty_past(session, batch_size)
+        check_mask(attention_mask.shape, batch_size, past_length=past.length, sequence_length=sequence_length)
+        given = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
+        # some traced decoders take no position_ids
+        values = {name: session.to_value(array) for name, array in given.items() if name in session.inputs}
+        kept = self._outputs[1:]
+        logits, *present = session.run(self._outputs, {**values, **past.values}, keep=kept)
+        names = [name.replace("present.", PAST) for name in kept]
+        length = past.length + sequence_length
+        return session.to_float32(logits), Past(length, dict(zip(names, present, strict=True)))
+
+    def close(self) -> None:
+        """Frees the weights."""
+        self._session = None
+
+    def _empty_past(self, session: Session, batch_size: int) -> Past:
+        import numpy as np
+
+        values = {}
+        for name, port in self._past_inputs.items():
+            _, heads, _, head_dim = port.axes
+            assert isinstance(heads, int)
+            assert isinstance(head_dim, int)
+            values[name] = session.to_value(np.empty((batch_size, heads, 0, head_dim), np.float32), port.precision)
+        return Past(length=0, values=values)

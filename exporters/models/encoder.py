@@ -1,0 +1,69 @@
+"""An encoder, or a model with a head for classification, that is run through a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from amp_export.errors import UnsupportedModelError
+
+if TYPE_CHECKING:
+    from amp_export.exporters.dispatch import Precision
+    from amp_export.exporters.models.session import Floats, Session
+
+
+class GraphEncoder:
+    """An encoder, loaded and ready.
+
+    Attributes:
+        inputs: For each input the sizes of its axes; a name stands for a size that varies.
+        outputs: The outputs that are floating-point numbers.
+        outputs_by_token: Those of them that have one entry for each token, on their second axis.
+        precision: The dtype of its weights, activations and outputs.
+        threads: How many threads compute one operator.
+        description: Name and version of the runtime.
+        limits: The largest batch and text that it takes; None where it takes any.
+    """
+
+    def __init__(self, session: Session, *, outputs: Sequence[str] | None = None) -> None:
+        """Takes a graph, and which of its outputs are wanted, where not all that are floating-point numbers."""
+        self._session: Session | None = session
+        self.inputs: Mapping[str, tuple[int | str, ...]] = {name: port.axes for name, port in session.inputs.items()}
+        found: dict[str, Precision] = {
+            name: port.precision
+            for name, port in session.outputs.items()
+            if port.precision is not None and (outputs is None or name in outputs)
+        }
+        if not found:
+            raise UnsupportedModelError("The graph returns no floating-point numbers: it is no encoder's.")
+        self.outputs = tuple(found)
+        tokens = session.inputs["input_ids"].axes[1:2] if "input_ids" in session.inputs else ()
+        # a name: a size that does not vary says nothing
+        is_named = tokens and isinstance(tokens[0], str)
+        self.outputs_by_token = frozenset(
+            name for name in found if is_named and session.outputs[name].axes[1:2] == tokens
+        )
+        self.precision = found[self.outputs[0]]
+        self.threads, self.description, self.limits = session.threads, session.description, session.limits
+
+    def forward(self, inputs: Mapping[str, Any]) -> dict[str, Floats]:
+        """Computes the outputs.
+
+        Args:
+            inputs: Arrays by name, such as `input_ids` or `pixel_values`; others than the graph's are left out.
+
+        Returns:
+            The outputs by name, float32.
+
+        Raises:
+            ValueError: The encoder was closed, or an input is missing.
+        """
+        session = self._session
+        if session is None:
+            raise ValueError("This encoder was closed.")
+        found = session.run(self.outputs, session.choose_inputs(inputs))
+        return {name: session.to_float32(value) for name, value in zip(self.outputs, found, strict=True)}
+
+    def close(self) -> None:
+        """Frees the weights."""
+        self._session = None

@@ -1,0 +1,120 @@
+"""An encoder with a decoder that is run through three graphs, and what passes between them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from amp_export.exporters.models.decoder import PAST
+
+if TYPE_CHECKING:
+    from amp_export.exporters.models.session import Floats, Integers, Session
+
+STATES = "last_hidden_state"
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the encoder made of its input, which stays in the runtime.
+
+    Attributes:
+        states: The encoder's states, [batch_size, positions, hidden_size].
+        mask: Which of them are real, for models that tell.
+    """
+
+    states: Any
+    mask: Any
+
+
+@dataclass(frozen=True)
+class WrittenPast:
+    """The keys and values of all tokens written so far, and of the source, which stay in the runtime.
+
+    Attributes:
+        values: By the name of the later graph's input that takes it.
+    """
+
+    values: Mapping[str, Any]
+
+
+class GraphEncoderDecoder:
+    """An encoder with a decoder, loaded and ready.
+
+    Attributes:
+        inputs: For each input of the encoder the sizes of its axes; a name stands for a size that varies.
+        num_layers: How many layers the decoder has.
+        precision: The dtype of weights, activations, keys and values.
+        threads: How many threads compute one operator.
+        description: Name and version of the runtime.
+        limits: The largest batch and text that it reads and writes; None where it takes any.
+    """
+
+    def __init__(self, encoder: Session, first: Session, later: Session) -> None:
+        self._sessions: tuple[Session, ...] = (encoder, first, later)
+        self._has_mask = "encoder_attention_mask" in later.inputs
+        self.inputs: Mapping[str, tuple[int | str, ...]] = {name: port.axes for name, port in encoder.inputs.items()}
+        self.num_layers = sum(name.endswith(".decoder.key") for name in later.inputs)
+        precision = encoder.outputs[STATES].precision
+        assert precision is not None
+        self.precision = precision
+        self.threads, self.description, self.limits = encoder.threads, encoder.description, encoder.limits
+
+    def encode(self, inputs: Mapping[str, Any]) -> Source:
+        """Computes the states of what is read.
+
+        Args:
+            inputs: Arrays by name: `input_ids` and `attention_mask`, or `input_features`; others are left out.
+
+        Raises:
+            ValueError: The model was closed, or an input is missing.
+        """
+        encoder, *_ = self._open()
+        (states,) = encoder.run([STATES], encoder.choose_inputs(inputs), keep=[STATES])
+        return Source(states, encoder.to_value(inputs["attention_mask"]) if self._has_mask else None)
+
+    def states(self, source: Source) -> Floats:
+        """The encoder's states as float32 [batch_size, positions, hidden_size]."""
+        encoder, *_ = self._open()
+        return encoder.to_float32(source.states)
+
+    def decode(
+        self, input_ids: Integers, source: Source, past: WrittenPast | None = None
+    ) -> tuple[Floats, WrittenPast]:
+        """Computes the logits of new tokens.
+
+        Args:
+            input_ids: The new tokens, int64 [batch_size, sequence_length].
+            source: What is read.
+            past: What the call before returned; None at the start of what is written.
+
+        Returns:
+            Logits, float32 [batch_size, sequence_length, vocab_size], and the past for the next call.
+
+        Raises:
+            ValueError: The model was closed.
+        """
+        _, first, later = self._open()
+        session = first if past is None else later
+        given = {"input_ids": session.to_value(input_ids)}
+        if source.mask is not None:
+            given["encoder_attention_mask"] = source.mask
+        if "encoder_hidden_states" in session.inputs:
+            given["encoder_hidden_states"] = source.states
+        given |= past.values if past is not None else {}
+        names = list(session.outputs)
+        logits, *present = session.run(names, given, keep=names[1:])
+        renamed = (name.replace("present.", PAST) for name in names[1:])
+        # the later graph does not return the source's keys and values: those of the first call stay
+        kept = {} if past is None else past.values
+        values = {**kept, **dict(zip(renamed, present, strict=True))}
+        return session.to_float32(logits), WrittenPast(values)
+
+    def close(self) -> None:
+        """Frees the weights."""
+        self._sessions = ()
+
+    def _open(self) -> tuple[Session, ...]:
+        if not self._sessions:
+            raise ValueError("This model was closed.")
+        return self._sessions

@@ -1,0 +1,1 @@
+"""Write decoders directly as ONNX graphs."""

@@ -1,0 +1,164 @@
+"""The attention of a layer, as nodes: from projections that may be fused to the output projection."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+from amp_export.architectures import HeadNorms, LayerWidths, Layout, NormSpan
+from amp_export.exporters.onnx.builder.layers import Parts
+from amp_export.exporters.onnx.builder.opset20 import AttentionParts, add_attention, add_rotation, add_rotation_rows
+from amp_export.exporters.onnx.builder.rotary import Rope, ropes
+
+
+@dataclass(frozen=True)
+class Attention(Parts):
+    """Adds attentions to a graph."""
+
+    def add(self, layer: int, widths: LayerWidths, hidden: str, mask: str) -> str:
+        """Adds the attention of a layer, and its new keys and values to the past."""
+        scope = f"{self.config.architecture.layers}.{layer}"
+        queries, keys, values = self._add_projections(scope, widths, hidden)
+        queries = self._add_heads(queries, widths.query_heads, norm=self._norm_name(scope, "query"))
+        keys = self._add_heads(keys, widths.key_value_heads, norm=self._norm_name(scope, "key"))
+        values = self._add_heads(values, widths.key_value_heads)
+        if (kind := self.config.layer_ropes[layer]) is not None:
+            queries, keys = (self._add_rotation(heads, self._ropes[kind]) for heads in (queries, keys))
+        keys = self._add_to_past(layer, "key", keys)
+        values = self._add_to_past(layer, "value", values)
+        if self._is_spelled_out:
+            attended = add_attention(
+                self.graph,
+                AttentionParts(queries, keys, values, mask),
+                widths,
+                head_dim=self.config.head_dim,
+                scale=self._scale(layer),
+                cap=functools.partial(
+                    self.add_softcap, self.computation.attention_softcap, output=f"{scope}.attention.capped"
+                ),
+                output=f"{scope}.attention",
+            )
+        else:
+            # grouped key/value heads stay as they are: Attention shares each among its group of query heads.
+            # softmax_precision is left out: TensorRT-RTX 1.7 refuses Attention with it
+            attended = self.graph.add(
+                "Attention", queries, keys, values, mask, output=f"{scope}.attention", scale=self._scale(layer)
+            )
+        joined = self.graph.add("Transpose", attended, output=f"{attended}.by_token", perm=[0, 2, 1, 3])
+        shape = self.graph.integers(0, 0, widths.query_heads * self.config.head_dim)
+        joined = self.graph.add("Reshape", joined, shape, output=f"{attended}.joined")
+        return self.add_linear(scope, self.config.architecture.attention.output, joined)
+
+    def prepare_positions(self) -> None:
+        """Adds the rows that positions have in caches of two halves: the second holds for texts beyond the original.
+
+        The longest text of a batch decides for all: `longrope_frequency_update`, `modeling_rope_utils.py`,
+        transformers 5.24.
+        """
+        for rope in self._ropes.values():
+            if rope.switches:
+                scope, original = rope.cos_cache, int(rope.parameters["original_max_position_embeddings"])
+                last = self.graph.add("ReduceMax", "position_ids", output=f"{scope}.last", keepdims=0)
+                beyond = self.graph.add("GreaterOrEqual", last, self.graph.integer(original), output=f"{scope}.beyond")
+                halves = self.graph.integer(rope.positions), self.graph.integer(0)
+                offset = self.graph.add("Where", beyond, *halves, output=f"{scope}.offset")
+                self.graph.add("Add", "position_ids", offset, output=f"{scope}.positions")
+            if not self.graph.knows("RotaryEmbedding"):
+                for cache in (rope.cos_cache, rope.sin_cache):
+                    add_rotation_rows(self.graph, cache, self._positions(rope), interleaved=self._is_interleaved)
+
+    def prepare_mask(self, mask: str) -> str:
+        """The mask as the attention takes it: with an axis for the query heads of a group where that is spelled out."""
+        if not self._is_spelled_out:
+            return mask
+        return self.graph.add("Unsqueeze", mask, self.graph.integers(2), output=f"{mask}.of_group")
+
+    @functools.cached_property
+    def _ropes(self) -> dict[str, Rope]:
+        return ropes(self.config)
+
+    @property
+    def _is_spelled_out(self) -> bool:
+        """Whether it takes more than one node.
+
+        Attention would cap too, but before the mask in ONNX Runtime 1.32 and after it in 1.24.
+        """
+        field = self.computation.attention_softcap
+        is_capped = field is not None and self.config.fields[field] is not None
+        return is_capped or not self.graph.knows("Attention")
+
+    @property
+    def _head_norms(self) -> HeadNorms | None:
+        norms = self.computation.head_norms
+        return norms if norms is not None and self.config.meets(norms.when) else None
+
+    def _norm_name(self, scope: str, part: str) -> str | None:
+        return f"{scope}.{getattr(self._head_norms, part)}" if self._head_norms is not None else None
+
+    def _scale(self, layer: int) -> float:
+        fact, fields = self.computation.attention_scale, self.config.fields
+        scale = 1.0 if fact.switch is not None and not fields[fact.switch] else self.config.factor(fact.factor)
+        return scale / (layer + 1) if fact.by_layer is not None and fields[fact.by_layer] else scale
+
+    def _add_projections(self, scope: str, widths: LayerWidths, hidden: str) -> list[str]:
+        """Queries, keys and values, each with its heads side by side on the last axis or on the last two."""
+        attention, head_dim = self.config.architecture.attention, self.config.head_dim
+        if len(attention.inputs) == 3:
+            return [self.add_linear(scope, projection, hidden) for projection in attention.inputs]
+        (projection,) = attention.inputs
+        fused = self.add_linear(scope, projection, hidden)
+        groups = 1
+        if projection.layout is Layout.GROUPS:
+            groups = widths.key_value_heads
+            shape = self.graph.integers(0, 0, groups, (widths.query_group + 2) * head_dim)
+            fused = self.graph.add("Reshape", fused, shape, output=f"{fused}.groups")
+        heads = (widths.query_heads, widths.key_value_heads, widths.key_value_heads)
+        names = [f"{scope}.{attention.module}.{part}" for part in ("query", "key", "value")]
+        return list(self.graph.split(fused, [count // groups * head_dim for count in heads], outputs=names))
+
+    def _add_heads(self, projected: str, heads: int, *, norm: str | None = None) -> str:
+        """A projection, split into heads: [batch_size, heads, sequence_length, head_dim]."""
+        span = self._head_norms.span if self._head_norms is not None and norm is not None else None
+        if norm is not None and span is NormSpan.ALL_HEADS:
+            projected = self.add_norm(norm, projected)
+        shape = self.graph.integers(0, 0, heads, self.config.head_dim)
+        split = self.graph.add("Reshape", projected, shape, output=f"{projected}.split")
+        if norm is not None and span is NormSpan.HEAD:
+            split = self.add_norm(norm, split)
+        if norm is not None and span is NormSpan.HEAD_OF_ITS_OWN:
+            split = self.add_norm_of_each_head(norm, split)
+        return self.graph.add("Transpose", split, output=f"{projected}.heads", perm=[0, 2, 1, 3])
+
+    def _add_rotation(self, heads: str, rope: Rope) -> str:
+        """Turns the first dimensions of each head; `rotary_embedding_dim` is not for four axes in ONNX Runtime 1.23."""
+        rest = self.config.head_dim - rope.dimensions
+        turning, *still = (
+            self.graph.split(heads, [rope.dimensions, rest], outputs=[f"{heads}.turning", f"{heads}.still"])
+            if rest
+            else [heads]
+        )
+        rotated = self._rotate(turning, rope)
+        return self.graph.add("Concat", rotated, *still, output=f"{heads}.rotated", axis=-1) if still else rotated
+
+    def _rotate(self, turning: str, rope: Rope) -> str:
+        output = f"{turning}.rotated"
+        if not self.graph.knows("RotaryEmbedding"):
+            rows = (f"{cache}.rows_of_heads" for cache in (rope.cos_cache, rope.sin_cache))
+            return add_rotation(
+                self.graph, turning, *rows, dimensions=rope.dimensions, interleaved=self._is_interleaved, output=output
+            )
+        caches = self.graph.weight(rope.cos_cache), self.graph.weight(rope.sin_cache)
+        pairs = {"interleaved": 1} if self._is_interleaved else {}
+        return self.graph.add("RotaryEmbedding", turning, *caches, self._positions(rope), output=output, **pairs)
+
+    def _positions(self, rope: Rope) -> str:
+        return f"{rope.cos_cache}.positions" if rope.switches else "position_ids"
+
+    @property
+    def _is_interleaved(self) -> bool:
+        return bool(getattr(self.computation.positions, "interleaved", False))
+
+    def _add_to_past(self, layer: int, part: str, new: str) -> str:
+        return self.graph.add(
+            "Concat", f"past_key_values.{layer}.{part}", new, output=f"present.{layer}.{part}", axis=2
+        )

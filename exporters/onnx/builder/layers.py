@@ -1,0 +1,77 @@
+"""What layers are made of, as nodes: linear layers, norms, factors and soft caps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from amp_export.architectures import Computation, Factor, ModelConfig, NormKind, Projection
+from amp_export.exporters.onnx.builder.nodes import Graph
+from amp_export.exporters.onnx.builder.opset20 import add_rms_norm
+
+_FLOAT = 1
+"""`TensorProto.FLOAT`, as the attribute `stash_type` wants it."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Adds a decoder's parts to a graph. Values are named after the modules of transformers that compute them."""
+
+    graph: Graph
+    config: ModelConfig
+
+    @property
+    def computation(self) -> Computation:
+        """The facts of what the decoder computes."""
+        computation = self.config.architecture.computation
+        assert computation is not None
+        return computation
+
+    def add_linear(self, scope: str, projection: Projection, value: str) -> str:
+        """A linear layer."""
+        name = f"{scope}.{projection.name}"
+        if not self.config.biases[projection.name]:
+            return self.graph.add("MatMul", value, self.graph.weight(f"{name}.weight"), output=name)
+        product = self.graph.add("MatMul", value, self.graph.weight(f"{name}.weight"), output=f"{name}.product")
+        return self.graph.add("Add", product, self.graph.weight(f"{name}.bias"), output=name)
+
+    def add_norm(self, name: str, value: str) -> str:
+        """A norm over the last axis, whose weight has that axis alone."""
+        weight = self.graph.weight(f"{name}.weight")
+        bias = [self.graph.weight(f"{name}.bias")] if self.graph.has_weight(f"{name}.bias") else []
+        return self._normalize(value, weight, *bias, output=name)
+
+    def add_norm_of_each_head(self, name: str, value: str) -> str:
+        """A norm over the last axis, with a row of weights for each head of [batch, sequence, heads, head_dim].
+
+        ONNX Runtime 1.23 takes no such weight in LayerNormalization, so it is multiplied by a node of its own.
+        """
+        ones = self.graph.numbers(1.0, shape=[self.config.head_dim])
+        plain = self._normalize(value, ones, output=f"{name}.plain")
+        return self.graph.add("Mul", plain, self.graph.weight(f"{name}.weight"), output=name)
+
+    def add_factor(self, factor: Factor | None, value: str, *, output: str) -> str:
+        """A multiplication, unless it is with one; the power -1 divides, as transformers does."""
+        if factor is None or (number := self.config.factor(factor)) == 1.0:
+            return value
+        if factor.power == -1.0:
+            return self.graph.add("Div", value, self.graph.number(1.0 / number), output=output)
+        return self.graph.add("Mul", value, self.graph.number(number), output=output)
+
+    def add_softcap(self, field: str | None, value: str, *, output: str) -> str:
+        """`cap * tanh(value / cap)`, where the config names a cap: `eager_attention_forward`, `modeling_gemma2.py`."""
+        if field is None or self.config.fields[field] is None:
+            return value
+        cap = self.graph.number(self.config.fields[field])
+        share = self.graph.add("Div", value, cap, output=f"{output}.share")
+        bounded = self.graph.add("Tanh", share, output=f"{output}.bounded")
+        return self.graph.add("Mul", bounded, cap, output=output)
+
+    def _normalize(self, value: str, *weights: str, output: str) -> str:
+        """The mean is taken in float32 whatever the precision, as transformers does."""
+        operator = "LayerNormalization" if self.computation.norm is NormKind.LAYER else "RMSNormalization"
+        named = self.computation.epsilon
+        epsilon = float(self.config.fields[named] if isinstance(named, str) else named)
+        if not self.graph.knows(operator):
+            (weight,) = weights
+            return add_rms_norm(self.graph, value, weight, epsilon=epsilon, output=output)
+        return self.graph.add(operator, value, *weights, output=output, axis=-1, epsilon=epsilon, stash_type=_FLOAT)

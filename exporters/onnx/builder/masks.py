@@ -1,0 +1,52 @@
+"""Which key each query sees, as nodes: causal, padding left out, and within a sliding window where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from amp_export.exporters.onnx.builder.nodes import Graph
+
+
+def add_masks(graph: Graph, windows: Iterable[int | None]) -> dict[int | None, str]:
+    """Adds one mask for each distinct width of window; None is full attention.
+
+    A query sees the keys up to its own place, padding left out, and of these the last `window`. Places count padding,
+    as in `sliding_window_overlay`, `masking_utils.py`, transformers 5.23. Every query sees itself, padding or not: a
+    softmax over no key is NaN, and through the next layer's values the NaN would reach the real tokens.
+
+    Returns:
+        By width, the name of a truth value [batch_size, 1, sequence_length, total_sequence_length].
+    """
+    queries, keys = _add_places(graph)
+    causal = graph.add("LessOrEqual", keys, queries, output="mask.causal")
+    itself = graph.add("Equal", keys, queries, output="mask.itself")
+    padding = graph.add("Equal", "attention_mask", graph.integer(0), output="mask.padding")
+    tokens = graph.add("Not", padding, output="mask.tokens")
+    tokens = graph.add("Unsqueeze", tokens, graph.integers(1, 2), output="mask.tokens_of_batch")
+
+    masks: dict[int | None, str] = {}
+    for window in dict.fromkeys(windows):
+        scope = "mask.full" if window is None else f"mask.window_{window}"
+        reach = causal
+        if window is not None:
+            before = graph.add("Sub", queries, graph.integer(window), output=f"{scope}.before")
+            near = graph.add("Greater", keys, before, output=f"{scope}.near")
+            reach = graph.add("And", causal, near, output=f"{scope}.reach")
+        seen = graph.add("And", reach, tokens, output=f"{scope}.seen")
+        masks[window] = graph.add("Or", seen, itself, output=scope)
+    return masks
+
+
+def _add_places(graph: Graph) -> tuple[str, str]:
+    """The places of the queries [sequence_length, 1] and of the keys [total_sequence_length]."""
+    zero, one = graph.integer(0), graph.integer(1)
+    sizes = graph.add("Shape", "attention_mask", output="mask.total_shape")
+    total = graph.add("Gather", sizes, one, output="mask.total")
+    sizes = graph.add("Shape", "input_ids", output="mask.new_shape")
+    new = graph.add("Gather", sizes, one, output="mask.new")
+    past = graph.add("Sub", total, new, output="mask.past")
+    keys = graph.add("Range", zero, total, one, output="mask.keys")
+    queries = graph.add("Range", past, total, one, output="mask.query_list")
+    return graph.add("Unsqueeze", queries, graph.integers(1), output="mask.queries"), keys

@@ -1,0 +1,174 @@
+"""A graph under construction: nodes, constants and weights, collected in the order of the computation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from amp_export.exporters.dispatch import Opset, Precision
+from amp_export.exporters.onnx.builder.weights import StoredTensor
+
+if TYPE_CHECKING:
+    import onnx
+
+    Attribute = int | float | str | Sequence[int]
+    Shape = Sequence[int | str]
+
+
+class Graph:
+    """Collects what becomes an ONNX graph; every method that makes a value returns the value's name.
+
+    Args:
+        stored: The tensors of the data file, from `lay_out`.
+        precision: The dtype of all that is not an integer or a truth value.
+        data_file: The data file's name, in the same folder as the graph.
+        opset: The version of its operators.
+
+    Attributes:
+        precision: As given.
+        opset: As given.
+    """
+
+    def __init__(self, stored: Sequence[StoredTensor], *, precision: Precision, data_file: str, opset: Opset) -> None:
+
+        self.precision = precision
+        self.opset = opset
+        self._stored = {tensor.name: tensor for tensor in stored}
+        self._data_file = data_file
+        self._dtype = _onnx_type(precision)
+        self._nodes: list[onnx.NodeProto] = []
+        self._initializers: dict[str, onnx.TensorProto] = {}
+        self._inputs: list[onnx.ValueInfoProto] = []
+        self._outputs: list[onnx.ValueInfoProto] = []
+
+    def add(self, operator: str, *inputs: str, output: str, **attributes: Attribute) -> str:
+        """Adds a node with one output, which names the node too."""
+        from onnx import helper
+
+        node = helper.make_node(operator, inputs, [output], name=output)
+        node.attribute.extend(helper.make_attribute(name, value) for name, value in attributes.items())
+        self._nodes.append(node)
+        return output
+
+    def knows(self, operator: str) -> bool:
+        """Whether the graph's opset has an operator."""
+        from onnx import defs
+
+        return bool(defs.has(operator, self.opset.version))
+
+    def cast(self, value: str, precision: Precision, *, output: str, source: Precision | None = None) -> str:
+        """Rounds a value to a precision, or returns it as it is where it has that already.
+
+        Args:
+            value: The value.
+            precision: The precision to have.
+            output: The name of the result.
+            source: The precision that it has; by default the graph's.
+        """
+        if precision is (source or self.precision):
+            return value
+        return self.add("Cast", value, output=output, to=_onnx_type(precision))
+
+    def split(self, value: str, sizes: Sequence[int], *, outputs: Sequence[str]) -> Sequence[str]:
+        """Splits the last axis of a value into parts of these sizes."""
+        from onnx import helper
+
+        node = helper.make_node("Split", [value, self.integers(*sizes)], outputs, name=f"{value}.parts")
+        node.attribute.append(helper.make_attribute("axis", -1))
+        self._nodes.append(node)
+        return outputs
+
+    def has_weight(self, name: str) -> bool:
+        """Whether the data file has a tensor of this name."""
+        return name in self._stored
+
+    def weight(self, name: str) -> str:
+        """A tensor of the data file."""
+        from onnx import TensorProto
+
+        if name not in self._initializers:
+            tensor = self._stored[name]
+            entries = {"location": self._data_file, "offset": tensor.offset, "length": tensor.nbytes}
+            self._initializers[name] = TensorProto(
+                name=name,
+                dims=tensor.shape,
+                data_type=self._dtype,
+                data_location=TensorProto.EXTERNAL,
+                external_data=[{"key": key, "value": str(value)} for key, value in entries.items()],
+            )
+        return name
+
+    def integers(self, *values: int) -> str:
+        """A constant list of int64; equal lists are one constant."""
+        return self._constant(f"list_{'_'.join(map(str, values))}", values, shape=[len(values)])
+
+    def integer(self, value: int) -> str:
+        """A constant int64 without axes."""
+        return self._constant(f"scalar_{value}", [value], shape=[])
+
+    def number(self, value: float, *, precision: Precision | None = None) -> str:
+        """A constant without axes, of the graph's precision by default, rounded to float32 first as torch does."""
+        return self.numbers(value, shape=[], precision=precision)
+
+    def numbers(self, value: float, *, shape: Sequence[int], precision: Precision | None = None) -> str:
+        """A constant that holds one value all over, of the graph's precision by default."""
+        import numpy as np
+        from onnx import helper
+
+        precision = precision or self.precision
+        name = "_".join(["number", *map(str, shape), repr(float(value))])
+        name += "" if precision is self.precision else f"_{precision}"
+        if name not in self._initializers:
+            values = [float(np.float32(value))] * math.prod(shape)
+            self._initializers[name] = helper.make_tensor(name, _onnx_type(precision), shape, values)
+        return name
+
+    def declare_input(self, name: str, shape: Shape, *, kind: Literal["float", "integer"]) -> str:
+        """Adds an input of the graph, of the graph's precision or int64."""
+        self._inputs.append(self._value_info(name, shape, kind))
+        return name
+
+    def declare_output(self, name: str, shape: Shape) -> None:
+        """Makes a value, of the graph's precision, an output of the graph."""
+        self._outputs.append(self._value_info(name, shape, "float"))
+
+    def to_model(self, *, name: str, description: str) -> onnx.ModelProto:
+        """Puts everything together."""
+        from onnx import helper
+
+        import amp_export
+
+        graph = helper.make_graph(
+            self._nodes, name, self._inputs, self._outputs, list(self._initializers.values()), doc_string=description
+        )
+        return helper.make_model(
+            graph,
+            producer_name="amp-export",
+            producer_version=amp_export.__version__,
+            doc_string=description,
+            ir_version=self.opset.ir_version,
+            opset_imports=[helper.make_opsetid("", self.opset.version)],
+        )
+
+    def _constant(self, name: str, values: Sequence[int], *, shape: Sequence[int]) -> str:
+        from onnx import TensorProto, helper
+
+        if name not in self._initializers:
+            self._initializers[name] = helper.make_tensor(name, TensorProto.INT64, shape, values)
+        return name
+
+    def _value_info(self, name: str, shape: Shape, kind: Literal["float", "integer"]) -> onnx.ValueInfoProto:
+        from onnx import TensorProto, helper
+
+        return helper.make_tensor_value_info(name, self._dtype if kind == "float" else TensorProto.INT64, shape)
+
+
+def _onnx_type(precision: Precision) -> int:
+    from onnx import TensorProto
+
+    return {
+        Precision.FLOAT32: TensorProto.FLOAT,
+        Precision.FLOAT16: TensorProto.FLOAT16,
+        Precision.BFLOAT16: TensorProto.BFLOAT16,
+    }[precision]

@@ -1,0 +1,125 @@
+"""Operators of opset 23 as operators of opset 20, for runtimes that do not know them yet.
+
+Such are TensorRT before 10.15, whose parser knows RotaryEmbedding and RMSNormalization since 10.15 and Attention since
+10.14 (onnx-tensorrt, pull requests 1043 and 1048), and ONNX Runtime before 1.23. In float32 they are for all of
+TensorRT, which has no kernel for such an Attention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from amp_export.exporters.dispatch import Precision
+
+if TYPE_CHECKING:
+    from amp_export.architectures import LayerWidths
+    from amp_export.exporters.onnx.builder.nodes import Graph
+
+
+def add_rms_norm(graph: Graph, value: str, weight: str, *, epsilon: float, output: str) -> str:
+    """RMSNormalization-23 over the last axis, its mean in float32 (`stash_type` 1)."""
+    value = graph.cast(value, Precision.FLOAT32, output=f"{output}.float32")
+    squares = graph.add("Mul", value, value, output=f"{output}.squares")
+    mean = graph.add("ReduceMean", squares, graph.integers(-1), output=f"{output}.mean")
+    shifted = graph.add(
+        "Add", mean, graph.number(epsilon, precision=Precision.FLOAT32), output=f"{output}.mean_epsilon"
+    )
+    root = graph.add("Sqrt", shifted, output=f"{output}.root")
+    normed = graph.add("Div", value, root, output=f"{output}.normed")
+    normed = graph.cast(normed, graph.precision, output=f"{output}.rounded", source=Precision.FLOAT32)
+    return graph.add("Mul", normed, weight, output=output)
+
+
+def add_rotation_rows(graph: Graph, cache: str, positions: str, *, interleaved: bool) -> str:
+    """The rows of a rotary cache at the positions of a batch, for all heads: [batch, 1, sequence, dimensions / 2].
+
+    Where pairs lie side by side, an axis of one follows, for the two of a pair.
+    """
+    rows = graph.add("Gather", graph.weight(cache), positions, output=f"{cache}.rows", axis=0)
+    axes = graph.integers(1, 4) if interleaved else graph.integers(1)
+    return graph.add("Unsqueeze", rows, axes, output=f"{cache}.rows_of_heads")
+
+
+def add_rotation(
+    graph: Graph, value: str, cos: str, sin: str, *, dimensions: int, interleaved: bool, output: str
+) -> str:
+    """RotaryEmbedding-23 of [batch, heads, sequence, dimensions], with the rows of `add_rotation_rows`."""
+    halves = [f"{output}.first", f"{output}.second"]
+    size = dimensions // 2
+    if interleaved:
+        shape = graph.integers(0, 0, -1, size, 2)
+        value, size = graph.add("Reshape", value, shape, output=f"{output}.pairs"), 1
+    first, second = graph.split(value, [size, size], outputs=halves)
+    turned = [
+        graph.add(
+            operator,
+            graph.add("Mul", one, cos, output=f"{one}.cos"),
+            graph.add("Mul", other, sin, output=f"{other}.sin"),
+            output=f"{one}.turned",
+        )
+        for operator, one, other in (("Sub", first, second), ("Add", second, first))
+    ]
+    if not interleaved:
+        return graph.add("Concat", *turned, output=output, axis=-1)
+    pairs = graph.add("Concat", *turned, output=f"{output}.turned_pairs", axis=-1)
+    return graph.add("Reshape", pairs, graph.integers(0, 0, -1, dimensions), output=output)
+
+
+@dataclass(frozen=True)
+class AttentionParts:
+    """What an attention is made of.
+
+    Attributes:
+        queries: [batch, query heads, sequence, head_dim].
+        keys: [batch, key/value heads, total sequence, head_dim].
+        values: Alike.
+        mask: Which key a query sees: [batch, 1, 1, sequence, total sequence].
+    """
+
+    queries: str
+    keys: str
+    values: str
+    mask: str
+
+
+def add_attention(
+    graph: Graph,
+    parts: AttentionParts,
+    widths: LayerWidths,
+    *,
+    head_dim: int,
+    scale: float,
+    cap: Callable[[str], str],
+    output: str,
+) -> str:
+    """Attention-23 with one output, node by node; its softmax is in float32, as transformers' eager attention has it.
+
+    Query heads of a group lie on an axis of their own, so that keys and values need not be repeated.
+
+    Args:
+        graph: Where to add it.
+        parts: What it takes.
+        widths: Of this layer.
+        head_dim: The width of a head.
+        scale: What queries are multiplied by: before the products, which float16 could not hold otherwise.
+        cap: Adds what is done to the scores before they are masked.
+        output: The name of the result, [batch, query heads, sequence, head_dim].
+    """
+    queries = parts.queries
+    if scale != 1.0:
+        queries = graph.add("Mul", queries, graph.number(scale), output=f"{output}.queries_scaled")
+    shape = graph.integers(0, widths.key_value_heads, widths.query_group, -1, head_dim)
+    queries = graph.add("Reshape", queries, shape, output=f"{output}.queries")
+    keys = graph.add("Unsqueeze", parts.keys, graph.integers(2), output=f"{output}.keys")
+    keys = graph.add("Transpose", keys, output=f"{output}.keys_turned", perm=[0, 1, 2, 4, 3])
+    values = graph.add("Unsqueeze", parts.values, graph.integers(2), output=f"{output}.values")
+    scores = cap(graph.add("MatMul", queries, keys, output=f"{output}.products"))
+    scores = graph.cast(scores, Precision.FLOAT32, output=f"{output}.float32")
+    nothing = graph.number(float("-inf"), precision=Precision.FLOAT32)
+    seen = graph.add("Where", parts.mask, scores, nothing, output=f"{output}.seen")
+    weights = graph.add("Softmax", seen, output=f"{output}.weights", axis=-1)
+    weights = graph.cast(weights, graph.precision, output=f"{output}.rounded", source=Precision.FLOAT32)
+    attended = graph.add("MatMul", weights, values, output=f"{output}.attended")
+    return graph.add("Reshape", attended, graph.integers(0, widths.query_heads, -1, head_dim), output=output)

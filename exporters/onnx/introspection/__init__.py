@@ -1,0 +1,1 @@
+"""Look inside ONNX graphs: module scopes and intermediate values."""

@@ -1,0 +1,154 @@
+"""Graphs that other exporters wrote: their inputs and outputs, by whatever name, told by what they are."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from amp_export.architectures import Kind
+from amp_export.errors import ModelError, RequestError
+from amp_export.exporters.models.decoder import PAST
+from amp_export.exporters.models.encoder import GraphEncoder
+from amp_export.exporters.models.encoder_decoder import STATES, GraphEncoderDecoder
+from amp_export.exporters.onnx.exporting import GRAPH
+from amp_export.exporters.onnx.sessions import (
+    CPU_PROVIDER,
+    DECODER,
+    DECODER_WITH_PAST,
+    ENCODER,
+    OnnxSession,
+    load_graph,
+    require_runtime,
+)
+from amp_export.exporters.onnx.third_party_decoders import ForeignDecoder, cache_key
+from amp_export.hardware.threads import usable_cores
+
+if TYPE_CHECKING:
+    from onnxruntime import OrtValue
+
+    from amp_export.checkpoints.reading import Checkpoint
+    from amp_export.exporters.models.session import Session
+
+READ = ("input_ids", "attention_mask", "token_type_ids", "pixel_values", "input_features")
+"""What encoders take."""
+
+WRITTEN = ("input_ids", "encoder_attention_mask", "encoder_hidden_states")
+"""What the decoder of an encoder with a decoder takes beside keys and values."""
+
+LOGITS = "logits"
+
+RESULTS = (LOGITS, STATES, "pooler_output", "image_embeds", "text_embeds")
+"""What encoders return that is compared: the names that transformers gives."""
+
+PREFILL, DECODE = "prefill.onnx", "decode.onnx"
+"""What transformers.exporters writes for generation: a graph for the prompt, and one for single tokens after it."""
+
+
+class ForeignSession(OnnxSession):
+    """A graph whose sizes may be fixed to others than it is run on."""
+
+    def run(
+        self, outputs: Sequence[str], values: Mapping[str, OrtValue], *, keep: Collection[str] = ()
+    ) -> list[OrtValue]:
+        """See `Session.run`.
+
+        Raises:
+            RequestError: The graph does not take these values.
+        """
+        try:
+            return super().run(outputs, values, keep=keep)
+        except Exception as error:  # onnxruntime's errors have no other base class in common
+            shapes = (f"{name} {value.shape()}" for name, value in values.items() if cache_key(name) is None)
+            raise RequestError(
+                f"The graph does not run on {', '.join(shapes)}: {error}\nGive cases that it takes with --cases."
+            ) from error
+
+
+def open_foreign(
+    path: Path, checkpoint: Checkpoint, *, threads: int | None = None, provider: str = CPU_PROVIDER
+) -> ForeignDecoder | GraphEncoder | GraphEncoderDecoder:
+    """Loads graphs that another exporter wrote.
+
+    Args:
+        path: See `foreign_files`.
+        checkpoint: What they were exported from: it says of which kind they are.
+        threads: How many threads compute one operator; by default one for each core.
+        provider: ONNX Runtime's execution provider.
+
+    Raises:
+        MissingExtraError: onnxruntime is not installed.
+        ModelError: There is no such graph, or it is damaged.
+        RequestError: An input or output cannot be told.
+        UnsupportedModelError: It is a decoder's, and takes or returns no keys and values.
+    """
+    require_runtime()
+    threads = threads if threads is not None else usable_cores()
+    config = checkpoint.config
+    sessions = [
+        ForeignSession(load_graph(file, threads=threads, providers=[provider]), threads=threads)
+        for file in foreign_files(path, config.architecture.kind)
+    ]
+    if config.architecture.kind is Kind.ENCODER:
+        return _open_encoder(sessions[0])
+    if config.architecture.kind is Kind.ENCODER_DECODER:
+        return _open_encoder_decoder(sessions)
+    return ForeignDecoder(sessions[0], sessions[-1], checkpoint.widths, head_dim=config.head_dim)
+
+
+def _open_encoder(session: Session) -> GraphEncoder:
+    known = [name for name, port in session.outputs.items() if port.precision is not None and name in RESULTS]
+    _check_known(session, READ)
+    if not known:
+        raise RequestError(
+            f"The graph returns {', '.join(session.outputs)}, and none of these as floating-point numbers: "
+            f"{', '.join(RESULTS)}.\nRename what it returns after the model's own result."
+        )
+    return GraphEncoder(session, outputs=known)
+
+
+def _open_encoder_decoder(sessions: Sequence[Session]) -> GraphEncoderDecoder:
+    encoder, first, later = sessions
+    _check_known(encoder, READ)
+    for session in (first, later):
+        _check_known(session, WRITTEN)
+    for session, output in ((encoder, STATES), (first, LOGITS), (later, LOGITS)):
+        if next(iter(session.outputs)) != output:
+            raise RequestError(
+                f"A graph returns {', '.join(session.outputs)}, and first must be {output}.\nExport it with Optimum, "
+                "whose names and order are known."
+            )
+    return GraphEncoderDecoder(encoder, first, later)
+
+
+def _check_known(session: Session, known: Collection[str]) -> None:
+    unknown = [name for name in session.inputs if name not in known and not name.startswith(PAST)]
+    if unknown:
+        raise RequestError(
+            f"The graph takes {', '.join(unknown)}, whose meaning cannot be told.\nKnown are {', '.join(known)}: "
+            "rename them, or export with Optimum or transformers."
+        )
+
+
+def foreign_files(path: Path, kind: Kind) -> list[Path]:
+    """The graphs of a model, in the order in which they are run.
+
+    Args:
+        path: The graph, or its folder: `model.onnx`, or, of a decoder, `prefill.onnx` and `decode.onnx`; of an encoder
+            with a decoder the three graphs, named as Optimum names them.
+        kind: The model's.
+
+    Raises:
+        ModelError: One is missing.
+    """
+    if kind is Kind.ENCODER_DECODER:
+        found = [path / name for name in (ENCODER, DECODER, DECODER_WITH_PAST)]
+    elif path.is_dir():
+        both = [path / PREFILL, path / DECODE]
+        takes_both = kind is Kind.DECODER and all(file.is_file() for file in both)
+        found = both if takes_both else [path / GRAPH]
+    else:
+        found = [path]
+    if missing := [file for file in found if not file.is_file()]:
+        raise ModelError(f"There is no {missing[0]}.\nName the graph, or the folder that it is in.")
+    return found

@@ -1,0 +1,142 @@
+"""Decoders that other exporters wrote: their inputs and outputs, by whatever name, told by what they are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from amp_export.errors import RequestError, UnsupportedModelError
+from amp_export.exporters.dispatch import Precision
+from amp_export.exporters.models.decoder import Decoder, Past
+
+if TYPE_CHECKING:
+    from amp_export.architectures import LayerWidths
+    from amp_export.exporters.models.session import Floats, Integers, Port, Session
+
+CACHE_NAMES = (
+    # Optimum (`ORTModelForCausalLM`) and the onnxruntime-genai builder, 0.18
+    r"(?:past_key_values|past|present)\.(?P<layer>\d+)\.(?:decoder\.)?(?P<part>key|value)",
+    # transformers.exporters, 5.24: the path of a leaf, with what it is of where a graph takes and returns it
+    r"(?:input\.|output\.)?(?:cache|past_key_values)\.layers\.(?P<layer>\d+)\.(?P<part>key|value)s",
+    r"(?:past|present)_(?P<part>key|value)s?_(?P<layer>\d+)",
+)
+"""Names of keys and values, whole."""
+
+TOKENS = ("input_ids", "attention_mask", "position_ids")
+
+
+@dataclass(frozen=True)
+class Ports:
+    """What a graph takes and returns.
+
+    Attributes:
+        tokens: By our name, the dtypes of inputs for tokens.
+        past: The graph's names of inputs for keys and values, by layer and part.
+        present: The same of outputs.
+        logits: The output that has logits.
+    """
+
+    tokens: Mapping[str, str]
+    past: Mapping[tuple[int, str], str]
+    present: Mapping[tuple[int, str], str]
+    logits: str
+
+
+def map_ports(inputs: Mapping[str, Port], outputs: Iterable[str]) -> Ports:
+    """Tells what inputs and outputs are, by their names.
+
+    Args:
+        inputs: What a graph takes.
+        outputs: The names of what it returns.
+
+    Raises:
+        RequestError: Some cannot be told; they are listed.
+    """
+    tokens, past, unknown = {}, {}, []
+    for name, port in inputs.items():
+        if name in TOKENS:
+            tokens[name] = port.dtype
+        elif (key := cache_key(name)) is not None:
+            past[key] = name
+        else:
+            unknown.append(name)
+    names = list(outputs)
+    present = {key: name for name in names if (key := cache_key(name)) is not None}
+    logits = next((name for name in names if name == "logits"), None)
+    if unknown or logits is None or "input_ids" not in tokens:
+        missing = [
+            name for name, known in (("input_ids", "input_ids" in tokens), ("logits", logits is not None)) if not known
+        ]
+        problem = (
+            f"takes {', '.join(unknown)}, whose meaning cannot be told"
+            if unknown
+            else f"has no {' and no '.join(missing)}"
+        )
+        raise RequestError(
+            f"The graph {problem}.\nKnown are {', '.join(TOKENS)}, keys and values such as past_key_values.0.key, and "
+            "the output logits: rename them, or export with Optimum, transformers or the onnxruntime-genai builder."
+        )
+    return Ports(tokens, past, present, logits)
+
+
+class ForeignDecoder(Decoder):
+    """A decoder that another exporter wrote, loaded and ready; its precision is that of its logits.
+
+    `open_foreign` makes one.
+    """
+
+    def __init__(self, first: Session, later: Session, widths: Sequence[LayerWidths], *, head_dim: int) -> None:
+        """Takes the graphs for prompt and later tokens, which may be one, and the model's heads."""
+        self._sessions: tuple[Session, ...] = (first, later)
+        self._ports = tuple(map_ports(session.inputs, session.outputs) for session in self._sessions)
+        if not self._ports[1].past or not self._ports[0].present:
+            raise UnsupportedModelError("The graph takes or returns no keys and values: it is no decoder with a cache.")
+        self._widths = widths
+        self._head_dim = head_dim
+        self.num_layers = len(widths)
+        precision = first.outputs[self._ports[0].logits].precision
+        if precision is None:
+            raise UnsupportedModelError(
+                f"The graph's logits are {first.outputs[self._ports[0].logits].dtype}.\n"
+                f"Supported: {', '.join(Precision)}."
+            )
+        self.precision = precision
+        self.threads, self.description = first.threads, first.description
+        self.one_at_a_time = later.inputs["input_ids"].axes[1] == 1
+
+    def forward(
+        self, input_ids: Integers, attention_mask: Integers, position_ids: Integers, past: Past | None = None
+    ) -> tuple[Floats, Past]:
+        """See `Decoder.forward`."""
+        if not self._sessions:
+            raise ValueError("This decoder was closed.")
+        session, ports = self._sessions[past is not None], self._ports[past is not None]
+        given = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
+        values = {name: session.to_value(given[name].astype(dtype)) for name, dtype in ports.tokens.items()}
+        for (layer, part), name in ports.past.items():
+            key = f"{layer}.{part}"
+            values[name] = past.values[key] if past is not None else self._empty(session, layer, name, len(input_ids))
+        kept = list(ports.present.values())
+        logits, *present = session.run([ports.logits, *kept], values, keep=kept)
+        keys = (f"{layer}.{part}" for layer, part in ports.present)
+        return session.to_float32(logits), Past(attention_mask.shape[1], dict(zip(keys, present, strict=True)))
+
+    def close(self) -> None:
+        """Frees the weights."""
+        self._sessions = ()
+
+    def _empty(self, session: Session, layer: int, name: str, batch_size: int) -> Any:
+        import numpy as np
+
+        shape = (batch_size, self._widths[layer].key_value_heads, 0, self._head_dim)
+        return session.to_value(np.empty(shape, np.float32), session.inputs[name].precision)
+
+
+def cache_key(name: str) -> tuple[int, str] | None:
+    """The layer, and `key` or `value`, that a name is of; None where it is of something else."""
+    for pattern in CACHE_NAMES:
+        if (match := re.fullmatch(pattern, name)) is not None:
+            return int(match["layer"]), match["part"]
+    return None

@@ -1,0 +1,236 @@
+"""Engines as a backend of `transformers.exporters`: what is exported here, `ExportedModel.from_pretrained` opens.
+
+`register` makes it known; transformers has no entry point by which it could find it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import weakref
+from collections.abc import MutableMapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import DynamicCache, PreTrainedModel
+from transformers.exporters.auto import register_backend
+from transformers.exporters.base import EXPORT_MANIFEST_FILE, EXPORT_SCHEMA_VERSION, HfExporter
+from transformers.exporters.configs import ExportConfigMixin
+from transformers.exporters.exporter_dynamo import register_pytree_node
+from transformers.exporters.metadata import ExportMetadata, record_output_structure
+from transformers.exporters.runners.base import ModelRunner
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from amp_export.exporters.dispatch import Precision
+from amp_export.exporters.models.decoder import Past
+from amp_export.exporters.tensorrt.engines import ENGINE, FACTS, EngineFacts
+from amp_export.exporters.tensorrt.running import TensorrtDecoder, run
+
+FORMAT = "tensorrt"
+
+CACHE_NAMES = ("cache", "past_key_values")
+"""What models call the keys and values of the past: transformers 5.24 renamed the second to the first."""
+
+
+@dataclass
+class TensorrtConfig(ExportConfigMixin):
+    """What an engine is to be.
+
+    Attributes:
+        max_batch: The largest batch.
+        max_context: The most tokens of a text; by default 2048, or the model's context where that is shorter.
+        target: The device that it is for, as `--target` names it; by default the GPU in this machine.
+        runtime: What builds it, as `--runtime` names it; by default what is installed.
+        export_format: Fixed.
+    """
+
+    max_batch: int = 1
+    max_context: int | None = None
+    target: str | None = None
+    runtime: str | None = None
+    export_format: str = FORMAT
+
+
+@dataclass(frozen=True)
+class EngineProgram:
+    """An engine's folder."""
+
+    folder: Path
+
+
+class TensorrtExporter(HfExporter):
+    """Builds the engine of a decoder; one engine does prefill and decode."""
+
+    export_format = FORMAT
+    config_class = TensorrtConfig
+    program_suffix = ".engine"
+    required_packages: list[str] = ["torch", "onnx"]  # noqa: RUF012  as the base class has it
+
+    def export_program(
+        self, model: PreTrainedModel, sample_inputs: MutableMapping[str, Any], config: ExportConfigMixin
+    ) -> tuple[EngineProgram, ExportMetadata]:
+        """Builds an engine in the model's own precision.
+
+        Args:
+            model: A decoder whose graph is built directly.
+            sample_inputs: Not looked at: the graph is not traced.
+            config: What the engine is to be.
+
+        Raises:
+            AmpExportError: See `amp_export.api.export.export`.
+        """
+        del sample_inputs
+        assert isinstance(config, TensorrtConfig)
+        from amp_export.api.export import export
+        from amp_export.exporting.engines import EngineOptions
+        from amp_export.options import EngineRuntime, Format, TargetName
+
+        folder = Path(tempfile.mkdtemp(prefix="amp-export-"))
+        model.save_pretrained(folder / "checkpoint")
+        made = export(
+            folder / "checkpoint",
+            output=folder / "out",
+            to=Format.TENSORRT,
+            precision=Precision(str(model.dtype).removeprefix("torch.")),
+            engine=EngineOptions(
+                TargetName(config.target) if config.target is not None else None,
+                EngineRuntime(config.runtime) if config.runtime is not None else None,
+                config.max_batch,
+                config.max_context,
+            ),
+        )
+        facts = EngineFacts.load(made.folder)
+        program = EngineProgram(made.folder)
+        # an engine can be as large as its model: it stays on the disk, for as long as somebody holds it
+        weakref.finalize(program, shutil.rmtree, folder, ignore_errors=True)
+        return program, describe_calls(facts, type(model).__name__)
+
+    def export_for_generation(self, *_: Any, **__: Any) -> Any:
+        """Refused: a second engine for decoding would hold the weights twice."""
+        raise NotImplementedError("One engine does prefill and decode: use TensorrtExporter().export.")
+
+    @classmethod
+    def save_program(cls, program: EngineProgram, path: str | Path) -> None:
+        """Writes the engine, and what is known of it beside it."""
+        shutil.copy2(program.folder / ENGINE, path)
+        shutil.copy2(program.folder / FACTS, Path(path).parent / FACTS)
+
+    @classmethod
+    def load_program(cls, path: str | Path) -> EngineProgram:
+        """Finds an engine; it is loaded when it is run."""
+        return EngineProgram(Path(path).parent)
+
+    @classmethod
+    def program_files(cls, filename: str) -> list[str]:
+        """The engine, and what is known of it."""
+        return [filename, FACTS]
+
+
+class TensorrtRunner(ModelRunner):
+    """Runs an engine as the model that it came from is run, on tensors that stay on the GPU."""
+
+    def __init__(self, metadata: ExportMetadata, decoder: TensorrtDecoder) -> None:
+        super().__init__(metadata)
+        self._decoder = decoder
+
+    @property
+    def device(self) -> torch.device:
+        """Where the engine runs."""
+        return self._decoder.device
+
+    @classmethod
+    def from_program(cls, program: EngineProgram, metadata: ExportMetadata, device: Any = None) -> TensorrtRunner:
+        """Loads an engine onto the GPU.
+
+        Raises:
+            AmpExportError: See `running.run`.
+        """
+        if device is not None and torch.device(device).type != "cuda":
+            raise ValueError(f"An engine runs on a GPU, not on {device}.")
+        return cls(metadata, run(program.folder))
+
+    def __call__(self, share_inputs: bool = True, share_outputs: bool = False, **kwargs: Any) -> CausalLMOutputWithPast:
+        """Computes logits, and the keys and values for the next call.
+
+        Args:
+            share_inputs: As in transformers; the past is read in place.
+            share_outputs: As in transformers; what is returned is written for this call alone.
+            **kwargs: `input_ids`, and where there is something to say `attention_mask`, `position_ids` and the past.
+        """
+        del share_inputs, share_outputs
+        cache = next((kwargs[name] for name in CACHE_NAMES if kwargs.get(name) is not None), None)
+        length = cache.get_seq_length() if cache is not None else 0
+        input_ids = kwargs["input_ids"]
+        mask = kwargs.get("attention_mask")
+        if mask is None:
+            mask = input_ids.new_ones((input_ids.shape[0], length + input_ids.shape[1]))
+        positions = kwargs.get("position_ids")
+        if positions is None:
+            positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
+        past = Past(length, _by_name(cache)) if length else None
+        logits, present = self._decoder.step(input_ids, mask, positions, past)
+        return _output(logits, _as_cache(present, self._decoder.num_layers))
+
+
+def register() -> None:
+    """Makes engines known to transformers' exporters, once."""
+    from transformers.exporters.auto import EXPORT_BACKENDS
+
+    if FORMAT not in EXPORT_BACKENDS:
+        register_backend(TensorrtExporter, TensorrtRunner)
+
+
+def describe_calls(facts: EngineFacts, class_name: str) -> ExportMetadata:
+    """What transformers wants to know of an exported graph: how it is called, and what it returns."""
+    layers = sum(name.endswith(".key") for name in facts.inputs)
+    dtype = getattr(torch, facts.precision.value)
+    empty = {
+        f"past_key_values.{layer}.{part}": torch.zeros(1, 1, 1, 1, dtype=dtype)
+        for layer in range(layers)
+        for part in ("key", "value")
+    }
+    register_pytree_node(DynamicCache)
+    metadata = ExportMetadata(
+        architecture=class_name,
+        packages={facts.runtime.value: facts.version},
+        export_dtype=facts.precision.value,
+        kwargs={
+            **{name: {"dtype": facts.inputs[name].dtype, "rank": 2} for name in facts.inputs if "." not in name},
+            **{name: {"container": "DynamicCache"} for name in CACHE_NAMES},
+        },
+    )
+    output = _output(torch.zeros(1, dtype=dtype), _as_cache(Past(1, empty), layers))
+    record_output_structure(metadata, output)
+    return metadata
+
+
+def write_manifest(folder: Path, facts: EngineFacts, class_name: str) -> None:
+    """Writes `export.json`, by which `ExportedModel.from_pretrained` opens an engine's folder."""
+    component = {"file": ENGINE, "metadata": asdict(describe_calls(facts, class_name))}
+    content = {"schema_version": EXPORT_SCHEMA_VERSION, "export_format": FORMAT, "components": {"model": component}}
+    (folder / EXPORT_MANIFEST_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _output(logits: torch.Tensor, cache: DynamicCache) -> CausalLMOutputWithPast:
+    fields: Any = CausalLMOutputWithPast.__dataclass_fields__
+    named: dict[str, Any] = {next(name for name in CACHE_NAMES if name in fields): cache}
+    return CausalLMOutputWithPast(logits=logits, **named)
+
+
+def _by_name(cache: Any) -> dict[str, torch.Tensor]:
+    return {
+        f"past_key_values.{number}.{part}": tensor
+        for number, layer in enumerate(cache.layers)
+        for part, tensor in (("key", layer.keys), ("value", layer.values))
+    }
+
+
+def _as_cache(past: Past, num_layers: int) -> DynamicCache:
+    cache = DynamicCache()
+    for layer in range(num_layers):
+        keys, values = (past.values[f"past_key_values.{layer}.{part}"] for part in ("key", "value"))
+        cache.update(keys, values, layer)
+    return cache

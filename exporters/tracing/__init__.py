@@ -1,0 +1,1 @@
+"""Trace models through transformers' exporters, for ONNX and ExecuTorch."""

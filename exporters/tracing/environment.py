@@ -1,0 +1,85 @@
+"""What surrounds tracing: checks before it, silence and haste during it, and errors that name the model."""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from amp_export.errors import OutputError, UnsupportedModelError
+from amp_export.exporters.dispatch import Precision
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def check_traceable(model: PreTrainedModel, folder: Path, precision: Precision) -> None:
+    """Makes sure that a model can be traced into a folder.
+
+    Raises:
+        OutputError: The folder holds something.
+        ValueError: The model is set to training, or is not of that precision.
+    """
+    if model.training:
+        raise ValueError(f"{type(model).__name__} is set to training.\nCall its eval() first.")
+    if str(model.dtype) != f"torch.{precision.value}":
+        raise ValueError(f"{type(model).__name__} is in {model.dtype}.\nLoad it in {precision.value} to export it so.")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise OutputError(f"{folder} is not an empty folder.\nRemove it, or export to another.")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps what torch, transformers and the exporters print, log and warn of off the terminal.
+
+    Only stdout is caught: nothing but logs and warnings goes to stderr, and progress is drawn there.
+    """
+    disabled = logging.root.manager.disable
+    handlers = list(logging.root.handlers)
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        logging.disable(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            logging.disable(disabled)
+            # some modules add one of their own as they are imported
+            logging.root.handlers[:] = handlers
+
+
+@contextmanager
+def in_haste() -> Iterator[None]:
+    """Spares torch what only costs time."""
+    import torch._dynamo.config
+    import torch.fx.config
+
+    without_stacks = getattr(torch.fx.config, "do_not_emit_stack_traces", False)
+    torch.fx.config.do_not_emit_stack_traces = True
+    try:
+        # with lengths that vary, it costs more to look results up than to infer them again
+        with torch._dynamo.config.patch(fake_tensor_cache_enabled=False):
+            yield
+    finally:
+        torch.fx.config.do_not_emit_stack_traces = without_stacks
+
+
+@contextmanager
+def translated(model: PreTrainedModel) -> Iterator[None]:
+    """Says of whatever goes wrong while tracing which model it was and what to do."""
+    try:
+        yield
+    except (UnsupportedModelError, MemoryError):
+        raise
+    except Exception as error:  # tracing runs the model's own code, which may raise anything
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        reason = next((line.strip() for line in str(cause).splitlines() if line.strip()), "no reason given")
+        raise UnsupportedModelError(
+            f"{type(model).__name__} cannot be traced: {type(cause).__name__}: {reason}\n"
+            'Try a newer transformers and torch, or another attention: model.set_attn_implementation("eager").'
+        ) from error

@@ -1,0 +1,200 @@
+"""An encoder with a decoder as three graphs, named as Optimum names them.
+
+The first call of the decoder computes the keys and values of the encoder's output; all later calls are given them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from amp_export.errors import UnsupportedModelError
+from amp_export.exporters.onnx.sessions import DECODER, DECODER_WITH_PAST, ENCODER
+from amp_export.exporters.tracing.decoders import NEW, PAST, check_layers, contents, filled_cache, sample_past
+from amp_export.exporters.tracing.encoders import encoder_inputs
+from amp_export.exporters.tracing.jobs import BATCH, Axes, Job, Sample, cache_argument, sample_tokens, takes
+
+if TYPE_CHECKING:
+    from transformers import EncoderDecoderCache, PreTrainedModel
+
+_PARTS = ("decoder", "encoder")
+"""Whose keys and values: in the order in which `EncoderDecoderCache` takes the caches."""
+
+
+class Encoder(torch.nn.Module):
+    """Text or sound to the encoder's states."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Computes the states."""
+        return {"last_hidden_state": self.model.get_encoder()(**inputs, return_dict=True).last_hidden_state}
+
+
+class FirstStep(torch.nn.Module):
+    """New tokens and the encoder's states to logits, and to the keys and values of both."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        encoder_attention_mask: torch.Tensor | None = None,
+    ) -> dict[str, Any]:
+        """Computes one step."""
+        from transformers import DynamicCache, EncoderDecoderCache
+
+        cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        logits = decode(self.model, input_ids, encoder_hidden_states, encoder_attention_mask, cache)
+        return {"logits": logits, "present": both_contents(cache)}
+
+
+class LaterStep(torch.nn.Module):
+    """New tokens and the keys and values of both to logits and the decoder's next keys and values."""
+
+    def __init__(self, model: PreTrainedModel, width: int) -> None:
+        super().__init__()
+        self.model = model
+        self.width = width
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        past_key_values: Sequence[Mapping[str, Mapping[str, torch.Tensor]]],
+        encoder_attention_mask: torch.Tensor | None = None,
+    ) -> dict[str, Any]:
+        """Computes one step."""
+        from transformers import EncoderDecoderCache
+
+        caches = [filled_cache([layer[part] for layer in past_key_values]) for part in _PARTS]
+        keys = past_key_values[0]["encoder"]["key"]
+        # models look at the shape of the encoder's states even where the cache has their keys and values
+        states = keys.new_zeros((keys.shape[0], keys.shape[2], self.width))
+        cache = EncoderDecoderCache(*caches)
+        logits = decode(self.model, input_ids, states, encoder_attention_mask, cache)
+        return {"logits": logits, "present": [{"decoder": layer["decoder"]} for layer in both_contents(cache)]}
+
+
+def decode(
+    model: PreTrainedModel,
+    input_ids: torch.Tensor,
+    encoder_hidden_states: torch.Tensor,
+    encoder_attention_mask: torch.Tensor | None,
+    cache: EncoderDecoderCache,
+) -> torch.Tensor:
+    """Calls the model with what the encoder computed before; the cache is filled."""
+    from transformers.modeling_outputs import BaseModelOutput
+
+    cache_name = cache_argument(model)
+    assert cache_name is not None
+    arguments = {
+        "encoder_outputs": BaseModelOutput(last_hidden_state=encoder_hidden_states),
+        "decoder_input_ids": input_ids,
+        cache_name: cache,
+        "use_cache": True,
+        "return_dict": True,
+    }
+    if encoder_attention_mask is not None:
+        arguments["attention_mask"] = encoder_attention_mask
+    logits: torch.Tensor = model(**arguments).logits
+    return logits
+
+
+def both_contents(cache: EncoderDecoderCache) -> list[dict[str, dict[str, torch.Tensor]]]:
+    """The keys and values of each layer, the decoder's own and those of the encoder's states."""
+    own, cross = contents(cache.self_attention_cache), contents(cache.cross_attention_cache)
+    return [dict(zip(_PARTS, layer, strict=True)) for layer in zip(own, cross, strict=True)]
+
+
+def seq2seq_jobs(model: PreTrainedModel) -> list[Job]:
+    """The three graphs of an encoder with a decoder.
+
+    - `encoder_model.onnx`: `input_ids` and `attention_mask`, or `input_features`, to `last_hidden_state`.
+    - `decoder_model.onnx`: `input_ids`, `encoder_hidden_states` and `encoder_attention_mask` to `logits` and
+      `present.N.decoder|encoder.key|value`. Models of sound have no mask.
+    - `decoder_with_past_model.onnx`: `input_ids`, `past_key_values.N.decoder|encoder.key|value` and
+      `encoder_attention_mask` to `logits` and `present.N.decoder.key|value`; the encoder's stay as they are.
+
+    Raises:
+        UnsupportedModelError: The model takes neither text nor sound, or keeps other things than keys and values.
+    """
+    inputs = _source_inputs(model)
+    encoder = Encoder(model)
+    with torch.no_grad():
+        states = encoder(**{name: sample.tensor for name, sample in inputs.items()})["last_hidden_state"]
+    mask = {}
+    if "attention_mask" in inputs:
+        mask["encoder_attention_mask"] = Sample(inputs["attention_mask"].tensor, _SOURCE)
+    tokens = {"input_ids": Sample(sample_tokens(model, NEW), ("batch_size", "decoder_sequence_length"))}
+    hidden = {"encoder_hidden_states": Sample(states, (*_SOURCE, None))}
+    past = {"past_key_values": _sample_pasts(model, states)}
+    encoded: Mapping[str, Axes] = {"last_hidden_state": ("batch_size",)}
+    return [
+        Job(ENCODER, encoder, inputs, encoded),
+        Job(DECODER, FirstStep(model), {**tokens, **hidden, **mask}, _outputs("decoder_sequence_length")),
+        Job(
+            DECODER_WITH_PAST,
+            LaterStep(model, states.shape[-1]),
+            {**tokens, **past, **mask},
+            _outputs("total_decoder_sequence_length"),
+        ),
+    ]
+
+
+_SOURCE: Axes = ("batch_size", "encoder_sequence_length")
+
+
+def _outputs(length: str) -> dict[str, Axes]:
+    lengths = {"decoder": length, "encoder": "encoder_sequence_length"}
+    states: dict[str, Axes] = {
+        f"present.N.{part}.{kind}": ("batch_size", None, lengths[part], None)
+        for part in _PARTS
+        for kind in ("key", "value")
+    }
+    return {"logits": ("batch_size", "decoder_sequence_length", None), **states}
+
+
+def _source_inputs(model: PreTrainedModel) -> dict[str, Sample]:
+    if model.main_input_name == "input_features":
+        return {"input_features": Sample(_sample_sound(model), ("batch_size", None, None))}
+    if model.main_input_name != "input_ids" or takes(model, "pixel_values"):
+        raise UnsupportedModelError(
+            f"{type(model).__name__} takes {model.main_input_name}.\n"
+            "Supported are encoders of text, or of sound like Whisper's, with a decoder."
+        )
+    samples = encoder_inputs(model)
+    return {name: Sample(samples[name].tensor, _SOURCE) for name in ("input_ids", "attention_mask")}
+
+
+def _sample_sound(model: PreTrainedModel) -> torch.Tensor:
+    """Features of the one length that Whisper takes: two for each of its encoder's positions."""
+    length = 2 * model.get_encoder().embed_positions.weight.shape[0]
+    bins = model.get_encoder().conv1.in_channels
+    return torch.linspace(-1, 1, BATCH * bins * length, dtype=model.dtype, device=model.device).reshape(
+        BATCH, bins, length
+    )
+
+
+def _sample_pasts(model: PreTrainedModel, states: torch.Tensor) -> list[dict[str, dict[str, Sample]]]:
+    """A past for each layer, shaped as the layer's own keys and values are."""
+    from transformers import DynamicCache, EncoderDecoderCache
+
+    cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+    with torch.no_grad():
+        decode(model, sample_tokens(model, NEW), states, None, cache)
+    check_layers(model, [*cache.self_attention_cache.layers, *cache.cross_attention_cache.layers])
+    lengths = {
+        "decoder": (PAST, "past_decoder_sequence_length"),
+        "encoder": (states.shape[1], "encoder_sequence_length"),
+    }
+    return [
+        {part: {kind: sample_past(tensor, *lengths[part]) for kind, tensor in layer[part].items()} for part in _PARTS}
+        for layer in both_contents(cache)
+    ]
