@@ -11,33 +11,36 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from amp_export.api.benchmark import BenchmarkReport, benchmark
+    from amp_export.api.benchmark import benchmark
     from amp_export.api.convert import ConvertOptions, convert
-    from amp_export.api.export import ExportResult, export
-    from amp_export.api.prune import PruneResult, prune
+    from amp_export.api.export import export
+    from amp_export.api.prune import prune
     from amp_export.api.validate import validate
-    from amp_export.benchmarking.runners import Setup
+    from amp_export.benchmarking.results import BenchmarkReport
+    from amp_export.benchmarking.setup import Setup
     from amp_export.benchmarking.workloads import Sweep
     from amp_export.checkpoints.loading import register
     from amp_export.devices.bundle import BundleResult, bundle
     from amp_export.devices.remote import DeviceOptions, benchmark_on_device
     from amp_export.doctor.diagnose import Diagnosis, diagnose
     from amp_export.errors import AmpExportError
-    from amp_export.exporters.dispatch import Precision
+    from amp_export.exporting.run import ExportResult
     from amp_export.options import (
         Allocation,
         DeviceRuntime,
         Format,
         HeadPolicy,
         PerLayer,
+        Precision,
         Runtime,
         TargetName,
         Uniform,
         Via,
     )
     from amp_export.parity.results import ParityReport
-    from amp_export.pruning.candidates import PlanSettings
+    from amp_export.pruning.pipeline import PruneResult
     from amp_export.pruning.plan import LayerPlan, Plan
+    from amp_export.pruning.settings import PlanSettings
     from amp_export.reporting.report import Report
 
 __version__ = "0.1.0"

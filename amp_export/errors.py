@@ -18,6 +18,13 @@ The tree::
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+
 
 class AmpExportError(Exception):
     """Base of all errors that are the user's to mend.
@@ -85,3 +92,8 @@ class VerificationError(AmpExportError):
     """Something was written that does not compute what it must."""
 
     exit_code = 1
+
+
+def first_line(error: BaseException) -> str:
+    """Returns the first line of an error's text, or the name of its class."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -10,11 +10,10 @@ import tempfile
 from pathlib import Path
 
 from amp_export.checkpoints.reading import open_checkpoint
-from amp_export.exporters.dispatch import Precision
 from amp_export.exporters.onnx import export as export_onnx
 from amp_export.exporters.tensorrt import EngineFacts, EngineSettings, Limits, export, load_runtime
 from amp_export.hardware.targets import TARGETS
-from amp_export.options import TargetName
+from amp_export.options import Precision, TargetName
 
 GPU = TargetName.RTX5090
 """The newest compute capability; tests build small engines for the others."""

@@ -2,67 +2,16 @@
 
 from __future__ import annotations
 
-import enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amp_export.errors import RequestError
+from amp_export.options import Opset, Precision, Provider
 
 if TYPE_CHECKING:
     from amp_export.exporters.models.kinds import GraphModel
     from amp_export.exporters.onnx import GraphDescription
     from amp_export.exporters.tensorrt.running import TensorrtDecoder
-
-
-class Precision(enum.StrEnum):
-    """The dtype of an exported graph's weights, activations, keys and values."""
-
-    FLOAT32 = "float32"
-    FLOAT16 = "float16"
-    BFLOAT16 = "bfloat16"
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of one value."""
-        return 4 if self is Precision.FLOAT32 else 2
-
-
-class Opset(enum.StrEnum):
-    """The version of ONNX operators that a graph is made of."""
-
-    OPSET_20 = "20"
-    """For TensorRT before 10.15 and ONNX Runtime before 1.23."""
-    OPSET_23 = "23"
-    """The first with Attention, RotaryEmbedding and RMSNormalization."""
-
-    @property
-    def version(self) -> int:
-        """As a number."""
-        return int(self.value)
-
-    @property
-    def ir_version(self) -> int:
-        """The version of the file format that came with it: `VERSION_TABLE`, helper.py, onnx 1.23."""
-        return {"20": 9, "23": 11}[self.value]
-
-
-class Provider(enum.StrEnum):
-    """What computes an ONNX graph within ONNX Runtime."""
-
-    CPU = "cpu"
-    CUDA = "cuda"
-    TENSORRT = "tensorrt"
-    TENSORRT_RTX = "tensorrt-rtx"
-
-    @property
-    def onnxruntime_name(self) -> str:
-        """As ONNX Runtime calls it."""
-        return {
-            "cpu": "CPUExecutionProvider",
-            "cuda": "CUDAExecutionProvider",
-            "tensorrt": "TensorrtExecutionProvider",
-            "tensorrt-rtx": "NvTensorRTRTXExecutionProvider",
-        }[self.value]
 
 
 def exported_bytes(folder: Path) -> int:

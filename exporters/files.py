@@ -2,10 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from amp_export.errors import ModelError
 from amp_export.options import Format
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+
+
+PAGE_BYTES = 4096
+"""Offsets are multiples of it, so that a runtime can map each tensor: `TensorProto.external_data`, onnx.proto."""
+
+CACHE_LINE_BYTES = 64
+"""Alignment of tensors smaller than a page, which are not worth a page of padding."""
+
+
+GRAPH = "model.onnx"
+
+WEIGHTS = "model.onnx.data"
+
 
 MODEL = "model"
 PARTS = ("encoder_model", "decoder_model", "decoder_with_past_model")
@@ -32,3 +52,9 @@ def exported_files(folder: Path, to: Format) -> tuple[Path, ...]:
         if not (folder / name).is_file():
             raise ModelError(f"{folder} holds no {name}.\nExport a checkpoint first: amp-export export --to {to}.")
     return tuple(folder / name for name in names)
+
+
+def aligned_offset(end: int, nbytes: int) -> int:
+    """Where a tensor of that size starts in a data file that is filled up to `end`."""
+    alignment = PAGE_BYTES if nbytes >= PAGE_BYTES else CACHE_LINE_BYTES
+    return math.ceil(end / alignment) * alignment

@@ -101,7 +101,7 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Conve
     from typer.testing import CliRunner
 
     from amp_export.api import convert as converting
-    from amp_export.api.benchmark import rounds as benchmark_rounds
+    from amp_export.benchmarking import rounds as benchmark_rounds
     from amp_export.cli import app
     from amp_export.hardware import machine
 

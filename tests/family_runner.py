@@ -9,8 +9,8 @@ import torch
 from transformers import PreTrainedModel
 
 from amp_export.architectures import Modality, ModelConfig, Projection
+from amp_export.inputs.batches import Batch
 from amp_export.inputs.random import compared_output, random_inputs
-from amp_export.pruning.hooks import Batch
 from amp_export.pruning.plan import LayerPlan, Plan
 from amp_export.pruning.scoring import Scores, score_batches, score_tokens
 

@@ -20,10 +20,10 @@ from tiny_models import save_tiny_model, save_tiny_tokenizer
 from typer.testing import CliRunner
 
 from amp_export.architectures import find_architecture
-from amp_export.checkpoints.known_fields import check_known_fields
 from amp_export.checkpoints.loading import load_model, load_tokenizer
 from amp_export.checkpoints.reading import SINGLE, open_checkpoint, read_config
 from amp_export.checkpoints.sources import resolve_model
+from amp_export.checkpoints.unsupported import check_known_fields
 from amp_export.cli import app
 from amp_export.errors import ModelError, UnsupportedModelError
 
@@ -120,8 +120,7 @@ def test_it_is_refused_with_what_to_do_and_the_output_is_untouched(case: str, fo
 
 
 def test_every_class_and_config_in_the_advice_is_one_of_transformers() -> None:
-    from amp_export.checkpoints.adapters import _AUTO_CLASSES
-    from amp_export.checkpoints.quantized import _CONFIGS
+    from amp_export.checkpoints.unsupported import _AUTO_CLASSES, _CONFIGS
 
     for name in (*_AUTO_CLASSES.values(), *_CONFIGS.values()):
         assert hasattr(transformers, name), name
@@ -140,12 +139,12 @@ def test_a_field_that_is_declared_and_not_known_is_refused(folder: Path) -> None
 
 
 def test_pruning_checks_the_fields(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from amp_export.api import prune as pruning
+    from amp_export.pruning import pipeline
 
     def refuse(*_: object) -> None:
         raise UnsupportedModelError("a field")
 
-    monkeypatch.setattr(pruning, "check_known_fields", refuse)
+    monkeypatch.setattr(pipeline, "check_known_fields", refuse)
     result = CliRunner().invoke(app, ["prune", "--model", str(folder), "--ratio", "0.2", "-o", str(tmp_path / "out")])
     assert (result.exit_code, "a field" in result.stderr) == (2, True)
     assert not (tmp_path / "out").exists()
@@ -301,15 +300,15 @@ def test_tied_weights_stay_tied(model_type: str, tmp_path: Path) -> None:
 
 
 def test_shards_are_read_and_written(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from amp_export.api import prune as pruning
-    from amp_export.checkpoints.reading import write_checkpoint
+    from amp_export.checkpoints.writing import write_checkpoint
+    from amp_export.pruning import pipeline
 
     whole = load_model(folder)
     whole.save_pretrained(tmp_path / "sharded", max_shard_size="20KB")
     save_tiny_tokenizer(tmp_path / "sharded")
     assert len(list((tmp_path / "sharded").glob("model-*.safetensors"))) > 2
     monkeypatch.setattr(
-        pruning, "write_checkpoint", lambda *given, **named: write_checkpoint(*given, **named, shard_bytes=20_000)
+        pipeline, "write_checkpoint", lambda *given, **named: write_checkpoint(*given, **named, shard_bytes=20_000)
     )
     pruned = []
     for source, output in ((folder, "out"), (tmp_path / "sharded", "out from shards")):

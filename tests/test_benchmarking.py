@@ -13,21 +13,20 @@ from pathlib import Path
 import pytest
 from tiny_models import save_tiny_model
 
-from amp_export.api.benchmark import benchmark_models
-from amp_export.api.benchmark import rounds as benchmark_rounds
 from amp_export.architectures import parameter_count
+from amp_export.benchmarking import rounds as benchmark_rounds
+from amp_export.benchmarking.comparison import benchmark_models
 from amp_export.benchmarking.processes import start_worker
 from amp_export.benchmarking.roofline import step_bytes, weight_bytes_per_token
-from amp_export.benchmarking.runners import Setup
+from amp_export.benchmarking.setup import Setup
 from amp_export.benchmarking.statistics import Conclusion
 from amp_export.benchmarking.timing import Round, draw_inputs
 from amp_export.benchmarking.workloads import Sweep, Workload
 from amp_export.checkpoints.reading import open_checkpoint, read_config
 from amp_export.errors import AmpExportError, ModelError, RequestError
-from amp_export.exporters.dispatch import Precision, Provider
 from amp_export.exporters.onnx import export
 from amp_export.hardware import machine
-from amp_export.options import Runtime
+from amp_export.options import Precision, Provider, Runtime
 
 TASK = Round(Workload(batch_size=2, prompt_tokens=8, decode_tokens=3), vocab_size=101, seed=0)
 ONE = Setup(threads=1)

@@ -21,9 +21,8 @@ from amp_export.devices.archives import read_first, write_archive
 from amp_export.devices.bundle import bundle, choose_opset, find_bundle, is_current
 from amp_export.devices.references import reference_cases
 from amp_export.errors import OutputError, RequestError, UnsupportedModelError
-from amp_export.exporters.dispatch import Opset, Precision
 from amp_export.exporters.limits import Limits
-from amp_export.options import TargetName
+from amp_export.options import Opset, Precision, TargetName
 
 SCRIPTS = sorted(
     file.name for file in files("amp_export.exporters.tensorrt.device").iterdir() if file.name.endswith(".py")

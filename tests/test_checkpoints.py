@@ -11,15 +11,10 @@ import torch
 from safetensors.numpy import load_file, save_file
 from tiny_models import save_tiny_model
 
+from amp_export.checkpoints.hashing import hash_weights
 from amp_export.checkpoints.loading import load_model
-from amp_export.checkpoints.reading import (
-    check_finite,
-    hash_weights,
-    open_checkpoint,
-    read_config,
-    save_tensors,
-    write_checkpoint,
-)
+from amp_export.checkpoints.reading import check_finite, open_checkpoint, read_config
+from amp_export.checkpoints.writing import save_tensors, write_checkpoint
 from amp_export.errors import ModelError, UnsupportedModelError
 
 

@@ -13,11 +13,11 @@ from conftest import Converted
 from tiny_models import save_tiny_model
 from typer.testing import CliRunner
 
-import amp_export.api.prune
-from amp_export.api.benchmark import rounds as benchmark_rounds
+from amp_export.benchmarking import rounds as benchmark_rounds
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.cli import app
 from amp_export.hardware import machine
+from amp_export.pruning import pipeline
 from amp_export.pruning.reload_check import ReloadProof
 
 pytest.importorskip("onnxscript", reason="onnxscript is not installed")
@@ -98,7 +98,7 @@ def test_the_steps_start_from_what_the_whole_way_wrote(
 def test_pruning_by_a_plan_or_by_scores_needs_no_samples(
     converted: Callable[[str], Converted], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(amp_export.api.prune, "prove_reload", lambda *_, **__: ReloadProof("left out", 0, 0))
+    monkeypatch.setattr(pipeline, "prove_reload", lambda *_, **__: ReloadProof("left out", 0, 0))
     done = converted("vit")
     common = ["prune", "--model", done.checkpoint, "--output", tmp_path / "out"]
     assert run(*common, "--plan", done.output / "plan.json").exit_code == 0

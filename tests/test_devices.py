@@ -16,16 +16,16 @@ from loopback import SFTP_SERVER, SSHD, Loopback
 from typer.testing import CliRunner
 
 from amp_export.benchmarking.statistics import Conclusion
-from amp_export.checkpoints.reading import hash_file
+from amp_export.checkpoints.hashing import hash_file
 from amp_export.cli import app
 from amp_export.devices import remote_commands as device_commands
 from amp_export.devices.remote import DeviceOptions, benchmark_on_device
 from amp_export.devices.remote import remote as devices
+from amp_export.devices.reports import read_device_report
 from amp_export.devices.ssh import Address, Connection
 from amp_export.errors import DeviceError, RequestError
 from amp_export.outputs.manifest import Manifest
 from amp_export.progress import Silent
-from amp_export.reporting.devices import read_device_report
 from amp_export.reporting.report import Report
 
 needs_sshd = pytest.mark.skipif(

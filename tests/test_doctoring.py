@@ -16,12 +16,12 @@ from amp_export import PlanSettings, diagnose
 from amp_export.architectures import find_architecture, supported_model_types
 from amp_export.checkpoints.reading import read_config
 from amp_export.cli import app
-from amp_export.doctor.loaders import EDGE_LLM, LLAMA_CPP, RUNTIMES, VLLM, Status
+from amp_export.doctor.loaders import EDGE_LLM, LLAMA_CPP, RUNTIMES, VLLM
+from amp_export.doctor.rules import Status
 from amp_export.doctor.verdicts import Verdict
 from amp_export.errors import PlanError
-from amp_export.exporters.dispatch import Precision
 from amp_export.hardware.targets import TARGETS
-from amp_export.options import HeadPolicy, PerLayer, TargetName, Uniform
+from amp_export.options import HeadPolicy, PerLayer, Precision, TargetName, Uniform
 from amp_export.pruning.planning import make_plan
 from amp_export.pruning.rewriting import RewriteKind, rewrite
 from amp_export.pruning.scoring import Scores

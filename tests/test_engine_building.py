@@ -14,12 +14,11 @@ from typer.testing import CliRunner, Result
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.cli import app
 from amp_export.errors import RequestError
-from amp_export.exporters.dispatch import Opset
 from amp_export.exporting.engines import EngineOptions, prepare_engine
 from amp_export.exporting.overflow import LIMIT, check_float16, find_overflows
 from amp_export.hardware import gpus
 from amp_export.hardware.gpus import Gpu, find_gpu
-from amp_export.options import TargetName
+from amp_export.options import Opset, TargetName
 from amp_export.outputs.manifest import Manifest
 from amp_export.reporting.report import Report
 

@@ -13,12 +13,12 @@ import pytest
 from onnx import helper, numpy_helper
 from tiny_models import save_tiny_model, save_tiny_tokenizer
 
-from amp_export.api.validate import compare
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.errors import RequestError
-from amp_export.exporters.dispatch import Opset, Precision
 from amp_export.exporters.onnx import export
+from amp_export.options import Opset, Precision
 from amp_export.parity.case_files import read_cases
+from amp_export.parity.comparison import compare
 from amp_export.parity.decoder_cases import Case
 from amp_export.parity.explain.explanation import Explanation, explain, look_into
 from amp_export.progress import Silent

@@ -20,7 +20,6 @@ from test_parity_encoders import swap_heads, wrong_model
 from tiny_models import save_tiny_model, save_tiny_tokenizer
 from typer.testing import CliRunner
 
-from amp_export.api.validate import compare, compare_foreign
 from amp_export.architectures import Kind, supported_model_types
 from amp_export.checkpoints.loading import load_model, module_names
 from amp_export.checkpoints.reading import open_checkpoint
@@ -30,6 +29,7 @@ from amp_export.exporters.onnx import export
 from amp_export.exporters.onnx.introspection.scopes import SCOPES, Scoped, enclosing, module_values, returned_values
 from amp_export.exporters.onnx.sessions import DECODER, DECODER_WITH_PAST, ENCODER, exported_graphs
 from amp_export.exporters.onnx.third_party import foreign_files
+from amp_export.parity.comparison import compare, compare_foreign
 from amp_export.parity.encoder_cases import EncoderCase
 from amp_export.parity.explain.explanation import Explanation, explain, look_into
 from amp_export.parity.seq2seq_cases import WritingCase

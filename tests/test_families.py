@@ -20,25 +20,24 @@ import torch
 from family_runner import mask, measured_scores, run
 from tiny_models import save_tiny_model, save_tiny_tokenizer
 
-from amp_export.api.export import export_into
-from amp_export.api.prune import save_pruned
-from amp_export.api.validate import compare
 from amp_export.architectures import Kind, LayerWidths, ModelConfig, find_architecture, supported_model_types
 from amp_export.checkpoints.loading import load_model, load_tokenizer
 from amp_export.checkpoints.reading import Checkpoint, open_checkpoint
-from amp_export.exporters.dispatch import Precision
 from amp_export.exporters.models.decoder import GraphDecoder
 from amp_export.exporters.onnx import can_build
 from amp_export.exporters.onnx import run as open_graph
-from amp_export.options import HeadPolicy, PerLayer, Via
+from amp_export.exporting.run import export_into
+from amp_export.options import HeadPolicy, PerLayer, Precision, Via
+from amp_export.parity.comparison import compare
 from amp_export.parity.decoder_cases import Case, replay
 from amp_export.progress import Silent
-from amp_export.pruning.candidates import PlanSettings
+from amp_export.pruning.pipeline import save_pruned
 from amp_export.pruning.plan import Plan, removed_ratio
 from amp_export.pruning.planning import keep_most_important, make_plan
 from amp_export.pruning.reload_check import Claim, expect, prove_reloads
 from amp_export.pruning.rewriting import RewriteKind, rewrite
 from amp_export.pruning.scoring import Scores
+from amp_export.pruning.settings import PlanSettings
 from amp_export.pruning.slicing import prune_module
 
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")

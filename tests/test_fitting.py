@@ -18,10 +18,9 @@ from amp_export.benchmarking.roofline import weight_bytes_per_token
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.doctor.memory import Fit, Fitting, Room, Subject, can_fit, fit_models
 from amp_export.errors import RequestError
-from amp_export.exporters.dispatch import Precision
 from amp_export.exporters.limits import Limits, choose_limits
 from amp_export.exporters.onnx import export
-from amp_export.options import TargetName
+from amp_export.options import Precision, TargetName
 
 GPUS = [name for name in TargetName if name is not TargetName.CPU]
 

@@ -17,7 +17,6 @@ from conftest import Converted
 from tiny_models import save_tiny_model, save_tiny_tokenizer
 from typer.testing import CliRunner, Result
 
-from amp_export.api.validate import compare_foreign
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.cli import app
 from amp_export.errors import ModelError, RequestError
@@ -25,6 +24,7 @@ from amp_export.exporters.models.session import Port
 from amp_export.exporters.onnx import export
 from amp_export.exporters.onnx.introspection.scopes import MODULES
 from amp_export.exporters.onnx.third_party_decoders import map_ports
+from amp_export.parity.comparison import compare_foreign
 
 NAMES = {
     "past_key_values.3.key": (3, "key"),

@@ -8,7 +8,7 @@ import pytest
 
 from amp_export.errors import OutputError
 from amp_export.outputs.manifest import Manifest, SourceRecord, package_versions
-from amp_export.outputs.staging import MANIFEST
+from amp_export.outputs.names import MANIFEST
 from amp_export.reporting.report import JSON_NAME, Report
 
 MANIFEST_OF_A_MODEL = Manifest(source=SourceRecord("demo", "/models/demo", "ab"), config_before={"hidden_size": 4})

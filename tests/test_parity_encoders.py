@@ -11,12 +11,12 @@ import torch
 from conftest import Converted
 from tiny_models import save_tiny_model
 
-from amp_export.api.validate import NOISE_FACTOR, compare
 from amp_export.architectures import ModelConfig
 from amp_export.checkpoints.loading import load_model
 from amp_export.checkpoints.reading import open_checkpoint, read_config
-from amp_export.exporters.dispatch import Precision
 from amp_export.exporters.onnx import trace
+from amp_export.options import Precision
+from amp_export.parity.comparison import compare
 from amp_export.parity.encoder_cases import (
     EncoderCase,
     encoder_cases,
@@ -25,6 +25,7 @@ from amp_export.parity.encoder_cases import (
     text_inputs,
     torch_encoder,
 )
+from amp_export.parity.reference import NOISE_FACTOR
 from amp_export.progress import Silent
 
 POOL = np.arange(4, 90)

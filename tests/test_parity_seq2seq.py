@@ -10,12 +10,12 @@ from conftest import Converted
 from test_parity_encoders import wrong_model
 from tiny_models import save_tiny_model
 
-from amp_export.api.validate import compare
 from amp_export.architectures import ModelConfig, find_architecture
 from amp_export.checkpoints.reading import read_config
-from amp_export.exporters.dispatch import Precision
 from amp_export.exporters.models.encoder_decoder import GraphEncoderDecoder
 from amp_export.exporters.onnx import run
+from amp_export.options import Precision
+from amp_export.parity.comparison import compare
 from amp_export.parity.seq2seq_cases import WritingCase, graph_writer, replay_writing, writing_cases
 from amp_export.progress import Silent
 

@@ -11,8 +11,7 @@ import torch
 from safetensors.numpy import load_file
 from transformers import AutoTokenizer
 
-import amp_export.api.prune
-from amp_export.api.prune import PruneResult, prune
+from amp_export.api.prune import prune
 from amp_export.checkpoints.loading import load_model, load_tokenizer
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.errors import (
@@ -25,11 +24,13 @@ from amp_export.errors import (
     RequestError,
     VerificationError,
 )
+from amp_export.inputs.batches import tokenize
 from amp_export.options import HeadPolicy, Uniform
 from amp_export.outputs.manifest import Manifest
+from amp_export.pruning import pipeline
+from amp_export.pruning.pipeline import PruneResult
 from amp_export.pruning.plan import Plan
 from amp_export.pruning.reload_check import Expectation, ReloadProof, expect, prove_reload
-from amp_export.pruning.scoring import tokenize
 
 
 @pytest.fixture(scope="module")
@@ -88,14 +89,14 @@ def test_the_tokenizer_travels_along(pruned: tuple[Path, PruneResult], tiny_llam
 @pytest.fixture
 def without_proof(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves out the second process, which takes seconds to import torch; other tests run it."""
-    monkeypatch.setattr(amp_export.api.prune, "prove_reload", lambda *_, **__: ReloadProof("left out", 0, 0))
+    monkeypatch.setattr(pipeline, "prove_reload", lambda *_, **__: ReloadProof("left out", 0, 0))
 
 
 @pytest.mark.usefixtures("without_proof")
 def test_one_scoring_serves_another_ratio(
     pruned: tuple[Path, PruneResult], tiny_llama: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(amp_export.api.prune, "score", lambda *_, **__: pytest.fail("scored again"))
+    monkeypatch.setattr(pipeline, "score", lambda *_, **__: pytest.fail("scored again"))
     scores = pruned[0] / "scores.safetensors"
     result = prune(tiny_llama, output=tmp_path / "out", ratio=0.3, snap=1, calibration=prompts, scores=scores)
     assert result.plan.achieved > pruned[1].plan.achieved

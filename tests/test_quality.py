@@ -13,10 +13,10 @@ import torch
 from tiny_models import save_tiny_model
 from transformers import PreTrainedModel
 
-from amp_export.api.prune import quality
 from amp_export.architectures import Kind, find_architecture, supported_model_types
 from amp_export.checkpoints.loading import load_model
 from amp_export.parity.metrics import agree
+from amp_export.pruning import quality
 from amp_export.pruning.quality import Quality, compare, run_dense
 
 DECODERS = [name for name in supported_model_types() if find_architecture(name).kind is Kind.DECODER]

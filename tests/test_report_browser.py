@@ -13,7 +13,7 @@ from conftest import Converted
 from sample_reports import bare_report, encoder_report, full_report, manifest, save_layers
 
 from amp_export.reporting.html.page import to_html
-from amp_export.reporting.html.palette import TEXT_CONTRAST
+from amp_export.reporting.html.svg import TEXT_CONTRAST
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")
 
@@ -130,7 +130,7 @@ COLOURS = """
 
 
 def contrast_on_white(colour: str) -> float:
-    from amp_export.reporting.html.palette import WHITE, contrast
+    from amp_export.reporting.html.svg import WHITE, contrast
 
     parts = colour.removeprefix("rgb(").removesuffix(")").split(",")
     return contrast("#" + "".join(f"{int(part):02x}" for part in parts), WHITE)

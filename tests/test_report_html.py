@@ -21,7 +21,7 @@ from amp_export.options import ReportFormat
 from amp_export.outputs.manifest import Manifest
 from amp_export.reporting import reproduce as report_commands
 from amp_export.reporting.files import save_report, update_report, write_forms
-from amp_export.reporting.html import palette
+from amp_export.reporting.html import svg as palette
 from amp_export.reporting.html.page import to_html
 from amp_export.reporting.layers import layer_counts, read_importance
 from amp_export.reporting.report import Report

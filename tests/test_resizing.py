@@ -17,13 +17,13 @@ from tiny_models import save_tiny_model, save_tiny_tokenizer
 from transformers import PreTrainedModel
 from typer.testing import CliRunner
 
-from amp_export.api.prune import save_pruned
 from amp_export.architectures import RESIZED_MODEL_TYPE, Kind, ModelConfig, supported_model_types
 from amp_export.checkpoints import modeling_amp
 from amp_export.checkpoints.loading import load_model, load_tokenizer, register
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.cli import app
 from amp_export.errors import ModelError
+from amp_export.pruning.pipeline import save_pruned
 from amp_export.pruning.plan import LayerPlan, Plan
 from amp_export.pruning.reload_check import expect, prove_reload
 from amp_export.pruning.rewriting import RewriteKind, rewrite

@@ -14,8 +14,9 @@ from amp_export.architectures import ModelConfig, find_architecture
 from amp_export.checkpoints.loading import load_model
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.errors import CalibrationError, ModelError
+from amp_export.inputs.batches import batches
 from amp_export.pruning.hooks import head_contributions
-from amp_export.pruning.scoring import Scores, batches, score_tokens
+from amp_export.pruning.scoring import Scores, score_tokens
 
 PROMPTS = [[3, 1, 4, 1, 5, 9], [2, 7], [1] * 23, [8, 2, 8, 1, 8, 2, 8, 4, 5, 9, 0]]
 

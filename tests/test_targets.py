@@ -9,10 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from amp_export.cli import app
-from amp_export.exporters.dispatch import Opset
 from amp_export.hardware.target_facts import NumberFormat, Target, TensorRt
 from amp_export.hardware.targets import GB_PER_SECOND, GIB, TARGETS
-from amp_export.options import TargetName
+from amp_export.options import Opset, TargetName
 
 PAGE = Path(__file__).parents[1] / "docs" / "targets.md"
 

@@ -11,13 +11,15 @@ from hypothesis import strategies as st
 from tiny_models import BUILDABLE, save_tiny_model, save_tiny_tokenizer
 
 from amp_export.api.export import export
-from amp_export.api.validate import NOISE_FACTOR, compare, validate
+from amp_export.api.validate import validate
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.errors import OutputError
-from amp_export.exporters.dispatch import Precision
 from amp_export.exporters.onnx import export as export_onnx
+from amp_export.options import Precision
 from amp_export.outputs.manifest import Manifest
+from amp_export.parity.comparison import compare
 from amp_export.parity.decoder_cases import Case, cases_within, draw_tokens, replay
+from amp_export.parity.reference import NOISE_FACTOR
 from amp_export.progress import Silent
 from amp_export.reporting.report import Report
 

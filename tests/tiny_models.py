@@ -166,7 +166,8 @@ def save_tiny_output(folder: Path) -> Path:
     from dataclasses import replace
 
     from amp_export.api.export import export
-    from amp_export.checkpoints.reading import hash_weights, open_checkpoint
+    from amp_export.checkpoints.hashing import hash_weights
+    from amp_export.checkpoints.reading import open_checkpoint
     from amp_export.outputs.manifest import Manifest, SourceRecord
 
     dense = open_checkpoint(save_tiny_model(folder / "checkpoint", "llama", num_hidden_layers=2))

@@ -7,26 +7,28 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from amp_export.api.benchmark import benchmark_models
-from amp_export.api.export import ExportResult, export_as, record_export
-from amp_export.api.prune import prepare, prune_into
-from amp_export.api.validate import compare
-from amp_export.benchmarking.runners import RUNTIMES, Setup, require
+from amp_export.api.export import record_export
+from amp_export.benchmarking.comparison import benchmark_models
+from amp_export.benchmarking.runners import require
+from amp_export.benchmarking.setup import RUNTIMES, Setup
 from amp_export.benchmarking.workloads import Sweep
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.errors import RequestError
-from amp_export.exporters.dispatch import Opset, Precision
 from amp_export.exporting.engines import EngineOptions, check_precision
+from amp_export.exporting.run import ExportResult, export_as
 from amp_export.exporting.settings import ExportSettings, choose_settings
-from amp_export.options import Format, Uniform, Via
-from amp_export.outputs.staging import PRUNED, check_output, staged_output
+from amp_export.options import Format, Opset, Precision, Uniform, Via
+from amp_export.outputs.names import PRUNED
+from amp_export.outputs.staging import check_output, staged_output
+from amp_export.parity.comparison import compare
 from amp_export.progress import Progress, Silent
+from amp_export.pruning.pipeline import prepare, prune_into
 from amp_export.reporting.files import save_report
 from amp_export.reporting.report import Report, Section, record_verdicts
 
 if TYPE_CHECKING:
     from amp_export.checkpoints.reading import Checkpoint
-    from amp_export.pruning.candidates import PlanSettings
+    from amp_export.pruning.settings import PlanSettings
 
 
 @dataclass(frozen=True)

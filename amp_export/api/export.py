@@ -2,47 +2,24 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from amp_export.checkpoints.reading import directory_size, hash_weights, open_checkpoint
+from amp_export.checkpoints.hashing import hash_weights
+from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.checkpoints.sources import resolve_model
 from amp_export.errors import OutputError
-from amp_export.exporters.dispatch import Opset, Precision
-from amp_export.exporting.engines import EngineJob, EngineOptions, build_into, check_precision
-from amp_export.exporting.settings import ExportSettings, choose_settings
-from amp_export.options import Format, Via
+from amp_export.exporting.engines import EngineOptions, check_precision
+from amp_export.exporting.run import ExportResult, export_as
+from amp_export.exporting.settings import choose_settings
+from amp_export.options import Format, Opset, Precision, Via
 from amp_export.outputs.manifest import Manifest, SourceRecord
 from amp_export.outputs.staging import check_output, is_ours, staged_output
-from amp_export.progress import Advance, Progress, Silent
+from amp_export.progress import Progress, Silent
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-    from amp_export.checkpoints.reading import Checkpoint
-
-
-@dataclass(frozen=True)
-class ExportResult:
-    """What an export made.
-
-    Attributes:
-        folder: The folder with the graph.
-        format: Its format.
-        precision: The precision of weights and activations.
-        via: How the graph was made, `direct` or `trace`.
-        bytes_on_disk: Size of graph and weights, or of the engine.
-    """
-
-    folder: Path
-    format: Format
-    precision: Precision
-    via: Via
-    bytes_on_disk: int
+    pass
 
 
 def export(
@@ -101,144 +78,11 @@ def export(
     return replace(exported, folder=output / to.value)
 
 
-def export_as(
-    folder: Path, checkpoint: Checkpoint, settings: ExportSettings, *, progress: Progress, name: str = ""
-) -> ExportResult:
-    """Exports into a folder that is being staged: a graph, and what is made from it where that is wanted.
-
-    Args:
-        folder: Where to.
-        checkpoint: What.
-        settings: How.
-        progress: Where to show what is going on.
-        name: What to call it there.
-    """
-    if settings.format is Format.OPENVINO:
-        folder.mkdir(parents=True, exist_ok=True)
-        # the graph is on the way only
-        with tempfile.TemporaryDirectory(prefix=".graph-", dir=folder) as scratch:
-            graph = _export_graph(Path(scratch), checkpoint, settings, progress=progress, name=name)
-            return _convert_to_openvino(graph, folder, progress=progress)
-    if settings.format is Format.EXECUTORCH:
-        return _export_program(folder, checkpoint, settings, progress=progress, name=name)
-    exported = _export_graph(folder, checkpoint, settings, progress=progress, name=name)
-    if settings.job is None:
-        return exported
-    description = f"Building the engine of {name}" if name else "Building the engine"
-    return build_from(exported, settings.job, progress=progress, description=description)
-
-
-def _export_graph(
-    folder: Path, checkpoint: Checkpoint, settings: ExportSettings, *, progress: Progress, name: str
-) -> ExportResult:
-    assert settings.opset is not None
-    return export_into(
-        folder,
-        checkpoint,
-        precision=settings.precision,
-        opset=settings.opset,
-        via=settings.via,
-        progress=progress,
-        description=f"Exporting {name}" if name else "Exporting",
-    )
-
-
-def _convert_to_openvino(exported: ExportResult, folder: Path, *, progress: Progress) -> ExportResult:
-    from amp_export.exporters import openvino
-
-    made = folder / Format.OPENVINO
-    shutil.rmtree(made, ignore_errors=True)
-    with progress.step("Converting the graph for OpenVINO") as advance:
-        converted = openvino.export(exported.folder, made, on_progress=advance)
-    return replace(exported, folder=made, format=Format.OPENVINO, bytes_on_disk=converted.bytes_on_disk)
-
-
-def _export_program(
-    folder: Path, checkpoint: Checkpoint, settings: ExportSettings, *, progress: Progress, name: str
-) -> ExportResult:
-    from amp_export.exporters import executorch
-
-    assert settings.limits is not None
-    made, precision, limits = folder / Format.EXECUTORCH, settings.precision, settings.limits
-    shutil.rmtree(made, ignore_errors=True)
-    what = f"Exporting {name}" if name else "Exporting"
-    with progress.step(f"{what} to executorch in {precision}, up to half a minute a layer") as advance:
-        _from_model(
-            checkpoint,
-            made,
-            precision,
-            lambda model: executorch.export(model, made, precision=precision, limits=limits, on_progress=advance),
-        )
-    return ExportResult(made, settings.format, precision, Via.TRACE, directory_size(made))
-
-
-def build_from(
-    exported: ExportResult, job: EngineJob, *, progress: Progress, description: str = "Building the engine"
-) -> ExportResult:
-    """Builds an engine beside the graph that it is built from, in a folder that is being staged."""
-    folder = exported.folder.parent
-    shutil.rmtree(folder / Format.TENSORRT, ignore_errors=True)
-    facts = build_into(folder, job, progress=progress, description=description)
-    return replace(exported, folder=folder / Format.TENSORRT, format=Format.TENSORRT, bytes_on_disk=facts.engine_bytes)
-
-
 def record_export(manifest: Manifest, exported: ExportResult) -> Manifest:
     """A manifest with an export, and with the graph that an engine was built from."""
     for made in (Format.ONNX, Format.TENSORRT) if exported.format is Format.TENSORRT else (exported.format,):
         manifest = manifest.with_export(made.value, exported.precision.value, exported.via.value)
     return manifest
-
-
-def export_into(
-    folder: Path,
-    checkpoint: Checkpoint,
-    *,
-    precision: Precision,
-    opset: Opset = Opset.OPSET_23,
-    via: Via = Via.AUTO,
-    progress: Progress,
-    description: str = "Exporting",
-) -> ExportResult:
-    """Exports to ONNX, into a folder that is being staged.
-
-    Raises:
-        UnsupportedModelError: The graph cannot be made in the way asked for.
-    """
-    from amp_export.exporters import onnx
-
-    to = Format.ONNX
-    # an extended output links to the files of the earlier one: they are removed, not written through
-    shutil.rmtree(folder / to.value, ignore_errors=True)
-    if via is Via.AUTO:
-        via = Via.DIRECT if onnx.can_build(checkpoint.config) is None else Via.TRACE
-    with progress.step(f"{description} to {to.value} in {precision.value}") as advance:
-        if via is Via.DIRECT:
-            onnx.export(checkpoint, folder / to.value, precision=precision, opset=opset, on_progress=advance)
-        else:
-            _trace(checkpoint, folder / to.value, precision, opset, advance)
-    return ExportResult(folder / to.value, to, precision, via, directory_size(folder / to.value))
-
-
-def _trace(checkpoint: Checkpoint, folder: Path, precision: Precision, opset: Opset, advance: Advance) -> None:
-    from amp_export.exporters.onnx import tracing
-
-    def work(model: PreTrainedModel) -> None:
-        tracing.trace(model, folder, precision=precision, opset=opset, on_progress=advance)
-
-    _from_model(checkpoint, folder, precision, work)
-
-
-def _from_model(
-    checkpoint: Checkpoint, folder: Path, precision: Precision, work: Callable[[PreTrainedModel], object]
-) -> None:
-    """Does what needs the model itself, and copies the tokenizer's files beside what that wrote."""
-    import torch
-
-    from amp_export.checkpoints.loading import load_model
-
-    work(load_model(checkpoint.path, dtype=getattr(torch, precision.value)))
-    for file in checkpoint.companions():
-        shutil.copy2(file, folder / file.name)
 
 
 def _is_own_checkpoint(model: str | Path, output: Path) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 from amp_export.architectures._computation import Conditions, Factor
 from amp_export.architectures._facts import Architecture, Features, Stack, Unit
 from amp_export.architectures._positions import EVERY_LAYER, read_layer_types, read_rope, read_rotated
-from amp_export.checkpoints.quantized import explain_quantization
+from amp_export.checkpoints.unsupported import explain_quantization
 from amp_export.errors import ModelError, UnsupportedModelError
 
 _REQUIRED_SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")

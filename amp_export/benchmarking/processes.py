@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from amp_export.benchmarking.runners import Setup
+from amp_export.benchmarking.setup import Setup
 from amp_export.benchmarking.timing import Round, RoundTimes
 from amp_export.benchmarking.worker import Ready
 from amp_export.errors import AmpExportError, ModelError, RequestError, UnsupportedModelError

@@ -15,7 +15,7 @@ from amp_export.architectures._footprint import parameters_read, seen_numbers
 from amp_export.benchmarking.statistics import PhaseResult
 from amp_export.benchmarking.workloads import Workload
 from amp_export.checkpoints.reading import read_config, read_widths
-from amp_export.exporters.dispatch import Precision
+from amp_export.options import Precision
 
 _READ_IN_PART = {("Gather", 0), ("RotaryEmbedding", 1), ("RotaryEmbedding", 2)}
 """Operators, and which of their inputs, that read a few rows of a weight for each token instead of all of it."""

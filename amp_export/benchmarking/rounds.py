@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from amp_export.benchmarking.processes import Worker, start_worker
-from amp_export.benchmarking.runners import Setup
+from amp_export.benchmarking.setup import Setup
 from amp_export.benchmarking.timing import Round, RoundTimes
 from amp_export.benchmarking.worker import Ready
 from amp_export.hardware.machine import read_bandwidth

@@ -8,21 +8,20 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from amp_export.api.export import export_as
-from amp_export.api.validate import exported_checkpoint, require_export
-from amp_export.benchmarking.runners import Setup
+from amp_export.benchmarking.setup import Setup
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.errors import OutputError
-from amp_export.exporters.dispatch import Opset, Precision, exported_opset
+from amp_export.exporters.dispatch import exported_opset
 from amp_export.exporters.executorch.programs import read_facts
 from amp_export.exporters.tensorrt.engines import EngineFacts
 from amp_export.exporters.tensorrt.running import check_runs_here
 from amp_export.exporting.engines import EngineOptions, prepare_engine
+from amp_export.exporting.run import export_as
 from amp_export.exporting.settings import ExportSettings
-from amp_export.options import Format, Via
+from amp_export.options import Format, Opset, Precision, Via
+from amp_export.outputs.lookup import exported_checkpoint, require_export, which_export
 from amp_export.outputs.manifest import Manifest
 from amp_export.progress import Progress
-from amp_export.reporting.metrics import which_export
 
 
 @contextlib.contextmanager

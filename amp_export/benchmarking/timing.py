@@ -5,7 +5,9 @@ The tokens are drawn, not chosen from logits: choosing would be timed, and both 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +16,10 @@ from amp_export.benchmarking.workloads import Workload
 from amp_export.hardware.machine import peak_memory_bytes
 
 if TYPE_CHECKING:
-    from amp_export.benchmarking.clocks import Clock
+    import torch
+
     from amp_export.exporters.models.session import Integers
+
 
 PREFILL, DECODE = "prefill", "decode"
 """A decoder's phases, and the second of an encoder's with a decoder."""
@@ -133,3 +137,55 @@ def draw_inputs(axes_by_input: Axes, task: Round) -> dict[str, Any]:
         name: texts[name] if name in texts else generator.standard_normal((batch_size, *map(int, sizes)), np.float32)
         for name, (_, *sizes) in axes_by_input.items()
     }
+
+
+class Clock(ABC):
+    """Times calls.
+
+    Attributes:
+        name: What a report calls it.
+    """
+
+    name: str
+
+    @abstractmethod
+    def seconds(self, call: Callable[[], object]) -> float:
+        """How long a call takes, until its results are there."""
+
+
+class WallClock(Clock):
+    """The monotonic clock, for calls that return when their results are there."""
+
+    name = "wall clock"
+
+    def seconds(self, call: Callable[[], object]) -> float:
+        """See `Clock`."""
+        started = time.perf_counter()
+        call()
+        return time.perf_counter() - started
+
+
+class EventClock(Clock):
+    """Events that a GPU stamps when it reaches them in its stream: what the processor does alone does not count.
+
+    Source: `torch.cuda.Event`, torch 2.13; a resolution of about half a microsecond, cudaEventElapsedTime.
+    """
+
+    name = "CUDA events"
+
+    def __init__(self, stream: torch.cuda.Stream) -> None:
+        """Takes the stream that calls run on."""
+        self._stream = stream
+
+    def seconds(self, call: Callable[[], object]) -> float:
+        """See `Clock`."""
+        import torch
+
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        # what was queued before must not count, nor the time that the stream waits for the first kernel of this call
+        self._stream.synchronize()
+        start.record(self._stream)
+        call()
+        end.record(self._stream)
+        end.synchronize()
+        return float(start.elapsed_time(end)) / 1e3

@@ -17,13 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from amp_export.benchmarking.clocks import Clock, EventClock, WallClock
-from amp_export.benchmarking.runners import Setup, import_runtime, load
-from amp_export.benchmarking.timing import Round, time_round
+from amp_export.benchmarking.runners import import_runtime, load
+from amp_export.benchmarking.setup import Setup
+from amp_export.benchmarking.timing import Clock, EventClock, Round, WallClock, time_round
 from amp_export.errors import AmpExportError
-from amp_export.exporters.dispatch import Precision, Provider
 from amp_export.hardware.threads import pin_threads
-from amp_export.options import Runtime
+from amp_export.options import Precision, Provider, Runtime
 
 if TYPE_CHECKING:
     from amp_export.benchmarking.runners.base import Runner

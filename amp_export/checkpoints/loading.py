@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from amp_export.architectures import ModelConfig
+import inspect
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
 
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
@@ -202,3 +208,13 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
                 "Save it anew beside the weights with tokenizer.save_pretrained()."
             ) from error
     return tokenizer
+
+
+def takes(model: PreTrainedModel, name: str) -> bool:
+    """Whether a model's forward has a parameter of that name."""
+    return name in inspect.signature(model.forward).parameters
+
+
+def cache_argument(model: PreTrainedModel) -> str | None:
+    """Under which name forward takes the cache: transformers 5.24 renamed it, and warns at the old name."""
+    return next((name for name in ("cache", "past_key_values") if takes(model, name)), None)

@@ -8,8 +8,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amp_export.checkpoints.reading import find_companions, hash_file, open_checkpoint, write_checkpoint
+from amp_export.checkpoints.hashing import hash_file
+from amp_export.checkpoints.reading import find_companions, open_checkpoint
 from amp_export.checkpoints.weight_files import NEVER_READ, find_pickles
+from amp_export.checkpoints.writing import write_checkpoint
 from amp_export.errors import ModelError
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ def convert_pickles(path: Path, folder: Path) -> None:
 def _tensors(path: Path) -> Iterator[tuple[str, Any]]:
     import torch
 
-    from amp_export.pruning.slicing import to_numpy
+    from amp_export.checkpoints.writing import to_numpy
 
     for file in find_pickles(path):
         for name, tensor in _load(file).items():

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
-import os
-import re
-import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +18,7 @@ from amp_export.architectures import (
     parameter_count,
     tensor_shapes,
 )
-from amp_export.checkpoints.adapters import refuse_adapter
+from amp_export.checkpoints.unsupported import refuse_adapter
 from amp_export.checkpoints.weight_files import INDEX as INDEX
 from amp_export.checkpoints.weight_files import SINGLE as SINGLE
 from amp_export.checkpoints.weight_files import TensorInfo, check_dtypes, read_headers
@@ -34,8 +29,6 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
-SHARD_BYTES = 2 << 30
-"""Upper bound of one shard that we write, and so of what writing holds in memory."""
 
 COMPANIONS = (
     "tokenizer*",
@@ -272,102 +265,3 @@ def _check_shapes(path: Path, tensors: Mapping[str, TensorInfo], expected: Mappi
                 f"{path}: {name} has the shape {list(tensors[name].shape)}, but config.json calls for {list(shape)}.\n"
                 "The config and the weights are not of the same model."
             )
-
-
-def write_checkpoint(
-    folder: Path,
-    raw_config: Mapping[str, Any],
-    tensors: Iterable[tuple[str, Array]],
-    *,
-    companions: Iterable[Path] = (),
-    shard_bytes: int = SHARD_BYTES,
-) -> None:
-    """Writes a checkpoint that plain transformers loads, holding at most one shard of it in memory.
-
-    Args:
-        folder: Where to; it is made.
-        raw_config: Becomes config.json.
-        tensors: Names and arrays, consumed as they come.
-        companions: Files to copy beside the weights.
-        shard_bytes: A shard is closed before it grows over this.
-    """
-    folder.mkdir(parents=True)
-    shards: list[list[str]] = []
-    batch: dict[str, Array] = {}
-    held = total = 0
-
-    def close_shard() -> None:
-        save_tensors(folder / f"shard-{len(shards)}", batch, metadata={"format": "pt"})
-        shards.append(list(batch))
-        batch.clear()
-
-    for name, array in tensors:
-        if batch and held + array.nbytes > shard_bytes:
-            close_shard()
-            held = 0
-        batch[name] = array
-        held += array.nbytes
-        total += array.nbytes
-    close_shard()
-    _name_shards(folder, shards, total)
-    (folder / "config.json").write_text(json.dumps(raw_config, indent=2) + "\n", encoding="utf-8")
-    for file in companions:
-        shutil.copy2(file, folder / file.name)
-
-
-def save_tensors(file: Path, arrays: dict[str, Array], *, metadata: dict[str, str]) -> None:
-    """`safetensors.numpy.save_file`, with the permissions and the errors that other files get.
-
-    Raises:
-        OSError: The file could not be written.
-    """
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
-
-    # creating the file first asks the umask; the library alone would let only the owner read it
-    file.touch()
-    mode = file.stat().st_mode
-    try:
-        save_file(arrays, file, metadata=metadata)
-    except SafetensorError as error:
-        # the library wraps the system's error and keeps its number in the text only
-        if number := re.search(r"os error (\d+)", str(error)):
-            raise OSError(int(number[1]), os.strerror(int(number[1])), str(file)) from error
-        raise
-    file.chmod(mode)
-
-
-def _name_shards(folder: Path, shards: list[list[str]], total_size: int) -> None:
-    if len(shards) == 1:
-        (folder / "shard-0").rename(folder / SINGLE)
-        return
-    weight_map: dict[str, str] = {}
-    for number, names in enumerate(shards):
-        final = f"model-{number + 1:05d}-of-{len(shards):05d}.safetensors"
-        (folder / f"shard-{number}").rename(folder / final)
-        weight_map.update(dict.fromkeys(names, final))
-    index = {"metadata": {"total_size": total_size}, "weight_map": dict(sorted(weight_map.items()))}
-    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-
-
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def hash_weights(checkpoint: Checkpoint) -> str:
-    """One SHA-256 over the names and contents of all weight files and the config."""
-    digest = hashlib.sha256()
-    for file in [checkpoint.path / "config.json", *sorted({info.file for info in checkpoint.tensors.values()})]:
-        digest.update(f"{file.name}:{hash_file(file)}\n".encode())
-    return digest.hexdigest()
-
-
-def directory_size(path: Path) -> int:
-    """Bytes of all files below `path`."""
-    total = 0
-    for file in path.rglob("*"):
-        with contextlib.suppress(FileNotFoundError):
-            total += file.stat().st_size if file.is_file() else 0
-    return total

@@ -9,11 +9,10 @@ import typer
 
 from amp_export.cli.options import Against, Json, OutArgument, ProviderOption, Threads, read_numbers
 from amp_export.cli.running import examples, run_and_show
-from amp_export.exporters.dispatch import Provider
-from amp_export.options import DeviceRuntime, Format, Runtime, TargetName
+from amp_export.options import DeviceRuntime, Format, Provider, Runtime, TargetName
 
 if TYPE_CHECKING:
-    from amp_export.benchmarking.runners import Setup
+    from amp_export.benchmarking.setup import Setup
     from amp_export.reporting.report import Report
 
 DEFAULT_PYTHON = "python3"
@@ -113,7 +112,7 @@ def benchmark(
 def _choose_setup(
     runtime: Runtime | None, to: Format | None, provider: Provider, threads: int | None, *, gpu: bool
 ) -> Setup:
-    from amp_export.benchmarking.runners import FORMATS, RUNTIMES, Setup
+    from amp_export.benchmarking.setup import FORMATS, RUNTIMES, Setup
     from amp_export.errors import RequestError
 
     if runtime is None:

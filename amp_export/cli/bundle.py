@@ -9,8 +9,7 @@ import typer
 
 from amp_export.cli.options import Against, OutArgument, Overwrite
 from amp_export.cli.running import examples, run_command
-from amp_export.exporters.dispatch import Opset
-from amp_export.options import TargetName
+from amp_export.options import Opset, TargetName
 
 EXAMPLES = examples("amp-export bundle out --target orin-nano --max-context 1024")
 

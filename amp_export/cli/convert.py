@@ -103,7 +103,7 @@ def convert(
         from amp_export.api.convert import convert as run
         from amp_export.cli.console import ConsoleProgress
         from amp_export.exporting.engines import EngineOptions
-        from amp_export.pruning.candidates import PlanSettings
+        from amp_export.pruning.settings import PlanSettings
 
         chosen_model = model or DEFAULT_MODEL
         chosen_ratio = ratio

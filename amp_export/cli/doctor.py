@@ -45,9 +45,10 @@ def doctor(
     """Say what a ratio would keep, which class can express it, what loads it and whether a device has room for it."""
 
     def work(console: Any) -> None:
-        from amp_export.cli.console import ConsoleProgress, print_json, show_diagnosis
+        from amp_export.cli.console import ConsoleProgress, print_json
+        from amp_export.cli.show_diagnosis import show_diagnosis
         from amp_export.doctor.diagnose import diagnose
-        from amp_export.pruning.candidates import PlanSettings
+        from amp_export.pruning.settings import PlanSettings
 
         settings = PlanSettings(ratio, allocation, heads, snap, target, heads_per_layer, neurons_per_layer)
         diagnosis = diagnose(

@@ -68,7 +68,7 @@ class Checks:
             self.baseline.check_same_model(output, file, to=self._format())
 
     def _format(self) -> Format:
-        from amp_export.reporting.metrics import which_export
+        from amp_export.outputs.lookup import which_export
 
         return self.to or (Format.ONNX if self.output is None else which_export(self.output))
 

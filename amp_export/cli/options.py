@@ -7,8 +7,19 @@ from typing import Annotated
 
 import typer
 
-from amp_export.exporters.dispatch import Opset, Precision, Provider
-from amp_export.options import Allocation, EngineRuntime, Format, HeadPolicy, PerLayer, TargetName, Uniform, Via
+from amp_export.options import (
+    Allocation,
+    EngineRuntime,
+    Format,
+    HeadPolicy,
+    Opset,
+    PerLayer,
+    Precision,
+    Provider,
+    TargetName,
+    Uniform,
+    Via,
+)
 
 DEFAULT_MODEL = "demo"
 DEFAULT_RATIO = 0.1

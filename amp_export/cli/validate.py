@@ -10,8 +10,7 @@ import typer
 from amp_export.cli.gates import BaselineOption, Checks, ThresholdsOption, UpdateBaseline
 from amp_export.cli.options import Json, ProviderOption, Threads, WhichExport
 from amp_export.cli.running import examples, run_and_show
-from amp_export.exporters.dispatch import Provider
-from amp_export.options import Format
+from amp_export.options import Format, Provider
 
 if TYPE_CHECKING:
     from amp_export.reporting.report import Report
@@ -57,7 +56,7 @@ def validate(
 
         progress = ConsoleProgress(console)
         if onnx is not None:
-            from amp_export.api.validate import compare_foreign
+            from amp_export.parity.comparison import compare_foreign
 
             if output is not None or reference is None:
                 raise RequestError("--onnx takes no OUT, and needs --reference CHECKPOINT.")

@@ -12,22 +12,22 @@ from importlib.resources import files as package_files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amp_export.api.export import export_into
-from amp_export.api.validate import exported_checkpoint
 from amp_export.benchmarking.subjects import export_dense
-from amp_export.checkpoints.reading import hash_file, open_checkpoint
+from amp_export.checkpoints.hashing import hash_file
+from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.devices.archives import read_first, write_archive
 from amp_export.devices.bundle_manifest import Contents, Subject, describe_bundle, made_of_graphs
 from amp_export.devices.references import Reference, make_reference
 from amp_export.errors import OutputError, UnsupportedModelError
-from amp_export.exporters.dispatch import Opset, Precision
 from amp_export.exporters.limits import Limits, choose_limits
 from amp_export.exporters.onnx import exported_graphs
 from amp_export.exporters.tensorrt.device.bundle import MANIFEST, SCHEMA
 from amp_export.exporters.tensorrt.exporting import describe_decoder
-from amp_export.exporters.tensorrt.support import builds_with_new_operators
+from amp_export.exporters.tensorrt.flavors import builds_with_new_operators
+from amp_export.exporting.run import export_into
 from amp_export.hardware.targets import TARGETS
-from amp_export.options import Format, TargetName
+from amp_export.options import Format, Opset, Precision, TargetName
+from amp_export.outputs.lookup import exported_checkpoint
 from amp_export.outputs.manifest import Manifest
 from amp_export.outputs.staging import explained
 from amp_export.progress import Progress, Silent

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amp_export import __version__
-from amp_export.checkpoints.reading import hash_file, read_config
+from amp_export.checkpoints.hashing import hash_file
+from amp_export.checkpoints.reading import read_config
 from amp_export.devices.references import Reference
-from amp_export.exporters.dispatch import Precision
 from amp_export.exporters.limits import Limits
 from amp_export.exporters.tensorrt.device.bundle import SCHEMA
 from amp_export.exporters.tensorrt.exporting import describe_decoder
 from amp_export.exporters.tensorrt.profiles import decoder_profiles
 from amp_export.exporting.engines import workspace_bytes
 from amp_export.hardware.targets import TARGETS
-from amp_export.options import Format, TargetName
+from amp_export.options import Format, Precision, TargetName
 from amp_export.outputs.manifest import Manifest
 
 if TYPE_CHECKING:

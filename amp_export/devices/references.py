@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from amp_export.api.validate import NOISE_FACTOR, REFERENCE, run_torch
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.errors import RequestError
-from amp_export.exporters.dispatch import Precision
-from amp_export.parity.decoder_cases import Case, Floats, Forward, Integers, Past, cases_within, replay, token_pool
+from amp_export.inputs.tokens import Floats, Integers, token_pool
+from amp_export.options import Precision
+from amp_export.parity.decoder_cases import Case, Forward, Past, cases_within, replay
 from amp_export.parity.metrics import distance
 from amp_export.parity.noise import draw_rounding
+from amp_export.parity.reference import NOISE_FACTOR, REFERENCE, run_torch
 from amp_export.parity.suites import torch_decoder
 
 if TYPE_CHECKING:

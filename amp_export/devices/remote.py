@@ -18,12 +18,12 @@ from typing import Any
 from amp_export.devices import remote_commands as commands
 from amp_export.devices.archives import MEGABYTE
 from amp_export.devices.bundle import BundleResult, bundle, default_file, find_bundle, is_current
+from amp_export.devices.reports import read_device_report
 from amp_export.devices.ssh import Address, Connection
 from amp_export.errors import DeviceError
 from amp_export.options import DeviceRuntime, TargetName
 from amp_export.outputs.manifest import Manifest
 from amp_export.progress import Advance, Progress, Silent
-from amp_export.reporting.devices import read_device_report
 from amp_export.reporting.files import open_report, update_report
 from amp_export.reporting.report import Report
 

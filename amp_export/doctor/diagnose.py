@@ -12,17 +12,19 @@ from amp_export.architectures import LayerWidths, ModelConfig, parameter_count
 from amp_export.architectures._footprint import cached_numbers
 from amp_export.checkpoints.reading import read_config
 from amp_export.checkpoints.sources import resolve_model
-from amp_export.doctor.loaders import RUNTIMES, Outcome, Status
+from amp_export.doctor.loaders import RUNTIMES
 from amp_export.doctor.memory import Fitting, Subject, can_fit, fit_models, refuse_limits
+from amp_export.doctor.rules import Outcome, Status
 from amp_export.doctor.verdicts import Choice, Verdict, judge
 from amp_export.errors import PlanError, RatioError
 from amp_export.exporters.limits import choose_limits
 from amp_export.exporters.onnx.genai import read_generation
 from amp_export.options import HeadPolicy, PerLayer, TargetName, Uniform
 from amp_export.pruning.allocation import check_spreadable
-from amp_export.pruning.candidates import Candidate, PlanSettings, list_candidates
+from amp_export.pruning.candidates import Candidate, list_candidates
 from amp_export.pruning.planning import choose_candidate, list_preferred, needs_scores
 from amp_export.pruning.rewriting import MODELING_FILE, Rewrite, RewriteKind, rewrite
+from amp_export.pruning.settings import PlanSettings
 
 NEAREST_STEP = 0.01
 """How finely the nearest ratio that a runtime can load is looked for."""

@@ -15,12 +15,11 @@ from typing import Any
 from amp_export.architectures import Kind, LayerWidths, ModelConfig, parameter_count
 from amp_export.architectures._footprint import activation_numbers, cached_numbers, parameters_read, seen_numbers
 from amp_export.errors import RequestError
-from amp_export.exporters.dispatch import Precision
 from amp_export.exporters.limits import Limits
 from amp_export.exporters.onnx.support import can_build
 from amp_export.hardware.target_facts import NumberFormat, Target
 from amp_export.hardware.targets import TARGETS
-from amp_export.options import TargetName
+from amp_export.options import Precision, TargetName
 
 RESERVED_SHARE = 0.07
 """Share of the memory that no program gets. Linux sees 7,620 MiB of an Orin Nano 8GB, 62,841 of an AGX Orin 64GB and

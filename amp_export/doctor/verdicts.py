@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from amp_export.doctor.loaders import Outcome, Runtime, Status, Support
+from amp_export.doctor.rules import Outcome, Runtime, Status, Support
 from amp_export.options import HeadPolicy
 
 

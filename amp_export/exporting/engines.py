@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amp_export.errors import RequestError, UnsupportedModelError
-from amp_export.exporters.dispatch import Opset, Precision
-from amp_export.options import EngineRuntime, Format, TargetName
+from amp_export.options import EngineRuntime, Format, Opset, Precision, TargetName
 
 if TYPE_CHECKING:
     from amp_export.architectures import ModelConfig
@@ -69,7 +68,7 @@ class EngineJob:
 
     def choose_opset(self, config: ModelConfig) -> Opset:
         """The operators that its parser and builder take of this decoder."""
-        from amp_export.exporters.tensorrt.support import builds_with_new_operators
+        from amp_export.exporters.tensorrt.flavors import builds_with_new_operators
 
         old = self.runtime.newest_opset is not None
         return Opset.OPSET_20 if old or not builds_with_new_operators(config) else Opset.OPSET_23
@@ -83,7 +82,7 @@ def prepare_engine(options: EngineOptions, config: ModelConfig) -> EngineJob:
         MissingExtraError: No runtime is installed.
         RequestError: The target has no such engine, or the limits do not fit the model.
     """
-    from amp_export.checkpoints.sources import cache_directory
+    from amp_export.checkpoints.cache import cache_directory
     from amp_export.exporters.limits import choose_limits
     from amp_export.exporters.onnx import can_build
     from amp_export.exporters.tensorrt import EngineSettings, load_runtime

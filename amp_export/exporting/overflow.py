@@ -48,7 +48,7 @@ def check_float16(checkpoint: Path) -> None:
     import torch
 
     from amp_export.checkpoints.loading import load_model
-    from amp_export.parity.decoder_cases import draw_rows, token_pool
+    from amp_export.inputs.tokens import draw_rows, token_pool
 
     model = load_model(checkpoint, dtype=torch.float32)
     context = getattr(model.config, "max_position_embeddings", TOKENS)

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from amp_export.errors import RequestError
-from amp_export.exporters.dispatch import Opset, Precision
 from amp_export.exporters.limits import Limits, choose_limits
 from amp_export.exporting.engines import EngineJob, EngineOptions, prepare_engine
-from amp_export.options import Format, Via
+from amp_export.options import Format, Opset, Precision, Via
 
 if TYPE_CHECKING:
     from amp_export.checkpoints.reading import Checkpoint

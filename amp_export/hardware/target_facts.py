@@ -6,7 +6,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from amp_export.exporters.dispatch import Opset
+from amp_export.options import Opset
 
 
 class NumberFormat(enum.StrEnum):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from amp_export.exporters.dispatch import Opset
 from amp_export.hardware.target_facts import NumberFormat, Target, TensorRt
-from amp_export.options import TargetName
+from amp_export.options import Opset, TargetName
 
 GIB = 1 << 30
 """Makers write GB of memory and mean this: nvidia-smi shows 81,559 MiB of an H100 80GB, 143,771 of an H200 141GB."""

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from amp_export.architectures import Kind, Modality, ModelConfig
 from amp_export.errors import CalibrationError
+from amp_export.inputs.batches import Batch
 from amp_export.inputs.random import input_name, signal_shape
-from amp_export.pruning.hooks import Batch
 
 if TYPE_CHECKING:
     import numpy as np

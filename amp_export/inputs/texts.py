@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from amp_export.checkpoints.sources import quiet_hub
+from amp_export.checkpoints.hub import quiet_hub
 from amp_export.errors import CalibrationError
 
 DATASET = "yahma/alpaca-cleaned"

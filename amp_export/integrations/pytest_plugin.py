@@ -78,13 +78,13 @@ def _compare(
     cases: str | Path | None = None,
     threads: int | None = None,
 ) -> ParityReport:
-    from amp_export.api.validate import compare, compare_foreign, exported_checkpoint
     from amp_export.checkpoints.reading import open_checkpoint
     from amp_export.errors import RequestError
+    from amp_export.outputs.lookup import exported_checkpoint, which_export
     from amp_export.outputs.manifest import Manifest
     from amp_export.parity.case_files import read_cases
+    from amp_export.parity.comparison import compare, compare_foreign
     from amp_export.progress import Silent
-    from amp_export.reporting.metrics import which_export
 
     if output is not None and graph is None:
         graph = Path(output) / which_export(Path(output))

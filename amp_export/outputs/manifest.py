@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from amp_export import __version__
-from amp_export.checkpoints.reading import hash_file
+from amp_export.checkpoints.hashing import hash_file
 from amp_export.errors import NewerSchemaError, OutputError
-from amp_export.outputs.staging import MANIFEST, replace_text, require_directory
+from amp_export.outputs.names import MANIFEST
+from amp_export.outputs.staging import replace_text, require_directory
 
 SCHEMA = 1
 

@@ -14,11 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from amp_export.errors import OutputError
-
-MANIFEST = "amp_export.json"
-PRUNED = "pruned"
-SCORES = "scores.safetensors"
-PLAN = "plan.json"
+from amp_export.outputs.names import MANIFEST
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _AT_FDCWD = -100

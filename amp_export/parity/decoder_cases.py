@@ -5,14 +5,12 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-Integers = NDArray[np.int64]
-Floats = NDArray[np.floating[Any]]
+from amp_export.inputs.tokens import Floats, Integers, draw_rows
+
 Past = TypeVar("Past")
 Forward = Callable[[Integers, Integers, Integers, Past | None], tuple[Floats, Past]]
 """(input_ids [batch, sequence], attention_mask [batch, total], position_ids [batch, sequence], past) to (logits
@@ -95,35 +93,6 @@ def cases_within(
     return tuple(case for case in fitting if not (one_at_a_time and case.chunks))
 
 
-def token_pool(checkpoint: Path, vocab_size: int) -> Integers:
-    """Token ids to draw cases from: our own prompts through the checkpoint's tokenizer.
-
-    Random ids would do for the arithmetic, but trained models answer them with outliers, in which noise drowns faults.
-    They are taken where there is no tokenizer.
-    """
-    from amp_export.checkpoints.loading import load_tokenizer, quiet_transformers
-    from amp_export.errors import ModelError
-    from amp_export.inputs.texts import shipped_texts
-
-    try:
-        tokenizer = load_tokenizer(checkpoint)
-    except ModelError:
-        return np.random.default_rng(0).integers(vocab_size, size=4096, dtype=np.int64)
-    with quiet_transformers():  # the text is longer than what a model reads at once, and meant to be
-        return np.asarray(tokenizer("\n".join(shipped_texts())).input_ids, dtype=np.int64)
-
-
-def draw_tokens(case: Case, pool: Integers) -> Integers:
-    """Token ids for a case, [batch, tokens of all calls]."""
-    return draw_rows(pool, len(case.prompt_lengths), sum(case.calls))
-
-
-def draw_rows(pool: Integers, rows: int, length: int) -> Integers:
-    """Token ids, [rows, length]: each row starts elsewhere in the pool."""
-    starts = np.arange(rows) * (len(pool) // rows)
-    return pool.take(starts[:, None] + np.arange(length), mode="wrap")
-
-
 def replay(case: Case, pool: Integers, forward: Forward[Past]) -> Floats:
     """Runs a case through a decoder: one call with the prompts, and more with the cache of those before.
 
@@ -185,3 +154,8 @@ def continue_greedily(pool: Integers, forward: Forward[Past], steps: int) -> tup
         chosen_by.append(last)
         tokens_bs = np.array([written[-1:]], np.int64)
     return np.array(written), np.stack(chosen_by)
+
+
+def draw_tokens(case: Case, pool: Integers) -> Integers:
+    """Token ids for a case, [batch, tokens of all calls]."""
+    return draw_rows(pool, len(case.prompt_lengths), sum(case.calls))

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from amp_export.architectures import Modality, ModelConfig
-from amp_export.exporters.dispatch import Precision
 from amp_export.exporters.limits import Limits
 from amp_export.inputs.random import as_tensors, input_name, random_inputs
-from amp_export.parity.decoder_cases import Floats, Integers, draw_rows
+from amp_export.inputs.tokens import Floats, Integers, draw_rows
+from amp_export.options import Precision
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

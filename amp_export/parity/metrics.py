@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from amp_export.parity.decoder_cases import Floats
+    from amp_export.inputs.tokens import Floats
 
 
 @dataclass(frozen=True)

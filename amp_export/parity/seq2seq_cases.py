@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from amp_export.architectures import Modality, ModelConfig
-from amp_export.exporters.dispatch import Precision
 from amp_export.exporters.limits import Limits
 from amp_export.inputs.random import as_tensors
-from amp_export.parity.decoder_cases import Floats, Integers, draw_rows
+from amp_export.inputs.tokens import Floats, Integers, draw_rows
+from amp_export.options import Precision
 from amp_export.parity.encoder_cases import Inputs, Outputs, as_rows, signal_inputs, text_inputs
 
 if TYPE_CHECKING:

@@ -8,22 +8,20 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from amp_export.architectures import Modality, ModelConfig
 from amp_export.errors import UnsupportedModelError
-from amp_export.exporters.dispatch import Precision
 from amp_export.exporters.models.decoder import Decoder
 from amp_export.exporters.models.encoder import GraphEncoder
 from amp_export.exporters.models.encoder_decoder import GraphEncoderDecoder
+from amp_export.inputs.tokens import Floats, Integers, token_pool
+from amp_export.options import Precision
 from amp_export.parity.decoder_cases import (
     DEFAULT_CASES,
     GREEDY_PROMPT,
     GREEDY_STEPS,
     Case,
-    Floats,
     Forward,
-    Integers,
     cases_within,
     continue_greedily,
     replay,
-    token_pool,
 )
 from amp_export.parity.encoder_cases import (
     EncoderCase,
@@ -157,7 +155,7 @@ def torch_decoder(model: PreTrainedModel) -> Forward[DynamicCache]:
     import torch
     from transformers import DynamicCache
 
-    from amp_export.exporters.tracing.jobs import cache_argument
+    from amp_export.checkpoints.loading import cache_argument
 
     cache_name = str(cache_argument(model))
 

@@ -11,61 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from amp_export.architectures import LayerWidths, ModelConfig, parameter_count, tensor_shapes
+from amp_export.architectures import LayerWidths, ModelConfig, tensor_shapes
 from amp_export.errors import PlanError, RatioError
-from amp_export.hardware.targets import TARGETS
-from amp_export.options import Allocation, HeadPolicy, PerLayer, TargetName
+from amp_export.options import Allocation, HeadPolicy
+from amp_export.pruning.costs import ModelCosts
 from amp_export.pruning.rewriting import is_stock
-
-RATIO_TOLERANCE = 0.001
-"""How far the removed share may be from the one that was asked for: 0.1 percentage points."""
-
-
-EXPERT_MULTIPLE = 8
-"""Neurons of experts come in eights: `torch.nn.functional.grouped_mm` wants strides of 16 bytes, which are 8 numbers of
-16 bits."""
-
-
-@dataclass(frozen=True)
-class PlanSettings:
-    """What the user asks of a plan.
-
-    Attributes:
-        ratio: Share of all parameters to remove.
-        allocation: The rule for the counts.
-        heads: Which heads may go.
-        snap: Kept neurons are a multiple of this; None takes the target's, or 1 for the paper's rule.
-        target: The kind of device.
-        heads_per_layer: Whether all layers keep as many heads.
-        neurons_per_layer: Whether all layers keep as many neurons.
-    """
-
-    ratio: float
-    allocation: Allocation = Allocation.BALANCED
-    heads: HeadPolicy = HeadPolicy.AUTO
-    snap: int | None = None
-    target: TargetName = TargetName.CPU
-    heads_per_layer: PerLayer = PerLayer.UNIFORM
-    neurons_per_layer: PerLayer = PerLayer.UNIFORM
-
-    def neuron_multiple(self, config: ModelConfig) -> int:
-        """What kept neurons are rounded to.
-
-        Raises:
-            PlanError: The model cannot have such a number of neurons.
-        """
-        experts = config.architecture.mlp.has_experts
-        if self.snap is None:
-            paper = self.allocation is Allocation.PAPER
-            return (EXPERT_MULTIPLE if experts else 1) if paper else TARGETS[self.target].neuron_multiple
-        if self.snap < 1:
-            raise PlanError(f"--snap must be at least 1, not {self.snap}.")
-        if experts and self.snap % EXPERT_MULTIPLE:
-            raise PlanError(
-                f"--snap must be a multiple of {EXPERT_MULTIPLE} for a model with experts, not {self.snap}: the "
-                "grouped matrix multiplication that transformers runs them with takes rows of 16 bytes."
-            )
-        return self.snap
+from amp_export.pruning.settings import RATIO_TOLERANCE, PlanSettings
 
 
 @dataclass(frozen=True)
@@ -144,56 +95,6 @@ def head_options(config: ModelConfig, policy: HeadPolicy) -> list[tuple[HeadPoli
         HeadPolicy.WITHIN: none + within,
         HeadPolicy.AUTO: none + groups + within,
     }[policy]
-
-
-@dataclass(frozen=True)
-class ModelCosts:
-    """What a head or neuron in every layer costs, in parameters; all else is fixed.
-
-    Attributes:
-        dense: The widths of the dense model.
-        total: All its parameters.
-        query_head: Parameters of one query head in every layer; `key_value_head` and `neuron` likewise.
-    """
-
-    dense: LayerWidths
-    total: int
-    query_head: int
-    key_value_head: int
-    neuron: int
-
-    @classmethod
-    def of(cls, config: ModelConfig) -> ModelCosts:
-        """Counts them on the shapes of the weights."""
-
-        def parameters(widths: LayerWidths) -> int:
-            return parameter_count(config, config.everywhere(widths))
-
-        dense = config.widths
-        total = parameters(dense)
-        return cls(
-            dense=dense,
-            total=total,
-            query_head=parameters(replace(dense, query_heads=dense.query_heads + 1)) - total,
-            key_value_head=parameters(replace(dense, key_value_heads=dense.key_value_heads + 1)) - total,
-            neuron=parameters(replace(dense, neurons=dense.neurons + 1)) - total,
-        )
-
-    def removed(self, widths: LayerWidths) -> int:
-        """The parameters that are removed when every layer has these widths."""
-        return (
-            (self.dense.query_heads - widths.query_heads) * self.query_head
-            + (self.dense.key_value_heads - widths.key_value_heads) * self.key_value_head
-            + (self.dense.neurons - widths.neurons) * self.neuron
-        )
-
-    def ratio(self, widths: LayerWidths) -> float:
-        """The share of all parameters that is removed then."""
-        return self.removed(widths) / self.total
-
-    def step(self, neurons: int) -> float:
-        """The share of all parameters that so many neurons in every layer are."""
-        return neurons * self.neuron / self.total
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from amp_export.architectures import Block, Kind, ModelConfig, Projection, Site
+from amp_export.architectures import Block, ModelConfig, Projection, Site
 from amp_export.errors import ModelError
+from amp_export.inputs.batches import Batch
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,42 +21,6 @@ if TYPE_CHECKING:
 
 CHUNK_TOKENS = 512
 """Tokens whose contributions of one head are held at a time: small enough for the cache of a core."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What a model is run on.
-
-    Attributes:
-        inputs: The model's inputs by name.
-        samples: How many samples they are.
-        read_mask: Which of the tokens that are read are real, [samples, tokens]; None says that all are.
-        written_mask: The same of the tokens that are written, where those are others.
-    """
-
-    inputs: Mapping[str, Any]
-    samples: int
-    read_mask: torch.Tensor | None = None
-    written_mask: torch.Tensor | None = None
-
-
-def text_batch(model: PreTrainedModel, config: ModelConfig, input_ids_bs: torch.Tensor, mask_bs: torch.Tensor) -> Batch:
-    """A batch of texts. What writes a text from another is given the same text to write.
-
-    Args:
-        model: The model that will run it.
-        config: Its config.
-        input_ids_bs: Token ids, padded on the right, [samples, tokens].
-        mask_bs: Which of them are real, [samples, tokens].
-    """
-    inputs: dict[str, Any] = {"input_ids": input_ids_bs, "attention_mask": mask_bs}
-    if config.architecture.kind is Kind.ENCODER_DECODER:
-        start = config.fields.get("decoder_start_token_id") or config.fields.get("pad_token_id") or 0
-        inputs["decoder_input_ids"] = input_ids_bs.roll(1, dims=1).index_fill(1, input_ids_bs.new_zeros(1), start)
-        inputs["decoder_attention_mask"] = mask_bs
-    if "use_cache" in inspect.signature(model.get_submodule(config.base_model).forward).parameters:
-        inputs["use_cache"] = False
-    return Batch(inputs, len(input_ids_bs), read_mask=mask_bs, written_mask=mask_bs)
 
 
 @dataclass(frozen=True)

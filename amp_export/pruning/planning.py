@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 from amp_export.architectures import LayerWidths, ModelConfig
 from amp_export.options import Allocation, HeadPolicy, PerLayer
 from amp_export.pruning.allocation import spread_heads, spread_neurons
-from amp_export.pruning.candidates import RATIO_TOLERANCE, Candidate, ModelCosts, PlanSettings, list_candidates
+from amp_export.pruning.candidates import Candidate, list_candidates
+from amp_export.pruning.costs import ModelCosts
 from amp_export.pruning.plan import LayerPlan, Plan, removed_ratio
+from amp_export.pruning.settings import RATIO_TOLERANCE, PlanSettings
 
 if TYPE_CHECKING:
     import numpy as np

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amp_export.checkpoints.reading import save_tensors
-from amp_export.pruning.scoring import batches
-from amp_export.pruning.slicing import to_numpy
+from amp_export.checkpoints.writing import save_tensors, to_numpy
+from amp_export.inputs.batches import batches
 
 if TYPE_CHECKING:
     import torch

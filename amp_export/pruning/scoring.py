@@ -7,30 +7,24 @@ absolute hidden activation of the MLP. Both are averaged over a prompt's real to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from amp_export.checkpoints.reading import save_tensors
+from amp_export.checkpoints.writing import save_tensors
 from amp_export.errors import CalibrationError, ModelError
-from amp_export.pruning.hooks import Batch, Recorder, text_batch
+from amp_export.inputs.batches import BATCH_TOKENS, MAX_PROMPT_TOKENS, Batch, batches, text_batch, tokenize
+from amp_export.pruning.hooks import Recorder
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy as np
-    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from amp_export.architectures import ModelConfig
 
     Array = np.ndarray[Any, np.dtype[np.float32]]
-
-BATCH_TOKENS = 2048
-"""Tokens of one batch, padding counted: enough to keep the cores busy, little enough to stay out of swap."""
-
-MAX_PROMPT_TOKENS = 2048
-"""Longer prompts are cut here, so that one of them cannot exhaust the memory."""
 
 
 @dataclass(frozen=True)
@@ -109,23 +103,6 @@ def score(
     return score_tokens(model, token_ids, config, origin=origin, on_progress=on_progress)
 
 
-def tokenize(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, limit: int, vocab_size: int
-) -> list[list[int]]:
-    """Token ids of each text that has any, cut to the model's length and to `MAX_PROMPT_TOKENS`.
-
-    Raises:
-        ModelError: The tokenizer knows tokens that the model does not.
-    """
-    encoded = [tokenizer(text).input_ids[: min(limit, MAX_PROMPT_TOKENS)] for text in texts]
-    if (largest := max(map(max, filter(None, encoded)), default=0)) >= vocab_size:
-        raise ModelError(
-            f"The tokenizer gives token id {largest}, but the model's vocabulary ends at {vocab_size - 1}.\n"
-            "The tokenizer is of another model; put the right one beside the weights."
-        )
-    return [ids for ids in encoded if ids]
-
-
 def score_tokens(
     model: PreTrainedModel,
     token_ids: Sequence[Sequence[int]],
@@ -177,30 +154,3 @@ def score_batches(
                 on_progress(done, samples)
         heads, neurons = recorder.averages(samples)
     return Scores(heads, neurons, origin)
-
-
-def batches(
-    token_ids: Sequence[Sequence[int]], batch_tokens: int = BATCH_TOKENS
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yields prompts of like length together: token ids and mask, both int64 [batch, sequence], padded on the right."""
-    batch: list[Sequence[int]] = []
-    for prompt in sorted(token_ids, key=len):
-        # the new prompt is the longest so far, so its length is what all would be padded to
-        if batch and (len(batch) + 1) * len(prompt) > batch_tokens:
-            yield _pad(batch)
-            batch = []
-        batch.append(prompt)
-    if batch:
-        yield _pad(batch)
-
-
-def _pad(batch: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-    import torch
-
-    longest = max(len(prompt) for prompt in batch)
-    input_ids_bs = torch.zeros(len(batch), longest, dtype=torch.int64)
-    mask_bs = torch.zeros_like(input_ids_bs)
-    for row, prompt in enumerate(batch):
-        input_ids_bs[row, : len(prompt)] = torch.tensor(prompt)
-        mask_bs[row, : len(prompt)] = 1
-    return input_ids_bs, mask_bs

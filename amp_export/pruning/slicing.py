@@ -16,6 +16,7 @@ from amp_export.architectures import (
     resized_modules,
     sliced_axes,
 )
+from amp_export.checkpoints.writing import to_numpy
 
 if TYPE_CHECKING:
     import numpy as np
@@ -188,14 +189,3 @@ def module_tensors(model: PreTrainedModel, *, as_stored: bool) -> Iterator[tuple
         tensors = revert_weight_conversion(model, tensors)
     for name, tensor in tensors.items():
         yield name, to_numpy(tensor)
-
-
-def to_numpy(tensor: torch.Tensor) -> Any:
-    """A tensor as an array over the same memory; bfloat16 comes as `ml_dtypes.bfloat16`."""
-    import ml_dtypes
-    import torch
-
-    tensor = tensor.contiguous()
-    if tensor.dtype is torch.bfloat16:
-        return tensor.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
-    return tensor.numpy()

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
-from amp_export.reporting.report import Report, Section, greedy_line, reload_line
+from amp_export.reporting.report import Report, Section
+from amp_export.reporting.summary import greedy_line, reload_line
 
 NOT_IN_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What no XML file may hold. Source: production 2, Char, of XML 1.0, fifth edition."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from amp_export.architectures import Kind, LayerWidths, ModelConfig, find_architecture
 from amp_export.errors import AmpExportError
 from amp_export.outputs.manifest import Manifest
-from amp_export.outputs.staging import PLAN, SCORES
+from amp_export.outputs.names import PLAN, SCORES
 from amp_export.pruning.allocation import relative_importance
 from amp_export.reporting.report import Section
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from amp_export.reporting.checks import Check
 from amp_export.reporting.findings import headline
-from amp_export.reporting.report import Report, Section, summary_rows, verdict_lines
+from amp_export.reporting.report import Report, Section
+from amp_export.reporting.summary import summary_rows, verdict_lines
 from amp_export.reporting.wording import case_name
 
 

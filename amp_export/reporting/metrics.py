@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from amp_export.exporters.dispatch import exported_bytes
-from amp_export.options import Format
-from amp_export.outputs.manifest import Manifest
 from amp_export.reporting.report import Report
 
 
@@ -105,16 +103,6 @@ def find_metric(name: str) -> Metric:
         KeyError: There is none.
     """
     return next(metric for metric in METRICS if metric.name == name.partition(".")[0])
-
-
-def which_export(output: Path) -> Format:
-    """The export that an output directory holds; the first where there are several.
-
-    Raises:
-        OutputError: It is no output of this tool.
-    """
-    manifest = Manifest.load(output)
-    return next((each for each in Format if each in manifest.exports), Format.ONNX)
 
 
 def _alone(value: float | None) -> Found:

@@ -21,11 +21,14 @@ from tiny_models import BUILDABLE, save_tiny_model  # noqa: E402
 
 from amp_export.checkpoints.reading import open_checkpoint  # noqa: E402
 from amp_export.errors import AmpExportError  # noqa: E402
-from amp_export.exporters.dispatch import Opset, Precision  # noqa: E402
 from amp_export.exporters.onnx import export as export_onnx  # noqa: E402
 from amp_export.exporters.tensorrt import EngineSettings, Limits, export, load_runtime  # noqa: E402
 from amp_export.hardware.targets import TARGETS  # noqa: E402
-from amp_export.options import TargetName  # noqa: E402
+from amp_export.options import (  # noqa: E402
+    Opset,
+    Precision,
+    TargetName,
+)
 
 GPUS = (TargetName.A100, TargetName.RTX3090, TargetName.RTX4090, TargetName.RTX5090)
 BATCHES = (1, 8)

@@ -23,14 +23,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, LlamaCo
 from amp_export.architectures import ModelConfig
 from amp_export.benchmarking.statistics import PhaseResult
 from amp_export.checkpoints.reading import open_checkpoint, read_config
-from amp_export.exporters.dispatch import Precision
 from amp_export.exporters.models.decoder import GraphDecoder
 from amp_export.exporters.onnx import export, run
 from amp_export.hardware.gpus import find_gpu
-from amp_export.options import HeadPolicy
-from amp_export.pruning.candidates import PlanSettings, list_candidates
+from amp_export.options import HeadPolicy, Precision
+from amp_export.pruning.candidates import list_candidates
 from amp_export.pruning.planning import choose_candidate
 from amp_export.pruning.rewriting import rewrite
+from amp_export.pruning.settings import PlanSettings
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results" / "gpu.md"
 RATIO = 0.3

@@ -16,8 +16,9 @@ from amp_export.architectures import ModelConfig
 from amp_export.checkpoints.loading import load_model, load_tokenizer
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.checkpoints.sources import resolve_model
+from amp_export.inputs.batches import batches, tokenize
 from amp_export.inputs.texts import load_calibration
-from amp_export.pruning.scoring import batches, score_tokens, tokenize
+from amp_export.pruning.scoring import score_tokens
 
 LIMIT = 1.35
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from amp_export.checkpoints.reading import directory_size
+from amp_export.checkpoints.hashing import directory_size
 from amp_export.errors import UnsupportedModelError
-from amp_export.exporters.dispatch import Precision
 from amp_export.exporters.executorch.programs import ProgramFacts, require_runtime, runtime_version
 from amp_export.exporters.limits import Limits
 from amp_export.exporters.models.session import Port
-from amp_export.exporters.onnx.tracing import model_kind, tracing_jobs
 from amp_export.exporters.tracing.environment import check_traceable, in_haste, quiet, translated
+from amp_export.exporters.tracing.kinds import model_kind, tracing_jobs
+from amp_export.options import Precision
 
 if TYPE_CHECKING:
     from executorch.exir import ExecutorchProgramManager

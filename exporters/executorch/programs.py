@@ -13,11 +13,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from amp_export.errors import MissingExtraError, ModelError
-from amp_export.exporters.dispatch import Precision
 from amp_export.exporters.files import exported_files
 from amp_export.exporters.limits import Limits
 from amp_export.exporters.models.session import Port, load_ports
-from amp_export.options import Format
+from amp_export.options import Format, Precision
 
 
 @dataclass(frozen=True)

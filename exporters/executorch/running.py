@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amp_export.errors import ModelError, RequestError
-from amp_export.exporters.dispatch import Precision
 from amp_export.exporters.executorch.programs import ProgramFacts, require_runtime, runtime_version
 from amp_export.exporters.files import exported_files
 from amp_export.exporters.models.kinds import GraphModel, choose_model
 from amp_export.exporters.models.session import Session
 from amp_export.exporters.tracing.environment import quiet
 from amp_export.hardware.threads import usable_cores
-from amp_export.options import Format
+from amp_export.options import Format, Precision
 
 if TYPE_CHECKING:
     import torch

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from amp_export.exporters.dispatch import Precision
+from amp_export.options import Precision
 
 if TYPE_CHECKING:
     from amp_export.exporters.models.session import Floats, Integers, Session

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from amp_export.errors import UnsupportedModelError
 
 if TYPE_CHECKING:
-    from amp_export.exporters.dispatch import Precision
     from amp_export.exporters.models.session import Floats, Session
+    from amp_export.options import Precision
 
 
 class GraphEncoder:

@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from amp_export.exporters.dispatch import Precision
 from amp_export.exporters.limits import Limits
+from amp_export.options import Precision
 
 if TYPE_CHECKING:
     import numpy as np

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amp_export.errors import ModelError
-from amp_export.exporters.dispatch import Opset, Precision
 from amp_export.exporters.models.session import Port
+from amp_export.options import Opset, Precision
 
 if TYPE_CHECKING:
     import onnx

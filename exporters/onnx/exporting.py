@@ -9,16 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from amp_export.architectures import tensor_shapes
-from amp_export.checkpoints.reading import Checkpoint, directory_size
+from amp_export.checkpoints.hashing import directory_size
+from amp_export.checkpoints.reading import Checkpoint
 from amp_export.errors import OutputError, UnsupportedModelError
-from amp_export.exporters.dispatch import Opset, Precision
+from amp_export.exporters.files import GRAPH, WEIGHTS
 from amp_export.exporters.onnx.builder.graph import build_graph
 from amp_export.exporters.onnx.builder.weights import lay_out, write_weights
 from amp_export.exporters.onnx.genai import write_genai_config
 from amp_export.exporters.onnx.support import require_buildable
-
-GRAPH = "model.onnx"
-WEIGHTS = "model.onnx.data"
+from amp_export.options import Opset, Precision
 
 
 @dataclass(frozen=True)

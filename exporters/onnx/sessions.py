@@ -16,8 +16,8 @@ from amp_export.options import Format
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, OrtValue
 
-    from amp_export.exporters.dispatch import Precision
     from amp_export.exporters.models.session import Floats
+    from amp_export.options import Precision
 
 ENCODER, DECODER, DECODER_WITH_PAST = (file_name(part, Format.ONNX) for part in PARTS)
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from amp_export.architectures import Kind
 from amp_export.errors import ModelError, RequestError
+from amp_export.exporters.files import GRAPH
 from amp_export.exporters.models.decoder import PAST
 from amp_export.exporters.models.encoder import GraphEncoder
 from amp_export.exporters.models.encoder_decoder import STATES, GraphEncoderDecoder
-from amp_export.exporters.onnx.exporting import GRAPH
 from amp_export.exporters.onnx.sessions import (
     CPU_PROVIDER,
     DECODER,

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from amp_export.errors import RequestError, UnsupportedModelError
-from amp_export.exporters.dispatch import Precision
 from amp_export.exporters.models.decoder import Decoder, Past
+from amp_export.options import Precision
 
 if TYPE_CHECKING:
     from amp_export.architectures import LayerWidths

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amp_export.exporters.onnx.builder.weights import aligned_offset
+from amp_export.exporters.files import aligned_offset
 from amp_export.exporters.onnx.introspection.scopes import MODULES, traced_values
 from amp_export.exporters.onnx.traced_fixes import mend_norms, mend_rotations
 from amp_export.exporters.tracing.jobs import Axes, Job, flatten

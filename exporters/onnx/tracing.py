@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from amp_export.architectures import Kind
-from amp_export.checkpoints.reading import directory_size
+from amp_export.checkpoints.hashing import directory_size
 from amp_export.errors import UnsupportedModelError
-from amp_export.exporters.dispatch import Opset, Precision
-from amp_export.exporters.onnx.exporting import GRAPH, WEIGHTS
+from amp_export.exporters.files import WEIGHTS
 from amp_export.exporters.tracing.environment import check_traceable, in_haste, quiet, translated
+from amp_export.exporters.tracing.kinds import model_kind, tracing_jobs
 from amp_export.extras import require_extra
+from amp_export.options import Opset, Precision
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -95,37 +96,6 @@ def trace(
         if on_progress is not None:
             on_progress(number, len(jobs) + 1)
     return _write(model, folder, traced, kind=kind, precision=precision, opset=opset, on_progress=on_progress)
-
-
-def model_kind(model: PreTrainedModel) -> Kind:
-    """Which graphs `trace` makes of a model."""
-    from amp_export.exporters.tracing.jobs import cache_argument
-
-    if not model.can_generate():
-        return Kind.ENCODER
-    if model.config.is_encoder_decoder:
-        return Kind.ENCODER_DECODER
-    if cache_argument(model) is None:
-        raise UnsupportedModelError(
-            f"{type(model).__name__} generates text without a cache of keys and values.\n"
-            "Supported are decoders with attention, encoders, and encoders with a decoder."
-        )
-    return Kind.DECODER
-
-
-def tracing_jobs(model: PreTrainedModel, kind: Kind) -> list[Job]:
-    """What is traced of a model.
-
-    Raises:
-        UnsupportedModelError: It takes or keeps what no graph is made for.
-    """
-    from amp_export.exporters.tracing.decoders import decoder_jobs
-    from amp_export.exporters.tracing.encoders import encoder_jobs
-    from amp_export.exporters.tracing.seq2seq import seq2seq_jobs
-
-    if kind is Kind.DECODER:
-        return decoder_jobs(model, file=GRAPH)
-    return encoder_jobs(model, file=GRAPH) if kind is Kind.ENCODER else seq2seq_jobs(model)
 
 
 def _trace_job(model: PreTrainedModel, job: Job, opset: Opset) -> ir.Model:

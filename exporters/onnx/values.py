@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import TYPE_CHECKING, Any
 
-from amp_export.exporters.dispatch import Precision
+from amp_export.options import Precision
 
 if TYPE_CHECKING:
     from onnxruntime import OrtValue

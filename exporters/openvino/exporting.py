@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from amp_export.checkpoints.reading import directory_size
+from amp_export.checkpoints.hashing import directory_size
 from amp_export.exporters.files import file_name
 from amp_export.exporters.onnx.descriptions import describe_graph
 from amp_export.exporters.onnx.genai import GENAI_CONFIG

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amp_export.errors import ModelError
-from amp_export.exporters.dispatch import Opset, Precision
 from amp_export.exporters.files import exported_files
 from amp_export.exporters.models.session import load_ports
 from amp_export.exporters.onnx.descriptions import GraphDescription
 from amp_export.extras import require_extra
-from amp_export.options import Format
+from amp_export.options import Format, Opset, Precision
 
 if TYPE_CHECKING:
     import openvino

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amp_export.errors import UnsupportedModelError
-from amp_export.exporters.dispatch import Precision
 from amp_export.exporters.files import exported_files
 from amp_export.exporters.models.kinds import GraphModel, choose_model
 from amp_export.exporters.models.session import Session
 from amp_export.exporters.openvino.models import description_of, last_line, read_model, require_runtime
 from amp_export.hardware.threads import usable_cores
-from amp_export.options import Format
+from amp_export.options import Format, Precision
 
 if TYPE_CHECKING:
     import openvino

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amp_export.errors import ModelError, RequestError
-from amp_export.exporters.dispatch import Precision
 from amp_export.exporters.limits import Limits
 from amp_export.exporters.models.session import Port, load_ports
 from amp_export.exporters.tensorrt.profiles import Profile, Range
-from amp_export.options import EngineRuntime
+from amp_export.options import EngineRuntime, Precision
 
 if TYPE_CHECKING:
     from amp_export.exporters.tensorrt.flavors import Runtime

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from amp_export.checkpoints.reading import hash_file
+from amp_export.checkpoints.hashing import hash_file
 from amp_export.errors import UnsupportedModelError
 from amp_export.exporters.limits import Limits
 from amp_export.exporters.onnx.descriptions import GraphDescription, describe_graph

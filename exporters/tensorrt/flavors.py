@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from amp_export.architectures import ModelConfig, Rotary
 from amp_export.errors import MissingExtraError, RequestError
 from amp_export.options import EngineRuntime
 
@@ -150,3 +151,14 @@ def load_runtime(asked: EngineRuntime | None = None, *, for_target: bool = False
             raise RequestError(f"{NAMES[kind]} is installed, but does not load: {error}") from error
     needed = f"Building with {NAMES[asked]}" if asked is not None else "Building an engine"
     raise MissingExtraError((asked or EngineRuntime.TENSORRT_RTX).value, needed_for=needed)
+
+
+def builds_with_new_operators(config: ModelConfig) -> bool:
+    """Whether an engine can be built from the decoder's graph of opset 23.
+
+    A RotaryEmbedding whose pairs lie side by side, which Cohere has, ended the build with an internal error. From the
+    graph of opset 20 every decoder's engine was built, in float32, float16 and bfloat16.
+    """
+    computation = config.architecture.computation
+    positions = computation.positions if computation is not None else None
+    return not (isinstance(positions, Rotary) and positions.interleaved)

@@ -24,10 +24,10 @@ from transformers.exporters.metadata import ExportMetadata, record_output_struct
 from transformers.exporters.runners.base import ModelRunner
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from amp_export.exporters.dispatch import Precision
 from amp_export.exporters.models.decoder import Past
 from amp_export.exporters.tensorrt.engines import ENGINE, FACTS, EngineFacts
 from amp_export.exporters.tensorrt.running import TensorrtDecoder, run
+from amp_export.options import Precision
 
 FORMAT = "tensorrt"
 

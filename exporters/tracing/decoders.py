@@ -7,17 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from amp_export.checkpoints.loading import cache_argument, takes
 from amp_export.errors import UnsupportedModelError
-from amp_export.exporters.tracing.jobs import (
-    BATCH,
-    Axes,
-    Job,
-    Sample,
-    cache_argument,
-    padded_mask,
-    sample_tokens,
-    takes,
-)
+from amp_export.exporters.tracing.jobs import BATCH, Axes, Job, Sample, padded_mask, sample_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

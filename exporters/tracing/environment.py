@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amp_export.errors import OutputError, UnsupportedModelError
-from amp_export.exporters.dispatch import Precision
+from amp_export.options import Precision
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -71,16 +70,6 @@ def map_samples(function: Callable[[Sample], Any], samples: Any) -> Any:
     if isinstance(samples, Mapping):
         return {key: map_samples(function, value) for key, value in samples.items()}
     return [map_samples(function, value) for value in samples]
-
-
-def takes(model: PreTrainedModel, name: str) -> bool:
-    """Whether a model's forward has a parameter of that name."""
-    return name in inspect.signature(model.forward).parameters
-
-
-def cache_argument(model: PreTrainedModel) -> str | None:
-    """Under which name forward takes the cache: transformers 5.24 renamed it, and warns at the old name."""
-    return next((name for name in ("cache", "past_key_values") if takes(model, name)), None)
 
 
 def sample_tokens(model: PreTrainedModel, length: int) -> torch.Tensor:

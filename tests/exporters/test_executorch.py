@@ -18,21 +18,24 @@ import torch
 from tiny_models import save_tiny_model, save_tiny_tokenizer
 
 from amp_export.api.benchmark import benchmark
-from amp_export.api.benchmark import subjects as benchmark_subjects
-from amp_export.api.validate import compare, validate
-from amp_export.benchmarking.runners import Setup, require
+from amp_export.api.validate import validate
+from amp_export.benchmarking import subjects as benchmark_subjects
+from amp_export.benchmarking.runners import require
+from amp_export.benchmarking.setup import Setup
 from amp_export.benchmarking.workloads import Sweep
+from amp_export.checkpoints.hashing import hash_weights
 from amp_export.checkpoints.loading import load_model
-from amp_export.checkpoints.reading import hash_weights, open_checkpoint
+from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.errors import MissingExtraError, ModelError, OutputError, RequestError, UnsupportedModelError
-from amp_export.exporters.dispatch import Opset, Precision, Provider, exported_bytes, run
+from amp_export.exporters.dispatch import exported_bytes, run
 from amp_export.exporters.executorch import ProgramFacts, export, read_facts
 from amp_export.exporters.limits import Limits
 from amp_export.exporters.models.decoder import GraphDecoder
 from amp_export.exporting.engines import EngineOptions
 from amp_export.exporting.settings import ExportSettings, choose_settings
-from amp_export.options import EngineRuntime, Format, Runtime, TargetName, Via
+from amp_export.options import EngineRuntime, Format, Opset, Precision, Provider, Runtime, TargetName, Via
 from amp_export.outputs.manifest import Manifest, SourceRecord
+from amp_export.parity.comparison import compare
 from amp_export.progress import Silent
 
 pytest.importorskip("executorch", reason="ExecuTorch is not installed")

@@ -19,9 +19,10 @@ from tiny_models import BUILDABLE, save_tiny_model, save_tiny_tokenizer
 from amp_export.architectures import ModelConfig, find_architecture
 from amp_export.checkpoints.reading import Checkpoint, TensorInfo, open_checkpoint
 from amp_export.errors import OutputError, RequestError, UnsupportedModelError
-from amp_export.exporters.dispatch import Precision
+from amp_export.exporters.files import CACHE_LINE_BYTES, PAGE_BYTES
 from amp_export.exporters.onnx import can_build, export
-from amp_export.exporters.onnx.builder.weights import CACHE_LINE_BYTES, PAGE_BYTES, lay_out
+from amp_export.exporters.onnx.builder.weights import lay_out
+from amp_export.options import Precision
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from amp_export.exporters.dispatch import Opset, Precision
 from amp_export.exporters.onnx.builder.masks import add_masks
 from amp_export.exporters.onnx.builder.nodes import Graph
+from amp_export.options import Opset, Precision
 
 WINDOWS = (None, 1, 3, 8)
 

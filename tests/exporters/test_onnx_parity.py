@@ -24,9 +24,9 @@ from amp_export.architectures import (
 )
 from amp_export.checkpoints.modeling_amp import resize
 from amp_export.checkpoints.reading import Checkpoint, TensorInfo, open_checkpoint
-from amp_export.exporters.dispatch import Opset, Precision
 from amp_export.exporters.models.decoder import GraphDecoder
 from amp_export.exporters.onnx import export, run
+from amp_export.options import Opset, Precision
 
 LONGROPE = {
     "rope_type": "longrope",

@@ -13,10 +13,10 @@ from tiny_models import save_tiny_model
 
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.errors import MissingExtraError, ModelError, RequestError, UnsupportedModelError
-from amp_export.exporters.dispatch import Precision
 from amp_export.exporters.onnx import export, run
 from amp_export.exporters.onnx.values import to_float32
 from amp_export.hardware.threads import usable_cores
+from amp_export.options import Precision
 
 TOKENS = np.array([[5, 6, 7]])
 

@@ -12,11 +12,11 @@ import pytest
 from conftest import Converted
 
 from amp_export.errors import ModelError, UnsupportedModelError
-from amp_export.exporters.dispatch import Precision
 from amp_export.exporters.models.encoder import GraphEncoder
 from amp_export.exporters.models.encoder_decoder import GraphEncoderDecoder
 from amp_export.exporters.onnx import exported_graphs, run
 from amp_export.exporters.onnx.values import to_float32, to_value
+from amp_export.options import Precision
 
 Convert = Callable[[str], Converted]
 

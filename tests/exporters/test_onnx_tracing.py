@@ -23,9 +23,9 @@ from amp_export.architectures import Kind
 from amp_export.checkpoints.loading import load_model
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.errors import MissingExtraError, OutputError, UnsupportedModelError
-from amp_export.exporters.dispatch import Precision
 from amp_export.exporters.models.decoder import GraphDecoder
 from amp_export.exporters.onnx import TracedExport, run, trace
+from amp_export.options import Precision
 
 TOLERANCE = 1e-4
 """Of logits whose standard deviation is about 6: the noise is 2e-5, a wrong position or head 1 and more."""

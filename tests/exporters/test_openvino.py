@@ -15,15 +15,16 @@ from conftest import Converted
 from tiny_models import BUILDABLE, save_tiny_model, save_tiny_output
 from typer.testing import CliRunner, Result
 
-from amp_export.api.validate import compare
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.cli import app
 from amp_export.errors import MissingExtraError, ModelError, RequestError
 from amp_export.exporters import onnx
-from amp_export.exporters.dispatch import Opset, Precision, Provider, exported_bytes, exported_opset, run
+from amp_export.exporters.dispatch import exported_bytes, exported_opset, run
 from amp_export.exporters.models.decoder import Decoder
 from amp_export.exporters.models.session import Port
-from amp_export.outputs.staging import PRUNED
+from amp_export.options import Opset, Precision, Provider
+from amp_export.outputs.names import PRUNED
+from amp_export.parity.comparison import compare
 from amp_export.progress import Silent
 
 pytest.importorskip("openvino", reason="openvino is not installed")

@@ -13,16 +13,14 @@ from tiny_models import save_tiny_model
 
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.errors import MissingExtraError, ModelError, RequestError, UnsupportedModelError
-from amp_export.exporters.dispatch import Opset, Precision
 from amp_export.exporters.onnx import export as export_onnx
 from amp_export.exporters.tensorrt import EngineFacts, EngineSettings, Limits, decoder_profiles, export, load_runtime
 from amp_export.exporters.tensorrt.building import BuildSettings, build_engine
 from amp_export.exporters.tensorrt.engines import ENGINE, FACTS
-from amp_export.exporters.tensorrt.flavors import Runtime
+from amp_export.exporters.tensorrt.flavors import Runtime, builds_with_new_operators
 from amp_export.exporters.tensorrt.problems import explain_build
 from amp_export.exporters.tensorrt.progress import PARTS, BuildProgress
-from amp_export.exporters.tensorrt.support import builds_with_new_operators
-from amp_export.options import EngineRuntime
+from amp_export.options import EngineRuntime, Opset, Precision
 
 AXES = {
     "input_ids": ("batch_size", "sequence_length"),

@@ -16,15 +16,15 @@ import onnxruntime
 import pytest
 import torch
 
-from amp_export.api.validate import compare
-from amp_export.checkpoints.reading import hash_file, open_checkpoint
+from amp_export.checkpoints.hashing import hash_file
+from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.errors import RequestError
-from amp_export.exporters.dispatch import Precision
 from amp_export.exporters.onnx import export, run
 from amp_export.exporters.tensorrt import EngineFacts, Limits, decoder_profiles
 from amp_export.exporters.tensorrt.exporting import describe_decoder
 from amp_export.exporters.tensorrt.running import TensorrtDecoder
-from amp_export.options import EngineRuntime
+from amp_export.options import EngineRuntime, Precision
+from amp_export.parity.comparison import compare
 from amp_export.parity.decoder_cases import Case
 from amp_export.parity.suites import DecoderSuite
 from amp_export.progress import Silent

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amp_export.benchmarking.runners.base import DecoderRunner, EncoderRunner, Runner, WriterRunner
-from amp_export.exporters.dispatch import Provider, run
+from amp_export.exporters.dispatch import run
+from amp_export.options import Provider
 
 if TYPE_CHECKING:
     import torch

@@ -13,8 +13,8 @@ from amp_export.architectures import Kind, Modality, ModelConfig
 from amp_export.benchmarking.runners.base import Axes, DecoderRunner, EncoderRunner, Runner, WriterRunner
 from amp_export.checkpoints.reading import read_config
 from amp_export.errors import RequestError
-from amp_export.exporters.dispatch import Precision
 from amp_export.inputs.random import as_tensors, input_name, signal_shape
+from amp_export.options import Precision
 
 if TYPE_CHECKING:
     import torch
@@ -111,7 +111,7 @@ class TorchDecoder(_TorchRunner, DecoderRunner):
     """A decoder with a cache: one that grows, or compiled one of the texts' full length, which compilers want."""
 
     def __init__(self, model: PreTrainedModel, config: ModelConfig, *, threads: int, compiled: bool) -> None:
-        from amp_export.exporters.tracing.jobs import cache_argument
+        from amp_export.checkpoints.loading import cache_argument
 
         super().__init__(model, config, threads=threads, compiled=compiled)
         self._forward = self._compile(model.forward)
@@ -181,7 +181,7 @@ class TorchWriter(_TorchRunner, WriterRunner):
                 f"{type(model).__name__} has an encoder and a decoder, whose growing cache torch.compile would compile "
                 "anew for every token.\nMeasure it with --runtime pytorch."
             )
-        from amp_export.exporters.tracing.jobs import cache_argument
+        from amp_export.checkpoints.loading import cache_argument
 
         self._cache_argument = str(cache_argument(model))
         self._encoder = model.get_encoder()

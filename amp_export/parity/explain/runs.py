@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from amp_export.architectures import Modality
-from amp_export.exporters.dispatch import Precision
 from amp_export.exporters.models.encoder import GraphEncoder
 from amp_export.exporters.models.encoder_decoder import GraphEncoderDecoder
 from amp_export.exporters.onnx.third_party_decoders import ForeignDecoder
-from amp_export.parity.decoder_cases import Case, Floats, Integers, replay, token_pool
+from amp_export.inputs.tokens import Floats, Integers, token_pool
+from amp_export.options import Precision
+from amp_export.parity.decoder_cases import Case, replay
 from amp_export.parity.encoder_cases import EncoderCase, Inputs, replay_encoder, torch_encoder
 from amp_export.parity.seq2seq_cases import WritingCase, graph_writer, replay_writing, torch_writer
 from amp_export.parity.suites import AnyCase, torch_decoder

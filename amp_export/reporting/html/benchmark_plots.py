@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from amp_export.reporting.benchmarks import MEASURES, SUBJECTS
-from amp_export.reporting.html.palette import GREY, INK, PRUNED, WHITE
-from amp_export.reporting.html.svg import Picture, drawing, to_picture, write_above
+from amp_export.reporting.html.svg import GREY, INK, PRUNED, WHITE, Picture, drawing, to_picture, write_above
 from amp_export.reporting.wording import megabytes, milliseconds, timed
 
 if TYPE_CHECKING:

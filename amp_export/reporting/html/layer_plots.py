@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from amp_export.architectures import Unit
-from amp_export.reporting.html.palette import GREY, INK, PRUNED, WHITE
-from amp_export.reporting.html.svg import Picture, drawing, to_picture
+from amp_export.reporting.html.svg import GREY, INK, PRUNED, WHITE, Picture, drawing, to_picture
 from amp_export.reporting.layers import LayerCounts, Units
 
 if TYPE_CHECKING:

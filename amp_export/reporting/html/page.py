@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from amp_export.extras import require_extra
 from amp_export.outputs.manifest import Manifest
 from amp_export.reporting.findings import Standing, findings, headline
-from amp_export.reporting.html import palette as report_palette
+from amp_export.reporting.html import svg as palette
 from amp_export.reporting.html.sections import page_sections
 from amp_export.reporting.report import Report
 
@@ -76,6 +76,6 @@ def to_html(report: Report, manifest: Manifest, output: Path) -> str:
         headline=headline(report),
         findings=list(findings(report)),
         sections=list(page_sections(report, manifest, output)),
-        palette=report_palette,
+        palette=palette,
         signs=SIGNS,
     )

@@ -8,8 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from amp_export.reporting.html.palette import BAD, GREY, INK, PRUNED, WHITE
-from amp_export.reporting.html.svg import Picture, drawing, to_picture, write_above
+from amp_export.reporting.html.svg import BAD, GREY, INK, PRUNED, WHITE, Picture, drawing, to_picture, write_above
 from amp_export.reporting.wording import case_name, explanation_title
 
 if TYPE_CHECKING:

@@ -24,8 +24,9 @@ from amp_export.reporting.html.elements import PageSection, Table
 from amp_export.reporting.html.layer_plots import heads_picture, kept_picture, neurons_picture, shown_units
 from amp_export.reporting.html.parity_plots import explanation_picture, parity_picture
 from amp_export.reporting.layers import LayerCounts, layer_counts, read_importance
-from amp_export.reporting.report import Report, Section, explanation_line, greedy_line, reload_line
+from amp_export.reporting.report import Report, Section
 from amp_export.reporting.reproduce import commands
+from amp_export.reporting.summary import explanation_line, greedy_line, reload_line
 from amp_export.reporting.wording import by_graph, case_name
 
 HEADINGS = {Unit.QUERY_HEADS: "query heads", Unit.KEY_VALUE_HEADS: "key/value heads", Unit.NEURONS: "neurons"}

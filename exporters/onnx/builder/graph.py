@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from amp_export.architectures import LayerWidths, Learned, ModelConfig
-from amp_export.exporters.dispatch import Opset, Precision
 from amp_export.exporters.onnx.builder.activations import activation_of, add_activation
 from amp_export.exporters.onnx.builder.attention import Attention
 from amp_export.exporters.onnx.builder.layers import Parts
 from amp_export.exporters.onnx.builder.masks import add_masks
 from amp_export.exporters.onnx.builder.nodes import Graph
 from amp_export.exporters.onnx.builder.weights import StoredTensor
+from amp_export.options import Opset, Precision
 
 if TYPE_CHECKING:
     import onnx

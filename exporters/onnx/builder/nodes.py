@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from amp_export.exporters.dispatch import Opset, Precision
 from amp_export.exporters.onnx.builder.weights import StoredTensor
+from amp_export.options import Opset, Precision
 
 if TYPE_CHECKING:
     import onnx

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from amp_export.exporters.dispatch import Precision
+from amp_export.options import Precision
 
 if TYPE_CHECKING:
     from amp_export.architectures import LayerWidths

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from amp_export.architectures import LayerWidths, ModelConfig, NormKind, tensor_shapes
 from amp_export.checkpoints.reading import Checkpoint
 from amp_export.errors import RequestError
-from amp_export.exporters.dispatch import Precision
+from amp_export.exporters.files import aligned_offset
 from amp_export.exporters.onnx.builder.rotary import ropes, rotary_caches
+from amp_export.options import Precision
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,11 +23,6 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
-PAGE_BYTES = 4096
-"""Offsets are multiples of it, so that a runtime can map each tensor: `TensorProto.external_data`, onnx.proto."""
-
-CACHE_LINE_BYTES = 64
-"""Alignment of tensors smaller than a page, which are not worth a page of padding."""
 
 _STRIP_ROWS = 128
 
@@ -97,12 +93,6 @@ def _weights_from_one(config: ModelConfig) -> set[str]:
         return set()
     tensors = (*config.architecture.norms, *config.architecture.attention.tensors)
     return {*(tensor.name for tensor in tensors), f"{computation.final_norm}.weight"}
-
-
-def aligned_offset(end: int, nbytes: int) -> int:
-    """Where a tensor of that size starts in a data file that is filled up to `end`."""
-    alignment = PAGE_BYTES if nbytes >= PAGE_BYTES else CACHE_LINE_BYTES
-    return math.ceil(end / alignment) * alignment
 
 
 def write_weights(

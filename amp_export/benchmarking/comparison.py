@@ -1,0 +1,175 @@
+"""Benchmark a dense model against a pruned one."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from amp_export.benchmarking.results import BenchmarkReport, GpuRecord, Subject, SweepPoint
+from amp_export.benchmarking.roofline import Roofline, StepBytes, step_bytes
+from amp_export.benchmarking.rounds import Measured, Record, measure
+from amp_export.benchmarking.setup import Setup
+from amp_export.benchmarking.statistics import PhaseResult
+from amp_export.benchmarking.timing import DECODE, Round
+from amp_export.benchmarking.workloads import Sweep, Workload
+from amp_export.checkpoints.hashing import directory_size
+from amp_export.checkpoints.reading import read_config
+from amp_export.errors import RequestError
+from amp_export.exporters.dispatch import exported_bytes, exported_precision
+from amp_export.exporters.executorch import programs
+from amp_export.exporters.files import exported_files
+from amp_export.exporters.limits import Limits
+from amp_export.exporters.onnx import exported_graphs
+from amp_export.hardware.gpus import find_gpu, read_state
+from amp_export.hardware.machine import Machine
+from amp_export.options import Format
+
+ROUNDS = 20
+"""Rounds that are measured by default."""
+
+
+def benchmark_models(
+    dense: Path,
+    pruned: Path,
+    *,
+    setup: Setup | None = None,
+    sweep: Sweep | None = None,
+    rounds: int = ROUNDS,
+    launches: int = 4,
+    seed: int = 0,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> BenchmarkReport:
+    """Measures what a pruned model gains over the dense one.
+
+    Args:
+        dense: The dense model, in the form that the runtime takes.
+        pruned: The pruned one.
+        setup: What runs both, and how; by default ONNX Runtime on the processor.
+        sweep: How much is read and written.
+        rounds: How many rounds to measure, rounded up to a multiple of `launches`.
+        launches: How often to start both processes; an even number, so that each is the first as often.
+        seed: Of the prompt's tokens and of the bootstrap.
+        on_progress: Called with the number of rounds done and of all.
+
+    Raises:
+        RequestError: There would be nothing to measure, or it does not fit into the models' context.
+        ModelError: A folder holds no model, or a damaged one.
+        MissingExtraError: The runtime is not installed.
+        AmpExportError: A process died.
+    """
+    setup = setup or Setup()
+    if min(rounds, launches) < 1:
+        raise RequestError(f"{rounds} rounds in {launches} launches: there must be at least one of each.")
+    if setup.format not in (None, Format.TENSORRT):
+        for folder in (dense, pruned):
+            exported_files(folder, setup.format)
+    configs = [read_config(folder)[1] for folder in (dense, pruned)]
+    workloads = (sweep or Sweep()).workloads(configs, [*read_limits(dense), *read_limits(pruned)])
+    # models that know images alone draw no tokens
+    vocab_size = min(config.sizes.get("vocab_size", 1) for config in configs)
+    tasks = [Round(workload, vocab_size, seed) for workload in workloads]
+    gpu = find_gpu() if setup.on_gpu else None
+    before = read_state() if gpu is not None else None
+    measured = measure(dense, pruned, tasks, setup, rounds=rounds, launches=launches, on_progress=on_progress)
+    record = GpuRecord(gpu, before, read_state()) if gpu is not None else None
+    return _report(measured, workloads, setup, launches, seed, gpu=record)
+
+
+def read_limits(folder: Path) -> tuple[Limits, ...]:
+    """The largest batch and text of an ExecuTorch program; all else has no limits, or says so itself."""
+    return (programs.read_facts(folder).limits,) if programs.is_executorch(folder) else ()
+
+
+def _report(
+    measured: Measured,
+    workloads: tuple[Workload, ...],
+    setup: Setup,
+    launches: int,
+    seed: int,
+    *,
+    gpu: GpuRecord | None,
+) -> BenchmarkReport:
+    ready = measured.records[0].ready[0]
+    # by workload what a decoding step of the dense and of the pruned model reads
+    read = list(zip(*(_step_bytes(record, workloads, setup) for record in measured.records), strict=True))
+    points = [
+        _point(measured, number, workload, read[number], launches, seed) for number, workload in enumerate(workloads)
+    ]
+    lead = points[0]
+    decode = lead.phases.get(DECODE)
+    medians = (decode.dense.median, decode.pruned.median) if decode is not None else (None, None)
+    subjects = [
+        _describe(record, each, median, measured.bandwidth)
+        for record, each, median in zip(measured.records, read[0], medians, strict=True)
+    ]
+    return BenchmarkReport(
+        name=setup.name,
+        dense=subjects[0],
+        pruned=subjects[1],
+        phases=lead.phases,
+        roofline=lead.roofline,
+        batch_size=lead.batch_size,
+        prompt_tokens=lead.prompt_tokens,
+        decode_tokens=lead.decode_tokens,
+        sweep=tuple(points[1:]),
+        rounds=measured.rounds,
+        launches=launches,
+        warm_up_rounds=measured.warm_up_rounds,
+        unsettled_launches=measured.unsettled_launches,
+        threads=ready.threads,
+        pinned=tuple(ready.pinned),
+        runtime=ready.runtime,
+        clock=ready.clock,
+        bandwidth_bytes_per_second=measured.bandwidth,
+        machine=Machine.here(),
+        gpu=gpu,
+        seed=seed,
+    )
+
+
+def _point(
+    measured: Measured,
+    number: int,
+    workload: Workload,
+    read: tuple[StepBytes | None, ...],
+    launches: int,
+    seed: int,
+) -> SweepPoint:
+    dense, pruned = measured.records
+    phases = {
+        phase: PhaseResult.of(
+            dense.samples(number, phase),
+            pruned.samples(number, phase),
+            launches=launches,
+            seed=seed,
+            tokens=workload.batch_size * (1 if phase == DECODE else workload.prompt_tokens),
+        )
+        for phase in dense.times[number][0].phases
+    }
+    roofline = None
+    if DECODE in phases and read[0] is not None and read[1] is not None:
+        roofline = Roofline.of(read[0], read[1], phases[DECODE])
+    return SweepPoint(workload.batch_size, workload.prompt_tokens, workload.decode_tokens, phases, roofline)
+
+
+def _step_bytes(record: Record, workloads: Sequence[Workload], setup: Setup) -> Sequence[StepBytes | None]:
+    """What a decoding step reads; of an engine nobody knows which weights it keeps, and in what form."""
+    folder = record.folder
+    if setup.format is Format.TENSORRT:
+        return [None] * len(workloads)
+    precision = setup.precision if setup.format is None else exported_precision(folder)
+    graph = exported_graphs(folder)[-1] if setup.format is Format.ONNX else None
+    return step_bytes(folder, workloads, precision=precision, graph=graph)
+
+
+def _describe(record: Record, read: StepBytes | None, decode_seconds: float | None, bandwidth: float | None) -> Subject:
+    share = read.total / decode_seconds / bandwidth if read and decode_seconds and bandwidth else None
+    return Subject(
+        bytes_on_disk=exported_bytes(record.folder) or directory_size(record.folder),
+        peak_memory_bytes=max(each.peak_memory_bytes for times in record.times.values() for each in times),
+        load_seconds=statistics.median(ready.load_seconds for ready in record.ready),
+        weight_bytes_per_token=read.weights if read is not None else None,
+        cache_bytes_per_token=read.cache if read is not None else None,
+        bandwidth_share=share,
+    )

@@ -1,0 +1,57 @@
+"""The user's cache of converted checkpoints."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from amp_export.errors import ModelError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+
+
+DEMO = "demo"
+
+Status = Callable[[str], None]
+
+
+def cache_directory() -> Path:
+    """Where checkpoints are kept: AMP_EXPORT_CACHE, else XDG_CACHE_HOME/amp-export, else ~/.cache/amp-export."""
+    if own := os.environ.get("AMP_EXPORT_CACHE"):
+        return Path(own).expanduser()
+    shared = os.environ.get("XDG_CACHE_HOME")
+    return (Path(shared) if shared else Path.home() / ".cache") / "amp-export"
+
+
+def make_once(folder: Path, make: Callable[[Path], None]) -> Path:
+    """Returns `folder`, after `make` has written it where it is not there yet.
+
+    One process writes at a time, and the others find its result. What a killed one left is removed by the next.
+    """
+    from filelock import FileLock
+
+    if folder.is_dir():
+        return folder
+    staging = folder.with_name(f".{folder.name}.partial")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_name(f".{folder.name}.lock")):
+            if not folder.is_dir():
+                shutil.rmtree(staging, ignore_errors=True)
+                try:
+                    make(staging)
+                    staging.rename(folder)
+                finally:
+                    shutil.rmtree(staging, ignore_errors=True)
+    except OSError as error:
+        raise ModelError(
+            f"The checkpoint cannot be kept in {folder.parent}: {error.strerror or error}.\n"
+            "Make room there, or set AMP_EXPORT_CACHE to a directory on another disk."
+        ) from error
+    return folder

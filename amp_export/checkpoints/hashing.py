@@ -1,0 +1,40 @@
+"""Hash files and weights, and measure directories."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from amp_export.checkpoints.weight_files import INDEX as INDEX
+from amp_export.checkpoints.weight_files import SINGLE as SINGLE
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+from amp_export.checkpoints.reading import Checkpoint
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_weights(checkpoint: Checkpoint) -> str:
+    """One SHA-256 over the names and contents of all weight files and the config."""
+    digest = hashlib.sha256()
+    for file in [checkpoint.path / "config.json", *sorted({info.file for info in checkpoint.tensors.values()})]:
+        digest.update(f"{file.name}:{hash_file(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def directory_size(path: Path) -> int:
+    """Bytes of all files below `path`."""
+    total = 0
+    for file in path.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            total += file.stat().st_size if file.is_file() else 0
+    return total

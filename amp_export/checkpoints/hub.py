@@ -1,0 +1,92 @@
+"""Fetch checkpoints from the Hugging Face hub."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from logging import ERROR
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from amp_export.checkpoints.cache import DEMO, Status
+from amp_export.checkpoints.reading import COMPANIONS, INDEX
+from amp_export.checkpoints.unsupported import ADAPTER_CONFIG
+from amp_export.checkpoints.weight_files import PICKLE_INDEX
+from amp_export.errors import ModelError, first_line
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+
+
+HUB_TIMEOUT = 10.0
+"""Seconds that the hub has to answer."""
+
+_HUB_PATTERNS = ("config.json", ADAPTER_CONFIG, "*.safetensors", INDEX, *COMPANIONS)
+
+_HUB_PICKLES = ("pytorch_model*.bin", PICKLE_INDEX)
+
+
+def fetch_from_hub(repo_id: str, status: Status, *, allow_pickle: bool) -> Path:
+    """Fetches a repository, or finds it in the hub's cache where there is no network.
+
+    Raises:
+        ModelError: There is no such repository, or it cannot be fetched.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    status(f"Fetching {repo_id} from the Hugging Face hub")
+    try:
+        with quiet_hub():
+            # snapshot_download asks the same question without a time limit
+            info = HfApi().model_info(repo_id, timeout=HUB_TIMEOUT)
+            names = [file.rfilename for file in info.siblings or ()]
+            needs_pickles = allow_pickle and not any(name.endswith(".safetensors") for name in names)
+            patterns = (*_HUB_PATTERNS, *_HUB_PICKLES) if needs_pickles else _HUB_PATTERNS
+            return Path(snapshot_download(repo_id, allow_patterns=list(patterns)))
+    except GatedRepoError as error:
+        raise ModelError(
+            f"{repo_id} is gated: its owner has to let you in.\n"
+            f"Accept the terms at https://huggingface.co/{repo_id}, then log in: hf auth login"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ModelError(
+            f"No such model: {repo_id}\nIt is neither a local directory nor a repository that you can see on the hub.\n"
+            f"Check the spelling; for a private one log in: hf auth login. Or use the word {DEMO}."
+        ) from error
+    except Exception as error:  # the hub's client passes on whatever its HTTP library raises
+        if cached := _find_in_hub_cache(repo_id):
+            return cached
+        raise ModelError(
+            f"No such model: {repo_id}\nIt is not a local directory, and the hub cannot be reached to look for it "
+            f"({first_line(error)}).\nConnect to the network and try again, or name a local directory or a .gguf file."
+        ) from error
+
+
+def _find_in_hub_cache(repo_id: str) -> Path | None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repo_id, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
+
+
+@contextlib.contextmanager
+def quiet_hub() -> Iterator[None]:
+    """Keeps warnings and progress bars of huggingface_hub off the terminal, and puts its settings back."""
+    from huggingface_hub.utils import logging
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    verbosity, bars = logging.get_verbosity(), not are_progress_bars_disabled()
+    logging.set_verbosity(ERROR)
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            enable_progress_bars()

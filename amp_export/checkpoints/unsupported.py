@@ -1,0 +1,171 @@
+"""Refuse quantized checkpoints, adapters and unknown config fields, and say what turns them into usable ones."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from amp_export.architectures import RESIZED_MODEL_TYPE, Architecture
+from amp_export.architectures._facts import MAY_BE_IGNORED
+from amp_export.errors import ModelError, UnsupportedModelError
+
+_CONFIGS = {
+    "fp8": "FineGrainedFP8Config",
+    "mxfp8": "FineGrainedFP8Config",
+    "mxfp4": "Mxfp4Config",
+    "compressed-tensors": "CompressedTensorsConfig",
+}
+"""Methods that are dequantized while they are loaded, and the config that says so.
+
+Source: `AUTO_QUANTIZER_MAPPING`, `transformers/quantizers/auto.py`, and the quantizers that read `dequantize`, 5.24.
+"""
+
+
+ADAPTER_CONFIG = "adapter_config.json"
+
+_AUTO_CLASSES = {
+    "CAUSAL_LM": "AutoModelForCausalLM",
+    "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
+    "SEQ_CLS": "AutoModelForSequenceClassification",
+    "TOKEN_CLS": "AutoModelForTokenClassification",
+    "QUESTION_ANS": "AutoModelForQuestionAnswering",
+}
+"""By `task_type`: `TaskType`, `peft/utils/peft_types.py`, PEFT 0.18."""
+
+_PROMPTS = frozenset(
+    {"PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "ADAPTION_PROMPT", "CPT"}
+)
+"""Values of `peft_type` whose adapters change the input, not the weights, so that there is nothing to merge."""
+
+
+def refuse_adapter(path: Path) -> None:
+    """Refuses a directory with an adapter; transformers would load the adapter's base model, and put it on top.
+
+    Raises:
+        UnsupportedModelError: There is an adapter; the code that merges it is shown.
+        ModelError: Its config is damaged.
+    """
+    file = path / ADAPTER_CONFIG
+    if not file.is_file():
+        return
+    try:
+        adapter = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ModelError(f"{file} is not valid JSON: {error}\nFetch the adapter again.") from error
+    if not isinstance(adapter, dict):
+        raise ModelError(f"{file} is not the config of an adapter.\nFetch the adapter again.")
+    kind = str(adapter.get("peft_type") or "of an unknown kind")
+    base = adapter.get("base_model_name_or_path") or "BASE_MODEL"
+    found = f"{path} holds an adapter ({kind}) of {base}, not a model: there is an {ADAPTER_CONFIG}."
+    if kind in _PROMPTS:
+        raise UnsupportedModelError(
+            f"{found}\nAdapters of this kind change the input of a model and not its weights, so that they cannot be "
+            f"merged.\nPrune {base} itself."
+        )
+    raise UnsupportedModelError(
+        f"{found}\nMerge it first, and use what that saves:\n{_merge_code(path, adapter, base)}\n"
+        f"If the weights here are complete without the adapter, remove {ADAPTER_CONFIG}."
+    )
+
+
+def _merge_code(path: Path, adapter: dict[str, Any], base: str) -> str:
+    auto_class = _AUTO_CLASSES.get(str(adapter.get("task_type")), "AutoModel")
+    # an adapter that added tokens was saved with its tokenizer
+    tokenizer = path if (path / "tokenizer_config.json").is_file() else base
+    return "\n".join(
+        (
+            "  from peft import PeftModel",
+            f"  from transformers import {auto_class}, AutoTokenizer",
+            f'  model = {auto_class}.from_pretrained("{base}", dtype="auto")',
+            f'  PeftModel.from_pretrained(model, "{path}").merge_and_unload().save_pretrained("merged")',
+            f'  AutoTokenizer.from_pretrained("{tokenizer}").save_pretrained("merged")',
+        )
+    )
+
+
+def explain_quantization(quantization: Any, class_name: str) -> str:
+    """Says how a quantized checkpoint becomes a plain one.
+
+    Args:
+        quantization: The value of `quantization_config` in config.json.
+        class_name: The transformers class that loads the checkpoint.
+    """
+    method = _method(quantization)
+    found = f"The checkpoint is quantized ({method}), and plain weights are needed."
+    if method in _CONFIGS:
+        config = _CONFIGS[method]
+        package = f"  # needs pip install {method}" if method == "compressed-tensors" else ""
+        load = (
+            f"  from transformers import {class_name}, {config}{package}",
+            f'  model = {class_name}.from_pretrained("MODEL", quantization_config={config}(dequantize=True))',
+        )
+    elif method == "bitsandbytes":
+        # its quantizers are those that define `_dequantize`: `quantizer_bnb_4bit.py`, `quantizer_bnb_8bit.py`, 5.24
+        load = (
+            f"  from transformers import {class_name}  # needs pip install bitsandbytes",
+            f'  model = {class_name}.from_pretrained("MODEL").dequantize()',
+        )
+    else:
+        return (
+            f"{found}\nTransformers cannot dequantize {method}: use the checkpoint that this one was quantized from, "
+            "which its model card names."
+        )
+    lines = (*load, '  model.save_pretrained("plain")')
+    return "\n".join((found, "Dequantize it first, copy its tokenizer beside, and use what that saves:", *lines))
+
+
+def _method(quantization: Any) -> str:
+    if not isinstance(quantization, Mapping):
+        return "unknown method"
+    method = quantization.get("quant_method")
+    if method is None and (quantization.get("load_in_4bit") or quantization.get("load_in_8bit")):
+        # old configs of bitsandbytes do not name it
+        return "bitsandbytes"
+    return str(method or "unknown method").lower().replace("_", "-")
+
+
+def check_known_fields(raw_config: Mapping[str, Any], architecture: Architecture) -> None:
+    """Refuses a config that sets a field which transformers obeys and the facts of the family do not name.
+
+    Fields that transformers' config class does not declare are harmless, and files are full of them. So are fields that
+    say what the class assumes anyway.
+
+    Args:
+        raw_config: The content of config.json.
+        architecture: The facts of its family.
+
+    Raises:
+        UnsupportedModelError: It names the fields and their values.
+    """
+    from transformers import CONFIG_MAPPING, __version__
+
+    from amp_export.checkpoints.loading import quiet_transformers
+
+    described = raw_config["dense"] if raw_config.get("model_type") == RESIZED_MODEL_TYPE else raw_config
+    known = {*architecture.defaults, *architecture.ignored, *MAY_BE_IGNORED, *architecture.names.values()}
+    config_class = CONFIG_MAPPING[architecture.model_type]
+    with quiet_transformers():  # the defaults of some families make it warn
+        default = config_class()
+    declared = {field.name for field in dataclasses.fields(config_class)} | default.to_dict().keys()
+    unknown = {
+        name: value
+        for name, value in described.items()
+        if name in declared - known and not _same(value, getattr(default, name, None))
+    }
+    if unknown:
+        fields = ", ".join(f"{name} = {value!r}" for name, value in sorted(unknown.items()))
+        raise UnsupportedModelError(
+            f"config.json sets fields of {config_class.__name__} (transformers {__version__}) of which this version of "
+            f"amp-export does not know what they change: {fields}.\n"
+            "Update amp-export; or remove the fields from a copy of the checkpoint, if the model is the same without."
+        )
+
+
+def _same(value: Any, default: Any) -> bool:
+    """Whether two values say the same; JSON has lists where Python may have tuples."""
+    if isinstance(value, list) and isinstance(default, tuple):
+        return value == list(default)
+    return bool(value == default)

@@ -1,0 +1,117 @@
+"""Write checkpoints, one tensor at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from amp_export.checkpoints.weight_files import INDEX as INDEX
+from amp_export.checkpoints.weight_files import SINGLE as SINGLE
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    Indices = np.ndarray[Any, np.dtype[np.int64]]
+
+
+SHARD_BYTES = 2 << 30
+"""Upper bound of one shard that we write, and so of what writing holds in memory."""
+
+
+def write_checkpoint(
+    folder: Path,
+    raw_config: Mapping[str, Any],
+    tensors: Iterable[tuple[str, Array]],
+    *,
+    companions: Iterable[Path] = (),
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Writes a checkpoint that plain transformers loads, holding at most one shard of it in memory.
+
+    Args:
+        folder: Where to; it is made.
+        raw_config: Becomes config.json.
+        tensors: Names and arrays, consumed as they come.
+        companions: Files to copy beside the weights.
+        shard_bytes: A shard is closed before it grows over this.
+    """
+    folder.mkdir(parents=True)
+    shards: list[list[str]] = []
+    batch: dict[str, Array] = {}
+    held = total = 0
+
+    def close_shard() -> None:
+        save_tensors(folder / f"shard-{len(shards)}", batch, metadata={"format": "pt"})
+        shards.append(list(batch))
+        batch.clear()
+
+    for name, array in tensors:
+        if batch and held + array.nbytes > shard_bytes:
+            close_shard()
+            held = 0
+        batch[name] = array
+        held += array.nbytes
+        total += array.nbytes
+    close_shard()
+    _name_shards(folder, shards, total)
+    (folder / "config.json").write_text(json.dumps(raw_config, indent=2) + "\n", encoding="utf-8")
+    for file in companions:
+        shutil.copy2(file, folder / file.name)
+
+
+def save_tensors(file: Path, arrays: dict[str, Array], *, metadata: dict[str, str]) -> None:
+    """`safetensors.numpy.save_file`, with the permissions and the errors that other files get.
+
+    Raises:
+        OSError: The file could not be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    # creating the file first asks the umask; the library alone would let only the owner read it
+    file.touch()
+    mode = file.stat().st_mode
+    try:
+        save_file(arrays, file, metadata=metadata)
+    except SafetensorError as error:
+        # the library wraps the system's error and keeps its number in the text only
+        if number := re.search(r"os error (\d+)", str(error)):
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(file)) from error
+        raise
+    file.chmod(mode)
+
+
+def _name_shards(folder: Path, shards: list[list[str]], total_size: int) -> None:
+    if len(shards) == 1:
+        (folder / "shard-0").rename(folder / SINGLE)
+        return
+    weight_map: dict[str, str] = {}
+    for number, names in enumerate(shards):
+        final = f"model-{number + 1:05d}-of-{len(shards):05d}.safetensors"
+        (folder / f"shard-{number}").rename(folder / final)
+        weight_map.update(dict.fromkeys(names, final))
+    index = {"metadata": {"total_size": total_size}, "weight_map": dict(sorted(weight_map.items()))}
+    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def to_numpy(tensor: torch.Tensor) -> Any:
+    """A tensor as an array over the same memory; bfloat16 comes as `ml_dtypes.bfloat16`."""
+    import ml_dtypes
+    import torch
+
+    tensor = tensor.contiguous()
+    if tensor.dtype is torch.bfloat16:
+        return tensor.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
+    return tensor.numpy()

@@ -1,0 +1,105 @@
+"""Batches of texts, padded."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from amp_export.architectures import Kind, ModelConfig
+from amp_export.errors import ModelError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    Array = np.ndarray[Any, np.dtype[np.float32]]
+
+
+BATCH_TOKENS = 2048
+"""Tokens of one batch, padding counted: enough to keep the cores busy, little enough to stay out of swap."""
+
+MAX_PROMPT_TOKENS = 2048
+"""Longer prompts are cut here, so that one of them cannot exhaust the memory."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a model is run on.
+
+    Attributes:
+        inputs: The model's inputs by name.
+        samples: How many samples they are.
+        read_mask: Which of the tokens that are read are real, [samples, tokens]; None says that all are.
+        written_mask: The same of the tokens that are written, where those are others.
+    """
+
+    inputs: Mapping[str, Any]
+    samples: int
+    read_mask: torch.Tensor | None = None
+    written_mask: torch.Tensor | None = None
+
+
+def text_batch(model: PreTrainedModel, config: ModelConfig, input_ids_bs: torch.Tensor, mask_bs: torch.Tensor) -> Batch:
+    """A batch of texts. What writes a text from another is given the same text to write.
+
+    Args:
+        model: The model that will run it.
+        config: Its config.
+        input_ids_bs: Token ids, padded on the right, [samples, tokens].
+        mask_bs: Which of them are real, [samples, tokens].
+    """
+    inputs: dict[str, Any] = {"input_ids": input_ids_bs, "attention_mask": mask_bs}
+    if config.architecture.kind is Kind.ENCODER_DECODER:
+        start = config.fields.get("decoder_start_token_id") or config.fields.get("pad_token_id") or 0
+        inputs["decoder_input_ids"] = input_ids_bs.roll(1, dims=1).index_fill(1, input_ids_bs.new_zeros(1), start)
+        inputs["decoder_attention_mask"] = mask_bs
+    if "use_cache" in inspect.signature(model.get_submodule(config.base_model).forward).parameters:
+        inputs["use_cache"] = False
+    return Batch(inputs, len(input_ids_bs), read_mask=mask_bs, written_mask=mask_bs)
+
+
+def tokenize(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, limit: int, vocab_size: int
+) -> list[list[int]]:
+    """Token ids of each text that has any, cut to the model's length and to `MAX_PROMPT_TOKENS`.
+
+    Raises:
+        ModelError: The tokenizer knows tokens that the model does not.
+    """
+    encoded = [tokenizer(text).input_ids[: min(limit, MAX_PROMPT_TOKENS)] for text in texts]
+    if (largest := max(map(max, filter(None, encoded)), default=0)) >= vocab_size:
+        raise ModelError(
+            f"The tokenizer gives token id {largest}, but the model's vocabulary ends at {vocab_size - 1}.\n"
+            "The tokenizer is of another model; put the right one beside the weights."
+        )
+    return [ids for ids in encoded if ids]
+
+
+def batches(
+    token_ids: Sequence[Sequence[int]], batch_tokens: int = BATCH_TOKENS
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yields prompts of like length together: token ids and mask, both int64 [batch, sequence], padded on the right."""
+    batch: list[Sequence[int]] = []
+    for prompt in sorted(token_ids, key=len):
+        # the new prompt is the longest so far, so its length is what all would be padded to
+        if batch and (len(batch) + 1) * len(prompt) > batch_tokens:
+            yield _pad(batch)
+            batch = []
+        batch.append(prompt)
+    if batch:
+        yield _pad(batch)
+
+
+def _pad(batch: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    import torch
+
+    longest = max(len(prompt) for prompt in batch)
+    input_ids_bs = torch.zeros(len(batch), longest, dtype=torch.int64)
+    mask_bs = torch.zeros_like(input_ids_bs)
+    for row, prompt in enumerate(batch):
+        input_ids_bs[row, : len(prompt)] = torch.tensor(prompt)
+        mask_bs[row, : len(prompt)] = 1
+    return input_ids_bs, mask_bs

@@ -1,0 +1,37 @@
+"""Draw token ids."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Integers = NDArray[np.int64]
+
+Floats = NDArray[np.floating[Any]]
+
+
+def token_pool(checkpoint: Path, vocab_size: int) -> Integers:
+    """Token ids to draw cases from: our own prompts through the checkpoint's tokenizer.
+
+    Random ids would do for the arithmetic, but trained models answer them with outliers, in which noise drowns faults.
+    They are taken where there is no tokenizer.
+    """
+    from amp_export.checkpoints.loading import load_tokenizer, quiet_transformers
+    from amp_export.errors import ModelError
+    from amp_export.inputs.texts import shipped_texts
+
+    try:
+        tokenizer = load_tokenizer(checkpoint)
+    except ModelError:
+        return np.random.default_rng(0).integers(vocab_size, size=4096, dtype=np.int64)
+    with quiet_transformers():  # the text is longer than what a model reads at once, and meant to be
+        return np.asarray(tokenizer("\n".join(shipped_texts())).input_ids, dtype=np.int64)
+
+
+def draw_rows(pool: Integers, rows: int, length: int) -> Integers:
+    """Token ids, [rows, length]: each row starts elsewhere in the pool."""
+    starts = np.arange(rows) * (len(pool) // rows)
+    return pool.take(starts[:, None] + np.arange(length), mode="wrap")

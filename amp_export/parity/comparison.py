@@ -1,0 +1,224 @@
+"""Compare an export with PyTorch, case by case."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from amp_export.checkpoints.reading import open_checkpoint
+from amp_export.options import Provider
+from amp_export.parity.case_files import read_cases
+from amp_export.parity.metrics import agree, distance
+from amp_export.parity.noise import draw_rounding
+from amp_export.parity.reference import NOISE_FACTOR, REFERENCE, run_torch
+from amp_export.parity.results import CaseResult, Greedy, ParityReport
+from amp_export.progress import Progress, Silent
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from amp_export.inputs.tokens import Floats, Integers
+    from amp_export.parity.explain.explanation import Insides
+    from amp_export.parity.suites import AnyCase, AnyModel, Suite
+
+
+def with_explanation(
+    report: ParityReport, insides: Insides, cases: Sequence[AnyCase] | None, *, progress: Progress
+) -> ParityReport:
+    """Adds where graphs and model part: in the shortest case that fails, or in a short one where none does.
+
+    Args:
+        report: What was found from outside.
+        insides: What `explaining.look_into` found.
+        cases: What was run; by default the cases of the model's kind.
+        progress: Where to show what is going on.
+
+    Raises:
+        UnsupportedModelError: No value within can be compared.
+    """
+    from amp_export.parity.explain.explanation import explain
+    from amp_export.parity.suites import default_cases
+
+    failing = {result.name for result in report.cases if not result.holds}
+    names = {result.name for result in report.cases}
+    everything = cases or default_cases(open_checkpoint(insides.checkpoint).config)
+    known = [case for case in everything if case.name in names]
+    candidates = [case for case in known if case.name in failing] or [case for case in known if case.is_varied]
+    case = min(candidates or known, key=lambda case: case.tokens)
+    return replace(report, explanation=explain(insides, case, progress=progress).to_json())
+
+
+def compare(
+    checkpoint: Path,
+    graph: Path,
+    *,
+    threads: int | None = None,
+    provider: Provider = Provider.CPU,
+    progress: Progress,
+    cases: Sequence[AnyCase] | None = None,
+) -> ParityReport:
+    """Compares a graph with the checkpoint it came from.
+
+    Args:
+        checkpoint: What was exported.
+        graph: The folder of the graph.
+        threads: Threads of the runtime; by default one for each core.
+        provider: What computes a graph within ONNX Runtime.
+        progress: Where to show what is going on.
+        cases: What to run, of the graph's kind; by default all that fits the model.
+
+    Raises:
+        ModelError: The checkpoint or the graph cannot be read.
+        MissingExtraError: The runtime is not installed.
+    """
+    from amp_export.exporters.dispatch import run
+
+    model = run(graph, threads=threads, provider=provider)
+    return compare_model(model, checkpoint, progress=progress, cases=cases)
+
+
+def compare_foreign(
+    graph: Path,
+    *,
+    reference: Path,
+    cases: Path | None = None,
+    explain: bool = False,
+    threads: int | None = None,
+    provider: Provider = Provider.CPU,
+    progress: Progress | None = None,
+) -> ParityReport:
+    """Compares graphs that another exporter wrote with the checkpoint they came from.
+
+    Args:
+        graph: The file, or its folder: see `exporters.onnx.foreign.foreign_files`.
+        reference: The checkpoint.
+        cases: A file of cases; by default all that fits the model.
+        explain: Whether to look within graph and model for where they part.
+        threads: Threads of the runtime; by default one for each core.
+        provider: What computes a graph within ONNX Runtime.
+        progress: Where to show what is going on.
+
+    Raises:
+        RequestError: An input or output of the graph cannot be told.
+        UnsupportedModelError: It is a decoder's without a cache, or is to be looked within, and tells nothing of the
+            model's modules.
+        ModelError: Graph or checkpoint cannot be read.
+    """
+    from amp_export.exporters.onnx.third_party import foreign_files, open_foreign
+    from amp_export.parity.explain.explanation import look_into
+
+    checkpoint, progress = open_checkpoint(reference), progress or Silent()
+    chosen = read_cases(cases, checkpoint.config) if cases is not None else None
+    model = open_foreign(graph, checkpoint, threads=threads, provider=provider.onnxruntime_name)
+    files = foreign_files(graph, checkpoint.config.architecture.kind)
+    insides = look_into(reference, files) if explain else None
+    report = compare_model(model, reference, progress=progress, cases=chosen)
+    return with_explanation(report, insides, chosen, progress=progress) if insides is not None else report
+
+
+def compare_model(
+    model: AnyModel,
+    checkpoint: Path,
+    *,
+    progress: Progress,
+    cases: Sequence[AnyCase] | None = None,
+) -> ParityReport:
+    """Compares what was loaded into a runtime with the checkpoint it came from; it is closed then.
+
+    Args:
+        model: The graph or engine.
+        checkpoint: What was exported.
+        progress: Where to show what is going on.
+        cases: What to run, of the graph's kind; by default all that fits the model.
+    """
+    from amp_export.parity.suites import choose_suite
+
+    precision = model.precision
+    suite = choose_suite(model, checkpoint, open_checkpoint(checkpoint).config, cases)
+    with progress.step(f"Running the graph ({precision.value})") as _:
+        found = suite.run_graph()
+    with progress.step(f"Running PyTorch in {REFERENCE[precision]}") as _:
+        expected, written = run_torch(
+            checkpoint, REFERENCE[precision], lambda model: (suite.run_torch(model), suite.continue_torch(model))
+        )
+    with progress.step(f"Running PyTorch in {precision.value}") as _:
+        noises = run_torch(checkpoint, precision.value, lambda model: _measure_noise(model, suite, expected))
+    results = tuple(_judge(suite.names, found, expected, noises))
+    tolerance = max(result.tolerance for result in results)
+    greedy = None
+    if written is not None and suite.written is not None:
+        greedy = _judge_greedy(suite.written, *written, tolerance=tolerance)
+    return ParityReport(
+        runtime=model.description,
+        precision=precision.value,
+        reference_precision=REFERENCE[precision],
+        noise=max(result.noise for result in results),
+        noise_factor=NOISE_FACTOR,
+        tolerance=tolerance,
+        mean_tolerance=max(result.mean_tolerance for result in results),
+        cases=results,
+        greedy=greedy,
+        holds=all(result.holds for result in results) and (greedy is None or greedy.holds),
+    )
+
+
+def _measure_noise(
+    model: PreTrainedModel, suite: Suite, expected: Sequence[Mapping[str, Floats]]
+) -> dict[str, list[tuple[float, float]]]:
+    """By output the largest and the mean noise of each case: the worst of several runs, none of which is kept."""
+    worst: dict[str, Any] = {}
+    for run in draw_rounding(model, suite.run_torch):
+        for output in run[0]:
+            found = [distance(one[output], other[output]) for one, other in zip(run, expected, strict=True)]
+            # a NaN stays one
+            worst[output] = np.maximum(worst.get(output, 0.0), found)
+    return {output: [(float(largest), float(mean)) for largest, mean in pairs] for output, pairs in worst.items()}
+
+
+def _judge(
+    names: Sequence[str],
+    found: Sequence[Mapping[str, Floats]],
+    expected: Sequence[Mapping[str, Floats]],
+    noises: Mapping[str, Sequence[tuple[float, float]]],
+) -> Iterator[CaseResult]:
+    """Holds every output of every case against the noise of that output; outputs differ in size."""
+    for output in found[0]:
+        tolerance, mean_tolerance = (NOISE_FACTOR * max(each) for each in zip(*noises[output], strict=True))
+        for name, graph_by_name, reference_by_name, noise in zip(names, found, expected, noises[output], strict=True):
+            graph_pv, reference_pv = graph_by_name[output], reference_by_name[output]
+            worst, mean = distance(graph_pv, reference_pv)
+            agreement = agree(graph_pv, reference_pv, tolerance=tolerance, are_logits=output == "logits")
+            yield CaseResult(
+                name=name,
+                output=output,
+                positions=len(graph_pv),
+                max_error=worst,
+                mean_error=mean,
+                noise=noise[0],
+                mean_noise=noise[1],
+                tolerance=tolerance,
+                mean_tolerance=mean_tolerance,
+                relative_error=agreement.relative_error,
+                kl=agreement.kl,
+                top1_agreement=agreement.top1_agreement,
+                top5_agreement=agreement.top5_agreement,
+                near_ties=agreement.near_ties,
+                # a NaN compares false, so it fails
+                holds=worst <= tolerance and mean <= mean_tolerance,
+            )
+
+
+def _judge_greedy(written: Integers, expected: Integers, chosen_by_sv: Floats, *, tolerance: float) -> Greedy:
+    """Holds what a graph wrote against what PyTorch did, and the logits by which PyTorch chose."""
+    differing = (written != expected).nonzero()[0]
+    if not len(differing):
+        return Greedy(len(expected), len(expected), near_tie=False, holds=True)
+    first = int(differing[0])
+    # up to here both read the same; each logit can be off by the tolerance, one up and one down
+    gap = chosen_by_sv[first, expected[first]] - chosen_by_sv[first, written[first]]
+    near_tie = bool(gap <= 2 * tolerance)
+    return Greedy(len(expected), first, near_tie, holds=near_tie)

@@ -1,0 +1,61 @@
+"""Run the PyTorch model that exports are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from amp_export.checkpoints.loading import load_model
+from amp_export.options import Precision
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+Result = TypeVar("Result")
+
+NOISE_FACTOR = 4.0
+"""How many times PyTorch's own noise a graph may be off: two runtimes sum in different orders, and each order is a draw
+from the same noise, of which a graph's is one and PyTorch's is the worst of several."""
+
+REFERENCE = {Precision.FLOAT32: "float64", Precision.FLOAT16: "float32", Precision.BFLOAT16: "float32"}
+"""The higher precision that each precision's noise is measured against."""
+
+
+def run_torch(checkpoint: Path, precision: str, work: Callable[[PreTrainedModel], Result]) -> Result:
+    """Loads a checkpoint into PyTorch and runs it.
+
+    Args:
+        checkpoint: What to load.
+        precision: The name of the dtype to compute in.
+        work: What to do with it.
+    """
+    import torch
+
+    model = load_model(checkpoint, dtype=getattr(torch, precision))
+    if precision == "float64" and model.config._attn_implementation == "eager":
+        _keep_padding_finite(model)
+    with torch.inference_mode():
+        return work(model)
+
+
+def _keep_padding_finite(model: PreTrainedModel) -> None:
+    """Clears what a layer makes of padding that sees no token at all, which nothing looks at.
+
+    Eager attention takes the softmax in float32, where float64's lowest number, the mask, is minus infinity: NaN, which
+    the next layer's values would carry to the real tokens. Source: `eager_mask`, `masking_utils.py`, transformers 5.24.
+    """
+    import torch
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    def clear(module: torch.nn.Module, inputs: Any, output: Any) -> Any:
+        del module, inputs
+        if not isinstance(output, torch.Tensor):
+            return output
+        sees_nothing = output.isnan().all(dim=-1, keepdim=True)
+        return output.masked_fill(sees_nothing, 0.0)
+
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.register_forward_hook(clear)

@@ -1,0 +1,333 @@
+"""Prune a model: score, plan, slice, rewrite, write, and check the reload."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from amp_export import checkpoints
+from amp_export.architectures import Kind, Modality, ModelConfig, parameter_count
+from amp_export.checkpoints.hashing import hash_weights
+from amp_export.checkpoints.loading import load_model, load_tokenizer
+from amp_export.checkpoints.reading import Checkpoint, check_finite, open_checkpoint
+from amp_export.checkpoints.sources import Source, resolve_model
+from amp_export.checkpoints.unsupported import check_known_fields
+from amp_export.checkpoints.writing import write_checkpoint
+from amp_export.errors import CalibrationError, ModelError, RequestError
+from amp_export.inputs.arrays import SUFFIXES, SampleArrays, check_arrays, no_samples, read_arrays
+from amp_export.inputs.batches import tokenize
+from amp_export.inputs.texts import Calibration, load_calibration
+from amp_export.options import Uniform
+from amp_export.outputs.manifest import Manifest, SourceRecord
+from amp_export.outputs.names import PLAN, PRUNED, SCORES
+from amp_export.progress import Progress
+from amp_export.pruning.candidates import list_candidates
+from amp_export.pruning.plan import Plan
+from amp_export.pruning.planning import make_plan
+from amp_export.pruning.quality import DenseRun, Quality, compare, run_dense
+from amp_export.pruning.reload_check import ReloadProof, expect, prove_reload
+from amp_export.pruning.rewriting import MODELING_FILE, Rewrite, RewriteKind, rewrite
+from amp_export.pruning.scoring import Scores, score, score_batches
+from amp_export.pruning.settings import PlanSettings
+from amp_export.pruning.slicing import module_tensors, prune_module
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class PruneResult:
+    """What pruning made.
+
+    Attributes:
+        folder: The pruned checkpoint.
+        plan: What each layer keeps.
+        rewrite: The class and config that say it.
+        parameters_before: Parameters of the dense model, tied ones counted once.
+        parameters_after: Those of the pruned one.
+        quality: What it cost, or None where the calibration text is too short to hold any back.
+        reload: The proof that transformers loads it.
+        notes: What is to be known of the result.
+    """
+
+    folder: Path
+    plan: Plan
+    rewrite: Rewrite
+    parameters_before: int
+    parameters_after: int
+    quality: Quality | None
+    reload: ReloadProof
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PruneRequest:
+    """All that pruning needs to know, read and checked before anything heavy runs.
+
+    Attributes:
+        source: Where the model was found.
+        checkpoint: Its files.
+        settings: What plan is asked for; None where a plan is given.
+        uniform: What becomes of a plan that no stock config can say.
+        calibration: The text to score on and to measure quality with, or the images or sounds to score on. None where
+            the model reads those, and scores or a plan were given.
+        scores: Scores that were measured before, or None.
+        plan: A plan that was given, or None.
+    """
+
+    source: Source
+    checkpoint: Checkpoint
+    settings: PlanSettings | None
+    uniform: Uniform
+    calibration: Calibration | SampleArrays | None
+    scores: Scores | None
+    plan: Plan | None
+
+
+def prepare(
+    model: str | Path,
+    settings: PlanSettings | None,
+    *,
+    uniform: Uniform = Uniform.RESIZE,
+    calibration: Path | None = None,
+    scores: Path | None = None,
+    plan: Path | None = None,
+    allow_pickle: bool = False,
+    progress: Progress,
+) -> PruneRequest:
+    """Finds and checks everything that pruning needs; whatever is wrong with a request comes to light here.
+
+    Raises:
+        RequestError: Something about the request is wrong.
+    """
+    if (settings is None) == (plan is None):
+        raise RequestError("Give either a ratio or a plan: a plan says itself how much is removed.")
+    given_samples = _read_calibration(calibration) if calibration is not None else None
+    source = resolve_model(model, allow_pickle=allow_pickle, on_status=progress.note)
+    checkpoint = open_checkpoint(source.path)
+    check_known_fields(checkpoint.raw_config, checkpoint.config.architecture)
+    if settings is not None:
+        list_candidates(checkpoint.raw_config, checkpoint.config, settings)
+    given_plan = Plan.load(plan, checkpoint.config) if plan is not None else None
+    if given_plan is not None:
+        rewrite(checkpoint.raw_config, checkpoint.config, given_plan.widths, pad=uniform is Uniform.PAD)
+    given_scores = Scores.load(scores, checkpoint.config) if scores is not None else None
+    samples = _fit_calibration(given_samples, checkpoint.config, needed=given_plan is None and given_scores is None)
+    with progress.step("Checking weights") as advance:
+        check_finite(checkpoint, on_progress=advance)
+    return PruneRequest(source, checkpoint, settings, uniform, samples, given_scores, given_plan)
+
+
+def _read_calibration(file: Path) -> Calibration | SampleArrays:
+    return read_arrays(file) if file.suffix.lower() in SUFFIXES else load_calibration(file)
+
+
+def _fit_calibration(
+    given: Calibration | SampleArrays | None, config: ModelConfig, *, needed: bool
+) -> Calibration | SampleArrays | None:
+    """What a model is scored on: what it reads must be what is given, and text alone is there without being given."""
+    if config.architecture.modality is Modality.TEXT:
+        if isinstance(given, SampleArrays):
+            raise CalibrationError(f"{given.file} holds arrays, and {config.class_name} reads text.\nGive a .txt file.")
+        return given or load_calibration()
+    if isinstance(given, SampleArrays):
+        check_arrays(given, config)
+    elif given is not None or needed:
+        raise no_samples(config)
+    return given
+
+
+def prune_into(folder: Path, request: PruneRequest, progress: Progress) -> tuple[PruneResult, Manifest]:
+    """Prunes into a folder that is being staged; the manifest is returned unsaved, for later steps to add to.
+
+    Raises:
+        VerificationError: The pruned checkpoint does not reload to the same thing.
+    """
+    checkpoint = request.checkpoint
+    with progress.step("Loading the dense model") as _:
+        model, tokenizer = load_model(checkpoint.path), _load_tokenizer(checkpoint)
+    with TemporaryDirectory(dir=folder) as scratch:
+        dense_run = _run_dense(request, model, tokenizer, Path(scratch), progress)
+        plan = request.plan or _plan(folder, request, model, tokenizer, progress)
+        pad = request.uniform is Uniform.PAD
+        rewritten = rewrite(checkpoint.raw_config, checkpoint.config, plan.widths, pad=pad)
+        plan.save(folder / PLAN)
+        model = prune_module(model, checkpoint.config, plan, widths=rewritten.widths)
+        quality = _compare(request, model, dense_run, progress)
+
+    expected = expect(model, checkpoint.config, tokenizer)
+    with progress.step("Writing the pruned checkpoint") as _:
+        companions = checkpoint.companions()
+        save_pruned(folder / PRUNED, model, rewritten, companions=companions, tokenizer=tokenizer)
+    del model  # the process that reloads it needs the memory
+    with progress.step("Reloading it in a separate process") as _:
+        proof = prove_reload(folder / PRUNED, expected, stock=rewritten.is_stock)
+
+    notes = (*plan.notes, *_padding_note(checkpoint, plan, rewritten))
+    result = PruneResult(
+        folder=folder / PRUNED,
+        plan=plan,
+        rewrite=rewritten,
+        parameters_before=parameter_count(checkpoint.config),
+        parameters_after=parameter_count(checkpoint.config, rewritten.widths),
+        quality=quality,
+        reload=proof,
+        notes=notes,
+    )
+    return result, _manifest(request, result)
+
+
+def _load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase | None:
+    """The tokenizer, which must be there only where it is needed for calibration."""
+    try:
+        return load_tokenizer(checkpoint.path)
+    except ModelError:
+        if checkpoint.config.architecture.modality is Modality.TEXT:
+            raise
+        return None
+
+
+def _held_back(request: PruneRequest, tokenizer: PreTrainedTokenizerBase | None) -> list[list[int]]:
+    """Texts to measure quality on; only a decoder predicts the next token, and what pruning cost others stays open."""
+    config = request.checkpoint.config
+    if config.architecture.kind is not Kind.DECODER:
+        return []
+    assert isinstance(request.calibration, Calibration)
+    assert tokenizer is not None
+    limit = config.max_position_embeddings
+    return tokenize(tokenizer, request.calibration.held_back, limit=limit, vocab_size=config.vocab_size)
+
+
+def _run_dense(
+    request: PruneRequest,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    scratch: Path,
+    progress: Progress,
+) -> DenseRun | None:
+    held_back = _held_back(request, tokenizer)
+    if not held_back:
+        return None
+    with progress.step("Measuring the dense model's perplexity") as _:
+        return run_dense(model, held_back, scratch)
+
+
+def _compare(
+    request: PruneRequest, model: PreTrainedModel, dense: DenseRun | None, progress: Progress
+) -> Quality | None:
+    if dense is None:
+        return None
+    assert request.calibration is not None
+    text = f"{len(dense.token_ids)} prompts held back from calibration: {request.calibration.origin}"
+    with progress.step("Comparing the pruned model with the dense one") as _:
+        return compare(model, dense, text=text)
+
+
+def _plan(
+    folder: Path,
+    request: PruneRequest,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    progress: Progress,
+) -> Plan:
+    checkpoint = request.checkpoint
+    scores = request.scores if request.scores is not None else _score(request, model, tokenizer, progress)
+    scores.save(folder / SCORES)
+    assert request.settings is not None
+    return make_plan(checkpoint.raw_config, checkpoint.config, scores, request.settings)
+
+
+def _score(
+    request: PruneRequest, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, progress: Progress
+) -> Scores:
+    config, given = request.checkpoint.config, request.calibration
+    assert given is not None
+    with progress.step("Scoring heads and neurons") as advance:
+        if isinstance(given, SampleArrays):
+            batches = given.batches(model, config)
+            return score_batches(model, batches, given.samples, config, origin=given.origin, on_progress=advance)
+        assert tokenizer is not None
+        return score(model, tokenizer, given.prompts, config, origin=given.origin, on_progress=advance)
+
+
+def _origin(request: PruneRequest) -> str | None:
+    """What the scores were measured on; None where a plan was given instead."""
+    if request.scores is not None:
+        return request.scores.origin
+    return request.calibration.origin if request.calibration is not None else None
+
+
+def _padding_note(checkpoint: Checkpoint, plan: Plan, rewritten: Rewrite) -> Iterator[str]:
+    left = parameter_count(checkpoint.config, rewritten.widths)
+    if padding := left - parameter_count(checkpoint.config, plan.widths):
+        yield (
+            f"{padding:,} parameters are padding, {padding / left:.1%} of what is left: every layer "
+            "takes the time of the widest, and that is what is measured."
+        )
+
+
+def save_pruned(
+    folder: Path,
+    model: PreTrainedModel,
+    rewritten: Rewrite,
+    *,
+    companions: Iterable[Path] = (),
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> None:
+    """Writes a model that was pruned in memory as the checkpoint that its rewrite describes.
+
+    Args:
+        folder: Where to; it is made.
+        model: The pruned model.
+        rewritten: The config to write, and the class that will read it.
+        companions: Files to copy beside the weights.
+        tokenizer: The dense model's tokenizer.
+    """
+    tensors = module_tensors(model, as_stored=rewritten.is_stock)
+    if not rewritten.is_stock:
+        companions = (*companions, Path(checkpoints.__file__).with_name(f"{MODELING_FILE}.py"))
+    write_checkpoint(folder, rewritten.config, tensors, companions=companions)
+    if tokenizer is not None and rewritten.kind in (RewriteKind.SIBLING_CLASS, RewriteKind.RESIZED_CLASS):
+        _name_tokenizer(folder / "tokenizer_config.json", type(tokenizer).__name__)
+
+
+def _name_tokenizer(file: Path, class_name: str) -> None:
+    """Writes down the class of a tokenizer that transformers would otherwise choose by the `model_type`."""
+    if file.is_file():
+        content = json.loads(file.read_text(encoding="utf-8"))
+        file.write_text(json.dumps({**content, "tokenizer_class": class_name}, indent=2) + "\n", encoding="utf-8")
+
+
+def _manifest(request: PruneRequest, result: PruneResult) -> Manifest:
+    checkpoint, plan = request.checkpoint, result.plan
+    summary: dict[str, Any] = {
+        "asked": plan.asked,
+        "achieved": plan.achieved,
+        "parameters_before": result.parameters_before,
+        "parameters_after": result.parameters_after,
+        "widths_before": asdict(checkpoint.config.widths),
+        "widths": [asdict(widths) for widths in plan.widths],
+        "settings": dict(plan.settings),
+        "reasons": dict(plan.reasons),
+        "notes": list(result.notes),
+        "calibration": _origin(request),
+    }
+    return Manifest(
+        source=SourceRecord(request.source.asked, str(checkpoint.path.resolve()), hash_weights(checkpoint)),
+        config_before=dict(checkpoint.raw_config),
+        config_after=dict(result.rewrite.config),
+        rewrite={
+            "kind": result.rewrite.kind.value,
+            "class": result.rewrite.class_name,
+            "reason": result.rewrite.reason,
+        },
+        plan=summary,
+        verdicts={
+            "reload": {"holds": True, **asdict(result.reload)},
+            "quality": None if result.quality is None else asdict(result.quality),
+        },
+    )

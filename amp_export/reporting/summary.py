@@ -1,0 +1,124 @@
+"""What a report says in rows and sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from amp_export.pruning.rewriting import RewriteKind
+from amp_export.reporting.benchmarks import Row, benchmark_lines, benchmark_rows
+from amp_export.reporting.devices import device_lines
+from amp_export.reporting.report import Report, Section
+from amp_export.reporting.wording import case_name, change, count_failed, holds_in_how_many, worst_error
+
+
+def summary_rows(report: Report) -> Iterator[Row]:
+    """The lines of the summary, for the terminal and for Markdown alike."""
+    if (pruning := report.pruning) is not None:
+        before, after = pruning["parameters_before"], pruning["parameters_after"]
+        yield Row("Parameters", f"{before / 1e6:.1f} M", f"{after / 1e6:.1f} M", change(before, after))
+        yield from _width_rows(pruning["widths_before"], pruning["widths"])
+    if (quality := report.quality) is not None:
+        dense_perplexity, pruned_perplexity = quality["dense"], quality["pruned"]
+        cost = f"x {pruned_perplexity / dense_perplexity:.2f}"
+        yield Row("Held-back perplexity", f"{dense_perplexity:.2f}", f"{pruned_perplexity:.2f}", cost)
+        yield from _agreement_rows(quality)
+    for number, benchmark in enumerate((report.benchmarks or {}).values()):
+        if number:
+            yield Row(f"With {benchmark['runtime']}")
+        yield from benchmark_rows(benchmark)
+    for name, device in (report.devices or {}).items():
+        if (benchmark := device["benchmark"]) is not None:
+            yield Row(f"On {name}")
+            yield from benchmark_rows(benchmark)
+
+
+def _agreement_rows(quality: Section) -> Iterator[Row]:
+    """How far the pruned model predicts what the dense one does, which reports of earlier versions do not say."""
+    if quality.get("kl") is not None:
+        yield Row("KL from dense, nats", pruned=f"{quality['kl']:.3g}")
+        yield Row("Same first choice", pruned=f"{quality['top1_agreement']:.1%}")
+
+
+def _width_rows(dense: Section, layers: Sequence[Section]) -> Iterator[Row]:
+    yield Row("Query heads a layer", f"{dense['query_heads']}", _range(layers, "query_heads"))
+    # where heads do not share keys and values, there are as many of one as of the other
+    if any(widths["key_value_heads"] != widths["query_heads"] for widths in (dense, *layers)):
+        yield Row("Key/value heads", f"{dense['key_value_heads']}", _range(layers, "key_value_heads"))
+    yield Row("Neurons a layer", f"{dense['neurons']}", _range(layers, "neurons"))
+
+
+def _range(layers: Sequence[Section], unit: str) -> str:
+    """What the layers that have any keep: one number where all keep the same."""
+    counts = [layer[unit] for layer in layers if layer[unit]]
+    return f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+
+
+def verdict_lines(report: Report) -> Iterator[str]:
+    """What was proved, one sentence a line."""
+    if report.pruning is not None and report.pruning["rewrite"].get("kind") not in (None, RewriteKind.SAME_CLASS):
+        rewrite = report.pruning["rewrite"]
+        yield f"Rewritten as {rewrite['class']} ({rewrite['kind']}): {rewrite['reason']}."
+    if report.pruning is not None and report.pruning["reload"] is not None:
+        yield reload_line(report.pruning["reload"])
+    if (parity := report.parity) is not None:
+        # reports of earlier versions do not say it
+        runs = f" with {parity['runtime']}" if "runtime" in parity else ""
+        yield (
+            f"Parity {holds_in_how_many(*count_failed(parity['cases']))}{runs}: graph off by up to "
+            f"{worst_error(parity['cases']):.2g}, PyTorch's own {parity['precision']} noise is {parity['noise']:.2g}, "
+            f"tolerated is {parity['tolerance']:.2g}."
+        )
+        if (explanation := parity.get("explanation")) is not None:
+            yield explanation_line(explanation)
+        if (greedy := parity.get("greedy")) is not None:
+            yield greedy_line(greedy)
+        yield from (
+            f"{case_name(case)}: off by up to {case['max_error']:.3g} and {case['mean_error']:.3g} in the mean, "
+            f"tolerated are {case['tolerance']:.3g} and {case['mean_tolerance']:.3g}."
+            for case in parity["cases"]
+            if not case["holds"]
+        )
+    if report.quality is not None:
+        yield f"Quality is measured on {report.quality['text']}."
+    for benchmark in (report.benchmarks or {}).values():
+        yield from benchmark_lines(benchmark)
+    for name, device in (report.devices or {}).items():
+        yield from device_lines(name, device)
+    for note in (report.pruning or {}).get("notes", ()):
+        yield f"Note: {note}"
+
+
+def explanation_line(explanation: Section) -> str:
+    """Where graph and model part within."""
+    within = f"{len(explanation['points'])} values within, looked at in the case {explanation['case']}"
+    if (first := explanation["first"]) is None:
+        return f"Graph and model agree in all of {within}."
+    where = f" (layer {first['layer']})" if first["layer"] is not None else ""
+    # an encoder with a decoder is several graphs
+    if len({point.get("graph") for point in explanation["points"]}) > 1:
+        where += f" of {first['graph']}"
+    return (
+        f"Of {within}, the first that differs is {first['module']}{where}, which {first['operator']} makes: off by up "
+        f"to {first['error']:.3g}, tolerated is {first['tolerance']:.3g}. From the last that agree to there: "
+        f"{', '.join(explanation['operators'])}."
+    )
+
+
+def greedy_line(greedy: Section) -> str:
+    """How far graph and model write the same."""
+    common = f"Greedily, graph and model write {greedy['common']} of {greedy['steps']} tokens alike"
+    if greedy["common"] == greedy["steps"]:
+        return f"{common}."
+    return f"{common}; the next is {'a near tie' if greedy['near_tie'] else 'no near tie: that FAILS'}."
+
+
+def reload_line(reload: Section) -> str:
+    """What the reload proved."""
+    tokens = f" and {reload['tokens_compared']} token ids" if reload["tokens_compared"] else ""
+    # named after the end of the class: a model without a head returns its last hidden states
+    bare = reload["class_name"].endswith("Model") and not reload["class_name"].endswith("LMHeadModel")
+    values = "hidden values" if bare else "logits"
+    return (
+        f"Reload: {reload['class_name']} in a process without amp_export, {reload['logits_compared']:,} {values}"
+        f"{tokens} equal bit for bit."
+    )

@@ -1,0 +1,45 @@
+"""Choose what is traced of a model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from amp_export.architectures import Kind
+from amp_export.errors import UnsupportedModelError
+from amp_export.exporters.files import GRAPH
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from amp_export.exporters.tracing.jobs import Job
+
+
+def model_kind(model: PreTrainedModel) -> Kind:
+    """Which graphs `trace` makes of a model."""
+    from amp_export.checkpoints.loading import cache_argument
+
+    if not model.can_generate():
+        return Kind.ENCODER
+    if model.config.is_encoder_decoder:
+        return Kind.ENCODER_DECODER
+    if cache_argument(model) is None:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} generates text without a cache of keys and values.\n"
+            "Supported are decoders with attention, encoders, and encoders with a decoder."
+        )
+    return Kind.DECODER
+
+
+def tracing_jobs(model: PreTrainedModel, kind: Kind) -> list[Job]:
+    """What is traced of a model.
+
+    Raises:
+        UnsupportedModelError: It takes or keeps what no graph is made for.
+    """
+    from amp_export.exporters.tracing.decoders import decoder_jobs
+    from amp_export.exporters.tracing.encoders import encoder_jobs
+    from amp_export.exporters.tracing.seq2seq import seq2seq_jobs
+
+    if kind is Kind.DECODER:
+        return decoder_jobs(model, file=GRAPH)
+    return encoder_jobs(model, file=GRAPH) if kind is Kind.ENCODER else seq2seq_jobs(model)
