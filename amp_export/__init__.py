@@ -10,6 +10,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from amp_export._version import __version__
+
 if TYPE_CHECKING:
     from amp_export.api.benchmark import benchmark
     from amp_export.api.convert import ConvertOptions, convert
@@ -19,12 +21,12 @@ if TYPE_CHECKING:
     from amp_export.benchmarking.results import BenchmarkReport
     from amp_export.benchmarking.setup import Setup
     from amp_export.benchmarking.workloads import Sweep
-    from amp_export.checkpoints.loading import register
     from amp_export.devices.bundle import BundleResult, bundle
     from amp_export.devices.remote import DeviceOptions, benchmark_on_device
     from amp_export.doctor.diagnose import Diagnosis, diagnose
     from amp_export.errors import AmpExportError
     from amp_export.exporting.run import ExportResult
+    from amp_export.integrations.transformers import register
     from amp_export.options import (
         Allocation,
         DeviceRuntime,
@@ -42,8 +44,6 @@ if TYPE_CHECKING:
     from amp_export.pruning.plan import LayerPlan, Plan
     from amp_export.pruning.settings import PlanSettings
     from amp_export.reporting.report import Report
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Allocation",
@@ -116,7 +116,7 @@ _HOMES = {
     "diagnose": "doctor.diagnose",
     "export": "api.export",
     "prune": "api.prune",
-    "register": "checkpoints.loading",
+    "register": "integrations.transformers",
     "validate": "api.validate",
 }
 

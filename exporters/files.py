@@ -39,6 +39,9 @@ def file_name(part: str, to: Format) -> str:
     return _NAMES[to].format(part)
 
 
+ENCODER, DECODER, DECODER_WITH_PAST = (file_name(part, Format.ONNX) for part in PARTS)
+
+
 def exported_files(folder: Path, to: Format) -> tuple[Path, ...]:
     """What is loaded of an export, in the order in which it is run: one file, or three of an encoder with a decoder.
 

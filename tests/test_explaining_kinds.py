@@ -25,9 +25,10 @@ from amp_export.checkpoints.loading import load_model, module_names
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.cli import app
 from amp_export.errors import UnsupportedModelError
+from amp_export.exporters.files import DECODER, DECODER_WITH_PAST, ENCODER
 from amp_export.exporters.onnx import export
 from amp_export.exporters.onnx.introspection.scopes import SCOPES, Scoped, enclosing, module_values, returned_values
-from amp_export.exporters.onnx.sessions import DECODER, DECODER_WITH_PAST, ENCODER, exported_graphs
+from amp_export.exporters.onnx.sessions import exported_graphs
 from amp_export.exporters.onnx.third_party import foreign_files
 from amp_export.parity.comparison import compare, compare_foreign
 from amp_export.parity.encoder_cases import EncoderCase

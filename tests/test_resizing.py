@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from amp_export.architectures import RESIZED_MODEL_TYPE, Kind, ModelConfig, supported_model_types
 from amp_export.checkpoints import modeling_amp
-from amp_export.checkpoints.loading import load_model, load_tokenizer, register
+from amp_export.checkpoints.loading import load_model, load_tokenizer, register_resized
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.cli import app
 from amp_export.errors import ModelError
@@ -134,7 +134,7 @@ def test_without_the_modelling_file_it_does_not_load(tmp_path: Path) -> None:
 
 def test_where_this_package_is_installed_no_remote_code_is_needed(tmp_path: Path) -> None:
     pruned = save_lopsided(tmp_path, "qwen3")
-    register()
+    register_resized()
     reloaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "pruned")
     with torch.inference_mode():
         assert torch.equal(reloaded(TOKENS).logits, pruned(TOKENS).logits)

@@ -10,7 +10,6 @@ from typing import Any
 from amp_export.architectures._computation import Conditions, Factor
 from amp_export.architectures._facts import Architecture, Features, Stack, Unit
 from amp_export.architectures._positions import EVERY_LAYER, read_layer_types, read_rope, read_rotated
-from amp_export.checkpoints.unsupported import explain_quantization
 from amp_export.errors import ModelError, UnsupportedModelError
 
 _REQUIRED_SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
@@ -91,9 +90,6 @@ class ModelConfig:
             ModelError: A field has a value that no model can have.
             UnsupportedModelError: A field asks for something that is not supported.
         """
-        if quantization := config.get("quantization_config") or config.get("compression_config"):
-            class_name = (config.get("architectures") or [architecture.class_name])[0]
-            raise UnsupportedModelError(explain_quantization(quantization, class_name))
         fields = _fill_in(architecture, config)
         for name in (*architecture.refused, *architecture.required):
             required = architecture.required.get(name, fields[name])

@@ -64,12 +64,8 @@ def _import_quietly() -> None:
         logging.disable(disabled)
 
 
-def register() -> None:
-    """Teaches transformers to load what it does not know by itself.
-
-    These are checkpoints of resized modules, which load without `trust_remote_code` then, and engines, which its
-    `ExportedModel` opens.
-    """
+def register_resized() -> None:
+    """Registers the classes of resized checkpoints with transformers, which then loads them without remote code."""
     _import_quietly()
     import transformers
 
@@ -80,10 +76,6 @@ def register() -> None:
         auto_class = getattr(transformers, name.replace("AmpResized", "AutoModel"), None)
         if name.startswith("AmpResized") and auto_class is not None:
             auto_class.register(modeling_amp.AmpResizedConfig, loader, exist_ok=True)
-    if importlib.util.find_spec("transformers.exporters") is not None:
-        from amp_export.exporters.tensorrt import transformers_format as backend
-
-        backend.register()
 
 
 def count_parameters(config: ModelConfig, raw_config: Mapping[str, Any]) -> int:
@@ -120,7 +112,7 @@ def load_model(path: Path, *, dtype: torch.dtype | None = None) -> PreTrainedMod
 
     from amp_export.checkpoints.modeling_amp import AmpResizedConfig
 
-    register()
+    register_resized()
     with quiet_transformers():
         config = transformers.AutoConfig.from_pretrained(path, **_OPTIONS)
         name = _class_name(config)
@@ -150,7 +142,7 @@ def module_names(path: Path) -> list[str]:
 
     from amp_export.checkpoints.modeling_amp import AmpResizedConfig, dense_config
 
-    register()
+    register_resized()
     with quiet_transformers(), torch.device("meta"):
         config = transformers.AutoConfig.from_pretrained(path, **_OPTIONS)
         if isinstance(config, AmpResizedConfig):

@@ -18,7 +18,7 @@ from amp_export.architectures import (
     parameter_count,
     tensor_shapes,
 )
-from amp_export.checkpoints.unsupported import refuse_adapter
+from amp_export.checkpoints.unsupported import refuse_adapter, refuse_quantized
 from amp_export.checkpoints.weight_files import INDEX as INDEX
 from amp_export.checkpoints.weight_files import SINGLE as SINGLE
 from amp_export.checkpoints.weight_files import TensorInfo, check_dtypes, read_headers
@@ -132,7 +132,9 @@ def read_config(path: Path) -> tuple[dict[str, Any], ModelConfig]:
     if not isinstance(raw, dict) or not isinstance(raw.get("model_type"), str):
         raise ModelError(f"{file} names no model_type, so the architecture is unknown.")
     plain = raw if raw["model_type"] != RESIZED_MODEL_TYPE else _dense_config(file, raw)
-    config = ModelConfig.read(_find_architecture(plain), plain)
+    architecture = _find_architecture(plain)
+    refuse_quantized(plain, architecture)
+    config = ModelConfig.read(architecture, plain)
     if not config.architecture.knows_files:
         from amp_export.checkpoints.loading import count_parameters
 

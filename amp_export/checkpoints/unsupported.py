@@ -86,6 +86,17 @@ def _merge_code(path: Path, adapter: dict[str, Any], base: str) -> str:
     )
 
 
+def refuse_quantized(raw_config: Mapping[str, Any], architecture: Architecture) -> None:
+    """Refuses the config of a quantized checkpoint.
+
+    Raises:
+        UnsupportedModelError: It is quantized; the code that dequantizes it is shown.
+    """
+    if quantization := raw_config.get("quantization_config") or raw_config.get("compression_config"):
+        class_name = (raw_config.get("architectures") or [architecture.class_name])[0]
+        raise UnsupportedModelError(explain_quantization(quantization, class_name))
+
+
 def explain_quantization(quantization: Any, class_name: str) -> str:
     """Says how a quantized checkpoint becomes a plain one.
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from amp_export import __version__
+from amp_export._version import __version__
 from amp_export.cli.options import (
     DEFAULT_MODEL,
     DEFAULT_OUTPUT,

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amp_export import __version__
+from amp_export._version import __version__
 from amp_export.checkpoints.hashing import hash_file
 from amp_export.checkpoints.reading import read_config
 from amp_export.devices.references import Reference

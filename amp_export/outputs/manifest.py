@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from amp_export import __version__
+from amp_export._version import __version__
 from amp_export.checkpoints.hashing import hash_file
 from amp_export.errors import NewerSchemaError, OutputError
 from amp_export.outputs.names import MANIFEST

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amp_export.errors import ModelError, RequestError, UnsupportedModelError
-from amp_export.exporters.files import PARTS, exported_files, file_name
+from amp_export.exporters.files import exported_files
 from amp_export.exporters.models.session import Port, Session
 from amp_export.exporters.onnx.values import to_float32, to_value
 from amp_export.extras import require_extra
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from amp_export.exporters.models.session import Floats
     from amp_export.options import Precision
 
-ENCODER, DECODER, DECODER_WITH_PAST = (file_name(part, Format.ONNX) for part in PARTS)
 
 CPU_PROVIDER = "CPUExecutionProvider"
 

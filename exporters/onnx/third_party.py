@@ -8,19 +8,11 @@ from typing import TYPE_CHECKING
 
 from amp_export.architectures import Kind
 from amp_export.errors import ModelError, RequestError
-from amp_export.exporters.files import GRAPH
+from amp_export.exporters.files import DECODER, DECODER_WITH_PAST, ENCODER, GRAPH
 from amp_export.exporters.models.decoder import PAST
 from amp_export.exporters.models.encoder import GraphEncoder
 from amp_export.exporters.models.encoder_decoder import STATES, GraphEncoderDecoder
-from amp_export.exporters.onnx.sessions import (
-    CPU_PROVIDER,
-    DECODER,
-    DECODER_WITH_PAST,
-    ENCODER,
-    OnnxSession,
-    load_graph,
-    require_runtime,
-)
+from amp_export.exporters.onnx.sessions import CPU_PROVIDER, OnnxSession, load_graph, require_runtime
 from amp_export.exporters.onnx.third_party_decoders import ForeignDecoder, cache_key
 from amp_export.hardware.threads import usable_cores
 

@@ -6,28 +6,21 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
-import weakref
-from collections.abc import MutableMapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import DynamicCache, PreTrainedModel
-from transformers.exporters.auto import register_backend
-from transformers.exporters.base import EXPORT_MANIFEST_FILE, EXPORT_SCHEMA_VERSION, HfExporter
-from transformers.exporters.configs import ExportConfigMixin
+from transformers import DynamicCache
+from transformers.exporters.base import EXPORT_MANIFEST_FILE, EXPORT_SCHEMA_VERSION
 from transformers.exporters.exporter_dynamo import register_pytree_node
 from transformers.exporters.metadata import ExportMetadata, record_output_structure
 from transformers.exporters.runners.base import ModelRunner
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from amp_export.exporters.models.decoder import Past
-from amp_export.exporters.tensorrt.engines import ENGINE, FACTS, EngineFacts
+from amp_export.exporters.tensorrt.engines import ENGINE, EngineFacts
 from amp_export.exporters.tensorrt.running import TensorrtDecoder, run
-from amp_export.options import Precision
 
 FORMAT = "tensorrt"
 
@@ -35,98 +28,11 @@ CACHE_NAMES = ("cache", "past_key_values")
 """What models call the keys and values of the past: transformers 5.24 renamed the second to the first."""
 
 
-@dataclass
-class TensorrtConfig(ExportConfigMixin):
-    """What an engine is to be.
-
-    Attributes:
-        max_batch: The largest batch.
-        max_context: The most tokens of a text; by default 2048, or the model's context where that is shorter.
-        target: The device that it is for, as `--target` names it; by default the GPU in this machine.
-        runtime: What builds it, as `--runtime` names it; by default what is installed.
-        export_format: Fixed.
-    """
-
-    max_batch: int = 1
-    max_context: int | None = None
-    target: str | None = None
-    runtime: str | None = None
-    export_format: str = FORMAT
-
-
 @dataclass(frozen=True)
 class EngineProgram:
     """An engine's folder."""
 
     folder: Path
-
-
-class TensorrtExporter(HfExporter):
-    """Builds the engine of a decoder; one engine does prefill and decode."""
-
-    export_format = FORMAT
-    config_class = TensorrtConfig
-    program_suffix = ".engine"
-    required_packages: list[str] = ["torch", "onnx"]  # noqa: RUF012  as the base class has it
-
-    def export_program(
-        self, model: PreTrainedModel, sample_inputs: MutableMapping[str, Any], config: ExportConfigMixin
-    ) -> tuple[EngineProgram, ExportMetadata]:
-        """Builds an engine in the model's own precision.
-
-        Args:
-            model: A decoder whose graph is built directly.
-            sample_inputs: Not looked at: the graph is not traced.
-            config: What the engine is to be.
-
-        Raises:
-            AmpExportError: See `amp_export.api.export.export`.
-        """
-        del sample_inputs
-        assert isinstance(config, TensorrtConfig)
-        from amp_export.api.export import export
-        from amp_export.exporting.engines import EngineOptions
-        from amp_export.options import EngineRuntime, Format, TargetName
-
-        folder = Path(tempfile.mkdtemp(prefix="amp-export-"))
-        model.save_pretrained(folder / "checkpoint")
-        made = export(
-            folder / "checkpoint",
-            output=folder / "out",
-            to=Format.TENSORRT,
-            precision=Precision(str(model.dtype).removeprefix("torch.")),
-            engine=EngineOptions(
-                TargetName(config.target) if config.target is not None else None,
-                EngineRuntime(config.runtime) if config.runtime is not None else None,
-                config.max_batch,
-                config.max_context,
-            ),
-        )
-        facts = EngineFacts.load(made.folder)
-        program = EngineProgram(made.folder)
-        # an engine can be as large as its model: it stays on the disk, for as long as somebody holds it
-        weakref.finalize(program, shutil.rmtree, folder, ignore_errors=True)
-        return program, describe_calls(facts, type(model).__name__)
-
-    def export_for_generation(self, *_: Any, **__: Any) -> Any:
-        """Refused: a second engine for decoding would hold the weights twice."""
-        raise NotImplementedError("One engine does prefill and decode: use TensorrtExporter().export.")
-
-    @classmethod
-    def save_program(cls, program: EngineProgram, path: str | Path) -> None:
-        """Writes the engine, and what is known of it beside it."""
-        shutil.copy2(program.folder / ENGINE, path)
-        shutil.copy2(program.folder / FACTS, Path(path).parent / FACTS)
-
-    @classmethod
-    def load_program(cls, path: str | Path) -> EngineProgram:
-        """Finds an engine; it is loaded when it is run."""
-        return EngineProgram(Path(path).parent)
-
-    @classmethod
-    def program_files(cls, filename: str) -> list[str]:
-        """The engine, and what is known of it."""
-        return [filename, FACTS]
 
 
 class TensorrtRunner(ModelRunner):
@@ -173,14 +79,6 @@ class TensorrtRunner(ModelRunner):
         past = Past(length, _by_name(cache)) if length else None
         logits, present = self._decoder.step(input_ids, mask, positions, past)
         return _output(logits, _as_cache(present, self._decoder.num_layers))
-
-
-def register() -> None:
-    """Makes engines known to transformers' exporters, once."""
-    from transformers.exporters.auto import EXPORT_BACKENDS
-
-    if FORMAT not in EXPORT_BACKENDS:
-        register_backend(TensorrtExporter, TensorrtRunner)
 
 
 def describe_calls(facts: EngineFacts, class_name: str) -> ExportMetadata:

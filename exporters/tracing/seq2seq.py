@@ -12,7 +12,7 @@ import torch
 
 from amp_export.checkpoints.loading import cache_argument, takes
 from amp_export.errors import UnsupportedModelError
-from amp_export.exporters.onnx.sessions import DECODER, DECODER_WITH_PAST, ENCODER
+from amp_export.exporters.files import DECODER, DECODER_WITH_PAST, ENCODER
 from amp_export.exporters.tracing.decoders import NEW, PAST, check_layers, contents, filled_cache, sample_past
 from amp_export.exporters.tracing.encoders import encoder_inputs
 from amp_export.exporters.tracing.jobs import BATCH, Axes, Job, Sample, sample_tokens

@@ -227,7 +227,8 @@ def test_transformers_opens_an_engine_and_runs_it_as_the_model(
 
 
 def test_an_engine_runs_on_no_processor(tmp_path: Path) -> None:
-    from amp_export.exporters.tensorrt.transformers_format import EngineProgram, TensorrtExporter, TensorrtRunner
+    from amp_export.exporters.tensorrt.transformers_format import EngineProgram, TensorrtRunner
+    from amp_export.integrations.transformers_backend import TensorrtExporter
 
     with pytest.raises(ValueError, match="runs on a GPU, not on cpu"):
         TensorrtRunner.from_program(EngineProgram(tmp_path), None, "cpu")

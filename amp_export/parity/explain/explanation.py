@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from amp_export.errors import UnsupportedModelError
+from amp_export.exporters.files import ENCODER
 from amp_export.exporters.onnx.descriptions import returned_precision
 from amp_export.exporters.onnx.introspection.scopes import module_values, sample_names
 from amp_export.exporters.onnx.introspection.taps import Tap, find_taps
-from amp_export.exporters.onnx.sessions import ENCODER
 from amp_export.options import Precision
 from amp_export.parity.explain.runs import choose_run
 from amp_export.parity.explain.values import Recording, Taps, record_graphs, record_torch

@@ -137,7 +137,7 @@ class Graph:
         """Puts everything together."""
         from onnx import helper
 
-        import amp_export
+        from amp_export._version import __version__
 
         graph = helper.make_graph(
             self._nodes, name, self._inputs, self._outputs, list(self._initializers.values()), doc_string=description
@@ -145,7 +145,7 @@ class Graph:
         return helper.make_model(
             graph,
             producer_name="amp-export",
-            producer_version=amp_export.__version__,
+            producer_version=__version__,
             doc_string=description,
             ir_version=self.opset.ir_version,
             opset_imports=[helper.make_opsetid("", self.opset.version)],

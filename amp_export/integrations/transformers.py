@@ -1,0 +1,19 @@
+"""Make transformers load what it does not know by itself."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from amp_export.checkpoints.loading import register_resized
+
+
+def register() -> None:
+    """Register resized checkpoints and engines with transformers.
+
+    Checkpoints of resized modules then load without `trust_remote_code`, and `ExportedModel` opens engines.
+    """
+    register_resized()
+    if importlib.util.find_spec("transformers.exporters") is not None:
+        from amp_export.integrations import transformers_backend
+
+        transformers_backend.register()
