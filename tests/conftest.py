@@ -19,23 +19,20 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
 from filelock import FileLock
-from reload_server import ReloadServer
-from tiny_models import save_tiny_model, save_tiny_output, save_tiny_samples, save_tiny_tokenizer
 
 from amp_export.pruning import reload_check as proving
-
-MAKERS, LONG = ("test_cli_kinds.py",), ("test_families.py", "test_onnx_tracing.py", "test_cli.py", "test_ci.py")
-"""Files whose tests make what others share, and files of tests that take long."""
+from tests.support.reload_server import ReloadServer
+from tests.support.tiny_models import save_tiny_model, save_tiny_output, save_tiny_samples, save_tiny_tokenizer
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Orders tests for two processes: no long test comes last, and none waits for what another process is making."""
+    """Orders tests for two processes: what takes long comes first, and what waits for a shared result comes last."""
 
     def turn(item: pytest.Item) -> int:
-        if item.path.name in (*MAKERS, *LONG):
-            return (*MAKERS, *LONG).index(item.path.name)
+        if item.get_closest_marker("slow") is not None:
+            return 0
         shares = not {"converted", "bundled"}.isdisjoint(getattr(item, "fixturenames", ()))
-        return len(MAKERS) + len(LONG) + shares
+        return 1 + shares
 
     items.sort(key=turn)
 

@@ -17,8 +17,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from family_runner import mask, measured_scores, run
-from tiny_models import save_tiny_model, save_tiny_tokenizer
 
 from amp_export.architectures import Kind, LayerWidths, ModelConfig, find_architecture, supported_model_types
 from amp_export.checkpoints.loading import load_model, load_tokenizer
@@ -39,6 +37,8 @@ from amp_export.pruning.rewriting import RewriteKind, rewrite
 from amp_export.pruning.scoring import Scores
 from amp_export.pruning.settings import PlanSettings
 from amp_export.pruning.slicing import prune_module
+from tests.support.family_runner import mask, measured_scores, run
+from tests.support.tiny_models import save_tiny_model, save_tiny_tokenizer
 
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 pytest.importorskip("onnxscript", reason="onnxscript is not installed")

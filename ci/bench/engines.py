@@ -15,9 +15,7 @@ import tempfile
 from pathlib import Path
 
 PROJECT = Path(__file__).parents[2]
-sys.path.insert(0, str(PROJECT / "tests"))
-
-from tiny_models import BUILDABLE, save_tiny_model  # noqa: E402
+sys.path.insert(0, str(PROJECT))
 
 from amp_export.checkpoints.reading import open_checkpoint  # noqa: E402
 from amp_export.errors import AmpExportError  # noqa: E402
@@ -29,6 +27,7 @@ from amp_export.options import (  # noqa: E402
     Precision,
     TargetName,
 )
+from tests.support.tiny_models import BUILDABLE, save_tiny_model  # noqa: E402
 
 GPUS = (TargetName.A100, TargetName.RTX3090, TargetName.RTX4090, TargetName.RTX5090)
 BATCHES = (1, 8)

@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import copy
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+from safetensors import safe_open
+from transformers import CONFIG_MAPPING
+
+from amp_export.architectures import (
+    ModelConfig,
+    find_architecture,
+    parameter_count,
+    supported_model_types,
+    tensor_shapes,
+)
+from amp_export.architectures._facts import MAY_BE_IGNORED
+from amp_export.checkpoints.reading import read_config
+from amp_export.errors import ModelError, UnsupportedModelError
+from tests.support.tiny_models import BUILDABLE, family_fields, save_tiny_model
+
+SMALL = {
+    "vocab_size": 64,
+    "hidden_size": 48,
+    "intermediate_size": 40,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+}
+
+FAMILIES = pytest.mark.parametrize("model_type", supported_model_types())
+
+
+ROPE_FIELDS = {"partial_rotary_factor": "partial_rotary_factor", "rotary_pct": "partial_rotary_factor"}
+"""Fields that transformers 5 reads into `rope_parameters`, and under which name."""
+
+
+@FAMILIES
+def test_defaults_are_those_of_transformers(model_type: str) -> None:
+    architecture = find_architecture(model_type)
+    config = CONFIG_MAPPING[model_type]()
+    for name, value in architecture.defaults.items():
+        # None marks what is derived from other fields, and a window that is off reads as None
+        if name in ROPE_FIELDS:
+            assert config.rope_parameters[ROPE_FIELDS[name]] == value, name
+        elif value is not None and name != "sliding_window":
+            assert getattr(config, name) == value, name
+    assert getattr(transformers, architecture.class_name).config_class is type(config)
+
+
+@FAMILIES
+def test_every_field_of_the_config_class_is_known(model_type: str) -> None:
+    architecture = find_architecture(model_type)
+    known = architecture.defaults.keys() | architecture.ignored | MAY_BE_IGNORED
+    assert CONFIG_MAPPING[model_type]().to_dict().keys() <= known
+
+
+EMPTY = pytest.mark.parametrize(
+    ("model_type", "raw"),
+    [
+        *((model_type, {}) for model_type in BUILDABLE),
+        ("falcon", {"new_decoder_architecture": True}),
+        ("falcon", {"multi_query": False}),
+        ("gemma2", {"num_hidden_layers": 5, "sliding_window": 9}),
+        ("gemma3_text", {"num_hidden_layers": 5, "sliding_window_pattern": 3}),
+        ("gemma3_text", {"rope_theta": 7e5, "rope_local_base_freq": 3e4}),
+        ("gemma3_text", {"rope_scaling": {"rope_type": "linear", "factor": 8.0}}),
+        ("gemma3_text", {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 5e5}}}),
+        ("gpt_neox", {"rotary_pct": 0.5, "rotary_emb_base": 25000}),
+        ("gpt_neox", {"rope_theta": 25000.0}),
+        ("mistral", {"sliding_window": None}),
+        ("smollm3", {"num_key_value_heads": None}),
+        ("phi", {"partial_rotary_factor": 0.4, "rope_theta": 5e4}),
+        ("phi", {"rope_parameters": {"rope_type": "default", "rope_theta": 5e4, "partial_rotary_factor": 0.25}}),
+        ("phi3", {"sliding_window": 7, "partial_rotary_factor": 0.75}),
+        ("qwen2", {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 20}),
+        ("qwen3", {"sliding_window": 8}),
+        ("smollm3", {"use_sliding_window": True, "sliding_window": 8, "no_rope_layer_interval": 3}),
+        ("smollm3", {"no_rope_layers": [1, 0] * 18, "use_sliding_window": True, "sliding_window": 8}),
+        ("stablelm", {"partial_rotary_factor": 1.0}),
+        ("starcoder2", {"sliding_window": 8}),
+        ("gemma2", {"attn_logit_softcapping": None, "final_logit_softcapping": None}),
+    ],
+)
+
+
+@EMPTY
+def test_what_a_config_leaves_out_is_understood_as_transformers_understands_it(
+    model_type: str, raw: dict[str, Any]
+) -> None:
+    architecture = find_architecture(model_type)
+    config = CONFIG_MAPPING[model_type](**copy.deepcopy(raw))
+    read = ModelConfig.read(architecture, {"model_type": model_type, **raw})
+    key_value_heads = getattr(config, architecture.field_name("num_key_value_heads") or "", config.num_attention_heads)
+    if getattr(config, "multi_query", False) and not config.new_decoder_architecture:
+        key_value_heads = 1
+    assert read.num_key_value_heads == key_value_heads
+    assert read.head_dim == (getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+    assert read.rope_parameters == (getattr(config, "rope_parameters", None) or {})
+    assert [kind is not None for kind in read.layer_ropes] == [
+        bool(turns)
+        for turns in getattr(config, "no_rope_layers", [hasattr(config, "rope_parameters")] * config.num_hidden_layers)
+    ]
+    kinds = getattr(config, "layer_types", None) or ["sliding_attention"] * config.num_hidden_layers
+    window = getattr(config, "sliding_window", None)
+    assert read.sliding_windows == tuple(window if kind == "sliding_attention" else None for kind in kinds)
+    for name in ("attn_logit_softcapping", "final_logit_softcapping"):
+        assert read.fields.get(name) == getattr(config, name, None)
+
+
+def bias_fields(model_type: str) -> set[str]:
+    architecture = find_architecture(model_type)
+    blocks = (architecture.attention, architecture.mlp)
+    projections = [projection for block in blocks for projection in (*block.inputs, block.output)]
+    return {projection.bias for projection in projections if isinstance(projection.bias, str)}
+
+
+@pytest.mark.parametrize(
+    "model_type", [each for each in supported_model_types() if find_architecture(each).knows_files]
+)
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("biased", [True, False])
+def test_tensor_shapes_are_those_of_the_model(model_type: str, tied: bool, biased: bool, tmp_path: Path) -> None:
+    biases = dict.fromkeys(bias_fields(model_type), biased)
+    checkpoint = save_tiny_model(tmp_path / "checkpoint", model_type, **SMALL, tie_word_embeddings=tied, **biases)
+    with safe_open(checkpoint / "model.safetensors", framework="np") as file:
+        found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    _, config = read_config(checkpoint)
+    assert tensor_shapes(config) == found
+    assert parameter_count(config) == sum(math.prod(shape) for shape in found.values())
+
+
+@FAMILIES
+def test_only_classes_that_refuse_odd_heads_are_said_to(model_type: str) -> None:
+    architecture = find_architecture(model_type)
+    odd = family_fields(model_type, {**SMALL, "num_attention_heads": 7, "num_key_value_heads": 7})
+    if architecture.says_head_dim_when is None:
+        pytest.skip("the width of a head follows from their number")
+    if architecture.hidden_size_divisible_by_heads:
+        with pytest.raises(Exception, match="hidden size"):
+            CONFIG_MAPPING[model_type](**odd)
+    else:
+        CONFIG_MAPPING[model_type](**odd)
+
+
+@pytest.mark.parametrize(
+    ("old", "rope"),
+    [
+        ({"rope_theta": 5e5}, {"rope_type": "default", "rope_theta": 5e5}),
+        (
+            {"rope_theta": 1e4, "rope_scaling": {"type": "linear", "factor": 2.0}},
+            {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4},
+        ),
+    ],
+)
+def test_old_ways_of_writing_rope_are_read(old: dict[str, object], rope: dict[str, object]) -> None:
+    assert ModelConfig.read(find_architecture("llama"), {**SMALL, **old}).rope_parameters == rope
+
+
+def test_unsupported_family_names_the_supported_ones() -> None:
+    with pytest.raises(UnsupportedModelError, match=r"'mamba'.*\n.*bert, .*llama, .*whisper"):
+        find_architecture("mamba")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "error"),
+    [
+        ("num_attention_heads", 0, ModelError),
+        ("hidden_size", "wide", ModelError),
+        ("num_key_value_heads", 4, ModelError),
+        ("quantization_config", {"quant_method": "gptq"}, UnsupportedModelError),
+    ],
+)
+def test_a_config_that_cannot_be_right_is_refused(field: str, value: object, error: type[Exception]) -> None:
+    with pytest.raises(error, match=r"config.json|quantized"):
+        ModelConfig.read(find_architecture("llama"), {**SMALL, field: value})
+
+
+@pytest.mark.parametrize(
+    ("model_type", "field", "value"),
+    [
+        ("qwen2", "layer_types", ["full_attention"]),
+        ("smollm3", "no_rope_layers", [1, 1, 1]),
+    ],
+)
+def test_a_list_of_another_number_of_layers_is_refused(model_type: str, field: str, value: object) -> None:
+    config = ModelConfig.read(find_architecture(model_type), {**SMALL, field: value})
+    with pytest.raises(ModelError, match=field):
+        _ = config.sliding_windows, config.layer_ropes
+
+
+def test_an_unknown_type_of_layer_is_refused() -> None:
+    config = ModelConfig.read(find_architecture("qwen2"), {**SMALL, "layer_types": ["chunked_attention"] * 2})
+    with pytest.raises(UnsupportedModelError, match="'chunked_attention'"):
+        _ = config.sliding_windows

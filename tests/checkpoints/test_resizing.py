@@ -1,0 +1,167 @@
+"""Checkpoints that only the modelling file loads: anywhere with it, nowhere without it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from transformers import PreTrainedModel
+from typer.testing import CliRunner
+
+from amp_export.architectures import RESIZED_MODEL_TYPE, Kind, ModelConfig, supported_model_types
+from amp_export.checkpoints import modeling_amp
+from amp_export.checkpoints.loading import load_model, load_tokenizer, register_resized
+from amp_export.checkpoints.reading import open_checkpoint
+from amp_export.cli import app
+from amp_export.errors import ModelError
+from amp_export.pruning.pipeline import save_pruned
+from amp_export.pruning.plan import LayerPlan, Plan
+from amp_export.pruning.reload_check import expect, prove_reload
+from amp_export.pruning.rewriting import RewriteKind, rewrite
+from amp_export.pruning.slicing import prune_module
+from tests.support.family_runner import run
+from tests.support.tiny_models import save_tiny_model, save_tiny_tokenizer
+
+TOKENS = torch.tensor([[5, 9, 2, 6, 5, 3, 5, 8], [9, 7, 9, 3, 2, 3, 8, 4]])
+
+
+def lopsided_plan(config: ModelConfig) -> Plan:
+    """Every layer of a tiny model keeps something else: all heads, one group, one head of each group."""
+    everything, query_group = tuple(range(4)), config.widths.query_group
+    groups = tuple(range(4 // query_group))
+    heads = ((everything, groups), (everything[-query_group:], groups[-1:]), (everything[::query_group], groups))
+    neurons = (tuple(range(8)), tuple(range(48)), tuple(range(0, 48, 3)))
+    layers = []
+    for number, site in enumerate(config.sites):
+        query_heads, key_value_heads = heads[0 if site.stack.heads_tied else number % 3]
+        layers.append(LayerPlan(query_heads, key_value_heads, neurons[number % 3]))
+        if site.stack.mlp is None:
+            layers[-1] = replace(layers[-1], neurons=())
+        elif site.stack.mlp.has_experts:
+            layers[-1] = replace(layers[-1], neurons=(), experts=(neurons[number % 3],) * 4)
+    return Plan(layers=tuple(layers), asked=None, achieved=0.0)
+
+
+def save_lopsided(folder: Path, model_type: str, *, pad: bool = False) -> PreTrainedModel:
+    """Writes `folder/dense` and `folder/pruned`, and returns the pruned model in memory."""
+    checkpoint = open_checkpoint(save_tiny_model(folder / "dense", model_type))
+    save_tiny_tokenizer(folder / "dense")
+    plan = lopsided_plan(checkpoint.config)
+    rewritten = rewrite(checkpoint.raw_config, checkpoint.config, plan.widths, pad=pad)
+    assert rewritten.kind is (RewriteKind.PADDED if pad else RewriteKind.RESIZED_CLASS)
+    model = prune_module(load_model(folder / "dense"), checkpoint.config, plan, widths=rewritten.widths)
+    save_pruned(folder / "pruned", model, rewritten, companions=open_checkpoint(folder / "dense").companions())
+    return model
+
+
+def test_the_type_is_the_same_on_both_sides_and_unknown_to_transformers() -> None:
+    assert modeling_amp.MODEL_TYPE == RESIZED_MODEL_TYPE
+    known = "from transformers import CONFIG_MAPPING; print('amp_resized' in CONFIG_MAPPING)"
+    assert subprocess.check_output([sys.executable, "-c", known], text=True).strip() == "False"
+
+
+@pytest.mark.parametrize("model_type", supported_model_types())
+def test_every_family_takes_layers_of_different_widths(model_type: str, tmp_path: Path) -> None:
+    pruned = save_lopsided(tmp_path, model_type)
+    checkpoint = open_checkpoint(tmp_path / "pruned")
+    assert checkpoint.is_resized
+    assert checkpoint.widths == lopsided_plan(checkpoint.config).widths
+    reloaded = load_model(tmp_path / "pruned")
+    assert torch.equal(run(reloaded, checkpoint.config), run(pruned, checkpoint.config))
+    if checkpoint.config.architecture.kind is Kind.DECODER:
+        # with a cache, whose layers differ too
+        greedy = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": 0}
+        assert torch.equal(reloaded.generate(TOKENS, **greedy), pruned.generate(TOKENS, **greedy))
+
+
+@pytest.mark.parametrize("model_type", [each for each in supported_model_types() if each != "olmo2"])
+def test_every_family_can_be_filled_up_with_zeros(model_type: str, tmp_path: Path) -> None:
+    (tmp_path / "resized").mkdir()
+    resized = save_lopsided(tmp_path / "resized", model_type)
+    save_lopsided(tmp_path, model_type, pad=True)
+    config = open_checkpoint(tmp_path / "dense").config
+    padded = load_model(tmp_path / "pruned")
+    torch.testing.assert_close(run(padded, config), run(resized, config), rtol=0, atol=5e-5)
+
+
+@pytest.mark.usefixtures("own_process")
+def test_with_the_modelling_file_it_loads_where_this_package_is_not_installed(tmp_path: Path) -> None:
+    pruned = save_lopsided(tmp_path, "llama")
+    expected = expect(pruned, open_checkpoint(tmp_path / "pruned").config, load_tokenizer(tmp_path / "pruned"))
+    proof = prove_reload(tmp_path / "pruned", expected, stock=False)
+    assert proof.class_name == "LlamaForCausalLM"
+    assert proof.logits_compared > 1000
+
+
+REFUSED = """
+import json, sys, transformers
+advice = {}
+for name in ("AutoModelForCausalLM", "AutoConfig", "LlamaForCausalLM", "LlamaModel"):
+    try:
+        getattr(transformers, name).from_pretrained(sys.argv[1])
+    except Exception as error:
+        advice[name] = [word for word in ("trust_remote_code=True", "size") if word in str(error)]
+with open(sys.argv[2], "w") as file:
+    json.dump(advice, file)
+"""
+
+
+def test_without_the_modelling_file_it_does_not_load(tmp_path: Path) -> None:
+    save_lopsided(tmp_path, "llama")
+    found = subprocess.run(
+        [sys.executable, "-I", "-c", REFUSED, tmp_path / "pruned", tmp_path / "advice.json"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")},
+    )
+    assert found.returncode == 0, found.stderr
+    assert json.loads((tmp_path / "advice.json").read_text()) == {
+        "AutoModelForCausalLM": ["trust_remote_code=True"],
+        "AutoConfig": ["trust_remote_code=True"],
+        "LlamaForCausalLM": ["size"],
+        "LlamaModel": ["size"],
+    }
+
+
+def test_where_this_package_is_installed_no_remote_code_is_needed(tmp_path: Path) -> None:
+    pruned = save_lopsided(tmp_path, "qwen3")
+    register_resized()
+    reloaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "pruned")
+    with torch.inference_mode():
+        assert torch.equal(reloaded(TOKENS).logits, pruned(TOKENS).logits)
+
+
+def test_it_survives_being_saved_again(tmp_path: Path) -> None:
+    pruned = save_lopsided(tmp_path, "phi3")
+    load_model(tmp_path / "pruned").save_pretrained(tmp_path / "again")
+    with torch.inference_mode():
+        assert torch.equal(load_model(tmp_path / "again")(TOKENS).logits, pruned(TOKENS).logits)
+    assert open_checkpoint(tmp_path / "again").widths == open_checkpoint(tmp_path / "pruned").widths
+
+
+@pytest.mark.parametrize("arguments", [["prune", "--output", "out"], ["doctor"]])
+def test_it_is_not_pruned_again(arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_lopsided(tmp_path, "llama")
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, [*arguments, "--model", "pruned", "--ratio", "0.1", "--snap", "1"])
+    assert result.exit_code == 2, result.output
+    assert "cannot be pruned again" in " ".join(result.stderr.split())
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("field", "value"), [("layer_widths", []), ("layer_widths", [{"heads": 1}]), ("dense", None)])
+def test_a_damaged_config_says_so(field: str, value: object, tmp_path: Path) -> None:
+    save_lopsided(tmp_path, "llama")
+    file = tmp_path / "pruned" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), field: value}))
+    with pytest.raises(ModelError, match=r"layer_widths|dense"):
+        open_checkpoint(tmp_path / "pruned")

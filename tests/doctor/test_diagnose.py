@@ -1,0 +1,285 @@
+"""What `doctor` says loads the result, held against the sources of the rules and against what pruning does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import transformers
+from typer.testing import CliRunner
+
+from amp_export import PlanSettings, diagnose
+from amp_export.architectures import find_architecture, supported_model_types
+from amp_export.checkpoints.reading import read_config
+from amp_export.cli import app
+from amp_export.doctor.loaders import EDGE_LLM, LLAMA_CPP, RUNTIMES, VLLM
+from amp_export.doctor.rules import Status
+from amp_export.doctor.verdicts import Verdict
+from amp_export.errors import PlanError
+from amp_export.hardware.targets import TARGETS
+from amp_export.options import HeadPolicy, PerLayer, Precision, TargetName, Uniform
+from amp_export.pruning.planning import make_plan
+from amp_export.pruning.rewriting import RewriteKind, rewrite
+from amp_export.pruning.scoring import Scores
+from tests.support.tiny_models import BUILDABLE, TINY_CONFIG, family_fields
+
+SEVEN_B = {
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "head_dim": 128,
+    "vocab_size": 32000,
+    "dtype": "float16",
+}
+
+
+def write_config(folder: Path, model_type: str, **fields: Any) -> Path:
+    architecture = find_architecture(model_type)
+    named = family_fields(model_type, {**TINY_CONFIG, **fields})
+    folder.mkdir(parents=True, exist_ok=True)
+    raw = {"model_type": model_type, "architectures": [architecture.class_name], **named}
+    (folder / "config.json").write_text(json.dumps(raw))
+    return folder
+
+
+def verdicts(folder: Path, settings: PlanSettings, uniform: Uniform = Uniform.RESIZE) -> dict[str, Verdict]:
+    return {verdict.runtime: verdict for verdict in diagnose(folder, settings, uniform=uniform).compatibility}
+
+
+def test_every_class_in_the_tables_is_one_of_transformers() -> None:
+    for name in {*VLLM, *LLAMA_CPP, *EDGE_LLM}:
+        assert hasattr(transformers, name), name
+
+
+def test_every_rule_says_where_it_is_from() -> None:
+    assert len({runtime.name for runtime in RUNTIMES}) == len(RUNTIMES)
+    for runtime in RUNTIMES:
+        assert runtime.rules
+        assert all(rule.source for rule in runtime.rules), runtime.name
+
+
+def test_a_llama_with_22_heads(tmp_path: Path) -> None:
+    folder = write_config(tmp_path, "llama", **SEVEN_B)
+    found = verdicts(folder, PlanSettings(0.3, heads=HeadPolicy.GROUPS))
+    assert {name for name, verdict in found.items() if not verdict.loads} == {"TensorRT Edge-LLM"}
+    edge = found["TensorRT Edge-LLM"]
+    assert "no MistralForCausalLM" in (edge.reason or "")
+    assert edge.nearest is not None
+    assert verdicts(folder, PlanSettings(edge.nearest, heads=HeadPolicy.GROUPS))["TensorRT Edge-LLM"].loads
+    assert found["TensorRT"].status is Status.LOADS
+    # where the scores may take every head, the option that leaves no other choice is named
+    assert verdicts(folder, PlanSettings(0.3))["TensorRT Edge-LLM"].needs == "--heads none"
+
+
+@pytest.mark.parametrize(
+    ("model_type", "runtime", "status", "needs"),
+    [
+        ("qwen2", "vLLM", Status.LOADS_WITH, "--model-impl transformers"),
+        ("qwen2", "llama.cpp (GGUF)", Status.CANNOT, None),
+        ("qwen3", "vLLM", Status.LOADS, None),
+        ("qwen3", "llama.cpp (GGUF)", Status.LOADS, None),
+        ("granite", "vLLM", Status.LOADS, None),
+        ("granite", "llama.cpp (GGUF)", Status.CANNOT, None),
+        ("phi3", "llama.cpp (GGUF)", Status.CANNOT, None),
+        ("opt", "llama.cpp (GGUF)", Status.CANNOT, None),
+        ("opt", "vLLM", Status.LOADS_WITH, "--uniform pad"),
+        ("mixtral", "ONNX Runtime", Status.LOADS_WITH, "--via trace"),
+        ("mixtral", "onnxruntime-genai", Status.CANNOT, None),
+        ("mixtral", "TensorRT", Status.NOT_TRIED, None),
+        ("cohere", "TensorRT", Status.LOADS_WITH, "--opset 20"),
+    ],
+)
+def test_fewer_heads_in_every_layer(
+    model_type: str, runtime: str, status: Status, needs: str | None, tmp_path: Path
+) -> None:
+    fields = {**SEVEN_B, "num_local_experts": 2} if model_type == "mixtral" else SEVEN_B
+    folder = write_config(tmp_path, model_type, **fields)
+    verdict = verdicts(folder, PlanSettings(0.3, heads=HeadPolicy.GROUPS))[runtime]
+    assert (verdict.status, verdict.needs) == (status, needs), verdict
+    assert (verdict.reason is None) == (status is Status.LOADS)
+
+
+def test_neurons_that_a_converter_takes_for_granted(tmp_path: Path) -> None:
+    folder = write_config(tmp_path, "falcon", **SEVEN_B)
+    found = verdicts(folder, PlanSettings(0.3, heads=HeadPolicy.NONE))
+    for runtime in ("vLLM", "llama.cpp (GGUF)"):
+        assert found[runtime].status is Status.CANNOT
+        assert "4 x hidden_size" in (found[runtime].reason or "")
+        assert found[runtime].nearest is None
+
+
+def test_layers_that_differ(tmp_path: Path) -> None:
+    folder = write_config(tmp_path, "llama", **SEVEN_B)
+    settings = PlanSettings(0.3, heads=HeadPolicy.GROUPS, heads_per_layer=PerLayer.GLOBAL)
+    found = verdicts(folder, settings)
+    assert found["transformers"].needs == "trust_remote_code=True"
+    assert found["ONNX Runtime"].status is Status.LOADS
+    assert found["TensorRT"].status is Status.LOADS
+    for runtime in ("onnxruntime-genai", "TensorRT Edge-LLM", "vLLM", "llama.cpp (GGUF)"):
+        assert found[runtime].needs == "--uniform pad", runtime
+    padded = verdicts(folder, settings, Uniform.PAD)
+    assert padded["transformers"].status is padded["vLLM"].status is Status.LOADS
+    # neurons alone: the heads are alike, and that is all that onnxruntime-genai asks
+    neurons = PlanSettings(0.3, heads=HeadPolicy.GROUPS, neurons_per_layer=PerLayer.GLOBAL)
+    assert verdicts(folder, neurons)["onnxruntime-genai"].status is Status.LOADS
+    assert diagnose(folder, neurons).chosen is not None
+    assert all(option.shared_out for option in diagnose(folder, neurons).options)
+
+
+def test_what_the_scores_decide_is_not_known(tmp_path: Path) -> None:
+    folder = write_config(tmp_path, "qwen2", **SEVEN_B)
+    settings = PlanSettings(0.3, heads=HeadPolicy.GROUPS, heads_per_layer=PerLayer.GLOBAL)
+    assert verdicts(folder, settings, Uniform.PAD)["llama.cpp (GGUF)"].status is Status.NOT_KNOWN
+
+
+def test_position_biases_that_all_layers_share_are_refused_before_scoring(tmp_path: Path) -> None:
+    folder = write_config(tmp_path, "t5")
+    with pytest.raises(PlanError, match="position biases"):
+        diagnose(folder, PlanSettings(0.1, snap=1, heads_per_layer=PerLayer.GLOBAL))
+
+
+def test_a_text_needs_an_end_for_genai(tmp_path: Path) -> None:
+    folder = write_config(tmp_path, "llama", **SEVEN_B, eos_token_id=None)
+    settings = PlanSettings(0.3, heads=HeadPolicy.GROUPS)
+    assert verdicts(folder, settings)["onnxruntime-genai"].status is Status.CANNOT
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": 2}))
+    assert verdicts(folder, settings)["onnxruntime-genai"].status is Status.LOADS
+
+
+@pytest.mark.parametrize("model_type", supported_model_types())
+@pytest.mark.parametrize("per_layer", PerLayer)
+@pytest.mark.parametrize("uniform", Uniform)
+def test_transformers_loads_what_pruning_writes(
+    model_type: str, per_layer: PerLayer, uniform: Uniform, tmp_path: Path
+) -> None:
+    extra = {"num_local_experts": 4, "num_experts_per_tok": 2} if model_type in ("mixtral", "qwen3_moe") else {}
+    if model_type in ("vit", "clip_vision_model"):
+        extra = {"image_size": 12, "patch_size": 4}
+    folder = write_config(tmp_path, model_type, num_key_value_heads=4, **extra)
+    raw, config = read_config(folder)
+    heads = HeadPolicy.GROUPS if config.num_key_value_heads > 1 else HeadPolicy.WITHIN
+    heads = HeadPolicy.NONE if any(site.stack.heads_tied for site in config.sites) else heads
+    snap = 8 if config.architecture.mlp.has_experts else 1
+    settings = PlanSettings(0.2, heads=heads, snap=snap, heads_per_layer=per_layer, neurons_per_layer=per_layer)
+    random = np.random.default_rng(0)
+    experts = (4,) if config.architecture.mlp.has_experts else ()
+    # the more a layer's importance lies in few of its parts, the less of it is kept
+    scores = Scores(
+        tuple(random.random(config.num_attention_heads, np.float32) ** (3 * n + 1) for n, _ in enumerate(config.sites)),
+        tuple(
+            random.random((*experts, config.intermediate_size), np.float32) ** (3 * n + 1)
+            for n, _ in enumerate(config.sites)
+        ),
+        "random",
+    )
+    pad = uniform is Uniform.PAD
+    try:
+        plan = make_plan(raw, config, scores, settings)
+        real = rewrite(raw, config, plan.widths, pad=pad)
+    except PlanError:
+        pytest.skip("this family cannot be filled up")
+    if per_layer is PerLayer.GLOBAL:
+        assert not plan.is_uniform
+    verdict = verdicts(folder, settings, uniform)["transformers"]
+    resized = real.kind is RewriteKind.RESIZED_CLASS
+    assert verdict.needs == ("trust_remote_code=True" if resized else None)
+
+
+@pytest.mark.parametrize("model_type", BUILDABLE)
+def test_every_decoder_gets_a_word_from_every_runtime(model_type: str, tmp_path: Path) -> None:
+    found = verdicts(write_config(tmp_path, model_type), PlanSettings(0.2, snap=1))
+    assert found.keys() == {runtime.name for runtime in RUNTIMES}
+    for verdict in found.values():
+        assert verdict.loads or verdict.reason
+        assert (verdict.status is Status.LOADS_WITH) == (verdict.needs is not None)
+
+
+def test_the_table_fits_and_json_stands_alone(tmp_path: Path) -> None:
+    folder = write_config(tmp_path, "llama", **SEVEN_B)
+    command = ["doctor", "--model", str(folder), "--ratio", "0.3", "--neurons-per-layer", "global"]
+    shown = CliRunner().invoke(app, command)
+    assert (shown.exit_code, shown.stdout) == (0, "")
+    table = shown.stderr[shown.stderr.index("What loads the result") : shown.stderr.index("By their sources")]
+    assert max(len(line) for line in table.splitlines()) <= 80
+    assert "loads with" in table
+    result = CliRunner().invoke(app, [*command, "--json"])
+    content = json.loads(result.stdout)
+    assert [verdict["runtime"] for verdict in content["compatibility"]] == [runtime.name for runtime in RUNTIMES]
+    assert content["options"][0]["shared_out"] is True
+    assert content["chosen"] is None
+
+
+@pytest.mark.parametrize("target", [TargetName.ORIN_NANO, TargetName.RTX3090])
+@pytest.mark.parametrize("heads", [HeadPolicy.AUTO, HeadPolicy.GROUPS])
+def test_a_device_is_shown_in_tables_that_fit(target: TargetName, heads: HeadPolicy, tmp_path: Path) -> None:
+    folder = write_config(tmp_path, "llama", **SEVEN_B)
+    shown = CliRunner().invoke(app, ["doctor", "--model", str(folder), "--target", target, "--heads", heads])
+    assert (shown.exit_code, shown.stdout) == (0, "")
+    table = shown.stderr[shown.stderr.index("Memory in GB") :]
+    assert "Tokens a second at most" in table
+    assert "a bound, no measurement" in table
+    assert max(len(line) for line in table.splitlines()) <= 80
+    assert "…" not in table
+    assert ("host" in table) == (not TARGETS[target].is_unified)
+    assert ("The scores decide" in table) == (heads is HeadPolicy.AUTO)
+
+
+def test_the_pruned_models_of_a_device_are_the_options(tmp_path: Path) -> None:
+    folder = write_config(tmp_path, "llama", **SEVEN_B)
+    for heads, pruned in ((HeadPolicy.AUTO, 2), (HeadPolicy.GROUPS, 1), (HeadPolicy.NONE, 1)):
+        diagnosis = diagnose(folder, PlanSettings(0.3, heads=heads, target=TargetName.THOR), max_context=100)
+        assert diagnosis.fitting is not None
+        halves = [fit for fit in diagnosis.fitting.fits if fit.precision is Precision.FLOAT16]
+        assert [fit.model for fit in halves] == ["dense", *["pruned"] * pruned]
+        for fit in halves[1:]:
+            assert fit.option is not None
+            option = diagnosis.options[fit.option]
+            assert fit.weight_bytes == 2 * round(diagnosis.parameters * (1 - option.candidate.ratio))
+            assert fit.cache_bytes == 2 * 2 * option.candidate.widths.key_value_heads * 128 * 8 * 100
+            assert diagnosis.chosen in (None, option)
+        assert halves[1].cache_bytes >= halves[-1].cache_bytes
+    content = json.loads(diagnosis.to_json())
+    assert content["target"] == content["fitting"]["target"] == "thor"
+    assert content["fitting"]["fits"][0]["run"]["room"] == "fits"
+
+
+def test_layers_that_share_counts_out_count_by_their_average_and_padded_ones_by_the_widest(tmp_path: Path) -> None:
+    folder = write_config(tmp_path, "llama", **SEVEN_B)
+    settings = PlanSettings(
+        0.3, heads=HeadPolicy.GROUPS, target=TargetName.THOR, neurons_per_layer=PerLayer.GLOBAL, snap=1
+    )
+    weights = []
+    for uniform in Uniform:
+        diagnosis = diagnose(folder, settings, uniform=uniform)
+        assert diagnosis.fitting is not None
+        weights.append(diagnosis.fitting.fits[-1].weight_bytes)
+    average, widest = weights
+    assert average == pytest.approx(2 * 0.7 * diagnosis.parameters, rel=0.001)
+    assert average < widest <= 2 * diagnosis.parameters
+
+
+def test_where_nothing_can_be_said_of_a_device(tmp_path: Path) -> None:
+    llama = write_config(tmp_path / "llama", "llama", **SEVEN_B)
+    bert = write_config(tmp_path / "bert", "bert")
+    on_cpu = CliRunner().invoke(app, ["doctor", "--model", str(llama)])
+    assert "Tokens a second" not in on_cpu.stderr
+    assert diagnose(llama, PlanSettings(0.3)).fitting is None
+    command = ["doctor", "--model", str(bert), "--ratio", "0.1", "--snap", "1", "--target", "l4"]
+    shown = CliRunner().invoke(app, command)
+    assert shown.exit_code == 0, shown.stderr
+    assert "Of L4 24GB nothing can be said here" in shown.stderr
+    for model, target, options, words in (
+        (llama, "cpu", ["--max-batch", "2", "--max-context", "9"], "--max-batch and --max-context say"),
+        (bert, "l4", ["--max-context", "9"], "--max-context says"),
+        (llama, "l4", ["--max-context", "1"], "takes nothing"),
+        (llama, "l4", ["--max-context", "9999"], "9999, and the model's context is 128 tokens"),
+        (llama, "l4", ["--max-batch", "0"], "--max-batch"),
+    ):
+        refused = CliRunner().invoke(app, ["doctor", "--model", str(model), "--target", target, *options])
+        assert refused.exit_code == 2, refused.stderr
+        assert words in refused.stderr

@@ -1,0 +1,159 @@
+"""What a device has room for, and its bandwidth bound: against exported graphs, and against arithmetic by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from amp_export.architectures import LayerWidths, ModelConfig, find_architecture, parameter_count
+from amp_export.architectures._footprint import cached_numbers, parameters_read, seen_numbers
+from amp_export.benchmarking.roofline import weight_bytes_per_token
+from amp_export.checkpoints.reading import open_checkpoint
+from amp_export.doctor.memory import Fit, Fitting, Room, Subject, can_fit, fit_models
+from amp_export.errors import RequestError
+from amp_export.exporters.limits import Limits, choose_limits
+from amp_export.exporters.onnx import export
+from amp_export.options import Precision, TargetName
+from tests.support.tiny_models import BUILDABLE, save_tiny_model
+
+GPUS = [name for name in TargetName if name is not TargetName.CPU]
+
+LLAMA_7B = {
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "vocab_size": 32000,
+    "max_position_embeddings": 4096,
+}
+
+
+def read(model_type: str = "llama", **fields: Any) -> ModelConfig:
+    return ModelConfig.read(find_architecture(model_type), {"model_type": model_type, **fields})
+
+
+def fit(
+    config: ModelConfig, target: TargetName, limits: Limits | None = None, widths: LayerWidths | None = None
+) -> Fitting:
+    subject = Subject("dense", None, config.everywhere(widths or config.widths))
+    return fit_models(config, [subject], target, limits or Limits())
+
+
+def of(fitting: Fitting, precision: Precision) -> Fit:
+    return next(each for each in fitting.fits if each.precision is precision)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("model_type", BUILDABLE)
+def test_counts_are_those_of_the_exported_graph(model_type: str, tied: bool, tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(
+        save_tiny_model(tmp_path / "model", model_type, num_hidden_layers=1, tie_word_embeddings=tied)
+    )
+    config = checkpoint.config
+    export(checkpoint, tmp_path / "onnx")
+    graph = tmp_path / "onnx" / "model.onnx"
+    widths = config.everywhere(config.widths)
+    constants = weight_bytes_per_token(graph) - 4 * parameters_read(config, widths)
+    assert 0 <= constants < 1024
+    inputs = {value.name: value for value in onnx.load(graph, load_external_data=False).graph.input}
+    shapes = [inputs[f"past_key_values.0.{part}"].type.tensor_type.shape.dim for part in ("key", "value")]
+    assert cached_numbers(config, widths) == [sum(shape[1].dim_value * shape[3].dim_value for shape in shapes)]
+
+
+def test_a_7b_llama_by_hand() -> None:
+    config = read(**LLAMA_7B)
+    fitting = fit(config, TargetName.ORIN_AGX, Limits(max_batch=2, max_context=1000))
+    found = of(fitting, Precision.FLOAT16)
+    assert found.weight_bytes == 2 * 6_738_415_616
+    assert found.read_bytes == 2 * (6_738_415_616 - 32000 * 4096)
+    # keys and values of 32 heads of 128, in 32 layers, for 1000 tokens of 2 texts
+    assert found.cache_bytes == 2 * (2 * 32 * 128) * 32 * 1000 * 2
+    assert found.bound.full_context == pytest.approx(2 * 204.8e9 / (found.read_bytes + found.cache_bytes))
+    assert found.bound.half_context == pytest.approx(2 * 204.8e9 / (found.read_bytes + found.cache_bytes / 2))
+    # past and present, and the logits of a whole prompt
+    assert found.run.least == found.weight_bytes + 2 * found.cache_bytes + 2 * 2 * 1000 * 32000
+    assert found.run.most > 2 * found.weight_bytes
+    assert (found.build.least, found.build.most) == (2 * found.weight_bytes, round(6.5 * found.weight_bytes))
+
+
+@pytest.mark.parametrize(
+    ("target", "run", "build"),
+    [
+        (TargetName.ORIN_NANO, Room.DOES_NOT_FIT, Room.DOES_NOT_FIT),
+        (TargetName.ORIN_AGX, Room.FITS, Room.MAY_NOT_FIT),
+        (TargetName.THOR, Room.FITS, Room.FITS),
+        (TargetName.RTX3090, Room.MAY_NOT_FIT, None),
+        (TargetName.H200, Room.FITS, None),
+    ],
+)
+def test_whether_a_7b_llama_in_float16_fits(target: TargetName, run: Room, build: Room | None) -> None:
+    found = of(fit(read(**LLAMA_7B), target), Precision.FLOAT16)
+    assert (found.run.room, found.build.room) == (run, build)
+
+
+@pytest.mark.parametrize("target", GPUS)
+def test_every_device_has_a_word_on_every_precision(target: TargetName) -> None:
+    fitting = fit(read(**LLAMA_7B), target)
+    assert [each.precision for each in fitting.fits] == list(Precision)
+    assert 0 < fitting.available_bytes < (fitting.facts.memory_bytes or 0)
+    whole, half = (of(fitting, precision) for precision in (Precision.FLOAT32, Precision.FLOAT16))
+    assert half.bound.full_context == pytest.approx(2 * whole.bound.full_context)
+    assert whole.run.least == 2 * half.run.least
+
+
+def test_a_window_bounds_what_is_read_and_not_what_is_kept() -> None:
+    fields = {**LLAMA_7B, "num_key_value_heads": 8}
+    windowed, plain = read("mistral", **fields, sliding_window=256), read("mistral", **fields, sliding_window=None)
+    widths = plain.everywhere(plain.widths)
+    assert cached_numbers(windowed, widths) == cached_numbers(plain, widths)
+    assert seen_numbers(windowed, widths, 1024) == seen_numbers(plain, widths, 256)
+    assert seen_numbers(windowed, widths, 100) == seen_numbers(plain, widths, 100)
+
+
+@given(
+    groups=st.integers(1, 8),
+    neurons=st.integers(1, 11008),
+    batch=st.integers(1, 64),
+    context=st.integers(2, 4096),
+    target=st.sampled_from(GPUS),
+)
+def test_less_is_never_worse(groups: int, neurons: int, batch: int, context: int, target: TargetName) -> None:
+    config = read(**{**LLAMA_7B, "num_key_value_heads": 8, "num_hidden_layers": 2})
+    fewer = replace(config.widths, query_heads=4 * groups, key_value_heads=groups, neurons=neurons)
+    limits = Limits(batch, context)
+    dense, pruned = fit(config, target, limits), fit(config, target, limits, fewer)
+    longer = fit(config, target, Limits(batch, context + 1))
+    order = list(Room)
+    for whole, part, more in zip(dense.fits, pruned.fits, longer.fits, strict=True):
+        assert part.weight_bytes <= whole.weight_bytes
+        assert part.weight_bytes == part.precision.bytes * parameter_count(config, config.everywhere(fewer))
+        assert part.bound.full_context >= whole.bound.full_context >= more.bound.full_context
+        assert whole.bound.half_context >= whole.bound.full_context
+        assert whole.run.least <= whole.run.most <= more.run.most
+        assert part.run.room is not None
+        assert whole.run.room is not None
+        assert order.index(part.run.room) <= order.index(whole.run.room)
+
+
+def test_nothing_is_said_where_nothing_is_known() -> None:
+    config = read(**LLAMA_7B)
+    assert not can_fit(config, TargetName.CPU)
+    assert can_fit(config, TargetName.L4)
+    assert not can_fit(read("bert"), TargetName.L4)
+    assert not can_fit(read("mixtral"), TargetName.L4)
+
+
+def test_limits_are_those_of_the_model_where_none_are_asked_for() -> None:
+    assert choose_limits(128) == Limits(1, 128)
+    assert choose_limits(4096) == Limits(1, 2048)
+    assert choose_limits(4096, max_batch=8, max_context=4096) == Limits(8, 4096)
+    for wrong in ({"max_context": 0}, {"max_context": 4097}, {"max_batch": 0}):
+        with pytest.raises(RequestError):
+            choose_limits(4096, **wrong)

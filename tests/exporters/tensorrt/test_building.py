@@ -1,0 +1,255 @@
+"""Engines for GPUs that are not here, built for real by TensorRT-RTX, which needs none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from amp_export.checkpoints.reading import open_checkpoint
+from amp_export.errors import MissingExtraError, ModelError, RequestError, UnsupportedModelError
+from amp_export.exporters.onnx import export as export_onnx
+from amp_export.exporters.tensorrt import EngineFacts, EngineSettings, Limits, decoder_profiles, export, load_runtime
+from amp_export.exporters.tensorrt.building import BuildSettings, build_engine
+from amp_export.exporters.tensorrt.engines import ENGINE, FACTS
+from amp_export.exporters.tensorrt.flavors import Runtime, builds_with_new_operators
+from amp_export.exporters.tensorrt.problems import explain_build
+from amp_export.exporters.tensorrt.progress import PARTS, BuildProgress
+from amp_export.options import EngineRuntime, Opset, Precision
+from tests.support.tiny_models import save_tiny_model
+
+AXES = {
+    "input_ids": ("batch_size", "sequence_length"),
+    "attention_mask": ("batch_size", "total_sequence_length"),
+    "position_ids": ("batch_size", "sequence_length"),
+    "past_key_values.0.key": ("batch_size", 2, "past_sequence_length", 8),
+}
+
+
+@pytest.fixture(scope="module")
+def runtime() -> Runtime:
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed", exc_type=ImportError)
+    return load_runtime(EngineRuntime.TENSORRT_RTX)
+
+
+@pytest.fixture(scope="module")
+def graph(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("graph") / "onnx"
+    export_onnx(open_checkpoint(tiny_llama), folder, precision=Precision.FLOAT16)
+    return folder
+
+
+def settings(capability: str | None = "8.9") -> EngineSettings:
+    return EngineSettings(Limits(max_batch=2, max_context=64), capability)
+
+
+@given(st.integers(1, 64), st.integers(2, 10_000))
+def test_profiles_take_every_length_of_prefill_and_decode(batch: int, context: int) -> None:
+    prefill, decode = decoder_profiles(AXES, Limits(batch, context))
+    for profile in (prefill, decode):
+        assert set(profile.ranges) == set(AXES)
+        for shapes in profile.ranges.values():
+            bounds = zip(shapes.minimum, shapes.optimum, shapes.maximum, strict=True)
+            assert all(low <= best <= high for low, best, high in bounds)
+    assert prefill.ranges["input_ids"].maximum == (batch, context)
+    assert prefill.ranges["past_key_values.0.key"].maximum == (batch, 2, 0, 8)
+    assert decode.ranges["input_ids"].minimum == (1, 1)
+    assert decode.ranges["input_ids"].maximum == (batch, 1)
+    # the last token that can be decoded has the context's last place
+    assert decode.ranges["attention_mask"].maximum == (batch, context)
+    assert decode.ranges["past_key_values.0.key"].minimum == (1, 2, 1, 8)
+    assert decode.ranges["past_key_values.0.key"].maximum == (batch, 2, context - 1, 8)
+
+
+@pytest.mark.parametrize(("limits", "said"), [(Limits(0, 64), "takes nothing"), (Limits(1, 65), "is 64 tokens long")])
+def test_limits_that_make_no_sense_are_refused(limits: Limits, said: str) -> None:
+    with pytest.raises(RequestError, match=said):
+        limits.check(64)
+
+
+@pytest.mark.parametrize("capability", ["8.0", "8.6", "8.9", "12.0"])
+def test_engines_are_built_for_gpus_that_are_not_here(
+    graph: Path, tmp_path: Path, runtime: Runtime, capability: str
+) -> None:
+    told: list[tuple[int, int]] = []
+    made = export(graph, tmp_path / "engine", runtime, settings(capability), on_progress=lambda *now: told.append(now))
+    assert told[-1] == (PARTS, PARTS)
+    assert told == sorted(told)
+    assert (tmp_path / "engine" / ENGINE).stat().st_size == made.engine_bytes > 10_000
+    assert made.compute_capability == capability
+    assert EngineFacts.load(tmp_path / "engine") == made
+    described = onnx.load(graph / "model.onnx", load_external_data=False).graph
+    assert list(made.inputs) == [value.name for value in described.input]
+    assert list(made.outputs) == [value.name for value in described.output]
+    assert {binding.dtype for name, binding in made.inputs.items() if "past" in name} == {"float16"}
+    assert made.inputs["input_ids"].axes == ("batch_size", "sequence_length")
+    assert [profile.name for profile in made.profiles] == ["prefill", "decode"]
+    assert (tmp_path / "engine" / "config.json").is_file()
+
+
+def test_another_gpu_gets_another_engine(graph: Path, tmp_path: Path, runtime: Runtime) -> None:
+    engines = []
+    for capability in ("8.0", "12.0"):
+        export(graph, tmp_path / capability, runtime, settings(capability))
+        engines.append((tmp_path / capability / ENGINE).read_bytes())
+    assert engines[0] != engines[1]
+
+
+@pytest.mark.parametrize("opset", Opset)
+@pytest.mark.parametrize("precision", Precision)
+def test_every_precision_is_built_of_old_and_new_operators(
+    tiny_llama: Path, tmp_path: Path, runtime: Runtime, precision: Precision, opset: Opset
+) -> None:
+    export_onnx(open_checkpoint(tiny_llama), tmp_path / "onnx", precision=precision, opset=opset)
+    made = export(tmp_path / "onnx", tmp_path / "engine", runtime, settings())
+    assert made.precision is precision
+    assert made.opset == opset.version
+    # what is spelled out has no such operator
+    assert bool(made.attentions) is (opset is Opset.OPSET_23)
+
+
+def test_pairs_of_neighbours_take_old_operators(tmp_path: Path, runtime: Runtime) -> None:
+    checkpoint = open_checkpoint(save_tiny_model(tmp_path / "cohere", "cohere"))
+    assert not builds_with_new_operators(checkpoint.config)
+    export_onnx(checkpoint, tmp_path / "new", precision=Precision.FLOAT16)
+    with pytest.raises(RequestError, match="--opset 20"):
+        export(tmp_path / "new", tmp_path / "engine", runtime, settings())
+    export_onnx(checkpoint, tmp_path / "old", precision=Precision.FLOAT16, opset=Opset.OPSET_20)
+    assert export(tmp_path / "old", tmp_path / "engine", runtime, settings()).engine_bytes
+
+
+def test_gpus_that_a_runtime_does_not_know_are_refused(graph: Path, tmp_path: Path, runtime: Runtime) -> None:
+    with pytest.raises(RequestError, match=r"compute capability 8\.7; it does for .*8\.9.*\n.*bundle"):
+        export(graph, tmp_path / "engine", runtime, settings("8.7"))
+    with pytest.raises(RequestError, match=r"no GPU in this machine.*\n.*--target"):
+        export(graph, tmp_path / "engine", runtime, settings(None))
+    assert not (tmp_path / "engine").exists()
+
+
+def test_the_runtime_of_the_gpu_in_the_machine_builds_for_no_other() -> None:
+    class Module:
+        __version__ = "10.3.0"
+
+    other = Runtime(EngineRuntime.TENSORRT, Module)
+    other.check_compute_capability(None, present="8.7")
+    other.check_compute_capability("8.7", present="8.7")
+    with pytest.raises(RequestError, match=r"8\.9 was asked for, and the one here has 8\.7"):
+        other.check_compute_capability("8.9", present="8.7")
+    assert other.newest_opset == 20
+    assert other.label == "TensorRT 10.3.0"
+
+
+def test_a_runtime_that_is_not_installed_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("tensorrt", "tensorrt_rtx"):
+        monkeypatch.setitem(__import__("sys").modules, module, None)
+    with pytest.raises(MissingExtraError, match=r"amp-export\[tensorrt-rtx\]"):
+        load_runtime()
+    with pytest.raises(MissingExtraError, match=r"amp-export\[tensorrt\]"):
+        load_runtime(EngineRuntime.TENSORRT)
+
+
+def save_graph(folder: Path, node: Any) -> Path:
+    half = onnx.TensorProto.FLOAT16
+    past = onnx.helper.make_tensor_value_info("past_key_values.0.key", half, ["batch_size", 4, 4])
+    output = onnx.helper.make_tensor_value_info("y", half, ["batch_size"])
+    opsets = [onnx.helper.make_opsetid("", 22), onnx.helper.make_opsetid("com.microsoft", 1)]
+    made = onnx.helper.make_graph([node], "graph", [past], [output])
+    folder.mkdir()
+    onnx.save(onnx.helper.make_model(made, opset_imports=opsets, ir_version=10), folder / "model.onnx")
+    return folder
+
+
+@pytest.mark.parametrize(("operator", "domain"), [("Det", ""), ("GroupQueryAttention", "com.microsoft")])
+def test_an_operator_that_cannot_be_taken_is_named_with_its_layer(
+    tmp_path: Path, runtime: Runtime, operator: str, domain: str
+) -> None:
+    node = onnx.helper.make_node(
+        operator, ["past_key_values.0.key"], ["y"], name="model.layers.3.self_attn", domain=domain
+    )
+    folder = save_graph(tmp_path / "graph", node)
+    with pytest.raises(UnsupportedModelError, match=rf"{operator} at model\.layers\.3\.self_attn"):
+        build_engine(folder / "model.onnx", runtime, BuildSettings(profiles=(), compute_capability="8.9"))
+
+
+@pytest.mark.parametrize(("content", "said"), [(b"no graph", "damaged"), (None, "holds no model.onnx")])
+def test_no_graph_and_a_damaged_one_are_told(
+    tmp_path: Path, runtime: Runtime, content: bytes | None, said: str
+) -> None:
+    if content is not None:
+        (tmp_path / "model.onnx").write_bytes(content)
+    with pytest.raises(ModelError, match=said):
+        export(tmp_path, tmp_path / "engine", runtime, settings())
+
+
+def test_what_is_parsed_into_nothing_is_no_graph(tmp_path: Path, runtime: Runtime) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"hello")
+    with pytest.raises(ModelError, match="holds no graph"):
+        build_engine(tmp_path / "model.onnx", runtime, BuildSettings(profiles=(), compute_capability="8.9"))
+
+
+@pytest.mark.parametrize(
+    ("message", "advice"),
+    [
+        ("Attention operation was not supported by a dedicated kernel.", "--opset 20"),
+        ("[defaultAllocator.cpp] Error Code 2: OutOfMemory (Requested size was 9 bytes.)", "smaller --max-batch"),
+        ("Error Code 1: Cuda Runtime (no CUDA-capable device is detected)", "nvidia-smi"),
+    ],
+)
+def test_what_a_builder_complains_of_is_turned_into_advice(
+    tmp_path: Path, runtime: Runtime, message: str, advice: str
+) -> None:
+    error = explain_build(tmp_path / "model.onnx", runtime, [message])
+    assert message[:30] in str(error)
+    assert advice in str(error)
+
+
+def test_progress_of_phases_within_phases_only_grows() -> None:
+    told: list[int] = []
+    progress = BuildProgress(lambda done, _: told.append(done))
+    progress.start("all", None, 2)
+    progress.start("first", "all", 4)
+    for step in range(4):
+        progress.complete_step("first", step)
+    progress.finish("first")
+    progress.complete_step("all", 0)
+    progress.start("second", "all", 2)
+    progress.complete_step("second", 0)
+    progress.finish("second")
+    progress.finish("all")
+    assert told == [125, 250, 375, 500, 750, 1000]
+
+
+def test_a_build_that_is_interrupted_stops(graph: Path, tmp_path: Path, runtime: Runtime) -> None:
+    def interrupt(*_: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        export(graph, tmp_path / "engine", runtime, settings(), on_progress=interrupt)
+    assert not (tmp_path / "engine").exists()
+
+
+@pytest.fixture
+def facts(graph: Path, tmp_path: Path, runtime: Runtime) -> EngineFacts:
+    return export(graph, tmp_path / "engine", runtime, settings())
+
+
+def test_an_engine_is_refused_where_it_cannot_run(facts: EngineFacts, tmp_path: Path, runtime: Runtime) -> None:
+    facts.check_runs_on(runtime, present="8.9")
+    with pytest.raises(RequestError, match="there is none in this machine"):
+        facts.check_runs_on(runtime, present=None)
+    with pytest.raises(RequestError, match=r"for compute capability 8\.9, and the GPU here has 12\.0"):
+        facts.check_runs_on(runtime, present="12.0")
+
+    class Other:
+        __version__ = "10.16.1"
+
+    with pytest.raises(RequestError, match=r"built with tensorrt-rtx .*, and here is tensorrt 10\.16\.1"):
+        facts.check_runs_on(Runtime(EngineRuntime.TENSORRT, Other), present="8.9")
+    for content, said in (("{", "damaged"), ('{"schema": 2}', "schema 2")):
+        (tmp_path / "engine" / FACTS).write_text(content)
+        with pytest.raises(ModelError, match=said):
+            EngineFacts.load(tmp_path / "engine")

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import Converted
+from test_parity_encoders import wrong_model
+
+from amp_export.architectures import ModelConfig, find_architecture
+from amp_export.checkpoints.reading import read_config
+from amp_export.exporters.models.encoder_decoder import GraphEncoderDecoder
+from amp_export.exporters.onnx import run
+from amp_export.options import Precision
+from amp_export.parity.comparison import compare
+from amp_export.parity.seq2seq_cases import WritingCase, graph_writer, replay_writing, writing_cases
+from amp_export.progress import Silent
+from tests.support.tiny_models import save_tiny_model
+
+pytest.importorskip("onnxscript", reason="onnxscript is not installed")
+
+POOL = np.arange(4, 90)
+
+
+def test_cases_fit_into_what_a_model_reads_and_writes(tmp_path: Path) -> None:
+    sizes = {"d_model": 32, "d_ff": 48, "num_layers": 1, "num_heads": 4, "d_kv": 8}
+    t5 = ModelConfig.read(find_architecture("t5"), sizes)
+    assert t5.longest_text is None
+    assert len(writing_cases(t5)) == 5
+    whisper = read_config(save_tiny_model(tmp_path / "whisper", "whisper", max_position_embeddings=10))[1]
+    assert [case.written + case.decode_steps for case in writing_cases(whisper)] == [1, 9]
+
+
+def test_what_is_written_is_not_what_is_read_and_padding_is_left_out(tmp_path: Path) -> None:
+    config = read_config(save_tiny_model(tmp_path / "t5", "t5"))[1]
+    case = WritingCase("any", (2, 5), written=3, decode_steps=2)
+
+    def write(source, written, first):
+        assert (written.shape, first) == ((2, 5), 3)
+        assert not np.array_equal(written, source["input_ids"])
+        return {"last_hidden_state": np.ones((2, 5, 7)), "logits": np.ones((2, 5, 11))}
+
+    found = replay_writing(case, config, POOL, write, precision=Precision.FLOAT32)
+    assert found["last_hidden_state"].shape == (7, 7)
+    assert found["logits"].shape == (10, 11)
+
+
+FAULTS: dict[str, tuple[str, Callable[[torch.nn.Module], None], set[str]]] = {
+    "t5, encoder's norm": (
+        "t5",
+        lambda model: model.encoder.final_layer_norm.weight[0].add_(1e-2),
+        {"last_hidden_state", "logits"},
+    ),
+    "t5, heads of the decoder swapped": (
+        "t5",
+        lambda model: (
+            model.decoder.block[0]
+            .layer[0]
+            .SelfAttention.q.weight.copy_(model.decoder.block[0].layer[0].SelfAttention.q.weight.roll(8, 0))
+        ),
+        {"logits"},
+    ),
+    "t5, position biases of the decoder": (
+        "t5",
+        lambda model: model.decoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight[3].add_(0.1),
+        {"logits"},
+    ),
+    "whisper, keys of the sound": (
+        "whisper",
+        lambda model: model.model.decoder.layers[0].encoder_attn.k_proj.weight[0].add_(1e-2),
+        {"logits"},
+    ),
+    "whisper, positions of the decoder": (
+        "whisper",
+        lambda model: model.model.decoder.embed_positions.weight[6, 0].add_(1e-2),
+        {"logits"},
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_caught_in_the_outputs_that_it_reaches(
+    fault: str, converted: Callable[[str], Converted], tmp_path: Path
+) -> None:
+    model_type, change, outputs = FAULTS[fault]
+    output = converted(model_type).output
+    other = wrong_model(output / "pruned", tmp_path, change)
+    report = compare(other, output / "onnx", threads=1, progress=Silent())
+    assert {case.output for case in report.cases if not case.holds} == outputs
+
+
+def test_a_cache_that_is_wrong_is_caught(
+    converted: Callable[[str], Converted], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second call's keys and values go to the wrong tokens' places."""
+    output = converted("t5").output
+    real = GraphEncoderDecoder.decode
+
+    def forgetful(self, input_ids, source, past=None):
+        return real(self, input_ids[:, ::-1].copy() if past is None else input_ids, source, past)
+
+    monkeypatch.setattr(GraphEncoderDecoder, "decode", forgetful)
+    report = compare(output / "pruned", output / "onnx", threads=1, progress=Silent())
+    failed = {case.name for case in report.cases if not case.holds}
+    assert failed == {case.name for case in report.cases if "1 token" not in case.name and "1 written" not in case.name}
+
+
+def test_the_graphs_write_one_token_at_a_time(converted: Callable[[str], Converted]) -> None:
+    model = run(converted("whisper").output / "onnx", threads=1)
+    assert isinstance(model, GraphEncoderDecoder)
+    sound = {"input_features": np.random.default_rng(0).standard_normal((2, 8, 24), np.float32)}
+    tokens = np.array([[5, 6, 7, 8], [9, 8, 7, 6]])
+    at_once, stepwise = (graph_writer(model)(sound, tokens, first)["logits"] for first in (4, 1))
+    assert at_once.shape == (2, 4, 301)
+    np.testing.assert_allclose(at_once, stepwise, rtol=0, atol=1e-4)

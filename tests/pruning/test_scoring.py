@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import PreTrainedModel
+
+from amp_export.architectures import ModelConfig, find_architecture
+from amp_export.checkpoints.loading import load_model
+from amp_export.checkpoints.reading import open_checkpoint
+from amp_export.errors import CalibrationError, ModelError
+from amp_export.inputs.batches import batches
+from amp_export.pruning.hooks import head_contributions
+from amp_export.pruning.scoring import Scores, score_tokens
+from tests.support.tiny_models import save_tiny_model
+
+PROMPTS = [[3, 1, 4, 1, 5, 9], [2, 7], [1] * 23, [8, 2, 8, 1, 8, 2, 8, 4, 5, 9, 0]]
+
+
+@pytest.fixture(scope="module", params=["llama", "qwen3"])
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> PreTrainedModel:
+    return load_model(save_tiny_model(tmp_path_factory.mktemp("score") / request.param, request.param))
+
+
+def config_of(model: PreTrainedModel) -> ModelConfig:
+    return ModelConfig.read(find_architecture(model.config.model_type), model.config.to_dict())
+
+
+def naive_scores(model: PreTrainedModel, prompts: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """The definition, one prompt, token and head at a time, in float64: [layers, heads] and [layers, neurons]."""
+    model = model.double()
+    inputs: dict[str, torch.Tensor] = {}
+    for layer, module in enumerate(model.model.layers):
+        for name, linear in (("heads", module.self_attn.o_proj), ("neurons", module.mlp.down_proj)):
+            linear.register_forward_hook(
+                lambda _m, args, _o, key=f"{layer}.{name}": inputs.__setitem__(key, args[0][0].detach())
+            )
+    layers, heads = len(model.model.layers), model.config.num_attention_heads
+    head_sums = np.zeros((layers, heads))
+    neuron_sums = np.zeros((layers, model.config.intermediate_size))
+    for prompt in prompts:
+        with torch.no_grad():
+            model(torch.tensor([prompt]))
+        for layer, module in enumerate(model.model.layers):
+            weight = module.self_attn.o_proj.weight.detach()
+            width = weight.shape[1] // heads
+            for head in range(heads):
+                part = slice(head * width, (head + 1) * width)
+                norms = [(weight[:, part] @ token[part]).abs().sum().item() for token in inputs[f"{layer}.heads"]]
+                head_sums[layer, head] += np.mean(norms)
+            neuron_sums[layer] += inputs[f"{layer}.neurons"].abs().mean(0).numpy()
+    return head_sums / len(prompts), neuron_sums / len(prompts)
+
+
+def test_scores_agree_with_the_definition_in_float64(model: PreTrainedModel) -> None:
+    import copy
+
+    scores = score_tokens(model, PROMPTS, config_of(model))
+    heads, neurons = naive_scores(copy.deepcopy(model), PROMPTS)
+    np.testing.assert_allclose(np.stack(scores.heads), heads, rtol=1e-4)
+    np.testing.assert_allclose(np.stack(scores.neurons), neurons, rtol=1e-4)
+
+
+def test_batching_changes_nothing(model: PreTrainedModel) -> None:
+    config = config_of(model)
+    together = score_tokens(model, PROMPTS, config, batch_tokens=10_000)
+    alone = score_tokens(model, PROMPTS, config, batch_tokens=1)
+    for one, other in zip(together.heads + together.neurons, alone.heads + alone.neurons, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5)
+
+
+def test_a_half_precision_model_is_scored_in_float32(model: PreTrainedModel) -> None:
+    import copy
+
+    config = config_of(model)
+    exact = score_tokens(model, PROMPTS, config)
+    rounded = score_tokens(copy.deepcopy(model).bfloat16(), PROMPTS, config)
+    assert all(array.dtype == np.float32 for array in rounded.heads + rounded.neurons)
+    for one, other in zip(exact.heads, rounded.heads, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0.1)
+
+
+def test_scoring_leaves_no_hook_behind(model: PreTrainedModel) -> None:
+    score_tokens(model, PROMPTS, config_of(model))
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_head_contributions_never_hold_all_heads_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden, weight = torch.randn(600, 32), torch.randn(24, 32)
+    largest = 0
+    plain = torch.mm
+
+    def watched(*args: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        nonlocal largest
+        largest = max(largest, out.numel())
+        return plain(*args, out=out)
+
+    monkeypatch.setattr(torch, "mm", watched)
+    found = head_contributions(hidden, weight, torch.full((600,), 1 / 600), num_heads=4)
+    assert 0 < largest <= 512 * 24
+    per_head = torch.einsum("thd,ohd->tho", hidden.view(600, 4, 8), weight.view(24, 4, 8))
+    torch.testing.assert_close(found, per_head.abs().sum(2).mean(0), rtol=1e-5, atol=1e-5)
+
+
+@given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=30), budget=st.integers(1, 200))
+@settings(deadline=None)
+def test_batches_hold_every_prompt_once_within_the_budget(lengths: list[int], budget: int) -> None:
+    prompts = [[index + 1] * length for index, length in enumerate(lengths)]
+    seen = []
+    for input_ids, mask in batches(prompts, budget):
+        assert input_ids.shape == mask.shape
+        assert input_ids.numel() <= budget or len(input_ids) == 1
+        seen += [row[real.bool()].tolist() for row, real in zip(input_ids, mask, strict=True)]
+    assert sorted(seen) == sorted(prompts)
+
+
+def test_scores_survive_a_file(model: PreTrainedModel, tmp_path: Path, tiny_llama: Path) -> None:
+    config = open_checkpoint(tiny_llama).config
+    model = load_model(tiny_llama)
+    scores = score_tokens(model, PROMPTS, config, origin="four prompts")
+    scores.save(tmp_path / "scores.safetensors")
+    read = Scores.load(tmp_path / "scores.safetensors", config)
+    assert read.origin == "four prompts"
+    for one, other in zip(scores.heads + scores.neurons, read.heads + read.neurons, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_scores_of_another_model_are_refused(tmp_path: Path, tiny_llama: Path) -> None:
+    config = open_checkpoint(tiny_llama).config
+    layers = config.num_hidden_layers
+    other = Scores((np.ones(99, np.float32),) * layers, (np.ones(5, np.float32),) * layers, "x")
+    other.save(tmp_path / "scores.safetensors")
+    with pytest.raises(ModelError, match="another model: 99 heads and 5 neurons"):
+        Scores.load(tmp_path / "scores.safetensors", config)
+    with pytest.raises(ModelError, match="no scores"):
+        Scores.load(tmp_path / "absent.safetensors", config)
+
+
+def test_no_prompt_is_an_error(model: PreTrainedModel) -> None:
+    with pytest.raises(CalibrationError, match="nothing to score"):
+        score_tokens(model, [], config_of(model))
+
+
+def test_activations_that_are_not_finite_are_an_error(tiny_llama: Path) -> None:
+    model = load_model(tiny_llama)
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight.fill_(1e38)
+    with pytest.raises(ModelError, match="Layer 1"):
+        score_tokens(model, PROMPTS, config_of(model))
