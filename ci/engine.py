@@ -11,7 +11,7 @@ from pathlib import Path
 
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.exporters.onnx import export as export_onnx
-from amp_export.exporters.tensorrt import EngineFacts, EngineSettings, Limits, export, load_runtime
+from amp_export.exporters.tensorrt import EngineFacts, EngineSettings, Limits, export, load_flavor
 from amp_export.hardware.targets import TARGETS
 from amp_export.options import Precision, TargetName
 
@@ -33,7 +33,7 @@ def check(facts: EngineFacts, layers: int) -> None:
 def main() -> None:
     """Builds it and prints a line."""
     checkpoint = open_checkpoint(Path(sys.argv[1]) / "pruned")
-    runtime = load_runtime(for_target=True)
+    runtime = load_flavor(for_target=True)
     with tempfile.TemporaryDirectory() as scratch:
         graph = Path(scratch) / "onnx"
         export_onnx(checkpoint, graph, precision=Precision.FLOAT16)

@@ -5,12 +5,8 @@ from __future__ import annotations
 import functools
 import json
 import os
-import shutil
-import tarfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 # tests run side by side, and tiny models gain nothing from threads: set before torch is imported
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -22,6 +18,7 @@ from filelock import FileLock
 
 from amp_export.pruning import reload_check as proving
 from tests.support.reload_server import ReloadServer
+from tests.support.shared import OVERRIDES, Bundled, Converted, shared_folder
 from tests.support.tiny_models import save_tiny_model, save_tiny_output, save_tiny_samples, save_tiny_tokenizer
 
 
@@ -62,36 +59,6 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-TIED = {"vocab_size": 301, "tie_word_embeddings": True}
-"""onnxscript stores tied embeddings of less than 8,192 numbers twice, turned and as they are."""
-
-OVERRIDES = {"bert": {"num_hidden_layers": 2}, "t5": {"num_hidden_layers": 2, **TIED}, "whisper": TIED}
-"""What a tiny model that goes the whole way has besides: two layers, where one is too few to tell layers apart."""
-
-
-@dataclass(frozen=True)
-class Converted:
-    """A tiny model that went the whole way through the command line.
-
-    Attributes:
-        checkpoint: The dense checkpoint.
-        output: The output directory.
-        report: What was printed on stdout, read.
-        stderr: What was printed on stderr.
-    """
-
-    checkpoint: Path
-    output: Path
-    report: dict[str, Any]
-    stderr: str
-
-
-def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that the processes of one run of pytest-xdist share: what one has made, the others need not."""
-    base = tmp_path_factory.getbasetemp()
-    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-
-
 @pytest.fixture(scope="session")
 def converted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Converted]:
     """Takes a tiny model of a family the whole way, once for all tests; nothing may change what it wrote."""
@@ -129,35 +96,6 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Conve
         return Converted(folder / "checkpoint", folder / "out", report, (folder / "stderr").read_text())
 
     return convert
-
-
-@dataclass(frozen=True)
-class Bundled:
-    """A bundle of a tiny model.
-
-    Attributes:
-        output: The output directory that it was made of, and lies in.
-        file: The bundle.
-        stderr: What making it printed.
-    """
-
-    output: Path
-    file: Path
-    stderr: str
-
-    def unpack(self, folder: Path) -> Path:
-        """Unpacks it; what is in it may be changed.
-
-        Returns:
-            The folder with `run.sh`.
-        """
-        with tarfile.open(self.file) as archive:
-            archive.extractall(folder, filter="data")
-        return folder / "bundle-cpu"
-
-    def copy(self, folder: Path) -> Path:
-        """Copies the output directory, with the bundle in it."""
-        return Path(shutil.copytree(self.output, folder))
 
 
 @pytest.fixture(scope="session")

@@ -55,7 +55,7 @@ def validate(
         UnsupportedModelError: It is to be looked within, and nothing there can be told to be one of the model's values.
     """
     from amp_export.exporters.onnx.sessions import exported_graphs
-    from amp_export.parity.explain.explanation import look_into
+    from amp_export.parity.explain.explanation import plan_taps
 
     manifest = Manifest.load(output)
     earlier = open_report(output, manifest)
@@ -65,9 +65,9 @@ def validate(
     checkpoint = reference or exported_checkpoint(output, manifest)
     graph, progress = output / to, progress or Silent()
     chosen = read_cases(cases, open_checkpoint(checkpoint).config) if cases is not None else None
-    insides = look_into(checkpoint, exported_graphs(graph)) if explain else None
+    tap_plan = plan_taps(checkpoint, exported_graphs(graph)) if explain else None
     report = compare(checkpoint, graph, threads=threads, provider=provider, progress=progress, cases=chosen)
-    if insides is not None:
-        report = with_explanation(report, insides, chosen, progress=progress)
+    if tap_plan is not None:
+        report = with_explanation(report, tap_plan, chosen, progress=progress)
     update_report(output, earlier, manifest, parity=report.to_json(), progress=progress)
     return report

@@ -25,9 +25,9 @@ from amp_export.architectures._facts import (
     Layout,
     Modality,
     Projection,
+    PrunedUnit,
     Sibling,
     Stack,
-    Unit,
 )
 from amp_export.architectures._tensors import (
     attribute_values,
@@ -60,11 +60,11 @@ __all__ = [
     "NormSpan",
     "Order",
     "Projection",
+    "PrunedUnit",
     "Rotary",
     "Sibling",
     "Site",
     "Stack",
-    "Unit",
     "attribute_values",
     "find_architecture",
     "parameter_count",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from amp_export.architectures._computation import Conditions, Factor
-from amp_export.architectures._facts import Architecture, Features, Stack, Unit
+from amp_export.architectures._facts import Architecture, Features, PrunedUnit, Stack
 from amp_export.architectures._positions import EVERY_LAYER, read_layer_types, read_rope, read_rotated
 from amp_export.errors import ModelError, UnsupportedModelError
 
@@ -38,7 +38,7 @@ class LayerWidths:
         """Query heads that share one key/value head."""
         return self.query_heads // self.key_value_heads
 
-    def of(self, unit: Unit) -> int:
+    def of(self, unit: PrunedUnit) -> int:
         """The count of `unit`."""
         return int(getattr(self, unit.value))
 
@@ -236,9 +236,9 @@ class ModelConfig:
         """How many entries an axis has in a layer of these widths."""
         return sum(widths.of(unit) * self.entries(axis, unit) for unit in axis.units)
 
-    def entries(self, axis: Features, unit: Unit) -> int:
+    def entries(self, axis: Features, unit: PrunedUnit) -> int:
         """How many entries of an axis one head or neuron spans."""
-        if unit is Unit.NEURONS:
+        if unit is PrunedUnit.NEURONS:
             return 1
         return self.head_dim if axis.entries_per_head is None else axis.entries_per_head
 

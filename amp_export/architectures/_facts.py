@@ -23,7 +23,7 @@ MAY_BE_IGNORED = frozenset(
 """Config fields of any family that change nothing about what a trained model computes, or that name its tokens."""
 
 
-class Unit(enum.StrEnum):
+class PrunedUnit(enum.StrEnum):
     """What pruning removes, and what one axis of a weight can be indexed by."""
 
     QUERY_HEADS = "query_heads"
@@ -47,7 +47,7 @@ class Modality(enum.StrEnum):
 
     TEXT = "text"
     IMAGE = "image"
-    SOUND = "sound"
+    AUDIO = "audio"
 
 
 class Layout(enum.StrEnum):
@@ -69,7 +69,7 @@ class Features:
         entries_per_head: How many entries a head spans; None is `head_dim`.
     """
 
-    units: tuple[Unit, ...]
+    units: tuple[PrunedUnit, ...]
     layout: Layout = Layout.BLOCKS
     entries_per_head: int | None = None
 
@@ -124,8 +124,8 @@ class Projection:
     """
 
     name: str
-    rows: Unit | tuple[Unit, ...] | None = None
-    columns: Unit | None = None
+    rows: PrunedUnit | tuple[PrunedUnit, ...] | None = None
+    columns: PrunedUnit | None = None
     bias: bool | str = False
     transposed: bool = False
     layout: Layout = Layout.BLOCKS
@@ -147,7 +147,7 @@ class Projection:
         """Whether this projection has a bias under a config whose defaults are filled in."""
         return bool(fields[self.bias]) if isinstance(self.bias, str) else self.bias
 
-    def _axis(self, units: Unit | tuple[Unit, ...] | None) -> Axis:
+    def _axis(self, units: PrunedUnit | tuple[PrunedUnit, ...] | None) -> Axis:
         if units is None:
             return "hidden_size"
         return Features(units if isinstance(units, tuple) else (units,), self.layout)
@@ -242,7 +242,7 @@ class Stack:
         norms: The norms of a layer, as tensors.
         names: The config fields that say the sizes of this stack, where they differ from the architecture's.
         heads_tied: Whether all layers must keep the same heads, because the first one's positions serve all of them.
-        writes: Whether its tokens are those that are written, not those that are read.
+        is_decoder: Whether its tokens are those that are written, not those that are read.
     """
 
     layers: str
@@ -251,7 +251,7 @@ class Stack:
     norms: tuple[Tensor, ...] = ()
     names: Mapping[str, str] = field(default_factory=dict)
     heads_tied: bool = False
-    writes: bool = False
+    is_decoder: bool = False
 
     def tensors(self, number: int) -> Iterator[Tensor]:
         """Every tensor of one layer, in the order of the computation."""

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from amp_export.architectures._computation import Conditions, Order
-from amp_export.architectures._facts import Block, Count, Features, Projection, Tensor, Unit
+from amp_export.architectures._facts import Block, Count, Features, Projection, PrunedUnit, Tensor
 
 GROUP_ATTRIBUTE = {"num_key_value_groups": Count.QUERY_GROUP}
 """The one count that most attentions read besides the shapes of their weights."""
 
-ALL_QUERY_HEADS = Features((Unit.QUERY_HEADS,))
-ALL_KEY_HEADS = Features((Unit.KEY_VALUE_HEADS,))
+ALL_QUERY_HEADS = Features((PrunedUnit.QUERY_HEADS,))
+ALL_KEY_HEADS = Features((PrunedUnit.KEY_VALUE_HEADS,))
 
 
 def separate_attention(
@@ -28,12 +28,12 @@ def separate_attention(
     return Block(
         module=module,
         inputs=(
-            Projection(f"{module}.q_proj", rows=Unit.QUERY_HEADS, bias=bias),
-            Projection(f"{module}.k_proj", rows=Unit.KEY_VALUE_HEADS, bias=bias),
-            Projection(f"{module}.v_proj", rows=Unit.KEY_VALUE_HEADS, bias=bias),
+            Projection(f"{module}.q_proj", rows=PrunedUnit.QUERY_HEADS, bias=bias),
+            Projection(f"{module}.k_proj", rows=PrunedUnit.KEY_VALUE_HEADS, bias=bias),
+            Projection(f"{module}.v_proj", rows=PrunedUnit.KEY_VALUE_HEADS, bias=bias),
         ),
         output=Projection(
-            f"{module}.{output}", columns=Unit.QUERY_HEADS, bias=bias if output_bias is None else output_bias
+            f"{module}.{output}", columns=PrunedUnit.QUERY_HEADS, bias=bias if output_bias is None else output_bias
         ),
         tensors=tensors,
         attributes=attributes,
@@ -45,10 +45,10 @@ def gated_mlp(*, bias: bool | str = False) -> Block:
     return Block(
         module="mlp",
         inputs=(
-            Projection("mlp.gate_proj", rows=Unit.NEURONS, bias=bias),
-            Projection("mlp.up_proj", rows=Unit.NEURONS, bias=bias),
+            Projection("mlp.gate_proj", rows=PrunedUnit.NEURONS, bias=bias),
+            Projection("mlp.up_proj", rows=PrunedUnit.NEURONS, bias=bias),
         ),
-        output=Projection("mlp.down_proj", columns=Unit.NEURONS, bias=bias),
+        output=Projection("mlp.down_proj", columns=PrunedUnit.NEURONS, bias=bias),
     )
 
 
@@ -56,8 +56,8 @@ def plain_mlp(up: str, down: str, *, bias: bool | str, transposed: bool = False)
     """Two linear layers with an activation between them; the names are module paths below the layer."""
     return Block(
         module=up.rpartition(".")[0],
-        inputs=(Projection(up, rows=Unit.NEURONS, bias=bias, transposed=transposed),),
-        output=Projection(down, columns=Unit.NEURONS, bias=bias, transposed=transposed),
+        inputs=(Projection(up, rows=PrunedUnit.NEURONS, bias=bias, transposed=transposed),),
+        output=Projection(down, columns=PrunedUnit.NEURONS, bias=bias, transposed=transposed),
     )
 
 
@@ -69,8 +69,8 @@ def expert_mlp(count: str) -> Block:
     """
     return Block(
         module="mlp.experts",
-        inputs=(Projection("mlp.experts.gate_up_proj", rows=(Unit.NEURONS, Unit.NEURONS), stacked=count),),
-        output=Projection("mlp.experts.down_proj", columns=Unit.NEURONS, stacked=count),
+        inputs=(Projection("mlp.experts.gate_up_proj", rows=(PrunedUnit.NEURONS, PrunedUnit.NEURONS), stacked=count),),
+        output=Projection("mlp.experts.down_proj", columns=PrunedUnit.NEURONS, stacked=count),
         attributes={"intermediate_dim": Count.NEURONS},
     )
 
@@ -80,17 +80,17 @@ def bert_layer() -> tuple[Block, Block, tuple[Tensor, ...]]:
     attention = Block(
         module="attention.self",
         inputs=(
-            Projection("attention.self.query", rows=Unit.QUERY_HEADS, bias=True),
-            Projection("attention.self.key", rows=Unit.KEY_VALUE_HEADS, bias=True),
-            Projection("attention.self.value", rows=Unit.KEY_VALUE_HEADS, bias=True),
+            Projection("attention.self.query", rows=PrunedUnit.QUERY_HEADS, bias=True),
+            Projection("attention.self.key", rows=PrunedUnit.KEY_VALUE_HEADS, bias=True),
+            Projection("attention.self.value", rows=PrunedUnit.KEY_VALUE_HEADS, bias=True),
         ),
-        output=Projection("attention.output.dense", columns=Unit.QUERY_HEADS, bias=True),
+        output=Projection("attention.output.dense", columns=PrunedUnit.QUERY_HEADS, bias=True),
         attributes={"num_attention_heads": Count.QUERY_HEADS, "all_head_size": Count.QUERY_FEATURES},
     )
     mlp = Block(
         module="output",
-        inputs=(Projection("intermediate.dense", rows=Unit.NEURONS, bias=True),),
-        output=Projection("output.dense", columns=Unit.NEURONS, bias=True),
+        inputs=(Projection("intermediate.dense", rows=PrunedUnit.NEURONS, bias=True),),
+        output=Projection("output.dense", columns=PrunedUnit.NEURONS, bias=True),
     )
     return attention, mlp, (*norm("attention.output.LayerNorm", bias=True), *norm("output.LayerNorm", bias=True))
 

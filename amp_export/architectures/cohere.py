@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from amp_export.architectures._computation import Computation, Factor, HeadNorms, NormKind, NormSpan, Order, Rotary
-from amp_export.architectures._facts import Architecture, Features, Tensor, Unit
+from amp_export.architectures._facts import Architecture, Features, PrunedUnit, Tensor
 from amp_export.architectures._layouts import LLAMA_TENSORS, gated_mlp, norm, separate_attention
 
 ARCHITECTURE = Architecture(
@@ -32,12 +32,12 @@ ARCHITECTURE = Architecture(
         tensors=(
             Tensor(
                 "self_attn.q_norm.weight",
-                (Features((Unit.QUERY_HEADS,), entries_per_head=1), "head_dim"),
+                (Features((PrunedUnit.QUERY_HEADS,), entries_per_head=1), "head_dim"),
                 {"use_qk_norm": True},
             ),
             Tensor(
                 "self_attn.k_norm.weight",
-                (Features((Unit.KEY_VALUE_HEADS,), entries_per_head=1), "head_dim"),
+                (Features((PrunedUnit.KEY_VALUE_HEADS,), entries_per_head=1), "head_dim"),
                 {"use_qk_norm": True},
             ),
         ),

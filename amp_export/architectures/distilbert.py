@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amp_export.architectures._facts import Architecture, Block, Kind, Projection, Unit
+from amp_export.architectures._facts import Architecture, Block, Kind, Projection, PrunedUnit
 from amp_export.architectures._layouts import norm, plain_mlp
 
 ARCHITECTURE = Architecture(
@@ -22,11 +22,11 @@ ARCHITECTURE = Architecture(
     attention=Block(
         module="attention",
         inputs=(
-            Projection("attention.q_lin", rows=Unit.QUERY_HEADS, bias=True),
-            Projection("attention.k_lin", rows=Unit.KEY_VALUE_HEADS, bias=True),
-            Projection("attention.v_lin", rows=Unit.KEY_VALUE_HEADS, bias=True),
+            Projection("attention.q_lin", rows=PrunedUnit.QUERY_HEADS, bias=True),
+            Projection("attention.k_lin", rows=PrunedUnit.KEY_VALUE_HEADS, bias=True),
+            Projection("attention.v_lin", rows=PrunedUnit.KEY_VALUE_HEADS, bias=True),
         ),
-        output=Projection("attention.out_lin", columns=Unit.QUERY_HEADS, bias=True),
+        output=Projection("attention.out_lin", columns=PrunedUnit.QUERY_HEADS, bias=True),
     ),
     mlp=plain_mlp("ffn.lin1", "ffn.lin2", bias=True),
     norms=(*norm("sa_layer_norm", bias=True), *norm("output_layer_norm", bias=True)),

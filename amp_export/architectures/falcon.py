@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from amp_export.architectures._computation import Computation, NormKind, Order
-from amp_export.architectures._facts import Architecture, Block, Count, Derived, Layout, Projection, Unit
+from amp_export.architectures._facts import Architecture, Block, Count, Derived, Layout, Projection, PrunedUnit
 from amp_export.architectures._layouts import language_model, norm, plain_mlp
 
 ARCHITECTURE = Architecture(
@@ -33,12 +33,12 @@ ARCHITECTURE = Architecture(
         inputs=(
             Projection(
                 "self_attention.query_key_value",
-                rows=(Unit.QUERY_HEADS, Unit.KEY_VALUE_HEADS, Unit.KEY_VALUE_HEADS),
+                rows=(PrunedUnit.QUERY_HEADS, PrunedUnit.KEY_VALUE_HEADS, PrunedUnit.KEY_VALUE_HEADS),
                 bias="bias",
                 layout=Layout.GROUPS,
             ),
         ),
-        output=Projection("self_attention.dense", columns=Unit.QUERY_HEADS, bias="bias"),
+        output=Projection("self_attention.dense", columns=PrunedUnit.QUERY_HEADS, bias="bias"),
         attributes={"num_heads": Count.QUERY_HEADS, "num_kv_heads": Count.KEY_VALUE_HEADS},
     ),
     mlp=plain_mlp("mlp.dense_h_to_4h", "mlp.dense_4h_to_h", bias="bias"),

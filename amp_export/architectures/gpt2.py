@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from amp_export.architectures._computation import AttentionScale, Computation, Learned, NormKind, Order
-from amp_export.architectures._facts import Architecture, Block, Count, Derived, Projection, Tensor, Unit
+from amp_export.architectures._facts import Architecture, Block, Count, Derived, Projection, PrunedUnit, Tensor
 from amp_export.architectures._layouts import language_model, norm, plain_mlp
 
 ARCHITECTURE = Architecture(
@@ -29,12 +29,12 @@ ARCHITECTURE = Architecture(
         inputs=(
             Projection(
                 "attn.c_attn",
-                rows=(Unit.QUERY_HEADS, Unit.KEY_VALUE_HEADS, Unit.KEY_VALUE_HEADS),
+                rows=(PrunedUnit.QUERY_HEADS, PrunedUnit.KEY_VALUE_HEADS, PrunedUnit.KEY_VALUE_HEADS),
                 bias=True,
                 transposed=True,
             ),
         ),
-        output=Projection("attn.c_proj", columns=Unit.QUERY_HEADS, bias=True, transposed=True),
+        output=Projection("attn.c_proj", columns=PrunedUnit.QUERY_HEADS, bias=True, transposed=True),
         # `GPT2Attention.forward`, `modeling_gpt2.py`, transformers 5.24.
         attributes={"split_size": Count.QUERY_FEATURES, "num_heads": Count.QUERY_HEADS},
     ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from amp_export.architectures._computation import Computation, NormKind, Order, Rotary
-from amp_export.architectures._facts import Architecture, Block, Layout, Projection, Unit
+from amp_export.architectures._facts import Architecture, Block, Layout, Projection, PrunedUnit
 from amp_export.architectures._layouts import language_model, norm, plain_mlp
 
 ARCHITECTURE = Architecture(
@@ -29,12 +29,12 @@ ARCHITECTURE = Architecture(
         inputs=(
             Projection(
                 "attention.query_key_value",
-                rows=(Unit.QUERY_HEADS, Unit.KEY_VALUE_HEADS, Unit.KEY_VALUE_HEADS),
+                rows=(PrunedUnit.QUERY_HEADS, PrunedUnit.KEY_VALUE_HEADS, PrunedUnit.KEY_VALUE_HEADS),
                 bias="attention_bias",
                 layout=Layout.GROUPS,
             ),
         ),
-        output=Projection("attention.dense", columns=Unit.QUERY_HEADS, bias="attention_bias"),
+        output=Projection("attention.dense", columns=PrunedUnit.QUERY_HEADS, bias="attention_bias"),
     ),
     mlp=plain_mlp("mlp.dense_h_to_4h", "mlp.dense_4h_to_h", bias=True),
     norms=(*norm("input_layernorm", bias=True), *norm("post_attention_layernorm", bias=True)),

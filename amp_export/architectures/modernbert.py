@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amp_export.architectures._facts import Architecture, Block, Kind, Projection, Tensor, Unit
+from amp_export.architectures._facts import Architecture, Block, Kind, Projection, PrunedUnit, Tensor
 from amp_export.architectures._layouts import norm
 
 ARCHITECTURE = Architecture(
@@ -35,16 +35,16 @@ ARCHITECTURE = Architecture(
         inputs=(
             Projection(
                 "attn.Wqkv",
-                rows=(Unit.QUERY_HEADS, Unit.KEY_VALUE_HEADS, Unit.KEY_VALUE_HEADS),
+                rows=(PrunedUnit.QUERY_HEADS, PrunedUnit.KEY_VALUE_HEADS, PrunedUnit.KEY_VALUE_HEADS),
                 bias="attention_bias",
             ),
         ),
-        output=Projection("attn.Wo", columns=Unit.QUERY_HEADS, bias="attention_bias"),
+        output=Projection("attn.Wo", columns=PrunedUnit.QUERY_HEADS, bias="attention_bias"),
     ),
     mlp=Block(
         module="mlp",
-        inputs=(Projection("mlp.Wi", rows=(Unit.NEURONS, Unit.NEURONS), bias="mlp_bias"),),
-        output=Projection("mlp.Wo", columns=Unit.NEURONS, bias="mlp_bias"),
+        inputs=(Projection("mlp.Wi", rows=(PrunedUnit.NEURONS, PrunedUnit.NEURONS), bias="mlp_bias"),),
+        output=Projection("mlp.Wo", columns=PrunedUnit.NEURONS, bias="mlp_bias"),
     ),
     norms=(*norm("mlp_norm"), Tensor("mlp_norm.bias", ("hidden_size",), {"norm_bias": True})),
     kind=Kind.ENCODER,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from amp_export.architectures._computation import Computation, Rotary
-from amp_export.architectures._facts import Architecture, Block, Count, Projection, Unit
+from amp_export.architectures._facts import Architecture, Block, Count, Projection, PrunedUnit
 from amp_export.architectures._layouts import LLAMA_NORMS, LLAMA_TENSORS
 
 ARCHITECTURE = Architecture(
@@ -28,8 +28,13 @@ ARCHITECTURE = Architecture(
     },
     attention=Block(
         module="self_attn",
-        inputs=(Projection("self_attn.qkv_proj", rows=(Unit.QUERY_HEADS, Unit.KEY_VALUE_HEADS, Unit.KEY_VALUE_HEADS)),),
-        output=Projection("self_attn.o_proj", columns=Unit.QUERY_HEADS),
+        inputs=(
+            Projection(
+                "self_attn.qkv_proj",
+                rows=(PrunedUnit.QUERY_HEADS, PrunedUnit.KEY_VALUE_HEADS, PrunedUnit.KEY_VALUE_HEADS),
+            ),
+        ),
+        output=Projection("self_attn.o_proj", columns=PrunedUnit.QUERY_HEADS),
         # `Phi3Attention.forward`, `modeling_phi3.py`, transformers 5.24.
         attributes={
             "num_key_value_groups": Count.QUERY_GROUP,
@@ -39,8 +44,8 @@ ARCHITECTURE = Architecture(
     ),
     mlp=Block(
         module="mlp",
-        inputs=(Projection("mlp.gate_up_proj", rows=(Unit.NEURONS, Unit.NEURONS)),),
-        output=Projection("mlp.down_proj", columns=Unit.NEURONS),
+        inputs=(Projection("mlp.gate_up_proj", rows=(PrunedUnit.NEURONS, PrunedUnit.NEURONS)),),
+        output=Projection("mlp.down_proj", columns=PrunedUnit.NEURONS),
     ),
     norms=LLAMA_NORMS,
     tensors=LLAMA_TENSORS,

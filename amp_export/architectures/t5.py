@@ -10,9 +10,9 @@ from amp_export.architectures._facts import (
     Features,
     Kind,
     Projection,
+    PrunedUnit,
     Stack,
     Tensor,
-    Unit,
 )
 from amp_export.architectures._layouts import norm
 
@@ -25,18 +25,18 @@ def _attention(module: str, *tensors: Tensor) -> Block:
     return Block(
         module=module,
         inputs=(
-            Projection(f"{module}.q", rows=Unit.QUERY_HEADS),
-            Projection(f"{module}.k", rows=Unit.KEY_VALUE_HEADS),
-            Projection(f"{module}.v", rows=Unit.KEY_VALUE_HEADS),
+            Projection(f"{module}.q", rows=PrunedUnit.QUERY_HEADS),
+            Projection(f"{module}.k", rows=PrunedUnit.KEY_VALUE_HEADS),
+            Projection(f"{module}.v", rows=PrunedUnit.KEY_VALUE_HEADS),
         ),
-        output=Projection(f"{module}.o", columns=Unit.QUERY_HEADS),
+        output=Projection(f"{module}.o", columns=PrunedUnit.QUERY_HEADS),
         tensors=tensors,
         attributes={"n_heads": Count.QUERY_HEADS, "inner_dim": Count.QUERY_FEATURES},
     )
 
 
 def _position_biases(module: str) -> Tensor:
-    heads = Features((Unit.QUERY_HEADS,), entries_per_head=1)
+    heads = Features((PrunedUnit.QUERY_HEADS,), entries_per_head=1)
     return Tensor(
         f"{module}.relative_attention_bias.weight", ("relative_attention_num_buckets", heads), first_layer_only=True
     )
@@ -47,11 +47,11 @@ def _mlp(module: str) -> Block:
     return Block(
         module=module,
         inputs=(
-            Projection(f"{module}.wi", rows=Unit.NEURONS, when={"feed_forward_proj": _PLAIN}),
-            Projection(f"{module}.wi_0", rows=Unit.NEURONS, when={"feed_forward_proj": _GATED}),
-            Projection(f"{module}.wi_1", rows=Unit.NEURONS, when={"feed_forward_proj": _GATED}),
+            Projection(f"{module}.wi", rows=PrunedUnit.NEURONS, when={"feed_forward_proj": _PLAIN}),
+            Projection(f"{module}.wi_0", rows=PrunedUnit.NEURONS, when={"feed_forward_proj": _GATED}),
+            Projection(f"{module}.wi_1", rows=PrunedUnit.NEURONS, when={"feed_forward_proj": _GATED}),
         ),
-        output=Projection(f"{module}.wo", columns=Unit.NEURONS),
+        output=Projection(f"{module}.wo", columns=PrunedUnit.NEURONS),
     )
 
 
@@ -88,7 +88,7 @@ ARCHITECTURE = Architecture(
             norms=(*norm("layer.0.layer_norm"), *norm("layer.2.layer_norm")),
             names={"num_hidden_layers": "num_decoder_layers"},
             heads_tied=True,
-            writes=True,
+            is_decoder=True,
         ),
         Stack(
             layers="decoder.block",
@@ -98,7 +98,7 @@ ARCHITECTURE = Architecture(
             names={"num_hidden_layers": "num_decoder_layers"},
             # there are no biases here, but the first layer makes zeros of their shape for all
             heads_tied=True,
-            writes=True,
+            is_decoder=True,
         ),
     ),
     names={

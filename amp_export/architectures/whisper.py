@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amp_export.architectures._facts import Architecture, Block, Count, Kind, Modality, Projection, Stack, Unit
+from amp_export.architectures._facts import Architecture, Block, Count, Kind, Modality, Projection, PrunedUnit, Stack
 from amp_export.architectures._layouts import norm, plain_mlp
 
 
@@ -11,11 +11,11 @@ def _attention(module: str) -> Block:
     return Block(
         module=module,
         inputs=(
-            Projection(f"{module}.q_proj", rows=Unit.QUERY_HEADS, bias=True),
-            Projection(f"{module}.k_proj", rows=Unit.KEY_VALUE_HEADS),
-            Projection(f"{module}.v_proj", rows=Unit.KEY_VALUE_HEADS, bias=True),
+            Projection(f"{module}.q_proj", rows=PrunedUnit.QUERY_HEADS, bias=True),
+            Projection(f"{module}.k_proj", rows=PrunedUnit.KEY_VALUE_HEADS),
+            Projection(f"{module}.v_proj", rows=PrunedUnit.KEY_VALUE_HEADS, bias=True),
         ),
-        output=Projection(f"{module}.out_proj", columns=Unit.QUERY_HEADS, bias=True),
+        output=Projection(f"{module}.out_proj", columns=PrunedUnit.QUERY_HEADS, bias=True),
         attributes={"num_heads": Count.QUERY_HEADS},
     )
 
@@ -49,7 +49,7 @@ ARCHITECTURE = Architecture(
     mlp=_MLP,
     norms=_NORMS,
     kind=Kind.ENCODER_DECODER,
-    modality=Modality.SOUND,
+    modality=Modality.AUDIO,
     generation_task="ForSpeechSeq2Seq",
     more_stacks=(
         Stack(
@@ -58,7 +58,7 @@ ARCHITECTURE = Architecture(
             mlp=_MLP,
             norms=_NORMS,
             names={**_DECODER, "intermediate_size": "decoder_ffn_dim"},
-            writes=True,
+            is_decoder=True,
         ),
         Stack(
             layers="model.decoder.layers",
@@ -66,7 +66,7 @@ ARCHITECTURE = Architecture(
             mlp=None,
             norms=norm("encoder_attn_layer_norm", bias=True),
             names=_DECODER,
-            writes=True,
+            is_decoder=True,
         ),
     ),
     names={

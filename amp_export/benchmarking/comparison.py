@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from amp_export.benchmarking.results import BenchmarkReport, GpuRecord, Subject, SweepPoint
+from amp_export.benchmarking.results import BenchmarkReport, GpuRecord, ModelMeasurement, SweepPoint
 from amp_export.benchmarking.roofline import Roofline, StepBytes, step_bytes
 from amp_export.benchmarking.rounds import Measured, Record, measure
 from amp_export.benchmarking.setup import Setup
@@ -163,9 +163,11 @@ def _step_bytes(record: Record, workloads: Sequence[Workload], setup: Setup) -> 
     return step_bytes(folder, workloads, precision=precision, graph=graph)
 
 
-def _describe(record: Record, read: StepBytes | None, decode_seconds: float | None, bandwidth: float | None) -> Subject:
+def _describe(
+    record: Record, read: StepBytes | None, decode_seconds: float | None, bandwidth: float | None
+) -> ModelMeasurement:
     share = read.total / decode_seconds / bandwidth if read and decode_seconds and bandwidth else None
-    return Subject(
+    return ModelMeasurement(
         bytes_on_disk=exported_bytes(record.folder) or directory_size(record.folder),
         peak_memory_bytes=max(each.peak_memory_bytes for times in record.times.values() for each in times),
         load_seconds=statistics.median(ready.load_seconds for ready in record.ready),

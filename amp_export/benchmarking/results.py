@@ -12,7 +12,7 @@ from amp_export.hardware.machine import Machine
 
 
 @dataclass(frozen=True)
-class Subject:
+class ModelMeasurement:
     """One of the two models.
 
     Attributes:
@@ -102,8 +102,8 @@ class BenchmarkReport:
     """
 
     name: str
-    dense: Subject
-    pruned: Subject
+    dense: ModelMeasurement
+    pruned: ModelMeasurement
     phases: Mapping[str, PhaseResult]
     roofline: Roofline | None
     batch_size: int

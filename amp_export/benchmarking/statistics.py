@@ -25,7 +25,7 @@ class Conclusion(enum.StrEnum):
     """A gain that would matter could be hidden in it."""
 
     @property
-    def claims(self) -> bool:
+    def is_significant(self) -> bool:
         """Whether it says that one is faster than the other."""
         return self in (Conclusion.FASTER, Conclusion.SLOWER)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from amp_export.benchmarking.runners.base import Axes, DecoderRunner, EncoderRunner, Runner, WriterRunner
+from amp_export.benchmarking.runners.base import Axes, DecoderRunner, EncoderRunner, Runner, Seq2SeqRunner
 from amp_export.benchmarking.workloads import Workload
 from amp_export.hardware.machine import peak_memory_bytes
 
@@ -80,7 +80,7 @@ def time_round(runner: Runner, task: Round, clock: Clock) -> RoundTimes:
     """
     if isinstance(runner, DecoderRunner):
         phases = _time_decoder(runner, task, clock)
-    elif isinstance(runner, WriterRunner):
+    elif isinstance(runner, Seq2SeqRunner):
         phases = _time_writer(runner, task, clock)
     else:
         assert isinstance(runner, EncoderRunner)
@@ -100,7 +100,7 @@ def _time_decoder(runner: DecoderRunner, task: Round, clock: Clock) -> dict[str,
     return {PREFILL: [prefill], DECODE: _time_tokens(runner, tokens_bt[:, work.prompt_tokens :], clock)}
 
 
-def _time_writer(runner: WriterRunner, task: Round, clock: Clock) -> dict[str, list[float]]:
+def _time_writer(runner: Seq2SeqRunner, task: Round, clock: Clock) -> dict[str, list[float]]:
     inputs = draw_inputs(runner.inputs, task)
     tokens_bt = _draw_tokens(task, 1 + task.workload.decode_tokens)
     start_b1 = tokens_bt[:, :1].copy()
@@ -109,7 +109,7 @@ def _time_writer(runner: WriterRunner, task: Round, clock: Clock) -> dict[str, l
     return {ENCODE: [encode], DECODE: _time_tokens(runner, tokens_bt[:, 1:], clock)}
 
 
-def _time_tokens(runner: DecoderRunner | WriterRunner, tokens_bt: Integers, clock: Clock) -> list[float]:
+def _time_tokens(runner: DecoderRunner | Seq2SeqRunner, tokens_bt: Integers, clock: Clock) -> list[float]:
     columns = (tokens_bt[:, place : place + 1].copy() for place in range(tokens_bt.shape[1]))
     return [clock.seconds(lambda token_b1=token_b1: runner.decode(token_b1)) for token_b1 in columns]  # type: ignore[misc]
 

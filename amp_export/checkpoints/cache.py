@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 DEMO = "demo"
 
-Status = Callable[[str], None]
+OnStatus = Callable[[str], None]
 
 
 def cache_directory() -> Path:

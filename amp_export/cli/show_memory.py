@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from amp_export.doctor.diagnose import Diagnosis
-from amp_export.doctor.memory import NOT_FITTED, Fit, Fitting, Need, Room
+from amp_export.doctor.memory import NOT_ESTIMATED, MemoryEstimate, Need, Room, VariantEstimate
 from amp_export.hardware.target_facts import Target
 from amp_export.hardware.targets import GB_PER_SECOND, TARGETS
 from amp_export.options import TargetName
@@ -18,34 +18,34 @@ _ANSWERS = {Room.FITS: "yes", Room.MAY_NOT_FIT: "maybe", Room.DOES_NOT_FIT: "no"
 """`host` is the memory of the computer that a card is in, of which nothing is known."""
 
 
-def show_fitting(console: Console, diagnosis: Diagnosis) -> None:
+def show_memory(console: Console, diagnosis: Diagnosis) -> None:
     """Prints whether model and build fit on the device that was asked for, and the bandwidth bound."""
-    fitting = diagnosis.fitting
-    if fitting is None:
+    memory = diagnosis.memory
+    if memory is None:
         if diagnosis.target is not TargetName.CPU:
             device = TARGETS[diagnosis.target].device
-            console.print(f"Of {device} nothing can be said here: {NOT_FITTED}.", soft_wrap=True)
+            console.print(f"Of {device} nothing can be said here: {NOT_ESTIMATED}.", soft_wrap=True)
         return
-    console.print(_describe(fitting), soft_wrap=True)
-    console.print(f"TensorRT: {'; '.join(_tensorrt(fitting.facts))}.", soft_wrap=True)
+    console.print(_describe(memory), soft_wrap=True)
+    console.print(f"TensorRT: {'; '.join(_tensorrt(memory.facts))}.", soft_wrap=True)
     console.print()
-    console.print(_room_table(diagnosis, fitting))
-    if len(_pruned(fitting)) > 1:
+    console.print(_room_table(diagnosis, memory))
+    if len(_pruned(memory)) > 1:
         console.print("The scores decide how many query and key/value heads stay: the most and the fewest are shown.")
-    if not fitting.facts.is_unified:
+    if not memory.facts.is_unified:
         console.print("host: a build takes the memory of the computer that the card is in.", soft_wrap=True)
-    console.print(_bound_table(diagnosis, fitting))
+    console.print(_bound_table(diagnosis, memory))
 
 
-def _describe(fitting: Fitting) -> str:
-    facts, limits = fitting.facts, fitting.limits
+def _describe(memory: MemoryEstimate) -> str:
+    facts, limits = memory.facts, memory.limits
     assert facts.memory_bytes is not None
     assert facts.bandwidth is not None
-    free, memory = _gigabytes(fitting.available_bytes), _gigabytes(facts.memory_bytes)
+    free, total = _gigabytes(memory.available_bytes), _gigabytes(facts.memory_bytes)
     shared = ", which it shares with the CPU" if facts.is_unified else ""
     texts = "single texts" if limits.max_batch == 1 else f"batches of up to {limits.max_batch} texts"
     return (
-        f"[bold]{facts.device}[/], compute capability {facts.compute_capability}: of {memory} GB{shared}, about {free} "
+        f"[bold]{facts.device}[/], compute capability {facts.compute_capability}: of {total} GB{shared}, about {free} "
         f"GB are left for a model. It is to take {texts} of up to {limits.max_context} tokens."
     )
 
@@ -56,26 +56,26 @@ def _tensorrt(facts: Target) -> Iterator[str]:
         yield f"{name} takes --opset {each.opset}"
 
 
-def _room_table(diagnosis: Diagnosis, fitting: Fitting) -> Table:
+def _room_table(diagnosis: Diagnosis, memory: MemoryEstimate) -> Table:
     table = _table("Memory in GB: what is certain, and the worst case")
     for heading in ("running", "fits", "building", "fits"):
         table.add_column(heading, justify="left" if heading == "fits" else "right", no_wrap=True)
-    for precision, fit in _rows(fitting.fits):
+    for precision, fit in _rows(memory.fits):
         needs = (*_need_cells(fit.run), *_need_cells(fit.build))
-        table.add_row(precision, _name(diagnosis, fitting, fit), *needs)
+        table.add_row(precision, _name(diagnosis, memory, fit), *needs)
     return table
 
 
-def _bound_table(diagnosis: Diagnosis, fitting: Fitting) -> Table:
-    assert fitting.facts.bandwidth is not None
-    speed = fitting.facts.bandwidth / GB_PER_SECOND
+def _bound_table(diagnosis: Diagnosis, memory: MemoryEstimate) -> Table:
+    assert memory.facts.bandwidth is not None
+    speed = memory.facts.bandwidth / GB_PER_SECOND
     table = _table(f"Tokens a second at most, by {speed:g} GB/s: a bound, no measurement")
     for heading in ("weights", "cache", "half context", "full context"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for precision, fit in _rows(fitting.fits):
-        memory = (f"{_gigabytes(fit.weight_bytes)} GB", f"{_gigabytes(fit.cache_bytes)} GB")
+    for precision, fit in _rows(memory.fits):
+        sizes = (f"{_gigabytes(fit.weight_bytes)} GB", f"{_gigabytes(fit.cache_bytes)} GB")
         bounds = (_rate(fit.bound.half_context), _rate(fit.bound.full_context))
-        table.add_row(precision, _name(diagnosis, fitting, fit), *memory, *bounds)
+        table.add_row(precision, _name(diagnosis, memory, fit), *sizes, *bounds)
     return table
 
 
@@ -86,7 +86,7 @@ def _table(title: str) -> Table:
     return table
 
 
-def _rows(fits: Sequence[Fit]) -> Iterator[tuple[str, Fit]]:
+def _rows(fits: Sequence[VariantEstimate]) -> Iterator[tuple[str, VariantEstimate]]:
     """One row for precisions of as many bytes: all that is shown of them is the same."""
     for size in dict.fromkeys(fit.precision.bytes for fit in fits):
         alike = list(dict.fromkeys(fit.precision for fit in fits if fit.precision.bytes == size))
@@ -94,12 +94,12 @@ def _rows(fits: Sequence[Fit]) -> Iterator[tuple[str, Fit]]:
         yield from ((name, fit) for fit in fits if fit.precision is alike[0])
 
 
-def _pruned(fitting: Fitting) -> set[int]:
-    return {fit.option for fit in fitting.fits if fit.option is not None}
+def _pruned(memory: MemoryEstimate) -> set[int]:
+    return {fit.option for fit in memory.fits if fit.option is not None}
 
 
-def _name(diagnosis: Diagnosis, fitting: Fitting, fit: Fit) -> str:
-    if fit.option is None or len(_pruned(fitting)) == 1:
+def _name(diagnosis: Diagnosis, memory: MemoryEstimate, fit: VariantEstimate) -> str:
+    if fit.option is None or len(_pruned(memory)) == 1:
         return fit.model
     widths = diagnosis.options[fit.option].candidate.widths
     return f"{fit.model} {widths.query_heads}/{widths.key_value_heads}"

@@ -16,7 +16,7 @@ from amp_export.benchmarking.subjects import export_dense
 from amp_export.checkpoints.hashing import hash_file
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.devices.archives import read_first, write_archive
-from amp_export.devices.bundle_manifest import Contents, Subject, describe_bundle, made_of_graphs
+from amp_export.devices.bundle_manifest import BundledGraph, Contents, describe_bundle, made_of_graphs
 from amp_export.devices.references import Reference, make_reference
 from amp_export.errors import OutputError, UnsupportedModelError
 from amp_export.exporters.limits import Limits, choose_limits
@@ -29,7 +29,7 @@ from amp_export.hardware.targets import TARGETS
 from amp_export.options import Format, Opset, Precision, TargetName
 from amp_export.outputs.lookup import exported_checkpoint
 from amp_export.outputs.manifest import Manifest
-from amp_export.outputs.staging import explained
+from amp_export.outputs.staging import translate_os_errors
 from amp_export.progress import Progress, Silent
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def bundle(
             dense = _subject(against, Manifest.load(against))
         else:
             folder = export_dense(output, Format.ONNX, manifest, scratch / "dense", progress, opset=opset)
-            dense = Subject(folder, Path(manifest.source.path), pruned.precision)
+            dense = BundledGraph(folder, Path(manifest.source.path), pruned.precision)
         subjects = {
             name: _in_opset(subject, opset, scratch / f"{name}-{opset}", progress)
             for name, subject in (("dense", dense), ("pruned", pruned))
@@ -118,7 +118,7 @@ def bundle(
         made_of = made_of_graphs(output, against)
         description = describe_bundle(manifest, target, limits, subjects, references, contents, made_of)
         contents[MANIFEST] = (json.dumps(description, indent=2) + "\n").encode()
-        with progress.step(f"Writing {file.name}") as advance, explained(file):
+        with progress.step(f"Writing {file.name}") as advance, translate_os_errors(file):
             write_archive(file, f"bundle-{target.value}", contents, first=MANIFEST, advance=advance)
     if file.resolve().parent == output.resolve():
         manifest.save(output)
@@ -194,7 +194,7 @@ def choose_opset(output: Path, target: TargetName, config: ModelConfig, precisio
     return Opset.OPSET_20 if spelled_out else min(found, facts.opset, key=lambda opset: opset.version)
 
 
-def _in_opset(subject: Subject, opset: Opset, scratch: Path, progress: Progress) -> Subject:
+def _in_opset(subject: BundledGraph, opset: Opset, scratch: Path, progress: Progress) -> BundledGraph:
     """The graph in that opset: the one that is there, or the same exported again."""
     if describe_decoder(subject.folder / "model.onnx").opset is opset:
         return subject
@@ -209,18 +209,18 @@ def _in_opset(subject: Subject, opset: Opset, scratch: Path, progress: Progress)
     return replace(subject, folder=exported.folder)
 
 
-def _subject(output: Path, manifest: Manifest) -> Subject:
+def _subject(output: Path, manifest: Manifest) -> BundledGraph:
     precision = Precision(manifest.exports[Format.ONNX])
-    return Subject(output / Format.ONNX, exported_checkpoint(output, manifest), precision)
+    return BundledGraph(output / Format.ONNX, exported_checkpoint(output, manifest), precision)
 
 
-def _make_reference(name: str, subject: Subject, limits: Limits, progress: Progress) -> Reference:
+def _make_reference(name: str, subject: BundledGraph, limits: Limits, progress: Progress) -> Reference:
     with progress.step(f"Running the {name} model in PyTorch for reference"):
         return make_reference(subject.checkpoint, subject.precision, limits)
 
 
 def _contents(
-    manifest: Manifest, target: TargetName, subjects: Mapping[str, Subject], references: Mapping[str, Reference]
+    manifest: Manifest, target: TargetName, subjects: Mapping[str, BundledGraph], references: Mapping[str, Reference]
 ) -> Contents:
     contents: Contents = {}
     for name, subject in subjects.items():

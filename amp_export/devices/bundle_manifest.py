@@ -36,7 +36,7 @@ NOT_OF_THE_GRAPHS = ("gain", "devices")
 
 
 @dataclass(frozen=True)
-class Subject:
+class BundledGraph:
     """One of the two graphs.
 
     Attributes:
@@ -59,7 +59,7 @@ def describe_bundle(
     manifest: Manifest,
     target: TargetName,
     limits: Limits,
-    subjects: Mapping[str, Subject],
+    subjects: Mapping[str, BundledGraph],
     references: Mapping[str, Reference],
     contents: Contents,
     made_of: Mapping[str, Any],
@@ -106,7 +106,7 @@ def _describe_output(manifest: Manifest) -> dict[str, Any]:
     return {**content, "source": source, "verdicts": verdicts}
 
 
-def _describe_graph(subject: Subject, limits: Limits) -> dict[str, Any]:
+def _describe_graph(subject: BundledGraph, limits: Limits) -> dict[str, Any]:
     graph = describe_decoder(subject.folder / "model.onnx")
     profiles = decoder_profiles({name: binding.axes for name, binding in graph.inputs.items()}, limits)
     return {

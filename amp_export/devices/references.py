@@ -19,7 +19,7 @@ from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.errors import RequestError
 from amp_export.inputs.tokens import Floats, Integers, token_pool
 from amp_export.options import Precision
-from amp_export.parity.decoder_cases import Case, Forward, Past, cases_within, replay
+from amp_export.parity.decoder_cases import Cache, Case, Forward, cases_within, replay
 from amp_export.parity.metrics import distance
 from amp_export.parity.noise import draw_rounding
 from amp_export.parity.reference import NOISE_FACTOR, REFERENCE, run_torch
@@ -35,7 +35,7 @@ PADDED_PROMPTS = (17, 11, 5)
 
 
 @dataclass(frozen=True)
-class Call:
+class ReferenceCall:
     """One call of a decoder.
 
     Attributes:
@@ -63,7 +63,7 @@ class Reference:
     """
 
     precision: Precision
-    calls: Mapping[str, Sequence[Call]]
+    calls: Mapping[str, Sequence[ReferenceCall]]
     noise: float
     mean_noise: float
 
@@ -114,7 +114,7 @@ def make_reference(checkpoint: Path, precision: Precision, limits: Limits) -> Re
         )
     pool = token_pool(checkpoint, config.vocab_size)
 
-    def record(model: PreTrainedModel) -> dict[str, list[Call]]:
+    def record(model: PreTrainedModel) -> dict[str, list[ReferenceCall]]:
         return {case.name: _record(case, pool, torch_decoder(model)) for case in cases}
 
     expected = run_torch(checkpoint, REFERENCE[precision], record)
@@ -142,20 +142,20 @@ def reference_cases(limits: Limits) -> tuple[Case, ...]:
     return cases_within(tuple(cases), limits.max_context)
 
 
-def _record(case: Case, pool: Integers, forward: Forward[Past]) -> list[Call]:
-    calls: list[Call] = []
+def _record(case: Case, pool: Integers, forward: Forward[Cache]) -> list[ReferenceCall]:
+    calls: list[ReferenceCall] = []
 
     def recorded(
-        input_ids: Integers, attention_mask: Integers, position_ids: Integers, past: Past | None
-    ) -> tuple[Floats, Past]:
+        input_ids: Integers, attention_mask: Integers, position_ids: Integers, past: Cache | None
+    ) -> tuple[Floats, Cache]:
         logits_bsv, now = forward(input_ids, attention_mask, position_ids, past)
         # a copy, so that the other logits can go
-        calls.append(Call(input_ids, attention_mask, position_ids, logits_bsv[:, -1].copy()))
+        calls.append(ReferenceCall(input_ids, attention_mask, position_ids, logits_bsv[:, -1].copy()))
         return logits_bsv, now
 
     replay(case, pool, recorded)
     return calls
 
 
-def _logits(calls: Sequence[Call]) -> Floats:
+def _logits(calls: Sequence[ReferenceCall]) -> Floats:
     return np.concatenate([call.logits for call in calls])

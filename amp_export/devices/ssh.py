@@ -85,7 +85,7 @@ class Running:
         for line in self.process.stdout:
             yield line.rstrip("\n")
 
-    def said(self) -> str:
+    def stderr_text(self) -> str:
         """What ssh has said so far."""
         self.log.seek(0)
         return self.log.read().decode(errors="replace")
@@ -135,7 +135,7 @@ class Connection:
                 on_line(line)
             code = running.process.wait()
             if code == LOST or code < 0:
-                raise self._explain(running.said())
+                raise self._explain(running.stderr_text())
             return code
 
     @contextlib.contextmanager
@@ -168,9 +168,9 @@ class Connection:
                 pass  # sftp repeats what it was told
             code = running.process.wait()
             if code == LOST or code < 0:
-                raise self._explain(running.said())
+                raise self._explain(running.stderr_text())
             if code:
-                last = (running.said().strip().splitlines() or ["sftp said nothing."])[-1]
+                last = (running.stderr_text().strip().splitlines() or ["sftp said nothing."])[-1]
                 raise DeviceError(
                     f"A file could not be copied to or from {self.address}: {last}\n"
                     "Is the disk full, there or here? Does its ssh server have sftp?"

@@ -13,14 +13,14 @@ from amp_export.architectures._footprint import cached_numbers
 from amp_export.checkpoints.reading import read_config
 from amp_export.checkpoints.sources import resolve_model
 from amp_export.doctor.loaders import RUNTIMES
-from amp_export.doctor.memory import Fitting, Subject, can_fit, fit_models, refuse_limits
+from amp_export.doctor.memory import MemoryEstimate, ModelVariant, can_estimate, estimate_memory, refuse_limits
 from amp_export.doctor.rules import Outcome, Status
 from amp_export.doctor.verdicts import Choice, Verdict, judge
 from amp_export.errors import PlanError, RatioError
 from amp_export.exporters.limits import choose_limits
 from amp_export.exporters.onnx.genai import read_generation
 from amp_export.options import HeadPolicy, PerLayer, TargetName, Uniform
-from amp_export.pruning.allocation import check_spreadable
+from amp_export.pruning.allocation import check_allocatable
 from amp_export.pruning.candidates import Candidate, list_candidates
 from amp_export.pruning.planning import choose_candidate, list_preferred, needs_scores
 from amp_export.pruning.rewriting import MODELING_FILE, Rewrite, RewriteKind, rewrite
@@ -60,7 +60,7 @@ class Diagnosis:
         options: Every way to meet it.
         chosen: The one that will be taken, or None where the choice needs scores.
         compatibility: Which runtimes load the result.
-        fitting: Whether model, engine and build fit on the target, and how fast it can decode at most; None where
+        memory: Whether model, engine and build fit on the target, and how fast it can decode at most; None where
             nothing is known of the target, or the graph is not one that is built directly.
     """
 
@@ -74,7 +74,7 @@ class Diagnosis:
     options: tuple[Option, ...]
     chosen: Option | None
     compatibility: tuple[Verdict, ...] = ()
-    fitting: Fitting | None = None
+    memory: MemoryEstimate | None = None
 
     def to_json(self) -> str:
         """As `doctor --json` prints it; `chosen` is a number among the options."""
@@ -89,7 +89,7 @@ class Diagnosis:
             "options": [_option_json(option) for option in self.options],
             "chosen": None if self.chosen is None else self.options.index(self.chosen),
             "compatibility": [asdict(verdict) for verdict in self.compatibility],
-            "fitting": None if self.fitting is None else self.fitting.to_dict(),
+            "memory": None if self.memory is None else self.memory.to_dict(),
         }
         return json.dumps(content, indent=2) + "\n"
 
@@ -136,20 +136,20 @@ def diagnose(
     refuse_limits(config, settings.target, max_batch=max_batch, max_context=max_context)
     candidates = list_candidates(raw_config, config, settings)
     if settings.heads_per_layer is PerLayer.GLOBAL:
-        check_spreadable(config, settings.heads)
-    patient = _Patient(
+        check_allocatable(config, settings.heads)
+    context = _DiagnosisContext(
         raw_config, config, uniform, read_generation(raw_config, source.path).get("eos_token_id") is not None
     )
     options = {
-        candidate: Option(candidate, patient.rewrite(candidate, settings), _differs(candidate, settings, config))
+        candidate: Option(candidate, context.rewrite(candidate, settings), _differs(candidate, settings, config))
         for candidate in candidates
     }
     chosen = None if needs_scores(settings) else options[choose_candidate(config, settings, candidates)]
-    fitting = None
-    if can_fit(config, settings.target):
+    memory = None
+    if can_estimate(config, settings.target):
         limits = choose_limits(config.max_position_embeddings, max_batch=max_batch, max_context=max_context)
         likely = [chosen] if chosen else [options[each] for each in list_preferred(candidates, settings.heads)]
-        fitting = fit_models(config, _subjects(config, list(options.values()), likely), settings.target, limits)
+        memory = estimate_memory(config, _subjects(config, list(options.values()), likely), settings.target, limits)
     return Diagnosis(
         model=source.asked,
         class_name=config.architecture.class_name,
@@ -160,12 +160,12 @@ def diagnose(
         target=settings.target,
         options=tuple(options.values()),
         chosen=chosen,
-        compatibility=_with_nearest(patient, settings, patient.verdicts(settings, candidates)),
-        fitting=fitting,
+        compatibility=_with_nearest(context, settings, context.verdicts(settings, candidates)),
+        memory=memory,
     )
 
 
-def _subjects(config: ModelConfig, options: Sequence[Option], likely: Sequence[Option]) -> list[Subject]:
+def _subjects(config: ModelConfig, options: Sequence[Option], likely: Sequence[Option]) -> list[ModelVariant]:
     """The dense model, and of the options that may be taken the ones that keep the most and the least of a text."""
 
     def widths(option: Option) -> Sequence[LayerWidths]:
@@ -174,12 +174,12 @@ def _subjects(config: ModelConfig, options: Sequence[Option], likely: Sequence[O
 
     by_cache = {sum(cached_numbers(config, widths(option))): option for option in reversed(likely)}
     ends = [by_cache[kept] for kept in dict.fromkeys((max(by_cache), min(by_cache)))]
-    pruned = [Subject("pruned", options.index(option), widths(option)) for option in ends]
-    return [Subject("dense", None, config.everywhere(config.widths)), *pruned]
+    pruned = [ModelVariant("pruned", options.index(option), widths(option)) for option in ends]
+    return [ModelVariant("dense", None, config.everywhere(config.widths)), *pruned]
 
 
 @dataclass(frozen=True)
-class _Patient:
+class _DiagnosisContext:
     """A model, and what does not change with the ratio."""
 
     raw_config: Mapping[str, Any]
@@ -256,7 +256,9 @@ def _at_its_widest(candidate: Candidate, settings: PlanSettings, config: ModelCo
     return widths
 
 
-def _with_nearest(patient: _Patient, settings: PlanSettings, verdicts: Sequence[Verdict]) -> tuple[Verdict, ...]:
+def _with_nearest(
+    context: _DiagnosisContext, settings: PlanSettings, verdicts: Sequence[Verdict]
+) -> tuple[Verdict, ...]:
     """Adds to each no the nearest ratio at which it becomes a yes."""
     nearest: dict[str, float] = {}
     wanted = {verdict.runtime for verdict in verdicts if verdict.status is Status.CANNOT}
@@ -267,7 +269,7 @@ def _with_nearest(patient: _Patient, settings: PlanSettings, verdicts: Sequence[
             break
         asked = replace(settings, ratio=ratio)
         try:
-            found = patient.verdicts(asked, list_candidates(patient.raw_config, patient.config, asked))
+            found = context.verdicts(asked, list_candidates(context.raw_config, context.config, asked))
         except (RatioError, PlanError):
             continue
         for verdict in found:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from amp_export.architectures import Kind
-from amp_export.doctor.rules import Outcome, Rule, Runtime, Status, Support
+from amp_export.doctor.rules import Loader, Outcome, Rule, Status, Support
 from amp_export.exporters.onnx.support import can_build
 from amp_export.exporters.tensorrt.flavors import builds_with_new_operators
 
@@ -107,7 +107,7 @@ def _shares_few(outcome: Outcome) -> bool | None:
     return False if outcome.query_heads is not None else None
 
 
-TRANSFORMERS = Runtime(
+TRANSFORMERS = Loader(
     "transformers",
     "5.24",
     (
@@ -120,7 +120,7 @@ TRANSFORMERS = Runtime(
     ),
 )
 
-ONNX_RUNTIME = Runtime(
+ONNX_RUNTIME = Loader(
     "ONNX Runtime",
     "1.32",
     (
@@ -133,7 +133,7 @@ ONNX_RUNTIME = Runtime(
     ),
 )
 
-GENAI = Runtime(
+GENAI = Loader(
     "onnxruntime-genai",
     "0.18",
     (
@@ -156,7 +156,7 @@ GENAI = Runtime(
     ),
 )
 
-TENSORRT_RUNTIME = Runtime(
+TENSORRT_RUNTIME = Loader(
     "TensorRT",
     "RTX 1.7",
     (
@@ -175,7 +175,7 @@ TENSORRT_RUNTIME = Runtime(
     ),
 )
 
-EDGE_LLM_RUNTIME = Runtime(
+EDGE_LLM_RUNTIME = Loader(
     "TensorRT Edge-LLM",
     "0.11",
     (
@@ -209,7 +209,7 @@ EDGE_LLM_RUNTIME = Runtime(
     tried=False,
 )
 
-VLLM_RUNTIME = Runtime(
+VLLM_RUNTIME = Loader(
     "vLLM",
     "0.33",
     (
@@ -232,7 +232,7 @@ VLLM_RUNTIME = Runtime(
     tried=False,
 )
 
-LLAMA_CPP_RUNTIME = Runtime(
+LLAMA_CPP_RUNTIME = Loader(
     "llama.cpp (GGUF)",
     "as in llama-cpp-python 0.3.36",
     (

@@ -43,7 +43,7 @@ TensorRT Works, docs.nvidia.com/deeplearning/tensorrt. At most as measured with 
 parameters, 6.2 for 362M and 4.9 for 1.1B, the mapped file of weights included (ci/bench/build_memory.py)."""
 
 
-NOT_FITTED = "room and speed are worked out for decoders whose graph is built directly"
+NOT_ESTIMATED = "room and speed are worked out for decoders whose graph is built directly"
 
 
 class Room(enum.StrEnum):
@@ -85,7 +85,7 @@ class Bound:
 
 
 @dataclass(frozen=True)
-class Fit:
+class VariantEstimate:
     """A model in one precision, held against a device.
 
     Attributes:
@@ -112,7 +112,7 @@ class Fit:
 
 
 @dataclass(frozen=True)
-class Fitting:
+class MemoryEstimate:
     """What a device makes of a model.
 
     Attributes:
@@ -125,7 +125,7 @@ class Fitting:
     target: TargetName
     limits: Limits
     available_bytes: int
-    fits: tuple[Fit, ...]
+    fits: tuple[VariantEstimate, ...]
 
     @property
     def facts(self) -> Target:
@@ -152,7 +152,7 @@ class Fitting:
 
 
 @dataclass(frozen=True)
-class Subject:
+class ModelVariant:
     """A model to be held against a device.
 
     Attributes:
@@ -166,7 +166,7 @@ class Subject:
     widths: Sequence[LayerWidths]
 
 
-def can_fit(config: ModelConfig, target: TargetName) -> bool:
+def can_estimate(config: ModelConfig, target: TargetName) -> bool:
     """Whether anything can be said: the device's memory is known, and the model's graph is one of ours."""
     facts = TARGETS[target]
     known = facts.memory_bytes is not None and facts.bandwidth is not None
@@ -177,26 +177,28 @@ def refuse_limits(config: ModelConfig, target: TargetName, *, max_batch: int, ma
     """Refuses limits where nothing can be said, so that they would go unheard.
 
     Raises:
-        RequestError: There are some, and `can_fit` does not hold.
+        RequestError: There are some, and `can_estimate` does not hold.
     """
     asked = {"--max-batch": max_batch > 1, "--max-context": max_context is not None}
     given = [name for name, is_asked in asked.items() if is_asked]
-    if not given or can_fit(config, target):
+    if not given or can_estimate(config, target):
         return
     named = f"{' and '.join(given)} {'says' if len(given) == 1 else 'say'} what a device has to take"
     devices = ", ".join(name for name, facts in TARGETS.items() if facts.memory_bytes is not None)
     if TARGETS[target].memory_bytes is None:
         raise RequestError(f"{named}, and --target {target} is none whose memory is known.\nName one of {devices}.")
-    raise RequestError(f"{named}, and {NOT_FITTED}.\nLeave {'it' if len(given) == 1 else 'them'} out.")
+    raise RequestError(f"{named}, and {NOT_ESTIMATED}.\nLeave {'it' if len(given) == 1 else 'them'} out.")
 
 
-def fit_models(config: ModelConfig, subjects: Sequence[Subject], target: TargetName, limits: Limits) -> Fitting:
+def estimate_memory(
+    config: ModelConfig, variants: Sequence[ModelVariant], target: TargetName, limits: Limits
+) -> MemoryEstimate:
     """Holds a model, dense and pruned, against a device.
 
     Args:
         config: The dense model's config.
-        subjects: Widths to be held against it.
-        target: The device; `can_fit` must hold.
+        variants: Widths to be held against it.
+        target: The device; `can_estimate` must hold.
         limits: The largest batch and context.
     """
     facts = TARGETS[target]
@@ -205,12 +207,12 @@ def fit_models(config: ModelConfig, subjects: Sequence[Subject], target: TargetN
     available = round(facts.memory_bytes * (1 - RESERVED_SHARE) - held)
     scale = _Scale(facts, available, limits)
     fits = [
-        scale.weigh(config, subject, precision)
+        scale.weigh(config, variant, precision)
         for precision in Precision
         if precision is Precision.FLOAT32 or NumberFormat(precision.value) in facts.precisions
-        for subject in subjects
+        for variant in variants
     ]
-    return Fitting(target, limits, available, tuple(fits))
+    return MemoryEstimate(target, limits, available, tuple(fits))
 
 
 @dataclass(frozen=True)
@@ -221,17 +223,17 @@ class _Scale:
     available: int
     limits: Limits
 
-    def weigh(self, config: ModelConfig, subject: Subject, precision: Precision) -> Fit:
-        weights = precision.bytes * parameter_count(config, subject.widths)
-        read = precision.bytes * parameters_read(config, subject.widths)
+    def weigh(self, config: ModelConfig, variant: ModelVariant, precision: Precision) -> VariantEstimate:
+        weights = precision.bytes * parameter_count(config, variant.widths)
+        read = precision.bytes * parameters_read(config, variant.widths)
         batch, context = self.limits.max_batch, self.limits.max_context
-        cache = batch * context * precision.bytes * sum(cached_numbers(config, subject.widths))
+        cache = batch * context * precision.bytes * sum(cached_numbers(config, variant.widths))
         # a step is given the past and gives back the past with the new token: both are there at once
         fixed = 2 * cache + precision.bytes * batch * context * config.vocab_size
-        activations = precision.bytes * batch * activation_numbers(config, subject.widths, context)
-        return Fit(
-            model=subject.model,
-            option=subject.option,
+        activations = precision.bytes * batch * activation_numbers(config, variant.widths, context)
+        return VariantEstimate(
+            model=variant.model,
+            option=variant.option,
             precision=precision,
             weight_bytes=weights,
             read_bytes=read,
@@ -239,8 +241,8 @@ class _Scale:
             run=self._need(ENGINE_COPIES[0] * weights + fixed, ENGINE_COPIES[1] * weights + fixed + activations),
             build=self._build(weights),
             bound=Bound(
-                half_context=self._bound(read, precision.bytes * seen_numbers(config, subject.widths, context // 2)),
-                full_context=self._bound(read, precision.bytes * seen_numbers(config, subject.widths, context)),
+                half_context=self._bound(read, precision.bytes * seen_numbers(config, variant.widths, context // 2)),
+                full_context=self._bound(read, precision.bytes * seen_numbers(config, variant.widths, context)),
             ),
         )
 

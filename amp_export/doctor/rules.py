@@ -90,7 +90,7 @@ class Support:
 
 
 @dataclass(frozen=True)
-class Runtime:
+class Loader:
     """Something that loads a checkpoint or a graph.
 
     Attributes:

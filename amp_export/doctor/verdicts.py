@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from amp_export.doctor.rules import Outcome, Runtime, Status, Support
+from amp_export.doctor.rules import Loader, Outcome, Status, Support
 from amp_export.options import HeadPolicy
 
 
@@ -54,7 +54,7 @@ class Choice:
     padded: Outcome | None = None
 
 
-def judge(runtime: Runtime, choices: Sequence[Choice]) -> Verdict:
+def judge(runtime: Loader, choices: Sequence[Choice]) -> Verdict:
     """What a runtime makes of a plan of which the scores are yet to choose one way.
 
     Where it loads some ways and not others, it is said which --heads leaves those alone that it loads.
@@ -74,7 +74,7 @@ def judge(runtime: Runtime, choices: Sequence[Choice]) -> Verdict:
     return failing
 
 
-def _judge_choice(runtime: Runtime, choice: Choice) -> Verdict:
+def _judge_choice(runtime: Loader, choice: Choice) -> Verdict:
     verdict = _judge_outcome(runtime, choice.outcome)
     if verdict.loads or choice.padded is None:
         return verdict
@@ -82,7 +82,7 @@ def _judge_choice(runtime: Runtime, choice: Choice) -> Verdict:
     return _with(padded, "--uniform pad", verdict) if padded.loads else verdict
 
 
-def _judge_outcome(runtime: Runtime, outcome: Outcome) -> Verdict:
+def _judge_outcome(runtime: Loader, outcome: Outcome) -> Verdict:
     verdict = Verdict(runtime.name, runtime.version, runtime.tried, Status.LOADS)
     needs: list[str] = []
     for rule in runtime.rules:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from amp_export.architectures import ModelConfig
     from amp_export.checkpoints.reading import Checkpoint
     from amp_export.exporters.tensorrt import EngineFacts, EngineSettings
-    from amp_export.exporters.tensorrt.flavors import Runtime
+    from amp_export.exporters.tensorrt.flavors import TensorRtFlavor
     from amp_export.hardware.gpus import Gpu
     from amp_export.progress import Progress
 
@@ -56,7 +56,7 @@ class EngineJob:
         gpu: The GPU in this machine, if there is one.
     """
 
-    runtime: Runtime
+    runtime: TensorRtFlavor
     settings: EngineSettings
     gpu: Gpu | None
 
@@ -85,7 +85,7 @@ def prepare_engine(options: EngineOptions, config: ModelConfig) -> EngineJob:
     from amp_export.checkpoints.cache import cache_directory
     from amp_export.exporters.limits import choose_limits
     from amp_export.exporters.onnx import can_build
-    from amp_export.exporters.tensorrt import EngineSettings, load_runtime
+    from amp_export.exporters.tensorrt import EngineSettings, load_flavor
     from amp_export.hardware.gpus import find_gpu
     from amp_export.hardware.targets import TARGETS
 
@@ -102,7 +102,7 @@ def prepare_engine(options: EngineOptions, config: ModelConfig) -> EngineJob:
     gpu = find_gpu()
     capability = target.compute_capability if target is not None else None
     here = gpu is not None and capability in (None, gpu.compute_capability)
-    runtime = load_runtime(options.runtime, for_target=not here)
+    runtime = load_flavor(options.runtime, for_target=not here)
     present = gpu.compute_capability if gpu is not None else None
     runtime.check_compute_capability(capability, present=present)
     memory = target.memory_bytes if target is not None else gpu.memory_bytes if gpu is not None else None

@@ -70,8 +70,8 @@ class SampleArrays:
             }
             samples, written_mask_bs = len(part[input_name(config)]), None
             if config.architecture.kind is Kind.ENCODER_DECODER and WRITTEN not in part:
-                part[WRITTEN], written_mask_bs = write_greedily(model, config, part)
-            prepared.append(Batch(part, samples, written_mask=written_mask_bs))
+                part[WRITTEN], written_mask_bs = generate_greedily(model, config, part)
+            prepared.append(Batch(part, samples, decoder_mask=written_mask_bs))
         return prepared
 
 
@@ -137,7 +137,7 @@ def check_arrays(given: SampleArrays, config: ModelConfig) -> None:
 
 def no_samples(config: ModelConfig) -> CalibrationError:
     """What is said where a model needs samples and has none."""
-    reads = {Modality.IMAGE: "images", Modality.SOUND: "sounds"}[config.architecture.modality]
+    reads = {Modality.IMAGE: "images", Modality.AUDIO: "sounds"}[config.architecture.modality]
     return CalibrationError(
         f"{config.class_name} reads {reads}, and there are none to score it on.\n"
         f"Give --calibration FILE.npz (or .safetensors) with {describe_samples(config)}; fifty and more are better.\n"
@@ -155,7 +155,7 @@ def describe_samples(config: ModelConfig) -> str:
     )
 
 
-def write_greedily(
+def generate_greedily(
     model: PreTrainedModel, config: ModelConfig, source: Mapping[str, torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Lets a model write about samples: token ids [samples, tokens], and which of them come before its end of text."""

@@ -33,13 +33,13 @@ class Batch:
         inputs: The model's inputs by name.
         samples: How many samples they are.
         read_mask: Which of the tokens that are read are real, [samples, tokens]; None says that all are.
-        written_mask: The same of the tokens that are written, where those are others.
+        decoder_mask: The same of the tokens that are written, where those are others.
     """
 
     inputs: Mapping[str, Any]
     samples: int
     read_mask: torch.Tensor | None = None
-    written_mask: torch.Tensor | None = None
+    decoder_mask: torch.Tensor | None = None
 
 
 def text_batch(model: PreTrainedModel, config: ModelConfig, input_ids_bs: torch.Tensor, mask_bs: torch.Tensor) -> Batch:
@@ -58,7 +58,7 @@ def text_batch(model: PreTrainedModel, config: ModelConfig, input_ids_bs: torch.
         inputs["decoder_attention_mask"] = mask_bs
     if "use_cache" in inspect.signature(model.get_submodule(config.base_model).forward).parameters:
         inputs["use_cache"] = False
-    return Batch(inputs, len(input_ids_bs), read_mask=mask_bs, written_mask=mask_bs)
+    return Batch(inputs, len(input_ids_bs), read_mask=mask_bs, decoder_mask=mask_bs)
 
 
 def tokenize(

@@ -17,7 +17,7 @@ OUTPUTS = ("logits", "last_hidden_state", "image_embeds")
 
 def input_name(config: ModelConfig) -> str:
     """What a model calls that which it reads."""
-    names = {Modality.TEXT: "input_ids", Modality.IMAGE: "pixel_values", Modality.SOUND: "input_features"}
+    names = {Modality.TEXT: "input_ids", Modality.IMAGE: "pixel_values", Modality.AUDIO: "input_features"}
     return names[config.architecture.modality]
 
 
@@ -27,7 +27,7 @@ def signal_shape(config: ModelConfig) -> tuple[int, ...]:
         size = config.fields["image_size"]
         height, width = (size, size) if isinstance(size, int) else size
         return config.size("num_channels"), int(height), int(width)
-    assert config.architecture.modality is Modality.SOUND
+    assert config.architecture.modality is Modality.AUDIO
     # two frames make one position: the second convolution of `WhisperEncoder` has a stride of two
     return config.size("num_mel_bins"), 2 * config.size("max_source_positions")
 

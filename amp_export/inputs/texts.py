@@ -23,7 +23,7 @@ HUB_TIMEOUT = 5.0
 HOLD_BACK = 5
 """Every fifth row is held back."""
 
-Row = Mapping[str, Any]
+TextRow = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def shipped_texts() -> tuple[str, ...]:
     return tuple(_full_text(row) for row in _read_shipped())
 
 
-def _read_shipped() -> list[Row]:
+def _read_shipped() -> list[TextRow]:
     with resources.as_file(resources.files("amp_export.inputs") / "data" / "calibration.jsonl") as path:
         return _read_file(path)
 
@@ -78,14 +78,14 @@ def _rows_for(prompts: int) -> int:
     return prompts + (prompts - 1) // (HOLD_BACK - 1)
 
 
-def _divide(rows: Iterable[Row], source: str) -> Calibration:
+def _divide(rows: Iterable[TextRow], source: str) -> Calibration:
     rows = list(rows)
     prompts = tuple(_prompt(row) for number, row in enumerate(rows, start=1) if number % HOLD_BACK)
     held_back = tuple(_full_text(row) for row in rows[HOLD_BACK - 1 :: HOLD_BACK])
     return Calibration(prompts, held_back, f"{len(prompts)} prompts of {source}")
 
 
-def _prompt(row: Row) -> str:
+def _prompt(row: TextRow) -> str:
     """Puts instruction and input together as the paper's reference code does."""
     if "text" in row:
         return str(row["text"])
@@ -95,12 +95,12 @@ def _prompt(row: Row) -> str:
     return "\n".join([*lines, "Response:"])
 
 
-def _full_text(row: Row) -> str:
+def _full_text(row: TextRow) -> str:
     output = "" if "text" in row else row.get("output")
     return f"{_prompt(row)} {output}" if output else _prompt(row)
 
 
-def _read_file(file: Path) -> list[Row]:
+def _read_file(file: Path) -> list[TextRow]:
     if file.suffix.lower() not in (".jsonl", ".txt"):
         raise CalibrationError(
             f"{file} is neither a .jsonl nor a .txt file.\n"
@@ -129,7 +129,7 @@ def _read_text(file: Path) -> str:
         ) from error
 
 
-def _parse_row(line: str, place: str) -> Row:
+def _parse_row(line: str, place: str) -> TextRow:
     expected = "Expected an object with `text`, or with `instruction` and perhaps `input` and `output`, all strings."
     try:
         row = json.loads(line)
@@ -149,7 +149,7 @@ def _parse_row(line: str, place: str) -> Row:
     return row
 
 
-def _load_dataset(count: int) -> list[Row] | None:
+def _load_dataset(count: int) -> list[TextRow] | None:
     """The first rows of the data set, or None where it cannot be had: there is other text."""
     if importlib.util.find_spec("datasets") is None or not _hub_answers():
         return None

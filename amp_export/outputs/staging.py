@@ -81,7 +81,7 @@ def staged_output(output: Path, *, overwrite: bool = False, extend: bool = False
     output = Path(os.path.abspath(output))  # noqa: PTH100 - resolve() would follow a link that is to be refused
     check_output(output, overwrite=overwrite or extend)
     staging = output.parent / f".{output.name}.partial-{os.getpid()}"
-    with explained(output):
+    with translate_os_errors(output):
         try:
             output.parent.mkdir(parents=True, exist_ok=True)
             _remove_leftovers(output)
@@ -92,12 +92,12 @@ def staged_output(output: Path, *, overwrite: bool = False, extend: bool = False
             yield staging
             _replace(output, staging)
         finally:
-            # before the error is explained, which says how much is free then
+            # before the error is translate_os_errors, which says how much is free then
             shutil.rmtree(staging, ignore_errors=True)
 
 
 @contextmanager
-def explained(output: Path) -> Iterator[None]:
+def translate_os_errors(output: Path) -> Iterator[None]:
     """Says what is wrong with a disk that an output does not fit on, or that cannot be written.
 
     Raises:

@@ -12,15 +12,15 @@ from amp_export.architectures import Kind, ModelConfig
 from amp_export.errors import RequestError
 from amp_export.parity.decoder_cases import Case, Padding
 from amp_export.parity.encoder_cases import EncoderCase
-from amp_export.parity.seq2seq_cases import WritingCase
+from amp_export.parity.seq2seq_cases import Seq2SeqCase
 
 if TYPE_CHECKING:
     from amp_export.parity.suites import AnyCase
 
-CASES: Mapping[Kind, type[Case | EncoderCase | WritingCase]] = {
+CASES: Mapping[Kind, type[Case | EncoderCase | Seq2SeqCase]] = {
     Kind.DECODER: Case,
     Kind.ENCODER: EncoderCase,
-    Kind.ENCODER_DECODER: WritingCase,
+    Kind.ENCODER_DECODER: Seq2SeqCase,
 }
 
 LISTS = ("prompt_lengths", "chunks", "lengths", "source_lengths")
@@ -28,7 +28,7 @@ LISTS = ("prompt_lengths", "chunks", "lengths", "source_lengths")
 
 
 def read_cases(file: Path, config: ModelConfig) -> Sequence[AnyCase]:
-    """Reads cases: a JSON list of objects with the fields of `Case`, `EncoderCase` or `WritingCase`.
+    """Reads cases: a JSON list of objects with the fields of `Case`, `EncoderCase` or `Seq2SeqCase`.
 
     Args:
         file: The file.

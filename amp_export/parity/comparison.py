@@ -22,18 +22,18 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from amp_export.inputs.tokens import Floats, Integers
-    from amp_export.parity.explain.explanation import Insides
+    from amp_export.parity.explain.explanation import TapPlan
     from amp_export.parity.suites import AnyCase, AnyModel, Suite
 
 
 def with_explanation(
-    report: ParityReport, insides: Insides, cases: Sequence[AnyCase] | None, *, progress: Progress
+    report: ParityReport, tap_plan: TapPlan, cases: Sequence[AnyCase] | None, *, progress: Progress
 ) -> ParityReport:
     """Adds where graphs and model part: in the shortest case that fails, or in a short one where none does.
 
     Args:
         report: What was found from outside.
-        insides: What `explaining.look_into` found.
+        tap_plan: What `explaining.look_into` found.
         cases: What was run; by default the cases of the model's kind.
         progress: Where to show what is going on.
 
@@ -45,11 +45,11 @@ def with_explanation(
 
     failing = {result.name for result in report.cases if not result.holds}
     names = {result.name for result in report.cases}
-    everything = cases or default_cases(open_checkpoint(insides.checkpoint).config)
+    everything = cases or default_cases(open_checkpoint(tap_plan.checkpoint).config)
     known = [case for case in everything if case.name in names]
     candidates = [case for case in known if case.name in failing] or [case for case in known if case.is_varied]
     case = min(candidates or known, key=lambda case: case.tokens)
-    return replace(report, explanation=explain(insides, case, progress=progress).to_json())
+    return replace(report, explanation=explain(tap_plan, case, progress=progress).to_json())
 
 
 def compare(
@@ -109,15 +109,15 @@ def compare_foreign(
         ModelError: Graph or checkpoint cannot be read.
     """
     from amp_export.exporters.onnx.third_party import foreign_files, open_foreign
-    from amp_export.parity.explain.explanation import look_into
+    from amp_export.parity.explain.explanation import plan_taps
 
     checkpoint, progress = open_checkpoint(reference), progress or Silent()
     chosen = read_cases(cases, checkpoint.config) if cases is not None else None
     model = open_foreign(graph, checkpoint, threads=threads, provider=provider.onnxruntime_name)
     files = foreign_files(graph, checkpoint.config.architecture.kind)
-    insides = look_into(reference, files) if explain else None
+    tap_plan = plan_taps(reference, files) if explain else None
     report = compare_model(model, reference, progress=progress, cases=chosen)
-    return with_explanation(report, insides, chosen, progress=progress) if insides is not None else report
+    return with_explanation(report, tap_plan, chosen, progress=progress) if tap_plan is not None else report
 
 
 def compare_model(

@@ -11,8 +11,8 @@ import numpy as np
 
 from amp_export.inputs.tokens import Floats, Integers, draw_rows
 
-Past = TypeVar("Past")
-Forward = Callable[[Integers, Integers, Integers, Past | None], tuple[Floats, Past]]
+Cache = TypeVar("Cache")
+Forward = Callable[[Integers, Integers, Integers, Cache | None], tuple[Floats, Cache]]
 """(input_ids [batch, sequence], attention_mask [batch, total], position_ids [batch, sequence], past) to (logits
 [batch, sequence, vocabulary], past)."""
 
@@ -93,7 +93,7 @@ def cases_within(
     return tuple(case for case in fitting if not (one_at_a_time and case.chunks))
 
 
-def replay(case: Case, pool: Integers, forward: Forward[Past]) -> Floats:
+def replay(case: Case, pool: Integers, forward: Forward[Cache]) -> Floats:
     """Runs a case through a decoder: one call with the prompts, and more with the cache of those before.
 
     Args:
@@ -114,7 +114,7 @@ def replay(case: Case, pool: Integers, forward: Forward[Past]) -> Floats:
     # positions count real tokens only; what stands at padded places is never looked at
     positions_bs = np.maximum(mask_bs.cumsum(axis=1) - 1, 0)
 
-    past: Past | None = None
+    past: Cache | None = None
     collected, start = [], 0
     for count in case.calls:
         end = start + count
@@ -130,7 +130,7 @@ GREEDY_PROMPT, GREEDY_STEPS = 17, 64
 """Tokens of the prompt that is continued greedily, and of its continuation."""
 
 
-def continue_greedily(pool: Integers, forward: Forward[Past], steps: int) -> tuple[Integers, Floats]:
+def continue_greedily(pool: Integers, forward: Forward[Cache], steps: int) -> tuple[Integers, Floats]:
     """Lets a decoder continue a prompt, always with the likeliest token.
 
     Args:
@@ -142,7 +142,7 @@ def continue_greedily(pool: Integers, forward: Forward[Past], steps: int) -> tup
         The tokens, int64 [steps], and the logits that each was chosen by, float64 [steps, vocabulary].
     """
     tokens_bs = draw_rows(pool, 1, GREEDY_PROMPT)
-    past: Past | None = None
+    past: Cache | None = None
     written, chosen_by = [], []
     length = 0
     for _ in range(steps):

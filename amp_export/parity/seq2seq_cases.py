@@ -32,7 +32,7 @@ Write = Callable[[Inputs, Integers, int], Outputs]
 
 
 @dataclass(frozen=True)
-class WritingCase:
+class Seq2SeqCase:
     """One source and what is written from it.
 
     Attributes:
@@ -60,22 +60,22 @@ class WritingCase:
 
 
 TEXT_CASES = (
-    WritingCase("1 token read, 1 written", (1,)),
-    WritingCase("17 tokens read, 5 written at once", (17,), written=5),
-    WritingCase("128 tokens read, 17 written at once", (128,), written=17),
-    WritingCase("17 tokens read, 8 decode steps after 1 token", (17,), decode_steps=8),
-    WritingCase("right-padded batch of 5, 11 and 17 tokens read, 8 decode steps after 4", (5, 11, 17), 4, 8),
+    Seq2SeqCase("1 token read, 1 written", (1,)),
+    Seq2SeqCase("17 tokens read, 5 written at once", (17,), written=5),
+    Seq2SeqCase("128 tokens read, 17 written at once", (128,), written=17),
+    Seq2SeqCase("17 tokens read, 8 decode steps after 1 token", (17,), decode_steps=8),
+    Seq2SeqCase("right-padded batch of 5, 11 and 17 tokens read, 8 decode steps after 4", (5, 11, 17), 4, 8),
 )
 
 SOUND_CASES = (
-    WritingCase("a sound, 1 token written", (1,)),
-    WritingCase("a sound, 17 tokens written at once", (1,), written=17),
-    WritingCase("a sound, 8 decode steps after 4 tokens", (1,), written=4, decode_steps=8),
-    WritingCase("batch of 3 sounds, 8 decode steps after 1 token", (1, 1, 1), decode_steps=8),
+    Seq2SeqCase("a sound, 1 token written", (1,)),
+    Seq2SeqCase("a sound, 17 tokens written at once", (1,), written=17),
+    Seq2SeqCase("a sound, 8 decode steps after 4 tokens", (1,), written=4, decode_steps=8),
+    Seq2SeqCase("batch of 3 sounds, 8 decode steps after 1 token", (1, 1, 1), decode_steps=8),
 )
 
 
-def writing_cases(config: ModelConfig) -> tuple[WritingCase, ...]:
+def writing_cases(config: ModelConfig) -> tuple[Seq2SeqCase, ...]:
     """The cases for a model, as far as they fit into what it reads and writes."""
     cases = TEXT_CASES if config.architecture.modality is Modality.TEXT else SOUND_CASES
     limit = config.longest_text
@@ -84,7 +84,7 @@ def writing_cases(config: ModelConfig) -> tuple[WritingCase, ...]:
     )
 
 
-def writing_cases_within(cases: Iterable[WritingCase], limits: Limits | None) -> tuple[WritingCase, ...]:
+def writing_cases_within(cases: Iterable[Seq2SeqCase], limits: Limits | None) -> tuple[Seq2SeqCase, ...]:
     """The cases that graphs take: all where they have no limits. A sound is no longer than one token."""
     return tuple(
         case
@@ -98,7 +98,7 @@ def writing_cases_within(cases: Iterable[WritingCase], limits: Limits | None) ->
 
 
 def replay_writing(
-    case: WritingCase, config: ModelConfig, pool: Integers, write: Write, *, precision: Precision
+    case: Seq2SeqCase, config: ModelConfig, pool: Integers, write: Write, *, precision: Precision
 ) -> dict[str, Floats]:
     """Runs a case through an encoder with a decoder.
 

@@ -32,7 +32,7 @@ from amp_export.parity.encoder_cases import (
     torch_encoder,
 )
 from amp_export.parity.seq2seq_cases import (
-    WritingCase,
+    Seq2SeqCase,
     graph_writer,
     replay_writing,
     torch_writer,
@@ -43,7 +43,7 @@ from amp_export.parity.seq2seq_cases import (
 if TYPE_CHECKING:
     from transformers import DynamicCache, PreTrainedModel
 
-AnyCase = Case | EncoderCase | WritingCase
+AnyCase = Case | EncoderCase | Seq2SeqCase
 AnyModel = Decoder | GraphEncoder | GraphEncoderDecoder
 
 
@@ -103,7 +103,7 @@ def choose_suite(
     """
     reads_and_writes_no_text = isinstance(graph, GraphEncoder) and config.architecture.modality is not Modality.TEXT
     pool = None if reads_and_writes_no_text else token_pool(checkpoint, config.vocab_size)
-    kinds: dict[type, Any] = {Decoder: DecoderSuite, GraphEncoder: EncoderSuite, GraphEncoderDecoder: WritingSuite}
+    kinds: dict[type, Any] = {Decoder: DecoderSuite, GraphEncoder: EncoderSuite, GraphEncoderDecoder: Seq2SeqSuite}
     make_suite = next(suite for kind, suite in kinds.items() if isinstance(graph, kind))
     suite: Suite = make_suite(graph, config, pool, cases)
     if not suite.names:
@@ -211,7 +211,7 @@ class EncoderSuite(_WritesNothing):
         )
 
 
-class WritingSuite(_WritesNothing):
+class Seq2SeqSuite(_WritesNothing):
     """Sources and what is written from them."""
 
     def __init__(
@@ -219,7 +219,7 @@ class WritingSuite(_WritesNothing):
         graph: GraphEncoderDecoder,
         config: ModelConfig,
         pool: Integers,
-        cases: Sequence[WritingCase] | None = None,
+        cases: Sequence[Seq2SeqCase] | None = None,
     ) -> None:
         self._graph = graph
         self._config = config
@@ -237,5 +237,5 @@ class WritingSuite(_WritesNothing):
         """Through PyTorch."""
         return [self._replay(case, torch_writer(model)) for case in self._cases]
 
-    def _replay(self, case: WritingCase, write: Any) -> Outputs:
+    def _replay(self, case: Seq2SeqCase, write: Any) -> Outputs:
         return replay_writing(case, self._config, self._pool, write, precision=self._graph.precision)

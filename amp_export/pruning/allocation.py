@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     Floats = np.ndarray[Any, np.dtype[np.floating[Any]]]
 
 
-def spread_heads(
+def allocate_heads(
     config: ModelConfig, heads: Sequence[Array], policy: HeadPolicy, widths: LayerWidths
 ) -> list[LayerWidths]:
     """How many heads each layer keeps, if all together keep as many as `widths` in every layer.
@@ -39,19 +39,19 @@ def spread_heads(
         PlanError: The layers of this family must keep the same heads.
     """
     dense = config.widths
-    check_spreadable(config, policy)
+    check_allocatable(config, policy)
     if policy is HeadPolicy.GROUPS:
         steps = [_sorted(relative_importance(layer).reshape(dense.key_value_heads, -1).sum(axis=1)) for layer in heads]
-        counts = take_best(steps, widths.key_value_heads * len(heads))
+        counts = allocate_steps(steps, widths.key_value_heads * len(heads))
         return [LayerWidths(count * dense.query_group, count, widths.neurons) for count in counts]
     if policy is HeadPolicy.WITHIN:
         steps = [_within(relative_importance(layer).reshape(dense.key_value_heads, -1)) for layer in heads]
-        counts = take_best(steps, widths.query_group * len(heads))
+        counts = allocate_steps(steps, widths.query_group * len(heads))
         return [LayerWidths(count * dense.key_value_heads, dense.key_value_heads, widths.neurons) for count in counts]
     return [widths] * len(heads)
 
 
-def check_spreadable(config: ModelConfig, policy: HeadPolicy) -> None:
+def check_allocatable(config: ModelConfig, policy: HeadPolicy) -> None:
     """Refuses to share heads out among layers that must keep the same.
 
     Raises:
@@ -64,7 +64,7 @@ def check_spreadable(config: ModelConfig, policy: HeadPolicy) -> None:
         )
 
 
-def spread_neurons(neurons: Sequence[Array], kept: int, *, multiple: int) -> list[int]:
+def allocate_neurons(neurons: Sequence[Array], kept: int, *, multiple: int) -> list[int]:
     """How many neurons each layer keeps, if all together keep as many as `kept` in every layer.
 
     Args:
@@ -80,11 +80,11 @@ def spread_neurons(neurons: Sequence[Array], kept: int, *, multiple: int) -> lis
     # all experts of a layer keep as many, so that what counts is what they lose together
     worths = [_sorted(relative_importance(layer)).reshape(-1, width).sum(axis=0) for layer in neurons]
     steps = [np.add.reduceat(layer, starts) / sizes for layer in worths]
-    counts = take_best(steps, (len(starts) if kept == width else kept // multiple) * len(neurons))
+    counts = allocate_steps(steps, (len(starts) if kept == width else kept // multiple) * len(neurons))
     return [min(count * multiple, width) for count in counts]
 
 
-def take_best(steps: Sequence[Floats], budget: int) -> list[int]:
+def allocate_steps(steps: Sequence[Floats], budget: int) -> list[int]:
     """How many steps of each layer to take, for the largest sum under a budget, the first of each being given.
 
     Args:

@@ -78,7 +78,7 @@ class Recorder:
     def begin_batch(self, batch: Batch) -> None:
         """Says which tokens of the coming batch are real."""
         self._read, self._written = (
-            None if mask_bs is None else _Tokens.of(mask_bs) for mask_bs in (batch.read_mask, batch.written_mask)
+            None if mask_bs is None else _Tokens.of(mask_bs) for mask_bs in (batch.read_mask, batch.decoder_mask)
         )
 
     def averages(self, samples: int) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
@@ -115,7 +115,7 @@ class Recorder:
     def _tokens(self, site: Site, hidden_bsi: torch.Tensor) -> _Tokens:
         import torch
 
-        tokens = self._written if site.stack.writes else self._read
+        tokens = self._written if site.stack.is_decoder else self._read
         # without a mask all tokens are real
         return tokens if tokens is not None else _Tokens.of(torch.ones(hidden_bsi.shape[:2]))
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from amp_export.architectures import LayerWidths, Site, Unit, parameter_count
+from amp_export.architectures import LayerWidths, PrunedUnit, Site, parameter_count
 from amp_export.errors import PlanError
 
 if TYPE_CHECKING:
@@ -134,8 +134,8 @@ def _read_layer(file: Path, number: int, layer: Any) -> LayerPlan:
     if not isinstance(experts, list) or not all(_are_indices(indices) for indices in experts):
         raise PlanError(f'{file}: layer {number} needs "experts", a list of lists of whole numbers; found {experts!r}.')
     lists: dict[str, tuple[int, ...]] = {}
-    for unit in Unit:
-        indices: Any = layer.get(unit.value, [] if unit is Unit.NEURONS else None)
+    for unit in PrunedUnit:
+        indices: Any = layer.get(unit.value, [] if unit is PrunedUnit.NEURONS else None)
         if not _are_indices(indices):
             raise PlanError(f'{file}: layer {number} needs "{unit.value}", a list of whole numbers; found {indices!r}.')
         lists[unit.value] = tuple(sorted(indices))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from amp_export.architectures import LayerWidths, ModelConfig
 from amp_export.options import Allocation, HeadPolicy, PerLayer
-from amp_export.pruning.allocation import spread_heads, spread_neurons
+from amp_export.pruning.allocation import allocate_heads, allocate_neurons
 from amp_export.pruning.candidates import Candidate, list_candidates
 from amp_export.pruning.costs import ModelCosts
 from amp_export.pruning.plan import LayerPlan, Plan, removed_ratio
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
     from amp_export.pruning.scoring import Array, Scores
 
-HURT_SLACK = 1.1
+IMPORTANCE_LOSS_TOLERANCE = 1.1
 """`auto` meets the budget with a choice that hurts the scores up to this much more than the best."""
 
 
-BALANCE_SLACK = 0.1
+BALANCE_TOLERANCE = 0.1
 """The shares of heads and of neurons may lie this much further apart than they must, if that meets the budget."""
 
 
@@ -44,11 +44,12 @@ def choose_candidate(
     legal = list_preferred(candidates, settings.heads)
     if needs_scores(settings):
         assert scores is not None
-        hurts = {candidate: hurt(config, scores, candidate) for candidate in legal}
-        close = [candidate for candidate in legal if hurts[candidate] <= HURT_SLACK * min(hurts.values())]
-        return min(close, key=lambda candidate: (candidate.misses(settings.ratio), hurts[candidate]))
+        losses = {candidate: importance_loss(config, scores, candidate) for candidate in legal}
+        least = min(losses.values())
+        close = [candidate for candidate in legal if losses[candidate] <= IMPORTANCE_LOSS_TOLERANCE * least]
+        return min(close, key=lambda candidate: (candidate.misses(settings.ratio), losses[candidate]))
     imbalances = {candidate: _imbalance(config, candidate) for candidate in legal}
-    close = [candidate for candidate in legal if imbalances[candidate] <= BALANCE_SLACK + min(imbalances.values())]
+    close = [candidate for candidate in legal if imbalances[candidate] <= BALANCE_TOLERANCE + min(imbalances.values())]
     return min(close, key=lambda candidate: (candidate.misses(settings.ratio), imbalances[candidate]))
 
 
@@ -66,7 +67,7 @@ def make_plan(raw_config: Mapping[str, Any], config: ModelConfig, scores: Scores
         RatioError: No legal plan meets the ratio.
         PlanError: The settings do not fit the model.
     """
-    scores = tie_heads(config, scores)
+    scores = share_importance(config, scores)
     candidates = list_candidates(raw_config, config, settings)
     chosen = choose_candidate(config, settings, candidates, scores)
     widths = _spread(config, settings, chosen, scores)
@@ -94,18 +95,18 @@ def _spread(config: ModelConfig, settings: PlanSettings, chosen: Candidate, scor
     """What each layer keeps: the same, or what its importance among all layers deserves."""
     layers = config.everywhere(chosen.widths)
     if settings.heads_per_layer is PerLayer.GLOBAL:
-        spread = spread_heads(config, scores.heads, chosen.heads, chosen.widths)
+        spread = allocate_heads(config, scores.heads, chosen.heads, chosen.widths)
         layers = [config.fit(layer, site) for layer, site in zip(spread, config.sites, strict=True)]
     if settings.neurons_per_layer is PerLayer.GLOBAL:
         with_mlp = [number for number, site in enumerate(config.sites) if site.stack.mlp is not None]
         neurons = [scores.neurons[number] for number in with_mlp]
-        counts = spread_neurons(neurons, chosen.widths.neurons, multiple=settings.neuron_multiple(config))
+        counts = allocate_neurons(neurons, chosen.widths.neurons, multiple=settings.neuron_multiple(config))
         for number, count in zip(with_mlp, counts, strict=True):
             layers[number] = replace(layers[number], neurons=count)
     return layers
 
 
-def tie_heads(config: ModelConfig, scores: Scores) -> Scores:
+def share_importance(config: ModelConfig, scores: Scores) -> Scores:
     """Gives the layers whose heads must be the same their mean importance; each layer counts alike."""
     heads = list(scores.heads)
     for stack in config.architecture.stacks:
@@ -139,7 +140,7 @@ def keep_most_important(config: ModelConfig, heads: Array, neurons: Array, width
     return LayerPlan(tuple(query_heads), groups, experts=tuple(_top(expert, widths.neurons) for expert in neurons))
 
 
-def hurt(config: ModelConfig, scores: Scores, candidate: Candidate) -> float:
+def importance_loss(config: ModelConfig, scores: Scores, candidate: Candidate) -> float:
     """How much of the importance a candidate removes: minus the log of the shares kept, mean over layers.
 
     Heads and neurons are measured in different units, so only their shares can be put together. As a product, a layer

@@ -11,8 +11,8 @@ from amp_export.architectures import (
     LayerWidths,
     Layout,
     ModelConfig,
+    PrunedUnit,
     Site,
-    Unit,
     resized_modules,
     sliced_axes,
 )
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
     Indices = np.ndarray[Any, np.dtype[np.int64]]
 
-ZERO = -1
+PADDING = -1
 """The index of an entry that is filled with zeros: padding."""
 
 
 @dataclass(frozen=True)
 class Slots:
-    """What stands at each place of a layer: dense indices, or `ZERO`.
+    """What stands at each place of a layer: dense indices, or `PADDING`.
 
     Attributes:
         query_heads: For each place of a query head, int64 [query_heads]; those of one group stand together.
@@ -58,7 +58,7 @@ class Slots:
         import numpy as np
 
         groups = len(self.key_value_heads)
-        query_kg = np.full((widths.key_value_heads, widths.query_group), ZERO)
+        query_kg = np.full((widths.key_value_heads, widths.query_group), PADDING)
         query_kg[:groups, : len(self.query_heads) // groups] = self.query_heads.reshape(groups, -1)
         return Slots(
             query_kg.reshape(-1),
@@ -66,7 +66,7 @@ class Slots:
             _fill(self.neurons, widths.neurons),
         )
 
-    def at(self, unit: Unit) -> Indices:
+    def for_unit(self, unit: PrunedUnit) -> Indices:
         """The slots of `unit`."""
         slots: Indices = getattr(self, unit.value)
         return slots
@@ -77,11 +77,11 @@ def _fill(slots: Indices, count: int) -> Indices:
     import numpy as np
 
     fill = [(0, 0)] * (slots.ndim - 1) + [(0, count - slots.shape[-1])]
-    return np.pad(slots, fill, constant_values=ZERO)
+    return np.pad(slots, fill, constant_values=PADDING)
 
 
 def kept_entries(axis: Features, slots: Slots, config: ModelConfig) -> Indices:
-    """Which entries of a dense axis stand along the pruned one, [entries]; `ZERO` where nothing does.
+    """Which entries of a dense axis stand along the pruned one, [entries]; `PADDING` where nothing does.
 
     Where there are experts, each has entries of its own: [experts, entries].
 
@@ -96,7 +96,7 @@ def kept_entries(axis: Features, slots: Slots, config: ModelConfig) -> Indices:
         return _grouped_entries(slots, config)
     parts, offset = [], 0
     for unit in axis.units:
-        parts.append(_spread(slots.at(unit), config.entries(axis, unit), offset))
+        parts.append(_spread(slots.for_unit(unit), config.entries(axis, unit), offset))
         offset += config.widths.of(unit) * config.entries(axis, unit)
     return np.concatenate(parts, axis=-1)
 
@@ -110,10 +110,10 @@ def _grouped_entries(slots: Slots, config: ModelConfig) -> Indices:
     parts = []
     for key_value_head, queries in zip(slots.key_value_heads, query_kg, strict=True):
         first = key_value_head * (group + 2)
-        places = np.where(queries == ZERO, ZERO, first + queries - key_value_head * group)
-        own = ZERO if key_value_head == ZERO else first + group
+        places = np.where(queries == PADDING, PADDING, first + queries - key_value_head * group)
+        own = PADDING if key_value_head == PADDING else first + group
         parts.append(_spread(places, head_dim, 0))
-        parts.append(_spread(np.array([own, own if own == ZERO else own + 1]), head_dim, 0))
+        parts.append(_spread(np.array([own, own if own == PADDING else own + 1]), head_dim, 0))
     return np.concatenate(parts)
 
 
@@ -122,7 +122,7 @@ def _spread(slots: Indices, entries: int, offset: int) -> Indices:
     import numpy as np
 
     places = offset + slots[..., None] * entries + np.arange(entries)
-    return np.where(slots[..., None] == ZERO, ZERO, places).reshape(*slots.shape[:-1], -1)
+    return np.where(slots[..., None] == PADDING, PADDING, places).reshape(*slots.shape[:-1], -1)
 
 
 def prune_module(
@@ -166,7 +166,7 @@ def _take(tensor: torch.Tensor, axis: int, entries: torch.Tensor) -> torch.Tenso
         experts = zip(tensor, entries, strict=True)
         return torch.stack([_take(expert, axis - 1, expert_entries) for expert, expert_entries in experts])
     taken = tensor.index_select(axis, entries.clamp(min=0))
-    padding = (entries == ZERO).nonzero().squeeze(1)
+    padding = (entries == PADDING).nonzero().squeeze(1)
     return taken.index_fill_(axis, padding, 0) if len(padding) else taken
 
 

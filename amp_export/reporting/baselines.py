@@ -15,7 +15,7 @@ from pathlib import Path
 from amp_export.errors import OutputError, RequestError
 from amp_export.options import Format
 from amp_export.outputs.manifest import Manifest, read_document
-from amp_export.outputs.staging import explained, replace_text
+from amp_export.outputs.staging import replace_text, translate_os_errors
 from amp_export.reporting.checks import Against, Check
 from amp_export.reporting.metrics import METRICS, Metric, Value, find_metric, measure
 from amp_export.reporting.report import Report
@@ -83,7 +83,7 @@ class Baseline:
             OutputError: Another kind of file is there, or it cannot be written.
         """
         check_replaceable(file)
-        with explained(file):
+        with translate_os_errors(file):
             # a link to a shared baseline stays one
             file = file.resolve()
             file.parent.mkdir(parents=True, exist_ok=True)

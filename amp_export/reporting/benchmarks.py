@@ -24,7 +24,7 @@ MEASURES = {
 
 
 @dataclass(frozen=True)
-class Row:
+class PhaseRow:
     """One line of a summary: what it is, of the dense model, of the pruned one, and what changed."""
 
     label: str
@@ -33,23 +33,23 @@ class Row:
     change: str = ""
 
 
-def benchmark_rows(benchmark: Section) -> Iterator[Row]:
+def benchmark_rows(benchmark: Section) -> Iterator[PhaseRow]:
     """Sizes, then times of every workload; for decoding the tokens a second too."""
     yield from measure_rows(benchmark)
     for label, phase, result in timed(benchmark):
         dense, pruned = (result[subject] for subject in SUBJECTS)
-        yield Row(label, milliseconds(dense["median"]), milliseconds(pruned["median"]), gain_with_interval(result))
+        yield PhaseRow(label, milliseconds(dense["median"]), milliseconds(pruned["median"]), gain_with_interval(result))
         rates = [times.get("tokens_per_second") for times in (dense, pruned)]
         if phase == "decode" and None not in rates:
-            yield Row("Tokens a second", f"{rates[0]:.1f}", f"{rates[1]:.1f}", change(*rates))
+            yield PhaseRow("Tokens a second", f"{rates[0]:.1f}", f"{rates[1]:.1f}", change(*rates))
 
 
-def measure_rows(benchmark: Section) -> Iterator[Row]:
+def measure_rows(benchmark: Section) -> Iterator[PhaseRow]:
     """What is told of each model once."""
     dense, pruned = (benchmark[subject] for subject in SUBJECTS)
     for key, (label, show) in MEASURES.items():
         if dense.get(key) is not None and pruned.get(key) is not None:
-            yield Row(label, show(dense[key]), show(pruned[key]), change(dense[key], pruned[key]))
+            yield PhaseRow(label, show(dense[key]), show(pruned[key]), change(dense[key], pruned[key]))
 
 
 def benchmark_lines(benchmark: Section) -> Iterator[str]:

@@ -19,7 +19,7 @@ class Standing(enum.StrEnum):
     FAILS = "fails"
     MEASURED = "measured"
     """A number without a limit that it could keep or break."""
-    OPEN = "not measured"
+    NOT_MEASURED = "not measured"
 
 
 @dataclass(frozen=True)
@@ -72,14 +72,16 @@ def _findings_here(report: Report) -> Iterator[Finding]:
         yield from _gains(report.benchmark)
     elif report.pruning is not None:
         sentence = "Nobody has measured the time yet: amp-export benchmark OUT does."
-        yield Finding("Gain", Standing.OPEN, "", sentence)
+        yield Finding("Gain", Standing.NOT_MEASURED, "", sentence)
     if report.pruning is not None:
         yield _removed(report.pruning)
 
 
 def _parity(parity: Section | None) -> Finding:
     if parity is None:
-        return Finding("Parity", Standing.OPEN, "", "Nobody has checked the graph yet: amp-export validate OUT does.")
+        return Finding(
+            "Parity", Standing.NOT_MEASURED, "", "The graph has not been checked yet: run amp-export validate OUT."
+        )
     failed, total = count_failed(parity["cases"])
     number = in_how_many(failed, total) if parity["holds"] or failed else "in what it writes"
     worst = worst_error(parity["cases"])
@@ -125,7 +127,7 @@ def _checks(against: Against, checks: Sequence[Check]) -> Iterator[Finding]:
 def _quality(quality: Section | None) -> Finding:
     if quality is None:
         sentence = "What pruning cost is not known: it is measured on text, for models that predict the next token."
-        return Finding("Quality", Standing.OPEN, "", sentence)
+        return Finding("Quality", Standing.NOT_MEASURED, "", sentence)
     dense, pruned = quality["dense"], quality["pruned"]
     way = "rose" if pruned > dense else "fell"
     agreement = ""

@@ -88,7 +88,8 @@ def _labels(manifest: Manifest, count: int) -> list[str]:
     if config.architecture.kind is not Kind.ENCODER_DECODER or len(config.sites) != count:
         return [str(number) for number in range(count)]
     stacks = [
-        "cross" if site.stack.mlp is None else "decoder" if site.stack.writes else "encoder" for site in config.sites
+        "cross" if site.stack.mlp is None else "decoder" if site.stack.is_decoder else "encoder"
+        for site in config.sites
     ]
     return [f"{stack} {site.number}" for stack, site in zip(stacks, config.sites, strict=True)]
 

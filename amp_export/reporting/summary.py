@@ -5,46 +5,46 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from amp_export.pruning.rewriting import RewriteKind
-from amp_export.reporting.benchmarks import Row, benchmark_lines, benchmark_rows
+from amp_export.reporting.benchmarks import PhaseRow, benchmark_lines, benchmark_rows
 from amp_export.reporting.devices import device_lines
 from amp_export.reporting.report import Report, Section
 from amp_export.reporting.wording import case_name, change, count_failed, holds_in_how_many, worst_error
 
 
-def summary_rows(report: Report) -> Iterator[Row]:
+def summary_rows(report: Report) -> Iterator[PhaseRow]:
     """The lines of the summary, for the terminal and for Markdown alike."""
     if (pruning := report.pruning) is not None:
         before, after = pruning["parameters_before"], pruning["parameters_after"]
-        yield Row("Parameters", f"{before / 1e6:.1f} M", f"{after / 1e6:.1f} M", change(before, after))
+        yield PhaseRow("Parameters", f"{before / 1e6:.1f} M", f"{after / 1e6:.1f} M", change(before, after))
         yield from _width_rows(pruning["widths_before"], pruning["widths"])
     if (quality := report.quality) is not None:
         dense_perplexity, pruned_perplexity = quality["dense"], quality["pruned"]
         cost = f"x {pruned_perplexity / dense_perplexity:.2f}"
-        yield Row("Held-back perplexity", f"{dense_perplexity:.2f}", f"{pruned_perplexity:.2f}", cost)
+        yield PhaseRow("Held-back perplexity", f"{dense_perplexity:.2f}", f"{pruned_perplexity:.2f}", cost)
         yield from _agreement_rows(quality)
     for number, benchmark in enumerate((report.benchmarks or {}).values()):
         if number:
-            yield Row(f"With {benchmark['runtime']}")
+            yield PhaseRow(f"With {benchmark['runtime']}")
         yield from benchmark_rows(benchmark)
     for name, device in (report.devices or {}).items():
         if (benchmark := device["benchmark"]) is not None:
-            yield Row(f"On {name}")
+            yield PhaseRow(f"On {name}")
             yield from benchmark_rows(benchmark)
 
 
-def _agreement_rows(quality: Section) -> Iterator[Row]:
+def _agreement_rows(quality: Section) -> Iterator[PhaseRow]:
     """How far the pruned model predicts what the dense one does, which reports of earlier versions do not say."""
     if quality.get("kl") is not None:
-        yield Row("KL from dense, nats", pruned=f"{quality['kl']:.3g}")
-        yield Row("Same first choice", pruned=f"{quality['top1_agreement']:.1%}")
+        yield PhaseRow("KL from dense, nats", pruned=f"{quality['kl']:.3g}")
+        yield PhaseRow("Same first choice", pruned=f"{quality['top1_agreement']:.1%}")
 
 
-def _width_rows(dense: Section, layers: Sequence[Section]) -> Iterator[Row]:
-    yield Row("Query heads a layer", f"{dense['query_heads']}", _range(layers, "query_heads"))
+def _width_rows(dense: Section, layers: Sequence[Section]) -> Iterator[PhaseRow]:
+    yield PhaseRow("Query heads a layer", f"{dense['query_heads']}", _range(layers, "query_heads"))
     # where heads do not share keys and values, there are as many of one as of the other
     if any(widths["key_value_heads"] != widths["query_heads"] for widths in (dense, *layers)):
-        yield Row("Key/value heads", f"{dense['key_value_heads']}", _range(layers, "key_value_heads"))
-    yield Row("Neurons a layer", f"{dense['neurons']}", _range(layers, "neurons"))
+        yield PhaseRow("Key/value heads", f"{dense['key_value_heads']}", _range(layers, "key_value_heads"))
+    yield PhaseRow("Neurons a layer", f"{dense['neurons']}", _range(layers, "neurons"))
 
 
 def _range(layers: Sequence[Section], unit: str) -> str:

@@ -81,7 +81,7 @@ def timed(benchmark: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str,
 def claimed_gain(result: Mapping[str, Any]) -> str:
     """A gain where it can be claimed, and why not where it cannot."""
     conclusion = Conclusion(result["conclusion"])
-    return f"x {result['speedup']:.2f}" if conclusion.claims else conclusion.value
+    return f"x {result['speedup']:.2f}" if conclusion.is_significant else conclusion.value
 
 
 def gain_with_interval(result: Mapping[str, Any]) -> str:

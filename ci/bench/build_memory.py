@@ -77,13 +77,13 @@ def build_here(graph: Path, profiles: int) -> BuildMemory:
     from amp_export.exporters.limits import Limits
     from amp_export.exporters.tensorrt.building import BuildSettings, build_engine
     from amp_export.exporters.tensorrt.exporting import describe_decoder
-    from amp_export.exporters.tensorrt.flavors import load_runtime
+    from amp_export.exporters.tensorrt.flavors import load_flavor
     from amp_export.exporters.tensorrt.profiles import decoder_profiles
     from amp_export.hardware.machine import peak_memory_bytes
     from amp_export.options import EngineRuntime
 
     axes = {name: binding.axes for name, binding in describe_decoder(graph).inputs.items()}
-    runtime = load_runtime(EngineRuntime.TENSORRT_RTX, for_target=True)
+    runtime = load_flavor(EngineRuntime.TENSORRT_RTX, for_target=True)
     before = peak_memory_bytes()
     settings = BuildSettings(profiles=decoder_profiles(axes, Limits())[-profiles:], compute_capability="8.9")
     engine = build_engine(graph, runtime, settings)

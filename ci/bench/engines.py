@@ -20,7 +20,7 @@ sys.path.insert(0, str(PROJECT))
 from amp_export.checkpoints.reading import open_checkpoint  # noqa: E402
 from amp_export.errors import AmpExportError  # noqa: E402
 from amp_export.exporters.onnx import export as export_onnx  # noqa: E402
-from amp_export.exporters.tensorrt import EngineSettings, Limits, export, load_runtime  # noqa: E402
+from amp_export.exporters.tensorrt import EngineSettings, Limits, export, load_flavor  # noqa: E402
 from amp_export.hardware.targets import TARGETS  # noqa: E402
 from amp_export.options import (  # noqa: E402
     Opset,
@@ -76,7 +76,7 @@ def run(*arguments: str) -> None:
 def demo_rows(scratch: Path, repeats: int) -> list[str]:
     """One line for each target and batch."""
     graphs = [export_graph(name, scratch / name) for name in ("demo", "pruned")]
-    runtime = load_runtime(for_target=True)
+    runtime = load_flavor(for_target=True)
     rows = []
     for target, batch in itertools.product(GPUS, BATCHES):
         capability = TARGETS[target].compute_capability
@@ -95,7 +95,7 @@ def demo_rows(scratch: Path, repeats: int) -> list[str]:
 
 def family_rows(scratch: Path) -> list[str]:
     """One line for each family: which precisions were built, from which operators."""
-    runtime = load_runtime(for_target=True)
+    runtime = load_flavor(for_target=True)
     settings = EngineSettings(Limits(max_batch=2, max_context=64), "8.9")
     rows = []
     for model_type in BUILDABLE:
@@ -122,7 +122,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--repeats", type=int, default=3)
     repeats = parser.parse_args().repeats
-    header = HEADER.format(runtime=load_runtime(for_target=True).label, ratio=RATIO, repeats=repeats)
+    header = HEADER.format(runtime=load_flavor(for_target=True).label, ratio=RATIO, repeats=repeats)
     with tempfile.TemporaryDirectory() as folder:
         families = family_rows(Path(folder))
         demo = demo_rows(Path(folder), repeats)

@@ -12,7 +12,7 @@ from amp_export.errors import UnsupportedModelError
 from amp_export.exporters.executorch.programs import ProgramFacts, require_runtime, runtime_version
 from amp_export.exporters.limits import Limits
 from amp_export.exporters.models.session import Port
-from amp_export.exporters.tracing.environment import check_traceable, in_haste, quiet, translated
+from amp_export.exporters.tracing.environment import check_traceable, fast_export, named_errors, quiet
 from amp_export.exporters.tracing.kinds import model_kind, tracing_jobs
 from amp_export.options import Precision
 
@@ -73,7 +73,7 @@ def export(
     """
     require_runtime()
     check_traceable(model, folder, precision)
-    with translated(model), quiet():
+    with named_errors(model), quiet():
         jobs = tracing_jobs(model, model_kind(model))
     folder.mkdir(parents=True, exist_ok=True)
     report = on_progress or (lambda _done, _total: None)
@@ -98,7 +98,7 @@ def _write_program(model: PreTrainedModel, job: Job, file: Path, precision: Prec
         # an axis that does not vary has the size that the program takes
         return sample.tensor[:1] if BATCH_AXIS in sample.axes and sizes[BATCH_AXIS] == 1 else sample.tensor
 
-    with translated(model), quiet(), in_haste():
+    with named_errors(model), quiet(), fast_export():
         inputs = map_samples(tensor, job.inputs)
         with torch.no_grad():
             returned = [name for name, _ in flatten(job.module(**inputs))]

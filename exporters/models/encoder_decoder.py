@@ -15,7 +15,7 @@ STATES = "last_hidden_state"
 
 
 @dataclass(frozen=True)
-class Source:
+class EncodedSource:
     """What the encoder made of its input, which stays in the runtime.
 
     Attributes:
@@ -60,7 +60,7 @@ class GraphEncoderDecoder:
         self.precision = precision
         self.threads, self.description, self.limits = encoder.threads, encoder.description, encoder.limits
 
-    def encode(self, inputs: Mapping[str, Any]) -> Source:
+    def encode(self, inputs: Mapping[str, Any]) -> EncodedSource:
         """Computes the states of what is read.
 
         Args:
@@ -71,15 +71,15 @@ class GraphEncoderDecoder:
         """
         encoder, *_ = self._open()
         (states,) = encoder.run([STATES], encoder.choose_inputs(inputs), keep=[STATES])
-        return Source(states, encoder.to_value(inputs["attention_mask"]) if self._has_mask else None)
+        return EncodedSource(states, encoder.to_value(inputs["attention_mask"]) if self._has_mask else None)
 
-    def states(self, source: Source) -> Floats:
+    def states(self, source: EncodedSource) -> Floats:
         """The encoder's states as float32 [batch_size, positions, hidden_size]."""
         encoder, *_ = self._open()
         return encoder.to_float32(source.states)
 
     def decode(
-        self, input_ids: Integers, source: Source, past: WrittenPast | None = None
+        self, input_ids: Integers, source: EncodedSource, past: WrittenPast | None = None
     ) -> tuple[Floats, WrittenPast]:
         """Computes the logits of new tokens.
 

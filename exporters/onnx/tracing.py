@@ -12,7 +12,7 @@ from amp_export.architectures import Kind
 from amp_export.checkpoints.hashing import directory_size
 from amp_export.errors import UnsupportedModelError
 from amp_export.exporters.files import WEIGHTS
-from amp_export.exporters.tracing.environment import check_traceable, in_haste, quiet, translated
+from amp_export.exporters.tracing.environment import check_traceable, fast_export, named_errors, quiet
 from amp_export.exporters.tracing.kinds import model_kind, tracing_jobs
 from amp_export.extras import require_extra
 from amp_export.options import Opset, Precision
@@ -87,11 +87,11 @@ def trace(
     require_extra("onnxscript", "trace", needed_for="Tracing a model")
     check_traceable(model, folder, precision)
     kind = model_kind(model)
-    with translated(model), quiet():
+    with named_errors(model), quiet():
         jobs = tracing_jobs(model, kind)
     traced = {}
     for number, job in enumerate(jobs, start=1):
-        with translated(model), quiet():
+        with named_errors(model), quiet():
             traced[folder / job.file] = _trace_job(model, job, opset)
         if on_progress is not None:
             on_progress(number, len(jobs) + 1)
@@ -114,7 +114,7 @@ def _trace_job(model: PreTrainedModel, job: Job, opset: Opset) -> ir.Model:
     settings = OnnxConfig(dynamic=True, dynamic_shapes=shapes, opset_version=opset.version)
     # typed for whole models only, though it exports any module: its own decomposition hands it plain ones
     module = cast("PreTrainedModel", job.module)
-    with _in_haste():
+    with _fast_export():
         traced: ir.Model = OnnxExporter().export(module, inputs, settings).program
     if frozen := tidy(traced, job):
         raise UnsupportedModelError(
@@ -153,15 +153,15 @@ def _write(
 
 
 @contextmanager
-def _in_haste() -> Iterator[None]:
-    """As `in_haste`, and spares onnxscript a rewrite: 30 layers took 135 s without both, and 60 s with them."""
+def _fast_export() -> Iterator[None]:
+    """As `fast_export`, and spares onnxscript a rewrite: 30 layers took 135 s without both, and 60 s with them."""
     import onnxscript.rewriter
 
     rules = getattr(onnxscript.rewriter, "_DEFAULT_REWRITE_RULES", ())
     # SlicesSplit goes through the whole graph for each of its nodes, to make one Split of two Slices
     onnxscript.rewriter._DEFAULT_REWRITE_RULES = tuple(rule for rule in rules if rule.name != "SlicesSplit")
     try:
-        with in_haste():
+        with fast_export():
             yield
     finally:
         onnxscript.rewriter._DEFAULT_REWRITE_RULES = rules

@@ -12,7 +12,7 @@ from amp_export.exporters.tensorrt.problems import explain_build, explain_parse
 from amp_export.exporters.tensorrt.progress import BuildProgress, monitor_class
 
 if TYPE_CHECKING:
-    from amp_export.exporters.tensorrt.flavors import Runtime
+    from amp_export.exporters.tensorrt.flavors import TensorRtFlavor
     from amp_export.exporters.tensorrt.profiles import Profile
 
 Advance = Callable[[int, int], None]
@@ -59,7 +59,7 @@ class Messages:
 
 
 def build_engine(
-    graph: Path, runtime: Runtime, settings: BuildSettings, *, on_progress: Advance | None = None
+    graph: Path, runtime: TensorRtFlavor, settings: BuildSettings, *, on_progress: Advance | None = None
 ) -> BuiltEngine:
     """Builds an engine.
 

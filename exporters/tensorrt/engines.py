@@ -15,7 +15,7 @@ from amp_export.exporters.tensorrt.profiles import Profile, Range
 from amp_export.options import EngineRuntime, Precision
 
 if TYPE_CHECKING:
-    from amp_export.exporters.tensorrt.flavors import Runtime
+    from amp_export.exporters.tensorrt.flavors import TensorRtFlavor
 
 ENGINE = "model.engine"
 FACTS = "engine.json"
@@ -98,7 +98,7 @@ class EngineFacts:
                 raise
             raise ModelError(f"{file} is damaged: {error!r}\nExport it again.") from error
 
-    def check_runs_on(self, runtime: Runtime, *, present: str | None) -> None:
+    def check_runs_on(self, runtime: TensorRtFlavor, *, present: str | None) -> None:
         """Refuses what would not load, before it is tried.
 
         Args:

@@ -17,7 +17,7 @@ from amp_export.exporters.tensorrt.engines import ENGINE, EngineFacts
 from amp_export.exporters.tensorrt.profiles import decoder_profiles
 
 if TYPE_CHECKING:
-    from amp_export.exporters.tensorrt.flavors import Runtime
+    from amp_export.exporters.tensorrt.flavors import TensorRtFlavor
     from amp_export.hardware.gpus import Gpu
 
 GRAPH = "model.onnx"
@@ -45,7 +45,7 @@ class EngineSettings:
 def export(
     graph_folder: Path,
     folder: Path,
-    runtime: Runtime,
+    runtime: TensorRtFlavor,
     settings: EngineSettings,
     *,
     gpu: Gpu | None = None,

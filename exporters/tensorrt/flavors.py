@@ -26,7 +26,7 @@ OPSET_OF_OLD_PARSERS = 20
 
 
 @dataclass(frozen=True)
-class Runtime:
+class TensorRtFlavor:
     """A runtime that is installed.
 
     Attributes:
@@ -127,7 +127,7 @@ class Runtime:
         return attentions
 
 
-def load_runtime(asked: EngineRuntime | None = None, *, for_target: bool = False) -> Runtime:
+def load_flavor(asked: EngineRuntime | None = None, *, for_target: bool = False) -> TensorRtFlavor:
     """Finds a runtime.
 
     Args:
@@ -143,7 +143,7 @@ def load_runtime(asked: EngineRuntime | None = None, *, for_target: bool = False
         order.reverse()
     for kind in order:
         try:
-            return Runtime(kind, importlib.import_module(MODULES[kind]))
+            return TensorRtFlavor(kind, importlib.import_module(MODULES[kind]))
         except ModuleNotFoundError as error:
             if error.name != MODULES[kind]:
                 raise RequestError(f"{NAMES[kind]} is installed, but not whole: {error}\nInstall it again.") from error

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from amp_export.errors import AmpExportError, ModelError, RequestError, UnsupportedModelError
 
 if TYPE_CHECKING:
-    from amp_export.exporters.tensorrt.flavors import Runtime
+    from amp_export.exporters.tensorrt.flavors import TensorRtFlavor
 
 SHOWN = 5
 """Operators that are named; more of a kind tell nothing more."""
@@ -44,7 +44,7 @@ _ADVICE: Sequence[tuple[str, str]] = (
 """Patterns in a builder's messages, and what to do; the first that is found counts."""
 
 
-def explain_parse(graph: Path, runtime: Runtime, errors: Sequence[Any]) -> AmpExportError:
+def explain_parse(graph: Path, runtime: TensorRtFlavor, errors: Sequence[Any]) -> AmpExportError:
     """The error for a graph that could not be parsed, with every operator that is to blame by its name.
 
     Args:
@@ -69,7 +69,7 @@ def explain_parse(graph: Path, runtime: Runtime, errors: Sequence[Any]) -> AmpEx
     return UnsupportedModelError(f"{runtime.label} cannot take {shown}.\n{advice}")
 
 
-def explain_build(graph: Path, runtime: Runtime, messages: Sequence[str]) -> AmpExportError:
+def explain_build(graph: Path, runtime: TensorRtFlavor, messages: Sequence[str]) -> AmpExportError:
     """The error for an engine that could not be built.
 
     Args:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from amp_export.errors import RequestError
 from amp_export.exporters.models.decoder import Decoder, Past, check_mask
 from amp_export.exporters.tensorrt.engines import ENGINE, EngineFacts
-from amp_export.exporters.tensorrt.flavors import Runtime, load_runtime
+from amp_export.exporters.tensorrt.flavors import TensorRtFlavor, load_flavor
 from amp_export.exporters.tensorrt.profiles import DECODE, PREFILL
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class TensorrtDecoder(Decoder):
         return tuple(axis if isinstance(axis, int) else sizes[axis] for axis in axes)
 
 
-def check_runs_here(facts: EngineFacts) -> Runtime:
+def check_runs_here(facts: EngineFacts) -> TensorRtFlavor:
     """Finds the runtime of an engine, and refuses engines that cannot be run in this machine.
 
     Raises:
@@ -146,7 +146,7 @@ def check_runs_here(facts: EngineFacts) -> Runtime:
 
     from amp_export.hardware.gpus import find_gpu
 
-    runtime = load_runtime(facts.runtime)
+    runtime = load_flavor(facts.runtime)
     gpu = find_gpu()
     facts.check_runs_on(runtime, present=gpu.compute_capability if gpu is not None else None)
     if not torch.cuda.is_available():

@@ -52,7 +52,7 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def in_haste() -> Iterator[None]:
+def fast_export() -> Iterator[None]:
     """Spares torch what only costs time."""
     import torch._dynamo.config
     import torch.fx.config
@@ -68,7 +68,7 @@ def in_haste() -> Iterator[None]:
 
 
 @contextmanager
-def translated(model: PreTrainedModel) -> Iterator[None]:
+def named_errors(model: PreTrainedModel) -> Iterator[None]:
     """Says of whatever goes wrong while tracing which model it was and what to do."""
     try:
         yield

@@ -63,7 +63,7 @@ def test_launches_that_favour_one_graph_in_turn_are_not_taken_for_a_gain() -> No
         dense = np.repeat(luck, 5)[:, np.newaxis] * noisy(seed, seconds=1.0, spread=0.01)
         pruned = noisy(seed + 1000, seconds=1.0, spread=0.01)
         conclusions.append(PhaseResult.of(dense.tolist(), pruned, launches=4, seed=seed).conclusion)
-    assert sum(not conclusion.claims for conclusion in conclusions) >= 54
+    assert sum(not conclusion.is_significant for conclusion in conclusions) >= 54
 
 
 def test_pairs_that_slow_down_together_do_not_widen_the_interval() -> None:
@@ -85,8 +85,8 @@ def test_interval_is_the_same_for_the_same_seed() -> None:
 def test_nothing_is_claimed_where_the_interval_holds_one(low: float, width: float) -> None:
     high = low + width
     conclusion = conclude((low, high))
-    assert conclusion.claims == (not low <= 1 <= high)
-    if conclusion.claims:
+    assert conclusion.is_significant == (not low <= 1 <= high)
+    if conclusion.is_significant:
         assert conclusion is (Conclusion.FASTER if low > 1 else Conclusion.SLOWER)
     assert not math.isnan(high)
 

@@ -15,7 +15,6 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from test_resizing import TOKENS, save_lopsided
 from typer.testing import CliRunner
 
 from amp_export.architectures import find_architecture
@@ -25,6 +24,7 @@ from amp_export.checkpoints.sources import resolve_model
 from amp_export.checkpoints.unsupported import check_known_fields
 from amp_export.cli import app
 from amp_export.errors import ModelError, UnsupportedModelError
+from tests.support.lopsided import TOKENS, save_lopsided
 from tests.support.tiny_models import save_tiny_model, save_tiny_tokenizer
 
 Change = Callable[[Path], object]

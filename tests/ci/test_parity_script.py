@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import Converted
 
 from tests.support import PROJECT
+from tests.support.shared import Converted
 
 SCRIPT = PROJECT / "ci/parity.sh"
 

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Converted
 from typer.testing import CliRunner
 
 import amp_export
 from amp_export.cli import app
+from tests.support.shared import Converted
 
 runner = CliRunner()
 

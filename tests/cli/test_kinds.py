@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Converted
 from typer.testing import CliRunner
 
 from amp_export.benchmarking import rounds as benchmark_rounds
@@ -18,6 +17,7 @@ from amp_export.cli import app
 from amp_export.hardware import machine
 from amp_export.pruning import pipeline
 from amp_export.pruning.reload_check import ReloadProof
+from tests.support.shared import Converted
 from tests.support.tiny_models import save_tiny_model
 
 pytest.importorskip("onnxscript", reason="onnxscript is not installed")

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from conftest import Bundled
 from onnx import helper
 from typer.testing import CliRunner
 
@@ -23,6 +22,7 @@ from amp_export.devices.references import reference_cases
 from amp_export.errors import OutputError, RequestError, UnsupportedModelError
 from amp_export.exporters.limits import Limits
 from amp_export.options import Opset, Precision, TargetName
+from tests.support.shared import Bundled
 
 SCRIPTS = sorted(
     file.name for file in files("amp_export.exporters.tensorrt.device").iterdir() if file.name.endswith(".py")

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Bundled
 from typer.testing import CliRunner
 
 from amp_export.benchmarking.statistics import Conclusion
@@ -27,6 +26,7 @@ from amp_export.outputs.manifest import Manifest
 from amp_export.progress import Silent
 from amp_export.reporting.report import Report
 from tests.support.loopback import SFTP_SERVER, SSHD, Loopback
+from tests.support.shared import Bundled
 
 needs_sshd = pytest.mark.skipif(
     SSHD is None or SFTP_SERVER is None or shutil.which("sftp") is None,

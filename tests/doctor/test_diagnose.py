@@ -233,8 +233,8 @@ def test_the_pruned_models_of_a_device_are_the_options(tmp_path: Path) -> None:
     folder = write_config(tmp_path, "llama", **SEVEN_B)
     for heads, pruned in ((HeadPolicy.AUTO, 2), (HeadPolicy.GROUPS, 1), (HeadPolicy.NONE, 1)):
         diagnosis = diagnose(folder, PlanSettings(0.3, heads=heads, target=TargetName.THOR), max_context=100)
-        assert diagnosis.fitting is not None
-        halves = [fit for fit in diagnosis.fitting.fits if fit.precision is Precision.FLOAT16]
+        assert diagnosis.memory is not None
+        halves = [fit for fit in diagnosis.memory.fits if fit.precision is Precision.FLOAT16]
         assert [fit.model for fit in halves] == ["dense", *["pruned"] * pruned]
         for fit in halves[1:]:
             assert fit.option is not None
@@ -244,8 +244,8 @@ def test_the_pruned_models_of_a_device_are_the_options(tmp_path: Path) -> None:
             assert diagnosis.chosen in (None, option)
         assert halves[1].cache_bytes >= halves[-1].cache_bytes
     content = json.loads(diagnosis.to_json())
-    assert content["target"] == content["fitting"]["target"] == "thor"
-    assert content["fitting"]["fits"][0]["run"]["room"] == "fits"
+    assert content["target"] == content["memory"]["target"] == "thor"
+    assert content["memory"]["fits"][0]["run"]["room"] == "fits"
 
 
 def test_layers_that_share_counts_out_count_by_their_average_and_padded_ones_by_the_widest(tmp_path: Path) -> None:
@@ -256,8 +256,8 @@ def test_layers_that_share_counts_out_count_by_their_average_and_padded_ones_by_
     weights = []
     for uniform in Uniform:
         diagnosis = diagnose(folder, settings, uniform=uniform)
-        assert diagnosis.fitting is not None
-        weights.append(diagnosis.fitting.fits[-1].weight_bytes)
+        assert diagnosis.memory is not None
+        weights.append(diagnosis.memory.fits[-1].weight_bytes)
     average, widest = weights
     assert average == pytest.approx(2 * 0.7 * diagnosis.parameters, rel=0.001)
     assert average < widest <= 2 * diagnosis.parameters
@@ -268,7 +268,7 @@ def test_where_nothing_can_be_said_of_a_device(tmp_path: Path) -> None:
     bert = write_config(tmp_path / "bert", "bert")
     on_cpu = CliRunner().invoke(app, ["doctor", "--model", str(llama)])
     assert "Tokens a second" not in on_cpu.stderr
-    assert diagnose(llama, PlanSettings(0.3)).fitting is None
+    assert diagnose(llama, PlanSettings(0.3)).memory is None
     command = ["doctor", "--model", str(bert), "--ratio", "0.1", "--snap", "1", "--target", "l4"]
     shown = CliRunner().invoke(app, command)
     assert shown.exit_code == 0, shown.stderr

@@ -15,7 +15,7 @@ from amp_export.architectures import LayerWidths, ModelConfig, find_architecture
 from amp_export.architectures._footprint import cached_numbers, parameters_read, seen_numbers
 from amp_export.benchmarking.roofline import weight_bytes_per_token
 from amp_export.checkpoints.reading import open_checkpoint
-from amp_export.doctor.memory import Fit, Fitting, Room, Subject, can_fit, fit_models
+from amp_export.doctor.memory import MemoryEstimate, ModelVariant, Room, VariantEstimate, can_estimate, estimate_memory
 from amp_export.errors import RequestError
 from amp_export.exporters.limits import Limits, choose_limits
 from amp_export.exporters.onnx import export
@@ -41,13 +41,13 @@ def read(model_type: str = "llama", **fields: Any) -> ModelConfig:
 
 def fit(
     config: ModelConfig, target: TargetName, limits: Limits | None = None, widths: LayerWidths | None = None
-) -> Fitting:
-    subject = Subject("dense", None, config.everywhere(widths or config.widths))
-    return fit_models(config, [subject], target, limits or Limits())
+) -> MemoryEstimate:
+    subject = ModelVariant("dense", None, config.everywhere(widths or config.widths))
+    return estimate_memory(config, [subject], target, limits or Limits())
 
 
-def of(fitting: Fitting, precision: Precision) -> Fit:
-    return next(each for each in fitting.fits if each.precision is precision)
+def of(memory: MemoryEstimate, precision: Precision) -> VariantEstimate:
+    return next(each for each in memory.fits if each.precision is precision)
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -69,8 +69,8 @@ def test_counts_are_those_of_the_exported_graph(model_type: str, tied: bool, tmp
 
 def test_a_7b_llama_by_hand() -> None:
     config = read(**LLAMA_7B)
-    fitting = fit(config, TargetName.ORIN_AGX, Limits(max_batch=2, max_context=1000))
-    found = of(fitting, Precision.FLOAT16)
+    memory = fit(config, TargetName.ORIN_AGX, Limits(max_batch=2, max_context=1000))
+    found = of(memory, Precision.FLOAT16)
     assert found.weight_bytes == 2 * 6_738_415_616
     assert found.read_bytes == 2 * (6_738_415_616 - 32000 * 4096)
     # keys and values of 32 heads of 128, in 32 layers, for 1000 tokens of 2 texts
@@ -100,10 +100,10 @@ def test_whether_a_7b_llama_in_float16_fits(target: TargetName, run: Room, build
 
 @pytest.mark.parametrize("target", GPUS)
 def test_every_device_has_a_word_on_every_precision(target: TargetName) -> None:
-    fitting = fit(read(**LLAMA_7B), target)
-    assert [each.precision for each in fitting.fits] == list(Precision)
-    assert 0 < fitting.available_bytes < (fitting.facts.memory_bytes or 0)
-    whole, half = (of(fitting, precision) for precision in (Precision.FLOAT32, Precision.FLOAT16))
+    memory = fit(read(**LLAMA_7B), target)
+    assert [each.precision for each in memory.fits] == list(Precision)
+    assert 0 < memory.available_bytes < (memory.facts.memory_bytes or 0)
+    whole, half = (of(memory, precision) for precision in (Precision.FLOAT32, Precision.FLOAT16))
     assert half.bound.full_context == pytest.approx(2 * whole.bound.full_context)
     assert whole.run.least == 2 * half.run.least
 
@@ -144,10 +144,10 @@ def test_less_is_never_worse(groups: int, neurons: int, batch: int, context: int
 
 def test_nothing_is_said_where_nothing_is_known() -> None:
     config = read(**LLAMA_7B)
-    assert not can_fit(config, TargetName.CPU)
-    assert can_fit(config, TargetName.L4)
-    assert not can_fit(read("bert"), TargetName.L4)
-    assert not can_fit(read("mixtral"), TargetName.L4)
+    assert not can_estimate(config, TargetName.CPU)
+    assert can_estimate(config, TargetName.L4)
+    assert not can_estimate(read("bert"), TargetName.L4)
+    assert not can_estimate(read("mixtral"), TargetName.L4)
 
 
 def test_limits_are_those_of_the_model_where_none_are_asked_for() -> None:

@@ -15,9 +15,9 @@ from amp_export.inputs.arrays import (
     BATCH_SAMPLES,
     SampleArrays,
     check_arrays,
+    generate_greedily,
     no_samples,
     read_arrays,
-    write_greedily,
 )
 from amp_export.pruning.scoring import score_batches
 from tests.support.tiny_models import save_tiny_model
@@ -80,7 +80,7 @@ def test_samples_take_the_model_s_precision(vit: Path) -> None:
 def test_a_model_of_sound_writes_what_is_likeliest(whisper: Path) -> None:
     model, config = load_model(whisper), config_of(whisper)
     features = torch.tensor(SOUNDS)
-    tokens, mask = write_greedily(model, config, {"input_features": features})
+    tokens, mask = generate_greedily(model, config, {"input_features": features})
     assert tokens.shape == mask.shape == (3, 32)
     assert tokens[:, 0].tolist() == [config.fields["decoder_start_token_id"]] * 3
     with torch.inference_mode():
@@ -97,7 +97,7 @@ def test_what_is_to_be_written_is_taken_as_it_is(whisper: Path) -> None:
     check_arrays(given, config_of(whisper))
     (batch,) = given.batches(load_model(whisper), config_of(whisper))
     assert batch.inputs["decoder_input_ids"].tolist() == [[1, 5, 6]] * 3
-    assert batch.written_mask is None
+    assert batch.decoder_mask is None
     scores = score_batches(load_model(whisper), [batch], 3, config_of(whisper))
     assert all((heads > 0).all() for heads in scores.heads)
 

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Converted
 
 from amp_export.integrations import pytest_plugin
 from tests.support import PROJECT
+from tests.support.shared import Converted
 
 EXAMPLE = PROJECT / "examples/test_parity.py"
 

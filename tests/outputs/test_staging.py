@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from amp_export.errors import OutputError
+from amp_export.outputs import staging as outputs
 from amp_export.outputs.names import MANIFEST
 from amp_export.outputs.staging import check_output, staged_output
-from amp_export.outputs.staging import staging as outputs
 
 
 @pytest.fixture

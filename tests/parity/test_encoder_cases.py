@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Converted
 
 from amp_export.architectures import ModelConfig
 from amp_export.checkpoints.loading import load_model
@@ -26,6 +25,8 @@ from amp_export.parity.encoder_cases import (
 )
 from amp_export.parity.reference import NOISE_FACTOR
 from amp_export.progress import Silent
+from tests.support.faults import swap_heads, wrong_model
+from tests.support.shared import Converted
 from tests.support.tiny_models import save_tiny_model
 
 POOL = np.arange(4, 90)
@@ -109,22 +110,6 @@ def test_every_output_is_held_against_its_own_noise(bare_bert: tuple[Path, Path]
         by_output[name] = [case.positions for case in cases]
     assert by_output == {"last_hidden_state": [1, 2, 17, 128, 5 + 11 + 17], "pooler_output": [1, 1, 1, 1, 3]}
     assert report.tolerance == max(case.tolerance for case in report.cases)
-
-
-def swap_heads(layer: torch.nn.Module) -> None:
-    """Gives the first head the second's queries, and the other way round: keys and values stay."""
-    order = [*range(8, 16), *range(8), *range(16, 32)]
-    query = layer.attention.self.query
-    query.weight.data, query.bias.data = query.weight.data[order], query.bias.data[order]
-
-
-def wrong_model(checkpoint: Path, folder: Path, change: Callable[[torch.nn.Module], None]) -> Path:
-    other = Path(shutil.copytree(checkpoint, folder / "other"))
-    model = load_model(checkpoint)
-    with torch.no_grad():
-        change(model)
-    model.save_pretrained(other)
-    return other
 
 
 FAULTS: dict[str, Callable[[torch.nn.Module], None]] = {

@@ -6,8 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Converted
-from test_parity_encoders import wrong_model
 
 from amp_export.architectures import ModelConfig, find_architecture
 from amp_export.checkpoints.reading import read_config
@@ -15,8 +13,10 @@ from amp_export.exporters.models.encoder_decoder import GraphEncoderDecoder
 from amp_export.exporters.onnx import run
 from amp_export.options import Precision
 from amp_export.parity.comparison import compare
-from amp_export.parity.seq2seq_cases import WritingCase, graph_writer, replay_writing, writing_cases
+from amp_export.parity.seq2seq_cases import Seq2SeqCase, graph_writer, replay_writing, writing_cases
 from amp_export.progress import Silent
+from tests.support.faults import wrong_model
+from tests.support.shared import Converted
 from tests.support.tiny_models import save_tiny_model
 
 pytest.importorskip("onnxscript", reason="onnxscript is not installed")
@@ -35,7 +35,7 @@ def test_cases_fit_into_what_a_model_reads_and_writes(tmp_path: Path) -> None:
 
 def test_what_is_written_is_not_what_is_read_and_padding_is_left_out(tmp_path: Path) -> None:
     config = read_config(save_tiny_model(tmp_path / "t5", "t5"))[1]
-    case = WritingCase("any", (2, 5), written=3, decode_steps=2)
+    case = Seq2SeqCase("any", (2, 5), written=3, decode_steps=2)
 
     def write(source, written, first):
         assert (written.shape, first) == ((2, 5), 3)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from amp_export.architectures import LayerWidths, ModelConfig, find_architecture
 from amp_export.options import HeadPolicy, PerLayer
-from amp_export.pruning.allocation import spread_heads, spread_neurons, take_best
+from amp_export.pruning.allocation import allocate_heads, allocate_neurons, allocate_steps
 from amp_export.pruning.plan import check_fit
 from amp_export.pruning.planning import make_plan
 from amp_export.pruning.scoring import Scores
@@ -31,7 +31,7 @@ CONFIG = ModelConfig.read(find_architecture("llama"), RAW)
 def test_the_best_steps_are_taken_and_none_is_left_empty(worths: list[list[float]], budget: int) -> None:
     steps = [np.sort(np.asarray(layer))[::-1] for layer in worths]
     budget %= 3 * len(steps) + 1
-    counts = take_best(steps, budget)
+    counts = allocate_steps(steps, budget)
     assert min(counts) >= 1
     assert sum(counts) == max(budget, len(steps))
     possible = [choice for choice in itertools.product((1, 2, 3), repeat=len(steps)) if sum(choice) == sum(counts)]
@@ -43,17 +43,17 @@ def test_the_best_steps_are_taken_and_none_is_left_empty(worths: list[list[float
 def test_layers_whose_activations_are_larger_keep_no_more_for_that() -> None:
     even, peaked = np.ones(6, np.float32), np.asarray([10, 0.1, 10, 0.1, 10, 0.1], np.float32)
     heads = [even, 1000 * even, peaked, 1000 * peaked]
-    spread = spread_heads(CONFIG, heads, HeadPolicy.WITHIN, LayerWidths(3, 3, 40))
+    spread = allocate_heads(CONFIG, heads, HeadPolicy.WITHIN, LayerWidths(3, 3, 40))
     assert spread[0] == spread[1]
     assert spread[2] == spread[3]
     neurons = [np.arange(1, 41, dtype=np.float32), 50 * np.arange(1, 41, dtype=np.float32)]
-    assert spread_neurons(neurons, 16, multiple=8) == [16, 16]
+    assert allocate_neurons(neurons, 16, multiple=8) == [16, 16]
 
 
 def test_a_layer_keeps_whole_steps_or_all_it_has() -> None:
     flat, peaked = np.ones(40, np.float32), np.r_[np.full(4, 100), np.full(36, 0.01)].astype(np.float32)
-    assert spread_neurons([flat, peaked], 24, multiple=8) == [40, 8]
-    assert spread_neurons([flat, flat], 40, multiple=16) == [40, 40]
+    assert allocate_neurons([flat, peaked], 24, multiple=8) == [40, 8]
+    assert allocate_neurons([flat, flat], 40, multiple=16) == [40, 40]
 
 
 @given(

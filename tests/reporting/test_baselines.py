@@ -10,7 +10,6 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from conftest import Converted
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -21,6 +20,7 @@ from amp_export.options import Format
 from amp_export.reporting.baselines import SCHEMA, Baseline, compare_baseline
 from amp_export.reporting.metrics import METRICS, Value, find_metric
 from amp_export.reporting.report import Report
+from tests.support.shared import Converted
 
 
 def baseline(**metrics: Value) -> Baseline:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Bundled
 from typer.testing import CliRunner
 
 from amp_export.cli import app
@@ -14,6 +13,7 @@ from amp_export.outputs.manifest import Manifest, SourceRecord
 from amp_export.reporting.benchmarks import gpu_line, noise_lines
 from amp_export.reporting.report import SCHEMA, Report, record_verdicts
 from amp_export.reporting.summary import summary_rows, verdict_lines
+from tests.support.shared import Bundled
 
 WIDTHS = {"query_heads": 4, "key_value_heads": 4, "neurons": 48}
 RELOAD = {"class_name": "ViTForImageClassification", "logits_compared": 1234, "tokens_compared": 0}

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Converted
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -20,6 +19,7 @@ from amp_export.reporting.metrics import METRICS, Value, measure
 from amp_export.reporting.report import Report
 from amp_export.reporting.thresholds import FACTORS, Threshold, check_thresholds, read_thresholds
 from tests.support import PROJECT, sample_reports
+from tests.support.shared import Converted
 
 BY_KEY = {metric.key: metric for metric in METRICS}
 

@@ -56,7 +56,7 @@ class EncoderRunner(Runner):
         """Computes all outputs of a batch."""
 
 
-class WriterRunner(Runner):
+class Seq2SeqRunner(Runner):
     """An encoder with a decoder; it keeps the past itself.
 
     Attributes:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amp_export.benchmarking.runners.base import DecoderRunner, EncoderRunner, Runner, WriterRunner
+from amp_export.benchmarking.runners.base import DecoderRunner, EncoderRunner, Runner, Seq2SeqRunner
 from amp_export.exporters.dispatch import run
 from amp_export.options import Provider
 
@@ -82,7 +82,7 @@ class ExportedEncoder(EncoderRunner):
         self._encoder.forward(inputs)
 
 
-class ExportedWriter(WriterRunner):
+class ExportedWriter(Seq2SeqRunner):
     """An encoder with a decoder as three graphs."""
 
     def __init__(self, model: GraphEncoderDecoder) -> None:
@@ -93,10 +93,10 @@ class ExportedWriter(WriterRunner):
         self.description, self.threads = model.description, model.threads
 
     def encode(self, inputs: Mapping[str, Any], start_b1: Integers) -> None:
-        """See `WriterRunner`."""
+        """See `Seq2SeqRunner`."""
         self._source = self._model.encode(inputs)
         _, self._past = self._model.decode(start_b1, self._source)
 
     def decode(self, token_b1: Integers) -> None:
-        """See `WriterRunner`."""
+        """See `Seq2SeqRunner`."""
         _, self._past = self._model.decode(token_b1, self._source, self._past)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amp_export.architectures import Kind, Modality, ModelConfig
-from amp_export.benchmarking.runners.base import Axes, DecoderRunner, EncoderRunner, Runner, WriterRunner
+from amp_export.benchmarking.runners.base import Axes, DecoderRunner, EncoderRunner, Runner, Seq2SeqRunner
 from amp_export.checkpoints.reading import read_config
 from amp_export.errors import RequestError
 from amp_export.inputs.random import as_tensors, input_name, signal_shape
@@ -171,7 +171,7 @@ class TorchEncoder(_TorchRunner, EncoderRunner):
             self._forward(**self._tensors(inputs), **self._options)
 
 
-class TorchWriter(_TorchRunner, WriterRunner):
+class TorchWriter(_TorchRunner, Seq2SeqRunner):
     """An encoder with a decoder and a cache that grows."""
 
     def __init__(self, model: PreTrainedModel, config: ModelConfig, *, threads: int, compiled: bool) -> None:
@@ -189,7 +189,7 @@ class TorchWriter(_TorchRunner, WriterRunner):
         self._given: dict[str, Any] = {}
 
     def encode(self, inputs: Mapping[str, Any], start_b1: Integers) -> None:
-        """See `WriterRunner`."""
+        """See `Seq2SeqRunner`."""
         import torch
         from transformers import DynamicCache, EncoderDecoderCache
 
@@ -205,7 +205,7 @@ class TorchWriter(_TorchRunner, WriterRunner):
         self.decode(start_b1)
 
     def decode(self, token_b1: Integers) -> None:
-        """See `WriterRunner`."""
+        """See `Seq2SeqRunner`."""
         import torch
 
         with torch.inference_mode():

@@ -85,7 +85,7 @@ class Explanation:
 
 
 @dataclass(frozen=True)
-class Insides:
+class TapPlan:
     """Graphs whose values can be held against those of a model.
 
     Attributes:
@@ -103,7 +103,7 @@ class Insides:
     precision: Precision
 
 
-def look_into(checkpoint: Path, files: Sequence[Path]) -> Insides:
+def plan_taps(checkpoint: Path, files: Sequence[Path]) -> TapPlan:
     """Finds the values within graphs that the model has too; nothing is run, and no weights are read.
 
     Args:
@@ -131,7 +131,7 @@ def look_into(checkpoint: Path, files: Sequence[Path]) -> Insides:
         taps[file.name] = tuple(_find_taps(model, file, names))
         if not taps[file.name]:
             raise UnsupportedModelError(_nothing_alike(file, model, names))
-    return Insides(checkpoint, tuple(files), models, taps, _precision(models[files[0].name]))
+    return TapPlan(checkpoint, tuple(files), models, taps, _precision(models[files[0].name]))
 
 
 def _find_taps(model: onnx.ModelProto, file: Path, names: Sequence[str]) -> list[Tap]:
@@ -146,11 +146,11 @@ def _find_taps(model: onnx.ModelProto, file: Path, names: Sequence[str]) -> list
     return []
 
 
-def explain(insides: Insides, case: AnyCase, *, progress: Progress) -> Explanation:
+def explain(tap_plan: TapPlan, case: AnyCase, *, progress: Progress) -> Explanation:
     """Holds the values within graphs against those of the model.
 
     Args:
-        insides: The graphs, and what to look at.
+        tap_plan: The graphs, and what to look at.
         case: What to run, of the model's kind.
         progress: Where to show what is going on.
 
@@ -159,28 +159,28 @@ def explain(insides: Insides, case: AnyCase, *, progress: Progress) -> Explanati
     """
     from amp_export.checkpoints.reading import open_checkpoint
 
-    path, taps, precision = insides.checkpoint, insides.taps, insides.precision
+    path, taps, precision = tap_plan.checkpoint, tap_plan.taps, tap_plan.precision
     checkpoint = open_checkpoint(path)
-    run = choose_run(checkpoint, insides.files, case, precision)
+    run = choose_run(checkpoint, tap_plan.files, case, precision)
 
     def look(model: PreTrainedModel) -> Recording:
         return record_torch(model, run, taps)
 
     with progress.step("Running the graph, and looking within"):
-        found = record_graphs(run, insides.files, taps)
+        found = record_graphs(run, tap_plan.files, taps)
     with progress.step(f"Running PyTorch in {REFERENCE[precision]}, and looking within"):
         expected = run_torch(path, REFERENCE[precision], look)
     with progress.step(f"Running PyTorch in {precision}, and looking within"):
         drawn = run_torch(path, precision.value, lambda model: list(draw_rounding(model, look)))
     points = tuple(_points(taps, found, expected, drawn, precision))
     if not points:
-        files = ", ".join(str(file) for file in insides.files)
+        files = ", ".join(str(file) for file in tap_plan.files)
         raise UnsupportedModelError(
             f"The values within {files} that are named after modules have other sizes than what the modules return, so "
             "that they cannot be compared.\nLeave --explain out."
         )
     first = next((point for point in points if not point.holds), None)
-    operators = _operators(insides.models[first.graph], points, first) if first is not None else ()
+    operators = _operators(tap_plan.models[first.graph], points, first) if first is not None else ()
     return Explanation(case.name, points, first, operators)
 
 

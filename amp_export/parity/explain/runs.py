@@ -17,7 +17,7 @@ from amp_export.inputs.tokens import Floats, Integers, token_pool
 from amp_export.options import Precision
 from amp_export.parity.decoder_cases import Case, replay
 from amp_export.parity.encoder_cases import EncoderCase, Inputs, replay_encoder, torch_encoder
-from amp_export.parity.seq2seq_cases import WritingCase, graph_writer, replay_writing, torch_writer
+from amp_export.parity.seq2seq_cases import Seq2SeqCase, graph_writer, replay_writing, torch_writer
 from amp_export.parity.suites import AnyCase, torch_decoder
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ class EncoderRun(_CallByCall):
 class WritingRun:
     """A source and what is written from it: token by token by the graphs, in one pass without a cache by PyTorch."""
 
-    def __init__(self, checkpoint: Checkpoint, files: Sequence[Path], case: WritingCase, precision: Precision) -> None:
+    def __init__(self, checkpoint: Checkpoint, files: Sequence[Path], case: Seq2SeqCase, precision: Precision) -> None:
         self._config = checkpoint.config
         self._encoder, self._first, self._later = (file.name for file in files)
         self._case = case

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from amp_export.architectures import Unit
+from amp_export.architectures import PrunedUnit
 from amp_export.reporting.html.svg import GREY, INK, PRUNED, WHITE, Picture, drawing, to_picture
 from amp_export.reporting.layers import LayerCounts, Units
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 BINS = 48
 """Cells of one layer's neurons: as many as can be told apart on a phone."""
 
-TITLES = {Unit.QUERY_HEADS: "Query", Unit.KEY_VALUE_HEADS: "Key/value", Unit.NEURONS: "Neurons"}
+TITLES = {PrunedUnit.QUERY_HEADS: "Query", PrunedUnit.KEY_VALUE_HEADS: "Key/value", PrunedUnit.NEURONS: "Neurons"}
 
 ROW = 9.0
 """Height of one layer in points."""
@@ -33,12 +33,12 @@ HEAD_LIMITS, NEURON_LIMITS = (0.5, 2.0), (0.5, 4.0)
 TICKS = {0.5: "½", 1: "1", 2: "2", 4: "4"}
 
 
-def shown_units(layers: Sequence[LayerCounts]) -> list[Unit]:
+def shown_units(layers: Sequence[LayerCounts]) -> list[PrunedUnit]:
     """What is worth a column: where heads do not share keys and values, there are as many of one as of the other."""
     shared = any(
         widths.query_heads != widths.key_value_heads for layer in layers for widths in (layer.dense, layer.kept)
     )
-    return [unit for unit in Unit if shared or unit is not Unit.KEY_VALUE_HEADS]
+    return [unit for unit in PrunedUnit if shared or unit is not PrunedUnit.KEY_VALUE_HEADS]
 
 
 def kept_picture(layers: Sequence[LayerCounts]) -> Picture:

@@ -15,7 +15,7 @@ from amp_export.reporting.report import Report
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-SIGNS = {Standing.HOLDS: "✓", Standing.FAILS: "✗", Standing.MEASURED: "", Standing.OPEN: "?"}
+SIGNS = {Standing.HOLDS: "✓", Standing.FAILS: "✗", Standing.MEASURED: "", Standing.NOT_MEASURED: "?"}
 """What tells how a finding stands, where nobody sees its colour."""
 
 

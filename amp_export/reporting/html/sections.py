@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from amp_export.architectures import Unit
+from amp_export.architectures import PrunedUnit
 from amp_export.outputs.manifest import Manifest
 from amp_export.reporting.benchmarks import gpu_line
 from amp_export.reporting.checks import Check
@@ -29,7 +29,11 @@ from amp_export.reporting.reproduce import commands
 from amp_export.reporting.summary import explanation_line, greedy_line, reload_line
 from amp_export.reporting.wording import by_graph, case_name
 
-HEADINGS = {Unit.QUERY_HEADS: "query heads", Unit.KEY_VALUE_HEADS: "key/value heads", Unit.NEURONS: "neurons"}
+HEADINGS = {
+    PrunedUnit.QUERY_HEADS: "query heads",
+    PrunedUnit.KEY_VALUE_HEADS: "key/value heads",
+    PrunedUnit.NEURONS: "neurons",
+}
 
 FOLDED_ROWS = 12
 """A table of layers with more rows opens on demand."""

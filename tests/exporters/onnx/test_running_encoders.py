@@ -7,16 +7,16 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
-import pytest
-from conftest import Converted
-
 import onnx
+import pytest
+
 from amp_export.errors import ModelError, UnsupportedModelError
 from amp_export.exporters.models.encoder import GraphEncoder
 from amp_export.exporters.models.encoder_decoder import GraphEncoderDecoder
 from amp_export.exporters.onnx import exported_graphs, run
 from amp_export.exporters.onnx.values import to_float32, to_value
 from amp_export.options import Precision
+from tests.support.shared import Converted
 
 Convert = Callable[[str], Converted]
 

@@ -11,11 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
-from conftest import Converted
 from typer.testing import CliRunner, Result
 
-import onnx
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.cli import app
 from amp_export.errors import ModelError, RequestError
@@ -24,6 +23,7 @@ from amp_export.exporters.onnx import export
 from amp_export.exporters.onnx.introspection.scopes import MODULES
 from amp_export.exporters.onnx.third_party_decoders import map_ports
 from amp_export.parity.comparison import compare_foreign
+from tests.support.shared import Converted
 from tests.support.tiny_models import save_tiny_model, save_tiny_tokenizer
 
 NAMES = {

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
 import transformers
-from conftest import Converted
 
-import onnx
 from amp_export.architectures import Kind
 from amp_export.checkpoints.loading import load_model
 from amp_export.checkpoints.reading import open_checkpoint
@@ -25,6 +24,7 @@ from amp_export.errors import MissingExtraError, OutputError, UnsupportedModelEr
 from amp_export.exporters.models.decoder import GraphDecoder
 from amp_export.exporters.onnx import TracedExport, run, trace
 from amp_export.options import Precision
+from tests.support.shared import Converted
 from tests.support.tiny_models import TINY_CONFIG, randomize
 
 TOLERANCE = 1e-4

@@ -11,7 +11,6 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
-from conftest import Converted
 from typer.testing import CliRunner, Result
 
 from amp_export.checkpoints.reading import open_checkpoint
@@ -25,6 +24,7 @@ from amp_export.options import Opset, Precision, Provider
 from amp_export.outputs.names import PRUNED
 from amp_export.parity.comparison import compare
 from amp_export.progress import Silent
+from tests.support.shared import Converted
 from tests.support.tiny_models import BUILDABLE, save_tiny_model, save_tiny_output
 
 pytest.importorskip("openvino", reason="openvino is not installed")

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.errors import MissingExtraError, ModelError, RequestError, UnsupportedModelError
 from amp_export.exporters.onnx import export as export_onnx
-from amp_export.exporters.tensorrt import EngineFacts, EngineSettings, Limits, decoder_profiles, export, load_runtime
+from amp_export.exporters.tensorrt import EngineFacts, EngineSettings, Limits, decoder_profiles, export, load_flavor
 from amp_export.exporters.tensorrt.building import BuildSettings, build_engine
 from amp_export.exporters.tensorrt.engines import ENGINE, FACTS
-from amp_export.exporters.tensorrt.flavors import Runtime, builds_with_new_operators
+from amp_export.exporters.tensorrt.flavors import TensorRtFlavor, builds_with_new_operators
 from amp_export.exporters.tensorrt.problems import explain_build
 from amp_export.exporters.tensorrt.progress import PARTS, BuildProgress
 from amp_export.options import EngineRuntime, Opset, Precision
@@ -31,9 +31,9 @@ AXES = {
 
 
 @pytest.fixture(scope="module")
-def runtime() -> Runtime:
+def runtime() -> TensorRtFlavor:
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed", exc_type=ImportError)
-    return load_runtime(EngineRuntime.TENSORRT_RTX)
+    return load_flavor(EngineRuntime.TENSORRT_RTX)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_limits_that_make_no_sense_are_refused(limits: Limits, said: str) -> Non
 
 @pytest.mark.parametrize("capability", ["8.0", "8.6", "8.9", "12.0"])
 def test_engines_are_built_for_gpus_that_are_not_here(
-    graph: Path, tmp_path: Path, runtime: Runtime, capability: str
+    graph: Path, tmp_path: Path, runtime: TensorRtFlavor, capability: str
 ) -> None:
     told: list[tuple[int, int]] = []
     made = export(graph, tmp_path / "engine", runtime, settings(capability), on_progress=lambda *now: told.append(now))
@@ -91,7 +91,7 @@ def test_engines_are_built_for_gpus_that_are_not_here(
     assert (tmp_path / "engine" / "config.json").is_file()
 
 
-def test_another_gpu_gets_another_engine(graph: Path, tmp_path: Path, runtime: Runtime) -> None:
+def test_another_gpu_gets_another_engine(graph: Path, tmp_path: Path, runtime: TensorRtFlavor) -> None:
     engines = []
     for capability in ("8.0", "12.0"):
         export(graph, tmp_path / capability, runtime, settings(capability))
@@ -102,7 +102,7 @@ def test_another_gpu_gets_another_engine(graph: Path, tmp_path: Path, runtime: R
 @pytest.mark.parametrize("opset", Opset)
 @pytest.mark.parametrize("precision", Precision)
 def test_every_precision_is_built_of_old_and_new_operators(
-    tiny_llama: Path, tmp_path: Path, runtime: Runtime, precision: Precision, opset: Opset
+    tiny_llama: Path, tmp_path: Path, runtime: TensorRtFlavor, precision: Precision, opset: Opset
 ) -> None:
     export_onnx(open_checkpoint(tiny_llama), tmp_path / "onnx", precision=precision, opset=opset)
     made = export(tmp_path / "onnx", tmp_path / "engine", runtime, settings())
@@ -112,7 +112,7 @@ def test_every_precision_is_built_of_old_and_new_operators(
     assert bool(made.attentions) is (opset is Opset.OPSET_23)
 
 
-def test_pairs_of_neighbours_take_old_operators(tmp_path: Path, runtime: Runtime) -> None:
+def test_pairs_of_neighbours_take_old_operators(tmp_path: Path, runtime: TensorRtFlavor) -> None:
     checkpoint = open_checkpoint(save_tiny_model(tmp_path / "cohere", "cohere"))
     assert not builds_with_new_operators(checkpoint.config)
     export_onnx(checkpoint, tmp_path / "new", precision=Precision.FLOAT16)
@@ -122,7 +122,7 @@ def test_pairs_of_neighbours_take_old_operators(tmp_path: Path, runtime: Runtime
     assert export(tmp_path / "old", tmp_path / "engine", runtime, settings()).engine_bytes
 
 
-def test_gpus_that_a_runtime_does_not_know_are_refused(graph: Path, tmp_path: Path, runtime: Runtime) -> None:
+def test_gpus_that_a_runtime_does_not_know_are_refused(graph: Path, tmp_path: Path, runtime: TensorRtFlavor) -> None:
     with pytest.raises(RequestError, match=r"compute capability 8\.7; it does for .*8\.9.*\n.*bundle"):
         export(graph, tmp_path / "engine", runtime, settings("8.7"))
     with pytest.raises(RequestError, match=r"no GPU in this machine.*\n.*--target"):
@@ -134,7 +134,7 @@ def test_the_runtime_of_the_gpu_in_the_machine_builds_for_no_other() -> None:
     class Module:
         __version__ = "10.3.0"
 
-    other = Runtime(EngineRuntime.TENSORRT, Module)
+    other = TensorRtFlavor(EngineRuntime.TENSORRT, Module)
     other.check_compute_capability(None, present="8.7")
     other.check_compute_capability("8.7", present="8.7")
     with pytest.raises(RequestError, match=r"8\.9 was asked for, and the one here has 8\.7"):
@@ -147,9 +147,9 @@ def test_a_runtime_that_is_not_installed_names_its_extra(monkeypatch: pytest.Mon
     for module in ("tensorrt", "tensorrt_rtx"):
         monkeypatch.setitem(__import__("sys").modules, module, None)
     with pytest.raises(MissingExtraError, match=r"amp-export\[tensorrt-rtx\]"):
-        load_runtime()
+        load_flavor()
     with pytest.raises(MissingExtraError, match=r"amp-export\[tensorrt\]"):
-        load_runtime(EngineRuntime.TENSORRT)
+        load_flavor(EngineRuntime.TENSORRT)
 
 
 def save_graph(folder: Path, node: Any) -> Path:
@@ -165,7 +165,7 @@ def save_graph(folder: Path, node: Any) -> Path:
 
 @pytest.mark.parametrize(("operator", "domain"), [("Det", ""), ("GroupQueryAttention", "com.microsoft")])
 def test_an_operator_that_cannot_be_taken_is_named_with_its_layer(
-    tmp_path: Path, runtime: Runtime, operator: str, domain: str
+    tmp_path: Path, runtime: TensorRtFlavor, operator: str, domain: str
 ) -> None:
     node = onnx.helper.make_node(
         operator, ["past_key_values.0.key"], ["y"], name="model.layers.3.self_attn", domain=domain
@@ -177,7 +177,7 @@ def test_an_operator_that_cannot_be_taken_is_named_with_its_layer(
 
 @pytest.mark.parametrize(("content", "said"), [(b"no graph", "damaged"), (None, "holds no model.onnx")])
 def test_no_graph_and_a_damaged_one_are_told(
-    tmp_path: Path, runtime: Runtime, content: bytes | None, said: str
+    tmp_path: Path, runtime: TensorRtFlavor, content: bytes | None, said: str
 ) -> None:
     if content is not None:
         (tmp_path / "model.onnx").write_bytes(content)
@@ -185,7 +185,7 @@ def test_no_graph_and_a_damaged_one_are_told(
         export(tmp_path, tmp_path / "engine", runtime, settings())
 
 
-def test_what_is_parsed_into_nothing_is_no_graph(tmp_path: Path, runtime: Runtime) -> None:
+def test_what_is_parsed_into_nothing_is_no_graph(tmp_path: Path, runtime: TensorRtFlavor) -> None:
     (tmp_path / "model.onnx").write_bytes(b"hello")
     with pytest.raises(ModelError, match="holds no graph"):
         build_engine(tmp_path / "model.onnx", runtime, BuildSettings(profiles=(), compute_capability="8.9"))
@@ -200,7 +200,7 @@ def test_what_is_parsed_into_nothing_is_no_graph(tmp_path: Path, runtime: Runtim
     ],
 )
 def test_what_a_builder_complains_of_is_turned_into_advice(
-    tmp_path: Path, runtime: Runtime, message: str, advice: str
+    tmp_path: Path, runtime: TensorRtFlavor, message: str, advice: str
 ) -> None:
     error = explain_build(tmp_path / "model.onnx", runtime, [message])
     assert message[:30] in str(error)
@@ -223,7 +223,7 @@ def test_progress_of_phases_within_phases_only_grows() -> None:
     assert told == [125, 250, 375, 500, 750, 1000]
 
 
-def test_a_build_that_is_interrupted_stops(graph: Path, tmp_path: Path, runtime: Runtime) -> None:
+def test_a_build_that_is_interrupted_stops(graph: Path, tmp_path: Path, runtime: TensorRtFlavor) -> None:
     def interrupt(*_: int) -> None:
         raise KeyboardInterrupt
 
@@ -233,11 +233,11 @@ def test_a_build_that_is_interrupted_stops(graph: Path, tmp_path: Path, runtime:
 
 
 @pytest.fixture
-def facts(graph: Path, tmp_path: Path, runtime: Runtime) -> EngineFacts:
+def facts(graph: Path, tmp_path: Path, runtime: TensorRtFlavor) -> EngineFacts:
     return export(graph, tmp_path / "engine", runtime, settings())
 
 
-def test_an_engine_is_refused_where_it_cannot_run(facts: EngineFacts, tmp_path: Path, runtime: Runtime) -> None:
+def test_an_engine_is_refused_where_it_cannot_run(facts: EngineFacts, tmp_path: Path, runtime: TensorRtFlavor) -> None:
     facts.check_runs_on(runtime, present="8.9")
     with pytest.raises(RequestError, match="there is none in this machine"):
         facts.check_runs_on(runtime, present=None)
@@ -248,7 +248,7 @@ def test_an_engine_is_refused_where_it_cannot_run(facts: EngineFacts, tmp_path: 
         __version__ = "10.16.1"
 
     with pytest.raises(RequestError, match=r"built with tensorrt-rtx .*, and here is tensorrt 10\.16\.1"):
-        facts.check_runs_on(Runtime(EngineRuntime.TENSORRT, Other), present="8.9")
+        facts.check_runs_on(TensorRtFlavor(EngineRuntime.TENSORRT, Other), present="8.9")
     for content, said in (("{", "damaged"), ('{"schema": 2}', "schema 2")):
         (tmp_path / "engine" / FACTS).write_text(content)
         with pytest.raises(ModelError, match=said):

@@ -192,18 +192,19 @@ def test_transformers_opens_an_engine_and_runs_it_as_the_model(
     from transformers.exporters.base import ExportedModel
 
     import amp_export
-    from amp_export.exporters.tensorrt import transformers_format as backend
+    from amp_export.exporters.tensorrt import transformers_format
+    from amp_export.integrations.transformers_backend import TensorrtConfig
 
     amp_export.register()
     amp_export.register()
     model = AutoModelForCausalLM.from_pretrained(tiny_llama).eval()
-    config = backend.TensorrtConfig(target="rtx4090", max_batch=2, max_context=CONTEXT)
+    config = TensorrtConfig(target="rtx4090", max_batch=2, max_context=CONTEXT)
     exported = AutoHfExporter.from_config(config).export(model, {}, config)
     exported.save_pretrained(tmp_path / "saved")
 
     # what was built is for a GPU that is not here: the same graph computes in its place
     graph = exported.program.folder.parent / "onnx"
-    monkeypatch.setattr(backend, "run", lambda _: make_decoder(graph)[0])
+    monkeypatch.setattr(transformers_format, "run", lambda _: make_decoder(graph)[0])
     opened = ExportedModel.from_pretrained(tmp_path / "saved")
     assert opened.dtype == torch.float32
     assert opened.config.model_type == "llama"

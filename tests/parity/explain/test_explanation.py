@@ -18,12 +18,11 @@ from amp_export.exporters.onnx import export
 from amp_export.options import Opset, Precision
 from amp_export.parity.case_files import read_cases
 from amp_export.parity.comparison import compare
-from amp_export.parity.decoder_cases import Case
-from amp_export.parity.explain.explanation import Explanation, explain, look_into
+from amp_export.parity.explain.explanation import Explanation, explain, plan_taps
 from amp_export.progress import Silent
+from tests.support.faults import CASE
 from tests.support.tiny_models import save_tiny_model, save_tiny_tokenizer
 
-CASE = Case("padded batch", (4, 9), decode_steps=2)
 LAYER = 1
 Plant = Callable[[onnx.ModelProto, Path], None]
 
@@ -110,7 +109,7 @@ def export_with(checkpoint: Path, folder: Path, plant: Plant | None) -> Path:
 
 
 def look_within(checkpoint: Path, folder: Path) -> Explanation:
-    return explain(look_into(checkpoint, [folder / "model.onnx"]), CASE, progress=Silent())
+    return explain(plan_taps(checkpoint, [folder / "model.onnx"]), CASE, progress=Silent())
 
 
 @pytest.mark.parametrize(("plant", "place", "operator"), FAULTS.values(), ids=FAULTS)

@@ -12,11 +12,8 @@ from typing import Any
 import onnx
 import pytest
 import torch
-from conftest import Converted
 from hypothesis import given
 from hypothesis import strategies as st
-from test_explaining import CASE
-from test_parity_encoders import swap_heads, wrong_model
 from typer.testing import CliRunner
 
 from amp_export.architectures import Kind, supported_model_types
@@ -31,22 +28,24 @@ from amp_export.exporters.onnx.sessions import exported_graphs
 from amp_export.exporters.onnx.third_party import foreign_files
 from amp_export.parity.comparison import compare, compare_foreign
 from amp_export.parity.encoder_cases import EncoderCase
-from amp_export.parity.explain.explanation import Explanation, explain, look_into
-from amp_export.parity.seq2seq_cases import WritingCase
+from amp_export.parity.explain.explanation import Explanation, explain, plan_taps
+from amp_export.parity.seq2seq_cases import Seq2SeqCase
 from amp_export.progress import Silent
 from amp_export.reporting.html.sections import parity_section
 from amp_export.reporting.wording import by_graph
+from tests.support.faults import CASE, swap_heads, wrong_model
+from tests.support.shared import Converted
 from tests.support.tiny_models import save_tiny_model, save_tiny_tokenizer
 
 Change = Callable[[Any], Any]
 
 TEXTS = EncoderCase("padded batch", (4, 9))
 IMAGES = EncoderCase("two images", (1, 1))
-WRITING = WritingCase("padded batch", (5, 9), written=4, decode_steps=2)
+WRITING = Seq2SeqCase("padded batch", (5, 9), written=4, decode_steps=2)
 
 
 def look_within(checkpoint: Path, folder: Path, case: Any) -> Explanation:
-    return explain(look_into(checkpoint, exported_graphs(folder)), case, progress=Silent())
+    return explain(plan_taps(checkpoint, exported_graphs(folder)), case, progress=Silent())
 
 
 def assert_first(found: Explanation, module: str, *, graph: str, layer: int | None) -> None:
@@ -228,7 +227,7 @@ def test_a_fault_in_a_graph_of_another_exporter_is_found_where_it_is(
     tell: Callable[[onnx.NodeProto, str | None], None], llama: Path, tmp_path: Path
 ) -> None:
     model = foreign_graph(llama, tmp_path / "model.onnx", tell)
-    right = explain(look_into(llama, foreign_files(tmp_path, Kind.DECODER)), CASE, progress=Silent())
+    right = explain(plan_taps(llama, foreign_files(tmp_path, Kind.DECODER)), CASE, progress=Silent())
     assert right.first is None
     assert len({point.layer for point in right.points} - {None}) == 3
     module = "model.layers.1.post_attention_layernorm"
@@ -260,7 +259,7 @@ def test_a_graph_that_tells_of_no_module_is_told_by_what_it_has(llama: Path, tmp
         node.name = f"/decoder/{node.op_type}"
     (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(UnsupportedModelError, match=r"its nodes tell of decoder"):
-        look_into(llama, [tmp_path / "model.onnx"])
+        plan_taps(llama, [tmp_path / "model.onnx"])
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Converted
 
 from amp_export.reporting.html.page import to_html
 from amp_export.reporting.html.svg import TEXT_CONTRAST
 from tests.support.chromium import Browser, browser, find_chromium
 from tests.support.sample_reports import bare_report, encoder_report, full_report, manifest, save_layers
+from tests.support.shared import Converted
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")
 

@@ -147,7 +147,7 @@ def test_what_was_not_measured_says_so_and_how_to_measure_it(pages: dict[str, Pa
     bare = pages["bare"].text
     assert "Nothing was pruned" in bare
     assert bare.count("Not measured. amp-export benchmark OUT measures it.") == 3
-    assert "Nobody has checked the graph yet: amp-export validate OUT does." in bare
+    assert "The graph has not been checked yet: run amp-export validate OUT." in bare
     assert not pages["bare"].all("svg")
     assert "It is where a model decodes" in pages["encoder"].text
     assert "What pruning cost is not known" in pages["encoder"].text

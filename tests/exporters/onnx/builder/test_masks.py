@@ -1,16 +1,16 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto, helper
 
-import onnx
 from amp_export.exporters.onnx.builder.masks import add_masks
 from amp_export.exporters.onnx.builder.nodes import Graph
 from amp_export.options import Opset, Precision
-from onnx import TensorProto, helper
 
 WINDOWS = (None, 1, 3, 8)
 

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Bundled
 
 from amp_export.exporters.tensorrt.device import building
 from amp_export.exporters.tensorrt.device.building import build_engines, trtexec_command, trtexec_version
 from amp_export.exporters.tensorrt.device.bundle import Bundle, open_bundle
 from amp_export.exporters.tensorrt.device.errors import RunError
+from tests.support.shared import Bundled
 
 Install = Callable[..., Path]
 

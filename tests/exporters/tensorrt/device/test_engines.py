@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Bundled
 
 from amp_export.exporters.tensorrt.device import cuda as cuda_module
 from amp_export.exporters.tensorrt.device import engines
@@ -19,6 +18,7 @@ from amp_export.exporters.tensorrt.device.errors import RunError
 from amp_export.exporters.tensorrt.device.runtimes import widen_bfloat16
 from amp_export.exporters.tensorrt.device.worker import compare, time_round
 from tests.support.fake_tensorrt import FakeCuda, fake_tensorrt
+from tests.support.shared import Bundled
 
 
 @pytest.fixture

@@ -6,12 +6,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import Bundled
 
 from amp_export.exporters.tensorrt.device import measure as module
 from amp_export.exporters.tensorrt.device.bundle import open_bundle
 from amp_export.exporters.tensorrt.device.measure import measure
 from amp_export.exporters.tensorrt.device.processes import Setup
+from tests.support.shared import Bundled
 
 VERIFIED = {subject: {"peak_memory_bytes": 10**9, "gpu_memory_bytes": None} for subject in ("dense", "pruned")}
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Bundled
 
 from amp_export.exporters.tensorrt.device import runtimes
 from amp_export.exporters.tensorrt.device.errors import RunError
 from amp_export.exporters.tensorrt.device.files import write_json
+from tests.support.shared import Bundled
 
 
 def run(folder: Path, *arguments: str, python: str | Path = sys.executable) -> subprocess.CompletedProcess[str]:

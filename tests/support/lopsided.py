@@ -1,0 +1,49 @@
+"""A checkpoint whose layers have different widths."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from amp_export.architectures import ModelConfig
+from amp_export.checkpoints.loading import load_model
+from amp_export.checkpoints.reading import open_checkpoint
+from amp_export.pruning.pipeline import save_pruned
+from amp_export.pruning.plan import LayerPlan, Plan
+from amp_export.pruning.rewriting import RewriteKind, rewrite
+from amp_export.pruning.slicing import prune_module
+from tests.support.tiny_models import save_tiny_model, save_tiny_tokenizer
+
+TOKENS = torch.tensor([[5, 9, 2, 6, 5, 3, 5, 8], [9, 7, 9, 3, 2, 3, 8, 4]])
+
+
+def save_lopsided(folder: Path, model_type: str, *, pad: bool = False) -> PreTrainedModel:
+    """Writes `folder/dense` and `folder/pruned`, and returns the pruned model in memory."""
+    checkpoint = open_checkpoint(save_tiny_model(folder / "dense", model_type))
+    save_tiny_tokenizer(folder / "dense")
+    plan = lopsided_plan(checkpoint.config)
+    rewritten = rewrite(checkpoint.raw_config, checkpoint.config, plan.widths, pad=pad)
+    assert rewritten.kind is (RewriteKind.PADDED if pad else RewriteKind.RESIZED_CLASS)
+    model = prune_module(load_model(folder / "dense"), checkpoint.config, plan, widths=rewritten.widths)
+    save_pruned(folder / "pruned", model, rewritten, companions=open_checkpoint(folder / "dense").companions())
+    return model
+
+
+def lopsided_plan(config: ModelConfig) -> Plan:
+    """Every layer of a tiny model keeps something else: all heads, one group, one head of each group."""
+    everything, query_group = tuple(range(4)), config.widths.query_group
+    groups = tuple(range(4 // query_group))
+    heads = ((everything, groups), (everything[-query_group:], groups[-1:]), (everything[::query_group], groups))
+    neurons = (tuple(range(8)), tuple(range(48)), tuple(range(0, 48, 3)))
+    layers = []
+    for number, site in enumerate(config.sites):
+        query_heads, key_value_heads = heads[0 if site.stack.heads_tied else number % 3]
+        layers.append(LayerPlan(query_heads, key_value_heads, neurons[number % 3]))
+        if site.stack.mlp is None:
+            layers[-1] = replace(layers[-1], neurons=())
+        elif site.stack.mlp.has_experts:
+            layers[-1] = replace(layers[-1], neurons=(), experts=(neurons[number % 3],) * 4)
+    return Plan(layers=tuple(layers), asked=None, achieved=0.0)
