@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 from amp_export.benchmarking.comparison import ROUNDS, benchmark_models, read_limits
@@ -55,5 +54,5 @@ def benchmark(
         progress.step(f"Benchmarking dense against pruned with {chosen.name}") as advance,
     ):
         report = benchmark_models(dense, pruned, setup=chosen, sweep=sweep, rounds=rounds, on_progress=advance)
-    update_report(output, earlier, manifest, benchmarks={report.name: asdict(report)}, progress=progress)
+    update_report(output, earlier, manifest, benchmarks={report.name: report}, progress=progress)
     return report

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amp_export.api.export import record_export
 from amp_export.benchmarking.comparison import benchmark_models
+from amp_export.benchmarking.results import BenchmarkReport
 from amp_export.benchmarking.runners import require
 from amp_export.benchmarking.setup import RUNTIMES, Setup
 from amp_export.benchmarking.workloads import Sweep
@@ -21,10 +22,11 @@ from amp_export.options import Format, Opset, Precision, Uniform, Via
 from amp_export.outputs.names import PRUNED
 from amp_export.outputs.staging import check_output, staged_output
 from amp_export.parity.comparison import compare
+from amp_export.parity.results import ParityReport
 from amp_export.progress import Progress, Silent
 from amp_export.pruning.pipeline import prepare, prune_into
 from amp_export.reporting.files import save_report
-from amp_export.reporting.report import Report, Section, record_verdicts
+from amp_export.reporting.report import Report, record_verdicts
 
 if TYPE_CHECKING:
     from amp_export.checkpoints.reading import Checkpoint
@@ -120,7 +122,7 @@ def convert(
             check_precision(pruned, choices.precision, progress=progress)
         exported = export_as(folder, pruned, choices, progress=progress)
         parity, benchmark = _try_out(exported, pruned, request.checkpoint, choices, options, progress)
-        benchmarks = {benchmark["name"]: benchmark} if benchmark is not None else None
+        benchmarks = {benchmark.name: benchmark} if benchmark is not None else None
         report = replace(Report.of(manifest), parity=parity, benchmarks=benchmarks)
         manifest = record_export(manifest, exported)
         manifest = record_verdicts(manifest, report).with_hashes(folder)
@@ -135,7 +137,7 @@ def _try_out(
     choices: ExportSettings,
     options: ConvertOptions,
     progress: Progress,
-) -> tuple[Section | None, Section | None]:
+) -> tuple[ParityReport | None, BenchmarkReport | None]:
     """Parity and gain, as far as they can be found out here.
 
     An engine for another GPU cannot be run here. The graph that it was built from can, but says nothing of its speed.
@@ -147,7 +149,7 @@ def _try_out(
             return None, None
         progress.note("The engine cannot be run here. The graph that it was built from is checked instead.")
         tried = replace(exported, folder=exported.folder.parent / Format.ONNX, format=Format.ONNX)
-    parity = compare(pruned.path, tried.folder, threads=options.threads, progress=progress).to_json()
+    parity = compare(pruned.path, tried.folder, threads=options.threads, progress=progress)
     if tried.format is not exported.format:
         return parity, None
     # the dense export is only needed to measure against, and is as large as the result: it does not stay
@@ -157,4 +159,4 @@ def _try_out(
         setup = Setup(RUNTIMES[exported.format], threads=options.threads)
         benchmark = benchmark_models(made.folder, exported.folder, setup=setup, on_progress=advance)
     shutil.rmtree(scratch)
-    return parity, asdict(benchmark)
+    return parity, benchmark

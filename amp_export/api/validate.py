@@ -69,5 +69,5 @@ def validate(
     report = compare(checkpoint, graph, threads=threads, provider=provider, progress=progress, cases=chosen)
     if tap_plan is not None:
         report = with_explanation(report, tap_plan, chosen, progress=progress)
-    update_report(output, earlier, manifest, parity=report.to_json(), progress=progress)
+    update_report(output, earlier, manifest, parity=report, progress=progress)
     return report

@@ -70,8 +70,8 @@ def show_report(console: Console, report: Report) -> None:
     for line in verdict_lines(report):
         # a log keeps one sentence on a line, a terminal wraps between words
         console.print(escape(line), style=None if report.holds else "bold red", soft_wrap=not console.is_terminal)
-    if report.parity is not None and report.parity.get("explanation") is not None:
-        show_explanation(console, report.parity["explanation"])
+    if report.parity is not None and report.parity.explanation is not None:
+        show_explanation(console, report.parity.explanation)
 
 
 def show_checks(console: Console, checks: Sequence[Check]) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE
 from rich.markup import escape
 from rich.table import Table
 
+from amp_export.parity.results import Explanation, Point
 from amp_export.reporting.wording import by_graph, explanation_title
 
 if TYPE_CHECKING:
@@ -22,10 +23,8 @@ WIDTH = 20
 DECADES = 6
 """Powers of ten that it stands for."""
 
-Section = Mapping[str, Any]
 
-
-def show_explanation(console: Console, explanation: Section) -> None:
+def show_explanation(console: Console, explanation: Explanation) -> None:
     """Prints one line for each layer: its worst value, and a bar for the powers of ten beyond what is tolerated."""
     for within in by_graph(explanation):
         table = Table(title=escape(explanation_title(within)), title_justify="left", box=SIMPLE)
@@ -35,26 +34,26 @@ def show_explanation(console: Console, explanation: Section) -> None:
         for heading in ("off by", "tolerated"):
             table.add_column(heading, justify="right", no_wrap=True)
         table.add_column("beyond", no_wrap=True)
-        for layer, point in worst_points(within["points"]):
-            drawn = f"{bar(point)} first" if point == within["first"] else bar(point)
-            cells = (layer, _below_layer(point["module"]), f"{point['error']:.1e}", f"{point['tolerance']:.1e}", drawn)
-            table.add_row(*map(escape, cells), style=None if point["holds"] else "bold red")
+        for layer, point in worst_points(within.points):
+            drawn = f"{bar(point)} first" if point == within.first else bar(point)
+            cells = (layer, _below_layer(point.module), f"{point.error:.1e}", f"{point.tolerance:.1e}", drawn)
+            table.add_row(*map(escape, cells), style=None if point.holds else "bold red")
         console.print(table)
 
 
-def worst_points(points: Sequence[Section]) -> Iterator[tuple[str, Section]]:
+def worst_points(points: Sequence[Point]) -> Iterator[tuple[str, Point]]:
     """The worst value of each layer, and of what lies before and behind all layers; the first that fails goes before.
 
     Yields:
         The layer's number, or nothing, and the value.
     """
-    last = max((number for number, point in enumerate(points) if point["layer"] is not None), default=-1)
-    groups: dict[float, list[Section]] = {}
+    last = max((number for number, point in enumerate(points) if point.layer is not None), default=-1)
+    groups: dict[float, list[Point]] = {}
     for number, point in enumerate(points):
         outside = -1 if number < last else math.inf
-        groups.setdefault(outside if point["layer"] is None else point["layer"], []).append(point)
+        groups.setdefault(outside if point.layer is None else point.layer, []).append(point)
     for layer, group in sorted(groups.items()):
-        failing = next((point for point in group if not point["holds"]), None)
+        failing = next((point for point in group if not point.holds), None)
         yield str(layer) if 0 <= layer < math.inf else "", failing or max(group, key=_excess)
 
 
@@ -64,14 +63,14 @@ def _below_layer(module: str) -> str:
     return module if match is None else match[1] or "the whole layer"
 
 
-def bar(point: Section) -> str:
+def bar(point: Point) -> str:
     """A bar as long as the power of ten by which a value is beyond its tolerance; a dot where it is within."""
     excess = _excess(point)
-    if point["holds"]:
+    if point.holds:
         return "."
     decades = DECADES if math.isinf(excess) else max(0.0, math.log10(excess))
     return "#" * max(1, min(WIDTH, round(WIDTH * decades / DECADES)))
 
 
-def _excess(point: Section) -> float:
-    return math.inf if not point["tolerance"] else float(point["error"] / point["tolerance"])
+def _excess(point: Point) -> float:
+    return math.inf if not point.tolerance else float(point.error / point.tolerance)

@@ -69,7 +69,7 @@ def validate(
                 provider=provider,
                 progress=progress,
             )
-            return Report(model=str(onnx), parity=parity.to_json())
+            return Report(model=str(onnx), parity=parity)
         if output is None:
             raise RequestError("Name the OUT that an earlier command wrote, or a graph with --onnx.")
         from amp_export.api.validate import validate as run

@@ -18,6 +18,7 @@ from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.devices.archives import read_first, write_archive
 from amp_export.devices.bundle_manifest import BundledGraph, Contents, describe_bundle, made_of_graphs
 from amp_export.devices.references import Reference, make_reference
+from amp_export.documents import check_schema, parse_json
 from amp_export.errors import OutputError, UnsupportedModelError
 from amp_export.exporters.limits import Limits, choose_limits
 from amp_export.exporters.onnx import exported_graphs
@@ -137,13 +138,9 @@ def find_bundle(file: Path) -> BundleResult:
         OutputError: It is none, damaged, or newer than this version.
     """
     content = read_first(file, MANIFEST)
-    try:
-        manifest: dict[str, Any] = json.loads(content)
-        schema = int(manifest["schema"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise OutputError(f"{file} is no bundle, or a damaged one: {error!r}") from error
-    if schema > SCHEMA:
-        raise OutputError(f"{file} has schema {schema}, this version knows up to {SCHEMA}.\nUpdate amp-export.")
+    source = f"{file} ({MANIFEST})"
+    manifest: dict[str, Any] = parse_json(content, source=source)
+    check_schema(manifest, source=source, newest=SCHEMA)
     identity = hashlib.sha256(content).hexdigest()
     return BundleResult(file, file.stat().st_size, hash_file(file), manifest, identity)
 

@@ -12,6 +12,7 @@ from amp_export._version import __version__
 from amp_export.checkpoints.hashing import hash_file
 from amp_export.checkpoints.reading import read_config
 from amp_export.devices.references import Reference
+from amp_export.documents import to_builtins
 from amp_export.exporters.limits import Limits
 from amp_export.exporters.tensorrt.device.bundle import SCHEMA
 from amp_export.exporters.tensorrt.exporting import describe_decoder
@@ -92,14 +93,14 @@ def made_of_graphs(output: Path, against: Path | None) -> dict[str, Any]:
 
     def graphs(folder: Path) -> dict[str, str]:
         files = Manifest.load(folder).files.items()
-        return {name: facts["sha256"] for name, facts in files if name.startswith(f"{Format.ONNX}/model.onnx")}
+        return {name: record.sha256 for name, record in files if name.startswith(f"{Format.ONNX}/model.onnx")}
 
     return {"output": graphs(output), "against": None if against is None else graphs(against)}
 
 
 def _describe_output(manifest: Manifest) -> dict[str, Any]:
     """What the output's manifest says, without the paths of this machine and the files that stay here."""
-    content = asdict(manifest)
+    content = to_builtins(manifest)
     del content["files"]
     verdicts = {name: verdict for name, verdict in manifest.verdicts.items() if name not in NOT_OF_THE_GRAPHS}
     source = {"asked": manifest.source.asked, "sha256": manifest.source.sha256}

@@ -13,8 +13,8 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from amp_export.benchmarking.device_results import DeviceReport
 from amp_export.devices import remote_commands as commands
 from amp_export.devices.archives import MEGABYTE
 from amp_export.devices.bundle import BundleResult, bundle, default_file, find_bundle, is_current
@@ -223,7 +223,7 @@ def _watched(connection: Connection, found: BundleResult, advance: Advance) -> I
             thread.join()
 
 
-def _run(connection: Connection, found: BundleResult, scratch: Path, progress: Progress) -> dict[str, Any]:
+def _run(connection: Connection, found: BundleResult, scratch: Path, progress: Progress) -> DeviceReport:
     lines: list[str] = []
     with progress.step(f"Running on {connection.address}") as advance:
         try:

@@ -2,21 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from amp_export.benchmarking.device_results import DeviceReport
 from amp_export.benchmarking.statistics import PhaseResult
-from amp_export.errors import DeviceError, OutputError
-from amp_export.outputs.manifest import read_document
-from amp_export.reporting.benchmarks import SUBJECTS
-from amp_export.reporting.devices import Section
-
-SCHEMA = 1
-"""The newest layout of device-report.json that is known."""
+from amp_export.documents import check_schema, convert, parse_json, read_text
+from amp_export.errors import DeviceError
 
 
-def read_device_report(file: Path, *, identity: str) -> dict[str, Any]:
-    """Reads a device's report, and adds the speed-ups with their intervals.
+@dataclass(frozen=True)
+class _RawTiming:
+    """Times of one model in one phase, as a device writes them."""
+
+    samples: tuple[tuple[float, ...], ...]
+    tokens_per_second: float | None = None
+
+
+@dataclass(frozen=True)
+class _RawPhase:
+    dense: _RawTiming
+    pruned: _RawTiming
+
+
+@dataclass(frozen=True)
+class _RawBenchmark:
+    phases: Mapping[str, _RawPhase]
+    launches: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class _RawReport:
+    """What has to be read of a device's report before it can be completed."""
+
+    SCHEMA: ClassVar[int] = 1
+
+    bundle: str
+    parity: Mapping[str, Mapping[str, Any]]
+    benchmark: _RawBenchmark | None = None
+
+
+def read_device_report(file: Path, *, identity: str) -> DeviceReport:
+    """Read a device's report, and add the speed-ups with their intervals.
 
     Args:
         file: The report.
@@ -25,30 +55,25 @@ def read_device_report(file: Path, *, identity: str) -> dict[str, Any]:
     Raises:
         DeviceError: It is damaged, newer than this version, or of another bundle.
     """
-    try:
-        content = read_document(file, newest=SCHEMA)
-        if content["bundle"] != identity:
-            raise DeviceError("The device's report is of another bundle.\nRun it again.")
-        content["holds"] = all(parity["holds"] for parity in content["parity"].values())
-        benchmark = content["benchmark"]
-        if benchmark is not None:
-            benchmark["phases"] = {
-                name: _compare(phase, launches=benchmark["launches"], seed=benchmark["seed"])
-                for name, phase in benchmark["phases"].items()
-            }
-    except OutputError as error:
-        raise DeviceError(f"The device's report cannot be read: {error}") from error
-    except (KeyError, TypeError, AttributeError) as error:
-        raise DeviceError(f"The device's report is damaged: {error!r}\nRun it again.") from error
-    return content
+    source = f"The device's report {file.name}"
+    content = parse_json(read_text(file, error=DeviceError), source=source, error=DeviceError)
+    check_schema(content, source=source, newest=_RawReport.SCHEMA, error=DeviceError)
+    raw = convert(content, _RawReport, source=source, error=DeviceError)
+    if raw.bundle != identity:
+        raise DeviceError("The device's report is of another bundle.\nRun it again.")
+    content["holds"] = all(parity.get("holds") is True for parity in raw.parity.values())
+    if raw.benchmark is not None:
+        content["benchmark"]["phases"] = {
+            name: _compare(phase, launches=raw.benchmark.launches, seed=raw.benchmark.seed)
+            for name, phase in raw.benchmark.phases.items()
+        }
+    return convert(content, DeviceReport, source=source, error=DeviceError)
 
 
-def _compare(phase: Section, *, launches: int, seed: int) -> dict[str, Any]:
-    result = PhaseResult.of(phase["dense"]["samples"], phase["pruned"]["samples"], launches=launches, seed=seed)
-    return {
-        **phase,
-        **{subject: {**phase[subject], "variation": getattr(result, subject).variation} for subject in SUBJECTS},
-        "speedup": result.speedup,
-        "interval": list(result.interval),
-        "conclusion": result.conclusion.value,
-    }
+def _compare(phase: _RawPhase, *, launches: int, seed: int) -> PhaseResult:
+    result = PhaseResult.of(phase.dense.samples, phase.pruned.samples, launches=launches, seed=seed)
+    return replace(
+        result,
+        dense=replace(result.dense, tokens_per_second=phase.dense.tokens_per_second),
+        pruned=replace(result.pruned, tokens_per_second=phase.pruned.tokens_per_second),
+    )

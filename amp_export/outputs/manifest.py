@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+
+import msgspec
 
 from amp_export._version import __version__
+from amp_export.architectures import LayerWidths
 from amp_export.checkpoints.hashing import hash_file
-from amp_export.errors import NewerSchemaError, OutputError
+from amp_export.documents import read_json, to_json
+from amp_export.errors import OutputError
 from amp_export.outputs.names import MANIFEST
 from amp_export.outputs.staging import replace_text, require_directory
-
-SCHEMA = 1
 
 PACKAGES = ("torch", "transformers", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "safetensors", "numpy")
 
@@ -27,6 +28,62 @@ class SourceRecord:
     asked: str
     path: str
     sha256: str
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """A file of the output directory.
+
+    Attributes:
+        sha256: Its SHA-256.
+        bytes: Its size.
+    """
+
+    sha256: str
+    bytes: int
+
+
+class RewriteRecord(msgspec.Struct, frozen=True, rename={"class_name": "class"}):
+    """How the pruned checkpoint is written.
+
+    Attributes:
+        kind: The kind of rewrite: a `RewriteKind`.
+        class_name: The transformers class that loads it.
+        reason: Why.
+    """
+
+    kind: str
+    class_name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class PlanSummary:
+    """What a plan removes.
+
+    Attributes:
+        asked: The ratio that was asked for, or None for a plan made by hand.
+        achieved: The share of all parameters that is removed.
+        parameters_before: Parameters of the dense model, tied ones counted once.
+        parameters_after: Parameters of the pruned model.
+        widths_before: Widths of the dense model.
+        widths: Widths of the pruned model, layer by layer.
+        settings: How the counts were chosen.
+        reasons: Why the counts are what they are, for heads and for neurons.
+        notes: What the user should know.
+        calibration: What the scores were measured on; None where a plan was given.
+    """
+
+    asked: float | None
+    achieved: float
+    parameters_before: int
+    parameters_after: int
+    widths_before: LayerWidths
+    widths: tuple[LayerWidths, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    calibration: str | None = None
 
 
 @dataclass(frozen=True)
@@ -48,15 +105,17 @@ class Manifest:
         verdicts: What was proved or measured, by name.
     """
 
+    SCHEMA: ClassVar[int] = 1
+
     source: SourceRecord
     config_before: Mapping[str, Any]
-    plan: Mapping[str, Any] | None = None
+    plan: PlanSummary | None = None
     config_after: Mapping[str, Any] | None = None
-    rewrite: Mapping[str, str] | None = None
+    rewrite: RewriteRecord | None = None
     exports: Mapping[str, str] = field(default_factory=dict)
     exporters: Mapping[str, str] = field(default_factory=dict)
     verdicts: Mapping[str, Any] = field(default_factory=dict)
-    files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    files: Mapping[str, FileRecord] = field(default_factory=dict)
     packages: Mapping[str, str] = field(default_factory=dict)
     schema: int = SCHEMA
     amp_export: str = __version__
@@ -82,13 +141,13 @@ class Manifest:
         """
         if names is not None:
             changed = set(names)
-            files = {name: facts for name, facts in self.files.items() if name not in changed}
-            files |= {name: _file_facts(folder / name) for name in changed if (folder / name).is_file()}
+            files = {name: record for name, record in self.files.items() if name not in changed}
+            files |= {name: _file_record(folder / name) for name in changed if (folder / name).is_file()}
             return replace(self, files=dict(sorted(files.items())))
         return replace(
             self,
             files={
-                str(file.relative_to(folder)): _file_facts(file)
+                str(file.relative_to(folder)): _file_record(file)
                 for file in sorted(folder.rglob("*"))
                 if file.is_file() and file.name != MANIFEST
             },
@@ -100,7 +159,7 @@ class Manifest:
 
     def write(self, folder: Path) -> Manifest:
         """Writes it into a folder as it is."""
-        replace_text(folder / MANIFEST, json.dumps(asdict(self), indent=2) + "\n")
+        replace_text(folder / MANIFEST, to_json(self))
         return self
 
     @classmethod
@@ -116,31 +175,11 @@ class Manifest:
                 f"{folder} holds no {MANIFEST}, so it is no output of amp-export.\n"
                 "Name what its --output was, and not a folder within."
             )
-        content = read_document(folder / MANIFEST, newest=SCHEMA)
-        try:
-            return cls(**{**content, "source": SourceRecord(**content["source"])})
-        except (KeyError, TypeError) as error:
-            raise OutputError(f"{folder / MANIFEST} is damaged: {error!r}") from error
+        return read_json(folder / MANIFEST, cls, newest=cls.SCHEMA)
 
 
-def _file_facts(file: Path) -> dict[str, Any]:
-    return {"sha256": hash_file(file), "bytes": file.stat().st_size}
-
-
-def read_document(file: Path, *, newest: int) -> dict[str, Any]:
-    """Reads a JSON object that says its schema.
-
-    Raises:
-        OutputError: It is damaged, or its schema is newer than `newest`.
-    """
-    try:
-        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        schema = int(content["schema"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise OutputError(f"{file} is damaged: {error!r}") from error
-    if schema > newest:
-        raise NewerSchemaError(f"{file} has schema {schema}, this version knows up to {newest}.\nUpdate amp-export.")
-    return content
+def _file_record(file: Path) -> FileRecord:
+    return FileRecord(hash_file(file), file.stat().st_size)
 
 
 def package_versions() -> dict[str, str]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from amp_export.architectures import Kind, ModelConfig
+from amp_export.documents import convert, parse_json, read_text
 from amp_export.errors import RequestError
-from amp_export.parity.decoder_cases import Case, Padding
+from amp_export.parity.decoder_cases import Case
 from amp_export.parity.encoder_cases import EncoderCase
 from amp_export.parity.seq2seq_cases import Seq2SeqCase
 
@@ -22,9 +22,6 @@ CASES: Mapping[Kind, type[Case | EncoderCase | Seq2SeqCase]] = {
     Kind.ENCODER: EncoderCase,
     Kind.ENCODER_DECODER: Seq2SeqCase,
 }
-
-LISTS = ("prompt_lengths", "chunks", "lengths", "source_lengths")
-"""Fields that are lists of numbers; all others but `name` and `padding` are numbers."""
 
 
 def read_cases(file: Path, config: ModelConfig) -> Sequence[AnyCase]:
@@ -38,50 +35,20 @@ def read_cases(file: Path, config: ModelConfig) -> Sequence[AnyCase]:
         RequestError: It cannot be read, or an entry is no such case; the entry is named.
     """
     kind = CASES[config.architecture.kind]
+    example = f'For example: [{{"name": "batch of 2", "{_lengths(kind)}": [5, 17]}}].'
+    content = parse_json(read_text(file, error=RequestError), source=str(file), error=RequestError)
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RequestError(f"{file} holds no cases that can be read: {error}") from error
-    if not isinstance(content, list) or not content:
-        raise RequestError(f"{file} must hold a list of cases, and at least one.\n{_example(kind)}")
-    return [_read_case(kind, entry, f"{file}, case {number}") for number, entry in enumerate(content, start=1)]
+        cases = convert(content, list[kind], source=str(file), error=RequestError)  # type: ignore[valid-type]
+        if not cases:
+            raise RequestError(f"{file} holds no cases: expected a list with at least one.")
+        known = [field.name for field in fields(kind)]
+        for number, entry in enumerate(content):
+            if unknown := sorted(entry.keys() - set(known)):
+                raise RequestError(f"{file}: [{number}].{unknown[0]} is not known; a case has {', '.join(known)}.")
+    except RequestError as error:
+        raise RequestError(f"{error}\n{example}") from error
+    return cases
 
 
-def _read_case(kind: type[Any], entry: Any, place: str) -> AnyCase:
-    known = {field.name for field in fields(kind)}
-    needed = {field.name for field in fields(kind) if field.default is MISSING}
-    if not isinstance(entry, dict) or not needed <= set(entry) <= known:
-        raise RequestError(
-            f"{place} must have {_list(needed)}, and may have {_list(known - needed)}.\n{_example(kind)}"
-        )
-    case: AnyCase = kind(**{name: _read_field(name, value, place) for name, value in entry.items()})
-    return case
-
-
-def _read_field(name: str, value: Any, place: str) -> Any:
-    if name == "name":
-        return str(value)
-    if name == "padding":
-        if value not in list(Padding):
-            raise RequestError(f"{place}: padding is {value!r}; it is {' or '.join(Padding)}.")
-        return Padding(value)
-    if name in LISTS:
-        if not isinstance(value, list) or not value or not all(_is_count(each) for each in value):
-            raise RequestError(f"{place}: {name} is {value!r}; it is a list of numbers of tokens, 1 or more.")
-        return tuple(value)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise RequestError(f"{place}: {name} is {value!r}; it is a number of tokens, 0 or more.")
-    return value
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def _list(names: set[str]) -> str:
-    return ", ".join(sorted(names)) or "nothing"
-
-
-def _example(kind: type[Any]) -> str:
-    lengths = next(field.name for field in fields(kind) if field.name in LISTS)
-    return f'For example: [{{"name": "batch of 2", "{lengths}": [5, 17]}}].'
+def _lengths(kind: type[Case | EncoderCase | Seq2SeqCase]) -> str:
+    return next(field.name for field in fields(kind) if field.name.endswith("lengths"))

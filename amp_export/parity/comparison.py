@@ -49,7 +49,7 @@ def with_explanation(
     known = [case for case in everything if case.name in names]
     candidates = [case for case in known if case.name in failing] or [case for case in known if case.is_varied]
     case = min(candidates or known, key=lambda case: case.tokens)
-    return replace(report, explanation=explain(tap_plan, case, progress=progress).to_json())
+    return replace(report, explanation=explain(tap_plan, case, progress=progress))
 
 
 def compare(
@@ -148,7 +148,9 @@ def compare_model(
     with progress.step(f"Running PyTorch in {precision.value}") as _:
         noises = run_torch(checkpoint, precision.value, lambda model: _measure_noise(model, suite, expected))
     results = tuple(_judge(suite.names, found, expected, noises))
-    tolerance = max(result.tolerance for result in results)
+    worst = [tuple(map(max, zip(*noises[output], strict=True))) for output in noises]
+    noise, mean_noise = (max(each) for each in zip(*worst, strict=True))
+    tolerance = NOISE_FACTOR * noise
     greedy = None
     if written is not None and suite.written is not None:
         greedy = _judge_greedy(suite.written, *written, tolerance=tolerance)
@@ -156,10 +158,10 @@ def compare_model(
         runtime=model.description,
         precision=precision.value,
         reference_precision=REFERENCE[precision],
-        noise=max(result.noise for result in results),
+        noise=noise,
         noise_factor=NOISE_FACTOR,
         tolerance=tolerance,
-        mean_tolerance=max(result.mean_tolerance for result in results),
+        mean_tolerance=NOISE_FACTOR * mean_noise,
         cases=results,
         greedy=greedy,
         holds=all(result.holds for result in results) and (greedy is None or greedy.holds),

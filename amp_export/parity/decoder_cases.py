@@ -5,8 +5,9 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
+import msgspec
 import numpy as np
 
 from amp_export.inputs.tokens import Floats, Integers, draw_rows
@@ -15,6 +16,12 @@ Cache = TypeVar("Cache")
 Forward = Callable[[Integers, Integers, Integers, Cache | None], tuple[Floats, Cache]]
 """(input_ids [batch, sequence], attention_mask [batch, total], position_ids [batch, sequence], past) to (logits
 [batch, sequence, vocabulary], past)."""
+
+
+Count = Annotated[int, msgspec.Meta(ge=0)]
+PositiveCount = Annotated[int, msgspec.Meta(ge=1)]
+TokenCounts = Annotated[tuple[PositiveCount, ...], msgspec.Meta(min_length=1)]
+"""Tokens of each row; files of cases are held to these limits."""
 
 
 class Padding(enum.StrEnum):
@@ -37,10 +44,10 @@ class Case:
     """
 
     name: str
-    prompt_lengths: tuple[int, ...]
-    decode_steps: int = 0
+    prompt_lengths: TokenCounts
+    decode_steps: Count = 0
     padding: Padding = Padding.LEFT
-    chunks: tuple[int, ...] = ()
+    chunks: tuple[PositiveCount, ...] = ()
 
     @property
     def calls(self) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ from amp_export.exporters.limits import Limits
 from amp_export.inputs.random import as_tensors, input_name, random_inputs
 from amp_export.inputs.tokens import Floats, Integers, draw_rows
 from amp_export.options import Precision
+from amp_export.parity.decoder_cases import TokenCounts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -31,7 +32,7 @@ class EncoderCase:
     """
 
     name: str
-    lengths: tuple[int, ...]
+    lengths: TokenCounts
 
     @property
     def tokens(self) -> int:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -33,20 +31,20 @@ class CaseResult:
     """
 
     name: str
-    output: str
     positions: int
     max_error: float
     mean_error: float
-    noise: float
-    mean_noise: float
-    tolerance: float
-    mean_tolerance: float
-    relative_error: float
-    kl: float | None
     top1_agreement: float
-    top5_agreement: float
-    near_ties: int
     holds: bool
+    output: str = "logits"
+    noise: float | None = None
+    mean_noise: float | None = None
+    tolerance: float | None = None
+    mean_tolerance: float | None = None
+    relative_error: float | None = None
+    kl: float | None = None
+    top5_agreement: float | None = None
+    near_ties: int | None = None
 
 
 @dataclass(frozen=True)
@@ -67,11 +65,55 @@ class Greedy:
 
 
 @dataclass(frozen=True)
+class Point:
+    """A value that graph and model both have.
+
+    Attributes:
+        graph: The file of the graph.
+        module: The model's name for it.
+        layer: The layer it is in, or None.
+        value: The graph's name for it.
+        operator: The operator that makes it.
+        error: The largest absolute difference; infinite where the graph has NaN or infinity and the model has not.
+        noise: The largest difference between PyTorch in the graph's precision and in a higher one.
+        tolerance: What the error may be.
+        holds: Whether it is within.
+    """
+
+    graph: str
+    module: str
+    layer: int | None
+    value: str
+    operator: str
+    error: float
+    noise: float
+    tolerance: float
+    holds: bool
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Where graphs and model part.
+
+    Attributes:
+        case: The case that was run.
+        points: Every value that both have, in the order of the graphs.
+        first: The first that differs, or None.
+        operators: The operators from the last value that agrees to that one: the fault is among them.
+    """
+
+    case: str
+    points: tuple[Point, ...]
+    first: Point | None
+    operators: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class ParityReport:
     """Whether the graph computes what the model computes.
 
     Attributes:
-        runtime: Name and version of what ran the graph.
+        runtime: Name and version of what ran the graph; a device's report says it elsewhere.
         precision: The graph's precision.
         reference_precision: What PyTorch computed the reference in.
         noise: The largest noise over all cases.
@@ -81,10 +123,9 @@ class ParityReport:
         cases: Every output of every case.
         greedy: What a decoder writes; None of other models.
         holds: Whether all of them hold.
-        explanation: Where graph and model part within, if that was asked for: `explaining.Explanation`.
+        explanation: Where graph and model part within, if that was asked for.
     """
 
-    runtime: str
     precision: str
     reference_precision: str
     noise: float
@@ -92,10 +133,12 @@ class ParityReport:
     tolerance: float
     mean_tolerance: float
     cases: tuple[CaseResult, ...]
-    greedy: Greedy | None
     holds: bool
-    explanation: Mapping[str, Any] | None = None
+    runtime: str | None = None
+    greedy: Greedy | None = None
+    explanation: Explanation | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        """As plain values."""
-        return asdict(self)
+    def tolerances(self, case: CaseResult) -> tuple[float, float]:
+        """Return what the largest and the mean error of a case may be; on a device it is the same for all cases."""
+        largest = self.tolerance if case.tolerance is None else case.tolerance
+        return largest, self.mean_tolerance if case.mean_tolerance is None else case.mean_tolerance

@@ -17,6 +17,7 @@ from amp_export.exporters.limits import Limits
 from amp_export.inputs.random import as_tensors
 from amp_export.inputs.tokens import Floats, Integers, draw_rows
 from amp_export.options import Precision
+from amp_export.parity.decoder_cases import Count, TokenCounts
 from amp_export.parity.encoder_cases import Inputs, Outputs, as_rows, signal_inputs, text_inputs
 
 if TYPE_CHECKING:
@@ -44,9 +45,9 @@ class Seq2SeqCase:
     """
 
     name: str
-    source_lengths: tuple[int, ...]
-    written: int = 1
-    decode_steps: int = 0
+    source_lengths: TokenCounts
+    written: Count = 1
+    decode_steps: Count = 0
 
     @property
     def tokens(self) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from amp_export import checkpoints
 from amp_export.architectures import Kind, Modality, ModelConfig, parameter_count
@@ -22,7 +22,7 @@ from amp_export.inputs.arrays import SUFFIXES, SampleArrays, check_arrays, no_sa
 from amp_export.inputs.batches import tokenize
 from amp_export.inputs.texts import Calibration, load_calibration
 from amp_export.options import Uniform
-from amp_export.outputs.manifest import Manifest, SourceRecord
+from amp_export.outputs.manifest import Manifest, PlanSummary, RewriteRecord, SourceRecord
 from amp_export.outputs.names import PLAN, PRUNED, SCORES
 from amp_export.progress import Progress
 from amp_export.pruning.candidates import list_candidates
@@ -304,27 +304,23 @@ def _name_tokenizer(file: Path, class_name: str) -> None:
 
 def _manifest(request: PruneRequest, result: PruneResult) -> Manifest:
     checkpoint, plan = request.checkpoint, result.plan
-    summary: dict[str, Any] = {
-        "asked": plan.asked,
-        "achieved": plan.achieved,
-        "parameters_before": result.parameters_before,
-        "parameters_after": result.parameters_after,
-        "widths_before": asdict(checkpoint.config.widths),
-        "widths": [asdict(widths) for widths in plan.widths],
-        "settings": dict(plan.settings),
-        "reasons": dict(plan.reasons),
-        "notes": list(result.notes),
-        "calibration": _origin(request),
-    }
+    summary = PlanSummary(
+        asked=plan.asked,
+        achieved=plan.achieved,
+        parameters_before=result.parameters_before,
+        parameters_after=result.parameters_after,
+        widths_before=checkpoint.config.widths,
+        widths=plan.widths,
+        settings=plan.settings,
+        reasons=plan.reasons,
+        notes=result.notes,
+        calibration=_origin(request),
+    )
     return Manifest(
         source=SourceRecord(request.source.asked, str(checkpoint.path.resolve()), hash_weights(checkpoint)),
         config_before=dict(checkpoint.raw_config),
         config_after=dict(result.rewrite.config),
-        rewrite={
-            "kind": result.rewrite.kind.value,
-            "class": result.rewrite.class_name,
-            "reason": result.rewrite.reason,
-        },
+        rewrite=RewriteRecord(result.rewrite.kind.value, result.rewrite.class_name, result.rewrite.reason),
         plan=summary,
         verdicts={
             "reload": {"holds": True, **asdict(result.reload)},

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from amp_export.architectures import LayerWidths, PrunedUnit, Site, parameter_count
+from amp_export.architectures import LayerWidths, Site, parameter_count
+from amp_export.documents import check_schema, convert, parse_json, read_text
 from amp_export.errors import PlanError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from amp_export.architectures import ModelConfig
-
-SCHEMA = 1
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,15 @@ class LayerPlan:
         neurons = self.experts[0] if self.experts else self.neurons
         return LayerWidths(len(self.query_heads), len(self.key_value_heads), len(neurons))
 
+    def ordered(self) -> LayerPlan:
+        """The same with ascending indices."""
+        return LayerPlan(
+            tuple(sorted(self.query_heads)),
+            tuple(sorted(self.key_value_heads)),
+            tuple(sorted(self.neurons)),
+            tuple(tuple(sorted(indices)) for indices in self.experts),
+        )
+
     def to_json(self) -> dict[str, Any]:
         """As a plan file has it; what the layer lacks is left out."""
         lists = {"query_heads": self.query_heads, "key_value_heads": self.key_value_heads, "neurons": self.neurons}
@@ -60,6 +68,8 @@ class Plan:
         notes: What the user should know, such as a budget that could not be met exactly.
     """
 
+    SCHEMA: ClassVar[int] = 1
+
     layers: tuple[LayerPlan, ...]
     asked: float | None
     achieved: float
@@ -72,15 +82,10 @@ class Plan:
         """How wide each layer becomes."""
         return tuple(layer.widths for layer in self.layers)
 
-    @property
-    def is_uniform(self) -> bool:
-        """Whether all layers keep the same counts, so that a stock config can say it."""
-        return len(set(self.widths)) == 1
-
     def save(self, file: Path) -> None:
         """Writes the plan as JSON, each list of indices on one line."""
         head = {
-            "schema": SCHEMA,
+            "schema": self.SCHEMA,
             "asked": self.asked,
             "achieved": self.achieved,
             "settings": dict(self.settings),
@@ -105,45 +110,44 @@ class Plan:
         Raises:
             PlanError: The file is no plan, or the plan does not fit the model.
         """
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise PlanError(f"{file} cannot be read as a plan: {error}") from error
-        if not isinstance(content, dict) or not isinstance(content.get("layers"), list):
-            raise PlanError(f'{file} is no plan: it needs an object with a list "layers".')
-        if content.get("schema", SCHEMA) > SCHEMA:
-            raise PlanError(
-                f"{file} has schema {content['schema']}, this version knows up to {SCHEMA}.\nUpdate amp-export."
-            )
-        layers = tuple(_read_layer(file, number, layer) for number, layer in enumerate(content["layers"]))
-        check_fit(layers, config, origin=str(file))
+        content = _read(file)
+        check_fit(content.layers, config, origin=str(file))
         return cls(
-            layers=layers,
-            asked=content.get("asked"),
-            achieved=removed_ratio(config, [layer.widths for layer in layers]),
-            settings=content.get("settings", {}),
-            reasons=content.get("reasons", {}),
-            notes=tuple(content.get("notes", ())),
+            layers=content.layers,
+            asked=content.asked,
+            achieved=removed_ratio(config, [layer.widths for layer in content.layers]),
+            settings=content.settings,
+            reasons=content.reasons,
+            notes=content.notes,
         )
 
 
-def _read_layer(file: Path, number: int, layer: Any) -> LayerPlan:
-    if not isinstance(layer, dict):
-        raise PlanError(f"{file}: layer {number} must be an object with lists of indices; found {layer!r}.")
-    experts = layer.get("experts", [])
-    if not isinstance(experts, list) or not all(_are_indices(indices) for indices in experts):
-        raise PlanError(f'{file}: layer {number} needs "experts", a list of lists of whole numbers; found {experts!r}.')
-    lists: dict[str, tuple[int, ...]] = {}
-    for unit in PrunedUnit:
-        indices: Any = layer.get(unit.value, [] if unit is PrunedUnit.NEURONS else None)
-        if not _are_indices(indices):
-            raise PlanError(f'{file}: layer {number} needs "{unit.value}", a list of whole numbers; found {indices!r}.')
-        lists[unit.value] = tuple(sorted(indices))
-    return LayerPlan(**lists, experts=tuple(tuple(sorted(indices)) for indices in experts))
+@dataclass(frozen=True)
+class _PlanFile:
+    """The content of a plan file; only the layers are needed."""
+
+    layers: tuple[LayerPlan, ...]
+    asked: float | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
-def _are_indices(value: Any) -> bool:
-    return isinstance(value, list) and all(type(index) is int for index in value)
+def read_layers(file: Path) -> tuple[LayerPlan, ...]:
+    """Return what each layer of a plan file keeps, not held against any model.
+
+    Raises:
+        PlanError: The file is no plan.
+    """
+    return _read(file).layers
+
+
+def _read(file: Path) -> _PlanFile:
+    content = parse_json(read_text(file, error=PlanError), source=str(file), error=PlanError)
+    if isinstance(content, dict) and "schema" in content:
+        check_schema(content, source=str(file), newest=Plan.SCHEMA, error=PlanError)
+    plan = convert(content, _PlanFile, source=str(file), error=PlanError)
+    return replace(plan, layers=tuple(layer.ordered() for layer in plan.layers))
 
 
 def removed_ratio(config: ModelConfig, widths: Sequence[LayerWidths]) -> float:

@@ -38,9 +38,9 @@ class Quality:
 
     dense: float
     pruned: float
-    kl: float
-    top1_agreement: float
     text: str
+    kl: float | None = None
+    top1_agreement: float | None = None
 
 
 @dataclass(frozen=True)

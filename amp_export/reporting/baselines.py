@@ -6,21 +6,20 @@ nothing. A gain is worse where it fell by more than the noise of both runs expla
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
-from amp_export.errors import OutputError, RequestError
+from amp_export.documents import read_json, to_json
+from amp_export.errors import NewerSchemaError, OutputError, RequestError
 from amp_export.options import Format
-from amp_export.outputs.manifest import Manifest, read_document
+from amp_export.outputs.manifest import Manifest
 from amp_export.outputs.staging import replace_text, translate_os_errors
 from amp_export.reporting.checks import Against, Check
 from amp_export.reporting.metrics import METRICS, Metric, Value, find_metric, measure
 from amp_export.reporting.report import Report
-
-SCHEMA = 1
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,8 @@ class Baseline:
         precision: The graph's precision.
         metrics: The numbers, by name.
     """
+
+    SCHEMA: ClassVar[int] = 1
 
     model: str
     source_sha256: str
@@ -67,14 +68,13 @@ class Baseline:
         """
         if not file.is_file():
             raise RequestError(f"There is no baseline {file}.\nWrite it: give --update-baseline once.")
-        content = read_document(file, newest=SCHEMA)
-        try:
-            metrics = {name: _value(value) for name, value in content["metrics"].items()}
-            for name in metrics:
-                find_metric(name)
-            return cls(**{**content, "metrics": metrics})
-        except (AttributeError, KeyError, StopIteration, TypeError, ValueError) as error:
-            raise OutputError(f"{file} is no baseline, or damaged: {error!r}.") from error
+        baseline = read_json(file, cls, newest=cls.SCHEMA)
+        baseline = replace(
+            baseline, metrics={name.replace("gain.", "speedup."): v for name, v in baseline.metrics.items()}
+        )
+        if unknown := [name for name in baseline.metrics if find_metric(name) is None]:
+            raise OutputError(f"{file}: metrics.{unknown[0]} is not a number that amp-export measures.")
+        return baseline
 
     def save(self, file: Path) -> None:
         """Writes it in one step: a run that is killed leaves the earlier one.
@@ -87,7 +87,7 @@ class Baseline:
             # a link to a shared baseline stays one
             file = file.resolve()
             file.parent.mkdir(parents=True, exist_ok=True)
-            replace_text(file, json.dumps(asdict(self), indent=2) + "\n")
+            replace_text(file, to_json(self))
 
     def check_same_model(self, output: Path, file: Path, *, to: Format) -> None:
         """Refuses to compare different things.
@@ -101,14 +101,14 @@ class Baseline:
             RequestError: It is of another model, format or precision.
         """
         manifest = Manifest.load(output)
-        replace = "Name the baseline that belongs to it, or replace this one: --update-baseline."
+        advice = "Name the baseline that belongs to it, or replace this one: --update-baseline."
         if self.source_sha256 != manifest.source.sha256:
             raise RequestError(
                 f"{file} is a baseline of {self.model} (SHA-256 {self.source_sha256[:12]}), and {output} was made of "
-                f"{manifest.source.asked} ({manifest.source.sha256[:12]}): another model, or other weights.\n{replace}"
+                f"{manifest.source.asked} ({manifest.source.sha256[:12]}): another model, or other weights.\n{advice}"
             )
         if (kind := (self.export, self.precision)) != (found := (to.value, manifest.exports.get(to, ""))):
-            raise RequestError(f"{file} is of {' in '.join(kind)}, and {output} holds {' in '.join(found)}.\n{replace}")
+            raise RequestError(f"{file} is of {' in '.join(kind)}, and {output} holds {' in '.join(found)}.\n{advice}")
 
 
 def check_replaceable(file: Path) -> None:
@@ -120,22 +120,13 @@ def check_replaceable(file: Path) -> None:
     if not file.exists():
         return
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        content = None
-    if not isinstance(content, dict) or not {"schema", "source_sha256", "metrics"} <= content.keys():
-        raise OutputError(f"{file} is no baseline, and is not overwritten.\nName another file with --baseline.")
-
-
-def _value(content: Mapping[str, object]) -> Value:
-    value, interval = content["value"], content["interval"]
-    if not isinstance(value, int | float):
-        raise TypeError(f"{value!r} is no number")
-    if interval is None:
-        return Value(value)
-    assert isinstance(interval, list)
-    low, high = map(float, interval)
-    return Value(value, (low, high))
+        read_json(file, Baseline, newest=Baseline.SCHEMA)
+    except NewerSchemaError:
+        raise
+    except OutputError as error:
+        raise OutputError(
+            f"{file} is not a baseline, so it is not overwritten.\n{error}\nName another file with --baseline."
+        ) from error
 
 
 def compare_baseline(baseline: Baseline, now: Mapping[str, Value]) -> list[Check]:
@@ -145,6 +136,7 @@ def compare_baseline(baseline: Baseline, now: Mapping[str, Value]) -> list[Check
 
 def _check(name: str, before: Value, now: Value | None) -> Check:
     metric = find_metric(name)
+    assert metric is not None
     if now is None:
         found = f"the baseline has it and it was not measured; amp-export {metric.made_by} measures it"
         return Check(name, False, found, Against.BASELINE)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
+from amp_export.benchmarking.results import BenchmarkReport, GpuRecord
 from amp_export.benchmarking.statistics import Conclusion
-from amp_export.reporting.wording import change, gain_with_interval, joules, megabytes, milliseconds, timed
-
-Section = Mapping[str, Any]
-
-SUBJECTS = ("dense", "pruned")
+from amp_export.reporting.wording import (
+    AnyBenchmark,
+    both,
+    change,
+    joules,
+    megabytes,
+    milliseconds,
+    speedup_with_interval,
+    timed,
+)
 
 MEASURES = {
     "bytes_on_disk": ("Size on disk", megabytes),
@@ -33,85 +38,85 @@ class PhaseRow:
     change: str = ""
 
 
-def benchmark_rows(benchmark: Section) -> Iterator[PhaseRow]:
+def benchmark_rows(benchmark: AnyBenchmark) -> Iterator[PhaseRow]:
     """Sizes, then times of every workload; for decoding the tokens a second too."""
     yield from measure_rows(benchmark)
     for label, phase, result in timed(benchmark):
-        dense, pruned = (result[subject] for subject in SUBJECTS)
-        yield PhaseRow(label, milliseconds(dense["median"]), milliseconds(pruned["median"]), gain_with_interval(result))
-        rates = [times.get("tokens_per_second") for times in (dense, pruned)]
-        if phase == "decode" and None not in rates:
-            yield PhaseRow("Tokens a second", f"{rates[0]:.1f}", f"{rates[1]:.1f}", change(*rates))
+        dense, pruned = result.dense, result.pruned
+        yield PhaseRow(label, milliseconds(dense.median), milliseconds(pruned.median), speedup_with_interval(result))
+        before, after = dense.tokens_per_second, pruned.tokens_per_second
+        if phase == "decode" and before is not None and after is not None:
+            yield PhaseRow("Tokens per second", f"{before:.1f}", f"{after:.1f}", change(before, after))
 
 
-def measure_rows(benchmark: Section) -> Iterator[PhaseRow]:
+def measure_rows(benchmark: AnyBenchmark) -> Iterator[PhaseRow]:
     """What is told of each model once."""
-    dense, pruned = (benchmark[subject] for subject in SUBJECTS)
     for key, (label, show) in MEASURES.items():
-        if dense.get(key) is not None and pruned.get(key) is not None:
-            yield PhaseRow(label, show(dense[key]), show(pruned[key]), change(dense[key], pruned[key]))
+        dense, pruned = (getattr(model, key, None) for model in (benchmark.dense, benchmark.pruned))
+        if dense is not None and pruned is not None:
+            yield PhaseRow(label, show(dense), show(pruned), change(dense, pruned))
 
 
-def benchmark_lines(benchmark: Section) -> Iterator[str]:
+def benchmark_lines(benchmark: BenchmarkReport) -> Iterator[str]:
     """How times were measured on this machine, and what they are worth."""
-    threads = f"{benchmark['threads']} threads" if benchmark["threads"] else "on the GPU"
+    threads = f"{benchmark.threads} threads" if benchmark.threads else "on the GPU"
     yield (
-        f"Times are medians of {benchmark['rounds']} interleaved rounds, {benchmark['runtime']}, {threads}, "
-        f"{benchmark['clock']}; in brackets the bootstrap 95 % interval."
+        f"Times are medians of {benchmark.rounds} interleaved rounds, {benchmark.runtime}, {threads}, "
+        f"{benchmark.clock}; in brackets the bootstrap 95 % interval."
     )
     yield from noise_lines(benchmark)
     if (line := roofline_line(benchmark)) is not None:
         yield line
-    if (gpu := benchmark["gpu"]) is not None:
+    if (gpu := benchmark.gpu) is not None:
         yield gpu_line(gpu)
 
 
-def noise_lines(benchmark: Section) -> Iterator[str]:
+def noise_lines(benchmark: AnyBenchmark) -> Iterator[str]:
     """Where the machine was too noisy to conclude, and by how much times varied there."""
     noisy = [
-        f"{label} (dense {result['dense']['variation']:.0%}, pruned {result['pruned']['variation']:.0%})"
+        f"{label} (dense {result.dense.variation:.0%}, pruned {result.pruned.variation:.0%})"
         for label, _, result in timed(benchmark)
-        if result["conclusion"] == Conclusion.TOO_NOISY
+        if result.conclusion == Conclusion.TOO_NOISY
     ]
     if noisy:
         yield (
             f"Too noisy to conclude: {'; '.join(noisy)}; in brackets the coefficient of variation. Close what else "
             "runs, or give more --rounds."
         )
-    if unsettled := benchmark.get("unsettled_launches", 0):
+    if unsettled := benchmark.unsettled_launches:
         yield (
-            f"In {unsettled} of {benchmark['launches']} launches times had not settled within 5 % when measuring began."
+            f"In {unsettled} of {benchmark.launches} launches times had not settled within 5 % when measuring began."
         )
 
 
-def roofline_line(benchmark: Section) -> str | None:
+def roofline_line(benchmark: BenchmarkReport) -> str | None:
     """How near decoding is to what memory allows, and how much of the allowed gain was reached."""
-    if benchmark["roofline"] is None:
+    if benchmark.roofline is None:
         return None
-    roofline = benchmark["roofline"]
-    low, high = roofline["interval"]
+    roofline = benchmark.roofline
+    low, high = roofline.interval
     line = (
-        f"The removed bytes allow decoding to be x {roofline['allowed_gain']:.2f} as fast; "
-        f"{roofline['realised_gain']:.0%} [{low:.0%}, {high:.0%}] of that was realised."
+        f"The removed bytes allow decoding to be x {roofline.allowed_gain:.2f} as fast; "
+        f"{roofline.realised_gain:.0%} [{low:.0%}, {high:.0%}] of that was realised."
     )
-    if benchmark["bandwidth_bytes_per_second"] is None:
+    if benchmark.bandwidth_bytes_per_second is None:
         return line
-    shares = ", ".join(f"{subject} {benchmark[subject]['bandwidth_share']:.0%}" for subject in SUBJECTS)
-    bandwidth = benchmark["bandwidth_bytes_per_second"] / 1e9
+    shares = ", ".join(f"{name} {model.bandwidth_share or 0:.0%}" for name, model in both(benchmark))
+    bandwidth = benchmark.bandwidth_bytes_per_second / 1e9
     return f"{line} Share of the measured memory read bandwidth ({bandwidth:.1f} GB/s): {shares}."
 
 
-def gpu_line(record: Section) -> str:
+def gpu_line(record: GpuRecord) -> str:
     """Which GPU computed, and how it was before and after."""
-    gpu = record["gpu"]
+    gpu = record.gpu
     states = [
-        f"{when} {_known(state['sm_clock_mhz'], 'MHz')} of {_known(state['sm_clock_limit_mhz'], 'MHz')}, memory "
-        f"{_known(state['memory_clock_mhz'], 'MHz')}, {_known(state['temperature_c'], 'C')}, "
-        f"{_known(state['power_watts'], 'W')}{', slowed' if state['slowed_by'] else ''}"
-        for when in ("before", "after")
-        if (state := record[when]) is not None
+        f"{when} {_known(state.sm_clock_mhz, 'MHz')} of {_known(state.sm_clock_limit_mhz, 'MHz')}, memory "
+        f"{_known(state.memory_clock_mhz, 'MHz')}, {_known(state.temperature_c, 'C')}, "
+        f"{_known(state.power_watts, 'W')}{', slowed' if state.slowed_by else ''}"
+        for when, state in (("before", record.before), ("after", record.after))
+        if state is not None
     ]
-    return f"GPU: {gpu['name']}, driver {gpu['driver']}; {'; '.join(states) or 'its state is not told'}."
+    return f"GPU: {gpu.name}, driver {gpu.driver}; {'; '.join(states) or 'its state is not told'}."
 
 
 def _known(value: float | None, unit: str) -> str:

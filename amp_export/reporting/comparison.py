@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import enum
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from amp_export.benchmarking.statistics import PhaseResult
+from amp_export.documents import to_json
 from amp_export.errors import RequestError
 from amp_export.outputs.manifest import Manifest
-from amp_export.reporting.report import Report, Section
+from amp_export.reporting.report import Report
 from amp_export.reporting.wording import megabytes, milliseconds, timed
 
 SCHEMA = 1
@@ -88,7 +88,7 @@ class Comparison:
 
     def to_json(self) -> str:
         """As JSON."""
-        return json.dumps(asdict(self), indent=2) + "\n"
+        return to_json(self)
 
 
 def compare_outputs(outputs: Sequence[Path], *, across_models: bool = False) -> Comparison:
@@ -135,22 +135,41 @@ def _parity(report: Report) -> bool | None:
 def _measures(reports: Sequence[Report]) -> Iterator[Measure]:
     """All measures that at least one of the reports has."""
     ways: dict[str, tuple[Unit, Callable[[Report], float | None]]] = {
-        "Parameters": (Unit.PARAMETERS, lambda report: _get(report.pruning, "parameters_after")),
-        "Perplexity": (Unit.PERPLEXITY, lambda report: _get(report.quality, "pruned")),
-        "KL from dense, nats": (Unit.NATS, lambda report: _quality(report, "kl")),
-        "Same first choice as dense": (Unit.SHARE, lambda report: _quality(report, "top1_agreement")),
-        "Size on disk": (Unit.BYTES, lambda report: _get(report.benchmark, "pruned", "bytes_on_disk")),
-        "Peak memory": (Unit.BYTES, lambda report: _get(report.benchmark, "pruned", "peak_memory_bytes")),
+        "Parameters": (
+            Unit.PARAMETERS,
+            lambda report: None if report.pruning is None else report.pruning.parameters_after,
+        ),
+        "Perplexity": (Unit.PERPLEXITY, lambda report: None if report.quality is None else report.quality.pruned),
+        "KL from dense, nats": (Unit.NATS, lambda report: None if report.quality is None else report.quality.kl),
+        "Same first choice as dense": (
+            Unit.SHARE,
+            lambda report: None if report.quality is None else report.quality.top1_agreement,
+        ),
+        "Size on disk": (
+            Unit.BYTES,
+            lambda report: None if report.benchmark is None else report.benchmark.pruned.bytes_on_disk,
+        ),
+        "Peak memory": (
+            Unit.BYTES,
+            lambda report: None if report.benchmark is None else report.benchmark.pruned.peak_memory_bytes,
+        ),
     }
     for label, (unit, read) in ways.items():
         yield from _measure(label, unit, [read(report) for report in reports])
     for label, phases in _phases(reports).items():
-        yield from _measure(f"{label}: median", Unit.SECONDS, [_get(phase, "pruned", "median") for phase in phases])
-        intervals = [None if phase is None else tuple(phase["interval"]) for phase in phases]
-        yield from _measure(f"{label}: gain", Unit.SPEEDUP, [_get(phase, "speedup") for phase in phases], intervals)
+        yield from _measure(
+            f"{label}: median", Unit.SECONDS, [None if phase is None else phase.pruned.median for phase in phases]
+        )
+        intervals = [None if phase is None else phase.interval for phase in phases]
+        yield from _measure(
+            f"{label}: speed-up",
+            Unit.SPEEDUP,
+            [None if phase is None else phase.speedup for phase in phases],
+            intervals,
+        )
 
 
-def _phases(reports: Sequence[Report]) -> dict[str, list[Section | None]]:
+def _phases(reports: Sequence[Report]) -> dict[str, list[PhaseResult | None]]:
     """By label what each report says of a phase; phases of prompts of different lengths are different ones."""
     named = [
         {label: phase for label, _, phase in timed(benchmark)} if (benchmark := report.benchmark) is not None else {}
@@ -161,7 +180,10 @@ def _phases(reports: Sequence[Report]) -> dict[str, list[Section | None]]:
 
 
 def _measure(
-    label: str, unit: Unit, values: Sequence[float | None], intervals: Sequence[Any] | None = None
+    label: str,
+    unit: Unit,
+    values: Sequence[float | None],
+    intervals: Sequence[tuple[float, float] | None] | None = None,
 ) -> Iterator[Measure]:
     if all(value is None for value in values):
         return
@@ -173,28 +195,16 @@ def _measure(
 def _notes(reports: Sequence[Report]) -> Iterator[str]:
     """What differs that should not, if numbers are to be held against each other."""
     benchmarks = [report.benchmark for report in reports if report.benchmark is not None]
-    for what, key in (("machines", "machine"), ("runtimes", "runtime"), ("numbers of threads", "threads")):
-        if len(found := {json.dumps(benchmark[key], sort_keys=True) for benchmark in benchmarks}) > 1:
+    for what, name in (("machines", "machine"), ("runtimes", "runtime"), ("numbers of threads", "threads")):
+        if len(found := {str(getattr(benchmark, name)) for benchmark in benchmarks}) > 1:
             yield f"Times were measured with different {what}: {', '.join(sorted(found))}."
     if len(benchmarks) > 1:
-        yield "Times are of separate runs. Gains were measured against the dense model within each, and are steadier."
+        yield "Times are of separate runs; speed-ups were measured against the dense model within each run."
     qualities = [report.quality for report in reports if report.quality is not None]
-    if len({(quality["text"], f"{quality['dense']:.4g}") for quality in qualities}) > 1:
+    if len({(quality.text, f"{quality.dense:.4g}") for quality in qualities}) > 1:
         yield "Quality was measured on different texts or models."
     parities = [report.parity for report in reports if report.parity is not None]
-    if len(precisions := {parity["precision"] for parity in parities}) > 1:
+    if len(precisions := {parity.precision for parity in parities}) > 1:
         yield f"The graphs are of different precisions: {', '.join(sorted(precisions))}."
-    if len(runtimes := {parity["runtime"] for parity in parities if "runtime" in parity}) > 1:
+    if len(runtimes := {parity.runtime for parity in parities if parity.runtime is not None}) > 1:
         yield f"Parity was checked with different runtimes: {', '.join(sorted(runtimes))}."
-
-
-def _quality(report: Report, name: str) -> float | None:
-    """What reports of earlier versions do not say."""
-    return None if report.quality is None else report.quality.get(name)
-
-
-def _get(section: Mapping[str, Any] | None, *path: str) -> float | None:
-    value: Any = section
-    for key in path:
-        value = None if value is None else value[key]
-    return None if value is None else float(value)

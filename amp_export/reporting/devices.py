@@ -1,37 +1,35 @@
-"""What a device found out: its report read, completed with what is computed here, and shown."""
+"""What a device found: the content of its report, and what it says in sentences."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
+from amp_export.benchmarking.device_results import DeviceReport
 from amp_export.reporting.benchmarks import noise_lines
 from amp_export.reporting.wording import count_failed, holds_in_how_many, worst_error
 
-Section = Mapping[str, Any]
 
-
-def device_verdict(section: Section) -> dict[str, Any]:
+def device_verdict(report: DeviceReport) -> dict[str, Any]:
     """What an output's manifest says of a device."""
-    phases = (section["benchmark"] or {"phases": {}})["phases"]
-    return {"holds": section["holds"], "gain": {name: phase["speedup"] for name, phase in phases.items()}}
+    phases = report.benchmark.phases if report.benchmark is not None else {}
+    return {"holds": report.holds, "speedup": {name: phase.speedup for name, phase in phases.items()}}
 
 
-def device_lines(name: str, section: Section) -> Iterator[str]:
+def device_lines(name: str, report: DeviceReport) -> Iterator[str]:
     """What was proved and measured on a device, one sentence a line."""
-    model = section["facts"]["model"] or section["facts"]["processor"] or section["facts"]["system"]
-    for subject, parity in section["parity"].items():
-        verdict = holds_in_how_many(*count_failed(parity["cases"]))
+    for subject, parity in report.parity.items():
+        verdict = holds_in_how_many(*count_failed(parity.cases))
         yield (
-            f"On {name} ({model}, {section['runtime']}): parity of the {subject} graph {verdict}: off by up to "
-            f"{worst_error(parity['cases']):.2g}, tolerated is {parity['tolerance']:.2g}."
+            f"On {name} ({report.facts.name}, {report.runtime}): parity of the {subject} graph {verdict}: off by up to "
+            f"{worst_error(parity.cases):.2g}, tolerated is {parity.tolerance:.2g}."
         )
-    if (benchmark := section["benchmark"]) is None:
+    if (benchmark := report.benchmark) is None:
         return
-    power = section["power"]
-    drawn = "its power is not told" if power is None else f"power from {power['source']}: {', '.join(power['rails'])}"
+    power = report.power
+    drawn = "its power is not told" if power is None else f"power from {power.source}: {', '.join(power.rails)}"
     yield (
-        f"On {name}: medians of {benchmark['rounds']} rounds, interleaved {benchmark['interleaved']}; in brackets the "
+        f"On {name}: medians of {benchmark.rounds} rounds, interleaved {benchmark.interleaved}; in brackets the "
         f"bootstrap 95 % interval; {drawn}."
     )
     yield from noise_lines(benchmark)

@@ -6,15 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from amp_export.benchmarking.device_results import DeviceReport
+from amp_export.benchmarking.results import BenchmarkReport
 from amp_export.errors import MissingExtraError, NewerSchemaError, OutputError
 from amp_export.options import ReportFormat
 from amp_export.outputs.manifest import Manifest, package_versions
 from amp_export.outputs.staging import replace_text
+from amp_export.parity.results import ParityReport
 from amp_export.progress import Progress, Silent
 from amp_export.reporting.html.page import to_html
 from amp_export.reporting.junit import to_junit
 from amp_export.reporting.markdown import to_markdown
-from amp_export.reporting.report import Report, Section, record_verdicts
+from amp_export.reporting.report import Report, record_verdicts
 
 
 def report_file(output: Path, form: ReportFormat) -> Path:
@@ -91,9 +94,9 @@ def update_report(
     report: Report,
     manifest: Manifest,
     *,
-    parity: Section | None = None,
-    benchmarks: Mapping[str, Section] | None = None,
-    devices: Mapping[str, Section] | None = None,
+    parity: ParityReport | None = None,
+    benchmarks: Mapping[str, BenchmarkReport] | None = None,
+    devices: Mapping[str, DeviceReport] | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Puts new sections into the report of an output directory, and their verdicts into its manifest."""

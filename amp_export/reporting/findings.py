@@ -6,10 +6,20 @@ import enum
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from amp_export.benchmarking.device_results import DeviceReport
 from amp_export.benchmarking.statistics import Conclusion
+from amp_export.parity.results import ParityReport
+from amp_export.pruning.quality import Quality
 from amp_export.reporting.checks import Against, Check
-from amp_export.reporting.report import Report, Section
-from amp_export.reporting.wording import claimed_gain, count_failed, in_how_many, phase_label, worst_error
+from amp_export.reporting.report import PruningSection, Report
+from amp_export.reporting.wording import (
+    AnyBenchmark,
+    claimed_speedup,
+    count_failed,
+    in_how_many,
+    phase_label,
+    worst_error,
+)
 
 
 class Standing(enum.StrEnum):
@@ -51,8 +61,8 @@ def findings(report: Report) -> Iterator[Finding]:
     """What was found out, the most important first."""
     yield from _findings_here(report)
     for name, device in (report.devices or {}).items():
-        if device["benchmark"] is not None:
-            yield from _gains(device["benchmark"], where=f" on {name}")
+        if device.benchmark is not None:
+            yield from _speedups(device.benchmark, where=f" on {name}")
 
 
 def headline(report: Report) -> str:
@@ -69,7 +79,7 @@ def _findings_here(report: Report) -> Iterator[Finding]:
     if report.pruning is not None:
         yield _quality(report.quality)
     if report.benchmark is not None:
-        yield from _gains(report.benchmark)
+        yield from _speedups(report.benchmark)
     elif report.pruning is not None:
         sentence = "Nobody has measured the time yet: amp-export benchmark OUT does."
         yield Finding("Gain", Standing.NOT_MEASURED, "", sentence)
@@ -77,33 +87,33 @@ def _findings_here(report: Report) -> Iterator[Finding]:
         yield _removed(report.pruning)
 
 
-def _parity(parity: Section | None) -> Finding:
+def _parity(parity: ParityReport | None) -> Finding:
     if parity is None:
         return Finding(
             "Parity", Standing.NOT_MEASURED, "", "The graph has not been checked yet: run amp-export validate OUT."
         )
-    failed, total = count_failed(parity["cases"])
-    number = in_how_many(failed, total) if parity["holds"] or failed else "in what it writes"
-    worst = worst_error(parity["cases"])
+    failed, total = count_failed(parity.cases)
+    number = in_how_many(failed, total) if parity.holds or failed else "in what it writes"
+    worst = worst_error(parity.cases)
     return Finding(
         "Parity",
-        Standing.HOLDS if parity["holds"] else Standing.FAILS,
+        Standing.HOLDS if parity.holds else Standing.FAILS,
         number,
-        f"The exported graph computes {'' if parity['holds'] else 'something else than '}what PyTorch computes: it is "
-        f"off by up to {worst:.2g}, and {parity['tolerance']:.2g} is tolerated.",
+        f"The exported graph computes {'' if parity.holds else 'something else than '}what PyTorch computes: it is "
+        f"off by up to {worst:.2g}, and {parity.tolerance:.2g} is tolerated.",
     )
 
 
-def _device_parity(name: str, device: Section) -> Finding:
-    cases = [case for parity in device["parity"].values() for case in parity["cases"]]
+def _device_parity(name: str, device: DeviceReport) -> Finding:
+    cases = [case for parity in device.parity.values() for case in parity.cases]
     # both graphs run the same cases, so that these are counted by graph
-    counts = [count_failed(parity["cases"]) for parity in device["parity"].values()]
-    tolerance = max(parity["tolerance"] for parity in device["parity"].values())
+    counts = [count_failed(parity.cases) for parity in device.parity.values()]
+    tolerance = max(parity.tolerance for parity in device.parity.values())
     return Finding(
         f"Parity on {name}",
-        Standing.HOLDS if device["holds"] else Standing.FAILS,
+        Standing.HOLDS if device.holds else Standing.FAILS,
         in_how_many(sum(failed for failed, _ in counts), sum(total for _, total in counts)),
-        f"With {device['runtime']} the {' and the '.join(device['parity'])} graph are off by up to "
+        f"With {device.runtime} the {' and the '.join(device.parity)} graph are off by up to "
         f"{worst_error(cases):.2g}, and {tolerance:.2g} is tolerated.",
     )
 
@@ -124,24 +134,24 @@ def _checks(against: Against, checks: Sequence[Check]) -> Iterator[Finding]:
     yield Finding(against.capitalize(), standing, number, " ".join(failed) or KEPT[against])
 
 
-def _quality(quality: Section | None) -> Finding:
+def _quality(quality: Quality | None) -> Finding:
     if quality is None:
         sentence = "What pruning cost is not known: it is measured on text, for models that predict the next token."
         return Finding("Quality", Standing.NOT_MEASURED, "", sentence)
-    dense, pruned = quality["dense"], quality["pruned"]
+    dense, pruned = quality.dense, quality.pruned
     way = "rose" if pruned > dense else "fell"
     agreement = ""
-    if quality.get("kl") is not None:
+    if quality.kl is not None:
         agreement = (
-            f" For {quality['top1_agreement']:.1%} of the tokens both find the same one the likeliest; the mean KL "
-            f"divergence from the dense model is {quality['kl']:.3g} nats."
+            f" For {quality.top1_agreement:.1%} of the tokens both find the same one the likeliest; the mean KL "
+            f"divergence from the dense model is {quality.kl:.3g} nats."
         )
     return Finding(
         "Perplexity",
         Standing.MEASURED,
         f"x {pruned / dense:.2f}",
         f"It {way} from {dense:.2f} (dense) to {pruned:.2f} (pruned); lower is better.{agreement} Measured on "
-        f"{quality['text']}.",
+        f"{quality.text}.",
     )
 
 
@@ -154,20 +164,20 @@ WORDS = {
 """What a conclusion says of a phase."""
 
 
-def _gains(benchmark: Section, *, where: str = "") -> Iterator[Finding]:
-    for phase, result in benchmark["phases"].items():
-        low, high = result["interval"]
-        meaning = WORDS[Conclusion(result["conclusion"])]
+def _speedups(benchmark: AnyBenchmark, *, where: str = "") -> Iterator[Finding]:
+    for phase, result in benchmark.phases.items():
+        low, high = result.interval
+        meaning = WORDS[result.conclusion]
         yield Finding(
             phase_label(phase, benchmark) + where,
             Standing.MEASURED,
-            claimed_gain(result),
-            f"{meaning} Dense time over pruned time is {result['speedup']:.2f}, 95 % interval {low:.2f} to {high:.2f}.",
+            claimed_speedup(result),
+            f"{meaning} Dense time over pruned time is {result.speedup:.2f}, 95 % interval {low:.2f} to {high:.2f}.",
         )
 
 
-def _removed(pruning: Section) -> Finding:
-    before, after = pruning["parameters_before"], pruning["parameters_after"]
+def _removed(pruning: PruningSection) -> Finding:
+    before, after = pruning.parameters_before, pruning.parameters_after
     return Finding(
         "Parameters",
         Standing.MEASURED,

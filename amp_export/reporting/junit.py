@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
-from amp_export.reporting.report import Report, Section
+from amp_export.parity.results import ParityReport
+from amp_export.reporting.report import Report
 from amp_export.reporting.summary import greedy_line, reload_line
+from amp_export.reporting.wording import AnyBenchmark
 
 NOT_IN_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What no XML file may hold. Source: production 2, Char, of XML 1.0, fifth edition."""
@@ -76,29 +78,29 @@ def _tests(report: Report) -> Iterator[Test]:
     """All that could fail: a kind of test that is added goes here."""
     yield from _parity_tests("parity", report.parity)
     for name, device in (report.devices or {}).items():
-        for subject, parity in device["parity"].items():
+        for subject, parity in device.parity.items():
             yield from _parity_tests(f"parity.{subject}", parity, where=f" on {name}")
     for check in report.checks or ():
         yield _judged(check.against, check.name, check.text, holds=check.holds)
-    if report.pruning is not None and report.pruning["reload"] is not None:
+    if report.pruning is not None and report.pruning.reload is not None:
         # a checkpoint that does not reload is never written
-        yield Test("reload", "the pruned checkpoint reloads bit for bit", output=reload_line(report.pruning["reload"]))
+        yield Test("reload", "the pruned checkpoint reloads bit for bit", output=reload_line(report.pruning.reload))
 
 
-def _parity_tests(kind: str, parity: Section | None, *, where: str = "") -> Iterator[Test]:
+def _parity_tests(kind: str, parity: ParityReport | None, *, where: str = "") -> Iterator[Test]:
     if parity is None:
         yield Test(kind, "parity", skipped="not measured: amp-export validate OUT")
         return
-    for case in parity["cases"]:
-        limit = case.get("tolerance", parity["tolerance"]), case.get("mean_tolerance", parity["mean_tolerance"])
+    for case in parity.cases:
+        limit = parity.tolerances(case)
         numbers = (
-            f"largest error {case['max_error']:.3g}, tolerated {limit[0]:.3g}; "
-            f"mean error {case['mean_error']:.3g}, tolerated {limit[1]:.3g}; "
-            f"same first choice at {case['top1_agreement']:.1%} of {case['positions']} positions"
+            f"largest error {case.max_error:.3g}, tolerated {limit[0]:.3g}; "
+            f"mean error {case.mean_error:.3g}, tolerated {limit[1]:.3g}; "
+            f"same first choice at {case.top1_agreement:.1%} of {case.positions} positions"
         )
-        yield _judged(kind, f"{case['name']}: {case.get('output', 'logits')}{where}", numbers, holds=case["holds"])
-    if (greedy := parity.get("greedy")) is not None:
-        yield _judged(kind, f"{greedy['steps']} tokens written greedily", greedy_line(greedy), holds=greedy["holds"])
+        yield _judged(kind, f"{case.name}: {case.output}{where}", numbers, holds=case.holds)
+    if (greedy := parity.greedy) is not None:
+        yield _judged(kind, f"{greedy.steps} tokens written greedily", greedy_line(greedy), holds=greedy.holds)
 
 
 def _judged(kind: str, name: str, numbers: str, *, holds: bool) -> Test:
@@ -109,33 +111,33 @@ def _properties(report: Report) -> Iterator[tuple[str, str]]:
     """What was measured and has no limit to keep."""
     yield from ((f"version.{name}", found) for name, found in (report.packages or {}).items())
     if report.parity is not None:
-        yield "parity.precision", report.parity["precision"]
-        if "runtime" in report.parity:
-            yield "parity.runtime", report.parity["runtime"]
+        yield "parity.precision", report.parity.precision
+        if report.parity.runtime is not None:
+            yield "parity.runtime", report.parity.runtime
     if report.quality is not None:
-        yield "perplexity.dense", f"{report.quality['dense']:.6g}"
-        yield "perplexity.pruned", f"{report.quality['pruned']:.6g}"
+        yield "perplexity.dense", f"{report.quality.dense:.6g}"
+        yield "perplexity.pruned", f"{report.quality.pruned:.6g}"
         for name in ("kl", "top1_agreement"):
-            if report.quality.get(name) is not None:
-                yield f"quality.{name}", f"{report.quality[name]:.6g}"
+            if (value := getattr(report.quality, name)) is not None:
+                yield f"quality.{name}", f"{value:.6g}"
     for name, benchmark in (report.benchmarks or {}).items():
         yield from _benchmark_properties(f"benchmark.{name}", benchmark)
     for name, device in (report.devices or {}).items():
-        if device["benchmark"] is not None:
-            yield from _benchmark_properties(f"devices.{name}", device["benchmark"])
+        if device.benchmark is not None:
+            yield from _benchmark_properties(f"devices.{name}", device.benchmark)
 
 
-def _benchmark_properties(prefix: str, benchmark: Section) -> Iterator[tuple[str, str]]:
-    for phase, result in benchmark["phases"].items():
-        for subject in ("dense", "pruned"):
-            yield f"{prefix}.{phase}.{subject}.median_seconds", f"{result[subject]['median']:.6g}"
-        low, high = result["interval"]
-        yield f"{prefix}.{phase}.speedup", f"{result['speedup']:.4g}"
+def _benchmark_properties(prefix: str, benchmark: AnyBenchmark) -> Iterator[tuple[str, str]]:
+    for phase, result in benchmark.phases.items():
+        for subject, times in (("dense", result.dense), ("pruned", result.pruned)):
+            yield f"{prefix}.{phase}.{subject}.median_seconds", f"{times.median:.6g}"
+        low, high = result.interval
+        yield f"{prefix}.{phase}.speedup", f"{result.speedup:.4g}"
         yield f"{prefix}.{phase}.interval", f"{low:.4g} to {high:.4g}"
-        yield f"{prefix}.{phase}.conclusion", result["conclusion"]
-    for subject in ("dense", "pruned"):
-        for key in ("bytes_on_disk", "peak_memory_bytes"):
-            yield f"{prefix}.{subject}.{key}", f"{benchmark[subject][key]:.0f}"
+        yield f"{prefix}.{phase}.conclusion", result.conclusion
+    for subject, model in (("dense", benchmark.dense), ("pruned", benchmark.pruned)):
+        yield f"{prefix}.{subject}.bytes_on_disk", f"{model.bytes_on_disk:.0f}"
+        yield f"{prefix}.{subject}.peak_memory_bytes", f"{model.peak_memory_bytes:.0f}"
 
 
 def _legal(text: str) -> str:

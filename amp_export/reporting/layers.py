@@ -6,7 +6,6 @@ removed since: what does not fit the report is not shown, and why is said instea
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,8 @@ from amp_export.errors import AmpExportError
 from amp_export.outputs.manifest import Manifest
 from amp_export.outputs.names import PLAN, SCORES
 from amp_export.pruning.allocation import relative_importance
-from amp_export.reporting.report import Section
+from amp_export.pruning.plan import LayerPlan, read_layers
+from amp_export.reporting.report import PruningSection
 
 if TYPE_CHECKING:
     import numpy as np
@@ -67,10 +67,9 @@ class Importance:
     neurons: tuple[Units, ...]
 
 
-def layer_counts(pruning: Section, manifest: Manifest) -> list[LayerCounts]:
+def layer_counts(pruning: PruningSection, manifest: Manifest) -> list[LayerCounts]:
     """What each layer keeps, in the order of the plan."""
-    kept = [LayerWidths(**widths) for widths in pruning["widths"]]
-    before = LayerWidths(**pruning["widths_before"])
+    before, kept = pruning.widths_before, pruning.widths
     labels = _labels(manifest, len(kept))
     # a layer that keeps no neurons had none: pruning leaves each at least one
     dense = [
@@ -113,25 +112,24 @@ def read_importance(output: Path, layers: Sequence[LayerCounts]) -> Importance |
         return f"Which heads and neurons were kept is not known: there is no {PLAN}."
     try:
         scores = load_file(output / SCORES)
-        plans = json.loads((output / PLAN).read_text(encoding="utf-8"))["layers"]
+        plans = read_layers(output / PLAN)
         found = [
             _read_layer(plan, counts, scores[f"layers.{number}.heads"], scores[f"layers.{number}.neurons"])
             for number, (plan, counts) in enumerate(zip(plans, layers, strict=True))
         ]
-    except (SafetensorError, OSError, ValueError, LookupError, TypeError) as error:
+    except (SafetensorError, OSError, ValueError, LookupError) as error:
         return f"The importance of heads and neurons is not shown: {PLAN} and {SCORES} do not fit the report ({error})."
     return Importance(tuple(heads for heads, _ in found), tuple(neurons for _, neurons in found))
 
 
-def _read_layer(plan: Section, counts: LayerCounts, heads: Floats, neurons: Floats) -> tuple[Units, Units]:
-    experts = plan.get("experts")
-    kept = experts if experts is not None else [plan.get("neurons", [])]
-    found = len(plan["query_heads"]), len(kept[0])
+def _read_layer(plan: LayerPlan, counts: LayerCounts, heads: Floats, neurons: Floats) -> tuple[Units, Units]:
+    kept = plan.experts or (plan.neurons,)
+    found = len(plan.query_heads), len(kept[0])
     if found != (counts.kept.query_heads, counts.kept.neurons):
         raise ValueError(f"layer {counts.label} keeps {found[0]} heads and {found[1]} neurons in {PLAN}")
     if len(heads) != counts.dense.query_heads or (neurons.size and neurons.shape[-1] != counts.dense.neurons):
         raise ValueError(f"layer {counts.label} has {len(heads)} heads and {neurons.size} neurons in {SCORES}")
-    return _units(heads.reshape(1, -1), [plan["query_heads"]]), _units(neurons.reshape(len(kept), -1), kept)
+    return _units(heads.reshape(1, -1), [plan.query_heads]), _units(neurons.reshape(len(kept), -1), kept)
 
 
 def _units(scores: Floats, kept: Sequence[Sequence[int]]) -> Units:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from amp_export.parity.results import ParityReport
 from amp_export.reporting.checks import Check
 from amp_export.reporting.findings import headline
-from amp_export.reporting.report import Report, Section
+from amp_export.reporting.report import Report
 from amp_export.reporting.summary import summary_rows, verdict_lines
 from amp_export.reporting.wording import case_name
 
@@ -32,13 +33,14 @@ def to_markdown(report: Report) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _parity_lines(parity: Section) -> Iterator[str]:
+def _parity_lines(parity: ParityReport) -> Iterator[str]:
     yield "| case | positions | error: largest | mean | noise: largest | mean | top-1 | holds |"
     yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |"
-    for case in parity["cases"]:
-        errors = (f"{case[name]:.2g}" for name in ("max_error", "mean_error", "noise", "mean_noise"))
-        line = _line(case_name(case), str(case["positions"]), *errors, f"{case['top1_agreement']:.1%}")
-        yield f"{line} {'yes' if case['holds'] else '**no**'} |"
+    for case in parity.cases:
+        numbers = (case.max_error, case.mean_error, case.noise, case.mean_noise)
+        errors = ("" if number is None else f"{number:.2g}" for number in numbers)
+        line = _line(case_name(case), str(case.positions), *errors, f"{case.top1_agreement:.1%}")
+        yield f"{line} {'yes' if case.holds else '**no**'} |"
 
 
 def _check_lines(checks: Sequence[Check]) -> Iterator[str]:

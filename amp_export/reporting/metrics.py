@@ -7,8 +7,8 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from amp_export.benchmarking.statistics import PhaseResult
 from amp_export.exporters.dispatch import exported_bytes
 from amp_export.reporting.report import Report
 
@@ -78,7 +78,7 @@ class Metric:
 
 
 def measure(report: Report, graph: Path | None) -> dict[str, Value]:
-    """All numbers that were measured, by name, such as `size` and `gain.decode`.
+    """All numbers that were measured, by name, such as `size` and `speedup.decode`.
 
     Args:
         report: Where most of them are.
@@ -96,13 +96,9 @@ def full_name(name: str, phase: str) -> str:
     return f"{name}.{phase}" if phase else name
 
 
-def find_metric(name: str) -> Metric:
-    """The metric of a number's full name.
-
-    Raises:
-        KeyError: There is none.
-    """
-    return next(metric for metric in METRICS if metric.name == name.partition(".")[0])
+def find_metric(name: str) -> Metric | None:
+    """Return the metric of a number's full name, or None."""
+    return next((metric for metric in METRICS if metric.name == name.partition(".")[0]), None)
 
 
 def _alone(value: float | None) -> Found:
@@ -111,8 +107,8 @@ def _alone(value: float | None) -> Found:
 
 def _over_cases(name: str, choose: Callable[[Iterable[float]], float]) -> Callable[[Report, Path | None], Found]:
     def read(report: Report, _: Path | None) -> Found:
-        cases = [] if report.parity is None else report.parity["cases"]
-        found = [case[name] for case in cases if case[name] is not None]
+        cases = [] if report.parity is None else report.parity.cases
+        found = [value for case in cases if (value := getattr(case, name)) is not None]
         # what is no number is neither the largest nor the smallest to Python, and must not be passed over
         not_a_number = next(filter(math.isnan, found), None)
         return _alone(not_a_number if not_a_number is not None else choose(found) if found else None)
@@ -122,16 +118,15 @@ def _over_cases(name: str, choose: Callable[[Iterable[float]], float]) -> Callab
 
 def _perplexity_ratio(report: Report, _: Path | None) -> Found:
     quality = report.quality
-    return _alone(None if quality is None else quality["pruned"] / quality["dense"])
+    return _alone(None if quality is None else quality.pruned / quality.dense)
 
 
 def _quality(name: str) -> Callable[[Report, Path | None], Found]:
-    # reports of earlier versions have the perplexities alone
-    return lambda report, _: _alone(None if report.quality is None else report.quality.get(name))
+    return lambda report, _: _alone(None if report.quality is None else getattr(report.quality, name))
 
 
 def _parameters(report: Report, _: Path | None) -> Found:
-    return _alone(None if report.pruning is None else report.pruning["parameters_after"])
+    return _alone(None if report.pruning is None else report.pruning.parameters_after)
 
 
 def _size(_: Report, graph: Path | None) -> Found:
@@ -139,12 +134,12 @@ def _size(_: Report, graph: Path | None) -> Found:
 
 
 def _peak_memory(report: Report, _: Path | None) -> Found:
-    return _alone(None if report.benchmark is None else report.benchmark["pruned"]["peak_memory_bytes"])
+    return _alone(None if report.benchmark is None else report.benchmark.pruned.peak_memory_bytes)
 
 
-def _by_phase(value: Callable[[Any], Value]) -> Callable[[Report, Path | None], Found]:
+def _by_phase(value: Callable[[PhaseResult], Value]) -> Callable[[Report, Path | None], Found]:
     def read(report: Report, _: Path | None) -> Found:
-        phases = {} if report.benchmark is None else report.benchmark["phases"]
+        phases = {} if report.benchmark is None else report.benchmark.phases
         return {phase: value(result) for phase, result in phases.items()}
 
     return read
@@ -231,11 +226,11 @@ METRICS = (
         tolerated=0.1,
     ),
     Metric(
-        name="gain",
+        name="speedup",
         means="dense time over pruned time",
         unit=Unit.NONE,
         made_by="benchmark",
-        read=_by_phase(lambda result: Value(result["speedup"], tuple(result["interval"]))),
+        read=_by_phase(lambda result: Value(result.speedup, result.interval)),
         rises=True,
         tolerated=0.05,
     ),
@@ -244,7 +239,7 @@ METRICS = (
         means="median time of the pruned graph",
         unit=Unit.SECONDS,
         made_by="benchmark",
-        read=_by_phase(lambda result: Value(result["pruned"]["median"])),
+        read=_by_phase(lambda result: Value(result.pruned.median)),
     ),
 )
 """All metrics there are."""

@@ -5,22 +5,37 @@ The schema of report.json is described in `docs/output.md`.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
+from amp_export.benchmarking.device_results import DeviceReport
+from amp_export.benchmarking.results import BenchmarkReport
+from amp_export.documents import convert, read_json, to_builtins, to_json
 from amp_export.errors import OutputError
-from amp_export.outputs.manifest import Manifest, package_versions, read_document
+from amp_export.outputs.manifest import Manifest, PlanSummary, RewriteRecord, package_versions
 from amp_export.outputs.staging import require_directory
-from amp_export.reporting.checks import Against, Check
+from amp_export.parity.results import ParityReport
+from amp_export.pruning.quality import Quality
+from amp_export.pruning.reload_check import ReloadProof
+from amp_export.reporting.checks import Check
 from amp_export.reporting.devices import device_verdict
 
-SCHEMA = 4
 JSON_NAME = "report.json"
 
-Section = Mapping[str, Any]
+
+@dataclass(frozen=True)
+class PruningSection(PlanSummary):
+    """What was removed.
+
+    Attributes:
+        rewrite: How the pruned checkpoint is written.
+        reload: The proof that transformers loads it.
+    """
+
+    rewrite: RewriteRecord | None = None
+    reload: ReloadProof | None = None
 
 
 @dataclass(frozen=True)
@@ -30,21 +45,23 @@ class Report:
     Attributes:
         schema: Version of this format.
         model: What was asked for.
-        pruning: The plan's summary, parameters before and after, the rewrite and the reload proof.
-        quality: `Quality`; of earlier versions the perplexities alone.
-        parity: `ParityReport`.
-        benchmarks: `BenchmarkReport` by the name of the runtime, the one that was measured first in front.
-        devices: What devices found out, by their names; see `device_reports`.
+        pruning: What was removed, and how the result is written.
+        quality: The pruned model against the dense one.
+        parity: The export against the pruned model in PyTorch.
+        benchmarks: By runtime, dense against pruned; the one that was measured first in front.
+        devices: By device, what it found.
         checks: What came of thresholds and of a baseline when these numbers were last held to them.
         packages: Versions of what computed it.
     """
 
+    SCHEMA: ClassVar[int] = 4
+
     model: str
-    pruning: Section | None = None
-    quality: Section | None = None
-    parity: Section | None = None
-    benchmarks: Mapping[str, Section] | None = None
-    devices: Mapping[str, Section] | None = None
+    pruning: PruningSection | None = None
+    quality: Quality | None = None
+    parity: ParityReport | None = None
+    benchmarks: Mapping[str, BenchmarkReport] | None = None
+    devices: Mapping[str, DeviceReport] | None = None
     checks: tuple[Check, ...] | None = None
     packages: Mapping[str, str] | None = None
     schema: int = SCHEMA
@@ -59,42 +76,39 @@ class Report:
         require_directory(output)
         if not (output / JSON_NAME).is_file():
             raise OutputError(f"{output} holds no {JSON_NAME}: nothing was measured there yet.")
-        content = read_document(output / JSON_NAME, newest=SCHEMA)
-        if content["schema"] != SCHEMA:
+        report = read_json(output / JSON_NAME, cls, newest=cls.SCHEMA)
+        if report.schema != cls.SCHEMA:
             raise OutputError(
-                f"{output / JSON_NAME} has schema {content['schema']}, and this version reads {SCHEMA}.\n"
+                f"{output / JSON_NAME} has schema {report.schema}, and this version reads {cls.SCHEMA}.\n"
                 "Measure again: amp-export validate, then amp-export benchmark."
             )
-        try:
-            report = cls(**content)
-            return replace(report, checks=_read_checks(content.get("checks")))
-        except (KeyError, TypeError, ValueError) as error:
-            raise OutputError(f"{output / JSON_NAME} is damaged: {error!r}") from error
+        return report
 
     @classmethod
     def of(cls, manifest: Manifest) -> Report:
         """The report as far as the manifest knows it."""
         pruning = None
         if manifest.plan is not None:
-            reload = manifest.verdicts.get("reload")
-            pruning = {**manifest.plan, "rewrite": dict(manifest.rewrite or {}), "reload": reload}
+            content = {**to_builtins(manifest.plan), "reload": manifest.verdicts.get("reload")}
+            content["rewrite"] = to_builtins(manifest.rewrite)
+            pruning = convert(content, PruningSection, source="The manifest's plan")
+        quality = manifest.verdicts.get("quality")
         return cls(
             model=manifest.source.asked,
             pruning=pruning,
-            quality=manifest.verdicts.get("quality"),
+            quality=None if quality is None else convert(quality, Quality, source="The manifest's quality"),
             packages=package_versions(),
         )
 
     @property
-    def benchmark(self) -> Section | None:
+    def benchmark(self) -> BenchmarkReport | None:
         """The benchmark that leads, and that thresholds and baselines speak of: the first that was made."""
         return next(iter((self.benchmarks or {}).values()), None)
 
     @property
     def holds(self) -> bool:
         """Whether parity holds, as far as it was checked, here and on devices."""
-        checked = [section["holds"] for section in (self.parity, *(self.devices or {}).values()) if section is not None]
-        return all(checked)
+        return all(section.holds for section in (self.parity, *(self.devices or {}).values()) if section is not None)
 
     @property
     def checks_hold(self) -> bool:
@@ -103,22 +117,16 @@ class Report:
 
     def to_json(self) -> str:
         """The text of report.json."""
-        return json.dumps(asdict(self), indent=2) + "\n"
-
-
-def _read_checks(content: Sequence[Section] | None) -> tuple[Check, ...] | None:
-    if content is None:
-        return None
-    return tuple(Check(**{**check, "against": Against(check["against"])}) for check in content)
+        return to_json(self)
 
 
 def record_verdicts(manifest: Manifest, report: Report) -> Manifest:
-    """The manifest with what the report says of parity and gain."""
+    """The manifest with what the report says of parity and speed-up."""
     if report.parity is not None:
-        manifest = manifest.with_verdict("parity", {"holds": report.parity["holds"]})
+        manifest = manifest.with_verdict("parity", {"holds": report.parity.holds})
     if report.benchmark is not None:
-        gains = {phase: result["speedup"] for phase, result in report.benchmark["phases"].items()}
-        manifest = manifest.with_verdict("gain", gains)
+        speedups = {phase: result.speedup for phase, result in report.benchmark.phases.items()}
+        manifest = manifest.with_verdict("speedup", speedups)
     if report.devices is not None:
         manifest = manifest.with_verdict(
             "devices", {name: device_verdict(each) for name, each in report.devices.items()}

@@ -5,10 +5,11 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 
+from amp_export.benchmarking.results import BenchmarkReport
 from amp_export.options import Format, Runtime
 from amp_export.outputs.manifest import Manifest
 from amp_export.pruning.rewriting import RewriteKind
-from amp_export.reporting.report import Report, Section
+from amp_export.reporting.report import Report
 
 OUT = "out"
 
@@ -31,7 +32,7 @@ def commands(report: Report, manifest: Manifest) -> Iterator[str]:
     if report.parity is not None:
         yield _line("validate", OUT, *to)
     for name, benchmark in (report.benchmarks or {}).items():
-        yield _line("benchmark", OUT, *_runtime(name), "--rounds", str(benchmark["rounds"]), *_sweep(benchmark))
+        yield _line("benchmark", OUT, *_runtime(name), "--rounds", str(benchmark.rounds), *_sweep(benchmark))
 
 
 def _runtime(name: str) -> list[str]:
@@ -44,13 +45,15 @@ def _runtime(name: str) -> list[str]:
     return [*words, "--provider" if runtime is Runtime.ONNXRUNTIME else "--device", where]
 
 
-def _sweep(benchmark: Section) -> Iterator[str]:
+def _sweep(benchmark: BenchmarkReport) -> Iterator[str]:
     """The threads, and the numbers of workloads where there are several."""
-    if benchmark["threads"]:
-        yield from ("--threads", str(benchmark["threads"]))
+    if benchmark.threads:
+        yield from ("--threads", str(benchmark.threads))
     options = {"--batch": "batch_size", "--context": "prompt_tokens", "--generate": "decode_tokens"}
     for option, key in options.items():
-        numbers = dict.fromkeys(str(point[key]) for point in (benchmark, *benchmark["sweep"]) if point[key])
+        numbers = dict.fromkeys(
+            str(number) for point in (benchmark, *benchmark.sweep) if (number := getattr(point, key))
+        )
         if len(numbers) > 1:
             yield from (option, ",".join(numbers))
 
@@ -58,13 +61,13 @@ def _sweep(benchmark: Section) -> Iterator[str]:
 def _prune(report: Report, manifest: Manifest) -> str:
     assert report.pruning is not None
     arguments = ["--model", manifest.source.asked]
-    if report.pruning["asked"] is None:
+    if report.pruning.asked is None:
         arguments += ["--plan", "plan.json"]
     else:
-        arguments += ["--ratio", f"{report.pruning['asked']:g}"]
-        for name, value in report.pruning["settings"].items():
+        arguments += ["--ratio", f"{report.pruning.asked:g}"]
+        for name, value in report.pruning.settings.items():
             arguments += [f"--{name.replace('_', '-')}", str(value)]
-    if report.pruning["rewrite"].get("kind") == RewriteKind.PADDED:
+    if report.pruning.rewrite is not None and report.pruning.rewrite.kind == RewriteKind.PADDED:
         arguments += ["--uniform", "pad"]
     return _line("prune", *arguments, "--output", OUT)
 

@@ -4,28 +4,30 @@
     max_kl = 1e-4
     max_size = "500 MB"
 
-    [thresholds.min_gain]
+    [thresholds.min_speedup]
     decode = 1.2
 
-A gain has to be proved: the lower end of its interval is held against its threshold, not its middle.
+A speed-up has to be proved: the lower end of its interval is held against its threshold, not its middle.
 """
 
 from __future__ import annotations
 
 import math
 import re
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from amp_export.documents import read_toml
 from amp_export.errors import RequestError
 from amp_export.reporting.checks import Against, Check
 from amp_export.reporting.metrics import METRICS, Metric, Unit, Value, full_name
 
-FILE_NAME = "amp-export.toml"
 TABLE = "thresholds"
+
+FORMER_KEYS = {"min_gain": "min_speedup"}
+"""Names that files of version 0.1 have."""
 
 FACTORS = {
     Unit.NONE: {},
@@ -63,12 +65,7 @@ def read_thresholds(file: Path) -> tuple[Threshold, ...]:
     Raises:
         RequestError: There is no such file, it is no TOML, names what is not known, or a threshold is no number.
     """
-    try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RequestError(f"{file} cannot be read: {error.strerror}.\nName a file with thresholds.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RequestError(f"{file} is no TOML: {error}.") from error
+    content = read_toml(file, error=RequestError)
     if unknown := sorted(content.keys() - {TABLE}):
         raise RequestError(f"{file} has {', '.join(unknown)}, which is not known.\nThresholds go under [{TABLE}].")
     table = content.get(TABLE)
@@ -82,6 +79,7 @@ def _known() -> str:
 
 
 def _read_key(file: Path, key: str, value: Any) -> Iterator[Threshold]:
+    key = FORMER_KEYS.get(key, key)
     metric = next((metric for metric in METRICS if metric.key == key), None)
     if metric is None:
         raise RequestError(f"{file}: the threshold {key} is not known.\nKnown are {_known()}.")

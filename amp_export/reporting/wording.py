@@ -3,42 +3,67 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Protocol, TypeVar
 
-from amp_export.benchmarking.statistics import Conclusion
+from amp_export.benchmarking.device_results import DeviceBenchmark
+from amp_export.benchmarking.results import BenchmarkReport, SweepPoint
+from amp_export.benchmarking.statistics import PhaseResult
+from amp_export.parity.results import CaseResult, Explanation
+
+AnyBenchmark = BenchmarkReport | DeviceBenchmark
+
+WorkloadResult = AnyBenchmark | SweepPoint
+
+Each = TypeVar("Each", covariant=True)
 
 
-def case_name(case: Mapping[str, Any]) -> str:
+class Pair(Protocol[Each]):
+    """What there is of the dense model and of the pruned one."""
+
+    @property
+    def dense(self) -> Each:
+        """Of the dense model."""
+
+    @property
+    def pruned(self) -> Each:
+        """Of the pruned model."""
+
+
+def both(pair: Pair[Each]) -> tuple[tuple[str, Each], tuple[str, Each]]:
+    """Return the two of a pair, each with the name of its model."""
+    return ("dense", pair.dense), ("pruned", pair.pruned)
+
+
+def case_name(case: CaseResult) -> str:
     """A parity case, and which output it is of where a model returns something else than logits."""
-    output = case.get("output", "logits")
-    return str(case["name"]) if output == "logits" else f"{case['name']}, {output}"
+    return case.name if case.output == "logits" else f"{case.name}, {case.output}"
 
 
-def worst_error(cases: Sequence[Mapping[str, Any]]) -> float:
+def worst_error(cases: Sequence[CaseResult]) -> float:
     """The largest error of all cases; one that is not a number is larger than any."""
-    errors = [float(case["max_error"]) for case in cases]
+    errors = [case.max_error for case in cases]
     return math.nan if any(map(math.isnan, errors)) else max(errors)
 
 
-def by_graph(explanation: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+def by_graph(explanation: Explanation) -> Iterator[Explanation]:
     """An explanation in parts, one for each graph that was looked into: layers of two graphs have the same numbers."""
-    first = explanation["first"]
-    for graph in dict.fromkeys(point.get("graph") for point in explanation["points"]):
-        points = [point for point in explanation["points"] if point.get("graph") == graph]
-        yield {**explanation, "graph": graph, "points": points, "first": first if first in points else None}
+    first = explanation.first
+    for graph in dict.fromkeys(point.graph for point in explanation.points):
+        points = tuple(point for point in explanation.points if point.graph == graph)
+        yield replace(explanation, points=points, first=first if first in points else None)
 
 
-def explanation_title(part: Mapping[str, Any]) -> str:
+def explanation_title(part: Explanation) -> str:
     """What a part of an explanation is of."""
-    graph = part.get("graph")
-    return f"Within{f' {graph}' if graph else ''}, in the case {part['case']}"
+    return f"Within {part.points[0].graph}, in the case {part.case}"
 
 
-def count_failed(cases: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+def count_failed(cases: Sequence[CaseResult]) -> tuple[int, int]:
     """How many cases fail, and how many there are; the outputs of one case are one."""
-    failed = {case["name"] for case in cases if not case["holds"]}
-    return len(failed), len({case["name"] for case in cases})
+    failed = {case.name for case in cases if not case.holds}
+    return len(failed), len({case.name for case in cases})
 
 
 def in_how_many(failed: int, total: int, what: str = "cases") -> str:
@@ -51,7 +76,7 @@ def holds_in_how_many(failed: int, total: int) -> str:
     return f"{'FAILS' if failed else 'holds'} {in_how_many(failed, total)}"
 
 
-def phase_label(phase: str, point: Mapping[str, Any], lead: Mapping[str, Any] | None = None) -> str:
+def phase_label(phase: str, point: WorkloadResult, lead: WorkloadResult | None = None) -> str:
     """A phase and what it is of: an image or a sound has no tokens.
 
     Args:
@@ -59,7 +84,7 @@ def phase_label(phase: str, point: Mapping[str, Any], lead: Mapping[str, Any] | 
         point: Of which workload.
         lead: The workload that leads: of others it is said how many tokens are written, where that differs.
     """
-    prompt_tokens, batch_size = point["prompt_tokens"], point.get("batch_size", 1)
+    prompt_tokens, batch_size = point.prompt_tokens, point.batch_size
     if phase == "decode":
         label = f"Decode after {prompt_tokens}" if prompt_tokens else "Decode"
         label += f", batch of {batch_size}" if batch_size > 1 else ""
@@ -67,27 +92,27 @@ def phase_label(phase: str, point: Mapping[str, Any], lead: Mapping[str, Any] | 
         label = f"{phase.capitalize()}, {f'{batch_size} x ' if batch_size > 1 else ''}{prompt_tokens} tokens"
     else:
         label = f"{phase.capitalize()}, {f'{batch_size} samples' if batch_size > 1 else 'one sample'}"
-    written = point["decode_tokens"]
-    return label if lead is None or written == lead["decode_tokens"] else f"{label}, {written} written"
+    written = point.decode_tokens
+    return label if lead is None or written == lead.decode_tokens else f"{label}, {written} written"
 
 
-def timed(benchmark: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+def timed(benchmark: AnyBenchmark) -> Iterator[tuple[str, str, PhaseResult]]:
     """Every phase of every workload of a benchmark: its label, its name, and its times."""
-    for point in (benchmark, *benchmark.get("sweep", ())):
-        for phase, result in point["phases"].items():
+    sweep = benchmark.sweep if isinstance(benchmark, BenchmarkReport) else ()
+    for point in (benchmark, *sweep):
+        for phase, result in point.phases.items():
             yield phase_label(phase, point, benchmark), phase, result
 
 
-def claimed_gain(result: Mapping[str, Any]) -> str:
-    """A gain where it can be claimed, and why not where it cannot."""
-    conclusion = Conclusion(result["conclusion"])
-    return f"x {result['speedup']:.2f}" if conclusion.is_significant else conclusion.value
+def claimed_speedup(result: PhaseResult) -> str:
+    """A speed-up where it can be claimed, and why not where it cannot."""
+    return f"x {result.speedup:.2f}" if result.conclusion.is_significant else result.conclusion.value
 
 
-def gain_with_interval(result: Mapping[str, Any]) -> str:
+def speedup_with_interval(result: PhaseResult) -> str:
     """The same with its interval."""
-    low, high = result["interval"]
-    return f"{claimed_gain(result)} [{low:.2f}, {high:.2f}]"
+    low, high = result.interval
+    return f"{claimed_speedup(result)} [{low:.2f}, {high:.2f}]"
 
 
 def change(before: float, after: float) -> str:

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
+from amp_export.documents import convert, parse_json, read_text, to_json
 from amp_export.errors import MissingExtraError, ModelError
 from amp_export.exporters.files import exported_files
 from amp_export.exporters.limits import Limits
-from amp_export.exporters.models.session import Port, load_ports
+from amp_export.exporters.models.session import Port
 from amp_export.options import Format, Precision
 
 
@@ -41,7 +41,7 @@ class ProgramFacts:
 
     def save(self, program: Path) -> None:
         """Writes them beside a program."""
-        _facts_file(program).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+        _facts_file(program).write_text(to_json(self), encoding="utf-8")
 
     @classmethod
     def load(cls, program: Path) -> ProgramFacts:
@@ -51,23 +51,16 @@ class ProgramFacts:
             ModelError: They are missing or damaged.
         """
         file = _facts_file(program)
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-            return cls(
-                content["executorch"],
-                Precision(content["precision"]),
-                Limits(**content["limits"]),
-                content["sizes"],
-                load_ports(content["inputs"]),
-                load_ports(content["outputs"]),
-            )
-        except FileNotFoundError as error:
+        if not file.is_file():
             raise ModelError(
                 f"{program} needs {file.name} beside it, which names its inputs and outputs.\n"
                 "Copy both from where they were exported to, or export again: amp-export export --to executorch."
-            ) from error
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ModelError(f"{file} is damaged: {error}\nExport again.") from error
+            )
+        try:
+            content = parse_json(read_text(file, error=ModelError), source=str(file), error=ModelError)
+            return convert(content, cls, source=str(file), error=ModelError)
+        except ModelError as error:
+            raise ModelError(f"{error}\nExport again.") from error
 
 
 def _facts_file(program: Path) -> Path:

@@ -37,11 +37,6 @@ class Port:
         return Precision(self.dtype) if self.dtype in PRECISIONS else None
 
 
-def load_ports(content: Mapping[str, Any]) -> dict[str, Port]:
-    """Inputs or outputs by name, as `dataclasses.asdict` gave them to JSON."""
-    return {name: Port(port["dtype"], tuple(port["axes"])) for name, port in content.items()}
-
-
 class Session(ABC):
     """A graph, loaded and ready. Values are of the runtime's own type, and stay where it keeps them.
 

@@ -5,17 +5,15 @@ The format keeps the names of inputs and outputs, but not those of axes: they li
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from amp_export.documents import convert, parse_json, to_json
 from amp_export.errors import ModelError
 from amp_export.exporters.files import exported_files
-from amp_export.exporters.models.session import load_ports
 from amp_export.exporters.onnx.descriptions import GraphDescription
 from amp_export.extras import require_extra
-from amp_export.options import Format, Opset, Precision
+from amp_export.options import Format
 
 if TYPE_CHECKING:
     import openvino
@@ -26,7 +24,7 @@ DESCRIPTION = ["amp_export", "graph"]
 
 def describe(model: openvino.Model, graph: GraphDescription) -> None:
     """Writes into a model what is known of the graph that it was converted from."""
-    model.set_rt_info(json.dumps(asdict(graph)), DESCRIPTION)
+    model.set_rt_info(to_json(graph), DESCRIPTION)
 
 
 def description_of(model: openvino.Model, file: Path) -> GraphDescription:
@@ -36,15 +34,11 @@ def description_of(model: openvino.Model, file: Path) -> GraphDescription:
         ModelError: Nothing is, or it is damaged.
     """
     try:
-        content = json.loads(model.get_rt_info(DESCRIPTION).astype(str))
-        return GraphDescription(
-            Opset(content["opset"]),
-            Precision(content["precision"]),
-            load_ports(content["inputs"]),
-            load_ports(content["outputs"]),
-        )
-    except (KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise ModelError(f"{file} is no model that amp-export wrote: {error}\nExport it again.") from error
+        text = str(model.get_rt_info(DESCRIPTION).astype(str))
+        content = parse_json(text, source=str(file), error=ModelError)
+        return convert(content, GraphDescription, source=str(file), error=ModelError)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ModelError(f"{file} is not a model that amp-export wrote: {error}\nExport it again.") from error
 
 
 def require_runtime() -> None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, ClassVar
 
-from amp_export.errors import ModelError, RequestError
+from amp_export.documents import read_json, to_json
+from amp_export.errors import ModelError, NewerSchemaError, RequestError
 from amp_export.exporters.limits import Limits
-from amp_export.exporters.models.session import Port, load_ports
-from amp_export.exporters.tensorrt.profiles import Profile, Range
+from amp_export.exporters.models.session import Port
+from amp_export.exporters.tensorrt.profiles import Profile
 from amp_export.options import EngineRuntime, Precision
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 ENGINE = "model.engine"
 FACTS = "engine.json"
-SCHEMA = 1
 
 
 def is_engine(folder: Path) -> bool:
@@ -49,6 +48,8 @@ class EngineFacts:
         schema: Version of this format.
     """
 
+    SCHEMA: ClassVar[int] = 1
+
     runtime: EngineRuntime
     version: str
     compute_capability: str | None
@@ -67,7 +68,7 @@ class EngineFacts:
 
     def save(self, folder: Path) -> None:
         """Writes `engine.json` into a folder."""
-        (folder / FACTS).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+        (folder / FACTS).write_text(to_json(self), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> EngineFacts:
@@ -80,23 +81,11 @@ class EngineFacts:
         if not file.is_file() or not (folder / ENGINE).is_file():
             raise ModelError(f"{folder} holds no {ENGINE} with its {FACTS}.\nExport it: amp-export --to tensorrt.")
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-            if (schema := int(content["schema"])) > SCHEMA:
-                raise ModelError(f"{file} has schema {schema}, this version knows up to {SCHEMA}.\nUpdate amp-export.")
-            return cls(
-                **{
-                    **content,
-                    "runtime": EngineRuntime(content["runtime"]),
-                    "precision": Precision(content["precision"]),
-                    "limits": Limits(**content["limits"]),
-                    "profiles": tuple(map(_profile, content["profiles"])),
-                    **{name: load_ports(content[name]) for name in ("inputs", "outputs")},
-                }
-            )
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            if isinstance(error, ModelError):
-                raise
-            raise ModelError(f"{file} is damaged: {error!r}\nExport it again.") from error
+            return read_json(file, cls, newest=cls.SCHEMA, error=ModelError)
+        except NewerSchemaError as error:
+            raise ModelError(str(error)) from error
+        except ModelError as error:
+            raise ModelError(f"{error}\nExport it again.") from error
 
     def check_runs_on(self, runtime: TensorRtFlavor, *, present: str | None) -> None:
         """Refuses what would not load, before it is tried.
@@ -124,10 +113,3 @@ class EngineFacts:
                 f"The engine is for compute capability {self.compute_capability}, and the GPU here has {present}.\n"
                 "Build it again here: amp-export export --to tensorrt --overwrite."
             )
-
-
-def _profile(content: Mapping[str, Any]) -> Profile:
-    ranges = {}
-    for name, shapes in content["ranges"].items():
-        ranges[name] = Range(**{end: tuple(shape) for end, shape in shapes.items()})
-    return Profile(content["name"], ranges)

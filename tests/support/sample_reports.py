@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from amp_export.benchmarking.device_results import DeviceReport
+from amp_export.benchmarking.results import BenchmarkReport
 from amp_export.benchmarking.statistics import PhaseResult
-from amp_export.outputs.manifest import Manifest, SourceRecord
+from amp_export.documents import convert, to_builtins
+from amp_export.outputs.manifest import FileRecord, Manifest, SourceRecord
+from amp_export.parity.results import CaseResult, Explanation, Greedy, ParityReport, Point
 from amp_export.pruning.plan import LayerPlan, Plan
+from amp_export.pruning.quality import Quality
 from amp_export.pruning.scoring import Scores
 from amp_export.reporting.checks import Against, Check
-from amp_export.reporting.report import Report
+from amp_export.reporting.report import PruningSection, Report
 
 LAYERS, HEADS, GROUPS, NEURONS = 30, 9, 3, 96
 
@@ -47,11 +52,11 @@ def save_layers(folder: Path) -> None:
     plan().save(folder / "plan.json")
 
 
-def pruning() -> dict[str, Any]:
+def pruning() -> PruningSection:
     dense = {"query_heads": HEADS, "key_value_heads": GROUPS, "neurons": NEURONS}
     kept = [widths.__dict__ for widths in plan().widths]
     reload = {"holds": True, "class_name": "LlamaForCausalLM", "logits_compared": 1234, "tokens_compared": 7}
-    return {
+    content = {
         "asked": 0.2,
         "achieved": 0.19,
         "parameters_before": 1_000_000,
@@ -65,11 +70,12 @@ def pruning() -> dict[str, Any]:
         "rewrite": {"kind": "resized class", "class": "LlamaForCausalLM", "reason": "layers differ"},
         "reload": reload,
     }
+    return convert(content, PruningSection, source="pruning")
 
 
-def case(name: str, *, output: str = "logits", share: float = 0.3) -> dict[str, Any]:
+def case(name: str, *, output: str = "logits", share: float = 0.3) -> CaseResult:
     """A case whose largest error is this share of its tolerance."""
-    return {
+    content = {
         "name": name,
         "output": output,
         "positions": 17,
@@ -86,55 +92,48 @@ def case(name: str, *, output: str = "logits", share: float = 0.3) -> dict[str, 
         "near_ties": 0,
         "holds": share <= 1,
     }
+    return convert(content, CaseResult, source="case")
 
 
-def parity(*cases: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "runtime": "ONNX Runtime 1.32.0",
-        "precision": "float32",
-        "reference_precision": "float64",
-        "noise": 1e-4,
-        "noise_factor": 4.0,
-        "tolerance": 4e-4,
-        "mean_tolerance": 4e-5,
-        "cases": list(cases),
-        "greedy": None,
-        "holds": all(each["holds"] for each in cases),
-        "explanation": None,
-    }
+def parity(*cases: CaseResult) -> ParityReport:
+    return ParityReport(
+        runtime="ONNX Runtime 1.32.0",
+        precision="float32",
+        reference_precision="float64",
+        noise=1e-4,
+        noise_factor=4.0,
+        tolerance=4e-4,
+        mean_tolerance=4e-5,
+        cases=cases,
+        holds=all(each.holds for each in cases),
+    )
 
 
-def explanation() -> dict[str, Any]:
+def explanation() -> Explanation:
     """Three values a layer, of which those from layer 7 on are off, and one that is no number."""
     points = []
     for layer in (None, *range(LAYERS)):
         for module in ("input_layernorm", "self_attn", "mlp"):
             error = 1e-2 if layer is not None and layer >= 7 else 1e-6
             name = f"model.layers.{layer}.{module}" if layer is not None else f"model.{module}"
-            points.append({"module": name, "layer": layer, "operator": "Add", "error": error, "tolerance": 1e-5})
-    points[-1]["error"] = float("nan")
-    points = [{**point, "holds": point["error"] <= point["tolerance"]} for point in points]
-    first = next(point for point in points if not point["holds"])
-    return {"case": "prefill of 17 tokens", "points": points, "first": first, "operators": ["Add"]}
+            if layer == LAYERS - 1 and module == "mlp":
+                error = float("nan")
+            holds = error <= 1e-5
+            points.append(Point("model.onnx", name, layer, f"{name}_output", "Add", error, 1e-6, 1e-5, holds))
+    first = next(point for point in points if not point.holds)
+    return Explanation("prefill of 17 tokens", tuple(points), first, ("Add",))
 
 
-def phase(seconds: float, *, speedup: float, calls: int = 1, seed: int = 0) -> dict[str, Any]:
+def phase(seconds: float, *, speedup: float, calls: int = 1, seed: int = 0) -> PhaseResult:
     """Samples of 20 rounds, of which one is an outlier."""
     generator = np.random.default_rng(seed)
     dense = seconds * generator.lognormal(sigma=0.1, size=(20, calls))
     pruned = seconds / speedup * generator.lognormal(sigma=0.1, size=(20, calls))
     dense[3, 0] *= 4
-    found = PhaseResult.of(dense.tolist(), pruned.tolist(), launches=4)
-    times = {name: {**getattr(found, name).__dict__} for name in ("dense", "pruned")}
-    return {
-        **times,
-        "speedup": found.speedup,
-        "interval": list(found.interval),
-        "conclusion": found.conclusion.value,
-    }
+    return PhaseResult.of(dense.tolist(), pruned.tolist(), launches=4)
 
 
-def benchmark(*, decodes: bool = True) -> dict[str, Any]:
+def benchmark(*, decodes: bool = True) -> BenchmarkReport:
     subjects = {
         name: {
             "bytes_on_disk": size,
@@ -149,10 +148,10 @@ def benchmark(*, decodes: bool = True) -> dict[str, Any]:
     phases = {"forward": phase(0.2, speedup=1.0)}
     if decodes:
         phases = {"prefill": phase(0.2, speedup=1.2), "decode": phase(0.02, speedup=1.15, calls=16, seed=1)}
-    return {
+    content = {
         "name": "onnxruntime",
         **subjects,
-        "phases": phases,
+        "phases": to_builtins(phases),
         "roofline": {"allowed_gain": 1.25, "realised_gain": 0.92, "interval": [0.9, 0.94]} if decodes else None,
         "batch_size": 1,
         "sweep": [],
@@ -171,17 +170,19 @@ def benchmark(*, decodes: bool = True) -> dict[str, Any]:
         "bandwidth_bytes_per_second": 3e10,
         "seed": 0,
     }
+    return convert(content, BenchmarkReport, source="benchmark")
 
 
-def device() -> dict[str, Any]:
+def device() -> DeviceReport:
     """What a device found out, which tells its power and does not know the noise."""
-    measured = benchmark()
+    measured = to_builtins(benchmark())
     for name in ("dense", "pruned"):
         measured[name] |= {"gpu_memory_bytes": 3e8, "joules_per_decoded_token": 0.25}
         measured["phases"]["decode"][name]["tokens_per_second"] = 50.0
-    cases = [{key: value for key, value in case("17 tokens").items() if "noise" not in key and "toler" not in key}]
-    found = {"holds": True, "tolerance": 1e-3, "mean_tolerance": 1e-4, "cases": cases}
-    return {
+    one = to_builtins(case("17 tokens"))
+    known = {key: value for key, value in one.items() if "noise" not in key and "toler" not in key}
+    found = {**to_builtins(parity()), "tolerance": 1e-3, "mean_tolerance": 1e-4, "cases": [known]}
+    content = {
         "facts": {"model": "Jetson Orin Nano", "processor": None, "system": "Linux aarch64"},
         "runtime": "TensorRT 10.3.0",
         "parity": {"dense": found, "pruned": found},
@@ -189,6 +190,7 @@ def device() -> dict[str, Any]:
         "power": {"source": "tegrastats", "rails": ["VDD_IN"]},
         "benchmark": {**measured, "interleaved": "by round"},
     }
+    return convert(content, DeviceReport, source="device")
 
 
 def full_report() -> Report:
@@ -202,18 +204,12 @@ def full_report() -> Report:
     return Report(
         "org/a-model",
         pruning=pruning(),
-        quality={
-            "dense": 22.8,
-            "pruned": 34.2,
-            "kl": 0.412,
-            "top1_agreement": 0.75,
-            "text": "2 prompts held back from calibration",
-        },
-        parity={
-            **parity(*cases, case("no number", share=float("nan"))),
-            "greedy": {"steps": 64, "common": 11, "near_tie": False, "holds": False},
-            "explanation": explanation(),
-        },
+        quality=Quality(22.8, 34.2, "2 prompts held back from calibration", kl=0.412, top1_agreement=0.75),
+        parity=replace(
+            parity(*cases, case("no number", share=float("nan"))),
+            greedy=Greedy(steps=64, common=11, near_tie=False, holds=False),
+            explanation=explanation(),
+        ),
         benchmarks={"onnxruntime": benchmark()},
         devices={"orin.local": device()},
         checks=(
@@ -245,8 +241,8 @@ def manifest(report: Report) -> Manifest:
         SourceRecord(report.model, "/somewhere", "ab" * 32),
         config_before=CONFIG,
         plan=report.pruning,
-        rewrite=report.pruning["rewrite"] if report.pruning is not None else None,
+        rewrite=report.pruning.rewrite if report.pruning is not None else None,
         exports={"onnx": "float32"},
         exporters={"onnx": "direct"},
-        files={"onnx/model.onnx": {"sha256": "cd" * 32, "bytes": 3}},
+        files={"onnx/model.onnx": FileRecord("cd" * 32, 3)},
     )

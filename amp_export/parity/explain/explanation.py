@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from amp_export.parity.explain.runs import choose_run
 from amp_export.parity.explain.values import Recording, Taps, record_graphs, record_torch
 from amp_export.parity.noise import draw_rounding
 from amp_export.parity.reference import NOISE_FACTOR, REFERENCE, run_torch
+from amp_export.parity.results import Explanation, Point
 
 if TYPE_CHECKING:
     import onnx
@@ -34,54 +35,6 @@ if TYPE_CHECKING:
 
 FLOOR = 1e-6
 """The least tolerance, as a share of a value's largest entry: what is looked up has no noise at all."""
-
-
-@dataclass(frozen=True)
-class Point:
-    """A value that graph and model both have.
-
-    Attributes:
-        graph: The file of the graph.
-        module: The model's name for it.
-        layer: The layer it is in, or None.
-        value: The graph's name for it.
-        operator: The operator that makes it.
-        error: The largest absolute difference; infinite where the graph has NaN or infinity and the model has not.
-        noise: The largest difference between PyTorch in the graph's precision and in a higher one.
-        tolerance: What the error may be.
-        holds: Whether it is within.
-    """
-
-    graph: str
-    module: str
-    layer: int | None
-    value: str
-    operator: str
-    error: float
-    noise: float
-    tolerance: float
-    holds: bool
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """Where graphs and model part.
-
-    Attributes:
-        case: The case that was run.
-        points: Every value that both have, in the order of the graphs.
-        first: The first that differs, or None.
-        operators: The operators from the last value that agrees to that one: the fault is among them.
-    """
-
-    case: str
-    points: tuple[Point, ...]
-    first: Point | None
-    operators: tuple[str, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain values."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)

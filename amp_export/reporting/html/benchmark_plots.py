@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from amp_export.reporting.benchmarks import MEASURES, SUBJECTS
+from amp_export.benchmarking.results import BenchmarkReport
+from amp_export.benchmarking.statistics import PhaseResult
+from amp_export.reporting.benchmarks import MEASURES
 from amp_export.reporting.html.svg import GREY, INK, PRUNED, WHITE, Picture, drawing, to_picture, write_above
-from amp_export.reporting.wording import megabytes, milliseconds, timed
+from amp_export.reporting.wording import AnyBenchmark, both, megabytes, milliseconds, timed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-Section = Mapping[str, Any]
 
 COLOURS = {"dense": GREY, "pruned": PRUNED}
 MARKERS = {"dense": "o", "pruned": "D"}
@@ -25,14 +25,14 @@ SHOWN_SAMPLES = 400
 """Points of one distribution; of more, every second, third, ... is drawn."""
 
 
-def latency_picture(label: str, result: Section, name: str) -> Picture:
+def latency_picture(label: str, result: PhaseResult, name: str) -> Picture:
     """Every sample of both graphs in the order in which they were taken, with median and 10 to 90 % range."""
-    limit = EDGE * max(result[subject]["p90"] for subject in SUBJECTS) * 1e3
+    limit = EDGE * max(times.p90 for _, times in both(result)) * 1e3
     beyond = 0
     with drawing(280) as figure:
         axes = figure.subplots()
-        for row, subject in enumerate(SUBJECTS):
-            samples = [sample * 1e3 for round_samples in result[subject]["samples"] for sample in round_samples]
+        for row, (subject, times) in enumerate(both(result)):
+            samples = [sample * 1e3 for round_samples in times.samples for sample in round_samples]
             beyond += sum(sample > limit for sample in samples)
             _distribution(axes, row, subject, samples, limit)
         axes.set_yticks([])
@@ -41,9 +41,9 @@ def latency_picture(label: str, result: Section, name: str) -> Picture:
         over = f"; {beyond} beyond the right edge" if beyond else ""
         axes.set_xlabel(f"milliseconds{over}\nfrom top to bottom as measured; line: 10 to 90 %")
         said = "; ".join(
-            f"{subject}: median {milliseconds(result[subject]['median'])}, 90th percentile "
-            f"{milliseconds(result[subject]['p90'])}, 99th {milliseconds(result[subject]['p99'])}"
-            for subject in SUBJECTS
+            f"{subject}: median {milliseconds(times.median)}, 90th percentile {milliseconds(times.p90)}, 99th "
+            f"{milliseconds(times.p99)}"
+            for subject, times in both(result)
         )
         return to_picture(
             figure,
@@ -66,22 +66,22 @@ def _distribution(axes: Axes, row: int, subject: str, samples: Sequence[float], 
     write_above(axes, row - 0.44, f"{subject}: median {median:.1f}")
 
 
-def gains_picture(benchmark: Section, name: str) -> Picture:
+def gains_picture(benchmark: AnyBenchmark, name: str) -> Picture:
     """The gain of every phase of every workload with its interval."""
     results = [(label, result) for label, _, result in timed(benchmark)]
     with drawing(44 * len(results) + 90) as figure:
         axes = figure.subplots()
         axes.axvline(1, color=INK, linestyle="--", linewidth=1.4)
         for row, (label, result) in enumerate(results):
-            low, high = result["interval"]
+            low, high = result.interval
             axes.plot([low, high], [row] * 2, color=PRUNED, linewidth=2.4, marker="|", markersize=11)
-            axes.plot([result["speedup"]], [row], marker="D", color=PRUNED, markersize=8)
-            said = f"{label}: x {result['speedup']:.2f} [{low:.2f}, {high:.2f}]"
+            axes.plot([result.speedup], [row], marker="D", color=PRUNED, markersize=8)
+            said = f"{label}: x {result.speedup:.2f} [{low:.2f}, {high:.2f}]"
             write_above(axes, row - 0.3, said)
         axes.set_ylim(len(results) - 0.4, -0.8)
         axes.set_yticks([])
-        axes.spines["left"].set_visible(False)
-        ends = [end for _, result in results for end in result["interval"]]
+        axes.spines.left.set_visible(False)
+        ends = [end for _, result in results for end in result.interval]
         axes.set_xlim(min(0.95, *ends) - 0.03, max(1.05, *ends) + 0.03)
         axes.set_xlabel("dense time over pruned time; dashed: no gain")
         return to_picture(
@@ -89,58 +89,60 @@ def gains_picture(benchmark: Section, name: str) -> Picture:
             name,
             title="Gain with its 95 % interval",
             description="; ".join(
-                f"{label}: x {result['speedup']:.2f}, interval {result['interval'][0]:.2f} to "
-                f"{result['interval'][1]:.2f}, {result['conclusion']}"
+                f"{label}: x {result.speedup:.2f}, interval {result.interval[0]:.2f} to "
+                f"{result.interval[1]:.2f}, {result.conclusion}"
                 for label, result in results
             )
             + ". What crosses 1 is no gain.",
         )
 
 
-def sizes_picture(benchmark: Section, name: str) -> Picture:
+def sizes_picture(benchmark: AnyBenchmark, name: str) -> Picture:
     """Bytes of both graphs, one pair of bars for each measure."""
     measures = {key: label for key, (label, show) in MEASURES.items() if show is megabytes}
-    keys = [key for key in measures if all(benchmark[subject].get(key) is not None for subject in SUBJECTS)]
-    with drawing(62 * len(keys) + 80) as figure:
+    sizes: dict[str, dict[str, float]] = {}
+    for key in measures:
+        known = {name: size for name, model in both(benchmark) if (size := getattr(model, key, None)) is not None}
+        if len(known) == 2:
+            sizes[key] = known
+    with drawing(62 * len(sizes) + 80) as figure:
         axes = figure.subplots()
-        most = max(benchmark[subject][key] for key in keys for subject in SUBJECTS) / 1e6
-        for row, key in enumerate(keys):
+        most = max(size for found in sizes.values() for size in found.values()) / 1e6
+        for row, (key, found) in enumerate(sizes.items()):
             write_above(axes, row - 0.36, measures[key])
-            for place, subject in zip((-0.13, 0.19), SUBJECTS, strict=True):
-                size = benchmark[subject][key] / 1e6
+            for place, (subject, count) in zip((-0.13, 0.19), found.items(), strict=True):
+                size = count / 1e6
                 axes.barh(row + place, size, height=0.28, **_bar(subject), label=subject if row == 0 else None)
                 axes.text(size + most / 60, row + place, f"{size:.0f}", va="center")
-        axes.set_ylim(len(keys) - 0.5, -0.7)
+        axes.set_ylim(len(sizes) - 0.5, -0.7)
         axes.set_yticks([])
         axes.set_xlim(0, most * 1.14)
         axes.set_xlabel("MB")
         figure.legend(loc="outside upper left", ncols=2)
         said = "; ".join(
-            f"{measures[key]}: dense {megabytes(benchmark['dense'][key])}, pruned {megabytes(benchmark['pruned'][key])}"
-            for key in keys
+            f"{measures[key]}: {', '.join(f'{subject} {megabytes(count)}' for subject, count in found.items())}"
+            for key, found in sizes.items()
         )
         return to_picture(figure, name, title="Size and memory", description=f"Bars: {said}.")
 
 
-def roofline_picture(benchmark: Section, name: str) -> Picture:
+def roofline_picture(benchmark: BenchmarkReport, name: str) -> Picture:
     """How much of the time of one token the reading of weights and past takes at the measured bandwidth."""
-    bandwidth = benchmark["bandwidth_bytes_per_second"]
-    decode = benchmark["phases"]["decode"]
+    bandwidth = benchmark.bandwidth_bytes_per_second
+    assert bandwidth is not None
     floors = {
-        subject: (benchmark[subject]["weight_bytes_per_token"] + benchmark[subject]["cache_bytes_per_token"])
-        / bandwidth
-        * 1e3
-        for subject in SUBJECTS
+        subject: ((model.weight_bytes_per_token or 0) + (model.cache_bytes_per_token or 0)) / bandwidth * 1e3
+        for subject, model in both(benchmark)
     }
-    medians = {subject: decode[subject]["median"] * 1e3 for subject in SUBJECTS}
+    medians = {subject: times.median * 1e3 for subject, times in both(benchmark.phases["decode"])}
     with drawing(190) as figure:
         axes = figure.subplots()
         said = {
             subject: f"{subject}: {floors[subject]:.1f} of {medians[subject]:.1f} ms, "
             f"{floors[subject] / medians[subject]:.0%}"
-            for subject in SUBJECTS
+            for subject in floors
         }
-        for row, subject in enumerate(SUBJECTS):
+        for row, subject in enumerate(floors):
             floor, median = floors[subject], medians[subject]
             axes.barh(row, floor, height=0.42, color=COLOURS[subject])
             axes.barh(row, max(median - floor, 0), left=floor, height=0.42, color=WHITE, edgecolor=GREY, hatch="////")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from amp_export.benchmarking.results import BenchmarkReport
+from amp_export.benchmarking.statistics import Timing
 from amp_export.reporting.benchmarks import (
-    SUBJECTS,
-    Section,
     benchmark_lines,
     measure_rows,
     noise_lines,
@@ -15,32 +15,32 @@ from amp_export.reporting.benchmarks import (
 from amp_export.reporting.html.benchmark_plots import gains_picture, latency_picture, roofline_picture, sizes_picture
 from amp_export.reporting.html.elements import PageSection, Table
 from amp_export.reporting.html.svg import Picture
-from amp_export.reporting.wording import gain_with_interval, milliseconds, phase_label, timed
+from amp_export.reporting.wording import AnyBenchmark, both, milliseconds, phase_label, speedup_with_interval, timed
 
 NOT_MEASURED = "Not measured. amp-export benchmark OUT measures it."
 
 
-def latency_section(benchmark: Section | None) -> PageSection:
+def latency_section(benchmark: BenchmarkReport | None) -> PageSection:
     """Times of both models."""
     anchor, heading = "latency", "Latency: dense against pruned"
     if benchmark is None:
         return PageSection(anchor, heading, (NOT_MEASURED,))
     how, *_ = benchmark_lines(benchmark)
     lines = [how, *noise_lines(benchmark)]
-    if "prefill" in benchmark["phases"]:
+    if "prefill" in benchmark.phases:
         lines.append("Prefill is what a user waits for the first token.")
     pictures = tuple(latency_pictures(benchmark, "latency"))
     return PageSection(anchor, heading, tuple(lines), pictures, (latency_table(benchmark, "Times"),))
 
 
-def latency_pictures(benchmark: Section, anchor: str) -> Iterator[Picture]:
+def latency_pictures(benchmark: AnyBenchmark, anchor: str) -> Iterator[Picture]:
     """All gains, and every sample of the workload that leads."""
     yield gains_picture(benchmark, f"{anchor}-gains")
-    for phase, result in benchmark["phases"].items():
+    for phase, result in benchmark.phases.items():
         yield latency_picture(phase_label(phase, benchmark), result, f"{anchor}-{phase}")
 
 
-def latency_table(benchmark: Section, caption: str) -> Table:
+def latency_table(benchmark: AnyBenchmark, caption: str) -> Table:
     """The statistics of both models' times, phase by phase."""
     headings = (
         "phase",
@@ -57,24 +57,23 @@ def latency_table(benchmark: Section, caption: str) -> Table:
     )
     rows = []
     for label, _, result in timed(benchmark):
-        for subject in SUBJECTS:
-            times = result[subject]
+        for subject, times in both(result):
             gain = ("", "", "")
             if subject == "pruned":
-                low, high = result["interval"]
-                gain = (f"x {result['speedup']:.2f}", f"{low:.2f} to {high:.2f}", result["conclusion"])
-            said = (milliseconds(times[key]) for key in ("median", "p90", "p99"))
-            counted = (f"{times['variation']:.0%}", _rate(times), str(sum(map(len, times["samples"]))))
+                low, high = result.interval
+                gain = (f"x {result.speedup:.2f}", f"{low:.2f} to {high:.2f}", result.conclusion)
+            said = (milliseconds(seconds) for seconds in (times.median, times.p90, times.p99))
+            counted = (f"{times.variation:.0%}", _rate(times), str(sum(map(len, times.samples))))
             rows.append((label, subject, *said, *counted, *gain))
     return Table.of(caption, headings, rows, words=2)
 
 
-def _rate(times: Section) -> str:
-    rate = times.get("tokens_per_second")
+def _rate(times: Timing) -> str:
+    rate = times.tokens_per_second
     return f"{rate:.1f}" if rate else ""
 
 
-def memory_section(benchmark: Section | None) -> PageSection:
+def memory_section(benchmark: BenchmarkReport | None) -> PageSection:
     """Sizes, memory and load times."""
     anchor, heading = "memory", "Size and memory"
     if benchmark is None:
@@ -83,40 +82,40 @@ def memory_section(benchmark: Section | None) -> PageSection:
     return PageSection(anchor, heading, (), (picture,), (memory_table(benchmark, "Size, memory and load time"),))
 
 
-def memory_table(benchmark: Section, caption: str) -> Table:
+def memory_table(benchmark: AnyBenchmark, caption: str) -> Table:
     """What is told of each model once."""
     rows = [(row.label, row.dense, row.pruned, row.change) for row in measure_rows(benchmark)]
     return Table.of(caption, ("", "dense", "pruned", "change"), rows)
 
 
-def roofline_section(benchmark: Section | None) -> PageSection:
+def roofline_section(benchmark: BenchmarkReport | None) -> PageSection:
     """How near decoding is to what the memory allows."""
     anchor, heading = "roofline", "Roofline: what the memory allows"
-    if benchmark is None or benchmark["roofline"] is None:
+    if benchmark is None or benchmark.roofline is None:
         why = NOT_MEASURED if benchmark is None else "Not measured. It is where a model decodes, of graphs and weights."
         return PageSection(anchor, heading, (why,))
     read = (
-        f"{subject} {benchmark[subject]['weight_bytes_per_token'] / 1e6:.0f} MB of weights and "
-        f"{benchmark[subject]['cache_bytes_per_token'] / 1e6:.1f} MB of keys and values"
-        for subject in SUBJECTS
+        f"{subject} {(model.weight_bytes_per_token or 0) / 1e6:.0f} MB of weights and "
+        f"{(model.cache_bytes_per_token or 0) / 1e6:.1f} MB of keys and values"
+        for subject, model in both(benchmark)
     )
     line = roofline_line(benchmark)
     assert line is not None
     lines = (f"For every token is read: {', '.join(read)}.", line)
-    pictures = () if benchmark["bandwidth_bytes_per_second"] is None else (roofline_picture(benchmark, "roofline"),)
+    pictures = () if benchmark.bandwidth_bytes_per_second is None else (roofline_picture(benchmark, "roofline"),)
     return PageSection(anchor, heading, lines, pictures)
 
 
-def runtimes_section(benchmarks: Mapping[str, Section]) -> PageSection:
+def runtimes_section(benchmarks: Mapping[str, BenchmarkReport]) -> PageSection:
     """The same models in several runtimes."""
     lines = ["Runs of different runtimes were made one after the other: gains within each are steadier than times."]
     rows = []
     for name, benchmark in benchmarks.items():
         lines += [f"{name}: {line}" for line in noise_lines(benchmark)]
         for label, _, result in timed(benchmark):
-            dense, pruned = (milliseconds(result[subject]["median"]) for subject in SUBJECTS)
-            rate = _rate(result["pruned"])
-            rows.append((label, benchmark["runtime"], dense, pruned, rate, gain_with_interval(result)))
+            dense, pruned = (milliseconds(times.median) for _, times in both(result))
+            rate = _rate(result.pruned)
+            rows.append((label, benchmark.runtime, dense, pruned, rate, speedup_with_interval(result)))
     headings = ("phase", "runtime", "dense", "pruned", "tokens/s, pruned", "gain")
     # phase by phase, so that runtimes stand below each other; the sort is stable
     order = list(dict.fromkeys(row[0] for row in rows))

@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 import textwrap
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from amp_export.parity.results import CaseResult, Explanation, ParityReport
 from amp_export.reporting.html.svg import BAD, GREY, INK, PRUNED, WHITE, Picture, drawing, to_picture, write_above
 from amp_export.reporting.wording import case_name, explanation_title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-Section = Mapping[str, Any]
 
 LINE_LETTERS = 46
 """Letters that fit beside each other in a picture."""
@@ -23,13 +22,13 @@ LEAST_SHARE = 1e-3
 """Where the axis of an explanation begins, as a share of the tolerance."""
 
 
-def parity_picture(parity: Section, name: str, *, graph: str = "the graph") -> Picture:
+def parity_picture(parity: ParityReport, name: str, *, graph: str = "the graph") -> Picture:
     """The error of every case as a share of what is tolerated."""
-    cases = parity["cases"]
+    cases = parity.cases
     shares = [
         (
-            case["max_error"] / case.get("tolerance", parity["tolerance"]),
-            case["mean_error"] / case.get("mean_tolerance", parity["mean_tolerance"]),
+            case.max_error / parity.tolerances(case)[0],
+            case.mean_error / parity.tolerances(case)[1],
         )
         for case in cases
     ]
@@ -40,7 +39,7 @@ def parity_picture(parity: Section, name: str, *, graph: str = "the graph") -> P
         axes = figure.subplots()
         _tolerance_axis(axes, worst)
         for row, (case, pair) in enumerate(zip(cases, shares, strict=True)):
-            colour = PRUNED if case["holds"] else BAD
+            colour = PRUNED if case.holds else BAD
             write_above(axes, row - 0.14, "\n".join(names[row]))
             for share, marker, fill in zip(pair, ("o", "D"), (colour, WHITE), strict=True):
                 at = share if math.isfinite(share) else axes.get_xlim()[1]
@@ -49,11 +48,11 @@ def parity_picture(parity: Section, name: str, *, graph: str = "the graph") -> P
                 )
         axes.set_ylim(len(cases) - 0.4, -0.9)
         axes.set_yticks([])
-        axes.spines["left"].set_visible(False)
+        axes.spines.left.set_visible(False)
         for marker, fill, label in (("o", GREY, "largest error"), ("D", WHITE, "mean error")):
             axes.plot([], [], marker=marker, linestyle="", color=GREY, markerfacecolor=fill, label=label)
         figure.legend(loc="outside upper left", ncols=2)
-        failed = sum(not case["holds"] for case in cases)
+        failed = sum(not case.holds for case in cases)
         return to_picture(
             figure,
             name,
@@ -64,9 +63,9 @@ def parity_picture(parity: Section, name: str, *, graph: str = "the graph") -> P
         )
 
 
-def _case_label(case: Section) -> str:
-    label = case_name(case) if case["holds"] else f"FAILS: {case_name(case)}"
-    return label if math.isfinite(case["max_error"]) else f"{label} (error is {case['max_error']})"
+def _case_label(case: CaseResult) -> str:
+    label = case_name(case) if case.holds else f"FAILS: {case_name(case)}"
+    return label if math.isfinite(case.max_error) else f"{label} (error is {case.max_error})"
 
 
 def _tolerance_axis(axes: Axes, worst: float) -> None:
@@ -84,20 +83,20 @@ def _tolerance_axis(axes: Axes, worst: float) -> None:
     axes.set_xlabel("share of the tolerance; hatched: beyond it")
 
 
-def explanation_picture(explanation: Section, name: str) -> Picture:
+def explanation_picture(explanation: Explanation, name: str) -> Picture:
     """The error of every value within a graph, layer by layer, as a multiple of its tolerance."""
-    points = explanation["points"]
-    shares = [point["error"] / point["tolerance"] if point["tolerance"] else math.inf for point in points]
+    points = explanation.points
+    shares = [point.error / point.tolerance if point.tolerance else math.inf for point in points]
     most = 10 * max([share for share in shares if math.isfinite(share)] + [1.0])
     # what is no number is as far beyond as the picture reaches
     heights = [min(max(share, LEAST_SHARE), most) if not math.isnan(share) else most for share in shares]
-    places = _places([point["layer"] for point in points])
-    failing = [point["module"] for point in points if not point["holds"]]
+    places = _places([point.layer for point in points])
+    failing = [point.module for point in points if not point.holds]
     with drawing(230) as figure:
         axes = figure.subplots()
         _excess_axis(axes, most)
         for holds, marker, colour, size in ((True, "o", PRUNED, 14), (False, "x", BAD, 30)):
-            chosen = [number for number, point in enumerate(points) if point["holds"] is holds]
+            chosen = [number for number, point in enumerate(points) if point.holds is holds]
             across, up = ([values[number] for number in chosen] for values in (places, heights))
             axes.scatter(across, up, marker=marker, color=colour, s=size, linewidths=1.2)
         axes.locator_params(axis="x", nbins=8, integer=True)

@@ -7,7 +7,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from amp_export.architectures import PrunedUnit
+from amp_export.benchmarking.device_results import DeviceReport
 from amp_export.outputs.manifest import Manifest
+from amp_export.parity.results import CaseResult, ParityReport
 from amp_export.reporting.benchmarks import gpu_line
 from amp_export.reporting.checks import Check
 from amp_export.reporting.html.benchmark_plots import sizes_picture
@@ -24,7 +26,7 @@ from amp_export.reporting.html.elements import PageSection, Table
 from amp_export.reporting.html.layer_plots import heads_picture, kept_picture, neurons_picture, shown_units
 from amp_export.reporting.html.parity_plots import explanation_picture, parity_picture
 from amp_export.reporting.layers import LayerCounts, layer_counts, read_importance
-from amp_export.reporting.report import Report, Section
+from amp_export.reporting.report import Report
 from amp_export.reporting.reproduce import commands
 from amp_export.reporting.summary import explanation_line, greedy_line, reload_line
 from amp_export.reporting.wording import by_graph, case_name
@@ -62,17 +64,17 @@ def removed_section(report: Report, manifest: Manifest, output: Path) -> PageSec
         return PageSection(anchor, heading, ("Nothing was pruned: this is an export of the model as it is.",))
     layers = layer_counts(pruning, manifest)
     pictures = [kept_picture(layers)]
-    lines = [f"{what.capitalize()}: {reason}." for what, reason in pruning["reasons"].items()]
+    lines = [f"{what.capitalize()}: {reason}." for what, reason in pruning.reasons.items()]
     importance = read_importance(output, layers)
     if isinstance(importance, str):
         lines.append(importance)
     else:
-        if pruning["calibration"]:
-            lines.append(f"Importance was measured on {pruning['calibration']}.")
+        if pruning.calibration:
+            lines.append(f"Importance was measured on {pruning.calibration}.")
         pictures.append(heads_picture(layers, importance.heads))
         if (neurons := neurons_picture(layers, importance.neurons)) is not None:
             pictures.append(neurons)
-    lines += [f"Note: {note}" for note in pruning["notes"]]
+    lines += [f"Note: {note}" for note in pruning.notes]
     return PageSection(anchor, heading, tuple(lines), tuple(pictures), (_counts_table(layers),))
 
 
@@ -88,21 +90,21 @@ def _counts_table(layers: Sequence[LayerCounts]) -> Table:
     return Table.of("Kept of what each layer had", headings, rows, folded=len(rows) > FOLDED_ROWS)
 
 
-def parity_section(parity: Section | None) -> PageSection:
+def parity_section(parity: ParityReport | None) -> PageSection:
     """How far the graph is off in every case."""
     anchor, heading = "parity", "Parity: does the graph compute what PyTorch computes?"
     if parity is None:
         return PageSection(anchor, heading, ("Not measured. amp-export validate OUT measures it.",))
-    runs = f"{parity['runtime']} ran the graph. " if "runtime" in parity else ""
+    runs = f"{parity.runtime} ran the graph. " if parity.runtime is not None else ""
     line = (
-        f"{runs}PyTorch in {parity['reference_precision']} is the reference. PyTorch's own {parity['precision']} is "
-        f"off from it by up to {parity['noise']:.2g}; the graph may be off by {parity['noise_factor']:g} times the "
+        f"{runs}PyTorch in {parity.reference_precision} is the reference. PyTorch's own {parity.precision} is "
+        f"off from it by up to {parity.noise:.2g}; the graph may be off by {parity.noise_factor:g} times the "
         "noise of each output."
     )
     lines, pictures = [line], [parity_picture(parity, "parity")]
-    if (greedy := parity.get("greedy")) is not None:
+    if (greedy := parity.greedy) is not None:
         lines.append(greedy_line(greedy))
-    if (explanation := parity.get("explanation")) is not None:
+    if (explanation := parity.explanation) is not None:
         lines.append(explanation_line(explanation))
         pictures += [
             explanation_picture(part, f"explanation-{number}" if number else "explanation")
@@ -111,7 +113,7 @@ def parity_section(parity: Section | None) -> PageSection:
     return PageSection(anchor, heading, tuple(lines), tuple(pictures), (_parity_table(parity, "Parity by case"),))
 
 
-def _parity_table(parity: Section, caption: str) -> Table:
+def _parity_table(parity: ParityReport, caption: str) -> Table:
     headings = (
         "case",
         "result",
@@ -125,22 +127,23 @@ def _parity_table(parity: Section, caption: str) -> Table:
         "near ties",
         "positions",
     )
-    return Table.of(caption, headings, (_parity_row(case, parity) for case in parity["cases"]), words=2)
+    return Table.of(caption, headings, (_parity_row(case, parity) for case in parity.cases), words=2)
 
 
-def _parity_row(case: Section, parity: Section) -> tuple[str, ...]:
+def _parity_row(case: CaseResult, parity: ParityReport) -> tuple[str, ...]:
+    tolerance, mean_tolerance = parity.tolerances(case)
     return (
         case_name(case),
-        "holds" if case["holds"] else "FAILS",
-        f"{case['max_error']:.3g}",
-        f"{case.get('tolerance', parity['tolerance']):.3g}",
-        f"{case['mean_error']:.3g}",
-        f"{case.get('mean_tolerance', parity['mean_tolerance']):.3g}",
-        _number(case.get("noise")),
-        _number(case.get("kl")),
-        f"{case['top1_agreement']:.1%}",
-        str(case.get("near_ties", "")),
-        str(case["positions"]),
+        "holds" if case.holds else "FAILS",
+        f"{case.max_error:.3g}",
+        f"{tolerance:.3g}",
+        f"{case.mean_error:.3g}",
+        f"{mean_tolerance:.3g}",
+        _number(case.noise),
+        _number(case.kl),
+        f"{case.top1_agreement:.1%}",
+        "" if case.near_ties is None else str(case.near_ties),
+        str(case.positions),
     )
 
 
@@ -156,18 +159,18 @@ def checks_section(checks: Sequence[Check]) -> PageSection:
     return PageSection("checks", "Thresholds and baseline", tables=(table,))
 
 
-def device_section(anchor: str, name: str, device: Section) -> PageSection:
+def device_section(anchor: str, name: str, device: DeviceReport) -> PageSection:
     """What a device found out."""
-    model = device["facts"]["model"] or device["facts"]["processor"] or device["facts"]["system"]
+    model = device.facts.name
     pictures = [
         parity_picture(parity, f"{anchor}-{subject}", graph=f"the {subject} graph")
-        for subject, parity in device["parity"].items()
+        for subject, parity in device.parity.items()
     ]
     tables = [
-        _parity_table(parity, f"Parity of the {subject} graph by case") for subject, parity in device["parity"].items()
+        _parity_table(parity, f"Parity of the {subject} graph by case") for subject, parity in device.parity.items()
     ]
-    lines = [f"{model}, {device['runtime']}."]
-    if (benchmark := device["benchmark"]) is None:
+    lines = [f"{model}, {device.runtime}."]
+    if (benchmark := device.benchmark) is None:
         lines.append("Times were not measured there: parity does not hold.")
     else:
         pictures += [*latency_pictures(benchmark, anchor), sizes_picture(benchmark, f"{anchor}-sizes")]
@@ -179,21 +182,21 @@ def provenance_section(report: Report, manifest: Manifest) -> PageSection:
     """Where all of it is from."""
     lines = [f"Source: {manifest.source.asked}, SHA-256 of config and weights {manifest.source.sha256}."]
     if report.pruning is not None:
-        rewrite = report.pruning["rewrite"]
+        rewrite = report.pruning.rewrite
         if rewrite:
-            lines.append(f"Written as {rewrite['class']} ({rewrite['kind']}): {rewrite['reason']}.")
-        if report.pruning["reload"] is not None:
-            lines.append(reload_line(report.pruning["reload"]))
+            lines.append(f"Written as {rewrite.class_name} ({rewrite.kind}): {rewrite.reason}.")
+        if report.pruning.reload is not None:
+            lines.append(reload_line(report.pruning.reload))
     if report.benchmark is not None:
-        machine = report.benchmark["machine"]
-        lines.append(f"Machine: {machine['processor']}, {machine['cores']} cores, {machine['system']}.")
-        if report.benchmark["gpu"] is not None:
-            lines.append(gpu_line(report.benchmark["gpu"]))
+        machine = report.benchmark.machine
+        lines.append(f"Machine: {machine.processor}, {machine.cores} cores, {machine.system}.")
+        if report.benchmark.gpu is not None:
+            lines.append(gpu_line(report.benchmark.gpu))
     versions = {"amp-export": manifest.amp_export, **(report.packages or {})}
     tables = [Table.of("Versions", ("package", "version"), versions.items(), words=2)]
     # this page cannot hold its own hash
     files = [(name, facts) for name, facts in manifest.files.items() if not name.startswith("report.")]
-    rows = [(name, facts["sha256"], str(facts["bytes"])) for name, facts in files]
+    rows = [(name, record.sha256, str(record.bytes)) for name, record in files]
     if rows:
         tables.append(Table.of("Files", ("file", "SHA-256", "bytes"), rows, words=2, folded=True))
     return PageSection(
