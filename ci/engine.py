@@ -1,6 +1,6 @@
-"""Builds an engine of a pruned model for a GPU that is not here, and looks at what it is: ci/engine.py OUT.
+"""Build an engine of a pruned model for a GPU that is not in this machine, and check it: python ci/engine.py OUT.
 
-OUT is what `amp-export --to onnx` wrote. `ci/bench/engines.py` builds for more of them, and measures.
+OUT is an output directory of `amp-export --to onnx`. `ci/bench/engines.py` builds for more GPUs, and measures.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ GPU = TargetName.RTX5090
 
 
 def check(facts: EngineFacts, layers: int) -> None:
-    """Holds an engine's inputs, outputs and profiles against what the model needs."""
+    """Check the inputs, outputs and profiles of an engine against what the model needs."""
     parts = [f"{layer}.{part}" for layer in range(layers) for part in ("key", "value")]
     tokens = {"input_ids", "attention_mask", "position_ids"}
     assert set(facts.inputs) == {*tokens, *(f"past_key_values.{part}" for part in parts)}
@@ -31,7 +31,7 @@ def check(facts: EngineFacts, layers: int) -> None:
 
 
 def main() -> None:
-    """Builds it and prints a line."""
+    """Build the engine and print its size and build time."""
     checkpoint = open_checkpoint(Path(sys.argv[1]) / "pruned")
     runtime = load_flavor(for_target=True)
     with tempfile.TemporaryDirectory() as scratch:

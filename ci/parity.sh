@@ -1,17 +1,18 @@
 #!/usr/bin/env bash
-# Parity, thresholds and a baseline for the CI of a team: bash parity.sh. Copy it; docs/ci.md tells what it does.
-# It is told by the environment what to do; what is not set is left out:
-#   AMP_EXPORT_INSTALL          what pip installs first, such as "amp-export[onnxruntime]"
-#   AMP_EXPORT_MODEL            a checkpoint to export; without it OUT must be there already
-#   AMP_EXPORT_RATIO            share of parameters to prune first
-#   AMP_EXPORT_CALIBRATION      prompts to score on
-#   AMP_EXPORT_OUTPUT           OUT, by default out
-#   AMP_EXPORT_BENCHMARK        yes: measure the gain over the dense model
+# Check parity, thresholds and a baseline in CI: bash parity.sh. Copy this file; docs/ci.md describes it.
+# Environment variables, all optional:
+#   AMP_EXPORT_INSTALL          what to pip install first, such as "amp-export[onnxruntime]"
+#   AMP_EXPORT_MODEL            checkpoint to export; without it, the output directory must exist
+#   AMP_EXPORT_RATIO            share of parameters to prune before exporting
+#   AMP_EXPORT_CALIBRATION      file of prompts to score on
+#   AMP_EXPORT_OUTPUT           output directory; default: out
+#   AMP_EXPORT_BENCHMARK        yes: measure the speedup over the dense model
 #   AMP_EXPORT_THREADS          threads of the runtime
-#   AMP_EXPORT_THRESHOLDS       what it must keep to; by default amp-export.toml, if that is there
-#   AMP_EXPORT_BASELINE         numbers of an earlier run, which must not get worse
-#   AMP_EXPORT_UPDATE_BASELINE  yes: write them instead
-# Exit codes: 0 all holds; 1 parity, a threshold or the baseline fails; 2 it cannot be done. Reports are in OUT/report.*.
+#   AMP_EXPORT_THRESHOLDS       TOML file with quality gates; default: amp-export.toml, if it exists
+#   AMP_EXPORT_BASELINE         baseline file; numbers that got worse fail
+#   AMP_EXPORT_UPDATE_BASELINE  yes: write the baseline instead of comparing
+# Exit codes: 0 everything holds; 1 parity, a threshold or the baseline failed; 2 a step could not be done.
+# Reports are in OUT/report.*.
 set -euo pipefail
 
 output="${AMP_EXPORT_OUTPUT:-out}"
@@ -35,9 +36,9 @@ yes_or_no() {
     esac
 }
 
-[[ -z "$ratio" || -n "$model" ]] || refuse "AMP_EXPORT_RATIO needs the AMP_EXPORT_MODEL that is to be pruned."
+[[ -z "$ratio" || -n "$model" ]] || refuse "AMP_EXPORT_RATIO needs the AMP_EXPORT_MODEL to prune."
 
-# below, ${name[@]+...} is for the bash of macOS, to which an empty array is not set
+# ${name[@]+...} below: in the bash of macOS, expanding an empty array fails under set -u
 threads=() checks=()
 [[ -z "${AMP_EXPORT_THREADS:-}" ]] || threads=(--threads "$AMP_EXPORT_THREADS")
 [[ -z "$thresholds" ]] || checks+=(--thresholds "$thresholds")
@@ -62,7 +63,7 @@ fi
 
 if [[ -n "$model" ]]; then
     step "export $model"
-    # what pruning has just written stays there
+    # exporting OUT/pruned into OUT keeps the scores, plan and checkpoint that pruning wrote
     amp-export export --model "$model" --to onnx --output "$output" --overwrite
 fi
 

@@ -1,7 +1,7 @@
-"""Runs the commands of a README in the order in which they stand: python ci/readme_commands.py README.md.
+"""Run the commands of a README in order: python ci/readme_commands.py README.md.
 
-Every line of a fenced block marked `bash` is a command, and every block marked `python` is a script. Scripts of this
-repository (`bash ...`) are left out: CI runs them by themselves.
+Every line of a fenced block marked `bash` is a command, and every block marked `python` is a script. Skipped are
+scripts of this repository (`bash ...`), which CI runs separately, `pip` commands, and blocks with other marks.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 def commands(text: str) -> list[list[str]]:
-    """What there is to run, as argument lists."""
+    """Return the commands as argument lists."""
     found: list[list[str]] = []
     for language, body in BLOCK.findall(text):
         if language == "python":
@@ -27,7 +27,7 @@ def commands(text: str) -> list[list[str]]:
 
 
 def main() -> int:
-    """Stops at the first command that fails."""
+    """Run all commands; stop at the first that fails."""
     for command in commands(Path(sys.argv[1]).read_text(encoding="utf-8")):
         print(f"$ {command[-1].strip()}", flush=True)
         if code := subprocess.run(command, check=False).returncode:

@@ -1,7 +1,7 @@
-"""Writes docs/support.md from what the tests of all families found: python ci/support.py [--check] [--rows DIR].
+"""Write docs/support.md from the results of the family tests: python ci/support.py [--check] [--rows DIR].
 
-It runs `tests/test_families.py`, unless --rows names what such a run left behind. With --check nothing is written, and
-the exit code is 1 where the page is not what the run says.
+Runs `tests/test_families.py`, unless --rows names a directory with the results of an earlier run. With --check, nothing
+is written, and the exit code is 1 if the page does not match the results.
 """
 
 from __future__ import annotations
@@ -18,20 +18,22 @@ from typing import Any
 PROJECT = Path(__file__).parents[1]
 PAGE = PROJECT / "docs" / "support.md"
 
-HEADER = """# What is supported
+HEADER = """# Supported models
 
-Written by `python ci/support.py` from a run of `tests/test_families.py`, which puts a tiny random model of each family
-through everything: score, prune in three ways, rewrite, reload in a process that cannot import amp-export (logits equal
-bit for bit), compare with the dense model with the same heads and neurons masked (float64, 1e-5), export in every way
-there is, and check parity. CI runs the same and fails where this page differs, but here it traces those families
-alone that no other test traces, and two of those that are built directly.
+Written by `python ci/support.py` from the tests of all families. They take a tiny random model of each family through
+the whole pipeline: score, prune in three ways, rewrite, reload in a process that cannot import amp-export (logits must
+be equal bit for bit), compare with the dense model with the same heads and neurons masked (float64, 1e-5), export in
+every supported way, and check parity. CI runs the same tests and fails if this page differs from the result; to save
+time, it traces only the families that no other test traces, and two of those that are built directly.
 
-- *fewer neurons*: all heads stay. *Odd heads*: 5 of 6 heads, on a hidden size of 48 that 5 does not divide. *Layers
-  differ*: importance is compared across layers, so that each keeps its own counts.
-- *same*: the same class with new numbers. A class name: a sibling that computes the same, bit for bit. *resized*: the
-  same class, resized at load by a modelling file that is saved with the checkpoint: with `trust_remote_code=True`,
-  or without it where amp-export is installed and `amp_export.register()` was called.
-- *direct*: the graph is built from config and weights. *trace*: the model is followed by transformers' exporter.
+- *fewer neurons*: all heads are kept. *odd heads*: 5 of 6 heads are kept, with a hidden size of 48, which 5 does not
+  divide. *layers differ*: counts are allocated across layers by importance. Neurons are the channels of
+  `intermediate_size`.
+- *same*: the same class with new numbers in the config. A class name: a sibling class that computes the same, bit for
+  bit. *resized*: the same class, resized at load time by a modeling file that is saved with the checkpoint; it loads
+  with `trust_remote_code=True`, or without it if amp-export is installed and `amp_export.register()` was called.
+- *direct*: the ONNX graph is built from config and weights. *trace*: the model is traced through transformers'
+  exporter.
 - *genai*: `genai_config.json` is written, so that onnxruntime-genai opens the folder.
 
 | family | kind | fewer neurons | odd heads | layers differ | graphs | genai |
@@ -40,23 +42,23 @@ alone that no other test traces, and two of those that are built directly.
 
 
 def run_families(rows: Path) -> None:
-    """Runs the tests, which leave one file a family in `rows`."""
+    """Run the tests, which write one file per family to `rows`."""
     command = [sys.executable, "-m", "pytest", "--quiet", "--numprocesses", "2", "tests/test_families.py"]
     settings = {"AMP_EXPORT_SUPPORT_ROWS": str(rows), "AMP_EXPORT_ALL_WAYS": "yes"}
     subprocess.run(command, cwd=PROJECT, env={**os.environ, **settings}, check=True)
 
 
 def page(rows: Path) -> str:
-    """The text of the page.
+    """Return the text of the page.
 
     Raises:
-        SystemExit: A family left nothing.
+        SystemExit: The results of a family are missing.
     """
     from amp_export.architectures import supported_model_types
 
     found = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in rows.glob("*.json")}
     if missing := [family for family in supported_model_types() if family not in found]:
-        raise SystemExit(f"{rows} holds nothing of {', '.join(missing)}: run tests/test_families.py whole.")
+        raise SystemExit(f"{rows} has no results for {', '.join(missing)}. Run all of tests/test_families.py.")
     return HEADER + "".join(_line(found[family]) for family in supported_model_types())
 
 
@@ -72,10 +74,10 @@ def _rewrite(rewrite: dict[str, str]) -> str:
 
 
 def main() -> int:
-    """Writes the page, or checks it."""
+    """Write the page, or check it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing; fail where the page is stale")
-    parser.add_argument("--rows", type=Path, help="what a run of the tests left behind")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if the page is out of date")
+    parser.add_argument("--rows", type=Path, help="results of an earlier run of the tests")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         if arguments.rows is None:
@@ -85,9 +87,9 @@ def main() -> int:
         PAGE.write_text(text, encoding="utf-8")
         return 0
     if PAGE.is_file() and PAGE.read_text(encoding="utf-8") == text:
-        print(f"{PAGE.relative_to(PROJECT)} says what the tests found.")
+        print(f"{PAGE.relative_to(PROJECT)} matches the results of the tests.")
         return 0
-    print(f"{PAGE.relative_to(PROJECT)} is stale. Write it anew: python ci/support.py", file=sys.stderr)
+    print(f"{PAGE.relative_to(PROJECT)} is out of date. Rewrite it: python ci/support.py", file=sys.stderr)
     return 1
 
 

@@ -1,4 +1,4 @@
-"""Lets exported graphs finish the same prompt, side by side: python examples/complete.py FOLDER... [--prompt TEXT]."""
+"""Complete a prompt with exported graphs, side by side: python examples/complete.py FOLDER... [--prompt TEXT]."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from amp_export.exporters.onnx import run
 
 
 def complete(folder: Path, prompt: str, new_tokens: int) -> str:
-    """Greedy decoding: one prefill, then one token at a time with the cache."""
+    """Generate greedily: one prefill call, then one token per call with the KV cache."""
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     decoder = run(folder)
     tokens = tokenizer.encode(prompt).ids
@@ -31,11 +31,11 @@ def complete(folder: Path, prompt: str, new_tokens: int) -> str:
 
 
 def main() -> None:
-    """Prints one panel for each graph."""
+    """Print one panel per graph."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folders", nargs="+", type=Path, help="folders that amp-export wrote, such as out/onnx")
-    parser.add_argument("--prompt", default="Water boils when it is heated because")
-    parser.add_argument("--tokens", type=int, default=40)
+    parser.add_argument("folders", nargs="+", type=Path, help="exported folders, such as out/onnx")
+    parser.add_argument("--prompt", default="Water boils when it is heated because", help="text to complete")
+    parser.add_argument("--tokens", type=int, default=40, help="number of tokens to generate")
     arguments = parser.parse_args()
     texts = [
         Panel(complete(folder, arguments.prompt, arguments.tokens), title=str(folder), width=58)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# From nothing to a pruned, exported, proved and measured model: bash examples/quickstart.sh [WHERE]
-# AMP_EXPORT_ENV=DIR says where the virtual environment goes; by default it is .venv in this repository.
+# Install amp-export, then prune, export, validate and benchmark the demo model: bash examples/quickstart.sh [DIR]
+# Results go to DIR (default: this repository), the virtual environment to AMP_EXPORT_ENV (default: .venv in it).
 set -euo pipefail
 project="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 where="${1:-$project}"
@@ -12,9 +12,9 @@ mkdir -p "$where"
 export PATH="$environment/bin:$PATH"
 cd "$where"
 
-# prunes a tenth of a real 135M Llama away, exports it, checks the export, and measures it against the dense model
+# prune 10 % of a real 135M Llama, export it, check parity, and benchmark it against the dense model
 amp-export --to onnx --model demo --ratio 0.1 --output out/ --overwrite
 
-# the same prompt, finished by the dense and by the pruned graph
+# complete the same prompt with the dense and with the pruned graph
 amp-export export --to onnx --model demo --output out-dense/ --overwrite
 python "$project/examples/complete.py" out-dense/onnx out/onnx

@@ -1,6 +1,6 @@
-"""A test for your own repository: does the graph in out/ still compute what its checkpoint computes?
+"""A test for your own repository: the graph in out/ must compute what its checkpoint computes.
 
-Run it where out/ is: pytest test_parity.py. Leave it out of a quick run: pytest -m "not amp_parity".
+Run it in the directory that holds out/: pytest test_parity.py. To skip it in a quick run: pytest -m "not amp_parity".
 """
 
 

@@ -1,7 +1,7 @@
-"""Writes docs/results/engines.md: python ci/bench/engines.py. Takes ten minutes on two cores, and no GPU.
+"""Write docs/results/engines.md: python ci/bench/engines.py. Takes ten minutes on two cores; needs no GPU.
 
-Engines of the demo model, dense and pruned, for GPUs that are not here; and of a tiny random decoder of every family,
-in every precision, from old and new operators.
+Builds engines of the demo model, dense and pruned, for GPUs that are not in this machine; and of a tiny random decoder
+of every family, in every dtype, from opset 20 and opset 23.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ RATIO = "0.1"
 
 HEADER = """# Engines built without a GPU
 
-Written by `python ci/bench/engines.py`, with {runtime}. Nothing here was run: for that a GPU is needed, and a bundle
-takes the graph to one (`amp-export bundle`).
+Written by `python ci/bench/engines.py`, with {runtime}. These engines were built and not run: running them needs a GPU.
+`amp-export bundle` packs the graph for a device that has one.
 
 ## The demo model
 
 SmolLM2-135M-Instruct (`--model demo`), dense and pruned with `--ratio {ratio}`, float16, contexts of up to 2048 tokens,
-two optimization profiles. Seconds are medians and ranges of {repeats} builds. An engine for single texts alone
-holds most weights twice, in one layout for prefill and in one for decode; one for batches holds them once.
+two optimization profiles. Seconds are medians and ranges of {repeats} builds. An engine for batch 1 only holds most
+weights twice, in one layout for prefill and in one for decode; an engine for larger batches holds them once.
 
 | target | compute capability | largest batch | dense: MB | s | pruned: MB | s | size |
 | --- | --- | ---: | ---: | --- | ---: | --- | ---: |
@@ -51,8 +51,8 @@ holds most weights twice, in one layout for prefill and in one for decode; one f
 FAMILIES = """
 ## Every family
 
-A tiny random decoder of each, for compute capability 8.9: in float32, float16 and bfloat16, from graphs of opset 23 and
-of opset 20.
+A tiny random decoder of each family, for compute capability 8.9, in float32, float16 and bfloat16, from graphs of opset
+23 and of opset 20.
 
 | family | opset 23 | opset 20 |
 | --- | --- | --- |
@@ -60,7 +60,7 @@ of opset 20.
 
 
 def export_graph(checkpoint: str, folder: Path) -> Path:
-    """Exports in float16 through the command line; a pruned checkpoint is named by its ratio."""
+    """Export in float16 through the command line, after pruning unless `checkpoint` is `demo`."""
     if checkpoint != "demo":
         run("prune", "--model", "demo", "--ratio", RATIO, "--target", GPUS[0], "--output", str(folder / "made"))
         checkpoint = str(folder / "made" / "pruned")
@@ -69,12 +69,12 @@ def export_graph(checkpoint: str, folder: Path) -> Path:
 
 
 def run(*arguments: str) -> None:
-    """Runs amp-export."""
+    """Run amp-export."""
     subprocess.run([sys.executable, "-m", "amp_export", *arguments], check=True, stderr=subprocess.DEVNULL)
 
 
 def demo_rows(scratch: Path, repeats: int) -> list[str]:
-    """One line for each target and batch."""
+    """Return one row per target and batch."""
     graphs = [export_graph(name, scratch / name) for name in ("demo", "pruned")]
     runtime = load_flavor(for_target=True)
     rows = []
@@ -94,7 +94,7 @@ def demo_rows(scratch: Path, repeats: int) -> list[str]:
 
 
 def family_rows(scratch: Path) -> list[str]:
-    """One line for each family: which precisions were built, from which operators."""
+    """Return one row per family: which dtypes were built, from which opset."""
     runtime = load_flavor(for_target=True)
     settings = EngineSettings(Limits(max_batch=2, max_context=64), "8.9")
     rows = []
@@ -118,7 +118,7 @@ def family_rows(scratch: Path) -> list[str]:
 
 
 def main() -> None:
-    """Builds everything and writes the page."""
+    """Build everything and write the page."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--repeats", type=int, default=3)
     repeats = parser.parse_args().repeats

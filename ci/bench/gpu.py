@@ -1,8 +1,8 @@
-"""Writes docs/results/gpu.md: python ci/bench/gpu.py. Needs a GPU with 40 GB of memory; takes fifteen minutes there.
+"""Write docs/results/gpu.md: python ci/bench/gpu.py. Needs a GPU with 40 GB of memory; takes fifteen minutes there.
 
-A Llama of the shape of LLaMA-2-7B with random weights, dense and as AMP leaves it at a ratio of 0.3: what weights hold
-does not change how long they take. Both are timed in turns, in PyTorch and in ONNX Runtime, as prefill and as decode at
-several batches. `--layers 2 --device cpu --output FILE` tries the script out where there is no GPU.
+Times a Llama of the shape of LLaMA-2-7B with random weights, dense and pruned by AMP at a ratio of 0.3; the values of
+the weights do not affect the times. Dense and pruned model are interleaved, in PyTorch and in ONNX Runtime, for prefill
+and decode at several batch sizes. `--layers 2 --device cpu --output FILE` tries the script without a GPU.
 """
 
 from __future__ import annotations
@@ -40,27 +40,27 @@ PROMPT, DECODED, ROUNDS = 256, 16, 10
 HEADER = """# A 7B Llama on a GPU
 
 Written by `python ci/bench/gpu.py`. {shapes}
-Random weights in {dtype}; prompts of {prompt} tokens, {decoded} tokens decoded after them, {rounds} rounds in which
-dense and pruned take turns. Times are medians; gains are ratios of medians with their bootstrap 95 % intervals.
+Random weights in {dtype}; prompts of {prompt} tokens, {decoded} decoded tokens, {rounds} interleaved rounds. Times are
+medians; the speedup is dense over pruned median, with its bootstrap 95 % interval.
 
 {machine}
 
-| runtime | batch | phase | dense: ms | pruned: ms | gain |
+| runtime | batch | phase | dense: ms | pruned: ms | speedup |
 | --- | ---: | --- | ---: | ---: | --- |
 """
 
 Step = Callable[[np.ndarray[Any, Any], int, Any], Any]
-"""Tokens [batch, sequence], how many went before, and the past, to the new past."""
+"""Takes tokens [batch, sequence], the number of tokens before them and the KV cache; returns the new cache."""
 
 
 @dataclass(frozen=True)
 class Clock:
-    """Times what a device does: by events on a GPU, by the wall elsewhere."""
+    """Time calls on a device: CUDA events on a GPU, the wall clock elsewhere."""
 
     device: torch.device
 
     def seconds(self, work: Callable[[], Any]) -> tuple[float, Any]:
-        """How long something takes, and what it returns."""
+        """Return how long a call takes, in seconds, and its result."""
         if self.device.type != "cuda":
             started = time.perf_counter()
             result = work()
@@ -75,7 +75,7 @@ class Clock:
 
 
 def torch_step(config: Any, dtype: torch.dtype, device: torch.device) -> Step:
-    """A model with random weights in PyTorch."""
+    """Return a step of a model with random weights in PyTorch."""
     with torch.device(device):
         torch.set_default_dtype(dtype)
         model = AutoModelForCausalLM.from_config(config).eval()
@@ -93,7 +93,7 @@ def torch_step(config: Any, dtype: torch.dtype, device: torch.device) -> Step:
 
 
 def onnx_step(decoder: GraphDecoder) -> Step:
-    """A graph in ONNX Runtime."""
+    """Return a step of a graph in ONNX Runtime."""
 
     def step(tokens_bs: np.ndarray[Any, Any], before: int, past: Any) -> Any:
         batch, sequence = tokens_bs.shape
@@ -105,7 +105,7 @@ def onnx_step(decoder: GraphDecoder) -> Step:
 
 
 def time_round(step: Step, batch: int, vocab_size: int, clock: Clock) -> dict[str, list[float]]:
-    """One prompt and the tokens after it."""
+    """Time one prompt and the tokens decoded after it."""
     tokens = np.random.default_rng(0).integers(vocab_size, size=(batch, PROMPT + DECODED))
     prefill, past = clock.seconds(lambda: step(tokens[:, :PROMPT], 0, None))
     decode = []
@@ -116,7 +116,7 @@ def time_round(step: Step, batch: int, vocab_size: int, clock: Clock) -> dict[st
 
 
 def compare(name: str, dense: Step, pruned: Step, vocab_size: int, clock: Clock) -> Iterator[str]:
-    """Lines of the table: every batch, dense and pruned in turns."""
+    """Yield the rows of the table: every batch size, dense and pruned interleaved."""
     for batch in BATCHES:
         times: dict[str, list[list[list[float]]]] = {"prefill": [[], []], "decode": [[], []]}
         for number in range(-2, ROUNDS):
@@ -131,14 +131,14 @@ def compare(name: str, dense: Step, pruned: Step, vocab_size: int, clock: Clock)
             result = PhaseResult.of(dense_seconds, pruned_seconds)
             low, high = result.interval
             cells = (f"{result.dense.median * 1e3:.2f}", f"{result.pruned.median * 1e3:.2f}")
-            gain = f"{result.speedup:.2f} [{low:.2f}, {high:.2f}]"
-            row = f"| {name} | {batch} | {phase} | {' | '.join(cells)} | {gain} |"
+            speedup = f"{result.speedup:.2f} [{low:.2f}, {high:.2f}]"
+            row = f"| {name} | {batch} | {phase} | {' | '.join(cells)} | {speedup} |"
             print(row)
             yield row
 
 
 def make_configs(layers: int, folder: Path) -> tuple[Any, Any, str]:
-    """The dense config, the pruned one, and what was removed."""
+    """Return the dense config, the pruned config, and a sentence about what was removed."""
     dense = LlamaConfig(num_hidden_layers=layers)
     dense.architectures = ["LlamaForCausalLM"]
     dense.save_pretrained(folder / "dense")
@@ -150,14 +150,14 @@ def make_configs(layers: int, folder: Path) -> tuple[Any, Any, str]:
     (folder / "pruned" / "config.json").write_text(json.dumps(rewritten.config))
     widths = candidate.widths
     shapes = (
-        f"LLaMA-2-7B's shape with {layers} layers; pruned, {widths.query_heads} of 32 heads and {widths.neurons}\n"
-        f"of 11008 neurons stay ({rewritten.class_name}, {candidate.ratio:.1%} removed)."
+        f"The shape of LLaMA-2-7B with {layers} layers; pruned: {widths.query_heads} of 32 heads and {widths.neurons}\n"
+        f"of 11008 neurons are kept ({rewritten.class_name}, {candidate.ratio:.1%} removed)."
     )
     return dense, AutoConfig.from_pretrained(folder / "pruned"), shapes
 
 
 def export_random(config: Any, folder: Path, precision: Precision) -> Path:
-    """A graph with random weights."""
+    """Export a graph with random weights and return its folder."""
     model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, precision.value))
     model.save_pretrained(folder / "checkpoint")
     del model
@@ -168,7 +168,7 @@ def export_random(config: Any, folder: Path, precision: Precision) -> Path:
 
 
 def main() -> None:
-    """Measures everything and writes the page."""
+    """Measure everything and write the page."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--layers", type=int, default=32)
@@ -197,7 +197,7 @@ def main() -> None:
         label = f"ONNX Runtime {onnxruntime.__version__}, {precision}"
         rows += compare(label, *steps, dense.vocab_size, clock)
     gpu = find_gpu()
-    machine = f"{gpu.name}, driver {gpu.driver}." if gpu is not None else "No GPU: the script was only tried out."
+    machine = f"{gpu.name}, driver {gpu.driver}." if gpu is not None else "No GPU: this was a dry run of the script."
     dtype_name = str(dtype).removeprefix("torch.")
     header = HEADER.format(
         shapes=shapes, dtype=dtype_name, prompt=PROMPT, decoded=DECODED, rounds=ROUNDS, machine=machine

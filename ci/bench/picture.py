@@ -1,4 +1,4 @@
-"""Draws the summary of an output directory as the terminal shows it: python ci/bench/picture.py OUT PICTURE.svg."""
+"""Draw the summary of an output directory as the terminal shows it: python ci/bench/picture.py OUT PICTURE.svg."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from amp_export.reporting.report import Report
 
 
 def main() -> None:
-    """Writes an SVG that fetches no fonts."""
+    """Write an SVG that loads no fonts."""
     output, picture = map(Path, sys.argv[1:])
     console = Console(record=True, width=100, file=io.StringIO(), force_terminal=True, highlight=False)
     show_report(console, Report.load(output))

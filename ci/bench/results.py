@@ -1,6 +1,6 @@
-"""Writes docs/results/demo-cpu.md, and summary.svg beside it: python ci/bench/results.py. Forty minutes on two cores.
+"""Write docs/results/demo-cpu.md and summary.svg: python ci/bench/results.py. Takes forty minutes on two cores.
 
-Everything is run through the command line, as a user would run it, and every figure comes from the reports.
+Everything runs through the command line, as a user would run it, and every number comes from the reports.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ RUNS = (
     ("0.3", "--heads auto"),
 )
 REPEATED = 1
-"""Which of them the other runtimes and workloads measure again."""
+"""Index of the run that is measured again with other runtimes and workloads."""
 
 RUNTIMES = ("onnxruntime", "onnxruntime-genai", "openvino", "pytorch", "pytorch-compiled")
 WORKLOADS = "--batch 1,4 --context 32,128"
@@ -33,11 +33,18 @@ BENCHES = ("scoring.py", "export.py")
 
 HEADER = """# The demo model on a CPU
 
-SmolLM2-135M-Instruct (`--model demo`), float32, ONNX Runtime. Written by `python ci/bench/results.py`, which runs
-`amp-export --to onnx --model demo --ratio R OPTIONS` for each line. *dense* and *pruned* are perplexities on text held
-back from calibration, *KL* is the divergence of the pruned model from the dense one in nats a token. Gains are ratios
-of medians with their bootstrap 95 % intervals; one that holds 1 is no gain. *realised* is the share of the gain that
-the removed bytes allow a decoding step.
+SmolLM2-135M-Instruct (`--model demo`), float32, ONNX Runtime, no training after pruning. Written by
+`python ci/bench/results.py`, which runs `amp-export --to onnx --model demo --ratio R OPTIONS` for each row.
+
+- *removed*: share of all parameters. *heads/groups/neurons*: query heads, KV groups and neurons (channels of
+  `intermediate_size`) that each layer keeps.
+- *dense*, *pruned*: perplexity on text that was held out from calibration. *KL*: mean KL divergence of the pruned model
+  from the dense one, in nats per token.
+- *prefill* (time to first token, TTFT) and *decode* (time per output token, TPOT): speedup, dense over pruned median,
+  with its bootstrap 95 % interval. If the interval contains 1, no speedup can be claimed.
+- *realised*: measured decode speedup over the speedup that the removed bytes allow.
+
+A model of 135M parameters has little to spare: read the perplexities before the speedups.
 
 | ratio | options | removed | heads/groups/neurons | dense | pruned | KL | prefill | decode | realised | size | parity |
 | ---: | --- | ---: | --- | ---: | ---: | ---: | --- | --- | ---: | ---: | --- |
@@ -46,25 +53,25 @@ the removed bytes allow a decoding step.
 RUNTIMES_HEADER = """
 ## Other runtimes
 
-Ratio {ratio}, `{options}`, and `amp-export benchmark OUT --runtime RUNTIME` for each line. Dense and pruned take turns
-within a line; lines are measured one after the other, so times of two lines compare only roughly.
+Ratio {ratio}, `{options}`, and `amp-export benchmark OUT --runtime RUNTIME` for each row. Dense and pruned model are
+interleaved within a row; rows are measured one after the other, so times of different rows compare only roughly.
 
-| runtime | prefill, dense and pruned | gain | a token, dense and pruned | gain | realised | most memory, pruned |
+| runtime | TTFT, dense and pruned | speedup | TPOT, dense and pruned | speedup | realised | peak memory, pruned |
 | --- | ---: | --- | ---: | --- | ---: | ---: |
 """
 
 WORKLOADS_HEADER = """
 ## Other workloads
 
-The same in ONNX Runtime, with {options}.
+The same in ONNX Runtime, with {options}. TPOT is the time of one decode step for the whole batch.
 
-| batch | prompt | prefill, dense and pruned | gain | a step, dense and pruned | gain | realised |
+| batch | prompt | TTFT, dense and pruned | speedup | TPOT, dense and pruned | speedup | realised |
 | ---: | ---: | ---: | --- | ---: | --- | ---: |
 """
 
 
 def amp_export(*arguments: str | Path) -> dict[str, Any]:
-    """Runs a command and returns its report."""
+    """Run a command and return its report."""
     command = [sys.executable, "-m", "amp_export", *map(str, arguments), "--json"]
     finished = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     report: dict[str, Any] = json.loads(finished.stdout)
@@ -72,13 +79,13 @@ def amp_export(*arguments: str | Path) -> dict[str, Any]:
 
 
 def convert(ratio: str, options: str, output: Path, scores: Path | None) -> dict[str, Any]:
-    """Runs the whole way and returns its report."""
+    """Run the pipeline end to end and return its report."""
     asked = ["--to", "onnx", "--model", "demo", "--ratio", ratio, *options.split(), "--output", output]
     return amp_export(*asked, *([] if scores is None else ["--scores", scores]))
 
 
 def measure_runtimes(output: Path) -> Iterator[str]:
-    """One line for each runtime."""
+    """Yield one row per runtime."""
     converting = ["export", "--to", "openvino", "--model", output / "pruned", "--output", output]
     subprocess.run([sys.executable, "-m", "amp_export", *converting], check=True)
     for runtime in RUNTIMES:
@@ -88,14 +95,14 @@ def measure_runtimes(output: Path) -> Iterator[str]:
 
 
 def measure_workloads(output: Path) -> Iterator[str]:
-    """One line for each batch and prompt."""
-    leading = amp_export("benchmark", output, *WORKLOADS.split())["benchmarks"]["onnxruntime"]
-    for workload in (leading, *leading["sweep"]):
+    """Yield one row per batch and prompt."""
+    primary = amp_export("benchmark", output, *WORKLOADS.split())["benchmarks"]["onnxruntime"]
+    for workload in (primary, *primary["sweep"]):
         yield _row([str(workload["batch_size"]), str(workload["prompt_tokens"]), *_workload(workload)])
 
 
 def table_row(ratio: str, options: str, report: dict[str, Any]) -> str:
-    """One line of the first table."""
+    """Return one row of the first table."""
     pruning, quality, benchmark = report["pruning"], report["quality"], report["benchmarks"]["onnxruntime"]
     return _row(
         [
@@ -106,7 +113,7 @@ def table_row(ratio: str, options: str, report: dict[str, Any]) -> str:
             f"{quality['dense']:.1f}",
             f"{quality['pruned']:.1f}",
             f"{quality['kl']:.3f}",
-            *(_gain(benchmark["phases"][phase]) for phase in ("prefill", "decode")),
+            *(_speedup(benchmark["phases"][phase]) for phase in ("prefill", "decode")),
             f"{benchmark['roofline']['realised_gain']:.0%}",
             f"{benchmark['pruned']['bytes_on_disk'] / benchmark['dense']['bytes_on_disk'] - 1:+.1%}",
             "holds" if report["parity"]["holds"] else "**fails**",
@@ -122,7 +129,7 @@ def _workload(measured: dict[str, Any]) -> list[str]:
     cells = []
     for phase in (measured["phases"]["prefill"], measured["phases"]["decode"]):
         times = " and ".join(f"{phase[subject]['median'] * 1e3:.1f}" for subject in ("dense", "pruned"))
-        cells += [f"{times} ms", _gain(phase)]
+        cells += [f"{times} ms", _speedup(phase)]
     return [*cells, f"{measured['roofline']['realised_gain']:.0%}"]
 
 
@@ -131,13 +138,13 @@ def _range(layers: list[dict[str, int]], unit: str) -> str:
     return f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
 
 
-def _gain(phase: dict[str, Any]) -> str:
+def _speedup(phase: dict[str, Any]) -> str:
     low, high = phase["interval"]
     return f"{phase['speedup']:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def main() -> None:
-    """Runs everything, then writes."""
+    """Run everything, then write the page."""
     rows, machine = [], {}
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
