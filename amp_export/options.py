@@ -97,6 +97,13 @@ class Runtime(enum.StrEnum):
     """The same through torch.compile."""
 
 
+class BenchmarkDevice(enum.StrEnum):
+    """Which processor of this machine a benchmark runs on."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
 class DeviceRuntime(enum.StrEnum):
     """What a device runs a bundle with."""
 

@@ -1,13 +1,13 @@
-"""The verb `benchmark`: dense against pruned on this machine, in one runtime."""
+"""Benchmark the dense model against the pruned one on this machine, in one runtime."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from amp_export.benchmarking.comparison import ROUNDS, benchmark_models, read_limits
+from amp_export.benchmarking.comparison import benchmark_models, read_limits
 from amp_export.benchmarking.results import BenchmarkReport
 from amp_export.benchmarking.runners import require
-from amp_export.benchmarking.setup import Setup
+from amp_export.benchmarking.setup import choose_setup
 from amp_export.benchmarking.subjects import find_subjects
 from amp_export.benchmarking.workloads import Sweep
 from amp_export.checkpoints.reading import read_config
@@ -15,44 +15,38 @@ from amp_export.outputs.manifest import Manifest
 from amp_export.outputs.names import PRUNED
 from amp_export.progress import Progress, Silent
 from amp_export.reporting.files import open_report, update_report
+from amp_export.verb_options import BenchmarkOptions
 
 
 def benchmark(
-    output: Path,
-    *,
-    setup: Setup | None = None,
-    sweep: Sweep | None = None,
-    against: Path | None = None,
-    rounds: int = ROUNDS,
-    progress: Progress | None = None,
+    output: Path, options: BenchmarkOptions | None = None, *, progress: Progress | None = None
 ) -> BenchmarkReport:
-    """Measures the gain of the pruned model in an output directory, and writes the result into its report.
+    """Measure the speed-up of the pruned model in an output directory, and write the result into its report.
 
     Args:
-        output: What `export` or the whole run wrote.
-        setup: What runs both models, and how; by default ONNX Runtime on the processor.
-        sweep: How much is read and written; by default a prompt of 128 tokens, and 16 after it.
-        against: The output directory to compare with; by default the dense model, exported for this.
-        rounds: How many rounds to measure.
-        progress: Where to show what is going on.
+        output: The output directory of `export` or `convert`.
+        options: What is measured, and how.
+        progress: Where to show progress.
 
     Raises:
         OutputError: `output` holds nothing that could be compared.
+        RequestError: The options contradict one another, or a workload does not fit the models.
         AmpExportError: See `benchmark_models`.
     """
-    progress = progress or Silent()
-    setup = setup or Setup()
+    options, progress = options or BenchmarkOptions(), progress or Silent()
+    setup = choose_setup(options)
+    sweep = Sweep(options.batch, options.context, options.generate)
     manifest = Manifest.load(output)
     earlier = open_report(output, manifest)
     require(setup)
     if (output / PRUNED).is_dir():
         # a workload that does not fit should not be found after the dense model was exported
         limits = read_limits(output / setup.format) if setup.format is not None else ()
-        (sweep or Sweep()).workloads([read_config(output / PRUNED)[1]], limits)
+        sweep.workloads([read_config(output / PRUNED)[1]], limits)
     with (
-        find_subjects(output, against, setup, manifest, progress) as (dense, pruned, chosen),
+        find_subjects(output, options.against, setup, manifest, progress) as (dense, pruned, chosen),
         progress.step(f"Benchmarking dense against pruned with {chosen.name}") as advance,
     ):
-        report = benchmark_models(dense, pruned, setup=chosen, sweep=sweep, rounds=rounds, on_progress=advance)
+        report = benchmark_models(dense, pruned, setup=chosen, sweep=sweep, rounds=options.rounds, on_progress=advance)
     update_report(output, earlier, manifest, benchmarks={report.name: report}, progress=progress)
     return report

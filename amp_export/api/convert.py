@@ -1,9 +1,9 @@
-"""The whole way: prune, export, validate, benchmark, report, and one directory that holds the result."""
+"""Run all steps: prune, export, validate, benchmark and report, into one output directory."""
 
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,10 +15,10 @@ from amp_export.benchmarking.setup import RUNTIMES, Setup
 from amp_export.benchmarking.workloads import Sweep
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.errors import RequestError
-from amp_export.exporting.engines import EngineOptions, check_precision
+from amp_export.exporting.engines import check_precision
 from amp_export.exporting.run import ExportResult, export_as
 from amp_export.exporting.settings import ExportSettings, choose_settings
-from amp_export.options import Format, Opset, Precision, Uniform, Via
+from amp_export.options import Format, Precision
 from amp_export.outputs.names import PRUNED
 from amp_export.outputs.staging import check_output, staged_output
 from amp_export.parity.comparison import compare
@@ -27,61 +27,28 @@ from amp_export.progress import Progress, Silent
 from amp_export.pruning.pipeline import prepare, prune_into
 from amp_export.reporting.files import save_report
 from amp_export.reporting.report import Report, record_verdicts
+from amp_export.verb_options import ConvertOptions, ExportOptions
 
 if TYPE_CHECKING:
     from amp_export.checkpoints.reading import Checkpoint
-    from amp_export.pruning.settings import PlanSettings
-
-
-@dataclass(frozen=True)
-class ConvertOptions:
-    """What the whole way needs beside the plan.
-
-    Attributes:
-        precision: The precision of the graph; by default float32, for an engine float16.
-        opset: The version of the ONNX operators; by default the newest that the runtime takes.
-        engine: What engine is built, where one is, and the largest batch and text of an ExecuTorch program.
-        via: How the graph is made.
-        calibration: A `.jsonl` or `.txt` file of prompts, or a `.npz` or `.safetensors` file with images or sounds.
-        scores: Scores of an earlier run.
-        plan: A plan file.
-        uniform: What becomes of a plan that no stock config can say.
-        allow_pickle: Whether weights may be read from torch pickles, where there are no others.
-        threads: Threads of the runtime; by default one for each core.
-        overwrite: Whether an earlier result may be replaced.
-    """
-
-    precision: Precision | None = None
-    opset: Opset | None = None
-    engine: EngineOptions | None = None
-    via: Via = Via.AUTO
-    calibration: Path | None = None
-    scores: Path | None = None
-    plan: Path | None = None
-    uniform: Uniform = Uniform.RESIZE
-    allow_pickle: bool = False
-    threads: int | None = None
-    overwrite: bool = False
 
 
 def convert(
     model: str | Path,
-    *,
     output: Path,
-    settings: PlanSettings | None,
-    to: Format = Format.ONNX,
-    options: ConvertOptions | None = None,
+    options: ConvertOptions,
+    *,
+    overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Report:
-    """Prunes a model, exports it, checks parity, and measures what was gained.
+    """Prune a model, export it, check parity, and measure the speed-up.
 
     Args:
         model: A hub id, a checkpoint directory, a `.gguf` file, or `demo`.
         output: The output directory.
-        settings: What plan is asked for; None where `options.plan` gives one.
-        to: The format to export to.
-        options: Everything else.
-        progress: Where to show what is going on.
+        options: What is pruned and exported, and how.
+        overwrite: Replace an earlier result.
+        progress: Where to show progress.
 
     Returns:
         The report, whether parity holds or not.
@@ -89,39 +56,21 @@ def convert(
     Raises:
         AmpExportError: See `amp_export.errors`.
     """
-    options = options or ConvertOptions()
     progress = progress or Silent()
-    check_output(output, overwrite=options.overwrite)
-    if to is not Format.TENSORRT:
-        require(Setup(RUNTIMES[to]))
-    if to is Format.ONNX and options.precision is Precision.BFLOAT16:
-        raise RequestError(
-            "ONNX Runtime's CPU provider has no bfloat16 arithmetic, so a bfloat16 graph can be neither checked nor "
-            "measured here.\nRun the steps that can be done: amp-export prune, then amp-export export --dtype bfloat16."
-        )
-    request = prepare(
-        model,
-        settings,
-        uniform=options.uniform,
-        calibration=options.calibration,
-        scores=options.scores,
-        plan=options.plan,
-        allow_pickle=options.allow_pickle,
-        progress=progress,
-    )
-    choices = choose_settings(
-        request.checkpoint, to, options.precision, options.opset, via=options.via, engine=options.engine
-    )
+    check_output(output, overwrite=overwrite)
+    _check_can_measure(options.export)
+    request = prepare(model, options.prune, progress=progress)
+    choices = choose_settings(request.checkpoint, options.export)
     if choices.limits is not None:
         # what cannot be measured should not be found after both models were exported
         Sweep().workloads([request.checkpoint.config], [choices.limits])
-    with staged_output(output, overwrite=options.overwrite) as folder:
+    with staged_output(output, overwrite=overwrite) as folder:
         _, manifest = prune_into(folder, request, progress)
         pruned = open_checkpoint(folder / PRUNED)
         if choices.job is not None:
             check_precision(pruned, choices.precision, progress=progress)
         exported = export_as(folder, pruned, choices, progress=progress)
-        parity, benchmark = _try_out(exported, pruned, request.checkpoint, choices, options, progress)
+        parity, benchmark = _try_out(exported, pruned, request.checkpoint, choices, options.threads, progress)
         benchmarks = {benchmark.name: benchmark} if benchmark is not None else None
         report = replace(Report.of(manifest), parity=parity, benchmarks=benchmarks)
         manifest = record_export(manifest, exported)
@@ -130,12 +79,28 @@ def convert(
     return report
 
 
+def _check_can_measure(options: ExportOptions) -> None:
+    """Find out whether the export can be validated and measured here, before any work is done.
+
+    Raises:
+        MissingExtraError: The runtime is not installed.
+        RequestError: The runtime cannot compute in this dtype.
+    """
+    if options.to is not Format.TENSORRT:
+        require(Setup(RUNTIMES[options.to]))
+    if options.to is Format.ONNX and options.dtype is Precision.BFLOAT16:
+        raise RequestError(
+            "ONNX Runtime's CPU provider has no bfloat16 arithmetic, so a bfloat16 graph can be neither checked nor "
+            "measured here.\nRun the steps that can be done: amp-export prune, then amp-export export --dtype bfloat16."
+        )
+
+
 def _try_out(
     exported: ExportResult,
     pruned: Checkpoint,
     dense: Checkpoint,
     choices: ExportSettings,
-    options: ConvertOptions,
+    threads: int | None,
     progress: Progress,
 ) -> tuple[ParityReport | None, BenchmarkReport | None]:
     """Parity and gain, as far as they can be found out here.
@@ -149,14 +114,14 @@ def _try_out(
             return None, None
         progress.note("The engine cannot be run here. The graph that it was built from is checked instead.")
         tried = replace(exported, folder=exported.folder.parent / Format.ONNX, format=Format.ONNX)
-    parity = compare(pruned.path, tried.folder, threads=options.threads, progress=progress)
+    parity = compare(pruned.path, tried.folder, threads=threads, progress=progress)
     if tried.format is not exported.format:
         return parity, None
     # the dense export is only needed to measure against, and is as large as the result: it does not stay
     scratch = exported.folder.parent / "dense"
     made = export_as(scratch, dense, replace(choices, via=exported.via), progress=progress, name="the dense model")
     with progress.step("Benchmarking dense against pruned") as advance:
-        setup = Setup(RUNTIMES[exported.format], threads=options.threads)
+        setup = Setup(RUNTIMES[exported.format], threads=threads)
         benchmark = benchmark_models(made.folder, exported.folder, setup=setup, on_progress=advance)
     shutil.rmtree(scratch)
     return parity, benchmark

@@ -1,41 +1,33 @@
-"""The verb `export`: any checkpoint, pruned or not, to a graph that a runtime opens."""
+"""Export a checkpoint, pruned or not, into an output directory."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from amp_export.checkpoints.hashing import hash_weights
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.checkpoints.sources import resolve_model
 from amp_export.errors import OutputError
-from amp_export.exporting.engines import EngineOptions, check_precision
+from amp_export.exporting.engines import check_precision
 from amp_export.exporting.run import ExportResult, export_as
 from amp_export.exporting.settings import choose_settings
-from amp_export.options import Format, Opset, Precision, Via
+from amp_export.options import Format
 from amp_export.outputs.manifest import Manifest, SourceRecord
 from amp_export.outputs.staging import check_output, is_ours, staged_output
 from amp_export.progress import Progress, Silent
-
-if TYPE_CHECKING:
-    pass
+from amp_export.verb_options import ExportOptions
 
 
 def export(
     model: str | Path,
-    *,
     output: Path,
-    to: Format = Format.ONNX,
-    precision: Precision | None = None,
-    opset: Opset | None = None,
-    via: Via = Via.AUTO,
-    engine: EngineOptions | None = None,
-    allow_pickle: bool = False,
+    options: ExportOptions | None = None,
+    *,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> ExportResult:
-    """Exports a checkpoint into the folder of its format in `output`; for an engine both into `onnx` and `tensorrt`.
+    """Export a checkpoint into the folder of its format in `output`; an engine also leaves its graph in `onnx`.
 
     The pruned checkpoint of an output directory may be exported into that directory itself, which then keeps the rest
     of what it holds.
@@ -43,27 +35,23 @@ def export(
     Args:
         model: A hub id, a checkpoint directory, a `.gguf` file, or `demo`.
         output: The output directory.
-        to: The format.
-        precision: The precision of the graph; by default float32, for an engine float16.
-        opset: The version of the ONNX operators; by default the newest that the runtime takes.
-        via: How the graph is made.
-        engine: What engine is built, where one is, and the largest batch and text of an ExecuTorch program.
-        allow_pickle: Whether weights may be read from torch pickles, where there are no others.
-        overwrite: Whether an earlier result may be replaced.
-        progress: Where to show what is going on.
+        options: What it is exported to, and how.
+        overwrite: Replace an earlier result.
+        progress: Where to show progress.
 
     Raises:
         AmpExportError: See `amp_export.errors`.
     """
+    options = options or ExportOptions()
     progress = progress or Silent()
     extend = _is_own_checkpoint(model, output)
-    if extend and (output / to.value).exists() and not overwrite:
-        raise OutputError(f"{output / to.value} is there already.\nGive --overwrite to replace it.")
+    if extend and (output / options.to.value).exists() and not overwrite:
+        raise OutputError(f"{output / options.to.value} is there already.\nGive --overwrite to replace it.")
     if not extend:
         check_output(output, overwrite=overwrite)
-    source = resolve_model(model, allow_pickle=allow_pickle, on_status=progress.note)
+    source = resolve_model(model, allow_pickle=options.allow_pickle, on_status=progress.note)
     checkpoint = open_checkpoint(source.path)
-    settings = choose_settings(checkpoint, to, precision, opset, via=via, engine=engine)
+    settings = choose_settings(checkpoint, options)
     if settings.job is not None:
         check_precision(checkpoint, settings.precision, progress=progress)
     with staged_output(output, overwrite=overwrite, extend=extend) as folder:
@@ -75,7 +63,7 @@ def export(
             manifest = Manifest(source=record, config_before=dict(checkpoint.raw_config))
         manifest = record_export(manifest, exported)
         manifest.save(folder)
-    return replace(exported, folder=output / to.value)
+    return replace(exported, folder=output / options.to.value)
 
 
 def record_export(manifest: Manifest, exported: ExportResult) -> Manifest:

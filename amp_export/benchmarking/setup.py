@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from amp_export.options import Format, Precision, Provider, Runtime
-
-if TYPE_CHECKING:
-    pass
-
+from amp_export.errors import RequestError
+from amp_export.options import BenchmarkDevice, Format, Precision, Provider, Runtime
+from amp_export.verb_options import BenchmarkOptions
 
 FORMATS = {
     Runtime.ONNXRUNTIME: Format.ONNX,
@@ -63,3 +60,23 @@ class Setup:
         if self.runtime is Runtime.ONNXRUNTIME and self.provider is not Provider.CPU:
             return f"{self.runtime}-{self.provider}"
         return f"{self.runtime}-cuda" if self.gpu and self.runtime is not Runtime.TENSORRT else self.runtime.value
+
+
+def choose_setup(options: BenchmarkOptions) -> Setup:
+    """Return how models are run, every choice made.
+
+    Raises:
+        RequestError: Runtime, export and execution provider do not go together.
+    """
+    runtime, to, provider = options.runtime, options.to, options.provider
+    if runtime is None:
+        runtime = RUNTIMES[to or Format.ONNX]
+    if to is not None and to is not FORMATS.get(runtime):
+        runs = FORMATS.get(runtime, "the checkpoint")
+        raise RequestError(f"--runtime {runtime} runs {runs}, and not what --to {to} names.\nLeave one of them out.")
+    if provider is not Provider.CPU and runtime is not Runtime.ONNXRUNTIME:
+        raise RequestError(f"--provider is for ONNX Runtime, and --runtime {runtime} has none.\nLeave one of them out.")
+    gpu = options.device is BenchmarkDevice.CUDA
+    if gpu and runtime is Runtime.ONNXRUNTIME and provider is Provider.CPU:
+        provider = Provider.CUDA
+    return Setup(runtime, threads=options.threads, provider=provider, gpu=gpu)

@@ -15,13 +15,14 @@ from amp_export.exporters.dispatch import exported_opset
 from amp_export.exporters.executorch.programs import read_facts
 from amp_export.exporters.tensorrt.engines import EngineFacts
 from amp_export.exporters.tensorrt.running import check_runs_here
-from amp_export.exporting.engines import EngineOptions, prepare_engine
+from amp_export.exporting.engines import prepare_engine
 from amp_export.exporting.run import export_as
 from amp_export.exporting.settings import ExportSettings
 from amp_export.options import Format, Opset, Precision, Via
 from amp_export.outputs.lookup import exported_checkpoint, require_export, which_export
 from amp_export.outputs.manifest import Manifest
 from amp_export.progress import Progress
+from amp_export.verb_options import ExportOptions
 
 
 @contextlib.contextmanager
@@ -105,7 +106,9 @@ def export_dense(
         facts = EngineFacts.load(output / to)
         check_runs_here(facts)
         opset = Opset(str(facts.opset))
-        options = EngineOptions(None, facts.runtime, facts.limits.max_batch, facts.limits.max_context)
+        options = ExportOptions(
+            to=to, runtime=facts.runtime, max_batch=facts.limits.max_batch, max_context=facts.limits.max_context
+        )
         job = prepare_engine(options, checkpoint.config)
     elif to is Format.EXECUTORCH:
         limits = read_facts(output / to).limits

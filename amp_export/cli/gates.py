@@ -1,4 +1,4 @@
-"""Options that hold a report to thresholds and to a baseline, and what they do."""
+"""Quality gates: check a report against thresholds and a baseline."""
 
 from __future__ import annotations
 
@@ -17,18 +17,22 @@ if TYPE_CHECKING:
     from amp_export.reporting.thresholds import Threshold
 
 ThresholdsOption = Annotated[
-    Path | None, typer.Option("--thresholds", metavar="FILE", help="What it must keep to, such as amp-export.toml.")
+    Path | None,
+    typer.Option("--thresholds", metavar="FILE", help="TOML file with quality gates, e.g. amp-export.toml."),
 ]
 BaselineOption = Annotated[
-    Path | None, typer.Option("--baseline", metavar="FILE", help="Numbers of an earlier run: fail where it got worse.")
+    Path | None,
+    typer.Option(
+        "--baseline", metavar="FILE", help="JSON file with the numbers of an earlier run; fail if one got worse."
+    ),
 ]
 UpdateBaseline = Annotated[
-    bool, typer.Option("--update-baseline", help="Write the baseline instead of comparing with it.")
+    bool, typer.Option("--update-baseline", help="Write the baseline, instead of comparing with it.")
 ]
 
 
-class Checks:
-    """What a report is held to. All files are read when it is made, before anything is measured."""
+class Gates:
+    """The gates of a report. Their files are read when it is made, before anything is measured."""
 
     def __init__(
         self,
@@ -72,8 +76,8 @@ class Checks:
 
         return self.to or (Format.ONNX if self.output is None else which_export(self.output))
 
-    def run(self, report: Report) -> Report:
-        """Holds a report to thresholds and baseline; it comes back with what came of them, if there are any."""
+    def check(self, report: Report) -> Report:
+        """Return the report with the results of its gates, if there are any."""
         from amp_export.reporting.baselines import compare_baseline
         from amp_export.reporting.metrics import measure
         from amp_export.reporting.thresholds import check_thresholds
@@ -87,11 +91,11 @@ class Checks:
         return replace(report, checks=tuple(found))
 
     def write_baseline(self, report: Report) -> str | None:
-        """Writes the new baseline, unless parity or a threshold fails; says what it did, if that was asked for."""
+        """Write the new baseline, unless parity or a threshold fails; return what was done, if it was asked for."""
         if (file := self.written_baseline) is None:
             return None
         if not (report.holds and report.checks_hold):
-            return f"{file} was not written: a run that fails is no baseline."
+            return f"{file} was not written: a run that fails cannot be a baseline."
         from amp_export.reporting.baselines import Baseline
 
         assert self.output is not None

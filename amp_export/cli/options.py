@@ -1,14 +1,17 @@
-"""The options of the command line, one for each name: what several commands take is the same in all of them."""
+"""The options of the command line: for each field of an options object its flag and its help."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from amp_export.errors import RequestError
 from amp_export.options import (
     Allocation,
+    DeviceRuntime,
     EngineRuntime,
     Format,
     HeadPolicy,
@@ -16,108 +19,253 @@ from amp_export.options import (
     PerLayer,
     Precision,
     Provider,
+    Runtime,
     TargetName,
     Uniform,
     Via,
+)
+from amp_export.verb_options import (
+    BenchmarkOptions,
+    BundleOptions,
+    DeviceOptions,
+    DoctorOptions,
+    ExportOptions,
+    PlanChoices,
+    PruneOptions,
+    ValidateOptions,
 )
 
 DEFAULT_MODEL = "demo"
 DEFAULT_RATIO = 0.1
 DEFAULT_OUTPUT = Path("out")
 
-Model = Annotated[
-    str, typer.Option("--model", "-m", metavar="MODEL", help="A hub id, a checkpoint directory, a .gguf file, or demo.")
+_MODEL = typer.Option(
+    "--model", "-m", metavar="MODEL", help="Hub id, checkpoint directory, .gguf file, or demo (SmolLM2-135M-Instruct)."
+)
+Model = Annotated[str, _MODEL]
+MaybeModel = Annotated[str | None, _MODEL]
+Output = Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="Output directory.")]
+OutArgument = Annotated[Path, typer.Argument(metavar="OUT", help="Output directory of an earlier command.")]
+MaybeOutArgument = Annotated[
+    Path | None, typer.Argument(metavar="[OUT]", help="Output directory of an earlier command.")
 ]
-MaybeModel = Annotated[
-    str | None,
-    typer.Option("--model", "-m", metavar="MODEL", help="A hub id, a checkpoint directory, a .gguf file, or demo."),
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON on stdout, and nothing else there.")]
+
+_TARGETS = ", ".join(TargetName)
+_THREADS = Annotated[int | None, typer.Option(min=1, metavar="N", help="Threads of the runtime.  [default: all cores]")]
+_AGAINST = Annotated[
+    Path | None, typer.Option(metavar="OTHER", help="Output directory to compare with.  [default: the dense model]")
 ]
-Ratio = Annotated[
-    float | None, typer.Option("--ratio", "-r", metavar="R", help="Share of all parameters to remove, 0 to 1.")
-]
-Output = Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="Where the result goes.")]
-OutArgument = Annotated[Path, typer.Argument(metavar="OUT", help="What an earlier command wrote.")]
-AllocationOption = Annotated[
-    Allocation, typer.Option(help="Meet the budget, or follow the paper's rule to the letter.")
-]
-Heads = Annotated[
-    HeadPolicy, typer.Option(help="Heads that may go: whole key/value groups, within each, the better, or none.")
-]
-Snap = Annotated[
-    int | None, typer.Option(metavar="N", help="Keep a multiple of N neurons.  [default: 16, for a GPU 64]")
-]
-TargetOption = Annotated[
-    TargetName, typer.Option("--target", metavar="DEVICE", help=f"What will run it: {', '.join(TargetName)}.")
-]
-HeadsPerLayer = Annotated[
-    PerLayer, typer.Option("--heads-per-layer", help="The same in every layer, or by importance among all layers.")
-]
-NeuronsPerLayer = Annotated[
-    PerLayer, typer.Option("--neurons-per-layer", help="The same in every layer, or by importance among all layers.")
-]
-UniformOption = Annotated[
-    Uniform, typer.Option("--uniform", help="What no stock config can say is resized at load, or padded with zeros.")
-]
-Calibration = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="What to score on: prompts (.txt, .jsonl), or images or sounds (.npz)."),
-]
-ScoresOption = Annotated[Path | None, typer.Option("--scores", metavar="FILE", help="Scores of an earlier run.")]
-PlanOption = Annotated[Path | None, typer.Option("--plan", metavar="FILE", help="A plan, instead of a ratio.")]
-ViaOption = Annotated[Via, typer.Option("--via", help="Build the graph directly, or trace the model.")]
-OpsetOption = Annotated[
-    Opset | None, typer.Option("--opset", help="ONNX operators: 20 is for TensorRT before 10.15 and older runtimes.")
-]
-DtypeOption = Annotated[
-    Precision | None, typer.Option("--dtype", help="Precision of the graph.  [default: float32, for an engine float16]")
-]
-RuntimeOption = Annotated[
-    EngineRuntime | None, typer.Option("--runtime", help="What builds an engine.  [default: what is installed]")
-]
-MaxBatch = Annotated[
-    int,
+_PROVIDER = Annotated[Provider, typer.Option("--provider", help="ONNX Runtime execution provider.")]
+_UNIFORM = Annotated[
+    Uniform,
     typer.Option(
-        "--max-batch", min=1, metavar="N", help="The largest batch that an engine or an ExecuTorch program takes."
+        "--uniform",
+        help="How to store layers of different widths: resize ships a modeling file that resizes them at load time, "
+        "pad zero-pads them to a common width.",
     ),
 ]
-MaxContext = Annotated[
+_ALLOW_PICKLE = Annotated[
+    bool,
+    typer.Option("--allow-pickle", help="Read torch pickles if there is no safetensors file; their code is never run."),
+]
+_ROUNDS = Annotated[int, typer.Option(min=2, metavar="N", help="Interleaved rounds to measure.")]
+_MAX_BATCH = Annotated[
+    int, typer.Option("--max-batch", min=1, metavar="N", help="Largest batch of an engine or an ExecuTorch program.")
+]
+_MAX_CONTEXT = Annotated[
     int | None,
     typer.Option(
         "--max-context",
         metavar="N",
-        help="The most tokens of a text, past and new ones together.  [default: 2048, for ExecuTorch 512, or the "
-        "model's context]",
+        help="Longest sequence of an engine or an ExecuTorch program, KV cache and new tokens together.  [default: "
+        "2048, for ExecuTorch 512, or the model's context if shorter]",
     ),
 ]
-EngineTarget = Annotated[
-    TargetName | None, typer.Option("--target", help="The device of an engine.  [default: the GPU in this machine]")
-]
-WhichExport = Annotated[Format, typer.Option("--to", help="Which export of it.")]
-ProviderOption = Annotated[Provider, typer.Option("--provider", help="What computes a graph within ONNX Runtime.")]
-Threads = Annotated[int | None, typer.Option(min=1, metavar="N", help="Threads of the runtime.  [default: all cores]")]
-AllowPickle = Annotated[
-    bool,
-    typer.Option("--allow-pickle", help="Read torch pickles where there is no safetensors; runs no code of theirs."),
-]
-Against = Annotated[
-    Path | None, typer.Option(metavar="OTHER", help="Output of another export.  [default: the dense model]")
-]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the report on stdout as JSON, and nothing else.")]
+
+_PLAN_CHOICES = {
+    "allocation": Annotated[
+        Allocation, typer.Option(help="Meet the parameter budget (balanced), or apply the paper's rule as published.")
+    ],
+    "heads": Annotated[
+        HeadPolicy,
+        typer.Option(
+            help="Which attention heads to prune: whole KV groups (groups), query heads within each group (within), "
+            "whichever scores better (auto), or none."
+        ),
+    ],
+    "snap": Annotated[
+        int | None, typer.Option(metavar="N", help="Keep a multiple of N neurons.  [default: 16, for a GPU 64]")
+    ],
+    "target": Annotated[
+        TargetName,
+        typer.Option("--target", metavar="DEVICE", help=f"Device that the widths should suit: {_TARGETS}."),
+    ],
+    "heads_per_layer": Annotated[
+        PerLayer,
+        typer.Option("--heads-per-layer", help="Keep the same number of heads in every layer, or allocate globally."),
+    ],
+    "neurons_per_layer": Annotated[
+        PerLayer,
+        typer.Option(
+            "--neurons-per-layer", help="Keep the same number of neurons in every layer, or allocate globally."
+        ),
+    ],
+}
+
+FLAGS: Mapping[type[Any], Mapping[str, Any]] = {
+    PlanChoices: _PLAN_CHOICES,
+    PruneOptions: {
+        "ratio": Annotated[
+            float | None,
+            typer.Option("--ratio", "-r", metavar="R", help="Share of all parameters to remove, between 0 and 1."),
+        ],
+        **_PLAN_CHOICES,
+        "uniform": _UNIFORM,
+        "calibration": Annotated[
+            Path | None,
+            typer.Option(
+                metavar="FILE",
+                help="Samples to score on: prompts (.txt, .jsonl), images or audio (.npz, .safetensors).",
+            ),
+        ],
+        "scores": Annotated[Path | None, typer.Option("--scores", metavar="FILE", help="Scores of an earlier run.")],
+        "plan": Annotated[
+            Path | None, typer.Option("--plan", metavar="FILE", help="Plan to follow, instead of a ratio.")
+        ],
+        "allow_pickle": _ALLOW_PICKLE,
+    },
+    DoctorOptions: {"uniform": _UNIFORM, "max_batch": _MAX_BATCH, "max_context": _MAX_CONTEXT},
+    ExportOptions: {
+        "to": Annotated[Format, typer.Option("--to", help="Format to export to.")],
+        "dtype": Annotated[
+            Precision | None,
+            typer.Option(
+                "--dtype", help="Dtype of weights and activations.  [default: float32, for an engine float16]"
+            ),
+        ],
+        "opset": Annotated[
+            Opset | None,
+            typer.Option("--opset", help="ONNX opset; 20 is for TensorRT before 10.15 and older runtimes."),
+        ],
+        "via": Annotated[Via, typer.Option("--via", help="Build the graph directly, or trace the model.")],
+        "target": Annotated[
+            TargetName | None,
+            typer.Option(
+                "--target",
+                metavar="DEVICE",
+                help=f"Device of a TensorRT engine: {_TARGETS}.  [default: the GPU in this machine]",
+            ),
+        ],
+        "runtime": Annotated[
+            EngineRuntime | None,
+            typer.Option("--runtime", help="TensorRT variant that builds the engine.  [default: the one installed]"),
+        ],
+        "max_batch": _MAX_BATCH,
+        "max_context": _MAX_CONTEXT,
+        "allow_pickle": _ALLOW_PICKLE,
+    },
+    ValidateOptions: {
+        "to": Annotated[Format, typer.Option("--to", help="Export format to validate.")],
+        "reference": Annotated[
+            Path | None, typer.Option(metavar="CHECKPOINT", help="Checkpoint that was exported.  [default: OUT's own]")
+        ],
+        "cases": Annotated[
+            Path | None,
+            typer.Option("--cases", metavar="FILE", help="JSON file of cases to run.  [default: the standard cases]"),
+        ],
+        "explain": Annotated[
+            bool,
+            typer.Option("--explain", help="Compare intermediate values, and name the first layer that differs."),
+        ],
+        "provider": _PROVIDER,
+        "threads": _THREADS,
+    },
+    BenchmarkOptions: {
+        "against": _AGAINST,
+        "rounds": _ROUNDS,
+        "runtime": Annotated[
+            Runtime | None,
+            typer.Option(help="Runtime for both models.  [default: that of --to, ONNX Runtime or TensorRT]"),
+        ],
+        "batch": Annotated[str, typer.Option(metavar="N,...", help="Batch sizes.")],
+        "context": Annotated[
+            str | None,
+            typer.Option(metavar="N,...", help="Prompt lengths in tokens.  [default: 128, or what fits]"),
+        ],
+        "generate": Annotated[str, typer.Option(metavar="N,...", help="Tokens to decode after the prompt.")],
+        "to": Annotated[Format | None, typer.Option("--to", help="Export format to measure.  [default: onnx]")],
+        "provider": _PROVIDER,
+        "threads": _THREADS,
+    },
+    DeviceOptions: {
+        "target": Annotated[
+            TargetName,
+            typer.Option("--target", metavar="DEVICE", help=f"Device that the bundle is made for: {_TARGETS}."),
+        ],
+        "against": _AGAINST,
+        "rounds": _ROUNDS,
+        "threads": _THREADS,
+        "device_runtime": Annotated[
+            DeviceRuntime | None,
+            typer.Option(help="Runtime on the device.  [default: TensorRT if it imports there, else ONNX Runtime]"),
+        ],
+        "device_python": Annotated[
+            str, typer.Option(metavar="PATH", help="Python on the device that has the runtime, e.g. ~/venv/bin/python.")
+        ],
+        "ssh_config": Annotated[
+            Path | None,
+            typer.Option(
+                metavar="FILE", exists=True, dir_okay=False, help="ssh configuration file, instead of ~/.ssh/config."
+            ),
+        ],
+    },
+    BundleOptions: {
+        "target": Annotated[
+            TargetName,
+            typer.Option("--target", metavar="DEVICE", help=f"Device that the bundle is for: {_TARGETS}."),
+        ],
+        "max_batch": Annotated[int, typer.Option(min=1, metavar="N", help="Largest batch of the device's engines.")],
+        "max_context": Annotated[
+            int | None,
+            typer.Option(
+                metavar="N", help="Their longest sequence.  [default: 2048, or the model's context if shorter]"
+            ),
+        ],
+        "opset": Annotated[
+            Opset | None,
+            typer.Option("--opset", help="ONNX opset.  [default: what every TensorRT of the device supports]"),
+        ],
+        "against": _AGAINST,
+        "file": Annotated[
+            Path | None,
+            typer.Option(
+                "--output", "-o", metavar="FILE", help="Archive to write.  [default: OUT/bundle-TARGET.tar.gz]"
+            ),
+        ],
+    },
+}
+"""By options object, the flag of each field, in the order of the help page."""
 
 
 def read_numbers(option: str, text: str) -> tuple[int, ...]:
-    """The numbers of an option that takes several, separated by commas.
+    """Return the numbers of an option that takes several, separated by commas.
 
     Raises:
-        RequestError: One of them is no whole number above 0.
+        RequestError: One of them is not a whole number above 0.
     """
-    from amp_export.errors import RequestError
-
     words = [word.strip() for word in text.split(",")]
     if not all(word.isdecimal() and int(word) > 0 for word in words):
         raise RequestError(
-            f"{option} is {text!r}; it is one whole number above 0, or several separated by commas.\n"
+            f"{option} is {text!r}; expected one whole number above 0, or several separated by commas.\n"
             f"For example: {option} 1,4,16"
         )
     return tuple(dict.fromkeys(map(int, words)))
+
+
+READERS: Mapping[str, Callable[[str], tuple[int, ...]]] = {
+    name: lambda text, name=name: read_numbers(f"--{name}", text)  # type: ignore[misc]
+    for name in ("batch", "context", "generate")
+}
+"""How fields are read that the command line has as text."""

@@ -32,6 +32,7 @@ from amp_export.outputs.lookup import exported_checkpoint
 from amp_export.outputs.manifest import Manifest
 from amp_export.outputs.staging import translate_os_errors
 from amp_export.progress import Progress, Silent
+from amp_export.verb_options import BundleOptions
 
 if TYPE_CHECKING:
     from amp_export.architectures import ModelConfig
@@ -63,45 +64,37 @@ class BundleResult:
 
 def bundle(
     output: Path,
+    options: BundleOptions | None = None,
     *,
-    target: TargetName = TargetName.CPU,
-    max_batch: int = 1,
-    max_context: int | None = None,
-    opset: Opset | None = None,
-    against: Path | None = None,
-    file: Path | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> BundleResult:
-    """Packs the pruned graph of an output directory and the dense one, with what a device needs to measure both.
+    """Pack the pruned and the dense graph of an output directory, and all that a device needs to measure them.
 
     The same input gives the same bytes.
 
     Args:
-        output: What `export` or the whole run wrote.
-        target: The device it goes to.
-        max_batch: The largest batch that engines take.
-        max_context: The most tokens of a text that engines take; by default 2,048, or the model's context if shorter.
-        opset: The version of the ONNX operators; by default what every TensorRT of the device takes.
-        against: The output directory of the export to compare with; by default the dense model, exported for this.
-        file: Where the bundle goes; by default `OUT/bundle-TARGET.tar.gz`.
-        overwrite: Whether an earlier bundle may be replaced.
-        progress: Where to show what is going on.
+        output: The output directory of `export` or `convert`.
+        options: Which device the bundle is for, and what it holds.
+        overwrite: Replace an earlier bundle.
+        progress: Where to show progress.
 
     Raises:
         OutputError: `output` holds no graph to compare, or the file must not be written.
-        UnsupportedModelError: The graph is no decoder's.
+        UnsupportedModelError: The model is not a decoder.
         RequestError: The limits do not suit the model.
     """
+    options = options or BundleOptions()
+    target, against = options.target, options.against
     progress = progress or Silent()
     manifest = Manifest.load(output)
-    file = file or default_file(output, target)
+    file = options.file or default_file(output, target)
     _check_file(file, overwrite=overwrite)
     _check_kind(output)
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".bundle-", dir=output)))
         pruned = _subject(output, manifest)
-        opset = opset or choose_opset(output, target, pruned.config, pruned.precision)
+        opset = options.opset or choose_opset(output, target, pruned.config, pruned.precision)
         if against is not None:
             _check_kind(against)
             dense = _subject(against, Manifest.load(against))
@@ -113,7 +106,7 @@ def bundle(
             for name, subject in (("dense", dense), ("pruned", pruned))
         }
         context = min(subject.config.max_position_embeddings for subject in subjects.values())
-        limits = choose_limits(context, max_batch=max_batch, max_context=max_context)
+        limits = choose_limits(context, max_batch=options.max_batch, max_context=options.max_context)
         references = {name: _make_reference(name, subject, limits, progress) for name, subject in subjects.items()}
         contents = _contents(manifest, target, subjects, references)
         made_of = made_of_graphs(output, against)

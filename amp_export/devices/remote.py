@@ -21,11 +21,12 @@ from amp_export.devices.bundle import BundleResult, bundle, default_file, find_b
 from amp_export.devices.reports import read_device_report
 from amp_export.devices.ssh import Address, Connection
 from amp_export.errors import DeviceError
-from amp_export.options import DeviceRuntime, TargetName
+from amp_export.options import DeviceRuntime
 from amp_export.outputs.manifest import Manifest
 from amp_export.progress import Advance, Progress, Silent
 from amp_export.reporting.files import open_report, update_report
 from amp_export.reporting.report import Report
+from amp_export.verb_options import BundleOptions, DeviceOptions
 
 OLDEST_PYTHON = (3, 8)
 
@@ -35,31 +36,8 @@ _ROUNDS = re.compile(r"Measured (\d+) of (\d+) rounds")
 _WORD, _ERROR = "amp-export ", "Error: "
 
 
-@dataclass(frozen=True)
-class DeviceOptions:
-    """How a device is reached and what it runs.
-
-    Attributes:
-        target: The device that a bundle is made for, where there is none yet.
-        against: The output directory of the export to compare with; by default the dense model.
-        runtime: The device's runtime; None takes TensorRT where it imports, else ONNX Runtime.
-        rounds: How many rounds to measure.
-        threads: Threads of ONNX Runtime; None leaves it to the runtime.
-        python: The device's Python that has the runtime.
-        ssh_config: Another file than `~/.ssh/config`.
-    """
-
-    target: TargetName = TargetName.CPU
-    against: Path | None = None
-    runtime: DeviceRuntime | None = None
-    rounds: int = 20
-    threads: int | None = None
-    python: str = "python3"
-    ssh_config: Path | None = None
-
-
 def benchmark_on_device(
-    output: Path, device: str, *, options: DeviceOptions | None = None, progress: Progress | None = None
+    output: Path, device: str, options: DeviceOptions | None = None, *, progress: Progress | None = None
 ) -> Report:
     """Measures dense against pruned on a device, and merges the result into the output's report.
 
@@ -120,19 +98,24 @@ def _find_or_make(output: Path, options: DeviceOptions, progress: Progress) -> B
         if is_current(found, output, options.against):
             return found
         progress.note(f"{file.name} holds other graphs than {output} does now, and is made again.")
-    return bundle(output, target=options.target, against=options.against, overwrite=True, progress=progress)
+    return bundle(
+        output,
+        BundleOptions(target=options.target, against=options.against),
+        overwrite=True,
+        progress=progress,
+    )
 
 
 def _prepare(connection: Connection, found: BundleResult, options: DeviceOptions) -> _State:
-    if "\n" in options.python or not options.python:
-        raise DeviceError(f"--device-python {options.python!r} is no path of a program.")
+    if "\n" in options.device_python or not options.device_python:
+        raise DeviceError(f"--device-python {options.device_python!r} is no path of a program.")
     arguments = ["--rounds", str(options.rounds)]
     if options.threads is not None:
         arguments += ["--threads", str(options.threads)]
-    if options.runtime is not None:
-        arguments += ["--runtime", options.runtime.value]
+    if options.device_runtime is not None:
+        arguments += ["--runtime", options.device_runtime.value]
     request = json.dumps({"arguments": arguments})
-    said = connection.run(commands.PREPARE, found.sha256, data=f"{options.python}\n{request}\n")
+    said = connection.run(commands.PREPARE, found.sha256, data=f"{options.device_python}\n{request}\n")
     # other lines may come from the login shell's own start files
     words = [line[len(_WORD) :].split() for line in said if line.startswith(_WORD)]
     _check_python(connection.address, options, words)
@@ -141,7 +124,7 @@ def _prepare(connection: Connection, found: BundleResult, options: DeviceOptions
 
 
 def _check_python(address: Address, options: DeviceOptions, words: list[list[str]]) -> None:
-    python = options.python
+    python = options.device_python
     another = "--device-python names another Python there, such as ~/venv/bin/python."
     if ["no-python"] in words:
         raise DeviceError(f"There is no {python} on {address}.\nInstall Python 3.8 or later there. {another}")
@@ -155,7 +138,9 @@ def _check_python(address: Address, options: DeviceOptions, words: list[list[str
         raise DeviceError(
             f"{python} on {address} has no numpy.\nInstall it there: sudo apt install python3-numpy. {another}"
         )
-    runtimes = [runtime.value for runtime in ([options.runtime] if options.runtime is not None else DeviceRuntime)]
+    runtimes = [
+        runtime.value for runtime in ([options.device_runtime] if options.device_runtime is not None else DeviceRuntime)
+    ]
     if not any([runtime] in words for runtime in runtimes):
         raise DeviceError(
             f"{python} on {address} has no {' and no '.join(runtimes)}.\n"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,12 @@ from amp_export.errors import PlanError, RatioError
 from amp_export.exporters.limits import choose_limits
 from amp_export.exporters.onnx.genai import read_generation
 from amp_export.options import HeadPolicy, PerLayer, TargetName, Uniform
+from amp_export.progress import Progress, Silent
 from amp_export.pruning.allocation import check_allocatable
 from amp_export.pruning.candidates import Candidate, list_candidates
 from amp_export.pruning.planning import choose_candidate, list_preferred, needs_scores
 from amp_export.pruning.rewriting import MODELING_FILE, Rewrite, RewriteKind, rewrite
-from amp_export.pruning.settings import PlanSettings
+from amp_export.verb_options import DoctorOptions, PlanSettings
 
 NEAREST_STEP = 0.01
 """How finely the nearest ratio that a runtime can load is looked for."""
@@ -110,46 +111,47 @@ def _option_json(option: Option) -> dict[str, Any]:
 def diagnose(
     model: str | Path,
     settings: PlanSettings,
+    options: DoctorOptions | None = None,
     *,
-    uniform: Uniform = Uniform.RESIZE,
-    max_batch: int = 1,
-    max_context: int | None = None,
-    on_status: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
 ) -> Diagnosis:
     """Says what a ratio would keep and how it would be expressed; reads no weights.
 
     Args:
         model: A hub id, a checkpoint directory, a `.gguf` file, or `demo`.
         settings: What plan is asked for.
-        uniform: What becomes of a plan that no stock config can say.
-        max_batch: The largest batch that the target has to take.
-        max_context: The most tokens of a text; by default 2048, or the model's context where that is less.
-        on_status: Called before a model is fetched.
+        options: Everything else.
+        progress: Where to show that a model is fetched.
 
     Raises:
         RatioError: The ratio is illegal; the nearest legal one is named.
         PlanError: The settings do not fit the model.
         RequestError: The model is not there or not supported, or the limits make no sense for it or the target.
     """
-    source = resolve_model(model, on_status=on_status)
+    options = options or DoctorOptions()
+    max_batch, max_context = options.max_batch, options.max_context
+    source = resolve_model(model, on_status=(progress or Silent()).note)
     raw_config, config = read_config(source.path)
     refuse_limits(config, settings.target, max_batch=max_batch, max_context=max_context)
     candidates = list_candidates(raw_config, config, settings)
     if settings.heads_per_layer is PerLayer.GLOBAL:
         check_allocatable(config, settings.heads)
     context = _DiagnosisContext(
-        raw_config, config, uniform, read_generation(raw_config, source.path).get("eos_token_id") is not None
+        raw_config,
+        config,
+        options.uniform,
+        read_generation(raw_config, source.path).get("eos_token_id") is not None,
     )
-    options = {
+    ways = {
         candidate: Option(candidate, context.rewrite(candidate, settings), _differs(candidate, settings, config))
         for candidate in candidates
     }
-    chosen = None if needs_scores(settings) else options[choose_candidate(config, settings, candidates)]
+    chosen = None if needs_scores(settings) else ways[choose_candidate(config, settings, candidates)]
     memory = None
     if can_estimate(config, settings.target):
         limits = choose_limits(config.max_position_embeddings, max_batch=max_batch, max_context=max_context)
-        likely = [chosen] if chosen else [options[each] for each in list_preferred(candidates, settings.heads)]
-        memory = estimate_memory(config, _subjects(config, list(options.values()), likely), settings.target, limits)
+        likely = [chosen] if chosen else [ways[each] for each in list_preferred(candidates, settings.heads)]
+        memory = estimate_memory(config, _subjects(config, list(ways.values()), likely), settings.target, limits)
     return Diagnosis(
         model=source.asked,
         class_name=config.architecture.class_name,
@@ -158,7 +160,7 @@ def diagnose(
         num_layers=len(config.sites),
         ratio=settings.ratio,
         target=settings.target,
-        options=tuple(options.values()),
+        options=tuple(ways.values()),
         chosen=chosen,
         compatibility=_with_nearest(context, settings, context.verdicts(settings, candidates)),
         memory=memory,

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amp_export.errors import RequestError, UnsupportedModelError
-from amp_export.options import EngineRuntime, Format, Opset, Precision, TargetName
+from amp_export.options import Format, Opset, Precision
+from amp_export.verb_options import ExportOptions
 
 if TYPE_CHECKING:
     from amp_export.architectures import ModelConfig
@@ -26,24 +27,6 @@ Jetson, the system share it."""
 def workspace_bytes(memory_bytes: int | None) -> int | None:
     """How much of a device's memory a kernel may take as scratch; None where its size is not known."""
     return int(memory_bytes * WORKSPACE_SHARE) if memory_bytes is not None else None
-
-
-@dataclass(frozen=True)
-class EngineOptions:
-    """What a user can say of an engine; of an ExecuTorch program only what is largest.
-
-    Attributes:
-        target: The device it is for; by default the GPU in this machine.
-        runtime: What builds it; by default what is installed.
-        max_batch: The largest batch.
-        max_context: The most tokens of a text; by default 2048, for a program 512, or the model's context where that is
-            shorter.
-    """
-
-    target: TargetName | None = None
-    runtime: EngineRuntime | None = None
-    max_batch: int = 1
-    max_context: int | None = None
 
 
 @dataclass(frozen=True)
@@ -74,7 +57,7 @@ class EngineJob:
         return Opset.OPSET_20 if old or not builds_with_new_operators(config) else Opset.OPSET_23
 
 
-def prepare_engine(options: EngineOptions, config: ModelConfig) -> EngineJob:
+def prepare_engine(options: ExportOptions, config: ModelConfig) -> EngineJob:
     """Finds what can build an engine for a decoder.
 
     Raises:

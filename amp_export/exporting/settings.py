@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from amp_export.errors import RequestError
 from amp_export.exporters.limits import Limits, choose_limits
-from amp_export.exporting.engines import EngineJob, EngineOptions, prepare_engine
+from amp_export.exporting.engines import EngineJob, prepare_engine
 from amp_export.options import Format, Opset, Precision, Via
+from amp_export.verb_options import ExportOptions
 
 if TYPE_CHECKING:
     from amp_export.checkpoints.reading import Checkpoint
@@ -35,15 +36,7 @@ class ExportSettings:
     limits: Limits | None = None
 
 
-def choose_settings(
-    checkpoint: Checkpoint,
-    to: Format,
-    precision: Precision | None,
-    opset: Opset | None,
-    *,
-    via: Via,
-    engine: EngineOptions | None,
-) -> ExportSettings:
+def choose_settings(checkpoint: Checkpoint, options: ExportOptions) -> ExportSettings:
     """Makes the choices that are left open, and finds out what cannot be built, before anything is written.
 
     Raises:
@@ -51,14 +44,15 @@ def choose_settings(
         MissingExtraError: What converts is not installed.
         AmpExportError: See `engine_building.prepare_engine`.
     """
+    to, dtype = options.to, options.dtype
     if to is Format.TENSORRT:
-        job = prepare_engine(engine or EngineOptions(), checkpoint.config)
-        opset = opset or job.choose_opset(checkpoint.config)
-        return ExportSettings(to, precision or Precision.FLOAT16, opset, Via.DIRECT, job)
+        job = prepare_engine(options, checkpoint.config)
+        opset = options.opset or job.choose_opset(checkpoint.config)
+        return ExportSettings(to, dtype or Precision.FLOAT16, opset, Via.DIRECT, job)
     if to is Format.EXECUTORCH:
-        limits = _choose_program(checkpoint, opset, via=via, engine=engine or EngineOptions())
-        return ExportSettings(to, precision or Precision.FLOAT32, None, Via.TRACE, limits=limits)
-    if engine not in (None, EngineOptions()):
+        limits = _choose_program(checkpoint, options)
+        return ExportSettings(to, dtype or Precision.FLOAT32, None, Via.TRACE, limits=limits)
+    if (options.target, options.runtime, options.max_batch, options.max_context) != (None, None, 1, None):
         raise RequestError(
             "Target and runtime are an engine's; batch and context are an engine's or an ExecuTorch program's.\n"
             "Give --to tensorrt or --to executorch with them."
@@ -67,10 +61,10 @@ def choose_settings(
         from amp_export.exporters import openvino
 
         openvino.require_runtime()
-    return ExportSettings(to, precision or Precision.FLOAT32, opset or Opset.OPSET_23, via)
+    return ExportSettings(to, dtype or Precision.FLOAT32, options.opset or Opset.OPSET_23, options.via)
 
 
-def _choose_program(checkpoint: Checkpoint, opset: Opset | None, *, via: Via, engine: EngineOptions) -> Limits:
+def _choose_program(checkpoint: Checkpoint, options: ExportOptions) -> Limits:
     """What an ExecuTorch program is to take.
 
     Raises:
@@ -79,9 +73,9 @@ def _choose_program(checkpoint: Checkpoint, opset: Opset | None, *, via: Via, en
     """
     from amp_export.exporters import executorch
 
-    if engine.target is not None or engine.runtime is not None:
+    if options.target is not None or options.runtime is not None:
         raise RequestError("Target and runtime are an engine's.\nGive --to tensorrt with them.")
-    if via is Via.DIRECT or opset is not None:
+    if options.via is Via.DIRECT or options.opset is not None:
         raise RequestError(
             "An ExecuTorch program is traced, and has no ONNX operators.\n"
             "Leave --via and --opset out, or give --to onnx."
@@ -89,7 +83,7 @@ def _choose_program(checkpoint: Checkpoint, opset: Opset | None, *, via: Via, en
     executorch.require_runtime()
     return choose_limits(
         checkpoint.config.longest_text,
-        max_batch=engine.max_batch,
-        max_context=engine.max_context,
+        max_batch=options.max_batch,
+        max_context=options.max_context,
         default_context=executorch.DEFAULT_CONTEXT,
     )

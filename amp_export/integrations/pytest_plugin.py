@@ -83,8 +83,9 @@ def _compare(
     from amp_export.outputs.lookup import exported_checkpoint, which_export
     from amp_export.outputs.manifest import Manifest
     from amp_export.parity.case_files import read_cases
-    from amp_export.parity.comparison import compare, compare_foreign
+    from amp_export.parity.comparison import compare, compare_third_party
     from amp_export.progress import Silent
+    from amp_export.verb_options import ValidateOptions
 
     if output is not None and graph is None:
         graph = Path(output) / which_export(Path(output))
@@ -96,9 +97,8 @@ def _compare(
         )
     checkpoint = Path(checkpoint)
     if Path(graph).is_file():
-        return compare_foreign(
-            Path(graph), reference=checkpoint, cases=Path(cases) if cases is not None else None, threads=threads
-        )
+        options = ValidateOptions(cases=Path(cases) if cases is not None else None, threads=threads)
+        return compare_third_party(Path(graph), checkpoint, options)
     chosen = read_cases(Path(cases), open_checkpoint(checkpoint).config) if cases is not None else None
     return compare(checkpoint, Path(graph), threads=threads, cases=chosen, progress=Silent())
 
@@ -109,7 +109,8 @@ def failure_text(report: ParityReport) -> str:
     rows: list[tuple[str, ...]] = [head]
     for case in report.cases:
         name = case.name if case.output == "logits" else f"{case.name}, {case.output}"
-        numbers = (case.max_error, case.tolerance, case.mean_error, case.mean_tolerance)
+        tolerance, mean_tolerance = report.tolerances(case)
+        numbers = (case.max_error, tolerance, case.mean_error, mean_tolerance)
         shown = (f"{number:.3g}" for number in numbers)
         rows.append((name, *shown, f"{case.top1_agreement:.1%}", "yes" if case.holds else "NO"))
     lines = [

@@ -64,21 +64,21 @@ class TensorrtExporter(HfExporter):
         del sample_inputs
         assert isinstance(config, TensorrtConfig)
         from amp_export.api.export import export
-        from amp_export.exporting.engines import EngineOptions
         from amp_export.options import EngineRuntime, Format, TargetName
+        from amp_export.verb_options import ExportOptions
 
         folder = Path(tempfile.mkdtemp(prefix="amp-export-"))
         model.save_pretrained(folder / "checkpoint")
         made = export(
             folder / "checkpoint",
-            output=folder / "out",
-            to=Format.TENSORRT,
-            precision=Precision(str(model.dtype).removeprefix("torch.")),
-            engine=EngineOptions(
-                TargetName(config.target) if config.target is not None else None,
-                EngineRuntime(config.runtime) if config.runtime is not None else None,
-                config.max_batch,
-                config.max_context,
+            folder / "out",
+            ExportOptions(
+                to=Format.TENSORRT,
+                dtype=Precision(str(model.dtype).removeprefix("torch.")),
+                target=TargetName(config.target) if config.target is not None else None,
+                runtime=EngineRuntime(config.runtime) if config.runtime is not None else None,
+                max_batch=config.max_batch,
+                max_context=config.max_context,
             ),
         )
         facts = EngineFacts.load(made.folder)

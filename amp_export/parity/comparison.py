@@ -1,4 +1,8 @@
-"""Compare an export with PyTorch, case by case."""
+"""Compare an export with PyTorch, case by case.
+
+The tolerance is not a constant. PyTorch itself runs the model in a higher precision, and several times in the graph's
+(`noise.py`); how far those are off is the noise of this model's arithmetic. A graph that is right is about as far off.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,7 @@ from amp_export.parity.noise import draw_rounding
 from amp_export.parity.reference import NOISE_FACTOR, REFERENCE, run_torch
 from amp_export.parity.results import CaseResult, Greedy, ParityReport
 from amp_export.progress import Progress, Silent
+from amp_export.verb_options import ValidateOptions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -81,43 +86,35 @@ def compare(
     return compare_model(model, checkpoint, progress=progress, cases=cases)
 
 
-def compare_foreign(
-    graph: Path,
-    *,
-    reference: Path,
-    cases: Path | None = None,
-    explain: bool = False,
-    threads: int | None = None,
-    provider: Provider = Provider.CPU,
-    progress: Progress | None = None,
+def compare_third_party(
+    graph: Path, reference: Path, options: ValidateOptions | None = None, *, progress: Progress | None = None
 ) -> ParityReport:
-    """Compares graphs that another exporter wrote with the checkpoint they came from.
+    """Compare graphs that another exporter wrote with the checkpoint they came from.
 
     Args:
-        graph: The file, or its folder: see `exporters.onnx.foreign.foreign_files`.
+        graph: The file, or its folder: see `exporters.onnx.third_party.third_party_files`.
         reference: The checkpoint.
-        cases: A file of cases; by default all that fits the model.
-        explain: Whether to look within graph and model for where they part.
-        threads: Threads of the runtime; by default one for each core.
-        provider: What computes a graph within ONNX Runtime.
-        progress: Where to show what is going on.
+        options: How they are compared; its `to` and `reference` are not read.
+        progress: Where to show progress.
 
     Raises:
-        RequestError: An input or output of the graph cannot be told.
-        UnsupportedModelError: It is a decoder's without a cache, or is to be looked within, and tells nothing of the
-            model's modules.
+        RequestError: An input or output of the graph is not known.
+        UnsupportedModelError: It is a decoder without a KV cache, or an explanation is asked for, and no intermediate
+            value can be matched.
         ModelError: Graph or checkpoint cannot be read.
     """
-    from amp_export.exporters.onnx.third_party import foreign_files, open_foreign
+    from amp_export.exporters.onnx.third_party import open_third_party, third_party_files
     from amp_export.parity.explain.explanation import plan_taps
 
-    checkpoint, progress = open_checkpoint(reference), progress or Silent()
-    chosen = read_cases(cases, checkpoint.config) if cases is not None else None
-    model = open_foreign(graph, checkpoint, threads=threads, provider=provider.onnxruntime_name)
-    files = foreign_files(graph, checkpoint.config.architecture.kind)
-    tap_plan = plan_taps(reference, files) if explain else None
-    report = compare_model(model, reference, progress=progress, cases=chosen)
-    return with_explanation(report, tap_plan, chosen, progress=progress) if tap_plan is not None else report
+    options, progress = options or ValidateOptions(), progress or Silent()
+    checkpoint = open_checkpoint(reference)
+    cases = None if options.cases is None else read_cases(options.cases, checkpoint.config)
+    provider = options.provider.onnxruntime_name
+    model = open_third_party(graph, checkpoint, threads=options.threads, provider=provider)
+    files = third_party_files(graph, checkpoint.config.architecture.kind)
+    tap_plan = plan_taps(reference, files) if options.explain else None
+    report = compare_model(model, reference, progress=progress, cases=cases)
+    return with_explanation(report, tap_plan, cases, progress=progress) if tap_plan is not None else report
 
 
 def compare_model(

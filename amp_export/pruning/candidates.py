@@ -16,7 +16,8 @@ from amp_export.errors import PlanError, RatioError
 from amp_export.options import Allocation, HeadPolicy
 from amp_export.pruning.costs import ModelCosts
 from amp_export.pruning.rewriting import is_stock
-from amp_export.pruning.settings import RATIO_TOLERANCE, PlanSettings
+from amp_export.pruning.settings import RATIO_TOLERANCE, neuron_multiple
+from amp_export.verb_options import PlanSettings
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def list_candidates(
         RatioError: There is none; it says the nearest legal ratio.
         PlanError: The kind of heads asked for does not exist in this model.
     """
-    step = settings.neuron_multiple(config)
+    step = neuron_multiple(settings, config)
     space = _Space(config, settings, step, head_options(config, settings.heads), ModelCosts.of(config))
     if not 0 < settings.ratio < 1:
         raise space.refuse(f"The ratio must lie between 0 and 1, both excluded; {settings.ratio:g} does not.")

@@ -32,8 +32,8 @@ from amp_export.pruning.quality import DenseRun, Quality, compare, run_dense
 from amp_export.pruning.reload_check import ReloadProof, expect, prove_reload
 from amp_export.pruning.rewriting import MODELING_FILE, Rewrite, RewriteKind, rewrite
 from amp_export.pruning.scoring import Scores, score, score_batches
-from amp_export.pruning.settings import PlanSettings
 from amp_export.pruning.slicing import module_tensors, prune_module
+from amp_export.verb_options import PlanSettings, PruneOptions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -88,38 +88,29 @@ class PruneRequest:
     plan: Plan | None
 
 
-def prepare(
-    model: str | Path,
-    settings: PlanSettings | None,
-    *,
-    uniform: Uniform = Uniform.RESIZE,
-    calibration: Path | None = None,
-    scores: Path | None = None,
-    plan: Path | None = None,
-    allow_pickle: bool = False,
-    progress: Progress,
-) -> PruneRequest:
+def prepare(model: str | Path, options: PruneOptions, *, progress: Progress) -> PruneRequest:
     """Finds and checks everything that pruning needs; whatever is wrong with a request comes to light here.
 
     Raises:
         RequestError: Something about the request is wrong.
     """
+    settings, plan, scores, pad = options.settings, options.plan, options.scores, options.uniform is Uniform.PAD
     if (settings is None) == (plan is None):
         raise RequestError("Give either a ratio or a plan: a plan says itself how much is removed.")
-    given_samples = _read_calibration(calibration) if calibration is not None else None
-    source = resolve_model(model, allow_pickle=allow_pickle, on_status=progress.note)
+    given_samples = _read_calibration(options.calibration) if options.calibration is not None else None
+    source = resolve_model(model, allow_pickle=options.allow_pickle, on_status=progress.note)
     checkpoint = open_checkpoint(source.path)
     check_known_fields(checkpoint.raw_config, checkpoint.config.architecture)
     if settings is not None:
         list_candidates(checkpoint.raw_config, checkpoint.config, settings)
     given_plan = Plan.load(plan, checkpoint.config) if plan is not None else None
     if given_plan is not None:
-        rewrite(checkpoint.raw_config, checkpoint.config, given_plan.widths, pad=uniform is Uniform.PAD)
+        rewrite(checkpoint.raw_config, checkpoint.config, given_plan.widths, pad=pad)
     given_scores = Scores.load(scores, checkpoint.config) if scores is not None else None
     samples = _fit_calibration(given_samples, checkpoint.config, needed=given_plan is None and given_scores is None)
     with progress.step("Checking weights") as advance:
         check_finite(checkpoint, on_progress=advance)
-    return PruneRequest(source, checkpoint, settings, uniform, samples, given_scores, given_plan)
+    return PruneRequest(source, checkpoint, settings, options.uniform, samples, given_scores, given_plan)
 
 
 def _read_calibration(file: Path) -> Calibration | SampleArrays:

@@ -13,7 +13,8 @@ from amp_export.pruning.allocation import allocate_heads, allocate_neurons
 from amp_export.pruning.candidates import Candidate, list_candidates
 from amp_export.pruning.costs import ModelCosts
 from amp_export.pruning.plan import LayerPlan, Plan, removed_ratio
-from amp_export.pruning.settings import RATIO_TOLERANCE, PlanSettings
+from amp_export.pruning.settings import RATIO_TOLERANCE, neuron_multiple
+from amp_export.verb_options import PlanSettings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,7 +83,7 @@ def make_plan(raw_config: Mapping[str, Any], config: ModelConfig, scores: Scores
         settings={
             "allocation": settings.allocation.value,
             "heads": settings.heads.value,
-            "snap": settings.neuron_multiple(config),
+            "snap": neuron_multiple(settings, config),
             "heads_per_layer": settings.heads_per_layer.value,
             "neurons_per_layer": settings.neurons_per_layer.value,
         },
@@ -100,7 +101,7 @@ def _spread(config: ModelConfig, settings: PlanSettings, chosen: Candidate, scor
     if settings.neurons_per_layer is PerLayer.GLOBAL:
         with_mlp = [number for number, site in enumerate(config.sites) if site.stack.mlp is not None]
         neurons = [scores.neurons[number] for number in with_mlp]
-        counts = allocate_neurons(neurons, chosen.widths.neurons, multiple=settings.neuron_multiple(config))
+        counts = allocate_neurons(neurons, chosen.widths.neurons, multiple=neuron_multiple(settings, config))
         for number, count in zip(with_mlp, counts, strict=True):
             layers[number] = replace(layers[number], neurons=count)
     return layers
@@ -195,7 +196,7 @@ def _reasons(
     return {
         "heads": f"{heads}{over_layers[settings.heads_per_layer]}; {rule}",
         "neurons": f"{kept.neurons} of {dense.neurons}{over_layers[settings.neurons_per_layer]}, a multiple of "
-        f"{settings.neuron_multiple(config)}: what the heads leave of the budget",
+        f"{neuron_multiple(settings, config)}: what the heads leave of the budget",
     }
 
 
@@ -207,7 +208,7 @@ def _notes(config: ModelConfig, settings: PlanSettings, achieved: float) -> tupl
             f"The paper's rule removes {achieved:.2%} instead of {settings.ratio:.2%}: it rounds heads, and makes "
             "up for one head with one neuron. --allocation balanced meets the budget.",
         )
-    step = settings.neuron_multiple(config)
+    step = neuron_multiple(settings, config)
     advice = " A smaller --snap comes closer." if step > 1 else ""
     neurons = f"a multiple of {step} neurons" if step > 1 else "a whole number of neurons"
     same = ", the same in each" if settings.neurons_per_layer is PerLayer.UNIFORM else ""

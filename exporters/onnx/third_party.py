@@ -57,13 +57,13 @@ class ForeignSession(OnnxSession):
             ) from error
 
 
-def open_foreign(
+def open_third_party(
     path: Path, checkpoint: Checkpoint, *, threads: int | None = None, provider: str = CPU_PROVIDER
 ) -> ForeignDecoder | GraphEncoder | GraphEncoderDecoder:
     """Loads graphs that another exporter wrote.
 
     Args:
-        path: See `foreign_files`.
+        path: See `third_party_files`.
         checkpoint: What they were exported from: it says of which kind they are.
         threads: How many threads compute one operator; by default one for each core.
         provider: ONNX Runtime's execution provider.
@@ -79,7 +79,7 @@ def open_foreign(
     config = checkpoint.config
     sessions = [
         ForeignSession(load_graph(file, threads=threads, providers=[provider]), threads=threads)
-        for file in foreign_files(path, config.architecture.kind)
+        for file in third_party_files(path, config.architecture.kind)
     ]
     if config.architecture.kind is Kind.ENCODER:
         return _open_encoder(sessions[0])
@@ -122,7 +122,7 @@ def _check_known(session: Session, known: Collection[str]) -> None:
         )
 
 
-def foreign_files(path: Path, kind: Kind) -> list[Path]:
+def third_party_files(path: Path, kind: Kind) -> list[Path]:
     """The graphs of a model, in the order in which they are run.
 
     Args:

@@ -84,7 +84,7 @@ def map_ports(inputs: Mapping[str, Port], outputs: Iterable[str]) -> Ports:
 class ForeignDecoder(Decoder):
     """A decoder that another exporter wrote, loaded and ready; its precision is that of its logits.
 
-    `open_foreign` makes one.
+    `open_third_party` makes one.
     """
 
     def __init__(self, first: Session, later: Session, widths: Sequence[LayerWidths], *, head_dim: int) -> None:

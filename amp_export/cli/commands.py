@@ -1,0 +1,113 @@
+"""How a command is made of a function: its options, its errors, its exit codes."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import traceback
+import typing
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from amp_export.cli.options import FLAGS, READERS
+from amp_export.errors import AmpExportError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+INTERRUPTED = 130
+"""128 + SIGINT, as shells report it."""
+
+INTERNAL_ERROR = 70
+"""EX_SOFTWARE of sysexits.h: an error of ours, which CI must not take for parity that failed."""
+
+
+def examples(*commands: str) -> str:
+    """Return the end of a help page; the mark at its start keeps the lines as they are."""
+    return "\n".join(("\b", "Examples:" if len(commands) > 1 else "Example:", *(f"  {each}" for each in commands)))
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """Make a function a command.
+
+    It is called with a console first. A parameter whose type is an options object becomes one option for each of its
+    fields: `amp_export.cli.options.FLAGS` has the flags, the fields have the defaults. Two objects with a field of one
+    name share the option.
+
+    Args:
+        function: What to call, with a console and with what was parsed.
+    """
+    # rich takes longer to import than all else that a help page needs
+    hints = typing.get_type_hints(function, localns={"Console": Any}, include_extras=True)
+    _, *parameters = inspect.signature(function).parameters.values()
+    groups = {each.name: hints[each.name] for each in parameters if dataclasses.is_dataclass(hints[each.name])}
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    own = {
+        each.name: each.replace(annotation=hints[each.name], kind=keyword)
+        for each in parameters
+        if each.name not in groups
+    }
+    options: dict[str, inspect.Parameter] = {}
+    for parameter in parameters:
+        if parameter.name in own:
+            options[parameter.name] = own[parameter.name]
+            continue
+        kind = groups[parameter.name]
+        defaults = {field.name: field.default for field in dataclasses.fields(kind)}
+        for name, flag in FLAGS[kind].items():
+            default = _as_text(defaults[name]) if name in READERS else defaults[name]
+            if name not in own and (name not in options or default is None):
+                options[name] = inspect.Parameter(name, keyword, default=default, annotation=flag)
+
+    @functools.wraps(function)
+    def run(**values: Any) -> None:
+        def work(console: Console) -> None:
+            given = {name: _group(kind, values) for name, kind in groups.items()}
+            function(console, **{name: values[name] for name in own}, **given)
+
+        run_command(work)
+
+    run.__signature__ = inspect.Signature(list(options.values()))  # type: ignore[attr-defined]
+    run.__annotations__ = {name: option.annotation for name, option in options.items()}
+    return run
+
+
+def _group(kind: type[Any], values: dict[str, Any]) -> Any:
+    """Return an options object; an option that is not given leaves the field's default."""
+    given = {name: values[name] for name in FLAGS[kind] if values[name] is not None}
+    return kind(**{name: READERS[name](value) if name in READERS else value for name, value in given.items()})
+
+
+def _as_text(default: Any) -> str | None:
+    return None if default is None else ",".join(map(str, default))
+
+
+def run_command(work: Callable[[Console], None]) -> None:
+    """Run a command; an error ends in a message and an exit code.
+
+    A mistake of the user's shows no stack trace. An error of ours does, and asks to report it.
+    """
+    from amp_export.cli.console import show_error, stderr_console
+
+    console = stderr_console()
+    try:
+        work(console)
+    except AmpExportError as error:
+        show_error(console, str(error))
+        raise typer.Exit(error.exit_code) from error
+    except KeyboardInterrupt:
+        show_error(console, "Interrupted; nothing was written.")
+        raise typer.Exit(INTERRUPTED) from None
+    except (typer.Exit, typer.BadParameter):
+        raise
+    except Exception as error:
+        console.print(traceback.format_exc(), markup=False, soft_wrap=True)
+        show_error(
+            console,
+            f"{type(error).__name__}: {error}\nThis is an error in amp-export. Report it with the text above: "
+            "https://github.com/amp-export/amp-export/issues",
+        )
+        raise typer.Exit(INTERNAL_ERROR) from error

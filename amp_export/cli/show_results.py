@@ -1,0 +1,61 @@
+"""Show what a command made, and end with its exit code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from amp_export.cli.console import print_json, show_checks, show_report
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from amp_export.pruning.pipeline import PruneResult
+    from amp_export.reporting.report import Report
+
+
+def show_pruning(console: Console, result: PruneResult) -> None:
+    """Print what pruning removed and what it cost."""
+    lines = [f"{result.plan.achieved:.2%} removed. {result.reload}."]
+    if (quality := result.quality) is not None:
+        lines.append(f"Perplexity {quality.dense:.2f} -> {quality.pruned:.2f}, measured on {quality.text}.")
+        if quality.kl is not None and quality.top1_agreement is not None:
+            lines.append(
+                f"KL divergence from the dense model {quality.kl:.3g} nats; same top-1 token for "
+                f"{quality.top1_agreement:.1%} of the tokens."
+            )
+    lines += [f"Note: {note}" for note in result.notes]
+    for line in (*lines, f"Written: {result.folder}"):
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def show_result(
+    console: Console, report: Report, *, as_json: bool, written: Path | None, note: str | None = None
+) -> None:
+    """Print a report, on stdout as JSON or for people.
+
+    Args:
+        console: Where to print for people.
+        report: The report.
+        as_json: Whether it goes to stdout as JSON.
+        written: The output directory that the command wrote, or None.
+        note: One more line.
+
+    Raises:
+        typer.Exit: With code 1 where parity, a threshold or the baseline fails.
+    """
+    if as_json:
+        print_json(report.to_json())
+    else:
+        show_report(console, report)
+        if written is not None:
+            console.print(f"Written: {written}", markup=False, soft_wrap=True)
+            if (page := written / "report.html").is_file():
+                console.print(f"For a browser: {page}", markup=False, soft_wrap=True)
+    show_checks(console, report.checks or ())
+    if note is not None:
+        console.print(note, markup=False, soft_wrap=True)
+    if not (report.holds and report.checks_hold):
+        raise typer.Exit(1)

@@ -1,0 +1,244 @@
+"""The options of each verb, one frozen object a verb; the command line takes the same names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from amp_export.options import (
+    Allocation,
+    BenchmarkDevice,
+    DeviceRuntime,
+    EngineRuntime,
+    Format,
+    HeadPolicy,
+    Opset,
+    PerLayer,
+    Precision,
+    Provider,
+    Runtime,
+    TargetName,
+    Uniform,
+    Via,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanChoices:
+    """How a plan chooses what each layer keeps.
+
+    Attributes:
+        allocation: How the budget is divided between attention heads and neurons.
+        heads: Which attention heads may be pruned.
+        snap: Keep a multiple of this many neurons; None takes the target's, or 1 for the paper's rule.
+        target: The device whose kernels the widths should suit; it decides the default of `snap`.
+        heads_per_layer: Whether all layers keep the same number of heads.
+        neurons_per_layer: Whether all layers keep the same number of neurons.
+    """
+
+    allocation: Allocation = Allocation.BALANCED
+    heads: HeadPolicy = HeadPolicy.AUTO
+    snap: int | None = None
+    target: TargetName = TargetName.CPU
+    heads_per_layer: PerLayer = PerLayer.UNIFORM
+    neurons_per_layer: PerLayer = PerLayer.UNIFORM
+
+
+@dataclass(frozen=True)
+class PlanSettings(PlanChoices):
+    """The plan that is asked for.
+
+    Attributes:
+        ratio: Share of all parameters to remove.
+    """
+
+    ratio: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneOptions(PlanChoices):
+    """The options of `prune`, beside those of a plan: see `PlanChoices`.
+
+    Attributes:
+        ratio: Share of all parameters to remove; give it or `plan`.
+        uniform: How to store layers of different widths.
+        calibration: Prompts (`.txt`, `.jsonl`), or images or audio (`.npz`, `.safetensors`), to score on; by default
+            the calibration set.
+        scores: Scores of an earlier run, which spare the calibration pass.
+        plan: A plan file to follow instead of a ratio.
+        allow_pickle: Read torch pickles where there is no safetensors file; their code is never run.
+    """
+
+    ratio: float | None = None
+    uniform: Uniform = Uniform.RESIZE
+    calibration: Path | None = None
+    scores: Path | None = None
+    plan: Path | None = None
+    allow_pickle: bool = False
+
+    @property
+    def settings(self) -> PlanSettings | None:
+        """The plan that is asked for; None where `plan` gives one."""
+        if self.ratio is None:
+            return None
+        return PlanSettings(
+            self.ratio,
+            allocation=self.allocation,
+            heads=self.heads,
+            snap=self.snap,
+            target=self.target,
+            heads_per_layer=self.heads_per_layer,
+            neurons_per_layer=self.neurons_per_layer,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorOptions:
+    """The options of `diagnose`.
+
+    Attributes:
+        uniform: How to store layers of different widths.
+        max_batch: The largest batch that the target has to run.
+        max_context: The most tokens of a sequence; by default 2048, or the model's context if that is shorter.
+    """
+
+    uniform: Uniform = Uniform.RESIZE
+    max_batch: int = 1
+    max_context: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """The options of `export`.
+
+    Attributes:
+        to: The format to export to.
+        dtype: The dtype of weights and activations; by default float32, for an engine float16.
+        opset: The version of the ONNX operators; by default the newest that the runtime supports.
+        via: Whether the graph is built directly or traced.
+        target: The device that a TensorRT engine is built for; by default the GPU in this machine.
+        runtime: The TensorRT variant that builds the engine; by default the one that is installed.
+        max_batch: The largest batch of a TensorRT engine or an ExecuTorch program.
+        max_context: Their longest sequence, KV cache and new tokens together; by default 2048 for an engine, 512 for
+            ExecuTorch, or the model's context if that is shorter.
+        allow_pickle: Read torch pickles where there is no safetensors file; their code is never run.
+    """
+
+    to: Format = Format.ONNX
+    dtype: Precision | None = None
+    opset: Opset | None = None
+    via: Via = Via.AUTO
+    target: TargetName | None = None
+    runtime: EngineRuntime | None = None
+    max_batch: int = 1
+    max_context: int | None = None
+    allow_pickle: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertOptions:
+    """The options of `convert`, which runs all steps.
+
+    Attributes:
+        prune: What is pruned, and how.
+        export: What it is exported to.
+        threads: Threads of the runtime that validates and benchmarks; by default one per core.
+    """
+
+    prune: PruneOptions = field(default_factory=PruneOptions)
+    export: ExportOptions = field(default_factory=ExportOptions)
+    threads: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidateOptions:
+    """The options of `validate`.
+
+    Attributes:
+        to: Which export to validate.
+        reference: The checkpoint that was exported; by default the one that the manifest names.
+        cases: A JSON file of cases to run; by default the standard cases for the kind of model.
+        explain: Compare intermediate values, and name the first layer that differs.
+        provider: The ONNX Runtime execution provider.
+        threads: Threads of the runtime; by default one per core.
+    """
+
+    to: Format = Format.ONNX
+    reference: Path | None = None
+    cases: Path | None = None
+    explain: bool = False
+    provider: Provider = Provider.CPU
+    threads: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkOptions:
+    """The options of `benchmark`.
+
+    Attributes:
+        against: The output directory to compare with; by default the dense model, exported for this.
+        rounds: Interleaved rounds to measure.
+        runtime: The runtime for both models; by default the one that runs the export `to`.
+        batch: Batch sizes to measure.
+        context: Prompt lengths to measure, in tokens; by default 128, or what fits.
+        generate: Numbers of tokens to decode after the prompt.
+        to: Which export to measure; by default ONNX, unless `runtime` runs another.
+        provider: The ONNX Runtime execution provider.
+        threads: Threads of the runtime; by default one per core.
+        device: Whether the CPU or this machine's GPU computes.
+    """
+
+    against: Path | None = None
+    rounds: int = 20
+    runtime: Runtime | None = None
+    batch: tuple[int, ...] = (1,)
+    context: tuple[int, ...] | None = None
+    generate: tuple[int, ...] = (16,)
+    to: Format | None = None
+    provider: Provider = Provider.CPU
+    threads: int | None = None
+    device: BenchmarkDevice = BenchmarkDevice.CPU
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceOptions:
+    """The options of `benchmark_on_device`.
+
+    Attributes:
+        target: The device that the bundle is made for, if there is none yet.
+        against: The output directory to compare with; by default the dense model.
+        rounds: Interleaved rounds to measure.
+        threads: Threads of ONNX Runtime; by default the runtime chooses.
+        device_runtime: The device's runtime; by default TensorRT if it imports, otherwise ONNX Runtime.
+        device_python: The device's Python interpreter that has the runtime.
+        ssh_config: A configuration file to use instead of `~/.ssh/config`.
+    """
+
+    target: TargetName = TargetName.CPU
+    against: Path | None = None
+    rounds: int = 20
+    threads: int | None = None
+    device_runtime: DeviceRuntime | None = None
+    device_python: str = "python3"
+    ssh_config: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundleOptions:
+    """The options of `bundle`.
+
+    Attributes:
+        target: The device that the bundle is for.
+        max_batch: The largest batch of the device's engines.
+        max_context: Their longest sequence; by default 2048, or the model's context if that is shorter.
+        opset: The version of the ONNX operators; by default what every TensorRT of the device supports.
+        against: The output directory to compare with; by default the dense model.
+        file: The archive to write; by default `bundle-TARGET.tar.gz` in the output directory.
+    """
+
+    target: TargetName = TargetName.CPU
+    max_batch: int = 1
+    max_context: int | None = None
+    opset: Opset | None = None
+    against: Path | None = None
+    file: Path | None = None
