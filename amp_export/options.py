@@ -97,6 +97,20 @@ class Runtime(enum.StrEnum):
     """The same through torch.compile."""
 
 
+class Phase(enum.StrEnum):
+    """What a runtime does with a model; each is timed by itself."""
+
+    PREFILL = "prefill"
+    """A decoder reads the prompt in one call."""
+    DECODE = "decode"
+    """A decoder writes one token a call."""
+    FORWARD = "forward"
+    """An encoder reads one batch."""
+    ENCODE = "encode"
+    """An encoder-decoder does all that is done once for an input: the encoder, and the decoder's first call, which
+    computes the keys and values of the encoder's states."""
+
+
 class BenchmarkDevice(enum.StrEnum):
     """Which processor of this machine a benchmark runs on."""
 

@@ -69,7 +69,7 @@ def export(
 def record_export(manifest: Manifest, exported: ExportResult) -> Manifest:
     """A manifest with an export, and with the graph that an engine was built from."""
     for made in (Format.ONNX, Format.TENSORRT) if exported.format is Format.TENSORRT else (exported.format,):
-        manifest = manifest.with_export(made.value, exported.precision.value, exported.via.value)
+        manifest = manifest.with_export(made, exported.precision, exported.via)
     return manifest
 
 

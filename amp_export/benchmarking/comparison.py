@@ -11,7 +11,7 @@ from amp_export.benchmarking.roofline import Roofline, StepBytes, step_bytes
 from amp_export.benchmarking.rounds import Measured, Record, measure
 from amp_export.benchmarking.setup import Setup
 from amp_export.benchmarking.statistics import PhaseResult
-from amp_export.benchmarking.timing import DECODE, Round
+from amp_export.benchmarking.timing import Round
 from amp_export.benchmarking.workloads import Sweep, Workload
 from amp_export.checkpoints.hashing import directory_size
 from amp_export.checkpoints.reading import read_config
@@ -23,7 +23,7 @@ from amp_export.exporters.limits import Limits
 from amp_export.exporters.onnx import exported_graphs
 from amp_export.hardware.gpus import find_gpu, read_state
 from amp_export.hardware.machine import Machine
-from amp_export.options import Format
+from amp_export.options import Format, Phase
 
 ROUNDS = 20
 """Rounds that are measured by default."""
@@ -97,7 +97,7 @@ def _report(
         _point(measured, number, workload, read[number], launches, seed) for number, workload in enumerate(workloads)
     ]
     lead = points[0]
-    decode = lead.phases.get(DECODE)
+    decode = lead.phases.get(Phase.DECODE)
     medians = (decode.dense.median, decode.pruned.median) if decode is not None else (None, None)
     subjects = [
         _describe(record, each, median, measured.bandwidth)
@@ -143,13 +143,13 @@ def _point(
             pruned.samples(number, phase),
             launches=launches,
             seed=seed,
-            tokens=workload.batch_size * (1 if phase == DECODE else workload.prompt_tokens),
+            tokens=workload.batch_size * (1 if phase == Phase.DECODE else workload.prompt_tokens),
         )
         for phase in dense.times[number][0].phases
     }
     roofline = None
-    if DECODE in phases and read[0] is not None and read[1] is not None:
-        roofline = Roofline.of(read[0], read[1], phases[DECODE])
+    if Phase.DECODE in phases and read[0] is not None and read[1] is not None:
+        roofline = Roofline.of(read[0], read[1], phases[Phase.DECODE])
     return SweepPoint(workload.batch_size, workload.prompt_tokens, workload.decode_tokens, phases, roofline)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from amp_export.benchmarking.statistics import PhaseResult
+from amp_export.options import Phase
 from amp_export.parity.results import ParityReport
 
 
@@ -85,7 +86,7 @@ class DeviceBenchmark:
 
     dense: DeviceMeasurement
     pruned: DeviceMeasurement
-    phases: Mapping[str, PhaseResult]
+    phases: Mapping[Phase, PhaseResult]
     rounds: int
     launches: int
     warm_up_rounds: int

@@ -9,6 +9,7 @@ from amp_export.benchmarking.roofline import Roofline
 from amp_export.benchmarking.statistics import PhaseResult
 from amp_export.hardware.gpus import Gpu, GpuState
 from amp_export.hardware.machine import Machine
+from amp_export.options import Phase
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class SweepPoint:
     batch_size: int
     prompt_tokens: int
     decode_tokens: int
-    phases: Mapping[str, PhaseResult]
+    phases: Mapping[Phase, PhaseResult]
     roofline: Roofline | None
 
 
@@ -104,7 +105,7 @@ class BenchmarkReport:
     name: str
     dense: ModelMeasurement
     pruned: ModelMeasurement
-    phases: Mapping[str, PhaseResult]
+    phases: Mapping[Phase, PhaseResult]
     roofline: Roofline | None
     batch_size: int
     prompt_tokens: int

@@ -18,6 +18,7 @@ from amp_export.benchmarking.setup import Setup
 from amp_export.benchmarking.timing import Round, RoundTimes
 from amp_export.benchmarking.worker import Ready
 from amp_export.hardware.machine import read_bandwidth
+from amp_export.options import Phase
 
 WARM_UP_LIMIT = 8
 """Rounds of a launch after which measuring begins, settled or not."""
@@ -40,7 +41,7 @@ class Record:
     ready: list[Ready] = field(default_factory=list)
     times: dict[int, list[RoundTimes]] = field(default_factory=dict)
 
-    def samples(self, workload: int, phase: str) -> list[list[float]]:
+    def samples(self, workload: int, phase: Phase) -> list[list[float]]:
         """Seconds of all rounds of a workload, in one phase."""
         return [list(times.phases[phase]) for times in self.times[workload]]
 

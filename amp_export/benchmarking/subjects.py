@@ -50,7 +50,7 @@ def find_subjects(
     if to is None:
         dense = _checkpoint(against, Manifest.load(against)) if against is not None else _dense_checkpoint(manifest)
         precision = manifest.exports.get(which_export(output), Precision.FLOAT32)
-        yield dense, _checkpoint(output, manifest), replace(setup, precision=Precision(precision))
+        yield dense, _checkpoint(output, manifest), replace(setup, precision=precision)
         return
     require_export(output, manifest, to, why=f", which {setup.runtime} runs")
     if against is not None:
@@ -114,6 +114,6 @@ def export_dense(
         limits = read_facts(output / to).limits
     else:
         opset = opset or exported_opset(output / to)
-    via = Via(manifest.exporters.get(to, Via.AUTO))
-    settings = ExportSettings(to, Precision(manifest.exports[to]), opset, via, job, limits)
+    via = manifest.exporters.get(to, Via.AUTO)
+    settings = ExportSettings(to, manifest.exports[to], opset, via, job, limits)
     return export_as(scratch, checkpoint, settings, progress=progress, name="the dense model").folder

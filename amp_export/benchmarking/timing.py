@@ -14,22 +14,13 @@ from typing import TYPE_CHECKING, Any
 from amp_export.benchmarking.runners.base import Axes, DecoderRunner, EncoderRunner, Runner, Seq2SeqRunner
 from amp_export.benchmarking.workloads import Workload
 from amp_export.hardware.machine import peak_memory_bytes
+from amp_export.options import Phase
 
 if TYPE_CHECKING:
     import torch
 
     from amp_export.exporters.models.session import Integers
 
-
-PREFILL, DECODE = "prefill", "decode"
-"""A decoder's phases, and the second of an encoder's with a decoder."""
-
-FORWARD = "forward"
-"""An encoder's only phase: one batch of texts or images."""
-
-ENCODE = "encode"
-"""All that an encoder with a decoder does once for what it reads: the encoder, and the decoder's first call, which
-computes the keys and values of the encoder's states."""
 
 FORWARD_CALLS = 4
 """How often an encoder is timed in a round."""
@@ -64,7 +55,7 @@ class RoundTimes:
         peak_memory_bytes: The most memory that the process has held so far.
     """
 
-    phases: Mapping[str, Sequence[float]]
+    phases: Mapping[Phase, Sequence[float]]
     peak_memory_bytes: int
 
     @property
@@ -86,27 +77,27 @@ def time_round(runner: Runner, task: Round, clock: Clock) -> RoundTimes:
         assert isinstance(runner, EncoderRunner)
         inputs = draw_inputs(runner.inputs, task)
         runner.forward(inputs)
-        phases = {FORWARD: [clock.seconds(lambda: runner.forward(inputs)) for _ in range(FORWARD_CALLS)]}
+        phases = {Phase.FORWARD: [clock.seconds(lambda: runner.forward(inputs)) for _ in range(FORWARD_CALLS)]}
     return RoundTimes(phases, peak_memory_bytes())
 
 
-def _time_decoder(runner: DecoderRunner, task: Round, clock: Clock) -> dict[str, list[float]]:
+def _time_decoder(runner: DecoderRunner, task: Round, clock: Clock) -> dict[Phase, list[float]]:
     work = task.workload
     total = work.prompt_tokens + work.decode_tokens
     tokens_bt = _draw_tokens(task, total)
     prompt_bs = tokens_bt[:, : work.prompt_tokens].copy()
     runner.prefill(prompt_bs, total_tokens=total)
     prefill = clock.seconds(lambda: runner.prefill(prompt_bs, total_tokens=total))
-    return {PREFILL: [prefill], DECODE: _time_tokens(runner, tokens_bt[:, work.prompt_tokens :], clock)}
+    return {Phase.PREFILL: [prefill], Phase.DECODE: _time_tokens(runner, tokens_bt[:, work.prompt_tokens :], clock)}
 
 
-def _time_writer(runner: Seq2SeqRunner, task: Round, clock: Clock) -> dict[str, list[float]]:
+def _time_writer(runner: Seq2SeqRunner, task: Round, clock: Clock) -> dict[Phase, list[float]]:
     inputs = draw_inputs(runner.inputs, task)
     tokens_bt = _draw_tokens(task, 1 + task.workload.decode_tokens)
     start_b1 = tokens_bt[:, :1].copy()
     runner.encode(inputs, start_b1)
     encode = clock.seconds(lambda: runner.encode(inputs, start_b1))
-    return {ENCODE: [encode], DECODE: _time_tokens(runner, tokens_bt[:, 1:], clock)}
+    return {Phase.ENCODE: [encode], Phase.DECODE: _time_tokens(runner, tokens_bt[:, 1:], clock)}
 
 
 def _time_tokens(runner: DecoderRunner | Seq2SeqRunner, tokens_bt: Integers, clock: Clock) -> list[float]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from amp_export.architectures import find_architecture
 from amp_export.checkpoints.cache import DEMO, OnStatus, make_once
 from amp_export.checkpoints.hashing import hash_file
-from amp_export.checkpoints.loading import quiet_transformers
+from amp_export.checkpoints.quiet import quiet_transformers
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.checkpoints.writing import write_checkpoint
 from amp_export.errors import MissingExtraError, ModelError, UnsupportedModelError, first_line

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-from logging import ERROR
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amp_export.checkpoints.cache import DEMO, OnStatus
+from amp_export.checkpoints.quiet import quiet_hub
 from amp_export.checkpoints.reading import COMPANIONS, INDEX
 from amp_export.checkpoints.unsupported import ADAPTER_CONFIG
 from amp_export.checkpoints.weight_files import PICKLE_INDEX
@@ -73,20 +71,3 @@ def _find_in_hub_cache(repo_id: str) -> Path | None:
         return Path(snapshot_download(repo_id, local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError):
         return None
-
-
-@contextlib.contextmanager
-def quiet_hub() -> Iterator[None]:
-    """Keeps warnings and progress bars of huggingface_hub off the terminal, and puts its settings back."""
-    from huggingface_hub.utils import logging
-    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-
-    verbosity, bars = logging.get_verbosity(), not are_progress_bars_disabled()
-    logging.set_verbosity(ERROR)
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            enable_progress_bars()

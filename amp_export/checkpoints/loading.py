@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import functools
-import importlib.util
-import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from amp_export.checkpoints.quiet import import_quietly, quiet_transformers
 from amp_export.errors import ModelError
 
 if TYPE_CHECKING:
@@ -34,39 +31,9 @@ _OPTIONS: Mapping[str, Any] = {"local_files_only": True, "trust_remote_code": Fa
 """Said outright, because without it transformers may ask on the terminal whether to run a checkpoint's code."""
 
 
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Keeps warnings and progress bars of transformers off the terminal, and puts its settings back."""
-    _import_quietly()
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
-
-
-@functools.cache
-def _import_quietly() -> None:
-    """Imports transformers' models where torchao is installed, which logs which of its libraries it cannot load."""
-    if importlib.util.find_spec("torchao") is None:
-        return
-    disabled = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        import transformers.modeling_utils  # noqa: F401
-    finally:
-        logging.disable(disabled)
-
-
 def register_resized() -> None:
     """Registers the classes of resized checkpoints with transformers, which then loads them without remote code."""
-    _import_quietly()
+    import_quietly()
     import transformers
 
     from amp_export.checkpoints import modeling_amp

@@ -64,11 +64,6 @@ class Checkpoint:
     tensors: Mapping[str, TensorInfo]
 
     @property
-    def is_resized(self) -> bool:
-        """Whether its layers have widths of their own, so that the modelling file is needed to load it."""
-        return bool(self.raw_config["model_type"] == RESIZED_MODEL_TYPE)
-
-    @property
     def dtype(self) -> str:
         """The dtype of most of its weights."""
         return Counter(info.dtype for info in self.tensors.values()).most_common(1)[0][0]

@@ -153,7 +153,7 @@ def check_known_fields(raw_config: Mapping[str, Any], architecture: Architecture
     """
     from transformers import CONFIG_MAPPING, __version__
 
-    from amp_export.checkpoints.loading import quiet_transformers
+    from amp_export.checkpoints.quiet import quiet_transformers
 
     described = raw_config["dense"] if raw_config.get("model_type") == RESIZED_MODEL_TYPE else raw_config
     known = {*architecture.defaults, *architecture.ignored, *MAY_BE_IGNORED, *architecture.names.values()}

@@ -12,7 +12,8 @@ from rich.table import Table
 from amp_export.cli.show_memory import show_memory
 from amp_export.doctor.diagnose import Diagnosis, Option
 from amp_export.doctor.verdicts import Verdict
-from amp_export.pruning.rewriting import Rewrite, RewriteKind
+from amp_export.outputs.manifest import RewriteKind
+from amp_export.pruning.rewriting import Rewrite
 
 SHOWN_OPTIONS = 16
 """Rows of the doctor's table: as many as fit on a screen."""

@@ -200,7 +200,7 @@ def _in_opset(subject: BundledGraph, opset: Opset, scratch: Path, progress: Prog
 
 
 def _subject(output: Path, manifest: Manifest) -> BundledGraph:
-    precision = Precision(manifest.exports[Format.ONNX])
+    precision = manifest.exports[Format.ONNX]
     return BundledGraph(output / Format.ONNX, exported_checkpoint(output, manifest), precision)
 
 

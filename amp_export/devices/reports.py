@@ -11,6 +11,7 @@ from amp_export.benchmarking.device_results import DeviceReport
 from amp_export.benchmarking.statistics import PhaseResult
 from amp_export.documents import check_schema, convert, parse_json, read_text
 from amp_export.errors import DeviceError
+from amp_export.options import Phase
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class _RawPhase:
 
 @dataclass(frozen=True)
 class _RawBenchmark:
-    phases: Mapping[str, _RawPhase]
+    phases: Mapping[Phase, _RawPhase]
     launches: int
     seed: int
 

@@ -20,11 +20,12 @@ from amp_export.errors import PlanError, RatioError
 from amp_export.exporters.limits import choose_limits
 from amp_export.exporters.onnx.genai import read_generation
 from amp_export.options import HeadPolicy, PerLayer, TargetName, Uniform
+from amp_export.outputs.manifest import RewriteKind
 from amp_export.progress import Progress, Silent
 from amp_export.pruning.allocation import check_allocatable
 from amp_export.pruning.candidates import Candidate, list_candidates
 from amp_export.pruning.planning import choose_candidate, list_preferred, needs_scores
-from amp_export.pruning.rewriting import MODELING_FILE, Rewrite, RewriteKind, rewrite
+from amp_export.pruning.rewriting import MODELING_FILE, Rewrite, rewrite
 from amp_export.verb_options import DoctorOptions, PlanSettings
 
 NEAREST_STEP = 0.01

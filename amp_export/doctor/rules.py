@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from amp_export.architectures import ModelConfig
-from amp_export.pruning.rewriting import RewriteKind
+from amp_export.outputs.manifest import RewriteKind
 
 
 class Status(enum.StrEnum):

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from amp_export.checkpoints.hub import quiet_hub
+from amp_export.checkpoints.quiet import quiet_datasets, quiet_hub
 from amp_export.errors import CalibrationError
 
 DATASET = "yahma/alpaca-cleaned"
@@ -156,7 +155,7 @@ def _load_dataset(count: int) -> list[TextRow] | None:
     import datasets
 
     try:
-        with quiet_hub(), _quiet_datasets():
+        with quiet_hub(), quiet_datasets():
             return list(datasets.load_dataset(DATASET, split=f"train[:{count}]"))
     except Exception:  # whatever the network, the disk or the hub does
         return None
@@ -171,19 +170,3 @@ def _hub_answers() -> bool:
     except Exception:  # the hub's client passes on whatever its HTTP library raises
         return False
     return True
-
-
-@contextmanager
-def _quiet_datasets() -> Iterator[None]:
-    """Keeps warnings and progress bars of datasets off the terminal, and puts its settings back."""
-    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars, logging
-
-    verbosity, bars = logging.get_verbosity(), not are_progress_bars_disabled()
-    logging.set_verbosity_error()
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            enable_progress_bars()

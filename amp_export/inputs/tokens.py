@@ -19,7 +19,8 @@ def token_pool(checkpoint: Path, vocab_size: int) -> Integers:
     Random ids would do for the arithmetic, but trained models answer them with outliers, in which noise drowns faults.
     They are taken where there is no tokenizer.
     """
-    from amp_export.checkpoints.loading import load_tokenizer, quiet_transformers
+    from amp_export.checkpoints.loading import load_tokenizer
+    from amp_export.checkpoints.quiet import quiet_transformers
     from amp_export.errors import ModelError
     from amp_export.inputs.texts import shipped_texts
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -15,6 +16,7 @@ from amp_export.architectures import LayerWidths
 from amp_export.checkpoints.hashing import hash_file
 from amp_export.documents import read_json, to_json
 from amp_export.errors import OutputError
+from amp_export.options import Format, Precision, Via
 from amp_export.outputs.names import MANIFEST
 from amp_export.outputs.staging import replace_text, require_directory
 
@@ -43,16 +45,25 @@ class FileRecord:
     bytes: int
 
 
+class RewriteKind(enum.StrEnum):
+    """What a rewrite may be, in order of preference."""
+
+    SAME_CLASS = "same class"
+    SIBLING_CLASS = "sibling class"
+    RESIZED_CLASS = "resized class"
+    PADDED = "padded"
+
+
 class RewriteRecord(msgspec.Struct, frozen=True, rename={"class_name": "class"}):
     """How the pruned checkpoint is written.
 
     Attributes:
-        kind: The kind of rewrite: a `RewriteKind`.
+        kind: The kind of rewrite.
         class_name: The transformers class that loads it.
         reason: Why.
     """
 
-    kind: str
+    kind: RewriteKind
     class_name: str
     reason: str
 
@@ -112,8 +123,8 @@ class Manifest:
     plan: PlanSummary | None = None
     config_after: Mapping[str, Any] | None = None
     rewrite: RewriteRecord | None = None
-    exports: Mapping[str, str] = field(default_factory=dict)
-    exporters: Mapping[str, str] = field(default_factory=dict)
+    exports: Mapping[Format, Precision] = field(default_factory=dict)
+    exporters: Mapping[Format, Via] = field(default_factory=dict)
     verdicts: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, FileRecord] = field(default_factory=dict)
     packages: Mapping[str, str] = field(default_factory=dict)
@@ -124,12 +135,12 @@ class Manifest:
         """The same with one more verdict."""
         return replace(self, verdicts={**self.verdicts, name: verdict})
 
-    def with_export(self, folder_name: str, precision: str, via: str) -> Manifest:
+    def with_export(self, to: Format, precision: Precision, via: Via) -> Manifest:
         """The same with one more graph."""
         return replace(
             self,
-            exports={**self.exports, folder_name: precision},
-            exporters={**self.exporters, folder_name: via},
+            exports={**self.exports, to: precision},
+            exporters={**self.exporters, to: via},
         )
 
     def with_hashes(self, folder: Path, names: Iterable[str] | None = None) -> Manifest:

@@ -22,7 +22,7 @@ from amp_export.inputs.arrays import SUFFIXES, SampleArrays, check_arrays, no_sa
 from amp_export.inputs.batches import tokenize
 from amp_export.inputs.texts import Calibration, load_calibration
 from amp_export.options import Uniform
-from amp_export.outputs.manifest import Manifest, PlanSummary, RewriteRecord, SourceRecord
+from amp_export.outputs.manifest import Manifest, PlanSummary, RewriteKind, RewriteRecord, SourceRecord
 from amp_export.outputs.names import PLAN, PRUNED, SCORES
 from amp_export.progress import Progress
 from amp_export.pruning.candidates import list_candidates
@@ -30,7 +30,7 @@ from amp_export.pruning.plan import Plan
 from amp_export.pruning.planning import make_plan
 from amp_export.pruning.quality import DenseRun, Quality, compare, run_dense
 from amp_export.pruning.reload_check import ReloadProof, expect, prove_reload
-from amp_export.pruning.rewriting import MODELING_FILE, Rewrite, RewriteKind, rewrite
+from amp_export.pruning.rewriting import MODELING_FILE, Rewrite, rewrite
 from amp_export.pruning.scoring import Scores, score, score_batches
 from amp_export.pruning.slicing import module_tensors, prune_module
 from amp_export.verb_options import PlanSettings, PruneOptions
@@ -311,7 +311,7 @@ def _manifest(request: PruneRequest, result: PruneResult) -> Manifest:
         source=SourceRecord(request.source.asked, str(checkpoint.path.resolve()), hash_weights(checkpoint)),
         config_before=dict(checkpoint.raw_config),
         config_after=dict(result.rewrite.config),
-        rewrite=RewriteRecord(result.rewrite.kind.value, result.rewrite.class_name, result.rewrite.reason),
+        rewrite=RewriteRecord(result.rewrite.kind, result.rewrite.class_name, result.rewrite.reason),
         plan=summary,
         verdicts={
             "reload": {"holds": True, **asdict(result.reload)},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,18 +15,10 @@ from amp_export.architectures import (
     resized_modules,
 )
 from amp_export.errors import PlanError, UnsupportedModelError
+from amp_export.outputs.manifest import RewriteKind
 
 MODELING_FILE = "modeling_amp"
 """The module that is saved with a checkpoint of resized modules, and that its config.json names."""
-
-
-class RewriteKind(enum.StrEnum):
-    """What a rewrite may be, in order of preference."""
-
-    SAME_CLASS = "same class"
-    SIBLING_CLASS = "sibling class"
-    RESIZED_CLASS = "resized class"
-    PADDED = "padded"
 
 
 @dataclass(frozen=True)

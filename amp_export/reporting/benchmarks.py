@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from amp_export.benchmarking.results import BenchmarkReport, GpuRecord
 from amp_export.benchmarking.statistics import Conclusion
+from amp_export.options import Phase
 from amp_export.reporting.wording import (
     AnyBenchmark,
     both,
@@ -45,7 +46,7 @@ def benchmark_rows(benchmark: AnyBenchmark) -> Iterator[PhaseRow]:
         dense, pruned = result.dense, result.pruned
         yield PhaseRow(label, milliseconds(dense.median), milliseconds(pruned.median), speedup_with_interval(result))
         before, after = dense.tokens_per_second, pruned.tokens_per_second
-        if phase == "decode" and before is not None and after is not None:
+        if phase is Phase.DECODE and before is not None and after is not None:
             yield PhaseRow("Tokens per second", f"{before:.1f}", f"{after:.1f}", change(before, after))
 
 

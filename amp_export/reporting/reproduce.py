@@ -7,8 +7,7 @@ from collections.abc import Iterator
 
 from amp_export.benchmarking.results import BenchmarkReport
 from amp_export.options import Format, Runtime
-from amp_export.outputs.manifest import Manifest
-from amp_export.pruning.rewriting import RewriteKind
+from amp_export.outputs.manifest import Manifest, RewriteKind
 from amp_export.reporting.report import Report
 
 OUT = "out"
@@ -31,8 +30,8 @@ def commands(report: Report, manifest: Manifest) -> Iterator[str]:
     to = ("--to", Format.TENSORRT.value) if Format.TENSORRT in manifest.exports else ()
     if report.parity is not None:
         yield _line("validate", OUT, *to)
-    for name, benchmark in (report.benchmarks or {}).items():
-        yield _line("benchmark", OUT, *_runtime(name), "--rounds", str(benchmark.rounds), *_sweep(benchmark))
+    for runtime, benchmark in (report.benchmarks or {}).items():
+        yield _line("benchmark", OUT, *_runtime(runtime), "--rounds", str(benchmark.rounds), *_sweep(benchmark))
 
 
 def _runtime(name: str) -> list[str]:
@@ -67,7 +66,7 @@ def _prune(report: Report, manifest: Manifest) -> str:
         arguments += ["--ratio", f"{report.pruning.asked:g}"]
         for name, value in report.pruning.settings.items():
             arguments += [f"--{name.replace('_', '-')}", str(value)]
-    if report.pruning.rewrite is not None and report.pruning.rewrite.kind == RewriteKind.PADDED:
+    if report.pruning.rewrite is not None and report.pruning.rewrite.kind is RewriteKind.PADDED:
         arguments += ["--uniform", "pad"]
     return _line("prune", *arguments, "--output", OUT)
 

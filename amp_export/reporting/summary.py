@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from amp_export.architectures import LayerWidths
+from amp_export.outputs.manifest import RewriteKind
 from amp_export.parity.results import Explanation, Greedy
 from amp_export.pruning.quality import Quality
 from amp_export.pruning.reload_check import ReloadProof
-from amp_export.pruning.rewriting import RewriteKind
 from amp_export.reporting.benchmarks import PhaseRow, benchmark_lines, benchmark_rows
 from amp_export.reporting.devices import device_lines
 from amp_export.reporting.report import Report
@@ -60,7 +60,7 @@ def _range(layers: Sequence[LayerWidths], unit: str) -> str:
 def verdict_lines(report: Report) -> Iterator[str]:
     """What was proved, one sentence a line."""
     rewrite = report.pruning.rewrite if report.pruning is not None else None
-    if rewrite is not None and rewrite.kind != RewriteKind.SAME_CLASS:
+    if rewrite is not None and rewrite.kind is not RewriteKind.SAME_CLASS:
         yield f"Rewritten as {rewrite.class_name} ({rewrite.kind}): {rewrite.reason}."
     if report.pruning is not None and report.pruning.reload is not None:
         yield reload_line(report.pruning.reload)

@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar
 from amp_export.benchmarking.device_results import DeviceBenchmark
 from amp_export.benchmarking.results import BenchmarkReport, SweepPoint
 from amp_export.benchmarking.statistics import PhaseResult
+from amp_export.options import Phase
 from amp_export.parity.results import CaseResult, Explanation
 
 AnyBenchmark = BenchmarkReport | DeviceBenchmark
@@ -76,7 +77,7 @@ def holds_in_how_many(failed: int, total: int) -> str:
     return f"{'FAILS' if failed else 'holds'} {in_how_many(failed, total)}"
 
 
-def phase_label(phase: str, point: WorkloadResult, lead: WorkloadResult | None = None) -> str:
+def phase_label(phase: Phase, point: WorkloadResult, lead: WorkloadResult | None = None) -> str:
     """A phase and what it is of: an image or a sound has no tokens.
 
     Args:
@@ -85,7 +86,7 @@ def phase_label(phase: str, point: WorkloadResult, lead: WorkloadResult | None =
         lead: The workload that leads: of others it is said how many tokens are written, where that differs.
     """
     prompt_tokens, batch_size = point.prompt_tokens, point.batch_size
-    if phase == "decode":
+    if phase is Phase.DECODE:
         label = f"Decode after {prompt_tokens}" if prompt_tokens else "Decode"
         label += f", batch of {batch_size}" if batch_size > 1 else ""
     elif prompt_tokens:
@@ -96,7 +97,7 @@ def phase_label(phase: str, point: WorkloadResult, lead: WorkloadResult | None =
     return label if lead is None or written == lead.decode_tokens else f"{label}, {written} written"
 
 
-def timed(benchmark: AnyBenchmark) -> Iterator[tuple[str, str, PhaseResult]]:
+def timed(benchmark: AnyBenchmark) -> Iterator[tuple[str, Phase, PhaseResult]]:
     """Every phase of every workload of a benchmark: its label, its name, and its times."""
     sweep = benchmark.sweep if isinstance(benchmark, BenchmarkReport) else ()
     for point in (benchmark, *sweep):

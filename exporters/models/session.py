@@ -37,6 +37,15 @@ class Port:
         return Precision(self.dtype) if self.dtype in PRECISIONS else None
 
 
+def widen_bfloat16(bits: Any) -> Floats:
+    """Return bfloat16 numbers, given as their bits in uint16, as float32: they are its upper half."""
+    import ml_dtypes
+    import numpy as np
+
+    floats: Floats = bits.view(ml_dtypes.bfloat16).astype(np.float32)
+    return floats
+
+
 class Session(ABC):
     """A graph, loaded and ready. Values are of the runtime's own type, and stay where it keeps them.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import TYPE_CHECKING, Any
 
+from amp_export.exporters.models.session import widen_bfloat16
 from amp_export.options import Precision
 
 if TYPE_CHECKING:
@@ -41,9 +42,10 @@ def to_float32(value: OrtValue) -> Floats:
     if value.data_type() != "tensor(bfloat16)":
         floats: Floats = value.numpy().astype(np.float32, copy=False)
         return floats
-    # onnxruntime 1.32 makes no array of bfloat16, which is the upper half of float32
-    halves = np.ctypeslib.as_array((ctypes.c_uint16 * int(np.prod(value.shape()))).from_address(value.data_ptr()))
-    return (halves.astype(np.uint32) << 16).view(np.float32).reshape(value.shape())
+    # onnxruntime 1.32 makes no array of bfloat16
+    count = int(np.prod(value.shape()))
+    halves = np.ctypeslib.as_array((ctypes.c_uint16 * count).from_address(value.data_ptr()))
+    return widen_bfloat16(halves).reshape(value.shape())
 
 
 def is_float(value: OrtValue) -> bool:

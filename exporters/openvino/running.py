@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from amp_export.errors import UnsupportedModelError
 from amp_export.exporters.files import exported_files
 from amp_export.exporters.models.kinds import GraphModel, choose_model
-from amp_export.exporters.models.session import Session
+from amp_export.exporters.models.session import Session, widen_bfloat16
 from amp_export.exporters.openvino.models import description_of, last_line, read_model, require_runtime
 from amp_export.hardware.threads import usable_cores
 from amp_export.options import Format, Precision
@@ -88,8 +88,7 @@ class OpenvinoSession(Session):
         if value.element_type != openvino.Type.bf16:
             floats = value.data.astype(np.float32, copy=False)
             return floats
-        floats = (_bits(value).astype(np.uint32) << 16).view(np.float32)
-        return floats
+        return widen_bfloat16(_bits(value))
 
     def run(
         self, outputs: Sequence[str], values: Mapping[str, openvino.Tensor], *, keep: Collection[str] = ()

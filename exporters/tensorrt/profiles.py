@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from amp_export.exporters.limits import Limits
-
-PREFILL, DECODE = "prefill", "decode"
+from amp_export.options import Phase
 
 TYPICAL_PROMPT = 128
 """Tokens of the prompt that kernels for prefill are chosen for, or the longest context where that is less."""
@@ -34,7 +33,7 @@ class Profile:
         ranges: The shapes of every input, by its name.
     """
 
-    name: str
+    name: Phase
     ranges: Mapping[str, Range]
 
 
@@ -66,7 +65,9 @@ def decoder_profiles(axes_by_input: Mapping[str, Axes], limits: Limits) -> tuple
         "past_sequence_length": past,
         "total_sequence_length": tuple(length + 1 for length in past),
     }
-    return Profile(PREFILL, _ranges(axes_by_input, prefill)), Profile(DECODE, _ranges(axes_by_input, decode))
+    return Profile(Phase.PREFILL, _ranges(axes_by_input, prefill)), Profile(
+        Phase.DECODE, _ranges(axes_by_input, decode)
+    )
 
 
 def _ranges(axes_by_input: Mapping[str, Axes], sizes: Mapping[str, Sequence[int]]) -> dict[str, Range]:

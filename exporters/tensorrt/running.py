@@ -10,7 +10,7 @@ from amp_export.errors import RequestError
 from amp_export.exporters.models.decoder import Decoder, Past, check_mask
 from amp_export.exporters.tensorrt.engines import ENGINE, EngineFacts
 from amp_export.exporters.tensorrt.flavors import TensorRtFlavor, load_flavor
-from amp_export.exporters.tensorrt.profiles import DECODE, PREFILL
+from amp_export.options import Phase
 
 if TYPE_CHECKING:
     import torch
@@ -100,7 +100,7 @@ class TensorrtDecoder(Decoder):
     def _take_profile(self, sizes: Mapping[str, int]) -> None:
         """Chooses prefill or decode, and refuses shapes that neither takes."""
         names = [profile.name for profile in self.facts.profiles]
-        wanted = DECODE if sizes["past_sequence_length"] else PREFILL
+        wanted = Phase.DECODE if sizes["past_sequence_length"] else Phase.PREFILL
         number = names.index(wanted)
         for name, shapes in self.facts.profiles[number].ranges.items():
             shape = self._shape(self.facts.inputs[name].axes, sizes)

@@ -21,8 +21,9 @@ from amp_export.doctor.verdicts import Verdict
 from amp_export.errors import PlanError
 from amp_export.hardware.targets import TARGETS
 from amp_export.options import HeadPolicy, PerLayer, Precision, TargetName, Uniform
+from amp_export.outputs.manifest import RewriteKind
 from amp_export.pruning.planning import make_plan
-from amp_export.pruning.rewriting import RewriteKind, rewrite
+from amp_export.pruning.rewriting import rewrite
 from amp_export.pruning.scoring import Scores
 from tests.support.tiny_models import BUILDABLE, TINY_CONFIG, family_fields
 

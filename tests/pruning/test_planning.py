@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from amp_export.architectures import LayerWidths, ModelConfig, find_architecture
 from amp_export.errors import PlanError, RatioError
 from amp_export.options import Allocation, HeadPolicy, TargetName
+from amp_export.outputs.manifest import RewriteKind
 from amp_export.pruning.candidates import Candidate, head_options, list_candidates
 from amp_export.pruning.costs import ModelCosts
 from amp_export.pruning.plan import check_fit, removed_ratio
 from amp_export.pruning.planning import choose_candidate, keep_most_important, make_plan
-from amp_export.pruning.rewriting import RewriteKind, rewrite
+from amp_export.pruning.rewriting import rewrite
 from amp_export.pruning.scoring import Scores
 from amp_export.pruning.settings import RATIO_TOLERANCE, PlanSettings
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from amp_export.benchmarking.results import BenchmarkReport
 from amp_export.benchmarking.statistics import PhaseResult
+from amp_export.options import Phase
 from amp_export.reporting.benchmarks import MEASURES
 from amp_export.reporting.html.svg import GREY, INK, PRUNED, WHITE, Picture, drawing, to_picture, write_above
 from amp_export.reporting.wording import AnyBenchmark, both, megabytes, milliseconds, timed
@@ -134,7 +135,7 @@ def roofline_picture(benchmark: BenchmarkReport, name: str) -> Picture:
         subject: ((model.weight_bytes_per_token or 0) + (model.cache_bytes_per_token or 0)) / bandwidth * 1e3
         for subject, model in both(benchmark)
     }
-    medians = {subject: times.median * 1e3 for subject, times in both(benchmark.phases["decode"])}
+    medians = {subject: times.median * 1e3 for subject, times in both(benchmark.phases[Phase.DECODE])}
     with drawing(190) as figure:
         axes = figure.subplots()
         said = {

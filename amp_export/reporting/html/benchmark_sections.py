@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from amp_export.benchmarking.results import BenchmarkReport
 from amp_export.benchmarking.statistics import Timing
+from amp_export.options import Phase
 from amp_export.reporting.benchmarks import (
     benchmark_lines,
     measure_rows,
@@ -27,7 +28,7 @@ def latency_section(benchmark: BenchmarkReport | None) -> PageSection:
         return PageSection(anchor, heading, (NOT_MEASURED,))
     how, *_ = benchmark_lines(benchmark)
     lines = [how, *noise_lines(benchmark)]
-    if "prefill" in benchmark.phases:
+    if Phase.PREFILL in benchmark.phases:
         lines.append("Prefill is what a user waits for the first token.")
     pictures = tuple(latency_pictures(benchmark, "latency"))
     return PageSection(anchor, heading, tuple(lines), pictures, (latency_table(benchmark, "Times"),))

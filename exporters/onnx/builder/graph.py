@@ -15,7 +15,7 @@ from amp_export.exporters.onnx.builder.activations import activation_of, add_act
 from amp_export.exporters.onnx.builder.attention import Attention
 from amp_export.exporters.onnx.builder.layers import Parts
 from amp_export.exporters.onnx.builder.masks import add_masks
-from amp_export.exporters.onnx.builder.nodes import Graph
+from amp_export.exporters.onnx.builder.nodes import Graph, ValueKind
 from amp_export.exporters.onnx.builder.weights import StoredTensor
 from amp_export.options import Opset, Precision
 
@@ -65,15 +65,15 @@ def build_graph(
 
 
 def _declare(graph: Graph, config: ModelConfig, widths: Sequence[LayerWidths]) -> None:
-    graph.declare_input("input_ids", ["batch_size", "sequence_length"], kind="integer")
-    graph.declare_input("attention_mask", ["batch_size", "total_sequence_length"], kind="integer")
-    graph.declare_input("position_ids", ["batch_size", "sequence_length"], kind="integer")
+    graph.declare_input("input_ids", ["batch_size", "sequence_length"], kind=ValueKind.INTEGER)
+    graph.declare_input("attention_mask", ["batch_size", "total_sequence_length"], kind=ValueKind.INTEGER)
+    graph.declare_input("position_ids", ["batch_size", "sequence_length"], kind=ValueKind.INTEGER)
     graph.declare_output("logits", ["batch_size", "sequence_length", config.vocab_size])
     for layer, layer_widths in enumerate(widths):
         heads = layer_widths.key_value_heads
         for part in ("key", "value"):
             past: Shape = ["batch_size", heads, "past_sequence_length", config.head_dim]
-            graph.declare_input(f"past_key_values.{layer}.{part}", past, kind="float")
+            graph.declare_input(f"past_key_values.{layer}.{part}", past, kind=ValueKind.FLOAT)
             present: Shape = ["batch_size", heads, "total_sequence_length", config.head_dim]
             graph.declare_output(f"present.{layer}.{part}", present)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import enum
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from amp_export.exporters.onnx.builder.weights import StoredTensor
 from amp_export.options import Opset, Precision
@@ -14,6 +15,13 @@ if TYPE_CHECKING:
 
     Attribute = int | float | str | Sequence[int]
     Shape = Sequence[int | str]
+
+
+class ValueKind(enum.Enum):
+    """The numbers of a graph's input or output: in the graph's dtype, or int64."""
+
+    FLOAT = enum.auto()
+    INTEGER = enum.auto()
 
 
 class Graph:
@@ -124,14 +132,14 @@ class Graph:
             self._initializers[name] = helper.make_tensor(name, _onnx_type(precision), shape, values)
         return name
 
-    def declare_input(self, name: str, shape: Shape, *, kind: Literal["float", "integer"]) -> str:
+    def declare_input(self, name: str, shape: Shape, *, kind: ValueKind) -> str:
         """Adds an input of the graph, of the graph's precision or int64."""
         self._inputs.append(self._value_info(name, shape, kind))
         return name
 
     def declare_output(self, name: str, shape: Shape) -> None:
         """Makes a value, of the graph's precision, an output of the graph."""
-        self._outputs.append(self._value_info(name, shape, "float"))
+        self._outputs.append(self._value_info(name, shape, ValueKind.FLOAT))
 
     def to_model(self, *, name: str, description: str) -> onnx.ModelProto:
         """Puts everything together."""
@@ -158,10 +166,10 @@ class Graph:
             self._initializers[name] = helper.make_tensor(name, TensorProto.INT64, shape, values)
         return name
 
-    def _value_info(self, name: str, shape: Shape, kind: Literal["float", "integer"]) -> onnx.ValueInfoProto:
+    def _value_info(self, name: str, shape: Shape, kind: ValueKind) -> onnx.ValueInfoProto:
         from onnx import TensorProto, helper
 
-        return helper.make_tensor_value_info(name, self._dtype if kind == "float" else TensorProto.INT64, shape)
+        return helper.make_tensor_value_info(name, self._dtype if kind is ValueKind.FLOAT else TensorProto.INT64, shape)
 
 
 def _onnx_type(precision: Precision) -> int:
