@@ -95,5 +95,5 @@ class VerificationError(AmpExportError):
 
 
 def first_line(error: BaseException) -> str:
-    """Returns the first line of an error's text, or the name of its class."""
+    """Return the first line of an error's text, or the name of its class."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -8,7 +8,7 @@ from amp_export.errors import MissingExtraError
 
 
 def require_extra(module: str, extra: str, *, needed_for: str) -> None:
-    """Imports a module of an extra, so that its absence is known before any work is done.
+    """Import a module of an extra, so that its absence is known before any work is done.
 
     Args:
         module: What is imported.

@@ -14,11 +14,11 @@ class Progress(Protocol):
     """Shows steps of work."""
 
     def step(self, description: str) -> AbstractContextManager[Advance]:
-        """Opens a step; what it yields moves its bar."""
+        """Open a step; what it yields moves its bar."""
         ...
 
     def note(self, message: str) -> None:
-        """Says one thing."""
+        """Say one thing."""
         ...
 
 
@@ -27,8 +27,8 @@ class Silent:
 
     @contextmanager
     def step(self, description: str) -> Iterator[Advance]:  # noqa: ARG002 - the protocol's parameter
-        """Opens a step that nobody sees."""
+        """Open a step that nobody sees."""
         yield lambda _done, _total: None
 
     def note(self, message: str) -> None:
-        """Says nothing."""
+        """Say nothing."""

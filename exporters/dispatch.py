@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 def exported_bytes(folder: Path) -> int:
-    """Bytes of what a runtime loads from a folder: engine, programs, or graphs and weights; 0 where there is none."""
+    """Return the size of what a runtime loads: engine, programs, or graphs and weights; 0 if there is none."""
     patterns = ("*.engine", "*.pte", "openvino_*", "*.onnx*")
     files = next((found for pattern in patterns if (found := [*folder.glob(pattern)])), [])
     return sum(file.stat().st_size for file in files)
 
 
 def exported_opset(folder: Path) -> Opset:
-    """The operators of an exported graph, or of the one that was converted.
+    """Return the operators of an exported graph, or of the one that was converted.
 
     Raises:
         ModelError: The folder holds neither.
@@ -31,7 +31,7 @@ def exported_opset(folder: Path) -> Opset:
 
 
 def exported_precision(folder: Path) -> Precision:
-    """The precision of what is run last of an export that is no engine.
+    """Return the precision of what is run last of an export that is no engine.
 
     Raises:
         ModelError: The folder holds none, or it says nothing of its precision.
@@ -42,7 +42,7 @@ def exported_precision(folder: Path) -> Precision:
 
 
 def _described(folder: Path) -> GraphDescription:
-    """The graph of a folder that is run last, or what is known of it where it was converted."""
+    """Return the graph of a folder that is run last, or what is known of it where it was converted."""
     from amp_export.exporters.onnx import describe_graph, exported_graphs
     from amp_export.exporters.openvino import models
 
@@ -52,7 +52,7 @@ def _described(folder: Path) -> GraphDescription:
 
 
 def run(folder: Path, *, threads: int | None = None, provider: Provider = Provider.CPU) -> GraphModel | TensorrtDecoder:
-    """Loads what was exported into its runtime; what it is, its files tell.
+    """Load what was exported into its runtime; what it is, its files tell.
 
     Args:
         folder: What an `export` of this package wrote.

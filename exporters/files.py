@@ -35,7 +35,7 @@ _NAMES = {Format.ONNX: "{}.onnx", Format.OPENVINO: "openvino_{}.xml", Format.EXE
 
 
 def file_name(part: str, to: Format) -> str:
-    """What a part of a model is called in a format."""
+    """Return what a part of a model is called in a format."""
     return _NAMES[to].format(part)
 
 
@@ -43,7 +43,7 @@ ENCODER, DECODER, DECODER_WITH_PAST = (file_name(part, Format.ONNX) for part in 
 
 
 def exported_files(folder: Path, to: Format) -> tuple[Path, ...]:
-    """What is loaded of an export, in the order in which it is run: one file, or three of an encoder with a decoder.
+    """Return the files that a runtime loads, in the order of execution: one, or three for an encoder-decoder.
 
     Raises:
         ModelError: There is none, or one of the three is missing.
@@ -58,6 +58,6 @@ def exported_files(folder: Path, to: Format) -> tuple[Path, ...]:
 
 
 def aligned_offset(end: int, nbytes: int) -> int:
-    """Where a tensor of that size starts in a data file that is filled up to `end`."""
+    """Return where a tensor of that size starts in a data file that is filled up to `end`."""
     alignment = PAGE_BYTES if nbytes >= PAGE_BYTES else CACHE_LINE_BYTES
     return math.ceil(end / alignment) * alignment

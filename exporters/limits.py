@@ -20,7 +20,7 @@ class Limits:
     max_context: int = 2048
 
     def check(self, context: int | None) -> None:
-        """Holds them against the model's context.
+        """Check the limits against the model's context.
 
         Args:
             context: In tokens; None where the model takes texts of any length.
@@ -47,7 +47,7 @@ def choose_limits(
     max_context: int | None = None,
     default_context: int = Limits.max_context,
 ) -> Limits:
-    """The limits for a model.
+    """Return the limits for a model.
 
     Args:
         context: The model's context, in tokens; None where it takes texts of any length.

@@ -103,7 +103,7 @@ def _try_out(
     threads: int | None,
     progress: Progress,
 ) -> tuple[ParityReport | None, BenchmarkReport | None]:
-    """Parity and gain, as far as they can be found out here.
+    """Return parity and gain, as far as they can be found out here.
 
     An engine for another GPU cannot be run here. The graph that it was built from can, but says nothing of its speed.
     """

@@ -67,12 +67,12 @@ def export(
 
 
 def record_export(manifest: Manifest, exported: ExportResult) -> Manifest:
-    """A manifest with an export, and with the graph that an engine was built from."""
+    """Return a manifest with an export, and with the graph that an engine was built from."""
     for made in (Format.ONNX, Format.TENSORRT) if exported.format is Format.TENSORRT else (exported.format,):
         manifest = manifest.with_export(made, exported.precision, exported.via)
     return manifest
 
 
 def _is_own_checkpoint(model: str | Path, output: Path) -> bool:
-    """Whether the checkpoint lies in the output directory that it is to be exported into."""
+    """Return whether the checkpoint lies in the output directory that it is to be exported into."""
     return is_ours(output) and Path(model).is_dir() and output.resolve() in Path(model).resolve().parents

@@ -76,12 +76,12 @@ __all__ = [
 
 
 def supported_model_types() -> tuple[str, ...]:
-    """Every `model_type` that has a file in this folder, sorted."""
+    """Return every `model_type` that has a file in this folder, sorted."""
     return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")))
 
 
 def find_architecture(model_type: str) -> Architecture:
-    """The facts of one architecture.
+    """Return the facts of one architecture.
 
     Raises:
         UnsupportedModelError: There is no file for `model_type`.

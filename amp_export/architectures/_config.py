@@ -39,7 +39,7 @@ class LayerWidths:
         return self.query_heads // self.key_value_heads
 
     def of(self, unit: PrunedUnit) -> int:
-        """The count of `unit`."""
+        """Return the count of `unit`."""
         return int(getattr(self, unit.value))
 
 
@@ -84,7 +84,7 @@ class ModelConfig:
 
     @classmethod
     def read(cls, architecture: Architecture, config: Mapping[str, Any]) -> ModelConfig:
-        """Reads the content of a config.json.
+        """Read the content of a config.json.
 
         Raises:
             ModelError: A field has a value that no model can have.
@@ -199,15 +199,15 @@ class ModelConfig:
         return tuple(sites)
 
     def size(self, name: str) -> int:
-        """A size by its canonical name, or by the name of its config field."""
+        """Return a size by its canonical name, or by the name of its config field."""
         return self.sizes[name] if name in self.sizes else int(self.fields[name])
 
     def fit(self, widths: LayerWidths, site: Site) -> LayerWidths:
-        """Widths as this layer can have them: one without an MLP has no neurons."""
+        """Return widths as this layer can have them: one without an MLP has no neurons."""
         return widths if site.stack.mlp is not None else replace(widths, neurons=0)
 
     def everywhere(self, widths: LayerWidths) -> list[LayerWidths]:
-        """These widths in every layer, as far as it can have them."""
+        """Return these widths in every layer, as far as it can have them."""
         return [self.fit(widths, site) for site in self.sites]
 
     def _stack_size(self, stack: Stack, canonical: str) -> int:
@@ -226,18 +226,18 @@ class ModelConfig:
         return LayerWidths(heads, self.num_key_value_heads, neurons)
 
     def meets(self, conditions: Conditions) -> bool:
-        """Whether all these fields have these values."""
+        """Return whether all these fields have these values."""
         return all(
             self.fields.get(name) in value if isinstance(value, tuple) else self.fields.get(name) == value
             for name, value in conditions.items()
         )
 
     def features(self, axis: Features, widths: LayerWidths) -> int:
-        """How many entries an axis has in a layer of these widths."""
+        """Return how many entries an axis has in a layer of these widths."""
         return sum(widths.of(unit) * self.entries(axis, unit) for unit in axis.units)
 
     def entries(self, axis: Features, unit: PrunedUnit) -> int:
-        """How many entries of an axis one head or neuron spans."""
+        """Return how many entries of an axis one head or neuron spans."""
         if unit is PrunedUnit.NEURONS:
             return 1
         return self.head_dim if axis.entries_per_head is None else axis.entries_per_head
@@ -250,7 +250,7 @@ class ModelConfig:
         return {projection.name: projection.has_bias(self.fields) for projection in projections}
 
     def factor(self, factor: Factor) -> float:
-        """The number that a factor stands for."""
+        """Return the number that a factor stands for."""
         base = self.sizes[factor.of] if factor.of in self.sizes else self.fields[factor.of]
         return float(base**factor.power)
 
@@ -284,7 +284,7 @@ class ModelConfig:
 
 
 def _fill_in(architecture: Architecture, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields with defaults, other names and derived values; what null switches off stays so."""
+    """Return the fields with defaults, other names and derived values; what null switches off stays so."""
     fields = {**architecture.defaults, **{key: value for key, value in config.items() if value is not None}}
     for canonical, name in architecture.names.items():
         if name is not None and config.get(name) is None and config.get(canonical) is not None:

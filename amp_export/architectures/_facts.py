@@ -133,7 +133,7 @@ class Projection:
     stacked: str | None = None
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """Weight and bias."""
+        """Return weight and bias."""
         rows, columns = self._axis(self.rows), self._axis(self.columns)
         if self.stacked is not None:
             return (Tensor(self.name, (self.stacked, rows, columns), self.when),)
@@ -144,7 +144,7 @@ class Projection:
         return (weight, Tensor(f"{self.name}.bias", (rows,), when))
 
     def has_bias(self, fields: Mapping[str, Any]) -> bool:
-        """Whether this projection has a bias under a config whose defaults are filled in."""
+        """Return whether this projection has a bias under a config whose defaults are filled in."""
         return bool(fields[self.bias]) if isinstance(self.bias, str) else self.bias
 
     def _axis(self, units: PrunedUnit | tuple[PrunedUnit, ...] | None) -> Axis:
@@ -188,7 +188,7 @@ class Block:
         return self.output.stacked is not None
 
     def all_tensors(self) -> Iterator[Tensor]:
-        """Every tensor of the block."""
+        """Yield every tensor of the block."""
         for projection in (*self.inputs, self.output):
             yield from projection.tensors()
         yield from self.tensors
@@ -209,7 +209,7 @@ class Derived:
     when: Conditions | None = None
 
     def of(self, fields: Mapping[str, Any]) -> Any:
-        """The value under a config."""
+        """Return the value under a config."""
         if isinstance(self.value, tuple):
             name, factor = self.value
             return fields[name] * factor
@@ -254,7 +254,7 @@ class Stack:
     is_decoder: bool = False
 
     def tensors(self, number: int) -> Iterator[Tensor]:
-        """Every tensor of one layer, in the order of the computation."""
+        """Yield every tensor of one layer, in the order of the computation."""
         blocks = (self.attention,) if self.mlp is None else (self.attention, self.mlp)
         for block in blocks:
             yield from (tensor for tensor in block.all_tensors() if number == 0 or not tensor.first_layer_only)
@@ -330,7 +330,7 @@ class Architecture:
     obsolete: tuple[str, ...] = ("rotary_emb.inv_freq",)
 
     def field_name(self, canonical: str) -> str | None:
-        """The config field of this family that says `canonical`."""
+        """Return the config field of this family that says `canonical`."""
         return self.names.get(canonical, canonical)
 
     @property

@@ -8,7 +8,7 @@ from amp_export.architectures import LayerWidths, Learned, ModelConfig, paramete
 
 
 def parameters_read(config: ModelConfig, widths: Sequence[LayerWidths]) -> int:
-    """Parameters that a decoding step reads: all but tables of which only rows are looked up.
+    """Return parameters that a decoding step reads: all but tables of which only rows are looked up.
 
     A table of tokens that is the head's weight too is read whole.
     """
@@ -21,18 +21,18 @@ def parameters_read(config: ModelConfig, widths: Sequence[LayerWidths]) -> int:
 
 
 def cached_numbers(config: ModelConfig, widths: Sequence[LayerWidths]) -> list[int]:
-    """Numbers that each layer keeps of one token: its keys and values."""
+    """Return numbers that each layer keeps of one token: its keys and values."""
     return [2 * layer.key_value_heads * config.head_dim for layer in widths]
 
 
 def seen_numbers(config: ModelConfig, widths: Sequence[LayerWidths], past: int) -> int:
-    """Numbers of a past that a decoding step has to read: of layers with a window what lies in it."""
+    """Return numbers of a past that a decoding step has to read: of layers with a window what lies in it."""
     seen = [past if window is None else min(past, window) for window in config.sliding_windows]
     return sum(tokens * numbers for tokens, numbers in zip(seen, cached_numbers(config, widths), strict=True))
 
 
 def activation_numbers(config: ModelConfig, widths: Sequence[LayerWidths], context: int) -> int:
-    """Numbers that the widest layer makes of a prompt of this length, if nothing of it is dropped before its end.
+    """Return how many numbers the widest layer makes of a prompt of this length, if none is freed before its end.
 
     They are its input and sums, queries, keys, values, what is attended to, gate, up and their product, and each head's
     scores before and after the softmax.

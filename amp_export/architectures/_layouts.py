@@ -24,7 +24,7 @@ def separate_attention(
     tensors: tuple[Tensor, ...] = (),
     attributes: Mapping[str, Count] = GROUP_ATTRIBUTE,
 ) -> Block:
-    """Query, key, value and output as linear layers of their own: `LlamaAttention`, `modeling_llama.py`, 5.24."""
+    """Return query, key, value and output as separate linear layers: `LlamaAttention`, `modeling_llama.py`, 5.24."""
     return Block(
         module=module,
         inputs=(
@@ -41,7 +41,7 @@ def separate_attention(
 
 
 def gated_mlp(*, bias: bool | str = False) -> Block:
-    """Gate, up and down: `LlamaMLP`, `modeling_llama.py`, transformers 5.24."""
+    """Return gate, up and down: `LlamaMLP`, `modeling_llama.py`, transformers 5.24."""
     return Block(
         module="mlp",
         inputs=(
@@ -53,7 +53,7 @@ def gated_mlp(*, bias: bool | str = False) -> Block:
 
 
 def plain_mlp(up: str, down: str, *, bias: bool | str, transposed: bool = False) -> Block:
-    """Two linear layers with an activation between them; the names are module paths below the layer."""
+    """Return two linear layers with an activation between them; the names are module paths below the layer."""
     return Block(
         module=up.rpartition(".")[0],
         inputs=(Projection(up, rows=PrunedUnit.NEURONS, bias=bias, transposed=transposed),),
@@ -62,7 +62,7 @@ def plain_mlp(up: str, down: str, *, bias: bool | str, transposed: bool = False)
 
 
 def expert_mlp(count: str) -> Block:
-    """Experts as one parameter each for gate with up, and for down: `MixtralExperts`, `modeling_mixtral.py`, 5.24.
+    """Return experts with a parameter for gate and up, and one for down: `MixtralExperts`, `modeling_mixtral.py`, 5.24.
 
     Args:
         count: The config field with the number of experts.
@@ -76,7 +76,7 @@ def expert_mlp(count: str) -> Block:
 
 
 def bert_layer() -> tuple[Block, Block, tuple[Tensor, ...]]:
-    """Attention, MLP and norms of `BertLayer`, `modeling_bert.py`, transformers 5.24."""
+    """Return attention, MLP and norms of `BertLayer`, `modeling_bert.py`, transformers 5.24."""
     attention = Block(
         module="attention.self",
         inputs=(
@@ -111,13 +111,13 @@ BERT_DEFAULTS: Mapping[str, Any] = {
 
 
 def norm(name: str, *, bias: bool = False, when: Conditions | None = None) -> tuple[Tensor, ...]:
-    """A norm of the hidden state."""
+    """Return a norm of the hidden state."""
     parts = ("weight", "bias") if bias else ("weight",)
     return tuple(Tensor(f"{name}.{part}", ("hidden_size",), when or {}) for part in parts)
 
 
 def head_norm(name: str, *, when: Conditions | None = None, bias: bool = False) -> tuple[Tensor, ...]:
-    """A norm over each head, whose weight all heads share."""
+    """Return a norm over each head, whose weight all heads share."""
     parts = ("weight", "bias") if bias else ("weight",)
     return tuple(Tensor(f"{name}.{part}", ("head_dim",), when or {}) for part in parts)
 
@@ -125,7 +125,7 @@ def head_norm(name: str, *, when: Conditions | None = None, bias: bool = False) 
 def language_model(
     embedding: str, final_norm: tuple[Tensor, ...], *, head: str = "lm_head", head_bias: bool = False
 ) -> tuple[Tensor, ...]:
-    """Token embedding, final norm, and a head that is there unless it is tied to the embedding."""
+    """Return token embedding, final norm, and a head that is there unless it is tied to the embedding."""
     head_tensor = Tensor(f"{head}.weight", ("vocab_size", "hidden_size"), {"tie_word_embeddings": False})
     bias = (Tensor(f"{head}.bias", ("vocab_size",)),) if head_bias else ()
     return (Tensor(f"{embedding}.weight", ("vocab_size", "hidden_size")), *final_norm, head_tensor, *bias)

@@ -17,7 +17,7 @@ _SCALED = ("llama3", "yarn", "longrope")
 
 
 def read_rope(architecture: Architecture, fields: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Brings old and new ways of writing RoPE parameters into one form, as `standardize_rope_params` does.
+    """Return brings old and new ways of writing RoPE parameters into one form, as `standardize_rope_params` does.
 
     Source: `modeling_rope_utils.py`, transformers 5.24.
 
@@ -50,7 +50,7 @@ def read_rope(architecture: Architecture, fields: Mapping[str, Any]) -> dict[str
 
 
 def _read_layer_type(rotary: Rotary, kind: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """`Gemma3TextConfig.convert_rope_params_to_dict`, `configuration_gemma3.py`, transformers 5.24."""
+    """Return `Gemma3TextConfig.convert_rope_params_to_dict`, `configuration_gemma3.py`, transformers 5.24."""
     nested = (fields.get("rope_parameters") or {}).get(kind)
     rope: dict[str, Any] = dict(nested if nested is not None else {"rope_type": "default"})
     if kind == "full_attention":  # the old way of writing scaled these alone
@@ -64,7 +64,7 @@ def _read_layer_type(rotary: Rotary, kind: str, fields: Mapping[str, Any]) -> di
 
 
 def read_rotated(architecture: Architecture, fields: Mapping[str, Any], layers: int) -> tuple[bool, ...]:
-    """For each layer, whether queries and keys turn with their positions.
+    """Return for each layer, whether queries and keys turn with their positions.
 
     Raises:
         ModelError: The field that says so has another number of layers.
@@ -80,7 +80,7 @@ def read_rotated(architecture: Architecture, fields: Mapping[str, Any], layers: 
 
 
 def read_layer_types(architecture: Architecture, fields: Mapping[str, Any], layers: int) -> tuple[str, ...]:
-    """For each layer `sliding_attention` or `full_attention`.
+    """Return for each layer `sliding_attention` or `full_attention`.
 
     Raises:
         ModelError: `layer_types` has another number of layers.

@@ -11,7 +11,7 @@ from amp_export.architectures._facts import Axis, Block, Count, Features, Offset
 
 
 def tensor_shapes(config: ModelConfig, widths: Sequence[LayerWidths] | None = None) -> dict[str, tuple[int, ...]]:
-    """The shape of every tensor that the facts know, of a model whose layers have these widths.
+    """Return the shape of every tensor that the facts know, of a model whose layers have these widths.
 
     Args:
         config: The model's config.
@@ -30,7 +30,7 @@ def tensor_shapes(config: ModelConfig, widths: Sequence[LayerWidths] | None = No
 
 
 def parameter_count(config: ModelConfig, widths: Sequence[LayerWidths] | None = None) -> int:
-    """How many parameters such a model has, embeddings counted and tied ones counted once."""
+    """Return how many parameters such a model has, embeddings counted and tied ones counted once."""
     return config.other_parameters + sum(math.prod(shape) for shape in tensor_shapes(config, widths).values())
 
 
@@ -44,7 +44,7 @@ def sliced_axes(config: ModelConfig, site: Site) -> Iterator[tuple[str, int, Fea
 
 
 def resized_modules(config: ModelConfig, widths: Sequence[LayerWidths]) -> dict[str, dict[str, Any]]:
-    """What distinguishes the modules of a pruned model from those that its config alone would build.
+    """Return what distinguishes the modules of a pruned model from those that its config alone would build.
 
     Returns:
         By module path: `parameters` with the shape of each parameter that is sliced, and `attributes`.
@@ -64,7 +64,7 @@ def resized_modules(config: ModelConfig, widths: Sequence[LayerWidths]) -> dict[
 
 
 def attribute_values(config: ModelConfig, block: Block, widths: LayerWidths) -> Mapping[str, int]:
-    """What the attributes of a block's module must be in a layer of these widths."""
+    """Return what the attributes of a block's module must be in a layer of these widths."""
     values = {
         Count.QUERY_HEADS: widths.query_heads,
         Count.KEY_VALUE_HEADS: widths.key_value_heads,

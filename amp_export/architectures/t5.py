@@ -21,7 +21,7 @@ _PLAIN = ("relu", "gelu", "silu")
 
 
 def _attention(module: str, *tensors: Tensor) -> Block:
-    """`T5Attention`, `modeling_t5.py`, transformers 5.24."""
+    """Return `T5Attention`, `modeling_t5.py`, transformers 5.24."""
     return Block(
         module=module,
         inputs=(
@@ -43,7 +43,7 @@ def _position_biases(module: str) -> Tensor:
 
 
 def _mlp(module: str) -> Block:
-    """`T5DenseActDense` and `T5DenseGatedActDense`."""
+    """Return `T5DenseActDense` and `T5DenseGatedActDense`."""
     return Block(
         module=module,
         inputs=(

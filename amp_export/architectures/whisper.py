@@ -7,7 +7,7 @@ from amp_export.architectures._layouts import norm, plain_mlp
 
 
 def _attention(module: str) -> Block:
-    """`WhisperAttention`, `modeling_whisper.py`, transformers 5.24: the keys have no bias."""
+    """Return `WhisperAttention`, `modeling_whisper.py`, transformers 5.24: the keys have no bias."""
     return Block(
         module=module,
         inputs=(

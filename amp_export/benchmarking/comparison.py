@@ -40,7 +40,7 @@ def benchmark_models(
     seed: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> BenchmarkReport:
-    """Measures what a pruned model gains over the dense one.
+    """Measure what a pruned model gains over the dense one.
 
     Args:
         dense: The dense model, in the form that the runtime takes.
@@ -77,7 +77,7 @@ def benchmark_models(
 
 
 def read_limits(folder: Path) -> tuple[Limits, ...]:
-    """The largest batch and text of an ExecuTorch program; all else has no limits, or says so itself."""
+    """Return the largest batch and text of an ExecuTorch program; all else has no limits, or says so itself."""
     return (programs.read_facts(folder).limits,) if programs.is_executorch(folder) else ()
 
 
@@ -154,7 +154,7 @@ def _point(
 
 
 def _step_bytes(record: Record, workloads: Sequence[Workload], setup: Setup) -> Sequence[StepBytes | None]:
-    """What a decoding step reads; of an engine nobody knows which weights it keeps, and in what form."""
+    """Return what a decoding step reads; of an engine nobody knows which weights it keeps, and in what form."""
     folder = record.folder
     if setup.format is Format.TENSORRT:
         return [None] * len(workloads)

@@ -33,7 +33,7 @@ class Worker:
         self.ready = Ready(**self._receive())
 
     def time(self, task: Round) -> RoundTimes:
-        """Lets the process run one round.
+        """Let the process run one round.
 
         Raises:
             AmpExportError: It died.
@@ -69,7 +69,7 @@ class Worker:
 
 @contextlib.contextmanager
 def start_worker(folder: Path, setup: Setup) -> Iterator[Worker]:
-    """Starts a process that has loaded a model, and ends it.
+    """Start a process that has loaded a model, and ends it.
 
     Raises:
         AmpExportError: The model cannot be loaded, or the process died.

@@ -56,7 +56,7 @@ class Roofline:
 
     @classmethod
     def of(cls, dense: StepBytes, pruned: StepBytes, decode: PhaseResult) -> Roofline:
-        """Holds what was measured against what the bytes allow."""
+        """Compare what was measured with what the bytes allow."""
         allowed = dense.total / pruned.total
         low, high = decode.interval
         return cls(allowed, decode.speedup / allowed, (low / allowed, high / allowed))
@@ -65,7 +65,7 @@ class Roofline:
 def step_bytes(
     folder: Path, workloads: Sequence[Workload], *, precision: Precision, graph: Path | None
 ) -> Sequence[StepBytes | None]:
-    """What a decoding step of a model reads; None for what does not decode, or whose weights cannot be counted.
+    """Return what a decoding step of a model reads; None for what does not decode, or whose weights cannot be counted.
 
     Args:
         folder: An export or a checkpoint, for its config.
@@ -96,7 +96,7 @@ def step_bytes(
 
 
 def weight_bytes_per_token(graph: Path) -> int:
-    """How many bytes of a graph's weights have to be read for one token.
+    """Return how many bytes of a graph's weights have to be read for one token.
 
     Each weight counts once and whole, also where embedding and head share it, but a weight of which only rows are
     looked up does not count.

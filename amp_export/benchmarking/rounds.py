@@ -42,7 +42,7 @@ class Record:
     times: dict[int, list[RoundTimes]] = field(default_factory=dict)
 
     def samples(self, workload: int, phase: Phase) -> list[list[float]]:
-        """Seconds of all rounds of a workload, in one phase."""
+        """Return seconds of all rounds of a workload, in one phase."""
         return [list(times.phases[phase]) for times in self.times[workload]]
 
 
@@ -75,7 +75,7 @@ def measure(
     launches: int,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Measured:
-    """Runs all tasks in turns on two models.
+    """Run all tasks in turns on two models.
 
     Args:
         first: A model.
@@ -118,7 +118,7 @@ def _run_round(pair: Sequence[tuple[Record, Worker]], tasks: Sequence[Round]) ->
 
 
 def _warm_up(workers: Sequence[Worker], tasks: Sequence[Round], measured: Measured) -> None:
-    """Runs rounds until both models take the same time for all tasks twice in a row."""
+    """Run rounds until both models take the same time for all tasks twice in a row."""
     before: list[float] = []
     for _ in range(WARM_UP_LIMIT):
         now = [sum(worker.time(task).total for task in tasks) for worker in workers]

@@ -52,7 +52,7 @@ class Timing:
 
     @classmethod
     def of(cls, samples: Sequence[Sequence[float]], *, tokens: int | None = None) -> Timing:
-        """Derives the statistics; percentiles lie between samples by linear interpolation.
+        """Derive the statistics; percentiles lie between samples by linear interpolation.
 
         Args:
             samples: Seconds, [rounds, samples of a round].
@@ -97,7 +97,7 @@ class PhaseResult:
         seed: int = 0,
         tokens: int | None = None,
     ) -> PhaseResult:
-        """Compares two sets of samples; the arguments are those of `bootstrap_speedup` and `Timing.of`."""
+        """Compare two sets of samples; the arguments are those of `bootstrap_speedup` and `Timing.of`."""
         dense_timing, pruned_timing = (Timing.of(samples, tokens=tokens) for samples in (dense, pruned))
         interval = bootstrap_speedup(dense, pruned, launches=launches, seed=seed)
         return cls(
@@ -112,7 +112,7 @@ class PhaseResult:
 def bootstrap_speedup(
     dense: Sequence[Sequence[float]], pruned: Sequence[Sequence[float]], *, launches: int = 1, seed: int = 0
 ) -> tuple[float, float]:
-    """The percentile interval of the ratio of medians (Efron and Tibshirani, 1993, chapter 13).
+    """Return the percentile interval of the ratio of medians (Efron and Tibshirani, 1993, chapter 13).
 
     Launches are drawn, and rounds within them, and always both halves of a pair. The samples of a round, and the two
     graphs in it, share what else the machine was doing; the rounds of a launch share what the processes were given when
@@ -143,7 +143,7 @@ def bootstrap_speedup(
 
 
 def conclude(interval: tuple[float, float]) -> Conclusion:
-    """Faster or slower only where the whole interval lies on one side of 1."""
+    """Return faster or slower only where the whole interval lies on one side of 1."""
     low, high = interval
     if low > 1:
         return Conclusion.FASTER

@@ -63,7 +63,7 @@ def find_subjects(
 
 
 def _checkpoint(output: Path, manifest: Manifest) -> Path:
-    """What PyTorch loads of an output: the pruned checkpoint, or what was exported without being pruned."""
+    """Return what PyTorch loads of an output: the pruned checkpoint, or what was exported without being pruned."""
     return exported_checkpoint(output, manifest, advice="Export it again, and measure that output.")
 
 
@@ -80,7 +80,7 @@ def _dense_checkpoint(manifest: Manifest) -> Path:
 def export_dense(
     output: Path, to: Format, manifest: Manifest, scratch: Path, progress: Progress, *, opset: Opset | None = None
 ) -> Path:
-    """Exports the dense model in the same way as the pruned one.
+    """Export the dense model in the same way as the pruned one.
 
     Args:
         output: The output directory that holds the pruned model.

@@ -42,7 +42,7 @@ class Round:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Round:
-        """As `dataclasses.asdict` made it."""
+        """Return a round from what `dataclasses.asdict` made of it."""
         return cls(**{**content, "workload": Workload(**content["workload"])})
 
 
@@ -65,7 +65,7 @@ class RoundTimes:
 
 
 def time_round(runner: Runner, task: Round, clock: Clock) -> RoundTimes:
-    """Runs what is read twice, and times the second run of it and every decoded token.
+    """Run what is read twice, and times the second run of it and every decoded token.
 
     The first run after the other process has run finds the caches cold: 216 ms where the next took 180.
     """
@@ -112,7 +112,7 @@ def _draw_tokens(task: Round, length: int) -> Integers:
 
 
 def draw_inputs(axes_by_input: Axes, task: Round) -> dict[str, Any]:
-    """A batch of texts, images or sounds of the shapes that a model takes."""
+    """Return a batch of texts, images or sounds of the shapes that a model takes."""
     import numpy as np
 
     batch_size = task.workload.batch_size
@@ -141,7 +141,7 @@ class Clock(ABC):
 
     @abstractmethod
     def seconds(self, call: Callable[[], object]) -> float:
-        """How long a call takes, until its results are there."""
+        """Return how long a call takes, until its results are there."""
 
 
 class WallClock(Clock):
@@ -165,7 +165,7 @@ class EventClock(Clock):
     name = "CUDA events"
 
     def __init__(self, stream: torch.cuda.Stream) -> None:
-        """Takes the stream that calls run on."""
+        """Take the stream that calls run on."""
         self._stream = stream
 
     def seconds(self, call: Callable[[], object]) -> float:

@@ -59,7 +59,7 @@ def _load(folder: Path, setup: Setup) -> tuple[Runner, Clock, Ready]:
 
 
 def _choose_clock(runner: Runner, setup: Setup) -> Clock:
-    """Events where the stream is known that a runtime runs on."""
+    """Return events where the stream is known that a runtime runs on."""
     from amp_export.benchmarking.runners.exported import ExportedDecoder
 
     if isinstance(runner, ExportedDecoder) and (stream := runner.stream) is not None:
@@ -72,7 +72,7 @@ def _choose_clock(runner: Runner, setup: Setup) -> Clock:
 
 
 def _take_stdout() -> TextIO:
-    """Keeps standard output for answers; whatever else is printed goes to standard error."""
+    """Keep standard output for answers; whatever else is printed goes to standard error."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     return answers
@@ -89,7 +89,7 @@ def _read_setup(text: str) -> Setup:
 
 
 def main() -> None:
-    """Serves rounds until standard input ends."""
+    """Serve rounds until standard input ends."""
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("setup", type=_read_setup)

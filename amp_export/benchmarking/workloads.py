@@ -44,7 +44,7 @@ class Sweep:
     decode_lengths: tuple[int, ...] = (DECODE_TOKENS,)
 
     def workloads(self, configs: Sequence[ModelConfig], limits: Sequence[Limits] = ()) -> tuple[Workload, ...]:
-        """All combinations, as models read and write.
+        """Return all combinations, as models read and write.
 
         Args:
             configs: The configs of all models that are to run them; they differ in widths alone.
@@ -82,7 +82,7 @@ class Sweep:
 
 
 def _prompt_tokens(asked: int | None, decode_tokens: int, architecture: Architecture, context: int | None) -> int:
-    """Tokens of the prompt that fit: what a decoder reads and writes shares one context, others have one for each."""
+    """Return how many prompt tokens fit: a decoder's prompt and output share one context, others have one each."""
     wanted = (asked or PROMPT_TOKENS) if architecture.modality is Modality.TEXT else 0
     if context is None:
         return wanted

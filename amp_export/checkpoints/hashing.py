@@ -18,13 +18,13 @@ from amp_export.checkpoints.reading import Checkpoint
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """Return SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def hash_weights(checkpoint: Checkpoint) -> str:
-    """One SHA-256 over the names and contents of all weight files and the config."""
+    """Return one SHA-256 over the names and contents of all weight files and the config."""
     digest = hashlib.sha256()
     for file in [checkpoint.path / "config.json", *sorted({info.file for info in checkpoint.tensors.values()})]:
         digest.update(f"{file.name}:{hash_file(file)}\n".encode())
@@ -32,7 +32,7 @@ def hash_weights(checkpoint: Checkpoint) -> str:
 
 
 def directory_size(path: Path) -> int:
-    """Bytes of all files below `path`."""
+    """Return bytes of all files below `path`."""
     total = 0
     for file in path.rglob("*"):
         with contextlib.suppress(FileNotFoundError):

@@ -27,7 +27,7 @@ _HUB_PICKLES = ("pytorch_model*.bin", PICKLE_INDEX)
 
 
 def fetch_from_hub(repo_id: str, status: OnStatus, *, allow_pickle: bool) -> Path:
-    """Fetches a repository, or finds it in the hub's cache where there is no network.
+    """Fetch a repository, or finds it in the hub's cache where there is no network.
 
     Raises:
         ModelError: There is no such repository, or it cannot be fetched.

@@ -32,7 +32,7 @@ _OPTIONS: Mapping[str, Any] = {"local_files_only": True, "trust_remote_code": Fa
 
 
 def register_resized() -> None:
-    """Registers the classes of resized checkpoints with transformers, which then loads them without remote code."""
+    """Register the classes of resized checkpoints with transformers, which then loads them without remote code."""
     import_quietly()
     import transformers
 
@@ -46,7 +46,7 @@ def register_resized() -> None:
 
 
 def count_parameters(config: ModelConfig, raw_config: Mapping[str, Any]) -> int:
-    """Parameters of the model that a config describes, tied ones counted once; no weights are made.
+    """Return parameters of the model that a config describes, tied ones counted once; no weights are made.
 
     Raises:
         ModelError: transformers cannot build a model by this config.
@@ -65,7 +65,7 @@ def count_parameters(config: ModelConfig, raw_config: Mapping[str, Any]) -> int:
 
 
 def load_model(path: Path, *, dtype: torch.dtype | None = None) -> PreTrainedModel:
-    """Loads a model for inference, in the class that its config names; no code of the checkpoint's is run.
+    """Load a model for inference, in the class that its config names; no code of the checkpoint's is run.
 
     Args:
         path: A checkpoint directory.
@@ -99,7 +99,7 @@ def load_model(path: Path, *, dtype: torch.dtype | None = None) -> PreTrainedMod
 
 
 def module_names(path: Path) -> list[str]:
-    """The names of all modules of a checkpoint's model, as `named_modules` gives them; no weights are read.
+    """Return the names of all modules of a checkpoint's model, as `named_modules` gives them; no weights are read.
 
     Args:
         path: A checkpoint directory.
@@ -121,7 +121,7 @@ def module_names(path: Path) -> list[str]:
 
 
 def _class_name(config: Any) -> str:
-    """The class that a config names first, or that of its architecture where it names none."""
+    """Return the class that a config names first, or that of its architecture where it names none."""
     from amp_export.architectures import find_architecture
 
     return str((config.architectures or [find_architecture(config.model_type).class_name])[0])
@@ -143,7 +143,7 @@ def _model_class(path: Path, name: str, model_type: str) -> Any:
 
 
 def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
-    """Loads a tokenizer.
+    """Load a tokenizer.
 
     Raises:
         ModelError: The checkpoint has none, or a damaged one.
@@ -170,10 +170,10 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
 
 
 def takes(model: PreTrainedModel, name: str) -> bool:
-    """Whether a model's forward has a parameter of that name."""
+    """Return whether a model's forward has a parameter of that name."""
     return name in inspect.signature(model.forward).parameters
 
 
 def cache_argument(model: PreTrainedModel) -> str | None:
-    """Under which name forward takes the cache: transformers 5.24 renamed it, and warns at the old name."""
+    """Return under which name forward takes the cache: transformers 5.24 renamed it, and warns at the old name."""
     return next((name for name in ("cache", "past_key_values") if takes(model, name)), None)

@@ -37,7 +37,7 @@ class AmpResizedConfig(PreTrainedConfig):
 
 
 def dense_config(config: AmpResizedConfig) -> PreTrainedConfig:
-    """The dense model's config, which turns back into this kind of config when it is saved."""
+    """Return the dense model's config, which turns back into this kind of config when it is saved."""
     if config.dense is None or config.resized_modules is None:
         raise ValueError(f"config.json of type {MODEL_TYPE} needs `dense`, `dense_class` and `resized_modules`.")
     fields = {name: value for name, value in config.dense.items() if name not in ("model_type", "auto_map")}
@@ -68,7 +68,7 @@ def dense_config(config: AmpResizedConfig) -> PreTrainedConfig:
 
 
 def resize(model: torch.nn.Module, modules: dict[str, Any]) -> None:
-    """Gives modules other shapes and attributes; a parameter that has its shape already keeps its values."""
+    """Give modules other shapes and attributes; a parameter that has its shape already keeps its values."""
     for path, changes in modules.items():
         module = model.get_submodule(path)
         for name, shape in changes.get("parameters", {}).items():
@@ -103,18 +103,18 @@ class _Loader:
 
     @classmethod
     def from_pretrained(cls, path: Any, *args: Any, config: Any = None, **kwargs: Any) -> Any:
-        """Loads the checkpoint, like the method of `PreTrainedModel`."""
+        """Load the checkpoint, like the method of `PreTrainedModel`."""
         if not isinstance(config, AmpResizedConfig):
             config = AmpResizedConfig.from_pretrained(path)
         return _resized_class(config).from_pretrained(path, *args, config=dense_config(config), **kwargs)
 
     @classmethod
     def register_for_auto_class(cls, auto_class: Any = None) -> None:
-        """Nothing to do: config.json names the classes."""
+        """Do nothing: config.json names the classes."""
 
     @staticmethod
     def add_generation_mixin_to_remote_model(model_class: Any) -> Any:
-        """Nothing to do: the dense class generates if it can."""
+        """Add nothing to do: the dense class generates if it can."""
         return model_class
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def hash_pickles(path: Path) -> str:
-    """One SHA-256 over all that a conversion reads: the config, the pickles and the companions."""
+    """Return one SHA-256 over all that a conversion reads: the config, the pickles and the companions."""
     digest = hashlib.sha256()
     for file in [path / "config.json", *find_pickles(path), *find_companions(path)]:
         digest.update(f"{file.name}:{hash_file(file)}\n".encode())
@@ -27,7 +27,7 @@ def hash_pickles(path: Path) -> str:
 
 
 def convert_pickles(path: Path, folder: Path) -> None:
-    """Writes a checkpoint directory with pickles anew, with safetensors.
+    """Write a checkpoint directory with pickles anew, with safetensors.
 
     Args:
         path: The directory.
@@ -83,6 +83,6 @@ def _load(file: Path) -> Mapping[Any, Any]:
 
 
 def _reason(error: Exception) -> str:
-    """The line of torch's long message that names the culprit, or the first."""
+    """Return the line of torch's long message that names the culprit, or the first."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     return next((line for line in lines if line.startswith("WeightsUnpickler error")), lines[0])

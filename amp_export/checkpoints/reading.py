@@ -69,7 +69,7 @@ class Checkpoint:
         return Counter(info.dtype for info in self.tensors.values()).most_common(1)[0][0]
 
     def read(self, name: str) -> Array:
-        """Reads one tensor; bfloat16 comes as `ml_dtypes.bfloat16`.
+        """Read one tensor; bfloat16 comes as `ml_dtypes.bfloat16`.
 
         Raises:
             ModelError: The tensor holds a NaN or an infinity.
@@ -87,12 +87,12 @@ class Checkpoint:
         return array
 
     def companions(self) -> list[Path]:
-        """The tokenizer's files, the generation config and the chat template, as far as there are any."""
+        """Return the tokenizer's files, the generation config and the chat template, as far as there are any."""
         return find_companions(self.path)
 
 
 def find_companions(path: Path) -> list[Path]:
-    """The tokenizer's files, the generation config and the chat template of a checkpoint directory."""
+    """Return the tokenizer's files, the generation config and the chat template of a checkpoint directory."""
     return sorted({file for pattern in COMPANIONS for file in path.glob(pattern) if file.is_file()})
 
 
@@ -107,7 +107,7 @@ def _count_not_finite(array: Array) -> int:
 
 
 def read_config(path: Path) -> tuple[dict[str, Any], ModelConfig]:
-    """Reads the config of a checkpoint directory, as it stands and as understood.
+    """Read the config of a checkpoint directory, as it stands and as understood.
 
     Raises:
         ModelError: There is none, or it is not what a config.json is.
@@ -151,7 +151,7 @@ def _find_architecture(plain: Mapping[str, Any]) -> Architecture:
 
 
 def code_beside(raw_config: Mapping[str, Any]) -> list[str]:
-    """The files with code that a config.json names, and that transformers runs with `trust_remote_code=True` alone.
+    """Return the files of code that a config.json names; transformers runs them only with `trust_remote_code=True`.
 
     They are never run here: a family that is known is loaded in transformers' own class, and resized checkpoints by
     this package's own copy of the modelling file.
@@ -172,7 +172,7 @@ def _dense_config(file: Path, raw: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def read_widths(file: Path, raw: Mapping[str, Any], config: ModelConfig) -> tuple[LayerWidths, ...]:
-    """What each layer of a checkpoint keeps, as its config says.
+    """Return what each layer of a checkpoint keeps, as its config says.
 
     Raises:
         ModelError: The config is damaged.
@@ -189,7 +189,7 @@ def read_widths(file: Path, raw: Mapping[str, Any], config: ModelConfig) -> tupl
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """Opens a checkpoint and holds its files against its config; the weights stay on disk.
+    """Open a checkpoint and holds its files against its config; the weights stay on disk.
 
     Raises:
         ModelError: Weights are missing, truncated, or of other shapes than the config says.
@@ -210,7 +210,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
 def _name_tensors(
     config: ModelConfig, stored: Mapping[str, TensorInfo], shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, TensorInfo]:
-    """Finds the tensors of a checkpoint that names them otherwise: as modules are, or below a bare model."""
+    """Find the tensors of a checkpoint that names them otherwise: as modules are, or below a bare model."""
     architecture = config.architecture
     other = {module: file for file, module in architecture.module_names.items()}
     named: dict[str, TensorInfo] = {}
@@ -224,7 +224,7 @@ def _name_tensors(
 
 
 def check_finite(checkpoint: Checkpoint, *, on_progress: Callable[[int, int], None] | None = None) -> None:
-    """Reads every weight once.
+    """Read every weight once.
 
     Raises:
         ModelError: A tensor holds a NaN or an infinity; it is named.
@@ -255,7 +255,7 @@ def _check_names(
 
 
 def _check_shapes(path: Path, tensors: Mapping[str, TensorInfo], expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Holds every shape against the config: one that transformers would refuse must be refused here."""
+    """Check every shape against the config: what transformers would refuse must be refused here."""
     for name, shape in expected.items():
         if tensors[name].shape != shape:
             raise ModelError(

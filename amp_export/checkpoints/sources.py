@@ -56,7 +56,7 @@ class Source:
 def resolve_model(
     model: str | Path, *, cache: Path | None = None, allow_pickle: bool = False, on_status: OnStatus | None = None
 ) -> Source:
-    """Finds a model and makes sure that it is on disk as a checkpoint directory.
+    """Find a model and makes sure that it is on disk as a checkpoint directory.
 
     Args:
         model: A checkpoint directory, a `.gguf` file, a hub id, or `demo`. A directory of that name is `./demo`.
@@ -94,11 +94,11 @@ def resolve_model(
 
 
 def _ignore(_: str) -> None:
-    """Takes a status that nobody wants to see."""
+    """Take a status that nobody wants to see."""
 
 
 def _readable(path: Path, cache: Path, status: OnStatus, *, allow_pickle: bool) -> Path:
-    """The directory itself, or what its pickles were converted to; says which code beside it is not run."""
+    """Return the directory itself, or what its pickles were converted to; says which code beside it is not run."""
     with contextlib.suppress(OSError, ValueError):  # a missing or damaged config is reported by those who need it
         if code := code_beside(json.loads((path / "config.json").read_text(encoding="utf-8"))):
             status(f"The code beside the model is not run ({', '.join(code)}): transformers' own class is used.")

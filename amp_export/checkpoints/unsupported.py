@@ -42,7 +42,7 @@ _PROMPTS = frozenset(
 
 
 def refuse_adapter(path: Path) -> None:
-    """Refuses a directory with an adapter; transformers would load the adapter's base model, and put it on top.
+    """Refuse a directory with an adapter; transformers would load the adapter's base model, and put it on top.
 
     Raises:
         UnsupportedModelError: There is an adapter; the code that merges it is shown.
@@ -87,7 +87,7 @@ def _merge_code(path: Path, adapter: dict[str, Any], base: str) -> str:
 
 
 def refuse_quantized(raw_config: Mapping[str, Any], architecture: Architecture) -> None:
-    """Refuses the config of a quantized checkpoint.
+    """Refuse the config of a quantized checkpoint.
 
     Raises:
         UnsupportedModelError: It is quantized; the code that dequantizes it is shown.
@@ -98,7 +98,7 @@ def refuse_quantized(raw_config: Mapping[str, Any], architecture: Architecture) 
 
 
 def explain_quantization(quantization: Any, class_name: str) -> str:
-    """Says how a quantized checkpoint becomes a plain one.
+    """Say how a quantized checkpoint becomes a plain one.
 
     Args:
         quantization: The value of `quantization_config` in config.json.
@@ -139,7 +139,7 @@ def _method(quantization: Any) -> str:
 
 
 def check_known_fields(raw_config: Mapping[str, Any], architecture: Architecture) -> None:
-    """Refuses a config that sets a field which transformers obeys and the facts of the family do not name.
+    """Refuse a config that sets a field which transformers obeys and the facts of the family do not name.
 
     Fields that transformers' config class does not declare are harmless, and files are full of them. So are fields that
     say what the class assumes anyway.
@@ -176,7 +176,7 @@ def check_known_fields(raw_config: Mapping[str, Any], architecture: Architecture
 
 
 def _same(value: Any, default: Any) -> bool:
-    """Whether two values say the same; JSON has lists where Python may have tuples."""
+    """Return whether two values say the same; JSON has lists where Python may have tuples."""
     if isinstance(value, list) and isinstance(default, tuple):
         return value == list(default)
     return bool(value == default)

@@ -47,7 +47,7 @@ class TensorInfo:
 
 
 def weight_files(path: Path) -> list[Path]:
-    """The safetensors files of a checkpoint directory.
+    """Return the safetensors files of a checkpoint directory.
 
     Raises:
         ModelError: There are none, or some are missing.
@@ -67,7 +67,7 @@ def weight_files(path: Path) -> list[Path]:
 
 
 def find_pickles(path: Path) -> list[Path]:
-    """The torch pickles of a checkpoint directory that may hold weights.
+    """Return the torch pickles of a checkpoint directory that may hold weights.
 
     Raises:
         ModelError: Some are missing.
@@ -78,7 +78,7 @@ def find_pickles(path: Path) -> list[Path]:
 
 
 def has_safetensors(path: Path) -> bool:
-    """Whether a checkpoint directory has weights that can be read as they are."""
+    """Return whether a checkpoint directory has weights that can be read as they are."""
     return (path / INDEX).is_file() or (path / SINGLE).is_file()
 
 
@@ -87,7 +87,7 @@ def _single(path: Path, name: str) -> list[Path]:
 
 
 def _listed(path: Path, index_name: str) -> list[Path]:
-    """The files that an index of shards names; none where there is no index."""
+    """Return the files that an index of shards names; none where there is no index."""
     index = path / index_name
     if not index.is_file():
         return []
@@ -104,7 +104,7 @@ def _listed(path: Path, index_name: str) -> list[Path]:
 
 
 def read_headers(path: Path) -> dict[str, TensorInfo]:
-    """What the headers of all weight files say, by the names of the tensors.
+    """Return what the headers of all weight files say, by the names of the tensors.
 
     Raises:
         ModelError: A file is damaged.
@@ -129,7 +129,7 @@ def read_headers(path: Path) -> dict[str, TensorInfo]:
 
 
 def check_dtypes(path: Path, tensors: Mapping[str, TensorInfo]) -> None:
-    """Refuses weights that are no floating-point numbers of 16 bits and more.
+    """Refuse weights that are no floating-point numbers of 16 bits and more.
 
     Raises:
         UnsupportedModelError: It names the dtypes, and what probably wrote them.

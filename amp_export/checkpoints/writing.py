@@ -38,7 +38,7 @@ def write_checkpoint(
     companions: Iterable[Path] = (),
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Writes a checkpoint that plain transformers loads, holding at most one shard of it in memory.
+    """Write a checkpoint that plain transformers loads, holding at most one shard of it in memory.
 
     Args:
         folder: Where to; it is made.
@@ -72,7 +72,7 @@ def write_checkpoint(
 
 
 def save_tensors(file: Path, arrays: dict[str, Array], *, metadata: dict[str, str]) -> None:
-    """`safetensors.numpy.save_file`, with the permissions and the errors that other files get.
+    """Write tensors as `safetensors.numpy.save_file` does, with the permissions and errors of other files.
 
     Raises:
         OSError: The file could not be written.
@@ -107,7 +107,7 @@ def _name_shards(folder: Path, shards: list[list[str]], total_size: int) -> None
 
 
 def to_numpy(tensor: torch.Tensor) -> Any:
-    """A tensor as an array over the same memory; bfloat16 comes as `ml_dtypes.bfloat16`."""
+    """Return a tensor as an array over the same memory; bfloat16 comes as `ml_dtypes.bfloat16`."""
     import ml_dtypes
     import torch
 

@@ -30,7 +30,7 @@ app.command(epilog=report.EXAMPLES)(report.report)
 
 
 def main() -> None:
-    """The entry point."""
+    """Run the command line."""
     # tokenizers warns when a process forks after its threads started; the reload proof does
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     app()

@@ -21,7 +21,7 @@ from amp_export.reporting.summary import summary_rows, verdict_lines
 
 
 def stderr_console() -> Console:
-    """A console on stderr; colours only on a terminal, and none with NO_COLOR."""
+    """Return a console on stderr; colours only on a terminal, and none with NO_COLOR."""
     return Console(stderr=True, highlight=False)
 
 
@@ -33,7 +33,7 @@ class ConsoleProgress:
 
     @contextmanager
     def step(self, description: str) -> Iterator[Advance]:
-        """Opens a step; its line stays when it is done."""
+        """Open a step; its line stays when it is done."""
         if not self.console.is_terminal:
             self.console.print(escape(description), soft_wrap=True)
             yield lambda _done, _total: None
@@ -52,12 +52,12 @@ class ConsoleProgress:
             bars.update(task, completed=total, total=total)
 
     def note(self, message: str) -> None:
-        """Prints a line."""
+        """Print a line."""
         self.console.print(escape(message), soft_wrap=True)
 
 
 def show_report(console: Console, report: Report) -> None:
-    """Prints the summary: a table, then what was proved."""
+    """Print the summary: a table, then what was proved."""
     rows = list(summary_rows(report))
     if rows:
         table = Table(title=f"amp-export: {escape(report.model)}", title_justify="left", box=SIMPLE)
@@ -75,13 +75,13 @@ def show_report(console: Console, report: Report) -> None:
 
 
 def show_checks(console: Console, checks: Sequence[Check]) -> None:
-    """Prints what came of thresholds and of a baseline, one line each."""
+    """Print what came of thresholds and of a baseline, one line each."""
     for check in checks:
         console.print(escape(check.text), style=None if check.holds else "bold red", soft_wrap=True)
 
 
 def show_error(console: Console, message: str) -> None:
-    """Prints an error; the first line says what is wrong, the rest what to do."""
+    """Print an error; the first line says what is wrong, the rest what to do."""
     first, _, rest = message.partition("\n")
     console.print(f"[bold red]Error:[/] {escape(first)}", soft_wrap=True)
     if rest:
@@ -89,5 +89,5 @@ def show_error(console: Console, message: str) -> None:
 
 
 def print_json(text: str) -> None:
-    """Writes a report to stdout, and nothing else."""
+    """Write a report to stdout, and nothing else."""
     sys.stdout.write(text)

@@ -13,7 +13,7 @@ PARITY = {True: "holds", False: "FAILS", None: "not measured"}
 
 
 def show_comparison(console: Console, comparison: Comparison) -> None:
-    """Prints a table with a column for each output, then what makes its numbers hard to compare."""
+    """Print a table with a column for each output, then what makes its numbers hard to compare."""
     table = Table(title="amp-export: against the first", title_justify="left", box=SIMPLE)
     table.add_column("")
     for output in comparison.outputs:

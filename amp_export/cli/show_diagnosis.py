@@ -20,7 +20,7 @@ SHOWN_OPTIONS = 16
 
 
 def show_diagnosis(console: Console, diagnosis: Diagnosis) -> None:
-    """Prints what a ratio would mean, one line for each way to meet it."""
+    """Print what a ratio would mean, one line for each way to meet it."""
     widths = diagnosis.widths
     console.print(
         f"[bold]{escape(diagnosis.model)}[/]: {diagnosis.class_name}, {diagnosis.parameters / 1e6:.1f} M parameters, "

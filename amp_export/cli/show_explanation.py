@@ -25,7 +25,7 @@ DECADES = 6
 
 
 def show_explanation(console: Console, explanation: Explanation) -> None:
-    """Prints one line for each layer: its worst value, and a bar for the powers of ten beyond what is tolerated."""
+    """Print one line for each layer: its worst value, and a bar for the powers of ten beyond what is tolerated."""
     for within in by_graph(explanation):
         table = Table(title=escape(explanation_title(within)), title_justify="left", box=SIMPLE)
         table.add_column("layer", justify="right", no_wrap=True)
@@ -42,7 +42,7 @@ def show_explanation(console: Console, explanation: Explanation) -> None:
 
 
 def worst_points(points: Sequence[Point]) -> Iterator[tuple[str, Point]]:
-    """The worst value of each layer, and of what lies before and behind all layers; the first that fails goes before.
+    """Yield the worst value of each layer, and of what lies before and after the layers; the first failure goes first.
 
     Yields:
         The layer's number, or nothing, and the value.
@@ -58,13 +58,13 @@ def worst_points(points: Sequence[Point]) -> Iterator[tuple[str, Point]]:
 
 
 def _below_layer(module: str) -> str:
-    """A module's name within its layer; a layer as a whole is called so."""
+    """Return a module's name within its layer; a layer as a whole is called so."""
     match = re.match(r".*?\.\d+(?:\.(.+))?$", module)
     return module if match is None else match[1] or "the whole layer"
 
 
 def bar(point: Point) -> str:
-    """A bar as long as the power of ten by which a value is beyond its tolerance; a dot where it is within."""
+    """Return a bar as long as the power of ten by which a value is beyond its tolerance; a dot where it is within."""
     excess = _excess(point)
     if point.holds:
         return "."

@@ -19,7 +19,7 @@ _ANSWERS = {Room.FITS: "yes", Room.MAY_NOT_FIT: "maybe", Room.DOES_NOT_FIT: "no"
 
 
 def show_memory(console: Console, diagnosis: Diagnosis) -> None:
-    """Prints whether model and build fit on the device that was asked for, and the bandwidth bound."""
+    """Print whether model and build fit on the device that was asked for, and the bandwidth bound."""
     memory = diagnosis.memory
     if memory is None:
         if diagnosis.target is not TargetName.CPU:
@@ -87,7 +87,7 @@ def _table(title: str) -> Table:
 
 
 def _rows(fits: Sequence[VariantEstimate]) -> Iterator[tuple[str, VariantEstimate]]:
-    """One row for precisions of as many bytes: all that is shown of them is the same."""
+    """Yield one row for precisions of as many bytes: all that is shown of them is the same."""
     for size in dict.fromkeys(fit.precision.bytes for fit in fits):
         alike = list(dict.fromkeys(fit.precision for fit in fits if fit.precision.bytes == size))
         name = alike[0].value if len(alike) == 1 else f"{8 * size}-bit"

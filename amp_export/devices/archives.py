@@ -23,7 +23,7 @@ MEGABYTE = 1 << 20
 def write_archive(
     file: Path, top: str, contents: Mapping[str, Path | bytes], *, first: str, advance: Advance | None = None
 ) -> None:
-    """Writes a `.tar.gz`: no times and owners, names in order, so that the same content gives the same bytes.
+    """Write a `.tar.gz`: no times and owners, names in order, so that the same content gives the same bytes.
 
     Args:
         file: Where it goes; it appears there in one step, and replaces what is there.
@@ -56,7 +56,7 @@ def write_archive(
 
 
 def read_first(file: Path, name: str) -> bytes:
-    """The first file of an archive that `write_archive` wrote.
+    """Return the first file of an archive that `write_archive` wrote.
 
     Raises:
         OutputError: The archive is damaged, or another file comes first.

@@ -120,12 +120,12 @@ def bundle(
 
 
 def default_file(output: Path, target: TargetName) -> Path:
-    """Where a bundle goes if nothing else is said."""
+    """Return where a bundle goes if nothing else is said."""
     return output / f"bundle-{target.value}.tar.gz"
 
 
 def find_bundle(file: Path) -> BundleResult:
-    """A bundle that is there.
+    """Return a bundle that is there.
 
     Raises:
         OutputError: It is none, damaged, or newer than this version.
@@ -139,7 +139,7 @@ def find_bundle(file: Path) -> BundleResult:
 
 
 def is_current(found: BundleResult, output: Path, against: Path | None) -> bool:
-    """Whether a bundle holds the graphs that are there now."""
+    """Return whether a bundle holds the graphs that are there now."""
     return bool(found.manifest.get("made_of") == made_of_graphs(output, against))
 
 
@@ -171,7 +171,7 @@ def _holds_decoder(output: Path) -> bool:
 
 
 def choose_opset(output: Path, target: TargetName, config: ModelConfig, precision: Precision) -> Opset:
-    """The operators that every TensorRT of a device takes, or those of the graph that is there.
+    """Return the operators that every TensorRT of a device takes, or those of the graph that is there.
 
     In float32, and with narrow heads, there is no kernel for Attention; trtexec has no option to do without, as
     `Runtime.allow_any_attention` does. Then older operators spell it out.
@@ -185,7 +185,7 @@ def choose_opset(output: Path, target: TargetName, config: ModelConfig, precisio
 
 
 def _in_opset(subject: BundledGraph, opset: Opset, scratch: Path, progress: Progress) -> BundledGraph:
-    """The graph in that opset: the one that is there, or the same exported again."""
+    """Return the graph in that opset: the one that is there, or the same exported again."""
     if describe_decoder(subject.folder / "model.onnx").opset is opset:
         return subject
     exported = export_into(

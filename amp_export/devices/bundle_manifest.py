@@ -65,7 +65,7 @@ def describe_bundle(
     contents: Contents,
     made_of: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The content of the bundle's manifest."""
+    """Return the content of the bundle's manifest."""
     decode_tokens = min(DECODE_TOKENS, limits.max_context // 2)
     return {
         "schema": SCHEMA,
@@ -89,7 +89,7 @@ def describe_bundle(
 
 
 def made_of_graphs(output: Path, against: Path | None) -> dict[str, Any]:
-    """By what a bundle can be told from one of other graphs: the hashes in the outputs' manifests."""
+    """Return by what a bundle can be told from one of other graphs: the hashes in the outputs' manifests."""
 
     def graphs(folder: Path) -> dict[str, str]:
         files = Manifest.load(folder).files.items()
@@ -99,7 +99,7 @@ def made_of_graphs(output: Path, against: Path | None) -> dict[str, Any]:
 
 
 def _describe_output(manifest: Manifest) -> dict[str, Any]:
-    """What the output's manifest says, without the paths of this machine and the files that stay here."""
+    """Return what the output's manifest says, without the paths of this machine and the files that stay here."""
     content = to_builtins(manifest)
     del content["files"]
     verdicts = {name: verdict for name, verdict in manifest.verdicts.items() if name not in NOT_OF_THE_GRAPHS}

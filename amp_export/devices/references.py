@@ -68,7 +68,7 @@ class Reference:
     mean_noise: float
 
     def summary(self) -> dict[str, Any]:
-        """What a bundle's manifest says of it."""
+        """Return what a bundle's manifest says of it."""
         return {
             "precision": self.precision.value,
             "reference_precision": REFERENCE[self.precision],
@@ -80,7 +80,7 @@ class Reference:
         }
 
     def to_npz(self) -> bytes:
-        """All arrays, under `CASE.CALL.NAME` with numbers for case and call."""
+        """Return all arrays, under `CASE.CALL.NAME` with numbers for case and call."""
         arrays: dict[str, Any] = {}
         for case, calls in enumerate(self.calls.values()):
             for number, call in enumerate(calls):
@@ -95,7 +95,7 @@ class Reference:
 
 
 def make_reference(checkpoint: Path, precision: Precision, limits: Limits) -> Reference:
-    """Runs a decoder in PyTorch, in the graph's precision and in a higher one.
+    """Run a decoder in PyTorch, in the graph's precision and in a higher one.
 
     Args:
         checkpoint: What was exported.
@@ -129,7 +129,7 @@ def make_reference(checkpoint: Path, precision: Precision, limits: Limits) -> Re
 
 
 def reference_cases(limits: Limits) -> tuple[Case, ...]:
-    """The cases that an engine of such limits takes: those of `validate` in kind, with fewer steps."""
+    """Return the cases that an engine of such limits takes: those of `validate` in kind, with fewer steps."""
     cases = [
         Case("prefill of 17 tokens", (17,)),
         Case("prefill of 128 tokens", (128,)),

@@ -39,7 +39,7 @@ _WORD, _ERROR = "amp-export ", "Error: "
 def benchmark_on_device(
     output: Path, device: str, options: DeviceOptions | None = None, *, progress: Progress | None = None
 ) -> Report:
-    """Measures dense against pruned on a device, and merges the result into the output's report.
+    """Measure dense against pruned on a device, and merges the result into the output's report.
 
     Args:
         output: What `export` or the whole run wrote.
@@ -91,7 +91,7 @@ class _State:
 
 
 def _find_or_make(output: Path, options: DeviceOptions, progress: Progress) -> BundleResult:
-    """The output's bundle, if it holds the graphs that are there now, or a new one."""
+    """Return the output's bundle, if it holds the graphs that are there now, or a new one."""
     file = default_file(output, options.target)
     if file.exists():
         found = find_bundle(file)
@@ -190,7 +190,7 @@ def _copy(connection: Connection, found: BundleResult, advance: Advance) -> None
 
 @contextlib.contextmanager
 def _watched(connection: Connection, found: BundleResult, advance: Advance) -> Iterator[None]:
-    """Shows how much has come there, which a second connection tells."""
+    """Show how much has come there, which a second connection tells."""
     total = found.bytes // MEGABYTE
 
     def show(lines: Iterator[str]) -> None:
@@ -241,7 +241,7 @@ def _listener(lines: list[str], advance: Advance, note: Callable[[str], None]) -
 
 
 def _last_error(lines: list[str]) -> str:
-    """What the device says is wrong, and what to do; its last lines where it does not say."""
+    """Return what the device says is wrong, and what to do; its last lines where it does not say."""
     starts = [number for number, line in enumerate(lines) if line.startswith(_ERROR)]
     said = lines[starts[-1] :] if starts else lines[-3:]
     return "\n".join(line for line in said if not line.startswith(_WORD)).removeprefix(_ERROR)

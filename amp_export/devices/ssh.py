@@ -48,7 +48,7 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """Reads `ssh://[user@]host[:port]`.
+        """Read `ssh://[user@]host[:port]`.
 
         Raises:
             RequestError: It is something else.
@@ -80,13 +80,13 @@ class Running:
     log: IO[bytes]
 
     def lines(self) -> Iterator[str]:
-        """What the device says, when it comes."""
+        """Yield what the device says, when it comes."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
             yield line.rstrip("\n")
 
     def stderr_text(self) -> str:
-        """What ssh has said so far."""
+        """Return what ssh has said so far."""
         self.log.seek(0)
         return self.log.read().decode(errors="replace")
 
@@ -104,7 +104,7 @@ class Connection:
     config: Path | None = None
 
     def run(self, command: str, sha256: str, *, data: str = "") -> list[str]:
-        """Runs a command and returns the lines that it says.
+        """Run a command and returns the lines that it says.
 
         Args:
             command: A text of `device_commands`.
@@ -122,7 +122,7 @@ class Connection:
         return said
 
     def follow(self, command: str, sha256: str, on_line: Callable[[str], None], *, data: str = "") -> int:
-        """Runs a command and shows each line that it says when it comes; the arguments are those of `run`.
+        """Run a command and shows each line that it says when it comes; the arguments are those of `run`.
 
         Returns:
             The command's exit code.
@@ -140,7 +140,7 @@ class Connection:
 
     @contextlib.contextmanager
     def start(self, command: str, sha256: str, *, data: str = "") -> Iterator[Running]:
-        """Starts a command, and ends it with the block; the arguments are those of `run`."""
+        """Start a command, and ends it with the block; the arguments are those of `run`."""
         assert _SHA256.fullmatch(sha256)
         arguments = ["ssh", "-T", *self._options(), "-o", "RemoteCommand=none"]
         if self.address.port is not None:
@@ -150,7 +150,7 @@ class Connection:
             yield running
 
     def copy(self, batch: str, *, folder: Path) -> None:
-        """Copies files with sftp.
+        """Copy files with sftp.
 
         Args:
             batch: What sftp is to do; only with names that we made.
@@ -192,7 +192,7 @@ class Connection:
         return [*options, *(part for name, value in settings.items() for part in ("-o", f"{name}={value}"))]
 
     def _explain(self, said: str) -> DeviceError:
-        """Says what to do about what ssh says; its messages are of OpenSSH 9.2, and are not translated."""
+        """Say what to do about what ssh says; its messages are of OpenSSH 9.2, and are not translated."""
         user = "" if self.address.user is None else f"{self.address.user}@"
         port = "" if self.address.port is None else f"-p {self.address.port} "
         config = "" if self.config is None else f"-F {self.config} "

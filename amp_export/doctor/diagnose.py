@@ -79,7 +79,7 @@ class Diagnosis:
     memory: MemoryEstimate | None = None
 
     def to_json(self) -> str:
-        """As `doctor --json` prints it; `chosen` is a number among the options."""
+        """Return the text that `doctor --json` prints; `chosen` is an index of the options."""
         content = {
             "model": self.model,
             "class": self.class_name,
@@ -116,7 +116,7 @@ def diagnose(
     *,
     progress: Progress | None = None,
 ) -> Diagnosis:
-    """Says what a ratio would keep and how it would be expressed; reads no weights.
+    """Say what a ratio would keep and how it would be expressed; reads no weights.
 
     Args:
         model: A hub id, a checkpoint directory, a `.gguf` file, or `demo`.
@@ -169,7 +169,7 @@ def diagnose(
 
 
 def _subjects(config: ModelConfig, options: Sequence[Option], likely: Sequence[Option]) -> list[ModelVariant]:
-    """The dense model, and of the options that may be taken the ones that keep the most and the least of a text."""
+    """Return the dense model, and of the possible options those that keep the largest and the smallest KV cache."""
 
     def widths(option: Option) -> Sequence[LayerWidths]:
         is_average = option.shared_out and option.rewrite.kind is not RewriteKind.PADDED
@@ -191,7 +191,7 @@ class _DiagnosisContext:
     has_end_token: bool
 
     def verdicts(self, settings: PlanSettings, candidates: Sequence[Candidate]) -> tuple[Verdict, ...]:
-        """What every runtime makes of the ways that may be taken."""
+        """Return what every runtime makes of the ways that may be taken."""
         taken = list_preferred(candidates, settings.heads)
         if not needs_scores(settings):
             taken = [choose_candidate(self.config, settings, candidates)]
@@ -199,7 +199,7 @@ class _DiagnosisContext:
         return tuple(judge(runtime, choices) for runtime in RUNTIMES)
 
     def rewrite(self, candidate: Candidate, settings: PlanSettings, *, pad: bool | None = None) -> Rewrite:
-        """The rewrite of a candidate, or of an example of it where layers will differ."""
+        """Return the rewrite of a candidate, or of an example of it where layers will differ."""
         pad = self.uniform is Uniform.PAD if pad is None else pad
         layers = self.config.everywhere(candidate.widths)
         if not _differs(candidate, settings, self.config):
@@ -245,12 +245,12 @@ class _DiagnosisContext:
 
 
 def _differs(candidate: Candidate, settings: PlanSettings, config: ModelConfig) -> bool:
-    """Whether layers will keep different counts, which the scores decide."""
+    """Return whether layers will keep different counts, which the scores decide."""
     return _at_its_widest(candidate, settings, config) != candidate.widths and len(config.sites) > 1
 
 
 def _at_its_widest(candidate: Candidate, settings: PlanSettings, config: ModelConfig) -> LayerWidths:
-    """The widths of a layer that loses nothing of what layers share out among them."""
+    """Return the widths of a layer that loses nothing of what layers share out among them."""
     dense, widths = config.widths, candidate.widths
     if settings.heads_per_layer is PerLayer.GLOBAL:
         widths = replace(widths, query_heads=dense.query_heads, key_value_heads=dense.key_value_heads)
@@ -262,7 +262,7 @@ def _at_its_widest(candidate: Candidate, settings: PlanSettings, config: ModelCo
 def _with_nearest(
     context: _DiagnosisContext, settings: PlanSettings, verdicts: Sequence[Verdict]
 ) -> tuple[Verdict, ...]:
-    """Adds to each no the nearest ratio at which it becomes a yes."""
+    """Add to each no the nearest ratio at which it becomes a yes."""
     nearest: dict[str, float] = {}
     wanted = {verdict.runtime for verdict in verdicts if verdict.status is Status.CANNOT}
     steps = range(1, round(1 / NEAREST_STEP))

@@ -133,7 +133,7 @@ class MemoryEstimate:
         return TARGETS[self.target]
 
     def to_dict(self) -> dict[str, Any]:
-        """As it is printed in JSON."""
+        """Return the estimate as `doctor --json` prints it."""
         facts = self.facts
         return {
             "target": self.target.value,
@@ -167,14 +167,14 @@ class ModelVariant:
 
 
 def can_estimate(config: ModelConfig, target: TargetName) -> bool:
-    """Whether anything can be said: the device's memory is known, and the model's graph is one of ours."""
+    """Return whether anything can be said: the device's memory is known, and the model's graph is one of ours."""
     facts = TARGETS[target]
     known = facts.memory_bytes is not None and facts.bandwidth is not None
     return known and config.architecture.kind is Kind.DECODER and can_build(config) is None
 
 
 def refuse_limits(config: ModelConfig, target: TargetName, *, max_batch: int, max_context: int | None) -> None:
-    """Refuses limits where nothing can be said, so that they would go unheard.
+    """Refuse limits where nothing can be said, so that they would go unheard.
 
     Raises:
         RequestError: There are some, and `can_estimate` does not hold.
@@ -193,7 +193,7 @@ def refuse_limits(config: ModelConfig, target: TargetName, *, max_batch: int, ma
 def estimate_memory(
     config: ModelConfig, variants: Sequence[ModelVariant], target: TargetName, limits: Limits
 ) -> MemoryEstimate:
-    """Holds a model, dense and pruned, against a device.
+    """Estimate the memory that a model, dense and pruned, needs on a device.
 
     Args:
         config: The dense model's config.
@@ -256,7 +256,7 @@ class _Scale:
         return Need(least, most, Room.DOES_NOT_FIT if least > self.available else Room.MAY_NOT_FIT)
 
     def _bound(self, weights: int, past: int) -> float:
-        """Tokens a second where these bytes of weights and of each text's past are read once, and nothing else is."""
+        """Return the tokens per second at which memory delivers these bytes of weights and KV cache."""
         assert self.facts.bandwidth is not None
         batch = self.limits.max_batch
         return batch * self.facts.bandwidth / (weights + batch * past)

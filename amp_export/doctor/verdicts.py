@@ -55,7 +55,7 @@ class Choice:
 
 
 def judge(runtime: Loader, choices: Sequence[Choice]) -> Verdict:
-    """What a runtime makes of a plan of which the scores are yet to choose one way.
+    """Return what a runtime makes of a plan of which the scores are yet to choose one way.
 
     Where it loads some ways and not others, it is said which --heads leaves those alone that it loads.
     """
@@ -99,7 +99,7 @@ def _judge_outcome(runtime: Loader, outcome: Outcome) -> Verdict:
 
 
 def _join(verdicts: Sequence[Verdict]) -> Verdict:
-    """One verdict for several that all load: with all that any of them needs."""
+    """Return one verdict for several that all load: with all that any of them needs."""
     needs = dict.fromkeys(verdict.needs for verdict in verdicts if verdict.needs is not None)
     chosen = next((verdict for verdict in verdicts if verdict.needs is not None), verdicts[0])
     return replace(chosen, needs=" and ".join(needs) or None)

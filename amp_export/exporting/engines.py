@@ -25,7 +25,7 @@ Jetson, the system share it."""
 
 
 def workspace_bytes(memory_bytes: int | None) -> int | None:
-    """How much of a device's memory a kernel may take as scratch; None where its size is not known."""
+    """Return how much of a device's memory a kernel may take as scratch; None where its size is not known."""
     return int(memory_bytes * WORKSPACE_SHARE) if memory_bytes is not None else None
 
 
@@ -50,7 +50,7 @@ class EngineJob:
         return self.gpu is not None and wanted in (None, self.gpu.compute_capability)
 
     def choose_opset(self, config: ModelConfig) -> Opset:
-        """The operators that its parser and builder take of this decoder."""
+        """Return the operators that its parser and builder take of this decoder."""
         from amp_export.exporters.tensorrt.flavors import builds_with_new_operators
 
         old = self.runtime.newest_opset is not None
@@ -58,7 +58,7 @@ class EngineJob:
 
 
 def prepare_engine(options: ExportOptions, config: ModelConfig) -> EngineJob:
-    """Finds what can build an engine for a decoder.
+    """Find what can build an engine for a decoder.
 
     Raises:
         UnsupportedModelError: The model is no decoder that is built directly.
@@ -104,7 +104,7 @@ def prepare_engine(options: ExportOptions, config: ModelConfig) -> EngineJob:
 def build_into(
     folder: Path, job: EngineJob, *, progress: Progress, description: str = "Building the engine"
 ) -> EngineFacts:
-    """Builds the engine of the graph in a folder that is being staged."""
+    """Build the engine of the graph in a folder that is being staged."""
     from amp_export.checkpoints.reading import read_config
     from amp_export.exporters import tensorrt
 
@@ -123,7 +123,7 @@ def build_into(
 
 
 def check_precision(checkpoint: Checkpoint, precision: Precision, *, progress: Progress) -> None:
-    """Looks for values that the engine's precision cannot hold.
+    """Look for values that the engine's precision cannot hold.
 
     Raises:
         RequestError: There are such.

@@ -40,7 +40,7 @@ class Overflow:
 
 
 def check_float16(checkpoint: Path) -> None:
-    """Refuses a checkpoint whose activations overflow float16.
+    """Refuse a checkpoint whose activations overflow float16.
 
     Raises:
         RequestError: They do; the modules are named.
@@ -65,7 +65,7 @@ def check_float16(checkpoint: Path) -> None:
 
 
 def find_overflows(model: PreTrainedModel, token_ids: Sequence[Sequence[int]]) -> list[Overflow]:
-    """Runs a decoder on texts and returns the modules through which too large values pass, the worst first.
+    """Run a decoder on texts and returns the modules through which too large values pass, the worst first.
 
     What happens within an attention's kernel, the products of queries and keys, is not seen: runtimes take them in
     float32.

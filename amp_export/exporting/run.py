@@ -43,7 +43,7 @@ class ExportResult:
 def export_as(
     folder: Path, checkpoint: Checkpoint, settings: ExportSettings, *, progress: Progress, name: str = ""
 ) -> ExportResult:
-    """Exports into a folder that is being staged: a graph, and what is made from it where that is wanted.
+    """Export into a folder that is being staged: a graph, and what is made from it where that is wanted.
 
     Args:
         folder: Where to.
@@ -114,7 +114,7 @@ def _export_program(
 def build_from(
     exported: ExportResult, job: EngineJob, *, progress: Progress, description: str = "Building the engine"
 ) -> ExportResult:
-    """Builds an engine beside the graph that it is built from, in a folder that is being staged."""
+    """Build an engine beside the graph that it is built from, in a folder that is being staged."""
     folder = exported.folder.parent
     shutil.rmtree(folder / Format.TENSORRT, ignore_errors=True)
     facts = build_into(folder, job, progress=progress, description=description)
@@ -131,7 +131,7 @@ def export_into(
     progress: Progress,
     description: str = "Exporting",
 ) -> ExportResult:
-    """Exports to ONNX, into a folder that is being staged.
+    """Export to ONNX, into a folder that is being staged.
 
     Raises:
         UnsupportedModelError: The graph cannot be made in the way asked for.
@@ -163,7 +163,7 @@ def _trace(checkpoint: Checkpoint, folder: Path, precision: Precision, opset: Op
 def _from_model(
     checkpoint: Checkpoint, folder: Path, precision: Precision, work: Callable[[PreTrainedModel], object]
 ) -> None:
-    """Does what needs the model itself, and copies the tokenizer's files beside what that wrote."""
+    """Run an export that needs the loaded model, and copy the tokenizer's files beside its result."""
     import torch
 
     from amp_export.checkpoints.loading import load_model

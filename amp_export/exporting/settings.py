@@ -37,7 +37,7 @@ class ExportSettings:
 
 
 def choose_settings(checkpoint: Checkpoint, options: ExportOptions) -> ExportSettings:
-    """Makes the choices that are left open, and finds out what cannot be built, before anything is written.
+    """Make the choices that are left open, and finds out what cannot be built, before anything is written.
 
     Raises:
         RequestError: Something is said of what is not wanted.
@@ -65,7 +65,7 @@ def choose_settings(checkpoint: Checkpoint, options: ExportOptions) -> ExportSet
 
 
 def _choose_program(checkpoint: Checkpoint, options: ExportOptions) -> Limits:
-    """What an ExecuTorch program is to take.
+    """Return what an ExecuTorch program is to take.
 
     Raises:
         RequestError: Something is said of an engine or a graph, or the limits do not fit the model.

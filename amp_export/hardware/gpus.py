@@ -48,7 +48,7 @@ class GpuState:
 
 
 def find_gpu(number: int = 0) -> Gpu | None:
-    """Asks the driver for a GPU; None where there is none, no driver, or the package that asks is not installed."""
+    """Ask the driver for a GPU; None where there is none, no driver, or the package that asks is not installed."""
     with _device(number) as found:
         if found is None:
             return None
@@ -66,7 +66,7 @@ def find_gpu(number: int = 0) -> Gpu | None:
 
 
 def read_state(number: int = 0) -> GpuState | None:
-    """Asks the driver how a GPU is; None where `find_gpu` finds none."""
+    """Ask the driver how a GPU is; None where `find_gpu` finds none."""
     with _device(number) as found:
         if found is None:
             return None
@@ -92,7 +92,7 @@ def read_state(number: int = 0) -> GpuState | None:
 
 @contextmanager
 def _device(number: int) -> Iterator[tuple[Any, Any] | None]:
-    """The driver's interface and its handle of a GPU, while it is open."""
+    """Yield the driver's interface and its handle of a GPU."""
     try:
         import pynvml
     except ImportError:

@@ -31,7 +31,7 @@ class Machine:
 
     @classmethod
     def here(cls) -> Machine:
-        """The machine that this runs on."""
+        """Return the machine that this runs on."""
         from amp_export.hardware.threads import usable_cores
 
         return cls(_processor(), usable_cores(), f"{platform.system()} {platform.machine()}")
@@ -48,7 +48,7 @@ def _processor() -> str:
 
 
 def read_bandwidth(threads: int, *, buffer_bytes: int = BUFFER_BYTES) -> float:
-    """Measures how many bytes a second so many threads read from memory together: the best of several passes.
+    """Measure how many bytes a second so many threads read from memory together: the best of several passes.
 
     Args:
         threads: How many threads read, each a part of its own.
@@ -69,7 +69,7 @@ def read_bandwidth(threads: int, *, buffer_bytes: int = BUFFER_BYTES) -> float:
 
 
 def peak_memory_bytes() -> int:
-    """The most memory that this process has held so far."""
+    """Return the most memory that this process has held so far."""
     status = Path("/proc/self/status")
     if status.is_file():
         for line in status.read_text(encoding="ascii").splitlines():

@@ -9,7 +9,7 @@ _TOPOLOGY = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
 
 
 def usable_cores() -> int:
-    """The cores that this process may run on, two hardware threads of one core counted once.
+    """Return the cores that this process may run on, two hardware threads of one core counted once.
 
     They share the core's arithmetic units, so a second busy thread gains nothing. Where the system does not tell, all
     that it counts are taken.
@@ -18,7 +18,7 @@ def usable_cores() -> int:
 
 
 def pin_threads(threads: int | None) -> tuple[int, ...]:
-    """Keeps this process, and all threads that it makes from now on, to as many cores, one hardware thread of each.
+    """Keep this process, and all threads that it makes from now on, to as many cores, one hardware thread of each.
 
     Args:
         threads: How many threads compute; by default one for each core.
@@ -36,7 +36,7 @@ def pin_threads(threads: int | None) -> tuple[int, ...]:
 
 
 def _one_of_each_core() -> tuple[int, ...]:
-    """One processor of every core that this process may run on; none where the system does not tell."""
+    """Return one processor of every core that this process may run on; none where the system does not tell."""
     if not hasattr(os, "sched_getaffinity"):
         return ()
     cores: dict[str, int] = {}

@@ -53,7 +53,7 @@ class SampleArrays:
         return f"{self.samples} samples of {self.file.name}"
 
     def batches(self, model: PreTrainedModel, config: ModelConfig) -> list[Batch]:
-        """All samples in small batches, as the model takes them.
+        """Return all samples in small batches, as the model takes them.
 
         A model that writes is given what is to be written, or else what it writes itself: the token that is likeliest
         each time.
@@ -76,7 +76,7 @@ class SampleArrays:
 
 
 def read_arrays(file: Path) -> SampleArrays:
-    """Reads a `.npz` or `.safetensors` file.
+    """Read a `.npz` or `.safetensors` file.
 
     Raises:
         CalibrationError: It is missing or damaged, or holds no arrays of numbers, or as many samples of one name as of
@@ -111,7 +111,7 @@ def read_arrays(file: Path) -> SampleArrays:
 
 
 def check_arrays(given: SampleArrays, config: ModelConfig) -> None:
-    """Holds samples against the model that is to be scored on them.
+    """Check samples against the model that is to be scored on them.
 
     Raises:
         CalibrationError: An array is missing, is not the model's, has another shape, or is not finite.
@@ -136,7 +136,7 @@ def check_arrays(given: SampleArrays, config: ModelConfig) -> None:
 
 
 def no_samples(config: ModelConfig) -> CalibrationError:
-    """What is said where a model needs samples and has none."""
+    """Return what is said where a model needs samples and has none."""
     reads = {Modality.IMAGE: "images", Modality.AUDIO: "sounds"}[config.architecture.modality]
     return CalibrationError(
         f"{config.class_name} reads {reads}, and there are none to score it on.\n"
@@ -146,7 +146,7 @@ def no_samples(config: ModelConfig) -> CalibrationError:
 
 
 def describe_samples(config: ModelConfig) -> str:
-    """Which arrays a model is scored on."""
+    """Return which arrays a model is scored on."""
     needed = f"`{input_name(config)}` of the shape [samples, {_sizes(signal_shape(config))}]"
     if config.architecture.kind is not Kind.ENCODER_DECODER:
         return needed
@@ -158,7 +158,7 @@ def describe_samples(config: ModelConfig) -> str:
 def generate_greedily(
     model: PreTrainedModel, config: ModelConfig, source: Mapping[str, torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Lets a model write about samples: token ids [samples, tokens], and which of them come before its end of text."""
+    """Let a model write about samples: token ids [samples, tokens], and which of them come before its end of text."""
     import torch
 
     limit = min(WRITTEN_TOKENS, config.longest_text or WRITTEN_TOKENS)

@@ -43,7 +43,7 @@ class Batch:
 
 
 def text_batch(model: PreTrainedModel, config: ModelConfig, input_ids_bs: torch.Tensor, mask_bs: torch.Tensor) -> Batch:
-    """A batch of texts. What writes a text from another is given the same text to write.
+    """Return a batch of texts. What writes a text from another is given the same text to write.
 
     Args:
         model: The model that will run it.
@@ -64,7 +64,7 @@ def text_batch(model: PreTrainedModel, config: ModelConfig, input_ids_bs: torch.
 def tokenize(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, limit: int, vocab_size: int
 ) -> list[list[int]]:
-    """Token ids of each text that has any, cut to the model's length and to `MAX_PROMPT_TOKENS`.
+    """Return token ids of each text that has any, cut to the model's length and to `MAX_PROMPT_TOKENS`.
 
     Raises:
         ModelError: The tokenizer knows tokens that the model does not.
@@ -81,7 +81,7 @@ def tokenize(
 def batches(
     token_ids: Sequence[Sequence[int]], batch_tokens: int = BATCH_TOKENS
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yields prompts of like length together: token ids and mask, both int64 [batch, sequence], padded on the right."""
+    """Yield prompts of like length together: token ids and mask, both int64 [batch, sequence], padded on the right."""
     batch: list[Sequence[int]] = []
     for prompt in sorted(token_ids, key=len):
         # the new prompt is the longest so far, so its length is what all would be padded to

@@ -16,13 +16,13 @@ OUTPUTS = ("logits", "last_hidden_state", "image_embeds")
 
 
 def input_name(config: ModelConfig) -> str:
-    """What a model calls that which it reads."""
+    """Return what a model calls that which it reads."""
     names = {Modality.TEXT: "input_ids", Modality.IMAGE: "pixel_values", Modality.AUDIO: "input_features"}
     return names[config.architecture.modality]
 
 
 def signal_shape(config: ModelConfig) -> tuple[int, ...]:
-    """The shape of one image [channels, height, width], or of one sound [bins, frames]."""
+    """Return the shape of one image [channels, height, width], or of one sound [bins, frames]."""
     if config.architecture.modality is Modality.IMAGE:
         size = config.fields["image_size"]
         height, width = (size, size) if isinstance(size, int) else size
@@ -35,7 +35,7 @@ def signal_shape(config: ModelConfig) -> tuple[int, ...]:
 def random_inputs(
     config: ModelConfig, *, samples: int, length: int, dtype: torch.dtype | None = None, seed: int = 0
 ) -> dict[str, torch.Tensor]:
-    """Draws inputs of the shapes that a model takes, all of them real.
+    """Draw inputs of the shapes that a model takes, all of them real.
 
     Args:
         config: The model's config.
@@ -62,13 +62,13 @@ def random_inputs(
 
 
 def compared_output(outputs: Any) -> torch.Tensor:
-    """The output by which models are compared: logits where there is a head, the last hidden state otherwise."""
+    """Return the output by which models are compared: logits where there is a head, the last hidden state otherwise."""
     found: torch.Tensor = next(value for name in OUTPUTS if (value := getattr(outputs, name, None)) is not None)
     return found
 
 
 def as_tensors(arrays: Mapping[str, Any], model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """Arrays as a model takes them: on its device, and floating-point numbers in its dtype."""
+    """Return arrays as a model takes them: on its device, and floating-point numbers in its dtype."""
     import torch
 
     tensors = {name: torch.from_numpy(array).to(model.device) for name, array in arrays.items()}

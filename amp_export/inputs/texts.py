@@ -42,7 +42,7 @@ class Calibration:
 
 
 def load_calibration(file: Path | None = None, *, prompts: int = 50) -> Calibration:
-    """Loads the user's text, or else the paper's data set, or else the text that is shipped with this package.
+    """Load the user's text, or else the paper's data set, or else the text that is shipped with this package.
 
     A `.txt` file has one prompt a line. A `.jsonl` file has one object a line, with `text`, or with `instruction` and
     perhaps `input` and `output`. Blank lines count for nothing. A file is used whole, and so is the shipped text. The
@@ -63,7 +63,7 @@ def load_calibration(file: Path | None = None, *, prompts: int = 50) -> Calibrat
 
 
 def shipped_texts() -> tuple[str, ...]:
-    """The text that is shipped with this package, instructions with their outputs."""
+    """Return the text that is shipped with this package, instructions with their outputs."""
     return tuple(_full_text(row) for row in _read_shipped())
 
 
@@ -73,7 +73,7 @@ def _read_shipped() -> list[TextRow]:
 
 
 def _rows_for(prompts: int) -> int:
-    """How many rows it takes for so many to be left when every fifth is held back."""
+    """Return how many rows it takes for so many to be left when every fifth is held back."""
     return prompts + (prompts - 1) // (HOLD_BACK - 1)
 
 
@@ -85,7 +85,7 @@ def _divide(rows: Iterable[TextRow], source: str) -> Calibration:
 
 
 def _prompt(row: TextRow) -> str:
-    """Puts instruction and input together as the paper's reference code does."""
+    """Put instruction and input together as the paper's reference code does."""
     if "text" in row:
         return str(row["text"])
     lines = [f"Instruction: {row['instruction']}"]
@@ -149,7 +149,7 @@ def _parse_row(line: str, place: str) -> TextRow:
 
 
 def _load_dataset(count: int) -> list[TextRow] | None:
-    """The first rows of the data set, or None where it cannot be had: there is other text."""
+    """Return the first rows of the data set, or None where it cannot be had: there is other text."""
     if importlib.util.find_spec("datasets") is None or not _hub_answers():
         return None
     import datasets
@@ -162,7 +162,7 @@ def _load_dataset(count: int) -> list[TextRow] | None:
 
 
 def _hub_answers() -> bool:
-    """Asks once, without retries; with HF_HUB_OFFLINE set the client refuses by itself."""
+    """Ask once, without retries; with HF_HUB_OFFLINE set the client refuses by itself."""
     from huggingface_hub import HfApi
 
     try:

@@ -14,7 +14,7 @@ Floats = NDArray[np.floating[Any]]
 
 
 def token_pool(checkpoint: Path, vocab_size: int) -> Integers:
-    """Token ids to draw cases from: our own prompts through the checkpoint's tokenizer.
+    """Return token ids to draw cases from: our own prompts through the checkpoint's tokenizer.
 
     Random ids would do for the arithmetic, but trained models answer them with outliers, in which noise drowns faults.
     They are taken where there is no tokenizer.
@@ -33,6 +33,6 @@ def token_pool(checkpoint: Path, vocab_size: int) -> Integers:
 
 
 def draw_rows(pool: Integers, rows: int, length: int) -> Integers:
-    """Token ids, [rows, length]: each row starts elsewhere in the pool."""
+    """Return token ids, [rows, length]: each row starts elsewhere in the pool."""
     starts = np.arange(rows) * (len(pool) // rows)
     return pool.take(starts[:, None] + np.arange(length), mode="wrap")

@@ -16,7 +16,7 @@ class AmpExportCommand(BaseOptimumCLICommand):  # type: ignore[misc] # optimum h
 
     @staticmethod
     def parse_args(parser: argparse.ArgumentParser) -> None:
-        """Takes every word.
+        """Take every word.
 
         Args:
             parser: Of this command.
@@ -26,7 +26,7 @@ class AmpExportCommand(BaseOptimumCLICommand):  # type: ignore[misc] # optimum h
         parser.add_argument("words", nargs="*")
 
     def run(self) -> None:
-        """Runs the whole way, to ONNX unless told otherwise; exits with this project's codes."""
+        """Run the whole way, to ONNX unless told otherwise; exits with this project's codes."""
         from amp_export.cli import app
 
         words = list(self.args.words)

@@ -40,7 +40,7 @@ class AmpParity:
         cases: str | Path | None = None,
         threads: int | None = None,
     ) -> ParityReport:
-        """Fails the test, with a table of all cases, where a graph does not compute what its checkpoint does.
+        """Fail the test, with a table of all cases, if a graph does not compute what its checkpoint does.
 
         Nothing is written. Paths are relative to where pytest runs.
 
@@ -104,7 +104,7 @@ def _compare(
 
 
 def failure_text(report: ParityReport) -> str:
-    """What a test that fails shows: a table of all cases, and what was tolerated."""
+    """Return what a test that fails shows: a table of all cases, and what was tolerated."""
     head = ("case", "largest error", "tolerated", "mean error", "tolerated", "same token", "holds")
     rows: list[tuple[str, ...]] = [head]
     for case in report.cases:
@@ -126,7 +126,7 @@ def failure_text(report: ParityReport) -> str:
 
 
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns side by side; all but the first to the right."""
+    """Return columns side by side; all but the first to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(
@@ -151,7 +151,7 @@ def amp_parity(request: pytest.FixtureRequest) -> AmpParity:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Makes the marker known."""
+    """Make the marker known."""
     config.addinivalue_line(
         "markers",
         f"{MARKER}(output, checkpoint=, graph=, cases=, threads=): arguments for the fixture {MARKER}; every test with "
@@ -161,7 +161,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks every test that uses the fixture, so that `-m` can choose or leave out these slower ones."""
+    """Mark every test that uses the fixture, so that `-m` can choose or leave out these slower ones."""
     for item in items:
         if MARKER in getattr(item, "fixturenames", ()):
             item.add_marker(MARKER)

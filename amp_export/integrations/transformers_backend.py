@@ -51,7 +51,7 @@ class TensorrtExporter(HfExporter):
     def export_program(
         self, model: PreTrainedModel, sample_inputs: MutableMapping[str, Any], config: ExportConfigMixin
     ) -> tuple[EngineProgram, ExportMetadata]:
-        """Builds an engine in the model's own precision.
+        """Build an engine in the model's own precision.
 
         Args:
             model: A decoder whose graph is built directly.
@@ -88,28 +88,28 @@ class TensorrtExporter(HfExporter):
         return program, describe_calls(facts, type(model).__name__)
 
     def export_for_generation(self, *_: Any, **__: Any) -> Any:
-        """Refused: a second engine for decoding would hold the weights twice."""
+        """Return refused: a second engine for decoding would hold the weights twice."""
         raise NotImplementedError("One engine does prefill and decode: use TensorrtExporter().export.")
 
     @classmethod
     def save_program(cls, program: EngineProgram, path: str | Path) -> None:
-        """Writes the engine, and what is known of it beside it."""
+        """Write the engine, and what is known of it beside it."""
         shutil.copy2(program.folder / ENGINE, path)
         shutil.copy2(program.folder / FACTS, Path(path).parent / FACTS)
 
     @classmethod
     def load_program(cls, path: str | Path) -> EngineProgram:
-        """Finds an engine; it is loaded when it is run."""
+        """Find an engine; it is loaded when it is run."""
         return EngineProgram(Path(path).parent)
 
     @classmethod
     def program_files(cls, filename: str) -> list[str]:
-        """The engine, and what is known of it."""
+        """Return the engine, and what is known of it."""
         return [filename, FACTS]
 
 
 def register() -> None:
-    """Makes engines known to transformers' exporters, once."""
+    """Make engines known to transformers' exporters, once."""
     from transformers.exporters.auto import EXPORT_BACKENDS
 
     if FORMAT not in EXPORT_BACKENDS:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def which_export(output: Path) -> Format:
-    """The export that an output directory holds; the first where there are several.
+    """Return the export that an output directory holds; the first where there are several.
 
     Raises:
         OutputError: It is no output of this tool.
@@ -25,7 +25,7 @@ def which_export(output: Path) -> Format:
 
 
 def require_export(output: Path, manifest: Manifest, to: Format, *, why: str = "") -> None:
-    """Sees that an output directory holds an export.
+    """See that an output directory holds an export.
 
     Args:
         output: The output directory.
@@ -48,7 +48,7 @@ def require_export(output: Path, manifest: Manifest, to: Format, *, why: str = "
 def exported_checkpoint(
     output: Path, manifest: Manifest, *, advice: str = "Name the checkpoint with --reference."
 ) -> Path:
-    """The checkpoint that the graph in an output directory was exported from.
+    """Return the checkpoint that the graph in an output directory was exported from.
 
     Args:
         output: The output directory.

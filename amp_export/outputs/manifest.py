@@ -132,11 +132,11 @@ class Manifest:
     amp_export: str = __version__
 
     def with_verdict(self, name: str, verdict: Any) -> Manifest:
-        """The same with one more verdict."""
+        """Return the same with one more verdict."""
         return replace(self, verdicts={**self.verdicts, name: verdict})
 
     def with_export(self, to: Format, precision: Precision, via: Via) -> Manifest:
-        """The same with one more graph."""
+        """Return the same with one more graph."""
         return replace(
             self,
             exports={**self.exports, to: precision},
@@ -144,7 +144,7 @@ class Manifest:
         )
 
     def with_hashes(self, folder: Path, names: Iterable[str] | None = None) -> Manifest:
-        """The same with the hashes of files that lie in a folder now.
+        """Return the same with the hashes of files that lie in a folder now.
 
         Args:
             folder: The folder.
@@ -165,17 +165,17 @@ class Manifest:
         )
 
     def save(self, folder: Path) -> Manifest:
-        """Writes it into a folder, with the hash of every file that lies there now."""
+        """Write it into a folder, with the hash of every file that lies there now."""
         return replace(self.with_hashes(folder), packages=package_versions()).write(folder)
 
     def write(self, folder: Path) -> Manifest:
-        """Writes it into a folder as it is."""
+        """Write it into a folder as it is."""
         replace_text(folder / MANIFEST, to_json(self))
         return self
 
     @classmethod
     def load(cls, folder: Path) -> Manifest:
-        """Reads the manifest of an output directory.
+        """Read the manifest of an output directory.
 
         Raises:
             OutputError: There is none, it is damaged, or it is from a newer version.
@@ -194,7 +194,7 @@ def _file_record(file: Path) -> FileRecord:
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of the packages whose numerics matter, as far as they are installed."""
+    """Return versions of the packages whose numerics matter, as far as they are installed."""
     found = {}
     for package in PACKAGES:
         try:

@@ -23,7 +23,7 @@ _RENAME_EXCHANGE = 2
 
 
 def is_ours(output: Path) -> bool:
-    """Whether a directory holds a manifest of this tool."""
+    """Return whether a directory holds a manifest of this tool."""
     try:
         content = json.loads((output / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError):
@@ -32,7 +32,7 @@ def is_ours(output: Path) -> bool:
 
 
 def check_output(output: Path, *, overwrite: bool) -> None:
-    """Refuses to write over what is not ours, or over what is ours without being told to.
+    """Refuse to write over what is not ours, or over what is ours without being told to.
 
     Raises:
         OutputError: Naming what stands in the way.
@@ -52,7 +52,7 @@ def check_output(output: Path, *, overwrite: bool) -> None:
 
 
 def require_directory(output: Path) -> None:
-    """Sees that an output directory that is read is there.
+    """See that an output directory that is read is there.
 
     Raises:
         OutputError: It is not.
@@ -66,7 +66,7 @@ def require_directory(output: Path) -> None:
 
 @contextmanager
 def staged_output(output: Path, *, overwrite: bool = False, extend: bool = False) -> Iterator[Path]:
-    """Yields an empty directory beside `output` that takes its place when the block ends well.
+    """Yield an empty directory beside `output` that takes its place when the block ends well.
 
     A run that fails or is killed leaves the old output as it was.
 
@@ -98,7 +98,7 @@ def staged_output(output: Path, *, overwrite: bool = False, extend: bool = False
 
 @contextmanager
 def translate_os_errors(output: Path) -> Iterator[None]:
-    """Says what is wrong with a disk that an output does not fit on, or that cannot be written.
+    """Say what is wrong with a disk that an output does not fit on, or that cannot be written.
 
     Raises:
         OutputError: Instead of such an error of the system.
@@ -112,7 +112,7 @@ def translate_os_errors(output: Path) -> Iterator[None]:
 
 
 def replace_text(file: Path, text: str) -> None:
-    """Writes a file in one step; what it was hard-linked to stays as it is."""
+    """Write a file in one step; what it was hard-linked to stays as it is."""
     partial = file.with_name(f".{file.name}.partial-{os.getpid()}")
     try:
         partial.write_text(text, encoding="utf-8")
@@ -132,7 +132,7 @@ def _explain(error: OSError, output: Path) -> str:
 
 
 def _remove_leftovers(output: Path) -> None:
-    """Removes what killed runs left: partial directories of processes that are gone."""
+    """Remove what killed runs left: partial directories of processes that are gone."""
     for leftover in output.parent.glob(f".{output.name}.partial-*"):
         process = leftover.name.rpartition("-")[2]
         if process.isdigit() and not _is_running(int(process)):
@@ -157,7 +157,7 @@ def _link_or_copy(source: str, destination: str) -> None:
 
 
 def _replace(output: Path, staging: Path) -> None:
-    """Puts `staging` in the place of `output`; what stood there ends up at `staging`, to be removed."""
+    """Put `staging` in the place of `output`; what stood there ends up at `staging`, to be removed."""
     if not output.exists():
         staging.rename(output)
     elif not _exchange(output, staging):
@@ -168,7 +168,7 @@ def _replace(output: Path, staging: Path) -> None:
 
 
 def _exchange(first: Path, second: Path) -> bool:
-    """Swaps two paths in one step where the system can, so that a kill in between leaves one of them in place."""
+    """Swap two paths in one step where the system can; a kill in between leaves one of them in place."""
     if not sys.platform.startswith("linux"):
         return False
     with contextlib.suppress(AttributeError):

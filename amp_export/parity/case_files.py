@@ -25,7 +25,7 @@ CASES: Mapping[Kind, type[Case | EncoderCase | Seq2SeqCase]] = {
 
 
 def read_cases(file: Path, config: ModelConfig) -> Sequence[AnyCase]:
-    """Reads cases: a JSON list of objects with the fields of `Case`, `EncoderCase` or `Seq2SeqCase`.
+    """Read cases: a JSON list of objects with the fields of `Case`, `EncoderCase` or `Seq2SeqCase`.
 
     Args:
         file: The file.

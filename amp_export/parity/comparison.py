@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 def with_explanation(
     report: ParityReport, tap_plan: TapPlan, cases: Sequence[AnyCase] | None, *, progress: Progress
 ) -> ParityReport:
-    """Adds where graphs and model part: in the shortest case that fails, or in a short one where none does.
+    """Add where graphs and model part: in the shortest case that fails, or in a short one where none does.
 
     Args:
         report: What was found from outside.
@@ -66,7 +66,7 @@ def compare(
     progress: Progress,
     cases: Sequence[AnyCase] | None = None,
 ) -> ParityReport:
-    """Compares a graph with the checkpoint it came from.
+    """Compare a graph with the checkpoint it came from.
 
     Args:
         checkpoint: What was exported.
@@ -124,7 +124,7 @@ def compare_model(
     progress: Progress,
     cases: Sequence[AnyCase] | None = None,
 ) -> ParityReport:
-    """Compares what was loaded into a runtime with the checkpoint it came from; it is closed then.
+    """Compare what was loaded into a runtime with the checkpoint it came from; it is closed then.
 
     Args:
         model: The graph or engine.
@@ -168,7 +168,7 @@ def compare_model(
 def _measure_noise(
     model: PreTrainedModel, suite: Suite, expected: Sequence[Mapping[str, Floats]]
 ) -> dict[str, list[tuple[float, float]]]:
-    """By output the largest and the mean noise of each case: the worst of several runs, none of which is kept."""
+    """Return, by output, the largest and the mean noise of each case: the worst of several runs."""
     worst: dict[str, Any] = {}
     for run in draw_rounding(model, suite.run_torch):
         for output in run[0]:
@@ -184,7 +184,7 @@ def _judge(
     expected: Sequence[Mapping[str, Floats]],
     noises: Mapping[str, Sequence[tuple[float, float]]],
 ) -> Iterator[CaseResult]:
-    """Holds every output of every case against the noise of that output; outputs differ in size."""
+    """Compare every output of every case with the noise of that output; outputs differ in size."""
     for output in found[0]:
         tolerance, mean_tolerance = (NOISE_FACTOR * max(each) for each in zip(*noises[output], strict=True))
         for name, graph_by_name, reference_by_name, noise in zip(names, found, expected, noises[output], strict=True):
@@ -212,7 +212,7 @@ def _judge(
 
 
 def _judge_greedy(written: Integers, expected: Integers, chosen_by_sv: Floats, *, tolerance: float) -> Greedy:
-    """Holds what a graph wrote against what PyTorch did, and the logits by which PyTorch chose."""
+    """Compare what a graph generated with what PyTorch did, given the logits that PyTorch chose by."""
     differing = (written != expected).nonzero()[0]
     if not len(differing):
         return Greedy(len(expected), len(expected), near_tie=False, holds=True)

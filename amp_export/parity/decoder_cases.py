@@ -87,7 +87,7 @@ DEFAULT_CASES = (
 def cases_within(
     cases: Iterable[Case], max_context: int, *, max_batch: int | None = None, one_at_a_time: bool = False
 ) -> tuple[Case, ...]:
-    """The cases that a graph takes.
+    """Return the cases that a graph takes.
 
     Args:
         cases: What there is.
@@ -101,7 +101,7 @@ def cases_within(
 
 
 def replay(case: Case, pool: Integers, forward: Forward[Cache]) -> Floats:
-    """Runs a case through a decoder: one call with the prompts, and more with the cache of those before.
+    """Run a case through a decoder: one call with the prompts, and more with the cache of those before.
 
     Args:
         case: What to run.
@@ -138,7 +138,7 @@ GREEDY_PROMPT, GREEDY_STEPS = 17, 64
 
 
 def continue_greedily(pool: Integers, forward: Forward[Cache], steps: int) -> tuple[Integers, Floats]:
-    """Lets a decoder continue a prompt, always with the likeliest token.
+    """Let a decoder continue a prompt, always with the likeliest token.
 
     Args:
         pool: Token ids to draw the prompt from.
@@ -164,5 +164,5 @@ def continue_greedily(pool: Integers, forward: Forward[Cache], steps: int) -> tu
 
 
 def draw_tokens(case: Case, pool: Integers) -> Integers:
-    """Token ids for a case, [batch, tokens of all calls]."""
+    """Return token ids for a case, [batch, tokens of all calls]."""
     return draw_rows(pool, len(case.prompt_lengths), sum(case.calls))

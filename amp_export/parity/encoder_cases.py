@@ -57,7 +57,7 @@ IMAGE_CASES = (EncoderCase("1 image", (1,)), EncoderCase("batch of 3 images", (1
 
 
 def encoder_cases(config: ModelConfig) -> tuple[EncoderCase, ...]:
-    """The cases for a model, as far as they fit into the texts that it takes."""
+    """Return the cases for a model, as far as they fit into the texts that it takes."""
     if config.architecture.modality is not Modality.TEXT:
         return IMAGE_CASES
     limit = config.longest_text
@@ -65,7 +65,7 @@ def encoder_cases(config: ModelConfig) -> tuple[EncoderCase, ...]:
 
 
 def encoder_cases_within(cases: Iterable[EncoderCase], limits: Limits | None) -> tuple[EncoderCase, ...]:
-    """The cases that a graph takes: all where it has no limits. An image is no longer than one token."""
+    """Return the cases that a graph takes: all where it has no limits. An image is no longer than one token."""
     return tuple(
         case
         for case in cases
@@ -74,7 +74,7 @@ def encoder_cases_within(cases: Iterable[EncoderCase], limits: Limits | None) ->
 
 
 def text_inputs(lengths: Sequence[int], config: ModelConfig, pool: Integers) -> dict[str, Integers]:
-    """A batch of texts, padded on the right with the token that some models know padding by."""
+    """Return a batch of texts, padded on the right with the token that some models know padding by."""
     tokens_bs = draw_rows(pool, len(lengths), max(lengths))
     mask_bs = (np.arange(max(lengths)) < np.asarray(lengths)[:, np.newaxis]).astype(np.int64)
     inputs = {
@@ -88,7 +88,7 @@ def text_inputs(lengths: Sequence[int], config: ModelConfig, pool: Integers) -> 
 
 
 def signal_inputs(rows: int, config: ModelConfig, precision: Precision) -> dict[str, Floats]:
-    """Random images or sounds, float32, of numbers that the graph's precision has: every model is given the same."""
+    """Return random images or audio, float32, of numbers that the graph's dtype can represent."""
     import torch
 
     name = input_name(config)
@@ -105,7 +105,7 @@ def replay_encoder(
     by_token: Collection[str],
     precision: Precision,
 ) -> dict[str, Floats]:
-    """Runs a case through an encoder.
+    """Run a case through an encoder.
 
     Args:
         case: What to run.
@@ -131,12 +131,12 @@ def replay_encoder(
 
 
 def as_rows(values: Floats) -> Floats:
-    """The same numbers in float64, [rows, last axis]."""
+    """Return the same numbers in float64, [rows, last axis]."""
     return values.reshape(-1, values.shape[-1]).astype(np.float64)
 
 
 def torch_encoder(model: PreTrainedModel, outputs: Collection[str]) -> Callable[[Inputs], Outputs]:
-    """A transformers model as a function of arrays, of its own parameters only.
+    """Return a transformers model as a function of arrays, of its own parameters only.
 
     Args:
         model: The model.

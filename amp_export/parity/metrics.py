@@ -33,7 +33,7 @@ class Agreement:
 
 
 def agree(graph_pv: Floats, reference_pv: Floats, *, tolerance: float, are_logits: bool) -> Agreement:
-    """Compares two arrays [positions, features].
+    """Compare two arrays [positions, features].
 
     Args:
         graph_pv: What the graph computed.
@@ -57,7 +57,7 @@ def agree(graph_pv: Floats, reference_pv: Floats, *, tolerance: float, are_logit
 
 
 def distance(one_pv: Floats, other_pv: Floats) -> tuple[float, float]:
-    """The largest and the mean absolute difference."""
+    """Return the largest and the mean absolute difference."""
     difference_pv = abs(one_pv - other_pv)
     return float(difference_pv.max()), float(difference_pv.mean())
 

@@ -25,7 +25,7 @@ four times as large as all others in 0.7 % of cases; of two, the second is in 16
 
 
 def draw_rounding(model: PreTrainedModel, work: Callable[[PreTrainedModel], Result]) -> Iterator[Result]:
-    """Runs a model as it is, and then with its rounding disturbed, in the same way whenever it is asked to.
+    """Run a model as it is, and then with its rounding disturbed, in the same way whenever it is asked to.
 
     Args:
         model: What to run, in the precision whose rounding is looked at.
@@ -42,7 +42,7 @@ def draw_rounding(model: PreTrainedModel, work: Callable[[PreTrainedModel], Resu
 
 @contextmanager
 def disturbed(model: PreTrainedModel, *, seed: int) -> Iterator[None]:
-    """Moves what modules with parameters of their own return, each number by at most half an epsilon of itself.
+    """Move what modules with parameters of their own return, each number by at most half an epsilon of itself.
 
     Args:
         model: Whose modules; they are as before on leaving.

@@ -24,7 +24,7 @@ REFERENCE = {Precision.FLOAT32: "float64", Precision.FLOAT16: "float32", Precisi
 
 
 def run_torch(checkpoint: Path, precision: str, work: Callable[[PreTrainedModel], Result]) -> Result:
-    """Loads a checkpoint into PyTorch and runs it.
+    """Load a checkpoint into PyTorch and runs it.
 
     Args:
         checkpoint: What to load.
@@ -41,7 +41,7 @@ def run_torch(checkpoint: Path, precision: str, work: Callable[[PreTrainedModel]
 
 
 def _keep_padding_finite(model: PreTrainedModel) -> None:
-    """Clears what a layer makes of padding that sees no token at all, which nothing looks at.
+    """Clear what a layer makes of padding that sees no token at all; nothing reads it.
 
     Eager attention takes the softmax in float32, where float64's lowest number, the mask, is minus infinity: NaN, which
     the next layer's values would carry to the real tokens. Source: `eager_mask`, `masking_utils.py`, transformers 5.24.

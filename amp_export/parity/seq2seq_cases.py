@@ -77,7 +77,7 @@ SOUND_CASES = (
 
 
 def writing_cases(config: ModelConfig) -> tuple[Seq2SeqCase, ...]:
-    """The cases for a model, as far as they fit into what it reads and writes."""
+    """Return the cases for a model, as far as they fit into what it reads and writes."""
     cases = TEXT_CASES if config.architecture.modality is Modality.TEXT else SOUND_CASES
     limit = config.longest_text
     return tuple(
@@ -86,7 +86,7 @@ def writing_cases(config: ModelConfig) -> tuple[Seq2SeqCase, ...]:
 
 
 def writing_cases_within(cases: Iterable[Seq2SeqCase], limits: Limits | None) -> tuple[Seq2SeqCase, ...]:
-    """The cases that graphs take: all where they have no limits. A sound is no longer than one token."""
+    """Return the cases that graphs take: all where they have no limits. A sound is no longer than one token."""
     return tuple(
         case
         for case in cases
@@ -101,7 +101,7 @@ def writing_cases_within(cases: Iterable[Seq2SeqCase], limits: Limits | None) ->
 def replay_writing(
     case: Seq2SeqCase, config: ModelConfig, pool: Integers, write: Write, *, precision: Precision
 ) -> dict[str, Floats]:
-    """Runs a case through an encoder with a decoder.
+    """Run a case through an encoder with a decoder.
 
     Args:
         case: What to run.
@@ -127,7 +127,7 @@ def replay_writing(
 
 
 def graph_writer(graph: GraphEncoderDecoder) -> Write:
-    """The three graphs: one encoding, one first call, and one call for each further token with the cache."""
+    """Return the three graphs: one encoding, one first call, and one call for each further token with the cache."""
 
     def write(inputs: Inputs, written_bs: Integers, first: int) -> Outputs:
         source = graph.encode(inputs)
@@ -142,7 +142,7 @@ def graph_writer(graph: GraphEncoderDecoder) -> Write:
 
 
 def torch_writer(model: PreTrainedModel) -> Write:
-    """A transformers model: everything that is written in one pass, without a cache."""
+    """Return a transformers model: everything that is written in one pass, without a cache."""
     import torch
 
     def write(inputs: Inputs, written_bs: Integers, first: int) -> Outputs:

@@ -48,7 +48,7 @@ AnyModel = Decoder | GraphEncoder | GraphEncoderDecoder
 
 
 def default_cases(config: ModelConfig) -> tuple[AnyCase, ...]:
-    """The cases of graphs of every kind, by which a model of that config can be exported."""
+    """Return the cases of graphs of every kind, by which a model of that config can be exported."""
     return (*DEFAULT_CASES, *encoder_cases(config), *writing_cases(config))
 
 
@@ -60,17 +60,17 @@ class Suite(Protocol):
         """What a report calls the cases."""
 
     def run_graph(self) -> list[Outputs]:
-        """Through the graph, which is closed then."""
+        """Return through the graph, which is closed then."""
 
     def run_torch(self, model: PreTrainedModel) -> list[Outputs]:
-        """Through PyTorch."""
+        """Return through PyTorch."""
 
     @property
     def written(self) -> Integers | None:
         """What the graph wrote greedily, once it was run; None where it writes nothing."""
 
     def continue_torch(self, model: PreTrainedModel) -> tuple[Integers, Floats] | None:
-        """What PyTorch writes greedily, and the logits that it chose by; None where it writes nothing."""
+        """Return what PyTorch writes greedily, and the logits that it chose by; None where it writes nothing."""
 
 
 class _WritesNothing:
@@ -79,7 +79,7 @@ class _WritesNothing:
     written: Integers | None = None
 
     def continue_torch(self, model: PreTrainedModel) -> tuple[Integers, Floats] | None:
-        """Nothing."""
+        """Return nothing."""
         del model
         return None
 
@@ -90,7 +90,7 @@ def choose_suite(
     config: ModelConfig,
     cases: Sequence[AnyCase] | None = None,
 ) -> Suite:
-    """The suite for a graph.
+    """Return the suite for a graph.
 
     Args:
         graph: The graph, loaded.
@@ -132,7 +132,7 @@ class DecoderSuite:
         self.written: Integers | None = None
 
     def run_graph(self) -> list[Outputs]:
-        """Through the graph."""
+        """Return through the graph."""
         forward: Forward[Any] = self._graph.forward
         found = [{"logits": replay(case, self._pool, forward)} for case in self._cases]
         if self._steps > 0:
@@ -141,17 +141,17 @@ class DecoderSuite:
         return list(found)
 
     def continue_torch(self, model: PreTrainedModel) -> tuple[Integers, Floats] | None:
-        """Through PyTorch, with a cache."""
+        """Return through PyTorch, with a cache."""
         return continue_greedily(self._pool, torch_decoder(model), self._steps) if self._steps > 0 else None
 
     def run_torch(self, model: PreTrainedModel) -> list[Outputs]:
-        """Through PyTorch."""
+        """Return through PyTorch."""
         forward = torch_decoder(model)
         return [{"logits": replay(case, self._pool, forward)} for case in self._cases]
 
 
 def torch_decoder(model: PreTrainedModel) -> Forward[DynamicCache]:
-    """A decoder in PyTorch, with a cache as the graph has it."""
+    """Return a decoder in PyTorch, with a cache as the graph has it."""
     import torch
     from transformers import DynamicCache
 
@@ -190,13 +190,13 @@ class EncoderSuite(_WritesNothing):
         self.names = [case.name for case in self._cases]
 
     def run_graph(self) -> list[Outputs]:
-        """Through the graph."""
+        """Return through the graph."""
         found = [self._replay(case, self._graph.forward) for case in self._cases]
         self._graph.close()
         return found
 
     def run_torch(self, model: PreTrainedModel) -> list[Outputs]:
-        """Through PyTorch."""
+        """Return through PyTorch."""
         forward = torch_encoder(model, self._outputs)
         return [self._replay(case, forward) for case in self._cases]
 
@@ -228,13 +228,13 @@ class Seq2SeqSuite(_WritesNothing):
         self.names = [case.name for case in self._cases]
 
     def run_graph(self) -> list[Outputs]:
-        """Through the graphs."""
+        """Return through the graphs."""
         found = [self._replay(case, graph_writer(self._graph)) for case in self._cases]
         self._graph.close()
         return found
 
     def run_torch(self, model: PreTrainedModel) -> list[Outputs]:
-        """Through PyTorch."""
+        """Return through PyTorch."""
         return [self._replay(case, torch_writer(model)) for case in self._cases]
 
     def _replay(self, case: Seq2SeqCase, write: Any) -> Outputs:

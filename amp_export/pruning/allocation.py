@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def allocate_heads(
     config: ModelConfig, heads: Sequence[Array], policy: HeadPolicy, widths: LayerWidths
 ) -> list[LayerWidths]:
-    """How many heads each layer keeps, if all together keep as many as `widths` in every layer.
+    """Return how many heads each layer keeps, if all together keep as many as `widths` in every layer.
 
     Args:
         config: The dense model's config.
@@ -52,7 +52,7 @@ def allocate_heads(
 
 
 def check_allocatable(config: ModelConfig, policy: HeadPolicy) -> None:
-    """Refuses to share heads out among layers that must keep the same.
+    """Refuse to share heads out among layers that must keep the same.
 
     Raises:
         PlanError: The layers of this family must keep the same heads.
@@ -65,7 +65,7 @@ def check_allocatable(config: ModelConfig, policy: HeadPolicy) -> None:
 
 
 def allocate_neurons(neurons: Sequence[Array], kept: int, *, multiple: int) -> list[int]:
-    """How many neurons each layer keeps, if all together keep as many as `kept` in every layer.
+    """Return how many neurons each layer keeps, if all together keep as many as `kept` in every layer.
 
     Args:
         neurons: For each layer the importance of its neurons, [intermediate_size] or [experts, intermediate_size].
@@ -85,7 +85,7 @@ def allocate_neurons(neurons: Sequence[Array], kept: int, *, multiple: int) -> l
 
 
 def allocate_steps(steps: Sequence[Floats], budget: int) -> list[int]:
-    """How many steps of each layer to take, for the largest sum under a budget, the first of each being given.
+    """Return how many steps of each layer to take, for the largest sum under a budget, the first of each being given.
 
     Args:
         steps: For each layer what each step is worth, falling.
@@ -101,7 +101,7 @@ def allocate_steps(steps: Sequence[Floats], budget: int) -> list[int]:
 
 
 def _within(worths_kg: Floats) -> Floats:
-    """What the first, second, ... head of all groups are worth together."""
+    """Return what the first, second, ... head of all groups are worth together."""
     import numpy as np
 
     worths: Floats = np.sort(worths_kg, axis=1)[:, ::-1].sum(axis=0)
@@ -109,7 +109,7 @@ def _within(worths_kg: Floats) -> Floats:
 
 
 def relative_importance(importance: Array) -> Floats:
-    """Importance in medians of the layer; in means where most of it is zero."""
+    """Return importance in medians of the layer; in means where most of it is zero."""
     import numpy as np
 
     exact = importance.astype(np.float64)

@@ -37,14 +37,14 @@ class Candidate:
     stock: bool
 
     def misses(self, ratio: float) -> bool:
-        """Whether the budget is missed by more than the tolerance."""
+        """Return whether the budget is missed by more than the tolerance."""
         return abs(self.ratio - ratio) > RATIO_TOLERANCE
 
 
 def list_candidates(
     raw_config: Mapping[str, Any], config: ModelConfig, settings: PlanSettings
 ) -> tuple[Candidate, ...]:
-    """Every legal way to meet the ratio under these settings, by the config alone.
+    """Return every legal way to meet the ratio under these settings, by the config alone.
 
     Raises:
         RatioError: There is none; it says the nearest legal ratio.
@@ -66,7 +66,7 @@ def list_candidates(
 
 
 def head_options(config: ModelConfig, policy: HeadPolicy) -> list[tuple[HeadPolicy, LayerWidths]]:
-    """The head counts that a policy allows, all neurons kept; keeping every head is always among them.
+    """Return the head counts that a policy allows, all neurons kept; keeping every head is always among them.
 
     Raises:
         PlanError: The model has no heads of the kind asked for.
@@ -109,14 +109,14 @@ class _Space:
     costs: ModelCosts
 
     def snap(self, exact: float) -> int:
-        """The count of neurons nearest to this that is a multiple of the step, or all of them."""
+        """Return the count of neurons nearest to this that is a multiple of the step, or all of them."""
         dense = self.config.intermediate_size
         below = max(math.floor(exact / self.step), 1) * self.step
         multiples = [multiple for multiple in (below, below + self.step) if multiple < dense]
         return min([*multiples, dense], key=lambda allowed: abs(allowed - exact))
 
     def balanced_widths(self) -> Iterator[tuple[HeadPolicy, LayerWidths]]:
-        """Heads as given, and as many neurons as the rest of the budget leaves."""
+        """Yield heads as given, and as many neurons as the rest of the budget leaves."""
         step = self.step
         for policy, widths in self.options:
             exact = widths.neurons - (self.settings.ratio - self.costs.ratio(widths)) / self.costs.step(1)
@@ -126,7 +126,7 @@ class _Space:
                 yield policy, replace(widths, neurons=neurons)
 
     def paper_widths(self) -> Iterator[tuple[HeadPolicy, LayerWidths]]:
-        """Equal shares of heads and neurons in every layer, neurons making up for the rounding of heads.
+        """Yield equal shares of heads and neurons in every layer, neurons making up for the rounding of heads.
 
         Source: `prune_model` in `prune_groups.py` of the paper's reference code. It knows only models whose heads do
         not share keys; with groups, the share of heads is rounded to whole groups, or to heads within each group.
@@ -152,7 +152,7 @@ class _Space:
         return HeadPolicy.NONE, dense
 
     def _share_of_layers(self) -> float:
-        """The share of all parameters that attention and MLPs are, norms of the residual stream not counted."""
+        """Return the share of all parameters that attention and MLPs are, norms of the residual stream not counted."""
         blocks = [block for stack in self.config.architecture.stacks for block in (stack.attention, stack.mlp)]
         inside = {
             f".{projection.name}." for block in filter(None, blocks) for projection in (*block.inputs, block.output)
@@ -171,7 +171,7 @@ class _Space:
         return sorted(count / self.costs.total for count in removed)
 
     def why_none(self) -> str:
-        """Why nothing meets the ratio."""
+        """Return why nothing meets the ratio."""
         ratio, step = self.settings.ratio, self.step
         legal = self.legal_ratios
         if not legal:
@@ -188,7 +188,7 @@ class _Space:
         return f"No legal plan removes {ratio:g}: heads and steps of {step} neurons do not add up to it."
 
     def refuse(self, problem: str) -> RatioError:
-        """An error that names the legal ratio nearest to the one asked for."""
+        """Return an error that names the legal ratio nearest to the one asked for."""
         asked = self.settings.ratio
         # a ratio that is no number is near to none; the least is the safest to offer
         nearest = min(self.legal_ratios, key=lambda legal: abs(legal - asked), default=None)

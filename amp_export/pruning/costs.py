@@ -25,7 +25,7 @@ class ModelCosts:
 
     @classmethod
     def of(cls, config: ModelConfig) -> ModelCosts:
-        """Counts them on the shapes of the weights."""
+        """Count them on the shapes of the weights."""
 
         def parameters(widths: LayerWidths) -> int:
             return parameter_count(config, config.everywhere(widths))
@@ -41,7 +41,7 @@ class ModelCosts:
         )
 
     def removed(self, widths: LayerWidths) -> int:
-        """The parameters that are removed when every layer has these widths."""
+        """Return the parameters that are removed when every layer has these widths."""
         return (
             (self.dense.query_heads - widths.query_heads) * self.query_head
             + (self.dense.key_value_heads - widths.key_value_heads) * self.key_value_head
@@ -49,9 +49,9 @@ class ModelCosts:
         )
 
     def ratio(self, widths: LayerWidths) -> float:
-        """The share of all parameters that is removed then."""
+        """Return the share of all parameters that is removed then."""
         return self.removed(widths) / self.total
 
     def step(self, neurons: int) -> float:
-        """The share of all parameters that so many neurons in every layer are."""
+        """Return the share of all parameters that so many neurons in every layer are."""
         return neurons * self.neuron / self.total

@@ -76,13 +76,13 @@ class Recorder:
             handle.remove()
 
     def begin_batch(self, batch: Batch) -> None:
-        """Says which tokens of the coming batch are real."""
+        """Say which tokens of the coming batch are real."""
         self._read, self._written = (
             None if mask_bs is None else _Tokens.of(mask_bs) for mask_bs in (batch.read_mask, batch.decoder_mask)
         )
 
     def averages(self, samples: int) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-        """Importance of heads and of neurons by layer, averaged over samples.
+        """Return importance of heads and of neurons by layer, averaged over samples.
 
         Raises:
             ModelError: An activation was NaN or infinite.
@@ -120,7 +120,7 @@ class Recorder:
         return tokens if tokens is not None else _Tokens.of(torch.ones(hidden_bsi.shape[:2]))
 
     def _real(self, site: Site, hidden_bsi: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The real tokens' hidden states [tokens, inner], and their weights [tokens]."""
+        """Return the real tokens' hidden states [tokens, inner], and their weights [tokens]."""
         tokens = self._tokens(site, hidden_bsi)
         hidden_ti = hidden_bsi.reshape(-1, hidden_bsi.shape[-1])
         return hidden_ti if len(tokens.places) == len(hidden_ti) else hidden_ti[tokens.places], tokens.weights
@@ -145,7 +145,7 @@ class Recorder:
         return hook
 
     def _expert_hook(self, number: int, site: Site, mlp: Block) -> Hook:
-        """Experts are one module, which shows no activation: what each makes of the tokens sent to it is computed.
+        """Return a hook that scores experts: their module shows no activation, so their outputs are computed.
 
         A token counts for the experts that it is sent to, and counts as zero for all others.
         """
@@ -167,7 +167,7 @@ class Recorder:
 def head_contributions(
     hidden_ti: torch.Tensor, weight_oi: torch.Tensor, weights_t: torch.Tensor, *, num_heads: int
 ) -> torch.Tensor:
-    """Weighted sum over tokens of the L1 norm of each head's contribution to the residual stream.
+    """Return weighted sum over tokens of the L1 norm of each head's contribution to the residual stream.
 
     One head and one chunk of tokens at a time: [tokens, heads, hidden] would not fit.
 

@@ -89,7 +89,7 @@ class PruneRequest:
 
 
 def prepare(model: str | Path, options: PruneOptions, *, progress: Progress) -> PruneRequest:
-    """Finds and checks everything that pruning needs; whatever is wrong with a request comes to light here.
+    """Find and checks everything that pruning needs; whatever is wrong with a request comes to light here.
 
     Raises:
         RequestError: Something about the request is wrong.
@@ -120,7 +120,7 @@ def _read_calibration(file: Path) -> Calibration | SampleArrays:
 def _fit_calibration(
     given: Calibration | SampleArrays | None, config: ModelConfig, *, needed: bool
 ) -> Calibration | SampleArrays | None:
-    """What a model is scored on: what it reads must be what is given, and text alone is there without being given."""
+    """Return the samples to score on: those given must be what the model reads; only text has a default."""
     if config.architecture.modality is Modality.TEXT:
         if isinstance(given, SampleArrays):
             raise CalibrationError(f"{given.file} holds arrays, and {config.class_name} reads text.\nGive a .txt file.")
@@ -133,7 +133,7 @@ def _fit_calibration(
 
 
 def prune_into(folder: Path, request: PruneRequest, progress: Progress) -> tuple[PruneResult, Manifest]:
-    """Prunes into a folder that is being staged; the manifest is returned unsaved, for later steps to add to.
+    """Prune into a folder that is being staged; the manifest is returned unsaved, for later steps to add to.
 
     Raises:
         VerificationError: The pruned checkpoint does not reload to the same thing.
@@ -173,7 +173,7 @@ def prune_into(folder: Path, request: PruneRequest, progress: Progress) -> tuple
 
 
 def _load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase | None:
-    """The tokenizer, which must be there only where it is needed for calibration."""
+    """Return the tokenizer, which must be there only where it is needed for calibration."""
     try:
         return load_tokenizer(checkpoint.path)
     except ModelError:
@@ -183,7 +183,7 @@ def _load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase | None:
 
 
 def _held_back(request: PruneRequest, tokenizer: PreTrainedTokenizerBase | None) -> list[list[int]]:
-    """Texts to measure quality on; only a decoder predicts the next token, and what pruning cost others stays open."""
+    """Return held-out texts to measure quality on; there are none for a model that does not predict the next token."""
     config = request.checkpoint.config
     if config.architecture.kind is not Kind.DECODER:
         return []
@@ -246,7 +246,7 @@ def _score(
 
 
 def _origin(request: PruneRequest) -> str | None:
-    """What the scores were measured on; None where a plan was given instead."""
+    """Return what the scores were measured on; None where a plan was given instead."""
     if request.scores is not None:
         return request.scores.origin
     return request.calibration.origin if request.calibration is not None else None
@@ -269,7 +269,7 @@ def save_pruned(
     companions: Iterable[Path] = (),
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> None:
-    """Writes a model that was pruned in memory as the checkpoint that its rewrite describes.
+    """Write a model that was pruned in memory as the checkpoint that its rewrite describes.
 
     Args:
         folder: Where to; it is made.
@@ -287,7 +287,7 @@ def save_pruned(
 
 
 def _name_tokenizer(file: Path, class_name: str) -> None:
-    """Writes down the class of a tokenizer that transformers would otherwise choose by the `model_type`."""
+    """Write down the class of a tokenizer that transformers would otherwise choose by the `model_type`."""
     if file.is_file():
         content = json.loads(file.read_text(encoding="utf-8"))
         file.write_text(json.dumps({**content, "tokenizer_class": class_name}, indent=2) + "\n", encoding="utf-8")

@@ -40,7 +40,7 @@ class LayerPlan:
         return LayerWidths(len(self.query_heads), len(self.key_value_heads), len(neurons))
 
     def ordered(self) -> LayerPlan:
-        """The same with ascending indices."""
+        """Return the same with ascending indices."""
         return LayerPlan(
             tuple(sorted(self.query_heads)),
             tuple(sorted(self.key_value_heads)),
@@ -49,7 +49,7 @@ class LayerPlan:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """As a plan file has it; what the layer lacks is left out."""
+        """Return the layer as a plan file has it; what the layer lacks is left out."""
         lists = {"query_heads": self.query_heads, "key_value_heads": self.key_value_heads, "neurons": self.neurons}
         content: dict[str, Any] = {name: list(indices) for name, indices in lists.items() if indices}
         return {**content, "experts": [list(indices) for indices in self.experts]} if self.experts else content
@@ -83,7 +83,7 @@ class Plan:
         return tuple(layer.widths for layer in self.layers)
 
     def save(self, file: Path) -> None:
-        """Writes the plan as JSON, each list of indices on one line."""
+        """Write the plan as JSON, each list of indices on one line."""
         head = {
             "schema": self.SCHEMA,
             "asked": self.asked,
@@ -103,7 +103,7 @@ class Plan:
 
     @classmethod
     def load(cls, file: Path, config: ModelConfig) -> Plan:
-        """Reads a plan, which a user may have changed, and holds it against the model.
+        """Read a plan, which a user may have changed, and holds it against the model.
 
         Only `layers` is needed; the ratio is computed anew.
 
@@ -151,12 +151,12 @@ def _read(file: Path) -> _PlanFile:
 
 
 def removed_ratio(config: ModelConfig, widths: Sequence[LayerWidths]) -> float:
-    """The share of all parameters that is gone when the layers have these widths."""
+    """Return the share of all parameters that is gone when the layers have these widths."""
     return 1 - parameter_count(config, widths) / parameter_count(config)
 
 
 def check_fit(layers: tuple[LayerPlan, ...], config: ModelConfig, *, origin: str) -> None:
-    """Holds a plan against a model.
+    """Check a plan against a model.
 
     Raises:
         PlanError: Naming the layer, what is wrong with it, and what would be right.
@@ -191,7 +191,7 @@ def _check_neurons(layer: LayerPlan, site: Site, config: ModelConfig, where: str
 
 
 def _check_tied_heads(layers: tuple[LayerPlan, ...], config: ModelConfig, origin: str) -> None:
-    """Position biases of a first layer serve the others, head by head."""
+    """Check that layers keep the same heads if the first layer's position biases serve them all."""
     kept: dict[str, tuple[int, ...]] = {}
     for number, (layer, site) in enumerate(zip(layers, config.sites, strict=True)):
         if site.stack.heads_tied and kept.setdefault(site.stack.layers, layer.query_heads) != layer.query_heads:

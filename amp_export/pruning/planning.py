@@ -30,14 +30,14 @@ BALANCE_TOLERANCE = 0.1
 
 
 def needs_scores(settings: PlanSettings) -> bool:
-    """Whether the counts are open until the scores are there."""
+    """Return whether the counts are open until the scores are there."""
     return settings.heads is HeadPolicy.AUTO and settings.allocation is Allocation.BALANCED
 
 
 def choose_candidate(
     config: ModelConfig, settings: PlanSettings, candidates: Sequence[Candidate], scores: Scores | None = None
 ) -> Candidate:
-    """Chooses among candidates.
+    """Choose among candidates.
 
     A kind of heads that was asked for gives the counts whose shares of heads and neurons are closest, or nearly so if
     that meets the budget. `auto` takes what hurts the scores least, or nearly so; it needs the scores.
@@ -55,14 +55,14 @@ def choose_candidate(
 
 
 def list_preferred(candidates: Sequence[Candidate], heads: HeadPolicy) -> Sequence[Candidate]:
-    """What a stock class can say, if there is any such; a kind of heads that was asked for goes before that."""
+    """Return what a stock class can say, if there is any such; a kind of heads that was asked for goes before that."""
     asked = [candidate for candidate in candidates if heads is HeadPolicy.AUTO or candidate.heads is heads]
     pool = asked or candidates
     return [candidate for candidate in pool if candidate.stock] or pool
 
 
 def make_plan(raw_config: Mapping[str, Any], config: ModelConfig, scores: Scores, settings: PlanSettings) -> Plan:
-    """Chooses counts for the ratio and the most important heads and neurons for the counts.
+    """Choose counts for the ratio and the most important heads and neurons for the counts.
 
     Raises:
         RatioError: No legal plan meets the ratio.
@@ -93,7 +93,7 @@ def make_plan(raw_config: Mapping[str, Any], config: ModelConfig, scores: Scores
 
 
 def _spread(config: ModelConfig, settings: PlanSettings, chosen: Candidate, scores: Scores) -> list[LayerWidths]:
-    """What each layer keeps: the same, or what its importance among all layers deserves."""
+    """Return what each layer keeps: the same, or what its importance among all layers deserves."""
     layers = config.everywhere(chosen.widths)
     if settings.heads_per_layer is PerLayer.GLOBAL:
         spread = allocate_heads(config, scores.heads, chosen.heads, chosen.widths)
@@ -108,7 +108,7 @@ def _spread(config: ModelConfig, settings: PlanSettings, chosen: Candidate, scor
 
 
 def share_importance(config: ModelConfig, scores: Scores) -> Scores:
-    """Gives the layers whose heads must be the same their mean importance; each layer counts alike."""
+    """Give the layers whose heads must be the same their mean importance; each layer counts alike."""
     heads = list(scores.heads)
     for stack in config.architecture.stacks:
         if stack.heads_tied:
@@ -120,7 +120,7 @@ def share_importance(config: ModelConfig, scores: Scores) -> Scores:
 
 
 def keep_most_important(config: ModelConfig, heads: Array, neurons: Array, widths: LayerWidths) -> LayerPlan:
-    """The indices that one layer keeps: by score, ties by the lower index.
+    """Return the indices that one layer keeps: by score, ties by the lower index.
 
     Args:
         config: The dense model's config.
@@ -142,7 +142,7 @@ def keep_most_important(config: ModelConfig, heads: Array, neurons: Array, width
 
 
 def importance_loss(config: ModelConfig, scores: Scores, candidate: Candidate) -> float:
-    """How much of the importance a candidate removes: minus the log of the shares kept, mean over layers.
+    """Return how much of the importance a candidate removes: minus the log of the shares kept, mean over layers.
 
     Heads and neurons are measured in different units, so only their shares can be put together. As a product, a layer
     that loses nearly all of one kind is not excused by what it keeps of the other. The choice of this measure is ours.
@@ -159,7 +159,7 @@ def importance_loss(config: ModelConfig, scores: Scores, candidate: Candidate) -
 
 
 def _kept_share(importances: Iterable[Array], kept: Iterable[tuple[int, ...]]) -> float:
-    """The share of the importance of all rows that the kept ones are."""
+    """Return the share of the importance of all rows that the kept ones are."""
     rows = list(zip(importances, kept, strict=True))
     whole = sum(float(row.sum()) for row, _ in rows)
     return max(sum(float(row[list(indices)].sum()) for row, indices in rows) / whole, 1e-9) if whole > 0 else 1.0
@@ -171,7 +171,7 @@ def _top(importance: np.ndarray[Any, np.dtype[Any]], count: int) -> tuple[int, .
 
 
 def _imbalance(config: ModelConfig, candidate: Candidate) -> float:
-    """How far apart the removed shares of heads and of neurons are."""
+    """Return how far apart the removed shares of heads and of neurons are."""
     dense, kept = config.widths, candidate.widths
     return abs(kept.query_heads / dense.query_heads - kept.neurons / dense.neurons)
 

@@ -60,7 +60,7 @@ class DenseRun:
 
 
 def run_dense(model: PreTrainedModel, token_ids: Sequence[Sequence[int]], folder: Path) -> DenseRun | None:
-    """Runs the dense model over texts, and keeps what its logits can be made of again.
+    """Run the dense model over texts, and keeps what its logits can be made of again.
 
     Args:
         model: A causal language model.
@@ -91,7 +91,7 @@ def run_dense(model: PreTrainedModel, token_ids: Sequence[Sequence[int]], folder
 
 
 def compare(model: PreTrainedModel, dense: DenseRun, *, text: str) -> Quality:
-    """Runs the pruned model over the same texts, and holds its predictions against the dense one's.
+    """Run the pruned model over the same texts, and holds its predictions against the dense one's.
 
     No output projection is pruned, so that of the pruned model is given the dense model's hidden states too, and all
     that a family does to its logits is done to both alike.
@@ -134,7 +134,7 @@ def compare(model: PreTrainedModel, dense: DenseRun, *, text: str) -> Quality:
 
 
 def _projection(model: PreTrainedModel) -> torch.nn.Module:
-    """What makes logits of the last hidden states."""
+    """Return what makes logits of the last hidden states."""
     found: torch.nn.Module | None = model.get_output_embeddings()
     assert found is not None, f"{type(model).__name__} has no output projection"
     return found
@@ -148,7 +148,7 @@ def _logits(model: PreTrainedModel, input_ids_bs: torch.Tensor, mask_bs: torch.T
 def _predictions(
     input_ids_bs: torch.Tensor, mask_bs: torch.Tensor, *logits_bsv: torch.Tensor
 ) -> Iterator[tuple[list[torch.Tensor], torch.Tensor]]:
-    """Log-probabilities in float64 [positions, vocabulary], by model, and the tokens that came next, a chunk at a time.
+    """Yield log-probabilities in float64 [positions, vocabulary], by model, and the next tokens, chunk by chunk.
 
     Padding is left out: neither is it predicted nor does anything follow it.
     """
@@ -161,7 +161,7 @@ def _predictions(
 
 
 def _loss(log_pv: torch.Tensor, next_p: torch.Tensor) -> float:
-    """The negative log-likelihood of tokens, summed up."""
+    """Return the negative log-likelihood of tokens, summed up."""
     return -log_pv.gather(1, next_p[:, None]).sum().item()
 
 

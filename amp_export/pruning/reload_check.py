@@ -65,7 +65,7 @@ class Expectation:
 
 
 def expect(model: PreTrainedModel, config: ModelConfig, tokenizer: PreTrainedTokenizerBase | None) -> Expectation:
-    """Computes what a reloaded copy must compute as well."""
+    """Compute what a reloaded copy must compute as well."""
     import torch
 
     samples, length = PROBE_SHAPE
@@ -92,7 +92,7 @@ class Claim:
 
 
 def prove_reload(checkpoint: Path, expected: Expectation, *, stock: bool = True) -> ReloadProof:
-    """Loads a checkpoint in a separate process that cannot import this package, and compares bit for bit.
+    """Load a checkpoint in a separate process that cannot import this package, and compares bit for bit.
 
     Args:
         checkpoint: The pruned checkpoint.
@@ -107,7 +107,7 @@ def prove_reload(checkpoint: Path, expected: Expectation, *, stock: bool = True)
 
 
 def prove_reloads(claims: Sequence[Claim]) -> list[ReloadProof]:
-    """`prove_reload` for several checkpoints in one process.
+    """Return `prove_reload` for several checkpoints in one process.
 
     Raises:
         VerificationError: One does not load, or computes something else.
@@ -161,7 +161,7 @@ def _compare(claim: Claim, outputs: Path) -> ReloadProof:
 
 
 def run_probe(jobs: Path) -> str:
-    """Works through a file of jobs in another process, and returns how what went wrong there ended."""
+    """Work through a file of jobs in another process, and returns how what went wrong there ended."""
     probe = Path(__file__).with_name("reload_probe.py")
     environment = {**os.environ, "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     command = [sys.executable, "-I", str(probe), str(jobs)]

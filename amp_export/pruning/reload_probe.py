@@ -29,7 +29,7 @@ class _NoAmpExport(importlib.abc.MetaPathFinder):
 
 
 def probe(job: dict[str, Any]) -> None:
-    """Reads inputs, runs the model, writes its output, the text's token ids, and what class it was."""
+    """Read inputs, runs the model, writes its output, the text's token ids, and what class it was."""
     import torch
     import transformers
     from safetensors import safe_open
@@ -48,12 +48,12 @@ def probe(job: dict[str, Any]) -> None:
 
 
 def forbid_amp_export() -> None:
-    """Makes this process one that has no amp-export."""
+    """Make this process one that has no amp-export."""
     sys.meta_path.insert(0, _NoAmpExport())
 
 
 def work_through(jobs: Path) -> None:
-    """Probes each checkpoint of a file of jobs."""
+    """Load each checkpoint of a file of jobs, and write what it computes."""
     content = json.loads(jobs.read_text(encoding="utf-8"))
     # read once, as transformers is imported
     os.environ["HF_MODULES_CACHE"] = content["modules"]

@@ -50,7 +50,7 @@ class Rewrite:
 def rewrite(
     raw_config: Mapping[str, Any], config: ModelConfig, widths: Sequence[LayerWidths], *, pad: bool = False
 ) -> Rewrite:
-    """Finds the config that says these widths; nothing given is changed.
+    """Find the config that says these widths; nothing given is changed.
 
     Args:
         raw_config: The content of the dense model's config.json.
@@ -76,7 +76,7 @@ def rewrite(
 
 
 def find_problem(config: ModelConfig, widths: Sequence[LayerWidths]) -> str | None:
-    """Why the model's own class cannot say these widths, or None where it can.
+    """Return why the model's own class cannot say these widths, or None where it can.
 
     Source: `LlamaConfig.validate_architecture`, transformers 5.23, and the attention classes of the others.
     """
@@ -102,7 +102,7 @@ def find_problem(config: ModelConfig, widths: Sequence[LayerWidths]) -> str | No
 
 
 def common_widths(config: ModelConfig, widths: Sequence[LayerWidths]) -> LayerWidths | None:
-    """The widths that all layers have, or None where they differ; a layer without an MLP goes with any neurons."""
+    """Return the widths of all layers, or None where they differ; a layer without an MLP fits any number of neurons."""
     full = {layer for site, layer in zip(config.sites, widths, strict=True) if site.stack.mlp is not None}
     if len(full) != 1:
         return None
@@ -111,7 +111,7 @@ def common_widths(config: ModelConfig, widths: Sequence[LayerWidths]) -> LayerWi
 
 
 def is_stock(raw_config: Mapping[str, Any], config: ModelConfig, widths: LayerWidths) -> bool:
-    """Whether some stock class can say these widths in every layer."""
+    """Return whether some stock class can say these widths in every layer."""
     _refuse_resized(raw_config)
     everywhere = config.everywhere(widths)
     return find_problem(config, everywhere) is None or _find_sibling(raw_config, config, everywhere) is not None
@@ -139,7 +139,7 @@ def _same_class(raw_config: Mapping[str, Any], config: ModelConfig, widths: Sequ
 def _find_sibling(
     raw_config: Mapping[str, Any], config: ModelConfig, widths: Sequence[LayerWidths]
 ) -> tuple[Architecture, Mapping[str, Any]] | None:
-    """A class that computes the same and can say these widths, and the fields that it must be given for that."""
+    """Return a class that computes the same and can say these widths, and the fields that it must be given for that."""
     if common_widths(config, widths) is None:
         return None
     fields = {**config.architecture.defaults, **raw_config}
@@ -213,7 +213,7 @@ def _padded(raw_config: Mapping[str, Any], config: ModelConfig, widths: Sequence
 
 
 def _widest(widths: Sequence[LayerWidths]) -> LayerWidths:
-    """The least widths that every layer fits into, group by group."""
+    """Return the least widths that every layer fits into, group by group."""
     key_value_heads = max(layer.key_value_heads for layer in widths)
     group = max(layer.query_group for layer in widths)
     neurons = max(layer.neurons for layer in widths)
@@ -221,7 +221,7 @@ def _widest(widths: Sequence[LayerWidths]) -> LayerWidths:
 
 
 def _translate(raw_config: Mapping[str, Any], config: ModelConfig, sibling: Architecture) -> dict[str, Any]:
-    """The config as the sibling reads it: what it would assume otherwise is spelled out, what it lacks is dropped."""
+    """Return the config for the sibling class: fields with another default are written, unknown ones are dropped."""
     source = config.architecture
     assumed = {name: value for name, value in source.defaults.items() if name in sibling.defaults and value is not None}
     lacking = source.defaults.keys() - sibling.defaults.keys()
@@ -234,7 +234,7 @@ def _translate(raw_config: Mapping[str, Any], config: ModelConfig, sibling: Arch
 
 
 def _counts(config: ModelConfig, architecture: Architecture, widths: Sequence[LayerWidths]) -> dict[str, int]:
-    """The counts under the names that the family gives them; what it cannot say follows from the rest."""
+    """Return the counts under the names that the family gives them; what it cannot say follows from the rest."""
     common = common_widths(config, widths)
     assert common is not None
     counts = {

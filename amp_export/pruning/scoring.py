@@ -42,14 +42,14 @@ class Scores:
     origin: str
 
     def save(self, file: Path) -> None:
-        """Writes `layers.N.heads` and `layers.N.neurons` as safetensors."""
+        """Write `layers.N.heads` and `layers.N.neurons` as safetensors."""
         tensors = {f"layers.{layer}.heads": array for layer, array in enumerate(self.heads)}
         tensors |= {f"layers.{layer}.neurons": array for layer, array in enumerate(self.neurons)}
         save_tensors(file, tensors, metadata={"origin": self.origin})
 
     @classmethod
     def load(cls, file: Path, config: ModelConfig) -> Scores:
-        """Reads what `save` wrote, and holds it against the model it is to be used for.
+        """Read what `save` wrote, and holds it against the model it is to be used for.
 
         Raises:
             ModelError: The file is missing, damaged, or of another model.
@@ -84,7 +84,7 @@ def score(
     origin: str = "unknown",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Scores:
-    """Scores all heads and neurons in one forward pass over the prompts.
+    """Score all heads and neurons in one forward pass over the prompts.
 
     Args:
         model: A language model of transformers; it is not changed.
@@ -112,7 +112,7 @@ def score_tokens(
     batch_tokens: int = BATCH_TOKENS,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Scores:
-    """`score` for prompts that are tokenized already."""
+    """Return `score` for prompts that are tokenized already."""
     if not token_ids:
         raise CalibrationError("No calibration prompt has a token; there is nothing to score with.")
     prepared = (text_batch(model, config, *padded) for padded in batches(token_ids, batch_tokens))
@@ -128,7 +128,7 @@ def score_batches(
     origin: str = "unknown",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Scores:
-    """Scores a model of any kind.
+    """Score a model of any kind.
 
     Args:
         model: The model; it is not changed.

@@ -47,14 +47,14 @@ class Slots:
 
     @classmethod
     def of(cls, layer: LayerPlan) -> Slots:
-        """A layer as its plan says, without padding."""
+        """Return a layer as its plan says, without padding."""
         import numpy as np
 
         kept = (layer.query_heads, layer.key_value_heads, layer.experts or layer.neurons)
         return cls(*(np.asarray(indices, dtype=np.int64) for indices in kept))
 
     def padded(self, widths: LayerWidths) -> Slots:
-        """The same, filled up to these widths: each group with query heads, then the layer with groups and neurons."""
+        """Return the same, padded to these widths: each group with query heads, the layer with groups and neurons."""
         import numpy as np
 
         groups = len(self.key_value_heads)
@@ -67,13 +67,13 @@ class Slots:
         )
 
     def for_unit(self, unit: PrunedUnit) -> Indices:
-        """The slots of `unit`."""
+        """Return the slots of `unit`."""
         slots: Indices = getattr(self, unit.value)
         return slots
 
 
 def _fill(slots: Indices, count: int) -> Indices:
-    """Fills the last axis up to `count` places."""
+    """Fill the last axis up to `count` places."""
     import numpy as np
 
     fill = [(0, 0)] * (slots.ndim - 1) + [(0, count - slots.shape[-1])]
@@ -81,7 +81,7 @@ def _fill(slots: Indices, count: int) -> Indices:
 
 
 def kept_entries(axis: Features, slots: Slots, config: ModelConfig) -> Indices:
-    """Which entries of a dense axis stand along the pruned one, [entries]; `PADDING` where nothing does.
+    """Return which entries of a dense axis stand along the pruned one, [entries]; `PADDING` where nothing does.
 
     Where there are experts, each has entries of its own: [experts, entries].
 
@@ -102,7 +102,7 @@ def kept_entries(axis: Features, slots: Slots, config: ModelConfig) -> Indices:
 
 
 def _grouped_entries(slots: Slots, config: ModelConfig) -> Indices:
-    """For each key/value head: its query heads, its key, its value."""
+    """Return for each key/value head: its query heads, its key, its value."""
     import numpy as np
 
     group, head_dim = config.widths.query_group, config.head_dim
@@ -118,7 +118,7 @@ def _grouped_entries(slots: Slots, config: ModelConfig) -> Indices:
 
 
 def _spread(slots: Indices, entries: int, offset: int) -> Indices:
-    """`entries` places for each slot, in a part of the axis that begins at `offset`."""
+    """Return `entries` places for each slot, in a part of the axis that begins at `offset`."""
     import numpy as np
 
     places = offset + slots[..., None] * entries + np.arange(entries)
@@ -128,7 +128,7 @@ def _spread(slots: Indices, entries: int, offset: int) -> Indices:
 def prune_module(
     model: PreTrainedModel, config: ModelConfig, plan: Plan, *, widths: Sequence[LayerWidths] | None = None
 ) -> PreTrainedModel:
-    """Resizes the layers of a model in memory and gives it back; its config still says the dense widths.
+    """Resize the layers of a model in memory and gives it back; its config still says the dense widths.
 
     The model is changed, because a second copy of it may not fit: each dense weight is freed once it is sliced. What
     comes back computes what the pruned checkpoint computes, in the dense model's class.
@@ -171,7 +171,7 @@ def _take(tensor: torch.Tensor, axis: int, entries: torch.Tensor) -> torch.Tenso
 
 
 def module_tensors(model: PreTrainedModel, *, as_stored: bool) -> Iterator[tuple[str, Any]]:
-    """The weights of a model, tied ones once, as numpy arrays that share its memory.
+    """Yield the weights of a model, tied ones once, as numpy arrays that share its memory.
 
     Args:
         model: The model.

@@ -46,7 +46,7 @@ class Baseline:
 
     @classmethod
     def of(cls, output: Path, report: Report, *, to: Format) -> Baseline:
-        """What an output directory would leave as a baseline."""
+        """Return what an output directory would leave as a baseline."""
         manifest = Manifest.load(output)
         kept = {metric.name for metric in METRICS if metric.tolerated is not None}
         values = measure(report, output / to)
@@ -60,7 +60,7 @@ class Baseline:
 
     @classmethod
     def load(cls, file: Path) -> Baseline:
-        """Reads a baseline.
+        """Read a baseline.
 
         Raises:
             RequestError: There is none.
@@ -77,7 +77,7 @@ class Baseline:
         return baseline
 
     def save(self, file: Path) -> None:
-        """Writes it in one step: a run that is killed leaves the earlier one.
+        """Write it in one step: a run that is killed leaves the earlier one.
 
         Raises:
             OutputError: Another kind of file is there, or it cannot be written.
@@ -90,7 +90,7 @@ class Baseline:
             replace_text(file, to_json(self))
 
     def check_same_model(self, output: Path, file: Path, *, to: Format) -> None:
-        """Refuses to compare different things.
+        """Refuse to compare different things.
 
         Args:
             output: What is to be compared.
@@ -112,7 +112,7 @@ class Baseline:
 
 
 def check_replaceable(file: Path) -> None:
-    """Refuses to write a baseline over what is none.
+    """Refuse to write a baseline over what is none.
 
     Raises:
         OutputError: Another kind of file is there.
@@ -130,7 +130,7 @@ def check_replaceable(file: Path) -> None:
 
 
 def compare_baseline(baseline: Baseline, now: Mapping[str, Value]) -> list[Check]:
-    """Holds what was measured to a baseline; what was not measured again fails."""
+    """Compare what was measured with a baseline; what was not measured again fails."""
     return [_check(name, before, now.get(name)) for name, before in baseline.metrics.items()]
 
 
@@ -151,7 +151,7 @@ def _check(name: str, before: Value, now: Value | None) -> Check:
 
 
 def tolerated(metric: Metric, before: Value, now: Value) -> float:
-    """By which share of its earlier value a number may be worse.
+    """Return by which share of its earlier value a number may be worse.
 
     Where both have intervals, it is at least the half interval of their ratio, made of the two halves that face each
     other, on a scale of logarithms (Zou and Donner, Statistics in Medicine 27, 2008: the method of variance estimates

@@ -40,7 +40,7 @@ class PhaseRow:
 
 
 def benchmark_rows(benchmark: AnyBenchmark) -> Iterator[PhaseRow]:
-    """Sizes, then times of every workload; for decoding the tokens a second too."""
+    """Yield sizes, then times of every workload; for decoding the tokens a second too."""
     yield from measure_rows(benchmark)
     for label, phase, result in timed(benchmark):
         dense, pruned = result.dense, result.pruned
@@ -51,7 +51,7 @@ def benchmark_rows(benchmark: AnyBenchmark) -> Iterator[PhaseRow]:
 
 
 def measure_rows(benchmark: AnyBenchmark) -> Iterator[PhaseRow]:
-    """What is told of each model once."""
+    """Yield what is told of each model once."""
     for key, (label, show) in MEASURES.items():
         dense, pruned = (getattr(model, key, None) for model in (benchmark.dense, benchmark.pruned))
         if dense is not None and pruned is not None:
@@ -59,7 +59,7 @@ def measure_rows(benchmark: AnyBenchmark) -> Iterator[PhaseRow]:
 
 
 def benchmark_lines(benchmark: BenchmarkReport) -> Iterator[str]:
-    """How times were measured on this machine, and what they are worth."""
+    """Yield how times were measured on this machine, and what they are worth."""
     threads = f"{benchmark.threads} threads" if benchmark.threads else "on the GPU"
     yield (
         f"Times are medians of {benchmark.rounds} interleaved rounds, {benchmark.runtime}, {threads}, "
@@ -73,7 +73,7 @@ def benchmark_lines(benchmark: BenchmarkReport) -> Iterator[str]:
 
 
 def noise_lines(benchmark: AnyBenchmark) -> Iterator[str]:
-    """Where the machine was too noisy to conclude, and by how much times varied there."""
+    """Yield where the machine was too noisy to conclude, and by how much times varied there."""
     noisy = [
         f"{label} (dense {result.dense.variation:.0%}, pruned {result.pruned.variation:.0%})"
         for label, _, result in timed(benchmark)
@@ -91,7 +91,7 @@ def noise_lines(benchmark: AnyBenchmark) -> Iterator[str]:
 
 
 def roofline_line(benchmark: BenchmarkReport) -> str | None:
-    """How near decoding is to what memory allows, and how much of the allowed gain was reached."""
+    """Return how near decoding is to what memory allows, and how much of the allowed gain was reached."""
     if benchmark.roofline is None:
         return None
     roofline = benchmark.roofline
@@ -108,7 +108,7 @@ def roofline_line(benchmark: BenchmarkReport) -> str | None:
 
 
 def gpu_line(record: GpuRecord) -> str:
-    """Which GPU computed, and how it was before and after."""
+    """Return which GPU computed, and how it was before and after."""
     gpu = record.gpu
     states = [
         f"{when} {_known(state.sm_clock_mhz, 'MHz')} of {_known(state.sm_clock_limit_mhz, 'MHz')}, memory "

@@ -29,7 +29,7 @@ class Unit(enum.StrEnum):
     SPEEDUP = "dense time over pruned time"
 
     def show(self, value: float) -> str:
-        """A value with its unit."""
+        """Return a value with its unit."""
         shows: dict[Unit, Callable[[float], str]] = {
             Unit.PARAMETERS: lambda count: f"{count / 1e6:.1f} M",
             Unit.PERPLEXITY: lambda perplexity: f"{perplexity:.2f}",
@@ -87,12 +87,12 @@ class Comparison:
         return False not in self.parity
 
     def to_json(self) -> str:
-        """As JSON."""
+        """Return the comparison as JSON."""
         return to_json(self)
 
 
 def compare_outputs(outputs: Sequence[Path], *, across_models: bool = False) -> Comparison:
-    """Puts the reports of several outputs side by side.
+    """Put the reports of several outputs side by side.
 
     Args:
         outputs: Two or more output directories; the first is the baseline.
@@ -133,7 +133,7 @@ def _parity(report: Report) -> bool | None:
 
 
 def _measures(reports: Sequence[Report]) -> Iterator[Measure]:
-    """All measures that at least one of the reports has."""
+    """Yield all measures that at least one of the reports has."""
     ways: dict[str, tuple[Unit, Callable[[Report], float | None]]] = {
         "Parameters": (
             Unit.PARAMETERS,
@@ -170,7 +170,7 @@ def _measures(reports: Sequence[Report]) -> Iterator[Measure]:
 
 
 def _phases(reports: Sequence[Report]) -> dict[str, list[PhaseResult | None]]:
-    """By label what each report says of a phase; phases of prompts of different lengths are different ones."""
+    """Return by label what each report says of a phase; phases of prompts of different lengths are different ones."""
     named = [
         {label: phase for label, _, phase in timed(benchmark)} if (benchmark := report.benchmark) is not None else {}
         for report in reports
@@ -193,7 +193,7 @@ def _measure(
 
 
 def _notes(reports: Sequence[Report]) -> Iterator[str]:
-    """What differs that should not, if numbers are to be held against each other."""
+    """Yield what differs that should not, if numbers are to be held against each other."""
     benchmarks = [report.benchmark for report in reports if report.benchmark is not None]
     for what, name in (("machines", "machine"), ("runtimes", "runtime"), ("numbers of threads", "threads")):
         if len(found := {str(getattr(benchmark, name)) for benchmark in benchmarks}) > 1:

@@ -11,13 +11,13 @@ from amp_export.reporting.wording import count_failed, holds_in_how_many, worst_
 
 
 def device_verdict(report: DeviceReport) -> dict[str, Any]:
-    """What an output's manifest says of a device."""
+    """Return what an output's manifest says of a device."""
     phases = report.benchmark.phases if report.benchmark is not None else {}
     return {"holds": report.holds, "speedup": {name: phase.speedup for name, phase in phases.items()}}
 
 
 def device_lines(name: str, report: DeviceReport) -> Iterator[str]:
-    """What was proved and measured on a device, one sentence a line."""
+    """Yield what was proved and measured on a device, one sentence a line."""
     for subject, parity in report.parity.items():
         verdict = holds_in_how_many(*count_failed(parity.cases))
         yield (

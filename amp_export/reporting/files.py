@@ -21,12 +21,12 @@ from amp_export.reporting.report import Report, record_verdicts
 
 
 def report_file(output: Path, form: ReportFormat) -> Path:
-    """Where a report of this form lies in an output directory."""
+    """Return where a report of this form lies in an output directory."""
     return output / f"report.{form.value}"
 
 
 def save_report(output: Path, report: Report, manifest: Manifest, *, progress: Progress | None = None) -> Manifest:
-    """Writes the report in every form that can be made here, and the manifest with their hashes.
+    """Write the report in every form that can be made here, and the manifest with their hashes.
 
     A page that cannot be drawn anew is removed: it would tell of an earlier report.
 
@@ -48,7 +48,7 @@ def save_report(output: Path, report: Report, manifest: Manifest, *, progress: P
 
 
 def write_forms(output: Path, report: Report, manifest: Manifest, forms: Sequence[ReportFormat]) -> Manifest:
-    """Writes the report in these forms, and the manifest with their hashes.
+    """Write the report in these forms, and the manifest with their hashes.
 
     Raises:
         MissingExtraError: The page cannot be drawn here; nothing is written.
@@ -72,7 +72,7 @@ def _render(form: ReportFormat, output: Path, report: Report, manifest: Manifest
 
 
 def open_report(output: Path, manifest: Manifest) -> Report:
-    """Reads the report that something is to be added to; where there is none that can be read, what the manifest knows.
+    """Read the report that something is to be added to; where there is none that can be read, what the manifest knows.
 
     Args:
         output: The output directory.
@@ -99,7 +99,7 @@ def update_report(
     devices: Mapping[str, DeviceReport] | None = None,
     progress: Progress | None = None,
 ) -> Report:
-    """Puts new sections into the report of an output directory, and their verdicts into its manifest."""
+    """Put new sections into the report of an output directory, and their verdicts into its manifest."""
     report = replace(
         report,
         packages=package_versions(),

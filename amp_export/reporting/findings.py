@@ -58,7 +58,7 @@ class Finding:
 
 
 def findings(report: Report) -> Iterator[Finding]:
-    """What was found out, the most important first."""
+    """Yield what was found out, the most important first."""
     yield from _findings_here(report)
     for name, device in (report.devices or {}).items():
         if device.benchmark is not None:
@@ -66,7 +66,7 @@ def findings(report: Report) -> Iterator[Finding]:
 
 
 def headline(report: Report) -> str:
-    """What was found out here, and whether parity holds on devices, in one line."""
+    """Return what was found out here, and whether parity holds on devices, in one line."""
     return "; ".join(f"{finding.subject}: {finding.result}" for finding in _findings_here(report)) + "."
 
 

@@ -40,7 +40,7 @@ class Test:
 
 
 def to_junit(report: Report) -> str:
-    """The text of report.xml."""
+    """Return the text of report.xml."""
     tests = list(_tests(report))
     counts = {
         "tests": str(len(tests)),
@@ -75,7 +75,7 @@ def _add(suite: ElementTree.Element, test: Test) -> None:
 
 
 def _tests(report: Report) -> Iterator[Test]:
-    """All that could fail: a kind of test that is added goes here."""
+    """Yield all that could fail: a kind of test that is added goes here."""
     yield from _parity_tests("parity", report.parity)
     for name, device in (report.devices or {}).items():
         for subject, parity in device.parity.items():
@@ -108,7 +108,7 @@ def _judged(kind: str, name: str, numbers: str, *, holds: bool) -> Test:
 
 
 def _properties(report: Report) -> Iterator[tuple[str, str]]:
-    """What was measured and has no limit to keep."""
+    """Yield what was measured and has no limit to keep."""
     yield from ((f"version.{name}", found) for name, found in (report.packages or {}).items())
     if report.parity is not None:
         yield "parity.precision", report.parity.precision

@@ -68,7 +68,7 @@ class Importance:
 
 
 def layer_counts(pruning: PruningSection, manifest: Manifest) -> list[LayerCounts]:
-    """What each layer keeps, in the order of the plan."""
+    """Return what each layer keeps, in the order of the plan."""
     before, kept = pruning.widths_before, pruning.widths
     labels = _labels(manifest, len(kept))
     # a layer that keeps no neurons had none: pruning leaves each at least one
@@ -79,7 +79,7 @@ def layer_counts(pruning: PruningSection, manifest: Manifest) -> list[LayerCount
 
 
 def _labels(manifest: Manifest, count: int) -> list[str]:
-    """The layers' numbers; of an encoder with a decoder also which of its stacks they are of."""
+    """Return the layers' numbers; of an encoder with a decoder also which of its stacks they are of."""
     try:
         config = ModelConfig.read(find_architecture(manifest.config_before["model_type"]), manifest.config_before)
     except (AmpExportError, KeyError):
@@ -94,7 +94,7 @@ def _labels(manifest: Manifest, count: int) -> list[str]:
 
 
 def read_importance(output: Path, layers: Sequence[LayerCounts]) -> Importance | str:
-    """What the scores say of each head and neuron, and whether the plan keeps it.
+    """Return what the scores say of each head and neuron, and whether the plan keeps it.
 
     Args:
         output: The output directory.
@@ -133,7 +133,7 @@ def _read_layer(plan: LayerPlan, counts: LayerCounts, heads: Floats, neurons: Fl
 
 
 def _units(scores: Floats, kept: Sequence[Sequence[int]]) -> Units:
-    """The units of one layer, [groups, units of a group], and which of each group are kept."""
+    """Return the units of one layer, [groups, units of a group], and which of each group are kept."""
     import numpy as np
 
     mask = np.zeros(scores.shape, dtype=bool)

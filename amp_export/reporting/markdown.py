@@ -13,7 +13,7 @@ from amp_export.reporting.wording import case_name
 
 
 def to_markdown(report: Report) -> str:
-    """The text of report.md."""
+    """Return the text of report.md."""
     lines = [f"# amp-export: {_plain(report.model)}", "", f"**{_plain(headline(report))}**", ""]
     rows = list(summary_rows(report))
     if rows:
@@ -55,5 +55,5 @@ def _line(*cells: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that Markdown shows as it is: names come from users, and a bar or a tag would break the page."""
+    """Return text that Markdown shows as it is: names come from users, and a bar or a tag would break the page."""
     return " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")

@@ -34,7 +34,7 @@ class Unit(enum.StrEnum):
     SECONDS = "seconds"
 
     def show(self, value: float) -> str:
-        """A number for people."""
+        """Return a number for people."""
         if self is Unit.BYTES:
             return f"{value / 1e6:.6g} MB"
         if self is Unit.SECONDS:
@@ -78,7 +78,7 @@ class Metric:
 
 
 def measure(report: Report, graph: Path | None) -> dict[str, Value]:
-    """All numbers that were measured, by name, such as `size` and `speedup.decode`.
+    """Return all numbers that were measured, by name, such as `size` and `speedup.decode`.
 
     Args:
         report: Where most of them are.
@@ -92,7 +92,7 @@ def measure(report: Report, graph: Path | None) -> dict[str, Value]:
 
 
 def full_name(name: str, phase: str) -> str:
-    """The name of one number: of its phase, where it has one."""
+    """Return the name of one number: of its phase, where it has one."""
     return f"{name}.{phase}" if phase else name
 
 

@@ -68,7 +68,7 @@ class Report:
 
     @classmethod
     def load(cls, output: Path) -> Report:
-        """Reads the report of an output directory.
+        """Read the report of an output directory.
 
         Raises:
             OutputError: There is none, it is damaged, or it is from another version.
@@ -86,7 +86,7 @@ class Report:
 
     @classmethod
     def of(cls, manifest: Manifest) -> Report:
-        """The report as far as the manifest knows it."""
+        """Return the report as far as the manifest knows it."""
         pruning = None
         if manifest.plan is not None:
             content = {**to_builtins(manifest.plan), "reload": manifest.verdicts.get("reload")}
@@ -116,12 +116,12 @@ class Report:
         return all(check.holds for check in self.checks or ())
 
     def to_json(self) -> str:
-        """The text of report.json."""
+        """Return the text of report.json."""
         return to_json(self)
 
 
 def record_verdicts(manifest: Manifest, report: Report) -> Manifest:
-    """The manifest with what the report says of parity and speed-up."""
+    """Return the manifest with what the report says of parity and speed-up."""
     if report.parity is not None:
         manifest = manifest.with_verdict("parity", {"holds": report.parity.holds})
     if report.benchmark is not None:

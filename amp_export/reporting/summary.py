@@ -16,7 +16,7 @@ from amp_export.reporting.wording import case_name, change, count_failed, holds_
 
 
 def summary_rows(report: Report) -> Iterator[PhaseRow]:
-    """The lines of the summary, for the terminal and for Markdown alike."""
+    """Yield the lines of the summary, for the terminal and for Markdown alike."""
     if (pruning := report.pruning) is not None:
         before, after = pruning.parameters_before, pruning.parameters_after
         yield PhaseRow("Parameters", f"{before / 1e6:.1f} M", f"{after / 1e6:.1f} M", change(before, after))
@@ -37,7 +37,7 @@ def summary_rows(report: Report) -> Iterator[PhaseRow]:
 
 
 def _agreement_rows(quality: Quality) -> Iterator[PhaseRow]:
-    """How far the pruned model predicts what the dense one does, which reports of earlier versions do not say."""
+    """Yield how far the pruned model predicts what the dense one does, which reports of earlier versions do not say."""
     if quality.kl is not None:
         yield PhaseRow("KL from dense, nats", pruned=f"{quality.kl:.3g}")
         yield PhaseRow("Same first choice", pruned=f"{quality.top1_agreement:.1%}")
@@ -52,13 +52,13 @@ def _width_rows(dense: LayerWidths, layers: Sequence[LayerWidths]) -> Iterator[P
 
 
 def _range(layers: Sequence[LayerWidths], unit: str) -> str:
-    """What the layers that have any keep: one number where all keep the same."""
+    """Return what the layers that have any keep: one number where all keep the same."""
     counts = [count for layer in layers if (count := getattr(layer, unit))]
     return f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
 
 
 def verdict_lines(report: Report) -> Iterator[str]:
-    """What was proved, one sentence a line."""
+    """Yield what was proved, one sentence a line."""
     rewrite = report.pruning.rewrite if report.pruning is not None else None
     if rewrite is not None and rewrite.kind is not RewriteKind.SAME_CLASS:
         yield f"Rewritten as {rewrite.class_name} ({rewrite.kind}): {rewrite.reason}."
@@ -93,7 +93,7 @@ def verdict_lines(report: Report) -> Iterator[str]:
 
 
 def explanation_line(explanation: Explanation) -> str:
-    """Where graph and model part within."""
+    """Return where graph and model part within."""
     within = f"{len(explanation.points)} values within, looked at in the case {explanation.case}"
     if (first := explanation.first) is None:
         return f"Graph and model agree in all of {within}."
@@ -109,7 +109,7 @@ def explanation_line(explanation: Explanation) -> str:
 
 
 def greedy_line(greedy: Greedy) -> str:
-    """How far graph and model write the same."""
+    """Return how far graph and model write the same."""
     common = f"Greedily, graph and model write {greedy.common} of {greedy.steps} tokens alike"
     if greedy.common == greedy.steps:
         return f"{common}."
@@ -117,7 +117,7 @@ def greedy_line(greedy: Greedy) -> str:
 
 
 def reload_line(reload: ReloadProof) -> str:
-    """What the reload proved."""
+    """Return what the reload proved."""
     tokens = f" and {reload.tokens_compared} token ids" if reload.tokens_compared else ""
     # named after the end of the class: a model without a head returns its last hidden states
     bare = reload.class_name.endswith("Model") and not reload.class_name.endswith("LMHeadModel")

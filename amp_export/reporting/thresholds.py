@@ -60,7 +60,7 @@ class Threshold:
 
 
 def read_thresholds(file: Path) -> tuple[Threshold, ...]:
-    """Reads the thresholds of a file.
+    """Read the thresholds of a file.
 
     Raises:
         RequestError: There is no such file, it is no TOML, names what is not known, or a threshold is no number.
@@ -107,7 +107,7 @@ def _number(file: Path, key: str, value: Any, metric: Metric) -> float:
 
 
 def check_thresholds(thresholds: Sequence[Threshold], values: Mapping[str, Value]) -> list[Check]:
-    """Holds what was measured to thresholds; what was not measured fails."""
+    """Compare what was measured with thresholds; what was not measured fails."""
     return [check for threshold in thresholds for check in _check(threshold, values)]
 
 

@@ -38,18 +38,18 @@ def both(pair: Pair[Each]) -> tuple[tuple[str, Each], tuple[str, Each]]:
 
 
 def case_name(case: CaseResult) -> str:
-    """A parity case, and which output it is of where a model returns something else than logits."""
+    """Return a parity case, and which output it is of where a model returns something else than logits."""
     return case.name if case.output == "logits" else f"{case.name}, {case.output}"
 
 
 def worst_error(cases: Sequence[CaseResult]) -> float:
-    """The largest error of all cases; one that is not a number is larger than any."""
+    """Return the largest error of all cases; one that is not a number is larger than any."""
     errors = [case.max_error for case in cases]
     return math.nan if any(map(math.isnan, errors)) else max(errors)
 
 
 def by_graph(explanation: Explanation) -> Iterator[Explanation]:
-    """An explanation in parts, one for each graph that was looked into: layers of two graphs have the same numbers."""
+    """Yield an explanation in parts, one per graph: layers of two graphs have the same numbers."""
     first = explanation.first
     for graph in dict.fromkeys(point.graph for point in explanation.points):
         points = tuple(point for point in explanation.points if point.graph == graph)
@@ -57,28 +57,28 @@ def by_graph(explanation: Explanation) -> Iterator[Explanation]:
 
 
 def explanation_title(part: Explanation) -> str:
-    """What a part of an explanation is of."""
+    """Return what a part of an explanation is of."""
     return f"Within {part.points[0].graph}, in the case {part.case}"
 
 
 def count_failed(cases: Sequence[CaseResult]) -> tuple[int, int]:
-    """How many cases fail, and how many there are; the outputs of one case are one."""
+    """Return how many cases fail, and how many there are; the outputs of one case are one."""
     failed = {case.name for case in cases if not case.holds}
     return len(failed), len({case.name for case in cases})
 
 
 def in_how_many(failed: int, total: int, what: str = "cases") -> str:
-    """In how many something fails or, where it fails in none, holds: in 1 of 3 cases."""
+    """Return in how many something fails or, where it fails in none, holds: in 1 of 3 cases."""
     return f"in {failed or total} of {total} {what}"
 
 
 def holds_in_how_many(failed: int, total: int) -> str:
-    """The same with what it does: holds in 3 of 3 cases, or FAILS in 1 of 3 cases."""
+    """Return the same with what it does: holds in 3 of 3 cases, or FAILS in 1 of 3 cases."""
     return f"{'FAILS' if failed else 'holds'} {in_how_many(failed, total)}"
 
 
 def phase_label(phase: Phase, point: WorkloadResult, lead: WorkloadResult | None = None) -> str:
-    """A phase and what it is of: an image or a sound has no tokens.
+    """Return a phase and what it is of: an image or a sound has no tokens.
 
     Args:
         phase: Its name.
@@ -98,7 +98,7 @@ def phase_label(phase: Phase, point: WorkloadResult, lead: WorkloadResult | None
 
 
 def timed(benchmark: AnyBenchmark) -> Iterator[tuple[str, Phase, PhaseResult]]:
-    """Every phase of every workload of a benchmark: its label, its name, and its times."""
+    """Yield every phase of every workload of a benchmark: its label, its name, and its times."""
     sweep = benchmark.sweep if isinstance(benchmark, BenchmarkReport) else ()
     for point in (benchmark, *sweep):
         for phase, result in point.phases.items():
@@ -106,31 +106,31 @@ def timed(benchmark: AnyBenchmark) -> Iterator[tuple[str, Phase, PhaseResult]]:
 
 
 def claimed_speedup(result: PhaseResult) -> str:
-    """A speed-up where it can be claimed, and why not where it cannot."""
+    """Return a speed-up where it can be claimed, and why not where it cannot."""
     return f"x {result.speedup:.2f}" if result.conclusion.is_significant else result.conclusion.value
 
 
 def speedup_with_interval(result: PhaseResult) -> str:
-    """The same with its interval."""
+    """Return the same with its interval."""
     low, high = result.interval
     return f"{claimed_speedup(result)} [{low:.2f}, {high:.2f}]"
 
 
 def change(before: float, after: float) -> str:
-    """By what share something grew or shrank."""
+    """Return by what share something grew or shrank."""
     return f"{(after - before) / before:+.1%}" if before else ""
 
 
 def megabytes(count: float) -> str:
-    """A size."""
+    """Return a size."""
     return f"{count / 1e6:.0f} MB"
 
 
 def milliseconds(seconds: float) -> str:
-    """A time."""
+    """Return a time."""
     return f"{seconds * 1e3:.1f} ms"
 
 
 def joules(energy: float) -> str:
-    """An energy."""
+    """Return an energy."""
     return f"{energy:.3g} J"

@@ -63,7 +63,7 @@ class BuildMemory:
 
 
 def save_random_llama(folder: Path, fields: dict[str, Any]) -> None:
-    """Writes a checkpoint with random weights."""
+    """Write a checkpoint with random weights."""
     import torch
     import transformers
 
@@ -73,7 +73,7 @@ def save_random_llama(folder: Path, fields: dict[str, Any]) -> None:
 
 
 def build_here(graph: Path, profiles: int) -> BuildMemory:
-    """Builds an engine in this process."""
+    """Build an engine in this process."""
     from amp_export.exporters.limits import Limits
     from amp_export.exporters.tensorrt.building import BuildSettings, build_engine
     from amp_export.exporters.tensorrt.exporting import describe_decoder
@@ -92,14 +92,14 @@ def build_here(graph: Path, profiles: int) -> BuildMemory:
 
 
 def measure(graph: Path, profiles: int) -> BuildMemory:
-    """Builds an engine in a process of its own."""
+    """Build an engine in a process of its own."""
     command = [sys.executable, __file__, "--build", str(graph), "--profiles", str(profiles)]
     found = subprocess.run(command, check=True, capture_output=True, text=True)
     return BuildMemory(**json.loads(found.stdout))
 
 
 def main() -> None:
-    """Prints a line for each build."""
+    """Print a line for each build."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", action="append", choices=MODELS, help="what to build; all by default")
     parser.add_argument("--rounds", type=int, default=1)

@@ -39,7 +39,7 @@ class Measurement:
 
 
 def measure(command: Sequence[str]) -> Measurement:
-    """Runs a command and measures its process.
+    """Run a command and measures its process.
 
     Raises:
         SystemExit: The command failed; its output is in the message.
@@ -70,7 +70,7 @@ def commands(checkpoint: Path, output: Path) -> dict[str, list[str]]:
 
 
 def measure_rounds(checkpoint: Path, rounds: int) -> dict[str, list[Measurement]]:
-    """Runs both commands in turn, and once before to warm the caches of files."""
+    """Run both commands in turn, and once before to warm the caches of files."""
     measurements: dict[str, list[Measurement]] = {name: [] for name in commands(checkpoint, Path())}
     with tempfile.TemporaryDirectory() as scratch:
         for number in range(rounds + 1):

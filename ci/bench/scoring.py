@@ -41,7 +41,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def main() -> int:
-    """Prints medians and the ratio, and fails where it is over the limit."""
+    """Print medians and the ratio, and fails where it is over the limit."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="demo")
     parser.add_argument("--rounds", type=int, default=7)

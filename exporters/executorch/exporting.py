@@ -51,7 +51,7 @@ def export(
     limits: Limits,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> ExecutorchExport:
-    """Exports a model for ExecuTorch's processor runtime: XNNPACK where it has an operator, else portable kernels.
+    """Export a model for ExecuTorch's processor runtime: XNNPACK where it has an operator, else portable kernels.
 
     A decoder becomes one `model.pte` for prefill and decode, an encoder one too. An encoder with a decoder becomes
     `encoder_model.pte`, `decoder_model.pte` for the first call and `decoder_with_past_model.pte` for all others; a file
@@ -119,7 +119,7 @@ def _lower(module: Any, inputs: Any, shapes: Any) -> ExecutorchProgramManager:
 
 
 def _largest_sizes(model: PreTrainedModel, samples: Iterable[Sample], limits: Limits) -> dict[str, int]:
-    """The largest size of each axis that varies. Never below the sample's: the length of a sound is the model's own."""
+    """Return the largest size of each varying axis, at least the sample's: the length of audio is the model's own."""
     sizes: dict[str, int] = {}
     for sample in samples:
         for name, size in zip(sample.axes, sample.tensor.shape, strict=True):
@@ -134,7 +134,7 @@ def _largest_sizes(model: PreTrainedModel, samples: Iterable[Sample], limits: Li
 
 
 def _bounds(sample: Sample, sizes: Mapping[str, int]) -> dict[int, Any]:
-    """What varies of an input, and how far."""
+    """Return what varies of an input, and how far."""
     import torch
 
     return {
@@ -147,7 +147,7 @@ def _bounds(sample: Sample, sizes: Mapping[str, int]) -> dict[int, Any]:
 def _ports(
     model: PreTrainedModel, program: ExecutorchProgramManager, job: Job, returned: list[str], sizes: Mapping[str, int]
 ) -> tuple[dict[str, Port], dict[str, Port]]:
-    """Inputs and outputs by name.
+    """Return inputs and outputs by name.
 
     Raises:
         UnsupportedModelError: Tracing made a constant of a size that varies.
@@ -177,7 +177,7 @@ def _ports(
 
 
 def _port(value: Any, axes: tuple[str | None, ...], names: Mapping[str, str]) -> Port:
-    """An input or output, its axes named as they are declared, or else after an input's of the same size."""
+    """Return an input or output, its axes named as they are declared, or else after an input's of the same size."""
     return Port(str(value.dtype).removeprefix("torch."), tuple(_sizes(value.shape, axes, names)))
 
 

@@ -40,12 +40,12 @@ class ProgramFacts:
     outputs: Mapping[str, Port]
 
     def save(self, program: Path) -> None:
-        """Writes them beside a program."""
+        """Write them beside a program."""
         _facts_file(program).write_text(to_json(self), encoding="utf-8")
 
     @classmethod
     def load(cls, program: Path) -> ProgramFacts:
-        """Reads them from beside a program.
+        """Read them from beside a program.
 
         Raises:
             ModelError: They are missing or damaged.
@@ -68,7 +68,7 @@ def _facts_file(program: Path) -> Path:
 
 
 def require_runtime() -> None:
-    """Finds out whether ExecuTorch is there, before any work is done. Its import takes seconds, and is left for later.
+    """Find out whether ExecuTorch is there, before any work is done. Its import takes seconds, and is left for later.
 
     Raises:
         MissingExtraError: It is not installed, or transformers is too old to export to it.
@@ -78,17 +78,17 @@ def require_runtime() -> None:
 
 
 def runtime_version() -> str:
-    """The version of what is installed."""
+    """Return the version of what is installed."""
     return importlib.metadata.version("executorch")
 
 
 def is_executorch(folder: Path) -> bool:
-    """Whether a folder is one of programs."""
+    """Return whether a folder is one of programs."""
     return any(folder.glob("*.pte"))
 
 
 def read_facts(folder: Path) -> ProgramFacts:
-    """What is known of the program of a folder that is run last.
+    """Return what is known of the program of a folder that is run last.
 
     Raises:
         ModelError: The folder holds none, or its facts are missing.

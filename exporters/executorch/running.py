@@ -31,7 +31,7 @@ _loaded: weakref.WeakSet[ExecutorchSession] = weakref.WeakSet()
 
 
 def run(folder: Path, *, threads: int | None = None) -> GraphModel:
-    """Loads exported programs into ExecuTorch; what kind of model it is, their files and facts tell.
+    """Load exported programs into ExecuTorch; what kind of model it is, their files and facts tell.
 
     Args:
         folder: What `export` wrote.
@@ -51,7 +51,7 @@ def run(folder: Path, *, threads: int | None = None) -> GraphModel:
 
 
 def import_runtime() -> None:
-    """Imports ExecuTorch, which takes seconds: its runtime imports its compiler."""
+    """Import ExecuTorch, which takes seconds: its runtime imports its compiler."""
     with _silence():
         import executorch.runtime  # noqa: F401
 
@@ -119,7 +119,7 @@ class ExecutorchSession(Session):
         return [by_name[name] for name in outputs]
 
     def _check(self, values: Mapping[str, torch.Tensor]) -> None:
-        """Holds the shape of every input against what was planned for: the runtime counts elements only."""
+        """Check the shape of every input against the sizes that were planned for: the runtime counts elements only."""
         sizes: dict[str, int] = {}
         for name, port in self.inputs.items():
             shape = tuple(values[name].shape)
@@ -139,7 +139,7 @@ class ExecutorchSession(Session):
 
 
 def _set_threads(threads: int) -> None:
-    """Sets how many threads the process's programs share.
+    """Set how many threads the process's programs share.
 
     Raises:
         RequestError: Programs are loaded, whose threads would be taken from them.
@@ -161,7 +161,7 @@ def _set_threads(threads: int) -> None:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Keeps what the runtime says off the terminal: its C++ part writes to Python's stderr, or to its descriptor."""
+    """Keep what the runtime says off the terminal: its C++ part writes to Python's stderr, or to its descriptor."""
     sys.stderr.flush()
     kept = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)

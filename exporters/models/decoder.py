@@ -53,7 +53,7 @@ class Decoder(ABC):
     def forward(
         self, input_ids: Integers, attention_mask: Integers, position_ids: Integers, past: Any = None
     ) -> tuple[Floats, Any]:
-        """Computes the logits of new tokens.
+        """Compute the logits of new tokens.
 
         Args:
             input_ids: The new tokens, int64 [batch_size, sequence_length].
@@ -71,11 +71,11 @@ class Decoder(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Frees the weights."""
+        """Free the weights."""
 
 
 def check_mask(shape: Sequence[int], batch_size: int, *, past_length: int, sequence_length: int) -> None:
-    """Refuses an attention mask that does not cover the past and the new tokens.
+    """Refuse an attention mask that does not cover the past and the new tokens.
 
     Raises:
         ValueError: It has another shape.
@@ -123,7 +123,7 @@ class GraphDecoder(Decoder):
         return session.to_float32(logits), Past(length, dict(zip(names, present, strict=True)))
 
     def close(self) -> None:
-        """Frees the weights."""
+        """Free the weights."""
         self._session = None
 
     def _empty_past(self, session: Session, batch_size: int) -> Past:

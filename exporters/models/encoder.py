@@ -26,7 +26,7 @@ class GraphEncoder:
     """
 
     def __init__(self, session: Session, *, outputs: Sequence[str] | None = None) -> None:
-        """Takes a graph, and which of its outputs are wanted, where not all that are floating-point numbers."""
+        """Take a graph, and which of its outputs are wanted, where not all that are floating-point numbers."""
         self._session: Session | None = session
         self.inputs: Mapping[str, tuple[int | str, ...]] = {name: port.axes for name, port in session.inputs.items()}
         found: dict[str, Precision] = {
@@ -47,7 +47,7 @@ class GraphEncoder:
         self.threads, self.description, self.limits = session.threads, session.description, session.limits
 
     def forward(self, inputs: Mapping[str, Any]) -> dict[str, Floats]:
-        """Computes the outputs.
+        """Compute the outputs.
 
         Args:
             inputs: Arrays by name, such as `input_ids` or `pixel_values`; others than the graph's are left out.
@@ -65,5 +65,5 @@ class GraphEncoder:
         return {name: session.to_float32(value) for name, value in zip(self.outputs, found, strict=True)}
 
     def close(self) -> None:
-        """Frees the weights."""
+        """Free the weights."""
         self._session = None

@@ -61,7 +61,7 @@ class GraphEncoderDecoder:
         self.threads, self.description, self.limits = encoder.threads, encoder.description, encoder.limits
 
     def encode(self, inputs: Mapping[str, Any]) -> EncodedSource:
-        """Computes the states of what is read.
+        """Compute the states of what is read.
 
         Args:
             inputs: Arrays by name: `input_ids` and `attention_mask`, or `input_features`; others are left out.
@@ -74,14 +74,14 @@ class GraphEncoderDecoder:
         return EncodedSource(states, encoder.to_value(inputs["attention_mask"]) if self._has_mask else None)
 
     def states(self, source: EncodedSource) -> Floats:
-        """The encoder's states as float32 [batch_size, positions, hidden_size]."""
+        """Return the encoder's states as float32 [batch_size, positions, hidden_size]."""
         encoder, *_ = self._open()
         return encoder.to_float32(source.states)
 
     def decode(
         self, input_ids: Integers, source: EncodedSource, past: WrittenPast | None = None
     ) -> tuple[Floats, WrittenPast]:
-        """Computes the logits of new tokens.
+        """Compute the logits of new tokens.
 
         Args:
             input_ids: The new tokens, int64 [batch_size, sequence_length].
@@ -111,7 +111,7 @@ class GraphEncoderDecoder:
         return session.to_float32(logits), WrittenPast(values)
 
     def close(self) -> None:
-        """Frees the weights."""
+        """Free the weights."""
         self._sessions = ()
 
     def _open(self) -> tuple[Session, ...]:

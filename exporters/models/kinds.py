@@ -13,7 +13,7 @@ GraphModel = GraphDecoder | GraphEncoder | GraphEncoderDecoder
 
 
 def choose_model(sessions: Sequence[Session]) -> GraphModel:
-    """The model that graphs are of.
+    """Return the model that graphs are of.
 
     Args:
         sessions: One graph, or the three of an encoder with a decoder.

@@ -65,7 +65,7 @@ class Session(ABC):
 
     @abstractmethod
     def to_value(self, array: Any, precision: Precision | None = None) -> Any:
-        """An array as the runtime takes it.
+        """Return an array as the runtime takes it.
 
         Args:
             array: Numbers of any type.
@@ -74,11 +74,11 @@ class Session(ABC):
 
     @abstractmethod
     def to_float32(self, value: Any) -> Floats:
-        """A value of floating-point numbers as an array."""
+        """Return a value of floating-point numbers as an array."""
 
     @abstractmethod
     def run(self, outputs: Sequence[str], values: Mapping[str, Any], *, keep: Collection[str] = ()) -> list[Any]:
-        """Computes outputs; what is given is not changed, and neither is what an earlier run returned.
+        """Compute outputs; what is given is not changed, and neither is what an earlier run returned.
 
         Args:
             outputs: The names of what is wanted.
@@ -87,7 +87,7 @@ class Session(ABC):
         """
 
     def choose_inputs(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """What the graph is run on: its inputs among those given, floating-point numbers in its own precision.
+        """Return what the graph is run on: its inputs among those given, floating-point numbers in its own precision.
 
         Args:
             given: Arrays by name; those that the graph does not take are left out.

@@ -33,7 +33,7 @@ class GraphDescription:
 
 
 def describe_graph(graph: Path) -> GraphDescription:
-    """Reads a graph that this package wrote, without its weights.
+    """Read a graph that this package wrote, without its weights.
 
     Raises:
         ModelError: It is not there, damaged, or of operators or a precision that is not exported.
@@ -57,13 +57,13 @@ def describe_graph(graph: Path) -> GraphDescription:
 
 
 def returned_precision(model: onnx.ModelProto) -> Precision | None:
-    """The precision of the logits, or of what else is returned first; None where nothing has one that is exported."""
+    """Return the dtype of the logits, or of the first floating-point output; None if there is none."""
     by_name = {name: port.precision for name, port in read_ports(model.graph.output).items()}
     return next((found for found in (by_name.get("logits"), *by_name.values()) if found is not None), None)
 
 
 def read_ports(values: Iterable[onnx.ValueInfoProto]) -> dict[str, Port]:
-    """What a graph takes or returns, by name.
+    """Return what a graph takes or returns, by name.
 
     Args:
         values: The graph's `input` or `output`.

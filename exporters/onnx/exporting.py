@@ -49,7 +49,7 @@ def export(
     opset: Opset = Opset.OPSET_23,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> OnnxExport:
-    """Exports a decoder as one graph for prefill and decode, with config, tokenizer and genai_config.json beside it.
+    """Export a decoder as one graph for prefill and decode, with config, tokenizer and genai_config.json beside it.
 
     The inputs and outputs are those of `graph.build_graph`.
 
@@ -93,7 +93,7 @@ def export(
 
 
 def _check_layout(checkpoint: Checkpoint) -> None:
-    """Holds the weights against the layout that the graph is built for."""
+    """Check the weights against the layout that the graph is built for."""
     config, found = checkpoint.config, checkpoint.tensors
     name = config.architecture.class_name
     if len(checkpoint.widths) != config.num_hidden_layers:

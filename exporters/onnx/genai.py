@@ -29,7 +29,7 @@ _SEARCH_FIELDS = ("do_sample", "temperature", "top_k", "top_p", "repetition_pena
 
 
 def write_genai_config(checkpoint: Checkpoint, folder: Path, *, graph: str) -> bool:
-    """Writes genai_config.json for onnxruntime-genai 0.18, if such a file can describe the model.
+    """Write genai_config.json for onnxruntime-genai 0.18, if such a file can describe the model.
 
     Args:
         checkpoint: What was exported.
@@ -56,7 +56,7 @@ def write_genai_config(checkpoint: Checkpoint, folder: Path, *, graph: str) -> b
 
 
 def read_generation(raw_config: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """What config.json and generation_config.json say of how texts are written, such as `eos_token_id`.
+    """Return what config.json and generation_config.json say of how texts are written, such as `eos_token_id`.
 
     Raises:
         ModelError: generation_config.json is damaged.

@@ -11,7 +11,7 @@ from amp_export.hardware.threads import usable_cores
 
 
 def run(folder: Path, *, threads: int | None = None, providers: Sequence[str] = (CPU_PROVIDER,)) -> GraphModel:
-    """Loads an exported model into ONNX Runtime; what kind it is, its files and inputs tell.
+    """Load an exported model into ONNX Runtime; what kind it is, its files and inputs tell.
 
     Args:
         folder: What `export` or `trace` wrote.

@@ -24,7 +24,7 @@ CPU_PROVIDER = "CPUExecutionProvider"
 
 
 def require_runtime() -> None:
-    """Imports ONNX Runtime, so that its absence is known before any work is done.
+    """Import ONNX Runtime, so that its absence is known before any work is done.
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
@@ -33,12 +33,12 @@ def require_runtime() -> None:
 
 
 def exported_graphs(folder: Path) -> tuple[Path, ...]:
-    """The graphs in a folder: see `exported_files`."""
+    """Return the graphs in a folder: see `exported_files`."""
     return exported_files(folder, Format.ONNX)
 
 
 def check_providers(providers: Sequence[str]) -> None:
-    """Finds out whether providers are part of the onnxruntime that is installed.
+    """Find out whether providers are part of the onnxruntime that is installed.
 
     Raises:
         RequestError: One is not.
@@ -51,7 +51,7 @@ def check_providers(providers: Sequence[str]) -> None:
 
 
 def load_graph(graph: Path, *, threads: int, providers: Sequence[str] = (CPU_PROVIDER,)) -> InferenceSession:
-    """Loads one graph.
+    """Load one graph.
 
     Args:
         graph: Its file.
@@ -134,11 +134,11 @@ class OnnxSession(Session):
 
 
 def open_session(graph: Path, *, threads: int, providers: Sequence[str] = (CPU_PROVIDER,)) -> OnnxSession:
-    """Loads one graph: see `load_graph`."""
+    """Load one graph: see `load_graph`."""
     return OnnxSession(load_graph(graph, threads=threads, providers=providers), threads=threads)
 
 
 def _port(entry: Any) -> Port:
-    """An input or output, as `InferenceSession` lists them."""
+    """Return an input or output, as `InferenceSession` lists them."""
     dtype = entry.type.removeprefix("tensor(").removesuffix(")")
     return Port({"float": "float32", "double": "float64"}.get(dtype, dtype), tuple(entry.shape))

@@ -9,7 +9,7 @@ from amp_export.exporters.onnx.builder.rotary import check_rope, ropes
 
 
 def can_build(config: ModelConfig) -> str | None:
-    """Whether `build_graph` knows every operator of a decoder.
+    """Return whether `build_graph` knows every operator of a decoder.
 
     Returns:
         None if it does, otherwise the reason why not, with the config field and its value.
@@ -25,7 +25,7 @@ def can_build(config: ModelConfig) -> str | None:
 
 
 def require_buildable(config: ModelConfig) -> None:
-    """Refuses decoders that cannot be built directly.
+    """Refuse decoders that cannot be built directly.
 
     Raises:
         UnsupportedModelError: It names the reason, and tracing as the other way.

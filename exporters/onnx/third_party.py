@@ -60,7 +60,7 @@ class ForeignSession(OnnxSession):
 def open_third_party(
     path: Path, checkpoint: Checkpoint, *, threads: int | None = None, provider: str = CPU_PROVIDER
 ) -> ForeignDecoder | GraphEncoder | GraphEncoderDecoder:
-    """Loads graphs that another exporter wrote.
+    """Load graphs that another exporter wrote.
 
     Args:
         path: See `third_party_files`.
@@ -123,7 +123,7 @@ def _check_known(session: Session, known: Collection[str]) -> None:
 
 
 def third_party_files(path: Path, kind: Kind) -> list[Path]:
-    """The graphs of a model, in the order in which they are run.
+    """Return the graphs of a model, in the order in which they are run.
 
     Args:
         path: The graph, or its folder: `model.onnx`, or, of a decoder, `prefill.onnx` and `decode.onnx`; of an encoder

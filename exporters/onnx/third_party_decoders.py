@@ -45,7 +45,7 @@ class Ports:
 
 
 def map_ports(inputs: Mapping[str, Port], outputs: Iterable[str]) -> Ports:
-    """Tells what inputs and outputs are, by their names.
+    """Tell what inputs and outputs are, by their names.
 
     Args:
         inputs: What a graph takes.
@@ -88,7 +88,7 @@ class ForeignDecoder(Decoder):
     """
 
     def __init__(self, first: Session, later: Session, widths: Sequence[LayerWidths], *, head_dim: int) -> None:
-        """Takes the graphs for prompt and later tokens, which may be one, and the model's heads."""
+        """Take the graphs for prompt and later tokens, which may be one, and the model's heads."""
         self._sessions: tuple[Session, ...] = (first, later)
         self._ports = tuple(map_ports(session.inputs, session.outputs) for session in self._sessions)
         if not self._ports[1].past or not self._ports[0].present:
@@ -124,7 +124,7 @@ class ForeignDecoder(Decoder):
         return session.to_float32(logits), Past(attention_mask.shape[1], dict(zip(keys, present, strict=True)))
 
     def close(self) -> None:
-        """Frees the weights."""
+        """Free the weights."""
         self._sessions = ()
 
     def _empty(self, session: Session, layer: int, name: str, batch_size: int) -> Any:
@@ -135,7 +135,7 @@ class ForeignDecoder(Decoder):
 
 
 def cache_key(name: str) -> tuple[int, str] | None:
-    """The layer, and `key` or `value`, that a name is of; None where it is of something else."""
+    """Return the layer, and `key` or `value`, that a name is of; None where it is of something else."""
     for pattern in CACHE_NAMES:
         if (match := re.fullmatch(pattern, name)) is not None:
             return int(match["layer"]), match["part"]

@@ -26,7 +26,7 @@ _SYMBOL = re.compile(r"\b[su]\d+\b")
 
 
 def tidy(model: ir.Model, job: Job) -> list[str]:
-    """Names the axes of a traced graph, and takes out what is of no use to a runtime.
+    """Name the axes of a traced graph, and takes out what is of no use to a runtime.
 
     Returns:
         What tracing made a constant though the job says that it varies, in words; nothing if all is well.
@@ -43,7 +43,7 @@ def tidy(model: ir.Model, job: Job) -> list[str]:
 
 
 def write(models: Mapping[Path, ir.Model], data: Path) -> None:
-    """Writes graphs beside one data file that holds each distinct tensor once. The models refer to the file after."""
+    """Write graphs beside one data file that holds each distinct tensor once. The models refer to the file after."""
     import onnx_ir as ir
 
     places: dict[bytes, tuple[int, int]] = {}
@@ -77,7 +77,7 @@ def write(models: Mapping[Path, ir.Model], data: Path) -> None:
 
 
 def _name_axes(model: ir.Model, job: Job) -> list[str]:
-    """Gives the job's names to the axes of all values in the graph."""
+    """Give the job's names to the axes of all values in the graph."""
     names: dict[str, str] = {}
     frozen = []
     declared: dict[str, Axes] = {name: sample.axes for name, sample in flatten(job.inputs)}
@@ -119,7 +119,7 @@ def _rename_axes(value: ir.Value, names: Mapping[str, str]) -> None:
 
 
 def _strip(model: ir.Model) -> None:
-    """Takes out stack traces, which hold the paths of this machine, and the wrapper's part of the weights' names."""
+    """Take out stack traces, which hold the paths of this machine, and the wrapper's part of the weights' names."""
     import onnx_ir as ir
 
     model.metadata_props.clear()
@@ -136,7 +136,7 @@ def _strip(model: ir.Model) -> None:
 
 
 def _merge_equal_weights(model: ir.Model) -> None:
-    """Leaves one of each: tied weights come as two."""
+    """Keep one of each equal weight: tied weights come as two."""
     first: dict[bytes, ir.Value] = {}
     graph = model.graph
     for name, value in list(graph.initializers.items()):
@@ -155,7 +155,7 @@ def _fixed_shape(tensor: ir.TensorProtocol) -> ir.Shape:
 
 
 def _digest(tensor: ir.TensorProtocol) -> bytes:
-    """What tells tensors apart: type, shape and content."""
+    """Return what tells tensors apart: type, shape and content."""
     digest = hashlib.sha256(f"{tensor.dtype} {list(tensor.shape)} ".encode())
     digest.update(_bytes(tensor).data)
     return digest.digest()

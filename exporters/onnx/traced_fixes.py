@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def mend_rotations(model: ir.Model) -> None:
-    """Gives RotaryEmbedding caches for the whole batch.
+    """Give RotaryEmbedding caches for the whole batch.
 
     Where a model rotates all rows alike, onnxscript hands the operator caches for one row, which it does not take.
     """
@@ -31,7 +31,7 @@ def mend_rotations(model: ir.Model) -> None:
 
 
 def mend_norms(model: ir.Model) -> None:
-    """Casts the input of RMSNormalization to the type of its scale, as the models do whose scale is float32.
+    """Cast the input of RMSNormalization to the type of its scale, as models with a float32 scale do.
 
     The standard lets the two differ, but the function that it defines the operator by multiplies them.
     """
@@ -49,5 +49,5 @@ def mend_norms(model: ir.Model) -> None:
 
 
 def _rows(value: ir.Value | None) -> str | None:
-    """The length of a value's first axis, or None where it is not known."""
+    """Return the length of a value's first axis, or None where it is not known."""
     return None if value is None or value.shape is None else str(value.shape[0])

@@ -60,7 +60,7 @@ def trace(
     opset: Opset = Opset.OPSET_23,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> TracedExport:
-    """Exports a model as it computes, by following it through samples of its inputs.
+    """Export a model as it computes, by following it through samples of its inputs.
 
     - A decoder becomes `model.onnx`, with the inputs and outputs of `graph.build_graph`; without `position_ids` where
       the model takes none.
@@ -154,7 +154,7 @@ def _write(
 
 @contextmanager
 def _fast_export() -> Iterator[None]:
-    """As `fast_export`, and spares onnxscript a rewrite: 30 layers took 135 s without both, and 60 s with them."""
+    """Do as `fast_export`, and spare onnxscript a rewrite: 30 layers took 135 s without both, and 60 s with them."""
     import onnxscript.rewriter
 
     rules = getattr(onnxscript.rewriter, "_DEFAULT_REWRITE_RULES", ())

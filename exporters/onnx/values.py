@@ -18,7 +18,7 @@ _BFLOAT16 = 16
 
 
 def to_value(array: Any, precision: Precision | None = None) -> OrtValue:
-    """An array as the runtime takes it.
+    """Return an array as the runtime takes it.
 
     Args:
         array: Numbers of any type.
@@ -36,7 +36,7 @@ def to_value(array: Any, precision: Precision | None = None) -> OrtValue:
 
 
 def to_float32(value: OrtValue) -> Floats:
-    """A value of floating-point numbers as an array."""
+    """Return a value of floating-point numbers as an array."""
     import numpy as np
 
     if value.data_type() != "tensor(bfloat16)":
@@ -49,5 +49,5 @@ def to_float32(value: OrtValue) -> Floats:
 
 
 def is_float(value: OrtValue) -> bool:
-    """Whether a value has floating-point numbers of a precision that is exported."""
+    """Return whether a value has floating-point numbers of a precision that is exported."""
     return value.data_type() in ("tensor(float)", "tensor(float16)", "tensor(bfloat16)")

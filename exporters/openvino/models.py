@@ -23,12 +23,12 @@ DESCRIPTION = ["amp_export", "graph"]
 
 
 def describe(model: openvino.Model, graph: GraphDescription) -> None:
-    """Writes into a model what is known of the graph that it was converted from."""
+    """Write into a model what is known of the graph that it was converted from."""
     model.set_rt_info(to_json(graph), DESCRIPTION)
 
 
 def description_of(model: openvino.Model, file: Path) -> GraphDescription:
-    """Reads what is written in a model.
+    """Read what is written in a model.
 
     Raises:
         ModelError: Nothing is, or it is damaged.
@@ -42,7 +42,7 @@ def description_of(model: openvino.Model, file: Path) -> GraphDescription:
 
 
 def require_runtime() -> None:
-    """Imports OpenVINO, so that its absence is known before any work is done.
+    """Import OpenVINO, so that its absence is known before any work is done.
 
     Raises:
         MissingExtraError: It is not installed.
@@ -51,12 +51,12 @@ def require_runtime() -> None:
 
 
 def is_openvino(folder: Path) -> bool:
-    """Whether a folder is one of models in OpenVINO's format."""
+    """Return whether a folder is one of models in OpenVINO's format."""
     return any(folder.glob("openvino_*.xml"))
 
 
 def read_model(file: Path) -> openvino.Model:
-    """Reads a model, or an ONNX graph.
+    """Read a model, or an ONNX graph.
 
     Raises:
         ModelError: It is damaged, or OpenVINO lacks an operator of it.
@@ -70,7 +70,7 @@ def read_model(file: Path) -> openvino.Model:
 
 
 def read_description(folder: Path) -> GraphDescription:
-    """What is known of the graph of a folder that is run last.
+    """Return what is known of the graph of a folder that is run last.
 
     Raises:
         MissingExtraError: OpenVINO is not installed.
@@ -82,6 +82,6 @@ def read_description(folder: Path) -> GraphDescription:
 
 
 def last_line(error: Exception) -> str:
-    """What an error of OpenVINO's says; the lines before name its own source files."""
+    """Return what an error of OpenVINO's says; the lines before name its own source files."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

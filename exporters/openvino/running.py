@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def run(folder: Path, *, threads: int | None = None) -> GraphModel:
-    """Loads an exported model into OpenVINO; what kind it is, its files and inputs tell.
+    """Load an exported model into OpenVINO; what kind it is, its files and inputs tell.
 
     Args:
         folder: What `export` wrote.
@@ -104,7 +104,7 @@ class OpenvinoSession(Session):
 
 
 def _bits(value: openvino.Tensor) -> Any:
-    """The memory of a bfloat16 tensor: numpy has no such type, and OpenVINO hands it out as if it were float16."""
+    """Return the memory of a bfloat16 tensor, which OpenVINO hands out as float16: numpy has no such type."""
     import numpy as np
 
     return value.data.view(np.uint16)

@@ -61,7 +61,7 @@ class Messages:
 def build_engine(
     graph: Path, runtime: TensorRtFlavor, settings: BuildSettings, *, on_progress: Advance | None = None
 ) -> BuiltEngine:
-    """Builds an engine.
+    """Build an engine.
 
     Args:
         graph: The ONNX graph, its weights beside it.

@@ -22,7 +22,7 @@ FACTS = "engine.json"
 
 
 def is_engine(folder: Path) -> bool:
-    """Whether a folder is one of an engine."""
+    """Return whether a folder is one of an engine."""
     return (folder / FACTS).is_file()
 
 
@@ -67,12 +67,12 @@ class EngineFacts:
     schema: int = SCHEMA
 
     def save(self, folder: Path) -> None:
-        """Writes `engine.json` into a folder."""
+        """Write `engine.json` into a folder."""
         (folder / FACTS).write_text(to_json(self), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> EngineFacts:
-        """Reads `engine.json`.
+        """Read `engine.json`.
 
         Raises:
             ModelError: There is none, it is damaged, or it is from a newer version.
@@ -88,7 +88,7 @@ class EngineFacts:
             raise ModelError(f"{error}\nExport it again.") from error
 
     def check_runs_on(self, runtime: TensorRtFlavor, *, present: str | None) -> None:
-        """Refuses what would not load, before it is tried.
+        """Refuse what would not load, before it is tried.
 
         Args:
             runtime: What is to load it.

@@ -51,7 +51,7 @@ def export(
     gpu: Gpu | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> EngineFacts:
-    """Builds the engine of a decoder's graph, with config and tokenizer beside it.
+    """Build the engine of a decoder's graph, with config and tokenizer beside it.
 
     Args:
         graph_folder: What `exporters.onnx.export` wrote.
@@ -113,7 +113,7 @@ def export(
 
 
 def describe_decoder(graph: Path) -> GraphDescription:
-    """Reads what a decoder's graph says of itself.
+    """Read what a decoder's graph says of itself.
 
     Raises:
         ModelError: There is no graph, or it is damaged.

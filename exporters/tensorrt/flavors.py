@@ -59,21 +59,21 @@ class TensorRtFlavor:
         return self.kind is EngineRuntime.TENSORRT
 
     def create_network(self, builder: Any) -> Any:
-        """An empty network, in which the graph's own dtypes hold.
+        """Return an empty network, in which the graph's own dtypes hold.
 
         TensorRT 11 knows no other; before, that had to be asked for.
         """
         return builder.create_network(1 << int(self.module.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
 
     def compute_capabilities(self) -> tuple[str, ...]:
-        """Those that it can build for without such a GPU, as `8.9`; none where it builds for the one in the machine."""
+        """Return those that it can build for without such a GPU, e.g. `8.9`; none if it needs the GPU here."""
         if self.kind is EngineRuntime.TENSORRT:
             return ()
         named = (re.fullmatch(r"SM(\d+)(\d)", name) for name in self.module.ComputeCapability.__members__)
         return tuple(f"{match[1]}.{match[2]}" for match in named if match is not None)
 
     def check_compute_capability(self, wanted: str | None, *, present: str | None) -> None:
-        """Refuses GPUs that it cannot build for.
+        """Refuse GPUs that it cannot build for.
 
         Args:
             wanted: The compute capability that is asked for, or None for the GPU in the machine.
@@ -103,7 +103,7 @@ class TensorRtFlavor:
             )
 
     def set_compute_capability(self, config: Any, capability: str) -> None:
-        """Says which GPU an engine is for, where that can be said."""
+        """Say which GPU an engine is for, where that can be said."""
         if self.kind is EngineRuntime.TENSORRT:
             return
         config.num_compute_capabilities = 1
@@ -112,7 +112,7 @@ class TensorRtFlavor:
         assert accepted, capability
 
     def allow_any_attention(self, network: Any) -> int:
-        """Lets attentions for which there is no fused kernel be computed in steps; returns how many there are.
+        """Let attentions for which there is no fused kernel be computed in steps; returns how many there are.
 
         Without, an Attention in float32, or with narrow heads, ends the build. The parser has no option for it.
         """
@@ -128,7 +128,7 @@ class TensorRtFlavor:
 
 
 def load_flavor(asked: EngineRuntime | None = None, *, for_target: bool = False) -> TensorRtFlavor:
-    """Finds a runtime.
+    """Find a runtime.
 
     Args:
         asked: Which one; by default what is installed.
@@ -154,7 +154,7 @@ def load_flavor(asked: EngineRuntime | None = None, *, for_target: bool = False)
 
 
 def builds_with_new_operators(config: ModelConfig) -> bool:
-    """Whether an engine can be built from the decoder's graph of opset 23.
+    """Return whether an engine can be built from the decoder's graph of opset 23.
 
     A RotaryEmbedding whose pairs lie side by side, which Cohere has, ended the build with an internal error. From the
     graph of opset 20 every decoder's engine was built, in float32, float16 and bfloat16.

@@ -45,7 +45,7 @@ _ADVICE: Sequence[tuple[str, str]] = (
 
 
 def explain_parse(graph: Path, runtime: TensorRtFlavor, errors: Sequence[Any]) -> AmpExportError:
-    """The error for a graph that could not be parsed, with every operator that is to blame by its name.
+    """Return the error for a graph that could not be parsed, with every operator that is to blame by its name.
 
     Args:
         graph: The file.
@@ -70,7 +70,7 @@ def explain_parse(graph: Path, runtime: TensorRtFlavor, errors: Sequence[Any]) -
 
 
 def explain_build(graph: Path, runtime: TensorRtFlavor, messages: Sequence[str]) -> AmpExportError:
-    """The error for an engine that could not be built.
+    """Return the error for an engine that could not be built.
 
     Args:
         graph: The file it was to be built from.

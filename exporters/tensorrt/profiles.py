@@ -38,7 +38,7 @@ class Profile:
 
 
 def decoder_profiles(axes_by_input: Mapping[str, Axes], limits: Limits) -> tuple[Profile, Profile]:
-    """The profiles of a decoder's graph.
+    """Return the profiles of a decoder's graph.
 
     Prefill takes a prompt without a past, decode one token after a past. The two could be one, but a kernel is chosen
     for the shapes that its profile calls optimal, and a decoded token and a prompt want different ones.

@@ -39,11 +39,11 @@ class BuildProgress:
     _told: int = 0
 
     def start(self, name: str, parent: str | None, steps: int) -> None:
-        """A phase begins, perhaps within another."""
+        """Begin a phase, perhaps within another."""
         self._phases[name] = _Phase(steps, parent)
 
     def complete_step(self, name: str, step: int) -> bool:
-        """A step of a phase is done; returns whether to go on."""
+        """Return a step of a phase is done; returns whether to go on."""
         phase = self._phases.get(name)
         if phase is not None:
             phase.done, phase.below = step + 1, 0.0
@@ -51,7 +51,7 @@ class BuildProgress:
         return not self.interrupted
 
     def finish(self, name: str) -> None:
-        """A phase is over, whether all its steps were told of or not."""
+        """End a phase, whether all its steps were reported or not."""
         phase = self._phases.pop(name, None)
         if phase is not None:
             phase.done = phase.steps
@@ -71,7 +71,7 @@ class BuildProgress:
 
 
 def monitor_class(trt: Any) -> Callable[[BuildProgress], Any]:
-    """The runtime's progress monitor, telling a `BuildProgress`; a class of the runtime's own, so it is made here."""
+    """Return the runtime's progress monitor that updates a `BuildProgress`; its base class is the runtime's own."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self, progress: BuildProgress) -> None:

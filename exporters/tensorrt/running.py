@@ -32,7 +32,7 @@ class TensorrtDecoder(Decoder):
     def __init__(
         self, context: Any, facts: EngineFacts, device: torch.device, stream: torch.cuda.Stream | None
     ) -> None:
-        """Takes an engine's execution context, where its tensors lie, and the stream that it runs on, if on a GPU."""
+        """Take an engine's execution context, where its tensors lie, and the stream that it runs on, if on a GPU."""
         self._context = context
         self.device = device
         self.stream = stream
@@ -58,7 +58,7 @@ class TensorrtDecoder(Decoder):
     def step(
         self, input_ids: Tokens, attention_mask: Tokens, position_ids: Tokens, past: Past | None = None
     ) -> tuple[torch.Tensor, Past]:
-        """As `forward`, of arrays or tensors, but the logits stay on the GPU, in the engine's precision."""
+        """Run `forward` on arrays or tensors; the logits stay on the GPU, in the engine's dtype."""
         import torch
 
         if self._context is None:
@@ -94,11 +94,11 @@ class TensorrtDecoder(Decoder):
         return logits, Past(length + sequence_length, values)
 
     def close(self) -> None:
-        """Frees the engine's memory."""
+        """Free the engine's memory."""
         self._context = None
 
     def _take_profile(self, sizes: Mapping[str, int]) -> None:
-        """Chooses prefill or decode, and refuses shapes that neither takes."""
+        """Choose prefill or decode, and refuses shapes that neither takes."""
         names = [profile.name for profile in self.facts.profiles]
         wanted = Phase.DECODE if sizes["past_sequence_length"] else Phase.PREFILL
         number = names.index(wanted)
@@ -136,7 +136,7 @@ class TensorrtDecoder(Decoder):
 
 
 def check_runs_here(facts: EngineFacts) -> TensorRtFlavor:
-    """Finds the runtime of an engine, and refuses engines that cannot be run in this machine.
+    """Find the runtime of an engine, and refuses engines that cannot be run in this machine.
 
     Raises:
         MissingExtraError: The runtime that built it is not installed.
@@ -158,7 +158,7 @@ def check_runs_here(facts: EngineFacts) -> TensorRtFlavor:
 
 
 def run(folder: Path) -> TensorrtDecoder:
-    """Loads an engine onto the GPU in this machine.
+    """Load an engine onto the GPU in this machine.
 
     Args:
         folder: What `export` wrote.

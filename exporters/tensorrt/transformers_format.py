@@ -49,7 +49,7 @@ class TensorrtRunner(ModelRunner):
 
     @classmethod
     def from_program(cls, program: EngineProgram, metadata: ExportMetadata, device: Any = None) -> TensorrtRunner:
-        """Loads an engine onto the GPU.
+        """Load an engine onto the GPU.
 
         Raises:
             AmpExportError: See `running.run`.
@@ -59,7 +59,7 @@ class TensorrtRunner(ModelRunner):
         return cls(metadata, run(program.folder))
 
     def __call__(self, share_inputs: bool = True, share_outputs: bool = False, **kwargs: Any) -> CausalLMOutputWithPast:
-        """Computes logits, and the keys and values for the next call.
+        """Compute logits, and the keys and values for the next call.
 
         Args:
             share_inputs: As in transformers; the past is read in place.
@@ -82,7 +82,7 @@ class TensorrtRunner(ModelRunner):
 
 
 def describe_calls(facts: EngineFacts, class_name: str) -> ExportMetadata:
-    """What transformers wants to know of an exported graph: how it is called, and what it returns."""
+    """Return what transformers wants to know of an exported graph: how it is called, and what it returns."""
     layers = sum(name.endswith(".key") for name in facts.inputs)
     dtype = getattr(torch, facts.precision.value)
     empty = {
@@ -106,7 +106,7 @@ def describe_calls(facts: EngineFacts, class_name: str) -> ExportMetadata:
 
 
 def write_manifest(folder: Path, facts: EngineFacts, class_name: str) -> None:
-    """Writes `export.json`, by which `ExportedModel.from_pretrained` opens an engine's folder."""
+    """Write `export.json`, by which `ExportedModel.from_pretrained` opens an engine's folder."""
     component = {"file": ENGINE, "metadata": asdict(describe_calls(facts, class_name))}
     content = {"schema_version": EXPORT_SCHEMA_VERSION, "export_format": FORMAT, "components": {"model": component}}
     (folder / EXPORT_MANIFEST_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

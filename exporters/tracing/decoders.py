@@ -34,7 +34,7 @@ class DecoderStep(torch.nn.Module):
         self.model = model
 
     def forward(self, past_key_values: Sequence[Mapping[str, torch.Tensor]], **inputs: torch.Tensor) -> dict[str, Any]:
-        """Computes one step."""
+        """Compute one step."""
         cache = filled_cache(past_key_values)
         cache_name = cache_argument(self.model)
         assert cache_name is not None
@@ -43,7 +43,7 @@ class DecoderStep(torch.nn.Module):
 
 
 def decoder_jobs(model: PreTrainedModel, *, file: str) -> list[Job]:
-    """The one graph of a decoder, with the inputs and outputs of `graph.build_graph`.
+    """Return the one graph of a decoder, with the inputs and outputs of `graph.build_graph`.
 
     `position_ids` is left out where the model's forward does not take it.
 
@@ -71,7 +71,7 @@ def decoder_jobs(model: PreTrainedModel, *, file: str) -> list[Job]:
 
 
 def _probe(model: PreTrainedModel) -> list[dict[str, torch.Tensor]]:
-    """Runs the model once: each layer's own keys and values tell how many heads it has, and how wide they are."""
+    """Run the model once: each layer's own keys and values tell how many heads it has, and how wide they are."""
     from transformers import DynamicCache
 
     cache_name = cache_argument(model)
@@ -85,7 +85,7 @@ def _probe(model: PreTrainedModel) -> list[dict[str, torch.Tensor]]:
 
 
 def check_layers(model: PreTrainedModel, layers: Sequence[Any]) -> None:
-    """Makes sure that a cache holds keys and values and nothing else.
+    """Make sure that a cache holds keys and values and nothing else.
 
     Raises:
         UnsupportedModelError: It holds the state of a linear attention or a convolution, or something compressed.
@@ -101,13 +101,13 @@ def check_layers(model: PreTrainedModel, layers: Sequence[Any]) -> None:
 
 
 def sample_past(states: torch.Tensor, length: int, axis: str) -> Sample:
-    """A past for a layer whose keys or values look like `states`."""
+    """Return a past for a layer whose keys or values look like `states`."""
     _, heads, _, head_dim = states.shape
     return Sample(states.new_zeros((BATCH, heads, length, head_dim)), ("batch_size", None, axis, None))
 
 
 def filled_cache(past: Sequence[Mapping[str, torch.Tensor]]) -> DynamicCache:
-    """A cache that holds a past.
+    """Return a cache that holds a past.
 
     Layers with a sliding window keep all of it too: their mask cuts it, and one graph can take a past of any length.
     """
@@ -125,6 +125,6 @@ def filled_cache(past: Sequence[Mapping[str, torch.Tensor]]) -> DynamicCache:
 
 
 def contents(cache: DynamicCache) -> list[dict[str, torch.Tensor]]:
-    """The keys and values of each layer."""
+    """Return the keys and values of each layer."""
     layers: Sequence[Any] = cache.layers
     return [{"key": layer.keys, "value": layer.values} for layer in layers]

@@ -33,7 +33,7 @@ class EncoderCall(torch.nn.Module):
         self.model = model
 
     def forward(self, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Computes the result."""
+        """Compute the result."""
         # a model made for generation returns its cache unless told not to
         switches = {"use_cache": False} if takes(self.model, "use_cache") else {}
         result: Mapping[str, Any] = self.model(**inputs, **switches, return_dict=True)
@@ -41,7 +41,7 @@ class EncoderCall(torch.nn.Module):
 
 
 def encoder_jobs(model: PreTrainedModel, *, file: str) -> list[Job]:
-    """The one graph of an encoder.
+    """Return the one graph of an encoder.
 
     Inputs are `input_ids`, `attention_mask` and, where the model tells kinds of tokens apart, `token_type_ids`, all
     int64 [batch_size, sequence_length]; or `pixel_values` [batch_size, channels, height, width], with the size that the
@@ -58,7 +58,7 @@ def encoder_jobs(model: PreTrainedModel, *, file: str) -> list[Job]:
 
 
 def encoder_inputs(model: PreTrainedModel) -> dict[str, Sample]:
-    """Samples of what an encoder takes, one of them padded.
+    """Return samples of what an encoder takes, one of them padded.
 
     Raises:
         UnsupportedModelError: That is neither text nor images.
@@ -83,7 +83,7 @@ def encoder_inputs(model: PreTrainedModel) -> dict[str, Sample]:
 
 
 def _sample_images(model: PreTrainedModel) -> Sample:
-    """Images of the size that the model is made for; convolutions alone take any size, and their config names none."""
+    """Return images of the size that the model is made for; pure convolutions take any, and their config names none."""
     size = getattr(model.config, "image_size", None)
     axes: Axes = ("batch_size", None, "height", "width") if size is None else ("batch_size", None, None, None)
     height, width = _ANY_SIZE if size is None else (size, size) if isinstance(size, int) else size

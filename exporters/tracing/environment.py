@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def check_traceable(model: PreTrainedModel, folder: Path, precision: Precision) -> None:
-    """Makes sure that a model can be traced into a folder.
+    """Make sure that a model can be traced into a folder.
 
     Raises:
         OutputError: The folder holds something.
@@ -34,7 +34,7 @@ def check_traceable(model: PreTrainedModel, folder: Path, precision: Precision) 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps what torch, transformers and the exporters print, log and warn of off the terminal.
+    """Keep what torch, transformers and the exporters print, log and warn of off the terminal.
 
     Only stdout is caught: nothing but logs and warnings goes to stderr, and progress is drawn there.
     """
@@ -53,7 +53,7 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def fast_export() -> Iterator[None]:
-    """Spares torch what only costs time."""
+    """Switch off what only costs torch time."""
     import torch._dynamo.config
     import torch.fx.config
 
@@ -69,7 +69,7 @@ def fast_export() -> Iterator[None]:
 
 @contextmanager
 def named_errors(model: PreTrainedModel) -> Iterator[None]:
-    """Says of whatever goes wrong while tracing which model it was and what to do."""
+    """Say of whatever goes wrong while tracing which model it was and what to do."""
     try:
         yield
     except (UnsupportedModelError, MemoryError):

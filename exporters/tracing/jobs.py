@@ -49,12 +49,12 @@ class Job:
     outputs: Mapping[str, Axes]
 
     def output_axes(self, name: str) -> Axes:
-        """What is said of an output's axes; nothing where they are named after the inputs'."""
+        """Return what is said of an output's axes; nothing where they are named after the inputs'."""
         return self.outputs.get(re.sub(r"\.\d+\.", ".N.", name), ())
 
 
 def flatten(values: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Samples, or what a module returns, out of dicts and lists, each with the name of its input or output."""
+    """Yield samples, or what a module returns, out of dicts and lists, each with the name of its input or output."""
     if not isinstance(values, Mapping | list):
         yield path, values
         return
@@ -64,7 +64,7 @@ def flatten(values: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def map_samples(function: Callable[[Sample], Any], samples: Any) -> Any:
-    """The same dicts and lists, with another value in each sample's place."""
+    """Return the same dicts and lists, with another value in each sample's place."""
     if isinstance(samples, Sample):
         return function(samples)
     if isinstance(samples, Mapping):
@@ -73,7 +73,7 @@ def map_samples(function: Callable[[Sample], Any], samples: Any) -> Any:
 
 
 def sample_tokens(model: PreTrainedModel, length: int) -> torch.Tensor:
-    """Token ids [BATCH, length] without the one that pads."""
+    """Return token ids [BATCH, length] without the one that pads."""
     import torch
 
     embedding = model.get_input_embeddings().weight
@@ -85,7 +85,7 @@ def sample_tokens(model: PreTrainedModel, length: int) -> torch.Tensor:
 
 
 def padded_mask(model: PreTrainedModel, length: int, *, side: str) -> torch.Tensor:
-    """An attention mask [BATCH, length] whose first row is two tokens short.
+    """Return an attention mask [BATCH, length] whose first row is two tokens short.
 
     With ones only, some models leave their mask out of the graph.
     """

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def model_kind(model: PreTrainedModel) -> Kind:
-    """Which graphs `trace` makes of a model."""
+    """Return which graphs `trace` makes of a model."""
     from amp_export.checkpoints.loading import cache_argument
 
     if not model.can_generate():
@@ -31,7 +31,7 @@ def model_kind(model: PreTrainedModel) -> Kind:
 
 
 def tracing_jobs(model: PreTrainedModel, kind: Kind) -> list[Job]:
-    """What is traced of a model.
+    """Return what is traced of a model.
 
     Raises:
         UnsupportedModelError: It takes or keeps what no graph is made for.

@@ -32,7 +32,7 @@ class Encoder(torch.nn.Module):
         self.model = model
 
     def forward(self, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Computes the states."""
+        """Compute the states."""
         return {"last_hidden_state": self.model.get_encoder()(**inputs, return_dict=True).last_hidden_state}
 
 
@@ -49,7 +49,7 @@ class FirstStep(torch.nn.Module):
         encoder_hidden_states: torch.Tensor,
         encoder_attention_mask: torch.Tensor | None = None,
     ) -> dict[str, Any]:
-        """Computes one step."""
+        """Compute one step."""
         from transformers import DynamicCache, EncoderDecoderCache
 
         cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
@@ -71,7 +71,7 @@ class LaterStep(torch.nn.Module):
         past_key_values: Sequence[Mapping[str, Mapping[str, torch.Tensor]]],
         encoder_attention_mask: torch.Tensor | None = None,
     ) -> dict[str, Any]:
-        """Computes one step."""
+        """Compute one step."""
         from transformers import EncoderDecoderCache
 
         caches = [filled_cache([layer[part] for layer in past_key_values]) for part in _PARTS]
@@ -90,7 +90,7 @@ def decode(
     encoder_attention_mask: torch.Tensor | None,
     cache: EncoderDecoderCache,
 ) -> torch.Tensor:
-    """Calls the model with what the encoder computed before; the cache is filled."""
+    """Call the model with what the encoder computed before; the cache is filled."""
     from transformers.modeling_outputs import BaseModelOutput
 
     cache_name = cache_argument(model)
@@ -109,13 +109,13 @@ def decode(
 
 
 def both_contents(cache: EncoderDecoderCache) -> list[dict[str, dict[str, torch.Tensor]]]:
-    """The keys and values of each layer, the decoder's own and those of the encoder's states."""
+    """Return the keys and values of each layer, the decoder's own and those of the encoder's states."""
     own, cross = contents(cache.self_attention_cache), contents(cache.cross_attention_cache)
     return [dict(zip(_PARTS, layer, strict=True)) for layer in zip(own, cross, strict=True)]
 
 
 def seq2seq_jobs(model: PreTrainedModel) -> list[Job]:
-    """The three graphs of an encoder with a decoder.
+    """Return the three graphs of an encoder with a decoder.
 
     - `encoder_model.onnx`: `input_ids` and `attention_mask`, or `input_features`, to `last_hidden_state`.
     - `decoder_model.onnx`: `input_ids`, `encoder_hidden_states` and `encoder_attention_mask` to `logits` and
@@ -175,7 +175,7 @@ def _source_inputs(model: PreTrainedModel) -> dict[str, Sample]:
 
 
 def _sample_sound(model: PreTrainedModel) -> torch.Tensor:
-    """Features of the one length that Whisper takes: two for each of its encoder's positions."""
+    """Return features of the one length that Whisper takes: two for each of its encoder's positions."""
     length = 2 * model.get_encoder().embed_positions.weight.shape[0]
     bins = model.get_encoder().conv1.in_channels
     return torch.linspace(-1, 1, BATCH * bins * length, dtype=model.dtype, device=model.device).reshape(
@@ -184,7 +184,7 @@ def _sample_sound(model: PreTrainedModel) -> torch.Tensor:
 
 
 def _sample_pasts(model: PreTrainedModel, states: torch.Tensor) -> list[dict[str, dict[str, Sample]]]:
-    """A past for each layer, shaped as the layer's own keys and values are."""
+    """Return a past for each layer, shaped as the layer's own keys and values are."""
     from transformers import DynamicCache, EncoderDecoderCache
 
     cache = EncoderDecoderCache(DynamicCache(), DynamicCache())

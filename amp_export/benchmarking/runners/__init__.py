@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def require(setup: Setup) -> None:
-    """Finds out whether a runtime is there, before anything is exported for it.
+    """Find out whether a runtime is there, before anything is exported for it.
 
     Raises:
         MissingExtraError: It is not installed.
@@ -43,7 +43,7 @@ def require(setup: Setup) -> None:
 
 
 def import_runtime(setup: Setup) -> None:
-    """Imports a runtime that takes seconds to import, so that loading a model into it can be timed alone."""
+    """Import a runtime that takes seconds to import, so that loading a model into it can be timed alone."""
     if setup.format is Format.EXECUTORCH:
         from amp_export.exporters import executorch
 
@@ -51,7 +51,7 @@ def import_runtime(setup: Setup) -> None:
 
 
 def load(folder: Path, setup: Setup) -> Runner:
-    """Loads a model into its runtime.
+    """Load a model into its runtime.
 
     Args:
         folder: An export, or a checkpoint for PyTorch.

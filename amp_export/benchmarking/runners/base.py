@@ -30,7 +30,7 @@ class DecoderRunner(Runner):
 
     @abstractmethod
     def prefill(self, prompt_bs: Integers, *, total_tokens: int) -> None:
-        """Starts new texts, and computes the logits after their prompts.
+        """Start new texts, and computes the logits after their prompts.
 
         Args:
             prompt_bs: The prompts, int64 [batch_size, prompt_tokens].
@@ -39,7 +39,7 @@ class DecoderRunner(Runner):
 
     @abstractmethod
     def decode(self, token_b1: Integers) -> None:
-        """Computes the logits after one more token of each text, int64 [batch_size, 1]."""
+        """Compute the logits after one more token of each text, int64 [batch_size, 1]."""
 
 
 class EncoderRunner(Runner):
@@ -53,7 +53,7 @@ class EncoderRunner(Runner):
 
     @abstractmethod
     def forward(self, inputs: Mapping[str, Any]) -> None:
-        """Computes all outputs of a batch."""
+        """Compute all outputs of a batch."""
 
 
 class Seq2SeqRunner(Runner):
@@ -67,8 +67,8 @@ class Seq2SeqRunner(Runner):
 
     @abstractmethod
     def encode(self, inputs: Mapping[str, Any], start_b1: Integers) -> None:
-        """All that is done once for what is read: the encoder, and the decoder's first token, int64 [batch_size, 1]."""
+        """Run all that is done once for an input: the encoder, and the decoder's first token, int64 [batch_size, 1]."""
 
     @abstractmethod
     def decode(self, token_b1: Integers) -> None:
-        """Computes the logits after one more token, int64 [batch_size, 1]."""
+        """Compute the logits after one more token, int64 [batch_size, 1]."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def load(folder: Path, *, threads: int | None = None, provider: Provider = Provider.CPU) -> Runner:
-    """Loads what was exported.
+    """Load what was exported.
 
     Raises:
         AmpExportError: See `amp_export.exporters.run`.

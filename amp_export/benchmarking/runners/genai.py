@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def load(folder: Path, *, threads: int | None = None, gpu: bool = False) -> GenaiDecoder:
-    """Loads an exported decoder.
+    """Load an exported decoder.
 
     Args:
         folder: What `export` wrote, with its genai_config.json.
@@ -56,7 +56,7 @@ def load(folder: Path, *, threads: int | None = None, gpu: bool = False) -> Gena
 
 
 def require() -> None:
-    """Imports onnxruntime-genai, so that its absence is known before any work is done.
+    """Import onnxruntime-genai, so that its absence is known before any work is done.
 
     Raises:
         MissingExtraError: It is not installed.

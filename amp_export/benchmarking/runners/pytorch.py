@@ -29,7 +29,7 @@ SHAPES = 64
 def load(
     folder: Path, *, precision: Precision, threads: int | None = None, compiled: bool = False, gpu: bool = False
 ) -> Runner:
-    """Loads a checkpoint.
+    """Load a checkpoint.
 
     Args:
         folder: The checkpoint.
@@ -61,7 +61,7 @@ def load(
 
 
 def require(*, compiled: bool, gpu: bool) -> None:
-    """Finds out whether PyTorch can compute so here.
+    """Find out whether PyTorch can compute so here.
 
     Raises:
         RequestError: There is no GPU, or no C++ compiler to compile for the processor.
@@ -219,7 +219,7 @@ def _parameters(function: Callable[..., Any]) -> frozenset[str]:
 
 
 def _input_axes(config: ModelConfig) -> Axes:
-    """Inputs in the shapes that the exported graph has."""
+    """Return inputs in the shapes that the exported graph has."""
     if config.architecture.modality is not Modality.TEXT:
         return {input_name(config): ("batch_size", *signal_shape(config))}
     names = ["input_ids", "attention_mask"]

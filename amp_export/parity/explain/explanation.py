@@ -57,7 +57,7 @@ class TapPlan:
 
 
 def plan_taps(checkpoint: Path, files: Sequence[Path]) -> TapPlan:
-    """Finds the values within graphs that the model has too; nothing is run, and no weights are read.
+    """Find the values within graphs that the model has too; nothing is run, and no weights are read.
 
     Args:
         checkpoint: What was exported.
@@ -100,7 +100,7 @@ def _find_taps(model: onnx.ModelProto, file: Path, names: Sequence[str]) -> list
 
 
 def explain(tap_plan: TapPlan, case: AnyCase, *, progress: Progress) -> Explanation:
-    """Holds the values within graphs against those of the model.
+    """Compare intermediate values of graphs with those of the model.
 
     Args:
         tap_plan: The graphs, and what to look at.
@@ -138,7 +138,7 @@ def explain(tap_plan: TapPlan, case: AnyCase, *, progress: Progress) -> Explanat
 
 
 def _nothing_alike(file: Path, model: onnx.ModelProto, names: Sequence[str]) -> str:
-    """Says what a graph has instead of the model's modules."""
+    """Say what a graph has instead of the model's modules."""
     if scopes := list(module_values(model))[:3]:
         found = f"its nodes tell of {', '.join(scopes)}"
     elif nodes := sample_names(model.graph.node):
@@ -189,7 +189,7 @@ def _points(
 
 
 def _align(graph: Any, reference: Any) -> tuple[Any, Any] | None:
-    """The same entries of both: a window's cache has dropped the oldest keys, and heads may lie on one axis.
+    """Return the same entries of both: a window's cache has dropped the oldest keys, and heads may lie on one axis.
 
     Nothing where the sizes do not fit.
     """
@@ -204,7 +204,7 @@ def _largest(difference: Any) -> float:
 
 
 def _operators(model: onnx.ModelProto, points: Sequence[Point], first: Point) -> tuple[str, ...]:
-    """The operators that make the first value that differs out of values that agree."""
+    """Return the operators that make the first value that differs out of values that agree."""
     agreeing = {point.value for point in points if point.holds and point.graph == first.graph}
     makers = {output: node for node in model.graph.node for output in node.output if output}
     pending, seen, operators = [first.value], set(), []

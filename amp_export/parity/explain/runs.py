@@ -55,7 +55,7 @@ class Watch:
     seen: list[tuple[Call, str, Any]] = field(default_factory=list)
 
     def note(self, name: str, array: Any) -> None:
-        """Notes a value, of which a copy is kept: models go on to change some in place."""
+        """Note a value, of which a copy is kept: models go on to change some in place."""
         self.seen.append((self.call, name, array.copy()))
 
 
@@ -63,17 +63,17 @@ class Run(Protocol):
     """A case for models of one kind."""
 
     def through_graphs(self, sessions: Sequence[Session]) -> list[Call]:
-        """Runs the graphs' sessions, and tells how they were called, in that order."""
+        """Run the graphs' sessions, and tells how they were called, in that order."""
 
     def through_torch(self, model: PreTrainedModel, watch: Watch) -> None:
-        """Runs the model, and says on the way which call of a graph it stands for."""
+        """Run the model, and says on the way which call of a graph it stands for."""
 
     def cut(self, call: Call, array: Any) -> Iterator[tuple[Call, Any]]:
-        """What PyTorch computed at once, by the calls of graphs that compute the same."""
+        """Yield what PyTorch computed at once, by the calls of graphs that compute the same."""
 
 
 def choose_run(checkpoint: Checkpoint, files: Sequence[Path], case: AnyCase, precision: Precision) -> Run:
-    """The run of a case.
+    """Return the run of a case.
 
     Args:
         checkpoint: What was exported.
@@ -96,7 +96,7 @@ class _CallByCall:
     """PyTorch is called as the graph is."""
 
     def cut(self, call: Call, array: Any) -> Iterator[tuple[Call, Any]]:
-        """The same."""
+        """Yield the same."""
         yield call, array
 
 
@@ -110,7 +110,7 @@ class DecoderRun(_CallByCall):
         self._pool = _pool(checkpoint)
 
     def through_graphs(self, sessions: Sequence[Session]) -> list[Call]:
-        """Runs one graph, or that for prompts and that for later tokens."""
+        """Run one graph, or that for prompts and that for later tokens."""
         widths, head_dim = self._checkpoint.widths, self._checkpoint.config.head_dim
         decoder = ForeignDecoder(sessions[0], sessions[-1], widths, head_dim=head_dim)
         calls: list[Call] = []
@@ -118,7 +118,7 @@ class DecoderRun(_CallByCall):
         return calls
 
     def through_torch(self, model: PreTrainedModel, watch: Watch) -> None:
-        """Runs the model."""
+        """Run the model."""
         self._replay(torch_decoder(model), lambda call: setattr(watch, "call", call))
 
     def _replay(self, forward: Any, tell: Callable[[Call], None]) -> None:
@@ -149,13 +149,13 @@ class EncoderRun(_CallByCall):
         self._precision = precision
 
     def through_graphs(self, sessions: Sequence[Session]) -> list[Call]:
-        """Runs the graph."""
+        """Run the graph."""
         calls: list[Call] = []
         self._replay(GraphEncoder(sessions[0]).forward, calls.append)
         return calls
 
     def through_torch(self, model: PreTrainedModel, watch: Watch) -> None:
-        """Runs the model."""
+        """Run the model."""
         self._replay(torch_encoder(model, ()), lambda call: setattr(watch, "call", call))
 
     def _replay(self, forward: Callable[[Inputs], Any], tell: Callable[[Call], None]) -> None:
@@ -178,18 +178,18 @@ class WritingRun:
         self._precision = precision
 
     def through_graphs(self, sessions: Sequence[Session]) -> list[Call]:
-        """Runs the three graphs."""
+        """Run the three graphs."""
         write = graph_writer(GraphEncoderDecoder(*sessions))
         calls: list[Call] = []
         self._replay(write, lambda real: calls.extend(Call(file, real) for file in self._called()))
         return calls
 
     def through_torch(self, model: PreTrainedModel, watch: Watch) -> None:
-        """Runs the model: the encoder, and all that is written."""
+        """Run the model: the encoder, and all that is written."""
         self._replay(torch_writer(model), lambda real: setattr(watch, "call", Call(self._encoder, real)))
 
     def cut(self, call: Call, array: Any) -> Iterator[tuple[Call, Any]]:
-        """The encoder computes the whole, and a decoder its own tokens and what it makes of the source."""
+        """Yield the encoder computes the whole, and a decoder its own tokens and what it makes of the source."""
         yield call, array
         first, steps = self._case.written, self._case.decode_steps
         if array.ndim < 2 or array.shape[1] != first + steps:

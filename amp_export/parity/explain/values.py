@@ -26,7 +26,7 @@ Recording = dict[tuple[str, str], list[Any]]
 
 
 def record_graphs(run: Run, files: Sequence[Path], taps: Taps) -> Recording:
-    """What graphs compute within."""
+    """Return what graphs compute within."""
     with tapped_sessions(files, taps) as sessions:
         calls = run.through_graphs(sessions)
         seen = []
@@ -43,7 +43,7 @@ def record_graphs(run: Run, files: Sequence[Path], taps: Taps) -> Recording:
 
 
 def record_torch(model: PreTrainedModel, run: Run, taps: Taps) -> Recording:
-    """What PyTorch computes within."""
+    """Return what PyTorch computes within."""
     wanted = {tap.module for graph_taps in taps.values() for tap in graph_taps}
     watch = Watch(Call(""))
     with _modules_watched(model, wanted, watch), _attention_watched(model, wanted, watch):
@@ -79,7 +79,7 @@ def _modules_watched(model: PreTrainedModel, wanted: Collection[str], watch: Wat
 
 
 def _returned(output: Any) -> torch.Tensor | None:
-    """The tensor that a module returns, or the first of several; not where others are alike, as cosines and sines."""
+    """Return the tensor that a module returns, or the first of several; None if they are alike, e.g. cos and sin."""
     first, *others = output if isinstance(output, tuple) and output else (output,)
     if not hasattr(first, "detach") or not first.is_floating_point():
         return None
@@ -91,7 +91,7 @@ def _returned(output: Any) -> torch.Tensor | None:
 
 @contextmanager
 def _attention_watched(model: PreTrainedModel, wanted: Collection[str], watch: Watch) -> Iterator[None]:
-    """Tells what attentions take, where transformers looks their function up in its table: not in eager attention."""
+    """Tell what attentions take, where transformers looks their function up in its table: not in eager attention."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS as TABLE
 
     name = model.config._attn_implementation
@@ -119,7 +119,7 @@ def _attention_watched(model: PreTrainedModel, wanted: Collection[str], watch: W
 
 
 def _seen(query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """Which key each query sees, as numbers; without a mask all before it, as scaled_dot_product_attention has it."""
+    """Return which keys each query sees, as numbers; without a mask all before it, as in torch."""
     import torch
 
     new, total = query.shape[2], key.shape[2]
@@ -130,7 +130,7 @@ def _seen(query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None) -> 
 
 
 def _real(name: str, array: Any, call: Call) -> Any:
-    """Only what belongs to real tokens: nobody looks at what is computed of padding."""
+    """Return only what belongs to real tokens: nobody looks at what is computed of padding."""
     real, mask = call.real, call.mask
     if real is None:
         return array

@@ -27,7 +27,7 @@ SHOWN_SAMPLES = 400
 
 
 def latency_picture(label: str, result: PhaseResult, name: str) -> Picture:
-    """Every sample of both graphs in the order in which they were taken, with median and 10 to 90 % range."""
+    """Return every sample of both graphs in the order in which they were taken, with median and 10 to 90 % range."""
     limit = EDGE * max(times.p90 for _, times in both(result)) * 1e3
     beyond = 0
     with drawing(280) as figure:
@@ -68,7 +68,7 @@ def _distribution(axes: Axes, row: int, subject: str, samples: Sequence[float], 
 
 
 def gains_picture(benchmark: AnyBenchmark, name: str) -> Picture:
-    """The gain of every phase of every workload with its interval."""
+    """Return the gain of every phase of every workload with its interval."""
     results = [(label, result) for label, _, result in timed(benchmark)]
     with drawing(44 * len(results) + 90) as figure:
         axes = figure.subplots()
@@ -99,7 +99,7 @@ def gains_picture(benchmark: AnyBenchmark, name: str) -> Picture:
 
 
 def sizes_picture(benchmark: AnyBenchmark, name: str) -> Picture:
-    """Bytes of both graphs, one pair of bars for each measure."""
+    """Draw the bytes of both models, one pair of bars per measure."""
     measures = {key: label for key, (label, show) in MEASURES.items() if show is megabytes}
     sizes: dict[str, dict[str, float]] = {}
     for key in measures:
@@ -128,7 +128,7 @@ def sizes_picture(benchmark: AnyBenchmark, name: str) -> Picture:
 
 
 def roofline_picture(benchmark: BenchmarkReport, name: str) -> Picture:
-    """How much of the time of one token the reading of weights and past takes at the measured bandwidth."""
+    """Return how much of the time of one token the reading of weights and past takes at the measured bandwidth."""
     bandwidth = benchmark.bandwidth_bytes_per_second
     assert bandwidth is not None
     floors = {
@@ -162,7 +162,7 @@ def roofline_picture(benchmark: BenchmarkReport, name: str) -> Picture:
 
 
 def _bar(subject: str) -> dict[str, Any]:
-    """Dense bars are hatched and pruned ones solid, so that they differ without colour."""
+    """Return dense bars are hatched and pruned ones solid, so that they differ without colour."""
     if subject == "dense":
         return {"color": WHITE, "edgecolor": GREY, "hatch": "////"}
     return {"color": PRUNED, "edgecolor": PRUNED}

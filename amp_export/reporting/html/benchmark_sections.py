@@ -22,7 +22,7 @@ NOT_MEASURED = "Not measured. amp-export benchmark OUT measures it."
 
 
 def latency_section(benchmark: BenchmarkReport | None) -> PageSection:
-    """Times of both models."""
+    """Time of both models."""
     anchor, heading = "latency", "Latency: dense against pruned"
     if benchmark is None:
         return PageSection(anchor, heading, (NOT_MEASURED,))
@@ -35,14 +35,14 @@ def latency_section(benchmark: BenchmarkReport | None) -> PageSection:
 
 
 def latency_pictures(benchmark: AnyBenchmark, anchor: str) -> Iterator[Picture]:
-    """All gains, and every sample of the workload that leads."""
+    """Yield all gains, and every sample of the workload that leads."""
     yield gains_picture(benchmark, f"{anchor}-gains")
     for phase, result in benchmark.phases.items():
         yield latency_picture(phase_label(phase, benchmark), result, f"{anchor}-{phase}")
 
 
 def latency_table(benchmark: AnyBenchmark, caption: str) -> Table:
-    """The statistics of both models' times, phase by phase."""
+    """Return the statistics of both models' times, phase by phase."""
     headings = (
         "phase",
         "graph",
@@ -75,7 +75,7 @@ def _rate(times: Timing) -> str:
 
 
 def memory_section(benchmark: BenchmarkReport | None) -> PageSection:
-    """Sizes, memory and load times."""
+    """Return sizes, memory and load times."""
     anchor, heading = "memory", "Size and memory"
     if benchmark is None:
         return PageSection(anchor, heading, (NOT_MEASURED,))
@@ -84,13 +84,13 @@ def memory_section(benchmark: BenchmarkReport | None) -> PageSection:
 
 
 def memory_table(benchmark: AnyBenchmark, caption: str) -> Table:
-    """What is told of each model once."""
+    """Return what is told of each model once."""
     rows = [(row.label, row.dense, row.pruned, row.change) for row in measure_rows(benchmark)]
     return Table.of(caption, ("", "dense", "pruned", "change"), rows)
 
 
 def roofline_section(benchmark: BenchmarkReport | None) -> PageSection:
-    """How near decoding is to what the memory allows."""
+    """Return how near decoding is to what the memory allows."""
     anchor, heading = "roofline", "Roofline: what the memory allows"
     if benchmark is None or benchmark.roofline is None:
         why = NOT_MEASURED if benchmark is None else "Not measured. It is where a model decodes, of graphs and weights."
@@ -108,7 +108,7 @@ def roofline_section(benchmark: BenchmarkReport | None) -> PageSection:
 
 
 def runtimes_section(benchmarks: Mapping[str, BenchmarkReport]) -> PageSection:
-    """The same models in several runtimes."""
+    """Return the same models in several runtimes."""
     lines = ["Runs of different runtimes were made one after the other: gains within each are steadier than times."]
     rows = []
     for name, benchmark in benchmarks.items():

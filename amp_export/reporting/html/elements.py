@@ -36,7 +36,7 @@ class Table:
         words: int = 1,
         folded: bool = False,
     ) -> Table:
-        """A table from anything that yields its cells."""
+        """Return a table from anything that yields its cells."""
         return cls(caption, tuple(headings), tuple(tuple(row) for row in rows), words, folded)
 
 

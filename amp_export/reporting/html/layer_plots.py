@@ -34,7 +34,7 @@ TICKS = {0.5: "½", 1: "1", 2: "2", 4: "4"}
 
 
 def shown_units(layers: Sequence[LayerCounts]) -> list[PrunedUnit]:
-    """What is worth a column: where heads do not share keys and values, there are as many of one as of the other."""
+    """Return the units that get a column; KV heads get none where every query head has its own."""
     shared = any(
         widths.query_heads != widths.key_value_heads for layer in layers for widths in (layer.dense, layer.kept)
     )
@@ -42,7 +42,7 @@ def shown_units(layers: Sequence[LayerCounts]) -> list[PrunedUnit]:
 
 
 def kept_picture(layers: Sequence[LayerCounts]) -> Picture:
-    """How many heads and neurons each layer keeps of what it had."""
+    """Return how many heads and neurons each layer keeps of what it had."""
     with drawing(_height(len(layers)) + 30) as figure:
         units = shown_units(layers)
         all_axes = figure.subplots(1, len(units), sharey=True, squeeze=False)[0]
@@ -71,7 +71,7 @@ def kept_picture(layers: Sequence[LayerCounts]) -> Picture:
 
 
 def heads_picture(layers: Sequence[LayerCounts], heads: Sequence[Units]) -> Picture:
-    """Importance of each head, layers by heads, removed heads crossed out."""
+    """Return importance of each head, layers by heads, removed heads crossed out."""
     import numpy as np
 
     cells = np.full((len(heads), max(len(units.importance) for units in heads)), np.nan)
@@ -99,7 +99,7 @@ def heads_picture(layers: Sequence[LayerCounts], heads: Sequence[Units]) -> Pict
 
 
 def neurons_picture(layers: Sequence[LayerCounts], neurons: Sequence[Units]) -> Picture | None:
-    """Importance of the neurons, sorted within each layer and in bins, those removed hatched; None without neurons."""
+    """Draw the importance of neurons, sorted and binned by layer, pruned ones hatched; None without neurons."""
     import numpy as np
 
     present = [(layer, units) for layer, units in zip(layers, neurons, strict=True) if len(units.importance)]
@@ -131,7 +131,7 @@ def neurons_picture(layers: Sequence[LayerCounts], neurons: Sequence[Units]) -> 
 
 
 def _weighed(layers: Sequence[Units], what: str) -> str:
-    """What was removed against what was kept, as one number."""
+    """Return what was removed against what was kept, as one number."""
     import numpy as np
 
     importance = np.concatenate([units.importance for units in layers])
@@ -143,7 +143,7 @@ def _weighed(layers: Sequence[Units], what: str) -> str:
 
 
 def _binned(units: Units) -> Floats:
-    """Mean importance of a layer's neurons in equal bins, [bins]: the kept ones first, and both by importance."""
+    """Return the mean importance of a layer's neurons in equal bins, [bins]: kept ones first, each part sorted."""
     import numpy as np
 
     order = np.lexsort((-units.importance, ~units.kept))
@@ -159,7 +159,7 @@ def _heat_map(
     *,
     extent: tuple[float, float, float, float],
 ) -> None:
-    """Importance as shades; they grow lighter all the way, so that they can be told apart without colours too."""
+    """Draw importance as shades that grow lighter monotonically, so that they can be told apart without colour."""
     from matplotlib.colors import LogNorm
 
     image = axes.imshow(
@@ -173,7 +173,7 @@ def _heat_map(
 
 
 def _layer_axis(axes: Axes, labels: Sequence[str]) -> None:
-    """Layers from top to bottom: the first of each stack is named, and of the others as many as there is room for."""
+    """Label layers from top to bottom: the first of each stack, and as many of the others as there is room for."""
     numbers = [int(label.split()[-1]) for label in labels]
     every = 2 if len(labels) < 12 else 5
     named = [row for row, number in enumerate(numbers) if number == 0]

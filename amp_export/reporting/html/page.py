@@ -24,7 +24,7 @@ LONG_WORD = 24
 
 
 def require_renderer() -> None:
-    """Says what to install if the page cannot be drawn here.
+    """Say what to install if the page cannot be drawn here.
 
     Raises:
         MissingExtraError: Jinja2 or Matplotlib is not installed.
@@ -35,7 +35,7 @@ def require_renderer() -> None:
 
 
 def _keep_together(text: str) -> Markup:
-    """Text in which no short word is broken at a hyphen: 9.2e-05 and --snap are read as one."""
+    """Return text in which no short word is broken at a hyphen: 9.2e-05 and --snap are read as one."""
     from markupsafe import Markup, escape
 
     words = (
@@ -48,7 +48,7 @@ def _keep_together(text: str) -> Markup:
 
 
 def to_html(report: Report, manifest: Manifest, output: Path) -> str:
-    """The text of report.html; the same input gives the same bytes.
+    """Return the text of report.html; the same input gives the same bytes.
 
     Args:
         report: What was found out.

@@ -23,7 +23,7 @@ LEAST_SHARE = 1e-3
 
 
 def parity_picture(parity: ParityReport, name: str, *, graph: str = "the graph") -> Picture:
-    """The error of every case as a share of what is tolerated."""
+    """Return the error of every case as a share of what is tolerated."""
     cases = parity.cases
     shares = [
         (
@@ -69,7 +69,7 @@ def _case_label(case: CaseResult) -> str:
 
 
 def _tolerance_axis(axes: Axes, worst: float) -> None:
-    """Shares from 0 to the tolerance; by powers of ten where something is far beyond it."""
+    """Share from 0 to the tolerance; by powers of ten where something is far beyond it."""
     from matplotlib.ticker import FuncFormatter
 
     if worst > 4:
@@ -84,7 +84,7 @@ def _tolerance_axis(axes: Axes, worst: float) -> None:
 
 
 def explanation_picture(explanation: Explanation, name: str) -> Picture:
-    """The error of every value within a graph, layer by layer, as a multiple of its tolerance."""
+    """Return the error of every value within a graph, layer by layer, as a multiple of its tolerance."""
     points = explanation.points
     shares = [point.error / point.tolerance if point.tolerance else math.inf for point in points]
     most = 10 * max([share for share in shares if math.isfinite(share)] + [1.0])
@@ -112,7 +112,7 @@ def explanation_picture(explanation: Explanation, name: str) -> Picture:
 
 
 def _places(layers: Sequence[int | None]) -> list[float]:
-    """Where values stand: side by side within their layer, and those of no layer before the first or after the last."""
+    """Return where values are drawn: side by side within their layer, others before the first or after the last."""
     numbered = [layer for layer in layers if layer is not None]
     last = max((number for number, layer in enumerate(layers) if layer is not None), default=-1)
     columns = [
@@ -128,7 +128,7 @@ def _places(layers: Sequence[int | None]) -> list[float]:
 
 
 def _excess_axis(axes: Axes, most: float) -> None:
-    """Multiples of the tolerance, by powers of ten; beyond it hatched."""
+    """Label multiples of the tolerance by powers of ten; hatch what exceeds it."""
     from matplotlib.ticker import FuncFormatter, LogLocator
 
     axes.set_yscale("log")

@@ -42,7 +42,7 @@ FOLDED_ROWS = 12
 
 
 def page_sections(report: Report, manifest: Manifest, output: Path) -> Iterator[PageSection]:
-    """All sections in the order of the page."""
+    """Yield all sections in the order of the page."""
     yield removed_section(report, manifest, output)
     yield parity_section(report.parity)
     if report.checks:
@@ -58,7 +58,7 @@ def page_sections(report: Report, manifest: Manifest, output: Path) -> Iterator[
 
 
 def removed_section(report: Report, manifest: Manifest, output: Path) -> PageSection:
-    """What was removed of each layer."""
+    """Return what was removed of each layer."""
     anchor, heading = "removed", "What was removed"
     if (pruning := report.pruning) is None:
         return PageSection(anchor, heading, ("Nothing was pruned: this is an export of the model as it is.",))
@@ -79,7 +79,7 @@ def removed_section(report: Report, manifest: Manifest, output: Path) -> PageSec
 
 
 def _counts_table(layers: Sequence[LayerCounts]) -> Table:
-    """What layers keep; consecutive layers that are alike share a row."""
+    """Return what layers keep; consecutive layers that are alike share a row."""
     units = shown_units(layers)
     rows = []
     for (dense, kept, _), alike in itertools.groupby(layers, key=lambda each: (each.dense, each.kept, each.stack)):
@@ -91,7 +91,7 @@ def _counts_table(layers: Sequence[LayerCounts]) -> Table:
 
 
 def parity_section(parity: ParityReport | None) -> PageSection:
-    """How far the graph is off in every case."""
+    """Return how far the graph is off in every case."""
     anchor, heading = "parity", "Parity: does the graph compute what PyTorch computes?"
     if parity is None:
         return PageSection(anchor, heading, ("Not measured. amp-export validate OUT measures it.",))
@@ -152,7 +152,7 @@ def _number(value: float | None) -> str:
 
 
 def checks_section(checks: Sequence[Check]) -> PageSection:
-    """What came of thresholds and of a baseline."""
+    """Return what came of thresholds and of a baseline."""
     headings = ("number", "held against", "result", "what was found")
     rows = ((check.name, check.against, "holds" if check.holds else "FAILS", check.found) for check in checks)
     table = Table.of("Each number and what it was held against", headings, rows, words=len(headings))
@@ -160,7 +160,7 @@ def checks_section(checks: Sequence[Check]) -> PageSection:
 
 
 def device_section(anchor: str, name: str, device: DeviceReport) -> PageSection:
-    """What a device found out."""
+    """Return what a device found out."""
     model = device.facts.name
     pictures = [
         parity_picture(parity, f"{anchor}-{subject}", graph=f"the {subject} graph")
@@ -179,7 +179,7 @@ def device_section(anchor: str, name: str, device: DeviceReport) -> PageSection:
 
 
 def provenance_section(report: Report, manifest: Manifest) -> PageSection:
-    """Where all of it is from."""
+    """Return where all of it is from."""
     lines = [f"Source: {manifest.source.asked}, SHA-256 of config and weights {manifest.source.sha256}."]
     if report.pruning is not None:
         rewrite = report.pruning.rewrite

@@ -83,7 +83,7 @@ class Picture:
 
 @contextmanager
 def drawing(height: float) -> Iterator[Figure]:
-    """A figure of this height in points, drawn in the style of all, whatever the user's own settings are."""
+    """Yield a figure of this height in points, in the style of all, whatever the user's own settings are."""
     from matplotlib import style
     from matplotlib.figure import Figure
 
@@ -99,13 +99,13 @@ def drawing(height: float) -> Iterator[Figure]:
 
 
 def write_above(axes: Axes, height: float, text: str) -> None:
-    """Words above what they name, from the left edge on; a long name has no room beside it."""
+    """Write a label above what it names, from the left edge; a long name has no room beside it."""
     box = {"facecolor": WHITE, "edgecolor": "none", "pad": 1.0}
     axes.text(0.005, height, text, transform=axes.get_yaxis_transform(), bbox=box, va="bottom", in_layout=False)
 
 
 def to_picture(figure: Figure, name: str, *, title: str, description: str) -> Picture:
-    """Turns a figure into a picture; call it within `drawing`.
+    """Turn a figure into a picture; call it within `drawing`.
 
     Args:
         figure: The figure.
@@ -130,7 +130,7 @@ def to_picture(figure: Figure, name: str, *, title: str, description: str) -> Pi
 
 
 def _strip(root: ElementTree.Element) -> None:
-    """Removes what a page has no use for.
+    """Remove what a page has no use for.
 
     That is metadata, styles for all elements of the page, namespaces, which HTML knows by itself, and names that would
     be there twice and that nothing refers to.
@@ -153,7 +153,7 @@ def _strip(root: ElementTree.Element) -> None:
 
 
 def _name(root: ElementTree.Element, name: str, title: str, description: str) -> None:
-    """Gives the picture a title and a description that screen readers read, and leaves its size to the page."""
+    """Give the picture a title and a description that screen readers read, and leaves its size to the page."""
     for attribute in ("width", "height", "version"):
         root.attrib.pop(attribute, None)
     root.set("role", "img")
@@ -165,7 +165,7 @@ def _name(root: ElementTree.Element, name: str, title: str, description: str) ->
 
 
 def contrast(one: str, other: str) -> float:
-    """Contrast of two colours such as `#0a56a5`: 1 for the same, 21 for black on white.
+    """Return contrast of two colours such as `#0a56a5`: 1 for the same, 21 for black on white.
 
     Source: WCAG 2.2, definitions of contrast ratio and relative luminance.
     """

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def activation_of(config: ModelConfig) -> str:
-    """The MLP's activation function, named as in `ACT2FN` of transformers' `activations.py`.
+    """Return the MLP's activation function, named as in `ACT2FN` of transformers' `activations.py`.
 
     Raises:
         UnsupportedModelError: No nodes are known for it.
@@ -29,7 +29,7 @@ def activation_of(config: ModelConfig) -> str:
 
 
 def add_activation(graph: Graph, activation: str, value: str, *, output: str) -> str:
-    """Adds an activation function that `activation_of` returned."""
+    """Add an activation function that `activation_of` returned."""
     return _ACTIVATIONS[activation](graph, value, output)
 
 

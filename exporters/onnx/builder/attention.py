@@ -16,7 +16,7 @@ class Attention(Parts):
     """Adds attentions to a graph."""
 
     def add(self, layer: int, widths: LayerWidths, hidden: str, mask: str) -> str:
-        """Adds the attention of a layer, and its new keys and values to the past."""
+        """Add the attention of a layer, and its new keys and values to the past."""
         scope = f"{self.config.architecture.layers}.{layer}"
         queries, keys, values = self._add_projections(scope, widths, hidden)
         queries = self._add_heads(queries, widths.query_heads, norm=self._norm_name(scope, "query"))
@@ -50,7 +50,7 @@ class Attention(Parts):
         return self.add_linear(scope, self.config.architecture.attention.output, joined)
 
     def prepare_positions(self) -> None:
-        """Adds the rows that positions have in caches of two halves: the second holds for texts beyond the original.
+        """Add the rows that positions have in caches of two halves: the second holds for texts beyond the original.
 
         The longest text of a batch decides for all: `longrope_frequency_update`, `modeling_rope_utils.py`,
         transformers 5.24.
@@ -68,7 +68,7 @@ class Attention(Parts):
                     add_rotation_rows(self.graph, cache, self._positions(rope), interleaved=self._is_interleaved)
 
     def prepare_mask(self, mask: str) -> str:
-        """The mask as the attention takes it: with an axis for the query heads of a group where that is spelled out."""
+        """Return the mask for the attention: with an axis for the query heads of a group where that is spelled out."""
         if not self._is_spelled_out:
             return mask
         return self.graph.add("Unsqueeze", mask, self.graph.integers(2), output=f"{mask}.of_group")
@@ -101,7 +101,7 @@ class Attention(Parts):
         return scale / (layer + 1) if fact.by_layer is not None and fields[fact.by_layer] else scale
 
     def _add_projections(self, scope: str, widths: LayerWidths, hidden: str) -> list[str]:
-        """Queries, keys and values, each with its heads side by side on the last axis or on the last two."""
+        """Add queries, keys and values, each with its heads side by side on the last axis or on the last two."""
         attention, head_dim = self.config.architecture.attention, self.config.head_dim
         if len(attention.inputs) == 3:
             return [self.add_linear(scope, projection, hidden) for projection in attention.inputs]
@@ -117,7 +117,7 @@ class Attention(Parts):
         return list(self.graph.split(fused, [count // groups * head_dim for count in heads], outputs=names))
 
     def _add_heads(self, projected: str, heads: int, *, norm: str | None = None) -> str:
-        """A projection, split into heads: [batch_size, heads, sequence_length, head_dim]."""
+        """Add a projection, split into heads: [batch_size, heads, sequence_length, head_dim]."""
         span = self._head_norms.span if self._head_norms is not None and norm is not None else None
         if norm is not None and span is NormSpan.ALL_HEADS:
             projected = self.add_norm(norm, projected)
@@ -130,7 +130,7 @@ class Attention(Parts):
         return self.graph.add("Transpose", split, output=f"{projected}.heads", perm=[0, 2, 1, 3])
 
     def _add_rotation(self, heads: str, rope: Rope) -> str:
-        """Turns the first dimensions of each head; `rotary_embedding_dim` is not for four axes in ONNX Runtime 1.23."""
+        """Turn the first dimensions of each head; `rotary_embedding_dim` is not for four axes in ONNX Runtime 1.23."""
         rest = self.config.head_dim - rope.dimensions
         turning, *still = (
             self.graph.split(heads, [rope.dimensions, rest], outputs=[f"{heads}.turning", f"{heads}.still"])

@@ -34,7 +34,7 @@ def build_graph(
     opset: Opset,
     data_file: str,
 ) -> onnx.ModelProto:
-    """Builds the graph of a decoder.
+    """Build the graph of a decoder.
 
     Inputs are `input_ids` [batch_size, sequence_length], `attention_mask` [batch_size, total_sequence_length] and
     `position_ids` [batch_size, sequence_length], all int64, and for each layer N `past_key_values.N.key|value`
@@ -83,7 +83,7 @@ class _Decoder(Parts):
     """Adds what lies around the attentions."""
 
     def add_embedding(self) -> str:
-        """The tokens' vectors, and those of their positions where they are learned."""
+        """Add the tokens' vectors, and those of their positions where they are learned."""
         name = self.config.architecture.embedding
         hidden = self.graph.add("Gather", self.graph.weight(f"{name}.weight"), "input_ids", output=name, axis=0)
         hidden = self.add_factor(self.computation.embedding_factor, hidden, output=f"{name}.scaled")
@@ -99,7 +99,7 @@ class _Decoder(Parts):
         return self.graph.add("Add", hidden, positions, output=f"{name}.placed")
 
     def add_layer(self, attention: Attention, layer: int, widths: LayerWidths, hidden: str, mask: str) -> str:
-        """A layer; what attention and MLP make is added to what the layer is given."""
+        """Add a layer; what attention and MLP make is added to what the layer is given."""
         scope = f"{self.config.architecture.layers}.{layer}"
         order = next(order for order in self.computation.orders if self.config.meets(order.when))
         normed = self._add_norm_if_any(scope, order.before_attention, hidden)
@@ -115,7 +115,7 @@ class _Decoder(Parts):
         return self.graph.add("Add", between, made, output=scope)
 
     def add_head(self, hidden: str) -> None:
-        """Adds the final norm and the logits; tied embeddings are read from the one copy that there is.
+        """Add the final norm and the logits; tied embeddings are read from the one copy that there is.
 
         The weight is [vocab_size, hidden_size], and Gemm turns it in its kernel. MatMul with a Transpose of the weight
         made ONNX Runtime 1.32 turn it at load, which took 0.5 s more for 135M parameters and was no faster after.

@@ -27,7 +27,7 @@ class Parts:
         return computation
 
     def add_linear(self, scope: str, projection: Projection, value: str) -> str:
-        """A linear layer."""
+        """Add a linear layer."""
         name = f"{scope}.{projection.name}"
         if not self.config.biases[projection.name]:
             return self.graph.add("MatMul", value, self.graph.weight(f"{name}.weight"), output=name)
@@ -35,13 +35,13 @@ class Parts:
         return self.graph.add("Add", product, self.graph.weight(f"{name}.bias"), output=name)
 
     def add_norm(self, name: str, value: str) -> str:
-        """A norm over the last axis, whose weight has that axis alone."""
+        """Add a norm over the last axis, whose weight has that axis alone."""
         weight = self.graph.weight(f"{name}.weight")
         bias = [self.graph.weight(f"{name}.bias")] if self.graph.has_weight(f"{name}.bias") else []
         return self._normalize(value, weight, *bias, output=name)
 
     def add_norm_of_each_head(self, name: str, value: str) -> str:
-        """A norm over the last axis, with a row of weights for each head of [batch, sequence, heads, head_dim].
+        """Add a norm over the last axis, with a row of weights for each head of [batch, sequence, heads, head_dim].
 
         ONNX Runtime 1.23 takes no such weight in LayerNormalization, so it is multiplied by a node of its own.
         """
@@ -50,7 +50,7 @@ class Parts:
         return self.graph.add("Mul", plain, self.graph.weight(f"{name}.weight"), output=name)
 
     def add_factor(self, factor: Factor | None, value: str, *, output: str) -> str:
-        """A multiplication, unless it is with one; the power -1 divides, as transformers does."""
+        """Add a multiplication, unless it is with one; the power -1 divides, as transformers does."""
         if factor is None or (number := self.config.factor(factor)) == 1.0:
             return value
         if factor.power == -1.0:
@@ -58,7 +58,7 @@ class Parts:
         return self.graph.add("Mul", value, self.graph.number(number), output=output)
 
     def add_softcap(self, field: str | None, value: str, *, output: str) -> str:
-        """`cap * tanh(value / cap)`, where the config names a cap: `eager_attention_forward`, `modeling_gemma2.py`."""
+        """Add `cap * tanh(value / cap)` if the config names a cap: `eager_attention_forward`, `modeling_gemma2.py`."""
         if field is None or self.config.fields[field] is None:
             return value
         cap = self.graph.number(self.config.fields[field])
@@ -67,7 +67,7 @@ class Parts:
         return self.graph.add("Mul", bounded, cap, output=output)
 
     def _normalize(self, value: str, *weights: str, output: str) -> str:
-        """The mean is taken in float32 whatever the precision, as transformers does."""
+        """Return the mean is taken in float32 whatever the precision, as transformers does."""
         operator = "LayerNormalization" if self.computation.norm is NormKind.LAYER else "RMSNormalization"
         named = self.computation.epsilon
         epsilon = float(self.config.fields[named] if isinstance(named, str) else named)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def add_masks(graph: Graph, windows: Iterable[int | None]) -> dict[int | None, str]:
-    """Adds one mask for each distinct width of window; None is full attention.
+    """Add one mask for each distinct width of window; None is full attention.
 
     A query sees the keys up to its own place, padding left out, and of these the last `window`. Places count padding,
     as in `sliding_window_overlay`, `masking_utils.py`, transformers 5.23. Every query sees itself, padding or not: a
@@ -40,7 +40,7 @@ def add_masks(graph: Graph, windows: Iterable[int | None]) -> dict[int | None, s
 
 
 def _add_places(graph: Graph) -> tuple[str, str]:
-    """The places of the queries [sequence_length, 1] and of the keys [total_sequence_length]."""
+    """Add the places of the queries [sequence_length, 1] and of the keys [total_sequence_length]."""
     zero, one = graph.integer(0), graph.integer(1)
     sizes = graph.add("Shape", "attention_mask", output="mask.total_shape")
     total = graph.add("Gather", sizes, one, output="mask.total")

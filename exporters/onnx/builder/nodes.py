@@ -51,7 +51,7 @@ class Graph:
         self._outputs: list[onnx.ValueInfoProto] = []
 
     def add(self, operator: str, *inputs: str, output: str, **attributes: Attribute) -> str:
-        """Adds a node with one output, which names the node too."""
+        """Add a node with one output, which names the node too."""
         from onnx import helper
 
         node = helper.make_node(operator, inputs, [output], name=output)
@@ -60,13 +60,13 @@ class Graph:
         return output
 
     def knows(self, operator: str) -> bool:
-        """Whether the graph's opset has an operator."""
+        """Return whether the graph's opset has an operator."""
         from onnx import defs
 
         return bool(defs.has(operator, self.opset.version))
 
     def cast(self, value: str, precision: Precision, *, output: str, source: Precision | None = None) -> str:
-        """Rounds a value to a precision, or returns it as it is where it has that already.
+        """Round a value to a precision, or returns it as it is where it has that already.
 
         Args:
             value: The value.
@@ -79,7 +79,7 @@ class Graph:
         return self.add("Cast", value, output=output, to=_onnx_type(precision))
 
     def split(self, value: str, sizes: Sequence[int], *, outputs: Sequence[str]) -> Sequence[str]:
-        """Splits the last axis of a value into parts of these sizes."""
+        """Split the last axis of a value into parts of these sizes."""
         from onnx import helper
 
         node = helper.make_node("Split", [value, self.integers(*sizes)], outputs, name=f"{value}.parts")
@@ -88,11 +88,11 @@ class Graph:
         return outputs
 
     def has_weight(self, name: str) -> bool:
-        """Whether the data file has a tensor of this name."""
+        """Return whether the data file has a tensor of this name."""
         return name in self._stored
 
     def weight(self, name: str) -> str:
-        """A tensor of the data file."""
+        """Return a tensor of the data file."""
         from onnx import TensorProto
 
         if name not in self._initializers:
@@ -108,19 +108,19 @@ class Graph:
         return name
 
     def integers(self, *values: int) -> str:
-        """A constant list of int64; equal lists are one constant."""
+        """Return a constant list of int64; equal lists are one constant."""
         return self._constant(f"list_{'_'.join(map(str, values))}", values, shape=[len(values)])
 
     def integer(self, value: int) -> str:
-        """A constant int64 without axes."""
+        """Return a constant int64 without axes."""
         return self._constant(f"scalar_{value}", [value], shape=[])
 
     def number(self, value: float, *, precision: Precision | None = None) -> str:
-        """A constant without axes, of the graph's precision by default, rounded to float32 first as torch does."""
+        """Return a constant without axes, in the graph's dtype by default, rounded to float32 first as torch does."""
         return self.numbers(value, shape=[], precision=precision)
 
     def numbers(self, value: float, *, shape: Sequence[int], precision: Precision | None = None) -> str:
-        """A constant that holds one value all over, of the graph's precision by default."""
+        """Return a constant that holds one value all over, of the graph's precision by default."""
         import numpy as np
         from onnx import helper
 
@@ -133,16 +133,16 @@ class Graph:
         return name
 
     def declare_input(self, name: str, shape: Shape, *, kind: ValueKind) -> str:
-        """Adds an input of the graph, of the graph's precision or int64."""
+        """Add an input of the graph, of the graph's precision or int64."""
         self._inputs.append(self._value_info(name, shape, kind))
         return name
 
     def declare_output(self, name: str, shape: Shape) -> None:
-        """Makes a value, of the graph's precision, an output of the graph."""
+        """Make a value, of the graph's precision, an output of the graph."""
         self._outputs.append(self._value_info(name, shape, ValueKind.FLOAT))
 
     def to_model(self, *, name: str, description: str) -> onnx.ModelProto:
-        """Puts everything together."""
+        """Put everything together."""
         from onnx import helper
 
         from amp_export._version import __version__

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def add_rms_norm(graph: Graph, value: str, weight: str, *, epsilon: float, output: str) -> str:
-    """RMSNormalization-23 over the last axis, its mean in float32 (`stash_type` 1)."""
+    """Add RMSNormalization-23 over the last axis, its mean in float32 (`stash_type` 1)."""
     value = graph.cast(value, Precision.FLOAT32, output=f"{output}.float32")
     squares = graph.add("Mul", value, value, output=f"{output}.squares")
     mean = graph.add("ReduceMean", squares, graph.integers(-1), output=f"{output}.mean")
@@ -33,7 +33,7 @@ def add_rms_norm(graph: Graph, value: str, weight: str, *, epsilon: float, outpu
 
 
 def add_rotation_rows(graph: Graph, cache: str, positions: str, *, interleaved: bool) -> str:
-    """The rows of a rotary cache at the positions of a batch, for all heads: [batch, 1, sequence, dimensions / 2].
+    """Add the rows of a rotary cache at the positions of a batch, for all heads: [batch, 1, sequence, dimensions / 2].
 
     Where pairs lie side by side, an axis of one follows, for the two of a pair.
     """
@@ -45,7 +45,7 @@ def add_rotation_rows(graph: Graph, cache: str, positions: str, *, interleaved: 
 def add_rotation(
     graph: Graph, value: str, cos: str, sin: str, *, dimensions: int, interleaved: bool, output: str
 ) -> str:
-    """RotaryEmbedding-23 of [batch, heads, sequence, dimensions], with the rows of `add_rotation_rows`."""
+    """Add RotaryEmbedding-23 of [batch, heads, sequence, dimensions], with the rows of `add_rotation_rows`."""
     halves = [f"{output}.first", f"{output}.second"]
     size = dimensions // 2
     if interleaved:
@@ -94,7 +94,7 @@ def add_attention(
     cap: Callable[[str], str],
     output: str,
 ) -> str:
-    """Attention-23 with one output, node by node; its softmax is in float32, as transformers' eager attention has it.
+    """Add Attention-23 with one output, node by node; its softmax is in float32, as in transformers' eager attention.
 
     Query heads of a group lie on an axis of their own, so that keys and values need not be repeated.
 

@@ -60,7 +60,7 @@ class Rope:
 
 
 def ropes(config: ModelConfig) -> dict[str, Rope]:
-    """The rotary embeddings that a model's layers use, by their key in `config.layer_ropes`."""
+    """Return the rotary embeddings that a model's layers use, by their key in `config.layer_ropes`."""
     found = {}
     for kind in dict.fromkeys(kind for kind in config.layer_ropes if kind is not None):
         parameters = config.ropes[kind]
@@ -71,12 +71,12 @@ def ropes(config: ModelConfig) -> dict[str, Rope]:
 
 
 def supported_rope_types() -> tuple[str, ...]:
-    """The values of `rope_type` for which frequencies can be computed."""
+    """Return the values of `rope_type` for which frequencies can be computed."""
     return tuple(_INVERSE_FREQUENCIES)
 
 
 def check_rope(rope: Rope) -> None:
-    """Refuses RoPE parameters for which no frequencies can be computed.
+    """Refuse RoPE parameters for which no frequencies can be computed.
 
     Raises:
         UnsupportedModelError: The `rope_type` is not supported, or the dimensions that turn do not come in pairs.
@@ -96,7 +96,7 @@ def check_rope(rope: Rope) -> None:
 
 
 def inverse_frequencies(rope: Rope) -> tuple[Array, float]:
-    """The angle by which each pair of a head's dimensions turns per position, and a factor on cosines and sines.
+    """Return the angle by which each pair of a head's dimensions turns per position, and a factor on cosines and sines.
 
     Returns:
         Radians per position, float32 [dimensions / 2], or [2, dimensions / 2] where they switch; and the attention
@@ -111,7 +111,7 @@ def inverse_frequencies(rope: Rope) -> tuple[Array, float]:
 
 
 def rotary_caches(rope: Rope) -> tuple[Array, Array]:
-    """The inputs `cos_cache` and `sin_cache` of RotaryEmbedding (ONNX operator version 23).
+    """Return the inputs `cos_cache` and `sin_cache` of RotaryEmbedding (ONNX operator version 23).
 
     Returns:
         Two float32 arrays [rows, dimensions / 2].
@@ -126,7 +126,7 @@ def rotary_caches(rope: Rope) -> tuple[Array, Array]:
 
 
 def _positions_per_radian(rope: Rope) -> Array:
-    """`theta ** (2 i / dimensions)` for each pair i of dimensions, float32 [dimensions / 2]."""
+    """Return `theta ** (2 i / dimensions)` for each pair i of dimensions, float32 [dimensions / 2]."""
     import numpy as np
 
     exponents = np.arange(0, rope.dimensions, 2, dtype=np.float32) / np.float32(rope.dimensions)
@@ -136,14 +136,14 @@ def _positions_per_radian(rope: Rope) -> Array:
 
 
 def _default(rope: Rope) -> tuple[Array, float]:
-    """RoFormer (arXiv 2104.09864), section 3.2.2."""
+    """Return RoFormer (arXiv 2104.09864), section 3.2.2."""
     import numpy as np
 
     return np.float32(1.0) / _positions_per_radian(rope), 1.0
 
 
 def _linear(rope: Rope) -> tuple[Array, float]:
-    """Position interpolation (arXiv 2306.15595), section 2.3: positions shrink by `factor`, here the frequencies."""
+    """Interpolate positions (arXiv 2306.15595, section 2.3): they shrink by `factor`, here the frequencies do."""
     import numpy as np
 
     frequencies, _ = _default(rope)
@@ -151,7 +151,7 @@ def _linear(rope: Rope) -> tuple[Array, float]:
 
 
 def _llama3(rope: Rope) -> tuple[Array, float]:
-    """Llama 3.1: slow frequencies are divided by `factor`, fast ones kept, those between are blended.
+    """Return Llama 3.1: slow frequencies are divided by `factor`, fast ones kept, those between are blended.
 
     Source: `_compute_llama3_parameters`, `modeling_rope_utils.py`, transformers 5.23.
     """
@@ -171,7 +171,7 @@ def _llama3(rope: Rope) -> tuple[Array, float]:
 
 
 def _yarn(rope: Rope) -> tuple[Array, float]:
-    """YaRN (arXiv 2309.00071), sections 3.2 to 3.4: a ramp between kept and divided frequencies.
+    """Return YaRN (arXiv 2309.00071), sections 3.2 to 3.4: a ramp between kept and divided frequencies.
 
     Source: `_compute_yarn_parameters`, `modeling_rope_utils.py`, transformers 5.23.
     """
@@ -197,13 +197,13 @@ def _yarn(rope: Rope) -> tuple[Array, float]:
 
 
 def _pair_that_turns(rope: Rope, turns: float) -> float:
-    """The pair, as a fraction, that makes so many full turns over the original context (arXiv 2309.00071, eq. 20)."""
+    """Return the pair, as a fraction, that makes this many turns over the original context (YaRN, eq. 20)."""
     original: int = rope.parameters["original_max_position_embeddings"]
     return rope.dimensions * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(rope.parameters["rope_theta"]))
 
 
 def _yarn_attention_factor(parameters: Mapping[str, Any], factor: float) -> float:
-    """What cosines and sines are multiplied with: `sqrt(1/t)` of arXiv 2309.00071, equation 22."""
+    """Return what cosines and sines are multiplied with: `sqrt(1/t)` of arXiv 2309.00071, equation 22."""
     given: float | None = parameters.get("attention_factor")
     if given is not None:
         return given
@@ -218,7 +218,7 @@ def _magnitude(factor: float, weight: float) -> float:
 
 
 def _longrope(rope: Rope) -> tuple[Array, float]:
-    """LongRoPE (arXiv 2402.13753): each pair has a factor for texts within the original context and one beyond it.
+    """Apply LongRoPE (arXiv 2402.13753): each pair has one factor within the original context, and one beyond it.
 
     Source: `_compute_longrope_parameters`, `modeling_rope_utils.py`, transformers 5.24.
     """

@@ -51,7 +51,7 @@ class StoredTensor:
 
 
 def lay_out(config: ModelConfig, widths: Sequence[LayerWidths], precision: Precision) -> tuple[StoredTensor, ...]:
-    """Says where each tensor of a decoder lies in the data file, in the order of the computation.
+    """Say where each tensor of a decoder lies in the data file, in the order of the computation.
 
     Linear layers are stored as [in, out], which is how MatMul takes them. The embedding and the head stay as they are
     in the checkpoint, [vocab_size, hidden_size], so that tied ones are stored once. Norms whose weight counts from one
@@ -80,14 +80,14 @@ def _cache_shapes(rope: Rope) -> dict[str, tuple[int, ...]]:
 
 
 def _linear_weights(config: ModelConfig) -> set[str]:
-    """The names, below a layer, of the weights that are [out, in] in the checkpoint."""
+    """Return the names, below a layer, of the weights that are [out, in] in the checkpoint."""
     blocks = (config.architecture.attention, config.architecture.mlp)
     projections = [projection for block in blocks for projection in (*block.inputs, block.output)]
     return {f"{projection.name}.weight" for projection in projections if not projection.transposed}
 
 
 def _weights_from_one(config: ModelConfig) -> set[str]:
-    """The names, below a layer where they are of one, of the norms' weights that count from one."""
+    """Return the names, below a layer where they are of one, of the norms' weights that count from one."""
     computation = config.architecture.computation
     if computation is None or computation.norm is not NormKind.RMS_FROM_ONE:
         return set()
@@ -103,7 +103,7 @@ def write_weights(
     precision: Precision,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Copies a checkpoint's weights into the data file, holding one tensor in memory at a time.
+    """Copy a checkpoint's weights into the data file, holding one tensor in memory at a time.
 
     Args:
         checkpoint: Where the weights come from.
@@ -130,7 +130,7 @@ def write_weights(
 
 
 def _split_name(name: str, layers: str) -> tuple[int | None, str]:
-    """The layer that a tensor belongs to, and its name below it; None and the whole name where it is of none."""
+    """Return the layer that a tensor belongs to, and its name below it; None and the whole name where it is of none."""
     if not name.startswith(f"{layers}."):
         return None, name
     number, _, below = name.removeprefix(f"{layers}.").partition(".")

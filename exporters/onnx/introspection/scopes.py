@@ -45,7 +45,7 @@ class Scoped:
 
 
 def returned_values(nodes: Sequence[Scoped], results: Collection[str]) -> dict[str, str]:
-    """The value that each module returns: the last that is made within it and used outside.
+    """Return the value that each module returns: the last that is made within it and used outside.
 
     Args:
         nodes: All nodes, in the order of the computation.
@@ -70,7 +70,7 @@ def returned_values(nodes: Sequence[Scoped], results: Collection[str]) -> dict[s
 
 
 def traced_values(model: ir.Model) -> dict[str, str]:
-    """The values that modules return, of a graph that was traced just now, by names within the wrapped model."""
+    """Return the values that modules return, of a graph that was traced just now, by names within the wrapped model."""
     graph = model.graph
     return returned_values([_scoped(node) for node in graph], {str(value.name) for value in graph.outputs})
 
@@ -85,7 +85,7 @@ def _scoped(node: ir.Node) -> Scoped:
 
 
 def module_values(model: onnx.ModelProto) -> dict[str, str]:
-    """The values that modules return, of a graph that any exporter wrote, as far as it tells.
+    """Return the values that modules return, of a graph that any exporter wrote, as far as it tells.
 
     Names of modules are the exporter's: not all need be the model's.
     """
@@ -101,7 +101,7 @@ def module_values(model: onnx.ModelProto) -> dict[str, str]:
 
 
 def _modules(node: onnx.NodeProto) -> Iterator[str]:
-    """The modules that a node is in, by its metadata, or by a name such as `/model/layers.1/mlp/Mul`."""
+    """Yield the modules that a node is in, by its metadata, or by a name such as `/model/layers.1/mlp/Mul`."""
     for entry in node.metadata_props:
         if entry.key == SCOPES:
             yield from (name for name in ast.literal_eval(entry.value)[:-1] if name)
@@ -115,12 +115,12 @@ def _modules(node: onnx.NodeProto) -> Iterator[str]:
 
 
 def enclosing(module: str) -> Iterator[str]:
-    """A module's name, and before it those of all modules that it is in, outermost first."""
+    """Yield a module's name, and before it those of all modules that it is in, outermost first."""
     parts = module.split(".") if module else []
     yield from (".".join(parts[:length]) for length in range(1, len(parts) + 1))
 
 
 def sample_names(nodes: Iterable[onnx.NodeProto], count: int = 3) -> list[str]:
-    """The first few names of nodes that are no constants, to tell what a graph is like."""
+    """Return the first few names of nodes that are no constants, to tell what a graph is like."""
     named = dict.fromkeys(node.name for node in nodes if node.name and not node.op_type.startswith("Constant"))
     return list(named)[:count]

@@ -41,7 +41,7 @@ class Tap:
 
 
 def find_taps(model: onnx.ModelProto, modules: Iterable[str]) -> list[Tap]:
-    """Finds the values that modules of the model return, and what attentions take, in the order of the computation.
+    """Find the values that modules of the model return, and what attentions take, in the order of the computation.
 
     Graphs that this project builds name values after modules; of others see `scopes.module_values`.
 
@@ -71,7 +71,7 @@ class TappedSession(OnnxSession):
     """
 
     def __init__(self, graph: Path, values: Collection[str]) -> None:
-        """Loads a graph; `values` are those of its outputs that lie within."""
+        """Load a graph; `values` are those of its outputs that lie within."""
         super().__init__(load_graph(graph, threads=usable_cores()), threads=usable_cores())
         self._values = values
         self.outputs = {name: port for name, port in self.outputs.items() if name not in values}
@@ -89,7 +89,7 @@ class TappedSession(OnnxSession):
 
 @contextmanager
 def tapped_sessions(files: Sequence[Path], taps: Mapping[str, Sequence[Tap]]) -> Iterator[list[TappedSession]]:
-    """Loads graphs that return values within them as well.
+    """Load graphs that return values within them as well.
 
     Fusions that would swallow such a value are not made, so that a fault of a fused kernel cannot be seen.
 
@@ -115,7 +115,7 @@ def _tapped_session(file: Path, taps: Sequence[Tap], scratch: Path) -> TappedSes
 
 
 def _link(data: Path, place: Path) -> None:
-    """Puts the same file at another place: the runtime follows no link that leads elsewhere, and weights are large."""
+    """Put the same file at another place: the runtime follows no link that leads elsewhere, and weights are large."""
     if place.exists():
         return
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -126,7 +126,7 @@ def _link(data: Path, place: Path) -> None:
 
 
 def _attention_inputs(model: onnx.ModelProto, makers: Mapping[str, int]) -> Iterator[Tap]:
-    """What attentions take, of graphs that this project builds: their nodes are `LAYER.attention` or within it."""
+    """Yield the inputs of attentions in graphs of this project: their nodes are `LAYER.attention` or within it."""
     by_name = {node.name: node for node in model.graph.node}
     for node in model.graph.node:
         if node.op_type == "Attention" and node.name.endswith(".attention"):
@@ -153,7 +153,7 @@ def _attention_inputs(model: onnx.ModelProto, makers: Mapping[str, int]) -> Iter
 
 
 def _is_named_alike(module: str, makers: Mapping[str, int]) -> bool:
-    """Whether a graph of this project means by a module's name what the module returns.
+    """Return whether a graph of this project means by a module's name what the module returns.
 
     Not where a module scales its embeddings itself, nor where it is the whole attention: the graph's `attention` is
     what comes before the output projection.

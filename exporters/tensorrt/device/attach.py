@@ -30,7 +30,7 @@ WORD = "amp-export"
 
 
 def attach(bundle: Bundle, request: dict[str, Any]) -> int:
-    """Follows the run that was asked for until it ends, and starts it if it is not there.
+    """Follow the run that was asked for until it ends, and starts it if it is not there.
 
     Args:
         bundle: The bundle.
@@ -60,7 +60,7 @@ def attach(bundle: Bundle, request: dict[str, Any]) -> int:
 
 
 def serve(bundle: Bundle, request: dict[str, Any]) -> int:
-    """The run itself, under a lock that it was given; notes how it ended."""
+    """Return the run itself, under a lock that it was given; notes how it ended."""
     from .run import run_steps
 
     code = run_steps(bundle, request["arguments"])
@@ -69,7 +69,7 @@ def serve(bundle: Bundle, request: dict[str, Any]) -> int:
 
 
 def main() -> int:
-    """Attaches, or is the run."""
+    """Return attaches, or is the run."""
     *serving, request_file = sys.argv[1:]
     try:
         request: dict[str, Any] = json.loads(Path(request_file).read_text(encoding="utf-8"))
@@ -88,7 +88,7 @@ def _state_file(bundle: Bundle) -> Path:
 
 
 def _start(bundle: Bundle, request: dict[str, Any], lock: Any, log: Path) -> None:
-    """Starts a run in a session of its own, which inherits the lock, so that nobody can come between."""
+    """Start a run in a session of its own, which inherits the lock, so that nobody can come between."""
     request_file = bundle.work / "request.json"
     write_json(request_file, request)
     with contextlib.suppress(FileNotFoundError):
@@ -116,7 +116,7 @@ def _is_running(bundle: Bundle) -> Iterator[bool]:
 
 
 def _show(log: Path, running: Iterator[bool]) -> None:
-    """Prints a log from its beginning, and what is added to it for as long as the run goes on."""
+    """Print a log from its beginning, and what is added to it for as long as the run goes on."""
     with log.open("r", encoding="utf-8", errors="replace") as stream:
         for goes_on in running:
             # asked before the last lines are read, which may have come just before the end

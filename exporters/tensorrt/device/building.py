@@ -59,7 +59,7 @@ class Engine:
 
 
 def build_engines(bundle: Bundle, *, runtime_version: str, device: str) -> dict[str, Engine]:
-    """Builds what is missing.
+    """Build what is missing.
 
     Args:
         bundle: The bundle.
@@ -76,7 +76,7 @@ def build_engines(bundle: Bundle, *, runtime_version: str, device: str) -> dict[
 
 
 def find_trtexec() -> str:
-    """The path of trtexec.
+    """Return the path of trtexec.
 
     Raises:
         RunError: There is none.
@@ -92,7 +92,7 @@ def find_trtexec() -> str:
 
 
 def trtexec_version(trtexec: str) -> tuple[int, int, int]:
-    """Major, minor and patch, from the line that trtexec begins with: 10.3.0 says v100300, 11.1.0 says v110100."""
+    """Return major, minor and patch from trtexec's first line: v100300 means 10.3.0, v110100 means 11.1.0."""
     said = subprocess.run([trtexec, "--help"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
     found = _VERSION.search(said.stdout.decode(errors="replace"))
     if found is None:
@@ -105,7 +105,7 @@ def trtexec_version(trtexec: str) -> tuple[int, int, int]:
 def trtexec_command(
     bundle: Bundle, subject: str, trtexec: str, version: tuple[int, int, int], engine: Path
 ) -> list[str]:
-    """What builds an engine.
+    """Return what builds an engine.
 
     Args:
         bundle: The bundle.
@@ -184,7 +184,7 @@ def _build(bundle: Bundle, subject: str, trtexec: str, version: tuple[int, int, 
 def _key(
     bundle: Bundle, subject: str, version: tuple[int, int, int], device: str, command: list[str]
 ) -> dict[str, Any]:
-    """What an engine is tied to; one that was built under other circumstances is built anew."""
+    """Return what an engine is tied to; one that was built under other circumstances is built anew."""
     files = {
         name: facts["sha256"] for name, facts in bundle.manifest["files"].items() if name.startswith(subject + "/")
     }

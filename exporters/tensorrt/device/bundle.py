@@ -40,17 +40,17 @@ class Bundle:
         return self.folder / "work"
 
     def graph(self, subject: str) -> Path:
-        """The ONNX file of a subject."""
+        """Return the ONNX file of a subject."""
         return self.folder / subject / "model.onnx"
 
     def weight_bytes(self, subject: str) -> int:
-        """Size of a subject's graph and weights."""
+        """Return size of a subject's graph and weights."""
         files = self.manifest["files"].items()
         return sum(int(facts["bytes"]) for name, facts in files if name.startswith(subject + "/model.onnx"))
 
 
 def open_bundle(folder: Path) -> Bundle:
-    """Reads the manifest of an unpacked bundle.
+    """Read the manifest of an unpacked bundle.
 
     Raises:
         RunError: There is none, it is damaged, or it is newer than these scripts.
@@ -73,7 +73,7 @@ def open_bundle(folder: Path) -> Bundle:
 
 
 def check_files(bundle: Bundle) -> None:
-    """Holds every file against the manifest.
+    """Check every file against the manifest.
 
     Raises:
         RunError: Naming the first that is missing, cut short or changed.
@@ -95,7 +95,7 @@ def check_files(bundle: Bundle) -> None:
 
 
 def hash_file(file: Path) -> str:
-    """SHA-256 of a file."""
+    """Return SHA-256 of a file."""
     digest = hashlib.sha256()
     with file.open("rb") as stream:
         while True:

@@ -32,7 +32,7 @@ class Cuda:
         self.stream = int(handle.value or 0)
 
     def allocate(self, size: int) -> int:
-        """The address of new memory of the GPU.
+        """Return the address of new memory of the GPU.
 
         Raises:
             RunError: There is not enough.
@@ -42,29 +42,29 @@ class Cuda:
         return int(pointer.value or 0)
 
     def free(self, address: int) -> None:
-        """Gives memory back."""
+        """Give memory back."""
         self._call("cudaFree", ctypes.c_void_p(address))
 
     def to_device(self, address: int, array: Any) -> None:
-        """Copies an array, contiguous, to the GPU; the array must stay until the stream is synchronized."""
+        """Copy a contiguous array to the GPU; the array must stay until the stream is synchronized."""
         self._copy(address, array.ctypes.data, array.nbytes, _TO_DEVICE)
 
     def to_host(self, array: Any, address: int) -> None:
-        """Copies from the GPU into an array, contiguous; it is filled when the stream is synchronized."""
+        """Copy from the GPU into a contiguous array; it is filled when the stream is synchronized."""
         self._copy(array.ctypes.data, address, array.nbytes, _TO_HOST)
 
     def synchronize(self) -> None:
-        """Waits for all that was asked of the stream."""
+        """Wait for all that was asked of the stream."""
         self._call("cudaStreamSynchronize", ctypes.c_void_p(self.stream))
 
     def used_bytes(self) -> int:
-        """Memory of the GPU that is in use, by whatever."""
+        """Return memory of the GPU that is in use, by whatever."""
         free, total = ctypes.c_size_t(), ctypes.c_size_t()
         self._call("cudaMemGetInfo", ctypes.byref(free), ctypes.byref(total))
         return total.value - free.value
 
     def compute_capability(self) -> str:
-        """Such as `8.7`."""
+        """Return such as `8.7`."""
         numbers = []
         for attribute in (_CAPABILITY_MAJOR, _CAPABILITY_MINOR):
             value = ctypes.c_int()

@@ -57,7 +57,7 @@ class TensorRT:
         self.threads = None
 
     def start(self, batch: int, tokens: int) -> None:
-        """Forgets the past, and makes room.
+        """Clear the KV cache, and make room.
 
         Args:
             batch: Texts that follow.
@@ -71,7 +71,7 @@ class TensorRT:
                 self._buffer(f"{name}.{half}", size)
 
     def step(self, input_ids: Array, attention_mask: Array, position_ids: Array) -> Array:
-        """Takes new tokens; arguments and result are those of `runtimes.OnnxRuntime.step`."""
+        """Take new tokens; arguments and result are those of `runtimes.OnnxRuntime.step`."""
         context = self._contexts[DECODE if self._length else PREFILL]
         # contiguous copies, named so that they live until the stream is synchronized
         given = self._give(
@@ -85,11 +85,11 @@ class TensorRT:
         return logits
 
     def device_memory_bytes(self) -> int:
-        """Memory of the GPU that is in use, by whatever."""
+        """Return memory of the GPU that is in use, by whatever."""
         return int(self._cuda.used_bytes())
 
     def _context(self, trt: Any, profile: int) -> Any:
-        """A context for one profile, with no more memory than that profile needs."""
+        """Return a context for one profile, with no more memory than that profile needs."""
         context = self._engine.create_execution_context(trt.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE)
         if context is None or not context.set_optimization_profile_async(profile, self._cuda.stream):
             raise RunError(
@@ -145,7 +145,7 @@ class TensorRT:
         )
 
     def _buffer(self, name: str, size: int) -> int:
-        """The address of a buffer that holds at least so many bytes; an address is needed for an empty one too."""
+        """Return the address of a buffer of at least this many bytes; an empty one needs an address too."""
         address, capacity = self._buffers.get(name, (0, 0))
         if capacity < max(size, 1):
             if address:

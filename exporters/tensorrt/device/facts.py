@@ -16,7 +16,7 @@ COMMAND_SECONDS = 10
 
 
 def device_facts(root: Path = Path("/")) -> dict[str, Any]:
-    """What does not change while the device is measured."""
+    """Return what does not change while the device is measured."""
     return {
         "model": device_model(root),
         "gpu": run_quietly(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]),
@@ -35,18 +35,18 @@ def device_facts(root: Path = Path("/")) -> dict[str, Any]:
 
 
 def device_state(root: Path = Path("/")) -> dict[str, Any]:
-    """What changes: temperatures in degrees Celsius, clocks in hertz."""
+    """Return what changes: temperatures in degrees Celsius, clocks in hertz."""
     return {"temperatures": temperatures(root), "clock_rates": clock_rates(root)}
 
 
 def device_model(root: Path = Path("/")) -> str | None:
-    """The name that the maker gave it."""
+    """Return the name that the maker gave it."""
     tree = read_text(root / "proc/device-tree/model")
     return tree or read_text(root / "sys/class/dmi/id/product_name")
 
 
 def temperatures(root: Path = Path("/")) -> dict[str, float]:
-    """By thermal zone; a zone that is switched off says nothing."""
+    """Return by thermal zone; a zone that is switched off says nothing."""
     found = {}
     for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*")):
         name, value = read_text(zone / "type"), read_text(zone / "temp")
@@ -56,7 +56,7 @@ def temperatures(root: Path = Path("/")) -> dict[str, float]:
 
 
 def clock_rates(root: Path = Path("/")) -> dict[str, int]:
-    """Of processor cores, and of all that devfreq knows, such as GPU and memory."""
+    """Return of processor cores, and of all that devfreq knows, such as GPU and memory."""
     found = {}
     for core in sorted((root / "sys/devices/system/cpu").glob("cpu[0-9]*")):
         kilohertz = read_text(core / "cpufreq/scaling_cur_freq")
@@ -70,7 +70,7 @@ def clock_rates(root: Path = Path("/")) -> dict[str, int]:
 
 
 def read_text(file: Path) -> str | None:
-    """A small file's text; None where there is none or nothing in it."""
+    """Return a small file's text; None where there is none or nothing in it."""
     try:
         return file.read_text(encoding="utf-8", errors="replace").strip("\0\n ") or None
     except OSError:
@@ -78,7 +78,7 @@ def read_text(file: Path) -> str | None:
 
 
 def run_quietly(command: list[str]) -> str | None:
-    """What a command says; None where it is absent, fails or hangs."""
+    """Return what a command says; None where it is absent, fails or hangs."""
     try:
         done = subprocess.run(
             command,

@@ -12,7 +12,7 @@ from .errors import RunError
 
 
 def write_json(file: Path, content: Any) -> None:
-    """Writes a file in one step.
+    """Write a file in one step.
 
     Raises:
         RunError: The disk is full, or the folder cannot be written.
@@ -33,7 +33,7 @@ def write_json(file: Path, content: Any) -> None:
 
 
 def read_json(file: Path) -> Any | None:
-    """The content of a file of ours, or None where there is none, or a damaged one."""
+    """Return the content of a file of ours, or None where there is none, or a damaged one."""
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -41,22 +41,22 @@ def read_json(file: Path) -> Any | None:
 
 
 def free_disk(folder: Path) -> int:
-    """Bytes that can still be written."""
+    """Return bytes that can still be written."""
     return shutil.disk_usage(str(folder)).free
 
 
 def available_memory(root: Path = Path("/")) -> int | None:
-    """Bytes that can be allocated without swapping, as the kernel estimates; None where it does not tell."""
+    """Return bytes that can be allocated without swapping, as the kernel estimates; None where it does not tell."""
     return _memory_line("MemAvailable", root)
 
 
 def total_memory(root: Path = Path("/")) -> int | None:
-    """Bytes of memory that there are."""
+    """Return bytes of memory that there are."""
     return _memory_line("MemTotal", root)
 
 
 def free_swap(root: Path = Path("/")) -> int:
-    """Bytes that can be swapped out."""
+    """Return bytes that can be swapped out."""
     return _memory_line("SwapFree", root) or 0
 
 
@@ -72,5 +72,5 @@ def _memory_line(name: str, root: Path) -> int | None:
 
 
 def gigabytes(count: float) -> str:
-    """A size for people."""
+    """Return a size for people."""
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

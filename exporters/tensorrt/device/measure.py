@@ -36,7 +36,7 @@ Round = Any
 
 
 def measure(setup: Setup, verified: dict[str, Any], power: Power | None, *, rounds: int) -> dict[str, Any]:
-    """Measures both graphs.
+    """Measure both graphs.
 
     Args:
         setup: How they are run.
@@ -86,7 +86,7 @@ def measure(setup: Setup, verified: dict[str, Any], power: Power | None, *, roun
 
 
 def _fit_together(verified: dict[str, Any]) -> bool:
-    """Whether both processes fit into the memory that is available: each was alone when it was verified."""
+    """Return whether both processes fit into the memory that is available: each was alone when it was verified."""
     available = available_memory()
     needed = sum(verified[subject]["peak_memory_bytes"] for subject in SUBJECTS)
     if available is None or needed <= available:
@@ -100,7 +100,7 @@ def _fit_together(verified: dict[str, Any]) -> bool:
 
 
 def _warm_up(workers: list[Worker], task: dict[str, Any]) -> int:
-    """Runs rounds until all graphs take the same time twice in a row; returns how many."""
+    """Run rounds until all graphs take the same time twice in a row; returns how many."""
     before: list[float] = []
     for number in range(1, WARM_UP_LIMIT + 1):
         now = [float(sum(map(sum, worker.ask(task)["phases"].values()))) for worker in workers]

@@ -25,7 +25,7 @@ _TEGRASTATS = re.compile(r"\b([A-Z][A-Z0-9_]+) (\d+)mW/\d+mW")
 
 
 def read_hwmon(root: Path = Path("/")) -> dict[str, float]:
-    """Watts by rail, of every ina3221: volts times amperes (Documentation/hwmon/ina3221.rst, Linux 6.1)."""
+    """Return watts by rail, of every ina3221: volts times amperes (Documentation/hwmon/ina3221.rst, Linux 6.1)."""
     watts = {}
     for monitor in sorted((root / "sys/class/hwmon").glob("hwmon*")):
         if _read(monitor / "name") != "ina3221":
@@ -41,12 +41,12 @@ def read_hwmon(root: Path = Path("/")) -> dict[str, float]:
 
 
 def parse_tegrastats(line: str) -> dict[str, float]:
-    """Watts by rail in a line of tegrastats, which gives what is drawn now before the average."""
+    """Return watts by rail in a line of tegrastats, which gives what is drawn now before the average."""
     return {name: int(milliwatts) / 1e3 for name, milliwatts in _TEGRASTATS.findall(line)}
 
 
 def total_watts(watts_by_rail: dict[str, float]) -> float:
-    """What the module draws."""
+    """Return what the module draws."""
     return watts_by_rail.get(TOTAL, sum(watts_by_rail.values()))
 
 
@@ -70,7 +70,7 @@ class Power:
 
     @classmethod
     def open(cls, root: Path = Path("/")) -> Power | None:
-        """Begins to sample; None where nothing tells the power."""
+        """Begin to sample; return None if nothing measures the power."""
         first = read_hwmon(root)
         if first:
             return cls("ina3221, hwmon", first, None, root)
@@ -93,7 +93,7 @@ class Power:
         return None
 
     def close(self) -> None:
-        """Stops sampling."""
+        """Stop sampling."""
         self._closed.set()
         if self._process is not None:
             self._process.terminate()
@@ -102,7 +102,7 @@ class Power:
             self._process.communicate()
 
     def mean_watts(self, spans: Iterable[tuple[float, float]]) -> float | None:
-        """The mean over all samples that lie in one of the spans; None where they are too few to say.
+        """Return the mean over all samples that lie in one of the spans; None where they are too few to say.
 
         Args:
             spans: Beginnings and ends, of `time.monotonic`.

@@ -33,7 +33,7 @@ class Setup:
         self.threads = threads
 
     def task(self, subject: str) -> dict[str, Any]:
-        """What the process of a subject is told to load.
+        """Return what the process of a subject is told to load.
 
         Raises:
             RunError: Its engine is not built.
@@ -68,7 +68,7 @@ class Worker:
         self.ready = self.ask(task)
 
     def ask(self, task: dict[str, Any]) -> dict[str, Any]:
-        """Lets the process do something.
+        """Let the process do something.
 
         Raises:
             RunError: It could not, or died.
@@ -97,7 +97,7 @@ class Worker:
 
 @contextlib.contextmanager
 def start_worker(setup: Setup, subject: str) -> Iterator[Worker]:
-    """Starts a process that has loaded a graph, and ends it.
+    """Start a process that has loaded a graph, and ends it.
 
     Raises:
         RunError: The graph cannot be loaded, or the process died.

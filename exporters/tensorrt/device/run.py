@@ -28,7 +28,7 @@ STEPS = ("build", "verify", "measure")
 
 
 def main() -> int:
-    """Runs the steps; exit code 1 where parity fails, 2 where the run cannot go on."""
+    """Run the steps; exit code 1 where parity fails, 2 where the run cannot go on."""
     try:
         bundle = open_bundle(Path.cwd())
         bundle.work.mkdir(exist_ok=True)
@@ -42,7 +42,7 @@ def main() -> int:
 
 
 def run_steps(bundle: Bundle, arguments: list[str]) -> int:
-    """Runs the steps that the arguments ask for, under a lock.
+    """Run the steps that the arguments ask for, under a lock.
 
     Returns:
         The exit code.
@@ -138,7 +138,7 @@ def _verify(setup: Setup) -> dict[str, Any]:
 
 
 def _gpu_used(setup: Setup) -> int | None:
-    """What the GPU's memory is used for before any graph is loaded; None where none is used."""
+    """Return what the GPU's memory is used for before any graph is loaded; None where none is used."""
     if setup.runtime != TENSORRT and setup.provider == "CPUExecutionProvider":
         return None
     from .cuda import Cuda

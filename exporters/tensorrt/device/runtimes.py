@@ -47,7 +47,7 @@ class OnnxRuntime:
         self.threads = threads
 
     def start(self, batch: int, tokens: int) -> None:
-        """Forgets the past.
+        """Clear the KV cache.
 
         Args:
             batch: Texts that follow.
@@ -60,7 +60,7 @@ class OnnxRuntime:
         }
 
     def step(self, input_ids: Array, attention_mask: Array, position_ids: Array) -> Array:
-        """Takes new tokens.
+        """Take new tokens.
 
         Args:
             input_ids: The tokens, int64 [batch, new].
@@ -86,7 +86,7 @@ class OnnxRuntime:
         return logits
 
     def device_memory_bytes(self) -> int | None:
-        """Memory of the GPU that is in use, by whatever; None on a CPU."""
+        """Return memory of the GPU that is in use, by whatever; None on a CPU."""
         if self._place == "cpu":
             return None
         if self._cuda is None:
@@ -115,12 +115,12 @@ class OnnxRuntime:
 
 
 def widen_bfloat16(halves: Array) -> Array:
-    """The bits of bfloat16 numbers, uint16, as float32."""
+    """Return the bits of bfloat16 numbers, uint16, as float32."""
     return (halves.astype(np.uint32) << 16).view(np.float32)
 
 
 def default_provider(available: Sequence[str]) -> str:
-    """The provider that is taken where none is asked for: the GPU if the build has one."""
+    """Return the provider that is taken where none is asked for: the GPU if the build has one."""
     return "CUDAExecutionProvider" if "CUDAExecutionProvider" in available else "CPUExecutionProvider"
 
 
@@ -150,7 +150,7 @@ def _open_session(runtime: Any, graph: str, provider: str, precision: str, opset
 
 
 def _with_fallbacks(provider: str, available: Sequence[str], precision: str) -> list[Any]:
-    """The provider, and those that take what it leaves."""
+    """Return the provider, and those that take what it leaves."""
     cuda = "CUDAExecutionProvider"
     names = [provider]
     if provider not in (cuda, "CPUExecutionProvider") and cuda in available:
@@ -177,7 +177,7 @@ def _explain(version: str, graph: str, precision: str, opset: int, error: Except
 
 
 def version_tuple(version: str) -> tuple[int, ...]:
-    """A version's leading numbers, to compare with others."""
+    """Return a version's leading numbers, to compare with others."""
     numbers = []
     for part in version.split(".")[:3]:
         digits = "".join(character for character in part if character.isdigit())
@@ -188,7 +188,7 @@ def version_tuple(version: str) -> tuple[int, ...]:
 
 
 def choose_runtime(asked: str | None) -> str:
-    """The runtime to take: TensorRT where it imports, else ONNX Runtime.
+    """Return the runtime to take: TensorRT where it imports, else ONNX Runtime.
 
     Raises:
         RunError: It is not there.

@@ -9,7 +9,7 @@ from .processes import Setup, start_worker
 
 
 def verify(setup: Setup) -> dict[str, Any]:
-    """Puts both graphs through their references, one after the other.
+    """Put both graphs through their references, one after the other.
 
     Returns:
         By subject: how the cases came out, whether all hold, and what memory the process took.

@@ -21,7 +21,7 @@ from .runtimes import TENSORRT, Array, OnnxRuntime
 
 
 def load(task: dict[str, Any]) -> Any:
-    """The decoder that a task names, on the runtime that it names."""
+    """Return the decoder that a task names, on the runtime that it names."""
     if task["runtime"] == TENSORRT:
         from .engines import TensorRT
 
@@ -36,7 +36,7 @@ def load(task: dict[str, Any]) -> Any:
 
 
 def compare(decoder: Any, task: dict[str, Any]) -> list[dict[str, Any]]:
-    """Puts a decoder through the reference cases.
+    """Put a decoder through the reference cases.
 
     Args:
         decoder: What is checked.
@@ -78,7 +78,7 @@ def _judge(name: str, error_rv: Array, agreement_r: Array, task: dict[str, Any])
 
 
 def time_round(decoder: Any, task: dict[str, Any]) -> dict[str, Any]:
-    """Runs a prompt twice, and times the second run of it and every decoded token after.
+    """Run a prompt twice, and times the second run of it and every decoded token after.
 
     The first run after the other process has run finds the caches cold.
 
@@ -111,12 +111,12 @@ def time_round(decoder: Any, task: dict[str, Any]) -> dict[str, Any]:
 
 
 def memory(decoder: Any) -> dict[str, Any]:
-    """The most memory that the process has held, and what is in use of the GPU's."""
+    """Return the most memory that the process has held, and what is in use of the GPU's."""
     return {"peak_memory_bytes": peak_memory_bytes(), "gpu_used_bytes": decoder.device_memory_bytes()}
 
 
 def peak_memory_bytes() -> int:
-    """The most memory that this process has held so far."""
+    """Return the most memory that this process has held so far."""
     for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
@@ -124,7 +124,7 @@ def peak_memory_bytes() -> int:
 
 
 def main() -> None:
-    """Serves tasks until standard input ends."""
+    """Serve tasks until standard input ends."""
     # whatever a runtime prints goes to standard error, and does not disturb the answers
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
