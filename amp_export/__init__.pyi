@@ -18,12 +18,12 @@ from .integrations.transformers import register as register
 from .options import Allocation as Allocation
 from .options import BenchmarkDevice as BenchmarkDevice
 from .options import DeviceRuntime as DeviceRuntime
+from .options import Dtype as Dtype
 from .options import EngineRuntime as EngineRuntime
 from .options import Format as Format
 from .options import HeadPolicy as HeadPolicy
 from .options import Opset as Opset
 from .options import PerLayer as PerLayer
-from .options import Precision as Precision
 from .options import Provider as Provider
 from .options import Runtime as Runtime
 from .options import TargetName as TargetName

@@ -138,7 +138,7 @@ class ReportFormat(enum.StrEnum):
     """For people: one page that needs no network."""
 
 
-class Precision(enum.StrEnum):
+class Dtype(enum.StrEnum):
     """The dtype of an exported graph's weights, activations, keys and values."""
 
     FLOAT32 = "float32"
@@ -148,7 +148,7 @@ class Precision(enum.StrEnum):
     @property
     def bytes(self) -> int:
         """Bytes of one value."""
-        return 4 if self is Precision.FLOAT32 else 2
+        return 4 if self is Dtype.FLOAT32 else 2
 
 
 class Opset(enum.StrEnum):

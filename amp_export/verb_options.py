@@ -9,12 +9,12 @@ from amp_export.options import (
     Allocation,
     BenchmarkDevice,
     DeviceRuntime,
+    Dtype,
     EngineRuntime,
     Format,
     HeadPolicy,
     Opset,
     PerLayer,
-    Precision,
     Provider,
     Runtime,
     TargetName,
@@ -125,7 +125,7 @@ class ExportOptions:
     """
 
     to: Format = Format.ONNX
-    dtype: Precision | None = None
+    dtype: Dtype | None = None
     opset: Opset | None = None
     via: Via = Via.AUTO
     target: TargetName | None = None

@@ -13,7 +13,7 @@ from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.exporters.onnx import export as export_onnx
 from amp_export.exporters.tensorrt import EngineFacts, EngineSettings, Limits, export, load_flavor
 from amp_export.hardware.targets import TARGETS
-from amp_export.options import Precision, TargetName
+from amp_export.options import Dtype, TargetName
 
 GPU = TargetName.RTX5090
 """The newest compute capability; tests build small engines for the others."""
@@ -36,7 +36,7 @@ def main() -> None:
     runtime = load_flavor(for_target=True)
     with tempfile.TemporaryDirectory() as scratch:
         graph = Path(scratch) / "onnx"
-        export_onnx(checkpoint, graph, precision=Precision.FLOAT16)
+        export_onnx(checkpoint, graph, dtype=Dtype.FLOAT16)
         settings = EngineSettings(Limits(max_batch=2), TARGETS[GPU].compute_capability)
         facts = export(graph, Path(scratch) / "engine", runtime, settings)
     check(facts, len(checkpoint.widths))

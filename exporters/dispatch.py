@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amp_export.errors import RequestError
-from amp_export.options import Opset, Precision, Provider
+from amp_export.options import Dtype, Opset, Provider
 
 if TYPE_CHECKING:
     from amp_export.exporters.models.kinds import GraphModel
@@ -30,15 +30,15 @@ def exported_opset(folder: Path) -> Opset:
     return _described(folder).opset
 
 
-def exported_precision(folder: Path) -> Precision:
-    """Return the precision of what is run last of an export that is no engine.
+def exported_dtype(folder: Path) -> Dtype:
+    """Return the dtype of what is run last of an export that is no engine.
 
     Raises:
-        ModelError: The folder holds none, or it says nothing of its precision.
+        ModelError: The folder holds none, or it says nothing of its dtype.
     """
     from amp_export.exporters.executorch import programs
 
-    return programs.read_facts(folder).precision if programs.is_executorch(folder) else _described(folder).precision
+    return programs.read_facts(folder).dtype if programs.is_executorch(folder) else _described(folder).dtype
 
 
 def _described(folder: Path) -> GraphDescription:

@@ -15,10 +15,10 @@ from amp_export.benchmarking.setup import RUNTIMES, Setup
 from amp_export.benchmarking.workloads import Sweep
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.errors import RequestError
-from amp_export.exporting.engines import check_precision
+from amp_export.exporting.engines import check_dtype
 from amp_export.exporting.run import ExportResult, export_as
 from amp_export.exporting.settings import ExportSettings, choose_settings
-from amp_export.options import Format, Precision
+from amp_export.options import Dtype, Format
 from amp_export.outputs.names import PRUNED
 from amp_export.outputs.staging import check_output, staged_output
 from amp_export.parity.comparison import compare
@@ -68,7 +68,7 @@ def convert(
         _, manifest = prune_into(folder, request, progress)
         pruned = open_checkpoint(folder / PRUNED)
         if choices.job is not None:
-            check_precision(pruned, choices.precision, progress=progress)
+            check_dtype(pruned, choices.dtype, progress=progress)
         exported = export_as(folder, pruned, choices, progress=progress)
         parity, benchmark = _try_out(exported, pruned, request.checkpoint, choices, options.threads, progress)
         benchmarks = {benchmark.name: benchmark} if benchmark is not None else None
@@ -88,7 +88,7 @@ def _check_can_measure(options: ExportOptions) -> None:
     """
     if options.to is not Format.TENSORRT:
         require(Setup(RUNTIMES[options.to]))
-    if options.to is Format.ONNX and options.dtype is Precision.BFLOAT16:
+    if options.to is Format.ONNX and options.dtype is Dtype.BFLOAT16:
         raise RequestError(
             "ONNX Runtime's CPU provider has no bfloat16 arithmetic, so a bfloat16 graph can be neither checked nor "
             "measured here.\nRun the steps that can be done: amp-export prune, then amp-export export --dtype bfloat16."
@@ -109,7 +109,7 @@ def _try_out(
     """
     tried = exported
     if choices.job is not None and not choices.job.runs_here:
-        if choices.precision is Precision.BFLOAT16:
+        if choices.dtype is Dtype.BFLOAT16:
             progress.note("Neither the engine nor its bfloat16 graph can be run here: check it on the device.")
             return None, None
         progress.note("The engine cannot be run here. The graph that it was built from is checked instead.")

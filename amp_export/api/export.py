@@ -9,7 +9,7 @@ from amp_export.checkpoints.hashing import hash_weights
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.checkpoints.sources import resolve_model
 from amp_export.errors import OutputError
-from amp_export.exporting.engines import check_precision
+from amp_export.exporting.engines import check_dtype
 from amp_export.exporting.run import ExportResult, export_as
 from amp_export.exporting.settings import choose_settings
 from amp_export.options import Format
@@ -53,7 +53,7 @@ def export(
     checkpoint = open_checkpoint(source.path)
     settings = choose_settings(checkpoint, options)
     if settings.job is not None:
-        check_precision(checkpoint, settings.precision, progress=progress)
+        check_dtype(checkpoint, settings.dtype, progress=progress)
     with staged_output(output, overwrite=overwrite, extend=extend) as folder:
         exported = export_as(folder, checkpoint, settings, progress=progress)
         if extend:
@@ -69,7 +69,7 @@ def export(
 def record_export(manifest: Manifest, exported: ExportResult) -> Manifest:
     """Return a manifest with an export, and with the graph that an engine was built from."""
     for made in (Format.ONNX, Format.TENSORRT) if exported.format is Format.TENSORRT else (exported.format,):
-        manifest = manifest.with_export(made, exported.precision, exported.via)
+        manifest = manifest.with_export(made, exported.dtype, exported.via)
     return manifest
 
 

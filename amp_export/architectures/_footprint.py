@@ -1,4 +1,4 @@
-"""How many numbers a decoder keeps, reads and makes: by the config alone, whatever their precision."""
+"""How many numbers a decoder keeps, reads and makes: by the config alone, whatever their dtype."""
 
 from __future__ import annotations
 

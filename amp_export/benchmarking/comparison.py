@@ -16,7 +16,7 @@ from amp_export.benchmarking.workloads import Sweep, Workload
 from amp_export.checkpoints.hashing import directory_size
 from amp_export.checkpoints.reading import read_config
 from amp_export.errors import RequestError
-from amp_export.exporters.dispatch import exported_bytes, exported_precision
+from amp_export.exporters.dispatch import exported_bytes, exported_dtype
 from amp_export.exporters.executorch import programs
 from amp_export.exporters.files import exported_files
 from amp_export.exporters.limits import Limits
@@ -158,9 +158,9 @@ def _step_bytes(record: Record, workloads: Sequence[Workload], setup: Setup) -> 
     folder = record.folder
     if setup.format is Format.TENSORRT:
         return [None] * len(workloads)
-    precision = setup.precision if setup.format is None else exported_precision(folder)
+    dtype = setup.dtype if setup.format is None else exported_dtype(folder)
     graph = exported_graphs(folder)[-1] if setup.format is Format.ONNX else None
-    return step_bytes(folder, workloads, precision=precision, graph=graph)
+    return step_bytes(folder, workloads, dtype=dtype, graph=graph)
 
 
 def _describe(

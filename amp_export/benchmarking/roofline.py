@@ -15,7 +15,7 @@ from amp_export.architectures._footprint import parameters_read, seen_numbers
 from amp_export.benchmarking.statistics import PhaseResult
 from amp_export.benchmarking.workloads import Workload
 from amp_export.checkpoints.reading import read_config, read_widths
-from amp_export.options import Precision
+from amp_export.options import Dtype
 
 _READ_IN_PART = {("Gather", 0), ("RotaryEmbedding", 1), ("RotaryEmbedding", 2)}
 """Operators, and which of their inputs, that read a few rows of a weight for each token instead of all of it."""
@@ -63,14 +63,14 @@ class Roofline:
 
 
 def step_bytes(
-    folder: Path, workloads: Sequence[Workload], *, precision: Precision, graph: Path | None
+    folder: Path, workloads: Sequence[Workload], *, dtype: Dtype, graph: Path | None
 ) -> Sequence[StepBytes | None]:
     """Return what a decoding step of a model reads; None for what does not decode, or whose weights cannot be counted.
 
     Args:
         folder: An export or a checkpoint, for its config.
         workloads: How much is read and written.
-        precision: Of weights, keys and values.
+        dtype: Of weights, keys and values.
         graph: The ONNX graph that decodes, where there is one: it says which weights it holds.
 
     Returns:
@@ -87,10 +87,10 @@ def step_bytes(
         return [StepBytes(weights, 0)] * len(workloads)
     widths = read_widths(folder / "config.json", raw, config)
     if weights is None:
-        weights = precision.bytes * parameters_read(config, widths)
+        weights = dtype.bytes * parameters_read(config, widths)
     pasts = [workload.prompt_tokens + workload.decode_tokens // 2 for workload in workloads]
     return [
-        StepBytes(weights, precision.bytes * workload.batch_size * seen_numbers(config, widths, past))
+        StepBytes(weights, dtype.bytes * workload.batch_size * seen_numbers(config, widths, past))
         for workload, past in zip(workloads, pasts, strict=True)
     ]
 

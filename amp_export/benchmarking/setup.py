@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from amp_export.errors import RequestError
-from amp_export.options import BenchmarkDevice, Format, Precision, Provider, Runtime
+from amp_export.options import BenchmarkDevice, Dtype, Format, Provider, Runtime
 from amp_export.verb_options import BenchmarkOptions
 
 FORMATS = {
@@ -35,14 +35,14 @@ class Setup:
         threads: Threads that compute one operator; by default one for each core.
         provider: What computes a graph within ONNX Runtime.
         gpu: Whether a GPU is asked for, where neither runtime nor provider says so.
-        precision: What PyTorch computes in; graphs and engines have theirs.
+        dtype: What PyTorch computes in; graphs and engines have theirs.
     """
 
     runtime: Runtime = Runtime.ONNXRUNTIME
     threads: int | None = None
     provider: Provider = Provider.CPU
     gpu: bool = False
-    precision: Precision = Precision.FLOAT32
+    dtype: Dtype = Dtype.FLOAT32
 
     @property
     def format(self) -> Format | None:

@@ -18,7 +18,7 @@ from amp_export.exporters.tensorrt.running import check_runs_here
 from amp_export.exporting.engines import prepare_engine
 from amp_export.exporting.run import export_as
 from amp_export.exporting.settings import ExportSettings
-from amp_export.options import Format, Opset, Precision, Via
+from amp_export.options import Dtype, Format, Opset, Via
 from amp_export.outputs.lookup import exported_checkpoint, require_export, which_export
 from amp_export.outputs.manifest import Manifest
 from amp_export.progress import Progress
@@ -41,7 +41,7 @@ def find_subjects(
         progress: Where to show what is going on.
 
     Yields:
-        The folders of the dense and of the pruned model, and the setup with the precision that PyTorch computes in.
+        The folders of the dense and of the pruned model, and the setup with the dtype that PyTorch computes in.
 
     Raises:
         OutputError: One of the outputs does not hold what the runtime takes.
@@ -49,8 +49,8 @@ def find_subjects(
     to = setup.format
     if to is None:
         dense = _checkpoint(against, Manifest.load(against)) if against is not None else _dense_checkpoint(manifest)
-        precision = manifest.exports.get(which_export(output), Precision.FLOAT32)
-        yield dense, _checkpoint(output, manifest), replace(setup, precision=precision)
+        dtype = manifest.exports.get(which_export(output), Dtype.FLOAT32)
+        yield dense, _checkpoint(output, manifest), replace(setup, dtype=dtype)
         return
     require_export(output, manifest, to, why=f", which {setup.runtime} runs")
     if against is not None:

@@ -22,7 +22,7 @@ from amp_export.benchmarking.setup import Setup
 from amp_export.benchmarking.timing import Clock, EventClock, Round, WallClock, time_round
 from amp_export.errors import AmpExportError
 from amp_export.hardware.threads import pin_threads
-from amp_export.options import Precision, Provider, Runtime
+from amp_export.options import Dtype, Provider, Runtime
 
 if TYPE_CHECKING:
     from amp_export.benchmarking.runners.base import Runner
@@ -84,7 +84,7 @@ def _answer(answers: TextIO, content: dict[str, Any]) -> None:
 
 def _read_setup(text: str) -> Setup:
     content: Mapping[str, Any] = json.loads(text)
-    kinds = {"runtime": Runtime, "provider": Provider, "precision": Precision}
+    kinds = {"runtime": Runtime, "provider": Provider, "dtype": Dtype}
     return Setup(**{**content, **{name: kind(content[name]) for name, kind in kinds.items()}})
 
 

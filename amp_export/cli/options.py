@@ -12,12 +12,12 @@ from amp_export.errors import RequestError
 from amp_export.options import (
     Allocation,
     DeviceRuntime,
+    Dtype,
     EngineRuntime,
     Format,
     HeadPolicy,
     Opset,
     PerLayer,
-    Precision,
     Provider,
     Runtime,
     TargetName,
@@ -140,7 +140,7 @@ FLAGS: Mapping[type[Any], Mapping[str, Any]] = {
     ExportOptions: {
         "to": Annotated[Format, typer.Option("--to", help="Format to export to.")],
         "dtype": Annotated[
-            Precision | None,
+            Dtype | None,
             typer.Option(
                 "--dtype", help="Dtype of weights and activations.  [default: float32, for an engine float16]"
             ),

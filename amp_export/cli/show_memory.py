@@ -60,9 +60,9 @@ def _room_table(diagnosis: Diagnosis, memory: MemoryEstimate) -> Table:
     table = _table("Memory in GB: what is certain, and the worst case")
     for heading in ("running", "fits", "building", "fits"):
         table.add_column(heading, justify="left" if heading == "fits" else "right", no_wrap=True)
-    for precision, fit in _rows(memory.fits):
+    for dtype, fit in _rows(memory.fits):
         needs = (*_need_cells(fit.run), *_need_cells(fit.build))
-        table.add_row(precision, _name(diagnosis, memory, fit), *needs)
+        table.add_row(dtype, _name(diagnosis, memory, fit), *needs)
     return table
 
 
@@ -72,10 +72,10 @@ def _bound_table(diagnosis: Diagnosis, memory: MemoryEstimate) -> Table:
     table = _table(f"Tokens a second at most, by {speed:g} GB/s: a bound, no measurement")
     for heading in ("weights", "cache", "half context", "full context"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for precision, fit in _rows(memory.fits):
+    for dtype, fit in _rows(memory.fits):
         sizes = (f"{_gigabytes(fit.weight_bytes)} GB", f"{_gigabytes(fit.cache_bytes)} GB")
         bounds = (_rate(fit.bound.half_context), _rate(fit.bound.full_context))
-        table.add_row(precision, _name(diagnosis, memory, fit), *sizes, *bounds)
+        table.add_row(dtype, _name(diagnosis, memory, fit), *sizes, *bounds)
     return table
 
 
@@ -87,11 +87,11 @@ def _table(title: str) -> Table:
 
 
 def _rows(fits: Sequence[VariantEstimate]) -> Iterator[tuple[str, VariantEstimate]]:
-    """Yield one row for precisions of as many bytes: all that is shown of them is the same."""
-    for size in dict.fromkeys(fit.precision.bytes for fit in fits):
-        alike = list(dict.fromkeys(fit.precision for fit in fits if fit.precision.bytes == size))
+    """Yield one row for dtypes of as many bytes: all that is shown of them is the same."""
+    for size in dict.fromkeys(fit.dtype.bytes for fit in fits):
+        alike = list(dict.fromkeys(fit.dtype for fit in fits if fit.dtype.bytes == size))
         name = alike[0].value if len(alike) == 1 else f"{8 * size}-bit"
-        yield from ((name, fit) for fit in fits if fit.precision is alike[0])
+        yield from ((name, fit) for fit in fits if fit.dtype is alike[0])
 
 
 def _pruned(memory: MemoryEstimate) -> set[int]:

@@ -27,7 +27,7 @@ from amp_export.exporters.tensorrt.exporting import describe_decoder
 from amp_export.exporters.tensorrt.flavors import builds_with_new_operators
 from amp_export.exporting.run import export_into
 from amp_export.hardware.targets import TARGETS
-from amp_export.options import Format, Opset, Precision, TargetName
+from amp_export.options import Dtype, Format, Opset, TargetName
 from amp_export.outputs.lookup import exported_checkpoint
 from amp_export.outputs.manifest import Manifest
 from amp_export.outputs.staging import translate_os_errors
@@ -94,13 +94,13 @@ def bundle(
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".bundle-", dir=output)))
         pruned = _subject(output, manifest)
-        opset = options.opset or choose_opset(output, target, pruned.config, pruned.precision)
+        opset = options.opset or choose_opset(output, target, pruned.config, pruned.dtype)
         if against is not None:
             _check_kind(against)
             dense = _subject(against, Manifest.load(against))
         else:
             folder = export_dense(output, Format.ONNX, manifest, scratch / "dense", progress, opset=opset)
-            dense = BundledGraph(folder, Path(manifest.source.path), pruned.precision)
+            dense = BundledGraph(folder, Path(manifest.source.path), pruned.dtype)
         subjects = {
             name: _in_opset(subject, opset, scratch / f"{name}-{opset}", progress)
             for name, subject in (("dense", dense), ("pruned", pruned))
@@ -170,7 +170,7 @@ def _holds_decoder(output: Path) -> bool:
     return len(graphs) == 1
 
 
-def choose_opset(output: Path, target: TargetName, config: ModelConfig, precision: Precision) -> Opset:
+def choose_opset(output: Path, target: TargetName, config: ModelConfig, dtype: Dtype) -> Opset:
     """Return the operators that every TensorRT of a device takes, or those of the graph that is there.
 
     In float32, and with narrow heads, there is no kernel for Attention; trtexec has no option to do without, as
@@ -180,7 +180,7 @@ def choose_opset(output: Path, target: TargetName, config: ModelConfig, precisio
     facts = TARGETS[target]
     if not facts.tensorrt:
         return found
-    spelled_out = precision is Precision.FLOAT32 or not builds_with_new_operators(config)
+    spelled_out = dtype is Dtype.FLOAT32 or not builds_with_new_operators(config)
     return Opset.OPSET_20 if spelled_out else min(found, facts.opset, key=lambda opset: opset.version)
 
 
@@ -191,7 +191,7 @@ def _in_opset(subject: BundledGraph, opset: Opset, scratch: Path, progress: Prog
     exported = export_into(
         scratch,
         open_checkpoint(subject.checkpoint),
-        precision=subject.precision,
+        dtype=subject.dtype,
         opset=opset,
         progress=progress,
         description=f"Exporting again in opset {opset}",
@@ -200,13 +200,13 @@ def _in_opset(subject: BundledGraph, opset: Opset, scratch: Path, progress: Prog
 
 
 def _subject(output: Path, manifest: Manifest) -> BundledGraph:
-    precision = manifest.exports[Format.ONNX]
-    return BundledGraph(output / Format.ONNX, exported_checkpoint(output, manifest), precision)
+    dtype = manifest.exports[Format.ONNX]
+    return BundledGraph(output / Format.ONNX, exported_checkpoint(output, manifest), dtype)
 
 
 def _make_reference(name: str, subject: BundledGraph, limits: Limits, progress: Progress) -> Reference:
     with progress.step(f"Running the {name} model in PyTorch for reference"):
-        return make_reference(subject.checkpoint, subject.precision, limits)
+        return make_reference(subject.checkpoint, subject.dtype, limits)
 
 
 def _contents(

@@ -19,7 +19,7 @@ from amp_export.exporters.tensorrt.exporting import describe_decoder
 from amp_export.exporters.tensorrt.profiles import decoder_profiles
 from amp_export.exporting.engines import workspace_bytes
 from amp_export.hardware.targets import TARGETS
-from amp_export.options import Format, Precision, TargetName
+from amp_export.options import Dtype, Format, TargetName
 from amp_export.outputs.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -43,12 +43,12 @@ class BundledGraph:
     Attributes:
         folder: Where it lies.
         checkpoint: What it was exported from.
-        precision: What it was exported in.
+        dtype: What it was exported in.
     """
 
     folder: Path
     checkpoint: Path
-    precision: Precision
+    dtype: Dtype
 
     @property
     def config(self) -> ModelConfig:
@@ -112,7 +112,7 @@ def _describe_graph(subject: BundledGraph, limits: Limits) -> dict[str, Any]:
     profiles = decoder_profiles({name: binding.axes for name, binding in graph.inputs.items()}, limits)
     return {
         "opset": graph.opset.version,
-        "precision": graph.precision.value,
+        "precision": graph.dtype.value,
         "profiles": [
             {
                 "name": profile.name,

@@ -18,7 +18,7 @@ import numpy as np
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.errors import RequestError
 from amp_export.inputs.tokens import Floats, Integers, token_pool
-from amp_export.options import Precision
+from amp_export.options import Dtype
 from amp_export.parity.decoder_cases import Cache, Case, Forward, cases_within, replay
 from amp_export.parity.metrics import distance
 from amp_export.parity.noise import draw_rounding
@@ -56,13 +56,13 @@ class Reference:
     """What one graph has to compute.
 
     Attributes:
-        precision: The graph's precision.
+        dtype: The graph's dtype.
         calls: By case, what is called in turn.
-        noise: How far PyTorch in the graph's precision is from PyTorch in a higher one: the largest difference.
+        noise: How far PyTorch in the graph's dtype is from PyTorch in a higher one: the largest difference.
         mean_noise: The largest mean difference of a case.
     """
 
-    precision: Precision
+    dtype: Dtype
     calls: Mapping[str, Sequence[ReferenceCall]]
     noise: float
     mean_noise: float
@@ -70,8 +70,8 @@ class Reference:
     def summary(self) -> dict[str, Any]:
         """Return what a bundle's manifest says of it."""
         return {
-            "precision": self.precision.value,
-            "reference_precision": REFERENCE[self.precision],
+            "precision": self.dtype.value,
+            "reference_precision": REFERENCE[self.dtype],
             "noise": self.noise,
             "noise_factor": NOISE_FACTOR,
             "tolerance": NOISE_FACTOR * self.noise,
@@ -94,12 +94,12 @@ class Reference:
         return stream.getvalue()
 
 
-def make_reference(checkpoint: Path, precision: Precision, limits: Limits) -> Reference:
-    """Run a decoder in PyTorch, in the graph's precision and in a higher one.
+def make_reference(checkpoint: Path, dtype: Dtype, limits: Limits) -> Reference:
+    """Run a decoder in PyTorch, in the graph's dtype and in a higher one.
 
     Args:
         checkpoint: What was exported.
-        precision: The precision it was exported in.
+        dtype: The precision it was exported in.
         limits: What a device's engine takes: no case is larger.
 
     Raises:
@@ -117,15 +117,15 @@ def make_reference(checkpoint: Path, precision: Precision, limits: Limits) -> Re
     def record(model: PreTrainedModel) -> dict[str, list[ReferenceCall]]:
         return {case.name: _record(case, pool, torch_decoder(model)) for case in cases}
 
-    expected = run_torch(checkpoint, REFERENCE[precision], record)
+    expected = run_torch(checkpoint, REFERENCE[dtype], record)
     exact = {name: _logits(calls) for name, calls in expected.items()}
 
     def noises(model: PreTrainedModel) -> list[tuple[float, float]]:
         runs = draw_rounding(model, record)
         return [distance(_logits(run[name]), logits) for run in runs for name, logits in exact.items()]
 
-    noise, mean_noise = (max(each) for each in zip(*run_torch(checkpoint, precision.value, noises), strict=True))
-    return Reference(precision, expected, noise, mean_noise)
+    noise, mean_noise = (max(each) for each in zip(*run_torch(checkpoint, dtype.value, noises), strict=True))
+    return Reference(dtype, expected, noise, mean_noise)
 
 
 def reference_cases(limits: Limits) -> tuple[Case, ...]:

@@ -19,7 +19,7 @@ from amp_export.exporters.limits import Limits
 from amp_export.exporters.onnx.support import can_build
 from amp_export.hardware.target_facts import NumberFormat, Target
 from amp_export.hardware.targets import TARGETS
-from amp_export.options import Precision, TargetName
+from amp_export.options import Dtype, TargetName
 
 RESERVED_SHARE = 0.07
 """Share of the memory that no program gets. Linux sees 7,620 MiB of an Orin Nano 8GB, 62,841 of an AGX Orin 64GB and
@@ -86,12 +86,12 @@ class Bound:
 
 @dataclass(frozen=True)
 class VariantEstimate:
-    """A model in one precision, held against a device.
+    """A model in one dtype, held against a device.
 
     Attributes:
         model: `dense` or `pruned`.
         option: Which of the ways to meet the ratio, counted from 0; None for the dense model.
-        precision: Of weights, activations, keys and values.
+        dtype: Of weights, activations, keys and values.
         weight_bytes: All weights.
         read_bytes: The weights that one decoding step reads, whatever the batch.
         cache_bytes: Keys and values of the largest batch with full contexts.
@@ -102,7 +102,7 @@ class VariantEstimate:
 
     model: str
     option: int | None
-    precision: Precision
+    dtype: Dtype
     weight_bytes: int
     read_bytes: int
     cache_bytes: int
@@ -119,7 +119,7 @@ class MemoryEstimate:
         target: The device.
         limits: The largest batch and context.
         available_bytes: Memory that is left for a model.
-        fits: The dense model and pruned ones, in each precision that the device takes.
+        fits: The dense model and pruned ones, in each dtype that the device takes.
     """
 
     target: TargetName
@@ -207,9 +207,9 @@ def estimate_memory(
     available = round(facts.memory_bytes * (1 - RESERVED_SHARE) - held)
     scale = _Scale(facts, available, limits)
     fits = [
-        scale.weigh(config, variant, precision)
-        for precision in Precision
-        if precision is Precision.FLOAT32 or NumberFormat(precision.value) in facts.precisions
+        scale.weigh(config, variant, dtype)
+        for dtype in Dtype
+        if dtype is Dtype.FLOAT32 or NumberFormat(dtype.value) in facts.dtypes
         for variant in variants
     ]
     return MemoryEstimate(target, limits, available, tuple(fits))
@@ -223,26 +223,26 @@ class _Scale:
     available: int
     limits: Limits
 
-    def weigh(self, config: ModelConfig, variant: ModelVariant, precision: Precision) -> VariantEstimate:
-        weights = precision.bytes * parameter_count(config, variant.widths)
-        read = precision.bytes * parameters_read(config, variant.widths)
+    def weigh(self, config: ModelConfig, variant: ModelVariant, dtype: Dtype) -> VariantEstimate:
+        weights = dtype.bytes * parameter_count(config, variant.widths)
+        read = dtype.bytes * parameters_read(config, variant.widths)
         batch, context = self.limits.max_batch, self.limits.max_context
-        cache = batch * context * precision.bytes * sum(cached_numbers(config, variant.widths))
+        cache = batch * context * dtype.bytes * sum(cached_numbers(config, variant.widths))
         # a step is given the past and gives back the past with the new token: both are there at once
-        fixed = 2 * cache + precision.bytes * batch * context * config.vocab_size
-        activations = precision.bytes * batch * activation_numbers(config, variant.widths, context)
+        fixed = 2 * cache + dtype.bytes * batch * context * config.vocab_size
+        activations = dtype.bytes * batch * activation_numbers(config, variant.widths, context)
         return VariantEstimate(
             model=variant.model,
             option=variant.option,
-            precision=precision,
+            dtype=dtype,
             weight_bytes=weights,
             read_bytes=read,
             cache_bytes=cache,
             run=self._need(ENGINE_COPIES[0] * weights + fixed, ENGINE_COPIES[1] * weights + fixed + activations),
             build=self._build(weights),
             bound=Bound(
-                half_context=self._bound(read, precision.bytes * seen_numbers(config, variant.widths, context // 2)),
-                full_context=self._bound(read, precision.bytes * seen_numbers(config, variant.widths, context)),
+                half_context=self._bound(read, dtype.bytes * seen_numbers(config, variant.widths, context // 2)),
+                full_context=self._bound(read, dtype.bytes * seen_numbers(config, variant.widths, context)),
             ),
         )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amp_export.errors import RequestError, UnsupportedModelError
-from amp_export.options import Format, Opset, Precision
+from amp_export.options import Dtype, Format, Opset
 from amp_export.verb_options import ExportOptions
 
 if TYPE_CHECKING:
@@ -122,13 +122,13 @@ def build_into(
     return facts
 
 
-def check_precision(checkpoint: Checkpoint, precision: Precision, *, progress: Progress) -> None:
-    """Look for values that the engine's precision cannot hold.
+def check_dtype(checkpoint: Checkpoint, dtype: Dtype, *, progress: Progress) -> None:
+    """Look for values that the engine's dtype cannot hold.
 
     Raises:
         RequestError: There are such.
     """
-    if precision is not Precision.FLOAT16:
+    if dtype is not Dtype.FLOAT16:
         return
     from amp_export.exporting.overflow import check_float16
 

@@ -1,6 +1,6 @@
 """Looks for values that float16 cannot hold, before anything is exported in it.
 
-A model is run on calibration text in a precision of more range, and what its modules take and return is looked at.
+A model is run on calibration text in a dtype of more range, and what its modules take and return is looked at.
 """
 
 from __future__ import annotations

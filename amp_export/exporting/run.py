@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from amp_export.checkpoints.hashing import directory_size
 from amp_export.exporting.engines import EngineJob, build_into
 from amp_export.exporting.settings import ExportSettings
-from amp_export.options import Format, Opset, Precision, Via
+from amp_export.options import Dtype, Format, Opset, Via
 from amp_export.progress import Advance, Progress
 
 if TYPE_CHECKING:
@@ -28,14 +28,14 @@ class ExportResult:
     Attributes:
         folder: The folder with the graph.
         format: Its format.
-        precision: The precision of weights and activations.
+        dtype: The dtype of weights and activations.
         via: How the graph was made, `direct` or `trace`.
         bytes_on_disk: Size of graph and weights, or of the engine.
     """
 
     folder: Path
     format: Format
-    precision: Precision
+    dtype: Dtype
     via: Via
     bytes_on_disk: int
 
@@ -74,7 +74,7 @@ def _export_graph(
     return export_into(
         folder,
         checkpoint,
-        precision=settings.precision,
+        dtype=settings.dtype,
         opset=settings.opset,
         via=settings.via,
         progress=progress,
@@ -98,17 +98,17 @@ def _export_program(
     from amp_export.exporters import executorch
 
     assert settings.limits is not None
-    made, precision, limits = folder / Format.EXECUTORCH, settings.precision, settings.limits
+    made, dtype, limits = folder / Format.EXECUTORCH, settings.dtype, settings.limits
     shutil.rmtree(made, ignore_errors=True)
     what = f"Exporting {name}" if name else "Exporting"
-    with progress.step(f"{what} to executorch in {precision}, up to half a minute a layer") as advance:
+    with progress.step(f"{what} to executorch in {dtype}, up to half a minute a layer") as advance:
         _from_model(
             checkpoint,
             made,
-            precision,
-            lambda model: executorch.export(model, made, precision=precision, limits=limits, on_progress=advance),
+            dtype,
+            lambda model: executorch.export(model, made, dtype=dtype, limits=limits, on_progress=advance),
         )
-    return ExportResult(made, settings.format, precision, Via.TRACE, directory_size(made))
+    return ExportResult(made, settings.format, dtype, Via.TRACE, directory_size(made))
 
 
 def build_from(
@@ -125,7 +125,7 @@ def export_into(
     folder: Path,
     checkpoint: Checkpoint,
     *,
-    precision: Precision,
+    dtype: Dtype,
     opset: Opset = Opset.OPSET_23,
     via: Via = Via.AUTO,
     progress: Progress,
@@ -143,31 +143,29 @@ def export_into(
     shutil.rmtree(folder / to.value, ignore_errors=True)
     if via is Via.AUTO:
         via = Via.DIRECT if onnx.can_build(checkpoint.config) is None else Via.TRACE
-    with progress.step(f"{description} to {to.value} in {precision.value}") as advance:
+    with progress.step(f"{description} to {to.value} in {dtype.value}") as advance:
         if via is Via.DIRECT:
-            onnx.export(checkpoint, folder / to.value, precision=precision, opset=opset, on_progress=advance)
+            onnx.export(checkpoint, folder / to.value, dtype=dtype, opset=opset, on_progress=advance)
         else:
-            _trace(checkpoint, folder / to.value, precision, opset, advance)
-    return ExportResult(folder / to.value, to, precision, via, directory_size(folder / to.value))
+            _trace(checkpoint, folder / to.value, dtype, opset, advance)
+    return ExportResult(folder / to.value, to, dtype, via, directory_size(folder / to.value))
 
 
-def _trace(checkpoint: Checkpoint, folder: Path, precision: Precision, opset: Opset, advance: Advance) -> None:
+def _trace(checkpoint: Checkpoint, folder: Path, dtype: Dtype, opset: Opset, advance: Advance) -> None:
     from amp_export.exporters.onnx import tracing
 
     def work(model: PreTrainedModel) -> None:
-        tracing.trace(model, folder, precision=precision, opset=opset, on_progress=advance)
+        tracing.trace(model, folder, dtype=dtype, opset=opset, on_progress=advance)
 
-    _from_model(checkpoint, folder, precision, work)
+    _from_model(checkpoint, folder, dtype, work)
 
 
-def _from_model(
-    checkpoint: Checkpoint, folder: Path, precision: Precision, work: Callable[[PreTrainedModel], object]
-) -> None:
+def _from_model(checkpoint: Checkpoint, folder: Path, dtype: Dtype, work: Callable[[PreTrainedModel], object]) -> None:
     """Run an export that needs the loaded model, and copy the tokenizer's files beside its result."""
     import torch
 
     from amp_export.checkpoints.loading import load_model
 
-    work(load_model(checkpoint.path, dtype=getattr(torch, precision.value)))
+    work(load_model(checkpoint.path, dtype=getattr(torch, dtype.value)))
     for file in checkpoint.companions():
         shutil.copy2(file, folder / file.name)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from amp_export.errors import RequestError
 from amp_export.exporters.limits import Limits, choose_limits
 from amp_export.exporting.engines import EngineJob, prepare_engine
-from amp_export.options import Format, Opset, Precision, Via
+from amp_export.options import Dtype, Format, Opset, Via
 from amp_export.verb_options import ExportOptions
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ class ExportSettings:
 
     Attributes:
         format: What to.
-        precision: The precision of the graph.
+        dtype: The dtype of the graph.
         opset: The version of its operators; None where it has none, as an ExecuTorch program.
         via: How it is made.
         job: The engine that is built from it, or None.
@@ -29,7 +29,7 @@ class ExportSettings:
     """
 
     format: Format
-    precision: Precision
+    dtype: Dtype
     opset: Opset | None
     via: Via
     job: EngineJob | None = None
@@ -48,10 +48,10 @@ def choose_settings(checkpoint: Checkpoint, options: ExportOptions) -> ExportSet
     if to is Format.TENSORRT:
         job = prepare_engine(options, checkpoint.config)
         opset = options.opset or job.choose_opset(checkpoint.config)
-        return ExportSettings(to, dtype or Precision.FLOAT16, opset, Via.DIRECT, job)
+        return ExportSettings(to, dtype or Dtype.FLOAT16, opset, Via.DIRECT, job)
     if to is Format.EXECUTORCH:
         limits = _choose_program(checkpoint, options)
-        return ExportSettings(to, dtype or Precision.FLOAT32, None, Via.TRACE, limits=limits)
+        return ExportSettings(to, dtype or Dtype.FLOAT32, None, Via.TRACE, limits=limits)
     if (options.target, options.runtime, options.max_batch, options.max_context) != (None, None, 1, None):
         raise RequestError(
             "Target and runtime are an engine's; batch and context are an engine's or an ExecuTorch program's.\n"
@@ -61,7 +61,7 @@ def choose_settings(checkpoint: Checkpoint, options: ExportOptions) -> ExportSet
         from amp_export.exporters import openvino
 
         openvino.require_runtime()
-    return ExportSettings(to, dtype or Precision.FLOAT32, options.opset or Opset.OPSET_23, options.via)
+    return ExportSettings(to, dtype or Dtype.FLOAT32, options.opset or Opset.OPSET_23, options.via)
 
 
 def _choose_program(checkpoint: Checkpoint, options: ExportOptions) -> Limits:

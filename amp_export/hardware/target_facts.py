@@ -48,7 +48,7 @@ class Target:
         memory_bytes: Its memory, all of it. None where it is not known.
         is_unified: Whether CPU and GPU share the memory.
         bandwidth: The memory's, as published: the peak in bytes a second. None where it is not known.
-        precisions: What its tensor cores take.
+        dtypes: What its tensor cores take.
         tensorrt: The TensorRT that it can have, the oldest first; none where it has no NVIDIA GPU.
     """
 
@@ -59,7 +59,7 @@ class Target:
     memory_bytes: int | None = None
     is_unified: bool = False
     bandwidth: float | None = None
-    precisions: frozenset[NumberFormat] = field(default_factory=frozenset)
+    dtypes: frozenset[NumberFormat] = field(default_factory=frozenset)
     tensorrt: tuple[TensorRt, ...] = ()
 
     @property

@@ -114,10 +114,10 @@ def failure_text(report: ParityReport) -> str:
         shown = (f"{number:.3g}" for number in numbers)
         rows.append((name, *shown, f"{case.top1_agreement:.1%}", "yes" if case.holds else "NO"))
     lines = [
-        f"The graph ({report.precision}) does not compute what its checkpoint computes "
-        f"(PyTorch in {report.reference_precision}).",
+        f"The graph ({report.dtype}) does not compute what its checkpoint computes "
+        f"(PyTorch in {report.reference_dtype}).",
         *_table(rows),
-        f"Tolerated is {report.noise_factor:g} times PyTorch's own {report.precision} noise.",
+        f"Tolerated is {report.noise_factor:g} times PyTorch's own {report.dtype} noise.",
     ]
     if report.greedy is not None and not report.greedy.holds:
         lines.append(f"Greedily they write {report.greedy.common} of {report.greedy.steps} tokens alike, then part.")

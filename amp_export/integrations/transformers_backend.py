@@ -18,7 +18,7 @@ from transformers.exporters.metadata import ExportMetadata
 
 from amp_export.exporters.tensorrt.engines import ENGINE, FACTS, EngineFacts
 from amp_export.exporters.tensorrt.transformers_format import FORMAT, EngineProgram, TensorrtRunner, describe_calls
-from amp_export.options import Precision
+from amp_export.options import Dtype
 
 
 @dataclass
@@ -51,7 +51,7 @@ class TensorrtExporter(HfExporter):
     def export_program(
         self, model: PreTrainedModel, sample_inputs: MutableMapping[str, Any], config: ExportConfigMixin
     ) -> tuple[EngineProgram, ExportMetadata]:
-        """Build an engine in the model's own precision.
+        """Build an engine in the model's own dtype.
 
         Args:
             model: A decoder whose graph is built directly.
@@ -74,7 +74,7 @@ class TensorrtExporter(HfExporter):
             folder / "out",
             ExportOptions(
                 to=Format.TENSORRT,
-                dtype=Precision(str(model.dtype).removeprefix("torch.")),
+                dtype=Dtype(str(model.dtype).removeprefix("torch.")),
                 target=TargetName(config.target) if config.target is not None else None,
                 runtime=EngineRuntime(config.runtime) if config.runtime is not None else None,
                 max_batch=config.max_batch,

@@ -16,7 +16,7 @@ from amp_export.architectures import LayerWidths
 from amp_export.checkpoints.hashing import hash_file
 from amp_export.documents import read_json, to_json
 from amp_export.errors import OutputError
-from amp_export.options import Format, Precision, Via
+from amp_export.options import Dtype, Format, Via
 from amp_export.outputs.names import MANIFEST
 from amp_export.outputs.staging import replace_text, require_directory
 
@@ -109,7 +109,7 @@ class Manifest:
         config_before: config.json of the source.
         config_after: config.json of the pruned checkpoint, or None.
         rewrite: Kind of rewrite and why, or None.
-        exports: By format, the precision of the graph.
+        exports: By format, the dtype of the graph.
         exporters: By format, how the graph was made: `direct` or `trace`.
         packages: Versions of what computed it.
         files: SHA-256 and bytes of every file, by relative path.
@@ -123,7 +123,7 @@ class Manifest:
     plan: PlanSummary | None = None
     config_after: Mapping[str, Any] | None = None
     rewrite: RewriteRecord | None = None
-    exports: Mapping[Format, Precision] = field(default_factory=dict)
+    exports: Mapping[Format, Dtype] = field(default_factory=dict)
     exporters: Mapping[Format, Via] = field(default_factory=dict)
     verdicts: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, FileRecord] = field(default_factory=dict)
@@ -135,11 +135,11 @@ class Manifest:
         """Return the same with one more verdict."""
         return replace(self, verdicts={**self.verdicts, name: verdict})
 
-    def with_export(self, to: Format, precision: Precision, via: Via) -> Manifest:
+    def with_export(self, to: Format, dtype: Dtype, via: Via) -> Manifest:
         """Return the same with one more graph."""
         return replace(
             self,
-            exports={**self.exports, to: precision},
+            exports={**self.exports, to: dtype},
             exporters={**self.exporters, to: via},
         )
 

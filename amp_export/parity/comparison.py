@@ -7,11 +7,11 @@ The tolerance is not a constant. PyTorch itself runs the model in a higher preci
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from msgspec import structs
 
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.options import Provider
@@ -54,7 +54,7 @@ def with_explanation(
     known = [case for case in everything if case.name in names]
     candidates = [case for case in known if case.name in failing] or [case for case in known if case.is_varied]
     case = min(candidates or known, key=lambda case: case.tokens)
-    return replace(report, explanation=explain(tap_plan, case, progress=progress))
+    return structs.replace(report, explanation=explain(tap_plan, case, progress=progress))
 
 
 def compare(
@@ -134,16 +134,16 @@ def compare_model(
     """
     from amp_export.parity.suites import choose_suite
 
-    precision = model.precision
+    dtype = model.dtype
     suite = choose_suite(model, checkpoint, open_checkpoint(checkpoint).config, cases)
-    with progress.step(f"Running the graph ({precision.value})") as _:
+    with progress.step(f"Running the graph ({dtype.value})") as _:
         found = suite.run_graph()
-    with progress.step(f"Running PyTorch in {REFERENCE[precision]}") as _:
+    with progress.step(f"Running PyTorch in {REFERENCE[dtype]}") as _:
         expected, written = run_torch(
-            checkpoint, REFERENCE[precision], lambda model: (suite.run_torch(model), suite.continue_torch(model))
+            checkpoint, REFERENCE[dtype], lambda model: (suite.run_torch(model), suite.continue_torch(model))
         )
-    with progress.step(f"Running PyTorch in {precision.value}") as _:
-        noises = run_torch(checkpoint, precision.value, lambda model: _measure_noise(model, suite, expected))
+    with progress.step(f"Running PyTorch in {dtype.value}") as _:
+        noises = run_torch(checkpoint, dtype.value, lambda model: _measure_noise(model, suite, expected))
     results = tuple(_judge(suite.names, found, expected, noises))
     worst = [tuple(map(max, zip(*noises[output], strict=True))) for output in noises]
     noise, mean_noise = (max(each) for each in zip(*worst, strict=True))
@@ -153,8 +153,8 @@ def compare_model(
         greedy = _judge_greedy(suite.written, *written, tolerance=tolerance)
     return ParityReport(
         runtime=model.description,
-        precision=precision.value,
-        reference_precision=REFERENCE[precision],
+        dtype=dtype.value,
+        reference_dtype=REFERENCE[dtype],
         noise=noise,
         noise_factor=NOISE_FACTOR,
         tolerance=tolerance,

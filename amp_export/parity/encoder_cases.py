@@ -12,7 +12,7 @@ from amp_export.architectures import Modality, ModelConfig
 from amp_export.exporters.limits import Limits
 from amp_export.inputs.random import as_tensors, input_name, random_inputs
 from amp_export.inputs.tokens import Floats, Integers, draw_rows
-from amp_export.options import Precision
+from amp_export.options import Dtype
 from amp_export.parity.decoder_cases import TokenCounts
 
 if TYPE_CHECKING:
@@ -87,12 +87,12 @@ def text_inputs(lengths: Sequence[int], config: ModelConfig, pool: Integers) -> 
     return inputs
 
 
-def signal_inputs(rows: int, config: ModelConfig, precision: Precision) -> dict[str, Floats]:
+def signal_inputs(rows: int, config: ModelConfig, dtype: Dtype) -> dict[str, Floats]:
     """Return random images or audio, float32, of numbers that the graph's dtype can represent."""
     import torch
 
     name = input_name(config)
-    drawn = random_inputs(config, samples=rows, length=1, dtype=getattr(torch, precision.value))
+    drawn = random_inputs(config, samples=rows, length=1, dtype=getattr(torch, dtype.value))
     return {name: drawn[name].float().numpy()}
 
 
@@ -103,7 +103,7 @@ def replay_encoder(
     forward: Callable[[Inputs], Outputs],
     *,
     by_token: Collection[str],
-    precision: Precision,
+    dtype: Dtype,
 ) -> dict[str, Floats]:
     """Run a case through an encoder.
 
@@ -113,14 +113,14 @@ def replay_encoder(
         pool: Token ids to draw from.
         forward: The encoder.
         by_token: The outputs of which only real tokens' entries are compared.
-        precision: The graph's.
+        dtype: The graph's.
 
     Returns:
         Each output, float64, [positions, features]; where tokens have entries, those of padding are left out.
     """
     if config.architecture.modality is not Modality.TEXT:
         return {
-            name: as_rows(found) for name, found in forward(signal_inputs(len(case.lengths), config, precision)).items()
+            name: as_rows(found) for name, found in forward(signal_inputs(len(case.lengths), config, dtype)).items()
         }
     inputs = text_inputs(case.lengths, config, pool)
     real_bs = inputs["attention_mask"] == 1

@@ -28,7 +28,7 @@ def draw_rounding(model: PreTrainedModel, work: Callable[[PreTrainedModel], Resu
     """Run a model as it is, and then with its rounding disturbed, in the same way whenever it is asked to.
 
     Args:
-        model: What to run, in the precision whose rounding is looked at.
+        model: What to run, in the dtype whose rounding is looked at.
         work: How it is run.
 
     Yields:

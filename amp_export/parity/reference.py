@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from amp_export.checkpoints.loading import load_model
-from amp_export.options import Precision
+from amp_export.options import Dtype
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -19,22 +19,22 @@ NOISE_FACTOR = 4.0
 """How many times PyTorch's own noise a graph may be off: two runtimes sum in different orders, and each order is a draw
 from the same noise, of which a graph's is one and PyTorch's is the worst of several."""
 
-REFERENCE = {Precision.FLOAT32: "float64", Precision.FLOAT16: "float32", Precision.BFLOAT16: "float32"}
-"""The higher precision that each precision's noise is measured against."""
+REFERENCE = {Dtype.FLOAT32: "float64", Dtype.FLOAT16: "float32", Dtype.BFLOAT16: "float32"}
+"""The higher dtype that each dtype's noise is measured against."""
 
 
-def run_torch(checkpoint: Path, precision: str, work: Callable[[PreTrainedModel], Result]) -> Result:
+def run_torch(checkpoint: Path, dtype: str, work: Callable[[PreTrainedModel], Result]) -> Result:
     """Load a checkpoint into PyTorch and runs it.
 
     Args:
         checkpoint: What to load.
-        precision: The name of the dtype to compute in.
+        dtype: The name of the dtype to compute in.
         work: What to do with it.
     """
     import torch
 
-    model = load_model(checkpoint, dtype=getattr(torch, precision))
-    if precision == "float64" and model.config._attn_implementation == "eager":
+    model = load_model(checkpoint, dtype=getattr(torch, dtype))
+    if dtype == "float64" and model.config._attn_implementation == "eager":
         _keep_padding_finite(model)
     with torch.inference_mode():
         return work(model)

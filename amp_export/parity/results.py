@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
+
 
 @dataclass(frozen=True)
 class CaseResult:
@@ -15,7 +17,7 @@ class CaseResult:
         positions: Real token positions compared; rows, where an output has one entry for a whole text or image.
         max_error: Largest absolute difference between graph and reference.
         mean_error: Mean absolute difference.
-        noise: Largest absolute difference between PyTorch in the graph's precision and the reference.
+        noise: Largest absolute difference between PyTorch in the graph's dtype and the reference.
         mean_noise: The mean of that difference.
         tolerance: What the largest error may be: the largest noise of this output over all cases, times the factor.
         mean_tolerance: What the mean error may be: the largest mean noise times the factor. Small faults show here.
@@ -75,7 +77,7 @@ class Point:
         value: The graph's name for it.
         operator: The operator that makes it.
         error: The largest absolute difference; infinite where the graph has NaN or infinity and the model has not.
-        noise: The largest difference between PyTorch in the graph's precision and in a higher one.
+        noise: The largest difference between PyTorch in the graph's dtype and in a higher one.
         tolerance: What the error may be.
         holds: Whether it is within.
     """
@@ -108,14 +110,15 @@ class Explanation:
     operators: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class ParityReport:
+class ParityReport(
+    msgspec.Struct, frozen=True, rename={"dtype": "precision", "reference_dtype": "reference_precision"}
+):
     """Whether the graph computes what the model computes.
 
     Attributes:
         runtime: Name and version of what ran the graph; a device's report says it elsewhere.
-        precision: The graph's precision.
-        reference_precision: What PyTorch computed the reference in.
+        dtype: The graph's dtype.
+        reference_dtype: What PyTorch computed the reference in.
         noise: The largest noise over all cases.
         noise_factor: How many times the noise is tolerated.
         tolerance: The largest tolerance of an output.
@@ -126,8 +129,8 @@ class ParityReport:
         explanation: Where graph and model part within, if that was asked for.
     """
 
-    precision: str
-    reference_precision: str
+    dtype: str
+    reference_dtype: str
     noise: float
     noise_factor: float
     tolerance: float

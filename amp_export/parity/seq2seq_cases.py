@@ -16,7 +16,7 @@ from amp_export.architectures import Modality, ModelConfig
 from amp_export.exporters.limits import Limits
 from amp_export.inputs.random import as_tensors
 from amp_export.inputs.tokens import Floats, Integers, draw_rows
-from amp_export.options import Precision
+from amp_export.options import Dtype
 from amp_export.parity.decoder_cases import Count, TokenCounts
 from amp_export.parity.encoder_cases import Inputs, Outputs, as_rows, signal_inputs, text_inputs
 
@@ -99,7 +99,7 @@ def writing_cases_within(cases: Iterable[Seq2SeqCase], limits: Limits | None) ->
 
 
 def replay_writing(
-    case: Seq2SeqCase, config: ModelConfig, pool: Integers, write: Write, *, precision: Precision
+    case: Seq2SeqCase, config: ModelConfig, pool: Integers, write: Write, *, dtype: Dtype
 ) -> dict[str, Floats]:
     """Run a case through an encoder with a decoder.
 
@@ -108,7 +108,7 @@ def replay_writing(
         config: The model's config.
         pool: Token ids to draw from.
         write: The model.
-        precision: The graph's.
+        dtype: The graph's.
 
     Returns:
         The encoder's states at all real positions and all logits, float64, [positions, features].
@@ -117,7 +117,7 @@ def replay_writing(
     if config.architecture.modality is Modality.TEXT:
         source: Inputs = text_inputs(case.source_lengths, config, pool)
     else:
-        source = signal_inputs(rows, config, precision)
+        source = signal_inputs(rows, config, dtype)
     # what is written is drawn from the pool's other end, so that it is not what is read
     written_bs = draw_rows(pool[::-1].copy(), rows, case.written + case.decode_steps)
     found = dict(write(source, written_bs, case.written))

@@ -12,7 +12,7 @@ from amp_export.exporters.models.decoder import Decoder
 from amp_export.exporters.models.encoder import GraphEncoder
 from amp_export.exporters.models.encoder_decoder import GraphEncoderDecoder
 from amp_export.inputs.tokens import Floats, Integers, token_pool
-from amp_export.options import Precision
+from amp_export.options import Dtype
 from amp_export.parity.decoder_cases import (
     DEFAULT_CASES,
     GREEDY_PROMPT,
@@ -186,7 +186,7 @@ class EncoderSuite(_WritesNothing):
         self._pool = pool
         self._cases = encoder_cases_within(cases or encoder_cases(config), graph.limits)
         self._outputs = graph.outputs
-        self._precision: Precision = graph.precision
+        self._dtype: Dtype = graph.dtype
         self.names = [case.name for case in self._cases]
 
     def run_graph(self) -> list[Outputs]:
@@ -207,7 +207,7 @@ class EncoderSuite(_WritesNothing):
             self._pool,
             forward,
             by_token=self._graph.outputs_by_token,
-            precision=self._precision,
+            dtype=self._dtype,
         )
 
 
@@ -238,4 +238,4 @@ class Seq2SeqSuite(_WritesNothing):
         return [self._replay(case, torch_writer(model)) for case in self._cases]
 
     def _replay(self, case: Seq2SeqCase, write: Any) -> Outputs:
-        return replay_writing(case, self._config, self._pool, write, precision=self._graph.precision)
+        return replay_writing(case, self._config, self._pool, write, dtype=self._graph.dtype)

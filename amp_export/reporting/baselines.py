@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
+
+import msgspec
+from msgspec import structs
 
 from amp_export.documents import read_json, to_json
 from amp_export.errors import NewerSchemaError, OutputError, RequestError
@@ -22,8 +24,7 @@ from amp_export.reporting.metrics import METRICS, Metric, Value, find_metric, me
 from amp_export.reporting.report import Report
 
 
-@dataclass(frozen=True)
-class Baseline:
+class Baseline(msgspec.Struct, frozen=True, rename={"dtype": "precision"}):
     """The content of the file.
 
     Attributes:
@@ -31,7 +32,7 @@ class Baseline:
         model: What was asked for.
         source_sha256: The hash of the dense checkpoint; it says which model it is, wherever that lies.
         export: The format.
-        precision: The graph's precision.
+        dtype: The graph's dtype.
         metrics: The numbers, by name.
     """
 
@@ -40,7 +41,7 @@ class Baseline:
     model: str
     source_sha256: str
     export: str
-    precision: str
+    dtype: str
     metrics: Mapping[str, Value]
     schema: int = SCHEMA
 
@@ -54,7 +55,7 @@ class Baseline:
             model=manifest.source.asked,
             source_sha256=manifest.source.sha256,
             export=to.value,
-            precision=manifest.exports.get(to, ""),
+            dtype=manifest.exports.get(to, ""),
             metrics={name: value for name, value in values.items() if name.partition(".")[0] in kept},
         )
 
@@ -69,7 +70,7 @@ class Baseline:
         if not file.is_file():
             raise RequestError(f"There is no baseline {file}.\nWrite it: give --update-baseline once.")
         baseline = read_json(file, cls, newest=cls.SCHEMA)
-        baseline = replace(
+        baseline = structs.replace(
             baseline, metrics={name.replace("gain.", "speedup."): v for name, v in baseline.metrics.items()}
         )
         if unknown := [name for name in baseline.metrics if find_metric(name) is None]:
@@ -98,7 +99,7 @@ class Baseline:
             to: Which export is compared.
 
         Raises:
-            RequestError: It is of another model, format or precision.
+            RequestError: It is of another model, format or dtype.
         """
         manifest = Manifest.load(output)
         advice = "Name the baseline that belongs to it, or replace this one: --update-baseline."
@@ -107,7 +108,7 @@ class Baseline:
                 f"{file} is a baseline of {self.model} (SHA-256 {self.source_sha256[:12]}), and {output} was made of "
                 f"{manifest.source.asked} ({manifest.source.sha256[:12]}): another model, or other weights.\n{advice}"
             )
-        if (kind := (self.export, self.precision)) != (found := (to.value, manifest.exports.get(to, ""))):
+        if (kind := (self.export, self.dtype)) != (found := (to.value, manifest.exports.get(to, ""))):
             raise RequestError(f"{file} is of {' in '.join(kind)}, and {output} holds {' in '.join(found)}.\n{advice}")
 
 

@@ -204,7 +204,7 @@ def _notes(reports: Sequence[Report]) -> Iterator[str]:
     if len({(quality.text, f"{quality.dense:.4g}") for quality in qualities}) > 1:
         yield "Quality was measured on different texts or models."
     parities = [report.parity for report in reports if report.parity is not None]
-    if len(precisions := {parity.precision for parity in parities}) > 1:
-        yield f"The graphs are of different precisions: {', '.join(sorted(precisions))}."
+    if len(dtypes := {parity.dtype for parity in parities}) > 1:
+        yield f"The graphs are of different precisions: {', '.join(sorted(dtypes))}."
     if len(runtimes := {parity.runtime for parity in parities if parity.runtime is not None}) > 1:
         yield f"Parity was checked with different runtimes: {', '.join(sorted(runtimes))}."

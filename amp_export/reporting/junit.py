@@ -111,7 +111,7 @@ def _properties(report: Report) -> Iterator[tuple[str, str]]:
     """Yield what was measured and has no limit to keep."""
     yield from ((f"version.{name}", found) for name, found in (report.packages or {}).items())
     if report.parity is not None:
-        yield "parity.precision", report.parity.precision
+        yield "parity.precision", report.parity.dtype
         if report.parity.runtime is not None:
             yield "parity.runtime", report.parity.runtime
     if report.quality is not None:

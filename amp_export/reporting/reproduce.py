@@ -19,12 +19,12 @@ def commands(report: Report, manifest: Manifest) -> Iterator[str]:
     if report.pruning is not None:
         yield _prune(report, manifest)
         checkpoint = f"{OUT}/pruned"
-    for name, precision in manifest.exports.items():
+    for name, dtype in manifest.exports.items():
         if name == Format.ONNX and Format.TENSORRT in manifest.exports:
             continue  # an engine's export makes the graph too
         via = manifest.exporters.get(name)
         yield _line(
-            "export", "--model", checkpoint, "--to", name, "--dtype", precision, *(("--via", via) if via else ()),
+            "export", "--model", checkpoint, "--to", name, "--dtype", dtype, *(("--via", via) if via else ()),
             "--output", OUT,
         )  # fmt: skip
     to = ("--to", Format.TENSORRT.value) if Format.TENSORRT in manifest.exports else ()

@@ -68,7 +68,7 @@ def verdict_lines(report: Report) -> Iterator[str]:
         runs = f" with {parity.runtime}" if parity.runtime is not None else ""
         yield (
             f"Parity {holds_in_how_many(*count_failed(parity.cases))}{runs}: graph off by up to "
-            f"{worst_error(parity.cases):.2g}, PyTorch's own {parity.precision} noise is {parity.noise:.2g}, "
+            f"{worst_error(parity.cases):.2g}, PyTorch's own {parity.dtype} noise is {parity.noise:.2g}, "
             f"tolerated is {parity.tolerance:.2g}."
         )
         if (explanation := parity.explanation) is not None:

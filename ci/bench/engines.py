@@ -23,8 +23,8 @@ from amp_export.exporters.onnx import export as export_onnx  # noqa: E402
 from amp_export.exporters.tensorrt import EngineSettings, Limits, export, load_flavor  # noqa: E402
 from amp_export.hardware.targets import TARGETS  # noqa: E402
 from amp_export.options import (  # noqa: E402
+    Dtype,
     Opset,
-    Precision,
     TargetName,
 )
 from tests.support.tiny_models import BUILDABLE, save_tiny_model  # noqa: E402
@@ -103,14 +103,14 @@ def family_rows(scratch: Path) -> list[str]:
         cells = []
         for opset in (Opset.OPSET_23, Opset.OPSET_20):
             failed = []
-            for precision in Precision:
-                folder = scratch / f"{model_type}-{opset}-{precision}"
-                export_onnx(checkpoint, folder / "onnx", precision=precision, opset=opset)
+            for dtype in Dtype:
+                folder = scratch / f"{model_type}-{opset}-{dtype}"
+                export_onnx(checkpoint, folder / "onnx", dtype=dtype, opset=opset)
                 try:
                     export(folder / "onnx", folder / "engine", runtime, settings)
                 except AmpExportError as error:
-                    print(model_type, opset, precision, error, file=sys.stderr)
-                    failed.append(precision.value)
+                    print(model_type, opset, dtype, error, file=sys.stderr)
+                    failed.append(dtype.value)
             cells.append("built" if not failed else f"not built: {', '.join(failed)}")
         rows.append(f"| {model_type} | {' | '.join(cells)} |")
         print(rows[-1], file=sys.stderr)

@@ -26,7 +26,7 @@ from amp_export.checkpoints.reading import open_checkpoint, read_config
 from amp_export.exporters.models.decoder import GraphDecoder
 from amp_export.exporters.onnx import export, run
 from amp_export.hardware.gpus import find_gpu
-from amp_export.options import HeadPolicy, Precision
+from amp_export.options import Dtype, HeadPolicy
 from amp_export.pruning.candidates import list_candidates
 from amp_export.pruning.planning import choose_candidate
 from amp_export.pruning.rewriting import rewrite
@@ -156,14 +156,14 @@ def make_configs(layers: int, folder: Path) -> tuple[Any, Any, str]:
     return dense, AutoConfig.from_pretrained(folder / "pruned"), shapes
 
 
-def export_random(config: Any, folder: Path, precision: Precision) -> Path:
+def export_random(config: Any, folder: Path, dtype: Dtype) -> Path:
     """Export a graph with random weights and return its folder."""
-    model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, precision.value))
+    model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype.value))
     model.save_pretrained(folder / "checkpoint")
     del model
     checkpoint = open_checkpoint(folder / "checkpoint")
     assert isinstance(checkpoint.config, ModelConfig)
-    export(checkpoint, folder / "onnx", precision=precision)
+    export(checkpoint, folder / "onnx", dtype=dtype)
     return folder / "onnx"
 
 
@@ -190,11 +190,11 @@ def main() -> None:
         import onnxruntime
 
         provider = "CUDAExecutionProvider" if on_gpu else "CPUExecutionProvider"
-        precision = Precision.FLOAT16 if on_gpu else Precision.FLOAT32
-        graphs = [export_random(config, folder / name, precision) for name, config in (("d", dense), ("p", pruned))]
+        graph_dtype = Dtype.FLOAT16 if on_gpu else Dtype.FLOAT32
+        graphs = [export_random(config, folder / name, graph_dtype) for name, config in (("d", dense), ("p", pruned))]
         decoders = [run(graph, providers=[provider]) for graph in graphs]
         steps = [onnx_step(decoder) for decoder in decoders if isinstance(decoder, GraphDecoder)]
-        label = f"ONNX Runtime {onnxruntime.__version__}, {precision}"
+        label = f"ONNX Runtime {onnxruntime.__version__}, {graph_dtype}"
         rows += compare(label, *steps, dense.vocab_size, clock)
     gpu = find_gpu()
     machine = f"{gpu.name}, driver {gpu.driver}." if gpu is not None else "No GPU: this was a dry run of the script."

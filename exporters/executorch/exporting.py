@@ -14,7 +14,7 @@ from amp_export.exporters.limits import Limits
 from amp_export.exporters.models.session import Port
 from amp_export.exporters.tracing.environment import check_traceable, fast_export, named_errors, quiet
 from amp_export.exporters.tracing.kinds import model_kind, tracing_jobs
-from amp_export.options import Precision
+from amp_export.options import Dtype
 
 if TYPE_CHECKING:
     from executorch.exir import ExecutorchProgramManager
@@ -47,7 +47,7 @@ def export(
     model: PreTrainedModel,
     folder: Path,
     *,
-    precision: Precision,
+    dtype: Dtype,
     limits: Limits,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> ExecutorchExport:
@@ -59,9 +59,9 @@ def export(
     `exporters.onnx.tracing.trace`. `config.json` is written beside.
 
     Args:
-        model: What to export, set to evaluation, in the dtype of `precision`.
+        model: What to export, set to evaluation, in the dtype of `dtype`.
         folder: Where to; it is made, and must be empty if it is there.
-        precision: The dtype of weights, activations, keys, values and outputs.
+        dtype: The dtype of weights, activations, keys, values and outputs.
         limits: The largest shapes: memory is planned for them.
         on_progress: Called with the number of programs written and of all, at the start and after each.
 
@@ -72,7 +72,7 @@ def export(
         ValueError: The model is set to training, or is not of that dtype.
     """
     require_runtime()
-    check_traceable(model, folder, precision)
+    check_traceable(model, folder, dtype)
     with named_errors(model), quiet():
         jobs = tracing_jobs(model, model_kind(model))
     folder.mkdir(parents=True, exist_ok=True)
@@ -81,13 +81,13 @@ def export(
     programs = []
     for number, job in enumerate(jobs, start=1):
         programs.append((folder / job.file).with_suffix(".pte"))
-        _write_program(model, job, programs[-1], precision, limits)
+        _write_program(model, job, programs[-1], dtype, limits)
         report(number, len(jobs))
     (folder / "config.json").write_text(model.config.to_json_string(), encoding="utf-8")
     return ExecutorchExport(folder, tuple(programs), directory_size(folder))
 
 
-def _write_program(model: PreTrainedModel, job: Job, file: Path, precision: Precision, limits: Limits) -> None:
+def _write_program(model: PreTrainedModel, job: Job, file: Path, dtype: Dtype, limits: Limits) -> None:
     import torch
 
     from amp_export.exporters.tracing.jobs import flatten, map_samples
@@ -106,7 +106,7 @@ def _write_program(model: PreTrainedModel, job: Job, file: Path, precision: Prec
         taken, given = _ports(model, program, job, returned, sizes)
         with file.open("wb") as stream:
             program.write_to_file(stream)
-    ProgramFacts(runtime_version(), precision, limits, sizes, taken, given).save(file)
+    ProgramFacts(runtime_version(), dtype, limits, sizes, taken, given).save(file)
 
 
 def _lower(module: Any, inputs: Any, shapes: Any) -> ExecutorchProgramManager:

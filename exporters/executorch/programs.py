@@ -8,24 +8,24 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from amp_export.documents import convert, parse_json, read_text, to_json
 from amp_export.errors import MissingExtraError, ModelError
 from amp_export.exporters.files import exported_files
 from amp_export.exporters.limits import Limits
 from amp_export.exporters.models.session import Port
-from amp_export.options import Format, Precision
+from amp_export.options import Dtype, Format
 
 
-@dataclass(frozen=True)
-class ProgramFacts:
+class ProgramFacts(msgspec.Struct, frozen=True, rename={"dtype": "precision"}):
     """What is known of a program.
 
     Attributes:
         executorch: The version that made it.
-        precision: Of weights and activations.
+        dtype: Of weights and activations.
         limits: What its memory is planned for.
         sizes: The largest size of each axis that varies, by its name.
         inputs: By name, in its order.
@@ -33,7 +33,7 @@ class ProgramFacts:
     """
 
     executorch: str
-    precision: Precision
+    dtype: Dtype
     limits: Limits
     sizes: Mapping[str, int]
     inputs: Mapping[str, Port]

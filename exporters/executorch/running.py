@@ -19,7 +19,7 @@ from amp_export.exporters.models.kinds import GraphModel, choose_model
 from amp_export.exporters.models.session import Session
 from amp_export.exporters.tracing.environment import quiet
 from amp_export.hardware.threads import usable_cores
-from amp_export.options import Format, Precision
+from amp_export.options import Dtype, Format
 
 if TYPE_CHECKING:
     import torch
@@ -82,15 +82,15 @@ class ExecutorchSession(Session):
             )
         _loaded.add(self)
 
-    def to_value(self, array: Any, precision: Precision | None = None) -> torch.Tensor:
+    def to_value(self, array: Any, dtype: Dtype | None = None) -> torch.Tensor:
         """See `Session.to_value`."""
         import numpy as np
         import torch
 
         value = torch.from_numpy(np.require(array, requirements=["C", "W"]))
-        dtype = value.dtype if precision is None else getattr(torch, precision.value)
+        torch_dtype = value.dtype if dtype is None else getattr(torch, dtype.value)
         # a copy: the runtime refuses the strides that numpy gives to an empty array
-        return value.to(dtype, copy=True, memory_format=torch.contiguous_format)
+        return value.to(torch_dtype, copy=True, memory_format=torch.contiguous_format)
 
     def to_float32(self, value: torch.Tensor) -> Floats:
         """See `Session.to_float32`."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from amp_export.options import Precision
+from amp_export.options import Dtype
 
 if TYPE_CHECKING:
     from amp_export.exporters.models.session import Floats, Integers, Session
@@ -33,7 +33,7 @@ class Decoder(ABC):
 
     Attributes:
         num_layers: How many decoder layers it has.
-        precision: The dtype of its weights, activations, keys and values.
+        dtype: The dtype of its weights, activations, keys and values.
         threads: How many threads compute one operator; 0 where a GPU computes.
         description: Name and version of the runtime.
         max_batch: The largest batch that it takes; None where there is no limit.
@@ -42,7 +42,7 @@ class Decoder(ABC):
     """
 
     num_layers: int
-    precision: Precision
+    dtype: Dtype
     threads: int
     description: str
     max_batch: int | None = None
@@ -96,9 +96,9 @@ class GraphDecoder(Decoder):
         self._past_inputs = {name: port for name, port in session.inputs.items() if name.startswith(PAST)}
         self._outputs = list(session.outputs)
         self.num_layers = len(self._past_inputs) // 2
-        precision = next(iter(self._past_inputs.values())).precision
-        assert precision is not None
-        self.precision = precision
+        dtype = next(iter(self._past_inputs.values())).float_dtype
+        assert dtype is not None
+        self.dtype = dtype
         self.threads, self.description = session.threads, session.description
         if session.limits is not None:
             self.max_batch, self.max_context = session.limits.max_batch, session.limits.max_context
@@ -134,5 +134,5 @@ class GraphDecoder(Decoder):
             _, heads, _, head_dim = port.axes
             assert isinstance(heads, int)
             assert isinstance(head_dim, int)
-            values[name] = session.to_value(np.empty((batch_size, heads, 0, head_dim), np.float32), port.precision)
+            values[name] = session.to_value(np.empty((batch_size, heads, 0, head_dim), np.float32), port.float_dtype)
         return Past(length=0, values=values)

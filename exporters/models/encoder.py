@@ -9,7 +9,7 @@ from amp_export.errors import UnsupportedModelError
 
 if TYPE_CHECKING:
     from amp_export.exporters.models.session import Floats, Session
-    from amp_export.options import Precision
+    from amp_export.options import Dtype
 
 
 class GraphEncoder:
@@ -19,7 +19,7 @@ class GraphEncoder:
         inputs: For each input the sizes of its axes; a name stands for a size that varies.
         outputs: The outputs that are floating-point numbers.
         outputs_by_token: Those of them that have one entry for each token, on their second axis.
-        precision: The dtype of its weights, activations and outputs.
+        dtype: The dtype of its weights, activations and outputs.
         threads: How many threads compute one operator.
         description: Name and version of the runtime.
         limits: The largest batch and text that it takes; None where it takes any.
@@ -29,10 +29,10 @@ class GraphEncoder:
         """Take a graph, and which of its outputs are wanted, where not all that are floating-point numbers."""
         self._session: Session | None = session
         self.inputs: Mapping[str, tuple[int | str, ...]] = {name: port.axes for name, port in session.inputs.items()}
-        found: dict[str, Precision] = {
-            name: port.precision
+        found: dict[str, Dtype] = {
+            name: port.float_dtype
             for name, port in session.outputs.items()
-            if port.precision is not None and (outputs is None or name in outputs)
+            if port.float_dtype is not None and (outputs is None or name in outputs)
         }
         if not found:
             raise UnsupportedModelError("The graph returns no floating-point numbers: it is no encoder's.")
@@ -43,7 +43,7 @@ class GraphEncoder:
         self.outputs_by_token = frozenset(
             name for name in found if is_named and session.outputs[name].axes[1:2] == tokens
         )
-        self.precision = found[self.outputs[0]]
+        self.dtype = found[self.outputs[0]]
         self.threads, self.description, self.limits = session.threads, session.description, session.limits
 
     def forward(self, inputs: Mapping[str, Any]) -> dict[str, Floats]:

@@ -44,7 +44,7 @@ class GraphEncoderDecoder:
     Attributes:
         inputs: For each input of the encoder the sizes of its axes; a name stands for a size that varies.
         num_layers: How many layers the decoder has.
-        precision: The dtype of weights, activations, keys and values.
+        dtype: The dtype of weights, activations, keys and values.
         threads: How many threads compute one operator.
         description: Name and version of the runtime.
         limits: The largest batch and text that it reads and writes; None where it takes any.
@@ -55,9 +55,9 @@ class GraphEncoderDecoder:
         self._has_mask = "encoder_attention_mask" in later.inputs
         self.inputs: Mapping[str, tuple[int | str, ...]] = {name: port.axes for name, port in encoder.inputs.items()}
         self.num_layers = sum(name.endswith(".decoder.key") for name in later.inputs)
-        precision = encoder.outputs[STATES].precision
-        assert precision is not None
-        self.precision = precision
+        dtype = encoder.outputs[STATES].float_dtype
+        assert dtype is not None
+        self.dtype = dtype
         self.threads, self.description, self.limits = encoder.threads, encoder.description, encoder.limits
 
     def encode(self, inputs: Mapping[str, Any]) -> EncodedSource:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from amp_export.exporters.limits import Limits
-from amp_export.options import Precision
+from amp_export.options import Dtype
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     Integers = np.ndarray[Any, np.dtype[np.int64]]
     Floats = np.ndarray[Any, np.dtype[np.float32]]
 
-PRECISIONS = frozenset(precision.value for precision in Precision)
+DTYPES = frozenset(dtype.value for dtype in Dtype)
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class Port:
     axes: tuple[int | str, ...]
 
     @property
-    def precision(self) -> Precision | None:
+    def float_dtype(self) -> Dtype | None:
         """What its numbers are; None for whole numbers and truths."""
-        return Precision(self.dtype) if self.dtype in PRECISIONS else None
+        return Dtype(self.dtype) if self.dtype in DTYPES else None
 
 
 def widen_bfloat16(bits: Any) -> Floats:
@@ -64,12 +64,12 @@ class Session(ABC):
     limits: Limits | None = None
 
     @abstractmethod
-    def to_value(self, array: Any, precision: Precision | None = None) -> Any:
+    def to_value(self, array: Any, dtype: Dtype | None = None) -> Any:
         """Return an array as the runtime takes it.
 
         Args:
             array: Numbers of any type.
-            precision: What floating-point numbers are rounded to; None leaves the array as it is.
+            dtype: What floating-point numbers are rounded to; None leaves the array as it is.
         """
 
     @abstractmethod
@@ -87,7 +87,7 @@ class Session(ABC):
         """
 
     def choose_inputs(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what the graph is run on: its inputs among those given, floating-point numbers in its own precision.
+        """Return what the graph is run on: its inputs among those given, floating-point numbers in its own dtype.
 
         Args:
             given: Arrays by name; those that the graph does not take are left out.
@@ -97,4 +97,4 @@ class Session(ABC):
         """
         if missing := [name for name in self.inputs if name not in given]:
             raise ValueError(f"The graph needs {', '.join(missing)} as well; given were {', '.join(given) or 'none'}.")
-        return {name: self.to_value(given[name], port.precision) for name, port in self.inputs.items()}
+        return {name: self.to_value(given[name], port.float_dtype) for name, port in self.inputs.items()}

@@ -1,33 +1,33 @@
-"""What a graph says of itself: its operators, its precision, what it takes and returns."""
+"""What a graph says of itself: its operators, its dtype, what it takes and returns."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from amp_export.errors import ModelError
 from amp_export.exporters.models.session import Port
-from amp_export.options import Opset, Precision
+from amp_export.options import Dtype, Opset
 
 if TYPE_CHECKING:
     import onnx
 
 
-@dataclass(frozen=True)
-class GraphDescription:
+class GraphDescription(msgspec.Struct, frozen=True, rename={"dtype": "precision"}):
     """What a graph says of itself.
 
     Attributes:
         opset: The version of its operators.
-        precision: Of its logits, or of what else it returns first.
+        dtype: Of its logits, or of what else it returns first.
         inputs: What it takes, by name.
         outputs: What it returns, by name.
     """
 
     opset: Opset
-    precision: Precision
+    dtype: Dtype
     inputs: Mapping[str, Port]
     outputs: Mapping[str, Port]
 
@@ -36,7 +36,7 @@ def describe_graph(graph: Path) -> GraphDescription:
     """Read a graph that this package wrote, without its weights.
 
     Raises:
-        ModelError: It is not there, damaged, or of operators or a precision that is not exported.
+        ModelError: It is not there, damaged, or of operators or a dtype that is not exported.
     """
     import onnx
     from google.protobuf.message import DecodeError
@@ -50,15 +50,15 @@ def describe_graph(graph: Path) -> GraphDescription:
         raise ModelError(f"{graph} is damaged: {error}\nExport it again.") from error
     except (StopIteration, ValueError) as error:
         raise ModelError(f"{graph} is no graph that amp-export wrote: {error}\nExport it again.") from error
-    precision = returned_precision(model)
-    if precision is None:
+    dtype = returned_dtype(model)
+    if dtype is None:
         raise ModelError(f"{graph} returns no numbers of a precision that is exported.\nExport it again.")
-    return GraphDescription(opset, precision, read_ports(model.graph.input), read_ports(model.graph.output))
+    return GraphDescription(opset, dtype, read_ports(model.graph.input), read_ports(model.graph.output))
 
 
-def returned_precision(model: onnx.ModelProto) -> Precision | None:
+def returned_dtype(model: onnx.ModelProto) -> Dtype | None:
     """Return the dtype of the logits, or of the first floating-point output; None if there is none."""
-    by_name = {name: port.precision for name, port in read_ports(model.graph.output).items()}
+    by_name = {name: port.float_dtype for name, port in read_ports(model.graph.output).items()}
     return next((found for found in (by_name.get("logits"), *by_name.values()) if found is not None), None)
 
 

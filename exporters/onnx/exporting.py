@@ -17,7 +17,7 @@ from amp_export.exporters.onnx.builder.graph import build_graph
 from amp_export.exporters.onnx.builder.weights import lay_out, write_weights
 from amp_export.exporters.onnx.genai import write_genai_config
 from amp_export.exporters.onnx.support import require_buildable
-from amp_export.options import Opset, Precision
+from amp_export.options import Dtype, Opset
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class OnnxExport:
 
     Attributes:
         folder: Where it lies.
-        precision: The dtype of its weights and activations.
+        dtype: The dtype of its weights and activations.
         graph: The file with the graph.
         weights: The file with the weights.
         opset: The version of the ONNX operators.
@@ -34,7 +34,7 @@ class OnnxExport:
     """
 
     folder: Path
-    precision: Precision
+    dtype: Dtype
     graph: Path
     weights: Path
     opset: Opset
@@ -45,7 +45,7 @@ def export(
     checkpoint: Checkpoint,
     folder: Path,
     *,
-    precision: Precision = Precision.FLOAT32,
+    dtype: Dtype = Dtype.FLOAT32,
     opset: Opset = Opset.OPSET_23,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> OnnxExport:
@@ -56,14 +56,14 @@ def export(
     Args:
         checkpoint: What to export.
         folder: Where to; it is made, and must be empty if it is there.
-        precision: The dtype of weights, activations, keys, values and logits.
+        dtype: The dtype of weights, activations, keys, values and logits.
         opset: The version of the ONNX operators.
         on_progress: Called with the number of layers written and of all, after each layer.
 
     Raises:
         UnsupportedModelError: The weights' layout is not supported, or the graph cannot be built: see `can_build`.
         ModelError: A weight is NaN or infinite, or a RoPE parameter is missing.
-        RequestError: A weight is too large for `precision`.
+        RequestError: A weight is too large for `dtype`.
         OutputError: The folder holds something.
     """
     require_buildable(checkpoint.config)
@@ -72,19 +72,17 @@ def export(
         raise OutputError(f"{folder} is not an empty folder.\nRemove it, or export to another.")
 
     folder.mkdir(parents=True, exist_ok=True)
-    stored = lay_out(checkpoint.config, checkpoint.widths, precision)
-    model = build_graph(
-        checkpoint.config, checkpoint.widths, stored, precision=precision, opset=opset, data_file=WEIGHTS
-    )
+    stored = lay_out(checkpoint.config, checkpoint.widths, dtype)
+    model = build_graph(checkpoint.config, checkpoint.widths, stored, dtype=dtype, opset=opset, data_file=WEIGHTS)
     (folder / GRAPH).write_bytes(model.SerializeToString())
-    write_weights(checkpoint, stored, folder / WEIGHTS, precision=precision, on_progress=on_progress)
+    write_weights(checkpoint, stored, folder / WEIGHTS, dtype=dtype, on_progress=on_progress)
     (folder / "config.json").write_text(json.dumps(checkpoint.raw_config, indent=2) + "\n", encoding="utf-8")
     for file in checkpoint.companions():
         shutil.copy2(file, folder / file.name)
     write_genai_config(checkpoint, folder, graph=GRAPH)
     return OnnxExport(
         folder=folder,
-        precision=precision,
+        dtype=dtype,
         graph=folder / GRAPH,
         weights=folder / WEIGHTS,
         opset=opset,

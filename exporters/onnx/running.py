@@ -22,7 +22,7 @@ def run(folder: Path, *, threads: int | None = None, providers: Sequence[str] = 
         MissingExtraError: onnxruntime is not installed.
         ModelError: The folder holds no graph, or a damaged one.
         RequestError: A provider is not part of the onnxruntime that is installed.
-        UnsupportedModelError: The providers lack an operator in the graph's precision.
+        UnsupportedModelError: The providers lack an operator in the graph's dtype.
     """
     require_runtime()
     threads = threads if threads is not None else usable_cores()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession, OrtValue
 
     from amp_export.exporters.models.session import Floats
-    from amp_export.options import Precision
+    from amp_export.options import Dtype
 
 
 CPU_PROVIDER = "CPUExecutionProvider"
@@ -61,7 +61,7 @@ def load_graph(graph: Path, *, threads: int, providers: Sequence[str] = (CPU_PRO
     Raises:
         ModelError: The graph is damaged.
         RequestError: A provider is not part of the onnxruntime that is installed.
-        UnsupportedModelError: The providers lack an operator in the graph's precision.
+        UnsupportedModelError: The providers lack an operator in the graph's dtype.
     """
     import onnxruntime
     from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NotImplementedByRuntime
@@ -107,9 +107,9 @@ class OnnxSession(Session):
         self.description = describe_runtime(session)
         self._on_gpu = session.get_providers()[0] != CPU_PROVIDER
 
-    def to_value(self, array: Any, precision: Precision | None = None) -> OrtValue:
+    def to_value(self, array: Any, dtype: Dtype | None = None) -> OrtValue:
         """See `Session.to_value`."""
-        return to_value(array, precision)
+        return to_value(array, dtype)
 
     def to_float32(self, value: OrtValue) -> Floats:
         """See `Session.to_float32`."""

@@ -89,7 +89,7 @@ def open_third_party(
 
 
 def _open_encoder(session: Session) -> GraphEncoder:
-    known = [name for name, port in session.outputs.items() if port.precision is not None and name in RESULTS]
+    known = [name for name, port in session.outputs.items() if port.float_dtype is not None and name in RESULTS]
     _check_known(session, READ)
     if not known:
         raise RequestError(

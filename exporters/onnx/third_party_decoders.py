@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from amp_export.errors import RequestError, UnsupportedModelError
 from amp_export.exporters.models.decoder import Decoder, Past
-from amp_export.options import Precision
+from amp_export.options import Dtype
 
 if TYPE_CHECKING:
     from amp_export.architectures import LayerWidths
@@ -82,7 +82,7 @@ def map_ports(inputs: Mapping[str, Port], outputs: Iterable[str]) -> Ports:
 
 
 class ForeignDecoder(Decoder):
-    """A decoder that another exporter wrote, loaded and ready; its precision is that of its logits.
+    """A decoder that another exporter wrote, loaded and ready; its dtype is that of its logits.
 
     `open_third_party` makes one.
     """
@@ -96,13 +96,12 @@ class ForeignDecoder(Decoder):
         self._widths = widths
         self._head_dim = head_dim
         self.num_layers = len(widths)
-        precision = first.outputs[self._ports[0].logits].precision
-        if precision is None:
+        dtype = first.outputs[self._ports[0].logits].float_dtype
+        if dtype is None:
             raise UnsupportedModelError(
-                f"The graph's logits are {first.outputs[self._ports[0].logits].dtype}.\n"
-                f"Supported: {', '.join(Precision)}."
+                f"The graph's logits are {first.outputs[self._ports[0].logits].dtype}.\nSupported: {', '.join(Dtype)}."
             )
-        self.precision = precision
+        self.dtype = dtype
         self.threads, self.description = first.threads, first.description
         self.one_at_a_time = later.inputs["input_ids"].axes[1] == 1
 
@@ -131,7 +130,7 @@ class ForeignDecoder(Decoder):
         import numpy as np
 
         shape = (batch_size, self._widths[layer].key_value_heads, 0, self._head_dim)
-        return session.to_value(np.empty(shape, np.float32), session.inputs[name].precision)
+        return session.to_value(np.empty(shape, np.float32), session.inputs[name].float_dtype)
 
 
 def cache_key(name: str) -> tuple[int, str] | None:

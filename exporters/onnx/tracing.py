@@ -15,7 +15,7 @@ from amp_export.exporters.files import WEIGHTS
 from amp_export.exporters.tracing.environment import check_traceable, fast_export, named_errors, quiet
 from amp_export.exporters.tracing.kinds import model_kind, tracing_jobs
 from amp_export.extras import require_extra
-from amp_export.options import Opset, Precision
+from amp_export.options import Dtype, Opset
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -31,7 +31,7 @@ class TracedExport:
     Attributes:
         folder: Where it lies.
         kind: Which graphs there are, and what they take.
-        precision: The dtype of its weights and activations.
+        dtype: The dtype of its weights and activations.
         graphs: The files with the graphs, in the order in which they are run.
         weights: The file with the weights of all of them.
         opset: The version of the ONNX operators.
@@ -40,7 +40,7 @@ class TracedExport:
 
     folder: Path
     kind: Kind
-    precision: Precision
+    dtype: Dtype
     graphs: tuple[Path, ...]
     weights: Path
     opset: Opset
@@ -56,7 +56,7 @@ def trace(
     model: PreTrainedModel,
     folder: Path,
     *,
-    precision: Precision,
+    dtype: Dtype,
     opset: Opset = Opset.OPSET_23,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> TracedExport:
@@ -72,9 +72,9 @@ def trace(
     `config.json` is written beside; nothing else.
 
     Args:
-        model: What to export, set to evaluation, in the dtype of `precision`. It is left as it is.
+        model: What to export, set to evaluation, in the dtype of `dtype`. It is left as it is.
         folder: Where to; it is made, and must be empty if it is there.
-        precision: The dtype of weights, activations, keys, values and outputs.
+        dtype: The dtype of weights, activations, keys, values and outputs.
         opset: The version of the ONNX operators.
         on_progress: Called with the number of steps done and of all, after each step.
 
@@ -85,7 +85,7 @@ def trace(
         ValueError: The model is set to training, or is not of that dtype.
     """
     require_extra("onnxscript", "trace", needed_for="Tracing a model")
-    check_traceable(model, folder, precision)
+    check_traceable(model, folder, dtype)
     kind = model_kind(model)
     with named_errors(model), quiet():
         jobs = tracing_jobs(model, kind)
@@ -95,7 +95,7 @@ def trace(
             traced[folder / job.file] = _trace_job(model, job, opset)
         if on_progress is not None:
             on_progress(number, len(jobs) + 1)
-    return _write(model, folder, traced, kind=kind, precision=precision, opset=opset, on_progress=on_progress)
+    return _write(model, folder, traced, kind=kind, dtype=dtype, opset=opset, on_progress=on_progress)
 
 
 def _trace_job(model: PreTrainedModel, job: Job, opset: Opset) -> ir.Model:
@@ -130,7 +130,7 @@ def _write(
     traced: dict[Path, ir.Model],
     *,
     kind: Kind,
-    precision: Precision,
+    dtype: Dtype,
     opset: Opset,
     on_progress: Callable[[int, int], None] | None,
 ) -> TracedExport:
@@ -144,7 +144,7 @@ def _write(
     return TracedExport(
         folder=folder,
         kind=kind,
-        precision=precision,
+        dtype=dtype,
         graphs=tuple(traced),
         weights=folder / WEIGHTS,
         opset=opset,

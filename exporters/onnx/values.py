@@ -1,4 +1,4 @@
-"""Arrays as ONNX Runtime takes them, in all precisions."""
+"""Arrays as ONNX Runtime takes them, in all dtypes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ctypes
 from typing import TYPE_CHECKING, Any
 
 from amp_export.exporters.models.session import widen_bfloat16
-from amp_export.options import Precision
+from amp_export.options import Dtype
 
 if TYPE_CHECKING:
     from onnxruntime import OrtValue
@@ -17,17 +17,17 @@ _BFLOAT16 = 16
 """In `TensorProto.DataType`."""
 
 
-def to_value(array: Any, precision: Precision | None = None) -> OrtValue:
+def to_value(array: Any, dtype: Dtype | None = None) -> OrtValue:
     """Return an array as the runtime takes it.
 
     Args:
         array: Numbers of any type.
-        precision: What floating-point numbers are rounded to; None leaves the array as it is.
+        dtype: What floating-point numbers are rounded to; None leaves the array as it is.
     """
     from onnxruntime import OrtValue
 
-    if precision is not Precision.BFLOAT16:
-        return OrtValue.ortvalue_from_numpy(array if precision is None else array.astype(precision.value))
+    if dtype is not Dtype.BFLOAT16:
+        return OrtValue.ortvalue_from_numpy(array if dtype is None else array.astype(dtype.value))
     import ml_dtypes
 
     # numpy has no bfloat16, so the runtime is given its bits
@@ -49,5 +49,5 @@ def to_float32(value: OrtValue) -> Floats:
 
 
 def is_float(value: OrtValue) -> bool:
-    """Return whether a value has floating-point numbers of a precision that is exported."""
+    """Return whether a value has floating-point numbers of a dtype that is exported."""
     return value.data_type() in ("tensor(float)", "tensor(float16)", "tensor(bfloat16)")

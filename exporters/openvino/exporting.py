@@ -37,7 +37,7 @@ class OpenvinoExport:
 def export(
     graph_folder: Path, folder: Path, *, on_progress: Callable[[int, int], None] | None = None
 ) -> OpenvinoExport:
-    """Convert exported graphs, with config and tokenizer beside them. Weights keep their precision.
+    """Convert exported graphs, with config and tokenizer beside them. Weights keep their dtype.
 
     OpenVINO's own reader takes the graph: its converter in Python does the same, and reports its use over the network.
 

@@ -12,7 +12,7 @@ from amp_export.exporters.models.kinds import GraphModel, choose_model
 from amp_export.exporters.models.session import Session, widen_bfloat16
 from amp_export.exporters.openvino.models import description_of, last_line, read_model, require_runtime
 from amp_export.hardware.threads import usable_cores
-from amp_export.options import Format, Precision
+from amp_export.options import Dtype, Format
 
 if TYPE_CHECKING:
     import openvino
@@ -66,13 +66,13 @@ class OpenvinoSession(Session):
                 "Export in float32, or with --to onnx."
             ) from error
 
-    def to_value(self, array: Any, precision: Precision | None = None) -> openvino.Tensor:
+    def to_value(self, array: Any, dtype: Dtype | None = None) -> openvino.Tensor:
         """See `Session.to_value`."""
         import numpy as np
         import openvino
 
-        if precision is not Precision.BFLOAT16:
-            return openvino.Tensor(np.ascontiguousarray(array if precision is None else array.astype(precision.value)))
+        if dtype is not Dtype.BFLOAT16:
+            return openvino.Tensor(np.ascontiguousarray(array if dtype is None else array.astype(dtype.value)))
         import ml_dtypes
 
         value = openvino.Tensor(openvino.Type.bf16, list(array.shape))

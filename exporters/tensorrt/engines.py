@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
+
+import msgspec
 
 from amp_export.documents import read_json, to_json
 from amp_export.errors import ModelError, NewerSchemaError, RequestError
 from amp_export.exporters.limits import Limits
 from amp_export.exporters.models.session import Port
 from amp_export.exporters.tensorrt.profiles import Profile
-from amp_export.options import EngineRuntime, Precision
+from amp_export.options import Dtype, EngineRuntime
 
 if TYPE_CHECKING:
     from amp_export.exporters.tensorrt.flavors import TensorRtFlavor
@@ -26,8 +27,7 @@ def is_engine(folder: Path) -> bool:
     return (folder / FACTS).is_file()
 
 
-@dataclass(frozen=True)
-class EngineFacts:
+class EngineFacts(msgspec.Struct, frozen=True, rename={"dtype": "precision"}):
     """What `engine.json` says of an engine.
 
     Attributes:
@@ -35,7 +35,7 @@ class EngineFacts:
         version: The version of that.
         compute_capability: Of the GPU that it is for, or None where it is for the one it was built on.
         device: The name of that GPU, where it was in the machine.
-        precision: The graph's.
+        dtype: The graph's.
         opset: The graph's operators.
         graph_sha256: Of the graph that it was built from, without its weights.
         inputs: By name.
@@ -54,7 +54,7 @@ class EngineFacts:
     version: str
     compute_capability: str | None
     device: str | None
-    precision: Precision
+    dtype: Dtype
     opset: int
     graph_sha256: str
     inputs: Mapping[str, Port]

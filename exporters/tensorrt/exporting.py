@@ -97,7 +97,7 @@ def export(
         version=".".join(map(str, runtime.version[:3])),
         compute_capability=capability,
         device=gpu.name if gpu is not None and capability == present else None,
-        precision=described.precision,
+        dtype=described.dtype,
         opset=described.opset.version,
         graph_sha256=hash_file(graph),
         inputs=described.inputs,

@@ -40,7 +40,7 @@ class TensorrtDecoder(Decoder):
         self._profile: int | None = None
         self.facts = facts
         self.num_layers = sum(name.endswith(".key") for name in facts.inputs)
-        self.precision = facts.precision
+        self.dtype = facts.dtype
         self.threads = 0
         self.description = f"{facts.runtime} {facts.version}"
         self.max_batch, self.max_context = facts.limits.max_batch, facts.limits.max_context

@@ -84,7 +84,7 @@ class TensorrtRunner(ModelRunner):
 def describe_calls(facts: EngineFacts, class_name: str) -> ExportMetadata:
     """Return what transformers wants to know of an exported graph: how it is called, and what it returns."""
     layers = sum(name.endswith(".key") for name in facts.inputs)
-    dtype = getattr(torch, facts.precision.value)
+    dtype = getattr(torch, facts.dtype.value)
     empty = {
         f"past_key_values.{layer}.{part}": torch.zeros(1, 1, 1, 1, dtype=dtype)
         for layer in range(layers)
@@ -94,7 +94,7 @@ def describe_calls(facts: EngineFacts, class_name: str) -> ExportMetadata:
     metadata = ExportMetadata(
         architecture=class_name,
         packages={facts.runtime.value: facts.version},
-        export_dtype=facts.precision.value,
+        export_dtype=facts.dtype.value,
         kwargs={
             **{name: {"dtype": facts.inputs[name].dtype, "rank": 2} for name in facts.inputs if "." not in name},
             **{name: {"container": "DynamicCache"} for name in CACHE_NAMES},

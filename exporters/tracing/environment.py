@@ -11,23 +11,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amp_export.errors import OutputError, UnsupportedModelError
-from amp_export.options import Precision
+from amp_export.options import Dtype
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def check_traceable(model: PreTrainedModel, folder: Path, precision: Precision) -> None:
+def check_traceable(model: PreTrainedModel, folder: Path, dtype: Dtype) -> None:
     """Make sure that a model can be traced into a folder.
 
     Raises:
         OutputError: The folder holds something.
-        ValueError: The model is set to training, or is not of that precision.
+        ValueError: The model is set to training, or is not of that dtype.
     """
     if model.training:
         raise ValueError(f"{type(model).__name__} is set to training.\nCall its eval() first.")
-    if str(model.dtype) != f"torch.{precision.value}":
-        raise ValueError(f"{type(model).__name__} is in {model.dtype}.\nLoad it in {precision.value} to export it so.")
+    if str(model.dtype) != f"torch.{dtype.value}":
+        raise ValueError(f"{type(model).__name__} is in {model.dtype}.\nLoad it in {dtype.value} to export it so.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(f"{folder} is not an empty folder.\nRemove it, or export to another.")
 

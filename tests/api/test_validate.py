@@ -14,7 +14,7 @@ from amp_export.api.validate import validate
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.errors import OutputError
 from amp_export.exporters.onnx import export as export_onnx
-from amp_export.options import Precision
+from amp_export.options import Dtype
 from amp_export.outputs.manifest import Manifest
 from amp_export.parity.comparison import compare
 from amp_export.parity.decoder_cases import Case, cases_within, draw_tokens, replay
@@ -28,15 +28,15 @@ pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 CASES = (Case("prefill", (9,)), Case("decode", (3,), decode_steps=3), Case("padded batch", (2, 5), decode_steps=2))
 
 
-@pytest.mark.parametrize("precision", [Precision.FLOAT32, Precision.FLOAT16])
+@pytest.mark.parametrize("dtype", [Dtype.FLOAT32, Dtype.FLOAT16])
 @pytest.mark.parametrize("model_type", BUILDABLE)
-def test_parity_holds_for_every_family(model_type: str, precision: Precision, tmp_path: Path) -> None:
+def test_parity_holds_for_every_family(model_type: str, dtype: Dtype, tmp_path: Path) -> None:
     folder = save_tiny_model(tmp_path / "checkpoint", model_type)
-    export_onnx(open_checkpoint(folder), tmp_path / "onnx", precision=precision)
+    export_onnx(open_checkpoint(folder), tmp_path / "onnx", dtype=dtype)
     report = compare(folder, tmp_path / "onnx", progress=Silent(), cases=CASES)
     assert report.holds, report.cases
-    assert report.precision == precision.value
-    assert report.reference_precision == ("float64" if precision is Precision.FLOAT32 else "float32")
+    assert report.dtype == dtype.value
+    assert report.reference_dtype == ("float64" if dtype is Dtype.FLOAT32 else "float32")
     assert report.tolerance == NOISE_FACTOR * max(case.noise for case in report.cases)
     assert [case.positions for case in report.cases] == [9, 6, 2 + 5 + 2 * 2]
 
@@ -44,9 +44,9 @@ def test_parity_holds_for_every_family(model_type: str, precision: Precision, tm
 def test_the_tolerance_is_measured_on_the_model(tmp_path: Path) -> None:
     folder = save_tiny_model(tmp_path / "checkpoint", "llama")
     tolerances = []
-    for precision in (Precision.FLOAT32, Precision.FLOAT16):
-        export_onnx(open_checkpoint(folder), tmp_path / precision, precision=precision)
-        tolerances.append(compare(folder, tmp_path / precision, progress=Silent(), cases=CASES).tolerance)
+    for dtype in (Dtype.FLOAT32, Dtype.FLOAT16):
+        export_onnx(open_checkpoint(folder), tmp_path / dtype, dtype=dtype)
+        tolerances.append(compare(folder, tmp_path / dtype, progress=Silent(), cases=CASES).tolerance)
     assert 100 < tolerances[1] / tolerances[0] < 1e6, "half the bits, and so thousands of times the noise"
 
 

@@ -25,7 +25,7 @@ from amp_export.checkpoints.reading import open_checkpoint, read_config
 from amp_export.errors import AmpExportError, ModelError, RequestError
 from amp_export.exporters.onnx import export
 from amp_export.hardware import machine
-from amp_export.options import Precision, Provider, Runtime
+from amp_export.options import Dtype, Provider, Runtime
 from tests.support import PROJECT
 from tests.support.tiny_models import save_tiny_model
 
@@ -279,7 +279,7 @@ def test_runtime_and_provider_say_whether_a_gpu_computes(setup: Setup, on_gpu: b
 def test_weights_are_counted_once_for_all_workloads(dense: Path) -> None:
     graph = dense / "model.onnx"
     works = [Workload(1, 8, 4), Workload(3, 8, 4), Workload(3, 18, 4)]
-    one, three, longer = step_bytes(dense, works, precision=Precision.FLOAT32, graph=graph)
+    one, three, longer = step_bytes(dense, works, dtype=Dtype.FLOAT32, graph=graph)
     assert one is not None
     assert three is not None
     assert longer is not None

@@ -21,7 +21,7 @@ from amp_export.devices.bundle import bundle, choose_opset, find_bundle, is_curr
 from amp_export.devices.references import reference_cases
 from amp_export.errors import OutputError, RequestError, UnsupportedModelError
 from amp_export.exporters.limits import Limits
-from amp_export.options import Opset, Precision, TargetName
+from amp_export.options import Dtype, Opset, TargetName
 from tests.support.shared import Bundled
 
 SCRIPTS = sorted(
@@ -165,17 +165,17 @@ def test_the_target_limits_the_build_and_chooses_the_operators(bundled: Bundled,
 @pytest.mark.parametrize(
     ("target", "precision", "opset"),
     [
-        (TargetName.CPU, Precision.FLOAT32, Opset.OPSET_23),
-        (TargetName.A100, Precision.FLOAT16, Opset.OPSET_23),
-        (TargetName.A100, Precision.FLOAT32, Opset.OPSET_20),
-        (TargetName.ORIN_AGX, Precision.FLOAT16, Opset.OPSET_20),
+        (TargetName.CPU, Dtype.FLOAT32, Opset.OPSET_23),
+        (TargetName.A100, Dtype.FLOAT16, Opset.OPSET_23),
+        (TargetName.A100, Dtype.FLOAT32, Opset.OPSET_20),
+        (TargetName.ORIN_AGX, Dtype.FLOAT16, Opset.OPSET_20),
     ],
 )
 def test_the_operators_are_those_that_a_device_takes(
-    bundled: Bundled, target: TargetName, precision: Precision, opset: Opset
+    bundled: Bundled, target: TargetName, dtype: Dtype, opset: Opset
 ) -> None:
     config = open_checkpoint(bundled.output / "pruned").config
-    assert choose_opset(bundled.output, target, config, precision) is opset
+    assert choose_opset(bundled.output, target, config, dtype) is opset
 
 
 def test_the_command_says_what_to_do_next_and_records_the_file(bundled: Bundled) -> None:

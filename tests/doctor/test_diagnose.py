@@ -20,7 +20,7 @@ from amp_export.doctor.rules import Status
 from amp_export.doctor.verdicts import Verdict
 from amp_export.errors import PlanError
 from amp_export.hardware.targets import TARGETS
-from amp_export.options import HeadPolicy, PerLayer, Precision, TargetName, Uniform
+from amp_export.options import Dtype, HeadPolicy, PerLayer, TargetName, Uniform
 from amp_export.outputs.manifest import RewriteKind
 from amp_export.pruning.planning import make_plan
 from amp_export.pruning.rewriting import rewrite
@@ -235,7 +235,7 @@ def test_the_pruned_models_of_a_device_are_the_options(tmp_path: Path) -> None:
     for heads, pruned in ((HeadPolicy.AUTO, 2), (HeadPolicy.GROUPS, 1), (HeadPolicy.NONE, 1)):
         diagnosis = diagnose(folder, PlanSettings(0.3, heads=heads, target=TargetName.THOR), max_context=100)
         assert diagnosis.memory is not None
-        halves = [fit for fit in diagnosis.memory.fits if fit.precision is Precision.FLOAT16]
+        halves = [fit for fit in diagnosis.memory.fits if fit.dtype is Dtype.FLOAT16]
         assert [fit.model for fit in halves] == ["dense", *["pruned"] * pruned]
         for fit in halves[1:]:
             assert fit.option is not None

@@ -19,7 +19,7 @@ from amp_export.doctor.memory import MemoryEstimate, ModelVariant, Room, Variant
 from amp_export.errors import RequestError
 from amp_export.exporters.limits import Limits, choose_limits
 from amp_export.exporters.onnx import export
-from amp_export.options import Precision, TargetName
+from amp_export.options import Dtype, TargetName
 from tests.support.tiny_models import BUILDABLE, save_tiny_model
 
 GPUS = [name for name in TargetName if name is not TargetName.CPU]
@@ -46,8 +46,8 @@ def fit(
     return estimate_memory(config, [subject], target, limits or Limits())
 
 
-def of(memory: MemoryEstimate, precision: Precision) -> VariantEstimate:
-    return next(each for each in memory.fits if each.precision is precision)
+def of(memory: MemoryEstimate, dtype: Dtype) -> VariantEstimate:
+    return next(each for each in memory.fits if each.dtype is dtype)
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -70,7 +70,7 @@ def test_counts_are_those_of_the_exported_graph(model_type: str, tied: bool, tmp
 def test_a_7b_llama_by_hand() -> None:
     config = read(**LLAMA_7B)
     memory = fit(config, TargetName.ORIN_AGX, Limits(max_batch=2, max_context=1000))
-    found = of(memory, Precision.FLOAT16)
+    found = of(memory, Dtype.FLOAT16)
     assert found.weight_bytes == 2 * 6_738_415_616
     assert found.read_bytes == 2 * (6_738_415_616 - 32000 * 4096)
     # keys and values of 32 heads of 128, in 32 layers, for 1000 tokens of 2 texts
@@ -94,16 +94,16 @@ def test_a_7b_llama_by_hand() -> None:
     ],
 )
 def test_whether_a_7b_llama_in_float16_fits(target: TargetName, run: Room, build: Room | None) -> None:
-    found = of(fit(read(**LLAMA_7B), target), Precision.FLOAT16)
+    found = of(fit(read(**LLAMA_7B), target), Dtype.FLOAT16)
     assert (found.run.room, found.build.room) == (run, build)
 
 
 @pytest.mark.parametrize("target", GPUS)
 def test_every_device_has_a_word_on_every_precision(target: TargetName) -> None:
     memory = fit(read(**LLAMA_7B), target)
-    assert [each.precision for each in memory.fits] == list(Precision)
+    assert [each.dtype for each in memory.fits] == list(Dtype)
     assert 0 < memory.available_bytes < (memory.facts.memory_bytes or 0)
-    whole, half = (of(memory, precision) for precision in (Precision.FLOAT32, Precision.FLOAT16))
+    whole, half = (of(memory, dtype) for dtype in (Dtype.FLOAT32, Dtype.FLOAT16))
     assert half.bound.full_context == pytest.approx(2 * whole.bound.full_context)
     assert whole.run.least == 2 * half.run.least
 
@@ -133,7 +133,7 @@ def test_less_is_never_worse(groups: int, neurons: int, batch: int, context: int
     order = list(Room)
     for whole, part, more in zip(dense.fits, pruned.fits, longer.fits, strict=True):
         assert part.weight_bytes <= whole.weight_bytes
-        assert part.weight_bytes == part.precision.bytes * parameter_count(config, config.everywhere(fewer))
+        assert part.weight_bytes == part.dtype.bytes * parameter_count(config, config.everywhere(fewer))
         assert part.bound.full_context >= whole.bound.full_context >= more.bound.full_context
         assert whole.bound.half_context >= whole.bound.full_context
         assert whole.run.least <= whole.run.most <= more.run.most

@@ -42,9 +42,9 @@ def test_what_tensor_cores_take_follows_from_the_compute_capability(name: Target
     facts = TARGETS[name]
     assert facts.compute_capability is not None
     generation = tuple(map(int, facts.compute_capability.split(".")))
-    assert {NumberFormat.FLOAT16, NumberFormat.BFLOAT16, NumberFormat.INT8} <= facts.precisions
-    assert (NumberFormat.FLOAT8 in facts.precisions) == (generation >= (8, 9))
-    assert (NumberFormat.FLOAT4 in facts.precisions) == (generation >= (10, 0))
+    assert {NumberFormat.FLOAT16, NumberFormat.BFLOAT16, NumberFormat.INT8} <= facts.dtypes
+    assert (NumberFormat.FLOAT8 in facts.dtypes) == (generation >= (8, 9))
+    assert (NumberFormat.FLOAT4 in facts.dtypes) == (generation >= (10, 0))
     assert facts.neuron_multiple == 64
 
 
@@ -85,7 +85,7 @@ def test_the_page_on_targets_has_every_device_as_it_is(name: TargetName) -> None
     facts = TARGETS[name]
     assert facts.memory_bytes is not None
     assert facts.bandwidth is not None
-    formats = ", ".join(each for each in NumberFormat if each in facts.precisions)
+    formats = ", ".join(each for each in NumberFormat if each in facts.dtypes)
     versions = ", ".join(each.comes_with if each.version is None else each.version for each in facts.tensorrt)
     cells = (
         f"`{name}`",

@@ -13,7 +13,7 @@ from amp_export.architectures import ModelConfig
 from amp_export.checkpoints.loading import load_model
 from amp_export.checkpoints.reading import open_checkpoint, read_config
 from amp_export.exporters.onnx import trace
-from amp_export.options import Precision
+from amp_export.options import Dtype
 from amp_export.parity.comparison import compare
 from amp_export.parity.encoder_cases import (
     EncoderCase,
@@ -66,7 +66,7 @@ def test_texts_are_padded_on_the_right_with_the_token_that_pads(tmp_path: Path) 
 
 def test_images_are_numbers_that_the_graph_has(tmp_path: Path) -> None:
     config = config_of(tmp_path, "vit")
-    exact, rounded = (signal_inputs(2, config, precision)["pixel_values"] for precision in list(Precision)[:2])
+    exact, rounded = (signal_inputs(2, config, dtype)["pixel_values"] for dtype in list(Dtype)[:2])
     assert exact.shape == (2, 3, 12, 12)
     assert rounded.dtype == np.float32
     np.testing.assert_array_equal(rounded, exact.astype(np.float16).astype(np.float32))
@@ -80,7 +80,7 @@ def test_padding_is_left_out_where_tokens_have_entries(tmp_path: Path) -> None:
         return {"by_token": np.stack([tokens, tokens], axis=2), "pooled": tokens[:, :3], "flat": tokens}
 
     found = replay_encoder(
-        EncoderCase("any", (2, 5)), config, POOL, forward, by_token={"by_token", "flat"}, precision=Precision.FLOAT32
+        EncoderCase("any", (2, 5)), config, POOL, forward, by_token={"by_token", "flat"}, dtype=Dtype.FLOAT32
     )
     assert {name: values.shape for name, values in found.items()} == {
         "by_token": (7, 2),
@@ -96,7 +96,7 @@ def bare_bert(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     pytest.importorskip("onnxscript", reason="onnxscript is not installed")
     folder = tmp_path_factory.mktemp("bert")
     checkpoint = save_tiny_model(folder / "checkpoint", "bert", class_name="BertModel", num_hidden_layers=2)
-    trace(load_model(checkpoint), folder / "onnx", precision=Precision.FLOAT32)
+    trace(load_model(checkpoint), folder / "onnx", dtype=Dtype.FLOAT32)
     return checkpoint, folder / "onnx"
 
 

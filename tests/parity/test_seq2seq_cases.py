@@ -11,7 +11,7 @@ from amp_export.architectures import ModelConfig, find_architecture
 from amp_export.checkpoints.reading import read_config
 from amp_export.exporters.models.encoder_decoder import GraphEncoderDecoder
 from amp_export.exporters.onnx import run
-from amp_export.options import Precision
+from amp_export.options import Dtype
 from amp_export.parity.comparison import compare
 from amp_export.parity.seq2seq_cases import Seq2SeqCase, graph_writer, replay_writing, writing_cases
 from amp_export.progress import Silent
@@ -42,7 +42,7 @@ def test_what_is_written_is_not_what_is_read_and_padding_is_left_out(tmp_path: P
         assert not np.array_equal(written, source["input_ids"])
         return {"last_hidden_state": np.ones((2, 5, 7)), "logits": np.ones((2, 5, 11))}
 
-    found = replay_writing(case, config, POOL, write, precision=Precision.FLOAT32)
+    found = replay_writing(case, config, POOL, write, dtype=Dtype.FLOAT32)
     assert found["last_hidden_state"].shape == (7, 7)
     assert found["logits"].shape == (10, 11)
 

@@ -168,7 +168,7 @@ def test_other_models_formats_and_schemas_are_refused(converted: Callable[[str],
     with pytest.raises(RequestError, match="another model, or other weights"):
         replace(good, source_sha256="0" * 64).check_same_model(output, file, to=Format.ONNX)
     with pytest.raises(RequestError, match=r"is of onnx in float16, and .* holds onnx in float32"):
-        replace(good, precision="float16").check_same_model(output, file, to=Format.ONNX)
+        replace(good, dtype="float16").check_same_model(output, file, to=Format.ONNX)
     replace(good, schema=SCHEMA + 1).save(file)
     with pytest.raises(OutputError, match="has schema 2, this version knows up to 1"):
         Baseline.load(file)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from msgspec import structs
 
 from amp_export.benchmarking.device_results import DeviceReport
 from amp_export.benchmarking.results import BenchmarkReport
@@ -98,8 +98,8 @@ def case(name: str, *, output: str = "logits", share: float = 0.3) -> CaseResult
 def parity(*cases: CaseResult) -> ParityReport:
     return ParityReport(
         runtime="ONNX Runtime 1.32.0",
-        precision="float32",
-        reference_precision="float64",
+        dtype="float32",
+        reference_dtype="float64",
         noise=1e-4,
         noise_factor=4.0,
         tolerance=4e-4,
@@ -205,7 +205,7 @@ def full_report() -> Report:
         "org/a-model",
         pruning=pruning(),
         quality=Quality(22.8, 34.2, "2 prompts held back from calibration", kl=0.412, top1_agreement=0.75),
-        parity=replace(
+        parity=structs.replace(
             parity(*cases, case("no number", share=float("nan"))),
             greedy=Greedy(steps=64, common=11, near_tie=False, holds=False),
             explanation=explanation(),

@@ -68,7 +68,7 @@ def load(folder: Path, setup: Setup) -> Runner:
         from amp_export.benchmarking.runners import pytorch
 
         compiled = setup.runtime is Runtime.COMPILED
-        return pytorch.load(folder, precision=setup.precision, threads=setup.threads, compiled=compiled, gpu=setup.gpu)
+        return pytorch.load(folder, dtype=setup.dtype, threads=setup.threads, compiled=compiled, gpu=setup.gpu)
     from amp_export.benchmarking.runners import exported as graphs
 
     return graphs.load(folder, threads=setup.threads, provider=setup.provider)

@@ -14,7 +14,7 @@ from amp_export.benchmarking.runners.base import Axes, DecoderRunner, EncoderRun
 from amp_export.checkpoints.reading import read_config
 from amp_export.errors import RequestError
 from amp_export.inputs.random import as_tensors, input_name, signal_shape
-from amp_export.options import Precision
+from amp_export.options import Dtype
 
 if TYPE_CHECKING:
     import torch
@@ -27,13 +27,13 @@ SHAPES = 64
 
 
 def load(
-    folder: Path, *, precision: Precision, threads: int | None = None, compiled: bool = False, gpu: bool = False
+    folder: Path, *, dtype: Dtype, threads: int | None = None, compiled: bool = False, gpu: bool = False
 ) -> Runner:
     """Load a checkpoint.
 
     Args:
         folder: The checkpoint.
-        precision: What it computes in.
+        dtype: What it computes in.
         threads: Threads that compute one operator; by default one for each core.
         compiled: Whether `torch.compile` compiles it, for each shape anew when that is first run.
         gpu: Whether a GPU computes.
@@ -53,7 +53,7 @@ def load(
     dynamo.recompile_limit = SHAPES
     threads = threads if threads is not None else usable_cores()
     torch.set_num_threads(threads)
-    model = load_model(folder, dtype=getattr(torch, precision.value))
+    model = load_model(folder, dtype=getattr(torch, dtype.value))
     model.to(torch.device("cuda" if gpu else "cpu"))  # type: ignore[arg-type]
     config = read_config(folder)[1]
     kinds = {Kind.DECODER: TorchDecoder, Kind.ENCODER: TorchEncoder, Kind.ENCODER_DECODER: TorchWriter}

@@ -1,6 +1,6 @@
 """Where graphs and their model part: their values within, side by side, up to the first that differs.
 
-Every value has a tolerance of its own, measured as that of logits is: PyTorch in the graph's precision against PyTorch
+Every value has a tolerance of its own, measured as that of logits is: PyTorch in the graph's dtype against PyTorch
 in a higher one.
 """
 
@@ -16,10 +16,10 @@ import numpy as np
 
 from amp_export.errors import UnsupportedModelError
 from amp_export.exporters.files import ENCODER
-from amp_export.exporters.onnx.descriptions import returned_precision
+from amp_export.exporters.onnx.descriptions import returned_dtype
 from amp_export.exporters.onnx.introspection.scopes import module_values, sample_names
 from amp_export.exporters.onnx.introspection.taps import Tap, find_taps
-from amp_export.options import Precision
+from amp_export.options import Dtype
 from amp_export.parity.explain.runs import choose_run
 from amp_export.parity.explain.values import Recording, Taps, record_graphs, record_torch
 from amp_export.parity.noise import draw_rounding
@@ -46,14 +46,14 @@ class TapPlan:
         files: The graphs, in the order in which they are run.
         models: Their contents without weights, by file.
         taps: The values, by file.
-        precision: The dtype of what they return.
+        dtype: The dtype of what they return.
     """
 
     checkpoint: Path
     files: tuple[Path, ...]
     models: Mapping[str, onnx.ModelProto]
     taps: Taps
-    precision: Precision
+    dtype: Dtype
 
 
 def plan_taps(checkpoint: Path, files: Sequence[Path]) -> TapPlan:
@@ -84,7 +84,7 @@ def plan_taps(checkpoint: Path, files: Sequence[Path]) -> TapPlan:
         taps[file.name] = tuple(_find_taps(model, file, names))
         if not taps[file.name]:
             raise UnsupportedModelError(_nothing_alike(file, model, names))
-    return TapPlan(checkpoint, tuple(files), models, taps, _precision(models[files[0].name]))
+    return TapPlan(checkpoint, tuple(files), models, taps, _dtype(models[files[0].name]))
 
 
 def _find_taps(model: onnx.ModelProto, file: Path, names: Sequence[str]) -> list[Tap]:
@@ -112,20 +112,20 @@ def explain(tap_plan: TapPlan, case: AnyCase, *, progress: Progress) -> Explanat
     """
     from amp_export.checkpoints.reading import open_checkpoint
 
-    path, taps, precision = tap_plan.checkpoint, tap_plan.taps, tap_plan.precision
+    path, taps, dtype = tap_plan.checkpoint, tap_plan.taps, tap_plan.dtype
     checkpoint = open_checkpoint(path)
-    run = choose_run(checkpoint, tap_plan.files, case, precision)
+    run = choose_run(checkpoint, tap_plan.files, case, dtype)
 
     def look(model: PreTrainedModel) -> Recording:
         return record_torch(model, run, taps)
 
     with progress.step("Running the graph, and looking within"):
         found = record_graphs(run, tap_plan.files, taps)
-    with progress.step(f"Running PyTorch in {REFERENCE[precision]}, and looking within"):
-        expected = run_torch(path, REFERENCE[precision], look)
-    with progress.step(f"Running PyTorch in {precision}, and looking within"):
-        drawn = run_torch(path, precision.value, lambda model: list(draw_rounding(model, look)))
-    points = tuple(_points(taps, found, expected, drawn, precision))
+    with progress.step(f"Running PyTorch in {REFERENCE[dtype]}, and looking within"):
+        expected = run_torch(path, REFERENCE[dtype], look)
+    with progress.step(f"Running PyTorch in {dtype}, and looking within"):
+        drawn = run_torch(path, dtype.value, lambda model: list(draw_rounding(model, look)))
+    points = tuple(_points(taps, found, expected, drawn, dtype))
     if not points:
         files = ", ".join(str(file) for file in tap_plan.files)
         raise UnsupportedModelError(
@@ -154,15 +154,15 @@ def _nothing_alike(file: Path, model: onnx.ModelProto, names: Sequence[str]) -> 
     )
 
 
-def _precision(model: onnx.ModelProto) -> Precision:
-    found = returned_precision(model)
+def _dtype(model: onnx.ModelProto) -> Dtype:
+    found = returned_dtype(model)
     if found is None:
         raise UnsupportedModelError("The graph returns no floating-point numbers, so that --explain cannot hold them.")
     return found
 
 
 def _points(
-    taps: Taps, found: Recording, expected: Recording, drawn: Sequence[Recording], precision: Precision
+    taps: Taps, found: Recording, expected: Recording, drawn: Sequence[Recording], dtype: Dtype
 ) -> Iterator[Point]:
     for file, graph_taps in taps.items():
         for tap in graph_taps:
@@ -180,7 +180,7 @@ def _points(
             )
             scale = max(_largest(reference) for _, reference in calls)
             # what is computed exactly in float64 is still rounded once in the graph
-            floor = scale * (FLOOR if precision is Precision.FLOAT32 else float(np.finfo(np.float16).eps))
+            floor = scale * (FLOOR if dtype is Dtype.FLOAT32 else float(np.finfo(np.float16).eps))
             tolerance = NOISE_FACTOR * max(noise, floor)
             match = re.search(r"\.(\d+)(\.|$)", tap.module)
             layer = int(match[1]) if match is not None else None

@@ -14,7 +14,7 @@ from amp_export.exporters.models.encoder import GraphEncoder
 from amp_export.exporters.models.encoder_decoder import GraphEncoderDecoder
 from amp_export.exporters.onnx.third_party_decoders import ForeignDecoder
 from amp_export.inputs.tokens import Floats, Integers, token_pool
-from amp_export.options import Precision
+from amp_export.options import Dtype
 from amp_export.parity.decoder_cases import Case, replay
 from amp_export.parity.encoder_cases import EncoderCase, Inputs, replay_encoder, torch_encoder
 from amp_export.parity.seq2seq_cases import Seq2SeqCase, graph_writer, replay_writing, torch_writer
@@ -72,20 +72,20 @@ class Run(Protocol):
         """Yield what PyTorch computed at once, by the calls of graphs that compute the same."""
 
 
-def choose_run(checkpoint: Checkpoint, files: Sequence[Path], case: AnyCase, precision: Precision) -> Run:
+def choose_run(checkpoint: Checkpoint, files: Sequence[Path], case: AnyCase, dtype: Dtype) -> Run:
     """Return the run of a case.
 
     Args:
         checkpoint: What was exported.
         files: The graphs, in the order in which they are run.
         case: What to run.
-        precision: The graphs'.
+        dtype: The graphs'.
     """
     if isinstance(case, EncoderCase):
-        return EncoderRun(checkpoint, files, case, precision)
+        return EncoderRun(checkpoint, files, case, dtype)
     if isinstance(case, Case):
         return DecoderRun(checkpoint, files, case)
-    return WritingRun(checkpoint, files, case, precision)
+    return WritingRun(checkpoint, files, case, dtype)
 
 
 def _pool(checkpoint: Checkpoint) -> Integers:
@@ -139,14 +139,14 @@ class EncoderRun(_CallByCall):
         checkpoint: Checkpoint,
         files: Sequence[Path],
         case: EncoderCase,
-        precision: Precision,
+        dtype: Dtype,
     ) -> None:
         self._config = checkpoint.config
         self._file = files[0].name
         self._case = case
         reads_text = checkpoint.config.architecture.modality is Modality.TEXT
         self._pool = _pool(checkpoint) if reads_text else np.empty(0, np.int64)
-        self._precision = precision
+        self._dtype = dtype
 
     def through_graphs(self, sessions: Sequence[Session]) -> list[Call]:
         """Run the graph."""
@@ -164,18 +164,18 @@ class EncoderRun(_CallByCall):
             forward(inputs)
             return {}
 
-        replay_encoder(self._case, self._config, self._pool, told, by_token=(), precision=self._precision)
+        replay_encoder(self._case, self._config, self._pool, told, by_token=(), dtype=self._dtype)
 
 
 class WritingRun:
     """A source and what is written from it: token by token by the graphs, in one pass without a cache by PyTorch."""
 
-    def __init__(self, checkpoint: Checkpoint, files: Sequence[Path], case: Seq2SeqCase, precision: Precision) -> None:
+    def __init__(self, checkpoint: Checkpoint, files: Sequence[Path], case: Seq2SeqCase, dtype: Dtype) -> None:
         self._config = checkpoint.config
         self._encoder, self._first, self._later = (file.name for file in files)
         self._case = case
         self._pool = _pool(checkpoint)
-        self._precision = precision
+        self._dtype = dtype
 
     def through_graphs(self, sessions: Sequence[Session]) -> list[Call]:
         """Run the three graphs."""
@@ -209,7 +209,7 @@ class WritingRun:
             tell(_real_tokens(source))
             return write(source, written_bs, first)
 
-        replay_writing(self._case, self._config, self._pool, told, precision=self._precision)
+        replay_writing(self._case, self._config, self._pool, told, dtype=self._dtype)
 
 
 def _real_tokens(inputs: Inputs) -> Any:

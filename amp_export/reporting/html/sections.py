@@ -97,7 +97,7 @@ def parity_section(parity: ParityReport | None) -> PageSection:
         return PageSection(anchor, heading, ("Not measured. amp-export validate OUT measures it.",))
     runs = f"{parity.runtime} ran the graph. " if parity.runtime is not None else ""
     line = (
-        f"{runs}PyTorch in {parity.reference_precision} is the reference. PyTorch's own {parity.precision} is "
+        f"{runs}PyTorch in {parity.reference_dtype} is the reference. PyTorch's own {parity.dtype} is "
         f"off from it by up to {parity.noise:.2g}; the graph may be off by {parity.noise_factor:g} times the "
         "noise of each output."
     )

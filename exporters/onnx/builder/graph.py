@@ -17,7 +17,7 @@ from amp_export.exporters.onnx.builder.layers import Parts
 from amp_export.exporters.onnx.builder.masks import add_masks
 from amp_export.exporters.onnx.builder.nodes import Graph, ValueKind
 from amp_export.exporters.onnx.builder.weights import StoredTensor
-from amp_export.options import Opset, Precision
+from amp_export.options import Dtype, Opset
 
 if TYPE_CHECKING:
     import onnx
@@ -30,7 +30,7 @@ def build_graph(
     widths: Sequence[LayerWidths],
     stored: Sequence[StoredTensor],
     *,
-    precision: Precision,
+    dtype: Dtype,
     opset: Opset,
     data_file: str,
 ) -> onnx.ModelProto:
@@ -45,11 +45,11 @@ def build_graph(
         config: The decoder's config, of which `can_build` says that it can be built.
         widths: The widths of each layer.
         stored: Where each weight lies in the data file, from `lay_out`.
-        precision: The dtype of weights, activations, keys, values and logits.
+        dtype: The dtype of weights, activations, keys, values and logits.
         opset: The version of the operators.
         data_file: The data file's name, in the same folder as the graph.
     """
-    graph = Graph(stored, precision=precision, data_file=data_file, opset=opset)
+    graph = Graph(stored, dtype=dtype, data_file=data_file, opset=opset)
     _declare(graph, config, widths)
     decoder = _Decoder(graph, config)
     attention = Attention(graph, config)
@@ -60,7 +60,7 @@ def build_graph(
         hidden = decoder.add_layer(attention, layer, layer_widths, hidden, masks[window])
     decoder.add_head(hidden)
     name = config.architecture.class_name
-    description = f"{name} with {len(widths)} layers in {precision}; one graph for prefill and decode"
+    description = f"{name} with {len(widths)} layers in {dtype}; one graph for prefill and decode"
     return graph.to_model(name=name, description=description)
 
 

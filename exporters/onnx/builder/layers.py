@@ -67,7 +67,7 @@ class Parts:
         return self.graph.add("Mul", bounded, cap, output=output)
 
     def _normalize(self, value: str, *weights: str, output: str) -> str:
-        """Return the mean is taken in float32 whatever the precision, as transformers does."""
+        """Return the mean is taken in float32 whatever the dtype, as transformers does."""
         operator = "LayerNormalization" if self.computation.norm is NormKind.LAYER else "RMSNormalization"
         named = self.computation.epsilon
         epsilon = float(self.config.fields[named] if isinstance(named, str) else named)

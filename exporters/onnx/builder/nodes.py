@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from amp_export.exporters.onnx.builder.weights import StoredTensor
-from amp_export.options import Opset, Precision
+from amp_export.options import Dtype, Opset
 
 if TYPE_CHECKING:
     import onnx
@@ -29,22 +29,22 @@ class Graph:
 
     Args:
         stored: The tensors of the data file, from `lay_out`.
-        precision: The dtype of all that is not an integer or a truth value.
+        dtype: The dtype of all that is not an integer or a truth value.
         data_file: The data file's name, in the same folder as the graph.
         opset: The version of its operators.
 
     Attributes:
-        precision: As given.
+        dtype: As given.
         opset: As given.
     """
 
-    def __init__(self, stored: Sequence[StoredTensor], *, precision: Precision, data_file: str, opset: Opset) -> None:
+    def __init__(self, stored: Sequence[StoredTensor], *, dtype: Dtype, data_file: str, opset: Opset) -> None:
 
-        self.precision = precision
+        self.dtype = dtype
         self.opset = opset
         self._stored = {tensor.name: tensor for tensor in stored}
         self._data_file = data_file
-        self._dtype = _onnx_type(precision)
+        self._dtype = _onnx_type(dtype)
         self._nodes: list[onnx.NodeProto] = []
         self._initializers: dict[str, onnx.TensorProto] = {}
         self._inputs: list[onnx.ValueInfoProto] = []
@@ -65,18 +65,18 @@ class Graph:
 
         return bool(defs.has(operator, self.opset.version))
 
-    def cast(self, value: str, precision: Precision, *, output: str, source: Precision | None = None) -> str:
-        """Round a value to a precision, or returns it as it is where it has that already.
+    def cast(self, value: str, dtype: Dtype, *, output: str, source: Dtype | None = None) -> str:
+        """Round a value to a dtype, or returns it as it is where it has that already.
 
         Args:
             value: The value.
-            precision: The precision to have.
+            dtype: The dtype to have.
             output: The name of the result.
-            source: The precision that it has; by default the graph's.
+            source: The dtype that it has; by default the graph's.
         """
-        if precision is (source or self.precision):
+        if dtype is (source or self.dtype):
             return value
-        return self.add("Cast", value, output=output, to=_onnx_type(precision))
+        return self.add("Cast", value, output=output, to=_onnx_type(dtype))
 
     def split(self, value: str, sizes: Sequence[int], *, outputs: Sequence[str]) -> Sequence[str]:
         """Split the last axis of a value into parts of these sizes."""
@@ -115,30 +115,30 @@ class Graph:
         """Return a constant int64 without axes."""
         return self._constant(f"scalar_{value}", [value], shape=[])
 
-    def number(self, value: float, *, precision: Precision | None = None) -> str:
+    def number(self, value: float, *, dtype: Dtype | None = None) -> str:
         """Return a constant without axes, in the graph's dtype by default, rounded to float32 first as torch does."""
-        return self.numbers(value, shape=[], precision=precision)
+        return self.numbers(value, shape=[], dtype=dtype)
 
-    def numbers(self, value: float, *, shape: Sequence[int], precision: Precision | None = None) -> str:
-        """Return a constant that holds one value all over, of the graph's precision by default."""
+    def numbers(self, value: float, *, shape: Sequence[int], dtype: Dtype | None = None) -> str:
+        """Return a constant that holds one value all over, of the graph's dtype by default."""
         import numpy as np
         from onnx import helper
 
-        precision = precision or self.precision
+        dtype = dtype or self.dtype
         name = "_".join(["number", *map(str, shape), repr(float(value))])
-        name += "" if precision is self.precision else f"_{precision}"
+        name += "" if dtype is self.dtype else f"_{dtype}"
         if name not in self._initializers:
             values = [float(np.float32(value))] * math.prod(shape)
-            self._initializers[name] = helper.make_tensor(name, _onnx_type(precision), shape, values)
+            self._initializers[name] = helper.make_tensor(name, _onnx_type(dtype), shape, values)
         return name
 
     def declare_input(self, name: str, shape: Shape, *, kind: ValueKind) -> str:
-        """Add an input of the graph, of the graph's precision or int64."""
+        """Add an input of the graph, of the graph's dtype or int64."""
         self._inputs.append(self._value_info(name, shape, kind))
         return name
 
     def declare_output(self, name: str, shape: Shape) -> None:
-        """Make a value, of the graph's precision, an output of the graph."""
+        """Make a value, of the graph's dtype, an output of the graph."""
         self._outputs.append(self._value_info(name, shape, ValueKind.FLOAT))
 
     def to_model(self, *, name: str, description: str) -> onnx.ModelProto:
@@ -172,11 +172,11 @@ class Graph:
         return helper.make_tensor_value_info(name, self._dtype if kind is ValueKind.FLOAT else TensorProto.INT64, shape)
 
 
-def _onnx_type(precision: Precision) -> int:
+def _onnx_type(dtype: Dtype) -> int:
     from onnx import TensorProto
 
     return {
-        Precision.FLOAT32: TensorProto.FLOAT,
-        Precision.FLOAT16: TensorProto.FLOAT16,
-        Precision.BFLOAT16: TensorProto.BFLOAT16,
-    }[precision]
+        Dtype.FLOAT32: TensorProto.FLOAT,
+        Dtype.FLOAT16: TensorProto.FLOAT16,
+        Dtype.BFLOAT16: TensorProto.BFLOAT16,
+    }[dtype]

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from amp_export.options import Precision
+from amp_export.options import Dtype
 
 if TYPE_CHECKING:
     from amp_export.architectures import LayerWidths
@@ -20,15 +20,13 @@ if TYPE_CHECKING:
 
 def add_rms_norm(graph: Graph, value: str, weight: str, *, epsilon: float, output: str) -> str:
     """Add RMSNormalization-23 over the last axis, its mean in float32 (`stash_type` 1)."""
-    value = graph.cast(value, Precision.FLOAT32, output=f"{output}.float32")
+    value = graph.cast(value, Dtype.FLOAT32, output=f"{output}.float32")
     squares = graph.add("Mul", value, value, output=f"{output}.squares")
     mean = graph.add("ReduceMean", squares, graph.integers(-1), output=f"{output}.mean")
-    shifted = graph.add(
-        "Add", mean, graph.number(epsilon, precision=Precision.FLOAT32), output=f"{output}.mean_epsilon"
-    )
+    shifted = graph.add("Add", mean, graph.number(epsilon, dtype=Dtype.FLOAT32), output=f"{output}.mean_epsilon")
     root = graph.add("Sqrt", shifted, output=f"{output}.root")
     normed = graph.add("Div", value, root, output=f"{output}.normed")
-    normed = graph.cast(normed, graph.precision, output=f"{output}.rounded", source=Precision.FLOAT32)
+    normed = graph.cast(normed, graph.dtype, output=f"{output}.rounded", source=Dtype.FLOAT32)
     return graph.add("Mul", normed, weight, output=output)
 
 
@@ -116,10 +114,10 @@ def add_attention(
     keys = graph.add("Transpose", keys, output=f"{output}.keys_turned", perm=[0, 1, 2, 4, 3])
     values = graph.add("Unsqueeze", parts.values, graph.integers(2), output=f"{output}.values")
     scores = cap(graph.add("MatMul", queries, keys, output=f"{output}.products"))
-    scores = graph.cast(scores, Precision.FLOAT32, output=f"{output}.float32")
-    nothing = graph.number(float("-inf"), precision=Precision.FLOAT32)
+    scores = graph.cast(scores, Dtype.FLOAT32, output=f"{output}.float32")
+    nothing = graph.number(float("-inf"), dtype=Dtype.FLOAT32)
     seen = graph.add("Where", parts.mask, scores, nothing, output=f"{output}.seen")
     weights = graph.add("Softmax", seen, output=f"{output}.weights", axis=-1)
-    weights = graph.cast(weights, graph.precision, output=f"{output}.rounded", source=Precision.FLOAT32)
+    weights = graph.cast(weights, graph.dtype, output=f"{output}.rounded", source=Dtype.FLOAT32)
     attended = graph.add("MatMul", weights, values, output=f"{output}.attended")
     return graph.add("Reshape", attended, graph.integers(0, widths.query_heads, -1, head_dim), output=output)

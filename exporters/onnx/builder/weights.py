@@ -14,7 +14,7 @@ from amp_export.checkpoints.reading import Checkpoint
 from amp_export.errors import RequestError
 from amp_export.exporters.files import aligned_offset
 from amp_export.exporters.onnx.builder.rotary import ropes, rotary_caches
-from amp_export.options import Precision
+from amp_export.options import Dtype
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,7 +50,7 @@ class StoredTensor:
     nbytes: int
 
 
-def lay_out(config: ModelConfig, widths: Sequence[LayerWidths], precision: Precision) -> tuple[StoredTensor, ...]:
+def lay_out(config: ModelConfig, widths: Sequence[LayerWidths], dtype: Dtype) -> tuple[StoredTensor, ...]:
     """Say where each tensor of a decoder lies in the data file, in the order of the computation.
 
     Linear layers are stored as [in, out], which is how MatMul takes them. The embedding and the head stay as they are
@@ -64,7 +64,7 @@ def lay_out(config: ModelConfig, widths: Sequence[LayerWidths], precision: Preci
     for name, shape in {**shapes, **tensor_shapes(config, widths)}.items():
         layer, below = _split_name(name, layers)
         transposed = layer is not None and below in _linear_weights(config)
-        nbytes = math.prod(shape) * precision.bytes
+        nbytes = math.prod(shape) * dtype.bytes
         offset = aligned_offset(end, nbytes)
         from_one = below in _weights_from_one(config)
         stored.append(
@@ -100,7 +100,7 @@ def write_weights(
     stored: Sequence[StoredTensor],
     file: Path,
     *,
-    precision: Precision,
+    dtype: Dtype,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Copy a checkpoint's weights into the data file, holding one tensor in memory at a time.
@@ -109,12 +109,12 @@ def write_weights(
         checkpoint: Where the weights come from.
         stored: What `lay_out` returned for it.
         file: The data file; it is made.
-        precision: The dtype to write.
+        dtype: The dtype to write.
         on_progress: Called with the number of layers done and of all, after each layer.
 
     Raises:
         ModelError: A weight is NaN or infinite.
-        RequestError: A weight is too large for `precision`.
+        RequestError: A weight is too large for `dtype`.
     """
     caches: dict[str, Array] = {}
     for rope in ropes(checkpoint.config).values():
@@ -124,7 +124,7 @@ def write_weights(
             for tensor in tensors:
                 array = caches.pop(tensor.name) if tensor.name in caches else checkpoint.read(tensor.name)
                 stream.seek(tensor.offset)
-                stream.write(_as_bytes(_convert(array, tensor, precision)))
+                stream.write(_as_bytes(_convert(array, tensor, dtype)))
             if layer is not None and on_progress is not None:
                 on_progress(layer + 1, checkpoint.config.num_hidden_layers)
 
@@ -137,21 +137,21 @@ def _split_name(name: str, layers: str) -> tuple[int | None, str]:
     return int(number), below
 
 
-def _convert(array: Array, tensor: StoredTensor, precision: Precision) -> Array:
+def _convert(array: Array, tensor: StoredTensor, dtype: Dtype) -> Array:
     import numpy as np
 
-    dtype = _numpy_dtype(precision)
+    numpy_dtype = _numpy_dtype(dtype)
     if tensor.from_one:
         array = array.astype(np.float32) + np.float32(1.0)
-    if array.dtype == dtype and not tensor.transposed:
+    if array.dtype == numpy_dtype and not tensor.transposed:
         return np.ascontiguousarray(array)
-    converted = np.empty(tensor.shape, dtype)
+    converted = np.empty(tensor.shape, numpy_dtype)
     target = converted.T if tensor.transposed else converted
     with np.errstate(over="ignore"):  # looked for below
         # in strips of rows: one transposing copy of the whole misses the cache at every element
         for start in range(0, len(array), _STRIP_ROWS):
             target[start : start + _STRIP_ROWS] = array[start : start + _STRIP_ROWS]
-    if precision is Precision.FLOAT16 and not np.isfinite(converted).all():
+    if dtype is Dtype.FLOAT16 and not np.isfinite(converted).all():
         raise RequestError(
             f"{tensor.name} holds values of up to {np.abs(array).max():.4g}, and float16 ends at 65504.\n"
             "Export in bfloat16 or float32."
@@ -159,15 +159,15 @@ def _convert(array: Array, tensor: StoredTensor, precision: Precision) -> Array:
     return converted
 
 
-def _numpy_dtype(precision: Precision) -> np.dtype[Any]:
+def _numpy_dtype(dtype: Dtype) -> np.dtype[Any]:
     import numpy as np
 
-    if precision is Precision.BFLOAT16:
+    if dtype is Dtype.BFLOAT16:
         import ml_dtypes
 
         bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
         return bfloat16
-    return np.dtype(precision.value)
+    return np.dtype(dtype.value)
 
 
 def _as_bytes(array: Array) -> memoryview:

@@ -32,7 +32,7 @@ from amp_export.exporters.limits import Limits
 from amp_export.exporters.models.decoder import GraphDecoder
 from amp_export.exporting.engines import EngineOptions
 from amp_export.exporting.settings import ExportSettings, choose_settings
-from amp_export.options import EngineRuntime, Format, Opset, Precision, Provider, Runtime, TargetName, Via
+from amp_export.options import Dtype, EngineRuntime, Format, Opset, Provider, Runtime, TargetName, Via
 from amp_export.outputs.manifest import Manifest, SourceRecord
 from amp_export.parity.comparison import compare
 from amp_export.progress import Silent
@@ -144,7 +144,7 @@ def test_later_calls_do_not_write_into_what_earlier_ones_returned(decoder: Graph
 
 def test_the_limits_are_the_programs(decoder: GraphDecoder) -> None:
     assert (decoder.max_batch, decoder.max_context, decoder.threads) == (5, 96, 1)
-    assert (decoder.num_layers, decoder.precision) == (1, Precision.FLOAT32)
+    assert (decoder.num_layers, decoder.dtype) == (1, Dtype.FLOAT32)
     assert decoder.description.startswith("ExecuTorch 1.")
     _, past = call(decoder, 5, 96)
     with pytest.raises(RequestError, match=r"batch_size of up to 5, and was given 6.\n.* larger --max-batch"):
@@ -182,7 +182,7 @@ def test_threads_are_not_taken_from_a_program_that_is_loaded(exported: Exported)
 def test_facts_are_read_as_they_were_written(exported: Exported, tmp_path: Path) -> None:
     facts = read_facts(exported.folder)
     assert facts.limits == LIMITS
-    assert facts.precision is Precision.FLOAT32
+    assert facts.dtype is Dtype.FLOAT32
     assert facts.sizes == {
         "batch_size": 5,
         "sequence_length": 96,
@@ -238,7 +238,7 @@ def test_settings_are_chosen_for_the_model(exported: Exported) -> None:
         return choose_settings(checkpoint, Format.EXECUTORCH, None, opset, via=via, engine=engine)
 
     chosen = choose()
-    assert (chosen.precision, chosen.via, chosen.limits) == (Precision.FLOAT32, Via.TRACE, Limits(1, 128))
+    assert (chosen.dtype, chosen.via, chosen.limits) == (Dtype.FLOAT32, Via.TRACE, Limits(1, 128))
     assert choose(EngineOptions(max_batch=3, max_context=7)).limits == Limits(3, 7)
     for engine in (EngineOptions(TargetName.L4), EngineOptions(runtime=EngineRuntime.TENSORRT)):
         with pytest.raises(RequestError, match="Target and runtime are an engine's"):
@@ -293,7 +293,7 @@ def test_an_encoder_keeps_parity(tmp_path: Path, capfd: pytest.CaptureFixture[st
     made = export(
         model,
         tmp_path / "made",
-        precision=Precision.FLOAT32,
+        dtype=Dtype.FLOAT32,
         limits=Limits(max_batch=3, max_context=64),
         on_progress=lambda *step: steps.append(step),
     )
@@ -304,4 +304,4 @@ def test_an_encoder_keeps_parity(tmp_path: Path, capfd: pytest.CaptureFixture[st
     assert report.holds
     assert [case.name for case in report.cases] == ["1 image", "batch of 3 images"]
     with pytest.raises(OutputError, match="not an empty folder"):
-        export(model, made.folder, precision=Precision.FLOAT32, limits=LIMITS)
+        export(model, made.folder, dtype=Dtype.FLOAT32, limits=LIMITS)

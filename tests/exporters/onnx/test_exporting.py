@@ -21,7 +21,7 @@ from amp_export.errors import OutputError, RequestError, UnsupportedModelError
 from amp_export.exporters.files import CACHE_LINE_BYTES, PAGE_BYTES
 from amp_export.exporters.onnx import can_build, export
 from amp_export.exporters.onnx.builder.weights import lay_out
-from amp_export.options import Precision
+from amp_export.options import Dtype
 from tests.support import PROJECT
 from tests.support.tiny_models import BUILDABLE, save_tiny_model, save_tiny_tokenizer
 
@@ -50,9 +50,9 @@ def external_data(initializer: onnx.TensorProto) -> dict[str, str]:
     return {entry.key: entry.value for entry in initializer.external_data}
 
 
-@pytest.mark.parametrize("precision", Precision)
-def test_the_checker_accepts_the_written_file(tmp_path: Path, checkpoint: Checkpoint, precision: Precision) -> None:
-    exported = export(checkpoint, tmp_path / "onnx", precision=precision)
+@pytest.mark.parametrize("dtype", Dtype)
+def test_the_checker_accepts_the_written_file(tmp_path: Path, checkpoint: Checkpoint, dtype: Dtype) -> None:
+    exported = export(checkpoint, tmp_path / "onnx", dtype=dtype)
     onnx.checker.check_model(str(exported.graph), full_check=True)
     model = onnx.load(str(exported.graph), load_external_data=False)
     assert model.producer_name == "amp-export"
@@ -90,7 +90,7 @@ def test_shape_inference_finds_the_shapes_that_are_declared(tmp_path: Path, chec
 @pytest.mark.parametrize("model_type", BUILDABLE)
 def test_every_family_is_of_standard_operators_in_valid_form(tmp_path: Path, model_type: str) -> None:
     folder = save_tiny_model(tmp_path / "checkpoint", model_type)
-    exported = export(open_checkpoint(folder), tmp_path / "onnx", precision=Precision.BFLOAT16)
+    exported = export(open_checkpoint(folder), tmp_path / "onnx", dtype=Dtype.BFLOAT16)
     onnx.checker.check_model(str(exported.graph), full_check=True)
     model = onnx.load(str(exported.graph), load_external_data=False)
     assert {node.domain for node in model.graph.node} == {""}
@@ -138,11 +138,11 @@ def test_weights_are_the_checkpoints_and_linear_layers_are_transposed(tmp_path: 
         np.testing.assert_array_equal(found[name], expected.T if is_linear else expected)
 
 
-@pytest.mark.parametrize(("precision", "relative"), [(Precision.FLOAT16, 2.0**-11), (Precision.BFLOAT16, 2.0**-8)])
+@pytest.mark.parametrize(("dtype", "relative"), [(Dtype.FLOAT16, 2.0**-11), (Dtype.BFLOAT16, 2.0**-8)])
 def test_half_precisions_round_to_nearest(
-    tmp_path: Path, checkpoint: Checkpoint, precision: Precision, relative: float
+    tmp_path: Path, checkpoint: Checkpoint, dtype: Dtype, relative: float
 ) -> None:
-    exported = export(checkpoint, tmp_path / "onnx", precision=precision)
+    exported = export(checkpoint, tmp_path / "onnx", dtype=dtype)
     name = "model.layers.1.mlp.up_proj.weight"
     initializers = {tensor.name: tensor for tensor in onnx.load(str(exported.graph)).graph.initializer}
     stored = onnx.numpy_helper.to_array(initializers[name]).astype(np.float32)
@@ -158,10 +158,10 @@ def test_tied_embeddings_are_stored_once(tmp_path: Path, tied: bool) -> None:
     assert shapes.count([101, 32]) == (1 if tied else 2)
 
 
-@pytest.mark.parametrize("precision", Precision)
-def test_tensors_are_aligned_and_do_not_overlap(checkpoint: Checkpoint, precision: Precision) -> None:
+@pytest.mark.parametrize("dtype", Dtype)
+def test_tensors_are_aligned_and_do_not_overlap(checkpoint: Checkpoint, dtype: Dtype) -> None:
     end = 0
-    for tensor in lay_out(checkpoint.config, checkpoint.widths, precision):
+    for tensor in lay_out(checkpoint.config, checkpoint.widths, dtype):
         assert tensor.offset % (PAGE_BYTES if tensor.nbytes >= PAGE_BYTES else CACHE_LINE_BYTES) == 0
         assert tensor.offset >= end
         end = tensor.offset + tensor.nbytes
@@ -194,7 +194,7 @@ def test_progress_is_told_layer_by_layer(tmp_path: Path, checkpoint: Checkpoint)
 
 def test_norms_that_count_from_one_are_stored_with_the_one_added(tmp_path: Path) -> None:
     gemma = open_checkpoint(save_tiny_model(tmp_path / "checkpoint", "gemma3_text"))
-    exported = export(gemma, tmp_path / "onnx", precision=Precision.FLOAT16)
+    exported = export(gemma, tmp_path / "onnx", dtype=Dtype.FLOAT16)
     found = {tensor.name: tensor for tensor in onnx.load(str(exported.graph)).graph.initializer}
     names = [name for name in gemma.tensors if "norm" in name]
     assert len(names) == 3 * 6 + 1
@@ -288,4 +288,4 @@ def test_a_weight_beyond_float16_is_refused_and_named(tmp_path: Path) -> None:
     tensors["model.layers.1.mlp.gate_proj.weight"][3, 4] = -1e5
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(RequestError, match=r"model\.layers\.1\.mlp\.gate_proj\.weight holds values of up to 1e\+05"):
-        export(open_checkpoint(folder), tmp_path / "onnx", precision=Precision.FLOAT16)
+        export(open_checkpoint(folder), tmp_path / "onnx", dtype=Dtype.FLOAT16)

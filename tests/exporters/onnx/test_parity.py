@@ -25,7 +25,7 @@ from amp_export.checkpoints.modeling_amp import resize
 from amp_export.checkpoints.reading import Checkpoint, TensorInfo, open_checkpoint
 from amp_export.exporters.models.decoder import GraphDecoder
 from amp_export.exporters.onnx import export, run
-from amp_export.options import Opset, Precision
+from amp_export.options import Dtype, Opset
 from tests.support.tiny_models import BUILDABLE, TINY_CONFIG, randomize, save_tiny_model
 
 LONGROPE = {
@@ -349,7 +349,7 @@ def test_float16_is_as_near_to_float32_as_torch_is_in_float16(
     tmp_path: Path, model_type: str, overrides: dict[str, Any]
 ) -> None:
     checkpoint = save_tiny_model(tmp_path / "checkpoint", model_type, **overrides)
-    export(open_checkpoint(checkpoint), tmp_path / "onnx", precision=Precision.FLOAT16)
+    export(open_checkpoint(checkpoint), tmp_path / "onnx", dtype=Dtype.FLOAT16)
     input_ids = some_tokens()
     found = in_chunks(run(tmp_path / "onnx", threads=1), input_ids, np.ones_like(input_ids), [6, 7, LENGTH])
     exact, half = (

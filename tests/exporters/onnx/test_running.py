@@ -15,7 +15,7 @@ from amp_export.errors import MissingExtraError, ModelError, RequestError, Unsup
 from amp_export.exporters.onnx import export, run
 from amp_export.exporters.onnx.values import to_float32
 from amp_export.hardware.threads import usable_cores
-from amp_export.options import Precision
+from amp_export.options import Dtype
 from tests.support.tiny_models import save_tiny_model
 
 TOKENS = np.array([[5, 6, 7]])
@@ -44,7 +44,7 @@ def test_the_past_grows_by_the_new_tokens_and_stays_in_the_runtime(exported: Pat
 def test_a_decoder_tells_its_layers_its_precision_and_its_threads(exported: Path) -> None:
     assert run(exported).threads == usable_cores() >= 1
     decoder = run(exported, threads=1)
-    assert (decoder.num_layers, decoder.precision, decoder.threads) == (3, Precision.FLOAT32, 1)
+    assert (decoder.num_layers, decoder.dtype, decoder.threads) == (3, Dtype.FLOAT32, 1)
 
 
 def test_a_mask_that_leaves_out_the_past_is_refused(exported: Path) -> None:
@@ -63,7 +63,7 @@ def test_a_closed_decoder_says_so(exported: Path) -> None:
 
 def test_bfloat16_on_the_cpu_is_refused_with_what_to_do(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(save_tiny_model(tmp_path / "checkpoint", "llama"))
-    folder = export(checkpoint, tmp_path / "onnx", precision=Precision.BFLOAT16).folder
+    folder = export(checkpoint, tmp_path / "onnx", dtype=Dtype.BFLOAT16).folder
     with pytest.raises(UnsupportedModelError, match=r"no bfloat16 arithmetic\. Export in float32 or float16"):
         run(folder)
 

@@ -15,7 +15,7 @@ from amp_export.exporters.models.encoder import GraphEncoder
 from amp_export.exporters.models.encoder_decoder import GraphEncoderDecoder
 from amp_export.exporters.onnx import exported_graphs, run
 from amp_export.exporters.onnx.values import to_float32, to_value
-from amp_export.options import Precision
+from amp_export.options import Dtype
 from tests.support.shared import Converted
 
 Convert = Callable[[str], Converted]
@@ -44,7 +44,7 @@ def test_an_encoder_tells_what_it_takes_and_returns(tmp_path: Path) -> None:
     assert isinstance(encoder, GraphEncoder)
     assert encoder.inputs == {"input_ids": ("batch_size", "sequence_length")}
     assert (encoder.outputs, encoder.outputs_by_token) == (("logits",), {"logits"})
-    assert (encoder.precision, encoder.threads) == (Precision.FLOAT16, 1)
+    assert (encoder.dtype, encoder.threads) == (Dtype.FLOAT16, 1)
     found = encoder.forward(TEXT)["logits"]
     assert found.dtype == np.float32
     assert found.tolist() == [[5.0, 6.0, 7.0]]
@@ -72,9 +72,9 @@ def test_a_graph_without_numbers_to_compare_is_refused(tmp_path: Path) -> None:
 
 def test_images_are_given_in_the_graph_s_precision() -> None:
     image = np.array([[1.0, 2.0**-20, -3.14159]], np.float32)
-    for precision, dtype in ((Precision.FLOAT16, np.float16), (Precision.BFLOAT16, ml_dtypes.bfloat16)):
-        expected = image.astype(dtype).astype(np.float32)
-        np.testing.assert_array_equal(to_float32(to_value(image, precision)), expected)
+    for dtype, numpy_dtype in ((Dtype.FLOAT16, np.float16), (Dtype.BFLOAT16, ml_dtypes.bfloat16)):
+        expected = image.astype(numpy_dtype).astype(np.float32)
+        np.testing.assert_array_equal(to_float32(to_value(image, dtype)), expected)
 
 
 def test_an_encoder_of_images_runs_any_number_of_them(converted: Convert) -> None:
@@ -88,7 +88,7 @@ def test_an_encoder_of_images_runs_any_number_of_them(converted: Convert) -> Non
 def test_the_source_s_keys_stay_from_the_first_call(converted: Convert) -> None:
     model = run(converted("t5").output / "onnx", threads=1)
     assert isinstance(model, GraphEncoderDecoder)
-    assert (model.num_layers, model.precision, model.threads) == (2, Precision.FLOAT32, 1)
+    assert (model.num_layers, model.dtype, model.threads) == (2, Dtype.FLOAT32, 1)
     source = model.encode(TEXT)
     assert model.states(source).shape == (1, 3, 32)
     logits, first = model.decode(np.array([[0, 5]]), source)

@@ -23,7 +23,7 @@ from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.errors import MissingExtraError, OutputError, UnsupportedModelError
 from amp_export.exporters.models.decoder import GraphDecoder
 from amp_export.exporters.onnx import TracedExport, run, trace
-from amp_export.options import Precision
+from amp_export.options import Dtype
 from tests.support.shared import Converted
 from tests.support.tiny_models import TINY_CONFIG, randomize
 
@@ -63,11 +63,11 @@ Trace = Callable[..., TracedExport]
 def trace_in_silence(capfd: pytest.CaptureFixture[str]) -> Trace:
     """Traces, and makes sure that nobody sees it."""
 
-    def run_it(model: Any, folder: Path, precision: Precision = Precision.FLOAT32) -> TracedExport:
+    def run_it(model: Any, folder: Path, dtype: Dtype = Dtype.FLOAT32) -> TracedExport:
         capfd.readouterr()
         steps: list[tuple[int, int]] = []
         settings = logging.root.manager.disable, sys.stdout, model.forward
-        traced = trace(model, folder, precision=precision, on_progress=lambda *step: steps.append(step))
+        traced = trace(model, folder, dtype=dtype, on_progress=lambda *step: steps.append(step))
         assert settings == (logging.root.manager.disable, sys.stdout, model.forward)
         assert capfd.readouterr() == ("", "")
         assert steps == [(number, len(steps)) for number in range(1, len(steps) + 1)]
@@ -178,7 +178,7 @@ def test_each_layer_may_have_its_own_widths(tmp_path: Path, trace_in_silence: Tr
 
 def test_float16_is_as_near_to_float32_as_torch_is_in_float16(tmp_path: Path, trace_in_silence: Trace) -> None:
     model = decoder_model("gemma2", sliding_window=5, num_hidden_layers=1).half()
-    traced = trace_in_silence(model, tmp_path / "onnx", Precision.FLOAT16)
+    traced = trace_in_silence(model, tmp_path / "onnx", Dtype.FLOAT16)
     input_ids, mask = padded_text((0, 0), 17, left=True)
     found = in_calls(run(traced.folder, threads=1), input_ids, mask, [6, 7, 17])
     half = torch_logits(model, input_ids, mask)
@@ -188,7 +188,7 @@ def test_float16_is_as_near_to_float32_as_torch_is_in_float16(tmp_path: Path, tr
 
 def test_bfloat16_is_written_for_runtimes_that_have_it(tmp_path: Path, trace_in_silence: Trace) -> None:
     model = decoder_model("llama", num_hidden_layers=1).bfloat16()
-    traced = trace_in_silence(model, tmp_path / "onnx", Precision.BFLOAT16)
+    traced = trace_in_silence(model, tmp_path / "onnx", Dtype.BFLOAT16)
     onnx.checker.check_model(traced.graph)
     graph = onnx.load(traced.graph).graph
     types = {entry.name: entry.type.tensor_type.elem_type for entry in [*graph.input, *graph.output]}
@@ -358,27 +358,27 @@ def test_what_cannot_be_traced_is_named(tmp_path: Path) -> None:
 
     config = transformers.BertConfig(**{**SMALL, "num_hidden_layers": 1})
     with pytest.raises(UnsupportedModelError, match=r"^Stubborn cannot be traced: RuntimeError: I am what I am\.\nTry"):
-        trace(Stubborn(config).eval(), tmp_path / "onnx", precision=Precision.FLOAT32)
+        trace(Stubborn(config).eval(), tmp_path / "onnx", dtype=Dtype.FLOAT32)
     with pytest.raises(UnsupportedModelError, match=r"^Frozen .* any size: batch_size of \w+ became 2"):
-        trace(Frozen(config).eval(), tmp_path / "onnx", precision=Precision.FLOAT32)
+        trace(Frozen(config).eval(), tmp_path / "onnx", dtype=Dtype.FLOAT32)
     assert not (tmp_path / "onnx").exists()
 
 
 def test_a_model_with_another_kind_of_state_is_refused(tmp_path: Path) -> None:
     config = transformers.MambaConfig(vocab_size=101, hidden_size=32, num_hidden_layers=1, state_size=4)
     with pytest.raises(UnsupportedModelError, match="Layer 0 of MambaForCausalLM keeps a LinearAttentionLayer"):
-        trace(transformers.MambaForCausalLM(config).eval(), tmp_path / "onnx", precision=Precision.FLOAT32)
+        trace(transformers.MambaForCausalLM(config).eval(), tmp_path / "onnx", dtype=Dtype.FLOAT32)
 
 
 def test_a_request_that_does_not_fit_the_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = decoder_model("llama")
     with pytest.raises(ValueError, match=r"is in torch\.float32\.\nLoad it in float16"):
-        trace(model, tmp_path, precision=Precision.FLOAT16)
+        trace(model, tmp_path, dtype=Dtype.FLOAT16)
     with pytest.raises(ValueError, match="set to training"):
-        trace(model.train(), tmp_path, precision=Precision.FLOAT32)
+        trace(model.train(), tmp_path, dtype=Dtype.FLOAT32)
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="not an empty folder"):
-        trace(model.eval(), tmp_path, precision=Precision.FLOAT32)
+        trace(model.eval(), tmp_path, dtype=Dtype.FLOAT32)
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(MissingExtraError, match=r'pip install "amp-export\[trace\]"'):
-        trace(model, tmp_path, precision=Precision.FLOAT32)
+        trace(model, tmp_path, dtype=Dtype.FLOAT32)

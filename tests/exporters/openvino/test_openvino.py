@@ -20,7 +20,7 @@ from amp_export.exporters import onnx
 from amp_export.exporters.dispatch import exported_bytes, exported_opset, run
 from amp_export.exporters.models.decoder import Decoder
 from amp_export.exporters.models.session import Port
-from amp_export.options import Opset, Precision, Provider
+from amp_export.options import Dtype, Opset, Provider
 from amp_export.outputs.names import PRUNED
 from amp_export.parity.comparison import compare
 from amp_export.progress import Silent
@@ -40,7 +40,7 @@ MASK = np.array([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
 PLACES = np.array([[0, 0, 0, 1, 2], [0, 1, 2, 3, 4]])
 
 
-def convert(checkpoint: Path, folder: Path, **settings: Precision | Opset) -> Path:
+def convert(checkpoint: Path, folder: Path, **settings: Dtype | Opset) -> Path:
     onnx.export(open_checkpoint(checkpoint), folder / "onnx", **settings)
     return openvino.export(folder / "onnx", folder / "openvino").folder
 
@@ -73,13 +73,13 @@ def test_every_decoder_computes_what_its_graph_does(model_type: str, opset: Opse
     np.testing.assert_allclose(two_calls(load(folder)), expected, atol=1e-5 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("precision", Precision)
-def test_parity_holds_in_every_precision(precision: Precision, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", Dtype)
+def test_parity_holds_in_every_precision(dtype: Dtype, tmp_path: Path) -> None:
     checkpoint = save_tiny_model(tmp_path / "checkpoint", "llama")
-    folder = convert(checkpoint, tmp_path, precision=precision)
+    folder = convert(checkpoint, tmp_path, dtype=dtype)
     report = compare(checkpoint, folder, threads=1, progress=Silent())
     assert report.holds
-    assert report.precision == precision
+    assert report.dtype == dtype
     assert report.runtime.startswith("OpenVINO 20")
     assert len(report.cases) == 7
 
@@ -116,24 +116,24 @@ def test_the_past_of_a_call_is_not_changed_by_later_ones(llama: Path) -> None:
     np.testing.assert_array_equal(one, kept)
 
 
-@pytest.mark.parametrize("precision", Precision)
-def test_numbers_come_back_as_they_went_in(precision: Precision, llama: Path) -> None:
+@pytest.mark.parametrize("dtype", Dtype)
+def test_numbers_come_back_as_they_went_in(dtype: Dtype, llama: Path) -> None:
     session = OpenvinoSession(llama / MODEL, threads=1)
     numbers = np.random.default_rng(0).standard_normal((2, 3, 4), np.float32)
     rounded = {
-        Precision.FLOAT32: numbers,
-        Precision.FLOAT16: numbers.astype(np.float16),
-        Precision.BFLOAT16: numbers.astype(ml_dtypes.bfloat16),
+        Dtype.FLOAT32: numbers,
+        Dtype.FLOAT16: numbers.astype(np.float16),
+        Dtype.BFLOAT16: numbers.astype(ml_dtypes.bfloat16),
     }
-    found = session.to_float32(session.to_value(numbers, precision))
+    found = session.to_float32(session.to_value(numbers, dtype))
     assert found.dtype == np.float32
-    np.testing.assert_array_equal(found, rounded[precision].astype(np.float32))
-    assert session.to_value(np.empty((2, 3, 0, 4), np.float32), precision).shape == [2, 3, 0, 4]
+    np.testing.assert_array_equal(found, rounded[dtype].astype(np.float32))
+    assert session.to_value(np.empty((2, 3, 0, 4), np.float32), dtype).shape == [2, 3, 0, 4]
 
 
 def test_a_folder_tells_what_it_holds(llama: Path) -> None:
     decoder = load(llama)
-    assert (decoder.num_layers, decoder.precision, decoder.threads) == (3, Precision.FLOAT32, 1)
+    assert (decoder.num_layers, decoder.dtype, decoder.threads) == (3, Dtype.FLOAT32, 1)
     assert decoder.description.startswith("OpenVINO 20")
     assert exported_opset(llama) is Opset.OPSET_23
     facts = read_description(llama)

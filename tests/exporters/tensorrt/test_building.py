@@ -19,7 +19,7 @@ from amp_export.exporters.tensorrt.engines import ENGINE, FACTS
 from amp_export.exporters.tensorrt.flavors import TensorRtFlavor, builds_with_new_operators
 from amp_export.exporters.tensorrt.problems import explain_build
 from amp_export.exporters.tensorrt.progress import PARTS, BuildProgress
-from amp_export.options import EngineRuntime, Opset, Precision
+from amp_export.options import Dtype, EngineRuntime, Opset
 from tests.support.tiny_models import save_tiny_model
 
 AXES = {
@@ -39,7 +39,7 @@ def runtime() -> TensorRtFlavor:
 @pytest.fixture(scope="module")
 def graph(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("graph") / "onnx"
-    export_onnx(open_checkpoint(tiny_llama), folder, precision=Precision.FLOAT16)
+    export_onnx(open_checkpoint(tiny_llama), folder, dtype=Dtype.FLOAT16)
     return folder
 
 
@@ -100,13 +100,13 @@ def test_another_gpu_gets_another_engine(graph: Path, tmp_path: Path, runtime: T
 
 
 @pytest.mark.parametrize("opset", Opset)
-@pytest.mark.parametrize("precision", Precision)
+@pytest.mark.parametrize("dtype", Dtype)
 def test_every_precision_is_built_of_old_and_new_operators(
-    tiny_llama: Path, tmp_path: Path, runtime: TensorRtFlavor, precision: Precision, opset: Opset
+    tiny_llama: Path, tmp_path: Path, runtime: TensorRtFlavor, dtype: Dtype, opset: Opset
 ) -> None:
-    export_onnx(open_checkpoint(tiny_llama), tmp_path / "onnx", precision=precision, opset=opset)
+    export_onnx(open_checkpoint(tiny_llama), tmp_path / "onnx", dtype=dtype, opset=opset)
     made = export(tmp_path / "onnx", tmp_path / "engine", runtime, settings())
-    assert made.precision is precision
+    assert made.dtype is dtype
     assert made.opset == opset.version
     # what is spelled out has no such operator
     assert bool(made.attentions) is (opset is Opset.OPSET_23)
@@ -115,10 +115,10 @@ def test_every_precision_is_built_of_old_and_new_operators(
 def test_pairs_of_neighbours_take_old_operators(tmp_path: Path, runtime: TensorRtFlavor) -> None:
     checkpoint = open_checkpoint(save_tiny_model(tmp_path / "cohere", "cohere"))
     assert not builds_with_new_operators(checkpoint.config)
-    export_onnx(checkpoint, tmp_path / "new", precision=Precision.FLOAT16)
+    export_onnx(checkpoint, tmp_path / "new", dtype=Dtype.FLOAT16)
     with pytest.raises(RequestError, match="--opset 20"):
         export(tmp_path / "new", tmp_path / "engine", runtime, settings())
-    export_onnx(checkpoint, tmp_path / "old", precision=Precision.FLOAT16, opset=Opset.OPSET_20)
+    export_onnx(checkpoint, tmp_path / "old", dtype=Dtype.FLOAT16, opset=Opset.OPSET_20)
     assert export(tmp_path / "old", tmp_path / "engine", runtime, settings()).engine_bytes
 
 

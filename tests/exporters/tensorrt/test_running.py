@@ -23,7 +23,7 @@ from amp_export.exporters.onnx import export, run
 from amp_export.exporters.tensorrt import EngineFacts, Limits, decoder_profiles
 from amp_export.exporters.tensorrt.exporting import describe_decoder
 from amp_export.exporters.tensorrt.running import TensorrtDecoder
-from amp_export.options import EngineRuntime, Precision
+from amp_export.options import Dtype, EngineRuntime
 from amp_export.parity.comparison import compare
 from amp_export.parity.decoder_cases import Case
 from amp_export.parity.suites import DecoderSuite
@@ -92,7 +92,7 @@ def make_decoder(graph: Path, *, max_batch: int = 3) -> tuple[TensorrtDecoder, C
         version="1.7.1",
         compute_capability="8.9",
         device=None,
-        precision=described.precision,
+        dtype=described.dtype,
         opset=described.opset.version,
         graph_sha256=hash_file(graph / "model.onnx"),
         inputs=described.inputs,
@@ -124,7 +124,7 @@ def test_prefill_and_decode_are_those_of_the_graph(graph: Path) -> None:
     assert context.profiles == [0, 1]
     decoder.forward(*inputs(1, 0, 4))
     assert context.profiles == [0, 1, 0]
-    assert decoder.precision is Precision.FLOAT32
+    assert decoder.dtype is Dtype.FLOAT32
 
 
 def test_keys_and_values_are_not_copied(graph: Path) -> None:

@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.errors import RequestError
 from amp_export.exporters.onnx import export
-from amp_export.options import Opset, Precision
+from amp_export.options import Dtype, Opset
 from amp_export.parity.case_files import read_cases
 from amp_export.parity.comparison import compare
 from amp_export.parity.explain.explanation import Explanation, explain, plan_taps
@@ -165,7 +165,7 @@ def test_a_float16_norm_that_overflows_is_caught(tmp_path: Path) -> None:
     weights[f"model.layers.{LAYER}.self_attn.o_proj.weight"] *= 2000
     save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
     for name, plant in (("right", None), ("wrong", plant_overflow)):
-        export(open_checkpoint(checkpoint), tmp_path / name, precision=Precision.FLOAT16)
+        export(open_checkpoint(checkpoint), tmp_path / name, dtype=Dtype.FLOAT16)
         if plant is not None:
             model = onnx.load(tmp_path / name / "model.onnx", load_external_data=False)
             plant(model, tmp_path / name)

@@ -10,14 +10,14 @@ from onnx import TensorProto, helper
 
 from amp_export.exporters.onnx.builder.masks import add_masks
 from amp_export.exporters.onnx.builder.nodes import Graph
-from amp_export.options import Opset, Precision
+from amp_export.options import Dtype, Opset
 
 WINDOWS = (None, 1, 3, 8)
 
 
 @pytest.fixture(scope="module")
 def session() -> onnxruntime.InferenceSession:
-    graph = Graph([], precision=Precision.FLOAT32, data_file="none", opset=Opset.OPSET_23)
+    graph = Graph([], dtype=Dtype.FLOAT32, data_file="none", opset=Opset.OPSET_23)
     graph.declare_input("input_ids", ["batch_size", "sequence_length"], kind="integer")
     graph.declare_input("attention_mask", ["batch_size", "total_sequence_length"], kind="integer")
     masks = add_masks(graph, WINDOWS)
