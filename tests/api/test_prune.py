@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,7 @@ from amp_export.pruning import pipeline
 from amp_export.pruning.pipeline import PruneResult
 from amp_export.pruning.plan import Plan
 from amp_export.pruning.reload_check import Expectation, ReloadProof, expect, prove_reload
+from amp_export.verb_options import PruneOptions
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,7 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def pruned(tiny_llama: Path, prompts: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PruneResult]:
     output = tmp_path_factory.mktemp("pruned") / "out"
-    result = prune(tiny_llama, output=output, ratio=0.2, snap=1, heads=HeadPolicy.WITHIN, calibration=prompts)
+    result = prune(tiny_llama, output, PruneOptions(ratio=0.2, snap=1, heads=HeadPolicy.WITHIN, calibration=prompts))
     return output, result
 
 
@@ -98,7 +100,7 @@ def test_one_scoring_serves_another_ratio(
 ) -> None:
     monkeypatch.setattr(pipeline, "score", lambda *_, **__: pytest.fail("scored again"))
     scores = pruned[0] / "scores.safetensors"
-    result = prune(tiny_llama, output=tmp_path / "out", ratio=0.3, snap=1, calibration=prompts, scores=scores)
+    result = prune(tiny_llama, tmp_path / "out", PruneOptions(ratio=0.3, snap=1, calibration=prompts, scores=scores))
     assert result.plan.achieved > pruned[1].plan.achieved
     assert load_file(tmp_path / "out" / "scores.safetensors").keys() == load_file(scores).keys()
 
@@ -111,7 +113,7 @@ def test_an_edited_plan_is_obeyed(
     for layer in content["layers"]:
         layer["neurons"] = [0, 1, 2]
     (tmp_path / "plan.json").write_text(json.dumps(content))
-    result = prune(tiny_llama, output=tmp_path / "out", plan=tmp_path / "plan.json", calibration=prompts)
+    result = prune(tiny_llama, tmp_path / "out", PruneOptions(plan=tmp_path / "plan.json", calibration=prompts))
     assert result.plan.widths[0].neurons == 3
     kept = load_model(result.folder).model.layers[1].mlp.up_proj.weight
     assert torch.equal(kept, load_model(tiny_llama).model.layers[1].mlp.up_proj.weight[:3])
@@ -127,10 +129,8 @@ def test_padding_is_told_with_what_it_costs(
     (tmp_path / "plan.json").write_text(json.dumps(content))
     result = prune(
         tiny_llama,
-        output=tmp_path / "out",
-        plan=tmp_path / "plan.json",
-        calibration=prompts,
-        uniform=Uniform.PAD,
+        tmp_path / "out",
+        PruneOptions(plan=tmp_path / "plan.json", calibration=prompts, uniform=Uniform.PAD),
     )
     missing = len(content["layers"][1]["neurons"]) - 3
     padding = 3 * missing * load_model(tiny_llama).config.hidden_size
@@ -166,23 +166,28 @@ def test_the_probe_cannot_import_this_package(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "error"),
+    ("model", "options", "error"),
     [
-        ({"model": "absent-directory/x/y", "ratio": 0.2}, ModelError),
-        ({"ratio": 0.0}, RatioError),
-        ({"ratio": 0.99}, RatioError),
-        ({"ratio": 0.2, "calibration": Path("absent.txt")}, CalibrationError),
-        ({"ratio": 0.2, "scores": Path("absent.safetensors")}, ModelError),
-        ({"plan": Path("absent.json")}, PlanError),
-        ({}, RequestError),
-        ({"ratio": 0.2, "plan": Path("plan.json")}, RequestError),
+        ("absent-directory/x/y", PruneOptions(ratio=0.2), ModelError),
+        (None, PruneOptions(ratio=0.0), RatioError),
+        (None, PruneOptions(ratio=0.99), RatioError),
+        (None, PruneOptions(ratio=0.2, calibration=Path("absent.txt")), CalibrationError),
+        (None, PruneOptions(ratio=0.2, scores=Path("absent.safetensors")), ModelError),
+        (None, PruneOptions(plan=Path("absent.json")), PlanError),
+        (None, PruneOptions(), RequestError),
+        (None, PruneOptions(ratio=0.2, plan=Path("plan.json")), RequestError),
     ],
 )
 def test_a_request_that_cannot_be_met_leaves_the_output_untouched(
-    tiny_llama: Path, prompts: Path, tmp_path: Path, arguments: dict[str, object], error: type[AmpExportError]
+    tiny_llama: Path,
+    prompts: Path,
+    tmp_path: Path,
+    model: str | None,
+    options: PruneOptions,
+    error: type[AmpExportError],
 ) -> None:
     with pytest.raises(error):
-        prune(**{"model": tiny_llama, "output": tmp_path / "out", "calibration": prompts, **arguments})  # type: ignore[arg-type]
+        prune(model or tiny_llama, tmp_path / "out", replace(options, calibration=options.calibration or prompts))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -193,7 +198,7 @@ def test_nan_weights_are_found_before_anything_is_written(tiny_llama: Path, prom
     broken = Path(shutil.copytree(tiny_llama, tmp_path / "broken"))
     model.save_pretrained(broken)
     with pytest.raises(ModelError, match=r"layers\.0\.self_attn\.k_proj\.weight"):
-        prune(broken, output=tmp_path / "out", ratio=0.2, calibration=prompts)
+        prune(broken, tmp_path / "out", PruneOptions(ratio=0.2, calibration=prompts))
     assert not (tmp_path / "out").exists()
 
 
@@ -209,11 +214,11 @@ def test_a_checkpoint_without_tokenizer_says_so(tiny_llama: Path, prompts: Path,
     for name in ("config.json", "model.safetensors"):
         shutil.copy(tiny_llama / name, bare)
     with pytest.raises(ModelError, match="no tokenizer"):
-        prune(bare, output=tmp_path / "out", ratio=0.2, calibration=prompts)
+        prune(bare, tmp_path / "out", PruneOptions(ratio=0.2, calibration=prompts))
     assert not (tmp_path / "out").exists()
 
 
 def test_an_output_that_is_not_ours_is_refused_before_any_work(tiny_llama: Path, prompts: Path, tmp_path: Path) -> None:
     (tmp_path / "diary.txt").write_text("Dear diary")
     with pytest.raises(OutputError, match="diary"):
-        prune(tiny_llama, output=tmp_path, ratio=0.2, calibration=prompts, overwrite=True)
+        prune(tiny_llama, tmp_path, PruneOptions(ratio=0.2, calibration=prompts), overwrite=True)

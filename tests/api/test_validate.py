@@ -21,6 +21,7 @@ from amp_export.parity.decoder_cases import Case, cases_within, draw_tokens, rep
 from amp_export.parity.reference import NOISE_FACTOR
 from amp_export.progress import Silent
 from amp_export.reporting.report import Report
+from amp_export.verb_options import ValidateOptions
 from tests.support.tiny_models import BUILDABLE, save_tiny_model, save_tiny_tokenizer
 
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
@@ -80,7 +81,7 @@ def test_weights_that_overflow_to_nan_are_caught(tmp_path: Path) -> None:
 
 
 def test_validate_writes_its_verdict_into_report_and_manifest(tiny_llama: Path, tmp_path: Path) -> None:
-    export(tiny_llama, output=tmp_path / "out")
+    export(tiny_llama, tmp_path / "out")
     report = validate(tmp_path / "out")
     assert report.holds
     assert Report.load(tmp_path / "out").parity == json.loads(json.dumps(report.to_json()))
@@ -93,11 +94,11 @@ def test_validate_writes_its_verdict_into_report_and_manifest(tiny_llama: Path, 
 def test_a_checkpoint_that_is_gone_is_asked_for(tmp_path: Path) -> None:
     folder = save_tiny_model(tmp_path / "checkpoint", "llama")
     save_tiny_tokenizer(folder)
-    export(folder, output=tmp_path / "out")
+    export(folder, tmp_path / "out")
     folder.rename(tmp_path / "moved")
     with pytest.raises(OutputError, match="--reference"):
         validate(tmp_path / "out")
-    assert validate(tmp_path / "out", reference=tmp_path / "moved").holds
+    assert validate(tmp_path / "out", ValidateOptions(reference=tmp_path / "moved")).holds
     with pytest.raises(OutputError, match=r"no amp_export\.json"):
         validate(tmp_path / "moved")
 
@@ -137,7 +138,7 @@ def test_cases_that_exceed_the_context_are_left_out() -> None:
 
 
 def test_a_report_of_a_newer_version_is_left_alone(tiny_llama: Path, tmp_path: Path) -> None:
-    export(tiny_llama, output=tmp_path / "out")
+    export(tiny_llama, tmp_path / "out")
     newer = json.dumps({"schema": 99, "model": "x"})
     (tmp_path / "out" / "report.json").write_text(newer)
     with pytest.raises(OutputError, match="schema 99"):

@@ -5,6 +5,7 @@ import hashlib
 import json
 import sys
 import tarfile
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from amp_export.devices.references import reference_cases
 from amp_export.errors import OutputError, RequestError, UnsupportedModelError
 from amp_export.exporters.limits import Limits
 from amp_export.options import Dtype, Opset, TargetName
+from amp_export.verb_options import BundleOptions
 from tests.support.shared import Bundled
 
 SCRIPTS = sorted(
@@ -75,7 +77,7 @@ def test_references_are_inputs_and_the_logits_after_each_call(bundled: Bundled, 
 
 
 def test_same_input_gives_the_same_bytes(bundled: Bundled, tmp_path: Path) -> None:
-    result = bundle(bundled.output, max_batch=3, file=tmp_path / "again.tar.gz")
+    result = bundle(bundled.output, BundleOptions(max_batch=3, file=tmp_path / "again.tar.gz"))
     assert result.file.read_bytes() == bundled.file.read_bytes()
     assert [entry.name for entry in tmp_path.iterdir()] == ["again.tar.gz"]
     assert is_current(result, bundled.output, None)
@@ -83,7 +85,7 @@ def test_same_input_gives_the_same_bytes(bundled: Bundled, tmp_path: Path) -> No
 
 
 def test_another_export_takes_the_place_of_the_dense_model(bundled: Bundled, tmp_path: Path) -> None:
-    result = bundle(bundled.output, against=bundled.output, max_context=16, file=tmp_path / "b.tar.gz")
+    result = bundle(bundled.output, BundleOptions(against=bundled.output, max_context=16, file=tmp_path / "b.tar.gz"))
     hashes = {name: facts["sha256"] for name, facts in result.manifest["files"].items()}
     assert hashes["dense/model.onnx.data"] == hashes["pruned/model.onnx.data"]
     assert result.manifest["measure"]["decode_tokens"] == 8
@@ -100,7 +102,7 @@ def test_another_export_takes_the_place_of_the_dense_model(bundled: Bundled, tmp
 )
 def test_limits_that_do_not_suit_are_refused(limits: dict[str, int], message: str, bundled: Bundled) -> None:
     with pytest.raises(RequestError, match=message):
-        bundle(bundled.output, against=bundled.output, overwrite=True, **limits)
+        bundle(bundled.output, BundleOptions(against=bundled.output, **limits), overwrite=True)
 
 
 def test_cases_fit_into_the_limits() -> None:
@@ -116,14 +118,14 @@ def test_an_earlier_bundle_needs_overwrite_and_what_is_none_is_never_touched(bun
     mine = tmp_path / "mine.tar.gz"
     mine.write_text("mine")
     with pytest.raises(OutputError, match="is no bundle"):
-        bundle(bundled.output, file=mine, overwrite=True)
+        bundle(bundled.output, BundleOptions(file=mine), overwrite=True)
     with tarfile.open(tmp_path / "other.tar.gz", "w:gz") as archive:
         archive.add(mine, "mine")
     with pytest.raises(OutputError, match=r"does not begin with manifest\.json"):
-        bundle(bundled.output, file=tmp_path / "other.tar.gz", overwrite=True)
+        bundle(bundled.output, BundleOptions(file=tmp_path / "other.tar.gz"), overwrite=True)
     assert mine.read_text() == "mine"
     with pytest.raises(OutputError, match="is a directory"):
-        bundle(bundled.output, file=tmp_path)
+        bundle(bundled.output, BundleOptions(file=tmp_path))
 
 
 def test_a_bundle_of_a_newer_schema_is_refused(tmp_path: Path) -> None:
@@ -147,18 +149,18 @@ def test_an_encoder_is_refused(bundled: Bundled, tmp_path: Path) -> None:
     graph = helper.make_graph([], "encoder", [tokens], [states])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)]), output / "onnx/model.onnx")
     with pytest.raises(UnsupportedModelError, match="holds no decoder, and bundles are made of decoders only"):
-        bundle(output, file=tmp_path / "b.tar.gz")
+        bundle(output, BundleOptions(file=tmp_path / "b.tar.gz"))
 
 
 def test_the_target_limits_the_build_and_chooses_the_operators(bundled: Bundled, tmp_path: Path) -> None:
     before = (bundled.output / "onnx" / "model.onnx").read_bytes()
-    options = {"against": bundled.output, "file": tmp_path / "b.tar.gz"}
-    result = bundle(bundled.output, target=TargetName.ORIN_NANO, **options)
+    options = BundleOptions(target=TargetName.ORIN_NANO, against=bundled.output, file=tmp_path / "b.tar.gz")
+    result = bundle(bundled.output, options)
     assert result.manifest["target"] == {"name": "orin-nano", "workspace_bytes": 2 << 30}
     # the graph there is of opset 23, which JetPack 6 does not parse
     assert {graph["opset"] for graph in result.manifest["graphs"].values()} == {20}
     assert (bundled.output / "onnx" / "model.onnx").read_bytes() == before
-    asked = bundle(bundled.output, target=TargetName.ORIN_NANO, opset=Opset.OPSET_23, overwrite=True, **options)
+    asked = bundle(bundled.output, replace(options, opset=Opset.OPSET_23), overwrite=True)
     assert {graph["opset"] for graph in asked.manifest["graphs"].values()} == {23}
 
 

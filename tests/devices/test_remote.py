@@ -17,7 +17,7 @@ from amp_export.benchmarking.statistics import Conclusion
 from amp_export.checkpoints.hashing import hash_file
 from amp_export.cli import app
 from amp_export.devices import remote_commands as device_commands
-from amp_export.devices.remote import DeviceOptions, benchmark_on_device
+from amp_export.devices.remote import benchmark_on_device
 from amp_export.devices.remote import remote as devices
 from amp_export.devices.reports import read_device_report
 from amp_export.devices.ssh import Address, Connection
@@ -25,6 +25,7 @@ from amp_export.errors import DeviceError, RequestError
 from amp_export.outputs.manifest import Manifest
 from amp_export.progress import Silent
 from amp_export.reporting.report import Report
+from amp_export.verb_options import DeviceOptions
 from tests.support.loopback import SFTP_SERVER, SSHD, Loopback
 from tests.support.shared import Bundled
 
@@ -56,7 +57,7 @@ def output(bundled: Bundled, tmp_path: Path) -> Path:
 
 
 def options(device: Loopback, **changes: Any) -> DeviceOptions:
-    chosen = DeviceOptions(rounds=2, threads=1, python=sys.executable, ssh_config=device.config)
+    chosen = DeviceOptions(rounds=2, threads=1, device_python=sys.executable, ssh_config=device.config)
     return replace(chosen, **changes)
 
 
@@ -106,7 +107,7 @@ def test_a_device_is_measured_and_its_report_merged(device: Loopback, output: Pa
 
     # as if the connection had been lost before the report was taken: it is brought home again, once
     assert (remote_folder(device) / "bundle/work/state.json").exists()
-    again = benchmark_on_device(output, device.address, options=options(device))
+    again = benchmark_on_device(output, device.address, options(device))
     assert again.devices == report["devices"]
     assert not (remote_folder(device) / "bundle/work/state.json").exists()
     assert not (remote_folder(device) / "bundle.tar.gz").exists()
@@ -154,7 +155,7 @@ def test_a_run_goes_on_when_the_device_vanishes_and_is_picked_up(device: Loopbac
     before = {file: file.read_bytes() for file in output.glob("*.json")}
     vanishing = Watching("Parity of the dense", device.stop)
     with pytest.raises(DeviceError, match=r"(?s)lost|closed.*the same command waits for it"):
-        benchmark_on_device(output, device.address, options=options(device), progress=vanishing)
+        benchmark_on_device(output, device.address, options(device), progress=vanishing)
     assert {file: file.read_bytes() for file in output.glob("*.json")} == before
     assert not (output / "report.json").exists()
 
@@ -163,7 +164,7 @@ def test_a_run_goes_on_when_the_device_vanishes_and_is_picked_up(device: Loopbac
     # written anew by each run that is begun
     request = remote_folder(device) / "bundle/work/request.json"
     begun = request.stat().st_mtime_ns
-    report = benchmark_on_device(output, device.address, options=options(device), progress=Silent())
+    report = benchmark_on_device(output, device.address, options(device), progress=Silent())
     assert request.stat().st_mtime_ns == begun, "the run that was begun was waited for"
     assert log.read_text().count("Parity of the dense") == 1
     assert report.holds
@@ -176,11 +177,11 @@ def test_damage_on_the_device_is_named(device: Loopback, output: Path) -> None:
     devices._push(connection, found, devices._prepare(connection, found, options(device)), Silent())
     os.truncate(remote_folder(device) / "bundle/pruned/model.onnx.data", 64)
     with pytest.raises(DeviceError, match=rf"(?s)pruned/model\.onnx\.data is damaged: it has 64 bytes.*{found.sha256}"):
-        benchmark_on_device(output, device.address, options=options(device))
+        benchmark_on_device(output, device.address, options(device))
     manifest = remote_folder(device) / "bundle/manifest.json"
     manifest.write_text(manifest.read_text().replace('"schema": 1', '"schema": 2'))
     with pytest.raises(DeviceError, match="This bundle has schema 2, and its scripts know up to 1"):
-        benchmark_on_device(output, device.address, options=options(device))
+        benchmark_on_device(output, device.address, options(device))
     assert not (output / "report.json").exists()
 
 
@@ -225,14 +226,14 @@ def test_a_python_that_will_not_do_is_named_before_anything_is_pushed(
     bare.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')
     bare.chmod(0o755)
     with pytest.raises(DeviceError, match=message):
-        benchmark_on_device(output, device.address, options=options(device, python=python))
+        benchmark_on_device(output, device.address, options(device, device_python=python))
     assert not list(device.home.rglob("pwned"))
 
 
 @needs_sshd
 def test_a_runtime_that_is_not_there_is_told_before_anything_is_pushed(device: Loopback, output: Path) -> None:
     with pytest.raises(DeviceError, match=r"has no tensorrt\.\n.*python3-libnvinfer"):
-        benchmark_on_device(output, device.address, options=options(device, runtime=devices.DeviceRuntime.TENSORRT))
+        benchmark_on_device(output, device.address, options(device, device_runtime=devices.DeviceRuntime.TENSORRT))
 
 
 @needs_sshd
@@ -251,7 +252,7 @@ def test_a_key_that_is_not_known_or_not_accepted_is_told(device: Loopback, outpu
     def attempt(config: str) -> None:
         file = tmp_path / "config"
         file.write_text(config)
-        benchmark_on_device(output, device.address, options=options(device, ssh_config=file))
+        benchmark_on_device(output, device.address, options(device, ssh_config=file))
 
     known = str(device.folder / "known_hosts")
     # even where the user's configuration would not ask

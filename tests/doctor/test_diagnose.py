@@ -25,6 +25,7 @@ from amp_export.outputs.manifest import RewriteKind
 from amp_export.pruning.planning import make_plan
 from amp_export.pruning.rewriting import rewrite
 from amp_export.pruning.scoring import Scores
+from amp_export.verb_options import DoctorOptions
 from tests.support.tiny_models import BUILDABLE, TINY_CONFIG, family_fields
 
 SEVEN_B = {
@@ -49,7 +50,9 @@ def write_config(folder: Path, model_type: str, **fields: Any) -> Path:
 
 
 def verdicts(folder: Path, settings: PlanSettings, uniform: Uniform = Uniform.RESIZE) -> dict[str, Verdict]:
-    return {verdict.runtime: verdict for verdict in diagnose(folder, settings, uniform=uniform).compatibility}
+    return {
+        verdict.runtime: verdict for verdict in diagnose(folder, settings, DoctorOptions(uniform=uniform)).compatibility
+    }
 
 
 def test_every_class_in_the_tables_is_one_of_transformers() -> None:
@@ -233,7 +236,9 @@ def test_a_device_is_shown_in_tables_that_fit(target: TargetName, heads: HeadPol
 def test_the_pruned_models_of_a_device_are_the_options(tmp_path: Path) -> None:
     folder = write_config(tmp_path, "llama", **SEVEN_B)
     for heads, pruned in ((HeadPolicy.AUTO, 2), (HeadPolicy.GROUPS, 1), (HeadPolicy.NONE, 1)):
-        diagnosis = diagnose(folder, PlanSettings(0.3, heads=heads, target=TargetName.THOR), max_context=100)
+        diagnosis = diagnose(
+            folder, PlanSettings(0.3, heads=heads, target=TargetName.THOR), DoctorOptions(max_context=100)
+        )
         assert diagnosis.memory is not None
         halves = [fit for fit in diagnosis.memory.fits if fit.dtype is Dtype.FLOAT16]
         assert [fit.model for fit in halves] == ["dense", *["pruned"] * pruned]
@@ -256,7 +261,7 @@ def test_layers_that_share_counts_out_count_by_their_average_and_padded_ones_by_
     )
     weights = []
     for uniform in Uniform:
-        diagnosis = diagnose(folder, settings, uniform=uniform)
+        diagnosis = diagnose(folder, settings, DoctorOptions(uniform=uniform))
         assert diagnosis.memory is not None
         weights.append(diagnosis.memory.fits[-1].weight_bytes)
     average, widest = weights

@@ -13,13 +13,14 @@ from typer.testing import CliRunner, Result
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.cli import app
 from amp_export.errors import RequestError
-from amp_export.exporting.engines import EngineOptions, prepare_engine
+from amp_export.exporting.engines import prepare_engine
 from amp_export.exporting.overflow import LIMIT, check_float16, find_overflows
 from amp_export.hardware import gpus
 from amp_export.hardware.gpus import Gpu, find_gpu
 from amp_export.options import Opset, TargetName
 from amp_export.outputs.manifest import Manifest
 from amp_export.reporting.report import Report
+from amp_export.verb_options import ExportOptions
 from tests.support.tiny_models import save_tiny_model, save_tiny_tokenizer
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed", exc_type=ImportError)
@@ -101,17 +102,17 @@ def test_a_gpu_that_is_here_needs_no_target(tiny_llama: Path, monkeypatch: pytes
     gpu = Gpu("NVIDIA L4", "8.9", 24 << 30, "580.1")
     monkeypatch.setattr(gpus, "find_gpu", lambda: gpu)
     config = open_checkpoint(tiny_llama).config
-    job = prepare_engine(EngineOptions(), config)
+    job = prepare_engine(ExportOptions(), config)
     assert job.runs_here
     assert job.settings.workspace_bytes == 6 << 30
-    assert prepare_engine(EngineOptions(TargetName.L4), config).runs_here
-    assert not prepare_engine(EngineOptions(TargetName.A100), config).runs_here
+    assert prepare_engine(ExportOptions(target=TargetName.L4), config).runs_here
+    assert not prepare_engine(ExportOptions(target=TargetName.A100), config).runs_here
 
 
 def test_operators_are_those_that_the_builder_takes(tiny_llama: Path, tmp_path: Path) -> None:
     cohere = open_checkpoint(save_tiny_model(tmp_path / "cohere", "cohere")).config
     llama = open_checkpoint(tiny_llama).config
-    options = EngineOptions(TargetName.RTX4090)
+    options = ExportOptions(target=TargetName.RTX4090)
     assert prepare_engine(options, llama).choose_opset(llama) is Opset.OPSET_23
     assert prepare_engine(options, cohere).choose_opset(cohere) is Opset.OPSET_20
 

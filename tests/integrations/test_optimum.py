@@ -12,6 +12,7 @@ import pytest
 from amp_export.api import convert as converting
 from amp_export.errors import RequestError
 from amp_export.options import Format
+from amp_export.verb_options import ConvertOptions
 
 
 def optimum_cli(*words: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
@@ -57,8 +58,8 @@ def test_every_word_arrives_and_onnx_is_what_it_exports_to(
 
     found: dict[str, Any] = {}
 
-    def convert(model: str, **arguments: Any) -> None:
-        found.update(arguments, model=model)
+    def convert(model: str, output: Path, options: ConvertOptions, **arguments: Any) -> None:
+        found.update(arguments, model=model, output=output, options=options)
         raise RequestError("Nothing is to be done.")
 
     monkeypatch.setattr(converting, "convert", convert)
@@ -69,5 +70,6 @@ def test_every_word_arrives_and_onnx_is_what_it_exports_to(
     with pytest.raises(SystemExit) as left:
         command.run()
     assert left.value.code == 2
-    assert (found["model"], found["settings"].ratio, found["output"], found["to"]) == ("mine", 0.2, Path("there"), to)
-    assert found["options"].overwrite
+    options: ConvertOptions = found["options"]
+    assert (found["model"], options.prune.ratio, found["output"], options.export.to) == ("mine", 0.2, Path("there"), to)
+    assert found["overwrite"]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from amp_export.errors import OutputError
+from amp_export.options import Dtype, Format, Via
 from amp_export.outputs.manifest import Manifest, SourceRecord, package_versions
 from amp_export.outputs.names import MANIFEST
 from amp_export.reporting.report import JSON_NAME, Report
@@ -18,7 +19,7 @@ def test_a_manifest_survives_a_file_and_hashes_what_lies_beside_it(tmp_path: Pat
     (tmp_path / "onnx").mkdir()
     (tmp_path / "onnx" / "model.onnx").write_bytes(b"abc")
     saved = (
-        MANIFEST_OF_A_MODEL.with_export("onnx", "float16", "direct")
+        MANIFEST_OF_A_MODEL.with_export(Format.ONNX, Dtype.FLOAT16, Via.DIRECT)
         .with_verdict("parity", {"holds": True})
         .save(tmp_path)
     )

@@ -18,7 +18,8 @@ from amp_export.pruning.plan import check_fit, removed_ratio
 from amp_export.pruning.planning import choose_candidate, keep_most_important, make_plan
 from amp_export.pruning.rewriting import rewrite
 from amp_export.pruning.scoring import Scores
-from amp_export.pruning.settings import RATIO_TOLERANCE, PlanSettings
+from amp_export.pruning.settings import RATIO_TOLERANCE, neuron_multiple
+from amp_export.verb_options import PlanSettings
 
 LLAMA_2_7B = {
     "vocab_size": 32000,
@@ -65,14 +66,14 @@ def reference_counts(total: int, prunable: int, heads: int, neurons: int, ratio:
 def test_the_papers_rule_is_the_reference_codes(ratio: float) -> None:
     raw, config = llama(**LLAMA_2_7B)
     prunable = 32 * (4 * 4096 * 4096 + 3 * 4096 * 11008)
-    [candidate] = list_candidates(raw, config, PlanSettings(ratio, Allocation.PAPER))
+    [candidate] = list_candidates(raw, config, PlanSettings(ratio, allocation=Allocation.PAPER))
     expected = reference_counts(6_738_415_616, prunable, 32, 11008, ratio)
     assert (candidate.widths.query_heads, candidate.widths.neurons) == expected
 
 
 def test_llama_2_7b_at_30_percent_keeps_22_heads_and_becomes_a_mistral() -> None:
     raw, config = llama(**LLAMA_2_7B)
-    [candidate] = list_candidates(raw, config, PlanSettings(0.3, Allocation.PAPER))
+    [candidate] = list_candidates(raw, config, PlanSettings(0.3, allocation=Allocation.PAPER))
     assert candidate.widths.query_heads == 22
     rewritten = rewrite(raw, config, [candidate.widths] * 32)
     assert rewritten.kind is RewriteKind.SIBLING_CLASS
@@ -110,13 +111,13 @@ def test_every_plan_fits_its_model_and_keeps_the_most_important(
 ) -> None:
     raw, config = llama(**raw)
     scores = random_scores(config)
-    options = PlanSettings(ratio, allocation, heads, snap)
+    options = PlanSettings(ratio, allocation=allocation, heads=heads, snap=snap)
     try:
         plan = make_plan(raw, config, scores, options)
     except RatioError as error:
         # what is said to be legal is legal
         assume(error.nearest is not None and allocation is Allocation.BALANCED)
-        make_plan(raw, config, scores, PlanSettings(error.nearest, allocation, heads, snap))
+        make_plan(raw, config, scores, replace(options, ratio=error.nearest))
         return
     except PlanError:
         assume(False)
@@ -124,7 +125,7 @@ def test_every_plan_fits_its_model_and_keeps_the_most_important(
     assert plan.is_uniform
     assert plan.achieved == pytest.approx(removed_ratio(config, list(plan.widths)), abs=1e-12)
     assert (
-        plan.widths[0].neurons % options.neuron_multiple(config) == 0
+        plan.widths[0].neurons % neuron_multiple(options, config) == 0
         or plan.widths[0].neurons == config.intermediate_size
     )
     for layer, neurons in zip(plan.layers, scores.neurons, strict=True):

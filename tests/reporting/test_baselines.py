@@ -149,13 +149,13 @@ def test_validate_writes_a_baseline_and_fails_on_what_got_worse(
 
 
 def test_a_run_that_fails_is_no_baseline(converted: Callable[[str], Converted], tmp_path: Path) -> None:
-    from amp_export.cli.gates import Checks
+    from amp_export.cli.gates import Gates
 
     output, file = converted("llama").output, tmp_path / "baseline.json"
     report = Report.load(output)
     failed = replace(report, parity={**(report.parity or {}), "holds": False})
-    checks = Checks(output, baseline=file, update_baseline=True)
-    said = checks.write_baseline(checks.run(failed))
+    gates = Gates(output, baseline=file, update_baseline=True)
+    said = gates.write_baseline(gates.check(failed))
     assert said is not None
     assert "was not written: a run that fails is no baseline" in said
     assert not file.exists()

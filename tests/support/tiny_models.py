@@ -176,7 +176,7 @@ def save_tiny_output(folder: Path) -> Path:
         save_tiny_tokenizer(checkpoint)
     source = SourceRecord("tiny", str(dense.path), hash_weights(dense))
     Manifest(source=source, config_before=dict(dense.raw_config)).save(folder / "out")
-    export(pruned, output=folder / "out")
+    export(pruned, folder / "out")
     widths = {"query_heads": 4, "key_value_heads": 2, "neurons": 48}
     plan = {
         "asked": 0.3,

@@ -21,7 +21,6 @@ from amp_export.api.validate import validate
 from amp_export.benchmarking import subjects as benchmark_subjects
 from amp_export.benchmarking.runners import require
 from amp_export.benchmarking.setup import Setup
-from amp_export.benchmarking.workloads import Sweep
 from amp_export.checkpoints.hashing import hash_weights
 from amp_export.checkpoints.loading import load_model
 from amp_export.checkpoints.reading import open_checkpoint
@@ -30,12 +29,12 @@ from amp_export.exporters.dispatch import exported_bytes, run
 from amp_export.exporters.executorch import ProgramFacts, export, read_facts
 from amp_export.exporters.limits import Limits
 from amp_export.exporters.models.decoder import GraphDecoder
-from amp_export.exporting.engines import EngineOptions
 from amp_export.exporting.settings import ExportSettings, choose_settings
 from amp_export.options import Dtype, EngineRuntime, Format, Opset, Provider, Runtime, TargetName, Via
 from amp_export.outputs.manifest import Manifest, SourceRecord
 from amp_export.parity.comparison import compare
 from amp_export.progress import Silent
+from amp_export.verb_options import BenchmarkOptions, ExportOptions, ValidateOptions
 from tests.support.tiny_models import save_tiny_model, save_tiny_tokenizer
 
 pytest.importorskip("executorch", reason="ExecuTorch is not installed")
@@ -118,14 +117,14 @@ def test_parity_holds_in_every_case_within_the_limits(
 ) -> None:
     output = Path(shutil.copytree(exported.output, tmp_path / "out"))
     capfd.readouterr()
-    report = validate(output, to=Format.EXECUTORCH, threads=1)
+    report = validate(output, ValidateOptions(to=Format.EXECUTORCH, threads=1))
     assert capfd.readouterr() == ("", ""), "loading and running are quiet"
     assert report.holds
     assert len(report.cases) == 7, "all but the one of 256 tokens"
     assert report.greedy is not None
     assert report.greedy.common == report.greedy.steps
     with pytest.raises(UnsupportedModelError, match="--explain looks into ONNX graphs"):
-        validate(output, to=Format.EXECUTORCH, explain=True)
+        validate(output, ValidateOptions(to=Format.EXECUTORCH, explain=True))
 
 
 def test_later_calls_do_not_write_into_what_earlier_ones_returned(decoder: GraphDecoder) -> None:
@@ -232,23 +231,21 @@ def test_a_provider_is_not_for_programs(exported: Exported) -> None:
 def test_settings_are_chosen_for_the_model(exported: Exported) -> None:
     checkpoint = open_checkpoint(exported.output / "pruned")
 
-    def choose(
-        engine: EngineOptions | None = None, *, opset: Opset | None = None, via: Via = Via.AUTO
-    ) -> ExportSettings:
-        return choose_settings(checkpoint, Format.EXECUTORCH, None, opset, via=via, engine=engine)
+    def choose(options: ExportOptions | None = None) -> ExportSettings:
+        return choose_settings(checkpoint, replace(options or ExportOptions(), to=Format.EXECUTORCH))
 
     chosen = choose()
     assert (chosen.dtype, chosen.via, chosen.limits) == (Dtype.FLOAT32, Via.TRACE, Limits(1, 128))
-    assert choose(EngineOptions(max_batch=3, max_context=7)).limits == Limits(3, 7)
-    for engine in (EngineOptions(TargetName.L4), EngineOptions(runtime=EngineRuntime.TENSORRT)):
+    assert choose(ExportOptions(max_batch=3, max_context=7)).limits == Limits(3, 7)
+    for engine in (ExportOptions(target=TargetName.L4), ExportOptions(runtime=EngineRuntime.TENSORRT)):
         with pytest.raises(RequestError, match="Target and runtime are an engine's"):
             choose(engine)
     with pytest.raises(RequestError, match="model's context is 128 tokens long"):
-        choose(EngineOptions(max_context=129))
+        choose(ExportOptions(max_context=129))
     with pytest.raises(RequestError, match="is traced, and has no ONNX operators"):
-        choose(via=Via.DIRECT)
+        choose(ExportOptions(via=Via.DIRECT))
     with pytest.raises(RequestError, match="is traced, and has no ONNX operators"):
-        choose(opset=Opset.OPSET_20)
+        choose(ExportOptions(opset=Opset.OPSET_20))
 
 
 def test_its_absence_is_said_before_any_work(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,15 +269,15 @@ def test_the_dense_model_gets_the_same_limits(
     replace(Manifest.load(output), plan={"asked": 0.2}).save(output)
     monkeypatch.setattr(benchmark_subjects, "export_as", export_as)
     with pytest.raises(OutputError, match="stopped"):
-        benchmark(output, setup=SETUP)
+        benchmark(output, BenchmarkOptions(runtime=Runtime.EXECUTORCH, threads=1))
     assert asked[0].format is Format.EXECUTORCH
     assert asked[0].limits == LIMITS
-    for sweep, said in (
-        (Sweep(batch_sizes=(1, 6)), r"batch of 6 does not fit an export made for batches of up to 5"),
-        (Sweep(prompt_lengths=(90,)), r"prompt of 90 tokens and 16 after it does not fit into a context of 96"),
+    for workloads, said in (
+        ({"batch": (1, 6)}, r"batch of 6 does not fit an export made for batches of up to 5"),
+        ({"context": (90,)}, r"prompt of 90 tokens and 16 after it does not fit into a context of 96"),
     ):
         with pytest.raises(RequestError, match=said):
-            benchmark(output, setup=SETUP, sweep=sweep)
+            benchmark(output, BenchmarkOptions(runtime=Runtime.EXECUTORCH, threads=1, **workloads))
     assert len(asked) == 1
 
 

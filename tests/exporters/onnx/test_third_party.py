@@ -22,7 +22,8 @@ from amp_export.exporters.models.session import Port
 from amp_export.exporters.onnx import export
 from amp_export.exporters.onnx.introspection.scopes import MODULES
 from amp_export.exporters.onnx.third_party_decoders import map_ports
-from amp_export.parity.comparison import compare_foreign
+from amp_export.parity.comparison import compare_third_party
+from amp_export.verb_options import ValidateOptions
 from tests.support.shared import Converted
 from tests.support.tiny_models import save_tiny_model, save_tiny_tokenizer
 
@@ -71,7 +72,7 @@ def test_the_genai_builders_graph_fails_where_texts_are_padded_on_the_left(check
     pytest.importorskip("onnxruntime_genai", reason="onnxruntime-genai is not installed")
     builder = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-p", "fp32", "-e", "cpu"]
     subprocess.run([*builder, "-m", checkpoint, "-o", tmp_path / "genai"], check=True, capture_output=True)
-    report = compare_foreign(tmp_path / "genai" / "model.onnx", reference=checkpoint, explain=True)
+    report = compare_third_party(tmp_path / "genai" / "model.onnx", checkpoint, ValidateOptions(explain=True))
     # GroupQueryAttention counts a row's tokens, and takes them for the first ones
     assert [case.name.split(" of ")[0] for case in report.cases if not case.holds] == ["left-padded batch"]
     assert report.greedy is not None
@@ -110,7 +111,7 @@ def test_a_graph_for_prompts_and_one_for_later_tokens_are_one_decoder(checkpoint
     (folder / "model.onnx").rename(folder / "prefill.onnx")
     (folder / "decode.onnx").write_bytes((folder / "prefill.onnx").read_bytes())
     rename_cache(folder / "decode.onnx")
-    report = compare_foreign(folder, reference=checkpoint)
+    report = compare_third_party(folder, checkpoint)
     assert report.holds
     # the second graph takes one token alone
     assert not any(case.name.startswith("chunks") for case in report.cases)
@@ -119,7 +120,7 @@ def test_a_graph_for_prompts_and_one_for_later_tokens_are_one_decoder(checkpoint
 
 def test_a_graph_of_our_own_is_one_too_and_a_fault_in_it_fails(checkpoint: Path, tmp_path: Path) -> None:
     export(open_checkpoint(checkpoint), tmp_path / "onnx")
-    assert compare_foreign(tmp_path / "onnx", reference=checkpoint).holds
+    assert compare_third_party(tmp_path / "onnx", checkpoint).holds
     other = save_tiny_model(tmp_path / "other", "llama", head_dim=16, rms_norm_eps=0.1)
     result = call("validate", "--onnx", tmp_path / "onnx" / "model.onnx", "--reference", other)
     assert result.exit_code == 1
@@ -186,23 +187,23 @@ def test_what_an_encoder_takes_and_returns_must_be_known(
     reference = save_tiny_model(tmp_path / "checkpoint", "bert")
     graph = save_encoder(tmp_path / "model.onnx", **difference)
     with pytest.raises(RequestError, match=message):
-        compare_foreign(graph, reference=reference)
+        compare_third_party(graph, reference)
 
 
 def test_an_encoder_with_a_decoder_has_three_graphs_whose_order_is_known(tmp_path: Path) -> None:
     reference = save_tiny_model(tmp_path / "checkpoint", "t5")
     save_encoder(tmp_path / "encoder_model.onnx")
     with pytest.raises(ModelError, match=r"There is no .*decoder_model\.onnx"):
-        compare_foreign(tmp_path, reference=reference)
+        compare_third_party(tmp_path, reference)
     for name in ("decoder_model.onnx", "decoder_with_past_model.onnx"):
         save_encoder(tmp_path / name)
     with pytest.raises(RequestError, match="returns logits, and first must be last_hidden_state"):
-        compare_foreign(tmp_path, reference=reference)
+        compare_third_party(tmp_path, reference)
 
 
 def test_bad_graphs_are_told(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"There is no .*nothing\.onnx"):
-        compare_foreign(tmp_path / "nothing.onnx", reference=checkpoint)
+        compare_third_party(tmp_path / "nothing.onnx", checkpoint)
     for arguments in (
         ["validate"],
         ["validate", "--onnx", "g"],

@@ -25,14 +25,15 @@ from amp_export.exporters.files import DECODER, DECODER_WITH_PAST, ENCODER
 from amp_export.exporters.onnx import export
 from amp_export.exporters.onnx.introspection.scopes import SCOPES, Scoped, enclosing, module_values, returned_values
 from amp_export.exporters.onnx.sessions import exported_graphs
-from amp_export.exporters.onnx.third_party import foreign_files
-from amp_export.parity.comparison import compare, compare_foreign
+from amp_export.exporters.onnx.third_party import third_party_files
+from amp_export.parity.comparison import compare, compare_third_party
 from amp_export.parity.encoder_cases import EncoderCase
 from amp_export.parity.explain.explanation import Explanation, explain, plan_taps
 from amp_export.parity.seq2seq_cases import Seq2SeqCase
 from amp_export.progress import Silent
 from amp_export.reporting.html.sections import parity_section
 from amp_export.reporting.wording import by_graph
+from amp_export.verb_options import ValidateOptions
 from tests.support.faults import CASE, swap_heads, wrong_model
 from tests.support.shared import Converted
 from tests.support.tiny_models import save_tiny_model, save_tiny_tokenizer
@@ -227,7 +228,7 @@ def test_a_fault_in_a_graph_of_another_exporter_is_found_where_it_is(
     tell: Callable[[onnx.NodeProto, str | None], None], llama: Path, tmp_path: Path
 ) -> None:
     model = foreign_graph(llama, tmp_path / "model.onnx", tell)
-    right = explain(plan_taps(llama, foreign_files(tmp_path, Kind.DECODER)), CASE, progress=Silent())
+    right = explain(plan_taps(llama, third_party_files(tmp_path, Kind.DECODER)), CASE, progress=Silent())
     assert right.first is None
     assert len({point.layer for point in right.points} - {None}) == 3
     module = "model.layers.1.post_attention_layernorm"
@@ -235,7 +236,7 @@ def test_a_fault_in_a_graph_of_another_exporter_is_found_where_it_is(
     norm = next(node for node in model.graph.node if value in node.output)
     next(entry for entry in norm.attribute if entry.name == "epsilon").f = 0.5
     (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
-    report = compare_foreign(tmp_path / "model.onnx", reference=llama, explain=True)
+    report = compare_third_party(tmp_path / "model.onnx", llama, ValidateOptions(explain=True))
     assert not report.holds
     assert report.explanation is not None
     assert report.explanation["first"]["module"] == module
