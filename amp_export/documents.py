@@ -6,9 +6,11 @@ protobuf does, and read as numbers where a type asks for a float.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import tomllib
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,12 +25,16 @@ _NUMBERS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 _WHERE = re.compile(r"(?P<what>.*?)(?: - at (?:`key` in )?`\$(?P<path>.*?)`)?", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(?P<name>.*)`")
-_MISMATCH = re.compile(r"Expected `(?P<expected>.*)`, got `(?P<found>.*)`")
+_EXPECTS = re.compile(r"Expected (?P<expected>.*?)(?:, got .*)?")
+_STEP = re.compile(r"\.?([^.\[\]]+)|\[(\d+)\]")
+
+SHOWN_CHARACTERS = 60
+"""As much of a value as a message shows."""
 
 
 def to_json(value: Any) -> str:
     """Return a value as indented JSON that every strict parser reads."""
-    return msgspec.json.format(msgspec.json.encode(to_builtins(value)), indent=2).decode() + "\n"
+    return json.dumps(to_builtins(value), indent=2, allow_nan=False) + "\n"
 
 
 def to_builtins(value: Any) -> Any:
@@ -36,33 +42,48 @@ def to_builtins(value: Any) -> Any:
     return _name_numbers(msgspec.to_builtins(value, enc_hook=_plain))
 
 
-def convert(content: Any, kind: type[Content], *, source: str, error: type[AmpExportError] = OutputError) -> Content:
+def convert(
+    content: Any,
+    kind: type[Content],
+    *,
+    source: str,
+    ignore_unknown: bool = False,
+    error: type[AmpExportError] = OutputError,
+) -> Content:
     """Turn dictionaries, lists, texts and numbers into a typed value.
 
     Args:
         content: What a file holds.
         kind: A dataclass, a `msgspec.Struct`, or a container of them.
         source: What the content is from, for the error.
+        ignore_unknown: Accept keys that the type does not have.
         error: What to raise.
 
     Raises:
-        AmpExportError: The content is not of that type; the text names the key, what is there and what was expected.
+        AmpExportError: The content is not of that type, or has a key that the type does not have; the text names the
+            key, what was expected and what was found.
     """
+    info = inspect.type_info(kind)
     try:
-        return msgspec.convert(_restore(content, inspect.type_info(kind)), kind)
+        value = msgspec.convert(_restore(content, info), kind)
     except msgspec.ValidationError as problem:
-        raise error(f"{source}: {explain(problem)}") from problem
+        raise error(f"{source}: {explain(problem, content, info)}") from problem
+    if not ignore_unknown and (unknown := next(_unknown_keys(content, info, ()), None)):
+        *parents, _ = unknown
+        keys = ", ".join(field.encode_name for field in _object_at(parents, info).fields)
+        raise error(f"{source}: {_as_path(unknown)} is not known. Expected keys: {keys}.")
+    return value
 
 
 def parse_json(text: str | bytes, *, source: str, error: type[AmpExportError] = OutputError) -> Any:
-    """Return the content of a JSON text.
+    """Return the content of a JSON text; bare NaN and Infinity, as Python writes them, are read too.
 
     Raises:
-        AmpExportError: It is no JSON.
+        AmpExportError: It is not JSON.
     """
     try:
-        return msgspec.json.decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError) as problem:
+        return json.loads(text)
+    except (ValueError, RecursionError) as problem:
         raise error(f"{source} is not valid JSON: {problem}") from problem
 
 
@@ -88,7 +109,7 @@ def read_toml(file: Path, *, error: type[AmpExportError] = OutputError) -> dict[
     """Return the content of a TOML file.
 
     Raises:
-        AmpExportError: It cannot be read, or is no TOML.
+        AmpExportError: It cannot be read, or is not TOML.
     """
     try:
         return tomllib.loads(read_text(file, error=error))
@@ -100,7 +121,7 @@ def read_text(file: Path, *, error: type[AmpExportError] = OutputError) -> str:
     """Return the text of a file.
 
     Raises:
-        AmpExportError: It cannot be read, or is no text in UTF-8.
+        AmpExportError: It cannot be read, or is not text in UTF-8.
     """
     try:
         return file.read_text(encoding="utf-8")
@@ -114,7 +135,7 @@ def check_schema(content: Any, *, source: str, newest: int, error: type[AmpExpor
     """Refuse a content of a newer schema, and one that names none.
 
     Raises:
-        NewerSchemaError: The schema is newer than `newest`.
+        NewerSchemaError: The schema is newer than `newest`; where `error` is not a base of it, `error`.
         AmpExportError: There is no schema.
     """
     schema = content.get("schema") if isinstance(content, dict) else None
@@ -122,21 +143,94 @@ def check_schema(content: Any, *, source: str, newest: int, error: type[AmpExpor
         found = f"schema is {schema!r}" if isinstance(content, dict) else f"it holds a {type(content).__name__}"
         raise error(f"{source}: expected an object with a number schema, but {found}.")
     if schema > newest:
-        raise NewerSchemaError(f"{source} has schema {schema}, this version knows up to {newest}.\nUpdate amp-export.")
+        newer = NewerSchemaError if issubclass(NewerSchemaError, error) else error
+        raise newer(f"{source} has schema {schema}, this version knows up to {newest}.\nUpdate amp-export.")
 
 
-def explain(problem: msgspec.ValidationError) -> str:
-    """Return where a content does not fit its type, what was expected there, and what was found."""
+def explain(problem: msgspec.ValidationError, content: Any, info: inspect.Type) -> str:
+    """Return where a content does not fit its type, what was expected there, and what was found.
+
+    Args:
+        problem: What msgspec says.
+        content: The content that was converted.
+        info: The type that it was converted to.
+    """
     match = _WHERE.fullmatch(str(problem))
     assert match is not None
     what, path = match["what"], (match["path"] or "").lstrip(".")
     if missing := _MISSING.fullmatch(what):
         return f"{f'{path}.' if path else ''}{missing['name']} is missing."
-    if mismatch := _MISMATCH.fullmatch(what):
-        what = f"expected {mismatch['expected'].replace(' | ', ' or ')}, found {mismatch['found']}"
+    place = f"{path}: " if path else ""
+    steps = [step[0] or int(step[1]) for step in _STEP.findall(path)]
+    found, found_type = content, info
+    try:
+        for step in steps:
+            found, found_type = found[step], _type_within(found_type, step)
+    except (KeyError, IndexError, TypeError):
+        return f"{place}{what[:1].lower()}{what[1:]}."  # the path has a place whose key msgspec does not name
+    if enumeration := next((each for each in _alternatives(found_type) if isinstance(each, inspect.EnumType)), None):
+        expected = " or ".join(json.dumps(each.value) for each in enumeration.cls)
+    elif literal := next((each for each in _alternatives(found_type) if isinstance(each, inspect.LiteralType)), None):
+        expected = " or ".join(map(json.dumps, literal.values))
+    elif expects := _EXPECTS.fullmatch(what):
+        expected = expects["expected"].replace("`", "").replace(" | ", " or ").replace("int", "an integer")
     else:
-        what = what[:1].lower() + what[1:]
-    return f"{path}: {what}." if path else f"{what}."
+        return f"{place}{what[:1].lower()}{what[1:]}."
+    return f"{place}expected {expected}, found {_shorten(json.dumps(found))}."
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"
+
+
+def _alternatives(info: inspect.Type) -> Sequence[inspect.Type]:
+    return info.types if isinstance(info, inspect.UnionType) else (info,)
+
+
+def _type_within(info: inspect.Type, step: str | int) -> inspect.Type:
+    """Return the type of a member of an object, or of an item of a list.
+
+    Raises:
+        KeyError: The type has no such member.
+    """
+    for each in _alternatives(info):
+        if isinstance(each, inspect.DataclassType | inspect.StructType):
+            for field in each.fields:
+                if field.encode_name == step:
+                    return field.type
+        elif isinstance(each, inspect.DictType):
+            return each.value_type
+        elif isinstance(each, inspect.VarTupleType | inspect.ListType):
+            return each.item_type
+    raise KeyError(step)
+
+
+def _object_at(path: Iterable[str | int], info: inspect.Type) -> inspect.DataclassType | inspect.StructType:
+    for step in path:
+        info = _type_within(info, step)
+    return next(each for each in _alternatives(info) if isinstance(each, inspect.DataclassType | inspect.StructType))
+
+
+def _unknown_keys(content: Any, info: inspect.Type, path: tuple[str | int, ...]) -> Iterator[tuple[str | int, ...]]:
+    """Yield the paths of keys that a type does not have."""
+    if isinstance(content, dict):
+        is_object = any(isinstance(each, inspect.DataclassType | inspect.StructType) for each in _alternatives(info))
+        steps: Iterable[str | int] = content
+    else:
+        is_object = False
+        steps = range(len(content)) if isinstance(content, list) else ()
+    for step in steps:
+        try:
+            within = _type_within(info, step)
+        except KeyError:
+            if is_object:
+                yield (*path, step)
+        else:
+            yield from _unknown_keys(content[step], within, (*path, step))
+
+
+def _as_path(steps: Iterable[str | int]) -> str:
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps).removeprefix(".")
 
 
 def _plain(value: Any) -> Any:

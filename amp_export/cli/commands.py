@@ -64,6 +64,10 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(function)
     def run(**values: Any) -> None:
+        # click calls what runs without a command before each command, too
+        if any(getattr(each, "invoked_subcommand", None) for each in values.values()):
+            return
+
         def work(console: Console) -> None:
             given = {name: _group(kind, values) for name, kind in groups.items()}
             function(console, **{name: values[name] for name in own}, **given)

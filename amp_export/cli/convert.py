@@ -10,6 +10,7 @@ import typer
 from amp_export._version import __version__
 from amp_export.cli.commands import command, examples
 from amp_export.cli.options import DEFAULT_MODEL, DEFAULT_OUTPUT, DEFAULT_RATIO, Json, MaybeModel, Output, Overwrite
+from amp_export.errors import RequestError
 from amp_export.options import Format, TargetName
 from amp_export.verb_options import ConvertOptions, ExportOptions, PruneOptions
 
@@ -59,8 +60,6 @@ def convert(
     With --to, all steps run end to end; each step is also a command of its own.
     """
     del show_version
-    if context.invoked_subcommand is not None:
-        return
     if to is None:
         _explain_usage(context)
         return
@@ -84,5 +83,8 @@ def _explain_usage(context: typer.Context) -> None:
     """Show the help page, or what is missing beside the options that were given."""
     sources = (context.get_parameter_source(name) for name in context.params)
     if any(source is not None and source.name == "COMMANDLINE" for source in sources):
-        context.fail("Missing option '--to', which runs all steps, or a command, which runs one step.")
+        raise RequestError(
+            "Missing option '--to', which runs all steps, or a command, which runs one step.\n"
+            f"Try '{context.command_path} --help'."
+        )
     typer.echo(context.get_help())

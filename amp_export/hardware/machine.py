@@ -29,6 +29,9 @@ class Machine:
     cores: int
     system: str
 
+    def __str__(self) -> str:
+        return f"{self.processor}, {self.cores} cores, {self.system}"
+
     @classmethod
     def here(cls) -> Machine:
         """Return the machine that this runs on."""

@@ -66,7 +66,7 @@ def _sources(*, memory: str, formats: str, tensorrt: str = _INSTALLED_SOURCE, ba
         "memory_bytes": memory,
         "is_unified": memory,
         "bandwidth": bandwidth or memory,
-        "precisions": formats,
+        "dtypes": formats,
         "tensorrt": tensorrt,
     }
 

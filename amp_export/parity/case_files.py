@@ -41,10 +41,6 @@ def read_cases(file: Path, config: ModelConfig) -> Sequence[AnyCase]:
         cases = convert(content, list[kind], source=str(file), error=RequestError)  # type: ignore[valid-type]
         if not cases:
             raise RequestError(f"{file} holds no cases: expected a list with at least one.")
-        known = [field.name for field in fields(kind)]
-        for number, entry in enumerate(content):
-            if unknown := sorted(entry.keys() - set(known)):
-                raise RequestError(f"{file}: [{number}].{unknown[0]} is not known; a case has {', '.join(known)}.")
     except RequestError as error:
         raise RequestError(f"{error}\n{example}") from error
     return cases

@@ -103,7 +103,7 @@ class Plan:
 
     @classmethod
     def load(cls, file: Path, config: ModelConfig) -> Plan:
-        """Read a plan, which a user may have changed, and holds it against the model.
+        """Read a plan, which a user may have changed, and check that it fits the model.
 
         Only `layers` is needed; the ratio is computed anew.
 
@@ -127,7 +127,9 @@ class _PlanFile:
     """The content of a plan file; only the layers are needed."""
 
     layers: tuple[LayerPlan, ...]
+    schema: int = 1
     asked: float | None = None
+    achieved: float | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     reasons: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()

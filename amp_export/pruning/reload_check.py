@@ -34,11 +34,13 @@ class ReloadProof:
         class_name: The class that `AutoModelForCausalLM` chose.
         logits_compared: How many logits, or hidden values where there is no head, were equal bit for bit.
         tokens_compared: How many token ids of a text were equal.
+        holds: Always true: a checkpoint that is not equal raises an error instead.
     """
 
     class_name: str
     logits_compared: int
     tokens_compared: int
+    holds: bool = True
 
     def __str__(self) -> str:
         return (

@@ -121,7 +121,7 @@ def check_replaceable(file: Path) -> None:
     if not file.exists():
         return
     try:
-        read_json(file, Baseline, newest=Baseline.SCHEMA)
+        Baseline.load(file)
     except NewerSchemaError:
         raise
     except OutputError as error:

@@ -24,7 +24,7 @@ MEASURES = {
     "peak_memory_bytes": ("Peak memory", megabytes),
     "gpu_memory_bytes": ("GPU memory", megabytes),
     "load_seconds": ("Load time", milliseconds),
-    "joules_per_decoded_token": ("Energy a token", joules),
+    "joules_per_decoded_token": ("Energy per token", joules),
 }
 """What is told of a model once, its name and how it is shown; not all of it is known everywhere."""
 

@@ -205,6 +205,6 @@ def _notes(reports: Sequence[Report]) -> Iterator[str]:
         yield "Quality was measured on different texts or models."
     parities = [report.parity for report in reports if report.parity is not None]
     if len(dtypes := {parity.dtype for parity in parities}) > 1:
-        yield f"The graphs are of different precisions: {', '.join(sorted(dtypes))}."
+        yield f"The graphs are of different dtypes: {', '.join(sorted(dtypes))}."
     if len(runtimes := {parity.runtime for parity in parities if parity.runtime is not None}) > 1:
         yield f"Parity was checked with different runtimes: {', '.join(sorted(runtimes))}."

@@ -138,6 +138,6 @@ def _units(scores: Floats, kept: Sequence[Sequence[int]]) -> Units:
 
     mask = np.zeros(scores.shape, dtype=bool)
     for row, indices in zip(mask, kept, strict=True):
-        row[indices] = True
+        row[list(indices)] = True
     importance = relative_importance(scores) if scores.size else scores
     return Units(importance.reshape(-1), mask.reshape(-1))

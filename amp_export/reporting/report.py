@@ -91,7 +91,7 @@ class Report:
         if manifest.plan is not None:
             content = {**to_builtins(manifest.plan), "reload": manifest.verdicts.get("reload")}
             content["rewrite"] = to_builtins(manifest.rewrite)
-            pruning = convert(content, PruningSection, source="The manifest's plan")
+            pruning = convert(content, PruningSection, source="The manifest's plan", ignore_unknown=True)
         quality = manifest.verdicts.get("quality")
         return cls(
             model=manifest.source.asked,

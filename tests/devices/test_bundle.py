@@ -165,7 +165,7 @@ def test_the_target_limits_the_build_and_chooses_the_operators(bundled: Bundled,
 
 
 @pytest.mark.parametrize(
-    ("target", "precision", "opset"),
+    ("target", "dtype", "opset"),
     [
         (TargetName.CPU, Dtype.FLOAT32, Opset.OPSET_23),
         (TargetName.A100, Dtype.FLOAT16, Opset.OPSET_23),

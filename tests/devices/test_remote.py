@@ -16,12 +16,14 @@ from typer.testing import CliRunner
 from amp_export.benchmarking.statistics import Conclusion
 from amp_export.checkpoints.hashing import hash_file
 from amp_export.cli import app
+from amp_export.devices import remote
 from amp_export.devices import remote_commands as device_commands
+from amp_export.devices.bundle import find_bundle
 from amp_export.devices.remote import benchmark_on_device
-from amp_export.devices.remote import remote as devices
 from amp_export.devices.reports import read_device_report
 from amp_export.devices.ssh import Address, Connection
 from amp_export.errors import DeviceError, RequestError
+from amp_export.options import DeviceRuntime
 from amp_export.outputs.manifest import Manifest
 from amp_export.progress import Silent
 from amp_export.reporting.report import Report
@@ -115,7 +117,7 @@ def test_a_device_is_measured_and_its_report_merged(device: Loopback, output: Pa
 
 @needs_sshd
 def test_a_transfer_goes_on_where_it_was_cut(device: Loopback, output: Path, bundled: Bundled) -> None:
-    found = devices.find_bundle(output / "bundle-cpu.tar.gz")
+    found = find_bundle(output / "bundle-cpu.tar.gz")
     folder = device.home / ".cache/amp-export" / found.sha256
     folder.mkdir(parents=True)
     content = bytearray(bundled.file.read_bytes())
@@ -124,10 +126,10 @@ def test_a_transfer_goes_on_where_it_was_cut(device: Loopback, output: Path, bun
     content[100] ^= 1
     (folder / "bundle.tar.gz").write_bytes(content[:half])
     connection = Connection(Address.parse(device.address), device.config)
-    state = devices._prepare(connection, found, options(device))
+    state = remote._prepare(connection, found, options(device))
     assert (state.unpacked, state.partial_bytes) == (False, half)
     progress = Watching("nothing", lambda: None)
-    devices._push(connection, found, state, progress)
+    remote._push(connection, found, state, progress)
     assert progress.said == ["What came there is not what was sent; it is sent again from the beginning."]
     assert (folder / "bundle/run.sh").is_file()
 
@@ -135,19 +137,19 @@ def test_a_transfer_goes_on_where_it_was_cut(device: Loopback, output: Path, bun
     folder.mkdir()
     (folder / "bundle.tar.gz").write_bytes(bundled.file.read_bytes()[:half])
     progress.said.clear()
-    devices._push(connection, found, replace(state, partial_bytes=half), progress)
+    remote._push(connection, found, replace(state, partial_bytes=half), progress)
     assert progress.said == []
-    assert devices._prepare(connection, found, options(device)).unpacked
+    assert remote._prepare(connection, found, options(device)).unpacked
 
 
 @needs_sshd
 def test_a_device_that_vanishes_while_it_is_pushed_to_keeps_what_came(device: Loopback, output: Path) -> None:
-    found = devices.find_bundle(output / "bundle-cpu.tar.gz")
+    found = find_bundle(output / "bundle-cpu.tar.gz")
     connection = Connection(Address.parse(device.address), device.config)
-    state = devices._prepare(connection, found, options(device))
+    state = remote._prepare(connection, found, options(device))
     device.stop()
     with pytest.raises(DeviceError, match=r"(?s)refuses the connection.*the same command goes on from it"):
-        devices._push(connection, found, state, Silent())
+        remote._push(connection, found, state, Silent())
 
 
 @needs_sshd
@@ -172,9 +174,9 @@ def test_a_run_goes_on_when_the_device_vanishes_and_is_picked_up(device: Loopbac
 
 @needs_sshd
 def test_damage_on_the_device_is_named(device: Loopback, output: Path) -> None:
-    found = devices.find_bundle(output / "bundle-cpu.tar.gz")
+    found = find_bundle(output / "bundle-cpu.tar.gz")
     connection = Connection(Address.parse(device.address), device.config)
-    devices._push(connection, found, devices._prepare(connection, found, options(device)), Silent())
+    remote._push(connection, found, remote._prepare(connection, found, options(device)), Silent())
     os.truncate(remote_folder(device) / "bundle/pruned/model.onnx.data", 64)
     with pytest.raises(DeviceError, match=rf"(?s)pruned/model\.onnx\.data is damaged: it has 64 bytes.*{found.sha256}"):
         benchmark_on_device(output, device.address, options(device))
@@ -233,16 +235,16 @@ def test_a_python_that_will_not_do_is_named_before_anything_is_pushed(
 @needs_sshd
 def test_a_runtime_that_is_not_there_is_told_before_anything_is_pushed(device: Loopback, output: Path) -> None:
     with pytest.raises(DeviceError, match=r"has no tensorrt\.\n.*python3-libnvinfer"):
-        benchmark_on_device(output, device.address, options(device, device_runtime=devices.DeviceRuntime.TENSORRT))
+        benchmark_on_device(output, device.address, options(device, device_runtime=DeviceRuntime.TENSORRT))
 
 
 @needs_sshd
 def test_too_little_room_is_told_before_anything_is_pushed(device: Loopback, output: Path) -> None:
-    found = devices.find_bundle(output / "bundle-cpu.tar.gz")
+    found = find_bundle(output / "bundle-cpu.tar.gz")
     connection = Connection(Address.parse(device.address), device.config)
-    state = replace(devices._prepare(connection, found, options(device)), free_bytes=1000)
+    state = replace(remote._prepare(connection, found, options(device)), free_bytes=1000)
     with pytest.raises(DeviceError, match=r"has 0\.0 GB of disk free(?s:.*)Make room there"):
-        devices._push(connection, found, state, Silent())
+        remote._push(connection, found, state, Silent())
 
 
 @needs_sshd

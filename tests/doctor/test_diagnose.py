@@ -188,7 +188,7 @@ def test_transformers_loads_what_pruning_writes(
     except PlanError:
         pytest.skip("this family cannot be filled up")
     if per_layer is PerLayer.GLOBAL:
-        assert not plan.is_uniform
+        assert len(set(plan.widths)) > 1
     verdict = verdicts(folder, settings, uniform)["transformers"]
     resized = real.kind is RewriteKind.RESIZED_CLASS
     assert verdict.needs == ("trust_remote_code=True" if resized else None)

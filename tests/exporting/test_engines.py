@@ -48,7 +48,7 @@ def test_the_whole_way_to_an_engine_for_another_machine(tiny_llama: Path, tmp_pa
     assert facts["compute_capability"] == "8.9"
     report = Report.load(output)
     assert report.parity is not None
-    assert report.parity["precision"] == "float16"
+    assert report.parity.dtype == "float16"
     assert report.benchmark is None, "another machine's speed"
     for command in ("validate", "benchmark"):
         refused = call(command, output, "--to", "tensorrt")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from amp_export.checkpoints.quiet import quiet_datasets
 from amp_export.errors import CalibrationError
 from amp_export.inputs import texts as calibration
 from amp_export.inputs.texts import DATASET, Calibration, load_calibration
@@ -117,7 +119,7 @@ def fake_dataset(monkeypatch: pytest.MonkeyPatch, *, failure: Exception | None =
     module = ModuleType("datasets")
     module.load_dataset = load_dataset  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "datasets", module)
-    monkeypatch.setattr(calibration, "_quiet_datasets", calibration.quiet_hub)
+    monkeypatch.setattr(calibration, "quiet_datasets", contextlib.nullcontext)
     monkeypatch.setattr(calibration.importlib.util, "find_spec", lambda _: object())
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda *_, **__: None)
 
@@ -138,7 +140,7 @@ def test_dataset_that_fails_to_download_is_replaced_by_the_shipped_text(monkeypa
 def test_silencing_datasets_is_undone(capfd: pytest.CaptureFixture[str]) -> None:
     datasets = pytest.importorskip("datasets")
     before = datasets.utils.logging.get_verbosity(), datasets.utils.are_progress_bars_disabled()
-    with calibration._quiet_datasets():
+    with quiet_datasets():
         list(datasets.utils.tqdm(range(2)))
         assert datasets.utils.logging.get_verbosity() == datasets.utils.logging.ERROR
     assert (datasets.utils.logging.get_verbosity(), datasets.utils.are_progress_bars_disabled()) == before

@@ -101,7 +101,7 @@ def test_a_checkpoint_that_does_not_fit_is_reported(ours: Path) -> None:
         import resource, sys
         from pathlib import Path
         import numpy as np
-        from amp_export.checkpoints.reading import write_checkpoint
+        from amp_export.checkpoints.writing import write_checkpoint
         from amp_export.errors import OutputError
         from amp_export.outputs.staging import staged_output
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))

@@ -12,12 +12,14 @@ from xml.etree import ElementTree
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 from typer.testing import CliRunner
 
 from amp_export.cli import app
+from amp_export.documents import to_json
 from amp_export.errors import OutputError, RequestError
 from amp_export.options import Format
-from amp_export.reporting.baselines import SCHEMA, Baseline, compare_baseline
+from amp_export.reporting.baselines import Baseline, compare_baseline
 from amp_export.reporting.metrics import METRICS, Value, find_metric
 from amp_export.reporting.report import Report
 from tests.support.shared import Converted
@@ -52,9 +54,9 @@ def test_sizes_are_exact_and_a_failure_names_before_and_now() -> None:
     ],
 )
 def test_a_gain_fails_where_more_than_noise_was_lost(before: Value, now: Value, holds: bool) -> None:
-    (check,) = compare_baseline(baseline(gain_at_decode=before), {"gain.decode": now})
+    (check,) = compare_baseline(baseline(speedup_at_decode=before), {"speedup.decode": now})
     assert check.holds == holds
-    assert check.name == "gain.decode"
+    assert check.name == "speedup.decode"
 
 
 def test_a_divergence_of_nothing_may_become_one_of_rounding() -> None:
@@ -63,7 +65,7 @@ def test_a_divergence_of_nothing_may_become_one_of_rounding() -> None:
 
 
 def test_what_is_not_measured_again_fails() -> None:
-    (check,) = compare_baseline(baseline(gain_at_decode=Value(1.2, (1.1, 1.3))), {})
+    (check,) = compare_baseline(baseline(speedup_at_decode=Value(1.2, (1.1, 1.3))), {})
     assert not check.holds
     assert "was not measured; amp-export benchmark" in check.text
 
@@ -86,7 +88,7 @@ def test_a_baseline_is_read_as_it_was_written(converted: Callable[[str], Convert
     written.save(tmp_path / "new/baseline.json")
     assert Baseline.load(tmp_path / "new/baseline.json") == written
     assert "latency.decode" not in written.metrics
-    assert written.metrics["gain.decode"].interval is not None
+    assert written.metrics["speedup.decode"].interval is not None
 
 
 def test_a_link_to_a_baseline_stays_one(tmp_path: Path) -> None:
@@ -153,11 +155,12 @@ def test_a_run_that_fails_is_no_baseline(converted: Callable[[str], Converted], 
 
     output, file = converted("llama").output, tmp_path / "baseline.json"
     report = Report.load(output)
-    failed = replace(report, parity={**(report.parity or {}), "holds": False})
+    assert report.parity is not None
+    failed = replace(report, parity=structs.replace(report.parity, holds=False))
     gates = Gates(output, baseline=file, update_baseline=True)
     said = gates.write_baseline(gates.check(failed))
     assert said is not None
-    assert "was not written: a run that fails is no baseline" in said
+    assert "was not written: a run that fails cannot be a baseline" in said
     assert not file.exists()
 
 
@@ -166,21 +169,32 @@ def test_other_models_formats_and_schemas_are_refused(converted: Callable[[str],
     good = of(output)
     good.check_same_model(output, file, to=Format.ONNX)
     with pytest.raises(RequestError, match="another model, or other weights"):
-        replace(good, source_sha256="0" * 64).check_same_model(output, file, to=Format.ONNX)
+        structs.replace(good, source_sha256="0" * 64).check_same_model(output, file, to=Format.ONNX)
     with pytest.raises(RequestError, match=r"is of onnx in float16, and .* holds onnx in float32"):
-        replace(good, dtype="float16").check_same_model(output, file, to=Format.ONNX)
-    replace(good, schema=SCHEMA + 1).save(file)
+        structs.replace(good, dtype="float16").check_same_model(output, file, to=Format.ONNX)
+    structs.replace(good, schema=Baseline.SCHEMA + 1).save(file)
     with pytest.raises(OutputError, match="has schema 2, this version knows up to 1"):
         Baseline.load(file)
 
 
-@pytest.mark.parametrize("text", ["[]", "{", '{"schema": 1}', '{"schema": 1, "metrics": {"speed": {"value": 1}}}'])
-def test_a_damaged_baseline_is_named(tmp_path: Path, text: str) -> None:
+SPEED = json.loads(to_json(baseline())) | {"metrics": {"speed": {"value": 1}}}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[]", ": expected an object with a number schema, but it holds a list"),
+        ("{", " is not valid JSON"),
+        ('{"schema": 1}', ": model is missing"),
+        (json.dumps(SPEED), ": metrics.speed is not a number that amp-export measures"),
+    ],
+)
+def test_a_damaged_baseline_is_named(tmp_path: Path, text: str, said: str) -> None:
     file = tmp_path / "baseline.json"
     file.write_text(text)
-    with pytest.raises(OutputError, match=r"baseline\.json is .*damaged"):
+    with pytest.raises(OutputError, match=rf"baseline\.json{said}"):
         Baseline.load(file)
-    with pytest.raises(OutputError, match="is no baseline, and is not overwritten"):
+    with pytest.raises(OutputError, match="is not a baseline, so it is not overwritten"):
         baseline().save(file)
 
 
@@ -189,6 +203,13 @@ def test_a_graph_of_another_exporter_has_no_baseline(tmp_path: Path) -> None:
     shown = CliRunner().invoke(app, command)
     assert shown.exit_code == 2
     assert "Use --thresholds for other graphs" in shown.stderr
+
+
+def test_a_baseline_of_version_0_1_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "baseline.json"
+    baseline(speedup_at_decode=Value(1.2, (1.1, 1.3))).save(file)
+    file.write_text(file.read_text().replace("speedup.decode", "gain.decode"))
+    assert Baseline.load(file) == baseline(speedup_at_decode=Value(1.2, (1.1, 1.3)))
 
 
 def test_update_needs_a_file(converted: Callable[[str], Converted]) -> None:

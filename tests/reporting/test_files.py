@@ -8,7 +8,10 @@ from xml.etree import ElementTree
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
+from amp_export.parity.results import Greedy
+from amp_export.pruning.quality import Quality
 from amp_export.reporting.findings import findings, headline
 from amp_export.reporting.junit import to_junit
 from amp_export.reporting.markdown import to_markdown
@@ -123,7 +126,7 @@ def test_quality_is_told_apart_from_parity() -> None:
 
 
 def test_a_report_of_perplexities_alone_says_no_more() -> None:
-    earlier = {"dense": 22.8, "pruned": 34.2, "text": "2 prompts"}
+    earlier = Quality(22.8, 34.2, "2 prompts")
     report = replace(encoder_report(), quality=earlier)
     assert "| Held-back perplexity | 22.80 | 34.20 | x 1.50 |" in to_markdown(report)
     assert "KL from dense" not in to_markdown(report)
@@ -153,8 +156,8 @@ def test_names_do_not_break_the_markdown() -> None:
 
 def test_parity_that_fails_in_what_is_written_alone_says_so() -> None:
     checked = parity(case("1 token"))
-    greedy = {"steps": 64, "common": 11, "near_tie": False, "holds": False}
-    report = Report("m", parity={**checked, "greedy": greedy, "holds": False})
+    greedy = Greedy(steps=64, common=11, near_tie=False, holds=False)
+    report = Report("m", parity=structs.replace(checked, greedy=greedy, holds=False))
     assert headline(report) == "Parity: FAILS in what it writes."
 
 

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,9 +36,14 @@ def checked(folder: Path, text: str, values: dict[str, Value]) -> list[Check]:
 
 
 def test_numbers_units_and_phases_are_read(tmp_path: Path) -> None:
-    lines = ["[thresholds]", "max_kl = 1e-4", 'max_size = "500 MB"', 'max_latency.decode = "20 ms"', "min_gain = 1"]
+    lines = ["[thresholds]", "max_kl = 1e-4", 'max_size = "500 MB"', 'max_latency.decode = "20 ms"', "min_speedup = 1"]
     read = {each.key: each.limit for each in read_thresholds(written(tmp_path, "\n".join(lines)))}
-    assert read == {"max_kl": 1e-4, "max_size": 5e8, "max_latency.decode": 0.02, "min_gain": 1}
+    assert read == {"max_kl": 1e-4, "max_size": 5e8, "max_latency.decode": 0.02, "min_speedup": 1}
+
+
+def test_the_names_of_version_0_1_are_read(tmp_path: Path) -> None:
+    (threshold,) = read_thresholds(written(tmp_path, "[thresholds]\nmin_gain.decode = 1.2"))
+    assert (threshold.key, threshold.limit) == ("min_speedup.decode", 1.2)
 
 
 @pytest.mark.parametrize(
@@ -49,12 +55,12 @@ def test_numbers_units_and_phases_are_read(tmp_path: Path) -> None:
         ("[thresholds]\nmax_kl = -1", "max_kl is -1"),
         ('[thresholds]\nmax_size = "5 parsec"', r"'5 parsec'.*\n.*ends with B, kB, MB"),
         ('[thresholds]\nmax_size = "1.2.3 MB"', "'1.2.3 MB'"),
-        ("[thresholds]\nmin_gain.decode = []", r"min_gain\.decode is \[\]"),
-        ("[thresholds]\nmax_gain = 1", r"max_gain is not known.\nKnown are max_kl, .*min_gain"),
+        ("[thresholds]\nmin_speedup.decode = []", r"min_speedup\.decode is \[\]"),
+        ("[thresholds]\nmax_speedup = 1", r"max_speedup is not known.\nKnown are max_kl, .*min_speedup"),
         ("[treshold]\nmax_kl = 1", "treshold, which is not known"),
         ("", "has no thresholds"),
         ("thresholds = 3", "has no thresholds"),
-        ("[thresholds", "is no TOML"),
+        ("[thresholds", "is not valid TOML"),
     ],
 )
 def test_what_cannot_be_kept_to_is_refused_by_file_and_key(tmp_path: Path, text: str, message: str) -> None:
@@ -84,19 +90,19 @@ def test_a_failure_says_by_how_much(tmp_path: Path) -> None:
 
 
 def test_a_gain_must_be_proved(tmp_path: Path) -> None:
-    values = {"gain.prefill": Value(1.3, (1.25, 1.35)), "gain.decode": Value(1.3, (1.1, 1.5))}
-    prefill, decode = checked(tmp_path, "[thresholds]\nmin_gain = 1.2", values)
-    assert (prefill.name, prefill.holds) == ("min_gain.prefill", True)
-    assert (decode.name, decode.holds) == ("min_gain.decode", False)
+    values = {"speedup.prefill": Value(1.3, (1.25, 1.35)), "speedup.decode": Value(1.3, (1.1, 1.5))}
+    prefill, decode = checked(tmp_path, "[thresholds]\nmin_speedup = 1.2", values)
+    assert (prefill.name, prefill.holds) == ("min_speedup.prefill", True)
+    assert (decode.name, decode.holds) == ("min_speedup.decode", False)
     assert "the lower end of the interval of 1.3 [1.1, 1.5] is below 1.2 by 0.1" in decode.text
 
 
 def test_what_was_not_measured_fails_and_says_what_to_do(tmp_path: Path) -> None:
-    values = {"gain.decode": Value(1.3, (1.25, 1.35))}
-    forward, memory = checked(tmp_path, "[thresholds]\nmin_gain.forward = 1.2\nmax_peak_memory = 1", values)
+    values = {"speedup.decode": Value(1.3, (1.25, 1.35))}
+    forward, memory = checked(tmp_path, "[thresholds]\nmin_speedup.forward = 1.2\nmax_peak_memory = 1", values)
     assert not forward.holds
     assert not memory.holds
-    assert "gain.forward was not measured; measured are decode" in forward.text
+    assert "speedup.forward was not measured; measured are decode" in forward.text
     assert "peak_memory was not measured; amp-export benchmark measures it" in memory.text
 
 
@@ -127,12 +133,13 @@ def test_a_real_report_has_every_number(converted: Callable[[str], Converted]) -
     report = converted("llama").report
     # the files are counted anew, as the benchmark counted them
     assert values["size"].value == report["benchmarks"]["onnxruntime"]["pruned"]["bytes_on_disk"]
-    assert values["gain.decode"].interval == tuple(report["benchmarks"]["onnxruntime"]["phases"]["decode"]["interval"])
+    decode = report["benchmarks"]["onnxruntime"]["phases"]["decode"]
+    assert values["speedup.decode"].interval == tuple(decode["interval"])
 
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_a_case_of_which_nothing_is_known_is_the_worst(order: int) -> None:
-    cases = [{**sample_reports.case("1 token"), "kl": kl} for kl in (1e-9, float("nan"), 1e-8)[::order]]
+    cases = [replace(sample_reports.case("1 token"), kl=kl) for kl in (1e-9, float("nan"), 1e-8)[::order]]
     values = measure(Report("m", parity=sample_reports.parity(*cases)), None)
     (check,) = check_thresholds([Threshold(BY_KEY["max_kl"], "", 1.0)], values)
     assert not check.holds

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 from msgspec import structs
 
-from amp_export.benchmarking.device_results import DeviceReport
+from amp_export.benchmarking.device_results import (
+    DeviceBenchmark,
+    DeviceFacts,
+    DeviceMeasurement,
+    DeviceReport,
+    PowerSource,
+)
 from amp_export.benchmarking.results import BenchmarkReport
 from amp_export.benchmarking.statistics import PhaseResult
 from amp_export.documents import convert, to_builtins
-from amp_export.outputs.manifest import FileRecord, Manifest, SourceRecord
+from amp_export.options import Phase
+from amp_export.outputs.manifest import FileRecord, Manifest, PlanSummary, SourceRecord
 from amp_export.parity.results import CaseResult, Explanation, Greedy, ParityReport, Point
 from amp_export.pruning.plan import LayerPlan, Plan
 from amp_export.pruning.quality import Quality
@@ -174,23 +182,45 @@ def benchmark(*, decodes: bool = True) -> BenchmarkReport:
 
 
 def device() -> DeviceReport:
-    """What a device found out, which tells its power and does not know the noise."""
-    measured = to_builtins(benchmark())
-    for name in ("dense", "pruned"):
-        measured[name] |= {"gpu_memory_bytes": 3e8, "joules_per_decoded_token": 0.25}
-        measured["phases"]["decode"][name]["tokens_per_second"] = 50.0
-    one = to_builtins(case("17 tokens"))
-    known = {key: value for key, value in one.items() if "noise" not in key and "toler" not in key}
-    found = {**to_builtins(parity()), "tolerance": 1e-3, "mean_tolerance": 1e-4, "cases": [known]}
-    content = {
-        "facts": {"model": "Jetson Orin Nano", "processor": None, "system": "Linux aarch64"},
-        "runtime": "TensorRT 10.3.0",
-        "parity": {"dense": found, "pruned": found},
-        "holds": True,
-        "power": {"source": "tegrastats", "rails": ["VDD_IN"]},
-        "benchmark": {**measured, "interleaved": "by round"},
-    }
-    return convert(content, DeviceReport, source="device")
+    """Return what a device found; it reports its power and does not know the noise."""
+    here = benchmark()
+    measured = DeviceMeasurement(
+        bytes_on_disk=here.dense.bytes_on_disk,
+        peak_memory_bytes=here.dense.peak_memory_bytes,
+        load_seconds=here.dense.load_seconds,
+        gpu_memory_bytes=3e8,
+        joules_per_decoded_token=0.25,
+    )
+    decode = here.phases[Phase.DECODE]
+    decode = replace(
+        decode,
+        dense=replace(decode.dense, tokens_per_second=50.0),
+        pruned=replace(decode.pruned, tokens_per_second=50.0),
+    )
+    one = replace(
+        case("17 tokens"), noise=None, mean_noise=None, tolerance=None, mean_tolerance=None, relative_error=None
+    )
+    found = structs.replace(parity(one), tolerance=1e-3, mean_tolerance=1e-4)
+    return DeviceReport(
+        runtime="TensorRT 10.3.0",
+        facts=DeviceFacts(model="Jetson Orin Nano", system="Linux aarch64"),
+        parity={"dense": found, "pruned": found},
+        holds=True,
+        power=PowerSource("tegrastats", ("VDD_IN",)),
+        benchmark=DeviceBenchmark(
+            dense=measured,
+            pruned=replace(measured, bytes_on_disk=here.pruned.bytes_on_disk),
+            phases={**here.phases, Phase.DECODE: decode},
+            rounds=here.rounds,
+            launches=here.launches,
+            warm_up_rounds=here.warm_up_rounds,
+            interleaved="by round",
+            prompt_tokens=here.prompt_tokens,
+            decode_tokens=here.decode_tokens,
+            seed=here.seed,
+            threads=here.threads,
+        ),
+    )
 
 
 def full_report() -> Report:
@@ -237,11 +267,15 @@ def bare_report() -> Report:
 
 
 def manifest(report: Report) -> Manifest:
+    pruning = report.pruning
+    plan = None
+    if pruning is not None:
+        plan = PlanSummary(**{field.name: getattr(pruning, field.name) for field in fields(PlanSummary)})
     return Manifest(
         SourceRecord(report.model, "/somewhere", "ab" * 32),
         config_before=CONFIG,
-        plan=report.pruning,
-        rewrite=report.pruning.rewrite if report.pruning is not None else None,
+        plan=plan,
+        rewrite=None if pruning is None else pruning.rewrite,
         exports={"onnx": "float32"},
         exporters={"onnx": "direct"},
         files={"onnx/model.onnx": FileRecord("cd" * 32, 3)},

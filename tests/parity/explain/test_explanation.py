@@ -225,13 +225,22 @@ def test_the_command_names_the_place_and_draws_how_the_error_grows(checkpoint: P
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("{", "can be read"),
+        ("{", "cases.json is not valid JSON"),
         ("[]", "at least one"),
-        ('[{"name": "x"}]', "must have name, prompt_lengths"),
-        ('[{"name": "x", "prompt_lengths": [0]}]', "case 1: prompt_lengths is [0]"),
-        ('[{"name": "x", "prompt_lengths": [3], "padding": "up"}]', "left or right"),
-        ('[{"name": "x", "prompt_lengths": [3], "steps": 2}]', "may have chunks, decode_steps, padding"),
-        ('[{"name": "x", "prompt_lengths": [3], "decode_steps": -1}]', "0 or more"),
+        ('[{"name": "x"}]', "cases.json: [0].prompt_lengths is missing.\nFor example: [{"),
+        ('[{"name": "x", "prompt_lengths": [0]}]', "[0].prompt_lengths[0]: expected an integer >= 1, found 0."),
+        (
+            '[{"name": "x", "prompt_lengths": [3], "padding": "up"}]',
+            '[0].padding: expected "left" or "right", found "up".',
+        ),
+        (
+            '[{"name": "x", "prompt_lengths": [3], "steps": 2}]',
+            "[0].steps is not known. Expected keys: name, prompt_lengths, decode_steps, padding, chunks.",
+        ),
+        (
+            '[{"name": "x", "prompt_lengths": [3], "decode_steps": -1}]',
+            "[0].decode_steps: expected an integer >= 0, found -1.",
+        ),
     ],
 )
 def test_a_file_that_holds_no_cases_is_told_by_its_entry(

@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 from typer.testing import CliRunner
 
 from amp_export.architectures import Kind, supported_model_types
@@ -130,11 +131,11 @@ def test_a_fault_in_the_graph_for_later_tokens_alone_is_found_there(
     found = look_within(output / "pruned", folder, WRITING)
     assert_first(found, module, graph=DECODER_WITH_PAST, layer=1)
     assert "RMSNormalization" in found.operators
-    parts = list(by_graph(found.to_json()))
-    assert [part["graph"] for part in parts] == [ENCODER, DECODER, DECODER_WITH_PAST]
-    assert [part["first"] is not None for part in parts] == [False, False, True]
+    parts = list(by_graph(found))
+    assert [part.graph for part in parts] == [ENCODER, DECODER, DECODER_WITH_PAST]
+    assert [part.first is not None for part in parts] == [False, False, True]
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
-    section = parity_section({**report.to_json(), "explanation": found.to_json()})
+    section = parity_section(structs.replace(report, explanation=found))
     assert f"(layer 1) of {DECODER_WITH_PAST}, which RMSNormalization makes" in section.lines[-1]
     assert [picture.title for picture in section.pictures[1:]] == [
         f"Within {graph}, in the case {WRITING.name}" for graph in (ENCODER, DECODER, DECODER_WITH_PAST)

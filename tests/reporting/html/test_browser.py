@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from amp_export.reporting.html.page import to_html
-from amp_export.reporting.html.svg import TEXT_CONTRAST
 from tests.support.chromium import Browser, browser, find_chromium
+from tests.support.contrast import TEXT_CONTRAST, contrast
 from tests.support.sample_reports import bare_report, encoder_report, full_report, manifest, save_layers
 from tests.support.shared import Converted
 
@@ -130,7 +130,7 @@ COLOURS = """
 
 
 def contrast_on_white(colour: str) -> float:
-    from amp_export.reporting.html.svg import WHITE, contrast
+    from amp_export.reporting.html.svg import WHITE
 
     parts = colour.removeprefix("rgb(").removesuffix(")").split(",")
     return contrast("#" + "".join(f"{int(part):02x}" for part in parts), WHITE)

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from amp_export.architectures import LayerWidths
 from amp_export.errors import MissingExtraError, OutputError
 from amp_export.options import ReportFormat
-from amp_export.outputs.manifest import Manifest
+from amp_export.outputs.manifest import FileRecord, Manifest
 from amp_export.reporting import reproduce as report_commands
 from amp_export.reporting.files import save_report, update_report, write_forms
 from amp_export.reporting.html import svg as palette
@@ -25,6 +26,7 @@ from amp_export.reporting.layers import layer_counts, read_importance
 from amp_export.reporting.report import Report
 from amp_export.reporting.reproduce import commands
 from tests.support import PROJECT, sample_reports
+from tests.support.contrast import TEXT_CONTRAST, contrast
 from tests.support.sample_reports import bare_report, encoder_report, full_report, manifest, save_layers
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")
@@ -177,14 +179,13 @@ def test_the_same_report_gives_the_same_bytes_in_another_process(scored: Path) -
 
 
 def test_colours_can_be_told_from_the_paper() -> None:
-    assert palette.contrast("#000000", "#ffffff") == pytest.approx(21)
+    assert contrast("#000000", "#ffffff") == pytest.approx(21)
     for colour in (palette.INK, palette.GREY, palette.PRUNED, palette.GOOD, palette.BAD):
-        assert palette.contrast(colour, palette.WHITE) >= palette.TEXT_CONTRAST
+        assert contrast(colour, palette.WHITE) >= TEXT_CONTRAST
 
 
 def test_layers_that_are_alike_share_a_row() -> None:
-    widths = {"query_heads": 9, "key_value_heads": 3, "neurons": 64}
-    report = Report("m", pruning={**sample_reports.pruning(), "widths": [widths] * 30})
+    report = Report("m", pruning=replace(sample_reports.pruning(), widths=(LayerWidths(9, 3, 64),) * 30))
     page = Page(to_html(report, manifest(report), Path("/nowhere")))
     assert "0 to 29 9 of 9 3 of 3 64 of 96" in page.text
     assert "there is no scores.safetensors" in page.text
@@ -238,11 +239,9 @@ def test_layers_that_do_not_fit_the_report_are_not_shown(change: str, tmp_path: 
 
 def test_layers_of_a_model_that_reads_and_writes_are_named_by_their_stack() -> None:
     config = {"model_type": "t5", "d_model": 32, "d_ff": 48, "num_layers": 2, "num_heads": 4, "d_kv": 8}
-    widths = [{"query_heads": 4, "key_value_heads": 4, "neurons": neurons} for neurons in (40, 40, 40, 40, 0, 0)]
-    before = {"query_heads": 4, "key_value_heads": 4, "neurons": 48}
-    layers = layer_counts(
-        {"widths": widths, "widths_before": before}, Manifest(SOURCE, config_before={**config, "vocab_size": 9})
-    )
+    widths = tuple(LayerWidths(4, 4, neurons) for neurons in (40, 40, 40, 40, 0, 0))
+    pruning = replace(sample_reports.pruning(), widths=widths, widths_before=LayerWidths(4, 4, 48))
+    layers = layer_counts(pruning, Manifest(SOURCE, config_before={**config, "vocab_size": 9}))
     assert [layer.label for layer in layers] == [
         "encoder 0",
         "encoder 1",
@@ -278,7 +277,7 @@ def test_every_form_is_written_and_vouched_for(tmp_path: Path) -> None:
     assert saved.files.keys() == {"onnx/model.onnx", "report.json", "report.md", "report.xml", "report.html"}
     for form in ReportFormat:
         content = (tmp_path / f"report.{form}").read_bytes()
-        assert saved.files[f"report.{form}"] == {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+        assert saved.files[f"report.{form}"] == FileRecord(hashlib.sha256(content).hexdigest(), len(content))
     page = (tmp_path / "report.html").read_text()
     write_forms(tmp_path, report, saved, [ReportFormat.HTML])
     assert (tmp_path / "report.html").read_text() == page, "the hashes of reports are no part of them"
@@ -332,11 +331,21 @@ def test_what_was_checked_says_nothing_of_numbers_measured_since(tmp_path: Path)
     assert "max_size" not in (tmp_path / "report.xml").read_text()
 
 
-@pytest.mark.parametrize("check", [{"name": "size"}, {**full_report().checks[0].__dict__, "against": "hearsay"}, 3])
-def test_damaged_checks_are_told(tmp_path: Path, check: object) -> None:
+@pytest.mark.parametrize(
+    ("check", "said"),
+    [
+        ({"name": "size"}, r"checks\[0\]\.holds is missing"),
+        (
+            {"name": "size", "holds": True, "found": "", "against": "hearsay"},
+            r'checks\[0\]\.against: expected "thresholds" or "baseline", found "hearsay"',
+        ),
+        (3, r"checks\[0\]: expected object, found 3"),
+    ],
+)
+def test_damaged_checks_are_named(tmp_path: Path, check: object, said: str) -> None:
     content = {**json.loads(bare_report().to_json()), "checks": [check]}
     (tmp_path / "report.json").write_text(json.dumps(content))
-    with pytest.raises(OutputError, match=r"report\.json is damaged"):
+    with pytest.raises(OutputError, match=rf"report\.json: {said}"):
         Report.load(tmp_path)
 
 
