@@ -38,7 +38,7 @@ install_missing() {
 }
 beside system install_missing
 
-export PIP_DISABLE_PIP_VERSION_CHECK=1
+export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_CONSTRAINT="$PWD/ci/constraints.txt"
 # Python compiles what is imported, which is a small part of what is installed
 pip_install=(-m pip install --quiet --no-compile)
 base="$(command -v "${PYTHON:-python3}")"

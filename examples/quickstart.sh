@@ -8,7 +8,8 @@ environment="${AMP_EXPORT_ENV:-$project/.venv}"
 
 mkdir -p "$where"
 [[ -x "$environment/bin/python" ]] || "${PYTHON:-python3}" -m venv "$environment"
-"$environment/bin/python" -m pip install --quiet --disable-pip-version-check "${project}[onnxruntime,demo,report]"
+"$environment/bin/python" -m pip install --quiet --disable-pip-version-check \
+    --constraint "$project/ci/constraints.txt" "${project}[onnxruntime,demo,report]"
 export PATH="$environment/bin:$PATH"
 cd "$where"
 
