@@ -38,16 +38,21 @@ install_missing() {
 }
 beside system install_missing
 
-export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_CONSTRAINT="$PWD/ci/constraints.txt"
+export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_QUIET=1 PIP_CONSTRAINT="$PWD/ci/constraints.txt"
 # Python compiles what is imported, which is a small part of what is installed
-pip_install=(-m pip install --quiet --no-compile)
-base="$(command -v "${PYTHON:-python3}")"
-export PATH="$environment/bin:$PATH"
+export PIP_COMPILE=0
+
+step "source package and wheel"
+PYTHON="$(command -v "${PYTHON:-python3}")"
+export PYTHON PATH="$environment/bin:$PATH"
+[[ -x "$environment/bin/python" ]] || "$PYTHON" -m venv "$environment"
+python -m pip install build twine
+python ci/package.py "$scratch/packages"
+
 check_source() {
-    [[ -x "$environment/bin/python" ]] || "$base" -m venv "$environment"
-    python "${pip_install[@]}" --editable ".[dev${AMP_EXPORT_EXTRAS:+,$AMP_EXPORT_EXTRAS}]"
+    python -m pip install --editable ".[dev${AMP_EXPORT_EXTRAS:+,$AMP_EXPORT_EXTRAS}]"
     # nvidia-ml-py asks the driver which GPU is there, and is a file of Python
-    if python -m pip list --format=freeze | grep -v '^nvidia-ml-py=' | grep -iE '^(nvidia-|triton=)'; then
+    if PIP_QUIET=0 python -m pip list --format=freeze | grep -v '^nvidia-ml-py=' | grep -iE '^(nvidia-|triton=)'; then
         echo "CUDA packages were installed, and nobody asked for them." >&2
         echo "Install the CPU build of torch into $environment first." >&2
         return 1
@@ -59,10 +64,9 @@ check_source() {
 }
 beside source check_source
 
-step "quickstart, as the README says, from a wheel"
-"$base" -m venv "$quickstart"
-"$quickstart/bin/python" "${pip_install[@]}" ".[onnxruntime,demo,report]"
-AMP_EXPORT_ENV="$quickstart" bash examples/quickstart.sh "$scratch/result"
+step "quickstart, from the source package, outside the checkout"
+AMP_EXPORT_ENV="$quickstart" AMP_EXPORT_INSTALL="$(echo "$scratch"/packages/*.tar.gz)[onnxruntime,demo,report]" \
+    bash examples/quickstart.sh "$scratch/result"
 
 # optimum-cli finds its plug-ins there
 ls "$quickstart"/lib/python*/site-packages/optimum/commands/register/register_amp_export.py
