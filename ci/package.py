@@ -27,7 +27,11 @@ def expected_files() -> set[str]:
 def main() -> int:
     """Build and check."""
     folder = Path(sys.argv[1])
-    subprocess.run([sys.executable, "-m", "build", "--outdir", folder, PROJECT], check=True, stdout=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "build", "--outdir", folder, PROJECT]
+    built = subprocess.run(command, check=False, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    if built.returncode:
+        print(built.stdout, file=sys.stderr)
+        return 1
     packages = sorted(folder.iterdir())
     subprocess.run([sys.executable, "-m", "twine", "check", "--strict", *packages], check=True)
     with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
