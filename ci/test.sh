@@ -1,14 +1,41 @@
 #!/usr/bin/env bash
-# All that CI checks, in a fresh environment of its own: style, types, tests, the quickstart, the README's commands.
-# AMP_EXPORT_ENV=DIR keeps the environment in DIR and takes it up again the next time.
-# AMP_EXPORT_EXTRAS=executorch tests that extra too, whose exports take minutes.
+# Everything that CI checks. `bash ci/test.sh --help` describes it.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+usage() {
+    cat <<'END'
+Usage: bash ci/test.sh [--fast]
+
+Without options, runs everything that CI runs, in an environment of its own: builds the packages, runs the quickstart
+from the source package, checks style, types, imports and the site, runs the commands of the README, all tests with
+coverage, and builds an engine for a GPU that is not present.
+
+Options:
+  --fast  Check style, types and imports, and run the tests that are not slow. Installs nothing: it uses the
+          environment in AMP_EXPORT_ENV, or the active one, with the extra `dev`.
+  --help  Show this text.
+
+Environment variables:
+  AMP_EXPORT_ENV             directory of the environment, which is kept for the next run; default: a temporary one
+  AMP_EXPORT_EXTRAS          further extras to install and test, such as executorch, whose exports take minutes
+  AMP_EXPORT_TEST_PROCESSES  number of test processes; default: 2
+  PYTHON                     interpreter for new environments; default: python3
+END
+}
+
+fast=no
+for argument in "$@"; do
+    case "$argument" in
+        --fast) fast=yes ;;
+        --help | -h) usage && exit ;;
+        *) usage >&2 && exit 2 ;;
+    esac
+done
 
 scratch="$(mktemp -d)"
 # a job may end by itself between being listed and being killed
 trap 'jobs -pr | xargs --no-run-if-empty kill || true; rm -rf "$scratch"' EXIT
-environment="${AMP_EXPORT_ENV:-$scratch/environment}" quickstart="$scratch/quickstart"
 
 step() { printf '\n== %s (after %d s)\n' "$1" "$SECONDS"; }
 
@@ -25,6 +52,29 @@ finish() {
     return "$code"
 }
 
+check_source() {
+    ruff check .
+    ruff format --check .
+    shellcheck ci/*.sh examples/*.sh exporters/tensorrt/device/*.sh
+    lint-imports
+    python ci/architecture.py --check
+    mypy
+}
+run_tests() { python -m pytest --numprocesses "${AMP_EXPORT_TEST_PROCESSES:-2}" --dist worksteal --quiet "$@"; }
+
+if [[ "$fast" == yes ]]; then
+    [[ -z "${AMP_EXPORT_ENV:-}" ]] || export PATH="$AMP_EXPORT_ENV/bin:$PATH"
+    beside source check_source
+    step "fast tests"
+    run_tests -m "not slow"
+    step "style, types and imports"
+    finish source
+    step "done"
+    exit
+fi
+
+environment="${AMP_EXPORT_ENV:-$scratch/environment}" quickstart="$scratch/quickstart"
+
 # what some tests take from the system comes meanwhile; without it they are skipped, and say so
 find_command() { PATH="$PATH:/usr/sbin" command -v "$@" >/dev/null; }
 missing=()
@@ -38,36 +88,38 @@ install_missing() {
 }
 beside system install_missing
 
-export PIP_DISABLE_PIP_VERSION_CHECK=1
+export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_QUIET=1 PIP_CONSTRAINT="$PWD/ci/constraints.txt"
 # Python compiles what is imported, which is a small part of what is installed
-pip_install=(-m pip install --quiet --no-compile)
-base="$(command -v "${PYTHON:-python3}")"
-export PATH="$environment/bin:$PATH"
-check_source() {
-    [[ -x "$environment/bin/python" ]] || "$base" -m venv "$environment"
-    python "${pip_install[@]}" --editable ".[dev${AMP_EXPORT_EXTRAS:+,$AMP_EXPORT_EXTRAS}]"
+export PIP_COMPILE=0
+
+step "source package and wheel"
+PYTHON="$(command -v "${PYTHON:-python3}")"
+export PYTHON PATH="$environment/bin:$PATH"
+[[ -x "$environment/bin/python" ]] || "$PYTHON" -m venv "$environment"
+python -m pip install build twine
+python ci/package.py "$scratch/packages"
+
+install_and_check_source() {
+    python -m pip install --editable ".[dev${AMP_EXPORT_EXTRAS:+,$AMP_EXPORT_EXTRAS}]"
     # nvidia-ml-py asks the driver which GPU is there, and is a file of Python
-    if python -m pip list --format=freeze | grep -v '^nvidia-ml-py=' | grep -iE '^(nvidia-|triton=)'; then
+    if PIP_QUIET=0 python -m pip list --format=freeze | grep -v '^nvidia-ml-py=' | grep -iE '^(nvidia-|triton=)'; then
         echo "CUDA packages were installed, and nobody asked for them." >&2
         echo "Install the CPU build of torch into $environment first." >&2
         return 1
     fi
-    ruff check .
-    ruff format --check .
-    shellcheck ci/*.sh examples/*.sh exporters/tensorrt/device/*.sh
-    mypy
+    check_source
+    NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet --site-dir "$scratch/site"
 }
-beside source check_source
+beside source install_and_check_source
 
-step "quickstart, as the README says, from a wheel"
-"$base" -m venv "$quickstart"
-"$quickstart/bin/python" "${pip_install[@]}" ".[onnxruntime,demo,report]"
-AMP_EXPORT_ENV="$quickstart" bash examples/quickstart.sh "$scratch/result"
+step "quickstart, from the source package, outside the checkout"
+AMP_EXPORT_ENV="$quickstart" AMP_EXPORT_INSTALL="$(echo "$scratch"/packages/*.tar.gz)[onnxruntime,demo,report]" \
+    bash examples/quickstart.sh "$scratch/result"
 
 # optimum-cli finds its plug-ins there
 ls "$quickstart"/lib/python*/site-packages/optimum/commands/register/register_amp_export.py
 
-step "style and types"
+step "style, types, imports and site"
 finish source
 
 step "commands of the README"
@@ -78,8 +130,8 @@ beside engine python ci/engine.py "$scratch/result/out"
 step "tests"
 finish system
 mkdir "$scratch/families"
-AMP_EXPORT_SUPPORT_ROWS="$scratch/families" \
-    python -m pytest --numprocesses "${AMP_EXPORT_TEST_PROCESSES:-2}" --dist worksteal --quiet --durations=25
+AMP_EXPORT_SUPPORT_ROWS="$scratch/families" COVERAGE_FILE="$scratch/coverage" \
+    run_tests --durations=25 --cov --cov-report=term
 python ci/support.py --check --rows "$scratch/families"
 
 step "an engine for a GPU that is not here"

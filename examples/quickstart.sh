@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Install amp-export, then prune, export, validate and benchmark the demo model: bash examples/quickstart.sh [DIR]
 # Results go to DIR (default: this repository), the virtual environment to AMP_EXPORT_ENV (default: .venv in it).
+# AMP_EXPORT_INSTALL names what to install (default: this repository).
 set -euo pipefail
 project="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 where="${1:-$project}"
@@ -8,7 +9,8 @@ environment="${AMP_EXPORT_ENV:-$project/.venv}"
 
 mkdir -p "$where"
 [[ -x "$environment/bin/python" ]] || "${PYTHON:-python3}" -m venv "$environment"
-"$environment/bin/python" -m pip install --quiet --disable-pip-version-check "${project}[onnxruntime,demo,report]"
+"$environment/bin/python" -m pip install --quiet --disable-pip-version-check \
+    --constraint "$project/ci/constraints.txt" "${AMP_EXPORT_INSTALL:-${project}[onnxruntime,demo,report]}"
 export PATH="$environment/bin:$PATH"
 cd "$where"
 
