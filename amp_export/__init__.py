@@ -1,4 +1,4 @@
-"""Prune a transformer with AMP, rewrite its config, export it, check the export, and measure the speed-up.
+"""Prune a transformer with AMP, rewrite its config, export it, check the export, and measure the speedup.
 
     from amp_export import PruneOptions, export, prune, validate
 

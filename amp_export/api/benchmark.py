@@ -21,7 +21,7 @@ from amp_export.verb_options import BenchmarkOptions
 def benchmark(
     output: Path, options: BenchmarkOptions | None = None, *, progress: Progress | None = None
 ) -> BenchmarkReport:
-    """Measure the speed-up of the pruned model in an output directory, and write the result into its report.
+    """Measure the speedup of the pruned model in an output directory, and write the result into its report.
 
     Args:
         output: The output directory of `export` or `convert`.

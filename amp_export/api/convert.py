@@ -41,7 +41,7 @@ def convert(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Report:
-    """Prune a model, export it, check parity, and measure the speed-up.
+    """Prune a model, export it, check parity, and measure the speedup.
 
     Args:
         model: A hub id, a checkpoint directory, a `.gguf` file, or `demo`.
@@ -90,8 +90,8 @@ def _check_can_measure(options: ExportOptions) -> None:
         require(Setup(RUNTIMES[options.to]))
     if options.to is Format.ONNX and options.dtype is Dtype.BFLOAT16:
         raise RequestError(
-            "ONNX Runtime's CPU provider has no bfloat16 arithmetic, so a bfloat16 graph can be neither checked nor "
-            "measured here.\nRun the steps that can be done: amp-export prune, then amp-export export --dtype bfloat16."
+            "ONNX Runtime's CPU provider has no bfloat16 arithmetic, so a bfloat16 graph can be neither validated nor "
+            "benchmarked here.\nRun the steps that work: amp-export prune, then amp-export export --dtype bfloat16."
         )
 
 
@@ -110,9 +110,11 @@ def _try_out(
     tried = exported
     if choices.job is not None and not choices.job.runs_here:
         if choices.dtype is Dtype.BFLOAT16:
-            progress.note("Neither the engine nor its bfloat16 graph can be run here: check it on the device.")
+            progress.note(
+                "Neither the engine nor its bfloat16 graph can run on this machine. Check the engine on the device."
+            )
             return None, None
-        progress.note("The engine cannot be run here. The graph that it was built from is checked instead.")
+        progress.note("The engine cannot run on this machine. Checking the graph that it was built from instead.")
         tried = replace(exported, folder=exported.folder.parent / Format.ONNX, format=Format.ONNX)
     parity = compare(pruned.path, tried.folder, threads=threads, progress=progress)
     if tried.format is not exported.format:

@@ -46,7 +46,7 @@ def export(
     progress = progress or Silent()
     extend = _is_own_checkpoint(model, output)
     if extend and (output / options.to.value).exists() and not overwrite:
-        raise OutputError(f"{output / options.to.value} is there already.\nGive --overwrite to replace it.")
+        raise OutputError(f"{output / options.to.value} exists already.\nGive --overwrite to replace it.")
     if not extend:
         check_output(output, overwrite=overwrite)
     source = resolve_model(model, allow_pickle=options.allow_pickle, on_status=progress.note)

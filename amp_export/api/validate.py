@@ -40,7 +40,7 @@ def validate(output: Path, options: ValidateOptions | None = None, *, progress: 
     manifest = Manifest.load(output)
     earlier = open_report(output, manifest)
     if options.explain and to is not Format.ONNX:
-        raise UnsupportedModelError("--explain looks into ONNX graphs.\nLeave it out, or give --to onnx.")
+        raise UnsupportedModelError("--explain works on ONNX graphs only.\nLeave it out, or give --to onnx.")
     require_export(output, manifest, to)
     checkpoint = options.reference or exported_checkpoint(output, manifest)
     graph = output / to

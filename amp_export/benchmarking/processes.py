@@ -59,7 +59,7 @@ class Worker:
     def _death(self) -> AmpExportError:
         code = self._process.wait()
         self._log.seek(0)
-        said = self._log.read().decode(errors="replace").strip().splitlines() or ["It said nothing."]
+        said = self._log.read().decode(errors="replace").strip().splitlines() or ["It printed nothing."]
         cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         advice = "It may have run out of memory: close other programs, or use shorter prompts." if code < 0 else ""
         return AmpExportError(

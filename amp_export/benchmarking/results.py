@@ -22,7 +22,7 @@ class ModelMeasurement:
         load_seconds: How long the runtime took to load it; the median of all launches.
         weight_bytes_per_token: How many bytes of weights have to be read for a decoding step. None for a model that
             does not decode: what it does at once, it does with many tokens or patches, and is bound by arithmetic.
-        cache_bytes_per_token: How many bytes of keys and values have to be read besides, in the middle of what is
+        cache_bytes_per_token: How many bytes of KV cache have to be read besides, in the middle of what is
             written.
         bandwidth_share: How much of the machine's memory read bandwidth that is, at the median decode time. Near 1,
             only fewer bytes can make decoding faster. None where nothing is decoded.

@@ -27,7 +27,7 @@ class StepBytes:
 
     Attributes:
         weights: Bytes of weights: once, however many texts there are.
-        cache: Bytes of keys and values, of all texts, in the middle of what is written.
+        cache: Bytes of KV cache, of all texts, in the middle of what is written.
     """
 
     weights: int

@@ -73,7 +73,7 @@ def choose_setup(options: BenchmarkOptions) -> Setup:
         runtime = RUNTIMES[to or Format.ONNX]
     if to is not None and to is not FORMATS.get(runtime):
         runs = FORMATS.get(runtime, "the checkpoint")
-        raise RequestError(f"--runtime {runtime} runs {runs}, and not what --to {to} names.\nLeave one of them out.")
+        raise RequestError(f"--runtime {runtime} runs {runs}, not what --to {to} names.\nLeave one of them out.")
     if provider is not Provider.CPU and runtime is not Runtime.ONNXRUNTIME:
         raise RequestError(f"--provider is for ONNX Runtime, and --runtime {runtime} has none.\nLeave one of them out.")
     gpu = options.device is BenchmarkDevice.CUDA

@@ -19,7 +19,7 @@ class Conclusion(enum.StrEnum):
 
     FASTER = "faster"
     SLOWER = "slower"
-    NOT_SIGNIFICANT = "no significant gain"
+    NOT_SIGNIFICANT = "no significant speedup"
     """Whatever there is, it is small."""
     TOO_NOISY = "too noisy to conclude"
     """A gain that would matter could be hidden in it."""
@@ -76,7 +76,7 @@ class PhaseResult:
         dense: The dense graph.
         pruned: The pruned one.
         speedup: The dense median over the pruned one.
-        interval: The bootstrap 95 % interval of the speed-up.
+        interval: The bootstrap 95 % interval of the speedup.
         conclusion: What the interval says: nothing is claimed where it holds 1, and where it is wide besides, not even
             that there is no gain.
     """

@@ -98,7 +98,7 @@ def export_dense(
     """
     if manifest.plan is None or to not in manifest.exports:
         raise OutputError(
-            f"{output} holds no pruned model as {to}, so there is nothing to gain.\nName another with --against."
+            f"{output} holds no pruned model as {to}, so there is nothing to measure.\nName another with --against."
         )
     checkpoint = open_checkpoint(_dense_checkpoint(manifest))
     job = limits = None

@@ -62,7 +62,7 @@ class Sweep:
             )
         architecture = configs[0].architecture
         if architecture.modality is not Modality.TEXT and self.prompt_lengths is not None:
-            raise RequestError(f"{architecture.model_type} reads no text, so that a prompt has no length.")
+            raise RequestError(f"{architecture.model_type} does not take text, so --context does not apply.")
         self._check_batches(min((each.max_batch for each in limits), default=None))
         contexts = [*(config.longest_text for config in configs), *(each.max_context for each in limits)]
         context = min((each for each in contexts if each is not None), default=None)

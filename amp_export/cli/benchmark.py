@@ -44,7 +44,7 @@ def benchmark(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure the speed-up of the pruned model over the dense one, interleaved, with a confidence interval.
+    """Measure the speedup of the pruned model over the dense one, interleaved, with a confidence interval.
 
     --batch, --context and --generate take several numbers, separated by commas: every combination is measured.
     """

@@ -55,7 +55,7 @@ def convert(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Prune a transformer with AMP, export it, check the export, and measure the speed-up.
+    """Prune a transformer with AMP, export it, check the export, and measure the speedup.
 
     With --to, all steps run end to end; each step is also a command of its own.
     """

@@ -41,7 +41,7 @@ def show_diagnosis(console: Console, diagnosis: Diagnosis) -> None:
         where = "on average" if chosen.shared_out else "in every layer"
         console.print(f"Kept {where} (query heads, key/value heads, neurons): {kept}.", soft_wrap=True)
     else:
-        console.print("The scores will choose among them; --heads restricts the choice.", soft_wrap=True)
+        console.print("The scores choose among these; --heads restricts the choice.", soft_wrap=True)
     considered = diagnosis.options if diagnosis.chosen is None else (diagnosis.chosen,)
     if example := next((option for option in considered if option.rewrite.kind is not RewriteKind.SAME_CLASS), None):
         console.print(f"{example.rewrite.class_name}: {example.rewrite.reason}.", soft_wrap=True)
@@ -64,7 +64,7 @@ def _show_compatibility(console: Console, verdicts: Sequence[Verdict]) -> None:
         table.add_row(verdict.runtime, f"[{style}]{escape(status)}[/]" if style else escape(status), why)
     console.print(table)
     if unproved := [f"{verdict.runtime} {verdict.version}" for verdict in verdicts if not verdict.tried]:
-        console.print(f"By their sources, not tried here: {', '.join(unproved)}.", soft_wrap=True)
+        console.print(f"According to their source code, not tried here: {', '.join(unproved)}.", soft_wrap=True)
 
 
 def _option_cells(option: Option) -> tuple[str, ...]:

@@ -31,7 +31,7 @@ def show_explanation(console: Console, explanation: Explanation) -> None:
         table.add_column("layer", justify="right", no_wrap=True)
         # where room is short, long names are folded and numbers are whole: only columns that may wrap give way
         table.add_column("worst", overflow="fold")
-        for heading in ("off by", "tolerated"):
+        for heading in ("error", "tolerance"):
             table.add_column(heading, justify="right", no_wrap=True)
         table.add_column("beyond", no_wrap=True)
         for layer, point in worst_points(within.points):

@@ -24,14 +24,14 @@ def show_memory(console: Console, diagnosis: Diagnosis) -> None:
     if memory is None:
         if diagnosis.target is not TargetName.CPU:
             device = TARGETS[diagnosis.target].device
-            console.print(f"Of {device} nothing can be said here: {NOT_ESTIMATED}.", soft_wrap=True)
+            console.print(f"No memory estimate for {device}: {NOT_ESTIMATED}.", soft_wrap=True)
         return
     console.print(_describe(memory), soft_wrap=True)
     console.print(f"TensorRT: {'; '.join(_tensorrt(memory.facts))}.", soft_wrap=True)
     console.print()
     console.print(_room_table(diagnosis, memory))
     if len(_pruned(memory)) > 1:
-        console.print("The scores decide how many query and key/value heads stay: the most and the fewest are shown.")
+        console.print("The scores decide how many query and KV heads are kept: the most and the fewest are shown.")
     if not memory.facts.is_unified:
         console.print("host: a build takes the memory of the computer that the card is in.", soft_wrap=True)
     console.print(_bound_table(diagnosis, memory))
@@ -42,11 +42,11 @@ def _describe(memory: MemoryEstimate) -> str:
     assert facts.memory_bytes is not None
     assert facts.bandwidth is not None
     free, total = _gigabytes(memory.available_bytes), _gigabytes(facts.memory_bytes)
-    shared = ", which it shares with the CPU" if facts.is_unified else ""
+    shared = ", shared with the CPU" if facts.is_unified else ""
     texts = "single texts" if limits.max_batch == 1 else f"batches of up to {limits.max_batch} texts"
     return (
         f"[bold]{facts.device}[/], compute capability {facts.compute_capability}: of {total} GB{shared}, about {free} "
-        f"GB are left for a model. It is to take {texts} of up to {limits.max_context} tokens."
+        f"GB are available to a model. Estimated for {texts} of up to {limits.max_context} tokens."
     )
 
 
@@ -57,7 +57,7 @@ def _tensorrt(facts: Target) -> Iterator[str]:
 
 
 def _room_table(diagnosis: Diagnosis, memory: MemoryEstimate) -> Table:
-    table = _table("Memory in GB: what is certain, and the worst case")
+    table = _table("Memory in GB: minimum and worst case")
     for heading in ("running", "fits", "building", "fits"):
         table.add_column(heading, justify="left" if heading == "fits" else "right", no_wrap=True)
     for dtype, fit in _rows(memory.fits):
@@ -69,7 +69,7 @@ def _room_table(diagnosis: Diagnosis, memory: MemoryEstimate) -> Table:
 def _bound_table(diagnosis: Diagnosis, memory: MemoryEstimate) -> Table:
     assert memory.facts.bandwidth is not None
     speed = memory.facts.bandwidth / GB_PER_SECOND
-    table = _table(f"Tokens a second at most, by {speed:g} GB/s: a bound, no measurement")
+    table = _table(f"Upper bound of tokens per second at {speed:g} GB/s (not measured)")
     for heading in ("weights", "cache", "half context", "full context"):
         table.add_column(heading, justify="right", no_wrap=True)
     for dtype, fit in _rows(memory.fits):

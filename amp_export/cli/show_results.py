@@ -53,7 +53,7 @@ def show_result(
         if written is not None:
             console.print(f"Written: {written}", markup=False, soft_wrap=True)
             if (page := written / "report.html").is_file():
-                console.print(f"For a browser: {page}", markup=False, soft_wrap=True)
+                console.print(f"Open in a browser: {page}", markup=False, soft_wrap=True)
     show_checks(console, report.checks or ())
     if note is not None:
         console.print(note, markup=False, soft_wrap=True)

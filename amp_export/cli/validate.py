@@ -34,7 +34,7 @@ def validate(
     output: MaybeOutArgument = None,
     onnx: Annotated[
         Path | None,
-        typer.Option("--onnx", metavar="GRAPH", help="Graph of another exporter, or its folder, instead of OUT."),
+        typer.Option("--onnx", metavar="GRAPH", help="Third-party graph, or its folder, instead of OUT."),
     ] = None,
     thresholds: ThresholdsOption = None,
     baseline: BaselineOption = None,

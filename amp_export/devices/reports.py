@@ -59,9 +59,9 @@ def read_device_report(file: Path, *, identity: str) -> DeviceReport:
     source = f"The device's report {file.name}"
     content = parse_json(read_text(file, error=DeviceError), source=source, error=DeviceError)
     check_schema(content, source=source, newest=_RawReport.SCHEMA, error=DeviceError)
-    raw = convert(content, _RawReport, source=source, ignore_unknown=True, error=DeviceError)
-    if raw.bundle != identity:
+    if content.get("bundle") != identity:
         raise DeviceError("The device's report is of another bundle.\nRun it again.")
+    raw = convert(content, _RawReport, source=source, ignore_unknown=True, error=DeviceError)
     content["holds"] = all(parity.get("holds") is True for parity in raw.parity.values())
     if raw.benchmark is not None:
         content["benchmark"]["phases"] = {

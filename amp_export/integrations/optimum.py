@@ -12,7 +12,7 @@ NAME = "optimum-cli export amp"
 class AmpExportCommand(BaseOptimumCLICommand):  # type: ignore[misc] # optimum has no types
     """Hands its words on as they are, so that there is one list of options and one help page."""
 
-    COMMAND = CommandInfo(name="amp", help="Prune a transformer with AMP, export it, and prove the export.")
+    COMMAND = CommandInfo(name="amp", help="Prune a transformer with AMP, export it, and validate the export.")
 
     @staticmethod
     def parse_args(parser: argparse.ArgumentParser) -> None:

@@ -92,7 +92,7 @@ def _compare(
         checkpoint = checkpoint or exported_checkpoint(Path(output), Manifest.load(Path(output)))
     elif output is not None or graph is None or checkpoint is None:
         raise RequestError(
-            "amp_parity takes what amp-export wrote, or a graph and its checkpoint.\n"
+            "amp_parity takes an output directory of amp-export, or a graph and its checkpoint.\n"
             'Call amp_parity("out"), or amp_parity(checkpoint="my-model", graph="model.onnx").'
         )
     checkpoint = Path(checkpoint)
@@ -105,7 +105,7 @@ def _compare(
 
 def failure_text(report: ParityReport) -> str:
     """Return what a test that fails shows: a table of all cases, and what was tolerated."""
-    head = ("case", "largest error", "tolerated", "mean error", "tolerated", "same token", "holds")
+    head = ("case", "largest error", "tolerance", "mean error", "tolerance", "top-1", "holds")
     rows: list[tuple[str, ...]] = [head]
     for case in report.cases:
         name = case.name if case.output == "logits" else f"{case.name}, {case.output}"
@@ -117,10 +117,10 @@ def failure_text(report: ParityReport) -> str:
         f"The graph ({report.dtype}) does not compute what its checkpoint computes "
         f"(PyTorch in {report.reference_dtype}).",
         *_table(rows),
-        f"Tolerated is {report.noise_factor:g} times PyTorch's own {report.dtype} noise.",
+        f"The tolerance is {report.noise_factor:g} times PyTorch's own {report.dtype} noise.",
     ]
     if report.greedy is not None and not report.greedy.holds:
-        lines.append(f"Greedily they write {report.greedy.common} of {report.greedy.steps} tokens alike, then part.")
+        lines.append(f"Greedy decoding: the first {report.greedy.common} of {report.greedy.steps} tokens agree.")
     lines.append("To find the first value that differs: amp-export validate OUT --explain")
     return "\n".join(lines)
 
@@ -143,7 +143,10 @@ def amp_parity(request: pytest.FixtureRequest) -> AmpParity:
     # from the farthest, such as a module's, to the nearest
     for marker in reversed(list(request.node.iter_markers(MARKER))):
         if len(marker.args) > 1:
-            pytest.fail(f"The marker {MARKER} takes one place and named arguments, not {marker.args}.", pytrace=False)
+            pytest.fail(
+                f"The marker {MARKER} takes one positional argument and keyword arguments, not {marker.args}.",
+                pytrace=False,
+            )
         defaults |= {**({"output": marker.args[0]} if marker.args else {}), **marker.kwargs}
     if unknown := defaults.keys() - _compare.__annotations__.keys():
         pytest.fail(f"The marker {MARKER} does not know {', '.join(sorted(unknown))}.", pytrace=False)

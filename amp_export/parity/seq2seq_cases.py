@@ -61,18 +61,18 @@ class Seq2SeqCase:
 
 
 TEXT_CASES = (
-    Seq2SeqCase("1 token read, 1 written", (1,)),
-    Seq2SeqCase("17 tokens read, 5 written at once", (17,), written=5),
-    Seq2SeqCase("128 tokens read, 17 written at once", (128,), written=17),
-    Seq2SeqCase("17 tokens read, 8 decode steps after 1 token", (17,), decode_steps=8),
-    Seq2SeqCase("right-padded batch of 5, 11 and 17 tokens read, 8 decode steps after 4", (5, 11, 17), 4, 8),
+    Seq2SeqCase("1 source token, 1 target token", (1,)),
+    Seq2SeqCase("17 source tokens, 5 target tokens in one call", (17,), written=5),
+    Seq2SeqCase("128 source tokens, 17 target tokens in one call", (128,), written=17),
+    Seq2SeqCase("17 source tokens, 8 decode steps after 1 token", (17,), decode_steps=8),
+    Seq2SeqCase("right-padded batch of 5, 11 and 17 source tokens, 8 decode steps after 4", (5, 11, 17), 4, 8),
 )
 
 SOUND_CASES = (
-    Seq2SeqCase("a sound, 1 token written", (1,)),
-    Seq2SeqCase("a sound, 17 tokens written at once", (1,), written=17),
-    Seq2SeqCase("a sound, 8 decode steps after 4 tokens", (1,), written=4, decode_steps=8),
-    Seq2SeqCase("batch of 3 sounds, 8 decode steps after 1 token", (1, 1, 1), decode_steps=8),
+    Seq2SeqCase("audio, 1 token generated", (1,)),
+    Seq2SeqCase("audio, 17 tokens in one call", (1,), written=17),
+    Seq2SeqCase("audio, 8 decode steps after 4 tokens", (1,), written=4, decode_steps=8),
+    Seq2SeqCase("batch of 3 audio inputs, 8 decode steps after 1 token", (1, 1, 1), decode_steps=8),
 )
 
 

@@ -107,7 +107,7 @@ def choose_suite(
     make_suite = next(suite for kind, suite in kinds.items() if isinstance(graph, kind))
     suite: Suite = make_suite(graph, config, pool, cases)
     if not suite.names:
-        raise UnsupportedModelError(f"{checkpoint} takes no text that is long enough to check parity on.")
+        raise UnsupportedModelError(f"{checkpoint} does not accept texts that are long enough for a parity check.")
     return suite
 
 

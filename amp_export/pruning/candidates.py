@@ -53,7 +53,7 @@ def list_candidates(
     step = neuron_multiple(settings, config)
     space = _Space(config, settings, step, head_options(config, settings.heads), ModelCosts.of(config))
     if not 0 < settings.ratio < 1:
-        raise space.refuse(f"The ratio must lie between 0 and 1, both excluded; {settings.ratio:g} does not.")
+        raise space.refuse(f"The ratio must be between 0 and 1, exclusive, not {settings.ratio:g}.")
     rule = space.paper_widths if settings.allocation is Allocation.PAPER else space.balanced_widths
     found = [
         Candidate(policy, widths, space.costs.ratio(widths), is_stock(raw_config, config, widths))
@@ -179,7 +179,7 @@ class _Space:
         if ratio > legal[-1] and self.settings.heads is HeadPolicy.NONE:
             return f"Ratio {ratio:g} is more than all neurons are, and --heads none keeps every head."
         if ratio > legal[-1] or self.settings.allocation is Allocation.PAPER:
-            return f"Ratio {ratio:g} would leave a layer without a head or a neuron."
+            return f"Ratio {ratio:g} would leave a layer without heads or neurons."
         if ratio < legal[0]:
             return (
                 f"Ratio {ratio:g} removes nothing: kept neurons are a multiple of {step}, and one step of them is "

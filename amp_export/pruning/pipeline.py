@@ -96,7 +96,7 @@ def prepare(model: str | Path, options: PruneOptions, *, progress: Progress) -> 
     """
     settings, plan, scores, pad = options.settings, options.plan, options.scores, options.uniform is Uniform.PAD
     if (settings is None) == (plan is None):
-        raise RequestError("Give either a ratio or a plan: a plan says itself how much is removed.")
+        raise RequestError("Give either a ratio or a plan, not both: a plan defines how much is removed.")
     given_samples = _read_calibration(options.calibration) if options.calibration is not None else None
     source = resolve_model(model, allow_pickle=options.allow_pickle, on_status=progress.note)
     checkpoint = open_checkpoint(source.path)
@@ -123,7 +123,9 @@ def _fit_calibration(
     """Return the samples to score on: those given must be what the model reads; only text has a default."""
     if config.architecture.modality is Modality.TEXT:
         if isinstance(given, SampleArrays):
-            raise CalibrationError(f"{given.file} holds arrays, and {config.class_name} reads text.\nGive a .txt file.")
+            raise CalibrationError(
+                f"{given.file} contains arrays, but {config.class_name} takes text.\nGive a .txt file."
+            )
         return given or load_calibration()
     if isinstance(given, SampleArrays):
         check_arrays(given, config)
@@ -213,7 +215,7 @@ def _compare(
     if dense is None:
         return None
     assert request.calibration is not None
-    text = f"{len(dense.token_ids)} prompts held back from calibration: {request.calibration.origin}"
+    text = f"{len(dense.token_ids)} prompts held out from calibration: {request.calibration.origin}"
     with progress.step("Comparing the pruned model with the dense one") as _:
         return compare(model, dense, text=text)
 

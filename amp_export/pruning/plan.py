@@ -164,7 +164,7 @@ def check_fit(layers: tuple[LayerPlan, ...], config: ModelConfig, *, origin: str
         PlanError: Naming the layer, what is wrong with it, and what would be right.
     """
     if len(layers) != len(config.sites):
-        raise PlanError(f"{origin}: the plan has {len(layers)} layers, the model {len(config.sites)}.")
+        raise PlanError(f"{origin}: the plan has {len(layers)} layers, but the model has {len(config.sites)}.")
     for number, (layer, site) in enumerate(zip(layers, config.sites, strict=True)):
         where = f"{origin}: layer {number}"
         _check_indices(layer.query_heads, site.widths.query_heads, f"{where}, query_heads")
@@ -185,11 +185,11 @@ def _check_neurons(layer: LayerPlan, site: Site, config: ModelConfig, where: str
         _check_indices(layer.neurons, site.widths.neurons, f"{where}, neurons")
     experts = config.size(mlp.output.stacked) if mlp is not None and mlp.output.stacked is not None else 0
     if len(layer.experts) != experts:
-        raise PlanError(f"{where}: the plan has {len(layer.experts)} experts, the model {experts}.")
+        raise PlanError(f"{where}: the plan has {len(layer.experts)} experts, but the model has {experts}.")
     for expert, indices in enumerate(layer.experts):
         _check_indices(indices, site.widths.neurons, f"{where}, expert {expert}")
     if len(counts := {len(indices) for indices in layer.experts}) > 1:
-        raise PlanError(f"{where}: all experts must keep as many neurons, but they keep {sorted(counts)}.")
+        raise PlanError(f"{where}: all experts must keep the same number of neurons, but they keep {sorted(counts)}.")
 
 
 def _check_tied_heads(layers: tuple[LayerPlan, ...], config: ModelConfig, origin: str) -> None:
@@ -205,12 +205,12 @@ def _check_tied_heads(layers: tuple[LayerPlan, ...], config: ModelConfig, origin
 
 def _check_indices(kept: tuple[int, ...], dense: int, where: str) -> None:
     if not kept:
-        raise PlanError(f"{where}: nothing is kept; a layer needs at least one.")
+        raise PlanError(f"{where}: the list is empty, but a layer needs at least one.")
     if outside := [index for index in kept if not 0 <= index < dense]:
         raise PlanError(f"{where}: index {outside[0]} is outside 0 to {dense - 1}.")
     if len(set(kept)) != len(kept):
         twice = next(index for index in kept if kept.count(index) > 1)
-        raise PlanError(f"{where}: index {twice} is there twice.")
+        raise PlanError(f"{where}: index {twice} appears twice.")
 
 
 def _check_groups(layer: LayerPlan, config: ModelConfig, where: str) -> None:

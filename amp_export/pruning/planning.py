@@ -182,21 +182,21 @@ def _reasons(
     dense, kept = config.widths, chosen.widths
     heads = {
         HeadPolicy.NONE: "every head is kept",
-        HeadPolicy.GROUPS: f"whole key/value groups go: {kept.key_value_heads} of {dense.key_value_heads} are kept",
+        HeadPolicy.GROUPS: f"whole KV groups are pruned: {kept.key_value_heads} of {dense.key_value_heads} are kept",
         HeadPolicy.WITHIN: f"each key/value head keeps {kept.query_group} of its {dense.query_group} query heads",
     }[chosen.heads]
     if settings.allocation is Allocation.PAPER:
-        rule = "the paper's rule: equal shares of heads and neurons in every layer"
+        rule = "the paper's rule: the same share of heads and of neurons in every layer"
     elif settings.heads is HeadPolicy.AUTO:
-        rule = f"of {len(candidates)} ways to meet the ratio this hurts the scores least"
+        rule = f"of {len(candidates)} ways to meet the ratio, this one loses the least importance"
     else:
-        rule = f"--heads {settings.heads.value}, and the share of heads closest to that of neurons"
+        rule = f"--heads {settings.heads.value}, with the share of heads closest to that of neurons"
     spread = " on average; layers share them out by their importance"
     over_layers = {PerLayer.UNIFORM: "", PerLayer.GLOBAL: spread}
     return {
         "heads": f"{heads}{over_layers[settings.heads_per_layer]}; {rule}",
         "neurons": f"{kept.neurons} of {dense.neurons}{over_layers[settings.neurons_per_layer]}, a multiple of "
-        f"{neuron_multiple(settings, config)}: what the heads leave of the budget",
+        f"{neuron_multiple(settings, config)}: the rest of the budget after the heads",
     }
 
 
@@ -213,6 +213,6 @@ def _notes(config: ModelConfig, settings: PlanSettings, achieved: float) -> tupl
     neurons = f"a multiple of {step} neurons" if step > 1 else "a whole number of neurons"
     same = ", the same in each" if settings.neurons_per_layer is PerLayer.UNIFORM else ""
     return (
-        f"{achieved:.2%} is removed instead of {settings.ratio:.2%}: every layer keeps {neurons}{same}, "
+        f"{achieved:.2%} is removed, not {settings.ratio:.2%}: every layer keeps {neurons}{same}, "
         f"and one step is {ModelCosts.of(config).step(step):.2%} of the model.{advice}",
     )

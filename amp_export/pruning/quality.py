@@ -136,7 +136,7 @@ def compare(model: PreTrainedModel, dense: DenseRun, *, text: str) -> Quality:
 def _projection(model: PreTrainedModel) -> torch.nn.Module:
     """Return what makes logits of the last hidden states."""
     found: torch.nn.Module | None = model.get_output_embeddings()
-    assert found is not None, f"{type(model).__name__} has no output projection"
+    assert found is not None, f"{type(model).__name__} has no LM head"
     return found
 
 

@@ -151,12 +151,12 @@ def _compare(claim: Claim, outputs: Path) -> ReloadProof:
         class_name = file.metadata()["class"]
     if token_ids != expected.token_ids:
         raise VerificationError(
-            f"{checkpoint}: the reloaded tokenizer gives other token ids:\n{token_ids}\n{expected.token_ids}"
+            f"{checkpoint}: the reloaded tokenizer returns different token ids:\n{token_ids}\n{expected.token_ids}"
         )
     if output.dtype != expected.output.dtype or not torch.equal(output, expected.output):
         worst = (output.double() - expected.output.double()).abs().max().item()
         raise VerificationError(
-            f"{checkpoint}: reloaded as {class_name}, the pruned model computes other logits than in memory "
+            f"{checkpoint}: reloaded as {class_name}, the pruned model computes different logits than in memory "
             f"({output.dtype} against {expected.output.dtype}, apart by up to {worst:g})."
         )
     return ReloadProof(class_name, logits_compared=output.numel(), tokens_compared=len(token_ids))

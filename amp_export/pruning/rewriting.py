@@ -83,7 +83,7 @@ def find_problem(config: ModelConfig, widths: Sequence[LayerWidths]) -> str | No
     architecture, name = config.architecture, config.class_name
     common = common_widths(config, widths)
     if common is None:
-        return f"{name} has one width for all layers, and the plan has {len(set(widths))}"
+        return f"{name} supports one width for all layers, but the plan has {len(set(widths))}"
     heads = common.query_heads
     if heads == config.num_attention_heads:
         return None

@@ -63,7 +63,7 @@ class Scores:
                 heads = tuple(handle.get_tensor(f"layers.{layer}.heads") for layer in layers)
                 neurons = tuple(handle.get_tensor(f"layers.{layer}.neurons") for layer in layers)
         except (SafetensorError, OSError) as error:
-            raise ModelError(f"{file} holds no scores for {len(config.sites)} layers: {error}") from error
+            raise ModelError(f"{file} does not contain scores for {len(config.sites)} layers: {error}") from error
         experts = config.architecture.mlp.output.stacked
         found = heads[0].size, neurons[0].size
         expected = config.num_attention_heads, config.intermediate_size * (config.size(experts) if experts else 1)
@@ -114,7 +114,7 @@ def score_tokens(
 ) -> Scores:
     """Return `score` for prompts that are tokenized already."""
     if not token_ids:
-        raise CalibrationError("No calibration prompt has a token; there is nothing to score with.")
+        raise CalibrationError("Calibration needs at least one token, but no prompt has any.")
     prepared = (text_batch(model, config, *padded) for padded in batches(token_ids, batch_tokens))
     return score_batches(model, prepared, len(token_ids), config, origin=origin, on_progress=on_progress)
 

@@ -68,7 +68,7 @@ class Baseline(msgspec.Struct, frozen=True, rename={"dtype": "precision"}):
             OutputError: It is damaged, or from a newer version.
         """
         if not file.is_file():
-            raise RequestError(f"There is no baseline {file}.\nWrite it: give --update-baseline once.")
+            raise RequestError(f"Baseline not found: {file}.\nWrite it: give --update-baseline once.")
         baseline = read_json(file, cls, newest=cls.SCHEMA)
         baseline = structs.replace(
             baseline, metrics={name.replace("gain.", "speedup."): v for name, v in baseline.metrics.items()}
@@ -106,7 +106,7 @@ class Baseline(msgspec.Struct, frozen=True, rename={"dtype": "precision"}):
         if self.source_sha256 != manifest.source.sha256:
             raise RequestError(
                 f"{file} is a baseline of {self.model} (SHA-256 {self.source_sha256[:12]}), and {output} was made of "
-                f"{manifest.source.asked} ({manifest.source.sha256[:12]}): another model, or other weights.\n{advice}"
+                f"{manifest.source.asked} ({manifest.source.sha256[:12]}): a different model or different weights.\n{advice}"
             )
         if (kind := (self.export, self.dtype)) != (found := (to.value, manifest.exports.get(to, ""))):
             raise RequestError(f"{file} is of {' in '.join(kind)}, and {output} holds {' in '.join(found)}.\n{advice}")
@@ -139,14 +139,14 @@ def _check(name: str, before: Value, now: Value | None) -> Check:
     metric = find_metric(name)
     assert metric is not None
     if now is None:
-        found = f"the baseline has it and it was not measured; amp-export {metric.made_by} measures it"
+        found = f"it is in the baseline but was not measured; amp-export {metric.made_by} measures it"
         return Check(name, False, found, Against.BASELINE)
     show, margin = metric.unit.show, tolerated(metric, before, now)
     worse = (before.value - now.value) if metric.rises else (now.value - before.value)
     change = f"{(now.value - before.value) / before.value:+.2%}" if before.value else f"{now.value - before.value:+.3g}"
     # a NaN compares false, so it fails
     holds = worse <= max(margin * before.value, metric.least)
-    may = f"{margin:.1%} worse is" if margin else "nothing worse is"
+    may = f"a regression of {margin:.1%} is" if margin else "no regression is"
     was = f"{show(before.value)} before, {show(now.value)} now ({change}); {may} tolerated"
     return Check(name, holds, was, Against.BASELINE)
 

@@ -81,8 +81,8 @@ def noise_lines(benchmark: AnyBenchmark) -> Iterator[str]:
     ]
     if noisy:
         yield (
-            f"Too noisy to conclude: {'; '.join(noisy)}; in brackets the coefficient of variation. Close what else "
-            "runs, or give more --rounds."
+            f"Too noisy to conclude: {'; '.join(noisy)}; in brackets the coefficient of variation. Stop other "
+            "programs, or raise --rounds."
         )
     if unsettled := benchmark.unsettled_launches:
         yield (
@@ -117,7 +117,7 @@ def gpu_line(record: GpuRecord) -> str:
         for when, state in (("before", record.before), ("after", record.after))
         if state is not None
     ]
-    return f"GPU: {gpu.name}, driver {gpu.driver}; {'; '.join(states) or 'its state is not told'}."
+    return f"GPU: {gpu.name}, driver {gpu.driver}; {'; '.join(states) or 'its state is unknown'}."
 
 
 def _known(value: float | None, unit: str) -> str:

@@ -103,7 +103,9 @@ def compare_outputs(outputs: Sequence[Path], *, across_models: bool = False) -> 
         OutputError: One of them holds no report, a damaged one, or one of another version.
     """
     if len(outputs) < 2:
-        raise RequestError("One output alone cannot be compared.\nName two or more; the first is the baseline.")
+        raise RequestError(
+            "A comparison needs two or more outputs, but one was given.\nName at least two; the first is the baseline."
+        )
     manifests = [Manifest.load(output) for output in outputs]
     reports = [Report.load(output) for output in outputs]
     if not across_models:
@@ -141,7 +143,7 @@ def _measures(reports: Sequence[Report]) -> Iterator[Measure]:
         ),
         "Perplexity": (Unit.PERPLEXITY, lambda report: None if report.quality is None else report.quality.pruned),
         "KL from dense, nats": (Unit.NATS, lambda report: None if report.quality is None else report.quality.kl),
-        "Same first choice as dense": (
+        "Top-1 agreement with dense": (
             Unit.SHARE,
             lambda report: None if report.quality is None else report.quality.top1_agreement,
         ),
@@ -162,7 +164,7 @@ def _measures(reports: Sequence[Report]) -> Iterator[Measure]:
         )
         intervals = [None if phase is None else phase.interval for phase in phases]
         yield from _measure(
-            f"{label}: speed-up",
+            f"{label}: speedup",
             Unit.SPEEDUP,
             [None if phase is None else phase.speedup for phase in phases],
             intervals,
@@ -199,7 +201,7 @@ def _notes(reports: Sequence[Report]) -> Iterator[str]:
         if len(found := {str(getattr(benchmark, name)) for benchmark in benchmarks}) > 1:
             yield f"Times were measured with different {what}: {', '.join(sorted(found))}."
     if len(benchmarks) > 1:
-        yield "Times are of separate runs; speed-ups were measured against the dense model within each run."
+        yield "Times are of separate runs; speedups were measured against the dense model within each run."
     qualities = [report.quality for report in reports if report.quality is not None]
     if len({(quality.text, f"{quality.dense:.4g}") for quality in qualities}) > 1:
         yield "Quality was measured on different texts or models."

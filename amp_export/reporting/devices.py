@@ -21,13 +21,13 @@ def device_lines(name: str, report: DeviceReport) -> Iterator[str]:
     for subject, parity in report.parity.items():
         verdict = holds_in_how_many(*count_failed(parity.cases))
         yield (
-            f"On {name} ({report.facts.name}, {report.runtime}): parity of the {subject} graph {verdict}: off by up to "
-            f"{worst_error(parity.cases):.2g}, tolerated is {parity.tolerance:.2g}."
+            f"On {name} ({report.facts.name}, {report.runtime}): parity of the {subject} graph {verdict}: largest error "
+            f"{worst_error(parity.cases):.2g}, tolerance {parity.tolerance:.2g}."
         )
     if (benchmark := report.benchmark) is None:
         return
     power = report.power
-    drawn = "its power is not told" if power is None else f"power from {power.source}: {', '.join(power.rails)}"
+    drawn = "its power is unknown" if power is None else f"power from {power.source}: {', '.join(power.rails)}"
     yield (
         f"On {name}: medians of {benchmark.rounds} rounds, interleaved {benchmark.interleaved}; in brackets the "
         f"bootstrap 95 % interval; {drawn}."

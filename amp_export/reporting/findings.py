@@ -81,26 +81,24 @@ def _findings_here(report: Report) -> Iterator[Finding]:
     if report.benchmark is not None:
         yield from _speedups(report.benchmark)
     elif report.pruning is not None:
-        sentence = "Nobody has measured the time yet: amp-export benchmark OUT does."
-        yield Finding("Gain", Standing.NOT_MEASURED, "", sentence)
+        sentence = "Latency has not been measured: run amp-export benchmark OUT."
+        yield Finding("Speedup", Standing.NOT_MEASURED, "", sentence)
     if report.pruning is not None:
         yield _removed(report.pruning)
 
 
 def _parity(parity: ParityReport | None) -> Finding:
     if parity is None:
-        return Finding(
-            "Parity", Standing.NOT_MEASURED, "", "The graph has not been checked yet: run amp-export validate OUT."
-        )
+        return Finding("Parity", Standing.NOT_MEASURED, "", "Parity has not been checked: run amp-export validate OUT.")
     failed, total = count_failed(parity.cases)
-    number = in_how_many(failed, total) if parity.holds or failed else "in what it writes"
+    number = in_how_many(failed, total) if parity.holds or failed else "in greedy decoding"
     worst = worst_error(parity.cases)
     return Finding(
         "Parity",
         Standing.HOLDS if parity.holds else Standing.FAILS,
         number,
-        f"The exported graph computes {'' if parity.holds else 'something else than '}what PyTorch computes: it is "
-        f"off by up to {worst:.2g}, and {parity.tolerance:.2g} is tolerated.",
+        f"The exported graph {'computes' if parity.holds else 'does not compute'} what PyTorch computes: largest error "
+        f"{worst:.2g}, tolerance {parity.tolerance:.2g}.",
     )
 
 
@@ -113,14 +111,14 @@ def _device_parity(name: str, device: DeviceReport) -> Finding:
         f"Parity on {name}",
         Standing.HOLDS if device.holds else Standing.FAILS,
         in_how_many(sum(failed for failed, _ in counts), sum(total for _, total in counts)),
-        f"With {device.runtime} the {' and the '.join(device.parity)} graph are off by up to "
-        f"{worst_error(cases):.2g}, and {tolerance:.2g} is tolerated.",
+        f"{device.runtime}, {' and '.join(device.parity)} graph: largest error {worst_error(cases):.2g}, tolerance "
+        f"{tolerance:.2g}.",
     )
 
 
 KEPT = {
-    Against.THRESHOLDS: "Every number keeps to its threshold.",
-    Against.BASELINE: "No number is worse than in the baseline by more than is tolerated.",
+    Against.THRESHOLDS: "All numbers meet their thresholds.",
+    Against.BASELINE: "No number is worse than the baseline beyond its tolerance.",
 }
 """What it means that all checks hold."""
 
@@ -136,14 +134,14 @@ def _checks(against: Against, checks: Sequence[Check]) -> Iterator[Finding]:
 
 def _quality(quality: Quality | None) -> Finding:
     if quality is None:
-        sentence = "What pruning cost is not known: it is measured on text, for models that predict the next token."
+        sentence = "Quality was not measured: perplexity needs a model that predicts the next token."
         return Finding("Quality", Standing.NOT_MEASURED, "", sentence)
     dense, pruned = quality.dense, quality.pruned
     way = "rose" if pruned > dense else "fell"
     agreement = ""
     if quality.kl is not None:
         agreement = (
-            f" For {quality.top1_agreement:.1%} of the tokens both find the same one the likeliest; the mean KL "
+            f" For {quality.top1_agreement:.1%} of the tokens both models have the same top-1 token; the mean KL "
             f"divergence from the dense model is {quality.kl:.3g} nats."
         )
     return Finding(
@@ -158,8 +156,8 @@ def _quality(quality: Quality | None) -> Finding:
 WORDS = {
     Conclusion.FASTER: "The pruned graph is faster.",
     Conclusion.SLOWER: "The pruned graph is slower.",
-    Conclusion.NOT_SIGNIFICANT: "No gain can be claimed: the interval holds 1.",
-    Conclusion.TOO_NOISY: "The machine was too noisy to conclude: the interval holds 1, and a gain could hide in it.",
+    Conclusion.NOT_SIGNIFICANT: "No speedup can be claimed: the interval contains 1.",
+    Conclusion.TOO_NOISY: "The machine was too noisy to conclude: the interval contains 1 and is wide.",
 }
 """What a conclusion says of a phase."""
 

@@ -94,13 +94,13 @@ def _parity_tests(kind: str, parity: ParityReport | None, *, where: str = "") ->
     for case in parity.cases:
         limit = parity.tolerances(case)
         numbers = (
-            f"largest error {case.max_error:.3g}, tolerated {limit[0]:.3g}; "
-            f"mean error {case.mean_error:.3g}, tolerated {limit[1]:.3g}; "
-            f"same first choice at {case.top1_agreement:.1%} of {case.positions} positions"
+            f"largest error {case.max_error:.3g}, tolerance {limit[0]:.3g}; "
+            f"mean error {case.mean_error:.3g}, tolerance {limit[1]:.3g}; "
+            f"top-1 agreement {case.top1_agreement:.1%} of {case.positions} positions"
         )
         yield _judged(kind, f"{case.name}: {case.output}{where}", numbers, holds=case.holds)
     if (greedy := parity.greedy) is not None:
-        yield _judged(kind, f"{greedy.steps} tokens written greedily", greedy_line(greedy), holds=greedy.holds)
+        yield _judged(kind, f"{greedy.steps} tokens generated greedily", greedy_line(greedy), holds=greedy.holds)
 
 
 def _judged(kind: str, name: str, numbers: str, *, holds: bool) -> Test:

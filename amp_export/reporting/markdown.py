@@ -44,7 +44,7 @@ def _parity_lines(parity: ParityReport) -> Iterator[str]:
 
 
 def _check_lines(checks: Sequence[Check]) -> Iterator[str]:
-    yield "| number | held against | what was found | holds |"
+    yield "| number | checked against | found | holds |"
     yield "| --- | --- | --- | --- |"
     for check in checks:
         yield f"{_line(check.name, check.against, check.found)} {'yes' if check.holds else '**no**'} |"

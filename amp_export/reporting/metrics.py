@@ -168,7 +168,7 @@ METRICS = (
     ),
     Metric(
         name="top1_agreement",
-        means="smallest share of positions with the same likeliest token in a parity case",
+        means="smallest top-1 agreement of a parity case",
         unit=Unit.NONE,
         made_by="validate",
         read=_over_cases("top1_agreement", min),
@@ -194,7 +194,7 @@ METRICS = (
     ),
     Metric(
         name="quality_top1_agreement",
-        means="share of tokens for which the pruned and the dense model find the same one the likeliest",
+        means="share of tokens for which the pruned and the dense model have the same top-1 token",
         unit=Unit.NONE,
         made_by="prune",
         read=_quality("top1_agreement"),
@@ -211,7 +211,7 @@ METRICS = (
     ),
     Metric(
         name="size",
-        means="bytes of graph and weights, or of the engine",
+        means="size of graph and weights, or of the engine",
         unit=Unit.BYTES,
         made_by="export",
         read=_size,

@@ -75,11 +75,11 @@ class Report:
         """
         require_directory(output)
         if not (output / JSON_NAME).is_file():
-            raise OutputError(f"{output} holds no {JSON_NAME}: nothing was measured there yet.")
+            raise OutputError(f"{output} contains no {JSON_NAME}: nothing has been measured.")
         report = read_json(output / JSON_NAME, cls, newest=cls.SCHEMA)
         if report.schema != cls.SCHEMA:
             raise OutputError(
-                f"{output / JSON_NAME} has schema {report.schema}, and this version reads {cls.SCHEMA}.\n"
+                f"{output / JSON_NAME} has schema {report.schema}, but this version reads schema {cls.SCHEMA}.\n"
                 "Measure again: amp-export validate, then amp-export benchmark."
             )
         return report
@@ -121,7 +121,7 @@ class Report:
 
 
 def record_verdicts(manifest: Manifest, report: Report) -> Manifest:
-    """Return the manifest with what the report says of parity and speed-up."""
+    """Return the manifest with what the report says of parity and speedup."""
     if report.parity is not None:
         manifest = manifest.with_verdict("parity", {"holds": report.parity.holds})
     if report.benchmark is not None:

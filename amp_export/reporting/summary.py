@@ -24,7 +24,7 @@ def summary_rows(report: Report) -> Iterator[PhaseRow]:
     if (quality := report.quality) is not None:
         dense_perplexity, pruned_perplexity = quality.dense, quality.pruned
         cost = f"x {pruned_perplexity / dense_perplexity:.2f}"
-        yield PhaseRow("Held-back perplexity", f"{dense_perplexity:.2f}", f"{pruned_perplexity:.2f}", cost)
+        yield PhaseRow("Held-out perplexity", f"{dense_perplexity:.2f}", f"{pruned_perplexity:.2f}", cost)
         yield from _agreement_rows(quality)
     for number, benchmark in enumerate((report.benchmarks or {}).values()):
         if number:
@@ -40,15 +40,15 @@ def _agreement_rows(quality: Quality) -> Iterator[PhaseRow]:
     """Yield how far the pruned model predicts what the dense one does, which reports of earlier versions do not say."""
     if quality.kl is not None:
         yield PhaseRow("KL from dense, nats", pruned=f"{quality.kl:.3g}")
-        yield PhaseRow("Same first choice", pruned=f"{quality.top1_agreement:.1%}")
+        yield PhaseRow("Top-1 agreement", pruned=f"{quality.top1_agreement:.1%}")
 
 
 def _width_rows(dense: LayerWidths, layers: Sequence[LayerWidths]) -> Iterator[PhaseRow]:
-    yield PhaseRow("Query heads a layer", f"{dense.query_heads}", _range(layers, "query_heads"))
+    yield PhaseRow("Query heads per layer", f"{dense.query_heads}", _range(layers, "query_heads"))
     # where heads do not share keys and values, there are as many of one as of the other
     if any(widths.key_value_heads != widths.query_heads for widths in (dense, *layers)):
-        yield PhaseRow("Key/value heads", f"{dense.key_value_heads}", _range(layers, "key_value_heads"))
-    yield PhaseRow("Neurons a layer", f"{dense.neurons}", _range(layers, "neurons"))
+        yield PhaseRow("KV heads", f"{dense.key_value_heads}", _range(layers, "key_value_heads"))
+    yield PhaseRow("Neurons per layer", f"{dense.neurons}", _range(layers, "neurons"))
 
 
 def _range(layers: Sequence[LayerWidths], unit: str) -> str:
@@ -67,17 +67,17 @@ def verdict_lines(report: Report) -> Iterator[str]:
     if (parity := report.parity) is not None:
         runs = f" with {parity.runtime}" if parity.runtime is not None else ""
         yield (
-            f"Parity {holds_in_how_many(*count_failed(parity.cases))}{runs}: graph off by up to "
-            f"{worst_error(parity.cases):.2g}, PyTorch's own {parity.dtype} noise is {parity.noise:.2g}, "
-            f"tolerated is {parity.tolerance:.2g}."
+            f"Parity {holds_in_how_many(*count_failed(parity.cases))}{runs}: largest error "
+            f"{worst_error(parity.cases):.2g}, PyTorch's own {parity.dtype} noise {parity.noise:.2g}, tolerance "
+            f"{parity.tolerance:.2g}."
         )
         if (explanation := parity.explanation) is not None:
             yield explanation_line(explanation)
         if (greedy := parity.greedy) is not None:
             yield greedy_line(greedy)
         yield from (
-            f"{case_name(case)}: off by up to {case.max_error:.3g} and {case.mean_error:.3g} in the mean, "
-            f"tolerated are {tolerance:.3g} and {mean_tolerance:.3g}."
+            f"{case_name(case)}: largest error {case.max_error:.3g}, tolerance {tolerance:.3g}; mean error "
+            f"{case.mean_error:.3g}, tolerance {mean_tolerance:.3g}."
             for case in parity.cases
             for tolerance, mean_tolerance in [parity.tolerances(case)]
             if not case.holds
@@ -93,27 +93,27 @@ def verdict_lines(report: Report) -> Iterator[str]:
 
 
 def explanation_line(explanation: Explanation) -> str:
-    """Return where graph and model part within."""
-    within = f"{len(explanation.points)} values within, looked at in the case {explanation.case}"
+    """Return the first intermediate value that differs between graph and model."""
+    compared = f"Intermediate values, case {explanation.case}: {len(explanation.points)} compared"
     if (first := explanation.first) is None:
-        return f"Graph and model agree in all of {within}."
+        return f"{compared}, all within tolerance."
     where = f" (layer {first.layer})" if first.layer is not None else ""
-    # an encoder with a decoder is several graphs
+    # an encoder-decoder has several graphs
     if len({point.graph for point in explanation.points}) > 1:
         where += f" of {first.graph}"
     return (
-        f"Of {within}, the first that differs is {first.module}{where}, which {first.operator} makes: off by up "
-        f"to {first.error:.3g}, tolerated is {first.tolerance:.3g}. From the last that agree to there: "
+        f"{compared}; the first that differs is {first.module}{where}, computed by {first.operator}: error "
+        f"{first.error:.3g}, tolerance {first.tolerance:.3g}. Operators since the last values that agree: "
         f"{', '.join(explanation.operators)}."
     )
 
 
 def greedy_line(greedy: Greedy) -> str:
-    """Return how far graph and model write the same."""
-    common = f"Greedily, graph and model write {greedy.common} of {greedy.steps} tokens alike"
+    """Return how many greedily decoded tokens of graph and model agree."""
+    common = f"Greedy decoding: graph and model agree on {greedy.common} of {greedy.steps} tokens"
     if greedy.common == greedy.steps:
         return f"{common}."
-    return f"{common}; the next is {'a near tie' if greedy.near_tie else 'no near tie: that FAILS'}."
+    return f"{common}; the next token is {'a near tie' if greedy.near_tie else 'not a near tie: FAILS'}."
 
 
 def reload_line(reload: ReloadProof) -> str:

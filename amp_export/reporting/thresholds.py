@@ -7,7 +7,7 @@
     [thresholds.min_speedup]
     decode = 1.2
 
-A speed-up has to be proved: the lower end of its interval is held against its threshold, not its middle.
+A speedup has to be proved: the lower end of its interval is held against its threshold, not its middle.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _number(file: Path, key: str, value: Any, metric: Metric) -> float:
         example = {Unit.NONE: plain, Unit.BYTES: '"500 MB"', Unit.SECONDS: '"20 ms"'}[metric.unit]
         units = f", or text that ends with {', '.join(factors)}" if factors else ""
         raise RequestError(
-            f"{file}: the threshold {key} is {value!r}, which is no number that can be kept to.\n"
+            f"{file}: the threshold {key} is {value!r}; expected a number that is not negative.\n"
             f"Write a number{units}, such as {key} = {example}."
         )
     return float(value)

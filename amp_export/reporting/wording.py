@@ -58,7 +58,7 @@ def by_graph(explanation: Explanation) -> Iterator[Explanation]:
 
 def explanation_title(part: Explanation) -> str:
     """Return what a part of an explanation is of."""
-    return f"Within {part.points[0].graph}, in the case {part.case}"
+    return f"Intermediate values of {part.points[0].graph}, case: {part.case}"
 
 
 def count_failed(cases: Sequence[CaseResult]) -> tuple[int, int]:
@@ -106,7 +106,7 @@ def timed(benchmark: AnyBenchmark) -> Iterator[tuple[str, Phase, PhaseResult]]:
 
 
 def claimed_speedup(result: PhaseResult) -> str:
-    """Return a speed-up where it can be claimed, and why not where it cannot."""
+    """Return a speedup where it can be claimed, and why not where it cannot."""
     return f"x {result.speedup:.2f}" if result.conclusion.is_significant else result.conclusion.value
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 import msgspec
 
 from amp_export.documents import read_json, to_json
-from amp_export.errors import ModelError, NewerSchemaError, RequestError
+from amp_export.errors import ModelError, NewerSchemaError, OutputError, RequestError
 from amp_export.exporters.limits import Limits
 from amp_export.exporters.models.session import Port
 from amp_export.exporters.tensorrt.profiles import Profile
@@ -81,10 +81,10 @@ class EngineFacts(msgspec.Struct, frozen=True, rename={"dtype": "precision"}):
         if not file.is_file() or not (folder / ENGINE).is_file():
             raise ModelError(f"{folder} holds no {ENGINE} with its {FACTS}.\nExport it: amp-export --to tensorrt.")
         try:
-            return read_json(file, cls, newest=cls.SCHEMA, error=ModelError)
+            return read_json(file, cls, newest=cls.SCHEMA)
         except NewerSchemaError as error:
             raise ModelError(str(error)) from error
-        except ModelError as error:
+        except OutputError as error:
             raise ModelError(f"{error}\nExport it again.") from error
 
     def check_runs_on(self, runtime: TensorRtFlavor, *, present: str | None) -> None:

@@ -76,7 +76,7 @@ def test_the_result_is_typed_and_true(pruned: tuple[Path, PruneResult]) -> None:
     assert result.quality.dense > 1
     assert result.quality.kl > 0
     assert 0 < result.quality.top1_agreement <= 1
-    assert "2 prompts held back" in result.quality.text
+    assert "2 prompts held out" in result.quality.text
     assert result.reload.class_name == type(reloaded).__name__
     assert result.reload.logits_compared > 1000
     assert result.reload.tokens_compared > 5

@@ -135,7 +135,7 @@ def test_doctor_reads_the_config_alone(tiny_llama: Path, tmp_path: Path) -> None
 def test_doctor_names_the_nearest_legal_ratio(tiny_llama: Path) -> None:
     result = run("doctor", "--model", tiny_llama, "--ratio", "0.95")
     assert result.exit_code == 2
-    assert "Error: Ratio 0.95 would leave a layer without a head or a neuron." in result.stderr
+    assert "Error: Ratio 0.95 would leave a layer without heads or neurons." in result.stderr
     nearest = result.stderr.split("nearest legal ratio is ")[1].split()[0].rstrip(".")
     assert run("doctor", "--model", tiny_llama, "--ratio", nearest).exit_code == 0
 
@@ -175,7 +175,7 @@ def test_parity_that_fails_is_exit_code_1_and_names_the_case(tiny_llama: Path, t
     (other / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 0.01}))
     result = run("validate", out, "--reference", other)
     assert result.exit_code == 1
-    assert "prefill of 17 tokens: off by up to" in result.stderr
+    assert "prefill of 17 tokens: largest error" in result.stderr
     assert json.loads((out / "amp_export.json").read_text())["verdicts"]["parity"] == {"holds": False}
 
 

@@ -336,9 +336,9 @@ def test_commands_pass_through_any_login_shell() -> None:
     [
         ({"schema": 2}, r"schema 2, this version knows up to 1\.\nUpdate"),
         ({"schema": 1, "bundle": "other"}, "is of another bundle"),
-        ({"schema": 1, "bundle": "mine"}, "is damaged: KeyError"),
-        ({"schema": 1, "bundle": "mine", "parity": []}, "is damaged: AttributeError"),
-        ("{", "cannot be read"),
+        ({"schema": 1, "bundle": "mine"}, "parity is missing"),
+        ({"schema": 1, "bundle": "mine", "parity": []}, r"parity: expected object, found \[\]"),
+        ("{", "is not valid JSON"),
     ],
 )
 def test_a_report_that_will_not_do_is_refused(content: Any, message: str, tmp_path: Path) -> None:

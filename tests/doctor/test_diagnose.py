@@ -225,7 +225,7 @@ def test_a_device_is_shown_in_tables_that_fit(target: TargetName, heads: HeadPol
     shown = CliRunner().invoke(app, ["doctor", "--model", str(folder), "--target", target, "--heads", heads])
     assert (shown.exit_code, shown.stdout) == (0, "")
     table = shown.stderr[shown.stderr.index("Memory in GB") :]
-    assert "Tokens a second at most" in table
+    assert "Upper bound of tokens per second" in table
     assert "a bound, no measurement" in table
     assert max(len(line) for line in table.splitlines()) <= 80
     assert "…" not in table
@@ -273,7 +273,7 @@ def test_where_nothing_can_be_said_of_a_device(tmp_path: Path) -> None:
     llama = write_config(tmp_path / "llama", "llama", **SEVEN_B)
     bert = write_config(tmp_path / "bert", "bert")
     on_cpu = CliRunner().invoke(app, ["doctor", "--model", str(llama)])
-    assert "Tokens a second" not in on_cpu.stderr
+    assert "tokens per second" not in on_cpu.stderr
     assert diagnose(llama, PlanSettings(0.3)).memory is None
     command = ["doctor", "--model", str(bert), "--ratio", "0.1", "--snap", "1", "--target", "l4"]
     shown = CliRunner().invoke(app, command)

@@ -62,5 +62,5 @@ def test_what_is_absent_is_said_to_be_absent(tmp_path: Path) -> None:
         Manifest.load(tmp_path)
     with pytest.raises(OutputError, match=r"No such directory: .*\nWrite it first: amp-export --to onnx"):
         Manifest.load(tmp_path / "out")
-    with pytest.raises(OutputError, match="nothing was measured"):
+    with pytest.raises(OutputError, match="nothing has been measured"):
         Report.load(tmp_path)

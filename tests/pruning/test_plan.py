@@ -63,8 +63,8 @@ def test_a_plan_made_by_hand_needs_layers_only(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda plan: plan["layers"].pop(), "1 layers, the model 2"),
-        (lambda plan: plan["layers"][1].pop("neurons"), "layer 1, neurons: nothing is kept"),
+        (lambda plan: plan["layers"].pop(), "1 layers, but the model has 2"),
+        (lambda plan: plan["layers"][1].pop("neurons"), "layer 1, neurons: the list is empty"),
         (
             lambda plan: plan["layers"][1].update(neurons=[0.5]),
             r"layers\[1\]\.neurons\[0\]: expected an integer, found 0.5\.",
@@ -73,9 +73,9 @@ def test_a_plan_made_by_hand_needs_layers_only(tmp_path: Path) -> None:
             lambda plan: plan["layers"][1].update(neurons=[True]),
             r"layers\[1\]\.neurons\[0\]: expected an integer, found true\.",
         ),
-        (lambda plan: plan["layers"][1].update(neurons=[]), "layer 1, neurons: nothing is kept"),
+        (lambda plan: plan["layers"][1].update(neurons=[]), "layer 1, neurons: the list is empty"),
         (lambda plan: plan["layers"][0].update(neurons=[3, 10]), "layer 0, neurons: index 10 is outside 0 to 9"),
-        (lambda plan: plan["layers"][0].update(neurons=[3, 3]), "layer 0, neurons: index 3 is there twice"),
+        (lambda plan: plan["layers"][0].update(neurons=[3, 3]), "layer 0, neurons: index 3 appears twice"),
         (lambda plan: plan["layers"][0].update(query_heads=[0, 1, 2, 4]), "query head 2 is kept, but its key/value"),
         (lambda plan: plan["layers"][0].update(query_heads=[0, 4, 5]), "same number of query heads"),
         (lambda plan: plan.update(layers=3), "layers: expected array, found 3"),

@@ -39,7 +39,7 @@ def test_sizes_are_exact_and_a_failure_names_before_and_now() -> None:
     before = baseline(size=Value(1e6), parameters=Value(1000))
     size, parameters = compare_baseline(before, {"size": Value(1.1e6), "parameters": Value(900)})
     assert (size.holds, parameters.holds) == (False, True)
-    assert size.text == "size: FAILS, 1 MB before, 1.1 MB now (+10.00%); nothing worse is tolerated."
+    assert size.text == "size: FAILS, 1 MB before, 1.1 MB now (+10.00%); no regression is tolerated."
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_other_models_formats_and_schemas_are_refused(converted: Callable[[str],
     output, file = converted("llama").output, tmp_path / "baseline.json"
     good = of(output)
     good.check_same_model(output, file, to=Format.ONNX)
-    with pytest.raises(RequestError, match="another model, or other weights"):
+    with pytest.raises(RequestError, match="a different model or different weights"):
         structs.replace(good, source_sha256="0" * 64).check_same_model(output, file, to=Format.ONNX)
     with pytest.raises(RequestError, match=r"is of onnx in float16, and .* holds onnx in float32"):
         structs.replace(good, dtype="float16").check_same_model(output, file, to=Format.ONNX)

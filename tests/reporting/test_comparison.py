@@ -67,27 +67,27 @@ def test_the_first_is_the_baseline(outputs: list[Path]) -> None:
         "Parameters",
         "Perplexity",
         "KL from dense, nats",
-        "Same first choice as dense",
+        "Top-1 agreement with dense",
         "Size on disk",
         "Peak memory",
         "Prefill, 128 tokens: median",
-        "Prefill, 128 tokens: speed-up",
+        "Prefill, 128 tokens: speedup",
         "Decode after 128: median",
-        "Decode after 128: speed-up",
+        "Decode after 128: speedup",
     ]
     assert measures["Parameters"].changes == (None, pytest.approx(-0.1))
     assert measures["Perplexity"].changes == (None, pytest.approx(0.5))
     assert measures["KL from dense, nats"].changes == (None, pytest.approx(1.0))
-    assert measures["Same first choice as dense"].changes == (None, pytest.approx(-0.2))
+    assert measures["Top-1 agreement with dense"].changes == (None, pytest.approx(-0.2))
     assert measures["Size on disk"].values == (400_000_000, 300_000_000)
-    gain = measures["Decode after 128: speed-up"]
+    gain = measures["Decode after 128: speedup"]
     assert gain.intervals[0] is not None
     assert gain.values[0] is not None
     assert gain.intervals[0][0] < gain.values[0] < gain.intervals[0][1]
     assert comparison.parity == (True, True)
     assert comparison.notes == (
         "Times were measured with different numbers of threads: 2, 4.",
-        "Times are of separate runs; speed-ups were measured against the dense model within each run.",
+        "Times are of separate runs; speedups were measured against the dense model within each run.",
     )
 
 

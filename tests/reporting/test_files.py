@@ -57,7 +57,7 @@ def test_every_case_of_every_output_is_a_test() -> None:
         ),
         ("amp_export.parity", "hidden: pooler_output"),
         ("amp_export.parity", "no number: logits"),
-        ("amp_export.parity", "64 tokens written greedily"),
+        ("amp_export.parity", "64 tokens generated greedily"),
         ("amp_export.parity.dense", "17 tokens: logits on orin.local"),
         ("amp_export.parity.pruned", "17 tokens: logits on orin.local"),
         ("amp_export.thresholds", "max_kl"),
@@ -67,13 +67,13 @@ def test_every_case_of_every_output_is_a_test() -> None:
     ]
     failures = [failure.get("message") for failure in suite.iter("failure")]
     assert failures[0] == (
-        "largest error 0.0036, tolerated 0.0004; mean error 0.00027, tolerated 4e-05; "
-        "same first choice at 100.0% of 17 positions"
+        "largest error 0.0036, tolerance 0.0004; mean error 0.00027, tolerance 4e-05; "
+        "top-1 agreement 100.0% of 17 positions"
     )
     assert failures[1] is not None
     assert failures[1].startswith("largest error nan")
     assert failures[2] is not None
-    assert failures[2].endswith("that FAILS.")
+    assert failures[2].endswith("not a near tie: FAILS.")
     assert failures[3:] == ["max_size: FAILS, 600 MB is above 500 MB by 100 MB (20.0%)."]
 
 
@@ -120,15 +120,15 @@ def test_a_number_that_breaks_its_limit_is_in_the_headline() -> None:
 def test_quality_is_told_apart_from_parity() -> None:
     text = to_markdown(full_report())
     assert "| KL from dense, nats |  | 0.412 |  |" in text
-    assert "| Same first choice |  | 75.0% |  |" in text
+    assert "| Top-1 agreement |  | 75.0% |  |" in text
     (finding,) = [each for each in findings(full_report()) if each.subject == "Perplexity"]
-    assert "For 75.0% of the tokens both find the same one the likeliest" in finding.sentence
+    assert "For 75.0% of the tokens both models have the same top-1 token" in finding.sentence
 
 
 def test_a_report_of_perplexities_alone_says_no_more() -> None:
     earlier = Quality(22.8, 34.2, "2 prompts")
     report = replace(encoder_report(), quality=earlier)
-    assert "| Held-back perplexity | 22.80 | 34.20 | x 1.50 |" in to_markdown(report)
+    assert "| Held-out perplexity | 22.80 | 34.20 | x 1.50 |" in to_markdown(report)
     assert "KL from dense" not in to_markdown(report)
     assert {each.get("name") for each in read(report).iter("property")}.isdisjoint(["quality.kl"])
     assert measure(report, None).keys().isdisjoint(["quality_kl", "quality_top1_agreement"])
@@ -158,12 +158,12 @@ def test_parity_that_fails_in_what_is_written_alone_says_so() -> None:
     checked = parity(case("1 token"))
     greedy = Greedy(steps=64, common=11, near_tie=False, holds=False)
     report = Report("m", parity=structs.replace(checked, greedy=greedy, holds=False))
-    assert headline(report) == "Parity: FAILS in what it writes."
+    assert headline(report) == "Parity: FAILS in greedy decoding."
 
 
 def test_an_error_that_is_no_number_is_the_worst() -> None:
     (finding,) = findings(Report("m", parity=parity(case("a", share=float("nan")), case("b", share=9.0))))
-    assert "off by up to nan" in finding.sentence
+    assert "largest error nan" in finding.sentence
 
 
 def test_a_gain_that_cannot_be_claimed_is_none_in_the_headline() -> None:

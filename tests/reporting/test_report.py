@@ -139,9 +139,9 @@ def test_a_gpu_is_told_with_its_state() -> None:
 
 
 def test_key_value_heads_have_a_row_where_heads_share_them() -> None:
-    assert "Key/value heads" not in {row.label for row in summary_rows(Report("m", pruning=pruning()))}
+    assert "KV heads" not in {row.label for row in summary_rows(Report("m", pruning=pruning()))}
     grouped = pruning(widths=(replace(WIDTHS, key_value_heads=2),))
-    assert "Key/value heads" in {row.label for row in summary_rows(Report("m", pruning=grouped))}
+    assert "KV heads" in {row.label for row in summary_rows(Report("m", pruning=grouped))}
 
 
 def test_the_reload_names_what_was_compared() -> None:
@@ -219,7 +219,7 @@ def test_what_a_device_does_not_tell_has_no_row() -> None:
     report = Report("m", devices={"orin.local": orin(energy=None, gpu=None)})
     assert {"GPU memory", "Energy per token"}.isdisjoint(row.label for row in summary_rows(report))
     *_, times = verdict_lines(report)
-    assert "its power is not told" in times
+    assert "its power is unknown" in times
 
 
 def test_parity_that_fails_on_a_device_fails_the_report() -> None:
@@ -240,7 +240,7 @@ def test_parity_that_fails_on_a_device_fails_the_report() -> None:
 
 def test_a_report_of_an_earlier_schema_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "report.json").write_text(json.dumps({"schema": 1, "model": "m"}))
-    with pytest.raises(OutputError, match=r"has schema 1, and this version reads 4\.\nMeasure again"):
+    with pytest.raises(OutputError, match=r"has schema 1, but this version reads schema 4\.\nMeasure again"):
         Report.load(tmp_path)
 
 

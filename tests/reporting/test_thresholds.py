@@ -49,7 +49,10 @@ def test_the_names_of_version_0_1_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('[thresholds]\nmax_kl = "low"', r"max_kl is 'low', which is no number .*\nWrite a number, such as"),
+        (
+            '[thresholds]\nmax_kl = "low"',
+            r"max_kl is 'low', expected a number that is not negative.\nWrite a number, such as",
+        ),
         ("[thresholds]\nmax_kl = true", "max_kl is True"),
         ("[thresholds]\nmax_kl = nan", "max_kl is nan"),
         ("[thresholds]\nmax_kl = -1", "max_kl is -1"),

@@ -234,7 +234,7 @@ def full_report() -> Report:
     return Report(
         "org/a-model",
         pruning=pruning(),
-        quality=Quality(22.8, 34.2, "2 prompts held back from calibration", kl=0.412, top1_agreement=0.75),
+        quality=Quality(22.8, 34.2, "2 prompts held out from calibration", kl=0.412, top1_agreement=0.75),
         parity=structs.replace(
             parity(*cases, case("no number", share=float("nan"))),
             greedy=Greedy(steps=64, common=11, near_tie=False, holds=False),
@@ -245,7 +245,7 @@ def full_report() -> Report:
         checks=(
             Check("max_kl", True, "3e-09 is at most 0.0001", Against.THRESHOLDS),
             Check("max_size", False, "600 MB is above 500 MB by 100 MB (20.0%)", Against.THRESHOLDS),
-            Check("size", True, "600 MB before, 600 MB now (+0.00%); nothing worse is tolerated", Against.BASELINE),
+            Check("size", True, "600 MB before, 600 MB now (+0.00%); no regression is tolerated", Against.BASELINE),
         ),
         packages={"torch": "2.13.0", "numpy": "2.4.6"},
     )

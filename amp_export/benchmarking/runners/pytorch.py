@@ -69,7 +69,9 @@ def require(*, compiled: bool, gpu: bool) -> None:
     import torch
 
     if gpu and not torch.cuda.is_available():
-        raise RequestError(f"torch {torch.__version__} finds no CUDA device here.\nMeasure on the processor instead.")
+        raise RequestError(
+            f"torch {torch.__version__} finds no CUDA device on this machine.\nMeasure on the CPU instead."
+        )
     if not compiled or gpu:
         return
     from torch._inductor.cpp_builder import get_cpp_compiler
@@ -79,7 +81,7 @@ def require(*, compiled: bool, gpu: bool) -> None:
         get_cpp_compiler()
     except (InvalidCxxCompiler, OSError) as error:
         raise RequestError(
-            f"torch.compile of torch {torch.__version__} needs a C++ compiler, and finds none here.\n"
+            f"torch.compile of torch {torch.__version__} needs a C++ compiler, but finds none.\n"
             "Install g++ (Debian: apt install g++), or name one in the variable CXX."
         ) from error
 

@@ -79,7 +79,7 @@ def plan_taps(checkpoint: Path, files: Sequence[Path]) -> TapPlan:
         try:
             model = onnx.load(file, load_external_data=False)
         except DecodeError as error:
-            raise ModelError(f"{file} is no ONNX graph: {error}\nExport it again.") from error
+            raise ModelError(f"{file} is not an ONNX graph: {error}\nExport it again.") from error
         models[file.name] = model
         taps[file.name] = tuple(_find_taps(model, file, names))
         if not taps[file.name]:
@@ -119,11 +119,11 @@ def explain(tap_plan: TapPlan, case: AnyCase, *, progress: Progress) -> Explanat
     def look(model: PreTrainedModel) -> Recording:
         return record_torch(model, run, taps)
 
-    with progress.step("Running the graph, and looking within"):
+    with progress.step("Running the graph, with intermediate values"):
         found = record_graphs(run, tap_plan.files, taps)
-    with progress.step(f"Running PyTorch in {REFERENCE[dtype]}, and looking within"):
+    with progress.step(f"Running PyTorch in {REFERENCE[dtype]}, with intermediate values"):
         expected = run_torch(path, REFERENCE[dtype], look)
-    with progress.step(f"Running PyTorch in {dtype}, and looking within"):
+    with progress.step(f"Running PyTorch in {dtype}, with intermediate values"):
         drawn = run_torch(path, dtype.value, lambda model: list(draw_rounding(model, look)))
     points = tuple(_points(taps, found, expected, drawn, dtype))
     if not points:
@@ -140,11 +140,11 @@ def explain(tap_plan: TapPlan, case: AnyCase, *, progress: Progress) -> Explanat
 def _nothing_alike(file: Path, model: onnx.ModelProto, names: Sequence[str]) -> str:
     """Say what a graph has instead of the model's modules."""
     if scopes := list(module_values(model))[:3]:
-        found = f"its nodes tell of {', '.join(scopes)}"
+        found = f"its nodes name {', '.join(scopes)}"
     elif nodes := sample_names(model.graph.node):
-        found = f"its nodes have names such as {', '.join(nodes)}, and no metadata that tells of modules"
+        found = f"its nodes have names such as {', '.join(nodes)}, and no metadata that names modules"
     else:
-        found = "its nodes have no names, and no metadata that tells of modules"
+        found = "its nodes have no names, and no metadata that names modules"
     modules = [name for name in names if not any(other.startswith(f"{name}.") for other in names)]
     return (
         f"No value within {file} is named after a module of the model, so that --explain has nothing to compare: "

@@ -84,17 +84,17 @@ def gains_picture(benchmark: AnyBenchmark, name: str) -> Picture:
         axes.spines.left.set_visible(False)
         ends = [end for _, result in results for end in result.interval]
         axes.set_xlim(min(0.95, *ends) - 0.03, max(1.05, *ends) + 0.03)
-        axes.set_xlabel("dense time over pruned time; dashed: no gain")
+        axes.set_xlabel("dense time over pruned time; dashed: no speedup")
         return to_picture(
             figure,
             name,
-            title="Gain with its 95 % interval",
+            title="Speedup with its 95 % interval",
             description="; ".join(
                 f"{label}: x {result.speedup:.2f}, interval {result.interval[0]:.2f} to "
                 f"{result.interval[1]:.2f}, {result.conclusion}"
                 for label, result in results
             )
-            + ". What crosses 1 is no gain.",
+            + ". An interval that contains 1 is not a significant speedup.",
         )
 
 
@@ -151,13 +151,13 @@ def roofline_picture(benchmark: BenchmarkReport, name: str) -> Picture:
         axes.set_yticks([])
         axes.set_ylim(1.4, -0.7)
         axes.set_xlim(0, 1.04 * max(*medians.values(), *floors.values()))
-        axes.set_xlabel("milliseconds a token; solid: reading weights and past")
+        axes.set_xlabel("milliseconds per token; solid: reading weights and KV cache")
         return to_picture(
             figure,
             name,
-            title="Decoding against the memory's limit",
-            description="Bars: the time of one token, and how much of it reading all weights and the past takes at "
-            f"least. {'; '.join(said.values())}.",
+            title="Decoding against the memory bound",
+            description="Bars: the time of one token, and the minimum time to read all weights and the KV "
+            f"cache. {'; '.join(said.values())}.",
         )
 
 

@@ -29,7 +29,7 @@ def latency_section(benchmark: BenchmarkReport | None) -> PageSection:
     how, *_ = benchmark_lines(benchmark)
     lines = [how, *noise_lines(benchmark)]
     if Phase.PREFILL in benchmark.phases:
-        lines.append("Prefill is what a user waits for the first token.")
+        lines.append("Prefill latency is the time to first token.")
     pictures = tuple(latency_pictures(benchmark, "latency"))
     return PageSection(anchor, heading, tuple(lines), pictures, (latency_table(benchmark, "Times"),))
 
@@ -52,7 +52,7 @@ def latency_table(benchmark: AnyBenchmark, caption: str) -> Table:
         "variation",
         "tokens/s",
         "samples",
-        "gain",
+        "speedup",
         "95 % interval",
         "conclusion",
     )
@@ -93,23 +93,27 @@ def roofline_section(benchmark: BenchmarkReport | None) -> PageSection:
     """Return how near decoding is to what the memory allows."""
     anchor, heading = "roofline", "Roofline: what the memory allows"
     if benchmark is None or benchmark.roofline is None:
-        why = NOT_MEASURED if benchmark is None else "Not measured. It is where a model decodes, of graphs and weights."
+        why = (
+            NOT_MEASURED
+            if benchmark is None
+            else "Not measured. The roofline is computed for decoding with graphs and weights."
+        )
         return PageSection(anchor, heading, (why,))
     read = (
         f"{subject} {(model.weight_bytes_per_token or 0) / 1e6:.0f} MB of weights and "
-        f"{(model.cache_bytes_per_token or 0) / 1e6:.1f} MB of keys and values"
+        f"{(model.cache_bytes_per_token or 0) / 1e6:.1f} MB of KV cache"
         for subject, model in both(benchmark)
     )
     line = roofline_line(benchmark)
     assert line is not None
-    lines = (f"For every token is read: {', '.join(read)}.", line)
+    lines = (f"Read per token: {', '.join(read)}.", line)
     pictures = () if benchmark.bandwidth_bytes_per_second is None else (roofline_picture(benchmark, "roofline"),)
     return PageSection(anchor, heading, lines, pictures)
 
 
 def runtimes_section(benchmarks: Mapping[str, BenchmarkReport]) -> PageSection:
     """Return the same models in several runtimes."""
-    lines = ["Runs of different runtimes were made one after the other: gains within each are steadier than times."]
+    lines = ["Runtimes were measured one after the other: compare speedups within each rather than times across them."]
     rows = []
     for name, benchmark in benchmarks.items():
         lines += [f"{name}: {line}" for line in noise_lines(benchmark)]
@@ -117,7 +121,7 @@ def runtimes_section(benchmarks: Mapping[str, BenchmarkReport]) -> PageSection:
             dense, pruned = (milliseconds(times.median) for _, times in both(result))
             rate = _rate(result.pruned)
             rows.append((label, benchmark.runtime, dense, pruned, rate, speedup_with_interval(result)))
-    headings = ("phase", "runtime", "dense", "pruned", "tokens/s, pruned", "gain")
+    headings = ("phase", "runtime", "dense", "pruned", "tokens/s, pruned", "speedup")
     # phase by phase, so that runtimes stand below each other; the sort is stable
     order = list(dict.fromkeys(row[0] for row in rows))
     rows.sort(key=lambda row: order.index(row[0]))

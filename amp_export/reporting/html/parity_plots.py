@@ -23,7 +23,7 @@ LEAST_SHARE = 1e-3
 
 
 def parity_picture(parity: ParityReport, name: str, *, graph: str = "the graph") -> Picture:
-    """Return the error of every case as a share of what is tolerated."""
+    """Return the error of every case as a share of the tolerance."""
     cases = parity.cases
     shares = [
         (
@@ -57,9 +57,9 @@ def parity_picture(parity: ParityReport, name: str, *, graph: str = "the graph")
             figure,
             name,
             title=f"Error of {graph} against its tolerance",
-            description=f"For each of {len(cases)} cases the largest and the mean error as a share of what is "
-            f"tolerated; a line marks the tolerance. The worst is at {worst:.0%}. "
-            f"{f'{failed} fail.' if failed else 'None is beyond it.'} The table below has the numbers.",
+            description=f"For each of {len(cases)} cases the largest and the mean error as a share of the "
+            f"tolerance, which a line marks. The worst is at {worst:.0%}. "
+            f"{f'{failed} fail.' if failed else 'None fails.'} The table below has the numbers.",
         )
 
 
@@ -105,8 +105,8 @@ def explanation_picture(explanation: Explanation, name: str) -> Picture:
             figure,
             name,
             title=explanation_title(explanation),
-            description=f"The error of {len(points)} values within the model, layer by layer, as a multiple of what "
-            f"each tolerates; {len(failing)} are beyond it, drawn as crosses."
+            description=f"The error of {len(points)} intermediate values, layer by layer, as a multiple of the "
+            f"tolerance of each; {len(failing)} are beyond it, drawn as crosses."
             + (f" The first is {failing[0]}." if failing else ""),
         )
 

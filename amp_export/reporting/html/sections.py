@@ -61,7 +61,7 @@ def removed_section(report: Report, manifest: Manifest, output: Path) -> PageSec
     """Return what was removed of each layer."""
     anchor, heading = "removed", "What was removed"
     if (pruning := report.pruning) is None:
-        return PageSection(anchor, heading, ("Nothing was pruned: this is an export of the model as it is.",))
+        return PageSection(anchor, heading, ("Nothing was pruned: the model was exported as it is.",))
     layers = layer_counts(pruning, manifest)
     pictures = [kept_picture(layers)]
     lines = [f"{what.capitalize()}: {reason}." for what, reason in pruning.reasons.items()]
@@ -87,7 +87,7 @@ def _counts_table(layers: Sequence[LayerCounts]) -> Table:
         said = (f"{kept.of(unit)} of {dense.of(unit)}" if dense.of(unit) else "none" for unit in units)
         rows.append((labels[0] if len(labels) == 1 else f"{labels[0]} to {labels[-1]}", *said))
     headings = ("layer", *(HEADINGS[unit] for unit in units))
-    return Table.of("Kept of what each layer had", headings, rows, folded=len(rows) > FOLDED_ROWS)
+    return Table.of("Heads and neurons kept in each layer", headings, rows, folded=len(rows) > FOLDED_ROWS)
 
 
 def parity_section(parity: ParityReport | None) -> PageSection:
@@ -118,12 +118,12 @@ def _parity_table(parity: ParityReport, caption: str) -> Table:
         "case",
         "result",
         "largest error",
-        "tolerated",
+        "tolerance",
         "mean error",
-        "tolerated mean",
+        "mean tolerance",
         "noise",
         "KL",
-        "same first choice",
+        "top-1 agreement",
         "near ties",
         "positions",
     )
@@ -153,9 +153,9 @@ def _number(value: float | None) -> str:
 
 def checks_section(checks: Sequence[Check]) -> PageSection:
     """Return what came of thresholds and of a baseline."""
-    headings = ("number", "held against", "result", "what was found")
+    headings = ("number", "checked against", "result", "found")
     rows = ((check.name, check.against, "holds" if check.holds else "FAILS", check.found) for check in checks)
-    table = Table.of("Each number and what it was held against", headings, rows, words=len(headings))
+    table = Table.of("Each number and its limit", headings, rows, words=len(headings))
     return PageSection("checks", "Thresholds and baseline", tables=(table,))
 
 
@@ -171,7 +171,7 @@ def device_section(anchor: str, name: str, device: DeviceReport) -> PageSection:
     ]
     lines = [f"{model}, {device.runtime}."]
     if (benchmark := device.benchmark) is None:
-        lines.append("Times were not measured there: parity does not hold.")
+        lines.append("Times were not measured because parity does not hold.")
     else:
         pictures += [*latency_pictures(benchmark, anchor), sizes_picture(benchmark, f"{anchor}-sizes")]
         tables += [latency_table(benchmark, "Times"), memory_table(benchmark, "Size, memory, load time and energy")]

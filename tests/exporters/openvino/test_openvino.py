@@ -160,7 +160,7 @@ def test_a_model_of_another_tool_is_refused(llama: Path, tmp_path: Path) -> None
 
     model = library.Core().read_model(llama.parent / "onnx/model.onnx")
     library.save_model(model, tmp_path / MODEL)
-    with pytest.raises(ModelError, match="is no model that amp-export wrote"):
+    with pytest.raises(ModelError, match="is not a model that amp-export wrote"):
         run(tmp_path)
 
 

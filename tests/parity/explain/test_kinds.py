@@ -136,9 +136,9 @@ def test_a_fault_in_the_graph_for_later_tokens_alone_is_found_there(
     assert [part.first is not None for part in parts] == [False, False, True]
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     section = parity_section(structs.replace(report, explanation=found))
-    assert f"(layer 1) of {DECODER_WITH_PAST}, which RMSNormalization makes" in section.lines[-1]
+    assert f"(layer 1) of {DECODER_WITH_PAST}, computed by RMSNormalization" in section.lines[-1]
     assert [picture.title for picture in section.pictures[1:]] == [
-        f"Within {graph}, in the case {WRITING.name}" for graph in (ENCODER, DECODER, DECODER_WITH_PAST)
+        f"Intermediate values of {graph}, case: {WRITING.name}" for graph in (ENCODER, DECODER, DECODER_WITH_PAST)
     ]
 
 
@@ -240,8 +240,9 @@ def test_a_fault_in_a_graph_of_another_exporter_is_found_where_it_is(
     report = compare_third_party(tmp_path / "model.onnx", llama, ValidateOptions(explain=True))
     assert not report.holds
     assert report.explanation is not None
-    assert report.explanation["first"]["module"] == module
-    assert report.explanation["operators"] == ("RMSNormalization", "Add")
+    assert report.explanation.first is not None
+    assert report.explanation.first.module == module
+    assert report.explanation.operators == ("RMSNormalization", "Add")
     result = CliRunner().invoke(
         app, ["validate", "--onnx", str(tmp_path), "--reference", str(llama), "--explain", "--json"]
     )
@@ -260,7 +261,7 @@ def test_a_graph_that_tells_of_no_module_is_told_by_what_it_has(llama: Path, tmp
     for node in model.graph.node:
         node.name = f"/decoder/{node.op_type}"
     (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
-    with pytest.raises(UnsupportedModelError, match=r"its nodes tell of decoder"):
+    with pytest.raises(UnsupportedModelError, match=r"its nodes name decoder"):
         plan_taps(llama, [tmp_path / "model.onnx"])
 
 

@@ -139,7 +139,7 @@ def contrast_on_white(colour: str) -> float:
 def test_on_a_phone_each_number_of_a_case_stands_beside_what_it_is(pages: Pages, tab: Browser) -> None:
     tab.open(pages("full"), width=PHONE)
     labels = tab.evaluate(LABELS)
-    assert labels[:3] == [["result", "holds"], ["largest error", "0.00012"], ["tolerated", "0.0004"]]
+    assert labels[:3] == [["result", "holds"], ["largest error", "0.00012"], ["tolerance", "0.0004"]]
     tab.open(pages("full"), width=DESK)
     assert {label for label, _ in tab.evaluate(LABELS)} == {"none"}
 

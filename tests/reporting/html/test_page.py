@@ -137,7 +137,7 @@ def test_the_verdict_comes_first_and_says_its_numbers(pages: dict[str, Page]) ->
     assert "✗ FAILS in 1 of 2 numbers max_size: FAILS, 600 MB is above 500 MB by 100 MB (20.0%)." in page.text
     assert "✓ holds in 1 of 1 numbers No number is worse than in the baseline" in page.text
     assert "Thresholds" not in pages["encoder"].text
-    assert "Within, in the case prefill of 17 tokens" in page.text
+    assert "Intermediate values, case prefill of 17 tokens: 93 compared" in page.text
     assert "the first that differs is model.layers.7.input_layernorm (layer 7)" in page.text
     for said in ("✗ FAILS in 2 of 4 cases", "x 1.50", "It rose from 22.80 (dense) to 34.20 (pruned)", "On orin.local"):
         assert said in page.text
@@ -149,7 +149,7 @@ def test_what_was_not_measured_says_so_and_how_to_measure_it(pages: dict[str, Pa
     bare = pages["bare"].text
     assert "Nothing was pruned" in bare
     assert bare.count("Not measured. amp-export benchmark OUT measures it.") == 3
-    assert "The graph has not been checked yet: run amp-export validate OUT." in bare
+    assert "Parity has not been checked: run amp-export validate OUT." in bare
     assert not pages["bare"].all("svg")
     assert "It is where a model decodes" in pages["encoder"].text
     assert "What pruning cost is not known" in pages["encoder"].text
@@ -192,7 +192,7 @@ def test_layers_that_are_alike_share_a_row() -> None:
 
 
 def test_a_long_table_of_layers_opens_on_demand(pages: dict[str, Page]) -> None:
-    assert "Kept of what each layer had (25 rows)" in pages["full"].text, "5 of 15 pairs of layers are alike"
+    assert "Heads and neurons kept in each layer (25 rows)" in pages["full"].text, "5 of 15 pairs of layers are alike"
 
 
 def test_importance_is_read_with_what_is_kept(scored: Path) -> None:
