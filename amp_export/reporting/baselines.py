@@ -106,7 +106,8 @@ class Baseline(msgspec.Struct, frozen=True, rename={"dtype": "precision"}):
         if self.source_sha256 != manifest.source.sha256:
             raise RequestError(
                 f"{file} is a baseline of {self.model} (SHA-256 {self.source_sha256[:12]}), and {output} was made of "
-                f"{manifest.source.asked} ({manifest.source.sha256[:12]}): a different model or different weights.\n{advice}"
+                f"{manifest.source.asked} ({manifest.source.sha256[:12]}): a different model or different "
+                f"weights.\n{advice}"
             )
         if (kind := (self.export, self.dtype)) != (found := (to.value, manifest.exports.get(to, ""))):
             raise RequestError(f"{file} is of {' in '.join(kind)}, and {output} holds {' in '.join(found)}.\n{advice}")

@@ -21,8 +21,8 @@ def device_lines(name: str, report: DeviceReport) -> Iterator[str]:
     for subject, parity in report.parity.items():
         verdict = holds_in_how_many(*count_failed(parity.cases))
         yield (
-            f"On {name} ({report.facts.name}, {report.runtime}): parity of the {subject} graph {verdict}: largest error "
-            f"{worst_error(parity.cases):.2g}, tolerance {parity.tolerance:.2g}."
+            f"On {name} ({report.facts.name}, {report.runtime}): parity of the {subject} graph {verdict}: largest "
+            f"error {worst_error(parity.cases):.2g}, tolerance {parity.tolerance:.2g}."
         )
     if (benchmark := report.benchmark) is None:
         return

@@ -156,7 +156,7 @@ def test_a_report_of_a_newer_schema_is_refused_everywhere(arguments: list[str], 
 
 
 def test_bad_requests_say_what_to_do(outputs: list[Path], tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="Name two or more"):
+    with pytest.raises(RequestError, match="Name at least two"):
         compare_outputs(outputs[:1])
     absent = run(outputs[0], tmp_path / "absent")
     assert absent.exit_code == 2
