@@ -151,7 +151,7 @@ def explain(problem: msgspec.ValidationError, content: Any, info: inspect.Type) 
     """Return where a content does not fit its type, what was expected there, and what was found.
 
     Args:
-        problem: What msgspec says.
+        problem: The error of msgspec.
         content: The content that was converted.
         info: The type that it was converted to.
     """

@@ -11,7 +11,7 @@ The tree::
     │   └── PlanError              a plan that does not fit the model
     ├── OutputError (OSError)      the output directory cannot be written
     │   └── NewerSchemaError       a file in it is of a newer version than this one reads
-    ├── DeviceError (OSError)      a device cannot be reached, or cannot do what it is asked to
+    ├── DeviceError (OSError)      a device cannot be reached, or cannot do what was requested
     ├── MissingExtraError          an optional dependency is absent; carries the install line
     └── VerificationError          exit code 1: what was written does not compute the same thing
 """
@@ -37,7 +37,7 @@ class AmpExportError(Exception):
 
 
 class RequestError(AmpExportError, ValueError):
-    """What was asked cannot be done as asked."""
+    """The request cannot be fulfilled."""
 
 
 class ModelError(RequestError):
@@ -56,7 +56,7 @@ class RatioError(RequestError):
     """The ratio is illegal for this model.
 
     Attributes:
-        nearest: The legal ratio nearest to the one that was asked for, or None where there is none.
+        nearest: The legal ratio nearest to the requested one, or None if there is none.
     """
 
     def __init__(self, message: str, *, nearest: float | None = None) -> None:
@@ -73,7 +73,7 @@ class OutputError(AmpExportError, OSError):
 
 
 class DeviceError(AmpExportError, OSError):
-    """A device cannot be reached, was lost, or cannot do what it is asked to."""
+    """A device cannot be reached, was lost, or cannot do what was requested."""
 
 
 class NewerSchemaError(OutputError):

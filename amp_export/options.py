@@ -112,7 +112,7 @@ class Phase(enum.StrEnum):
 
 
 class BenchmarkDevice(enum.StrEnum):
-    """Which processor of this machine a benchmark runs on."""
+    """The processor of this machine that a benchmark runs on."""
 
     CPU = "cpu"
     CUDA = "cuda"

@@ -1,4 +1,4 @@
-"""How long work tells what it is doing. The library is silent; the command line draws."""
+"""Progress of long work. The library is silent; the command line draws it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Silent:
 
     @contextmanager
     def step(self, description: str) -> Iterator[Advance]:  # noqa: ARG002 - the protocol's parameter
-        """Open a step that nobody sees."""
+        """Open a step that is not shown."""
         yield lambda _done, _total: None
 
     def note(self, message: str) -> None:

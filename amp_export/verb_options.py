@@ -46,7 +46,7 @@ class PlanChoices:
 
 @dataclass(frozen=True)
 class PlanSettings(PlanChoices):
-    """The plan that is asked for.
+    """The requested plan.
 
     Attributes:
         ratio: Share of all parameters to remove.
@@ -57,7 +57,7 @@ class PlanSettings(PlanChoices):
 
 @dataclass(frozen=True, kw_only=True)
 class PruneOptions(PlanChoices):
-    """The options of `prune`, beside those of a plan: see `PlanChoices`.
+    """The options of `prune`, in addition to those of `PlanChoices`.
 
     Attributes:
         ratio: Share of all parameters to remove; give it or `plan`.
@@ -78,7 +78,7 @@ class PruneOptions(PlanChoices):
 
     @property
     def settings(self) -> PlanSettings | None:
-        """The plan that is asked for; None where `plan` gives one."""
+        """The requested plan; None if `plan` gives one."""
         if self.ratio is None:
             return None
         return PlanSettings(
@@ -205,7 +205,7 @@ class DeviceOptions:
     """The options of `benchmark_on_device`.
 
     Attributes:
-        target: The device that the bundle is made for, if there is none yet.
+        target: The device that the bundle is made for, if no bundle exists yet.
         against: The output directory to compare with; by default the dense model.
         rounds: Interleaved rounds to measure.
         threads: Threads of ONNX Runtime; by default the runtime chooses.

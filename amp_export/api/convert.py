@@ -103,9 +103,9 @@ def _try_out(
     threads: int | None,
     progress: Progress,
 ) -> tuple[ParityReport | None, BenchmarkReport | None]:
-    """Return parity and gain, as far as they can be found out here.
+    """Return parity and benchmark, as far as this machine can run them.
 
-    An engine for another GPU cannot be run here. The graph that it was built from can, but says nothing of its speed.
+    An engine for another GPU cannot run here. Its graph can, but does not show the engine's speed.
     """
     tried = exported
     if choices.job is not None and not choices.job.runs_here:

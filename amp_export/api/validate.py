@@ -30,7 +30,7 @@ def validate(output: Path, options: ValidateOptions | None = None, *, progress: 
 
     Raises:
         OutputError: `output` holds no such export, or its checkpoint is gone.
-        UnsupportedModelError: An explanation is asked for, and no intermediate value can be matched.
+        UnsupportedModelError: An explanation was requested, and no intermediate value can be matched.
     """
     from amp_export.exporters.onnx.sessions import exported_graphs
     from amp_export.parity.explain.explanation import plan_taps

@@ -45,7 +45,7 @@ def benchmark_models(
     Args:
         dense: The dense model, in the form that the runtime takes.
         pruned: The pruned one.
-        setup: What runs both, and how; by default ONNX Runtime on the processor.
+        setup: Runtime and settings for both models; by default ONNX Runtime on the CPU.
         sweep: How much is read and written.
         rounds: How many rounds to measure, rounded up to a multiple of `launches`.
         launches: How often to start both processes; an even number, so that each is the first as often.
@@ -77,7 +77,7 @@ def benchmark_models(
 
 
 def read_limits(folder: Path) -> tuple[Limits, ...]:
-    """Return the largest batch and text of an ExecuTorch program; all else has no limits, or says so itself."""
+    """Return the largest batch and context of an ExecuTorch program; other exports have no limits, or check them."""
     return (programs.read_facts(folder).limits,) if programs.is_executorch(folder) else ()
 
 
@@ -154,7 +154,7 @@ def _point(
 
 
 def _step_bytes(record: Record, workloads: Sequence[Workload], setup: Setup) -> Sequence[StepBytes | None]:
-    """Return what a decoding step reads; of an engine nobody knows which weights it keeps, and in what form."""
+    """Return what a decoding step reads; unknown for an engine, whose weight layout is not documented."""
     folder = record.folder
     if setup.format is Format.TENSORRT:
         return [None] * len(workloads)

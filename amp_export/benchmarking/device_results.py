@@ -13,7 +13,7 @@ from amp_export.parity.results import ParityReport
 
 @dataclass(frozen=True)
 class DeviceFacts:
-    """What a device is; None for what it does not tell."""
+    """Facts about a device; None for what it does not report."""
 
     model: str | None = None
     gpu: str | None = None
@@ -40,7 +40,7 @@ class DeviceState:
 
     Attributes:
         temperatures: By thermal zone, in degrees Celsius.
-        clock_rates: By processor or device, in hertz.
+        clock_rates: By CPU core or device, in hertz.
     """
 
     temperatures: Mapping[str, float]
@@ -61,7 +61,7 @@ class DeviceMeasurement:
 
     Attributes:
         bytes_on_disk: Size of engine or weights.
-        peak_memory_bytes: The most memory that its process held.
+        peak_memory_bytes: Peak memory of its process.
         load_seconds: How long loading took; the median of all launches.
         gpu_memory_bytes: What it took of the GPU's memory; None where that is not known.
         decode_watts: Mean power while decoding.

@@ -18,7 +18,7 @@ class ModelMeasurement:
 
     Attributes:
         bytes_on_disk: Size of what was loaded.
-        peak_memory_bytes: The most memory that its process held, Python and the runtime included.
+        peak_memory_bytes: Peak memory of its process, Python and the runtime included.
         load_seconds: How long the runtime took to load it; the median of all launches.
         weight_bytes_per_token: How many bytes of weights have to be read for a decoding step. None for a model that
             does not decode: what it does at once, it does with many tokens or patches, and is bound by arithmetic.
@@ -41,7 +41,7 @@ class SweepPoint:
     """Times of one more workload of a sweep.
 
     Attributes:
-        batch_size: How many texts, images or sounds at once.
+        batch_size: How many texts, images or audio inputs at once.
         prompt_tokens: Tokens of each text that is read.
         decode_tokens: Tokens that were written after each.
         phases: Times by phase.
@@ -80,11 +80,11 @@ class BenchmarkReport:
         pruned: The pruned model.
         phases: Times of the workload that leads, by name, in the order of the work: samples are grouped by round. A
             decoder has `prefill`, the prompt in one piece, which is what a user waits for, and `decode`, single tokens
-            after it; an encoder has `forward`; an encoder with a decoder has `encode`, all that is done once for what
+            after it; an encoder has `forward`; an encoder-decoder has `encode`, all that is done once for what
             is read, and `decode`.
         roofline: What the removed bytes allow; None where nothing is decoded, or bytes cannot be counted.
-        batch_size: How many texts, images or sounds at once.
-        prompt_tokens: Tokens of the prompt, or of the text that is read; 0 for an image or a sound.
+        batch_size: How many texts, images or audio inputs at once.
+        prompt_tokens: Tokens of the prompt or the source text; 0 for images and audio.
         decode_tokens: Tokens decoded in a round; 0 for an encoder.
         sweep: Further workloads, measured in the same rounds.
         rounds: How many rounds were measured.
@@ -92,7 +92,7 @@ class BenchmarkReport:
         warm_up_rounds: How many went before and are not counted.
         unsettled_launches: In how many launches times still changed when measuring began.
         threads: Threads that compute one operator; 0 where a GPU computes.
-        pinned: The processors that they were kept to; none where the system cannot.
+        pinned: The CPU cores that they were pinned to; empty if the system does not support it.
         runtime: Name and version of the runtime.
         clock: What timed the calls.
         bandwidth_bytes_per_second: Memory read bandwidth, measured here with as many threads; the median of what was

@@ -1,6 +1,6 @@
 """The roofline of decoding: the bytes that a step has to read, over the bandwidth at which memory gives them.
 
-What a step writes, and activations, are left out: they are small beside weights and past.
+Writes and activations are left out: they are small compared to weights and KV cache.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ class Roofline:
     """What pruning allowed, and what came of it.
 
     Attributes:
-        allowed_gain: Bytes of a step of the dense model over those of the pruned one: the gain in decoding if nothing
+        allowed_gain: Bytes of a step of the dense model over those of the pruned one: the decoding speedup if nothing
             but reading took time.
-        realised_gain: The measured gain over the allowed one.
+        realised_gain: The share of that speedup that was measured.
         interval: The 95 % interval of that.
     """
 
@@ -71,7 +71,7 @@ def step_bytes(
         folder: An export or a checkpoint, for its config.
         workloads: How much is read and written.
         dtype: Of weights, keys and values.
-        graph: The ONNX graph that decodes, where there is one: it says which weights it holds.
+        graph: The decoding ONNX graph, if there is one: it lists the weights.
 
     Returns:
         One entry a workload; weights are the same in all.

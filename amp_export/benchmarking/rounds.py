@@ -33,7 +33,7 @@ class Record:
 
     Attributes:
         folder: The model.
-        ready: What each launch said of it.
+        ready: What each launch reported.
         times: By workload what each round took.
     """
 

@@ -23,7 +23,7 @@ RUNTIMES = {
     Format.OPENVINO: Runtime.OPENVINO,
     Format.EXECUTORCH: Runtime.EXECUTORCH,
 }
-"""The runtime of an export where nothing else is said."""
+"""The default runtime of an export."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Setup:
         runtime: What runs it.
         threads: Threads that compute one operator; by default one for each core.
         provider: What computes a graph within ONNX Runtime.
-        gpu: Whether a GPU is asked for, where neither runtime nor provider says so.
+        gpu: Whether a GPU is requested, if neither runtime nor provider implies it.
         dtype: What PyTorch computes in; graphs and engines have theirs.
     """
 

@@ -1,4 +1,4 @@
-"""Gain: dense time over pruned time, with the raw samples it comes from and an interval that says what it is worth."""
+"""Speedup: dense time over pruned time, with its raw samples and an interval."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ RESAMPLES = 4000
 """Enough for the ends of the interval to move by less than a tenth of its width from seed to seed."""
 
 RESOLUTION = 1.1
-"""An interval that holds 1, and whose ends are further apart than this ratio, could hide a gain of 5 % and more."""
+"""An interval that contains 1 and whose ends are further apart than this ratio could hide a speedup of 5 % or more."""
 
 
 class Conclusion(enum.StrEnum):
-    """What can be said of a gain."""
+    """What an interval says about a speedup."""
 
     FASTER = "faster"
     SLOWER = "slower"
     NOT_SIGNIFICANT = "no significant speedup"
     """Whatever there is, it is small."""
     TOO_NOISY = "too noisy to conclude"
-    """A gain that would matter could be hidden in it."""
+    """It could hide a speedup that matters."""
 
     @property
     def is_significant(self) -> bool:
-        """Whether it says that one is faster than the other."""
+        """Whether one is faster than the other."""
         return self in (Conclusion.FASTER, Conclusion.SLOWER)
 
 

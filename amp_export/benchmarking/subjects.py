@@ -35,7 +35,7 @@ def find_subjects(
 
     Args:
         output: The output directory that holds the pruned model.
-        against: The output directory with what it is held against, or None.
+        against: The output directory to compare with, or None.
         setup: How they are to be run.
         manifest: The output's manifest.
         progress: Where to show what is going on.

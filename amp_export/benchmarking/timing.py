@@ -112,7 +112,7 @@ def _draw_tokens(task: Round, length: int) -> Integers:
 
 
 def draw_inputs(axes_by_input: Axes, task: Round) -> dict[str, Any]:
-    """Return a batch of texts, images or sounds of the shapes that a model takes."""
+    """Return a batch of texts, images or audio in the shapes of a model's inputs."""
     import numpy as np
 
     batch_size = task.workload.batch_size
@@ -123,7 +123,7 @@ def draw_inputs(axes_by_input: Axes, task: Round) -> dict[str, Any]:
         "token_type_ids": np.zeros_like(tokens_bs),
     }
     generator = np.random.default_rng(task.seed)
-    # images and sounds have the one size that their model was made for
+    # images and audio have the one size that their model was made for
     return {
         name: texts[name] if name in texts else generator.standard_normal((batch_size, *map(int, sizes)), np.float32)
         for name, (_, *sizes) in axes_by_input.items()
@@ -157,7 +157,7 @@ class WallClock(Clock):
 
 
 class EventClock(Clock):
-    """Events that a GPU stamps when it reaches them in its stream: what the processor does alone does not count.
+    """Events that a GPU stamps when it reaches them in its stream: CPU-only work does not count.
 
     Source: `torch.cuda.Event`, torch 2.13; a resolution of about half a microsecond, cudaEventElapsedTime.
     """

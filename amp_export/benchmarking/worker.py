@@ -1,7 +1,7 @@
 """The process that holds one model during a benchmark: `python -m amp_export.benchmarking.worker FOLDER SETUP`.
 
 It loads the model, writes a line of JSON that says so, and then answers each line of JSON on its standard input, a
-`Round`, with one line of times. It ends when its input ends. While it waits it takes no processor time.
+`Round`, with one line of times. It ends when its input ends. While it waits it takes no CPU time.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Ready:
     Attributes:
         load_seconds: How long loading took, the imports of this package not counted.
         threads: How many threads compute one operator.
-        pinned: The processors that they are kept to; none where the system cannot say.
+        pinned: The CPU cores that they are pinned to; empty if the system does not report them.
         runtime: Name and version of the runtime.
         clock: What times calls.
     """

@@ -16,11 +16,11 @@ DECODE_TOKENS = 16
 
 @dataclass(frozen=True)
 class Workload:
-    """One batch of texts, images or sounds that is read in one piece, and the tokens that are written after it.
+    """One batch of texts, images or audio that is read in one call, and the tokens decoded after it.
 
     Attributes:
         batch_size: How many at once.
-        prompt_tokens: Tokens of each text; 0 for an image or a sound.
+        prompt_tokens: Tokens of each text; 0 for images and audio.
         decode_tokens: Single tokens after each; 0 for an encoder.
     """
 
@@ -31,7 +31,7 @@ class Workload:
 
 @dataclass(frozen=True)
 class Sweep:
-    """The workloads that are asked for: every combination. The first of each leads.
+    """The requested workloads: every combination; the first of each is the main one.
 
     Attributes:
         batch_sizes: How many texts at once.
@@ -47,7 +47,7 @@ class Sweep:
         """Return all combinations, as models read and write.
 
         Args:
-            configs: The configs of all models that are to run them; they differ in widths alone.
+            configs: The configs of all models that run them; they differ only in their widths.
             limits: The largest batches and texts that their exports take, where these have limits.
 
         Raises:

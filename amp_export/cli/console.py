@@ -1,4 +1,4 @@
-"""What the command line shows: progress and tables on stderr, the report alone on stdout."""
+"""The output of the command line: progress and tables on stderr, only the report on stdout."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ def convert(
 
 
 def _explain_usage(context: typer.Context) -> None:
-    """Show the help page, or what is missing beside the options that were given."""
+    """Show the help page, or what is missing from the given options."""
     sources = (context.get_parameter_source(name) for name in context.params)
     if any(source is not None and source.name == "COMMANDLINE" for source in sources):
         raise RequestError(

@@ -19,7 +19,7 @@ _ANSWERS = {Room.FITS: "yes", Room.MAY_NOT_FIT: "maybe", Room.DOES_NOT_FIT: "no"
 
 
 def show_memory(console: Console, diagnosis: Diagnosis) -> None:
-    """Print whether model and build fit on the device that was asked for, and the bandwidth bound."""
+    """Print whether model and build fit on the requested device, and the bandwidth bound."""
     memory = diagnosis.memory
     if memory is None:
         if diagnosis.target is not TargetName.CPU:

@@ -26,7 +26,7 @@ class AmpExportCommand(BaseOptimumCLICommand):  # type: ignore[misc] # optimum h
         parser.add_argument("words", nargs="*")
 
     def run(self) -> None:
-        """Run the whole way, to ONNX unless told otherwise; exits with this project's codes."""
+        """Run all steps, to ONNX by default; exit with the codes of `amp-export`."""
         from amp_export.cli import app
 
         words = list(self.args.words)

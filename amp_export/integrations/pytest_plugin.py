@@ -45,9 +45,9 @@ class AmpParity:
         Nothing is written. Paths are relative to where pytest runs.
 
         Args:
-            output: What `amp-export` wrote: its ONNX graph is held against the checkpoint it was exported from.
+            output: An output directory of `amp-export`: its ONNX graph is compared with the checkpoint it was exported from.
             checkpoint: Another checkpoint to hold it against, or with `graph` instead of an `output`.
-            graph: The folder of a graph, such as `out/onnx`; or the file of a decoder's graph that any exporter wrote.
+            graph: The folder of a graph, such as `out/onnx`; or the file of a decoder graph of any exporter.
             cases: A file of cases, as `amp-export validate --cases` takes it.
             threads: Threads of the runtime; by default one for each core.
 

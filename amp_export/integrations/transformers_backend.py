@@ -93,7 +93,7 @@ class TensorrtExporter(HfExporter):
 
     @classmethod
     def save_program(cls, program: EngineProgram, path: str | Path) -> None:
-        """Write the engine, and what is known of it beside it."""
+        """Write the engine and its facts."""
         shutil.copy2(program.folder / ENGINE, path)
         shutil.copy2(program.folder / FACTS, Path(path).parent / FACTS)
 

@@ -99,7 +99,7 @@ def compare_third_party(
 
     Raises:
         RequestError: An input or output of the graph is not known.
-        UnsupportedModelError: It is a decoder without a KV cache, or an explanation is asked for, and no intermediate
+        UnsupportedModelError: It is a decoder without a KV cache, or an explanation was requested, and no intermediate
             value can be matched.
         ModelError: Graph or checkpoint cannot be read.
     """

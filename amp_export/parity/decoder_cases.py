@@ -21,7 +21,7 @@ Forward = Callable[[Integers, Integers, Integers, Cache | None], tuple[Floats, C
 Count = Annotated[int, msgspec.Meta(ge=0)]
 PositiveCount = Annotated[int, msgspec.Meta(ge=1)]
 TokenCounts = Annotated[tuple[PositiveCount, ...], msgspec.Meta(min_length=1)]
-"""Tokens of each row; files of cases are held to these limits."""
+"""Tokens of each row; case files are checked against these limits."""
 
 
 class Padding(enum.StrEnum):
@@ -40,7 +40,7 @@ class Case:
         prompt_lengths: Tokens of each row's prompt.
         decode_steps: Single tokens that follow, with the cache of all before.
         padding: Where shorter rows are padded.
-        chunks: How many tokens follow at once after the prompt, before single ones: the past is not empty then.
+        chunks: Lengths of the chunks after the prompt, before single tokens: the KV cache is not empty then.
     """
 
     name: str
@@ -93,7 +93,7 @@ def cases_within(
         cases: What there is.
         max_context: The most tokens of a text.
         max_batch: The largest batch, or None for any.
-        one_at_a_time: Whether it takes single tokens alone after the prompt.
+        one_at_a_time: Whether it accepts only single tokens after the prompt.
     """
     fitting = (case for case in cases if sum(case.calls) <= max_context)
     fitting = (case for case in fitting if max_batch is None or len(case.prompt_lengths) <= max_batch)
@@ -138,7 +138,7 @@ GREEDY_PROMPT, GREEDY_STEPS = 17, 64
 
 
 def continue_greedily(pool: Integers, forward: Forward[Cache], steps: int) -> tuple[Integers, Floats]:
-    """Let a decoder continue a prompt, always with the likeliest token.
+    """Let a decoder continue a prompt greedily.
 
     Args:
         pool: Token ids to draw the prompt from.

@@ -28,7 +28,7 @@ class EncoderCase:
 
     Attributes:
         name: What a report calls it.
-        lengths: Tokens of each row; shorter rows are padded on the right. An image has one size, whatever is said here.
+        lengths: Tokens of each row; shorter rows are padded on the right. Images have a fixed size and ignore it.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""How far a model's arithmetic is off by rounding alone: PyTorch is run several times, rounding another way each time.
+"""The error of a model from rounding: PyTorch runs several times and rounds differently each time.
 
 One run is not enough. Some positions of a text amplify rounding a thousand times, and all logits of such a position
 move together, so that the worst of a run is a single draw: SmolLM2-135M, pruned by a fifth, was off by 0.0005 once, and
@@ -25,7 +25,7 @@ four times as large as all others in 0.7 % of cases; of two, the second is in 16
 
 
 def draw_rounding(model: PreTrainedModel, work: Callable[[PreTrainedModel], Result]) -> Iterator[Result]:
-    """Run a model as it is, and then with its rounding disturbed, in the same way whenever it is asked to.
+    """Run a model as it is, and then with its rounding perturbed; the same calls give the same results.
 
     Args:
         model: What to run, in the dtype whose rounding is looked at.

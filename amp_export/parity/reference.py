@@ -41,7 +41,7 @@ def run_torch(checkpoint: Path, dtype: str, work: Callable[[PreTrainedModel], Re
 
 
 def _keep_padding_finite(model: PreTrainedModel) -> None:
-    """Clear what a layer makes of padding that sees no token at all; nothing reads it.
+    """Clear a layer's output at padding that attends to no token; nothing reads it.
 
     Eager attention takes the softmax in float32, where float64's lowest number, the mask, is minus infinity: NaN, which
     the next layer's values would carry to the real tokens. Source: `eager_mask`, `masking_utils.py`, transformers 5.24.

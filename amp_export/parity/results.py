@@ -51,7 +51,7 @@ class CaseResult:
 
 @dataclass(frozen=True)
 class Greedy:
-    """One text that graph and model continue, each with the token that it finds likeliest.
+    """One text that graph and model continue by greedy decoding.
 
     Attributes:
         steps: Tokens that each wrote.
@@ -116,7 +116,7 @@ class ParityReport(
     """Whether the graph computes what the model computes.
 
     Attributes:
-        runtime: Name and version of what ran the graph; a device's report says it elsewhere.
+        runtime: Name and version of the runtime of the graph; None in a device's report, which has it elsewhere.
         dtype: The graph's dtype.
         reference_dtype: What PyTorch computed the reference in.
         noise: The largest noise over all cases.
@@ -126,7 +126,7 @@ class ParityReport(
         cases: Every output of every case.
         greedy: What a decoder writes; None of other models.
         holds: Whether all of them hold.
-        explanation: Where graph and model part within, if that was asked for.
+        explanation: The intermediate values that differ, if requested.
     """
 
     dtype: str

@@ -1,6 +1,6 @@
-"""What the parity of an encoder with a decoder is checked on: sources, padding, and tokens written one by one.
+"""What the parity of an encoder-decoder is checked on: sources, padding, and tokens written one by one.
 
-PyTorch computes all written tokens in one pass without a cache, so that the graphs' cache is held against what it
+PyTorch computes all written tokens in one pass without a cache, so that the graphs' cache is compared with what it
 stands for.
 """
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from amp_export.exporters.models.encoder_decoder import GraphEncoderDecoder
 
 OUTPUTS = ("last_hidden_state", "logits")
-"""The encoder's states, and what the decoder makes of them."""
+"""The encoder's states, and their keys and values in the decoder."""
 
 Write = Callable[[Inputs, Integers, int], Outputs]
 """(source, written token ids [batch, sequence], how many of them in the first call) to `OUTPUTS`."""
@@ -38,8 +38,8 @@ class Seq2SeqCase:
 
     Attributes:
         name: What a report calls it.
-        source_lengths: Tokens of each row's source; shorter ones are padded on the right. A sound has one size,
-            whatever is said here.
+        source_lengths: Tokens of each row's source; shorter ones are padded on the right. Audio has a fixed size
+            and ignores them.
         written: Tokens of the first call.
         decode_steps: Single tokens that follow, with the cache of all before.
     """
@@ -86,7 +86,7 @@ def writing_cases(config: ModelConfig) -> tuple[Seq2SeqCase, ...]:
 
 
 def writing_cases_within(cases: Iterable[Seq2SeqCase], limits: Limits | None) -> tuple[Seq2SeqCase, ...]:
-    """Return the cases that graphs take: all where they have no limits. A sound is no longer than one token."""
+    """Return the cases that fit the graphs' limits; audio counts as one token."""
     return tuple(
         case
         for case in cases
@@ -101,7 +101,7 @@ def writing_cases_within(cases: Iterable[Seq2SeqCase], limits: Limits | None) ->
 def replay_writing(
     case: Seq2SeqCase, config: ModelConfig, pool: Integers, write: Write, *, dtype: Dtype
 ) -> dict[str, Floats]:
-    """Run a case through an encoder with a decoder.
+    """Run a case through an encoder-decoder.
 
     Args:
         case: What to run.

@@ -1,4 +1,4 @@
-"""The counts that meet a ratio: how many heads and neurons every layer may keep, by the config alone.
+"""The counts that meet a ratio: how many heads and neurons every layer may keep, derived from the config.
 
 No scores are needed here, so that `doctor` can show the counts before anything heavy runs.
 """
@@ -44,11 +44,11 @@ class Candidate:
 def list_candidates(
     raw_config: Mapping[str, Any], config: ModelConfig, settings: PlanSettings
 ) -> tuple[Candidate, ...]:
-    """Return every legal way to meet the ratio under these settings, by the config alone.
+    """Return every legal way to meet the ratio under these settings, derived from the config.
 
     Raises:
-        RatioError: There is none; it says the nearest legal ratio.
-        PlanError: The kind of heads asked for does not exist in this model.
+        RatioError: No plan is legal; the text names the nearest legal ratio.
+        PlanError: The model has no heads of the requested kind.
     """
     step = neuron_multiple(settings, config)
     space = _Space(config, settings, step, head_options(config, settings.heads), ModelCosts.of(config))
@@ -69,7 +69,7 @@ def head_options(config: ModelConfig, policy: HeadPolicy) -> list[tuple[HeadPoli
     """Return the head counts that a policy allows, all neurons kept; keeping every head is always among them.
 
     Raises:
-        PlanError: The model has no heads of the kind asked for.
+        PlanError: The model has no heads of the requested kind.
     """
     dense = config.widths
     none = [(HeadPolicy.NONE, dense)]
@@ -188,7 +188,7 @@ class _Space:
         return f"No legal plan removes {ratio:g}: heads and steps of {step} neurons do not add up to it."
 
     def refuse(self, problem: str) -> RatioError:
-        """Return an error that names the legal ratio nearest to the one asked for."""
+        """Return an error that names the legal ratio nearest to the requested one."""
         asked = self.settings.ratio
         # a ratio that is no number is near to none; the least is the safest to offer
         nearest = min(self.legal_ratios, key=lambda legal: abs(legal - asked), default=None)

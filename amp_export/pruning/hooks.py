@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     Hook = Callable[[Any, tuple[torch.Tensor, ...]], None]
 
 CHUNK_TOKENS = 512
-"""Tokens whose contributions of one head are held at a time: small enough for the cache of a core."""
+"""Tokens per block of one head's contributions: small enough for the cache of a core."""
 
 
 @dataclass(frozen=True)

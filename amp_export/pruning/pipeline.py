@@ -71,9 +71,9 @@ class PruneRequest:
     Attributes:
         source: Where the model was found.
         checkpoint: Its files.
-        settings: What plan is asked for; None where a plan is given.
+        settings: The requested plan; None if a plan file is given.
         uniform: What becomes of a plan that no stock config can say.
-        calibration: The text to score on and to measure quality with, or the images or sounds to score on. None where
+        calibration: The text to score on and to measure quality with, or the images or audio to score on. None where
             the model reads those, and scores or a plan were given.
         scores: Scores that were measured before, or None.
         plan: A plan that was given, or None.
@@ -277,7 +277,7 @@ def save_pruned(
         folder: Where to; it is made.
         model: The pruned model.
         rewritten: The config to write, and the class that will read it.
-        companions: Files to copy beside the weights.
+        companions: Files to copy next to the weights.
         tokenizer: The dense model's tokenizer.
     """
     tensors = module_tensors(model, as_stored=rewritten.is_stock)

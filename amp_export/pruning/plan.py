@@ -61,7 +61,7 @@ class Plan:
 
     Attributes:
         layers: One entry a layer.
-        asked: The ratio that was asked for, or None for a plan made by hand.
+        asked: The requested ratio, or None for a plan made by hand.
         achieved: The share of all parameters that this plan removes.
         settings: How the counts were chosen: allocation, heads, snap.
         reasons: Why the counts are what they are, for heads and for neurons.
@@ -136,7 +136,7 @@ class _PlanFile:
 
 
 def read_layers(file: Path) -> tuple[LayerPlan, ...]:
-    """Return what each layer of a plan file keeps, not held against any model.
+    """Return what each layer of a plan file keeps, without checking it against a model.
 
     Raises:
         PlanError: The file is no plan.

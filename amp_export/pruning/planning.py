@@ -39,7 +39,7 @@ def choose_candidate(
 ) -> Candidate:
     """Choose among candidates.
 
-    A kind of heads that was asked for gives the counts whose shares of heads and neurons are closest, or nearly so if
+    A requested kind of heads gives the counts whose shares of heads and neurons are closest, or nearly so if
     that meets the budget. `auto` takes what hurts the scores least, or nearly so; it needs the scores.
     """
     legal = list_preferred(candidates, settings.heads)
@@ -55,7 +55,7 @@ def choose_candidate(
 
 
 def list_preferred(candidates: Sequence[Candidate], heads: HeadPolicy) -> Sequence[Candidate]:
-    """Return what a stock class can say, if there is any such; a kind of heads that was asked for goes before that."""
+    """Return the candidates that a stock class can express, if any; a requested kind of heads has priority."""
     asked = [candidate for candidate in candidates if heads is HeadPolicy.AUTO or candidate.heads is heads]
     pool = asked or candidates
     return [candidate for candidate in pool if candidate.stock] or pool

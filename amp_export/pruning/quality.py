@@ -20,7 +20,7 @@ BATCH_TOKENS = 512
 """Tokens of one batch: each has two logits for every word of the vocabulary, and those have to fit."""
 
 CHUNK_TOKENS = 64
-"""Tokens whose distributions are held in float64 at a time."""
+"""Tokens per block of distributions in float64."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Quality:
         pruned: Perplexity of the pruned model.
         kl: Mean Kullback-Leibler divergence of the pruned model's distribution from the dense one's, in nats, over all
             predicted tokens.
-        top1_agreement: Share of predicted tokens for which both models find the same one the likeliest.
+        top1_agreement: Share of predicted tokens for which both models have the same top-1 token.
         text: What text it was measured on.
     """
 

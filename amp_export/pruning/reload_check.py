@@ -55,8 +55,8 @@ class Expectation:
 
     Attributes:
         inputs: Random inputs by name.
-        output: What it makes of them: logits, or the last hidden state.
-        token_ids: What the tokenizer makes of a text; empty where there is none.
+        output: The output for them: logits, or the last hidden state.
+        token_ids: Token ids of a text; empty if there is no tokenizer.
         auto_class: The Auto class that must load it.
     """
 

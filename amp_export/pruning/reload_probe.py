@@ -1,4 +1,4 @@
-"""Loads checkpoints as anyone would, and writes down what they compute. Runs alone, without this package.
+"""Load checkpoints with transformers only, without this package, and write down what they compute.
 
 Usage: python -I reload_probe.py JOBS
 

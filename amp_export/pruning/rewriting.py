@@ -50,7 +50,7 @@ class Rewrite:
 def rewrite(
     raw_config: Mapping[str, Any], config: ModelConfig, widths: Sequence[LayerWidths], *, pad: bool = False
 ) -> Rewrite:
-    """Find the config that says these widths; nothing given is changed.
+    """Find a config that expresses these widths; the arguments are not changed.
 
     Args:
         raw_config: The content of the dense model's config.json.

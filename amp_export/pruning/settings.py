@@ -1,4 +1,4 @@
-"""What follows from the plan that is asked for."""
+"""Values derived from the requested plan."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from amp_export.options import Allocation
 from amp_export.verb_options import PlanSettings
 
 RATIO_TOLERANCE = 0.001
-"""How far the removed share may be from the one that was asked for: 0.1 percentage points."""
+"""Largest difference between removed and requested share: 0.1 percentage points."""
 
 EXPERT_MULTIPLE = 8
 """Neurons of experts come in eights: `torch.nn.functional.grouped_mm` wants strides of 16 bytes, which are 8 numbers of

@@ -47,7 +47,7 @@ class Slots:
 
     @classmethod
     def of(cls, layer: LayerPlan) -> Slots:
-        """Return a layer as its plan says, without padding."""
+        """Return a layer with the widths of its plan, without padding."""
         import numpy as np
 
         kept = (layer.query_heads, layer.key_value_heads, layer.experts or layer.neurons)
@@ -128,7 +128,7 @@ def _spread(slots: Indices, entries: int, offset: int) -> Indices:
 def prune_module(
     model: PreTrainedModel, config: ModelConfig, plan: Plan, *, widths: Sequence[LayerWidths] | None = None
 ) -> PreTrainedModel:
-    """Resize the layers of a model in memory and gives it back; its config still says the dense widths.
+    """Resize the layers of a model in memory and return it; its config keeps the dense widths.
 
     The model is changed, because a second copy of it may not fit: each dense weight is freed once it is sliced. What
     comes back computes what the pruned checkpoint computes, in the dense model's class.
@@ -137,7 +137,7 @@ def prune_module(
         model: The dense model.
         config: Its config.
         plan: What each layer keeps.
-        widths: How wide the layers become, where they are filled up with zeros; by default as wide as the plan says.
+        widths: Widths of the layers if they are zero-padded; by default the widths of the plan.
     """
     from amp_export.checkpoints.modeling_amp import resize
 

@@ -1,7 +1,7 @@
 """A baseline: the numbers of an earlier run, in a small file that a team commits, so that a worse run fails.
 
 Times are compared as gains, dense over pruned, which were measured side by side: the seconds of another machine say
-nothing. A gain is worse where it fell by more than the noise of both runs explains.
+nothing. A speedup is worse if it fell by more than the noise of both runs explains.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Baseline(msgspec.Struct, frozen=True, rename={"dtype": "precision"}):
 
     Attributes:
         schema: Version of this format.
-        model: What was asked for.
-        source_sha256: The hash of the dense checkpoint; it says which model it is, wherever that lies.
+        model: The requested model.
+        source_sha256: The hash of the dense checkpoint; it identifies the model, wherever its files are.
         export: The format.
         dtype: The graph's dtype.
         metrics: The numbers, by name.
@@ -64,7 +64,7 @@ class Baseline(msgspec.Struct, frozen=True, rename={"dtype": "precision"}):
         """Read a baseline.
 
         Raises:
-            RequestError: There is none.
+            RequestError: There is no such file.
             OutputError: It is damaged, or from a newer version.
         """
         if not file.is_file():
@@ -114,7 +114,7 @@ class Baseline(msgspec.Struct, frozen=True, rename={"dtype": "precision"}):
 
 
 def check_replaceable(file: Path) -> None:
-    """Refuse to write a baseline over what is none.
+    """Refuse to overwrite a file that is not a baseline.
 
     Raises:
         OutputError: Another kind of file is there.

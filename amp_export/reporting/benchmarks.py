@@ -1,4 +1,4 @@
-"""What a benchmark says in rows and sentences, be it of this machine or of a device."""
+"""Rows and sentences about a benchmark, of this machine or of a device."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MEASURES = {
     "load_seconds": ("Load time", milliseconds),
     "joules_per_decoded_token": ("Energy per token", joules),
 }
-"""What is told of a model once, its name and how it is shown; not all of it is known everywhere."""
+"""Measures of a model as a whole, with label and format; not all are known everywhere."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def benchmark_rows(benchmark: AnyBenchmark) -> Iterator[PhaseRow]:
 
 
 def measure_rows(benchmark: AnyBenchmark) -> Iterator[PhaseRow]:
-    """Yield what is told of each model once."""
+    """Yield the measures of each model as a whole."""
     for key, (label, show) in MEASURES.items():
         dense, pruned = (getattr(model, key, None) for model in (benchmark.dense, benchmark.pruned))
         if dense is not None and pruned is not None:
@@ -91,7 +91,7 @@ def noise_lines(benchmark: AnyBenchmark) -> Iterator[str]:
 
 
 def roofline_line(benchmark: BenchmarkReport) -> str | None:
-    """Return how near decoding is to what memory allows, and how much of the allowed gain was reached."""
+    """Return how close decoding is to the memory bound, and how much of the allowed speedup was realised."""
     if benchmark.roofline is None:
         return None
     roofline = benchmark.roofline

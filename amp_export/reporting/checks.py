@@ -1,4 +1,4 @@
-"""What comes of holding a report to thresholds and to a baseline."""
+"""Results of checking a report against thresholds and a baseline."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 class Against(enum.StrEnum):
-    """What a number is held against."""
+    """What a number is checked against."""
 
     THRESHOLDS = "thresholds"
     BASELINE = "baseline"
@@ -21,7 +21,7 @@ class Check:
         name: Of which: `max_size` of a threshold, `size` of a baseline.
         holds: Whether it holds.
         found: What was found, what is allowed, and by how much it fails.
-        against: What it was held against.
+        against: What it was checked against.
     """
 
     name: str

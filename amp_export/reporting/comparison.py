@@ -1,4 +1,4 @@
-"""Several outputs side by side: the first is what the others are held against."""
+"""Several outputs side by side: the others are compared with the first."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def _measures(reports: Sequence[Report]) -> Iterator[Measure]:
 
 
 def _phases(reports: Sequence[Report]) -> dict[str, list[PhaseResult | None]]:
-    """Return by label what each report says of a phase; phases of prompts of different lengths are different ones."""
+    """Return the results of each report by phase label; prompts of different lengths are different phases."""
     named = [
         {label: phase for label, _, phase in timed(benchmark)} if (benchmark := report.benchmark) is not None else {}
         for report in reports
@@ -195,7 +195,7 @@ def _measure(
 
 
 def _notes(reports: Sequence[Report]) -> Iterator[str]:
-    """Yield what differs that should not, if numbers are to be held against each other."""
+    """Yield differences in setup that make numbers hard to compare."""
     benchmarks = [report.benchmark for report in reports if report.benchmark is not None]
     for what, name in (("machines", "machine"), ("runtimes", "runtime"), ("numbers of threads", "threads")):
         if len(found := {str(getattr(benchmark, name)) for benchmark in benchmarks}) > 1:

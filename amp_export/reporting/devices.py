@@ -1,4 +1,4 @@
-"""What a device found: the content of its report, and what it says in sentences."""
+"""Sentences about a device's report, and its verdict for the manifest."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from amp_export.reporting.wording import count_failed, holds_in_how_many, worst_
 
 
 def device_verdict(report: DeviceReport) -> dict[str, Any]:
-    """Return what an output's manifest says of a device."""
+    """Return the verdict about a device for an output's manifest."""
     phases = report.benchmark.phases if report.benchmark is not None else {}
     return {"holds": report.holds, "speedup": {name: phase.speedup for name, phase in phases.items()}}
 

@@ -28,7 +28,7 @@ def report_file(output: Path, form: ReportFormat) -> Path:
 def save_report(output: Path, report: Report, manifest: Manifest, *, progress: Progress | None = None) -> Manifest:
     """Write the report in every form that can be made here, and the manifest with their hashes.
 
-    A page that cannot be drawn anew is removed: it would tell of an earlier report.
+    A page that cannot be rendered is removed, since it would show an earlier report.
 
     Args:
         output: The output directory.
@@ -72,14 +72,14 @@ def _render(form: ReportFormat, output: Path, report: Report, manifest: Manifest
 
 
 def open_report(output: Path, manifest: Manifest) -> Report:
-    """Read the report that something is to be added to; where there is none that can be read, what the manifest knows.
+    """Read the report to add something to; if none can be read, start from the manifest.
 
     Args:
         output: The output directory.
         manifest: The output's manifest.
 
     Raises:
-        NewerSchemaError: It says more than this version could write again.
+        NewerSchemaError: It is newer than this version, which could not write it back completely.
     """
     try:
         return Report.load(output)

@@ -1,4 +1,4 @@
-"""What a report comes down to: parity, quality, gain and what was removed, each in words with its number."""
+"""The findings of a report: parity, quality, speedup and what was removed, each as a sentence with its number."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ class Standing(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was found out, or that nobody looked for.
+    """One result, or one that was not measured.
 
     Attributes:
         subject: What it is about.
         standing: How that stands.
-        number: The number that says so; empty where there is none.
+        number: The number behind it; empty if there is none.
         sentence: The same in words.
     """
 
@@ -159,7 +159,7 @@ WORDS = {
     Conclusion.NOT_SIGNIFICANT: "No speedup can be claimed: the interval contains 1.",
     Conclusion.TOO_NOISY: "The machine was too noisy to conclude: the interval contains 1 and is wide.",
 }
-"""What a conclusion says of a phase."""
+"""The meaning of a conclusion about a phase."""
 
 
 def _speedups(benchmark: AnyBenchmark, *, where: str = "") -> Iterator[Finding]:

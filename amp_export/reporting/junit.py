@@ -1,7 +1,7 @@
-"""report.xml: what was proved, as JUnit's tests; CI systems show them beside the tests of the code.
+"""report.xml: what was proved, as JUnit's tests; CI systems show them next to the tests of the code.
 
 Elements and attributes are those of `junit-10.xsd` of Jenkins' xUnit plugin, commit 031e285. How long a case took is
-not known, so that no test has a time; what was measured is told in properties.
+not known, so no test has a time; measurements are properties.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Test:
         kind: What it tests; it stands where the class of a test of code does.
         name: Which one it is.
         problem: Why it failed, or None.
-        skipped: Why nobody looked, or None.
+        skipped: Why it was not measured, or None.
         output: Numbers of a test that passed.
     """
 

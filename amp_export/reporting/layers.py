@@ -1,7 +1,7 @@
 """What a report shows of single layers: the counts that each keeps, and which heads and neurons of what importance.
 
 The counts are in the report. The rest is in `plan.json` and `scores.safetensors`, which a user may have changed or
-removed since: what does not fit the report is not shown, and why is said instead.
+removed since: if they do not match the report, the page shows why instead.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def layer_counts(pruning: PruningSection, manifest: Manifest) -> list[LayerCount
 
 
 def _labels(manifest: Manifest, count: int) -> list[str]:
-    """Return the layers' numbers; of an encoder with a decoder also which of its stacks they are of."""
+    """Return the layers' numbers; of an encoder-decoder also which of its stacks they are of."""
     try:
         config = ModelConfig.read(find_architecture(manifest.config_before["model_type"]), manifest.config_before)
     except (AmpExportError, KeyError):
@@ -98,10 +98,10 @@ def read_importance(output: Path, layers: Sequence[LayerCounts]) -> Importance |
 
     Args:
         output: The output directory.
-        layers: What the report says that each layer keeps.
+        layers: What each layer keeps according to the report.
 
     Returns:
-        It, or a sentence that says why it cannot be shown.
+        The importance, or a sentence that explains why it cannot be shown.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file

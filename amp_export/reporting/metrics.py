@@ -27,7 +27,7 @@ class Value:
 
 
 class Unit(enum.StrEnum):
-    """What a number counts; says how it is shown, and which words a threshold may end with."""
+    """The unit of a number: its format, and the suffixes that a threshold may have."""
 
     NONE = "none"
     BYTES = "bytes"
@@ -57,9 +57,9 @@ class Metric:
         made_by: The command that measures it.
         read: Finds it in a report and the folder of the graph; nothing where it was not measured.
         rises: Whether more is better.
-        tolerated: By which share of its earlier value it may get worse before a baseline says so; None where a
+        tolerated: Share of its earlier value by which it may get worse before a baseline check fails; None where a
             baseline leaves it out: it is another on every machine, or others say the same.
-        least: A change smaller than this one is none.
+        least: Changes smaller than this are ignored.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The report: everything that was found out about an output, and what it says in rows and sentences.
+"""The report: all results for an output.
 
 The schema of report.json is described in `docs/output.md`.
 """
@@ -44,13 +44,13 @@ class Report:
 
     Attributes:
         schema: Version of this format.
-        model: What was asked for.
+        model: The requested model.
         pruning: What was removed, and how the result is written.
         quality: The pruned model against the dense one.
         parity: The export against the pruned model in PyTorch.
         benchmarks: By runtime, dense against pruned; the one that was measured first in front.
         devices: By device, what it found.
-        checks: What came of thresholds and of a baseline when these numbers were last held to them.
+        checks: Results of the last check of these numbers against thresholds and a baseline.
         packages: Versions of what computed it.
     """
 
@@ -71,7 +71,7 @@ class Report:
         """Read the report of an output directory.
 
         Raises:
-            OutputError: There is none, it is damaged, or it is from another version.
+            OutputError: It does not exist, is damaged, or has another schema.
         """
         require_directory(output)
         if not (output / JSON_NAME).is_file():
@@ -112,7 +112,7 @@ class Report:
 
     @property
     def checks_hold(self) -> bool:
-        """Whether it keeps to the thresholds and the baseline that it was held to."""
+        """Whether it meets the thresholds and the baseline that it was checked against."""
         return all(check.holds for check in self.checks or ())
 
     def to_json(self) -> str:
@@ -121,7 +121,7 @@ class Report:
 
 
 def record_verdicts(manifest: Manifest, report: Report) -> Manifest:
-    """Return the manifest with what the report says of parity and speedup."""
+    """Return the manifest with the report's verdicts on parity and speedup."""
     if report.parity is not None:
         manifest = manifest.with_verdict("parity", {"holds": report.parity.holds})
     if report.benchmark is not None:

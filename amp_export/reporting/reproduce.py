@@ -1,4 +1,4 @@
-"""The commands that make a result again, as far as its manifest tells them."""
+"""The commands that reproduce a result, as far as its manifest records them."""
 
 from __future__ import annotations
 

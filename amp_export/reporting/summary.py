@@ -1,4 +1,4 @@
-"""What a report says in rows and sentences."""
+"""Rows and sentences about a report."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@
     [thresholds.min_speedup]
     decode = 1.2
 
-A speedup has to be proved: the lower end of its interval is held against its threshold, not its middle.
+A speedup has to be significant: the lower end of its interval is compared with its threshold.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Threshold:
     """One line of the file.
 
     Attributes:
-        metric: What is held to it.
+        metric: The number that it limits.
         phase: Of which phase; the empty string for every one.
         limit: The most, or the least where more is better.
     """

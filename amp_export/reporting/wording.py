@@ -1,4 +1,4 @@
-"""How a report says names and numbers, the same in every form that it is written in."""
+"""Names and numbers in reports, the same in every format."""
 
 from __future__ import annotations
 
@@ -78,12 +78,12 @@ def holds_in_how_many(failed: int, total: int) -> str:
 
 
 def phase_label(phase: Phase, point: WorkloadResult, lead: WorkloadResult | None = None) -> str:
-    """Return a phase and what it is of: an image or a sound has no tokens.
+    """Return a phase and what it is of: an image or audio has no tokens.
 
     Args:
         phase: Its name.
         point: Of which workload.
-        lead: The workload that leads: of others it is said how many tokens are written, where that differs.
+        lead: The workload that leads: other workloads name their number of decoded tokens if it differs.
     """
     prompt_tokens, batch_size = point.prompt_tokens, point.batch_size
     if phase is Phase.DECODE:

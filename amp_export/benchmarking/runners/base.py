@@ -1,4 +1,4 @@
-"""What a benchmark asks of a runtime: models that are run and timed, and whose results nobody looks at."""
+"""The interface of a runtime for benchmarks: models are run and timed, and their results are discarded."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Runner(ABC):
 
 
 class DecoderRunner(Runner):
-    """A decoder; it keeps the past itself."""
+    """A decoder; it keeps the KV cache itself."""
 
     @abstractmethod
     def prefill(self, prompt_bs: Integers, *, total_tokens: int) -> None:
@@ -57,7 +57,7 @@ class EncoderRunner(Runner):
 
 
 class Seq2SeqRunner(Runner):
-    """An encoder with a decoder; it keeps the past itself.
+    """An encoder-decoder; it keeps the KV cache itself.
 
     Attributes:
         inputs: What its encoder takes.

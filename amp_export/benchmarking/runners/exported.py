@@ -83,7 +83,7 @@ class ExportedEncoder(EncoderRunner):
 
 
 class ExportedWriter(Seq2SeqRunner):
-    """An encoder with a decoder as three graphs."""
+    """An encoder-decoder as three graphs."""
 
     def __init__(self, model: GraphEncoderDecoder) -> None:
         self._model = model

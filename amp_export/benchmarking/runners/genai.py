@@ -1,4 +1,4 @@
-"""Exported decoders in onnxruntime-genai, which keeps the past and chooses the tokens itself."""
+"""Exported decoders in onnxruntime-genai, which keeps the KV cache and chooses the tokens itself."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Checkpoints in PyTorch through transformers, as they are or compiled.
 
-A decoder computes the logits of the last token alone, as `generate` does: `logits_to_keep=1`.
+A decoder computes the logits of the last token only, as `generate` does: `logits_to_keep=1`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def load(
 
     Raises:
         ModelError: The checkpoint cannot be read.
-        RequestError: There is no GPU, or no C++ compiler to compile for the processor.
+        RequestError: There is no GPU, or no C++ compiler for the CPU.
     """
     require(compiled=compiled, gpu=gpu)
     import torch
@@ -64,7 +64,7 @@ def require(*, compiled: bool, gpu: bool) -> None:
     """Find out whether PyTorch can compute so here.
 
     Raises:
-        RequestError: There is no GPU, or no C++ compiler to compile for the processor.
+        RequestError: There is no GPU, or no C++ compiler for the CPU.
     """
     import torch
 
@@ -174,7 +174,7 @@ class TorchEncoder(_TorchRunner, EncoderRunner):
 
 
 class TorchWriter(_TorchRunner, Seq2SeqRunner):
-    """An encoder with a decoder and a cache that grows."""
+    """An encoder-decoder and a cache that grows."""
 
     def __init__(self, model: PreTrainedModel, config: ModelConfig, *, threads: int, compiled: bool) -> None:
         super().__init__(model, config, threads=threads, compiled=compiled)

@@ -39,7 +39,7 @@ FLOOR = 1e-6
 
 @dataclass(frozen=True)
 class TapPlan:
-    """Graphs whose values can be held against those of a model.
+    """Graphs whose intermediate values can be compared with those of a model.
 
     Attributes:
         checkpoint: What was exported.
@@ -64,7 +64,7 @@ def plan_taps(checkpoint: Path, files: Sequence[Path]) -> TapPlan:
         files: The graphs, in the order in which they are run, their weights beside them.
 
     Raises:
-        UnsupportedModelError: No value of a graph can be told to be one of the model's.
+        UnsupportedModelError: No value of a graph can be matched to one of the model's.
         ModelError: A graph is damaged.
     """
     import onnx

@@ -63,10 +63,10 @@ class Run(Protocol):
     """A case for models of one kind."""
 
     def through_graphs(self, sessions: Sequence[Session]) -> list[Call]:
-        """Run the graphs' sessions, and tells how they were called, in that order."""
+        """Run the graphs' sessions, and record how they were called, in order."""
 
     def through_torch(self, model: PreTrainedModel, watch: Watch) -> None:
-        """Run the model, and says on the way which call of a graph it stands for."""
+        """Run the model, and record which call of a graph each run corresponds to."""
 
     def cut(self, call: Call, array: Any) -> Iterator[tuple[Call, Any]]:
         """Yield what PyTorch computed at once, by the calls of graphs that compute the same."""
@@ -189,7 +189,7 @@ class WritingRun:
         self._replay(torch_writer(model), lambda real: setattr(watch, "call", Call(self._encoder, real)))
 
     def cut(self, call: Call, array: Any) -> Iterator[tuple[Call, Any]]:
-        """Yield the encoder computes the whole, and a decoder its own tokens and what it makes of the source."""
+        """Yield the values of the encoder, and of the decoder those of its own tokens and of the source."""
         yield call, array
         first, steps = self._case.written, self._case.decode_steps
         if array.ndim < 2 or array.shape[1] != first + steps:

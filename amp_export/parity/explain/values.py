@@ -130,7 +130,7 @@ def _seen(query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None) -> 
 
 
 def _real(name: str, array: Any, call: Call) -> Any:
-    """Return only what belongs to real tokens: nobody looks at what is computed of padding."""
+    """Return only the values of real tokens: values at padding are not compared."""
     real, mask = call.real, call.mask
     if real is None:
         return array

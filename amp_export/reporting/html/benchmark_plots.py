@@ -68,7 +68,7 @@ def _distribution(axes: Axes, row: int, subject: str, samples: Sequence[float], 
 
 
 def gains_picture(benchmark: AnyBenchmark, name: str) -> Picture:
-    """Return the gain of every phase of every workload with its interval."""
+    """Return the speedup of every phase of every workload with its interval."""
     results = [(label, result) for label, _, result in timed(benchmark)]
     with drawing(44 * len(results) + 90) as figure:
         axes = figure.subplots()

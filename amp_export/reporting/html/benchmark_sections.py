@@ -1,4 +1,4 @@
-"""The sections of the page that tell of times, sizes and the memory's limit."""
+"""The sections of the page about times, sizes and the memory bound."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Pictures of the layers: how much each keeps, and how important what it keeps and what it lost is.
 
-What is removed is told by a pattern or a sign, never by a colour alone.
+Removed units are marked by a pattern or a sign, never by colour only.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     Floats = np.ndarray[Any, np.dtype[np.floating[Any]]]
 
 BINS = 48
-"""Cells of one layer's neurons: as many as can be told apart on a phone."""
+"""Cells of one layer's neurons: as many as can be distinguished on a phone."""
 
 TITLES = {PrunedUnit.QUERY_HEADS: "Query", PrunedUnit.KEY_VALUE_HEADS: "Key/value", PrunedUnit.NEURONS: "Neurons"}
 
@@ -159,7 +159,7 @@ def _heat_map(
     *,
     extent: tuple[float, float, float, float],
 ) -> None:
-    """Draw importance as shades that grow lighter monotonically, so that they can be told apart without colour."""
+    """Draw importance as shades that grow lighter monotonically, so that they can be distinguished without colour."""
     from matplotlib.colors import LogNorm
 
     image = axes.imshow(

@@ -1,4 +1,4 @@
-"""report.html: one page that needs no network, made from the report and what lies beside it."""
+"""report.html: one page that needs no network, made from the report and the files next to it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 SIGNS = {Standing.HOLDS: "✓", Standing.FAILS: "✗", Standing.MEASURED: "", Standing.NOT_MEASURED: "?"}
-"""What tells how a finding stands, where nobody sees its colour."""
+"""The sign of a finding's standing, for readers who do not see its colour."""
 
 
 LONG_WORD = 24

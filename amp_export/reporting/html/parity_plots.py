@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 LINE_LETTERS = 46
-"""Letters that fit beside each other in a picture."""
+"""Number of characters that fit into one line of a picture."""
 
 LEAST_SHARE = 1e-3
 """Where the axis of an explanation begins, as a share of the tolerance."""

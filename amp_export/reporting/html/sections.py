@@ -1,4 +1,4 @@
-"""The sections of the page, each from its part of the report; what was not measured says so."""
+"""The sections of the page, one for each part of the report, including those not measured."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ SVG = "http://www.w3.org/2000/svg"
 XLINK = "http://www.w3.org/1999/xlink"
 
 WIDTH = 360
-"""Width of every figure in points, about that of a phone in its own pixels: text is as large there as it says here."""
+"""Width of every figure in points, about that of a phone in its own pixels: font sizes apply there unscaled."""
 
 STYLE: Mapping[str, Any] = {
     "svg.fonttype": "none",
@@ -93,7 +93,7 @@ def drawing(height: float) -> Iterator[Figure]:
 
 
 def write_above(axes: Axes, height: float, text: str) -> None:
-    """Write a label above what it names, from the left edge; a long name has no room beside it."""
+    """Write a label above its row, from the left edge: long names do not fit next to it."""
     box = {"facecolor": WHITE, "edgecolor": "none", "pad": 1.0}
     axes.text(0.005, height, text, transform=axes.get_yaxis_transform(), bbox=box, va="bottom", in_layout=False)
 
