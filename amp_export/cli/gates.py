@@ -91,7 +91,7 @@ class Gates:
         return replace(report, checks=tuple(found))
 
     def write_baseline(self, report: Report) -> str | None:
-        """Write the new baseline, unless parity or a threshold fails; return what was done, or None if no update was requested."""
+        """Write the new baseline, unless parity or a threshold fails; return a line about it if one was requested."""
         if (file := self.written_baseline) is None:
             return None
         if not (report.holds and report.checks_hold):

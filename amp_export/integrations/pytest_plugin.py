@@ -45,8 +45,8 @@ class AmpParity:
         Nothing is written. Paths are relative to where pytest runs.
 
         Args:
-            output: An output directory of `amp-export`: its ONNX graph is compared with the checkpoint it was exported from.
-            checkpoint: Another checkpoint to hold it against, or with `graph` instead of an `output`.
+            output: An output directory of `amp-export`: its ONNX graph is compared with its checkpoint.
+            checkpoint: Another checkpoint to compare with, or with `graph` instead of an `output`.
             graph: The folder of a graph, such as `out/onnx`; or the file of a decoder graph of any exporter.
             cases: A file of cases, as `amp-export validate --cases` takes it.
             threads: Threads of the runtime; by default one for each core.
