@@ -40,6 +40,7 @@ def export(
         progress: Where to show progress.
 
     Raises:
+        OutputError: The export exists, and `overwrite` is false.
         AmpExportError: See `amp_export.errors`.
     """
     options = options or ExportOptions()

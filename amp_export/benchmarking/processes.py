@@ -69,7 +69,10 @@ class Worker:
 
 @contextlib.contextmanager
 def start_worker(folder: Path, setup: Setup) -> Iterator[Worker]:
-    """Start a process that has loaded a model, and ends it.
+    """Start a process that loads a model, and end it.
+
+    Yields:
+        The process, with the model loaded.
 
     Raises:
         AmpExportError: The model cannot be loaded, or the process died.

@@ -33,6 +33,9 @@ def make_once(folder: Path, make: Callable[[Path], None]) -> Path:
     """Return `folder`, after `make` has written it where it is not there yet.
 
     One process writes at a time, and the others find its result. What a killed one left is removed by the next.
+
+    Raises:
+        ModelError: The folder cannot be written.
     """
     from filelock import FileLock
 

@@ -7,9 +7,6 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amp_export.checkpoints.weight_files import INDEX as INDEX
-from amp_export.checkpoints.weight_files import SINGLE as SINGLE
-
 if TYPE_CHECKING:
     import numpy as np
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from amp_export.checkpoints.cache import DEMO, OnStatus
 from amp_export.checkpoints.quiet import quiet_hub
-from amp_export.checkpoints.reading import COMPANIONS, INDEX
+from amp_export.checkpoints.reading import COMPANIONS
 from amp_export.checkpoints.unsupported import ADAPTER_CONFIG
-from amp_export.checkpoints.weight_files import PICKLE_INDEX
+from amp_export.checkpoints.weight_files import INDEX, PICKLE_INDEX
 from amp_export.errors import ModelError, first_line
 
 if TYPE_CHECKING:

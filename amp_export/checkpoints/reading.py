@@ -19,8 +19,6 @@ from amp_export.architectures import (
     tensor_shapes,
 )
 from amp_export.checkpoints.unsupported import refuse_adapter, refuse_quantized
-from amp_export.checkpoints.weight_files import INDEX as INDEX
-from amp_export.checkpoints.weight_files import SINGLE as SINGLE
 from amp_export.checkpoints.weight_files import TensorInfo, check_dtypes, read_headers
 from amp_export.errors import ModelError, UnsupportedModelError
 

@@ -10,8 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amp_export.checkpoints.weight_files import INDEX as INDEX
-from amp_export.checkpoints.weight_files import SINGLE as SINGLE
+from amp_export.checkpoints.weight_files import INDEX, SINGLE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -76,6 +75,7 @@ def save_tensors(file: Path, arrays: dict[str, Array], *, metadata: dict[str, st
 
     Raises:
         OSError: The file could not be written.
+        SafetensorError: The library failed for another reason.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import save_file

@@ -93,6 +93,10 @@ def run_command(work: Callable[[Console], None]) -> None:
     """Run a command; an error ends in a message and an exit code.
 
     A mistake of the user's shows no stack trace. An error of ours does, and asks to report it.
+
+    Raises:
+        Exit: The command failed; the code says how.
+        BadParameter: An option is wrong; typer shows it.
     """
     from amp_export.cli.console import show_error, stderr_console
 

@@ -31,7 +31,7 @@ def _print_version(show: bool) -> None:
 
 
 @command
-def convert(
+def convert(  # noqa: PLR0913  a command has a parameter for each option that is not of an options object
     console: Console,
     *,
     context: typer.Context,

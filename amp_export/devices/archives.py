@@ -68,9 +68,9 @@ def read_first(file: Path, name: str) -> bytes:
             if member is None or stream is None or member.name.rpartition("/")[2] != name:
                 raise OutputError(f"{file} is no bundle: it does not begin with {name}.")
             return stream.read()
+    except OutputError:
+        raise
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        if isinstance(error, OutputError):
-            raise
         raise OutputError(f"{file} is no bundle, or a damaged one: {error}") from error
 
 

@@ -102,6 +102,7 @@ def translate_os_errors(output: Path) -> Iterator[None]:
 
     Raises:
         OutputError: Instead of such an error of the system.
+        OSError: Another error of the system, as it is.
     """
     try:
         yield

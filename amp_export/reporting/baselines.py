@@ -117,6 +117,7 @@ def check_replaceable(file: Path) -> None:
     """Refuse to overwrite a file that is not a baseline.
 
     Raises:
+        NewerSchemaError: It is a baseline of a newer version.
         OutputError: Another kind of file is there.
     """
     if not file.exists():

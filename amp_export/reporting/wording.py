@@ -17,22 +17,22 @@ AnyBenchmark = BenchmarkReport | DeviceBenchmark
 
 WorkloadResult = AnyBenchmark | SweepPoint
 
-Each = TypeVar("Each", covariant=True)
+Each_co = TypeVar("Each_co", covariant=True)
 
 
-class Pair(Protocol[Each]):
+class Pair(Protocol[Each_co]):
     """What there is of the dense model and of the pruned one."""
 
     @property
-    def dense(self) -> Each:
+    def dense(self) -> Each_co:
         """Of the dense model."""
 
     @property
-    def pruned(self) -> Each:
+    def pruned(self) -> Each_co:
         """Of the pruned model."""
 
 
-def both(pair: Pair[Each]) -> tuple[tuple[str, Each], tuple[str, Each]]:
+def both(pair: Pair[Each_co]) -> tuple[tuple[str, Each_co], tuple[str, Each_co]]:
     """Return the two of a pair, each with the name of its model."""
     return ("dense", pair.dense), ("pruned", pair.pruned)
 

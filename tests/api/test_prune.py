@@ -148,7 +148,7 @@ def test_a_checkpoint_that_computes_something_else_fails_the_proof(
     expected = expect(load_model(folder), open_checkpoint(folder).config, load_tokenizer(folder))
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 1e-4}))
-    with pytest.raises(VerificationError, match="other logits than in memory") as caught:
+    with pytest.raises(VerificationError, match="different logits than in memory") as caught:
         prove_reload(folder, expected)
     assert caught.value.exit_code == 1
 

@@ -19,9 +19,10 @@ from typer.testing import CliRunner
 
 from amp_export.architectures import find_architecture
 from amp_export.checkpoints.loading import load_model, load_tokenizer
-from amp_export.checkpoints.reading import SINGLE, open_checkpoint, read_config
+from amp_export.checkpoints.reading import open_checkpoint, read_config
 from amp_export.checkpoints.sources import resolve_model
 from amp_export.checkpoints.unsupported import check_known_fields
+from amp_export.checkpoints.weight_files import SINGLE
 from amp_export.cli import app
 from amp_export.errors import ModelError, UnsupportedModelError
 from tests.support.lopsided import TOKENS, save_lopsided

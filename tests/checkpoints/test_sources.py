@@ -17,8 +17,9 @@ from amp_export.checkpoints import gguf as gguf_files
 from amp_export.checkpoints import sources
 from amp_export.checkpoints.cache import cache_directory
 from amp_export.checkpoints.hashing import hash_file
-from amp_export.checkpoints.reading import SINGLE, open_checkpoint
+from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.checkpoints.sources import SourceKind, resolve_model
+from amp_export.checkpoints.weight_files import SINGLE
 from amp_export.errors import MissingExtraError, ModelError, UnsupportedModelError
 from tests.support import PROJECT
 from tests.support.tiny_models import TINY_CONFIG, save_tiny_model

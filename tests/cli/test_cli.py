@@ -253,7 +253,7 @@ BAD_INPUTS: dict[str, tuple[Callable[[Path, Path], list[str]], str]] = {
         with_file("c.jsonl", '{"text": "good"}\n{"bad": 1}\n', "--ratio", "0.2", "--calibration", "{file}"),
         "line 2",
     ),
-    "plan does not fit": (with_file("p.json", '{"layers": []}', "--plan", "{file}"), "0 layers, the model 3"),
+    "plan does not fit": (with_file("p.json", '{"layers": []}', "--plan", "{file}"), "0 layers, but the model has 3"),
     "ratio and plan": (with_file("p.json", "{}", "--plan", "{file}", "--ratio", "0.2"), "either a ratio or a plan"),
 }
 

@@ -125,7 +125,7 @@ def test_an_encoder_without_samples_is_told_what_to_give(tmp_path: Path) -> None
         ("vit", {"pixel_values": np.zeros((2, 3, 9, 9))}, "is of the shape [samples, 3, 9, 9]. Give `pixel_values`"),
         ("vit", {"pixel_values": np.full((2, 3, 12, 12), np.nan)}, "holds NaN or infinity, in sample 0 first"),
         ("vit", {"pixel_values": np.zeros((0, 3, 12, 12))}, "it holds no sample"),
-        ("bert", {"pixel_values": np.zeros((2, 3, 12, 12))}, "holds arrays, and BertForMaskedLM reads text"),
+        ("bert", {"pixel_values": np.zeros((2, 3, 12, 12))}, "contains arrays, but BertForMaskedLM takes text"),
     ],
 )
 def test_samples_that_do_not_fit_are_exit_code_2(

@@ -22,6 +22,7 @@ from amp_export.devices.bundle import find_bundle
 from amp_export.devices.remote import benchmark_on_device
 from amp_export.devices.reports import read_device_report
 from amp_export.devices.ssh import Address, Connection
+from amp_export.documents import to_builtins
 from amp_export.errors import DeviceError, RequestError
 from amp_export.options import DeviceRuntime
 from amp_export.outputs.manifest import Manifest
@@ -110,7 +111,7 @@ def test_a_device_is_measured_and_its_report_merged(device: Loopback, output: Pa
     # as if the connection had been lost before the report was taken: it is brought home again, once
     assert (remote_folder(device) / "bundle/work/state.json").exists()
     again = benchmark_on_device(output, device.address, options(device))
-    assert again.devices == report["devices"]
+    assert to_builtins(again.devices) == report["devices"]
     assert not (remote_folder(device) / "bundle/work/state.json").exists()
     assert not (remote_folder(device) / "bundle.tar.gz").exists()
 
@@ -202,11 +203,11 @@ def test_parity_that_fails_there_is_exit_code_1_here(device: Loopback, output: P
     assert result.exit_code == 1, result.stderr
     assert "holds other graphs than" in result.stderr
     bundle = output / "bundle-cpu.tar.gz"
-    assert Manifest.load(output).files[bundle.name]["sha256"] == hash_file(bundle), "of the one that was made now"
+    assert Manifest.load(output).files[bundle.name].sha256 == hash_file(bundle), "of the one that was made now"
     assert "parity of the pruned graph FAILS in 3 of 3 cases" in result.stderr
     section = next(iter((Report.load(output).devices or {}).values()))
-    assert not section["holds"]
-    assert section["benchmark"] is None
+    assert not section.holds
+    assert section.benchmark is None
 
 
 @needs_sshd

@@ -238,7 +238,7 @@ def test_a_ratio_outside_0_to_1_is_refused(ratio: float) -> None:
 
 def test_a_ratio_that_empties_a_layer_names_the_largest_legal_one() -> None:
     raw, config = llama(**SMOLLM2_135M)
-    with pytest.raises(RatioError, match="without a head or a neuron") as caught:
+    with pytest.raises(RatioError, match="without heads or neurons") as caught:
         list_candidates(raw, config, PlanSettings(0.9))
     assert caught.value.nearest is not None
     assert f"{caught.value.nearest:.4f}" in str(caught.value)

@@ -136,12 +136,12 @@ def test_scores_of_another_model_are_refused(tmp_path: Path, tiny_llama: Path) -
     other.save(tmp_path / "scores.safetensors")
     with pytest.raises(ModelError, match="another model: 99 heads and 5 neurons"):
         Scores.load(tmp_path / "scores.safetensors", config)
-    with pytest.raises(ModelError, match="no scores"):
+    with pytest.raises(ModelError, match="does not contain scores for"):
         Scores.load(tmp_path / "absent.safetensors", config)
 
 
 def test_no_prompt_is_an_error(model: PreTrainedModel) -> None:
-    with pytest.raises(CalibrationError, match="nothing to score"):
+    with pytest.raises(CalibrationError, match="needs at least one token"):
         score_tokens(model, [], config_of(model))
 
 

@@ -130,7 +130,7 @@ def test_validate_writes_a_baseline_and_fails_on_what_got_worse(
         return shown.exit_code, shown.stderr
 
     code, text = validate()
-    assert (code, "There is no baseline" in text) == (2, True)
+    assert (code, "Baseline not found: " in text) == (2, True)
     assert validate("--update-baseline")[0] == 0
     smaller = json.loads(file.read_text())
     smaller["metrics"]["size"]["value"] //= 2

@@ -51,7 +51,7 @@ def test_the_names_of_version_0_1_are_read(tmp_path: Path) -> None:
     [
         (
             '[thresholds]\nmax_kl = "low"',
-            r"max_kl is 'low', expected a number that is not negative.\nWrite a number, such as",
+            r"max_kl is 'low'; expected a number that is not negative\.\nWrite a number, such as",
         ),
         ("[thresholds]\nmax_kl = true", "max_kl is True"),
         ("[thresholds]\nmax_kl = nan", "max_kl is nan"),

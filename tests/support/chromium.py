@@ -114,7 +114,7 @@ def browser(program: str, profile: Path) -> Iterator[Browser]:
     process = subprocess.Popen(
         [program, *FLAGS, f"--user-data-dir={profile}"],
         close_fds=False,
-        preexec_fn=number_pipes,
+        preexec_fn=number_pipes,  # noqa: PLW1509  no other thread runs here
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

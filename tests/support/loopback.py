@@ -41,7 +41,10 @@ class Loopback:
         """Writes keys and configuration, and starts it."""
         folder.mkdir(parents=True)
         for name in ("host_key", "user_key"):
-            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
+            subprocess.run(
+                [shutil.which("ssh-keygen") or "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name],
+                check=True,
+            )
         shutil.copy(folder / "user_key.pub", folder / "authorized_keys")
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))

@@ -64,7 +64,7 @@ def serve(modules: str) -> None:
         with contextlib.redirect_stdout(io.StringIO()):
             try:
                 functions["work_through"](Path(line.rstrip("\n")))
-            except Exception:
+            except Exception:  # noqa: BLE001  the test that asked shows it
                 failure = traceback.format_exc()[-2000:]
         print(json.dumps(failure), file=answers, flush=True)
 

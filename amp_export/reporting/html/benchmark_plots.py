@@ -151,7 +151,7 @@ def roofline_picture(benchmark: BenchmarkReport, name: str) -> Picture:
         axes.set_yticks([])
         axes.set_ylim(1.4, -0.7)
         axes.set_xlim(0, 1.04 * max(*medians.values(), *floors.values()))
-        axes.set_xlabel("milliseconds per token; solid: reading weights and KV cache")
+        axes.set_xlabel("ms per token; solid: reading weights and KV cache")
         return to_picture(
             figure,
             name,

@@ -49,11 +49,11 @@ def latency_table(benchmark: AnyBenchmark, caption: str) -> Table:
         "median",
         "90 %",
         "99 %",
-        "variation",
+        "CV",
         "tokens/s",
         "samples",
         "speedup",
-        "95 % interval",
+        "95 % CI",
         "conclusion",
     )
     rows = []

@@ -117,7 +117,7 @@ def to_picture(figure: Figure, name: str, *, title: str, description: str) -> Pi
     with matplotlib.rc_context({"svg.hashsalt": name}):
         buffer = io.BytesIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    root = ElementTree.fromstring(buffer.getvalue())
+    root = ElementTree.fromstring(buffer.getvalue())  # noqa: S314  Matplotlib wrote it just now
     _strip(root)
     _name(root, name, title, description)
     return Picture(title, description, ElementTree.tostring(root, encoding="unicode"))

@@ -207,14 +207,15 @@ def test_the_command_names_the_place_and_draws_how_the_error_grows(checkpoint: P
     arguments = ["validate", str(output), "--explain", "--cases", str(cases)]
     right = CliRunner().invoke(app, arguments)
     assert right.exit_code == 0, right.output
-    assert "agree in all of" in right.output
+    assert "compared, all within tolerance" in right.output
     assert "#" not in right.output
     model = onnx.load(output / "onnx" / "model.onnx", load_external_data=False)
     plant_swapped_heads(model, output / "onnx")
     wrong = CliRunner().invoke(app, arguments)
     assert wrong.exit_code == 1
     assert (
-        f"the first that differs is model.layers.{LAYER}.self_attn.q_proj (layer {LAYER}), which MatMul" in wrong.output
+        f"the first that differs is model.layers.{LAYER}.self_attn.q_proj (layer {LAYER}), computed by MatMul"
+        in wrong.output
     )
     lines = [line for line in wrong.output.splitlines() if "##" in line]
     assert len(lines) >= 2, "it grows from layer to layer"
