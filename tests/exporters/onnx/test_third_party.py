@@ -80,7 +80,7 @@ def test_the_genai_builders_graph_fails_where_texts_are_padded_on_the_left(check
     assert report.explanation is not None
     assert report.explanation.first is not None
     assert report.explanation.first.module == "model.layers.0.self_attn.o_proj"
-    assert "GroupQueryAttention" in report.explanation["operators"]
+    assert "GroupQueryAttention" in report.explanation.operators
     cases = tmp_path / "cases.json"
     cases.write_text(json.dumps([{"name": "one text", "prompt_lengths": [9], "decode_steps": 3}]))
     passed = call("validate", "--onnx", tmp_path / "genai", "--reference", checkpoint, "--cases", cases, "--json")

@@ -152,7 +152,7 @@ def test_what_was_not_measured_says_so_and_how_to_measure_it(pages: dict[str, Pa
     assert "Parity has not been checked: run amp-export validate OUT." in bare
     assert not pages["bare"].all("svg")
     assert "The roofline is computed for decoding" in pages["encoder"].text
-    assert "What pruning cost is not known" in pages["encoder"].text
+    assert "Quality was not measured: perplexity needs" in pages["encoder"].text
 
 
 def test_names_of_users_are_text_and_nothing_else() -> None:
