@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -115,7 +116,7 @@ def test_replay_gives_a_decoder_what_its_past_demands(lengths: list[int], steps:
     tokens = draw_tokens(case, np.arange(pool))
     seen: list[int] = []
 
-    def forward(input_ids, attention_mask, position_ids, past):
+    def forward(input_ids: Any, attention_mask: Any, position_ids: Any, past: Any) -> Any:
         length = (past or 0) + input_ids.shape[1]
         assert attention_mask.shape == (len(lengths), length)
         assert position_ids.shape == input_ids.shape

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -67,7 +68,7 @@ def test_writing_holds_one_shard_in_memory_at_most(tmp_path: Path) -> None:
         def __del__(self) -> None:
             alive.remove(id(self))
 
-    def tensors():
+    def tensors() -> Iterator[tuple[str, Any]]:
         for number in range(6):
             array = np.zeros(1000, np.float32).view(Counted)
             alive.append(id(array))

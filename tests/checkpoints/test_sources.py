@@ -244,7 +244,7 @@ def test_gguf_of_another_architecture_names_those_supported(llama_gguf: Path, tm
 @pytest.mark.parametrize("lost", [{"rope_scaling": "yarn"}, {"extra_tensor": "rope_freqs.weight"}])
 def test_gguf_whose_rope_scaling_would_be_lost_is_refused(lost: dict[str, str], tmp_path: Path) -> None:
     checkpoint = save_tiny_model(tmp_path / "checkpoint", "llama")
-    write_gguf(tmp_path / "tiny.gguf", checkpoint, "llama", **lost)  # type: ignore[arg-type]
+    write_gguf(tmp_path / "tiny.gguf", checkpoint, "llama", **lost)
     with pytest.raises(UnsupportedModelError, match="scales its rotary embeddings"):
         resolve_model(tmp_path / "tiny.gguf", cache=tmp_path / "cache")
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 import amp_export
 from amp_export.cli import app
@@ -18,7 +18,7 @@ from tests.support.shared import Converted
 runner = CliRunner()
 
 
-def run(*arguments: str | Path):
+def run(*arguments: str | Path) -> Result:
     return runner.invoke(app, [str(argument) for argument in arguments])
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from amp_export.benchmarking import rounds as benchmark_rounds
 from amp_export.checkpoints.reading import open_checkpoint
@@ -35,7 +35,7 @@ FAMILIES = {
 EACH = pytest.mark.parametrize("model_type", FAMILIES)
 
 
-def run(*arguments: str | Path):
+def run(*arguments: str | Path) -> Result:
     return runner.invoke(app, [str(argument) for argument in arguments])
 
 

@@ -117,7 +117,7 @@ def fake_dataset(monkeypatch: pytest.MonkeyPatch, *, failure: Exception | None =
         return [{"instruction": f"Say {number}.", "input": "", "output": str(number)} for number in range(count)]
 
     module = ModuleType("datasets")
-    module.load_dataset = load_dataset  # type: ignore[attr-defined]
+    module.load_dataset = load_dataset
     monkeypatch.setitem(sys.modules, "datasets", module)
     monkeypatch.setattr(calibration, "quiet_datasets", contextlib.nullcontext)
     monkeypatch.setattr(calibration.importlib.util, "find_spec", lambda _: object())

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -75,7 +76,7 @@ def test_images_are_numbers_that_the_graph_has(tmp_path: Path) -> None:
 def test_padding_is_left_out_where_tokens_have_entries(tmp_path: Path) -> None:
     config = config_of(tmp_path, "bert")
 
-    def forward(inputs):
+    def forward(inputs: Any) -> Any:
         tokens = inputs["input_ids"].astype(np.float32)
         return {"by_token": np.stack([tokens, tokens], axis=2), "pooled": tokens[:, :3], "flat": tokens}
 

@@ -54,7 +54,7 @@ def test_each_number_moves_by_an_epsilon_at_most_and_on_average_by_little(
     layer = torch.nn.Linear(1, 4000, bias=False, dtype=dtype)
     torch.nn.init.constant_(layer.weight, value)
     layer.device = torch.device("cpu")
-    with disturbed(layer, seed=seed), torch.inference_mode():  # type: ignore[arg-type]
+    with disturbed(layer, seed=seed), torch.inference_mode():
         moved = layer(torch.ones(1, dtype=dtype)).double()
     number = layer.weight[0, 0].item()
     epsilon = torch.finfo(dtype).eps * abs(number)

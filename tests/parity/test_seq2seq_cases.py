@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ def test_what_is_written_is_not_what_is_read_and_padding_is_left_out(tmp_path: P
     config = read_config(save_tiny_model(tmp_path / "t5", "t5"))[1]
     case = Seq2SeqCase("any", (2, 5), written=3, decode_steps=2)
 
-    def write(source, written, first):
+    def write(source: Any, written: Any, first: Any) -> Any:
         assert (written.shape, first) == ((2, 5), 3)
         assert not np.array_equal(written, source["input_ids"])
         return {"last_hidden_state": np.ones((2, 5, 7)), "logits": np.ones((2, 5, 11))}
@@ -98,7 +99,7 @@ def test_a_cache_that_is_wrong_is_caught(
     output = converted("t5").output
     real = GraphEncoderDecoder.decode
 
-    def forgetful(self, input_ids, source, past=None):
+    def forgetful(self: Any, input_ids: Any, source: Any, past: Any = None) -> Any:
         return real(self, input_ids[:, ::-1].copy() if past is None else input_ids, source, past)
 
     monkeypatch.setattr(GraphEncoderDecoder, "decode", forgetful)

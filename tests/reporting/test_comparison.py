@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from amp_export.cli import app
 from amp_export.errors import RequestError
@@ -22,7 +22,7 @@ from tests.support.sample_reports import bare_report, full_report, manifest
 runner = CliRunner()
 
 
-def run(*arguments: str | Path):
+def run(*arguments: str | Path) -> Result:
     return runner.invoke(app, ["report", *map(str, arguments)])
 
 

@@ -62,7 +62,8 @@ class Browser:
             answer = self._receive()
             if answer.get("id") == self._number:
                 assert "error" not in answer, answer
-                return answer["result"]
+                result: dict[str, Any] = answer["result"]
+                return result
 
     def open(self, page: Path, *, width: int, height: int = 844) -> None:
         """Loads a page as a screen of this width shows it."""

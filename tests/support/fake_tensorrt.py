@@ -113,7 +113,7 @@ class FakeEngine:
         self.num_io_tensors = len(self._entries)
 
     def get_tensor_name(self, number: int) -> str:
-        return list(self._entries)[number]
+        return str(list(self._entries)[number])
 
     def get_tensor_mode(self, name: str) -> str:
         return "input" if name in self.inputs else "output"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -59,7 +60,7 @@ def kept_mask(kept: Sequence[int], count: int) -> torch.Tensor:
     return mask
 
 
-def _normalize_over_kept(layer: torch.nn.Module, name: str, config: ModelConfig, plan: LayerPlan) -> None:
+def _normalize_over_kept(layer: Any, name: str, config: ModelConfig, plan: LayerPlan) -> None:
     """A norm over all heads at once divides by the mean square of those that are kept."""
     query = name.endswith("q_norm.weight")
     kept = plan.query_heads if query else plan.key_value_heads
@@ -72,6 +73,6 @@ def _normalize_over_kept(layer: torch.nn.Module, name: str, config: ModelConfig,
     layer.get_submodule(name.removesuffix(".weight")).variance_epsilon *= mask.mean().item()
 
 
-def _silence(layer: torch.nn.Module, output: Projection, kept: torch.Tensor) -> None:
+def _silence(layer: Any, output: Projection, kept: torch.Tensor) -> None:
     weight = layer.get_submodule(output.name).weight
     weight.data *= kept[:, None] if output.transposed else kept

@@ -75,7 +75,8 @@ class Loopback:
         return f"ssh://{getpass.getuser()}@127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        """Starts it, and waits until it answers."""
+        """Start it, and wait until it answers."""
+        assert SSHD is not None
         if os.getuid() == 0:
             Path("/run/sshd").mkdir(exist_ok=True)  # where sshd separates privileges; packages make it at boot
         with (self.folder / "sshd.log").open("ab") as log:

@@ -18,7 +18,7 @@ from amp_export.benchmarking.device_results import (
 from amp_export.benchmarking.results import BenchmarkReport
 from amp_export.benchmarking.statistics import PhaseResult
 from amp_export.documents import convert, to_builtins
-from amp_export.options import Phase
+from amp_export.options import Dtype, Format, Phase, Via
 from amp_export.outputs.manifest import FileRecord, Manifest, PlanSummary, SourceRecord
 from amp_export.parity.results import CaseResult, Explanation, Greedy, ParityReport, Point
 from amp_export.pruning.plan import LayerPlan, Plan
@@ -276,7 +276,7 @@ def manifest(report: Report) -> Manifest:
         config_before=CONFIG,
         plan=plan,
         rewrite=None if pruning is None else pruning.rewrite,
-        exports={"onnx": "float32"},
-        exporters={"onnx": "direct"},
+        exports={Format.ONNX: Dtype.FLOAT32},
+        exporters={Format.ONNX: Via.DIRECT},
         files={"onnx/model.onnx": FileRecord("cd" * 32, 3)},
     )

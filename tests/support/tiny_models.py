@@ -151,7 +151,8 @@ def save_tiny_samples(folder: Path) -> Path:
         file.write_text("\n".join(f"Say the number {number} and nothing else." for number in range(10)))
         return file
     samples = np.random.default_rng(SEED).standard_normal((6, *signal_shape(config)), np.float32)
-    np.savez(folder.parent / "samples.npz", **{input_name(config): samples})
+    arrays: dict[str, Any] = {input_name(config): samples}
+    np.savez(folder.parent / "samples.npz", **arrays)
     return folder.parent / "samples.npz"
 
 
@@ -166,9 +167,10 @@ def save_tiny_output(folder: Path) -> Path:
     from dataclasses import replace
 
     from amp_export.api.export import export
+    from amp_export.architectures import LayerWidths
     from amp_export.checkpoints.hashing import hash_weights
     from amp_export.checkpoints.reading import open_checkpoint
-    from amp_export.outputs.manifest import Manifest, SourceRecord
+    from amp_export.outputs.manifest import Manifest, PlanSummary, RewriteKind, RewriteRecord, SourceRecord
 
     dense = open_checkpoint(save_tiny_model(folder / "checkpoint", "llama", num_hidden_layers=2))
     pruned = save_tiny_model(folder / "out/pruned", "llama", num_hidden_layers=2, intermediate_size=32)
@@ -177,19 +179,18 @@ def save_tiny_output(folder: Path) -> Path:
     source = SourceRecord("tiny", str(dense.path), hash_weights(dense))
     Manifest(source=source, config_before=dict(dense.raw_config)).save(folder / "out")
     export(pruned, folder / "out")
-    widths = {"query_heads": 4, "key_value_heads": 2, "neurons": 48}
-    plan = {
-        "asked": 0.3,
-        "achieved": 1 / 3,
-        "settings": {"allocation": "balanced", "snap": 1},
-        "reasons": {"neurons": "a third of them"},
-        "calibration": "nothing",
-        "parameters_before": 3,
-        "parameters_after": 2,
-        "widths_before": widths,
-        "widths": [{**widths, "neurons": 32}] * 2,
-        "notes": [],
-    }
-    rewrite = {"kind": "same class", "class": "LlamaForCausalLM", "reason": "the config can say it"}
+    widths = LayerWidths(4, 2, 48)
+    plan = PlanSummary(
+        asked=0.3,
+        achieved=1 / 3,
+        parameters_before=3,
+        parameters_after=2,
+        widths_before=widths,
+        widths=(replace(widths, neurons=32),) * 2,
+        settings={"allocation": "balanced", "snap": 1},
+        reasons={"neurons": "a third of them"},
+        calibration="nothing",
+    )
+    rewrite = RewriteRecord(RewriteKind.SAME_CLASS, "LlamaForCausalLM", "the config can say it")
     replace(Manifest.load(folder / "out"), plan=plan, rewrite=rewrite).save(folder / "out")
     return folder / "out"

@@ -18,6 +18,7 @@ import torch
 
 from amp_export.api.benchmark import benchmark
 from amp_export.api.validate import validate
+from amp_export.architectures import LayerWidths
 from amp_export.benchmarking import subjects as benchmark_subjects
 from amp_export.benchmarking.runners import require
 from amp_export.benchmarking.setup import Setup
@@ -31,7 +32,7 @@ from amp_export.exporters.limits import Limits
 from amp_export.exporters.models.decoder import GraphDecoder
 from amp_export.exporting.settings import ExportSettings, choose_settings
 from amp_export.options import Dtype, EngineRuntime, Format, Opset, Provider, Runtime, TargetName, Via
-from amp_export.outputs.manifest import Manifest, SourceRecord
+from amp_export.outputs.manifest import Manifest, PlanSummary, SourceRecord
 from amp_export.parity.comparison import compare
 from amp_export.progress import Silent
 from amp_export.verb_options import BenchmarkOptions, ExportOptions, ValidateOptions
@@ -266,7 +267,9 @@ def test_the_dense_model_gets_the_same_limits(
         raise OutputError("stopped")
 
     output = Path(shutil.copytree(exported.output, tmp_path / "out"))
-    replace(Manifest.load(output), plan={"asked": 0.2}).save(output)
+    widths = LayerWidths(4, 2, 48)
+    plan = PlanSummary(0.2, 0.2, parameters_before=2, parameters_after=1, widths_before=widths, widths=(widths,))
+    replace(Manifest.load(output), plan=plan).save(output)
     monkeypatch.setattr(benchmark_subjects, "export_as", export_as)
     with pytest.raises(OutputError, match="stopped"):
         benchmark(output, BenchmarkOptions(runtime=Runtime.EXECUTORCH, threads=1))

@@ -8,6 +8,8 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,6 +20,7 @@ from amp_export.architectures import LayerWidths
 from amp_export.errors import MissingExtraError, OutputError
 from amp_export.options import ReportFormat
 from amp_export.outputs.manifest import FileRecord, Manifest
+from amp_export.progress import Advance
 from amp_export.reporting import reproduce as report_commands
 from amp_export.reporting.files import save_report, update_report, write_forms
 from amp_export.reporting.html import svg as palette
@@ -206,7 +209,7 @@ def test_importance_is_read_with_what_is_kept(scored: Path) -> None:
     assert sorted(importance.heads[3].importance)[4] == 1, "in medians of the layer"
 
 
-def drop(name: str):
+def drop(name: str) -> Callable[[Path], None]:
     return lambda folder: (folder / name).unlink()
 
 
@@ -287,7 +290,7 @@ class Notes:
     def __init__(self) -> None:
         self.notes: list[str] = []
 
-    def step(self, description: str):
+    def step(self, description: str) -> AbstractContextManager[Advance]:
         raise AssertionError(description)
 
     def note(self, message: str) -> None:
