@@ -41,6 +41,8 @@ from amp_export.verb_options import PlanSettings
 from tests.support.family_runner import mask, measured_scores, run
 from tests.support.tiny_models import save_tiny_model, save_tiny_tokenizer
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 pytest.importorskip("onnxscript", reason="onnxscript is not installed")
 

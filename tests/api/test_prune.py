@@ -141,6 +141,7 @@ def test_padding_is_told_with_what_it_costs(
 
 
 @pytest.mark.usefixtures("own_process")
+@pytest.mark.slow
 def test_a_checkpoint_that_computes_something_else_fails_the_proof(
     pruned: tuple[Path, PruneResult], tmp_path: Path
 ) -> None:
@@ -154,6 +155,7 @@ def test_a_checkpoint_that_computes_something_else_fails_the_proof(
 
 
 @pytest.mark.usefixtures("own_process")
+@pytest.mark.slow
 def test_the_probe_cannot_import_this_package(tmp_path: Path) -> None:
     blocked = (
         "from amp_export.pruning import reload_probe; reload_probe.forbid_amp_export(); import amp_export.pruning.plan"

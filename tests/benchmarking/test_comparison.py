@@ -189,6 +189,7 @@ def as_openvino(graph: Path) -> Path:
 
 
 @pytest.mark.parametrize("runtime", [Runtime.GENAI, Runtime.OPENVINO, Runtime.PYTORCH])
+@pytest.mark.slow
 def test_other_runtimes_run_the_same_workloads(runtime: Runtime, dense: Path, pruned: Path) -> None:
     folders = [dense, pruned]
     if runtime is Runtime.OPENVINO:

@@ -57,6 +57,7 @@ def whole_text(checkpoint: Path) -> list[torch.Tensor]:
     return [logits_bsv[:, place] for place in range(PROMPT.shape[1] - 1, logits_bsv.shape[1])]
 
 
+@pytest.mark.slow
 def test_a_compiled_decoder_computes_the_same_and_is_compiled_once_for_each_shape(
     llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

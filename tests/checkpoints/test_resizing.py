@@ -23,6 +23,8 @@ from amp_export.pruning.reload_check import expect, prove_reload
 from tests.support.family_runner import run
 from tests.support.lopsided import TOKENS, lopsided_plan, save_lopsided
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_type_is_the_same_on_both_sides_and_unknown_to_transformers() -> None:
     assert modeling_amp.MODEL_TYPE == RESIZED_MODEL_TYPE

@@ -16,6 +16,8 @@ import yaml
 from tests.support import PROJECT
 from tests.support.shared import Converted
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = PROJECT / "ci/parity.sh"
 
 

@@ -140,6 +140,7 @@ def test_doctor_names_the_nearest_legal_ratio(tiny_llama: Path) -> None:
     assert run("doctor", "--model", tiny_llama, "--ratio", nearest).exit_code == 0
 
 
+@pytest.mark.slow
 def test_the_steps_make_what_the_whole_way_makes(converted: Callable[[str], Converted], tmp_path: Path) -> None:
     whole, out = converted("llama"), tmp_path / "out"
     pruning = ["--ratio", "0.1", "--snap", "1", "--calibration", whole.checkpoint.parent / "prompts.txt"]

@@ -20,6 +20,8 @@ from amp_export.pruning.reload_check import ReloadProof
 from tests.support.shared import Converted
 from tests.support.tiny_models import save_tiny_model
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("onnxscript", reason="onnxscript is not installed")
 
 runner = CliRunner()

@@ -84,6 +84,7 @@ class Watching(Silent):
 
 
 @needs_sshd
+@pytest.mark.slow
 def test_a_device_is_measured_and_its_report_merged(device: Loopback, output: Path) -> None:
     command = ["benchmark", output, "--device", device.address, "--ssh-config", device.config]
     command += ["--device-python", sys.executable, "--rounds", "2", "--threads", "1", "--json"]
@@ -154,6 +155,7 @@ def test_a_device_that_vanishes_while_it_is_pushed_to_keeps_what_came(device: Lo
 
 
 @needs_sshd
+@pytest.mark.slow
 def test_a_run_goes_on_when_the_device_vanishes_and_is_picked_up(device: Loopback, output: Path) -> None:
     before = {file: file.read_bytes() for file in output.glob("*.json")}
     vanishing = Watching("Parity of the dense", device.stop)
@@ -189,6 +191,7 @@ def test_damage_on_the_device_is_named(device: Loopback, output: Path) -> None:
 
 
 @needs_sshd
+@pytest.mark.slow
 def test_parity_that_fails_there_is_exit_code_1_here(device: Loopback, output: Path) -> None:
     weights = output / "onnx/model.onnx.data"
     content = np.fromfile(weights, np.float32)

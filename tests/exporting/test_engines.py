@@ -34,6 +34,7 @@ def call(*arguments: str | Path) -> Result:
 
 
 @without_gpu
+@pytest.mark.slow
 def test_the_whole_way_to_an_engine_for_another_machine(tiny_llama: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     arguments = ("--to", "tensorrt", "--target", "rtx4090", "--snap", "4", "--max-batch", "2", "--max-context", "64")

@@ -41,6 +41,7 @@ def test_its_help_is_that_of_this_project() -> None:
     assert "--neurons-per-layer" in shown
 
 
+@pytest.mark.slow
 def test_it_runs_the_command_line_with_its_exit_codes(tiny_llama: Path, tmp_path: Path) -> None:
     # exports a real model in a process of optimum's
     optimum_cli("export", "amp", "export", "--model", tiny_llama, "-o", tmp_path / "out")

@@ -62,6 +62,7 @@ def team(converted: Callable[[str], Converted], tmp_path_factory: pytest.TempPat
     return folder
 
 
+@pytest.mark.slow
 def test_teams_assert_parity(team: Path) -> None:
     before = (team / "out/report.json").read_bytes()
     code, text = run_pytest(team, "-rA")

@@ -20,6 +20,8 @@ from tests.support.faults import wrong_model
 from tests.support.shared import Converted
 from tests.support.tiny_models import save_tiny_model
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("onnxscript", reason="onnxscript is not installed")
 
 POOL = np.arange(4, 90)

@@ -118,6 +118,7 @@ def test_a_write_that_fails_leaves_the_earlier_baseline(tmp_path: Path, monkeypa
     assert list(tmp_path.iterdir()) == [file]
 
 
+@pytest.mark.slow
 def test_validate_writes_a_baseline_and_fails_on_what_got_worse(
     converted: Callable[[str], Converted], tmp_path: Path
 ) -> None:

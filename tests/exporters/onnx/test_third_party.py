@@ -68,6 +68,7 @@ def test_inputs_that_cannot_be_told_are_listed() -> None:
         map_ports(ports_of("attention_mask"), ["last_hidden_state"])
 
 
+@pytest.mark.slow
 def test_the_genai_builders_graph_fails_where_texts_are_padded_on_the_left(checkpoint: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime_genai", reason="onnxruntime-genai is not installed")
     builder = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-p", "fp32", "-e", "cpu"]

@@ -27,6 +27,8 @@ from amp_export.options import Dtype
 from tests.support.shared import Converted
 from tests.support.tiny_models import TINY_CONFIG, randomize
 
+pytestmark = pytest.mark.slow
+
 TOLERANCE = 1e-4
 """Of logits whose standard deviation is about 6: the noise is 2e-5, a wrong position or head 1 and more."""
 

@@ -179,6 +179,7 @@ def call(*arguments: str | Path) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
+@pytest.mark.slow
 def test_the_steps_go_through_the_command_line(tmp_path: Path) -> None:
     output = save_tiny_output(tmp_path)
     graph = (output / "onnx/model.onnx").read_bytes()

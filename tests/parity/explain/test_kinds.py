@@ -39,6 +39,8 @@ from tests.support.faults import CASE, swap_heads, wrong_model
 from tests.support.shared import Converted
 from tests.support.tiny_models import save_tiny_model, save_tiny_tokenizer
 
+pytestmark = pytest.mark.slow
+
 Change = Callable[[Any], Any]
 
 TEXTS = EncoderCase("padded batch", (4, 9))

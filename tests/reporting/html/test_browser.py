@@ -55,6 +55,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory, converted: Callable[[str], C
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_nothing_overflows_and_nothing_is_fetched(kind: str, pages: Pages, tab: Browser) -> None:
     for width in (REFLOW, PHONE, TABLET, DESK):
         tab.open(pages(kind), width=width)
