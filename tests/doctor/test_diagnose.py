@@ -1,4 +1,4 @@
-"""What `doctor` says loads the result, held against the sources of the rules and against what pruning does."""
+"""Test `doctor`'s compatibility verdicts against the sources of the rules and against the results of pruning."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def test_transformers_loads_what_pruning_writes(
         plan = make_plan(raw, config, scores, settings)
         real = rewrite(raw, config, plan.widths, pad=pad)
     except PlanError:
-        pytest.skip("this family cannot be filled up")
+        pytest.skip("this family cannot be zero-padded")
     if per_layer is PerLayer.GLOBAL:
         assert len(set(plan.widths)) > 1
     verdict = verdicts(folder, settings, uniform)["transformers"]
@@ -280,8 +280,8 @@ def test_where_nothing_can_be_said_of_a_device(tmp_path: Path) -> None:
     assert shown.exit_code == 0, shown.stderr
     assert "Of L4 24GB nothing can be said here" in shown.stderr
     for model, target, options, words in (
-        (llama, "cpu", ["--max-batch", "2", "--max-context", "9"], "--max-batch and --max-context say"),
-        (bert, "l4", ["--max-context", "9"], "--max-context says"),
+        (llama, "cpu", ["--max-batch", "2", "--max-context", "9"], "--max-batch and --max-context set limits"),
+        (bert, "l4", ["--max-context", "9"], "--max-context sets limits"),
         (llama, "l4", ["--max-context", "1"], "takes nothing"),
         (llama, "l4", ["--max-context", "9999"], "9999, and the model's context is 128 tokens"),
         (llama, "l4", ["--max-batch", "0"], "--max-batch"),
