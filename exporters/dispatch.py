@@ -73,7 +73,7 @@ def run(folder: Path, *, threads: int | None = None, provider: Provider = Provid
 
         return onnx.run(folder, threads=threads, providers=[provider.onnxruntime_name])
     if provider is not Provider.CPU:
-        raise RequestError(f"--provider is ONNX Runtime's, which does not run {folder}.\nLeave it out.")
+        raise RequestError(f"--provider applies to ONNX Runtime only, which does not run {folder}.\nLeave it out.")
     if is_engine:
         from amp_export.exporters.tensorrt import running
 

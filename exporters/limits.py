@@ -30,12 +30,12 @@ class Limits:
         """
         if self.max_batch < 1 or self.max_context < 2:
             raise RequestError(
-                f"An export for batches of up to {self.max_batch} and {self.max_context} tokens takes nothing.\n"
-                "A batch has at least 1 text, and a context at least 2 tokens: one of the past and one to decode."
+                f"--max-batch {self.max_batch} and --max-context {self.max_context} leave no room for any input.\n"
+                "Give --max-batch 1 or more, and --max-context 2 or more: one token in the KV cache and one to decode."
             )
         if context is not None and self.max_context > context:
             raise RequestError(
-                f"--max-context is {self.max_context}, and the model's context is {context} tokens long.\n"
+                f"--max-context is {self.max_context}, but the model's context is {context} tokens long.\n"
                 f"Give --max-context {context} or less."
             )
 

@@ -125,8 +125,8 @@ def _largest_sizes(model: PreTrainedModel, samples: Iterable[Sample], limits: Li
         for name, size in zip(sample.axes, sample.tensor.shape, strict=True):
             if name in ("height", "width"):
                 raise UnsupportedModelError(
-                    f"{type(model).__name__} takes images of any size, and an ExecuTorch program plans its memory for "
-                    "a largest one.\nExport with --to onnx or --to openvino."
+                    f"{type(model).__name__} takes images of any size, but an ExecuTorch program needs a largest size "
+                    "to plan its memory.\nExport with --to onnx or --to openvino."
                 )
             if name is not None:
                 sizes[name] = limits.max_batch if name == BATCH_AXIS else max(limits.max_context, size)
@@ -165,7 +165,7 @@ def _ports(
             if axis is not None and isinstance(size, int) and sizes[axis] > 1:
                 raise UnsupportedModelError(
                     f"{type(model).__name__} cannot be traced for inputs of any size: {axis} of {input_name} became "
-                    f"{size}.\nIts forward must not turn the sizes of its inputs into numbers."
+                    f"{size}.\nIts forward must not convert input sizes to constants."
                 )
             if axis is not None:
                 names.setdefault(str(size), axis)

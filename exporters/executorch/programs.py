@@ -53,8 +53,8 @@ class ProgramFacts(msgspec.Struct, frozen=True, rename={"dtype": "precision"}):
         file = _facts_file(program)
         if not file.is_file():
             raise ModelError(
-                f"{program} needs {file.name} beside it, which names its inputs and outputs.\n"
-                "Copy both from where they were exported to, or export again: amp-export export --to executorch."
+                f"{program} needs {file.name} next to it, which describes its inputs and outputs.\n"
+                "Copy both from the export folder, or export again: amp-export export --to executorch."
             )
         try:
             content = parse_json(read_text(file, error=ModelError), source=str(file), error=ModelError)

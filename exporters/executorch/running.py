@@ -77,8 +77,8 @@ class ExecutorchSession(Session):
                 raise ModelError(f"ExecuTorch cannot load {file}: {error}\nExport it again.") from error
         if found != (len(self.inputs), len(self.outputs)):
             raise ModelError(
-                f"{file} has {found[0]} inputs and {found[1]} outputs, and the facts beside it name "
-                f"{len(self.inputs)} and {len(self.outputs)}.\nExport it again."
+                f"{file} has {found[0]} inputs and {found[1]} outputs, but its JSON file describes {len(self.inputs)} "
+                f"and {len(self.outputs)}.\nExport it again."
             )
         _loaded.add(self)
 
@@ -113,7 +113,7 @@ class ExecutorchSession(Session):
         except RuntimeError as error:
             raise RequestError(
                 f"ExecuTorch could not compute {self._file}: {error}\n"
-                "What it logged above says why; most often it is a token that is not in the vocabulary."
+                "See its log above; the usual cause is a token that is not in the vocabulary."
             ) from error
         by_name = dict(zip(self.outputs, found, strict=True))
         return [by_name[name] for name in outputs]
@@ -128,12 +128,12 @@ class ExecutorchSession(Session):
                 for axis, size in zip(port.axes, shape, strict=True)
             ):
                 expected = ", ".join(f"{axis} = {sizes[axis]}" if axis in sizes else str(axis) for axis in port.axes)
-                raise RequestError(f"{self._file} takes {name} of [{expected}], and was given {list(shape)}.")
+                raise RequestError(f"{self._file} takes {name} of shape [{expected}], but got {list(shape)}.")
         for axis, size in sizes.items():
             if size > self._sizes[axis]:
                 option = "--max-batch" if axis == "batch_size" else "--max-context"
                 raise RequestError(
-                    f"{self._file} takes a {axis} of up to {self._sizes[axis]}, and was given {size}.\n"
+                    f"{self._file} takes a {axis} of up to {self._sizes[axis]}, but got {size}.\n"
                     f"Export it again with a larger {option}."
                 )
 
@@ -153,8 +153,8 @@ def _set_threads(threads: int) -> None:
         gc.collect()  # what was closed may still be held by an error that was caught
         if _loaded:
             raise RequestError(
-                f"{threads} threads are asked for, and a program that is loaded in this process has {present}: "
-                "all share them.\nClose it first, or give the same number."
+                f"{threads} threads were requested, but a program loaded in this process has {present}, and all "
+                "programs share them.\nClose it first, or give the same number."
             )
         portable_lib._unsafe_reset_threadpool(threads)
 

@@ -83,8 +83,8 @@ def check_mask(shape: Sequence[int], batch_size: int, *, past_length: int, seque
     needed = [batch_size, past_length + sequence_length]
     if list(shape) != needed:
         raise ValueError(
-            f"attention_mask has the shape {list(shape)}; {past_length} tokens of past and "
-            f"{sequence_length} new ones need {needed}."
+            f"attention_mask has the shape {list(shape)}; {past_length} cached and {sequence_length} new tokens need "
+            f"{needed}."
         )
 
 
@@ -109,7 +109,7 @@ class GraphDecoder(Decoder):
         """See `Decoder.forward`."""
         session = self._session
         if session is None:
-            raise ValueError("This decoder was closed.")
+            raise ValueError("This decoder is closed.")
         batch_size, sequence_length = input_ids.shape
         past = past if past is not None else self._empty_past(session, batch_size)
         check_mask(attention_mask.shape, batch_size, past_length=past.length, sequence_length=sequence_length)

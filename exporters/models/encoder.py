@@ -35,7 +35,7 @@ class GraphEncoder:
             if port.float_dtype is not None and (outputs is None or name in outputs)
         }
         if not found:
-            raise UnsupportedModelError("The graph returns no floating-point numbers: it is no encoder's.")
+            raise UnsupportedModelError("The graph returns no floating-point numbers, so it is not an encoder.")
         self.outputs = tuple(found)
         tokens = session.inputs["input_ids"].axes[1:2] if "input_ids" in session.inputs else ()
         # a name: a size that does not vary says nothing
@@ -60,7 +60,7 @@ class GraphEncoder:
         """
         session = self._session
         if session is None:
-            raise ValueError("This encoder was closed.")
+            raise ValueError("This encoder is closed.")
         found = session.run(self.outputs, session.choose_inputs(inputs))
         return {name: session.to_float32(value) for name, value in zip(self.outputs, found, strict=True)}
 

@@ -116,5 +116,5 @@ class GraphEncoderDecoder:
 
     def _open(self) -> tuple[Session, ...]:
         if not self._sessions:
-            raise ValueError("This model was closed.")
+            raise ValueError("This model is closed.")
         return self._sessions

@@ -96,5 +96,5 @@ class Session(ABC):
             ValueError: One is missing.
         """
         if missing := [name for name in self.inputs if name not in given]:
-            raise ValueError(f"The graph needs {', '.join(missing)} as well; given were {', '.join(given) or 'none'}.")
+            raise ValueError(f"The graph also needs the inputs {', '.join(missing)}; got {', '.join(given) or 'none'}.")
         return {name: self.to_value(given[name], port.float_dtype) for name, port in self.inputs.items()}

@@ -62,8 +62,7 @@ class OpenvinoSession(Session):
             self._model = openvino.Core().compile_model(model, "CPU", settings)
         except RuntimeError as error:
             raise UnsupportedModelError(
-                f"OpenVINO cannot compute {file} on this processor: {last_line(error)}\n"
-                "Export in float32, or with --to onnx."
+                f"OpenVINO cannot run {file} on this CPU: {last_line(error)}\nExport in float32, or with --to onnx."
             ) from error
 
     def to_value(self, array: Any, dtype: Dtype | None = None) -> openvino.Tensor:

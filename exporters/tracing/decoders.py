@@ -52,8 +52,8 @@ def decoder_jobs(model: PreTrainedModel, *, file: str) -> list[Job]:
     """
     if model.main_input_name != "input_ids" or takes(model, "pixel_values") or takes(model, "input_features"):
         raise UnsupportedModelError(
-            f"{type(model).__name__} takes images or sound beside text.\n"
-            "Supported are decoders of text alone; export the language model of it, if it can be loaded by itself."
+            f"{type(model).__name__} takes images or audio besides text.\nOnly text decoders are supported; export "
+            "its language model, if that can be loaded separately."
         )
     mask = padded_mask(model, PAST + NEW, side="left")
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
@@ -95,8 +95,8 @@ def check_layers(model: PreTrainedModel, layers: Sequence[Any]) -> None:
     for number, layer in enumerate(layers):
         if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) or getattr(layer.keys, "ndim", 4) != 4:
             raise UnsupportedModelError(
-                f"Layer {number} of {type(model).__name__} keeps a {type(layer).__name__} from token to token.\n"
-                "Supported are layers that keep keys and values [batch_size, heads, length, head_dim]."
+                f"Layer {number} of {type(model).__name__} caches a {type(layer).__name__}.\nOnly layers that cache "
+                "keys and values [batch_size, heads, length, head_dim] are supported."
             )
 
 

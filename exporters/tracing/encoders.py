@@ -67,7 +67,7 @@ def encoder_inputs(model: PreTrainedModel) -> dict[str, Sample]:
         return {"pixel_values": _sample_images(model)}
     if model.main_input_name != "input_ids":
         raise UnsupportedModelError(
-            f"{type(model).__name__} takes {model.main_input_name}.\nSupported are encoders of text or of images."
+            f"{type(model).__name__} takes {model.main_input_name}.\nOnly encoders of text or images are supported."
         )
     axes = ("batch_size", "sequence_length")
     mask = padded_mask(model, LENGTH, side="right")

@@ -25,11 +25,13 @@ def check_traceable(model: PreTrainedModel, folder: Path, dtype: Dtype) -> None:
         ValueError: The model is set to training, or is not of that dtype.
     """
     if model.training:
-        raise ValueError(f"{type(model).__name__} is set to training.\nCall its eval() first.")
+        raise ValueError(f"{type(model).__name__} is in training mode.\nCall its eval() first.")
     if str(model.dtype) != f"torch.{dtype.value}":
-        raise ValueError(f"{type(model).__name__} is in {model.dtype}.\nLoad it in {dtype.value} to export it so.")
+        raise ValueError(
+            f"{type(model).__name__} is in {model.dtype}.\nLoad it in {dtype.value} to export it in that dtype."
+        )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OutputError(f"{folder} is not an empty folder.\nRemove it, or export to another.")
+        raise OutputError(f"{folder} is not an empty folder.\nRemove it, or export to another folder.")
 
 
 @contextmanager

@@ -24,8 +24,8 @@ def model_kind(model: PreTrainedModel) -> Kind:
         return Kind.ENCODER_DECODER
     if cache_argument(model) is None:
         raise UnsupportedModelError(
-            f"{type(model).__name__} generates text without a cache of keys and values.\n"
-            "Supported are decoders with attention, encoders, and encoders with a decoder."
+            f"{type(model).__name__} generates text without a KV cache.\nOnly decoders with attention, encoders and "
+            "encoder-decoders are supported."
         )
     return Kind.DECODER
 

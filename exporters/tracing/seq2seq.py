@@ -168,7 +168,7 @@ def _source_inputs(model: PreTrainedModel) -> dict[str, Sample]:
     if model.main_input_name != "input_ids" or takes(model, "pixel_values"):
         raise UnsupportedModelError(
             f"{type(model).__name__} takes {model.main_input_name}.\n"
-            "Supported are encoders of text, or of sound like Whisper's, with a decoder."
+            "Only encoder-decoders that read text, or audio like Whisper, are supported."
         )
     samples = encoder_inputs(model)
     return {name: Sample(samples[name].tensor, _SOURCE) for name in ("input_ids", "attention_mask")}

@@ -282,8 +282,8 @@ def test_where_nothing_can_be_said_of_a_device(tmp_path: Path) -> None:
     for model, target, options, words in (
         (llama, "cpu", ["--max-batch", "2", "--max-context", "9"], "--max-batch and --max-context set limits"),
         (bert, "l4", ["--max-context", "9"], "--max-context sets limits"),
-        (llama, "l4", ["--max-context", "1"], "takes nothing"),
-        (llama, "l4", ["--max-context", "9999"], "9999, and the model's context is 128 tokens"),
+        (llama, "l4", ["--max-context", "1"], "leave no room for any input"),
+        (llama, "l4", ["--max-context", "9999"], "9999, but the model's context is 128 tokens"),
         (llama, "l4", ["--max-batch", "0"], "--max-batch"),
     ):
         refused = CliRunner().invoke(app, ["doctor", "--model", str(model), "--target", target, *options])

@@ -67,7 +67,7 @@ def test_the_whole_way_to_an_engine_for_another_machine(tiny_llama: Path, tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--target", "orin-nano"), "no engine for compute capability 8.7"),
+        (("--target", "orin-nano"), "cannot build engines for compute capability 8.7"),
         (("--target", "cpu"), "cpu has no TensorRT"),
         (("--target", "rtx9999"), "'rtx5090'"),
         (("--target", "rtx4090", "--max-context", "1000"), "the model's context is"),

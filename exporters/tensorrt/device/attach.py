@@ -55,8 +55,10 @@ def attach(bundle: Bundle, request: dict[str, Any]) -> int:
         if state.get("request") == request:
             return int(state["code"])
         if not state:
-            raise RunError(f"The run died without a word: see {log}.\nIt may have run out of memory; attach again.")
-        print("A run with other settings was going on; yours begins now.", flush=True)
+            raise RunError(
+                f"The run died without an error message: see {log}.\nIt may have run out of memory; attach again."
+            )
+        print("A run with other settings has ended; the requested run starts now.", flush=True)
 
 
 def serve(bundle: Bundle, request: dict[str, Any]) -> int:

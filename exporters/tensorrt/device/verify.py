@@ -38,13 +38,13 @@ def _show(subject: str, result: dict[str, Any]) -> None:
     worst = max(case["max_error"] for case in result["cases"])
     print(
         f"Parity of the {subject} graph {'FAILS' if failed else 'holds'} in {failed or len(result['cases'])} of "
-        f"{len(result['cases'])} cases: off by up to {worst:.2g}, tolerated is {result['tolerance']:.2g}.",
+        f"{len(result['cases'])} cases: max error {worst:.2g}, tolerance {result['tolerance']:.2g}.",
         flush=True,
     )
     for case in result["cases"]:
         if not case["holds"]:
             print(
-                f"  {case['name']}: off by up to {case['max_error']:.3g} and {case['mean_error']:.3g} in the mean, "
-                f"tolerated are {result['tolerance']:.3g} and {result['mean_tolerance']:.3g}.",
+                f"  {case['name']}: max error {case['max_error']:.3g} (tolerance {result['tolerance']:.3g}), mean "
+                f"error {case['mean_error']:.3g} (tolerance {result['mean_tolerance']:.3g}).",
                 flush=True,
             )

@@ -189,5 +189,5 @@ def test_a_process_that_dies_is_named_with_its_signal(device: Path) -> None:
 
 def test_what_cannot_be_written_is_said_with_the_room_there_is(tmp_path: Path) -> None:
     (tmp_path / "report.json/in-the-way").mkdir(parents=True)
-    with pytest.raises(RunError, match=r"report\.json cannot be written: .* of disk are free\.\nMake room"):
+    with pytest.raises(RunError, match=r"report\.json cannot be written: .* of disk space are free\.\nFree some space"):
         write_json(tmp_path / "report.json", {})
