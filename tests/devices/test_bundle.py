@@ -190,7 +190,7 @@ def test_the_command_says_what_to_do_next_and_records_the_file(bundled: Bundled)
 def test_the_command_refuses_what_is_no_output(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["bundle", str(tmp_path)])
     assert result.exit_code == 2
-    assert "no output of amp-export" in result.stderr
+    assert "not an output of amp-export" in result.stderr
     result = CliRunner().invoke(app, ["bundle", str(tmp_path), "--target", "toaster"])
     assert result.exit_code == 2
     assert "cpu" in result.stderr

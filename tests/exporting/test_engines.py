@@ -131,7 +131,7 @@ def test_values_beyond_float16_are_named(tmp_path: Path) -> None:
     assert all(overflow.value > LIMIT for overflow in found)
     assert [overflow.value for overflow in found] == sorted((overflow.value for overflow in found), reverse=True)
     model.save_pretrained(folder)
-    with pytest.raises(RequestError, match=r"float16 ends at 65504.*model\..*\n.*--dtype bfloat16"):
+    with pytest.raises(RequestError, match=r"float16 holds at most 65504.*model\..*\n.*--dtype bfloat16"):
         check_float16(folder)
     result = call("export", "--to", "tensorrt", "--target", "a100", "--model", folder, "-o", tmp_path / "out")
     assert result.exit_code == 2

@@ -102,7 +102,7 @@ def call(decoder: GraphDecoder, batch_size: int, new: int, past: Any = None) -> 
 def test_the_command_line_writes_a_program_and_says_little(exported: Exported) -> None:
     assert exported.stdout == ""
     lines = exported.stderr.splitlines()
-    assert lines[0] == "Exporting to executorch in float32, up to half a minute a layer"
+    assert lines[0] == "Exporting to executorch in float32, up to half a minute per layer"
     assert lines[1].startswith("Written: ")
     assert len(lines) == 2
     names = {file.name for file in exported.folder.iterdir()}
@@ -238,13 +238,13 @@ def test_settings_are_chosen_for_the_model(exported: Exported) -> None:
     assert (chosen.dtype, chosen.via, chosen.limits) == (Dtype.FLOAT32, Via.TRACE, Limits(1, 128))
     assert choose(ExportOptions(max_batch=3, max_context=7)).limits == Limits(3, 7)
     for engine in (ExportOptions(target=TargetName.L4), ExportOptions(runtime=EngineRuntime.TENSORRT)):
-        with pytest.raises(RequestError, match="Target and runtime are an engine's"):
+        with pytest.raises(RequestError, match="--target and --runtime apply to TensorRT only"):
             choose(engine)
     with pytest.raises(RequestError, match="model's context is 128 tokens long"):
         choose(ExportOptions(max_context=129))
-    with pytest.raises(RequestError, match="is traced, and has no ONNX operators"):
+    with pytest.raises(RequestError, match="always traced and have no ONNX operators"):
         choose(ExportOptions(via=Via.DIRECT))
-    with pytest.raises(RequestError, match="is traced, and has no ONNX operators"):
+    with pytest.raises(RequestError, match="always traced and have no ONNX operators"):
         choose(ExportOptions(opset=Opset.OPSET_20))
 
 

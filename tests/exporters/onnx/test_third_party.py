@@ -176,7 +176,7 @@ def save_encoder(
 @pytest.mark.parametrize(
     ("difference", "message"),
     [
-        ({"takes": "tokens"}, "takes tokens, whose meaning cannot be told.\nKnown are input_ids, attention_mask"),
+        ({"takes": "tokens"}, "has unknown inputs: tokens.\nKnown inputs are input_ids, attention_mask"),
         ({"returns": "scores"}, "returns scores, and none of these as floating-point numbers: logits"),
         ({"length": 7}, r"does not run on input_ids \[1, 1\]: (?s:.*)Give cases that it takes with --cases"),
     ],

@@ -112,7 +112,7 @@ def test_a_version_that_cannot_parse_the_graph_is_told(bundle: Bundle, install: 
     with pytest.raises(
         RunError,
         match=r"opset 23, which needs TensorRT 10\.15 or later; installed is "
-        "10\.3\.0\.(?s:.*)20",
+        r"10\.3\.0\.(?s:.*)20",
     ):
         build(bundle, "10.3.0")
     for facts in bundle.manifest["graphs"].values():

@@ -160,7 +160,11 @@ def test_a_graph_of_newer_operators_names_the_runtime_that_has_them(device: Path
 
             return getattr(onnxruntime, name)
 
-    with pytest.raises(RunError, match=r"(?s)onnxruntime 1\.19\.2 cannot load .* opset 23, which onnxruntime 1\.23"):
+    with pytest.raises(
+        RunError,
+        match=r"(?s)onnxruntime 1\.19\.2 cannot load .* opset 23, which needs onnxruntime "
+        r"1\.23",
+    ):
         runtimes._open_session(
             OldRuntime(), str(device / "pruned/model.onnx"), "CPUExecutionProvider", "float32", 23, 1
         )
