@@ -54,7 +54,7 @@ def fetch_from_hub(repo_id: str, status: OnStatus, *, allow_pickle: bool) -> Pat
             f"No such model: {repo_id}\nIt is neither a local directory nor a repository on the hub that you can "
             "access.\n"
             f"Check the spelling; for a private repository, log in first: hf auth login. For the demo model, use "
-            f"{DEMO}."
+            f"--model {DEMO}."
         ) from error
     except Exception as error:  # the hub's client passes on whatever its HTTP library raises
         if cached := _find_in_hub_cache(repo_id):

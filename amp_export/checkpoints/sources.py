@@ -86,7 +86,7 @@ def resolve_model(
     if not _HUB_ID.fullmatch(asked) or path.suffix.lower() == ".gguf":
         raise ModelError(
             f"No such model: {asked}\nThere is no such file or directory, and it is not a hub id (org/name).\nTo try "
-            f"amp-export on a small real model, use {DEMO}."
+            f"amp-export on a small real model, use --model {DEMO}."
         )
     fetched = fetch_from_hub(asked, status, allow_pickle=allow_pickle)
     return Source(asked, SourceKind.HUB, _readable(fetched, cache, status, allow_pickle=allow_pickle))

@@ -142,7 +142,7 @@ def test_what_can_only_be_a_path_is_not_looked_for_on_the_hub(asked: str, monkey
     with pytest.raises(ModelError, match="No such model: ") as caught:
         resolve_model(asked)
     assert asked in str(caught.value)
-    assert "the word demo" in str(caught.value)
+    assert "--model demo" in str(caught.value)
 
 
 def test_file_that_is_no_gguf_points_to_its_directory(tmp_path: Path) -> None:

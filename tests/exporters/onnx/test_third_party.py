@@ -177,8 +177,9 @@ def save_encoder(
     ("difference", "message"),
     [
         ({"takes": "tokens"}, "has unknown inputs: tokens.\nKnown inputs are input_ids, attention_mask"),
-        ({"returns": "scores"}, "returns scores, and none of these as floating-point numbers: logits"),
-        ({"length": 7}, r"does not run on input_ids \[1, 1\]: (?s:.*)Give cases that it takes with --cases"),
+        ({"returns": "scores"}, "returns scores, but needs to return one of these as floating-point numbers: logits"),
+        ({"length": 7}, r"does not run on input_ids \[1, 1\]: (?s:.*)Give cases of shapes that it supports with "
+        "--cases"),
     ],
 )
 def test_what_an_encoder_takes_and_returns_must_be_known(
