@@ -1,1 +1,1 @@
-"""Formats that a checkpoint can be exported to: one folder a format, each with `export` and `run`."""
+"""Export formats: one package per format, each with `export` and `run`."""

@@ -1,4 +1,4 @@
-"""What a checkpoint can be exported to: one folder per runtime, each with the same two verbs, `export` and `run`."""
+"""Dispatches to the packages of the runtimes, each of which has `export` and `run`."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ if TYPE_CHECKING:
 
 
 def exported_bytes(folder: Path) -> int:
-    """Return the size of what a runtime loads: engine, programs, or graphs and weights; 0 if there is none."""
+    """Return the size of the files that a runtime loads (engine, programs, or graphs and weights), 0 without any."""
     patterns = ("*.engine", "*.pte", "openvino_*", "*.onnx*")
     files = next((found for pattern in patterns if (found := [*folder.glob(pattern)])), [])
     return sum(file.stat().st_size for file in files)
 
 
 def exported_opset(folder: Path) -> Opset:
-    """Return the operators of an exported graph, or of the one that was converted.
+    """Return the opset of an exported graph, or of the graph that an export was converted from.
 
     Raises:
-        ModelError: The folder holds neither.
+        ModelError: The folder holds no graph.
     """
     return _described(folder).opset
 
 
 def exported_dtype(folder: Path) -> Dtype:
-    """Return the dtype of what is run last of an export that is no engine.
+    """Return the dtype of the last graph or program of an export that is not an engine.
 
     Raises:
-        ModelError: The folder holds none, or it says nothing of its dtype.
+        ModelError: The folder holds no graph or program, or its dtype is not known.
     """
     from amp_export.exporters.executorch import programs
 
@@ -42,7 +42,7 @@ def exported_dtype(folder: Path) -> Dtype:
 
 
 def _described(folder: Path) -> GraphDescription:
-    """Return the graph of a folder that is run last, or what is known of it where it was converted."""
+    """Return the graph of a folder that runs last, or its description if it was converted."""
     from amp_export.exporters.onnx import describe_graph, exported_graphs
     from amp_export.exporters.openvino import models
 
@@ -52,15 +52,15 @@ def _described(folder: Path) -> GraphDescription:
 
 
 def run(folder: Path, *, threads: int | None = None, provider: Provider = Provider.CPU) -> GraphModel | TensorrtDecoder:
-    """Load what was exported into its runtime; what it is, its files tell.
+    """Load an exported model into its runtime, which is detected from the files.
 
     Args:
-        folder: What an `export` of this package wrote.
-        threads: Threads that compute one operator, where the processor computes.
-        provider: What computes an ONNX graph.
+        folder: Folder that `export` wrote.
+        threads: Number of intra-op threads on the CPU.
+        provider: Execution provider of ONNX Runtime.
 
     Raises:
-        RequestError: A provider is named for what ONNX Runtime does not run.
+        RequestError: A provider is given, but ONNX Runtime does not run the export.
         AmpExportError: See `run` of the runtime.
     """
     from amp_export.exporters.executorch.programs import is_executorch
@@ -73,7 +73,7 @@ def run(folder: Path, *, threads: int | None = None, provider: Provider = Provid
 
         return onnx.run(folder, threads=threads, providers=[provider.onnxruntime_name])
     if provider is not Provider.CPU:
-        raise RequestError(f"--provider is ONNX Runtime's, which does not run {folder}.\nLeave it out.")
+        raise RequestError(f"--provider applies to ONNX Runtime only, which does not run {folder}.\nLeave it out.")
     if is_engine:
         from amp_export.exporters.tensorrt import running
 

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 PAGE_BYTES = 4096
-"""Offsets are multiples of it, so that a runtime can map each tensor: `TensorProto.external_data`, onnx.proto."""
+"""Alignment of tensor offsets, so that a runtime can map each tensor: `TensorProto.external_data`, onnx.proto."""
 
 CACHE_LINE_BYTES = 64
-"""Alignment of tensors smaller than a page, which are not worth a page of padding."""
+"""Alignment of tensors smaller than a page, to save padding."""
 
 
 GRAPH = "model.onnx"
@@ -29,13 +29,13 @@ WEIGHTS = "model.onnx.data"
 
 MODEL = "model"
 PARTS = ("encoder_model", "decoder_model", "decoder_with_past_model")
-"""Of an encoder with a decoder, in the order in which they are run: the names that Optimum gives."""
+"""Parts of an encoder-decoder in order of execution, named as in Optimum."""
 
 _NAMES = {Format.ONNX: "{}.onnx", Format.OPENVINO: "openvino_{}.xml", Format.EXECUTORCH: "{}.pte"}
 
 
 def file_name(part: str, to: Format) -> str:
-    """Return what a part of a model is called in a format."""
+    """Return the file name of a part of a model in a format."""
     return _NAMES[to].format(part)
 
 
@@ -46,7 +46,7 @@ def exported_files(folder: Path, to: Format) -> tuple[Path, ...]:
     """Return the files that a runtime loads, in the order of execution: one, or three for an encoder-decoder.
 
     Raises:
-        ModelError: There is none, or one of the three is missing.
+        ModelError: There is no such file, or one of the three is missing.
     """
     names = [file_name(part, to) for part in PARTS]
     if not (folder / names[0]).is_file():
@@ -58,6 +58,6 @@ def exported_files(folder: Path, to: Format) -> tuple[Path, ...]:
 
 
 def aligned_offset(end: int, nbytes: int) -> int:
-    """Return where a tensor of that size starts in a data file that is filled up to `end`."""
+    """Return the offset of a tensor of that size in a data file that is filled up to `end`."""
     alignment = PAGE_BYTES if nbytes >= PAGE_BYTES else CACHE_LINE_BYTES
     return math.ceil(end / alignment) * alignment

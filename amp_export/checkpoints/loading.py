@@ -60,7 +60,7 @@ def count_parameters(config: ModelConfig, raw_config: Mapping[str, Any]) -> int:
             full = transformers.AutoConfig.for_model(config.architecture.model_type, **fields)
             model = getattr(transformers, config.class_name)(full)
         except (TypeError, ValueError, AttributeError) as error:
-            raise ModelError(f"transformers cannot build a {config.class_name} by this config: {error}") from error
+            raise ModelError(f"transformers cannot build a {config.class_name} from this config: {error}") from error
     return sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -92,7 +92,7 @@ def load_model(path: Path, *, dtype: torch.dtype | None = None) -> PreTrainedMod
     if missing := sorted(found["missing_keys"]):
         raise ModelError(
             f"{path}: {len(missing)} tensors that a {name} needs are missing, {missing[0]} first.\n"
-            "transformers would make them up; use a checkpoint that has them all."
+            "transformers would initialize them randomly; use a complete checkpoint."
         )
     loaded: PreTrainedModel = model.eval()
     return loaded
@@ -136,8 +136,8 @@ def _model_class(path: Path, name: str, model_type: str) -> Any:
     if not hasattr(model_class, "from_pretrained"):
         own = find_architecture(model_type).class_name
         raise ModelError(
-            f"{path}: config.json names the class {name}, which transformers {transformers.__version__} does not have; "
-            f"code of a checkpoint is never run.\nIf it computes what {own} does, write that under `architectures`."
+            f"{path}: config.json names the class {name}, which transformers {transformers.__version__} does not "
+            f"have; code in checkpoints is never run.\nIf it computes the same as {own}, set `architectures` to that."
         )
     return model_class
 
@@ -154,7 +154,7 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     if not any((path / name).is_file() for name in TOKENIZER_FILES):
         raise ModelError(
             f"{path} holds no tokenizer: none of {', '.join(TOKENIZER_FILES)}.\n"
-            "Calibration needs one; save it beside the weights with tokenizer.save_pretrained()."
+            "Calibration needs one; save it next to the weights with tokenizer.save_pretrained()."
         )
     with quiet_transformers():
         try:
@@ -164,7 +164,7 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
         except (OSError, ValueError) as error:
             raise ModelError(
                 f"{path} holds a tokenizer that transformers cannot load: {error}\n"
-                "Save it anew beside the weights with tokenizer.save_pretrained()."
+                "Save it again next to the weights with tokenizer.save_pretrained()."
             ) from error
     return tokenizer
 

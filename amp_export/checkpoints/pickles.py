@@ -50,8 +50,8 @@ def _tensors(path: Path) -> Iterator[tuple[str, Any]]:
         for name, tensor in _load(file).items():
             if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
                 raise ModelError(
-                    f"{file} holds {type(tensor).__name__} under {name!r}, where weights by name are expected.\n"
-                    "It is perhaps a training checkpoint; save the model's own weights with save_pretrained()."
+                    f"{file} holds {type(tensor).__name__} under {name!r}, but a weight is expected.\nIt may be a "
+                    "training checkpoint; save the model's own weights with save_pretrained()."
                 )
             if not name.endswith(NEVER_READ):
                 yield name, to_numpy(tensor.detach())
@@ -69,15 +69,15 @@ def _load(file: Path) -> Mapping[Any, Any]:
         found: Mapping[Any, torch.Tensor] = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         raise ModelError(
-            f"{file} asks for more than tensors when it is read, perhaps to run code, and was not read: "
-            f"{_reason(error)}\nNothing of it was run. Use a safetensors version of the model, from a source you trust."
+            f"{file} contains more than tensors, possibly code to run, and was not loaded: "
+            f"{_reason(error)}\nNo code in it was run. Use a safetensors version of the model from a source you trust."
         ) from error
     except Exception as error:  # a damaged pickle can raise anything
-        raise ModelError(f"{file} is damaged: {_reason(error)}\nFetch or copy the checkpoint again.") from error
+        raise ModelError(f"{file} is damaged: {_reason(error)}\nDownload or copy the checkpoint again.") from error
     if not isinstance(found, Mapping):
         raise ModelError(
-            f"{file} holds {type(found).__name__}, where weights by name are expected.\n"
-            "Load the model with transformers and save_pretrained() it."
+            f"{file} holds {type(found).__name__}, but a dict of weights is expected.\nLoad the model with "
+            "transformers and save_pretrained() it."
         )
     return found
 

@@ -80,7 +80,7 @@ class Checkpoint:
         if count := _count_not_finite(array):
             raise ModelError(
                 f"{self.tensors[name].file}: {name} holds {count} values that are NaN or infinite.\n"
-                "Such a model computes nothing; use a checkpoint saved before training diverged."
+                "Such a model cannot compute anything; use a checkpoint from before training diverged."
             )
         return array
 
@@ -123,7 +123,7 @@ def read_config(path: Path) -> tuple[dict[str, Any], ModelConfig]:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ModelError(f"{file} is not valid JSON: {error}") from error
     if not isinstance(raw, dict) or not isinstance(raw.get("model_type"), str):
-        raise ModelError(f"{file} names no model_type, so the architecture is unknown.")
+        raise ModelError(f"{file} has no model_type, so the architecture is unknown.")
     plain = raw if raw["model_type"] != RESIZED_MODEL_TYPE else _dense_config(file, raw)
     architecture = _find_architecture(plain)
     refuse_quantized(plain, architecture)
@@ -142,8 +142,8 @@ def _find_architecture(plain: Mapping[str, Any]) -> Architecture:
     except UnsupportedModelError as error:
         if code := code_beside(plain):
             raise UnsupportedModelError(
-                f"{error}\nThis one brings code of its own ({', '.join(code)}: auto_map in config.json), and code of a "
-                "checkpoint is never run.\nUse a checkpoint in a format that transformers itself knows."
+                f"{error}\nIt contains its own code ({', '.join(code)}: auto_map in config.json), and code in "
+                "checkpoints is never run.\nUse a checkpoint of a model class in transformers."
             ) from None
         raise
 
@@ -182,7 +182,7 @@ def read_widths(file: Path, raw: Mapping[str, Any], config: ModelConfig) -> tupl
     except TypeError as error:
         raise ModelError(f"{file}: layer_widths is damaged: {error}") from error
     if len(widths) != len(config.sites):
-        raise ModelError(f"{file}: layer_widths names {len(widths)} layers, and there are {len(config.sites)}.")
+        raise ModelError(f"{file}: layer_widths has {len(widths)} layers, but the model has {len(config.sites)}.")
     return widths
 
 
@@ -242,12 +242,12 @@ def _check_names(
     surplus = [name for name in tensors if name not in expected and name != head]
     if missing:
         raise ModelError(
-            f"{path}: {len(missing)} tensors that config.json calls for are missing, {missing[0]} first.\n"
+            f"{path}: {len(missing)} tensors that config.json requires are missing, {missing[0]} first.\n"
             f"The files hold {len(tensors)} tensors."
         )
     if surplus:
         raise ModelError(
-            f"{path}: {len(surplus)} tensors have no place in a {config.architecture.class_name} with this config, "
+            f"{path}: {len(surplus)} tensors do not belong to a {config.architecture.class_name} with this config, "
             f"{surplus[0]} first.\nIf it is an adapter, merge it first."
         )
 
@@ -257,6 +257,6 @@ def _check_shapes(path: Path, tensors: Mapping[str, TensorInfo], expected: Mappi
     for name, shape in expected.items():
         if tensors[name].shape != shape:
             raise ModelError(
-                f"{path}: {name} has the shape {list(tensors[name].shape)}, but config.json calls for {list(shape)}.\n"
-                "The config and the weights are not of the same model."
+                f"{path}: {name} has the shape {list(tensors[name].shape)}, but config.json requires "
+                f"{list(shape)}.\nThe config and the weights are of different models."
             )

@@ -81,13 +81,12 @@ def resolve_model(
         return Source(asked, SourceKind.GGUF, convert_gguf(path, cache, status))
     if path.is_file():
         raise ModelError(
-            f"{asked} is a file, and neither a directory nor a .gguf file.\n"
-            f"Name the checkpoint's directory: {path.parent}"
+            f"{asked} is neither a directory nor a .gguf file.\nGive the checkpoint's directory: {path.parent}"
         )
     if not _HUB_ID.fullmatch(asked) or path.suffix.lower() == ".gguf":
         raise ModelError(
-            f"No such model: {asked}\nThere is no such file or directory, and it cannot be a hub id (org/name).\n"
-            f"To try the tool on a small real model, use the word {DEMO}."
+            f"No such model: {asked}\nThere is no such file or directory, and it is not a hub id (org/name).\nTo try "
+            f"amp-export on a small real model, use --model {DEMO}."
         )
     fetched = fetch_from_hub(asked, status, allow_pickle=allow_pickle)
     return Source(asked, SourceKind.HUB, _readable(fetched, cache, status, allow_pickle=allow_pickle))
@@ -101,13 +100,13 @@ def _readable(path: Path, cache: Path, status: OnStatus, *, allow_pickle: bool) 
     """Return the directory itself, or what its pickles were converted to; says which code beside it is not run."""
     with contextlib.suppress(OSError, ValueError):  # a missing or damaged config is reported by those who need it
         if code := code_beside(json.loads((path / "config.json").read_text(encoding="utf-8"))):
-            status(f"The code beside the model is not run ({', '.join(code)}): transformers' own class is used.")
+            status(f"Code in the checkpoint is not run ({', '.join(code)}); transformers' own class is used.")
     if not allow_pickle or has_safetensors(path) or not (path / "config.json").is_file() or not find_pickles(path):
         return path
     from amp_export.checkpoints.pickles import convert_pickles, hash_pickles
 
     def make(folder: Path) -> None:
-        status(f"Converting pickles to safetensors (once; they are kept in {cache})")
+        status(f"Converting pickles to safetensors (once; cached in {cache})")
         convert_pickles(path, folder)
 
     status("Reading the pickles")

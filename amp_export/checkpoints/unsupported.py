@@ -54,19 +54,19 @@ def refuse_adapter(path: Path) -> None:
     try:
         adapter = json.loads(file.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ModelError(f"{file} is not valid JSON: {error}\nFetch the adapter again.") from error
+        raise ModelError(f"{file} is not valid JSON: {error}\nDownload the adapter again.") from error
     if not isinstance(adapter, dict):
-        raise ModelError(f"{file} is not the config of an adapter.\nFetch the adapter again.")
+        raise ModelError(f"{file} is not the config of an adapter.\nDownload the adapter again.")
     kind = str(adapter.get("peft_type") or "of an unknown kind")
     base = adapter.get("base_model_name_or_path") or "BASE_MODEL"
-    found = f"{path} holds an adapter ({kind}) of {base}, not a model: there is an {ADAPTER_CONFIG}."
+    found = f"{path} holds an adapter ({kind}) of {base}, not a model: it contains {ADAPTER_CONFIG}."
     if kind in _PROMPTS:
         raise UnsupportedModelError(
-            f"{found}\nAdapters of this kind change the input of a model and not its weights, so that they cannot be "
-            f"merged.\nPrune {base} itself."
+            f"{found}\nAdapters of this kind change the model's input, not its weights, and cannot be merged.\nPrune "
+            f"{base} itself."
         )
     raise UnsupportedModelError(
-        f"{found}\nMerge it first, and use what that saves:\n{_merge_code(path, adapter, base)}\n"
+        f"{found}\nMerge it first and use the merged model:\n{_merge_code(path, adapter, base)}\n"
         f"If the weights here are complete without the adapter, remove {ADAPTER_CONFIG}."
     )
 
@@ -105,7 +105,7 @@ def explain_quantization(quantization: Any, class_name: str) -> str:
         class_name: The transformers class that loads the checkpoint.
     """
     method = _method(quantization)
-    found = f"The checkpoint is quantized ({method}), and plain weights are needed."
+    found = f"The checkpoint is quantized ({method}), but unquantized weights are needed."
     if method in _CONFIGS:
         config = _CONFIGS[method]
         package = f"  # needs pip install {method}" if method == "compressed-tensors" else ""
@@ -121,11 +121,10 @@ def explain_quantization(quantization: Any, class_name: str) -> str:
         )
     else:
         return (
-            f"{found}\nTransformers cannot dequantize {method}: use the checkpoint that this one was quantized from, "
-            "which its model card names."
+            f"{found}\nTransformers cannot dequantize {method}: use the original checkpoint, named in its model card."
         )
     lines = (*load, '  model.save_pretrained("plain")')
-    return "\n".join((found, "Dequantize it first, copy its tokenizer beside, and use what that saves:", *lines))
+    return "\n".join((found, "Dequantize it first, copy its tokenizer next to the result, and use that:", *lines))
 
 
 def _method(quantization: Any) -> str:
@@ -169,9 +168,9 @@ def check_known_fields(raw_config: Mapping[str, Any], architecture: Architecture
     if unknown:
         fields = ", ".join(f"{name} = {value!r}" for name, value in sorted(unknown.items()))
         raise UnsupportedModelError(
-            f"config.json sets fields of {config_class.__name__} (transformers {__version__}) of which this version of "
-            f"amp-export does not know what they change: {fields}.\n"
-            "Update amp-export; or remove the fields from a copy of the checkpoint, if the model is the same without."
+            f"config.json sets fields of {config_class.__name__} (transformers {__version__}) whose effect this "
+            f"version of amp-export does not know: {fields}.\nUpdate amp-export; or remove the fields in a copy of "
+            "the checkpoint, if they do not change the model."
         )
 
 

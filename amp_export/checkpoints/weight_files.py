@@ -56,13 +56,14 @@ def weight_files(path: Path) -> list[Path]:
         return files
     if pickles := find_pickles(path):
         raise ModelError(
-            f"{path} holds weights as torch pickles only, {pickles[0].name} first. A pickle can run code when it is "
-            "read.\nGive --allow-pickle (allow_pickle=True): they are then read without running any code, and kept as "
-            "safetensors.\nOr load the model with transformers and save_pretrained() it: that writes safetensors too."
+            f"{path} holds weights as torch pickles only, {pickles[0].name} first. Loading a pickle can run "
+            "code.\nGive --allow-pickle (allow_pickle=True) to read them without running code and cache them as "
+            "safetensors.\nOr load the model with transformers and save it with save_pretrained(), which writes "
+            "safetensors."
         )
     raise ModelError(
         f"{path} holds a config but no weights: neither {SINGLE} nor {INDEX}.\n"
-        f"Where a model on the hub has {PICKLE} alone, give --allow-pickle (allow_pickle=True)."
+        f"If a model on the hub has only {PICKLE}, give --allow-pickle (allow_pickle=True)."
     )
 
 
@@ -94,11 +95,13 @@ def _listed(path: Path, index_name: str) -> list[Path]:
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, AttributeError, TypeError) as error:
-        raise ModelError(f"{index} is not a valid index of shards: {error!r}\nFetch the checkpoint again.") from error
+        raise ModelError(
+            f"{index} is not a valid index of shards: {error!r}\nDownload the checkpoint again."
+        ) from error
     if missing := [name for name in names if not (path / name).is_file()]:
         raise ModelError(
-            f"{path}: {len(missing)} of {len(names)} weight files are missing, {missing[0]} first.\n"
-            "Fetch or copy the checkpoint again."
+            f"{path}: {len(missing)} of {len(names)} weight files are missing, {missing[0]} first.\nDownload or copy "
+            "the checkpoint again."
         )
     return [path / name for name in names]
 
@@ -123,7 +126,7 @@ def read_headers(path: Path) -> dict[str, TensorInfo]:
                     tensors[name] = TensorInfo(file, name, dtype, tuple(part.get_shape()))
         except (SafetensorError, OSError) as error:
             raise ModelError(
-                f"{file} is damaged: {error}\nIt is perhaps truncated; fetch or copy the checkpoint again."
+                f"{file} is damaged: {error}\nIt may be truncated; download or copy the checkpoint again."
             ) from error
     return tensors
 
@@ -139,10 +142,12 @@ def check_dtypes(path: Path, tensors: Mapping[str, TensorInfo]) -> None:
         return
     makers = sorted({QUANTIZED_DTYPES[dtype] for dtype in foreign if dtype in QUANTIZED_DTYPES})
     guess = (
-        f"They are quantized, probably by {', or '.join(makers)}, and config.json does not say so.\n" if makers else ""
+        f"They are probably quantized by {', or '.join(makers)}, although config.json does not say so.\n"
+        if makers
+        else ""
     )
     raise UnsupportedModelError(
         f"{path}: weights of dtype {', '.join(sorted(foreign))} are not supported; "
         f"supported: {', '.join(DTYPES.values())}.\n{guess}"
-        "Dequantize the checkpoint first, with the tool that quantized it, or use the one that it was made from."
+        "Dequantize the checkpoint first, with the tool that quantized it, or use the original checkpoint."
     )

@@ -1,1 +1,1 @@
-"""Bundles for devices, and measuring with them over ssh."""
+"""Makes bundles for devices and measures with them over ssh."""

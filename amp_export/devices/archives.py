@@ -1,4 +1,4 @@
-"""Archives that are the same, byte for byte, whenever the same is put into them."""
+"""Writes reproducible archives: the same content gives the same bytes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from amp_export.errors import OutputError
 from amp_export.progress import Advance
 
 COMPRESSION = 1
-"""Weights of 32 bits shrink to 71 % at level 1 and to 68 % at level 6, which takes five times as long."""
+"""Compresses float32 weights to 71 %; level 6 reaches 68 % and takes five times as long."""
 
 MEGABYTE = 1 << 20
 
@@ -23,14 +23,14 @@ MEGABYTE = 1 << 20
 def write_archive(
     file: Path, top: str, contents: Mapping[str, Path | bytes], *, first: str, advance: Advance | None = None
 ) -> None:
-    """Write a `.tar.gz`: no times and owners, names in order, so that the same content gives the same bytes.
+    """Write a reproducible `.tar.gz`: without times and owners, with sorted names.
 
     Args:
-        file: Where it goes; it appears there in one step, and replaces what is there.
-        top: The folder that all lies in.
-        contents: Files, or their content, by their names in that folder.
-        first: The name of the one that comes first, so that it is read quickly.
-        advance: Called with megabytes written and in all.
+        file: Path of the archive; written atomically, replaces an existing file.
+        top: Top-level folder in the archive.
+        contents: Files, or their content, by their names in this folder.
+        first: Name of the file to put first, so that it can be read quickly.
+        advance: Called with the megabytes written and their total.
     """
     partial = file.parent / f".{file.name}.partial-{os.getpid()}"
     total = sum(_size(content) for content in contents.values())
@@ -66,16 +66,16 @@ def read_first(file: Path, name: str) -> bytes:
             member = archive.next()
             stream = archive.extractfile(member) if member is not None else None
             if member is None or stream is None or member.name.rpartition("/")[2] != name:
-                raise OutputError(f"{file} is no bundle: it does not begin with {name}.")
+                raise OutputError(f"{file} is not a bundle: its first file is not {name}.")
             return stream.read()
     except OutputError:
         raise
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        raise OutputError(f"{file} is no bundle, or a damaged one: {error}") from error
+        raise OutputError(f"{file} is damaged or not a bundle: {error}") from error
 
 
 class _Counted:
-    """A stream that tells how much of it was read."""
+    """A stream that reports how much of it was read."""
 
     def __init__(self, stream: IO[bytes], done: int, total: int, advance: Advance | None) -> None:
         self._stream, self._done, self._total, self._advance = stream, done, total, advance

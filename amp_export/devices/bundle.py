@@ -1,4 +1,4 @@
-"""The verb `bundle`: all that a device needs to build, verify and measure, in one archive."""
+"""The command `bundle`: packs all that a device needs to build, verify and measure into one archive."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ class BundleResult:
     """A bundle.
 
     Attributes:
-        file: Where it is.
-        bytes: Its size.
-        sha256: Of the file.
-        manifest: The content of its `manifest.json`.
-        identity: SHA-256 of that, by which a device's report names the bundle.
+        file: Path of the archive.
+        bytes: Size of the archive.
+        sha256: SHA-256 of the archive.
+        manifest: Content of its `manifest.json`.
+        identity: SHA-256 of the manifest, which identifies the bundle in a device's report.
     """
 
     file: Path
@@ -58,7 +58,7 @@ class BundleResult:
 
     @property
     def unpacked_bytes(self) -> int:
-        """Size of all that is in it."""
+        """Total size of the unpacked files."""
         return sum(facts["bytes"] for facts in self.manifest["files"].values())
 
 
@@ -75,14 +75,14 @@ def bundle(
 
     Args:
         output: The output directory of `export` or `convert`.
-        options: Which device the bundle is for, and what it holds.
-        overwrite: Replace an earlier bundle.
-        progress: Where to show progress.
+        options: The device and the content of the bundle.
+        overwrite: Whether to replace an existing bundle.
+        progress: Shows progress.
 
     Raises:
-        OutputError: `output` holds no graph to compare, or the file must not be written.
+        OutputError: `output` holds no graph to compare, or the bundle exists already.
         UnsupportedModelError: The model is not a decoder.
-        RequestError: The limits do not suit the model.
+        RequestError: The limits do not fit the model.
     """
     options = options or BundleOptions()
     target, against = options.target, options.against
@@ -120,15 +120,15 @@ def bundle(
 
 
 def default_file(output: Path, target: TargetName) -> Path:
-    """Return where a bundle goes if nothing else is said."""
+    """Return the default path of a bundle."""
     return output / f"bundle-{target.value}.tar.gz"
 
 
 def find_bundle(file: Path) -> BundleResult:
-    """Return a bundle that is there.
+    """Read an existing bundle.
 
     Raises:
-        OutputError: It is none, damaged, or newer than this version.
+        OutputError: The file is not a bundle, is damaged, or is newer than this version.
     """
     content = read_first(file, MANIFEST)
     source = f"{file} ({MANIFEST})"
@@ -139,7 +139,7 @@ def find_bundle(file: Path) -> BundleResult:
 
 
 def is_current(found: BundleResult, output: Path, against: Path | None) -> bool:
-    """Return whether a bundle holds the graphs that are there now."""
+    """Return whether a bundle holds the current graphs of an output directory."""
     return bool(found.manifest.get("made_of") == made_of_graphs(output, against))
 
 
@@ -147,17 +147,17 @@ def _check_file(file: Path, *, overwrite: bool) -> None:
     if not file.exists():
         return
     if file.is_dir():
-        raise OutputError(f"{file} is a directory.\nName a file with --output.")
+        raise OutputError(f"{file} is a directory.\nGive the path of a file with --output.")
     find_bundle(file)
     if not overwrite:
-        raise OutputError(f"{file} is there already.\nGive --overwrite to replace it, or name another with --output.")
+        raise OutputError(f"{file} already exists.\nGive --overwrite to replace it, or another --output.")
 
 
 def _check_kind(output: Path) -> None:
     if not _holds_decoder(output):
         raise UnsupportedModelError(
-            f"{output} holds no decoder, and bundles are made of decoders only.\n"
-            "Copy its folder onnx/ to the device, and run it there with onnxruntime."
+            f"{output} does not hold a decoder; only decoders can be bundled.\n"
+            "Copy its onnx/ folder to the device and run it there with onnxruntime."
         )
 
 
@@ -171,10 +171,10 @@ def _holds_decoder(output: Path) -> bool:
 
 
 def choose_opset(output: Path, target: TargetName, config: ModelConfig, dtype: Dtype) -> Opset:
-    """Return the operators that every TensorRT of a device takes, or those of the graph that is there.
+    """Return the opset that all TensorRT versions of a device support, or the opset of the existing graph.
 
-    In float32, and with narrow heads, there is no kernel for Attention; trtexec has no option to do without, as
-    `Runtime.allow_any_attention` does. Then older operators spell it out.
+    TensorRT has no Attention kernel for float32 and for small head dimensions, and trtexec has no option like
+    `Runtime.allow_any_attention` to decompose it. The older opset is used in these cases.
     """
     found = describe_decoder(output / Format.ONNX / "model.onnx").opset
     facts = TARGETS[target]
@@ -185,7 +185,7 @@ def choose_opset(output: Path, target: TargetName, config: ModelConfig, dtype: D
 
 
 def _in_opset(subject: BundledGraph, opset: Opset, scratch: Path, progress: Progress) -> BundledGraph:
-    """Return the graph in that opset: the one that is there, or the same exported again."""
+    """Return the graph in this opset: the existing one, or the same exported again."""
     if describe_decoder(subject.folder / "model.onnx").opset is opset:
         return subject
     exported = export_into(
@@ -194,7 +194,7 @@ def _in_opset(subject: BundledGraph, opset: Opset, scratch: Path, progress: Prog
         dtype=subject.dtype,
         opset=opset,
         progress=progress,
-        description=f"Exporting again in opset {opset}",
+        description=f"Exporting again with opset {opset}",
     )
     return replace(subject, folder=exported.folder)
 

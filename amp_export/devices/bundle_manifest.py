@@ -1,4 +1,4 @@
-"""What a bundle says of itself: the content of its `manifest.json`."""
+"""Makes the content of a bundle's `manifest.json`."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ if TYPE_CHECKING:
     from amp_export.architectures import ModelConfig
 
 PROMPT_TOKENS, DECODE_TOKENS = 128, 16
-"""What a device measures in a round, as `benchmark` does here; less where the context is shorter."""
+"""What a device measures per round, the same as `benchmark`; less if the context is shorter."""
 
 SEED = 0
 
 Contents = dict[str, Path | bytes]
 
 NOT_OF_THE_GRAPHS = ("speedup", "gain", "devices")
-"""Verdicts that change while the graphs stay the same, and must not change the bundle (`gain`: version 0.1)."""
+"""Verdicts that can change while the graphs stay the same, and must not change the bundle (`gain`: version 0.1)."""
 
 
 @dataclass(frozen=True)
 class BundledGraph:
-    """One of the two graphs.
+    """One of the two graphs of a bundle.
 
     Attributes:
-        folder: Where it lies.
-        checkpoint: What it was exported from.
-        dtype: What it was exported in.
+        folder: Folder of the graph.
+        checkpoint: Checkpoint that it was exported from.
+        dtype: Dtype of the graph.
     """
 
     folder: Path
@@ -52,7 +52,7 @@ class BundledGraph:
 
     @property
     def config(self) -> ModelConfig:
-        """The config of the model."""
+        """Config of the model."""
         return read_config(self.folder)[1]
 
 
@@ -89,7 +89,7 @@ def describe_bundle(
 
 
 def made_of_graphs(output: Path, against: Path | None) -> dict[str, Any]:
-    """Return by what a bundle can be told from one of other graphs: the hashes in the outputs' manifests."""
+    """Return what identifies the graphs of a bundle: the hashes in the outputs' manifests."""
 
     def graphs(folder: Path) -> dict[str, str]:
         files = Manifest.load(folder).files.items()
@@ -99,7 +99,7 @@ def made_of_graphs(output: Path, against: Path | None) -> dict[str, Any]:
 
 
 def _describe_output(manifest: Manifest) -> dict[str, Any]:
-    """Return what the output's manifest says, without the paths of this machine and the files that stay here."""
+    """Return the output's manifest without local paths and without files that are not bundled."""
     content = to_builtins(manifest)
     del content["files"]
     verdicts = {name: verdict for name, verdict in manifest.verdicts.items() if name not in NOT_OF_THE_GRAPHS}

@@ -1,8 +1,8 @@
-"""What a device is checked against: inputs of a decoder, and PyTorch's logits for them.
+"""Makes the references that a device is checked against: inputs of a decoder, and PyTorch's logits for them.
 
-A bundle holds few logits: those after the last token of every call, which is what a decoder is run for. They depend on
-the keys and values of all tokens before, so a fault in any of these shows in them; the logits of the tokens before add
-only what the same rows of the same weights make of other vectors. With a vocabulary of 49,152: 1.4 MB instead of 42.
+A bundle holds only the logits of the last token of each call. They depend on the keys and values of all previous
+tokens, so an error in any of these shows up in them; the logits of previous tokens would only test the LM head on other
+vectors. With a vocabulary of 49,152 they take 1.4 MB instead of 42.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from amp_export.exporters.limits import Limits
 
 PADDED_PROMPTS = (17, 11, 5)
-"""Tokens of the prompts of the padded batch: as many of them as a batch may hold."""
+"""Prompt lengths of the padded batch, as many as a batch may hold."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class ReferenceCall:
         input_ids: int64 [batch, new].
         attention_mask: int64 [batch, past + new].
         position_ids: int64 [batch, new].
-        logits: After the last new token, [batch, vocabulary]; padding is on the left, so the last is always real.
+        logits: Logits of the last new token, [batch, vocabulary]; padding is on the left, so the last token is real.
     """
 
     input_ids: Integers
@@ -53,13 +53,13 @@ class ReferenceCall:
 
 @dataclass(frozen=True)
 class Reference:
-    """What one graph has to compute.
+    """The reference of one graph.
 
     Attributes:
-        dtype: The graph's dtype.
-        calls: By case, what is called in turn.
-        noise: How far PyTorch in the graph's dtype is from PyTorch in a higher one: the largest difference.
-        mean_noise: The largest mean difference of a case.
+        dtype: Dtype of the graph.
+        calls: Calls of each case, in order.
+        noise: Largest difference between PyTorch in the graph's dtype and in a higher one.
+        mean_noise: Largest mean difference of a case.
     """
 
     dtype: Dtype
@@ -68,7 +68,7 @@ class Reference:
     mean_noise: float
 
     def summary(self) -> dict[str, Any]:
-        """Return what a bundle's manifest says of it."""
+        """Return the entry in a bundle's manifest."""
         return {
             "precision": self.dtype.value,
             "reference_precision": REFERENCE[self.dtype],
@@ -80,7 +80,7 @@ class Reference:
         }
 
     def to_npz(self) -> bytes:
-        """Return all arrays, under `CASE.CALL.NAME` with numbers for case and call."""
+        """Return all arrays, by `CASE.CALL.NAME`, where case and call are numbers."""
         arrays: dict[str, Any] = {}
         for case, calls in enumerate(self.calls.values()):
             for number, call in enumerate(calls):
@@ -98,9 +98,9 @@ def make_reference(checkpoint: Path, dtype: Dtype, limits: Limits) -> Reference:
     """Run a decoder in PyTorch, in the graph's dtype and in a higher one.
 
     Args:
-        checkpoint: What was exported.
-        dtype: The precision it was exported in.
-        limits: What a device's engine takes: no case is larger.
+        checkpoint: The exported checkpoint.
+        dtype: Dtype of the export.
+        limits: Limits of the device's engine: no case is larger.
 
     Raises:
         ModelError: The checkpoint cannot be read.
@@ -110,7 +110,7 @@ def make_reference(checkpoint: Path, dtype: Dtype, limits: Limits) -> Reference:
     cases = reference_cases(limits)
     if not cases:
         raise RequestError(
-            f"A context of {limits.max_context} tokens is too short to check parity on.\nGive --max-context 12 or more."
+            f"A context of {limits.max_context} tokens is too short to check parity.\nGive --max-context 12 or more."
         )
     pool = token_pool(checkpoint, config.vocab_size)
 
@@ -129,7 +129,7 @@ def make_reference(checkpoint: Path, dtype: Dtype, limits: Limits) -> Reference:
 
 
 def reference_cases(limits: Limits) -> tuple[Case, ...]:
-    """Return the cases that an engine of such limits takes: those of `validate` in kind, with fewer steps."""
+    """Return the cases that fit an engine's limits: of the same kinds as those of `validate`, with fewer steps."""
     cases = [
         Case("prefill of 17 tokens", (17,)),
         Case("prefill of 128 tokens", (128,)),
@@ -149,7 +149,7 @@ def _record(case: Case, pool: Integers, forward: Forward[Cache]) -> list[Referen
         input_ids: Integers, attention_mask: Integers, position_ids: Integers, past: Cache | None
     ) -> tuple[Floats, Cache]:
         logits_bsv, now = forward(input_ids, attention_mask, position_ids, past)
-        # a copy, so that the other logits can go
+        # a copy, so that the memory of the other logits is freed
         calls.append(ReferenceCall(input_ids, attention_mask, position_ids, logits_bsv[:, -1].copy()))
         return logits_bsv, now
 

@@ -1,6 +1,7 @@
-"""Measuring on a device: push the bundle there, run it, and bring its report back, however often that is cut short.
+"""Measures on a device: pushes the bundle, runs it and fetches its report; resumes after interruptions.
 
-The device keeps what it has: a partial archive, the unpacked bundle, its engines, and a run that goes on without us.
+The device keeps its state: a partial archive, the unpacked bundle, its engines, and a run that continues when the
+connection is lost.
 """
 
 from __future__ import annotations
@@ -39,20 +40,21 @@ _WORD, _ERROR = "amp-export ", "Error: "
 def benchmark_on_device(
     output: Path, device: str, options: DeviceOptions | None = None, *, progress: Progress | None = None
 ) -> Report:
-    """Measure dense against pruned on a device, and merges the result into the output's report.
+    """Compare the dense and the pruned model on a device, and merge the result into the output's report.
 
     Args:
-        output: What `export` or the whole run wrote.
+        output: Output directory of `export` or of a whole run.
         device: `ssh://[user@]host[:port]`.
-        options: Everything else.
-        progress: Where to show what is going on.
+        options: All other options.
+        progress: Shows progress.
 
     Returns:
-        The report, whether parity holds on the device or not.
+        The report, whether or not parity holds on the device.
 
     Raises:
         RequestError: The address is malformed.
-        DeviceError: The device cannot be reached, was lost, or cannot run the bundle. The same call takes it up again.
+        DeviceError: The device cannot be reached, the connection was lost, or the bundle cannot run. The same call
+            resumes.
         OutputError: See `bundle`.
     """
     options = options or DeviceOptions()
@@ -60,7 +62,7 @@ def benchmark_on_device(
     address = Address.parse(device)
     earlier = open_report(output, Manifest.load(output))
     found = _find_or_make(output, options, progress)
-    # a bundle that was made now stands in it
+    # it lists a bundle that was made just now
     manifest = Manifest.load(output)
     connection = Connection(address, options.ssh_config)
     state = _prepare(connection, found, options)
@@ -69,7 +71,7 @@ def benchmark_on_device(
     with tempfile.TemporaryDirectory() as scratch:
         report = _run(connection, found, Path(scratch), progress)
     merged = update_report(output, earlier, manifest, devices={str(address): report}, progress=progress)
-    # the report is home; if the device is gone now, it is at worst brought again
+    # the report has been fetched; if the device is lost now, it is only fetched again
     with contextlib.suppress(DeviceError):
         connection.run(commands.TAKEN, found.sha256)
     return merged
@@ -77,12 +79,12 @@ def benchmark_on_device(
 
 @dataclass(frozen=True)
 class _State:
-    """What a device has.
+    """What is on the device.
 
     Attributes:
-        unpacked: Whether the bundle is there.
-        partial_bytes: How much of its archive is there.
-        free_bytes: Room on the disk.
+        unpacked: Whether the bundle is unpacked there.
+        partial_bytes: Bytes of its archive that have arrived.
+        free_bytes: Free disk space.
     """
 
     unpacked: bool
@@ -91,13 +93,13 @@ class _State:
 
 
 def _find_or_make(output: Path, options: DeviceOptions, progress: Progress) -> BundleResult:
-    """Return the output's bundle, if it holds the graphs that are there now, or a new one."""
+    """Return the output's bundle if it holds the current graphs, or make a new one."""
     file = default_file(output, options.target)
     if file.exists():
         found = find_bundle(file)
         if is_current(found, output, options.against):
             return found
-        progress.note(f"{file.name} holds other graphs than {output} does now, and is made again.")
+        progress.note(f"{file.name} does not match the current graphs in {output} and is made again.")
     return bundle(
         output,
         BundleOptions(target=options.target, against=options.against),
@@ -108,7 +110,7 @@ def _find_or_make(output: Path, options: DeviceOptions, progress: Progress) -> B
 
 def _prepare(connection: Connection, found: BundleResult, options: DeviceOptions) -> _State:
     if "\n" in options.device_python or not options.device_python:
-        raise DeviceError(f"--device-python {options.device_python!r} is no path of a program.")
+        raise DeviceError(f"--device-python {options.device_python!r} is not the path of a program.")
     arguments = ["--rounds", str(options.rounds)]
     if options.threads is not None:
         arguments += ["--threads", str(options.threads)]
@@ -116,7 +118,7 @@ def _prepare(connection: Connection, found: BundleResult, options: DeviceOptions
         arguments += ["--runtime", options.device_runtime.value]
     request = json.dumps({"arguments": arguments})
     said = connection.run(commands.PREPARE, found.sha256, data=f"{options.device_python}\n{request}\n")
-    # other lines may come from the login shell's own start files
+    # other lines may come from the login shell's startup files
     words = [line[len(_WORD) :].split() for line in said if line.startswith(_WORD)]
     _check_python(connection.address, options, words)
     numbers = {name: int(value[0]) for name, *value in words if name in ("partial", "free")}
@@ -125,15 +127,15 @@ def _prepare(connection: Connection, found: BundleResult, options: DeviceOptions
 
 def _check_python(address: Address, options: DeviceOptions, words: list[list[str]]) -> None:
     python = options.device_python
-    another = "--device-python names another Python there, such as ~/venv/bin/python."
+    another = "To use another Python there, give its path, such as --device-python ~/venv/bin/python."
     if ["no-python"] in words:
         raise DeviceError(f"There is no {python} on {address}.\nInstall Python 3.8 or later there. {another}")
     versions = [tuple(map(int, word)) for word in words if len(word) == 2 and all(part.isdigit() for part in word)]
     if not versions:
-        raise DeviceError(f"{python} on {address} is no Python, or does not run.\n{another}")
+        raise DeviceError(f"{python} on {address} is not Python or does not run.\n{another}")
     if versions[0] < OLDEST_PYTHON:
         version = ".".join(map(str, versions[0]))
-        raise DeviceError(f"{python} on {address} is Python {version}, and 3.8 or later is needed.\n{another}")
+        raise DeviceError(f"{python} on {address} is Python {version}, but 3.8 or later is needed.\n{another}")
     if ["numpy"] not in words:
         raise DeviceError(
             f"{python} on {address} has no numpy.\nInstall it there: sudo apt install python3-numpy. {another}"
@@ -150,12 +152,12 @@ def _check_python(address: Address, options: DeviceOptions, words: list[list[str
 
 
 def _push(connection: Connection, found: BundleResult, state: _State, progress: Progress) -> None:
-    # archive and unpacked files are there together for a while
+    # archive and unpacked files are on the disk at the same time
     needed = found.bytes - state.partial_bytes + found.unpacked_bytes
     if state.free_bytes < needed:
         raise DeviceError(
-            f"{connection.address} has {state.free_bytes / 1e9:.1f} GB of disk free in ~/{commands.CACHE}, and the "
-            f"bundle needs {needed / 1e9:.1f} GB.\nMake room there."
+            f"{connection.address} has {state.free_bytes / 1e9:.1f} GB of free disk space in ~/{commands.CACHE}, but "
+            f"the bundle needs {needed / 1e9:.1f} GB.\nFree some space there."
         )
     if state.partial_bytes > found.bytes:
         connection.run(commands.EMPTY, found.sha256)
@@ -164,33 +166,35 @@ def _push(connection: Connection, found: BundleResult, state: _State, progress: 
         with progress.step(f"Pushing {found.bytes / 1e6:.0f} MB to {connection.address}") as advance:
             if state.partial_bytes != found.bytes:
                 _copy(connection, found, advance)
-        with progress.step("Unpacking there"):
+        with progress.step("Unpacking on the device"):
             said = connection.run(commands.UNPACK, found.sha256)
         if f"{_WORD}damaged" not in said:
             return
-        progress.note("What came there is not what was sent; it is sent again from the beginning.")
+        progress.note("The bundle arrived damaged; it is pushed again from the beginning.")
         connection.run(commands.EMPTY, found.sha256)
         state = replace(state, partial_bytes=0)
     raise DeviceError(
         f"The bundle was pushed to {connection.address} twice, and its SHA-256 was wrong there both times.\n"
-        "Its disk or memory may be at fault; or the bundle changes here while it is pushed."
+        "Check the device's disk and memory, and that the bundle does not change here while it is pushed."
     )
 
 
 def _copy(connection: Connection, found: BundleResult, advance: Advance) -> None:
     remote = f"{commands.CACHE}/{found.sha256}/{commands.ARCHIVE}"
     with tempfile.TemporaryDirectory() as folder, _watched(connection, found, advance):
-        # under a name of ours, so that no name of the user's has to be quoted for sftp
+        # under a fixed name, so that no name of the user's has to be quoted for sftp
         (Path(folder) / commands.ARCHIVE).symlink_to(found.file.resolve())
         try:
             connection.copy(f"reput {commands.ARCHIVE} {remote}\n", folder=Path(folder))
         except DeviceError as error:
-            raise DeviceError(f"{error}\nWhat has come there is kept: the same command goes on from it.") from error
+            raise DeviceError(
+                f"{error}\nThe part that arrived is kept: run the same command again to resume."
+            ) from error
 
 
 @contextlib.contextmanager
 def _watched(connection: Connection, found: BundleResult, advance: Advance) -> Iterator[None]:
-    """Show how much has come there, which a second connection tells."""
+    """Show how much has arrived, as reported over a second connection."""
     total = found.bytes // MEGABYTE
 
     def show(lines: Iterator[str]) -> None:
@@ -215,13 +219,14 @@ def _run(connection: Connection, found: BundleResult, scratch: Path, progress: P
             connection.follow(commands.ATTACH, found.sha256, _listener(lines, advance, progress.note))
         except DeviceError as error:
             raise DeviceError(
-                f"{error}\nA run that was begun goes on there; the same command waits for it and brings its report."
+                f"{error}\nA run that has started continues there; run the same command again to wait for it and "
+                "fetch its report."
             ) from error
     codes = [line.split()[-1] for line in lines if line.startswith(f"{_WORD}exit ")]
     if codes[-1:] not in (["0"], ["1"]):
         raise DeviceError(
-            f"The run on {connection.address} could not go on: {_last_error(lines)}\n"
-            f"What was pushed is in ~/{commands.CACHE}/{found.sha256} there; without it, the same command begins anew."
+            f"The run on {connection.address} failed: {_last_error(lines)}\n"
+            f"The pushed files are in ~/{commands.CACHE}/{found.sha256} there; remove them to start from the beginning."
         )
     name = "device-report.json"
     connection.copy(f"get {commands.CACHE}/{found.sha256}/bundle/{name} {name}\n", folder=scratch)
@@ -233,7 +238,7 @@ def _listener(lines: list[str], advance: Advance, note: Callable[[str], None]) -
         lines.append(line)
         if measured := _ROUNDS.match(line):
             advance(int(measured[1]), int(measured[2]))
-        # an error is shown when the run has ended
+        # errors are shown when the run has ended
         elif not line.startswith(_WORD) and not any(earlier.startswith(_ERROR) for earlier in lines):
             note(line)
 
@@ -241,7 +246,7 @@ def _listener(lines: list[str], advance: Advance, note: Callable[[str], None]) -
 
 
 def _last_error(lines: list[str]) -> str:
-    """Return what the device says is wrong, and what to do; its last lines where it does not say."""
+    """Return the device's error message, or its last lines if there is none."""
     starts = [number for number, line in enumerate(lines) if line.startswith(_ERROR)]
     said = lines[starts[-1] :] if starts else lines[-3:]
     return "\n".join(line for line in said if not line.startswith(_WORD)).removeprefix(_ERROR)

@@ -1,14 +1,15 @@
-"""What is run on a device: fixed commands for its `sh`, whose parameter `$1` is the SHA-256 of a bundle.
+"""Commands that run on a device: fixed commands for its `sh`, whose parameter `$1` is the SHA-256 of a bundle.
 
-Each is given to `sh -c` in single quotes, and has neither single quotes nor newlines in it, so that any login shell
-passes it on as it is. What they say for us begins with `amp-export`. They send errors the same way as the rest: what
-comes the other way is ssh's own.
+Each is passed to `sh -c` in single quotes and contains neither single quotes nor newlines, so that any login shell
+passes it on unchanged. Output lines meant for amp-export begin with `amp-export`. The commands write errors to stdout
+too: stderr carries only ssh's own messages.
 """
 
 from __future__ import annotations
 
 CACHE = ".cache/amp-export"
-"""Where bundles lie, in the user's home: one folder each, with `bundle.tar.gz` until it is unpacked into `bundle`."""
+"""Folder of the bundles in the user's home: one folder each, with `bundle.tar.gz` until it is unpacked into
+`bundle`."""
 
 ARCHIVE = "bundle.tar.gz"
 
@@ -28,13 +29,13 @@ PREPARE = (
     + 'command -v "$p" > /dev/null || { echo "amp-export no-python"; exit 0; }; '
     + f'"$p" -c "{_PROBE_PYTHON}" amp-export numpy tensorrt onnxruntime || :'
 )
-"""Reads the name of Python and, on the lines after, the request. Says what is there, and what room."""
+"""Reads the path of Python and, on the lines after, the request. Reports what is there and the free disk space."""
 
 EMPTY = _ENTER + f": > {ARCHIVE}"
-"""Begins the archive anew."""
+"""Empties the archive."""
 
 WATCH = _ENTER + f"while wc -c < {ARCHIVE}; do sleep 1; done"
-"""Says once a second how much of the archive has come; ends when nobody listens."""
+"""Prints the size of the archive once per second; ends when the connection closes."""
 
 UNPACK = (
     _ENTER
@@ -47,7 +48,7 @@ UNPACK = (
 """Unpacks the archive if its SHA-256 is right, and removes it."""
 
 ATTACH = _ENTER + 'cd bundle && AMP_EXPORT_PYTHON="$(cat ../python)" exec bash run.sh attach ../request.json'
-"""Starts the run, or finds the one that is going on, and says what it says until it ends."""
+"""Starts the run or attaches to the current one, and prints its output until it ends."""
 
 TAKEN = _ENTER + "rm -f bundle/work/state.json"
-"""Notes that the run's report was brought home, so that the next request measures anew."""
+"""Marks the run's report as fetched, so that the next request measures again."""

@@ -1,4 +1,4 @@
-"""Read the report of a device."""
+"""Reads the report of a device."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class _RawBenchmark:
 
 @dataclass(frozen=True)
 class _RawReport:
-    """What has to be read of a device's report before it can be completed."""
+    """The fields of a device's report that are needed to complete it."""
 
     SCHEMA: ClassVar[int] = 1
 
@@ -47,20 +47,20 @@ class _RawReport:
 
 
 def read_device_report(file: Path, *, identity: str) -> DeviceReport:
-    """Read a device's report, and add the speed-ups with their intervals.
+    """Read a device's report, and add the speedups with their intervals.
 
     Args:
         file: The report.
         identity: The SHA-256 of the manifest of the bundle that was run.
 
     Raises:
-        DeviceError: It is damaged, newer than this version, or of another bundle.
+        DeviceError: The report is damaged, newer than this version, or of another bundle.
     """
     source = f"The device's report {file.name}"
     content = parse_json(read_text(file, error=DeviceError), source=source, error=DeviceError)
     check_schema(content, source=source, newest=_RawReport.SCHEMA, error=DeviceError)
     if content.get("bundle") != identity:
-        raise DeviceError("The device's report is of another bundle.\nRun it again.")
+        raise DeviceError("The device's report is of another bundle.\nRun the bundle again.")
     raw = convert(content, _RawReport, source=source, ignore_unknown=True, error=DeviceError)
     content["holds"] = all(parity.get("holds") is True for parity in raw.parity.values())
     if raw.benchmark is not None:

@@ -1,7 +1,7 @@
-"""A device that is reached by the system's `ssh` and `sftp`, with the user's own keys and `~/.ssh/config`.
+"""Connects to a device with the system's `ssh` and `sftp`, with the user's own keys and `~/.ssh/config`.
 
-Host keys are always checked. What runs on the device are the fixed commands of `device_commands`, whose only parameter
-is a SHA-256; everything else goes there as data.
+Host keys are always checked. Only the fixed commands of `remote_commands` run on the device; their only parameter is a
+SHA-256, and everything else is sent as data.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from amp_export.errors import DeviceError, RequestError
 
 CONNECT_SECONDS = 10
 ALIVE_SECONDS, ALIVE_COUNT = 5, 3
-"""A host that says nothing so often, asked so often, is gone."""
+"""Keep-alive messages without an answer before a connection counts as lost."""
 
 LOST = 255
-"""The exit code of ssh itself: ssh(1), EXIT STATUS. Our commands never return it."""
+"""Exit code of ssh itself: ssh(1), EXIT STATUS. The remote commands never return it."""
 
 _ADDRESS = re.compile(
     r"ssh://(?:(?P<user>[A-Za-z0-9_][A-Za-z0-9_.-]*)@)?"
@@ -34,12 +34,12 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Address:
-    """Where a device is.
+    """Address of a device.
 
     Attributes:
         host: A name, an alias of `~/.ssh/config`, or an IP address.
-        user: The user there; None leaves it to ssh.
-        port: The port; None leaves it to ssh.
+        user: User name on the device; None leaves it to ssh.
+        port: Port of the ssh server; None leaves it to ssh.
     """
 
     host: str
@@ -51,14 +51,14 @@ class Address:
         """Read `ssh://[user@]host[:port]`.
 
         Raises:
-            RequestError: It is something else.
+            RequestError: The text is not such an address.
         """
         found = _ADDRESS.fullmatch(text)
         port = int(found["port"]) if found and found["port"] else None
         if found is None or port == 0 or (port or 0) > 65535:
             raise RequestError(
-                f"--device {text!r} is no address of a device.\n"
-                "Give ssh://[user@]host[:port], such as ssh://orin.local. Passwords are not taken: use a key."
+                f"--device {text!r} is not the address of a device.\n"
+                "Give ssh://[user@]host[:port], such as ssh://orin.local. Passwords are not supported: use a key."
             )
         return cls(found["host"].strip("[]"), found["user"], port)
 
@@ -69,47 +69,47 @@ class Address:
 
 @dataclass(frozen=True)
 class Running:
-    """A process of ssh or sftp.
+    """A running process of ssh or sftp.
 
     Attributes:
         process: The process.
-        log: What ssh itself says.
+        log: The stderr of ssh.
     """
 
     process: subprocess.Popen[str]
     log: IO[bytes]
 
     def lines(self) -> Iterator[str]:
-        """Yield what the device says, when it comes."""
+        """Yield the device's output lines as they arrive."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
             yield line.rstrip("\n")
 
     def stderr_text(self) -> str:
-        """Return what ssh has said so far."""
+        """Return the stderr of ssh so far."""
         self.log.seek(0)
         return self.log.read().decode(errors="replace")
 
 
 @dataclass(frozen=True)
 class Connection:
-    """Runs commands on a device and copies files, each over a connection of its own.
+    """Runs commands on a device and copies files, each over its own connection.
 
     Attributes:
-        address: Where it is.
-        config: Another file than `~/.ssh/config`.
+        address: Address of the device.
+        config: Config file of ssh, if not `~/.ssh/config`.
     """
 
     address: Address
     config: Path | None = None
 
     def run(self, command: str, sha256: str, *, data: str = "") -> list[str]:
-        """Run a command and returns the lines that it says.
+        """Run a command and return its output lines.
 
         Args:
-            command: A text of `device_commands`.
-            sha256: Its parameter.
-            data: What it reads on its standard input.
+            command: A command of `remote_commands`.
+            sha256: Parameter of the command.
+            data: Standard input of the command.
 
         Raises:
             DeviceError: The device cannot be reached, or the command failed.
@@ -117,12 +117,12 @@ class Connection:
         said: list[str] = []
         code = self.follow(command, sha256, said.append, data=data)
         if code:
-            last = said[-1] if said else "It said nothing."
+            last = said[-1] if said else "It printed nothing."
             raise DeviceError(f"A command on {self.address} failed with exit code {code}: {last}")
         return said
 
     def follow(self, command: str, sha256: str, on_line: Callable[[str], None], *, data: str = "") -> int:
-        """Run a command and shows each line that it says when it comes; the arguments are those of `run`.
+        """Run a command and show each output line as it arrives; the arguments are those of `run`.
 
         Returns:
             The command's exit code.
@@ -140,7 +140,7 @@ class Connection:
 
     @contextlib.contextmanager
     def start(self, command: str, sha256: str, *, data: str = "") -> Iterator[Running]:
-        """Start a command, and ends it with the block; the arguments are those of `run`."""
+        """Start a command, and end it with the block; the arguments are those of `run`."""
         assert _SHA256.fullmatch(sha256)
         arguments = ["ssh", "-T", *self._options(), "-o", "RemoteCommand=none"]
         if self.address.port is not None:
@@ -153,8 +153,8 @@ class Connection:
         """Copy files with sftp.
 
         Args:
-            batch: What sftp is to do; only with names that we made.
-            folder: Where it runs.
+            batch: Batch commands for sftp; file names in them must not need quoting.
+            folder: Working directory of sftp.
 
         Raises:
             DeviceError: The device cannot be reached, the connection was lost, or a file could not be copied.
@@ -165,15 +165,15 @@ class Connection:
         host = f"[{self.address.host}]" if ":" in self.address.host else self.address.host
         with _start([*arguments, "--", host], batch, folder=folder) as running:
             for _ in running.lines():
-                pass  # sftp repeats what it was told
+                pass  # sftp echoes its commands
             code = running.process.wait()
             if code == LOST or code < 0:
                 raise self._explain(running.stderr_text())
             if code:
-                last = (running.stderr_text().strip().splitlines() or ["sftp said nothing."])[-1]
+                last = (running.stderr_text().strip().splitlines() or ["sftp printed nothing."])[-1]
                 raise DeviceError(
                     f"A file could not be copied to or from {self.address}: {last}\n"
-                    "Is the disk full, there or here? Does its ssh server have sftp?"
+                    "Check that neither disk is full, and that its ssh server supports sftp."
                 )
 
     def _options(self) -> list[str]:
@@ -192,53 +192,54 @@ class Connection:
         return [*options, *(part for name, value in settings.items() for part in ("-o", f"{name}={value}"))]
 
     def _explain(self, said: str) -> DeviceError:
-        """Say what to do about what ssh says; its messages are of OpenSSH 9.2, and are not translated."""
+        """Turn ssh's message, as OpenSSH 9.2 writes it and never translates it, into an error with advice."""
         user = "" if self.address.user is None else f"{self.address.user}@"
         port = "" if self.address.port is None else f"-p {self.address.port} "
         config = "" if self.config is None else f"-F {self.config} "
         by_hand = f"ssh {config}{port}{user}{self.address.host}"
-        # how known_hosts names a host that listens on another port
+        # the name in known_hosts of a host with another port
         known = self.address.host if self.address.port is None else f"[{self.address.host}]:{self.address.port}"
         for words, problem, advice in _PROBLEMS:
             if words in said:
                 return DeviceError(f"{self.address} {problem}.\n{advice.format(by_hand=by_hand, known=known)}")
-        # sftp adds that line to whatever ssh has said
+        # sftp adds this line to ssh's messages
         lines = [line for line in said.strip().splitlines() if line != "Connection closed"] or ["it was closed"]
         return DeviceError(f"The connection to {self.address} failed or was lost: {lines[-1].strip()}\nTry: {by_hand}")
 
 
 _PROBLEMS = (
-    ("Could not resolve hostname", "is no host that is known here", "Is the name right? Try: {by_hand}"),
+    ("Could not resolve hostname", "cannot be resolved", "Check the host name. Try: {by_hand}"),
     (
         "Connection refused",
         "refuses the connection",
-        "Is an ssh server running there, and on this port? On the device: sudo apt install openssh-server.",
+        "Check that an ssh server listens on this port. To install one there: sudo apt install openssh-server.",
     ),
-    ("No route to host", "is not reached", "Is it on, and in the same network?"),
-    ("Connection timed out", "does not answer", "Is it on, and in the same network?"),
-    ("Operation timed out", "does not answer", "Is it on, and in the same network?"),
+    ("No route to host", "cannot be reached", "Check that it is on and in the same network."),
+    ("Connection timed out", "does not answer", "Check that it is on and in the same network."),
+    ("Operation timed out", "does not answer", "Check that it is on and in the same network."),
     (
         "REMOTE HOST IDENTIFICATION HAS CHANGED",
-        "shows another host key than before",
-        "It was installed anew, or it is another machine. Find out which; then: ssh-keygen -R {known}, and {by_hand}",
+        "has another host key than before",
+        "It was reinstalled, or it is another machine. If you trust it: ssh-keygen -R {known}, then {by_hand}",
     ),
     (
         "Host key verification failed",
-        "shows a host key that is not known here",
-        "Connect once by hand, compare the key's fingerprint, and accept it: {by_hand}",
+        "has a host key that is not in known_hosts",
+        "Connect once manually, compare the key's fingerprint, and accept it: {by_hand}",
     ),
     (
         "Permission denied (",
-        "does not let you in",
-        "A key without a passphrase, or one in ssh-agent, must be accepted there: ssh-copy-id. Try: {by_hand}",
+        "denied the login",
+        "Install your public key there with ssh-copy-id; the key needs to be in ssh-agent or without a passphrase. "
+        "Try: {by_hand}",
     ),
     (
         "Bad owner or permissions",
-        "is not reached, because ssh does not trust its own configuration",
-        "Nobody but you may write it: chmod 600 ~/.ssh/config. Try: {by_hand}",
+        "cannot be reached, because the permissions of the ssh configuration are too open",
+        "Make it writable for you only: chmod 600 ~/.ssh/config. Try: {by_hand}",
     ),
 )
-"""What ssh says, what that means, and what to do; the first that fits is taken."""
+"""Part of ssh's message, its meaning, and advice; the first match is taken."""
 
 
 @contextlib.contextmanager
@@ -258,7 +259,7 @@ def _start(arguments: list[str], data: str, *, folder: Path | None = None) -> It
             )
         except FileNotFoundError as error:
             raise DeviceError(
-                f"There is no {arguments[0]} here.\nInstall OpenSSH's client: sudo apt install openssh-client."
+                f"{arguments[0]} is not installed here.\nInstall OpenSSH's client: sudo apt install openssh-client."
             ) from error
         try:
             yield Running(process, log)

@@ -1,1 +1,1 @@
-"""What a request means for a model, worked out from its config alone."""
+"""Predicts what pruning would do to a model, from its config alone."""

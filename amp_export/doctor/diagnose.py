@@ -1,4 +1,4 @@
-"""The verb `doctor`: what a ratio would mean for a model, from its config alone."""
+"""The command `doctor`: predicts what a pruning ratio would do to a model, from its config alone."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from amp_export.pruning.rewriting import MODELING_FILE, Rewrite, rewrite
 from amp_export.verb_options import DoctorOptions, PlanSettings
 
 NEAREST_STEP = 0.01
-"""How finely the nearest ratio that a runtime can load is looked for."""
+"""Step of the search for the nearest ratio that a runtime can load."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class Option:
     """One way to meet the ratio.
 
     Attributes:
-        candidate: What would be kept; on average, where layers may differ.
-        rewrite: The class and config that say it. Where layers share the counts out its widths are an example.
-        shared_out: Whether layers share the counts out by their importance, so that they are averages.
+        candidate: Widths to keep; averages if layers may differ.
+        rewrite: Class and config of the pruned model. If counts are allocated across layers, its widths are an example.
+        shared_out: Whether counts are allocated across layers by importance, so that the candidate's are averages.
     """
 
     candidate: Candidate
@@ -49,21 +49,21 @@ class Option:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What `doctor` found.
+    """The result of `doctor`.
 
     Attributes:
-        model: What was asked for.
-        class_name: The model's class.
-        parameters: Its parameters, tied ones counted once.
-        widths: Its heads and neurons in every layer.
-        num_layers: Its layers.
-        ratio: The ratio that was asked for.
-        target: The device that was asked for.
-        options: Every way to meet it.
-        chosen: The one that will be taken, or None where the choice needs scores.
-        compatibility: Which runtimes load the result.
-        memory: Whether model, engine and build fit on the target, and how fast it can decode at most; None where
-            nothing is known of the target, or the graph is not one that is built directly.
+        model: The model as the user named it.
+        class_name: Class of the model.
+        parameters: Number of its parameters, tied ones counted once.
+        widths: Heads and neurons of each layer.
+        num_layers: Number of layers.
+        ratio: The requested ratio.
+        target: The requested device.
+        options: All ways to meet the ratio.
+        chosen: The option that pruning would take, or None if the choice needs scores.
+        compatibility: Whether each runtime loads the result.
+        memory: Whether model, engine and build fit on the target, and an upper bound of its decoding speed; None if the
+            target's memory is not known or the graph is not built directly.
     """
 
     model: str
@@ -79,7 +79,7 @@ class Diagnosis:
     memory: MemoryEstimate | None = None
 
     def to_json(self) -> str:
-        """Return the text that `doctor --json` prints; `chosen` is an index of the options."""
+        """Return the text that `doctor --json` prints; `chosen` is an index into the options."""
         content = {
             "model": self.model,
             "class": self.class_name,
@@ -116,18 +116,18 @@ def diagnose(
     *,
     progress: Progress | None = None,
 ) -> Diagnosis:
-    """Say what a ratio would keep and how it would be expressed; reads no weights.
+    """Predict what a ratio would keep and how the pruned model would be saved; read no weights.
 
     Args:
         model: A hub id, a checkpoint directory, a `.gguf` file, or `demo`.
-        settings: What plan is asked for.
-        options: Everything else.
-        progress: Where to show that a model is fetched.
+        settings: Settings of the plan.
+        options: All other options.
+        progress: Shows the download of a model.
 
     Raises:
-        RatioError: The ratio is illegal; the nearest legal one is named.
+        RatioError: The ratio is not possible; the message names the nearest possible one.
         PlanError: The settings do not fit the model.
-        RequestError: The model is not there or not supported, or the limits make no sense for it or the target.
+        RequestError: The model does not exist or is not supported, or the limits do not apply to it or to the target.
     """
     options = options or DoctorOptions()
     max_batch, max_context = options.max_batch, options.max_context
@@ -169,7 +169,7 @@ def diagnose(
 
 
 def _subjects(config: ModelConfig, options: Sequence[Option], likely: Sequence[Option]) -> list[ModelVariant]:
-    """Return the dense model, and of the possible options those that keep the largest and the smallest KV cache."""
+    """Return the dense model, and the likely options with the largest and the smallest KV cache."""
 
     def widths(option: Option) -> Sequence[LayerWidths]:
         is_average = option.shared_out and option.rewrite.kind is not RewriteKind.PADDED
@@ -183,7 +183,7 @@ def _subjects(config: ModelConfig, options: Sequence[Option], likely: Sequence[O
 
 @dataclass(frozen=True)
 class _DiagnosisContext:
-    """A model, and what does not change with the ratio."""
+    """A model, and the facts that do not depend on the ratio."""
 
     raw_config: Mapping[str, Any]
     config: ModelConfig
@@ -191,7 +191,7 @@ class _DiagnosisContext:
     has_end_token: bool
 
     def verdicts(self, settings: PlanSettings, candidates: Sequence[Candidate]) -> tuple[Verdict, ...]:
-        """Return what every runtime makes of the ways that may be taken."""
+        """Return each runtime's verdict on the options that pruning may take."""
         taken = list_preferred(candidates, settings.heads)
         if not needs_scores(settings):
             taken = [choose_candidate(self.config, settings, candidates)]
@@ -199,7 +199,7 @@ class _DiagnosisContext:
         return tuple(judge(runtime, choices) for runtime in RUNTIMES)
 
     def rewrite(self, candidate: Candidate, settings: PlanSettings, *, pad: bool | None = None) -> Rewrite:
-        """Return the rewrite of a candidate, or of an example of it where layers will differ."""
+        """Return the rewrite of a candidate, or of an example of it if layers will differ."""
         pad = self.uniform is Uniform.PAD if pad is None else pad
         layers = self.config.everywhere(candidate.widths)
         if not _differs(candidate, settings, self.config):
@@ -208,10 +208,12 @@ class _DiagnosisContext:
         found = rewrite(self.raw_config, self.config, layers, pad=pad)
         name = self.config.architecture.class_name
         how = {
-            RewriteKind.PADDED: "layers are filled up with zeros to the widest",
-            RewriteKind.RESIZED_CLASS: f"{MODELING_FILE}.py, saved with the checkpoint, resizes them at load",
+            RewriteKind.PADDED: "layers are zero-padded to the widest",
+            RewriteKind.RESIZED_CLASS: f"{MODELING_FILE}.py, saved with the checkpoint, resizes them at load time",
         }.get(found.kind, found.reason)
-        return replace(found, reason=f"{name} has one width for all layers, and the scores give each its own; {how}")
+        return replace(
+            found, reason=f"{name} has one width for all layers, but the scores give each layer its own; {how}"
+        )
 
     def _choice(self, candidate: Candidate, settings: PlanSettings) -> Choice:
         found = self.rewrite(candidate, settings)
@@ -226,7 +228,7 @@ class _DiagnosisContext:
 
     def _outcome(self, found: Rewrite, candidate: Candidate, settings: PlanSettings) -> Outcome:
         spreads_heads = settings.heads_per_layer is PerLayer.GLOBAL and candidate.heads is not HeadPolicy.NONE
-        # how far the widest layer is filled up is known only where all layers have as many heads
+        # how far layers are padded is known only if all layers have the same number of heads
         known = not (spreads_heads and _differs(candidate, settings, self.config))
         widths = found.widths[-1]
         stock = found.is_stock
@@ -245,12 +247,12 @@ class _DiagnosisContext:
 
 
 def _differs(candidate: Candidate, settings: PlanSettings, config: ModelConfig) -> bool:
-    """Return whether layers will keep different counts, which the scores decide."""
+    """Return whether layers will keep different counts, decided by the scores."""
     return _at_its_widest(candidate, settings, config) != candidate.widths and len(config.sites) > 1
 
 
 def _at_its_widest(candidate: Candidate, settings: PlanSettings, config: ModelConfig) -> LayerWidths:
-    """Return the widths of a layer that loses nothing of what layers share out among them."""
+    """Return the widths of a layer that keeps everything that is allocated across layers."""
     dense, widths = config.widths, candidate.widths
     if settings.heads_per_layer is PerLayer.GLOBAL:
         widths = replace(widths, query_heads=dense.query_heads, key_value_heads=dense.key_value_heads)
@@ -262,7 +264,7 @@ def _at_its_widest(candidate: Candidate, settings: PlanSettings, config: ModelCo
 def _with_nearest(
     context: _DiagnosisContext, settings: PlanSettings, verdicts: Sequence[Verdict]
 ) -> tuple[Verdict, ...]:
-    """Add to each no the nearest ratio at which it becomes a yes."""
+    """Add to each negative verdict the nearest ratio at which the runtime loads the model."""
     nearest: dict[str, float] = {}
     wanted = {verdict.runtime for verdict in verdicts if verdict.status is Status.CANNOT}
     steps = range(1, round(1 / NEAREST_STEP))

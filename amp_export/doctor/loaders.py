@@ -1,10 +1,10 @@
-"""What runtimes ask of a pruned model: the class, the kind of rewrite, head counts, widths, the width of a head, dtype.
+"""Requirements of runtimes: model class, kind of rewrite, head counts, layer widths, head dimension and dtype.
 
-It is data, in `RUNTIMES`: rules with their sources, of which the first that does not hold decides; `verdicts` applies
+`RUNTIMES` holds them as data: rules with their sources. The first rule that does not hold decides; `verdicts` applies
 them.
 
-transformers, ONNX Runtime, onnxruntime-genai and TensorRT were tried by this project; what vLLM, llama.cpp and TensorRT
-Edge-LLM load is read from their sources.
+This project runs transformers, ONNX Runtime, onnxruntime-genai and TensorRT; the rules of vLLM, llama.cpp and TensorRT
+Edge-LLM are read from their sources.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from amp_export.exporters.onnx.support import can_build
 from amp_export.exporters.tensorrt.flavors import builds_with_new_operators
 
 ANY, ALL_HEADS, ALL = Support(), Support(any_heads=False), Support(any_heads=False, any_neurons=False)
-_EMBEDDINGS = Support(any_heads=False, note="for embeddings: the head of the model is left out")
+_EMBEDDINGS = Support(any_heads=False, note="for embeddings only: it drops the model's head")
 
 VLLM: Mapping[str, Support] = {
     # Where `head_dim` is read: the attention class in vllm/model_executor/models/{llama,mixtral,qwen3,...}.py, 0.33.0.
@@ -39,7 +39,7 @@ VLLM: Mapping[str, Support] = {
     "WhisperForConditionalGeneration": ALL_HEADS,
 }
 
-# Its converter was run on a tiny pruned model of every decoder here; what it writes was not loaded.
+# The converter was run on a tiny pruned model of each decoder listed here; the files it wrote were not loaded.
 LLAMA_CPP: Mapping[str, Support] = {
     # Known classes: `TEXT_MODEL_MAP`, conversion/__init__.py. Any heads: tensors of n_embd_head_k * n_head in
     # src/models/{llama,qwen3,qwen3moe,smollm3,gemma,gemma2,gemma3,t5}.cpp, and conversion/base.py writes `head_dim`.
@@ -49,9 +49,9 @@ LLAMA_CPP: Mapping[str, Support] = {
     # Tensors of n_embd in src/models/*.cpp; for Granite, conversion/granite.py drops `head_dim`.
     **dict.fromkeys(("Qwen2ForCausalLM", "Phi3ForCausalLM", "Olmo2ForCausalLM", "Starcoder2ForCausalLM"), ALL_HEADS),
     **dict.fromkeys(("CohereForCausalLM", "StableLmForCausalLM", "GraniteForCausalLM"), ALL_HEADS),
-    # conversion/gptneox.py reads rotary_pct from what AutoConfig makes of the file, and in transformers 5 it is gone.
-    "GPTNeoXForCausalLM": Support(any_heads=False, note="where transformers 4 is installed: it converts by rotary_pct"),
-    # And 4 * hidden_size as the number of neurons in conversion/{phi,gpt2,falcon}.py.
+    # conversion/gptneox.py reads rotary_pct from AutoConfig, and transformers 5 no longer has it.
+    "GPTNeoXForCausalLM": Support(any_heads=False, note="needs transformers 4: the converter reads rotary_pct"),
+    # Also 4 * hidden_size neurons in conversion/{phi,gpt2,falcon}.py.
     **dict.fromkeys(("PhiForCausalLM", "GPT2LMHeadModel", "FalconForCausalLM"), ALL),
     # conversion/bert.py
     **dict.fromkeys(("BertModel", "RobertaModel", "DistilBertModel", "ModernBertModel"), ALL_HEADS),
@@ -59,7 +59,7 @@ LLAMA_CPP: Mapping[str, Support] = {
 }
 
 EDGE_LLM = frozenset({"LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"})
-"""Its list is of checkpoints of these families; `head_dim` is obeyed: `ModelConfig.from_pretrained`, config.py."""
+"""Its support matrix lists these families; it honors `head_dim`: `ModelConfig.from_pretrained`, config.py."""
 
 
 def _supports(table: Mapping[str, Support], outcome: Outcome) -> Support:
@@ -74,14 +74,15 @@ def _is_known_to_vllm(outcome: Outcome) -> bool | None:
 
 def _why_unknown_to_vllm(outcome: Outcome) -> str:
     if outcome.config.architecture.kind is Kind.ENCODER_DECODER:
-        return f"of encoders with decoders it runs Whisper, and no {outcome.class_name}"
-    return f"it has no {outcome.class_name} of its own; whether its Transformers backend takes it was not tried"
+        return f"the only encoder-decoder it runs is Whisper, not {outcome.class_name}"
+    return f"it has no {outcome.class_name} of its own; its Transformers backend was not tried"
 
 
 def _why_heads(outcome: Outcome) -> str:
     if outcome.query_heads is None:
-        return "it needs all query heads, and the scores decide how many the widest layer has"
-    return f"it takes hidden_size / heads as the width of a head: {outcome.config.hidden_size} / {outcome.query_heads}"
+        return "it needs all query heads, but the scores decide how many the widest layer keeps"
+    sizes = f"{outcome.config.hidden_size} / {outcome.query_heads}"
+    return f"it computes the head dimension as hidden_size / heads: {sizes}"
 
 
 def _heads_hold(table: Mapping[str, Support]) -> Callable[[Outcome], bool | None]:
@@ -93,7 +94,7 @@ def _neurons_hold(table: Mapping[str, Support]) -> Callable[[Outcome], bool]:
 
 
 def _why_neurons(outcome: Outcome) -> str:
-    return f"it takes {outcome.class_name} to have 4 x hidden_size neurons"
+    return f"it assumes 4 x hidden_size neurons in {outcome.class_name}"
 
 
 def _is_built(outcome: Outcome) -> bool:
@@ -113,8 +114,8 @@ TRANSFORMERS = Loader(
     (
         Rule(
             lambda outcome: outcome.is_stock,
-            lambda _: "the layers are resized by a file in the checkpoint",
-            "modeling_amp.py; proved at every run by reload_probe.py",
+            lambda _: "a modeling file in the checkpoint resizes the layers",
+            "modeling_amp.py; checked in every run by reload_probe.py",
             needs="trust_remote_code=True",
         ),
     ),
@@ -126,7 +127,7 @@ ONNX_RUNTIME = Loader(
     (
         Rule(
             _is_built,
-            lambda outcome: f"the graph of a {outcome.class_name} with this config is traced",
+            lambda outcome: f"{outcome.class_name} with this config is exported by tracing",
             "can_build, exporters/onnx/support.py",
             needs="--via trace",
         ),
@@ -139,13 +140,15 @@ GENAI = Loader(
     (
         Rule(
             lambda outcome: outcome.config.architecture.kind is Kind.DECODER,
-            lambda _: "it gets decoders alone",
+            lambda _: "amp-export writes genai_config.json for decoders only",
             "exporters/onnx/genai.py",
         ),
-        Rule(_is_built, lambda _: "a traced graph gets no genai_config.json", "exporters/onnx/genai.py"),
+        Rule(
+            _is_built, lambda _: "amp-export writes no genai_config.json for traced graphs", "exporters/onnx/genai.py"
+        ),
         Rule(
             lambda outcome: outcome.heads_alike,
-            lambda _: "layers differ in their heads, and genai_config.json has one count",
+            lambda _: "layers differ in their head counts, but genai_config.json has one for all",
             "exporters/onnx/genai.py",
         ),
         Rule(
@@ -162,13 +165,13 @@ TENSORRT_RUNTIME = Loader(
     (
         Rule(
             _is_built,
-            lambda _: "traced graphs were not tried",
-            "tried with tensorrt-rtx 1.7.1: engines of all decoders whose graph is built directly",
+            lambda _: "engines of traced graphs were not tried",
+            "tried with tensorrt-rtx 1.7.1: engines of all decoders with directly built graphs",
             otherwise=Status.NOT_TRIED,
         ),
         Rule(
             lambda outcome: builds_with_new_operators(outcome.config),
-            lambda _: "a rotation of neighbouring dimensions ends the build",
+            lambda _: "its build fails on rotary embeddings of interleaved dimensions",
             "exporters/tensorrt/support.py",
             needs="--opset 20",
         ),
@@ -181,27 +184,27 @@ EDGE_LLM_RUNTIME = Loader(
     (
         Rule(
             lambda outcome: outcome.is_stock,
-            lambda _: "it has one width for all layers, and runs no code of a checkpoint",
+            lambda _: "it has one width for all layers, and does not run modeling files",
             "ModelConfig, tensorrt_edgellm/config.py",
         ),
         Rule(
             lambda outcome: outcome.class_name in EDGE_LLM,
-            lambda outcome: f"it lists Llama, Qwen2, Qwen2.5 and Qwen3, and no {outcome.class_name}",
+            lambda outcome: f"it supports Llama, Qwen2, Qwen2.5 and Qwen3, but no {outcome.class_name}",
             "user_guide/getting_started/supported-models, 0.11.0",
         ),
         Rule(
             lambda outcome: outcome.config.head_dim in (64, 128),
-            lambda outcome: f"it attends with heads of 64 or 128, not of {outcome.config.head_dim}",
+            lambda outcome: f"its attention needs a head dimension of 64 or 128, not {outcome.config.head_dim}",
             "ContextFMHARunner::canImplement, cpp/kernels/contextAttentionKernels/contextFMHARunner.cpp",
         ),
         Rule(
             _shares_few,
-            lambda _: "it decodes with up to 8 query heads to a key/value head",
+            lambda _: "it decodes with at most 8 query heads per KV head",
             "DecoderXQARunner::canImplement, cpp/kernels/decodeAttentionKernels/decoderXQARunner.cpp",
         ),
         Rule(
             lambda outcome: outcome.config.dtype in ("float16", "bfloat16"),
-            lambda outcome: f"it lists checkpoints of 16 bits, not of {outcome.config.dtype or 'unknown dtype'}",
+            lambda outcome: f"it supports 16-bit checkpoints, not {outcome.config.dtype or 'unknown dtypes'}",
             "user_guide/getting_started/supported-models, Precision Notes, 0.11.0",
             needs="16-bit weights",
         ),
@@ -215,7 +218,7 @@ VLLM_RUNTIME = Loader(
     (
         Rule(
             lambda outcome: outcome.is_stock,
-            lambda _: "the loader of amp_resized is no PreTrainedModel, and vLLM has one head count for all layers",
+            lambda _: "amp_resized's class is not a PreTrainedModel, and vLLM has one head count for all layers",
             "_try_resolve_transformers, vllm/model_executor/models/registry.py; create_attention_instances, "
             "vllm/model_executor/models/transformers/base.py",
         ),
@@ -238,12 +241,12 @@ LLAMA_CPP_RUNTIME = Loader(
     (
         Rule(
             lambda outcome: outcome.is_stock,
-            lambda _: "GGUF can hold widths for each layer, but the converter writes them for other classes alone",
+            lambda _: "GGUF supports per-layer widths, but the converter writes them for other classes only",
             "conversion/deci.py, conversion/openelm.py; llama_model::load_hparams, src/llama-model.cpp",
         ),
         Rule(
             lambda outcome: outcome.class_name in LLAMA_CPP,
-            lambda outcome: f"convert_hf_to_gguf.py knows no {outcome.class_name}",
+            lambda outcome: f"convert_hf_to_gguf.py does not support {outcome.class_name}",
             "TEXT_MODEL_MAP, conversion/__init__.py",
         ),
         Rule(_heads_hold(LLAMA_CPP), _why_heads, "create_tensor in src/models/*.cpp; conversion/granite.py"),

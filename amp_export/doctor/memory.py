@@ -1,8 +1,8 @@
-"""Whether a decoder and its engine fit on a device, and how fast its memory lets it decode; by the config alone.
+"""Estimates whether a decoder and its engine fit on a device, and how fast it can decode, from the config alone.
 
-Nothing here is measured on the device. What a model needs of its memory lies between two numbers: what is certain, and
-what was seen with another TensorRT or is kept by a runtime that fuses nothing. A device that has the larger one has
-room, one that lacks the smaller one has none, and in between it has to be tried.
+Nothing is measured on the device. The memory that a model needs is given as a range: the lower end is certain; the
+upper end was measured with another TensorRT, or is what a runtime without fusion would keep. A model fits if the device
+has the upper end, does not fit if it lacks the lower end, and otherwise may not fit and has to be tried.
 """
 
 from __future__ import annotations
@@ -22,32 +22,33 @@ from amp_export.hardware.targets import TARGETS
 from amp_export.options import Dtype, TargetName
 
 RESERVED_SHARE = 0.07
-"""Share of the memory that no program gets. Linux sees 7,620 MiB of an Orin Nano 8GB, 62,841 of an AGX Orin 64GB and
-125,772 of a Thor (tegrastats in public logs, and in github.com/NVIDIA-AI-IOT/jetson-device-skills, jetson-diagnostic);
-nvidia-smi shows 23,034 MiB of an L4."""
+"""Share of the memory that is not available to programs. Linux sees 7,620 MiB of an Orin Nano 8GB, 62,841 of an AGX
+Orin 64GB and 125,772 of a Thor (tegrastats in public logs, and in github.com/NVIDIA-AI-IOT/jetson-device-skills,
+jetson-diagnostic); nvidia-smi shows 23,034 MiB of an L4."""
 
 SYSTEM_BYTES = 1.7e9
-"""What system and desktop hold where the CPU shares the memory: 850 MB without a desktop on an Orin Nano (tegrastats in
+"""What system and desktop use if CPU and GPU share the memory: 850 MB without a desktop on an Orin Nano (tegrastats in
 public logs), and up to 865 MB for the desktop (the same repository, jetson-headless-mode)."""
 
 CONTEXT_BYTES = 0.6e9
-"""What CUDA and TensorRT's kernels hold on a card: 574 MiB in issue 538 of github.com/NVIDIA/TensorRT-LLM."""
+"""What the CUDA context and TensorRT's kernels use on a discrete GPU: 574 MiB in issue 538 of
+github.com/NVIDIA/TensorRT-LLM."""
 
 ENGINE_COPIES = (1, 2)
-"""How often an engine for prefill and decode holds the weights: tensorrt-rtx 1.7.1 wrote engines of 1.9 times the
+"""Copies of the weights in an engine for prefill and decode: tensorrt-rtx 1.7.1 wrote engines of 1.9 times the
 weights with both optimization profiles, and of 1.0 times with one (ci/bench/build_memory.py)."""
 
 BUILD_COPIES = (2.0, 6.5)
-"""How many times the weights a build holds. At least those of the network and of the engine: The Build Phase, How
-TensorRT Works, docs.nvidia.com/deeplearning/tensorrt. At most as measured with tensorrt-rtx 1.7.1: 6.5 times for 135M
-parameters, 6.2 for 362M and 4.9 for 1.1B, the mapped file of weights included (ci/bench/build_memory.py)."""
+"""Copies of the weights in memory during a build. Lower end: those of the network and of the engine (The Build Phase,
+How TensorRT Works, docs.nvidia.com/deeplearning/tensorrt). Upper end: measured with tensorrt-rtx 1.7.1, 6.5 times for
+135M parameters, 6.2 for 362M and 4.9 for 1.1B, the mapped file of weights included (ci/bench/build_memory.py)."""
 
 
-NOT_ESTIMATED = "room and speed are worked out for decoders whose graph is built directly"
+NOT_ESTIMATED = "memory and speed are estimated only for decoders whose graph is built directly"
 
 
 class Room(enum.StrEnum):
-    """Whether there is memory enough."""
+    """Whether the device has enough memory."""
 
     FITS = "fits"
     MAY_NOT_FIT = "may not fit"
@@ -56,12 +57,12 @@ class Room(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Need:
-    """What something needs of a memory, in bytes.
+    """Memory that something needs, in bytes.
 
     Attributes:
-        least: What it certainly needs.
-        most: What it needs at worst.
-        room: Whether the device has it; None where another memory than the device's is needed.
+        least: Lower end of the range, certainly needed.
+        most: Upper end of the range.
+        room: Whether the device has it; None if it is needed in the host's memory instead.
     """
 
     least: int
@@ -71,13 +72,14 @@ class Need:
 
 @dataclass(frozen=True)
 class Bound:
-    """Tokens that can be decoded in a second at most, all texts of a batch together: bandwidth over bytes to be moved.
+    """Upper bound of tokens decoded per second, summed over the batch: memory bandwidth divided by bytes to be moved.
 
-    It is a bound and no measurement, for models much larger than the GPU's cache and decoding of one token a step.
+    It is a bound, not a measurement, and holds for models much larger than the GPU's cache that decode one token per
+    step.
 
     Attributes:
-        half_context: With half the context behind it.
-        full_context: With all of it.
+        half_context: With a KV cache of half the context.
+        full_context: With a KV cache of the full context.
     """
 
     half_context: float
@@ -86,18 +88,18 @@ class Bound:
 
 @dataclass(frozen=True)
 class VariantEstimate:
-    """A model in one dtype, held against a device.
+    """Memory estimate of a model in one dtype on a device.
 
     Attributes:
         model: `dense` or `pruned`.
-        option: Which of the ways to meet the ratio, counted from 0; None for the dense model.
-        dtype: Of weights, activations, keys and values.
-        weight_bytes: All weights.
-        read_bytes: The weights that one decoding step reads, whatever the batch.
-        cache_bytes: Keys and values of the largest batch with full contexts.
-        run: What running takes: engine, keys and values before and after a step, logits, activations.
-        build: What building the engine takes, on the device where that shares its memory with the CPU.
-        bound: The bandwidth bound.
+        option: Index of the option to meet the ratio, from 0; None for the dense model.
+        dtype: Dtype of weights, activations and KV cache.
+        weight_bytes: Size of all weights.
+        read_bytes: Size of the weights that one decoding step reads, at any batch size.
+        cache_bytes: Size of the KV cache of the largest batch at full context.
+        run: Memory to run: engine, KV cache before and after a step, logits, activations.
+        build: Memory to build the engine, on the device if it shares its memory with the CPU.
+        bound: Bandwidth bound of decoding.
     """
 
     model: str
@@ -113,13 +115,13 @@ class VariantEstimate:
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """What a device makes of a model.
+    """Memory estimates of a model on a device.
 
     Attributes:
         target: The device.
         limits: The largest batch and context.
-        available_bytes: Memory that is left for a model.
-        fits: The dense model and pruned ones, in each dtype that the device takes.
+        available_bytes: Memory available to a model.
+        fits: Estimates of the dense and the pruned models, in each dtype that the device supports.
     """
 
     target: TargetName
@@ -129,7 +131,7 @@ class MemoryEstimate:
 
     @property
     def facts(self) -> Target:
-        """What the device is."""
+        """Facts of the device."""
         return TARGETS[self.target]
 
     def to_dict(self) -> dict[str, Any]:
@@ -146,19 +148,19 @@ class MemoryEstimate:
             "tensorrt": [asdict(each) for each in facts.tensorrt],
             "max_batch": self.limits.max_batch,
             "max_context": self.limits.max_context,
-            "bound": "bandwidth over bytes to be moved; not a measurement",
+            "bound": "memory bandwidth divided by bytes to be moved; not a measurement",
             "fits": [asdict(fit) for fit in self.fits],
         }
 
 
 @dataclass(frozen=True)
 class ModelVariant:
-    """A model to be held against a device.
+    """A model whose memory is to be estimated.
 
     Attributes:
         model: `dense` or `pruned`.
-        option: Which of the ways to meet the ratio, counted from 0; None for the dense model.
-        widths: How wide each layer is.
+        option: Index of the option to meet the ratio, from 0; None for the dense model.
+        widths: Widths of each layer.
     """
 
     model: str
@@ -167,27 +169,27 @@ class ModelVariant:
 
 
 def can_estimate(config: ModelConfig, target: TargetName) -> bool:
-    """Return whether anything can be said: the device's memory is known, and the model's graph is one of ours."""
+    """Return whether an estimate is possible: the device's memory is known, and the model's graph is built directly."""
     facts = TARGETS[target]
     known = facts.memory_bytes is not None and facts.bandwidth is not None
     return known and config.architecture.kind is Kind.DECODER and can_build(config) is None
 
 
 def refuse_limits(config: ModelConfig, target: TargetName, *, max_batch: int, max_context: int | None) -> None:
-    """Refuse limits where nothing can be said, so that they would go unheard.
+    """Refuse limits where no estimate is possible, since they would be ignored.
 
     Raises:
-        RequestError: There are some, and `can_estimate` does not hold.
+        RequestError: Limits are given, but `can_estimate` does not hold.
     """
     asked = {"--max-batch": max_batch > 1, "--max-context": max_context is not None}
     given = [name for name, is_asked in asked.items() if is_asked]
     if not given or can_estimate(config, target):
         return
-    named = f"{' and '.join(given)} {'says' if len(given) == 1 else 'say'} what a device has to take"
+    named = f"{' and '.join(given)} {'sets' if len(given) == 1 else 'set'} limits for the memory estimate"
     devices = ", ".join(name for name, facts in TARGETS.items() if facts.memory_bytes is not None)
     if TARGETS[target].memory_bytes is None:
-        raise RequestError(f"{named}, and --target {target} is none whose memory is known.\nName one of {devices}.")
-    raise RequestError(f"{named}, and {NOT_ESTIMATED}.\nLeave {'it' if len(given) == 1 else 'them'} out.")
+        raise RequestError(f"{named}, but the memory of --target {target} is not known.\nGive one of {devices}.")
+    raise RequestError(f"{named}, but {NOT_ESTIMATED}.\nLeave {'it' if len(given) == 1 else 'them'} out.")
 
 
 def estimate_memory(
@@ -197,7 +199,7 @@ def estimate_memory(
 
     Args:
         config: The dense model's config.
-        variants: Widths to be held against it.
+        variants: The models to estimate.
         target: The device; `can_estimate` must hold.
         limits: The largest batch and context.
     """
@@ -217,7 +219,7 @@ def estimate_memory(
 
 @dataclass(frozen=True)
 class _Scale:
-    """A device, and what it has to take."""
+    """A device, and the limits of what it runs."""
 
     facts: Target
     available: int
@@ -228,7 +230,7 @@ class _Scale:
         read = dtype.bytes * parameters_read(config, variant.widths)
         batch, context = self.limits.max_batch, self.limits.max_context
         cache = batch * context * dtype.bytes * sum(cached_numbers(config, variant.widths))
-        # a step is given the past and gives back the past with the new token: both are there at once
+        # a step takes the KV cache and returns it with the new token added: both are in memory at once
         fixed = 2 * cache + dtype.bytes * batch * context * config.vocab_size
         activations = dtype.bytes * batch * activation_numbers(config, variant.widths, context)
         return VariantEstimate(
@@ -256,7 +258,7 @@ class _Scale:
         return Need(least, most, Room.DOES_NOT_FIT if least > self.available else Room.MAY_NOT_FIT)
 
     def _bound(self, weights: int, past: int) -> float:
-        """Return the tokens per second at which memory delivers these bytes of weights and KV cache."""
+        """Return how many tokens per second the memory bandwidth allows for these bytes of weights and KV cache."""
         assert self.facts.bandwidth is not None
         batch = self.limits.max_batch
         return batch * self.facts.bandwidth / (weights + batch * past)

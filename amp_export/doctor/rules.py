@@ -1,4 +1,4 @@
-"""The form of rules that say which runtime loads a checkpoint."""
+"""Types of the rules that say which runtimes load a checkpoint."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from amp_export.outputs.manifest import RewriteKind
 
 
 class Status(enum.StrEnum):
-    """Whether a runtime loads it."""
+    """Whether a runtime loads a model."""
 
     LOADS = "loads"
     LOADS_WITH = "loads with"
@@ -22,16 +22,16 @@ class Status(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a plan makes of a model, as far as that is known before the scores are.
+    """The pruned model, as far as it is known before scoring.
 
     Attributes:
-        config: The config as the class that computes it reads it.
-        class_name: That class.
-        kind: The kind of rewrite.
-        query_heads: Query heads of every layer, or None where the scores decide.
-        keeps_neurons: Whether every layer has all its neurons.
-        heads_alike: Whether all layers have as many heads.
-        has_end_token: Whether the config says which token ends a text.
+        config: Its config, as the class that computes it reads it.
+        class_name: Name of that class.
+        kind: Kind of rewrite.
+        query_heads: Query heads of each layer, or None if the scores decide.
+        keeps_neurons: Whether every layer keeps all its neurons.
+        heads_alike: Whether all layers have the same number of heads.
+        has_end_token: Whether the config has an end-of-sequence token.
     """
 
     config: ModelConfig
@@ -44,12 +44,12 @@ class Outcome:
 
     @property
     def is_stock(self) -> bool:
-        """Whether a class of transformers loads it."""
+        """Whether a stock transformers class loads it."""
         return self.kind is not RewriteKind.RESIZED_CLASS
 
     @property
     def heads_fill_hidden_size(self) -> bool | None:
-        """Whether hidden_size / heads is the width of a head; None where the scores decide."""
+        """Whether hidden_size / heads is the head dimension; None if the scores decide."""
         if self.query_heads is None:
             return None
         return self.query_heads * self.config.head_dim == self.config.hidden_size
@@ -57,14 +57,14 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Rule:
-    """One thing that a runtime asks.
+    """One requirement of a runtime.
 
     Attributes:
-        holds: Whether an outcome meets it; None where that is not known.
-        why: What is wrong with an outcome that does not.
-        source: Where that is said: a file or a page, and its version.
-        otherwise: What an outcome that does not meet it is, unless something makes up for it.
-        needs: What makes up for it, or None.
+        holds: Returns whether an outcome meets it; None if that is not known.
+        why: Returns the reason why an outcome does not meet it.
+        source: Where the rule is from: a file or a page, and its version.
+        otherwise: Status of an outcome that does not meet it, if `needs` is None.
+        needs: Option with which the runtime loads the outcome all the same, or None.
     """
 
     holds: Callable[[Outcome], bool | None]
@@ -76,12 +76,12 @@ class Rule:
 
 @dataclass(frozen=True)
 class Support:
-    """What a runtime can say of a class.
+    """How a runtime supports a model class.
 
     Attributes:
-        any_heads: Whether it takes the width of a head from `head_dim`, so that any number of heads is possible.
-        any_neurons: Whether it takes the number of neurons from the config.
-        note: What else is to be known.
+        any_heads: Whether it reads the head dimension from `head_dim`, so that any number of heads is possible.
+        any_neurons: Whether it reads the number of neurons from the config.
+        note: Further note to the user.
     """
 
     any_heads: bool = True
@@ -91,14 +91,14 @@ class Support:
 
 @dataclass(frozen=True)
 class Loader:
-    """Something that loads a checkpoint or a graph.
+    """A runtime that loads a checkpoint or a graph.
 
     Attributes:
-        name: Its name.
-        version: The version that the rules are of.
-        rules: What it asks, the first that fails deciding.
-        classes: What it can say of each class that it knows, where that matters.
-        tried: Whether this project runs it; the rules of the others are read from their sources.
+        name: Name of the runtime.
+        version: The version that the rules describe.
+        rules: Its requirements; the first that fails decides.
+        classes: Support of each model class that it knows, where needed.
+        tried: Whether this project runs it; otherwise its rules are read from its sources.
     """
 
     name: str

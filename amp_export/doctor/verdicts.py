@@ -1,4 +1,4 @@
-"""Which runtimes load what a plan makes of a model, before anything is made."""
+"""Predicts which runtimes will load the pruned model."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from amp_export.options import HeadPolicy
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a runtime makes of a plan.
+    """Whether a runtime will load the pruned model.
 
     Attributes:
-        runtime: Its name.
-        version: The version that is meant.
-        tried: Whether this project runs it; what others load is read from their sources.
+        runtime: Name of the runtime.
+        version: Version of the runtime.
+        tried: Whether this project runs it; otherwise the verdict is read from its sources.
         status: Whether it loads the result.
-        needs: What it loads it with: options of this or of its command line.
-        reason: Why it does not, or what is to be known.
-        nearest: Where it cannot, the nearest ratio at which it can under the same settings, if there is one.
-        source: Where the reason is from.
+        needs: Options with which it loads: of amp-export or of the runtime's command line.
+        reason: Why it does not load, or a note.
+        nearest: If it cannot, the nearest ratio at which it can, with the same settings; None if there is none.
+        source: Source of the reason.
     """
 
     runtime: str
@@ -35,7 +35,7 @@ class Verdict:
 
     @property
     def loads(self) -> bool:
-        """Whether it loads, perhaps with something."""
+        """Whether it loads, with or without further options."""
         return self.status in (Status.LOADS, Status.LOADS_WITH)
 
 
@@ -44,9 +44,9 @@ class Choice:
     """One way to meet a ratio.
 
     Attributes:
-        heads: Which kind of heads it removes.
-        outcome: What it makes.
-        padded: What --uniform pad would make of it, where that is something else.
+        heads: Kind of heads that it removes.
+        outcome: The pruned model.
+        padded: The pruned model with --uniform pad, if that differs.
     """
 
     heads: HeadPolicy
@@ -55,9 +55,9 @@ class Choice:
 
 
 def judge(runtime: Loader, choices: Sequence[Choice]) -> Verdict:
-    """Return what a runtime makes of a plan of which the scores are yet to choose one way.
+    """Return a runtime's verdict on a plan for which the scores have not yet chosen an option.
 
-    Where it loads some ways and not others, it is said which --heads leaves those alone that it loads.
+    If it loads only some of the options, the verdict names the --heads that restricts the plan to those.
     """
     verdicts = [(choice.heads, _judge_choice(runtime, choice)) for choice in choices]
     failing = next((verdict for _, verdict in verdicts if not verdict.loads), None)
@@ -70,7 +70,9 @@ def judge(runtime: Loader, choices: Sequence[Choice]) -> Verdict:
         joined = _join([verdict for each, verdict in good if each is heads])
         return _with(joined, f"--heads {heads.value}", failing)
     if any(verdict.loads for _, verdict in verdicts):
-        return replace(failing, status=Status.NOT_KNOWN, reason=f"the scores decide; if not: {failing.reason}")
+        return replace(
+            failing, status=Status.NOT_KNOWN, reason=f"the scores decide; if it does not load: {failing.reason}"
+        )
     return failing
 
 
@@ -99,7 +101,7 @@ def _judge_outcome(runtime: Loader, outcome: Outcome) -> Verdict:
 
 
 def _join(verdicts: Sequence[Verdict]) -> Verdict:
-    """Return one verdict for several that all load: with all that any of them needs."""
+    """Merge several verdicts that all load into one, with the needs of all."""
     needs = dict.fromkeys(verdict.needs for verdict in verdicts if verdict.needs is not None)
     chosen = next((verdict for verdict in verdicts if verdict.needs is not None), verdicts[0])
     return replace(chosen, needs=" and ".join(needs) or None)

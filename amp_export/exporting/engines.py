@@ -74,14 +74,15 @@ def prepare_engine(options: ExportOptions, config: ModelConfig) -> EngineJob:
 
     if (reason := can_build(config)) is not None:
         raise UnsupportedModelError(
-            f"{reason}\nEngines are built from decoders whose graph is built directly. Export with --to onnx, and run "
+            f"{reason}\nEngines are built only from decoders whose graph is built directly. Export with --to onnx and "
+            "run "
             "the graph with ONNX Runtime's TensorRT provider: --provider tensorrt."
         )
     context = config.max_position_embeddings
     limits = choose_limits(context, max_batch=options.max_batch, max_context=options.max_context)
     target = TARGETS[options.target] if options.target is not None else None
     if target is not None and target.compute_capability is None:
-        raise RequestError(f"{options.target} has no TensorRT.\nExport with --to onnx, or name a GPU with --target.")
+        raise RequestError(f"{options.target} has no TensorRT.\nExport with --to onnx, or give a GPU with --target.")
     gpu = find_gpu()
     capability = target.compute_capability if target is not None else None
     here = gpu is not None and capability in (None, gpu.compute_capability)
@@ -132,5 +133,5 @@ def check_dtype(checkpoint: Checkpoint, dtype: Dtype, *, progress: Progress) -> 
         return
     from amp_export.exporting.overflow import check_float16
 
-    with progress.step("Looking for values that float16 cannot hold"):
+    with progress.step("Checking for values that overflow float16"):
         check_float16(checkpoint.path)

@@ -59,8 +59,8 @@ def check_float16(checkpoint: Path) -> None:
     named = ", ".join(f"{overflow.module} ({overflow.value:.3g})" for overflow in overflows[:SHOWN])
     more = f" and {len(overflows) - SHOWN} more" if len(overflows) > SHOWN else ""
     raise RequestError(
-        f"float16 ends at {LIMIT:.0f}, and on the calibration text more than that passes through {named}{more}.\n"
-        "Take bfloat16, which has the range of float32: --dtype bfloat16."
+        f"float16 holds at most {LIMIT:.0f}, but larger values occur on the calibration text in {named}{more}.\nUse "
+        "bfloat16, which has the range of float32: --dtype bfloat16."
     )
 
 

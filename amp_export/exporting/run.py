@@ -101,7 +101,7 @@ def _export_program(
     made, dtype, limits = folder / Format.EXECUTORCH, settings.dtype, settings.limits
     shutil.rmtree(made, ignore_errors=True)
     what = f"Exporting {name}" if name else "Exporting"
-    with progress.step(f"{what} to executorch in {dtype}, up to half a minute a layer") as advance:
+    with progress.step(f"{what} to executorch in {dtype}, up to half a minute per layer") as advance:
         _from_model(
             checkpoint,
             made,

@@ -1,4 +1,4 @@
-"""What is exported, every choice made: all that cannot be built is found out before anything is written."""
+"""Resolves the settings of an export and checks them before anything is written."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def choose_settings(checkpoint: Checkpoint, options: ExportOptions) -> ExportSet
         return ExportSettings(to, dtype or Dtype.FLOAT32, None, Via.TRACE, limits=limits)
     if (options.target, options.runtime, options.max_batch, options.max_context) != (None, None, 1, None):
         raise RequestError(
-            "Target and runtime are an engine's; batch and context are an engine's or an ExecuTorch program's.\n"
-            "Give --to tensorrt or --to executorch with them."
+            "--target and --runtime apply to TensorRT only, --max-batch and --max-context to TensorRT and "
+            "ExecuTorch.\nGive --to tensorrt or --to executorch with them."
         )
     if to is Format.OPENVINO:
         from amp_export.exporters import openvino
@@ -74,11 +74,11 @@ def _choose_program(checkpoint: Checkpoint, options: ExportOptions) -> Limits:
     from amp_export.exporters import executorch
 
     if options.target is not None or options.runtime is not None:
-        raise RequestError("Target and runtime are an engine's.\nGive --to tensorrt with them.")
+        raise RequestError("--target and --runtime apply to TensorRT only.\nGive --to tensorrt with them.")
     if options.via is Via.DIRECT or options.opset is not None:
         raise RequestError(
-            "An ExecuTorch program is traced, and has no ONNX operators.\n"
-            "Leave --via and --opset out, or give --to onnx."
+            "ExecuTorch programs are always traced and have no ONNX operators.\nLeave --via and --opset out, or give "
+            "--to onnx."
         )
     executorch.require_runtime()
     return choose_limits(

@@ -34,7 +34,7 @@ _FORMATS = (
     "nvidia.github.io/TransformerEngine/support_matrix.html; int8: Support Matrix of TensorRT 8.4.3"
 )
 _FORMATS_OF_RTX = "Support Matrix of TensorRT-RTX 1.5, docs.nvidia.com/deeplearning/tensorrt-rtx"
-_FORMATS_OF_SERVERS = f"{_FORMATS}; int4 weights: not confirmed, but they need no unit of their own"
+_FORMATS_OF_SERVERS = f"{_FORMATS}; int4 weights: not confirmed, but they need no dedicated unit"
 _FORMATS_OF_ORIN = (
     f"{_FORMATS}; int8 and int4, and neither float8 nor float4: Official Support Matrix of TensorRT Edge-LLM 0.11, "
     "nvidia.github.io/TensorRT-Edge-LLM"
@@ -44,8 +44,8 @@ _FORMATS_OF_THOR = (
     "number; float4: SoM Overview of NVIDIA Jetson AGX Thor, developer.ridgerun.com/wiki; int4 weights: not confirmed"
 )
 _JETPACK_7_SOURCE = (
-    "JetPack 7.2: the package 10.16.2.10-1+cuda13.2, in the public logs of several of its users; NVIDIA's own list was "
-    "not to be had"
+    "JetPack 7.2: the package 10.16.2.10-1+cuda13.2, in the public logs of several of its users; NVIDIA's own list is "
+    "not available"
 )
 _TENSORRT_OF_ORIN = f"JetPack 6: docs.pytorch.org/TensorRT/getting_started/jetpack.html; {_JETPACK_7_SOURCE}"
 _TENSORRT_OF_THOR = (

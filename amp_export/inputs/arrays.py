@@ -92,21 +92,23 @@ def read_arrays(file: Path) -> SampleArrays:
         else:
             arrays = _read_safetensors(file)
     except OSError as error:
-        raise CalibrationError(f"{file} cannot be read: {error.strerror or error}.\nName a .npz file.") from error
+        raise CalibrationError(
+            f"{file} cannot be read: {error.strerror or error}.\nGive a .npz or .safetensors file."
+        ) from error
     except Exception as error:  # a damaged file makes zipfile, numpy and safetensors raise errors of their own
         raise CalibrationError(
-            f"{file} is damaged, or holds other things than arrays: {error}\nWrite it with numpy.savez."
+            f"{file} is damaged or does not only hold arrays: {error}\nWrite it with numpy.savez."
         ) from error
     if not arrays:
-        raise CalibrationError(f"{file} is empty: it holds no array.\nWrite it with numpy.savez(FILE, NAME=array).")
+        raise CalibrationError(f"{file} is empty: it has no arrays.\nWrite it with numpy.savez(FILE, NAME=array).")
     for name, array in arrays.items():
         if array.dtype.kind not in "fiu":
-            raise CalibrationError(f"{file}: `{name}` holds {array.dtype}, and must hold numbers.")
+            raise CalibrationError(f"{file}: `{name}` has dtype {array.dtype}, but must be numeric.")
         if array.ndim == 0 or array.size == 0:
-            raise CalibrationError(f"{file}: `{name}` is empty, of the shape {list(array.shape)}: it holds no sample.")
+            raise CalibrationError(f"{file}: `{name}` of shape {list(array.shape)} is empty: it has no samples.")
     if len({len(array) for array in arrays.values()}) > 1:
         counts = ", ".join(f"{len(array)} of `{name}`" for name, array in arrays.items())
-        raise CalibrationError(f"{file} holds {counts}: there must be as many samples of each.")
+        raise CalibrationError(f"{file} holds {counts}: all arrays must have the same number of samples.")
     return SampleArrays(arrays, file)
 
 
@@ -126,32 +128,32 @@ def check_arrays(given: SampleArrays, config: ModelConfig) -> None:
     if needed - given.arrays.keys() or given.arrays.keys() - known:
         raise CalibrationError(f"{given.file} holds {_names(given.arrays)}.\nGive {expected}.")
     if (shape := given.arrays[name].shape[1:]) != signal_shape(config):
-        raise CalibrationError(f"{given.file}: `{name}` is of the shape [samples, {_sizes(shape)}].\nGive {expected}.")
+        raise CalibrationError(f"{given.file}: `{name}` has the shape [samples, {_sizes(shape)}].\nGive {expected}.")
     values = given.arrays[name]
     if not np.isfinite(values).all():
         sample = int((~np.isfinite(values)).reshape(len(values), -1).any(axis=1).argmax())
-        raise CalibrationError(f"{given.file}: `{name}` holds NaN or infinity, in sample {sample} first.")
+        raise CalibrationError(f"{given.file}: `{name}` holds NaN or infinity, first in sample {sample}.")
     if WRITTEN in given.arrays:
         _check_written(given, config)
 
 
 def no_samples(config: ModelConfig) -> CalibrationError:
     """Return what is said where a model needs samples and has none."""
-    reads = {Modality.IMAGE: "images", Modality.AUDIO: "sounds"}[config.architecture.modality]
+    reads = {Modality.IMAGE: "images", Modality.AUDIO: "audio"}[config.architecture.modality]
     return CalibrationError(
-        f"{config.class_name} reads {reads}, and there are none to score it on.\n"
-        f"Give --calibration FILE.npz (or .safetensors) with {describe_samples(config)}; fifty and more are better.\n"
-        "Prepare them with the model's own processor, and write them with numpy.savez."
+        f"{config.class_name} reads {reads}, but there are no samples to score it on.\n"
+        f"Give --calibration FILE.npz (or .safetensors) with {describe_samples(config)}; use fifty or more.\nPrepare "
+        "them with the model's own processor, and write them with numpy.savez."
     )
 
 
 def describe_samples(config: ModelConfig) -> str:
     """Return which arrays a model is scored on."""
-    needed = f"`{input_name(config)}` of the shape [samples, {_sizes(signal_shape(config))}]"
+    needed = f"`{input_name(config)}` of shape [samples, {_sizes(signal_shape(config))}]"
     if config.architecture.kind is not Kind.ENCODER_DECODER:
         return needed
     return (
-        f"{needed}, and {'' if config.is_bare else 'perhaps '}`{WRITTEN}` [samples, tokens] with what is to be written"
+        f"{needed}, and {'' if config.is_bare else 'optionally '}`{WRITTEN}` [samples, tokens] with the target tokens"
     )
 
 
@@ -183,12 +185,12 @@ def _check_written(given: SampleArrays, config: ModelConfig) -> None:
     limit, vocabulary = config.longest_text or tokens_bs.shape[-1], config.vocab_size
     if tokens_bs.ndim != 2 or tokens_bs.dtype.kind not in "iu" or tokens_bs.shape[1] > limit:
         raise CalibrationError(
-            f"{given.file}: `{WRITTEN}` is {tokens_bs.dtype} of the shape {list(tokens_bs.shape)}.\n"
-            f"Give whole numbers of the shape [samples, tokens], of at most {limit} tokens."
+            f"{given.file}: `{WRITTEN}` has dtype {tokens_bs.dtype} and shape {list(tokens_bs.shape)}.\nGive integers "
+            f"of shape [samples, tokens], with at most {limit} tokens."
         )
     if tokens_bs.min() < 0 or tokens_bs.max() >= vocabulary:
         raise CalibrationError(
-            f"{given.file}: `{WRITTEN}` holds {tokens_bs.min()} to {tokens_bs.max()}, and the model's tokens are 0 to "
+            f"{given.file}: `{WRITTEN}` holds {tokens_bs.min()} to {tokens_bs.max()}, but the model's tokens are 0 to "
             f"{vocabulary - 1}."
         )
 

@@ -72,8 +72,8 @@ def tokenize(
     encoded = [tokenizer(text).input_ids[: min(limit, MAX_PROMPT_TOKENS)] for text in texts]
     if (largest := max(map(max, filter(None, encoded)), default=0)) >= vocab_size:
         raise ModelError(
-            f"The tokenizer gives token id {largest}, but the model's vocabulary ends at {vocab_size - 1}.\n"
-            "The tokenizer is of another model; put the right one beside the weights."
+            f"The tokenizer produces token id {largest}, but the model's vocabulary ends at {vocab_size - 1}.\n"
+            "The tokenizer is of another model; put the right one next to the weights."
         )
     return [ids for ids in encoded if ids]
 

@@ -103,12 +103,12 @@ def _read_file(file: Path) -> list[TextRow]:
     if file.suffix.lower() not in (".jsonl", ".txt"):
         raise CalibrationError(
             f"{file} is neither a .jsonl nor a .txt file.\n"
-            "Give one prompt a line as .txt, or one JSON object a line as .jsonl; images or sounds as .npz or "
+            "Give one prompt per line as .txt, or one JSON object per line as .jsonl; images or audio as .npz or "
             ".safetensors."
         )
     lines = [(number, line) for number, line in enumerate(_read_text(file).split("\n"), start=1) if line.strip()]
     if not lines:
-        raise CalibrationError(f"{file} is empty: it holds no prompt.\nGive at least one; fifty and more are better.")
+        raise CalibrationError(f"{file} is empty: it has no prompts.\nGive at least one; use fifty or more.")
     if file.suffix.lower() == ".txt":
         return [{"text": line.strip()} for _, line in lines]
     return [_parse_row(line, f"{file}, line {number}") for number, line in lines]
@@ -118,7 +118,7 @@ def _read_text(file: Path) -> str:
     try:
         content = file.read_bytes()
     except OSError as error:
-        raise CalibrationError(f"{file} cannot be read: {error.strerror}.\nName a .jsonl or .txt file.") from error
+        raise CalibrationError(f"{file} cannot be read: {error.strerror}.\nGive a .jsonl or .txt file.") from error
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -129,20 +129,20 @@ def _read_text(file: Path) -> str:
 
 
 def _parse_row(line: str, place: str) -> TextRow:
-    expected = "Expected an object with `text`, or with `instruction` and perhaps `input` and `output`, all strings."
+    expected = "Expected an object with `text`, or with `instruction` and optionally `input` and `output`, all strings."
     try:
         row = json.loads(line)
     except ValueError as error:
         raise CalibrationError(f"{place}: not valid JSON: {error}\n{expected}") from error
     if not isinstance(row, dict):
-        raise CalibrationError(f"{place}: found a {type(row).__name__}.\n{expected}")
+        raise CalibrationError(f"{place}: found a JSON value of type {type(row).__name__}.\n{expected}")
     required = "text" if "text" in row else "instruction"
     if required not in row:
         raise CalibrationError(f"{place}: found the keys {', '.join(row) or 'none'}.\n{expected}")
     optional = () if required == "text" else ("input", "output")
     for key in (required, *(key for key in optional if row.get(key) is not None)):
         if not isinstance(row[key], str):
-            raise CalibrationError(f"{place}: `{key}` is a {type(row[key]).__name__}.\n{expected}")
+            raise CalibrationError(f"{place}: `{key}` has type {type(row[key]).__name__}.\n{expected}")
     if not row[required].strip():
         raise CalibrationError(f"{place}: `{required}` is empty.\n{expected}")
     return row

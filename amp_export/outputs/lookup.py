@@ -40,13 +40,13 @@ def require_export(output: Path, manifest: Manifest, to: Format, *, why: str = "
         return
     checkpoint = output / PRUNED if (output / PRUNED).is_dir() else manifest.source.asked
     raise OutputError(
-        f"{output} holds no export as {to}{why}. It holds {', '.join(manifest.exports) or 'none at all'}.\n"
-        f"Export it: amp-export export --to {to} --model {checkpoint} --output {output}"
+        f"{output} has no {to} export{why}. Its exports: {', '.join(manifest.exports) or 'none'}.\nExport it: "
+        f"amp-export export --to {to} --model {checkpoint} --output {output}"
     )
 
 
 def exported_checkpoint(
-    output: Path, manifest: Manifest, *, advice: str = "Name the checkpoint with --reference."
+    output: Path, manifest: Manifest, *, advice: str = "Give the checkpoint with --reference."
 ) -> Path:
     """Return the checkpoint that the graph in an output directory was exported from.
 
@@ -63,7 +63,7 @@ def exported_checkpoint(
     path = Path(manifest.source.path)
     if not path.is_dir():
         raise OutputError(
-            f"The graph in {output} was exported from {manifest.source.asked}, found then at {path}, which is gone.\n"
-            f"{advice}"
+            f"The graph in {output} was exported from {manifest.source.asked} at {path}, which no longer "
+            f"exists.\n{advice}"
         )
     return path

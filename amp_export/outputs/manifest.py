@@ -183,8 +183,8 @@ class Manifest:
         require_directory(folder)
         if not (folder / MANIFEST).is_file():
             raise OutputError(
-                f"{folder} holds no {MANIFEST}, so it is no output of amp-export.\n"
-                "Name what its --output was, and not a folder within."
+                f"{folder} has no {MANIFEST}, so it is not an output of amp-export.\nGive the directory that was its "
+                "--output, not a folder in it."
             )
         return read_json(folder / MANIFEST, cls, newest=cls.SCHEMA)
 

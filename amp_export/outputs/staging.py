@@ -44,8 +44,8 @@ def check_output(output: Path, *, overwrite: bool) -> None:
     if not is_ours(output):
         found = ", ".join(sorted(entry.name for entry in output.iterdir())[:5])
         raise OutputError(
-            f"{output} is not empty and was not written by amp-export (it holds {found}).\n"
-            "Choose another --output; it is never overwritten."
+            f"{output} is not empty and was not written by amp-export (it holds {found}), so it is not "
+            "overwritten.\nChoose another --output."
         )
     if not overwrite:
         raise OutputError(f"{output} holds an earlier result.\nGive --overwrite to replace it, or another --output.")
@@ -60,7 +60,7 @@ def require_directory(output: Path) -> None:
     if not output.is_dir():
         raise OutputError(
             f"No such directory: {output}\n"
-            f"Write it first: amp-export --to onnx --model MODEL --ratio R --output {output}"
+            f"Create it first: amp-export --to onnx --model MODEL --ratio R --output {output}"
         )
 
 
@@ -127,8 +127,9 @@ def _explain(error: OSError, output: Path) -> str:
         return f"{output} cannot be written: {error.strerror} ({error.filename}).\nChoose another --output."
     free = shutil.disk_usage(output.parent).free
     return (
-        f"The disk filled up while {output} was written ({error.strerror}); {free / 1e9:.1f} GB are free now that the "
-        "partial result is removed.\nMake room, or choose an --output on another disk. What was there still stands."
+        f"The disk filled up while writing {output} ({error.strerror}); with the partial result removed, "
+        f"{free / 1e9:.1f} GB are free.\nFree some space, or choose an --output on another disk. The earlier result, "
+        "if any, is unchanged."
     )
 
 

@@ -1,4 +1,4 @@
-"""Models as ExecuTorch programs, for the processor."""
+"""Models as ExecuTorch programs, for the CPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a model to a folder with ExecuTorch programs, by following it through samples of its inputs."""
+"""Exports a model to a folder with ExecuTorch programs, by tracing it with sample inputs."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
     from amp_export.exporters.tracing.jobs import Job, Sample
 
 DEFAULT_CONTEXT = 512
-"""Tokens of the longest text, where nothing else is said: memory for logits of as many is planned."""
+"""Default of the longest context in tokens; memory for the logits of all its tokens is planned."""
 
 BATCH_AXIS = "batch_size"
 
 
 @dataclass(frozen=True)
 class ExecutorchExport:
-    """Programs that were written.
+    """Exported programs.
 
     Attributes:
-        folder: Where they lie.
-        programs: The files, in the order in which they are run; facts lie beside each.
+        folder: Folder of the programs.
+        programs: The files in order of execution; the facts of each are next to it.
         bytes_on_disk: Size of all files in the folder.
     """
 
@@ -51,25 +51,25 @@ def export(
     limits: Limits,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> ExecutorchExport:
-    """Export a model for ExecuTorch's processor runtime: XNNPACK where it has an operator, else portable kernels.
+    """Export a model for ExecuTorch's CPU runtime: XNNPACK where it supports an operator, else portable kernels.
 
-    A decoder becomes one `model.pte` for prefill and decode, an encoder one too. An encoder with a decoder becomes
-    `encoder_model.pte`, `decoder_model.pte` for the first call and `decoder_with_past_model.pte` for all others; a file
-    holds all the weights that it uses, so that the decoder's are there twice. Inputs and outputs are those of
-    `exporters.onnx.tracing.trace`. `config.json` is written beside.
+    A decoder becomes one `model.pte` for prefill and decode, an encoder one too. An encoder-decoder becomes
+    `encoder_model.pte`, `decoder_model.pte` for the first call and `decoder_with_past_model.pte` for all others; each
+    file holds all weights that it uses, so the decoder's weights are stored twice. Inputs and outputs are those of
+    `exporters.onnx.tracing.trace`. `config.json` is written next to them.
 
     Args:
-        model: What to export, set to evaluation, in the dtype of `dtype`.
-        folder: Where to; it is made, and must be empty if it is there.
-        dtype: The dtype of weights, activations, keys, values and outputs.
+        model: Model to export, in evaluation mode and with the dtype `dtype`.
+        folder: Folder to create; an existing folder must be empty.
+        dtype: Dtype of weights, activations, KV cache and outputs.
         limits: The largest shapes: memory is planned for them.
-        on_progress: Called with the number of programs written and of all, at the start and after each.
+        on_progress: Called with the number of written programs and their total, at the start and after each.
 
     Raises:
         MissingExtraError: ExecuTorch is not installed.
         UnsupportedModelError: The model cannot be traced or lowered, or takes images of any size.
-        OutputError: The folder holds something.
-        ValueError: The model is set to training, or is not of that dtype.
+        OutputError: The folder is not empty.
+        ValueError: The model is in training mode, or has another dtype.
     """
     require_runtime()
     check_traceable(model, folder, dtype)
@@ -95,7 +95,7 @@ def _write_program(model: PreTrainedModel, job: Job, file: Path, dtype: Dtype, l
     sizes = _largest_sizes(model, (sample for _, sample in flatten(job.inputs)), limits)
 
     def tensor(sample: Sample) -> torch.Tensor:
-        # an axis that does not vary has the size that the program takes
+        # a static axis has exactly the program's size
         return sample.tensor[:1] if BATCH_AXIS in sample.axes and sizes[BATCH_AXIS] == 1 else sample.tensor
 
     with named_errors(model), quiet(), fast_export():
@@ -114,19 +114,19 @@ def _lower(module: Any, inputs: Any, shapes: Any) -> ExecutorchProgramManager:
     from transformers.exporters.exporter_executorch import ExecutorchExporter
 
     settings = ExecutorchConfig(dynamic=True, dynamic_shapes=shapes)
-    # typed for whole models only, though it exports any module
+    # its annotations only allow whole models, but it exports any module
     return cast("ExecutorchProgramManager", ExecutorchExporter().export(module, inputs, settings).program)
 
 
 def _largest_sizes(model: PreTrainedModel, samples: Iterable[Sample], limits: Limits) -> dict[str, int]:
-    """Return the largest size of each varying axis, at least the sample's: the length of audio is the model's own."""
+    """Return the largest size of each dynamic axis, at least the sample's: the model fixes the length of audio."""
     sizes: dict[str, int] = {}
     for sample in samples:
         for name, size in zip(sample.axes, sample.tensor.shape, strict=True):
             if name in ("height", "width"):
                 raise UnsupportedModelError(
-                    f"{type(model).__name__} takes images of any size, and an ExecuTorch program plans its memory for "
-                    "a largest one.\nExport with --to onnx or --to openvino."
+                    f"{type(model).__name__} takes images of any size, but an ExecuTorch program needs a largest size "
+                    "to plan its memory.\nExport with --to onnx or --to openvino."
                 )
             if name is not None:
                 sizes[name] = limits.max_batch if name == BATCH_AXIS else max(limits.max_context, size)
@@ -134,7 +134,7 @@ def _largest_sizes(model: PreTrainedModel, samples: Iterable[Sample], limits: Li
 
 
 def _bounds(sample: Sample, sizes: Mapping[str, int]) -> dict[int, Any]:
-    """Return what varies of an input, and how far."""
+    """Return the dynamic axes of an input and their ranges."""
     import torch
 
     return {
@@ -150,7 +150,7 @@ def _ports(
     """Return inputs and outputs by name.
 
     Raises:
-        UnsupportedModelError: Tracing made a constant of a size that varies.
+        UnsupportedModelError: Tracing specialized a dynamic size to a constant.
     """
     from amp_export.exporters.tracing.jobs import flatten
 
@@ -165,7 +165,7 @@ def _ports(
             if axis is not None and isinstance(size, int) and sizes[axis] > 1:
                 raise UnsupportedModelError(
                     f"{type(model).__name__} cannot be traced for inputs of any size: {axis} of {input_name} became "
-                    f"{size}.\nIts forward must not turn the sizes of its inputs into numbers."
+                    f"{size}.\nIts forward must not convert input sizes to constants."
                 )
             if axis is not None:
                 names.setdefault(str(size), axis)
@@ -177,7 +177,7 @@ def _ports(
 
 
 def _port(value: Any, axes: tuple[str | None, ...], names: Mapping[str, str]) -> Port:
-    """Return an input or output, its axes named as they are declared, or else after an input's of the same size."""
+    """Return an input or output, its axes named as declared, or else after an input's axis of the same size."""
     return Port(str(value.dtype).removeprefix("torch."), tuple(_sizes(value.shape, axes, names)))
 
 

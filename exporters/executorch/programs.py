@@ -1,6 +1,6 @@
-"""An exported folder's files: programs, and beside each what it does not say of itself.
+"""Files of an exported folder: programs, each with a JSON file of facts.
 
-A program knows its inputs and outputs by number only, and the size of their memory.
+A program itself stores only the number and the memory size of its inputs and outputs.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from amp_export.options import Dtype, Format
 
 
 class ProgramFacts(msgspec.Struct, frozen=True, rename={"dtype": "precision"}):
-    """What is known of a program.
+    """Facts of a program.
 
     Attributes:
-        executorch: The version that made it.
-        dtype: Of weights and activations.
-        limits: What its memory is planned for.
-        sizes: The largest size of each axis that varies, by its name.
-        inputs: By name, in its order.
-        outputs: By name, in its order.
+        executorch: Version of ExecuTorch that exported it.
+        dtype: Dtype of weights and activations.
+        limits: Limits that its memory is planned for.
+        sizes: The largest size of each dynamic axis, by name.
+        inputs: Inputs by name, in order.
+        outputs: Outputs by name, in order.
     """
 
     executorch: str
@@ -40,21 +40,21 @@ class ProgramFacts(msgspec.Struct, frozen=True, rename={"dtype": "precision"}):
     outputs: Mapping[str, Port]
 
     def save(self, program: Path) -> None:
-        """Write them beside a program."""
+        """Write the facts next to a program."""
         _facts_file(program).write_text(to_json(self), encoding="utf-8")
 
     @classmethod
     def load(cls, program: Path) -> ProgramFacts:
-        """Read them from beside a program.
+        """Read the facts of a program.
 
         Raises:
-            ModelError: They are missing or damaged.
+            ModelError: The file is missing or damaged.
         """
         file = _facts_file(program)
         if not file.is_file():
             raise ModelError(
-                f"{program} needs {file.name} beside it, which names its inputs and outputs.\n"
-                "Copy both from where they were exported to, or export again: amp-export export --to executorch."
+                f"{program} needs {file.name} next to it, which describes its inputs and outputs.\n"
+                "Copy both from the export folder, or export again: amp-export export --to executorch."
             )
         try:
             content = parse_json(read_text(file, error=ModelError), source=str(file), error=ModelError)
@@ -68,29 +68,29 @@ def _facts_file(program: Path) -> Path:
 
 
 def require_runtime() -> None:
-    """Find out whether ExecuTorch is there, before any work is done. Its import takes seconds, and is left for later.
+    """Check early that ExecuTorch is installed, without importing it, which takes seconds.
 
     Raises:
-        MissingExtraError: It is not installed, or transformers is too old to export to it.
+        MissingExtraError: ExecuTorch is not installed, or transformers is too old to export to it.
     """
     if not all(map(importlib.util.find_spec, ("executorch", "transformers.exporters"))):
         raise MissingExtraError("executorch", needed_for="ExecuTorch")
 
 
 def runtime_version() -> str:
-    """Return the version of what is installed."""
+    """Return the installed version of ExecuTorch."""
     return importlib.metadata.version("executorch")
 
 
 def is_executorch(folder: Path) -> bool:
-    """Return whether a folder is one of programs."""
+    """Return whether a folder holds programs."""
     return any(folder.glob("*.pte"))
 
 
 def read_facts(folder: Path) -> ProgramFacts:
-    """Return what is known of the program of a folder that is run last.
+    """Return the facts of the last program of a folder.
 
     Raises:
-        ModelError: The folder holds none, or its facts are missing.
+        ModelError: The folder holds no program, or its facts are missing.
     """
     return ProgramFacts.load(exported_files(folder, Format.EXECUTORCH)[-1])

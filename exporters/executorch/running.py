@@ -1,4 +1,4 @@
-"""Runs exported programs on ExecuTorch, on the processor."""
+"""Runs exported programs on ExecuTorch, on the CPU."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ if TYPE_CHECKING:
     from amp_export.exporters.models.session import Floats
 
 _loaded: weakref.WeakSet[ExecutorchSession] = weakref.WeakSet()
-"""The programs that hold the process's threads."""
+"""The loaded programs, which share the process's threads."""
 
 
 def run(folder: Path, *, threads: int | None = None) -> GraphModel:
-    """Load exported programs into ExecuTorch; what kind of model it is, their files and facts tell.
+    """Load exported programs into ExecuTorch; the kind of model is detected from their files.
 
     Args:
-        folder: What `export` wrote.
-        threads: How many threads compute one operator; by default one for each core that the process may use. All
-            programs of a process share them.
+        folder: Folder that `export` wrote.
+        threads: Number of intra-op threads; by default one per core that the process may use. All programs of a process
+            share them.
 
     Raises:
         MissingExtraError: ExecuTorch is not installed.
         ModelError: The folder holds no program, or a damaged one.
-        RequestError: Another program is loaded, with another number of threads.
+        RequestError: Another program is loaded with another number of threads.
     """
     require_runtime()
     files = exported_files(folder, Format.EXECUTORCH)
@@ -51,7 +51,7 @@ def run(folder: Path, *, threads: int | None = None) -> GraphModel:
 
 
 def import_runtime() -> None:
-    """Import ExecuTorch, which takes seconds: its runtime imports its compiler."""
+    """Import ExecuTorch, which takes seconds because its runtime imports its compiler."""
     with _silence():
         import executorch.runtime  # noqa: F401
 
@@ -77,8 +77,8 @@ class ExecutorchSession(Session):
                 raise ModelError(f"ExecuTorch cannot load {file}: {error}\nExport it again.") from error
         if found != (len(self.inputs), len(self.outputs)):
             raise ModelError(
-                f"{file} has {found[0]} inputs and {found[1]} outputs, and the facts beside it name "
-                f"{len(self.inputs)} and {len(self.outputs)}.\nExport it again."
+                f"{file} has {found[0]} inputs and {found[1]} outputs, but its JSON file describes {len(self.inputs)} "
+                f"and {len(self.outputs)}.\nExport it again."
             )
         _loaded.add(self)
 
@@ -103,9 +103,9 @@ class ExecutorchSession(Session):
         """See `Session.run`.
 
         Raises:
-            RequestError: The program was not made for these shapes, or could not compute.
+            RequestError: The program was not exported for these shapes, or failed.
         """
-        del keep  # the processor computes, so all stay where they are
+        del keep  # the CPU computes, so all outputs stay in place
         self._check(values)
         try:
             # it returns copies of its own memory, which the next run writes into
@@ -113,13 +113,13 @@ class ExecutorchSession(Session):
         except RuntimeError as error:
             raise RequestError(
                 f"ExecuTorch could not compute {self._file}: {error}\n"
-                "What it logged above says why; most often it is a token that is not in the vocabulary."
+                "See its log above; the usual cause is a token that is not in the vocabulary."
             ) from error
         by_name = dict(zip(self.outputs, found, strict=True))
         return [by_name[name] for name in outputs]
 
     def _check(self, values: Mapping[str, torch.Tensor]) -> None:
-        """Check the shape of every input against the sizes that were planned for: the runtime counts elements only."""
+        """Check the shape of every input against the planned sizes: the runtime itself only counts elements."""
         sizes: dict[str, int] = {}
         for name, port in self.inputs.items():
             shape = tuple(values[name].shape)
@@ -128,21 +128,21 @@ class ExecutorchSession(Session):
                 for axis, size in zip(port.axes, shape, strict=True)
             ):
                 expected = ", ".join(f"{axis} = {sizes[axis]}" if axis in sizes else str(axis) for axis in port.axes)
-                raise RequestError(f"{self._file} takes {name} of [{expected}], and was given {list(shape)}.")
+                raise RequestError(f"{self._file} takes {name} of shape [{expected}], but got {list(shape)}.")
         for axis, size in sizes.items():
             if size > self._sizes[axis]:
                 option = "--max-batch" if axis == "batch_size" else "--max-context"
                 raise RequestError(
-                    f"{self._file} takes a {axis} of up to {self._sizes[axis]}, and was given {size}.\n"
+                    f"{self._file} takes a {axis} of up to {self._sizes[axis]}, but got {size}.\n"
                     f"Export it again with a larger {option}."
                 )
 
 
 def _set_threads(threads: int) -> None:
-    """Set how many threads the process's programs share.
+    """Set the number of threads that the process's programs share.
 
     Raises:
-        RequestError: Programs are loaded, whose threads would be taken from them.
+        RequestError: Loaded programs use another number of threads.
     """
     with _silence():
         from executorch.extension.pybindings import portable_lib
@@ -150,18 +150,18 @@ def _set_threads(threads: int) -> None:
         present = int(portable_lib._threadpool_get_thread_count())
         if present == threads:
             return
-        gc.collect()  # what was closed may still be held by an error that was caught
+        gc.collect()  # a closed program may still be referenced by a caught exception
         if _loaded:
             raise RequestError(
-                f"{threads} threads are asked for, and a program that is loaded in this process has {present}: "
-                "all share them.\nClose it first, or give the same number."
+                f"{threads} threads were requested, but a program loaded in this process has {present}, and all "
+                "programs share them.\nClose it first, or give the same number."
             )
         portable_lib._unsafe_reset_threadpool(threads)
 
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Keep what the runtime says off the terminal: its C++ part writes to Python's stderr, or to its descriptor."""
+    """Suppress the runtime's output: its C++ part writes to Python's stderr, or to its file descriptor."""
     sys.stderr.flush()
     kept = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)

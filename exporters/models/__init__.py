@@ -1,1 +1,1 @@
-"""Run exported decoders, encoders and encoder-decoders, in any runtime."""
+"""Runs exported decoders, encoders and encoder-decoders, in any runtime."""

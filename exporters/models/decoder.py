@@ -1,4 +1,4 @@
-"""A decoder in any runtime, and one that is run through a graph."""
+"""The interface of decoders in any runtime, and a decoder that runs a graph."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ PAST = "past_key_values."
 
 @dataclass(frozen=True)
 class Past:
-    """The keys and values of all tokens so far, which stay in the runtime.
+    """The KV cache, which stays in the runtime.
 
     Attributes:
-        length: How many tokens, padding counted.
-        values: By the name of the graph's input that takes it.
+        length: Number of cached tokens, including padding.
+        values: Its tensors, by the name of the graph's input.
     """
 
     length: int
@@ -29,16 +29,16 @@ class Past:
 
 
 class Decoder(ABC):
-    """A decoder, loaded and ready: its past is handed in and out.
+    """A loaded decoder; the caller passes its KV cache in and out.
 
     Attributes:
-        num_layers: How many decoder layers it has.
-        dtype: The dtype of its weights, activations, keys and values.
-        threads: How many threads compute one operator; 0 where a GPU computes.
+        num_layers: Number of decoder layers.
+        dtype: Dtype of its weights, activations and KV cache.
+        threads: Number of intra-op threads; 0 on a GPU.
         description: Name and version of the runtime.
-        max_batch: The largest batch that it takes; None where there is no limit.
-        max_context: The most tokens of a text that it takes; None where the model alone sets a limit.
-        one_at_a_time: Whether it takes single tokens alone after the prompt.
+        max_batch: The largest batch; None if there is no limit.
+        max_context: The longest context; None if only the model limits it.
+        one_at_a_time: Whether it takes only one token at a time after the prompt.
     """
 
     num_layers: int
@@ -58,15 +58,15 @@ class Decoder(ABC):
         Args:
             input_ids: The new tokens, int64 [batch_size, sequence_length].
             attention_mask: 1 for tokens and 0 for padding, int64 [batch_size, past length + sequence_length].
-            position_ids: The place of each new token in its text, int64 [batch_size, sequence_length].
-            past: What the call before returned; None at the start of a text.
+            position_ids: The position of each new token, int64 [batch_size, sequence_length].
+            past: The KV cache that the previous call returned; None for the first call.
 
         Returns:
-            Logits, float32 [batch_size, sequence_length, vocab_size], and the past for the next call.
+            Logits, float32 [batch_size, sequence_length, vocab_size], and the KV cache for the next call.
 
         Raises:
-            RequestError: It was not made for these shapes.
-            ValueError: It was closed, or the attention mask does not cover the past and the new tokens.
+            RequestError: The model was not exported for these shapes.
+            ValueError: The decoder is closed, or the attention mask does not cover the cached and the new tokens.
         """
 
     @abstractmethod
@@ -75,7 +75,7 @@ class Decoder(ABC):
 
 
 def check_mask(shape: Sequence[int], batch_size: int, *, past_length: int, sequence_length: int) -> None:
-    """Refuse an attention mask that does not cover the past and the new tokens.
+    """Refuse an attention mask that does not cover the cached and the new tokens.
 
     Raises:
         ValueError: It has another shape.
@@ -83,13 +83,13 @@ def check_mask(shape: Sequence[int], batch_size: int, *, past_length: int, seque
     needed = [batch_size, past_length + sequence_length]
     if list(shape) != needed:
         raise ValueError(
-            f"attention_mask has the shape {list(shape)}; {past_length} tokens of past and "
-            f"{sequence_length} new ones need {needed}."
+            f"attention_mask has the shape {list(shape)}; {past_length} cached and {sequence_length} new tokens need "
+            f"{needed}."
         )
 
 
 class GraphDecoder(Decoder):
-    """A decoder of one graph, which does prefill and decode."""
+    """A decoder of one graph for prefill and decode."""
 
     def __init__(self, session: Session) -> None:
         self._session: Session | None = session
@@ -109,12 +109,12 @@ class GraphDecoder(Decoder):
         """See `Decoder.forward`."""
         session = self._session
         if session is None:
-            raise ValueError("This decoder was closed.")
+            raise ValueError("This decoder is closed.")
         batch_size, sequence_length = input_ids.shape
         past = past if past is not None else self._empty_past(session, batch_size)
         check_mask(attention_mask.shape, batch_size, past_length=past.length, sequence_length=sequence_length)
         given = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
-        # some traced decoders take no position_ids
+        # some traced decoders have no position_ids
         values = {name: session.to_value(array) for name, array in given.items() if name in session.inputs}
         kept = self._outputs[1:]
         logits, *present = session.run(self._outputs, {**values, **past.values}, keep=kept)

@@ -1,4 +1,4 @@
-"""An encoder, or a model with a head for classification, that is run through a graph."""
+"""An encoder, with or without a classification head, that runs a graph."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ if TYPE_CHECKING:
 
 
 class GraphEncoder:
-    """An encoder, loaded and ready.
+    """A loaded encoder.
 
     Attributes:
-        inputs: For each input the sizes of its axes; a name stands for a size that varies.
-        outputs: The outputs that are floating-point numbers.
-        outputs_by_token: Those of them that have one entry for each token, on their second axis.
-        dtype: The dtype of its weights, activations and outputs.
-        threads: How many threads compute one operator.
+        inputs: For each input the sizes of its axes; dynamic axes have names.
+        outputs: The floating-point outputs.
+        outputs_by_token: The outputs with one entry per token on their second axis.
+        dtype: Dtype of its weights, activations and outputs.
+        threads: Number of intra-op threads.
         description: Name and version of the runtime.
-        limits: The largest batch and text that it takes; None where it takes any.
+        limits: The largest batch and context; None if there is no limit.
     """
 
     def __init__(self, session: Session, *, outputs: Sequence[str] | None = None) -> None:
-        """Take a graph, and which of its outputs are wanted, where not all that are floating-point numbers."""
+        """Take a graph, and its outputs to return; by default all floating-point outputs."""
         self._session: Session | None = session
         self.inputs: Mapping[str, tuple[int | str, ...]] = {name: port.axes for name, port in session.inputs.items()}
         found: dict[str, Dtype] = {
@@ -35,10 +35,10 @@ class GraphEncoder:
             if port.float_dtype is not None and (outputs is None or name in outputs)
         }
         if not found:
-            raise UnsupportedModelError("The graph returns no floating-point numbers: it is no encoder's.")
+            raise UnsupportedModelError("The graph returns no floating-point numbers, so it is not an encoder.")
         self.outputs = tuple(found)
         tokens = session.inputs["input_ids"].axes[1:2] if "input_ids" in session.inputs else ()
-        # a name: a size that does not vary says nothing
+        # only a dynamic axis shows that it counts tokens
         is_named = tokens and isinstance(tokens[0], str)
         self.outputs_by_token = frozenset(
             name for name in found if is_named and session.outputs[name].axes[1:2] == tokens
@@ -50,17 +50,18 @@ class GraphEncoder:
         """Compute the outputs.
 
         Args:
-            inputs: Arrays by name, such as `input_ids` or `pixel_values`; others than the graph's are left out.
+            inputs: Arrays by name, such as `input_ids` or `pixel_values`; arrays that the graph does not take are
+                ignored.
 
         Returns:
             The outputs by name, float32.
 
         Raises:
-            ValueError: The encoder was closed, or an input is missing.
+            ValueError: The encoder is closed, or an input is missing.
         """
         session = self._session
         if session is None:
-            raise ValueError("This encoder was closed.")
+            raise ValueError("This encoder is closed.")
         found = session.run(self.outputs, session.choose_inputs(inputs))
         return {name: session.to_float32(value) for name, value in zip(self.outputs, found, strict=True)}
 

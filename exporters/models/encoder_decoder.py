@@ -1,4 +1,4 @@
-"""An encoder with a decoder that is run through three graphs, and what passes between them."""
+"""An encoder-decoder that runs three graphs, and the values passed between them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ STATES = "last_hidden_state"
 
 @dataclass(frozen=True)
 class EncodedSource:
-    """What the encoder made of its input, which stays in the runtime.
+    """The encoder's output, which stays in the runtime.
 
     Attributes:
         states: The encoder's states, [batch_size, positions, hidden_size].
-        mask: Which of them are real, for models that tell.
+        mask: Which positions are not padding, for models with a mask.
     """
 
     states: Any
@@ -29,25 +29,25 @@ class EncodedSource:
 
 @dataclass(frozen=True)
 class WrittenPast:
-    """The keys and values of all tokens written so far, and of the source, which stay in the runtime.
+    """The KV caches of self-attention and cross-attention, which stay in the runtime.
 
     Attributes:
-        values: By the name of the later graph's input that takes it.
+        values: Their tensors, by the name of the later graph's input.
     """
 
     values: Mapping[str, Any]
 
 
 class GraphEncoderDecoder:
-    """An encoder with a decoder, loaded and ready.
+    """A loaded encoder-decoder.
 
     Attributes:
-        inputs: For each input of the encoder the sizes of its axes; a name stands for a size that varies.
-        num_layers: How many layers the decoder has.
-        dtype: The dtype of weights, activations, keys and values.
-        threads: How many threads compute one operator.
+        inputs: For each input of the encoder the sizes of its axes; dynamic axes have names.
+        num_layers: Number of decoder layers.
+        dtype: Dtype of weights, activations and KV cache.
+        threads: Number of intra-op threads.
         description: Name and version of the runtime.
-        limits: The largest batch and text that it reads and writes; None where it takes any.
+        limits: The largest batch and context of encoder and decoder; None if there is no limit.
     """
 
     def __init__(self, encoder: Session, first: Session, later: Session) -> None:
@@ -61,13 +61,13 @@ class GraphEncoderDecoder:
         self.threads, self.description, self.limits = encoder.threads, encoder.description, encoder.limits
 
     def encode(self, inputs: Mapping[str, Any]) -> EncodedSource:
-        """Compute the states of what is read.
+        """Run the encoder.
 
         Args:
-            inputs: Arrays by name: `input_ids` and `attention_mask`, or `input_features`; others are left out.
+            inputs: Arrays by name: `input_ids` and `attention_mask`, or `input_features`; others are ignored.
 
         Raises:
-            ValueError: The model was closed, or an input is missing.
+            ValueError: The model is closed, or an input is missing.
         """
         encoder, *_ = self._open()
         (states,) = encoder.run([STATES], encoder.choose_inputs(inputs), keep=[STATES])
@@ -85,14 +85,14 @@ class GraphEncoderDecoder:
 
         Args:
             input_ids: The new tokens, int64 [batch_size, sequence_length].
-            source: What is read.
-            past: What the call before returned; None at the start of what is written.
+            source: The encoder's output.
+            past: The KV cache that the previous call returned; None for the first call.
 
         Returns:
-            Logits, float32 [batch_size, sequence_length, vocab_size], and the past for the next call.
+            Logits, float32 [batch_size, sequence_length, vocab_size], and the KV cache for the next call.
 
         Raises:
-            ValueError: The model was closed.
+            ValueError: The model is closed.
         """
         _, first, later = self._open()
         session = first if past is None else later
@@ -105,7 +105,7 @@ class GraphEncoderDecoder:
         names = list(session.outputs)
         logits, *present = session.run(names, given, keep=names[1:])
         renamed = (name.replace("present.", PAST) for name in names[1:])
-        # the later graph does not return the source's keys and values: those of the first call stay
+        # the later graph does not return the cross-attention keys and values: those of the first call are kept
         kept = {} if past is None else past.values
         values = {**kept, **dict(zip(renamed, present, strict=True))}
         return session.to_float32(logits), WrittenPast(values)
@@ -116,5 +116,5 @@ class GraphEncoderDecoder:
 
     def _open(self) -> tuple[Session, ...]:
         if not self._sessions:
-            raise ValueError("This model was closed.")
+            raise ValueError("This model is closed.")
         return self._sessions

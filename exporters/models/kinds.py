@@ -1,4 +1,4 @@
-"""The kinds of models that are run through graphs."""
+"""The kinds of models that run graphs."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ GraphModel = GraphDecoder | GraphEncoder | GraphEncoderDecoder
 
 
 def choose_model(sessions: Sequence[Session]) -> GraphModel:
-    """Return the model that graphs are of.
+    """Return the model for its graphs.
 
     Args:
-        sessions: One graph, or the three of an encoder with a decoder.
+        sessions: One graph, or the three of an encoder-decoder.
 
     Raises:
-        UnsupportedModelError: It is one of no known kind.
+        UnsupportedModelError: The kind of model is not known.
     """
     if len(sessions) > 1:
         return GraphEncoderDecoder(*sessions)

@@ -1,4 +1,4 @@
-"""One graph, loaded into a runtime: what models of every kind are run through, whatever the runtime."""
+"""One graph loaded into a runtime: the interface through which models of all kinds run."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Port:
     """An input or an output of a graph.
 
     Attributes:
-        dtype: As numpy names it; `bfloat16` besides.
-        axes: Its sizes; a name stands for one that varies.
+        dtype: Dtype by numpy's name, or `bfloat16`.
+        axes: Sizes of its axes; dynamic axes have names.
     """
 
     dtype: str
@@ -33,7 +33,7 @@ class Port:
 
     @property
     def float_dtype(self) -> Dtype | None:
-        """What its numbers are; None for whole numbers and truths."""
+        """Its floating-point dtype; None for integers and booleans."""
         return Dtype(self.dtype) if self.dtype in DTYPES else None
 
 
@@ -47,14 +47,14 @@ def widen_bfloat16(bits: Any) -> Floats:
 
 
 class Session(ABC):
-    """A graph, loaded and ready. Values are of the runtime's own type, and stay where it keeps them.
+    """A loaded graph. Values have the runtime's own type and stay on its device.
 
     Attributes:
-        inputs: What it takes, by name.
-        outputs: What it returns, by name, in its order.
-        threads: How many threads compute one operator; 0 where a GPU computes.
+        inputs: Inputs by name.
+        outputs: Outputs by name, in order.
+        threads: Number of intra-op threads; 0 on a GPU.
         description: Name and version of the runtime.
-        limits: The largest batch and text that it takes; None where it takes any.
+        limits: The largest batch and context; None if there is no limit.
     """
 
     inputs: Mapping[str, Port]
@@ -65,36 +65,36 @@ class Session(ABC):
 
     @abstractmethod
     def to_value(self, array: Any, dtype: Dtype | None = None) -> Any:
-        """Return an array as the runtime takes it.
+        """Convert an array to a value of the runtime.
 
         Args:
-            array: Numbers of any type.
-            dtype: What floating-point numbers are rounded to; None leaves the array as it is.
+            array: Array of any dtype.
+            dtype: Dtype to round floating-point numbers to; None does not convert.
         """
 
     @abstractmethod
     def to_float32(self, value: Any) -> Floats:
-        """Return a value of floating-point numbers as an array."""
+        """Convert a floating-point value to a float32 array."""
 
     @abstractmethod
     def run(self, outputs: Sequence[str], values: Mapping[str, Any], *, keep: Collection[str] = ()) -> list[Any]:
-        """Compute outputs; what is given is not changed, and neither is what an earlier run returned.
+        """Compute outputs; neither the inputs nor the outputs of earlier runs are modified.
 
         Args:
-            outputs: The names of what is wanted.
+            outputs: Names of the outputs to return.
             values: All inputs, by name.
-            keep: Which outputs are inputs of a later run: they stay where they are computed, be it on a GPU.
+            keep: Outputs that are inputs of a later run; they stay on the device that computed them.
         """
 
     def choose_inputs(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what the graph is run on: its inputs among those given, floating-point numbers in its own dtype.
+        """Select the graph's inputs and convert floating-point numbers to its dtype.
 
         Args:
-            given: Arrays by name; those that the graph does not take are left out.
+            given: Arrays by name; arrays that the graph does not take are ignored.
 
         Raises:
-            ValueError: One is missing.
+            ValueError: An input is missing.
         """
         if missing := [name for name in self.inputs if name not in given]:
-            raise ValueError(f"The graph needs {', '.join(missing)} as well; given were {', '.join(given) or 'none'}.")
+            raise ValueError(f"The graph also needs the inputs {', '.join(missing)}; got {', '.join(given) or 'none'}.")
         return {name: self.to_value(given[name], port.float_dtype) for name, port in self.inputs.items()}

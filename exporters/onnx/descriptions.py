@@ -49,10 +49,10 @@ def describe_graph(graph: Path) -> GraphDescription:
     except DecodeError as error:
         raise ModelError(f"{graph} is damaged: {error}\nExport it again.") from error
     except (StopIteration, ValueError) as error:
-        raise ModelError(f"{graph} is no graph that amp-export wrote: {error}\nExport it again.") from error
+        raise ModelError(f"{graph} is not a graph that amp-export wrote: {error}\nExport it again.") from error
     dtype = returned_dtype(model)
     if dtype is None:
-        raise ModelError(f"{graph} returns no numbers of a precision that is exported.\nExport it again.")
+        raise ModelError(f"{graph} returns no floating-point numbers of a supported dtype.\nExport it again.")
     return GraphDescription(opset, dtype, read_ports(model.graph.input), read_ports(model.graph.output))
 
 

@@ -69,7 +69,7 @@ def export(
     require_buildable(checkpoint.config)
     _check_layout(checkpoint)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OutputError(f"{folder} is not an empty folder.\nRemove it, or export to another.")
+        raise OutputError(f"{folder} is not an empty folder.\nRemove it, or export to another folder.")
 
     folder.mkdir(parents=True, exist_ok=True)
     stored = lay_out(checkpoint.config, checkpoint.widths, dtype)
@@ -96,13 +96,13 @@ def _check_layout(checkpoint: Checkpoint) -> None:
     name = config.architecture.class_name
     if len(checkpoint.widths) != config.num_hidden_layers:
         raise UnsupportedModelError(
-            f"{checkpoint.path} has widths for {len(checkpoint.widths)} layers, and config.json names "
-            f"{config.num_hidden_layers}.\nSupported: a {name} with widths for each of its layers."
+            f"{checkpoint.path} has widths for {len(checkpoint.widths)} layers, but config.json has "
+            f"{config.num_hidden_layers} layers.\nSupported: a {name} with widths for each of its layers."
         )
     for tensor, shape in tensor_shapes(config, checkpoint.widths).items():
         if tensor not in found or found[tensor].shape != shape:
             has = f"the shape {list(found[tensor].shape)}" if tensor in found else "no such tensor"
             raise UnsupportedModelError(
-                f"{checkpoint.path}: {tensor} must have the shape {list(shape)}, and there is {has}.\n"
+                f"{checkpoint.path}: {tensor} must have the shape {list(shape)}, but there is {has}.\n"
                 f"Supported: the tensors of a {name}, each layer with its own numbers of heads and neurons."
             )

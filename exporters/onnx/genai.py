@@ -118,5 +118,5 @@ def _read_generation_config(path: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ModelError(f"{file} is not valid JSON: {error}\nMend it, or remove it: it is not needed.") from error
+        raise ModelError(f"{file} is not valid JSON: {error}\nFix or remove it; it is optional.") from error
     return {name: value for name, value in content.items() if value is not None}

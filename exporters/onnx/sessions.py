@@ -47,7 +47,9 @@ def check_providers(providers: Sequence[str]) -> None:
 
     available = onnxruntime.get_available_providers()
     if missing := [provider for provider in providers if provider not in available]:
-        raise RequestError(f"onnxruntime has no {', '.join(missing)} here.\nAvailable: {', '.join(available)}.")
+        raise RequestError(
+            f"The installed onnxruntime has no {', '.join(missing)}.\nAvailable: {', '.join(available)}."
+        )
 
 
 def load_graph(graph: Path, *, threads: int, providers: Sequence[str] = (CPU_PROVIDER,)) -> InferenceSession:
@@ -82,8 +84,8 @@ def load_graph(graph: Path, *, threads: int, providers: Sequence[str] = (CPU_PRO
     if missing := [provider for provider in providers if provider not in session.get_providers()]:
         instead = ", ".join(session.get_providers())
         raise RequestError(
-            f"onnxruntime could not start {', '.join(missing)} here, and fell back to {instead}.\n"
-            "See that the GPU's driver and the provider's libraries are of the versions that onnxruntime asks for."
+            f"onnxruntime could not start {', '.join(missing)} and fell back to {instead}.\n"
+            "Install the versions of the GPU driver and of the provider's libraries that onnxruntime requires."
         )
     return session
 

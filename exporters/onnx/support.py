@@ -32,14 +32,14 @@ def require_buildable(config: ModelConfig) -> None:
         ModelError: The config contradicts itself, or lacks a parameter.
     """
     if (reason := can_build(config)) is not None:
-        raise UnsupportedModelError(f"{reason}\nIt can be traced: give --via trace.")
+        raise UnsupportedModelError(f"{reason}\nExport it by tracing instead: --via trace.")
 
 
 def _check(config: ModelConfig) -> None:
     architecture = config.architecture
     if architecture.computation is None:
         raise UnsupportedModelError(
-            f"config.json: model_type is {architecture.model_type!r}, whose graph cannot be built directly."
+            f"config.json: model_type is {architecture.model_type!r}; its graph cannot be built directly."
         )
     activation_of(config)
     positions = architecture.computation.positions

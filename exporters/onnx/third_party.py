@@ -53,7 +53,8 @@ class ForeignSession(OnnxSession):
         except Exception as error:  # onnxruntime's errors have no other base class in common
             shapes = (f"{name} {value.shape()}" for name, value in values.items() if cache_key(name) is None)
             raise RequestError(
-                f"The graph does not run on {', '.join(shapes)}: {error}\nGive cases that it takes with --cases."
+                f"The graph does not run on {', '.join(shapes)}: {error}\nGive cases of shapes that it supports with "
+                "--cases."
             ) from error
 
 
@@ -93,8 +94,9 @@ def _open_encoder(session: Session) -> GraphEncoder:
     _check_known(session, READ)
     if not known:
         raise RequestError(
-            f"The graph returns {', '.join(session.outputs)}, and none of these as floating-point numbers: "
-            f"{', '.join(RESULTS)}.\nRename what it returns after the model's own result."
+            f"The graph returns {', '.join(session.outputs)}, but needs to return one of these as floating-point "
+            "numbers: "
+            f"{', '.join(RESULTS)}.\nRename its outputs after the model's outputs."
         )
     return GraphEncoder(session, outputs=known)
 
@@ -107,8 +109,8 @@ def _open_encoder_decoder(sessions: Sequence[Session]) -> GraphEncoderDecoder:
     for session, output in ((encoder, STATES), (first, LOGITS), (later, LOGITS)):
         if next(iter(session.outputs)) != output:
             raise RequestError(
-                f"A graph returns {', '.join(session.outputs)}, and first must be {output}.\nExport it with Optimum, "
-                "whose names and order are known."
+                f"A graph returns {', '.join(session.outputs)}, but its first output must be {output}.\nExport it "
+                "with Optimum, whose names and order are supported."
             )
     return GraphEncoderDecoder(encoder, first, later)
 
@@ -117,8 +119,8 @@ def _check_known(session: Session, known: Collection[str]) -> None:
     unknown = [name for name in session.inputs if name not in known and not name.startswith(PAST)]
     if unknown:
         raise RequestError(
-            f"The graph takes {', '.join(unknown)}, whose meaning cannot be told.\nKnown are {', '.join(known)}: "
-            "rename them, or export with Optimum or transformers."
+            f"The graph has unknown inputs: {', '.join(unknown)}.\nKnown inputs are {', '.join(known)}: rename them, "
+            "or export with Optimum or transformers."
         )
 
 
@@ -142,5 +144,5 @@ def third_party_files(path: Path, kind: Kind) -> list[Path]:
     else:
         found = [path]
     if missing := [file for file in found if not file.is_file()]:
-        raise ModelError(f"There is no {missing[0]}.\nName the graph, or the folder that it is in.")
+        raise ModelError(f"There is no {missing[0]}.\nGive the path of the graph or of its folder.")
     return found

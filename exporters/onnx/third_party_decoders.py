@@ -69,14 +69,11 @@ def map_ports(inputs: Mapping[str, Port], outputs: Iterable[str]) -> Ports:
         missing = [
             name for name, known in (("input_ids", "input_ids" in tokens), ("logits", logits is not None)) if not known
         ]
-        problem = (
-            f"takes {', '.join(unknown)}, whose meaning cannot be told"
-            if unknown
-            else f"has no {' and no '.join(missing)}"
-        )
+        problem = f"has unknown inputs: {', '.join(unknown)}" if unknown else f"has no {' and no '.join(missing)}"
         raise RequestError(
-            f"The graph {problem}.\nKnown are {', '.join(TOKENS)}, keys and values such as past_key_values.0.key, and "
-            "the output logits: rename them, or export with Optimum, transformers or the onnxruntime-genai builder."
+            f"The graph {problem}.\nKnown are the inputs {', '.join(TOKENS)}, KV cache tensors such as "
+            "past_key_values.0.key, and the output logits: rename them, or export with Optimum, transformers or the "
+            "onnxruntime-genai builder."
         )
     return Ports(tokens, past, present, logits)
 
@@ -92,14 +89,17 @@ class ForeignDecoder(Decoder):
         self._sessions: tuple[Session, ...] = (first, later)
         self._ports = tuple(map_ports(session.inputs, session.outputs) for session in self._sessions)
         if not self._ports[1].past or not self._ports[0].present:
-            raise UnsupportedModelError("The graph takes or returns no keys and values: it is no decoder with a cache.")
+            raise UnsupportedModelError(
+                "The graph does not take or return a KV cache, so it is not a decoder with a cache."
+            )
         self._widths = widths
         self._head_dim = head_dim
         self.num_layers = len(widths)
         dtype = first.outputs[self._ports[0].logits].float_dtype
         if dtype is None:
             raise UnsupportedModelError(
-                f"The graph's logits are {first.outputs[self._ports[0].logits].dtype}.\nSupported: {', '.join(Dtype)}."
+                f"The graph's logits have the dtype {first.outputs[self._ports[0].logits].dtype}.\nSupported: "
+                f"{', '.join(Dtype)}."
             )
         self.dtype = dtype
         self.threads, self.description = first.threads, first.description
@@ -110,7 +110,7 @@ class ForeignDecoder(Decoder):
     ) -> tuple[Floats, Past]:
         """See `Decoder.forward`."""
         if not self._sessions:
-            raise ValueError("This decoder was closed.")
+            raise ValueError("This decoder is closed.")
         session, ports = self._sessions[past is not None], self._ports[past is not None]
         given = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
         values = {name: session.to_value(given[name].astype(dtype)) for name, dtype in ports.tokens.items()}

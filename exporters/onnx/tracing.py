@@ -119,7 +119,7 @@ def _trace_job(model: PreTrainedModel, job: Job, opset: Opset) -> ir.Model:
     if frozen := tidy(traced, job):
         raise UnsupportedModelError(
             f"{type(model).__name__} cannot be traced for inputs of any size: {'; '.join(frozen)}.\n"
-            "Its forward must not turn the sizes of its inputs into numbers."
+            "Its forward must not convert input sizes to constants."
         )
     return traced
 

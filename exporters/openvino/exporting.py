@@ -1,4 +1,4 @@
-"""From a folder with ONNX graphs to a folder with models in OpenVINO's format."""
+"""Converts a folder with ONNX graphs to a folder with models in OpenVINO's format."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class OpenvinoExport:
     """Converted graphs.
 
     Attributes:
-        folder: Where they lie.
-        models: The files, in the order in which they are run; the weights of each lie beside it.
+        folder: Folder of the models.
+        models: The files in order of execution; the weights of each are next to it.
         bytes_on_disk: Size of all files in the folder.
     """
 
@@ -37,18 +37,18 @@ class OpenvinoExport:
 def export(
     graph_folder: Path, folder: Path, *, on_progress: Callable[[int, int], None] | None = None
 ) -> OpenvinoExport:
-    """Convert exported graphs, with config and tokenizer beside them. Weights keep their dtype.
+    """Convert exported graphs and copy config and tokenizer. Weights keep their dtype.
 
-    OpenVINO's own reader takes the graph: its converter in Python does the same, and reports its use over the network.
+    Uses OpenVINO's own reader: its Python converter does the same, but sends telemetry.
 
     Args:
-        graph_folder: What `exporters.onnx` wrote.
-        folder: Where to; it is made.
-        on_progress: Called with the number of graphs converted and of all, after each.
+        graph_folder: Folder that `exporters.onnx` wrote.
+        folder: Folder to create.
+        on_progress: Called with the number of converted graphs and their total, after each.
 
     Raises:
         MissingExtraError: OpenVINO is not installed.
-        ModelError: There is no graph, or OpenVINO lacks an operator of it.
+        ModelError: There is no graph, or OpenVINO does not support one of its operators.
     """
     require_runtime()
     import openvino

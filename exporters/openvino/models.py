@@ -1,6 +1,6 @@
-"""An exported folder's files: models in OpenVINO's format, and what is written in them about their graphs.
+"""Files of an exported folder: models in OpenVINO's format, with metadata about their graphs.
 
-The format keeps the names of inputs and outputs, but not those of axes: they lie in the model as text.
+The format keeps the names of inputs and outputs, but not those of axes: these are stored as text in the model.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     import openvino
 
 DESCRIPTION = ["amp_export", "graph"]
-"""Where it lies in the model's `rt_info`."""
+"""Path of the metadata in the model's `rt_info`."""
 
 
 def describe(model: openvino.Model, graph: GraphDescription) -> None:
-    """Write into a model what is known of the graph that it was converted from."""
+    """Write metadata of the original graph into a model."""
     model.set_rt_info(to_json(graph), DESCRIPTION)
 
 
 def description_of(model: openvino.Model, file: Path) -> GraphDescription:
-    """Read what is written in a model.
+    """Read the metadata of a model.
 
     Raises:
-        ModelError: Nothing is, or it is damaged.
+        ModelError: The metadata is missing or damaged.
     """
     try:
         text = str(model.get_rt_info(DESCRIPTION).astype(str))
@@ -42,7 +42,7 @@ def description_of(model: openvino.Model, file: Path) -> GraphDescription:
 
 
 def require_runtime() -> None:
-    """Import OpenVINO, so that its absence is known before any work is done.
+    """Import OpenVINO, so that it fails early if it is not installed.
 
     Raises:
         MissingExtraError: It is not installed.
@@ -51,7 +51,7 @@ def require_runtime() -> None:
 
 
 def is_openvino(folder: Path) -> bool:
-    """Return whether a folder is one of models in OpenVINO's format."""
+    """Return whether a folder holds models in OpenVINO's format."""
     return any(folder.glob("openvino_*.xml"))
 
 
@@ -59,7 +59,7 @@ def read_model(file: Path) -> openvino.Model:
     """Read a model, or an ONNX graph.
 
     Raises:
-        ModelError: It is damaged, or OpenVINO lacks an operator of it.
+        ModelError: It is damaged, or OpenVINO does not support one of its operators.
     """
     import openvino
 
@@ -70,7 +70,7 @@ def read_model(file: Path) -> openvino.Model:
 
 
 def read_description(folder: Path) -> GraphDescription:
-    """Return what is known of the graph of a folder that is run last.
+    """Return the metadata of the last graph of a folder.
 
     Raises:
         MissingExtraError: OpenVINO is not installed.
@@ -82,6 +82,6 @@ def read_description(folder: Path) -> GraphDescription:
 
 
 def last_line(error: Exception) -> str:
-    """Return what an error of OpenVINO's says; the lines before name its own source files."""
+    """Return the last line of OpenVINO's error; the lines before it name its own source files."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""Runs an exported model on OpenVINO, on the processor."""
+"""Runs an exported model on OpenVINO, on the CPU."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
 
 def run(folder: Path, *, threads: int | None = None) -> GraphModel:
-    """Load an exported model into OpenVINO; what kind it is, its files and inputs tell.
+    """Load an exported model into OpenVINO; its kind is detected from its files and inputs.
 
     Args:
-        folder: What `export` wrote.
-        threads: How many threads compute one operator; by default one for each core that the process may use.
+        folder: Folder that `export` wrote.
+        threads: Number of intra-op threads; by default one per core that the process may use.
 
     Raises:
         MissingExtraError: OpenVINO is not installed.
         ModelError: The folder holds no model, or a damaged one.
-        UnsupportedModelError: OpenVINO cannot compute it on this processor.
+        UnsupportedModelError: OpenVINO cannot run it on this CPU.
     """
     require_runtime()
     threads = threads if threads is not None else usable_cores()
@@ -50,10 +50,10 @@ class OpenvinoSession(Session):
         self.threads = threads
         self.description = f"OpenVINO {openvino.__version__.partition('-')[0]}"
         settings = {
-            # otherwise processors with such units compute float32 in bfloat16
+            # otherwise CPUs with bfloat16 units compute float32 in bfloat16
             hint.execution_mode(): hint.ExecutionMode.ACCURACY,
             hint.performance_mode(): hint.PerformanceMode.LATENCY,
-            # who pins the process chose the processors
+            # respect the CPU affinity of the process
             hint.enable_cpu_pinning(): False,
             num_streams(): 1,
             inference_num_threads(): threads,
@@ -62,8 +62,7 @@ class OpenvinoSession(Session):
             self._model = openvino.Core().compile_model(model, "CPU", settings)
         except RuntimeError as error:
             raise UnsupportedModelError(
-                f"OpenVINO cannot compute {file} on this processor: {last_line(error)}\n"
-                "Export in float32, or with --to onnx."
+                f"OpenVINO cannot run {file} on this CPU: {last_line(error)}\nExport in float32, or with --to onnx."
             ) from error
 
     def to_value(self, array: Any, dtype: Dtype | None = None) -> openvino.Tensor:
@@ -94,8 +93,8 @@ class OpenvinoSession(Session):
         self, outputs: Sequence[str], values: Mapping[str, openvino.Tensor], *, keep: Collection[str] = ()
     ) -> list[openvino.Tensor]:
         """See `Session.run`."""
-        del keep  # the processor computes, so all stay where they are
-        # a request writes into the same outputs again each time: a new one, which costs 0.4 ms, leaves the last alone
+        del keep  # the CPU computes, so all outputs stay in place
+        # a request reuses its output buffers: a new one, which costs 0.4 ms, does not overwrite earlier outputs
         request = self._model.create_infer_request()
         for name, value in values.items():
             request.set_tensor(name, value)
@@ -104,7 +103,7 @@ class OpenvinoSession(Session):
 
 
 def _bits(value: openvino.Tensor) -> Any:
-    """Return the memory of a bfloat16 tensor, which OpenVINO hands out as float16: numpy has no such type."""
+    """Return the memory of a bfloat16 tensor, which OpenVINO returns as float16, since numpy has no bfloat16."""
     import numpy as np
 
     return value.data.view(np.uint16)

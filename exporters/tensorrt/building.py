@@ -65,9 +65,9 @@ def build_engine(
 
     Args:
         graph: The ONNX graph, its weights beside it.
-        runtime: What builds.
-        settings: How.
-        on_progress: Called with how much of the work is done, and of how much.
+        runtime: The TensorRT variant that builds.
+        settings: How it builds.
+        on_progress: Called with the work done and the total.
 
     Raises:
         UnsupportedModelError: The runtime cannot take an operator of the graph; it is named.
@@ -82,7 +82,8 @@ def build_engine(
     parsed = parser.parse_from_file(str(graph))
     # a file that is no graph at all is parsed without complaint, into nothing
     if not parsed or network.num_outputs == 0:
-        raise explain_parse(graph, runtime, [parser.get_error(number) for number in range(parser.num_errors)])
+        errors = [parser.get_error(number) for number in range(parser.num_errors)]
+        raise explain_parse(graph, runtime, errors)  # noqa: DOC501  it returns an UnsupportedModelError or a RequestError
     attentions = runtime.allow_any_attention(network)
 
     config = builder.create_builder_config()
@@ -102,7 +103,7 @@ def build_engine(
     if progress.interrupted:
         raise KeyboardInterrupt
     if content is None:
-        raise explain_build(graph, runtime, messages.errors)
+        raise explain_build(graph, runtime, messages.errors)  # noqa: DOC501  it returns a RequestError
     if cache is not None:
         _keep_timing_cache(config, cache)
     return BuiltEngine(memoryview(content), time.perf_counter() - started, attentions)

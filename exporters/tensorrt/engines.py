@@ -100,16 +100,16 @@ class EngineFacts(msgspec.Struct, frozen=True, rename={"dtype": "precision"}):
         found = ".".join(map(str, runtime.version[:3]))
         if present is None:
             raise RequestError(
-                "An engine runs on a GPU, and there is none in this machine, or its driver does not answer.\n"
+                "An engine runs on a GPU, but this machine has none, or its driver does not respond.\n"
                 "Measure it on the device: amp-export bundle."
             )
         if runtime.kind is not self.runtime or found != self.version:
             raise RequestError(
-                f"The engine was built with {self.runtime} {self.version}, and here is {runtime.kind} {found}; engines "
-                "are tied to it.\nBuild it again here: amp-export export --to tensorrt --overwrite."
+                f"The engine was built with {self.runtime} {self.version} and runs only with it, but {runtime.kind} "
+                f"{found} is installed.\nBuild it again here: amp-export export --to tensorrt --overwrite."
             )
         if self.compute_capability not in (None, present):
             raise RequestError(
-                f"The engine is for compute capability {self.compute_capability}, and the GPU here has {present}.\n"
+                f"The engine is for compute capability {self.compute_capability}, but the GPU here has {present}.\n"
                 "Build it again here: amp-export export --to tensorrt --overwrite."
             )

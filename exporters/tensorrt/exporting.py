@@ -122,7 +122,8 @@ def describe_decoder(graph: Path) -> GraphDescription:
     described = describe_graph(graph)
     if not any(name.startswith("past_key_values.") for name in described.inputs):
         raise UnsupportedModelError(
-            f"{graph} is no decoder's graph with keys and values of the past: it takes {', '.join(described.inputs)}.\n"
-            "Engines are built from decoders. For others, run the ONNX graph with ONNX Runtime's TensorRT provider."
+            f"{graph} is not the graph of a decoder with a KV cache: its inputs are {', '.join(described.inputs)}.\n"
+            "Engines are built from decoders only. For other models, run the ONNX graph with ONNX Runtime's TensorRT "
+            "provider."
         )
     return described

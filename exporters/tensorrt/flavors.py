@@ -85,21 +85,22 @@ class TensorRtFlavor:
         wanted = wanted or present
         if wanted is None:
             raise RequestError(
-                "There is no GPU in this machine, so it must be said which one the engine is for.\n"
-                "Name it: --target rtx4090, for example. amp-export export --help lists the targets."
+                "There is no GPU in this machine, so the engine's target GPU must be given.\nGive it with --target, "
+                "e.g. --target rtx4090. amp-export export --help lists the targets."
             )
         if self.kind is EngineRuntime.TENSORRT and wanted != present:
-            found = f"the one here has {present}" if present else "there is none here"
+            found = f"the GPU here has {present}" if present else "there is no GPU here"
             raise RequestError(
-                f"{self.label} builds for the GPU in the machine; compute capability {wanted} was asked for, and "
-                f"{found}.\nBuild there, from a bundle: amp-export bundle. Or build here with another runtime: "
+                f"{self.label} builds for the GPU in this machine only; compute capability {wanted} was requested, "
+                f"but {found}.\nBuild on the device, from a bundle: amp-export bundle. Or build here with another "
+                "runtime: "
                 '--runtime tensorrt-rtx (pip install "amp-export[tensorrt-rtx]").'
             )
         if self.kind is EngineRuntime.TENSORRT_RTX and wanted not in self.compute_capabilities():
             raise RequestError(
-                f"{self.label} builds no engine for compute capability {wanted}; it does for "
+                f"{self.label} cannot build engines for compute capability {wanted}, only for "
                 f"{', '.join(self.compute_capabilities())}.\n"
-                "Let the device build it, with its own TensorRT, from a bundle: amp-export bundle."
+                "Build on the device with its own TensorRT, from a bundle: amp-export bundle."
             )
 
     def set_compute_capability(self, config: Any, capability: str) -> None:
@@ -146,9 +147,9 @@ def load_flavor(asked: EngineRuntime | None = None, *, for_target: bool = False)
             return TensorRtFlavor(kind, importlib.import_module(MODULES[kind]))
         except ModuleNotFoundError as error:
             if error.name != MODULES[kind]:
-                raise RequestError(f"{NAMES[kind]} is installed, but not whole: {error}\nInstall it again.") from error
+                raise RequestError(f"{NAMES[kind]} is installed, but incomplete: {error}\nInstall it again.") from error
         except OSError as error:
-            raise RequestError(f"{NAMES[kind]} is installed, but does not load: {error}") from error
+            raise RequestError(f"{NAMES[kind]} is installed, but cannot be loaded: {error}") from error
     needed = f"Building with {NAMES[asked]}" if asked is not None else "Building an engine"
     raise MissingExtraError((asked or EngineRuntime.TENSORRT_RTX).value, needed_for=needed)
 

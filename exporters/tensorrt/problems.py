@@ -18,7 +18,7 @@ SHOWN = 5
 _ADVICE: Sequence[tuple[str, str]] = (
     (
         r"not supported by a dedicated kernel|is_decomposable",
-        "It has no kernel for this attention. Export with older operators, --opset 20: then it needs none.",
+        "It has no kernel for this attention. Export with --opset 20, which spells attention out in basic operators.",
     ),
     (
         r"out of memory|OutOfMemory|could not allocate|insufficient memory",
@@ -26,19 +26,20 @@ _ADVICE: Sequence[tuple[str, str]] = (
     ),
     (
         r"[Nn]o space left|Failed to write|write error",
-        "The disk is full. Make room, or give another --output.",
+        "The disk is full. Free some space, or give another --output.",
     ),
     (
         r"Cuda Runtime|CUDA driver|cudaError",
-        "The GPU's driver does not answer. Look at nvidia-smi; TensorRT's support matrix names the driver it needs.",
+        "The GPU's driver does not respond. Check nvidia-smi; TensorRT's support matrix lists the driver that it "
+        "needs.",
     ),
     (
         "MyelinCheckException",
-        "The builder failed within itself on these operators. Export with older ones: --opset 20.",
+        "The builder hit an internal error on these operators. Export with older ones: --opset 20.",
     ),
     (
         r"profile|kMIN|kMAX|kOPT",
-        "The shapes do not suit the graph. Give another --max-batch or --max-context.",
+        "The shapes do not fit the graph. Give another --max-batch or --max-context.",
     ),
 )
 """Patterns in a builder's messages, and what to do; the first that is found counts."""
@@ -53,20 +54,22 @@ def explain_parse(graph: Path, runtime: TensorRtFlavor, errors: Sequence[Any]) -
         errors: The parser's `ParserError`s.
     """
     if not errors:
-        return ModelError(f"{graph} holds no graph that {runtime.label} can read.\nExport it again.")
+        return ModelError(f"{graph} is not a graph that {runtime.label} can read.\nExport it again.")
     nodes = list(
-        dict.fromkeys(f"{error.node_operator()} at {error.node_name() or 'a node without name'}" for error in errors)
+        dict.fromkeys(f"{error.node_operator()} at {error.node_name() or 'an unnamed node'}" for error in errors)
     )
     shown = "; ".join(nodes[:SHOWN]) + (f"; and {len(nodes) - SHOWN} more" if len(nodes) > SHOWN else "")
     opset = _opset(graph)
     if runtime.newest_opset is not None and opset is not None and opset > runtime.newest_opset:
-        advice = f"The graph is of opset {opset}, and it takes {runtime.newest_opset}: export with --opset 20."
+        advice = (
+            f"The graph has opset {opset}, but the newest supported is {runtime.newest_opset}: export with --opset 20."
+        )
     else:
         reasons = {error.desc() for error in errors} - {"false", ""}
         advice = "\n".join(
-            [*sorted(reasons)[:SHOWN], "Export the model with amp-export: its graphs have no such operator."]
+            [*sorted(reasons)[:SHOWN], "Export the model with amp-export, whose graphs do not use this operator."]
         )
-    return UnsupportedModelError(f"{runtime.label} cannot take {shown}.\n{advice}")
+    return UnsupportedModelError(f"{runtime.label} does not support {shown}.\n{advice}")
 
 
 def explain_build(graph: Path, runtime: TensorRtFlavor, messages: Sequence[str]) -> AmpExportError:
@@ -79,7 +82,7 @@ def explain_build(graph: Path, runtime: TensorRtFlavor, messages: Sequence[str])
     """
     said = "\n".join(messages)
     advice = next((advice for pattern, advice in _ADVICE if re.search(pattern, said)), "")
-    first = _shorten(messages[0]) if messages else "It did not say why."
+    first = _shorten(messages[0]) if messages else "It gave no reason."
     return RequestError(f"{runtime.label} could not build an engine from {graph}.\n{first}\n{advice}".rstrip())
 
 

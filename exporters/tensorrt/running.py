@@ -62,7 +62,7 @@ class TensorrtDecoder(Decoder):
         import torch
 
         if self._context is None:
-            raise ValueError("This decoder was closed.")
+            raise ValueError("This decoder is closed.")
         batch_size, sequence_length = input_ids.shape
         length = past.length if past is not None else 0
         sizes = {
@@ -86,7 +86,7 @@ class TensorrtDecoder(Decoder):
             outputs[name] = self._empty(port.dtype, port.axes, sizes)
             self._context.set_tensor_address(name, outputs[name].data_ptr())
         if not self._context.execute_async_v3(self._handle):
-            raise RequestError("The engine could not be run; the GPU's driver may say why: see nvidia-smi and dmesg.")
+            raise RequestError("The engine could not run.\nCheck the GPU and its driver with nvidia-smi and dmesg.")
         if self.stream is not None:
             self.stream.synchronize()
         logits = outputs.pop("logits")
@@ -107,9 +107,9 @@ class TensorrtDecoder(Decoder):
             bounds = zip(shapes.minimum, shape, shapes.maximum, strict=True)
             if not all(low <= size <= high for low, size, high in bounds):
                 raise RequestError(
-                    f"The engine takes {name} of {list(shapes.minimum)} to {list(shapes.maximum)} when it does "
-                    f"{wanted}, and was given {list(shape)}.\n"
-                    "Build one with another --max-batch or --max-context; after a past it takes one token at a time."
+                    f"The engine takes {name} of {list(shapes.minimum)} to {list(shapes.maximum)} in {wanted}, but "
+                    f"got {list(shape)}.\n"
+                    "Build one with another --max-batch or --max-context; with a KV cache it takes one token at a time."
                 )
         if number != self._profile:
             self._context.set_optimization_profile_async(number, self._handle)
@@ -122,7 +122,7 @@ class TensorrtDecoder(Decoder):
         if name not in tensors:
             tensors[name] = self._empty(port.dtype, (1,), sizes)
         if not self._context.set_input_shape(name, shape):
-            raise RequestError(f"The engine refuses {name} of the shape {list(shape)}.")
+            raise RequestError(f"The engine does not accept {name} of shape {list(shape)}.")
         self._context.set_tensor_address(name, tensors[name].data_ptr())
 
     def _empty(self, dtype: str, axes: tuple[int | str, ...], sizes: Mapping[str, int]) -> torch.Tensor:
@@ -152,7 +152,7 @@ def check_runs_here(facts: EngineFacts) -> TensorRtFlavor:
     if not torch.cuda.is_available():
         raise RequestError(
             f"torch {torch.__version__} cannot use the {gpu.name if gpu is not None else 'GPU'}.\n"
-            "Install a build of torch with CUDA: pytorch.org/get-started says which."
+            "Install a CUDA build of torch: see pytorch.org/get-started."
         )
     return runtime
 
@@ -165,6 +165,7 @@ def run(folder: Path) -> TensorrtDecoder:
 
     Raises:
         ModelError: The folder holds no engine, or a damaged one.
+        RequestError: The engine cannot be loaded.
         AmpExportError: See `check_runs_here`.
     """
     import torch
@@ -174,7 +175,7 @@ def run(folder: Path) -> TensorrtDecoder:
     engine = trt.Runtime(trt.Logger(trt.Logger.ERROR)).deserialize_cuda_engine((folder / ENGINE).read_bytes())
     if engine is None:
         raise RequestError(
-            f"{folder / ENGINE} does not load: it is damaged, or the GPU has not enough memory for it.\n"
+            f"{folder / ENGINE} cannot be loaded: it is damaged, or the GPU has too little memory.\n"
             "Build it again here: amp-export export --to tensorrt --overwrite."
         )
     device = torch.device("cuda")

@@ -52,6 +52,7 @@ class TensorrtRunner(ModelRunner):
         """Load an engine onto the GPU.
 
         Raises:
+            ValueError: The device is not a GPU.
             AmpExportError: See `running.run`.
         """
         if device is not None and torch.device(device).type != "cuda":

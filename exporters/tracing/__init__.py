@@ -1,1 +1,1 @@
-"""Trace models through transformers' exporters, for ONNX and ExecuTorch."""
+"""Traces models through transformers' exporters, for ONNX and ExecuTorch."""

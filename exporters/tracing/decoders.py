@@ -1,4 +1,4 @@
-"""A decoder as one graph for prefill and decode: what is traced is a step with a past, which may be of length 0."""
+"""Traces a decoder as one graph for prefill and decode: a step with a KV cache, which may be empty."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 NEW = 3
 PAST = 5
-"""Lengths of the sample: more than one, and unlike each other and the batch, lest any be taken for a constant."""
+"""Lengths of the sample: more than 1, and different from each other and the batch, so that none becomes a constant."""
 
 OUTPUTS: Mapping[str, Axes] = {
     "logits": ("batch_size", "sequence_length", None),
@@ -27,7 +27,7 @@ OUTPUTS: Mapping[str, Axes] = {
 
 
 class DecoderStep(torch.nn.Module):
-    """New tokens and a past to logits and the next past, all as plain tensors."""
+    """Computes logits and the next KV cache from new tokens and a KV cache, all as plain tensors."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
@@ -45,15 +45,15 @@ class DecoderStep(torch.nn.Module):
 def decoder_jobs(model: PreTrainedModel, *, file: str) -> list[Job]:
     """Return the one graph of a decoder, with the inputs and outputs of `graph.build_graph`.
 
-    `position_ids` is left out where the model's forward does not take it.
+    `position_ids` is left out if the model's forward does not take it.
 
     Raises:
-        UnsupportedModelError: The model takes more than text, or keeps other things than keys and values.
+        UnsupportedModelError: The model takes more than text, or caches something other than keys and values.
     """
     if model.main_input_name != "input_ids" or takes(model, "pixel_values") or takes(model, "input_features"):
         raise UnsupportedModelError(
-            f"{type(model).__name__} takes images or sound beside text.\n"
-            "Supported are decoders of text alone; export the language model of it, if it can be loaded by itself."
+            f"{type(model).__name__} takes images or audio besides text.\nOnly text decoders are supported; export "
+            "its language model, if that can be loaded separately."
         )
     mask = padded_mask(model, PAST + NEW, side="left")
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
@@ -71,7 +71,7 @@ def decoder_jobs(model: PreTrainedModel, *, file: str) -> list[Job]:
 
 
 def _probe(model: PreTrainedModel) -> list[dict[str, torch.Tensor]]:
-    """Run the model once: each layer's own keys and values tell how many heads it has, and how wide they are."""
+    """Run the model once to get the number and dimension of each layer's heads from its keys and values."""
     from transformers import DynamicCache
 
     cache_name = cache_argument(model)
@@ -85,31 +85,31 @@ def _probe(model: PreTrainedModel) -> list[dict[str, torch.Tensor]]:
 
 
 def check_layers(model: PreTrainedModel, layers: Sequence[Any]) -> None:
-    """Make sure that a cache holds keys and values and nothing else.
+    """Make sure that a cache holds only keys and values.
 
     Raises:
-        UnsupportedModelError: It holds the state of a linear attention or a convolution, or something compressed.
+        UnsupportedModelError: It holds the state of a linear attention or a convolution, or compressed values.
     """
     from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
     for number, layer in enumerate(layers):
         if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) or getattr(layer.keys, "ndim", 4) != 4:
             raise UnsupportedModelError(
-                f"Layer {number} of {type(model).__name__} keeps a {type(layer).__name__} from token to token.\n"
-                "Supported are layers that keep keys and values [batch_size, heads, length, head_dim]."
+                f"Layer {number} of {type(model).__name__} caches a {type(layer).__name__}.\nOnly layers that cache "
+                "keys and values [batch_size, heads, length, head_dim] are supported."
             )
 
 
 def sample_past(states: torch.Tensor, length: int, axis: str) -> Sample:
-    """Return a past for a layer whose keys or values look like `states`."""
+    """Return a sample cache for a layer whose keys or values are shaped like `states`."""
     _, heads, _, head_dim = states.shape
     return Sample(states.new_zeros((BATCH, heads, length, head_dim)), ("batch_size", None, axis, None))
 
 
 def filled_cache(past: Sequence[Mapping[str, torch.Tensor]]) -> DynamicCache:
-    """Return a cache that holds a past.
+    """Return a cache object that holds a KV cache.
 
-    Layers with a sliding window keep all of it too: their mask cuts it, and one graph can take a past of any length.
+    Layers with a sliding window keep all of it too: their mask restricts it, so that one graph supports any length.
     """
     from transformers import DynamicCache
     from transformers.cache_utils import DynamicLayer
@@ -118,7 +118,7 @@ def filled_cache(past: Sequence[Mapping[str, torch.Tensor]]) -> DynamicCache:
     for states in past:
         layer = DynamicLayer()
         layer.lazy_initialization(states["key"], states["value"])
-        # not through update(), which would leave a Concat with nothing in the graph
+        # not through update(), which would leave a Concat with an empty tensor in the graph
         layer.keys, layer.values = states["key"], states["value"]
         cache.layers.append(layer)
     return cache

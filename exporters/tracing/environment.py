@@ -1,4 +1,4 @@
-"""What surrounds tracing: checks before it, silence and haste during it, and errors that name the model."""
+"""The environment of tracing: checks before it, suppressed output during it, and errors that name the model."""
 
 from __future__ import annotations
 
@@ -21,22 +21,24 @@ def check_traceable(model: PreTrainedModel, folder: Path, dtype: Dtype) -> None:
     """Make sure that a model can be traced into a folder.
 
     Raises:
-        OutputError: The folder holds something.
-        ValueError: The model is set to training, or is not of that dtype.
+        OutputError: The folder is not empty.
+        ValueError: The model is in training mode, or has another dtype.
     """
     if model.training:
-        raise ValueError(f"{type(model).__name__} is set to training.\nCall its eval() first.")
+        raise ValueError(f"{type(model).__name__} is in training mode.\nCall its eval() first.")
     if str(model.dtype) != f"torch.{dtype.value}":
-        raise ValueError(f"{type(model).__name__} is in {model.dtype}.\nLoad it in {dtype.value} to export it so.")
+        raise ValueError(
+            f"{type(model).__name__} is in {model.dtype}.\nLoad it in {dtype.value} to export it in that dtype."
+        )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OutputError(f"{folder} is not an empty folder.\nRemove it, or export to another.")
+        raise OutputError(f"{folder} is not an empty folder.\nRemove it, or export to another folder.")
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep what torch, transformers and the exporters print, log and warn of off the terminal.
+    """Suppress prints, logs and warnings of torch, transformers and the exporters.
 
-    Only stdout is caught: nothing but logs and warnings goes to stderr, and progress is drawn there.
+    Only stdout is captured: they write only logs and warnings to stderr, where progress is shown.
     """
     disabled = logging.root.manager.disable
     handlers = list(logging.root.handlers)
@@ -47,20 +49,20 @@ def quiet() -> Iterator[None]:
             yield
         finally:
             logging.disable(disabled)
-            # some modules add one of their own as they are imported
+            # some modules add a handler when they are imported
             logging.root.handlers[:] = handlers
 
 
 @contextmanager
 def fast_export() -> Iterator[None]:
-    """Switch off what only costs torch time."""
+    """Switch off settings of torch that only cost time."""
     import torch._dynamo.config
     import torch.fx.config
 
     without_stacks = getattr(torch.fx.config, "do_not_emit_stack_traces", False)
     torch.fx.config.do_not_emit_stack_traces = True
     try:
-        # with lengths that vary, it costs more to look results up than to infer them again
+        # with dynamic lengths, looking results up costs more than inferring them again
         with torch._dynamo.config.patch(fake_tensor_cache_enabled=False):
             yield
     finally:
@@ -69,12 +71,12 @@ def fast_export() -> Iterator[None]:
 
 @contextmanager
 def named_errors(model: PreTrainedModel) -> Iterator[None]:
-    """Say of whatever goes wrong while tracing which model it was and what to do."""
+    """Turn any error during tracing into one that names the model and says what to do."""
     try:
         yield
     except (UnsupportedModelError, MemoryError):
         raise
-    except Exception as error:  # tracing runs the model's own code, which may raise anything
+    except Exception as error:  # tracing runs the model's code, which may raise anything
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__

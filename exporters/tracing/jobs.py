@@ -1,4 +1,4 @@
-"""What is traced: modules with plain tensors in and out, samples of their inputs, and names for the axes that vary."""
+"""Trace jobs: modules with plain tensors as inputs and outputs, sample inputs, and names of dynamic axes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Axes = tuple[str | None, ...]
-"""The name of each axis that varies; None for one that does not."""
+"""Names of the axes; None for a static axis."""
 
 BATCH = 2
-"""Not 1, which torch.export takes for a constant."""
+"""Batch size of samples; not 1, which torch.export would specialize to a constant."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Sample:
     """An input of a graph.
 
     Attributes:
-        tensor: One of the values it can have.
-        axes: The names of its axes.
+        tensor: A sample value.
+        axes: Names of its axes.
     """
 
     tensor: torch.Tensor
@@ -36,11 +36,12 @@ class Job:
     """A graph to trace.
 
     Attributes:
-        file: The name of its file.
-        module: What computes it, called with the inputs by name; returns tensors in dicts and lists.
-        inputs: Samples, in dicts and lists like what the module takes. A graph's input is named after its path, such as
+        file: Name of its file.
+        module: Module to trace; called with the inputs by name, returns tensors in dicts and lists.
+        inputs: Samples, in dicts and lists as the module takes them. A graph's input is named after its path, such as
             `past_key_values.0.key`.
-        outputs: The axes of outputs by name, with N for the number of a layer. Others are named after the inputs' axes.
+        outputs: Axes of outputs by name, with N for the layer's number. Other outputs' axes are named after the
+            inputs'.
     """
 
     file: str
@@ -49,12 +50,12 @@ class Job:
     outputs: Mapping[str, Axes]
 
     def output_axes(self, name: str) -> Axes:
-        """Return what is said of an output's axes; nothing where they are named after the inputs'."""
+        """Return the declared axes of an output; empty if they are named after the inputs'."""
         return self.outputs.get(re.sub(r"\.\d+\.", ".N.", name), ())
 
 
 def flatten(values: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield samples, or what a module returns, out of dicts and lists, each with the name of its input or output."""
+    """Yield the values in nested dicts and lists of inputs or outputs, each with its name."""
     if not isinstance(values, Mapping | list):
         yield path, values
         return
@@ -64,7 +65,7 @@ def flatten(values: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def map_samples(function: Callable[[Sample], Any], samples: Any) -> Any:
-    """Return the same dicts and lists, with another value in each sample's place."""
+    """Return the same nested dicts and lists with each sample replaced."""
     if isinstance(samples, Sample):
         return function(samples)
     if isinstance(samples, Mapping):
@@ -73,7 +74,7 @@ def map_samples(function: Callable[[Sample], Any], samples: Any) -> Any:
 
 
 def sample_tokens(model: PreTrainedModel, length: int) -> torch.Tensor:
-    """Return token ids [BATCH, length] without the one that pads."""
+    """Return token ids [BATCH, length] without the padding token."""
     import torch
 
     embedding = model.get_input_embeddings().weight
@@ -87,7 +88,7 @@ def sample_tokens(model: PreTrainedModel, length: int) -> torch.Tensor:
 def padded_mask(model: PreTrainedModel, length: int, *, side: str) -> torch.Tensor:
     """Return an attention mask [BATCH, length] whose first row is two tokens short.
 
-    With ones only, some models leave their mask out of the graph.
+    If all entries were 1, some models would leave the mask out of the graph.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Choose what is traced of a model."""
+"""Chooses the graphs to trace of a model."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ def model_kind(model: PreTrainedModel) -> Kind:
         return Kind.ENCODER_DECODER
     if cache_argument(model) is None:
         raise UnsupportedModelError(
-            f"{type(model).__name__} generates text without a cache of keys and values.\n"
-            "Supported are decoders with attention, encoders, and encoders with a decoder."
+            f"{type(model).__name__} generates text without a KV cache.\nOnly decoders with attention, encoders and "
+            "encoder-decoders are supported."
         )
     return Kind.DECODER
 
 
 def tracing_jobs(model: PreTrainedModel, kind: Kind) -> list[Job]:
-    """Return what is traced of a model.
+    """Return the trace jobs of a model.
 
     Raises:
-        UnsupportedModelError: It takes or keeps what no graph is made for.
+        UnsupportedModelError: The model has inputs or a cache that are not supported.
     """
     from amp_export.exporters.tracing.decoders import decoder_jobs
     from amp_export.exporters.tracing.encoders import encoder_jobs

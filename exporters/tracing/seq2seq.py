@@ -1,6 +1,6 @@
-"""An encoder with a decoder as three graphs, named as Optimum names them.
+"""Traces an encoder-decoder as three graphs, named as in Optimum.
 
-The first call of the decoder computes the keys and values of the encoder's output; all later calls are given them.
+The decoder's first call computes the cross-attention keys and values; later calls take them as inputs.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from transformers import EncoderDecoderCache, PreTrainedModel
 
 _PARTS = ("decoder", "encoder")
-"""Whose keys and values: in the order in which `EncoderDecoderCache` takes the caches."""
+"""Parts of the KV cache, in the order of `EncoderDecoderCache`'s arguments."""
 
 
 class Encoder(torch.nn.Module):
-    """Text or sound to the encoder's states."""
+    """Computes the encoder's hidden states from text or audio."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Encoder(torch.nn.Module):
 
 
 class FirstStep(torch.nn.Module):
-    """New tokens and the encoder's states to logits, and to the keys and values of both."""
+    """Computes logits and both KV caches from new tokens and the encoder's hidden states."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class FirstStep(torch.nn.Module):
 
 
 class LaterStep(torch.nn.Module):
-    """New tokens and the keys and values of both to logits and the decoder's next keys and values."""
+    """Computes logits and the decoder's next KV cache from new tokens and both KV caches."""
 
     def __init__(self, model: PreTrainedModel, width: int) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class LaterStep(torch.nn.Module):
 
         caches = [filled_cache([layer[part] for layer in past_key_values]) for part in _PARTS]
         keys = past_key_values[0]["encoder"]["key"]
-        # models look at the shape of the encoder's states even where the cache has their keys and values
+        # models read the shape of the encoder's states even if their keys and values are cached
         states = keys.new_zeros((keys.shape[0], keys.shape[2], self.width))
         cache = EncoderDecoderCache(*caches)
         logits = decode(self.model, input_ids, states, encoder_attention_mask, cache)
@@ -90,7 +90,7 @@ def decode(
     encoder_attention_mask: torch.Tensor | None,
     cache: EncoderDecoderCache,
 ) -> torch.Tensor:
-    """Call the model with what the encoder computed before; the cache is filled."""
+    """Call the model with the encoder's output; this fills the cache."""
     from transformers.modeling_outputs import BaseModelOutput
 
     cache_name = cache_argument(model)
@@ -109,22 +109,22 @@ def decode(
 
 
 def both_contents(cache: EncoderDecoderCache) -> list[dict[str, dict[str, torch.Tensor]]]:
-    """Return the keys and values of each layer, the decoder's own and those of the encoder's states."""
+    """Return the keys and values of each layer, of self-attention and cross-attention."""
     own, cross = contents(cache.self_attention_cache), contents(cache.cross_attention_cache)
     return [dict(zip(_PARTS, layer, strict=True)) for layer in zip(own, cross, strict=True)]
 
 
 def seq2seq_jobs(model: PreTrainedModel) -> list[Job]:
-    """Return the three graphs of an encoder with a decoder.
+    """Return the three graphs of an encoder-decoder.
 
     - `encoder_model.onnx`: `input_ids` and `attention_mask`, or `input_features`, to `last_hidden_state`.
     - `decoder_model.onnx`: `input_ids`, `encoder_hidden_states` and `encoder_attention_mask` to `logits` and
-      `present.N.decoder|encoder.key|value`. Models of sound have no mask.
+      `present.N.decoder|encoder.key|value`. Audio models have no mask.
     - `decoder_with_past_model.onnx`: `input_ids`, `past_key_values.N.decoder|encoder.key|value` and
-      `encoder_attention_mask` to `logits` and `present.N.decoder.key|value`; the encoder's stay as they are.
+      `encoder_attention_mask` to `logits` and `present.N.decoder.key|value`; the encoder's do not change.
 
     Raises:
-        UnsupportedModelError: The model takes neither text nor sound, or keeps other things than keys and values.
+        UnsupportedModelError: The model takes neither text nor audio, or caches something other than keys and values.
     """
     inputs = _source_inputs(model)
     encoder = Encoder(model)
@@ -168,14 +168,14 @@ def _source_inputs(model: PreTrainedModel) -> dict[str, Sample]:
     if model.main_input_name != "input_ids" or takes(model, "pixel_values"):
         raise UnsupportedModelError(
             f"{type(model).__name__} takes {model.main_input_name}.\n"
-            "Supported are encoders of text, or of sound like Whisper's, with a decoder."
+            "Only encoder-decoders that read text, or audio like Whisper, are supported."
         )
     samples = encoder_inputs(model)
     return {name: Sample(samples[name].tensor, _SOURCE) for name in ("input_ids", "attention_mask")}
 
 
 def _sample_sound(model: PreTrainedModel) -> torch.Tensor:
-    """Return features of the one length that Whisper takes: two for each of its encoder's positions."""
+    """Return features of the fixed length that Whisper takes: two frames per encoder position."""
     length = 2 * model.get_encoder().embed_positions.weight.shape[0]
     bins = model.get_encoder().conv1.in_channels
     return torch.linspace(-1, 1, BATCH * bins * length, dtype=model.dtype, device=model.device).reshape(
@@ -184,7 +184,7 @@ def _sample_sound(model: PreTrainedModel) -> torch.Tensor:
 
 
 def _sample_pasts(model: PreTrainedModel, states: torch.Tensor) -> list[dict[str, dict[str, Sample]]]:
-    """Return a past for each layer, shaped as the layer's own keys and values are."""
+    """Return a sample KV cache for each layer, with the shapes of the layer's keys and values."""
     from transformers import DynamicCache, EncoderDecoderCache
 
     cache = EncoderDecoderCache(DynamicCache(), DynamicCache())

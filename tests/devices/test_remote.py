@@ -132,7 +132,7 @@ def test_a_transfer_goes_on_where_it_was_cut(device: Loopback, output: Path, bun
     assert (state.unpacked, state.partial_bytes) == (False, half)
     progress = Watching("nothing", lambda: None)
     remote._push(connection, found, state, progress)
-    assert progress.said == ["What came there is not what was sent; it is sent again from the beginning."]
+    assert progress.said == ["The bundle arrived damaged; it is pushed again from the beginning."]
     assert (folder / "bundle/run.sh").is_file()
 
     shutil.rmtree(folder)
@@ -150,7 +150,7 @@ def test_a_device_that_vanishes_while_it_is_pushed_to_keeps_what_came(device: Lo
     connection = Connection(Address.parse(device.address), device.config)
     state = remote._prepare(connection, found, options(device))
     device.stop()
-    with pytest.raises(DeviceError, match=r"(?s)refuses the connection.*the same command goes on from it"):
+    with pytest.raises(DeviceError, match=r"(?s)refuses the connection.*run the same command again to resume"):
         remote._push(connection, found, state, Silent())
 
 
@@ -159,7 +159,7 @@ def test_a_device_that_vanishes_while_it_is_pushed_to_keeps_what_came(device: Lo
 def test_a_run_goes_on_when_the_device_vanishes_and_is_picked_up(device: Loopback, output: Path) -> None:
     before = {file: file.read_bytes() for file in output.glob("*.json")}
     vanishing = Watching("Parity of the dense", device.stop)
-    with pytest.raises(DeviceError, match=r"(?s)lost|closed.*the same command waits for it"):
+    with pytest.raises(DeviceError, match=r"(?s)lost|closed.*run the same command again to wait for it"):
         benchmark_on_device(output, device.address, options(device), progress=vanishing)
     assert {file: file.read_bytes() for file in output.glob("*.json")} == before
     assert not (output / "report.json").exists()
@@ -185,7 +185,7 @@ def test_damage_on_the_device_is_named(device: Loopback, output: Path) -> None:
         benchmark_on_device(output, device.address, options(device))
     manifest = remote_folder(device) / "bundle/manifest.json"
     manifest.write_text(manifest.read_text().replace('"schema": 1', '"schema": 2'))
-    with pytest.raises(DeviceError, match="This bundle has schema 2, and its scripts know up to 1"):
+    with pytest.raises(DeviceError, match="This bundle has schema 2, but its scripts support up to 1"):
         benchmark_on_device(output, device.address, options(device))
     assert not (output / "report.json").exists()
 
@@ -204,7 +204,7 @@ def test_parity_that_fails_there_is_exit_code_1_here(device: Loopback, output: P
     command += ["--device-python", sys.executable, "--threads", "1"]
     result = CliRunner().invoke(app, [str(part) for part in command])
     assert result.exit_code == 1, result.stderr
-    assert "holds other graphs than" in result.stderr
+    assert "does not match the current graphs" in result.stderr
     bundle = output / "bundle-cpu.tar.gz"
     assert Manifest.load(output).files[bundle.name].sha256 == hash_file(bundle), "of the one that was made now"
     assert "parity of the pruned graph FAILS in 3 of 3 cases" in result.stderr
@@ -218,10 +218,10 @@ def test_parity_that_fails_there_is_exit_code_1_here(device: Loopback, output: P
     ("python", "message"),
     [
         ("/no/such/python", r"There is no /no/such/python on .*\n.*--device-python"),
-        ("/bin/false", "is no Python, or does not run"),
+        ("/bin/false", "is not Python or does not run"),
         ('"; touch pwned; "', 'There is no "; touch pwned; " on'),
         ("$(touch pwned)", r"There is no \$\(touch pwned\) on"),
-        ("two\nlines", "is no path of a program"),
+        ("two\nlines", "is not the path of a program"),
         ("~/bare", "has no numpy"),
     ],
 )
@@ -247,7 +247,7 @@ def test_too_little_room_is_told_before_anything_is_pushed(device: Loopback, out
     found = find_bundle(output / "bundle-cpu.tar.gz")
     connection = Connection(Address.parse(device.address), device.config)
     state = replace(remote._prepare(connection, found, options(device)), free_bytes=1000)
-    with pytest.raises(DeviceError, match=r"has 0\.0 GB of disk free(?s:.*)Make room there"):
+    with pytest.raises(DeviceError, match=r"has 0\.0 GB of free disk space(?s:.*)Free some space there"):
         remote._push(connection, found, state, Silent())
 
 
@@ -262,15 +262,15 @@ def test_a_key_that_is_not_known_or_not_accepted_is_told(device: Loopback, outpu
 
     known = str(device.folder / "known_hosts")
     # even where the user's configuration would not ask
-    with pytest.raises(DeviceError, match=r"shows a host key that is not known here\.\nConnect once by hand"):
+    with pytest.raises(DeviceError, match=r"has a host key that is not in known_hosts\.\nConnect once manually"):
         attempt(text.replace(known, str(tmp_path / "none")) + "StrictHostKeyChecking no\n")
     (tmp_path / "changed").write_text(
         (device.folder / "known_hosts").read_text().rpartition(" ")[0]
         + " AAAAC3NzaC1lZDI1NTE5AAAAIC6yXg6qgLOBTfTqPzDMGSWbcKYpFU1kSk5VDGyCSwMm\n"
     )
-    with pytest.raises(DeviceError, match=r"shows another host key than before(?s:.*)ssh-keygen -R \[127\.0\.0\.1\]:"):
+    with pytest.raises(DeviceError, match=r"has another host key than before(?s:.*)ssh-keygen -R \[127\.0\.0\.1\]:"):
         attempt(text.replace(known, str(tmp_path / "changed")))
-    with pytest.raises(DeviceError, match=r"does not let you in(?s:.*)ssh-agent"):
+    with pytest.raises(DeviceError, match=r"denied the login(?s:.*)ssh-agent"):
         attempt(text.replace(str(device.folder / "user_key"), str(device.folder / "host_key")))
 
 
@@ -278,7 +278,7 @@ def test_a_key_that_is_not_known_or_not_accepted_is_told(device: Loopback, outpu
 @pytest.mark.parametrize(
     ("address", "message"),
     [
-        ("ssh://nobody.invalid", "nobody.invalid is no host that is known here"),
+        ("ssh://nobody.invalid", "nobody.invalid cannot be resolved"),
         ("ssh://127.0.0.1:1", "127.0.0.1:1 refuses the connection"),
         ("ssh://[::1]:1", r"\[::1\]:1 "),
     ],
@@ -290,7 +290,7 @@ def test_a_host_that_is_not_there_is_told(address: str, message: str, output: Pa
 
 def test_without_ssh_it_is_said_what_to_install(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/no/such/folder")
-    with pytest.raises(DeviceError, match=r"There is no ssh here\.\n.*openssh-client"):
+    with pytest.raises(DeviceError, match=r"ssh is not installed here\.\n.*openssh-client"):
         benchmark_on_device(output, "ssh://orin.local")
 
 
@@ -311,7 +311,7 @@ def test_without_ssh_it_is_said_what_to_install(output: Path, monkeypatch: pytes
     ],
 )
 def test_what_is_no_address_is_refused(text: str, output: Path) -> None:
-    with pytest.raises(RequestError, match=r"is no address of a device\.\nGive ssh://\[user@\]host\[:port\]"):
+    with pytest.raises(RequestError, match=r"is not the address of a device\.\nGive ssh://\[user@\]host\[:port\]"):
         benchmark_on_device(output, text)
 
 

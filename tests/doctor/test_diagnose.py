@@ -1,4 +1,4 @@
-"""What `doctor` says loads the result, held against the sources of the rules and against what pruning does."""
+"""Test `doctor`'s compatibility verdicts against the sources of the rules and against the results of pruning."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def test_transformers_loads_what_pruning_writes(
         plan = make_plan(raw, config, scores, settings)
         real = rewrite(raw, config, plan.widths, pad=pad)
     except PlanError:
-        pytest.skip("this family cannot be filled up")
+        pytest.skip("this family cannot be zero-padded")
     if per_layer is PerLayer.GLOBAL:
         assert len(set(plan.widths)) > 1
     verdict = verdicts(folder, settings, uniform)["transformers"]
@@ -226,7 +226,7 @@ def test_a_device_is_shown_in_tables_that_fit(target: TargetName, heads: HeadPol
     assert (shown.exit_code, shown.stdout) == (0, "")
     table = shown.stderr[shown.stderr.index("Memory in GB") :]
     assert "Upper bound of tokens per second" in table
-    assert "a bound, no measurement" in table
+    assert "not measured" in table
     assert max(len(line) for line in table.splitlines()) <= 80
     assert "…" not in table
     assert ("host" in table) == (not TARGETS[target].is_unified)
@@ -278,12 +278,12 @@ def test_where_nothing_can_be_said_of_a_device(tmp_path: Path) -> None:
     command = ["doctor", "--model", str(bert), "--ratio", "0.1", "--snap", "1", "--target", "l4"]
     shown = CliRunner().invoke(app, command)
     assert shown.exit_code == 0, shown.stderr
-    assert "Of L4 24GB nothing can be said here" in shown.stderr
+    assert "No memory estimate for L4 24GB" in shown.stderr
     for model, target, options, words in (
-        (llama, "cpu", ["--max-batch", "2", "--max-context", "9"], "--max-batch and --max-context say"),
-        (bert, "l4", ["--max-context", "9"], "--max-context says"),
-        (llama, "l4", ["--max-context", "1"], "takes nothing"),
-        (llama, "l4", ["--max-context", "9999"], "9999, and the model's context is 128 tokens"),
+        (llama, "cpu", ["--max-batch", "2", "--max-context", "9"], "--max-batch and --max-context set limits"),
+        (bert, "l4", ["--max-context", "9"], "--max-context sets limits"),
+        (llama, "l4", ["--max-context", "1"], "leave no room for any input"),
+        (llama, "l4", ["--max-context", "9999"], "9999, but the model's context is 128 tokens"),
         (llama, "l4", ["--max-batch", "0"], "--max-batch"),
     ):
         refused = CliRunner().invoke(app, ["doctor", "--model", str(model), "--target", target, *options])

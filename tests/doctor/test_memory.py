@@ -1,4 +1,4 @@
-"""What a device has room for, and its bandwidth bound: against exported graphs, and against arithmetic by hand."""
+"""Test memory estimates and bandwidth bounds against exported graphs and manual calculations."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def test_the_whole_way_to_an_engine_for_another_machine(tiny_llama: Path, tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--target", "orin-nano"), "no engine for compute capability 8.7"),
+        (("--target", "orin-nano"), "cannot build engines for compute capability 8.7"),
         (("--target", "cpu"), "cpu has no TensorRT"),
         (("--target", "rtx9999"), "'rtx5090'"),
         (("--target", "rtx4090", "--max-context", "1000"), "the model's context is"),
@@ -132,7 +132,7 @@ def test_values_beyond_float16_are_named(tmp_path: Path) -> None:
     assert all(overflow.value > LIMIT for overflow in found)
     assert [overflow.value for overflow in found] == sorted((overflow.value for overflow in found), reverse=True)
     model.save_pretrained(folder)
-    with pytest.raises(RequestError, match=r"float16 ends at 65504.*model\..*\n.*--dtype bfloat16"):
+    with pytest.raises(RequestError, match=r"float16 holds at most 65504.*model\..*\n.*--dtype bfloat16"):
         check_float16(folder)
     result = call("export", "--to", "tensorrt", "--target", "a100", "--model", folder, "-o", tmp_path / "out")
     assert result.exit_code == 2

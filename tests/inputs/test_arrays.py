@@ -105,21 +105,21 @@ def test_what_is_to_be_written_is_taken_as_it_is(whisper: Path) -> None:
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({}, "is empty: it holds no array"),
+        ({}, "is empty: it has no arrays"),
         ({"input_features": SOUNDS, "decoder_input_ids": np.ones((2, 3), int)}, "3 of `input_features`, 2 of"),
-        ({"input_features": SOUNDS[:0]}, "it holds no sample"),
-        ({"input_features": np.array(["a"])}, "must hold numbers"),
-        ({"input_features": np.array(1.0)}, "it holds no sample"),
-        ({"input_features": np.array([{}])}, "damaged, or holds other things than arrays"),
+        ({"input_features": SOUNDS[:0]}, "it has no samples"),
+        ({"input_features": np.array(["a"])}, "must be numeric"),
+        ({"input_features": np.array(1.0)}, "it has no samples"),
+        ({"input_features": np.array([{}])}, "damaged or does not only hold arrays"),
         (
             {"features": SOUNDS},
-            r"holds `features` \[3, 8, 24\]\.\nGive `input_features` of the shape \[samples, 8, 24\]",
+            r"holds `features` \[3, 8, 24\]\.\nGive `input_features` of shape \[samples, 8, 24\]",
         ),
-        ({"input_features": SOUNDS, "labels": SOUNDS}, "and perhaps `decoder_input_ids`"),
-        ({"input_features": SOUNDS[:, :, :9]}, r"of the shape \[samples, 8, 9\]"),
-        ({"input_features": SOUNDS * [[[np.inf]], [[1]], [[1]]]}, "NaN or infinity, in sample 0"),
+        ({"input_features": SOUNDS, "labels": SOUNDS}, "and optionally `decoder_input_ids`"),
+        ({"input_features": SOUNDS[:, :, :9]}, r"has the shape \[samples, 8, 9\]"),
+        ({"input_features": SOUNDS * [[[np.inf]], [[1]], [[1]]]}, "NaN or infinity, first in sample 0"),
         ({"input_features": SOUNDS, "decoder_input_ids": np.ones((3, 200), int)}, "at most 128 tokens"),
-        ({"input_features": SOUNDS, "decoder_input_ids": np.ones((3, 2))}, "Give whole numbers"),
+        ({"input_features": SOUNDS, "decoder_input_ids": np.ones((3, 2))}, "Give integers"),
         ({"input_features": SOUNDS, "decoder_input_ids": np.full((3, 2), 999)}, "the model's tokens are 0 to 100"),
     ],
 )
@@ -143,5 +143,5 @@ def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
 
 def test_what_is_missing_is_named(vit: Path, whisper: Path) -> None:
     assert "reads images" in str(no_samples(config_of(vit)))
-    assert "reads sounds" in str(no_samples(config_of(whisper)))
-    assert "`input_features` of the shape [samples, 8, 24], and perhaps" in str(no_samples(config_of(whisper)))
+    assert "reads audio" in str(no_samples(config_of(whisper)))
+    assert "`input_features` of shape [samples, 8, 24], and optionally" in str(no_samples(config_of(whisper)))

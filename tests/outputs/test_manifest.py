@@ -58,9 +58,9 @@ def test_manifests_and_reports_that_cannot_be_read_say_why(damage: str, tmp_path
 
 
 def test_what_is_absent_is_said_to_be_absent(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="no output of amp-export"):
+    with pytest.raises(OutputError, match="not an output of amp-export"):
         Manifest.load(tmp_path)
-    with pytest.raises(OutputError, match=r"No such directory: .*\nWrite it first: amp-export --to onnx"):
+    with pytest.raises(OutputError, match=r"No such directory: .*\nCreate it first: amp-export --to onnx"):
         Manifest.load(tmp_path / "out")
     with pytest.raises(OutputError, match="nothing has been measured"):
         Report.load(tmp_path)

@@ -88,10 +88,13 @@ def check_rope(rope: Rope) -> None:
             f"Supported: {', '.join(supported_rope_types())}."
         )
     if missing := [name for name in _REQUIRED[rope.rope_type] if name not in rope.parameters]:
-        raise ModelError(f"config.json: rope_type {rope.rope_type!r} needs {', '.join(missing)}, which is not given.")
+        raise ModelError(
+            f"config.json: rope_type {rope.rope_type!r} needs {', '.join(missing)}, which the config does not have."
+        )
     if rope.dimensions % 2 or rope.dimensions == 0:
         raise UnsupportedModelError(
-            f"config.json: {rope.dimensions} dimensions of a head would turn, which is not a number of pairs."
+            f"config.json: rotary embeddings would apply to {rope.dimensions} dimensions of a head, but need a "
+            "positive even number."
         )
 
 

@@ -153,7 +153,7 @@ def _convert(array: Array, tensor: StoredTensor, dtype: Dtype) -> Array:
             target[start : start + _STRIP_ROWS] = array[start : start + _STRIP_ROWS]
     if dtype is Dtype.FLOAT16 and not np.isfinite(converted).all():
         raise RequestError(
-            f"{tensor.name} holds values of up to {np.abs(array).max():.4g}, and float16 ends at 65504.\n"
+            f"{tensor.name} holds values of up to {np.abs(array).max():.4g}, but float16 holds at most 65504.\n"
             "Export in bfloat16 or float32."
         )
     return converted

@@ -96,6 +96,9 @@ def tapped_sessions(files: Sequence[Path], taps: Mapping[str, Sequence[Tap]]) ->
     Args:
         files: The graphs, all in one folder.
         taps: The values, by the name of the graph's file.
+
+    Yields:
+        The sessions, in the order of the files.
     """
     with tempfile.TemporaryDirectory(prefix=".tapped-", dir=files[0].parent) as scratch:
         yield [_tapped_session(file, taps[file.name], Path(scratch)) for file in files]

@@ -30,7 +30,7 @@ WORD = "amp-export"
 
 
 def attach(bundle: Bundle, request: dict[str, Any]) -> int:
-    """Follow the run that was asked for until it ends, and starts it if it is not there.
+    """Follow the requested run until it ends; start it if it does not exist.
 
     Args:
         bundle: The bundle.
@@ -38,6 +38,9 @@ def attach(bundle: Bundle, request: dict[str, Any]) -> int:
 
     Returns:
         The run's exit code.
+
+    Raises:
+        RunError: The run cannot be started, or ended without a result.
     """
     bundle.work.mkdir(exist_ok=True)
     log = bundle.work / "run.log"
@@ -55,8 +58,10 @@ def attach(bundle: Bundle, request: dict[str, Any]) -> int:
         if state.get("request") == request:
             return int(state["code"])
         if not state:
-            raise RunError(f"The run died without a word: see {log}.\nIt may have run out of memory; attach again.")
-        print("A run with other settings was going on; yours begins now.", flush=True)
+            raise RunError(
+                f"The run died without an error message: see {log}.\nIt may have run out of memory; attach again."
+            )
+        print("A run with other settings has ended; the requested run starts now.", flush=True)
 
 
 def serve(bundle: Bundle, request: dict[str, Any]) -> int:

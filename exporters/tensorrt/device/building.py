@@ -141,7 +141,7 @@ def _check_versions(bundle: Bundle, trtexec: str, version: tuple[int, int, int],
     name = ".".join(map(str, version))
     if tuple(runtime_version.split(".")[:2]) != tuple(map(str, version[:2])):
         raise RunError(
-            f"{trtexec} is of TensorRT {name}, and python3's tensorrt is {runtime_version}: an engine runs only with "
+            f"{trtexec} is of TensorRT {name}, but python3's tensorrt is {runtime_version}: an engine runs only with "
             f"the version that built it.\nPut the trtexec of {runtime_version} first in PATH."
         )
     for subject in SUBJECTS:
@@ -149,9 +149,10 @@ def _check_versions(bundle: Bundle, trtexec: str, version: tuple[int, int, int],
         needed = PARSES_OPSET.get(opset, (99, 0))
         if version[:2] < needed:
             raise RunError(
-                f"The {subject} graph is of opset {opset}, which TensorRT {needed[0]}.{needed[1]} and later parse; "
-                f"here is {name}.\n"
-                "Where the bundle was made, export with --opset 20 and bundle again; or give --runtime onnxruntime."
+                f"The {subject} graph has opset {opset}, which needs TensorRT {needed[0]}.{needed[1]} or later; "
+                f"installed is {name}.\n"
+                "On the machine that made the bundle, export with --opset 20 and bundle again; or give --runtime "
+                "onnxruntime."
             )
 
 
@@ -163,7 +164,7 @@ def _build(bundle: Bundle, subject: str, trtexec: str, version: tuple[int, int, 
     key = _key(bundle, subject, version, device, command)
     record = read_json(record_file) or {}
     if engine.is_file() and record.get("key") == key and record.get("bytes") == engine.stat().st_size:
-        print(f"The {subject} engine is there already, built in {record['seconds']:.0f} s.", flush=True)
+        print(f"The {subject} engine exists already, built in {record['seconds']:.0f} s.", flush=True)
         return Engine(engine, record["seconds"], record["bytes"], kept=True)
     _check_room(bundle, subject)
     for old in (engine, record_file, partial):
@@ -202,16 +203,16 @@ def _check_room(bundle: Bundle, subject: str) -> None:
     free = free_disk(bundle.work)
     if free < ENGINE_COPIES * weights:
         raise RunError(
-            f"The {subject} engine takes up to {gigabytes(ENGINE_COPIES * weights)} of disk, and {gigabytes(free)} are "
-            "free.\n"
-            "Make room."
+            f"The {subject} engine takes up to {gigabytes(ENGINE_COPIES * weights)} of disk space, but "
+            f"{gigabytes(free)} are free.\n"
+            "Free some disk space."
         )
     memory = available_memory()
     needed = WEIGHT_COPIES * weights
     if memory is not None and memory + free_swap() < needed:
         raise RunError(
-            f"Building the {subject} engine holds {WEIGHT_COPIES} copies of {gigabytes(weights)} of weights in memory, "
-            f"and {gigabytes(memory + free_swap())} are available.\n"
+            f"Building the {subject} engine holds {WEIGHT_COPIES} copies of {gigabytes(weights)} of weights in "
+            f"memory, but {gigabytes(memory + free_swap())} are available.\n"
             "Close other programs (on Jetson the desktop: sudo systemctl isolate multi-user.target), or add swap."
         )
 
@@ -224,5 +225,5 @@ def _run(command: list[str], log: Path, subject: str) -> None:
     if code:
         said = log.read_text(encoding="utf-8", errors="replace").splitlines()
         errors = [line for line in said if "[E]" in line] or said[-1:]
-        cause = f"signal {-code}, out of memory perhaps" if code < 0 else f"exit code {code}"
-        raise RunError(f"trtexec could not build the {subject} engine ({cause}); {log} has all it said.\n{errors[0]}")
+        cause = f"signal {-code}, perhaps out of memory" if code < 0 else f"exit code {code}"
+        raise RunError(f"trtexec could not build the {subject} engine ({cause}); see its output in {log}.\n{errors[0]}")

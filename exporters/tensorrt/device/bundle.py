@@ -66,8 +66,8 @@ def open_bundle(folder: Path) -> Bundle:
         raise RunError(f"{MANIFEST} is damaged: {error!r}\nUnpack the bundle again.") from error
     if schema > SCHEMA:
         raise RunError(
-            f"This bundle has schema {schema}, and its scripts know up to {SCHEMA}.\n"
-            "They are of different versions: make the bundle again, and unpack it into an empty folder."
+            f"This bundle has schema {schema}, but its scripts support up to {SCHEMA}.\n"
+            "Their versions differ: make the bundle again and unpack it into an empty folder."
         )
     return Bundle(folder, manifest, hashlib.sha256(content).hexdigest())
 
@@ -78,7 +78,7 @@ def check_files(bundle: Bundle) -> None:
     Raises:
         RunError: Naming the first that is missing, cut short or changed.
     """
-    again = "Copy the bundle again and unpack it into an empty folder; what was built in work/ may be kept."
+    again = "Copy the bundle again and unpack it into an empty folder; you may keep work/ with its engines."
     for name, facts in sorted(bundle.manifest["files"].items()):
         file = bundle.folder / name
         if not file.is_file():
@@ -89,7 +89,7 @@ def check_files(bundle: Bundle) -> None:
         found = hash_file(file)
         if found != facts["sha256"]:
             raise RunError(
-                f"{name} is damaged: its SHA-256 begins with {found[:12]}, and the manifest says "
+                f"{name} is damaged: its SHA-256 begins with {found[:12]}, but the manifest has "
                 f"{facts['sha256'][:12]}.\n{again}"
             )
 

@@ -43,7 +43,7 @@ class TensorRT:
             self._engine = self._runtime.deserialize_cuda_engine(content)
         if self._engine is None:
             raise RunError(
-                f"TensorRT {trt.__version__} cannot load {engine_file}: see the log for its reason.\n"
+                f"TensorRT {trt.__version__} cannot load {engine_file}: see the log for the reason.\n"
                 "An engine runs only with the version and on the GPU that built it. Remove it, and run again."
             )
         names = [self._engine.get_tensor_name(number) for number in range(self._engine.num_io_tensors)]
@@ -126,7 +126,7 @@ class TensorRT:
         address = self._buffer("logits", batch * new * row_bytes)
         context.set_tensor_address("logits", address)
         if not context.execute_async_v3(self._cuda.stream):
-            raise RunError("TensorRT could not run the engine: see the log for its reason.")
+            raise RunError("TensorRT could not run the engine: see the log for the reason.")
         last = np.empty((batch, vocabulary), self._dtypes["logits"])
         for row in range(batch):
             # the logits of the last new token alone: nobody asks for the others
@@ -140,7 +140,7 @@ class TensorRT:
         profile = context.active_optimization_profile
         smallest, _, largest = (tuple(each) for each in self._engine.get_tensor_profile_shape(name, profile))
         raise RunError(
-            f"{name} has the shape {list(shape)}, and the engine takes {list(smallest)} to {list(largest)}.\n"
+            f"{name} has the shape {list(shape)}, but the engine takes {list(smallest)} to {list(largest)}.\n"
             "Make the bundle with a larger --max-batch or --max-context."
         )
 

@@ -27,8 +27,8 @@ def write_json(file: Path, content: Any) -> None:
         partial.replace(file)
     except OSError as error:
         raise RunError(
-            f"{file} cannot be written: {error.strerror}; {gigabytes(free_disk(file.parent))} of disk are free.\n"
-            "Make room, or make the folder writable."
+            f"{file} cannot be written: {error.strerror}; {gigabytes(free_disk(file.parent))} of disk space are "
+            "free.\nFree some space, or make the folder writable."
         ) from error
 
 

@@ -92,8 +92,8 @@ def _fit_together(verified: dict[str, Any]) -> bool:
     if available is None or needed <= available:
         return True
     print(
-        f"Both graphs together take {gigabytes(needed)}, and {gigabytes(available)} are available: they are measured "
-        "one after the other, in turns of a launch.",
+        f"Both graphs together need {gigabytes(needed)}, but {gigabytes(available)} are available: they are measured "
+        "one at a time, alternating by launch.",
         flush=True,
     )
     return False

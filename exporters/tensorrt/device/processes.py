@@ -89,7 +89,7 @@ class Worker:
 
     def _death(self) -> RunError:
         code = self._process.wait()
-        said = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["It said nothing."]
+        said = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["It printed nothing."]
         cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         advice = "\nIt may have run out of memory: close other programs." if code < 0 else ""
         return RunError(f"The process that ran the {self.subject} graph died ({cause}).\n{said[-1]}{advice}")
@@ -97,7 +97,10 @@ class Worker:
 
 @contextlib.contextmanager
 def start_worker(setup: Setup, subject: str) -> Iterator[Worker]:
-    """Start a process that has loaded a graph, and ends it.
+    """Start a process that loads a graph, and end it.
+
+    Yields:
+        The process, with the graph loaded.
 
     Raises:
         RunError: The graph cannot be loaded, or the process died.

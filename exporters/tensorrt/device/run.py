@@ -34,7 +34,7 @@ def main() -> int:
         bundle.work.mkdir(exist_ok=True)
         with try_lock(bundle) as lock:
             if lock is None:
-                raise RunError(f"Another run of {bundle.folder} is going on.\nWait until it is done.")
+                raise RunError(f"Another run of {bundle.folder} is in progress.\nWait until it has finished.")
             return run_steps(bundle, sys.argv[1:])
     except RunError as error:
         print(f"Error: {error}", file=sys.stderr)
@@ -54,7 +54,10 @@ def run_steps(bundle: Bundle, arguments: list[str]) -> int:
     except RunError as error:
         print(f"Error: {error}", file=sys.stderr)
     except OSError as error:
-        print(f"Error: {error.strerror}: {error.filename}\nMake room, or make the folder writable.", file=sys.stderr)
+        print(
+            f"Error: {error.strerror}: {error.filename}\nFree some disk space, or make the folder writable.",
+            file=sys.stderr,
+        )
     return 2
 
 
@@ -72,12 +75,14 @@ def try_lock(bundle: Bundle) -> Iterator[TextIO | None]:
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="bash run.sh", description=f"Builds, verifies and measures; a run of all steps writes {REPORT}."
+        prog="bash run.sh", description=f"Build, verify and measure; a run of all steps writes {REPORT}."
     )
-    parser.add_argument("steps", nargs="*", metavar="STEP", help=f"some of {', '.join(STEPS)}; by default all")
-    parser.add_argument("--runtime", choices=(TENSORRT, ONNXRUNTIME), help="by default TensorRT where it imports")
-    parser.add_argument("--provider", help="ONNX Runtime's execution provider; by default CUDA where there is one")
-    parser.add_argument("--threads", type=int, default=0, help="of ONNX Runtime; by default it chooses")
+    parser.add_argument("steps", nargs="*", metavar="STEP", help=f"steps to run: {', '.join(STEPS)} (default: all)")
+    parser.add_argument(
+        "--runtime", choices=(TENSORRT, ONNXRUNTIME), help="runtime to use (default: TensorRT if installed)"
+    )
+    parser.add_argument("--provider", help="ONNX Runtime's execution provider (default: CUDA if available)")
+    parser.add_argument("--threads", type=int, default=0, help="threads of ONNX Runtime (default: its own choice)")
     parser.add_argument("--rounds", type=int, default=20, help="interleaved rounds to measure")
     chosen = parser.parse_args(arguments)
     unknown = [step for step in chosen.steps if step not in STEPS]

@@ -128,8 +128,7 @@ def _open_session(runtime: Any, graph: str, provider: str, precision: str, opset
     available = runtime.get_available_providers()
     if provider not in available:
         raise RunError(
-            f"onnxruntime {runtime.__version__} has no {provider} here.\n"
-            f"Give --provider one of: {', '.join(available)}."
+            f"onnxruntime {runtime.__version__} has no {provider}.\nGive --provider one of: {', '.join(available)}."
         )
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -144,7 +143,7 @@ def _open_session(runtime: Any, graph: str, provider: str, precision: str, opset
     if taken != provider:
         raise RunError(
             f"onnxruntime {runtime.__version__} could not start {provider} and fell back to {taken}.\n"
-            "Its libraries are missing or of another version; or give --provider CPUExecutionProvider."
+            "Install the libraries and versions that it needs, or give --provider CPUExecutionProvider."
         )
     return session
 
@@ -166,7 +165,7 @@ def _explain(version: str, graph: str, precision: str, opset: int, error: Except
     lines = [f"onnxruntime {version} cannot load {graph}: {first}"]
     if version_tuple(version) < version_tuple(_MEETS_OPSET.get(opset, "0")):
         lines.append(
-            f"The graph is of opset {opset}, which onnxruntime {_MEETS_OPSET[opset]} and later have: install that, or "
+            f"The graph has opset {opset}, which needs onnxruntime {_MEETS_OPSET[opset]} or later: install that, or "
             "export with --opset 20 and make the bundle again."
         )
     elif precision == "bfloat16":
@@ -202,7 +201,7 @@ def choose_runtime(asked: str | None) -> str:
     raise RunError(
         "This python3 has neither tensorrt nor onnxruntime.\n"
         "JetPack's TensorRT: sudo apt install python3-libnvinfer. ONNX Runtime: python3 -m pip install onnxruntime. "
-        "If they are in another Python, name it: AMP_EXPORT_PYTHON=/path/to/python3 bash run.sh."
+        "If another Python has them, use it: AMP_EXPORT_PYTHON=/path/to/python3 bash run.sh."
     )
 
 
@@ -210,7 +209,7 @@ def _require(name: str) -> None:
     error = _imports(name)
     if error is not None:
         raise RunError(
-            f"This python3 cannot import {name}: {error}\nInstall it there, or name the Python that has it: "
+            f"This python3 cannot import {name}: {error}\nInstall it there, or use the Python that has it: "
             "AMP_EXPORT_PYTHON=/path/to/python3 bash run.sh."
         )
 

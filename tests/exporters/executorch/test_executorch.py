@@ -103,7 +103,7 @@ def call(decoder: GraphDecoder, batch_size: int, new: int, past: Any = None) -> 
 def test_the_command_line_writes_a_program_and_says_little(exported: Exported) -> None:
     assert exported.stdout == ""
     lines = exported.stderr.splitlines()
-    assert lines[0] == "Exporting to executorch in float32, up to half a minute a layer"
+    assert lines[0] == "Exporting to executorch in float32, up to half a minute per layer"
     assert lines[1].startswith("Written: ")
     assert len(lines) == 2
     names = {file.name for file in exported.folder.iterdir()}
@@ -147,16 +147,16 @@ def test_the_limits_are_the_programs(decoder: GraphDecoder) -> None:
     assert (decoder.num_layers, decoder.dtype) == (1, Dtype.FLOAT32)
     assert decoder.description.startswith("ExecuTorch 1.")
     _, past = call(decoder, 5, 96)
-    with pytest.raises(RequestError, match=r"batch_size of up to 5, and was given 6.\n.* larger --max-batch"):
+    with pytest.raises(RequestError, match=r"batch_size of up to 5, but got 6.\n.* larger --max-batch"):
         call(decoder, 6, 1)
-    with pytest.raises(RequestError, match=r"sequence_length of up to 96, and was given 97.\n.* larger --max-context"):
+    with pytest.raises(RequestError, match=r"sequence_length of up to 96, but got 97.\n.* larger --max-context"):
         call(decoder, 1, 97)
-    with pytest.raises(RequestError, match="total_sequence_length of up to 96, and was given 97"):
+    with pytest.raises(RequestError, match="total_sequence_length of up to 96, but got 97"):
         call(decoder, 5, 1, past)
     _, past = call(decoder, 2, 6)
     # as many elements as fit, which is all that the runtime looks at
     with pytest.raises(
-        RequestError, match=r"takes past_key_values.0.key of \[batch_size = 3, 2, .*given \[2, 2, 6, 8\]"
+        RequestError, match=r"takes past_key_values.0.key of shape \[batch_size = 3, 2, .*got \[2, 2, 6, 8\]"
     ):
         call(decoder, 3, 1, past)
 
@@ -165,13 +165,13 @@ def test_a_closed_decoder_says_so(exported: Exported) -> None:
     decoder = run(exported.folder, threads=1)
     decoder.close()
     assert isinstance(decoder, GraphDecoder)
-    with pytest.raises(ValueError, match="This decoder was closed"):
+    with pytest.raises(ValueError, match="This decoder is closed"):
         call(decoder, 1, 1)
 
 
 def test_threads_are_not_taken_from_a_program_that_is_loaded(exported: Exported) -> None:
     decoder = run(exported.folder, threads=1)
-    with pytest.raises(RequestError, match=r"2 threads are asked for, and a program .* has 1"):
+    with pytest.raises(RequestError, match=r"2 threads were requested, but a program .* has 1"):
         run(exported.folder, threads=2)
     decoder.close()
     other = run(exported.folder, threads=2)
@@ -211,13 +211,13 @@ def test_missing_or_wrong_facts_are_refused(copied: Path) -> None:
     content = json.loads(facts.read_text())
     del content["inputs"]["input_ids"]
     facts.write_text(json.dumps(content))
-    with pytest.raises(ModelError, match="has 5 inputs and 3 outputs, and the facts beside it name 4 and 3"):
+    with pytest.raises(ModelError, match="has 5 inputs and 3 outputs, but its JSON file describes 4 and 3"):
         run(copied, threads=1)
     facts.write_text("{}")
     with pytest.raises(ModelError, match=r"model.json is damaged"):
         run(copied, threads=1)
     facts.unlink()
-    with pytest.raises(ModelError, match=r"model.pte needs model.json beside it"):
+    with pytest.raises(ModelError, match=r"model.pte needs model.json next to it"):
         run(copied, threads=1)
     (copied / "model.pte").rename(copied / "decoder_model.pte")
     with pytest.raises(ModelError, match=r"holds no model.pte"):
@@ -225,7 +225,7 @@ def test_missing_or_wrong_facts_are_refused(copied: Path) -> None:
 
 
 def test_a_provider_is_not_for_programs(exported: Exported) -> None:
-    with pytest.raises(RequestError, match="--provider is ONNX Runtime's"):
+    with pytest.raises(RequestError, match="--provider applies to ONNX Runtime only"):
         run(exported.folder, provider=Provider.CUDA)
 
 
@@ -239,13 +239,13 @@ def test_settings_are_chosen_for_the_model(exported: Exported) -> None:
     assert (chosen.dtype, chosen.via, chosen.limits) == (Dtype.FLOAT32, Via.TRACE, Limits(1, 128))
     assert choose(ExportOptions(max_batch=3, max_context=7)).limits == Limits(3, 7)
     for engine in (ExportOptions(target=TargetName.L4), ExportOptions(runtime=EngineRuntime.TENSORRT)):
-        with pytest.raises(RequestError, match="Target and runtime are an engine's"):
+        with pytest.raises(RequestError, match="--target and --runtime apply to TensorRT only"):
             choose(engine)
     with pytest.raises(RequestError, match="model's context is 128 tokens long"):
         choose(ExportOptions(max_context=129))
-    with pytest.raises(RequestError, match="is traced, and has no ONNX operators"):
+    with pytest.raises(RequestError, match="always traced and have no ONNX operators"):
         choose(ExportOptions(via=Via.DIRECT))
-    with pytest.raises(RequestError, match="is traced, and has no ONNX operators"):
+    with pytest.raises(RequestError, match="always traced and have no ONNX operators"):
         choose(ExportOptions(opset=Opset.OPSET_20))
 
 

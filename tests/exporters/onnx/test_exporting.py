@@ -253,7 +253,7 @@ def test_what_cannot_be_built_is_refused_before_anything_is_written(
 def test_a_family_whose_computation_is_unknown_cannot_be_built(checkpoint: Checkpoint) -> None:
     architecture = dataclasses.replace(checkpoint.config.architecture, computation=None)
     reason = can_build(dataclasses.replace(checkpoint.config, architecture=architecture))
-    assert reason == "config.json: model_type is 'qwen2', whose graph cannot be built directly."
+    assert reason == "config.json: model_type is 'qwen2'; its graph cannot be built directly."
 
 
 @pytest.mark.parametrize("model_type", BUILDABLE)

@@ -1,4 +1,4 @@
-"""Loading and running an exported graph, and what is said when that cannot be."""
+"""Test loading and running exported graphs, and the errors if that fails."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_decoder_tells_its_layers_its_precision_and_its_threads(exported: Path
 def test_a_mask_that_leaves_out_the_past_is_refused(exported: Path) -> None:
     decoder = run(exported)
     _, past = decoder.forward(TOKENS, np.ones((1, 3), np.int64), np.arange(3)[None])
-    with pytest.raises(ValueError, match=r"\[1, 1\]; 3 tokens of past and 1 new ones need \[1, 4\]"):
+    with pytest.raises(ValueError, match=r"\[1, 1\]; 3 cached and 1 new tokens need \[1, 4\]"):
         decoder.forward(TOKENS[:, :1], np.ones((1, 1), np.int64), np.array([[3]]), past)
 
 
@@ -89,7 +89,11 @@ def test_a_damaged_export_is_refused(tmp_path: Path, damaged: str) -> None:
 
 
 def test_a_provider_that_is_not_installed_is_refused(exported: Path) -> None:
-    with pytest.raises(RequestError, match=r"no AbacusExecutionProvider here\.\nAvailable: .*CPUExecutionProvider"):
+    with pytest.raises(
+        RequestError,
+        match=r"onnxruntime has no AbacusExecutionProvider\.\nAvailable: "
+        ".*CPUExecutionProvider",
+    ):
         run(exported, providers=["AbacusExecutionProvider"])
 
 

@@ -58,7 +58,7 @@ def test_an_output_without_tokens_is_no_output_by_token(tmp_path: Path) -> None:
 
 def test_an_input_that_is_missing_is_named(tmp_path: Path) -> None:
     encoder = run(save_graph(tmp_path, output=onnx.TensorProto.FLOAT, axes=["batch_size", 3]))
-    with pytest.raises(ValueError, match="needs input_ids as well; given were attention_mask"):
+    with pytest.raises(ValueError, match="also needs the inputs input_ids; got attention_mask"):
         encoder.forward({"attention_mask": TEXT["attention_mask"]})
     encoder.close()
     with pytest.raises(ValueError, match="closed"):

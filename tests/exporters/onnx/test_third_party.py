@@ -62,7 +62,7 @@ def test_keys_and_values_are_told_by_their_names(name: str, key: tuple[int, str]
 
 
 def test_inputs_that_cannot_be_told_are_listed() -> None:
-    with pytest.raises(RequestError, match="takes beam_idx, use_cache_branch, whose meaning cannot be told"):
+    with pytest.raises(RequestError, match="has unknown inputs: beam_idx, use_cache_branch"):
         map_ports(ports_of("input_ids", "beam_idx", "use_cache_branch"), ["logits"])
     with pytest.raises(RequestError, match="has no input_ids and no logits"):
         map_ports(ports_of("attention_mask"), ["last_hidden_state"])
@@ -178,9 +178,13 @@ def save_encoder(
 @pytest.mark.parametrize(
     ("difference", "message"),
     [
-        ({"takes": "tokens"}, "takes tokens, whose meaning cannot be told.\nKnown are input_ids, attention_mask"),
-        ({"returns": "scores"}, "returns scores, and none of these as floating-point numbers: logits"),
-        ({"length": 7}, r"does not run on input_ids \[1, 1\]: (?s:.*)Give cases that it takes with --cases"),
+        ({"takes": "tokens"}, "has unknown inputs: tokens.\nKnown inputs are input_ids, attention_mask"),
+        ({"returns": "scores"}, "returns scores, but needs to return one of these as floating-point numbers: logits"),
+        (
+            {"length": 7},
+            r"does not run on input_ids \[1, 1\]: (?s:.*)Give cases of shapes that it supports with "
+            "--cases",
+        ),
     ],
 )
 def test_what_an_encoder_takes_and_returns_must_be_known(
@@ -199,7 +203,7 @@ def test_an_encoder_with_a_decoder_has_three_graphs_whose_order_is_known(tmp_pat
         compare_third_party(tmp_path, reference)
     for name in ("decoder_model.onnx", "decoder_with_past_model.onnx"):
         save_encoder(tmp_path / name)
-    with pytest.raises(RequestError, match="returns logits, and first must be last_hidden_state"):
+    with pytest.raises(RequestError, match="returns logits, but its first output must be last_hidden_state"):
         compare_third_party(tmp_path, reference)
 
 

@@ -165,7 +165,7 @@ def test_a_model_of_another_tool_is_refused(llama: Path, tmp_path: Path) -> None
 
 
 def test_a_provider_is_refused(llama: Path) -> None:
-    with pytest.raises(RequestError, match="--provider is ONNX Runtime's"):
+    with pytest.raises(RequestError, match="--provider applies to ONNX Runtime only"):
         run(llama, provider=Provider.CUDA)
 
 
@@ -185,7 +185,7 @@ def test_the_steps_go_through_the_command_line(tmp_path: Path) -> None:
     graph = (output / "onnx/model.onnx").read_bytes()
     missing = call("validate", output, "--to", "openvino")
     assert missing.exit_code == 2
-    assert "holds no export as openvino. It holds onnx.\nExport it: amp-export export --to openvino" in missing.stderr
+    assert "has no openvino export. Its exports: onnx.\nExport it: amp-export export --to openvino" in missing.stderr
 
     exported = call("export", "--to", "openvino", "--model", output / "pruned", "--output", output)
     assert exported.exit_code == 0, exported.stderr

@@ -138,9 +138,9 @@ def test_keys_and_values_are_not_copied(graph: Path) -> None:
 @pytest.mark.parametrize(
     ("batch", "start", "end", "said"),
     [
-        (4, 0, 5, r"input_ids of \[1, 1\] to \[3, 32\] when it does prefill, and was given \[4, 5\]"),
-        (1, 0, 33, r"prefill, and was given \[1, 33\]"),
-        (1, 5, 7, r"when it does decode, and was given \[1, 2\]"),
+        (4, 0, 5, r"input_ids of \[1, 1\] to \[3, 32\] in prefill, but got \[4, 5\]"),
+        (1, 0, 33, r"in prefill, but got \[1, 33\]"),
+        (1, 5, 7, r"in decode, but got \[1, 2\]"),
     ],
     ids=["batch", "context", "several tokens after a past"],
 )

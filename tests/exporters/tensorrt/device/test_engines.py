@@ -77,7 +77,7 @@ def test_shapes_beyond_the_profile_are_named(decoder: TensorRT) -> None:
     tokens = np.zeros((4, 5), np.int64)
     decoder.start(4, 5)
     with pytest.raises(
-        RunError, match=r"input_ids has the shape \[4, 5\], and the engine takes \[1, 1\] to \[3, 128\]"
+        RunError, match=r"input_ids has the shape \[4, 5\], but the engine takes \[1, 1\] to \[3, 128\]"
     ):
         decoder.step(tokens, np.ones_like(tokens), tokens)
 

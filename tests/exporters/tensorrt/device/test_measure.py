@@ -74,7 +74,7 @@ def test_where_memory_is_short_the_graphs_are_loaded_one_after_the_other(
     monkeypatch.setattr(module, "available_memory", lambda: 2 * 10**9 - 1)
     result = run(bundled, tmp_path)
     assert result["interleaved"] == "by launch"
-    assert "Both graphs together take 2.0 GB" in capsys.readouterr().out
+    assert "Both graphs together need 2.0 GB" in capsys.readouterr().out
     loaded = 0
     for what, _ in calls:
         loaded += {"start": 1, "stop": -1, "round": 0}[what]

@@ -160,7 +160,11 @@ def test_a_graph_of_newer_operators_names_the_runtime_that_has_them(device: Path
 
             return getattr(onnxruntime, name)
 
-    with pytest.raises(RunError, match=r"(?s)onnxruntime 1\.19\.2 cannot load .* opset 23, which onnxruntime 1\.23"):
+    with pytest.raises(
+        RunError,
+        match=r"(?s)onnxruntime 1\.19\.2 cannot load .* opset 23, which needs onnxruntime "
+        r"1\.23",
+    ):
         runtimes._open_session(
             OldRuntime(), str(device / "pruned/model.onnx"), "CPUExecutionProvider", "float32", 23, 1
         )
@@ -189,5 +193,5 @@ def test_a_process_that_dies_is_named_with_its_signal(device: Path) -> None:
 
 def test_what_cannot_be_written_is_said_with_the_room_there_is(tmp_path: Path) -> None:
     (tmp_path / "report.json/in-the-way").mkdir(parents=True)
-    with pytest.raises(RunError, match=r"report\.json cannot be written: .* of disk are free\.\nMake room"):
+    with pytest.raises(RunError, match=r"report\.json cannot be written: .* of disk space are free\.\nFree some space"):
         write_json(tmp_path / "report.json", {})
