@@ -73,7 +73,7 @@ def build_engine(
         UnsupportedModelError: The runtime cannot take an operator of the graph; it is named.
         RequestError: The build failed, or it cannot be done for that GPU.
         KeyboardInterrupt: The user stopped it.
-    """
+    """  # noqa: DOC501  `explain_parse` and `explain_build` return the errors above
     started = time.perf_counter()
     trt, messages = runtime.module, Messages()
     builder = trt.Builder(_logger(trt, messages))
@@ -83,7 +83,7 @@ def build_engine(
     # a file that is no graph at all is parsed without complaint, into nothing
     if not parsed or network.num_outputs == 0:
         errors = [parser.get_error(number) for number in range(parser.num_errors)]
-        raise explain_parse(graph, runtime, errors)  # noqa: DOC501  it returns an UnsupportedModelError or a RequestError
+        raise explain_parse(graph, runtime, errors)
     attentions = runtime.allow_any_attention(network)
 
     config = builder.create_builder_config()
@@ -103,7 +103,7 @@ def build_engine(
     if progress.interrupted:
         raise KeyboardInterrupt
     if content is None:
-        raise explain_build(graph, runtime, messages.errors)  # noqa: DOC501  it returns a RequestError
+        raise explain_build(graph, runtime, messages.errors)
     if cache is not None:
         _keep_timing_cache(config, cache)
     return BuiltEngine(memoryview(content), time.perf_counter() - started, attentions)

@@ -208,7 +208,9 @@ def test_the_table_fits_and_json_stands_alone(tmp_path: Path) -> None:
     command = ["doctor", "--model", str(folder), "--ratio", "0.3", "--neurons-per-layer", "global"]
     shown = CliRunner().invoke(app, command)
     assert (shown.exit_code, shown.stdout) == (0, "")
-    table = shown.stderr[shown.stderr.index("What loads the result") : shown.stderr.index("By their sources")]
+    table = shown.stderr[
+        shown.stderr.index("What loads the result") : shown.stderr.index("According to their source code")
+    ]
     assert max(len(line) for line in table.splitlines()) <= 80
     assert "loads with" in table
     result = CliRunner().invoke(app, [*command, "--json"])
