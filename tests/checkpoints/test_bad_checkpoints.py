@@ -230,9 +230,12 @@ def test_a_damaged_pickle_says_so(content: bytes, folder: Path, tmp_path: Path) 
 
 def test_a_pickle_of_something_else_says_so(folder: Path, tmp_path: Path) -> None:
     (folder / SINGLE).unlink()
-    for content in ([torch.ones(1)], {"model": {"weight": torch.ones(1)}}):
+    for content, said in (
+        ([torch.ones(1)], "a dict of weights is expected"),
+        ({"model": {"weight": torch.ones(1)}}, "holds dict under 'model', but a weight is expected"),
+    ):
         torch.save(content, folder / "pytorch_model.bin")
-        with pytest.raises(ModelError, match="a dict of weights is expected"):
+        with pytest.raises(ModelError, match=said):
             resolve_model(folder, cache=tmp_path / "cache", allow_pickle=True)
 
 

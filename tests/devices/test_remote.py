@@ -32,6 +32,8 @@ from amp_export.verb_options import DeviceOptions
 from tests.support.loopback import SFTP_SERVER, SSHD, Loopback
 from tests.support.shared import Bundled
 
+pytestmark = pytest.mark.slow
+
 needs_sshd = pytest.mark.skipif(
     SSHD is None or SFTP_SERVER is None or shutil.which("sftp") is None,
     reason="no sshd or sftp here: sudo apt install openssh-server openssh-client",
@@ -84,7 +86,6 @@ class Watching(Silent):
 
 
 @needs_sshd
-@pytest.mark.slow
 def test_a_device_is_measured_and_its_report_merged(device: Loopback, output: Path) -> None:
     command = ["benchmark", output, "--device", device.address, "--ssh-config", device.config]
     command += ["--device-python", sys.executable, "--rounds", "2", "--threads", "1", "--json"]
@@ -155,7 +156,6 @@ def test_a_device_that_vanishes_while_it_is_pushed_to_keeps_what_came(device: Lo
 
 
 @needs_sshd
-@pytest.mark.slow
 def test_a_run_goes_on_when_the_device_vanishes_and_is_picked_up(device: Loopback, output: Path) -> None:
     before = {file: file.read_bytes() for file in output.glob("*.json")}
     vanishing = Watching("Parity of the dense", device.stop)
@@ -191,7 +191,6 @@ def test_damage_on_the_device_is_named(device: Loopback, output: Path) -> None:
 
 
 @needs_sshd
-@pytest.mark.slow
 def test_parity_that_fails_there_is_exit_code_1_here(device: Loopback, output: Path) -> None:
     weights = output / "onnx/model.onnx.data"
     content = np.fromfile(weights, np.float32)

@@ -23,6 +23,8 @@ from amp_export.reporting.report import Report
 from amp_export.verb_options import ExportOptions
 from tests.support.tiny_models import save_tiny_model, save_tiny_tokenizer
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed", exc_type=ImportError)
 
 HERE = find_gpu()
@@ -34,7 +36,6 @@ def call(*arguments: str | Path) -> Result:
 
 
 @without_gpu
-@pytest.mark.slow
 def test_the_whole_way_to_an_engine_for_another_machine(tiny_llama: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     arguments = ("--to", "tensorrt", "--target", "rtx4090", "--snap", "4", "--max-batch", "2", "--max-context", "64")

@@ -30,6 +30,8 @@ from tests.support.faults import swap_heads, wrong_model
 from tests.support.shared import Converted
 from tests.support.tiny_models import save_tiny_model
 
+pytestmark = pytest.mark.slow
+
 POOL = np.arange(4, 90)
 
 

@@ -33,6 +33,8 @@ from amp_export.exporters import openvino
 from amp_export.exporters.openvino.models import read_description
 from amp_export.exporters.openvino.running import OpenvinoSession
 
+pytestmark = pytest.mark.slow
+
 MODEL = "openvino_model.xml"
 
 TOKENS = np.array([[5, 6, 7, 8, 9], [10, 11, 12, 13, 14]])
@@ -179,7 +181,6 @@ def call(*arguments: str | Path) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-@pytest.mark.slow
 def test_the_steps_go_through_the_command_line(tmp_path: Path) -> None:
     output = save_tiny_output(tmp_path)
     graph = (output / "onnx/model.onnx").read_bytes()

@@ -22,6 +22,8 @@ from amp_export.exporters.tensorrt.progress import PARTS, BuildProgress
 from amp_export.options import Dtype, EngineRuntime, Opset
 from tests.support.tiny_models import save_tiny_model
 
+pytestmark = pytest.mark.slow
+
 AXES = {
     "input_ids": ("batch_size", "sequence_length"),
     "attention_mask": ("batch_size", "total_sequence_length"),
@@ -93,7 +95,6 @@ def test_engines_are_built_for_gpus_that_are_not_here(
     assert (tmp_path / "engine" / "config.json").is_file()
 
 
-@pytest.mark.slow
 def test_another_gpu_gets_another_engine(graph: Path, tmp_path: Path, runtime: TensorRtFlavor) -> None:
     engines = []
     for capability in ("8.0", "12.0"):
@@ -104,7 +105,6 @@ def test_another_gpu_gets_another_engine(graph: Path, tmp_path: Path, runtime: T
 
 @pytest.mark.parametrize("opset", Opset)
 @pytest.mark.parametrize("dtype", Dtype)
-@pytest.mark.slow
 def test_every_precision_is_built_of_old_and_new_operators(
     tiny_llama: Path, tmp_path: Path, runtime: TensorRtFlavor, dtype: Dtype, opset: Opset
 ) -> None:
@@ -116,7 +116,6 @@ def test_every_precision_is_built_of_old_and_new_operators(
     assert bool(made.attentions) is (opset is Opset.OPSET_23)
 
 
-@pytest.mark.slow
 def test_pairs_of_neighbours_take_old_operators(tmp_path: Path, runtime: TensorRtFlavor) -> None:
     checkpoint = open_checkpoint(save_tiny_model(tmp_path / "cohere", "cohere"))
     assert not builds_with_new_operators(checkpoint.config)

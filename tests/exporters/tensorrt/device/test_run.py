@@ -97,7 +97,7 @@ DAMAGES = {
     "a broken manifest": (lambda folder: (folder / "manifest.json").write_text("{"), "manifest.json is damaged"),
     "a newer schema": (
         lambda folder: change_manifest(folder, schema=2),
-        "This bundle has schema 2, and its scripts know up to 1",
+        "This bundle has schema 2, but its scripts support up to 1",
     ),
 }
 
@@ -145,7 +145,7 @@ def test_what_does_not_run_here_is_said(device: Path) -> None:
     assert "This python3 cannot import tensorrt" in done.stderr
     done = run(device, "--provider", "ToasterExecutionProvider")
     assert done.returncode == 2
-    assert "has no ToasterExecutionProvider here" in done.stderr
+    assert "has no ToasterExecutionProvider." in done.stderr
     assert "CPUExecutionProvider" in done.stderr
 
 
