@@ -29,6 +29,8 @@ from amp_export.options import Dtype, Provider, Runtime
 from tests.support import PROJECT
 from tests.support.tiny_models import save_tiny_model
 
+pytestmark = pytest.mark.slow
+
 TASK = Round(Workload(batch_size=2, prompt_tokens=8, decode_tokens=3), vocab_size=101, seed=0)
 ONE = Setup(threads=1)
 
@@ -189,7 +191,6 @@ def as_openvino(graph: Path) -> Path:
 
 
 @pytest.mark.parametrize("runtime", [Runtime.GENAI, Runtime.OPENVINO, Runtime.PYTORCH])
-@pytest.mark.slow
 def test_other_runtimes_run_the_same_workloads(runtime: Runtime, dense: Path, pruned: Path) -> None:
     folders = [dense, pruned]
     if runtime is Runtime.OPENVINO:

@@ -19,7 +19,10 @@ pytest.importorskip("matplotlib", reason="matplotlib is not installed")
 
 CHROMIUM = find_chromium()
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (Debian: apt-get install chromium)")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (Debian: apt-get install chromium)"),
+]
 
 REFLOW, PHONE, TABLET, DESK = 320, 390, 768, 1280
 """Widths in pixels; at the least a page must not scroll in two directions: WCAG 2.2, success criterion 1.4.10."""
