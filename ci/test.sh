@@ -103,7 +103,7 @@ install_and_check_source() {
     python -m pip install --editable ".[dev${AMP_EXPORT_EXTRAS:+,$AMP_EXPORT_EXTRAS}]"
     # nvidia-ml-py asks the driver which GPU is there, and is a file of Python
     if PIP_QUIET=0 python -m pip list --format=freeze | grep -v '^nvidia-ml-py=' | grep -iE '^(nvidia-|triton=)'; then
-        echo "CUDA packages were installed, and nobody asked for them." >&2
+        echo "CUDA packages were installed, but CI tests the CPU build." >&2
         echo "Install the CPU build of torch into $environment first." >&2
         return 1
     fi

@@ -40,7 +40,7 @@ def benchmark_models(
     seed: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> BenchmarkReport:
-    """Measure what a pruned model gains over the dense one.
+    """Measure the speedup of a pruned model over the dense one.
 
     Args:
         dense: The dense model, in the form that the runtime takes.

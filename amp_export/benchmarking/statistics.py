@@ -77,8 +77,8 @@ class PhaseResult:
         pruned: The pruned one.
         speedup: The dense median over the pruned one.
         interval: The bootstrap 95 % interval of the speedup.
-        conclusion: What the interval says: nothing is claimed where it holds 1, and where it is wide besides, not even
-            that there is no gain.
+        conclusion: What the interval supports: no difference is claimed if it contains 1; if it is also wide, not even
+            the absence of one.
     """
 
     dense: Timing

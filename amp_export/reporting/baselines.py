@@ -1,6 +1,6 @@
 """A baseline: the numbers of an earlier run, in a small file that a team commits, so that a worse run fails.
 
-Times are compared as gains, dense over pruned, which were measured side by side: the seconds of another machine say
+Times are compared as speedups, dense over pruned, which were measured side by side: the seconds of another machine say
 nothing. A speedup is worse if it fell by more than the noise of both runs explains.
 """
 

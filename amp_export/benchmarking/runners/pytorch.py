@@ -49,7 +49,7 @@ def load(
     from amp_export.checkpoints.loading import load_model
     from amp_export.hardware.threads import usable_cores
 
-    # torch's own limit is for functions whose shapes nobody foresaw
+    # torch's own limit is for functions with unforeseen shapes
     dynamo.recompile_limit = SHAPES
     threads = threads if threads is not None else usable_cores()
     torch.set_num_threads(threads)

@@ -1,4 +1,4 @@
-"""Pictures of what was measured: latency, gains, memory, and how near decoding is to the memory's limit."""
+"""Pictures of what was measured: latency, speedups, memory, and decoding against the memory bound."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _distribution(axes: Axes, row: int, subject: str, samples: Sequence[float], 
     write_above(axes, row - 0.44, f"{subject}: median {median:.1f}")
 
 
-def gains_picture(benchmark: AnyBenchmark, name: str) -> Picture:
+def speedup_picture(benchmark: AnyBenchmark, name: str) -> Picture:
     """Return the speedup of every phase of every workload with its interval."""
     results = [(label, result) for label, _, result in timed(benchmark)]
     with drawing(44 * len(results) + 90) as figure:

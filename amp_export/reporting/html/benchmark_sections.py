@@ -13,7 +13,7 @@ from amp_export.reporting.benchmarks import (
     noise_lines,
     roofline_line,
 )
-from amp_export.reporting.html.benchmark_plots import gains_picture, latency_picture, roofline_picture, sizes_picture
+from amp_export.reporting.html.benchmark_plots import latency_picture, roofline_picture, sizes_picture, speedup_picture
 from amp_export.reporting.html.elements import PageSection, Table
 from amp_export.reporting.html.svg import Picture
 from amp_export.reporting.wording import AnyBenchmark, both, milliseconds, phase_label, speedup_with_interval, timed
@@ -35,8 +35,8 @@ def latency_section(benchmark: BenchmarkReport | None) -> PageSection:
 
 
 def latency_pictures(benchmark: AnyBenchmark, anchor: str) -> Iterator[Picture]:
-    """Yield all gains, and every sample of the workload that leads."""
-    yield gains_picture(benchmark, f"{anchor}-gains")
+    """Yield all speedups, and every sample of the workload that leads."""
+    yield speedup_picture(benchmark, f"{anchor}-gains")
     for phase, result in benchmark.phases.items():
         yield latency_picture(phase_label(phase, benchmark), result, f"{anchor}-{phase}")
 
@@ -59,13 +59,13 @@ def latency_table(benchmark: AnyBenchmark, caption: str) -> Table:
     rows = []
     for label, _, result in timed(benchmark):
         for subject, times in both(result):
-            gain = ("", "", "")
+            speedup = ("", "", "")
             if subject == "pruned":
                 low, high = result.interval
-                gain = (f"x {result.speedup:.2f}", f"{low:.2f} to {high:.2f}", result.conclusion)
+                speedup = (f"x {result.speedup:.2f}", f"{low:.2f} to {high:.2f}", result.conclusion)
             said = (milliseconds(seconds) for seconds in (times.median, times.p90, times.p99))
             counted = (f"{times.variation:.0%}", _rate(times), str(sum(map(len, times.samples))))
-            rows.append((label, subject, *said, *counted, *gain))
+            rows.append((label, subject, *said, *counted, *speedup))
     return Table.of(caption, headings, rows, words=2)
 
 

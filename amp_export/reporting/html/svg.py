@@ -83,7 +83,7 @@ def drawing(height: float) -> Iterator[Figure]:
 
     logger = logging.getLogger("matplotlib")
     level = logger.level
-    # it tells of fonts and caches, and nobody asked
+    # it reports fonts and caches, which no user needs
     logger.setLevel(logging.ERROR)
     try:
         with style.context(dict(STYLE), after_reset=True):

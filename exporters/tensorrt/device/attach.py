@@ -93,7 +93,7 @@ def _state_file(bundle: Bundle) -> Path:
 
 
 def _start(bundle: Bundle, request: dict[str, Any], lock: Any, log: Path) -> None:
-    """Start a run in a session of its own, which inherits the lock, so that nobody can come between."""
+    """Start a run in a session of its own, which inherits the lock, so that no other run can start in between."""
     request_file = bundle.work / "request.json"
     write_json(request_file, request)
     with contextlib.suppress(FileNotFoundError):

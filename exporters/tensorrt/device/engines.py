@@ -129,7 +129,7 @@ class TensorRT:
             raise RunError("TensorRT could not run the engine: see the log for the reason.")
         last = np.empty((batch, vocabulary), self._dtypes["logits"])
         for row in range(batch):
-            # the logits of the last new token alone: nobody asks for the others
+            # only the logits of the last new token are needed
             self._cuda.to_host(last[row], address + ((row + 1) * new - 1) * row_bytes)
         self._cuda.synchronize()
         return widen_bfloat16(last) if last.dtype == np.uint16 else last.astype(np.float32)
