@@ -12,6 +12,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from types import EllipsisType
 from typing import Any, TypeVar
 
 import msgspec
@@ -25,8 +26,9 @@ _NUMBERS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 _WHERE = re.compile(r"(?P<what>.*?)(?: - at (?:`key` in )?`\$(?P<path>.*?)`)?", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(?P<name>.*)`")
-_EXPECTS = re.compile(r"Expected (?P<expected>.*?)(?:, got .*)?")
-_STEP = re.compile(r"\.?([^.\[\]]+)|\[(\d+)\]")
+_EXPECTS = re.compile(r"Expected (?P<expected>.*?)(?:, got `(?P<got>.*)`)?")
+_STEP = re.compile(r"\.?([^.\[\]]+)|\[(\d+|\.\.\.)\]")
+_TYPES = {"str": str, "int": int, "float": float, "bool": bool, "array": list, "object": dict, "null": type(None)}
 
 SHOWN_CHARACTERS = 60
 """As much of a value as a message shows."""
@@ -160,23 +162,40 @@ def explain(problem: msgspec.ValidationError, content: Any, info: inspect.Type) 
     what, path = match["what"], (match["path"] or "").lstrip(".")
     if missing := _MISSING.fullmatch(what):
         return f"{f'{path}.' if path else ''}{missing['name']} is missing."
-    place = f"{path}: " if path else ""
-    steps = [step[0] or int(step[1]) for step in _STEP.findall(path)]
-    found, found_type = content, info
-    try:
-        for step in steps:
-            found, found_type = found[step], _type_within(found_type, step)
-    except (KeyError, IndexError, TypeError):
-        return f"{place}{what[:1].lower()}{what[1:]}."  # the path has a place whose key msgspec does not name
+    steps = tuple(step[0] or (int(step[1]) if step[1] != "..." else ...) for step in _STEP.findall(path))
+    places = list(_places(content, info, steps, ()))
+    if not places:
+        return f"{path}: {what[:1].lower()}{what[1:]}."
+    expects = _EXPECTS.fullmatch(what)
+    got = _TYPES.get(expects["got"] or "", object) if expects is not None else object
+    # msgspec does not name the key of a mapping: the first that has such a value is meant
+    shown, found, found_type = next((each for each in places if type(each[1]) is got), places[0])
+    place = f"{_as_path(shown)}: " if shown else ""
     if enumeration := next((each for each in _alternatives(found_type) if isinstance(each, inspect.EnumType)), None):
         expected = " or ".join(json.dumps(each.value) for each in enumeration.cls)
     elif literal := next((each for each in _alternatives(found_type) if isinstance(each, inspect.LiteralType)), None):
         expected = " or ".join(map(json.dumps, literal.values))
-    elif expects := _EXPECTS.fullmatch(what):
+    elif expects is not None:
         expected = expects["expected"].replace("`", "").replace(" | ", " or ").replace("int", "an integer")
     else:
         return f"{place}{what[:1].lower()}{what[1:]}."
     return f"{place}expected {expected}, found {_shorten(json.dumps(found))}."
+
+
+def _places(
+    content: Any, info: inspect.Type, steps: Sequence[str | int | EllipsisType], path: tuple[str | int, ...]
+) -> Iterator[tuple[tuple[str | int, ...], Any, inspect.Type]]:
+    """Yield the paths that steps may mean, with value and type of each; `...` is any key of a mapping."""
+    if not steps:
+        yield path, content, info
+        return
+    step, *rest = steps
+    for key in list(content) if isinstance(step, EllipsisType) else [step]:
+        try:
+            value, within = content[key], _type_within(info, key)
+        except (KeyError, IndexError, TypeError):
+            continue
+        yield from _places(value, within, rest, (*path, key))
 
 
 def _shorten(text: str) -> str:
