@@ -46,9 +46,7 @@ Model = Annotated[str, _MODEL]
 MaybeModel = Annotated[str | None, _MODEL]
 Output = Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="Output directory.")]
 OutArgument = Annotated[Path, typer.Argument(metavar="OUT", help="Output directory of an earlier command.")]
-MaybeOutArgument = Annotated[
-    Path | None, typer.Argument(metavar="[OUT]", help="Output directory of an earlier command.")
-]
+MaybeOutArgument = Annotated[Path | None, typer.Argument(metavar="OUT", help="Output directory of an earlier command.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON on stdout, and nothing else there.")]
 
