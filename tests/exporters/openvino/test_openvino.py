@@ -197,7 +197,7 @@ def test_the_steps_go_through_the_command_line(tmp_path: Path) -> None:
     assert validated.exit_code == 0, validated.stderr
     refused = call("validate", output, "--to", "openvino", "--provider", "cuda")
     assert refused.exit_code == 2
-    assert "--provider is ONNX Runtime's" in refused.stderr
+    assert "--provider applies to ONNX Runtime only" in refused.stderr
 
     measured = call("benchmark", output, "--runtime", "openvino", "--rounds", "4", "--threads", "1", "--json")
     assert measured.exit_code == 0, measured.stderr
