@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Run the fast tests with the lowest versions that pyproject.toml admits: bash ci/lowest.sh [PYTEST_ARGUMENT...]
-# The extras are those whose own requirements do not raise the versions of torch and transformers.
+# The extras are those that most of these tests need. AMP_EXPORT_TORCH, below, decides about torch.
 # AMP_EXPORT_ENV=DIR keeps the environment in DIR. PYTHON names the interpreter for it; default: python3.
 # AMP_EXPORT_TORCH names the torch to install, such as "torch==2.9.*" where an index has CPU builds of it. By default,
 # torch is not the lowest: the package index has CUDA builds of old versions only.
@@ -17,7 +17,7 @@ export PATH="$environment/bin:$PATH"
 python -m pip install uv
 
 extras=()
-for extra in onnxruntime demo datasets report test; do extras+=(--extra "$extra"); done
+for extra in onnxruntime trace demo datasets report test; do extras+=(--extra "$extra"); done
 uv pip compile --quiet --no-header --no-annotate --resolution lowest-direct --python "$environment/bin/python" \
     "${extras[@]}" pyproject.toml >"$scratch/all.txt"
 # pip chooses torch, and a CPU build needs none of the other packages
