@@ -116,7 +116,7 @@ def test_an_encoder_without_samples_is_told_what_to_give(tmp_path: Path) -> None
     result = run("prune", "--model", folder, "--ratio", "0.1", "--snap", "1", "--output", tmp_path / "out")
     assert result.exit_code == 2
     said = " ".join(result.stderr.split())
-    assert "ViTForImageClassification reads images, and there are none to score it on." in said
+    assert "ViTForImageClassification reads images, but there are no samples to score it on." in said
     assert "--calibration FILE.npz (or .safetensors) with `pixel_values` of the shape [samples, 3, 12, 12]" in said
 
 
@@ -124,9 +124,13 @@ def test_an_encoder_without_samples_is_told_what_to_give(tmp_path: Path) -> None
     ("model_type", "arrays", "message"),
     [
         ("vit", {"pixels": np.zeros((2, 3, 12, 12))}, "holds `pixels` [2, 3, 12, 12]. Give `pixel_values`"),
-        ("vit", {"pixel_values": np.zeros((2, 3, 9, 9))}, "is of the shape [samples, 3, 9, 9]. Give `pixel_values`"),
-        ("vit", {"pixel_values": np.full((2, 3, 12, 12), np.nan)}, "holds NaN or infinity, in sample 0 first"),
-        ("vit", {"pixel_values": np.zeros((0, 3, 12, 12))}, "it holds no sample"),
+        (
+            "vit",
+            {"pixel_values": np.zeros((2, 3, 9, 9))},
+            "`pixel_values` has the shape [samples, 3, 9, 9]. Give `pixel_values`",
+        ),
+        ("vit", {"pixel_values": np.full((2, 3, 12, 12), np.nan)}, "holds NaN or infinity, first in sample 0."),
+        ("vit", {"pixel_values": np.zeros((0, 3, 12, 12))}, "is empty: it has no samples."),
         ("bert", {"pixel_values": np.zeros((2, 3, 12, 12))}, "contains arrays, but BertForMaskedLM takes text"),
     ],
 )
