@@ -117,7 +117,7 @@ def test_an_encoder_without_samples_is_told_what_to_give(tmp_path: Path) -> None
     assert result.exit_code == 2
     said = " ".join(result.stderr.split())
     assert "ViTForImageClassification reads images, but there are no samples to score it on." in said
-    assert "--calibration FILE.npz (or .safetensors) with `pixel_values` of the shape [samples, 3, 12, 12]" in said
+    assert "--calibration FILE.npz (or .safetensors) with `pixel_values` of shape [samples, 3, 12, 12]" in said
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_an_encoder_without_samples_is_told_what_to_give(tmp_path: Path) -> None
         (
             "vit",
             {"pixel_values": np.zeros((2, 3, 9, 9))},
-            "`pixel_values` has the shape [samples, 3, 9, 9]. Give `pixel_values`",
+            "has the shape [samples, 3, 9, 9]. Give `pixel_values`",
         ),
         ("vit", {"pixel_values": np.full((2, 3, 12, 12), np.nan)}, "holds NaN or infinity, first in sample 0."),
         ("vit", {"pixel_values": np.zeros((0, 3, 12, 12))}, "is empty: it has no samples."),
