@@ -70,10 +70,9 @@ def convert(
         value = msgspec.convert(_restore(content, info), kind)
     except msgspec.ValidationError as problem:
         raise error(f"{source}: {explain(problem, content, info)}") from problem
-    if not ignore_unknown and (unknown := next(_unknown_keys(content, info, ()), None)):
-        *parents, _ = unknown
-        keys = ", ".join(field.encode_name for field in _object_at(parents, info).fields)
-        raise error(f"{source}: {_as_path(unknown)} is not known. Expected keys: {keys}.")
+    if not ignore_unknown and (unknown := next(_unknown_keys(content, info, ()), None)) is not None:
+        path, names = unknown
+        raise error(f"{source}: {_as_path(path)} is not known. Expected keys: {', '.join(names)}.")
     return value
 
 
@@ -173,8 +172,6 @@ def explain(problem: msgspec.ValidationError, content: Any, info: inspect.Type) 
     place = f"{_as_path(shown)}: " if shown else ""
     if enumeration := next((each for each in _alternatives(found_type) if isinstance(each, inspect.EnumType)), None):
         expected = " or ".join(json.dumps(each.value) for each in enumeration.cls)
-    elif literal := next((each for each in _alternatives(found_type) if isinstance(each, inspect.LiteralType)), None):
-        expected = " or ".join(map(json.dumps, literal.values))
     elif expects is not None:
         expected = expects["expected"].replace("`", "").replace(" | ", " or ").replace("int", "an integer")
     else:
@@ -191,11 +188,8 @@ def _places(
         return
     step, *rest = steps
     for key in list(content) if isinstance(step, EllipsisType) else [step]:
-        try:
-            value, within = content[key], _type_within(info, key)
-        except (KeyError, IndexError, TypeError):
-            continue
-        yield from _places(value, within, rest, (*path, key))
+        if (within := _type_within(info, key)) is not None:
+            yield from _places(content[key], within, rest, (*path, key))
 
 
 def _shorten(text: str) -> str:
@@ -206,46 +200,41 @@ def _alternatives(info: inspect.Type) -> Sequence[inspect.Type]:
     return info.types if isinstance(info, inspect.UnionType) else (info,)
 
 
-def _type_within(info: inspect.Type, step: str | int) -> inspect.Type:
-    """Return the type of a member of an object, or of an item of a list.
+def _fields(info: inspect.Type) -> dict[str, inspect.Type]:
+    """Return the members of an object by name; none for another type."""
+    objects = (each for each in _alternatives(info) if isinstance(each, inspect.DataclassType | inspect.StructType))
+    return {field.encode_name: field.type for each in objects for field in each.fields}
 
-    Raises:
-        KeyError: The type has no such member.
-    """
+
+def _type_within(info: inspect.Type, step: str | int) -> inspect.Type | None:
+    """Return the type of a member of an object, a mapping or a list; None if the type has no such member."""
+    if isinstance(step, str) and step in (fields := _fields(info)):
+        return fields[step]
     for each in _alternatives(info):
-        if isinstance(each, inspect.DataclassType | inspect.StructType):
-            for field in each.fields:
-                if field.encode_name == step:
-                    return field.type
-        elif isinstance(each, inspect.DictType):
+        if isinstance(each, inspect.DictType):
             return each.value_type
-        elif isinstance(each, inspect.VarTupleType | inspect.ListType):
+        if isinstance(each, inspect.VarTupleType | inspect.ListType):
             return each.item_type
-    raise KeyError(step)
+        if isinstance(each, inspect.TupleType) and isinstance(step, int) and step < len(each.item_types):
+            return each.item_types[step]
+    return None
 
 
-def _object_at(path: Iterable[str | int], info: inspect.Type) -> inspect.DataclassType | inspect.StructType:
-    for step in path:
-        info = _type_within(info, step)
-    return next(each for each in _alternatives(info) if isinstance(each, inspect.DataclassType | inspect.StructType))
+def _unknown_keys(
+    content: Any, info: inspect.Type, path: tuple[str | int, ...]
+) -> Iterator[tuple[tuple[str | int, ...], Iterable[str]]]:
+    """Yield the paths of keys that a type does not have, each with the keys that it has."""
+    for step, value in _members(content):
+        if (within := _type_within(info, step)) is not None:
+            yield from _unknown_keys(value, within, (*path, step))
+        elif fields := _fields(info):
+            yield (*path, step), fields
 
 
-def _unknown_keys(content: Any, info: inspect.Type, path: tuple[str | int, ...]) -> Iterator[tuple[str | int, ...]]:
-    """Yield the paths of keys that a type does not have."""
+def _members(content: Any) -> Iterable[tuple[str | int, Any]]:
     if isinstance(content, dict):
-        is_object = any(isinstance(each, inspect.DataclassType | inspect.StructType) for each in _alternatives(info))
-        steps: Iterable[str | int] = content
-    else:
-        is_object = False
-        steps = range(len(content)) if isinstance(content, list) else ()
-    for step in steps:
-        try:
-            within = _type_within(info, step)
-        except KeyError:
-            if is_object:
-                yield (*path, step)
-        else:
-            yield from _unknown_keys(content[step], within, (*path, step))
+        return content.items()
+    return enumerate(content) if isinstance(content, list) else ()
 
 
 def _as_path(steps: Iterable[str | int]) -> str:
@@ -269,19 +258,13 @@ def _name_numbers(content: Any) -> Any:
 
 def _restore(content: Any, info: inspect.Type) -> Any:
     """Put back the numbers that JSON does not have, where the type asks for a float."""
-    if isinstance(info, inspect.FloatType):
-        return _NUMBERS.get(content, content) if isinstance(content, str) else content
-    if isinstance(info, inspect.UnionType):
-        kinds = [kind for kind in info.types if not isinstance(kind, inspect.NoneType)]
-        return _restore(content, kinds[0]) if len(kinds) == 1 else content
-    if isinstance(info, inspect.DataclassType | inspect.StructType) and isinstance(content, dict):
-        kinds_by_name = {field.encode_name: field.type for field in info.fields}
-        return {
-            name: _restore(value, kinds_by_name[name]) if name in kinds_by_name else value
-            for name, value in content.items()
-        }
-    if isinstance(info, inspect.DictType) and isinstance(content, dict):
-        return {name: _restore(value, info.value_type) for name, value in content.items()}
-    if isinstance(info, inspect.VarTupleType | inspect.ListType) and isinstance(content, list):
-        return [_restore(value, info.item_type) for value in content]
-    return content
+    if isinstance(content, str):
+        kinds = {type(each) for each in _alternatives(info)}
+        return _NUMBERS.get(content, content) if kinds <= {inspect.FloatType, inspect.NoneType} else content
+    restored = {
+        step: value if (within := _type_within(info, step)) is None else _restore(value, within)
+        for step, value in _members(content)
+    }
+    if isinstance(content, dict):
+        return restored
+    return list(restored.values()) if isinstance(content, list) else content

@@ -27,6 +27,7 @@ class Colour(enum.StrEnum):
 class Inner:
     count: int
     share: float | None = None
+    interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Document:
 # file names that are not UTF-8 are text with lone surrogates
 TEXTS = st.text(st.characters())
 NUMBERS = st.floats(allow_nan=False)
-INNER = st.builds(Inner, st.integers(-(2**60), 2**60), st.none() | NUMBERS)
+INNER = st.builds(Inner, st.integers(-(2**60), 2**60), st.none() | NUMBERS, st.none() | st.tuples(NUMBERS, NUMBERS))
 DOCUMENTS = st.builds(
     Document,
     TEXTS,
