@@ -12,9 +12,9 @@ import sys
 import textwrap
 import tomllib
 from html import escape
-from pathlib import Path
 
-PROJECT = Path(__file__).parents[1]
+from generated import PROJECT, write_or_check
+
 DRAWING = PROJECT / "docs" / "architecture.svg"
 
 WIDTH, MARGIN, GAP = 760, 36, 8
@@ -87,15 +87,13 @@ def main() -> int:
     """Write the drawing, or check it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; fail if the drawing is out of date")
-    text = drawing()
-    if not parser.parse_args().check:
-        DRAWING.write_text(text, encoding="utf-8")
-        return 0
-    if DRAWING.is_file() and DRAWING.read_text(encoding="utf-8") == text:
-        print(f"{DRAWING.relative_to(PROJECT)} matches pyproject.toml and the docstrings.")
-        return 0
-    print(f"{DRAWING.relative_to(PROJECT)} is out of date. Draw it again: python ci/architecture.py", file=sys.stderr)
-    return 1
+    return write_or_check(
+        DRAWING,
+        drawing(),
+        check=parser.parse_args().check,
+        source="pyproject.toml and the docstrings",
+        command="python ci/architecture.py",
+    )
 
 
 if __name__ == "__main__":

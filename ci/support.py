@@ -15,7 +15,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-PROJECT = Path(__file__).parents[1]
+from generated import PROJECT, write_or_check
+
 PAGE = PROJECT / "docs" / "support.md"
 
 HEADER = """# Supported models
@@ -83,14 +84,9 @@ def main() -> int:
         if arguments.rows is None:
             run_families(Path(scratch))
         text = page(arguments.rows or Path(scratch))
-    if not arguments.check:
-        PAGE.write_text(text, encoding="utf-8")
-        return 0
-    if PAGE.is_file() and PAGE.read_text(encoding="utf-8") == text:
-        print(f"{PAGE.relative_to(PROJECT)} matches the results of the tests.")
-        return 0
-    print(f"{PAGE.relative_to(PROJECT)} is out of date. Rewrite it: python ci/support.py", file=sys.stderr)
-    return 1
+    return write_or_check(
+        PAGE, text, check=arguments.check, source="the results of the tests", command="python ci/support.py"
+    )
 
 
 if __name__ == "__main__":
