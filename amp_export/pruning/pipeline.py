@@ -316,7 +316,7 @@ def _manifest(request: PruneRequest, result: PruneResult) -> Manifest:
         rewrite=RewriteRecord(result.rewrite.kind, result.rewrite.class_name, result.rewrite.reason),
         plan=summary,
         verdicts={
-            "reload": {"holds": True, **asdict(result.reload)},
+            "reload": asdict(result.reload),
             "quality": None if result.quality is None else asdict(result.quality),
         },
     )

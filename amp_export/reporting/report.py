@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from amp_export.benchmarking.device_results import DeviceReport
 from amp_export.benchmarking.results import BenchmarkReport
-from amp_export.documents import convert, read_json, to_builtins, to_json
+from amp_export.documents import convert, read_json, to_json
 from amp_export.errors import OutputError
 from amp_export.outputs.manifest import Manifest, PlanSummary, RewriteRecord, package_versions
 from amp_export.outputs.staging import require_directory
@@ -23,6 +23,8 @@ from amp_export.reporting.checks import Check
 from amp_export.reporting.devices import device_verdict
 
 JSON_NAME = "report.json"
+
+Verdict = TypeVar("Verdict")
 
 
 @dataclass(frozen=True)
@@ -89,14 +91,15 @@ class Report:
         """Return the report as far as the manifest knows it."""
         pruning = None
         if manifest.plan is not None:
-            content = {**to_builtins(manifest.plan), "reload": manifest.verdicts.get("reload")}
-            content["rewrite"] = to_builtins(manifest.rewrite)
-            pruning = convert(content, PruningSection, source="The manifest's plan", ignore_unknown=True)
-        quality = manifest.verdicts.get("quality")
+            pruning = PruningSection(
+                **vars(manifest.plan),
+                rewrite=manifest.rewrite,
+                reload=_verdict(manifest, "reload", ReloadProof),
+            )
         return cls(
             model=manifest.source.asked,
             pruning=pruning,
-            quality=None if quality is None else convert(quality, Quality, source="The manifest's quality"),
+            quality=_verdict(manifest, "quality", Quality),
             packages=package_versions(),
         )
 
@@ -118,6 +121,11 @@ class Report:
     def to_json(self) -> str:
         """Return the text of report.json."""
         return to_json(self)
+
+
+def _verdict(manifest: Manifest, name: str, kind: type[Verdict]) -> Verdict | None:
+    verdict = manifest.verdicts.get(name)
+    return None if verdict is None else convert(verdict, kind, source=f"The manifest's {name}")
 
 
 def record_verdicts(manifest: Manifest, report: Report) -> Manifest:

@@ -188,8 +188,7 @@ def provenance_section(report: Report, manifest: Manifest) -> PageSection:
         if report.pruning.reload is not None:
             lines.append(reload_line(report.pruning.reload))
     if report.benchmark is not None:
-        machine = report.benchmark.machine
-        lines.append(f"Machine: {machine.processor}, {machine.cores} cores, {machine.system}.")
+        lines.append(f"Machine: {report.benchmark.machine}.")
         if report.benchmark.gpu is not None:
             lines.append(gpu_line(report.benchmark.gpu))
     versions = {"amp-export": manifest.amp_export, **(report.packages or {})}
