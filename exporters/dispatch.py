@@ -42,7 +42,7 @@ def exported_dtype(folder: Path) -> Dtype:
 
 
 def _described(folder: Path) -> GraphDescription:
-    """Return the graph of a folder that runs last, or its description if it was converted."""
+    """Return the description of the graph that runs last, or that the last model was converted from."""
     from amp_export.exporters.onnx import describe_graph, exported_graphs
     from amp_export.exporters.openvino import models
 

@@ -1,4 +1,4 @@
-"""What a graph says of itself: its operators, its dtype, what it takes and returns."""
+"""Description of an ONNX graph: its opset, dtype, inputs and outputs."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 class GraphDescription(msgspec.Struct, frozen=True, rename={"dtype": "precision"}):
-    """What a graph says of itself.
+    """Description of a graph.
 
     Attributes:
-        opset: The version of its operators.
-        dtype: Of its logits, or of what else it returns first.
-        inputs: What it takes, by name.
-        outputs: What it returns, by name.
+        opset: Version of its operators.
+        dtype: Dtype of its logits, or of its first floating-point output if it has no logits.
+        inputs: Inputs by name.
+        outputs: Outputs by name.
     """
 
     opset: Opset
@@ -33,10 +33,10 @@ class GraphDescription(msgspec.Struct, frozen=True, rename={"dtype": "precision"
 
 
 def describe_graph(graph: Path) -> GraphDescription:
-    """Read a graph that this package wrote, without its weights.
+    """Return the description of a graph that this package wrote; its weights are not loaded.
 
     Raises:
-        ModelError: It is not there, damaged, or of operators or a dtype that is not exported.
+        ModelError: The graph is missing or damaged, or its opset or dtype is not supported.
     """
     import onnx
     from google.protobuf.message import DecodeError
@@ -63,7 +63,7 @@ def returned_dtype(model: onnx.ModelProto) -> Dtype | None:
 
 
 def read_ports(values: Iterable[onnx.ValueInfoProto]) -> dict[str, Port]:
-    """Return what a graph takes or returns, by name.
+    """Return the inputs or outputs of a graph, by name.
 
     Args:
         values: The graph's `input` or `output`.

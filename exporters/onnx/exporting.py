@@ -1,4 +1,4 @@
-"""From a checkpoint to a folder with an ONNX graph, without torch or transformers."""
+"""Exports a checkpoint to a folder with an ONNX graph, without torch or transformers."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class OnnxExport:
     """An exported decoder.
 
     Attributes:
-        folder: Where it lies.
-        dtype: The dtype of its weights and activations.
-        graph: The file with the graph.
-        weights: The file with the weights.
-        opset: The version of the ONNX operators.
+        folder: Folder of the export.
+        dtype: Dtype of its weights and activations.
+        graph: File of the graph.
+        weights: File of the weights.
+        opset: Version of the ONNX operators.
         bytes_on_disk: Size of all files in the folder.
     """
 
@@ -54,17 +54,17 @@ def export(
     The inputs and outputs are those of `graph.build_graph`.
 
     Args:
-        checkpoint: What to export.
-        folder: Where to; it is made, and must be empty if it is there.
-        dtype: The dtype of weights, activations, keys, values and logits.
-        opset: The version of the ONNX operators.
-        on_progress: Called with the number of layers written and of all, after each layer.
+        checkpoint: Checkpoint to export.
+        folder: Folder to create; an existing folder must be empty.
+        dtype: Dtype of weights, activations, KV cache and logits.
+        opset: Version of the ONNX operators.
+        on_progress: Called with the number of written layers and their total, after each.
 
     Raises:
         UnsupportedModelError: The weights' layout is not supported, or the graph cannot be built: see `can_build`.
         ModelError: A weight is NaN or infinite, or a RoPE parameter is missing.
         RequestError: A weight is too large for `dtype`.
-        OutputError: The folder holds something.
+        OutputError: The folder is not empty.
     """
     require_buildable(checkpoint.config)
     _check_layout(checkpoint)

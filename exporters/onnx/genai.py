@@ -1,4 +1,4 @@
-"""genai_config.json: what onnxruntime-genai needs to know to open an exported folder as it is."""
+"""genai_config.json, with which onnxruntime-genai opens an exported folder directly."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _KNOWN_TYPES = frozenset(
         "smollm3",
     }
 )
-"""Values of `model.type` that onnxruntime-genai 0.18 opens; its gpt2 is another graph, with one past for both."""
+"""Values of `model.type` that onnxruntime-genai 0.18 opens; its gpt2 expects keys and values in one tensor."""
 
 _ANY_DECODER = "decoder"
-"""The value of `model.type` for all other decoders."""
+"""Value of `model.type` for all other decoders."""
 
 _SEARCH_FIELDS = ("do_sample", "temperature", "top_k", "top_p", "repetition_penalty")
 """Fields of generation_config.json that onnxruntime-genai knows under the same names."""
@@ -32,13 +32,13 @@ def write_genai_config(checkpoint: Checkpoint, folder: Path, *, graph: str) -> b
     """Write genai_config.json for onnxruntime-genai 0.18, if such a file can describe the model.
 
     Args:
-        checkpoint: What was exported.
-        folder: Where to.
-        graph: The graph's file name in that folder.
+        checkpoint: Exported checkpoint.
+        folder: Folder of the export.
+        graph: File name of the graph in that folder.
 
     Returns:
-        Whether the file was written. It is not where layers differ in their heads, because it has one head count for
-        all, nor where no token ends a text.
+        Whether the file was written. It is not if layers have different numbers of heads, because the file has one head
+        count for all layers, or if the model has no end-of-sequence token.
 
     Raises:
         ModelError: generation_config.json is damaged.
@@ -56,12 +56,12 @@ def write_genai_config(checkpoint: Checkpoint, folder: Path, *, graph: str) -> b
 
 
 def read_generation(raw_config: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """Return what config.json and generation_config.json say of how texts are written, such as `eos_token_id`.
+    """Return the fields of config.json, overridden by generation_config.json, such as `eos_token_id`.
 
     Raises:
         ModelError: generation_config.json is damaged.
     """
-    # a resized checkpoint keeps what the dense model's config says below its own
+    # a resized checkpoint nests the dense model's config in its own
     described = raw_config.get("dense", raw_config)
     return {**described, **_read_generation_config(path)}
 
@@ -82,7 +82,7 @@ def _describe_model(checkpoint: Checkpoint, generation: Mapping[str, Any], graph
         "context_length": config.max_position_embeddings,
         "decoder": {
             "filename": graph,
-            # genai's own choice of threads made decoding 1.4 to 1.7 times as slow on two cores
+            # with genai's default number of threads, decoding took 1.4 to 1.7 times as long on two cores
             "session_options": {"intra_op_num_threads": usable_cores(), "provider_options": []},
             "head_size": config.head_dim,
             "hidden_size": config.hidden_size,
@@ -107,7 +107,7 @@ def _describe_model(checkpoint: Checkpoint, generation: Mapping[str, Any], graph
 
 def _describe_search(checkpoint: Checkpoint, generation: Mapping[str, Any]) -> dict[str, Any]:
     chosen = {name: generation[name] for name in _SEARCH_FIELDS if generation.get(name) is not None}
-    # the graph returns the past and the new tokens together, in a buffer of their size
+    # the graph returns the KV cache in a new buffer of exactly its length
     return {"max_length": checkpoint.config.max_position_embeddings, "past_present_share_buffer": False, **chosen}
 
 

@@ -11,18 +11,18 @@ from amp_export.hardware.threads import usable_cores
 
 
 def run(folder: Path, *, threads: int | None = None, providers: Sequence[str] = (CPU_PROVIDER,)) -> GraphModel:
-    """Load an exported model into ONNX Runtime; what kind it is, its files and inputs tell.
+    """Load an exported model into ONNX Runtime; its kind is detected from its files and inputs.
 
     Args:
-        folder: What `export` or `trace` wrote.
-        threads: How many threads compute one operator; by default one for each core that the process may use.
-        providers: ONNX Runtime's execution providers, in order of preference.
+        folder: Folder that `export` or `trace` wrote.
+        threads: Number of intra-op threads; by default one per core that the process may use.
+        providers: Execution providers of ONNX Runtime, in order of preference.
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
         ModelError: The folder holds no graph, or a damaged one.
-        RequestError: A provider is not part of the onnxruntime that is installed.
-        UnsupportedModelError: The providers lack an operator in the graph's dtype.
+        RequestError: The installed onnxruntime lacks a provider, or could not start it.
+        UnsupportedModelError: The providers do not support an operator in the graph's dtype.
     """
     require_runtime()
     threads = threads if threads is not None else usable_cores()

@@ -24,7 +24,7 @@ CPU_PROVIDER = "CPUExecutionProvider"
 
 
 def require_runtime() -> None:
-    """Import ONNX Runtime, so that its absence is known before any work is done.
+    """Import ONNX Runtime, so that it fails early if it is not installed.
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
@@ -38,10 +38,10 @@ def exported_graphs(folder: Path) -> tuple[Path, ...]:
 
 
 def check_providers(providers: Sequence[str]) -> None:
-    """Find out whether providers are part of the onnxruntime that is installed.
+    """Check that the installed onnxruntime has these execution providers.
 
     Raises:
-        RequestError: One is not.
+        RequestError: A provider is missing.
     """
     import onnxruntime
 
@@ -56,14 +56,14 @@ def load_graph(graph: Path, *, threads: int, providers: Sequence[str] = (CPU_PRO
     """Load one graph.
 
     Args:
-        graph: Its file.
-        threads: How many threads compute one operator.
-        providers: ONNX Runtime's execution providers, in order of preference.
+        graph: File of the graph.
+        threads: Number of intra-op threads.
+        providers: Execution providers of ONNX Runtime, in order of preference.
 
     Raises:
         ModelError: The graph is damaged.
-        RequestError: A provider is not part of the onnxruntime that is installed.
-        UnsupportedModelError: The providers lack an operator in the graph's dtype.
+        RequestError: The installed onnxruntime lacks a provider, or could not start it.
+        UnsupportedModelError: The providers do not support an operator in the graph's dtype.
     """
     import onnxruntime
     from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NotImplementedByRuntime
@@ -80,7 +80,7 @@ def load_graph(graph: Path, *, threads: int, providers: Sequence[str] = (CPU_PRO
         ) from error
     except Exception as error:  # onnxruntime's errors have no other base class in common
         raise ModelError(f"onnxruntime cannot load {graph}: {error}\nExport it again.") from error
-    # a provider whose driver or libraries are missing is left out with a warning, and the processor computes
+    # onnxruntime falls back to the CPU with a warning if the driver or libraries of a provider are missing
     if missing := [provider for provider in providers if provider not in session.get_providers()]:
         instead = ", ".join(session.get_providers())
         raise RequestError(
@@ -91,7 +91,7 @@ def load_graph(graph: Path, *, threads: int, providers: Sequence[str] = (CPU_PRO
 
 
 def describe_runtime(session: InferenceSession) -> str:
-    """Name and version of what runs a session, and its provider where that is not the processor's."""
+    """Return name and version of ONNX Runtime, and the session's provider unless it is the CPU's."""
     import onnxruntime
 
     provider = session.get_providers()[0]
@@ -141,6 +141,6 @@ def open_session(graph: Path, *, threads: int, providers: Sequence[str] = (CPU_P
 
 
 def _port(entry: Any) -> Port:
-    """Return an input or output, as `InferenceSession` lists them."""
+    """Return the port of an input or output that `InferenceSession` lists."""
     dtype = entry.type.removeprefix("tensor(").removesuffix(")")
     return Port({"float": "float32", "double": "float64"}.get(dtype, dtype), tuple(entry.shape))

@@ -1,4 +1,4 @@
-"""Which decoders can be built directly as graphs; the others can be traced."""
+"""Check of which decoders can be built directly as graphs; the others can be traced."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from amp_export.exporters.onnx.builder.rotary import check_rope, ropes
 
 
 def can_build(config: ModelConfig) -> str | None:
-    """Return whether `build_graph` knows every operator of a decoder.
+    """Return why the graph of a decoder cannot be built directly.
 
     Returns:
-        None if it does, otherwise the reason why not, with the config field and its value.
+        The reason, with the config field and its value; None if `build_graph` supports the decoder.
 
     Raises:
         ModelError: The config contradicts itself, or lacks a parameter.
@@ -28,7 +28,7 @@ def require_buildable(config: ModelConfig) -> None:
     """Refuse decoders that cannot be built directly.
 
     Raises:
-        UnsupportedModelError: It names the reason, and tracing as the other way.
+        UnsupportedModelError: The decoder is not supported; the message gives the reason and suggests tracing.
         ModelError: The config contradicts itself, or lacks a parameter.
     """
     if (reason := can_build(config)) is not None:

@@ -1,4 +1,4 @@
-"""Graphs that other exporters wrote: their inputs and outputs, by whatever name, told by what they are."""
+"""Third-party graphs, whose inputs and outputs are recognized by the names that other exporters give them."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ if TYPE_CHECKING:
     from amp_export.exporters.models.session import Session
 
 READ = ("input_ids", "attention_mask", "token_type_ids", "pixel_values", "input_features")
-"""What encoders take."""
+"""Supported inputs of encoders."""
 
 WRITTEN = ("input_ids", "encoder_attention_mask", "encoder_hidden_states")
-"""What the decoder of an encoder with a decoder takes beside keys and values."""
+"""Supported inputs of the decoder of an encoder-decoder, besides the KV cache."""
 
 LOGITS = "logits"
 
 RESULTS = (LOGITS, STATES, "pooler_output", "image_embeds", "text_embeds")
-"""What encoders return that is compared: the names that transformers gives."""
+"""Outputs of encoders that are compared, named as in transformers."""
 
 PREFILL, DECODE = "prefill.onnx", "decode.onnx"
-"""What transformers.exporters writes for generation: a graph for the prompt, and one for single tokens after it."""
+"""Files that transformers.exporters writes for generation: a graph for prefill, and one for decode."""
 
 
 class ForeignSession(OnnxSession):
-    """A graph whose sizes may be fixed to others than it is run on."""
+    """A third-party graph, whose input sizes may be fixed."""
 
     def run(
         self, outputs: Sequence[str], values: Mapping[str, OrtValue], *, keep: Collection[str] = ()
@@ -46,7 +46,7 @@ class ForeignSession(OnnxSession):
         """See `Session.run`.
 
         Raises:
-            RequestError: The graph does not take these values.
+            RequestError: The graph does not run on these values.
         """
         try:
             return super().run(outputs, values, keep=keep)
@@ -61,19 +61,19 @@ class ForeignSession(OnnxSession):
 def open_third_party(
     path: Path, checkpoint: Checkpoint, *, threads: int | None = None, provider: str = CPU_PROVIDER
 ) -> ForeignDecoder | GraphEncoder | GraphEncoderDecoder:
-    """Load graphs that another exporter wrote.
+    """Load third-party graphs.
 
     Args:
         path: See `third_party_files`.
-        checkpoint: What they were exported from: it says of which kind they are.
-        threads: How many threads compute one operator; by default one for each core.
-        provider: ONNX Runtime's execution provider.
+        checkpoint: Checkpoint that they were exported from; it gives the kind of model.
+        threads: Number of intra-op threads; by default one per core.
+        provider: Execution provider of ONNX Runtime.
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
-        ModelError: There is no such graph, or it is damaged.
-        RequestError: An input or output cannot be told.
-        UnsupportedModelError: It is a decoder's, and takes or returns no keys and values.
+        ModelError: A graph is missing or damaged.
+        RequestError: An input or output is not recognized, or the provider is not available.
+        UnsupportedModelError: A decoder's graph has no KV cache, or a dtype is not supported.
     """
     require_runtime()
     threads = threads if threads is not None else usable_cores()
@@ -125,15 +125,15 @@ def _check_known(session: Session, known: Collection[str]) -> None:
 
 
 def third_party_files(path: Path, kind: Kind) -> list[Path]:
-    """Return the graphs of a model, in the order in which they are run.
+    """Return the graphs of a model, in order of execution.
 
     Args:
-        path: The graph, or its folder: `model.onnx`, or, of a decoder, `prefill.onnx` and `decode.onnx`; of an encoder
-            with a decoder the three graphs, named as Optimum names them.
-        kind: The model's.
+        path: The graph, or its folder: with `model.onnx`, or, for a decoder, `prefill.onnx` and `decode.onnx`; for an
+            encoder-decoder with three graphs, named as in Optimum.
+        kind: Kind of the model.
 
     Raises:
-        ModelError: One is missing.
+        ModelError: A graph is missing.
     """
     if kind is Kind.ENCODER_DECODER:
         found = [path / name for name in (ENCODER, DECODER, DECODER_WITH_PAST)]

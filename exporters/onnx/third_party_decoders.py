@@ -1,4 +1,4 @@
-"""Decoders that other exporters wrote: their inputs and outputs, by whatever name, told by what they are."""
+"""Third-party decoders, whose inputs and outputs are recognized by the names that other exporters give them."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ if TYPE_CHECKING:
 CACHE_NAMES = (
     # Optimum (`ORTModelForCausalLM`) and the onnxruntime-genai builder, 0.18
     r"(?:past_key_values|past|present)\.(?P<layer>\d+)\.(?:decoder\.)?(?P<part>key|value)",
-    # transformers.exporters, 5.24: the path of a leaf, with what it is of where a graph takes and returns it
+    # transformers.exporters, 5.24: the path of a leaf, with a prefix if it is both an input and an output
     r"(?:input\.|output\.)?(?:cache|past_key_values)\.layers\.(?P<layer>\d+)\.(?P<part>key|value)s",
     r"(?:past|present)_(?P<part>key|value)s?_(?P<layer>\d+)",
 )
-"""Names of keys and values, whole."""
+"""Patterns that match the whole name of a KV cache tensor."""
 
 TOKENS = ("input_ids", "attention_mask", "position_ids")
 
 
 @dataclass(frozen=True)
 class Ports:
-    """What a graph takes and returns.
+    """Inputs and outputs of a graph.
 
     Attributes:
-        tokens: By our name, the dtypes of inputs for tokens.
-        past: The graph's names of inputs for keys and values, by layer and part.
-        present: The same of outputs.
-        logits: The output that has logits.
+        tokens: Dtypes of the inputs in `TOKENS`, by name.
+        past: Names of the KV cache inputs, by layer and part.
+        present: Names of the KV cache outputs, by layer and part.
+        logits: Name of the logits output.
     """
 
     tokens: Mapping[str, str]
@@ -45,14 +45,14 @@ class Ports:
 
 
 def map_ports(inputs: Mapping[str, Port], outputs: Iterable[str]) -> Ports:
-    """Tell what inputs and outputs are, by their names.
+    """Recognize the inputs and outputs of a graph by their names.
 
     Args:
-        inputs: What a graph takes.
-        outputs: The names of what it returns.
+        inputs: Inputs by name.
+        outputs: Names of the outputs.
 
     Raises:
-        RequestError: Some cannot be told; they are listed.
+        RequestError: An input is unknown, or `input_ids` or `logits` is missing; the message names them.
     """
     tokens, past, unknown = {}, {}, []
     for name, port in inputs.items():
@@ -79,13 +79,13 @@ def map_ports(inputs: Mapping[str, Port], outputs: Iterable[str]) -> Ports:
 
 
 class ForeignDecoder(Decoder):
-    """A decoder that another exporter wrote, loaded and ready; its dtype is that of its logits.
+    """A loaded third-party decoder; its dtype is that of its logits.
 
-    `open_third_party` makes one.
+    `open_third_party` creates it.
     """
 
     def __init__(self, first: Session, later: Session, widths: Sequence[LayerWidths], *, head_dim: int) -> None:
-        """Take the graphs for prompt and later tokens, which may be one, and the model's heads."""
+        """Take the graphs for prefill and decode, which may be the same, and the model's heads."""
         self._sessions: tuple[Session, ...] = (first, later)
         self._ports = tuple(map_ports(session.inputs, session.outputs) for session in self._sessions)
         if not self._ports[1].past or not self._ports[0].present:
@@ -134,7 +134,7 @@ class ForeignDecoder(Decoder):
 
 
 def cache_key(name: str) -> tuple[int, str] | None:
-    """Return the layer, and `key` or `value`, that a name is of; None where it is of something else."""
+    """Return the layer and the part (`key` or `value`) of a KV cache tensor; None for any other name."""
     for pattern in CACHE_NAMES:
         if (match := re.fullmatch(pattern, name)) is not None:
             return int(match["layer"]), match["part"]

@@ -1,4 +1,4 @@
-"""Traced graphs, made ready to be read by others and written to disk with one data file for all of them."""
+"""Traced graphs, cleaned up for runtimes and written with one data file for all of them."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 _INLINE_BYTES = 256
-"""Smaller tensors stay in the graph: shapes and scales, which runtimes look at before they open the data file."""
+"""Smaller tensors stay in the graph: shapes and scales, which runtimes read before they open the data file."""
 
 _SYMBOL = re.compile(r"\b[su]\d+\b")
-"""What torch.export calls a length that it does not know."""
+"""Names that torch.export gives to unknown lengths."""
 
 
 def tidy(model: ir.Model, job: Job) -> list[str]:
-    """Name the axes of a traced graph, and takes out what is of no use to a runtime.
+    """Name the axes of a traced graph, and remove everything that a runtime does not use.
 
     Returns:
-        What tracing made a constant though the job says that it varies, in words; nothing if all is well.
+        Descriptions of the dynamic axes that tracing specialized to constants.
     """
     mend_rotations(model)
     mend_norms(model)
@@ -37,13 +37,13 @@ def tidy(model: ir.Model, job: Job) -> list[str]:
     returned = traced_values(model)
     _strip(model)
     _merge_equal_weights(model)
-    # of all that tracing notes at every node this is kept, so that a value can be found by its module
+    # the only metadata of nodes that is kept: it maps modules to values
     model.metadata_props[MODULES] = json.dumps(returned, separators=(",", ":"))
     return frozen
 
 
 def write(models: Mapping[Path, ir.Model], data: Path) -> None:
-    """Write graphs beside one data file that holds each distinct tensor once. The models refer to the file after."""
+    """Write graphs next to one data file that holds each distinct tensor once; the models refer to it afterwards."""
     import onnx_ir as ir
 
     places: dict[bytes, tuple[int, int]] = {}
@@ -77,7 +77,7 @@ def write(models: Mapping[Path, ir.Model], data: Path) -> None:
 
 
 def _name_axes(model: ir.Model, job: Job) -> list[str]:
-    """Give the job's names to the axes of all values in the graph."""
+    """Name the axes of all values in the graph after the job's, and return those that became constants."""
     names: dict[str, str] = {}
     frozen = []
     declared: dict[str, Axes] = {name: sample.axes for name, sample in flatten(job.inputs)}
@@ -119,7 +119,7 @@ def _rename_axes(value: ir.Value, names: Mapping[str, str]) -> None:
 
 
 def _strip(model: ir.Model) -> None:
-    """Take out stack traces, which hold the paths of this machine, and the wrapper's part of the weights' names."""
+    """Remove stack traces, which contain paths of this machine, and the wrapper's prefix of the weights' names."""
     import onnx_ir as ir
 
     model.metadata_props.clear()
@@ -136,7 +136,7 @@ def _strip(model: ir.Model) -> None:
 
 
 def _merge_equal_weights(model: ir.Model) -> None:
-    """Keep one of each equal weight: tied weights come as two."""
+    """Merge equal weights: tracing writes tied weights twice."""
     first: dict[bytes, ir.Value] = {}
     graph = model.graph
     for name, value in list(graph.initializers.items()):
@@ -155,7 +155,7 @@ def _fixed_shape(tensor: ir.TensorProtocol) -> ir.Shape:
 
 
 def _digest(tensor: ir.TensorProtocol) -> bytes:
-    """Return what tells tensors apart: type, shape and content."""
+    """Return a digest of a tensor's dtype, shape and content."""
     digest = hashlib.sha256(f"{tensor.dtype} {list(tensor.shape)} ".encode())
     digest.update(_bytes(tensor).data)
     return digest.digest()

@@ -1,4 +1,4 @@
-"""Operators of opset 23 that onnxscript 0.7 writes in forms that runtimes do not take."""
+"""Fixes for operators of opset 23 that onnxscript 0.7 writes in forms that runtimes reject."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ if TYPE_CHECKING:
 
 
 def mend_rotations(model: ir.Model) -> None:
-    """Give RotaryEmbedding caches for the whole batch.
+    """Expand the caches of RotaryEmbedding to the whole batch.
 
-    Where a model rotates all rows alike, onnxscript hands the operator caches for one row, which it does not take.
+    If a model rotates all rows alike, onnxscript passes caches for one row, which the operator does not accept.
     """
     import onnx_ir as ir
 
@@ -33,7 +33,7 @@ def mend_rotations(model: ir.Model) -> None:
 def mend_norms(model: ir.Model) -> None:
     """Cast the input of RMSNormalization to the type of its scale, as models with a float32 scale do.
 
-    The standard lets the two differ, but the function that it defines the operator by multiplies them.
+    The standard allows different types, but the operator's function definition multiplies the two.
     """
     import onnx_ir as ir
 
@@ -49,5 +49,5 @@ def mend_norms(model: ir.Model) -> None:
 
 
 def _rows(value: ir.Value | None) -> str | None:
-    """Return the length of a value's first axis, or None where it is not known."""
+    """Return the length of a value's first axis; None if it is unknown."""
     return None if value is None or value.shape is None else str(value.shape[0])

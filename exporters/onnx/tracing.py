@@ -1,4 +1,4 @@
-"""Any model that transformers can trace, as ONNX graphs; `exporting` builds the graphs of the decoders it knows."""
+"""Exports any model that transformers can trace as ONNX graphs; `exporting` builds those of known decoders."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class TracedExport:
     """A traced model.
 
     Attributes:
-        folder: Where it lies.
-        kind: Which graphs there are, and what they take.
-        dtype: The dtype of its weights and activations.
-        graphs: The files with the graphs, in the order in which they are run.
-        weights: The file with the weights of all of them.
-        opset: The version of the ONNX operators.
+        folder: Folder of the export.
+        kind: Kind of the model, which decides the graphs and their inputs.
+        dtype: Dtype of its weights and activations.
+        graphs: Files of the graphs, in order of execution.
+        weights: File of the weights of all graphs.
+        opset: Version of the ONNX operators.
         bytes_on_disk: Size of all files in the folder.
     """
 
@@ -48,7 +48,7 @@ class TracedExport:
 
     @property
     def graph(self) -> Path:
-        """The graph that is run first; the only one unless the model is an encoder and a decoder."""
+        """The graph that runs first; the only one unless the model is an encoder-decoder."""
         return self.graphs[0]
 
 
@@ -60,29 +60,29 @@ def trace(
     opset: Opset = Opset.OPSET_23,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> TracedExport:
-    """Export a model as it computes, by following it through samples of its inputs.
+    """Export a model by tracing it with sample inputs.
 
-    - A decoder becomes `model.onnx`, with the inputs and outputs of `graph.build_graph`; without `position_ids` where
-      the model takes none.
-    - An encoder, or a model with a head for classification, becomes `model.onnx`, with the inputs that it takes and the
-      outputs named after the fields of its result.
-    - An encoder and decoder becomes `encoder_model.onnx`, `decoder_model.onnx` for the first call and
-      `decoder_with_past_model.onnx` for all others, with the names that Optimum gives.
+    - A decoder becomes `model.onnx`, with the inputs and outputs of `graph.build_graph`, but without `position_ids` if
+      the model does not take them.
+    - An encoder, with or without a classification head, becomes `model.onnx`, with the model's inputs and the tensor
+      fields of its output.
+    - An encoder-decoder becomes `encoder_model.onnx`, `decoder_model.onnx` for the first call and
+      `decoder_with_past_model.onnx` for all others, with names as in Optimum.
 
-    `config.json` is written beside; nothing else.
+    Only the weights and `config.json` are written next to the graphs.
 
     Args:
-        model: What to export, set to evaluation, in the dtype of `dtype`. It is left as it is.
-        folder: Where to; it is made, and must be empty if it is there.
-        dtype: The dtype of weights, activations, keys, values and outputs.
-        opset: The version of the ONNX operators.
-        on_progress: Called with the number of steps done and of all, after each step.
+        model: Model to export, in evaluation mode and with the dtype `dtype`; it is not modified.
+        folder: Folder to create; an existing folder must be empty.
+        dtype: Dtype of weights, activations, KV cache and outputs.
+        opset: Version of the ONNX operators.
+        on_progress: Called with the number of completed steps and their total, after each.
 
     Raises:
         MissingExtraError: onnxscript is not installed.
         UnsupportedModelError: The model cannot be traced.
-        OutputError: The folder holds something.
-        ValueError: The model is set to training, or is not of that dtype.
+        OutputError: The folder is not empty.
+        ValueError: The model is in training mode, or has another dtype.
     """
     require_extra("onnxscript", "trace", needed_for="Tracing a model")
     check_traceable(model, folder, dtype)
@@ -112,7 +112,7 @@ def _trace_job(model: PreTrainedModel, job: Job, opset: Opset) -> ir.Model:
     inputs = map_samples(lambda sample: sample.tensor, job.inputs)
     shapes = map_samples(dynamic_axes, job.inputs)
     settings = OnnxConfig(dynamic=True, dynamic_shapes=shapes, opset_version=opset.version)
-    # typed for whole models only, though it exports any module: its own decomposition hands it plain ones
+    # its annotations only allow whole models, but it exports any module, as its own decomposition does
     module = cast("PreTrainedModel", job.module)
     with _fast_export():
         traced: ir.Model = OnnxExporter().export(module, inputs, settings).program
@@ -154,11 +154,11 @@ def _write(
 
 @contextmanager
 def _fast_export() -> Iterator[None]:
-    """Do as `fast_export`, and spare onnxscript a rewrite: 30 layers took 135 s without both, and 60 s with them."""
+    """Apply `fast_export` and disable a rewrite of onnxscript: 30 layers took 135 s without both, 60 s with them."""
     import onnxscript.rewriter
 
     rules = getattr(onnxscript.rewriter, "_DEFAULT_REWRITE_RULES", ())
-    # SlicesSplit goes through the whole graph for each of its nodes, to make one Split of two Slices
+    # SlicesSplit, which merges two Slices into one Split, traverses the whole graph for each node
     onnxscript.rewriter._DEFAULT_REWRITE_RULES = tuple(rule for rule in rules if rule.name != "SlicesSplit")
     try:
         with fast_export():

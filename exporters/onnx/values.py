@@ -1,4 +1,4 @@
-"""Arrays as ONNX Runtime takes them, in all dtypes."""
+"""Conversion between numpy arrays and values of ONNX Runtime, in all dtypes."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from amp_export.exporters.models.session import Floats
 
 _BFLOAT16 = 16
-"""In `TensorProto.DataType`."""
+"""`TensorProto.BFLOAT16`."""
 
 
 def to_value(array: Any, dtype: Dtype | None = None) -> OrtValue:
-    """Return an array as the runtime takes it.
+    """Convert an array to a value of ONNX Runtime.
 
     Args:
-        array: Numbers of any type.
-        dtype: What floating-point numbers are rounded to; None leaves the array as it is.
+        array: Array of any dtype.
+        dtype: Dtype to round floating-point numbers to; None does not convert.
     """
     from onnxruntime import OrtValue
 
@@ -30,24 +30,24 @@ def to_value(array: Any, dtype: Dtype | None = None) -> OrtValue:
         return OrtValue.ortvalue_from_numpy(array if dtype is None else array.astype(dtype.value))
     import ml_dtypes
 
-    # numpy has no bfloat16, so the runtime is given its bits
+    # numpy has no bfloat16, so its bits are passed
     bits = array.astype(ml_dtypes.bfloat16).view("uint16")
     return OrtValue.ortvalue_from_numpy_with_onnx_type(bits, _BFLOAT16)
 
 
 def to_float32(value: OrtValue) -> Floats:
-    """Return a value of floating-point numbers as an array."""
+    """Convert a floating-point value to a float32 array."""
     import numpy as np
 
     if value.data_type() != "tensor(bfloat16)":
         floats: Floats = value.numpy().astype(np.float32, copy=False)
         return floats
-    # onnxruntime 1.32 makes no array of bfloat16
+    # onnxruntime 1.32 does not convert bfloat16 to numpy
     count = int(np.prod(value.shape()))
     halves = np.ctypeslib.as_array((ctypes.c_uint16 * count).from_address(value.data_ptr()))
     return widen_bfloat16(halves).reshape(value.shape())
 
 
 def is_float(value: OrtValue) -> bool:
-    """Return whether a value has floating-point numbers of a dtype that is exported."""
+    """Return whether a value has a floating-point dtype that can be exported."""
     return value.data_type() in ("tensor(float)", "tensor(float16)", "tensor(bfloat16)")

@@ -1,4 +1,4 @@
-"""Chooses the graphs to trace of a model."""
+"""The graphs to trace for each kind of model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def model_kind(model: PreTrainedModel) -> Kind:
-    """Return which graphs `trace` makes of a model."""
+    """Return the kind of a model, which decides the graphs to trace."""
     from amp_export.checkpoints.loading import cache_argument
 
     if not model.can_generate():

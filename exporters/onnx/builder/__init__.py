@@ -1,1 +1,1 @@
-"""Write decoders directly as ONNX graphs."""
+"""Builds decoders directly as ONNX graphs."""

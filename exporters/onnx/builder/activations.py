@@ -1,4 +1,4 @@
-"""The MLP's activation functions, as nodes."""
+"""Activation functions of the MLP, as nodes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def activation_of(config: ModelConfig) -> str:
     """Return the MLP's activation function, named as in `ACT2FN` of transformers' `activations.py`.
 
     Raises:
-        UnsupportedModelError: No nodes are known for it.
+        UnsupportedModelError: The activation function is not supported.
     """
     computation = config.architecture.computation
     assert computation is not None
@@ -34,7 +34,7 @@ def add_activation(graph: Graph, activation: str, value: str, *, output: str) ->
 
 
 def _silu(graph: Graph, value: str, output: str) -> str:
-    # Swish is an operator from opset 24 only
+    # Swish is an operator only from opset 24 on
     sigmoid = graph.add("Sigmoid", value, output=f"{output}.sigmoid")
     return graph.add("Mul", value, sigmoid, output=output)
 

@@ -1,4 +1,4 @@
-"""The attention of a layer, as nodes: from projections that may be fused to the output projection."""
+"""Attention of a layer, as nodes: from the projections, which may be fused, to the output projection."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Attention(Parts):
     """Adds attentions to a graph."""
 
     def add(self, layer: int, widths: LayerWidths, hidden: str, mask: str) -> str:
-        """Add the attention of a layer, and its new keys and values to the past."""
+        """Add the attention of a layer, and append its keys and values to the KV cache."""
         scope = f"{self.config.architecture.layers}.{layer}"
         queries, keys, values = self._add_projections(scope, widths, hidden)
         queries = self._add_heads(queries, widths.query_heads, norm=self._norm_name(scope, "query"))
@@ -39,8 +39,8 @@ class Attention(Parts):
                 output=f"{scope}.attention",
             )
         else:
-            # grouped key/value heads stay as they are: Attention shares each among its group of query heads.
-            # softmax_precision is left out: TensorRT-RTX 1.7 refuses Attention with it
+            # key/value heads are not repeated: Attention shares each among its group of query heads.
+            # softmax_precision is not set: TensorRT-RTX 1.7 rejects Attention with it
             attended = self.graph.add(
                 "Attention", queries, keys, values, mask, output=f"{scope}.attention", scale=self._scale(layer)
             )
@@ -50,10 +50,11 @@ class Attention(Parts):
         return self.add_linear(scope, self.config.architecture.attention.output, joined)
 
     def prepare_positions(self) -> None:
-        """Add the rows that positions have in caches of two halves: the second holds for texts beyond the original.
+        """Add the rows of the rotary caches at the positions of the batch.
 
-        The longest text of a batch decides for all: `longrope_frequency_update`, `modeling_rope_utils.py`,
-        transformers 5.24.
+        If the frequencies switch, the caches have two halves: the second is for texts beyond the original context. The
+        longest text of a batch decides for all: `longrope_frequency_update`, `modeling_rope_utils.py`, transformers
+        5.24.
         """
         for rope in self._ropes.values():
             if rope.switches:
@@ -68,7 +69,7 @@ class Attention(Parts):
                     add_rotation_rows(self.graph, cache, self._positions(rope), interleaved=self._is_interleaved)
 
     def prepare_mask(self, mask: str) -> str:
-        """Return the mask for the attention: with an axis for the query heads of a group where that is spelled out."""
+        """Return the attention mask, with an axis for the query heads of a group if attention takes several nodes."""
         if not self._is_spelled_out:
             return mask
         return self.graph.add("Unsqueeze", mask, self.graph.integers(2), output=f"{mask}.of_group")
@@ -79,9 +80,9 @@ class Attention(Parts):
 
     @property
     def _is_spelled_out(self) -> bool:
-        """Whether it takes more than one node.
+        """Whether attention takes more than one node.
 
-        Attention would cap too, but before the mask in ONNX Runtime 1.32 and after it in 1.24.
+        Attention has a soft cap too, but ONNX Runtime 1.32 applies it before the mask, and 1.24 after it.
         """
         field = self.computation.attention_softcap
         is_capped = field is not None and self.config.fields[field] is not None
@@ -101,7 +102,7 @@ class Attention(Parts):
         return scale / (layer + 1) if fact.by_layer is not None and fields[fact.by_layer] else scale
 
     def _add_projections(self, scope: str, widths: LayerWidths, hidden: str) -> list[str]:
-        """Add queries, keys and values, each with its heads side by side on the last axis or on the last two."""
+        """Add the projections to queries, keys and values, whose heads lie on the last axis or the last two."""
         attention, head_dim = self.config.architecture.attention, self.config.head_dim
         if len(attention.inputs) == 3:
             return [self.add_linear(scope, projection, hidden) for projection in attention.inputs]
@@ -117,7 +118,7 @@ class Attention(Parts):
         return list(self.graph.split(fused, [count // groups * head_dim for count in heads], outputs=names))
 
     def _add_heads(self, projected: str, heads: int, *, norm: str | None = None) -> str:
-        """Add a projection, split into heads: [batch_size, heads, sequence_length, head_dim]."""
+        """Split a projection into heads, [batch_size, heads, sequence_length, head_dim], and add their norm if any."""
         span = self._head_norms.span if self._head_norms is not None and norm is not None else None
         if norm is not None and span is NormSpan.ALL_HEADS:
             projected = self.add_norm(norm, projected)
@@ -130,7 +131,7 @@ class Attention(Parts):
         return self.graph.add("Transpose", split, output=f"{projected}.heads", perm=[0, 2, 1, 3])
 
     def _add_rotation(self, heads: str, rope: Rope) -> str:
-        """Turn the first dimensions of each head; `rotary_embedding_dim` is not for four axes in ONNX Runtime 1.23."""
+        """Rotate the first dimensions of each head; ONNX Runtime 1.23 has no `rotary_embedding_dim` for four axes."""
         rest = self.config.head_dim - rope.dimensions
         turning, *still = (
             self.graph.split(heads, [rope.dimensions, rest], outputs=[f"{heads}.turning", f"{heads}.still"])

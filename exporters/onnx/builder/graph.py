@@ -1,7 +1,7 @@
-"""A decoder as a graph of standard operators: no tracing, no torch, one graph for prefill and decode.
+"""Builds a decoder as a graph of standard operators: without tracing or torch, one graph for prefill and decode.
 
-Two choices are TensorRT's: keys and values are joined to the past by Concat, not by Attention itself, because it takes
-Attention with one output only; and the mask is computed once, as truth values, and shared by all layers.
+Two choices are made for TensorRT: Concat, not Attention, appends keys and values to the KV cache, because TensorRT
+supports Attention with one output only; and the mask is computed once, as booleans, and shared by all layers.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ def build_graph(
     vocab_size] and `present.N.key|value`, whose third axis is total_sequence_length.
 
     Args:
-        config: The decoder's config, of which `can_build` says that it can be built.
-        widths: The widths of each layer.
-        stored: Where each weight lies in the data file, from `lay_out`.
-        dtype: The dtype of weights, activations, keys, values and logits.
-        opset: The version of the operators.
-        data_file: The data file's name, in the same folder as the graph.
+        config: Config of the decoder, which `can_build` supports.
+        widths: Widths of each layer.
+        stored: Layout of the weights in the data file, from `lay_out`.
+        dtype: Dtype of weights, activations, KV cache and logits.
+        opset: Version of the operators.
+        data_file: Name of the data file, in the same folder as the graph.
     """
     graph = Graph(stored, dtype=dtype, data_file=data_file, opset=opset)
     _declare(graph, config, widths)
@@ -80,10 +80,10 @@ def _declare(graph: Graph, config: ModelConfig, widths: Sequence[LayerWidths]) -
 
 @dataclass(frozen=True)
 class _Decoder(Parts):
-    """Adds what lies around the attentions."""
+    """Adds the parts of a decoder around its attentions."""
 
     def add_embedding(self) -> str:
-        """Add the tokens' vectors, and those of their positions where they are learned."""
+        """Add the token embeddings, and the position embeddings if they are learned."""
         name = self.config.architecture.embedding
         hidden = self.graph.add("Gather", self.graph.weight(f"{name}.weight"), "input_ids", output=name, axis=0)
         hidden = self.add_factor(self.computation.embedding_factor, hidden, output=f"{name}.scaled")
@@ -99,7 +99,7 @@ class _Decoder(Parts):
         return self.graph.add("Add", hidden, positions, output=f"{name}.placed")
 
     def add_layer(self, attention: Attention, layer: int, widths: LayerWidths, hidden: str, mask: str) -> str:
-        """Add a layer; what attention and MLP make is added to what the layer is given."""
+        """Add a layer, with the residual connections around attention and MLP."""
         scope = f"{self.config.architecture.layers}.{layer}"
         order = next(order for order in self.computation.orders if self.config.meets(order.when))
         normed = self._add_norm_if_any(scope, order.before_attention, hidden)
@@ -115,10 +115,11 @@ class _Decoder(Parts):
         return self.graph.add("Add", between, made, output=scope)
 
     def add_head(self, hidden: str) -> None:
-        """Add the final norm and the logits; tied embeddings are read from the one copy that there is.
+        """Add the final norm and the LM head, which shares the weight of tied embeddings.
 
-        The weight is [vocab_size, hidden_size], and Gemm turns it in its kernel. MatMul with a Transpose of the weight
-        made ONNX Runtime 1.32 turn it at load, which took 0.5 s more for 135M parameters and was no faster after.
+        The weight is [vocab_size, hidden_size], and Gemm transposes it in its kernel. With MatMul and a Transpose of
+        the weight, ONNX Runtime 1.32 transposed it at load, which took 0.5 s more for 135M parameters and was no faster
+        afterwards.
         """
         architecture, graph, head = self.config.architecture, self.graph, self.config.architecture.head
         source = architecture.embedding if self.config.tie_word_embeddings else head

@@ -1,4 +1,4 @@
-"""What layers are made of, as nodes: linear layers, norms, factors and soft caps."""
+"""Components of layers, as nodes: linear layers, norms, factors and soft caps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from amp_export.exporters.onnx.builder.nodes import Graph
 from amp_export.exporters.onnx.builder.opset20 import add_rms_norm
 
 _FLOAT = 1
-"""`TensorProto.FLOAT`, as the attribute `stash_type` wants it."""
+"""`TensorProto.FLOAT`, for the attribute `stash_type`."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Parts:
 
     @property
     def computation(self) -> Computation:
-        """The facts of what the decoder computes."""
+        """Facts about the decoder's computation."""
         computation = self.config.architecture.computation
         assert computation is not None
         return computation
@@ -35,7 +35,7 @@ class Parts:
         return self.graph.add("Add", product, self.graph.weight(f"{name}.bias"), output=name)
 
     def add_norm(self, name: str, value: str) -> str:
-        """Add a norm over the last axis, whose weight has that axis alone."""
+        """Add a norm over the last axis, whose weight has only that axis."""
         weight = self.graph.weight(f"{name}.weight")
         bias = [self.graph.weight(f"{name}.bias")] if self.graph.has_weight(f"{name}.bias") else []
         return self._normalize(value, weight, *bias, output=name)
@@ -43,14 +43,14 @@ class Parts:
     def add_norm_of_each_head(self, name: str, value: str) -> str:
         """Add a norm over the last axis, with a row of weights for each head of [batch, sequence, heads, head_dim].
 
-        ONNX Runtime 1.23 takes no such weight in LayerNormalization, so it is multiplied by a node of its own.
+        ONNX Runtime 1.23 does not support such a weight in LayerNormalization, so a separate node multiplies by it.
         """
         ones = self.graph.numbers(1.0, shape=[self.config.head_dim])
         plain = self._normalize(value, ones, output=f"{name}.plain")
         return self.graph.add("Mul", plain, self.graph.weight(f"{name}.weight"), output=name)
 
     def add_factor(self, factor: Factor | None, value: str, *, output: str) -> str:
-        """Add a multiplication, unless it is with one; the power -1 divides, as transformers does."""
+        """Multiply by a factor unless it is 1; with the power -1, divide as transformers does."""
         if factor is None or (number := self.config.factor(factor)) == 1.0:
             return value
         if factor.power == -1.0:
@@ -67,7 +67,7 @@ class Parts:
         return self.graph.add("Mul", bounded, cap, output=output)
 
     def _normalize(self, value: str, *weights: str, output: str) -> str:
-        """Return the mean is taken in float32 whatever the dtype, as transformers does."""
+        """Add a norm, whose mean is computed in float32 for every dtype, as in transformers."""
         operator = "LayerNormalization" if self.computation.norm is NormKind.LAYER else "RMSNormalization"
         named = self.computation.epsilon
         epsilon = float(self.config.fields[named] if isinstance(named, str) else named)

@@ -1,4 +1,4 @@
-"""Which key each query sees, as nodes: causal, padding left out, and within a sliding window where there is one."""
+"""Attention masks, as nodes: causal, without padding, and within a sliding window if there is one."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ if TYPE_CHECKING:
 
 
 def add_masks(graph: Graph, windows: Iterable[int | None]) -> dict[int | None, str]:
-    """Add one mask for each distinct width of window; None is full attention.
+    """Add one mask for each distinct window; None is full attention.
 
-    A query sees the keys up to its own place, padding left out, and of these the last `window`. Places count padding,
-    as in `sliding_window_overlay`, `masking_utils.py`, transformers 5.23. Every query sees itself, padding or not: a
-    softmax over no key is NaN, and through the next layer's values the NaN would reach the real tokens.
+    A query attends to the keys up to its own position, without padding, and with a window only to those less than
+    `window` positions before it. Positions count padding, as in `sliding_window_overlay`, `masking_utils.py`,
+    transformers 5.23. Every query attends to itself, even padding: a softmax over no keys is NaN, which would reach the
+    real tokens through the values of the next layer.
 
     Returns:
-        By width, the name of a truth value [batch_size, 1, sequence_length, total_sequence_length].
+        By window, the name of a boolean value [batch_size, 1, sequence_length, total_sequence_length].
     """
     queries, keys = _add_places(graph)
     causal = graph.add("LessOrEqual", keys, queries, output="mask.causal")
@@ -40,7 +41,7 @@ def add_masks(graph: Graph, windows: Iterable[int | None]) -> dict[int | None, s
 
 
 def _add_places(graph: Graph) -> tuple[str, str]:
-    """Add the places of the queries [sequence_length, 1] and of the keys [total_sequence_length]."""
+    """Add the positions of the queries [sequence_length, 1] and of the keys [total_sequence_length]."""
     zero, one = graph.integer(0), graph.integer(1)
     sizes = graph.add("Shape", "attention_mask", output="mask.total_shape")
     total = graph.add("Gather", sizes, one, output="mask.total")

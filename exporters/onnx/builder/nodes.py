@@ -1,4 +1,4 @@
-"""A graph under construction: nodes, constants and weights, collected in the order of the computation."""
+"""A graph under construction: nodes, constants and weights, in order of execution."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 
 
 class ValueKind(enum.Enum):
-    """The numbers of a graph's input or output: in the graph's dtype, or int64."""
+    """Dtype of a graph's input or output: the graph's dtype, or int64."""
 
     FLOAT = enum.auto()
     INTEGER = enum.auto()
 
 
 class Graph:
-    """Collects what becomes an ONNX graph; every method that makes a value returns the value's name.
+    """Collects the parts of an ONNX graph; every method that adds a value returns the value's name.
 
     Args:
-        stored: The tensors of the data file, from `lay_out`.
-        dtype: The dtype of all that is not an integer or a truth value.
-        data_file: The data file's name, in the same folder as the graph.
-        opset: The version of its operators.
+        stored: Tensors of the data file, from `lay_out`.
+        dtype: Dtype of all values that are neither integers nor booleans.
+        data_file: Name of the data file, in the same folder as the graph.
+        opset: Version of its operators.
 
     Attributes:
         dtype: As given.
@@ -51,7 +51,7 @@ class Graph:
         self._outputs: list[onnx.ValueInfoProto] = []
 
     def add(self, operator: str, *inputs: str, output: str, **attributes: Attribute) -> str:
-        """Add a node with one output, which names the node too."""
+        """Add a node with one output; the node has the same name."""
         from onnx import helper
 
         node = helper.make_node(operator, inputs, [output], name=output)
@@ -66,13 +66,13 @@ class Graph:
         return bool(defs.has(operator, self.opset.version))
 
     def cast(self, value: str, dtype: Dtype, *, output: str, source: Dtype | None = None) -> str:
-        """Round a value to a dtype, or returns it as it is where it has that already.
+        """Cast a value to a dtype, or return it unchanged if it has that dtype.
 
         Args:
-            value: The value.
-            dtype: The dtype to have.
-            output: The name of the result.
-            source: The dtype that it has; by default the graph's.
+            value: Name of the value.
+            dtype: Dtype of the result.
+            output: Name of the result.
+            source: Dtype of the value; by default the graph's.
         """
         if dtype is (source or self.dtype):
             return value
@@ -108,19 +108,19 @@ class Graph:
         return name
 
     def integers(self, *values: int) -> str:
-        """Return a constant list of int64; equal lists are one constant."""
+        """Return a constant list of int64; equal lists share one constant."""
         return self._constant(f"list_{'_'.join(map(str, values))}", values, shape=[len(values)])
 
     def integer(self, value: int) -> str:
-        """Return a constant int64 without axes."""
+        """Return a constant int64 scalar."""
         return self._constant(f"scalar_{value}", [value], shape=[])
 
     def number(self, value: float, *, dtype: Dtype | None = None) -> str:
-        """Return a constant without axes, in the graph's dtype by default, rounded to float32 first as torch does."""
+        """Return a constant scalar, by default of the graph's dtype, rounded to float32 first as in torch."""
         return self.numbers(value, shape=[], dtype=dtype)
 
     def numbers(self, value: float, *, shape: Sequence[int], dtype: Dtype | None = None) -> str:
-        """Return a constant that holds one value all over, of the graph's dtype by default."""
+        """Return a constant filled with one value, by default of the graph's dtype."""
         import numpy as np
         from onnx import helper
 
@@ -138,11 +138,11 @@ class Graph:
         return name
 
     def declare_output(self, name: str, shape: Shape) -> None:
-        """Make a value, of the graph's dtype, an output of the graph."""
+        """Declare a value, of the graph's dtype, as an output of the graph."""
         self._outputs.append(self._value_info(name, shape, ValueKind.FLOAT))
 
     def to_model(self, *, name: str, description: str) -> onnx.ModelProto:
-        """Put everything together."""
+        """Return the ONNX model."""
         from onnx import helper
 
         from amp_export._version import __version__

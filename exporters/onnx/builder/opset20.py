@@ -1,8 +1,8 @@
-"""Operators of opset 23 as operators of opset 20, for runtimes that do not know them yet.
+"""Operators of opset 23 as operators of opset 20, for runtimes that do not support them.
 
-Such are TensorRT before 10.15, whose parser knows RotaryEmbedding and RMSNormalization since 10.15 and Attention since
-10.14 (onnx-tensorrt, pull requests 1043 and 1048), and ONNX Runtime before 1.23. In float32 they are for all of
-TensorRT, which has no kernel for such an Attention.
+These are TensorRT before 10.15, whose parser supports RotaryEmbedding and RMSNormalization since 10.15 and Attention
+since 10.14 (onnx-tensorrt, pull requests 1043 and 1048), and ONNX Runtime before 1.23. In float32, every version of
+TensorRT needs them, because it has no kernel for such an Attention.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def add_rms_norm(graph: Graph, value: str, weight: str, *, epsilon: float, output: str) -> str:
-    """Add RMSNormalization-23 over the last axis, its mean in float32 (`stash_type` 1)."""
+    """Add RMSNormalization-23 over the last axis, with its mean in float32 (`stash_type` 1)."""
     value = graph.cast(value, Dtype.FLOAT32, output=f"{output}.float32")
     squares = graph.add("Mul", value, value, output=f"{output}.squares")
     mean = graph.add("ReduceMean", squares, graph.integers(-1), output=f"{output}.mean")
@@ -33,7 +33,7 @@ def add_rms_norm(graph: Graph, value: str, weight: str, *, epsilon: float, outpu
 def add_rotation_rows(graph: Graph, cache: str, positions: str, *, interleaved: bool) -> str:
     """Add the rows of a rotary cache at the positions of a batch, for all heads: [batch, 1, sequence, dimensions / 2].
 
-    Where pairs lie side by side, an axis of one follows, for the two of a pair.
+    If pairs are interleaved, an axis of size 1 follows, for the two values of a pair.
     """
     rows = graph.add("Gather", graph.weight(cache), positions, output=f"{cache}.rows", axis=0)
     axes = graph.integers(1, 4) if interleaved else graph.integers(1)
@@ -67,13 +67,13 @@ def add_rotation(
 
 @dataclass(frozen=True)
 class AttentionParts:
-    """What an attention is made of.
+    """Inputs of an attention.
 
     Attributes:
         queries: [batch, query heads, sequence, head_dim].
         keys: [batch, key/value heads, total sequence, head_dim].
-        values: Alike.
-        mask: Which key a query sees: [batch, 1, 1, sequence, total sequence].
+        values: [batch, key/value heads, total sequence, head_dim].
+        mask: Which keys a query attends to: [batch, 1, 1, sequence, total sequence].
     """
 
     queries: str
@@ -92,18 +92,18 @@ def add_attention(
     cap: Callable[[str], str],
     output: str,
 ) -> str:
-    """Add Attention-23 with one output, node by node; its softmax is in float32, as in transformers' eager attention.
+    """Add Attention-23 with one output as several nodes, with softmax in float32 as in transformers' eager attention.
 
-    Query heads of a group lie on an axis of their own, so that keys and values need not be repeated.
+    The query heads of a group have their own axis, so that keys and values need not be repeated.
 
     Args:
-        graph: Where to add it.
-        parts: What it takes.
-        widths: Of this layer.
-        head_dim: The width of a head.
-        scale: What queries are multiplied by: before the products, which float16 could not hold otherwise.
-        cap: Adds what is done to the scores before they are masked.
-        output: The name of the result, [batch, query heads, sequence, head_dim].
+        graph: Graph to add it to.
+        parts: Inputs of the attention.
+        widths: Widths of this layer.
+        head_dim: Width of a head.
+        scale: Factor on the queries; scaling the products instead would overflow in float16.
+        cap: Function that adds the soft cap, if any, to the scores before they are masked.
+        output: Name of the result, [batch, query heads, sequence, head_dim].
     """
     queries = parts.queries
     if scale != 1.0:

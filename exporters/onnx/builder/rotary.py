@@ -1,7 +1,7 @@
 """Cosines and sines of rotary position embeddings, in numpy.
 
-A frequency that is off by one rounding turns an angle by 5e-4 at position 8192. So the steps here are taken in float32
-and in the order in which transformers takes them: `modeling_rope_utils.py` and `LlamaRotaryEmbedding`, 5.24.
+A frequency that is off by one rounding changes an angle by 5e-4 at position 8192. So all steps are computed in float32
+and in the order of transformers 5.24: `modeling_rope_utils.py` and `LlamaRotaryEmbedding`.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ SIN_CACHE = "rotary.sin_cache"
 
 @dataclass(frozen=True)
 class Rope:
-    """Rotary embeddings of some layers, or of all.
+    """Rotary embeddings of some or all layers.
 
     Attributes:
-        parameters: `rope_type`, `rope_theta` and what the type needs besides.
-        dimensions: How many dimensions of a head turn.
-        positions: Tokens of the longest context.
+        parameters: `rope_type`, `rope_theta` and the other parameters of the type.
+        dimensions: Number of dimensions of a head that are rotated.
+        positions: Longest context in tokens.
         cos_cache: Name of the cosines.
         sin_cache: Name of the sines.
     """
@@ -45,17 +45,17 @@ class Rope:
 
     @property
     def rope_type(self) -> str:
-        """The way of computing frequencies."""
+        """The method that computes frequencies."""
         return str(self.parameters["rope_type"])
 
     @property
     def switches(self) -> bool:
-        """Whether texts beyond the original context have other frequencies, which are the caches' second half."""
+        """Whether texts beyond the original context use other frequencies, in the second half of the caches."""
         return self.rope_type == "longrope"
 
     @property
     def rows(self) -> int:
-        """How many rows the caches have."""
+        """Number of rows of the caches."""
         return 2 * self.positions if self.switches else self.positions
 
 
@@ -79,7 +79,7 @@ def check_rope(rope: Rope) -> None:
     """Refuse RoPE parameters for which no frequencies can be computed.
 
     Raises:
-        UnsupportedModelError: The `rope_type` is not supported, or the dimensions that turn do not come in pairs.
+        UnsupportedModelError: The `rope_type` is not supported, or the rotated dimensions are not in pairs.
         ModelError: A parameter that the type needs is missing.
     """
     if rope.rope_type not in _INVERSE_FREQUENCIES:
@@ -99,14 +99,14 @@ def check_rope(rope: Rope) -> None:
 
 
 def inverse_frequencies(rope: Rope) -> tuple[Array, float]:
-    """Return the angle by which each pair of a head's dimensions turns per position, and a factor on cosines and sines.
+    """Return the rotation per position of each pair of a head's dimensions, and a factor on cosines and sines.
 
     Returns:
-        Radians per position, float32 [dimensions / 2], or [2, dimensions / 2] where they switch; and the attention
-        factor (1 for all types but yarn and longrope).
+        Radians per position, float32 [dimensions / 2], or [2, dimensions / 2] if they switch; and the attention factor
+        (1 for all types except yarn and longrope).
 
     Raises:
-        UnsupportedModelError: The `rope_type` is not supported.
+        UnsupportedModelError: The `rope_type` is not supported, or the rotated dimensions are not in pairs.
         ModelError: A parameter that the type needs is missing.
     """
     check_rope(rope)
@@ -134,19 +134,19 @@ def _positions_per_radian(rope: Rope) -> Array:
 
     exponents = np.arange(0, rope.dimensions, 2, dtype=np.float32) / np.float32(rope.dimensions)
     theta = np.float32(rope.parameters["rope_theta"])
-    # in float64, rounded once: at most 1 rounding from torch's power, where numpy's in float32 was up to 2
+    # in float64, rounded once: at most 1 rounding from torch's power; numpy's float32 power was up to 2 off
     return (np.float64(theta) ** exponents.astype(np.float64)).astype(np.float32)
 
 
 def _default(rope: Rope) -> tuple[Array, float]:
-    """Return RoFormer (arXiv 2104.09864), section 3.2.2."""
+    """Return the frequencies of RoFormer (arXiv 2104.09864), section 3.2.2."""
     import numpy as np
 
     return np.float32(1.0) / _positions_per_radian(rope), 1.0
 
 
 def _linear(rope: Rope) -> tuple[Array, float]:
-    """Interpolate positions (arXiv 2306.15595, section 2.3): they shrink by `factor`, here the frequencies do."""
+    """Interpolate positions (arXiv 2306.15595, section 2.3) by dividing the frequencies by `factor`."""
     import numpy as np
 
     frequencies, _ = _default(rope)
@@ -154,7 +154,7 @@ def _linear(rope: Rope) -> tuple[Array, float]:
 
 
 def _llama3(rope: Rope) -> tuple[Array, float]:
-    """Return Llama 3.1: slow frequencies are divided by `factor`, fast ones kept, those between are blended.
+    """Return the frequencies of Llama 3.1: slow ones divided by `factor`, fast ones kept, those between blended.
 
     Source: `_compute_llama3_parameters`, `modeling_rope_utils.py`, transformers 5.23.
     """
@@ -174,7 +174,7 @@ def _llama3(rope: Rope) -> tuple[Array, float]:
 
 
 def _yarn(rope: Rope) -> tuple[Array, float]:
-    """Return YaRN (arXiv 2309.00071), sections 3.2 to 3.4: a ramp between kept and divided frequencies.
+    """Return the frequencies of YaRN (arXiv 2309.00071), sections 3.2 to 3.4: a ramp from kept to divided ones.
 
     Source: `_compute_yarn_parameters`, `modeling_rope_utils.py`, transformers 5.23.
     """
@@ -200,13 +200,13 @@ def _yarn(rope: Rope) -> tuple[Array, float]:
 
 
 def _pair_that_turns(rope: Rope, turns: float) -> float:
-    """Return the pair, as a fraction, that makes this many turns over the original context (YaRN, eq. 20)."""
+    """Return the fractional index of the pair with this many turns over the original context (YaRN, eq. 20)."""
     original: int = rope.parameters["original_max_position_embeddings"]
     return rope.dimensions * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(rope.parameters["rope_theta"]))
 
 
 def _yarn_attention_factor(parameters: Mapping[str, Any], factor: float) -> float:
-    """Return what cosines and sines are multiplied with: `sqrt(1/t)` of arXiv 2309.00071, equation 22."""
+    """Return the factor on cosines and sines: `sqrt(1/t)` of arXiv 2309.00071, equation 22."""
     given: float | None = parameters.get("attention_factor")
     if given is not None:
         return given
@@ -221,7 +221,7 @@ def _magnitude(factor: float, weight: float) -> float:
 
 
 def _longrope(rope: Rope) -> tuple[Array, float]:
-    """Apply LongRoPE (arXiv 2402.13753): each pair has one factor within the original context, and one beyond it.
+    """Return the frequencies of LongRoPE (arXiv 2402.13753): a factor per pair within the original context, one beyond.
 
     Source: `_compute_longrope_parameters`, `modeling_rope_utils.py`, transformers 5.24.
     """
@@ -253,4 +253,4 @@ _REQUIRED: Mapping[str, tuple[str, ...]] = {
     "yarn": ("rope_theta", "factor"),
     "longrope": ("rope_theta", "short_factor", "long_factor"),
 }
-"""What each type cannot do without; `ModelConfig` fills in `original_max_position_embeddings`."""
+"""Required parameters of each type; `ModelConfig` fills in `original_max_position_embeddings`."""

@@ -1,4 +1,4 @@
-"""The data file beside a graph: where each tensor lies in it, and the copying of a checkpoint's weights into it."""
+"""The data file next to a graph: its layout, and the copying of a checkpoint's weights into it."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class StoredTensor:
     """One tensor of the data file.
 
     Attributes:
-        name: Its name in the checkpoint, or that of a rotary cache.
+        name: Its name in the checkpoint, or the name of a rotary cache.
         shape: Its shape as stored.
-        transposed: Whether the checkpoint's rows are its columns.
-        from_one: Whether the checkpoint has what must be added to one.
+        transposed: Whether it is the transpose of the checkpoint's tensor.
+        from_one: Whether one must be added to the checkpoint's values.
         layer: The decoder layer it belongs to, or None.
-        offset: Its first byte.
-        nbytes: How many bytes it takes.
+        offset: Offset of its first byte.
+        nbytes: Its size in bytes.
     """
 
     name: str
@@ -51,11 +51,11 @@ class StoredTensor:
 
 
 def lay_out(config: ModelConfig, widths: Sequence[LayerWidths], dtype: Dtype) -> tuple[StoredTensor, ...]:
-    """Say where each tensor of a decoder lies in the data file, in the order of the computation.
+    """Return the layout of a decoder's tensors in the data file.
 
-    Linear layers are stored as [in, out], which is how MatMul takes them. The embedding and the head stay as they are
-    in the checkpoint, [vocab_size, hidden_size], so that tied ones are stored once. Norms whose weight counts from one
-    are stored with the one added, rounded once.
+    Linear layers are stored as [in, out], as MatMul takes them. The embedding and the LM head stay as in the
+    checkpoint, [vocab_size, hidden_size], so that tied ones are stored once. Norm weights that count from one are
+    stored with the one added, rounded once.
     """
     shapes = {name: shape for rope in ropes(config).values() for name, shape in _cache_shapes(rope).items()}
     layers = config.architecture.layers
@@ -80,14 +80,14 @@ def _cache_shapes(rope: Rope) -> dict[str, tuple[int, ...]]:
 
 
 def _linear_weights(config: ModelConfig) -> set[str]:
-    """Return the names, below a layer, of the weights that are [out, in] in the checkpoint."""
+    """Return the names, relative to a layer, of the weights that are [out, in] in the checkpoint."""
     blocks = (config.architecture.attention, config.architecture.mlp)
     projections = [projection for block in blocks for projection in (*block.inputs, block.output)]
     return {f"{projection.name}.weight" for projection in projections if not projection.transposed}
 
 
 def _weights_from_one(config: ModelConfig) -> set[str]:
-    """Return the names, below a layer where they are of one, of the norms' weights that count from one."""
+    """Return the names of norm weights that count from one; those in a layer are relative to it."""
     computation = config.architecture.computation
     if computation is None or computation.norm is not NormKind.RMS_FROM_ONE:
         return set()
@@ -106,11 +106,11 @@ def write_weights(
     """Copy a checkpoint's weights into the data file, holding one tensor in memory at a time.
 
     Args:
-        checkpoint: Where the weights come from.
-        stored: What `lay_out` returned for it.
-        file: The data file; it is made.
-        dtype: The dtype to write.
-        on_progress: Called with the number of layers done and of all, after each layer.
+        checkpoint: Checkpoint to read the weights from.
+        stored: Layout that `lay_out` returned for it.
+        file: Data file to create.
+        dtype: Dtype to write.
+        on_progress: Called with the number of written layers and their total, after each.
 
     Raises:
         ModelError: A weight is NaN or infinite.
@@ -130,7 +130,7 @@ def write_weights(
 
 
 def _split_name(name: str, layers: str) -> tuple[int | None, str]:
-    """Return the layer that a tensor belongs to, and its name below it; None and the whole name where it is of none."""
+    """Return the layer of a tensor and its name relative to the layer; None and the full name outside of layers."""
     if not name.startswith(f"{layers}."):
         return None, name
     number, _, below = name.removeprefix(f"{layers}.").partition(".")
@@ -147,8 +147,8 @@ def _convert(array: Array, tensor: StoredTensor, dtype: Dtype) -> Array:
         return np.ascontiguousarray(array)
     converted = np.empty(tensor.shape, numpy_dtype)
     target = converted.T if tensor.transposed else converted
-    with np.errstate(over="ignore"):  # looked for below
-        # in strips of rows: one transposing copy of the whole misses the cache at every element
+    with np.errstate(over="ignore"):  # checked below
+        # in strips of rows: a single transposing copy misses the cache at every element
         for start in range(0, len(array), _STRIP_ROWS):
             target[start : start + _STRIP_ROWS] = array[start : start + _STRIP_ROWS]
     if dtype is Dtype.FLOAT16 and not np.isfinite(converted).all():

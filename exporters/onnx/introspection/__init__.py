@@ -1,1 +1,1 @@
-"""Look inside ONNX graphs: module scopes and intermediate values."""
+"""Inspection of ONNX graphs: module scopes and intermediate values."""

@@ -1,4 +1,4 @@
-"""Which value of a graph each module of a model returns: exporters leave the modules' names in nodes or beside them."""
+"""Maps modules to the graph values that they return, by the module names that exporters store in a graph."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 MODULES = "amp_export.modules"
-"""Under which a graph that was traced keeps a JSON object: the value that each module returns, by the module's name."""
+"""Metadata key of a traced graph; its value is a JSON object that maps each module to the value it returns."""
 
 SCOPES = "pkg.torch.onnx.name_scopes"
-"""Where torch's exporter notes the modules that a node is from, outermost first, and then an operation of its own.
+"""Metadata key of torch's exporter for the modules of a node, outermost first, followed by the operation.
 
 Source: `_set_node_metadata`, torch/onnx/_internal/exporter/_core.py, torch 2.13."""
 
 WRAPPER = "model."
-"""What is traced here is a module that holds the model under this name."""
+"""Prefix of module names: the traced module wraps the model under this name."""
 
 _ALIASES = ((r"\battn\b", "self_attn"), (r"\blayers\.\d+\.final_norm_layernorm\b", "norm"))
-"""Modules that the onnxruntime-genai builder calls otherwise: `make_attention` and `make_layernorm`, models/builders/
-base.py, 0.18, where the last norm counts as one of the layer after the last."""
+"""Module names of the onnxruntime-genai builder and of transformers: `make_attention` and `make_layernorm`,
+models/builders/base.py, 0.18, which assigns the final norm to a layer after the last one."""
 
 
 @dataclass(frozen=True)
 class Scoped:
-    """A node, as far as it tells what modules return.
+    """A node and its modules.
 
     Attributes:
-        modules: The modules that it is in, outermost first.
-        inputs: The names of what it takes.
-        outputs: The names of what it makes, as far as a module may return it.
+        modules: Modules that contain it, outermost first.
+        inputs: Names of its inputs.
+        outputs: Names of its outputs that a module may return.
     """
 
     modules: tuple[str, ...]
@@ -45,14 +45,14 @@ class Scoped:
 
 
 def returned_values(nodes: Sequence[Scoped], results: Collection[str]) -> dict[str, str]:
-    """Return the value that each module returns: the last that is made within it and used outside.
+    """Return the value that each module returns: the last one that is computed inside and used outside.
 
     Args:
-        nodes: All nodes, in the order of the computation.
-        results: What the graph returns.
+        nodes: All nodes, in order of execution.
+        results: Names of the graph's outputs.
 
     Returns:
-        The value's name, by the module's.
+        Names of values, by module.
     """
     users: dict[str, list[frozenset[str]]] = {name: [frozenset()] for name in results}
     for node in nodes:
@@ -61,7 +61,7 @@ def returned_values(nodes: Sequence[Scoped], results: Collection[str]) -> dict[s
             users.setdefault(name, []).append(within)
     returned = {}
     for node in nodes:
-        # of several, the first is the result of the operation, and others are by-products such as a sum or a mean
+        # reversed, so that the first output, the result, overwrites by-products such as a sum or a mean
         for name in reversed(node.outputs):
             for module in node.modules:
                 if any(module not in within for within in users.get(name, ())):
@@ -70,7 +70,7 @@ def returned_values(nodes: Sequence[Scoped], results: Collection[str]) -> dict[s
 
 
 def traced_values(model: ir.Model) -> dict[str, str]:
-    """Return the values that modules return, of a graph that was traced just now, by names within the wrapped model."""
+    """Return the value that each module returns in a newly traced graph, by module names of the wrapped model."""
     graph = model.graph
     return returned_values([_scoped(node) for node in graph], {str(value.name) for value in graph.outputs})
 
@@ -85,9 +85,9 @@ def _scoped(node: ir.Node) -> Scoped:
 
 
 def module_values(model: onnx.ModelProto) -> dict[str, str]:
-    """Return the values that modules return, of a graph that any exporter wrote, as far as it tells.
+    """Return the value that each module returns in a graph of any exporter, as far as the graph names modules.
 
-    Names of modules are the exporter's: not all need be the model's.
+    Module names are the exporter's, which may differ from the model's.
     """
     for entry in model.metadata_props:
         if entry.key == MODULES:
@@ -101,7 +101,7 @@ def module_values(model: onnx.ModelProto) -> dict[str, str]:
 
 
 def _modules(node: onnx.NodeProto) -> Iterator[str]:
-    """Yield the modules that a node is in, by its metadata, or by a name such as `/model/layers.1/mlp/Mul`."""
+    """Yield the modules of a node, from its metadata, or from a name such as `/model/layers.1/mlp/Mul`."""
     for entry in node.metadata_props:
         if entry.key == SCOPES:
             yield from (name for name in ast.literal_eval(entry.value)[:-1] if name)
@@ -115,12 +115,12 @@ def _modules(node: onnx.NodeProto) -> Iterator[str]:
 
 
 def enclosing(module: str) -> Iterator[str]:
-    """Yield a module's name, and before it those of all modules that it is in, outermost first."""
+    """Yield the names of all modules that contain a module, outermost first, and then its own."""
     parts = module.split(".") if module else []
     yield from (".".join(parts[:length]) for length in range(1, len(parts) + 1))
 
 
 def sample_names(nodes: Iterable[onnx.NodeProto], count: int = 3) -> list[str]:
-    """Return the first few names of nodes that are no constants, to tell what a graph is like."""
+    """Return the first few names of nodes that are not constants, to show how a graph names its nodes."""
     named = dict.fromkeys(node.name for node in nodes if node.name and not node.op_type.startswith("Constant"))
     return list(named)[:count]

@@ -1,4 +1,4 @@
-"""Values within a graph that a model has too, and graphs that return them."""
+"""Intermediate values of a graph that correspond to modules of a model, and sessions that return them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from onnxruntime import OrtValue
 
 QUERY, KEY, VALUE, MASK = "query", "key", "value", "mask"
-"""What an attention takes, under the name of its module."""
+"""Inputs of an attention; a tap adds them to the name of its module."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class Tap:
     """A value of a graph.
 
     Attributes:
-        module: What the model calls it: a module, or a module and what its attention takes.
-        value: The graph's name.
-        node: How many nodes are computed before the one that makes it.
-        operator: The operator that makes it.
+        module: Name in the model: a module, or a module and an input of its attention.
+        value: Name in the graph.
+        node: Index of the node that computes it.
+        operator: Operator that computes it.
     """
 
     module: str
@@ -41,13 +41,13 @@ class Tap:
 
 
 def find_taps(model: onnx.ModelProto, modules: Iterable[str]) -> list[Tap]:
-    """Find the values that modules of the model return, and what attentions take, in the order of the computation.
+    """Return the values that modules return, and the inputs of attentions, in order of execution.
 
-    Graphs that this project builds name values after modules; of others see `scopes.module_values`.
+    Graphs that this project builds name values after modules; for others see `scopes.module_values`.
 
     Args:
         model: The graph.
-        modules: Names of modules, as `named_modules` gives them.
+        modules: Names of modules, as in `named_modules`.
     """
     nodes = model.graph.node
     makers = {output: number for number, node in enumerate(nodes) for output in node.output if output}
@@ -55,7 +55,7 @@ def find_taps(model: onnx.ModelProto, modules: Iterable[str]) -> list[Tap]:
     innermost: dict[str, str] = {}
     for module in modules:
         value = returned.get(module) or (module if _is_named_alike(module, makers) else "")
-        # what a module returns may be its last submodule's: the outer one says nothing new, or adds what was fused away
+        # a module may return its last submodule's value: the innermost counts, the outer adds nothing or was fused
         if value in makers and module.count(".") >= innermost.get(value, "").count("."):
             innermost[value] = module
     taps = [Tap(module, value, makers[value], nodes[makers[value]].op_type) for value, module in innermost.items()]
@@ -64,14 +64,14 @@ def find_taps(model: onnx.ModelProto, modules: Iterable[str]) -> list[Tap]:
 
 
 class TappedSession(OnnxSession):
-    """A session that computes values within its graph as well, and keeps them.
+    """A session that also computes intermediate values of its graph, and stores them.
 
     Attributes:
-        calls: For every call so far all that was computed, by name.
+        calls: For each call so far, all computed values by name.
     """
 
     def __init__(self, graph: Path, values: Collection[str]) -> None:
-        """Load a graph; `values` are those of its outputs that lie within."""
+        """Load a graph; `values` are those of its outputs that are intermediate values."""
         super().__init__(load_graph(graph, threads=usable_cores()), threads=usable_cores())
         self._values = values
         self.outputs = {name: port for name, port in self.outputs.items() if name not in values}
@@ -89,13 +89,13 @@ class TappedSession(OnnxSession):
 
 @contextmanager
 def tapped_sessions(files: Sequence[Path], taps: Mapping[str, Sequence[Tap]]) -> Iterator[list[TappedSession]]:
-    """Load graphs that return values within them as well.
+    """Load graphs so that they also return intermediate values.
 
-    Fusions that would swallow such a value are not made, so that a fault of a fused kernel cannot be seen.
+    This prevents fusions that would remove such a value, and so hides faults of fused kernels.
 
     Args:
         files: The graphs, all in one folder.
-        taps: The values, by the name of the graph's file.
+        taps: The values, by file name of the graph.
 
     Yields:
         The sessions, in the order of the files.
@@ -118,7 +118,7 @@ def _tapped_session(file: Path, taps: Sequence[Tap], scratch: Path) -> TappedSes
 
 
 def _link(data: Path, place: Path) -> None:
-    """Put the same file at another place: the runtime follows no link that leads elsewhere, and weights are large."""
+    """Create a hard link: the runtime rejects symbolic links to other folders, and weights are large to copy."""
     if place.exists():
         return
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -129,7 +129,7 @@ def _link(data: Path, place: Path) -> None:
 
 
 def _attention_inputs(model: onnx.ModelProto, makers: Mapping[str, int]) -> Iterator[Tap]:
-    """Yield the inputs of attentions in graphs of this project: their nodes are `LAYER.attention` or within it."""
+    """Yield the inputs of attentions in graphs that this project builds: nodes `LAYER.attention`, or below it."""
     by_name = {node.name: node for node in model.graph.node}
     for node in model.graph.node:
         if node.op_type == "Attention" and node.name.endswith(".attention"):
@@ -156,10 +156,10 @@ def _attention_inputs(model: onnx.ModelProto, makers: Mapping[str, int]) -> Iter
 
 
 def _is_named_alike(module: str, makers: Mapping[str, int]) -> bool:
-    """Return whether a graph of this project means by a module's name what the module returns.
+    """Return whether a value with a module's name is what the module returns, in graphs that this project builds.
 
-    Not where a module scales its embeddings itself, nor where it is the whole attention: the graph's `attention` is
-    what comes before the output projection.
+    It is not if the module scales its embeddings itself, or if it is a whole attention: the graph's `attention` is the
+    value before the output projection.
     """
     return module in makers and f"{module}.scaled" not in makers and not module.endswith(".attention")
 
