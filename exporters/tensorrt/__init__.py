@@ -1,4 +1,4 @@
-"""Models as TensorRT engines, and the bundles from which a device builds its own."""
+"""Models as TensorRT engines, and the scripts with which a device builds and runs its own from a bundle."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From an ONNX graph to the bytes of an engine."""
+"""Builds an engine from an ONNX graph."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Advance = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class BuildSettings:
-    """How an engine is built.
+    """Settings of a build.
 
     Attributes:
-        profiles: The shapes that it takes.
-        compute_capability: Of the GPU that it is for.
-        workspace_bytes: The most scratch memory that a kernel may take, or None for all that there is.
-        timing_cache: A file with what earlier builds measured; read, and written again. None for no such file.
+        profiles: Optimization profiles of the engine.
+        compute_capability: Compute capability of the target GPU.
+        workspace_bytes: Limit of the scratch memory of a kernel; None for no limit.
+        timing_cache: File with the timings of earlier builds, which is read and updated; None for no such file.
     """
 
     profiles: Sequence[Profile]
@@ -41,8 +41,8 @@ class BuiltEngine:
 
     Attributes:
         content: Its bytes.
-        seconds: How long the build took, parsing included.
-        attentions: Attention operators of the graph.
+        seconds: Duration of the build, including parsing.
+        attentions: Number of Attention operators in the graph.
     """
 
     content: memoryview
@@ -52,7 +52,7 @@ class BuiltEngine:
 
 @dataclass
 class Messages:
-    """What a runtime says while it works; nothing of it reaches the terminal."""
+    """Errors and warnings that a runtime logs; they are not printed."""
 
     errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -64,15 +64,16 @@ def build_engine(
     """Build an engine.
 
     Args:
-        graph: The ONNX graph, its weights beside it.
-        runtime: The TensorRT variant that builds.
-        settings: How it builds.
+        graph: ONNX graph, with its weights next to it.
+        runtime: TensorRT variant to build with.
+        settings: Settings of the build.
         on_progress: Called with the work done and the total.
 
     Raises:
-        UnsupportedModelError: The runtime cannot take an operator of the graph; it is named.
-        RequestError: The build failed, or it cannot be done for that GPU.
-        KeyboardInterrupt: The user stopped it.
+        ModelError: The file is not an ONNX graph.
+        UnsupportedModelError: The runtime does not support an operator of the graph; the message names it.
+        RequestError: The build failed.
+        KeyboardInterrupt: The user interrupted the build.
     """  # noqa: DOC501  `explain_parse` and `explain_build` return the errors above
     started = time.perf_counter()
     trt, messages = runtime.module, Messages()
@@ -80,7 +81,7 @@ def build_engine(
     network = runtime.create_network(builder)
     parser = trt.OnnxParser(network, builder.logger)
     parsed = parser.parse_from_file(str(graph))
-    # a file that is no graph at all is parsed without complaint, into nothing
+    # the parser accepts a file that is not a graph, and returns an empty network
     if not parsed or network.num_outputs == 0:
         errors = [parser.get_error(number) for number in range(parser.num_errors)]
         raise explain_parse(graph, runtime, errors)
@@ -88,7 +89,7 @@ def build_engine(
 
     config = builder.create_builder_config()
     runtime.set_compute_capability(config, settings.compute_capability)
-    # what a kernel is called, and what it reads and writes: an inspector can then show it
+    # so that an engine inspector can show the names, inputs and outputs of kernels
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if settings.workspace_bytes is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace_bytes)
@@ -135,7 +136,7 @@ def _add_profile(builder: Any, config: Any, profile: Profile) -> None:
 
 def _take_timing_cache(config: Any, file: Path) -> None:
     cache = config.create_timing_cache(file.read_bytes() if file.is_file() else b"")
-    # one of another version or GPU is refused here, and an empty one taken in its place
+    # a cache of another version or GPU is rejected: use an empty one
     if not config.set_timing_cache(cache, False):
         config.set_timing_cache(config.create_timing_cache(b""), False)
 

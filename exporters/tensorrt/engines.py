@@ -1,4 +1,4 @@
-"""An exported engine's folder: the engine, and `engine.json`, which says what it is and where it runs."""
+"""Files of an exported engine's folder: the engine, and `engine.json`, which describes it and where it runs."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ FACTS = "engine.json"
 
 
 def is_engine(folder: Path) -> bool:
-    """Return whether a folder is one of an engine."""
+    """Return whether a folder holds an exported engine."""
     return (folder / FACTS).is_file()
 
 
 class EngineFacts(msgspec.Struct, frozen=True, rename={"dtype": "precision"}):
-    """What `engine.json` says of an engine.
+    """Facts of an engine, stored in `engine.json`.
 
     Attributes:
-        runtime: What built it; nothing else loads it.
-        version: The version of that.
-        compute_capability: Of the GPU that it is for, or None where it is for the one it was built on.
-        device: The name of that GPU, where it was in the machine.
-        dtype: The graph's.
-        opset: The graph's operators.
-        graph_sha256: Of the graph that it was built from, without its weights.
-        inputs: By name.
-        outputs: By name.
+        runtime: Runtime that built it; no other runtime loads it.
+        version: Version of that runtime.
+        compute_capability: Compute capability of its GPU; None if it is for the GPU that it was built on.
+        device: Name of its GPU; None if the GPU was not in the machine.
+        dtype: Dtype of the graph.
+        opset: Opset of the graph.
+        graph_sha256: SHA-256 of the graph that it was built from, without its weights.
+        inputs: Inputs by name.
+        outputs: Outputs by name.
         limits: The largest batch and context.
-        profiles: The shapes that it takes.
-        attentions: Attention operators of the graph; each is one kernel where there is one for it.
-        build_seconds: How long the build took.
-        engine_bytes: How large the engine is.
+        profiles: Its optimization profiles.
+        attentions: Number of Attention operators in the graph; each becomes a fused kernel if there is one for it.
+        build_seconds: Duration of the build.
+        engine_bytes: Size of the engine.
         schema: Version of this format.
     """
 
@@ -75,7 +75,7 @@ class EngineFacts(msgspec.Struct, frozen=True, rename={"dtype": "precision"}):
         """Read `engine.json`.
 
         Raises:
-            ModelError: There is none, it is damaged, or it is from a newer version.
+            ModelError: The file or the engine is missing, or the file is damaged or from a newer version.
         """
         file = folder / FACTS
         if not file.is_file() or not (folder / ENGINE).is_file():
@@ -88,14 +88,14 @@ class EngineFacts(msgspec.Struct, frozen=True, rename={"dtype": "precision"}):
             raise ModelError(f"{error}\nExport it again.") from error
 
     def check_runs_on(self, runtime: TensorRtFlavor, *, present: str | None) -> None:
-        """Refuse what would not load, before it is tried.
+        """Refuse a runtime or a GPU on which the engine would not load.
 
         Args:
-            runtime: What is to load it.
-            present: Compute capability of the GPU in the machine, or None.
+            runtime: Runtime to load it.
+            present: Compute capability of the GPU in the machine; None without one.
 
         Raises:
-            RequestError: The runtime or the GPU is another.
+            RequestError: There is no GPU, or the engine is for another runtime or GPU.
         """
         found = ".".join(map(str, runtime.version[:3]))
         if present is None:

@@ -1,4 +1,4 @@
-"""From a folder with an ONNX graph to a folder with an engine."""
+"""Exports a folder with an ONNX graph to a folder with an engine."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ COMPANIONS = ("config.json", "generation_config.json", "chat_template.jinja")
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """What an engine is to be.
+    """Settings of an engine.
 
     Attributes:
         limits: The largest batch and context.
-        compute_capability: Of the GPU that it is for, or None for the one in the machine.
-        workspace_bytes: The most scratch memory that a kernel may take, or None for all that there is.
-        timing_cache: The folder where what builds measured is kept, or None to measure anew.
+        compute_capability: Compute capability of the target GPU; None for the GPU in the machine.
+        workspace_bytes: Limit of the scratch memory of a kernel; None for no limit.
+        timing_cache: Folder of timing caches; None to measure anew.
     """
 
     limits: Limits
@@ -51,20 +51,20 @@ def export(
     gpu: Gpu | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> EngineFacts:
-    """Build the engine of a decoder's graph, with config and tokenizer beside it.
+    """Build the engine of a decoder's graph, and copy config and tokenizer next to it.
 
     Args:
-        graph_folder: What `exporters.onnx.export` wrote.
-        folder: Where to; it is made.
-        runtime: What builds.
-        settings: What the engine is to be.
-        gpu: The GPU in the machine, if there is one.
-        on_progress: Called with how much of the work is done, and of how much.
+        graph_folder: Folder that `exporters.onnx.export` wrote.
+        folder: Folder to create.
+        runtime: TensorRT variant to build with.
+        settings: Settings of the engine.
+        gpu: GPU in the machine; None without one.
+        on_progress: Called with the work done and the total.
 
     Raises:
-        ModelError: There is no graph.
-        UnsupportedModelError: It is no decoder's graph, or the runtime cannot take an operator of it.
-        RequestError: The build failed, or it cannot be done for that GPU.
+        ModelError: The graph is missing or damaged.
+        UnsupportedModelError: It is not a decoder's graph, or the runtime does not support one of its operators.
+        RequestError: The build failed, or the runtime cannot build for that GPU.
     """
     graph = graph_folder / GRAPH
     described = describe_decoder(graph)
@@ -113,11 +113,11 @@ def export(
 
 
 def describe_decoder(graph: Path) -> GraphDescription:
-    """Read what a decoder's graph says of itself.
+    """Return the description of a decoder's graph.
 
     Raises:
-        ModelError: There is no graph, or it is damaged.
-        UnsupportedModelError: It is no decoder's.
+        ModelError: The graph is missing or damaged.
+        UnsupportedModelError: It is not a decoder's graph.
     """
     described = describe_graph(graph)
     if not any(name.startswith("past_key_values.") for name in described.inputs):

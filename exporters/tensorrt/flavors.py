@@ -1,6 +1,7 @@
-"""The runtimes behind one builder, and all that differs between them.
+"""The TensorRT variants behind one builder, and their differences.
 
-`tensorrt` 10 and 11 build for the GPU in the machine; `tensorrt_rtx` builds for any that it knows, and needs none.
+`tensorrt` 10 and 11 build for the GPU in the machine; `tensorrt_rtx` builds for any GPU that it supports, and needs
+none.
 """
 
 from __future__ import annotations
@@ -19,18 +20,18 @@ MODULES = {EngineRuntime.TENSORRT: "tensorrt", EngineRuntime.TENSORRT_RTX: "tens
 NAMES = {EngineRuntime.TENSORRT: "TensorRT", EngineRuntime.TENSORRT_RTX: "TensorRT-RTX"}
 
 _FULL_PARSER = (10, 15)
-"""The first TensorRT whose parser knows Attention, RotaryEmbedding and RMSNormalization: onnx-tensorrt, pull 1048."""
+"""The first TensorRT whose parser has Attention, RotaryEmbedding and RMSNormalization: onnx-tensorrt, pull 1048."""
 
 OPSET_OF_OLD_PARSERS = 20
-"""What parsers before take: docs/operators.md, onnx-tensorrt 10.0."""
+"""The newest opset of earlier parsers: docs/operators.md, onnx-tensorrt 10.0."""
 
 
 @dataclass(frozen=True)
 class TensorRtFlavor:
-    """A runtime that is installed.
+    """An installed TensorRT variant.
 
     Attributes:
-        kind: Which one.
+        kind: The variant.
         module: Its Python module.
     """
 
@@ -39,34 +40,34 @@ class TensorRtFlavor:
 
     @property
     def version(self) -> tuple[int, ...]:
-        """As numbers."""
+        """The version as numbers."""
         return tuple(int(part) for part in re.findall(r"\d+", str(self.module.__version__)))
 
     @property
     def label(self) -> str:
-        """Name and version, as a report says them."""
+        """Name and version, as in reports."""
         return f"{NAMES[self.kind]} {'.'.join(map(str, self.version[:3]))}"
 
     @property
     def newest_opset(self) -> int | None:
-        """The newest operators that its parser takes, where they are older than those of our graphs."""
+        """The newest opset that its parser supports; None if it supports the opsets of all our graphs."""
         is_old = self.kind is EngineRuntime.TENSORRT and self.version < _FULL_PARSER
         return OPSET_OF_OLD_PARSERS if is_old else None
 
     @property
     def has_timing_cache(self) -> bool:
-        """Whether it times kernels while it builds; TensorRT-RTX chooses them when an engine is loaded."""
+        """Whether it times kernels during a build; TensorRT-RTX chooses them when an engine is loaded."""
         return self.kind is EngineRuntime.TENSORRT
 
     def create_network(self, builder: Any) -> Any:
-        """Return an empty network, in which the graph's own dtypes hold.
+        """Return an empty strongly typed network, which keeps the graph's dtypes.
 
-        TensorRT 11 knows no other; before, that had to be asked for.
+        TensorRT 11 has no other kind; earlier versions need the flag.
         """
         return builder.create_network(1 << int(self.module.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
 
     def compute_capabilities(self) -> tuple[str, ...]:
-        """Return those that it can build for without such a GPU, e.g. `8.9`; none if it needs the GPU here."""
+        """Return those that it can build for without the GPU, e.g. `8.9`; empty if it needs the GPU."""
         if self.kind is EngineRuntime.TENSORRT:
             return ()
         named = (re.fullmatch(r"SM(\d+)(\d)", name) for name in self.module.ComputeCapability.__members__)
@@ -76,11 +77,11 @@ class TensorRtFlavor:
         """Refuse GPUs that it cannot build for.
 
         Args:
-            wanted: The compute capability that is asked for, or None for the GPU in the machine.
-            present: That of the GPU in the machine, or None where there is none.
+            wanted: Requested compute capability; None for the GPU in the machine.
+            present: Compute capability of the GPU in the machine; None without one.
 
         Raises:
-            RequestError: It cannot.
+            RequestError: It cannot build for the GPU, or there is none and none was requested.
         """
         wanted = wanted or present
         if wanted is None:
@@ -104,7 +105,7 @@ class TensorRtFlavor:
             )
 
     def set_compute_capability(self, config: Any, capability: str) -> None:
-        """Say which GPU an engine is for, where that can be said."""
+        """Set the target GPU of a build; TensorRT has no such setting."""
         if self.kind is EngineRuntime.TENSORRT:
             return
         config.num_compute_capabilities = 1
@@ -113,15 +114,15 @@ class TensorRtFlavor:
         assert accepted, capability
 
     def allow_any_attention(self, network: Any) -> int:
-        """Let attentions for which there is no fused kernel be computed in steps; returns how many there are.
+        """Allow all attentions to be decomposed if they have no fused kernel, and return their number.
 
-        Without, an Attention in float32, or with narrow heads, ends the build. The parser has no option for it.
+        Otherwise an Attention in float32, or with narrow heads, fails the build. The parser has no option for it.
         """
         attentions = 0
         for number in range(network.num_layers):
             layer = network.get_layer(number)
             if layer.type == self.module.LayerType.ATTENTION_OUTPUT:
-                # layers come back as their base class: polygraphy casts them in the same way
+                # layers are returned as their base class: polygraphy casts them in the same way
                 layer.__class__ = self.module.IAttentionOutputLayer
                 layer.attention.decomposable = True
                 attentions += 1
@@ -129,15 +130,15 @@ class TensorRtFlavor:
 
 
 def load_flavor(asked: EngineRuntime | None = None, *, for_target: bool = False) -> TensorRtFlavor:
-    """Find a runtime.
+    """Load a TensorRT variant.
 
     Args:
-        asked: Which one; by default what is installed.
-        for_target: Whether the engine is for another machine. Then TensorRT-RTX goes first, otherwise TensorRT.
+        asked: Variant to load; by default one that is installed.
+        for_target: Whether the engine is for another machine: then TensorRT-RTX is preferred, otherwise TensorRT.
 
     Raises:
-        MissingExtraError: It is not installed, or none is.
-        RequestError: It is installed and cannot be loaded.
+        MissingExtraError: It is not installed, or no variant is.
+        RequestError: It is installed, but cannot be loaded.
     """
     order = [asked] if asked is not None else [EngineRuntime.TENSORRT, EngineRuntime.TENSORRT_RTX]
     if for_target:
@@ -157,8 +158,8 @@ def load_flavor(asked: EngineRuntime | None = None, *, for_target: bool = False)
 def builds_with_new_operators(config: ModelConfig) -> bool:
     """Return whether an engine can be built from the decoder's graph of opset 23.
 
-    A RotaryEmbedding whose pairs lie side by side, which Cohere has, ended the build with an internal error. From the
-    graph of opset 20 every decoder's engine was built, in float32, float16 and bfloat16.
+    An interleaved RotaryEmbedding, as in Cohere, failed the build with an internal error. From graphs of opset 20, the
+    engines of all decoders were built, in float32, float16 and bfloat16.
     """
     computation = config.architecture.computation
     positions = computation.positions if computation is not None else None

@@ -1,4 +1,4 @@
-"""What parsers and builders complain of, as what a user can do about it."""
+"""Turns messages of parsers and builders into errors with advice for the user."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from amp_export.exporters.tensorrt.flavors import TensorRtFlavor
 
 SHOWN = 5
-"""Operators that are named; more of a kind tell nothing more."""
+"""Largest number of operators, or reasons, that an error names."""
 
 _ADVICE: Sequence[tuple[str, str]] = (
     (
@@ -42,15 +42,15 @@ _ADVICE: Sequence[tuple[str, str]] = (
         "The shapes do not fit the graph. Give another --max-batch or --max-context.",
     ),
 )
-"""Patterns in a builder's messages, and what to do; the first that is found counts."""
+"""Patterns in a builder's messages, with advice; the first match counts."""
 
 
 def explain_parse(graph: Path, runtime: TensorRtFlavor, errors: Sequence[Any]) -> AmpExportError:
-    """Return the error for a graph that could not be parsed, with every operator that is to blame by its name.
+    """Return the error for a graph that could not be parsed, which names the unsupported operators.
 
     Args:
-        graph: The file.
-        runtime: What parsed it.
+        graph: File of the graph.
+        runtime: TensorRT variant that parsed it.
         errors: The parser's `ParserError`s.
     """
     if not errors:
@@ -76,9 +76,9 @@ def explain_build(graph: Path, runtime: TensorRtFlavor, messages: Sequence[str])
     """Return the error for an engine that could not be built.
 
     Args:
-        graph: The file it was to be built from.
-        runtime: What was to build it.
-        messages: What it said, errors alone.
+        graph: File of the graph.
+        runtime: TensorRT variant that built it.
+        messages: Its error messages, without warnings.
     """
     said = "\n".join(messages)
     advice = next((advice for pattern, advice in _ADVICE if re.search(pattern, said)), "")

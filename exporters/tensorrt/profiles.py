@@ -1,4 +1,4 @@
-"""The shapes that an engine is built for: one optimization profile for prefill, one for decode."""
+"""Optimization profiles of an engine: one for prefill, one for decode."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from amp_export.exporters.limits import Limits
 from amp_export.options import Phase
 
 TYPICAL_PROMPT = 128
-"""Tokens of the prompt that kernels for prefill are chosen for, or the longest context where that is less."""
+"""Prompt length that prefill kernels are optimized for, unless the longest context is shorter."""
 
 Shape = tuple[int, ...]
 Axes = Sequence[int | str]
@@ -17,7 +17,7 @@ Axes = Sequence[int | str]
 
 @dataclass(frozen=True)
 class Range:
-    """The shapes of one input: the smallest, the one that kernels are chosen for, and the largest."""
+    """Shapes of one input: the smallest, the one that kernels are optimized for, and the largest."""
 
     minimum: Shape
     optimum: Shape
@@ -29,8 +29,8 @@ class Profile:
     """An optimization profile.
 
     Attributes:
-        name: What it is for.
-        ranges: The shapes of every input, by its name.
+        name: Phase that it is for.
+        ranges: Shapes of each input, by name.
     """
 
     name: Phase
@@ -40,18 +40,17 @@ class Profile:
 def decoder_profiles(axes_by_input: Mapping[str, Axes], limits: Limits) -> tuple[Profile, Profile]:
     """Return the profiles of a decoder's graph.
 
-    Prefill takes a prompt without a past, decode one token after a past. The two could be one, but a kernel is chosen
-    for the shapes that its profile calls optimal, and a decoded token and a prompt want different ones.
+    Prefill takes a prompt without a KV cache, decode one token with a KV cache. One profile could cover both, but
+    kernels are chosen for a profile's optimal shapes, and prompts and single tokens need different kernels.
 
     Args:
-        axes_by_input: For each input its axes, in order: sizes, and names of those that vary. The names are those of
-            the exported graphs.
-        limits: What the engine has to take.
+        axes_by_input: Axes of each input, in order: sizes, and names of dynamic axes as in the exported graphs.
+        limits: The largest batch and context.
     """
     batch = (1, 1, limits.max_batch)
     context = limits.max_context
     prompt = (1, min(TYPICAL_PROMPT, context), context)
-    # a past of the typical prompt and as many tokens more; as short as one token, as long as the context allows
+    # optimal is a typical prompt and as many generated tokens
     past = (1, min(2 * TYPICAL_PROMPT, context - 1), context - 1)
     prefill = {
         "batch_size": batch,

@@ -1,4 +1,4 @@
-"""How far a build is, from the phases within phases that a runtime's progress monitor tells of."""
+"""Progress of a build, from the nested phases that a runtime's progress monitor reports."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 PARTS = 1000
-"""How finely progress is told."""
+"""Number of steps in which progress is reported."""
 
 
 @dataclass
@@ -15,7 +15,7 @@ class _Phase:
     steps: int
     parent: str | None
     done: int = 0
-    # how much of the step under way the phases below it have done
+    # share of the current step that nested phases have completed
     below: float = 0.0
 
     @property
@@ -25,12 +25,12 @@ class _Phase:
 
 @dataclass
 class BuildProgress:
-    """Turns phases into one number that grows.
+    """Combines nested phases into one increasing number.
 
     Attributes:
-        on_progress: Called with how many thousandths are done, and a thousand.
-        interrupted: Whether the user asked to stop. The runtime calls from within its own code, through which no
-            exception may pass, so that the caller has to look.
+        on_progress: Called with the number of completed thousandths, and 1000.
+        interrupted: Whether the user interrupted the build. Exceptions must not pass through the runtime that calls the
+            monitor, so the caller checks this.
     """
 
     on_progress: Callable[[int, int], None] | None = None
@@ -39,11 +39,11 @@ class BuildProgress:
     _told: int = 0
 
     def start(self, name: str, parent: str | None, steps: int) -> None:
-        """Begin a phase, perhaps within another."""
+        """Begin a phase, which may be nested in another."""
         self._phases[name] = _Phase(steps, parent)
 
     def complete_step(self, name: str, step: int) -> bool:
-        """Return a step of a phase is done; returns whether to go on."""
+        """Record a completed step of a phase, and return whether to continue."""
         phase = self._phases.get(name)
         if phase is not None:
             phase.done, phase.below = step + 1, 0.0
@@ -51,7 +51,7 @@ class BuildProgress:
         return not self.interrupted
 
     def finish(self, name: str) -> None:
-        """End a phase, whether all its steps were reported or not."""
+        """End a phase, even if some of its steps were not reported."""
         phase = self._phases.pop(name, None)
         if phase is not None:
             phase.done = phase.steps
@@ -60,7 +60,7 @@ class BuildProgress:
     def _pass_up(self, phase: _Phase) -> None:
         while phase.parent is not None and phase.parent in self._phases:
             parent = self._phases[phase.parent]
-            # of several phases within one step, the one that is farthest counts
+            # of several phases in one step, the most advanced counts
             parent.below = max(parent.below, phase.share)
             phase = parent
         now = int(phase.share * PARTS)
@@ -71,7 +71,7 @@ class BuildProgress:
 
 
 def monitor_class(trt: Any) -> Callable[[BuildProgress], Any]:
-    """Return the runtime's progress monitor that updates a `BuildProgress`; its base class is the runtime's own."""
+    """Return a subclass of the runtime's progress monitor that updates a `BuildProgress`."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self, progress: BuildProgress) -> None:

@@ -1,4 +1,4 @@
-"""Runs a decoder's engine on a GPU, its inputs and outputs in torch tensors that are read and written in place."""
+"""Runs a decoder's engine on a GPU; it reads inputs from and writes outputs to torch tensors in place."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 
 
 class TensorrtDecoder(Decoder):
-    """A decoder's engine, loaded and ready. `run` makes one.
+    """A loaded engine of a decoder, created by `run`.
 
     Attributes:
-        facts: What is known of the engine.
-        stream: The stream that it runs on, if on a GPU.
-        device: Where its tensors lie.
+        facts: Facts of the engine.
+        stream: CUDA stream that it runs on; None if not on a GPU.
+        device: Device of its tensors.
     """
 
     def __init__(
         self, context: Any, facts: EngineFacts, device: torch.device, stream: torch.cuda.Stream | None
     ) -> None:
-        """Take an engine's execution context, where its tensors lie, and the stream that it runs on, if on a GPU."""
+        """Take an engine's execution context and facts, the device of its tensors, and its stream if on a GPU."""
         self._context = context
         self.device = device
         self.stream = stream
@@ -44,7 +44,7 @@ class TensorrtDecoder(Decoder):
         self.threads = 0
         self.description = f"{facts.runtime} {facts.version}"
         self.max_batch, self.max_context = facts.limits.max_batch, facts.limits.max_context
-        # its profile for decoding takes no more
+        # the decode profile takes one token only
         self.one_at_a_time = True
 
     def forward(
@@ -98,7 +98,7 @@ class TensorrtDecoder(Decoder):
         self._context = None
 
     def _take_profile(self, sizes: Mapping[str, int]) -> None:
-        """Choose prefill or decode, and refuses shapes that neither takes."""
+        """Choose the profile for prefill or decode, and refuse shapes that it does not support."""
         names = [profile.name for profile in self.facts.profiles]
         wanted = Phase.DECODE if sizes["past_sequence_length"] else Phase.PREFILL
         number = names.index(wanted)
@@ -118,7 +118,7 @@ class TensorrtDecoder(Decoder):
     def _bind_input(self, name: str, tensors: dict[str, torch.Tensor], sizes: Mapping[str, int]) -> None:
         port = self.facts.inputs[name]
         shape = self._shape(port.axes, sizes)
-        # an empty tensor has no address, and the runtime wants one of every input: it gets one of a single value
+        # an empty KV cache has no address, but the runtime needs one for every input: use a tensor of one value
         if name not in tensors:
             tensors[name] = self._empty(port.dtype, (1,), sizes)
         if not self._context.set_input_shape(name, shape):
@@ -136,11 +136,11 @@ class TensorrtDecoder(Decoder):
 
 
 def check_runs_here(facts: EngineFacts) -> TensorRtFlavor:
-    """Find the runtime of an engine, and refuses engines that cannot be run in this machine.
+    """Return the runtime of an engine, and refuse engines that cannot run on this machine.
 
     Raises:
         MissingExtraError: The runtime that built it is not installed.
-        RequestError: There is no GPU, or it or the runtime is another than the engine is for.
+        RequestError: There is no GPU, the engine is for another GPU or runtime, or torch cannot use the GPU.
     """
     import torch
 
@@ -161,7 +161,7 @@ def run(folder: Path) -> TensorrtDecoder:
     """Load an engine onto the GPU in this machine.
 
     Args:
-        folder: What `export` wrote.
+        folder: Folder that `export` wrote.
 
     Raises:
         ModelError: The folder holds no engine, or a damaged one.

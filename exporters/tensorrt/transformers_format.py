@@ -1,6 +1,6 @@
-"""Engines as a backend of `transformers.exporters`: what is exported here, `ExportedModel.from_pretrained` opens.
+"""Engines as a backend of `transformers.exporters`, which `ExportedModel.from_pretrained` opens.
 
-`register` makes it known; transformers has no entry point by which it could find it.
+`integrations.transformers_backend` registers the backend, because transformers has no entry point to discover it.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from amp_export.exporters.tensorrt.running import TensorrtDecoder, run
 FORMAT = "tensorrt"
 
 CACHE_NAMES = ("cache", "past_key_values")
-"""What models call the keys and values of the past: transformers 5.24 renamed the second to the first."""
+"""Names of a model's KV cache: transformers 5.24 renamed the second to the first."""
 
 
 @dataclass(frozen=True)
 class EngineProgram:
-    """An engine's folder."""
+    """The folder of an engine."""
 
     folder: Path
 
 
 class TensorrtRunner(ModelRunner):
-    """Runs an engine as the model that it came from is run, on tensors that stay on the GPU."""
+    """Runs an engine with the interface of the original model, on tensors that stay on the GPU."""
 
     def __init__(self, metadata: ExportMetadata, decoder: TensorrtDecoder) -> None:
         super().__init__(metadata)
@@ -44,7 +44,7 @@ class TensorrtRunner(ModelRunner):
 
     @property
     def device(self) -> torch.device:
-        """Where the engine runs."""
+        """Device that the engine runs on."""
         return self._decoder.device
 
     @classmethod
@@ -60,12 +60,12 @@ class TensorrtRunner(ModelRunner):
         return cls(metadata, run(program.folder))
 
     def __call__(self, share_inputs: bool = True, share_outputs: bool = False, **kwargs: Any) -> CausalLMOutputWithPast:
-        """Compute logits, and the keys and values for the next call.
+        """Compute logits, and the KV cache for the next call.
 
         Args:
-            share_inputs: As in transformers; the past is read in place.
-            share_outputs: As in transformers; what is returned is written for this call alone.
-            **kwargs: `input_ids`, and where there is something to say `attention_mask`, `position_ids` and the past.
+            share_inputs: Ignored; the KV cache is read in place.
+            share_outputs: Ignored; outputs are allocated for each call.
+            **kwargs: `input_ids`, and optionally `attention_mask`, `position_ids` and the KV cache.
         """
         del share_inputs, share_outputs
         cache = next((kwargs[name] for name in CACHE_NAMES if kwargs.get(name) is not None), None)
@@ -83,7 +83,7 @@ class TensorrtRunner(ModelRunner):
 
 
 def describe_calls(facts: EngineFacts, class_name: str) -> ExportMetadata:
-    """Return what transformers wants to know of an exported graph: how it is called, and what it returns."""
+    """Return the metadata of an exported graph for transformers: its inputs and outputs."""
     layers = sum(name.endswith(".key") for name in facts.inputs)
     dtype = getattr(torch, facts.dtype.value)
     empty = {
@@ -107,7 +107,7 @@ def describe_calls(facts: EngineFacts, class_name: str) -> ExportMetadata:
 
 
 def write_manifest(folder: Path, facts: EngineFacts, class_name: str) -> None:
-    """Write `export.json`, by which `ExportedModel.from_pretrained` opens an engine's folder."""
+    """Write `export.json`, with which `ExportedModel.from_pretrained` opens an engine's folder."""
     component = {"file": ENGINE, "metadata": asdict(describe_calls(facts, class_name))}
     content = {"schema_version": EXPORT_SCHEMA_VERSION, "export_format": FORMAT, "components": {"model": component}}
     (folder / EXPORT_MANIFEST_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
