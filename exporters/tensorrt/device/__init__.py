@@ -1,6 +1,6 @@
-"""What runs on the device. A bundle carries this folder; nothing else of amp-export is there.
+"""Scripts that run on the device. A bundle contains this folder and no other part of amp-export.
 
-The modules import the standard library, numpy, and the device's own `tensorrt` or `onnxruntime`, and each other by
-relative paths, because the folder is a package by itself there. They run on Python 3.8, the oldest that TensorRT 10 has
-bindings for and the one of JetPack 5.
+The modules import only the standard library, numpy, the device's own `tensorrt` or `onnxruntime`, and each other by
+relative imports, because the folder is a top-level package there. They run on Python 3.8, the oldest version that
+TensorRT 10 has bindings for, and the version of JetPack 5.
 """

@@ -1,7 +1,7 @@
-"""A run that outlives the connection that it was started over: `bash run.sh attach REQUEST`.
+"""Runs that outlive the connection they were started over: `bash run.sh attach REQUEST`.
 
-It starts a run in a session of its own, or finds the one that was started before, and shows its log until it ends. A
-run that ended while nobody looked is found too, once: who brought its report home removes `work/state.json`.
+It starts a run in its own session, or finds one that was started earlier, and shows its log until it ends. A run that
+ended without a connection is found as well, until the client has fetched its report and removed `work/state.json`.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from .files import read_json, write_json
 from .run import try_lock
 
 CANNOT_GO_ON = 2
-"""The exit code of a run that cannot go on; what stood in its way may be gone, so it is tried again."""
+"""Exit code of a run that could not continue; the cause may be gone, so it is tried again."""
 
 POLL_SECONDS = 0.2
 
 WORD = "amp-export"
-"""Begins a line that is meant for the machine that attached."""
+"""First word of a line for the machine that attached."""
 
 
 def attach(bundle: Bundle, request: dict[str, Any]) -> int:
@@ -34,7 +34,7 @@ def attach(bundle: Bundle, request: dict[str, Any]) -> int:
 
     Args:
         bundle: The bundle.
-        request: `arguments`, those of `run`.
+        request: `arguments`, the arguments of `run`.
 
     Returns:
         The run's exit code.
@@ -52,7 +52,7 @@ def attach(bundle: Bundle, request: dict[str, Any]) -> int:
                     _show(log, iter([False]))
                     return int(state["code"])
                 _start(bundle, request, lock, log)
-        # the lock was closed here; the run holds its own
+        # closed here, but still held by the run, which inherited it
         _show(log, _is_running(bundle))
         state = read_json(_state_file(bundle)) or {}
         if state.get("request") == request:
@@ -65,7 +65,7 @@ def attach(bundle: Bundle, request: dict[str, Any]) -> int:
 
 
 def serve(bundle: Bundle, request: dict[str, Any]) -> int:
-    """Return the run itself, under a lock that it was given; notes how it ended."""
+    """Execute a run under the lock that it inherited, record its exit code, and return it."""
     from .run import run_steps
 
     code = run_steps(bundle, request["arguments"])
@@ -74,7 +74,7 @@ def serve(bundle: Bundle, request: dict[str, Any]) -> int:
 
 
 def main() -> int:
-    """Return attaches, or is the run."""
+    """Attach to a run, or execute it with --serve, and return its exit code."""
     *serving, request_file = sys.argv[1:]
     try:
         request: dict[str, Any] = json.loads(Path(request_file).read_text(encoding="utf-8"))
@@ -93,7 +93,7 @@ def _state_file(bundle: Bundle) -> Path:
 
 
 def _start(bundle: Bundle, request: dict[str, Any], lock: Any, log: Path) -> None:
-    """Start a run in a session of its own, which inherits the lock, so that no other run can start in between."""
+    """Start a run in its own session; it inherits the lock, so that no other run can start in between."""
     request_file = bundle.work / "request.json"
     write_json(request_file, request)
     with contextlib.suppress(FileNotFoundError):
@@ -121,10 +121,10 @@ def _is_running(bundle: Bundle) -> Iterator[bool]:
 
 
 def _show(log: Path, running: Iterator[bool]) -> None:
-    """Print a log from its beginning, and what is added to it for as long as the run goes on."""
+    """Print a log from its beginning, and follow it until the run ends."""
     with log.open("r", encoding="utf-8", errors="replace") as stream:
         for goes_on in running:
-            # asked before the last lines are read, which may have come just before the end
+            # checked before reading, so that the last lines of the run are printed too
             sys.stdout.write(stream.read())
             sys.stdout.flush()
             if not goes_on:

@@ -1,7 +1,8 @@
-"""Engines by trtexec, in the dialect of the TensorRT that is here.
+"""Builds engines with trtexec, with the options of the installed TensorRT.
 
 Options: `trtexec --help` and samples/common/sampleOptions.cpp of NVIDIA/TensorRT, 10.3, 10.15 and 11.1. Up to 10.x a
-network keeps the graph's types only with --stronglyTyped; from 11.0 on every network does, and the option does nothing.
+network keeps the graph's dtypes only with --stronglyTyped; from 11.0 on every network does, and the option has no
+effect.
 """
 
 from __future__ import annotations
@@ -22,32 +23,32 @@ from .errors import RunError
 from .files import available_memory, free_disk, free_swap, gigabytes, read_json, write_json
 
 TRTEXEC_HOME = "/usr/src/tensorrt/bin/trtexec"
-"""Where the package libnvinfer-bin puts it, on Jetson too."""
+"""Path of trtexec in the package libnvinfer-bin, on Jetson too."""
 
 STRONG_TYPING_IS_ALL = (11, 0)
-"""The first TensorRT without another kind of network."""
+"""The first TensorRT in which all networks are strongly typed."""
 
 PARSES_OPSET = {20: (10, 0), 23: (10, 15)}
-"""The first TensorRT whose parser knows the operators of our graphs (CHANGELOG.md of NVIDIA/TensorRT: Attention in
-10.14, RotaryEmbedding and RMSNormalization in 10.15)."""
+"""The first TensorRT whose parser supports our graphs, by opset (CHANGELOG.md of NVIDIA/TensorRT: Attention in 10.14,
+RotaryEmbedding and RMSNormalization in 10.15)."""
 
 ENGINE_COPIES = 2
-"""How often an engine holds the weights at most: TensorRT-RTX 1.7.1 kept most of them once for each profile."""
+"""Maximum copies of the weights in an engine: TensorRT-RTX 1.7.1 kept most of them once for each profile."""
 
 WEIGHT_COPIES = 2
-"""Copies of the weights that a build holds in memory at least: the network's and the engine's ("How TensorRT Works",
-The Build Phase, docs.nvidia.com/deeplearning/tensorrt)."""
+"""Minimum copies of the weights in memory during a build: the network's and the engine's ("How TensorRT Works", The
+Build Phase, docs.nvidia.com/deeplearning/tensorrt)."""
 
 _VERSION = re.compile(r"\[TensorRT v(\d+)\]")
 
 
 @dataclass(frozen=True)
 class Engine:
-    """An engine that is there.
+    """A built engine.
 
     Attributes:
-        file: Where.
-        seconds: How long it took to build.
+        file: Its file.
+        seconds: Duration of its build.
         bytes: Its size.
         kept: Whether an earlier run built it.
     """
@@ -59,15 +60,15 @@ class Engine:
 
 
 def build_engines(bundle: Bundle, *, runtime_version: str, device: str) -> dict[str, Engine]:
-    """Build what is missing.
+    """Build the engines that are missing or out of date.
 
     Args:
         bundle: The bundle.
-        runtime_version: The version of the runtime that is to load the engines.
-        device: What the GPU is; an engine for another is built anew.
+        runtime_version: Version of the runtime that loads the engines.
+        device: Description of the GPU; an engine for another one is built again.
 
     Raises:
-        RunError: trtexec is missing or of another version, there is too little room, or it failed.
+        RunError: trtexec is missing, has another version or fails, or there is too little disk space or memory.
     """
     trtexec = find_trtexec()
     version = trtexec_version(trtexec)
@@ -79,7 +80,7 @@ def find_trtexec() -> str:
     """Return the path of trtexec.
 
     Raises:
-        RunError: There is none.
+        RunError: It is not installed.
     """
     found = shutil.which("trtexec") or (TRTEXEC_HOME if os.access(TRTEXEC_HOME, os.X_OK) else None)
     if found is None:
@@ -98,28 +99,28 @@ def trtexec_version(trtexec: str) -> tuple[int, int, int]:
     if found is None:
         raise RunError(f"{trtexec} does not say its version.\nTensorRT 10.0 and later are supported.")
     number = int(found.group(1))
-    # up to 8.x it was v8601, with two digits less
+    # up to 8.x it has two digits less: v8601
     return (number // 10000, number // 100 % 100, number % 100) if number >= 100000 else (number // 1000, 0, 0)
 
 
 def trtexec_command(
     bundle: Bundle, subject: str, trtexec: str, version: tuple[int, int, int], engine: Path
 ) -> list[str]:
-    """Return what builds an engine.
+    """Return the command that builds an engine.
 
     Args:
         bundle: The bundle.
-        subject: Which graph.
-        trtexec: Its path.
-        version: Its version.
-        engine: Where the engine is to be written.
+        subject: Name of the graph.
+        trtexec: Path of trtexec.
+        version: Version of trtexec.
+        engine: File to write the engine to.
     """
     facts = bundle.manifest["graphs"][subject]
     command = [trtexec, f"--onnx={bundle.graph(subject)}", f"--saveEngine={engine}", "--skipInference"]
     if version[:2] < STRONG_TYPING_IS_ALL:
         command.append("--stronglyTyped")
     if facts["precision"] == "float32":
-        # TF32 would round what the graph says is float32
+        # TF32 would round the graph's float32 values
         command.append("--noTF32")
     workspace = bundle.manifest["target"]["workspace_bytes"]
     if workspace is not None:
@@ -185,7 +186,7 @@ def _build(bundle: Bundle, subject: str, trtexec: str, version: tuple[int, int, 
 def _key(
     bundle: Bundle, subject: str, version: tuple[int, int, int], device: str, command: list[str]
 ) -> dict[str, Any]:
-    """Return what an engine is tied to; one that was built under other circumstances is built anew."""
+    """Return the key of an engine; an engine with another key is built again."""
     files = {
         name: facts["sha256"] for name, facts in bundle.manifest["files"].items() if name.startswith(subject + "/")
     }

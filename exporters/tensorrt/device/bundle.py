@@ -1,4 +1,4 @@
-"""The bundle as the device sees it: its manifest, held against the files that are there."""
+"""An unpacked bundle on the device: its manifest, and the check of its files against it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 from .errors import RunError
 
 SCHEMA = 1
-"""The newest layout of a bundle that these scripts know."""
+"""Newest schema of bundles that these scripts support."""
 
 MANIFEST = "manifest.json"
 SUBJECTS = ("dense", "pruned")
-"""The two graphs, in the order in which a report names them; each is the name of a folder."""
+"""The two graphs, in the order of reports; each is the name of a folder."""
 
 _CHUNK_BYTES = 1 << 20
 
@@ -25,9 +25,9 @@ class Bundle:
     """An unpacked bundle.
 
     Attributes:
-        folder: Where it lies.
-        manifest: The content of `manifest.json`.
-        identity: SHA-256 of that file, and so of all that it names.
+        folder: Its folder.
+        manifest: Content of `manifest.json`.
+        identity: SHA-256 of that file, which contains the hashes of the files that it lists.
     """
 
     folder: Path
@@ -36,7 +36,7 @@ class Bundle:
 
     @property
     def work(self) -> Path:
-        """Where engines, logs and locks go: files of the device, which the manifest does not name."""
+        """Folder for engines, logs and locks: files of the device, which are not in the manifest."""
         return self.folder / "work"
 
     def graph(self, subject: str) -> Path:
@@ -44,7 +44,7 @@ class Bundle:
         return self.folder / subject / "model.onnx"
 
     def weight_bytes(self, subject: str) -> int:
-        """Return size of a subject's graph and weights."""
+        """Return the size of a subject's graph and weights."""
         files = self.manifest["files"].items()
         return sum(int(facts["bytes"]) for name, facts in files if name.startswith(subject + "/model.onnx"))
 
@@ -53,7 +53,7 @@ def open_bundle(folder: Path) -> Bundle:
     """Read the manifest of an unpacked bundle.
 
     Raises:
-        RunError: There is none, it is damaged, or it is newer than these scripts.
+        RunError: The manifest is missing or damaged, or newer than these scripts.
     """
     file = folder / MANIFEST
     try:
@@ -76,7 +76,7 @@ def check_files(bundle: Bundle) -> None:
     """Check every file against the manifest.
 
     Raises:
-        RunError: Naming the first that is missing, cut short or changed.
+        RunError: A file is missing, truncated or changed; the message names the first.
     """
     again = "Copy the bundle again and unpack it into an empty folder; you may keep work/ with its engines."
     for name, facts in sorted(bundle.manifest["files"].items()):
@@ -95,7 +95,7 @@ def check_files(bundle: Bundle) -> None:
 
 
 def hash_file(file: Path) -> str:
-    """Return SHA-256 of a file."""
+    """Return the SHA-256 of a file."""
     digest = hashlib.sha256()
     with file.open("rb") as stream:
         while True:

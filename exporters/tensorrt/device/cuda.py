@@ -1,4 +1,4 @@
-"""The few calls of the CUDA runtime that are needed, through ctypes: a device has its library, and maybe no binding.
+"""The few required calls of the CUDA runtime, through ctypes: a device has its library, but maybe no Python binding.
 
 Names and signatures: CUDA Runtime API, 12.6 and 13.0, sections Memory Management, Stream Management and Device
 Management (docs.nvidia.com/cuda/cuda-runtime-api).
@@ -32,17 +32,17 @@ class Cuda:
         self.stream = int(handle.value or 0)
 
     def allocate(self, size: int) -> int:
-        """Return the address of new memory of the GPU.
+        """Allocate GPU memory, and return its address.
 
         Raises:
-            RunError: There is not enough.
+            RunError: There is not enough memory.
         """
         pointer = ctypes.c_void_p()
         self._call("cudaMalloc", ctypes.byref(pointer), ctypes.c_size_t(size))
         return int(pointer.value or 0)
 
     def free(self, address: int) -> None:
-        """Give memory back."""
+        """Free GPU memory."""
         self._call("cudaFree", ctypes.c_void_p(address))
 
     def to_device(self, address: int, array: Any) -> None:
@@ -54,17 +54,17 @@ class Cuda:
         self._copy(array.ctypes.data, address, array.nbytes, _TO_HOST)
 
     def synchronize(self) -> None:
-        """Wait for all that was asked of the stream."""
+        """Wait for all work on the stream."""
         self._call("cudaStreamSynchronize", ctypes.c_void_p(self.stream))
 
     def used_bytes(self) -> int:
-        """Return memory of the GPU that is in use, by whatever."""
+        """Return the GPU memory that all processes use, in bytes."""
         free, total = ctypes.c_size_t(), ctypes.c_size_t()
         self._call("cudaMemGetInfo", ctypes.byref(free), ctypes.byref(total))
         return total.value - free.value
 
     def compute_capability(self) -> str:
-        """Return such as `8.7`."""
+        """Return the compute capability, such as `8.7`."""
         numbers = []
         for attribute in (_CAPABILITY_MAJOR, _CAPABILITY_MINOR):
             value = ctypes.c_int()
@@ -107,6 +107,6 @@ def _candidates() -> Iterator[str]:
         yield found
     yield from ("libcudart.so", "libcudart.so.13", "libcudart.so.12")
     yield "/usr/local/cuda/lib64/libcudart.so"
-    # where TensorRT came from pip, so did CUDA's libraries
+    # if TensorRT was installed with pip, so were CUDA's libraries
     for folder in sys.path:
         yield from map(str, sorted(Path(folder).glob("nvidia/*/lib/libcudart.so.*")))

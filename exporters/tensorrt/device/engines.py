@@ -1,6 +1,6 @@
 """A decoder on TensorRT: an engine with two optimization profiles, 0 for prefill and 1 for decode.
 
-Written against the Python API as it is in 10.3 and 11.1 alike (python/src/infer/pyCore.cpp of NVIDIA/TensorRT).
+Uses only the Python API that 10.3 and 11.1 have in common (python/src/infer/pyCore.cpp of NVIDIA/TensorRT).
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from .errors import RunError
 from .runtimes import TENSORRT, Array, widen_bfloat16
 
 PREFILL, DECODE = 0, 1
-"""The profiles by number, in the order in which the engine was built with them."""
+"""Indices of the profiles, in the order in which the engine was built with them."""
 
 _DTYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "uint16", "INT64": "int64", "INT32": "int32"}
-"""numpy's dtypes by `trt.DataType`; numpy has no bfloat16, so its bits are handled."""
+"""numpy's dtypes by `trt.DataType`; numpy has no bfloat16, so uint16 holds its bits."""
 
 
 class TensorRT:
-    """A decoder on TensorRT, with the verbs of `runtimes.OnnxRuntime`.
+    """A decoder on TensorRT, with the interface of `runtimes.OnnxRuntime`.
 
-    Keys and values stay on the GPU in two sets of buffers. A step reads the past from one and writes past and new
-    tokens to the other; then the two change places.
+    The KV cache stays on the GPU in two sets of buffers. A step reads the cached tokens from one set, and writes cached
+    and new tokens to the other; then the sets are swapped.
 
     Attributes:
         description: Name and version.
-        threads: None, as the processor computes nothing.
+        threads: None, because the CPU computes nothing.
     """
 
     def __init__(self, engine_file: str, *, cuda: Any = None) -> None:
@@ -57,11 +57,11 @@ class TensorRT:
         self.threads = None
 
     def start(self, batch: int, tokens: int) -> None:
-        """Clear the KV cache, and make room.
+        """Clear the KV cache, and allocate its buffers.
 
         Args:
-            batch: Texts that follow.
-            tokens: The most tokens of one of them.
+            batch: Batch size of the next texts.
+            tokens: Largest number of tokens of a text.
         """
         self._length = 0
         for name in self._past_names:
@@ -71,9 +71,9 @@ class TensorRT:
                 self._buffer(f"{name}.{half}", size)
 
     def step(self, input_ids: Array, attention_mask: Array, position_ids: Array) -> Array:
-        """Take new tokens; arguments and result are those of `runtimes.OnnxRuntime.step`."""
+        """Compute the logits of new tokens; arguments and result are those of `runtimes.OnnxRuntime.step`."""
         context = self._contexts[DECODE if self._length else PREFILL]
-        # contiguous copies, named so that they live until the stream is synchronized
+        # the copies must stay referenced until the stream is synchronized
         given = self._give(
             context, {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
         )
@@ -85,11 +85,11 @@ class TensorRT:
         return logits
 
     def device_memory_bytes(self) -> int:
-        """Return memory of the GPU that is in use, by whatever."""
+        """Return the GPU memory that all processes use, in bytes."""
         return int(self._cuda.used_bytes())
 
     def _context(self, trt: Any, profile: int) -> Any:
-        """Return a context for one profile, with no more memory than that profile needs."""
+        """Return a context for one profile, with only the memory that this profile needs."""
         context = self._engine.create_execution_context(trt.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE)
         if context is None or not context.set_optimization_profile_async(profile, self._cuda.stream):
             raise RunError(
@@ -145,7 +145,7 @@ class TensorRT:
         )
 
     def _buffer(self, name: str, size: int) -> int:
-        """Return the address of a buffer of at least this many bytes; an empty one needs an address too."""
+        """Return the address of a buffer of at least this many bytes; even an empty one needs an address."""
         address, capacity = self._buffers.get(name, (0, 0))
         if capacity < max(size, 1):
             if address:

@@ -1,5 +1,5 @@
-"""What the person at the device can mend."""
+"""Errors that the user of the device can fix."""
 
 
 class RunError(Exception):
-    """The run cannot go on: the first line says what is wrong, the rest what to do. Exit code 2."""
+    """The run cannot continue: the first line gives the problem, the others the advice. Exit code 2."""

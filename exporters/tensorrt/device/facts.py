@@ -1,4 +1,4 @@
-"""What the device is, and the state that it is measured in. What a device does not tell is None."""
+"""Facts about the device, and its state before and after the measurement; unknown values are None."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import numpy as np
 from .files import total_memory
 
 COMMAND_SECONDS = 10
-"""How long a command that tells something may take."""
+"""Timeout of commands that report facts."""
 
 
 def device_facts(root: Path = Path("/")) -> dict[str, Any]:
-    """Return what does not change while the device is measured."""
+    """Return the facts that do not change during the measurement."""
     return {
         "model": device_model(root),
         "gpu": run_quietly(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]),
@@ -29,24 +29,24 @@ def device_facts(root: Path = Path("/")) -> dict[str, Any]:
         "python": platform.python_version(),
         "numpy": np.__version__,
         "power_mode": run_quietly(["nvpmodel", "-q"]),
-        # it needs root; where it is not given, clock_rates tell at least the present
+        # it needs root; without root, clock_rates still report the current clocks
         "jetson_clocks": run_quietly(["jetson_clocks", "--show"]),
     }
 
 
 def device_state(root: Path = Path("/")) -> dict[str, Any]:
-    """Return what changes: temperatures in degrees Celsius, clocks in hertz."""
+    """Return the state that changes: temperatures in degrees Celsius, clocks in hertz."""
     return {"temperatures": temperatures(root), "clock_rates": clock_rates(root)}
 
 
 def device_model(root: Path = Path("/")) -> str | None:
-    """Return the name that the maker gave it."""
+    """Return the manufacturer's name of the device."""
     tree = read_text(root / "proc/device-tree/model")
     return tree or read_text(root / "sys/class/dmi/id/product_name")
 
 
 def temperatures(root: Path = Path("/")) -> dict[str, float]:
-    """Return by thermal zone; a zone that is switched off says nothing."""
+    """Return the temperatures by thermal zone, without zones that are switched off."""
     found = {}
     for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*")):
         name, value = read_text(zone / "type"), read_text(zone / "temp")
@@ -56,7 +56,7 @@ def temperatures(root: Path = Path("/")) -> dict[str, float]:
 
 
 def clock_rates(root: Path = Path("/")) -> dict[str, int]:
-    """Return of processor cores, and of all that devfreq knows, such as GPU and memory."""
+    """Return the clocks of CPU cores, and of all devices in devfreq, such as GPU and memory."""
     found = {}
     for core in sorted((root / "sys/devices/system/cpu").glob("cpu[0-9]*")):
         kilohertz = read_text(core / "cpufreq/scaling_cur_freq")
@@ -70,7 +70,7 @@ def clock_rates(root: Path = Path("/")) -> dict[str, int]:
 
 
 def read_text(file: Path) -> str | None:
-    """Return a small file's text; None where there is none or nothing in it."""
+    """Return the text of a small file; None if it is missing or empty."""
     try:
         return file.read_text(encoding="utf-8", errors="replace").strip("\0\n ") or None
     except OSError:
@@ -78,7 +78,7 @@ def read_text(file: Path) -> str | None:
 
 
 def run_quietly(command: list[str]) -> str | None:
-    """Return what a command says; None where it is absent, fails or hangs."""
+    """Return the output of a command; None if it is missing, fails, times out or prints nothing."""
     try:
         done = subprocess.run(
             command,

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and how much room there is for them."""
+"""Atomic writing of files, and the available disk space and memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .errors import RunError
 
 
 def write_json(file: Path, content: Any) -> None:
-    """Write a file in one step.
+    """Write a JSON file atomically.
 
     Raises:
         RunError: The disk is full, or the folder cannot be written.
@@ -33,7 +33,7 @@ def write_json(file: Path, content: Any) -> None:
 
 
 def read_json(file: Path) -> Any | None:
-    """Return the content of a file of ours, or None where there is none, or a damaged one."""
+    """Return the content of a JSON file; None if it is missing or damaged."""
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -41,22 +41,22 @@ def read_json(file: Path) -> Any | None:
 
 
 def free_disk(folder: Path) -> int:
-    """Return bytes that can still be written."""
+    """Return the free disk space in bytes."""
     return shutil.disk_usage(str(folder)).free
 
 
 def available_memory(root: Path = Path("/")) -> int | None:
-    """Return bytes that can be allocated without swapping, as the kernel estimates; None where it does not tell."""
+    """Return the kernel's estimate of the bytes that can be allocated without swapping; None if unknown."""
     return _memory_line("MemAvailable", root)
 
 
 def total_memory(root: Path = Path("/")) -> int | None:
-    """Return bytes of memory that there are."""
+    """Return the total memory in bytes; None if unknown."""
     return _memory_line("MemTotal", root)
 
 
 def free_swap(root: Path = Path("/")) -> int:
-    """Return bytes that can be swapped out."""
+    """Return the free swap space in bytes; 0 if unknown."""
     return _memory_line("SwapFree", root) or 0
 
 
@@ -72,5 +72,5 @@ def _memory_line(name: str, root: Path) -> int | None:
 
 
 def gigabytes(count: float) -> str:
-    """Return a size for people."""
+    """Return a size as text, in GB or MB."""
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

@@ -1,6 +1,6 @@
-"""Dense against pruned on this device: two processes that take turns, in one thermal state.
+"""Benchmark of the dense and the pruned graph on this device: two processes take turns, in the same thermal state.
 
-The turns alternate in order, and so do the starts of the processes, so that neither graph profits from drift.
+The order of the turns alternates, and so does the order of the launches, so that drift favors neither graph.
 """
 
 from __future__ import annotations
@@ -17,32 +17,32 @@ from .power import Power
 from .processes import Setup, Worker, start_worker
 
 LAUNCHES = 4
-"""How often both processes are started anew, if there are as many rounds: an even number, so that each is the first as
+"""Number of launches of both processes, if there are as many rounds: an even number, so that each is first equally
 often."""
 
 WARM_UP_LIMIT = 4
-"""Rounds of a launch after which measuring begins, settled or not."""
+"""Largest number of warm-up rounds of a launch, even if the times have not settled."""
 
 SETTLED = 0.05
-"""Two rounds whose times differ by less than this share are settled."""
+"""The times have settled if those of two rounds differ by less than this share."""
 
 PHASES = ("prefill", "decode")
 
 BY_ROUND, BY_LAUNCH = "by round", "by launch"
-"""Both graphs are loaded and take turns, or there is memory for one at a time."""
+"""How the graphs alternate: by round if both fit into memory, otherwise by launch."""
 
 Round = Any
-"""What a process says of a round: `worker.time_round`."""
+"""Result of a round: see `worker.time_round`."""
 
 
 def measure(setup: Setup, verified: dict[str, Any], power: Power | None, *, rounds: int) -> dict[str, Any]:
     """Measure both graphs.
 
     Args:
-        setup: How they are run.
-        verified: What `verify` returned: the memory that each takes decides whether both fit.
-        power: What tells the device's power, or None.
-        rounds: How many rounds to measure, rounded up to a multiple of the launches.
+        setup: How the graphs are run.
+        verified: Result of `verify`, whose peak memory decides whether both graphs fit.
+        power: Sampler of the device's power, or None.
+        rounds: Number of rounds to measure, rounded up to a multiple of the launches.
 
     Returns:
         The report's section `benchmark`.
@@ -86,7 +86,7 @@ def measure(setup: Setup, verified: dict[str, Any], power: Power | None, *, roun
 
 
 def _fit_together(verified: dict[str, Any]) -> bool:
-    """Return whether both processes fit into the memory that is available: each was alone when it was verified."""
+    """Return whether both processes fit into the available memory; each ran alone during verification."""
     available = available_memory()
     needed = sum(verified[subject]["peak_memory_bytes"] for subject in SUBJECTS)
     if available is None or needed <= available:
@@ -100,7 +100,7 @@ def _fit_together(verified: dict[str, Any]) -> bool:
 
 
 def _warm_up(workers: list[Worker], task: dict[str, Any]) -> int:
-    """Run rounds until all graphs take the same time twice in a row; returns how many."""
+    """Run rounds until the times of all graphs have settled, and return the number of rounds."""
     before: list[float] = []
     for number in range(1, WARM_UP_LIMIT + 1):
         now = [float(sum(map(sum, worker.ask(task)["phases"].values()))) for worker in workers]
@@ -126,7 +126,7 @@ def _describe(
     return {
         "bytes_on_disk": engine.stat().st_size if used else setup.bundle.weight_bytes(subject),
         "peak_memory_bytes": max(each["peak_memory_bytes"] for each in rounds),
-        # measured while it was alone; the other graph is on the same GPU here
+        # measured during verification, because here both graphs may be on the GPU
         "gpu_memory_bytes": verified[subject]["gpu_memory_bytes"],
         "load_seconds": float(np.median([each["load_seconds"] for each in ready])),
         "decode_watts": watts,

@@ -1,4 +1,4 @@
-"""The device's power, sampled while it is measured: from the power monitors of hwmon, or from tegrastats."""
+"""Power of the device, sampled during the measurement: from hwmon's power monitors, or from tegrastats."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from pathlib import Path
 from typing import Any, Iterable
 
 INTERVAL_SECONDS = 0.05
-"""Between samples of hwmon; tegrastats is asked for twice this, which is as fast as it goes steadily."""
+"""Interval between samples of hwmon; that of tegrastats is twice this, the shortest that it keeps steadily."""
 
 TOTAL = "VDD_IN"
-"""The rail that is a whole module's power on NX and Nano (NVIDIA in "Interpretation of Jetson NX power rail",
-forums.developer.nvidia.com/t/200883). Where there is none, as on AGX modules, all rails are added, as jetson_stats 4.3
-does (jtop/core/power.py); a report names them."""
+"""The rail that powers the whole module on NX and Nano (NVIDIA in "Interpretation of Jetson NX power rail",
+forums.developer.nvidia.com/t/200883). If it is missing, as on AGX modules, all rails are added, as in jetson_stats 4.3
+(jtop/core/power.py); the report names them."""
 
 FEWEST_SAMPLES = 3
-"""With less, nothing is said of the power."""
+"""Minimum number of samples for a mean."""
 
 _TEGRASTATS = re.compile(r"\b([A-Z][A-Z0-9_]+) (\d+)mW/\d+mW")
 
 
 def read_hwmon(root: Path = Path("/")) -> dict[str, float]:
-    """Return watts by rail, of every ina3221: volts times amperes (Documentation/hwmon/ina3221.rst, Linux 6.1)."""
+    """Return watts by rail of all ina3221 monitors: volts times amperes (Documentation/hwmon/ina3221.rst, Linux 6.1)."""
     watts = {}
     for monitor in sorted((root / "sys/class/hwmon").glob("hwmon*")):
         if _read(monitor / "name") != "ina3221":
@@ -41,21 +41,21 @@ def read_hwmon(root: Path = Path("/")) -> dict[str, float]:
 
 
 def parse_tegrastats(line: str) -> dict[str, float]:
-    """Return watts by rail in a line of tegrastats, which gives what is drawn now before the average."""
+    """Return the watts by rail in a line of tegrastats, which lists current power before the average."""
     return {name: int(milliwatts) / 1e3 for name, milliwatts in _TEGRASTATS.findall(line)}
 
 
 def total_watts(watts_by_rail: dict[str, float]) -> float:
-    """Return what the module draws."""
+    """Return the power of the whole module in watts."""
     return watts_by_rail.get(TOTAL, sum(watts_by_rail.values()))
 
 
 class Power:
-    """Samples until it is closed.
+    """Samples the power until it is closed.
 
     Attributes:
-        source: What it reads.
-        rails: The rails that are added up.
+        source: Source of the samples.
+        rails: Rails that are added up.
     """
 
     def __init__(self, source: str, first: dict[str, float], process: Any, root: Path) -> None:
@@ -70,7 +70,7 @@ class Power:
 
     @classmethod
     def open(cls, root: Path = Path("/")) -> Power | None:
-        """Begin to sample; return None if nothing measures the power."""
+        """Start sampling; return None if the device does not measure its power."""
         first = read_hwmon(root)
         if first:
             return cls("ina3221, hwmon", first, None, root)
@@ -102,10 +102,10 @@ class Power:
             self._process.communicate()
 
     def mean_watts(self, spans: Iterable[tuple[float, float]]) -> float | None:
-        """Return the mean over all samples that lie in one of the spans; None where they are too few to say.
+        """Return the mean of all samples within the spans; None if there are too few.
 
         Args:
-            spans: Beginnings and ends, of `time.monotonic`.
+            spans: Start and end times, from `time.monotonic`.
         """
         spans = list(spans)
         inside = [watts for when, watts in list(self._samples) if any(began <= when <= ended for began, ended in spans)]

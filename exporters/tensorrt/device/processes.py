@@ -1,4 +1,4 @@
-"""The processes that hold the graphs, as the one that measures sees them; `worker` is what they run."""
+"""The worker processes, each with one graph, as the measuring process uses them; they run `worker`."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Setup:
     Attributes:
         bundle: The bundle.
         runtime: `tensorrt` or `onnxruntime`.
-        provider: ONNX Runtime's execution provider; None takes the GPU's if there is one.
-        threads: Threads of ONNX Runtime; 0 leaves it to the runtime.
+        provider: ONNX Runtime's execution provider; None selects the GPU's if there is one.
+        threads: Number of intra-op threads of ONNX Runtime; 0 is the runtime's default.
     """
 
     def __init__(self, bundle: Bundle, runtime: str, *, provider: str | None = None, threads: int = 0) -> None:
@@ -33,10 +33,10 @@ class Setup:
         self.threads = threads
 
     def task(self, subject: str) -> dict[str, Any]:
-        """Return what the process of a subject is told to load.
+        """Return the task that loads a subject's graph into its process.
 
         Raises:
-            RunError: Its engine is not built.
+            RunError: Its engine has not been built.
         """
         engine = self.bundle.work / f"{subject}.engine"
         if self.runtime == TENSORRT and not engine.is_file():
@@ -54,11 +54,11 @@ class Setup:
 
 
 class Worker:
-    """A process with one graph; `start_worker` makes one and ends it.
+    """A process with one graph, started and ended by `start_worker`.
 
     Attributes:
-        subject: Which graph.
-        ready: What it said once the graph was loaded.
+        subject: Name of the graph.
+        ready: Its answer after loading the graph.
     """
 
     def __init__(self, subject: str, process: subprocess.Popen[str], log: Path, task: dict[str, Any]) -> None:
@@ -68,10 +68,10 @@ class Worker:
         self.ready = self.ask(task)
 
     def ask(self, task: dict[str, Any]) -> dict[str, Any]:
-        """Let the process do something.
+        """Send a task to the process, and return its answer.
 
         Raises:
-            RunError: It could not, or died.
+            RunError: The task failed, or the process died.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -97,7 +97,7 @@ class Worker:
 
 @contextlib.contextmanager
 def start_worker(setup: Setup, subject: str) -> Iterator[Worker]:
-    """Start a process that loads a graph, and end it.
+    """Start a process that loads a graph, and end it on exit.
 
     Yields:
         The process, with the graph loaded.
@@ -108,7 +108,7 @@ def start_worker(setup: Setup, subject: str) -> Iterator[Worker]:
     task = setup.task(subject)
     assert __package__
     command = [sys.executable, "-m", f"{__package__}.worker"]
-    # wherever this package was imported from, the process has to find it too
+    # the process must find this package, wherever it was imported from
     root = Path(__file__).resolve().parents[__package__.count(".") + 1]
     search = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
     log_file = setup.bundle.work / f"{subject}.log"
@@ -124,5 +124,5 @@ def start_worker(setup: Setup, subject: str) -> Iterator[Worker]:
         try:
             yield Worker(subject, process, log_file, task)
         finally:
-            process.kill()  # it holds nothing that is worth waiting for
+            process.kill()  # it has no state to save
             process.communicate()

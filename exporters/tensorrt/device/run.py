@@ -28,7 +28,7 @@ STEPS = ("build", "verify", "measure")
 
 
 def main() -> int:
-    """Run the steps; exit code 1 where parity fails, 2 where the run cannot go on."""
+    """Run the steps, and return the exit code: 1 if parity fails, 2 if the run cannot continue."""
     try:
         bundle = open_bundle(Path.cwd())
         bundle.work.mkdir(exist_ok=True)
@@ -42,7 +42,7 @@ def main() -> int:
 
 
 def run_steps(bundle: Bundle, arguments: list[str]) -> int:
-    """Run the steps that the arguments ask for, under a lock.
+    """Run the steps that the arguments name; the caller holds the lock.
 
     Returns:
         The exit code.
@@ -63,7 +63,7 @@ def run_steps(bundle: Bundle, arguments: list[str]) -> int:
 
 @contextlib.contextmanager
 def try_lock(bundle: Bundle) -> Iterator[TextIO | None]:
-    """The lock of a run, or None where another has it: two at once would disturb what each measures."""
+    """Yield the lock of a run; None if another run holds it, because two runs would disturb each other's timing."""
     with (bundle.work / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -105,7 +105,7 @@ def _run(bundle: Bundle, arguments: argparse.Namespace) -> int:
     }
     if "verify" not in steps and "measure" not in steps:
         return 0
-    # what each takes is needed to measure, too
+    # measuring needs the memory of each graph too
     verified = _verify(setup)
     report["runtime"] = verified["pruned"]["ready"]["runtime"]
     report["parity"] = {subject: verified[subject]["parity"] for subject in SUBJECTS}
@@ -143,7 +143,7 @@ def _verify(setup: Setup) -> dict[str, Any]:
 
 
 def _gpu_used(setup: Setup) -> int | None:
-    """Return what the GPU's memory is used for before any graph is loaded; None where none is used."""
+    """Return the GPU memory that is in use before any graph is loaded; None if no GPU is used."""
     if setup.runtime != TENSORRT and setup.provider == "CPUExecutionProvider":
         return None
     from .cuda import Cuda
@@ -151,7 +151,7 @@ def _gpu_used(setup: Setup) -> int | None:
     try:
         return Cuda().used_bytes()
     except RunError:
-        # there is no GPU to ask
+        # there is no GPU
         return None
 
 

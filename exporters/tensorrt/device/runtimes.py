@@ -1,4 +1,4 @@
-"""The runtimes of a device, behind the same verbs; this one is ONNX Runtime, `engines` has TensorRT."""
+"""Runtimes of a device with the same interface: ONNX Runtime here, TensorRT in `engines`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Array = Any
 """A numpy array."""
 
 _ELEMENTS = {"float32": ("float32", 1), "float16": ("float16", 10), "bfloat16": ("uint16", 16)}
-"""numpy's dtype for the bits, and the number in `TensorProto.DataType`."""
+"""numpy's dtype for the bits, and the number in `TensorProto.DataType`, by dtype."""
 
 _MEETS_OPSET = {20: "1.17", 23: "1.23"}
-"""The first ONNX Runtime that loads our graphs of an opset: tried from 1.16 to 1.24."""
+"""The first ONNX Runtime that loads our graphs, by opset: tested with 1.16 to 1.24."""
 
 
 class OnnxRuntime:
@@ -26,7 +26,7 @@ class OnnxRuntime:
 
     Attributes:
         description: Name, version and provider.
-        threads: How many threads compute one operator; 0 leaves it to the runtime.
+        threads: Number of intra-op threads; 0 is the runtime's default.
     """
 
     def __init__(self, graph: str, *, precision: str, opset: int, provider: str | None, threads: int) -> None:
@@ -50,8 +50,8 @@ class OnnxRuntime:
         """Clear the KV cache.
 
         Args:
-            batch: Texts that follow.
-            tokens: The most tokens of one of them; this runtime makes room as it goes.
+            batch: Batch size of the next texts.
+            tokens: Largest number of tokens of a text; ignored, since this runtime allocates memory as needed.
         """
         del tokens
         self._past = {
@@ -60,15 +60,15 @@ class OnnxRuntime:
         }
 
     def step(self, input_ids: Array, attention_mask: Array, position_ids: Array) -> Array:
-        """Take new tokens.
+        """Compute the logits of new tokens.
 
         Args:
-            input_ids: The tokens, int64 [batch, new].
+            input_ids: The new tokens, int64 [batch, new].
             attention_mask: 1 for tokens and 0 for padding, int64 [batch, past + new].
-            position_ids: The place of each new token in its text, int64 [batch, new].
+            position_ids: The position of each new token, int64 [batch, new].
 
         Returns:
-            The logits after the last of them, float32 [batch, vocabulary].
+            Logits of the last new token, float32 [batch, vocabulary].
         """
         given = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
         binding = self._session.io_binding()
@@ -86,7 +86,7 @@ class OnnxRuntime:
         return logits
 
     def device_memory_bytes(self) -> int | None:
-        """Return memory of the GPU that is in use, by whatever; None on a CPU."""
+        """Return the GPU memory that all processes use, in bytes; None on a CPU."""
         if self._place == "cpu":
             return None
         if self._cuda is None:
@@ -99,7 +99,7 @@ class OnnxRuntime:
         value = self._runtime.OrtValue
         if self._precision != "bfloat16":
             return value.ortvalue_from_numpy(array)
-        # numpy has no bfloat16, so the runtime is given its bits
+        # numpy has no bfloat16, so its bits are passed
         return value.ortvalue_from_numpy_with_onnx_type(array, _ELEMENTS["bfloat16"][1])
 
     def _to_float32(self, value: Any) -> Array:
@@ -107,7 +107,7 @@ class OnnxRuntime:
             return value.numpy()[:, -1].astype(np.float32)
         import ctypes
 
-        # onnxruntime makes no array of bfloat16, which is the upper half of float32
+        # onnxruntime does not convert bfloat16, which is the upper half of float32
         shape = value.shape()
         count = int(np.prod(shape))
         halves = np.ctypeslib.as_array((ctypes.c_uint16 * count).from_address(value.data_ptr())).reshape(shape)
@@ -115,12 +115,12 @@ class OnnxRuntime:
 
 
 def widen_bfloat16(halves: Array) -> Array:
-    """Return the bits of bfloat16 numbers, uint16, as float32."""
+    """Return bfloat16 numbers, given as their bits in uint16, as float32."""
     return (halves.astype(np.uint32) << 16).view(np.float32)
 
 
 def default_provider(available: Sequence[str]) -> str:
-    """Return the provider that is taken where none is asked for: the GPU if the build has one."""
+    """Return the default provider: CUDA if onnxruntime has it, otherwise the CPU."""
     return "CUDAExecutionProvider" if "CUDAExecutionProvider" in available else "CPUExecutionProvider"
 
 
@@ -132,13 +132,13 @@ def _open_session(runtime: Any, graph: str, provider: str, precision: str, opset
         )
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
-    # warnings of the runtime are none of the reader's business; 3 shows errors
+    # 3 shows errors only: users cannot act on the runtime's warnings
     options.log_severity_level = 3
     try:
         session = runtime.InferenceSession(graph, options, providers=_with_fallbacks(provider, available, precision))
     except Exception as error:  # onnxruntime's errors have no other base class in common
         raise RunError(_explain(runtime.__version__, graph, precision, opset, error)) from error
-    # where a provider cannot start, onnxruntime goes on without it
+    # onnxruntime continues without a provider that cannot start
     taken = session.get_providers()[0]
     if taken != provider:
         raise RunError(
@@ -149,14 +149,14 @@ def _open_session(runtime: Any, graph: str, provider: str, precision: str, opset
 
 
 def _with_fallbacks(provider: str, available: Sequence[str], precision: str) -> list[Any]:
-    """Return the provider, and those that take what it leaves."""
+    """Return the provider, and those for the operators that it does not support."""
     cuda = "CUDAExecutionProvider"
     names = [provider]
     if provider not in (cuda, "CPUExecutionProvider") and cuda in available:
         names.append(cuda)
     if provider != "CPUExecutionProvider":
         names.append("CPUExecutionProvider")
-    # TF32 rounds float32 to 10 bits of mantissa: the graph's own precision is what is proved and measured
+    # TF32 would round mantissas to 10 bits, but the graph's own dtype is to be verified and measured
     return [(name, {"use_tf32": "0"}) if name == cuda and precision == "float32" else name for name in names]
 
 
@@ -176,7 +176,7 @@ def _explain(version: str, graph: str, precision: str, opset: int, error: Except
 
 
 def version_tuple(version: str) -> tuple[int, ...]:
-    """Return a version's leading numbers, to compare with others."""
+    """Return the leading numbers of a version, for comparison."""
     numbers = []
     for part in version.split(".")[:3]:
         digits = "".join(character for character in part if character.isdigit())
@@ -187,10 +187,10 @@ def version_tuple(version: str) -> tuple[int, ...]:
 
 
 def choose_runtime(asked: str | None) -> str:
-    """Return the runtime to take: TensorRT where it imports, else ONNX Runtime.
+    """Return the runtime to use: by default TensorRT if it can be imported, otherwise ONNX Runtime.
 
     Raises:
-        RunError: It is not there.
+        RunError: It cannot be imported.
     """
     if asked is not None:
         _require(asked)
@@ -217,6 +217,6 @@ def _require(name: str) -> None:
 def _imports(name: str) -> str | None:
     try:
         importlib.import_module(name)
-    except (ImportError, OSError) as error:  # a library that tensorrt needs may be missing: OSError
+    except (ImportError, OSError) as error:  # OSError: a library that tensorrt needs is missing
         return str(error)
     return None

@@ -1,4 +1,4 @@
-"""Parity: do the graphs compute on this device what PyTorch computed where the bundle was made?"""
+"""Parity of the graphs on this device with PyTorch on the machine that made the bundle."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from .processes import Setup, start_worker
 
 
 def verify(setup: Setup) -> dict[str, Any]:
-    """Put both graphs through their references, one after the other.
+    """Run both graphs on their reference cases, one after the other.
 
     Returns:
-        By subject: how the cases came out, whether all hold, and what memory the process took.
+        By subject: the parity of the cases, the worker's `ready`, and the memory of its process.
     """
     return {subject: _verify(setup, subject) for subject in SUBJECTS}
 

@@ -1,7 +1,7 @@
-"""The process that holds one graph: `python3 -m device.worker`, with a line of JSON that says which.
+"""The process that holds one graph: `python3 -m device.worker`, which reads tasks as lines of JSON.
 
-It loads the graph, answers with a line that says so, and then answers each line, a task, with a line. It ends when its
-input ends. One graph a process: what one of them holds, and how its memory lies, is nothing to the other.
+The first line names the graph, which it loads; it answers this line and each further task with a line, and ends when
+its input ends. Each graph has its own process, so that the memory of one does not affect the other.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .runtimes import TENSORRT, Array, OnnxRuntime
 
 
 def load(task: dict[str, Any]) -> Any:
-    """Return the decoder that a task names, on the runtime that it names."""
+    """Load the decoder of a task on its runtime."""
     if task["runtime"] == TENSORRT:
         from .engines import TensorRT
 
@@ -36,15 +36,15 @@ def load(task: dict[str, Any]) -> Any:
 
 
 def compare(decoder: Any, task: dict[str, Any]) -> list[dict[str, Any]]:
-    """Put a decoder through the reference cases.
+    """Compare a decoder's logits with the reference cases.
 
     Args:
-        decoder: What is checked.
+        decoder: Decoder to check.
         task: `references`, the file with the arrays of every call; `cases`, their names and numbers of calls;
             `tolerance` and `mean_tolerance`.
 
     Returns:
-        For each case how far its logits are from the reference's.
+        For each case, the errors of its logits and whether they are within tolerance.
     """
     results = []
     with np.load(task["references"]) as arrays:
@@ -78,16 +78,16 @@ def _judge(name: str, error_rv: Array, agreement_r: Array, task: dict[str, Any])
 
 
 def time_round(decoder: Any, task: dict[str, Any]) -> dict[str, Any]:
-    """Run a prompt twice, and times the second run of it and every decoded token after.
+    """Run a prompt twice, and time its second run and every decoded token after it.
 
-    The first run after the other process has run finds the caches cold.
+    The first run only warms up: after a turn of the other process, the caches are cold.
 
     Returns:
-        `phases`, by name the seconds of each call; `spans`, by name when they began and ended, on a clock that all
+        `phases`, the seconds of each call by phase; `spans`, the start and end of each phase, on a clock that all
         processes share.
     """
     total = task["prompt_tokens"] + task["decode_tokens"]
-    # the tokens are drawn, not chosen from logits: choosing would be timed, and both graphs must see the same
+    # random tokens, not sampled ones: sampling would be timed, and both graphs must get the same tokens
     tokens_bs = np.random.default_rng(task["seed"]).integers(task["vocab_size"], size=(1, total))
     mask_bs, positions_bs = np.ones_like(tokens_bs), np.arange(total)[np.newaxis]
     ends = list(range(task["prompt_tokens"], total + 1))
@@ -111,12 +111,12 @@ def time_round(decoder: Any, task: dict[str, Any]) -> dict[str, Any]:
 
 
 def memory(decoder: Any) -> dict[str, Any]:
-    """Return the most memory that the process has held, and what is in use of the GPU's."""
+    """Return the peak memory of the process, and the GPU memory in use."""
     return {"peak_memory_bytes": peak_memory_bytes(), "gpu_used_bytes": decoder.device_memory_bytes()}
 
 
 def peak_memory_bytes() -> int:
-    """Return the most memory that this process has held so far."""
+    """Return the peak memory of this process so far, in bytes."""
     for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
@@ -125,7 +125,7 @@ def peak_memory_bytes() -> int:
 
 def main() -> None:
     """Serve tasks until standard input ends."""
-    # whatever a runtime prints goes to standard error, and does not disturb the answers
+    # output of the runtime goes to standard error, so that it does not mix with the answers
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
@@ -137,7 +137,7 @@ def main() -> None:
         decoder = load(json.loads(sys.stdin.readline()))
         seconds = time.perf_counter() - started
         answer({"load_seconds": seconds, "runtime": decoder.description, "threads": decoder.threads})
-        gc.disable()  # a collection in the middle of a token would count as its time
+        gc.disable()  # a collection during a token would add to its time
         for line in sys.stdin:
             task = json.loads(line)
             found = {"cases": compare(decoder, task)} if "references" in task else time_round(decoder, task)
