@@ -49,7 +49,7 @@ def export(
     opset: Opset = Opset.OPSET_23,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> OnnxExport:
-    """Export a decoder as one graph for prefill and decode, with config, tokenizer and genai_config.json beside it.
+    """Export a decoder as one graph for prefill and decode, with config, tokenizer and genai_config.json next to it.
 
     The inputs and outputs are those of `graph.build_graph`.
 

@@ -33,7 +33,7 @@ class EngineSettings:
         limits: The largest batch and context.
         compute_capability: Compute capability of the target GPU; None for the GPU in the machine.
         workspace_bytes: Limit of the scratch memory of a kernel; None for no limit.
-        timing_cache: Folder of timing caches; None to measure anew.
+        timing_cache: Folder of timing caches; None to measure every time.
     """
 
     limits: Limits

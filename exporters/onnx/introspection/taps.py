@@ -156,7 +156,7 @@ def _attention_inputs(model: onnx.ModelProto, makers: Mapping[str, int]) -> Iter
 
 
 def _is_named_alike(module: str, makers: Mapping[str, int]) -> bool:
-    """Return whether a value with a module's name is what the module returns, in graphs that this project builds.
+    """Return whether a value with a module's name is the module's output, in graphs that this project builds.
 
     It is not if the module scales its embeddings itself, or if it is a whole attention: the graph's `attention` is the
     value before the output projection.

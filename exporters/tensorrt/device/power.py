@@ -25,7 +25,7 @@ _TEGRASTATS = re.compile(r"\b([A-Z][A-Z0-9_]+) (\d+)mW/\d+mW")
 
 
 def read_hwmon(root: Path = Path("/")) -> dict[str, float]:
-    """Return watts by rail of all ina3221 monitors: volts times amperes (Documentation/hwmon/ina3221.rst, Linux 6.1)."""
+    """Return watts by rail of all ina3221 chips: volts times amperes (Documentation/hwmon/ina3221.rst, Linux 6.1)."""
     watts = {}
     for monitor in sorted((root / "sys/class/hwmon").glob("hwmon*")):
         if _read(monitor / "name") != "ina3221":

@@ -151,7 +151,7 @@ def _gpu_used(setup: Setup) -> int | None:
     try:
         return Cuda().used_bytes()
     except RunError:
-        # there is no GPU
+        # no GPU, or no CUDA runtime
         return None
 
 
