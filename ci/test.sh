@@ -8,8 +8,8 @@ usage() {
 Usage: bash ci/test.sh [--fast]
 
 Without options, runs everything that CI runs, in an environment of its own: builds the packages, runs the quickstart
-from the source package, checks style, types, imports and the site, runs the commands of the README, all tests, the
-fast ones with coverage, and builds an engine for a GPU that is not present.
+from the source package, checks style, types, imports and the site, runs the commands of the README, all tests with
+coverage, and builds an engine for a GPU that is not present.
 
 Options:
   --fast  Check style, types and imports, and run the tests that are not slow. Installs nothing: it uses the
@@ -19,7 +19,8 @@ Options:
 Environment variables:
   AMP_EXPORT_ENV             directory of the environment, which is kept for the next run; default: a temporary one
   AMP_EXPORT_EXTRAS          further extras to install and test, such as executorch, whose exports take minutes
-  AMP_EXPORT_TEST_PROCESSES  number of test processes; default: 2
+  AMP_EXPORT_TEST_PROCESSES  number of test processes; default: one more than CPU cores, since tests wait for other
+                             processes and for one another
   PYTHON                     interpreter for new environments; default: python3
 END
 }
@@ -60,13 +61,14 @@ check_source() {
     python ci/architecture.py --check
     mypy
 }
-run_tests() { python -m pytest --numprocesses "${AMP_EXPORT_TEST_PROCESSES:-2}" --dist worksteal --quiet "$@"; }
+test_processes="${AMP_EXPORT_TEST_PROCESSES:-$(($(getconf _NPROCESSORS_ONLN) + 1))}"
+pytest=(-m pytest --numprocesses "$test_processes" --dist worksteal --quiet)
 
 if [[ "$fast" == yes ]]; then
     [[ -z "${AMP_EXPORT_ENV:-}" ]] || export PATH="$AMP_EXPORT_ENV/bin:$PATH"
     beside source check_source
     step "fast tests"
-    run_tests -m "not slow"
+    python "${pytest[@]}" -m "not slow"
     step "style, types and imports"
     finish source
     step "done"
@@ -127,14 +129,12 @@ step "commands of the README"
 
 beside engine python ci/engine.py "$scratch/result/out"
 
-step "fast tests, with coverage"
+step "tests, with coverage"
 finish system
 mkdir "$scratch/families"
-# measuring coverage makes tracers and planners several times slower, so that only the fast tests are measured
-COVERAGE_FILE="$scratch/coverage" run_tests -m "not slow" --cov --cov-report=term
-
-step "slow tests"
-AMP_EXPORT_SUPPORT_ROWS="$scratch/families" run_tests -m slow --durations=25
+# slipcover is imported before pytest, which warns of it
+AMP_EXPORT_SUPPORT_ROWS="$scratch/families" \
+    python -m slipcover "${pytest[@]}" -W "ignore:Module already imported:pytest.PytestAssertRewriteWarning" --durations=25
 python ci/support.py --check --rows "$scratch/families"
 
 step "an engine for a GPU that is not here"
