@@ -172,8 +172,8 @@ class Block:
         inputs: Projections of the hidden state.
         output: Projection back to the hidden state; AMP scores its input.
         tensors: Norms within the block, named relative to the layer.
-        attributes: Counts that the module's forward reads, by attribute; `config.NAME` is an attribute of the module's own
-            copy of the config.
+        attributes: Counts that the module's forward reads, by attribute; `config.NAME` is an attribute of the module's
+            own copy of the config.
     """
 
     module: str

@@ -62,7 +62,7 @@ def plain_mlp(up: str, down: str, *, bias: bool | str, transposed: bool = False)
 
 
 def expert_mlp(count: str) -> Block:
-    """Return experts that fuse gate and up in one parameter: `MixtralExperts`, `modeling_mixtral.py`, transformers 5.24.
+    """Return experts that fuse gate and up in one parameter: `MixtralExperts`, `modeling_mixtral.py`, 5.24.
 
     Args:
         count: The config field with the number of experts.

@@ -71,7 +71,7 @@ def quiet_datasets() -> Iterator[None]:
 
 @functools.cache
 def import_quietly() -> None:
-    """Import transformers' models without the log messages of torchao, if that is installed, about missing libraries."""
+    """Import transformers' models without the messages that an installed torchao logs about missing libraries."""
     if importlib.util.find_spec("torchao") is None:
         return
     disabled = python_logging.root.manager.disable
