@@ -32,7 +32,7 @@ def read_cases(file: Path, config: ModelConfig) -> Sequence[AnyCase]:
         config: The model's config; its kind determines which of the three is expected.
 
     Raises:
-        RequestError: The file cannot be read, holds no cases, or an entry is not a valid case; the message names the entry.
+        RequestError: The file cannot be read, holds no cases, or has an invalid entry, which the message names.
     """
     kind = CASES[config.architecture.kind]
     example = f'For example: [{{"name": "batch of 2", "{_lengths(kind)}": [5, 17]}}].'

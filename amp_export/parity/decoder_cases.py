@@ -40,7 +40,7 @@ class Case:
         prompt_lengths: Tokens of each row's prompt.
         decode_steps: Number of single-token calls at the end.
         padding: Side on which shorter rows are padded.
-        chunks: Lengths of chunks between the prompt and the decode steps: calls of several tokens with a filled KV cache.
+        chunks: Lengths of chunks between prompt and decode steps: calls of several tokens with a filled KV cache.
     """
 
     name: str

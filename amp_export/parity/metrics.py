@@ -21,8 +21,8 @@ class Agreement:
             logits; None otherwise.
         top1_agreement: Share of positions at which the largest entry of both has the same index.
         top5_agreement: Mean share of the reference's top five entries that are among the graph's top five.
-        near_ties: Number of positions whose top-1 entries differ, while the reference's two entries are within twice the
-            tolerance; they do not fail parity.
+        near_ties: Number of positions whose top-1 entries differ although the reference's two entries are within twice
+            the tolerance; they do not fail parity.
     """
 
     relative_error: float

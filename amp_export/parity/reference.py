@@ -43,8 +43,8 @@ def run_torch(checkpoint: Path, dtype: str, work: Callable[[PreTrainedModel], Re
 def _keep_padding_finite(model: PreTrainedModel) -> None:
     """Zero a layer's output at padding that attends to no token; these values are never compared.
 
-    Eager attention computes the softmax in float32, where the mask, float64's lowest number, becomes minus infinity. The
-    resulting NaN would spread to the real tokens through the next layer's values. Source: `eager_mask`,
+    Eager attention computes the softmax in float32, where the mask, float64's lowest number, becomes minus infinity.
+    The resulting NaN would spread to the real tokens through the next layer's values. Source: `eager_mask`,
     `masking_utils.py`, transformers 5.24.
     """
     import torch

@@ -20,15 +20,15 @@ class CaseResult:
         noise: Largest absolute difference between PyTorch in the graph's dtype and the reference.
         mean_noise: Mean of that difference.
         tolerance: Limit of the largest error: the largest noise of this output over all cases, times the factor.
-        mean_tolerance: Limit of the mean error: the largest mean noise times the factor; it detects small faults.
+        mean_tolerance: Limit of the mean error: the largest mean noise times the factor. It detects small faults.
         relative_error: The largest error over the largest absolute entry of the reference.
-        kl: Mean Kullback-Leibler divergence of the graph's distribution from the reference's, in nats; None if the output
-            is not logits.
+        kl: Mean Kullback-Leibler divergence of the graph's distribution from the reference's, in nats; None if the
+            output is not logits.
         top1_agreement: Share of positions at which the largest entry of both has the same index: for logits, the same
             top-1 token or class.
         top5_agreement: Mean share of the reference's top five entries that are among the graph's top five.
-        near_ties: Number of positions whose top-1 entries differ, while the reference's two entries are within twice the
-            tolerance; they do not fail parity.
+        near_ties: Number of positions whose top-1 entries differ although the reference's two entries are within twice
+            the tolerance; they do not fail parity.
         holds: Whether both errors are within their tolerance.
     """
 
