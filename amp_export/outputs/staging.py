@@ -159,7 +159,7 @@ def _link_or_copy(source: str, destination: str) -> None:
 
 
 def _replace(output: Path, staging: Path) -> None:
-    """Move `staging` to `output`; an old output is swapped to `staging`, where it can be removed, or deleted."""
+    """Move `staging` to `output`; an old output ends up at `staging`, to be removed, or is deleted here."""
     if not output.exists():
         staging.rename(output)
     elif not _exchange(output, staging):

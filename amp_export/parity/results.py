@@ -124,7 +124,7 @@ class ParityReport(
         tolerance: The largest tolerance of all outputs.
         mean_tolerance: The largest tolerance of the mean error of all outputs.
         cases: Results of every output of every case.
-        greedy: Result of greedy decoding; None if the model is not a decoder.
+        greedy: Result of greedy decoding; None if the model is not a decoder, or its context is too short.
         holds: Whether all cases and greedy decoding hold.
         explanation: Comparison of intermediate values, if requested.
     """
