@@ -1,4 +1,4 @@
-"""What is known of each architecture: one file a `model_type`, and the file's name is its registration."""
+"""Facts about each supported architecture: one file per `model_type`, registered by its file name."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from amp_export.architectures._tensors import (
 from amp_export.errors import UnsupportedModelError
 
 RESIZED_MODEL_TYPE = "amp_resized"
-"""The `model_type` of checkpoints that only `modeling_amp.py` loads; transformers must not know it."""
+"""The `model_type` of checkpoints that only `modeling_amp.py` can load; it must be unknown to transformers."""
 
 __all__ = [
     "RESIZED_MODEL_TYPE",

@@ -1,4 +1,4 @@
-"""The form in which the facts of what an architecture computes are written down; `_facts.py` has those of its weights.
+"""Data classes for the facts about an architecture's computation; those about its weights are in `_facts.py`.
 
 The defaults are Llama's: `modeling_llama.py`, transformers 5.24.
 """
@@ -11,39 +11,39 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Conditions = Mapping[str, Any]
-"""Config fields with the values that they must all have; a tuple holds the values that will do."""
+"""Config fields and the values that they must all have; a tuple lists alternatives."""
 
 
 class NormKind(enum.StrEnum):
-    """What a norm divides by, and how its weight counts."""
+    """Kind of norm: the statistic it divides by, and how its weight is applied."""
 
     RMS = "rms"
     RMS_FROM_ONE = "rms_from_one"
-    """The weight is what is added to one: the Gemmas."""
+    """RMS norm whose scale is 1 + weight: the Gemma families."""
     LAYER = "layer"
-    """The mean is taken away first; the bias is optional."""
+    """Layer norm, which subtracts the mean first; the bias is optional."""
 
 
 class NormSpan(enum.StrEnum):
-    """Over what the norm of queries, or of keys, takes its mean."""
+    """Entries over which a norm of queries or keys takes its mean."""
 
     HEAD = "head"
-    """Each head by itself; all share a weight."""
+    """Each head separately; all heads share a weight."""
     HEAD_OF_ITS_OWN = "head_of_its_own"
-    """Each head by itself, with a weight of its own."""
+    """Each head separately, with its own weight."""
     ALL_HEADS = "all_heads"
-    """All heads at once, before they are told apart."""
+    """All heads at once, before they are split."""
 
 
 @dataclass(frozen=True)
 class HeadNorms:
-    """The norms of queries and keys, of the same kind as the layer's.
+    """Norms of queries and keys, of the same kind as the layer's norms.
 
     Attributes:
-        query: Module path below the layer.
-        key: Module path below the layer.
-        span: Over what they are taken.
-        when: When they are there at all.
+        query: Module path of the query norm, relative to the layer.
+        key: Module path of the key norm, relative to the layer.
+        span: Entries over which they take their mean.
+        when: Conditions under which they exist.
     """
 
     query: str
@@ -54,15 +54,15 @@ class HeadNorms:
 
 @dataclass(frozen=True)
 class Order:
-    """Where the norms of a layer stand, by module path below the layer; None where there is none.
+    """Positions of a layer's norms, as module paths relative to the layer; None where there is no norm.
 
     Attributes:
-        before_attention: The norm in front of the attention.
-        before_mlp: The norm in front of the MLP.
-        after_attention: The norm of what the attention adds.
-        after_mlp: The norm of what the MLP adds.
-        parallel: Whether the MLP is given the layer's input, not what the attention has made of it.
-        when: When a layer is of this form.
+        before_attention: Norm of the attention's input.
+        before_mlp: Norm of the MLP's input.
+        after_attention: Norm of the attention's output, before the residual addition.
+        after_mlp: Norm of the MLP's output, before the residual addition.
+        parallel: Whether attention and MLP both read the layer's input (parallel residual).
+        when: Conditions under which a layer has this form.
     """
 
     before_attention: str | None
@@ -78,13 +78,13 @@ class Rotary:
     """Rotary position embeddings.
 
     Attributes:
-        theta: The old top-level field for `rope_theta`, and what is assumed without it.
-        by_layer_type: The same for families whose parameters differ between types of layer.
-        partial: The old top-level field for `partial_rotary_factor`; None where all of a head turns, whatever it says.
-        interleaved: Whether a pair is made of neighbours, not of one dimension from each half.
-        rotated: A field with one truth value a layer: whether it turns at all.
-        unrotated_every: A field: without `rotated`, each so many-th layer does not turn.
-        renamed: Types that this family reads as others.
+        theta: The old top-level field for `rope_theta`, and its default.
+        by_layer_type: The same by layer type, for families whose parameters differ between layer types.
+        partial: The old top-level field for `partial_rotary_factor`; None if there is none.
+        interleaved: Whether adjacent dimensions form a pair; otherwise, a pair has one dimension from each half.
+        rotated: Config field with one boolean per layer: whether it applies rotary embeddings.
+        unrotated_every: Config field with an interval N, used without `rotated`: every N-th layer applies none.
+        renamed: RoPE types that this family treats as another type.
     """
 
     theta: tuple[str, float] = ("rope_theta", 10_000.0)
@@ -98,11 +98,11 @@ class Rotary:
 
 @dataclass(frozen=True)
 class Learned:
-    """A learned vector for each position, added to the token's.
+    """Learned position embeddings, added to the token embeddings.
 
     Attributes:
-        embedding: Module path.
-        offset: The row of position 0.
+        embedding: Module path of the table.
+        offset: The table row of position 0.
     """
 
     embedding: str
@@ -111,13 +111,13 @@ class Learned:
 
 @dataclass(frozen=True)
 class Windows:
-    """Which layers see the last `sliding_window` tokens only. `layer_types`, where given, decides.
+    """Which layers use sliding-window attention; `layer_types` overrides this if the config sets it.
 
     Attributes:
-        switch: A field that must be on for any window; None is always on.
-        from_layer: A field: the first layer with a window.
-        full_every: Each so many-th layer has none; a number, or a field and what is assumed without it.
-        where_unrotated: Whether layers without rotary embeddings have one.
+        switch: Boolean config field that enables windows; None if they are always enabled.
+        from_layer: Config field with the first layer that has a window.
+        full_every: Interval N: every N-th layer has full attention. A number, or a config field and its default.
+        where_unrotated: Whether exactly the layers without rotary embeddings have a window.
     """
 
     switch: str | None = None
@@ -128,7 +128,7 @@ class Windows:
 
 @dataclass(frozen=True)
 class Factor:
-    """A size by its canonical name, or a config field, to a power: what something is multiplied with."""
+    """A multiplier: a size (by its canonical name) or a config field, raised to a power."""
 
     of: str
     power: float = 1.0
@@ -136,12 +136,12 @@ class Factor:
 
 @dataclass(frozen=True)
 class AttentionScale:
-    """What the products of queries and keys are multiplied with.
+    """The scale of the attention scores.
 
     Attributes:
-        factor: The scale.
-        switch: A field that must be on; without it the scale is 1.
-        by_layer: A field: whether layer N's is divided by N + 1 besides.
+        factor: The multiplier.
+        switch: Boolean config field that enables it; if it is off, the scale is 1.
+        by_layer: Boolean config field: whether the scale of layer N is also divided by N + 1.
     """
 
     factor: Factor = field(default_factory=lambda: Factor("head_dim", -0.5))
@@ -151,24 +151,24 @@ class AttentionScale:
 
 @dataclass(frozen=True)
 class Computation:
-    """What a decoder computes from its weights.
+    """The computation of a decoder.
 
     Attributes:
-        norm: The kind of all norms.
-        epsilon: What they add before the root: a field, or a number.
-        orders: The forms of a layer; the first whose conditions are met holds.
-        final_norm: Module path of the norm in front of the head.
-        head_norms: The norms of queries and keys.
-        positions: How positions get in.
-        windows: Which layers see a window only; None where no layer does, or all do (`windows_every_layer`).
-        activation: The field that names the MLP's activation function.
-        activation_names: Activation functions that this family reads as others.
-        attention_scale: What the products of queries and keys are multiplied with.
-        attention_softcap: A field: these products are kept below it by a tanh, before the mask.
-        embedding_factor: What embeddings are multiplied with.
-        residual_factor: What attention and MLP add is multiplied with this.
-        logit_factor: What logits are multiplied with.
-        logit_softcap: A field: logits are kept below it by a tanh.
+        norm: Kind of all norms.
+        epsilon: Their epsilon: a config field or a number.
+        orders: Possible forms of a layer; the first whose conditions are met applies.
+        final_norm: Module path of the norm before the LM head.
+        head_norms: Norms of queries and keys.
+        positions: Position embeddings.
+        windows: Layers with sliding-window attention; None if no layer has it, or all do (`windows_every_layer`).
+        activation: Config field with the name of the MLP's activation function.
+        activation_names: Activation functions that this family treats as another one.
+        attention_scale: Scale of the attention scores.
+        attention_softcap: Config field with the tanh soft cap of the attention scores, applied before the mask.
+        embedding_factor: Multiplier of the embeddings.
+        residual_factor: Multiplier of the outputs of attention and MLP.
+        logit_factor: Multiplier of the logits.
+        logit_softcap: Config field with the tanh soft cap of the logits.
     """
 
     norm: NormKind = NormKind.RMS

@@ -1,4 +1,4 @@
-"""A model's config, read from config.json without transformers: the export must not wait for torch to load."""
+"""A model's config, read from config.json without transformers, so that no export waits for torch to load."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _REQUIRED_SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num
 _OPTIONAL_SIZES = ("num_key_value_heads", "head_dim", "vocab_size", "max_position_embeddings")
 
 _OFF_WHEN_NULL = ("sliding_window", "attn_logit_softcapping", "final_logit_softcapping", "num_key_value_heads")
-"""Fields in which an explicit null says something else than no field."""
+"""Fields for which an explicit null differs from an absent field."""
 
 
 @dataclass(frozen=True)
 class LayerWidths:
-    """How wide one layer is.
+    """The widths of one layer.
 
     Attributes:
         query_heads: Number of query heads.
@@ -45,13 +45,13 @@ class LayerWidths:
 
 @dataclass(frozen=True)
 class Site:
-    """One layer of one stack: what a plan has an entry for.
+    """One layer of one stack; a plan has one entry per site.
 
     Attributes:
-        stack: The kind of layer.
+        stack: The stack that it belongs to.
         number: Its number in the stack.
         path: Its module path.
-        widths: How wide the config says it is.
+        widths: Its widths according to the config.
     """
 
     stack: Stack
@@ -62,16 +62,16 @@ class Site:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The fields of a config that decide what a model computes, with transformers' defaults filled in.
+    """The config fields that determine what a model computes, with transformers' defaults filled in.
 
     Attributes:
-        architecture: The facts of its `model_type`.
-        fields: Every field by the family's own name, defaults and derived values filled in.
+        architecture: The facts about its `model_type`.
+        fields: Every field by the family's own name, with defaults and derived values.
         sizes: Sizes by their canonical names, such as `hidden_size`.
-        tie_word_embeddings: Whether the head's weight is the token embedding.
-        class_name: The transformers class that the config names, or the family's own.
+        tie_word_embeddings: Whether the LM head shares its weight with the token embedding.
+        class_name: The transformers class that the config names, or the family's default.
         dtype: The dtype that the config names, or None.
-        other_parameters: Parameters that the facts do not list, where transformers alone knows them.
+        other_parameters: Number of parameters that the facts do not list, counted through transformers.
     """
 
     architecture: Architecture
@@ -87,8 +87,8 @@ class ModelConfig:
         """Read the content of a config.json.
 
         Raises:
-            ModelError: A field has a value that no model can have.
-            UnsupportedModelError: A field asks for something that is not supported.
+            ModelError: A field has an invalid value.
+            UnsupportedModelError: A field requests something that is not supported.
         """
         fields = _fill_in(architecture, config)
         for name in (*architecture.refused, *architecture.required):
@@ -119,12 +119,12 @@ class ModelConfig:
 
     @property
     def vocab_size(self) -> int:
-        """Number of tokens."""
+        """Number of tokens in the vocabulary."""
         return self.sizes["vocab_size"]
 
     @property
     def intermediate_size(self) -> int:
-        """Neurons of an MLP."""
+        """Number of neurons of an MLP."""
         return self.sizes["intermediate_size"]
 
     @property
@@ -134,12 +134,12 @@ class ModelConfig:
 
     @property
     def num_attention_heads(self) -> int:
-        """Query heads of a layer."""
+        """Number of query heads of a layer."""
         return self.sizes["num_attention_heads"]
 
     @property
     def num_key_value_heads(self) -> int:
-        """Key/value heads of a layer."""
+        """Number of key/value heads of a layer."""
         return self.sizes["num_key_value_heads"]
 
     @property
@@ -149,12 +149,12 @@ class ModelConfig:
 
     @property
     def max_position_embeddings(self) -> int:
-        """Tokens of the longest context."""
+        """Maximum context length in tokens."""
         return self.sizes["max_position_embeddings"]
 
     @property
     def longest_text(self) -> int | None:
-        """Tokens of the longest text that it takes; None where positions are relative and texts of any length do."""
+        """Maximum text length in tokens; None if positions are relative and the length is unlimited."""
         limit = self.sizes.get("max_position_embeddings")
         if limit is not None and self.architecture.positions_after_padding:
             # RoBERTa's positions: `create_position_ids_from_input_ids`, `modeling_roberta.py`, transformers 5.24
@@ -163,17 +163,17 @@ class ModelConfig:
 
     @property
     def widths(self) -> LayerWidths:
-        """The widths that every layer has by this config."""
+        """The widths of every layer according to this config."""
         return LayerWidths(self.num_attention_heads, self.num_key_value_heads, self.intermediate_size)
 
     @property
     def is_bare(self) -> bool:
-        """Whether the class is the model without a head."""
+        """Whether the class is a model without a head."""
         return self.class_name.endswith("Model") and not self.class_name.endswith("LMHeadModel")
 
     @property
     def task(self) -> str:
-        """What follows `AutoModel` in the name of the Auto class: `ForCausalLM`; nothing for a bare model."""
+        """Suffix of the Auto class after `AutoModel`, such as `ForCausalLM`; empty for a model without a head."""
         if self.class_name.endswith("LMHeadModel"):
             return "ForCausalLM"
         _, found, task = self.class_name.partition("For")
@@ -181,12 +181,12 @@ class ModelConfig:
 
     @property
     def base_model(self) -> str:
-        """Module path of the model below the head; empty where there is no head."""
+        """Module path of the model below the head; empty if there is no head."""
         return "" if self.is_bare else self.architecture.base_model
 
     @functools.cached_property
     def sites(self) -> tuple[Site, ...]:
-        """All layers, in the order in which a plan counts them."""
+        """All layers, in the order of a plan's entries."""
         prefix = f"{self.architecture.base_model}."
         sites = []
         for stack in self.architecture.stacks:
@@ -203,11 +203,11 @@ class ModelConfig:
         return self.sizes[name] if name in self.sizes else int(self.fields[name])
 
     def fit(self, widths: LayerWidths, site: Site) -> LayerWidths:
-        """Return widths as this layer can have them: one without an MLP has no neurons."""
+        """Return the widths adapted to this layer: a layer without an MLP has no neurons."""
         return widths if site.stack.mlp is not None else replace(widths, neurons=0)
 
     def everywhere(self, widths: LayerWidths) -> list[LayerWidths]:
-        """Return these widths in every layer, as far as it can have them."""
+        """Return the widths for every layer, each adapted with `fit`."""
         return [self.fit(widths, site) for site in self.sites]
 
     def _stack_size(self, stack: Stack, canonical: str) -> int:
@@ -226,65 +226,65 @@ class ModelConfig:
         return LayerWidths(heads, self.num_key_value_heads, neurons)
 
     def meets(self, conditions: Conditions) -> bool:
-        """Return whether all these fields have these values."""
+        """Return whether the config meets all conditions."""
         return all(
             self.fields.get(name) in value if isinstance(value, tuple) else self.fields.get(name) == value
             for name, value in conditions.items()
         )
 
     def features(self, axis: Features, widths: LayerWidths) -> int:
-        """Return how many entries an axis has in a layer of these widths."""
+        """Return the length of an axis in a layer of these widths."""
         return sum(widths.of(unit) * self.entries(axis, unit) for unit in axis.units)
 
     def entries(self, axis: Features, unit: PrunedUnit) -> int:
-        """Return how many entries of an axis one head or neuron spans."""
+        """Return the number of entries of an axis that one head or neuron spans."""
         if unit is PrunedUnit.NEURONS:
             return 1
         return self.head_dim if axis.entries_per_head is None else axis.entries_per_head
 
     @functools.cached_property
     def biases(self) -> Mapping[str, bool]:
-        """For each projection's name, whether it has a bias."""
+        """Whether each projection has a bias, by its name."""
         blocks = [self.architecture.attention, self.architecture.mlp]
         projections = [projection for block in blocks for projection in (*block.inputs, block.output)]
         return {projection.name: projection.has_bias(self.fields) for projection in projections}
 
     def factor(self, factor: Factor) -> float:
-        """Return the number that a factor stands for."""
+        """Return the value of a multiplier."""
         base = self.sizes[factor.of] if factor.of in self.sizes else self.fields[factor.of]
         return float(base**factor.power)
 
     @functools.cached_property
     def ropes(self) -> Mapping[str, Mapping[str, Any]]:
-        """`rope_type`, `rope_theta` and what that type needs besides, by type of layer or by `EVERY_LAYER`."""
+        """RoPE parameters (`rope_type`, `rope_theta` and those of the type), by layer type or `EVERY_LAYER`."""
         return read_rope(self.architecture, self.fields)
 
     @property
     def rope_parameters(self) -> Mapping[str, Any]:
-        """The same in transformers 5's form: flat where layers do not differ."""
+        """RoPE parameters in the form of transformers 5: flat if all layers share them."""
         return self.ropes.get(EVERY_LAYER, self.ropes)
 
     @functools.cached_property
     def layer_ropes(self) -> tuple[str | None, ...]:
-        """For each layer the key of its parameters in `ropes`, or None where its queries and keys do not turn."""
+        """Each layer's key in `ropes`, or None for a layer without rotary embeddings."""
         rotated = read_rotated(self.architecture, self.fields, self.num_hidden_layers)
         kinds = self.layer_types if EVERY_LAYER not in self.ropes else (EVERY_LAYER,) * len(rotated)
         return tuple(kind if turns else None for kind, turns in zip(kinds, rotated, strict=True))
 
     @functools.cached_property
     def layer_types(self) -> tuple[str, ...]:
-        """For each layer `sliding_attention` or `full_attention`."""
+        """Each layer's attention type: `sliding_attention` or `full_attention`."""
         return read_layer_types(self.architecture, self.fields, self.num_hidden_layers)
 
     @property
     def sliding_windows(self) -> tuple[int | None, ...]:
-        """For each layer the width of its attention window, or None for full attention."""
+        """Each layer's attention window in tokens, or None for full attention."""
         window = self.fields.get("sliding_window")
         return tuple(window if kind == "sliding_attention" else None for kind in self.layer_types)
 
 
 def _fill_in(architecture: Architecture, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields with defaults, other names and derived values; what null switches off stays so."""
+    """Return the fields with defaults, alternative names and derived values; keep nulls that switch a feature off."""
     fields = {**architecture.defaults, **{key: value for key, value in config.items() if value is not None}}
     for canonical, name in architecture.names.items():
         if name is not None and config.get(name) is None and config.get(canonical) is not None:

@@ -1,4 +1,4 @@
-"""The form in which the facts of an architecture are written down."""
+"""Data classes for the facts about an architecture."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ MAY_BE_IGNORED = frozenset(
         *("hidden_dropout_prob", "activation_dropout", "sep_token_id", "cls_token_id"),
     }
 )
-"""Config fields of any family that change nothing about what a trained model computes, or that name its tokens."""
+"""Config fields of any family that do not affect what a trained model computes, or that name its tokens."""
 
 
 class PrunedUnit(enum.StrEnum):
-    """What pruning removes, and what one axis of a weight can be indexed by."""
+    """A unit that pruning removes, and that an axis of a weight can be indexed by."""
 
     QUERY_HEADS = "query_heads"
     KEY_VALUE_HEADS = "key_value_heads"
@@ -32,18 +32,18 @@ class PrunedUnit(enum.StrEnum):
 
 
 class Kind(enum.StrEnum):
-    """What a model does with its input."""
+    """Kind of model by its use of the input."""
 
     DECODER = "decoder"
-    """Continues a text."""
+    """Generates text token by token."""
     ENCODER = "encoder"
-    """Reads a text or an image once."""
+    """Encodes a text or an image in a single pass."""
     ENCODER_DECODER = "encoder-decoder"
-    """Reads one thing and writes another."""
+    """Encodes an input and generates text from it."""
 
 
 class Modality(enum.StrEnum):
-    """What a model reads."""
+    """Modality of a model's input."""
 
     TEXT = "text"
     IMAGE = "image"
@@ -51,22 +51,22 @@ class Modality(enum.StrEnum):
 
 
 class Layout(enum.StrEnum):
-    """How the parts of a fused weight lie in memory."""
+    """Order of the parts of a fused weight."""
 
     BLOCKS = "blocks"
     """All of the first unit, then all of the next: phi3, gpt2."""
     GROUPS = "groups"
-    """For each key/value head its query heads, then its key, then its value: gpt_neox and every form of falcon."""
+    """For each key/value head: its query heads, its key, its value: gpt_neox and every form of falcon."""
 
 
 @dataclass(frozen=True)
 class Features:
-    """An axis of a weight that is indexed by heads or neurons, so that pruning slices it.
+    """An axis of a weight that is indexed by heads or neurons and sliced by pruning.
 
     Attributes:
-        units: What lies along it; several where projections are fused.
-        layout: How they lie there.
-        entries_per_head: How many entries a head spans; None is `head_dim`.
+        units: Units along the axis; several if projections are fused.
+        layout: Their order along the axis.
+        entries_per_head: Number of entries per head; None means `head_dim`.
     """
 
     units: tuple[PrunedUnit, ...]
@@ -76,25 +76,25 @@ class Features:
 
 @dataclass(frozen=True)
 class Offset:
-    """An axis that is longer than a size by a fixed number of entries."""
+    """An axis whose length is a size plus a constant."""
 
     size: str
     by: int
 
 
 Axis = str | int | Offset | Features
-"""A size by its canonical name (such as `hidden_size`), a number, or what pruning slices."""
+"""An axis: a size by its canonical name (such as `hidden_size`), a number, or an axis that pruning slices."""
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """A weight that is no projection: an embedding, or part of a norm.
+    """A weight tensor, such as an embedding or a norm's weight.
 
     Attributes:
-        name: Its name: below the layer for a layer's tensor, whole otherwise.
-        axes: What it is indexed by.
-        when: When it is there at all.
-        first_layer_only: Whether the first layer alone has it.
+        name: Its name: relative to the layer for a layer's tensor, the full name otherwise.
+        axes: Its axes.
+        when: Conditions under which it exists.
+        first_layer_only: Whether only the first layer has it.
     """
 
     name: str
@@ -104,7 +104,7 @@ class Tensor:
 
     @property
     def spans_heads(self) -> bool:
-        """Whether it is a norm over all heads at once, which divides by what all of them are."""
+        """Whether it is the weight of a norm over all heads at once."""
         return len(self.axes) == 1 and isinstance(self.axes[0], Features)
 
 
@@ -113,14 +113,14 @@ class Projection:
     """One linear layer of a decoder or encoder layer.
 
     Attributes:
-        name: Module path below the layer.
-        rows: What the output features are indexed by; None is the hidden size.
-        columns: What the input features are indexed by; None is the hidden size.
-        bias: Whether there is a bias, or the config field that says so.
+        name: Module path relative to the layer.
+        rows: Units of the output features; None means the hidden size.
+        columns: Units of the input features; None means the hidden size.
+        bias: Whether it has a bias, or the config field that decides.
         transposed: Whether the weight is [in, out], as in transformers' `Conv1D`.
-        layout: How the parts of a fused projection lie.
-        when: When it is there at all.
-        stacked: The config field with the number of experts whose weights are one parameter, or None.
+        layout: Order of the parts of a fused projection.
+        when: Conditions under which it exists.
+        stacked: The config field with the number of experts, if their weights are stacked in one parameter, or None.
     """
 
     name: str
@@ -133,7 +133,7 @@ class Projection:
     stacked: str | None = None
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """Return weight and bias."""
+        """Return the weight and, if there may be one, the bias."""
         rows, columns = self._axis(self.rows), self._axis(self.columns)
         if self.stacked is not None:
             return (Tensor(self.name, (self.stacked, rows, columns), self.when),)
@@ -154,7 +154,7 @@ class Projection:
 
 
 class Count(enum.StrEnum):
-    """A number that a module keeps as an attribute, and that changes when it is pruned."""
+    """A count that a module stores as an attribute and that pruning changes."""
 
     QUERY_HEADS = "query_heads"
     KEY_VALUE_HEADS = "key_value_heads"
@@ -165,15 +165,15 @@ class Count(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Block:
-    """An attention or an MLP.
+    """An attention block or an MLP.
 
     Attributes:
-        module: Module path below the layer; empty where the layer itself does the work.
-        inputs: Its projections of the hidden state.
-        output: Its projection back to the hidden state; what it is given is what AMP scores.
-        tensors: Norms within it, their names below the layer.
-        attributes: Counts that the module reads when it computes, by attribute; `config.NAME` is one of the module's
-            own view of the config.
+        module: Module path relative to the layer; empty if the layer itself computes the block.
+        inputs: Projections of the hidden state.
+        output: Projection back to the hidden state; AMP scores its input.
+        tensors: Norms within the block, named relative to the layer.
+        attributes: Counts that the module's forward reads, by attribute; `config.NAME` is an attribute of the module's
+            own copy of the config.
     """
 
     module: str
@@ -184,7 +184,7 @@ class Block:
 
     @property
     def has_experts(self) -> bool:
-        """Whether there are several of it, each with neurons of its own."""
+        """Whether it consists of experts, each with its own neurons."""
         return self.output.stacked is not None
 
     def all_tensors(self) -> Iterator[Tensor]:
@@ -196,12 +196,12 @@ class Block:
 
 @dataclass(frozen=True)
 class Derived:
-    """A config field that follows from others.
+    """A config field derived from others.
 
     Attributes:
         field: The field.
-        value: A number, the name of the field that it equals, or a name and what to multiply it with.
-        when: When it does; by default where it is not given.
+        value: A number, the name of the field that it equals, or a name and a multiplier.
+        when: Conditions under which it is derived; by default, if the config does not set it.
     """
 
     field: str
@@ -218,12 +218,12 @@ class Derived:
 
 @dataclass(frozen=True)
 class Sibling:
-    """Another class that computes the same from the same weights, bit for bit.
+    """Another model class that computes bit-identical results from the same weights.
 
     Attributes:
         model_type: The sibling's `model_type`.
         requires: Config fields, with the values they must have for the two to agree.
-        sets: Config fields that the sibling needs set for the two to agree.
+        sets: Config fields to set in the sibling's config for the two to agree.
     """
 
     model_type: str
@@ -233,16 +233,16 @@ class Sibling:
 
 @dataclass(frozen=True)
 class Stack:
-    """Layers of one kind, one after the other.
+    """A sequence of layers of one kind.
 
     Attributes:
         layers: Module path of the layers.
         attention: The attention of a layer.
-        mlp: The MLP of a layer, or None where another stack over the same layers has it.
+        mlp: The MLP of a layer, or None if it belongs to another stack over the same layers.
         norms: The norms of a layer, as tensors.
-        names: The config fields that say the sizes of this stack, where they differ from the architecture's.
-        heads_tied: Whether all layers must keep the same heads, because the first one's positions serve all of them.
-        is_decoder: Whether its tokens are those that are written, not those that are read.
+        names: Config fields with the sizes of this stack, where they differ from the architecture's.
+        heads_tied: Whether all layers must keep the same heads, because they share the first layer's position biases.
+        is_decoder: Whether it is part of the decoder of an encoder-decoder model.
     """
 
     layers: str
@@ -254,7 +254,7 @@ class Stack:
     is_decoder: bool = False
 
     def tensors(self, number: int) -> Iterator[Tensor]:
-        """Yield every tensor of one layer, in the order of the computation."""
+        """Yield every tensor of one layer."""
         blocks = (self.attention,) if self.mlp is None else (self.attention, self.mlp)
         for block in blocks:
             yield from (tensor for tensor in block.all_tensors() if number == 0 or not tensor.first_layer_only)
@@ -263,40 +263,41 @@ class Stack:
 
 @dataclass(frozen=True)
 class Architecture:
-    """All that is known of one `model_type`. Names of weights are those of transformers.
+    """The facts about one `model_type`. Weights have their names in transformers.
 
     Attributes:
         model_type: The `model_type` of its configs, and the name of its file.
-        class_name: The transformers class with a language model head.
-        defaults: What transformers assumes for config fields that a config.json may leave out. `None` marks a field
-            that is derived or off.
+        class_name: The default transformers class.
+        defaults: transformers' defaults for config fields that a config.json may omit. `None` marks a field that is
+            derived or off.
         attention: The attention of a layer.
         mlp: The MLP of a layer.
         norms: The norms of a layer, as tensors.
-        tensors: What lies outside the layers; empty where transformers alone knows what files call things.
-        computation: What it computes; None where a graph cannot be built directly.
-        kind: What the model does with its input.
-        modality: What that input is.
-        generation_task: What the Auto class for conditional generation is called for this family.
-        more_stacks: Layers of other kinds, after those of the first.
-        names: The config fields whose names differ from the canonical ones, by canonical name. None says that there is
-            no such field: heads then have their own keys, and `head_dim` follows from the hidden size.
-        derived: Config fields that follow from others.
-        ignored: Config fields of this family that change nothing about what it computes.
-        refused: Config fields with values that are not supported, such as `{"alibi": (True,)}`.
-        required: Config fields with the only values that are supported.
-        says_head_dim_when: When a config with `head_dim` is obeyed; None is never.
-        hidden_size_divisible_by_heads: Whether the config class refuses other head counts, even with `head_dim` set.
-        windows_every_layer: Whether `sliding_window`, if set, holds for all layers without being switched on.
-        siblings: Classes that can say what this one cannot, in order of preference.
+        tensors: Tensors outside the layers; empty if only transformers knows the tensor names in the files.
+        computation: The computation; None if a graph cannot be built directly.
+        kind: Kind of model.
+        modality: Modality of its input.
+        generation_task: Suffix of the family's Auto class for conditional generation.
+        more_stacks: Further stacks of layers, after the first.
+        names: Config fields whose names differ from the canonical ones, by canonical name. None means that there is no
+            such field: each query head then has its own key/value head, and `head_dim` is derived from the hidden size.
+        derived: Config fields derived from others.
+        ignored: Config fields of this family that do not affect what it computes.
+        refused: Config fields with unsupported values, such as `{"alibi": (True,)}`.
+        required: Config fields with their only supported values.
+        says_head_dim_when: Conditions under which `head_dim` in a config takes effect; None means never.
+        hidden_size_divisible_by_heads: Whether the config class rejects other head counts, even with `head_dim` set.
+        windows_every_layer: Whether `sliding_window`, if set, applies to all layers without a switch.
+        siblings: Classes that can express configs that this one cannot, in order of preference.
         heads_tied: See `Stack`.
-        positions_after_padding: Whether positions begin after the padding token's number, so that the table of
-            positions has room for so many fewer tokens.
+        positions_after_padding: Whether positions start after the padding token's id, which shortens the longest text
+            by that many tokens.
         base_model: Module path of the model below the head; a class without a head is that model itself.
         layers: Module path of the layers.
-        head: Name of the head's module in files; None where there is none.
+        embedding: Module path of the token embedding.
+        head: Name of the head's module in files.
         module_names: Modules whose names in memory differ from those in files, by their names in files.
-        obsolete: Ends of tensor names that old checkpoints hold and nothing reads.
+        obsolete: Suffixes of unused tensor names in old checkpoints.
     """
 
     model_type: str
@@ -330,16 +331,16 @@ class Architecture:
     obsolete: tuple[str, ...] = ("rotary_emb.inv_freq",)
 
     def field_name(self, canonical: str) -> str | None:
-        """Return the config field of this family that says `canonical`."""
+        """Return this family's name for a canonical config field, or None if it has no such field."""
         return self.names.get(canonical, canonical)
 
     @property
     def stacks(self) -> tuple[Stack, ...]:
-        """All layers, in the order in which a plan counts them."""
+        """All stacks of layers, in the order of a plan's entries."""
         first = Stack(self.layers, self.attention, self.mlp, self.norms, heads_tied=self.heads_tied)
         return (first, *self.more_stacks)
 
     @property
     def knows_files(self) -> bool:
-        """Whether the names of all tensors in files are known here, so that they can be read without transformers."""
+        """Whether the names of all tensors in files are known, so that they can be read without transformers."""
         return bool(self.tensors)

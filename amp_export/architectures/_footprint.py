@@ -1,4 +1,4 @@
-"""How many numbers a decoder keeps, reads and makes: by the config alone, whatever their dtype."""
+"""Counts of the values that a decoder stores, reads and computes, derived from the config; dtype-independent."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from amp_export.architectures import LayerWidths, Learned, ModelConfig, paramete
 
 
 def parameters_read(config: ModelConfig, widths: Sequence[LayerWidths]) -> int:
-    """Return parameters that a decoding step reads: all but tables of which only rows are looked up.
+    """Return the number of parameters that a decode step reads: all but tables from which only rows are looked up.
 
-    A table of tokens that is the head's weight too is read whole.
+    A token embedding that is tied to the LM head is read completely.
     """
     looked_up = set() if config.tie_word_embeddings else {f"{config.architecture.embedding}.weight"}
     computation = config.architecture.computation
@@ -21,20 +21,20 @@ def parameters_read(config: ModelConfig, widths: Sequence[LayerWidths]) -> int:
 
 
 def cached_numbers(config: ModelConfig, widths: Sequence[LayerWidths]) -> list[int]:
-    """Return numbers that each layer keeps of one token: its keys and values."""
+    """Return the number of KV cache values per token, for each layer."""
     return [2 * layer.key_value_heads * config.head_dim for layer in widths]
 
 
 def seen_numbers(config: ModelConfig, widths: Sequence[LayerWidths], past: int) -> int:
-    """Return numbers of a past that a decoding step has to read: of layers with a window what lies in it."""
+    """Return the number of KV cache values that a decode step reads; windowed layers read only their window."""
     seen = [past if window is None else min(past, window) for window in config.sliding_windows]
     return sum(tokens * numbers for tokens, numbers in zip(seen, cached_numbers(config, widths), strict=True))
 
 
 def activation_numbers(config: ModelConfig, widths: Sequence[LayerWidths], context: int) -> int:
-    """Return how many numbers the widest layer makes of a prompt of this length, if none is freed before its end.
+    """Return the number of activation values of the widest layer in prefill, if none is freed before the layer ends.
 
-    They are its input and sums, queries, keys, values, what is attended to, gate, up and their product, and each head's
+    They are its input and sums, queries, keys, values, attention output, gate, up and their product, and each head's
     scores before and after the softmax.
     """
 

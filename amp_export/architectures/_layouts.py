@@ -9,7 +9,7 @@ from amp_export.architectures._computation import Conditions, Order
 from amp_export.architectures._facts import Block, Count, Features, Projection, PrunedUnit, Tensor
 
 GROUP_ATTRIBUTE = {"num_key_value_groups": Count.QUERY_GROUP}
-"""The one count that most attentions read besides the shapes of their weights."""
+"""The only attribute that most attention classes read besides the shapes of their weights."""
 
 ALL_QUERY_HEADS = Features((PrunedUnit.QUERY_HEADS,))
 ALL_KEY_HEADS = Features((PrunedUnit.KEY_VALUE_HEADS,))
@@ -62,7 +62,7 @@ def plain_mlp(up: str, down: str, *, bias: bool | str, transposed: bool = False)
 
 
 def expert_mlp(count: str) -> Block:
-    """Return experts with a parameter for gate and up, and one for down: `MixtralExperts`, `modeling_mixtral.py`, 5.24.
+    """Return experts that fuse gate and up in one parameter: `MixtralExperts`, `modeling_mixtral.py`, 5.24.
 
     Args:
         count: The config field with the number of experts.
@@ -125,7 +125,7 @@ def head_norm(name: str, *, when: Conditions | None = None, bias: bool = False) 
 def language_model(
     embedding: str, final_norm: tuple[Tensor, ...], *, head: str = "lm_head", head_bias: bool = False
 ) -> tuple[Tensor, ...]:
-    """Return token embedding, final norm, and a head that is there unless it is tied to the embedding."""
+    """Return the token embedding, the final norm, and an LM head that exists unless it is tied to the embedding."""
     head_tensor = Tensor(f"{head}.weight", ("vocab_size", "hidden_size"), {"tie_word_embeddings": False})
     bias = (Tensor(f"{head}.bias", ("vocab_size",)),) if head_bias else ()
     return (Tensor(f"{embedding}.weight", ("vocab_size", "hidden_size")), *final_norm, head_tensor, *bias)
@@ -140,4 +140,4 @@ GEMMA_ORDER = Order(
     before_mlp="pre_feedforward_layernorm",
     after_mlp="post_feedforward_layernorm",
 )
-"""Gemma 2 and 3 have norms on both sides."""
+"""Gemma 2 and 3 have norms before and after both attention and MLP."""

@@ -1,4 +1,4 @@
-"""What a config says about positions: rotary parameters and attention windows, as transformers understands them."""
+"""RoPE parameters and attention windows of a config, as transformers interprets them."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from amp_export.architectures._facts import Architecture
 from amp_export.errors import ModelError, UnsupportedModelError
 
 EVERY_LAYER = ""
-"""The key of rotary parameters that do not differ between types of layer."""
+"""The key of RoPE parameters that all layers share."""
 
 _SCALED = ("llama3", "yarn", "longrope")
-"""Types that refer to the context length before scaling."""
+"""RoPE types that use the context length before scaling."""
 
 
 def read_rope(architecture: Architecture, fields: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return brings old and new ways of writing RoPE parameters into one form, as `standardize_rope_params` does.
+    """Return the RoPE parameters of old and new configs in one form, as `standardize_rope_params` does.
 
     Source: `modeling_rope_utils.py`, transformers 5.24.
 
     Returns:
-        By type of layer, or by `EVERY_LAYER`, `rope_type`, `rope_theta` and what the type needs besides. Nothing where
-        the family has no rotary embeddings, or none that are known.
+        `rope_type`, `rope_theta` and the parameters of the type, by layer type or `EVERY_LAYER`. Empty if the family
+        has no rotary embeddings, or its computation is not described.
 
     Raises:
-        UnsupportedModelError: The parameters differ between layers in a family whose parameters never do.
+        UnsupportedModelError: The parameters differ between layers in a family where all layers share them.
     """
     rotary = architecture.computation.positions if architecture.computation is not None else None
     if not isinstance(rotary, Rotary):
@@ -50,10 +50,10 @@ def read_rope(architecture: Architecture, fields: Mapping[str, Any]) -> dict[str
 
 
 def _read_layer_type(rotary: Rotary, kind: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `Gemma3TextConfig.convert_rope_params_to_dict`, `configuration_gemma3.py`, transformers 5.24."""
+    """Return a layer type's parameters: `convert_rope_params_to_dict`, `configuration_gemma3.py`, transformers 5.24."""
     nested = (fields.get("rope_parameters") or {}).get(kind)
     rope: dict[str, Any] = dict(nested if nested is not None else {"rope_type": "default"})
-    if kind == "full_attention":  # the old way of writing scaled these alone
+    if kind == "full_attention":  # old configs scale only these layers
         rope.update(fields.get("rope_scaling") or {})
     field, default = rotary.by_layer_type[kind]
     rope.setdefault("rope_type", rope.get("type", "default"))
@@ -64,10 +64,10 @@ def _read_layer_type(rotary: Rotary, kind: str, fields: Mapping[str, Any]) -> di
 
 
 def read_rotated(architecture: Architecture, fields: Mapping[str, Any], layers: int) -> tuple[bool, ...]:
-    """Return for each layer, whether queries and keys turn with their positions.
+    """Return whether each layer applies rotary embeddings.
 
     Raises:
-        ModelError: The field that says so has another number of layers.
+        ModelError: The length of the field differs from the number of layers.
     """
     rotary = architecture.computation.positions if architecture.computation is not None else None
     if not isinstance(rotary, Rotary):
@@ -80,11 +80,11 @@ def read_rotated(architecture: Architecture, fields: Mapping[str, Any], layers: 
 
 
 def read_layer_types(architecture: Architecture, fields: Mapping[str, Any], layers: int) -> tuple[str, ...]:
-    """Return for each layer `sliding_attention` or `full_attention`.
+    """Return each layer's attention type, `sliding_attention` or `full_attention`.
 
     Raises:
-        ModelError: `layer_types` has another number of layers.
-        UnsupportedModelError: It names another type.
+        ModelError: The length of `layer_types` differs from the number of layers.
+        UnsupportedModelError: It contains another type.
     """
     windows = architecture.computation.windows if architecture.computation is not None else None
     if windows is None:

@@ -1,4 +1,4 @@
-"""The tensors of a model whose layers have given widths: their names, their shapes, and which entries a plan keeps."""
+"""Names, shapes and sliced axes of the tensors of a model whose layers have given widths."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from amp_export.architectures._facts import Axis, Block, Count, Features, Offset
 
 
 def tensor_shapes(config: ModelConfig, widths: Sequence[LayerWidths] | None = None) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every tensor that the facts know, of a model whose layers have these widths.
+    """Return the shape of every tensor that the facts list, for a model whose layers have these widths.
 
     Args:
         config: The model's config.
-        widths: One entry a layer; by default all are as the config says.
+        widths: One entry per layer; by default, the widths of the config.
 
     Returns:
-        Shapes by the names that transformers gives the tensors. Of tied embeddings only the input side is named.
+        Shapes by the tensors' names in transformers. A tied LM head is not listed.
     """
     architecture = config.architecture
     widths = widths if widths is not None else [site.widths for site in config.sites]
@@ -30,12 +30,12 @@ def tensor_shapes(config: ModelConfig, widths: Sequence[LayerWidths] | None = No
 
 
 def parameter_count(config: ModelConfig, widths: Sequence[LayerWidths] | None = None) -> int:
-    """Return how many parameters such a model has, embeddings counted and tied ones counted once."""
+    """Return the number of parameters, including embeddings; tied ones are counted once."""
     return config.other_parameters + sum(math.prod(shape) for shape in tensor_shapes(config, widths).values())
 
 
 def sliced_axes(config: ModelConfig, site: Site) -> Iterator[tuple[str, int, Features]]:
-    """Yields, for each tensor of a layer that pruning slices, its name below the layer, the axis and what it holds."""
+    """Yield the tensor's name relative to the layer, the axis number and the axis for each axis that pruning slices."""
     for tensor in site.stack.tensors(site.number):
         if config.meets(tensor.when):
             for number, axis in enumerate(tensor.axes):
@@ -44,10 +44,10 @@ def sliced_axes(config: ModelConfig, site: Site) -> Iterator[tuple[str, int, Fea
 
 
 def resized_modules(config: ModelConfig, widths: Sequence[LayerWidths]) -> dict[str, dict[str, Any]]:
-    """Return what distinguishes the modules of a pruned model from those that its config alone would build.
+    """Return the differences between the modules of a pruned model and those built from its config.
 
     Returns:
-        By module path: `parameters` with the shape of each parameter that is sliced, and `attributes`.
+        By module path: `parameters` with the shape of each sliced parameter, and `attributes` with their values.
     """
     modules: dict[str, dict[str, Any]] = {}
     for site, layer_widths in zip(config.sites, widths, strict=True):
@@ -64,7 +64,7 @@ def resized_modules(config: ModelConfig, widths: Sequence[LayerWidths]) -> dict[
 
 
 def attribute_values(config: ModelConfig, block: Block, widths: LayerWidths) -> Mapping[str, int]:
-    """Return what the attributes of a block's module must be in a layer of these widths."""
+    """Return the attributes of a block's module for a layer of these widths."""
     values = {
         Count.QUERY_HEADS: widths.query_heads,
         Count.KEY_VALUE_HEADS: widths.key_value_heads,

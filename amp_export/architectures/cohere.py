@@ -1,4 +1,4 @@
-"""Command R: one norm before attention and MLP, which run side by side; pairs of neighbours are rotated."""
+"""Command R: one norm before parallel attention and MLP; interleaved rotary embeddings."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ARCHITECTURE = Architecture(
     },
     attention=separate_attention(
         bias="attention_bias",
-        # each head has a norm of its own: one row a head
+        # each head has its own norm weight: one row per head
         tensors=(
             Tensor(
                 "self_attn.q_norm.weight",

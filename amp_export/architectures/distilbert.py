@@ -1,4 +1,4 @@
-"""DistilBERT: half the layers of BERT, under names of its own."""
+"""DistilBERT: BERT with half the layers and different names."""
 
 from __future__ import annotations
 

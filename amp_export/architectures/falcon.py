@@ -1,4 +1,4 @@
-"""Falcon, old and new: queries, keys and values fused by key/value head; the first models have a single one."""
+"""Falcon, old and new: queries, keys and values fused by key/value head; the first models have a single such head."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ ARCHITECTURE = Architecture(
         Derived("num_ln_in_parallel_attn", 1, {"parallel_attn": False}),
     ),
     ignored=frozenset({"n_embed"}),
-    # ALiBi's slopes belong to places among the heads, and would move with them
+    # ALiBi's slopes depend on a head's index, which pruning would change
     refused={"alibi": (True,)},
     says_head_dim_when=None,
     base_model="transformer",

@@ -1,4 +1,4 @@
-"""Gemma 1: Llama with scaled embeddings, norms whose weights count from one, and wide heads."""
+"""Gemma 1: Llama with scaled embeddings, norms scaled by 1 + weight, and wide heads."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ARCHITECTURE = Architecture(
         activation_names={"gelu": "gelu_pytorch_tanh"},
         embedding_factor=Factor("hidden_size", 0.5),
     ),
-    # `GemmaConfig.hidden_activation` is what old files call hidden_act
+    # another name of hidden_act in old configs
     ignored=frozenset({"hidden_activation"}),
     refused={"use_bidirectional_attention": (True,)},
 )

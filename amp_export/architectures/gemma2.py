@@ -1,4 +1,4 @@
-"""Gemma 2: norms before and after attention and MLP, capped logits, every other layer with a sliding window."""
+"""Gemma 2: norms before and after attention and MLP, soft-capped logits, a sliding window in every other layer."""
 
 from __future__ import annotations
 

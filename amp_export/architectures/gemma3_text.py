@@ -1,4 +1,4 @@
-"""Gemma 3, its text model: a norm on every query and key head, and five sliding windows for each full attention."""
+"""Gemma 3's text model: a norm on every query and key head, five sliding-window layers per full-attention layer."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ ARCHITECTURE = Architecture(
         *norm("post_feedforward_layernorm"),
     ),
     tensors=LLAMA_TENSORS,
-    # `modeling_gemma3.py` and `Gemma3TextConfig`, transformers 5.24. attn_logit_softcapping is not read there.
+    # `modeling_gemma3.py` and `Gemma3TextConfig`, transformers 5.24; attn_logit_softcapping is unused there
     computation=Computation(
         norm=NormKind.RMS_FROM_ONE,
         orders=(GEMMA_ORDER,),

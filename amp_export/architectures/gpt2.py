@@ -1,4 +1,4 @@
-"""GPT-2: learned positions, and weights that lie transposed, queries, keys and values in blocks."""
+"""GPT-2: learned positions, transposed weights, queries, keys and values fused in blocks."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ ARCHITECTURE = Architecture(
         *language_model("transformer.wte", norm("transformer.ln_f", bias=True)),
         Tensor("transformer.wpe.weight", ("max_position_embeddings", "hidden_size")),
     ),
-    # `GPT2Attention.__init__`; reorder_and_upcast_attn changes precision alone: `modeling_gpt2.py`, transformers 5.24.
+    # `GPT2Attention.__init__`, `modeling_gpt2.py`, transformers 5.24; reorder_and_upcast_attn only changes the dtype.
     computation=Computation(
         norm=NormKind.LAYER,
         epsilon="layer_norm_epsilon",

@@ -1,4 +1,4 @@
-"""GPT-NeoX and Pythia: query, key and value of each head side by side, attention beside the MLP."""
+"""GPT-NeoX and Pythia: queries, keys and values fused head by head, attention and MLP in parallel."""
 
 from __future__ import annotations
 

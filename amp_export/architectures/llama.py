@@ -1,4 +1,4 @@
-"""Llama 1 to 3 and the many models that share their class, SmolLM2 among them."""
+"""Llama 1 to 3 and models that share their class, such as SmolLM2."""
 
 from __future__ import annotations
 

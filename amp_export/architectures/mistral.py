@@ -1,4 +1,4 @@
-"""Mistral 7B and its kin."""
+"""Mistral 7B and models that share its class."""
 
 from __future__ import annotations
 

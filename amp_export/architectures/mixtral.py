@@ -1,4 +1,4 @@
-"""Mixtral: Mistral with several MLPs a layer, of which a router chooses for each token."""
+"""Mixtral: Mistral with several expert MLPs per layer, chosen per token by a router."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ModernBERT: queries, keys and values fused, a gated MLP fused too, local and global attention in turn."""
+"""ModernBERT: fused queries, keys and values, a fused gated MLP, alternating local and global attention."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""OPT: learned positions that begin at two, and an MLP that the layer itself computes."""
+"""OPT: learned positions with an offset of two, and an MLP computed by the layer itself."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ARCHITECTURE = Architecture(
     ),
     computation=Computation(
         norm=NormKind.LAYER,
-        epsilon=1e-5,  # no field says it: `OPTDecoderLayer` leaves it to torch
+        epsilon=1e-5,  # torch's default: the config has no such field
         orders=(Order("self_attn_layer_norm", "final_layer_norm"),),
         final_norm="model.decoder.final_layer_norm",
         positions=Learned("model.decoder.embed_positions", offset=2),
@@ -42,7 +42,7 @@ ARCHITECTURE = Architecture(
     ),
     names={"intermediate_size": "ffn_dim", "num_key_value_heads": None, "head_dim": None},
     ignored=frozenset({"activation_dropout", "prefix"}),
-    # OPT-350M alone has norms after, and projects its embeddings
+    # only OPT-350M has post-norms and projects its embeddings
     refused={
         "do_layer_norm_before": (False,),
         "layer_norm_elementwise_affine": (False,),

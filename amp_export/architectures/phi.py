@@ -1,4 +1,4 @@
-"""Phi 1, 1.5 and 2: one norm before attention and MLP, which run side by side; biases everywhere."""
+"""Phi 1, 1.5 and 2: one norm before parallel attention and MLP; biases everywhere."""
 
 from __future__ import annotations
 

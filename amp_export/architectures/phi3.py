@@ -1,4 +1,4 @@
-"""Phi-3 and Phi-4: queries, keys and values fused in blocks, and so are gate and up."""
+"""Phi-3 and Phi-4: queries, keys and values fused in blocks; gate and up fused too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Qwen3: an RMS norm on every query and key head, whose weight all heads share."""
+"""Qwen3: an RMS norm on every query and key head, with a weight shared by all heads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Qwen3 with experts: many narrow MLPs a layer, of which a router chooses for each token."""
+"""Qwen3 with experts: many narrow MLPs per layer, chosen per token by a router."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ ARCHITECTURE = Architecture(
     mlp=expert_mlp("num_local_experts"),
     norms=LLAMA_NORMS,
     names={"intermediate_size": "moe_intermediate_size"},
-    # files of older versions say num_experts
+    # configs of older versions use num_experts
     derived=(Derived("num_local_experts", "num_experts", {"num_local_experts": None}),),
     ignored=frozenset({"intermediate_size", "num_experts", "output_router_logits", "router_aux_loss_coef"}),
-    # layers with a plain MLP between those with experts are of another width
+    # layers with a plain MLP between those with experts have another width
     required={"decoder_sparse_step": 1, "mlp_only_layers": []},
 )

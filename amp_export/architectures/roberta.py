@@ -1,4 +1,4 @@
-"""RoBERTa: BERT with positions that begin after the padding token."""
+"""RoBERTa: BERT with positions that start after the padding token's id."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ARCHITECTURE = Architecture(
     kind=Kind.ENCODER,
     names={"num_key_value_heads": None, "head_dim": None},
     ignored=frozenset({"gradient_checkpointing", "position_embedding_type"}),
-    # an encoder that is used as a decoder has a cache and perhaps a second attention
+    # used as a decoder, it would have a KV cache and possibly cross-attention
     required={"is_decoder": False, "add_cross_attention": False},
     says_head_dim_when=None,
     positions_after_padding=True,

@@ -1,4 +1,4 @@
-"""SmolLM3: Llama in which every fourth layer leaves the positions out."""
+"""SmolLM3: Llama without rotary embeddings in every fourth layer."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ARCHITECTURE = Architecture(
     mlp=gated_mlp(bias="mlp_bias"),
     norms=LLAMA_NORMS,
     tensors=LLAMA_TENSORS,
-    # `SmolLM3Config.__post_init__`, `configuration_smollm3.py`, transformers 5.24. True in no_rope_layers is rotated.
+    # `SmolLM3Config.__post_init__`, `configuration_smollm3.py`, transformers 5.24; True in no_rope_layers means rotated
     computation=Computation(
         positions=Rotary(
             theta=("rope_theta", 2_000_000.0), rotated="no_rope_layers", unrotated_every="no_rope_layer_interval"

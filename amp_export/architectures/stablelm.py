@@ -1,4 +1,4 @@
-"""StableLM: Llama with layer norms and partly rotated heads."""
+"""StableLM: Llama with layer norms and partial rotary embeddings."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ ARCHITECTURE = Architecture(
         positions=Rotary(partial="partial_rotary_factor"),
     ),
     names={"head_dim": None},
-    # a list of norm modules, one a head: not sliced so far
+    # a list of norm modules, one per head, which is not sliced yet
     refused={"qk_layernorm": (True,)},
     says_head_dim_when=None,
 )

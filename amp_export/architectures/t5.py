@@ -1,4 +1,4 @@
-"""T5: an encoder and a decoder whose first layers hold the position biases of all."""
+"""T5: an encoder-decoder whose first layers hold the position biases of all layers."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ ARCHITECTURE = Architecture(
             mlp=None,
             norms=norm("layer.1.layer_norm"),
             names={"num_hidden_layers": "num_decoder_layers"},
-            # there are no biases here, but the first layer makes zeros of their shape for all
+            # there are no biases here, but the first layer creates zeros of their shape for all layers
             heads_tied=True,
             is_decoder=True,
         ),

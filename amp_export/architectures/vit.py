@@ -1,4 +1,4 @@
-"""ViT: an encoder of image patches."""
+"""ViT: an image encoder over patches."""
 
 from __future__ import annotations
 

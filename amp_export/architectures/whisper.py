@@ -1,4 +1,4 @@
-"""Whisper: an encoder of sound and a decoder of text."""
+"""Whisper: an audio encoder and a text decoder."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Interleaved timing of models in separate processes, and its statistics."""
+"""Benchmarks: interleaved timing of models in separate processes, and its statistics."""

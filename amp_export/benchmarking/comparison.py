@@ -26,7 +26,7 @@ from amp_export.hardware.machine import Machine
 from amp_export.options import Format, Phase
 
 ROUNDS = 20
-"""Rounds that are measured by default."""
+"""Default number of measured rounds."""
 
 
 def benchmark_models(
@@ -43,18 +43,18 @@ def benchmark_models(
     """Measure the speedup of a pruned model over the dense one.
 
     Args:
-        dense: The dense model, in the form that the runtime takes.
-        pruned: The pruned one.
+        dense: Folder of the dense model, in the runtime's format.
+        pruned: Folder of the pruned model.
         setup: Runtime and settings for both models; by default ONNX Runtime on the CPU.
-        sweep: How much is read and written.
-        rounds: How many rounds to measure, rounded up to a multiple of `launches`.
-        launches: How often to start both processes; an even number, so that each is the first as often.
-        seed: Of the prompt's tokens and of the bootstrap.
-        on_progress: Called with the number of rounds done and of all.
+        sweep: Workloads to measure.
+        rounds: Number of rounds to measure, rounded up to a multiple of `launches`.
+        launches: Number of times to start both processes; should be even, so that each is started first equally often.
+        seed: Seed of the prompt's tokens and of the bootstrap.
+        on_progress: Called with the numbers of finished and of all rounds.
 
     Raises:
-        RequestError: There would be nothing to measure, or it does not fit into the models' context.
-        ModelError: A folder holds no model, or a damaged one.
+        RequestError: A number is below 1, or a workload does not fit into the models' context.
+        ModelError: A folder holds no model, or the model is damaged.
         MissingExtraError: The runtime is not installed.
         AmpExportError: A process died.
     """
@@ -66,7 +66,7 @@ def benchmark_models(
             exported_files(folder, setup.format)
     configs = [read_config(folder)[1] for folder in (dense, pruned)]
     workloads = (sweep or Sweep()).workloads(configs, [*read_limits(dense), *read_limits(pruned)])
-    # models that know images alone draw no tokens
+    # models without a vocabulary draw no tokens
     vocab_size = min(config.sizes.get("vocab_size", 1) for config in configs)
     tasks = [Round(workload, vocab_size, seed) for workload in workloads]
     gpu = find_gpu() if setup.on_gpu else None
@@ -77,7 +77,7 @@ def benchmark_models(
 
 
 def read_limits(folder: Path) -> tuple[Limits, ...]:
-    """Return the largest batch and context of an ExecuTorch program; other exports have no limits, or check them."""
+    """Return the limits of an ExecuTorch program; other exports have none, or check them at run time."""
     return (programs.read_facts(folder).limits,) if programs.is_executorch(folder) else ()
 
 
@@ -91,7 +91,7 @@ def _report(
     gpu: GpuRecord | None,
 ) -> BenchmarkReport:
     ready = measured.records[0].ready[0]
-    # by workload what a decoding step of the dense and of the pruned model reads
+    # by workload, the bytes that a decode step of the dense and of the pruned model reads
     read = list(zip(*(_step_bytes(record, workloads, setup) for record in measured.records), strict=True))
     points = [
         _point(measured, number, workload, read[number], launches, seed) for number, workload in enumerate(workloads)
@@ -154,7 +154,7 @@ def _point(
 
 
 def _step_bytes(record: Record, workloads: Sequence[Workload], setup: Setup) -> Sequence[StepBytes | None]:
-    """Return what a decoding step reads; unknown for an engine, whose weight layout is not documented."""
+    """Return the bytes that a decode step reads; unknown for an engine, whose weight layout is not documented."""
     folder = record.folder
     if setup.format is Format.TENSORRT:
         return [None] * len(workloads)

@@ -1,4 +1,4 @@
-"""What a device found: the content of device-report.json."""
+"""Results of a device: the content of device-report.json."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from amp_export.parity.results import ParityReport
 
 @dataclass(frozen=True)
 class DeviceFacts:
-    """Facts about a device; None for what it does not report."""
+    """Facts about a device; None for values that it does not report."""
 
     model: str | None = None
     gpu: str | None = None
@@ -30,17 +30,17 @@ class DeviceFacts:
 
     @property
     def name(self) -> str:
-        """The best name that is known."""
+        """The most specific known name."""
         return self.model or self.processor or self.system or "unknown device"
 
 
 @dataclass(frozen=True)
 class DeviceState:
-    """What changes while a device is measured.
+    """State of a device that changes during a measurement.
 
     Attributes:
-        temperatures: By thermal zone, in degrees Celsius.
-        clock_rates: By CPU core or device, in hertz.
+        temperatures: Temperatures in degrees Celsius, by thermal zone.
+        clock_rates: Clock rates in hertz, by CPU core or device.
     """
 
     temperatures: Mapping[str, float]
@@ -49,7 +49,7 @@ class DeviceState:
 
 @dataclass(frozen=True)
 class PowerSource:
-    """What measured the power: the tool or driver, and which rails it counts."""
+    """The tool or driver that measured the power, and the rails that it includes."""
 
     source: str
     rails: tuple[str, ...]
@@ -57,15 +57,15 @@ class PowerSource:
 
 @dataclass(frozen=True)
 class DeviceMeasurement:
-    """One of the two models on a device.
+    """Measurement of one of the two models on a device.
 
     Attributes:
         bytes_on_disk: Size of engine or weights.
         peak_memory_bytes: Peak memory of its process.
-        load_seconds: How long loading took; the median of all launches.
-        gpu_memory_bytes: What it took of the GPU's memory; None where that is not known.
-        decode_watts: Mean power while decoding.
-        joules_per_decoded_token: Energy of a token.
+        load_seconds: Load time; the median of all launches.
+        gpu_memory_bytes: GPU memory used; None if not known.
+        decode_watts: Mean power during decode.
+        joules_per_decoded_token: Energy per decoded token.
     """
 
     bytes_on_disk: int
@@ -78,10 +78,10 @@ class DeviceMeasurement:
 
 @dataclass(frozen=True)
 class DeviceBenchmark:
-    """Dense against pruned on a device; see `BenchmarkReport` for what has the same name.
+    """Benchmark of dense and pruned model on a device; see `BenchmarkReport` for attributes of the same name.
 
     Attributes:
-        interleaved: `by round`, or `by launch` where memory holds one model at a time.
+        interleaved: `by round`, or `by launch` if memory holds only one model at a time.
     """
 
     dense: DeviceMeasurement
@@ -101,22 +101,22 @@ class DeviceBenchmark:
 
 @dataclass(frozen=True)
 class DeviceReport:
-    """The content of device-report.json, completed with intervals.
+    """The content of device-report.json, with speedups and their intervals added.
 
     Attributes:
-        runtime: Name and version of what ran the graphs.
-        facts: What the device is.
-        parity: By model, the graph on the device against PyTorch where the bundle was made.
-        holds: Whether parity holds for both.
-        benchmark: Times; None where parity does not hold.
-        power: What measured the power.
+        runtime: Name and version of the runtime.
+        facts: Facts about the device.
+        parity: Parity of each model's graph on the device with PyTorch on the machine that made the bundle.
+        holds: Whether parity holds for both models.
+        benchmark: Measurements; None if parity does not hold.
+        power: Source of the power measurement.
         schema: Version of the report's format.
-        bundle: The SHA-256 of the manifest of the bundle that was run.
-        target: What the bundle was made for.
-        started: When the run began.
-        build: How engines were built, where they were.
-        before: The state before measuring.
-        after: The state after it.
+        bundle: SHA-256 of the manifest of the bundle that was run.
+        target: The device that the bundle was made for.
+        started: Start time of the run.
+        build: How the engines were built, if there are any.
+        before: State before the measurement.
+        after: State after the measurement.
     """
 
     runtime: str

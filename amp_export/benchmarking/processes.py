@@ -1,4 +1,4 @@
-"""The processes of a benchmark, as the one that measures sees them; `benchmark_worker` is what they run."""
+"""Worker processes of a benchmark, as seen by the main process; they run `amp_export.benchmarking.worker`."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from amp_export.errors import AmpExportError, ModelError, RequestError, Unsuppor
 
 
 class Worker:
-    """One model in a process of its own; `start_worker` makes one and ends it.
+    """A process that holds one model; `start_worker` starts and ends it.
 
-    A process of multiprocessing would import the caller's main script again, which then must be written for it.
+    multiprocessing would import the caller's main script again, which would have to guard against this.
     """
 
     def __init__(self, folder: Path, process: subprocess.Popen[str], log: Any) -> None:
@@ -33,10 +33,10 @@ class Worker:
         self.ready = Ready(**self._receive())
 
     def time(self, task: Round) -> RoundTimes:
-        """Let the process run one round.
+        """Run one round in the process and return its times.
 
         Raises:
-            AmpExportError: It died.
+            AmpExportError: The process died.
         """
         assert self._process.stdin is not None
         try:
@@ -78,7 +78,7 @@ def start_worker(folder: Path, setup: Setup) -> Iterator[Worker]:
         AmpExportError: The model cannot be loaded, or the process died.
     """
     command = [sys.executable, "-P", "-m", "amp_export.benchmarking.worker", str(folder), json.dumps(asdict(setup))]
-    # wherever this package was imported from, the process has to find it too
+    # the process must find this package wherever it was imported from
     search = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(search)}
     pipe = subprocess.PIPE
@@ -87,5 +87,5 @@ def start_worker(folder: Path, setup: Setup) -> Iterator[Worker]:
         try:
             yield Worker(folder, process, log)
         finally:
-            process.kill()  # it holds nothing that is worth waiting for
+            process.kill()  # it has nothing to clean up
             process.communicate()

@@ -1,4 +1,4 @@
-"""What a benchmark measured."""
+"""Results of a benchmark."""
 
 from __future__ import annotations
 
@@ -14,18 +14,17 @@ from amp_export.options import Phase
 
 @dataclass(frozen=True)
 class ModelMeasurement:
-    """One of the two models.
+    """Measurement of one of the two models.
 
     Attributes:
-        bytes_on_disk: Size of what was loaded.
-        peak_memory_bytes: Peak memory of its process, Python and the runtime included.
-        load_seconds: How long the runtime took to load it; the median of all launches.
-        weight_bytes_per_token: How many bytes of weights have to be read for a decoding step. None for a model that
-            does not decode: what it does at once, it does with many tokens or patches, and is bound by arithmetic.
-        cache_bytes_per_token: How many bytes of KV cache have to be read besides, in the middle of what is
-            written.
-        bandwidth_share: How much of the machine's memory read bandwidth that is, at the median decode time. Near 1,
-            only fewer bytes can make decoding faster. None where nothing is decoded.
+        bytes_on_disk: Size of the loaded files.
+        peak_memory_bytes: Peak memory of its process, including Python and the runtime.
+        load_seconds: Load time of the runtime; the median of all launches.
+        weight_bytes_per_token: Bytes of weights that a decode step reads. None for a model that does not decode: it
+            processes many tokens or patches at once and is compute-bound.
+        cache_bytes_per_token: Bytes of KV cache that a decode step reads, halfway through decoding.
+        bandwidth_share: Share of the machine's memory read bandwidth used for these bytes at the median decode time. If
+            it is near 1, only fewer bytes can make decoding faster. None if nothing is decoded.
     """
 
     bytes_on_disk: int
@@ -38,14 +37,14 @@ class ModelMeasurement:
 
 @dataclass(frozen=True)
 class SweepPoint:
-    """Times of one more workload of a sweep.
+    """Results of one further workload of a sweep.
 
     Attributes:
-        batch_size: How many texts, images or audio inputs at once.
-        prompt_tokens: Tokens of each text that is read.
-        decode_tokens: Tokens that were written after each.
-        phases: Times by phase.
-        roofline: What the removed bytes allow; None where nothing is decoded, or bytes cannot be counted.
+        batch_size: Number of texts, images or audio inputs per batch.
+        prompt_tokens: Tokens of the prompt or the source text.
+        decode_tokens: Tokens decoded in a round.
+        phases: Results by phase.
+        roofline: Roofline of decoding; None if nothing is decoded, or bytes cannot be counted.
     """
 
     batch_size: int
@@ -57,12 +56,12 @@ class SweepPoint:
 
 @dataclass(frozen=True)
 class GpuRecord:
-    """The GPU that computed.
+    """The GPU that ran the models.
 
     Attributes:
-        gpu: What it is.
-        before: How it was before the first round.
-        after: How it was after the last.
+        gpu: Facts about the GPU.
+        before: Its state before the first round.
+        after: Its state after the last round.
     """
 
     gpu: Gpu
@@ -72,34 +71,34 @@ class GpuRecord:
 
 @dataclass(frozen=True)
 class BenchmarkReport:
-    """What was measured; all plain values, so that `dataclasses.asdict` gives JSON.
+    """Result of a benchmark; all values are plain, so that `dataclasses.asdict` gives JSON.
 
     Attributes:
-        name: The runtime, and where it computes.
+        name: The runtime and its device or execution provider.
         dense: The dense model.
         pruned: The pruned model.
-        phases: Times of the workload that leads, by name, in the order of the work: samples are grouped by round. A
-            decoder has `prefill`, the prompt in one piece, which is what a user waits for, and `decode`, single tokens
-            after it; an encoder has `forward`; an encoder-decoder has `encode`, all that is done once for what
-            is read, and `decode`.
-        roofline: What the removed bytes allow; None where nothing is decoded, or bytes cannot be counted.
-        batch_size: How many texts, images or audio inputs at once.
+        phases: Results of the main workload by phase, in execution order; samples are grouped by round. A decoder has
+            `prefill`, one call with the prompt, whose latency is the time to first token, and `decode`, single tokens
+            after it; an encoder has `forward`; an encoder-decoder has `encode`, the encoder and the decoder's first
+            token, and `decode`.
+        roofline: Roofline of decoding; None if nothing is decoded, or bytes cannot be counted.
+        batch_size: Number of texts, images or audio inputs per batch.
         prompt_tokens: Tokens of the prompt or the source text; 0 for images and audio.
         decode_tokens: Tokens decoded in a round; 0 for an encoder.
         sweep: Further workloads, measured in the same rounds.
-        rounds: How many rounds were measured.
-        launches: How often both processes were started anew; each launch has as many rounds, one after the other.
-        warm_up_rounds: How many went before and are not counted.
-        unsettled_launches: In how many launches times still changed when measuring began.
-        threads: Threads that compute one operator; 0 where a GPU computes.
+        rounds: Number of measured rounds.
+        launches: Number of times that both processes were started; each launch runs the same number of rounds.
+        warm_up_rounds: Number of warm-up rounds, which are not counted.
+        unsettled_launches: Number of launches whose times had not settled when the measurement began.
+        threads: Threads that compute one operator; 0 on a GPU.
         pinned: The CPU cores that they were pinned to; empty if the system does not support it.
         runtime: Name and version of the runtime.
-        clock: What timed the calls.
-        bandwidth_bytes_per_second: Memory read bandwidth, measured here with as many threads; the median of what was
-            found after each launch. None where a GPU computes.
-        machine: Where it was measured.
-        gpu: The GPU that computed, or None.
-        seed: Of the prompt's tokens and of the bootstrap.
+        clock: The clock that timed the calls.
+        bandwidth_bytes_per_second: Memory read bandwidth of this machine with the same number of threads; the median of
+            the measurements after each launch. None on a GPU.
+        machine: The machine that ran the models.
+        gpu: The GPU that ran the models, or None.
+        seed: Seed of the prompt's tokens and of the bootstrap.
     """
 
     name: str

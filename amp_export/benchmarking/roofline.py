@@ -1,6 +1,6 @@
-"""The roofline of decoding: the bytes that a step has to read, over the bandwidth at which memory gives them.
+"""The roofline of decoding: the bytes that a step reads, divided by the memory bandwidth.
 
-Writes and activations are left out: they are small compared to weights and KV cache.
+Writes and activations are ignored: they are small compared to weights and KV cache.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from amp_export.checkpoints.reading import read_config, read_widths
 from amp_export.options import Dtype
 
 _READ_IN_PART = {("Gather", 0), ("RotaryEmbedding", 1), ("RotaryEmbedding", 2)}
-"""Operators, and which of their inputs, that read a few rows of a weight for each token instead of all of it."""
+"""Operators and their inputs that look up a few rows of a weight per token instead of reading all of it."""
 
 
 @dataclass(frozen=True)
 class StepBytes:
-    """What one decoding step reads.
+    """Bytes that one decode step reads.
 
     Attributes:
-        weights: Bytes of weights: once, however many texts there are.
-        cache: Bytes of KV cache, of all texts, in the middle of what is written.
+        weights: Bytes of weights, read once for the whole batch.
+        cache: Bytes of the KV cache of the whole batch, halfway through decoding.
     """
 
     weights: int
@@ -35,19 +35,19 @@ class StepBytes:
 
     @property
     def total(self) -> int:
-        """All bytes."""
+        """Bytes of weights and KV cache."""
         return self.weights + self.cache
 
 
 @dataclass(frozen=True)
 class Roofline:
-    """What pruning allowed, and what came of it.
+    """The decode speedup that the bytes allow, and the share of it that was measured.
 
     Attributes:
-        allowed_gain: Bytes of a step of the dense model over those of the pruned one: the decoding speedup if nothing
-            but reading took time.
-        realised_gain: The share of that speedup that was measured.
-        interval: The 95 % interval of that.
+        allowed_gain: Bytes per step of the dense model over those of the pruned one: the decode speedup if only reading
+            took time.
+        realised_gain: Measured speedup over the allowed speedup.
+        interval: The 95 % interval of the realised share.
     """
 
     allowed_gain: float
@@ -56,7 +56,7 @@ class Roofline:
 
     @classmethod
     def of(cls, dense: StepBytes, pruned: StepBytes, decode: PhaseResult) -> Roofline:
-        """Compare what was measured with what the bytes allow."""
+        """Compare the measured speedup with the one that the bytes allow."""
         allowed = dense.total / pruned.total
         low, high = decode.interval
         return cls(allowed, decode.speedup / allowed, (low / allowed, high / allowed))
@@ -65,16 +65,16 @@ class Roofline:
 def step_bytes(
     folder: Path, workloads: Sequence[Workload], *, dtype: Dtype, graph: Path | None
 ) -> Sequence[StepBytes | None]:
-    """Return what a decoding step of a model reads; None for what does not decode, or whose weights cannot be counted.
+    """Return the bytes that a decode step reads; None if the model does not decode, or its weights cannot be counted.
 
     Args:
         folder: An export or a checkpoint, for its config.
-        workloads: How much is read and written.
-        dtype: Of weights, keys and values.
-        graph: The decoding ONNX graph, if there is one: it lists the weights.
+        workloads: The workloads.
+        dtype: Dtype of the weights and the KV cache.
+        graph: The ONNX graph of decode steps, whose weights are counted, or None.
 
     Returns:
-        One entry a workload; weights are the same in all.
+        One entry per workload; the weights are the same in all.
     """
     raw, config = read_config(folder)
     kind = config.architecture.kind
@@ -83,7 +83,7 @@ def step_bytes(
     weights = weight_bytes_per_token(graph) if graph is not None else None
     if kind is Kind.ENCODER_DECODER:
         assert weights is not None
-        # of a source's keys and values configs do not tell in the same words
+        # the size of the source's keys and values is not counted: the config fields differ between families
         return [StepBytes(weights, 0)] * len(workloads)
     widths = read_widths(folder / "config.json", raw, config)
     if weights is None:
@@ -96,10 +96,10 @@ def step_bytes(
 
 
 def weight_bytes_per_token(graph: Path) -> int:
-    """Return how many bytes of a graph's weights have to be read for one token.
+    """Return the bytes of a graph's weights that are read for one token.
 
-    Each weight counts once and whole, also where embedding and head share it, but a weight of which only rows are
-    looked up does not count.
+    Each weight counts once, even if embedding and LM head share it. Weights from which only rows are looked up do not
+    count.
     """
     import onnx
 

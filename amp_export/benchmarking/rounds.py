@@ -1,8 +1,8 @@
-"""Two models, a process each, that take turns: the rounds of a benchmark.
+"""The rounds of a benchmark: two models take turns, each in its own process.
 
-The rounds alternate in order, the first model first and then the second, so that neither profits from the machine's
-state or drift. So do the launches: of two processes with the same graph, the one that was started first decoded 5 %
-slower in most launches, however the turns were ordered. Nothing that was measured is removed.
+The order of the models alternates between rounds, so that neither profits from the machine's state or drift. It also
+alternates between launches: of two processes with the same graph, the one started first decoded 5 % slower in most
+launches, regardless of the order within rounds. No outliers are removed.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from amp_export.hardware.machine import read_bandwidth
 from amp_export.options import Phase
 
 WARM_UP_LIMIT = 8
-"""Rounds of a launch after which measuring begins, settled or not."""
+"""Maximum number of warm-up rounds per launch; measuring then begins even if times have not settled."""
 
 SETTLED = 0.05
-"""Two rounds whose times differ by less than this share are settled."""
+"""Relative difference between the times of two rounds below which they are settled."""
 
 
 @dataclass
 class Record:
-    """What is noted of a model while rounds are run.
+    """Records of one model.
 
     Attributes:
-        folder: The model.
-        ready: What each launch reported.
-        times: By workload what each round took.
+        folder: Folder of the model.
+        ready: Report of each launch.
+        times: Times of each round, by workload.
     """
 
     folder: Path
@@ -42,20 +42,20 @@ class Record:
     times: dict[int, list[RoundTimes]] = field(default_factory=dict)
 
     def samples(self, workload: int, phase: Phase) -> list[list[float]]:
-        """Return seconds of all rounds of a workload, in one phase."""
+        """Return the seconds of one phase in all rounds of a workload."""
         return [list(times.phases[phase]) for times in self.times[workload]]
 
 
 @dataclass
 class Measured:
-    """All that was noted.
+    """Records of a benchmark.
 
     Attributes:
-        records: Of the two models.
-        rounds: How many rounds were measured.
-        warm_up_rounds: How many went before, and are not counted.
-        unsettled_launches: In how many launches their times had not settled when measuring began.
-        bandwidth: The memory's, the median of what was found after each launch; None where a GPU computes.
+        records: Records of the two models.
+        rounds: Number of measured rounds.
+        warm_up_rounds: Number of warm-up rounds, which are not counted.
+        unsettled_launches: Number of launches whose times had not settled when the measurement began.
+        bandwidth: Memory bandwidth, the median of the measurements after each launch; None on a GPU.
     """
 
     records: tuple[Record, Record]
@@ -75,16 +75,16 @@ def measure(
     launches: int,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Measured:
-    """Run all tasks in turns on two models.
+    """Run all tasks alternately on two models.
 
     Args:
-        first: A model.
-        second: The other.
-        tasks: What each runs in every round.
-        setup: How both are run.
-        rounds: How many rounds to measure, rounded up to a multiple of `launches`.
-        launches: How often to start both processes; an even number, so that each is the first as often.
-        on_progress: Called with the number of rounds done and of all.
+        first: Folder of one model.
+        second: Folder of the other model.
+        tasks: The tasks that each model runs in every round.
+        setup: Runtime and settings for both models.
+        rounds: Number of rounds to measure, rounded up to a multiple of `launches`.
+        launches: Number of times to start both processes; should be even, so that each is started first equally often.
+        on_progress: Called with the numbers of finished and of all rounds.
 
     Raises:
         AmpExportError: A model cannot be loaded, or a process died.
@@ -104,7 +104,7 @@ def measure(
                 _run_round(pair if number % 2 == 0 else pair[::-1], tasks)
                 if on_progress is not None:
                     on_progress(launch * rounds_of_launch + number + 1, measured.rounds)
-        # measured in between, because it changes with what else the machine does, as the rounds do
+        # measured after each launch, because it varies with the load of the machine, like the rounds
         if early.ready[0].threads:
             bandwidths.append(read_bandwidth(early.ready[0].threads))
     measured.bandwidth = statistics.median(bandwidths) if bandwidths else None
@@ -118,7 +118,7 @@ def _run_round(pair: Sequence[tuple[Record, Worker]], tasks: Sequence[Round]) ->
 
 
 def _warm_up(workers: Sequence[Worker], tasks: Sequence[Round], measured: Measured) -> None:
-    """Run rounds until both models take the same time for all tasks twice in a row."""
+    """Run rounds until both models take nearly the same time twice in a row, or `WARM_UP_LIMIT` is reached."""
     before: list[float] = []
     for _ in range(WARM_UP_LIMIT):
         now = [sum(worker.time(task).total for task in tasks) for worker in workers]

@@ -1,4 +1,4 @@
-"""How models are run by a benchmark."""
+"""Runtime and settings of a benchmark."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FORMATS = {
     Runtime.OPENVINO: Format.OPENVINO,
     Runtime.EXECUTORCH: Format.EXECUTORCH,
 }
-"""The export that a runtime runs; PyTorch runs the checkpoint."""
+"""Export format by runtime; PyTorch runs the checkpoint."""
 
 RUNTIMES = {
     Format.ONNX: Runtime.ONNXRUNTIME,
@@ -23,19 +23,19 @@ RUNTIMES = {
     Format.OPENVINO: Runtime.OPENVINO,
     Format.EXECUTORCH: Runtime.EXECUTORCH,
 }
-"""The default runtime of an export."""
+"""Default runtime by export format."""
 
 
 @dataclass(frozen=True)
 class Setup:
-    """How a model is run.
+    """Runtime and settings for a model.
 
     Attributes:
-        runtime: What runs it.
-        threads: Threads that compute one operator; by default one for each core.
-        provider: What computes a graph within ONNX Runtime.
+        runtime: The runtime.
+        threads: Threads that compute one operator; by default one per core.
+        provider: Execution provider of ONNX Runtime.
         gpu: Whether a GPU is requested, if neither runtime nor provider implies it.
-        dtype: What PyTorch computes in; graphs and engines have theirs.
+        dtype: Dtype of PyTorch; exports have their own.
     """
 
     runtime: Runtime = Runtime.ONNXRUNTIME
@@ -46,27 +46,27 @@ class Setup:
 
     @property
     def format(self) -> Format | None:
-        """The export that is run; None where PyTorch runs the checkpoint."""
+        """Format of the export that is run; None if PyTorch runs the checkpoint."""
         return FORMATS.get(self.runtime)
 
     @property
     def on_gpu(self) -> bool:
-        """Whether a GPU computes."""
+        """Whether the model runs on a GPU."""
         return self.gpu or self.provider is not Provider.CPU or self.runtime is Runtime.TENSORRT
 
     @property
     def name(self) -> str:
-        """What a report calls it."""
+        """Name in a report."""
         if self.runtime is Runtime.ONNXRUNTIME and self.provider is not Provider.CPU:
             return f"{self.runtime}-{self.provider}"
         return f"{self.runtime}-cuda" if self.gpu and self.runtime is not Runtime.TENSORRT else self.runtime.value
 
 
 def choose_setup(options: BenchmarkOptions) -> Setup:
-    """Return how models are run, every choice made.
+    """Return the setup for the user's options.
 
     Raises:
-        RequestError: Runtime, export and execution provider do not go together.
+        RequestError: Runtime, export format and execution provider are incompatible.
     """
     runtime, to, provider = options.runtime, options.to, options.provider
     if runtime is None:

@@ -1,4 +1,4 @@
-"""Speedup: dense time over pruned time, with its raw samples and an interval."""
+"""Speedup: dense time over pruned time, with raw samples and a confidence interval."""
 
 from __future__ import annotations
 
@@ -8,39 +8,39 @@ from dataclasses import dataclass
 
 CONFIDENCE = 0.95
 RESAMPLES = 4000
-"""Enough for the ends of the interval to move by less than a tenth of its width from seed to seed."""
+"""Enough for the bounds of the interval to vary by less than a tenth of its width between seeds."""
 
 RESOLUTION = 1.1
-"""An interval that contains 1 and whose ends are further apart than this ratio could hide a speedup of 5 % or more."""
+"""If an interval contains 1 and its bounds differ by more than this ratio, it could hide a speedup of 5 % or more."""
 
 
 class Conclusion(enum.StrEnum):
-    """What an interval says about a speedup."""
+    """Conclusion from the interval of a speedup."""
 
     FASTER = "faster"
     SLOWER = "slower"
     NOT_SIGNIFICANT = "no significant speedup"
-    """Whatever there is, it is small."""
+    """Any speedup is small."""
     TOO_NOISY = "too noisy to conclude"
-    """It could hide a speedup that matters."""
+    """The interval could hide a relevant speedup."""
 
     @property
     def is_significant(self) -> bool:
-        """Whether one is faster than the other."""
+        """Whether one graph is significantly faster than the other."""
         return self in (Conclusion.FASTER, Conclusion.SLOWER)
 
 
 @dataclass(frozen=True)
 class Timing:
-    """How long one phase took one graph.
+    """Times of one phase of one graph.
 
     Attributes:
-        samples: Raw seconds, for each round one or more.
-        median: Over all samples of all rounds, in seconds; so are the percentiles.
-        p90: The 90th percentile.
-        p99: The 99th percentile.
-        variation: The coefficient of variation: their standard deviation over their mean.
-        tokens_per_second: Tokens that are read or written in the median time; None where there are no tokens.
+        samples: Raw samples in seconds, one or more per round.
+        median: Median over all samples of all rounds, in seconds.
+        p90: The 90th percentile, in seconds.
+        p99: The 99th percentile, in seconds.
+        variation: Coefficient of variation: the standard deviation over the mean.
+        tokens_per_second: Tokens per sample over the median time; None if there are no tokens.
     """
 
     samples: tuple[tuple[float, ...], ...]
@@ -52,17 +52,17 @@ class Timing:
 
     @classmethod
     def of(cls, samples: Sequence[Sequence[float]], *, tokens: int | None = None) -> Timing:
-        """Derive the statistics; percentiles lie between samples by linear interpolation.
+        """Compute the statistics; percentiles are interpolated linearly.
 
         Args:
             samples: Seconds, [rounds, samples of a round].
-            tokens: Tokens of one sample.
+            tokens: Number of tokens per sample.
         """
         import numpy as np
 
         seconds_rs = np.asarray(samples)
         median, p90, p99 = np.quantile(seconds_rs, (0.5, 0.9, 0.99)).tolist()
-        # with a single sample nothing is known of how much others would differ
+        # the variation of a single sample is not known
         variation = float(seconds_rs.std(ddof=1) / seconds_rs.mean()) if seconds_rs.size > 1 else 0.0
         rows = tuple(tuple(round_samples) for round_samples in samples)
         return cls(rows, median, p90, p99, variation, tokens / median if tokens else None)
@@ -70,15 +70,15 @@ class Timing:
 
 @dataclass(frozen=True)
 class PhaseResult:
-    """Dense against pruned in one phase.
+    """Comparison of dense and pruned graph in one phase.
 
     Attributes:
-        dense: The dense graph.
-        pruned: The pruned one.
+        dense: Times of the dense graph.
+        pruned: Times of the pruned graph.
         speedup: The dense median over the pruned one.
         interval: The bootstrap 95 % interval of the speedup.
-        conclusion: What the interval supports: no difference is claimed if it contains 1; if it is also wide, not even
-            the absence of one.
+        conclusion: Conclusion from the interval: if it contains 1, no difference is claimed; if it is also wide, the
+            benchmark is too noisy to conclude.
     """
 
     dense: Timing
@@ -112,21 +112,20 @@ class PhaseResult:
 def bootstrap_speedup(
     dense: Sequence[Sequence[float]], pruned: Sequence[Sequence[float]], *, launches: int = 1, seed: int = 0
 ) -> tuple[float, float]:
-    """Return the percentile interval of the ratio of medians (Efron and Tibshirani, 1993, chapter 13).
+    """Return the bootstrap percentile interval of the ratio of medians (Efron and Tibshirani, 1993, chapter 13).
 
-    Launches are drawn, and rounds within them, and always both halves of a pair. The samples of a round, and the two
-    graphs in it, share what else the machine was doing; the rounds of a launch share what the processes were given when
-    they started, such as where their memory lies. Drawing single samples would take them for independent, and promise
-    too narrow an interval.
+    Launches are resampled, and rounds within them, always with both graphs of a round. The samples of a round share the
+    load of the machine, and the rounds of a launch share conditions that are fixed when a process starts, such as its
+    memory layout. Resampling single samples would treat them as independent and give too narrow an interval.
 
     Args:
         dense: Seconds of the dense graph, [rounds, samples of a round].
-        pruned: Seconds of the pruned graph, alike.
-        launches: How often the processes were started anew: so many groups of consecutive rounds, all of one size.
-        seed: The same seed gives the same interval.
+        pruned: Seconds of the pruned graph, in the same shape.
+        launches: Number of launches: the rounds are split into as many groups of consecutive rounds.
+        seed: Seed of the resampling.
 
     Returns:
-        The lower and the upper end.
+        The lower and the upper bound.
     """
     import numpy as np
 
@@ -143,7 +142,7 @@ def bootstrap_speedup(
 
 
 def conclude(interval: tuple[float, float]) -> Conclusion:
-    """Return faster or slower only where the whole interval lies on one side of 1."""
+    """Return the conclusion: faster or slower only if the whole interval lies on one side of 1."""
     low, high = interval
     if low > 1:
         return Conclusion.FASTER

@@ -1,4 +1,4 @@
-"""What a benchmark runs: for each runtime the dense and the pruned model in the form that it takes."""
+"""Subjects of a benchmark: the dense and the pruned model in the runtime's format."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ from amp_export.verb_options import ExportOptions
 def find_subjects(
     output: Path, against: Path | None, setup: Setup, manifest: Manifest, progress: Progress
 ) -> Iterator[tuple[Path, Path, Setup]]:
-    """The dense and the pruned model as a runtime takes them, and how they are run.
+    """Yield the dense and the pruned model in the runtime's format, and the setup.
 
-    Where no other output is named, the dense model is exported for as long as it is needed.
+    Without `against`, the dense model is exported temporarily.
 
     Args:
         output: The output directory that holds the pruned model.
         against: The output directory to compare with, or None.
-        setup: How they are to be run.
+        setup: The requested setup.
         manifest: The output's manifest.
-        progress: Where to show what is going on.
+        progress: Shows progress.
 
     Yields:
-        The folders of the dense and of the pruned model, and the setup with the dtype that PyTorch computes in.
+        The folders of the dense and of the pruned model, and the setup, with the dtype for PyTorch.
 
     Raises:
-        OutputError: One of the outputs does not hold what the runtime takes.
+        OutputError: One of the outputs does not hold the format or the checkpoint that the runtime needs.
     """
     to = setup.format
     if to is None:
@@ -63,7 +63,7 @@ def find_subjects(
 
 
 def _checkpoint(output: Path, manifest: Manifest) -> Path:
-    """Return what PyTorch loads of an output: the pruned checkpoint, or what was exported without being pruned."""
+    """Return an output's checkpoint for PyTorch: the pruned one, or the exported one if nothing was pruned."""
     return exported_checkpoint(output, manifest, advice="Export it again, and measure that output.")
 
 
@@ -86,15 +86,15 @@ def export_dense(
         output: The output directory that holds the pruned model.
         to: The format.
         manifest: The output's manifest.
-        scratch: Where the dense graph or engine goes.
-        progress: Where to show what is going on.
+        scratch: Folder for the dense export.
+        progress: Shows progress.
         opset: The version of the ONNX operators; by default the pruned graph's.
 
     Returns:
-        The folder of the dense graph or engine.
+        The folder of the dense export.
 
     Raises:
-        OutputError: There is nothing pruned to compare it with, or the dense checkpoint is gone.
+        OutputError: The output holds no pruned model in this format, or the dense checkpoint no longer exists.
     """
     if manifest.plan is None or to not in manifest.exports:
         raise OutputError(

@@ -1,6 +1,6 @@
-"""One round of a benchmark: a workload run on a model, and every call timed.
+"""One round of a benchmark: a workload is run on a model, and its calls are timed.
 
-The tokens are drawn, not chosen from logits: choosing would be timed, and both models must see the same.
+Tokens are drawn at random, not selected by logits: the selection would be timed, and both models need the same tokens.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 
 
 FORWARD_CALLS = 4
-"""How often an encoder is timed in a round."""
+"""Number of timed calls of an encoder per round."""
 
 
 @dataclass(frozen=True)
 class Round:
-    """What is to be run.
+    """The task of one round.
 
     Attributes:
-        workload: How much is read and written.
-        vocab_size: How many tokens there are to draw from.
-        seed: The same seed draws the same.
+        workload: The workload.
+        vocab_size: Number of tokens to draw from.
+        seed: Seed of the tokens.
     """
 
     workload: Workload
@@ -42,17 +42,17 @@ class Round:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Round:
-        """Return a round from what `dataclasses.asdict` made of it."""
+        """Return a round from the result of `dataclasses.asdict`."""
         return cls(**{**content, "workload": Workload(**content["workload"])})
 
 
 @dataclass(frozen=True)
 class RoundTimes:
-    """What one round took.
+    """Times of one round.
 
     Attributes:
         phases: Seconds of each call, by phase.
-        peak_memory_bytes: The most memory that the process has held so far.
+        peak_memory_bytes: Peak memory of the process so far.
     """
 
     phases: Mapping[Phase, Sequence[float]]
@@ -60,14 +60,14 @@ class RoundTimes:
 
     @property
     def total(self) -> float:
-        """Seconds of all calls."""
+        """Total seconds of all calls."""
         return sum(map(sum, self.phases.values()))
 
 
 def time_round(runner: Runner, task: Round, clock: Clock) -> RoundTimes:
-    """Run what is read twice, and times the second run of it and every decoded token.
+    """Run the input twice, and time the second run and every decoded token.
 
-    The first run after the other process has run finds the caches cold: 216 ms where the next took 180.
+    The first run has cold caches because the other process ran before: 216 ms, compared to 180 ms for the next.
     """
     if isinstance(runner, DecoderRunner):
         phases = _time_decoder(runner, task, clock)
@@ -123,7 +123,7 @@ def draw_inputs(axes_by_input: Axes, task: Round) -> dict[str, Any]:
         "token_type_ids": np.zeros_like(tokens_bs),
     }
     generator = np.random.default_rng(task.seed)
-    # images and audio have the one size that their model was made for
+    # images and audio have a fixed size
     return {
         name: texts[name] if name in texts else generator.standard_normal((batch_size, *map(int, sizes)), np.float32)
         for name, (_, *sizes) in axes_by_input.items()
@@ -131,21 +131,21 @@ def draw_inputs(axes_by_input: Axes, task: Round) -> dict[str, Any]:
 
 
 class Clock(ABC):
-    """Times calls.
+    """A clock that times calls.
 
     Attributes:
-        name: What a report calls it.
+        name: Name in a report.
     """
 
     name: str
 
     @abstractmethod
     def seconds(self, call: Callable[[], object]) -> float:
-        """Return how long a call takes, until its results are there."""
+        """Return the seconds that a call takes until its results are available."""
 
 
 class WallClock(Clock):
-    """The monotonic clock, for calls that return when their results are there."""
+    """The monotonic clock, for calls that return when their results are available."""
 
     name = "wall clock"
 
@@ -157,15 +157,15 @@ class WallClock(Clock):
 
 
 class EventClock(Clock):
-    """Events that a GPU stamps when it reaches them in its stream: CPU-only work does not count.
+    """CUDA events, which the GPU timestamps when its stream reaches them; CPU work alone is not timed.
 
-    Source: `torch.cuda.Event`, torch 2.13; a resolution of about half a microsecond, cudaEventElapsedTime.
+    Source: `torch.cuda.Event`, torch 2.13; the resolution is about half a microsecond, cudaEventElapsedTime.
     """
 
     name = "CUDA events"
 
     def __init__(self, stream: torch.cuda.Stream) -> None:
-        """Take the stream that calls run on."""
+        """Create a clock for calls that run on a stream."""
         self._stream = stream
 
     def seconds(self, call: Callable[[], object]) -> float:
@@ -173,7 +173,7 @@ class EventClock(Clock):
         import torch
 
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-        # what was queued before must not count, nor the time that the stream waits for the first kernel of this call
+        # neither work queued earlier nor the wait for the first kernel of this call must count
         self._stream.synchronize()
         start.record(self._stream)
         call()

@@ -1,7 +1,7 @@
-"""The process that holds one model during a benchmark: `python -m amp_export.benchmarking.worker FOLDER SETUP`.
+"""The worker process of a benchmark: `python -m amp_export.benchmarking.worker FOLDER SETUP`.
 
-It loads the model, writes a line of JSON that says so, and then answers each line of JSON on its standard input, a
-`Round`, with one line of times. It ends when its input ends. While it waits it takes no CPU time.
+It loads one model, writes a `Ready` as a line of JSON, and then answers each `Round`, a line of JSON on standard input,
+with a line of times. It ends when standard input ends, and uses no CPU time while it waits.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Ready:
-    """What is known of a model once it is loaded.
+    """Facts about a loaded model.
 
     Attributes:
-        load_seconds: How long loading took, the imports of this package not counted.
-        threads: How many threads compute one operator.
-        pinned: The CPU cores that they are pinned to; empty if the system does not report them.
+        load_seconds: Load time, without the imports of this package.
+        threads: Threads that compute one operator; 0 on a GPU.
+        pinned: The CPU cores that they are pinned to; empty if the system does not support it.
         runtime: Name and version of the runtime.
-        clock: What times calls.
+        clock: Name of the clock.
     """
 
     load_seconds: float
@@ -48,7 +48,7 @@ class Ready:
 
 
 def _load(folder: Path, setup: Setup) -> tuple[Runner, Clock, Ready]:
-    # before the runtime makes its threads: they inherit it
+    # before the runtime creates its threads, which inherit the affinity
     pinned = pin_threads(setup.threads) if not setup.on_gpu else ()
     import_runtime(setup)
     started = time.perf_counter()
@@ -59,7 +59,7 @@ def _load(folder: Path, setup: Setup) -> tuple[Runner, Clock, Ready]:
 
 
 def _choose_clock(runner: Runner, setup: Setup) -> Clock:
-    """Return events where the stream is known that a runtime runs on."""
+    """Return a clock of CUDA events if the runtime's stream is known, otherwise the wall clock."""
     from amp_export.benchmarking.runners.exported import ExportedDecoder
 
     if isinstance(runner, ExportedDecoder) and (stream := runner.stream) is not None:
@@ -72,7 +72,7 @@ def _choose_clock(runner: Runner, setup: Setup) -> Clock:
 
 
 def _take_stdout() -> TextIO:
-    """Keep standard output for answers; whatever else is printed goes to standard error."""
+    """Reserve standard output for answers, and redirect everything else that is printed to standard error."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     return answers
@@ -101,7 +101,7 @@ def main() -> None:
         _answer(answers, {"error": type(error).__name__, "message": str(error)})
         return
     _answer(answers, vars(ready))
-    gc.disable()  # a collection in the middle of a token would count as its time
+    gc.disable()  # a collection during a call would be timed
     for line in sys.stdin:
         _answer(answers, vars(time_round(runner, Round.from_json(json.loads(line)), clock)))
 

@@ -1,4 +1,4 @@
-"""Workloads: how much is read and written at a time, one or a sweep of many."""
+"""Workloads: batch size, prompt length and decode length; a single one or a sweep."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ DECODE_TOKENS = 16
 
 @dataclass(frozen=True)
 class Workload:
-    """One batch of texts, images or audio that is read in one call, and the tokens decoded after it.
+    """One batch of texts, images or audio, processed in one call, and the tokens decoded after it.
 
     Attributes:
-        batch_size: How many at once.
+        batch_size: Number of texts, images or audio inputs.
         prompt_tokens: Tokens of each text; 0 for images and audio.
-        decode_tokens: Single tokens after each; 0 for an encoder.
+        decode_tokens: Tokens decoded after each; 0 for an encoder.
     """
 
     batch_size: int
@@ -34,9 +34,9 @@ class Sweep:
     """The requested workloads: every combination; the first of each is the main one.
 
     Attributes:
-        batch_sizes: How many texts at once.
-        prompt_lengths: Tokens of the prompt; by default 128, or fewer where the models' context is shorter.
-        decode_lengths: Tokens to write.
+        batch_sizes: Batch sizes.
+        prompt_lengths: Prompt lengths in tokens; by default 128, or fewer if the models' context is shorter.
+        decode_lengths: Numbers of tokens to decode.
     """
 
     batch_sizes: tuple[int, ...] = (1,)
@@ -44,14 +44,15 @@ class Sweep:
     decode_lengths: tuple[int, ...] = (DECODE_TOKENS,)
 
     def workloads(self, configs: Sequence[ModelConfig], limits: Sequence[Limits] = ()) -> tuple[Workload, ...]:
-        """Return all combinations, as models read and write.
+        """Return all combinations, adapted to the models.
 
         Args:
-            configs: The configs of all models that run them; they differ only in their widths.
-            limits: The largest batches and texts that their exports take, where these have limits.
+            configs: Configs of the models that run them; they differ only in their widths.
+            limits: Limits of their exports, if these have any.
 
         Raises:
-            RequestError: A number is below 1, or a combination does not fit into the models' context, or an export.
+            RequestError: A number is below 1, a combination does not fit the models' context or an export's limits, or
+                prompt lengths are given for images or audio.
         """
         asked = (*self.batch_sizes, *(self.prompt_lengths or ()), *self.decode_lengths)
         if not (self.batch_sizes and self.decode_lengths and self.prompt_lengths != ()) or min(asked) < 1:
@@ -82,7 +83,7 @@ class Sweep:
 
 
 def _prompt_tokens(asked: int | None, decode_tokens: int, architecture: Architecture, context: int | None) -> int:
-    """Return how many prompt tokens fit: a decoder's prompt and output share one context, others have one each."""
+    """Return the number of prompt tokens; a decoder's prompt and output share one context, others have one for each."""
     wanted = (asked or PROMPT_TOKENS) if architecture.modality is Modality.TEXT else 0
     if context is None:
         return wanted

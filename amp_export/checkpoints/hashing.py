@@ -15,7 +15,7 @@ from amp_export.checkpoints.reading import Checkpoint
 
 
 def hash_file(path: Path) -> str:
-    """Return SHA-256 of a file, in hexadecimal."""
+    """Return the SHA-256 of a file in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -29,7 +29,7 @@ def hash_weights(checkpoint: Checkpoint) -> str:
 
 
 def directory_size(path: Path) -> int:
-    """Return bytes of all files below `path`."""
+    """Return the total size of all files below `path`, in bytes."""
     total = 0
     for file in path.rglob("*"):
         with contextlib.suppress(FileNotFoundError):

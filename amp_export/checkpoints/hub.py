@@ -1,4 +1,4 @@
-"""Fetch checkpoints from the Hugging Face hub."""
+"""Download checkpoints from the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 HUB_TIMEOUT = 10.0
-"""Seconds that the hub has to answer."""
+"""Timeout of the first request to the hub, in seconds."""
 
 _HUB_PATTERNS = ("config.json", ADAPTER_CONFIG, "*.safetensors", INDEX, *COMPANIONS)
 
@@ -27,10 +27,10 @@ _HUB_PICKLES = ("pytorch_model*.bin", PICKLE_INDEX)
 
 
 def fetch_from_hub(repo_id: str, status: OnStatus, *, allow_pickle: bool) -> Path:
-    """Fetch a repository, or finds it in the hub's cache where there is no network.
+    """Download a repository, or find it in the hub's cache if the hub cannot be reached.
 
     Raises:
-        ModelError: There is no such repository, or it cannot be fetched.
+        ModelError: The repository does not exist, is gated, or cannot be downloaded.
     """
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
@@ -38,7 +38,7 @@ def fetch_from_hub(repo_id: str, status: OnStatus, *, allow_pickle: bool) -> Pat
     status(f"Fetching {repo_id} from the Hugging Face hub")
     try:
         with quiet_hub():
-            # snapshot_download asks the same question without a time limit
+            # snapshot_download sends the same request without a timeout
             info = HfApi().model_info(repo_id, timeout=HUB_TIMEOUT)
             names = [file.rfilename for file in info.siblings or ()]
             needs_pickles = allow_pickle and not any(name.endswith(".safetensors") for name in names)
@@ -56,7 +56,7 @@ def fetch_from_hub(repo_id: str, status: OnStatus, *, allow_pickle: bool) -> Pat
             f"Check the spelling; for a private repository, log in first: hf auth login. For the demo model, use "
             f"--model {DEMO}."
         ) from error
-    except Exception as error:  # the hub's client passes on whatever its HTTP library raises
+    except Exception as error:  # the hub's client lets any error of its HTTP library through
         if cached := _find_in_hub_cache(repo_id):
             return cached
         raise ModelError(

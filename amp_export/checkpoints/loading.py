@@ -1,4 +1,4 @@
-"""Loading models and tokenizers through transformers, without its noise."""
+"""Load models and tokenizers through transformers, without its log messages and progress bars."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
-"""What a tokenizer's vocabulary is stored in, by transformers and by those it reads."""
+"""Files that can hold a tokenizer's vocabulary."""
 
 
 _OPTIONS: Mapping[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-"""Said outright, because without it transformers may ask on the terminal whether to run a checkpoint's code."""
+"""Set explicitly: otherwise, transformers may ask on the terminal whether to run a checkpoint's code."""
 
 
 def register_resized() -> None:
-    """Register the classes of resized checkpoints with transformers, which then loads them without remote code."""
+    """Register the classes of resized checkpoints with transformers, so that it loads them without remote code."""
     import_quietly()
     import transformers
 
@@ -46,10 +46,10 @@ def register_resized() -> None:
 
 
 def count_parameters(config: ModelConfig, raw_config: Mapping[str, Any]) -> int:
-    """Return parameters of the model that a config describes, tied ones counted once; no weights are made.
+    """Return the number of parameters of the model that a config describes; tied ones are counted once.
 
     Raises:
-        ModelError: transformers cannot build a model by this config.
+        ModelError: transformers cannot build a model from this config.
     """
     import torch
     import transformers
@@ -65,14 +65,14 @@ def count_parameters(config: ModelConfig, raw_config: Mapping[str, Any]) -> int:
 
 
 def load_model(path: Path, *, dtype: torch.dtype | None = None) -> PreTrainedModel:
-    """Load a model for inference, in the class that its config names; no code of the checkpoint's is run.
+    """Load a model for inference, in the class that its config names; code in the checkpoint is never run.
 
     Args:
         path: A checkpoint directory.
-        dtype: By default the checkpoint's own.
+        dtype: The dtype to load it in; by default, the checkpoint's.
 
     Raises:
-        ModelError: Weights are missing.
+        ModelError: Weights are missing, or transformers does not have the class.
     """
     import torch
     import transformers
@@ -88,7 +88,7 @@ def load_model(path: Path, *, dtype: torch.dtype | None = None) -> PreTrainedMod
             path, dtype=dtype if dtype is not None else "auto", output_loading_info=True, **_OPTIONS
         )
         if dtype is torch.float64:
-            model.set_experts_implementation("eager")  # the fast one knows no float64
+            model.set_experts_implementation("eager")  # the fast one does not support float64
     if missing := sorted(found["missing_keys"]):
         raise ModelError(
             f"{path}: {len(missing)} tensors that a {name} needs are missing, {missing[0]} first.\n"
@@ -99,7 +99,7 @@ def load_model(path: Path, *, dtype: torch.dtype | None = None) -> PreTrainedMod
 
 
 def module_names(path: Path) -> list[str]:
-    """Return the names of all modules of a checkpoint's model, as `named_modules` gives them; no weights are read.
+    """Return the names of all modules of a checkpoint's model, as in `named_modules`; no weights are read.
 
     Args:
         path: A checkpoint directory.
@@ -113,7 +113,7 @@ def module_names(path: Path) -> list[str]:
     with quiet_transformers(), torch.device("meta"):
         config = transformers.AutoConfig.from_pretrained(path, **_OPTIONS)
         if isinstance(config, AmpResizedConfig):
-            # resizing gives modules other shapes, and no other names
+            # resizing changes the modules' shapes, not their names
             model = getattr(transformers, str(config.dense_class))(dense_config(config))
         else:
             model = _model_class(path, _class_name(config), config.model_type)(config)
@@ -121,7 +121,7 @@ def module_names(path: Path) -> list[str]:
 
 
 def _class_name(config: Any) -> str:
-    """Return the class that a config names first, or that of its architecture where it names none."""
+    """Return the first class that a config names, or the architecture's default."""
     from amp_export.architectures import find_architecture
 
     return str((config.architectures or [find_architecture(config.model_type).class_name])[0])
@@ -146,11 +146,11 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     """Load a tokenizer.
 
     Raises:
-        ModelError: The checkpoint has none, or a damaged one.
+        ModelError: The checkpoint has no tokenizer, or transformers cannot load it.
     """
     from transformers import AutoTokenizer
 
-    # without any file, transformers makes up an empty tokenizer for some families
+    # without any of the files, transformers creates an empty tokenizer for some families
     if not any((path / name).is_file() for name in TOKENIZER_FILES):
         raise ModelError(
             f"{path} holds no tokenizer: none of {', '.join(TOKENIZER_FILES)}.\n"
@@ -170,10 +170,10 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
 
 
 def takes(model: PreTrainedModel, name: str) -> bool:
-    """Return whether a model's forward has a parameter of that name."""
+    """Return whether a model's forward has a parameter of this name."""
     return name in inspect.signature(model.forward).parameters
 
 
 def cache_argument(model: PreTrainedModel) -> str | None:
-    """Return under which name forward takes the cache: transformers 5.24 renamed it, and warns at the old name."""
+    """Return the name of forward's KV cache argument: transformers 5.24 renamed it and warns about the old name."""
     return next((name for name in ("cache", "past_key_values") if takes(model, name)), None)

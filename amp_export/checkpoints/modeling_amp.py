@@ -1,8 +1,8 @@
-"""Loads a pruned checkpoint whose layers have widths that no stock config can say.
+"""Loads a pruned checkpoint with layer widths that a stock config cannot express.
 
-A copy of this file lies beside every such checkpoint, so that it loads anywhere with `trust_remote_code=True`. It needs
-torch and transformers alone. The dense model's class is built by its own config, and then the modules that config.json
-lists are resized before the weights are read.
+Every such checkpoint contains a copy of this file, so that it loads anywhere with `trust_remote_code=True`. The file
+needs only torch and transformers. It builds the dense model's class from its own config, and resizes the modules that
+config.json lists before the weights are loaded.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ import transformers
 from transformers import PreTrainedConfig
 
 MODEL_TYPE = "amp_resized"
-"""Unknown to transformers on purpose: without this file such a checkpoint must not load at all."""
+"""Unknown to transformers on purpose: without this file, such a checkpoint must fail to load."""
 
 
 class AmpResizedConfig(PreTrainedConfig):
-    """What config.json says.
+    """The content of config.json.
 
     Attributes:
-        dense: The config of the dense model, as a config.json has it.
+        dense: The config of the dense model, in the form of a config.json.
         dense_class: The transformers class of the dense model.
         resized_modules: By module path, `parameters` (shapes by name) and `attributes` (values by name; `config.NAME`
-            is one of the module's own view of the config).
-        layer_widths: What each layer keeps, for those who read.
+            is an attribute of the module's own copy of the config).
+        layer_widths: The widths of each layer; not needed to load the model.
     """
 
     model_type = MODEL_TYPE
@@ -37,7 +37,7 @@ class AmpResizedConfig(PreTrainedConfig):
 
 
 def dense_config(config: AmpResizedConfig) -> PreTrainedConfig:
-    """Return the dense model's config, which turns back into this kind of config when it is saved."""
+    """Return the dense model's config; when it is saved, it is written as the resized config."""
     if config.dense is None or config.resized_modules is None:
         raise ValueError(f"config.json of type {MODEL_TYPE} needs `dense`, `dense_class` and `resized_modules`.")
     fields = {name: value for name, value in config.dense.items() if name not in ("model_type", "auto_map")}
@@ -52,7 +52,7 @@ def dense_config(config: AmpResizedConfig) -> PreTrainedConfig:
     }
 
     class Resized(type(dense)):  # type: ignore[misc]
-        """Computes like the dense config, and is written like the resized one."""
+        """A dense config that is serialized as the resized one."""
 
         def to_dict(self) -> dict[str, Any]:
             return {**saved, "dense": super().to_dict()}
@@ -68,7 +68,7 @@ def dense_config(config: AmpResizedConfig) -> PreTrainedConfig:
 
 
 def resize(model: torch.nn.Module, modules: dict[str, Any]) -> None:
-    """Give modules other shapes and attributes; a parameter that has its shape already keeps its values."""
+    """Set the shapes and attributes of modules; a parameter that already has its shape keeps its values."""
     for path, changes in modules.items():
         module = model.get_submodule(path)
         for name, shape in changes.get("parameters", {}).items():
@@ -84,7 +84,7 @@ def _set_attribute(module: torch.nn.Module, name: str, value: int) -> None:
     if not name.startswith("config."):
         setattr(module, name, value)
         return
-    # a view of its own: the other layers go on to see the dense counts
+    # a copy, so that the other layers still read the dense counts
     view = copy.copy(module.config)
     setattr(view, name.removeprefix("config."), value)
     module.config = view
@@ -99,7 +99,7 @@ def _tell_features(module: torch.nn.Module) -> None:
 
 
 class _Loader:
-    """What an Auto class takes for a model class; it answers with a class made for the checkpoint."""
+    """A model class for transformers' Auto classes; it creates a class for each checkpoint."""
 
     @classmethod
     def from_pretrained(cls, path: Any, *args: Any, config: Any = None, **kwargs: Any) -> Any:
@@ -114,7 +114,7 @@ class _Loader:
 
     @staticmethod
     def add_generation_mixin_to_remote_model(model_class: Any) -> Any:
-        """Add nothing to do: the dense class generates if it can."""
+        """Return the class unchanged: the dense class has the mixin if it can generate."""
         return model_class
 
 
@@ -137,28 +137,28 @@ class AmpResizedForMaskedLM(_Loader):
 
 
 class AmpResizedForSequenceClassification(_Loader):
-    """Any classifier of sequences."""
+    """Any sequence classification model."""
 
 
 class AmpResizedForTokenClassification(_Loader):
-    """Any classifier of tokens."""
+    """Any token classification model."""
 
 
 class AmpResizedForQuestionAnswering(_Loader):
-    """Any model that marks answers."""
+    """Any extractive question answering model."""
 
 
 class AmpResizedForImageClassification(_Loader):
-    """Any classifier of images."""
+    """Any image classification model."""
 
 
 class AmpResizedForSeq2SeqLM(_Loader):
-    """Any model that writes a text from a text."""
+    """Any text-to-text encoder-decoder."""
 
 
 class AmpResizedForSpeechSeq2Seq(_Loader):
-    """Any model that writes a text from speech."""
+    """Any speech-to-text encoder-decoder."""
 
 
 class AmpResized(_Loader):
-    """Any bare model."""
+    """Any model without a head."""

@@ -1,4 +1,4 @@
-"""Weights that were saved as torch pickles: read without running code, and kept as safetensors."""
+"""Convert weights saved as torch pickles to safetensors, without running code in them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def hash_pickles(path: Path) -> str:
-    """Return one SHA-256 over all that a conversion reads: the config, the pickles and the companions."""
+    """Return one SHA-256 over all files that a conversion reads: the config, the pickles and the companions."""
     digest = hashlib.sha256()
     for file in [path / "config.json", *find_pickles(path), *find_companions(path)]:
         digest.update(f"{file.name}:{hash_file(file)}\n".encode())
@@ -27,14 +27,14 @@ def hash_pickles(path: Path) -> str:
 
 
 def convert_pickles(path: Path, folder: Path) -> None:
-    """Write a checkpoint directory with pickles anew, with safetensors.
+    """Write a checkpoint directory with safetensors from one with pickles.
 
     Args:
-        path: The directory.
-        folder: Where to; it is made.
+        path: The directory with pickles.
+        folder: The directory to create.
 
     Raises:
-        ModelError: A pickle is damaged, holds something else, or would run code.
+        ModelError: A pickle is damaged, holds anything but tensors, or would run code.
     """
     raw_config: dict[str, Any] = json.loads((path / "config.json").read_text(encoding="utf-8"))
     write_checkpoint(folder, raw_config, _tensors(path), companions=find_companions(path))
@@ -63,7 +63,7 @@ def _load(file: Path) -> Mapping[Any, Any]:
 
     import torch
 
-    # only the newer format is a zip file, and only that can be mapped into memory
+    # only the newer format, a zip file, can be memory-mapped
     mapped = zipfile.is_zipfile(file)
     try:
         found: Mapping[Any, torch.Tensor] = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
@@ -83,6 +83,6 @@ def _load(file: Path) -> Mapping[Any, Any]:
 
 
 def _reason(error: Exception) -> str:
-    """Return the line of torch's long message that names the culprit, or the first."""
+    """Return the line of torch's long message that names the cause, or the first line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     return next((line for line in lines if line.startswith("WeightsUnpickler error")), lines[0])

@@ -1,4 +1,4 @@
-"""Keep the log lines and progress bars of libraries off the terminal, and put their settings back."""
+"""Suppress log messages and progress bars of libraries temporarily."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def quiet_datasets() -> Iterator[None]:
 
 @functools.cache
 def import_quietly() -> None:
-    """Import transformers' models where torchao is installed, which logs which of its libraries it cannot load."""
+    """Import transformers' models without the messages that an installed torchao logs about missing libraries."""
     if importlib.util.find_spec("torchao") is None:
         return
     disabled = python_logging.root.manager.disable

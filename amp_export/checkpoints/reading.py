@@ -1,4 +1,4 @@
-"""Reading and writing checkpoints: config.json and safetensors, one tensor at a time, without torch."""
+"""Read checkpoints: config.json and safetensors, one tensor at a time, without torch."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ COMPANIONS = (
     "preprocessor_config.json",
     "processor_config.json",
 )
-"""Patterns of the files that travel along with the weights."""
+"""Patterns of the files that are copied along with the weights."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint whose files were found complete and in agreement with its config.
+    """A checkpoint whose files are complete and match its config.
 
     Attributes:
         path: Its directory.
         raw_config: The content of config.json.
-        config: The fields of it that decide what is computed.
+        config: The fields that determine what the model computes.
         widths: The widths of each layer.
-        tensors: What the headers of its safetensors files say, by the name that the architecture's facts give a tensor.
+        tensors: The headers of its safetensors files, by the tensors' names in the architecture's facts.
     """
 
     path: Path
@@ -67,12 +67,12 @@ class Checkpoint:
         return Counter(info.dtype for info in self.tensors.values()).most_common(1)[0][0]
 
     def read(self, name: str) -> Array:
-        """Read one tensor; bfloat16 comes as `ml_dtypes.bfloat16`.
+        """Read one tensor; bfloat16 is returned as `ml_dtypes.bfloat16`.
 
         Raises:
             ModelError: The tensor holds a NaN or an infinity.
         """
-        import ml_dtypes  # noqa: F401 - teaches numpy the name "bfloat16"
+        import ml_dtypes  # noqa: F401 - registers "bfloat16" with numpy
         from safetensors import safe_open
 
         with safe_open(self.tensors[name].file, framework="np") as file:
@@ -85,12 +85,12 @@ class Checkpoint:
         return array
 
     def companions(self) -> list[Path]:
-        """Return the tokenizer's files, the generation config and the chat template, as far as there are any."""
+        """Return the files of the tokenizer, the generation config and the chat template, where they exist."""
         return find_companions(self.path)
 
 
 def find_companions(path: Path) -> list[Path]:
-    """Return the tokenizer's files, the generation config and the chat template of a checkpoint directory."""
+    """Return the existing files of a directory that match `COMPANIONS`."""
     return sorted({file for pattern in COMPANIONS for file in path.glob(pattern) if file.is_file()})
 
 
@@ -98,18 +98,18 @@ def _count_not_finite(array: Array) -> int:
     import numpy as np
 
     if array.dtype.itemsize == 2:
-        # numpy has no fast isfinite for 16-bit floats; all ones in the exponent is what infinities and NaNs share
+        # numpy has no fast isfinite for 16-bit floats; infinities and NaNs have all exponent bits set
         exponent = np.uint16(0x7C00 if array.dtype == np.float16 else 0x7F80)
         return int(((array.view(np.uint16) & exponent) == exponent).sum())
     return int(array.size - np.isfinite(array).sum())
 
 
 def read_config(path: Path) -> tuple[dict[str, Any], ModelConfig]:
-    """Read the config of a checkpoint directory, as it stands and as understood.
+    """Return the config of a checkpoint directory, raw and parsed.
 
     Raises:
-        ModelError: There is none, or it is not what a config.json is.
-        UnsupportedModelError: The architecture, or a feature of it, is not supported.
+        ModelError: The directory or its config.json does not exist, or the config is invalid.
+        UnsupportedModelError: The architecture or a config field is not supported, or it is quantized or an adapter.
     """
     file = path / "config.json"
     if not path.is_dir():
@@ -131,7 +131,7 @@ def read_config(path: Path) -> tuple[dict[str, Any], ModelConfig]:
     if not config.architecture.knows_files:
         from amp_export.checkpoints.loading import count_parameters
 
-        # transformers alone knows what lies outside the layers
+        # only transformers knows the tensors outside the layers
         config = replace(config, other_parameters=count_parameters(config, plain) - parameter_count(config))
     return raw, config
 
@@ -149,15 +149,15 @@ def _find_architecture(plain: Mapping[str, Any]) -> Architecture:
 
 
 def code_beside(raw_config: Mapping[str, Any]) -> list[str]:
-    """Return the files of code that a config.json names; transformers runs them only with `trust_remote_code=True`.
+    """Return the code files that a config.json names; transformers runs them only with `trust_remote_code=True`.
 
-    They are never run here: a family that is known is loaded in transformers' own class, and resized checkpoints by
-    this package's own copy of the modelling file.
+    They are never run here: known families are loaded in transformers' own class, and resized checkpoints with this
+    package's own copy of the modeling file.
     """
     auto_map = raw_config.get("auto_map")
     if not isinstance(auto_map, dict) or raw_config.get("model_type") == RESIZED_MODEL_TYPE:
         return []
-    # a tokenizer has a pair of classes, of which one may be missing
+    # a tokenizer has two classes, one of which may be missing
     names = [name for value in auto_map.values() for name in (value if isinstance(value, list) else [value]) if name]
     return sorted({f"{str(name).rpartition('--')[2].split('.')[0]}.py" for name in names})
 
@@ -170,10 +170,10 @@ def _dense_config(file: Path, raw: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def read_widths(file: Path, raw: Mapping[str, Any], config: ModelConfig) -> tuple[LayerWidths, ...]:
-    """Return what each layer of a checkpoint keeps, as its config says.
+    """Return the widths of each layer of a checkpoint, read from its config.
 
     Raises:
-        ModelError: The config is damaged.
+        ModelError: `layer_widths` is damaged.
     """
     if raw["model_type"] != RESIZED_MODEL_TYPE:
         return tuple(site.widths for site in config.sites)
@@ -187,10 +187,10 @@ def read_widths(file: Path, raw: Mapping[str, Any], config: ModelConfig) -> tupl
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """Open a checkpoint and holds its files against its config; the weights stay on disk.
+    """Open a checkpoint and check its files against its config; the weights stay on disk.
 
     Raises:
-        ModelError: Weights are missing, truncated, or of other shapes than the config says.
+        ModelError: Weights are missing, surplus or truncated, or their shapes do not match the config.
         UnsupportedModelError: The architecture or the dtype is not supported.
     """
     raw, config = read_config(path)
@@ -208,7 +208,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
 def _name_tensors(
     config: ModelConfig, stored: Mapping[str, TensorInfo], shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, TensorInfo]:
-    """Find the tensors of a checkpoint that names them otherwise: as modules are, or below a bare model."""
+    """Rename tensors that are stored under module names, or relative to a model without a head."""
     architecture = config.architecture
     other = {module: file for file, module in architecture.module_names.items()}
     named: dict[str, TensorInfo] = {}
@@ -222,10 +222,10 @@ def _name_tensors(
 
 
 def check_finite(checkpoint: Checkpoint, *, on_progress: Callable[[int, int], None] | None = None) -> None:
-    """Read every weight once.
+    """Check that all weights are finite.
 
     Raises:
-        ModelError: A tensor holds a NaN or an infinity; it is named.
+        ModelError: A tensor holds a NaN or an infinity; the message names it.
     """
     for done, name in enumerate(checkpoint.tensors, start=1):
         checkpoint.read(name)
@@ -238,7 +238,7 @@ def _check_names(
 ) -> None:
     head = f"{config.architecture.head}.weight"
     missing = [name for name in expected if name not in tensors]
-    # transformers writes no head for tied embeddings, other tools do
+    # transformers does not store a tied LM head, but other tools do
     surplus = [name for name in tensors if name not in expected and name != head]
     if missing:
         raise ModelError(
@@ -253,7 +253,7 @@ def _check_names(
 
 
 def _check_shapes(path: Path, tensors: Mapping[str, TensorInfo], expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Check every shape against the config: what transformers would refuse must be refused here."""
+    """Check every shape against the config, since transformers would reject a mismatch later."""
     for name, shape in expected.items():
         if tensors[name].shape != shape:
             raise ModelError(

@@ -1,6 +1,6 @@
-"""Where a model comes from: a directory, a GGUF file, the Hugging Face hub, or the demo model.
+"""Model sources: a directory, a GGUF file, the Hugging Face hub, or the demo model.
 
-Whatever was asked for, the answer is a checkpoint directory.
+Each is resolved to a checkpoint directory.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
 class SourceKind(enum.StrEnum):
-    """What was asked for."""
+    """Kind of model source."""
 
     DEMO = "demo"
     DIRECTORY = "directory"
@@ -40,11 +40,11 @@ class SourceKind(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Source:
-    """A model that was found.
+    """A resolved model.
 
     Attributes:
-        asked: What the user named.
-        kind: What that was.
+        asked: The model as the user named it.
+        kind: Kind of source.
         path: The checkpoint directory.
     """
 
@@ -56,19 +56,18 @@ class Source:
 def resolve_model(
     model: str | Path, *, cache: Path | None = None, allow_pickle: bool = False, on_status: OnStatus | None = None
 ) -> Source:
-    """Find a model and makes sure that it is on disk as a checkpoint directory.
+    """Resolve a model to a checkpoint directory on disk; download or convert it if needed.
 
     Args:
-        model: A checkpoint directory, a `.gguf` file, a hub id, or `demo`. A directory of that name is `./demo`.
-        cache: Where to keep checkpoints made from GGUF files and pickles; by default `cache_directory()`.
-        allow_pickle: Whether weights may be read from torch pickles, where there are no others; no code of theirs is
-            run.
-        on_status: Called with a line of text before anything that takes long.
+        model: A checkpoint directory, a `.gguf` file, a hub id, or `demo`. Use `./demo` for a directory of that name.
+        cache: Cache for checkpoints made from GGUF files and pickles; by default `cache_directory()`.
+        allow_pickle: Whether to read weights from torch pickles if there are no safetensors; code in them is never run.
+        on_status: Called with a line of text before long operations.
 
     Raises:
-        ModelError: There is no such model, or it cannot be fetched or read.
+        ModelError: The model does not exist, or it cannot be downloaded or read.
         UnsupportedModelError: The architecture is not supported.
-        MissingExtraError: GGUF files cannot be read without the `demo` extra.
+        MissingExtraError: The `demo` extra, needed to read GGUF files, is not installed.
     """
     asked, path = str(model), Path(model).expanduser()
     cache = cache or cache_directory()
@@ -93,12 +92,12 @@ def resolve_model(
 
 
 def _ignore(_: str) -> None:
-    """Ignore a status."""
+    """Ignore a status message."""
 
 
 def _readable(path: Path, cache: Path, status: OnStatus, *, allow_pickle: bool) -> Path:
-    """Return the directory itself, or what its pickles were converted to; says which code beside it is not run."""
-    with contextlib.suppress(OSError, ValueError):  # a missing or damaged config is reported by those who need it
+    """Return the directory, or the one its pickles are converted to; report code in it that is not run."""
+    with contextlib.suppress(OSError, ValueError):  # a missing or damaged config is reported when it is needed
         if code := code_beside(json.loads((path / "config.json").read_text(encoding="utf-8"))):
             status(f"Code in the checkpoint is not run ({', '.join(code)}); transformers' own class is used.")
     if not allow_pickle or has_safetensors(path) or not (path / "config.json").is_file() or not find_pickles(path):

@@ -1,4 +1,4 @@
-"""Refuse quantized checkpoints, adapters and unknown config fields, and say what turns them into usable ones."""
+"""Reject quantized checkpoints, adapters and unknown config fields, with advice on how to convert them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CONFIGS = {
     "mxfp4": "Mxfp4Config",
     "compressed-tensors": "CompressedTensorsConfig",
 }
-"""Methods that are dequantized while they are loaded, and the config that says so.
+"""Quantization methods that transformers can dequantize at load time, and their config classes.
 
 Source: `AUTO_QUANTIZER_MAPPING`, `transformers/quantizers/auto.py`, and the quantizers that read `dequantize`, 5.24.
 """
@@ -33,20 +33,20 @@ _AUTO_CLASSES = {
     "TOKEN_CLS": "AutoModelForTokenClassification",
     "QUESTION_ANS": "AutoModelForQuestionAnswering",
 }
-"""By `task_type`: `TaskType`, `peft/utils/peft_types.py`, PEFT 0.18."""
+"""Auto classes by an adapter's `task_type`: `TaskType`, `peft/utils/peft_types.py`, PEFT 0.18."""
 
 _PROMPTS = frozenset(
     {"PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "ADAPTION_PROMPT", "CPT"}
 )
-"""Values of `peft_type` whose adapters change the input, not the weights, so that there is nothing to merge."""
+"""Values of `peft_type` for adapters that change the input instead of the weights and cannot be merged."""
 
 
 def refuse_adapter(path: Path) -> None:
-    """Refuse a directory with an adapter; transformers would load the adapter's base model, and put it on top.
+    """Raise an error for a directory with an adapter, which transformers would apply to its base model.
 
     Raises:
-        UnsupportedModelError: There is an adapter; the code that merges it is shown.
-        ModelError: Its config is damaged.
+        UnsupportedModelError: There is an adapter; the message shows code that merges it.
+        ModelError: The adapter's config is damaged.
     """
     file = path / ADAPTER_CONFIG
     if not file.is_file():
@@ -73,7 +73,7 @@ def refuse_adapter(path: Path) -> None:
 
 def _merge_code(path: Path, adapter: dict[str, Any], base: str) -> str:
     auto_class = _AUTO_CLASSES.get(str(adapter.get("task_type")), "AutoModel")
-    # an adapter that added tokens was saved with its tokenizer
+    # an adapter that adds tokens is saved with its tokenizer
     tokenizer = path if (path / "tokenizer_config.json").is_file() else base
     return "\n".join(
         (
@@ -87,10 +87,10 @@ def _merge_code(path: Path, adapter: dict[str, Any], base: str) -> str:
 
 
 def refuse_quantized(raw_config: Mapping[str, Any], architecture: Architecture) -> None:
-    """Refuse the config of a quantized checkpoint.
+    """Raise an error for the config of a quantized checkpoint.
 
     Raises:
-        UnsupportedModelError: It is quantized; the code that dequantizes it is shown.
+        UnsupportedModelError: It is quantized; the message shows code that dequantizes it.
     """
     if quantization := raw_config.get("quantization_config") or raw_config.get("compression_config"):
         class_name = (raw_config.get("architectures") or [architecture.class_name])[0]
@@ -98,7 +98,7 @@ def refuse_quantized(raw_config: Mapping[str, Any], architecture: Architecture) 
 
 
 def explain_quantization(quantization: Any, class_name: str) -> str:
-    """Say how a quantized checkpoint becomes a plain one.
+    """Return a message that says how to dequantize a checkpoint.
 
     Args:
         quantization: The value of `quantization_config` in config.json.
@@ -114,7 +114,7 @@ def explain_quantization(quantization: Any, class_name: str) -> str:
             f'  model = {class_name}.from_pretrained("MODEL", quantization_config={config}(dequantize=True))',
         )
     elif method == "bitsandbytes":
-        # its quantizers are those that define `_dequantize`: `quantizer_bnb_4bit.py`, `quantizer_bnb_8bit.py`, 5.24
+        # only its quantizers define `_dequantize`: `quantizer_bnb_4bit.py`, `quantizer_bnb_8bit.py`, 5.24
         load = (
             f"  from transformers import {class_name}  # needs pip install bitsandbytes",
             f'  model = {class_name}.from_pretrained("MODEL").dequantize()',
@@ -132,23 +132,23 @@ def _method(quantization: Any) -> str:
         return "unknown method"
     method = quantization.get("quant_method")
     if method is None and (quantization.get("load_in_4bit") or quantization.get("load_in_8bit")):
-        # old configs of bitsandbytes do not name it
+        # old bitsandbytes configs have no quant_method
         return "bitsandbytes"
     return str(method or "unknown method").lower().replace("_", "-")
 
 
 def check_known_fields(raw_config: Mapping[str, Any], architecture: Architecture) -> None:
-    """Refuse a config that sets a field which transformers obeys and the facts of the family do not name.
+    """Raise an error for a config that sets fields that transformers reads but the family's facts do not list.
 
-    Fields that transformers' config class does not declare are harmless, and files are full of them. So are fields that
-    say what the class assumes anyway.
+    Fields that transformers' config class does not declare are common and harmless. So are fields that are set to
+    the class's default.
 
     Args:
         raw_config: The content of config.json.
-        architecture: The facts of its family.
+        architecture: The facts about its family.
 
     Raises:
-        UnsupportedModelError: It names the fields and their values.
+        UnsupportedModelError: There are such fields; the message lists them with their values.
     """
     from transformers import CONFIG_MAPPING, __version__
 
@@ -157,7 +157,7 @@ def check_known_fields(raw_config: Mapping[str, Any], architecture: Architecture
     described = raw_config["dense"] if raw_config.get("model_type") == RESIZED_MODEL_TYPE else raw_config
     known = {*architecture.defaults, *architecture.ignored, *MAY_BE_IGNORED, *architecture.names.values()}
     config_class = CONFIG_MAPPING[architecture.model_type]
-    with quiet_transformers():  # the defaults of some families make it warn
+    with quiet_transformers():  # it warns about some families' defaults
         default = config_class()
     declared = {field.name for field in dataclasses.fields(config_class)} | default.to_dict().keys()
     unknown = {
@@ -175,7 +175,7 @@ def check_known_fields(raw_config: Mapping[str, Any], architecture: Architecture
 
 
 def _same(value: Any, default: Any) -> bool:
-    """Return whether two values say the same; JSON has lists where Python may have tuples."""
+    """Return whether two values are equal; a list from JSON equals a tuple."""
     if isinstance(value, list) and isinstance(default, tuple):
         return value == list(default)
     return bool(value == default)

@@ -1,4 +1,4 @@
-"""The weight files of a checkpoint directory: which there are, and what their headers say."""
+"""The weight files of a checkpoint directory and their headers."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ PICKLE_INDEX = "pytorch_model.bin.index.json"
 PICKLE = "pytorch_model.bin"
 
 NO_WEIGHTS = frozenset({"training_args.bin", "optimizer.bin", "scheduler.bin", "random_states_0.bin"})
-"""Pickles that lie beside weights and hold none."""
+"""Pickles beside the weights that hold no weights."""
 
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-"""Names of dtypes in safetensors headers, and in configs."""
+"""Dtype names in configs, by their names in safetensors headers."""
 
 QUANTIZED_DTYPES = {
     "I8": "bitsandbytes (LLM.int8) or compressed-tensors",
@@ -30,15 +30,15 @@ QUANTIZED_DTYPES = {
     "F8_E8M0": "mxfp4 or mxfp8",
     "F4": "nvfp4 or mxfp4",
 }
-"""What writes weights of such dtypes, by their names in safetensors headers."""
+"""Quantization methods that use a dtype, by its name in safetensors headers."""
 
 NEVER_READ = ("position_ids",)
-"""Ends of tensor names that old checkpoints of encoders hold: numbers that count up, and that nothing reads."""
+"""Suffixes of tensor names in old encoder checkpoints: constant indices that are never read."""
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Where a tensor lies and what it looks like, from a safetensors header."""
+    """Location, dtype and shape of a tensor, from a safetensors header."""
 
     file: Path
     stored_name: str
@@ -50,7 +50,7 @@ def weight_files(path: Path) -> list[Path]:
     """Return the safetensors files of a checkpoint directory.
 
     Raises:
-        ModelError: There are none, or some are missing.
+        ModelError: There are no safetensors, or some files are missing.
     """
     if files := _listed(path, INDEX) or _single(path, SINGLE):
         return files
@@ -71,7 +71,7 @@ def find_pickles(path: Path) -> list[Path]:
     """Return the torch pickles of a checkpoint directory that may hold weights.
 
     Raises:
-        ModelError: Some are missing.
+        ModelError: Some files are missing.
     """
     if files := _listed(path, PICKLE_INDEX) or _single(path, PICKLE):
         return files
@@ -79,7 +79,7 @@ def find_pickles(path: Path) -> list[Path]:
 
 
 def has_safetensors(path: Path) -> bool:
-    """Return whether a checkpoint directory has weights that can be read as they are."""
+    """Return whether a checkpoint directory has safetensors."""
     return (path / INDEX).is_file() or (path / SINGLE).is_file()
 
 
@@ -88,7 +88,7 @@ def _single(path: Path, name: str) -> list[Path]:
 
 
 def _listed(path: Path, index_name: str) -> list[Path]:
-    """Return the files that an index of shards names; none where there is no index."""
+    """Return the files that an index of shards lists; empty if there is no index."""
     index = path / index_name
     if not index.is_file():
         return []
@@ -107,10 +107,10 @@ def _listed(path: Path, index_name: str) -> list[Path]:
 
 
 def read_headers(path: Path) -> dict[str, TensorInfo]:
-    """Return what the headers of all weight files say, by the names of the tensors.
+    """Return the headers of all weight files, by tensor name.
 
     Raises:
-        ModelError: A file is damaged.
+        ModelError: A file is missing or damaged.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -132,10 +132,10 @@ def read_headers(path: Path) -> dict[str, TensorInfo]:
 
 
 def check_dtypes(path: Path, tensors: Mapping[str, TensorInfo]) -> None:
-    """Refuse weights that are no floating-point numbers of 16 bits and more.
+    """Raise an error for weights of other dtypes than those of `DTYPES`.
 
     Raises:
-        UnsupportedModelError: It names the dtypes, and what probably wrote them.
+        UnsupportedModelError: There are such weights; the message names the dtypes and the likely quantization method.
     """
     foreign = {info.dtype for info in tensors.values()} - set(DTYPES.values())
     if not foreign:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 SHARD_BYTES = 2 << 30
-"""Upper bound of one shard that we write, and so of what writing holds in memory."""
+"""Maximum size of a shard, and thus of the weights in memory while writing."""
 
 
 def write_checkpoint(
@@ -40,11 +40,11 @@ def write_checkpoint(
     """Write a checkpoint that plain transformers loads, holding at most one shard of it in memory.
 
     Args:
-        folder: Where to; it is made.
-        raw_config: Becomes config.json.
-        tensors: Names and arrays, consumed as they come.
+        folder: The directory to create.
+        raw_config: Content of config.json.
+        tensors: Names and arrays, consumed one by one.
         companions: Files to copy beside the weights.
-        shard_bytes: A shard is closed before it grows over this.
+        shard_bytes: Maximum size of a shard with more than one tensor.
     """
     folder.mkdir(parents=True)
     shards: list[list[str]] = []
@@ -71,7 +71,7 @@ def write_checkpoint(
 
 
 def save_tensors(file: Path, arrays: dict[str, Array], *, metadata: dict[str, str]) -> None:
-    """Write tensors as `safetensors.numpy.save_file` does, with the permissions and errors of other files.
+    """Write tensors like `safetensors.numpy.save_file`, but with the usual file permissions and `OSError`.
 
     Raises:
         OSError: The file could not be written.
@@ -80,13 +80,13 @@ def save_tensors(file: Path, arrays: dict[str, Array], *, metadata: dict[str, st
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    # creating the file first asks the umask; the library alone would let only the owner read it
+    # creating the file first applies the umask; the library would make it readable for the owner only
     file.touch()
     mode = file.stat().st_mode
     try:
         save_file(arrays, file, metadata=metadata)
     except SafetensorError as error:
-        # the library wraps the system's error and keeps its number in the text only
+        # the library keeps the number of a system error only in its message
         if number := re.search(r"os error (\d+)", str(error)):
             raise OSError(int(number[1]), os.strerror(int(number[1])), str(file)) from error
         raise
@@ -107,7 +107,7 @@ def _name_shards(folder: Path, shards: list[list[str]], total_size: int) -> None
 
 
 def to_numpy(tensor: torch.Tensor) -> Any:
-    """Return a tensor as an array over the same memory; bfloat16 comes as `ml_dtypes.bfloat16`."""
+    """Return a tensor as an array that shares its memory if it is contiguous; bfloat16 becomes `ml_dtypes.bfloat16`."""
     import ml_dtypes
     import torch
 

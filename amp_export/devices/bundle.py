@@ -1,4 +1,4 @@
-"""The command `bundle`: packs all that a device needs to build, verify and measure into one archive."""
+"""The command `bundle`: packs everything that a device needs to build, verify and measure into one archive."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def bundle(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> BundleResult:
-    """Pack the pruned and the dense graph of an output directory, and all that a device needs to measure them.
+    """Pack the pruned and the dense graph of an output directory with everything needed to measure them on a device.
 
     The same input gives the same bytes.
 
@@ -185,7 +185,7 @@ def choose_opset(output: Path, target: TargetName, config: ModelConfig, dtype: D
 
 
 def _in_opset(subject: BundledGraph, opset: Opset, scratch: Path, progress: Progress) -> BundledGraph:
-    """Return the graph in this opset: the existing one, or the same exported again."""
+    """Return the graph in this opset: the existing one, or a new export."""
     if describe_decoder(subject.folder / "model.onnx").opset is opset:
         return subject
     exported = export_into(

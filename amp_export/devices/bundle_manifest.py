@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from amp_export.architectures import ModelConfig
 
 PROMPT_TOKENS, DECODE_TOKENS = 128, 16
-"""What a device measures per round, the same as `benchmark`; less if the context is shorter."""
+"""Numbers of prompt and decoded tokens per round on a device, as in `benchmark`; fewer if the context is shorter."""
 
 SEED = 0
 
@@ -89,7 +89,7 @@ def describe_bundle(
 
 
 def made_of_graphs(output: Path, against: Path | None) -> dict[str, Any]:
-    """Return what identifies the graphs of a bundle: the hashes in the outputs' manifests."""
+    """Return the hashes that identify the graphs of a bundle, from the outputs' manifests."""
 
     def graphs(folder: Path) -> dict[str, str]:
         files = Manifest.load(folder).files.items()

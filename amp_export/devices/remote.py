@@ -62,7 +62,7 @@ def benchmark_on_device(
     address = Address.parse(device)
     earlier = open_report(output, Manifest.load(output))
     found = _find_or_make(output, options, progress)
-    # it lists a bundle that was made just now
+    # read again, since it lists a bundle that was just made
     manifest = Manifest.load(output)
     connection = Connection(address, options.ssh_config)
     state = _prepare(connection, found, options)
@@ -79,7 +79,7 @@ def benchmark_on_device(
 
 @dataclass(frozen=True)
 class _State:
-    """What is on the device.
+    """State of the device.
 
     Attributes:
         unpacked: Whether the bundle is unpacked there.
@@ -182,7 +182,7 @@ def _push(connection: Connection, found: BundleResult, state: _State, progress: 
 def _copy(connection: Connection, found: BundleResult, advance: Advance) -> None:
     remote = f"{commands.CACHE}/{found.sha256}/{commands.ARCHIVE}"
     with tempfile.TemporaryDirectory() as folder, _watched(connection, found, advance):
-        # under a fixed name, so that no name of the user's has to be quoted for sftp
+        # a fixed name, so that the user's file name needs no quoting for sftp
         (Path(folder) / commands.ARCHIVE).symlink_to(found.file.resolve())
         try:
             connection.copy(f"reput {commands.ARCHIVE} {remote}\n", folder=Path(folder))

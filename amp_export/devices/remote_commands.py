@@ -29,7 +29,8 @@ PREPARE = (
     + 'command -v "$p" > /dev/null || { echo "amp-export no-python"; exit 0; }; '
     + f'"$p" -c "{_PROBE_PYTHON}" amp-export numpy tensorrt onnxruntime || :'
 )
-"""Reads the path of Python and, on the lines after, the request. Reports what is there and the free disk space."""
+"""Reads the path of Python and, on the lines after, the request. Reports the state of the bundle, Python's version and
+packages, and the free disk space."""
 
 EMPTY = _ENTER + f": > {ARCHIVE}"
 """Empties the archive."""

@@ -192,7 +192,7 @@ class Connection:
         return [*options, *(part for name, value in settings.items() for part in ("-o", f"{name}={value}"))]
 
     def _explain(self, said: str) -> DeviceError:
-        """Turn ssh's message, as OpenSSH 9.2 writes it and never translates it, into an error with advice."""
+        """Turn ssh's message, as written by OpenSSH 9.2 in any locale, into an error with advice."""
         user = "" if self.address.user is None else f"{self.address.user}@"
         port = "" if self.address.port is None else f"-p {self.address.port} "
         config = "" if self.config is None else f"-F {self.config} "

@@ -1,1 +1,1 @@
-"""Predicts what pruning would do to a model, from its config alone."""
+"""Predicts the effects of pruning on a model, from its config alone."""

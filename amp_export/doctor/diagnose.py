@@ -1,4 +1,4 @@
-"""The command `doctor`: predicts what a pruning ratio would do to a model, from its config alone."""
+"""The command `doctor`: predicts the effects of a pruning ratio on a model, from its config alone."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Diagnosis:
         ratio: The requested ratio.
         target: The requested device.
         options: All ways to meet the ratio.
-        chosen: The option that pruning would take, or None if the choice needs scores.
+        chosen: The option that pruning would choose, or None if the choice needs scores.
         compatibility: Whether each runtime loads the result.
         memory: Whether model, engine and build fit on the target, and an upper bound of its decoding speed; None if the
             target's memory is not known or the graph is not built directly.
@@ -116,7 +116,7 @@ def diagnose(
     *,
     progress: Progress | None = None,
 ) -> Diagnosis:
-    """Predict what a ratio would keep and how the pruned model would be saved; read no weights.
+    """Predict a pruned model's widths, class, runtimes and memory for a ratio, without reading weights.
 
     Args:
         model: A hub id, a checkpoint directory, a `.gguf` file, or `demo`.
@@ -191,7 +191,7 @@ class _DiagnosisContext:
     has_end_token: bool
 
     def verdicts(self, settings: PlanSettings, candidates: Sequence[Candidate]) -> tuple[Verdict, ...]:
-        """Return each runtime's verdict on the options that pruning may take."""
+        """Return each runtime's verdict on the options that pruning may choose."""
         taken = list_preferred(candidates, settings.heads)
         if not needs_scores(settings):
             taken = [choose_candidate(self.config, settings, candidates)]

@@ -1,8 +1,8 @@
 """Estimates whether a decoder and its engine fit on a device, and how fast it can decode, from the config alone.
 
 Nothing is measured on the device. The memory that a model needs is given as a range: the lower end is certain; the
-upper end was measured with another TensorRT, or is what a runtime without fusion would keep. A model fits if the device
-has the upper end, does not fit if it lacks the lower end, and otherwise may not fit and has to be tried.
+upper end was measured with another TensorRT, or assumes a runtime without fusion. A model fits if the device has the
+upper end, does not fit if it lacks the lower end, and otherwise may not fit and has to be tried.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ Orin 64GB and 125,772 of a Thor (tegrastats in public logs, and in github.com/NV
 jetson-diagnostic); nvidia-smi shows 23,034 MiB of an L4."""
 
 SYSTEM_BYTES = 1.7e9
-"""What system and desktop use if CPU and GPU share the memory: 850 MB without a desktop on an Orin Nano (tegrastats in
+"""Memory used by system and desktop if CPU and GPU share it: 850 MB without a desktop on an Orin Nano (tegrastats in
 public logs), and up to 865 MB for the desktop (the same repository, jetson-headless-mode)."""
 
 CONTEXT_BYTES = 0.6e9
-"""What the CUDA context and TensorRT's kernels use on a discrete GPU: 574 MiB in issue 538 of
+"""Memory used by the CUDA context and TensorRT's kernels on a discrete GPU: 574 MiB in issue 538 of
 github.com/NVIDIA/TensorRT-LLM."""
 
 ENGINE_COPIES = (1, 2)
@@ -57,12 +57,12 @@ class Room(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Need:
-    """Memory that something needs, in bytes.
+    """A memory requirement in bytes.
 
     Attributes:
         least: Lower end of the range, certainly needed.
         most: Upper end of the range.
-        room: Whether the device has it; None if it is needed in the host's memory instead.
+        room: Whether the device has enough; None if it is needed in the host's memory instead.
     """
 
     least: int
@@ -95,7 +95,7 @@ class VariantEstimate:
         option: Index of the option to meet the ratio, from 0; None for the dense model.
         dtype: Dtype of weights, activations and KV cache.
         weight_bytes: Size of all weights.
-        read_bytes: Size of the weights that one decoding step reads, at any batch size.
+        read_bytes: Size of the weights that one decode step reads, at any batch size.
         cache_bytes: Size of the KV cache of the largest batch at full context.
         run: Memory to run: engine, KV cache before and after a step, logits, activations.
         build: Memory to build the engine, on the device if it shares its memory with the CPU.
@@ -176,7 +176,7 @@ def can_estimate(config: ModelConfig, target: TargetName) -> bool:
 
 
 def refuse_limits(config: ModelConfig, target: TargetName, *, max_batch: int, max_context: int | None) -> None:
-    """Refuse limits where no estimate is possible, since they would be ignored.
+    """Raise RequestError for limits if no estimate is possible, since they would be ignored.
 
     Raises:
         RequestError: Limits are given, but `can_estimate` does not hold.

@@ -1,4 +1,4 @@
-"""Types of the rules that say which runtimes load a checkpoint."""
+"""Data classes of the rules that determine which runtimes load a checkpoint."""
 
 from __future__ import annotations
 

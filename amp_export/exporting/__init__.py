@@ -1,1 +1,1 @@
-"""Export checkpoints into folders: settings, overflow checks and engines."""
+"""Export of checkpoints into folders: settings, overflow checks and engines."""

@@ -1,4 +1,4 @@
-"""From a graph in an output directory to an engine beside it: what can be built here is found out before all else."""
+"""Engines built beside the graphs of an output directory; whether they can be built is checked first."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ if TYPE_CHECKING:
     from amp_export.progress import Progress
 
 WORKSPACE_SHARE = 0.25
-"""How much of the device's memory a kernel may take as scratch: the weights, their copies while building, and, on a
-Jetson, the system share it."""
+"""Share of the device's memory that a kernel may use as workspace; the weights, their copies during the build and, on a
+Jetson, the system need the rest."""
 
 
 def workspace_bytes(memory_bytes: int | None) -> int | None:
-    """Return how much of a device's memory a kernel may take as scratch; None where its size is not known."""
+    """Return the workspace size for a device's memory, or None if the memory's size is not known."""
     return int(memory_bytes * WORKSPACE_SHARE) if memory_bytes is not None else None
 
 
 @dataclass(frozen=True)
 class EngineJob:
-    """An engine that can be built here, as far as that is known before.
+    """An engine that can be built here, as far as this is known in advance.
 
     Attributes:
-        runtime: What builds.
-        settings: What the engine is to be.
-        gpu: The GPU in this machine, if there is one.
+        runtime: The TensorRT flavor that builds it.
+        settings: Settings of the engine.
+        gpu: The GPU in this machine, or None.
     """
 
     runtime: TensorRtFlavor
@@ -45,12 +45,12 @@ class EngineJob:
 
     @property
     def runs_here(self) -> bool:
-        """Whether the GPU in this machine is the one that the engine is for."""
+        """Whether the engine will run on the GPU in this machine."""
         wanted = self.settings.compute_capability
         return self.gpu is not None and wanted in (None, self.gpu.compute_capability)
 
     def choose_opset(self, config: ModelConfig) -> Opset:
-        """Return the operators that its parser and builder take of this decoder."""
+        """Return the opset that its parser and builder support for this decoder."""
         from amp_export.exporters.tensorrt.flavors import builds_with_new_operators
 
         old = self.runtime.newest_opset is not None
@@ -58,12 +58,12 @@ class EngineJob:
 
 
 def prepare_engine(options: ExportOptions, config: ModelConfig) -> EngineJob:
-    """Find what can build an engine for a decoder.
+    """Find a TensorRT flavor that can build an engine for a decoder, and choose its settings.
 
     Raises:
-        UnsupportedModelError: The model is no decoder that is built directly.
-        MissingExtraError: No runtime is installed.
-        RequestError: The target has no such engine, or the limits do not fit the model.
+        UnsupportedModelError: The model is not a decoder whose graph is built directly.
+        MissingExtraError: No TensorRT is installed.
+        RequestError: The target has no TensorRT, or the limits do not fit the model.
     """
     from amp_export.checkpoints.cache import cache_directory
     from amp_export.exporters.limits import choose_limits
@@ -105,7 +105,7 @@ def prepare_engine(options: ExportOptions, config: ModelConfig) -> EngineJob:
 def build_into(
     folder: Path, job: EngineJob, *, progress: Progress, description: str = "Building the engine"
 ) -> EngineFacts:
-    """Build the engine of the graph in a folder that is being staged."""
+    """Build the engine of the graph in a staging folder."""
     from amp_export.checkpoints.reading import read_config
     from amp_export.exporters import tensorrt
 
@@ -115,7 +115,7 @@ def build_into(
         facts = tensorrt.export(
             folder / Format.ONNX, engine, job.runtime, job.settings, gpu=job.gpu, on_progress=advance
         )
-    # before 5.24 transformers has no exporters that could open it
+    # transformers before 5.24 has no exporters that could open it
     if importlib.util.find_spec("transformers.exporters") is not None:
         from amp_export.exporters.tensorrt.transformers_format import write_manifest
 
@@ -124,10 +124,10 @@ def build_into(
 
 
 def check_dtype(checkpoint: Checkpoint, dtype: Dtype, *, progress: Progress) -> None:
-    """Look for values that the engine's dtype cannot hold.
+    """Raise RequestError if activations overflow an engine's dtype.
 
     Raises:
-        RequestError: There are such.
+        RequestError: Activations overflow float16.
     """
     if dtype is not Dtype.FLOAT16:
         return

@@ -1,6 +1,6 @@
-"""Looks for values that float16 cannot hold, before anything is exported in it.
+"""Check for activations that overflow float16 before an export in float16.
 
-A model is run on calibration text in a dtype of more range, and what its modules take and return is looked at.
+The model runs on calibration text in a dtype with a larger range, and its modules' inputs and outputs are checked.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LIMIT = 65504.0
 """The largest float16: IEEE 754, binary16."""
 
 TEXTS = 4
-"""Outliers sit in the same neurons for all texts, the first token's above all (arXiv 2402.17762): a few texts do."""
+"""Outliers occur in the same neurons for all texts, mostly at the first token (arXiv 2402.17762), so a few suffice."""
 
 TOKENS = 128
 
@@ -32,7 +32,7 @@ class Overflow:
 
     Attributes:
         module: Its name in the model.
-        value: The largest absolute value that it took or returned.
+        value: The largest absolute value of its inputs and outputs.
     """
 
     module: str
@@ -40,10 +40,10 @@ class Overflow:
 
 
 def check_float16(checkpoint: Path) -> None:
-    """Refuse a checkpoint whose activations overflow float16.
+    """Raise RequestError if a checkpoint's activations overflow float16.
 
     Raises:
-        RequestError: They do; the modules are named.
+        RequestError: Activations overflow; the message names the modules.
     """
     import torch
 
@@ -65,14 +65,13 @@ def check_float16(checkpoint: Path) -> None:
 
 
 def find_overflows(model: PreTrainedModel, token_ids: Sequence[Sequence[int]]) -> list[Overflow]:
-    """Run a decoder on texts and returns the modules through which too large values pass, the worst first.
+    """Run a decoder on texts and return the modules with values beyond float16's range, the largest first.
 
-    What happens within an attention's kernel, the products of queries and keys, is not seen: runtimes take them in
-    float32.
+    Attention scores within a kernel are not checked: runtimes compute them in float32.
 
     Args:
         model: The decoder, in float32 or bfloat16.
-        token_ids: The texts' tokens, all of one length.
+        token_ids: Token ids of the texts, all of the same length.
     """
     import torch
 
@@ -82,7 +81,7 @@ def find_overflows(model: PreTrainedModel, token_ids: Sequence[Sequence[int]]) -
         def hook(_: torch.nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
             for value in (*inputs, output):
                 if isinstance(value, torch.Tensor) and value.is_floating_point():
-                    # NaN means that it overflowed before, even here
+                    # a NaN means that even this dtype overflowed earlier
                     found = float(value.abs().max().nan_to_num(torch.inf))
                     largest[name] = max(largest.get(name, 0.0), found)
 

@@ -1,4 +1,4 @@
-"""Export a checkpoint into a folder."""
+"""Export of a checkpoint into a folder."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What an export made.
+    """The result of an export.
 
     Attributes:
-        folder: The folder with the graph.
+        folder: The folder of the export.
         format: Its format.
         dtype: The dtype of weights and activations.
         via: How the graph was made, `direct` or `trace`.
@@ -43,18 +43,18 @@ class ExportResult:
 def export_as(
     folder: Path, checkpoint: Checkpoint, settings: ExportSettings, *, progress: Progress, name: str = ""
 ) -> ExportResult:
-    """Export into a folder that is being staged: a graph, and what is made from it where that is wanted.
+    """Export a checkpoint into a staging folder: its graph, and the engine or converted model if requested.
 
     Args:
-        folder: Where to.
-        checkpoint: What.
-        settings: How.
-        progress: Where to show what is going on.
-        name: What to call it there.
+        folder: The staging folder.
+        checkpoint: The checkpoint to export.
+        settings: Settings of the export.
+        progress: Shows progress.
+        name: Name of the model in progress messages.
     """
     if settings.format is Format.OPENVINO:
         folder.mkdir(parents=True, exist_ok=True)
-        # the graph is on the way only
+        # the ONNX graph is only an intermediate step
         with tempfile.TemporaryDirectory(prefix=".graph-", dir=folder) as scratch:
             graph = _export_graph(Path(scratch), checkpoint, settings, progress=progress, name=name)
             return _convert_to_openvino(graph, folder, progress=progress)
@@ -114,7 +114,7 @@ def _export_program(
 def build_from(
     exported: ExportResult, job: EngineJob, *, progress: Progress, description: str = "Building the engine"
 ) -> ExportResult:
-    """Build an engine beside the graph that it is built from, in a folder that is being staged."""
+    """Build an engine beside its graph in a staging folder."""
     folder = exported.folder.parent
     shutil.rmtree(folder / Format.TENSORRT, ignore_errors=True)
     facts = build_into(folder, job, progress=progress, description=description)
@@ -131,15 +131,15 @@ def export_into(
     progress: Progress,
     description: str = "Exporting",
 ) -> ExportResult:
-    """Export to ONNX, into a folder that is being staged.
+    """Export a checkpoint to ONNX into a staging folder.
 
     Raises:
-        UnsupportedModelError: The graph cannot be made in the way asked for.
+        UnsupportedModelError: The requested exporter does not support the model.
     """
     from amp_export.exporters import onnx
 
     to = Format.ONNX
-    # an extended output links to the files of the earlier one: they are removed, not written through
+    # the files of an extended output are hard links to the earlier one, so remove them instead of overwriting
     shutil.rmtree(folder / to.value, ignore_errors=True)
     if via is Via.AUTO:
         via = Via.DIRECT if onnx.can_build(checkpoint.config) is None else Via.TRACE
@@ -161,7 +161,7 @@ def _trace(checkpoint: Checkpoint, folder: Path, dtype: Dtype, opset: Opset, adv
 
 
 def _from_model(checkpoint: Checkpoint, folder: Path, dtype: Dtype, work: Callable[[PreTrainedModel], object]) -> None:
-    """Run an export that needs the loaded model, and copy the tokenizer's files beside its result."""
+    """Run an export that needs the loaded model, and copy the checkpoint's companions beside its result."""
     import torch
 
     from amp_export.checkpoints.loading import load_model

@@ -1,4 +1,4 @@
-"""Resolves the settings of an export and checks them before anything is written."""
+"""Settings of an export, resolved and checked before anything is written."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ExportSettings:
-    """What is exported, every choice made.
+    """Resolved settings of an export.
 
     Attributes:
-        format: What to.
-        dtype: The dtype of the graph.
-        opset: The version of its operators; None where it has none, as an ExecuTorch program.
-        via: How it is made.
-        job: The engine that is built from it, or None.
-        limits: What an ExecuTorch program takes; None for all else.
+        format: Format of the export.
+        dtype: Dtype of the graph.
+        opset: ONNX opset of the graph; None for an ExecuTorch program.
+        via: How the graph is made.
+        job: The engine to build from it, or None.
+        limits: Limits of an ExecuTorch program; None for other formats.
     """
 
     format: Format
@@ -37,12 +37,12 @@ class ExportSettings:
 
 
 def choose_settings(checkpoint: Checkpoint, options: ExportOptions) -> ExportSettings:
-    """Make the choices that are left open, and finds out what cannot be built, before anything is written.
+    """Resolve the settings of an export, and check that it is possible, before anything is written.
 
     Raises:
-        RequestError: Something is said of what is not wanted.
-        MissingExtraError: What converts is not installed.
-        AmpExportError: See `engine_building.prepare_engine`.
+        RequestError: An option does not apply to the format, or the limits do not fit the model.
+        MissingExtraError: The package that converts to the format is not installed.
+        AmpExportError: See `exporting.engines.prepare_engine`.
     """
     to, dtype = options.to, options.dtype
     if to is Format.TENSORRT:
@@ -65,10 +65,10 @@ def choose_settings(checkpoint: Checkpoint, options: ExportOptions) -> ExportSet
 
 
 def _choose_program(checkpoint: Checkpoint, options: ExportOptions) -> Limits:
-    """Return what an ExecuTorch program is to take.
+    """Return the limits of an ExecuTorch program.
 
     Raises:
-        RequestError: Something is said of an engine or a graph, or the limits do not fit the model.
+        RequestError: An option applies only to engines or ONNX graphs, or the limits do not fit the model.
         MissingExtraError: ExecuTorch is not installed.
     """
     from amp_export.exporters import executorch

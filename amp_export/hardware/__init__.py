@@ -1,1 +1,1 @@
-"""Target devices, and the machine that runs this process."""
+"""Target devices, and the machine that this process runs on."""

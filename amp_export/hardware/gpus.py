@@ -1,4 +1,4 @@
-"""The GPU in this machine, as its driver describes it, and the state that it is in."""
+"""The GPU in this machine and its state, as reported by its driver."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ class Gpu:
     """An NVIDIA GPU.
 
     Attributes:
-        name: As the driver names it.
-        compute_capability: Such as `8.9`.
-        memory_bytes: Its memory.
-        driver: The driver's version.
+        name: The driver's name for it.
+        compute_capability: Its compute capability, such as `8.9`.
+        memory_bytes: Size of its memory.
+        driver: Version of the driver.
     """
 
     name: str
@@ -27,16 +27,15 @@ class Gpu:
 
 @dataclass(frozen=True)
 class GpuState:
-    """What a GPU is like at one moment; None for what it does not tell.
+    """The state of a GPU at one moment; None for values that it does not report.
 
     Attributes:
         sm_clock_mhz: Clock of the streaming multiprocessors.
-        sm_clock_limit_mhz: The highest that it may have.
+        sm_clock_limit_mhz: Maximum of this clock.
         memory_clock_mhz: Clock of the memory.
-        temperature_c: In degrees Celsius.
-        power_watts: What it draws.
-        slowed_by: Bits that say why the clocks are lower than they could be, `nvmlClocksEventReasons` of nvml.h; 0
-            where nothing slows it.
+        temperature_c: Temperature in degrees Celsius.
+        power_watts: Power draw.
+        slowed_by: Bit mask of the reasons for reduced clocks, `nvmlClocksEventReasons` of nvml.h; 0 if there are none.
     """
 
     sm_clock_mhz: int | None
@@ -48,7 +47,7 @@ class GpuState:
 
 
 def find_gpu(number: int = 0) -> Gpu | None:
-    """Ask the driver for a GPU; None where there is none, no driver, or the package that asks is not installed."""
+    """Return a GPU, or None if there is no such GPU, no driver, or pynvml is not installed."""
     with _device(number) as found:
         if found is None:
             return None
@@ -66,7 +65,7 @@ def find_gpu(number: int = 0) -> Gpu | None:
 
 
 def read_state(number: int = 0) -> GpuState | None:
-    """Ask the driver how a GPU is; None where `find_gpu` finds none."""
+    """Return the state of a GPU, or None if the GPU is not found."""
     with _device(number) as found:
         if found is None:
             return None
@@ -85,14 +84,14 @@ def read_state(number: int = 0) -> GpuState | None:
             memory_clock_mhz=ask(nvml.nvmlDeviceGetClockInfo, nvml.NVML_CLOCK_MEM),
             temperature_c=ask(nvml.nvmlDeviceGetTemperature, nvml.NVML_TEMPERATURE_GPU),
             power_watts=None if milliwatts is None else milliwatts / 1e3,
-            # the name of before driver 535, which newer ones keep
+            # the name before driver 535, which newer drivers keep
             slowed_by=ask(nvml.nvmlDeviceGetCurrentClocksThrottleReasons),
         )
 
 
 @contextmanager
 def _device(number: int) -> Iterator[tuple[Any, Any] | None]:
-    """Yield the driver's interface and its handle of a GPU."""
+    """Yield NVML and its handle of a GPU, or None if either is not available."""
     try:
         import pynvml
     except ImportError:

@@ -1,4 +1,4 @@
-"""The machine that a measurement is made on: its processor, its memory bandwidth, and what a process takes of it."""
+"""The machine that runs a measurement: its CPU, its memory bandwidth, and the peak memory of this process."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 BUFFER_BYTES = 512 << 20
-"""What one measurement of the bandwidth reads: more than the caches of all but the largest servers hold."""
+"""Bytes read per measurement of the bandwidth: more than the caches of all but the largest servers hold."""
 
 REPETITIONS = 8
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What a report says of a machine.
+    """Facts about a machine for a report.
 
     Attributes:
-        processor: The processor's model as the system names it.
-        cores: Cores that this process may use, two hardware threads of one core counted once.
+        processor: The CPU model as reported by the system.
+        cores: Number of physical cores that this process may use.
         system: Operating system and architecture.
     """
 
@@ -34,7 +34,7 @@ class Machine:
 
     @classmethod
     def here(cls) -> Machine:
-        """Return the machine that this runs on."""
+        """Return the facts about this machine."""
         from amp_export.hardware.threads import usable_cores
 
         return cls(_processor(), usable_cores(), f"{platform.system()} {platform.machine()}")
@@ -51,16 +51,16 @@ def _processor() -> str:
 
 
 def read_bandwidth(threads: int, *, buffer_bytes: int = BUFFER_BYTES) -> float:
-    """Measure how many bytes a second so many threads read from memory together: the best of several passes.
+    """Return the memory read bandwidth of several threads in bytes per second: the best of several passes.
 
     Args:
-        threads: How many threads read, each a part of its own.
-        buffer_bytes: How much they read in one pass; it should be far more than the last-level cache.
+        threads: Number of threads, each of which reads its own part.
+        buffer_bytes: Bytes read per pass; should far exceed the last-level cache.
     """
     import numpy as np
 
-    # of numpy's reductions the sum of 64-bit integers reads fastest: its additions may come in any order, so that they
-    # are vectorised, and no BLAS brings threads of its own (27 GB/s where float32 sums reach 20)
+    # the sum of 64-bit integers is numpy's fastest reduction: its additions can be reordered and vectorized, and no
+    # BLAS adds its own threads (27 GB/s, compared to 20 for float32 sums)
     parts = [np.ones(buffer_bytes // 8 // threads, np.uint64) for _ in range(threads)]
     seconds = []
     with ThreadPoolExecutor(threads) as pool:
@@ -72,7 +72,7 @@ def read_bandwidth(threads: int, *, buffer_bytes: int = BUFFER_BYTES) -> float:
 
 
 def peak_memory_bytes() -> int:
-    """Return the most memory that this process has held so far."""
+    """Return the peak memory of this process so far."""
     status = Path("/proc/self/status")
     if status.is_file():
         for line in status.read_text(encoding="ascii").splitlines():
@@ -81,5 +81,5 @@ def peak_memory_bytes() -> int:
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # macOS counts bytes, other systems kibibytes: getrusage(2)
+    # bytes on macOS, kibibytes on other systems: getrusage(2)
     return peak if sys.platform == "darwin" else peak * 1024

@@ -1,4 +1,4 @@
-"""The form in which the facts of a device are written down."""
+"""Data classes for the facts about a device."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from amp_export.options import Opset
 
 
 class NumberFormat(enum.StrEnum):
-    """What a device's matrix units multiply."""
+    """Number formats of a device's matrix units."""
 
     FLOAT16 = "float16"
     BFLOAT16 = "bfloat16"
     INT8 = "int8"
     INT4 = "int4 weights"
-    """Weights of 4 bits that are widened to 16 before they are multiplied."""
+    """4-bit weights that are converted to 16 bits before the multiplication."""
     FLOAT8 = "float8"
     FLOAT4 = "float4"
 
 
 @dataclass(frozen=True)
 class TensorRt:
-    """A TensorRT that a device can have.
+    """A TensorRT version available for a device.
 
     Attributes:
-        version: Its version, or None where the user installs any.
-        comes_with: What brings it.
-        opset: The newest operators, of those that graphs are exported in, that its parser takes.
+        version: The version, or None if the user chooses one.
+        comes_with: How it is installed, such as a JetPack version.
+        opset: The newest export opset that its parser supports.
     """
 
     version: str | None
@@ -41,15 +41,15 @@ class Target:
     """A device.
 
     Attributes:
-        device: Its name and variant, as its maker gives them.
-        neuron_multiple: Kept neurons are rounded to a multiple of this.
-        sources: Where each of the other fields is from, by the field's name.
-        compute_capability: What it can do, by NVIDIA's numbers, such as `8.7`.
-        memory_bytes: Its memory, all of it. None where it is not known.
+        device: The vendor's name for it, including the variant.
+        neuron_multiple: The number of kept neurons is rounded to a multiple of this.
+        sources: Sources of the other fields, by field name.
+        compute_capability: NVIDIA's compute capability, such as `8.7`.
+        memory_bytes: Its total memory; None if not known.
         is_unified: Whether CPU and GPU share the memory.
-        bandwidth: The memory's, as published: the peak in bytes a second. None where it is not known.
-        dtypes: What its tensor cores take.
-        tensorrt: The TensorRT that it can have, the oldest first; none where it has no NVIDIA GPU.
+        bandwidth: Published peak memory bandwidth in bytes per second; None if not known.
+        dtypes: Number formats of its tensor cores.
+        tensorrt: TensorRT versions available for it, oldest first; empty if it has no NVIDIA GPU.
     """
 
     device: str
@@ -64,5 +64,5 @@ class Target:
 
     @property
     def opset(self) -> Opset:
-        """The newest operators that every TensorRT of this device takes."""
+        """The newest opset that every TensorRT version of this device supports."""
         return min((each.opset for each in self.tensorrt), key=lambda opset: opset.version, default=Opset.OPSET_23)

@@ -1,4 +1,4 @@
-"""The devices that a model can be made for: what each is, and where that is from."""
+"""The devices that a model can be prepared for: their facts, with sources."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from amp_export.hardware.target_facts import NumberFormat, Target, TensorRt
 from amp_export.options import Opset, TargetName
 
 GIB = 1 << 30
-"""Makers write GB of memory and mean this: nvidia-smi shows 81,559 MiB of an H100 80GB, 143,771 of an H200 141GB."""
+"""The unit vendors mean by GB of memory: nvidia-smi shows 81,559 MiB for an H100 80GB, 143,771 for an H200 141GB."""
 
 GB_PER_SECOND = 1e9
 
@@ -16,8 +16,8 @@ _AMPERE = frozenset({NumberFormat.FLOAT16, NumberFormat.BFLOAT16, NumberFormat.I
 _ADA_AND_HOPPER = _AMPERE | {NumberFormat.FLOAT8}
 _BLACKWELL = _ADA_AND_HOPPER | {NumberFormat.FLOAT4}
 
-# TensorRT's parser got Attention in 10.14, and RotaryEmbedding and RMSNormalization in 10.15: pull requests 1043 and
-# 1048 of github.com/onnx/onnx-tensorrt. Before that, graphs have to be of opset 20.
+# TensorRT's parser supports Attention since 10.14, and RotaryEmbedding and RMSNormalization since 10.15: pull requests
+# 1043 and 1048 of github.com/onnx/onnx-tensorrt. Older versions need graphs of opset 20.
 _JETPACK_6 = TensorRt("10.3", "JetPack 6.1 and 6.2", Opset.OPSET_20)
 _JETPACK_7_OF_THOR = TensorRt("10.13", "JetPack 7.0 and 7.1", Opset.OPSET_20)
 _JETPACK_7 = TensorRt("10.16", "JetPack 7.2", Opset.OPSET_23)

@@ -1,4 +1,4 @@
-"""How many threads a runtime gets on this machine."""
+"""Number of runtime threads on this machine, and their pinning to cores."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ _TOPOLOGY = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
 
 
 def usable_cores() -> int:
-    """Return the cores that this process may run on, two hardware threads of one core counted once.
+    """Return the number of physical cores that this process may use.
 
-    They share the core's arithmetic units, so a second busy thread gains nothing. Where the system does not tell, all
-    that it counts are taken.
+    Hardware threads of one core share its arithmetic units, so a second busy thread gains nothing. If the system does
+    not report the affinity, all its CPUs are counted.
     """
     return len(_one_of_each_core()) or os.cpu_count() or 1
 
 
 def pin_threads(threads: int | None) -> tuple[int, ...]:
-    """Keep this process, and all threads that it makes from now on, to as many cores, one hardware thread of each.
+    """Pin this process and all threads that it will start to cores, one hardware thread per core.
 
     Args:
-        threads: How many threads compute; by default one for each core.
+        threads: Number of compute threads, and thus of cores; by default one per core.
 
     Returns:
-        The processors. None where the system has no such setting, or fewer cores than threads.
+        The CPU numbers; empty if the system does not support pinning or has fewer cores than threads.
     """
     processors = _one_of_each_core()
     threads = threads if threads is not None else len(processors)
@@ -36,7 +36,7 @@ def pin_threads(threads: int | None) -> tuple[int, ...]:
 
 
 def _one_of_each_core() -> tuple[int, ...]:
-    """Return one processor of every core that this process may run on; none where the system does not tell."""
+    """Return one CPU number per core that this process may use; empty if the system does not report the affinity."""
     if not hasattr(os, "sched_getaffinity"):
         return ()
     cores: dict[str, int] = {}

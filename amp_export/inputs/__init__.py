@@ -1,1 +1,1 @@
-"""What models are run on: texts, arrays, token batches and random inputs."""
+"""Inputs that models are run on: texts, arrays, token batches and random inputs."""

@@ -1,4 +1,4 @@
-"""The images or sounds that a model is scored on: arrays of the user's, as the model's own processor prepares them."""
+"""Images or audio that a model is scored on: the user's arrays, prepared with the model's own processor."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 SUFFIXES = (".npz", ".safetensors")
 
 BATCH_SAMPLES = 4
-"""An image is hundreds of tokens and a sound more than a thousand: a few keep the cores busy."""
+"""An image has hundreds of tokens and an audio input more than a thousand, so a few keep the cores busy."""
 
 WRITTEN = "decoder_input_ids"
 
 WRITTEN_TOKENS = 32
-"""How many tokens a model is left to write about a sample where none are given."""
+"""Number of target tokens to generate for a sample if none are given."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class SampleArrays:
     """Samples to score on.
 
     Attributes:
-        arrays: By the name of the model's input; the first axis of each counts the samples.
-        file: Where they are from.
+        arrays: Arrays by the name of the model's input; the first axis is the sample.
+        file: The file that they were read from.
     """
 
     arrays: Mapping[str, Array]
@@ -44,19 +44,18 @@ class SampleArrays:
 
     @property
     def samples(self) -> int:
-        """How many there are."""
+        """Number of samples."""
         return len(next(iter(self.arrays.values())))
 
     @property
     def origin(self) -> str:
-        """What they are, in words for a report."""
+        """Description for a report."""
         return f"{self.samples} samples of {self.file.name}"
 
     def batches(self, model: PreTrainedModel, config: ModelConfig) -> list[Batch]:
-        """Return all samples in small batches, as the model takes them.
+        """Return all samples in small batches of model inputs.
 
-        A model that writes is given what is to be written, or else what it writes itself: the token that is likeliest
-        each time.
+        An encoder-decoder gets the given target tokens, or else those that it generates by greedy decoding.
         """
         import torch
 
@@ -79,14 +78,14 @@ def read_arrays(file: Path) -> SampleArrays:
     """Read a `.npz` or `.safetensors` file.
 
     Raises:
-        CalibrationError: It is missing or damaged, or holds no arrays of numbers, or as many samples of one name as of
-            another.
+        CalibrationError: The file is missing, damaged or empty, or its arrays are not numeric or differ in their number
+            of samples.
     """
     import numpy as np
 
     try:
         if file.suffix.lower() == ".npz":
-            # numpy leaves a damaged file open
+            # numpy does not close a damaged file
             with file.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
                 arrays = {name: content[name] for name in content.files}
         else:
@@ -113,17 +112,17 @@ def read_arrays(file: Path) -> SampleArrays:
 
 
 def check_arrays(given: SampleArrays, config: ModelConfig) -> None:
-    """Check samples against the model that is to be scored on them.
+    """Check samples against the model that will be scored on them.
 
     Raises:
-        CalibrationError: An array is missing, is not the model's, has another shape, or is not finite.
+        CalibrationError: An array is missing, unknown to the model, not finite, or has the wrong shape.
     """
     import numpy as np
 
     name, expected = input_name(config), describe_samples(config)
     writes = config.architecture.kind is Kind.ENCODER_DECODER
     known = {name, WRITTEN} if writes else {name}
-    # a model without a head cannot write by itself
+    # a model without a head cannot generate target tokens
     needed = known if config.is_bare else {name}
     if needed - given.arrays.keys() or given.arrays.keys() - known:
         raise CalibrationError(f"{given.file} holds {_names(given.arrays)}.\nGive {expected}.")
@@ -138,7 +137,7 @@ def check_arrays(given: SampleArrays, config: ModelConfig) -> None:
 
 
 def no_samples(config: ModelConfig) -> CalibrationError:
-    """Return what is said where a model needs samples and has none."""
+    """Return the error for a model that needs samples if none are given."""
     reads = {Modality.IMAGE: "images", Modality.AUDIO: "audio"}[config.architecture.modality]
     return CalibrationError(
         f"{config.class_name} reads {reads}, but there are no samples to score it on.\n"
@@ -148,7 +147,7 @@ def no_samples(config: ModelConfig) -> CalibrationError:
 
 
 def describe_samples(config: ModelConfig) -> str:
-    """Return which arrays a model is scored on."""
+    """Return a description of the arrays that a model is scored on."""
     needed = f"`{input_name(config)}` of shape [samples, {_sizes(signal_shape(config))}]"
     if config.architecture.kind is not Kind.ENCODER_DECODER:
         return needed
@@ -160,7 +159,7 @@ def describe_samples(config: ModelConfig) -> str:
 def generate_greedily(
     model: PreTrainedModel, config: ModelConfig, source: Mapping[str, torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Let a model write about samples: token ids [samples, tokens], and which of them come before its end of text."""
+    """Generate greedily; return token ids and the mask of those up to the end of text, both [samples, tokens]."""
     import torch
 
     limit = min(WRITTEN_TOKENS, config.longest_text or WRITTEN_TOKENS)
@@ -175,7 +174,7 @@ def generate_greedily(
             tokens_bs = torch.cat([tokens_bs, logits_bsv[:, -1:].argmax(dim=-1)], dim=1)
     ended_bs = torch.zeros_like(tokens_bs)
     if end is not None:
-        # the end itself is written too: what follows it is not
+        # the end token itself counts, those after it do not
         ended_bs[:, 2:] = torch.isin(tokens_bs[:, 1:-1], torch.tensor(end)).cumsum(dim=1).clamp(max=1)
     return tokens_bs, 1 - ended_bs
 

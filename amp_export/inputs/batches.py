@@ -19,21 +19,21 @@ if TYPE_CHECKING:
 
 
 BATCH_TOKENS = 2048
-"""Tokens of one batch, padding counted: enough to keep the cores busy, little enough to stay out of swap."""
+"""Tokens per batch, including padding: enough to keep the cores busy without running out of memory."""
 
 MAX_PROMPT_TOKENS = 2048
-"""Longer prompts are cut here, so that one of them cannot exhaust the memory."""
+"""Longer prompts are truncated, so that none can exhaust the memory."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What a model is run on.
+    """A batch of model inputs.
 
     Attributes:
         inputs: The model's inputs by name.
-        samples: How many samples they are.
-        read_mask: Which of the tokens that are read are real, [samples, tokens]; None says that all are.
-        decoder_mask: The same of the tokens that are written, where those are others.
+        samples: Number of samples.
+        read_mask: Mask of the real input tokens, [samples, tokens]; None if all are real.
+        decoder_mask: The same for the decoder's tokens of an encoder-decoder.
     """
 
     inputs: Mapping[str, Any]
@@ -43,13 +43,13 @@ class Batch:
 
 
 def text_batch(model: PreTrainedModel, config: ModelConfig, input_ids_bs: torch.Tensor, mask_bs: torch.Tensor) -> Batch:
-    """Return a batch of texts. What writes a text from another is given the same text to write.
+    """Return a batch of texts; an encoder-decoder gets the same text as input and as target.
 
     Args:
-        model: The model that will run it.
+        model: The model to run.
         config: Its config.
         input_ids_bs: Token ids, padded on the right, [samples, tokens].
-        mask_bs: Which of them are real, [samples, tokens].
+        mask_bs: Mask of the real tokens, [samples, tokens].
     """
     inputs: dict[str, Any] = {"input_ids": input_ids_bs, "attention_mask": mask_bs}
     if config.architecture.kind is Kind.ENCODER_DECODER:
@@ -64,10 +64,10 @@ def text_batch(model: PreTrainedModel, config: ModelConfig, input_ids_bs: torch.
 def tokenize(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, limit: int, vocab_size: int
 ) -> list[list[int]]:
-    """Return token ids of each text that has any, cut to the model's length and to `MAX_PROMPT_TOKENS`.
+    """Return the token ids of each non-empty text, truncated to `limit` and `MAX_PROMPT_TOKENS`.
 
     Raises:
-        ModelError: The tokenizer knows tokens that the model does not.
+        ModelError: The tokenizer produces token ids outside the model's vocabulary.
     """
     encoded = [tokenizer(text).input_ids[: min(limit, MAX_PROMPT_TOKENS)] for text in texts]
     if (largest := max(map(max, filter(None, encoded)), default=0)) >= vocab_size:
@@ -81,10 +81,10 @@ def tokenize(
 def batches(
     token_ids: Sequence[Sequence[int]], batch_tokens: int = BATCH_TOKENS
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield prompts of like length together: token ids and mask, both int64 [batch, sequence], padded on the right."""
+    """Yield batches of prompts of similar length: token ids and mask, int64 [batch, sequence], padded on the right."""
     batch: list[Sequence[int]] = []
     for prompt in sorted(token_ids, key=len):
-        # the new prompt is the longest so far, so its length is what all would be padded to
+        # prompts are sorted, so all would be padded to the length of the new one
         if batch and (len(batch) + 1) * len(prompt) > batch_tokens:
             yield _pad(batch)
             batch = []

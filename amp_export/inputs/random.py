@@ -1,4 +1,4 @@
-"""Random inputs for a model of any kind, and the output by which it is compared."""
+"""Random inputs for a model of any kind, and the output that is compared."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 OUTPUTS = ("logits", "last_hidden_state", "image_embeds")
-"""What models call their output, in the order in which it is looked for."""
+"""Names of model outputs, in the order of the search."""
 
 
 def input_name(config: ModelConfig) -> str:
-    """Return what a model calls that which it reads."""
+    """Return the name of a model's main input."""
     names = {Modality.TEXT: "input_ids", Modality.IMAGE: "pixel_values", Modality.AUDIO: "input_features"}
     return names[config.architecture.modality]
 
 
 def signal_shape(config: ModelConfig) -> tuple[int, ...]:
-    """Return the shape of one image [channels, height, width], or of one sound [bins, frames]."""
+    """Return the shape of one image, [channels, height, width], or of one audio input, [bins, frames]."""
     if config.architecture.modality is Modality.IMAGE:
         size = config.fields["image_size"]
         height, width = (size, size) if isinstance(size, int) else size
         return config.size("num_channels"), int(height), int(width)
     assert config.architecture.modality is Modality.AUDIO
-    # two frames make one position: the second convolution of `WhisperEncoder` has a stride of two
+    # two frames per position: the second convolution of `WhisperEncoder` has a stride of two
     return config.size("num_mel_bins"), 2 * config.size("max_source_positions")
 
 
 def random_inputs(
     config: ModelConfig, *, samples: int, length: int, dtype: torch.dtype | None = None, seed: int = 0
 ) -> dict[str, torch.Tensor]:
-    """Draw inputs of the shapes that a model takes, all of them real.
+    """Return random inputs of the model's shapes, without padding.
 
     Args:
         config: The model's config.
-        samples: How many.
-        length: Tokens of a text; images and sounds have the size that the config says.
-        dtype: Of images and sounds.
-        seed: The same seed draws the same.
+        samples: Number of samples.
+        length: Tokens of a text; the config determines the size of images and audio.
+        dtype: Dtype of images and audio; by default float32.
+        seed: Seed of the random numbers.
     """
     import torch
 
@@ -62,13 +62,13 @@ def random_inputs(
 
 
 def compared_output(outputs: Any) -> torch.Tensor:
-    """Return the output by which models are compared: logits where there is a head, the last hidden state otherwise."""
+    """Return the output that is compared: the logits if there are any, otherwise the first other one of `OUTPUTS`."""
     found: torch.Tensor = next(value for name in OUTPUTS if (value := getattr(outputs, name, None)) is not None)
     return found
 
 
 def as_tensors(arrays: Mapping[str, Any], model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """Return arrays as a model takes them: on its device, and floating-point numbers in its dtype."""
+    """Return arrays as tensors on a model's device, floating-point ones in its dtype."""
     import torch
 
     tensors = {name: torch.from_numpy(array).to(model.device) for name, array in arrays.items()}

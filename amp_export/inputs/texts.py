@@ -1,4 +1,4 @@
-"""The text that a model is scored on, and the text that is held out to measure quality."""
+"""Calibration text for scoring, and held-out text for measuring quality."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from amp_export.checkpoints.quiet import quiet_datasets, quiet_hub
 from amp_export.errors import CalibrationError
 
 DATASET = "yahma/alpaca-cleaned"
-"""The text that is used by default, where it can be had."""
+"""The default dataset, used if it is available."""
 
 HUB_TIMEOUT = 5.0
-"""Seconds that the hub has to answer; there is other text if it does not."""
+"""Timeout of the request to the hub, in seconds; without an answer, the shipped text is used."""
 
 HOLD_BACK = 5
 """Every fifth row is held out."""
@@ -27,13 +27,13 @@ TextRow = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Calibration:
-    """Text, divided into calibration and held-out text.
+    """Text, split into calibration and held-out text.
 
     Attributes:
-        prompts: What the model is scored on. An instruction comes without its output, as in the paper's reference code.
-        held_back: What perplexity is measured on. An instruction comes with its output, so that there is an answer to
-            predict. Empty where there are fewer than five rows.
-        origin: Where the text is from, in words for a report.
+        prompts: Calibration text. Instructions come without their output, as in the paper's reference code.
+        held_back: Held-out text, used to measure perplexity. Instructions come with their output, so that there is an
+            answer to predict. Empty if there are fewer than five rows.
+        origin: Source of the text, for a report.
     """
 
     prompts: tuple[str, ...]
@@ -42,18 +42,18 @@ class Calibration:
 
 
 def load_calibration(file: Path | None = None, *, prompts: int = 50) -> Calibration:
-    """Load the user's text, or else the paper's data set, or else the text that is shipped with this package.
+    """Load the user's text, or else the paper's dataset, or else the text that is shipped with this package.
 
-    A `.txt` file has one prompt a line. A `.jsonl` file has one object a line, with `text`, or with `instruction` and
-    perhaps `input` and `output`. Blank lines count for nothing. A file is used whole, and so is the shipped text. The
-    data set is taken where `datasets` is installed and the hub answers at once.
+    A `.txt` file has one prompt per line. A `.jsonl` file has one object per line, with `text`, or with `instruction`
+    and optionally `input` and `output`. Blank lines are ignored. All rows of a file and of the shipped text are used.
+    The dataset is used if `datasets` is installed and the hub answers within `HUB_TIMEOUT`.
 
     Args:
         file: A `.jsonl` or `.txt` file.
-        prompts: How many prompts of the data set are to calibrate.
+        prompts: Number of calibration prompts to take from the dataset.
 
     Raises:
-        CalibrationError: The file is missing, empty or malformed; the line is named.
+        CalibrationError: The file is missing, empty or malformed; the message names the line.
     """
     if file is not None:
         return _divide(_read_file(file), file.name)
@@ -63,7 +63,7 @@ def load_calibration(file: Path | None = None, *, prompts: int = 50) -> Calibrat
 
 
 def shipped_texts() -> tuple[str, ...]:
-    """Return the text that is shipped with this package, instructions with their outputs."""
+    """Return the texts that are shipped with this package, instructions with their outputs."""
     return tuple(_full_text(row) for row in _read_shipped())
 
 
@@ -73,7 +73,7 @@ def _read_shipped() -> list[TextRow]:
 
 
 def _rows_for(prompts: int) -> int:
-    """Return the number of rows needed for this many calibration rows, if every fifth is held out."""
+    """Return the number of rows needed for this many calibration prompts, with every fifth row held out."""
     return prompts + (prompts - 1) // (HOLD_BACK - 1)
 
 
@@ -85,7 +85,7 @@ def _divide(rows: Iterable[TextRow], source: str) -> Calibration:
 
 
 def _prompt(row: TextRow) -> str:
-    """Put instruction and input together as the paper's reference code does."""
+    """Return the prompt, formatted like in the paper's reference code."""
     if "text" in row:
         return str(row["text"])
     lines = [f"Instruction: {row['instruction']}"]
@@ -149,7 +149,7 @@ def _parse_row(line: str, place: str) -> TextRow:
 
 
 def _load_dataset(count: int) -> list[TextRow] | None:
-    """Return the first rows of the data set, or None where it cannot be had: there is other text."""
+    """Return the first rows of the dataset, or None if it is not available."""
     if importlib.util.find_spec("datasets") is None or not _hub_answers():
         return None
     import datasets
@@ -157,16 +157,16 @@ def _load_dataset(count: int) -> list[TextRow] | None:
     try:
         with quiet_hub(), quiet_datasets():
             return list(datasets.load_dataset(DATASET, split=f"train[:{count}]"))
-    except Exception:  # noqa: BLE001  whatever the network, the disk or the hub does
+    except Exception:  # noqa: BLE001  network, disk and hub can fail in any way
         return None
 
 
 def _hub_answers() -> bool:
-    """Ask once, without retries; with HF_HUB_OFFLINE set the client refuses by itself."""
+    """Return whether the hub answers a single request; with HF_HUB_OFFLINE, the client raises an error itself."""
     from huggingface_hub import HfApi
 
     try:
         HfApi().dataset_info(DATASET, timeout=HUB_TIMEOUT)
-    except Exception:  # noqa: BLE001  the hub's client passes on whatever its HTTP library raises
+    except Exception:  # noqa: BLE001  the hub's client lets any error of its HTTP library through
         return False
     return True

@@ -1,4 +1,4 @@
-"""Draw token ids."""
+"""Token ids for parity cases."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ Floats = NDArray[np.floating[Any]]
 
 
 def token_pool(checkpoint: Path, vocab_size: int) -> Integers:
-    """Return token ids to draw cases from: our own prompts through the checkpoint's tokenizer.
+    """Return token ids to draw cases from: the shipped texts, tokenized with the checkpoint's tokenizer.
 
-    Random ids would do for the arithmetic, but trained models answer them with outliers, in which noise drowns faults.
-    They are taken where there is no tokenizer.
+    Random ids are used only if there is no tokenizer: they cause outliers in trained models, whose noise hides faults.
     """
     from amp_export.checkpoints.loading import load_tokenizer
     from amp_export.checkpoints.quiet import quiet_transformers
@@ -28,11 +27,11 @@ def token_pool(checkpoint: Path, vocab_size: int) -> Integers:
         tokenizer = load_tokenizer(checkpoint)
     except ModelError:
         return np.random.default_rng(0).integers(vocab_size, size=4096, dtype=np.int64)
-    with quiet_transformers():  # the text is longer than what a model reads at once, and meant to be
+    with quiet_transformers():  # the text exceeds the model's context on purpose
         return np.asarray(tokenizer("\n".join(shipped_texts())).input_ids, dtype=np.int64)
 
 
 def draw_rows(pool: Integers, rows: int, length: int) -> Integers:
-    """Return token ids, [rows, length]: each row starts elsewhere in the pool."""
+    """Return token ids, [rows, length]; each row starts at another place of the pool."""
     starts = np.arange(rows) * (len(pool) // rows)
     return pool.take(starts[:, None] + np.arange(length), mode="wrap")

@@ -1,1 +1,1 @@
-"""Plug-ins for transformers, optimum and pytest."""
+"""Plugins for transformers, optimum and pytest."""

@@ -1,4 +1,4 @@
-"""The command `optimum-cli export amp`: what `amp-export --to onnx` does, with the same options."""
+"""The command `optimum-cli export amp`: the same as `amp-export --to onnx`, with the same options."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ NAME = "optimum-cli export amp"
 
 
 class AmpExportCommand(BaseOptimumCLICommand):  # type: ignore[misc] # optimum has no types
-    """Hands its words on as they are, so that there is one list of options and one help page."""
+    """Passes its arguments on unchanged, so that options and help are defined only once."""
 
     COMMAND = CommandInfo(name="amp", help="Prune a transformer with AMP, export it, and validate the export.")
 
     @staticmethod
     def parse_args(parser: argparse.ArgumentParser) -> None:
-        """Take every word.
+        """Accept all arguments unparsed.
 
         Args:
-            parser: Of this command.
+            parser: Parser of this command.
         """
-        # no word begins with this one: argparse takes none for an option of its own, --help included
+        # no argument begins with this prefix, so argparse treats none as its own option, not even --help
         parser.prefix_chars = "\0"
         parser.add_argument("words", nargs="*")
 

@@ -1,9 +1,9 @@
-"""A plug-in of pytest, by which a team's own test asserts parity of its graph.
+"""A pytest plugin to assert parity of exported graphs in tests.
 
     def test_graph(amp_parity):
         amp_parity("out")
 
-pytest loads this module in every run where amp-export is installed, so nothing heavy is imported until a test asks.
+pytest loads this module in every run if amp-export is installed, so heavy imports are delayed until a test needs them.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ MARKER = "amp_parity"
 
 @dataclass(frozen=True)
 class AmpParity:
-    """What the fixture `amp_parity` is: call it to assert parity.
+    """The value of the fixture `amp_parity`: call it to assert parity.
 
     Attributes:
-        defaults: Arguments of the marker, for those that a call does not give.
+        defaults: Arguments of the marker, used unless a call overrides them.
     """
 
     defaults: Mapping[str, Any]
@@ -40,19 +40,19 @@ class AmpParity:
         cases: str | Path | None = None,
         threads: int | None = None,
     ) -> ParityReport:
-        """Fail the test, with a table of all cases, if a graph does not compute what its checkpoint does.
+        """Fail the test, with a table of all cases, if a graph does not match its checkpoint.
 
-        Nothing is written. Paths are relative to where pytest runs.
+        No files are written. Paths are relative to the working directory.
 
         Args:
-            output: An output directory of `amp-export`: its ONNX graph is compared with its checkpoint.
-            checkpoint: Another checkpoint to compare with, or with `graph` instead of an `output`.
-            graph: The folder of a graph, such as `out/onnx`; or the file of a decoder graph of any exporter.
-            cases: A file of cases, as `amp-export validate --cases` takes it.
-            threads: Threads of the runtime; by default one for each core.
+            output: An output directory of `amp-export`, whose export is compared with its checkpoint.
+            checkpoint: The checkpoint to compare with; required with `graph`, by default the output's checkpoint.
+            graph: Instead of `output`: the folder of an export, such as `out/onnx`, or the file of a third-party graph.
+            cases: A file of cases, as for `amp-export validate --cases`.
+            threads: Threads of the runtime; by default one per core.
 
         Returns:
-            What was found.
+            The parity report.
         """
         __tracebackhide__ = True
         given = {"output": output, "checkpoint": checkpoint, "graph": graph, "cases": cases, "threads": threads}
@@ -62,7 +62,7 @@ class AmpParity:
         try:
             report = _compare(**arguments)
         except AmpExportError as error:
-            # the mistake is in the test or its files: our stack trace would not say where
+            # the error is in the test or its files, so this package's stack trace would not help
             found = str(error)
         else:
             if report.holds:
@@ -104,7 +104,7 @@ def _compare(
 
 
 def failure_text(report: ParityReport) -> str:
-    """Return what a test that fails shows: a table of all cases, and what was tolerated."""
+    """Return the message of a failing test: a table of all cases and the tolerances."""
     head = ("case", "largest error", "tolerance", "mean error", "tolerance", "top-1", "holds")
     rows: list[tuple[str, ...]] = [head]
     for case in report.cases:
@@ -126,7 +126,7 @@ def failure_text(report: ParityReport) -> str:
 
 
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return columns side by side; all but the first to the right."""
+    """Return aligned rows; all columns but the first are right-aligned."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(
@@ -138,9 +138,9 @@ def _table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 @pytest.fixture
 def amp_parity(request: pytest.FixtureRequest) -> AmpParity:
-    """Asserts that a graph computes what its checkpoint computes: `amp_parity("out")`."""
+    """Assert parity of a graph with its checkpoint: `amp_parity("out")`."""
     defaults: dict[str, Any] = {}
-    # from the farthest, such as a module's, to the nearest
+    # from the farthest marker, such as a module's, to the nearest, which takes precedence
     for marker in reversed(list(request.node.iter_markers(MARKER))):
         if len(marker.args) > 1:
             pytest.fail(
@@ -154,7 +154,7 @@ def amp_parity(request: pytest.FixtureRequest) -> AmpParity:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the marker known."""
+    """Register the marker."""
     config.addinivalue_line(
         "markers",
         f"{MARKER}(output, checkpoint=, graph=, cases=, threads=): arguments for the fixture {MARKER}; every test with "
@@ -164,7 +164,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test that uses the fixture, so that `-m` can choose or leave out these slower ones."""
+    """Mark every test that uses the fixture, so that `-m` can select or deselect these slower tests."""
     for item in items:
         if MARKER in getattr(item, "fixturenames", ()):
             item.add_marker(MARKER)

@@ -1,4 +1,4 @@
-"""Make transformers load what it does not know by itself."""
+"""Registration of resized checkpoints and engines with transformers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from amp_export.checkpoints.loading import register_resized
 def register() -> None:
     """Register resized checkpoints and engines with transformers.
 
-    Checkpoints of resized modules then load without `trust_remote_code`, and `ExportedModel` opens engines.
+    Resized checkpoints then load without `trust_remote_code`, and `ExportedModel` opens engines.
     """
     register_resized()
     if importlib.util.find_spec("transformers.exporters") is not None:

@@ -1,4 +1,4 @@
-"""Engines as a backend of `transformers.exporters`: what is exported here, `ExportedModel.from_pretrained` opens."""
+"""TensorRT engines as a backend of `transformers.exporters`, which `ExportedModel.from_pretrained` opens."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from amp_export.options import Dtype
 
 @dataclass
 class TensorrtConfig(ExportConfigMixin):
-    """What an engine is to be.
+    """Settings of an engine.
 
     Attributes:
         max_batch: The largest batch.
-        max_context: The most tokens of a text; by default 2048, or the model's context where that is shorter.
-        target: The device that it is for, as `--target` names it; by default the GPU in this machine.
-        runtime: What builds it, as `--runtime` names it; by default what is installed.
-        export_format: Fixed.
+        max_context: Maximum number of tokens of a text; by default 2048, or the model's context if that is shorter.
+        target: The target device, a value of `--target`; by default the GPU in this machine.
+        runtime: The TensorRT flavor that builds it, a value of `--runtime`; by default the installed one.
+        export_format: Name of the export format; fixed.
     """
 
     max_batch: int = 1
@@ -55,8 +55,8 @@ class TensorrtExporter(HfExporter):
 
         Args:
             model: A decoder whose graph is built directly.
-            sample_inputs: Not looked at: the graph is not traced.
-            config: What the engine is to be.
+            sample_inputs: Ignored, since the graph is not traced.
+            config: Settings of the engine, a `TensorrtConfig`.
 
         Raises:
             AmpExportError: See `amp_export.api.export.export`.
@@ -83,12 +83,12 @@ class TensorrtExporter(HfExporter):
         )
         facts = EngineFacts.load(made.folder)
         program = EngineProgram(made.folder)
-        # an engine can be as large as its model: it stays on the disk, for as long as somebody holds it
+        # an engine can be as large as its model, so it stays on disk until the program is garbage-collected
         weakref.finalize(program, shutil.rmtree, folder, ignore_errors=True)
         return program, describe_calls(facts, type(model).__name__)
 
     def export_for_generation(self, *_: Any, **__: Any) -> Any:
-        """Return refused: a second engine for decoding would hold the weights twice."""
+        """Raise NotImplementedError: a separate engine for decode would store the weights twice."""
         raise NotImplementedError("One engine does prefill and decode: use TensorrtExporter().export.")
 
     @classmethod
@@ -99,17 +99,17 @@ class TensorrtExporter(HfExporter):
 
     @classmethod
     def load_program(cls, path: str | Path) -> EngineProgram:
-        """Find an engine; it is loaded when it is run."""
+        """Return the engine's program; the engine is loaded when it first runs."""
         return EngineProgram(Path(path).parent)
 
     @classmethod
     def program_files(cls, filename: str) -> list[str]:
-        """Return the engine, and what is known of it."""
+        """Return the file names of the engine and its facts."""
         return [filename, FACTS]
 
 
 def register() -> None:
-    """Make engines known to transformers' exporters, once."""
+    """Register engines with transformers' exporters, unless they already are."""
     from transformers.exporters.auto import EXPORT_BACKENDS
 
     if FORMAT not in EXPORT_BACKENDS:

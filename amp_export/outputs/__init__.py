@@ -1,1 +1,1 @@
-"""The output directory: its files, its manifest and how it is replaced."""
+"""The output directory: its files, its manifest and its atomic replacement."""

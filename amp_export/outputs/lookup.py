@@ -1,4 +1,4 @@
-"""Find what an output directory holds."""
+"""Look up exports and checkpoints in an output directory."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ if TYPE_CHECKING:
 
 
 def which_export(output: Path) -> Format:
-    """Return the export that an output directory holds; the first where there are several.
+    """Return the format of the export in an output directory; the first in the order of `Format` if there are several.
 
     Raises:
-        OutputError: It is no output of this tool.
+        OutputError: The directory is not an output of amp-export.
     """
     manifest = Manifest.load(output)
     return next((each for each in Format if each in manifest.exports), Format.ONNX)
 
 
 def require_export(output: Path, manifest: Manifest, to: Format, *, why: str = "") -> None:
-    """See that an output directory holds an export.
+    """Raise OutputError if an output directory does not hold an export in a format.
 
     Args:
         output: The output directory.
         manifest: Its manifest.
         to: The format.
-        why: What it is needed for.
+        why: Clause for the message that says why it is needed.
 
     Raises:
-        OutputError: It does not.
+        OutputError: There is no such export.
     """
     if to in manifest.exports:
         return
@@ -53,10 +53,10 @@ def exported_checkpoint(
     Args:
         output: The output directory.
         manifest: Its manifest.
-        advice: What to do where the checkpoint is gone.
+        advice: Advice for the message if the checkpoint no longer exists.
 
     Raises:
-        OutputError: It is no longer there.
+        OutputError: The checkpoint no longer exists.
     """
     if (output / PRUNED).is_dir():
         return output / PRUNED

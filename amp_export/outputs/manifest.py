@@ -1,4 +1,4 @@
-"""The manifest: what an output directory holds, where it came from, and what was found out about it."""
+"""The manifest: content, provenance and verdicts of an output directory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PACKAGES = ("torch", "transformers", "onnx", "onnx-ir", "onnxruntime", "onnxrunt
 
 @dataclass(frozen=True)
 class SourceRecord:
-    """The dense checkpoint: what was asked for, where it was found, and a hash over its config and weights."""
+    """The dense checkpoint: the model as the user named it, its path, and a hash of its config and weights."""
 
     asked: str
     path: str
@@ -37,8 +37,8 @@ class FileRecord:
     """A file of the output directory.
 
     Attributes:
-        sha256: Its SHA-256.
-        bytes: Its size.
+        sha256: SHA-256 of its content.
+        bytes: Its size in bytes.
     """
 
     sha256: str
@@ -46,7 +46,7 @@ class FileRecord:
 
 
 class RewriteKind(enum.StrEnum):
-    """What a rewrite may be, in order of preference."""
+    """Kinds of rewrite, in order of preference."""
 
     SAME_CLASS = "same class"
     SIBLING_CLASS = "sibling class"
@@ -60,7 +60,7 @@ class RewriteRecord(msgspec.Struct, frozen=True, rename={"class_name": "class"})
     Attributes:
         kind: The kind of rewrite.
         class_name: The transformers class that loads it.
-        reason: Why.
+        reason: Reason for this kind.
     """
 
     kind: RewriteKind
@@ -70,19 +70,19 @@ class RewriteRecord(msgspec.Struct, frozen=True, rename={"class_name": "class"})
 
 @dataclass(frozen=True)
 class PlanSummary:
-    """What a plan removes.
+    """Summary of a pruning plan.
 
     Attributes:
-        asked: The ratio that was asked for, or None for a plan made by hand.
+        asked: The requested ratio, or None for a plan written by hand.
         achieved: The share of all parameters that is removed.
-        parameters_before: Parameters of the dense model, tied ones counted once.
-        parameters_after: Parameters of the pruned model.
+        parameters_before: Number of parameters of the dense model, tied ones counted once.
+        parameters_after: Number of parameters of the pruned model.
         widths_before: Widths of the dense model.
         widths: Widths of the pruned model, layer by layer.
-        settings: How the counts were chosen.
-        reasons: Why the counts are what they are, for heads and for neurons.
-        notes: What the user should know.
-        calibration: What the scores were measured on; None where a plan was given.
+        settings: Settings that the counts were chosen with.
+        reasons: Reasons for the counts, for heads and for neurons.
+        notes: Notes to the user.
+        calibration: Calibration data of the scores; None for a given plan.
     """
 
     asked: float | None
@@ -105,15 +105,15 @@ class Manifest:
         schema: Version of this format.
         amp_export: Version of the package that wrote it.
         source: The dense checkpoint.
-        plan: The plan's summary, or None where nothing was pruned.
+        plan: Summary of the plan, or None if nothing was pruned.
         config_before: config.json of the source.
         config_after: config.json of the pruned checkpoint, or None.
-        rewrite: Kind of rewrite and why, or None.
-        exports: By format, the dtype of the graph.
-        exporters: By format, how the graph was made: `direct` or `trace`.
-        packages: Versions of what computed it.
-        files: SHA-256 and bytes of every file, by relative path.
-        verdicts: What was proved or measured, by name.
+        rewrite: Kind of rewrite and its reason, or None.
+        exports: Dtypes of the exports, by format.
+        exporters: How the graphs were made, `direct` or `trace`, by format.
+        packages: Versions of the packages that computed the output.
+        files: SHA-256 and size of every file, by relative path.
+        verdicts: Results of checks and measurements, by name.
     """
 
     SCHEMA: ClassVar[int] = 1
@@ -132,11 +132,11 @@ class Manifest:
     amp_export: str = __version__
 
     def with_verdict(self, name: str, verdict: Any) -> Manifest:
-        """Return the same with one more verdict."""
+        """Return a copy with one more verdict."""
         return replace(self, verdicts={**self.verdicts, name: verdict})
 
     def with_export(self, to: Format, dtype: Dtype, via: Via) -> Manifest:
-        """Return the same with one more graph."""
+        """Return a copy with one more export."""
         return replace(
             self,
             exports={**self.exports, to: dtype},
@@ -144,11 +144,11 @@ class Manifest:
         )
 
     def with_hashes(self, folder: Path, names: Iterable[str] | None = None) -> Manifest:
-        """Return the same with the hashes of files that lie in a folder now.
+        """Return a copy with the current hashes of the files in a folder.
 
         Args:
             folder: The folder.
-            names: Which files have changed; by default all that there are.
+            names: Names of the changed files; by default all files are hashed.
         """
         if names is not None:
             changed = set(names)
@@ -165,11 +165,11 @@ class Manifest:
         )
 
     def save(self, folder: Path) -> Manifest:
-        """Write it into a folder, with the hash of every file that lies there now."""
+        """Write the manifest into a folder, with current hashes of all its files, and return it."""
         return replace(self.with_hashes(folder), packages=package_versions()).write(folder)
 
     def write(self, folder: Path) -> Manifest:
-        """Write it into a folder as it is."""
+        """Write the manifest into a folder as it is, and return it."""
         replace_text(folder / MANIFEST, to_json(self))
         return self
 
@@ -178,7 +178,7 @@ class Manifest:
         """Read the manifest of an output directory.
 
         Raises:
-            OutputError: There is none, it is damaged, or it is from a newer version.
+            OutputError: The manifest is missing, damaged, or from a newer version.
         """
         require_directory(folder)
         if not (folder / MANIFEST).is_file():
@@ -194,7 +194,7 @@ def _file_record(file: Path) -> FileRecord:
 
 
 def package_versions() -> dict[str, str]:
-    """Return versions of the packages whose numerics matter, as far as they are installed."""
+    """Return the versions of the installed packages whose numerics matter."""
     found = {}
     for package in PACKAGES:
         try:

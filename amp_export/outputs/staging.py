@@ -1,4 +1,4 @@
-"""The output directory: written beside, renamed into place, never half there."""
+"""Atomic writing of the output directory: it is written beside its destination and renamed into place."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from amp_export.outputs.names import MANIFEST
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
-"""`renameat2` in linux/fs.h: swap two paths in one step."""
+"""Flag of `renameat2` in linux/fs.h that swaps two paths atomically."""
 
 
 def is_ours(output: Path) -> bool:
-    """Return whether a directory holds a manifest of this tool."""
+    """Return whether a directory holds a manifest of amp-export."""
     try:
         content = json.loads((output / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError):
@@ -32,10 +32,10 @@ def is_ours(output: Path) -> bool:
 
 
 def check_output(output: Path, *, overwrite: bool) -> None:
-    """Refuse to write over what is not ours, or over what is ours without being told to.
+    """Raise OutputError if an output must not be written over the existing files.
 
     Raises:
-        OutputError: Naming what stands in the way.
+        OutputError: `output` is not a directory, holds other files, or an earlier result without `overwrite`.
     """
     if output.is_symlink() or (output.exists() and not output.is_dir()):
         raise OutputError(f"{output} exists and is not a directory.\nChoose another --output.")
@@ -52,10 +52,10 @@ def check_output(output: Path, *, overwrite: bool) -> None:
 
 
 def require_directory(output: Path) -> None:
-    """See that an output directory that is read is there.
+    """Raise OutputError if an output directory does not exist.
 
     Raises:
-        OutputError: It is not.
+        OutputError: The directory does not exist.
     """
     if not output.is_dir():
         raise OutputError(
@@ -66,14 +66,14 @@ def require_directory(output: Path) -> None:
 
 @contextmanager
 def staged_output(output: Path, *, overwrite: bool = False, extend: bool = False) -> Iterator[Path]:
-    """Yield an empty directory beside `output` that takes its place when the block ends well.
+    """Yield a directory beside `output` that replaces it when the block ends without an error.
 
-    A run that fails or is killed leaves the old output as it was.
+    A run that fails or is killed leaves the old output unchanged.
 
     Args:
-        output: Where the result is to be.
-        overwrite: Whether an earlier result may be replaced.
-        extend: Start from the files of the earlier result instead of from nothing.
+        output: The output directory.
+        overwrite: Whether to replace an earlier result.
+        extend: Whether to start from the files of the earlier result instead of an empty directory.
 
     Raises:
         OutputError: `output` must not be written, or the disk is full.
@@ -92,17 +92,17 @@ def staged_output(output: Path, *, overwrite: bool = False, extend: bool = False
             yield staging
             _replace(output, staging)
         finally:
-            # before the error is translate_os_errors, which says how much is free then
+            # before translate_os_errors reports the free disk space
             shutil.rmtree(staging, ignore_errors=True)
 
 
 @contextmanager
 def translate_os_errors(output: Path) -> Iterator[None]:
-    """Say what is wrong with a disk that an output does not fit on, or that cannot be written.
+    """Translate system errors about a full or write-protected disk into OutputError.
 
     Raises:
-        OutputError: Instead of such an error of the system.
-        OSError: Another error of the system, as it is.
+        OutputError: The disk is full, or the output cannot be written.
+        OSError: Any other system error, unchanged.
     """
     try:
         yield
@@ -113,7 +113,7 @@ def translate_os_errors(output: Path) -> Iterator[None]:
 
 
 def replace_text(file: Path, text: str) -> None:
-    """Write a file in one step; what it was hard-linked to stays as it is."""
+    """Write a file atomically; files that the old one was hard-linked to stay unchanged."""
     partial = file.with_name(f".{file.name}.partial-{os.getpid()}")
     try:
         partial.write_text(text, encoding="utf-8")
@@ -134,7 +134,7 @@ def _explain(error: OSError, output: Path) -> str:
 
 
 def _remove_leftovers(output: Path) -> None:
-    """Remove what killed runs left: partial directories of processes that are gone."""
+    """Remove partial directories of processes that no longer run."""
     for leftover in output.parent.glob(f".{output.name}.partial-*"):
         process = leftover.name.rpartition("-")[2]
         if process.isdigit() and not _is_running(int(process)):
@@ -159,7 +159,7 @@ def _link_or_copy(source: str, destination: str) -> None:
 
 
 def _replace(output: Path, staging: Path) -> None:
-    """Put `staging` in the place of `output`; what stood there ends up at `staging`, to be removed."""
+    """Move `staging` to `output`; an old output ends up at `staging`, to be removed, or is deleted here."""
     if not output.exists():
         staging.rename(output)
     elif not _exchange(output, staging):
@@ -170,7 +170,7 @@ def _replace(output: Path, staging: Path) -> None:
 
 
 def _exchange(first: Path, second: Path) -> bool:
-    """Swap two paths in one step where the system can; a kill in between leaves one of them in place."""
+    """Swap two paths atomically and return True, or return False if the system does not support this."""
     if not sys.platform.startswith("linux"):
         return False
     with contextlib.suppress(AttributeError):

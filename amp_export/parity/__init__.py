@@ -1,1 +1,1 @@
-"""Compare exports with PyTorch."""
+"""Parity: exports compared with PyTorch."""

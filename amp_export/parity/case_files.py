@@ -1,4 +1,4 @@
-"""Cases of parity from a file: what is run is data."""
+"""Parity cases read from a file."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ CASES: Mapping[Kind, type[Case | EncoderCase | Seq2SeqCase]] = {
 
 
 def read_cases(file: Path, config: ModelConfig) -> Sequence[AnyCase]:
-    """Read cases: a JSON list of objects with the fields of `Case`, `EncoderCase` or `Seq2SeqCase`.
+    """Read cases from a JSON list of objects with the fields of `Case`, `EncoderCase` or `Seq2SeqCase`.
 
     Args:
         file: The file.
-        config: The model's config, whose kind decides which of the three.
+        config: The model's config; its kind determines which of the three is expected.
 
     Raises:
-        RequestError: It cannot be read, or an entry is no such case; the entry is named.
+        RequestError: The file cannot be read, holds no cases, or has an invalid entry, which the message names.
     """
     kind = CASES[config.architecture.kind]
     example = f'For example: [{{"name": "batch of 2", "{_lengths(kind)}": [5, 17]}}].'

@@ -1,7 +1,7 @@
 """Compare an export with PyTorch, case by case.
 
-The tolerance is not a constant. PyTorch itself runs the model in a higher precision, and several times in the graph's
-(`noise.py`); how far those are off is the noise of this model's arithmetic. A graph that is right is about as far off.
+The tolerance is derived from the model's own rounding noise: PyTorch runs the model in a higher dtype and several times
+in the graph's dtype (`noise.py`), and the difference is the noise. A correct graph has an error of about the same size.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ if TYPE_CHECKING:
 def with_explanation(
     report: ParityReport, tap_plan: TapPlan, cases: Sequence[AnyCase] | None, *, progress: Progress
 ) -> ParityReport:
-    """Add where graphs and model part: in the shortest case that fails, or in a short one where none does.
+    """Add an explanation to a report, of the shortest failing case or, if none fails, of a short varied one.
 
     Args:
-        report: What was found from outside.
-        tap_plan: What `explaining.look_into` found.
-        cases: What was run; by default the cases of the model's kind.
-        progress: Where to show what is going on.
+        report: The parity report.
+        tap_plan: The result of `plan_taps`.
+        cases: The cases that were run; by default the default cases.
+        progress: Shows progress.
 
     Raises:
-        UnsupportedModelError: No value within can be compared.
+        UnsupportedModelError: No intermediate value can be compared.
     """
     from amp_export.parity.explain.explanation import explain
     from amp_export.parity.suites import default_cases
@@ -66,15 +66,15 @@ def compare(
     progress: Progress,
     cases: Sequence[AnyCase] | None = None,
 ) -> ParityReport:
-    """Compare a graph with the checkpoint it came from.
+    """Compare a graph with the checkpoint that it was exported from.
 
     Args:
-        checkpoint: What was exported.
+        checkpoint: The exported checkpoint.
         graph: The folder of the graph.
-        threads: Threads of the runtime; by default one for each core.
-        provider: What computes a graph within ONNX Runtime.
-        progress: Where to show what is going on.
-        cases: What to run, of the graph's kind; by default all that fits the model.
+        threads: Threads of the runtime; by default one per core.
+        provider: Execution provider of ONNX Runtime.
+        progress: Shows progress.
+        cases: Cases to run, of the graph's kind; by default all default cases that fit the model.
 
     Raises:
         ModelError: The checkpoint or the graph cannot be read.
@@ -89,18 +89,18 @@ def compare(
 def compare_third_party(
     graph: Path, reference: Path, options: ValidateOptions | None = None, *, progress: Progress | None = None
 ) -> ParityReport:
-    """Compare graphs that another exporter wrote with the checkpoint they came from.
+    """Compare third-party graphs with the checkpoint that they were exported from.
 
     Args:
-        graph: The file, or its folder: see `exporters.onnx.third_party.third_party_files`.
+        graph: The graph's file or folder: see `exporters.onnx.third_party.third_party_files`.
         reference: The checkpoint.
-        options: How they are compared; its `to` and `reference` are not read.
-        progress: Where to show progress.
+        options: Options of the comparison; its `to` and `reference` are ignored.
+        progress: Shows progress.
 
     Raises:
-        RequestError: An input or output of the graph is not known.
-        UnsupportedModelError: It is a decoder without a KV cache, or an explanation was requested, and no intermediate
-            value can be matched.
+        RequestError: An input or output of the graph is not known, or the case file is invalid.
+        UnsupportedModelError: The graph is a decoder without a KV cache, or an explanation was requested and no
+            intermediate value can be matched.
         ModelError: Graph or checkpoint cannot be read.
     """
     from amp_export.exporters.onnx.third_party import open_third_party, third_party_files
@@ -124,13 +124,13 @@ def compare_model(
     progress: Progress,
     cases: Sequence[AnyCase] | None = None,
 ) -> ParityReport:
-    """Compare what was loaded into a runtime with the checkpoint it came from; it is closed then.
+    """Compare a loaded graph or engine with the checkpoint that it was exported from, and close it.
 
     Args:
         model: The graph or engine.
-        checkpoint: What was exported.
-        progress: Where to show what is going on.
-        cases: What to run, of the graph's kind; by default all that fits the model.
+        checkpoint: The exported checkpoint.
+        progress: Shows progress.
+        cases: Cases to run, of the graph's kind; by default all default cases that fit the model.
     """
     from amp_export.parity.suites import choose_suite
 
@@ -168,12 +168,12 @@ def compare_model(
 def _measure_noise(
     model: PreTrainedModel, suite: Suite, expected: Sequence[Mapping[str, Floats]]
 ) -> dict[str, list[tuple[float, float]]]:
-    """Return, by output, the largest and the mean noise of each case: the worst of several runs."""
+    """Return the largest and the mean noise of each case, by output: the maxima over several runs."""
     worst: dict[str, Any] = {}
     for run in draw_rounding(model, suite.run_torch):
         for output in run[0]:
             found = [distance(one[output], other[output]) for one, other in zip(run, expected, strict=True)]
-            # a NaN stays one
+            # np.maximum propagates NaN
             worst[output] = np.maximum(worst.get(output, 0.0), found)
     return {output: [(float(largest), float(mean)) for largest, mean in pairs] for output, pairs in worst.items()}
 
@@ -184,7 +184,7 @@ def _judge(
     expected: Sequence[Mapping[str, Floats]],
     noises: Mapping[str, Sequence[tuple[float, float]]],
 ) -> Iterator[CaseResult]:
-    """Compare every output of every case with the noise of that output; outputs differ in size."""
+    """Yield a result for every output of every case; each output has its own tolerance, since their scales differ."""
     for output in found[0]:
         tolerance, mean_tolerance = (NOISE_FACTOR * max(each) for each in zip(*noises[output], strict=True))
         for name, graph_by_name, reference_by_name, noise in zip(names, found, expected, noises[output], strict=True):
@@ -206,18 +206,18 @@ def _judge(
                 top1_agreement=agreement.top1_agreement,
                 top5_agreement=agreement.top5_agreement,
                 near_ties=agreement.near_ties,
-                # a NaN compares false, so it fails
+                # comparisons with NaN are false, so it fails
                 holds=worst <= tolerance and mean <= mean_tolerance,
             )
 
 
 def _judge_greedy(written: Integers, expected: Integers, chosen_by_sv: Floats, *, tolerance: float) -> Greedy:
-    """Compare what a graph generated with what PyTorch did, given the logits that PyTorch chose by."""
+    """Compare the tokens generated by a graph and by PyTorch, given PyTorch's logits of each step."""
     differing = (written != expected).nonzero()[0]
     if not len(differing):
         return Greedy(len(expected), len(expected), near_tie=False, holds=True)
     first = int(differing[0])
-    # up to here both read the same; each logit can be off by the tolerance, one up and one down
+    # the inputs are identical up to here; two logits can be off by the tolerance in opposite directions
     gap = chosen_by_sv[first, expected[first]] - chosen_by_sv[first, written[first]]
     near_tie = bool(gap <= 2 * tolerance)
     return Greedy(len(expected), first, near_tie, holds=near_tie)

@@ -1,4 +1,4 @@
-"""What a decoder's parity is checked on: prompts, padding and decode steps, replayed alike through any runtime."""
+"""Parity cases of decoders: prompts, padding and decode steps, replayed identically through any runtime."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from amp_export.inputs.tokens import Floats, Integers, draw_rows
 
 Cache = TypeVar("Cache")
 Forward = Callable[[Integers, Integers, Integers, Cache | None], tuple[Floats, Cache]]
-"""(input_ids [batch, sequence], attention_mask [batch, total], position_ids [batch, sequence], past) to (logits
-[batch, sequence, vocabulary], past)."""
+"""(input_ids [batch, sequence], attention_mask [batch, total], position_ids [batch, sequence], KV cache) to (logits
+[batch, sequence, vocabulary], KV cache)."""
 
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 PositiveCount = Annotated[int, msgspec.Meta(ge=1)]
 TokenCounts = Annotated[tuple[PositiveCount, ...], msgspec.Meta(min_length=1)]
-"""Tokens of each row; case files are checked against these limits."""
+"""Number of tokens of each row; case files are validated against these limits."""
 
 
 class Padding(enum.StrEnum):
-    """On which side the shorter texts of a batch are padded."""
+    """The side on which the shorter texts of a batch are padded."""
 
     LEFT = "left"
     RIGHT = "right"
@@ -33,14 +33,14 @@ class Padding(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Case:
-    """One conversation with a decoder.
+    """One sequence of calls of a decoder.
 
     Attributes:
-        name: What a report calls it.
+        name: Name in a report.
         prompt_lengths: Tokens of each row's prompt.
-        decode_steps: Single tokens that follow, with the cache of all before.
-        padding: Where shorter rows are padded.
-        chunks: Lengths of the chunks after the prompt, before single tokens: the KV cache is not empty then.
+        decode_steps: Number of single-token calls at the end.
+        padding: Side on which shorter rows are padded.
+        chunks: Lengths of chunks between prompt and decode steps: calls of several tokens with a filled KV cache.
     """
 
     name: str
@@ -51,25 +51,25 @@ class Case:
 
     @property
     def calls(self) -> tuple[int, ...]:
-        """New tokens of each call of the decoder."""
+        """Number of new tokens of each call of the decoder."""
         return (max(self.prompt_lengths), *self.chunks, *(1,) * self.decode_steps)
 
     @property
     def tokens(self) -> int:
-        """Tokens of all rows, padding counted."""
+        """Number of tokens of all rows, including padding."""
         return len(self.prompt_lengths) * sum(self.calls)
 
     @property
     def is_varied(self) -> bool:
-        """Whether there is a past."""
+        """Whether any call uses a filled KV cache."""
         return len(self.calls) > 1
 
 
 LONGEST = 256
-"""Tokens of the longest default case, if the model's context is as long: PyTorch has to read it in float64."""
+"""Tokens of the longest default case that runs if the context allows: PyTorch has to compute it in float64."""
 
 COMPARED_POSITIONS = 128
-"""Logits of more positions of a call are not looked at: the last ones, and others spread evenly."""
+"""Maximum number of positions whose logits are compared per call and row, spread evenly from first to last."""
 
 DEFAULT_CASES = (
     Case("prefill of 1 token", (1,)),
@@ -79,7 +79,7 @@ DEFAULT_CASES = (
     Case("16 decode steps after 8 tokens", (8,), decode_steps=16),
     Case("chunks of 5, 1 and 7 tokens after 40", (40,), decode_steps=2, chunks=(5, 1, 7)),
     Case("left-padded batch of 1, 2, 5, 11 and 17 tokens, 4 decode steps", (1, 2, 5, 11, 17), decode_steps=4),
-    # no text of one token here: what follows the padding would be its second, where noise is a hundred times larger
+    # no text of one token: the token after the padding would be its second, where noise is a hundred times larger
     Case("right-padded batch of 5, 8, 11, 14 and 17 tokens, 4 decode steps", (5, 8, 11, 14, 17), 4, Padding.RIGHT),
 )
 
@@ -87,13 +87,13 @@ DEFAULT_CASES = (
 def cases_within(
     cases: Iterable[Case], max_context: int, *, max_batch: int | None = None, one_at_a_time: bool = False
 ) -> tuple[Case, ...]:
-    """Return the cases that a graph takes.
+    """Return the cases that fit a graph.
 
     Args:
-        cases: What there is.
-        max_context: The most tokens of a text.
+        cases: The cases to choose from.
+        max_context: Maximum number of tokens of a text.
         max_batch: The largest batch, or None for any.
-        one_at_a_time: Whether it accepts only single tokens after the prompt.
+        one_at_a_time: Whether the graph accepts only single tokens after the prompt.
     """
     fitting = (case for case in cases if sum(case.calls) <= max_context)
     fitting = (case for case in fitting if max_batch is None or len(case.prompt_lengths) <= max_batch)
@@ -101,16 +101,16 @@ def cases_within(
 
 
 def replay(case: Case, pool: Integers, forward: Forward[Cache]) -> Floats:
-    """Run a case through a decoder: one call with the prompts, and more with the cache of those before.
+    """Run a case through a decoder: one call with the prompts, and further calls with the KV cache.
 
     Args:
-        case: What to run.
+        case: The case to run.
         pool: Token ids to draw from.
         forward: The decoder.
 
     Returns:
-        The logits at real positions, float64 [positions, vocabulary]; padded positions are left out, and of long calls
-        all but `COMPARED_POSITIONS` of each row.
+        The logits at real positions, float64 [positions, vocabulary]; without padded positions, and with at most
+        `COMPARED_POSITIONS` positions per call and row.
     """
     tokens_bs = draw_tokens(case, pool)
     longest = max(case.prompt_lengths)
@@ -118,7 +118,7 @@ def replay(case: Case, pool: Integers, forward: Forward[Cache]) -> Floats:
     for row, length in enumerate(case.prompt_lengths):
         padded = slice(longest - length) if case.padding is Padding.LEFT else slice(length, longest)
         mask_bs[row, padded] = 0
-    # positions count real tokens only; what stands at padded places is never looked at
+    # positions count real tokens only; those of padding are never compared
     positions_bs = np.maximum(mask_bs.cumsum(axis=1) - 1, 0)
 
     past: Cache | None = None
@@ -134,19 +134,19 @@ def replay(case: Case, pool: Integers, forward: Forward[Cache]) -> Floats:
 
 
 GREEDY_PROMPT, GREEDY_STEPS = 17, 64
-"""Tokens of the prompt that is continued greedily, and of its continuation."""
+"""Numbers of tokens of the prompt and of the generated continuation in greedy decoding."""
 
 
 def continue_greedily(pool: Integers, forward: Forward[Cache], steps: int) -> tuple[Integers, Floats]:
-    """Let a decoder continue a prompt greedily.
+    """Generate tokens after a prompt by greedy decoding.
 
     Args:
         pool: Token ids to draw the prompt from.
         forward: The decoder.
-        steps: How many tokens it is to write.
+        steps: Number of tokens to generate.
 
     Returns:
-        The tokens, int64 [steps], and the logits that each was chosen by, float64 [steps, vocabulary].
+        The generated tokens, int64 [steps], and the logits of each step, float64 [steps, vocabulary].
     """
     tokens_bs = draw_rows(pool, 1, GREEDY_PROMPT)
     past: Cache | None = None

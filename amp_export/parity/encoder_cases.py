@@ -1,4 +1,4 @@
-"""What an encoder's parity is checked on: texts, padding and images, run alike through any runtime."""
+"""Parity cases of encoders: texts, padding and images, run identically through any runtime."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class EncoderCase:
     """One batch.
 
     Attributes:
-        name: What a report calls it.
+        name: Name in a report.
         lengths: Tokens of each row; shorter rows are padded on the right. Images have a fixed size and ignore it.
     """
 
@@ -36,7 +36,7 @@ class EncoderCase:
 
     @property
     def tokens(self) -> int:
-        """Tokens of all rows, padding counted."""
+        """Number of tokens of all rows, including padding."""
         return len(self.lengths) * max(self.lengths)
 
     @property
@@ -57,7 +57,7 @@ IMAGE_CASES = (EncoderCase("1 image", (1,)), EncoderCase("batch of 3 images", (1
 
 
 def encoder_cases(config: ModelConfig) -> tuple[EncoderCase, ...]:
-    """Return the cases for a model, as far as they fit into the texts that it takes."""
+    """Return the default cases for a model that fit its maximum text length."""
     if config.architecture.modality is not Modality.TEXT:
         return IMAGE_CASES
     limit = config.longest_text
@@ -65,7 +65,7 @@ def encoder_cases(config: ModelConfig) -> tuple[EncoderCase, ...]:
 
 
 def encoder_cases_within(cases: Iterable[EncoderCase], limits: Limits | None) -> tuple[EncoderCase, ...]:
-    """Return the cases that a graph takes: all where it has no limits. An image is no longer than one token."""
+    """Return the cases that fit a graph's limits: all if it has none; an image counts as one token."""
     return tuple(
         case
         for case in cases
@@ -74,7 +74,7 @@ def encoder_cases_within(cases: Iterable[EncoderCase], limits: Limits | None) ->
 
 
 def text_inputs(lengths: Sequence[int], config: ModelConfig, pool: Integers) -> dict[str, Integers]:
-    """Return a batch of texts, padded on the right with the token that some models know padding by."""
+    """Return a batch of texts, padded on the right with the padding token, by which some models detect padding."""
     tokens_bs = draw_rows(pool, len(lengths), max(lengths))
     mask_bs = (np.arange(max(lengths)) < np.asarray(lengths)[:, np.newaxis]).astype(np.int64)
     inputs = {
@@ -82,13 +82,13 @@ def text_inputs(lengths: Sequence[int], config: ModelConfig, pool: Integers) -> 
         "attention_mask": mask_bs,
     }
     if config.fields.get("type_vocab_size", 0) > 1:
-        # the second half of the places is of the second kind, as where two sentences are compared
+        # the second half has the second type, as in sentence pairs
         inputs["token_type_ids"] = np.broadcast_to(np.arange(max(lengths)) * 2 // max(lengths), mask_bs.shape).copy()
     return inputs
 
 
 def signal_inputs(rows: int, config: ModelConfig, dtype: Dtype) -> dict[str, Floats]:
-    """Return random images or audio, float32, of numbers that the graph's dtype can represent."""
+    """Return random images or audio in float32, with values that are exact in the graph's dtype."""
     import torch
 
     name = input_name(config)
@@ -108,15 +108,15 @@ def replay_encoder(
     """Run a case through an encoder.
 
     Args:
-        case: What to run.
+        case: The case to run.
         config: The model's config.
         pool: Token ids to draw from.
         forward: The encoder.
-        by_token: The outputs of which only real tokens' entries are compared.
-        dtype: The graph's.
+        by_token: The outputs with one entry per token, of which only real tokens are compared.
+        dtype: Dtype of the graph.
 
     Returns:
-        Each output, float64, [positions, features]; where tokens have entries, those of padding are left out.
+        Each output, float64 [positions, features]; outputs by token are returned without padding.
     """
     if config.architecture.modality is not Modality.TEXT:
         return {
@@ -131,16 +131,16 @@ def replay_encoder(
 
 
 def as_rows(values: Floats) -> Floats:
-    """Return the same numbers in float64, [rows, last axis]."""
+    """Return the values in float64, [rows, last axis]."""
     return values.reshape(-1, values.shape[-1]).astype(np.float64)
 
 
 def torch_encoder(model: PreTrainedModel, outputs: Collection[str]) -> Callable[[Inputs], Outputs]:
-    """Return a transformers model as a function of arrays, of its own parameters only.
+    """Return a transformers model as a function of arrays; it ignores inputs that the model does not have.
 
     Args:
         model: The model.
-        outputs: The fields of its result to return.
+        outputs: The fields of the model's result to return.
     """
     import inspect
 

@@ -1,4 +1,4 @@
-"""How far a graph's outputs are from a reference, in the numbers that a report shows."""
+"""Metrics of the difference between a graph's outputs and a reference."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Graph against reference, over the positions of one output of one case.
+    """Agreement of graph and reference over the positions of one output of one case.
 
     Attributes:
         relative_error: The largest absolute difference over the largest absolute entry of the reference.
-        kl: Mean Kullback-Leibler divergence of the graph's distribution from the reference's, in nats, where the output
-            is logits; None otherwise.
-        top1_agreement: Share of positions at which both have their largest entry at the same place.
-        top5_agreement: Mean share of the reference's five largest entries that are among the graph's five.
-        near_ties: Positions at which they do not have it at the same place, and the reference's two entries there are
-            less apart than the tolerance can move them: no failure.
+        kl: Mean Kullback-Leibler divergence of the graph's distribution from the reference's, in nats, if the output is
+            logits; None otherwise.
+        top1_agreement: Share of positions at which the largest entry of both has the same index.
+        top5_agreement: Mean share of the reference's top five entries that are among the graph's top five.
+        near_ties: Number of positions whose top-1 entries differ although the reference's two entries are within twice
+            the tolerance; they do not fail parity.
     """
 
     relative_error: float
@@ -36,15 +36,15 @@ def agree(graph_pv: Floats, reference_pv: Floats, *, tolerance: float, are_logit
     """Compare two arrays [positions, features].
 
     Args:
-        graph_pv: What the graph computed.
-        reference_pv: What PyTorch did.
-        tolerance: How far an entry may be off.
-        are_logits: Whether a softmax makes probabilities of them.
+        graph_pv: The graph's output.
+        reference_pv: The reference output of PyTorch.
+        tolerance: Tolerated error of an entry.
+        are_logits: Whether they are logits, for which a KL divergence is defined.
     """
     positions = np.arange(len(graph_pv))
     graph_best, reference_best = graph_pv.argmax(axis=1), reference_pv.argmax(axis=1)
     differs = graph_best != reference_best
-    # two entries can each be off by the tolerance, towards one another
+    # two entries can be off by the tolerance in opposite directions
     gap = reference_pv[positions, reference_best] - reference_pv[positions, graph_best]
     largest = float(abs(reference_pv).max())
     return Agreement(
@@ -65,7 +65,7 @@ def distance(one_pv: Floats, other_pv: Floats) -> tuple[float, float]:
 def _divergence(graph_pv: Floats, reference_pv: Floats) -> float:
     graph_log, reference_log = _log_softmax(graph_pv), _log_softmax(reference_pv)
     divergences = (np.exp(reference_log) * (reference_log - graph_log)).sum(axis=1)
-    # rounding can leave a sum of nothing just below zero; in this order a NaN stays one
+    # rounding can make it slightly negative; this order of arguments keeps a NaN
     return max(float(divergences.mean()), 0.0)
 
 

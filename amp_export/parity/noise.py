@@ -1,10 +1,10 @@
-"""The error of a model from rounding: PyTorch runs several times and rounds differently each time.
+"""Rounding noise of a model: PyTorch runs several times, with different rounding each time.
 
-One run is not enough. Some positions of a text amplify rounding a thousand times, and all logits of such a position
-move together, so that the worst of a run is a single draw: SmolLM2-135M, pruned by a fifth, was off by 0.0005 once, and
-by 0.0002 to 0.0014 in runs that rounded otherwise.
+One run is not enough. Some positions of a text amplify rounding errors a thousandfold, and all logits of such a
+position move together, so that the maximum of a run is a single draw: the error of SmolLM2-135M, pruned by a fifth, was
+0.0005 in one run, and 0.0002 to 0.0014 in runs with different rounding.
 
-Source: Monte Carlo arithmetic, D. Stott Parker, UCLA CSD-970002, 1997, here at the outputs of modules.
+Source: Monte Carlo arithmetic, D. Stott Parker, UCLA CSD-970002, 1997, here applied to the outputs of modules.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 DISTURBED_RUNS = 3
-"""With the undisturbed run that makes four draws. Of five draws from one normal distribution, the fifth is more than
-four times as large as all others in 0.7 % of cases; of two, the second is in 16 %."""
+"""Number of perturbed runs; the unperturbed run makes it four draws. Of five draws from one normal distribution, the
+fifth is more than four times as large as all others in 0.7 % of cases; of two, the second is in 16 %."""
 
 
 def draw_rounding(model: PreTrainedModel, work: Callable[[PreTrainedModel], Result]) -> Iterator[Result]:
-    """Run a model as it is, and then with its rounding perturbed; the same calls give the same results.
+    """Run a model unchanged, and then with perturbed rounding; the results are reproducible.
 
     Args:
-        model: What to run, in the dtype whose rounding is looked at.
-        work: How it is run.
+        model: The model, in the dtype whose noise is measured.
+        work: Function that runs it.
 
     Yields:
-        What `work` returns, `DISTURBED_RUNS` + 1 times.
+        The results of `work`, `DISTURBED_RUNS` + 1 of them.
     """
     yield work(model)
     for seed in range(DISTURBED_RUNS):
@@ -42,11 +42,11 @@ def draw_rounding(model: PreTrainedModel, work: Callable[[PreTrainedModel], Resu
 
 @contextmanager
 def disturbed(model: PreTrainedModel, *, seed: int) -> Iterator[None]:
-    """Move what modules with parameters of their own return, each number by at most half an epsilon of itself.
+    """Perturb the outputs of modules with parameters, each value by at most half a relative epsilon.
 
     Args:
-        model: Whose modules; they are as before on leaving.
-        seed: By which the numbers are drawn.
+        model: The model; the hooks are removed on exit.
+        seed: Seed of the perturbations.
     """
     import torch
 

@@ -16,20 +16,20 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 NOISE_FACTOR = 4.0
-"""How many times PyTorch's own noise a graph may be off: two runtimes sum in different orders, and each order is a draw
-from the same noise, of which a graph's is one and PyTorch's is the worst of several."""
+"""Tolerated error as a multiple of PyTorch's own noise. Runtimes sum in different orders, and each order is a draw from
+the same noise: the graph's error is one draw, PyTorch's noise the maximum of several."""
 
 REFERENCE = {Dtype.FLOAT32: "float64", Dtype.FLOAT16: "float32", Dtype.BFLOAT16: "float32"}
 """The higher dtype that each dtype's noise is measured against."""
 
 
 def run_torch(checkpoint: Path, dtype: str, work: Callable[[PreTrainedModel], Result]) -> Result:
-    """Load a checkpoint into PyTorch and runs it.
+    """Load a checkpoint into PyTorch and run it.
 
     Args:
-        checkpoint: What to load.
-        dtype: The name of the dtype to compute in.
-        work: What to do with it.
+        checkpoint: The checkpoint.
+        dtype: Name of the dtype to compute in.
+        work: Function that runs the model; its result is returned.
     """
     import torch
 
@@ -41,10 +41,11 @@ def run_torch(checkpoint: Path, dtype: str, work: Callable[[PreTrainedModel], Re
 
 
 def _keep_padding_finite(model: PreTrainedModel) -> None:
-    """Clear a layer's output at padding that attends to no token; nothing reads it.
+    """Zero a layer's output at padding that attends to no token; these values are never compared.
 
-    Eager attention takes the softmax in float32, where float64's lowest number, the mask, is minus infinity: NaN, which
-    the next layer's values would carry to the real tokens. Source: `eager_mask`, `masking_utils.py`, transformers 5.24.
+    Eager attention computes the softmax in float32, where the mask, float64's lowest number, becomes minus infinity.
+    The resulting NaN would spread to the real tokens through the next layer's values. Source: `eager_mask`,
+    `masking_utils.py`, transformers 5.24.
     """
     import torch
     from transformers.modeling_layers import GradientCheckpointingLayer

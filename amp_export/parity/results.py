@@ -1,4 +1,4 @@
-"""What a comparison of graph and model found, as a report has it."""
+"""Results of a comparison of graph and model."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ import msgspec
 
 @dataclass(frozen=True)
 class CaseResult:
-    """How one output of one case came out.
+    """Result of one output of one case.
 
     Attributes:
-        name: The case.
-        output: The graph's output.
-        positions: Real token positions compared; rows, where an output has one entry for a whole text or image.
+        name: Name of the case.
+        output: Name of the output.
+        positions: Number of real token positions compared, or of rows if the output has one entry per text or image.
         max_error: Largest absolute difference between graph and reference.
         mean_error: Mean absolute difference.
         noise: Largest absolute difference between PyTorch in the graph's dtype and the reference.
-        mean_noise: The mean of that difference.
-        tolerance: What the largest error may be: the largest noise of this output over all cases, times the factor.
-        mean_tolerance: What the mean error may be: the largest mean noise times the factor. Small faults show here.
+        mean_noise: Mean of that difference.
+        tolerance: Limit of the largest error: the largest noise of this output over all cases, times the factor.
+        mean_tolerance: Limit of the mean error: the largest mean noise times the factor. It detects small faults.
         relative_error: The largest error over the largest absolute entry of the reference.
-        kl: Mean Kullback-Leibler divergence of the graph's distribution from the reference's, in nats; None of outputs
-            that are no logits.
-        top1_agreement: Share of positions at which graph and reference have their largest entry at the same place: of
-            logits, the same token or class.
-        top5_agreement: Mean share of the reference's five largest entries that are among the graph's five.
-        near_ties: Positions at which they differ in the largest, because the reference's are no farther apart than the
-            tolerance; they are no failures.
+        kl: Mean Kullback-Leibler divergence of the graph's distribution from the reference's, in nats; None if the
+            output is not logits.
+        top1_agreement: Share of positions at which the largest entry of both has the same index: for logits, the same
+            top-1 token or class.
+        top5_agreement: Mean share of the reference's top five entries that are among the graph's top five.
+        near_ties: Number of positions whose top-1 entries differ although the reference's two entries are within twice
+            the tolerance; they do not fail parity.
         holds: Whether both errors are within their tolerance.
     """
 
@@ -51,13 +51,13 @@ class CaseResult:
 
 @dataclass(frozen=True)
 class Greedy:
-    """One text that graph and model continue by greedy decoding.
+    """Comparison of greedy decoding in graph and model.
 
     Attributes:
-        steps: Tokens that each wrote.
-        common: How many are the same, up to the first that is not.
-        near_tie: Whether that one is a near tie of the reference, which is no failure.
-        holds: Whether all are the same, or the first that is not is a near tie.
+        steps: Number of tokens that each generated.
+        common: Number of identical tokens before the first difference.
+        near_tie: Whether the first difference is a near tie of the reference's logits, which does not fail parity.
+        holds: Whether all tokens are identical, or the first difference is a near tie.
     """
 
     steps: int
@@ -68,18 +68,18 @@ class Greedy:
 
 @dataclass(frozen=True)
 class Point:
-    """A value that graph and model both have.
+    """An intermediate value of graph and model.
 
     Attributes:
-        graph: The file of the graph.
-        module: The model's name for it.
-        layer: The layer it is in, or None.
-        value: The graph's name for it.
-        operator: The operator that makes it.
-        error: The largest absolute difference; infinite where the graph has NaN or infinity and the model has not.
+        graph: File of the graph.
+        module: Name of the module in the model.
+        layer: Number of its layer, or None.
+        value: Name of the value in the graph.
+        operator: The operator that computes it.
+        error: The largest absolute difference; infinite if the difference is NaN or infinite.
         noise: The largest difference between PyTorch in the graph's dtype and in a higher one.
-        tolerance: What the error may be.
-        holds: Whether it is within.
+        tolerance: Limit of the error.
+        holds: Whether the error is within the tolerance.
     """
 
     graph: str
@@ -95,13 +95,13 @@ class Point:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Where graphs and model part.
+    """The intermediate values of graphs and model, up to the first that differs.
 
     Attributes:
         case: The case that was run.
-        points: Every value that both have, in the order of the graphs.
-        first: The first that differs, or None.
-        operators: The operators from the last value that agrees to that one: the fault is among them.
+        points: All values that were compared, in the order of the graphs.
+        first: The first value that differs, or None.
+        operators: The operators between the last values that agree and the first that differs; the fault is among them.
     """
 
     case: str
@@ -113,20 +113,20 @@ class Explanation:
 class ParityReport(
     msgspec.Struct, frozen=True, rename={"dtype": "precision", "reference_dtype": "reference_precision"}
 ):
-    """Whether the graph computes what the model computes.
+    """Whether the graph's results match the model's.
 
     Attributes:
-        runtime: Name and version of the runtime of the graph; None in a device's report, which has it elsewhere.
-        dtype: The graph's dtype.
-        reference_dtype: What PyTorch computed the reference in.
+        runtime: Name and version of the graph's runtime; None in a device's report, which has its own field for it.
+        dtype: Dtype of the graph.
+        reference_dtype: Dtype of the PyTorch reference.
         noise: The largest noise over all cases.
-        noise_factor: How many times the noise is tolerated.
-        tolerance: The largest tolerance of an output.
-        mean_tolerance: The largest tolerance of an output's mean.
-        cases: Every output of every case.
-        greedy: What a decoder writes; None of other models.
-        holds: Whether all of them hold.
-        explanation: The intermediate values that differ, if requested.
+        noise_factor: Tolerated error as a multiple of the noise.
+        tolerance: The largest tolerance of all outputs.
+        mean_tolerance: The largest tolerance of the mean error of all outputs.
+        cases: Results of every output of every case.
+        greedy: Result of greedy decoding; None if the model is not a decoder, or its context is too short.
+        holds: Whether all cases and greedy decoding hold.
+        explanation: Comparison of intermediate values, if requested.
     """
 
     dtype: str
@@ -142,6 +142,6 @@ class ParityReport(
     explanation: Explanation | None = None
 
     def tolerances(self, case: CaseResult) -> tuple[float, float]:
-        """Return what the largest and the mean error of a case may be; on a device it is the same for all cases."""
+        """Return the tolerances of a case's largest and mean error; a device's report has the same for all cases."""
         largest = self.tolerance if case.tolerance is None else case.tolerance
         return largest, self.mean_tolerance if case.mean_tolerance is None else case.mean_tolerance

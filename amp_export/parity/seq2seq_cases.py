@@ -1,7 +1,6 @@
-"""What the parity of an encoder-decoder is checked on: sources, padding, and tokens written one by one.
+"""Parity cases of encoder-decoders: sources, padding, and target tokens decoded one by one.
 
-PyTorch computes all written tokens in one pass without a cache, so that the graphs' cache is compared with what it
-stands for.
+PyTorch computes all target tokens in one pass without a KV cache, so that errors in the graphs' cache show up.
 """
 
 from __future__ import annotations
@@ -26,22 +25,22 @@ if TYPE_CHECKING:
     from amp_export.exporters.models.encoder_decoder import GraphEncoderDecoder
 
 OUTPUTS = ("last_hidden_state", "logits")
-"""The encoder's states, and their keys and values in the decoder."""
+"""The compared outputs: the encoder's last hidden state and the decoder's logits."""
 
 Write = Callable[[Inputs, Integers, int], Outputs]
-"""(source, written token ids [batch, sequence], how many of them in the first call) to `OUTPUTS`."""
+"""(source, target token ids [batch, sequence], number of them in the first call) to `OUTPUTS`."""
 
 
 @dataclass(frozen=True)
 class Seq2SeqCase:
-    """One source and what is written from it.
+    """One source and its target tokens.
 
     Attributes:
-        name: What a report calls it.
+        name: Name in a report.
         source_lengths: Tokens of each row's source; shorter ones are padded on the right. Audio has a fixed size
             and ignores them.
-        written: Tokens of the first call.
-        decode_steps: Single tokens that follow, with the cache of all before.
+        written: Number of target tokens in the first call.
+        decode_steps: Number of single-token calls after it, with the KV cache.
     """
 
     name: str
@@ -51,12 +50,12 @@ class Seq2SeqCase:
 
     @property
     def tokens(self) -> int:
-        """Tokens of all rows, read and written, padding counted."""
+        """Number of source and target tokens of all rows, including padding."""
         return len(self.source_lengths) * (max(self.source_lengths) + self.written + self.decode_steps)
 
     @property
     def is_varied(self) -> bool:
-        """Whether all graphs are called."""
+        """Whether all graphs are run, including that for decode steps."""
         return self.decode_steps > 0
 
 
@@ -77,7 +76,7 @@ SOUND_CASES = (
 
 
 def writing_cases(config: ModelConfig) -> tuple[Seq2SeqCase, ...]:
-    """Return the cases for a model, as far as they fit into what it reads and writes."""
+    """Return the default cases for a model that fit its maximum text length."""
     cases = TEXT_CASES if config.architecture.modality is Modality.TEXT else SOUND_CASES
     limit = config.longest_text
     return tuple(
@@ -104,21 +103,21 @@ def replay_writing(
     """Run a case through an encoder-decoder.
 
     Args:
-        case: What to run.
+        case: The case to run.
         config: The model's config.
         pool: Token ids to draw from.
         write: The model.
-        dtype: The graph's.
+        dtype: Dtype of the graph.
 
     Returns:
-        The encoder's states at all real positions and all logits, float64, [positions, features].
+        The encoder's last hidden state at real positions, and all logits, float64 [positions, features].
     """
     rows = len(case.source_lengths)
     if config.architecture.modality is Modality.TEXT:
         source: Inputs = text_inputs(case.source_lengths, config, pool)
     else:
         source = signal_inputs(rows, config, dtype)
-    # what is written is drawn from the pool's other end, so that it is not what is read
+    # the target is drawn from the pool's other end, so that it differs from the source
     written_bs = draw_rows(pool[::-1].copy(), rows, case.written + case.decode_steps)
     found = dict(write(source, written_bs, case.written))
     if "attention_mask" in source:
@@ -127,7 +126,7 @@ def replay_writing(
 
 
 def graph_writer(graph: GraphEncoderDecoder) -> Write:
-    """Return the three graphs: one encoding, one first call, and one call for each further token with the cache."""
+    """Return a function that runs the three graphs: encoder, first decoder call, and a call with KV cache per token."""
 
     def write(inputs: Inputs, written_bs: Integers, first: int) -> Outputs:
         source = graph.encode(inputs)
@@ -142,7 +141,7 @@ def graph_writer(graph: GraphEncoderDecoder) -> Write:
 
 
 def torch_writer(model: PreTrainedModel) -> Write:
-    """Return a transformers model: everything that is written in one pass, without a cache."""
+    """Return a function that runs a transformers model: all target tokens in one pass, without a KV cache."""
     import torch
 
     def write(inputs: Inputs, written_bs: Integers, first: int) -> Outputs:

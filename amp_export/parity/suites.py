@@ -1,4 +1,4 @@
-"""The cases of one model, and how its graph and its PyTorch model are put through them."""
+"""Suites: the cases of one model, run through its graph and through PyTorch."""
 
 from __future__ import annotations
 
@@ -48,38 +48,38 @@ AnyModel = Decoder | GraphEncoder | GraphEncoderDecoder
 
 
 def default_cases(config: ModelConfig) -> tuple[AnyCase, ...]:
-    """Return the cases of graphs of every kind, by which a model of that config can be exported."""
+    """Return the default cases of all kinds of graphs for a model."""
     return (*DEFAULT_CASES, *encoder_cases(config), *writing_cases(config))
 
 
 class Suite(Protocol):
-    """What a model is put through; each method returns the outputs of every case, [positions, features] by name."""
+    """The cases of one model; the `run` methods return each case's outputs, [positions, features] by name."""
 
     @property
     def names(self) -> Sequence[str]:
-        """What a report calls the cases."""
+        """Names of the cases in a report."""
 
     def run_graph(self) -> list[Outputs]:
-        """Return through the graph, which is closed then."""
+        """Return the graph's outputs, and close the graph."""
 
     def run_torch(self, model: PreTrainedModel) -> list[Outputs]:
-        """Return through PyTorch."""
+        """Return PyTorch's outputs."""
 
     @property
     def written(self) -> Integers | None:
-        """What the graph wrote greedily, once it was run; None where it writes nothing."""
+        """The graph's tokens of greedy decoding, available after `run_graph`; None if the model does not generate."""
 
     def continue_torch(self, model: PreTrainedModel) -> tuple[Integers, Floats] | None:
-        """Return what PyTorch writes greedily, and the logits that it chose by; None where it writes nothing."""
+        """Return PyTorch's tokens and logits of greedy decoding; None if the model does not generate."""
 
 
 class _WritesNothing:
-    """A model that continues no text."""
+    """A suite without greedy decoding."""
 
     written: Integers | None = None
 
     def continue_torch(self, model: PreTrainedModel) -> tuple[Integers, Floats] | None:
-        """Return nothing."""
+        """Return None."""
         del model
         return None
 
@@ -93,13 +93,13 @@ def choose_suite(
     """Return the suite for a graph.
 
     Args:
-        graph: The graph, loaded.
-        checkpoint: What it was exported from.
+        graph: The loaded graph.
+        checkpoint: The checkpoint that it was exported from.
         config: The checkpoint's config.
-        cases: Cases of the graph's kind; by default those of `parity_cases` and its siblings.
+        cases: Cases of the graph's kind; by default the default cases of that kind.
 
     Raises:
-        UnsupportedModelError: The model takes no text of the shortest case's length.
+        UnsupportedModelError: No case fits the model's maximum text length.
     """
     reads_and_writes_no_text = isinstance(graph, GraphEncoder) and config.architecture.modality is not Modality.TEXT
     pool = None if reads_and_writes_no_text else token_pool(checkpoint, config.vocab_size)
@@ -112,7 +112,7 @@ def choose_suite(
 
 
 class DecoderSuite:
-    """Prompts and decode steps."""
+    """Cases of a decoder: prompts and decode steps."""
 
     def __init__(
         self,
@@ -132,7 +132,7 @@ class DecoderSuite:
         self.written: Integers | None = None
 
     def run_graph(self) -> list[Outputs]:
-        """Return through the graph."""
+        """Return the graph's outputs, and close the graph."""
         forward: Forward[Any] = self._graph.forward
         found = [{"logits": replay(case, self._pool, forward)} for case in self._cases]
         if self._steps > 0:
@@ -141,17 +141,17 @@ class DecoderSuite:
         return list(found)
 
     def continue_torch(self, model: PreTrainedModel) -> tuple[Integers, Floats] | None:
-        """Return through PyTorch, with a cache."""
+        """Return PyTorch's tokens and logits of greedy decoding, with a KV cache."""
         return continue_greedily(self._pool, torch_decoder(model), self._steps) if self._steps > 0 else None
 
     def run_torch(self, model: PreTrainedModel) -> list[Outputs]:
-        """Return through PyTorch."""
+        """Return PyTorch's outputs."""
         forward = torch_decoder(model)
         return [{"logits": replay(case, self._pool, forward)} for case in self._cases]
 
 
 def torch_decoder(model: PreTrainedModel) -> Forward[DynamicCache]:
-    """Return a decoder in PyTorch, with a cache as the graph has it."""
+    """Return a PyTorch decoder as a function of arrays with a KV cache, like the graph."""
     import torch
     from transformers import DynamicCache
 
@@ -176,7 +176,7 @@ def torch_decoder(model: PreTrainedModel) -> Forward[DynamicCache]:
 
 
 class EncoderSuite(_WritesNothing):
-    """Texts or images, and every output that is a floating-point number."""
+    """Cases of an encoder: texts or images, and all floating-point outputs."""
 
     def __init__(
         self, graph: GraphEncoder, config: ModelConfig, pool: Integers, cases: Sequence[EncoderCase] | None = None
@@ -190,13 +190,13 @@ class EncoderSuite(_WritesNothing):
         self.names = [case.name for case in self._cases]
 
     def run_graph(self) -> list[Outputs]:
-        """Return through the graph."""
+        """Return the graph's outputs, and close the graph."""
         found = [self._replay(case, self._graph.forward) for case in self._cases]
         self._graph.close()
         return found
 
     def run_torch(self, model: PreTrainedModel) -> list[Outputs]:
-        """Return through PyTorch."""
+        """Return PyTorch's outputs."""
         forward = torch_encoder(model, self._outputs)
         return [self._replay(case, forward) for case in self._cases]
 
@@ -212,7 +212,7 @@ class EncoderSuite(_WritesNothing):
 
 
 class Seq2SeqSuite(_WritesNothing):
-    """Sources and what is written from them."""
+    """Cases of an encoder-decoder: sources and target tokens."""
 
     def __init__(
         self,
@@ -228,13 +228,13 @@ class Seq2SeqSuite(_WritesNothing):
         self.names = [case.name for case in self._cases]
 
     def run_graph(self) -> list[Outputs]:
-        """Return through the graphs."""
+        """Return the graphs' outputs, and close the graphs."""
         found = [self._replay(case, graph_writer(self._graph)) for case in self._cases]
         self._graph.close()
         return found
 
     def run_torch(self, model: PreTrainedModel) -> list[Outputs]:
-        """Return through PyTorch."""
+        """Return PyTorch's outputs."""
         return [self._replay(case, torch_writer(model)) for case in self._cases]
 
     def _replay(self, case: Seq2SeqCase, write: Any) -> Outputs:

@@ -1,4 +1,4 @@
-"""What a benchmark runs models in: one module a runtime, all with the verb `load`."""
+"""Runners for benchmarks: one module per runtime, each with a function `load`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 def require(setup: Setup) -> None:
-    """Find out whether a runtime is there, before anything is exported for it.
+    """Raise an error if a runtime is not available, before anything is exported for it.
 
     Raises:
-        MissingExtraError: It is not installed.
-        RequestError: It has no GPU here, or lacks a compiler.
+        MissingExtraError: The runtime is not installed.
+        RequestError: The requested GPU, execution provider or compiler is not available.
     """
     if setup.format is Format.ONNX:
         from amp_export.exporters.onnx.sessions import check_providers, require_runtime
@@ -43,7 +43,7 @@ def require(setup: Setup) -> None:
 
 
 def import_runtime(setup: Setup) -> None:
-    """Import a runtime that takes seconds to import, so that loading a model into it can be timed alone."""
+    """Import a runtime that takes seconds to import, so that the load time excludes the import."""
     if setup.format is Format.EXECUTORCH:
         from amp_export.exporters import executorch
 
@@ -55,10 +55,10 @@ def load(folder: Path, setup: Setup) -> Runner:
 
     Args:
         folder: An export, or a checkpoint for PyTorch.
-        setup: How it is run.
+        setup: Runtime and settings.
 
     Raises:
-        AmpExportError: See the module of the runtime.
+        AmpExportError: See the runtime's module.
     """
     if setup.runtime is Runtime.GENAI:
         from amp_export.benchmarking.runners import genai

@@ -1,4 +1,4 @@
-"""The interface of a runtime for benchmarks: models are run and timed, and their results are discarded."""
+"""Interface of the runners; they discard the models' outputs."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ if TYPE_CHECKING:
     from amp_export.exporters.models.session import Integers
 
 Axes = Mapping[str, tuple[int | str, ...]]
-"""For each input the sizes of its axes; a name stands for a size that varies."""
+"""Sizes of the axes of each input; a string names a dynamic axis."""
 
 
 class Runner(ABC):
-    """A model, loaded and ready.
+    """A loaded model.
 
     Attributes:
         description: Name and version of the runtime.
-        threads: Threads that compute one operator; 0 where a GPU computes.
+        threads: Threads that compute one operator; 0 on a GPU.
     """
 
     description: str
@@ -26,15 +26,15 @@ class Runner(ABC):
 
 
 class DecoderRunner(Runner):
-    """A decoder; it keeps the KV cache itself."""
+    """A decoder; the runner holds the KV cache."""
 
     @abstractmethod
     def prefill(self, prompt_bs: Integers, *, total_tokens: int) -> None:
-        """Start new texts, and computes the logits after their prompts.
+        """Start new texts and compute the logits after their prompts.
 
         Args:
             prompt_bs: The prompts, int64 [batch_size, prompt_tokens].
-            total_tokens: How long the texts will be.
+            total_tokens: Final length of the texts.
         """
 
     @abstractmethod
@@ -46,7 +46,7 @@ class EncoderRunner(Runner):
     """An encoder, or a model with a head for classification.
 
     Attributes:
-        inputs: What it takes.
+        inputs: Axes of its inputs.
     """
 
     inputs: Axes
@@ -57,17 +57,17 @@ class EncoderRunner(Runner):
 
 
 class Seq2SeqRunner(Runner):
-    """An encoder-decoder; it keeps the KV cache itself.
+    """An encoder-decoder; the runner holds the KV cache.
 
     Attributes:
-        inputs: What its encoder takes.
+        inputs: Axes of the encoder's inputs.
     """
 
     inputs: Axes
 
     @abstractmethod
     def encode(self, inputs: Mapping[str, Any], start_b1: Integers) -> None:
-        """Run all that is done once for an input: the encoder, and the decoder's first token, int64 [batch_size, 1]."""
+        """Run the encoder, and the decoder on its first token, int64 [batch_size, 1]."""
 
     @abstractmethod
     def decode(self, token_b1: Integers) -> None:

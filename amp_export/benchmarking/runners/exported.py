@@ -1,4 +1,4 @@
-"""Exported models in the runtimes of `amp_export.exporters`."""
+"""Runners of exported models in the runtimes of `amp_export.exporters`."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 def load(folder: Path, *, threads: int | None = None, provider: Provider = Provider.CPU) -> Runner:
-    """Load what was exported.
+    """Load an exported model.
 
     Raises:
-        AmpExportError: See `amp_export.exporters.run`.
+        AmpExportError: See `amp_export.exporters.dispatch.run`.
     """
     from amp_export.exporters.models.encoder import GraphEncoder
     from amp_export.exporters.models.encoder_decoder import GraphEncoderDecoder
@@ -35,7 +35,7 @@ def load(folder: Path, *, threads: int | None = None, provider: Provider = Provi
 
 
 class ExportedDecoder(DecoderRunner):
-    """A decoder whose past is handed in and out."""
+    """A decoder that takes and returns the KV cache."""
 
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
@@ -45,7 +45,7 @@ class ExportedDecoder(DecoderRunner):
 
     @property
     def stream(self) -> torch.cuda.Stream | None:
-        """The stream of a GPU that it runs on, where that is known."""
+        """The CUDA stream that it runs on, or None if it is not known."""
         return getattr(self._decoder, "stream", None)
 
     def prefill(self, prompt_bs: Integers, *, total_tokens: int) -> None:
@@ -70,7 +70,7 @@ class ExportedDecoder(DecoderRunner):
 
 
 class ExportedEncoder(EncoderRunner):
-    """An encoder as one graph."""
+    """An encoder exported as one graph."""
 
     def __init__(self, encoder: GraphEncoder) -> None:
         self._encoder = encoder
@@ -83,7 +83,7 @@ class ExportedEncoder(EncoderRunner):
 
 
 class ExportedWriter(Seq2SeqRunner):
-    """An encoder-decoder as three graphs."""
+    """An encoder-decoder exported as three graphs."""
 
     def __init__(self, model: GraphEncoderDecoder) -> None:
         self._model = model

@@ -1,4 +1,4 @@
-"""Exported decoders in onnxruntime-genai, which keeps the KV cache and chooses the tokens itself."""
+"""Runner of exported decoders in onnxruntime-genai, which holds the KV cache and selects the tokens itself."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def load(folder: Path, *, threads: int | None = None, gpu: bool = False) -> Gena
     """Load an exported decoder.
 
     Args:
-        folder: What `export` wrote, with its genai_config.json.
-        threads: Threads that compute one operator; by default one for each core.
-        gpu: Whether a GPU computes.
+        folder: Folder of the export, with its genai_config.json.
+        threads: Threads that compute one operator; by default one per core.
+        gpu: Whether to run on a GPU.
 
     Raises:
         MissingExtraError: onnxruntime-genai is not installed.
         RequestError: The folder has no genai_config.json.
-        ModelError: onnxruntime-genai does not load it.
+        ModelError: onnxruntime-genai cannot load it.
     """
     require()
     import onnxruntime_genai
@@ -41,7 +41,7 @@ def load(folder: Path, *, threads: int | None = None, gpu: bool = False) -> Gena
     threads = threads if threads is not None else usable_cores()
     try:
         written = json.loads((folder / GENAI_CONFIG).read_text(encoding="utf-8"))["model"]
-        # the last token that is chosen counts as one of the text, though it is never run
+        # the last selected token counts toward the length, although the model never runs on it
         context = written["context_length"] + 1
         options = {"context_length": context, "decoder": {"session_options": {"intra_op_num_threads": threads}}}
         config = onnxruntime_genai.Config(str(folder))
@@ -50,16 +50,16 @@ def load(folder: Path, *, threads: int | None = None, gpu: bool = False) -> Gena
             config.clear_providers()
             config.append_provider("cuda")
         model = onnxruntime_genai.Model(config)
-    except Exception as error:  # its errors have no class of their own
+    except Exception as error:  # its errors have no class
         raise ModelError(f"onnxruntime-genai cannot load {folder}: {error}\nExport it again.") from error
     return GenaiDecoder(model, threads=0 if gpu else threads)
 
 
 def require() -> None:
-    """Import onnxruntime-genai, so that its absence is known before any work is done.
+    """Raise MissingExtraError if onnxruntime-genai is not installed, before any work is done.
 
     Raises:
-        MissingExtraError: It is not installed.
+        MissingExtraError: onnxruntime-genai is not installed.
     """
     require_extra("onnxruntime_genai", "genai", needed_for="Running a graph in onnxruntime-genai")
 
@@ -67,9 +67,9 @@ def require() -> None:
 class GenaiDecoder(DecoderRunner):
     """A decoder in onnxruntime-genai.
 
-    Prefill includes the choice of the first token: together they are what a user waits for. After it, each call runs
-    the model on the token that was chosen before, and chooses the next; the tokens that are handed in are not looked
-    at, since it takes a given token for a batch of one alone.
+    Prefill includes the selection of the first token: together they are the time to first token. Each further call runs
+    the model on the token selected before, and selects the next. The given tokens are ignored, since onnxruntime-genai
+    accepts a given token only for a batch of one.
     """
 
     def __init__(self, model: Any, *, threads: int) -> None:
@@ -87,7 +87,7 @@ class GenaiDecoder(DecoderRunner):
 
         batch_size, _ = prompt_bs.shape
         options = onnxruntime_genai.GeneratorParams(self._model)
-        # a text of its least length cannot end early; the last token that is chosen is not run
+        # with this minimum length, a text cannot end early; the model does not run on the last selected token
         length = total_tokens + 1
         options.set_search_options(batch_size=batch_size, min_length=length, max_length=length, do_sample=False)
         self._generator = onnxruntime_genai.Generator(self._model, options)

@@ -1,6 +1,6 @@
-"""Checkpoints in PyTorch through transformers, as they are or compiled.
+"""Runners of checkpoints in PyTorch through transformers, eager or compiled.
 
-A decoder computes the logits of the last token only, as `generate` does: `logits_to_keep=1`.
+A decoder computes only the logits of the last token, like `generate`: `logits_to_keep=1`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from amp_export.exporters.models.session import Integers
 
 SHAPES = 64
-"""Shapes that one function is compiled for before PyTorch gives up; its own limit of 8 is less than a sweep has."""
+"""Limit of shapes that one function is compiled for; PyTorch's default of 8 is too low for a sweep."""
 
 
 def load(
@@ -33,10 +33,10 @@ def load(
 
     Args:
         folder: The checkpoint.
-        dtype: What it computes in.
-        threads: Threads that compute one operator; by default one for each core.
-        compiled: Whether `torch.compile` compiles it, for each shape anew when that is first run.
-        gpu: Whether a GPU computes.
+        dtype: Dtype to compute in.
+        threads: Threads that compute one operator; by default one per core.
+        compiled: Whether to compile it with `torch.compile`, once per shape on its first run.
+        gpu: Whether to run on a GPU.
 
     Raises:
         ModelError: The checkpoint cannot be read.
@@ -49,7 +49,7 @@ def load(
     from amp_export.checkpoints.loading import load_model
     from amp_export.hardware.threads import usable_cores
 
-    # torch's own limit is for functions with unforeseen shapes
+    # torch's default limit is meant for functions with unforeseen shapes
     dynamo.recompile_limit = SHAPES
     threads = threads if threads is not None else usable_cores()
     torch.set_num_threads(threads)
@@ -61,7 +61,7 @@ def load(
 
 
 def require(*, compiled: bool, gpu: bool) -> None:
-    """Find out whether PyTorch can compute so here.
+    """Raise RequestError if PyTorch cannot run in this way here.
 
     Raises:
         RequestError: There is no GPU, or no C++ compiler for the CPU.
@@ -87,7 +87,7 @@ def require(*, compiled: bool, gpu: bool) -> None:
 
 
 class _TorchRunner(Runner):
-    """What all kinds share: the model, and how arrays become tensors of its device and dtype."""
+    """Base of all kinds of models: holds the model, and converts arrays to tensors of its device and dtype."""
 
     def __init__(self, model: PreTrainedModel, config: ModelConfig, *, threads: int, compiled: bool) -> None:
         import torch
@@ -102,7 +102,7 @@ class _TorchRunner(Runner):
     def _compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
         import torch
 
-        # one program for each shape: what a deployment compiles ahead of time
+        # one program per shape, like a deployment that compiles ahead of time
         return torch.compile(function, dynamic=False) if self._compiled else function
 
     def _tensors(self, arrays: Mapping[str, Any]) -> dict[str, torch.Tensor]:
@@ -110,7 +110,7 @@ class _TorchRunner(Runner):
 
 
 class TorchDecoder(_TorchRunner, DecoderRunner):
-    """A decoder with a cache: one that grows, or compiled one of the texts' full length, which compilers want."""
+    """A decoder with a dynamic KV cache, or a static one of the texts' full length if it is compiled."""
 
     def __init__(self, model: PreTrainedModel, config: ModelConfig, *, threads: int, compiled: bool) -> None:
         from amp_export.checkpoints.loading import cache_argument
@@ -125,7 +125,7 @@ class TorchDecoder(_TorchRunner, DecoderRunner):
         """See `DecoderRunner`."""
         import torch
 
-        # a cache's tensors are made, and must be reset, in the same mode that fills them
+        # a cache's tensors must be created and reset in the same mode that fills them
         with torch.inference_mode():
             self._cache = self._new_cache(prompt_bs, total_tokens)
         self._run(self._forward, prompt_bs)
@@ -151,7 +151,7 @@ class TorchDecoder(_TorchRunner, DecoderRunner):
         key = len(prompt_bs), total_tokens
         if key not in self._static:
             self._cache = self._static[key] = StaticCache(config=self._model.config, max_cache_len=total_tokens)
-            # its tensors are made when it is first used, which would be compiled in, and compiled again without
+            # the first use creates its tensors; in the compiled function, this would cause a second compilation
             self._run(self._model.forward, prompt_bs[:, :1])
         self._static[key].reset()
         return self._static[key]
@@ -174,7 +174,7 @@ class TorchEncoder(_TorchRunner, EncoderRunner):
 
 
 class TorchWriter(_TorchRunner, Seq2SeqRunner):
-    """An encoder-decoder and a cache that grows."""
+    """An encoder-decoder with a dynamic KV cache."""
 
     def __init__(self, model: PreTrainedModel, config: ModelConfig, *, threads: int, compiled: bool) -> None:
         super().__init__(model, config, threads=threads, compiled=compiled)
@@ -221,7 +221,7 @@ def _parameters(function: Callable[..., Any]) -> frozenset[str]:
 
 
 def _input_axes(config: ModelConfig) -> Axes:
-    """Return inputs in the shapes that the exported graph has."""
+    """Return the axes of the inputs, as in the exported graph."""
     if config.architecture.modality is not Modality.TEXT:
         return {input_name(config): ("batch_size", *signal_shape(config))}
     names = ["input_ids", "attention_mask"]

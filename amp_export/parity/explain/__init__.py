@@ -1,1 +1,1 @@
-"""Find the first value at which an export and PyTorch differ."""
+"""Search for the first intermediate value that differs between an export and PyTorch."""

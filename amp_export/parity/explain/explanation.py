@@ -1,7 +1,6 @@
-"""Where graphs and their model part: their values within, side by side, up to the first that differs.
+"""Compare intermediate values of graphs and model, to find the first that differs.
 
-Every value has a tolerance of its own, measured as that of logits is: PyTorch in the graph's dtype against PyTorch
-in a higher one.
+Every value has its own tolerance, derived like that of logits from PyTorch in the graph's dtype and in a higher one.
 """
 
 from __future__ import annotations
@@ -34,19 +33,19 @@ if TYPE_CHECKING:
     from amp_export.progress import Progress
 
 FLOOR = 1e-6
-"""The least tolerance, as a share of a value's largest entry: what is looked up has no noise at all."""
+"""Minimum tolerance as a share of a value's largest entry: values of table lookups have no noise."""
 
 
 @dataclass(frozen=True)
 class TapPlan:
-    """Graphs whose intermediate values can be compared with those of a model.
+    """Graphs, and their intermediate values that can be compared with a model's.
 
     Attributes:
-        checkpoint: What was exported.
-        files: The graphs, in the order in which they are run.
-        models: Their contents without weights, by file.
+        checkpoint: The exported checkpoint.
+        files: The graphs, in the order in which they run.
+        models: The graphs without weights, by file.
         taps: The values, by file.
-        dtype: The dtype of what they return.
+        dtype: Dtype of the graphs' outputs.
     """
 
     checkpoint: Path
@@ -57,14 +56,14 @@ class TapPlan:
 
 
 def plan_taps(checkpoint: Path, files: Sequence[Path]) -> TapPlan:
-    """Find the values within graphs that the model has too; nothing is run, and no weights are read.
+    """Match intermediate values of graphs to modules of the model, without running anything or reading weights.
 
     Args:
-        checkpoint: What was exported.
-        files: The graphs, in the order in which they are run, their weights beside them.
+        checkpoint: The exported checkpoint.
+        files: The graphs, in the order in which they run, with their weights beside them.
 
     Raises:
-        UnsupportedModelError: No value of a graph can be matched to one of the model's.
+        UnsupportedModelError: No value of a graph can be matched, or its outputs are not floating-point.
         ModelError: A graph is damaged.
     """
     import onnx
@@ -91,7 +90,7 @@ def _find_taps(model: onnx.ModelProto, file: Path, names: Sequence[str]) -> list
     taps = find_taps(model, names)
     if taps or file.name != ENCODER:
         return taps
-    # Optimum exports the encoder by itself: its modules' names begin within it
+    # Optimum exports the encoder on its own, so that module names are relative to it
     for encoder in (name for name in names if name.rpartition(".")[2] == "encoder"):
         within = [name.removeprefix(f"{encoder}.") for name in names if name.startswith(f"{encoder}.")]
         if taps := find_taps(model, within):
@@ -103,9 +102,9 @@ def explain(tap_plan: TapPlan, case: AnyCase, *, progress: Progress) -> Explanat
     """Compare intermediate values of graphs with those of the model.
 
     Args:
-        tap_plan: The graphs, and what to look at.
-        case: What to run, of the model's kind.
-        progress: Where to show what is going on.
+        tap_plan: The graphs and the values to compare.
+        case: The case to run, of the model's kind.
+        progress: Shows progress.
 
     Raises:
         UnsupportedModelError: No value can be compared.
@@ -138,7 +137,7 @@ def explain(tap_plan: TapPlan, case: AnyCase, *, progress: Progress) -> Explanat
 
 
 def _nothing_alike(file: Path, model: onnx.ModelProto, names: Sequence[str]) -> str:
-    """Say what a graph has instead of the model's modules."""
+    """Return the error message for a graph without module names of the model."""
     if scopes := list(module_values(model))[:3]:
         found = f"its nodes name {', '.join(scopes)}"
     elif nodes := sample_names(model.graph.node):
@@ -171,7 +170,7 @@ def _points(
                 continue
             aligned = [_align(graph, reference) for graph, reference in zip(*values[:2], strict=True)]
             calls = [call for call in aligned if call is not None]
-            # a value of another size is none that the module returns
+            # a value of a different size is not the module's output
             if len(calls) < len(aligned):
                 continue
             error = max(_largest(graph - reference) for graph, reference in calls)
@@ -179,7 +178,7 @@ def _points(
                 _largest(rounded - reference) for _, reference, *every in zip(*values, strict=True) for rounded in every
             )
             scale = max(_largest(reference) for _, reference in calls)
-            # what is computed exactly in float64 is still rounded once in the graph
+            # a value without noise is still rounded once in the graph
             floor = scale * (FLOOR if dtype is Dtype.FLOAT32 else float(np.finfo(np.float16).eps))
             tolerance = NOISE_FACTOR * max(noise, floor)
             match = re.search(r"\.(\d+)(\.|$)", tap.module)
@@ -189,9 +188,9 @@ def _points(
 
 
 def _align(graph: Any, reference: Any) -> tuple[Any, Any] | None:
-    """Return the same entries of both: a window's cache has dropped the oldest keys, and heads may lie on one axis.
+    """Return the entries that both have: a window's KV cache lacks the oldest keys, and heads may share one axis.
 
-    Nothing where the sizes do not fit.
+    Return None if the sizes do not match.
     """
     if graph.ndim == reference.ndim == 4 and graph.shape != reference.shape:
         kept = reference.shape[-1] if graph.shape[-1] != reference.shape[-1] else None
@@ -204,7 +203,7 @@ def _largest(difference: Any) -> float:
 
 
 def _operators(model: onnx.ModelProto, points: Sequence[Point], first: Point) -> tuple[str, ...]:
-    """Return the operators that make the first value that differs out of values that agree."""
+    """Return the operators that compute the first differing value from values that agree."""
     agreeing = {point.value for point in points if point.holds and point.graph == first.graph}
     makers = {output: node for node in model.graph.node for output in node.output if output}
     pending, seen, operators = [first.value], set(), []

@@ -1,4 +1,4 @@
-"""One case through graphs and through PyTorch alike, with an eye on the values within."""
+"""Run one case through graphs and through PyTorch, and record intermediate values."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class Call:
     """A call of a graph.
 
     Attributes:
-        file: The graph's file.
-        real: Which of the tokens it is given are real, bool [batch, tokens]; None where all are.
-        mask: The attention mask, [batch, tokens so far]; None where it is not of tokens so far.
+        file: File name of the graph.
+        real: Mask of the real tokens in its input, bool [batch, tokens]; None if all are real.
+        mask: Attention mask of a decoder, [batch, tokens so far]; None for other models.
     """
 
     file: str
@@ -44,42 +44,42 @@ class Call:
 
 @dataclass
 class Watch:
-    """What is seen of a model while it runs.
+    """Values recorded while a model runs.
 
     Attributes:
-        call: The call that it stands for.
-        seen: The values that were noted: of which call, the module's name, and the array.
+        call: The graph call that the current run corresponds to.
+        seen: The recorded values: graph call, module name and array.
     """
 
     call: Call
     seen: list[tuple[Call, str, Any]] = field(default_factory=list)
 
     def note(self, name: str, array: Any) -> None:
-        """Note a value, of which a copy is kept: models go on to change some in place."""
+        """Record a copy of a value, since models change some in place."""
         self.seen.append((self.call, name, array.copy()))
 
 
 class Run(Protocol):
-    """A case for models of one kind."""
+    """A run of one case, for models of one kind."""
 
     def through_graphs(self, sessions: Sequence[Session]) -> list[Call]:
-        """Run the graphs' sessions, and record how they were called, in order."""
+        """Run the graphs' sessions and return their calls in order."""
 
     def through_torch(self, model: PreTrainedModel, watch: Watch) -> None:
-        """Run the model, and record which call of a graph each run corresponds to."""
+        """Run the model, and set `watch.call` to the corresponding graph call before each run."""
 
     def cut(self, call: Call, array: Any) -> Iterator[tuple[Call, Any]]:
-        """Yield what PyTorch computed at once, by the calls of graphs that compute the same."""
+        """Split a value of one PyTorch run into the parts of the corresponding graph calls."""
 
 
 def choose_run(checkpoint: Checkpoint, files: Sequence[Path], case: AnyCase, dtype: Dtype) -> Run:
     """Return the run of a case.
 
     Args:
-        checkpoint: What was exported.
-        files: The graphs, in the order in which they are run.
-        case: What to run.
-        dtype: The graphs'.
+        checkpoint: The exported checkpoint.
+        files: The graphs, in the order in which they run.
+        case: The case to run.
+        dtype: Dtype of the graphs.
     """
     if isinstance(case, EncoderCase):
         return EncoderRun(checkpoint, files, case, dtype)
@@ -93,15 +93,15 @@ def _pool(checkpoint: Checkpoint) -> Integers:
 
 
 class _CallByCall:
-    """PyTorch is called as the graph is."""
+    """Runs in which each PyTorch call corresponds to one graph call."""
 
     def cut(self, call: Call, array: Any) -> Iterator[tuple[Call, Any]]:
-        """Yield the same."""
+        """Yield the value unchanged."""
         yield call, array
 
 
 class DecoderRun(_CallByCall):
-    """Prompts and decode steps, with a cache on both sides."""
+    """Run of a decoder: prompts and decode steps, with a KV cache in both graph and PyTorch."""
 
     def __init__(self, checkpoint: Checkpoint, files: Sequence[Path], case: Case) -> None:
         self._checkpoint = checkpoint
@@ -110,7 +110,7 @@ class DecoderRun(_CallByCall):
         self._pool = _pool(checkpoint)
 
     def through_graphs(self, sessions: Sequence[Session]) -> list[Call]:
-        """Run one graph, or that for prompts and that for later tokens."""
+        """Run one graph, or one for prefill and one for decode."""
         widths, head_dim = self._checkpoint.widths, self._checkpoint.config.head_dim
         decoder = ForeignDecoder(sessions[0], sessions[-1], widths, head_dim=head_dim)
         calls: list[Call] = []
@@ -132,7 +132,7 @@ class DecoderRun(_CallByCall):
 
 
 class EncoderRun(_CallByCall):
-    """One batch of texts or images."""
+    """Run of an encoder: one batch of texts or images."""
 
     def __init__(
         self,
@@ -168,7 +168,7 @@ class EncoderRun(_CallByCall):
 
 
 class WritingRun:
-    """A source and what is written from it: token by token by the graphs, in one pass without a cache by PyTorch."""
+    """Run of an encoder-decoder: token by token through the graphs, in one pass without a KV cache through PyTorch."""
 
     def __init__(self, checkpoint: Checkpoint, files: Sequence[Path], case: Seq2SeqCase, dtype: Dtype) -> None:
         self._config = checkpoint.config
@@ -185,11 +185,11 @@ class WritingRun:
         return calls
 
     def through_torch(self, model: PreTrainedModel, watch: Watch) -> None:
-        """Run the model: the encoder, and all that is written."""
+        """Run the encoder, and the decoder on all target tokens."""
         self._replay(torch_writer(model), lambda real: setattr(watch, "call", Call(self._encoder, real)))
 
     def cut(self, call: Call, array: Any) -> Iterator[tuple[Call, Any]]:
-        """Yield the values of the encoder, and of the decoder those of its own tokens and of the source."""
+        """Yield the value for the encoder, and for the decoder calls, split by target token if it has as many."""
         yield call, array
         first, steps = self._case.written, self._case.decode_steps
         if array.ndim < 2 or array.shape[1] != first + steps:

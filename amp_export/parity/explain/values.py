@@ -1,4 +1,4 @@
-"""Values within graphs and within a model, one for each call, of which only what belongs to real tokens is left."""
+"""Intermediate values of graphs and of a model, one per call, with padding masked out."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Taps = Mapping[str, Sequence[Tap]]
-"""By the graph's file."""
+"""Tapped values by the graph's file name."""
 
 Recording = dict[tuple[str, str], list[Any]]
-"""The value of every call, float64, by the graph's file and the module."""
+"""Values of all calls, float64, by the graph's file name and the module."""
 
 
 def record_graphs(run: Run, files: Sequence[Path], taps: Taps) -> Recording:
-    """Return what graphs compute within."""
+    """Run graphs and return their intermediate values."""
     with tapped_sessions(files, taps) as sessions:
         calls = run.through_graphs(sessions)
         seen = []
@@ -43,7 +43,7 @@ def record_graphs(run: Run, files: Sequence[Path], taps: Taps) -> Recording:
 
 
 def record_torch(model: PreTrainedModel, run: Run, taps: Taps) -> Recording:
-    """Return what PyTorch computes within."""
+    """Run PyTorch and return its intermediate values."""
     wanted = {tap.module for graph_taps in taps.values() for tap in graph_taps}
     watch = Watch(Call(""))
     with _modules_watched(model, wanted, watch), _attention_watched(model, wanted, watch):
@@ -79,7 +79,7 @@ def _modules_watched(model: PreTrainedModel, wanted: Collection[str], watch: Wat
 
 
 def _returned(output: Any) -> torch.Tensor | None:
-    """Return the tensor that a module returns, or the first of several; None if they are alike, e.g. cos and sin."""
+    """Return a module's output, or the first of several; None if several have the same shape, such as cos and sin."""
     first, *others = output if isinstance(output, tuple) and output else (output,)
     if not hasattr(first, "detach") or not first.is_floating_point():
         return None
@@ -91,7 +91,7 @@ def _returned(output: Any) -> torch.Tensor | None:
 
 @contextmanager
 def _attention_watched(model: PreTrainedModel, wanted: Collection[str], watch: Watch) -> Iterator[None]:
-    """Tell what attentions take, where transformers looks their function up in its table: not in eager attention."""
+    """Record the inputs of attention functions from transformers' table, which does not include eager attention."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS as TABLE
 
     name = model.config._attn_implementation
@@ -119,7 +119,7 @@ def _attention_watched(model: PreTrainedModel, wanted: Collection[str], watch: W
 
 
 def _seen(query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """Return which keys each query sees, as numbers; without a mask all before it, as in torch."""
+    """Return the mask of the keys that each query attends to, as numbers; without a mask, it is causal, as in torch."""
     import torch
 
     new, total = query.shape[2], key.shape[2]
@@ -130,13 +130,13 @@ def _seen(query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None) -> 
 
 
 def _real(name: str, array: Any, call: Call) -> Any:
-    """Return only the values of real tokens: values at padding are not compared."""
+    """Return a value with padding set to zero, since padding is not compared."""
     real, mask = call.real, call.mask
     if real is None:
         return array
     part = name.rsplit(".", 1)[-1] if ".attention." in name and mask is not None else ""
     if part == MASK and array.ndim == 5:
-        # where attention is spelled out, the query heads of a group have an axis
+        # decomposed attention has an axis for the query heads of a group
         array = array[:, :, 0]
     if part in (KEY, VALUE) and array.ndim == 4:
         assert mask is not None
