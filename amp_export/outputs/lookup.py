@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from amp_export.errors import OutputError
 from amp_export.options import Format
 from amp_export.outputs.manifest import Manifest
 from amp_export.outputs.names import PRUNED
-
-if TYPE_CHECKING:
-    pass
 
 
 def which_export(output: Path) -> Format:

@@ -45,7 +45,9 @@ def test_of_something_else():
 def run_pytest(folder: Path, *options: str) -> tuple[int, str]:
     """Runs the tests of a folder as their author would, with every warning an error."""
     command = [sys.executable, "-m", "pytest", "-W", "error", "-p", "no:cacheprovider", "--strict-markers", *options]
-    environment = {**os.environ, "PYTEST_ADDOPTS": "", "COLUMNS": "200"}
+    # coverage that is measured of this process takes its directories from the environment, relative to this project
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SLIPCOVER")}
+    environment |= {"PYTEST_ADDOPTS": "", "COLUMNS": "200"}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout + done.stderr
 
