@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from amp_export.benchmarking.comparison import benchmark_models, read_limits
 from amp_export.benchmarking.results import BenchmarkReport
 from amp_export.benchmarking.runners import require
 from amp_export.benchmarking.setup import choose_setup
-from amp_export.benchmarking.subjects import find_subjects
+from amp_export.benchmarking.subjects import find_subjects, judged_part
 from amp_export.benchmarking.workloads import Sweep
 from amp_export.checkpoints.reading import read_config
 from amp_export.outputs.manifest import Manifest
@@ -37,7 +38,9 @@ def benchmark(
     setup = choose_setup(options)
     sweep = Sweep(options.batch, options.context, options.generate)
     manifest = Manifest.load(output)
-    earlier = open_report(output, manifest)
+    # a report that cannot be extended should be found before anything runs
+    open_report(output, manifest)
+    manifest.verify(output)
     require(setup)
     if (output / PRUNED).is_dir():
         # a workload that does not fit should not be found after the dense model was exported
@@ -48,5 +51,6 @@ def benchmark(
         progress.step(f"Benchmarking dense against pruned with {chosen.name}") as advance,
     ):
         report = benchmark_models(dense, pruned, setup=chosen, sweep=sweep, rounds=options.rounds, on_progress=advance)
-    update_report(output, earlier, manifest, benchmarks={report.name: report}, progress=progress)
+    report = replace(report, judged=manifest.judged(judged_part(output, setup)))
+    update_report(output, benchmarks={report.name: report}, progress=progress)
     return report

@@ -22,7 +22,7 @@ from amp_export.options import Dtype, Format
 from amp_export.outputs.names import PRUNED
 from amp_export.outputs.staging import check_output, staged_output
 from amp_export.parity.comparison import compare
-from amp_export.parity.results import ParityReport
+from amp_export.parity.results import ParityReport, bind
 from amp_export.progress import Progress, Silent
 from amp_export.pruning.pipeline import prepare, prune_into
 from amp_export.reporting.files import save_report
@@ -70,12 +70,16 @@ def convert(
         if choices.job is not None:
             check_dtype(pruned, choices.dtype, progress=progress)
         exported = export_as(folder, pruned, choices, progress=progress)
+        manifest = record_export(manifest, exported).with_hashes(folder)
         parity, benchmark = _try_out(exported, pruned, request.checkpoint, choices, options.threads, progress)
-        benchmarks = {benchmark.name: benchmark} if benchmark is not None else None
-        report = replace(Report.of(manifest), parity=parity, benchmarks=benchmarks)
-        manifest = record_export(manifest, exported)
-        manifest = record_verdicts(manifest, report).with_hashes(folder)
-        save_report(folder, report, manifest, progress=progress)
+        report = Report.of(manifest)
+        if parity is not None:
+            tried = Format.ONNX if benchmark is None else exported.format
+            report = replace(report, parity=bind(parity, manifest.judged(tried)))
+        if benchmark is not None:
+            benchmark = replace(benchmark, judged=manifest.judged(exported.format))
+            report = replace(report, benchmarks={benchmark.name: benchmark})
+        save_report(folder, report, record_verdicts(manifest, report), progress=progress)
     return report
 
 

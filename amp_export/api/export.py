@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +15,11 @@ from amp_export.exporting.run import ExportResult, export_as
 from amp_export.exporting.settings import choose_settings
 from amp_export.options import Format
 from amp_export.outputs.manifest import Manifest, SourceRecord
-from amp_export.outputs.staging import check_output, is_ours, staged_output
+from amp_export.outputs.scratch import scratch_beside
+from amp_export.outputs.staging import check_output, extended_output, is_ours, staged_output
 from amp_export.progress import Progress, Silent
+from amp_export.reporting.files import open_report, save_report
+from amp_export.reporting.report import record_verdicts
 from amp_export.verb_options import ExportOptions
 
 
@@ -46,25 +50,54 @@ def export(
     options = options or ExportOptions()
     progress = progress or Silent()
     extend = _is_own_checkpoint(model, output)
-    if extend and (output / options.to.value).exists() and not overwrite:
-        raise OutputError(f"{output / options.to.value} exists already.\nGive --overwrite to replace it.")
-    if not extend:
+    if extend:
+        _check_formats(output, options.to, overwrite=overwrite)
+    else:
         check_output(output, overwrite=overwrite)
     source = resolve_model(model, allow_pickle=options.allow_pickle, on_status=progress.note)
     checkpoint = open_checkpoint(source.path)
     settings = choose_settings(checkpoint, options)
     if settings.job is not None:
         check_dtype(checkpoint, settings.dtype, progress=progress)
-    with staged_output(output, overwrite=overwrite, extend=extend) as folder:
-        exported = export_as(folder, checkpoint, settings, progress=progress)
-        if extend:
-            manifest = Manifest.load(folder)
-        else:
+    if extend:
+        Manifest.load(output).verify(output)
+        with scratch_beside(output) as scratch:
+            exported = export_as(scratch, checkpoint, settings, progress=progress)
+            _extend(output, scratch, exported, overwrite=overwrite, progress=progress)
+    else:
+        with staged_output(output, overwrite=overwrite) as folder:
+            exported = export_as(folder, checkpoint, settings, progress=progress)
             record = SourceRecord(source.asked, str(checkpoint.path.resolve()), hash_weights(checkpoint))
             manifest = Manifest(source=record, config_before=dict(checkpoint.raw_config))
-        manifest = record_export(manifest, exported)
-        manifest.save(folder)
+            record_export(manifest, exported).save(folder)
     return replace(exported, folder=output / options.to.value)
+
+
+def _extend(output: Path, made: Path, exported: ExportResult, *, overwrite: bool, progress: Progress) -> None:
+    """Add exports to an output, and drop the results for those that they replace."""
+    formats = [entry.name for entry in made.iterdir()]
+    with extended_output(output) as folder:
+        # another command may have exported meanwhile
+        _check_formats(folder, exported.format, overwrite=overwrite)
+        for name in formats:
+            shutil.rmtree(folder / name, ignore_errors=True)
+            (made / name).rename(folder / name)
+        manifest = record_export(Manifest.load(folder), exported).with_hashes(folder, formats)
+        report = open_report(folder, manifest)
+        save_report(folder, report, record_verdicts(manifest, report), progress=progress)
+
+
+def _check_formats(output: Path, to: Format, *, overwrite: bool) -> None:
+    """Raise OutputError if an export would replace one that exists.
+
+    Raises:
+        OutputError: It would, and `overwrite` is false.
+    """
+    # an engine comes with the graph that it is built from
+    formats = (to, Format.ONNX) if to is Format.TENSORRT else (to,)
+    for name in formats:
+        if (output / name).exists() and not overwrite:
+            raise OutputError(f"{output / name} exists already.\nGive --overwrite to replace it.")
 
 
 def record_export(manifest: Manifest, exported: ExportResult) -> Manifest:

@@ -11,7 +11,7 @@ from amp_export.outputs.lookup import exported_checkpoint, require_export
 from amp_export.outputs.manifest import Manifest
 from amp_export.parity.case_files import read_cases
 from amp_export.parity.comparison import compare, with_explanation
-from amp_export.parity.results import ParityReport
+from amp_export.parity.results import ParityReport, bind
 from amp_export.progress import Progress, Silent
 from amp_export.reporting.files import open_report, update_report
 from amp_export.verb_options import ValidateOptions
@@ -38,7 +38,9 @@ def validate(output: Path, options: ValidateOptions | None = None, *, progress: 
     options, progress = options or ValidateOptions(), progress or Silent()
     to = options.to
     manifest = Manifest.load(output)
-    earlier = open_report(output, manifest)
+    # a report that cannot be extended should be found before anything runs
+    open_report(output, manifest)
+    manifest.verify(output)
     if options.explain and to is not Format.ONNX:
         raise UnsupportedModelError("--explain works on ONNX graphs only.\nLeave it out, or give --to onnx.")
     require_export(output, manifest, to)
@@ -51,5 +53,6 @@ def validate(output: Path, options: ValidateOptions | None = None, *, progress: 
     )
     if tap_plan is not None:
         report = with_explanation(report, tap_plan, cases, progress=progress)
-    update_report(output, earlier, manifest, parity=report, progress=progress)
+    report = bind(report, manifest.judged(to))
+    update_report(output, parity=report, progress=progress)
     return report

@@ -8,6 +8,7 @@ from typing import Any
 
 from amp_export.benchmarking.statistics import PhaseResult
 from amp_export.options import Phase
+from amp_export.outputs.manifest import Judged
 from amp_export.parity.results import ParityReport
 
 
@@ -117,6 +118,7 @@ class DeviceReport:
         build: How the engines were built, if there are any.
         before: State before the measurement.
         after: State after the measurement.
+        judged: The files of the pruned graph in the bundle.
     """
 
     runtime: str
@@ -132,3 +134,4 @@ class DeviceReport:
     build: Mapping[str, Any] | None = None
     before: DeviceState | None = None
     after: DeviceState | None = None
+    judged: Judged | None = None

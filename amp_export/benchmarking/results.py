@@ -10,6 +10,7 @@ from amp_export.benchmarking.statistics import PhaseResult
 from amp_export.hardware.gpus import Gpu, GpuState
 from amp_export.hardware.machine import Machine
 from amp_export.options import Phase
+from amp_export.outputs.manifest import Judged
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,7 @@ class BenchmarkReport:
         machine: The machine that ran the models.
         gpu: The GPU that ran the models, or None.
         seed: Seed of the prompt's tokens and of the bootstrap.
+        judged: The files of the pruned model.
     """
 
     name: str
@@ -122,3 +124,4 @@ class BenchmarkReport:
     machine: Machine
     gpu: GpuRecord | None
     seed: int
+    judged: Judged | None = None

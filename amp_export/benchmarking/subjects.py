@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +18,10 @@ from amp_export.exporting.engines import prepare_engine
 from amp_export.exporting.run import export_as
 from amp_export.exporting.settings import ExportSettings
 from amp_export.options import Dtype, Format, Opset, Via
-from amp_export.outputs.lookup import exported_checkpoint, require_export, which_export
+from amp_export.outputs.lookup import exported_checkpoint, require_export, source_checkpoint, which_export
 from amp_export.outputs.manifest import Manifest
+from amp_export.outputs.names import PRUNED, SOURCE
+from amp_export.outputs.scratch import scratch_beside
 from amp_export.progress import Progress
 from amp_export.verb_options import ExportOptions
 
@@ -48,18 +49,23 @@ def find_subjects(
     """
     to = setup.format
     if to is None:
-        dense = _checkpoint(against, Manifest.load(against)) if against is not None else _dense_checkpoint(manifest)
+        dense = _against(against, to) if against is not None else _dense_checkpoint(output, manifest)
         dtype = manifest.exports.get(which_export(output), Dtype.FLOAT32)
         yield dense, _checkpoint(output, manifest), replace(setup, dtype=dtype)
         return
     require_export(output, manifest, to, why=f", which {setup.runtime} runs")
     if against is not None:
-        if to not in Manifest.load(against).exports:
-            raise OutputError(f"{against} holds no export as {to}, which {setup.runtime} runs.")
-        yield against / to, output / to, setup
+        yield _against(against, to), output / to, setup
         return
-    with tempfile.TemporaryDirectory(prefix=".dense-", dir=output) as scratch:
-        yield export_dense(output, to, manifest, Path(scratch), progress), output / to, setup
+    with scratch_beside(output) as scratch:
+        yield export_dense(output, to, manifest, scratch, progress), output / to, setup
+
+
+def judged_part(output: Path, setup: Setup) -> str:
+    """Return the part of an output that a setup runs: an export, or the checkpoint that PyTorch loads."""
+    if setup.format is not None:
+        return setup.format.value
+    return PRUNED if (output / PRUNED).is_dir() else SOURCE
 
 
 def _checkpoint(output: Path, manifest: Manifest) -> Path:
@@ -67,14 +73,23 @@ def _checkpoint(output: Path, manifest: Manifest) -> Path:
     return exported_checkpoint(output, manifest, advice="Export it again, and measure that output.")
 
 
-def _dense_checkpoint(manifest: Manifest) -> Path:
-    source = Path(manifest.source.path)
-    if not source.is_dir():
-        raise OutputError(
-            f"The dense model {manifest.source.asked} was found at {source}, which is gone.\n"
-            "Export it again, and name that output with --against."
-        )
-    return source
+def _against(against: Path, to: Format | None) -> Path:
+    """Return what a runtime loads of the output to compare with.
+
+    Raises:
+        OutputError: It has no such export, or its files are not those of its manifest.
+    """
+    manifest = Manifest.load(against)
+    manifest.verify(against)
+    if to is None:
+        return _checkpoint(against, manifest)
+    if to not in manifest.exports:
+        raise OutputError(f"{against} has no {to} export.\nExport it, or name another output with --against.")
+    return against / to
+
+
+def _dense_checkpoint(output: Path, manifest: Manifest) -> Path:
+    return source_checkpoint(output, manifest, advice="Or export the dense model, and name that output with --against.")
 
 
 def export_dense(
@@ -100,7 +115,7 @@ def export_dense(
         raise OutputError(
             f"{output} holds no pruned model as {to}, so there is nothing to measure.\nName another with --against."
         )
-    checkpoint = open_checkpoint(_dense_checkpoint(manifest))
+    checkpoint = open_checkpoint(_dense_checkpoint(output, manifest))
     job = limits = None
     if to is Format.TENSORRT:
         facts = EngineFacts.load(output / to)

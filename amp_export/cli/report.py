@@ -46,6 +46,7 @@ def report(
 ) -> None:
     """Show a report, write it as a page or for CI, or compare several; exit code 1 if parity or a gate fails."""
     from amp_export.cli.show_results import show_result
+    from amp_export.outputs.manifest import Manifest
     from amp_export.reporting.report import Report
 
     if len(outputs) > 1:
@@ -56,7 +57,9 @@ def report(
         return
     (output,) = outputs
     gates = Gates(output, thresholds=thresholds)
-    found = gates.check(Report.load(output))
+    report = Report.load(output)
+    Manifest.load(output).verify(output)
+    found = gates.check(report)
     if formats:
         # what is written of gates must be in report.json too, from which other forms are written later
         forms = [*formats, *([ReportFormat.JSON] if thresholds is not None else [])]
@@ -66,9 +69,11 @@ def report(
 
 def _write(console: Console, output: Path, report: Report, forms: Sequence[ReportFormat]) -> None:
     from amp_export.outputs.manifest import Manifest
+    from amp_export.outputs.scratch import lock_output
     from amp_export.reporting.files import report_file, write_forms
 
-    write_forms(output, report, Manifest.load(output), forms)
+    with lock_output(output):
+        write_forms(output, report, Manifest.load(output), forms)
     for form in forms:
         console.print(f"Written: {report_file(output, form)}", markup=False, soft_wrap=True)
 

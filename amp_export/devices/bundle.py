@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.resources import files as package_files
@@ -30,7 +29,7 @@ from amp_export.hardware.targets import TARGETS
 from amp_export.options import Dtype, Format, Opset, TargetName
 from amp_export.outputs.lookup import exported_checkpoint
 from amp_export.outputs.manifest import Manifest
-from amp_export.outputs.staging import translate_os_errors
+from amp_export.outputs.scratch import lock_output, scratch_beside, translate_os_errors
 from amp_export.progress import Progress, Silent
 from amp_export.verb_options import BundleOptions
 
@@ -88,16 +87,19 @@ def bundle(
     target, against = options.target, options.against
     progress = progress or Silent()
     manifest = Manifest.load(output)
+    manifest.verify(output)
     file = options.file or default_file(output, target)
     _check_file(file, overwrite=overwrite)
     _check_kind(output)
     with contextlib.ExitStack() as stack:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".bundle-", dir=output)))
+        scratch = stack.enter_context(scratch_beside(output))
         pruned = _subject(output, manifest)
         opset = options.opset or choose_opset(output, target, pruned.config, pruned.dtype)
         if against is not None:
             _check_kind(against)
-            dense = _subject(against, Manifest.load(against))
+            other = Manifest.load(against)
+            other.verify(against)
+            dense = _subject(against, other)
         else:
             folder = export_dense(output, Format.ONNX, manifest, scratch / "dense", progress, opset=opset)
             dense = BundledGraph(folder, Path(manifest.source.path), pruned.dtype)
@@ -115,7 +117,8 @@ def bundle(
         with progress.step(f"Writing {file.name}") as advance, translate_os_errors(file):
             write_archive(file, f"bundle-{target.value}", contents, first=MANIFEST, advance=advance)
     if file.resolve().parent == output.resolve():
-        manifest.save(output)
+        with lock_output(output):
+            Manifest.load(output).with_hashes(output, [file.name]).write(output)
     return find_bundle(file)
 
 

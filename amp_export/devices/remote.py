@@ -22,7 +22,7 @@ from amp_export.devices.bundle import BundleResult, bundle, default_file, find_b
 from amp_export.devices.reports import read_device_report
 from amp_export.devices.ssh import Address, Connection
 from amp_export.errors import DeviceError
-from amp_export.options import DeviceRuntime
+from amp_export.options import DeviceRuntime, Format
 from amp_export.outputs.manifest import Manifest
 from amp_export.progress import Advance, Progress, Silent
 from amp_export.reporting.files import open_report, update_report
@@ -60,17 +60,19 @@ def benchmark_on_device(
     options = options or DeviceOptions()
     progress = progress or Silent()
     address = Address.parse(device)
-    earlier = open_report(output, Manifest.load(output))
+    # a report that cannot be extended should be found before anything runs
+    open_report(output, Manifest.load(output))
     found = _find_or_make(output, options, progress)
-    # read again, since it lists a bundle that was just made
     manifest = Manifest.load(output)
+    manifest.verify(output)
     connection = Connection(address, options.ssh_config)
     state = _prepare(connection, found, options)
     if not state.unpacked:
         _push(connection, found, state, progress)
     with tempfile.TemporaryDirectory() as scratch:
         report = _run(connection, found, Path(scratch), progress)
-    merged = update_report(output, earlier, manifest, devices={str(address): report}, progress=progress)
+    report = replace(report, judged=manifest.judged(Format.ONNX.value))
+    merged = update_report(output, devices={str(address): report}, progress=progress)
     # the report has been fetched; if the device is lost now, it is only fetched again
     with contextlib.suppress(DeviceError):
         connection.run(commands.TAKEN, found.sha256)

@@ -62,6 +62,11 @@ def read_device_report(file: Path, *, identity: str) -> DeviceReport:
     if content.get("bundle") != identity:
         raise DeviceError("The device's report is of another bundle.\nRun the bundle again.")
     raw = convert(content, _RawReport, source=source, ignore_unknown=True, error=DeviceError)
+    if set(raw.parity) != {"dense", "pruned"} or not all(parity.get("cases") for parity in raw.parity.values()):
+        raise DeviceError(
+            f"{source} lacks the parity of the dense or of the pruned graph, so it proves nothing.\nRun the "
+            "bundle again."
+        )
     content["holds"] = all(parity.get("holds") is True for parity in raw.parity.values())
     if raw.benchmark is not None:
         content["benchmark"]["phases"] = {

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from amp_export.checkpoints.hashing import hash_weights
+from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.errors import OutputError
 from amp_export.options import Format
 from amp_export.outputs.manifest import Manifest
@@ -56,10 +58,26 @@ def exported_checkpoint(
     """
     if (output / PRUNED).is_dir():
         return output / PRUNED
-    path = Path(manifest.source.path)
+    return source_checkpoint(output, manifest, advice=advice)
+
+
+def source_checkpoint(output: Path, manifest: Manifest, *, advice: str) -> Path:
+    """Return the checkpoint that an output was made from.
+
+    Args:
+        output: The output directory.
+        manifest: Its manifest.
+        advice: Advice for the error message.
+
+    Raises:
+        OutputError: The checkpoint no longer exists, or has changed.
+    """
+    asked, path = manifest.source.asked, Path(manifest.source.path)
     if not path.is_dir():
+        raise OutputError(f"{output} was made from {asked} at {path}, which no longer exists.\n{advice}")
+    if (found := hash_weights(open_checkpoint(path))) != manifest.source.sha256:
         raise OutputError(
-            f"The graph in {output} was exported from {manifest.source.asked} at {path}, which no longer "
-            f"exists.\n{advice}"
+            f"{output} was made from {asked} at {path}, which has changed since: its weights and config have SHA-256 "
+            f"{found[:12]}…, and {manifest.source.sha256[:12]}… is expected.\nPut the checkpoint back. {advice}"
         )
     return path

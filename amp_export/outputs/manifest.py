@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import enum
+import hashlib
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,7 +19,8 @@ from amp_export.checkpoints.hashing import hash_file
 from amp_export.documents import read_json, to_json
 from amp_export.errors import OutputError
 from amp_export.options import Dtype, Format, Via
-from amp_export.outputs.names import MANIFEST
+from amp_export.outputs.names import MANIFEST, SOURCE
+from amp_export.outputs.scratch import is_temporary
 from amp_export.outputs.staging import replace_text, require_directory
 
 PACKAGES = ("torch", "transformers", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "safetensors", "numpy")
@@ -43,6 +46,19 @@ class FileRecord:
 
     sha256: str
     bytes: int
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The files that a verdict is about.
+
+    Attributes:
+        part: The folder with the files, such as `onnx`, or `source` for the dense checkpoint.
+        sha256: Fingerprint of the files, from `Manifest.fingerprint`.
+    """
+
+    part: str
+    sha256: str
 
 
 class RewriteKind(enum.StrEnum):
@@ -116,7 +132,7 @@ class Manifest:
         verdicts: Results of checks and measurements, by name.
     """
 
-    SCHEMA: ClassVar[int] = 1
+    SCHEMA: ClassVar[int] = 2
 
     source: SourceRecord
     config_before: Mapping[str, Any]
@@ -132,8 +148,9 @@ class Manifest:
     amp_export: str = __version__
 
     def with_verdict(self, name: str, verdict: Any) -> Manifest:
-        """Return a copy with one more verdict."""
-        return replace(self, verdicts={**self.verdicts, name: verdict})
+        """Return a copy with one more verdict, or without an old one if the new one is None."""
+        others = {key: value for key, value in self.verdicts.items() if key != name}
+        return replace(self, verdicts=others if verdict is None else {**others, name: verdict})
 
     def with_export(self, to: Format, dtype: Dtype, via: Via) -> Manifest:
         """Return a copy with one more export."""
@@ -148,21 +165,71 @@ class Manifest:
 
         Args:
             folder: The folder.
-            names: Names of the changed files; by default all files are hashed.
+            names: Names of the changed files or folders; by default all files are hashed.
         """
-        if names is not None:
-            changed = set(names)
-            files = {name: record for name, record in self.files.items() if name not in changed}
-            files |= {name: _file_record(folder / name) for name in changed if (folder / name).is_file()}
-            return replace(self, files=dict(sorted(files.items())))
-        return replace(
-            self,
-            files={
-                str(file.relative_to(folder)): _file_record(file)
-                for file in sorted(folder.rglob("*"))
-                if file.is_file() and file.name != MANIFEST
-            },
-        )
+        if names is None:
+            changed = tuple(entry.name for entry in folder.iterdir())
+            kept: Mapping[str, FileRecord] = {}
+        else:
+            changed = tuple(names)
+            kept = {name: record for name, record in self.files.items() if not _is_part_of(name, changed)}
+        present = [name for name in _files(folder) if _is_part_of(name, changed)]
+        with ThreadPoolExecutor() as pool:
+            records = pool.map(lambda name: _file_record(folder / name), present)
+            files = {**kept, **dict(zip(present, records, strict=True))}
+        return replace(self, files=dict(sorted(files.items())))
+
+    def without(self, names: Iterable[str]) -> Manifest:
+        """Return a copy without the hashes of some files."""
+        gone = set(names)
+        return replace(self, files={name: record for name, record in self.files.items() if name not in gone})
+
+    def fingerprint(self, part: str) -> str:
+        """Return one SHA-256 of a folder's files, by their names and hashes, or of the dense checkpoint's.
+
+        Args:
+            part: Name of the folder, such as `onnx`, or `source`.
+        """
+        if part == SOURCE:
+            return self.source.sha256
+        digest = hashlib.sha256()
+        for name, record in sorted(self.files.items()):
+            if _is_part_of(name, (part,)):
+                digest.update(f"{name}:{record.sha256}\n".encode())
+        return digest.hexdigest()
+
+    def judged(self, part: str) -> Judged:
+        """Return what a verdict on a folder's files is bound to."""
+        return Judged(part, self.fingerprint(part))
+
+    def stands(self, judged: Judged | None) -> bool:
+        """Return whether a verdict is about the files that the manifest describes."""
+        return judged is not None and judged == self.judged(judged.part)
+
+    def verify(self, folder: Path) -> None:
+        """Raise OutputError if a file is not the one that the manifest describes.
+
+        Raises:
+            OutputError: A file is missing, or its content has changed.
+        """
+        with ThreadPoolExecutor() as pool:
+            present = list(pool.map(lambda name: _find_record(folder / name), self.files))
+        for (name, record), found in zip(self.files.items(), present, strict=True):
+            file = folder / name
+            if found is None:
+                # reports, bundles and scores may be moved away: no verdict is about them
+                if "/" not in name:
+                    continue
+                raise OutputError(
+                    f"{file} is missing, but {folder / MANIFEST} lists it.\nPut it back, or make the output again with "
+                    "--overwrite."
+                )
+            if found != record:
+                raise OutputError(
+                    f"{file} is not the file that {folder / MANIFEST} describes: it has SHA-256 {found.sha256[:12]}…, "
+                    f"and {record.sha256[:12]}… is expected.\nNothing that was found out about {folder} holds for it. "
+                    "Put the file back, or make the output again with --overwrite."
+                )
 
     def save(self, folder: Path) -> Manifest:
         """Write the manifest into a folder, with current hashes of all its files, and return it."""
@@ -189,8 +256,21 @@ class Manifest:
         return read_json(folder / MANIFEST, cls, newest=cls.SCHEMA)
 
 
+def _files(folder: Path) -> list[str]:
+    files = (file.relative_to(folder) for file in sorted(folder.rglob("*")) if file.is_file())
+    return [file.as_posix() for file in files if file.as_posix() != MANIFEST and not any(map(is_temporary, file.parts))]
+
+
+def _is_part_of(name: str, parts: Iterable[str]) -> bool:
+    return any(name == part or name.startswith(f"{part}/") for part in parts)
+
+
 def _file_record(file: Path) -> FileRecord:
     return FileRecord(hash_file(file), file.stat().st_size)
+
+
+def _find_record(file: Path) -> FileRecord | None:
+    return _file_record(file) if file.is_file() else None
 
 
 def package_versions() -> dict[str, str]:

@@ -9,3 +9,9 @@ PRUNED = "pruned"
 SCORES = "scores.safetensors"
 
 PLAN = "plan.json"
+
+SOURCE = "source"
+"""The dense checkpoint, as the subject of a verdict; it is not a file of the output."""
+
+PARTIAL = ".partial-"
+"""Part of the names of scratch directories and partial files."""

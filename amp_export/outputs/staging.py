@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
+import itertools
 import json
 import os
 import shutil
@@ -14,9 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from amp_export.errors import OutputError
-from amp_export.outputs.names import MANIFEST
+from amp_export.outputs.locks import hold_lock
+from amp_export.outputs.names import MANIFEST, PARTIAL
+from amp_export.outputs.scratch import REPLACED, absolute, is_temporary, lock_output, scratch_beside
 
-_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 """Flag of `renameat2` in linux/fs.h that swaps two paths atomically."""
@@ -39,10 +40,11 @@ def check_output(output: Path, *, overwrite: bool) -> None:
     """
     if output.is_symlink() or (output.exists() and not output.is_dir()):
         raise OutputError(f"{output} exists and is not a directory.\nChoose another --output.")
-    if not output.is_dir() or not any(output.iterdir()):
+    names = sorted(entry.name for entry in output.iterdir() if not is_temporary(entry.name)) if output.is_dir() else []
+    if not names:
         return
     if not is_ours(output):
-        found = ", ".join(sorted(entry.name for entry in output.iterdir())[:5])
+        found = ", ".join(names[:5])
         raise OutputError(
             f"{output} is not empty and was not written by amp-export (it holds {found}), so it is not "
             "overwritten.\nChoose another --output."
@@ -65,90 +67,83 @@ def require_directory(output: Path) -> None:
 
 
 @contextmanager
-def staged_output(output: Path, *, overwrite: bool = False, extend: bool = False) -> Iterator[Path]:
-    """Yield a directory beside `output` that replaces it when the block ends without an error.
+def staged_output(output: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield an empty directory beside `output` that replaces it when the block ends without an error.
 
-    A run that fails or is killed leaves the old output unchanged.
+    A run that fails or is killed leaves the old output unchanged. If something else was written to `output` meanwhile,
+    that stays too, and the new result gets another name.
 
     Args:
         output: The output directory.
         overwrite: Whether to replace an earlier result.
-        extend: Whether to start from the files of the earlier result instead of an empty directory.
 
     Raises:
-        OutputError: `output` must not be written, or the disk is full.
+        OutputError: `output` must not be written, has changed meanwhile, or the disk is full.
     """
-    output = Path(os.path.abspath(output))  # noqa: PTH100 - resolve() would follow a link that is to be refused
-    check_output(output, overwrite=overwrite or extend)
-    staging = output.parent / f".{output.name}.partial-{os.getpid()}"
-    with translate_os_errors(output):
-        try:
-            output.parent.mkdir(parents=True, exist_ok=True)
-            _remove_leftovers(output)
-            if extend and output.is_dir():
-                shutil.copytree(output, staging, copy_function=_link_or_copy)
-            else:
-                staging.mkdir()
-            yield staging
+    output = absolute(output)
+    with scratch_beside(output) as staging:
+        check_output(output, overwrite=overwrite)
+        before = _state(output)
+        yield staging
+        with lock_output(output):
+            if _state(output) != before:
+                raise OutputError(_keep_both(output, staging))
             _replace(output, staging)
-        finally:
-            # before translate_os_errors reports the free disk space
-            shutil.rmtree(staging, ignore_errors=True)
 
 
 @contextmanager
-def translate_os_errors(output: Path) -> Iterator[None]:
-    """Translate system errors about a full or write-protected disk into OutputError.
+def extended_output(output: Path) -> Iterator[Path]:
+    """Yield a directory with the files of an output, which replaces it when the block ends without an error.
+
+    The output is locked meanwhile, so that nothing is lost that another process writes to it. What takes long belongs
+    before the block.
 
     Raises:
-        OutputError: The disk is full, or the output cannot be written.
-        OSError: Any other system error, unchanged.
+        OutputError: The disk is full, or cannot be written.
     """
-    try:
-        yield
-    except OSError as error:
-        if isinstance(error, OutputError) or error.errno not in _DISK_FULL | {errno.EACCES, errno.EROFS, errno.EPERM}:
-            raise
-        raise OutputError(_explain(error, output)) from error
+    output = absolute(output)
+    with scratch_beside(output) as staging, lock_output(output):
+        # files are linked, which takes no space; they are replaced in the block, never written through
+        shutil.copytree(output, staging, copy_function=_link_or_copy, ignore=_temporaries, dirs_exist_ok=True)
+        yield staging
+        _replace(output, staging)
 
 
 def replace_text(file: Path, text: str) -> None:
     """Write a file atomically; files that the old one was hard-linked to stay unchanged."""
-    partial = file.with_name(f".{file.name}.partial-{os.getpid()}")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
+    partial = file.with_name(f".{file.name}{PARTIAL}")
+    with hold_lock(file.with_name(f".{file.name}.lock")):
+        try:
+            partial.write_text(text, encoding="utf-8")
+            partial.replace(file)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
-def _explain(error: OSError, output: Path) -> str:
-    if error.errno not in _DISK_FULL:
-        return f"{output} cannot be written: {error.strerror} ({error.filename}).\nChoose another --output."
-    free = shutil.disk_usage(output.parent).free
+def _state(output: Path) -> frozenset[tuple[str, int, int]]:
+    """Return which files an output holds, with sizes and times."""
+    entries = [entry for entry in output.rglob("*") if not is_temporary(entry.relative_to(output).parts[0])]
+    facts = [(str(entry.relative_to(output)), entry.stat()) for entry in entries if entry.is_file()]
+    return frozenset((name, found.st_size, found.st_mtime_ns) for name, found in facts)
+
+
+def _keep_both(output: Path, staging: Path) -> str:
+    """Give a result another name than the requested one, and return the message about it."""
+    numbers = itertools.count(2)
+    aside = next(path for path in (output.with_name(f"{output.name}-{number}") for number in numbers) if not _is(path))
+    staging.rename(aside)
     return (
-        f"The disk filled up while writing {output} ({error.strerror}); with the partial result removed, "
-        f"{free / 1e9:.1f} GB are free.\nFree some space, or choose an --output on another disk. The earlier result, "
-        "if any, is unchanged."
+        f"{output} was written to while this command ran, so it is not replaced.\nThe finished result is in {aside}. "
+        "Remove one of the two."
     )
 
 
-def _remove_leftovers(output: Path) -> None:
-    """Remove partial directories of processes that no longer run."""
-    for leftover in output.parent.glob(f".{output.name}.partial-*"):
-        process = leftover.name.rpartition("-")[2]
-        if process.isdigit() and not _is_running(int(process)):
-            shutil.rmtree(leftover, ignore_errors=True)
+def _is(path: Path) -> bool:
+    return path.exists() or path.is_symlink()
 
 
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return process != os.getpid()
+def _temporaries(_: str, names: list[str]) -> set[str]:
+    return {name for name in names if is_temporary(name)}
 
 
 def _link_or_copy(source: str, destination: str) -> None:
@@ -159,14 +154,25 @@ def _link_or_copy(source: str, destination: str) -> None:
 
 
 def _replace(output: Path, staging: Path) -> None:
-    """Move `staging` to `output`; an old output ends up at `staging`, to be removed, or is deleted here."""
+    """Move `staging` to `output`; an old output ends up beside `staging`, to be removed with it."""
     if not output.exists():
         staging.rename(output)
+    elif output.is_mount():
+        _replace_content(output, staging)
     elif not _exchange(output, staging):
-        aside = output.parent / f".{output.name}.replaced-{os.getpid()}"
-        output.rename(aside)
+        output.rename(staging.with_name(REPLACED))
         staging.rename(output)
-        shutil.rmtree(aside)
+
+
+def _replace_content(output: Path, staging: Path) -> None:
+    """Replace the entries of a directory that cannot be renamed, such as a volume of a container; the manifest last."""
+    aside = staging.with_name(REPLACED)
+    aside.mkdir()
+    for entry in [*output.iterdir()]:
+        if not is_temporary(entry.name) and entry.name != MANIFEST:
+            entry.rename(aside / entry.name)
+    for entry in sorted(staging.iterdir(), key=lambda entry: entry.name == MANIFEST):
+        entry.replace(output / entry.name)
 
 
 def _exchange(first: Path, second: Path) -> bool:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import msgspec
 
+from amp_export.outputs.manifest import Judged
+
 
 @dataclass(frozen=True)
 class CaseResult:
@@ -127,6 +129,7 @@ class ParityReport(
         greedy: Result of greedy decoding; None if the model is not a decoder, or its context is too short.
         holds: Whether all cases and greedy decoding hold.
         explanation: Comparison of intermediate values, if requested.
+        judged: The graph's files; None in a device's report, which is about a bundle.
     """
 
     dtype: str
@@ -140,8 +143,14 @@ class ParityReport(
     runtime: str | None = None
     greedy: Greedy | None = None
     explanation: Explanation | None = None
+    judged: Judged | None = None
 
     def tolerances(self, case: CaseResult) -> tuple[float, float]:
         """Return the tolerances of a case's largest and mean error; a device's report has the same for all cases."""
         largest = self.tolerance if case.tolerance is None else case.tolerance
         return largest, self.mean_tolerance if case.mean_tolerance is None else case.mean_tolerance
+
+
+def bind(report: ParityReport, judged: Judged) -> ParityReport:
+    """Return a copy of a report that is bound to files."""
+    return msgspec.structs.replace(report, judged=judged)

@@ -18,7 +18,8 @@ from amp_export.documents import read_json, to_json
 from amp_export.errors import NewerSchemaError, OutputError, RequestError
 from amp_export.options import Format
 from amp_export.outputs.manifest import Manifest
-from amp_export.outputs.staging import replace_text, translate_os_errors
+from amp_export.outputs.scratch import translate_os_errors
+from amp_export.outputs.staging import replace_text
 from amp_export.reporting.checks import Against, Check
 from amp_export.reporting.metrics import METRICS, Metric, Value, find_metric, measure
 from amp_export.reporting.report import Report

@@ -108,6 +108,8 @@ def compare_outputs(outputs: Sequence[Path], *, across_models: bool = False) -> 
         )
     manifests = [Manifest.load(output) for output in outputs]
     reports = [Report.load(output) for output in outputs]
+    for output, manifest in zip(outputs, manifests, strict=True):
+        manifest.verify(output)
     if not across_models:
         _check_models(outputs, manifests)
     return Comparison(

@@ -11,9 +11,11 @@ from amp_export.benchmarking.results import BenchmarkReport
 from amp_export.errors import MissingExtraError, NewerSchemaError, OutputError
 from amp_export.options import ReportFormat
 from amp_export.outputs.manifest import Manifest, package_versions
+from amp_export.outputs.scratch import lock_output
 from amp_export.outputs.staging import replace_text
 from amp_export.parity.results import ParityReport
 from amp_export.progress import Progress, Silent
+from amp_export.reporting.checks import Check
 from amp_export.reporting.html.page import to_html
 from amp_export.reporting.junit import to_junit
 from amp_export.reporting.markdown import to_markdown
@@ -26,17 +28,17 @@ def report_file(output: Path, form: ReportFormat) -> Path:
 
 
 def save_report(output: Path, report: Report, manifest: Manifest, *, progress: Progress | None = None) -> Manifest:
-    """Write the report in every form that can be made here, and the manifest with their hashes.
+    """Write the report in every form that can be rendered here, and the manifest with their hashes.
 
     A page that cannot be rendered is removed, since it would show an earlier report.
 
     Args:
-        output: The output directory.
-        report: What to write.
-        manifest: The output's manifest; of all files but the reports it has the hashes already.
-        progress: Where to say which form cannot be made.
+        output: The output directory; if others may write to it, it is locked.
+        report: The report.
+        manifest: The output's manifest, with the hashes of all other files.
+        progress: Reports a form that cannot be rendered.
     """
-    # the page comes last: whatever happens to it, what was measured is kept
+    # the page comes last: even if it cannot be rendered, the measurements are kept
     texts = [form for form in ReportFormat if form is not ReportFormat.HTML]
     manifest = write_forms(output, report, replace(manifest, packages=package_versions()), texts)
     try:
@@ -51,15 +53,19 @@ def write_forms(output: Path, report: Report, manifest: Manifest, forms: Sequenc
     """Write the report in these forms, and the manifest with their hashes.
 
     Raises:
-        MissingExtraError: The page cannot be drawn here; nothing is written.
+        MissingExtraError: The page cannot be rendered here; nothing is written.
         OutputError: The directory cannot be written to.
     """
     texts = {report_file(output, form): _render(form, output, report, manifest) for form in forms}
+    # all forms are hashed, so that one that was removed is gone from the manifest too
+    names = [report_file(output, form).name for form in ReportFormat]
     try:
+        if texts and any(file.is_file() for file in texts):
+            # if the process is killed before all are written, none is held against the hash of an earlier one
+            manifest.without(file.name for file in texts).write(output)
         for file, text in texts.items():
             replace_text(file, text)
-        # every form is hashed, so that one that was removed is gone from the manifest too
-        return manifest.with_hashes(output, [report_file(output, form).name for form in ReportFormat]).write(output)
+        return manifest.with_hashes(output, names).write(output)
     except OSError as error:
         raise OutputError(f"{output} cannot be written: {error.strerror} ({error.filename}).") from error
 
@@ -82,7 +88,7 @@ def open_report(output: Path, manifest: Manifest) -> Report:
         NewerSchemaError: It is newer than this version, which could not write it back completely.
     """
     try:
-        return Report.load(output)
+        return Report.load(output).bound_to(manifest)
     except NewerSchemaError:
         raise
     except OutputError:
@@ -91,23 +97,43 @@ def open_report(output: Path, manifest: Manifest) -> Report:
 
 def update_report(
     output: Path,
-    report: Report,
-    manifest: Manifest,
     *,
     parity: ParityReport | None = None,
     benchmarks: Mapping[str, BenchmarkReport] | None = None,
     devices: Mapping[str, DeviceReport] | None = None,
     progress: Progress | None = None,
 ) -> Report:
-    """Put new sections into the report of an output directory, and their verdicts into its manifest."""
-    report = replace(
-        report,
-        packages=package_versions(),
-        parity=parity if parity is not None else report.parity,
-        benchmarks={**(report.benchmarks or {}), **benchmarks} if benchmarks is not None else report.benchmarks,
-        devices={**(report.devices or {}), **devices} if devices is not None else report.devices,
-        # what the numbers before were held to says nothing of these
-        checks=report.checks if parity is None and benchmarks is None else None,
-    )
-    save_report(output, report, record_verdicts(manifest, report), progress=progress)
+    """Add new sections to the report of an output directory, and their verdicts to its manifest.
+
+    The report is read and written under a lock, so that commands that run at once keep one another's results.
+
+    Raises:
+        OutputError: The files that were judged have been replaced meanwhile.
+    """
+    with lock_output(output):
+        manifest = Manifest.load(output)
+        for section in (parity, *(benchmarks or {}).values(), *(devices or {}).values()):
+            if section is not None and not manifest.stands(section.judged):
+                raise OutputError(
+                    f"{output} was written to while this command ran: its files are not those that were checked.\n"
+                    "The result is not recorded. Run the command again."
+                )
+        report = open_report(output, manifest)
+        report = replace(
+            report,
+            packages=package_versions(),
+            parity=parity if parity is not None else report.parity,
+            benchmarks={**(report.benchmarks or {}), **benchmarks} if benchmarks is not None else report.benchmarks,
+            devices={**(report.devices or {}), **devices} if devices is not None else report.devices,
+            # gates were checked against the earlier numbers
+            checks=report.checks if parity is None and benchmarks is None else None,
+        )
+        save_report(output, report, record_verdicts(manifest, report), progress=progress)
     return report
+
+
+def record_checks(output: Path, checks: tuple[Check, ...], *, progress: Progress | None = None) -> None:
+    """Add the results of quality gates to the report of an output directory."""
+    with lock_output(output):
+        manifest = Manifest.load(output)
+        save_report(output, replace(open_report(output, manifest), checks=checks), manifest, progress=progress)

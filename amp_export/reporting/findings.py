@@ -13,6 +13,7 @@ from amp_export.pruning.quality import Quality
 from amp_export.reporting.checks import Against, Check
 from amp_export.reporting.report import PruningSection, Report
 from amp_export.reporting.wording import (
+    PARITY_NOT_CHECKED,
     AnyBenchmark,
     claimed_speedup,
     count_failed,
@@ -30,6 +31,7 @@ class Standing(enum.StrEnum):
     MEASURED = "measured"
     """A number without a limit that it could keep or break."""
     NOT_MEASURED = "not measured"
+    NOT_CHECKED = "not checked"
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def _findings_here(report: Report) -> Iterator[Finding]:
 
 def _parity(parity: ParityReport | None) -> Finding:
     if parity is None:
-        return Finding("Parity", Standing.NOT_MEASURED, "", "Parity has not been checked: run amp-export validate OUT.")
+        return Finding("Parity", Standing.NOT_CHECKED, "", f"{PARITY_NOT_CHECKED}.")
     failed, total = count_failed(parity.cases)
     number = in_how_many(failed, total) if parity.holds or failed else "in greedy decoding"
     worst = worst_error(parity.cases)

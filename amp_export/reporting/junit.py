@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 from amp_export.parity.results import ParityReport
 from amp_export.reporting.report import Report
 from amp_export.reporting.summary import greedy_line, reload_line
-from amp_export.reporting.wording import AnyBenchmark
+from amp_export.reporting.wording import PARITY_NOT_CHECKED, AnyBenchmark
 
 NOT_IN_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What no XML file may hold. Source: production 2, Char, of XML 1.0, fifth edition."""
@@ -89,7 +89,7 @@ def _tests(report: Report) -> Iterator[Test]:
 
 def _parity_tests(kind: str, parity: ParityReport | None, *, where: str = "") -> Iterator[Test]:
     if parity is None:
-        yield Test(kind, "parity", skipped="not measured: amp-export validate OUT")
+        yield Test(kind, "parity", skipped=PARITY_NOT_CHECKED)
         return
     for case in parity.cases:
         limit = parity.tolerances(case)

@@ -6,7 +6,7 @@ The schema of report.json is described in `docs/output.md`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
@@ -25,6 +25,7 @@ from amp_export.reporting.devices import device_verdict
 JSON_NAME = "report.json"
 
 Verdict = TypeVar("Verdict")
+Section = TypeVar("Section", BenchmarkReport, DeviceReport)
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ class Report:
         packages: Versions of what computed it.
     """
 
-    SCHEMA: ClassVar[int] = 4
+    SCHEMA: ClassVar[int] = 5
+    OLDEST_SCHEMA: ClassVar[int] = 4
 
     model: str
     pruning: PruningSection | None = None
@@ -70,7 +72,7 @@ class Report:
 
     @classmethod
     def load(cls, output: Path) -> Report:
-        """Read the report of an output directory.
+        """Read the report of an output directory, without results for files that the output no longer holds.
 
         Raises:
             OutputError: It does not exist, is damaged, or has another schema.
@@ -79,12 +81,12 @@ class Report:
         if not (output / JSON_NAME).is_file():
             raise OutputError(f"{output} contains no {JSON_NAME}: nothing has been measured.")
         report = read_json(output / JSON_NAME, cls, newest=cls.SCHEMA)
-        if report.schema != cls.SCHEMA:
+        if report.schema < cls.OLDEST_SCHEMA:
             raise OutputError(
-                f"{output / JSON_NAME} has schema {report.schema}, but this version reads schema {cls.SCHEMA}.\n"
-                "Measure again: amp-export validate, then amp-export benchmark."
+                f"{output / JSON_NAME} has schema {report.schema}, but this version reads schema {cls.OLDEST_SCHEMA} "
+                f"and later.\nMeasure again: amp-export validate, then amp-export benchmark."
             )
-        return report
+        return replace(report, schema=cls.SCHEMA).bound_to(Manifest.load(output))
 
     @classmethod
     def of(cls, manifest: Manifest) -> Report:
@@ -102,6 +104,19 @@ class Report:
             quality=_verdict(manifest, "quality", Quality),
             packages=package_versions(),
         )
+
+    def bound_to(self, manifest: Manifest) -> Report:
+        """Return a copy without results for files that a manifest does not describe."""
+        benchmarks = _standing(self.benchmarks, manifest)
+        bound = replace(
+            self,
+            parity=self.parity if self.parity is not None and manifest.stands(self.parity.judged) else None,
+            benchmarks=benchmarks,
+            devices=_standing(self.devices, manifest),
+        )
+        # gates were checked against all of the numbers
+        same = (bound.parity, bound.benchmarks) == (self.parity, self.benchmarks)
+        return bound if same else replace(bound, checks=None)
 
     @property
     def benchmark(self) -> BenchmarkReport | None:
@@ -129,14 +144,14 @@ def _verdict(manifest: Manifest, name: str, kind: type[Verdict]) -> Verdict | No
 
 
 def record_verdicts(manifest: Manifest, report: Report) -> Manifest:
-    """Return the manifest with the report's verdicts on parity and speedup."""
-    if report.parity is not None:
-        manifest = manifest.with_verdict("parity", {"holds": report.parity.holds})
-    if report.benchmark is not None:
-        speedups = {phase: result.speedup for phase, result in report.benchmark.phases.items()}
-        manifest = manifest.with_verdict("speedup", speedups)
-    if report.devices is not None:
-        manifest = manifest.with_verdict(
-            "devices", {name: device_verdict(each) for name, each in report.devices.items()}
-        )
-    return manifest
+    """Return the manifest with the report's verdicts on parity, speedup and devices, and with no others on these."""
+    parity, benchmark, devices = report.parity, report.benchmark, report.devices
+    holds = None if parity is None else {"holds": parity.holds, "judged": parity.judged}
+    speedups = None if benchmark is None else {phase: each.speedup for phase, each in benchmark.phases.items()}
+    found = None if devices is None else {name: device_verdict(each) for name, each in devices.items()}
+    return manifest.with_verdict("parity", holds).with_verdict("speedup", speedups).with_verdict("devices", found)
+
+
+def _standing(sections: Mapping[str, Section] | None, manifest: Manifest) -> Mapping[str, Section] | None:
+    """Return the sections about files that a manifest describes; None if there are none."""
+    return {name: each for name, each in (sections or {}).items() if manifest.stands(each.judged)} or None

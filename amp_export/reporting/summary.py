@@ -12,7 +12,14 @@ from amp_export.pruning.reload_check import ReloadProof
 from amp_export.reporting.benchmarks import PhaseRow, benchmark_lines, benchmark_rows
 from amp_export.reporting.devices import device_lines
 from amp_export.reporting.report import Report
-from amp_export.reporting.wording import case_name, change, count_failed, holds_in_how_many, worst_error
+from amp_export.reporting.wording import (
+    PARITY_NOT_CHECKED,
+    case_name,
+    change,
+    count_failed,
+    holds_in_how_many,
+    worst_error,
+)
 
 
 def summary_rows(report: Report) -> Iterator[PhaseRow]:
@@ -82,6 +89,8 @@ def verdict_lines(report: Report) -> Iterator[str]:
             for tolerance, mean_tolerance in [parity.tolerances(case)]
             if not case.holds
         )
+    else:
+        yield f"{PARITY_NOT_CHECKED}."
     if report.quality is not None:
         yield f"Quality is measured on {report.quality.text}."
     for benchmark in (report.benchmarks or {}).values():

@@ -13,6 +13,8 @@ from amp_export.benchmarking.statistics import PhaseResult
 from amp_export.options import Phase
 from amp_export.parity.results import CaseResult, Explanation
 
+PARITY_NOT_CHECKED = "Parity is not checked; amp-export validate OUT checks it"
+
 AnyBenchmark = BenchmarkReport | DeviceBenchmark
 
 WorkloadResult = AnyBenchmark | SweepPoint

@@ -87,7 +87,8 @@ def test_validate_writes_its_verdict_into_report_and_manifest(tiny_llama: Path, 
     assert report.holds
     assert Report.load(tmp_path / "out").parity == report
     manifest = Manifest.load(tmp_path / "out")
-    assert manifest.verdicts["parity"] == {"holds": True}
+    assert report.judged == manifest.judged("onnx")
+    assert manifest.verdicts["parity"] == {"holds": True, "judged": {"part": "onnx", "sha256": report.judged.sha256}}
     assert {"report.json", "report.md"} <= set(manifest.files)
     assert "| prefill of 17 tokens | 17 |" in (tmp_path / "out" / "report.md").read_text()
 

@@ -23,6 +23,7 @@ from amp_export.devices.references import reference_cases
 from amp_export.errors import OutputError, RequestError, UnsupportedModelError
 from amp_export.exporters.limits import Limits
 from amp_export.options import Dtype, Opset, TargetName
+from amp_export.outputs.manifest import Manifest
 from amp_export.verb_options import BundleOptions
 from tests.support.shared import Bundled
 
@@ -148,6 +149,7 @@ def test_an_encoder_is_refused(bundled: Bundled, tmp_path: Path) -> None:
     states = helper.make_tensor_value_info("last_hidden_state", onnx.TensorProto.FLOAT, ["batch_size", 32])
     graph = helper.make_graph([], "encoder", [tokens], [states])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)]), output / "onnx/model.onnx")
+    Manifest.load(output).save(output)
     with pytest.raises(UnsupportedModelError, match="does not hold a decoder; only decoders can be bundled"):
         bundle(output, BundleOptions(file=tmp_path / "b.tar.gz"))
 

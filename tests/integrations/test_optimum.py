@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -13,6 +14,9 @@ from amp_export.api import convert as converting
 from amp_export.errors import RequestError
 from amp_export.options import Format
 from amp_export.verb_options import ConvertOptions
+
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("optimum") is None, reason="optimum is not installed")
 
 
 def optimum_cli(*words: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:

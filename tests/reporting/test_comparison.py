@@ -17,7 +17,7 @@ from amp_export.reporting.comparison import compare_outputs
 from amp_export.reporting.files import write_forms
 from amp_export.reporting.report import Report
 from tests.support import sample_reports
-from tests.support.sample_reports import bare_report, full_report, manifest
+from tests.support.sample_reports import bare_report, full_report, manifest, save_graph
 
 runner = CliRunner()
 
@@ -48,6 +48,7 @@ def smaller(report: Report) -> Report:
 
 def write(folder: Path, report: Report, **source: Any) -> Path:
     folder.mkdir()
+    save_graph(folder)
     made = manifest(report)
     made = replace(made, source=replace(made.source, **source))
     write_forms(folder, report, made, [ReportFormat.JSON])

@@ -93,7 +93,7 @@ def test_parity_that_nobody_checked_is_skipped_and_no_success() -> None:
     (test,) = read(bare_report()).findall("testcase")
     skipped = test.find("skipped")
     assert skipped is not None
-    assert skipped.get("message") == "not measured: amp-export validate OUT"
+    assert skipped.get("message") == "Parity is not checked; amp-export validate OUT checks it"
 
 
 @given(st.text())
@@ -168,4 +168,4 @@ def test_an_error_that_is_no_number_is_the_worst() -> None:
 
 def test_a_gain_that_cannot_be_claimed_is_none_in_the_headline() -> None:
     assert "Forward, one sample: too noisy to conclude" in headline(encoder_report())
-    assert headline(bare_report()) == "Parity: not measured."
+    assert headline(bare_report()) == "Parity: not checked."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -103,6 +104,11 @@ def case(name: str, *, output: str = "logits", share: float = 0.3) -> CaseResult
     return convert(content, CaseResult, source="case")
 
 
+GRAPH = b"a graph"
+FILES = {"onnx/model.onnx": FileRecord(hashlib.sha256(GRAPH).hexdigest(), len(GRAPH))}
+JUDGED = Manifest(SourceRecord("m", "p", "0"), config_before={}, files=FILES).judged("onnx")
+
+
 def parity(*cases: CaseResult) -> ParityReport:
     return ParityReport(
         runtime="ONNX Runtime 1.32.0",
@@ -114,6 +120,7 @@ def parity(*cases: CaseResult) -> ParityReport:
         mean_tolerance=4e-5,
         cases=cases,
         holds=all(each.holds for each in cases),
+        judged=JUDGED,
     )
 
 
@@ -177,6 +184,7 @@ def benchmark(*, decodes: bool = True) -> BenchmarkReport:
         "machine": {"processor": "a processor", "cores": 2, "system": "Linux x86_64"},
         "bandwidth_bytes_per_second": 3e10,
         "seed": 0,
+        "judged": {"part": JUDGED.part, "sha256": JUDGED.sha256},
     }
     return convert(content, BenchmarkReport, source="benchmark")
 
@@ -207,6 +215,7 @@ def device() -> DeviceReport:
         parity={"dense": found, "pruned": found},
         holds=True,
         power=PowerSource("tegrastats", ("VDD_IN",)),
+        judged=JUDGED,
         benchmark=DeviceBenchmark(
             dense=measured,
             pruned=replace(measured, bytes_on_disk=here.pruned.bytes_on_disk),
@@ -278,5 +287,11 @@ def manifest(report: Report) -> Manifest:
         rewrite=None if pruning is None else pruning.rewrite,
         exports={Format.ONNX: Dtype.FLOAT32},
         exporters={Format.ONNX: Via.DIRECT},
-        files={"onnx/model.onnx": FileRecord("cd" * 32, 3)},
+        files=FILES,
     )
+
+
+def save_graph(folder: Path) -> None:
+    """Write the file that the reports are about."""
+    (folder / "onnx").mkdir()
+    (folder / "onnx/model.onnx").write_bytes(GRAPH)

@@ -12,6 +12,7 @@ import numpy as np
 
 from amp_export.exporters.onnx.introspection.taps import KEY, MASK, QUERY, VALUE, Tap, tapped_sessions
 from amp_export.exporters.onnx.values import is_float, to_float32
+from amp_export.outputs.scratch import scratch_beside
 from amp_export.parity.explain.runs import Call, Run, Watch
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ Recording = dict[tuple[str, str], list[Any]]
 
 def record_graphs(run: Run, files: Sequence[Path], taps: Taps) -> Recording:
     """Run graphs and return their intermediate values."""
-    with tapped_sessions(files, taps) as sessions:
+    with scratch_beside(files[0].parent) as scratch:
+        sessions = tapped_sessions(files, taps, scratch)
         calls = run.through_graphs(sessions)
         seen = []
         for file, session in zip(files, sessions, strict=True):

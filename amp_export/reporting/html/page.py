@@ -15,7 +15,13 @@ from amp_export.reporting.report import Report
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-SIGNS = {Standing.HOLDS: "✓", Standing.FAILS: "✗", Standing.MEASURED: "", Standing.NOT_MEASURED: "?"}
+SIGNS = {
+    Standing.HOLDS: "✓",
+    Standing.FAILS: "✗",
+    Standing.MEASURED: "",
+    Standing.NOT_MEASURED: "?",
+    Standing.NOT_CHECKED: "?",
+}
 """The sign of a finding's standing, for readers who do not see its colour."""
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
+from amp_export.errors import ModelError
 from amp_export.exporters.onnx.introspection.scopes import module_values
 from amp_export.exporters.onnx.sessions import OnnxSession, load_graph
 from amp_export.hardware.threads import usable_cores
@@ -87,8 +86,7 @@ class TappedSession(OnnxSession):
         return found[: len(outputs)]
 
 
-@contextmanager
-def tapped_sessions(files: Sequence[Path], taps: Mapping[str, Sequence[Tap]]) -> Iterator[list[TappedSession]]:
+def tapped_sessions(files: Sequence[Path], taps: Mapping[str, Sequence[Tap]], scratch: Path) -> list[TappedSession]:
     """Load graphs so that they also return intermediate values.
 
     This prevents fusions that would remove such a value, and so hides faults of fused kernels.
@@ -96,12 +94,15 @@ def tapped_sessions(files: Sequence[Path], taps: Mapping[str, Sequence[Tap]]) ->
     Args:
         files: The graphs, all in one folder.
         taps: The values, by file name of the graph.
+        scratch: An empty folder for the changed graphs; weights are linked into it if it is on the same disk.
 
-    Yields:
+    Returns:
         The sessions, in the order of the files.
+
+    Raises:
+        ModelError: A graph refers to weights outside its folder.
     """
-    with tempfile.TemporaryDirectory(prefix=".tapped-", dir=files[0].parent) as scratch:
-        yield [_tapped_session(file, taps[file.name], Path(scratch)) for file in files]
+    return [_tapped_session(file, taps[file.name], scratch) for file in files]
 
 
 def _tapped_session(file: Path, taps: Sequence[Tap], scratch: Path) -> TappedSession:
@@ -112,9 +113,21 @@ def _tapped_session(file: Path, taps: Sequence[Tap], scratch: Path) -> TappedSes
     names = [name for name in dict.fromkeys(tap.value for tap in taps) if name not in known]
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     for data in _data_files(model):
+        if not _is_inside(data):
+            raise ModelError(
+                f"{file} refers to weights in {data!r}, which is outside its folder.\nDo not run a graph that you do "
+                "not trust. Copy the weights next to it, and export or save it again."
+            )
         _link(file.parent / data, scratch / data)
     (scratch / file.name).write_bytes(model.SerializeToString())
     return TappedSession(scratch / file.name, names)
+
+
+def _is_inside(location: str) -> bool:
+    """Return whether a location of external data is below its graph's folder, as the ONNX specification requires."""
+    # of both systems: a graph that was made on Windows may be opened here
+    paths = (PurePosixPath(location), PureWindowsPath(location))
+    return not any(path.is_absolute() or path.drive or ".." in path.parts for path in paths)
 
 
 def _link(data: Path, place: Path) -> None:
