@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -15,14 +14,13 @@ from amp_export.errors import RequestError
 from amp_export.options import Format
 from amp_export.verb_options import ConvertOptions
 
-
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("optimum") is None, reason="optimum is not installed")
+PROGRAM = Path(sys.executable).with_name("optimum-cli")
+pytestmark = pytest.mark.skipif(not PROGRAM.exists(), reason="optimum is not installed")
 
 
 def optimum_cli(*words: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
     """Runs the real command of optimum."""
-    program = Path(sys.executable).with_name("optimum-cli")
-    command = [str(program), *map(str, words)]
+    command = [str(PROGRAM), *map(str, words)]
     done = subprocess.run(command, env={**os.environ, "NO_COLOR": "1"}, capture_output=True, text=True, check=False)
     assert done.returncode == code, done.stderr
     return done
