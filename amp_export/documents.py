@@ -61,7 +61,9 @@ def convert(
         ignore_unknown: Accept keys that the type does not have.
         error: Class of the error to raise.
 
-        Raises:
+    Raises:
+        AmpExportError: The content does not have that type, or has a key that the type lacks; the message names the
+            key, what was expected and what was found.
     """
     info = inspect.type_info(kind)
     try:

@@ -15,8 +15,8 @@ def require_extra(module: str, extra: str, *, needed_for: str) -> None:
         extra: Extra that installs it.
         needed_for: Feature that needs it, for the message.
 
-        Raises:
-            MissingExtraError: The module cannot be imported.
+    Raises:
+        MissingExtraError: The module cannot be imported.
     """
     try:
         importlib.import_module(module)

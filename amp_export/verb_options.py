@@ -30,8 +30,8 @@ class PlanChoices:
     Attributes:
         allocation: How the budget is divided between attention heads and neurons.
         heads: Which attention heads may be pruned.
-        snap: Keep a multiple of this many neurons; by default the target's multiple, or, for the paper's rule, 1 (8 with
-            experts).
+        snap: Keep a multiple of this many neurons; by default the target's multiple; for the paper's rule 1, or 8 with
+            experts.
         target: The device whose kernels the widths should suit; it decides the default of `snap`.
         heads_per_layer: Whether all layers keep the same number of heads.
         neurons_per_layer: Whether all layers keep the same number of neurons.
