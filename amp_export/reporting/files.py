@@ -1,4 +1,4 @@
-"""A report on disk: the same content in every form, and the manifest that vouches for them."""
+"""Report files: the same content in every format, and the manifest with their hashes."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from amp_export.reporting.report import Report, record_verdicts
 
 
 def report_file(output: Path, form: ReportFormat) -> Path:
-    """Return where a report of this form lies in an output directory."""
+    """Return the path of a report of this format in an output directory."""
     return output / f"report.{form.value}"
 
 
 def save_report(output: Path, report: Report, manifest: Manifest, *, progress: Progress | None = None) -> Manifest:
-    """Write the report in every form that can be made here, and the manifest with their hashes.
+    """Write the report in every format that can be rendered here, and the manifest with their hashes.
 
-    A page that cannot be rendered is removed, since it would show an earlier report.
+    If the HTML page cannot be rendered, an earlier one is removed, since it would show an earlier report.
 
     Args:
         output: The output directory.
-        report: What to write.
-        manifest: The output's manifest; of all files but the reports it has the hashes already.
-        progress: Where to say which form cannot be made.
+        report: The report to write.
+        manifest: The output's manifest, which already has the hashes of all other files.
+        progress: Where to note that a format cannot be rendered.
     """
-    # the page comes last: whatever happens to it, what was measured is kept
+    # the page comes last, so that the other formats are kept if it fails
     texts = [form for form in ReportFormat if form is not ReportFormat.HTML]
     manifest = write_forms(output, report, replace(manifest, packages=package_versions()), texts)
     try:
@@ -48,17 +48,17 @@ def save_report(output: Path, report: Report, manifest: Manifest, *, progress: P
 
 
 def write_forms(output: Path, report: Report, manifest: Manifest, forms: Sequence[ReportFormat]) -> Manifest:
-    """Write the report in these forms, and the manifest with their hashes.
+    """Write the report in these formats, and the manifest with their hashes.
 
     Raises:
-        MissingExtraError: The page cannot be drawn here; nothing is written.
+        MissingExtraError: The HTML page cannot be rendered here; nothing is written.
         OutputError: The directory cannot be written to.
     """
     texts = {report_file(output, form): _render(form, output, report, manifest) for form in forms}
     try:
         for file, text in texts.items():
             replace_text(file, text)
-        # every form is hashed, so that one that was removed is gone from the manifest too
+        # all formats are hashed, so that a removed one leaves the manifest too
         return manifest.with_hashes(output, [report_file(output, form).name for form in ReportFormat]).write(output)
     except OSError as error:
         raise OutputError(f"{output} cannot be written: {error.strerror} ({error.filename}).") from error
@@ -72,14 +72,14 @@ def _render(form: ReportFormat, output: Path, report: Report, manifest: Manifest
 
 
 def open_report(output: Path, manifest: Manifest) -> Report:
-    """Read the report to add something to; if none can be read, start from the manifest.
+    """Return the report of an output directory; if it cannot be read, start a new one from the manifest.
 
     Args:
         output: The output directory.
         manifest: The output's manifest.
 
     Raises:
-        NewerSchemaError: It is newer than this version, which could not write it back completely.
+        NewerSchemaError: The report is from a newer version; this version could not write it back completely.
     """
     try:
         return Report.load(output)
@@ -99,14 +99,14 @@ def update_report(
     devices: Mapping[str, DeviceReport] | None = None,
     progress: Progress | None = None,
 ) -> Report:
-    """Put new sections into the report of an output directory, and their verdicts into its manifest."""
+    """Add sections to the report of an output directory, and their verdicts to its manifest."""
     report = replace(
         report,
         packages=package_versions(),
         parity=parity if parity is not None else report.parity,
         benchmarks={**(report.benchmarks or {}), **benchmarks} if benchmarks is not None else report.benchmarks,
         devices={**(report.devices or {}), **devices} if devices is not None else report.devices,
-        # what the numbers before were held to says nothing of these
+        # checks of earlier numbers do not apply to the new ones
         checks=report.checks if parity is None and benchmarks is None else None,
     )
     save_report(output, report, record_verdicts(manifest, report), progress=progress)
