@@ -25,7 +25,7 @@ from amp_export.options import (
 
 @dataclass(frozen=True, kw_only=True)
 class PlanChoices:
-    """How a plan chooses what each layer keeps.
+    """Rules by which a plan chooses the heads and neurons that each layer keeps.
 
     Attributes:
         allocation: How the budget is divided between attention heads and neurons.
@@ -67,7 +67,7 @@ class PruneOptions(PlanChoices):
             text models, the calibration set.
         scores: Scores of an earlier run, used instead of a calibration pass.
         plan: A plan file to follow instead of a ratio.
-        allow_pickle: Read torch pickles where there is no safetensors file; their code is never run.
+        allow_pickle: Read torch pickles if there is no safetensors file; their code is never run.
     """
 
     ratio: float | None = None
@@ -100,7 +100,7 @@ class DoctorOptions:
     Attributes:
         uniform: How to store layers of different widths.
         max_batch: The largest batch that the target has to run.
-        max_context: The most tokens of a sequence; by default 2048, or the model's context if that is shorter.
+        max_context: The longest sequence in tokens; by default 2048, or the model's context if that is shorter.
     """
 
     uniform: Uniform = Uniform.RESIZE
@@ -122,7 +122,7 @@ class ExportOptions:
         max_batch: The largest batch of a TensorRT engine or an ExecuTorch program.
         max_context: Their longest sequence, KV cache and new tokens together; by default 2048 for an engine, 512 for
             ExecuTorch, or the model's context if that is shorter.
-        allow_pickle: Read torch pickles where there is no safetensors file; their code is never run.
+        allow_pickle: Read torch pickles if there is no safetensors file; their code is never run.
     """
 
     to: Format = Format.ONNX
@@ -232,7 +232,7 @@ class BundleOptions:
         target: The device that the bundle is for.
         max_batch: The largest batch of the device's engines.
         max_context: Their longest sequence; by default 2048, or the model's context if that is shorter.
-        opset: The version of the ONNX operators; by default what every TensorRT of the device supports.
+        opset: The version of the ONNX operators; by default one that every TensorRT of the device supports.
         against: The output directory to compare with; by default the dense model.
         file: The archive to write; by default `bundle-TARGET.tar.gz` in the output directory.
     """

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from amp_export.pruning.scoring import Array, Scores
 
 IMPORTANCE_LOSS_TOLERANCE = 1.1
-"""`auto` prefers candidates that meet the budget if they lose at most this many times the least importance lost."""
+"""`auto` prefers candidates that meet the budget if their importance loss is at most this many times the smallest."""
 
 
 BALANCE_TOLERANCE = 0.1

@@ -138,7 +138,7 @@ def compare(name: str, dense: Step, pruned: Step, vocab_size: int, clock: Clock)
 
 
 def make_configs(layers: int, folder: Path) -> tuple[Any, Any, str]:
-    """Return the dense config, the pruned config, and a sentence about what was removed."""
+    """Return the dense config, the pruned config, and a sentence about both shapes."""
     dense = LlamaConfig(num_hidden_layers=layers)
     dense.architectures = ["LlamaForCausalLM"]
     dense.save_pretrained(folder / "dense")
