@@ -63,7 +63,7 @@ def convert(
 
     Raises:
         AmpExportError: The content does not have that type, or has a key that the type lacks; the message names the
-            key, the expected type or keys, and the value that was found.
+            key and the expected type or keys.
     """
     info = inspect.type_info(kind)
     try:
