@@ -1,7 +1,7 @@
 """Read and write JSON and TOML files as typed values.
 
-JSON has no NaN and no infinity: they are written as the texts "NaN", "Infinity" and "-Infinity", as the JSON mapping of
-protobuf does, and read as numbers where a type asks for a float.
+JSON has no NaN and no infinity: they are written as the strings "NaN", "Infinity" and "-Infinity", as in protobuf's
+JSON mapping, and read back as numbers where the type is float.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ _STEP = re.compile(r"\.?([^.\[\]]+)|\[(\d+|\.\.\.)\]")
 _TYPES = {"str": str, "int": int, "float": float, "bool": bool, "array": list, "object": dict, "null": type(None)}
 
 SHOWN_CHARACTERS = 60
-"""As much of a value as a message shows."""
+"""Maximum number of characters of a value in a message."""
 
 
 def to_json(value: Any) -> str:
-    """Return a value as indented JSON that every strict parser reads."""
+    """Return a value as indented JSON without NaN and infinity, which strict parsers reject."""
     return json.dumps(to_builtins(value), indent=2, allow_nan=False) + "\n"
 
 
 def to_builtins(value: Any) -> Any:
-    """Return a value as dictionaries, lists, texts and numbers, as JSON has them."""
+    """Return a value as dictionaries, lists, strings and numbers that JSON can hold."""
     return _name_numbers(msgspec.to_builtins(value, enc_hook=_plain))
 
 
@@ -52,18 +52,18 @@ def convert(
     ignore_unknown: bool = False,
     error: type[AmpExportError] = OutputError,
 ) -> Content:
-    """Turn dictionaries, lists, texts and numbers into a typed value.
+    """Convert dictionaries, lists, strings and numbers to a typed value.
 
     Args:
-        content: What a file holds.
+        content: Content of a file.
         kind: A dataclass, a `msgspec.Struct`, or a container of them.
-        source: What the content is from, for the error.
+        source: Origin of the content, for the error message.
         ignore_unknown: Accept keys that the type does not have.
-        error: What to raise.
+        error: Class of the error to raise.
 
     Raises:
-        AmpExportError: The content is not of that type, or has a key that the type does not have; the text names the
-            key, what was expected and what was found.
+        AmpExportError: The content does not have that type, or has a key that the type lacks; the message names the
+            key and the expected type or keys.
     """
     info = inspect.type_info(kind)
     try:
@@ -77,10 +77,10 @@ def convert(
 
 
 def parse_json(text: str | bytes, *, source: str, error: type[AmpExportError] = OutputError) -> Any:
-    """Return the content of a JSON text; bare NaN and Infinity, as Python writes them, are read too.
+    """Return the content of a JSON text; bare NaN and Infinity, as Python writes them, are accepted.
 
     Raises:
-        AmpExportError: It is not JSON.
+        AmpExportError: The text is not JSON.
     """
     try:
         return json.loads(text)
@@ -89,17 +89,17 @@ def parse_json(text: str | bytes, *, source: str, error: type[AmpExportError] = 
 
 
 def read_json(file: Path, kind: type[Content], *, newest: int, error: type[AmpExportError] = OutputError) -> Content:
-    """Read a JSON file whose object has a number `schema`.
+    """Read a JSON file that holds an object with a number `schema`.
 
     Args:
         file: The file.
-        kind: The type of its content.
-        newest: The newest schema that this version knows.
-        error: What to raise.
+        kind: Type of its content.
+        newest: Newest schema that this version knows.
+        error: Class of the error to raise.
 
     Raises:
         NewerSchemaError: The file is from a newer version.
-        AmpExportError: It cannot be read, or is not of that type.
+        AmpExportError: The file cannot be read, has no schema, or does not have that type.
     """
     content = parse_json(read_text(file, error=error), source=str(file), error=error)
     check_schema(content, source=str(file), newest=newest, error=error)
@@ -110,7 +110,7 @@ def read_toml(file: Path, *, error: type[AmpExportError] = OutputError) -> dict[
     """Return the content of a TOML file.
 
     Raises:
-        AmpExportError: It cannot be read, or is not TOML.
+        AmpExportError: The file cannot be read, or is not TOML.
     """
     try:
         return tomllib.loads(read_text(file, error=error))
@@ -122,7 +122,7 @@ def read_text(file: Path, *, error: type[AmpExportError] = OutputError) -> str:
     """Return the text of a file.
 
     Raises:
-        AmpExportError: It cannot be read, or is not text in UTF-8.
+        AmpExportError: The file cannot be read, or is not text in UTF-8.
     """
     try:
         return file.read_text(encoding="utf-8")
@@ -133,10 +133,10 @@ def read_text(file: Path, *, error: type[AmpExportError] = OutputError) -> str:
 
 
 def check_schema(content: Any, *, source: str, newest: int, error: type[AmpExportError] = OutputError) -> None:
-    """Refuse a content of a newer schema, and one that names none.
+    """Raise an error if the schema is missing or newer than `newest`.
 
     Raises:
-        NewerSchemaError: The schema is newer than `newest`; where `error` is not a base of it, `error`.
+        NewerSchemaError: The schema is newer; if `error` is not a base of this class, `error` is raised instead.
         AmpExportError: There is no schema.
     """
     schema = content.get("schema") if isinstance(content, dict) else None
@@ -149,12 +149,12 @@ def check_schema(content: Any, *, source: str, newest: int, error: type[AmpExpor
 
 
 def explain(problem: msgspec.ValidationError, content: Any, info: inspect.Type) -> str:
-    """Return where a content does not fit its type, what was expected there, and what was found.
+    """Return the path of a value with a wrong type, the expected type, and the value that was found.
 
     Args:
-        problem: The error of msgspec.
-        content: The content that was converted.
-        info: The type that it was converted to.
+        problem: Error raised by msgspec.
+        content: Content that was converted.
+        info: Type that it was converted to.
     """
     match = _WHERE.fullmatch(str(problem))
     assert match is not None
@@ -167,7 +167,7 @@ def explain(problem: msgspec.ValidationError, content: Any, info: inspect.Type) 
         return f"{path}: {what[:1].lower()}{what[1:]}."
     expects = _EXPECTS.fullmatch(what)
     got = _TYPES.get(expects["got"] or "", object) if expects is not None else object
-    # msgspec does not name the key of a mapping: the first that has such a value is meant
+    # msgspec does not name the key of a mapping, so take the first whose value has the reported type
     shown, found, found_type = next((each for each in places if type(each[1]) is got), places[0])
     place = f"{_as_path(shown)}: " if shown else ""
     if enumeration := next((each for each in _alternatives(found_type) if isinstance(each, inspect.EnumType)), None):
@@ -182,7 +182,7 @@ def explain(problem: msgspec.ValidationError, content: Any, info: inspect.Type) 
 def _places(
     content: Any, info: inspect.Type, steps: Sequence[str | int | EllipsisType], path: tuple[str | int, ...]
 ) -> Iterator[tuple[tuple[str | int, ...], Any, inspect.Type]]:
-    """Yield the paths that steps may mean, with value and type of each; `...` is any key of a mapping."""
+    """Yield each path that the steps can refer to, with its value and type; `...` stands for any key of a mapping."""
     if not steps:
         yield path, content, info
         return
@@ -201,13 +201,13 @@ def _alternatives(info: inspect.Type) -> Sequence[inspect.Type]:
 
 
 def _fields(info: inspect.Type) -> dict[str, inspect.Type]:
-    """Return the members of an object by name; none for another type."""
+    """Return the types of an object's fields by name; empty for other types."""
     objects = (each for each in _alternatives(info) if isinstance(each, inspect.DataclassType | inspect.StructType))
     return {field.encode_name: field.type for each in objects for field in each.fields}
 
 
 def _type_within(info: inspect.Type, step: str | int) -> inspect.Type | None:
-    """Return the type of a member of an object, a mapping or a list; None if the type has no such member."""
+    """Return the type of a member of an object, mapping or list; None if there is no such member."""
     if isinstance(step, str) and step in (fields := _fields(info)):
         return fields[step]
     for each in _alternatives(info):
@@ -223,7 +223,7 @@ def _type_within(info: inspect.Type, step: str | int) -> inspect.Type | None:
 def _unknown_keys(
     content: Any, info: inspect.Type, path: tuple[str | int, ...]
 ) -> Iterator[tuple[tuple[str | int, ...], Iterable[str]]]:
-    """Yield the paths of keys that a type does not have, each with the keys that it has."""
+    """Yield the path of each key that a type lacks, with the keys that it has."""
     for step, value in _members(content):
         if (within := _type_within(info, step)) is not None:
             yield from _unknown_keys(value, within, (*path, step))
@@ -248,7 +248,7 @@ def _plain(value: Any) -> Any:
 
 
 def _name_numbers(content: Any) -> Any:
-    """Put texts in the place of numbers that JSON does not have."""
+    """Replace NaN and infinity by strings."""
     if isinstance(content, float) and not math.isfinite(content):
         return "NaN" if math.isnan(content) else f"{'-' if content < 0 else ''}Infinity"
     if isinstance(content, dict):
@@ -257,7 +257,7 @@ def _name_numbers(content: Any) -> Any:
 
 
 def _restore(content: Any, info: inspect.Type) -> Any:
-    """Put back the numbers that JSON does not have, where the type asks for a float."""
+    """Replace these strings by NaN and infinity where the type is float."""
     if isinstance(content, str):
         kinds = {type(each) for each in _alternatives(info)}
         return _NUMBERS.get(content, content) if kinds <= {inspect.FloatType, inspect.NoneType} else content

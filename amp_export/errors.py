@@ -1,19 +1,19 @@
-"""Every exception a user can meet.
+"""Exceptions that a user can meet, in one hierarchy.
 
-The tree::
+The classes::
 
     AmpExportError                 exit code 2 unless noted
-    ├── RequestError (ValueError)  the request itself cannot be met
-    │   ├── ModelError             no such model, or its files are broken
-    │   ├── UnsupportedModelError  a model we know we cannot handle
-    │   ├── CalibrationError       the calibration text cannot be used
-    │   ├── RatioError             an illegal ratio; carries the nearest legal one
+    ├── RequestError (ValueError)  the request cannot be fulfilled
+    │   ├── ModelError             the model does not exist, or its files are damaged
+    │   ├── UnsupportedModelError  a kind of model that is not supported
+    │   ├── CalibrationError       the calibration data is empty or malformed
+    │   ├── RatioError             an illegal ratio; `nearest` is the nearest legal one
     │   └── PlanError              a plan that does not fit the model
-    ├── OutputError (OSError)      the output directory cannot be written
-    │   └── NewerSchemaError       a file in it is of a newer version than this one reads
+    ├── OutputError (OSError)      the output directory cannot be read or written
+    │   └── NewerSchemaError       a file has a newer schema than this version knows
     ├── DeviceError (OSError)      a device cannot be reached, or cannot do what was requested
-    ├── MissingExtraError          an optional dependency is absent; carries the install line
-    └── VerificationError          exit code 1: what was written does not compute the same thing
+    ├── MissingExtraError          an optional dependency is not installed; the message has the install command
+    └── VerificationError          exit code 1: an output does not compute what it should
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 
 class AmpExportError(Exception):
-    """Base of all errors that are the user's to mend.
+    """Base class of all errors that a user can resolve.
 
     Attributes:
-        exit_code: What the command line exits with.
+        exit_code: Exit code of the command line.
     """
 
     exit_code = 2
@@ -49,7 +49,7 @@ class UnsupportedModelError(RequestError):
 
 
 class CalibrationError(RequestError):
-    """The calibration text is empty or malformed."""
+    """The calibration data is empty or malformed, or does not suit the model."""
 
 
 class RatioError(RequestError):
@@ -69,7 +69,7 @@ class PlanError(RequestError):
 
 
 class OutputError(AmpExportError, OSError):
-    """The output directory is not ours to overwrite, or could not be written."""
+    """The output directory cannot be read or written, or holds files that must not be overwritten."""
 
 
 class DeviceError(AmpExportError, OSError):
@@ -77,7 +77,7 @@ class DeviceError(AmpExportError, OSError):
 
 
 class NewerSchemaError(OutputError):
-    """A file was written by a newer version, in a form that this one does not know."""
+    """A file was written by a newer version, with a schema that this version does not know."""
 
 
 class MissingExtraError(AmpExportError, ImportError):
@@ -89,7 +89,7 @@ class MissingExtraError(AmpExportError, ImportError):
 
 
 class VerificationError(AmpExportError):
-    """Something was written that does not compute what it must."""
+    """An output was written that does not compute what it should."""
 
     exit_code = 1
 

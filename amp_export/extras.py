@@ -8,15 +8,15 @@ from amp_export.errors import MissingExtraError
 
 
 def require_extra(module: str, extra: str, *, needed_for: str) -> None:
-    """Import a module of an extra, so that its absence is known before any work is done.
+    """Import a module of an extra, so that its absence is reported before any work is done.
 
     Args:
-        module: What is imported.
-        extra: The extra that brings it.
-        needed_for: What cannot be done without.
+        module: Module to import.
+        extra: Extra that installs it.
+        needed_for: Feature that needs it, for the message.
 
     Raises:
-        MissingExtraError: It is not installed.
+        MissingExtraError: The module cannot be imported.
     """
     try:
         importlib.import_module(module)

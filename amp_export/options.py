@@ -1,4 +1,4 @@
-"""The choices that a user can name. They stand apart so that `--help` need not load what they choose between."""
+"""Enumerations of option values. They have a module of their own so that `--help` loads nothing else."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ if TYPE_CHECKING:
 
 
 class Allocation(enum.StrEnum):
-    """How the budget is shared between heads and neurons."""
+    """How the budget is divided between attention heads and neurons."""
 
     PAPER = "paper"
     BALANCED = "balanced"
 
 
 class HeadPolicy(enum.StrEnum):
-    """Which query heads may go where several of them share a key/value head."""
+    """Which attention heads to prune."""
 
     GROUPS = "groups"
     WITHIN = "within"
@@ -26,23 +26,23 @@ class HeadPolicy(enum.StrEnum):
 
 
 class PerLayer(enum.StrEnum):
-    """Whether every layer keeps the same count, or as many as its importance deserves among all layers."""
+    """Whether every layer keeps the same count, or counts are allocated across layers by importance."""
 
     UNIFORM = "uniform"
     GLOBAL = "global"
 
 
 class Uniform(enum.StrEnum):
-    """What becomes of a plan that no stock config can say."""
+    """How to store layers of different widths."""
 
     RESIZE = "resize"
-    """The layers are resized when the checkpoint is loaded, by a file that is saved with it."""
+    """A modeling file, saved with the checkpoint, resizes the layers at load time."""
     PAD = "pad"
-    """The layers are filled up with zeros, until a stock config can say them."""
+    """The layers are zero-padded to widths that a stock config can express."""
 
 
 class Format(enum.StrEnum):
-    """What a checkpoint can be exported to; each is a folder in `exporters`."""
+    """Export format; each has a package in `exporters`."""
 
     ONNX = "onnx"
     TENSORRT = "tensorrt"
@@ -51,23 +51,23 @@ class Format(enum.StrEnum):
 
 
 class Via(enum.StrEnum):
-    """How a graph is made."""
+    """How a graph is made: directly from config and weights, or by tracing."""
 
     AUTO = "auto"
-    """Directly where all operators of the model are known, by tracing otherwise."""
+    """Directly if all operators of the model are known, otherwise by tracing."""
     DIRECT = "direct"
     TRACE = "trace"
 
 
 class EngineRuntime(enum.StrEnum):
-    """What builds and runs engines."""
+    """TensorRT variant that builds and runs engines."""
 
     TENSORRT = "tensorrt"
     TENSORRT_RTX = "tensorrt-rtx"
 
 
 class TargetName(enum.StrEnum):
-    """A device; its facts are in `amp_export.hardware.targets`."""
+    """Target device; its facts are in `amp_export.hardware.targets`."""
 
     CPU = "cpu"
     ORIN_NANO = "orin-nano"
@@ -84,7 +84,7 @@ class TargetName(enum.StrEnum):
 
 
 class Runtime(enum.StrEnum):
-    """What a benchmark on this machine runs models in."""
+    """Runtime of a benchmark on this machine."""
 
     ONNXRUNTIME = "onnxruntime"
     GENAI = "onnxruntime-genai"
@@ -92,54 +92,54 @@ class Runtime(enum.StrEnum):
     OPENVINO = "openvino"
     EXECUTORCH = "executorch"
     PYTORCH = "pytorch"
-    """The checkpoint in transformers, operator by operator."""
+    """The checkpoint in transformers, in eager mode."""
     COMPILED = "pytorch-compiled"
-    """The same through torch.compile."""
+    """The checkpoint in transformers, compiled with torch.compile."""
 
 
 class Phase(enum.StrEnum):
-    """What a runtime does with a model; each is timed by itself."""
+    """Phase of inference; each is timed separately."""
 
     PREFILL = "prefill"
-    """A decoder reads the prompt in one call."""
+    """A decoder processes the prompt in one call."""
     DECODE = "decode"
-    """A decoder writes one token a call."""
+    """A decoder generates one token per call."""
     FORWARD = "forward"
-    """An encoder reads one batch."""
+    """An encoder processes one batch."""
     ENCODE = "encode"
-    """An encoder-decoder does all that is done once for an input: the encoder, and the decoder's first call, which
-    computes the keys and values of the encoder's states."""
+    """An encoder-decoder does all work that is done once per input: it runs the encoder, and the decoder's first call,
+    which computes the cross-attention keys and values."""
 
 
 class BenchmarkDevice(enum.StrEnum):
-    """The processor of this machine that a benchmark runs on."""
+    """Device of this machine that a benchmark runs on."""
 
     CPU = "cpu"
     CUDA = "cuda"
 
 
 class DeviceRuntime(enum.StrEnum):
-    """What a device runs a bundle with."""
+    """Runtime that a device runs a bundle with."""
 
     TENSORRT = "tensorrt"
     ONNXRUNTIME = "onnxruntime"
 
 
 class ReportFormat(enum.StrEnum):
-    """What a report is written as; each is the ending of a file."""
+    """Format of a report; each value is a file extension."""
 
     JSON = "json"
-    """For machines: everything that was found out."""
+    """All results, for programs."""
     MD = "md"
     """For pull requests."""
     XML = "xml"
-    """JUnit's, which CI systems show."""
+    """JUnit XML, which CI systems show."""
     HTML = "html"
-    """For people: one page that needs no network."""
+    """A self-contained page that needs no network."""
 
 
 class Dtype(enum.StrEnum):
-    """The dtype of an exported graph's weights, activations, keys and values."""
+    """Dtype of the weights, activations and KV cache of an exported graph."""
 
     FLOAT32 = "float32"
     FLOAT16 = "float16"
@@ -152,7 +152,7 @@ class Dtype(enum.StrEnum):
 
 
 class Opset(enum.StrEnum):
-    """The version of ONNX operators that a graph is made of."""
+    """Version of the ONNX operators in a graph."""
 
     OPSET_20 = "20"
     """For TensorRT before 10.15 and ONNX Runtime before 1.23."""
@@ -161,17 +161,17 @@ class Opset(enum.StrEnum):
 
     @property
     def version(self) -> int:
-        """As a number."""
+        """The version as a number."""
         return int(self.value)
 
     @property
     def ir_version(self) -> int:
-        """The version of the file format that came with it: `VERSION_TABLE`, helper.py, onnx 1.23."""
+        """The IR version released with it. Source: `VERSION_TABLE` in helper.py of onnx 1.23."""
         return {"20": 9, "23": 11}[self.value]
 
 
 class Provider(enum.StrEnum):
-    """What computes an ONNX graph within ONNX Runtime."""
+    """ONNX Runtime execution provider."""
 
     CPU = "cpu"
     CUDA = "cuda"
@@ -180,7 +180,7 @@ class Provider(enum.StrEnum):
 
     @property
     def onnxruntime_name(self) -> str:
-        """As ONNX Runtime calls it."""
+        """Its name in ONNX Runtime."""
         return {
             "cpu": "CPUExecutionProvider",
             "cuda": "CUDAExecutionProvider",

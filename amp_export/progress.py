@@ -1,4 +1,4 @@
-"""Progress of long work. The library is silent; the command line draws it."""
+"""Progress of long work. The library prints nothing; the command line shows it."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 Advance = Callable[[int, int], None]
-"""Called with how much is done and how much there is in all."""
+"""Called with the number of items done and the total."""
 
 
 class Progress(Protocol):
-    """Shows steps of work."""
+    """Receiver of progress."""
 
     def step(self, description: str) -> AbstractContextManager[Advance]:
-        """Open a step; what it yields moves its bar."""
+        """Open a step; the function that it yields advances the progress bar."""
         ...
 
     def note(self, message: str) -> None:
-        """Say one thing."""
+        """Show a message."""
         ...
 
 
 class Silent:
-    """Shows nothing."""
+    """Receiver that shows nothing."""
 
     @contextmanager
     def step(self, description: str) -> Iterator[Advance]:  # noqa: ARG002 - the protocol's parameter
@@ -31,4 +31,4 @@ class Silent:
         yield lambda _done, _total: None
 
     def note(self, message: str) -> None:
-        """Say nothing."""
+        """Ignore the message."""

@@ -1,4 +1,4 @@
-"""The options of each verb, one frozen object a verb; the command line takes the same names."""
+"""Options of each command, one frozen dataclass per command; the command line uses the same names."""
 
 from __future__ import annotations
 
@@ -25,12 +25,13 @@ from amp_export.options import (
 
 @dataclass(frozen=True, kw_only=True)
 class PlanChoices:
-    """How a plan chooses what each layer keeps.
+    """Rules by which a plan chooses the heads and neurons that each layer keeps.
 
     Attributes:
         allocation: How the budget is divided between attention heads and neurons.
         heads: Which attention heads may be pruned.
-        snap: Keep a multiple of this many neurons; None takes the target's, or 1 for the paper's rule.
+        snap: Keep a multiple of this many neurons; by default the target's multiple; for the paper's rule 1, or 8 with
+            experts.
         target: The device whose kernels the widths should suit; it decides the default of `snap`.
         heads_per_layer: Whether all layers keep the same number of heads.
         neurons_per_layer: Whether all layers keep the same number of neurons.
@@ -62,11 +63,11 @@ class PruneOptions(PlanChoices):
     Attributes:
         ratio: Share of all parameters to remove; give it or `plan`.
         uniform: How to store layers of different widths.
-        calibration: Prompts (`.txt`, `.jsonl`), or images or audio (`.npz`, `.safetensors`), to score on; by default
-            the calibration set.
-        scores: Scores of an earlier run, which spare the calibration pass.
+        calibration: Prompts (`.txt`, `.jsonl`), images or audio (`.npz`, `.safetensors`) to score on; by default, for
+            text models, the calibration set.
+        scores: Scores of an earlier run, used instead of a calibration pass.
         plan: A plan file to follow instead of a ratio.
-        allow_pickle: Read torch pickles where there is no safetensors file; their code is never run.
+        allow_pickle: Read torch pickles if there is no safetensors file; their code is never run.
     """
 
     ratio: float | None = None
@@ -78,7 +79,7 @@ class PruneOptions(PlanChoices):
 
     @property
     def settings(self) -> PlanSettings | None:
-        """The requested plan; None if `plan` gives one."""
+        """The requested plan; None if there is no ratio."""
         if self.ratio is None:
             return None
         return PlanSettings(
@@ -99,7 +100,7 @@ class DoctorOptions:
     Attributes:
         uniform: How to store layers of different widths.
         max_batch: The largest batch that the target has to run.
-        max_context: The most tokens of a sequence; by default 2048, or the model's context if that is shorter.
+        max_context: The longest sequence in tokens; by default 2048, or the model's context if that is shorter.
     """
 
     uniform: Uniform = Uniform.RESIZE
@@ -121,7 +122,7 @@ class ExportOptions:
         max_batch: The largest batch of a TensorRT engine or an ExecuTorch program.
         max_context: Their longest sequence, KV cache and new tokens together; by default 2048 for an engine, 512 for
             ExecuTorch, or the model's context if that is shorter.
-        allow_pickle: Read torch pickles where there is no safetensors file; their code is never run.
+        allow_pickle: Read torch pickles if there is no safetensors file; their code is never run.
     """
 
     to: Format = Format.ONNX
@@ -140,8 +141,8 @@ class ConvertOptions:
     """The options of `convert`, which runs all steps.
 
     Attributes:
-        prune: What is pruned, and how.
-        export: What it is exported to.
+        prune: Options of `prune`.
+        export: Options of `export`.
         threads: Threads of the runtime that validates and benchmarks; by default one per core.
     """
 
@@ -176,7 +177,7 @@ class BenchmarkOptions:
     """The options of `benchmark`.
 
     Attributes:
-        against: The output directory to compare with; by default the dense model, exported for this.
+        against: The output directory to compare with; by default the dense model, which is exported for the benchmark.
         rounds: Interleaved rounds to measure.
         runtime: The runtime for both models; by default the one that runs the export `to`.
         batch: Batch sizes to measure.
@@ -185,7 +186,7 @@ class BenchmarkOptions:
         to: Which export to measure; by default ONNX, unless `runtime` runs another.
         provider: The ONNX Runtime execution provider.
         threads: Threads of the runtime; by default one per core.
-        device: Whether the CPU or this machine's GPU computes.
+        device: Whether the models run on the CPU or on this machine's GPU.
     """
 
     against: Path | None = None
@@ -231,7 +232,7 @@ class BundleOptions:
         target: The device that the bundle is for.
         max_batch: The largest batch of the device's engines.
         max_context: Their longest sequence; by default 2048, or the model's context if that is shorter.
-        opset: The version of the ONNX operators; by default what every TensorRT of the device supports.
+        opset: The version of the ONNX operators; by default one that every TensorRT of the device supports.
         against: The output directory to compare with; by default the dense model.
         file: The archive to write; by default `bundle-TARGET.tar.gz` in the output directory.
     """

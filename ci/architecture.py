@@ -42,7 +42,7 @@ def purpose(name: str) -> str:
     """Return the first sentence of the docstring of a package or module of amp_export.
 
     Raises:
-        SystemExit: It has none.
+        SystemExit: It has no docstring.
     """
     folder = PROJECT / "amp_export" / name
     file = folder / "__init__.py" if folder.is_dir() else folder.with_suffix(".py")

@@ -20,7 +20,7 @@ GPU = TargetName.RTX5090
 
 
 def check(facts: EngineFacts, layers: int) -> None:
-    """Check the inputs, outputs and profiles of an engine against what the model needs."""
+    """Check that an engine has the inputs, outputs and profiles of the model."""
     parts = [f"{layer}.{part}" for layer in range(layers) for part in ("key", "value")]
     tokens = {"input_ids", "attention_mask", "position_ids"}
     assert set(facts.inputs) == {*tokens, *(f"past_key_values.{part}" for part in parts)}

@@ -9,17 +9,17 @@ PROJECT = Path(__file__).parents[1]
 
 
 def write_or_check(file: Path, text: str, *, check: bool, source: str, command: str) -> int:
-    """Write a generated file, or compare it with what it should be.
+    """Write a generated file, or check that it is up to date.
 
     Args:
         file: The file.
-        text: What it should hold.
-        check: Write nothing, and compare.
-        source: What the text is generated from, for the message.
-        command: What writes the file again.
+        text: Its expected content.
+        check: Only compare, and write nothing.
+        source: Source of the text, for the message.
+        command: Command that writes the file, for the message.
 
     Returns:
-        The exit code: 1 if a file that is checked is out of date.
+        The exit code: 1 if the checked file is out of date.
     """
     if not check:
         file.write_text(text, encoding="utf-8")

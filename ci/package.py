@@ -1,7 +1,7 @@
 """Build source package and wheel, and check them: python ci/package.py DIR.
 
-The wheel is built from the source package, so it shows whether both are complete: it must hold every file of
-`amp_export`, which has a link to `exporters`, and the plug-in of optimum-cli.
+The wheel is built from the source package, so it shows whether both are complete: it must contain the plug-in of
+optimum-cli and every file of `amp_export`, which has a link to `exporters`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ NAMESPACES = "amp_export/namespaces/"
 
 
 def expected_files() -> set[str]:
-    """Return the names that the wheel must hold, beside its metadata."""
+    """Return the names of the files that the wheel must contain, besides its metadata."""
     found = set()
     for folder, _, names in os.walk(PROJECT / "amp_export", followlinks=True):
         found |= {(Path(folder) / name).relative_to(PROJECT).as_posix() for name in names if not name.endswith(".pyc")}
@@ -25,7 +25,7 @@ def expected_files() -> set[str]:
 
 
 def main() -> int:
-    """Build and check."""
+    """Build and check both packages."""
     folder = Path(sys.argv[1])
     command = [sys.executable, "-m", "build", "--outdir", folder, PROJECT]
     built = subprocess.run(command, check=False, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)

@@ -1,7 +1,7 @@
 """Run the commands of a README in order: python ci/readme_commands.py README.md.
 
-Every line of a fenced block marked `bash` is a command, and every block marked `python` is a script. Skipped are
-scripts of this repository (`bash ...`), which CI runs separately, `pip` commands, and blocks with other marks.
+Every line of a fenced block marked `bash` is a command, and every block marked `python` is a script. Scripts of this
+repository (`bash ...`), which CI runs separately, `pip` commands, and blocks with other marks are skipped.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Hooks of mkdocs.yml: pages that are not in docs/, and links that work on the site as in the repository.
 
 README.md and its neighbours become pages. The pages of the Python API list the names that `amp_export/__init__.pyi`
-exports, so that none is missing. A link to a file of the repository that is no page leads to the repository.
+exports, so that none is missing. A link to a file that is not a page leads to the repository.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, **_: Any) -> str:
-    """Lead links from paths of the repository to pages of the site, or to the repository."""
+    """Rewrite links to files of the repository as links to pages of the site, or to the repository on the web."""
     here = page.file.src_uri
     sources = {name: source for source, name in ROOT_PAGES.items()}
     folder = PurePosixPath(sources.get(here, f"docs/{here}")).parent.as_posix()

@@ -1,7 +1,7 @@
 """Write docs/support.md from the results of the family tests: python ci/support.py [--check] [--rows DIR].
 
-Runs `tests/test_families.py`, unless --rows names a directory with the results of an earlier run. With --check, nothing
-is written, and the exit code is 1 if the page does not match the results.
+It runs `tests/test_families.py`, unless --rows names a directory with the results of an earlier run. With --check,
+nothing is written, and the exit code is 1 if the page does not match the results.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Verbs that read and write the output directory: prune, export, validate, benchmark, convert."""
+"""Commands as functions on an output directory: prune, export, validate, benchmark, convert."""

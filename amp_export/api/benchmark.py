@@ -26,11 +26,11 @@ def benchmark(
 
     Args:
         output: The output directory of `export` or `convert`.
-        options: What is measured, and how.
+        options: Options of the benchmark.
         progress: Where to show progress.
 
     Raises:
-        OutputError: `output` holds nothing that could be compared.
+        OutputError: `output` contains no models to compare.
         RequestError: The options contradict one another, or a workload does not fit the models.
         AmpExportError: See `benchmark_models`.
     """
@@ -43,7 +43,7 @@ def benchmark(
     manifest.verify(output)
     require(setup)
     if (output / PRUNED).is_dir():
-        # a workload that does not fit should not be found after the dense model was exported
+        # reject workloads that do not fit before exporting the dense model
         limits = read_limits(output / setup.format) if setup.format is not None else ()
         sweep.workloads([read_config(output / PRUNED)[1]], limits)
     with (

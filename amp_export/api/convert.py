@@ -46,7 +46,7 @@ def convert(
     Args:
         model: A hub id, a checkpoint directory, a `.gguf` file, or `demo`.
         output: The output directory.
-        options: What is pruned and exported, and how.
+        options: Options of all steps.
         overwrite: Replace an earlier result.
         progress: Where to show progress.
 
@@ -62,7 +62,7 @@ def convert(
     request = prepare(model, options.prune, progress=progress)
     choices = choose_settings(request.checkpoint, options.export)
     if choices.limits is not None:
-        # what cannot be measured should not be found after both models were exported
+        # reject limits that the benchmark does not fit before exporting both models
         Sweep().workloads([request.checkpoint.config], [choices.limits])
     with staged_output(output, overwrite=overwrite) as folder:
         _, manifest = prune_into(folder, request, progress)
@@ -84,7 +84,7 @@ def convert(
 
 
 def _check_can_measure(options: ExportOptions) -> None:
-    """Find out whether the export can be validated and measured here, before any work is done.
+    """Raise an error if the export cannot be validated and benchmarked here, before any work is done.
 
     Raises:
         MissingExtraError: The runtime is not installed.
@@ -107,9 +107,9 @@ def _try_out(
     threads: int | None,
     progress: Progress,
 ) -> tuple[ParityReport | None, BenchmarkReport | None]:
-    """Return parity and benchmark, as far as this machine can run them.
+    """Return the results of parity and benchmark; None for those that this machine cannot run.
 
-    An engine for another GPU cannot run here. Its graph can, but does not show the engine's speed.
+    An engine for another GPU cannot run here. Its graph is checked instead, but does not show the engine's speed.
     """
     tried = exported
     if choices.job is not None and not choices.job.runs_here:
@@ -123,7 +123,7 @@ def _try_out(
     parity = compare(pruned.path, tried.folder, threads=threads, progress=progress)
     if tried.format is not exported.format:
         return parity, None
-    # the dense export is only needed to measure against, and is as large as the result: it does not stay
+    # the dense export is only needed for the benchmark, and is as large as the result, so it is removed
     scratch = exported.folder.parent / "dense"
     made = export_as(scratch, dense, replace(choices, via=exported.via), progress=progress, name="the dense model")
     with progress.step("Benchmarking dense against pruned") as advance:

@@ -33,13 +33,12 @@ def export(
 ) -> ExportResult:
     """Export a checkpoint into the folder of its format in `output`; an engine also leaves its graph in `onnx`.
 
-    The pruned checkpoint of an output directory may be exported into that directory itself, which then keeps the rest
-    of what it holds.
+    The pruned checkpoint of an output directory can be exported into that same directory, whose other files are kept.
 
     Args:
         model: A hub id, a checkpoint directory, a `.gguf` file, or `demo`.
         output: The output directory.
-        options: What it is exported to, and how.
+        options: Options of the export.
         overwrite: Replace an earlier result.
         progress: Where to show progress.
 
@@ -101,12 +100,12 @@ def _check_formats(output: Path, to: Format, *, overwrite: bool) -> None:
 
 
 def record_export(manifest: Manifest, exported: ExportResult) -> Manifest:
-    """Return a manifest with an export, and with the graph that an engine was built from."""
+    """Return the manifest with an export added, and, for an engine, the graph that it was built from."""
     for made in (Format.ONNX, Format.TENSORRT) if exported.format is Format.TENSORRT else (exported.format,):
         manifest = manifest.with_export(made, exported.dtype, exported.via)
     return manifest
 
 
 def _is_own_checkpoint(model: str | Path, output: Path) -> bool:
-    """Return whether the checkpoint lies in the output directory that it is to be exported into."""
+    """Return whether the checkpoint is in the output directory that it is exported into."""
     return is_ours(output) and Path(model).is_dir() and output.resolve() in Path(model).resolve().parents

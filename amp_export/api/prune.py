@@ -27,7 +27,7 @@ def prune(
     Args:
         model: A hub id, a checkpoint directory, a `.gguf` file, or `demo`.
         output: The output directory.
-        options: What is pruned, and how; at least a ratio or a plan.
+        options: Options of pruning; a ratio or a plan is required.
         overwrite: Replace an earlier result.
         progress: Where to show progress.
 

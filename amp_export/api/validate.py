@@ -22,15 +22,16 @@ def validate(output: Path, options: ValidateOptions | None = None, *, progress: 
 
     Args:
         output: The output directory of `export` or `convert`.
-        options: Which export is validated, and how.
+        options: Options, such as the export to validate.
         progress: Where to show progress.
 
     Returns:
         The result, whether parity holds or not.
 
     Raises:
-        OutputError: `output` holds no such export, or its checkpoint is gone.
-        UnsupportedModelError: An explanation was requested, and no intermediate value can be matched.
+        OutputError: `output` contains no such export, or its checkpoint is missing.
+        UnsupportedModelError: An explanation was requested, but the export is not ONNX, or no intermediate value can be
+            matched.
     """
     from amp_export.exporters.onnx.sessions import exported_graphs
     from amp_export.parity.explain.explanation import plan_taps

@@ -1,6 +1,6 @@
-"""The command line: a module for each command, which parses, makes one call, and shows the result.
+"""The command line: one module per command, which parses, makes one call, and shows the result.
 
-Parameters carry the names of the function's.
+Parameters have the same names as in the Python API.
 """
 
 from __future__ import annotations
@@ -31,6 +31,6 @@ app.command(epilog=report.EXAMPLES)(report.report)
 
 def main() -> None:
     """Run the command line."""
-    # tokenizers warns when a process forks after its threads started; the reload proof does
+    # tokenizers warns if a process forks after its threads started, as the reload check does
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     app()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 HERE = ("runtime", "to", "provider", "batch", "context", "generate")
 ELSEWHERE = ("device_runtime", "device_python", "ssh_config")
-"""Options that say nothing of the other kind of device."""
+"""Options for this machine only, and for other devices only."""
 
 EXAMPLES = examples(
     "amp-export benchmark out",
@@ -67,10 +67,10 @@ def benchmark(
 
 
 def _check_options(options: BenchmarkOptions, elsewhere: DeviceOptions, device: str | None) -> None:
-    """Refuse options of the other kind of device.
+    """Check that no option of the other kind of device is given.
 
     Raises:
-        RequestError: There are some.
+        RequestError: Such an option is given.
     """
     here, there = BenchmarkOptions(), DeviceOptions()
     if device is None or device in tuple(BenchmarkDevice):

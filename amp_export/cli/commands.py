@@ -1,4 +1,4 @@
-"""How a command is made of a function: its options, its errors, its exit codes."""
+"""Commands made from functions: options, errors and exit codes."""
 
 from __future__ import annotations
 
@@ -22,25 +22,24 @@ INTERRUPTED = 130
 """128 + SIGINT, as shells report it."""
 
 INTERNAL_ERROR = 70
-"""EX_SOFTWARE of sysexits.h: an error of ours, which CI must not take for parity that failed."""
+"""EX_SOFTWARE of sysexits.h: an internal error, which CI must not take for failed parity."""
 
 
 def examples(*commands: str) -> str:
-    """Return the end of a help page; the mark at its start keeps the lines as they are."""
+    """Return the end of a help page; the mark at its start prevents rewrapping."""
     return "\n".join(("\b", "Examples:" if len(commands) > 1 else "Example:", *(f"  {each}" for each in commands)))
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
-    """Make a function a command.
+    """Make a command from a function.
 
-    It is called with a console first. A parameter whose type is an options object becomes one option for each of its
-    fields: `amp_export.cli.options.FLAGS` has the flags, the fields have the defaults. Two objects with a field of one
-    name share the option.
+    A parameter whose type is an options dataclass becomes one option per field: `amp_export.cli.options.FLAGS` has the
+    flags, the fields have the defaults. Two dataclasses with a field of the same name share the option.
 
     Args:
-        function: What to call, with a console and with what was parsed.
+        function: Function to call with a console, which comes first, and the parsed values.
     """
-    # rich takes longer to import than all else that a help page needs
+    # importing rich takes longer than all other imports of a help page
     hints = typing.get_type_hints(function, localns={"Console": Any}, include_extras=True)
     _, *parameters = inspect.signature(function).parameters.values()
     groups = {each.name: hints[each.name] for each in parameters if dataclasses.is_dataclass(hints[each.name])}
@@ -64,7 +63,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(function)
     def run(**values: Any) -> None:
-        # click calls what runs without a command before each command, too
+        # click also calls the main command before each subcommand
         if any(getattr(each, "invoked_subcommand", None) for each in values.values()):
             return
 
@@ -80,7 +79,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def _group(kind: type[Any], values: dict[str, Any]) -> Any:
-    """Return an options object; an option that is not given leaves the field's default."""
+    """Return an options dataclass; options that are not given keep the defaults of the fields."""
     given = {name: values[name] for name in FLAGS[kind] if values[name] is not None}
     return kind(**{name: READERS[name](value) if name in READERS else value for name, value in given.items()})
 
@@ -90,13 +89,13 @@ def _as_text(default: Any) -> str | None:
 
 
 def run_command(work: Callable[[Console], None]) -> None:
-    """Run a command; an error ends in a message and an exit code.
+    """Run a command; turn an error into a message and an exit code.
 
-    A mistake of the user's shows no stack trace. An error of ours does, and asks to report it.
+    A user error shows no stack trace. An internal error does, with a request to report it.
 
     Raises:
-        Exit: The command failed; the code says how.
-        BadParameter: An option is wrong; typer shows it.
+        Exit: The command failed; the exit code gives the kind of error.
+        BadParameter: An option is invalid; typer shows the message.
     """
     from amp_export.cli.console import show_error, stderr_console
 

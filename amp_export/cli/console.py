@@ -1,4 +1,4 @@
-"""The output of the command line: progress and tables on stderr, only the report on stdout."""
+"""Output of the command line: progress and tables on stderr, only the JSON report on stdout."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from amp_export.reporting.summary import summary_rows, verdict_lines
 
 
 def stderr_console() -> Console:
-    """Return a console on stderr; colours only on a terminal, and none with NO_COLOR."""
+    """Return a console on stderr, with colours only on a terminal and never with NO_COLOR."""
     return Console(stderr=True, highlight=False)
 
 
 class ConsoleProgress:
-    """Shows steps: a live bar on a terminal, and one line a step elsewhere, so that logs stay readable."""
+    """Progress as a live bar on a terminal, and as one line per step elsewhere, so that logs stay readable."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -52,12 +52,12 @@ class ConsoleProgress:
             bars.update(task, completed=total, total=total)
 
     def note(self, message: str) -> None:
-        """Print a line."""
+        """Print a message."""
         self.console.print(escape(message), soft_wrap=True)
 
 
 def show_report(console: Console, report: Report) -> None:
-    """Print the summary: a table, then what was proved."""
+    """Print the summary: a table, then the verdicts."""
     rows = list(summary_rows(report))
     if rows:
         table = Table(title=f"amp-export: {escape(report.model)}", title_justify="left", box=SIMPLE)
@@ -68,20 +68,20 @@ def show_report(console: Console, report: Report) -> None:
             table.add_row(row.label, row.dense, row.pruned, escape(row.change))
         console.print(table)
     for line in verdict_lines(report):
-        # a log keeps one sentence on a line, a terminal wraps between words
+        # in a log, each sentence is one line; on a terminal, lines wrap between words
         console.print(escape(line), style=None if report.holds else "bold red", soft_wrap=not console.is_terminal)
     if report.parity is not None and report.parity.explanation is not None:
         show_explanation(console, report.parity.explanation)
 
 
 def show_checks(console: Console, checks: Sequence[Check]) -> None:
-    """Print what came of thresholds and of a baseline, one line each."""
+    """Print the results of thresholds and of a baseline, one per line."""
     for check in checks:
         console.print(escape(check.text), style=None if check.holds else "bold red", soft_wrap=True)
 
 
 def show_error(console: Console, message: str) -> None:
-    """Print an error; the first line says what is wrong, the rest what to do."""
+    """Print an error; the first line states the problem, the rest the next step."""
     first, _, rest = message.partition("\n")
     console.print(f"[bold red]Error:[/] {escape(first)}", soft_wrap=True)
     if rest:
@@ -89,5 +89,5 @@ def show_error(console: Console, message: str) -> None:
 
 
 def print_json(text: str) -> None:
-    """Write a report to stdout, and nothing else."""
+    """Write a JSON report to stdout."""
     sys.stdout.write(text)

@@ -1,4 +1,4 @@
-"""All steps in one command, which is what `amp-export --to` runs."""
+"""The main command, `amp-export --to`, which runs all steps."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def convert(  # noqa: PLR0913  a command has a parameter for each option that is
 
 
 def _explain_usage(context: typer.Context) -> None:
-    """Show the help page, or what is missing from the given options."""
+    """Print the help page, or raise an error if options are given without --to."""
     sources = (context.get_parameter_source(name) for name in context.params)
     if any(source is not None and source.name == "COMMANDLINE" for source in sources):
         raise RequestError(

@@ -32,7 +32,7 @@ UpdateBaseline = Annotated[
 
 
 class Gates:
-    """The gates of a report. Their files are read when it is made, before anything is measured."""
+    """Quality gates of a report. Their files are read on construction, before anything is measured."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The options of the command line: for each field of an options object its flag and its help."""
+"""Command-line options: flag and help for each field of an options dataclass."""
 
 from __future__ import annotations
 
@@ -244,11 +244,11 @@ FLAGS: Mapping[type[Any], Mapping[str, Any]] = {
         ],
     },
 }
-"""By options object, the flag of each field, in the order of the help page."""
+"""Flag of each field by options dataclass, in the order of the help page."""
 
 
 def read_numbers(option: str, text: str) -> tuple[int, ...]:
-    """Return the numbers of an option that takes several, separated by commas.
+    """Return the comma-separated numbers of an option.
 
     Raises:
         RequestError: One of them is not a whole number above 0.
@@ -266,4 +266,4 @@ READERS: Mapping[str, Callable[[str], tuple[int, ...]]] = {
     name: lambda text, name=name: read_numbers(f"--{name}", text)  # type: ignore[misc]
     for name in ("batch", "context", "generate")
 }
-"""How fields are read that the command line has as text."""
+"""Parsers of fields that the command line takes as text."""

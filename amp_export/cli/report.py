@@ -61,7 +61,7 @@ def report(
     Manifest.load(output).verify(output)
     found = gates.check(report)
     if formats:
-        # what is written of gates must be in report.json too, from which other forms are written later
+        # results of gates must be in report.json too, from which other formats are written later
         forms = [*formats, *([ReportFormat.JSON] if thresholds is not None else [])]
         _write(console, output, found, list(dict.fromkeys(forms)))
     show_result(console, found, as_json=as_json, written=None)

@@ -1,4 +1,4 @@
-"""How several outputs are shown side by side."""
+"""Show a comparison of several outputs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PARITY = {True: "holds", False: "FAILS", None: "not measured"}
 
 
 def show_comparison(console: Console, comparison: Comparison) -> None:
-    """Print a table with a column for each output, then what makes its numbers hard to compare."""
+    """Print a table with a column for each output, then notes on numbers that are hard to compare."""
     table = Table(title="amp-export: against the first", title_justify="left", box=SIMPLE)
     table.add_column("")
     for output in comparison.outputs:

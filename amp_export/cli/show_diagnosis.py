@@ -16,11 +16,11 @@ from amp_export.outputs.manifest import RewriteKind
 from amp_export.pruning.rewriting import Rewrite
 
 SHOWN_OPTIONS = 16
-"""Rows of the doctor's table: as many as fit on a screen."""
+"""Maximum number of rows in the doctor's table: as many as fit on a screen."""
 
 
 def show_diagnosis(console: Console, diagnosis: Diagnosis) -> None:
-    """Print what a ratio would mean, one line for each way to meet it."""
+    """Print the ways to meet a ratio, one per line, then compatibility and memory estimate."""
     widths = diagnosis.widths
     console.print(
         f"[bold]{escape(diagnosis.model)}[/]: {diagnosis.class_name}, {diagnosis.parameters / 1e6:.1f} M parameters, "

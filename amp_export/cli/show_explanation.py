@@ -1,4 +1,4 @@
-"""The plot of an explanation in a terminal: how far each layer is off, and where that begins."""
+"""Show an explanation in a terminal: the error of each layer, and the first that exceeds its tolerance."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 WIDTH = 20
-"""Characters of the longest bar."""
+"""Length of the longest bar in characters."""
 
 DECADES = 6
-"""Powers of ten that it stands for."""
+"""Powers of ten that the longest bar stands for."""
 
 
 def show_explanation(console: Console, explanation: Explanation) -> None:
-    """Print one line for each layer: its worst value, and a bar for the powers of ten beyond what is tolerated."""
+    """Print one line for each layer: its worst value, and a bar for the powers of ten beyond the tolerance."""
     for within in by_graph(explanation):
         table = Table(title=escape(explanation_title(within)), title_justify="left", box=SIMPLE)
         table.add_column("layer", justify="right", no_wrap=True)
-        # where room is short, long names are folded and numbers are whole: only columns that may wrap give way
+        # on a narrow terminal, only columns that may wrap shrink: fold long names, keep numbers whole
         table.add_column("worst", overflow="fold")
         for heading in ("error", "tolerance"):
             table.add_column(heading, justify="right", no_wrap=True)
@@ -42,10 +42,10 @@ def show_explanation(console: Console, explanation: Explanation) -> None:
 
 
 def worst_points(points: Sequence[Point]) -> Iterator[tuple[str, Point]]:
-    """Yield the worst value of each layer, and of what lies before and after the layers; the first failure goes first.
+    """Yield one value for each layer, and for before and after the layers: the first that fails, or else the worst.
 
     Yields:
-        The layer's number, or nothing, and the value.
+        The layer's number, or an empty string, and the value.
     """
     last = max((number for number, point in enumerate(points) if point.layer is not None), default=-1)
     groups: dict[float, list[Point]] = {}
@@ -58,13 +58,13 @@ def worst_points(points: Sequence[Point]) -> Iterator[tuple[str, Point]]:
 
 
 def _below_layer(module: str) -> str:
-    """Return a module's name within its layer; a layer as a whole is called so."""
+    """Return a module's name within its layer, or `the whole layer`."""
     match = re.match(r".*?\.\d+(?:\.(.+))?$", module)
     return module if match is None else match[1] or "the whole layer"
 
 
 def bar(point: Point) -> str:
-    """Return a bar as long as the power of ten by which a value is beyond its tolerance; a dot where it is within."""
+    """Return a bar as long as the power of ten by which a value exceeds its tolerance; a dot if it does not."""
     excess = _excess(point)
     if point.holds:
         return "."

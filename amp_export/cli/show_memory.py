@@ -1,4 +1,4 @@
-"""What the command line shows of a device: room for a model, and how fast it can decode at most."""
+"""Show the memory estimate of a device, and the upper bound of its decoding speed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from amp_export.hardware.targets import GB_PER_SECOND, TARGETS
 from amp_export.options import TargetName
 
 _ANSWERS = {Room.FITS: "yes", Room.MAY_NOT_FIT: "maybe", Room.DOES_NOT_FIT: "no", None: "host"}
-"""`host` is the memory of the computer that a card is in, of which nothing is known."""
+"""`host` is the memory of the card's host computer, whose size is unknown."""
 
 
 def show_memory(console: Console, diagnosis: Diagnosis) -> None:
@@ -87,7 +87,7 @@ def _table(title: str) -> Table:
 
 
 def _rows(fits: Sequence[VariantEstimate]) -> Iterator[tuple[str, VariantEstimate]]:
-    """Yield one row for dtypes of as many bytes: all that is shown of them is the same."""
+    """Yield each estimate once per dtype size: dtypes of the same size give the same numbers."""
     for size in dict.fromkeys(fit.dtype.bytes for fit in fits):
         alike = list(dict.fromkeys(fit.dtype for fit in fits if fit.dtype.bytes == size))
         name = alike[0].value if len(alike) == 1 else f"{8 * size}-bit"

@@ -1,4 +1,4 @@
-"""Show what a command made, and end with its exit code."""
+"""Show the result of a command, and exit with its code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def show_pruning(console: Console, result: PruneResult) -> None:
-    """Print what pruning removed and what it cost."""
+    """Print the share of parameters that pruning removed, and the quality after it."""
     lines = [f"{result.plan.achieved:.2%} removed. {result.reload}."]
     if (quality := result.quality) is not None:
         lines.append(f"Perplexity {quality.dense:.2f} -> {quality.pruned:.2f}, measured on {quality.text}.")
@@ -34,17 +34,17 @@ def show_pruning(console: Console, result: PruneResult) -> None:
 def show_result(
     console: Console, report: Report, *, as_json: bool, written: Path | None, note: str | None = None
 ) -> None:
-    """Print a report, on stdout as JSON or for people.
+    """Print a report, as JSON on stdout or as tables on the console.
 
     Args:
-        console: Where to print for people.
+        console: Console for tables and notes.
         report: The report.
-        as_json: Whether it goes to stdout as JSON.
+        as_json: Whether to print JSON on stdout.
         written: The output directory that the command wrote, or None.
-        note: One more line.
+        note: One more line to print.
 
     Raises:
-        typer.Exit: With code 1 where parity, a threshold or the baseline fails.
+        typer.Exit: Parity, a threshold or the baseline fails; the exit code is 1.
     """
     if as_json:
         print_json(report.to_json())

@@ -1,1 +1,1 @@
-"""AMP: score, plan, slice, rewrite and check what a reload computes."""
+"""AMP pruning: score, plan, slice and rewrite a model, and check the reloaded checkpoint."""

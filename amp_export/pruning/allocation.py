@@ -1,10 +1,10 @@
-"""Spreads the heads and neurons that a model keeps over its layers, by importance among all of them.
+"""Allocation of kept heads and neurons across layers, by their importance in the whole model.
 
-The importance of one layer cannot be compared with another's directly: activations grow with depth. So each layer's is
-divided by its median. Divided by the sum, a layer in which one neuron fires a thousand times as much as the rest seems
-to have no other: on SmolLM2-135M at 20 % one layer was left with 80 of 1536 neurons, and the perplexity was 72.4 where
-the median gives 64.2. Steps of a layer are taken in the order of their importance, so that taking the best steps of all
-layers is the best choice there is. No layer is left empty: each keeps its first step.
+Importance cannot be compared between layers directly, because activations grow with depth. Each layer's importance is
+therefore divided by its median. Dividing by the sum fails if one neuron of a layer is a thousand times as active as the
+others, which then seem unimportant: on SmolLM2-135M at 20 %, one layer kept 80 of 1536 neurons, and perplexity was 72.4
+instead of 64.2 with the median. Steps of a layer are sorted by importance, so taking the best steps of all layers is
+optimal. Every layer keeps at least its first step.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 def allocate_heads(
     config: ModelConfig, heads: Sequence[Array], policy: HeadPolicy, widths: LayerWidths
 ) -> list[LayerWidths]:
-    """Return how many heads each layer keeps, if all together keep as many as `widths` in every layer.
+    """Return the widths of each layer, if heads are allocated across layers and `widths` are kept on average.
 
     Args:
         config: The dense model's config.
-        heads: For each layer the importance of its heads, [num_attention_heads].
-        policy: Whether whole groups go, or heads within each.
-        widths: What every layer would keep; its neurons are left as they are.
+        heads: Importance of the heads, [num_attention_heads], by layer.
+        policy: Whether to prune whole groups, or heads within each group.
+        widths: Average widths of a layer; the neurons are not changed.
 
     Raises:
         PlanError: The layers of this family must keep the same heads.
@@ -52,7 +52,7 @@ def allocate_heads(
 
 
 def check_allocatable(config: ModelConfig, policy: HeadPolicy) -> None:
-    """Refuse to share heads out among layers that must keep the same.
+    """Raise an error if heads cannot be allocated across layers.
 
     Raises:
         PlanError: The layers of this family must keep the same heads.
@@ -65,19 +65,19 @@ def check_allocatable(config: ModelConfig, policy: HeadPolicy) -> None:
 
 
 def allocate_neurons(neurons: Sequence[Array], kept: int, *, multiple: int) -> list[int]:
-    """Return how many neurons each layer keeps, if all together keep as many as `kept` in every layer.
+    """Return the number of neurons that each layer keeps, if all keep `kept` on average.
 
     Args:
-        neurons: For each layer the importance of its neurons, [intermediate_size] or [experts, intermediate_size].
-        kept: What every layer would keep.
-        multiple: Each layer keeps a multiple of this, or all that it has.
+        neurons: Importance of the neurons, [intermediate_size] or [experts, intermediate_size], by layer.
+        kept: Average number of neurons of a layer.
+        multiple: Each layer keeps a multiple of this, or all its neurons.
     """
     import numpy as np
 
     width = neurons[0].shape[-1]
     starts = np.arange(0, width, multiple)
     sizes = np.diff([*starts, width])
-    # all experts of a layer keep as many, so that what counts is what they lose together
+    # all experts of a layer keep the same number, so their importance is summed by rank
     worths = [_sorted(relative_importance(layer)).reshape(-1, width).sum(axis=0) for layer in neurons]
     steps = [np.add.reduceat(layer, starts) / sizes for layer in worths]
     counts = allocate_steps(steps, (len(starts) if kept == width else kept // multiple) * len(neurons))
@@ -85,11 +85,11 @@ def allocate_neurons(neurons: Sequence[Array], kept: int, *, multiple: int) -> l
 
 
 def allocate_steps(steps: Sequence[Floats], budget: int) -> list[int]:
-    """Return how many steps of each layer to take, for the largest sum under a budget, the first of each being given.
+    """Return the number of steps to take from each layer, at least one, for the largest sum within a budget.
 
     Args:
-        steps: For each layer what each step is worth, falling.
-        budget: How many steps there are to take; at least one a layer is taken.
+        steps: Importance of the steps, descending, by layer.
+        budget: Total number of steps.
     """
     import numpy as np
 
@@ -101,7 +101,7 @@ def allocate_steps(steps: Sequence[Floats], budget: int) -> list[int]:
 
 
 def _within(worths_kg: Floats) -> Floats:
-    """Return what the first, second, ... head of all groups are worth together."""
+    """Return the importance of the best, second-best, ... head of each group, summed over groups."""
     import numpy as np
 
     worths: Floats = np.sort(worths_kg, axis=1)[:, ::-1].sum(axis=0)
@@ -109,7 +109,7 @@ def _within(worths_kg: Floats) -> Floats:
 
 
 def relative_importance(importance: Array) -> Floats:
-    """Return importance in medians of the layer; in means where most of it is zero."""
+    """Return importance divided by the layer's median, or by its mean if the median is zero."""
     import numpy as np
 
     exact = importance.astype(np.float64)

@@ -1,6 +1,6 @@
-"""The counts that meet a ratio: how many heads and neurons every layer may keep, derived from the config.
+"""Counts of heads and neurons that meet a ratio, derived from the config.
 
-No scores are needed here, so that `doctor` can show the counts before anything heavy runs.
+They need no scores, so `doctor` can show them without running the model.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class Candidate:
     """One way to meet the ratio, the same in every layer.
 
     Attributes:
-        heads: Which kind of heads it removes.
-        widths: What each layer keeps.
-        ratio: The share of all parameters that it removes.
-        stock: Whether a stock class can say it, so that plain transformers loads the result.
+        heads: Kind of heads that it removes.
+        widths: Widths that each layer keeps.
+        ratio: Share of all parameters that it removes.
+        stock: Whether a stock class can express it, so that plain transformers loads the result.
     """
 
     heads: HeadPolicy
@@ -44,10 +44,10 @@ class Candidate:
 def list_candidates(
     raw_config: Mapping[str, Any], config: ModelConfig, settings: PlanSettings
 ) -> tuple[Candidate, ...]:
-    """Return every legal way to meet the ratio under these settings, derived from the config.
+    """Return all legal ways to meet the ratio under these settings.
 
     Raises:
-        RatioError: No plan is legal; the text names the nearest legal ratio.
+        RatioError: No plan is legal; the message names the nearest legal ratio.
         PlanError: The model has no heads of the requested kind.
     """
     step = neuron_multiple(settings, config)
@@ -66,7 +66,7 @@ def list_candidates(
 
 
 def head_options(config: ModelConfig, policy: HeadPolicy) -> list[tuple[HeadPolicy, LayerWidths]]:
-    """Return the head counts that a policy allows, all neurons kept; keeping every head is always among them.
+    """Return the head counts that a policy allows, with all neurons; keeping all heads is always one of them.
 
     Raises:
         PlanError: The model has no heads of the requested kind.
@@ -109,14 +109,14 @@ class _Space:
     costs: ModelCosts
 
     def snap(self, exact: float) -> int:
-        """Return the count of neurons nearest to this that is a multiple of the step, or all of them."""
+        """Return the multiple of the step nearest to a number of neurons, or all neurons if they are nearer."""
         dense = self.config.intermediate_size
         below = max(math.floor(exact / self.step), 1) * self.step
         multiples = [multiple for multiple in (below, below + self.step) if multiple < dense]
         return min([*multiples, dense], key=lambda allowed: abs(allowed - exact))
 
     def balanced_widths(self) -> Iterator[tuple[HeadPolicy, LayerWidths]]:
-        """Yield heads as given, and as many neurons as the rest of the budget leaves."""
+        """Yield each head option with the number of neurons that meets the rest of the budget."""
         step = self.step
         for policy, widths in self.options:
             exact = widths.neurons - (self.settings.ratio - self.costs.ratio(widths)) / self.costs.step(1)
@@ -126,10 +126,10 @@ class _Space:
                 yield policy, replace(widths, neurons=neurons)
 
     def paper_widths(self) -> Iterator[tuple[HeadPolicy, LayerWidths]]:
-        """Yield equal shares of heads and neurons in every layer, neurons making up for the rounding of heads.
+        """Yield the widths of the paper's rule: equal shares of heads and neurons; neurons make up for rounding.
 
-        Source: `prune_model` in `prune_groups.py` of the paper's reference code. It knows only models whose heads do
-        not share keys; with groups, the share of heads is rounded to whole groups, or to heads within each group.
+        Source: `prune_model` in `prune_groups.py` of the paper's reference code. It supports only models whose heads do
+        not share keys; with KV groups, the share of heads is rounded to whole groups, or to heads within each group.
         """
         dense = self.config.widths
         share = self.settings.ratio / self._share_of_layers()
@@ -152,7 +152,7 @@ class _Space:
         return HeadPolicy.NONE, dense
 
     def _share_of_layers(self) -> float:
-        """Return the share of all parameters that attention and MLPs are, norms of the residual stream not counted."""
+        """Return the share of all parameters in attention and MLPs, without the norms of the residual stream."""
         blocks = [block for stack in self.config.architecture.stacks for block in (stack.attention, stack.mlp)]
         inside = {
             f".{projection.name}." for block in filter(None, blocks) for projection in (*block.inputs, block.output)
@@ -163,7 +163,7 @@ class _Space:
 
     @functools.cached_property
     def legal_ratios(self) -> list[float]:
-        """Every share that can be removed, ascending."""
+        """All shares that can be removed, ascending."""
         dense, neuron = self.config.intermediate_size, self.costs.neuron
         fewer_neurons = [0, *(dense - kept for kept in range(self.step, dense, self.step))]
         fewer_heads = [self.costs.removed(widths) for _, widths in self.options]
@@ -171,7 +171,7 @@ class _Space:
         return sorted(count / self.costs.total for count in removed)
 
     def why_none(self) -> str:
-        """Return why nothing meets the ratio."""
+        """Return the reason why no candidate meets the ratio."""
         ratio, step = self.settings.ratio, self.step
         legal = self.legal_ratios
         if not legal:
@@ -188,9 +188,9 @@ class _Space:
         return f"No legal plan removes {ratio:g}: heads and steps of {step} neurons do not add up to it."
 
     def refuse(self, problem: str) -> RatioError:
-        """Return an error that names the legal ratio nearest to the requested one."""
+        """Return an error that names the nearest legal ratio."""
         asked = self.settings.ratio
-        # a ratio that is no number is near to none; the least is the safest to offer
+        # NaN has no nearest ratio: min then returns the first, the smallest
         nearest = min(self.legal_ratios, key=lambda legal: abs(legal - asked), default=None)
         advice = "" if nearest is None else f"\nThe nearest legal ratio is {nearest:.4f}."
         return RatioError(problem + advice, nearest=nearest)

@@ -1,4 +1,4 @@
-"""Parameters that a head and a neuron cost."""
+"""Parameter counts of heads and neurons."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from amp_export.architectures import LayerWidths, ModelConfig, parameter_count
 
 @dataclass(frozen=True)
 class ModelCosts:
-    """What a head or neuron in every layer costs, in parameters; all else is fixed.
+    """Parameters of one head or neuron in every layer; the number of all other parameters is fixed.
 
     Attributes:
-        dense: The widths of the dense model.
-        total: All its parameters.
-        query_head: Parameters of one query head in every layer; `key_value_head` and `neuron` likewise.
+        dense: Widths of the dense model.
+        total: Parameters of the dense model.
+        query_head: Parameters of one query head in every layer.
+        key_value_head: Parameters of one key/value head in every layer.
+        neuron: Parameters of one neuron in every layer.
     """
 
     dense: LayerWidths
@@ -25,7 +27,7 @@ class ModelCosts:
 
     @classmethod
     def of(cls, config: ModelConfig) -> ModelCosts:
-        """Count them on the shapes of the weights."""
+        """Return the parameter counts, derived from the shapes of the weights."""
 
         def parameters(widths: LayerWidths) -> int:
             return parameter_count(config, config.everywhere(widths))
@@ -41,7 +43,7 @@ class ModelCosts:
         )
 
     def removed(self, widths: LayerWidths) -> int:
-        """Return the parameters that are removed when every layer has these widths."""
+        """Return the number of parameters removed if every layer has these widths."""
         return (
             (self.dense.query_heads - widths.query_heads) * self.query_head
             + (self.dense.key_value_heads - widths.key_value_heads) * self.key_value_head
@@ -49,9 +51,9 @@ class ModelCosts:
         )
 
     def ratio(self, widths: LayerWidths) -> float:
-        """Return the share of all parameters that is removed then."""
+        """Return the share of all parameters removed if every layer has these widths."""
         return self.removed(widths) / self.total
 
     def step(self, neurons: int) -> float:
-        """Return the share of all parameters that so many neurons in every layer are."""
+        """Return the share of all parameters in this many neurons of every layer."""
         return neurons * self.neuron / self.total

@@ -1,4 +1,4 @@
-"""What scoring looks at while a model runs: hooks on the inputs of every output and down projection."""
+"""Hooks on the inputs of all output and down projections, which measure importance while a model runs."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
     Hook = Callable[[Any, tuple[torch.Tensor, ...]], None]
 
 CHUNK_TOKENS = 512
-"""Tokens per block of one head's contributions: small enough for the cache of a core."""
+"""Tokens per chunk of one head's contributions: small enough for the cache of a core."""
 
 
 @dataclass(frozen=True)
 class _Tokens:
-    """The real tokens of one side of a batch.
+    """Real tokens, without padding, of the input or of the decoder's part of a batch.
 
     Attributes:
-        places: Where they stand among all tokens of the batch, [real tokens].
-        weights: What each counts: one over the length of its sample, [real tokens].
-        all_weights: The same for all tokens, 0 for padding, [tokens].
+        places: Their indices among all tokens of the batch, [real tokens].
+        weights: Weight of each: one over the length of its sample, [real tokens].
+        all_weights: Weights of all tokens, 0 for padding, [tokens].
     """
 
     places: torch.Tensor
@@ -45,10 +45,10 @@ class _Tokens:
 
 
 class Recorder:
-    """The sums that the hooks add to; a context in which the hooks are there.
+    """Sums of importance, to which hooks add; leaving the context removes the hooks.
 
     Args:
-        model: The model to look at.
+        model: The model to observe.
         config: Its config.
     """
 
@@ -76,16 +76,16 @@ class Recorder:
             handle.remove()
 
     def begin_batch(self, batch: Batch) -> None:
-        """Say which tokens of the coming batch are real."""
+        """Set which tokens of the next batch are real."""
         self._read, self._written = (
             None if mask_bs is None else _Tokens.of(mask_bs) for mask_bs in (batch.read_mask, batch.decoder_mask)
         )
 
     def averages(self, samples: int) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-        """Return importance of heads and of neurons by layer, averaged over samples.
+        """Return the importance of heads and of neurons by layer, averaged over samples.
 
         Raises:
-            ModelError: An activation was NaN or infinite.
+            ModelError: An activation is NaN or infinite.
         """
         for layer, (heads, neurons) in enumerate(zip(self._heads, self._neurons, strict=True)):
             if not (heads.isfinite().all() and neurons.isfinite().all()):
@@ -120,7 +120,7 @@ class Recorder:
         return tokens if tokens is not None else _Tokens.of(torch.ones(hidden_bsi.shape[:2]))
 
     def _real(self, site: Site, hidden_bsi: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the real tokens' hidden states [tokens, inner], and their weights [tokens]."""
+        """Return the hidden states of the real tokens, [tokens, inner], and their weights, [tokens]."""
         tokens = self._tokens(site, hidden_bsi)
         hidden_ti = hidden_bsi.reshape(-1, hidden_bsi.shape[-1])
         return hidden_ti if len(tokens.places) == len(hidden_ti) else hidden_ti[tokens.places], tokens.weights
@@ -145,9 +145,9 @@ class Recorder:
         return hook
 
     def _expert_hook(self, number: int, site: Site, mlp: Block) -> Hook:
-        """Return a hook that scores experts: their module shows no activation, so their outputs are computed.
+        """Return a hook that scores experts; it recomputes their activations, because no submodule receives them.
 
-        A token counts for the experts that it is sent to, and counts as zero for all others.
+        A token counts for the experts that it is routed to, and counts as zero for all others.
         """
         (gate_up,) = mlp.inputs
         parameter = gate_up.name.rpartition(".")[2]
@@ -167,14 +167,14 @@ class Recorder:
 def head_contributions(
     hidden_ti: torch.Tensor, weight_oi: torch.Tensor, weights_t: torch.Tensor, *, num_heads: int
 ) -> torch.Tensor:
-    """Return weighted sum over tokens of the L1 norm of each head's contribution to the residual stream.
+    """Return the weighted sum over tokens of the L1 norm of each head's contribution to the residual stream.
 
-    One head and one chunk of tokens at a time: [tokens, heads, hidden] would not fit.
+    Heads and chunks of tokens are processed one at a time: [tokens, heads, hidden] would not fit in memory.
 
     Args:
         hidden_ti: The output projection's input, [tokens, num_heads * head_dim].
         weight_oi: Its weight, [hidden_size, num_heads * head_dim].
-        weights_t: What each token counts, [tokens].
+        weights_t: Weight of each token, [tokens].
         num_heads: Number of query heads.
 
     Returns:

@@ -41,17 +41,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PruneResult:
-    """What pruning made.
+    """Result of pruning.
 
     Attributes:
         folder: The pruned checkpoint.
-        plan: What each layer keeps.
-        rewrite: The class and config that say it.
+        plan: The heads and neurons that each layer keeps.
+        rewrite: Class and config of the pruned checkpoint.
         parameters_before: Parameters of the dense model, tied ones counted once.
-        parameters_after: Those of the pruned one.
-        quality: What it cost, or None where the calibration text is too short to hold any back.
-        reload: The proof that transformers loads it.
-        notes: What is to be known of the result.
+        parameters_after: Parameters of the pruned model, tied ones counted once.
+        quality: Quality compared with the dense model; None without held-out text, or if the model is not a decoder.
+        reload: Proof that transformers loads the checkpoint.
+        notes: Notes to the user.
     """
 
     folder: Path
@@ -66,17 +66,17 @@ class PruneResult:
 
 @dataclass(frozen=True)
 class PruneRequest:
-    """All that pruning needs to know, read and checked before anything heavy runs.
+    """Inputs of pruning, read and checked before the model is loaded.
 
     Attributes:
-        source: Where the model was found.
-        checkpoint: Its files.
+        source: The resolved model.
+        checkpoint: The dense checkpoint.
         settings: The requested plan; None if a plan file is given.
-        uniform: What becomes of a plan that no stock config can say.
-        calibration: The text to score on and to measure quality with, or the images or audio to score on. None where
-            the model reads those, and scores or a plan were given.
-        scores: Scores that were measured before, or None.
-        plan: A plan that was given, or None.
+        uniform: How to store layers of different widths.
+        calibration: Text to score on and to measure quality with, or images or audio to score on. None if the model
+            reads images or audio, and scores or a plan are given.
+        scores: Scores of an earlier run, or None.
+        plan: The given plan, or None.
     """
 
     source: Source
@@ -89,10 +89,10 @@ class PruneRequest:
 
 
 def prepare(model: str | Path, options: PruneOptions, *, progress: Progress) -> PruneRequest:
-    """Find and checks everything that pruning needs; whatever is wrong with a request comes to light here.
+    """Read and check everything that pruning needs, so that errors in a request are found before any work is done.
 
     Raises:
-        RequestError: Something about the request is wrong.
+        RequestError: The request is invalid.
     """
     settings, plan, scores, pad = options.settings, options.plan, options.scores, options.uniform is Uniform.PAD
     if (settings is None) == (plan is None):
@@ -120,7 +120,7 @@ def _read_calibration(file: Path) -> Calibration | SampleArrays:
 def _fit_calibration(
     given: Calibration | SampleArrays | None, config: ModelConfig, *, needed: bool
 ) -> Calibration | SampleArrays | None:
-    """Return the samples to score on: those given must be what the model reads; only text has a default."""
+    """Return the samples to score on, after checking that the model can read them; only text has a default."""
     if config.architecture.modality is Modality.TEXT:
         if isinstance(given, SampleArrays):
             raise CalibrationError(
@@ -135,10 +135,10 @@ def _fit_calibration(
 
 
 def prune_into(folder: Path, request: PruneRequest, progress: Progress) -> tuple[PruneResult, Manifest]:
-    """Prune into a folder that is being staged; the manifest is returned unsaved, for later steps to add to.
+    """Prune into a staged folder, and return the manifest unsaved, so that later steps can add to it.
 
     Raises:
-        VerificationError: The pruned checkpoint does not reload to the same thing.
+        VerificationError: The reloaded checkpoint does not compute the same as the pruned model.
     """
     checkpoint = request.checkpoint
     with progress.step("Loading the dense model") as _:
@@ -175,7 +175,7 @@ def prune_into(folder: Path, request: PruneRequest, progress: Progress) -> tuple
 
 
 def _load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase | None:
-    """Return the tokenizer, which must be there only where it is needed for calibration."""
+    """Return the tokenizer, which only a model of text must have."""
     try:
         return load_tokenizer(checkpoint.path)
     except ModelError:
@@ -185,7 +185,7 @@ def _load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase | None:
 
 
 def _held_back(request: PruneRequest, tokenizer: PreTrainedTokenizerBase | None) -> list[list[int]]:
-    """Return held-out texts to measure quality on; there are none for a model that does not predict the next token."""
+    """Return the held-out texts to measure quality on; none for a model that does not predict the next token."""
     config = request.checkpoint.config
     if config.architecture.kind is not Kind.DECODER:
         return []
@@ -248,7 +248,7 @@ def _score(
 
 
 def _origin(request: PruneRequest) -> str | None:
-    """Return what the scores were measured on; None where a plan was given instead."""
+    """Return the origin of the given scores, or else of the calibration data; None without either."""
     if request.scores is not None:
         return request.scores.origin
     return request.calibration.origin if request.calibration is not None else None
@@ -271,12 +271,12 @@ def save_pruned(
     companions: Iterable[Path] = (),
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> None:
-    """Write a model that was pruned in memory as the checkpoint that its rewrite describes.
+    """Write a pruned model as the checkpoint that its rewrite describes.
 
     Args:
-        folder: Where to; it is made.
+        folder: Folder to create.
         model: The pruned model.
-        rewritten: The config to write, and the class that will read it.
+        rewritten: Config to write, and the class that reads it.
         companions: Files to copy next to the weights.
         tokenizer: The dense model's tokenizer.
     """
@@ -289,7 +289,7 @@ def save_pruned(
 
 
 def _name_tokenizer(file: Path, class_name: str) -> None:
-    """Write down the class of a tokenizer that transformers would otherwise choose by the `model_type`."""
+    """Record the class of a tokenizer, which transformers would otherwise choose by the `model_type`."""
     if file.is_file():
         content = json.loads(file.read_text(encoding="utf-8"))
         file.write_text(json.dumps({**content, "tokenizer_class": class_name}, indent=2) + "\n", encoding="utf-8")

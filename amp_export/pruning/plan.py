@@ -1,4 +1,4 @@
-"""The plan: which heads and neurons each layer keeps. It is a file that a person can read and change."""
+"""Plans: the heads and neurons that each layer keeps, in a file that users can read and edit."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """What one layer keeps, as ascending indices into the dense layer.
+    """Heads and neurons that one layer keeps, as ascending indices into the dense layer.
 
     Attributes:
         query_heads: Kept query heads.
         key_value_heads: Kept key/value heads.
-        neurons: Kept neurons of the MLP; empty where the layer has none, or has experts.
-        experts: Kept neurons of each expert, as many in each.
+        neurons: Kept neurons of the MLP; empty if the layer has no MLP, or has experts.
+        experts: Kept neurons of each expert, the same number in each.
     """
 
     query_heads: tuple[int, ...]
@@ -35,12 +35,12 @@ class LayerPlan:
 
     @property
     def widths(self) -> LayerWidths:
-        """How many of each are kept."""
+        """Numbers of heads and neurons kept."""
         neurons = self.experts[0] if self.experts else self.neurons
         return LayerWidths(len(self.query_heads), len(self.key_value_heads), len(neurons))
 
     def ordered(self) -> LayerPlan:
-        """Return the same with ascending indices."""
+        """Return the plan of the layer with ascending indices."""
         return LayerPlan(
             tuple(sorted(self.query_heads)),
             tuple(sorted(self.key_value_heads)),
@@ -49,7 +49,7 @@ class LayerPlan:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return the layer as a plan file has it; what the layer lacks is left out."""
+        """Return the layer's entry in a plan file, without empty lists."""
         lists = {"query_heads": self.query_heads, "key_value_heads": self.key_value_heads, "neurons": self.neurons}
         content: dict[str, Any] = {name: list(indices) for name, indices in lists.items() if indices}
         return {**content, "experts": [list(indices) for indices in self.experts]} if self.experts else content
@@ -57,15 +57,15 @@ class LayerPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """What every layer keeps, and why.
+    """Heads and neurons that every layer keeps, and the reasons.
 
     Attributes:
-        layers: One entry a layer.
-        asked: The requested ratio, or None for a plan made by hand.
-        achieved: The share of all parameters that this plan removes.
-        settings: How the counts were chosen: allocation, heads, snap.
-        reasons: Why the counts are what they are, for heads and for neurons.
-        notes: What the user should know, such as a budget that could not be met exactly.
+        layers: One entry per layer.
+        asked: The requested ratio, or None for a plan written by hand.
+        achieved: Share of all parameters that the plan removes.
+        settings: Settings that the counts were chosen with, such as allocation, heads and snap.
+        reasons: Reasons for the counts, for heads and for neurons.
+        notes: Notes to the user, such as a budget that could not be met exactly.
     """
 
     SCHEMA: ClassVar[int] = 1
@@ -79,7 +79,7 @@ class Plan:
 
     @property
     def widths(self) -> tuple[LayerWidths, ...]:
-        """How wide each layer becomes."""
+        """Widths of each layer."""
         return tuple(layer.widths for layer in self.layers)
 
     def save(self, file: Path) -> None:
@@ -103,12 +103,12 @@ class Plan:
 
     @classmethod
     def load(cls, file: Path, config: ModelConfig) -> Plan:
-        """Read a plan, which a user may have changed, and check that it fits the model.
+        """Read a plan, which a user may have edited, and check that it fits the model.
 
-        Only `layers` is needed; the ratio is computed anew.
+        Only `layers` is required; the ratio is recomputed.
 
         Raises:
-            PlanError: The file is no plan, or the plan does not fit the model.
+            PlanError: The file is not a plan, or the plan does not fit the model.
         """
         content = _read(file)
         check_fit(content.layers, config, origin=str(file))
@@ -124,7 +124,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class _PlanFile:
-    """The content of a plan file; only the layers are needed."""
+    """Content of a plan file; only `layers` is required."""
 
     layers: tuple[LayerPlan, ...]
     schema: int = 1
@@ -136,10 +136,10 @@ class _PlanFile:
 
 
 def read_layers(file: Path) -> tuple[LayerPlan, ...]:
-    """Return what each layer of a plan file keeps, without checking it against a model.
+    """Return the layers of a plan file, without checking them against a model.
 
     Raises:
-        PlanError: The file is no plan.
+        PlanError: The file is not a plan.
     """
     return _read(file).layers
 
@@ -153,15 +153,15 @@ def _read(file: Path) -> _PlanFile:
 
 
 def removed_ratio(config: ModelConfig, widths: Sequence[LayerWidths]) -> float:
-    """Return the share of all parameters that is gone when the layers have these widths."""
+    """Return the share of all parameters removed if the layers have these widths."""
     return 1 - parameter_count(config, widths) / parameter_count(config)
 
 
 def check_fit(layers: tuple[LayerPlan, ...], config: ModelConfig, *, origin: str) -> None:
-    """Check a plan against a model.
+    """Check that a plan fits a model.
 
     Raises:
-        PlanError: Naming the layer, what is wrong with it, and what would be right.
+        PlanError: It does not fit; the message names the layer and the problem.
     """
     if len(layers) != len(config.sites):
         raise PlanError(f"{origin}: the plan has {len(layers)} layers, but the model has {len(config.sites)}.")
@@ -193,7 +193,7 @@ def _check_neurons(layer: LayerPlan, site: Site, config: ModelConfig, where: str
 
 
 def _check_tied_heads(layers: tuple[LayerPlan, ...], config: ModelConfig, origin: str) -> None:
-    """Check that layers keep the same heads if the first layer's position biases serve them all."""
+    """Check that layers keep the same heads if they share the position biases of the first layer."""
     kept: dict[str, tuple[int, ...]] = {}
     for number, (layer, site) in enumerate(zip(layers, config.sites, strict=True)):
         if site.stack.heads_tied and kept.setdefault(site.stack.layers, layer.query_heads) != layer.query_heads:

@@ -1,4 +1,4 @@
-"""From a ratio to a plan: the scores choose which heads and neurons stay, and between ways to meet the budget."""
+"""Make a plan for a ratio: choose among candidates, and keep the heads and neurons with the highest scores."""
 
 from __future__ import annotations
 
@@ -22,25 +22,26 @@ if TYPE_CHECKING:
     from amp_export.pruning.scoring import Array, Scores
 
 IMPORTANCE_LOSS_TOLERANCE = 1.1
-"""`auto` meets the budget with a choice that hurts the scores up to this much more than the best."""
+"""`auto` prefers candidates that meet the budget if their importance loss is at most this many times the smallest."""
 
 
 BALANCE_TOLERANCE = 0.1
-"""The shares of heads and of neurons may lie this much further apart than they must, if that meets the budget."""
+"""Candidates that meet the budget are preferred if their imbalance exceeds the smallest by at most this much."""
 
 
 def needs_scores(settings: PlanSettings) -> bool:
-    """Return whether the counts are open until the scores are there."""
+    """Return whether the counts depend on the scores."""
     return settings.heads is HeadPolicy.AUTO and settings.allocation is Allocation.BALANCED
 
 
 def choose_candidate(
     config: ModelConfig, settings: PlanSettings, candidates: Sequence[Candidate], scores: Scores | None = None
 ) -> Candidate:
-    """Choose among candidates.
+    """Return the best candidate.
 
-    A requested kind of heads gives the counts whose shares of heads and neurons are closest, or nearly so if
-    that meets the budget. `auto` takes what hurts the scores least, or nearly so; it needs the scores.
+    With a requested kind of heads, it is the one whose shares of heads and neurons differ least. With `auto`, it is the
+    one that loses the least importance, which needs the scores. A slightly worse candidate is preferred if it meets the
+    budget.
     """
     legal = list_preferred(candidates, settings.heads)
     if needs_scores(settings):
@@ -62,7 +63,7 @@ def list_preferred(candidates: Sequence[Candidate], heads: HeadPolicy) -> Sequen
 
 
 def make_plan(raw_config: Mapping[str, Any], config: ModelConfig, scores: Scores, settings: PlanSettings) -> Plan:
-    """Choose counts for the ratio and the most important heads and neurons for the counts.
+    """Return a plan that meets the ratio and keeps the most important heads and neurons.
 
     Raises:
         RatioError: No legal plan meets the ratio.
@@ -93,7 +94,7 @@ def make_plan(raw_config: Mapping[str, Any], config: ModelConfig, scores: Scores
 
 
 def _spread(config: ModelConfig, settings: PlanSettings, chosen: Candidate, scores: Scores) -> list[LayerWidths]:
-    """Return what each layer keeps: the same, or what its importance among all layers deserves."""
+    """Return the widths that each layer keeps: the same in all, or allocated across layers by importance."""
     layers = config.everywhere(chosen.widths)
     if settings.heads_per_layer is PerLayer.GLOBAL:
         spread = allocate_heads(config, scores.heads, chosen.heads, chosen.widths)
@@ -108,7 +109,7 @@ def _spread(config: ModelConfig, settings: PlanSettings, chosen: Candidate, scor
 
 
 def share_importance(config: ModelConfig, scores: Scores) -> Scores:
-    """Give the layers whose heads must be the same their mean importance; each layer counts alike."""
+    """Return scores in which layers that must keep the same heads have their mean importance, equally weighted."""
     heads = list(scores.heads)
     for stack in config.architecture.stacks:
         if stack.heads_tied:
@@ -120,13 +121,13 @@ def share_importance(config: ModelConfig, scores: Scores) -> Scores:
 
 
 def keep_most_important(config: ModelConfig, heads: Array, neurons: Array, widths: LayerWidths) -> LayerPlan:
-    """Return the indices that one layer keeps: by score, ties by the lower index.
+    """Return the indices that one layer keeps: those with the highest scores; ties go to the lower index.
 
     Args:
         config: The dense model's config.
         heads: Importance of each query head, [num_attention_heads].
-        neurons: Importance of each neuron, [intermediate_size]; [experts, intermediate_size] where there are experts.
-        widths: How many to keep.
+        neurons: Importance of each neuron, [intermediate_size], or [experts, intermediate_size].
+        widths: Numbers of heads and neurons to keep.
     """
     group = config.widths.query_group
     heads_kg = heads.reshape(config.num_key_value_heads, group)
@@ -142,10 +143,10 @@ def keep_most_important(config: ModelConfig, heads: Array, neurons: Array, width
 
 
 def importance_loss(config: ModelConfig, scores: Scores, candidate: Candidate) -> float:
-    """Return how much of the importance a candidate removes: minus the log of the shares kept, mean over layers.
+    """Return the importance that a candidate loses: the negative log of the kept shares, averaged over layers.
 
-    Heads and neurons are measured in different units, so only their shares can be put together. As a product, a layer
-    that loses nearly all of one kind is not excused by what it keeps of the other. The choice of this measure is ours.
+    Heads and neurons are measured in different units, so only their shares can be combined. Because the shares are
+    multiplied, keeping much of one kind does not excuse losing nearly all of the other. This measure is our choice.
     """
     import numpy as np
 
@@ -159,7 +160,7 @@ def importance_loss(config: ModelConfig, scores: Scores, candidate: Candidate) -
 
 
 def _kept_share(importances: Iterable[Array], kept: Iterable[tuple[int, ...]]) -> float:
-    """Return the share of the importance of all rows that the kept ones are."""
+    """Return the share of the importance of all rows that the kept entries have."""
     rows = list(zip(importances, kept, strict=True))
     whole = sum(float(row.sum()) for row, _ in rows)
     return max(sum(float(row[list(indices)].sum()) for row, indices in rows) / whole, 1e-9) if whole > 0 else 1.0
@@ -171,7 +172,7 @@ def _top(importance: np.ndarray[Any, np.dtype[Any]], count: int) -> tuple[int, .
 
 
 def _imbalance(config: ModelConfig, candidate: Candidate) -> float:
-    """Return how far apart the removed shares of heads and of neurons are."""
+    """Return the difference between the removed shares of heads and of neurons."""
     dense, kept = config.widths, candidate.widths
     return abs(kept.query_heads / dense.query_heads - kept.neurons / dense.neurons)
 

@@ -1,4 +1,7 @@
-"""Quality: what pruning cost, the pruned model against the dense one. It is measured, and never called parity."""
+"""Quality of the pruned model compared with the dense one.
+
+Quality is measured. It is not parity, which compares an export with its checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +20,15 @@ if TYPE_CHECKING:
 
 
 BATCH_TOKENS = 512
-"""Tokens of one batch: each has two logits for every word of the vocabulary, and those have to fit."""
+"""Tokens per batch: each has dense and pruned logits over the vocabulary, which must fit in memory."""
 
 CHUNK_TOKENS = 64
-"""Tokens per block of distributions in float64."""
+"""Tokens per chunk of distributions in float64."""
 
 
 @dataclass(frozen=True)
 class Quality:
-    """The pruned model against the dense one, on text that was not calibrated on.
+    """Quality of the pruned model compared with the dense one, on held-out text.
 
     Attributes:
         dense: Perplexity of the dense model.
@@ -33,7 +36,7 @@ class Quality:
         kl: Mean Kullback-Leibler divergence of the pruned model's distribution from the dense one's, in nats, over all
             predicted tokens.
         top1_agreement: Share of predicted tokens for which both models have the same top-1 token.
-        text: What text it was measured on.
+        text: Description of the text.
     """
 
     dense: float
@@ -45,13 +48,13 @@ class Quality:
 
 @dataclass(frozen=True)
 class DenseRun:
-    """What is kept of a dense model that ran over texts, and is then pruned in place.
+    """Results of the dense model on texts, kept because it is then pruned in place.
 
     Attributes:
         token_ids: The texts, each of two tokens or more.
-        folder: The hidden states that its output projection was given, a file for each batch, in the model's dtype
-            [batch, sequence, hidden]. They are smaller than logits by vocabulary over hidden size.
-        perplexity: The dense model's.
+        folder: Folder of the final hidden states, the inputs of the LM head: one file per batch, in the model's dtype,
+            [batch, sequence, hidden]. They are smaller than logits by a factor of vocabulary over hidden size.
+        perplexity: Perplexity of the dense model.
     """
 
     token_ids: tuple[Sequence[int], ...]
@@ -60,15 +63,15 @@ class DenseRun:
 
 
 def run_dense(model: PreTrainedModel, token_ids: Sequence[Sequence[int]], folder: Path) -> DenseRun | None:
-    """Run the dense model over texts, and keeps what its logits can be made of again.
+    """Run the dense model on texts, and store the final hidden states, from which the LM head recomputes the logits.
 
     Args:
         model: A causal language model.
-        token_ids: The texts; the first token of each is given, the others are predicted.
-        folder: Where to keep it.
+        token_ids: The texts; all tokens of a text but the first are predicted.
+        folder: Folder to store the hidden states in.
 
     Returns:
-        What the pruned model is to be compared with, or None where no token is predicted.
+        The results to compare the pruned model with, or None if no token is predicted.
     """
     import torch
 
@@ -91,15 +94,15 @@ def run_dense(model: PreTrainedModel, token_ids: Sequence[Sequence[int]], folder
 
 
 def compare(model: PreTrainedModel, dense: DenseRun, *, text: str) -> Quality:
-    """Run the pruned model over the same texts, and holds its predictions against the dense one's.
+    """Run the pruned model on the same texts, and compare its predictions with those of the dense model.
 
-    No output projection is pruned, so that of the pruned model is given the dense model's hidden states too, and all
-    that a family does to its logits is done to both alike.
+    The LM head is never pruned. It therefore also gets the dense model's hidden states, so that a family's processing
+    of logits applies to both models alike.
 
     Args:
         model: The dense model, pruned.
-        dense: What is kept of it.
-        text: What the texts are, in words.
+        dense: Results of the dense model.
+        text: Description of the texts.
     """
     import torch
     from safetensors.torch import load_file
@@ -126,7 +129,7 @@ def compare(model: PreTrainedModel, dense: DenseRun, *, text: str) -> Quality:
     return Quality(
         dense=dense.perplexity,
         pruned=_perplexity(loss, dense.token_ids),
-        # rounding can leave a sum of nothing just below zero; in this order a NaN stays one
+        # rounding can make a divergence of zero negative; in this order, max keeps a NaN
         kl=max(divergence / predicted, 0.0),
         top1_agreement=agreeing / predicted,
         text=text,
@@ -134,7 +137,7 @@ def compare(model: PreTrainedModel, dense: DenseRun, *, text: str) -> Quality:
 
 
 def _projection(model: PreTrainedModel) -> torch.nn.Module:
-    """Return what makes logits of the last hidden states."""
+    """Return the LM head."""
     found: torch.nn.Module | None = model.get_output_embeddings()
     assert found is not None, f"{type(model).__name__} has no LM head"
     return found
@@ -148,9 +151,9 @@ def _logits(model: PreTrainedModel, input_ids_bs: torch.Tensor, mask_bs: torch.T
 def _predictions(
     input_ids_bs: torch.Tensor, mask_bs: torch.Tensor, *logits_bsv: torch.Tensor
 ) -> Iterator[tuple[list[torch.Tensor], torch.Tensor]]:
-    """Yield log-probabilities in float64 [positions, vocabulary], by model, and the next tokens, chunk by chunk.
+    """Yield log-probabilities in float64, [positions, vocabulary], by model, and the next tokens, chunk by chunk.
 
-    Padding is left out: neither is it predicted nor does anything follow it.
+    Padding is excluded: it is not predicted, and no token follows it.
     """
     import torch
 
@@ -161,7 +164,7 @@ def _predictions(
 
 
 def _loss(log_pv: torch.Tensor, next_p: torch.Tensor) -> float:
-    """Return the negative log-likelihood of tokens, summed up."""
+    """Return the sum of the negative log-likelihoods of tokens."""
     return -log_pv.gather(1, next_p[:, None]).sum().item()
 
 

@@ -1,4 +1,4 @@
-"""Proof that a pruned checkpoint is an ordinary one: another process loads it and computes the same, bit for bit."""
+"""Proof that transformers loads a pruned checkpoint: a process without amp_export computes the same, bit for bit."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ PROBE_SHAPE = (2, 24)
 
 @dataclass(frozen=True)
 class ReloadProof:
-    """What the other process found.
+    """Result of reloading a checkpoint in another process.
 
     Attributes:
-        class_name: The class that `AutoModelForCausalLM` chose.
-        logits_compared: How many logits, or hidden values where there is no head, were equal bit for bit.
-        tokens_compared: How many token ids of a text were equal.
-        holds: Always true: a checkpoint that is not equal raises an error instead.
+        class_name: Class that the Auto class chose.
+        logits_compared: Number of logits, or of hidden values without a head, that are equal bit for bit.
+        tokens_compared: Number of token ids of a text that are equal.
+        holds: Always true: a checkpoint that differs raises an error instead.
     """
 
     class_name: str
@@ -51,13 +51,13 @@ class ReloadProof:
 
 @dataclass(frozen=True)
 class Expectation:
-    """What the pruned model in memory computes.
+    """Results of the pruned model in memory.
 
     Attributes:
         inputs: Random inputs by name.
         output: The output for them: logits, or the last hidden state.
         token_ids: Token ids of a text; empty if there is no tokenizer.
-        auto_class: The Auto class that must load it.
+        auto_class: Auto class that must load the checkpoint.
     """
 
     inputs: Mapping[str, torch.Tensor]
@@ -67,7 +67,7 @@ class Expectation:
 
 
 def expect(model: PreTrainedModel, config: ModelConfig, tokenizer: PreTrainedTokenizerBase | None) -> Expectation:
-    """Compute what a reloaded copy must compute as well."""
+    """Return the results that a reloaded checkpoint must reproduce."""
     import torch
 
     samples, length = PROBE_SHAPE
@@ -80,11 +80,11 @@ def expect(model: PreTrainedModel, config: ModelConfig, tokenizer: PreTrainedTok
 
 @dataclass(frozen=True)
 class Claim:
-    """A pruned checkpoint and what it must compute.
+    """A pruned checkpoint and the results that it must reproduce.
 
     Attributes:
         checkpoint: Its directory.
-        expected: What it must compute.
+        expected: Results that it must reproduce.
         stock: Whether it must load without `trust_remote_code`.
     """
 
@@ -94,25 +94,25 @@ class Claim:
 
 
 def prove_reload(checkpoint: Path, expected: Expectation, *, stock: bool = True) -> ReloadProof:
-    """Load a checkpoint in a separate process that cannot import this package, and compares bit for bit.
+    """Load a checkpoint in a separate process that cannot import this package, and compare bit for bit.
 
     Args:
         checkpoint: The pruned checkpoint.
-        expected: What it must compute.
+        expected: Results that it must reproduce.
         stock: Whether it must load without `trust_remote_code`.
 
     Raises:
-        VerificationError: It does not load, or computes something else.
+        VerificationError: The checkpoint does not load, or computes different results.
     """
     [proof] = prove_reloads([Claim(checkpoint, expected, stock)])
     return proof
 
 
 def prove_reloads(claims: Sequence[Claim]) -> list[ReloadProof]:
-    """Return `prove_reload` for several checkpoints in one process.
+    """Load several checkpoints in one such process, and compare each bit for bit.
 
     Raises:
-        VerificationError: One does not load, or computes something else.
+        VerificationError: A checkpoint does not load, or computes different results.
     """
     import torch
     from safetensors.torch import save_file
@@ -163,7 +163,7 @@ def _compare(claim: Claim, outputs: Path) -> ReloadProof:
 
 
 def run_probe(jobs: Path) -> str:
-    """Work through a file of jobs in another process, and returns how what went wrong there ended."""
+    """Run a file of jobs in another process; return the end of its error output, empty if it succeeds."""
     probe = Path(__file__).with_name("reload_probe.py")
     environment = {**os.environ, "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     command = [sys.executable, "-I", str(probe), str(jobs)]

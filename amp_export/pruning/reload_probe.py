@@ -1,10 +1,10 @@
-"""Load checkpoints with transformers only, without this package, and write down what they compute.
+"""Load checkpoints with transformers only, without this package, and write their outputs.
 
 Usage: python -I reload_probe.py JOBS
 
-JOBS is a JSON file: `threads`; `modules`, where transformers may keep modelling files; and `checkpoints`. Each of these
-has `path`, `inputs` and `outputs` (safetensors files), `auto_class`, and `remote_code`: whether `trust_remote_code` is
-given.
+JOBS is a JSON file with `threads`, `modules` (folder for modeling files that transformers copies) and `checkpoints`.
+Each checkpoint has `path`, `inputs` and `outputs` (safetensors files), `auto_class`, and `remote_code` (whether to pass
+`trust_remote_code`).
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 OUTPUTS = ("logits", "last_hidden_state", "image_embeds")
-"""As in `samples.py`."""
+"""As in `amp_export/inputs/random.py`, which this script must not import."""
 
 
 class _NoAmpExport(importlib.abc.MetaPathFinder):
-    """Makes importing this package fail, as it would where it is not installed."""
+    """Finder that makes importing this package fail, as if it were not installed."""
 
     def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:  # noqa: ARG002
         if fullname.partition(".")[0] in ("amp_export", "exporters"):
@@ -29,7 +29,7 @@ class _NoAmpExport(importlib.abc.MetaPathFinder):
 
 
 def probe(job: dict[str, Any]) -> None:
-    """Read inputs, runs the model, writes its output, the text's token ids, and what class it was."""
+    """Read the inputs, run the model, and write its output, the token ids of the text, and the class of the model."""
     import torch
     import transformers
     from safetensors import safe_open
@@ -48,14 +48,14 @@ def probe(job: dict[str, Any]) -> None:
 
 
 def forbid_amp_export() -> None:
-    """Make this process one that has no amp-export."""
+    """Make importing amp_export fail in this process."""
     sys.meta_path.insert(0, _NoAmpExport())
 
 
 def work_through(jobs: Path) -> None:
-    """Load each checkpoint of a file of jobs, and write what it computes."""
+    """Load each checkpoint of a file of jobs, and write its outputs."""
     content = json.loads(jobs.read_text(encoding="utf-8"))
-    # read once, as transformers is imported
+    # transformers reads this once, at import
     os.environ["HF_MODULES_CACHE"] = content["modules"]
 
     import torch

@@ -18,20 +18,20 @@ from amp_export.errors import PlanError, UnsupportedModelError
 from amp_export.outputs.manifest import RewriteKind
 
 MODELING_FILE = "modeling_amp"
-"""The module that is saved with a checkpoint of resized modules, and that its config.json names."""
+"""Module that is saved with a resized checkpoint, and that its config.json names."""
 
 
 @dataclass(frozen=True)
 class Rewrite:
-    """How the pruned model is expressed.
+    """Class and config of the pruned checkpoint.
 
     Attributes:
-        kind: What kind of rewrite it is.
-        architecture: The architecture of the pruned checkpoint.
-        class_name: The class that loads it.
-        config: The content of its config.json.
-        widths: How wide each layer of it is; more than the plan keeps where it is padded.
-        reason: Why this kind was needed.
+        kind: Kind of rewrite.
+        architecture: Architecture of the pruned checkpoint.
+        class_name: Class that loads it.
+        config: Content of its config.json.
+        widths: Widths of each layer; larger than in the plan if layers are padded.
+        reason: Reason for this kind of rewrite.
     """
 
     kind: RewriteKind
@@ -43,27 +43,27 @@ class Rewrite:
 
     @property
     def is_stock(self) -> bool:
-        """Whether plain transformers loads it, without the modelling file."""
+        """Whether plain transformers loads it, without the modeling file."""
         return self.kind is not RewriteKind.RESIZED_CLASS
 
 
 def rewrite(
     raw_config: Mapping[str, Any], config: ModelConfig, widths: Sequence[LayerWidths], *, pad: bool = False
 ) -> Rewrite:
-    """Find a config that expresses these widths; the arguments are not changed.
+    """Return a class and config that express these widths; the arguments are not changed.
 
     Args:
-        raw_config: The content of the dense model's config.json.
-        config: The same, understood.
-        widths: What each layer keeps.
-        pad: Fill every layer up with zeros to widths that a stock config can say, where none can say these.
+        raw_config: Content of the dense model's config.json.
+        config: The parsed config.
+        widths: Widths that each layer keeps.
+        pad: Zero-pad all layers to widths that a stock config can express, if none can express the given ones.
 
     Raises:
-        PlanError: The layers cannot be filled up.
-        UnsupportedModelError: The layers of the checkpoint have widths of their own already.
+        PlanError: The heads cannot be zero-padded.
+        UnsupportedModelError: The layers of the checkpoint are already resized.
     """
     _refuse_resized(raw_config)
-    # code beside the dense checkpoint is not copied, so that the pruned one must not name it
+    # code next to the dense checkpoint is not copied, so the pruned config must not name it
     raw_config = {name: value for name, value in raw_config.items() if name != "auto_map"}
     problem = find_problem(config, widths)
     if problem is None:
@@ -76,7 +76,7 @@ def rewrite(
 
 
 def find_problem(config: ModelConfig, widths: Sequence[LayerWidths]) -> str | None:
-    """Return why the model's own class cannot say these widths, or None where it can.
+    """Return why the model's own class cannot express these widths, or None if it can.
 
     Source: `LlamaConfig.validate_architecture`, transformers 5.23, and the attention classes of the others.
     """
@@ -102,7 +102,7 @@ def find_problem(config: ModelConfig, widths: Sequence[LayerWidths]) -> str | No
 
 
 def common_widths(config: ModelConfig, widths: Sequence[LayerWidths]) -> LayerWidths | None:
-    """Return the widths of all layers, or None where they differ; a layer without an MLP fits any number of neurons."""
+    """Return the widths of all layers, or None if they differ; a layer without an MLP fits any number of neurons."""
     full = {layer for site, layer in zip(config.sites, widths, strict=True) if site.stack.mlp is not None}
     if len(full) != 1:
         return None
@@ -111,7 +111,7 @@ def common_widths(config: ModelConfig, widths: Sequence[LayerWidths]) -> LayerWi
 
 
 def is_stock(raw_config: Mapping[str, Any], config: ModelConfig, widths: LayerWidths) -> bool:
-    """Return whether some stock class can say these widths in every layer."""
+    """Return whether a stock class can express these widths in every layer."""
     _refuse_resized(raw_config)
     everywhere = config.everywhere(widths)
     return find_problem(config, everywhere) is None or _find_sibling(raw_config, config, everywhere) is not None
@@ -139,7 +139,7 @@ def _same_class(raw_config: Mapping[str, Any], config: ModelConfig, widths: Sequ
 def _find_sibling(
     raw_config: Mapping[str, Any], config: ModelConfig, widths: Sequence[LayerWidths]
 ) -> tuple[Architecture, Mapping[str, Any]] | None:
-    """Return a class that computes the same and can say these widths, and the fields that it must be given for that."""
+    """Return a class that computes the same and can express these widths, and the config fields to set for it."""
     if common_widths(config, widths) is None:
         return None
     fields = {**config.architecture.defaults, **raw_config}
@@ -197,7 +197,7 @@ def _padded(raw_config: Mapping[str, Any], config: ModelConfig, widths: Sequence
         )
     widest = _widest(widths)
     if find_problem(config, config.everywhere(widest)) is not None:
-        # the class cannot say fewer heads, so that padding goes up to all of them
+        # the class cannot express fewer heads, so pad to all of them
         dense = config.widths
         widest = LayerWidths(dense.query_heads, dense.key_value_heads, widest.neurons)
     padded = _same_class(raw_config, config, config.everywhere(widest))
@@ -213,7 +213,7 @@ def _padded(raw_config: Mapping[str, Any], config: ModelConfig, widths: Sequence
 
 
 def _widest(widths: Sequence[LayerWidths]) -> LayerWidths:
-    """Return the least widths that every layer fits into, group by group."""
+    """Return the smallest widths that every layer fits into, group by group."""
     key_value_heads = max(layer.key_value_heads for layer in widths)
     group = max(layer.query_group for layer in widths)
     neurons = max(layer.neurons for layer in widths)
@@ -234,7 +234,7 @@ def _translate(raw_config: Mapping[str, Any], config: ModelConfig, sibling: Arch
 
 
 def _counts(config: ModelConfig, architecture: Architecture, widths: Sequence[LayerWidths]) -> dict[str, int]:
-    """Return the counts under the names that the family gives them; what it cannot say follows from the rest."""
+    """Return the counts under the family's field names; counts without a field follow from the others."""
     common = common_widths(config, widths)
     assert common is not None
     counts = {

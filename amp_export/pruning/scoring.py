@@ -34,7 +34,7 @@ class Scores:
     Attributes:
         heads: For each layer a float32 array [num_attention_heads].
         neurons: For each layer a float32 array [intermediate_size], or [experts, intermediate_size].
-        origin: What text the scores were measured on.
+        origin: Description of the calibration data.
     """
 
     heads: tuple[Array, ...]
@@ -49,10 +49,10 @@ class Scores:
 
     @classmethod
     def load(cls, file: Path, config: ModelConfig) -> Scores:
-        """Read what `save` wrote, and holds it against the model it is to be used for.
+        """Read scores, and check that they fit the model.
 
         Raises:
-            ModelError: The file is missing, damaged, or of another model.
+            ModelError: The file is missing, damaged, or belongs to another model.
         """
         from safetensors import SafetensorError, safe_open
 
@@ -89,10 +89,10 @@ def score(
     Args:
         model: A language model of transformers; it is not changed.
         tokenizer: Its tokenizer.
-        prompts: The calibration text.
+        prompts: Calibration prompts.
         config: Its config.
-        origin: What the text is, kept with the scores.
-        on_progress: Called with the number of prompts done and of all prompts.
+        origin: Description of the prompts, stored with the scores.
+        on_progress: Called with the number of prompts done and the total.
 
     Raises:
         CalibrationError: No prompt has a token.
@@ -112,7 +112,7 @@ def score_tokens(
     batch_tokens: int = BATCH_TOKENS,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Scores:
-    """Return `score` for prompts that are tokenized already."""
+    """Score all heads and neurons on prompts that are already tokenized."""
     if not token_ids:
         raise CalibrationError("Calibration needs at least one token, but no prompt has any.")
     prepared = (text_batch(model, config, *padded) for padded in batches(token_ids, batch_tokens))
@@ -132,11 +132,11 @@ def score_batches(
 
     Args:
         model: The model; it is not changed.
-        prepared: What to run it on.
-        samples: How many samples all batches have.
+        prepared: Batches to run it on.
+        samples: Number of samples in all batches.
         config: The model's config.
-        origin: What the samples are, kept with the scores.
-        on_progress: Called with the number of samples done and of all.
+        origin: Description of the samples, stored with the scores.
+        on_progress: Called with the number of samples done and the total.
 
     Raises:
         ModelError: The activations are not finite.

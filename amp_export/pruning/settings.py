@@ -12,15 +12,15 @@ RATIO_TOLERANCE = 0.001
 """Largest difference between removed and requested share: 0.1 percentage points."""
 
 EXPERT_MULTIPLE = 8
-"""Neurons of experts come in eights: `torch.nn.functional.grouped_mm` wants strides of 16 bytes, which are 8 numbers of
-16 bits."""
+"""Experts keep a multiple of 8 neurons: `torch.nn.functional.grouped_mm` requires strides of 16 bytes, which are 8
+values of 16 bits."""
 
 
 def neuron_multiple(settings: PlanSettings, config: ModelConfig) -> int:
-    """Return what the number of kept neurons is a multiple of.
+    """Return the number that kept neurons are a multiple of.
 
     Raises:
-        PlanError: The model cannot have such a number of neurons.
+        PlanError: `snap` is less than 1, or is not possible with experts.
     """
     experts = config.architecture.mlp.has_experts
     if settings.snap is None:

@@ -1,4 +1,4 @@
-"""Slices weights by a plan, in memory and one at a time."""
+"""Slice weights by a plan, in memory and one at a time."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ if TYPE_CHECKING:
     Indices = np.ndarray[Any, np.dtype[np.int64]]
 
 PADDING = -1
-"""The index of an entry that is filled with zeros: padding."""
+"""Index of an entry that is filled with zeros."""
 
 
 @dataclass(frozen=True)
 class Slots:
-    """What stands at each place of a layer: dense indices, or `PADDING`.
+    """Dense index of each head and neuron of a pruned layer, or `PADDING`.
 
     Attributes:
-        query_heads: For each place of a query head, int64 [query_heads]; those of one group stand together.
-        key_value_heads: Alike, int64 [key_value_heads].
-        neurons: Alike, int64 [neurons]; [experts, neurons] where there are experts.
+        query_heads: Query heads, int64 [query_heads]; those of one group are adjacent.
+        key_value_heads: Key/value heads, int64 [key_value_heads].
+        neurons: Neurons, int64 [neurons], or [experts, neurons].
     """
 
     query_heads: Indices
@@ -47,14 +47,14 @@ class Slots:
 
     @classmethod
     def of(cls, layer: LayerPlan) -> Slots:
-        """Return a layer with the widths of its plan, without padding."""
+        """Return the slots of a layer's plan, without padding."""
         import numpy as np
 
         kept = (layer.query_heads, layer.key_value_heads, layer.experts or layer.neurons)
         return cls(*(np.asarray(indices, dtype=np.int64) for indices in kept))
 
     def padded(self, widths: LayerWidths) -> Slots:
-        """Return the same, padded to these widths: each group with query heads, the layer with groups and neurons."""
+        """Return the slots padded to these widths: query heads within each group, then groups and neurons."""
         import numpy as np
 
         groups = len(self.key_value_heads)
@@ -73,7 +73,7 @@ class Slots:
 
 
 def _fill(slots: Indices, count: int) -> Indices:
-    """Fill the last axis up to `count` places."""
+    """Pad the last axis to `count` entries."""
     import numpy as np
 
     fill = [(0, 0)] * (slots.ndim - 1) + [(0, count - slots.shape[-1])]
@@ -81,13 +81,13 @@ def _fill(slots: Indices, count: int) -> Indices:
 
 
 def kept_entries(axis: Features, slots: Slots, config: ModelConfig) -> Indices:
-    """Return which entries of a dense axis stand along the pruned one, [entries]; `PADDING` where nothing does.
+    """Return the dense index of each entry along a pruned axis, [entries], or `PADDING`.
 
-    Where there are experts, each has entries of its own: [experts, entries].
+    Each expert has its own entries: [experts, entries].
 
     Args:
-        axis: What lies along the axis.
-        slots: What stands at each place of the layer.
+        axis: Features along the axis.
+        slots: Slots of the layer.
         config: The dense model's config.
     """
     import numpy as np
@@ -102,7 +102,7 @@ def kept_entries(axis: Features, slots: Slots, config: ModelConfig) -> Indices:
 
 
 def _grouped_entries(slots: Slots, config: ModelConfig) -> Indices:
-    """Return for each key/value head: its query heads, its key, its value."""
+    """Return the entries of an axis that holds, for each key/value head, its query heads, key and value."""
     import numpy as np
 
     group, head_dim = config.widths.query_group, config.head_dim
@@ -118,7 +118,7 @@ def _grouped_entries(slots: Slots, config: ModelConfig) -> Indices:
 
 
 def _spread(slots: Indices, entries: int, offset: int) -> Indices:
-    """Return `entries` places for each slot, in a part of the axis that begins at `offset`."""
+    """Return `entries` consecutive indices for each slot, in a part of the axis that starts at `offset`."""
     import numpy as np
 
     places = offset + slots[..., None] * entries + np.arange(entries)
@@ -130,13 +130,13 @@ def prune_module(
 ) -> PreTrainedModel:
     """Resize the layers of a model in memory and return it; its config keeps the dense widths.
 
-    The model is changed, because a second copy of it may not fit: each dense weight is freed once it is sliced. What
-    comes back computes what the pruned checkpoint computes, in the dense model's class.
+    The model is changed in place, because a second copy may not fit in memory: each dense weight is freed once it is
+    sliced. The result computes the same as the pruned checkpoint, in the dense model's class.
 
     Args:
         model: The dense model.
         config: Its config.
-        plan: What each layer keeps.
+        plan: Heads and neurons that each layer keeps.
         widths: Widths of the layers if they are zero-padded; by default the widths of the plan.
     """
     from amp_export.checkpoints.modeling_amp import resize
@@ -175,7 +175,7 @@ def module_tensors(model: PreTrainedModel, *, as_stored: bool) -> Iterator[tuple
 
     Args:
         model: The model.
-        as_stored: Give them the names and forms that transformers gives them in files, where these differ.
+        as_stored: Use the names and shapes that transformers writes to files, where these differ.
     """
     from transformers.core_model_loading import revert_weight_conversion
 

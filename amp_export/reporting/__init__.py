@@ -1,1 +1,1 @@
-"""Reports, their forms, quality gates and comparisons."""
+"""Reports, their formats, quality gates and comparisons."""

@@ -1,7 +1,7 @@
-"""A baseline: the numbers of an earlier run, in a small file that a team commits, so that a worse run fails.
+"""Baselines: the numbers of an earlier run, in a small file that a team commits, so that a worse run fails.
 
-Times are compared as speedups, dense over pruned, which were measured side by side: the seconds of another machine say
-nothing. A speedup is worse if it fell by more than the noise of both runs explains.
+Speedups (dense over pruned time, measured side by side) are compared instead of times, which depend on the machine. A
+speedup is worse if it fell by more than the noise of both runs explains.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from amp_export.reporting.report import Report
 
 
 class Baseline(msgspec.Struct, frozen=True, rename={"dtype": "precision"}):
-    """The content of the file.
+    """Content of a baseline file.
 
     Attributes:
         schema: Version of this format.
         model: The requested model.
-        source_sha256: The hash of the dense checkpoint; it identifies the model, wherever its files are.
-        export: The format.
-        dtype: The graph's dtype.
-        metrics: The numbers, by name.
+        source_sha256: Hash of the dense checkpoint, which identifies the model regardless of its path.
+        export: Format of the export.
+        dtype: Dtype of the graph.
+        metrics: Values by name of the number.
     """
 
     SCHEMA: ClassVar[int] = 1
@@ -48,7 +48,7 @@ class Baseline(msgspec.Struct, frozen=True, rename={"dtype": "precision"}):
 
     @classmethod
     def of(cls, output: Path, report: Report, *, to: Format) -> Baseline:
-        """Return what an output directory would leave as a baseline."""
+        """Return the baseline of an output directory."""
         manifest = Manifest.load(output)
         kept = {metric.name for metric in METRICS if metric.tolerated is not None}
         values = measure(report, output / to)
@@ -65,8 +65,8 @@ class Baseline(msgspec.Struct, frozen=True, rename={"dtype": "precision"}):
         """Read a baseline.
 
         Raises:
-            RequestError: There is no such file.
-            OutputError: It is damaged, or from a newer version.
+            RequestError: The file does not exist.
+            OutputError: The file is damaged, or from a newer version.
         """
         if not file.is_file():
             raise RequestError(f"Baseline not found: {file}.\nWrite it: give --update-baseline once.")
@@ -79,28 +79,28 @@ class Baseline(msgspec.Struct, frozen=True, rename={"dtype": "precision"}):
         return baseline
 
     def save(self, file: Path) -> None:
-        """Write it in one step: a run that is killed leaves the earlier one.
+        """Write the baseline atomically: a run that is killed leaves the earlier one.
 
         Raises:
-            OutputError: Another kind of file is there, or it cannot be written.
+            OutputError: The file is not a baseline, or cannot be written.
         """
         check_replaceable(file)
         with translate_os_errors(file):
-            # a link to a shared baseline stays one
+            # a symbolic link to a shared baseline stays a link
             file = file.resolve()
             file.parent.mkdir(parents=True, exist_ok=True)
             replace_text(file, to_json(self))
 
     def check_same_model(self, output: Path, file: Path, *, to: Format) -> None:
-        """Refuse to compare different things.
+        """Check that the baseline is of the same model, format and dtype.
 
         Args:
-            output: What is to be compared.
-            file: Where this baseline is from.
-            to: Which export is compared.
+            output: Output directory to compare.
+            file: File of this baseline.
+            to: Export to compare.
 
         Raises:
-            RequestError: It is of another model, format or dtype.
+            RequestError: The model, the format or the dtype differs.
         """
         manifest = Manifest.load(output)
         advice = "Name the baseline that belongs to it, or replace this one: --update-baseline."
@@ -115,11 +115,11 @@ class Baseline(msgspec.Struct, frozen=True, rename={"dtype": "precision"}):
 
 
 def check_replaceable(file: Path) -> None:
-    """Refuse to overwrite a file that is not a baseline.
+    """Check that a file is a baseline, so that it may be overwritten, or does not exist.
 
     Raises:
-        NewerSchemaError: It is a baseline of a newer version.
-        OutputError: Another kind of file is there.
+        NewerSchemaError: The file is a baseline of a newer version.
+        OutputError: The file is not a baseline.
     """
     if not file.exists():
         return
@@ -134,7 +134,7 @@ def check_replaceable(file: Path) -> None:
 
 
 def compare_baseline(baseline: Baseline, now: Mapping[str, Value]) -> list[Check]:
-    """Compare what was measured with a baseline; what was not measured again fails."""
+    """Compare values with a baseline; a value that was not measured again fails."""
     return [_check(name, before, now.get(name)) for name, before in baseline.metrics.items()]
 
 
@@ -155,11 +155,11 @@ def _check(name: str, before: Value, now: Value | None) -> Check:
 
 
 def tolerated(metric: Metric, before: Value, now: Value) -> float:
-    """Return by which share of its earlier value a number may be worse.
+    """Return the share of its earlier value by which a number may get worse.
 
-    Where both have intervals, it is at least the half interval of their ratio, made of the two halves that face each
-    other, on a scale of logarithms (Zou and Donner, Statistics in Medicine 27, 2008: the method of variance estimates
-    recovery).
+    If both values have intervals, it is at least the half-width of the interval of their ratio, computed on a
+    logarithmic scale from the two half-widths that face each other (Zou and Donner, Statistics in Medicine 27, 2008:
+    the method of variance estimates recovery).
     """
     assert metric.tolerated is not None
     if before.interval is None or now.interval is None:

@@ -1,4 +1,4 @@
-"""Rows and sentences about a benchmark, of this machine or of a device."""
+"""Rows and sentences about a benchmark on this machine or on a device."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ MEASURES = {
     "load_seconds": ("Load time", milliseconds),
     "joules_per_decoded_token": ("Energy per token", joules),
 }
-"""Measures of a model as a whole, with label and format; not all are known everywhere."""
+"""Measures of a model as a whole, with label and format; a benchmark may lack some."""
 
 
 @dataclass(frozen=True)
 class PhaseRow:
-    """One line of a summary: what it is, of the dense model, of the pruned one, and what changed."""
+    """One line of a summary: label, dense value, pruned value, and change."""
 
     label: str
     dense: str = ""
@@ -40,7 +40,7 @@ class PhaseRow:
 
 
 def benchmark_rows(benchmark: AnyBenchmark) -> Iterator[PhaseRow]:
-    """Yield sizes, then times of every workload; for decoding the tokens a second too."""
+    """Yield sizes, then times of every workload; for decoding, also tokens per second."""
     yield from measure_rows(benchmark)
     for label, phase, result in timed(benchmark):
         dense, pruned = result.dense, result.pruned
@@ -59,7 +59,7 @@ def measure_rows(benchmark: AnyBenchmark) -> Iterator[PhaseRow]:
 
 
 def benchmark_lines(benchmark: BenchmarkReport) -> Iterator[str]:
-    """Yield how times were measured on this machine, and what they are worth."""
+    """Yield sentences about how times were measured on this machine, their noise, the memory bound, and the GPU."""
     threads = f"{benchmark.threads} threads" if benchmark.threads else "on the GPU"
     yield (
         f"Times are medians of {benchmark.rounds} interleaved rounds, {benchmark.runtime}, {threads}, "
@@ -73,7 +73,7 @@ def benchmark_lines(benchmark: BenchmarkReport) -> Iterator[str]:
 
 
 def noise_lines(benchmark: AnyBenchmark) -> Iterator[str]:
-    """Yield where the machine was too noisy to conclude, and by how much times varied there."""
+    """Yield sentences about phases too noisy to conclude, and about launches whose times had not settled."""
     noisy = [
         f"{label} (dense {result.dense.variation:.0%}, pruned {result.pruned.variation:.0%})"
         for label, _, result in timed(benchmark)
@@ -91,7 +91,7 @@ def noise_lines(benchmark: AnyBenchmark) -> Iterator[str]:
 
 
 def roofline_line(benchmark: BenchmarkReport) -> str | None:
-    """Return how close decoding is to the memory bound, and how much of the allowed speedup was realised."""
+    """Return a sentence about the memory bound: the speedup that it allows, and the share of it that was realised."""
     if benchmark.roofline is None:
         return None
     roofline = benchmark.roofline
@@ -108,7 +108,7 @@ def roofline_line(benchmark: BenchmarkReport) -> str | None:
 
 
 def gpu_line(record: GpuRecord) -> str:
-    """Return which GPU computed, and how it was before and after."""
+    """Return a sentence about the GPU, and its state before and after the benchmark."""
     gpu = record.gpu
     states = [
         f"{when} {_known(state.sm_clock_mhz, 'MHz')} of {_known(state.sm_clock_limit_mhz, 'MHz')}, memory "

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 class Against(enum.StrEnum):
-    """What a number is checked against."""
+    """Source of the limit that a number is checked against."""
 
     THRESHOLDS = "thresholds"
     BASELINE = "baseline"
@@ -15,13 +15,13 @@ class Against(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Check:
-    """What came of one threshold, or of one number of a baseline.
+    """Result of one threshold, or of one number of a baseline.
 
     Attributes:
-        name: Of which: `max_size` of a threshold, `size` of a baseline.
+        name: Its name, such as `max_size` for a threshold and `size` for a baseline.
         holds: Whether it holds.
-        found: What was found, what is allowed, and by how much it fails.
-        against: What it was checked against.
+        found: The found value, the allowed value and, if it fails, the difference.
+        against: Source of the limit.
     """
 
     name: str
@@ -31,5 +31,5 @@ class Check:
 
     @property
     def text(self) -> str:
-        """One sentence with all of it."""
+        """The result as one sentence."""
         return f"{self.name}: {'holds' if self.holds else 'FAILS'}, {self.found}."

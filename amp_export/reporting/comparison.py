@@ -1,4 +1,4 @@
-"""Several outputs side by side: the others are compared with the first."""
+"""Comparison of several outputs with the first of them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SCHEMA = 1
 
 
 class Unit(enum.StrEnum):
-    """What a measure is counted in."""
+    """Unit of a measure."""
 
     PARAMETERS = "parameters"
     PERPLEXITY = "perplexity"
@@ -47,11 +47,11 @@ class Measure:
     """One number of every output.
 
     Attributes:
-        label: What it is.
-        unit: What it is counted in.
-        values: By output; None where it was not measured.
-        intervals: By output the 95 % interval, where there is one.
-        changes: By output the difference to the first as a share of it; None for the first, and where one is missing.
+        label: Name of the measure.
+        unit: Its unit.
+        values: Value by output; None if it was not measured.
+        intervals: 95 % interval by output; None if there is none.
+        changes: Relative difference from the first output, by output; None for the first, and if a value is missing.
     """
 
     label: str
@@ -63,14 +63,14 @@ class Measure:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Several outputs side by side.
+    """Comparison of several outputs.
 
     Attributes:
         outputs: Their directories; the first is the baseline.
-        models: What each was made of.
-        parity: By output whether parity holds; None where it was not checked.
-        measures: What was measured, by measure.
-        notes: What makes numbers hard to compare.
+        models: Model that each was made from.
+        parity: Whether parity holds, by output; None if it was not checked.
+        measures: Measures that at least one output has.
+        notes: Differences in setup that make numbers hard to compare.
         schema: Version of this format.
     """
 
@@ -83,7 +83,7 @@ class Comparison:
 
     @property
     def holds(self) -> bool:
-        """Whether parity holds in all of them, as far as it was checked."""
+        """Whether parity holds in all outputs in which it was checked."""
         return False not in self.parity
 
     def to_json(self) -> str:
@@ -92,15 +92,15 @@ class Comparison:
 
 
 def compare_outputs(outputs: Sequence[Path], *, across_models: bool = False) -> Comparison:
-    """Put the reports of several outputs side by side.
+    """Compare the reports of several outputs.
 
     Args:
         outputs: Two or more output directories; the first is the baseline.
-        across_models: Whether they may be of different models.
+        across_models: Whether the models may differ.
 
     Raises:
-        RequestError: There are fewer than two, or they are of different models.
-        OutputError: One of them holds no report, a damaged one, or one of another version.
+        RequestError: There are fewer than two outputs, or they are of different models.
+        OutputError: A report is missing, damaged, or of another schema.
     """
     if len(outputs) < 2:
         raise RequestError(
@@ -137,7 +137,7 @@ def _parity(report: Report) -> bool | None:
 
 
 def _measures(reports: Sequence[Report]) -> Iterator[Measure]:
-    """Yield all measures that at least one of the reports has."""
+    """Yield the measures that at least one report has."""
     ways: dict[str, tuple[Unit, Callable[[Report], float | None]]] = {
         "Parameters": (
             Unit.PARAMETERS,

@@ -11,13 +11,13 @@ from amp_export.reporting.wording import count_failed, holds_in_how_many, worst_
 
 
 def device_verdict(report: DeviceReport) -> dict[str, Any]:
-    """Return the verdict about a device for an output's manifest."""
+    """Return the verdict on a device for an output's manifest."""
     phases = report.benchmark.phases if report.benchmark is not None else {}
     return {"holds": report.holds, "speedup": {name: phase.speedup for name, phase in phases.items()}}
 
 
 def device_lines(name: str, report: DeviceReport) -> Iterator[str]:
-    """Yield what was proved and measured on a device, one sentence a line."""
+    """Yield the results of parity and benchmark on a device, one sentence per line."""
     for subject, parity in report.parity.items():
         verdict = holds_in_how_many(*count_failed(parity.cases))
         yield (

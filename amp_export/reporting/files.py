@@ -1,4 +1,4 @@
-"""A report on disk: the same content in every form, and the manifest that vouches for them."""
+"""Report files: the same content in every format, and the manifest with their hashes."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from amp_export.reporting.report import Report, record_verdicts
 
 
 def report_file(output: Path, form: ReportFormat) -> Path:
-    """Return where a report of this form lies in an output directory."""
+    """Return the path of a report of this format in an output directory."""
     return output / f"report.{form.value}"
 
 
 def save_report(output: Path, report: Report, manifest: Manifest, *, progress: Progress | None = None) -> Manifest:
-    """Write the report in every form that can be rendered here, and the manifest with their hashes.
+    """Write the report in every format that can be rendered here, and the manifest with their hashes.
 
-    A page that cannot be rendered is removed, since it would show an earlier report.
+    If the HTML page cannot be rendered, an earlier one is removed, since it would show an earlier report.
 
     Args:
         output: The output directory; if others may write to it, it is locked.
         report: The report.
         manifest: The output's manifest, with the hashes of all other files.
-        progress: Reports a form that cannot be rendered.
+        progress: Reports a format that cannot be rendered.
     """
-    # the page comes last: even if it cannot be rendered, the measurements are kept
+    # the page comes last: so that the other formats are kept if it fails
     texts = [form for form in ReportFormat if form is not ReportFormat.HTML]
     manifest = write_forms(output, report, replace(manifest, packages=package_versions()), texts)
     try:
@@ -50,14 +50,14 @@ def save_report(output: Path, report: Report, manifest: Manifest, *, progress: P
 
 
 def write_forms(output: Path, report: Report, manifest: Manifest, forms: Sequence[ReportFormat]) -> Manifest:
-    """Write the report in these forms, and the manifest with their hashes.
+    """Write the report in these formats, and the manifest with their hashes.
 
     Raises:
         MissingExtraError: The page cannot be rendered here; nothing is written.
         OutputError: The directory cannot be written to.
     """
     texts = {report_file(output, form): _render(form, output, report, manifest) for form in forms}
-    # all forms are hashed, so that one that was removed is gone from the manifest too
+    # all formats are hashed, so that a removed one leaves the manifest too
     names = [report_file(output, form).name for form in ReportFormat]
     try:
         if texts and any(file.is_file() for file in texts):
@@ -78,14 +78,14 @@ def _render(form: ReportFormat, output: Path, report: Report, manifest: Manifest
 
 
 def open_report(output: Path, manifest: Manifest) -> Report:
-    """Read the report to add something to; if none can be read, start from the manifest.
+    """Return the report of an output directory; if it cannot be read, start a new one from the manifest.
 
     Args:
         output: The output directory.
         manifest: The output's manifest.
 
     Raises:
-        NewerSchemaError: It is newer than this version, which could not write it back completely.
+        NewerSchemaError: The report is from a newer version; this version could not write it back completely.
     """
     try:
         return Report.load(output).bound_to(manifest)

@@ -1,4 +1,4 @@
-"""The findings of a report: parity, quality, speedup and what was removed, each as a sentence with its number."""
+"""Findings of a report: parity, quality, speedup and removed parameters, each as a sentence with its number."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from amp_export.reporting.wording import (
 
 
 class Standing(enum.StrEnum):
-    """How something stands."""
+    """Status of a finding."""
 
     HOLDS = "holds"
     FAILS = "fails"
     MEASURED = "measured"
-    """A number without a limit that it could keep or break."""
+    """A number without a limit."""
     NOT_MEASURED = "not measured"
     NOT_CHECKED = "not checked"
 
@@ -39,10 +39,10 @@ class Finding:
     """One result, or one that was not measured.
 
     Attributes:
-        subject: What it is about.
-        standing: How that stands.
-        number: The number behind it; empty if there is none.
-        sentence: The same in words.
+        subject: Subject of the result.
+        standing: Its status.
+        number: Its number; empty if there is none.
+        sentence: The result in words.
     """
 
     subject: str
@@ -52,7 +52,7 @@ class Finding:
 
     @property
     def result(self) -> str:
-        """How it stands and by what number."""
+        """Status and number."""
         if self.standing is Standing.MEASURED:
             return self.number
         standing = self.standing.value.upper() if self.standing is Standing.FAILS else self.standing.value
@@ -60,7 +60,7 @@ class Finding:
 
 
 def findings(report: Report) -> Iterator[Finding]:
-    """Yield what was found out, the most important first."""
+    """Yield all findings, the most important first."""
     yield from _findings_here(report)
     for name, device in (report.devices or {}).items():
         if device.benchmark is not None:
@@ -68,7 +68,7 @@ def findings(report: Report) -> Iterator[Finding]:
 
 
 def headline(report: Report) -> str:
-    """Return what was found out here, and whether parity holds on devices, in one line."""
+    """Return the findings on this machine, and parity on devices, in one line."""
     return "; ".join(f"{finding.subject}: {finding.result}" for finding in _findings_here(report)) + "."
 
 
@@ -106,7 +106,7 @@ def _parity(parity: ParityReport | None) -> Finding:
 
 def _device_parity(name: str, device: DeviceReport) -> Finding:
     cases = [case for parity in device.parity.values() for case in parity.cases]
-    # both graphs run the same cases, so that these are counted by graph
+    # both graphs run the same cases, so count them per graph
     counts = [count_failed(parity.cases) for parity in device.parity.values()]
     tolerance = max(parity.tolerance for parity in device.parity.values())
     return Finding(
@@ -122,7 +122,7 @@ KEPT = {
     Against.THRESHOLDS: "All numbers meet their thresholds.",
     Against.BASELINE: "No number is worse than the baseline beyond its tolerance.",
 }
-"""What it means that all checks hold."""
+"""Sentence for checks that all hold."""
 
 
 def _checks(against: Against, checks: Sequence[Check]) -> Iterator[Finding]:
@@ -161,7 +161,7 @@ WORDS = {
     Conclusion.NOT_SIGNIFICANT: "No speedup can be claimed: the interval contains 1.",
     Conclusion.TOO_NOISY: "The machine was too noisy to conclude: the interval contains 1 and is wide.",
 }
-"""The meaning of a conclusion about a phase."""
+"""Sentence for each conclusion about a phase."""
 
 
 def _speedups(benchmark: AnyBenchmark, *, where: str = "") -> Iterator[Finding]:

@@ -1,7 +1,7 @@
-"""report.xml: what was proved, as JUnit's tests; CI systems show them next to the tests of the code.
+"""report.xml: results as JUnit tests, which CI systems show next to the tests of the code.
 
-Elements and attributes are those of `junit-10.xsd` of Jenkins' xUnit plugin, commit 031e285. How long a case took is
-not known, so no test has a time; measurements are properties.
+Elements and attributes are those of `junit-10.xsd` of Jenkins' xUnit plugin, commit 031e285. The durations of cases are
+not known, so tests have no times; measurements are properties.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from amp_export.reporting.summary import greedy_line, reload_line
 from amp_export.reporting.wording import PARITY_NOT_CHECKED, AnyBenchmark
 
 NOT_IN_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""What no XML file may hold. Source: production 2, Char, of XML 1.0, fifth edition."""
+"""Characters that XML does not allow. Source: production 2, Char, of XML 1.0, fifth edition."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class Test:
     """One test.
 
     Attributes:
-        kind: What it tests; it stands where the class of a test of code does.
-        name: Which one it is.
-        problem: Why it failed, or None.
-        skipped: Why it was not measured, or None.
+        kind: Kind of test, in the place of a test class.
+        name: Its name.
+        problem: Reason why it failed, or None.
+        skipped: Reason why it was not measured, or None.
         output: Numbers of a test that passed.
     """
 
@@ -75,7 +75,7 @@ def _add(suite: ElementTree.Element, test: Test) -> None:
 
 
 def _tests(report: Report) -> Iterator[Test]:
-    """Yield all that could fail: a kind of test that is added goes here."""
+    """Yield all results that can fail."""
     yield from _parity_tests("parity", report.parity)
     for name, device in (report.devices or {}).items():
         for subject, parity in device.parity.items():
@@ -108,7 +108,7 @@ def _judged(kind: str, name: str, numbers: str, *, holds: bool) -> Test:
 
 
 def _properties(report: Report) -> Iterator[tuple[str, str]]:
-    """Yield what was measured and has no limit to keep."""
+    """Yield the measurements that have no limit."""
     yield from ((f"version.{name}", found) for name, found in (report.packages or {}).items())
     if report.parity is not None:
         yield "parity.precision", report.parity.dtype

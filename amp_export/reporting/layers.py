@@ -1,7 +1,7 @@
-"""What a report shows of single layers: the counts that each keeps, and which heads and neurons of what importance.
+"""Layers in a report: the counts that each keeps, and the importance of its heads and neurons.
 
-The counts are in the report. The rest is in `plan.json` and `scores.safetensors`, which a user may have changed or
-removed since: if they do not match the report, the page shows why instead.
+The counts are in the report. The importance is read from `plan.json` and `scores.safetensors`, which a user may have
+changed or removed since. If they do not match the report, the page says so instead.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LayerCounts:
-    """What one layer keeps of what it had.
+    """Counts of one layer before and after pruning.
 
     Attributes:
-        label: What the layer is called.
-        dense: What it had.
-        kept: What it keeps.
+        label: Name of the layer.
+        dense: Counts before pruning.
+        kept: Counts after pruning.
     """
 
     label: str
@@ -42,17 +42,17 @@ class LayerCounts:
 
     @property
     def stack(self) -> str:
-        """Which stack it is of; empty where there is one."""
+        """Stack that the layer is in; empty if there is only one."""
         return self.label.rpartition(" ")[0]
 
 
 @dataclass(frozen=True)
 class Units:
-    """The heads or the neurons of one layer.
+    """Heads or neurons of one layer.
 
     Attributes:
-        importance: In medians of the layer, [units]; those of experts one after the other.
-        kept: Which of them are kept, [units].
+        importance: Importance in medians of the layer, [units]; the experts of a layer are concatenated.
+        kept: Whether each is kept, [units].
     """
 
     importance: Floats
@@ -61,14 +61,14 @@ class Units:
 
 @dataclass(frozen=True)
 class Importance:
-    """Heads and neurons of all layers; a layer without neurons has none."""
+    """Heads and neurons of all layers; a layer without neurons has an empty entry."""
 
     heads: tuple[Units, ...]
     neurons: tuple[Units, ...]
 
 
 def layer_counts(pruning: PruningSection, manifest: Manifest) -> list[LayerCounts]:
-    """Return what each layer keeps, in the order of the plan."""
+    """Return the counts of each layer, in the order of the plan."""
     before, kept = pruning.widths_before, pruning.widths
     labels = _labels(manifest, len(kept))
     # a layer that keeps no neurons had none: pruning leaves each at least one
@@ -79,7 +79,7 @@ def layer_counts(pruning: PruningSection, manifest: Manifest) -> list[LayerCount
 
 
 def _labels(manifest: Manifest, count: int) -> list[str]:
-    """Return the layers' numbers; of an encoder-decoder also which of its stacks they are of."""
+    """Return the layers' numbers; for an encoder-decoder, with the names of their stacks."""
     try:
         config = ModelConfig.read(find_architecture(manifest.config_before["model_type"]), manifest.config_before)
     except (AmpExportError, KeyError):
@@ -94,11 +94,11 @@ def _labels(manifest: Manifest, count: int) -> list[str]:
 
 
 def read_importance(output: Path, layers: Sequence[LayerCounts]) -> Importance | str:
-    """Return what the scores say of each head and neuron, and whether the plan keeps it.
+    """Return the importance of each head and neuron, and whether the plan keeps it.
 
     Args:
         output: The output directory.
-        layers: What each layer keeps according to the report.
+        layers: Counts of each layer according to the report.
 
     Returns:
         The importance, or a sentence that explains why it cannot be shown.
@@ -133,7 +133,7 @@ def _read_layer(plan: LayerPlan, counts: LayerCounts, heads: Floats, neurons: Fl
 
 
 def _units(scores: Floats, kept: Sequence[Sequence[int]]) -> Units:
-    """Return the units of one layer, [groups, units of a group], and which of each group are kept."""
+    """Return the units of one layer from scores, [groups, units of a group], and the kept indices of each group."""
     import numpy as np
 
     mask = np.zeros(scores.shape, dtype=bool)

@@ -1,4 +1,4 @@
-"""report.md, made to be pasted into a pull request: the findings, one table, and what else there is folded away."""
+"""report.md, for pull requests: the findings, one table, and details in collapsed sections."""
 
 from __future__ import annotations
 
@@ -55,5 +55,5 @@ def _line(*cells: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Return text that Markdown shows as it is: names come from users, and a bar or a tag would break the page."""
+    """Escape text for Markdown: names come from users, and a bar or a tag would break the page."""
     return " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")

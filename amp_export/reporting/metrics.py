@@ -1,4 +1,4 @@
-"""The numbers of a report that a team can hold a model to: what thresholds name, and what a baseline keeps."""
+"""Numbers of a report that quality gates check: thresholds limit them, and baselines store them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Value:
 
     Attributes:
         value: The number.
-        interval: The ends of its 95 % interval, where it is measured with noise.
+        interval: Its 95 % interval, if it is measured with noise.
     """
 
     value: float
@@ -34,7 +34,7 @@ class Unit(enum.StrEnum):
     SECONDS = "seconds"
 
     def show(self, value: float) -> str:
-        """Return a number for people."""
+        """Return a number with its unit."""
         if self is Unit.BYTES:
             return f"{value / 1e6:.6g} MB"
         if self is Unit.SECONDS:
@@ -43,7 +43,7 @@ class Unit(enum.StrEnum):
 
 
 Found = Mapping[str, Value]
-"""Values by phase; by the empty string where a metric has none."""
+"""Values by phase, or by the empty string if a metric has no phases."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,14 @@ class Metric:
     """One kind of number.
 
     Attributes:
-        name: Its name in thresholds (behind `max_` or `min_`) and in baselines.
-        means: What it is, in words.
-        unit: What it counts.
+        name: Its name in thresholds (after `max_` or `min_`) and in baselines.
+        means: Its description.
+        unit: Its unit.
         made_by: The command that measures it.
-        read: Finds it in a report and the folder of the graph; nothing where it was not measured.
-        rises: Whether more is better.
-        tolerated: Share of its earlier value by which it may get worse before a baseline check fails; None where a
-            baseline leaves it out: it is another on every machine, or others say the same.
+        read: Reads it from a report and the folder of the graph; returns no values if it was not measured.
+        rises: Whether higher is better.
+        tolerated: Share of its earlier value by which it may get worse before a baseline check fails; None if baselines
+            leave it out, because it depends on the machine or another number says the same.
         least: Changes smaller than this are ignored.
     """
 
@@ -81,8 +81,8 @@ def measure(report: Report, graph: Path | None) -> dict[str, Value]:
     """Return all numbers that were measured, by name, such as `size` and `speedup.decode`.
 
     Args:
-        report: Where most of them are.
-        graph: The folder of the graph, whose files are counted.
+        report: The report, which has most of them.
+        graph: The folder of the graph, for the size of its files.
     """
     found: dict[str, Value] = {}
     for metric in METRICS:
@@ -92,7 +92,7 @@ def measure(report: Report, graph: Path | None) -> dict[str, Value]:
 
 
 def full_name(name: str, phase: str) -> str:
-    """Return the name of one number: of its phase, where it has one."""
+    """Return the name of one number, with its phase if it has one."""
     return f"{name}.{phase}" if phase else name
 
 
@@ -109,7 +109,7 @@ def _over_cases(name: str, choose: Callable[[Iterable[float]], float]) -> Callab
     def read(report: Report, _: Path | None) -> Found:
         cases = [] if report.parity is None else report.parity.cases
         found = [value for case in cases if (value := getattr(case, name)) is not None]
-        # what is no number is neither the largest nor the smallest to Python, and must not be passed over
+        # min and max may pass over a NaN
         not_a_number = next(filter(math.isnan, found), None)
         return _alone(not_a_number if not_a_number is not None else choose(found) if found else None)
 
@@ -152,9 +152,9 @@ METRICS = (
         unit=Unit.NONE,
         made_by="validate",
         read=_over_cases("kl", max),
-        # a divergence goes with the square of the error
+        # the divergence grows with the square of the error
         tolerated=15.0,
-        # a sum of float64 logarithms of float32 logits that agree can leave so much
+        # rounding in float64 can leave this much between equal float32 logits
         least=1e-9,
     ),
     Metric(
@@ -163,7 +163,7 @@ METRICS = (
         unit=Unit.NONE,
         made_by="validate",
         read=_over_cases("max_error", max),
-        # another runtime's rounding is another draw: see NOISE_FACTOR in validation.py
+        # another runtime rounds differently: see NOISE_FACTOR in amp_export/parity/reference.py
         tolerated=3.0,
     ),
     Metric(
@@ -189,7 +189,7 @@ METRICS = (
         made_by="prune",
         read=_quality("kl"),
         tolerated=0.01,
-        # rounding moves a divergence of nearly nothing by a larger share
+        # rounding changes a tiny divergence by a larger share
         least=1e-6,
     ),
     Metric(
@@ -242,4 +242,4 @@ METRICS = (
         read=_by_phase(lambda result: Value(result.pruned.median)),
     ),
 )
-"""All metrics there are."""
+"""All metrics."""

@@ -30,11 +30,11 @@ Section = TypeVar("Section", BenchmarkReport, DeviceReport)
 
 @dataclass(frozen=True)
 class PruningSection(PlanSummary):
-    """What was removed.
+    """Results of pruning.
 
     Attributes:
-        rewrite: How the pruned checkpoint is written.
-        reload: The proof that transformers loads it.
+        rewrite: Kind of rewrite of the pruned checkpoint, and its reason.
+        reload: Proof that transformers loads it.
     """
 
     rewrite: RewriteRecord | None = None
@@ -48,13 +48,13 @@ class Report:
     Attributes:
         schema: Version of this format.
         model: The requested model.
-        pruning: What was removed, and how the result is written.
-        quality: The pruned model against the dense one.
-        parity: The export against the pruned model in PyTorch.
-        benchmarks: By runtime, dense against pruned; the one that was measured first in front.
-        devices: By device, what it found.
+        pruning: Results of pruning.
+        quality: Quality of the pruned model compared with the dense one.
+        parity: Parity of the export with its checkpoint in PyTorch.
+        benchmarks: Dense against pruned, by runtime; the one measured first comes first.
+        devices: Results by device.
         checks: Results of the last check of these numbers against thresholds and a baseline.
-        packages: Versions of what computed it.
+        packages: Versions of the packages that computed it.
     """
 
     SCHEMA: ClassVar[int] = 5
@@ -90,7 +90,7 @@ class Report:
 
     @classmethod
     def of(cls, manifest: Manifest) -> Report:
-        """Return the report as far as the manifest knows it."""
+        """Return a report with the results that the manifest records."""
         pruning = None
         if manifest.plan is not None:
             pruning = PruningSection(
@@ -120,17 +120,17 @@ class Report:
 
     @property
     def benchmark(self) -> BenchmarkReport | None:
-        """The benchmark that leads, and that thresholds and baselines speak of: the first that was made."""
+        """The primary benchmark, which thresholds and baselines refer to: the first that was measured."""
         return next(iter((self.benchmarks or {}).values()), None)
 
     @property
     def holds(self) -> bool:
-        """Whether parity holds, as far as it was checked, here and on devices."""
+        """Whether parity holds wherever it was checked, here and on devices."""
         return all(section.holds for section in (self.parity, *(self.devices or {}).values()) if section is not None)
 
     @property
     def checks_hold(self) -> bool:
-        """Whether it meets the thresholds and the baseline that it was checked against."""
+        """Whether the report meets the thresholds and the baseline that it was checked against."""
         return all(check.holds for check in self.checks or ())
 
     def to_json(self) -> str:

@@ -14,7 +14,7 @@ OUT = "out"
 
 
 def commands(report: Report, manifest: Manifest) -> Iterator[str]:
-    """Yield one line for each step. What was calibrated on is named in the report, and the file is the reader's."""
+    """Yield one command per step; calibration files are left out, and the reader adds the one that the report names."""
     checkpoint = manifest.source.asked
     if report.pruning is not None:
         yield _prune(report, manifest)
@@ -35,7 +35,7 @@ def commands(report: Report, manifest: Manifest) -> Iterator[str]:
 
 
 def _runtime(name: str) -> list[str]:
-    """Return what chooses a runtime by the name that a report has of it: the default by nothing."""
+    """Return the options that select a runtime by its name in a report; none for the default."""
     runtime = max((each for each in Runtime if name.startswith(each)), key=len)
     words = [] if runtime is Runtime.ONNXRUNTIME else ["--runtime", runtime.value]
     where = name.removeprefix(runtime).removeprefix("-")
@@ -45,7 +45,7 @@ def _runtime(name: str) -> list[str]:
 
 
 def _sweep(benchmark: BenchmarkReport) -> Iterator[str]:
-    """Yield the threads, and the numbers of workloads where there are several."""
+    """Yield the options for threads, and for workloads that vary."""
     if benchmark.threads:
         yield from ("--threads", str(benchmark.threads))
     options = {"--batch": "batch_size", "--context": "prompt_tokens", "--generate": "decode_tokens"}

@@ -23,7 +23,7 @@ from amp_export.reporting.wording import (
 
 
 def summary_rows(report: Report) -> Iterator[PhaseRow]:
-    """Yield the lines of the summary, for the terminal and for Markdown alike."""
+    """Yield the rows of the summary, for the terminal and for Markdown."""
     if (pruning := report.pruning) is not None:
         before, after = pruning.parameters_before, pruning.parameters_after
         yield PhaseRow("Parameters", f"{before / 1e6:.1f} M", f"{after / 1e6:.1f} M", change(before, after))
@@ -44,7 +44,7 @@ def summary_rows(report: Report) -> Iterator[PhaseRow]:
 
 
 def _agreement_rows(quality: Quality) -> Iterator[PhaseRow]:
-    """Yield how far the pruned model predicts what the dense one does, which reports of earlier versions do not say."""
+    """Yield the agreement of the pruned model with the dense one, which reports of earlier versions lack."""
     if quality.kl is not None:
         yield PhaseRow("KL from dense, nats", pruned=f"{quality.kl:.3g}")
         yield PhaseRow("Top-1 agreement", pruned=f"{quality.top1_agreement:.1%}")
@@ -52,20 +52,20 @@ def _agreement_rows(quality: Quality) -> Iterator[PhaseRow]:
 
 def _width_rows(dense: LayerWidths, layers: Sequence[LayerWidths]) -> Iterator[PhaseRow]:
     yield PhaseRow("Query heads per layer", f"{dense.query_heads}", _range(layers, "query_heads"))
-    # where heads do not share keys and values, there are as many of one as of the other
+    # if heads do not share keys and values, both numbers are the same
     if any(widths.key_value_heads != widths.query_heads for widths in (dense, *layers)):
         yield PhaseRow("KV heads", f"{dense.key_value_heads}", _range(layers, "key_value_heads"))
     yield PhaseRow("Neurons per layer", f"{dense.neurons}", _range(layers, "neurons"))
 
 
 def _range(layers: Sequence[LayerWidths], unit: str) -> str:
-    """Return what the layers that have any keep: one number where all keep the same."""
+    """Return the range of a count over the layers that have any, or one number if all are equal."""
     counts = [count for layer in layers if (count := getattr(layer, unit))]
     return f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
 
 
 def verdict_lines(report: Report) -> Iterator[str]:
-    """Yield what was proved, one sentence a line."""
+    """Yield the verdicts and how they were reached, one sentence per line."""
     rewrite = report.pruning.rewrite if report.pruning is not None else None
     if rewrite is not None and rewrite.kind is not RewriteKind.SAME_CLASS:
         yield f"Rewritten as {rewrite.class_name} ({rewrite.kind}): {rewrite.reason}."
@@ -126,9 +126,9 @@ def greedy_line(greedy: Greedy) -> str:
 
 
 def reload_line(reload: ReloadProof) -> str:
-    """Return what the reload proved."""
+    """Return the result of the reload."""
     tokens = f" and {reload.tokens_compared} token ids" if reload.tokens_compared else ""
-    # named after the end of the class: a model without a head returns its last hidden states
+    # a class without a head returns its last hidden states
     bare = reload.class_name.endswith("Model") and not reload.class_name.endswith("LMHeadModel")
     values = "hidden values" if bare else "logits"
     return (

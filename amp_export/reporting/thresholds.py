@@ -1,4 +1,4 @@
-"""Thresholds: what a model must keep to, in a file that a team commits (`amp-export.toml`).
+"""Thresholds: quality gates in a file that a team commits (`amp-export.toml`).
 
     [thresholds]
     max_kl = 1e-4
@@ -7,7 +7,7 @@
     [thresholds.min_speedup]
     decode = 1.2
 
-A speedup has to be significant: the lower end of its interval is compared with its threshold.
+A speedup must be significant: the lower end of its interval is compared with the threshold.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from amp_export.reporting.metrics import METRICS, Metric, Unit, Value, full_name
 TABLE = "thresholds"
 
 FORMER_KEYS = {"min_gain": "min_speedup"}
-"""Names that files of version 0.1 have."""
+"""Names in files of version 0.1."""
 
 FACTORS = {
     Unit.NONE: {},
     Unit.BYTES: {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30},
     Unit.SECONDS: {"us": 1e-6, "ms": 1e-3, "s": 1},
 }
-"""What a number may end with, and by how much it is multiplied."""
+"""Suffixes that a number may have, and the factor of each."""
 
 _QUANTITY = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z]+)\s*")
 
@@ -44,9 +44,9 @@ class Threshold:
     """One line of the file.
 
     Attributes:
-        metric: The number that it limits.
-        phase: Of which phase; the empty string for every one.
-        limit: The most, or the least where more is better.
+        metric: The metric that it limits.
+        phase: The phase that it limits; the empty string for all.
+        limit: The maximum, or the minimum if higher is better.
     """
 
     metric: Metric
@@ -55,7 +55,7 @@ class Threshold:
 
     @property
     def key(self) -> str:
-        """As the file names it."""
+        """Its name in the file."""
         return full_name(self.metric.key, self.phase)
 
 
@@ -63,7 +63,7 @@ def read_thresholds(file: Path) -> tuple[Threshold, ...]:
     """Read the thresholds of a file.
 
     Raises:
-        RequestError: There is no such file, it is no TOML, names what is not known, or a threshold is no number.
+        RequestError: The file cannot be read, is not TOML or has unknown names, or a threshold is not a valid number.
     """
     content = read_toml(file, error=RequestError)
     if unknown := sorted(content.keys() - {TABLE}):
@@ -107,7 +107,7 @@ def _number(file: Path, key: str, value: Any, metric: Metric) -> float:
 
 
 def check_thresholds(thresholds: Sequence[Threshold], values: Mapping[str, Value]) -> list[Check]:
-    """Compare what was measured with thresholds; what was not measured fails."""
+    """Compare values with thresholds; a value that was not measured fails."""
     return [check for threshold in thresholds for check in _check(threshold, values)]
 
 

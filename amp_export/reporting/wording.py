@@ -23,29 +23,29 @@ Each_co = TypeVar("Each_co", covariant=True)
 
 
 class Pair(Protocol[Each_co]):
-    """What there is of the dense model and of the pruned one."""
+    """A value for the dense model and one for the pruned model."""
 
     @property
     def dense(self) -> Each_co:
-        """Of the dense model."""
+        """Value for the dense model."""
 
     @property
     def pruned(self) -> Each_co:
-        """Of the pruned model."""
+        """Value for the pruned model."""
 
 
 def both(pair: Pair[Each_co]) -> tuple[tuple[str, Each_co], tuple[str, Each_co]]:
-    """Return the two of a pair, each with the name of its model."""
+    """Return both values of a pair, each with the name of its model."""
     return ("dense", pair.dense), ("pruned", pair.pruned)
 
 
 def case_name(case: CaseResult) -> str:
-    """Return a parity case, and which output it is of where a model returns something else than logits."""
+    """Return the name of a parity case, with the name of the output if that is not logits."""
     return case.name if case.output == "logits" else f"{case.name}, {case.output}"
 
 
 def worst_error(cases: Sequence[CaseResult]) -> float:
-    """Return the largest error of all cases; one that is not a number is larger than any."""
+    """Return the largest error of all cases; NaN counts as the largest."""
     errors = [case.max_error for case in cases]
     return math.nan if any(map(math.isnan, errors)) else max(errors)
 
@@ -59,33 +59,33 @@ def by_graph(explanation: Explanation) -> Iterator[Explanation]:
 
 
 def explanation_title(part: Explanation) -> str:
-    """Return what a part of an explanation is of."""
+    """Return the title of a part of an explanation."""
     return f"Intermediate values of {part.points[0].graph}, case: {part.case}"
 
 
 def count_failed(cases: Sequence[CaseResult]) -> tuple[int, int]:
-    """Return how many cases fail, and how many there are; the outputs of one case are one."""
+    """Return the number of cases that fail, and of all cases; several outputs of a case count as one."""
     failed = {case.name for case in cases if not case.holds}
     return len(failed), len({case.name for case in cases})
 
 
 def in_how_many(failed: int, total: int, what: str = "cases") -> str:
-    """Return in how many something fails or, where it fails in none, holds: in 1 of 3 cases."""
+    """Return the number of failures or, if there are none, of successes: `in 1 of 3 cases`."""
     return f"in {failed or total} of {total} {what}"
 
 
 def holds_in_how_many(failed: int, total: int) -> str:
-    """Return the same with what it does: holds in 3 of 3 cases, or FAILS in 1 of 3 cases."""
+    """Return the verdict with this number: `holds in 3 of 3 cases`, or `FAILS in 1 of 3 cases`."""
     return f"{'FAILS' if failed else 'holds'} {in_how_many(failed, total)}"
 
 
 def phase_label(phase: Phase, point: WorkloadResult, lead: WorkloadResult | None = None) -> str:
-    """Return a phase and what it is of: an image or audio has no tokens.
+    """Return a phase with its workload; images and audio have no tokens.
 
     Args:
-        phase: Its name.
-        point: Of which workload.
-        lead: The workload that leads: other workloads name their number of decoded tokens if it differs.
+        phase: Name of the phase.
+        point: Its workload.
+        lead: The primary workload; others name their number of decoded tokens if it differs.
     """
     prompt_tokens, batch_size = point.prompt_tokens, point.batch_size
     if phase is Phase.DECODE:
@@ -100,7 +100,7 @@ def phase_label(phase: Phase, point: WorkloadResult, lead: WorkloadResult | None
 
 
 def timed(benchmark: AnyBenchmark) -> Iterator[tuple[str, Phase, PhaseResult]]:
-    """Yield every phase of every workload of a benchmark: its label, its name, and its times."""
+    """Yield the label, the name and the times of every phase of every workload of a benchmark."""
     sweep = benchmark.sweep if isinstance(benchmark, BenchmarkReport) else ()
     for point in (benchmark, *sweep):
         for phase, result in point.phases.items():
@@ -108,31 +108,31 @@ def timed(benchmark: AnyBenchmark) -> Iterator[tuple[str, Phase, PhaseResult]]:
 
 
 def claimed_speedup(result: PhaseResult) -> str:
-    """Return a speedup where it can be claimed, and why not where it cannot."""
+    """Return the speedup if it is significant, otherwise the conclusion."""
     return f"x {result.speedup:.2f}" if result.conclusion.is_significant else result.conclusion.value
 
 
 def speedup_with_interval(result: PhaseResult) -> str:
-    """Return the same with its interval."""
+    """Return the speedup or the conclusion, with the interval of the speedup."""
     low, high = result.interval
     return f"{claimed_speedup(result)} [{low:.2f}, {high:.2f}]"
 
 
 def change(before: float, after: float) -> str:
-    """Return by what share something grew or shrank."""
+    """Return the relative change in percent."""
     return f"{(after - before) / before:+.1%}" if before else ""
 
 
 def megabytes(count: float) -> str:
-    """Return a size."""
+    """Return a size in megabytes."""
     return f"{count / 1e6:.0f} MB"
 
 
 def milliseconds(seconds: float) -> str:
-    """Return a time."""
+    """Return a time in milliseconds."""
     return f"{seconds * 1e3:.1f} ms"
 
 
 def joules(energy: float) -> str:
-    """Return an energy."""
+    """Return an energy in joules."""
     return f"{energy:.3g} J"

@@ -1,7 +1,7 @@
-"""Measures how much memory the build of an engine takes, in multiples of the weights, and how large the engine gets.
+"""Measure the peak memory of building an engine, and the engine's size, in multiples of the weights.
 
-Each engine is built in a process of its own, for SM89 in float16, from the demo model and from Llamas with random
-weights. `amp_export/doctor/memory.py` counts with these multiples. It needs the extra `tensorrt-rtx`, and no GPU.
+Each engine is built in a separate process, for SM89 in float16, from the demo model and from Llamas with random
+weights. `amp_export/doctor/memory.py` uses these multiples. This needs the extra `tensorrt-rtx`, and no GPU.
 
     python ci/bench/build_memory.py [--model NAME ...] [--rounds N]
 """
@@ -37,18 +37,18 @@ MODELS: dict[str, dict[str, Any] | None] = {
         "vocab_size": 32000,
     },
 }
-"""The config fields of each Llama; None is the demo model itself."""
+"""Config fields of each Llama; None is the demo model itself."""
 
 
 @dataclass(frozen=True)
 class BuildMemory:
-    """What one build took, in bytes.
+    """Memory of one build, in bytes.
 
     Attributes:
-        weights: The graph's weights.
-        engine: The engine.
-        before: The process's memory when the runtime was loaded.
-        peak: The most that it held, the mapped file of weights included.
+        weights: Size of the graph's weights.
+        engine: Size of the engine.
+        before: Peak memory of the process before the build, after loading the runtime.
+        peak: Peak memory of the process after the build, including the mapped file of weights.
     """
 
     weights: int
@@ -58,7 +58,7 @@ class BuildMemory:
 
     @property
     def copies(self) -> float:
-        """How many times the weights the build held."""
+        """Memory of the build in multiples of the weights."""
         return (self.peak - self.before) / self.weights
 
 
@@ -92,7 +92,7 @@ def build_here(graph: Path, profiles: int) -> BuildMemory:
 
 
 def measure(graph: Path, profiles: int) -> BuildMemory:
-    """Build an engine in a process of its own."""
+    """Build an engine in a separate process."""
     command = [sys.executable, __file__, "--build", str(graph), "--profiles", str(profiles)]
     found = subprocess.run(command, check=True, capture_output=True, text=True)
     return BuildMemory(**json.loads(found.stdout))

@@ -1,6 +1,6 @@
-"""Measures our export against onnxruntime-genai's model builder: whole processes, interleaved, time and peak memory.
+"""Compare our export with onnxruntime-genai's model builder: whole processes, interleaved, time and peak memory.
 
-Exits 1 where ours takes more than 0.6 times as long, or not less memory.
+The exit code is 1 if ours takes more than 0.6 times as long, or not less memory.
 
     python ci/bench/export.py [--checkpoint DIR] [--rounds N]
 """
@@ -27,11 +27,11 @@ RESOLVE = "import sys; from amp_export.checkpoints.sources import resolve_model;
 
 @dataclass(frozen=True)
 class Measurement:
-    """One process, from its start to its end.
+    """Measurement of one process from start to end.
 
     Attributes:
         seconds: Wall time.
-        peak_bytes: The most physical memory that it, or a process that it waited for, held.
+        peak_bytes: Peak resident memory of the process, or of a process that it waited for.
     """
 
     seconds: float
@@ -39,7 +39,7 @@ class Measurement:
 
 
 def measure(command: Sequence[str]) -> Measurement:
-    """Run a command and measures its process.
+    """Run a command and measure its process.
 
     Raises:
         SystemExit: The command failed; its output is in the message.
@@ -58,7 +58,7 @@ def measure(command: Sequence[str]) -> Measurement:
 
 
 def commands(checkpoint: Path, output: Path) -> dict[str, list[str]]:
-    """The two commands that are compared, in the order in which they run."""
+    """Return the two commands to compare, in the order in which they run."""
     genai = "onnxruntime_genai.models.builder"
     return {
         "builder": [sys.executable, "-m", genai, "-p", "fp32", "-e", "cpu", "-m", str(checkpoint), "-o", str(output)],
@@ -70,7 +70,7 @@ def commands(checkpoint: Path, output: Path) -> dict[str, list[str]]:
 
 
 def measure_rounds(checkpoint: Path, rounds: int) -> dict[str, list[Measurement]]:
-    """Run both commands in turn, and once before to warm the caches of files."""
+    """Run both commands alternately, after one round that warms the file cache."""
     measurements: dict[str, list[Measurement]] = {name: [] for name in commands(checkpoint, Path())}
     with tempfile.TemporaryDirectory() as scratch:
         for number in range(rounds + 1):
@@ -84,12 +84,12 @@ def measure_rounds(checkpoint: Path, rounds: int) -> dict[str, list[Measurement]
 
 
 def main() -> int:
-    """Measures, prints, and returns the exit code."""
+    """Measure, print, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", default="demo", help="a checkpoint directory, or what --model takes")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    # in a process of its own: a child's peak memory counts that of its parent at the start
+    # in a separate process: the peak memory of a child includes that of its parent at the start
     found = subprocess.run(
         [sys.executable, "-c", RESOLVE, arguments.checkpoint],
         cwd=REPOSITORY,

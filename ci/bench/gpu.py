@@ -55,7 +55,7 @@ Step = Callable[[np.ndarray[Any, Any], int, Any], Any]
 
 @dataclass(frozen=True)
 class Clock:
-    """Time calls on a device: CUDA events on a GPU, the wall clock elsewhere."""
+    """Clock for calls on a device: CUDA events on a GPU, the wall clock elsewhere."""
 
     device: torch.device
 
@@ -124,7 +124,7 @@ def compare(name: str, dense: Step, pruned: Step, vocab_size: int, clock: Clock)
             for which in order:
                 measured = time_round((dense, pruned)[which], batch, vocab_size, clock)
                 for phase, seconds in measured.items():
-                    # the first two rounds warm everything up
+                    # the first two rounds are warm-up
                     if number >= 0:
                         times[phase][which].append(seconds)
         for phase, (dense_seconds, pruned_seconds) in times.items():
@@ -138,7 +138,7 @@ def compare(name: str, dense: Step, pruned: Step, vocab_size: int, clock: Clock)
 
 
 def make_configs(layers: int, folder: Path) -> tuple[Any, Any, str]:
-    """Return the dense config, the pruned config, and a sentence about what was removed."""
+    """Return the dense config, the pruned config, and a sentence about both shapes."""
     dense = LlamaConfig(num_hidden_layers=layers)
     dense.architectures = ["LlamaForCausalLM"]
     dense.save_pretrained(folder / "dense")

@@ -1,6 +1,6 @@
-"""What scoring costs over a bare forward pass: python ci/bench/scoring.py [--model demo] [--rounds 7].
+"""Compare scoring with a bare forward pass: python ci/bench/scoring.py [--model demo] [--rounds 7].
 
-Both run the same batches of the same calibration prompts in one process, in turns. The limit is a ratio of 1.35.
+Both run the same batches of the same calibration prompts in one process, alternately. The limit is a ratio of 1.35.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LIMIT = 1.35
 
 
 def bare_pass(model: Any, token_ids: list[list[int]], config: ModelConfig) -> None:
-    """The forward pass that scoring makes, without its hooks."""
+    """Run the forward pass of scoring, without its hooks."""
     import torch
 
     base_model = model.get_submodule(config.base_model)
@@ -34,14 +34,14 @@ def bare_pass(model: Any, token_ids: list[list[int]], config: ModelConfig) -> No
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """How long it takes."""
+    """Return how long a call takes, in seconds."""
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
 
 
 def main() -> int:
-    """Print medians and the ratio, and fails where it is over the limit."""
+    """Print medians and the ratio; return 1 if the ratio exceeds the limit."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="demo")
     parser.add_argument("--rounds", type=int, default=7)

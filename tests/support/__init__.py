@@ -1,8 +1,8 @@
-"""What tests share: tiny models, sample reports, and stand-ins for devices."""
+"""Support code of the tests: tiny models, sample reports, and stand-ins for devices."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 PROJECT = Path(__file__).parents[2]
-"""The checkout."""
+"""Root of the repository."""

@@ -1,4 +1,4 @@
-"""A real browser without a window, spoken to over pipes in the DevTools protocol: no driver and no port is needed.
+"""A headless browser, controlled over pipes with the DevTools protocol: no driver and no port is needed.
 
 Source: `chrome --remote-debugging-pipe` reads commands from file descriptor 3 and answers on 4, JSON ended by a zero
 byte (content/browser/devtools/devtools_pipe_handler.cc of Chromium 130).
@@ -66,7 +66,7 @@ class Browser:
                 return result
 
     def open(self, page: Path, *, width: int, height: int = 844) -> None:
-        """Loads a page as a screen of this width shows it."""
+        """Load a page on a screen of this width."""
         self.requests.clear()
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
@@ -81,7 +81,7 @@ class Browser:
         return result["result"].get("value")
 
     def screenshot(self, file: Path) -> None:
-        """The whole page, not only what fits on the screen."""
+        """Write an image of the whole page, including the parts beyond the screen."""
         image = self.call("Page.captureScreenshot", captureBeyondViewport=True, format="png")
         file.write_bytes(base64.b64decode(image["data"]))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 TEXT_CONTRAST = 4.5
-"""The least contrast of text. Source: WCAG 2.2, success criterion 1.4.3, level AA."""
+"""Minimum contrast of text. Source: WCAG 2.2, success criterion 1.4.3, level AA."""
 
 
 def contrast(one: str, other: str) -> float:

@@ -1,7 +1,7 @@
-"""A `tensorrt` that computes with ONNX Runtime, and a GPU whose memory is this process's.
+"""A fake `tensorrt` that computes with ONNX Runtime, and a fake GPU whose memory is this process's.
 
-It has what the device's scripts use, with the names, the profiles and the refusals of the real one. So it shows whether
-shapes, buffers and addresses are kept right: a wrong one gives wrong logits.
+It has the names, profiles and refusals of the real one, as far as the device's scripts use them. A wrong shape, buffer
+or address gives wrong logits.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NUMPY = {"FLOAT": np.float32, "HALF": np.float16, "INT64": np.int64}
 
 
 class FakeCuda:
-    """Memory by address; what is freed is forgotten, so that using it fails."""
+    """Memory by address; freed blocks are forgotten, so that using them fails."""
 
     stream = 7
 
@@ -45,7 +45,7 @@ class FakeCuda:
         ctypes.memmove(array.ctypes.data, address, array.nbytes)
 
     def at(self, address: int, size: int) -> None:
-        """Whether so many bytes at an address are ours."""
+        """Check that this many bytes at an address are allocated."""
         assert any(start <= address and address + size <= start + len(block) for start, block in self.blocks.items()), (
             "beyond what was allocated"
         )
@@ -133,7 +133,7 @@ class FakeEngine:
 
 
 def fake_tensorrt(graph: Path, profiles: Profiles, cuda: FakeCuda) -> Any:
-    """The module; an engine's file holds the word `engine`."""
+    """Return the module; the file of an engine contains the word `engine`."""
 
     def deserialize(content: Any) -> FakeEngine | None:
         return FakeEngine(graph, profiles, cuda) if bytes(content) == b"engine" else None

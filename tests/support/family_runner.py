@@ -1,4 +1,4 @@
-"""What every family is put through: scores on a few samples, one output, and the dense model with parts masked out."""
+"""Steps for tests of every family: scores on a few samples, the model's output, and a masked dense model."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ PROMPTS = [[3, 1, 4, 1, 5], [2, 7, 1, 8, 2, 8, 1, 8], [1, 6]]
 
 
 def measured_scores(model: PreTrainedModel, config: ModelConfig) -> Scores:
-    """Scores on a few prompts, or on random images or sounds."""
+    """Return scores on a few prompts, or on random images or audio."""
     if config.architecture.modality is Modality.TEXT:
         return score_tokens(model, PROMPTS, config)
     return score_batches(model, [Batch(random_inputs(config, samples=3, length=8), 3)], 3, config)
 
 
 def run(model: PreTrainedModel, config: ModelConfig) -> torch.Tensor:
-    """The output on inputs that are always the same."""
+    """Return the output for fixed inputs."""
     inputs = random_inputs(config, samples=2, length=8, dtype=model.dtype)
     if model.dtype is torch.float64 and config.architecture.mlp.has_experts:
         model.set_experts_implementation("eager")  # the fast one knows no float64
@@ -35,7 +35,7 @@ def run(model: PreTrainedModel, config: ModelConfig) -> torch.Tensor:
 
 
 def mask(model: PreTrainedModel, config: ModelConfig, plan: Plan) -> PreTrainedModel:
-    """A dense copy in which removed heads contribute nothing and removed neurons never fire."""
+    """Return a dense copy in which removed heads and neurons contribute nothing."""
     model = copy.deepcopy(model).double()
     for site, layer in zip(config.sites, plan.layers, strict=True):
         module, attention, mlp = model.get_submodule(site.path), site.stack.attention, site.stack.mlp
@@ -61,7 +61,7 @@ def kept_mask(kept: Sequence[int], count: int) -> torch.Tensor:
 
 
 def _normalize_over_kept(layer: Any, name: str, config: ModelConfig, plan: LayerPlan) -> None:
-    """A norm over all heads at once divides by the mean square of those that are kept."""
+    """Make a norm over all heads divide by the mean square of the kept ones."""
     query = name.endswith("q_norm.weight")
     kept = plan.query_heads if query else plan.key_value_heads
     mask = kept_mask(kept, config.num_attention_heads if query else config.num_key_value_heads)
@@ -69,7 +69,7 @@ def _normalize_over_kept(layer: Any, name: str, config: ModelConfig, plan: Layer
         config.head_dim
     )[:, None]
     layer.get_parameter(name).data *= mask.mean().sqrt()
-    # what is added to the mean square weighs the more, the more zeros there are
+    # zeros make the mean square smaller, so epsilon must shrink with it
     layer.get_submodule(name.removesuffix(".weight")).variance_epsilon *= mask.mean().item()
 
 

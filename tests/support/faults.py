@@ -16,7 +16,7 @@ CASE = Case("padded batch", (4, 9), decode_steps=2)
 
 
 def swap_heads(layer: Any) -> None:
-    """Gives the first head the second's queries, and the other way round: keys and values stay."""
+    """Swap the queries of the first two heads; keys and values stay."""
     order = [*range(8, 16), *range(8), *range(16, 32)]
     query = layer.attention.self.query
     query.weight.data, query.bias.data = query.weight.data[order], query.bias.data[order]

@@ -1,4 +1,4 @@
-"""A device on this machine: a real `sshd` on loopback, with keys and a configuration of its own."""
+"""A device on this machine: a real `sshd` on loopback, with its own keys and configuration."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Loopback:
     """A device on this machine.
 
     Attributes:
-        folder: Keys, configuration and the device's home.
-        port: Where it listens.
-        config: For `ssh -F`: it names key and known hosts, so that nothing of the user's is touched.
-        home: The device's home.
+        folder: Folder of the keys, the configuration and the home directory.
+        port: Port that it listens on.
+        config: Configuration for `ssh -F`; it names key and known hosts, so that the user's files are not touched.
+        home: Home directory of the device.
     """
 
     folder: Path
@@ -38,7 +38,7 @@ class Loopback:
 
     @classmethod
     def make(cls, folder: Path) -> Loopback:
-        """Writes keys and configuration, and starts it."""
+        """Write keys and configuration, and start the server."""
         folder.mkdir(parents=True)
         for name in ("host_key", "user_key"):
             subprocess.run(
@@ -55,7 +55,7 @@ class Loopback:
             f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder}/host_key\nPidFile none\n"
             f"AuthorizedKeysFile {folder}/authorized_keys\nPubkeyAuthentication yes\nPasswordAuthentication no\n"
             f"KbdInteractiveAuthentication no\nUsePAM no\nStrictModes no\nPermitRootLogin yes\n"
-            # the account's home is the user's own: the device has another
+            # the device must not use the account's own home directory
             f"SetEnv HOME={home}\nSubsystem sftp {SFTP_SERVER} -d {home}\n"
         )
         host_key = (folder / "host_key.pub").read_text().split()[:2]
@@ -71,14 +71,14 @@ class Loopback:
 
     @property
     def address(self) -> str:
-        """As `--device` takes it."""
+        """Address for `--device`."""
         return f"ssh://{getpass.getuser()}@127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        """Start it, and wait until it answers."""
+        """Start the server, and wait until it accepts connections."""
         assert SSHD is not None
         if os.getuid() == 0:
-            Path("/run/sshd").mkdir(exist_ok=True)  # where sshd separates privileges; packages make it at boot
+            Path("/run/sshd").mkdir(exist_ok=True)  # needed for privilege separation; packages create it at boot
         with (self.folder / "sshd.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [SSHD, "-D", "-e", "-f", self.folder / "sshd_config"], stderr=log, start_new_session=True
@@ -91,7 +91,7 @@ class Loopback:
         raise AssertionError((self.folder / "sshd.log").read_text())
 
     def stop(self) -> None:
-        """Ends it and its connections at once, as if it vanished; what runs in a session of its own goes on."""
+        """Kill the server and its connections, as if the device vanished; processes in their own sessions continue."""
         if self.process is not None:
             for process in (self.process.pid, *connections(self.process.pid)):
                 with contextlib.suppress(ProcessLookupError):
@@ -101,7 +101,7 @@ class Loopback:
 
 
 def connections(server: int) -> list[int]:
-    """The processes in which an `sshd` serves its connections."""
+    """Return the processes in which an `sshd` serves its connections."""
     parents = {}
     for file in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):

@@ -22,7 +22,7 @@ TOKENS = torch.tensor([[5, 9, 2, 6, 5, 3, 5, 8], [9, 7, 9, 3, 2, 3, 8, 4]])
 
 
 def save_lopsided(folder: Path, model_type: str, *, pad: bool = False) -> PreTrainedModel:
-    """Writes `folder/dense` and `folder/pruned`, and returns the pruned model in memory."""
+    """Write `folder/dense` and `folder/pruned`, and return the pruned model in memory."""
     checkpoint = open_checkpoint(save_tiny_model(folder / "dense", model_type))
     save_tiny_tokenizer(folder / "dense")
     plan = lopsided_plan(checkpoint.config)
@@ -34,7 +34,7 @@ def save_lopsided(folder: Path, model_type: str, *, pad: bool = False) -> PreTra
 
 
 def lopsided_plan(config: ModelConfig) -> Plan:
-    """Every layer of a tiny model keeps something else: all heads, one group, one head of each group."""
+    """Return a plan for a tiny model whose layers differ: all heads, one group, or one head of each group."""
     everything, query_group = tuple(range(4)), config.widths.query_group
     groups = tuple(range(4 // query_group))
     heads = ((everything, groups), (everything[-query_group:], groups[-1:]), (everything[::query_group], groups))

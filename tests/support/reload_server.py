@@ -1,4 +1,4 @@
-"""One process that proves every reload of a test process: `reload_probe.py`, kept running between its jobs."""
+"""One process that checks every reload of a test process: `reload_probe.py`, kept running between jobs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PROBE = Path(__file__).parents[2] / "amp_export/pruning/reload_probe.py"
 
 
 class ReloadServer:
-    """Starts the process when it is needed first, and ends it on leaving."""
+    """Context that starts the process when it is first needed, and ends it on exit."""
 
     def __init__(self) -> None:
         self._stack = contextlib.ExitStack()
@@ -30,7 +30,7 @@ class ReloadServer:
         self._stack.close()
 
     def run_probe(self, jobs: Path) -> str:
-        """In place of `proving.run_probe`."""
+        """Run a file of jobs, in place of `reload_check.run_probe`."""
         process = self._process = self._process or self._start()
         assert process.stdin is not None
         assert process.stdout is not None
@@ -47,16 +47,16 @@ class ReloadServer:
             stderr=subprocess.DEVNULL,
             text=True,
         )
-        self._stack.enter_context(process)  # closes its input, upon which it ends
+        self._stack.enter_context(process)  # on exit, closes its input, which ends the process
         return process
 
 
 def serve(modules: str) -> None:
-    """Works through each file of jobs that is named on stdin, and answers with what went wrong."""
+    """Run each file of jobs that is named on stdin, and answer with the error, or an empty string."""
     functions = runpy.run_path(str(PROBE))
     functions["forbid_amp_export"]()
     os.environ["HF_MODULES_CACHE"] = modules
-    import transformers  # noqa: F401 - reads where modelling files go before a job names its own folder
+    import transformers  # noqa: F401 - reads the folder of modeling files before a job sets its own
 
     answers = sys.stdout
     for line in sys.stdin:

@@ -1,4 +1,4 @@
-"""Reports of every kind, made by hand: what they say was never measured."""
+"""Sample reports of every kind, with invented numbers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ CONFIG = {
 
 
 def plan() -> Plan:
-    """Layers that differ: some lose a head of each group, and later layers lose more neurons."""
+    """Return a plan whose layers differ: some lose a head of each group, and later layers lose more neurons."""
     layers = []
     for layer in range(LAYERS):
         heads = tuple(head for head in range(HEADS) if layer % 3 or head % 3)
@@ -52,7 +52,7 @@ def plan() -> Plan:
 
 
 def save_layers(folder: Path) -> None:
-    """Writes scores and plan, as pruning does."""
+    """Write scores and plan, as pruning does."""
     generator = np.random.default_rng(0)
     heads, neurons = (
         tuple(generator.lognormal(size=count).astype(np.float32) for _ in range(LAYERS)) for count in (HEADS, NEURONS)
@@ -83,7 +83,7 @@ def pruning() -> PruningSection:
 
 
 def case(name: str, *, output: str = "logits", share: float = 0.3) -> CaseResult:
-    """A case whose largest error is this share of its tolerance."""
+    """Return a case whose largest error is this share of its tolerance."""
     content = {
         "name": name,
         "output": output,
@@ -125,7 +125,7 @@ def parity(*cases: CaseResult) -> ParityReport:
 
 
 def explanation() -> Explanation:
-    """Three values a layer, of which those from layer 7 on are off, and one that is no number."""
+    """Return three values per layer; those from layer 7 on exceed the tolerance, and one is NaN."""
     points = []
     for layer in (None, *range(LAYERS)):
         for module in ("input_layernorm", "self_attn", "mlp"):
@@ -140,7 +140,7 @@ def explanation() -> Explanation:
 
 
 def phase(seconds: float, *, speedup: float, calls: int = 1, seed: int = 0) -> PhaseResult:
-    """Samples of 20 rounds, of which one is an outlier."""
+    """Return the samples of 20 rounds, one of them an outlier."""
     generator = np.random.default_rng(seed)
     dense = seconds * generator.lognormal(sigma=0.1, size=(20, calls))
     pruned = seconds / speedup * generator.lognormal(sigma=0.1, size=(20, calls))
@@ -190,7 +190,7 @@ def benchmark(*, decodes: bool = True) -> BenchmarkReport:
 
 
 def device() -> DeviceReport:
-    """Return what a device found; it reports its power and does not know the noise."""
+    """Return the report of a device that measures power and does not know the noise."""
     here = benchmark()
     measured = DeviceMeasurement(
         bytes_on_disk=here.dense.bytes_on_disk,
@@ -233,7 +233,7 @@ def device() -> DeviceReport:
 
 
 def full_report() -> Report:
-    """A decoder of which everything was measured, and some of it fails."""
+    """Return the report of a decoder with all measurements, some of which fail."""
     long_name = "left-padded batch of 5, 11 and 17 tokens, and then 4 decode steps that follow each other"
     cases = [
         case("prefill of 17 tokens"),
@@ -261,7 +261,7 @@ def full_report() -> Report:
 
 
 def encoder_report() -> Report:
-    """An encoder: nothing is decoded, and its parity holds."""
+    """Return the report of an encoder, without decoding; its parity holds."""
     return Report(
         "an-encoder",
         pruning=pruning(),
@@ -271,7 +271,7 @@ def encoder_report() -> Report:
 
 
 def bare_report() -> Report:
-    """An export of which nothing was measured, and nothing was pruned."""
+    """Return the report of an export without pruning and without measurements."""
     return Report("as-it-is")
 
 

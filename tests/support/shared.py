@@ -1,4 +1,4 @@
-"""Results that tests share, made once and changed by none."""
+"""Results that tests share; they are made once, and no test changes them."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from typing import Any
 import pytest
 
 TIED = {"vocab_size": 301, "tie_word_embeddings": True}
-"""onnxscript stores tied embeddings of less than 8,192 numbers twice, turned and as they are."""
+"""onnxscript stores tied embeddings of less than 8,192 numbers twice, once transposed; this vocabulary is larger."""
 
 OVERRIDES = {"bert": {"num_hidden_layers": 2}, "t5": {"num_hidden_layers": 2, **TIED}, "whisper": TIED}
-"""What a tiny model that goes the whole way has besides: two layers, where one is too few to tell layers apart."""
+"""Config fields of tiny models that run end to end: two layers, since one is too few to tell layers apart."""
 
 
 @dataclass(frozen=True)
 class Converted:
-    """A tiny model that went the whole way through the command line.
+    """A tiny model that was converted end to end through the command line.
 
     Attributes:
         checkpoint: The dense checkpoint.
         output: The output directory.
-        report: What was printed on stdout, read.
-        stderr: What was printed on stderr.
+        report: The JSON report from stdout.
+        stderr: The text on stderr.
     """
 
     checkpoint: Path
@@ -36,7 +36,7 @@ class Converted:
 
 
 def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that the processes of one run of pytest-xdist share: what one has made, the others need not."""
+    """Return a folder that the processes of one pytest-xdist run share, so that each result is made only once."""
     base = tmp_path_factory.getbasetemp()
     return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
@@ -46,9 +46,9 @@ class Bundled:
     """A bundle of a tiny model.
 
     Attributes:
-        output: The output directory that it was made of, and lies in.
+        output: The output directory that it was made from, which contains it.
         file: The bundle.
-        stderr: What making it printed.
+        stderr: The text on stderr.
     """
 
     output: Path
@@ -56,7 +56,7 @@ class Bundled:
     stderr: str
 
     def unpack(self, folder: Path) -> Path:
-        """Unpacks it; what is in it may be changed.
+        """Unpack the bundle; the unpacked files may be changed.
 
         Returns:
             The folder with `run.sh`.
@@ -66,5 +66,5 @@ class Bundled:
         return folder / "bundle-cpu"
 
     def copy(self, folder: Path) -> Path:
-        """Copies the output directory, with the bundle in it."""
+        """Copy the output directory, including the bundle."""
         return Path(shutil.copytree(self.output, folder))

@@ -12,10 +12,10 @@ SEED = 20250421
 BUILDABLE = tuple(
     model_type for model_type in supported_model_types() if find_architecture(model_type).computation is not None
 )
-"""The families whose graphs are built directly."""
+"""Families whose graphs can be built directly."""
 
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>")
-"""Their numbers are 0 to 3; after them come 97 characters, one token each."""
+"""Their ids are 0 to 3; 97 characters follow, one token each."""
 
 TINY_CONFIG: dict[str, Any] = {
     "vocab_size": 101,
@@ -63,15 +63,15 @@ FAMILY_FIELDS: dict[str, dict[str, Any]] = {
         "begin_suppress_tokens": None,
     },
 }
-"""What a family needs besides, so that each of its own features shows."""
+"""Additional config fields by family, so that each of its own features has an effect."""
 
 
 def save_tiny_model(folder: Path, model_type: str, **config_overrides: Any) -> Path:
-    """Writes a checkpoint with seeded random weights, whose biases are not zero, and whose norms are not one.
+    """Write a checkpoint with seeded random weights, biases that are not zero, and norms that are not one.
 
     Args:
-        folder: Where to; it is made.
-        model_type: Such as `llama`.
+        folder: Folder to create.
+        model_type: Model type, such as `llama`.
         **config_overrides: Config fields that differ from `TINY_CONFIG`.
 
     Returns:
@@ -88,7 +88,7 @@ def save_tiny_model(folder: Path, model_type: str, **config_overrides: Any) -> P
 
 
 def family_fields(model_type: str, fields: dict[str, Any]) -> dict[str, Any]:
-    """Config fields under the names that a family gives them, without those that it lacks."""
+    """Return config fields under the family's names, without those that it lacks."""
     architecture = find_architecture(model_type)
     named = {architecture.field_name(name): value for name, value in fields.items()}
     if model_type == "opt":
@@ -99,7 +99,7 @@ def family_fields(model_type: str, fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def randomize(model: Any, *, seed: int = SEED) -> None:
-    """Draws every parameter anew: no zero biases, no norms of one, logits of a size of several units."""
+    """Redraw every parameter: no biases of zero, no norms of one, and logits of several units."""
     import torch
 
     generator = torch.Generator().manual_seed(seed)
@@ -107,7 +107,7 @@ def randomize(model: Any, *, seed: int = SEED) -> None:
         for parameter in model.parameters():
             noise = torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
             if parameter.ndim == 2:
-                # keeps the variance of what a linear layer is given, and makes embeddings of unit variance
+                # keeps the variance of the input of a linear layer, and gives embeddings unit variance
                 is_embedding = parameter.shape[0] == model.config.vocab_size
                 parameter.copy_(noise if is_embedding else noise / parameter.shape[1] ** 0.5)
             else:
@@ -118,7 +118,7 @@ def randomize(model: Any, *, seed: int = SEED) -> None:
 
 
 def save_tiny_tokenizer(folder: Path) -> None:
-    """Writes a tokenizer beside a checkpoint: one token for each printable ASCII character, tab and newline."""
+    """Write a tokenizer next to a checkpoint: one token for each printable ASCII character, tab and newline."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -133,7 +133,7 @@ def save_tiny_tokenizer(folder: Path) -> None:
 
 
 def save_tiny_samples(folder: Path) -> Path:
-    """Writes what a checkpoint can be calibrated on, beside it; and for one of text a tokenizer.
+    """Write calibration samples next to a checkpoint, and into it a tokenizer if it takes text.
 
     Returns:
         The file.
@@ -157,9 +157,9 @@ def save_tiny_samples(folder: Path) -> Path:
 
 
 def save_tiny_output(folder: Path) -> Path:
-    """Writes an output directory with the graph of a narrower Llama, as if it had been pruned.
+    """Write an output directory with the graph of a narrower Llama, as if it had been pruned.
 
-    The whole way would write the same files, and takes ten times as long.
+    A full conversion would write the same files, but take ten times as long.
 
     Returns:
         The output directory; the dense checkpoint is beside it.

@@ -1,4 +1,4 @@
-"""Pictures of what was measured: latency, speedups, memory, and decoding against the memory bound."""
+"""Plots of a benchmark: latency, speedups, memory, and decoding against the memory bound."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ COLOURS = {"dense": GREY, "pruned": PRUNED}
 MARKERS = {"dense": "o", "pruned": "D"}
 
 EDGE = 1.6
-"""Where the axis of times ends, in 90th percentiles: one outlier must not press all else together."""
+"""End of the time axis, as a multiple of the larger 90th percentile: outliers must not compress the rest."""
 
 SHOWN_SAMPLES = 400
-"""Points of one distribution; of more, every second, third, ... is drawn."""
+"""Maximum number of points per distribution; of more samples, every second, third, ... is drawn."""
 
 
 def latency_picture(label: str, result: PhaseResult, name: str) -> Picture:
-    """Return every sample of both graphs in the order in which they were taken, with median and 10 to 90 % range."""
+    """Draw every sample of both graphs in the order of measurement, with median and 10 to 90 % range."""
     limit = EDGE * max(times.p90 for _, times in both(result)) * 1e3
     beyond = 0
     with drawing(280) as figure:
@@ -68,7 +68,7 @@ def _distribution(axes: Axes, row: int, subject: str, samples: Sequence[float], 
 
 
 def speedup_picture(benchmark: AnyBenchmark, name: str) -> Picture:
-    """Return the speedup of every phase of every workload with its interval."""
+    """Draw the speedup of every phase of every workload, with its interval."""
     results = [(label, result) for label, _, result in timed(benchmark)]
     with drawing(44 * len(results) + 90) as figure:
         axes = figure.subplots()
@@ -128,7 +128,7 @@ def sizes_picture(benchmark: AnyBenchmark, name: str) -> Picture:
 
 
 def roofline_picture(benchmark: BenchmarkReport, name: str) -> Picture:
-    """Return how much of the time of one token the reading of weights and past takes at the measured bandwidth."""
+    """Draw the share of the time per token that reading weights and KV cache takes at the measured bandwidth."""
     bandwidth = benchmark.bandwidth_bytes_per_second
     assert bandwidth is not None
     floors = {
@@ -162,7 +162,7 @@ def roofline_picture(benchmark: BenchmarkReport, name: str) -> Picture:
 
 
 def _bar(subject: str) -> dict[str, Any]:
-    """Return dense bars are hatched and pruned ones solid, so that they differ without colour."""
+    """Return the style of a bar: dense bars are hatched and pruned ones solid, so that they differ without colour."""
     if subject == "dense":
         return {"color": WHITE, "edgecolor": GREY, "hatch": "////"}
     return {"color": PRUNED, "edgecolor": PRUNED}

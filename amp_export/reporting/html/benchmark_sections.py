@@ -1,4 +1,4 @@
-"""The sections of the page about times, sizes and the memory bound."""
+"""Sections of the page about times, sizes and the memory bound."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NOT_MEASURED = "Not measured. amp-export benchmark OUT measures it."
 
 
 def latency_section(benchmark: BenchmarkReport | None) -> PageSection:
-    """Time of both models."""
+    """Return the section on the times of both models."""
     anchor, heading = "latency", "Latency: dense against pruned"
     if benchmark is None:
         return PageSection(anchor, heading, (NOT_MEASURED,))
@@ -35,7 +35,7 @@ def latency_section(benchmark: BenchmarkReport | None) -> PageSection:
 
 
 def latency_pictures(benchmark: AnyBenchmark, anchor: str) -> Iterator[Picture]:
-    """Yield all speedups, and every sample of the workload that leads."""
+    """Yield a plot of all speedups, and plots of every sample of the primary workload."""
     yield speedup_picture(benchmark, f"{anchor}-gains")
     for phase, result in benchmark.phases.items():
         yield latency_picture(phase_label(phase, benchmark), result, f"{anchor}-{phase}")
@@ -75,7 +75,7 @@ def _rate(times: Timing) -> str:
 
 
 def memory_section(benchmark: BenchmarkReport | None) -> PageSection:
-    """Return sizes, memory and load times."""
+    """Return the section on sizes, memory and load times."""
     anchor, heading = "memory", "Size and memory"
     if benchmark is None:
         return PageSection(anchor, heading, (NOT_MEASURED,))
@@ -84,13 +84,13 @@ def memory_section(benchmark: BenchmarkReport | None) -> PageSection:
 
 
 def memory_table(benchmark: AnyBenchmark, caption: str) -> Table:
-    """Return what is told of each model once."""
+    """Return the measures of each model as a whole."""
     rows = [(row.label, row.dense, row.pruned, row.change) for row in measure_rows(benchmark)]
     return Table.of(caption, ("", "dense", "pruned", "change"), rows)
 
 
 def roofline_section(benchmark: BenchmarkReport | None) -> PageSection:
-    """Return how near decoding is to what the memory allows."""
+    """Return the section on decoding against the memory bound."""
     anchor, heading = "roofline", "Roofline: what the memory allows"
     if benchmark is None or benchmark.roofline is None:
         why = (
@@ -112,7 +112,7 @@ def roofline_section(benchmark: BenchmarkReport | None) -> PageSection:
 
 
 def runtimes_section(benchmarks: Mapping[str, BenchmarkReport]) -> PageSection:
-    """Return the same models in several runtimes."""
+    """Return the section that compares the models in several runtimes."""
     lines = ["Runtimes were measured one after the other: compare speedups within each rather than times across them."]
     rows = []
     for name, benchmark in benchmarks.items():
@@ -122,7 +122,7 @@ def runtimes_section(benchmarks: Mapping[str, BenchmarkReport]) -> PageSection:
             rate = _rate(result.pruned)
             rows.append((label, benchmark.runtime, dense, pruned, rate, speedup_with_interval(result)))
     headings = ("phase", "runtime", "dense", "pruned", "tokens/s, pruned", "speedup")
-    # phase by phase, so that runtimes stand below each other; the sort is stable
+    # group rows by phase; the sort is stable, so runtimes keep their order
     order = list(dict.fromkeys(row[0] for row in rows))
     rows.sort(key=lambda row: order.index(row[0]))
     return PageSection(

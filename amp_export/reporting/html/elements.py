@@ -1,4 +1,4 @@
-"""What a page is made of: sections with sentences, pictures and tables, as the template takes them."""
+"""Elements of a page, as the template takes them: sections with sentences, plots and tables."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ class Table:
     """A table; the first cell of each row is the row's heading.
 
     Attributes:
-        caption: What it holds.
-        headings: One a column.
-        rows: As many cells each.
-        words: How many of the first columns hold words; the others hold numbers, and are aligned at their end.
-        folded: Whether it opens on demand.
+        caption: Its caption.
+        headings: One heading per column.
+        rows: Rows with one cell per column.
+        words: Number of leading columns with words; the others hold numbers, which are aligned at their end.
+        folded: Whether the table is collapsed at first.
     """
 
     caption: str
@@ -36,7 +36,7 @@ class Table:
         words: int = 1,
         folded: bool = False,
     ) -> Table:
-        """Return a table from anything that yields its cells."""
+        """Return a table from iterables of cells."""
         return cls(caption, tuple(headings), tuple(tuple(row) for row in rows), words, folded)
 
 
@@ -47,10 +47,10 @@ class PageSection:
     Attributes:
         anchor: Its name in links.
         heading: Its heading.
-        lines: Sentences; of a section that was not measured the only content.
-        pictures: Pictures.
-        tables: Tables.
-        commands: Lines to be run in a shell.
+        lines: Its sentences; the only content of a section that was not measured.
+        pictures: Its plots.
+        tables: Its tables.
+        commands: Its shell commands.
     """
 
     anchor: str

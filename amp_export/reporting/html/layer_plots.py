@@ -1,6 +1,6 @@
-"""Pictures of the layers: how much each keeps, and how important what it keeps and what it lost is.
+"""Plots of the layers: the counts that each keeps, and the importance of kept and removed units.
 
-Removed units are marked by a pattern or a sign, never by colour only.
+Removed units are marked by a pattern or a symbol, never by colour only.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     Floats = np.ndarray[Any, np.dtype[np.floating[Any]]]
 
 BINS = 48
-"""Cells of one layer's neurons: as many as can be distinguished on a phone."""
+"""Maximum number of bins of a layer's neurons: as many as can be distinguished on a phone."""
 
 TITLES = {PrunedUnit.QUERY_HEADS: "Query", PrunedUnit.KEY_VALUE_HEADS: "Key/value", PrunedUnit.NEURONS: "Neurons"}
 
@@ -28,13 +28,13 @@ ROW = 9.0
 """Height of one layer in points."""
 
 HEAD_LIMITS, NEURON_LIMITS = (0.5, 2.0), (0.5, 4.0)
-"""Importance that has a shade of its own, in medians of a layer; what is beyond has the shade of the end."""
+"""Range of importance with distinct shades, in medians of a layer; values beyond it have the shade of its end."""
 
 TICKS = {0.5: "½", 1: "1", 2: "2", 4: "4"}
 
 
 def shown_units(layers: Sequence[LayerCounts]) -> list[PrunedUnit]:
-    """Return the units that get a column; KV heads get none where every query head has its own."""
+    """Return the units that get a column; KV heads get none if every query head has its own."""
     shared = any(
         widths.query_heads != widths.key_value_heads for layer in layers for widths in (layer.dense, layer.kept)
     )
@@ -42,7 +42,7 @@ def shown_units(layers: Sequence[LayerCounts]) -> list[PrunedUnit]:
 
 
 def kept_picture(layers: Sequence[LayerCounts]) -> Picture:
-    """Return how many heads and neurons each layer keeps of what it had."""
+    """Draw the numbers of heads and neurons that each layer keeps and loses."""
     with drawing(_height(len(layers)) + 30) as figure:
         units = shown_units(layers)
         all_axes = figure.subplots(1, len(units), sharey=True, squeeze=False)[0]
@@ -71,7 +71,7 @@ def kept_picture(layers: Sequence[LayerCounts]) -> Picture:
 
 
 def heads_picture(layers: Sequence[LayerCounts], heads: Sequence[Units]) -> Picture:
-    """Return importance of each head, layers by heads, removed heads crossed out."""
+    """Draw the importance of each head, layers by heads, with removed heads crossed out."""
     import numpy as np
 
     cells = np.full((len(heads), max(len(units.importance) for units in heads)), np.nan)
@@ -99,7 +99,7 @@ def heads_picture(layers: Sequence[LayerCounts], heads: Sequence[Units]) -> Pict
 
 
 def neurons_picture(layers: Sequence[LayerCounts], neurons: Sequence[Units]) -> Picture | None:
-    """Draw the importance of neurons, sorted and binned by layer, pruned ones hatched; None without neurons."""
+    """Draw the importance of neurons, sorted and binned by layer, removed ones hatched; None without neurons."""
     import numpy as np
 
     present = [(layer, units) for layer, units in zip(layers, neurons, strict=True) if len(units.importance)]
@@ -131,7 +131,7 @@ def neurons_picture(layers: Sequence[LayerCounts], neurons: Sequence[Units]) -> 
 
 
 def _weighed(layers: Sequence[Units], what: str) -> str:
-    """Return what was removed against what was kept, as one number."""
+    """Return a sentence with the mean importance of removed and of kept units."""
     import numpy as np
 
     importance = np.concatenate([units.importance for units in layers])

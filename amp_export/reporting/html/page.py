@@ -1,4 +1,4 @@
-"""report.html: one page that needs no network, made from the report and the files next to it."""
+"""report.html: one self-contained page, made from the report and the files next to it."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ SIGNS = {
     Standing.NOT_MEASURED: "?",
     Standing.NOT_CHECKED: "?",
 }
-"""The sign of a finding's standing, for readers who do not see its colour."""
+"""Sign for the status of a finding, for readers who do not see its colour."""
 
 
 LONG_WORD = 24
-"""A word of so many letters may be broken."""
+"""Words with at least this many characters may be broken."""
 
 
 def require_renderer() -> None:
-    """Say what to install if the page cannot be drawn here.
+    """Raise an error if the page cannot be rendered here.
 
     Raises:
         MissingExtraError: Jinja2 or Matplotlib is not installed.
     """
-    # heavy parts of matplotlib load when something is drawn
+    # this import is cheap: heavy parts of matplotlib load when something is drawn
     for module in ("jinja2", "matplotlib"):
         require_extra(module, "report", needed_for="The page with pictures")
 
 
 def _keep_together(text: str) -> Markup:
-    """Return text in which no short word is broken at a hyphen: 9.2e-05 and --snap are read as one."""
+    """Return text in which short words, such as 9.2e-05 and --snap, are not broken at a hyphen."""
     from markupsafe import Markup, escape
 
     words = (
@@ -57,8 +57,8 @@ def to_html(report: Report, manifest: Manifest, output: Path) -> str:
     """Return the text of report.html; the same input gives the same bytes.
 
     Args:
-        report: What was found out.
-        manifest: Where it is from.
+        report: The report.
+        manifest: The output's manifest.
         output: The output directory, for the scores and the plan.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Pictures of parity: how far the graph is off in every case, and where it begins to be within."""
+"""Plots of parity: the error of every case, and of values within the graph."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 LINE_LETTERS = 46
-"""Number of characters that fit into one line of a picture."""
+"""Number of characters that fit into one line of a plot."""
 
 LEAST_SHARE = 1e-3
-"""Where the axis of an explanation begins, as a share of the tolerance."""
+"""Start of the axis of an explanation, as a share of the tolerance."""
 
 
 def parity_picture(parity: ParityReport, name: str, *, graph: str = "the graph") -> Picture:
-    """Return the error of every case as a share of the tolerance."""
+    """Draw the error of every case as a share of its tolerance."""
     cases = parity.cases
     shares = [
         (
@@ -69,7 +69,7 @@ def _case_label(case: CaseResult) -> str:
 
 
 def _tolerance_axis(axes: Axes, worst: float) -> None:
-    """Share from 0 to the tolerance; by powers of ten where something is far beyond it."""
+    """Label shares of the tolerance, by powers of ten if an error is far beyond it; hatch what exceeds it."""
     from matplotlib.ticker import FuncFormatter
 
     if worst > 4:
@@ -84,11 +84,11 @@ def _tolerance_axis(axes: Axes, worst: float) -> None:
 
 
 def explanation_picture(explanation: Explanation, name: str) -> Picture:
-    """Return the error of every value within a graph, layer by layer, as a multiple of its tolerance."""
+    """Draw the error of every value within a graph, layer by layer, as a multiple of its tolerance."""
     points = explanation.points
     shares = [point.error / point.tolerance if point.tolerance else math.inf for point in points]
     most = 10 * max([share for share in shares if math.isfinite(share)] + [1.0])
-    # what is no number is as far beyond as the picture reaches
+    # NaN is drawn at the end of the axis
     heights = [min(max(share, LEAST_SHARE), most) if not math.isnan(share) else most for share in shares]
     places = _places([point.layer for point in points])
     failing = [point.module for point in points if not point.holds]
@@ -112,7 +112,7 @@ def explanation_picture(explanation: Explanation, name: str) -> Picture:
 
 
 def _places(layers: Sequence[int | None]) -> list[float]:
-    """Return where values are drawn: side by side within their layer, others before the first or after the last."""
+    """Return the position of each value: side by side within a layer, others before the first or after the last."""
     numbered = [layer for layer in layers if layer is not None]
     last = max((number for number, layer in enumerate(layers) if layer is not None), default=-1)
     columns = [
@@ -128,7 +128,7 @@ def _places(layers: Sequence[int | None]) -> list[float]:
 
 
 def _excess_axis(axes: Axes, most: float) -> None:
-    """Label multiples of the tolerance by powers of ten; hatch what exceeds it."""
+    """Label multiples of the tolerance by powers of ten, and mark the tolerance."""
     from matplotlib.ticker import FuncFormatter, LogLocator
 
     axes.set_yscale("log")

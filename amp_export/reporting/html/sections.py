@@ -1,4 +1,4 @@
-"""The sections of the page, one for each part of the report, including those not measured."""
+"""Sections of the page, one for each part of the report, including those not measured."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ HEADINGS = {
 }
 
 FOLDED_ROWS = 12
-"""A table of layers with more rows opens on demand."""
+"""A table of layers with more rows is collapsed at first."""
 
 
 def page_sections(report: Report, manifest: Manifest, output: Path) -> Iterator[PageSection]:
@@ -58,7 +58,7 @@ def page_sections(report: Report, manifest: Manifest, output: Path) -> Iterator[
 
 
 def removed_section(report: Report, manifest: Manifest, output: Path) -> PageSection:
-    """Return what was removed of each layer."""
+    """Return the section on removed heads and neurons."""
     anchor, heading = "removed", "What was removed"
     if (pruning := report.pruning) is None:
         return PageSection(anchor, heading, ("Nothing was pruned: the model was exported as it is.",))
@@ -79,7 +79,7 @@ def removed_section(report: Report, manifest: Manifest, output: Path) -> PageSec
 
 
 def _counts_table(layers: Sequence[LayerCounts]) -> Table:
-    """Return what layers keep; consecutive layers that are alike share a row."""
+    """Return the counts that layers keep; consecutive equal layers share a row."""
     units = shown_units(layers)
     rows = []
     for (dense, kept, _), alike in itertools.groupby(layers, key=lambda each: (each.dense, each.kept, each.stack)):
@@ -91,7 +91,7 @@ def _counts_table(layers: Sequence[LayerCounts]) -> Table:
 
 
 def parity_section(parity: ParityReport | None) -> PageSection:
-    """Return how far the graph is off in every case."""
+    """Return the section on the error of every case."""
     anchor, heading = "parity", "Parity: does the graph compute what PyTorch computes?"
     if parity is None:
         return PageSection(anchor, heading, ("Not measured. amp-export validate OUT measures it.",))
@@ -152,7 +152,7 @@ def _number(value: float | None) -> str:
 
 
 def checks_section(checks: Sequence[Check]) -> PageSection:
-    """Return what came of thresholds and of a baseline."""
+    """Return the section on thresholds and the baseline."""
     headings = ("number", "checked against", "result", "found")
     rows = ((check.name, check.against, "holds" if check.holds else "FAILS", check.found) for check in checks)
     table = Table.of("Each number and its limit", headings, rows, words=len(headings))
@@ -160,7 +160,7 @@ def checks_section(checks: Sequence[Check]) -> PageSection:
 
 
 def device_section(anchor: str, name: str, device: DeviceReport) -> PageSection:
-    """Return what a device found out."""
+    """Return the section on a device."""
     model = device.facts.name
     pictures = [
         parity_picture(parity, f"{anchor}-{subject}", graph=f"the {subject} graph")
@@ -179,7 +179,7 @@ def device_section(anchor: str, name: str, device: DeviceReport) -> PageSection:
 
 
 def provenance_section(report: Report, manifest: Manifest) -> PageSection:
-    """Return where all of it is from."""
+    """Return the section on the source, the machine, versions, files and commands."""
     lines = [f"Source: {manifest.source.asked}, SHA-256 of config and weights {manifest.source.sha256}."]
     if report.pruning is not None:
         rewrite = report.pruning.rewrite
@@ -193,7 +193,7 @@ def provenance_section(report: Report, manifest: Manifest) -> PageSection:
             lines.append(gpu_line(report.benchmark.gpu))
     versions = {"amp-export": manifest.amp_export, **(report.packages or {})}
     tables = [Table.of("Versions", ("package", "version"), versions.items(), words=2)]
-    # this page cannot hold its own hash
+    # the page cannot contain its own hash
     files = [(name, facts) for name, facts in manifest.files.items() if not name.startswith("report.")]
     rows = [(name, record.sha256, str(record.bytes)) for name, record in files]
     if rows:

@@ -1,4 +1,4 @@
-"""Figures of Matplotlib as SVG that stands within a page: text as text, and the same bytes for the same figure."""
+"""Matplotlib figures as SVG elements of a page: text stays text, and equal figures give equal bytes."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 WHITE = "#ffffff"
 
 INK = "#1b1f23"
-"""Text."""
+"""Text colour."""
 
 GREY = "#57606a"
-"""The dense model, and lesser text."""
+"""Colour of the dense model, and of secondary text."""
 
 PRUNED = "#0a56a5"
-"""The pruned model, and links."""
+"""Colour of the pruned model, and of links."""
 
 GOOD = "#116329"
 
@@ -35,11 +35,11 @@ SVG = "http://www.w3.org/2000/svg"
 XLINK = "http://www.w3.org/1999/xlink"
 
 WIDTH = 360
-"""Width of every figure in points, about that of a phone in its own pixels: font sizes apply there unscaled."""
+"""Width of every figure in points, about that of a phone in CSS pixels: there, font sizes are not scaled."""
 
 STYLE: Mapping[str, Any] = {
     "svg.fonttype": "none",
-    # what Matplotlib brings along and measures with; the page shows its own
+    # Matplotlib ships this font and measures text with it; the page uses its own
     "font.family": ["DejaVu Sans"],
     "font.size": 12,
     "axes.titlesize": 12,
@@ -65,9 +65,9 @@ class Picture:
     """A figure in a page.
 
     Attributes:
-        title: What it shows.
-        description: The same for who cannot see it.
-        svg: The element.
+        title: Its title.
+        description: Description for readers who cannot see it.
+        svg: The SVG element.
     """
 
     title: str
@@ -77,13 +77,13 @@ class Picture:
 
 @contextmanager
 def drawing(height: float) -> Iterator[Figure]:
-    """Yield a figure of this height in points, in the style of all, whatever the user's own settings are."""
+    """Yield a figure of this height in points, in the common style, whatever the user's Matplotlib settings are."""
     from matplotlib import style
     from matplotlib.figure import Figure
 
     logger = logging.getLogger("matplotlib")
     level = logger.level
-    # it reports fonts and caches, which no user needs
+    # silence messages about fonts and caches
     logger.setLevel(logging.ERROR)
     try:
         with style.context(dict(STYLE), after_reset=True):
@@ -103,17 +103,17 @@ def to_picture(figure: Figure, name: str, *, title: str, description: str) -> Pi
 
     Args:
         figure: The figure.
-        name: A word that no other picture of the page has.
-        title: What it shows.
-        description: The same for who cannot see it.
+        name: A word that is unique within the page.
+        title: Its title.
+        description: Description for readers who cannot see it.
     """
     import matplotlib
 
-    # done once here; saving would draw everything a second time for it
+    # compute the layout once: saving with a layout engine would draw everything twice
     if (engine := figure.get_layout_engine()) is not None:
         engine.execute(figure)
     figure.set_layout_engine(None)
-    # names within the file are hashes, which salt makes the same every time and others in every picture
+    # ids in the file are hashes; the salt makes them reproducible, and different in every picture
     with matplotlib.rc_context({"svg.hashsalt": name}):
         buffer = io.BytesIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
@@ -124,10 +124,10 @@ def to_picture(figure: Figure, name: str, *, title: str, description: str) -> Pi
 
 
 def _strip(root: ElementTree.Element) -> None:
-    """Remove what a page has no use for.
+    """Remove the parts of an SVG file that a page does not need.
 
-    That is metadata, styles for all elements of the page, namespaces, which HTML knows by itself, and names that would
-    be there twice and that nothing refers to.
+    These are metadata, styles that would apply to all of the page, namespaces, which HTML implies, and ids that nothing
+    refers to, which would not be unique.
     """
     for parent in list(root.iter()):
         for element in list(parent):
@@ -147,7 +147,7 @@ def _strip(root: ElementTree.Element) -> None:
 
 
 def _name(root: ElementTree.Element, name: str, title: str, description: str) -> None:
-    """Give the picture a title and a description that screen readers read, and leaves its size to the page."""
+    """Add a title and a description for screen readers, and leave the size to the page."""
     for attribute in ("width", "height", "version"):
         root.attrib.pop(attribute, None)
     root.set("role", "img")
