@@ -12,12 +12,15 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from amp_export.benchmarking.setup import Setup
 from amp_export.benchmarking.timing import Round, RoundTimes
 from amp_export.benchmarking.worker import Ready
+from amp_export.documents import convert
 from amp_export.errors import AmpExportError, ModelError, RequestError, UnsupportedModelError
+
+Answer = TypeVar("Answer")
 
 
 class Worker:
@@ -30,7 +33,7 @@ class Worker:
         self.folder = folder
         self._process = process
         self._log = log
-        self.ready = Ready(**self._receive())
+        self.ready = self._receive(Ready)
 
     def time(self, task: Round) -> RoundTimes:
         """Run one round in the process and return its times.
@@ -43,9 +46,9 @@ class Worker:
             print(json.dumps(asdict(task)), file=self._process.stdin, flush=True)
         except OSError as error:
             raise self._death() from error
-        return RoundTimes(**self._receive())
+        return self._receive(RoundTimes)
 
-    def _receive(self) -> dict[str, Any]:
+    def _receive(self, kind: type[Answer]) -> Answer:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line.endswith("\n"):
@@ -54,7 +57,7 @@ class Worker:
         if "error" in answer:
             kinds = {kind.__name__: kind for kind in (ModelError, RequestError, UnsupportedModelError)}
             raise kinds.get(answer["error"], AmpExportError)(answer["message"])
-        return answer
+        return convert(answer, kind, source="A benchmark process")
 
     def _death(self) -> AmpExportError:
         code = self._process.wait()

@@ -40,11 +40,6 @@ class Round:
     vocab_size: int
     seed: int
 
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Round:
-        """Return a round from the result of `dataclasses.asdict`."""
-        return cls(**{**content, "workload": Workload(**content["workload"])})
-
 
 @dataclass(frozen=True)
 class RoundTimes:

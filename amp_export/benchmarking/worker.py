@@ -12,7 +12,6 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -20,9 +19,9 @@ from typing import TYPE_CHECKING, Any, TextIO
 from amp_export.benchmarking.runners import import_runtime, load
 from amp_export.benchmarking.setup import Setup
 from amp_export.benchmarking.timing import Clock, EventClock, Round, WallClock, time_round
+from amp_export.documents import convert
 from amp_export.errors import AmpExportError
 from amp_export.hardware.threads import pin_threads
-from amp_export.options import Dtype, Provider, Runtime
 
 if TYPE_CHECKING:
     from amp_export.benchmarking.runners.base import Runner
@@ -83,9 +82,7 @@ def _answer(answers: TextIO, content: dict[str, Any]) -> None:
 
 
 def _read_setup(text: str) -> Setup:
-    content: Mapping[str, Any] = json.loads(text)
-    kinds = {"runtime": Runtime, "provider": Provider, "dtype": Dtype}
-    return Setup(**{**content, **{name: kind(content[name]) for name, kind in kinds.items()}})
+    return convert(json.loads(text), Setup, source="setup")
 
 
 def main() -> None:
@@ -103,7 +100,7 @@ def main() -> None:
     _answer(answers, vars(ready))
     gc.disable()  # a collection during a call would be timed
     for line in sys.stdin:
-        _answer(answers, vars(time_round(runner, Round.from_json(json.loads(line)), clock)))
+        _answer(answers, vars(time_round(runner, convert(json.loads(line), Round, source="task"), clock)))
 
 
 if __name__ == "__main__":

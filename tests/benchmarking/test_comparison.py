@@ -16,12 +16,14 @@ from amp_export.architectures import parameter_count
 from amp_export.benchmarking import rounds as benchmark_rounds
 from amp_export.benchmarking.comparison import benchmark_models
 from amp_export.benchmarking.processes import start_worker
+from amp_export.benchmarking.results import BenchmarkReport
 from amp_export.benchmarking.roofline import step_bytes, weight_bytes_per_token
 from amp_export.benchmarking.setup import Setup
 from amp_export.benchmarking.statistics import Conclusion
 from amp_export.benchmarking.timing import Round, draw_inputs
 from amp_export.benchmarking.workloads import Sweep, Workload
 from amp_export.checkpoints.reading import open_checkpoint, read_config
+from amp_export.documents import convert
 from amp_export.errors import AmpExportError, ModelError, RequestError
 from amp_export.exporters.onnx import export
 from amp_export.hardware import machine
@@ -93,6 +95,7 @@ def test_two_graphs_are_compared(dense: Path, pruned: Path, capfd: pytest.Captur
     )
     content = json.loads(json.dumps(asdict(report)))
     assert content["phases"]["decode"]["conclusion"] in list(Conclusion)
+    assert repr(convert(content, BenchmarkReport, source="report")) == repr(report), "enumerations are no strings"
 
 
 @pytest.mark.parametrize(
