@@ -248,10 +248,12 @@ def _score(
 
 
 def _origin(request: PruneRequest) -> str | None:
-    """Return the origin of the given scores, or else of the calibration data; None without either."""
+    """Return the data that the scores were measured on; None for a given plan, which needs no scores."""
     if request.scores is not None:
         return request.scores.origin
-    return request.calibration.origin if request.calibration is not None else None
+    if request.plan is not None or request.calibration is None:
+        return None
+    return request.calibration.origin
 
 
 def _padding_note(checkpoint: Checkpoint, plan: Plan, rewritten: Rewrite) -> Iterator[str]:

@@ -115,6 +115,9 @@ def test_an_edited_plan_is_obeyed(
     (tmp_path / "plan.json").write_text(json.dumps(content))
     result = prune(tiny_llama, tmp_path / "out", PruneOptions(plan=tmp_path / "plan.json", calibration=prompts))
     assert result.plan.widths[0].neurons == 3
+    summary = Manifest.load(tmp_path / "out").plan
+    assert summary is not None
+    assert summary.calibration is None, "nothing was scored"
     kept = load_model(result.folder).model.layers[1].mlp.up_proj.weight
     assert torch.equal(kept, load_model(tiny_llama).model.layers[1].mlp.up_proj.weight[:3])
     assert Plan.load(tmp_path / "out" / "plan.json", open_checkpoint(tiny_llama).config).layers == result.plan.layers
