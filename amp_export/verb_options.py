@@ -178,7 +178,9 @@ class BenchmarkOptions:
 
     Attributes:
         against: The output directory to compare with; by default the dense model, which is exported for the benchmark.
-        rounds: Interleaved rounds to measure.
+        rounds: Interleaved rounds of the first launches of both processes; further launches have as many each.
+        min_effect: Smallest relative speedup that matters: launches are added until the interval is that narrow.
+        time_limit: Seconds after which no launches are added.
         runtime: The runtime for both models; by default the one that runs the export `to`.
         batch: Batch sizes to measure.
         context: Prompt lengths to measure, in tokens; by default 128, or what fits.
@@ -191,6 +193,8 @@ class BenchmarkOptions:
 
     against: Path | None = None
     rounds: int = 20
+    min_effect: float = 0.05
+    time_limit: float = 120.0
     runtime: Runtime | None = None
     batch: tuple[int, ...] = (1,)
     context: tuple[int, ...] | None = None

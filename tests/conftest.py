@@ -16,6 +16,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import pytest
 from filelock import FileLock
 
+from amp_export.benchmarking import sampling
 from amp_export.pruning import reload_check as proving
 from tests.support.reload_server import ReloadServer
 from tests.support.shared import OVERRIDES, Bundled, Converted, shared_folder
@@ -45,6 +46,13 @@ def reload_server() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def few_launches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Starts the processes of benchmarks twice: times of tiny models are noise that more launches do not resolve."""
+    monkeypatch.setattr(sampling, "PILOT_LAUNCHES", 2)
+    monkeypatch.setattr(sampling, "MOST_LAUNCHES", 2)
+
+
 @pytest.fixture
 def own_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Gives each proof a process of its own, as users get it."""
@@ -70,7 +78,7 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Conve
     from amp_export.hardware import machine
 
     # starting processes takes most of a tiny model's benchmark
-    measure = functools.partial(converting.benchmark_models, launches=2)
+    measure = functools.partial(converting.benchmark_models, sampling=sampling.Sampling(launches=2))
     shared = shared_folder(tmp_path_factory)
 
     def write(folder: Path, model_type: str) -> None:

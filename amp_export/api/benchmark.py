@@ -8,6 +8,7 @@ from pathlib import Path
 from amp_export.benchmarking.comparison import benchmark_models, read_limits
 from amp_export.benchmarking.results import BenchmarkReport
 from amp_export.benchmarking.runners import require
+from amp_export.benchmarking.sampling import Sampling
 from amp_export.benchmarking.setup import choose_setup
 from amp_export.benchmarking.subjects import find_subjects, judged_part
 from amp_export.benchmarking.workloads import Sweep
@@ -36,6 +37,7 @@ def benchmark(
     """
     options, progress = options or BenchmarkOptions(), progress or Silent()
     setup = choose_setup(options)
+    sampling = Sampling(rounds=options.rounds, min_effect=options.min_effect, time_limit=options.time_limit)
     sweep = Sweep(options.batch, options.context, options.generate)
     manifest = Manifest.load(output)
     # a report that cannot be extended should be found before anything runs
@@ -50,7 +52,7 @@ def benchmark(
         find_subjects(output, options.against, setup, manifest, progress) as (dense, pruned, chosen),
         progress.step(f"Benchmarking dense against pruned with {chosen.name}") as advance,
     ):
-        report = benchmark_models(dense, pruned, setup=chosen, sweep=sweep, rounds=options.rounds, on_progress=advance)
+        report = benchmark_models(dense, pruned, setup=chosen, sweep=sweep, sampling=sampling, on_progress=advance)
     report = replace(report, judged=manifest.judged(judged_part(output, setup)))
     update_report(output, benchmarks={report.name: report}, progress=progress)
     return report

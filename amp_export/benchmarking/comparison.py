@@ -9,13 +9,13 @@ from pathlib import Path
 from amp_export.benchmarking.results import BenchmarkReport, GpuRecord, ModelMeasurement, SweepPoint
 from amp_export.benchmarking.roofline import Roofline, StepBytes, step_bytes
 from amp_export.benchmarking.rounds import Measured, Record, measure
+from amp_export.benchmarking.sampling import Sampling
 from amp_export.benchmarking.setup import Setup
 from amp_export.benchmarking.statistics import PhaseResult
 from amp_export.benchmarking.timing import Round
 from amp_export.benchmarking.workloads import Sweep, Workload
 from amp_export.checkpoints.hashing import directory_size
 from amp_export.checkpoints.reading import read_config
-from amp_export.errors import RequestError
 from amp_export.exporters.dispatch import exported_bytes, exported_dtype
 from amp_export.exporters.executorch import programs
 from amp_export.exporters.files import exported_files
@@ -25,9 +25,6 @@ from amp_export.hardware.gpus import find_gpu, read_state
 from amp_export.hardware.machine import Machine
 from amp_export.options import Format, Phase
 
-ROUNDS = 20
-"""Default number of measured rounds."""
-
 
 def benchmark_models(
     dense: Path,
@@ -35,9 +32,7 @@ def benchmark_models(
     *,
     setup: Setup | None = None,
     sweep: Sweep | None = None,
-    rounds: int = ROUNDS,
-    launches: int = 4,
-    seed: int = 0,
+    sampling: Sampling | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> BenchmarkReport:
     """Measure the speedup of a pruned model over the dense one.
@@ -47,20 +42,16 @@ def benchmark_models(
         pruned: Folder of the pruned model.
         setup: Runtime and settings for both models; by default ONNX Runtime on the CPU.
         sweep: Workloads to measure.
-        rounds: Number of rounds to measure, rounded up to a multiple of `launches`.
-        launches: Number of times to start both processes; should be even, so that each is started first equally often.
-        seed: Seed of the prompt's tokens and of the bootstrap.
+        sampling: How much is measured.
         on_progress: Called with the numbers of finished and of all rounds.
 
     Raises:
-        RequestError: A number is below 1, or a workload does not fit into the models' context.
+        RequestError: A workload does not fit into the models' context.
         ModelError: A folder holds no model, or the model is damaged.
         MissingExtraError: The runtime is not installed.
         AmpExportError: A process died.
     """
-    setup = setup or Setup()
-    if min(rounds, launches) < 1:
-        raise RequestError(f"{rounds} rounds in {launches} launches: there must be at least one of each.")
+    setup, sampling = setup or Setup(), sampling or Sampling()
     if setup.format not in (None, Format.TENSORRT):
         for folder in (dense, pruned):
             exported_files(folder, setup.format)
@@ -68,12 +59,12 @@ def benchmark_models(
     workloads = (sweep or Sweep()).workloads(configs, [*read_limits(dense), *read_limits(pruned)])
     # models without a vocabulary draw no tokens
     vocab_size = min(config.sizes.get("vocab_size", 1) for config in configs)
-    tasks = [Round(workload, vocab_size, seed) for workload in workloads]
+    tasks = [Round(workload, vocab_size, sampling.seed) for workload in workloads]
     gpu = find_gpu() if setup.on_gpu else None
     before = read_state() if gpu is not None else None
-    measured = measure(dense, pruned, tasks, setup, rounds=rounds, launches=launches, on_progress=on_progress)
+    measured = measure(dense, pruned, tasks, setup, sampling, on_progress=on_progress)
     record = GpuRecord(gpu, before, read_state()) if gpu is not None else None
-    return _report(measured, workloads, setup, launches, seed, gpu=record)
+    return _report(measured, workloads, setup, sampling, gpu=record)
 
 
 def read_limits(folder: Path) -> tuple[Limits, ...]:
@@ -85,17 +76,14 @@ def _report(
     measured: Measured,
     workloads: tuple[Workload, ...],
     setup: Setup,
-    launches: int,
-    seed: int,
+    sampling: Sampling,
     *,
     gpu: GpuRecord | None,
 ) -> BenchmarkReport:
     ready = measured.records[0].ready[0]
     # by workload, the bytes that a decode step of the dense and of the pruned model reads
     read = list(zip(*(_step_bytes(record, workloads, setup) for record in measured.records), strict=True))
-    points = [
-        _point(measured, number, workload, read[number], launches, seed) for number, workload in enumerate(workloads)
-    ]
+    points = [_point(measured, number, workload, read[number], sampling) for number, workload in enumerate(workloads)]
     lead = points[0]
     decode = lead.phases.get(Phase.DECODE)
     medians = (decode.dense.median, decode.pruned.median) if decode is not None else (None, None)
@@ -113,8 +101,11 @@ def _report(
         prompt_tokens=lead.prompt_tokens,
         decode_tokens=lead.decode_tokens,
         sweep=tuple(points[1:]),
-        rounds=measured.rounds,
-        launches=launches,
+        rounds=measured.launches * sampling.rounds_of_launch,
+        launches=measured.launches,
+        pilot_launches=sampling.pilot_launches,
+        stop=measured.stop,
+        min_effect=sampling.min_effect,
         warm_up_rounds=measured.warm_up_rounds,
         unsettled_launches=measured.unsettled_launches,
         threads=ready.threads,
@@ -124,7 +115,7 @@ def _report(
         bandwidth_bytes_per_second=measured.bandwidth,
         machine=Machine.here(),
         gpu=gpu,
-        seed=seed,
+        seed=sampling.seed,
     )
 
 
@@ -133,16 +124,16 @@ def _point(
     number: int,
     workload: Workload,
     read: tuple[StepBytes | None, ...],
-    launches: int,
-    seed: int,
+    sampling: Sampling,
 ) -> SweepPoint:
     dense, pruned = measured.records
     phases = {
         phase: PhaseResult.of(
             dense.samples(number, phase),
             pruned.samples(number, phase),
-            launches=launches,
-            seed=seed,
+            launches=measured.launches,
+            pilot_launches=sampling.pilot_launches,
+            min_effect=sampling.min_effect,
             tokens=workload.batch_size * (1 if phase == Phase.DECODE else workload.prompt_tokens),
         )
         for phase in dense.times[number][0].phases

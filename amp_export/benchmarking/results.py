@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from amp_export.benchmarking.roofline import Roofline
-from amp_export.benchmarking.statistics import PhaseResult
+from amp_export.benchmarking.sampling import Stop
+from amp_export.benchmarking.statistics import MIN_EFFECT, PhaseResult
 from amp_export.hardware.gpus import Gpu, GpuState
 from amp_export.hardware.machine import Machine
 from amp_export.options import Phase
@@ -99,7 +100,10 @@ class BenchmarkReport:
             the measurements after each launch. None on a GPU.
         machine: The machine that ran the models.
         gpu: The GPU that ran the models, or None.
-        seed: Seed of the prompt's tokens and of the bootstrap.
+        seed: Seed of the prompt's tokens.
+        pilot_launches: Number of the first launches, whose spread decided on the others.
+        stop: Why no further launches were made.
+        min_effect: Smallest relative speedup that matters.
         judged: The files of the pruned model.
     """
 
@@ -124,4 +128,7 @@ class BenchmarkReport:
     machine: Machine
     gpu: GpuRecord | None
     seed: int
+    pilot_launches: int | None = None
+    stop: Stop = Stop.FIXED
+    min_effect: float = MIN_EFFECT
     judged: Judged | None = None

@@ -7,14 +7,15 @@ launches, regardless of the order within rounds. No outliers are removed.
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from amp_export.benchmarking.processes import Worker, start_worker
+from amp_export.benchmarking.sampling import Launches, Sampling, Stop
 from amp_export.benchmarking.setup import Setup
+from amp_export.benchmarking.statistics import launch_ratios
 from amp_export.benchmarking.timing import Round, RoundTimes
 from amp_export.benchmarking.worker import Ready
 from amp_export.hardware.machine import read_bandwidth
@@ -52,17 +53,24 @@ class Measured:
 
     Attributes:
         records: Records of the two models.
-        rounds: Number of measured rounds.
+        launches: Number of launches.
+        stop: Why no further launches were made.
         warm_up_rounds: Number of warm-up rounds, which are not counted.
         unsettled_launches: Number of launches whose times had not settled when the measurement began.
         bandwidth: Memory bandwidth, the median of the measurements after each launch; None on a GPU.
     """
 
     records: tuple[Record, Record]
-    rounds: int
+    launches: int = 0
+    stop: Stop = Stop.FIXED
     warm_up_rounds: int = 0
     unsettled_launches: int = 0
     bandwidth: float | None = None
+
+    def ratios(self, workload: int, phase: Phase) -> tuple[float, ...]:
+        """Return the logarithmic ratios of the launches so far, in one phase of a workload."""
+        first, second = (record.samples(workload, phase) for record in self.records)
+        return launch_ratios(first, second, launches=self.launches)
 
 
 def measure(
@@ -70,9 +78,8 @@ def measure(
     second: Path,
     tasks: Sequence[Round],
     setup: Setup,
+    sampling: Sampling,
     *,
-    rounds: int,
-    launches: int,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Measured:
     """Run all tasks alternately on two models.
@@ -82,31 +89,35 @@ def measure(
         second: Folder of the other model.
         tasks: The tasks that each model runs in every round.
         setup: Runtime and settings for both models.
-        rounds: Number of rounds to measure, rounded up to a multiple of `launches`.
-        launches: Number of times to start both processes; should be even, so that each is started first equally often.
+        sampling: How much is measured.
         on_progress: Called with the numbers of finished and of all rounds.
 
     Raises:
         AmpExportError: A model cannot be loaded, or a process died.
     """
-    rounds_of_launch = math.ceil(rounds / launches)
     records = Record(first), Record(second)
-    measured = Measured(records, rounds=launches * rounds_of_launch)
+    measured = Measured(records)
+    launches = Launches(sampling)
     bandwidths = []
-    for launch in range(launches):
-        early, late = records if launch % 2 == 0 else reversed(records)
+    another = True
+    while another:
+        early, late = records if launches.done % 2 == 0 else reversed(records)
         with start_worker(early.folder, setup) as early_worker, start_worker(late.folder, setup) as late_worker:
             pair = (early, early_worker), (late, late_worker)
             for record, worker in pair:
                 record.ready.append(worker.ready)
             _warm_up([early_worker, late_worker], tasks, measured)
-            for number in range(rounds_of_launch):
+            for number in range(sampling.rounds_of_launch):
                 _run_round(pair if number % 2 == 0 else pair[::-1], tasks)
                 if on_progress is not None:
-                    on_progress(launch * rounds_of_launch + number + 1, measured.rounds)
+                    done = launches.done * sampling.rounds_of_launch + number + 1
+                    on_progress(done, launches.total * sampling.rounds_of_launch)
         # measured after each launch, because it varies with the load of the machine, like the rounds
         if early.ready[0].threads:
             bandwidths.append(read_bandwidth(early.ready[0].threads))
+        measured.launches += 1
+        another = launches.finish_one([measured.ratios(0, phase) for phase in records[0].times[0][0].phases])
+    measured.stop = launches.stop or Stop.FIXED
     measured.bandwidth = statistics.median(bandwidths) if bandwidths else None
     return measured
 

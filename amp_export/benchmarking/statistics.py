@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import enum
+import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 CONFIDENCE = 0.95
-RESAMPLES = 4000
-"""Enough for the bounds of the interval to vary by less than a tenth of its width between seeds."""
 
-RESOLUTION = 1.1
-"""If an interval contains 1 and its bounds differ by more than this ratio, it could hide a speedup of 5 % or more."""
+MIN_EFFECT = 0.05
+"""Smallest relative speedup that matters, by default."""
 
 
 class Conclusion(enum.StrEnum):
@@ -19,10 +19,12 @@ class Conclusion(enum.StrEnum):
 
     FASTER = "faster"
     SLOWER = "slower"
-    NOT_SIGNIFICANT = "no significant speedup"
-    """Any speedup is small."""
+    NEGLIGIBLE = "too small to matter"
+    """The whole interval lies within the smallest relevant effect."""
     TOO_NOISY = "too noisy to conclude"
-    """The interval could hide a relevant speedup."""
+    """The interval contains 1, and could hide a relevant speedup."""
+    NOT_SIGNIFICANT = "no significant speedup"
+    """Of reports up to version 0.2: the interval contains 1 and is narrow."""
 
     @property
     def is_significant(self) -> bool:
@@ -75,10 +77,9 @@ class PhaseResult:
     Attributes:
         dense: Times of the dense graph.
         pruned: Times of the pruned graph.
-        speedup: The dense median over the pruned one.
-        interval: The bootstrap 95 % interval of the speedup.
-        conclusion: Conclusion from the interval: if it contains 1, no difference is claimed; if it is also wide, the
-            benchmark is too noisy to conclude.
+        speedup: The dense median over the pruned one in each launch, and the geometric mean of all launches.
+        interval: The 95 % confidence interval of the speedup, from `speedup_interval`.
+        conclusion: Conclusion from the interval.
     """
 
     dense: Timing
@@ -93,59 +94,98 @@ class PhaseResult:
         dense: Sequence[Sequence[float]],
         pruned: Sequence[Sequence[float]],
         *,
-        launches: int = 1,
-        seed: int = 0,
+        launches: int,
+        pilot_launches: int | None = None,
+        min_effect: float = MIN_EFFECT,
         tokens: int | None = None,
     ) -> PhaseResult:
-        """Compare two sets of samples; the arguments are those of `bootstrap_speedup` and `Timing.of`."""
+        """Compare two sets of samples.
+
+        Args:
+            dense: Seconds of the dense graph, [rounds, samples of a round].
+            pruned: Seconds of the pruned graph, in the same shape.
+            launches: Number of launches: the rounds are split into as many groups of consecutive rounds.
+            pilot_launches: See `speedup_interval`.
+            min_effect: Smallest relative speedup that matters.
+            tokens: Number of tokens per sample.
+        """
         dense_timing, pruned_timing = (Timing.of(samples, tokens=tokens) for samples in (dense, pruned))
-        interval = bootstrap_speedup(dense, pruned, launches=launches, seed=seed)
+        ratios = launch_ratios(dense, pruned, launches=launches)
+        interval = speedup_interval(ratios, pilot_launches=pilot_launches)
         return cls(
             dense=dense_timing,
             pruned=pruned_timing,
-            speedup=dense_timing.median / pruned_timing.median,
+            speedup=math.exp(math.fsum(ratios) / len(ratios)),
             interval=interval,
-            conclusion=conclude(interval),
+            conclusion=conclude(interval, min_effect=min_effect),
         )
 
 
-def bootstrap_speedup(
-    dense: Sequence[Sequence[float]], pruned: Sequence[Sequence[float]], *, launches: int = 1, seed: int = 0
-) -> tuple[float, float]:
-    """Return the bootstrap percentile interval of the ratio of medians (Efron and Tibshirani, 1993, chapter 13).
+def launch_ratios(
+    dense: Sequence[Sequence[float]], pruned: Sequence[Sequence[float]], *, launches: int
+) -> tuple[float, ...]:
+    """Return, for each launch, the logarithm of the ratio of the two graphs' median times.
 
-    Launches are resampled, and rounds within them, always with both graphs of a round. The samples of a round share the
-    load of the machine, and the rounds of a launch share conditions that are fixed when a process starts, such as its
-    memory layout. Resampling single samples would treat them as independent and give too narrow an interval.
+    The samples of a launch share conditions that are fixed when a process starts, such as its memory layout, so that
+    they are not independent of one another. Launches are.
 
     Args:
         dense: Seconds of the dense graph, [rounds, samples of a round].
         pruned: Seconds of the pruned graph, in the same shape.
         launches: Number of launches: the rounds are split into as many groups of consecutive rounds.
-        seed: Seed of the resampling.
-
-    Returns:
-        The lower and the upper bound.
     """
     import numpy as np
 
-    dense_lrs, pruned_lrs = (np.reshape(samples, (launches, -1, len(samples[0]))) for samples in (dense, pruned))
-    rounds = dense_lrs.shape[1]
-    generator = np.random.default_rng(seed)
-    launch_nl = generator.integers(launches, size=(RESAMPLES, launches))
-    round_nlr = generator.integers(rounds, size=(RESAMPLES, launches, rounds))
-    drawn = launch_nl[:, :, np.newaxis], round_nlr
-    speedups_n = np.median(dense_lrs[drawn], axis=(1, 2, 3)) / np.median(pruned_lrs[drawn], axis=(1, 2, 3))
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(speedups_n, (tail, 1 - tail)).tolist()
-    return low, high
+    medians = (np.median(np.reshape(samples, (launches, -1)), axis=1) for samples in (dense, pruned))
+    dense_l, pruned_l = medians
+    return tuple((np.log(dense_l) - np.log(pruned_l)).tolist())
 
 
-def conclude(interval: tuple[float, float]) -> Conclusion:
-    """Return the conclusion: faster or slower only if the whole interval lies on one side of 1."""
+def speedup_interval(ratios: Sequence[float], *, pilot_launches: int | None = None) -> tuple[float, float]:
+    """Return the 95 % confidence interval of a speedup: a paired t interval on the launches' logarithmic ratios.
+
+    If the pilot launches decided how many others followed, only they estimate the spread, and the coverage is exact
+    (Stein, A two-sample test for a linear hypothesis whose power is independent of the variance, Annals of Mathematical
+    Statistics 16, 1945). An estimate from all launches would be too small, because a small spread ends the launches.
+
+    Args:
+        ratios: Logarithmic ratios, from `launch_ratios`.
+        pilot_launches: Number of launches that were planned from the beginning; by default all.
+
+    Returns:
+        The lower and the upper bound; 0 and infinity for a single launch, which says nothing about others.
+    """
+    pilot = ratios[: pilot_launches or len(ratios)]
+    if len(pilot) < 2:
+        return 0.0, math.inf
+    mean = math.fsum(ratios) / len(ratios)
+    half = _t_quantile(len(pilot) - 1) * statistics.stdev(pilot) / math.sqrt(len(ratios))
+    return math.exp(mean - half), math.exp(mean + half)
+
+
+def launches_needed(ratios: Sequence[float], *, min_effect: float) -> int:
+    """Return the number of launches after which the interval extends to either side by at most the smallest effect.
+
+    Args:
+        ratios: Logarithmic ratios of the pilot launches.
+        min_effect: Smallest relative speedup that matters.
+    """
+    spread = _t_quantile(len(ratios) - 1) * statistics.stdev(ratios) / math.log1p(min_effect)
+    return max(len(ratios), math.ceil(spread**2))
+
+
+def _t_quantile(degrees_of_freedom: int) -> float:
+    """Return the two-sided 95 % quantile of Student's t distribution."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(degrees_of_freedom, (1 + CONFIDENCE) / 2))
+
+
+def conclude(interval: tuple[float, float], *, min_effect: float = MIN_EFFECT) -> Conclusion:
+    """Return the conclusion: faster or slower only if the whole interval lies on one side of 1, and is relevant."""
     low, high = interval
+    if 1 / (1 + min_effect) <= low and high <= 1 + min_effect:
+        return Conclusion.NEGLIGIBLE
     if low > 1:
         return Conclusion.FASTER
-    if high < 1:
-        return Conclusion.SLOWER
-    return Conclusion.TOO_NOISY if high > RESOLUTION * low else Conclusion.NOT_SIGNIFICANT
+    return Conclusion.SLOWER if high < 1 else Conclusion.TOO_NOISY

@@ -16,7 +16,7 @@ from amp_export.verb_options import BenchmarkOptions, DeviceOptions
 if TYPE_CHECKING:
     from rich.console import Console
 
-HERE = ("runtime", "to", "provider", "batch", "context", "generate")
+HERE = ("runtime", "to", "provider", "batch", "context", "generate", "min_effect", "time_limit")
 ELSEWHERE = ("device_runtime", "device_python", "ssh_config")
 """Options for this machine only, and for other devices only."""
 
@@ -82,6 +82,7 @@ def _check_options(options: BenchmarkOptions, elsewhere: DeviceOptions, device: 
         return
     if any(getattr(options, name) != getattr(here, name) for name in HERE):
         raise RequestError(
-            "--runtime, --to, --provider, --batch, --context and --generate are for this machine.\n"
+            "--runtime, --to, --provider, --batch, --context, --generate, --min-effect and --time-limit are for this "
+            "machine.\n"
             "--device-runtime chooses the runtime of a device; ONNX Runtime uses the device's GPU if it has one."
         )

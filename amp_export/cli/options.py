@@ -183,6 +183,16 @@ FLAGS: Mapping[type[Any], Mapping[str, Any]] = {
     BenchmarkOptions: {
         "against": _AGAINST,
         "rounds": _ROUNDS,
+        "min_effect": Annotated[
+            float,
+            typer.Option("--min-effect", metavar="E", help="Smallest relative speedup that matters, to be resolved."),
+        ],
+        "time_limit": Annotated[
+            float,
+            typer.Option(
+                "--time-limit", min=0, metavar="SECONDS", help="Time after which no launches are added to resolve it."
+            ),
+        ],
         "runtime": Annotated[
             Runtime | None,
             typer.Option(help="Runtime for both models.  [default: that of --to, ONNX Runtime or TensorRT]"),

@@ -32,7 +32,6 @@ class _RawPhase:
 class _RawBenchmark:
     phases: Mapping[Phase, _RawPhase]
     launches: int
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -70,14 +69,13 @@ def read_device_report(file: Path, *, identity: str) -> DeviceReport:
     content["holds"] = all(parity.get("holds") is True for parity in raw.parity.values())
     if raw.benchmark is not None:
         content["benchmark"]["phases"] = {
-            name: _compare(phase, launches=raw.benchmark.launches, seed=raw.benchmark.seed)
-            for name, phase in raw.benchmark.phases.items()
+            name: _compare(phase, launches=raw.benchmark.launches) for name, phase in raw.benchmark.phases.items()
         }
     return convert(content, DeviceReport, source=source, error=DeviceError)
 
 
-def _compare(phase: _RawPhase, *, launches: int, seed: int) -> PhaseResult:
-    result = PhaseResult.of(phase.dense.samples, phase.pruned.samples, launches=launches, seed=seed)
+def _compare(phase: _RawPhase, *, launches: int) -> PhaseResult:
+    result = PhaseResult.of(phase.dense.samples, phase.pruned.samples, launches=launches)
     return replace(
         result,
         dense=replace(result.dense, tokens_per_second=phase.dense.tokens_per_second),

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from amp_export.benchmarking.results import BenchmarkReport, GpuRecord
+from amp_export.benchmarking.sampling import Stop
 from amp_export.benchmarking.statistics import Conclusion
 from amp_export.options import Phase
 from amp_export.reporting.wording import (
@@ -63,8 +64,10 @@ def benchmark_lines(benchmark: BenchmarkReport) -> Iterator[str]:
     threads = f"{benchmark.threads} threads" if benchmark.threads else "on the GPU"
     yield (
         f"Times are medians of {benchmark.rounds} interleaved rounds, {benchmark.runtime}, {threads}, "
-        f"{benchmark.clock}; in brackets the bootstrap 95 % interval."
+        f"{benchmark.clock}; in brackets the 95 % interval over {benchmark.launches} launches."
     )
+    if benchmark.stop is not Stop.FIXED:
+        yield f"No more launches were needed or made: {benchmark.stop} for effects of {benchmark.min_effect:.1%}."
     yield from noise_lines(benchmark)
     if (line := roofline_line(benchmark)) is not None:
         yield line
@@ -82,7 +85,7 @@ def noise_lines(benchmark: AnyBenchmark) -> Iterator[str]:
     if noisy:
         yield (
             f"Too noisy to conclude: {'; '.join(noisy)}; in brackets the coefficient of variation. Stop other "
-            "programs, or raise --rounds."
+            "programs, or raise --time-limit."
         )
     if unsettled := benchmark.unsettled_launches:
         yield (

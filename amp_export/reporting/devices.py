@@ -30,6 +30,6 @@ def device_lines(name: str, report: DeviceReport) -> Iterator[str]:
     drawn = "its power is unknown" if power is None else f"power from {power.source}: {', '.join(power.rails)}"
     yield (
         f"On {name}: medians of {benchmark.rounds} rounds, interleaved {benchmark.interleaved}; in brackets the "
-        f"bootstrap 95 % interval; {drawn}."
+        f"95 % interval over {benchmark.launches} launches; {drawn}."
     )
     yield from noise_lines(benchmark)

@@ -158,6 +158,7 @@ def _quality(quality: Quality | None) -> Finding:
 WORDS = {
     Conclusion.FASTER: "The pruned graph is faster.",
     Conclusion.SLOWER: "The pruned graph is slower.",
+    Conclusion.NEGLIGIBLE: "Any difference is too small to matter.",
     Conclusion.NOT_SIGNIFICANT: "No speedup can be claimed: the interval contains 1.",
     Conclusion.TOO_NOISY: "The machine was too noisy to conclude: the interval contains 1 and is wide.",
 }

@@ -18,6 +18,7 @@ from amp_export.benchmarking.comparison import benchmark_models
 from amp_export.benchmarking.processes import start_worker
 from amp_export.benchmarking.results import BenchmarkReport
 from amp_export.benchmarking.roofline import step_bytes, weight_bytes_per_token
+from amp_export.benchmarking.sampling import Sampling
 from amp_export.benchmarking.setup import Setup
 from amp_export.benchmarking.statistics import Conclusion
 from amp_export.benchmarking.timing import Round, draw_inputs
@@ -35,6 +36,7 @@ pytestmark = pytest.mark.slow
 
 TASK = Round(Workload(batch_size=2, prompt_tokens=8, decode_tokens=3), vocab_size=101, seed=0)
 ONE = Setup(threads=1)
+ONE_ROUND = Sampling(rounds=1, launches=1)
 
 
 def export_tiny(folder: Path, **overrides: object) -> Path:
@@ -67,8 +69,7 @@ def test_two_graphs_are_compared(dense: Path, pruned: Path, capfd: pytest.Captur
         pruned,
         setup=ONE,
         sweep=Sweep((1, 3), (8,), (4,)),
-        rounds=3,
-        launches=2,
+        sampling=Sampling(rounds=3, launches=2),
         on_progress=lambda *done: progress.append(done),
     )
     assert capfd.readouterr() == ("", "")
@@ -135,7 +136,7 @@ def test_inputs_are_drawn_in_the_shapes_that_a_graph_takes() -> None:
 
 
 def test_prompt_is_cut_to_the_context(dense: Path, pruned: Path) -> None:
-    report = benchmark_models(dense, pruned, setup=ONE, sweep=Sweep(decode_lengths=(2,)), rounds=1, launches=1)
+    report = benchmark_models(dense, pruned, setup=ONE, sweep=Sweep(decode_lengths=(2,)), sampling=ONE_ROUND)
     assert report.prompt_tokens == 126
 
 
@@ -180,12 +181,6 @@ def test_what_cannot_be_measured_is_refused(sweep: Sweep, message: str, dense: P
         benchmark_models(dense, pruned, sweep=sweep)
 
 
-def test_no_rounds_are_refused(dense: Path, pruned: Path) -> None:
-    for settings in ({"rounds": 0}, {"launches": 0}):
-        with pytest.raises(RequestError, match="at least one"):
-            benchmark_models(dense, pruned, **settings)
-
-
 def as_openvino(graph: Path) -> Path:
     pytest.importorskip("openvino", reason="openvino is not installed")
     from amp_export.exporters import openvino
@@ -201,7 +196,7 @@ def test_other_runtimes_run_the_same_workloads(runtime: Runtime, dense: Path, pr
     elif runtime is Runtime.PYTORCH:
         folders = [folder.parent / "checkpoint" for folder in folders]
     report = benchmark_models(
-        *folders, setup=Setup(runtime, threads=1), sweep=Sweep((2,), (8,), (3,)), rounds=1, launches=1
+        *folders, setup=Setup(runtime, threads=1), sweep=Sweep((2,), (8,), (3,)), sampling=ONE_ROUND
     )
     assert report.name == runtime
     assert [len(samples) for samples in report.phases["decode"].pruned.samples] == [3]

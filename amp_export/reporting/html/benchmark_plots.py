@@ -82,7 +82,8 @@ def speedup_picture(benchmark: AnyBenchmark, name: str) -> Picture:
         axes.set_ylim(len(results) - 0.4, -0.8)
         axes.set_yticks([])
         axes.spines.left.set_visible(False)
-        ends = [end for _, result in results for end in result.interval]
+        # a single launch has no interval: its ends are 0 and infinity
+        ends = [end for _, result in results for end in (result.speedup, *result.interval) if 0 < end < math.inf]
         axes.set_xlim(min(0.95, *ends) - 0.03, max(1.05, *ends) + 0.03)
         axes.set_xlabel("dense time over pruned time; dashed: no speedup")
         return to_picture(
