@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import os
 import traceback
 import typing
 from collections.abc import Callable
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 """128 + SIGINT, as shells report it."""
+
+DEBUG = "AMP_EXPORT_DEBUG"
+"""Environment variable: if it is 1, errors show their stack trace."""
 
 INTERNAL_ERROR = 70
 """EX_SOFTWARE of sysexits.h: an internal error, which CI must not take for failed parity."""
@@ -91,7 +95,7 @@ def _as_text(default: Any) -> str | None:
 def run_command(work: Callable[[Console], None]) -> None:
     """Run a command; turn an error into a message and an exit code.
 
-    A user error shows no stack trace. An internal error does, with a request to report it.
+    No error shows a stack trace, unless AMP_EXPORT_DEBUG is set to 1.
 
     Raises:
         Exit: The command failed; the exit code gives the kind of error.
@@ -103,6 +107,7 @@ def run_command(work: Callable[[Console], None]) -> None:
     try:
         work(console)
     except AmpExportError as error:
+        _show_trace(console)
         show_error(console, str(error))
         raise typer.Exit(error.exit_code) from error
     except KeyboardInterrupt:
@@ -111,10 +116,16 @@ def run_command(work: Callable[[Console], None]) -> None:
     except (typer.Exit, typer.BadParameter):
         raise
     except Exception as error:
-        console.print(traceback.format_exc(), markup=False, soft_wrap=True)
+        _show_trace(console)
+        where = "".join(f" {note}" for note in getattr(error, "__notes__", ())[:1])
         show_error(
             console,
-            f"{type(error).__name__}: {error}\nThis is an error in amp-export. Report it with the text above: "
-            "https://github.com/amp-export/amp-export/issues",
+            f"Unexpected {type(error).__name__}{where}: {error}\nThis is an error in amp-export. Run the command again "
+            f"with {DEBUG}=1 for the stack trace, and report it: https://github.com/amp-export/amp-export/issues",
         )
         raise typer.Exit(INTERNAL_ERROR) from error
+
+
+def _show_trace(console: Console) -> None:
+    if os.environ.get(DEBUG) == "1":
+        console.print(traceback.format_exc(), markup=False, soft_wrap=True)

@@ -33,7 +33,16 @@ class ConsoleProgress:
 
     @contextmanager
     def step(self, description: str) -> Iterator[Advance]:
-        """Open a step; its line stays when it is done."""
+        """Open a step; its line stays when it is done. An error in it is given a note that names the step."""
+        try:
+            with self._shown(description) as advance:
+                yield advance
+        except Exception as error:
+            error.add_note(f"while {description[:1].lower()}{description[1:]}")
+            raise
+
+    @contextmanager
+    def _shown(self, description: str) -> Iterator[Advance]:
         if not self.console.is_terminal:
             self.console.print(escape(description), soft_wrap=True)
             yield lambda _done, _total: None

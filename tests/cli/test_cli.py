@@ -275,3 +275,30 @@ def test_an_output_that_is_not_ours_is_exit_code_2(tiny_llama: Path, tmp_path: P
     assert result.exit_code == 2
     assert "was not written by amp-export (it holds notes.txt)" in result.stderr
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("debug", [None, "0", "1"])
+def test_an_error_of_ours_says_what_was_being_done_and_shows_its_trace_when_asked(
+    debug: str | None, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("by [b]nothing[/b]")
+
+    monkeypatch.setattr("amp_export.exporters.onnx.export", fail)
+    if debug is not None:
+        monkeypatch.setenv("AMP_EXPORT_DEBUG", debug)
+    result = run("export", "--model", tiny_llama, "--output", tmp_path / "out")
+    assert result.exit_code == 70, "1 means that parity fails"
+    said = "Error: Unexpected ZeroDivisionError while exporting to onnx in float32: by [b]nothing[/b]\n"
+    assert said in result.stderr
+    assert ("Traceback" in result.stderr) == (debug == "1")
+    assert "AMP_EXPORT_DEBUG=1" in result.stderr
+    assert list(tmp_path.iterdir()) == [], "nothing is left"
+
+
+def test_a_mistake_shows_the_trace_of_its_cause_when_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "Traceback" not in run("report", tmp_path / "absent").stderr
+    monkeypatch.setenv("AMP_EXPORT_DEBUG", "1")
+    result = run("report", tmp_path / "absent")
+    assert result.exit_code == 2
+    assert "Traceback" in result.stderr
