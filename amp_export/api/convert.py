@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-from dataclasses import replace
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from amp_export.api.export import record_export
 from amp_export.benchmarking.comparison import benchmark_models
-from amp_export.benchmarking.results import BenchmarkReport
 from amp_export.benchmarking.runners import require
 from amp_export.benchmarking.setup import RUNTIMES, Setup
 from amp_export.benchmarking.workloads import Sweep
 from amp_export.checkpoints.reading import open_checkpoint
-from amp_export.errors import RequestError
+from amp_export.errors import OutputError, RequestError
 from amp_export.exporting.engines import check_dtype
-from amp_export.exporting.run import ExportResult, export_as
+from amp_export.exporting.run import export_as
 from amp_export.exporting.settings import ExportSettings, choose_settings
 from amp_export.options import Dtype, Format
-from amp_export.outputs.names import PRUNED
-from amp_export.outputs.staging import check_output, staged_output
+from amp_export.outputs.lookup import source_checkpoint
+from amp_export.outputs.manifest import Manifest, Step
+from amp_export.outputs.names import PARTIAL, PRUNED
+from amp_export.outputs.scratch import translate_os_errors
+from amp_export.outputs.staging import check_output, is_ours, link_files, staged_output
 from amp_export.parity.comparison import compare
-from amp_export.parity.results import ParityReport, bind
+from amp_export.parity.results import bind
 from amp_export.progress import Progress, Silent
 from amp_export.pruning.pipeline import prepare, prune_into
-from amp_export.reporting.files import save_report
+from amp_export.reporting.files import open_report, save_report
 from amp_export.reporting.report import Report, record_verdicts
 from amp_export.verb_options import ConvertOptions, ExportOptions
 
@@ -39,48 +44,99 @@ def convert(
     options: ConvertOptions,
     *,
     overwrite: bool = False,
+    resume: bool = False,
     progress: Progress | None = None,
 ) -> Report:
     """Prune a model, export it, check parity, and measure the speedup.
+
+    If a step after pruning fails, `output` keeps what was finished, and `resume` goes on from there.
 
     Args:
         model: A hub id, a checkpoint directory, a `.gguf` file, or `demo`.
         output: The output directory.
         options: Options of all steps.
         overwrite: Replace an earlier result.
+        resume: Run only the unfinished steps of an earlier run with the same options; all steps if there is none.
         progress: Where to show progress.
 
     Returns:
         The report, whether parity holds or not.
 
     Raises:
+        OutputError: The earlier run had other options.
         AmpExportError: See `amp_export.errors`.
     """
     progress = progress or Silent()
-    check_output(output, overwrite=overwrite)
     _check_can_measure(options.export)
+    if resume and is_ours(output):
+        return _resume(model, output, options, progress)
+    check_output(output, overwrite=overwrite)
     request = prepare(model, options.prune, progress=progress)
-    choices = choose_settings(request.checkpoint, options.export)
-    if choices.limits is not None:
-        # reject limits that the benchmark does not fit before exporting both models
-        Sweep().workloads([request.checkpoint.config], [choices.limits])
+    choices = _choose(request.checkpoint, options)
     with staged_output(output, overwrite=overwrite) as folder:
         _, manifest = prune_into(folder, request, progress)
-        pruned = open_checkpoint(folder / PRUNED)
-        if choices.job is not None:
-            check_dtype(pruned, choices.dtype, progress=progress)
-        exported = export_as(folder, pruned, choices, progress=progress)
-        manifest = record_export(manifest, exported).with_hashes(folder)
-        parity, benchmark = _try_out(exported, pruned, request.checkpoint, choices, options.threads, progress)
-        report = Report.of(manifest)
-        if parity is not None:
-            tried = Format.ONNX if benchmark is None else exported.format
-            report = replace(report, parity=bind(parity, manifest.judged(tried)))
-        if benchmark is not None:
-            benchmark = replace(benchmark, judged=manifest.judged(exported.format))
-            report = replace(report, benchmarks={benchmark.name: benchmark})
-        save_report(folder, report, record_verdicts(manifest, report), progress=progress)
-    return report
+        manifest = replace(manifest, unfinished=tuple(Step), request=_record(options)).with_hashes(folder)
+        run = _Run(folder, request.checkpoint, choices, options.threads, progress)
+        report, failure = _finish(run, manifest, Report.of(manifest))
+    return _report_or_raise(output, report, failure, progress)
+
+
+def _resume(model: str | Path, output: Path, options: ConvertOptions, progress: Progress) -> Report:
+    """Run the unfinished steps of an output.
+
+    Raises:
+        OutputError: The output was made of another model, with other options, or its files have changed.
+    """
+    manifest = Manifest.load(output)
+    manifest.verify(output)
+    _check_same_request(model, output, manifest, options)
+    if not manifest.unfinished:
+        progress.note(f"All steps are finished in {output}.")
+        return Report.load(output)
+    dense = open_checkpoint(source_checkpoint(output, manifest, advice="Or run all steps again with --overwrite."))
+    with staged_output(output, overwrite=True) as folder:
+        link_files(output, folder)
+        run = _Run(folder, dense, _choose(dense, options), options.threads, progress)
+        report, failure = _finish(run, manifest, open_report(folder, manifest))
+    return _report_or_raise(output, report, failure, progress)
+
+
+def _report_or_raise(output: Path, report: Report, failure: Exception | None, progress: Progress) -> Report:
+    if failure is None:
+        return report
+    progress.note(f"What was finished is in {output}. The same command with --resume goes on from there.")
+    with translate_os_errors(output):
+        raise failure
+
+
+def _choose(dense: Checkpoint, options: ConvertOptions) -> ExportSettings:
+    choices = choose_settings(dense, options.export)
+    if choices.limits is not None:
+        # reject limits that the benchmark does not fit before exporting both models
+        Sweep().workloads([dense.config], [choices.limits])
+    return choices
+
+
+def _record(options: ConvertOptions) -> dict[str, Any]:
+    """Return the options that decide on files, as JSON has them."""
+    content = {"prune": asdict(options.prune), "export": asdict(options.export)}
+    record: dict[str, Any] = json.loads(json.dumps(content, default=str))
+    return record
+
+
+def _check_same_request(model: str | Path, output: Path, manifest: Manifest, options: ConvertOptions) -> None:
+    now = {"model": str(model), **_flatten(_record(options))}
+    before = {"model": manifest.source.asked, **_flatten(manifest.request or {})}
+    other = [f"{name} was {before.get(name)} and is {now[name]}" for name in now if before.get(name) != now[name]]
+    if other:
+        raise OutputError(
+            f"{output} cannot be resumed, since it was made with other options: {'; '.join(other)}.\nGive the options "
+            "of before, or run all steps again with --overwrite."
+        )
+
+
+def _flatten(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for options in record.values() for name, value in options.items()}
 
 
 def _check_can_measure(options: ExportOptions) -> None:
@@ -99,35 +155,91 @@ def _check_can_measure(options: ExportOptions) -> None:
         )
 
 
-def _try_out(
-    exported: ExportResult,
-    pruned: Checkpoint,
-    dense: Checkpoint,
-    choices: ExportSettings,
-    threads: int | None,
-    progress: Progress,
-) -> tuple[ParityReport | None, BenchmarkReport | None]:
-    """Return the results of parity and benchmark; None for those that this machine cannot run.
+@dataclass(frozen=True)
+class _Run:
+    """The steps after pruning.
 
-    An engine for another GPU cannot run here. Its graph is checked instead, but does not show the engine's speed.
+    Attributes:
+        folder: Directory of the output, while it is staged.
+        dense: The dense checkpoint.
+        choices: Settings of the export.
+        threads: Threads of the runtime.
+        progress: Where to show progress.
     """
-    tried = exported
-    if choices.job is not None and not choices.job.runs_here:
-        if choices.dtype is Dtype.BFLOAT16:
-            progress.note(
+
+    folder: Path
+    dense: Checkpoint
+    choices: ExportSettings
+    threads: int | None
+    progress: Progress
+
+    @property
+    def tried(self) -> Format | None:
+        """The export that this machine can run; None if there is none.
+
+        An engine for another GPU cannot run here. Its graph is checked instead, but does not show the engine's speed.
+        """
+        if self.choices.job is None or self.choices.job.runs_here:
+            return self.choices.format
+        return None if self.choices.dtype is Dtype.BFLOAT16 else Format.ONNX
+
+    def export(self, manifest: Manifest, report: Report) -> tuple[Manifest, Report]:
+        """Export the pruned checkpoint."""
+        pruned = open_checkpoint(self.folder / PRUNED)
+        if self.choices.job is not None:
+            check_dtype(pruned, self.choices.dtype, progress=self.progress)
+        exported = export_as(self.folder, pruned, self.choices, progress=self.progress)
+        return record_export(manifest, exported).with_hashes(self.folder), report
+
+    def validate(self, manifest: Manifest, report: Report) -> tuple[Manifest, Report]:
+        """Check the parity of the export, or of the graph that it was built from."""
+        if self.tried is None:
+            self.progress.note(
                 "Neither the engine nor its bfloat16 graph can run on this machine. Check the engine on the device."
             )
-            return None, None
-        progress.note("The engine cannot run on this machine. Checking the graph that it was built from instead.")
-        tried = replace(exported, folder=exported.folder.parent / Format.ONNX, format=Format.ONNX)
-    parity = compare(pruned.path, tried.folder, threads=threads, progress=progress)
-    if tried.format is not exported.format:
-        return parity, None
-    # the dense export is only needed for the benchmark, and is as large as the result, so it is removed
-    scratch = exported.folder.parent / "dense"
-    made = export_as(scratch, dense, replace(choices, via=exported.via), progress=progress, name="the dense model")
-    with progress.step("Benchmarking dense against pruned") as advance:
-        setup = Setup(RUNTIMES[exported.format], threads=threads)
-        benchmark = benchmark_models(made.folder, exported.folder, setup=setup, on_progress=advance)
-    shutil.rmtree(scratch)
-    return parity, benchmark
+            return manifest, report
+        if self.tried is not self.choices.format:
+            self.progress.note(
+                "The engine cannot run on this machine. Checking the graph that it was built from instead."
+            )
+        graph = self.folder / self.tried
+        parity = compare(self.folder / PRUNED, graph, threads=self.threads, progress=self.progress)
+        return manifest, replace(report, parity=bind(parity, manifest.judged(self.tried)))
+
+    def benchmark(self, manifest: Manifest, report: Report) -> tuple[Manifest, Report]:
+        """Measure the export against the dense model's."""
+        to = self.choices.format
+        if self.tried is not to:
+            return manifest, report
+        # the dense export is only needed for the benchmark, and is as large as the result, so it is removed
+        with tempfile.TemporaryDirectory(dir=self.folder, prefix=f".dense{PARTIAL}") as scratch:
+            choices = replace(self.choices, via=manifest.exporters[to])
+            made = export_as(Path(scratch), self.dense, choices, progress=self.progress, name="the dense model")
+            with self.progress.step("Benchmarking dense against pruned") as advance:
+                setup = Setup(RUNTIMES[to], threads=self.threads)
+                benchmark = benchmark_models(made.folder, self.folder / to, setup=setup, on_progress=advance)
+        benchmark = replace(benchmark, judged=manifest.judged(to))
+        return manifest, replace(report, benchmarks={benchmark.name: benchmark})
+
+
+def _finish(run: _Run, manifest: Manifest, report: Report) -> tuple[Report, Exception | None]:
+    """Run the unfinished steps, and write manifest and report, even if one of them fails.
+
+    Returns:
+        The report, and the error of the step that failed, or None.
+    """
+    steps = {Step.EXPORT: run.export, Step.VALIDATE: run.validate, Step.BENCHMARK: run.benchmark}
+    failure = None
+    while manifest.unfinished and failure is None:
+        step, *others = manifest.unfinished
+        try:
+            manifest, report = steps[step](manifest, report)
+        except Exception as error:  # noqa: BLE001  whatever fails, the finished steps are kept
+            failure = error
+            if step is Step.EXPORT:
+                for made in Format:
+                    shutil.rmtree(run.folder / made, ignore_errors=True)
+        else:
+            manifest = replace(manifest, unfinished=tuple(others))
+    save_report(run.folder, report, record_verdicts(manifest, report), progress=run.progress)
+    return report, failure

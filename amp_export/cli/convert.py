@@ -50,6 +50,9 @@ def convert(  # noqa: PLR0913  a command has a parameter for each option that is
         int | None, typer.Option(min=1, metavar="N", help="Threads of the runtime.  [default: all cores]")
     ] = None,
     overwrite: Overwrite = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Run only the steps that an earlier run with these options did not finish.")
+    ] = False,
     as_json: Json = False,
     show_version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
@@ -75,7 +78,9 @@ def convert(  # noqa: PLR0913  a command has a parameter for each option that is
     if target is not None and to is not Format.TENSORRT:
         export = replace(export, target=None)
     options = ConvertOptions(prune=prune, export=export, threads=threads)
-    report = run(model or DEFAULT_MODEL, output, options, overwrite=overwrite, progress=ConsoleProgress(console))
+    report = run(
+        model or DEFAULT_MODEL, output, options, overwrite=overwrite, resume=resume, progress=ConsoleProgress(console)
+    )
     show_result(console, report, as_json=as_json, written=output)
 
 

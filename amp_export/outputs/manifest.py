@@ -61,6 +61,14 @@ class Judged:
     sha256: str
 
 
+class Step(enum.StrEnum):
+    """A step of an end-to-end run after pruning."""
+
+    EXPORT = "export"
+    VALIDATE = "validate"
+    BENCHMARK = "benchmark"
+
+
 class RewriteKind(enum.StrEnum):
     """Kinds of rewrite, in order of preference."""
 
@@ -130,6 +138,8 @@ class Manifest:
         packages: Versions of the packages that computed the output.
         files: SHA-256 and size of every file, by relative path.
         verdicts: Results of checks and measurements, by name.
+        unfinished: Steps of an end-to-end run that failed or were not reached.
+        request: Options of an end-to-end run with which its unfinished steps go on.
     """
 
     SCHEMA: ClassVar[int] = 2
@@ -144,6 +154,8 @@ class Manifest:
     verdicts: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, FileRecord] = field(default_factory=dict)
     packages: Mapping[str, str] = field(default_factory=dict)
+    unfinished: tuple[Step, ...] = ()
+    request: Mapping[str, Any] | None = None
     schema: int = SCHEMA
     amp_export: str = __version__
 

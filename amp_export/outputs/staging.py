@@ -103,10 +103,14 @@ def extended_output(output: Path) -> Iterator[Path]:
     """
     output = absolute(output)
     with scratch_beside(output) as staging, lock_output(output):
-        # files are linked, which takes no space; they are replaced in the block, never written through
-        shutil.copytree(output, staging, copy_function=_link_or_copy, ignore=_temporaries, dirs_exist_ok=True)
+        link_files(output, staging)
         yield staging
         _replace(output, staging)
+
+
+def link_files(output: Path, folder: Path) -> None:
+    """Link the files of an output into a folder, which takes no space; they are to be replaced, not written through."""
+    shutil.copytree(output, folder, copy_function=_link_or_copy, ignore=_temporaries, dirs_exist_ok=True)
 
 
 def replace_text(file: Path, text: str) -> None:
