@@ -87,12 +87,7 @@ def build_engine(
         raise explain_parse(graph, runtime, errors)
     attentions = runtime.allow_any_attention(network)
 
-    config = builder.create_builder_config()
-    runtime.set_compute_capability(config, settings.compute_capability)
-    # so that an engine inspector can show the names, inputs and outputs of kernels
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    if settings.workspace_bytes is not None:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace_bytes)
+    config = create_config(builder, runtime, settings)
     for profile in settings.profiles:
         _add_profile(builder, config, profile)
     cache = settings.timing_cache if runtime.has_timing_cache else None
@@ -108,6 +103,20 @@ def build_engine(
     if cache is not None:
         _keep_timing_cache(config, cache)
     return BuiltEngine(memoryview(content), time.perf_counter() - started, attentions)
+
+
+def create_config(builder: Any, runtime: TensorRtFlavor, settings: BuildSettings) -> Any:
+    """Return TensorRT's builder config for these settings, without profiles."""
+    trt = runtime.module
+    config = builder.create_builder_config()
+    # on by default; TF32 would round the mantissas of float32 to 10 bits
+    config.clear_flag(trt.BuilderFlag.TF32)
+    runtime.set_compute_capability(config, settings.compute_capability)
+    # so that an engine inspector can show the names, inputs and outputs of kernels
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    if settings.workspace_bytes is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace_bytes)
+    return config
 
 
 def _logger(trt: Any, messages: Messages) -> Any:

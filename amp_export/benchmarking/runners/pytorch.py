@@ -53,6 +53,9 @@ def load(
     dynamo.recompile_limit = SHAPES
     threads = threads if threads is not None else usable_cores()
     torch.set_num_threads(threads)
+    # float32 is to be float32 on a GPU, too: cuDNN's convolutions use TF32 by default
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
     model = load_model(folder, dtype=getattr(torch, dtype.value))
     model.to(torch.device("cuda" if gpu else "cpu"))  # type: ignore[arg-type]
     config = read_config(folder)[1]

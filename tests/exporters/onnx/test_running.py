@@ -97,6 +97,22 @@ def test_a_provider_that_is_not_installed_is_refused(exported: Path) -> None:
         run(exported, providers=["AbacusExecutionProvider"])
 
 
+def test_float32_is_not_rounded_to_tf32_on_a_gpu(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime
+
+    given: list[object] = []
+
+    def refuse(*_: object, providers: object) -> None:
+        given.append(providers)
+        raise RuntimeError("no GPU")
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", refuse)
+    with pytest.raises(ModelError, match="no GPU"):
+        run(exported, providers=["CUDAExecutionProvider"])
+    assert given == [[("CUDAExecutionProvider", {"use_tf32": "0"})]]
+
+
 def test_without_onnxruntime_the_install_line_is_given(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingExtraError, match=r'pip install "amp-export\[onnxruntime\]"') as caught:

@@ -14,7 +14,7 @@ from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.errors import MissingExtraError, ModelError, RequestError, UnsupportedModelError
 from amp_export.exporters.onnx import export as export_onnx
 from amp_export.exporters.tensorrt import EngineFacts, EngineSettings, Limits, decoder_profiles, export, load_flavor
-from amp_export.exporters.tensorrt.building import BuildSettings, build_engine
+from amp_export.exporters.tensorrt.building import BuildSettings, build_engine, create_config
 from amp_export.exporters.tensorrt.engines import ENGINE, FACTS
 from amp_export.exporters.tensorrt.flavors import TensorRtFlavor, builds_with_new_operators
 from amp_export.exporters.tensorrt.problems import explain_build
@@ -47,6 +47,14 @@ def graph(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def settings(capability: str | None = "8.9") -> EngineSettings:
     return EngineSettings(Limits(max_batch=2, max_context=64), capability)
+
+
+def test_float32_is_not_rounded_to_tf32(runtime: TensorRtFlavor) -> None:
+    trt = runtime.module
+    builder = trt.Builder(trt.Logger())
+    assert builder.create_builder_config().get_flag(trt.BuilderFlag.TF32), "it is on by default"
+    config = create_config(builder, runtime, BuildSettings((), compute_capability="8.9"))
+    assert not config.get_flag(trt.BuilderFlag.TF32)
 
 
 @given(st.integers(1, 64), st.integers(2, 10_000))
