@@ -76,6 +76,7 @@ if [[ "$fast" == yes ]]; then
 fi
 
 environment="${AMP_EXPORT_ENV:-$scratch/environment}" quickstart="$scratch/quickstart"
+transformers_4="$scratch/transformers-4"
 
 # what some tests take from the system comes meanwhile; without it they are skipped, and say so
 find_command() { PATH="$PATH:/usr/sbin" command -v "$@" >/dev/null; }
@@ -109,6 +110,9 @@ install_and_check_source() {
         echo "Install the CPU build of torch into $environment first." >&2
         return 1
     fi
+    # what is written is loaded by the transformers that deployments still have, too
+    python -m pip install --no-deps --target "$transformers_4" transformers==4.57.6 tokenizers==0.22.1 \
+        huggingface_hub==0.36.0
     check_source
     NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet --site-dir "$scratch/site"
 }
@@ -133,6 +137,7 @@ step "tests, with coverage"
 finish system
 mkdir "$scratch/families"
 # slipcover is imported before pytest, which warns of it
+export AMP_EXPORT_TRANSFORMERS_4="$transformers_4"
 AMP_EXPORT_SUPPORT_ROWS="$scratch/families" python -m slipcover --json --out "$scratch/coverage.json" "${pytest[@]}" \
     -W "ignore:Module already imported:pytest.PytestAssertRewriteWarning" --durations=25
 python ci/support.py --check --rows "$scratch/families"

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from amp_export.checkpoints.older_versions import write_config
 from amp_export.checkpoints.weight_files import INDEX, SINGLE
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def write_checkpoint(
         total += array.nbytes
     close_shard()
     _name_shards(folder, shards, total)
-    (folder / "config.json").write_text(json.dumps(raw_config, indent=2) + "\n", encoding="utf-8")
+    write_config(folder, raw_config)
     for file in companions:
         shutil.copy2(file, folder / file.name)
 

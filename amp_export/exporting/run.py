@@ -165,7 +165,9 @@ def _from_model(checkpoint: Checkpoint, folder: Path, dtype: Dtype, work: Callab
     import torch
 
     from amp_export.checkpoints.loading import load_model
+    from amp_export.checkpoints.older_versions import name_tokenizer_class
 
     work(load_model(checkpoint.path, dtype=getattr(torch, dtype.value)))
     for file in checkpoint.companions():
         shutil.copy2(file, folder / file.name)
+    name_tokenizer_class(folder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from amp_export import checkpoints
 from amp_export.architectures import Kind, Modality, ModelConfig, parameter_count
 from amp_export.checkpoints.hashing import hash_weights
 from amp_export.checkpoints.loading import load_model, load_tokenizer
+from amp_export.checkpoints.older_versions import name_tokenizer_class
 from amp_export.checkpoints.reading import Checkpoint, check_finite, open_checkpoint
 from amp_export.checkpoints.sources import Source, resolve_model
 from amp_export.checkpoints.unsupported import check_known_fields
@@ -287,14 +287,10 @@ def save_pruned(
         companions = (*companions, Path(checkpoints.__file__).with_name(f"{MODELING_FILE}.py"))
     write_checkpoint(folder, rewritten.config, tensors, companions=companions)
     if tokenizer is not None and rewritten.kind in (RewriteKind.SIBLING_CLASS, RewriteKind.RESIZED_CLASS):
-        _name_tokenizer(folder / "tokenizer_config.json", type(tokenizer).__name__)
-
-
-def _name_tokenizer(file: Path, class_name: str) -> None:
-    """Record the class of a tokenizer, which transformers would otherwise choose by the `model_type`."""
-    if file.is_file():
-        content = json.loads(file.read_text(encoding="utf-8"))
-        file.write_text(json.dumps({**content, "tokenizer_class": class_name}, indent=2) + "\n", encoding="utf-8")
+        # transformers would otherwise choose the class by the `model_type`
+        name_tokenizer_class(folder, type(tokenizer).__name__)
+    else:
+        name_tokenizer_class(folder)
 
 
 def _manifest(request: PruneRequest, result: PruneResult) -> Manifest:

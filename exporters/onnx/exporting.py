@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from amp_export.architectures import tensor_shapes
 from amp_export.checkpoints.hashing import directory_size
+from amp_export.checkpoints.older_versions import name_tokenizer_class, write_config
 from amp_export.checkpoints.reading import Checkpoint
 from amp_export.errors import OutputError, UnsupportedModelError
 from amp_export.exporters.files import GRAPH, WEIGHTS
@@ -76,9 +76,10 @@ def export(
     model = build_graph(checkpoint.config, checkpoint.widths, stored, dtype=dtype, opset=opset, data_file=WEIGHTS)
     (folder / GRAPH).write_bytes(model.SerializeToString())
     write_weights(checkpoint, stored, folder / WEIGHTS, dtype=dtype, on_progress=on_progress)
-    (folder / "config.json").write_text(json.dumps(checkpoint.raw_config, indent=2) + "\n", encoding="utf-8")
+    write_config(folder, checkpoint.raw_config)
     for file in checkpoint.companions():
         shutil.copy2(file, folder / file.name)
+    name_tokenizer_class(folder)
     write_genai_config(checkpoint, folder, graph=GRAPH)
     return OnnxExport(
         folder=folder,

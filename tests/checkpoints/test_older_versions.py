@@ -1,0 +1,142 @@
+"""Checkpoints that transformers 4 loads as the same model.
+
+With AMP_EXPORT_TRANSFORMERS_4 set to a directory with transformers 4.57, tokenizers 0.22 and huggingface-hub 0.36
+(`pip install --no-deps --target`), each family is computed there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from amp_export.architectures import supported_model_types
+from amp_export.checkpoints.older_versions import add_old_names, name_tokenizer_class
+from tests.support.tiny_models import save_tiny_model
+
+NOT_COMPARED = {
+    "bert": "its masked-LM head has two biases, which are one parameter in version 4; random ones differ",
+    "t5": "transformers 5 saves a T5 whose outputs are not scaled as one with tied embeddings, which scales them in 4",
+    "clip_vision_model": "it takes images, and its config has no renamed fields",
+    "vit": "it takes images, and its config has no renamed fields",
+    "whisper": "it takes audio, and its config has no renamed fields",
+}
+FAMILIES = sorted(set(supported_model_types()) - set(NOT_COMPARED))
+
+YARN = {"rope_type": "yarn", "rope_theta": 5e5, "factor": 4.0, "original_max_position_embeddings": 32}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 5e5,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+LINEAR = {"rope_type": "linear", "rope_theta": 7e4, "factor": 2.0}
+LONG = {
+    "rope_type": "longrope",
+    "rope_theta": 3e4,
+    "short_factor": [1.5] * 4,
+    "long_factor": [3.0] * 4,
+    "original_max_position_embeddings": 64,
+}
+SCALED: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama, yarn": ("llama", YARN),
+    "llama, llama3": ("llama", LLAMA3),
+    "qwen2, yarn": ("qwen2", YARN),
+    "mistral, linear": ("mistral", LINEAR),
+    "phi3, longrope": ("phi3", LONG),
+    "granite, llama3": ("granite", LLAMA3),
+}
+
+COMPUTE = """
+import json, sys
+import torch, transformers
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
+transformers.logging.set_verbosity_error()
+assert transformers.__version__.startswith(sys.argv[1]), transformers.__version__
+found = {}
+for folder in sys.argv[2:]:
+    config = AutoConfig.from_pretrained(folder)
+    auto = AutoModelForMaskedLM if "MaskedLM" in config.architectures[0] else AutoModelForCausalLM
+    model = auto.from_pretrained(folder, torch_dtype=torch.float32, attn_implementation="eager").eval()
+    ids = torch.arange(5, 45)[None]
+    with torch.no_grad():
+        found[folder] = model(input_ids=ids).logits[0, ::7].double().flatten().tolist()
+print(json.dumps(found))
+"""
+
+
+def compute(version: str, folders: list[Path], path: str) -> dict[str, list[float]]:
+    command = [sys.executable, "-c", COMPUTE, version, *map(str, folders)]
+    environment = {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found: dict[str, list[float]] = json.loads(done.stdout)
+    return found
+
+
+def save(folder: Path, model_type: str, **fields: Any) -> Path:
+    save_tiny_model(folder, model_type, **fields)
+    file = folder / "config.json"
+    file.write_text(json.dumps(add_old_names(json.loads(file.read_text()))))
+    return folder
+
+
+@pytest.mark.slow
+def test_transformers_4_computes_the_same(tmp_path: Path) -> None:
+    path = os.environ.get("AMP_EXPORT_TRANSFORMERS_4")
+    if path is None:
+        pytest.skip("AMP_EXPORT_TRANSFORMERS_4 names no directory with transformers 4.57")
+    folders = [save(tmp_path / model_type, model_type) for model_type in FAMILIES]
+    folders += [save(tmp_path / name, kind, rope_parameters=rope) for name, (kind, rope) in SCALED.items()]
+    now, then = compute("5.", folders, ""), compute("4.57", folders, path)
+    for folder, expected in now.items():
+        assert then[folder] == pytest.approx(expected, rel=1e-6, abs=3e-5), folder
+
+
+@pytest.mark.parametrize("case", [*FAMILIES, *NOT_COMPARED, *SCALED])
+def test_this_version_reads_the_same_config_with_old_names(case: str, tmp_path: Path) -> None:
+    from transformers import AutoConfig
+
+    kind, fields = (SCALED[case][0], {"rope_parameters": SCALED[case][1]}) if case in SCALED else (case, {})
+    save_tiny_model(tmp_path / "m", kind, **fields)
+    before = AutoConfig.from_pretrained(tmp_path / "m").to_dict()
+    file = tmp_path / "m/config.json"
+    raw = json.loads(file.read_text())
+    file.write_text(json.dumps(add_old_names(raw)))
+    after = AutoConfig.from_pretrained(tmp_path / "m").to_dict()
+    # the old name of rope_type, which is read as the new one
+    (after.get("rope_parameters") or {}).pop("type", None)
+    assert {name: value for name, value in after.items() if name in before} == before
+    assert add_old_names(add_old_names(raw)) == add_old_names(raw)
+    if "rope_parameters" in raw:
+        assert {"rope_theta", "rotary_emb_base", "global_rope_theta"} & add_old_names(raw).keys()
+
+
+@pytest.mark.parametrize(
+    ("found", "given", "written"),
+    [
+        ("TokenizersBackend", None, "PreTrainedTokenizerFast"),
+        ("LlamaTokenizerFast", None, "LlamaTokenizerFast"),
+        ("LlamaTokenizerFast", "TokenizersBackend", "PreTrainedTokenizerFast"),
+        (None, "GPT2Tokenizer", "GPT2Tokenizer"),
+        (None, None, None),
+    ],
+)
+def test_a_tokenizer_has_a_class_that_both_versions_know(
+    found: str | None, given: str | None, written: str | None, tmp_path: Path
+) -> None:
+    name_tokenizer_class(tmp_path, given)
+    assert list(tmp_path.iterdir()) == []
+    file = tmp_path / "tokenizer_config.json"
+    file.write_text(json.dumps({"x": 1} if found is None else {"x": 1, "tokenizer_class": found}))
+    name_tokenizer_class(tmp_path, given)
+    content = json.loads(file.read_text())
+    assert content.pop("tokenizer_class", None) == written
+    assert content == {"x": 1}
