@@ -12,7 +12,7 @@ from amp_export import checkpoints
 from amp_export.architectures import Kind, Modality, ModelConfig, parameter_count
 from amp_export.checkpoints.hashing import hash_weights
 from amp_export.checkpoints.loading import load_model, load_tokenizer
-from amp_export.checkpoints.older_versions import name_tokenizer_class
+from amp_export.checkpoints.older_versions import add_old_names, name_tokenizer_class
 from amp_export.checkpoints.reading import Checkpoint, check_finite, open_checkpoint
 from amp_export.checkpoints.sources import Source, resolve_model
 from amp_export.checkpoints.unsupported import check_known_fields
@@ -310,7 +310,7 @@ def _manifest(request: PruneRequest, result: PruneResult) -> Manifest:
     return Manifest(
         source=SourceRecord(request.source.asked, str(checkpoint.path.resolve()), hash_weights(checkpoint)),
         config_before=dict(checkpoint.raw_config),
-        config_after=dict(result.rewrite.config),
+        config_after=add_old_names(result.rewrite.config),
         rewrite=RewriteRecord(result.rewrite.kind, result.rewrite.class_name, result.rewrite.reason),
         plan=summary,
         verdicts={

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from amp_export.architectures import find_architecture
 from amp_export.checkpoints.loading import load_model, load_tokenizer
+from amp_export.checkpoints.older_versions import add_old_names
 from amp_export.checkpoints.reading import open_checkpoint, read_config
 from amp_export.checkpoints.sources import resolve_model
 from amp_export.checkpoints.unsupported import check_known_fields
@@ -172,7 +173,7 @@ def test_pickles_are_converted_once_with_all_that_goes_along(folder: Path, tmp_p
     said: list[str] = []
     found = resolve_model(folder, cache=tmp_path / "cache", allow_pickle=True, on_status=said.append).path
     assert any("Converting" in line for line in said)
-    assert open_checkpoint(found).raw_config == read_config(folder)[0]
+    assert open_checkpoint(found).raw_config == add_old_names(read_config(folder)[0])
     assert load_file(found / SINGLE).keys() == expected.keys()
     assert all(torch.equal(weight, expected[name]) for name, weight in load_file(found / SINGLE).items())
     assert {file.name for file in found.iterdir()} >= {"tokenizer.json", "tokenizer_config.json", "config.json"}
