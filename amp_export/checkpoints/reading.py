@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -18,8 +17,9 @@ from amp_export.architectures import (
     parameter_count,
     tensor_shapes,
 )
-from amp_export.checkpoints.unsupported import refuse_adapter, refuse_quantized
+from amp_export.checkpoints.unsupported import refuse_adapter, refuse_named_weights, refuse_quantized
 from amp_export.checkpoints.weight_files import TensorInfo, check_dtypes, read_headers
+from amp_export.documents import parse_json, read_text
 from amp_export.errors import ModelError, UnsupportedModelError
 
 if TYPE_CHECKING:
@@ -118,15 +118,13 @@ def read_config(path: Path) -> tuple[dict[str, Any], ModelConfig]:
     if not file.is_file():
         found = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
         raise ModelError(f"{path} holds no config.json, so it is not a checkpoint.\nFound: {found}.")
-    try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ModelError(f"{file} is not valid JSON: {error}") from error
+    raw = parse_json(read_text(file, error=ModelError), source=str(file), error=ModelError)
     if not isinstance(raw, dict) or not isinstance(raw.get("model_type"), str):
         raise ModelError(f"{file} has no model_type, so the architecture is unknown.")
     plain = raw if raw["model_type"] != RESIZED_MODEL_TYPE else _dense_config(file, raw)
     architecture = _find_architecture(plain)
     refuse_quantized(plain, architecture)
+    refuse_named_weights(file, raw)
     config = ModelConfig.read(architecture, plain)
     if not config.architecture.knows_files:
         from amp_export.checkpoints.loading import count_parameters
