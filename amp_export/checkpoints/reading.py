@@ -17,6 +17,7 @@ from amp_export.architectures import (
     parameter_count,
     tensor_shapes,
 )
+from amp_export.checkpoints.tying import differs_from_embedding
 from amp_export.checkpoints.unsupported import refuse_adapter, refuse_named_weights, refuse_quantized
 from amp_export.checkpoints.weight_files import TensorInfo, check_dtypes, read_headers
 from amp_export.documents import parse_json, read_text
@@ -107,6 +108,8 @@ def _count_not_finite(array: Array) -> int:
 def read_config(path: Path) -> tuple[dict[str, Any], ModelConfig]:
     """Return the config of a checkpoint directory, raw and parsed.
 
+    If it ties the LM head to the embedding, but the files hold a head with other values, both say that it is not tied.
+
     Raises:
         ModelError: The directory or its config.json does not exist, or the config is invalid.
         UnsupportedModelError: The architecture or a config field is not supported, or it is quantized or an adapter.
@@ -130,8 +133,18 @@ def read_config(path: Path) -> tuple[dict[str, Any], ModelConfig]:
         from amp_export.checkpoints.loading import count_parameters
 
         # only transformers knows the tensors outside the layers
-        config = replace(config, other_parameters=count_parameters(config, plain) - parameter_count(config))
+        other = count_parameters(config, plain, path) - parameter_count(config)
+        return raw, replace(config, other_parameters=other)
+    if config.tie_word_embeddings and differs_from_embedding(path, config):
+        raw, plain = _untie(raw), _untie(plain)
+        config = ModelConfig.read(architecture, plain)
     return raw, config
+
+
+def _untie(raw: Mapping[str, Any]) -> dict[str, Any]:
+    if raw["model_type"] == RESIZED_MODEL_TYPE:
+        return {**raw, "dense": _untie(raw["dense"])}
+    return {**raw, "tie_word_embeddings": False}
 
 
 def _find_architecture(plain: Mapping[str, Any]) -> Architecture:
@@ -234,10 +247,11 @@ def check_finite(checkpoint: Checkpoint, *, on_progress: Callable[[int, int], No
 def _check_names(
     path: Path, config: ModelConfig, tensors: Mapping[str, TensorInfo], expected: Mapping[str, tuple[int, ...]]
 ) -> None:
-    head = f"{config.architecture.head}.weight"
+    head = config.architecture.head
+    heads = {f"{name}.weight" for name in (head, config.architecture.module_names.get(head, head))}
     missing = [name for name in expected if name not in tensors]
     # transformers does not store a tied LM head, but other tools do
-    surplus = [name for name in tensors if name not in expected and name != head]
+    surplus = [name for name in tensors if name not in expected and name not in heads]
     if missing:
         raise ModelError(
             f"{path}: {len(missing)} tensors that config.json requires are missing, {missing[0]} first.\n"
