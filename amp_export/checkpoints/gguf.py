@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from amp_export.architectures import find_architecture
 from amp_export.checkpoints.cache import DEMO, OnStatus, make_once
-from amp_export.checkpoints.hashing import hash_file
+from amp_export.checkpoints.hashing import hash_file, hash_source
 from amp_export.checkpoints.quiet import quiet_transformers
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.checkpoints.writing import write_checkpoint
@@ -89,7 +89,7 @@ def convert_gguf(file: Path, cache: Path, status: OnStatus) -> Path:
         _dequantize(file, folder)
 
     status(f"Reading {file.name}")
-    return make_once(cache / "gguf" / hash_file(file), make)
+    return make_once(cache / "gguf" / hash_source(file), make)
 
 
 def _require_gguf(purpose: str) -> None:

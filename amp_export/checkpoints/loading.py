@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from amp_export.checkpoints.quiet import import_quietly, quiet_transformers
+from amp_export.checkpoints.source_files import reading
 from amp_export.checkpoints.tying import count_untied
+from amp_export.checkpoints.weight_files import weight_files
 from amp_export.errors import ModelError
 
 if TYPE_CHECKING:
@@ -83,6 +85,9 @@ def load_model(path: Path, *, dtype: torch.dtype | None = None) -> PreTrainedMod
     from amp_export.checkpoints.modeling_amp import AmpResizedConfig
 
     register_resized()
+    for file in weight_files(path):
+        with reading(file):
+            pass  # only to open it: transformers would raise an error of the system, as if the output were meant
     with quiet_transformers():
         config = transformers.AutoConfig.from_pretrained(path, **_OPTIONS)
         name = _class_name(config)

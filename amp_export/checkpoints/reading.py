@@ -17,6 +17,7 @@ from amp_export.architectures import (
     parameter_count,
     tensor_shapes,
 )
+from amp_export.checkpoints.source_files import reading
 from amp_export.checkpoints.tying import differs_from_embedding
 from amp_export.checkpoints.unsupported import refuse_adapter, refuse_named_weights, refuse_quantized
 from amp_export.checkpoints.weight_files import TensorInfo, check_dtypes, read_headers
@@ -71,13 +72,14 @@ class Checkpoint:
         """Read one tensor; bfloat16 is returned as `ml_dtypes.bfloat16`.
 
         Raises:
-            ModelError: The tensor holds a NaN or an infinity.
+            ModelError: The file cannot be read, or the tensor holds a NaN or an infinity.
         """
         import ml_dtypes  # noqa: F401 - registers "bfloat16" with numpy
         from safetensors import safe_open
 
-        with safe_open(self.tensors[name].file, framework="np") as file:
-            array: Array = file.get_tensor(self.tensors[name].stored_name)
+        info = self.tensors[name]
+        with reading(info.file), safe_open(info.file, framework="np") as file:
+            array: Array = file.get_tensor(info.stored_name)
         if count := _count_not_finite(array):
             raise ModelError(
                 f"{self.tensors[name].file}: {name} holds {count} values that are NaN or infinite.\n"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from amp_export.checkpoints.source_files import reading
 from amp_export.documents import convert, parse_json, read_text
 from amp_export.errors import ModelError, UnsupportedModelError
 
@@ -153,14 +154,14 @@ def read_headers(path: Path) -> dict[str, TensorInfo]:
     tensors: dict[str, TensorInfo] = {}
     for file in weight_files(path):
         try:
-            with safe_open(file, framework="np") as handle:
+            with reading(file), safe_open(file, framework="np") as handle:
                 for name in handle.keys():  # noqa: SIM118 - not a mapping
                     if name.endswith(NEVER_READ):
                         continue
                     part = handle.get_slice(name)
                     dtype = DTYPES.get(part.get_dtype(), part.get_dtype())
                     tensors[name] = TensorInfo(file, name, dtype, tuple(part.get_shape()))
-        except (SafetensorError, OSError) as error:
+        except SafetensorError as error:
             raise ModelError(f"{file} is damaged: {error}\nIt may be truncated. {_AGAIN}") from error
     return tensors
 

@@ -94,8 +94,8 @@ class TensorrtExporter(HfExporter):
     @classmethod
     def save_program(cls, program: EngineProgram, path: str | Path) -> None:
         """Write the engine and its facts."""
-        shutil.copy2(program.folder / ENGINE, path)
-        shutil.copy2(program.folder / FACTS, Path(path).parent / FACTS)
+        shutil.copyfile(program.folder / ENGINE, path)
+        shutil.copyfile(program.folder / FACTS, Path(path).parent / FACTS)
 
     @classmethod
     def load_program(cls, path: str | Path) -> EngineProgram:
