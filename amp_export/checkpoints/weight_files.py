@@ -111,6 +111,20 @@ def _listed(path: Path, index_name: str) -> list[Path]:
     file = path / index_name
     if not file.is_file():
         return []
+    names = listed_names(file)
+    if missing := [name for name in names if not (path / name).is_file()]:
+        raise ModelError(
+            f"{path}: {len(missing)} of {len(names)} weight files are missing, {missing[0]!r} first.\n{_AGAIN}"
+        )
+    return [path / name for name in names]
+
+
+def listed_names(file: Path) -> list[str]:
+    """Return the names of the weight files that an index of shards lists.
+
+    Raises:
+        ModelError: It is damaged, lists none, or refers to files that are not beside it.
+    """
     names = sorted(set(_read_index(file).weight_map.values()))
     if not names:
         raise ModelError(f"{file} lists no weight files.\n{_AGAIN}")
@@ -119,11 +133,7 @@ def _listed(path: Path, index_name: str) -> list[Path]:
             f"{file} refers to weights in {outside[0]!r}, but expected is the name of a file beside it.\nUse a "
             "checkpoint from a source that you trust, with all of its files in one directory."
         )
-    if missing := [name for name in names if not (path / name).is_file()]:
-        raise ModelError(
-            f"{path}: {len(missing)} of {len(names)} weight files are missing, {missing[0]!r} first.\n{_AGAIN}"
-        )
-    return [path / name for name in names]
+    return names
 
 
 def _read_index(file: Path) -> _Index:
