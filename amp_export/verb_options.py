@@ -63,8 +63,8 @@ class PruneOptions(PlanChoices):
     Attributes:
         ratio: Share of all parameters to remove; give it or `plan`.
         uniform: How to store layers of different widths.
-        calibration: Prompts (`.txt`, `.jsonl`), images or audio (`.npz`, `.safetensors`) to score on; by default, for
-            text models, the calibration set.
+        calibration: Prompts (`.txt`, `.jsonl`), images or audio (`.npz`, `.safetensors`) to score on, or `alpaca` for
+            the paper's dataset, which is downloaded; by default, for text models, prompts shipped with this package.
         scores: Scores of an earlier run, used instead of a calibration pass.
         plan: A plan file to follow instead of a ratio.
         allow_pickle: Read torch pickles if there is no safetensors file; their code is never run.

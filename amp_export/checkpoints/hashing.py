@@ -5,13 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    Array = np.ndarray[Any, np.dtype[Any]]
 from amp_export.checkpoints.reading import Checkpoint
+from amp_export.checkpoints.source_files import reading
 
 
 def hash_file(path: Path) -> str:
@@ -20,11 +16,21 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def hash_source(path: Path) -> str:
+    """Return the SHA-256 of a file of a source in hexadecimal.
+
+    Raises:
+        ModelError: The file cannot be read.
+    """
+    with reading(path):
+        return hash_file(path)
+
+
 def hash_weights(checkpoint: Checkpoint) -> str:
     """Return one SHA-256 over the names and contents of all weight files and the config."""
     digest = hashlib.sha256()
     for file in [checkpoint.path / "config.json", *sorted({info.file for info in checkpoint.tensors.values()})]:
-        digest.update(f"{file.name}:{hash_file(file)}\n".encode())
+        digest.update(f"{file.name}:{hash_source(file)}\n".encode())
     return digest.hexdigest()
 
 

@@ -2,48 +2,41 @@
 
 from __future__ import annotations
 
+import errno
+import fnmatch
+import glob
+import os
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from amp_export.checkpoints.cache import DEMO, OnStatus
 from amp_export.checkpoints.quiet import quiet_hub
 from amp_export.checkpoints.reading import COMPANIONS
 from amp_export.checkpoints.unsupported import ADAPTER_CONFIG
-from amp_export.checkpoints.weight_files import INDEX, PICKLE_INDEX
+from amp_export.checkpoints.weight_files import INDEX, PICKLE_INDEX, SINGLE, listed_names, weight_files
 from amp_export.errors import ModelError, first_line
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    Array = np.ndarray[Any, np.dtype[Any]]
-
 
 HUB_TIMEOUT = 10.0
 """Timeout of the first request to the hub, in seconds."""
 
-_HUB_PATTERNS = ("config.json", ADAPTER_CONFIG, "*.safetensors", INDEX, *COMPANIONS)
+_BESIDE_WEIGHTS = ("config.json", ADAPTER_CONFIG, *COMPANIONS)
+_PICKLES = ("pytorch_model*.bin", PICKLE_INDEX)
 
-_HUB_PICKLES = ("pytorch_model*.bin", PICKLE_INDEX)
+_OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO}
 
 
 def fetch_from_hub(repo_id: str, status: OnStatus, *, allow_pickle: bool) -> Path:
     """Download a repository, or find it in the hub's cache if the hub cannot be reached.
 
     Raises:
-        ModelError: The repository does not exist, is gated, or cannot be downloaded.
+        ModelError: The repository does not exist, is gated, or cannot be downloaded, or there is no space for it.
     """
-    from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     status(f"Fetching {repo_id} from the Hugging Face hub")
     try:
         with quiet_hub():
-            # snapshot_download sends the same request without a timeout
-            info = HfApi().model_info(repo_id, timeout=HUB_TIMEOUT)
-            names = [file.rfilename for file in info.siblings or ()]
-            needs_pickles = allow_pickle and not any(name.endswith(".safetensors") for name in names)
-            patterns = (*_HUB_PATTERNS, *_HUB_PICKLES) if needs_pickles else _HUB_PATTERNS
-            return Path(snapshot_download(repo_id, allow_patterns=list(patterns)))
+            return _download(repo_id, allow_pickle=allow_pickle)
     except GatedRepoError as error:
         raise ModelError(
             f"{repo_id} is gated: its owner has to grant you access.\nAccept the terms at "
@@ -56,7 +49,14 @@ def fetch_from_hub(repo_id: str, status: OnStatus, *, allow_pickle: bool) -> Pat
             f"Check the spelling; for a private repository, log in first: hf auth login. For the demo model, use "
             f"--model {DEMO}."
         ) from error
+    except ModelError:
+        raise
     except Exception as error:  # the hub's client lets any error of its HTTP library through
+        if reason := _error_of_the_disk(error):
+            raise ModelError(
+                f"{repo_id} cannot be downloaded: {reason}.\nMake space in the hub's cache, or set HF_HOME to a "
+                "directory that can be written, on another disk."
+            ) from error
         if cached := _find_in_hub_cache(repo_id):
             return cached
         raise ModelError(
@@ -65,11 +65,59 @@ def fetch_from_hub(repo_id: str, status: OnStatus, *, allow_pickle: bool) -> Pat
         ) from error
 
 
+def _download(repo_id: str, *, allow_pickle: bool) -> Path:
+    from huggingface_hub import HfApi, snapshot_download
+
+    # snapshot_download sends the same request without a timeout
+    info = HfApi().model_info(repo_id, timeout=HUB_TIMEOUT)
+    names = [file.rfilename for file in info.siblings or ()]
+    # of the commit that the names are of, though the repository may change meanwhile
+    if SINGLE not in names and INDEX in names:
+        index = Path(snapshot_download(repo_id, revision=info.sha, allow_patterns=[INDEX]))
+        weights = frozenset({INDEX, *listed_names(index / INDEX)})
+    else:
+        weights = frozenset({SINGLE})
+    patterns = (*_BESIDE_WEIGHTS, *_PICKLES) if allow_pickle and weights.isdisjoint(names) else _BESIDE_WEIGHTS
+    wanted = [
+        name
+        for name in names
+        if name in weights or ("/" not in name and any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns))
+    ]
+    # the hub's patterns match below folders too: those of whole names do not
+    return Path(snapshot_download(repo_id, revision=info.sha, allow_patterns=[glob.escape(name) for name in wanted]))
+
+
+def _error_of_the_disk(error: BaseException | None) -> str | None:
+    """Return the reason if an error, or what caused it, is one of a disk that is full or cannot be written."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+            return os.strerror(error.errno)
+        # the downloader in Rust keeps the number of a system error only in its message
+        if (number := re.search(r"os error (\d+)", str(error))) and int(number[1]) in _OF_THE_DISK:
+            return os.strerror(int(number[1]))
+        error = error.__cause__ or error.__context__
+    return None
+
+
 def _find_in_hub_cache(repo_id: str) -> Path | None:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+    """Return the newest revision in the hub's cache whose weights are complete, or else that has a config."""
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
 
     try:
-        return Path(snapshot_download(repo_id, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError):
+        found = scan_cache_dir().repos
+    except CacheNotFound:
         return None
+    models = (each for each in found if each.repo_type == "model" and each.repo_id == repo_id)
+    revisions = [revision for model in models for revision in model.revisions]
+    newest = sorted(revisions, key=lambda revision: revision.last_modified, reverse=True)
+    paths = [path for revision in newest if ((path := revision.snapshot_path) / "config.json").is_file()]
+    return next(filter(_has_weights, paths), next(iter(paths), None))
+
+
+def _has_weights(path: Path) -> bool:
+    try:
+        weight_files(path)
+    except ModelError:
+        return False
+    return True

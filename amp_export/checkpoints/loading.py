@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from amp_export.checkpoints.quiet import import_quietly, quiet_transformers
+from amp_export.checkpoints.source_files import reading
+from amp_export.checkpoints.tying import count_untied
+from amp_export.checkpoints.weight_files import weight_files
 from amp_export.errors import ModelError
 
 if TYPE_CHECKING:
@@ -15,12 +19,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from amp_export.architectures import ModelConfig
-import inspect
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import torch
-    from transformers import PreTrainedModel
 
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
@@ -45,8 +43,13 @@ def register_resized() -> None:
             auto_class.register(modeling_amp.AmpResizedConfig, loader, exist_ok=True)
 
 
-def count_parameters(config: ModelConfig, raw_config: Mapping[str, Any]) -> int:
-    """Return the number of parameters of the model that a config describes; tied ones are counted once.
+def count_parameters(config: ModelConfig, raw_config: Mapping[str, Any], path: Path) -> int:
+    """Return the number of parameters of a model; tied ones are counted once.
+
+    Args:
+        config: Its config.
+        raw_config: Content of its config.json.
+        path: Its directory, whose files decide which weights are tied.
 
     Raises:
         ModelError: transformers cannot build a model from this config.
@@ -61,7 +64,9 @@ def count_parameters(config: ModelConfig, raw_config: Mapping[str, Any]) -> int:
             model = getattr(transformers, config.class_name)(full)
         except (TypeError, ValueError, AttributeError) as error:
             raise ModelError(f"transformers cannot build a {config.class_name} from this config: {error}") from error
-    return sum(parameter.numel() for parameter in model.parameters())
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters(remove_duplicate=False)}
+    distinct: int = sum(parameter.numel() for parameter in model.parameters())
+    return distinct + count_untied(path, model.all_tied_weights_keys, shapes)
 
 
 def load_model(path: Path, *, dtype: torch.dtype | None = None) -> PreTrainedModel:
@@ -80,6 +85,9 @@ def load_model(path: Path, *, dtype: torch.dtype | None = None) -> PreTrainedMod
     from amp_export.checkpoints.modeling_amp import AmpResizedConfig
 
     register_resized()
+    for file in weight_files(path):
+        with reading(file):
+            pass  # only to open it: transformers would raise an error of the system, as if the output were meant
     with quiet_transformers():
         config = transformers.AutoConfig.from_pretrained(path, **_OPTIONS)
         name = _class_name(config)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amp_export.checkpoints.hashing import hash_file
+from amp_export.checkpoints.hashing import hash_source
 from amp_export.checkpoints.reading import find_companions, open_checkpoint
 from amp_export.checkpoints.weight_files import NEVER_READ, find_pickles
 from amp_export.checkpoints.writing import write_checkpoint
@@ -22,7 +22,7 @@ def hash_pickles(path: Path) -> str:
     """Return one SHA-256 over all files that a conversion reads: the config, the pickles and the companions."""
     digest = hashlib.sha256()
     for file in [path / "config.json", *find_pickles(path), *find_companions(path)]:
-        digest.update(f"{file.name}:{hash_file(file)}\n".encode())
+        digest.update(f"{file.name}:{hash_source(file)}\n".encode())
     return digest.hexdigest()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -18,8 +17,11 @@ from amp_export.architectures import (
     parameter_count,
     tensor_shapes,
 )
-from amp_export.checkpoints.unsupported import refuse_adapter, refuse_quantized
+from amp_export.checkpoints.source_files import reading
+from amp_export.checkpoints.tying import differs_from_embedding
+from amp_export.checkpoints.unsupported import refuse_adapter, refuse_named_weights, refuse_quantized
 from amp_export.checkpoints.weight_files import TensorInfo, check_dtypes, read_headers
+from amp_export.documents import parse_json, read_text
 from amp_export.errors import ModelError, UnsupportedModelError
 
 if TYPE_CHECKING:
@@ -70,13 +72,14 @@ class Checkpoint:
         """Read one tensor; bfloat16 is returned as `ml_dtypes.bfloat16`.
 
         Raises:
-            ModelError: The tensor holds a NaN or an infinity.
+            ModelError: The file cannot be read, or the tensor holds a NaN or an infinity.
         """
         import ml_dtypes  # noqa: F401 - registers "bfloat16" with numpy
         from safetensors import safe_open
 
-        with safe_open(self.tensors[name].file, framework="np") as file:
-            array: Array = file.get_tensor(self.tensors[name].stored_name)
+        info = self.tensors[name]
+        with reading(info.file), safe_open(info.file, framework="np") as file:
+            array: Array = file.get_tensor(info.stored_name)
         if count := _count_not_finite(array):
             raise ModelError(
                 f"{self.tensors[name].file}: {name} holds {count} values that are NaN or infinite.\n"
@@ -107,6 +110,8 @@ def _count_not_finite(array: Array) -> int:
 def read_config(path: Path) -> tuple[dict[str, Any], ModelConfig]:
     """Return the config of a checkpoint directory, raw and parsed.
 
+    If it ties the LM head to the embedding, but the files hold a head with other values, both say that it is not tied.
+
     Raises:
         ModelError: The directory or its config.json does not exist, or the config is invalid.
         UnsupportedModelError: The architecture or a config field is not supported, or it is quantized or an adapter.
@@ -118,22 +123,30 @@ def read_config(path: Path) -> tuple[dict[str, Any], ModelConfig]:
     if not file.is_file():
         found = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
         raise ModelError(f"{path} holds no config.json, so it is not a checkpoint.\nFound: {found}.")
-    try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ModelError(f"{file} is not valid JSON: {error}") from error
+    raw = parse_json(read_text(file, error=ModelError), source=str(file), error=ModelError)
     if not isinstance(raw, dict) or not isinstance(raw.get("model_type"), str):
         raise ModelError(f"{file} has no model_type, so the architecture is unknown.")
     plain = raw if raw["model_type"] != RESIZED_MODEL_TYPE else _dense_config(file, raw)
     architecture = _find_architecture(plain)
     refuse_quantized(plain, architecture)
+    refuse_named_weights(file, raw)
     config = ModelConfig.read(architecture, plain)
     if not config.architecture.knows_files:
         from amp_export.checkpoints.loading import count_parameters
 
         # only transformers knows the tensors outside the layers
-        config = replace(config, other_parameters=count_parameters(config, plain) - parameter_count(config))
+        other = count_parameters(config, plain, path) - parameter_count(config)
+        return raw, replace(config, other_parameters=other)
+    if config.tie_word_embeddings and differs_from_embedding(path, config):
+        raw, plain = _untie(raw), _untie(plain)
+        config = ModelConfig.read(architecture, plain)
     return raw, config
+
+
+def _untie(raw: Mapping[str, Any]) -> dict[str, Any]:
+    if raw["model_type"] == RESIZED_MODEL_TYPE:
+        return {**raw, "dense": _untie(raw["dense"])}
+    return {**raw, "tie_word_embeddings": False}
 
 
 def _find_architecture(plain: Mapping[str, Any]) -> Architecture:
@@ -236,10 +249,11 @@ def check_finite(checkpoint: Checkpoint, *, on_progress: Callable[[int, int], No
 def _check_names(
     path: Path, config: ModelConfig, tensors: Mapping[str, TensorInfo], expected: Mapping[str, tuple[int, ...]]
 ) -> None:
-    head = f"{config.architecture.head}.weight"
+    head = config.architecture.head
+    heads = {f"{name}.weight" for name in (head, config.architecture.module_names.get(head, head))}
     missing = [name for name in expected if name not in tensors]
     # transformers does not store a tied LM head, but other tools do
-    surplus = [name for name in tensors if name not in expected and name != head]
+    surplus = [name for name in tensors if name not in expected and name not in heads]
     if missing:
         raise ModelError(
             f"{path}: {len(missing)} tensors that config.json requires are missing, {missing[0]} first.\n"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amp_export.checkpoints.cache import DEMO, OnStatus, cache_directory, make_once
+from amp_export.checkpoints.cache import DEMO, OnStatus, cache_directory, conversion_key, make_once
 from amp_export.checkpoints.gguf import convert_gguf, fetch_demo
 from amp_export.checkpoints.hub import fetch_from_hub
 from amp_export.checkpoints.reading import code_beside
@@ -109,4 +109,4 @@ def _readable(path: Path, cache: Path, status: OnStatus, *, allow_pickle: bool) 
         convert_pickles(path, folder)
 
     status("Reading the pickles")
-    return make_once(cache / "pickles" / hash_pickles(path), make)
+    return make_once(cache / "pickles" / conversion_key(hash_pickles(path)), make)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from amp_export.architectures import RESIZED_MODEL_TYPE, Architecture
 from amp_export.architectures._facts import MAY_BE_IGNORED
+from amp_export.checkpoints.weight_files import INDEX, SINGLE
+from amp_export.documents import parse_json, read_text
 from amp_export.errors import ModelError, UnsupportedModelError
 
 _CONFIGS = {
@@ -51,10 +52,7 @@ def refuse_adapter(path: Path) -> None:
     file = path / ADAPTER_CONFIG
     if not file.is_file():
         return
-    try:
-        adapter = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ModelError(f"{file} is not valid JSON: {error}\nDownload the adapter again.") from error
+    adapter = parse_json(read_text(file, error=ModelError), source=str(file), error=ModelError)
     if not isinstance(adapter, dict):
         raise ModelError(f"{file} is not the config of an adapter.\nDownload the adapter again.")
     kind = str(adapter.get("peft_type") or "of an unknown kind")
@@ -95,6 +93,20 @@ def refuse_quantized(raw_config: Mapping[str, Any], architecture: Architecture) 
     if quantization := raw_config.get("quantization_config") or raw_config.get("compression_config"):
         class_name = (raw_config.get("architectures") or [architecture.class_name])[0]
         raise UnsupportedModelError(explain_quantization(quantization, class_name))
+
+
+def refuse_named_weights(file: Path, raw_config: Mapping[str, Any]) -> None:
+    """Raise an error for a config that names a file of weights, which transformers would read instead of the usual.
+
+    Raises:
+        UnsupportedModelError: It names one.
+    """
+    # `transformers_explicit_filename` in `modeling_utils.py`, transformers 5.24
+    if (name := raw_config.get("transformers_weights")) is not None:
+        raise UnsupportedModelError(
+            f"{file}: transformers_weights is {name!r}, but only weights in {SINGLE}, or in the shards of {INDEX}, are "
+            "read.\nLoad the model with transformers and save it with save_pretrained(), which writes these."
+        )
 
 
 def explain_quantization(quantization: Any, class_name: str) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 
+from amp_export.checkpoints.source_files import reading
+from amp_export.documents import convert, parse_json, read_text
 from amp_export.errors import ModelError, UnsupportedModelError
 
 INDEX = "model.safetensors.index.json"
@@ -32,6 +34,8 @@ QUANTIZED_DTYPES = {
 }
 """Quantization methods that use a dtype, by its name in safetensors headers."""
 
+_AGAIN = "Download or copy the checkpoint again."
+
 NEVER_READ = ("position_ids",)
 """Suffixes of tensor names in old encoder checkpoints: constant indices that are never read."""
 
@@ -46,13 +50,28 @@ class TensorInfo:
     shape: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class _Index:
+    """An index of shards.
+
+    Attributes:
+        weight_map: File names by tensor name.
+        metadata: Anything; transformers does not read an index of safetensors without it.
+    """
+
+    weight_map: Mapping[str, str]
+    metadata: Mapping[str, Any] | None = None
+
+
 def weight_files(path: Path) -> list[Path]:
-    """Return the safetensors files of a checkpoint directory.
+    """Return the safetensors files of a checkpoint directory; as in transformers, a single file precedes an index.
+
+    Source: `_get_resolved_checkpoint_files`, `modeling_utils.py`, transformers 5.24.
 
     Raises:
         ModelError: There are no safetensors, or some files are missing.
     """
-    if files := _listed(path, INDEX) or _single(path, SINGLE):
+    if files := _single(path, SINGLE) or _listed(path, INDEX):
         return files
     if pickles := find_pickles(path):
         raise ModelError(
@@ -73,7 +92,7 @@ def find_pickles(path: Path) -> list[Path]:
     Raises:
         ModelError: Some files are missing.
     """
-    if files := _listed(path, PICKLE_INDEX) or _single(path, PICKLE):
+    if files := _single(path, PICKLE) or _listed(path, PICKLE_INDEX):
         return files
     return sorted(file for file in path.glob("*.bin") if file.name not in NO_WEIGHTS)
 
@@ -89,21 +108,49 @@ def _single(path: Path, name: str) -> list[Path]:
 
 def _listed(path: Path, index_name: str) -> list[Path]:
     """Return the files that an index of shards lists; empty if there is no index."""
-    index = path / index_name
-    if not index.is_file():
+    file = path / index_name
+    if not file.is_file():
         return []
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, AttributeError, TypeError) as error:
-        raise ModelError(
-            f"{index} is not a valid index of shards: {error!r}\nDownload the checkpoint again."
-        ) from error
+    names = listed_names(file)
     if missing := [name for name in names if not (path / name).is_file()]:
         raise ModelError(
-            f"{path}: {len(missing)} of {len(names)} weight files are missing, {missing[0]} first.\nDownload or copy "
-            "the checkpoint again."
+            f"{path}: {len(missing)} of {len(names)} weight files are missing, {missing[0]!r} first.\n{_AGAIN}"
         )
     return [path / name for name in names]
+
+
+def listed_names(file: Path) -> list[str]:
+    """Return the names of the weight files that an index of shards lists.
+
+    Raises:
+        ModelError: It is damaged, lists none, or refers to files that are not beside it.
+    """
+    names = sorted(set(_read_index(file).weight_map.values()))
+    if not names:
+        raise ModelError(f"{file} lists no weight files.\n{_AGAIN}")
+    if outside := [name for name in names if not _is_file_name(name)]:
+        raise ModelError(
+            f"{file} refers to weights in {outside[0]!r}, but expected is the name of a file beside it.\nUse a "
+            "checkpoint from a source that you trust, with all of its files in one directory."
+        )
+    return names
+
+
+def _read_index(file: Path) -> _Index:
+    try:
+        content = parse_json(read_text(file, error=ModelError), source=str(file), error=ModelError)
+        index = convert(content, _Index, source=str(file), ignore_unknown=True, error=ModelError)
+    except ModelError as problem:
+        raise ModelError(f"{problem}\n{_AGAIN}") from problem
+    if file.name == INDEX and index.metadata is None:
+        raise ModelError(f"{file}: metadata is missing, without which transformers does not read it.\n{_AGAIN}")
+    return index
+
+
+def _is_file_name(name: str) -> bool:
+    """Return whether a path is a file's name on both systems: without directories, drives and what no name holds."""
+    is_name = PurePosixPath(name).name == PureWindowsPath(name).name == name
+    return is_name and name not in ("", "..") and "\0" not in name
 
 
 def read_headers(path: Path) -> dict[str, TensorInfo]:
@@ -117,17 +164,15 @@ def read_headers(path: Path) -> dict[str, TensorInfo]:
     tensors: dict[str, TensorInfo] = {}
     for file in weight_files(path):
         try:
-            with safe_open(file, framework="np") as handle:
+            with reading(file), safe_open(file, framework="np") as handle:
                 for name in handle.keys():  # noqa: SIM118 - not a mapping
                     if name.endswith(NEVER_READ):
                         continue
                     part = handle.get_slice(name)
                     dtype = DTYPES.get(part.get_dtype(), part.get_dtype())
                     tensors[name] = TensorInfo(file, name, dtype, tuple(part.get_shape()))
-        except (SafetensorError, OSError) as error:
-            raise ModelError(
-                f"{file} is damaged: {error}\nIt may be truncated; download or copy the checkpoint again."
-            ) from error
+        except SafetensorError as error:
+            raise ModelError(f"{file} is damaged: {error}\nIt may be truncated. {_AGAIN}") from error
     return tensors
 
 

@@ -5,25 +5,19 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amp_export.checkpoints.older_versions import write_config
+from amp_export.checkpoints.source_files import copy_files
 from amp_export.checkpoints.weight_files import INDEX, SINGLE
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    Array = np.ndarray[Any, np.dtype[Any]]
-from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    Indices = np.ndarray[Any, np.dtype[np.int64]]
+    Array = np.ndarray[Any, np.dtype[Any]]
 
 
 SHARD_BYTES = 2 << 30
@@ -67,8 +61,7 @@ def write_checkpoint(
     close_shard()
     _name_shards(folder, shards, total)
     write_config(folder, raw_config)
-    for file in companions:
-        shutil.copy2(file, folder / file.name)
+    copy_files(companions, folder)
 
 
 def save_tensors(file: Path, arrays: dict[str, Array], *, metadata: dict[str, str]) -> None:

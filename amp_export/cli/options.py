@@ -124,8 +124,9 @@ FLAGS: Mapping[type[Any], Mapping[str, Any]] = {
         "calibration": Annotated[
             Path | None,
             typer.Option(
-                metavar="FILE",
-                help="Samples to score on: prompts (.txt, .jsonl), images or audio (.npz, .safetensors).",
+                metavar="FILE|alpaca",
+                help="Samples to score on: prompts (.txt, .jsonl), images or audio (.npz, .safetensors), or alpaca to "
+                "download the paper's dataset; by default, for text models, built-in prompts.",
             ),
         ],
         "scores": Annotated[Path | None, typer.Option("--scores", metavar="FILE", help="Scores of an earlier run.")],

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amp_export.checkpoints.hashing import directory_size
+from amp_export.checkpoints.source_files import copy_files
 from amp_export.exporting.engines import EngineJob, build_into
 from amp_export.exporting.settings import ExportSettings
 from amp_export.options import Dtype, Format, Opset, Via
@@ -168,6 +169,5 @@ def _from_model(checkpoint: Checkpoint, folder: Path, dtype: Dtype, work: Callab
     from amp_export.checkpoints.older_versions import name_tokenizer_class
 
     work(load_model(checkpoint.path, dtype=getattr(torch, dtype.value)))
-    for file in checkpoint.companions():
-        shutil.copy2(file, folder / file.name)
+    copy_files(checkpoint.companions(), folder)
     name_tokenizer_class(folder)

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from amp_export.checkpoints.quiet import quiet_datasets, quiet_hub
-from amp_export.errors import CalibrationError
+from amp_export.errors import CalibrationError, MissingExtraError, first_line
 
-DATASET = "yahma/alpaca-cleaned"
-"""The default dataset, used if it is available."""
+ALPACA = Path("alpaca")
+"""What to give instead of a file for the paper's dataset, which is downloaded."""
 
-HUB_TIMEOUT = 5.0
-"""Timeout of the request to the hub, in seconds; without an answer, the shipped text is used."""
+DATASET, REVISION = "yahma/alpaca-cleaned", "12567cabf869d7c92e573c7c783905fc160e9639"
+"""The dataset on the hub, and the commit that is used, so that the same command always scores on the same text."""
 
 HOLD_BACK = 5
 """Every fifth row is held out."""
@@ -42,23 +42,25 @@ class Calibration:
 
 
 def load_calibration(file: Path | None = None, *, prompts: int = 50) -> Calibration:
-    """Load the user's text, or else the paper's dataset, or else the text that is shipped with this package.
+    """Load the user's text, or the paper's dataset, or by default the text that is shipped with this package.
 
     A `.txt` file has one prompt per line. A `.jsonl` file has one object per line, with `text`, or with `instruction`
     and optionally `input` and `output`. Blank lines are ignored. All rows of a file and of the shipped text are used.
-    The dataset is used if `datasets` is installed and the hub answers within `HUB_TIMEOUT`.
+    Only the dataset needs a network.
 
     Args:
-        file: A `.jsonl` or `.txt` file.
+        file: A `.jsonl` or `.txt` file, or `ALPACA` for the dataset.
         prompts: Number of calibration prompts to take from the dataset.
 
     Raises:
-        CalibrationError: The file is missing, empty or malformed; the message names the line.
+        CalibrationError: The file is missing, empty or malformed; the message names the line. Or the dataset cannot be
+            downloaded.
+        MissingExtraError: The extra `datasets`, needed for the dataset, is not installed.
     """
+    if file == ALPACA:
+        return _divide(_load_dataset(_rows_for(prompts)), f"{DATASET} (revision {REVISION[:8]})")
     if file is not None:
         return _divide(_read_file(file), file.name)
-    if (rows := _load_dataset(_rows_for(prompts))) is not None:
-        return _divide(rows, DATASET)
     return _divide(_read_shipped(), "the text shipped with amp-export")
 
 
@@ -104,7 +106,7 @@ def _read_file(file: Path) -> list[TextRow]:
         raise CalibrationError(
             f"{file} is neither a .jsonl nor a .txt file.\n"
             "Give one prompt per line as .txt, or one JSON object per line as .jsonl; images or audio as .npz or "
-            ".safetensors."
+            f".safetensors; or {str(ALPACA)!r} for the paper's dataset."
         )
     lines = [(number, line) for number, line in enumerate(_read_text(file).split("\n"), start=1) if line.strip()]
     if not lines:
@@ -143,30 +145,32 @@ def _parse_row(line: str, place: str) -> TextRow:
     for key in (required, *(key for key in optional if row.get(key) is not None)):
         if not isinstance(row[key], str):
             raise CalibrationError(f"{place}: `{key}` has type {type(row[key]).__name__}.\n{expected}")
+        if lone := next((character for character in row[key] if "\ud800" <= character <= "\udfff"), None):
+            raise CalibrationError(
+                f"{place}: `{key}` contains \\u{ord(lone):04x}, half of a character, which no tokenizer reads.\nRemove "
+                "it: the text was probably cut within an emoji."
+            )
     if not row[required].strip():
         raise CalibrationError(f"{place}: `{required}` is empty.\n{expected}")
     return row
 
 
-def _load_dataset(count: int) -> list[TextRow] | None:
-    """Return the first rows of the dataset, or None if it is not available."""
-    if importlib.util.find_spec("datasets") is None or not _hub_answers():
-        return None
+def _load_dataset(count: int) -> list[TextRow]:
+    """Return the first rows of the dataset.
+
+    Raises:
+        CalibrationError: It cannot be downloaded.
+        MissingExtraError: The package `datasets` is not installed.
+    """
+    if importlib.util.find_spec("datasets") is None:
+        raise MissingExtraError("datasets", needed_for=f"--calibration {ALPACA}")
     import datasets
 
     try:
         with quiet_hub(), quiet_datasets():
-            return list(datasets.load_dataset(DATASET, split=f"train[:{count}]"))
-    except Exception:  # noqa: BLE001  network, disk and hub can fail in any way
-        return None
-
-
-def _hub_answers() -> bool:
-    """Return whether the hub answers a single request; with HF_HUB_OFFLINE, the client raises an error itself."""
-    from huggingface_hub import HfApi
-
-    try:
-        HfApi().dataset_info(DATASET, timeout=HUB_TIMEOUT)
-    except Exception:  # noqa: BLE001  the hub's client lets any error of its HTTP library through
-        return False
-    return True
+            return list(datasets.load_dataset(DATASET, revision=REVISION, split=f"train[:{count}]"))
+    except Exception as error:  # network, disk and hub can fail in any way
+        raise CalibrationError(
+            f"--calibration {ALPACA}: {DATASET} cannot be downloaded: {first_line(error)}\nConnect to the network and "
+            "make sure that HF_HOME has space; or leave --calibration out for the text shipped with amp-export."
+        ) from error

@@ -63,29 +63,16 @@ class TensorrtExporter(HfExporter):
         """
         del sample_inputs
         assert isinstance(config, TensorrtConfig)
-        from amp_export.api.export import export
-        from amp_export.options import EngineRuntime, Format, TargetName
-        from amp_export.verb_options import ExportOptions
-
         folder = Path(tempfile.mkdtemp(prefix="amp-export-"))
-        model.save_pretrained(folder / "checkpoint")
-        made = export(
-            folder / "checkpoint",
-            folder / "out",
-            ExportOptions(
-                to=Format.TENSORRT,
-                dtype=Dtype(str(model.dtype).removeprefix("torch.")),
-                target=TargetName(config.target) if config.target is not None else None,
-                runtime=EngineRuntime(config.runtime) if config.runtime is not None else None,
-                max_batch=config.max_batch,
-                max_context=config.max_context,
-            ),
-        )
-        facts = EngineFacts.load(made.folder)
-        program = EngineProgram(made.folder)
+        try:
+            program = EngineProgram(_build(model, folder, config))
+            described = describe_calls(EngineFacts.load(program.folder), type(model).__name__)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         # an engine can be as large as its model, so it stays on disk until the program is garbage-collected
         weakref.finalize(program, shutil.rmtree, folder, ignore_errors=True)
-        return program, describe_calls(facts, type(model).__name__)
+        return program, described
 
     def export_for_generation(self, *_: Any, **__: Any) -> Any:
         """Raise NotImplementedError: a separate engine for decode would store the weights twice."""
@@ -94,8 +81,8 @@ class TensorrtExporter(HfExporter):
     @classmethod
     def save_program(cls, program: EngineProgram, path: str | Path) -> None:
         """Write the engine and its facts."""
-        shutil.copy2(program.folder / ENGINE, path)
-        shutil.copy2(program.folder / FACTS, Path(path).parent / FACTS)
+        shutil.copyfile(program.folder / ENGINE, path)
+        shutil.copyfile(program.folder / FACTS, Path(path).parent / FACTS)
 
     @classmethod
     def load_program(cls, path: str | Path) -> EngineProgram:
@@ -106,6 +93,24 @@ class TensorrtExporter(HfExporter):
     def program_files(cls, filename: str) -> list[str]:
         """Return the file names of the engine and its facts."""
         return [filename, FACTS]
+
+
+def _build(model: PreTrainedModel, folder: Path, config: TensorrtConfig) -> Path:
+    """Build the engine of a model below a folder, and return the engine's folder."""
+    from amp_export.api.export import export
+    from amp_export.options import EngineRuntime, Format, TargetName
+    from amp_export.verb_options import ExportOptions
+
+    model.save_pretrained(folder / "checkpoint")
+    options = ExportOptions(
+        to=Format.TENSORRT,
+        dtype=Dtype(str(model.dtype).removeprefix("torch.")),
+        target=TargetName(config.target) if config.target is not None else None,
+        runtime=EngineRuntime(config.runtime) if config.runtime is not None else None,
+        max_batch=config.max_batch,
+        max_context=config.max_context,
+    )
+    return export(folder / "checkpoint", folder / "out", options).folder
 
 
 def register() -> None:

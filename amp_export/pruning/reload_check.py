@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from amp_export.architectures import ModelConfig
 
 PROBE_TEXT = "Reload this: 3 heads, 12,345 neurons and one naïve tokenizer.\n\tDone?"
+NOT_PASSED_ON = frozenset({"PYTHONINSPECT", "PYTHONSTARTUP", "PYTHONVERBOSE", "PYTHONWARNINGS"})
+"""Variables under which a process does not end, or fails or prints where it otherwise would not."""
+
 PROBE_SHAPE = (2, 24)
 """Batch and sequence of the random token ids whose logits are compared."""
 
@@ -165,8 +168,10 @@ def _compare(claim: Claim, outputs: Path) -> ReloadProof:
 def run_probe(jobs: Path) -> str:
     """Run a file of jobs in another process; return the end of its error output, empty if it succeeds."""
     probe = Path(__file__).with_name("reload_probe.py")
-    environment = {**os.environ, "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    command = [sys.executable, "-I", str(probe), str(jobs)]
+    # torch may be in the user's site-packages or on PYTHONPATH, which -I would leave out with the variables
+    kept = {name: value for name, value in os.environ.items() if name not in NOT_PASSED_ON}
+    environment = {**kept, "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    command = [sys.executable, "-P", str(probe), str(jobs)]
     finished = subprocess.run(
         command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )

@@ -1,6 +1,6 @@
 """Load checkpoints with transformers only, without this package, and write their outputs.
 
-Usage: python -I reload_probe.py JOBS
+Usage: python -P reload_probe.py JOBS
 
 JOBS is a JSON file with `threads`, `modules` (folder for modeling files that transformers copies) and `checkpoints`.
 Each checkpoint has `path`, `inputs` and `outputs` (safetensors files), `auto_class`, and `remote_code` (whether to pass

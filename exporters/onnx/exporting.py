@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from amp_export.architectures import tensor_shapes
 from amp_export.checkpoints.hashing import directory_size
 from amp_export.checkpoints.older_versions import name_tokenizer_class, write_config
 from amp_export.checkpoints.reading import Checkpoint
+from amp_export.checkpoints.source_files import copy_files
 from amp_export.errors import OutputError, UnsupportedModelError
 from amp_export.exporters.files import GRAPH, WEIGHTS
 from amp_export.exporters.onnx.builder.graph import build_graph
@@ -77,8 +77,7 @@ def export(
     (folder / GRAPH).write_bytes(model.SerializeToString())
     write_weights(checkpoint, stored, folder / WEIGHTS, dtype=dtype, on_progress=on_progress)
     write_config(folder, checkpoint.raw_config)
-    for file in checkpoint.companions():
-        shutil.copy2(file, folder / file.name)
+    copy_files(checkpoint.companions(), folder)
     name_tokenizer_class(folder)
     write_genai_config(checkpoint, folder, graph=GRAPH)
     return OnnxExport(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from amp_export.checkpoints.reading import Checkpoint
+from amp_export.documents import convert, parse_json, read_text
 from amp_export.errors import ModelError
 from amp_export.hardware.threads import usable_cores
 
@@ -116,7 +117,8 @@ def _read_generation_config(path: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ModelError(f"{file} is not valid JSON: {error}\nFix or remove it; it is optional.") from error
-    return {name: value for name, value in content.items() if value is not None}
+        content = parse_json(read_text(file, error=ModelError), source=str(file), error=ModelError)
+        fields = convert(content, dict[str, Any], source=str(file), error=ModelError)
+    except ModelError as problem:
+        raise ModelError(f"{problem}\nFix or remove it; it is optional.") from problem
+    return {name: value for name, value in fields.items() if value is not None}

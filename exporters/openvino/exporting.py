@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from amp_export.checkpoints.hashing import directory_size
+from amp_export.checkpoints.source_files import copy_files
 from amp_export.exporters.files import file_name
 from amp_export.exporters.onnx.descriptions import describe_graph
 from amp_export.exporters.onnx.genai import GENAI_CONFIG
@@ -63,7 +63,6 @@ def export(
         openvino.save_model(model, models[-1], compress_to_fp16=False)
         if on_progress is not None:
             on_progress(number, len(graphs))
-    for file in sorted(graph_folder.iterdir()):
-        if file.is_file() and file.suffix not in OF_GRAPHS and file.name != GENAI_CONFIG:
-            shutil.copy2(file, folder / file.name)
+    beside = [file for file in sorted(graph_folder.iterdir()) if file.is_file() and file.suffix not in OF_GRAPHS]
+    copy_files((file for file in beside if file.name != GENAI_CONFIG), folder)
     return OpenvinoExport(folder, tuple(models), directory_size(folder))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amp_export.checkpoints.hashing import hash_file
+from amp_export.checkpoints.source_files import copy_files
 from amp_export.errors import UnsupportedModelError
 from amp_export.exporters.limits import Limits
 from amp_export.exporters.onnx.descriptions import GraphDescription, describe_graph
@@ -89,9 +89,8 @@ def export(
     )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / ENGINE).write_bytes(engine.content)
-    for file in sorted(graph_folder.iterdir()):
-        if file.name in COMPANIONS or file.name.startswith("tokenizer"):
-            shutil.copy2(file, folder / file.name)
+    beside = sorted(graph_folder.iterdir())
+    copy_files((file for file in beside if file.name in COMPANIONS or file.name.startswith("tokenizer")), folder)
     facts = EngineFacts(
         runtime=runtime.kind,
         version=".".join(map(str, runtime.version[:3])),

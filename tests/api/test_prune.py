@@ -28,7 +28,7 @@ from amp_export.errors import (
 from amp_export.inputs.batches import tokenize
 from amp_export.options import HeadPolicy, Uniform
 from amp_export.outputs.manifest import Manifest
-from amp_export.pruning import pipeline
+from amp_export.pruning import pipeline, reload_check
 from amp_export.pruning.pipeline import PruneResult
 from amp_export.pruning.plan import Plan
 from amp_export.pruning.reload_check import Expectation, ReloadProof, expect, prove_reload
@@ -170,6 +170,19 @@ def test_the_probe_cannot_import_this_package(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "no such type"}')
     with pytest.raises(VerificationError, match="cannot load"):
         prove_reload(tmp_path, expected)
+
+
+@pytest.mark.usefixtures("own_process")
+def test_the_probe_finds_what_is_on_the_path_as_this_process_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A library in the user's site-packages or on PYTHONPATH, as torch is on many clusters."""
+    (tmp_path / "sitecustomize.py").write_text(f"open({str(tmp_path / 'found')!r}, 'w').close()")
+    (tmp_path / "jobs.json").write_text(json.dumps({"threads": 1, "modules": str(tmp_path), "checkpoints": []}))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONWARNINGS", "error")
+    assert reload_check.run_probe(tmp_path / "jobs.json") == ""
+    assert (tmp_path / "found").is_file()
 
 
 @pytest.mark.parametrize(

@@ -93,8 +93,9 @@ def truncate(folder: Path) -> None:
 
 
 def index_of_absent_shard(folder: Path) -> None:
-    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
-    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    names = [f"model-{number:05d}-of-00002.safetensors" for number in (1, 2)]
+    (folder / "model.safetensors").rename(folder / names[0])
+    index = {"metadata": {}, "weight_map": dict(zip("ab", names, strict=True))}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
@@ -110,8 +111,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "config no object": (lambda folder: (folder / "config.json").write_text("[]"), "has no model_type"),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "no weights"),
     "only pickles": (only_pickles, "torch pickles only"),
-    "shard missing": (index_of_absent_shard, "1 of 2 weight files are missing, model-00002"),
-    "bad index": (lambda folder: (folder / "model.safetensors.index.json").write_text("{}"), "not a valid index"),
+    "shard missing": (index_of_absent_shard, "1 of 2 weight files are missing, 'model-00002"),
     "truncated": (truncate, "may be truncated"),
     "empty": (lambda folder: (folder / "model.safetensors").write_bytes(b""), "is damaged"),
     "tensor missing": (lambda folder: change_weights(folder, lambda t: t.pop(NORM)), f"1 tensors .* {NORM}"),

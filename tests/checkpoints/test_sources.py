@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from amp_export.checkpoints import cache, sources
 from amp_export.checkpoints import gguf as gguf_files
-from amp_export.checkpoints import sources
 from amp_export.checkpoints.cache import cache_directory
 from amp_export.checkpoints.hashing import hash_file
 from amp_export.checkpoints.reading import open_checkpoint
@@ -222,6 +222,18 @@ def test_gguf_is_converted_once_and_keyed_by_content(llama_gguf: Path, tmp_path:
     copy.write_bytes(llama_gguf.read_bytes())
     assert resolve_model(copy, cache=tmp_path / "cache", on_status=said.append).path == first.path
     assert not any("Dequantizing" in line for line in said)
+
+
+def test_a_conversion_by_another_version_is_not_used(
+    llama_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = resolve_model(llama_gguf, cache=tmp_path).path
+    monkeypatch.setattr(cache, "CONVERTER", cache.CONVERTER + 1)
+    second = resolve_model(llama_gguf, cache=tmp_path).path
+    monkeypatch.setattr(cache.metadata, "version", lambda package: f"another {package}")
+    third = resolve_model(llama_gguf, cache=tmp_path).path
+    assert len({first, second, third}) == 3
+    assert hash_file(first / SINGLE) == hash_file(second / SINGLE) == hash_file(third / SINGLE)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.7, 0.99])

@@ -6,15 +6,14 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-import huggingface_hub
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from amp_export.checkpoints.quiet import quiet_datasets
-from amp_export.errors import CalibrationError
+from amp_export.errors import CalibrationError, MissingExtraError
 from amp_export.inputs import texts as calibration
-from amp_export.inputs.texts import DATASET, Calibration, load_calibration
+from amp_export.inputs.texts import ALPACA, DATASET, REVISION, Calibration, load_calibration
 
 
 def write(folder: Path, name: str, content: str | bytes) -> Path:
@@ -93,7 +92,8 @@ def test_missing_file_is_refused(tmp_path: Path) -> None:
         load_calibration(tmp_path / "missing.txt")
 
 
-def test_shipped_text_is_used_whole_where_no_hub_answers() -> None:
+def test_shipped_text_is_used_whole_and_no_hub_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_dataset(monkeypatch, failure=AssertionError("asked the hub"))
     loaded = load_calibration(prompts=3)
     assert loaded.origin == "64 prompts of the text shipped with amp-export"
     assert (len(loaded.prompts), len(loaded.held_back)) == (64, 16)
@@ -109,10 +109,10 @@ def test_shipped_prompts_are_all_different_and_all_answered() -> None:
 def fake_dataset(monkeypatch: pytest.MonkeyPatch, *, failure: Exception | None = None) -> None:
     """Stands in for the package `datasets`, as far as it is used."""
 
-    def load_dataset(name: str, *, split: str) -> list[dict[str, str]]:
+    def load_dataset(name: str, *, revision: str, split: str) -> list[dict[str, str]]:
         if failure is not None:
             raise failure
-        assert name == DATASET
+        assert (name, revision) == (DATASET, REVISION)
         count = int(split.removeprefix("train[:").removesuffix("]"))
         return [{"instruction": f"Say {number}.", "input": "", "output": str(number)} for number in range(count)]
 
@@ -121,20 +121,42 @@ def fake_dataset(monkeypatch: pytest.MonkeyPatch, *, failure: Exception | None =
     monkeypatch.setitem(sys.modules, "datasets", module)
     monkeypatch.setattr(calibration, "quiet_datasets", contextlib.nullcontext)
     monkeypatch.setattr(calibration.importlib.util, "find_spec", lambda _: object())
-    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda *_, **__: None)
 
 
 @pytest.mark.parametrize("prompts", [1, 4, 5, 50])
 def test_dataset_gives_as_many_prompts_as_are_asked_for(prompts: int, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_dataset(monkeypatch)
-    loaded = load_calibration(prompts=prompts)
+    loaded = load_calibration(ALPACA, prompts=prompts)
     assert len(loaded.prompts) == prompts
-    assert loaded.origin == f"{prompts} prompts of yahma/alpaca-cleaned"
+    assert loaded.origin == f"{prompts} prompts of yahma/alpaca-cleaned (revision 12567cab)"
 
 
-def test_dataset_that_fails_to_download_is_replaced_by_the_shipped_text(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dataset_that_fails_to_download_is_replaced_by_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_dataset(monkeypatch, failure=ConnectionError("lost"))
-    assert load_calibration().origin.endswith("shipped with amp-export")
+    with pytest.raises(CalibrationError, match=r"alpaca-cleaned cannot be downloaded: lost\n.*leave --calibration out"):
+        load_calibration(ALPACA)
+    monkeypatch.setattr(calibration.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(MissingExtraError, match=r"amp-export\[datasets\]"):
+        load_calibration(ALPACA)
+
+
+@given(
+    text=st.text(st.characters(exclude_categories=[]), min_size=1),
+    key=st.sampled_from(["text", "instruction", "input", "output"]),
+)
+def test_a_row_is_refused_by_line_or_can_be_encoded(
+    text: str, key: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    row = {"text": text} if key == "text" else {"instruction": "Say.", key: text}
+    file = write(tmp_path_factory.mktemp("rows"), "rows.jsonl", '{"text": "plain"}\n' * 4 + json.dumps(row))
+    is_cut = any("\ud800" <= character <= "\udfff" for character in text)
+    if is_cut or (key in {"text", "instruction"} and not text.strip()):
+        with pytest.raises(CalibrationError, match=r"rows\.jsonl, line 5: ") as caught:
+            load_calibration(file)
+        str(caught.value).encode()
+    else:
+        loaded = load_calibration(file)
+        "".join((*loaded.prompts, *loaded.held_back)).encode()
 
 
 def test_silencing_datasets_is_undone(capfd: pytest.CaptureFixture[str]) -> None:

@@ -41,7 +41,7 @@ class ReloadServer:
     def _start(self) -> subprocess.Popen[str]:
         modules = self._stack.enter_context(tempfile.TemporaryDirectory())
         process = subprocess.Popen(
-            [sys.executable, "-I", __file__, modules],
+            [sys.executable, "-P", __file__, modules],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -235,3 +235,19 @@ def test_an_engine_runs_on_no_processor(tmp_path: Path) -> None:
         TensorrtRunner.from_program(EngineProgram(tmp_path), None, "cpu")
     with pytest.raises(NotImplementedError, match="One engine does prefill and decode"):
         TensorrtExporter().export_for_generation()
+
+
+def test_a_failed_build_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from amp_export.integrations import transformers_backend
+
+    def fail(model: object, folder: Path, config: object) -> Path:
+        (folder / "checkpoint").mkdir()
+        raise RequestError("no GPU")
+
+    monkeypatch.setattr(transformers_backend.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(transformers_backend, "_build", fail)
+    with pytest.raises(RequestError, match="no GPU"):
+        transformers_backend.TensorrtExporter().export_program(
+            torch.nn.Linear(1, 1), {}, transformers_backend.TensorrtConfig()
+        )
+    assert list(tmp_path.iterdir()) == []
