@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import enum
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from amp_export.benchmarking.statistics import PhaseResult
 from amp_export.exporters.dispatch import exported_bytes
+from amp_export.parity.extremes import largest, smallest
 from amp_export.reporting.report import Report
 
 
@@ -109,9 +109,7 @@ def _over_cases(name: str, choose: Callable[[Iterable[float]], float]) -> Callab
     def read(report: Report, _: Path | None) -> Found:
         cases = [] if report.parity is None else report.parity.cases
         found = [value for case in cases if (value := getattr(case, name)) is not None]
-        # min and max may pass over a NaN
-        not_a_number = next(filter(math.isnan, found), None)
-        return _alone(not_a_number if not_a_number is not None else choose(found) if found else None)
+        return _alone(choose(found) if found else None)
 
     return read
 
@@ -151,7 +149,7 @@ METRICS = (
         means="largest mean KL divergence of a parity case, graph from checkpoint, in nats",
         unit=Unit.NONE,
         made_by="validate",
-        read=_over_cases("kl", max),
+        read=_over_cases("kl", largest),
         # the divergence grows with the square of the error
         tolerated=15.0,
         # rounding in float64 can leave this much between equal float32 logits
@@ -162,7 +160,7 @@ METRICS = (
         means="largest absolute difference between graph and checkpoint",
         unit=Unit.NONE,
         made_by="validate",
-        read=_over_cases("max_error", max),
+        read=_over_cases("max_error", largest),
         # another runtime rounds differently: see NOISE_FACTOR in amp_export/parity/reference.py
         tolerated=3.0,
     ),
@@ -171,7 +169,7 @@ METRICS = (
         means="smallest top-1 agreement of a parity case",
         unit=Unit.NONE,
         made_by="validate",
-        read=_over_cases("top1_agreement", min),
+        read=_over_cases("top1_agreement", smallest),
         rises=True,
     ),
     Metric(
