@@ -9,6 +9,7 @@ from pathlib import Path
 
 from amp_export.benchmarking.statistics import PhaseResult
 from amp_export.exporters.dispatch import exported_bytes
+from amp_export.options import Phase
 from amp_export.parity.extremes import largest, smallest
 from amp_export.reporting.report import Report
 
@@ -60,6 +61,7 @@ class Metric:
         tolerated: Share of its earlier value by which it may get worse before a baseline check fails; None if baselines
             leave it out, because it depends on the machine or another number says the same.
         least: Changes smaller than this are ignored.
+        has_phases: Whether it is measured for each phase.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Metric:
     rises: bool = False
     tolerated: float | None = None
     least: float = 0.0
+    has_phases: bool = False
 
     @property
     def key(self) -> str:
@@ -97,8 +100,11 @@ def full_name(name: str, phase: str) -> str:
 
 
 def find_metric(name: str) -> Metric | None:
-    """Return the metric of a number's full name, or None."""
-    return next((metric for metric in METRICS if metric.name == name.partition(".")[0]), None)
+    """Return the metric of a number's full name, or None if there is no such metric or phase."""
+    prefix, dot, phase = name.partition(".")
+    metric = next((metric for metric in METRICS if metric.name == prefix), None)
+    known = metric is not None and (phase in set(Phase) if metric.has_phases else not dot)
+    return metric if known else None
 
 
 def _alone(value: float | None) -> Found:
@@ -231,6 +237,7 @@ METRICS = (
         read=_by_phase(lambda result: Value(result.speedup, result.interval)),
         rises=True,
         tolerated=0.05,
+        has_phases=True,
     ),
     Metric(
         name="latency",
@@ -238,6 +245,7 @@ METRICS = (
         unit=Unit.SECONDS,
         made_by="benchmark",
         read=_by_phase(lambda result: Value(result.pruned.median)),
+        has_phases=True,
     ),
 )
 """All metrics."""
