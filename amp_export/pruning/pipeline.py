@@ -99,6 +99,11 @@ def prepare(model: str | Path, options: PruneOptions, *, progress: Progress) -> 
     settings, plan, scores, pad = options.settings, options.plan, options.scores, options.uniform is Uniform.PAD
     if (settings is None) == (plan is None):
         raise RequestError("Give either a ratio or a plan, not both: a plan defines how much is removed.")
+    if unused := [f"--{name.replace('_', '-')}" for name in options.without_effect]:
+        raise RequestError(
+            f"--plan defines what each layer keeps, so that {', '.join(unused)} would have no effect.\n"
+            f"Leave {'it' if len(unused) == 1 else 'them'} out, or give --ratio instead of --plan."
+        )
     given_samples = _read_calibration(options.calibration) if options.calibration is not None else None
     source = resolve_model(model, allow_pickle=options.allow_pickle, on_status=progress.note)
     checkpoint = open_checkpoint(source.path)
