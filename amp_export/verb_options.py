@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from amp_export.options import (
@@ -90,6 +90,16 @@ class PruneOptions(PlanChoices):
             target=self.target,
             heads_per_layer=self.heads_per_layer,
             neurons_per_layer=self.neurons_per_layer,
+        )
+
+    @property
+    def without_effect(self) -> tuple[str, ...]:
+        """Names of the options that differ from their defaults, but that a plan leaves without effect."""
+        if self.plan is None:
+            return ()
+        replaced = {*(each.name for each in fields(PlanChoices)), "scores"}
+        return tuple(
+            each.name for each in fields(self) if each.name in replaced and getattr(self, each.name) != each.default
         )
 
 

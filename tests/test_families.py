@@ -65,7 +65,7 @@ def plans_of(checkpoint: Checkpoint, scores: Scores) -> dict[str, Plan]:
     config = checkpoint.config
     step = 8 if config.architecture.mlp.has_experts else 1
     neurons = make_plan(checkpoint.raw_config, config, scores, PlanSettings(0.1, heads=HeadPolicy.NONE, snap=step))
-    tied = any(site.stack.heads_tied for site in config.sites)
+    tied = config.tied_layers
     differing = PlanSettings(
         0.2,
         heads=HeadPolicy.NONE if tied else HeadPolicy.AUTO,
@@ -84,7 +84,7 @@ def odd_plan(config: ModelConfig, scores: Scores) -> Plan:
     widths = LayerWidths(ODD_HEADS, ODD_HEADS, 24)
     sites = config.everywhere(widths)
     # the heads of some families must be the same in all layers
-    shared = [sum(scores.heads)] * len(sites) if any(site.stack.heads_tied for site in config.sites) else scores.heads
+    shared = [sum(scores.heads)] * len(sites) if config.tied_layers else scores.heads
     layers = tuple(
         keep_most_important(config, np.asarray(heads), neurons, layer)
         for heads, neurons, layer in zip(shared, scores.neurons, sites, strict=True)

@@ -13,12 +13,12 @@ from amp_export.errors import OutputError
 from amp_export.exporting.engines import check_dtype
 from amp_export.exporting.run import ExportResult, export_as
 from amp_export.exporting.settings import choose_settings
-from amp_export.options import Format
+from amp_export.options import Format, ReportFormat
 from amp_export.outputs.manifest import Manifest, SourceRecord
 from amp_export.outputs.scratch import scratch_beside
 from amp_export.outputs.staging import check_output, extended_output, is_ours, staged_output
 from amp_export.progress import Progress, Silent
-from amp_export.reporting.files import open_report, save_report
+from amp_export.reporting.files import open_report, report_file, save_report
 from amp_export.reporting.report import record_verdicts
 from amp_export.verb_options import ExportOptions
 
@@ -83,7 +83,11 @@ def _extend(output: Path, made: Path, exported: ExportResult, *, overwrite: bool
             (made / name).rename(folder / name)
         manifest = record_export(Manifest.load(folder), exported).with_hashes(folder, formats)
         report = open_report(folder, manifest)
-        save_report(folder, report, record_verdicts(manifest, report), progress=progress)
+        manifest = record_verdicts(manifest, report)
+        if report_file(folder, ReportFormat.JSON).is_file():
+            save_report(folder, report, manifest, progress=progress)
+        else:
+            manifest.write(folder)
 
 
 def _check_formats(output: Path, to: Format, *, overwrite: bool) -> None:

@@ -198,6 +198,15 @@ class ModelConfig:
             ]
         return tuple(sites)
 
+    @functools.cached_property
+    def tied_layers(self) -> tuple[tuple[int, ...], ...]:
+        """Numbers of the layers that must keep the same heads, by stack."""
+        return tuple(
+            tuple(number for number, site in enumerate(self.sites) if site.stack == stack)
+            for stack in self.architecture.stacks
+            if stack.heads_tied
+        )
+
     def size(self, name: str) -> int:
         """Return a size by its canonical name, or by the name of its config field."""
         return self.sizes[name] if name in self.sizes else int(self.fields[name])

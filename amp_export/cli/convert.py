@@ -77,6 +77,9 @@ def convert(  # noqa: PLR0913  a command has a parameter for each option that is
         console.print(f"No --ratio given: taking {DEFAULT_RATIO}.")
     if target is not None and to is not Format.TENSORRT:
         export = replace(export, target=None)
+    elif prune.plan is not None:
+        # the target is the engine's alone: a plan fixes the widths
+        prune = replace(prune, target=PruneOptions().target)
     options = ConvertOptions(prune=prune, export=export, threads=threads)
     report = run(
         model or DEFAULT_MODEL, output, options, overwrite=overwrite, resume=resume, progress=ConsoleProgress(console)

@@ -73,4 +73,8 @@ def bar(point: Point) -> str:
 
 
 def _excess(point: Point) -> float:
-    return math.inf if not point.tolerance else float(point.error / point.tolerance)
+    if not point.tolerance:
+        return math.inf
+    excess = float(point.error / point.tolerance)
+    # both are infinite where PyTorch overflows, too
+    return 0.0 if math.isnan(excess) else excess

@@ -8,6 +8,7 @@ vectors. With a vocabulary of 49,152 they take 1.4 MB instead of 42.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from amp_export.checkpoints.reading import open_checkpoint
-from amp_export.errors import RequestError
+from amp_export.errors import ModelError, RequestError
 from amp_export.inputs.tokens import Floats, Integers, token_pool
 from amp_export.options import Dtype
 from amp_export.parity.decoder_cases import Cache, Case, Forward, cases_within, replay
+from amp_export.parity.extremes import largest
 from amp_export.parity.metrics import distance
 from amp_export.parity.noise import draw_rounding
 from amp_export.parity.reference import NOISE_FACTOR, REFERENCE, run_torch
@@ -124,7 +126,12 @@ def make_reference(checkpoint: Path, dtype: Dtype, limits: Limits) -> Reference:
         runs = draw_rounding(model, record)
         return [distance(_logits(run[name]), logits) for run in runs for name, logits in exact.items()]
 
-    noise, mean_noise = (max(each) for each in zip(*run_torch(checkpoint, dtype.value, noises), strict=True))
+    noise, mean_noise = (largest(each) for each in zip(*run_torch(checkpoint, dtype.value, noises), strict=True))
+    if not math.isfinite(noise):
+        raise ModelError(
+            f"{checkpoint} cannot be checked in {dtype.value}: PyTorch itself computes NaN or infinity in it.\n"
+            "Export it again with --dtype bfloat16 or float32."
+        )
     return Reference(dtype, expected, noise, mean_noise)
 
 

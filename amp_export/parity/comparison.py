@@ -7,6 +7,7 @@ in the graph's dtype (`noise.py`), and the difference is the noise. A correct gr
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +17,10 @@ from msgspec import structs
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.options import Provider
 from amp_export.parity.case_files import read_cases
+from amp_export.parity.extremes import largest
 from amp_export.parity.metrics import agree, distance
 from amp_export.parity.noise import draw_rounding
-from amp_export.parity.reference import NOISE_FACTOR, REFERENCE, run_torch
+from amp_export.parity.reference import NOISE_FACTOR, REFERENCE, run_torch, tolerated
 from amp_export.parity.results import CaseResult, Greedy, ParityReport
 from amp_export.progress import Progress, Silent
 from amp_export.verb_options import ValidateOptions
@@ -145,9 +147,8 @@ def compare_model(
     with progress.step(f"Running PyTorch in {dtype.value}") as _:
         noises = run_torch(checkpoint, dtype.value, lambda model: _measure_noise(model, suite, expected))
     results = tuple(_judge(suite.names, found, expected, noises))
-    worst = [tuple(map(max, zip(*noises[output], strict=True))) for output in noises]
-    noise, mean_noise = (max(each) for each in zip(*worst, strict=True))
-    tolerance = NOISE_FACTOR * noise
+    noise, mean_noise = (largest(each) for each in zip(*chain(*noises.values()), strict=True))
+    tolerance = tolerated(noise)
     greedy = None
     if written is not None and suite.written is not None:
         greedy = _judge_greedy(suite.written, *written, tolerance=tolerance)
@@ -158,7 +159,7 @@ def compare_model(
         noise=noise,
         noise_factor=NOISE_FACTOR,
         tolerance=tolerance,
-        mean_tolerance=NOISE_FACTOR * mean_noise,
+        mean_tolerance=tolerated(mean_noise),
         cases=results,
         greedy=greedy,
         holds=all(result.holds for result in results) and (greedy is None or greedy.holds),
@@ -186,7 +187,7 @@ def _judge(
 ) -> Iterator[CaseResult]:
     """Yield a result for every output of every case; each output has its own tolerance, since their scales differ."""
     for output in found[0]:
-        tolerance, mean_tolerance = (NOISE_FACTOR * max(each) for each in zip(*noises[output], strict=True))
+        tolerance, mean_tolerance = (tolerated(largest(each)) for each in zip(*noises[output], strict=True))
         for name, graph_by_name, reference_by_name, noise in zip(names, found, expected, noises[output], strict=True):
             graph_pv, reference_pv = graph_by_name[output], reference_by_name[output]
             worst, mean = distance(graph_pv, reference_pv)

@@ -63,8 +63,10 @@ def distance(one_pv: Floats, other_pv: Floats) -> tuple[float, float]:
 
 
 def _divergence(graph_pv: Floats, reference_pv: Floats) -> float:
-    graph_log, reference_log = _log_softmax(graph_pv), _log_softmax(reference_pv)
-    divergences = (np.exp(reference_log) * (reference_log - graph_log)).sum(axis=1)
+    # infinite logits have no softmax: their divergence is NaN
+    with np.errstate(invalid="ignore"):
+        graph_log, reference_log = _log_softmax(graph_pv), _log_softmax(reference_pv)
+        divergences = (np.exp(reference_log) * (reference_log - graph_log)).sum(axis=1)
     # rounding can make it slightly negative; this order of arguments keeps a NaN
     return max(float(divergences.mean()), 0.0)
 

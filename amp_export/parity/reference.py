@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,6 +22,14 @@ the same noise: the graph's error is one draw, PyTorch's noise the maximum of se
 
 REFERENCE = {Dtype.FLOAT32: "float64", Dtype.FLOAT16: "float32", Dtype.BFLOAT16: "float32"}
 """The higher dtype that each dtype's noise is measured against."""
+
+
+def tolerated(noise: float) -> float:
+    """Return the tolerated error for PyTorch's own noise.
+
+    It is NaN, which no error meets, if PyTorch overflows: an infinite tolerance would pass any graph.
+    """
+    return NOISE_FACTOR * noise if math.isfinite(noise) else math.nan
 
 
 def run_torch(checkpoint: Path, dtype: str, work: Callable[[PreTrainedModel], Result]) -> Result:

@@ -57,7 +57,7 @@ def check_allocatable(config: ModelConfig, policy: HeadPolicy) -> None:
     Raises:
         PlanError: The layers of this family must keep the same heads.
     """
-    if policy is not HeadPolicy.NONE and any(site.stack.heads_tied for site in config.sites):
+    if policy is not HeadPolicy.NONE and config.tied_layers:
         raise PlanError(
             "--heads-per-layer global is not possible here: the position biases of the first layer serve all others, "
             "so that all must keep the same heads."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -71,6 +71,7 @@ class PruneRequest:
     Attributes:
         source: The resolved model.
         checkpoint: The dense checkpoint.
+        sha256: SHA-256 of its weights and config: see `hash_weights`.
         settings: The requested plan; None if a plan file is given.
         uniform: How to store layers of different widths.
         calibration: Text to score on and to measure quality with, or images or audio to score on. None if the model
@@ -81,6 +82,7 @@ class PruneRequest:
 
     source: Source
     checkpoint: Checkpoint
+    sha256: str
     settings: PlanSettings | None
     uniform: Uniform
     calibration: Calibration | SampleArrays | None
@@ -97,6 +99,11 @@ def prepare(model: str | Path, options: PruneOptions, *, progress: Progress) -> 
     settings, plan, scores, pad = options.settings, options.plan, options.scores, options.uniform is Uniform.PAD
     if (settings is None) == (plan is None):
         raise RequestError("Give either a ratio or a plan, not both: a plan defines how much is removed.")
+    if unused := [f"--{name.replace('_', '-')}" for name in options.without_effect]:
+        raise RequestError(
+            f"--plan defines what each layer keeps, so that {', '.join(unused)} would have no effect.\n"
+            f"Leave {'it' if len(unused) == 1 else 'them'} out, or give --ratio instead of --plan."
+        )
     given_samples = _read_calibration(options.calibration) if options.calibration is not None else None
     source = resolve_model(model, allow_pickle=options.allow_pickle, on_status=progress.note)
     checkpoint = open_checkpoint(source.path)
@@ -108,9 +115,13 @@ def prepare(model: str | Path, options: PruneOptions, *, progress: Progress) -> 
         rewrite(checkpoint.raw_config, checkpoint.config, given_plan.widths, pad=pad)
     given_scores = Scores.load(scores, checkpoint.config) if scores is not None else None
     samples = _fit_calibration(given_samples, checkpoint.config, needed=given_plan is None and given_scores is None)
+    with progress.step("Hashing weights"):
+        sha256 = hash_weights(checkpoint)
+    if given_scores is not None:
+        given_scores.check_checkpoint(sha256)
     with progress.step("Checking weights") as advance:
         check_finite(checkpoint, on_progress=advance)
-    return PruneRequest(source, checkpoint, settings, options.uniform, samples, given_scores, given_plan)
+    return PruneRequest(source, checkpoint, sha256, settings, options.uniform, samples, given_scores, given_plan)
 
 
 def _read_calibration(file: Path) -> Calibration | SampleArrays:
@@ -228,7 +239,9 @@ def _plan(
     progress: Progress,
 ) -> Plan:
     checkpoint = request.checkpoint
-    scores = request.scores if request.scores is not None else _score(request, model, tokenizer, progress)
+    scores = request.scores
+    if scores is None:
+        scores = replace(_score(request, model, tokenizer, progress), checkpoint=request.sha256)
     scores.save(folder / SCORES)
     assert request.settings is not None
     return make_plan(checkpoint.raw_config, checkpoint.config, scores, request.settings)
@@ -308,7 +321,7 @@ def _manifest(request: PruneRequest, result: PruneResult) -> Manifest:
         calibration=_origin(request),
     )
     return Manifest(
-        source=SourceRecord(request.source.asked, str(checkpoint.path.resolve()), hash_weights(checkpoint)),
+        source=SourceRecord(request.source.asked, str(checkpoint.path.resolve()), request.sha256),
         config_before=dict(checkpoint.raw_config),
         config_after=add_old_names(result.rewrite.config),
         rewrite=RewriteRecord(result.rewrite.kind, result.rewrite.class_name, result.rewrite.reason),

@@ -194,13 +194,14 @@ def _check_neurons(layer: LayerPlan, site: Site, config: ModelConfig, where: str
 
 def _check_tied_heads(layers: tuple[LayerPlan, ...], config: ModelConfig, origin: str) -> None:
     """Check that layers keep the same heads if they share the position biases of the first layer."""
-    kept: dict[str, tuple[int, ...]] = {}
-    for number, (layer, site) in enumerate(zip(layers, config.sites, strict=True)):
-        if site.stack.heads_tied and kept.setdefault(site.stack.layers, layer.query_heads) != layer.query_heads:
-            raise PlanError(
-                f"{origin}: layer {number} keeps other heads than the first of {site.stack.layers}, whose position "
-                "biases serve them all.\nKeep the same heads in each."
-            )
+    for first, *others in config.tied_layers:
+        expected = layers[first].query_heads
+        for number in others:
+            if (found := layers[number].query_heads) != expected:
+                raise PlanError(
+                    f"{origin}: layer {number} keeps query heads {list(found)}, but layer {first}, whose position "
+                    f"biases it shares, keeps {list(expected)}.\nKeep the same heads in layers {first} to {others[-1]}."
+                )
 
 
 def _check_indices(kept: tuple[int, ...], dense: int, where: str) -> None:

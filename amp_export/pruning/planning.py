@@ -12,7 +12,7 @@ from amp_export.options import Allocation, HeadPolicy, PerLayer
 from amp_export.pruning.allocation import allocate_heads, allocate_neurons
 from amp_export.pruning.candidates import Candidate, list_candidates
 from amp_export.pruning.costs import ModelCosts
-from amp_export.pruning.plan import LayerPlan, Plan, removed_ratio
+from amp_export.pruning.plan import LayerPlan, Plan, check_fit, removed_ratio
 from amp_export.pruning.settings import RATIO_TOLERANCE, neuron_multiple
 from amp_export.verb_options import PlanSettings
 
@@ -74,11 +74,13 @@ def make_plan(raw_config: Mapping[str, Any], config: ModelConfig, scores: Scores
     chosen = choose_candidate(config, settings, candidates, scores)
     widths = _spread(config, settings, chosen, scores)
     achieved = removed_ratio(config, widths)
+    layers = tuple(
+        keep_most_important(config, heads, neurons, layer)
+        for heads, neurons, layer in zip(scores.heads, scores.neurons, widths, strict=True)
+    )
+    check_fit(layers, config, origin="the new plan")
     return Plan(
-        layers=tuple(
-            keep_most_important(config, heads, neurons, layer)
-            for heads, neurons, layer in zip(scores.heads, scores.neurons, widths, strict=True)
-        ),
+        layers=layers,
         asked=settings.ratio,
         achieved=achieved,
         settings={
@@ -110,13 +112,14 @@ def _spread(config: ModelConfig, settings: PlanSettings, chosen: Candidate, scor
 
 def share_importance(config: ModelConfig, scores: Scores) -> Scores:
     """Return scores in which layers that must keep the same heads have their mean importance, equally weighted."""
+    import numpy as np
+
     heads = list(scores.heads)
-    for stack in config.architecture.stacks:
-        if stack.heads_tied:
-            members = [number for number, site in enumerate(config.sites) if site.stack == stack]
-            mean = sum(heads[number] / heads[number].sum() for number in members) / len(members)
-            for number in members:
-                heads[number] = mean
+    for members in config.tied_layers:
+        shares = [heads[number] / (heads[number].sum() or 1.0) for number in members]
+        mean = np.stack(shares).mean(axis=0)
+        for number in members:
+            heads[number] = mean
     return replace(scores, heads=tuple(heads))
 
 

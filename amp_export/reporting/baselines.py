@@ -74,8 +74,8 @@ class Baseline(msgspec.Struct, frozen=True, rename={"dtype": "precision"}):
         baseline = structs.replace(
             baseline, metrics={name.replace("gain.", "speedup."): v for name, v in baseline.metrics.items()}
         )
-        if unknown := [name for name in baseline.metrics if find_metric(name) is None]:
-            raise OutputError(f"{file}: metrics.{unknown[0]} is not a number that amp-export measures.")
+        for name, value in baseline.metrics.items():
+            _check_entry(file, name, value)
         return baseline
 
     def save(self, file: Path) -> None:
@@ -114,6 +114,24 @@ class Baseline(msgspec.Struct, frozen=True, rename={"dtype": "precision"}):
             raise RequestError(f"{file} is of {' in '.join(kind)}, and {output} holds {' in '.join(found)}.\n{advice}")
 
 
+def _check_entry(file: Path, name: str, value: Value) -> None:
+    """Check that a number of a baseline can be compared.
+
+    Raises:
+        OutputError: It is not known or depends on the machine, or its interval has no logarithm.
+    """
+    metric = find_metric(name)
+    if metric is None:
+        raise OutputError(f"{file}: metrics.{name} is not a number that amp-export measures.")
+    if metric.tolerated is None:
+        raise OutputError(f"{file}: metrics.{name} cannot be compared with a baseline: remove it, or use --thresholds.")
+    if value.interval is not None and not 0 < value.interval[0] <= value.value <= value.interval[1] < math.inf:
+        raise OutputError(
+            f"{file}: metrics.{name}.interval is {list(value.interval)}; expected two positive numbers, at most and at "
+            f"least {value.value}."
+        )
+
+
 def check_replaceable(file: Path) -> None:
     """Check that a file is a baseline, so that it may be overwritten, or does not exist.
 
@@ -140,7 +158,8 @@ def compare_baseline(baseline: Baseline, now: Mapping[str, Value]) -> list[Check
 
 def _check(name: str, before: Value, now: Value | None) -> Check:
     metric = find_metric(name)
-    assert metric is not None
+    if metric is None:
+        return Check(name, False, "it is not a number that amp-export measures", Against.BASELINE)
     if now is None:
         found = f"it is in the baseline but was not measured; amp-export {metric.made_by} measures it"
         return Check(name, False, found, Against.BASELINE)
@@ -161,9 +180,9 @@ def tolerated(metric: Metric, before: Value, now: Value) -> float:
     logarithmic scale from the two half-widths that face each other (Zou and Donner, Statistics in Medicine 27, 2008:
     the method of variance estimates recovery).
     """
-    assert metric.tolerated is not None
+    least = metric.tolerated or 0.0
     if before.interval is None or now.interval is None:
-        return metric.tolerated
+        return least
     fell, rose = (before.interval[0], now.interval[1]) if metric.rises else (before.interval[1], now.interval[0])
     half = math.hypot(math.log(fell / before.value), math.log(rose / now.value))
-    return max(metric.tolerated, 1 - math.exp(-half))
+    return max(least, 1 - math.exp(-half))

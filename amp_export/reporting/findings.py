@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from amp_export.benchmarking.device_results import DeviceReport
 from amp_export.benchmarking.statistics import Conclusion
+from amp_export.parity.extremes import largest
 from amp_export.parity.results import ParityReport
 from amp_export.pruning.quality import Quality
 from amp_export.reporting.checks import Against, Check
@@ -108,7 +109,7 @@ def _device_parity(name: str, device: DeviceReport) -> Finding:
     cases = [case for parity in device.parity.values() for case in parity.cases]
     # both graphs run the same cases, so count them per graph
     counts = [count_failed(parity.cases) for parity in device.parity.values()]
-    tolerance = max(parity.tolerance for parity in device.parity.values())
+    tolerance = largest(parity.tolerance for parity in device.parity.values())
     return Finding(
         f"Parity on {name}",
         Standing.HOLDS if device.holds else Standing.FAILS,

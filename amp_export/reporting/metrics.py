@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import enum
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from amp_export.benchmarking.statistics import PhaseResult
 from amp_export.exporters.dispatch import exported_bytes
+from amp_export.options import Phase
+from amp_export.parity.extremes import largest, smallest
 from amp_export.reporting.report import Report
 
 
@@ -60,6 +61,7 @@ class Metric:
         tolerated: Share of its earlier value by which it may get worse before a baseline check fails; None if baselines
             leave it out, because it depends on the machine or another number says the same.
         least: Changes smaller than this are ignored.
+        has_phases: Whether it is measured for each phase.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Metric:
     rises: bool = False
     tolerated: float | None = None
     least: float = 0.0
+    has_phases: bool = False
 
     @property
     def key(self) -> str:
@@ -97,8 +100,11 @@ def full_name(name: str, phase: str) -> str:
 
 
 def find_metric(name: str) -> Metric | None:
-    """Return the metric of a number's full name, or None."""
-    return next((metric for metric in METRICS if metric.name == name.partition(".")[0]), None)
+    """Return the metric of a number's full name, or None if there is no such metric or phase."""
+    prefix, dot, phase = name.partition(".")
+    metric = next((metric for metric in METRICS if metric.name == prefix), None)
+    known = metric is not None and (phase in set(Phase) if metric.has_phases else not dot)
+    return metric if known else None
 
 
 def _alone(value: float | None) -> Found:
@@ -109,9 +115,7 @@ def _over_cases(name: str, choose: Callable[[Iterable[float]], float]) -> Callab
     def read(report: Report, _: Path | None) -> Found:
         cases = [] if report.parity is None else report.parity.cases
         found = [value for case in cases if (value := getattr(case, name)) is not None]
-        # min and max may pass over a NaN
-        not_a_number = next(filter(math.isnan, found), None)
-        return _alone(not_a_number if not_a_number is not None else choose(found) if found else None)
+        return _alone(choose(found) if found else None)
 
     return read
 
@@ -151,7 +155,7 @@ METRICS = (
         means="largest mean KL divergence of a parity case, graph from checkpoint, in nats",
         unit=Unit.NONE,
         made_by="validate",
-        read=_over_cases("kl", max),
+        read=_over_cases("kl", largest),
         # the divergence grows with the square of the error
         tolerated=15.0,
         # rounding in float64 can leave this much between equal float32 logits
@@ -162,7 +166,7 @@ METRICS = (
         means="largest absolute difference between graph and checkpoint",
         unit=Unit.NONE,
         made_by="validate",
-        read=_over_cases("max_error", max),
+        read=_over_cases("max_error", largest),
         # another runtime rounds differently: see NOISE_FACTOR in amp_export/parity/reference.py
         tolerated=3.0,
     ),
@@ -171,7 +175,7 @@ METRICS = (
         means="smallest top-1 agreement of a parity case",
         unit=Unit.NONE,
         made_by="validate",
-        read=_over_cases("top1_agreement", min),
+        read=_over_cases("top1_agreement", smallest),
         rises=True,
     ),
     Metric(
@@ -233,6 +237,7 @@ METRICS = (
         read=_by_phase(lambda result: Value(result.speedup, result.interval)),
         rises=True,
         tolerated=0.05,
+        has_phases=True,
     ),
     Metric(
         name="latency",
@@ -240,6 +245,7 @@ METRICS = (
         unit=Unit.SECONDS,
         made_by="benchmark",
         read=_by_phase(lambda result: Value(result.pruned.median)),
+        has_phases=True,
     ),
 )
 """All metrics."""

@@ -21,6 +21,7 @@ from typing import Any
 
 from amp_export.documents import read_toml
 from amp_export.errors import RequestError
+from amp_export.options import Phase
 from amp_export.reporting.checks import Against, Check
 from amp_export.reporting.metrics import METRICS, Metric, Unit, Value, full_name
 
@@ -84,10 +85,24 @@ def _read_key(file: Path, key: str, value: Any) -> Iterator[Threshold]:
     if metric is None:
         raise RequestError(f"{file}: the threshold {key} is not known.\nKnown are {_known()}.")
     if isinstance(value, dict):
+        _check_phases(file, key, value, metric)
         for phase, limit in value.items():
             yield Threshold(metric, phase, _number(file, f"{key}.{phase}", limit, metric))
     else:
         yield Threshold(metric, "", _number(file, key, value, metric))
+
+
+def _check_phases(file: Path, key: str, limits: Mapping[str, Any], metric: Metric) -> None:
+    if not metric.has_phases:
+        raise RequestError(f"{file}: the threshold {key} has no phases; expected a number, found a table.")
+    phases = ", ".join(Phase)
+    if not limits:
+        raise RequestError(
+            f"{file}: the table {key} is empty, so that it limits nothing.\n"
+            f"Give a limit for one of {phases}, or remove the table."
+        )
+    if unknown := sorted(limits.keys() - set(Phase)):
+        raise RequestError(f"{file}: {key}.{unknown[0]} is not a phase.\nKnown are {phases}.")
 
 
 def _number(file: Path, key: str, value: Any, metric: Metric) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Protocol, TypeVar
@@ -11,6 +10,7 @@ from amp_export.benchmarking.device_results import DeviceBenchmark
 from amp_export.benchmarking.results import BenchmarkReport, SweepPoint
 from amp_export.benchmarking.statistics import PhaseResult
 from amp_export.options import Phase
+from amp_export.parity.extremes import largest
 from amp_export.parity.results import CaseResult, Explanation
 
 PARITY_NOT_CHECKED = "Parity is not checked; amp-export validate OUT checks it"
@@ -46,8 +46,7 @@ def case_name(case: CaseResult) -> str:
 
 def worst_error(cases: Sequence[CaseResult]) -> float:
     """Return the largest error of all cases; NaN counts as the largest."""
-    errors = [case.max_error for case in cases]
-    return math.nan if any(map(math.isnan, errors)) else max(errors)
+    return largest(case.max_error for case in cases)
 
 
 def by_graph(explanation: Explanation) -> Iterator[Explanation]:

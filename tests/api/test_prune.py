@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.numpy import load_file
 from transformers import AutoTokenizer
 
@@ -26,13 +29,14 @@ from amp_export.errors import (
     VerificationError,
 )
 from amp_export.inputs.batches import tokenize
-from amp_export.options import HeadPolicy, Uniform
+from amp_export.options import Allocation, HeadPolicy, PerLayer, TargetName, Uniform
 from amp_export.outputs.manifest import Manifest
+from amp_export.progress import Silent
 from amp_export.pruning import pipeline, reload_check
-from amp_export.pruning.pipeline import PruneResult
+from amp_export.pruning.pipeline import PruneResult, prepare
 from amp_export.pruning.plan import Plan
 from amp_export.pruning.reload_check import Expectation, ReloadProof, expect, prove_reload
-from amp_export.verb_options import PruneOptions
+from amp_export.verb_options import PlanChoices, PruneOptions
 
 
 @pytest.fixture(scope="module")
@@ -209,6 +213,30 @@ def test_a_request_that_cannot_be_met_leaves_the_output_untouched(
     with pytest.raises(error):
         prune(model or tiny_llama, tmp_path / "out", replace(options, calibration=options.calibration or prompts))
     assert list(tmp_path.iterdir()) == []
+
+
+CHOICES = {
+    "allocation": Allocation.PAPER,
+    "heads": HeadPolicy.GROUPS,
+    "snap": 64,
+    "target": TargetName.ORIN_NANO,
+    "heads_per_layer": PerLayer.GLOBAL,
+    "neurons_per_layer": PerLayer.GLOBAL,
+    "scores": Path("scores.safetensors"),
+}
+
+
+@given(chosen=st.sets(st.sampled_from(sorted(CHOICES)), min_size=1))
+def test_options_that_a_plan_leaves_without_effect_are_refused(chosen: set[str]) -> None:
+    options = PruneOptions(plan=Path("plan.json"), **{name: CHOICES[name] for name in chosen})
+    with pytest.raises(RequestError, match="would have no effect") as refused:
+        prepare("absent", options, progress=Silent())
+    named = {f"--{name.replace('_', '-')}" for name in chosen}
+    assert set(re.findall(r"--[a-z-]+", str(refused.value).splitlines()[0])) == named | {"--plan"}
+
+
+def test_every_choice_of_a_plan_is_refused_beside_one() -> None:
+    assert CHOICES.keys() == {each.name for each in fields(PlanChoices)} | {"scores"}
 
 
 def test_nan_weights_are_found_before_anything_is_written(tiny_llama: Path, prompts: Path, tmp_path: Path) -> None:

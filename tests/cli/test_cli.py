@@ -12,7 +12,11 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import amp_export
+from amp_export.api import convert as converting
 from amp_export.cli import app
+from amp_export.errors import RequestError
+from amp_export.options import TargetName
+from amp_export.verb_options import ConvertOptions
 from tests.support.shared import Converted
 
 runner = CliRunner()
@@ -256,6 +260,10 @@ BAD_INPUTS: dict[str, tuple[Callable[[Path, Path], list[str]], str]] = {
     ),
     "plan does not fit": (with_file("p.json", '{"layers": []}', "--plan", "{file}"), "0 layers, but the model has 3"),
     "ratio and plan": (with_file("p.json", "{}", "--plan", "{file}", "--ratio", "0.2"), "either a ratio or a plan"),
+    "plan and its rules": (
+        with_file("p.json", "{}", "--plan", "{file}", "--snap", "64", "--heads", "groups"),
+        "--plan defines what each layer keeps, so that --heads, --snap would have no effect. Leave them out",
+    ),
 }
 
 
@@ -267,6 +275,20 @@ def test_bad_input_is_exit_code_2_and_leaves_the_output_untouched(case: str, tin
     assert message in " ".join(result.stderr.split())
     assert "Traceback" not in result.output
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("to", "taken"), [("tensorrt", TargetName.CPU), ("onnx", TargetName.ORIN_NANO)])
+def test_a_target_beside_a_plan_is_the_engines(to: str, taken: TargetName, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[ConvertOptions] = []
+
+    def convert(_model: str, _output: Path, options: ConvertOptions, **_: object) -> None:
+        seen.append(options)
+        raise RequestError("seen")
+
+    monkeypatch.setattr(converting, "convert", convert)
+    assert run("--to", to, "--model", "m", "--plan", "plan.json", "--target", "orin-nano").exit_code == 2
+    assert seen[0].prune.target is taken
+    assert seen[0].export.target is (TargetName.ORIN_NANO if to == "tensorrt" else None)
 
 
 def test_an_output_that_is_not_ours_is_exit_code_2(tiny_llama: Path, tmp_path: Path) -> None:

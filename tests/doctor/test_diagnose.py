@@ -167,7 +167,7 @@ def test_transformers_loads_what_pruning_writes(
     folder = write_config(tmp_path, model_type, num_key_value_heads=4, **extra)
     raw, config = read_config(folder)
     heads = HeadPolicy.GROUPS if config.num_key_value_heads > 1 else HeadPolicy.WITHIN
-    heads = HeadPolicy.NONE if any(site.stack.heads_tied for site in config.sites) else heads
+    heads = HeadPolicy.NONE if config.tied_layers else heads
     snap = 8 if config.architecture.mlp.has_experts else 1
     settings = PlanSettings(0.2, heads=heads, snap=snap, heads_per_layer=per_layer, neurons_per_layer=per_layer)
     random = np.random.default_rng(0)

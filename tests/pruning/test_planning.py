@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -8,18 +10,19 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from amp_export.architectures import LayerWidths, ModelConfig, find_architecture
+from amp_export.architectures import LayerWidths, ModelConfig, find_architecture, supported_model_types
 from amp_export.errors import PlanError, RatioError
-from amp_export.options import Allocation, HeadPolicy, TargetName
+from amp_export.options import Allocation, HeadPolicy, PerLayer, TargetName
 from amp_export.outputs.manifest import RewriteKind
 from amp_export.pruning.candidates import Candidate, head_options, list_candidates
 from amp_export.pruning.costs import ModelCosts
-from amp_export.pruning.plan import check_fit, removed_ratio
-from amp_export.pruning.planning import choose_candidate, keep_most_important, make_plan
+from amp_export.pruning.plan import LayerPlan, Plan, check_fit, removed_ratio
+from amp_export.pruning.planning import choose_candidate, keep_most_important, make_plan, share_importance
 from amp_export.pruning.rewriting import rewrite
 from amp_export.pruning.scoring import Scores
 from amp_export.pruning.settings import RATIO_TOLERANCE, neuron_multiple
 from amp_export.verb_options import PlanSettings
+from tests.support.tiny_models import FAMILY_FIELDS, TINY_CONFIG, family_fields
 
 LLAMA_2_7B = {
     "vocab_size": 32000,
@@ -46,10 +49,14 @@ def llama(**fields: Any) -> tuple[dict[str, Any], ModelConfig]:
 
 def random_scores(config: ModelConfig, seed: int = 0) -> Scores:
     generator = np.random.default_rng(seed)
-    layers = range(config.num_hidden_layers)
+    experts = config.architecture.mlp.output.stacked
+    neurons = (*((config.size(experts),) if experts is not None else ()), config.intermediate_size)
     return Scores(
-        heads=tuple(generator.gamma(2.0, size=config.num_attention_heads).astype(np.float32) for _ in layers),
-        neurons=tuple(generator.gamma(1.0, size=config.intermediate_size).astype(np.float32) for _ in layers),
+        heads=tuple(generator.gamma(2.0, size=config.num_attention_heads).astype(np.float32) for _ in config.sites),
+        neurons=tuple(
+            generator.gamma(1.0, size=neurons if site.stack.mlp is not None else 0).astype(np.float32)
+            for site in config.sites
+        ),
         origin="random",
     )
 
@@ -133,6 +140,60 @@ def test_every_plan_fits_its_model_and_keeps_the_most_important(
         assert removed.size == 0 or removed.max() <= neurons[list(layer.neurons)].min()
     met = abs(plan.achieved - ratio) <= RATIO_TOLERANCE
     assert met or plan.notes, "a missed budget must be explained"
+
+
+@pytest.mark.parametrize("model_type", supported_model_types())
+@given(
+    ratio=st.floats(0.02, 0.6),
+    layers=st.integers(1, 3),
+    heads=st.sampled_from(HeadPolicy),
+    per_layer=st.tuples(st.sampled_from(PerLayer), st.sampled_from(PerLayer)),
+    seed=st.integers(0, 9),
+)
+@settings(deadline=None, max_examples=25)
+def test_every_plan_that_is_written_is_read_again(
+    model_type: str, ratio: float, layers: int, heads: HeadPolicy, per_layer: tuple[PerLayer, PerLayer], seed: int
+) -> None:
+    fields = {**TINY_CONFIG, **FAMILY_FIELDS.get(model_type, {}), "num_hidden_layers": layers}
+    raw = family_fields(model_type, fields)
+    config = ModelConfig.read(find_architecture(model_type), raw)
+    heads_per_layer, neurons_per_layer = per_layer
+    options = PlanSettings(
+        ratio, heads=heads, snap=8, heads_per_layer=heads_per_layer, neurons_per_layer=neurons_per_layer
+    )
+    plan, refusal = None, ""
+    try:
+        plan = make_plan(raw, config, random_scores(config, seed), options)
+    except (RatioError, PlanError) as error:
+        refusal = str(error)
+    assert "the new plan" not in refusal
+    if plan is None:
+        return
+    with TemporaryDirectory() as folder:
+        plan.save(Path(folder) / "plan.json")
+        read = Plan.load(Path(folder) / "plan.json", config)
+    assert read == replace(plan, achieved=read.achieved)
+    assert read.achieved == pytest.approx(plan.achieved)
+
+
+def test_layers_that_share_position_biases_keep_the_same_heads() -> None:
+    config = ModelConfig.read(find_architecture("t5"), family_fields("t5", TINY_CONFIG))
+    heads = [LayerPlan((0, 1), (0, 1), (0,) if site.stack.mlp is not None else ()) for site in config.sites]
+    # self-attention and cross-attention of the decoder share nothing
+    other = {"query_heads": (2, 3), "key_value_heads": (2, 3)}
+    cross = [replace(each, **other) for each in heads[6:]]
+    check_fit((*heads[:6], *cross), config, origin="plan")
+    with pytest.raises(PlanError, match=r"layer 5 keeps query heads \[2, 3\], but layer 3, .*keeps \[0, 1\]") as caught:
+        check_fit((*heads[:5], replace(heads[5], **other), *cross), config, origin="")
+    assert "Keep the same heads in layers 3 to 5." in str(caught.value)
+
+
+def test_layers_that_share_heads_and_have_no_importance_take_part_with_none() -> None:
+    raw = family_fields("t5", TINY_CONFIG)
+    config = ModelConfig.read(find_architecture("t5"), raw)
+    scores = random_scores(config)
+    idle = replace(scores, heads=(np.zeros(4, np.float32), *scores.heads[1:]))
+    assert all(np.isfinite(layer).all() for layer in share_importance(config, idle).heads)
 
 
 @given(ratio=st.floats(0.02, 0.55), heads=st.sampled_from([HeadPolicy.AUTO, HeadPolicy.NONE, HeadPolicy.WITHIN]))

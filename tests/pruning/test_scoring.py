@@ -1,22 +1,33 @@
 from __future__ import annotations
 
+import random
+import re
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
 from transformers import PreTrainedModel
 
 from amp_export.architectures import ModelConfig, find_architecture
+from amp_export.checkpoints.hashing import hash_weights
 from amp_export.checkpoints.loading import load_model
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.errors import CalibrationError, ModelError
 from amp_export.inputs.batches import batches
+from amp_export.progress import Silent
 from amp_export.pruning.hooks import head_contributions
+from amp_export.pruning.pipeline import prepare
 from amp_export.pruning.scoring import Scores, score_tokens
-from tests.support.tiny_models import save_tiny_model
+from amp_export.verb_options import PruneOptions
+from tests.support.shared import Converted
+from tests.support.tiny_models import family_fields, save_tiny_model
 
 PROMPTS = [[3, 1, 4, 1, 5, 9], [2, 7], [1] * 23, [8, 2, 8, 1, 8, 2, 8, 4, 5, 9, 0]]
 
@@ -134,10 +145,73 @@ def test_scores_of_another_model_are_refused(tmp_path: Path, tiny_llama: Path) -
     layers = config.num_hidden_layers
     other = Scores((np.ones(99, np.float32),) * layers, (np.ones(5, np.float32),) * layers, "x")
     other.save(tmp_path / "scores.safetensors")
-    with pytest.raises(ModelError, match="another model: 99 heads and 5 neurons"):
+    with pytest.raises(ModelError, match=r"layers\.0\.heads is F32 \[99\], where this one needs F32 \[4\]"):
         Scores.load(tmp_path / "scores.safetensors", config)
     with pytest.raises(ModelError, match="does not contain scores for"):
         Scores.load(tmp_path / "absent.safetensors", config)
+
+
+SMALL = {
+    "vocab_size": 50,
+    "hidden_size": 32,
+    "intermediate_size": 24,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "head_dim": 8,
+}
+DAMAGE: dict[str, Callable[[dict[str, np.ndarray], str], object]] = {
+    "is missing": lambda arrays, name: arrays.pop(name),
+    "where this one needs F32": lambda arrays, name: arrays.update({name: arrays[name][:-1]}),
+    "is F64": lambda arrays, name: arrays.update({name: arrays[name].astype(np.float64)}),
+    "contains nan": lambda arrays, name: arrays[name].fill(np.nan),
+    "contains inf": lambda arrays, name: arrays[name].fill(np.inf),
+    "contains -1.0": lambda arrays, name: arrays[name].fill(-1),
+    "it contains layers.9.": lambda arrays, name: arrays.update({f"layers.9.{name}": arrays[name]}),
+}
+
+
+@pytest.mark.parametrize("model_type", ["llama", "mixtral", "t5"])
+@given(damage=st.sampled_from(sorted(DAMAGE)), choose=st.randoms())
+@settings(deadline=None, max_examples=30)
+def test_every_layer_of_a_scores_file_is_checked(model_type: str, damage: str, choose: random.Random) -> None:
+    raw = family_fields(model_type, {**SMALL, "num_hidden_layers": 3, "num_local_experts": 2})
+    config = ModelConfig.read(find_architecture(model_type), raw)
+    experts = (2,) if config.architecture.mlp.has_experts else ()
+    scores = Scores(
+        tuple(np.ones(4, np.float32) for _ in config.sites),
+        tuple(np.ones((*experts, 24) if site.stack.mlp else 0, np.float32) for site in config.sites),
+        "ones",
+    )
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "scores.safetensors"
+        scores.save(file)
+        assert Scores.load(file, config).origin == "ones"
+        arrays = load_file(file)
+        DAMAGE[damage](arrays, choose.choice(sorted(name for name, array in arrays.items() if array.size)))
+        save_file(arrays, file)
+        with pytest.raises(ModelError, match=re.escape(damage)) as refused:
+            Scores.load(file, config)
+        assert str(file) in str(refused.value)
+
+
+def test_scores_are_bound_to_their_checkpoint(tiny_llama: Path, tmp_path: Path) -> None:
+    config = open_checkpoint(tiny_llama).config
+    measured = score_tokens(load_model(tiny_llama), PROMPTS, config)
+    old, bound, other = (tmp_path / f"{name}.safetensors" for name in ("old", "bound", "other"))
+    measured.save(old)
+    replace(measured, checkpoint=hash_weights(open_checkpoint(tiny_llama))).save(bound)
+    replace(measured, checkpoint="0" * 64).save(other)
+    for file in (old, bound):
+        request = prepare(tiny_llama, PruneOptions(ratio=0.2, snap=1, scores=file), progress=Silent())
+        assert request.scores is not None
+    with pytest.raises(ModelError, match="another checkpoint: of the SHA-256 000000000000, where this one has"):
+        prepare(tiny_llama, PruneOptions(ratio=0.2, snap=1, scores=other), progress=Silent())
+
+
+def test_pruning_writes_scores_that_name_their_checkpoint(converted: Callable[[str], Converted]) -> None:
+    result = converted("llama")
+    dense = open_checkpoint(result.checkpoint)
+    assert Scores.load(result.output / "scores.safetensors", dense.config).checkpoint == hash_weights(dense)
 
 
 def test_no_prompt_is_an_error(model: PreTrainedModel) -> None:

@@ -20,7 +20,7 @@ from amp_export.documents import to_json
 from amp_export.errors import OutputError, RequestError
 from amp_export.options import Format
 from amp_export.reporting.baselines import Baseline, compare_baseline
-from amp_export.reporting.metrics import METRICS, Value, find_metric
+from amp_export.reporting.metrics import METRICS, Value, find_metric, full_name
 from amp_export.reporting.report import Report
 from tests.support.shared import Converted
 
@@ -71,7 +71,13 @@ def test_what_is_not_measured_again_fails() -> None:
 
 
 @given(
-    name=st.sampled_from([metric.name for metric in METRICS if metric.tolerated is not None]),
+    name=st.sampled_from(
+        [
+            full_name(metric.name, "decode" if metric.has_phases else "")
+            for metric in METRICS
+            if metric.tolerated is not None
+        ]
+    ),
     value=st.floats(1e-6, 1e9),
     factor=st.floats(1.0, 100.0),
 )
@@ -178,7 +184,8 @@ def test_other_models_formats_and_schemas_are_refused(converted: Callable[[str],
         Baseline.load(file)
 
 
-SPEED = json.loads(to_json(baseline())) | {"metrics": {"speed": {"value": 1}}}
+def text_of(**metrics: Value) -> str:
+    return to_json(baseline(**metrics))
 
 
 @pytest.mark.parametrize(
@@ -187,7 +194,16 @@ SPEED = json.loads(to_json(baseline())) | {"metrics": {"speed": {"value": 1}}}
         ("[]", ": expected an object with a number schema, but it holds a list"),
         ("{", " is not valid JSON"),
         ('{"schema": 1}', ": model is missing"),
-        (json.dumps(SPEED), ": metrics.speed is not a number that amp-export measures"),
+        (text_of(speed=Value(1)), ": metrics.speed is not a number that amp-export measures"),
+        (text_of(speedup=Value(1)), ": metrics.speedup is not a number that amp-export measures"),
+        (text_of(size_at_decode=Value(1)), r": metrics\.size\.decode is not a number that amp-export measures"),
+        (text_of(speedup_at_decod=Value(1)), r": metrics\.speedup\.decod is not a number"),
+        (text_of(latency_at_decode=Value(1)), r": metrics\.latency\.decode cannot be compared with a baseline"),
+        (
+            text_of(speedup_at_decode=Value(1, (0, 2))),
+            r": metrics\.speedup\.decode\.interval is \[0(\.0)?, 2(\.0)?\]; expected two positive numbers",
+        ),
+        (text_of(speedup_at_decode=Value(0, (0.5, 2))), r": metrics\.speedup\.decode\.interval is"),
     ],
 )
 def test_a_damaged_baseline_is_named(tmp_path: Path, text: str, said: str) -> None:
