@@ -47,7 +47,7 @@ def test_the_whole_way_proves_parity_and_times_every_phase(
 ) -> None:
     outputs, phases, _ = FAMILIES[model_type]
     report = converted(model_type).report
-    assert report["schema"] == 4
+    assert report["schema"] == 5
     assert report["parity"]["holds"]
     assert {case["output"] for case in report["parity"]["cases"]} == outputs
     assert report["quality"] is None

@@ -356,4 +356,4 @@ def test_options_of_devices_need_a_device(output: Path) -> None:
     assert "Name it with --device" in result.stderr
     result = CliRunner().invoke(app, ["benchmark", str(output), "--device", "ssh://h", "--provider", "cuda"])
     assert result.exit_code == 2
-    assert "--batch, --context and --generate are for this machine" in result.stderr
+    assert "--min-effect and --time-limit are for this machine" in result.stderr
