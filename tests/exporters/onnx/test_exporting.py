@@ -16,6 +16,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from amp_export.architectures import ModelConfig, find_architecture
+from amp_export.checkpoints.older_versions import add_old_names
 from amp_export.checkpoints.reading import Checkpoint, TensorInfo, open_checkpoint
 from amp_export.errors import OutputError, RequestError, UnsupportedModelError
 from amp_export.exporters.files import CACHE_LINE_BYTES, PAGE_BYTES
@@ -182,7 +183,7 @@ def test_the_folder_is_complete_and_its_size_is_told(tmp_path: Path, checkpoint:
     companions = {file.name for file in checkpoint.companions()}
     assert {"tokenizer.json", "tokenizer_config.json", "generation_config.json"} <= companions
     assert set(files) == companions | {"model.onnx", "model.onnx.data", "config.json", "genai_config.json"}
-    assert json.loads(files["config.json"].read_text()) == checkpoint.raw_config
+    assert json.loads(files["config.json"].read_text()) == add_old_names(checkpoint.raw_config)
     assert exported.bytes_on_disk == sum(file.stat().st_size for file in files.values())
 
 
