@@ -16,7 +16,7 @@ from amp_export.architectures._computation import (
     Order,
     Rotary,
 )
-from amp_export.architectures._config import LayerWidths, ModelConfig, Site
+from amp_export.architectures._config import LayerWidths, ModelConfig, Site, first_class
 from amp_export.architectures._facts import (
     Architecture,
     Block,
@@ -67,6 +67,7 @@ __all__ = [
     "Stack",
     "attribute_values",
     "find_architecture",
+    "first_class",
     "parameter_count",
     "resized_modules",
     "sliced_axes",

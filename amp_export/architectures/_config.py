@@ -108,7 +108,7 @@ class ModelConfig:
             fields=fields,
             sizes=sizes,
             tie_word_embeddings=bool(fields.get("tie_word_embeddings", False)),
-            class_name=str((config.get("architectures") or [architecture.class_name])[0]),
+            class_name=first_class(config.get("architectures"), architecture),
             dtype=fields.get("dtype") or fields.get("torch_dtype"),
         )
 
@@ -290,6 +290,24 @@ class ModelConfig:
         """Each layer's attention window in tokens, or None for full attention."""
         window = self.fields.get("sliding_window")
         return tuple(window if kind == "sliding_attention" else None for kind in self.layer_types)
+
+
+def first_class(architectures: object, architecture: Architecture) -> str:
+    """Return the first class of a config's `architectures`, or the family's default if it is absent or empty.
+
+    Raises:
+        ModelError: It is not a list of class names.
+    """
+    if not architectures:
+        return architecture.class_name
+    first = architectures[0] if isinstance(architectures, list | tuple) else None
+    # messages show the name within code to copy
+    if not isinstance(first, str) or not first.isidentifier():
+        raise ModelError(
+            f"config.json: architectures is {architectures!r}, but must be a list of class names, such as "
+            f'["{architecture.class_name}"].'
+        )
+    return first
 
 
 def _fill_in(architecture: Architecture, config: Mapping[str, Any]) -> dict[str, Any]:

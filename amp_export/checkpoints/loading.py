@@ -130,9 +130,10 @@ def module_names(path: Path) -> list[str]:
 
 def _class_name(config: Any) -> str:
     """Return the first class that a config names, or the architecture's default."""
-    from amp_export.architectures import find_architecture
+    from amp_export.architectures import RESIZED_MODEL_TYPE, find_architecture, first_class
 
-    return str((config.architectures or [find_architecture(config.model_type).class_name])[0])
+    model_type = config.model_type if config.model_type != RESIZED_MODEL_TYPE else (config.dense or {})["model_type"]
+    return first_class(config.architectures, find_architecture(model_type))
 
 
 def _model_class(path: Path, name: str, model_type: str) -> Any:

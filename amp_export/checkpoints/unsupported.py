@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from amp_export.architectures import RESIZED_MODEL_TYPE, Architecture
+from amp_export.architectures import RESIZED_MODEL_TYPE, Architecture, first_class
 from amp_export.architectures._facts import MAY_BE_IGNORED
 from amp_export.checkpoints.weight_files import INDEX, SINGLE
 from amp_export.documents import parse_json, read_text
@@ -91,7 +91,7 @@ def refuse_quantized(raw_config: Mapping[str, Any], architecture: Architecture) 
         UnsupportedModelError: It is quantized; the message shows code that dequantizes it.
     """
     if quantization := raw_config.get("quantization_config") or raw_config.get("compression_config"):
-        class_name = (raw_config.get("architectures") or [architecture.class_name])[0]
+        class_name = first_class(raw_config.get("architectures"), architecture)
         raise UnsupportedModelError(explain_quantization(quantization, class_name))
 
 

@@ -53,7 +53,8 @@ def text_batch(model: PreTrainedModel, config: ModelConfig, input_ids_bs: torch.
     """
     inputs: dict[str, Any] = {"input_ids": input_ids_bs, "attention_mask": mask_bs}
     if config.architecture.kind is Kind.ENCODER_DECODER:
-        start = config.fields.get("decoder_start_token_id") or config.fields.get("pad_token_id") or 0
+        tokens = (config.fields.get(name) for name in ("decoder_start_token_id", "pad_token_id"))
+        start = next((token for token in tokens if token is not None), 0)
         inputs["decoder_input_ids"] = input_ids_bs.roll(1, dims=1).index_fill(1, input_ids_bs.new_zeros(1), start)
         inputs["decoder_attention_mask"] = mask_bs
     if "use_cache" in inspect.signature(model.get_submodule(config.base_model).forward).parameters:
@@ -61,18 +62,17 @@ def text_batch(model: PreTrainedModel, config: ModelConfig, input_ids_bs: torch.
     return Batch(inputs, len(input_ids_bs), read_mask=mask_bs, decoder_mask=mask_bs)
 
 
-def tokenize(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, limit: int, vocab_size: int
-) -> list[list[int]]:
-    """Return the token ids of each non-empty text, truncated to `limit` and `MAX_PROMPT_TOKENS`.
+def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], config: ModelConfig) -> list[list[int]]:
+    """Return the token ids of each non-empty text, truncated to the model's longest text and `MAX_PROMPT_TOKENS`.
 
     Raises:
         ModelError: The tokenizer produces token ids outside the model's vocabulary.
     """
-    encoded = [tokenizer(text).input_ids[: min(limit, MAX_PROMPT_TOKENS)] for text in texts]
-    if (largest := max(map(max, filter(None, encoded)), default=0)) >= vocab_size:
+    limit = min(config.longest_text or MAX_PROMPT_TOKENS, MAX_PROMPT_TOKENS)
+    encoded = [tokenizer(text).input_ids[:limit] for text in texts]
+    if (largest := max(map(max, filter(None, encoded)), default=0)) >= config.vocab_size:
         raise ModelError(
-            f"The tokenizer produces token id {largest}, but the model's vocabulary ends at {vocab_size - 1}.\n"
+            f"The tokenizer produces token id {largest}, but the model's vocabulary ends at {config.vocab_size - 1}.\n"
             "The tokenizer is of another model; put the right one next to the weights."
         )
     return [ids for ids in encoded if ids]

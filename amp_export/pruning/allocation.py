@@ -80,24 +80,33 @@ def allocate_neurons(neurons: Sequence[Array], kept: int, *, multiple: int) -> l
     # all experts of a layer keep the same number, so their importance is summed by rank
     worths = [_sorted(relative_importance(layer)).reshape(-1, width).sum(axis=0) for layer in neurons]
     steps = [np.add.reduceat(layer, starts) / sizes for layer in worths]
-    counts = allocate_steps(steps, (len(starts) if kept == width else kept // multiple) * len(neurons))
+    counts = allocate_steps(steps, kept * len(neurons), sizes=[int(size) for size in sizes])
     return [min(count * multiple, width) for count in counts]
 
 
-def allocate_steps(steps: Sequence[Floats], budget: int) -> list[int]:
-    """Return the number of steps to take from each layer, at least one, for the largest sum within a budget.
+def allocate_steps(steps: Sequence[Floats], budget: int, *, sizes: Sequence[int] | None = None) -> list[int]:
+    """Return the number of steps to take from each layer, at least one, for the largest importance within a budget.
 
     Args:
-        steps: Importance of the steps, descending, by layer.
-        budget: Total number of steps.
+        steps: Importance of the steps per unit, descending, by layer.
+        budget: Total number of units.
+        sizes: Units of each step of a layer; by default one. Only the last may be smaller than the others.
     """
     import numpy as np
 
-    layers = np.repeat(np.arange(len(steps)), [len(layer) - 1 for layer in steps])
-    worths = np.concatenate([layer[1:] for layer in steps])
-    best = (-worths).argsort(kind="stable")[: max(budget - len(steps), 0)]
-    counts = np.bincount(layers[best], minlength=len(steps)) + 1
-    return [int(count) for count in counts]
+    sizes = sizes if sizes is not None else [1] * len(steps[0])
+    layers = np.repeat(np.arange(len(steps)), len(sizes))
+    counts = [1] * len(steps)
+    left = budget - sizes[0] * len(steps)
+    for best in (-np.concatenate(list(steps))).argsort(kind="stable"):
+        layer, step = int(layers[best]), int(best) % len(sizes)
+        # a step that no longer fits ends its layer; the smaller last step of another layer may still fit
+        if step == counts[layer] < len(sizes) and sizes[step] <= left:
+            counts[layer] += 1
+            left -= sizes[step]
+        if left <= 0:
+            break
+    return counts
 
 
 def _within(worths_kg: Floats) -> Floats:

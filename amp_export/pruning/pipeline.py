@@ -202,8 +202,7 @@ def _held_back(request: PruneRequest, tokenizer: PreTrainedTokenizerBase | None)
         return []
     assert isinstance(request.calibration, Calibration)
     assert tokenizer is not None
-    limit = config.max_position_embeddings
-    return tokenize(tokenizer, request.calibration.held_back, limit=limit, vocab_size=config.vocab_size)
+    return tokenize(tokenizer, request.calibration.held_back, config)
 
 
 def _run_dense(

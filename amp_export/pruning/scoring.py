@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from amp_export.checkpoints.writing import save_tensors
 from amp_export.errors import CalibrationError, ModelError
-from amp_export.inputs.batches import BATCH_TOKENS, MAX_PROMPT_TOKENS, Batch, batches, text_batch, tokenize
+from amp_export.inputs.batches import BATCH_TOKENS, Batch, batches, text_batch, tokenize
 from amp_export.pruning.hooks import Recorder
 
 if TYPE_CHECKING:
@@ -153,8 +153,7 @@ def score(
         CalibrationError: No prompt has a token.
         ModelError: The activations are not finite.
     """
-    limit = config.longest_text or MAX_PROMPT_TOKENS
-    token_ids = tokenize(tokenizer, prompts, limit=limit, vocab_size=config.vocab_size)
+    token_ids = tokenize(tokenizer, prompts, config)
     return score_tokens(model, token_ids, config, origin=origin, on_progress=on_progress)
 
 

@@ -251,9 +251,9 @@ def test_nan_weights_are_found_before_anything_is_written(tiny_llama: Path, prom
 
 
 def test_a_tokenizer_of_another_model_is_refused(tiny_llama: Path, tmp_path: Path) -> None:
-    texts = ["words"]
+    texts, config = ["words"], open_checkpoint(tiny_llama).config
     with pytest.raises(ModelError, match="the model's vocabulary ends at 4"):
-        tokenize(load_tokenizer(tiny_llama), texts, limit=99, vocab_size=5)
+        tokenize(load_tokenizer(tiny_llama), texts, replace(config, sizes={**config.sizes, "vocab_size": 5}))
 
 
 def test_a_checkpoint_without_tokenizer_says_so(tiny_llama: Path, prompts: Path, tmp_path: Path) -> None:

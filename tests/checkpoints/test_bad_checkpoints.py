@@ -90,6 +90,15 @@ BAD: dict[str, tuple[Change, str]] = {
         "CompressedTensorsConfig(dequantize=True)",
     ),
     "mxfp4": (set_fields(quantization_config={"quant_method": "mxfp4"}), "Mxfp4Config(dequantize=True)"),
+    "one class as text": (
+        set_fields(architectures="LlamaForCausalLM"),
+        "architectures is 'LlamaForCausalLM', but must be a list of class names, such as [\"LlamaForCausalLM\"]",
+    ),
+    "a class that is no text": (set_fields(architectures=[5]), "architectures is [5], but must be a list"),
+    "code in place of a class": (
+        set_fields(architectures=["A\nimport os"], quantization_config={"quant_method": "fp8"}),
+        "must be a list of class names",
+    ),
     "int8 weights": (as_int8, "weights of dtype I8 are not supported"),
     "an adapter": (
         all_of(write_json("adapter_config.json", LORA), lambda folder: (folder / "config.json").unlink()),

@@ -57,6 +57,24 @@ def test_a_layer_keeps_whole_steps_or_all_it_has() -> None:
 
 
 @given(
+    width=st.integers(8, 60),
+    multiple=st.integers(1, 24),
+    layers=st.integers(1, 5),
+    share=st.floats(0, 1),
+    seed=st.integers(0, 99),
+)
+def test_a_smaller_last_step_counts_as_what_it_is(
+    width: int, multiple: int, layers: int, share: float, seed: int
+) -> None:
+    multiples = [*range(multiple, width, multiple), width]
+    kept = multiples[round(share * (len(multiples) - 1))]
+    neurons = [np.random.default_rng((seed, layer)).gamma(0.5, size=width) for layer in range(layers)]
+    counts = allocate_neurons(neurons, kept, multiple=multiple)
+    assert set(counts) <= set(multiples)
+    assert kept * layers - multiple < sum(counts) <= kept * layers
+
+
+@given(
     st.floats(0.1, 0.35),
     st.sampled_from([HeadPolicy.GROUPS, HeadPolicy.WITHIN, HeadPolicy.AUTO, HeadPolicy.NONE]),
     st.sampled_from(PerLayer),
