@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amp_export.api.export import record_export
+from amp_export.api.export import adopt_export
 from amp_export.benchmarking.comparison import benchmark_models
 from amp_export.benchmarking.runners import require
 from amp_export.benchmarking.setup import RUNTIMES, Setup
@@ -136,7 +136,7 @@ def _check_same_request(model: str | Path, output: Path, manifest: Manifest, opt
 
 
 def _flatten(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for options in record.values() for name, value in options.items()}
+    return {f"{verb}.{name}": value for verb, options in record.items() for name, value in options.items()}
 
 
 def _check_can_measure(options: ExportOptions) -> None:
@@ -188,8 +188,9 @@ class _Run:
         pruned = open_checkpoint(self.folder / PRUNED)
         if self.choices.job is not None:
             check_dtype(pruned, self.choices.dtype, progress=self.progress)
-        exported = export_as(self.folder, pruned, self.choices, progress=self.progress)
-        return record_export(manifest, exported).with_hashes(self.folder), report
+        with self._scratch("export") as made:
+            exported = export_as(made, pruned, self.choices, progress=self.progress)
+            return adopt_export(self.folder, made, manifest, exported), report
 
     def validate(self, manifest: Manifest, report: Report) -> tuple[Manifest, Report]:
         """Check the parity of the export, or of the graph that it was built from."""
@@ -212,14 +213,20 @@ class _Run:
         if self.tried is not to:
             return manifest, report
         # the dense export is only needed for the benchmark, and is as large as the result, so it is removed
-        with tempfile.TemporaryDirectory(dir=self.folder, prefix=f".dense{PARTIAL}") as scratch:
+        with self._scratch("dense") as scratch:
             choices = replace(self.choices, via=manifest.exporters[to])
-            made = export_as(Path(scratch), self.dense, choices, progress=self.progress, name="the dense model")
+            made = export_as(scratch, self.dense, choices, progress=self.progress, name="the dense model")
             with self.progress.step("Benchmarking dense against pruned") as advance:
                 setup = Setup(RUNTIMES[to], threads=self.threads)
                 benchmark = benchmark_models(made.folder, self.folder / to, setup=setup, on_progress=advance)
         benchmark = replace(benchmark, judged=manifest.judged(to))
         return manifest, replace(report, benchmarks={benchmark.name: benchmark})
+
+    @contextmanager
+    def _scratch(self, name: str) -> Iterator[Path]:
+        """Yield an empty directory that is removed afterwards, whether the step fails or not."""
+        with tempfile.TemporaryDirectory(dir=self.folder, prefix=f".{name}{PARTIAL}") as scratch:
+            yield Path(scratch)
 
 
 def _finish(run: _Run, manifest: Manifest, report: Report) -> tuple[Report, Exception | None]:
@@ -236,9 +243,6 @@ def _finish(run: _Run, manifest: Manifest, report: Report) -> tuple[Report, Exce
             manifest, report = steps[step](manifest, report)
         except Exception as error:  # noqa: BLE001  whatever fails, the finished steps are kept
             failure = error
-            if step is Step.EXPORT:
-                for made in Format:
-                    shutil.rmtree(run.folder / made, ignore_errors=True)
         else:
             manifest = replace(manifest, unfinished=tuple(others))
     save_report(run.folder, report, record_verdicts(manifest, report), progress=run.progress)

@@ -74,20 +74,25 @@ def export(
 
 def _extend(output: Path, made: Path, exported: ExportResult, *, overwrite: bool, progress: Progress) -> None:
     """Add exports to an output, and drop the results for those that they replace."""
-    formats = [entry.name for entry in made.iterdir()]
     with extended_output(output) as folder:
         # another command may have exported meanwhile
         _check_formats(folder, exported.format, overwrite=overwrite)
-        for name in formats:
-            shutil.rmtree(folder / name, ignore_errors=True)
-            (made / name).rename(folder / name)
-        manifest = record_export(Manifest.load(folder), exported).with_hashes(folder, formats)
+        manifest = adopt_export(folder, made, Manifest.load(folder), exported)
         report = open_report(folder, manifest)
         manifest = record_verdicts(manifest, report)
         if report_file(folder, ReportFormat.JSON).is_file():
             save_report(folder, report, manifest, progress=progress)
         else:
             manifest.write(folder)
+
+
+def adopt_export(folder: Path, made: Path, manifest: Manifest, exported: ExportResult) -> Manifest:
+    """Move the folders of a finished export into an output, and return the manifest with the export and its hashes."""
+    formats = [entry.name for entry in made.iterdir()]
+    for name in formats:
+        shutil.rmtree(folder / name, ignore_errors=True)
+        (made / name).rename(folder / name)
+    return record_export(manifest, exported).with_hashes(folder, formats)
 
 
 def _check_formats(output: Path, to: Format, *, overwrite: bool) -> None:
