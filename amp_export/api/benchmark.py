@@ -13,10 +13,9 @@ from amp_export.benchmarking.setup import choose_setup
 from amp_export.benchmarking.subjects import find_subjects, judged_part
 from amp_export.benchmarking.workloads import Sweep
 from amp_export.checkpoints.reading import read_config
-from amp_export.outputs.manifest import Manifest
 from amp_export.outputs.names import PRUNED
 from amp_export.progress import Progress, Silent
-from amp_export.reporting.files import open_report, update_report
+from amp_export.reporting.files import open_output, update_report
 from amp_export.verb_options import BenchmarkOptions
 
 
@@ -39,10 +38,7 @@ def benchmark(
     setup = choose_setup(options)
     sampling = Sampling(rounds=options.rounds, min_effect=options.min_effect, time_limit=options.time_limit)
     sweep = Sweep(options.batch, options.context, options.generate)
-    manifest = Manifest.load(output)
-    # a report that cannot be extended should be found before anything runs
-    open_report(output, manifest)
-    manifest.verify(output)
+    manifest = open_output(output)
     require(setup)
     if (output / PRUNED).is_dir():
         # reject workloads that do not fit before exporting the dense model

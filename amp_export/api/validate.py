@@ -8,12 +8,11 @@ from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.errors import UnsupportedModelError
 from amp_export.options import Format
 from amp_export.outputs.lookup import exported_checkpoint, require_export
-from amp_export.outputs.manifest import Manifest
 from amp_export.parity.case_files import read_cases
 from amp_export.parity.comparison import compare, with_explanation
 from amp_export.parity.results import ParityReport, bind
 from amp_export.progress import Progress, Silent
-from amp_export.reporting.files import open_report, update_report
+from amp_export.reporting.files import open_output, update_report
 from amp_export.verb_options import ValidateOptions
 
 
@@ -38,10 +37,7 @@ def validate(output: Path, options: ValidateOptions | None = None, *, progress: 
 
     options, progress = options or ValidateOptions(), progress or Silent()
     to = options.to
-    manifest = Manifest.load(output)
-    # a report that cannot be extended should be found before anything runs
-    open_report(output, manifest)
-    manifest.verify(output)
+    manifest = open_output(output)
     if options.explain and to is not Format.ONNX:
         raise UnsupportedModelError("--explain works on ONNX graphs only.\nLeave it out, or give --to onnx.")
     require_export(output, manifest, to)

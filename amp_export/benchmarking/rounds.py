@@ -53,7 +53,6 @@ class Measured:
 
     Attributes:
         records: Records of the two models.
-        launches: Number of launches.
         stop: Why no further launches were made.
         warm_up_rounds: Number of warm-up rounds, which are not counted.
         unsettled_launches: Number of launches whose times had not settled when the measurement began.
@@ -61,11 +60,15 @@ class Measured:
     """
 
     records: tuple[Record, Record]
-    launches: int = 0
     stop: Stop = Stop.FIXED
     warm_up_rounds: int = 0
     unsettled_launches: int = 0
     bandwidth: float | None = None
+
+    @property
+    def launches(self) -> int:
+        """Number of launches."""
+        return len(self.records[0].ready)
 
     def ratios(self, workload: int, phase: Phase) -> tuple[float, ...]:
         """Return the logarithmic ratios of the launches so far, in one phase of a workload."""
@@ -115,7 +118,6 @@ def measure(
         # measured after each launch, because it varies with the load of the machine, like the rounds
         if early.ready[0].threads:
             bandwidths.append(read_bandwidth(early.ready[0].threads))
-        measured.launches += 1
         another = launches.finish_one([measured.ratios(0, phase) for phase in records[0].times[0][0].phases])
     measured.stop = launches.stop or Stop.FIXED
     measured.bandwidth = statistics.median(bandwidths) if bandwidths else None

@@ -10,15 +10,12 @@ from dataclasses import dataclass
 
 from amp_export.benchmarking.statistics import MIN_EFFECT, launches_needed
 from amp_export.errors import RequestError
+from amp_export.verb_options import BenchmarkOptions
 
 PILOT_LAUNCHES = 6
 """Launches whose spread decides how many others follow; even, so that each model is started first equally often."""
 
 MOST_LAUNCHES = 24
-
-ROUNDS = 20
-
-TIME_LIMIT = 120.0
 
 
 class Stop(enum.StrEnum):
@@ -42,10 +39,10 @@ class Sampling:
         seed: Seed of the prompt's tokens.
     """
 
-    rounds: int = ROUNDS
+    rounds: int = BenchmarkOptions.rounds
     launches: int | None = None
     min_effect: float = MIN_EFFECT
-    time_limit: float = TIME_LIMIT
+    time_limit: float = BenchmarkOptions.time_limit
     seed: int = 0
 
     def __post_init__(self) -> None:

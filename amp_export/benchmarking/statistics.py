@@ -8,9 +8,11 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from amp_export.verb_options import BenchmarkOptions
+
 CONFIDENCE = 0.95
 
-MIN_EFFECT = 0.05
+MIN_EFFECT = BenchmarkOptions.min_effect
 """Smallest relative speedup that matters, by default."""
 
 

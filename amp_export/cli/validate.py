@@ -49,9 +49,9 @@ def validate(
     gates = Gates(output, to=options.to, thresholds=thresholds, baseline=baseline, update_baseline=update_baseline)
     report = gates.check(_validate(output, onnx, options, progress))
     if output is not None and report.checks is not None:
-        from amp_export.reporting.files import record_checks
+        from amp_export.reporting.files import update_report
 
-        record_checks(output, report.checks, progress=progress)
+        update_report(output, checks=report.checks, progress=progress)
     show_result(console, report, as_json=as_json, written=output, note=gates.write_baseline(report))
 
 

@@ -23,9 +23,8 @@ from amp_export.devices.reports import read_device_report
 from amp_export.devices.ssh import Address, Connection
 from amp_export.errors import DeviceError
 from amp_export.options import DeviceRuntime, Format
-from amp_export.outputs.manifest import Manifest
 from amp_export.progress import Advance, Progress, Silent
-from amp_export.reporting.files import open_report, update_report
+from amp_export.reporting.files import open_output, update_report
 from amp_export.reporting.report import Report
 from amp_export.verb_options import BundleOptions, DeviceOptions
 
@@ -60,11 +59,8 @@ def benchmark_on_device(
     options = options or DeviceOptions()
     progress = progress or Silent()
     address = Address.parse(device)
-    # a report that cannot be extended should be found before anything runs
-    open_report(output, Manifest.load(output))
+    manifest = open_output(output)
     found = _find_or_make(output, options, progress)
-    manifest = Manifest.load(output)
-    manifest.verify(output)
     connection = Connection(address, options.ssh_config)
     state = _prepare(connection, found, options)
     if not state.unpacked:

@@ -35,7 +35,11 @@ def hold_lock(file: Path) -> Iterator[None]:
 def lock_until_closed(file: Path) -> int:
     """Create a file, lock it, and return its descriptor, which holds the lock until it is closed."""
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
-    _lock(descriptor, wait=True)
+    try:
+        _lock(descriptor, wait=True)
+    except BaseException:
+        os.close(descriptor)
+        raise
     return descriptor
 
 
@@ -55,18 +59,19 @@ def is_locked(file: Path) -> bool:
 
 
 def _open_locked(file: Path) -> int:
-    while True:
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            _lock(descriptor, wait=True)
-            if os.path.samestat(os.fstat(descriptor), file.stat()):
-                return descriptor
-        except FileNotFoundError:
-            pass
-        except BaseException:
-            os.close(descriptor)
-            raise
+    descriptor = lock_until_closed(file)
+    while not _is_open_as(descriptor, file):
         os.close(descriptor)
+        descriptor = lock_until_closed(file)
+    return descriptor
+
+
+def _is_open_as(descriptor: int, file: Path) -> bool:
+    """Return whether a file still has its name; the process that held the lock before removes it."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), file.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _lock(descriptor: int, *, wait: bool) -> bool:

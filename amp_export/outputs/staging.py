@@ -134,16 +134,13 @@ def _state(output: Path) -> frozenset[tuple[str, int, int]]:
 def _keep_both(output: Path, staging: Path) -> str:
     """Give a result another name than the requested one, and return the message about it."""
     numbers = itertools.count(2)
-    aside = next(path for path in (output.with_name(f"{output.name}-{number}") for number in numbers) if not _is(path))
+    names = (output.with_name(f"{output.name}-{number}") for number in numbers)
+    aside = next(path for path in names if not os.path.lexists(path))
     staging.rename(aside)
     return (
         f"{output} was written to while this command ran, so it is not replaced.\nThe finished result is in {aside}. "
         "Remove one of the two."
     )
-
-
-def _is(path: Path) -> bool:
-    return path.exists() or path.is_symlink()
 
 
 def _temporaries(_: str, names: list[str]) -> set[str]:

@@ -60,7 +60,7 @@ def write_forms(output: Path, report: Report, manifest: Manifest, forms: Sequenc
     # all formats are hashed, so that a removed one leaves the manifest too
     names = [report_file(output, form).name for form in ReportFormat]
     try:
-        if texts and any(file.is_file() for file in texts):
+        if any(file.is_file() for file in texts):
             # if the process is killed before all are written, none is held against the hash of an earlier one
             manifest.without(file.name for file in texts).write(output)
         for file, text in texts.items():
@@ -95,12 +95,25 @@ def open_report(output: Path, manifest: Manifest) -> Report:
         return Report.of(manifest)
 
 
+def open_output(output: Path) -> Manifest:
+    """Return the manifest of an output that a command will add results to.
+
+    Raises:
+        OutputError: A file has changed, or the report is from a newer version: better found before anything runs.
+    """
+    manifest = Manifest.load(output)
+    open_report(output, manifest)
+    manifest.verify(output)
+    return manifest
+
+
 def update_report(
     output: Path,
     *,
     parity: ParityReport | None = None,
     benchmarks: Mapping[str, BenchmarkReport] | None = None,
     devices: Mapping[str, DeviceReport] | None = None,
+    checks: tuple[Check, ...] | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Add new sections to the report of an output directory, and their verdicts to its manifest.
@@ -125,15 +138,8 @@ def update_report(
             parity=parity if parity is not None else report.parity,
             benchmarks={**(report.benchmarks or {}), **benchmarks} if benchmarks is not None else report.benchmarks,
             devices={**(report.devices or {}), **devices} if devices is not None else report.devices,
-            # gates were checked against the earlier numbers
-            checks=report.checks if parity is None and benchmarks is None else None,
+            # gates that were checked before were checked against the earlier numbers
+            checks=report.checks if checks is None and parity is None and benchmarks is None else checks,
         )
         save_report(output, report, record_verdicts(manifest, report), progress=progress)
     return report
-
-
-def record_checks(output: Path, checks: tuple[Check, ...], *, progress: Progress | None = None) -> None:
-    """Add the results of quality gates to the report of an output directory."""
-    with lock_output(output):
-        manifest = Manifest.load(output)
-        save_report(output, replace(open_report(output, manifest), checks=checks), manifest, progress=progress)

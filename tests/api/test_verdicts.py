@@ -15,7 +15,7 @@ from amp_export.errors import OutputError
 from amp_export.options import Dtype, Format
 from amp_export.outputs.manifest import Manifest
 from amp_export.outputs.scratch import lock_output
-from amp_export.reporting.files import record_checks, save_report, update_report
+from amp_export.reporting.files import save_report, update_report
 from amp_export.reporting.report import Report, record_verdicts
 from tests.support import sample_reports
 from tests.support.sample_reports import JUDGED, full_report, manifest, save_graph
@@ -111,7 +111,7 @@ def test_results_that_come_at_once_are_all_kept(judged: Path) -> None:
     assert report.benchmarks is not None
     assert report.devices is not None
     Manifest.load(judged).verify(judged)
-    record_checks(judged, full_report().checks or ())
+    update_report(judged, checks=full_report().checks)
     assert Report.load(judged).checks == full_report().checks
     assert [entry.name for entry in judged.parent.iterdir()] == ["out"]
 
