@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from amp_export.checkpoints.quiet import import_quietly, quiet_transformers
@@ -57,11 +58,13 @@ def count_parameters(config: ModelConfig, raw_config: Mapping[str, Any], path: P
     import torch
     import transformers
 
+    from amp_export.checkpoints import modeling_amp
+
     fields = {name: value for name, value in raw_config.items() if name != "model_type"}
     with quiet_transformers(), torch.device("meta"):
         try:
             full = transformers.AutoConfig.for_model(config.architecture.model_type, **fields)
-            model = getattr(transformers, config.class_name)(full)
+            model = modeling_amp.model_class(config.class_name, full)(full)
         except (TypeError, ValueError, AttributeError) as error:
             raise ModelError(f"transformers cannot build a {config.class_name} from this config: {error}") from error
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters(remove_duplicate=False)}
@@ -82,17 +85,14 @@ def load_model(path: Path, *, dtype: torch.dtype | None = None) -> PreTrainedMod
     import torch
     import transformers
 
-    from amp_export.checkpoints.modeling_amp import AmpResizedConfig
-
     register_resized()
     for file in weight_files(path):
         with reading(file):
             pass  # only to open it: transformers would raise an error of the system, as if the output were meant
-    with quiet_transformers():
+    with quiet_transformers(), _damage_named(path):
         config = transformers.AutoConfig.from_pretrained(path, **_OPTIONS)
         name = _class_name(config)
-        auto_name = name.replace("AmpResized", "AutoModel") if isinstance(config, AmpResizedConfig) else name
-        model, found = _model_class(path, auto_name, config.model_type).from_pretrained(
+        model, found = _model_class(path, config, name).from_pretrained(
             path, dtype=dtype if dtype is not None else "auto", output_loading_info=True, **_OPTIONS
         )
         if dtype is torch.float64:
@@ -115,16 +115,17 @@ def module_names(path: Path) -> list[str]:
     import torch
     import transformers
 
-    from amp_export.checkpoints.modeling_amp import AmpResizedConfig, dense_config
+    from amp_export.checkpoints.modeling_amp import AmpResizedConfig, dense_config, model_class
 
     register_resized()
-    with quiet_transformers(), torch.device("meta"):
+    with quiet_transformers(), torch.device("meta"), _damage_named(path):
         config = transformers.AutoConfig.from_pretrained(path, **_OPTIONS)
         if isinstance(config, AmpResizedConfig):
             # resizing changes the modules' shapes, not their names
-            model = getattr(transformers, str(config.dense_class))(dense_config(config))
+            dense = dense_config(config)
+            model = model_class(config.dense_class, dense)(dense)
         else:
-            model = _model_class(path, _class_name(config), config.model_type)(config)
+            model = _model_class(path, config, _class_name(config))(config)
     return [name for name, _ in model.named_modules() if name]
 
 
@@ -136,19 +137,37 @@ def _class_name(config: Any) -> str:
     return first_class(config.architectures, find_architecture(model_type))
 
 
-def _model_class(path: Path, name: str, model_type: str) -> Any:
+def _model_class(path: Path, config: Any, name: str) -> Any:
+    """Return a model class of transformers; the Auto class of the loader for a resized checkpoint."""
     import transformers
 
     from amp_export.architectures import find_architecture
+    from amp_export.checkpoints import modeling_amp
 
+    if isinstance(config, modeling_amp.AmpResizedConfig):
+        if not name.startswith("AmpResized") or not hasattr(modeling_amp, name):
+            raise ModelError(f"{path}: config.json names the class {name}, which cannot load resized layers.")
+        return getattr(transformers, name.replace("AmpResized", "AutoModel"))
     model_class = getattr(transformers, name, None)
-    if not hasattr(model_class, "from_pretrained"):
-        own = find_architecture(model_type).class_name
+    if not isinstance(model_class, type) or not issubclass(model_class, transformers.PreTrainedModel):
+        own = find_architecture(config.model_type).class_name
         raise ModelError(
             f"{path}: config.json names the class {name}, which transformers {transformers.__version__} does not "
-            f"have; code in checkpoints is never run.\nIf it computes the same as {own}, set `architectures` to that."
+            f"have as a model; code in checkpoints is never run.\nIf it computes the same as {own}, set "
+            "`architectures` to that."
         )
     return model_class
+
+
+@contextlib.contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    """Turn the error of a resized checkpoint's config into one that names the checkpoint."""
+    from amp_export.checkpoints.modeling_amp import ConfigError
+
+    try:
+        yield
+    except ConfigError as error:
+        raise ModelError(f"{path}: {error}\nUse the checkpoint as it was written.") from error
 
 
 def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:

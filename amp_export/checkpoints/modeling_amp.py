@@ -18,6 +18,20 @@ MODEL_TYPE = "amp_resized"
 """Unknown to transformers on purpose: without this file, such a checkpoint must fail to load."""
 
 
+ATTRIBUTES = frozenset(
+    {
+        *("all_head_size", "config.num_attention_heads", "inner_dim", "intermediate_dim", "n_heads"),
+        *("num_attention_heads", "num_heads", "num_key_value_groups", "num_key_value_heads", "num_kv_heads"),
+        "split_size",
+    }
+)
+"""Attributes of modules that config.json may set: counts of heads and neurons. All others are refused."""
+
+
+class ConfigError(ValueError):
+    """The config.json names something that this file does not change."""
+
+
 class AmpResizedConfig(PreTrainedConfig):
     """The content of config.json.
 
@@ -39,7 +53,7 @@ class AmpResizedConfig(PreTrainedConfig):
 def dense_config(config: AmpResizedConfig) -> PreTrainedConfig:
     """Return the dense model's config; when it is saved, it is written as the resized config."""
     if config.dense is None or config.resized_modules is None:
-        raise ValueError(f"config.json of type {MODEL_TYPE} needs `dense`, `dense_class` and `resized_modules`.")
+        raise ConfigError(f"config.json of type {MODEL_TYPE} needs `dense`, `dense_class` and `resized_modules`.")
     fields = {name: value for name, value in config.dense.items() if name not in ("model_type", "auto_map")}
     dense: PreTrainedConfig = transformers.AutoConfig.for_model(config.dense["model_type"], **fields)
     saved = {
@@ -69,15 +83,26 @@ def dense_config(config: AmpResizedConfig) -> PreTrainedConfig:
 
 def resize(model: torch.nn.Module, modules: dict[str, Any]) -> None:
     """Set the shapes and attributes of modules; a parameter that already has its shape keeps its values."""
+    known = dict(model.named_modules())
     for path, changes in modules.items():
-        module = model.get_submodule(path)
+        module = known.get(path)
+        if module is None:
+            raise ConfigError(f"config.json: the model has no module {path!r}.")
         for name, shape in changes.get("parameters", {}).items():
-            old = getattr(module, name)
+            old = dict(module.named_parameters(recurse=False)).get(name)
+            if old is None or not all(_is_count(size) for size in shape):
+                raise ConfigError(f"config.json: {path} has no parameter {name!r} that can take the shape {shape!r}.")
             if list(old.shape) != list(shape):
                 setattr(module, name, torch.nn.Parameter(old.new_empty(shape), requires_grad=old.requires_grad))
         for name, value in changes.get("attributes", {}).items():
+            if name not in ATTRIBUTES or not _is_count(value):
+                raise ConfigError(f"config.json: {name!r} of {path} must be one of the known counts, not {value!r}.")
             _set_attribute(module, name, value)
         _tell_features(module)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value > 0
 
 
 def _set_attribute(module: torch.nn.Module, name: str, value: int) -> None:
@@ -106,7 +131,8 @@ class _Loader:
         """Load the checkpoint, like the method of `PreTrainedModel`."""
         if not isinstance(config, AmpResizedConfig):
             config = AmpResizedConfig.from_pretrained(path)
-        return _resized_class(config).from_pretrained(path, *args, config=dense_config(config), **kwargs)
+        dense = dense_config(config)
+        return _resized_class(config, dense).from_pretrained(path, *args, config=dense, **kwargs)
 
     @classmethod
     def register_for_auto_class(cls, auto_class: Any = None) -> None:
@@ -118,8 +144,17 @@ class _Loader:
         return model_class
 
 
-def _resized_class(config: AmpResizedConfig) -> Any:
-    base = getattr(transformers, str(config.dense_class))
+def model_class(name: str | None, config: PreTrainedConfig) -> Any:
+    """Return the transformers class of this name, which must be a model class for this config."""
+    found: Any = getattr(transformers, str(name), None)
+    is_model = isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)
+    if not is_model or getattr(found.config_class, "model_type", None) != config.model_type:
+        raise ConfigError(f"config.json: {name!r} is not a model class of transformers for type {config.model_type!r}.")
+    return found
+
+
+def _resized_class(config: AmpResizedConfig, dense: PreTrainedConfig) -> Any:
+    base = model_class(config.dense_class, dense)
 
     def build(self: Any, dense: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
         base.__init__(self, dense, *args, **kwargs)

@@ -55,13 +55,14 @@ def refuse_adapter(path: Path) -> None:
     adapter = parse_json(read_text(file, error=ModelError), source=str(file), error=ModelError)
     if not isinstance(adapter, dict):
         raise ModelError(f"{file} is not the config of an adapter.\nDownload the adapter again.")
-    kind = str(adapter.get("peft_type") or "of an unknown kind")
-    base = adapter.get("base_model_name_or_path") or "BASE_MODEL"
-    found = f"{path} holds an adapter ({kind}) of {base}, not a model: it contains {ADAPTER_CONFIG}."
+    kind = str(adapter.get("peft_type"))
+    base = str(adapter.get("base_model_name_or_path") or "BASE_MODEL")
+    shown = kind if kind.isidentifier() else "of an unknown kind"
+    found = f"{path} holds an adapter ({shown}) of {base!r}, not a model: it contains {ADAPTER_CONFIG}."
     if kind in _PROMPTS:
         raise UnsupportedModelError(
             f"{found}\nAdapters of this kind change the model's input, not its weights, and cannot be merged.\nPrune "
-            f"{base} itself."
+            f"{base!r} itself."
         )
     raise UnsupportedModelError(
         f"{found}\nMerge it first and use the merged model:\n{_merge_code(path, adapter, base)}\n"
@@ -77,9 +78,9 @@ def _merge_code(path: Path, adapter: dict[str, Any], base: str) -> str:
         (
             "  from peft import PeftModel",
             f"  from transformers import {auto_class}, AutoTokenizer",
-            f'  model = {auto_class}.from_pretrained("{base}", dtype="auto")',
-            f'  PeftModel.from_pretrained(model, "{path}").merge_and_unload().save_pretrained("merged")',
-            f'  AutoTokenizer.from_pretrained("{tokenizer}").save_pretrained("merged")',
+            f'  model = {auto_class}.from_pretrained({base!r}, dtype="auto")',
+            f'  PeftModel.from_pretrained(model, {str(path)!r}).merge_and_unload().save_pretrained("merged")',
+            f'  AutoTokenizer.from_pretrained({str(tokenizer)!r}).save_pretrained("merged")',
         )
     )
 

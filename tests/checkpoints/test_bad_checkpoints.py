@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import inspect
 import json
+import re
 import shutil
+import textwrap
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +17,13 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from amp_export.architectures import find_architecture
+from amp_export.architectures import find_architecture, supported_model_types
+from amp_export.checkpoints import modeling_amp, unsupported
 from amp_export.checkpoints.loading import load_model, load_tokenizer
 from amp_export.checkpoints.older_versions import add_old_names
 from amp_export.checkpoints.reading import open_checkpoint, read_config
@@ -102,9 +108,9 @@ BAD: dict[str, tuple[Change, str]] = {
     "int8 weights": (as_int8, "weights of dtype I8 are not supported"),
     "an adapter": (
         all_of(write_json("adapter_config.json", LORA), lambda folder: (folder / "config.json").unlink()),
-        'AutoModelForCausalLM.from_pretrained("org/base", dtype="auto")',
+        "AutoModelForCausalLM.from_pretrained('org/base', dtype=\"auto\")",
     ),
-    "an adapter with a config": (write_json("adapter_config.json", LORA), "holds an adapter (LORA) of org/base"),
+    "an adapter with a config": (write_json("adapter_config.json", LORA), "holds an adapter (LORA) of 'org/base'"),
     "an adapter of prompts": (
         write_json("adapter_config.json", {**LORA, "peft_type": "PROMPT_TUNING"}),
         "cannot be merged",
@@ -128,6 +134,14 @@ def test_it_is_refused_with_what_to_do_and_the_output_is_untouched(case: str, fo
         assert message in " ".join(result.stderr.split())
         assert "Traceback" not in result.output
         assert not (tmp_path / "out").exists()
+
+
+@given(st.text(min_size=1))
+def test_code_to_copy_holds_names_as_text(name: str) -> None:
+    code = unsupported._merge_code(Path("a b\"'"), {"task_type": "CAUSAL_LM"}, name)
+    calls = [node for node in ast.walk(ast.parse(textwrap.dedent(code))) if isinstance(node, ast.Call)]
+    constants = [argument.value for call in calls for argument in call.args if isinstance(argument, ast.Constant)]
+    assert sorted(constants) == sorted([name, name, "a b\"'", "merged", "merged"])
 
 
 def test_every_class_and_config_in_the_advice_is_one_of_transformers() -> None:
@@ -287,6 +301,50 @@ def test_a_class_that_transformers_lacks_is_named(folder: Path) -> None:
     set_fields(architectures=["OwnForCausalLM"])(folder)
     with pytest.raises(ModelError, match=r"OwnForCausalLM, which transformers .* does not have"):
         load_model(folder)
+
+
+@pytest.mark.parametrize("name", ["AutoTokenizer", "LlamaConfig", "pipeline", "logging"])
+def test_a_name_in_transformers_that_is_no_model_is_not_called(name: str, folder: Path) -> None:
+    set_fields(architectures=[name])(folder)
+    with pytest.raises(ModelError, match=f"names the class {name}"):
+        load_model(folder)
+
+
+LAYER = "model.layers.0.mlp"
+
+
+def resizes(path: str, **changes: dict[str, Any]) -> Callable[[dict[str, Any]], object]:
+    return lambda raw: raw["resized_modules"].update({path: changes})
+
+
+TAMPERED: dict[str, Callable[[dict[str, Any]], object]] = {
+    "'pipeline' is not a model class": lambda raw: raw.update(dense_class="pipeline"),
+    "'AutoTokenizer' is not a model class": lambda raw: raw.update(dense_class="AutoTokenizer"),
+    "'MistralForCausalLM' is not a model class": lambda raw: raw.update(dense_class="MistralForCausalLM"),
+    "'forward' of model.layers.0.mlp": resizes(LAYER, attributes={"forward": 1}),
+    "'num_heads' of model.layers.0.mlp": resizes(LAYER, attributes={"num_heads": "4"}),
+    "'config.hidden_act'": resizes(LAYER, attributes={"config.hidden_act": 1}),
+    "no parameter 'act_fn'": resizes(LAYER, parameters={"act_fn": [1]}),
+    "no module 'model.nowhere'": resizes("model.nowhere"),
+    "names the class LlamaForCausalLM": lambda raw: raw.update(architectures=["LlamaForCausalLM"]),
+}
+
+
+@pytest.mark.parametrize("said", TAMPERED)
+def test_a_resized_checkpoint_changes_known_counts_and_parameters_only(said: str, tmp_path: Path) -> None:
+    save_lopsided(tmp_path, "llama")
+    file = tmp_path / "pruned/config.json"
+    raw = json.loads(file.read_text())
+    TAMPERED[said](raw)
+    file.write_text(json.dumps(raw))
+    with pytest.raises(ModelError, match=re.escape(said)):
+        load_model(tmp_path / "pruned")
+
+
+def test_the_modeling_file_knows_the_attributes_of_all_facts() -> None:
+    stacks = [stack for name in supported_model_types() for stack in find_architecture(name).stacks]
+    blocks = [block for stack in stacks for block in (stack.attention, stack.mlp) if block is not None]
+    assert {name for block in blocks for name in block.attributes} == modeling_amp.ATTRIBUTES
 
 
 def test_code_planted_in_a_resized_checkpoint_is_not_run(tmp_path: Path) -> None:
