@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shlex
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -141,7 +142,9 @@ class Connection:
     @contextlib.contextmanager
     def start(self, command: str, sha256: str, *, data: str = "") -> Iterator[Running]:
         """Start a command, and end it with the block; the arguments are those of `run`."""
-        assert _SHA256.fullmatch(sha256)
+        # it becomes part of a shell command
+        if not _SHA256.fullmatch(sha256):
+            raise DeviceError(f"{sha256!r} is not the SHA-256 of a bundle.\nMake the bundle again: amp-export bundle.")
         arguments = ["ssh", "-T", *self._options(), "-o", "RemoteCommand=none"]
         if self.address.port is not None:
             arguments += ["-p", str(self.address.port)]
@@ -195,7 +198,7 @@ class Connection:
         """Turn ssh's message, as written by OpenSSH 9.2 in any locale, into an error with advice."""
         user = "" if self.address.user is None else f"{self.address.user}@"
         port = "" if self.address.port is None else f"-p {self.address.port} "
-        config = "" if self.config is None else f"-F {self.config} "
+        config = "" if self.config is None else f"-F {shlex.quote(str(self.config))} "
         by_hand = f"ssh {config}{port}{user}{self.address.host}"
         # the name in known_hosts of a host with another port
         known = self.address.host if self.address.port is None else f"[{self.address.host}]:{self.address.port}"

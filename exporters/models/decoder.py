@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from amp_export.errors import UnsupportedModelError
+from amp_export.exporters.models.session import floating_dtype
 from amp_export.options import Dtype
 
 if TYPE_CHECKING:
@@ -96,9 +98,7 @@ class GraphDecoder(Decoder):
         self._past_inputs = {name: port for name, port in session.inputs.items() if name.startswith(PAST)}
         self._outputs = list(session.outputs)
         self.num_layers = len(self._past_inputs) // 2
-        dtype = next(iter(self._past_inputs.values())).float_dtype
-        assert dtype is not None
-        self.dtype = dtype
+        self.dtype = floating_dtype(*next(iter(self._past_inputs.items())))
         self.threads, self.description = session.threads, session.description
         if session.limits is not None:
             self.max_batch, self.max_context = session.limits.max_batch, session.limits.max_context
@@ -132,7 +132,7 @@ class GraphDecoder(Decoder):
         values = {}
         for name, port in self._past_inputs.items():
             _, heads, _, head_dim = port.axes
-            assert isinstance(heads, int)
-            assert isinstance(head_dim, int)
+            if not isinstance(heads, int) or not isinstance(head_dim, int):
+                raise UnsupportedModelError(f"The graph's {name} has no fixed number and width of heads: {port.axes}.")
             values[name] = session.to_value(np.empty((batch_size, heads, 0, head_dim), np.float32), port.float_dtype)
         return Past(length=0, values=values)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from amp_export.exporters.models.decoder import PAST
+from amp_export.exporters.models.session import floating_dtype
 
 if TYPE_CHECKING:
     from amp_export.exporters.models.session import Floats, Integers, Session
@@ -55,9 +56,7 @@ class GraphEncoderDecoder:
         self._has_mask = "encoder_attention_mask" in later.inputs
         self.inputs: Mapping[str, tuple[int | str, ...]] = {name: port.axes for name, port in encoder.inputs.items()}
         self.num_layers = sum(name.endswith(".decoder.key") for name in later.inputs)
-        dtype = encoder.outputs[STATES].float_dtype
-        assert dtype is not None
-        self.dtype = dtype
+        self.dtype = floating_dtype(STATES, encoder.outputs[STATES])
         self.threads, self.description, self.limits = encoder.threads, encoder.description, encoder.limits
 
     def encode(self, inputs: Mapping[str, Any]) -> EncodedSource:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from amp_export.errors import UnsupportedModelError
 from amp_export.exporters.limits import Limits
 from amp_export.options import Dtype
 
@@ -35,6 +36,19 @@ class Port:
     def float_dtype(self) -> Dtype | None:
         """Its floating-point dtype; None for integers and booleans."""
         return Dtype(self.dtype) if self.dtype in DTYPES else None
+
+
+def floating_dtype(name: str, port: Port) -> Dtype:
+    """Return the dtype of an output that must be floating-point.
+
+    Raises:
+        UnsupportedModelError: It is not.
+    """
+    if port.float_dtype is None:
+        raise UnsupportedModelError(
+            f"The graph's {name} has the dtype {port.dtype}.\nSupported: {', '.join(Dtype)}. Export it in one of them."
+        )
+    return port.float_dtype
 
 
 def widen_bfloat16(bits: Any) -> Floats:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from amp_export.errors import RequestError, UnsupportedModelError
 from amp_export.exporters.models.decoder import Decoder, Past
-from amp_export.options import Dtype
+from amp_export.exporters.models.session import floating_dtype
 
 if TYPE_CHECKING:
     from amp_export.architectures import LayerWidths
@@ -95,13 +95,8 @@ class ForeignDecoder(Decoder):
         self._widths = widths
         self._head_dim = head_dim
         self.num_layers = len(widths)
-        dtype = first.outputs[self._ports[0].logits].float_dtype
-        if dtype is None:
-            raise UnsupportedModelError(
-                f"The graph's logits have the dtype {first.outputs[self._ports[0].logits].dtype}.\nSupported: "
-                f"{', '.join(Dtype)}."
-            )
-        self.dtype = dtype
+        logits = self._ports[0].logits
+        self.dtype = floating_dtype(logits, first.outputs[logits])
         self.threads, self.description = first.threads, first.description
         self.one_at_a_time = later.inputs["input_ids"].axes[1] == 1
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from amp_export.errors import RequestError
 from amp_export.exporters.tensorrt.problems import explain_build, explain_parse
 from amp_export.exporters.tensorrt.progress import BuildProgress, monitor_class
 
@@ -140,7 +141,10 @@ def _add_profile(builder: Any, config: Any, profile: Profile) -> None:
     for name, shapes in profile.ranges.items():
         made.set_shape(name, shapes.minimum, shapes.optimum, shapes.maximum)
     number = config.add_optimization_profile(made)
-    assert number >= 0, profile.name
+    if number < 0:
+        raise RequestError(
+            f"TensorRT refuses the limits of the profile {profile.name}.\nGive others: --max-batch, --max-context."
+        )
 
 
 def _take_timing_cache(config: Any, file: Path) -> None:

@@ -110,8 +110,10 @@ class TensorRtFlavor:
             return
         config.num_compute_capabilities = 1
         member = getattr(self.module.ComputeCapability, f"SM{capability.replace('.', '')}")
-        accepted = config.set_compute_capability(member, 0)
-        assert accepted, capability
+        if not config.set_compute_capability(member, 0):
+            raise RequestError(
+                f"{self.label} refuses compute capability {capability}.\nBuild on the device: amp-export bundle."
+            )
 
     def allow_any_attention(self, network: Any) -> int:
         """Allow all attentions to be decomposed if they have no fused kernel, and return their number.

@@ -357,3 +357,15 @@ def test_options_of_devices_need_a_device(output: Path) -> None:
     result = CliRunner().invoke(app, ["benchmark", str(output), "--device", "ssh://h", "--provider", "cuda"])
     assert result.exit_code == 2
     assert "--min-effect and --time-limit are for this machine" in result.stderr
+
+
+@pytest.mark.parametrize("text", ["", "0" * 63, "0" * 64 + "\n", "$(reboot)", "'; reboot; '" + "0" * 52])
+def test_what_is_no_sha256_never_reaches_the_devices_shell(text: str) -> None:
+    connection = Connection(Address("device"), None)
+    with pytest.raises(DeviceError, match="is not the SHA-256 of a bundle"), connection.start("true", text):
+        pass
+
+
+def test_the_command_to_try_by_hand_quotes_the_path_of_the_configuration() -> None:
+    connection = Connection(Address("device"), Path("my config; reboot"))
+    assert "Try: ssh -F 'my config; reboot' device" in str(connection._explain("lost"))

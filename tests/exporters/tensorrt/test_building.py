@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import onnx
 import pytest
@@ -13,13 +14,22 @@ from hypothesis import strategies as st
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.errors import MissingExtraError, ModelError, RequestError, UnsupportedModelError
 from amp_export.exporters.onnx import export as export_onnx
-from amp_export.exporters.tensorrt import EngineFacts, EngineSettings, Limits, decoder_profiles, export, load_flavor
+from amp_export.exporters.tensorrt import (
+    EngineFacts,
+    EngineSettings,
+    Limits,
+    building,
+    decoder_profiles,
+    export,
+    load_flavor,
+)
 from amp_export.exporters.tensorrt.building import BuildSettings, build_engine, create_config
 from amp_export.exporters.tensorrt.engines import ENGINE, FACTS
 from amp_export.exporters.tensorrt.flavors import TensorRtFlavor, builds_with_new_operators
 from amp_export.exporters.tensorrt.problems import explain_build
+from amp_export.exporters.tensorrt.profiles import Profile
 from amp_export.exporters.tensorrt.progress import PARTS, BuildProgress
-from amp_export.options import Dtype, EngineRuntime, Opset
+from amp_export.options import Dtype, EngineRuntime, Opset, Phase
 from tests.support.tiny_models import save_tiny_model
 
 pytestmark = pytest.mark.slow
@@ -265,3 +275,18 @@ def test_an_engine_is_refused_where_it_cannot_run(facts: EngineFacts, tmp_path: 
         (tmp_path / "engine" / FACTS).write_text(content)
         with pytest.raises(ModelError, match=said):
             EngineFacts.load(tmp_path / "engine")
+
+
+def test_limits_that_tensorrt_refuses_are_an_error() -> None:
+    builder, config = mock.Mock(), mock.Mock()
+    config.add_optimization_profile.return_value = -1
+    with pytest.raises(RequestError, match="TensorRT refuses the limits of the profile prefill"):
+        building._add_profile(builder, config, Profile(Phase.PREFILL, {}))
+
+
+def test_a_gpu_that_tensorrt_refuses_is_an_error() -> None:
+    flavor = TensorRtFlavor(EngineRuntime.TENSORRT_RTX, mock.Mock(__version__="1.1.0"))
+    config = mock.Mock()
+    config.set_compute_capability.return_value = False
+    with pytest.raises(RequestError, match=r"TensorRT-RTX 1\.1\.0 refuses compute capability 8\.9"):
+        flavor.set_compute_capability(config, "8.9")
