@@ -182,14 +182,15 @@ def explain(problem: msgspec.ValidationError, content: Any, info: inspect.Type) 
 def _places(
     content: Any, info: inspect.Type, steps: Sequence[str | int | EllipsisType], path: tuple[str | int, ...]
 ) -> Iterator[tuple[tuple[str | int, ...], Any, inspect.Type]]:
-    """Yield each path that the steps can refer to, with its value and type; `...` stands for any key of a mapping."""
+    """Yield each path that the steps can refer to, with its value and type; `...` stands for any key or position."""
     if not steps:
         yield path, content, info
         return
     step, *rest = steps
-    for key in list(content) if isinstance(step, EllipsisType) else [step]:
-        if (within := _type_within(info, key)) is not None:
-            yield from _places(content[key], within, rest, (*path, key))
+    for key, value in _members(content):
+        matches = isinstance(step, EllipsisType) or step == key
+        if matches and (within := _type_within(info, key)) is not None:
+            yield from _places(value, within, rest, (*path, key))
 
 
 def _shorten(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import json
 import math
@@ -118,6 +119,45 @@ def test_what_does_not_fit_is_named_with_what_was_expected_and_found(content: An
     with pytest.raises(PlanError) as refused:
         convert(content, Document, source="f", error=PlanError)
     assert said in str(refused.value)
+
+
+@dataclass(frozen=True)
+class Nested:
+    rows: tuple[tuple[float, ...], ...]
+    named: Mapping[str, tuple[Inner, ...]]
+    by_colour: Mapping[Colour, Mapping[str, tuple[tuple[int, int], ...]]]
+
+
+@given(st.data())
+def test_a_wrong_value_is_named_however_deep_it_is(data: st.DataObject) -> None:
+    rows = [[0.5, 1.5], [2.5]]
+    content: Any = {
+        "rows": rows,
+        "named": {"a": [{"count": 1}, {"count": 2}]},
+        "by_colour": {"red": {"x": [[1, 2]]}, "blue": {"y": [[3, 4], [5, 6]]}},
+    }
+    convert(content, Nested, source="nested.json")
+    places = [(holder, key) for holder in _holders(content) for key in _keys(holder)]
+    holder, key = data.draw(st.sampled_from(places))
+    holder[key] = data.draw(
+        st.sampled_from(["x", None, True, {"": 1}, [[]], 2.5, ""]).filter(lambda new: new != holder[key])
+    )
+    with contextlib.suppress(OutputError):
+        convert(content, Nested, source="nested.json")
+        return
+    with pytest.raises(
+        OutputError, match=r"nested\.json: .+expected |nested\.json: .+is missing|nested\.json: .+ is not known"
+    ):
+        convert(content, Nested, source="nested.json")
+
+
+def _holders(content: Any) -> list[Any]:
+    members = content.values() if isinstance(content, dict) else content if isinstance(content, list) else None
+    return [] if members is None else [content, *(each for member in members for each in _holders(member))]
+
+
+def _keys(holder: Any) -> list[Any]:
+    return list(holder) if isinstance(holder, dict) else list(range(len(holder)))
 
 
 def test_a_long_value_is_cut() -> None:
