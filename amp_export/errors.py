@@ -18,12 +18,21 @@ The classes::
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
 
     Array = np.ndarray[Any, np.dtype[Any]]
+
+
+_OUT_OF_MEMORY = re.compile(
+    r"can't allocate memory|cannot allocate memory|failed to map segment|bad_alloc|out of memory|failed to allocate|"
+    r"can't start new thread",
+    re.IGNORECASE,
+)
+"""What libraries say: torch's DefaultCPUAllocator and CUDA, glibc's loader, C++, ONNX Runtime's arena, and threads."""
 
 
 class AmpExportError(Exception):
@@ -92,6 +101,11 @@ class VerificationError(AmpExportError):
     """An output was written that does not compute what it should."""
 
     exit_code = 1
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error of Python, torch, ONNX Runtime or the system says that memory ran out."""
+    return isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(str(error)) is not None
 
 
 def first_line(error: BaseException) -> str:

@@ -21,7 +21,7 @@ from amp_export.exporting.engines import check_dtype
 from amp_export.exporting.run import export_as
 from amp_export.exporting.settings import ExportSettings, choose_settings
 from amp_export.options import Dtype, Format
-from amp_export.outputs.lookup import source_checkpoint
+from amp_export.outputs.lookup import open_source_checkpoint
 from amp_export.outputs.manifest import Manifest, Step
 from amp_export.outputs.names import PARTIAL, PRUNED
 from amp_export.outputs.scratch import translate_os_errors
@@ -93,7 +93,7 @@ def _resume(model: str | Path, output: Path, options: ConvertOptions, progress: 
     if not manifest.unfinished:
         progress.note(f"All steps are finished in {output}.")
         return Report.load(output)
-    dense = open_checkpoint(source_checkpoint(output, manifest, advice="Or run all steps again with --overwrite."))
+    dense = open_source_checkpoint(output, manifest, advice="Or run all steps again with --overwrite.")
     with staged_output(output, overwrite=True) as folder:
         link_files(output, folder)
         run = _Run(folder, dense, _choose(dense, options), options.threads, progress)

@@ -61,12 +61,15 @@ def export(
     if extend:
         Manifest.load(output).verify(output)
         with scratch_beside(output) as scratch:
-            exported = export_as(scratch, checkpoint, settings, progress=progress)
+            with checkpoint.snapshot.held():
+                exported = export_as(scratch, checkpoint, settings, progress=progress)
             _extend(output, scratch, exported, overwrite=overwrite, progress=progress)
     else:
         with staged_output(output, overwrite=overwrite) as folder:
-            exported = export_as(folder, checkpoint, settings, progress=progress)
-            record = SourceRecord(source.asked, str(checkpoint.path.resolve()), hash_weights(checkpoint))
+            with checkpoint.snapshot.held():
+                exported = export_as(folder, checkpoint, settings, progress=progress)
+                sha256 = hash_weights(checkpoint)
+            record = SourceRecord(source.asked, str(checkpoint.path.resolve()), sha256)
             manifest = Manifest(source=record, config_before=dict(checkpoint.raw_config))
             record_export(manifest, exported).save(folder)
     return replace(exported, folder=output / options.to.value)

@@ -42,14 +42,15 @@ def validate(output: Path, options: ValidateOptions | None = None, *, progress: 
         raise UnsupportedModelError("--explain works on ONNX graphs only.\nLeave it out, or give --to onnx.")
     require_export(output, manifest, to)
     checkpoint = options.reference or exported_checkpoint(output, manifest)
-    graph = output / to
-    cases = None if options.cases is None else read_cases(options.cases, open_checkpoint(checkpoint).config)
+    graph, opened = output / to, open_checkpoint(checkpoint)
+    cases = None if options.cases is None else read_cases(options.cases, opened.config)
     tap_plan = plan_taps(checkpoint, exported_graphs(graph)) if options.explain else None
-    report = compare(
-        checkpoint, graph, threads=options.threads, provider=options.provider, progress=progress, cases=cases
-    )
-    if tap_plan is not None:
-        report = with_explanation(report, tap_plan, cases, progress=progress)
+    with opened.snapshot.held():
+        report = compare(
+            checkpoint, graph, threads=options.threads, provider=options.provider, progress=progress, cases=cases
+        )
+        if tap_plan is not None:
+            report = with_explanation(report, tap_plan, cases, progress=progress)
     report = bind(report, manifest.judged(to))
     update_report(output, parity=report, progress=progress)
     return report

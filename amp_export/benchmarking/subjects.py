@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from amp_export.benchmarking.setup import Setup
-from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.errors import OutputError
 from amp_export.exporters.dispatch import exported_opset
 from amp_export.exporters.executorch.programs import read_facts
@@ -18,12 +17,20 @@ from amp_export.exporting.engines import prepare_engine
 from amp_export.exporting.run import export_as
 from amp_export.exporting.settings import ExportSettings
 from amp_export.options import Dtype, Format, Opset, Via
-from amp_export.outputs.lookup import exported_checkpoint, require_export, source_checkpoint, which_export
+from amp_export.outputs.lookup import (
+    exported_checkpoint,
+    open_source_checkpoint,
+    require_export,
+    source_checkpoint,
+    which_export,
+)
 from amp_export.outputs.manifest import Manifest
 from amp_export.outputs.names import PRUNED, SOURCE
 from amp_export.outputs.scratch import scratch_beside
 from amp_export.progress import Progress
 from amp_export.verb_options import ExportOptions
+
+_ADVICE = "Or export the dense model, and name that output with --against."
 
 
 @contextlib.contextmanager
@@ -89,7 +96,7 @@ def _against(against: Path, to: Format | None) -> Path:
 
 
 def _dense_checkpoint(output: Path, manifest: Manifest) -> Path:
-    return source_checkpoint(output, manifest, advice="Or export the dense model, and name that output with --against.")
+    return source_checkpoint(output, manifest, advice=_ADVICE)
 
 
 def export_dense(
@@ -115,7 +122,7 @@ def export_dense(
         raise OutputError(
             f"{output} holds no pruned model as {to}, so there is nothing to measure.\nName another with --against."
         )
-    checkpoint = open_checkpoint(_dense_checkpoint(output, manifest))
+    checkpoint = open_source_checkpoint(output, manifest, advice=_ADVICE)
     job = limits = None
     if to is Format.TENSORRT:
         facts = EngineFacts.load(output / to)
@@ -131,4 +138,5 @@ def export_dense(
         opset = opset or exported_opset(output / to)
     via = manifest.exporters.get(to, Via.AUTO)
     settings = ExportSettings(to, manifest.exports[to], opset, via, job, limits)
-    return export_as(scratch, checkpoint, settings, progress=progress, name="the dense model").folder
+    with checkpoint.snapshot.held():
+        return export_as(scratch, checkpoint, settings, progress=progress, name="the dense model").folder

@@ -17,6 +17,7 @@ from amp_export.architectures import (
     parameter_count,
     tensor_shapes,
 )
+from amp_export.checkpoints.snapshots import Snapshot
 from amp_export.checkpoints.source_files import reading
 from amp_export.checkpoints.tying import differs_from_embedding
 from amp_export.checkpoints.unsupported import refuse_adapter, refuse_named_weights, refuse_quantized
@@ -55,6 +56,7 @@ class Checkpoint:
         config: The fields that determine what the model computes.
         widths: The widths of each layer.
         tensors: The headers of its safetensors files, by the tensors' names in the architecture's facts.
+        snapshot: Its files before any of them was read.
     """
 
     path: Path
@@ -62,6 +64,7 @@ class Checkpoint:
     config: ModelConfig
     widths: tuple[LayerWidths, ...]
     tensors: Mapping[str, TensorInfo]
+    snapshot: Snapshot
 
     @property
     def dtype(self) -> str:
@@ -206,6 +209,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
         ModelError: Weights are missing, surplus or truncated, or their shapes do not match the config.
         UnsupportedModelError: The architecture or the dtype is not supported.
     """
+    snapshot = take_snapshot(path)
     raw, config = read_config(path)
     widths = read_widths(path / "config.json", raw, config)
     shapes = tensor_shapes(config, widths)
@@ -215,7 +219,12 @@ def open_checkpoint(path: Path) -> Checkpoint:
         _check_names(path, config, tensors, shapes)
         _check_shapes(path, tensors, shapes)
     check_dtypes(path, tensors)
-    return Checkpoint(path=path, raw_config=raw, config=config, widths=widths, tensors=tensors)
+    return Checkpoint(path=path, raw_config=raw, config=config, widths=widths, tensors=tensors, snapshot=snapshot)
+
+
+def take_snapshot(path: Path) -> Snapshot:
+    """Return the snapshot of a checkpoint's files: config, weights and companions."""
+    return Snapshot.of(path, ("config.json", "*.safetensors", "*.safetensors.index.json", *COMPANIONS))
 
 
 def _name_tensors(

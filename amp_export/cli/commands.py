@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from amp_export.cli.options import FLAGS, READERS
-from amp_export.errors import AmpExportError
+from amp_export.errors import AmpExportError, first_line, is_out_of_memory
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,6 +27,10 @@ DEBUG = "AMP_EXPORT_DEBUG"
 
 INTERNAL_ERROR = 70
 """EX_SOFTWARE of sysexits.h: an internal error, which CI must not take for failed parity."""
+
+_LESS_MEMORY = (
+    "Close other programs, use a smaller model or shorter --calibration texts, or a machine with more memory."
+)
 
 
 def examples(*commands: str) -> str:
@@ -117,13 +121,20 @@ def run_command(work: Callable[[Console], None]) -> None:
         raise
     except Exception as error:
         _show_trace(console)
-        where = "".join(f" {note}" for note in getattr(error, "__notes__", ())[:1])
+        if is_out_of_memory(error):
+            show_error(console, f"Memory ran out{_step(error)}: {first_line(error)}\n{_LESS_MEMORY}")
+            raise typer.Exit(AmpExportError.exit_code) from error
         show_error(
             console,
-            f"Unexpected {type(error).__name__}{where}: {error}\nThis is an error in amp-export. Run the command again "
+            f"Unexpected {type(error).__name__}{_step(error)}: {error}\nThis is an error in amp-export. Run the command again "
             f"with {DEBUG}=1 for the stack trace, and report it: https://github.com/amp-export/amp-export/issues",
         )
         raise typer.Exit(INTERNAL_ERROR) from error
+
+
+def _step(error: Exception) -> str:
+    """Return the step in which an error happened, as the progress noted it."""
+    return "".join(f" {note}" for note in getattr(error, "__notes__", ())[:1])
 
 
 def _show_trace(console: Console) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from amp_export.checkpoints.hashing import hash_weights
-from amp_export.checkpoints.reading import open_checkpoint
+from amp_export.checkpoints.reading import Checkpoint, open_checkpoint
 from amp_export.errors import OutputError
 from amp_export.options import Format
 from amp_export.outputs.manifest import Manifest
@@ -62,7 +62,12 @@ def exported_checkpoint(
 
 
 def source_checkpoint(output: Path, manifest: Manifest, *, advice: str) -> Path:
-    """Return the checkpoint that an output was made from.
+    """Return the path of the checkpoint that an output was made from; see `open_source_checkpoint`."""
+    return open_source_checkpoint(output, manifest, advice=advice).path
+
+
+def open_source_checkpoint(output: Path, manifest: Manifest, *, advice: str) -> Checkpoint:
+    """Open the checkpoint that an output was made from, after comparing its hash.
 
     Args:
         output: The output directory.
@@ -75,9 +80,10 @@ def source_checkpoint(output: Path, manifest: Manifest, *, advice: str) -> Path:
     asked, path = manifest.source.asked, Path(manifest.source.path)
     if not path.is_dir():
         raise OutputError(f"{output} was made from {asked} at {path}, which no longer exists.\n{advice}")
-    if (found := hash_weights(open_checkpoint(path))) != manifest.source.sha256:
+    checkpoint = open_checkpoint(path)
+    if (found := hash_weights(checkpoint)) != manifest.source.sha256:
         raise OutputError(
             f"{output} was made from {asked} at {path}, which has changed since: its weights and config have SHA-256 "
             f"{found[:12]}…, and {manifest.source.sha256[:12]}… is expected.\nPut the checkpoint back. {advice}"
         )
-    return path
+    return checkpoint

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from amp_export.architectures import Modality, ModelConfig
-from amp_export.errors import UnsupportedModelError
+from amp_export.errors import RequestError, UnsupportedModelError
 from amp_export.exporters.models.decoder import Decoder
 from amp_export.exporters.models.encoder import GraphEncoder
 from amp_export.exporters.models.encoder_decoder import GraphEncoderDecoder
@@ -99,6 +99,7 @@ def choose_suite(
         cases: Cases of the graph's kind; by default the default cases of that kind.
 
     Raises:
+        RequestError: A given case does not fit the graph.
         UnsupportedModelError: No case fits the model's maximum text length.
     """
     reads_and_writes_no_text = isinstance(graph, GraphEncoder) and config.architecture.modality is not Modality.TEXT
@@ -106,6 +107,11 @@ def choose_suite(
     kinds: dict[type, Any] = {Decoder: DecoderSuite, GraphEncoder: EncoderSuite, GraphEncoderDecoder: Seq2SeqSuite}
     make_suite = next(suite for kind, suite in kinds.items() if isinstance(graph, kind))
     suite: Suite = make_suite(graph, config, pool, cases)
+    if left_out := [case.name for case in cases or () if case.name not in suite.names]:
+        raise RequestError(
+            f"The case {left_out[0]!r} does not fit the graph of {checkpoint}: its texts are longer, or its batch is "
+            "larger, than the graph or the model takes.\nShorten it, or leave it out."
+        )
     if not suite.names:
         raise UnsupportedModelError(f"{checkpoint} does not accept texts that are long enough for a parity check.")
     return suite

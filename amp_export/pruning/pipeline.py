@@ -149,8 +149,15 @@ def prune_into(folder: Path, request: PruneRequest, progress: Progress) -> tuple
     """Prune into a staged folder, and return the manifest unsaved, so that later steps can add to it.
 
     Raises:
+        ModelError: The checkpoint changed since the request was checked.
         VerificationError: The reloaded checkpoint does not compute the same as the pruned model.
     """
+    with request.checkpoint.snapshot.held():
+        result = _prune_into(folder, request, progress)
+    return result, _manifest(request, result)
+
+
+def _prune_into(folder: Path, request: PruneRequest, progress: Progress) -> PruneResult:
     checkpoint = request.checkpoint
     with progress.step("Loading the dense model") as _:
         model, tokenizer = load_model(checkpoint.path), _load_tokenizer(checkpoint)
@@ -172,7 +179,7 @@ def prune_into(folder: Path, request: PruneRequest, progress: Progress) -> tuple
         proof = prove_reload(folder / PRUNED, expected, stock=rewritten.is_stock)
 
     notes = (*plan.notes, *_padding_note(checkpoint, plan, rewritten))
-    result = PruneResult(
+    return PruneResult(
         folder=folder / PRUNED,
         plan=plan,
         rewrite=rewritten,
@@ -182,7 +189,6 @@ def prune_into(folder: Path, request: PruneRequest, progress: Progress) -> tuple
         reload=proof,
         notes=notes,
     )
-    return result, _manifest(request, result)
 
 
 def _load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase | None:

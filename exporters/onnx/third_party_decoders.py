@@ -92,6 +92,7 @@ class ForeignDecoder(Decoder):
             raise UnsupportedModelError(
                 "The graph does not take or return a KV cache, so it is not a decoder with a cache."
             )
+        self._check_caches(len(widths))
         self._widths = widths
         self._head_dim = head_dim
         self.num_layers = len(widths)
@@ -99,6 +100,23 @@ class ForeignDecoder(Decoder):
         self.dtype = floating_dtype(logits, first.outputs[logits])
         self.threads, self.description = first.threads, first.description
         self.one_at_a_time = later.inputs["input_ids"].axes[1] == 1
+
+    def _check_caches(self, num_layers: int) -> None:
+        """Check that each graph returns the KV cache that the later one takes, and that of no other layers.
+
+        Raises:
+            RequestError: A tensor of the cache is missing, or belongs to a layer that the model lacks.
+        """
+        expected = {(layer, part) for layer in range(num_layers) for part in ("key", "value")}
+        for found, what in ((self._ports[1].past, "takes"), *((ports.present, "returns") for ports in self._ports)):
+            if (wrong := min(expected ^ set(found), default=None)) is not None:
+                layer, part = wrong
+                lacks = "lacks" if wrong in expected else "has"
+                raise RequestError(
+                    f"The KV cache that the graph {what} {lacks} the {part}s of layer {layer}, while the reference "
+                    f"has {num_layers} layers.\nExport the graph again from this reference, or give its own with "
+                    "--reference."
+                )
 
     def forward(
         self, input_ids: Integers, attention_mask: Integers, position_ids: Integers, past: Past | None = None

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from amp_export.api.export import export
 from amp_export.api.validate import validate
 from amp_export.checkpoints.reading import open_checkpoint
-from amp_export.errors import OutputError
+from amp_export.errors import OutputError, RequestError
 from amp_export.exporters.onnx import export as export_onnx
 from amp_export.options import Dtype
 from amp_export.outputs.manifest import Manifest
@@ -137,6 +137,15 @@ def test_replay_gives_a_decoder_what_its_past_demands(lengths: list[int], steps:
 
 def test_cases_that_exceed_the_context_are_left_out() -> None:
     assert cases_within(CASES, 6) == CASES[1:2]
+
+
+def test_a_case_of_the_users_own_that_does_not_fit_is_told(tiny_llama: Path, tmp_path: Path) -> None:
+    export(tiny_llama, tmp_path / "out")
+    cases = [{"name": "short", "prompt_lengths": [5]}, {"name": "endless", "prompt_lengths": [2**40]}]
+    (tmp_path / "cases.json").write_text(json.dumps(cases))
+    with pytest.raises(RequestError, match=r"The case 'endless' does not fit the graph of") as caught:
+        validate(tmp_path / "out", ValidateOptions(cases=tmp_path / "cases.json"))
+    assert "Shorten it" in str(caught.value)
 
 
 def test_a_report_of_a_newer_version_is_left_alone(tiny_llama: Path, tmp_path: Path) -> None:

@@ -318,6 +318,27 @@ def test_an_error_of_ours_says_what_was_being_done_and_shows_its_trace_when_aske
     assert list(tmp_path.iterdir()) == [], "nothing is left"
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."),
+        ImportError("libx.so: failed to map segment from shared object"),
+    ],
+)
+def test_too_little_memory_is_told_as_such(
+    error: Exception, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("amp_export.exporters.onnx.export", fail)
+    result = run("export", "--model", tiny_llama, "--output", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "Error: Memory ran out while exporting to onnx in float32: " in result.stderr
+    assert "smaller model" in result.stderr
+
+
 def test_a_mistake_shows_the_trace_of_its_cause_when_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Traceback" not in run("report", tmp_path / "absent").stderr
     monkeypatch.setenv("AMP_EXPORT_DEBUG", "1")

@@ -120,6 +120,18 @@ def test_a_graph_for_prompts_and_one_for_later_tokens_are_one_decoder(checkpoint
     assert any(case.name.startswith("left-padded") for case in report.cases)
 
 
+@pytest.mark.parametrize(
+    ("layers", "told"), [(2, "has the keys of layer 2, while the reference has 2"), (4, "lacks the keys of layer 3")]
+)
+def test_a_cache_of_other_layers_than_the_references_is_told(
+    layers: int, told: str, checkpoint: Path, tmp_path: Path
+) -> None:
+    export(open_checkpoint(checkpoint), tmp_path / "onnx")
+    other = save_tiny_model(tmp_path / "other", "llama", head_dim=16, num_hidden_layers=layers)
+    with pytest.raises(RequestError, match=told):
+        compare_third_party(tmp_path / "onnx", other)
+
+
 def test_a_graph_of_our_own_is_one_too_and_a_fault_in_it_fails(checkpoint: Path, tmp_path: Path) -> None:
     export(open_checkpoint(checkpoint), tmp_path / "onnx")
     assert compare_third_party(tmp_path / "onnx", checkpoint).holds
