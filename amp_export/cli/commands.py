@@ -126,8 +126,8 @@ def run_command(work: Callable[[Console], None]) -> None:
             raise typer.Exit(AmpExportError.exit_code) from error
         show_error(
             console,
-            f"Unexpected {type(error).__name__}{_step(error)}: {error}\nThis is an error in amp-export. Run the command again "
-            f"with {DEBUG}=1 for the stack trace, and report it: https://github.com/amp-export/amp-export/issues",
+            f"Unexpected {type(error).__name__}{_step(error)}: {error}\nThis is an error in amp-export. Run the "
+            f"command again with {DEBUG}=1 for the stack trace, and report it: https://github.com/amp-export/amp-export/issues",
         )
         raise typer.Exit(INTERNAL_ERROR) from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from amp_export.api.prune import prune
 from amp_export.api.validate import validate
 from amp_export.checkpoints.reading import take_snapshot
 from amp_export.errors import ModelError, VerificationError
-from amp_export.progress import Silent
+from amp_export.progress import Advance, Silent
 from amp_export.verb_options import PruneOptions, ValidateOptions
 
 
@@ -53,8 +54,8 @@ def test_a_file_that_appears_is_named(checkpoint: Path) -> None:
 
 def test_a_change_explains_the_error_that_it_caused(checkpoint: Path) -> None:
     snapshot = take_snapshot(checkpoint)
+    _touch(checkpoint / "config.json")
     with pytest.raises(ModelError, match="changed while it was read") as caught, snapshot.held():
-        _touch(checkpoint / "config.json")
         raise VerificationError("other logits")
     assert isinstance(caught.value.__cause__, VerificationError)
 
@@ -70,7 +71,7 @@ class Disturber(Silent):
     def __init__(self, file: Path, step: str) -> None:
         self.file, self.name = file, step
 
-    def step(self, description: str):
+    def step(self, description: str) -> AbstractContextManager[Advance]:
         if description.startswith(self.name):
             _replace(self.file)
         return super().step(description)
