@@ -83,6 +83,7 @@ def _load(file: Path) -> Mapping[Any, Any]:
 
 
 def _reason(error: Exception) -> str:
-    """Return the line of torch's long message that names the cause, or the first line."""
+    """Return the line of torch's long message that names the cause, or the first sentence: the rest is no advice."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return next((line for line in lines if line.startswith("WeightsUnpickler error")), lines[0])
+    causes = (line for line in lines if line.startswith("WeightsUnpickler error"))
+    return next(causes, lines[0].partition(". ")[0])

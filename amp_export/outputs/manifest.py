@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 import msgspec
@@ -257,7 +257,7 @@ class Manifest:
         """Read the manifest of an output directory.
 
         Raises:
-            OutputError: The manifest is missing, damaged, or from a newer version.
+            OutputError: The manifest is missing, damaged, or from a newer version, or lists files elsewhere.
         """
         require_directory(folder)
         if not (folder / MANIFEST).is_file():
@@ -265,7 +265,14 @@ class Manifest:
                 f"{folder} has no {MANIFEST}, so it is not an output of amp-export.\nGive the directory that was its "
                 "--output, not a folder in it."
             )
-        return read_json(folder / MANIFEST, cls, newest=cls.SCHEMA)
+        manifest = read_json(folder / MANIFEST, cls, newest=cls.SCHEMA)
+        for name in manifest.files:
+            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+                raise OutputError(
+                    f"{folder / MANIFEST} lists {name!r}, which is outside of {folder}.\nDo not use an output that "
+                    "you do not trust."
+                )
+        return manifest
 
 
 def _files(folder: Path) -> list[str]:

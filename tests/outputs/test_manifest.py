@@ -120,3 +120,11 @@ def test_a_manifest_within_a_folder_is_a_file_like_any_other(tmp_path: Path) -> 
     (tmp_path / "onnx").mkdir()
     (tmp_path / "onnx" / MANIFEST).write_text("{}")
     assert f"onnx/{MANIFEST}" in MANIFEST_OF_A_MODEL.save(tmp_path).files
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "onnx/../../secret"])
+def test_files_elsewhere_are_refused(name: str, tmp_path: Path) -> None:
+    manifest = Manifest(source=SourceRecord("m", "/m", "0"), config_before={}, files={name: FileRecord("0", 1)})
+    manifest.write(tmp_path)
+    with pytest.raises(OutputError, match=r"which is outside of .*\nDo not use"):
+        Manifest.load(tmp_path)

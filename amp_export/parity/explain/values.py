@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from amp_export.exporters.onnx.introspection.taps import KEY, MASK, QUERY, VALUE, Tap, tapped_sessions
+from amp_export.exporters.onnx.introspection.taps import KEY, LOGITS, MASK, QUERY, VALUE, Tap, tapped_sessions
 from amp_export.exporters.onnx.values import is_float, to_float32
 from amp_export.outputs.scratch import scratch_beside
 from amp_export.parity.explain.runs import Call, Run, Watch
@@ -73,10 +73,16 @@ def _modules_watched(model: PreTrainedModel, wanted: Collection[str], watch: Wat
 
         return hook
 
+    def watch_logits(module: Any, inputs: Any, output: Any) -> None:
+        del module, inputs
+        watch.note(LOGITS, output.logits.detach().double().numpy())
+
     with ExitStack() as stack:
         for name, module in model.named_modules():
             if name in wanted:
                 stack.enter_context(module.register_forward_hook(watching(name)))
+        if LOGITS in wanted:
+            stack.enter_context(model.register_forward_hook(watch_logits))
         yield
 
 

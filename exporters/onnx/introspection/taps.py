@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     import onnx
     from onnxruntime import OrtValue
 
+LOGITS = "logits"
+"""Name of a graph's logits, and of the tap for the model's own, which may be scaled or capped after the LM head."""
+
 QUERY, KEY, VALUE, MASK = "query", "key", "value", "mask"
 """Inputs of an attention; a tap adds them to the name of its module."""
 
@@ -40,7 +43,7 @@ class Tap:
 
 
 def find_taps(model: onnx.ModelProto, modules: Iterable[str]) -> list[Tap]:
-    """Return the values that modules return, and the inputs of attentions, in order of execution.
+    """Return the values that modules return, the inputs of attentions, and the logits, in order of execution.
 
     Graphs that this project builds name values after modules; for others see `scopes.module_values`.
 
@@ -59,6 +62,8 @@ def find_taps(model: onnx.ModelProto, modules: Iterable[str]) -> list[Tap]:
             innermost[value] = module
     taps = [Tap(module, value, makers[value], nodes[makers[value]].op_type) for value, module in innermost.items()]
     taps += _attention_inputs(model, makers)
+    if taps and LOGITS in makers and LOGITS not in {tap.value for tap in taps}:
+        taps.append(Tap(LOGITS, LOGITS, makers[LOGITS], nodes[makers[LOGITS]].op_type))
     return sorted(taps, key=lambda tap: tap.node)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -127,6 +128,28 @@ def test_a_planted_fault_is_caught_where_it_is(
     assert operator in found.operators
     # nothing of the layers before is blamed
     assert all(point.holds for point in found.points if point.layer is not None and point.layer < LAYER)
+
+
+@pytest.mark.parametrize(
+    ("family", "change"),
+    [
+        ("gemma2", {"final_logit_softcapping": 20.0}),
+        ("granite", {"logits_scaling": 2.5}),
+        ("cohere", {"logit_scale": 0.25}),
+    ],
+)
+def test_a_fault_after_the_head_is_found_in_the_logits(family: str, change: dict[str, float], tmp_path: Path) -> None:
+    checkpoint = save_tiny_model(tmp_path / "right", family)
+    save_tiny_tokenizer(checkpoint)
+    other = shutil.copytree(checkpoint, tmp_path / "wrong")
+    (other / "config.json").write_text(json.dumps({**json.loads((other / "config.json").read_text()), **change}))
+    for right, folder in ((True, checkpoint), (False, other)):
+        export(open_checkpoint(folder), tmp_path / f"onnx-{right}")
+        found = look_within(checkpoint, tmp_path / f"onnx-{right}")
+        assert found.points[-1].module == "logits"
+        assert (found.first is None) == right
+    assert found.first is not None
+    assert (found.first.module, found.first.layer) == ("logits", None)
 
 
 def plant_overflow(model: onnx.ModelProto, folder: Path) -> None:
