@@ -1,0 +1,1 @@
+"""Attacks on the command line: damaged inputs, crashes, bad disks, planted numeric faults, and hostile files."""
