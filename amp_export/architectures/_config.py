@@ -10,6 +10,7 @@ from typing import Any
 from amp_export.architectures._computation import Conditions, Factor
 from amp_export.architectures._facts import Architecture, Features, PrunedUnit, Stack
 from amp_export.architectures._positions import EVERY_LAYER, read_layer_types, read_rope, read_rotated
+from amp_export.architectures._refusals import refuse_class, refuse_sizes, refuse_values
 from amp_export.errors import ModelError, UnsupportedModelError
 
 _REQUIRED_SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
@@ -91,24 +92,17 @@ class ModelConfig:
             UnsupportedModelError: A field requests something that is not supported.
         """
         fields = _fill_in(architecture, config)
-        for name in (*architecture.refused, *architecture.required):
-            required = architecture.required.get(name, fields[name])
-            if fields[name] in architecture.refused.get(name, ()) or fields[name] != required:
-                raise UnsupportedModelError(
-                    f"config.json: {name} is {fields[name]!r}, which is not supported for {architecture.model_type}."
-                )
+        class_name = first_class(config.get("architectures"), architecture)
+        refuse_class(class_name, architecture)
+        refuse_values(fields, architecture)
         sizes = _read_sizes(architecture, fields)
-        if sizes["num_attention_heads"] % sizes["num_key_value_heads"]:
-            raise ModelError(
-                f"config.json: num_attention_heads ({sizes['num_attention_heads']}) is not a multiple of "
-                f"num_key_value_heads ({sizes['num_key_value_heads']})."
-            )
+        refuse_sizes(fields, sizes, architecture)
         return cls(
             architecture=architecture,
             fields=fields,
             sizes=sizes,
             tie_word_embeddings=bool(fields.get("tie_word_embeddings", False)),
-            class_name=first_class(config.get("architectures"), architecture),
+            class_name=class_name,
             dtype=fields.get("dtype") or fields.get("torch_dtype"),
         )
 

@@ -268,6 +268,7 @@ class Architecture:
     Attributes:
         model_type: The `model_type` of its configs, and the name of its file.
         class_name: The default transformers class.
+        more_classes: Further supported classes, apart from those that all encoders of its kind have.
         defaults: transformers' defaults for config fields that a config.json may omit. `None` marks a field that is
             derived or off.
         attention: The attention of a layer.
@@ -287,6 +288,7 @@ class Architecture:
         required: Config fields with their only supported values.
         says_head_dim_when: Conditions under which `head_dim` in a config takes effect; None means never.
         hidden_size_divisible_by_heads: Whether the config class rejects other head counts, even with `head_dim` set.
+        embeds_padding: Whether the token embedding is built with the padding token's id, which must be one of its rows.
         windows_every_layer: Whether `sliding_window`, if set, applies to all layers without a switch.
         siblings: Classes that can express configs that this one cannot, in order of preference.
         heads_tied: See `Stack`.
@@ -298,6 +300,8 @@ class Architecture:
         head: Name of the head's module in files.
         module_names: Modules whose names in memory differ from those in files, by their names in files.
         obsolete: Suffixes of unused tensor names in old checkpoints.
+        harmless: Whole parts of the names of tensors in files that not all classes of the family read: heads, poolers,
+            and the other half of a larger model.
     """
 
     model_type: str
@@ -311,6 +315,7 @@ class Architecture:
     kind: Kind = Kind.DECODER
     modality: Modality = Modality.TEXT
     generation_task: str = "ForSeq2SeqLM"
+    more_classes: tuple[str, ...] = ()
     more_stacks: tuple[Stack, ...] = ()
     names: Mapping[str, str | None] = field(default_factory=dict)
     derived: tuple[Derived, ...] = ()
@@ -319,6 +324,7 @@ class Architecture:
     required: Conditions = field(default_factory=dict)
     says_head_dim_when: Conditions | None = field(default_factory=dict)
     hidden_size_divisible_by_heads: bool = False
+    embeds_padding: bool = True
     windows_every_layer: bool = False
     siblings: tuple[Sibling, ...] = ()
     heads_tied: bool = False
@@ -329,6 +335,7 @@ class Architecture:
     head: str = "lm_head"
     module_names: Mapping[str, str] = field(default_factory=dict)
     obsolete: tuple[str, ...] = ("rotary_emb.inv_freq",)
+    harmless: tuple[str, ...] = ()
 
     def field_name(self, canonical: str) -> str | None:
         """Return this family's name for a canonical config field, or None if it has no such field."""

@@ -27,6 +27,9 @@ ARCHITECTURE = Architecture(
     modality=Modality.IMAGE,
     names={"num_key_value_heads": None, "head_dim": None},
     says_head_dim_when=None,
+    more_classes=("CLIPVisionModelWithProjection",),
+    # files of a whole CLIP
+    harmless=("logit_scale", "text_model", "text_projection", "visual_projection"),
     base_model="vision_model",
     layers="vision_model.encoder.layers",
 )

@@ -41,6 +41,10 @@ ARCHITECTURE = Architecture(
     },
     ignored=frozenset({"qa_dropout", "seq_classif_dropout", "tie_weights_"}),
     says_head_dim_when=None,
+    harmless=(
+        *("classifier", "pre_classifier", "qa_outputs"),
+        *("vocab_layer_norm", "vocab_projector", "vocab_transform"),
+    ),
     base_model="distilbert",
     layers="distilbert.transformer.layer",
 )

@@ -76,6 +76,7 @@ ARCHITECTURE = Architecture(
     # ALiBi's slopes depend on a head's index, which pruning would change
     refused={"alibi": (True,)},
     says_head_dim_when=None,
+    embeds_padding=False,
     base_model="transformer",
     layers="transformer.h",
     embedding="transformer.word_embeddings",

@@ -76,6 +76,7 @@ ARCHITECTURE = Architecture(
     ),
     refused={"add_cross_attention": (True,)},
     says_head_dim_when=None,
+    embeds_padding=False,
     base_model="transformer",
     layers="transformer.h",
     embedding="transformer.wte",

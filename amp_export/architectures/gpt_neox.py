@@ -54,6 +54,7 @@ ARCHITECTURE = Architecture(
     ignored=frozenset({"is_decoder"}),
     says_head_dim_when=None,
     hidden_size_divisible_by_heads=True,
+    embeds_padding=False,
     base_model="gpt_neox",
     layers="gpt_neox.layers",
     embedding="gpt_neox.embed_in",

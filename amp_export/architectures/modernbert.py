@@ -64,5 +64,7 @@ ARCHITECTURE = Architecture(
             "sparse_pred_ignore_index",
         }
     ),
+    required={"position_embedding_type": "absolute"},
     says_head_dim_when=None,
+    harmless=("classifier", "decoder", "head", "qa_outputs"),
 )

@@ -17,10 +17,11 @@ ARCHITECTURE = Architecture(
     kind=Kind.ENCODER,
     names={"num_key_value_heads": None, "head_dim": None},
     ignored=frozenset({"gradient_checkpointing", "position_embedding_type"}),
-    # used as a decoder, it would have a KV cache and possibly cross-attention
-    required={"is_decoder": False, "add_cross_attention": False},
+    # used as a decoder, it would have a KV cache and possibly cross-attention; transformers 5 has no relative positions
+    required={"is_decoder": False, "add_cross_attention": False, "position_embedding_type": "absolute"},
     says_head_dim_when=None,
     positions_after_padding=True,
+    harmless=("classifier", "lm_head", "pooler", "qa_outputs"),
     base_model="roberta",
     layers="roberta.encoder.layer",
 )

@@ -112,6 +112,7 @@ ARCHITECTURE = Architecture(
     derived=(Derived("num_decoder_layers", "num_layers"),),
     ignored=frozenset({"dense_act_fn", "dropout_rate", "is_decoder", "is_gated_act", "n_positions", "output_past"}),
     heads_tied=True,
+    embeds_padding=False,
     base_model="",
     layers="encoder.block",
 )

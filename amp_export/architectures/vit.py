@@ -35,6 +35,7 @@ ARCHITECTURE = Architecture(
     names={"num_key_value_heads": None, "head_dim": None},
     ignored=frozenset({"encoder_stride"}),
     says_head_dim_when=None,
+    harmless=("classifier", "decoder", "mask_token", "pooler"),
     base_model="vit",
     layers="vit.layers",
 )

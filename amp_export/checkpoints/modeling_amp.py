@@ -132,7 +132,7 @@ class _Loader:
         if not isinstance(config, AmpResizedConfig):
             config = AmpResizedConfig.from_pretrained(path)
         dense = dense_config(config)
-        return _resized_class(config, dense).from_pretrained(path, *args, config=dense, **kwargs)
+        return resized_class(config, dense).from_pretrained(path, *args, config=dense, **kwargs)
 
     @classmethod
     def register_for_auto_class(cls, auto_class: Any = None) -> None:
@@ -153,7 +153,8 @@ def model_class(name: str | None, config: PreTrainedConfig) -> Any:
     return found
 
 
-def _resized_class(config: AmpResizedConfig, dense: PreTrainedConfig) -> Any:
+def resized_class(config: AmpResizedConfig, dense: PreTrainedConfig) -> Any:
+    """Return the dense model's class, with the layers resized when it is built."""
     base = model_class(config.dense_class, dense)
 
     def build(self: Any, dense: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
@@ -181,6 +182,14 @@ class AmpResizedForTokenClassification(_Loader):
 
 class AmpResizedForQuestionAnswering(_Loader):
     """Any extractive question answering model."""
+
+
+class AmpResizedForPreTraining(_Loader):
+    """Any model with all heads of its pre-training."""
+
+
+class AmpResizedForNextSentencePrediction(_Loader):
+    """Any next sentence prediction model."""
 
 
 class AmpResizedForImageClassification(_Loader):

@@ -138,7 +138,7 @@ def read_config(path: Path) -> tuple[dict[str, Any], ModelConfig]:
         from amp_export.checkpoints.loading import count_parameters
 
         # only transformers knows the tensors outside the layers
-        other = count_parameters(config, plain, path) - parameter_count(config)
+        other = count_parameters(plain, path) - parameter_count(config)
         return raw, replace(config, other_parameters=other)
     if config.tie_word_embeddings and differs_from_embedding(path, config):
         raw, plain = _untie(raw), _untie(plain)

@@ -47,6 +47,8 @@ def show_diagnosis(console: Console, diagnosis: Diagnosis) -> None:
         console.print(f"{example.rewrite.class_name}: {example.rewrite.reason}.", soft_wrap=True)
     _show_compatibility(console, diagnosis.compatibility)
     show_memory(console, diagnosis)
+    for note in diagnosis.notes:
+        console.print(note, soft_wrap=True)
 
 
 def _show_compatibility(console: Console, verdicts: Sequence[Verdict]) -> None:

@@ -1,4 +1,4 @@
-"""The command `doctor`: predicts the effects of a pruning ratio on a model, from its config alone."""
+"""The command `doctor`: a dry run that predicts the effects of a pruning ratio on a model, without reading weights."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import Any
 
 from amp_export.architectures import LayerWidths, ModelConfig, parameter_count
 from amp_export.architectures._footprint import cached_numbers
-from amp_export.checkpoints.reading import read_config
+from amp_export.checkpoints.reading import open_checkpoint, read_config
 from amp_export.checkpoints.sources import resolve_model
+from amp_export.checkpoints.unsupported import check_known_fields
+from amp_export.checkpoints.weight_files import has_safetensors
 from amp_export.doctor.loaders import RUNTIMES
 from amp_export.doctor.memory import MemoryEstimate, ModelVariant, can_estimate, estimate_memory, refuse_limits
 from amp_export.doctor.rules import Outcome, Status
@@ -19,14 +21,17 @@ from amp_export.doctor.verdicts import Choice, Verdict, judge
 from amp_export.errors import PlanError, RatioError
 from amp_export.exporters.limits import choose_limits
 from amp_export.exporters.onnx.genai import read_generation
+from amp_export.inputs.texts import load_calibration
 from amp_export.options import HeadPolicy, PerLayer, TargetName, Uniform
 from amp_export.outputs.manifest import RewriteKind
 from amp_export.progress import Progress, Silent
-from amp_export.pruning.allocation import check_allocatable
-from amp_export.pruning.candidates import Candidate, list_candidates
+from amp_export.pruning.candidates import Candidate
+from amp_export.pruning.dry_run import example_rewrite, layers_differ, possible_candidates, rehearse
 from amp_export.pruning.planning import choose_candidate, list_preferred, needs_scores
-from amp_export.pruning.rewriting import MODELING_FILE, Rewrite, rewrite
+from amp_export.pruning.rewriting import MODELING_FILE, Rewrite
 from amp_export.verb_options import DoctorOptions, PlanSettings
+
+_CONFIG_ALONE = "No safetensors were found, so that neither weights nor tokenizer were checked."
 
 NEAREST_STEP = 0.01
 """Step of the search for the nearest ratio that a runtime can load."""
@@ -62,6 +67,7 @@ class Diagnosis:
         options: All ways to meet the ratio.
         chosen: The option that pruning would choose, or None if the choice needs scores.
         compatibility: Whether each runtime loads the result.
+        notes: What was not checked, and why.
         memory: Whether model, engine and build fit on the target, and an upper bound of its decoding speed; None if the
             target's memory is not known or the graph is not built directly.
     """
@@ -77,6 +83,7 @@ class Diagnosis:
     chosen: Option | None
     compatibility: tuple[Verdict, ...] = ()
     memory: MemoryEstimate | None = None
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """Return the text that `doctor --json` prints; `chosen` is an index into the options."""
@@ -92,6 +99,7 @@ class Diagnosis:
             "chosen": None if self.chosen is None else self.options.index(self.chosen),
             "compatibility": [asdict(verdict) for verdict in self.compatibility],
             "memory": None if self.memory is None else self.memory.to_dict(),
+            "notes": list(self.notes),
         }
         return json.dumps(content, indent=2) + "\n"
 
@@ -118,6 +126,9 @@ def diagnose(
 ) -> Diagnosis:
     """Predict a pruned model's widths, class, runtimes and memory for a ratio, without reading weights.
 
+    The dense and the pruned model are built without weights through transformers' own classes, and checked by the
+    functions that `prune`, `export` and `validate` call: what they would refuse is refused here, with the same words.
+
     Args:
         model: A hub id, a checkpoint directory, a `.gguf` file, or `demo`.
         settings: Settings of the plan.
@@ -127,16 +138,16 @@ def diagnose(
     Raises:
         RatioError: The ratio is not possible; the message names the nearest possible one.
         PlanError: The settings do not fit the model.
-        RequestError: The model does not exist or is not supported, or the limits do not apply to it or to the target.
+        RequestError: The model does not exist, is damaged or is not supported, or the limits do not apply to it or to
+            the target.
     """
     options = options or DoctorOptions()
     max_batch, max_context = options.max_batch, options.max_context
     source = resolve_model(model, on_status=(progress or Silent()).note)
-    raw_config, config = read_config(source.path)
+    raw_config, config, is_complete = _read(source.path)
+    check_known_fields(raw_config, config.architecture)
     refuse_limits(config, settings.target, max_batch=max_batch, max_context=max_context)
-    candidates = list_candidates(raw_config, config, settings)
-    if settings.heads_per_layer is PerLayer.GLOBAL:
-        check_allocatable(config, settings.heads)
+    candidates = possible_candidates(raw_config, config, settings)
     context = _DiagnosisContext(
         raw_config,
         config,
@@ -144,9 +155,17 @@ def diagnose(
         read_generation(raw_config, source.path).get("eos_token_id") is not None,
     )
     ways = {
-        candidate: Option(candidate, context.rewrite(candidate, settings), _differs(candidate, settings, config))
+        candidate: Option(candidate, context.rewrite(candidate, settings), layers_differ(config, candidate, settings))
         for candidate in candidates
     }
+    texts = load_calibration()
+    rehearse(
+        source.path,
+        config,
+        [way.rewrite for way in ways.values()],
+        [*texts.prompts, *texts.held_back],
+        with_tokenizer=is_complete,
+    )
     chosen = None if needs_scores(settings) else ways[choose_candidate(config, settings, candidates)]
     memory = None
     if can_estimate(config, settings.target):
@@ -165,7 +184,16 @@ def diagnose(
         chosen=chosen,
         compatibility=_with_nearest(context, settings, context.verdicts(settings, candidates)),
         memory=memory,
+        notes=() if is_complete else (_CONFIG_ALONE,),
     )
+
+
+def _read(path: Path) -> tuple[Mapping[str, Any], ModelConfig, bool]:
+    """Return the config, raw and parsed, and whether there are weights, whose headers are then checked against it."""
+    if not has_safetensors(path):
+        return *read_config(path), False
+    checkpoint = open_checkpoint(path)
+    return checkpoint.raw_config, checkpoint.config, True
 
 
 def _subjects(config: ModelConfig, options: Sequence[Option], likely: Sequence[Option]) -> list[ModelVariant]:
@@ -201,11 +229,9 @@ class _DiagnosisContext:
     def rewrite(self, candidate: Candidate, settings: PlanSettings, *, pad: bool | None = None) -> Rewrite:
         """Return the rewrite of a candidate, or of an example of it if layers will differ."""
         pad = self.uniform is Uniform.PAD if pad is None else pad
-        layers = self.config.everywhere(candidate.widths)
-        if not _differs(candidate, settings, self.config):
-            return rewrite(self.raw_config, self.config, layers, pad=pad)
-        layers[0] = self.config.fit(_at_its_widest(candidate, settings, self.config), self.config.sites[0])
-        found = rewrite(self.raw_config, self.config, layers, pad=pad)
+        found = example_rewrite(self.raw_config, self.config, candidate, settings, pad=pad)
+        if not layers_differ(self.config, candidate, settings):
+            return found
         name = self.config.architecture.class_name
         how = {
             RewriteKind.PADDED: "layers are zero-padded to the widest",
@@ -229,7 +255,7 @@ class _DiagnosisContext:
     def _outcome(self, found: Rewrite, candidate: Candidate, settings: PlanSettings) -> Outcome:
         spreads_heads = settings.heads_per_layer is PerLayer.GLOBAL and candidate.heads is not HeadPolicy.NONE
         # how far layers are padded is known only if all layers have the same number of heads
-        known = not (spreads_heads and _differs(candidate, settings, self.config))
+        known = not (spreads_heads and layers_differ(self.config, candidate, settings))
         widths = found.widths[-1]
         stock = found.is_stock
         return Outcome(
@@ -246,21 +272,6 @@ class _DiagnosisContext:
         )
 
 
-def _differs(candidate: Candidate, settings: PlanSettings, config: ModelConfig) -> bool:
-    """Return whether layers will keep different counts, decided by the scores."""
-    return _at_its_widest(candidate, settings, config) != candidate.widths and len(config.sites) > 1
-
-
-def _at_its_widest(candidate: Candidate, settings: PlanSettings, config: ModelConfig) -> LayerWidths:
-    """Return the widths of a layer that keeps everything that is allocated across layers."""
-    dense, widths = config.widths, candidate.widths
-    if settings.heads_per_layer is PerLayer.GLOBAL:
-        widths = replace(widths, query_heads=dense.query_heads, key_value_heads=dense.key_value_heads)
-    if settings.neurons_per_layer is PerLayer.GLOBAL:
-        widths = replace(widths, neurons=dense.neurons)
-    return widths
-
-
 def _with_nearest(
     context: _DiagnosisContext, settings: PlanSettings, verdicts: Sequence[Verdict]
 ) -> tuple[Verdict, ...]:
@@ -274,7 +285,7 @@ def _with_nearest(
             break
         asked = replace(settings, ratio=ratio)
         try:
-            found = context.verdicts(asked, list_candidates(context.raw_config, context.config, asked))
+            found = context.verdicts(asked, possible_candidates(context.raw_config, context.config, asked))
         except (RatioError, PlanError):
             continue
         for verdict in found:

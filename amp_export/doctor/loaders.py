@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from amp_export.architectures import Kind
 from amp_export.doctor.rules import Loader, Outcome, Rule, Status, Support
 from amp_export.exporters.onnx.support import can_build
+from amp_export.exporters.support import can_trace
 from amp_export.exporters.tensorrt.flavors import builds_with_new_operators
 
 ANY, ALL_HEADS, ALL = Support(), Support(any_heads=False), Support(any_heads=False, any_neurons=False)
@@ -102,6 +103,14 @@ def _is_built(outcome: Outcome) -> bool:
     return is_decoder and can_build(outcome.config) is None
 
 
+def _can_export(outcome: Outcome) -> bool:
+    return _is_built(outcome) or can_trace(outcome.config) is None
+
+
+def _why_not_exported(outcome: Outcome) -> str:
+    return (can_trace(outcome.config) or "").partition("\n")[0]
+
+
 def _shares_few(outcome: Outcome) -> bool | None:
     if outcome.config.widths.query_group <= 8:
         return True
@@ -125,6 +134,7 @@ ONNX_RUNTIME = Loader(
     "ONNX Runtime",
     "1.32",
     (
+        Rule(_can_export, _why_not_exported, "choose_via, exporters/support.py"),
         Rule(
             _is_built,
             lambda outcome: f"{outcome.class_name} with this config is exported by tracing",

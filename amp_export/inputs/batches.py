@@ -66,16 +66,27 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], config: M
     """Return the token ids of each non-empty text, truncated to the model's longest text and `MAX_PROMPT_TOKENS`.
 
     Raises:
-        ModelError: The tokenizer produces token ids outside the model's vocabulary.
+        ModelError: The tokenizer fails on a text, or produces token ids outside the model's vocabulary.
     """
     limit = min(config.longest_text or MAX_PROMPT_TOKENS, MAX_PROMPT_TOKENS)
-    encoded = [tokenizer(text).input_ids[:limit] for text in texts]
+    encoded = [_encode(tokenizer, text)[:limit] for text in texts]
     if (largest := max(map(max, filter(None, encoded)), default=0)) >= config.vocab_size:
         raise ModelError(
             f"The tokenizer produces token id {largest}, but the model's vocabulary ends at {config.vocab_size - 1}.\n"
             "The tokenizer is of another model; put the right one next to the weights."
         )
     return [ids for ids in encoded if ids]
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    try:
+        ids: list[int] = tokenizer(text).input_ids
+    except Exception as error:  # tokenizers raises plain exceptions
+        raise ModelError(
+            f"The tokenizer cannot tokenize {text[:40]!r}: {error}\nPut the model's own tokenizer next to the "
+            "weights, or save it again with tokenizer.save_pretrained()."
+        ) from error
+    return ids
 
 
 def batches(

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-OUTPUTS = ("logits", "last_hidden_state", "image_embeds")
+OUTPUTS = ("logits", "start_logits", "prediction_logits", "last_hidden_state", "image_embeds")
 """Names of model outputs, in the order of the search."""
 
 

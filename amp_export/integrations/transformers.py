@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 
-from amp_export.checkpoints.loading import register_resized
+from amp_export.checkpoints.building import register_resized
 
 
 def register() -> None:

@@ -25,7 +25,7 @@ from amp_export.options import Uniform
 from amp_export.outputs.manifest import Manifest, PlanSummary, RewriteKind, RewriteRecord, SourceRecord
 from amp_export.outputs.names import PLAN, PRUNED, SCORES
 from amp_export.progress import Progress
-from amp_export.pruning.candidates import list_candidates
+from amp_export.pruning.dry_run import example_rewrite, possible_candidates, rehearse
 from amp_export.pruning.plan import Plan
 from amp_export.pruning.planning import make_plan
 from amp_export.pruning.quality import DenseRun, Quality, compare, run_dense
@@ -108,13 +108,11 @@ def prepare(model: str | Path, options: PruneOptions, *, progress: Progress) -> 
     source = resolve_model(model, allow_pickle=options.allow_pickle, on_status=progress.note)
     checkpoint = open_checkpoint(source.path)
     check_known_fields(checkpoint.raw_config, checkpoint.config.architecture)
-    if settings is not None:
-        list_candidates(checkpoint.raw_config, checkpoint.config, settings)
     given_plan = Plan.load(plan, checkpoint.config) if plan is not None else None
-    if given_plan is not None:
-        rewrite(checkpoint.raw_config, checkpoint.config, given_plan.widths, pad=pad)
+    rewrites = list(_rewrites(checkpoint, settings, given_plan, pad=pad))
     given_scores = Scores.load(scores, checkpoint.config) if scores is not None else None
     samples = _fit_calibration(given_samples, checkpoint.config, needed=given_plan is None and given_scores is None)
+    rehearse(source.path, checkpoint.config, rewrites, _texts(samples))
     with progress.step("Hashing weights"):
         sha256 = hash_weights(checkpoint)
     if given_scores is not None:
@@ -122,6 +120,22 @@ def prepare(model: str | Path, options: PruneOptions, *, progress: Progress) -> 
     with progress.step("Checking weights") as advance:
         check_finite(checkpoint, on_progress=advance)
     return PruneRequest(source, checkpoint, sha256, settings, options.uniform, samples, given_scores, given_plan)
+
+
+def _rewrites(
+    checkpoint: Checkpoint, settings: PlanSettings | None, plan: Plan | None, *, pad: bool
+) -> Iterator[Rewrite]:
+    """Yield the rewrites that pruning may choose from."""
+    raw, config = checkpoint.raw_config, checkpoint.config
+    if plan is not None:
+        yield rewrite(raw, config, plan.widths, pad=pad)
+    if settings is not None:
+        for candidate in possible_candidates(raw, config, settings):
+            yield example_rewrite(raw, config, candidate, settings, pad=pad)
+
+
+def _texts(samples: Calibration | SampleArrays | None) -> list[str]:
+    return [*samples.prompts, *samples.held_back] if isinstance(samples, Calibration) else []
 
 
 def _read_calibration(file: Path) -> Calibration | SampleArrays:

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-OUTPUTS = ("logits", "last_hidden_state", "image_embeds")
+OUTPUTS = ("logits", "start_logits", "prediction_logits", "last_hidden_state", "image_embeds")
 """As in `amp_export/inputs/random.py`, which this script must not import."""
 
 

@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 
 from amp_export.architectures import RESIZED_MODEL_TYPE, Kind, supported_model_types
 from amp_export.checkpoints import modeling_amp
-from amp_export.checkpoints.loading import load_model, load_tokenizer, register_resized
+from amp_export.checkpoints.building import register_resized
+from amp_export.checkpoints.loading import load_model, load_tokenizer
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.cli import app
 from amp_export.errors import ModelError

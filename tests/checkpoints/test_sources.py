@@ -42,13 +42,22 @@ GGUF_NAMES = {
 }
 """From transformers' names to those of llama.cpp, `gguf-py/gguf/constants.py`."""
 
+GEMMA_NAMES = {
+    **GGUF_NAMES,
+    "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}
+"""Gemma 3 has norms after its blocks too, and another use of the second name."""
 
-def gguf_name(name: str) -> str:
+
+def gguf_name(name: str, model_type: str) -> str:
+    names = GEMMA_NAMES if model_type == "gemma3" else GGUF_NAMES
     module, _, kind = name.rpartition(".")
     if not module.startswith("model.layers."):
-        return f"{GGUF_NAMES[module]}.{kind}"
+        return f"{names[module]}.{kind}"
     _, _, layer, below = module.split(".", 3)
-    return f"blk.{layer}.{GGUF_NAMES[below]}.{kind}"
+    return f"blk.{layer}.{names[below]}.{kind}"
 
 
 def interleave_rotary(weight: np.ndarray[Any, Any], heads: int) -> np.ndarray[Any, Any]:
@@ -78,6 +87,10 @@ def write_gguf(
     writer.add_rope_dimension_count(TINY_CONFIG["head_dim"])
     writer.add_rope_freq_base(10_000.0)
     writer.add_layer_norm_rms_eps(1e-6)
+    if model_type == "gemma3":
+        writer.add_sliding_window(6)
+        writer.add_key_length(TINY_CONFIG["head_dim"])
+        writer.add_value_length(TINY_CONFIG["head_dim"])
     if rope_scaling is not None:
         writer.add_string(f"{model_type}.rope.scaling.type", rope_scaling)
     add_tokenizer(writer)
@@ -90,7 +103,11 @@ def write_gguf(
         stored = (
             interleave_rotary(weight, heads[projection]) if projection in heads and model_type == "llama" else weight
         )
-        writer.add_tensor(gguf_name(name), gguf.quantize(np.ascontiguousarray(stored), wanted), raw_dtype=wanted)
+        if model_type == "gemma3" and "norm" in name:
+            stored = weight + 1  # llama.cpp multiplies by the weight itself
+        writer.add_tensor(
+            gguf_name(name, model_type), gguf.quantize(np.ascontiguousarray(stored), wanted), raw_dtype=wanted
+        )
     if extra_tensor is not None:
         writer.add_tensor(extra_tensor, np.ones(4, np.float32))
     writer.write_header_to_file()
@@ -203,6 +220,16 @@ def test_gguf_weights_are_read_exactly(
     assert config["model_type"] == model_type
     assert config["dtype"] == "float32"
     assert not [key for key in config if key.startswith("_") or key == "quantization_config"]
+
+
+def test_gguf_of_gemma_3_is_read_as_its_text_model(tmp_path: Path) -> None:
+    checkpoint = save_tiny_model(tmp_path / "checkpoint", "gemma3_text", tie_word_embeddings=True)
+    expected = write_gguf(tmp_path / "tiny.gguf", checkpoint, "gemma3")
+    found = open_checkpoint(resolve_model(tmp_path / "tiny.gguf", cache=tmp_path / "cache").path)
+    assert found.config.architecture.model_type == "gemma3_text"
+    assert found.tensors.keys() == expected.keys()
+    for name, weight in expected.items():
+        np.testing.assert_allclose(found.read(name), weight, rtol=0, atol=1e-6, err_msg=name)
 
 
 def test_gguf_checkpoint_loads_with_plain_transformers(llama_gguf: Path, tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def test_llama_2_7b_at_30_percent_keeps_22_heads_and_becomes_a_mistral() -> None
 configs = st.builds(
     lambda group, key_value_heads, neurons, layers: {
         "vocab_size": 50,
-        "hidden_size": 32,
+        "hidden_size": 8 * group * key_value_heads,
         "head_dim": 8,
         "intermediate_size": neurons,
         "num_hidden_layers": layers,

@@ -1,0 +1,51 @@
+"""Checks of whether a model can be exported at all, before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from amp_export.architectures import Kind, ModelConfig
+from amp_export.errors import UnsupportedModelError
+from amp_export.exporters.onnx.support import can_build, require_buildable
+from amp_export.options import Via
+
+_UNTRACEABLE_ROPES = ("dynamic",)
+"""Types of rotary embeddings whose frequencies depend on the text: `dynamic_frequency_update`,
+`modeling_rope_utils.py`, transformers 5.24."""
+
+
+def choose_via(config: ModelConfig, via: Via) -> Via:
+    """Return how a model is exported, `direct` or `trace`.
+
+    Raises:
+        UnsupportedModelError: It can be exported in neither way, or not in the requested one.
+        ModelError: The config contradicts itself, or lacks a parameter.
+    """
+    if via is Via.DIRECT:
+        require_buildable(config)
+        return via
+    if via is Via.AUTO and config.architecture.kind is Kind.DECODER and can_build(config) is None:
+        return Via.DIRECT
+    if (reason := can_trace(config)) is not None:
+        raise UnsupportedModelError(reason)
+    return Via.TRACE
+
+
+def can_trace(config: ModelConfig) -> str | None:
+    """Return why a model cannot be traced, with the config field and its value; None if nothing is known against it."""
+    if found := set(_UNTRACEABLE_ROPES).intersection(_rope_types(config.fields)):
+        return (
+            f"config.json: rope_type {min(found)!r} is not supported: its frequencies depend on the length of each "
+            "text, which a graph cannot express.\nUse a checkpoint with yarn, llama3 or linear scaling; or prune "
+            "without exporting: amp-export prune."
+        )
+    return None
+
+
+def _rope_types(fields: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the types of rotary embeddings that a config names, for all layers or by layer type."""
+    for name in ("rope_parameters", "rope_scaling"):
+        if isinstance(given := fields.get(name), Mapping):
+            nested = [each for each in given.values() if isinstance(each, Mapping)]
+            yield from (str(each.get("rope_type", each.get("type"))) for each in (given, *nested))
