@@ -180,5 +180,5 @@ def _from_model(checkpoint: Checkpoint, folder: Path, dtype: Dtype, work: Callab
     from amp_export.checkpoints.older_versions import name_tokenizer_class
 
     work(load_model(checkpoint.path, dtype=getattr(torch, dtype.value)))
-    copy_files(checkpoint.companions(), folder)
+    copy_files(checkpoint.companions(), folder, base=checkpoint.path)
     name_tokenizer_class(folder)
