@@ -43,7 +43,8 @@ def check_external_data(file: Path, model: onnx.ModelProto, *, linked: bool = Tr
         if not linked and data.is_file() and data.stat().st_nlink > 1:
             raise ModelError(
                 f"{file} refers to weights in {location!r}, which is a hard link: the same file has a name "
-                "elsewhere.\nDo not run a graph that you do not trust. If you trust it, copy its folder (cp -r) and give the copy."
+                "elsewhere.\nDo not run a graph that you do not trust. If you trust it, copy its folder (cp -r) and "
+                "give the copy."
             )
 
 
