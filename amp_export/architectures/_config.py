@@ -9,7 +9,14 @@ from typing import Any
 
 from amp_export.architectures._computation import Conditions, Factor
 from amp_export.architectures._facts import Architecture, Features, PrunedUnit, Stack
-from amp_export.architectures._positions import EVERY_LAYER, read_layer_types, read_rope, read_rotated
+from amp_export.architectures._positions import (
+    EVERY_LAYER,
+    read_cache_limit,
+    read_context,
+    read_layer_types,
+    read_rope,
+    read_rotated,
+)
 from amp_export.architectures._refusals import refuse_class, refuse_sizes, refuse_values
 from amp_export.errors import ModelError, UnsupportedModelError
 
@@ -143,17 +150,27 @@ class ModelConfig:
 
     @property
     def max_position_embeddings(self) -> int:
-        """Maximum context length in tokens."""
+        """The config's maximum context length in tokens; `context` may be longer."""
         return self.sizes["max_position_embeddings"]
+
+    @functools.cached_property
+    def context(self) -> int:
+        """Maximum text length of a decoder in tokens, with the context that RoPE scaling adds."""
+        return read_context(self.ropes, self.max_position_embeddings)
+
+    @property
+    def cache_limit(self) -> int | None:
+        """Text length in tokens beyond which a KV cache must be computed anew; None if a cache is always valid."""
+        return read_cache_limit(self.ropes, self.context)
 
     @property
     def longest_text(self) -> int | None:
         """Maximum text length in tokens; None if positions are relative and the length is unlimited."""
-        limit = self.sizes.get("max_position_embeddings")
-        if limit is not None and self.architecture.positions_after_padding:
-            # RoBERTa's positions: `create_position_ids_from_input_ids`, `modeling_roberta.py`, transformers 5.24
-            limit -= int(self.fields["pad_token_id"]) + 1
-        return limit
+        if "max_position_embeddings" not in self.sizes:
+            return None
+        # RoBERTa's positions: `create_position_ids_from_input_ids`, `modeling_roberta.py`, transformers 5.24
+        skipped = int(self.fields["pad_token_id"]) + 1 if self.architecture.positions_after_padding else 0
+        return self.context - skipped
 
     @property
     def widths(self) -> LayerWidths:

@@ -299,6 +299,8 @@ class Architecture:
         embedding: Module path of the token embedding.
         head: Name of the head's module in files.
         module_names: Modules whose names in memory differ from those in files, by their names in files.
+        head_indices: Fields of generation_config.json that list pairs of layer and head, by the attention module whose
+            query heads they name.
         obsolete: Suffixes of unused tensor names in old checkpoints.
         harmless: Whole parts of the names of tensors in files that not all classes of the family read: heads, poolers,
             and the other half of a larger model.
@@ -334,6 +336,7 @@ class Architecture:
     embedding: str = "model.embed_tokens"
     head: str = "lm_head"
     module_names: Mapping[str, str] = field(default_factory=dict)
+    head_indices: Mapping[str, str] = field(default_factory=dict)
     obsolete: tuple[str, ...] = ("rotary_emb.inv_freq",)
     harmless: tuple[str, ...] = ()
 

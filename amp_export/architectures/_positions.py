@@ -63,6 +63,41 @@ def _read_layer_type(rotary: Rotary, kind: str, fields: Mapping[str, Any]) -> di
     return rope
 
 
+def read_context(ropes: Mapping[str, Mapping[str, Any]], positions: int) -> int:
+    """Return the longest text in tokens that positions are meant for.
+
+    YaRN stretches the context before scaling by its factor. Who adds it to a config need not raise
+    `max_position_embeddings` (README of Qwen2.5), which no position reads in transformers: `_compute_yarn_parameters`,
+    `modeling_rope_utils.py`, 5.24. For other types, `max_position_embeddings` is the scaled context.
+
+    Args:
+        ropes: RoPE parameters from `read_rope`.
+        positions: `max_position_embeddings`.
+    """
+    stretched = [
+        int(rope["factor"] * rope["original_max_position_embeddings"])
+        for rope in ropes.values()
+        if rope["rope_type"] == "yarn" and rope.get("factor") is not None
+    ]
+    return max([positions, *stretched])
+
+
+def read_cache_limit(ropes: Mapping[str, Mapping[str, Any]], context: int) -> int | None:
+    """Return the length in tokens beyond which a KV cache is not valid, or None.
+
+    LongRoPE has other frequencies for texts beyond the original context, for all of their tokens. Keys that were cached
+    before have those of short texts: `longrope_frequency_update`, `modeling_rope_utils.py`, transformers 5.24.
+
+    Args:
+        ropes: RoPE parameters from `read_rope`.
+        context: The longest text in tokens.
+    """
+    limits = [
+        int(rope["original_max_position_embeddings"]) for rope in ropes.values() if rope["rope_type"] == "longrope"
+    ]
+    return min((limit for limit in limits if limit < context), default=None)
+
+
 def read_rotated(architecture: Architecture, fields: Mapping[str, Any], layers: int) -> tuple[bool, ...]:
     """Return whether each layer applies rotary embeddings.
 

@@ -100,5 +100,7 @@ ARCHITECTURE = Architecture(
         }
     ),
     says_head_dim_when=None,
+    # `_extract_token_timestamps`, `generation_whisper.py`, transformers 5.24
+    head_indices={"alignment_heads": "encoder_attn"},
     layers="model.encoder.layers",
 )

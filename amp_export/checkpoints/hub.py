@@ -10,8 +10,8 @@ import re
 from pathlib import Path
 
 from amp_export.checkpoints.cache import DEMO, OnStatus
+from amp_export.checkpoints.companions import choose_companions
 from amp_export.checkpoints.quiet import quiet_hub
-from amp_export.checkpoints.reading import COMPANIONS
 from amp_export.checkpoints.unsupported import ADAPTER_CONFIG
 from amp_export.checkpoints.weight_files import INDEX, PICKLE_INDEX, SINGLE, listed_names, weight_files
 from amp_export.errors import ModelError, first_line
@@ -19,7 +19,7 @@ from amp_export.errors import ModelError, first_line
 HUB_TIMEOUT = 10.0
 """Timeout of the first request to the hub, in seconds."""
 
-_BESIDE_WEIGHTS = ("config.json", ADAPTER_CONFIG, *COMPANIONS)
+_CONFIGS = frozenset({"config.json", ADAPTER_CONFIG})
 _PICKLES = ("pytorch_model*.bin", PICKLE_INDEX)
 
 _OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO}
@@ -77,12 +77,10 @@ def _download(repo_id: str, *, allow_pickle: bool) -> Path:
         weights = frozenset({INDEX, *listed_names(index / INDEX)})
     else:
         weights = frozenset({SINGLE})
-    patterns = (*_BESIDE_WEIGHTS, *_PICKLES) if allow_pickle and weights.isdisjoint(names) else _BESIDE_WEIGHTS
-    wanted = [
-        name
-        for name in names
-        if name in weights or ("/" not in name and any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns))
-    ]
+    patterns = _PICKLES if allow_pickle and weights.isdisjoint(names) else ()
+    pickles = {name for name in names for pattern in patterns if "/" not in name and fnmatch.fnmatchcase(name, pattern)}
+    chosen = {*weights, *_CONFIGS, *pickles, *choose_companions(names)}
+    wanted = [name for name in names if name in chosen]
     # the hub's patterns match below folders too: those of whole names do not
     return Path(snapshot_download(repo_id, revision=info.sha, allow_patterns=[glob.escape(name) for name in wanted]))
 

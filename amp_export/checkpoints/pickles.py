@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from amp_export.checkpoints.companions import find_companions
 from amp_export.checkpoints.hashing import hash_source
-from amp_export.checkpoints.reading import find_companions, open_checkpoint
+from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.checkpoints.weight_files import NEVER_READ, find_pickles
 from amp_export.checkpoints.writing import write_checkpoint
 from amp_export.errors import ModelError
@@ -22,7 +23,7 @@ def hash_pickles(path: Path) -> str:
     """Return one SHA-256 over all files that a conversion reads: the config, the pickles and the companions."""
     digest = hashlib.sha256()
     for file in [path / "config.json", *find_pickles(path), *find_companions(path)]:
-        digest.update(f"{file.name}:{hash_source(file)}\n".encode())
+        digest.update(f"{file.relative_to(path).as_posix()}:{hash_source(file)}\n".encode())
     return digest.hexdigest()
 
 
@@ -37,7 +38,7 @@ def convert_pickles(path: Path, folder: Path) -> None:
         ModelError: A pickle is damaged, holds anything but tensors, or would run code.
     """
     raw_config: dict[str, Any] = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    write_checkpoint(folder, raw_config, _tensors(path), companions=find_companions(path))
+    write_checkpoint(folder, raw_config, _tensors(path), companions=find_companions(path), base=path)
     open_checkpoint(folder)
 
 

@@ -17,10 +17,16 @@ from amp_export.architectures import (
     parameter_count,
     tensor_shapes,
 )
+from amp_export.checkpoints.companions import find_companions
 from amp_export.checkpoints.snapshots import Snapshot
 from amp_export.checkpoints.source_files import reading
 from amp_export.checkpoints.tying import differs_from_embedding
-from amp_export.checkpoints.unsupported import refuse_adapter, refuse_named_weights, refuse_quantized
+from amp_export.checkpoints.unsupported import (
+    refuse_adapter,
+    refuse_named_weights,
+    refuse_quantized,
+    refuse_removed_heads,
+)
 from amp_export.checkpoints.weight_files import TensorInfo, check_dtypes, read_headers
 from amp_export.documents import parse_json, read_text
 from amp_export.errors import ModelError, UnsupportedModelError
@@ -29,21 +35,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     Array = np.ndarray[Any, np.dtype[Any]]
-
-
-COMPANIONS = (
-    "tokenizer*",
-    "*.model",
-    "vocab.*",
-    "merges.txt",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "generation_config.json",
-    "chat_template*",
-    "preprocessor_config.json",
-    "processor_config.json",
-)
-"""Patterns of the files that are copied along with the weights."""
 
 
 @dataclass(frozen=True)
@@ -91,13 +82,8 @@ class Checkpoint:
         return array
 
     def companions(self) -> list[Path]:
-        """Return the files of the tokenizer, the generation config and the chat template, where they exist."""
+        """Return the files beside config and weights that travel with them."""
         return find_companions(self.path)
-
-
-def find_companions(path: Path) -> list[Path]:
-    """Return the existing files of a directory that match `COMPANIONS`."""
-    return sorted({file for pattern in COMPANIONS for file in path.glob(pattern) if file.is_file()})
 
 
 def _count_not_finite(array: Array) -> int:
@@ -133,6 +119,7 @@ def read_config(path: Path) -> tuple[dict[str, Any], ModelConfig]:
     architecture = _find_architecture(plain)
     refuse_quantized(plain, architecture)
     refuse_named_weights(file, raw)
+    refuse_removed_heads(file, plain)
     config = ModelConfig.read(architecture, plain)
     if not config.architecture.knows_files:
         from amp_export.checkpoints.loading import count_parameters
@@ -224,7 +211,13 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 def take_snapshot(path: Path) -> Snapshot:
     """Return the snapshot of a checkpoint's files: config, weights and companions."""
-    return Snapshot.of(path, ("config.json", "*.safetensors", "*.safetensors.index.json", *COMPANIONS))
+    return Snapshot.of(path, _find_files)
+
+
+def _find_files(path: Path) -> set[Path]:
+    patterns = ("config.json", "*.safetensors", "*.safetensors.index.json")
+    found = {file for pattern in patterns for file in path.glob(pattern) if file.is_file()}
+    return found | set(find_companions(path))
 
 
 def _name_tensors(

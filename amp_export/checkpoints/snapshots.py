@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,22 +18,19 @@ class Snapshot:
 
     Attributes:
         path: The directory.
-        patterns: Patterns of the files' names.
+        find: Finds the files.
         files: Inode, size and time of the last change, by name.
     """
 
     path: Path
-    patterns: tuple[str, ...]
+    find: Callable[[Path], Iterable[Path]]
     files: Mapping[str, tuple[int, int, int]]
 
     @classmethod
-    def of(cls, path: Path, patterns: tuple[str, ...]) -> Snapshot:
+    def of(cls, path: Path, find: Callable[[Path], Iterable[Path]]) -> Snapshot:
         """Return the snapshot of a directory as it is now."""
-        found = sorted({file for pattern in patterns for file in path.glob(pattern) if file.is_file()})
-        facts = {file.name: file.stat() for file in found}
-        return cls(
-            path, patterns, {name: (fact.st_ino, fact.st_size, fact.st_mtime_ns) for name, fact in facts.items()}
-        )
+        facts = [(file.relative_to(path).as_posix(), file.stat()) for file in find(path)]
+        return cls(path, find, {name: (fact.st_ino, fact.st_size, fact.st_mtime_ns) for name, fact in facts})
 
     def check(self) -> None:
         """Raise ModelError if a file appeared, disappeared or changed since.
@@ -41,7 +38,7 @@ class Snapshot:
         Raises:
             ModelError: It did.
         """
-        now = Snapshot.of(self.path, self.patterns)
+        now = Snapshot.of(self.path, self.find)
         changed = sorted({name for name, _ in self.files.items() ^ now.files.items()})
         if changed:
             raise ModelError(

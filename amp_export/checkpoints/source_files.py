@@ -27,8 +27,13 @@ def reading(file: Path) -> Iterator[None]:
         ) from error
 
 
-def copy_files(files: Iterable[Path], folder: Path) -> None:
+def copy_files(files: Iterable[Path], folder: Path, *, base: Path | None = None) -> None:
     """Copy files into a folder, without their permissions: the copy of a read-only file could not be changed.
+
+    Args:
+        files: The files.
+        folder: The folder.
+        base: Directory below which files keep their folders; others are copied into the folder itself.
 
     Raises:
         ModelError: A file cannot be read.
@@ -37,4 +42,6 @@ def copy_files(files: Iterable[Path], folder: Path) -> None:
     for file in files:
         with reading(file):
             content = file.read_bytes()
-        (folder / file.name).write_bytes(content)
+        place = folder / (file.relative_to(base) if base is not None and base in file.parents else file.name)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(content)

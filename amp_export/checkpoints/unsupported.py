@@ -110,6 +110,22 @@ def refuse_named_weights(file: Path, raw_config: Mapping[str, Any]) -> None:
         )
 
 
+def refuse_removed_heads(file: Path, raw_config: Mapping[str, Any]) -> None:
+    """Raise an error for a config that lists heads to remove from single layers as the model is loaded.
+
+    transformers 4 removes them again from what this package writes; version 5 ignores them. Source: `pruned_heads`,
+    `PretrainedConfig`, transformers 4.57.
+
+    Raises:
+        UnsupportedModelError: It lists any.
+    """
+    if removed := raw_config.get("pruned_heads"):
+        raise UnsupportedModelError(
+            f"{file}: pruned_heads is {removed!r}: transformers 4 removes these heads as it loads the model, and "
+            "version 5 does not.\nUse the checkpoint from before its heads were removed."
+        )
+
+
 def explain_quantization(quantization: Any, class_name: str) -> str:
     """Return a message that says how to dequantize a checkpoint.
 

@@ -30,6 +30,7 @@ def write_checkpoint(
     tensors: Iterable[tuple[str, Array]],
     *,
     companions: Iterable[Path] = (),
+    base: Path | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Write a checkpoint that plain transformers loads, holding at most one shard of it in memory.
@@ -39,6 +40,7 @@ def write_checkpoint(
         raw_config: Content of config.json.
         tensors: Names and arrays, consumed one by one.
         companions: Files to copy beside the weights.
+        base: Directory of those companions that keep their folders.
         shard_bytes: Maximum size of a shard with more than one tensor.
     """
     folder.mkdir(parents=True)
@@ -61,7 +63,7 @@ def write_checkpoint(
     close_shard()
     _name_shards(folder, shards, total)
     write_config(folder, raw_config)
-    copy_files(companions, folder)
+    copy_files(companions, folder, base=base)
 
 
 def save_tensors(file: Path, arrays: dict[str, Array], *, metadata: dict[str, str]) -> None:

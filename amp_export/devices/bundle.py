@@ -107,7 +107,7 @@ def bundle(
             name: _in_opset(subject, opset, scratch / f"{name}-{opset}", progress)
             for name, subject in (("dense", dense), ("pruned", pruned))
         }
-        context = min(subject.config.max_position_embeddings for subject in subjects.values())
+        context = min(subject.config.context for subject in subjects.values())
         limits = choose_limits(context, max_batch=options.max_batch, max_context=options.max_context)
         references = {name: _make_reference(name, subject, limits, progress) for name, subject in subjects.items()}
         contents = _contents(manifest, target, subjects, references)

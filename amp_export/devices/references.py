@@ -20,7 +20,7 @@ from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.errors import ModelError, RequestError
 from amp_export.inputs.tokens import Floats, Integers, token_pool
 from amp_export.options import Dtype
-from amp_export.parity.decoder_cases import Cache, Case, Forward, cases_within, replay
+from amp_export.parity.decoder_cases import Cache, Case, Forward, cases_within, outgrows_cache, replay
 from amp_export.parity.extremes import largest
 from amp_export.parity.metrics import distance
 from amp_export.parity.noise import draw_rounding
@@ -109,7 +109,7 @@ def make_reference(checkpoint: Path, dtype: Dtype, limits: Limits) -> Reference:
         RequestError: The limits are too small for any case.
     """
     config = open_checkpoint(checkpoint).config
-    cases = reference_cases(limits)
+    cases = tuple(case for case in reference_cases(limits) if not outgrows_cache(case, config.cache_limit))
     if not cases:
         raise RequestError(
             f"A context of {limits.max_context} tokens is too short to check parity.\nGive --max-context 12 or more."

@@ -169,7 +169,7 @@ def diagnose(
     chosen = None if needs_scores(settings) else ways[choose_candidate(config, settings, candidates)]
     memory = None
     if can_estimate(config, settings.target):
-        limits = choose_limits(config.max_position_embeddings, max_batch=max_batch, max_context=max_context)
+        limits = choose_limits(config.context, max_batch=max_batch, max_context=max_context)
         likely = [chosen] if chosen else [ways[each] for each in list_preferred(candidates, settings.heads)]
         memory = estimate_memory(config, _subjects(config, list(ways.values()), likely), settings.target, limits)
     return Diagnosis(

@@ -78,7 +78,7 @@ def prepare_engine(options: ExportOptions, config: ModelConfig) -> EngineJob:
             "run "
             "the graph with ONNX Runtime's TensorRT provider: --provider tensorrt."
         )
-    context = config.max_position_embeddings
+    context = config.context
     limits = choose_limits(context, max_batch=options.max_batch, max_context=options.max_context)
     target = TARGETS[options.target] if options.target is not None else None
     if target is not None and target.compute_capability is None:

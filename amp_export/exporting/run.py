@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from amp_export.checkpoints.hashing import directory_size
 from amp_export.checkpoints.source_files import copy_files
 from amp_export.exporting.engines import EngineJob, build_into
+from amp_export.exporting.notes import context_notes
 from amp_export.exporting.settings import ExportSettings
 from amp_export.options import Dtype, Format, Opset, Via
 from amp_export.progress import Advance, Progress
@@ -53,6 +54,16 @@ def export_as(
         progress: Shows progress.
         name: Name of the model in progress messages.
     """
+    exported = _export_as(folder, checkpoint, settings, progress=progress, name=name)
+    # of the model that was asked for, not also of the dense one that it is compared with
+    for note in context_notes(checkpoint.config, exported.via) if not name else ():
+        progress.note(note)
+    return exported
+
+
+def _export_as(
+    folder: Path, checkpoint: Checkpoint, settings: ExportSettings, *, progress: Progress, name: str
+) -> ExportResult:
     if settings.format is Format.OPENVINO:
         folder.mkdir(parents=True, exist_ok=True)
         # the ONNX graph is only an intermediate step
@@ -169,5 +180,5 @@ def _from_model(checkpoint: Checkpoint, folder: Path, dtype: Dtype, work: Callab
     from amp_export.checkpoints.older_versions import name_tokenizer_class
 
     work(load_model(checkpoint.path, dtype=getattr(torch, dtype.value)))
-    copy_files(checkpoint.companions(), folder)
+    copy_files(checkpoint.companions(), folder, base=checkpoint.path)
     name_tokenizer_class(folder)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from amp_export.architectures import Kind, ModelConfig
 from amp_export.documents import convert, parse_json, read_text
 from amp_export.errors import RequestError
-from amp_export.parity.decoder_cases import Case
+from amp_export.parity.decoder_cases import Case, outgrows_cache
 from amp_export.parity.encoder_cases import EncoderCase
 from amp_export.parity.seq2seq_cases import Seq2SeqCase
 
@@ -43,7 +43,29 @@ def read_cases(file: Path, config: ModelConfig) -> Sequence[AnyCase]:
             raise RequestError(f"{file} holds no cases: expected a list with at least one.")
     except RequestError as error:
         raise RequestError(f"{error}\n{example}") from error
+    for case in cases:
+        _check_length(case, config, file)
     return cases
+
+
+def _check_length(case: AnyCase, config: ModelConfig, file: Path) -> None:
+    """Refuse texts that the model does not take, or that no KV cache goes through.
+
+    Raises:
+        RequestError: The case has such a text.
+    """
+    limit, length = config.longest_text, case.longest_text
+    if limit is not None and length > limit:
+        raise RequestError(
+            f"{file}: the case {case.name!r} has a text of {length} tokens, but the model takes at most {limit}.\n"
+            "Give shorter texts, prompt and output together."
+        )
+    if isinstance(case, Case) and outgrows_cache(case, config.cache_limit):
+        raise RequestError(
+            f"{file}: the case {case.name!r} continues a KV cache from {max(case.prompt_lengths)} to {length} tokens. "
+            f"Beyond {config.cache_limit}, longrope has other frequencies for every token, and transformers computes "
+            f"the cache anew.\nGive a prompt of more than {config.cache_limit} tokens, or texts that end there."
+        )
 
 
 def _lengths(kind: type[Case | EncoderCase | Seq2SeqCase]) -> str:

@@ -22,6 +22,7 @@ from amp_export.parity.metrics import agree, distance
 from amp_export.parity.noise import draw_rounding
 from amp_export.parity.reference import NOISE_FACTOR, REFERENCE, run_torch, tolerated
 from amp_export.parity.results import CaseResult, Greedy, ParityReport
+from amp_export.parity.switches import unreached
 from amp_export.progress import Progress, Silent
 from amp_export.verb_options import ValidateOptions
 
@@ -137,7 +138,8 @@ def compare_model(
     from amp_export.parity.suites import choose_suite
 
     dtype = model.dtype
-    suite = choose_suite(model, checkpoint, open_checkpoint(checkpoint).config, cases)
+    config = open_checkpoint(checkpoint).config
+    suite = choose_suite(model, checkpoint, config, cases)
     with progress.step(f"Running the graph ({dtype.value})") as _:
         found = suite.run_graph()
     with progress.step(f"Running PyTorch in {REFERENCE[dtype]}") as _:
@@ -163,6 +165,7 @@ def compare_model(
         cases=results,
         greedy=greedy,
         holds=all(result.holds for result in results) and (greedy is None or greedy.holds),
+        unreached=unreached(config) if cases is None else (),
     )
 
 

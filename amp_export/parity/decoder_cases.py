@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, TypeVar
 
 import msgspec
 import numpy as np
 
+from amp_export.architectures import ModelConfig
 from amp_export.inputs.tokens import Floats, Integers, draw_rows
+from amp_export.parity.switches import Switch, switches
 
 Cache = TypeVar("Cache")
 Forward = Callable[[Integers, Integers, Integers, Cache | None], tuple[Floats, Cache]]
@@ -60,6 +62,11 @@ class Case:
         return len(self.prompt_lengths) * sum(self.calls)
 
     @property
+    def longest_text(self) -> int:
+        """Number of tokens of the longest row."""
+        return sum(self.calls)
+
+    @property
     def is_varied(self) -> bool:
         """Whether any call uses a filled KV cache."""
         return len(self.calls) > 1
@@ -84,6 +91,34 @@ DEFAULT_CASES = (
 )
 
 
+def decoder_cases(config: ModelConfig) -> tuple[Case, ...]:
+    """Return the default cases for a decoder, which cross all of its switches that are within reach.
+
+    Left out are those that would continue a KV cache beyond its limit: transformers' `generate()` never does.
+    """
+    crossing = (case for each in switches(config) if each.is_reached for case in _cross(each))
+    return tuple(case for case in (*DEFAULT_CASES, *crossing) if not outgrows_cache(case, config.cache_limit))
+
+
+def _cross(switch: Switch) -> Iterator[Case]:
+    """Yield cases on both sides of a switch; they cross it with a KV cache if that stays valid."""
+    place, tokens = f"the {switch.name} of {switch.tokens}", switch.tokens
+    if not switch.keeps_cache:
+        steps = min(16, tokens - 1)
+        yield Case(f"{steps} decode steps after {tokens - steps} tokens, up to {place}", (tokens - steps,), steps)
+        yield Case(f"8 decode steps after {tokens + 8} tokens, beyond {place}", (tokens + 8,), 8)
+        return
+    near, before = max(1, tokens - 4), max(1, tokens - 8)
+    yield Case(f"prefill of {tokens + 8} tokens, across {place}", (tokens + 8,))
+    yield Case(f"8 decode steps after {near} tokens, across {place}", (near,), 8)
+    yield Case(f"chunks of 5 and 7 tokens after {before}, across {place}", (before,), 1, chunks=(5, 7))
+
+
+def outgrows_cache(case: Case, cache_limit: int | None) -> bool:
+    """Return whether a case continues a KV cache beyond its limit."""
+    return cache_limit is not None and max(case.prompt_lengths) <= cache_limit < case.longest_text
+
+
 def cases_within(
     cases: Iterable[Case], max_context: int, *, max_batch: int | None = None, one_at_a_time: bool = False
 ) -> tuple[Case, ...]:
@@ -95,7 +130,7 @@ def cases_within(
         max_batch: The largest batch, or None for any.
         one_at_a_time: Whether the graph accepts only single tokens after the prompt.
     """
-    fitting = (case for case in cases if sum(case.calls) <= max_context)
+    fitting = (case for case in cases if case.longest_text <= max_context)
     fitting = (case for case in fitting if max_batch is None or len(case.prompt_lengths) <= max_batch)
     return tuple(case for case in fitting if not (one_at_a_time and case.chunks))
 
@@ -131,36 +166,6 @@ def replay(case: Case, pool: Integers, forward: Forward[Cache]) -> Floats:
         collected.append(logits_bsv[:, compared][real].astype(np.float64))
         start = end
     return np.concatenate(collected)
-
-
-GREEDY_PROMPT, GREEDY_STEPS = 17, 64
-"""Numbers of tokens of the prompt and of the generated continuation in greedy decoding."""
-
-
-def continue_greedily(pool: Integers, forward: Forward[Cache], steps: int) -> tuple[Integers, Floats]:
-    """Generate tokens after a prompt by greedy decoding.
-
-    Args:
-        pool: Token ids to draw the prompt from.
-        forward: The decoder.
-        steps: Number of tokens to generate.
-
-    Returns:
-        The generated tokens, int64 [steps], and the logits of each step, float64 [steps, vocabulary].
-    """
-    tokens_bs = draw_rows(pool, 1, GREEDY_PROMPT)
-    past: Cache | None = None
-    written, chosen_by = [], []
-    length = 0
-    for _ in range(steps):
-        new = np.arange(length, length + tokens_bs.shape[1])[np.newaxis]
-        length += tokens_bs.shape[1]
-        logits_bsv, past = forward(tokens_bs, np.ones((1, length), np.int64), new, past)
-        last = logits_bsv[0, -1].astype(np.float64)
-        written.append(int(last.argmax()))
-        chosen_by.append(last)
-        tokens_bs = np.array([written[-1:]], np.int64)
-    return np.array(written), np.stack(chosen_by)
 
 
 def draw_tokens(case: Case, pool: Integers) -> Integers:

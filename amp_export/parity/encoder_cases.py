@@ -14,6 +14,7 @@ from amp_export.inputs.random import as_tensors, input_name, random_inputs
 from amp_export.inputs.tokens import Floats, Integers, draw_rows
 from amp_export.options import Dtype
 from amp_export.parity.decoder_cases import TokenCounts
+from amp_export.parity.switches import switches
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -40,6 +41,11 @@ class EncoderCase:
         return len(self.lengths) * max(self.lengths)
 
     @property
+    def longest_text(self) -> int:
+        """Number of tokens of the longest row."""
+        return max(self.lengths)
+
+    @property
     def is_varied(self) -> bool:
         """Whether there are several rows."""
         return len(self.lengths) > 1
@@ -61,7 +67,12 @@ def encoder_cases(config: ModelConfig) -> tuple[EncoderCase, ...]:
     if config.architecture.modality is not Modality.TEXT:
         return IMAGE_CASES
     limit = config.longest_text
-    return tuple(case for case in TEXT_CASES if limit is None or max(case.lengths) <= limit)
+    crossing = (
+        EncoderCase(f"{each.tokens + 8} tokens, across the {each.name} of {each.tokens}", (each.tokens + 8,))
+        for each in switches(config)
+        if each.is_reached
+    )
+    return tuple(case for case in (*TEXT_CASES, *crossing) if limit is None or case.longest_text <= limit)
 
 
 def encoder_cases_within(cases: Iterable[EncoderCase], limits: Limits | None) -> tuple[EncoderCase, ...]:

@@ -130,6 +130,7 @@ class ParityReport(
         holds: Whether all cases and greedy decoding hold.
         explanation: Comparison of intermediate values, if requested.
         judged: The graph's files; None in a device's report, which is about a bundle.
+        unreached: What no case reaches, such as a sliding window that is longer than all texts.
     """
 
     dtype: str
@@ -144,6 +145,7 @@ class ParityReport(
     greedy: Greedy | None = None
     explanation: Explanation | None = None
     judged: Judged | None = None
+    unreached: tuple[str, ...] = ()
 
     def tolerances(self, case: CaseResult) -> tuple[float, float]:
         """Return the tolerances of a case's largest and mean error; a device's report has the same for all cases."""

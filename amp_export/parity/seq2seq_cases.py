@@ -18,6 +18,7 @@ from amp_export.inputs.tokens import Floats, Integers, draw_rows
 from amp_export.options import Dtype
 from amp_export.parity.decoder_cases import Count, TokenCounts
 from amp_export.parity.encoder_cases import Inputs, Outputs, as_rows, signal_inputs, text_inputs
+from amp_export.parity.switches import switches
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -54,6 +55,11 @@ class Seq2SeqCase:
         return len(self.source_lengths) * (max(self.source_lengths) + self.written + self.decode_steps)
 
     @property
+    def longest_text(self) -> int:
+        """Number of tokens of the longest row, of source or target; audio counts as one."""
+        return max(*self.source_lengths, self.written + self.decode_steps)
+
+    @property
     def is_varied(self) -> bool:
         """Whether all graphs are run, including that for decode steps."""
         return self.decode_steps > 0
@@ -79,9 +85,17 @@ def writing_cases(config: ModelConfig) -> tuple[Seq2SeqCase, ...]:
     """Return the default cases for a model that fit its maximum text length."""
     cases = TEXT_CASES if config.architecture.modality is Modality.TEXT else SOUND_CASES
     limit = config.longest_text
-    return tuple(
-        case for case in cases if limit is None or max(*case.source_lengths, case.written + case.decode_steps) <= limit
+    crossing = (
+        Seq2SeqCase(
+            f"{each.tokens + 8} source and target tokens, across the {each.name} of {each.tokens}",
+            (each.tokens + 8,),
+            written=each.tokens,
+            decode_steps=8,
+        )
+        for each in switches(config)
+        if each.is_reached
     )
+    return tuple(case for case in (*cases, *crossing) if limit is None or case.longest_text <= limit)
 
 
 def writing_cases_within(cases: Iterable[Seq2SeqCase], limits: Limits | None) -> tuple[Seq2SeqCase, ...]:
@@ -89,11 +103,7 @@ def writing_cases_within(cases: Iterable[Seq2SeqCase], limits: Limits | None) ->
     return tuple(
         case
         for case in cases
-        if limits is None
-        or (
-            len(case.source_lengths) <= limits.max_batch
-            and max(*case.source_lengths, case.written + case.decode_steps) <= limits.max_context
-        )
+        if limits is None or (len(case.source_lengths) <= limits.max_batch and case.longest_text <= limits.max_context)
     )
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from amp_export.architectures import Modality, ModelConfig
+from amp_export.architectures import Kind, Modality, ModelConfig
 from amp_export.errors import RequestError, UnsupportedModelError
 from amp_export.exporters.models.decoder import Decoder
 from amp_export.exporters.models.encoder import GraphEncoder
@@ -14,13 +14,10 @@ from amp_export.exporters.models.encoder_decoder import GraphEncoderDecoder
 from amp_export.inputs.tokens import Floats, Integers, token_pool
 from amp_export.options import Dtype
 from amp_export.parity.decoder_cases import (
-    DEFAULT_CASES,
-    GREEDY_PROMPT,
-    GREEDY_STEPS,
     Case,
     Forward,
     cases_within,
-    continue_greedily,
+    decoder_cases,
     replay,
 )
 from amp_export.parity.encoder_cases import (
@@ -31,6 +28,7 @@ from amp_export.parity.encoder_cases import (
     replay_encoder,
     torch_encoder,
 )
+from amp_export.parity.greedy import choose_continuation, continue_greedily, generate
 from amp_export.parity.seq2seq_cases import (
     Seq2SeqCase,
     graph_writer,
@@ -48,8 +46,15 @@ AnyModel = Decoder | GraphEncoder | GraphEncoderDecoder
 
 
 def default_cases(config: ModelConfig) -> tuple[AnyCase, ...]:
-    """Return the default cases of all kinds of graphs for a model."""
-    return (*DEFAULT_CASES, *encoder_cases(config), *writing_cases(config))
+    """Return the default cases for a model."""
+    return _DEFAULT_CASES[config.architecture.kind](config)
+
+
+_DEFAULT_CASES: Mapping[Kind, Callable[[ModelConfig], tuple[AnyCase, ...]]] = {
+    Kind.DECODER: decoder_cases,
+    Kind.ENCODER: encoder_cases,
+    Kind.ENCODER_DECODER: writing_cases,
+}
 
 
 class Suite(Protocol):
@@ -129,11 +134,11 @@ class DecoderSuite:
     ) -> None:
         self._graph = graph
         self._pool = pool
-        context = graph.max_context or config.max_position_embeddings
+        context = graph.max_context or config.context
         self._cases = cases_within(
-            cases or DEFAULT_CASES, context, max_batch=graph.max_batch, one_at_a_time=graph.one_at_a_time
+            cases or decoder_cases(config), context, max_batch=graph.max_batch, one_at_a_time=graph.one_at_a_time
         )
-        self._steps = min(GREEDY_STEPS, context - GREEDY_PROMPT)
+        self._continuation = choose_continuation(config, context)
         self.names = [case.name for case in self._cases]
         self.written: Integers | None = None
 
@@ -141,14 +146,14 @@ class DecoderSuite:
         """Return the graph's outputs, and close the graph."""
         forward: Forward[Any] = self._graph.forward
         found = [{"logits": replay(case, self._pool, forward)} for case in self._cases]
-        if self._steps > 0:
-            self.written, _ = continue_greedily(self._pool, forward, self._steps)
+        if self._continuation.steps:
+            self.written = continue_greedily(self._pool, forward, self._continuation)
         self._graph.close()
         return list(found)
 
     def continue_torch(self, model: PreTrainedModel) -> tuple[Integers, Floats] | None:
-        """Return PyTorch's tokens and logits of greedy decoding, with a KV cache."""
-        return continue_greedily(self._pool, torch_decoder(model), self._steps) if self._steps > 0 else None
+        """Return the tokens and logits of transformers' `generate()`."""
+        return generate(model, self._pool, self._continuation) if self._continuation.steps else None
 
     def run_torch(self, model: PreTrainedModel) -> list[Outputs]:
         """Return PyTorch's outputs."""

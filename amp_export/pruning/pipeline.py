@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from amp_export import checkpoints
 from amp_export.architectures import Kind, Modality, ModelConfig, parameter_count
+from amp_export.checkpoints.companions import describe_left
 from amp_export.checkpoints.hashing import hash_weights
 from amp_export.checkpoints.loading import load_model, load_tokenizer
 from amp_export.checkpoints.older_versions import add_old_names, name_tokenizer_class
@@ -26,6 +27,7 @@ from amp_export.outputs.manifest import Manifest, PlanSummary, RewriteKind, Rewr
 from amp_export.outputs.names import PLAN, PRUNED, SCORES
 from amp_export.progress import Progress
 from amp_export.pruning.dry_run import example_rewrite, possible_candidates, rehearse
+from amp_export.pruning.head_indices import renumber
 from amp_export.pruning.plan import Plan
 from amp_export.pruning.planning import make_plan
 from amp_export.pruning.quality import DenseRun, Quality, compare, run_dense
@@ -186,13 +188,23 @@ def _prune_into(folder: Path, request: PruneRequest, progress: Progress) -> Prun
 
     expected = expect(model, checkpoint.config, tokenizer)
     with progress.step("Writing the pruned checkpoint") as _:
-        companions = checkpoint.companions()
-        save_pruned(folder / PRUNED, model, rewritten, companions=companions, tokenizer=tokenizer)
+        save_pruned(
+            folder / PRUNED,
+            model,
+            rewritten,
+            companions=checkpoint.companions(),
+            base=checkpoint.path,
+            tokenizer=tokenizer,
+        )
+        index_notes = renumber(folder / PRUNED, checkpoint.config, plan, widths=rewritten.widths)
     del model  # the process that reloads it needs the memory
     with progress.step("Reloading it in a separate process") as _:
         proof = prove_reload(folder / PRUNED, expected, stock=rewritten.is_stock)
 
-    notes = (*plan.notes, *_padding_note(checkpoint, plan, rewritten))
+    read = {f"{MODELING_FILE}.py", *(info.file.name for info in checkpoint.tensors.values())}
+    for note in describe_left(checkpoint.path, read):
+        progress.note(note)
+    notes = (*plan.notes, *_padding_note(checkpoint, plan, rewritten), *index_notes)
     return PruneResult(
         folder=folder / PRUNED,
         plan=plan,
@@ -303,6 +315,7 @@ def save_pruned(
     rewritten: Rewrite,
     *,
     companions: Iterable[Path] = (),
+    base: Path | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> None:
     """Write a pruned model as the checkpoint that its rewrite describes.
@@ -312,12 +325,13 @@ def save_pruned(
         model: The pruned model.
         rewritten: Config to write, and the class that reads it.
         companions: Files to copy next to the weights.
+        base: Directory of those companions that keep their folders.
         tokenizer: The dense model's tokenizer.
     """
     tensors = module_tensors(model, as_stored=rewritten.is_stock)
     if not rewritten.is_stock:
         companions = (*companions, Path(checkpoints.__file__).with_name(f"{MODELING_FILE}.py"))
-    write_checkpoint(folder, rewritten.config, tensors, companions=companions)
+    write_checkpoint(folder, rewritten.config, tensors, companions=companions, base=base)
     if tokenizer is not None and rewritten.kind in (RewriteKind.SIBLING_CLASS, RewriteKind.RESIZED_CLASS):
         # transformers would otherwise choose the class by the `model_type`
         name_tokenizer_class(folder, type(tokenizer).__name__)

@@ -82,6 +82,7 @@ def verdict_lines(report: Report) -> Iterator[str]:
             yield explanation_line(explanation)
         if (greedy := parity.greedy) is not None:
             yield greedy_line(greedy)
+        yield from parity.unreached
         yield from (
             f"{case_name(case)}: largest error {case.max_error:.3g}, tolerance {tolerance:.3g}; mean error "
             f"{case.mean_error:.3g}, tolerance {mean_tolerance:.3g}."
@@ -119,7 +120,7 @@ def explanation_line(explanation: Explanation) -> str:
 
 def greedy_line(greedy: Greedy) -> str:
     """Return how many greedily decoded tokens of graph and model agree."""
-    common = f"Greedy decoding: graph and model agree on {greedy.common} of {greedy.steps} tokens"
+    common = f"Greedy decoding: graph and generate() agree on {greedy.common} of {greedy.steps} tokens"
     if greedy.common == greedy.steps:
         return f"{common}."
     return f"{common}; the next token is {'a near tie' if greedy.near_tie else 'not a near tie: FAILS'}."

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from amp_export.errors import UnsupportedModelError
+from amp_export.errors import RequestError, UnsupportedModelError
 from amp_export.exporters.models.session import floating_dtype
 from amp_export.options import Dtype
 
@@ -90,6 +90,22 @@ def check_mask(shape: Sequence[int], batch_size: int, *, past_length: int, seque
         )
 
 
+def check_positions(position_ids: Integers, context: int | None) -> None:
+    """Check that a graph has positions for all tokens; runtimes fail at an index, or read past the end of a table.
+
+    Raises:
+        RequestError: A text is too long.
+    """
+    # ONNX Runtime 1.32 also refuses more new tokens than its rotary tables have rows, although some are padding
+    longest = max(int(position_ids.max(initial=-1)) + 1, position_ids.shape[1])
+    if context is not None and longest > context:
+        raise RequestError(
+            f"A text of {longest} tokens was given, but the graph has positions for {context}.\nGive texts of at most "
+            f"{context} tokens, prompt and output together; or export a checkpoint whose config.json allows longer "
+            "ones: max_position_embeddings, or the factor of a YaRN scaling."
+        )
+
+
 class GraphDecoder(Decoder):
     """A decoder of one graph for prefill and decode."""
 
@@ -113,6 +129,7 @@ class GraphDecoder(Decoder):
         batch_size, sequence_length = input_ids.shape
         past = past if past is not None else self._empty_past(session, batch_size)
         check_mask(attention_mask.shape, batch_size, past_length=past.length, sequence_length=sequence_length)
+        check_positions(position_ids, session.context)
         given = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
         # some traced decoders have no position_ids
         values = {name: session.to_value(array) for name, array in given.items() if name in session.inputs}

@@ -69,6 +69,7 @@ class Session(ABC):
         threads: Number of intra-op threads; 0 on a GPU.
         description: Name and version of the runtime.
         limits: The largest batch and context; None if there is no limit.
+        context: The longest text in tokens that the graph has positions for; None if it does not say.
     """
 
     inputs: Mapping[str, Port]
@@ -76,6 +77,7 @@ class Session(ABC):
     threads: int
     description: str
     limits: Limits | None = None
+    context: int | None = None
 
     @abstractmethod
     def to_value(self, array: Any, dtype: Dtype | None = None) -> Any:

@@ -16,6 +16,16 @@ if TYPE_CHECKING:
     import onnx
 
 
+CONTEXT = "amp_export.context"
+"""Entry of a graph's metadata: the longest text in tokens that it has positions for."""
+
+
+def read_context(metadata: Mapping[str, str]) -> int | None:
+    """Return the longest text that a graph has positions for; None if its metadata does not say."""
+    said = metadata.get(CONTEXT, "")
+    return int(said) if said.isdecimal() else None
+
+
 class GraphDescription(msgspec.Struct, frozen=True, rename={"dtype": "precision"}):
     """Description of a graph.
 
@@ -24,12 +34,14 @@ class GraphDescription(msgspec.Struct, frozen=True, rename={"dtype": "precision"
         dtype: Dtype of its logits, or of its first floating-point output if it has no logits.
         inputs: Inputs by name.
         outputs: Outputs by name.
+        context: The longest text in tokens that it has positions for; None if it computes positions of any length.
     """
 
     opset: Opset
     dtype: Dtype
     inputs: Mapping[str, Port]
     outputs: Mapping[str, Port]
+    context: int | None = None
 
 
 def describe_graph(graph: Path) -> GraphDescription:
@@ -53,7 +65,8 @@ def describe_graph(graph: Path) -> GraphDescription:
     dtype = returned_dtype(model)
     if dtype is None:
         raise ModelError(f"{graph} returns no floating-point numbers of a supported dtype.\nExport it again.")
-    return GraphDescription(opset, dtype, read_ports(model.graph.input), read_ports(model.graph.output))
+    context = read_context({entry.key: entry.value for entry in model.metadata_props})
+    return GraphDescription(opset, dtype, read_ports(model.graph.input), read_ports(model.graph.output), context)
 
 
 def returned_dtype(model: onnx.ModelProto) -> Dtype | None:

@@ -77,7 +77,7 @@ def export(
     (folder / GRAPH).write_bytes(model.SerializeToString())
     write_weights(checkpoint, stored, folder / WEIGHTS, dtype=dtype, on_progress=on_progress)
     write_config(folder, checkpoint.raw_config)
-    copy_files(checkpoint.companions(), folder)
+    copy_files(checkpoint.companions(), folder, base=checkpoint.path)
     name_tokenizer_class(folder)
     write_genai_config(checkpoint, folder, graph=GRAPH)
     return OnnxExport(

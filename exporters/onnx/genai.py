@@ -79,7 +79,7 @@ def _describe_model(checkpoint: Checkpoint, generation: Mapping[str, Any], graph
         "type": model_type if model_type in _KNOWN_TYPES else _ANY_DECODER,
         **{name: token for name, token in tokens.items() if token is not None},
         "vocab_size": config.vocab_size,
-        "context_length": config.max_position_embeddings,
+        "context_length": _context(checkpoint),
         "decoder": {
             "filename": graph,
             # no number of threads: the machine that loads the file decides
@@ -108,7 +108,13 @@ def _describe_model(checkpoint: Checkpoint, generation: Mapping[str, Any], graph
 def _describe_search(checkpoint: Checkpoint, generation: Mapping[str, Any]) -> dict[str, Any]:
     chosen = {name: generation[name] for name in _SEARCH_FIELDS if generation.get(name) is not None}
     # the graph returns the KV cache in a new buffer of exactly its length
-    return {"max_length": checkpoint.config.max_position_embeddings, "past_present_share_buffer": False, **chosen}
+    return {"max_length": _context(checkpoint), "past_present_share_buffer": False, **chosen}
+
+
+def _context(checkpoint: Checkpoint) -> int:
+    """Return the longest text that is written with one KV cache."""
+    config = checkpoint.config
+    return config.cache_limit or config.context
 
 
 def _read_generation_config(path: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from amp_export.exporters.files import DECODER, DECODER_WITH_PAST, ENCODER, GRAP
 from amp_export.exporters.models.decoder import PAST
 from amp_export.exporters.models.encoder import GraphEncoder
 from amp_export.exporters.models.encoder_decoder import STATES, GraphEncoderDecoder
+from amp_export.exporters.onnx.external_data import check_graph
 from amp_export.exporters.onnx.sessions import CPU_PROVIDER, OnnxSession, load_graph, require_runtime
 from amp_export.exporters.onnx.third_party_decoders import ForeignDecoder, cache_key
 from amp_export.hardware.threads import usable_cores
@@ -71,16 +72,18 @@ def open_third_party(
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
-        ModelError: A graph is missing or damaged.
+        ModelError: A graph is missing or damaged, or its weights are outside its folder.
         RequestError: An input or output is not recognized, or the provider is not available.
         UnsupportedModelError: A decoder's graph has no KV cache, or a dtype is not supported.
     """
     require_runtime()
     threads = threads if threads is not None else usable_cores()
     config = checkpoint.config
+    files = third_party_files(path, config.architecture.kind)
+    for file in files:
+        check_graph(file)
     sessions = [
-        ForeignSession(load_graph(file, threads=threads, providers=[provider]), threads=threads)
-        for file in third_party_files(path, config.architecture.kind)
+        ForeignSession(load_graph(file, threads=threads, providers=[provider]), threads=threads) for file in files
     ]
     if config.architecture.kind is Kind.ENCODER:
         return _open_encoder(sessions[0])

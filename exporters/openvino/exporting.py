@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from amp_export.checkpoints.companions import find_companions
 from amp_export.checkpoints.hashing import directory_size
 from amp_export.checkpoints.source_files import copy_files
 from amp_export.exporters.files import file_name
@@ -63,6 +64,7 @@ def export(
         openvino.save_model(model, models[-1], compress_to_fp16=False)
         if on_progress is not None:
             on_progress(number, len(graphs))
-    beside = [file for file in sorted(graph_folder.iterdir()) if file.is_file() and file.suffix not in OF_GRAPHS]
-    copy_files((file for file in beside if file.name != GENAI_CONFIG), folder)
+    beside = {file for file in graph_folder.iterdir() if file.is_file() and file.suffix not in OF_GRAPHS}
+    copied = {file for file in beside if file.name != GENAI_CONFIG} | set(find_companions(graph_folder))
+    copy_files(sorted(copied), folder, base=graph_folder)
     return OpenvinoExport(folder, tuple(models), directory_size(folder))

@@ -46,7 +46,7 @@ class OpenvinoSession(Session):
 
         model = read_model(file)
         described = description_of(model, file)
-        self.inputs, self.outputs = described.inputs, described.outputs
+        self.inputs, self.outputs, self.context = described.inputs, described.outputs, described.context
         self.threads = threads
         self.description = f"OpenVINO {openvino.__version__.partition('-')[0]}"
         settings = {

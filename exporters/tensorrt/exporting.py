@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from amp_export.checkpoints.companions import find_companions
 from amp_export.checkpoints.hashing import hash_file
 from amp_export.checkpoints.source_files import copy_files
 from amp_export.errors import UnsupportedModelError
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from amp_export.hardware.gpus import Gpu
 
 GRAPH = "model.onnx"
-
-COMPANIONS = ("config.json", "generation_config.json", "chat_template.jinja")
 
 
 @dataclass(frozen=True)
@@ -89,8 +88,7 @@ def export(
     )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / ENGINE).write_bytes(engine.content)
-    beside = sorted(graph_folder.iterdir())
-    copy_files((file for file in beside if file.name in COMPANIONS or file.name.startswith("tokenizer")), folder)
+    copy_files([graph_folder / "config.json", *find_companions(graph_folder)], folder, base=graph_folder)
     facts = EngineFacts(
         runtime=runtime.kind,
         version=".".join(map(str, runtime.version[:3])),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -71,10 +71,12 @@ class Disturber(Silent):
     def __init__(self, file: Path, step: str) -> None:
         self.file, self.name = file, step
 
-    def step(self, description: str) -> AbstractContextManager[Advance]:
+    @contextmanager
+    def step(self, description: str) -> Iterator[Advance]:
         if description.startswith(self.name):
             _replace(self.file)
-        return super().step(description)
+        with super().step(description) as advance:
+            yield advance
 
 
 @pytest.mark.slow

@@ -11,11 +11,12 @@ from typing import IO, Any
 import pytest
 from typer.testing import CliRunner
 
+from amp_export.checkpoints.companions import find_companions
 from amp_export.checkpoints.gguf import convert_gguf
 from amp_export.checkpoints.hashing import hash_weights
 from amp_export.checkpoints.loading import load_model
 from amp_export.checkpoints.pickles import hash_pickles
-from amp_export.checkpoints.reading import Checkpoint, find_companions, open_checkpoint, read_config
+from amp_export.checkpoints.reading import Checkpoint, open_checkpoint, read_config
 from amp_export.checkpoints.source_files import copy_files
 from amp_export.checkpoints.weight_files import SINGLE, read_headers
 from amp_export.cli import app

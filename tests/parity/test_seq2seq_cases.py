@@ -31,7 +31,7 @@ def test_cases_fit_into_what_a_model_reads_and_writes(tmp_path: Path) -> None:
     sizes = {"d_model": 32, "d_ff": 48, "num_layers": 1, "num_heads": 4, "d_kv": 8}
     t5 = ModelConfig.read(find_architecture("t5"), sizes)
     assert t5.longest_text is None
-    assert len(writing_cases(t5)) == 5
+    assert len(writing_cases(t5)) == 6
     whisper = read_config(save_tiny_model(tmp_path / "whisper", "whisper", max_position_embeddings=10))[1]
     assert [case.written + case.decode_steps for case in writing_cases(whisper)] == [1, 9]
 

@@ -104,6 +104,7 @@ def parity_section(parity: ParityReport | None) -> PageSection:
     lines, pictures = [line], [parity_picture(parity, "parity")]
     if (greedy := parity.greedy) is not None:
         lines.append(greedy_line(greedy))
+    lines += parity.unreached
     if (explanation := parity.explanation) is not None:
         lines.append(explanation_line(explanation))
         pictures += [

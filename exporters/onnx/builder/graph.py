@@ -17,6 +17,7 @@ from amp_export.exporters.onnx.builder.layers import Parts
 from amp_export.exporters.onnx.builder.masks import add_masks
 from amp_export.exporters.onnx.builder.nodes import Graph, ValueKind
 from amp_export.exporters.onnx.builder.weights import StoredTensor
+from amp_export.exporters.onnx.descriptions import CONTEXT
 from amp_export.options import Dtype, Opset
 
 if TYPE_CHECKING:
@@ -60,8 +61,11 @@ def build_graph(
         hidden = decoder.add_layer(attention, layer, layer_widths, hidden, masks[window])
     decoder.add_head(hidden)
     name = config.architecture.class_name
-    description = f"{name} with {len(widths)} layers in {dtype}; one graph for prefill and decode"
-    return graph.to_model(name=name, description=description)
+    description = (
+        f"{name} with {len(widths)} layers in {dtype}; one graph for prefill and decode, of texts of up to "
+        f"{config.context} tokens"
+    )
+    return graph.to_model(name=name, description=description, metadata={CONTEXT: str(config.context)})
 
 
 def _declare(graph: Graph, config: ModelConfig, widths: Sequence[LayerWidths]) -> None:

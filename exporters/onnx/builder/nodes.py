@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from amp_export.exporters.onnx.builder.weights import StoredTensor
@@ -141,8 +141,8 @@ class Graph:
         """Declare a value, of the graph's dtype, as an output of the graph."""
         self._outputs.append(self._value_info(name, shape, ValueKind.FLOAT))
 
-    def to_model(self, *, name: str, description: str) -> onnx.ModelProto:
-        """Return the ONNX model."""
+    def to_model(self, *, name: str, description: str, metadata: Mapping[str, str]) -> onnx.ModelProto:
+        """Return the ONNX model, with entries of `metadata_props`."""
         from onnx import helper
 
         from amp_export._version import __version__
@@ -150,7 +150,7 @@ class Graph:
         graph = helper.make_graph(
             self._nodes, name, self._inputs, self._outputs, list(self._initializers.values()), doc_string=description
         )
-        return helper.make_model(
+        model = helper.make_model(
             graph,
             producer_name="amp-export",
             producer_version=__version__,
@@ -158,6 +158,8 @@ class Graph:
             ir_version=self.opset.ir_version,
             opset_imports=[helper.make_opsetid("", self.opset.version)],
         )
+        helper.set_model_props(model, dict(metadata))
+        return model
 
     def _constant(self, name: str, values: Sequence[int], *, shape: Sequence[int]) -> str:
         from onnx import TensorProto, helper

@@ -66,7 +66,7 @@ def ropes(config: ModelConfig) -> dict[str, Rope]:
         parameters = config.ropes[kind]
         dimensions = int(config.head_dim * parameters.get("partial_rotary_factor", 1.0))
         caches = [name.replace("rotary.", f"rotary.{kind}.") if kind else name for name in (COS_CACHE, SIN_CACHE)]
-        found[kind] = Rope(parameters, dimensions, config.max_position_embeddings, *caches)
+        found[kind] = Rope(parameters, dimensions, config.context, *caches)
     return found
 
 

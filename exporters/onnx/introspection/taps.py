@@ -6,10 +6,10 @@ import os
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from amp_export.errors import ModelError
+from amp_export.exporters.onnx.external_data import check_external_data, data_files
 from amp_export.exporters.onnx.introspection.scopes import module_values
 from amp_export.exporters.onnx.sessions import OnnxSession, load_graph
 from amp_export.hardware.threads import usable_cores
@@ -117,22 +117,12 @@ def _tapped_session(file: Path, taps: Sequence[Tap], scratch: Path) -> TappedSes
     known = {value.name for value in model.graph.output}
     names = [name for name in dict.fromkeys(tap.value for tap in taps) if name not in known]
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    for data in _data_files(model):
-        if not _is_inside(data):
-            raise ModelError(
-                f"{file} refers to weights in {data!r}, which is outside its folder.\nDo not run a graph that you do "
-                "not trust. Copy the weights next to it, and export or save it again."
-            )
+    # linking or copying would follow a symbolic link that the runtime refuses
+    check_external_data(file, model)
+    for data in data_files(model):
         _link(file.parent / data, scratch / data)
     (scratch / file.name).write_bytes(model.SerializeToString())
     return TappedSession(scratch / file.name, names)
-
-
-def _is_inside(location: str) -> bool:
-    """Return whether a location of external data is below its graph's folder, as the ONNX specification requires."""
-    # of both systems: a graph that was made on Windows may be opened here
-    paths = (PurePosixPath(location), PureWindowsPath(location))
-    return not any(path.is_absolute() or path.drive or ".." in path.parts for path in paths)
 
 
 def _link(data: Path, place: Path) -> None:
@@ -180,9 +170,3 @@ def _is_named_alike(module: str, makers: Mapping[str, int]) -> bool:
     value before the output projection.
     """
     return module in makers and f"{module}.scaled" not in makers and not module.endswith(".attention")
-
-
-def _data_files(model: onnx.ModelProto) -> list[str]:
-    tensors = model.graph.initializer
-    locations = (entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location")
-    return list(dict.fromkeys(locations))

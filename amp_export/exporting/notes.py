@@ -1,0 +1,37 @@
+"""Notes on how long a text an exported decoder takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from amp_export.architectures import Kind
+from amp_export.options import Via
+
+if TYPE_CHECKING:
+    from amp_export.architectures import ModelConfig
+
+
+def context_notes(config: ModelConfig, via: Via) -> Iterator[str]:
+    """Yield what the user of an exported graph has to know about the length of texts.
+
+    Args:
+        config: Config of the exported checkpoint.
+        via: How the graph is made; a traced graph computes positions of any length.
+    """
+    if config.architecture.kind is not Kind.DECODER:
+        return
+    if via is Via.DIRECT:
+        stated = config.max_position_embeddings
+        origin = (
+            "max_position_embeddings in config.json"
+            if config.context == stated
+            else f"the original context times the factor of YaRN; max_position_embeddings in config.json is {stated:,}"
+        )
+        yield f"The graph takes texts of up to {config.context:,} tokens: {origin}."
+    if (limit := config.cache_limit) is not None:
+        yield (
+            f"Where a text passes {limit:,} tokens, give all of it to the graph again, with an empty KV cache: "
+            "longrope then has other frequencies for every token, and transformers also computes the cache anew. A "
+            f"genai_config.json limits texts to {limit:,} tokens."
+        )

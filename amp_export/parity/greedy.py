@@ -1,0 +1,107 @@
+"""Greedy decoding: a graph, step by step, against transformers' `generate()`, which is what users run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from amp_export.architectures import ModelConfig
+from amp_export.inputs.tokens import Floats, Integers, draw_rows
+from amp_export.parity.decoder_cases import Cache, Forward
+from amp_export.parity.switches import switches
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+PROMPT_TOKENS, STEPS = 17, 64
+"""Tokens of the prompt, and of the generated continuation, unless the text has to reach a switch of the model."""
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """A prompt and the tokens to generate after it.
+
+    Attributes:
+        prompt_tokens: Tokens of the prompt.
+        steps: Tokens to generate; 0 if there is no room.
+    """
+
+    prompt_tokens: int
+    steps: int
+
+
+def choose_continuation(config: ModelConfig, context: int) -> Continuation:
+    """Return a continuation that crosses a model's first switch, or ends at the limit of its KV cache.
+
+    Args:
+        config: The model's config.
+        context: The longest text in tokens.
+    """
+    limit = min(context, config.cache_limit or context)
+    reached = [each for each in switches(config) if each.is_reached and each.tokens <= limit]
+    # the middle of the steps is at the switch; where a cache ends, so does the text
+    starts = [each.tokens - (STEPS // 2 if each.keeps_cache else STEPS) for each in reached]
+    prompt = max(PROMPT_TOKENS, min(starts, default=0))
+    return Continuation(prompt, max(0, min(STEPS, limit - prompt)))
+
+
+def continue_greedily(pool: Integers, forward: Forward[Cache], continuation: Continuation) -> Integers:
+    """Generate tokens with a graph, one at a time after the prompt.
+
+    Args:
+        pool: Token ids to draw the prompt from.
+        forward: The decoder.
+        continuation: The lengths.
+
+    Returns:
+        The generated tokens, int64 [steps].
+    """
+    tokens_bs = draw_rows(pool, 1, continuation.prompt_tokens)
+    past: Cache | None = None
+    written: list[int] = []
+    length = 0
+    for _ in range(continuation.steps):
+        new = np.arange(length, length + tokens_bs.shape[1])[np.newaxis]
+        length += tokens_bs.shape[1]
+        logits_bsv, past = forward(tokens_bs, np.ones((1, length), np.int64), new, past)
+        written.append(int(logits_bsv[0, -1].argmax()))
+        tokens_bs = np.array([written[-1:]], np.int64)
+    return np.array(written, np.int64)
+
+
+def generate(model: PreTrainedModel, pool: Integers, continuation: Continuation) -> tuple[Integers, Floats]:
+    """Generate tokens with transformers' `generate()`, greedily and with its own KV cache.
+
+    Settings of the checkpoint, such as a penalty or the token that ends a text, are set aside: both sides generate the
+    given number of most likely tokens.
+
+    Returns:
+        The generated tokens, int64 [steps], and the logits of each step, float64 [steps, vocabulary].
+    """
+    import torch
+    from transformers import GenerationConfig
+
+    from amp_export.checkpoints.quiet import quiet_transformers
+
+    tokens_bs = torch.from_numpy(draw_rows(pool, 1, continuation.prompt_tokens))
+    untyped: Any = model
+    own = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        with quiet_transformers():
+            result = untyped.generate(
+                tokens_bs,
+                attention_mask=torch.ones_like(tokens_bs),
+                do_sample=False,
+                num_beams=1,
+                use_cache=True,
+                max_new_tokens=continuation.steps,
+                return_dict_in_generate=True,
+                output_logits=True,
+            )
+    finally:
+        model.generation_config = own
+    logits_sv: Floats = torch.cat(result.logits).double().numpy()
+    return result.sequences[0, continuation.prompt_tokens :].numpy(), logits_sv
