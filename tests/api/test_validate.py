@@ -143,9 +143,8 @@ def test_a_case_of_the_users_own_that_does_not_fit_is_told(tiny_llama: Path, tmp
     export(tiny_llama, tmp_path / "out")
     cases = [{"name": "short", "prompt_lengths": [5]}, {"name": "endless", "prompt_lengths": [2**40]}]
     (tmp_path / "cases.json").write_text(json.dumps(cases))
-    with pytest.raises(RequestError, match=r"The case 'endless' does not fit the graph of") as caught:
+    with pytest.raises(RequestError, match=r"cases.json: the case 'endless' has a text of 1099511627776 tokens"):
         validate(tmp_path / "out", ValidateOptions(cases=tmp_path / "cases.json"))
-    assert "Shorten it" in str(caught.value)
 
 
 def test_a_report_of_a_newer_version_is_left_alone(tiny_llama: Path, tmp_path: Path) -> None:
