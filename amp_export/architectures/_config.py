@@ -17,7 +17,7 @@ from amp_export.architectures._positions import (
     read_rope,
     read_rotated,
 )
-from amp_export.architectures._refusals import refuse_class, refuse_sizes, refuse_values
+from amp_export.architectures._refusals import refuse_class, refuse_sizes, refuse_types, refuse_values
 from amp_export.errors import ModelError, UnsupportedModelError
 
 _REQUIRED_SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
@@ -98,6 +98,7 @@ class ModelConfig:
             ModelError: A field has an invalid value.
             UnsupportedModelError: A field requests something that is not supported.
         """
+        refuse_types(config, architecture)
         fields = _fill_in(architecture, config)
         class_name = first_class(config.get("architectures"), architecture)
         refuse_class(class_name, architecture)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from amp_export.architectures._facts import Architecture, Kind, Modality
 from amp_export.errors import ModelError, UnsupportedModelError
+
+_ROPE_TYPE = {"rope_type", "type"}
+
+_SHOWN_CHARACTERS = 60
 
 _TASKS: Mapping[Modality, tuple[str, ...]] = {
     Modality.TEXT: (
@@ -49,6 +54,68 @@ def refuse_class(class_name: str, architecture: Architecture) -> None:
             f"config.json: the class {class_name} (architectures) is not supported for {architecture.model_type}.\n"
             f"Supported: {', '.join(supported)}. If the weights are those of such a class, name it in config.json."
         )
+
+
+def refuse_types(config: Mapping[str, Any], architecture: Architecture) -> None:
+    """Raise an error for a field whose value is of another type than the family's default, or not finite.
+
+    Args:
+        config: The content of a config.json.
+        architecture: The facts of the family.
+
+    Raises:
+        ModelError: There is such a field.
+    """
+    for name, default in architecture.defaults.items():
+        value = config.get(name)
+        if value is None or default is None:
+            continue
+        what, is_right = next((what, check) for types, what, check in _TYPES if isinstance(default, types))
+        if not is_right(value):
+            raise ModelError(_wrong_type(name, value, f"{what} is expected, such as {default!r}"))
+    for name in ("rope_scaling", "rope_parameters"):
+        _refuse_rope(name, config.get(name))
+
+
+def _refuse_rope(name: str, rope: Any) -> None:
+    """Raise ModelError for parameters of RoPE that are no numbers; they may be nested by layer type."""
+    if rope is None:
+        return
+    if not isinstance(rope, Mapping):
+        raise ModelError(_wrong_type(name, rope, "a table is expected"))
+    for key, value in rope.items():
+        if isinstance(value, Mapping):
+            _refuse_rope(f"{name}.{key}", value)
+        elif key in _ROPE_TYPE:
+            if not isinstance(value, str):
+                raise ModelError(_wrong_type(f"{name}.{key}", value, "a text is expected, such as 'yarn'"))
+        elif isinstance(value, list):
+            if not all(map(_is_number, value)):
+                raise ModelError(_wrong_type(f"{name}.{key}", value, "numbers are expected"))
+        elif value is not None and not isinstance(value, bool) and not _is_number(value):
+            raise ModelError(_wrong_type(f"{name}.{key}", value, "a number is expected"))
+
+
+def _wrong_type(name: str, value: Any, expected: str) -> str:
+    shown = repr(value)
+    shown = shown if len(shown) <= _SHOWN_CHARACTERS else f"{shown[:_SHOWN_CHARACTERS]}…"
+    return (
+        f"config.json: {name} is {shown}, where {expected}.\nCorrect it, or use a checkpoint that transformers loads."
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+# a bool is an int in Python, so it comes first
+_TYPES: tuple[tuple[Any, str, Callable[[Any], bool]], ...] = (
+    (bool, "true or false", lambda value: isinstance(value, bool)),
+    ((int, float), "a number", _is_number),
+    (str, "a text", lambda value: isinstance(value, str)),
+    (Mapping, "a table", lambda value: isinstance(value, Mapping)),
+    ((list, tuple), "a list", lambda value: isinstance(value, list | tuple)),
+)
 
 
 def refuse_values(fields: Mapping[str, Any], architecture: Architecture) -> None:

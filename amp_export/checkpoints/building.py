@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from amp_export.architectures import RESIZED_MODEL_TYPE, Architecture, find_architecture, first_class
 from amp_export.checkpoints.quiet import import_quietly, quiet_transformers
 from amp_export.checkpoints.weight_files import NEVER_READ, has_safetensors, read_headers
-from amp_export.errors import AmpExportError, ModelError
+from amp_export.errors import AmpExportError, ModelError, is_out_of_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -47,7 +47,7 @@ def transformers_errors(what: str | Path) -> Iterator[None]:
     Raises:
         ModelError: transformers refuses the model.
         AmpExportError: An error of this package passes unchanged.
-        MemoryError: So does a lack of memory.
+        MemoryError: A lack of memory passes unchanged, of whatever class it is.
     """
     from amp_export.checkpoints.modeling_amp import ConfigError
 
@@ -58,6 +58,8 @@ def transformers_errors(what: str | Path) -> Iterator[None]:
     except ConfigError as error:
         raise ModelError(f"{what}: {error}\nUse the checkpoint as it was written.") from error
     except Exception as error:  # its configs and models raise exceptions of any class
+        if is_out_of_memory(error):
+            raise
         import transformers
 
         said = " ".join(str(error).split())

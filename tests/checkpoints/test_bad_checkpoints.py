@@ -6,6 +6,7 @@ import ast
 import contextlib
 import inspect
 import json
+import math
 import re
 import shutil
 import textwrap
@@ -22,7 +23,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from amp_export.architectures import find_architecture, supported_model_types
+from amp_export.architectures import ModelConfig, find_architecture, supported_model_types
 from amp_export.checkpoints import modeling_amp, unsupported
 from amp_export.checkpoints.loading import load_model, load_tokenizer
 from amp_export.checkpoints.older_versions import add_old_names
@@ -398,3 +399,29 @@ def test_numbers_that_nothing_reads_are_no_quantized_weights(tmp_path: Path) -> 
     tensors = load_file(folder / SINGLE)
     save_file({**tensors, "bert.embeddings.position_ids": torch.arange(8)[None]}, folder / SINGLE)
     assert open_checkpoint(folder).dtype == "float32"
+
+
+@given(st.data())
+def test_a_field_of_another_type_is_named(data: st.DataObject) -> None:
+    architecture = find_architecture(data.draw(st.sampled_from(supported_model_types())))
+    typed = sorted(name for name, default in architecture.defaults.items() if default is not None)
+    name = data.draw(st.sampled_from(typed))
+    default = architecture.defaults[name]
+    wrong = {bool: ["x", 2, [1]], int: ["x", True, [1], math.nan], float: ["x", True, {"a": 1}], str: [1, False, ["x"]]}
+    config = {"model_type": architecture.model_type, name: data.draw(st.sampled_from(wrong.get(type(default), ["x"])))}
+    with pytest.raises(ModelError, match=rf"config\.json: {name} is .* expected"):
+        ModelConfig.read(architecture, config)
+
+
+@pytest.mark.parametrize(
+    ("rope", "told"),
+    [
+        (True, "rope_parameters is True, where a table is expected"),
+        ({"rope_theta": "x"}, "rope_parameters.rope_theta is 'x', where a number is expected"),
+        ({"rope_type": 5}, "rope_parameters.rope_type is 5, where a text is expected"),
+        ({"full_attention": {"factor": []}, "long_factor": [1, None]}, "long_factor is .* numbers are expected"),
+    ],
+)
+def test_parameters_of_rope_of_another_type_are_named(rope: object, told: str) -> None:
+    with pytest.raises(ModelError, match=told):
+        ModelConfig.read(find_architecture("llama"), {"model_type": "llama", "rope_parameters": rope})
