@@ -80,6 +80,7 @@ def compare(
         cases: Cases to run, of the graph's kind; by default all default cases that fit the model.
 
     Raises:
+        RequestError: A given case does not fit the graph.
         ModelError: The checkpoint or the graph cannot be read.
         MissingExtraError: The runtime is not installed.
     """

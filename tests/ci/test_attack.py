@@ -12,8 +12,7 @@ from tests.support import PROJECT
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("section", ["inputs", "crashes", "faults", "files"])
-def test_no_attack_of_a_sample_succeeds(section: str) -> None:
-    command = [sys.executable, "ci/attack.py", section, "--sample", "--jobs", "1"]
+def test_no_attack_of_a_sample_succeeds() -> None:
+    command = [sys.executable, "ci/attack.py", "--sample", "--jobs", "1"]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

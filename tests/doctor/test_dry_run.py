@@ -172,7 +172,16 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "heads of an encoder": ("bert", set_fields(num_attention_heads=5), "is not a multiple of num_attention_heads"),
     "relative positions": ("bert", set_fields(position_embedding_type="relative_key"), "position_embedding_type"),
     "another activation": ("bert", set_fields(hidden_act="none of them"), "cannot load it: KeyError"),
-    "a field of another type": ("bert", set_fields(layer_norm_eps="small"), "cannot load it: Strict"),
+    "a field of another type": (
+        "bert",
+        set_fields(layer_norm_eps="small"),
+        "layer_norm_eps is 'small', where a number",
+    ),
+    "a field of another type that only transformers reads": (
+        "bert",
+        set_fields(initializer_range="small"),
+        "cannot load it: Strict",
+    ),
     "a class of another family": ("llama", set_fields(architectures=["MistralForCausalLM"]), "MistralForCausalLM"),
     "fewer layers than the files": ("bert", set_fields(num_hidden_layers=1), "do not belong to a BertForMaskedLM"),
     "more layers than the files": ("bert", set_fields(num_hidden_layers=3), "needs are missing"),

@@ -176,8 +176,11 @@ def test_parity_is_checked_on_cases_within_the_limits(
 ) -> None:
     decoder, _ = make_decoder(graph, max_batch=1)
     monkeypatch.setattr("amp_export.exporters.dispatch.run", lambda *_, **__: decoder)
-    cases = (Case("two texts", (3, 5)), Case("long", (30,), decode_steps=5), Case("fits", (6,), decode_steps=2))
-    report = compare(tiny_llama, graph, progress=Silent(), cases=cases)
+    fits = Case("fits", (6,), decode_steps=2)
+    for other in (Case("two texts", (3, 5)), Case("long", (30,), decode_steps=5)):
+        with pytest.raises(RequestError, match=f"The case '{other.name}' does not fit the graph"):
+            compare(tiny_llama, graph, progress=Silent(), cases=(other, fits))
+    report = compare(tiny_llama, graph, progress=Silent(), cases=(fits,))
     assert [case.name for case in report.cases] == ["fits"]
     assert report.holds
     assert DecoderSuite(decoder, open_checkpoint(tiny_llama).config, np.arange(50)).names

@@ -21,7 +21,7 @@ def session() -> onnxruntime.InferenceSession:
     graph.declare_input("input_ids", ["batch_size", "sequence_length"], kind="integer")
     graph.declare_input("attention_mask", ["batch_size", "total_sequence_length"], kind="integer")
     masks = add_masks(graph, WINDOWS)
-    model = graph.to_model(name="masks", description="")
+    model = graph.to_model(name="masks", description="", metadata={})
     assert tuple(masks) == WINDOWS
     model.graph.output.extend(
         helper.make_tensor_value_info(name, TensorProto.BOOL, [None] * 4) for name in masks.values()
