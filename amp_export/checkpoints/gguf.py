@@ -24,6 +24,7 @@ from amp_export.errors import MissingExtraError, ModelError, UnsupportedModelErr
 
 if TYPE_CHECKING:
     import numpy as np
+    from gguf import GGUFReader
     from transformers import PreTrainedModel
 
     Array = np.ndarray[Any, np.dtype[Any]]
@@ -130,7 +131,10 @@ def _check_gguf(file: Path) -> int:
 
     try:
         reader = GGUFReader(file)
+        _refuse_part(file, reader)
         model_type = reader.fields["general.architecture"].contents()
+    except UnsupportedModelError:
+        raise
     except (OSError, ValueError, KeyError, IndexError) as error:
         raise ModelError(f"{file} is damaged or not a GGUF file: {first_line(error)}\nDownload it again.") from error
     find_architecture(_MODEL_TYPES.get(model_type, model_type))
@@ -143,6 +147,17 @@ def _check_gguf(file: Path) -> int:
             "Use the model's safetensors checkpoint instead."
         )
     return len(reader.tensors)
+
+
+def _refuse_part(file: Path, reader: GGUFReader) -> None:
+    """Raise an error for one of several files of a model: all but the first lack the config, and all lack tensors."""
+    # `gguf-split.cpp`, llama.cpp: LLM_KV_SPLIT_COUNT
+    count = reader.fields.get("split.count")
+    if count is not None and int(count.contents()) > 1:
+        raise UnsupportedModelError(
+            f"{file} is one of {count.contents()} files of a model, and transformers reads GGUF files of one part only."
+            "\nMerge them with llama.cpp, and give the merged file: llama-gguf-split --merge FIRST.gguf merged.gguf"
+        )
 
 
 def _load_gguf(file: Path) -> PreTrainedModel:

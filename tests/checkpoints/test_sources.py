@@ -129,6 +129,18 @@ def add_tokenizer(writer: gguf.GGUFWriter) -> None:
     writer.add_eos_token_id(1)
 
 
+def test_one_part_of_several_is_told_as_such(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "m-00002-of-00003.gguf", "llama")
+    writer.add_uint16("split.no", 1)
+    writer.add_uint16("split.count", 3)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(UnsupportedModelError, match=r"is one of 3 files of a model.*\n.*llama-gguf-split --merge"):
+        resolve_model(tmp_path / "m-00002-of-00003.gguf")
+
+
 @pytest.fixture(scope="module")
 def llama_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("gguf")
