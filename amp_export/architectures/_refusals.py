@@ -11,6 +11,9 @@ from amp_export.errors import ModelError, UnsupportedModelError
 
 _ROPE_TYPE = {"rope_type", "type"}
 
+_PAIRS = {"image_size", "patch_size"}
+"""Fields that are a number, or height and width: `ViTConfig`, transformers 5.24."""
+
 _SHOWN_CHARACTERS = 60
 
 _TASKS: Mapping[Modality, tuple[str, ...]] = {
@@ -71,6 +74,8 @@ def refuse_types(config: Mapping[str, Any], architecture: Architecture) -> None:
         if value is None or default is None:
             continue
         what, is_right = next((what, check) for types, what, check in _TYPES if isinstance(default, types))
+        if name in _PAIRS and isinstance(value, list) and all(map(_is_number, value)):
+            continue
         if not is_right(value):
             raise ModelError(_wrong_type(name, value, f"{what} is expected, such as {default!r}"))
     for name in ("rope_scaling", "rope_parameters"):

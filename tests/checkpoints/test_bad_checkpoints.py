@@ -407,7 +407,12 @@ def test_a_field_of_another_type_is_named(data: st.DataObject) -> None:
     typed = sorted(name for name, default in architecture.defaults.items() if default is not None)
     name = data.draw(st.sampled_from(typed))
     default = architecture.defaults[name]
-    wrong = {bool: ["x", 2, [1]], int: ["x", True, [1], math.nan], float: ["x", True, {"a": 1}], str: [1, False, ["x"]]}
+    wrong = {
+        bool: ["x", 2, [1]],
+        int: ["x", True, ["x"], math.nan],
+        float: ["x", True, {"a": 1}],
+        str: [1, False, ["x"]],
+    }
     config = {"model_type": architecture.model_type, name: data.draw(st.sampled_from(wrong.get(type(default), ["x"])))}
     with pytest.raises(ModelError, match=rf"config\.json: {name} is .* expected"):
         ModelConfig.read(architecture, config)
