@@ -19,7 +19,7 @@ INPUTS = """## Damaged inputs
 
 Members of JSON and of headers are removed, renamed or replaced by odd values, and bytes are changed, inserted or cut. A
 command that reads the file must work, or end with exit code 2 and a message that names the file; where the content may
-decide it, a check may fail (1). No stack trace, no end by a signal, no more than 20 seconds of computing, no file
+decide it, a check may fail (1). No stack trace, no end by a signal, no more than a minute of computing, no file
 outside of the output. For files that the manifest lists, every other attack also changes their hash there.
 
 | file | attacks | works | refused | check fails | not allowed |

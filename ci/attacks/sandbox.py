@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-TIMEOUT_SECONDS = 20
+TIMEOUT_SECONDS = 60
 """A command that computes longer on a tiny model hangs; it may wait longer, since attacks run side by side."""
 
 WORKS, FAILS, REFUSES = 0, 1, 2
@@ -52,7 +52,7 @@ class Started:
     log: Path
     began: float = field(default_factory=time.monotonic)
 
-    def wait(self, *, timeout: float = 6 * TIMEOUT_SECONDS) -> Outcome:
+    def wait(self, *, timeout: float = 3 * TIMEOUT_SECONDS) -> Outcome:
         """Wait until it ends; kill it and what it started after the timeout."""
         deadline = self.began + timeout
         while True:
