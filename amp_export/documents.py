@@ -176,7 +176,7 @@ def explain(problem: msgspec.ValidationError, content: Any, info: inspect.Type) 
         expected = expects["expected"].replace("`", "").replace(" | ", " or ").replace("int", "an integer")
     else:
         return f"{place}{what[:1].lower()}{what[1:]}."
-    return f"{place}expected {expected}, found {_shorten(json.dumps(found))}."
+    return f"{place}expected {expected}, found {shorten(json.dumps(found))}."
 
 
 def _places(
@@ -193,7 +193,8 @@ def _places(
             yield from _places(value, within, rest, (*path, key))
 
 
-def _shorten(text: str) -> str:
+def shorten(text: str) -> str:
+    """Return a value's text as messages show it: cut after `SHOWN_CHARACTERS`."""
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"
 
 

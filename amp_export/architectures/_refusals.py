@@ -7,14 +7,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from amp_export.architectures._facts import Architecture, Kind, Modality
+from amp_export.documents import shorten
 from amp_export.errors import ModelError, UnsupportedModelError
 
 _ROPE_TYPE = {"rope_type", "type"}
 
 _PAIRS = {"image_size", "patch_size"}
 """Fields that are a number, or height and width: `ViTConfig`, transformers 5.24."""
-
-_SHOWN_CHARACTERS = 60
 
 _TASKS: Mapping[Modality, tuple[str, ...]] = {
     Modality.TEXT: (
@@ -102,10 +101,9 @@ def _refuse_rope(name: str, rope: Any) -> None:
 
 
 def _wrong_type(name: str, value: Any, expected: str) -> str:
-    shown = repr(value)
-    shown = shown if len(shown) <= _SHOWN_CHARACTERS else f"{shown[:_SHOWN_CHARACTERS]}…"
+    found = shorten(repr(value))
     return (
-        f"config.json: {name} is {shown}, where {expected}.\nCorrect it, or use a checkpoint that transformers loads."
+        f"config.json: {name} is {found}, where {expected}.\nCorrect it, or use a checkpoint that transformers loads."
     )
 
 

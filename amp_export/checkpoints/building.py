@@ -53,7 +53,7 @@ def transformers_errors(what: str | Path) -> Iterator[None]:
 
     try:
         yield
-    except (AmpExportError, MemoryError):
+    except AmpExportError:
         raise
     except ConfigError as error:
         raise ModelError(f"{what}: {error}\nUse the checkpoint as it was written.") from error
