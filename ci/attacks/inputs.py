@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from attacks.mutations import Mutation, any_bytes, json_document, json_lines, onnx_graph, safetensors_file
-from attacks.sandbox import FAILS, REFUSES, WORKS, Files, Outcome, fresh_workspace, home_of, run
+from attacks.sandbox import FAILS, REFUSES, WORKS, Files, Outcome, fresh_workspace, home_of, join_problems, start
 
 Command = Sequence[str]
 
@@ -218,8 +218,8 @@ def _attack(target: Target, template: Path, examples: int, random_seed: int) -> 
 def _run(command: Command, workspace: Path) -> Outcome:
     if command[0] == "read-device-report":
         # a device sends it; no option takes such a file
-        return run(command, workspace, work=lambda: _read_device_report(workspace / command[1]))
-    return run(command, workspace)
+        return start(command, workspace, work=lambda: _read_device_report(workspace / command[1])).wait()
+    return start(command, workspace).wait()
 
 
 def _read_device_report(file: Path) -> None:
@@ -237,16 +237,15 @@ def _read_device_report(file: Path) -> None:
 
 def _problem(target: Target, outcome: Outcome, strays: Sequence[str]) -> str:
     """Return what is wrong with an end, or nothing."""
-    text = outcome.text
     checks: tuple[tuple[bool, str], ...] = (
         (outcome.timed_out, "it hangs"),
         (outcome.code < 0, f"signal {-outcome.code}"),
-        ("Traceback (most recent call last)" in text, "a stack trace"),
+        (outcome.shows_trace, "a stack trace"),
         (outcome.code not in _allowed(target), f"exit code {outcome.code}"),
-        (outcome.code == REFUSES and not _names(target, text), "the file is not named"),
+        (outcome.code == REFUSES and not _names(target, outcome.text), "the file is not named"),
         (bool(strays), f"files outside of the output: {', '.join(strays[:3])}"),
     )
-    return "; ".join(problem for wrong, problem in checks if wrong)
+    return join_problems(checks)
 
 
 def _allowed(target: Target) -> set[int]:

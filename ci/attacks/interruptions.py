@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from attacks.sandbox import REFUSES, WORKS, Files, Outcome, Started, fresh_workspace, run, start
+from attacks.sandbox import REFUSES, WORKS, Files, Outcome, fresh_workspace, join_problems, start
 
 CONVERT = (
     "--to", "onnx", "--ratio", "0.1", "--snap", "1", "--calibration", "prompts.txt", "--threads", "1",
@@ -96,7 +96,7 @@ def _kill(
     generator = random.Random(random_seed)  # noqa: S311
     with fresh_workspace(template) as workspace:
         began = time.monotonic()
-        _finish(start(command, workspace), patience)
+        start(command, workspace).wait(timeout=patience)
         duration = time.monotonic() - began
     for _ in range(count):
         moment = generator.uniform(0, duration)
@@ -105,10 +105,10 @@ def _kill(
             running = start(command, workspace)
             time.sleep(moment)
             running.kill()
-            outcome = _finish(running, patience)
+            outcome = running.wait(timeout=patience)
             problem = _problem_of_result(workspace / "out", old)
             # what the next run finds there is of no hindrance, and is gone afterwards
-            again = _finish(start(command, workspace), patience)
+            again = start(command, workspace).wait(timeout=patience)
             problem = problem or _problem_of_end(again, workspace)
             yield Trial(kind, f"after {moment:.1f} of {duration:.1f} s", outcome, problem)
 
@@ -156,7 +156,7 @@ def race(template: Path) -> Iterator[Trial]:
             if command is CONVERT:
                 shutil.rmtree(workspace / "out")
             both = [start(command, workspace) for _ in range(2)]
-            ends = [_finish(each, 180) for each in both]
+            ends = [each.wait(timeout=180) for each in both]
             problem = _problem_of_result(workspace / "out", None)
             codes = sorted(end.code for end in ends)
             if codes != [WORKS, REFUSES] and not problem:
@@ -185,7 +185,7 @@ def change_sources(template: Path, *, count: int, random_seed: int) -> Iterator[
             running = start(OVERWRITE, workspace)
             time.sleep(moment)
             _replace_source(workspace / "checkpoint" / name)
-            outcome = _finish(running, 120)
+            outcome = running.wait(timeout=120)
             problem = _problem_of_result(workspace / "out", old)
             if outcome.code == WORKS and not problem:
                 problem = _problem_of_source(workspace, changed=name)
@@ -206,18 +206,11 @@ def _with_condition(
     with fresh_workspace(template) as workspace:
         old = _identity(workspace / "out")
         arrange(workspace)
-        outcome = _finish(start(OVERWRITE, workspace, prepare=prepare), 120)
+        outcome = start(OVERWRITE, workspace, prepare=prepare).wait(timeout=120)
         problem = _problem_of_result(workspace / "out", old)
         if outcome.code not in codes and not problem:
             problem = f"exit code {outcome.code}"
         return Trial(kind, said, outcome, problem or _problem_of_text(outcome))
-
-
-def _finish(running: Started, patience: float) -> Outcome:
-    try:
-        return running.wait(timeout=patience)
-    finally:
-        running.log.unlink()
 
 
 def _identity(output: Path) -> str:
@@ -235,7 +228,7 @@ def _problem_of_result(output: Path, old: str | None) -> str:
     except AmpExportError as error:
         return f"the output is not whole: {error}".splitlines()[0]
     if _identity(output) != old:
-        shown = run(["report", "out"], output.parent)
+        shown = start(["report", "out"], output.parent).wait()
         if shown.code != WORKS:
             return f"the new result cannot be shown: {shown.text[-200:]}"
     return ""
@@ -250,9 +243,7 @@ def _problem_of_end(outcome: Outcome, workspace: Path) -> str:
 
 
 def _problem_of_text(outcome: Outcome) -> str:
-    if "Traceback (most recent call last)" in outcome.text:
-        return "a stack trace"
-    return "it hangs" if outcome.timed_out else ""
+    return join_problems(((outcome.shows_trace, "a stack trace"), (outcome.timed_out, "it hangs")))
 
 
 def _problem_of_source(workspace: Path, *, changed: str) -> str:

@@ -42,6 +42,11 @@ class Outcome:
     seconds: float
     timed_out: bool = False
 
+    @property
+    def shows_trace(self) -> bool:
+        """Whether it showed a stack trace."""
+        return "Traceback (most recent call last)" in self.text
+
 
 @dataclass
 class Started:
@@ -53,7 +58,7 @@ class Started:
     began: float = field(default_factory=time.monotonic)
 
     def wait(self, *, timeout: float = 3 * TIMEOUT_SECONDS) -> Outcome:
-        """Wait until it ends; kill it and what it started after the timeout."""
+        """Wait until it ends; kill it and what it started after the timeout. Its log is removed."""
         deadline = self.began + timeout
         while True:
             process, status = os.waitpid(self.process, os.WNOHANG)
@@ -66,7 +71,9 @@ class Started:
             _, status = os.waitpid(self.process, 0)
         code = os.waitstatus_to_exitcode(status)
         timed_out = not process or -code in {signal.SIGXCPU, signal.SIGKILL}
-        return Outcome(self.command, code, self.log.read_text(errors="replace"), seconds, timed_out=timed_out)
+        text = self.log.read_text(errors="replace")
+        self.log.unlink()
+        return Outcome(self.command, code, text, seconds, timed_out=timed_out)
 
     def kill(self) -> None:
         """Kill the command and everything that it started, as a power cut would."""
@@ -118,19 +125,9 @@ def start(
     return Started(arguments, process, Path(log))
 
 
-def run(
-    command: Iterable[str | Path],
-    workspace: Path,
-    *,
-    prepare: Callable[[], Any] | None = None,
-    work: Callable[[], Any] | None = None,
-) -> Outcome:
-    """Run a command as `start` does, and return how it ended."""
-    started = start(command, workspace, prepare=prepare, work=work)
-    try:
-        return started.wait()
-    finally:
-        started.log.unlink()
+def join_problems(checks: Iterable[tuple[bool, str]]) -> str:
+    """Return the texts of the checks that are true, or nothing."""
+    return "; ".join(problem for wrong, problem in checks if wrong)
 
 
 def _run_command(arguments: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from attacks.sandbox import FAILS, REFUSES, Files, Outcome, fresh_workspace, run
+from attacks.sandbox import FAILS, REFUSES, Files, Outcome, fresh_workspace, home_of, join_problems, start
 
 SECRET = "the secret of another folder"  # noqa: S105
 Prepare = Callable[[Path], tuple[str, ...]]
@@ -47,24 +47,24 @@ def attempt_all(template: Path) -> Iterator[Attempt]:
             secret.write_text(SECRET)
             command = prepare(workspace)
             planted = _holding_secret(workspace)
-            before = Files.below(workspace.parent, without=[workspace / "new", workspace / "out"])
-            outcome = run(command, workspace)
-            home = workspace.with_name("work.home")
-            after = Files.below(workspace.parent, without=[workspace / "new", workspace / "out", home])
+            written = [workspace / "new", workspace / "out", home_of(workspace)]
+            before = Files.below(workspace.parent, without=written)
+            outcome = start(command, workspace).wait()
+            after = Files.below(workspace.parent, without=written)
             copies = _holding_secret(workspace) - planted
             yield Attempt(said, outcome, _problem(outcome, before.changes(after), copies, workspace))
 
 
 def _problem(outcome: Outcome, strays: list[str], copies: set[Path], workspace: Path) -> str:
     checks = (
-        ("Traceback (most recent call last)" in outcome.text, "a stack trace"),
+        (outcome.shows_trace, "a stack trace"),
         (outcome.code not in {REFUSES, FAILS}, f"exit code {outcome.code}"),
         (SECRET in outcome.text, "the secret is shown"),
         (bool(strays), f"files changed outside of the output: {', '.join(strays)}"),
         ((workspace / "ran").exists(), "code was run"),
         (bool(copies), "the secret was copied"),
     )
-    return "; ".join(problem for wrong, problem in checks if wrong)
+    return join_problems(checks)
 
 
 def _holding_secret(workspace: Path) -> set[Path]:
