@@ -33,6 +33,9 @@ _TYPES = {"str": str, "int": int, "float": float, "bool": bool, "array": list, "
 SHOWN_CHARACTERS = 60
 """Maximum number of characters of a value in a message."""
 
+SHOWN_NAMES = 6
+"""Maximum number of names in a message."""
+
 
 def to_json(value: Any) -> str:
     """Return a value as indented JSON without NaN and infinity, which strict parsers reject."""
@@ -191,6 +194,13 @@ def _places(
         matches = isinstance(step, EllipsisType) or step == key
         if matches and (within := _type_within(info, key)) is not None:
             yield from _places(value, within, rest, (*path, key))
+
+
+def shorten_list(names: Iterable[str]) -> str:
+    """Return names as they are shown in a message: the first ones, and how many more there are."""
+    found = list(names)
+    more = f" and {len(found) - SHOWN_NAMES} more" if len(found) > SHOWN_NAMES else ""
+    return ", ".join(found[:SHOWN_NAMES]) + more
 
 
 def shorten(text: str) -> str:

@@ -3,6 +3,7 @@
 # Environment variables, all optional:
 #   AMP_EXPORT_INSTALL          what to pip install first, such as "amp-export[onnxruntime]"
 #   AMP_EXPORT_MODEL            checkpoint to export; without it, the output directory must exist
+#   AMP_EXPORT_REVISION         branch, tag or commit of it, if it is on the hub
 #   AMP_EXPORT_RATIO            share of parameters to prune before exporting
 #   AMP_EXPORT_CALIBRATION      file of prompts to score on
 #   AMP_EXPORT_OUTPUT           output directory; default: out
@@ -17,6 +18,7 @@ set -euo pipefail
 
 output="${AMP_EXPORT_OUTPUT:-out}"
 model="${AMP_EXPORT_MODEL:-}"
+revision="${AMP_EXPORT_REVISION:-}"
 ratio="${AMP_EXPORT_RATIO:-}"
 thresholds="${AMP_EXPORT_THRESHOLDS:-}"
 [[ -z "$thresholds" && -f amp-export.toml ]] && thresholds=amp-export.toml
@@ -37,9 +39,11 @@ yes_or_no() {
 }
 
 [[ -z "$ratio" || -n "$model" ]] || refuse "AMP_EXPORT_RATIO needs the AMP_EXPORT_MODEL to prune."
+[[ -z "$revision" || -n "$model" ]] || refuse "AMP_EXPORT_REVISION needs the AMP_EXPORT_MODEL that it is of."
 
 # ${name[@]+...} below: in the bash of macOS, expanding an empty array fails under set -u
-threads=() checks=()
+source=(--model "$model") threads=() checks=()
+[[ -z "$revision" ]] || source+=(--revision "$revision")
 [[ -z "${AMP_EXPORT_THREADS:-}" ]] || threads=(--threads "$AMP_EXPORT_THREADS")
 [[ -z "$thresholds" ]] || checks+=(--thresholds "$thresholds")
 [[ -z "${AMP_EXPORT_BASELINE:-}" ]] || checks+=(--baseline "$AMP_EXPORT_BASELINE")
@@ -57,14 +61,14 @@ if [[ -n "$ratio" ]]; then
     step "prune $ratio of $model"
     calibration=()
     [[ -z "${AMP_EXPORT_CALIBRATION:-}" ]] || calibration=(--calibration "$AMP_EXPORT_CALIBRATION")
-    amp-export prune --model "$model" --ratio "$ratio" ${calibration[@]+"${calibration[@]}"} --output "$output" --overwrite
-    model="$output/pruned"
+    amp-export prune "${source[@]}" --ratio "$ratio" ${calibration[@]+"${calibration[@]}"} --output "$output" --overwrite
+    model="$output/pruned" source=(--model "$output/pruned")
 fi
 
 if [[ -n "$model" ]]; then
     step "export $model"
     # exporting OUT/pruned into OUT keeps the scores, plan and checkpoint that pruning wrote
-    amp-export export --model "$model" --to onnx --output "$output" --overwrite
+    amp-export export "${source[@]}" --to onnx --output "$output" --overwrite
 fi
 
 if yes_or_no AMP_EXPORT_BENCHMARK; then

@@ -43,6 +43,7 @@ def convert(
     output: Path,
     options: ConvertOptions,
     *,
+    revision: str | None = None,
     overwrite: bool = False,
     resume: bool = False,
     progress: Progress | None = None,
@@ -55,6 +56,7 @@ def convert(
         model: A hub id, a checkpoint directory, a `.gguf` file, or `demo`.
         output: The output directory.
         options: Options of all steps.
+        revision: A branch, a tag or a commit of a repository on the hub; by default, its main branch.
         overwrite: Replace an earlier result.
         resume: Run only the unfinished steps of an earlier run with the same options; all steps if there is none.
         progress: Where to show progress.
@@ -69,9 +71,9 @@ def convert(
     progress = progress or Silent()
     _check_can_measure(options.export)
     if resume and is_ours(output):
-        return _resume(model, output, options, progress)
+        return _resume({"model": str(model), "revision": revision}, output, options, progress)
     check_output(output, overwrite=overwrite)
-    request = prepare(model, options.prune, progress=progress)
+    request = prepare(model, options.prune, revision=revision, progress=progress)
     choices = _choose(request.checkpoint, options)
     with staged_output(output, overwrite=overwrite) as folder:
         _, manifest = prune_into(folder, request, progress)
@@ -81,15 +83,21 @@ def convert(
     return _report_or_raise(output, report, failure, progress)
 
 
-def _resume(model: str | Path, output: Path, options: ConvertOptions, progress: Progress) -> Report:
+def _resume(source: Mapping[str, str | None], output: Path, options: ConvertOptions, progress: Progress) -> Report:
     """Run the unfinished steps of an output.
+
+    Args:
+        source: The model, and its revision or None.
+        output: The output directory.
+        options: Options of all steps.
+        progress: Where to show progress.
 
     Raises:
         OutputError: The output was made of another model, with other options, or its files have changed.
     """
     manifest = Manifest.load(output)
     manifest.verify(output)
-    _check_same_request(model, output, manifest, options)
+    _check_same_request(source, output, manifest, options)
     if not manifest.unfinished:
         progress.note(f"All steps are finished in {output}.")
         return Report.load(output)
@@ -124,9 +132,12 @@ def _record(options: ConvertOptions) -> dict[str, Any]:
     return record
 
 
-def _check_same_request(model: str | Path, output: Path, manifest: Manifest, options: ConvertOptions) -> None:
-    now = {"model": str(model), **_flatten(_record(options))}
-    before = {"model": manifest.source.asked, **_flatten(manifest.request or {})}
+def _check_same_request(
+    source: Mapping[str, str | None], output: Path, manifest: Manifest, options: ConvertOptions
+) -> None:
+    now = {**source, **_flatten(_record(options))}
+    first = {"model": manifest.source.asked, "revision": manifest.source.revision}
+    before = {**first, **_flatten(manifest.request or {})}
     other = [f"{name} was {before.get(name)} and is {now[name]}" for name in now if before.get(name) != now[name]]
     if other:
         raise OutputError(

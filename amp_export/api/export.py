@@ -28,6 +28,7 @@ def export(
     output: Path,
     options: ExportOptions | None = None,
     *,
+    revision: str | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> ExportResult:
@@ -39,6 +40,7 @@ def export(
         model: A hub id, a checkpoint directory, a `.gguf` file, or `demo`.
         output: The output directory.
         options: Options of the export.
+        revision: A branch, a tag or a commit of a repository on the hub; by default, its main branch.
         overwrite: Replace an earlier result.
         progress: Where to show progress.
 
@@ -53,7 +55,7 @@ def export(
         _check_formats(output, options.to, overwrite=overwrite)
     else:
         check_output(output, overwrite=overwrite)
-    source = resolve_model(model, allow_pickle=options.allow_pickle, on_status=progress.note)
+    source = resolve_model(model, revision=revision, allow_pickle=options.allow_pickle, on_status=progress.note)
     checkpoint = open_checkpoint(source.path)
     settings = choose_settings(checkpoint, options)
     if settings.job is not None:
@@ -69,7 +71,8 @@ def export(
             with checkpoint.snapshot.held():
                 exported = export_as(folder, checkpoint, settings, progress=progress)
                 sha256 = hash_weights(checkpoint)
-            record = SourceRecord(source.asked, str(checkpoint.path.resolve()), sha256)
+            path = str(checkpoint.path.resolve())
+            record = SourceRecord(source.asked, path, sha256, revision=source.revision, commit=source.commit)
             manifest = Manifest(source=record, config_before=dict(checkpoint.raw_config))
             record_export(manifest, exported).save(folder)
     return replace(exported, folder=output / options.to.value)

@@ -19,6 +19,7 @@ def prune(
     output: Path,
     options: PruneOptions | None = None,
     *,
+    revision: str | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> PruneResult:
@@ -28,6 +29,7 @@ def prune(
         model: A hub id, a checkpoint directory, a `.gguf` file, or `demo`.
         output: The output directory.
         options: Options of pruning; a ratio or a plan is required.
+        revision: A branch, a tag or a commit of a repository on the hub; by default, its main branch.
         overwrite: Replace an earlier result.
         progress: Where to show progress.
 
@@ -36,7 +38,7 @@ def prune(
     """
     progress = progress or Silent()
     check_output(output, overwrite=overwrite)
-    request = prepare(model, options or PruneOptions(), progress=progress)
+    request = prepare(model, options or PruneOptions(), revision=revision, progress=progress)
     with staged_output(output, overwrite=overwrite) as folder:
         result, manifest = prune_into(folder, request, progress)
         save_report(folder, Report.of(manifest), manifest.with_hashes(folder), progress=progress)

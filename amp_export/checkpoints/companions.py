@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from amp_export.documents import shorten_list
+
 MODULES = "modules.json"
 
 
@@ -110,13 +112,8 @@ def describe_left(path: Path, taken: Iterable[str]) -> Iterator[str]:
         entry = _entry(name)
         left.setdefault(entry.why if entry is not None and entry.why else "purpose not known", []).append(name)
     if left:
-        yield f"Not copied: {'; '.join(f'{_list(each)} ({why})' for why, each in left.items())}."
+        yield f"Not copied: {'; '.join(f'{shorten_list(each)} ({why})' for why, each in left.items())}."
 
 
 def _entry(name: str) -> Companions | None:
     return next((entry for entry in TABLE if entry.match(name)), None)
-
-
-def _list(names: list[str], shown: int = 6) -> str:
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more

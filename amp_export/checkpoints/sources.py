@@ -46,32 +46,44 @@ class Source:
         asked: The model as the user named it.
         kind: Kind of source.
         path: The checkpoint directory.
+        revision: The branch, tag or commit on the hub that the user named, or None.
+        commit: The commit on the hub, or None for another kind of source.
     """
 
     asked: str
     kind: SourceKind
     path: Path
+    revision: str | None = None
+    commit: str | None = None
 
 
 def resolve_model(
-    model: str | Path, *, cache: Path | None = None, allow_pickle: bool = False, on_status: OnStatus | None = None
+    model: str | Path,
+    *,
+    revision: str | None = None,
+    cache: Path | None = None,
+    allow_pickle: bool = False,
+    on_status: OnStatus | None = None,
 ) -> Source:
     """Resolve a model to a checkpoint directory on disk; download or convert it if needed.
 
     Args:
         model: A checkpoint directory, a `.gguf` file, a hub id, or `demo`. Use `./demo` for a directory of that name.
+        revision: A branch, a tag or a commit of a repository on the hub; by default, its main branch.
         cache: Cache for checkpoints made from GGUF files and pickles; by default `cache_directory()`.
         allow_pickle: Whether to read weights from torch pickles if there are no safetensors; code in them is never run.
         on_status: Called with a line of text before long operations.
 
     Raises:
-        ModelError: The model does not exist, or it cannot be downloaded or read.
+        ModelError: The model does not exist, or it cannot be downloaded or read, or has no such revision.
         UnsupportedModelError: The architecture is not supported.
         MissingExtraError: The `demo` extra, needed to read GGUF files, is not installed.
     """
     asked, path = str(model), Path(model).expanduser()
     cache = cache or cache_directory()
     status = on_status or _ignore
+    if revision is not None:
+        _check_revision(asked, path, revision)
     if asked == DEMO:
         return Source(asked, SourceKind.DEMO, fetch_demo(cache, status))
     if path.is_dir():
@@ -87,8 +99,25 @@ def resolve_model(
             f"No such model: {asked}\nThere is no such file or directory, and it is not a hub id (org/name).\nTo try "
             f"amp-export on a small real model, use --model {DEMO}."
         )
-    fetched = fetch_from_hub(asked, status, allow_pickle=allow_pickle)
-    return Source(asked, SourceKind.HUB, _readable(fetched, cache, status, allow_pickle=allow_pickle))
+    fetched = fetch_from_hub(asked, status, revision=revision, allow_pickle=allow_pickle)
+    readable = _readable(fetched, cache, status, allow_pickle=allow_pickle)
+    return Source(asked, SourceKind.HUB, readable, revision, commit=fetched.name)
+
+
+def _check_revision(asked: str, path: Path, revision: str) -> None:
+    """Raise ModelError if a revision is empty, or names a version of what has none.
+
+    Raises:
+        ModelError: It is, or it does.
+    """
+    if not revision.strip():
+        raise ModelError("--revision is empty.\nGive a branch, a tag or a commit, or leave it out for the main branch.")
+    kind = "the demo model" if asked == DEMO else "a local directory" if path.is_dir() else "a local file"
+    if asked == DEMO or path.exists():
+        raise ModelError(
+            f"--revision {revision} does not apply to {asked}, which is {kind}: only repositories on the hub have "
+            "revisions.\nLeave --revision out, or give a hub id (org/name) that is not the name of a file here."
+        )
 
 
 def _ignore(_: str) -> None:

@@ -9,7 +9,16 @@ import typer
 
 from amp_export._version import __version__
 from amp_export.cli.commands import command, examples
-from amp_export.cli.options import DEFAULT_MODEL, DEFAULT_OUTPUT, DEFAULT_RATIO, Json, MaybeModel, Output, Overwrite
+from amp_export.cli.options import (
+    DEFAULT_MODEL,
+    DEFAULT_OUTPUT,
+    DEFAULT_RATIO,
+    Json,
+    MaybeModel,
+    Output,
+    Overwrite,
+    Revision,
+)
 from amp_export.errors import RequestError
 from amp_export.options import Format, TargetName
 from amp_export.verb_options import ConvertOptions, ExportOptions, PruneOptions
@@ -37,6 +46,7 @@ def convert(  # noqa: PLR0913  a command has a parameter for each option that is
     context: typer.Context,
     to: Annotated[Format | None, typer.Option("--to", help="Run all steps, and export to this format.")] = None,
     model: MaybeModel = None,
+    revision: Revision = None,
     output: Output = DEFAULT_OUTPUT,
     prune: PruneOptions,
     export: ExportOptions,
@@ -82,7 +92,13 @@ def convert(  # noqa: PLR0913  a command has a parameter for each option that is
         prune = replace(prune, target=PruneOptions().target)
     options = ConvertOptions(prune=prune, export=export, threads=threads)
     report = run(
-        model or DEFAULT_MODEL, output, options, overwrite=overwrite, resume=resume, progress=ConsoleProgress(console)
+        model or DEFAULT_MODEL,
+        output,
+        options,
+        revision=revision,
+        overwrite=overwrite,
+        resume=resume,
+        progress=ConsoleProgress(console),
     )
     show_result(console, report, as_json=as_json, written=output)
 

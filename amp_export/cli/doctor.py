@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from amp_export.cli.commands import command, examples
-from amp_export.cli.options import DEFAULT_MODEL, Json, Model
+from amp_export.cli.options import DEFAULT_MODEL, Json, Model, Revision
 from amp_export.verb_options import DoctorOptions, PlanChoices
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ def doctor(
     console: Console,
     *,
     model: Model = DEFAULT_MODEL,
+    revision: Revision = None,
     ratio: Annotated[
         float, typer.Option("--ratio", "-r", metavar="R", help="Share of all parameters to remove, between 0 and 1.")
     ] = 0.3,
@@ -39,7 +40,7 @@ def doctor(
     from amp_export.verb_options import PlanSettings
 
     settings = PlanSettings(ratio, **asdict(choices))
-    diagnosis = diagnose(model, settings, options, progress=ConsoleProgress(console))
+    diagnosis = diagnose(model, settings, options, revision=revision, progress=ConsoleProgress(console))
     if as_json:
         print_json(diagnosis.to_json())
     else:

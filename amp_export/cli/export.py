@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from amp_export.cli.commands import command, examples
-from amp_export.cli.options import DEFAULT_MODEL, Model, Output, Overwrite
+from amp_export.cli.options import DEFAULT_MODEL, Model, Output, Overwrite, Revision
 from amp_export.verb_options import ExportOptions
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ def export(
     console: Console,
     *,
     model: Model = DEFAULT_MODEL,
+    revision: Revision = None,
     output: Output,
     options: ExportOptions,
     overwrite: Overwrite = False,
@@ -27,5 +28,5 @@ def export(
     from amp_export.api.export import export as run
     from amp_export.cli.console import ConsoleProgress
 
-    result = run(model, output, options, overwrite=overwrite, progress=ConsoleProgress(console))
+    result = run(model, output, options, revision=revision, overwrite=overwrite, progress=ConsoleProgress(console))
     console.print(f"Written: {result.folder} ({result.bytes_on_disk / 1e6:.0f} MB)", markup=False, soft_wrap=True)

@@ -44,6 +44,10 @@ _MODEL = typer.Option(
 )
 Model = Annotated[str, _MODEL]
 MaybeModel = Annotated[str | None, _MODEL]
+Revision = Annotated[
+    str | None,
+    typer.Option("--revision", metavar="REV", help="Branch, tag or commit of a hub id.  [default: its main branch]"),
+]
 Output = Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="Output directory.")]
 OutArgument = Annotated[Path, typer.Argument(metavar="OUT", help="Output directory of an earlier command.")]
 MaybeOutArgument = Annotated[Path | None, typer.Argument(metavar="OUT", help="Output directory of an earlier command.")]

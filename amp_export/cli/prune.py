@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from amp_export.cli.commands import command, examples
-from amp_export.cli.options import DEFAULT_MODEL, Model, Output, Overwrite
+from amp_export.cli.options import DEFAULT_MODEL, Model, Output, Overwrite, Revision
 from amp_export.verb_options import PruneOptions
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ def prune(
     console: Console,
     *,
     model: Model = DEFAULT_MODEL,
+    revision: Revision = None,
     output: Output,
     options: PruneOptions,
     overwrite: Overwrite = False,
@@ -31,4 +32,6 @@ def prune(
     from amp_export.cli.console import ConsoleProgress
     from amp_export.cli.show_results import show_pruning
 
-    show_pruning(console, run(model, output, options, overwrite=overwrite, progress=ConsoleProgress(console)))
+    show_pruning(
+        console, run(model, output, options, revision=revision, overwrite=overwrite, progress=ConsoleProgress(console))
+    )

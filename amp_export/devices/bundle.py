@@ -228,5 +228,5 @@ def _contents(
             contents[name] = script.read_bytes()
         elif name == "README.md":
             text = script.read_text(encoding="utf-8")
-            contents[name] = text.format(model=manifest.source.asked, target=target.value).encode()
+            contents[name] = text.format(model=manifest.source.name, target=target.value).encode()
     return contents

@@ -103,7 +103,7 @@ def _describe_output(manifest: Manifest) -> dict[str, Any]:
     content = to_builtins(manifest)
     del content["files"]
     verdicts = {name: verdict for name, verdict in manifest.verdicts.items() if name not in NOT_OF_THE_GRAPHS}
-    source = {"asked": manifest.source.asked, "sha256": manifest.source.sha256}
+    source = {name: value for name, value in content["source"].items() if name != "path"}
     return {**content, "source": source, "verdicts": verdicts}
 
 

@@ -122,6 +122,7 @@ def diagnose(
     settings: PlanSettings,
     options: DoctorOptions | None = None,
     *,
+    revision: str | None = None,
     progress: Progress | None = None,
 ) -> Diagnosis:
     """Predict a pruned model's widths, class, runtimes and memory for a ratio, without reading weights.
@@ -133,6 +134,7 @@ def diagnose(
         model: A hub id, a checkpoint directory, a `.gguf` file, or `demo`.
         settings: Settings of the plan.
         options: All other options.
+        revision: A branch, a tag or a commit of a repository on the hub; by default, its main branch.
         progress: Shows the download of a model.
 
     Raises:
@@ -143,7 +145,7 @@ def diagnose(
     """
     options = options or DoctorOptions()
     max_batch, max_context = options.max_batch, options.max_context
-    source = resolve_model(model, on_status=(progress or Silent()).note)
+    source = resolve_model(model, revision=revision, on_status=(progress or Silent()).note)
     raw_config, config, is_complete = _read(source.path)
     check_known_fields(raw_config, config.architecture)
     refuse_limits(config, settings.target, max_batch=max_batch, max_context=max_context)

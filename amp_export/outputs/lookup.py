@@ -36,10 +36,10 @@ def require_export(output: Path, manifest: Manifest, to: Format, *, why: str = "
     """
     if to in manifest.exports:
         return
-    checkpoint = output / PRUNED if (output / PRUNED).is_dir() else manifest.source.asked
+    model = ("--model", str(output / PRUNED)) if (output / PRUNED).is_dir() else manifest.source.words
     raise OutputError(
         f"{output} has no {to} export{why}. Its exports: {', '.join(manifest.exports) or 'none'}.\nExport it: "
-        f"amp-export export --to {to} --model {checkpoint} --output {output}"
+        f"amp-export export --to {to} {' '.join(model)} --output {output}"
     )
 
 
@@ -77,7 +77,7 @@ def open_source_checkpoint(output: Path, manifest: Manifest, *, advice: str) -> 
     Raises:
         OutputError: The checkpoint no longer exists, or has changed.
     """
-    asked, path = manifest.source.asked, Path(manifest.source.path)
+    asked, path = manifest.source.name, Path(manifest.source.path)
     if not path.is_dir():
         raise OutputError(f"{output} was made from {asked} at {path}, which no longer exists.\n{advice}")
     checkpoint = open_checkpoint(path)

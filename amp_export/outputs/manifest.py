@@ -28,11 +28,31 @@ PACKAGES = ("torch", "transformers", "onnx", "onnx-ir", "onnxruntime", "onnxrunt
 
 @dataclass(frozen=True)
 class SourceRecord:
-    """The dense checkpoint: the model as the user named it, its path, and a hash of its config and weights."""
+    """The dense checkpoint.
+
+    Attributes:
+        asked: The model as the user named it.
+        path: Its path.
+        sha256: A hash of its config and weights.
+        revision: The branch, tag or commit on the hub that the user named, or None.
+        commit: The commit on the hub that this was, or None if it does not come from there.
+    """
 
     asked: str
     path: str
     sha256: str
+    revision: str | None = None
+    commit: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The model as the user named it, with the revision if one was named."""
+        return self.asked if self.revision is None else f"{self.asked} at {self.revision}"
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The options that name the same model again: of a repository on the hub, the same commit."""
+        return ("--model", self.asked, *(("--revision", self.commit) if self.commit else ()))
 
 
 @dataclass(frozen=True)

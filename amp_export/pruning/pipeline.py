@@ -92,8 +92,16 @@ class PruneRequest:
     plan: Plan | None
 
 
-def prepare(model: str | Path, options: PruneOptions, *, progress: Progress) -> PruneRequest:
+def prepare(
+    model: str | Path, options: PruneOptions, *, revision: str | None = None, progress: Progress
+) -> PruneRequest:
     """Read and check everything that pruning needs, so that errors in a request are found before any work is done.
+
+    Args:
+        model: A hub id, a checkpoint directory, a `.gguf` file, or `demo`.
+        options: Options of pruning.
+        revision: A branch, a tag or a commit of a repository on the hub; by default, its main branch.
+        progress: Where to show progress.
 
     Raises:
         RequestError: The request is invalid.
@@ -107,7 +115,7 @@ def prepare(model: str | Path, options: PruneOptions, *, progress: Progress) -> 
             f"Leave {'it' if len(unused) == 1 else 'them'} out, or give --ratio instead of --plan."
         )
     given_samples = _read_calibration(options.calibration) if options.calibration is not None else None
-    source = resolve_model(model, allow_pickle=options.allow_pickle, on_status=progress.note)
+    source = resolve_model(model, revision=revision, allow_pickle=options.allow_pickle, on_status=progress.note)
     checkpoint = open_checkpoint(source.path)
     check_known_fields(checkpoint.raw_config, checkpoint.config.architecture)
     given_plan = Plan.load(plan, checkpoint.config) if plan is not None else None
@@ -340,7 +348,7 @@ def save_pruned(
 
 
 def _manifest(request: PruneRequest, result: PruneResult) -> Manifest:
-    checkpoint, plan = request.checkpoint, result.plan
+    checkpoint, plan, source = request.checkpoint, result.plan, request.source
     summary = PlanSummary(
         asked=plan.asked,
         achieved=plan.achieved,
@@ -354,7 +362,9 @@ def _manifest(request: PruneRequest, result: PruneResult) -> Manifest:
         calibration=_origin(request),
     )
     return Manifest(
-        source=SourceRecord(request.source.asked, str(checkpoint.path.resolve()), request.sha256),
+        source=SourceRecord(
+            source.asked, str(checkpoint.path.resolve()), request.sha256, revision=source.revision, commit=source.commit
+        ),
         config_before=dict(checkpoint.raw_config),
         config_after=add_old_names(result.rewrite.config),
         rewrite=RewriteRecord(result.rewrite.kind, result.rewrite.class_name, result.rewrite.reason),

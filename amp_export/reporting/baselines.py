@@ -53,7 +53,7 @@ class Baseline(msgspec.Struct, frozen=True, rename={"dtype": "precision"}):
         kept = {metric.name for metric in METRICS if metric.tolerated is not None}
         values = measure(report, output / to)
         return cls(
-            model=manifest.source.asked,
+            model=manifest.source.name,
             source_sha256=manifest.source.sha256,
             export=to.value,
             dtype=manifest.exports.get(to, ""),
@@ -107,7 +107,7 @@ class Baseline(msgspec.Struct, frozen=True, rename={"dtype": "precision"}):
         if self.source_sha256 != manifest.source.sha256:
             raise RequestError(
                 f"{file} is a baseline of {self.model} (SHA-256 {self.source_sha256[:12]}), and {output} was made of "
-                f"{manifest.source.asked} ({manifest.source.sha256[:12]}): a different model or different "
+                f"{manifest.source.name} ({manifest.source.sha256[:12]}): a different model or different "
                 f"weights.\n{advice}"
             )
         if (kind := (self.export, self.dtype)) != (found := (to.value, manifest.exports.get(to, ""))):

@@ -114,7 +114,7 @@ def compare_outputs(outputs: Sequence[Path], *, across_models: bool = False) -> 
         _check_models(outputs, manifests)
     return Comparison(
         outputs=tuple(map(str, outputs)),
-        models=tuple(manifest.source.asked for manifest in manifests),
+        models=tuple(manifest.source.name for manifest in manifests),
         parity=tuple(_parity(report) for report in reports),
         measures=tuple(_measures(reports)),
         notes=tuple(_notes(reports)),
@@ -126,8 +126,8 @@ def _check_models(outputs: Sequence[Path], manifests: Sequence[Manifest]) -> Non
     for output, manifest in zip(outputs, manifests, strict=True):
         if manifest.source.sha256 != baseline.sha256:
             raise RequestError(
-                f"{first} was made of {baseline.asked} (SHA-256 {baseline.sha256[:12]}), and {output} of "
-                f"{manifest.source.asked} (SHA-256 {manifest.source.sha256[:12]}): these are different models.\n"
+                f"{first} was made of {baseline.name} (SHA-256 {baseline.sha256[:12]}), and {output} of "
+                f"{manifest.source.name} (SHA-256 {manifest.source.sha256[:12]}): these are different models.\n"
                 "Give --across-models to compare them all the same."
             )
 

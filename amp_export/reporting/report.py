@@ -99,7 +99,7 @@ class Report:
                 reload=_verdict(manifest, "reload", ReloadProof),
             )
         return cls(
-            model=manifest.source.asked,
+            model=manifest.source.name,
             pruning=pruning,
             quality=_verdict(manifest, "quality", Quality),
             packages=package_versions(),

@@ -15,16 +15,16 @@ OUT = "out"
 
 def commands(report: Report, manifest: Manifest) -> Iterator[str]:
     """Yield one command per step; calibration files are left out, and the reader adds the one that the report names."""
-    checkpoint = manifest.source.asked
+    model = manifest.source.words
     if report.pruning is not None:
         yield _prune(report, manifest)
-        checkpoint = f"{OUT}/pruned"
+        model = ("--model", f"{OUT}/pruned")
     for name, dtype in manifest.exports.items():
         if name == Format.ONNX and Format.TENSORRT in manifest.exports:
             continue  # an engine's export makes the graph too
         via = manifest.exporters.get(name)
         yield _line(
-            "export", "--model", checkpoint, "--to", name, "--dtype", dtype, *(("--via", via) if via else ()),
+            "export", *model, "--to", name, "--dtype", dtype, *(("--via", via) if via else ()),
             "--output", OUT,
         )  # fmt: skip
     to = ("--to", Format.TENSORRT.value) if Format.TENSORRT in manifest.exports else ()
@@ -59,7 +59,7 @@ def _sweep(benchmark: BenchmarkReport) -> Iterator[str]:
 
 def _prune(report: Report, manifest: Manifest) -> str:
     assert report.pruning is not None
-    arguments = ["--model", manifest.source.asked]
+    arguments = [*manifest.source.words]
     if report.pruning.asked is None:
         arguments += ["--plan", "plan.json"]
     else:

@@ -108,6 +108,9 @@ def test_only_the_same_request_is_resumed(unfinished: Path, model: Path, tmp_pat
     other = run(model, output, "--resume", ratio="0.2")
     assert other.exit_code == 2
     assert "ratio was 0.1 and is 0.2" in other.stderr
+    moved = run(model, output, "--resume", "--revision", "v1")
+    assert moved.exit_code == 2
+    assert "revision was None and is v1" in moved.stderr
     elsewhere = run(model, output, "--resume", "--target", "l4")
     assert elsewhere.exit_code == 2
     assert "prune.target was cpu and is l4" in elsewhere.stderr, "the export has an option of that name, too"

@@ -103,23 +103,7 @@ def test_a_full_disk_is_named_and_no_older_download_is_used(
 ) -> None:
     serve(monkeypatch, Hub(tmp_path / "snapshot", BESIDE))
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: fail())
-    monkeypatch.setattr(hub, "_find_in_hub_cache", lambda _: pytest.fail("looked for an older download"))
+    monkeypatch.setattr(hub, "cached_commits", lambda _: pytest.fail("looked for an older download"))
     with pytest.raises(ModelError, match=r"cannot be downloaded: No space left on device\.\n.*HF_HOME") as caught:
         fetch_from_hub("org/name", lambda _: None, allow_pickle=False)
     assert "No such model" not in str(caught.value)
-
-
-def test_without_a_network_the_newest_complete_download_is_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    revisions = []
-    for age, names in enumerate([["config.json"], ["config.json", SINGLE], ["config.json", SINGLE], []]):
-        folder = tmp_path / str(age)
-        folder.mkdir()
-        for name in names:
-            (folder / name).touch()
-        revisions.append(SimpleNamespace(snapshot_path=folder, last_modified=-age))
-    ours = SimpleNamespace(repo_type="model", repo_id="org/name", revisions=revisions[::-1])
-    other = SimpleNamespace(repo_type="dataset", repo_id="org/name", revisions=revisions[2:3])
-    monkeypatch.setattr(huggingface_hub, "scan_cache_dir", lambda: SimpleNamespace(repos=[other, ours]))
-    assert fetch_from_hub("org/name", lambda _: None, allow_pickle=False) == tmp_path / "1"

@@ -50,6 +50,9 @@ def test_the_script_exports_validates_and_fails_on_thresholds(
     ("settings", "message"),
     [
         ({"ratio": "0.1"}, "AMP_EXPORT_RATIO needs the AMP_EXPORT_MODEL"),
+        ({"revision": "v1"}, "AMP_EXPORT_REVISION needs the AMP_EXPORT_MODEL"),
+        ({"model": ".", "revision": "v1"}, "--revision v1 does not apply to ., which is a local directory"),
+        ({"model": ".", "revision": "v1", "ratio": "0.1"}, "--revision v1 does not apply to"),
         ({"benchmark": "maybe"}, 'AMP_EXPORT_BENCHMARK is "maybe"; it is yes or no'),
         ({"output": "absent"}, "No such directory: absent"),
         ({"path": "/usr/bin:/bin"}, "amp-export is not installed here"),

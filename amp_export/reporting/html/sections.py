@@ -181,7 +181,9 @@ def device_section(anchor: str, name: str, device: DeviceReport) -> PageSection:
 
 def provenance_section(report: Report, manifest: Manifest) -> PageSection:
     """Return the section on the source, the machine, versions, files and commands."""
-    lines = [f"Source: {manifest.source.asked}, SHA-256 of config and weights {manifest.source.sha256}."]
+    source = manifest.source
+    commit = f", commit {source.commit}" if source.commit else ""
+    lines = [f"Source: {source.name}{commit}, SHA-256 of config and weights {source.sha256}."]
     if report.pruning is not None:
         rewrite = report.pruning.rewrite
         if rewrite:
