@@ -8,6 +8,7 @@ config.json lists before the weights are loaded.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -40,7 +41,7 @@ class AmpResizedConfig(PreTrainedConfig):
         dense_class: The transformers class of the dense model.
         resized_modules: By module path, `parameters` (shapes by name) and `attributes` (values by name; `config.NAME`
             is an attribute of the module's own copy of the config).
-        layer_widths: The widths of each layer; not needed to load the model.
+        layer_widths: The widths of each layer. Caches take their numbers of heads; not needed to load the model.
     """
 
     model_type = MODEL_TYPE
@@ -48,6 +49,35 @@ class AmpResizedConfig(PreTrainedConfig):
     dense_class: str | None = None
     resized_modules: dict[str, Any] | None = None
     layer_widths: list[dict[str, int]] | None = None
+
+
+class LayerConfigs(Sequence[PreTrainedConfig]):
+    """The config of each layer, with its own `num_key_value_heads`: `per_layer_config` of a resized model's config.
+
+    transformers 5.24 takes the shapes of a cache that is allocated before the first pass from there (`get_head_shapes`,
+    configuration_utils.py), as it is for `generate(cache_implementation="static", prefill_chunk_size=...)`. A
+    `per_layer_config` in config.json would not do: with it, its classes refuse to read one count for all layers, and so
+    refuse to be built (`AmbiguousGlobalPerLayerAttributeError`).
+    """
+
+    def __init__(self, dense: PreTrainedConfig, by_type: Any, widths: Sequence[dict[str, int]]) -> None:
+        """Take the dense config, its own `per_layer_config`, and the widths of each layer."""
+        self._dense, self._by_type, self._widths = dense, by_type, widths
+
+    def __len__(self) -> int:
+        """Return the number of layers."""
+        return len(self._widths)
+
+    def __getitem__(self, layer: Any) -> Any:
+        """Return the config of a layer, of the layers of a slice, or of all layers of a type, such as sliding ones."""
+        if isinstance(layer, str):
+            return self._by_type[layer]
+        if isinstance(layer, slice):
+            return [self[number] for number in range(*layer.indices(len(self)))]
+        view = copy.copy(self._dense)
+        # the other counts stay those of the dense model: some classes derive the width of a head from them
+        view.num_key_value_heads = self._widths[layer]["key_value_heads"]
+        return view
 
 
 def dense_config(config: AmpResizedConfig) -> PreTrainedConfig:
@@ -66,7 +96,18 @@ def dense_config(config: AmpResizedConfig) -> PreTrainedConfig:
     }
 
     class Resized(type(dense)):  # type: ignore[misc]
-        """A dense config that is serialized as the resized one."""
+        """A dense config that is serialized as the resized one, and whose layers have their own numbers of KV heads."""
+
+        @property
+        def per_layer_config(self) -> Any:
+            found, widths = super().per_layer_config, config.layer_widths or ()
+            # those of an encoder-decoder are of both stacks, and its caches are allocated by the first pass
+            is_decoder = not self.is_encoder_decoder and len(widths) == self.num_hidden_layers
+            return LayerConfigs(self, found, widths) if is_decoder else found
+
+        @per_layer_config.setter
+        def per_layer_config(self, _: Any) -> None:
+            raise ConfigError("The layers' widths are those of `resized_modules`, and cannot be changed.")
 
         def to_dict(self) -> dict[str, Any]:
             return {**saved, "dense": super().to_dict()}

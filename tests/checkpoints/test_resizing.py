@@ -13,7 +13,7 @@ import torch
 import transformers
 from typer.testing import CliRunner
 
-from amp_export.architectures import RESIZED_MODEL_TYPE, Kind, supported_model_types
+from amp_export.architectures import RESIZED_MODEL_TYPE, Kind, find_architecture, supported_model_types
 from amp_export.checkpoints import modeling_amp
 from amp_export.checkpoints.building import register_resized
 from amp_export.checkpoints.loading import load_model, load_tokenizer
@@ -45,6 +45,41 @@ def test_every_family_takes_layers_of_different_widths(model_type: str, tmp_path
         # with a cache, whose layers differ too
         greedy = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": 0}
         assert torch.equal(reloaded.generate(TOKENS, **greedy), pruned.generate(TOKENS, **greedy))
+
+
+@pytest.mark.parametrize(
+    "model_type", [each for each in supported_model_types() if find_architecture(each).kind is Kind.DECODER]
+)
+def test_a_static_cache_has_the_heads_of_each_layer(model_type: str, tmp_path: Path) -> None:
+    save_lopsided(tmp_path, model_type)
+    model = load_model(tmp_path / "pruned")
+    counts = [layer.key_value_heads for layer in open_checkpoint(tmp_path / "pruned").widths]
+    # this Falcon has multi-query attention: one head in every layer, where the dense config names all
+    assert len(set(counts)) > 1 or (model_type, counts) == ("falcon", [1, 1, 1])
+    head_dim = open_checkpoint(tmp_path / "pruned").config.head_dim
+    assert model._get_static_cache_init_shape() == (counts if len(set(counts)) > 1 else counts[0], head_dim)
+    greedy = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": 0, "disable_compile": True}
+    expected = model.generate(TOKENS, **greedy)
+    assert torch.equal(model.generate(TOKENS, cache_implementation="static", **greedy), expected)
+    # in chunks, the cache is allocated before the first pass, by what the config says
+    chunks = {"cache_implementation": "static", "prefill_chunk_size": 3}
+    assert torch.equal(model.generate(TOKENS, **chunks, **greedy), expected)
+
+
+def test_the_config_of_each_layer_is_read_as_in_transformers(tmp_path: Path) -> None:
+    save_lopsided(tmp_path, "gemma3_text")
+    config = load_model(tmp_path / "pruned").config
+    layers = config.per_layer_config
+    assert [layer.num_key_value_heads for layer in layers] == [2, 1, 2]
+    assert [layer.num_key_value_heads for layer in layers[1:]] == [1, 2]
+    assert layers[-1].num_key_value_heads == 2
+    assert len(layers) == config.num_hidden_layers
+    assert config.num_key_value_heads == 2, "one count for all layers is the dense model's"
+    assert layers["sliding_attention"] is config
+    with pytest.raises(IndexError):
+        layers[3]
+    with pytest.raises(ValueError, match="cannot be changed"):
+        config.per_layer_config = {0: {"num_key_value_heads": 1}}
 
 
 @pytest.mark.parametrize("model_type", [each for each in supported_model_types() if each != "olmo2"])
