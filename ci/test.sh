@@ -110,9 +110,9 @@ install_and_check_source() {
         echo "Install the CPU build of torch into $environment first." >&2
         return 1
     fi
-    # what is written is loaded by the transformers that deployments still have, too
+    # what is written is loaded by the transformers that deployments still have, and by what needs it, too
     python -m pip install --no-deps --target "$transformers_4" transformers==4.57.6 tokenizers==0.22.1 \
-        huggingface_hub==0.36.0
+        huggingface_hub==0.36.0 optimum-onnx==0.1.0 optimum==2.1.0
     check_source
     NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet --site-dir "$scratch/site"
 }
