@@ -67,6 +67,8 @@ class PruneOptions(PlanChoices):
             the paper's dataset, which is downloaded; by default, for text models, prompts shipped with this package.
         scores: Scores of an earlier run, used instead of a calibration pass.
         plan: A plan file to follow instead of a ratio.
+        compensate: Whether to update what is kept, so that it makes up for what is removed.
+        fitting_tokens: Largest number of calibration tokens to compensate on.
         allow_pickle: Read torch pickles if there is no safetensors file; their code is never run.
     """
 
@@ -75,6 +77,8 @@ class PruneOptions(PlanChoices):
     calibration: Path | None = None
     scores: Path | None = None
     plan: Path | None = None
+    compensate: bool = True
+    fitting_tokens: int = 16384
     allow_pickle: bool = False
 
     @property

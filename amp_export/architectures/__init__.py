@@ -32,6 +32,7 @@ from amp_export.architectures._facts import (
 from amp_export.architectures._tensors import (
     attribute_values,
     parameter_count,
+    resized_layer,
     resized_modules,
     sliced_axes,
     tensor_shapes,
@@ -69,6 +70,7 @@ __all__ = [
     "find_architecture",
     "first_class",
     "parameter_count",
+    "resized_layer",
     "resized_modules",
     "sliced_axes",
     "supported_model_types",

@@ -51,15 +51,22 @@ def resized_modules(config: ModelConfig, widths: Sequence[LayerWidths]) -> dict[
     """
     modules: dict[str, dict[str, Any]] = {}
     for site, layer_widths in zip(config.sites, widths, strict=True):
-        shapes = _shapes(config, site.stack.tensors(site.number), layer_widths)
-        for name in dict.fromkeys(name for name, _, _ in sliced_axes(config, site)):
-            path, _, parameter = name.rpartition(".")
-            entry = modules.setdefault(f"{site.path}.{path}", {})
-            entry.setdefault("parameters", {})[parameter] = list(shapes[name])
-        for block in filter(None, (site.stack.attention, site.stack.mlp)):
-            if block.attributes:
-                entry = modules.setdefault(".".join(filter(None, (site.path, block.module))), {})
-                entry.setdefault("attributes", {}).update(attribute_values(config, block, layer_widths))
+        modules |= resized_layer(config, site, layer_widths)
+    return modules
+
+
+def resized_layer(config: ModelConfig, site: Site, widths: LayerWidths) -> dict[str, dict[str, Any]]:
+    """Return the same for one layer; layers of two stacks that share a path have different modules."""
+    modules: dict[str, dict[str, Any]] = {}
+    shapes = _shapes(config, site.stack.tensors(site.number), widths)
+    for name in dict.fromkeys(name for name, _, _ in sliced_axes(config, site)):
+        path, _, parameter = name.rpartition(".")
+        entry = modules.setdefault(f"{site.path}.{path}", {})
+        entry.setdefault("parameters", {})[parameter] = list(shapes[name])
+    for block in filter(None, (site.stack.attention, site.stack.mlp)):
+        if block.attributes:
+            entry = modules.setdefault(".".join(filter(None, (site.path, block.module))), {})
+            entry.setdefault("attributes", {}).update(attribute_values(config, block, widths))
     return modules
 
 

@@ -137,6 +137,17 @@ FLAGS: Mapping[type[Any], Mapping[str, Any]] = {
         "plan": Annotated[
             Path | None, typer.Option("--plan", metavar="FILE", help="Plan to follow, instead of a ratio.")
         ],
+        "compensate": Annotated[
+            bool,
+            typer.Option(
+                "--compensate/--no-compensate",
+                help="Update the weights that are kept, so that they make up for those that are removed.",
+            ),
+        ],
+        "fitting_tokens": Annotated[
+            int,
+            typer.Option("--fitting-tokens", min=1, metavar="N", help="Calibration tokens to compensate on, at most."),
+        ],
         "allow_pickle": _ALLOW_PICKLE,
     },
     DoctorOptions: {"uniform": _UNIFORM, "max_batch": _MAX_BATCH, "max_context": _MAX_CONTEXT},

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 def show_pruning(console: Console, result: PruneResult) -> None:
     """Print the share of parameters that pruning removed, and the quality after it."""
     lines = [f"{result.plan.achieved:.2%} removed. {result.reload}."]
+    if result.compensation is not None:
+        lines.append(f"{result.compensation}.")
     if (quality := result.quality) is not None:
         lines.append(f"Perplexity {quality.dense:.2f} -> {quality.pruned:.2f}, measured on {quality.text}.")
         if quality.kl is not None and quality.top1_agreement is not None:

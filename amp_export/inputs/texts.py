@@ -34,11 +34,14 @@ class Calibration:
         held_back: Held-out text, used to measure perplexity. Instructions come with their output, so that there is an
             answer to predict. Empty if there are fewer than five rows.
         origin: Source of the text, for a report.
+        texts: The rows of the calibration text in full, instructions with their output: what pruned layers are fitted
+            on.
     """
 
     prompts: tuple[str, ...]
     held_back: tuple[str, ...]
     origin: str
+    texts: tuple[str, ...] = ()
 
 
 def load_calibration(file: Path | None = None, *, prompts: int = 50) -> Calibration:
@@ -81,9 +84,10 @@ def _rows_for(prompts: int) -> int:
 
 def _divide(rows: Iterable[TextRow], source: str) -> Calibration:
     rows = list(rows)
-    prompts = tuple(_prompt(row) for number, row in enumerate(rows, start=1) if number % HOLD_BACK)
+    calibrating = [row for number, row in enumerate(rows, start=1) if number % HOLD_BACK]
+    prompts, texts = (tuple(map(shape, calibrating)) for shape in (_prompt, _full_text))
     held_back = tuple(_full_text(row) for row in rows[HOLD_BACK - 1 :: HOLD_BACK])
-    return Calibration(prompts, held_back, f"{len(prompts)} prompts of {source}")
+    return Calibration(prompts, held_back, f"{len(prompts)} prompts of {source}", texts)
 
 
 def _prompt(row: TextRow) -> str:

@@ -26,6 +26,9 @@ from amp_export.options import Uniform
 from amp_export.outputs.manifest import Manifest, PlanSummary, RewriteKind, RewriteRecord, SourceRecord
 from amp_export.outputs.names import PLAN, PRUNED, SCORES
 from amp_export.progress import Progress
+from amp_export.pruning.compensation.results import Compensation
+from amp_export.pruning.compensation.samples import can_compensate, fitting_batches
+from amp_export.pruning.compensation.updating import prune_and_compensate
 from amp_export.pruning.dry_run import example_rewrite, possible_candidates, rehearse
 from amp_export.pruning.head_indices import renumber
 from amp_export.pruning.plan import Plan
@@ -53,6 +56,7 @@ class PruneResult:
         parameters_after: Parameters of the pruned model, tied ones counted once.
         quality: Quality compared with the dense model; None without held-out text, or if the model is not a decoder.
         reload: Proof that transformers loads the checkpoint.
+        compensation: How what is kept was updated; None if it was not.
         notes: Notes to the user.
     """
 
@@ -63,6 +67,7 @@ class PruneResult:
     parameters_after: int
     quality: Quality | None
     reload: ReloadProof
+    compensation: Compensation | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -80,6 +85,7 @@ class PruneRequest:
             reads images or audio, and scores or a plan are given.
         scores: Scores of an earlier run, or None.
         plan: The given plan, or None.
+        fitting_tokens: Largest number of tokens to compensate on, or None not to compensate.
     """
 
     source: Source
@@ -90,6 +96,7 @@ class PruneRequest:
     calibration: Calibration | SampleArrays | None
     scores: Scores | None
     plan: Plan | None
+    fitting_tokens: int | None = None
 
 
 def prepare(
@@ -129,7 +136,10 @@ def prepare(
         given_scores.check_checkpoint(sha256)
     with progress.step("Checking weights") as advance:
         check_finite(checkpoint, on_progress=advance)
-    return PruneRequest(source, checkpoint, sha256, settings, options.uniform, samples, given_scores, given_plan)
+    fitting_tokens = options.fitting_tokens if options.compensate else None
+    return PruneRequest(
+        source, checkpoint, sha256, settings, options.uniform, samples, given_scores, given_plan, fitting_tokens
+    )
 
 
 def _rewrites(
@@ -191,7 +201,7 @@ def _prune_into(folder: Path, request: PruneRequest, progress: Progress) -> Prun
         pad = request.uniform is Uniform.PAD
         rewritten = rewrite(checkpoint.raw_config, checkpoint.config, plan.widths, pad=pad)
         plan.save(folder / PLAN)
-        model = prune_module(model, checkpoint.config, plan, widths=rewritten.widths)
+        compensation = _prune(request, model, tokenizer, plan, rewritten, progress)
         quality = _compare(request, model, dense_run, progress)
 
     expected = expect(model, checkpoint.config, tokenizer)
@@ -212,7 +222,12 @@ def _prune_into(folder: Path, request: PruneRequest, progress: Progress) -> Prun
     read = {f"{MODELING_FILE}.py", *(info.file.name for info in checkpoint.tensors.values())}
     for note in describe_left(checkpoint.path, read):
         progress.note(note)
-    notes = (*plan.notes, *_padding_note(checkpoint, plan, rewritten), *index_notes)
+    notes = (
+        *plan.notes,
+        *_padding_note(checkpoint, plan, rewritten),
+        *_compensation_notes(request, compensation),
+        *index_notes,
+    )
     return PruneResult(
         folder=folder / PRUNED,
         plan=plan,
@@ -221,8 +236,37 @@ def _prune_into(folder: Path, request: PruneRequest, progress: Progress) -> Prun
         parameters_after=parameter_count(checkpoint.config, rewritten.widths),
         quality=quality,
         reload=proof,
+        compensation=compensation,
         notes=notes,
     )
+
+
+def _prune(
+    request: PruneRequest,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    plan: Plan,
+    rewritten: Rewrite,
+    progress: Progress,
+) -> Compensation | None:
+    """Resize the layers of the model, and update what is kept if that is asked for and possible."""
+    config, samples, tokens = request.checkpoint.config, request.calibration, request.fitting_tokens
+    if tokens is None or samples is None or not can_compensate(config):
+        prune_module(model, config, plan, widths=rewritten.widths)
+        return None
+    batches = fitting_batches(model, config, tokenizer, samples, tokens=tokens)
+    with progress.step("Compensating for what is removed") as advance:
+        return prune_and_compensate(model, config, plan, batches, widths=rewritten.widths, on_progress=advance)
+
+
+def _compensation_notes(request: PruneRequest, compensation: Compensation | None) -> Iterator[str]:
+    if request.fitting_tokens is None:
+        return
+    if compensation is None:
+        reason = "without calibration samples" if request.calibration is None else "of an encoder-decoder"
+        yield f"What is kept is not updated: that is not possible {reason}."
+    elif advice := compensation.advice:
+        yield advice
 
 
 def _load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase | None:
@@ -372,5 +416,6 @@ def _manifest(request: PruneRequest, result: PruneResult) -> Manifest:
         verdicts={
             "reload": asdict(result.reload),
             "quality": None if result.quality is None else asdict(result.quality),
+            "compensation": None if result.compensation is None else asdict(result.compensation),
         },
     )

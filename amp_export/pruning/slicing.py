@@ -13,7 +13,7 @@ from amp_export.architectures import (
     ModelConfig,
     PrunedUnit,
     Site,
-    resized_modules,
+    resized_layer,
     sliced_axes,
 )
 from amp_export.checkpoints.writing import to_numpy
@@ -139,13 +139,31 @@ def prune_module(
         plan: Heads and neurons that each layer keeps.
         widths: Widths of the layers if they are zero-padded; by default the widths of the plan.
     """
+    for number in range(len(config.sites)):
+        prune_layer(model, config, plan, number, widths=widths)
+    return model
+
+
+def prune_layer(
+    model: PreTrainedModel, config: ModelConfig, plan: Plan, number: int, *, widths: Sequence[LayerWidths] | None = None
+) -> torch.nn.Module:
+    """Resize one layer of a model in memory and return it; see `prune_module`.
+
+    Args:
+        model: The dense model, whose earlier layers may be resized already.
+        config: Its config.
+        plan: Heads and neurons that each layer keeps.
+        number: Number of the plan's entry.
+        widths: Widths of the layers if they are zero-padded; by default the widths of the plan.
+    """
     from amp_export.checkpoints.modeling_amp import resize
 
     widths = widths if widths is not None else plan.widths
-    for site, layer, layer_widths in zip(config.sites, plan.layers, widths, strict=True):
-        _slice_layer(model.get_submodule(site.path), config, site, Slots.of(layer).padded(layer_widths))
-    resize(model, resized_modules(config, widths))
-    return model
+    site = config.sites[number]
+    layer = model.get_submodule(site.path)
+    _slice_layer(layer, config, site, Slots.of(plan.layers[number]).padded(widths[number]))
+    resize(model, resized_layer(config, site, widths[number]))
+    return layer
 
 
 def _slice_layer(layer: torch.nn.Module, config: ModelConfig, site: Site, slots: Slots) -> None:

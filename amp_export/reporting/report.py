@@ -17,6 +17,7 @@ from amp_export.errors import OutputError
 from amp_export.outputs.manifest import Manifest, PlanSummary, RewriteRecord, package_versions
 from amp_export.outputs.staging import require_directory
 from amp_export.parity.results import ParityReport
+from amp_export.pruning.compensation.results import Compensation
 from amp_export.pruning.quality import Quality
 from amp_export.pruning.reload_check import ReloadProof
 from amp_export.reporting.checks import Check
@@ -35,10 +36,12 @@ class PruningSection(PlanSummary):
     Attributes:
         rewrite: Kind of rewrite of the pruned checkpoint, and its reason.
         reload: Proof that transformers loads it.
+        compensation: How the weights that are kept were updated; None if they were not.
     """
 
     rewrite: RewriteRecord | None = None
     reload: ReloadProof | None = None
+    compensation: Compensation | None = None
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,7 @@ class Report:
                 **vars(manifest.plan),
                 rewrite=manifest.rewrite,
                 reload=_verdict(manifest, "reload", ReloadProof),
+                compensation=_verdict(manifest, "compensation", Compensation),
             )
         return cls(
             model=manifest.source.name,

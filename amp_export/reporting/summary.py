@@ -11,7 +11,7 @@ from amp_export.pruning.quality import Quality
 from amp_export.pruning.reload_check import ReloadProof
 from amp_export.reporting.benchmarks import PhaseRow, benchmark_lines, benchmark_rows
 from amp_export.reporting.devices import device_lines
-from amp_export.reporting.report import Report
+from amp_export.reporting.report import PruningSection, Report
 from amp_export.reporting.wording import (
     PARITY_NOT_CHECKED,
     case_name,
@@ -66,11 +66,8 @@ def _range(layers: Sequence[LayerWidths], unit: str) -> str:
 
 def verdict_lines(report: Report) -> Iterator[str]:
     """Yield the verdicts and how they were reached, one sentence per line."""
-    rewrite = report.pruning.rewrite if report.pruning is not None else None
-    if rewrite is not None and rewrite.kind is not RewriteKind.SAME_CLASS:
-        yield f"Rewritten as {rewrite.class_name} ({rewrite.kind}): {rewrite.reason}."
-    if report.pruning is not None and report.pruning.reload is not None:
-        yield reload_line(report.pruning.reload)
+    if report.pruning is not None:
+        yield from _pruning_lines(report.pruning)
     if (parity := report.parity) is not None:
         runs = f" with {parity.runtime}" if parity.runtime is not None else ""
         yield (
@@ -100,6 +97,16 @@ def verdict_lines(report: Report) -> Iterator[str]:
         yield from device_lines(name, device)
     for note in report.pruning.notes if report.pruning is not None else ():
         yield f"Note: {note}"
+
+
+def _pruning_lines(pruning: PruningSection) -> Iterator[str]:
+    rewrite = pruning.rewrite
+    if rewrite is not None and rewrite.kind is not RewriteKind.SAME_CLASS:
+        yield f"Rewritten as {rewrite.class_name} ({rewrite.kind}): {rewrite.reason}."
+    if pruning.compensation is not None:
+        yield f"{pruning.compensation}."
+    if pruning.reload is not None:
+        yield reload_line(pruning.reload)
 
 
 def explanation_line(explanation: Explanation) -> str:

@@ -74,6 +74,8 @@ def removed_section(report: Report, manifest: Manifest, output: Path) -> PageSec
         pictures.append(heads_picture(layers, importance.heads))
         if (neurons := neurons_picture(layers, importance.neurons)) is not None:
             pictures.append(neurons)
+    if pruning.compensation is not None:
+        lines.append(f"{pruning.compensation}.")
     lines += [f"Note: {note}" for note in pruning.notes]
     return PageSection(anchor, heading, tuple(lines), tuple(pictures), (_counts_table(layers),))
 

@@ -1,0 +1,28 @@
+"""Windows of text: token ids of one length, without padding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+Item = TypeVar("Item")
+
+
+def cut_windows(token_ids: Sequence[Sequence[int]], length: int, *, limit: int | None = None) -> list[list[int]]:
+    """Join texts, cut them into windows, and return these, or as many as asked for, spread evenly.
+
+    Args:
+        token_ids: Texts; the end of the last that fills no window is left out.
+        length: Tokens of a window.
+        limit: Largest number of windows.
+    """
+    joined = [token for text in token_ids for token in text]
+    starts = list(range(0, len(joined) - length + 1, length))
+    return [joined[start : start + length] for start in spread(starts, limit)]
+
+
+def spread(items: Sequence[Item], limit: int | None) -> list[Item]:
+    """Return at most `limit` of the items, spread evenly over all; their order is kept."""
+    if limit is None or limit >= len(items):
+        return list(items)
+    return [items[number * len(items) // limit] for number in range(limit)]

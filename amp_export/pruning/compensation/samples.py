@@ -1,0 +1,66 @@
+"""The samples that pruned layers are fitted on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from amp_export.architectures import Kind
+from amp_export.inputs.arrays import SampleArrays
+from amp_export.inputs.batches import Batch, batches, text_batch, tokenize
+from amp_export.inputs.windows import cut_windows, spread
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from amp_export.architectures import ModelConfig
+    from amp_export.inputs.texts import Calibration
+
+WINDOW_TOKENS = 512
+"""Tokens of a window of text."""
+
+FEWEST_WINDOWS = 10
+"""Short texts are cut into this many windows, so that some can be held out."""
+
+SHORTEST_WINDOW = 16
+"""Tokens of the shortest window."""
+
+
+def can_compensate(config: ModelConfig) -> bool:
+    """Return whether the layers of a model can be run one at a time; those of an encoder-decoder cannot."""
+    return config.architecture.kind is not Kind.ENCODER_DECODER
+
+
+def fitting_batches(
+    model: PreTrainedModel,
+    config: ModelConfig,
+    tokenizer: PreTrainedTokenizerBase | None,
+    samples: Calibration | SampleArrays,
+    *,
+    tokens: int,
+) -> list[Batch]:
+    """Return batches to fit on: windows of joined texts for a decoder, single texts for an encoder, or arrays.
+
+    Args:
+        model: The dense model.
+        config: Its config.
+        tokenizer: Its tokenizer; only a model of text needs one.
+        samples: Calibration samples.
+        tokens: Largest number of tokens; of more text, a part is taken that is spread evenly over it.
+    """
+    if isinstance(samples, SampleArrays):
+        return list(samples.batches(model, config))
+    assert tokenizer is not None
+    token_ids = tokenize(tokenizer, samples.texts, config)
+    if config.architecture.kind is Kind.DECODER:
+        length = _window_length(config, token_ids)
+        rows: Sequence[Sequence[int]] = cut_windows(token_ids, length, limit=max(tokens // length, 1))
+    else:
+        rows = spread(token_ids, max(tokens * len(token_ids) // max(sum(map(len, token_ids)), 1), 1))
+    return [text_batch(model, config, *padded) for padded in batches(rows)]
+
+
+def _window_length(config: ModelConfig, token_ids: Sequence[Sequence[int]]) -> int:
+    total = sum(map(len, token_ids))
+    longest = min(WINDOW_TOKENS, config.longest_text or WINDOW_TOKENS)
+    return max(min(longest, total // FEWEST_WINDOWS), min(SHORTEST_WINDOW, total))

@@ -1,0 +1,161 @@
+"""Run a model one layer at a time, over hidden states that are kept for all batches.
+
+The arguments that a model passes to its layers, such as masks and rotary embeddings, are recorded once: the layers are
+replaced by functions that return their input, so that only embeddings and masks are computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from amp_export.inputs.batches import Batch
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from amp_export.architectures import ModelConfig
+
+
+@dataclass(frozen=True)
+class LayerCall:
+    """The arguments of one call of a layer, other than the hidden states.
+
+    Attributes:
+        positional: Positional arguments after the hidden states.
+        keywords: Keyword arguments.
+    """
+
+    positional: tuple[Any, ...]
+    keywords: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class StreamBatch:
+    """A batch as the layers see it.
+
+    Attributes:
+        hidden_bsh: Input of the first layer, [batch, sequence, hidden].
+        calls: Arguments by layer.
+        places_t: Indices of the real tokens among all, [tokens].
+    """
+
+    hidden_bsh: torch.Tensor
+    calls: tuple[LayerCall, ...]
+    places_t: torch.Tensor
+
+    def real(self, hidden_bsh: torch.Tensor) -> torch.Tensor:
+        """Return the hidden states of real tokens, [tokens, hidden]."""
+        return hidden_bsh.reshape(-1, hidden_bsh.shape[-1])[self.places_t]
+
+
+def record_calls(model: PreTrainedModel, config: ModelConfig, batches: Iterable[Batch]) -> list[StreamBatch]:
+    """Return each batch's input of the first layer, and the arguments that every layer gets.
+
+    Args:
+        model: The model; it is left as it was.
+        config: Its config; it has one stack of layers.
+        batches: The batches.
+    """
+    import torch
+
+    layers = [model.get_submodule(site.path) for site in config.sites]
+    base_model = model.get_submodule(config.base_model)
+    recorded = []
+    with torch.inference_mode(), _instead(layers) as calls:
+        for batch in batches:
+            calls.clear()
+            base_model(**batch.inputs)
+            hidden_bsh = calls[0][0]
+            mask_bs = batch.read_mask if batch.read_mask is not None else torch.ones(hidden_bsh.shape[:2])
+            places_t = mask_bs.flatten().nonzero().squeeze(1)
+            recorded.append(StreamBatch(hidden_bsh, tuple(call for _, call in calls), places_t))
+    return recorded
+
+
+@contextmanager
+def _instead(layers: Sequence[torch.nn.Module]) -> Iterator[list[tuple[torch.Tensor, LayerCall]]]:
+    """Replace the layers by functions that record their arguments and return the hidden states as they are."""
+    calls: list[tuple[torch.Tensor, LayerCall]] = []
+    kinds: list[bool] = []
+
+    def pass_on(forward: Callable[..., Any]) -> Callable[..., Any]:
+        def record(hidden_bsh: torch.Tensor, *positional: Any, **keywords: Any) -> Any:
+            calls.append((hidden_bsh, LayerCall(positional, keywords)))
+            if not kinds:  # whether a layer returns a tuple is seen by calling one
+                kinds.append(isinstance(forward(hidden_bsh, *positional, **keywords), tuple))
+            return (hidden_bsh,) if kinds[0] else hidden_bsh
+
+        return record
+
+    try:
+        for layer in layers:
+            layer.forward = pass_on(layer.forward)
+        yield calls
+    finally:
+        for layer in layers:
+            del layer.forward
+
+
+def run_layer(layer: torch.nn.Module, hidden_bsh: torch.Tensor, call: LayerCall) -> torch.Tensor:
+    """Return a layer's output, [batch, sequence, hidden]."""
+    import torch
+
+    with torch.inference_mode():
+        result = layer(hidden_bsh, *call.positional, **call.keywords)
+    output_bsh: torch.Tensor = result[0] if isinstance(result, tuple) else result
+    return output_bsh
+
+
+class _Reached(Exception):  # noqa: N818 - it is no error
+    """The last module that is watched has been reached."""
+
+
+def watch(
+    layer: torch.nn.Module,
+    hidden_bsh: torch.Tensor,
+    call: LayerCall,
+    *,
+    inputs: Sequence[str] = (),
+    outputs: Sequence[str] = (),
+    until: str | None = None,
+) -> dict[str, torch.Tensor]:
+    """Run a layer, and return the inputs and outputs of some of its modules, by `NAME.input` and `NAME.output`.
+
+    Args:
+        layer: The layer.
+        hidden_bsh: Its input, [batch, sequence, hidden].
+        call: Its other arguments.
+        inputs: Modules whose input is returned.
+        outputs: Modules whose output is returned.
+        until: The module at whose input the run ends; by default it ends with the layer, and its output is returned as
+            `output`.
+    """
+    seen: dict[str, torch.Tensor] = {}
+
+    def before(name: str) -> Callable[[Any, tuple[torch.Tensor, ...]], None]:
+        def hook(_: Any, given: tuple[torch.Tensor, ...]) -> None:
+            seen[f"{name}.input"] = given[0]
+            if name == until:
+                raise _Reached
+
+        return hook
+
+    def after(name: str) -> Callable[[Any, Any, torch.Tensor], None]:
+        def hook(_: Any, __: Any, output: torch.Tensor) -> None:
+            seen[f"{name}.output"] = output.clone()  # Falcon adds to it in place
+
+        return hook
+
+    handles = [layer.get_submodule(name).register_forward_pre_hook(before(name)) for name in inputs]
+    handles += [layer.get_submodule(name).register_forward_hook(after(name)) for name in outputs]
+    try:
+        with suppress(_Reached):
+            seen["output"] = run_layer(layer, hidden_bsh, call)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen

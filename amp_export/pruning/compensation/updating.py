@@ -1,0 +1,207 @@
+"""Prune a model layer after layer, and fit each output and down projection to the dense model's residual stream.
+
+For each layer, on hidden states that are kept for all batches:
+
+1. run the dense layer on the dense stream, and keep what attention and MLP add to it;
+2. slice the layer; fit the attention's output projection on the pruned stream, so that the stream after it is nearest
+   to the dense one; then the MLP's down projection, on what the updated attention gives;
+3. run the pruned layer on the pruned stream.
+
+Errors of earlier layers are thus made up for by later ones. The dense stream is the target wherever a projection's
+output is added to it as it is; where a norm lies between (Gemma 2, OLMo 2), and in encoders, the target is the dense
+projection's own output. Each token weighs as one over the squared norm of its hidden state, because the next norm
+divides by it: in SmolLM2-135M, the first token of a text has a norm of 23,700 from layer 12 on, and would outweigh the
+rest. The idea is that of ZipLM and OSSCAR (arXiv 2302.04089 and 2403.12983), with targets of our own choice.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from amp_export.pruning.compensation.least_squares import Moments, fit
+from amp_export.pruning.compensation.results import Compensation, Update
+from amp_export.pruning.compensation.streams import StreamBatch, record_calls, run_layer, watch
+from amp_export.pruning.slicing import prune_layer
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from amp_export.architectures import LayerWidths, ModelConfig, Projection, Site
+    from amp_export.inputs.batches import Batch
+    from amp_export.pruning.plan import Plan
+
+HOLD_OUT = 5
+"""Every fifth row of the batches chooses the ridges."""
+
+
+def prune_and_compensate(
+    model: PreTrainedModel,
+    config: ModelConfig,
+    plan: Plan,
+    batches: Sequence[Batch],
+    *,
+    widths: Sequence[LayerWidths] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Compensation:
+    """Resize the layers of a model in memory, as `prune_module` does, and update what is kept.
+
+    Args:
+        model: The dense model, which is changed; it has one stack of layers.
+        config: Its config.
+        plan: Heads and neurons that each layer keeps.
+        batches: Text to fit on.
+        widths: Widths of the layers if they are zero-padded; by default the widths of the plan.
+        on_progress: Called with the number of layers done and the total.
+    """
+    started = time.perf_counter()
+    lanes = _start_lanes(record_calls(model, config, batches))
+    updates: list[Update] = []
+    dense_seconds = 0.0
+    for number, site in enumerate(config.sites):
+        dense = copy.deepcopy(model.get_submodule(site.path))
+        began = time.perf_counter()
+        for lane in lanes:
+            lane.run_dense(dense, site, number)
+        dense_seconds += time.perf_counter() - began
+        del dense
+        layer = prune_layer(model, config, plan, number, widths=widths)
+        factor = _stream_factor(config)
+        updates.append(_update_attention(layer, site, number, lanes, factor))
+        if site.stack.mlp is not None and not site.stack.mlp.has_experts:
+            updates.append(_update_mlp(layer, site.stack.mlp.output, site, number, lanes, factor))
+        for lane in lanes:
+            lane.pruned_bsh = run_layer(layer, lane.pruned_bsh, lane.batch.calls[number])
+        if on_progress is not None:
+            on_progress(number + 1, len(config.sites))
+    return Compensation(tuple(updates), (time.perf_counter() - started) / dense_seconds)
+
+
+class _Lane:
+    """One batch on its way through the layers: the dense stream and the pruned one.
+
+    Attributes:
+        batch: The batch.
+        held_out_t: Which of its real tokens choose the ridges, [tokens].
+        dense_bsh: The dense stream, [batch, sequence, hidden].
+        pruned_bsh: The pruned stream.
+        apart_th: By how much the dense stream exceeds the pruned one before the layer, [tokens, hidden].
+        attended_th: Output of the dense layer's attention, [tokens, hidden].
+        made_th: Output of the dense layer's MLP; None if it has experts.
+        weights_t: Weight of each token, [tokens].
+    """
+
+    apart_th: torch.Tensor
+    attended_th: torch.Tensor
+    made_th: torch.Tensor | None
+    weights_t: torch.Tensor
+
+    def __init__(self, batch: StreamBatch, held_out_t: torch.Tensor) -> None:
+        self.batch, self.held_out_t = batch, held_out_t
+        self.dense_bsh = self.pruned_bsh = batch.hidden_bsh
+
+    def run_dense(self, layer: torch.nn.Module, site: Site, number: int) -> None:
+        """Run the dense layer on the dense stream, and keep what its projections give."""
+        mlp = site.stack.mlp
+        outputs = [site.stack.attention.output.name]
+        outputs += [mlp.output.name] if mlp is not None and not mlp.has_experts else []
+        seen = watch(layer, self.dense_bsh, self.batch.calls[number], outputs=outputs)
+        self.apart_th = self.batch.real(self.dense_bsh).float() - self.batch.real(self.pruned_bsh).float()
+        self.attended_th, *made = [self.batch.real(seen[f"{name}.output"]).float() for name in outputs]
+        self.made_th = made[0] if made else None
+        self.dense_bsh = seen["output"]
+        self.weights_t = 1 / self.batch.real(self.dense_bsh).float().square().mean(dim=1).clamp(min=1e-12)
+
+
+def _start_lanes(batches: Sequence[StreamBatch]) -> list[_Lane]:
+    rows = sum(len(batch.hidden_bsh) for batch in batches)
+    hold_out = min(HOLD_OUT, rows)
+    first, lanes = 0, []
+    for batch in batches:
+        rows_t = first + batch.places_t // batch.hidden_bsh.shape[1]
+        lanes.append(_Lane(batch, rows_t % hold_out == hold_out - 1))
+        first += len(batch.hidden_bsh)
+    return lanes
+
+
+def _stream_factor(config: ModelConfig) -> float | None:
+    """Return what the projections' outputs are multiplied by before they are added to the stream; None if no number."""
+    computation = config.architecture.computation
+    if computation is None:
+        return None
+    order = next(order for order in computation.orders if config.meets(order.when))
+    if order.after_attention is not None or order.after_mlp is not None:
+        return None
+    return 1.0 if computation.residual_factor is None else config.factor(computation.residual_factor)
+
+
+def _update_attention(
+    layer: torch.nn.Module, site: Site, number: int, lanes: Sequence[_Lane], factor: float | None
+) -> Update:
+    output = site.stack.attention.output
+    fitting = _Fitting(layer, output)
+    for lane in lanes:
+        call = lane.batch.calls[number]
+        seen = watch(layer, lane.pruned_bsh, call, inputs=[output.name], until=output.name)
+        target_th = lane.attended_th if factor is None else lane.attended_th + lane.apart_th / factor
+        fitting.add(lane, lane.batch.real(seen[f"{output.name}.input"]), target_th)
+    return fitting.update(number)
+
+
+def _update_mlp(
+    layer: torch.nn.Module, down: Projection, site: Site, number: int, lanes: Sequence[_Lane], factor: float | None
+) -> Update:
+    fitting = _Fitting(layer, down)
+    attention = site.stack.attention.output.name
+    for lane in lanes:
+        assert lane.made_th is not None
+        call = lane.batch.calls[number]
+        seen = watch(layer, lane.pruned_bsh, call, inputs=[down.name], outputs=[attention])
+        target_th = lane.made_th
+        if factor is not None:
+            attended_th = lane.batch.real(seen[f"{attention}.output"])
+            target_th = target_th + lane.apart_th / factor + lane.attended_th - attended_th
+        fitting.add(lane, lane.batch.real(seen[f"{down.name}.input"]), target_th)
+    return fitting.update(number)
+
+
+class _Fitting:
+    """The fit of one projection, with its bias as the weight of a constant input."""
+
+    def __init__(self, layer: torch.nn.Module, projection: Projection) -> None:
+        self._name = projection.name
+        parameters = dict(layer.get_submodule(projection.name).named_parameters(recurse=False))
+        weight, bias = parameters["weight"].detach(), parameters.get("bias")
+        # views, through which the parameters are written
+        self._weight_oi = weight.T if projection.transposed else weight
+        self._bias_o = None if bias is None else bias.detach()
+        outputs, inputs = self._weight_oi.shape
+        inputs += self._bias_o is not None
+        self._training, self._held_out = (Moments.none(inputs, outputs) for _ in range(2))
+
+    def add(self, lane: _Lane, inputs_ti: torch.Tensor, targets_to: torch.Tensor) -> None:
+        """Add the tokens of a batch."""
+        import torch
+
+        if self._bias_o is not None:
+            inputs_ti = torch.cat((inputs_ti, inputs_ti.new_ones(len(inputs_ti), 1)), dim=1)
+        for moments, chosen_t in ((self._training, ~lane.held_out_t), (self._held_out, lane.held_out_t)):
+            moments.add(inputs_ti[chosen_t], targets_to[chosen_t], lane.weights_t[chosen_t])
+
+    def update(self, layer: int) -> Update:
+        """Write the fitted weight and bias into the module."""
+        import torch
+
+        weight_oi = self._weight_oi
+        if self._bias_o is not None:
+            weight_oi = torch.cat((weight_oi, self._bias_o[:, None]), dim=1)
+        found = fit(self._training, self._held_out, weight_oi, free=0 if self._bias_o is None else 1)
+        if found.ridge is not None:
+            self._weight_oi.copy_(found.weight_oi[:, : self._weight_oi.shape[1]])
+            if self._bias_o is not None:
+                self._bias_o.copy_(found.weight_oi[:, -1])
+        tokens = self._training.tokens + self._held_out.tokens
+        return Update(layer, self._name, len(weight_oi.T), tokens, found.ridge, found.before, found.after)
