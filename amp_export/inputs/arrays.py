@@ -50,7 +50,12 @@ class SampleArrays:
     @property
     def origin(self) -> str:
         """Description for a report."""
-        return f"{self.samples} samples of {self.file.name}"
+        return f"{self.samples} samples of {self.source}"
+
+    @property
+    def source(self) -> str:
+        """Where the samples are from."""
+        return self.file.name
 
     def batches(self, model: PreTrainedModel, config: ModelConfig) -> list[Batch]:
         """Return all samples in small batches of model inputs.

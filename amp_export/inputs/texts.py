@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,9 @@ ALPACA = Path("alpaca")
 
 DATASET, REVISION = "yahma/alpaca-cleaned", "12567cabf869d7c92e573c7c783905fc160e9639"
 """The dataset on the hub, and the commit that is used, so that the same command always scores on the same text."""
+
+FITTING = ("encyclopedia", "instructions", "dialogue", "code", "languages")
+"""Shipped texts that pruned layers are fitted on; see `data/README.md`."""
 
 HOLD_BACK = 5
 """Every fifth row is held out."""
@@ -34,14 +37,16 @@ class Calibration:
         held_back: Held-out text, used to measure perplexity. Instructions come with their output, so that there is an
             answer to predict. Empty if there are fewer than five rows.
         origin: Source of the text, for a report.
-        texts: The rows of the calibration text in full, instructions with their output: what pruned layers are fitted
-            on.
+        texts: What pruned layers are fitted on: the rows of the calibration text in full, instructions with their
+            output; of the shipped text, other rows, which are more and longer.
+        source: Where the text is from.
     """
 
     prompts: tuple[str, ...]
     held_back: tuple[str, ...]
     origin: str
     texts: tuple[str, ...] = ()
+    source: str = "unknown"
 
 
 def load_calibration(file: Path | None = None, *, prompts: int = 50) -> Calibration:
@@ -64,16 +69,17 @@ def load_calibration(file: Path | None = None, *, prompts: int = 50) -> Calibrat
         return _divide(_load_dataset(_rows_for(prompts)), f"{DATASET} (revision {REVISION[:8]})")
     if file is not None:
         return _divide(_read_file(file), file.name)
-    return _divide(_read_shipped(), "the text shipped with amp-export")
+    fitting = tuple(_full_text(row) for name in FITTING for row in _read_shipped(name))
+    return replace(_divide(_read_shipped(), "the text shipped with amp-export"), texts=fitting)
 
 
 def shipped_texts() -> tuple[str, ...]:
-    """Return the texts that are shipped with this package, instructions with their outputs."""
+    """Return the shipped texts that importance is scored and quality is measured on, instructions with their outputs."""
     return tuple(_full_text(row) for row in _read_shipped())
 
 
-def _read_shipped() -> list[TextRow]:
-    with resources.as_file(resources.files("amp_export.inputs") / "data" / "calibration.jsonl") as path:
+def _read_shipped(name: str = "calibration") -> list[TextRow]:
+    with resources.as_file(resources.files("amp_export.inputs") / "data" / f"{name}.jsonl") as path:
         return _read_file(path)
 
 
@@ -87,7 +93,7 @@ def _divide(rows: Iterable[TextRow], source: str) -> Calibration:
     calibrating = [row for number, row in enumerate(rows, start=1) if number % HOLD_BACK]
     prompts, texts = (tuple(map(shape, calibrating)) for shape in (_prompt, _full_text))
     held_back = tuple(_full_text(row) for row in rows[HOLD_BACK - 1 :: HOLD_BACK])
-    return Calibration(prompts, held_back, f"{len(prompts)} prompts of {source}", texts)
+    return Calibration(prompts, held_back, f"{len(prompts)} prompts of {source}", texts, source)
 
 
 def _prompt(row: TextRow) -> str:

@@ -256,7 +256,9 @@ def _prune(
         return None
     batches = fitting_batches(model, config, tokenizer, samples, tokens=tokens)
     with progress.step("Compensating for what is removed") as advance:
-        return prune_and_compensate(model, config, plan, batches, widths=rewritten.widths, on_progress=advance)
+        return prune_and_compensate(
+            model, config, plan, batches, widths=rewritten.widths, origin=samples.source, on_progress=advance
+        )
 
 
 def _compensation_notes(request: PruneRequest, compensation: Compensation | None) -> Iterator[str]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -50,7 +51,7 @@ def test_text_rows_are_taken_as_they_are(tmp_path: Path) -> None:
 def test_text_file_has_one_prompt_a_line_and_blank_lines_are_skipped(tmp_path: Path) -> None:
     loaded = load_calibration(write(tmp_path, "my.TXT", "\ufeffone\r\n\n  \n two \nthree"))
     lines = ("one", "two", "three")
-    assert loaded == Calibration(lines, (), "3 prompts of my.TXT", lines)
+    assert loaded == Calibration(lines, (), "3 prompts of my.TXT", lines, "my.TXT")
 
 
 @given(lines=st.lists(st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1), min_size=1, max_size=40))
@@ -105,6 +106,18 @@ def test_shipped_prompts_are_all_different_and_all_answered() -> None:
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     assert len({row["instruction"] for row in rows}) == len(rows) == 80
     assert all(row["output"].strip() for row in rows)
+
+
+def test_shipped_texts_to_fit_on_are_broad_and_their_origin_is_told() -> None:
+    folder = Path(calibration.__file__).parent / "data"
+    loaded = load_calibration()
+    assert len(set(loaded.texts)) == len(loaded.texts)
+    assert not set(loaded.texts) & {*loaded.prompts, *loaded.held_back}
+    # a token is four bytes or fewer
+    assert sum(len(text.encode()) for text in loaded.texts) / 4 > 60_000
+    told = dict(re.findall(r"^\| `(\w+)\.jsonl` \| (\d+) \|", (folder / "README.md").read_text(), flags=re.MULTILINE))
+    rows = {file.stem: len(file.read_text(encoding="utf-8").splitlines()) for file in folder.glob("*.jsonl")}
+    assert {name: int(count) for name, count in told.items()} == rows
 
 
 def fake_dataset(monkeypatch: pytest.MonkeyPatch, *, failure: Exception | None = None) -> None:

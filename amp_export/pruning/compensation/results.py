@@ -37,10 +37,12 @@ class Compensation:
     Attributes:
         updates: The projections, in the order of the layers.
         forward_passes: Time that it took, as a multiple of that of the dense layers over the same tokens.
+        origin: Description of the samples.
     """
 
     updates: tuple[Update, ...]
     forward_passes: float
+    origin: str = "unknown"
 
     def __str__(self) -> str:
         updated = [update for update in self.updates if update.ridge is not None]
@@ -51,8 +53,8 @@ class Compensation:
         )
         return (
             f"Compensation: {len(updated)} of {len(self.updates)} projections are fitted to the dense model on "
-            f"{tokens:,} tokens; their error on held-out text falls from {before:.1%} to {after:.1%} on average, in "
-            f"the time of {self.forward_passes:.1f} forward passes"
+            f"{tokens:,} tokens of {self.origin}; their error on held-out tokens falls from {before:.1%} to "
+            f"{after:.1%} on average, in the time of {self.forward_passes:.1f} forward passes"
         )
 
     @property

@@ -45,6 +45,7 @@ def prune_and_compensate(
     batches: Sequence[Batch],
     *,
     widths: Sequence[LayerWidths] | None = None,
+    origin: str = "unknown",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Compensation:
     """Resize the layers of a model in memory, as `prune_module` does, and update what is kept.
@@ -55,6 +56,7 @@ def prune_and_compensate(
         plan: Heads and neurons that each layer keeps.
         batches: Text to fit on.
         widths: Widths of the layers if they are zero-padded; by default the widths of the plan.
+        origin: Description of the samples, for the result.
         on_progress: Called with the number of layers done and the total.
     """
     started = time.perf_counter()
@@ -77,7 +79,7 @@ def prune_and_compensate(
             lane.pruned_bsh = run_layer(layer, lane.pruned_bsh, lane.batch.calls[number])
         if on_progress is not None:
             on_progress(number + 1, len(config.sites))
-    return Compensation(tuple(updates), (time.perf_counter() - started) / dense_seconds)
+    return Compensation(tuple(updates), (time.perf_counter() - started) / dense_seconds, origin)
 
 
 class _Lane:
