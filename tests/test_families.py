@@ -30,11 +30,11 @@ from amp_export.outputs.manifest import RewriteKind
 from amp_export.parity.comparison import compare
 from amp_export.parity.decoder_cases import Case, replay
 from amp_export.progress import Silent
-from amp_export.pruning.pipeline import save_pruned
 from amp_export.pruning.plan import Plan, removed_ratio
 from amp_export.pruning.planning import keep_most_important, make_plan
 from amp_export.pruning.reload_check import Claim, expect, prove_reloads
 from amp_export.pruning.rewriting import rewrite
+from amp_export.pruning.saving import save_pruned
 from amp_export.pruning.scoring import Scores
 from amp_export.pruning.slicing import prune_module
 from amp_export.verb_options import PlanSettings

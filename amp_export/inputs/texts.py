@@ -74,7 +74,7 @@ def load_calibration(file: Path | None = None, *, prompts: int = 50) -> Calibrat
 
 
 def shipped_texts() -> tuple[str, ...]:
-    """Return the shipped texts that importance is scored and quality is measured on, instructions with their outputs."""
+    """Return the shipped texts to score and to measure quality on, instructions with their outputs."""
     return tuple(_full_text(row) for row in _read_shipped())
 
 

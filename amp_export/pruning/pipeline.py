@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from amp_export import checkpoints
 from amp_export.architectures import Kind, Modality, ModelConfig, parameter_count
 from amp_export.checkpoints.companions import describe_left
 from amp_export.checkpoints.hashing import hash_weights
 from amp_export.checkpoints.loading import load_model, load_tokenizer
-from amp_export.checkpoints.older_versions import add_old_names, name_tokenizer_class
+from amp_export.checkpoints.older_versions import add_old_names
 from amp_export.checkpoints.reading import Checkpoint, check_finite, open_checkpoint
 from amp_export.checkpoints.sources import Source, resolve_model
 from amp_export.checkpoints.unsupported import check_known_fields
-from amp_export.checkpoints.writing import write_checkpoint
 from amp_export.errors import CalibrationError, ModelError, RequestError
 from amp_export.inputs.arrays import SUFFIXES, SampleArrays, check_arrays, no_samples, read_arrays
 from amp_export.inputs.batches import tokenize
 from amp_export.inputs.texts import Calibration, load_calibration
 from amp_export.options import Uniform
-from amp_export.outputs.manifest import Manifest, PlanSummary, RewriteKind, RewriteRecord, SourceRecord
+from amp_export.outputs.manifest import Manifest, PlanSummary, RewriteRecord, SourceRecord
 from amp_export.outputs.names import PLAN, PRUNED, SCORES
 from amp_export.progress import Progress
 from amp_export.pruning.compensation.results import Compensation
@@ -36,8 +34,9 @@ from amp_export.pruning.planning import make_plan
 from amp_export.pruning.quality import DenseRun, Quality, compare, run_dense
 from amp_export.pruning.reload_check import ReloadProof, expect, prove_reload
 from amp_export.pruning.rewriting import MODELING_FILE, Rewrite, rewrite
+from amp_export.pruning.saving import save_pruned
 from amp_export.pruning.scoring import Scores, score, score_batches
-from amp_export.pruning.slicing import module_tensors, prune_module
+from amp_export.pruning.slicing import prune_module
 from amp_export.verb_options import PlanSettings, PruneOptions
 
 if TYPE_CHECKING:
@@ -361,36 +360,6 @@ def _padding_note(checkpoint: Checkpoint, plan: Plan, rewritten: Rewrite) -> Ite
             f"{padding:,} parameters are padding, {padding / left:.1%} of what is left: every layer "
             "takes the time of the widest, and that is what is measured."
         )
-
-
-def save_pruned(
-    folder: Path,
-    model: PreTrainedModel,
-    rewritten: Rewrite,
-    *,
-    companions: Iterable[Path] = (),
-    base: Path | None = None,
-    tokenizer: PreTrainedTokenizerBase | None = None,
-) -> None:
-    """Write a pruned model as the checkpoint that its rewrite describes.
-
-    Args:
-        folder: Folder to create.
-        model: The pruned model.
-        rewritten: Config to write, and the class that reads it.
-        companions: Files to copy next to the weights.
-        base: Directory of those companions that keep their folders.
-        tokenizer: The dense model's tokenizer.
-    """
-    tensors = module_tensors(model, as_stored=rewritten.is_stock)
-    if not rewritten.is_stock:
-        companions = (*companions, Path(checkpoints.__file__).with_name(f"{MODELING_FILE}.py"))
-    write_checkpoint(folder, rewritten.config, tensors, companions=companions, base=base)
-    if tokenizer is not None and rewritten.kind in (RewriteKind.SIBLING_CLASS, RewriteKind.RESIZED_CLASS):
-        # transformers would otherwise choose the class by the `model_type`
-        name_tokenizer_class(folder, type(tokenizer).__name__)
-    else:
-        name_tokenizer_class(folder)
 
 
 def _manifest(request: PruneRequest, result: PruneResult) -> Manifest:

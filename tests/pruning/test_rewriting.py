@@ -10,9 +10,9 @@ from amp_export.checkpoints.loading import load_model
 from amp_export.checkpoints.reading import open_checkpoint, read_config
 from amp_export.errors import PlanError
 from amp_export.outputs.manifest import RewriteKind
-from amp_export.pruning.pipeline import save_pruned
 from amp_export.pruning.plan import LayerPlan, Plan
 from amp_export.pruning.rewriting import is_stock, rewrite
+from amp_export.pruning.saving import save_pruned
 from amp_export.pruning.slicing import prune_module
 from tests.support.tiny_models import save_tiny_model
 

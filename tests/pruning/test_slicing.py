@@ -18,9 +18,9 @@ from amp_export.checkpoints.loading import load_model
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.errors import AmpExportError
 from amp_export.options import HeadPolicy
-from amp_export.pruning.pipeline import save_pruned
 from amp_export.pruning.planning import make_plan
 from amp_export.pruning.rewriting import rewrite
+from amp_export.pruning.saving import save_pruned
 from amp_export.pruning.scoring import score_tokens
 from amp_export.pruning.slicing import prune_module
 from amp_export.verb_options import PlanSettings

@@ -12,9 +12,9 @@ from amp_export.architectures import ModelConfig
 from amp_export.checkpoints.loading import load_model
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.outputs.manifest import RewriteKind
-from amp_export.pruning.pipeline import save_pruned
 from amp_export.pruning.plan import LayerPlan, Plan
 from amp_export.pruning.rewriting import rewrite
+from amp_export.pruning.saving import save_pruned
 from amp_export.pruning.slicing import prune_module
 from tests.support.tiny_models import save_tiny_model, save_tiny_tokenizer
 
