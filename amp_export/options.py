@@ -16,6 +16,17 @@ class Allocation(enum.StrEnum):
     BALANCED = "balanced"
 
 
+class CriterionName(enum.StrEnum):
+    """Criterion of importance; each has a file in `pruning/criteria`."""
+
+    AMP = "amp"
+    WANDA = "wanda"
+    FLAP = "flap"
+    MAGNITUDE = "magnitude"
+    RANDOM = "random"
+    REVERSED = "reversed"
+
+
 class HeadPolicy(enum.StrEnum):
     """Which attention heads to prune."""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from amp_export.options import (
     Allocation,
     BenchmarkDevice,
+    CriterionName,
     DeviceRuntime,
     Dtype,
     EngineRuntime,
@@ -28,6 +29,7 @@ class PlanChoices:
     """Rules by which a plan chooses the heads and neurons that each layer keeps.
 
     Attributes:
+        criterion: What importance is.
         allocation: How the budget is divided between attention heads and neurons.
         heads: Which attention heads may be pruned.
         snap: Keep a multiple of this many neurons; by default the target's multiple; for the paper's rule 1, or 8 with
@@ -37,6 +39,7 @@ class PlanChoices:
         neurons_per_layer: Whether all layers keep the same number of neurons.
     """
 
+    criterion: CriterionName = CriterionName.AMP
     allocation: Allocation = Allocation.BALANCED
     heads: HeadPolicy = HeadPolicy.AUTO
     snap: int | None = None
@@ -88,6 +91,7 @@ class PruneOptions(PlanChoices):
             return None
         return PlanSettings(
             self.ratio,
+            criterion=self.criterion,
             allocation=self.allocation,
             heads=self.heads,
             snap=self.snap,

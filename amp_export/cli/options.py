@@ -11,6 +11,7 @@ import typer
 from amp_export.errors import RequestError
 from amp_export.options import (
     Allocation,
+    CriterionName,
     DeviceRuntime,
     Dtype,
     EngineRuntime,
@@ -87,6 +88,13 @@ _MAX_CONTEXT = Annotated[
 ]
 
 _PLAN_CHOICES = {
+    "criterion": Annotated[
+        CriterionName,
+        typer.Option(
+            help="What makes a head or neuron important: the paper's measure (amp), activations times weights (wanda), "
+            "their fluctuation (flap), weights alone (magnitude); random and reversed are for comparison."
+        ),
+    ],
     "allocation": Annotated[
         Allocation, typer.Option(help="Meet the parameter budget (balanced), or apply the paper's rule as published.")
     ],

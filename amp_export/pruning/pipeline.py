@@ -133,6 +133,8 @@ def prepare(
         sha256 = hash_weights(checkpoint)
     if given_scores is not None:
         given_scores.check_checkpoint(sha256)
+        if settings is not None:
+            given_scores.check_criterion(settings.criterion)
     with progress.step("Checking weights") as advance:
         check_finite(checkpoint, on_progress=advance)
     fitting_tokens = options.fitting_tokens if options.compensate else None
@@ -336,12 +338,23 @@ def _score(
 ) -> Scores:
     config, given = request.checkpoint.config, request.calibration
     assert given is not None
+    assert request.settings is not None
+    criterion = request.settings.criterion
     with progress.step("Scoring heads and neurons") as advance:
         if isinstance(given, SampleArrays):
-            batches = given.batches(model, config)
-            return score_batches(model, batches, given.samples, config, origin=given.origin, on_progress=advance)
+            return score_batches(
+                model,
+                given.batches(model, config),
+                given.samples,
+                config,
+                criterion=criterion,
+                origin=given.origin,
+                on_progress=advance,
+            )
         assert tokenizer is not None
-        return score(model, tokenizer, given.prompts, config, origin=given.origin, on_progress=advance)
+        return score(
+            model, tokenizer, given.prompts, config, criterion=criterion, origin=given.origin, on_progress=advance
+        )
 
 
 def _origin(request: PruneRequest) -> str | None:

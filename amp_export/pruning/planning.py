@@ -84,6 +84,7 @@ def make_plan(raw_config: Mapping[str, Any], config: ModelConfig, scores: Scores
         asked=settings.ratio,
         achieved=achieved,
         settings={
+            "criterion": scores.criterion.value,
             "allocation": settings.allocation.value,
             "heads": settings.heads.value,
             "snap": neuron_multiple(settings, config),

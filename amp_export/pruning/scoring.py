@@ -1,8 +1,6 @@
-"""AMP's importance of attention heads and MLP neurons, from one forward pass over calibration prompts.
+"""Importance of attention heads and MLP neurons, from one forward pass over calibration prompts.
 
-Head importance is the L1 norm of one query head's contribution to the residual stream; neuron importance is the
-absolute hidden activation of the MLP. Both are averaged over a prompt's real tokens, then over prompts. Source: arXiv
-2504.21174 and `amp_criterion.py` of the paper's reference code.
+What it is depends on the criterion; what is measured is averaged over a prompt's real tokens, then over prompts.
 """
 
 from __future__ import annotations
@@ -14,7 +12,10 @@ from typing import TYPE_CHECKING, Any
 from amp_export.checkpoints.writing import save_tensors
 from amp_export.errors import CalibrationError, ModelError
 from amp_export.inputs.batches import BATCH_TOKENS, Batch, batches, text_batch, tokenize
-from amp_export.pruning.hooks import Recorder
+from amp_export.options import CriterionName
+from amp_export.pruning.criteria import find_criterion
+from amp_export.pruning.recording import Recorder
+from amp_export.verb_options import PlanChoices
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,19 +37,21 @@ class Scores:
         neurons: For each layer a float32 array [intermediate_size], or [experts, intermediate_size].
         origin: Description of the calibration data.
         checkpoint: SHA-256 of the checkpoint that was scored (see `hash_weights`), or None if it is not known.
+        criterion: The criterion.
     """
 
     heads: tuple[Array, ...]
     neurons: tuple[Array, ...]
     origin: str
     checkpoint: str | None = None
+    criterion: CriterionName = CriterionName.AMP
 
     def save(self, file: Path) -> None:
         """Write `layers.N.heads` and `layers.N.neurons` as safetensors."""
         tensors = {f"layers.{layer}.heads": array for layer, array in enumerate(self.heads)}
         tensors |= {f"layers.{layer}.neurons": array for layer, array in enumerate(self.neurons)}
         bound = {} if self.checkpoint is None else {"checkpoint": self.checkpoint}
-        save_tensors(file, tensors, metadata={"origin": self.origin, **bound})
+        save_tensors(file, tensors, metadata={"origin": self.origin, "criterion": self.criterion.value, **bound})
 
     @classmethod
     def load(cls, file: Path, config: ModelConfig) -> Scores:
@@ -73,7 +76,20 @@ class Scores:
         _check_numbers(file, arrays)
         layers = range(len(config.sites))
         heads, neurons = (tuple(arrays[f"layers.{n}.{unit}"] for n in layers) for unit in ("heads", "neurons"))
-        return cls(heads, neurons, metadata.get("origin", "unknown"), metadata.get("checkpoint"))
+        criterion = _read_criterion(file, metadata.get("criterion", CriterionName.AMP.value))
+        return cls(heads, neurons, metadata.get("origin", "unknown"), metadata.get("checkpoint"), criterion)
+
+    def check_criterion(self, asked: CriterionName) -> None:
+        """Check that they are of the criterion that is asked for, unless that is the default.
+
+        Raises:
+            ModelError: They are of another criterion.
+        """
+        if asked not in (PlanChoices.criterion, self.criterion):
+            raise ModelError(
+                f"--criterion {asked} is asked for, but the scores are by the criterion {self.criterion}.\n"
+                "Leave --scores out, to score the model again, or leave --criterion out."
+            )
 
     def check_checkpoint(self, sha256: str) -> None:
         """Check that they are the scores of this checkpoint, if they name one; files of version 0.1 do not.
@@ -86,6 +102,16 @@ class Scores:
                 f"The scores are of another checkpoint: of the SHA-256 {str(self.checkpoint)[:12]}, where this one has "
                 f"{sha256[:12]}.\nGive scores of this checkpoint, or leave --scores out."
             )
+
+
+def _read_criterion(file: Path, name: str) -> CriterionName:
+    try:
+        return CriterionName(name)
+    except ValueError as error:
+        raise ModelError(
+            f"{file} contains scores by the criterion {name!r}; this version knows {', '.join(CriterionName)}.\n"
+            "Leave --scores out, to score the model again."
+        ) from error
 
 
 def _score_shapes(config: ModelConfig) -> dict[str, list[int]]:
@@ -136,6 +162,7 @@ def score(
     prompts: Sequence[str],
     config: ModelConfig,
     *,
+    criterion: CriterionName = CriterionName.AMP,
     origin: str = "unknown",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Scores:
@@ -146,6 +173,7 @@ def score(
         tokenizer: Its tokenizer.
         prompts: Calibration prompts.
         config: Its config.
+        criterion: The criterion.
         origin: Description of the prompts, stored with the scores.
         on_progress: Called with the number of prompts done and the total.
 
@@ -154,7 +182,7 @@ def score(
         ModelError: The activations are not finite.
     """
     token_ids = tokenize(tokenizer, prompts, config)
-    return score_tokens(model, token_ids, config, origin=origin, on_progress=on_progress)
+    return score_tokens(model, token_ids, config, criterion=criterion, origin=origin, on_progress=on_progress)
 
 
 def score_tokens(
@@ -162,6 +190,7 @@ def score_tokens(
     token_ids: Sequence[Sequence[int]],
     config: ModelConfig,
     *,
+    criterion: CriterionName = CriterionName.AMP,
     origin: str = "unknown",
     batch_tokens: int = BATCH_TOKENS,
     on_progress: Callable[[int, int], None] | None = None,
@@ -170,7 +199,9 @@ def score_tokens(
     if not token_ids:
         raise CalibrationError("Calibration needs at least one token, but no prompt has any.")
     prepared = (text_batch(model, config, *padded) for padded in batches(token_ids, batch_tokens))
-    return score_batches(model, prepared, len(token_ids), config, origin=origin, on_progress=on_progress)
+    return score_batches(
+        model, prepared, len(token_ids), config, criterion=criterion, origin=origin, on_progress=on_progress
+    )
 
 
 def score_batches(
@@ -179,6 +210,7 @@ def score_batches(
     samples: int,
     config: ModelConfig,
     *,
+    criterion: CriterionName = CriterionName.AMP,
     origin: str = "unknown",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Scores:
@@ -189,6 +221,7 @@ def score_batches(
         prepared: Batches to run it on.
         samples: Number of samples in all batches.
         config: The model's config.
+        criterion: The criterion.
         origin: Description of the samples, stored with the scores.
         on_progress: Called with the number of samples done and the total.
 
@@ -199,12 +232,12 @@ def score_batches(
 
     base_model = model.get_submodule(config.base_model)
     done = 0
-    with torch.inference_mode(), Recorder(model, config) as recorder:
+    with torch.inference_mode(), Recorder(model, config, find_criterion(criterion)) as recorder:
         for batch in prepared:
             recorder.begin_batch(batch)
             base_model(**batch.inputs)
             done += batch.samples
             if on_progress is not None:
                 on_progress(done, samples)
-        heads, neurons = recorder.averages(samples)
-    return Scores(heads, neurons, origin)
+        heads, neurons = recorder.importance(samples)
+    return Scores(heads, neurons, origin, criterion=criterion)

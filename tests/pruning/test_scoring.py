@@ -22,7 +22,7 @@ from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.errors import CalibrationError, ModelError
 from amp_export.inputs.batches import batches
 from amp_export.progress import Silent
-from amp_export.pruning.hooks import head_contributions
+from amp_export.pruning.criteria.amp import head_contributions
 from amp_export.pruning.pipeline import prepare
 from amp_export.pruning.scoring import Scores, score_tokens
 from amp_export.verb_options import PruneOptions
@@ -111,7 +111,7 @@ def test_head_contributions_never_hold_all_heads_at_once(monkeypatch: pytest.Mon
         return plain(*args, out=out)
 
     monkeypatch.setattr(torch, "mm", watched)
-    found = head_contributions(hidden, weight, torch.full((600,), 1 / 600), num_heads=4)
+    found = head_contributions(hidden, weight, torch.full((600,), 1 / 600), 4)
     assert 0 < largest <= 512 * 24
     per_head = torch.einsum("thd,ohd->tho", hidden.view(600, 4, 8), weight.view(24, 4, 8))
     torch.testing.assert_close(found, per_head.abs().sum(2).mean(0), rtol=1e-5, atol=1e-5)

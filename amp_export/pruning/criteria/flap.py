@@ -1,0 +1,34 @@
+"""FLAP's importance: how much activations fluctuate around their mean, times the norm of weights.
+
+A constant activation can be replaced by a bias, so that only the fluctuation is lost. Source: arXiv 2312.11983,
+section 3.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from amp_export.pruning.criteria._criterion import Criterion, Unit, by_unit, column_power
+
+if TYPE_CHECKING:
+    import torch
+
+
+def means_and_squares(
+    hidden_ti: torch.Tensor, weight_oi: torch.Tensor, weights_t: torch.Tensor, units: int
+) -> torch.Tensor:
+    """Return the weighted sums over tokens of activations and of their squares, [2, channels]."""
+    import torch
+
+    del weight_oi, units
+    return torch.stack((weights_t @ hidden_ti, weights_t @ hidden_ti.square()))
+
+
+def fluctuation(measured_2i: torch.Tensor, weight_oi: torch.Tensor, units: int) -> torch.Tensor:
+    """Return the variance of each unit's activations times the squared norm of their columns, [units]."""
+    mean_i, square_i = measured_2i
+    return by_unit((square_i - mean_i.square()).clamp(min=0) * column_power(weight_oi), units)
+
+
+_UNIT = Unit(means_and_squares, fluctuation)
+CRITERION = Criterion(heads=_UNIT, neurons=_UNIT)

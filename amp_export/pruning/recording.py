@@ -1,0 +1,186 @@
+"""Hooks on the inputs of all output and down projections, which measure what a criterion asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from amp_export.architectures import Block, ModelConfig, Projection, Site
+from amp_export.errors import ModelError
+from amp_export.inputs.batches import Batch
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from transformers import PreTrainedModel
+
+    from amp_export.pruning.criteria._criterion import Criterion
+
+    Array = np.ndarray[Any, np.dtype[np.float32]]
+    Hook = Callable[[Any, tuple[torch.Tensor, ...]], None]
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """Real tokens, without padding, of the input or of the decoder's part of a batch.
+
+    Attributes:
+        places: Their indices among all tokens of the batch, [real tokens].
+        weights: Weight of each: one over the length of its sample, [real tokens].
+        all_weights: Weights of all tokens, 0 for padding, [tokens].
+    """
+
+    places: torch.Tensor
+    weights: torch.Tensor
+    all_weights: torch.Tensor
+
+    @classmethod
+    def of(cls, mask_bs: torch.Tensor) -> _Tokens:
+        all_weights = (mask_bs / mask_bs.sum(dim=1, keepdim=True)).flatten().float()
+        places = mask_bs.flatten().nonzero().squeeze(1)
+        return cls(places, all_weights[places], all_weights)
+
+
+class Recorder:
+    """Sums of what a criterion measures, to which hooks add; leaving the context removes the hooks.
+
+    Args:
+        model: The model to observe.
+        config: Its config.
+        criterion: What to measure.
+    """
+
+    def __init__(self, model: PreTrainedModel, config: ModelConfig, criterion: Criterion) -> None:
+        self._model, self._config, self._criterion = model, config, criterion
+        self._handles: list[Any] = []
+        self._heads: dict[int, torch.Tensor] = {}
+        self._neurons: dict[tuple[int, int], torch.Tensor] = {}
+        self._read: _Tokens | None = None
+        self._written: _Tokens | None = None
+        for number, site in enumerate(config.sites):
+            layer, mlp = model.get_submodule(site.path), site.stack.mlp
+            output = layer.get_submodule(site.stack.attention.output.name)
+            self._handles.append(output.register_forward_pre_hook(self._head_hook(number, site)))
+            if mlp is not None and mlp.has_experts:
+                experts = layer.get_submodule(mlp.module)
+                self._handles.append(experts.register_forward_pre_hook(self._expert_hook(number, site, mlp)))
+            elif mlp is not None:
+                down = layer.get_submodule(mlp.output.name)
+                self._handles.append(down.register_forward_pre_hook(self._neuron_hook(number, site, mlp.output)))
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def begin_batch(self, batch: Batch) -> None:
+        """Set which tokens of the next batch are real."""
+        self._read, self._written = (
+            None if mask_bs is None else _Tokens.of(mask_bs) for mask_bs in (batch.read_mask, batch.decoder_mask)
+        )
+
+    def importance(self, samples: int) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+        """Return the importance of heads and of neurons by layer, from means over samples.
+
+        Raises:
+            ModelError: An activation is NaN or infinite.
+        """
+        heads, neurons = [], []
+        for number, site in enumerate(self._config.sites):
+            layer = self._model.get_submodule(site.path)
+            weight_oi = _columns(layer, site.stack.attention.output)
+            judge = self._criterion.heads.judge
+            heads.append(judge(self._heads[number] / samples, weight_oi, site.widths.query_heads))
+            neurons.append(self._judge_neurons(layer, number, site, samples))
+            if not (heads[-1].isfinite().all() and neurons[-1].isfinite().all()):
+                raise ModelError(
+                    f"Layer {number} gives activations that are NaN or infinite, so nothing can be scored.\n"
+                    "The weights are damaged, or the model overflows in its dtype: try a bfloat16 or float32 copy."
+                )
+        return tuple(each.numpy() for each in heads), tuple(each.numpy() for each in neurons)
+
+    def _judge_neurons(self, layer: torch.nn.Module, number: int, site: Site, samples: int) -> torch.Tensor:
+        """Return the importance of a layer's neurons, [neurons] or [experts, neurons]."""
+        import torch
+
+        mlp, judge, width = site.stack.mlp, self._criterion.neurons.judge, site.widths.neurons
+        if mlp is None:
+            return torch.zeros(0)
+        if not mlp.has_experts:
+            return judge(self._neurons[number, 0] / samples, _columns(layer, mlp.output), width)
+        weight_eoi = layer.get_parameter(mlp.output.name).detach().float()
+        return torch.stack(
+            [
+                judge(self._neurons[number, expert] / samples, weight_oi, width)
+                for expert, weight_oi in enumerate(weight_eoi)
+            ]
+        )
+
+    def _tokens(self, site: Site, hidden_bsi: torch.Tensor) -> _Tokens:
+        import torch
+
+        tokens = self._written if site.stack.is_decoder else self._read
+        # without a mask all tokens are real
+        return tokens if tokens is not None else _Tokens.of(torch.ones(hidden_bsi.shape[:2]))
+
+    def _real(self, site: Site, hidden_bsi: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the hidden states of the real tokens, [tokens, inner], and their weights, [tokens]."""
+        tokens = self._tokens(site, hidden_bsi)
+        hidden_ti = hidden_bsi.reshape(-1, hidden_bsi.shape[-1])
+        return hidden_ti if len(tokens.places) == len(hidden_ti) else hidden_ti[tokens.places], tokens.weights
+
+    def _head_hook(self, number: int, site: Site) -> Hook:
+        output, heads = site.stack.attention.output, site.widths.query_heads
+
+        def hook(module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+            hidden_ti, weights_t = self._real(site, inputs[0])
+            measured = self._criterion.heads.measure(hidden_ti.float(), _columns_of(module, output), weights_t, heads)
+            self._heads[number] = self._heads.get(number, 0) + measured
+
+        return hook
+
+    def _neuron_hook(self, number: int, site: Site, down: Projection) -> Hook:
+        def hook(module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+            hidden_ti, weights_t = self._real(site, inputs[0])
+            self._add_neurons(number, 0, hidden_ti, _columns_of(module, down), weights_t)
+
+        return hook
+
+    def _expert_hook(self, number: int, site: Site, mlp: Block) -> Hook:
+        """Return a hook that measures experts; it recomputes their activations, because no submodule receives them.
+
+        A token counts for the experts that it is routed to, and counts as zero for all others.
+        """
+        (gate_up,) = mlp.inputs
+        into, out_of = (projection.name.rpartition(".")[2] for projection in (gate_up, mlp.output))
+
+        def hook(experts: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+            hidden_th, chosen_tk = inputs[0].reshape(-1, inputs[0].shape[-1]), inputs[1]
+            weights_t = self._tokens(site, inputs[0]).all_weights
+            pairs = zip(getattr(experts, into), getattr(experts, out_of), strict=True)
+            for expert, (weight_ih, weight_oi) in enumerate(pairs):
+                sent = (chosen_tk == expert).any(dim=-1).nonzero().squeeze(1)
+                gate_ti, up_ti = (hidden_th[sent] @ weight_ih.T).chunk(2, dim=-1)
+                active_ti = experts.act_fn(gate_ti) * up_ti
+                self._add_neurons(number, expert, active_ti, weight_oi.float(), weights_t[sent])
+
+        return hook
+
+    def _add_neurons(
+        self, number: int, expert: int, hidden_ti: torch.Tensor, weight_oi: torch.Tensor, weights_t: torch.Tensor
+    ) -> None:
+        measured = self._criterion.neurons.measure(hidden_ti.float(), weight_oi, weights_t, hidden_ti.shape[1])
+        self._neurons[number, expert] = self._neurons.get((number, expert), 0) + measured
+
+
+def _columns(layer: torch.nn.Module, projection: Projection) -> torch.Tensor:
+    return _columns_of(layer.get_submodule(projection.name), projection)
+
+
+def _columns_of(module: Any, projection: Projection) -> torch.Tensor:
+    """Return a projection's weight in float32, [outputs, inputs]."""
+    weight: torch.Tensor = module.weight.T if projection.transposed else module.weight
+    return weight.detach().float()
