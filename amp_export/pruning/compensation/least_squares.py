@@ -7,15 +7,19 @@ few tokens say little about a wide layer. Moments and solve are in float64.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
 
-RIDGES = (0.01, 0.03, 0.1, 0.3, 1.0)
-"""Ridges to choose from, as multiples of the mean of the inputs' second moments."""
+RIDGES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+"""Ridges to choose from, as multiples of the mean of the inputs' second moments.
+
+On SmolLM2-135M, 1 to 3 were best with 5,000 tokens for 1,000 inputs; more tokens need less.
+"""
 
 ROWS_PER_COLUMN = 2
 """Tokens per column from which a fit is trusted fully; with fewer, its update is shortened in proportion."""
@@ -104,12 +108,29 @@ def fit(
     """
     old_oi = weight_oi.double()
     before = held_out.error(old_oi)
-    errors = {ridge: held_out.error(solve(training, old_oi, ridge=ridge, free=free)) for ridge in ridges}
-    ridge = min(errors, key=lambda each: errors[each])
+    ridge, after = _descend(ridges, lambda ridge: held_out.error(solve(training, old_oi, ridge=ridge, free=free)))
     # an error that is NaN is not smaller
-    if not errors[ridge] < before:
+    if not after < before:
         return Fit(old_oi, None, before, before)
-    return Fit(solve(training + held_out, old_oi, ridge=ridge, free=free), ridge, before, errors[ridge])
+    return Fit(solve(training + held_out, old_oi, ridge=ridge, free=free), ridge, before, after)
+
+
+def _descend(ridges: Sequence[float], error: Callable[[float], float]) -> tuple[float, float]:
+    """Return the ridge with the smallest error, and that error, from the middle down: errors have a single minimum."""
+    errors: dict[int, float] = {}
+
+    def at(place: int) -> float:
+        if not 0 <= place < len(ridges):
+            return math.inf
+        if place not in errors:
+            errors[place] = error(ridges[place])
+        return errors[place]
+
+    place = len(ridges) // 2
+    step = 1 if at(place + 1) < at(place) else -1
+    while at(place + step) < at(place):
+        place += step
+    return ridges[place], at(place)
 
 
 def solve(moments: Moments, weight_oi: torch.Tensor, *, ridge: float, free: int = 0) -> torch.Tensor:
