@@ -14,6 +14,8 @@ class Allocation(enum.StrEnum):
 
     PAPER = "paper"
     BALANCED = "balanced"
+    KL = "kl"
+    """By the divergence from the dense model that removing a little of each layer costs, which is measured."""
 
 
 class CriterionName(enum.StrEnum):

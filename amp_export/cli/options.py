@@ -96,7 +96,11 @@ _PLAN_CHOICES = {
         ),
     ],
     "allocation": Annotated[
-        Allocation, typer.Option(help="Meet the parameter budget (balanced), or apply the paper's rule as published.")
+        Allocation,
+        typer.Option(
+            help="Meet the parameter budget (balanced), also by what each layer is measured to cost (kl), or apply the "
+            "paper's rule as published (paper)."
+        ),
     ],
     "heads": Annotated[
         HeadPolicy,

@@ -19,7 +19,7 @@ from amp_export.options import HeadPolicy
 if TYPE_CHECKING:
     import numpy as np
 
-    from amp_export.pruning.scoring import Array
+    from amp_export.pruning.scores import Array
 
     Floats = np.ndarray[Any, np.dtype[np.floating[Any]]]
 

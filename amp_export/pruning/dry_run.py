@@ -11,9 +11,10 @@ from amp_export.architectures import LayerWidths, Modality, ModelConfig
 from amp_export.checkpoints.building import build_from_config, check_config, rehearse_loading
 from amp_export.checkpoints.loading import load_tokenizer
 from amp_export.inputs.batches import tokenize
-from amp_export.options import PerLayer
+from amp_export.options import Allocation, PerLayer
 from amp_export.pruning.allocation import check_allocatable
 from amp_export.pruning.candidates import Candidate, list_candidates
+from amp_export.pruning.divergence import check_measurable
 from amp_export.pruning.rewriting import Rewrite, rewrite
 from amp_export.verb_options import PlanSettings
 
@@ -30,6 +31,8 @@ def possible_candidates(
     candidates = list_candidates(raw_config, config, settings)
     if settings.heads_per_layer is PerLayer.GLOBAL:
         check_allocatable(config, settings.heads)
+    if settings.allocation is Allocation.KL:
+        check_measurable(config, settings)
     return tuple(candidates)
 
 

@@ -20,7 +20,7 @@ from amp_export.errors import CalibrationError, ModelError, RequestError
 from amp_export.inputs.arrays import SUFFIXES, SampleArrays, check_arrays, no_samples, read_arrays
 from amp_export.inputs.batches import tokenize
 from amp_export.inputs.texts import Calibration, load_calibration
-from amp_export.options import Uniform
+from amp_export.options import Allocation, Uniform
 from amp_export.outputs.manifest import Manifest, PlanSummary, RewriteRecord, SourceRecord
 from amp_export.outputs.names import PLAN, PRUNED, SCORES
 from amp_export.progress import Progress
@@ -35,7 +35,9 @@ from amp_export.pruning.quality import DenseRun, Quality, compare, run_dense
 from amp_export.pruning.reload_check import ReloadProof, expect, prove_reload
 from amp_export.pruning.rewriting import MODELING_FILE, Rewrite, rewrite
 from amp_export.pruning.saving import save_pruned
-from amp_export.pruning.scoring import Scores, score, score_batches
+from amp_export.pruning.scores import Scores, Sensitivity
+from amp_export.pruning.scoring import score, score_batches
+from amp_export.pruning.sensitivity import SENSITIVITY_TOKENS, measure_sensitivity
 from amp_export.pruning.slicing import prune_module
 from amp_export.verb_options import PlanSettings, PruneOptions
 
@@ -328,9 +330,25 @@ def _plan(
     scores = request.scores
     if scores is None:
         scores = replace(_score(request, model, tokenizer, progress), checkpoint=request.sha256)
-    scores.save(folder / SCORES)
     assert request.settings is not None
+    if request.settings.allocation is Allocation.KL and scores.sensitivity is None:
+        scores = replace(scores, sensitivity=_measure_sensitivity(request, model, tokenizer, scores, progress))
+    scores.save(folder / SCORES)
     return make_plan(checkpoint.raw_config, checkpoint.config, scores, request.settings)
+
+
+def _measure_sensitivity(
+    request: PruneRequest,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    scores: Scores,
+    progress: Progress,
+) -> Sensitivity:
+    config, samples = request.checkpoint.config, request.calibration
+    assert samples is not None
+    batches = fitting_batches(model, config, tokenizer, samples, tokens=SENSITIVITY_TOKENS)
+    with progress.step("Measuring what each layer costs") as advance:
+        return measure_sensitivity(model, config, scores, batches, on_progress=advance)
 
 
 def _score(

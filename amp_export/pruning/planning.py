@@ -12,6 +12,7 @@ from amp_export.options import Allocation, HeadPolicy, PerLayer
 from amp_export.pruning.allocation import allocate_heads, allocate_neurons
 from amp_export.pruning.candidates import Candidate, list_candidates
 from amp_export.pruning.costs import ModelCosts
+from amp_export.pruning.divergence import cheapest_widths, layer_costs, widths_cost
 from amp_export.pruning.plan import LayerPlan, Plan, check_fit, removed_ratio
 from amp_export.pruning.settings import RATIO_TOLERANCE, neuron_multiple
 from amp_export.verb_options import PlanSettings
@@ -19,7 +20,7 @@ from amp_export.verb_options import PlanSettings
 if TYPE_CHECKING:
     import numpy as np
 
-    from amp_export.pruning.scoring import Array, Scores
+    from amp_export.pruning.scores import Array, Scores
 
 IMPORTANCE_LOSS_TOLERANCE = 1.1
 """`auto` prefers candidates that meet the budget if their importance loss is at most this many times the smallest."""
@@ -31,7 +32,9 @@ BALANCE_TOLERANCE = 0.1
 
 def needs_scores(settings: PlanSettings) -> bool:
     """Return whether the counts depend on the scores."""
-    return settings.heads is HeadPolicy.AUTO and settings.allocation is Allocation.BALANCED
+    return settings.allocation is Allocation.KL or (
+        settings.heads is HeadPolicy.AUTO and settings.allocation is Allocation.BALANCED
+    )
 
 
 def choose_candidate(
@@ -44,6 +47,13 @@ def choose_candidate(
     budget.
     """
     legal = list_preferred(candidates, settings.heads)
+    if settings.allocation is Allocation.KL:
+        assert scores is not None
+        costs = layer_costs(config, scores)
+        return min(
+            (candidate for candidate in legal if candidate.heads is not HeadPolicy.WITHIN),
+            key=lambda candidate: widths_cost(costs, config, config.everywhere(candidate.widths)),
+        )
     if needs_scores(settings):
         assert scores is not None
         losses = {candidate: importance_loss(config, scores, candidate) for candidate in legal}
@@ -99,6 +109,9 @@ def make_plan(raw_config: Mapping[str, Any], config: ModelConfig, scores: Scores
 def _spread(config: ModelConfig, settings: PlanSettings, chosen: Candidate, scores: Scores) -> list[LayerWidths]:
     """Return the widths that each layer keeps: the same in all, or allocated across layers by importance."""
     layers = config.everywhere(chosen.widths)
+    if settings.allocation is Allocation.KL and settings.neurons_per_layer is PerLayer.GLOBAL:
+        multiple = neuron_multiple(settings, config)
+        return cheapest_widths(config, layer_costs(config, scores), settings, multiple=multiple)
     if settings.heads_per_layer is PerLayer.GLOBAL:
         spread = allocate_heads(config, scores.heads, chosen.heads, chosen.widths)
         layers = [config.fit(layer, site) for layer, site in zip(spread, config.sites, strict=True)]

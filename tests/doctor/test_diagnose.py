@@ -24,7 +24,7 @@ from amp_export.options import Dtype, HeadPolicy, PerLayer, TargetName, Uniform
 from amp_export.outputs.manifest import RewriteKind
 from amp_export.pruning.planning import make_plan
 from amp_export.pruning.rewriting import rewrite
-from amp_export.pruning.scoring import Scores
+from amp_export.pruning.scores import Scores
 from amp_export.verb_options import DoctorOptions
 from tests.support.tiny_models import BUILDABLE, TINY_CONFIG, family_fields
 

@@ -12,7 +12,7 @@ from amp_export.options import HeadPolicy, PerLayer
 from amp_export.pruning.allocation import allocate_heads, allocate_neurons, allocate_steps
 from amp_export.pruning.plan import check_fit
 from amp_export.pruning.planning import make_plan
-from amp_export.pruning.scoring import Scores
+from amp_export.pruning.scores import Scores
 from amp_export.verb_options import PlanSettings
 
 RAW = {

@@ -16,7 +16,8 @@ from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.errors import ModelError
 from amp_export.options import CriterionName
 from amp_export.pruning import criteria
-from amp_export.pruning.scoring import Scores, score_tokens
+from amp_export.pruning.scores import Scores
+from amp_export.pruning.scoring import score_tokens
 from tests.support.tiny_models import save_tiny_model
 
 PROMPTS = [[3, 1, 4, 1, 5, 9], [2, 7], [1] * 23, [8, 2, 8, 1, 8, 2, 8, 4, 5, 9, 0]]

@@ -24,7 +24,8 @@ from amp_export.inputs.batches import batches
 from amp_export.progress import Silent
 from amp_export.pruning.criteria.amp import head_contributions
 from amp_export.pruning.pipeline import prepare
-from amp_export.pruning.scoring import Scores, score_tokens
+from amp_export.pruning.scores import Scores
+from amp_export.pruning.scoring import score_tokens
 from amp_export.verb_options import PruneOptions
 from tests.support.shared import Converted
 from tests.support.tiny_models import family_fields, save_tiny_model

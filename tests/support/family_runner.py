@@ -13,7 +13,8 @@ from amp_export.architectures import Modality, ModelConfig, Projection
 from amp_export.inputs.batches import Batch
 from amp_export.inputs.random import compared_output, random_inputs
 from amp_export.pruning.plan import LayerPlan, Plan
-from amp_export.pruning.scoring import Scores, score_batches, score_tokens
+from amp_export.pruning.scores import Scores
+from amp_export.pruning.scoring import score_batches, score_tokens
 
 PROMPTS = [[3, 1, 4, 1, 5], [2, 7, 1, 8, 2, 8, 1, 8], [1, 6]]
 

@@ -24,7 +24,7 @@ from amp_export.outputs.manifest import FileRecord, Manifest, PlanSummary, Sourc
 from amp_export.parity.results import CaseResult, Explanation, Greedy, ParityReport, Point
 from amp_export.pruning.plan import LayerPlan, Plan
 from amp_export.pruning.quality import Quality
-from amp_export.pruning.scoring import Scores
+from amp_export.pruning.scores import Scores
 from amp_export.reporting.checks import Against, Check
 from amp_export.reporting.report import PruningSection, Report
 

@@ -41,11 +41,13 @@ class StreamBatch:
         hidden_bsh: Input of the first layer, [batch, sequence, hidden].
         calls: Arguments by layer.
         places_t: Indices of the real tokens among all, [tokens].
+        in_tuples: Whether layers return their output in a tuple.
     """
 
     hidden_bsh: torch.Tensor
     calls: tuple[LayerCall, ...]
     places_t: torch.Tensor
+    in_tuples: bool
 
     def real(self, hidden_bsh: torch.Tensor) -> torch.Tensor:
         """Return the hidden states of real tokens, [tokens, hidden]."""
@@ -65,20 +67,41 @@ def record_calls(model: PreTrainedModel, config: ModelConfig, batches: Iterable[
     layers = [model.get_submodule(site.path) for site in config.sites]
     base_model = model.get_submodule(config.base_model)
     recorded = []
-    with torch.inference_mode(), _instead(layers) as calls:
+    with torch.inference_mode(), _recording(layers) as (calls, kinds):
         for batch in batches:
             calls.clear()
             base_model(**batch.inputs)
             hidden_bsh = calls[0][0]
             mask_bs = batch.read_mask if batch.read_mask is not None else torch.ones(hidden_bsh.shape[:2])
             places_t = mask_bs.flatten().nonzero().squeeze(1)
-            recorded.append(StreamBatch(hidden_bsh, tuple(call for _, call in calls), places_t))
+            recorded.append(StreamBatch(hidden_bsh, tuple(call for _, call in calls), places_t, kinds[0]))
     return recorded
 
 
 @contextmanager
-def _instead(layers: Sequence[torch.nn.Module]) -> Iterator[list[tuple[torch.Tensor, LayerCall]]]:
-    """Replace the layers by functions that record their arguments and return the hidden states as they are."""
+def replaced(
+    layers: Sequence[torch.nn.Module], replace: Callable[[Callable[..., Any]], Callable[..., Any]]
+) -> Iterator[None]:
+    """Replace what layers compute; leaving the context restores it.
+
+    Args:
+        layers: The layers.
+        replace: Returns what is called instead of a layer's forward.
+    """
+    try:
+        for layer in layers:
+            layer.forward = replace(layer.forward)
+        yield
+    finally:
+        for layer in layers:
+            layer.__dict__.pop("forward", None)
+
+
+@contextmanager
+def _recording(
+    layers: Sequence[torch.nn.Module],
+) -> Iterator[tuple[list[tuple[torch.Tensor, LayerCall]], list[bool]]]:
+    """Let the layers record their arguments and return the hidden states as they are."""
     calls: list[tuple[torch.Tensor, LayerCall]] = []
     kinds: list[bool] = []
 
@@ -91,13 +114,8 @@ def _instead(layers: Sequence[torch.nn.Module]) -> Iterator[list[tuple[torch.Ten
 
         return record
 
-    try:
-        for layer in layers:
-            layer.forward = pass_on(layer.forward)
-        yield calls
-    finally:
-        for layer in layers:
-            del layer.forward
+    with replaced(layers, pass_on):
+        yield calls, kinds
 
 
 def run_layer(layer: torch.nn.Module, hidden_bsh: torch.Tensor, call: LayerCall) -> torch.Tensor:

@@ -1,0 +1,136 @@
+"""What a layer costs: the KL divergence from the dense model's logits if a part of it alone is removed.
+
+Importance cannot be compared between layers, but divergences can. For each layer, the least important third of the
+neurons is silenced, and then the least important group of heads; the rest of the model stays dense. The layers before
+are not run again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from amp_export.pruning.compensation.streams import StreamBatch, record_calls, replaced, run_layer
+from amp_export.pruning.scores import Sensitivity
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from amp_export.architectures import ModelConfig, Site
+    from amp_export.inputs.batches import Batch
+    from amp_export.pruning.scores import Array, Scores
+
+SENSITIVITY_TOKENS = 1024
+"""Tokens to measure on: two runs of half the model for each layer."""
+
+SILENCED = 1 / 3
+"""Share of the neurons of a layer that is silenced."""
+
+
+def measure_sensitivity(
+    model: PreTrainedModel,
+    config: ModelConfig,
+    scores: Scores,
+    batches: Sequence[Batch],
+    *,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Sensitivity:
+    """Return what each layer of a decoder costs.
+
+    Args:
+        model: The dense model; it is left as it was.
+        config: Its config.
+        scores: Importance, which says what is silenced.
+        batches: Text to measure on.
+        on_progress: Called with the number of layers done and the total.
+    """
+    import torch
+
+    silenced = round(config.intermediate_size * SILENCED)
+    neurons: list[float] = []
+    groups: list[float] = []
+    with torch.inference_mode():
+        recorded = record_calls(model, config, batches)
+        runs = [_Run(model, config, *both) for both in zip(batches, recorded, strict=True)]
+        tokens = sum(len(run.recorded.places_t) for run in runs)
+        for number, site in enumerate(config.sites):
+            masks = _masks(config, scores, number, site, silenced)
+            for found, (module, mask_i) in zip((neurons, groups), masks, strict=True):
+                found.append(sum(run.divergence(number, module, mask_i) for run in runs) / tokens)
+            for run in runs:
+                run.advance(number)
+            if on_progress is not None:
+                on_progress(number + 1, len(config.sites))
+    return Sensitivity(silenced, tuple(neurons), tuple(groups))
+
+
+def _masks(
+    config: ModelConfig, scores: Scores, number: int, site: Site, silenced: int
+) -> tuple[tuple[str, torch.Tensor], tuple[str, torch.Tensor]]:
+    """Return the down and the output projection of a layer, each with a mask of its inputs, [inputs]."""
+    import torch
+
+    assert site.stack.mlp is not None
+    neurons_n = torch.ones(config.intermediate_size)
+    neurons_n[list(least(scores.neurons[number], silenced))] = 0
+    groups_k = torch.ones(config.num_key_value_heads)
+    groups_k[list(least(group_importance(config, scores.heads[number]), 1))] = 0
+    heads_i = groups_k.repeat_interleave(config.widths.query_group * config.head_dim)
+    return (site.stack.mlp.output.name, neurons_n), (site.stack.attention.output.name, heads_i)
+
+
+def group_importance(config: ModelConfig, heads: Array) -> Array:
+    """Return the importance of each key/value group, [num_key_value_heads]."""
+    groups: Array = heads.reshape(config.num_key_value_heads, -1).sum(axis=1)
+    return groups
+
+
+def least(importance: Array, count: int) -> tuple[int, ...]:
+    """Return the indices of the least important units; among equals those with the higher index, which plans drop."""
+    order = (-importance).argsort(kind="stable")
+    return tuple(int(index) for index in order[len(order) - count :])
+
+
+class _Run:
+    """A batch on its way through the dense layers."""
+
+    def __init__(self, model: PreTrainedModel, config: ModelConfig, batch: Batch, recorded: StreamBatch) -> None:
+        self._model, self._batch, self.recorded = model, batch, recorded
+        self._layers = [model.get_submodule(site.path) for site in config.sites]
+        self._hidden_bsh = recorded.hidden_bsh
+        self._dense_tv = self._log_probabilities(self._finish(recorded.hidden_bsh, 0))
+
+    def advance(self, number: int) -> None:
+        """Run one dense layer."""
+        self._hidden_bsh = run_layer(self._layers[number], self._hidden_bsh, self.recorded.calls[number])
+
+    def divergence(self, number: int, module: str, mask_i: torch.Tensor) -> float:
+        """Return the divergence with some inputs of a layer's module silenced, summed over real tokens."""
+        import torch
+
+        def silence(_: Any, given: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+            return (given[0] * mask_i.to(given[0].dtype), *given[1:])
+
+        layer, call = self._layers[number], self.recorded.calls[number]
+        handle = layer.get_submodule(module).register_forward_pre_hook(silence)
+        try:
+            hidden_bsh = run_layer(layer, self._hidden_bsh, call)
+        finally:
+            handle.remove()
+        found_tv = self._log_probabilities(self._finish(hidden_bsh, number + 1))
+        divergence = torch.nn.functional.kl_div(found_tv, self._dense_tv, reduction="sum", log_target=True)
+        return max(float(divergence), 0.0)
+
+    def _finish(self, hidden_bsh: torch.Tensor, first: int) -> torch.Tensor:
+        for layer, call in zip(self._layers[first:], self.recorded.calls[first:], strict=True):
+            hidden_bsh = run_layer(layer, hidden_bsh, call)
+        return hidden_bsh
+
+    def _log_probabilities(self, hidden_bsh: torch.Tensor) -> torch.Tensor:
+        """Return the log-probabilities at the real tokens, [tokens, vocabulary], for an output of the last layer."""
+        output = (hidden_bsh,) if self.recorded.in_tuples else hidden_bsh
+        with replaced(self._layers, lambda _: lambda *_, **__: output):
+            logits_bsv = self._model(**self._batch.inputs).logits
+        log_tv: torch.Tensor = self.recorded.real(logits_bsv).float().log_softmax(dim=1)
+        return log_tv
