@@ -95,6 +95,11 @@ def module_names(path: Path) -> list[str]:
     return [name for name, _ in build_checkpoint(path).named_modules() if name]
 
 
+def has_tokenizer(path: Path) -> bool:
+    """Return whether a checkpoint has one of the files that hold a tokenizer's vocabulary."""
+    return any((path / name).is_file() for name in TOKENIZER_FILES)
+
+
 def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     """Load a tokenizer.
 
@@ -104,10 +109,11 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     # without any of the files, transformers creates an empty tokenizer for some families
-    if not any((path / name).is_file() for name in TOKENIZER_FILES):
+    if not has_tokenizer(path):
         raise ModelError(
             f"{path} holds no tokenizer: none of {', '.join(TOKENIZER_FILES)}.\n"
-            "Calibration needs one; save it next to the weights with tokenizer.save_pretrained()."
+            "Scoring on text needs one: save it next to the weights with tokenizer.save_pretrained(), or give --plan "
+            "or --scores."
         )
     with quiet_transformers():
         try:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from amp_export.architectures import LayerWidths, ModelConfig, parameter_count
+from amp_export.architectures import LayerWidths, Modality, ModelConfig, parameter_count
 from amp_export.architectures._footprint import cached_numbers
 from amp_export.checkpoints.reading import open_checkpoint, read_config
 from amp_export.checkpoints.sources import resolve_model
@@ -18,7 +18,7 @@ from amp_export.doctor.loaders import RUNTIMES
 from amp_export.doctor.memory import MemoryEstimate, ModelVariant, can_estimate, estimate_memory, refuse_limits
 from amp_export.doctor.rules import Outcome, Status
 from amp_export.doctor.verdicts import Choice, Verdict, judge
-from amp_export.errors import PlanError, RatioError
+from amp_export.errors import ModelError, PlanError, RatioError
 from amp_export.exporters.limits import choose_limits
 from amp_export.exporters.onnx.genai import read_generation
 from amp_export.inputs.texts import load_calibration
@@ -26,7 +26,7 @@ from amp_export.options import HeadPolicy, PerLayer, TargetName, Uniform
 from amp_export.outputs.manifest import RewriteKind
 from amp_export.progress import Progress, Silent
 from amp_export.pruning.candidates import Candidate
-from amp_export.pruning.dry_run import example_rewrite, layers_differ, possible_candidates, rehearse
+from amp_export.pruning.dry_run import check_texts, example_rewrite, layers_differ, possible_candidates, rehearse
 from amp_export.pruning.planning import choose_candidate, list_preferred, needs_scores
 from amp_export.pruning.rewriting import MODELING_FILE, Rewrite
 from amp_export.verb_options import DoctorOptions, PlanSettings
@@ -128,6 +128,7 @@ def diagnose(
 
     The dense and the pruned model are built without weights through transformers' own classes, and checked by the
     functions that `prune`, `export` and `validate` call: what they would refuse is refused here, with the same words.
+    What only `prune` would refuse is noted, with its words.
 
     Args:
         model: A hub id, a checkpoint directory, a `.gguf` file, or `demo`.
@@ -158,14 +159,7 @@ def diagnose(
         candidate: Option(candidate, context.rewrite(candidate, settings), layers_differ(config, candidate, settings))
         for candidate in candidates
     }
-    texts = load_calibration()
-    rehearse(
-        source.path,
-        config,
-        [way.rewrite for way in ways.values()],
-        [*texts.prompts, *texts.held_back],
-        with_tokenizer=is_complete,
-    )
+    rehearse(source.path, [way.rewrite for way in ways.values()])
     chosen = None if needs_scores(settings) else ways[choose_candidate(config, settings, candidates)]
     memory = None
     if can_estimate(config, settings.target):
@@ -184,8 +178,17 @@ def diagnose(
         chosen=chosen,
         compatibility=_with_nearest(context, settings, context.verdicts(settings, candidates)),
         memory=memory,
-        notes=() if is_complete else (_CONFIG_ALONE,),
+        notes=tuple(_notes(source.path, config)) if is_complete else (_CONFIG_ALONE,),
     )
+
+
+def _notes(path: Path, config: ModelConfig) -> Iterator[str]:
+    """Yield what `prune` will refuse, in its words, though the checkpoint can be exported: an unusable tokenizer."""
+    if config.architecture.modality is Modality.TEXT:
+        try:
+            check_texts(path, config, load_calibration())
+        except ModelError as error:
+            yield f"The checkpoint can be exported, but not scored for pruning: {error}"
 
 
 def _read(path: Path) -> tuple[Mapping[str, Any], ModelConfig, bool]:
