@@ -114,6 +114,17 @@ def command_line(*words: object) -> str:
     return shlex.join(map(str, words))
 
 
+def system_error(error: BaseException) -> int | None:
+    """Return the number of the system's error that an error stands for, or None: the libraries in Rust only print it.
+
+    Source: `Display` of `std::io::Error`, which ends in `(os error N)`.
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return None if found is None else int(found[1])
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's text, or the name of its class."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

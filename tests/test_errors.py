@@ -1,8 +1,9 @@
-"""Commands that are printed for the user to copy: a shell reads the same words."""
+"""Helpers of messages: commands to copy, of which a shell reads the same words, and errors of the system."""
 
 from __future__ import annotations
 
 import ast
+import os
 import re
 import shlex
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amp_export.errors import OutputError, command_line
+from amp_export.errors import OutputError, command_line, system_error
 from amp_export.options import Format
 from amp_export.outputs.lookup import require_export
 from amp_export.outputs.manifest import Manifest, SourceRecord
@@ -45,6 +46,13 @@ def test_the_command_of_a_missing_directory_names_it(output: str) -> None:
     with pytest.raises(OutputError) as caught:
         require_directory(Path("/nowhere") / output)
     assert shlex.split(str(caught.value).split("Create it first: ")[-1])[-1] == f"/nowhere/{output}"
+
+
+@given(st.integers(1, 133), st.text())
+def test_the_number_of_a_system_error_is_found_however_it_is_told(number: int, text: str) -> None:
+    assert system_error(OSError(number, text)) == number
+    assert system_error(RuntimeError(f"IO Error: {os.strerror(number)} (os error {number})")) == number
+    assert system_error(OSError(text.replace("(", ""))) is None
 
 
 def texts(folder: Path) -> Iterator[tuple[str, str]]:
