@@ -52,12 +52,13 @@ def count_parameters(raw_config: Mapping[str, Any], path: Path) -> int:
     return distinct + count_untied(path, model.all_tied_weights_keys, shapes)
 
 
-def load_model(path: Path, *, dtype: torch.dtype | None = None) -> PreTrainedModel:
+def load_model(path: Path, *, dtype: torch.dtype | None = None, rehearsed: bool = False) -> PreTrainedModel:
     """Load a model for inference, in the class that its config names; code in the checkpoint is never run.
 
     Args:
         path: A checkpoint directory.
         dtype: The dtype to load it in; by default, the checkpoint's.
+        rehearsed: Whether `rehearse_loading` was called before, and the files have not changed since.
 
     Raises:
         ModelError: Weights are missing, or transformers does not have the class.
@@ -67,7 +68,8 @@ def load_model(path: Path, *, dtype: torch.dtype | None = None) -> PreTrainedMod
     for file in weight_files(path):
         with reading(file):
             pass  # only to open it: transformers would raise an error of the system, as if the output were meant
-    rehearse_loading(path)
+    if not rehearsed:
+        rehearse_loading(path)
     with quiet_transformers(), transformers_errors(path):
         config = read_model_config(path)
         name = class_name(config)

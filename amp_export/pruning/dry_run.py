@@ -89,4 +89,4 @@ def check_texts(path: Path, config: ModelConfig, texts: Calibration) -> None:
     Raises:
         ModelError: There is no tokenizer, transformers does not load it, or it is of another model.
     """
-    tokenize(load_tokenizer(path), [*texts.prompts, *texts.held_back], config)
+    tokenize(load_tokenizer(path), [*texts.prompts, *texts.held_out], config)

@@ -176,7 +176,8 @@ def prune_into(folder: Path, request: PruneRequest, progress: Progress) -> tuple
 def _prune_into(folder: Path, request: PruneRequest, progress: Progress) -> PruneResult:
     checkpoint = request.checkpoint
     with progress.step("Loading the dense model") as _:
-        model, tokenizer = load_model(checkpoint.path), _load_tokenizer(request)
+        # `prepare` rehearsed it, and the snapshot shows whether files have changed since
+        model, tokenizer = load_model(checkpoint.path, rehearsed=True), _load_tokenizer(request)
     with TemporaryDirectory(dir=folder) as scratch:
         dense_run = _run_dense(request, model, tokenizer, Path(scratch), progress)
         plan = request.plan or _plan(folder, request, model, tokenizer, progress)
@@ -227,13 +228,13 @@ def _load_tokenizer(request: PruneRequest) -> PreTrainedTokenizerBase | None:
         return None
 
 
-def _held_back(request: PruneRequest, tokenizer: PreTrainedTokenizerBase | None) -> list[list[int]]:
+def _held_out(request: PruneRequest, tokenizer: PreTrainedTokenizerBase | None) -> list[list[int]]:
     """Return the held-out texts to measure quality on; none for a model that does not predict the next token."""
     config = request.checkpoint.config
     if config.architecture.kind is not Kind.DECODER or not isinstance(request.calibration, Calibration):
         return []
     assert tokenizer is not None
-    return tokenize(tokenizer, request.calibration.held_back, config)
+    return tokenize(tokenizer, request.calibration.held_out, config)
 
 
 def _run_dense(
@@ -243,11 +244,11 @@ def _run_dense(
     scratch: Path,
     progress: Progress,
 ) -> DenseRun | None:
-    held_back = _held_back(request, tokenizer)
-    if not held_back:
+    held_out = _held_out(request, tokenizer)
+    if not held_out:
         return None
     with progress.step("Measuring the dense model's perplexity") as _:
-        return run_dense(model, held_back, scratch)
+        return run_dense(model, held_out, scratch)
 
 
 def _compare(

@@ -18,10 +18,12 @@ from safetensors.torch import load_file, save_file
 from amp_export import ExportOptions, PlanSettings, PruneOptions, diagnose, export, prune, validate
 from amp_export.architectures import find_architecture, supported_model_types
 from amp_export.architectures._refusals import supported_classes
+from amp_export.checkpoints import loading
 from amp_export.checkpoints.weight_files import SINGLE
 from amp_export.doctor.rules import Status
 from amp_export.errors import AmpExportError
 from amp_export.options import HeadPolicy
+from amp_export.pruning import dry_run
 from tests.support.tiny_models import FAMILY_FIELDS, TINY_CONFIG, family_fields, save_tiny_model, save_tiny_samples
 
 RATIO = 0.1
@@ -359,3 +361,14 @@ def test_a_model_without_a_tokenizer_is_pruned_by_a_plan_or_by_scores(
     said = refusal(lambda: prune(folder, tmp_path / "texts", PruneOptions(plan=plan.plan, calibration=texts)))
     assert said is not None
     assert "holds no tokenizer" in said
+
+
+def test_prune_rehearses_once(sources: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rehearsed: list[Path] = []
+    for module in (dry_run, loading):
+        monkeypatch.setattr(module, "rehearse_loading", rehearsed.append)
+    folder = sources("llama")
+    prune(folder, tmp_path / "out", PruneOptions(ratio=RATIO, snap=1))
+    assert rehearsed == [folder]
+    loading.load_model(folder)
+    assert rehearsed == [folder] * 2
