@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from amp_export.architectures import ModelConfig
 
 Integers = NDArray[np.int64]
 
@@ -30,6 +33,12 @@ def token_pool(checkpoint: Path, vocab_size: int) -> Integers:
         ids = np.asarray(load_tokenizer(checkpoint)("\n".join(shipped_texts())).input_ids, np.int64)
     known = ids[ids < vocab_size]
     return known if known.size else np.random.default_rng(0).integers(vocab_size, size=4096, dtype=np.int64)
+
+
+def start_token(config: ModelConfig) -> int:
+    """Return the token that the decoder of an encoder-decoder starts with."""
+    tokens = (config.fields.get(name) for name in ("decoder_start_token_id", "pad_token_id"))
+    return next((int(token) for token in tokens if token is not None), 0)
 
 
 def draw_rows(pool: Integers, rows: int, length: int) -> Integers:
