@@ -31,13 +31,13 @@ class Calibration:
 
     Attributes:
         prompts: Calibration text. Instructions come without their output, as in the paper's reference code.
-        held_back: Held-out text, used to measure perplexity. Instructions come with their output, so that there is an
+        held_out: Held-out text, used to measure perplexity. Instructions come with their output, so that there is an
             answer to predict. Empty if there are fewer than five rows.
         origin: Source of the text, for a report.
     """
 
     prompts: tuple[str, ...]
-    held_back: tuple[str, ...]
+    held_out: tuple[str, ...]
     origin: str
 
 
@@ -82,8 +82,8 @@ def _rows_for(prompts: int) -> int:
 def _divide(rows: Iterable[TextRow], source: str) -> Calibration:
     rows = list(rows)
     prompts = tuple(_prompt(row) for number, row in enumerate(rows, start=1) if number % HOLD_BACK)
-    held_back = tuple(_full_text(row) for row in rows[HOLD_BACK - 1 :: HOLD_BACK])
-    return Calibration(prompts, held_back, f"{len(prompts)} prompts of {source}")
+    held_out = tuple(_full_text(row) for row in rows[HOLD_BACK - 1 :: HOLD_BACK])
+    return Calibration(prompts, held_out, f"{len(prompts)} prompts of {source}")
 
 
 def _prompt(row: TextRow) -> str:

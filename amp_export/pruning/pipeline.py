@@ -9,10 +9,10 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from amp_export import checkpoints
-from amp_export.architectures import Kind, Modality, ModelConfig, parameter_count
+from amp_export.architectures import Kind, Modality, parameter_count
 from amp_export.checkpoints.companions import describe_left
 from amp_export.checkpoints.hashing import hash_weights
-from amp_export.checkpoints.loading import load_model, load_tokenizer
+from amp_export.checkpoints.loading import has_tokenizer, load_model, load_tokenizer
 from amp_export.checkpoints.older_versions import add_old_names, name_tokenizer_class
 from amp_export.checkpoints.reading import Checkpoint, check_finite, open_checkpoint
 from amp_export.checkpoints.sources import Source, resolve_model
@@ -26,7 +26,7 @@ from amp_export.options import Uniform
 from amp_export.outputs.manifest import Manifest, PlanSummary, RewriteKind, RewriteRecord, SourceRecord
 from amp_export.outputs.names import PLAN, PRUNED, SCORES
 from amp_export.progress import Progress
-from amp_export.pruning.dry_run import example_rewrite, possible_candidates, rehearse
+from amp_export.pruning.dry_run import check_texts, example_rewrite, possible_candidates, rehearse
 from amp_export.pruning.head_indices import renumber
 from amp_export.pruning.plan import Plan
 from amp_export.pruning.planning import make_plan
@@ -121,8 +121,10 @@ def prepare(
     given_plan = Plan.load(plan, checkpoint.config) if plan is not None else None
     rewrites = list(_rewrites(checkpoint, settings, given_plan, pad=pad))
     given_scores = Scores.load(scores, checkpoint.config) if scores is not None else None
-    samples = _fit_calibration(given_samples, checkpoint.config, needed=given_plan is None and given_scores is None)
-    rehearse(source.path, checkpoint.config, rewrites, _texts(samples))
+    samples = _fit_calibration(given_samples, checkpoint, needed=given_plan is None and given_scores is None)
+    rehearse(source.path, rewrites)
+    if isinstance(samples, Calibration):
+        check_texts(source.path, checkpoint.config, samples)
     with progress.step("Hashing weights"):
         sha256 = hash_weights(checkpoint)
     if given_scores is not None:
@@ -144,24 +146,22 @@ def _rewrites(
             yield example_rewrite(raw, config, candidate, settings, pad=pad)
 
 
-def _texts(samples: Calibration | SampleArrays | None) -> list[str]:
-    return [*samples.prompts, *samples.held_back] if isinstance(samples, Calibration) else []
-
-
 def _read_calibration(file: Path) -> Calibration | SampleArrays:
     return read_arrays(file) if file.suffix.lower() in SUFFIXES else load_calibration(file)
 
 
 def _fit_calibration(
-    given: Calibration | SampleArrays | None, config: ModelConfig, *, needed: bool
+    given: Calibration | SampleArrays | None, checkpoint: Checkpoint, *, needed: bool
 ) -> Calibration | SampleArrays | None:
     """Return the samples to score on, after checking that the model can read them; only text has a default."""
+    config = checkpoint.config
     if config.architecture.modality is Modality.TEXT:
         if isinstance(given, SampleArrays):
             raise CalibrationError(
                 f"{given.file} contains arrays, but {config.class_name} takes text.\nGive a .txt file."
             )
-        return given or load_calibration()
+        # without need, quality alone is measured on it
+        return given or (load_calibration() if needed or has_tokenizer(checkpoint.path) else None)
     if isinstance(given, SampleArrays):
         check_arrays(given, config)
     elif given is not None or needed:
@@ -184,7 +184,8 @@ def prune_into(folder: Path, request: PruneRequest, progress: Progress) -> tuple
 def _prune_into(folder: Path, request: PruneRequest, progress: Progress) -> PruneResult:
     checkpoint = request.checkpoint
     with progress.step("Loading the dense model") as _:
-        model, tokenizer = load_model(checkpoint.path), _load_tokenizer(checkpoint)
+        # `prepare` rehearsed it, and the snapshot shows whether files have changed since
+        model, tokenizer = load_model(checkpoint.path, rehearsed=True), _load_tokenizer(request)
     with TemporaryDirectory(dir=folder) as scratch:
         dense_run = _run_dense(request, model, tokenizer, Path(scratch), progress)
         plan = request.plan or _plan(folder, request, model, tokenizer, progress)
@@ -212,7 +213,7 @@ def _prune_into(folder: Path, request: PruneRequest, progress: Progress) -> Prun
     read = {f"{MODELING_FILE}.py", *(info.file.name for info in checkpoint.tensors.values())}
     for note in describe_left(checkpoint.path, read):
         progress.note(note)
-    notes = (*plan.notes, *_padding_note(checkpoint, plan, rewritten), *index_notes)
+    notes = (*plan.notes, *_padding_note(checkpoint, plan, rewritten), *_quality_note(request), *index_notes)
     return PruneResult(
         folder=folder / PRUNED,
         plan=plan,
@@ -225,24 +226,23 @@ def _prune_into(folder: Path, request: PruneRequest, progress: Progress) -> Prun
     )
 
 
-def _load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase | None:
-    """Return the tokenizer, which only a model of text must have."""
+def _load_tokenizer(request: PruneRequest) -> PreTrainedTokenizerBase | None:
+    """Return the tokenizer, which must be there only if there is text to read."""
     try:
-        return load_tokenizer(checkpoint.path)
+        return load_tokenizer(request.checkpoint.path)
     except ModelError:
-        if checkpoint.config.architecture.modality is Modality.TEXT:
+        if isinstance(request.calibration, Calibration):
             raise
         return None
 
 
-def _held_back(request: PruneRequest, tokenizer: PreTrainedTokenizerBase | None) -> list[list[int]]:
+def _held_out(request: PruneRequest, tokenizer: PreTrainedTokenizerBase | None) -> list[list[int]]:
     """Return the held-out texts to measure quality on; none for a model that does not predict the next token."""
     config = request.checkpoint.config
-    if config.architecture.kind is not Kind.DECODER:
+    if config.architecture.kind is not Kind.DECODER or not isinstance(request.calibration, Calibration):
         return []
-    assert isinstance(request.calibration, Calibration)
     assert tokenizer is not None
-    return tokenize(tokenizer, request.calibration.held_back, config)
+    return tokenize(tokenizer, request.calibration.held_out, config)
 
 
 def _run_dense(
@@ -252,11 +252,11 @@ def _run_dense(
     scratch: Path,
     progress: Progress,
 ) -> DenseRun | None:
-    held_back = _held_back(request, tokenizer)
-    if not held_back:
+    held_out = _held_out(request, tokenizer)
+    if not held_out:
         return None
     with progress.step("Measuring the dense model's perplexity") as _:
-        return run_dense(model, held_back, scratch)
+        return run_dense(model, held_out, scratch)
 
 
 def _compare(
@@ -306,6 +306,12 @@ def _origin(request: PruneRequest) -> str | None:
     if request.plan is not None or request.calibration is None:
         return None
     return request.calibration.origin
+
+
+def _quality_note(request: PruneRequest) -> Iterator[str]:
+    architecture = request.checkpoint.config.architecture
+    if request.calibration is None and architecture.kind is Kind.DECODER:
+        yield "The checkpoint holds no tokenizer, so that quality is not measured."
 
 
 def _padding_note(checkpoint: Checkpoint, plan: Plan, rewritten: Rewrite) -> Iterator[str]:
