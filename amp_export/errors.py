@@ -19,6 +19,7 @@ The classes::
 from __future__ import annotations
 
 import re
+import shlex
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -106,6 +107,22 @@ class VerificationError(AmpExportError):
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error of Python, torch, ONNX Runtime or the system says that memory ran out."""
     return isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(str(error)) is not None
+
+
+def command_line(*words: object) -> str:
+    """Return a command for the user to copy into a shell: each word is quoted where it has to be."""
+    return shlex.join(map(str, words))
+
+
+def system_error(error: BaseException) -> int | None:
+    """Return the number of the system's error that an error stands for, or None: the libraries in Rust only print it.
+
+    Source: `Display` of `std::io::Error`, which ends in `(os error N)`.
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return None if found is None else int(found[1])
 
 
 def first_line(error: BaseException) -> str:

@@ -81,7 +81,7 @@ class PruneOptions(PlanChoices):
     scores: Path | None = None
     plan: Path | None = None
     compensate: bool = True
-    fitting_tokens: int = 16384
+    fitting_tokens: int = 8192
     allow_pickle: bool = False
 
     @property

@@ -39,12 +39,15 @@ SAMPLED_TARGETS = 3
 SAMPLED_FAMILIES = ("gemma2", "gpt2")
 """Families whose graphs are built directly, which takes a second each."""
 
+SPAWN = multiprocessing.get_context("spawn")
+"""Processes take nothing over from this one."""
+
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Job:
-    """Attacks that run one after another in a process of their own.
+    """Attacks that run one after another.
 
     Attributes:
         section: Their section.
@@ -81,10 +84,11 @@ def list_jobs(sections: Sequence[str], *, sample: bool, random_seed: int) -> lis
 
 
 def run_job(job: Job, template: Path) -> list[Row]:
-    """Run attacks, and return a row for each; it runs in a process of its own, which computes nothing else."""
+    """Run attacks, and return a row for each, in a process that computes nothing, since it forks the commands."""
     sys.path.insert(0, str(PROJECT))
     if job.section == "faults":
-        return list(_plant(job))
+        with ProcessPoolExecutor(1, mp_context=SPAWN) as own:
+            return own.submit(_plant, job).result()
     import_libraries()
     run = {"inputs": _damage, "crashes": _crash, "files": _deceive}[job.section]
     return list(run(job, template))
@@ -112,16 +116,14 @@ def _crash(job: Job, template: Path) -> Iterator[Row]:
         yield {"kind": trial.kind, "said": trial.said, "code": trial.outcome.code, "problems": problems}
 
 
-def _plant(job: Job) -> Iterator[Row]:
+def _plant(job: Job) -> list[Row]:
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
         for verdict in planted.plant_all(Path(folder), families=job.options["families"]):
             problem = "" if verdict.caught and verdict.named else "not caught" if not verdict.caught else "not named"
-            yield {
-                "family": verdict.fault.family,
-                "fault": verdict.fault.name,
-                "module": verdict.module,
-                "problems": [problem] if problem else [],
-            }
+            row = {"family": verdict.fault.family, "fault": verdict.fault.name, "module": verdict.module}
+            rows.append({**row, "problems": [problem] if problem else []})
+    return rows
 
 
 def _deceive(job: Job, template: Path) -> Iterator[Row]:
@@ -161,9 +163,8 @@ def run_jobs(jobs: Sequence[Job], scratch: Path, processes: int) -> dict[str, li
     """Run jobs in processes, and return their rows by section, in the order of the jobs."""
     (scratch / "template").mkdir()
     template = make_template(scratch / "template")
-    context = multiprocessing.get_context("spawn")
     found: dict[int, list[Row]] = {}
-    with ProcessPoolExecutor(processes, mp_context=context, max_tasks_per_child=1) as pool:
+    with ProcessPoolExecutor(processes, mp_context=SPAWN) as pool:
         futures = {pool.submit(run_job, job, template): number for number, job in enumerate(jobs)}
         for future in as_completed(futures):
             job, found[futures[future]] = jobs[futures[future]], future.result()

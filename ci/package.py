@@ -27,7 +27,7 @@ def expected_files() -> set[str]:
 def main() -> int:
     """Build and check both packages."""
     folder = Path(sys.argv[1])
-    command = [sys.executable, "-m", "build", "--outdir", folder, PROJECT]
+    command = [sys.executable, "-m", "build", "--outdir", str(folder), str(PROJECT)]
     built = subprocess.run(command, check=False, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     if built.returncode:
         print(built.stdout, file=sys.stderr)

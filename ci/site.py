@@ -102,7 +102,7 @@ def _choice(path: str) -> str:
     members = []
     for statement, following in itertools.zip_longest(body, body[1:]):
         match statement:
-            case ast.Assign(targets=[ast.Name(id=member)], value=ast.Constant(value=value)):
+            case ast.Assign(targets=[ast.Name(id=member)], value=ast.Constant(value=str(value))):
                 match following:
                     case ast.Expr(value=ast.Constant(value=str(text))):
                         members.append(f'- `{member} = "{value}"`: {" ".join(text.split())}\n')

@@ -11,13 +11,22 @@ from rich.console import Console
 from rich.panel import Panel
 from tokenizers import Tokenizer
 
+from amp_export.exporters.models.decoder import GraphDecoder
 from amp_export.exporters.onnx import run
 
 
 def complete(folder: Path, prompt: str, new_tokens: int) -> str:
-    """Generate greedily: one prefill call, then one token per call with the KV cache."""
+    """Generate greedily: one prefill call, then one token per call with the KV cache.
+
+    Raises:
+        SystemExit: The folder holds another kind of model.
+    """
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     decoder = run(folder)
+    if not isinstance(decoder, GraphDecoder):
+        raise SystemExit(
+            f"{folder} holds no decoder, so it cannot complete a prompt.\nGive the folder of a decoder's graph."
+        )
     tokens = tokenizer.encode(prompt).ids
     past, start = None, 0
     for _ in range(new_tokens):

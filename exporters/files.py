@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amp_export.errors import ModelError
+from amp_export.errors import ModelError, command_line
 from amp_export.options import Format
 
 if TYPE_CHECKING:
@@ -53,7 +53,8 @@ def exported_files(folder: Path, to: Format) -> tuple[Path, ...]:
         names = [file_name(MODEL, to)]
     for name in names:
         if not (folder / name).is_file():
-            raise ModelError(f"{folder} holds no {name}.\nExport a checkpoint first: amp-export export --to {to}.")
+            command = command_line("amp-export", "export", "--to", to)
+            raise ModelError(f"{folder} holds no {name}.\nExport a checkpoint first: {command}.")
     return tuple(folder / name for name in names)
 
 

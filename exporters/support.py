@@ -8,11 +8,17 @@ from typing import Any
 from amp_export.architectures import Kind, ModelConfig
 from amp_export.errors import UnsupportedModelError
 from amp_export.exporters.onnx.support import can_build, require_buildable
-from amp_export.options import Via
+from amp_export.options import Format, Via
 
 _UNTRACEABLE_ROPES = ("dynamic",)
 """Types of rotary embeddings whose frequencies depend on the text: `dynamic_frequency_update`,
 `modeling_rope_utils.py`, transformers 5.24."""
+
+
+_ENGINES = (
+    "Engines are built only from decoders whose graph is built directly. Export with --to onnx and run the graph with "
+    "ONNX Runtime's TensorRT provider: --provider tensorrt."
+)
 
 
 def choose_via(config: ModelConfig, via: Via) -> Via:
@@ -30,6 +36,33 @@ def choose_via(config: ModelConfig, via: Via) -> Via:
     if (reason := can_trace(config)) is not None:
         raise UnsupportedModelError(reason)
     return Via.TRACE
+
+
+def can_export(config: ModelConfig, to: Format) -> str | None:
+    """Return why a model cannot be exported to a format, in whichever way; None if nothing is known against it.
+
+    Both `export` and `doctor` ask here, so that they refuse a model with the same words.
+
+    Raises:
+        ModelError: The config contradicts itself, or lacks a parameter.
+    """
+    if to is Format.TENSORRT:
+        reason = can_build(config)
+        return None if reason is None else f"{reason}\n{_ENGINES}"
+    if to is not Format.EXECUTORCH and config.architecture.kind is Kind.DECODER and can_build(config) is None:
+        return None
+    return can_trace(config)
+
+
+def require_exportable(config: ModelConfig, to: Format) -> None:
+    """Refuse a model that cannot be exported to a format.
+
+    Raises:
+        UnsupportedModelError: It cannot; the message gives the reason.
+        ModelError: The config contradicts itself, or lacks a parameter.
+    """
+    if (reason := can_export(config, to)) is not None:
+        raise UnsupportedModelError(reason)
 
 
 def can_trace(config: ModelConfig) -> str | None:

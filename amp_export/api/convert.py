@@ -29,7 +29,8 @@ from amp_export.outputs.staging import check_output, is_ours, link_files, staged
 from amp_export.parity.comparison import compare
 from amp_export.parity.results import bind
 from amp_export.progress import Progress, Silent
-from amp_export.pruning.pipeline import prepare, prune_into
+from amp_export.pruning.pipeline import prune_into
+from amp_export.pruning.request import prepare
 from amp_export.reporting.files import open_report, save_report
 from amp_export.reporting.report import Report, record_verdicts
 from amp_export.verb_options import ConvertOptions, ExportOptions

@@ -8,7 +8,8 @@ from pathlib import Path
 from amp_export.outputs.names import PRUNED
 from amp_export.outputs.staging import check_output, staged_output
 from amp_export.progress import Progress, Silent
-from amp_export.pruning.pipeline import PruneResult, prepare, prune_into
+from amp_export.pruning.pipeline import PruneResult, prune_into
+from amp_export.pruning.request import prepare
 from amp_export.reporting.files import save_report
 from amp_export.reporting.report import Report
 from amp_export.verb_options import PruneOptions

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from amp_export.architectures import Architecture, Kind, Modality, ModelConfig
 from amp_export.errors import RequestError
 from amp_export.exporters.limits import Limits
+from amp_export.options import Phase
 
 PROMPT_TOKENS = 128
 DECODE_TOKENS = 16
+
+PHASES: Mapping[Kind, tuple[Phase, ...]] = {
+    Kind.DECODER: (Phase.PREFILL, Phase.DECODE),
+    Kind.ENCODER: (Phase.FORWARD,),
+    Kind.ENCODER_DECODER: (Phase.ENCODE, Phase.DECODE),
+}
+"""What is timed, by kind of model."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +60,7 @@ class Sweep:
 
         Raises:
             RequestError: A number is below 1, a combination does not fit the models' context or an export's limits, or
-                prompt lengths are given for images or audio.
+                lengths are given that the models do not have.
         """
         asked = (*self.batch_sizes, *(self.prompt_lengths or ()), *self.decode_lengths)
         if not (self.batch_sizes and self.decode_lengths and self.prompt_lengths != ()) or min(asked) < 1:
@@ -64,6 +72,8 @@ class Sweep:
         architecture = configs[0].architecture
         if architecture.modality is not Modality.TEXT and self.prompt_lengths is not None:
             raise RequestError(f"{architecture.model_type} does not take text, so --context does not apply.")
+        if architecture.kind is Kind.ENCODER and self.decode_lengths != (DECODE_TOKENS,):
+            raise RequestError(f"{architecture.model_type} generates no tokens, so --generate does not apply.")
         self._check_batches(min((each.max_batch for each in limits), default=None))
         contexts = [*(config.longest_text for config in configs), *(each.max_context for each in limits)]
         context = min((each for each in contexts if each is not None), default=None)

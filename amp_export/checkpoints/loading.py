@@ -52,12 +52,13 @@ def count_parameters(raw_config: Mapping[str, Any], path: Path) -> int:
     return distinct + count_untied(path, model.all_tied_weights_keys, shapes)
 
 
-def load_model(path: Path, *, dtype: torch.dtype | None = None) -> PreTrainedModel:
+def load_model(path: Path, *, dtype: torch.dtype | None = None, rehearsed: bool = False) -> PreTrainedModel:
     """Load a model for inference, in the class that its config names; code in the checkpoint is never run.
 
     Args:
         path: A checkpoint directory.
         dtype: The dtype to load it in; by default, the checkpoint's.
+        rehearsed: Whether `rehearse_loading` was called before, and the files have not changed since.
 
     Raises:
         ModelError: Weights are missing, or transformers does not have the class.
@@ -67,7 +68,8 @@ def load_model(path: Path, *, dtype: torch.dtype | None = None) -> PreTrainedMod
     for file in weight_files(path):
         with reading(file):
             pass  # only to open it: transformers would raise an error of the system, as if the output were meant
-    rehearse_loading(path)
+    if not rehearsed:
+        rehearse_loading(path)
     with quiet_transformers(), transformers_errors(path):
         config = read_model_config(path)
         name = class_name(config)
@@ -95,6 +97,11 @@ def module_names(path: Path) -> list[str]:
     return [name for name, _ in build_checkpoint(path).named_modules() if name]
 
 
+def has_tokenizer(path: Path) -> bool:
+    """Return whether a checkpoint has one of the files that hold a tokenizer's vocabulary."""
+    return any((path / name).is_file() for name in TOKENIZER_FILES)
+
+
 def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     """Load a tokenizer.
 
@@ -104,10 +111,11 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     # without any of the files, transformers creates an empty tokenizer for some families
-    if not any((path / name).is_file() for name in TOKENIZER_FILES):
+    if not has_tokenizer(path):
         raise ModelError(
             f"{path} holds no tokenizer: none of {', '.join(TOKENIZER_FILES)}.\n"
-            "Calibration needs one; save it next to the weights with tokenizer.save_pretrained()."
+            "Scoring on text needs one: save it next to the weights with tokenizer.save_pretrained(), or give --plan "
+            "or --scores."
         )
     with quiet_transformers():
         try:

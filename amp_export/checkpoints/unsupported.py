@@ -137,7 +137,7 @@ def explain_quantization(quantization: Any, class_name: str) -> str:
     found = f"The checkpoint is quantized ({method}), but unquantized weights are needed."
     if method in _CONFIGS:
         config = _CONFIGS[method]
-        package = f"  # needs pip install {method}" if method == "compressed-tensors" else ""
+        package = "  # needs pip install compressed-tensors" if method == "compressed-tensors" else ""
         load = (
             f"  from transformers import {class_name}, {config}{package}",
             f'  model = {class_name}.from_pretrained("MODEL", quantization_config={config}(dequantize=True))',

@@ -182,17 +182,17 @@ def check_dtypes(path: Path, tensors: Mapping[str, TensorInfo]) -> None:
     Raises:
         UnsupportedModelError: There are such weights; the message names the dtypes and the likely quantization method.
     """
-    foreign = {info.dtype for info in tensors.values()} - set(DTYPES.values())
-    if not foreign:
+    unsupported = {info.dtype for info in tensors.values()} - set(DTYPES.values())
+    if not unsupported:
         return
-    makers = sorted({QUANTIZED_DTYPES[dtype] for dtype in foreign if dtype in QUANTIZED_DTYPES})
+    makers = sorted({QUANTIZED_DTYPES[dtype] for dtype in unsupported if dtype in QUANTIZED_DTYPES})
     guess = (
         f"They are probably quantized by {', or '.join(makers)}, although config.json does not say so.\n"
         if makers
         else ""
     )
     raise UnsupportedModelError(
-        f"{path}: weights of dtype {', '.join(sorted(foreign))} are not supported; "
+        f"{path}: weights of dtype {', '.join(sorted(unsupported))} are not supported; "
         f"supported: {', '.join(DTYPES.values())}.\n{guess}"
         "Dequantize the checkpoint first, with the tool that quantized it, or use the original checkpoint."
     )

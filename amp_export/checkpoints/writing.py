@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from amp_export.checkpoints.older_versions import write_config
 from amp_export.checkpoints.source_files import copy_files
 from amp_export.checkpoints.weight_files import INDEX, SINGLE
+from amp_export.errors import system_error
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,9 +82,8 @@ def save_tensors(file: Path, arrays: dict[str, Array], *, metadata: dict[str, st
     try:
         save_file(arrays, file, metadata=metadata)
     except SafetensorError as error:
-        # the library keeps the number of a system error only in its message
-        if number := re.search(r"os error (\d+)", str(error)):
-            raise OSError(int(number[1]), os.strerror(int(number[1])), str(file)) from error
+        if (number := system_error(error)) is not None:
+            raise OSError(number, os.strerror(number), str(file)) from error
         raise
     file.chmod(mode)
 

@@ -51,9 +51,13 @@ class Gates:
         if update_baseline and baseline is None:
             raise RequestError("--update-baseline needs a file to write.\nName it with --baseline FILE.")
         if thresholds is not None:
-            from amp_export.reporting.thresholds import read_thresholds
+            from amp_export.outputs.manifest import Manifest
+            from amp_export.outputs.staging import is_ours
+            from amp_export.reporting.thresholds import read_thresholds, refuse_absent_phases
 
             self.thresholds = read_thresholds(thresholds)
+            if output is not None and is_ours(output):
+                refuse_absent_phases(thresholds, self.thresholds, Manifest.load(output))
         if baseline is not None:
             if output is None:
                 raise RequestError(

@@ -81,7 +81,7 @@ def _bound_table(diagnosis: Diagnosis, memory: MemoryEstimate) -> Table:
 
 def _table(title: str) -> Table:
     table = Table(title=title, title_justify="left", box=SIMPLE)
-    for heading in ("precision", "model"):
+    for heading in ("dtype", "model"):
         table.add_column(heading, no_wrap=True)
     return table
 

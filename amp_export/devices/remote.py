@@ -21,7 +21,7 @@ from amp_export.devices.archives import MEGABYTE
 from amp_export.devices.bundle import BundleResult, bundle, default_file, find_bundle, is_current
 from amp_export.devices.reports import read_device_report
 from amp_export.devices.ssh import Address, Connection
-from amp_export.errors import DeviceError
+from amp_export.errors import DeviceError, command_line
 from amp_export.options import DeviceRuntime, Format
 from amp_export.progress import Advance, Progress, Silent
 from amp_export.reporting.files import open_output, update_report
@@ -106,6 +106,12 @@ def _find_or_make(output: Path, options: DeviceOptions, progress: Progress) -> B
     )
 
 
+def _quote(python: str) -> str:
+    """Return a path for a shell on the device, which replaces `~`."""
+    home = "~/" if python.startswith("~/") else ""
+    return home + command_line(python.removeprefix(home))
+
+
 def _prepare(connection: Connection, found: BundleResult, options: DeviceOptions) -> _State:
     if "\n" in options.device_python or not options.device_python:
         raise DeviceError(f"--device-python {options.device_python!r} is not the path of a program.")
@@ -145,7 +151,7 @@ def _check_python(address: Address, options: DeviceOptions, words: list[list[str
         raise DeviceError(
             f"{python} on {address} has no {' and no '.join(runtimes)}.\n"
             "Install JetPack's TensorRT there, sudo apt install python3-libnvinfer, or ONNX Runtime, "
-            f"{python} -m pip install onnxruntime. {another}"
+            f"{_quote(python)} -m pip install onnxruntime. {another}"
         )
 
 

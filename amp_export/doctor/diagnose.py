@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from amp_export.architectures import LayerWidths, ModelConfig, parameter_count
+from amp_export.architectures import LayerWidths, Modality, ModelConfig, parameter_count
 from amp_export.architectures._footprint import cached_numbers
 from amp_export.checkpoints.reading import open_checkpoint, read_config
 from amp_export.checkpoints.sources import resolve_model
@@ -18,7 +18,7 @@ from amp_export.doctor.loaders import RUNTIMES
 from amp_export.doctor.memory import MemoryEstimate, ModelVariant, can_estimate, estimate_memory, refuse_limits
 from amp_export.doctor.rules import Outcome, Status
 from amp_export.doctor.verdicts import Choice, Verdict, judge
-from amp_export.errors import PlanError, RatioError
+from amp_export.errors import ModelError, PlanError, RatioError
 from amp_export.exporters.limits import choose_limits
 from amp_export.exporters.onnx.genai import read_generation
 from amp_export.inputs.texts import load_calibration
@@ -26,7 +26,7 @@ from amp_export.options import HeadPolicy, PerLayer, TargetName, Uniform
 from amp_export.outputs.manifest import RewriteKind
 from amp_export.progress import Progress, Silent
 from amp_export.pruning.candidates import Candidate
-from amp_export.pruning.dry_run import example_rewrite, layers_differ, possible_candidates, rehearse
+from amp_export.pruning.dry_run import check_texts, example_rewrite, layers_differ, possible_candidates, rehearse
 from amp_export.pruning.planning import choose_candidate, list_preferred, needs_scores
 from amp_export.pruning.rewriting import MODELING_FILE, Rewrite
 from amp_export.verb_options import DoctorOptions, PlanSettings
@@ -129,6 +129,7 @@ def diagnose(
 
     The dense and the pruned model are built without weights through transformers' own classes, and checked by the
     functions that `prune`, `export` and `validate` call: what they would refuse is refused here, with the same words.
+    What only `prune` would refuse is noted, with its words.
 
     Args:
         model: A hub id, a checkpoint directory, a `.gguf` file, or `demo`.
@@ -144,36 +145,16 @@ def diagnose(
             the target.
     """
     options = options or DoctorOptions()
-    max_batch, max_context = options.max_batch, options.max_context
     source = resolve_model(model, revision=revision, on_status=(progress or Silent()).note)
     raw_config, config, is_complete = _read(source.path)
-    check_known_fields(raw_config, config.architecture)
-    refuse_limits(config, settings.target, max_batch=max_batch, max_context=max_context)
+    refuse_limits(config, settings.target, max_batch=options.max_batch, max_context=options.max_context)
     candidates = possible_candidates(raw_config, config, settings)
-    context = _DiagnosisContext(
-        raw_config,
-        config,
-        options.uniform,
-        read_generation(raw_config, source.path).get("eos_token_id") is not None,
-    )
-    ways = {
-        candidate: Option(candidate, context.rewrite(candidate, settings), layers_differ(config, candidate, settings))
-        for candidate in candidates
-    }
-    texts = load_calibration()
-    rehearse(
-        source.path,
-        config,
-        [way.rewrite for way in ways.values()],
-        [*texts.prompts, *texts.held_back],
-        with_tokenizer=is_complete,
-    )
+    has_end_token = read_generation(raw_config, source.path).get("eos_token_id") is not None
+    context = _DiagnosisContext(raw_config, config, options.uniform, has_end_token)
+    ways = {each: context.option(each, settings) for each in candidates}
+    rehearse(source.path, [way.rewrite for way in ways.values()])
     chosen = None if needs_scores(settings) else ways[choose_candidate(config, settings, candidates)]
-    memory = None
-    if can_estimate(config, settings.target):
-        limits = choose_limits(config.context, max_batch=max_batch, max_context=max_context)
-        likely = [chosen] if chosen else [ways[each] for each in list_preferred(candidates, settings.heads)]
-        memory = estimate_memory(config, _subjects(config, list(ways.values()), likely), settings.target, limits)
+    likely = [chosen] if chosen else [ways[each] for each in list_preferred(candidates, settings.heads)]
     return Diagnosis(
         model=source.asked,
         class_name=config.architecture.class_name,
@@ -185,17 +166,43 @@ def diagnose(
         options=tuple(ways.values()),
         chosen=chosen,
         compatibility=_with_nearest(context, settings, context.verdicts(settings, candidates)),
-        memory=memory,
-        notes=() if is_complete else (_CONFIG_ALONE,),
+        memory=_memory(config, settings.target, list(ways.values()), likely, options),
+        notes=tuple(_notes(source.path, config)) if is_complete else (_CONFIG_ALONE,),
     )
 
 
+def _notes(path: Path, config: ModelConfig) -> Iterator[str]:
+    """Yield what `prune` will refuse, in its words, though the checkpoint can be exported: an unusable tokenizer."""
+    if config.architecture.modality is Modality.TEXT:
+        try:
+            check_texts(path, config, load_calibration())
+        except ModelError as error:
+            yield f"The checkpoint can be exported, but not scored for pruning: {error}"
+
+
 def _read(path: Path) -> tuple[Mapping[str, Any], ModelConfig, bool]:
-    """Return the config, raw and parsed, and whether there are weights, whose headers are then checked against it."""
-    if not has_safetensors(path):
-        return *read_config(path), False
-    checkpoint = open_checkpoint(path)
-    return checkpoint.raw_config, checkpoint.config, True
+    """Return the config, raw and parsed, after checking that its fields are known, and whether there are weights.
+
+    The headers of weights are checked against the config.
+    """
+    if is_complete := has_safetensors(path):
+        checkpoint = open_checkpoint(path)
+        raw_config: Mapping[str, Any] = checkpoint.raw_config
+        config = checkpoint.config
+    else:
+        raw_config, config = read_config(path)
+    check_known_fields(raw_config, config.architecture)
+    return raw_config, config, is_complete
+
+
+def _memory(
+    config: ModelConfig, target: TargetName, ways: Sequence[Option], likely: Sequence[Option], options: DoctorOptions
+) -> MemoryEstimate | None:
+    """Return whether the dense model and the likely ways fit on a target; None if that cannot be estimated."""
+    if not can_estimate(config, target):
+        return None
+    limits = choose_limits(config.context, max_batch=options.max_batch, max_context=options.max_context)
+    return estimate_memory(config, _subjects(config, ways, likely), target, limits)
 
 
 def _subjects(config: ModelConfig, options: Sequence[Option], likely: Sequence[Option]) -> list[ModelVariant]:
@@ -227,6 +234,11 @@ class _DiagnosisContext:
             taken = [choose_candidate(self.config, settings, candidates)]
         choices = [self._choice(candidate, settings) for candidate in taken]
         return tuple(judge(runtime, choices) for runtime in RUNTIMES)
+
+    def option(self, candidate: Candidate, settings: PlanSettings) -> Option:
+        """Return a candidate with its rewrite."""
+        shared_out = layers_differ(self.config, candidate, settings)
+        return Option(candidate, self.rewrite(candidate, settings), shared_out)
 
     def rewrite(self, candidate: Candidate, settings: PlanSettings, *, pad: bool | None = None) -> Rewrite:
         """Return the rewrite of a candidate, or of an example of it if layers will differ."""

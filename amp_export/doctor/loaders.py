@@ -3,8 +3,8 @@
 `RUNTIMES` holds them as data: rules with their sources. The first rule that does not hold decides; `verdicts` applies
 them.
 
-This project runs transformers, ONNX Runtime, onnxruntime-genai and TensorRT; the rules of vLLM, llama.cpp and TensorRT
-Edge-LLM are read from their sources.
+This project runs transformers, ONNX Runtime, onnxruntime-genai, TensorRT, OpenVINO and ExecuTorch; the rules of vLLM,
+llama.cpp and TensorRT Edge-LLM are read from their sources.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from amp_export.architectures import Kind
-from amp_export.doctor.rules import Loader, Outcome, Rule, Status, Support
+from amp_export.doctor.rules import Loader, Outcome, Rule, Support
 from amp_export.exporters.onnx.support import can_build
-from amp_export.exporters.support import can_trace
+from amp_export.exporters.support import can_export
 from amp_export.exporters.tensorrt.flavors import builds_with_new_operators
+from amp_export.options import Format
 
 ANY, ALL_HEADS, ALL = Support(), Support(any_heads=False), Support(any_heads=False, any_neurons=False)
 _EMBEDDINGS = Support(any_heads=False, note="for embeddings only: it drops the model's head")
@@ -103,12 +104,13 @@ def _is_built(outcome: Outcome) -> bool:
     return is_decoder and can_build(outcome.config) is None
 
 
-def _can_export(outcome: Outcome) -> bool:
-    return _is_built(outcome) or can_trace(outcome.config) is None
-
-
-def _why_not_exported(outcome: Outcome) -> str:
-    return (can_trace(outcome.config) or "").partition("\n")[0]
+def _exports(to: Format) -> Rule:
+    """Return the rule that the exporter does not refuse the model, in whose words it is refused here."""
+    return Rule(
+        lambda outcome: can_export(outcome.config, to) is None,
+        lambda outcome: (can_export(outcome.config, to) or "").partition("\n")[0],
+        "can_export, exporters/support.py",
+    )
 
 
 def _shares_few(outcome: Outcome) -> bool | None:
@@ -134,7 +136,7 @@ ONNX_RUNTIME = Loader(
     "ONNX Runtime",
     "1.32",
     (
-        Rule(_can_export, _why_not_exported, "choose_via, exporters/support.py"),
+        _exports(Format.ONNX),
         Rule(
             _is_built,
             lambda outcome: f"{outcome.class_name} with this config is exported by tracing",
@@ -173,20 +175,20 @@ TENSORRT_RUNTIME = Loader(
     "TensorRT",
     "RTX 1.7",
     (
-        Rule(
-            _is_built,
-            lambda _: "engines of traced graphs were not tried",
-            "tried with tensorrt-rtx 1.7.1: engines of all decoders with directly built graphs",
-            otherwise=Status.NOT_TRIED,
-        ),
+        # tried with tensorrt-rtx 1.7.1: engines of all decoders with directly built graphs
+        _exports(Format.TENSORRT),
         Rule(
             lambda outcome: builds_with_new_operators(outcome.config),
             lambda _: "its build fails on rotary embeddings of interleaved dimensions",
-            "exporters/tensorrt/support.py",
+            "builds_with_new_operators, exporters/tensorrt/flavors.py",
             needs="--opset 20",
         ),
     ),
 )
+
+OPENVINO = Loader("OpenVINO", "2026.4", (_exports(Format.OPENVINO),))
+
+EXECUTORCH = Loader("ExecuTorch", "1.4", (_exports(Format.EXECUTORCH),))
 
 EDGE_LLM_RUNTIME = Loader(
     "TensorRT Edge-LLM",
@@ -271,6 +273,8 @@ RUNTIMES = (
     ONNX_RUNTIME,
     GENAI,
     TENSORRT_RUNTIME,
+    OPENVINO,
+    EXECUTORCH,
     EDGE_LLM_RUNTIME,
     VLLM_RUNTIME,
     LLAMA_CPP_RUNTIME,

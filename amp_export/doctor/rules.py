@@ -16,7 +16,6 @@ class Status(enum.StrEnum):
     LOADS = "loads"
     LOADS_WITH = "loads with"
     CANNOT = "cannot"
-    NOT_TRIED = "not tried"
     NOT_KNOWN = "not known"
 
 
@@ -63,14 +62,12 @@ class Rule:
         holds: Returns whether an outcome meets it; None if that is not known.
         why: Returns the reason why an outcome does not meet it.
         source: Where the rule is from: a file or a page, and its version.
-        otherwise: Status of an outcome that does not meet it, if `needs` is None.
         needs: Option with which the runtime loads the outcome all the same, or None.
     """
 
     holds: Callable[[Outcome], bool | None]
     why: Callable[[Outcome], str]
     source: str
-    otherwise: Status = Status.CANNOT
     needs: str | None = None
 
 

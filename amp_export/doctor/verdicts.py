@@ -93,7 +93,7 @@ def _judge_outcome(runtime: Loader, outcome: Outcome) -> Verdict:
             continue
         verdict = replace(verdict, reason=rule.why(outcome), source=rule.source)
         if rule.needs is None:
-            return replace(verdict, status=Status.NOT_KNOWN if held is None else rule.otherwise)
+            return replace(verdict, status=Status.NOT_KNOWN if held is None else Status.CANNOT)
         needs.append(rule.needs)
     if needs:
         return replace(verdict, status=Status.LOADS_WITH, needs=" and ".join(needs))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from amp_export.errors import RequestError, UnsupportedModelError
+from amp_export.errors import RequestError
 from amp_export.options import Dtype, Format, Opset
 from amp_export.verb_options import ExportOptions
 
@@ -67,17 +67,12 @@ def prepare_engine(options: ExportOptions, config: ModelConfig) -> EngineJob:
     """
     from amp_export.checkpoints.cache import cache_directory
     from amp_export.exporters.limits import choose_limits
-    from amp_export.exporters.onnx import can_build
+    from amp_export.exporters.support import require_exportable
     from amp_export.exporters.tensorrt import EngineSettings, load_flavor
     from amp_export.hardware.gpus import find_gpu
     from amp_export.hardware.targets import TARGETS
 
-    if (reason := can_build(config)) is not None:
-        raise UnsupportedModelError(
-            f"{reason}\nEngines are built only from decoders whose graph is built directly. Export with --to onnx and "
-            "run "
-            "the graph with ONNX Runtime's TensorRT provider: --provider tensorrt."
-        )
+    require_exportable(config, Format.TENSORRT)
     context = config.context
     limits = choose_limits(context, max_batch=options.max_batch, max_context=options.max_context)
     target = TARGETS[options.target] if options.target is not None else None

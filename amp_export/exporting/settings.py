@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from amp_export.errors import RequestError
 from amp_export.exporters.limits import Limits, choose_limits
-from amp_export.exporters.support import choose_via
+from amp_export.exporters.support import choose_via, require_exportable
 from amp_export.exporting.engines import EngineJob, prepare_engine
 from amp_export.options import Dtype, Format, Opset, Via
 from amp_export.verb_options import ExportOptions
@@ -58,11 +58,11 @@ def choose_settings(checkpoint: Checkpoint, options: ExportOptions) -> ExportSet
             "--target and --runtime apply to TensorRT only, --max-batch and --max-context to TensorRT and "
             "ExecuTorch.\nGive --to tensorrt or --to executorch with them."
         )
+    via = choose_via(checkpoint.config, options.via)
     if to is Format.OPENVINO:
         from amp_export.exporters import openvino
 
         openvino.require_runtime()
-    via = choose_via(checkpoint.config, options.via)
     return ExportSettings(to, dtype or Dtype.FLOAT32, options.opset or Opset.OPSET_23, via)
 
 
@@ -82,7 +82,7 @@ def _choose_program(checkpoint: Checkpoint, options: ExportOptions) -> Limits:
             "ExecuTorch programs are always traced and have no ONNX operators.\nLeave --via and --opset out, or give "
             "--to onnx."
         )
-    choose_via(checkpoint.config, Via.TRACE)
+    require_exportable(checkpoint.config, Format.EXECUTORCH)
     executorch.require_runtime()
     return choose_limits(
         checkpoint.config.longest_text,

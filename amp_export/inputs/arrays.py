@@ -11,6 +11,7 @@ from amp_export.architectures import Kind, Modality, ModelConfig
 from amp_export.errors import CalibrationError
 from amp_export.inputs.batches import Batch
 from amp_export.inputs.random import input_name, signal_shape
+from amp_export.inputs.tokens import start_token
 
 if TYPE_CHECKING:
     import numpy as np
@@ -169,7 +170,7 @@ def generate_greedily(
 
     limit = min(WRITTEN_TOKENS, config.longest_text or WRITTEN_TOKENS)
     end = config.fields.get("eos_token_id")
-    tokens_bs = torch.full((len(next(iter(source.values()))), 1), int(config.fields["decoder_start_token_id"]))
+    tokens_bs = torch.full((len(next(iter(source.values()))), 1), start_token(config))
     with torch.inference_mode():
         states = model.get_encoder()(**source, return_dict=True)
         while tokens_bs.shape[1] < limit:

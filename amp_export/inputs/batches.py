@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from amp_export.architectures import Kind, ModelConfig
 from amp_export.errors import ModelError
+from amp_export.inputs.tokens import start_token
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,8 +54,7 @@ def text_batch(model: PreTrainedModel, config: ModelConfig, input_ids_bs: torch.
     """
     inputs: dict[str, Any] = {"input_ids": input_ids_bs, "attention_mask": mask_bs}
     if config.architecture.kind is Kind.ENCODER_DECODER:
-        tokens = (config.fields.get(name) for name in ("decoder_start_token_id", "pad_token_id"))
-        start = next((token for token in tokens if token is not None), 0)
+        start = start_token(config)
         inputs["decoder_input_ids"] = input_ids_bs.roll(1, dims=1).index_fill(1, input_ids_bs.new_zeros(1), start)
         inputs["decoder_attention_mask"] = mask_bs
     if "use_cache" in inspect.signature(model.get_submodule(config.base_model).forward).parameters:

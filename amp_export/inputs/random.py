@@ -1,4 +1,4 @@
-"""Random inputs for a model of any kind, and the output that is compared."""
+"""Random inputs for a model of any kind, and the outputs that are compared."""
 
 from __future__ import annotations
 
@@ -10,9 +10,6 @@ from amp_export.architectures import Kind, Modality, ModelConfig
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
-
-OUTPUTS = ("logits", "start_logits", "prediction_logits", "last_hidden_state", "image_embeds")
-"""Names of model outputs, in the order of the search."""
 
 
 def input_name(config: ModelConfig) -> str:
@@ -61,10 +58,11 @@ def random_inputs(
     return inputs
 
 
-def compared_output(outputs: Any) -> torch.Tensor:
-    """Return the output that is compared: the logits if there are any, otherwise the first other one of `OUTPUTS`."""
-    found: torch.Tensor = next(value for name in OUTPUTS if (value := getattr(outputs, name, None)) is not None)
-    return found
+def compared_outputs(outputs: Any) -> dict[str, torch.Tensor]:
+    """Return all tensors of a model's output by name; a KV cache is none."""
+    import torch
+
+    return {name: value for name, value in outputs.items() if isinstance(value, torch.Tensor)}
 
 
 def as_tensors(arrays: Mapping[str, Any], model: PreTrainedModel) -> dict[str, torch.Tensor]:

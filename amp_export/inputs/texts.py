@@ -34,7 +34,7 @@ class Calibration:
 
     Attributes:
         prompts: Calibration text. Instructions come without their output, as in the paper's reference code.
-        held_back: Held-out text, used to measure perplexity. Instructions come with their output, so that there is an
+        held_out: Held-out text, used to measure perplexity. Instructions come with their output, so that there is an
             answer to predict. Empty if there are fewer than five rows.
         origin: Source of the text, for a report.
         texts: What pruned layers are fitted on: the rows of the calibration text in full, instructions with their
@@ -43,7 +43,7 @@ class Calibration:
     """
 
     prompts: tuple[str, ...]
-    held_back: tuple[str, ...]
+    held_out: tuple[str, ...]
     origin: str
     texts: tuple[str, ...] = ()
     source: str = "unknown"
@@ -92,8 +92,8 @@ def _divide(rows: Iterable[TextRow], source: str) -> Calibration:
     rows = list(rows)
     calibrating = [row for number, row in enumerate(rows, start=1) if number % HOLD_BACK]
     prompts, texts = (tuple(map(shape, calibrating)) for shape in (_prompt, _full_text))
-    held_back = tuple(_full_text(row) for row in rows[HOLD_BACK - 1 :: HOLD_BACK])
-    return Calibration(prompts, held_back, f"{len(prompts)} prompts of {source}", texts, source)
+    held_out = tuple(_full_text(row) for row in rows[HOLD_BACK - 1 :: HOLD_BACK])
+    return Calibration(prompts, held_out, f"{len(prompts)} prompts of {source}", texts, source)
 
 
 def _prompt(row: TextRow) -> str:

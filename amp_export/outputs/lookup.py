@@ -6,7 +6,7 @@ from pathlib import Path
 
 from amp_export.checkpoints.hashing import hash_weights
 from amp_export.checkpoints.reading import Checkpoint, open_checkpoint
-from amp_export.errors import OutputError
+from amp_export.errors import OutputError, command_line
 from amp_export.options import Format
 from amp_export.outputs.manifest import Manifest
 from amp_export.outputs.names import PRUNED
@@ -36,10 +36,10 @@ def require_export(output: Path, manifest: Manifest, to: Format, *, why: str = "
     """
     if to in manifest.exports:
         return
-    model = ("--model", str(output / PRUNED)) if (output / PRUNED).is_dir() else manifest.source.words
+    model = ("--model", output / PRUNED) if (output / PRUNED).is_dir() else manifest.source.words
+    command = command_line("amp-export", "export", "--to", to, *model, "--output", output)
     raise OutputError(
-        f"{output} has no {to} export{why}. Its exports: {', '.join(manifest.exports) or 'none'}.\nExport it: "
-        f"amp-export export --to {to} {' '.join(model)} --output {output}"
+        f"{output} has no {to} export{why}. Its exports: {', '.join(manifest.exports) or 'none'}.\nExport it: {command}"
     )
 
 

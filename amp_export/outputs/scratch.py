@@ -68,6 +68,8 @@ def scratch_beside(output: Path) -> Iterator[Path]:
 def translate_os_errors(output: Path) -> Iterator[None]:
     """Turn errors of a full disk, or of one that is not writable, into OutputError.
 
+    The message names the file that the system names, which need not be one of the output.
+
     Raises:
         OutputError: The disk is full or cannot be written.
         OSError: Another error of the system, unchanged.
@@ -116,11 +118,40 @@ def _remove_leftovers(output: Path, place: Path) -> None:
 
 
 def _explain(error: OSError, output: Path) -> str:
+    """Return the message for an error: it is about the output only if the system names a file of it, or none."""
+    files = [absolute(Path(os.fsdecode(name))) for name in (error.filename, error.filename2) if _is_path(name)]
+    elsewhere = None if not files or any(_belongs_to(file, output) for file in files) else files[0]
     if error.errno not in _DISK_FULL:
-        return f"{output} cannot be written: {error.strerror} ({error.filename}).\nChoose another --output."
-    free = shutil.disk_usage(output.parent).free
+        if elsewhere is not None:
+            return f"{elsewhere} cannot be opened: {error.strerror}.\nChange its permissions, or give another path."
+        named = f" ({files[0]})" if files else ""
+        return f"{output} cannot be written: {error.strerror}{named}.\nChoose another --output."
+    place = elsewhere or output
+    free = shutil.disk_usage(next(parent for parent in place.parents if parent.is_dir())).free
+    if elsewhere is not None:
+        return (
+            f"The disk filled up while writing {elsewhere} ({error.strerror}); {free / 1e9:.1f} GB are free.\n"
+            "Free some space on it."
+        )
     return (
         f"The disk filled up while writing {output} ({error.strerror}); with the partial result removed, "
         f"{free / 1e9:.1f} GB are free.\nFree some space, or choose an --output on another disk. The earlier result, "
         "if any, is unchanged."
+    )
+
+
+def _is_path(name: object) -> bool:
+    """Return whether an error's file has a name; it may be a descriptor."""
+    return isinstance(name, str | bytes | os.PathLike)
+
+
+def _belongs_to(file: Path, output: Path) -> bool:
+    """Return whether a file is an output or in it, a directory that it is in, or temporary and beside it."""
+    places = {absolute(output), output.resolve()}
+    for place in places:
+        if file == place or file in place.parents or place in file.parents:
+            return True
+    beside = {*(place.parent for place in places), _place(absolute(output))}
+    return any(
+        file.relative_to(folder).parts[0].startswith(f".{output.name}.") for folder in beside if folder in file.parents
     )

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from amp_export.errors import OutputError
+from amp_export.errors import OutputError, command_line
 from amp_export.outputs.locks import hold_lock
 from amp_export.outputs.names import MANIFEST, PARTIAL
 from amp_export.outputs.scratch import REPLACED, absolute, is_temporary, lock_output, scratch_beside
@@ -60,10 +60,8 @@ def require_directory(output: Path) -> None:
         OutputError: The directory does not exist.
     """
     if not output.is_dir():
-        raise OutputError(
-            f"No such directory: {output}\n"
-            f"Create it first: amp-export --to onnx --model MODEL --ratio R --output {output}"
-        )
+        command = command_line("amp-export", "--to", "onnx", "--model", "MODEL", "--ratio", "R", "--output", output)
+        raise OutputError(f"No such directory: {output}\nCreate it first: {command}")
 
 
 @contextmanager

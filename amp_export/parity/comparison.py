@@ -154,7 +154,8 @@ def compare_model(
     tolerance = tolerated(noise)
     greedy = None
     if written is not None and suite.written is not None:
-        greedy = _judge_greedy(suite.written, *written, tolerance=tolerance)
+        of_logits = tolerated(largest(noise for noise, _ in noises["logits"]))
+        greedy = _judge_greedy(suite.written, *written, tolerance=of_logits)
     return ParityReport(
         runtime=model.description,
         dtype=dtype.value,

@@ -96,11 +96,12 @@ def decoder_cases(config: ModelConfig) -> tuple[Case, ...]:
 
     Left out are those that would continue a KV cache beyond its limit: transformers' `generate()` never does.
     """
-    crossing = (case for each in switches(config) if each.is_reached for case in _cross(each))
-    return tuple(case for case in (*DEFAULT_CASES, *crossing) if not outgrows_cache(case, config.cache_limit))
+    limit = config.cache_limit
+    crossing = (case for each in switches(config) if each.is_reached for case in _cross(each, limit))
+    return tuple(case for case in (*DEFAULT_CASES, *crossing) if not outgrows_cache(case, limit))
 
 
-def _cross(switch: Switch) -> Iterator[Case]:
+def _cross(switch: Switch, cache_limit: int | None) -> Iterator[Case]:
     """Yield cases on both sides of a switch; they cross it with a KV cache if that stays valid."""
     place, tokens = f"the {switch.name} of {switch.tokens}", switch.tokens
     if not switch.keeps_cache:
@@ -108,7 +109,9 @@ def _cross(switch: Switch) -> Iterator[Case]:
         yield Case(f"{steps} decode steps after {tokens - steps} tokens, up to {place}", (tokens - steps,), steps)
         yield Case(f"8 decode steps after {tokens + 8} tokens, beyond {place}", (tokens + 8,), 8)
         return
-    near, before = max(1, tokens - 4), max(1, tokens - 8)
+    # a cache that began within the limit ends there
+    first = cache_limit + 1 if cache_limit is not None and cache_limit < tokens else 1
+    near, before = max(first, tokens - 4), max(first, tokens - 8)
     yield Case(f"prefill of {tokens + 8} tokens, across {place}", (tokens + 8,))
     yield Case(f"8 decode steps after {near} tokens, across {place}", (near,), 8)
     yield Case(f"chunks of 5 and 7 tokens after {before}, across {place}", (before,), 1, chunks=(5, 7))

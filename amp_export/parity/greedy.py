@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from amp_export.architectures import ModelConfig
+from amp_export.inputs.random import as_tensors
 from amp_export.inputs.tokens import Floats, Integers, draw_rows
 from amp_export.parity.decoder_cases import Cache, Forward
+from amp_export.parity.encoder_cases import Inputs
 from amp_export.parity.switches import switches
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
+
+    from amp_export.exporters.limits import Limits
+    from amp_export.exporters.models.encoder_decoder import GraphEncoderDecoder
 
 PROMPT_TOKENS, STEPS = 17, 64
 """Tokens of the prompt, and of the generated continuation, unless the text has to reach a switch of the model."""
@@ -81,27 +88,72 @@ def generate(model: PreTrainedModel, pool: Integers, continuation: Continuation)
         The generated tokens, int64 [steps], and the logits of each step, float64 [steps, vocabulary].
     """
     import torch
-    from transformers import GenerationConfig
+
+    tokens_bs = torch.from_numpy(draw_rows(pool, 1, continuation.prompt_tokens))
+    given = {"input_ids": tokens_bs, "attention_mask": torch.ones_like(tokens_bs)}
+    return _generate(model, given, continuation.steps)
+
+
+def written_steps(config: ModelConfig, limits: Limits | None) -> int:
+    """Return the number of tokens that an encoder-decoder generates from one source."""
+    most = [config.longest_text, limits.max_context if limits is not None else None]
+    return min([STEPS, *(each for each in most if each is not None)])
+
+
+def write_greedily(graph: GraphEncoderDecoder, source: Inputs, start: int, steps: int) -> Integers:
+    """Generate tokens with the graphs of an encoder-decoder, one at a time.
+
+    Args:
+        graph: The graphs.
+        source: Inputs of the encoder, of one sample.
+        start: The token to start with.
+        steps: Tokens to generate.
+
+    Returns:
+        The generated tokens, int64 [steps].
+    """
+    encoded = graph.encode(source)
+    written, past = [start], None
+    for _ in range(steps):
+        logits_bsv, past = graph.decode(np.array([written[-1:]], np.int64), encoded, past)
+        written.append(int(logits_bsv[0, -1].argmax()))
+    return np.array(written[1:], np.int64)
+
+
+def generate_written(model: PreTrainedModel, source: Inputs, start: int, steps: int) -> tuple[Integers, Floats]:
+    """Generate tokens with transformers' `generate()` from a source, as `generate` does after a prompt.
+
+    Returns:
+        The generated tokens, int64 [steps], and the logits of each step, float64 [steps, vocabulary].
+    """
+    return _generate(model, as_tensors(source, model), steps, decoder_start_token_id=start)
+
+
+def _generate(
+    model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], steps: int, **settings: int
+) -> tuple[Integers, Floats]:
+    import torch
+    from transformers import GenerationConfig, GenerationMixin
 
     from amp_export.checkpoints.quiet import quiet_transformers
 
-    tokens_bs = torch.from_numpy(draw_rows(pool, 1, continuation.prompt_tokens))
-    untyped: Any = model
+    untyped: Any = GenerationMixin
     own = model.generation_config
-    model.generation_config = GenerationConfig()
+    model.generation_config = GenerationConfig(**settings)
     try:
         with quiet_transformers():
+            # Whisper's own method cuts long audio into pieces, and then calls this one
             result = untyped.generate(
-                tokens_bs,
-                attention_mask=torch.ones_like(tokens_bs),
+                model,
+                **inputs,
                 do_sample=False,
                 num_beams=1,
                 use_cache=True,
-                max_new_tokens=continuation.steps,
+                max_new_tokens=steps,
                 return_dict_in_generate=True,
                 output_logits=True,
             )
     finally:
         model.generation_config = own
     logits_sv: Floats = torch.cat(result.logits).double().numpy()
-    return result.sequences[0, continuation.prompt_tokens :].numpy(), logits_sv
+    return result.sequences[0, -steps:].numpy(), logits_sv

@@ -5,7 +5,7 @@ PyTorch computes all target tokens in one pass without a KV cache, so that error
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -107,6 +107,13 @@ def writing_cases_within(cases: Iterable[Seq2SeqCase], limits: Limits | None) ->
     )
 
 
+def source_inputs(lengths: Sequence[int], config: ModelConfig, pool: Integers, *, dtype: Dtype) -> Inputs:
+    """Return the encoder's inputs for texts of some lengths, or for as many audio inputs."""
+    if config.architecture.modality is Modality.TEXT:
+        return text_inputs(lengths, config, pool)
+    return signal_inputs(len(lengths), config, dtype)
+
+
 def replay_writing(
     case: Seq2SeqCase, config: ModelConfig, pool: Integers, write: Write, *, dtype: Dtype
 ) -> dict[str, Floats]:
@@ -123,10 +130,7 @@ def replay_writing(
         The encoder's last hidden state at real positions, and all logits, float64 [positions, features].
     """
     rows = len(case.source_lengths)
-    if config.architecture.modality is Modality.TEXT:
-        source: Inputs = text_inputs(case.source_lengths, config, pool)
-    else:
-        source = signal_inputs(rows, config, dtype)
+    source = source_inputs(case.source_lengths, config, pool, dtype=dtype)
     # the target is drawn from the pool's other end, so that it differs from the source
     written_bs = draw_rows(pool[::-1].copy(), rows, case.written + case.decode_steps)
     found = dict(write(source, written_bs, case.written))

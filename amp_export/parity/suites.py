@@ -11,7 +11,7 @@ from amp_export.errors import RequestError, UnsupportedModelError
 from amp_export.exporters.models.decoder import Decoder
 from amp_export.exporters.models.encoder import GraphEncoder
 from amp_export.exporters.models.encoder_decoder import GraphEncoderDecoder
-from amp_export.inputs.tokens import Floats, Integers, token_pool
+from amp_export.inputs.tokens import Floats, Integers, start_token, token_pool
 from amp_export.options import Dtype
 from amp_export.parity.decoder_cases import (
     Case,
@@ -22,17 +22,27 @@ from amp_export.parity.decoder_cases import (
 )
 from amp_export.parity.encoder_cases import (
     EncoderCase,
+    Inputs,
     Outputs,
     encoder_cases,
     encoder_cases_within,
     replay_encoder,
     torch_encoder,
 )
-from amp_export.parity.greedy import choose_continuation, continue_greedily, generate
+from amp_export.parity.greedy import (
+    PROMPT_TOKENS,
+    choose_continuation,
+    continue_greedily,
+    generate,
+    generate_written,
+    write_greedily,
+    written_steps,
+)
 from amp_export.parity.seq2seq_cases import (
     Seq2SeqCase,
     graph_writer,
     replay_writing,
+    source_inputs,
     torch_writer,
     writing_cases,
     writing_cases_within,
@@ -76,17 +86,6 @@ class Suite(Protocol):
 
     def continue_torch(self, model: PreTrainedModel) -> tuple[Integers, Floats] | None:
         """Return PyTorch's tokens and logits of greedy decoding; None if the model does not generate."""
-
-
-class _WritesNothing:
-    """A suite without greedy decoding."""
-
-    written: Integers | None = None
-
-    def continue_torch(self, model: PreTrainedModel) -> tuple[Integers, Floats] | None:
-        """Return None."""
-        del model
-        return None
 
 
 def choose_suite(
@@ -186,8 +185,10 @@ def torch_decoder(model: PreTrainedModel) -> Forward[DynamicCache]:
     return forward
 
 
-class EncoderSuite(_WritesNothing):
-    """Cases of an encoder: texts or images, and all floating-point outputs."""
+class EncoderSuite:
+    """Cases of an encoder: texts or images, and all floating-point outputs; it generates nothing."""
+
+    written: Integers | None = None
 
     def __init__(
         self, graph: GraphEncoder, config: ModelConfig, pool: Integers, cases: Sequence[EncoderCase] | None = None
@@ -211,6 +212,11 @@ class EncoderSuite(_WritesNothing):
         forward = torch_encoder(model, self._outputs)
         return [self._replay(case, forward) for case in self._cases]
 
+    def continue_torch(self, model: PreTrainedModel) -> tuple[Integers, Floats] | None:
+        """Return None."""
+        del model
+        return None
+
     def _replay(self, case: EncoderCase, forward: Any) -> Outputs:
         return replay_encoder(
             case,
@@ -222,8 +228,8 @@ class EncoderSuite(_WritesNothing):
         )
 
 
-class Seq2SeqSuite(_WritesNothing):
-    """Cases of an encoder-decoder: sources and target tokens."""
+class Seq2SeqSuite:
+    """Cases of an encoder-decoder: sources and target tokens, and tokens that it generates."""
 
     def __init__(
         self,
@@ -236,17 +242,29 @@ class Seq2SeqSuite(_WritesNothing):
         self._config = config
         self._pool = pool
         self._cases = writing_cases_within(cases or writing_cases(config), graph.limits)
+        self._start, self._steps = start_token(config), written_steps(config, graph.limits)
         self.names = [case.name for case in self._cases]
+        self.written: Integers | None = None
 
     def run_graph(self) -> list[Outputs]:
         """Return the graphs' outputs, and close the graphs."""
         found = [self._replay(case, graph_writer(self._graph)) for case in self._cases]
+        self.written = write_greedily(self._graph, self._source(), self._start, self._steps)
         self._graph.close()
         return found
 
     def run_torch(self, model: PreTrainedModel) -> list[Outputs]:
         """Return PyTorch's outputs."""
         return [self._replay(case, torch_writer(model)) for case in self._cases]
+
+    def continue_torch(self, model: PreTrainedModel) -> tuple[Integers, Floats] | None:
+        """Return the tokens and logits of transformers' `generate()`."""
+        return generate_written(model, self._source(), self._start, self._steps)
+
+    def _source(self) -> Inputs:
+        limits = self._graph.limits
+        length = PROMPT_TOKENS if limits is None else min(PROMPT_TOKENS, limits.max_context)
+        return source_inputs([length], self._config, self._pool, dtype=self._graph.dtype)
 
     def _replay(self, case: Seq2SeqCase, write: Any) -> Outputs:
         return replay_writing(case, self._config, self._pool, write, dtype=self._graph.dtype)

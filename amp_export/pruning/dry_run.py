@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from amp_export.architectures import LayerWidths, Modality, ModelConfig
+from amp_export.architectures import LayerWidths, ModelConfig
 from amp_export.checkpoints.building import build_from_config, check_config, rehearse_loading
 from amp_export.checkpoints.loading import load_tokenizer
 from amp_export.inputs.batches import tokenize
+from amp_export.inputs.texts import Calibration
 from amp_export.options import Allocation, PerLayer
 from amp_export.pruning.allocation import check_allocatable
 from amp_export.pruning.candidates import Candidate, list_candidates
@@ -65,25 +66,17 @@ def _at_its_widest(config: ModelConfig, candidate: Candidate, settings: PlanSett
     return widths
 
 
-def rehearse(
-    path: Path, config: ModelConfig, rewrites: Iterable[Rewrite], texts: Sequence[str], *, with_tokenizer: bool = True
-) -> None:
-    """Build the dense and the pruned models without weights, and check weight headers and tokenizer.
+def rehearse(path: Path, rewrites: Iterable[Rewrite]) -> None:
+    """Build the dense and the pruned models without weights, and check weight headers.
 
     Args:
         path: The dense checkpoint, or a directory with its config alone.
-        config: Its config.
         rewrites: Configs that the pruned model may have.
-        texts: Texts that the tokenizer must turn into tokens of the vocabulary.
-        with_tokenizer: Whether a text model must have a tokenizer.
 
     Raises:
-        ModelError: transformers does not load one of the models or the tokenizer, or the weights are not those of the
-            dense model.
+        ModelError: transformers does not load one of the models, or the weights are not those of the dense model.
     """
     rehearse_loading(path)
-    if with_tokenizer and config.architecture.modality is Modality.TEXT:
-        tokenize(load_tokenizer(path), texts, config)
     what, built = f"{path}, pruned", set()
     for each in rewrites:
         check_config(each.config, what)
@@ -91,3 +84,12 @@ def rehearse(
         if (each.kind, each.class_name) not in built:
             build_from_config(each.config, what)
             built.add((each.kind, each.class_name))
+
+
+def check_texts(path: Path, config: ModelConfig, texts: Calibration) -> None:
+    """Check that a checkpoint's tokenizer turns texts into tokens of its vocabulary.
+
+    Raises:
+        ModelError: There is no tokenizer, transformers does not load it, or it is of another model.
+    """
+    tokenize(load_tokenizer(path), [*texts.prompts, *texts.held_out], config)

@@ -8,18 +8,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from amp_export.architectures import Kind, Modality, ModelConfig, parameter_count
+from amp_export.architectures import Kind, parameter_count
 from amp_export.checkpoints.companions import describe_left
-from amp_export.checkpoints.hashing import hash_weights
 from amp_export.checkpoints.loading import load_model, load_tokenizer
 from amp_export.checkpoints.older_versions import add_old_names
-from amp_export.checkpoints.reading import Checkpoint, check_finite, open_checkpoint
-from amp_export.checkpoints.sources import Source, resolve_model
-from amp_export.checkpoints.unsupported import check_known_fields
-from amp_export.errors import CalibrationError, ModelError, RequestError
-from amp_export.inputs.arrays import SUFFIXES, SampleArrays, check_arrays, no_samples, read_arrays
+from amp_export.checkpoints.reading import Checkpoint
+from amp_export.errors import ModelError
+from amp_export.inputs.arrays import SampleArrays
 from amp_export.inputs.batches import tokenize
-from amp_export.inputs.texts import Calibration, load_calibration
+from amp_export.inputs.texts import Calibration
 from amp_export.options import Allocation, Uniform
 from amp_export.outputs.manifest import Manifest, PlanSummary, RewriteRecord, SourceRecord
 from amp_export.outputs.names import PLAN, PRUNED, SCORES
@@ -27,19 +24,18 @@ from amp_export.progress import Progress
 from amp_export.pruning.compensation.results import Compensation
 from amp_export.pruning.compensation.samples import can_compensate, fitting_batches
 from amp_export.pruning.compensation.updating import prune_and_compensate
-from amp_export.pruning.dry_run import example_rewrite, possible_candidates, rehearse
 from amp_export.pruning.head_indices import renumber
 from amp_export.pruning.plan import Plan
 from amp_export.pruning.planning import make_plan
 from amp_export.pruning.quality import DenseRun, Quality, compare, run_dense
 from amp_export.pruning.reload_check import ReloadProof, expect, prove_reload
+from amp_export.pruning.request import PruneRequest
 from amp_export.pruning.rewriting import MODELING_FILE, Rewrite, rewrite
 from amp_export.pruning.saving import save_pruned
 from amp_export.pruning.scores import Scores, Sensitivity
 from amp_export.pruning.scoring import score, score_batches
 from amp_export.pruning.sensitivity import SENSITIVITY_TOKENS, measure_sensitivity
 from amp_export.pruning.slicing import prune_module
-from amp_export.verb_options import PlanSettings, PruneOptions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -72,116 +68,6 @@ class PruneResult:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class PruneRequest:
-    """Inputs of pruning, read and checked before the model is loaded.
-
-    Attributes:
-        source: The resolved model.
-        checkpoint: The dense checkpoint.
-        sha256: SHA-256 of its weights and config: see `hash_weights`.
-        settings: The requested plan; None if a plan file is given.
-        uniform: How to store layers of different widths.
-        calibration: Text to score on and to measure quality with, or images or audio to score on. None if the model
-            reads images or audio, and scores or a plan are given.
-        scores: Scores of an earlier run, or None.
-        plan: The given plan, or None.
-        fitting_tokens: Largest number of tokens to compensate on, or None not to compensate.
-    """
-
-    source: Source
-    checkpoint: Checkpoint
-    sha256: str
-    settings: PlanSettings | None
-    uniform: Uniform
-    calibration: Calibration | SampleArrays | None
-    scores: Scores | None
-    plan: Plan | None
-    fitting_tokens: int | None = None
-
-
-def prepare(
-    model: str | Path, options: PruneOptions, *, revision: str | None = None, progress: Progress
-) -> PruneRequest:
-    """Read and check everything that pruning needs, so that errors in a request are found before any work is done.
-
-    Args:
-        model: A hub id, a checkpoint directory, a `.gguf` file, or `demo`.
-        options: Options of pruning.
-        revision: A branch, a tag or a commit of a repository on the hub; by default, its main branch.
-        progress: Where to show progress.
-
-    Raises:
-        RequestError: The request is invalid.
-    """
-    settings, plan, scores, pad = options.settings, options.plan, options.scores, options.uniform is Uniform.PAD
-    if (settings is None) == (plan is None):
-        raise RequestError("Give either a ratio or a plan, not both: a plan defines how much is removed.")
-    if unused := [f"--{name.replace('_', '-')}" for name in options.without_effect]:
-        raise RequestError(
-            f"--plan defines what each layer keeps, so that {', '.join(unused)} would have no effect.\n"
-            f"Leave {'it' if len(unused) == 1 else 'them'} out, or give --ratio instead of --plan."
-        )
-    given_samples = _read_calibration(options.calibration) if options.calibration is not None else None
-    source = resolve_model(model, revision=revision, allow_pickle=options.allow_pickle, on_status=progress.note)
-    checkpoint = open_checkpoint(source.path)
-    check_known_fields(checkpoint.raw_config, checkpoint.config.architecture)
-    given_plan = Plan.load(plan, checkpoint.config) if plan is not None else None
-    rewrites = list(_rewrites(checkpoint, settings, given_plan, pad=pad))
-    given_scores = Scores.load(scores, checkpoint.config) if scores is not None else None
-    samples = _fit_calibration(given_samples, checkpoint.config, needed=given_plan is None and given_scores is None)
-    rehearse(source.path, checkpoint.config, rewrites, _texts(samples))
-    with progress.step("Hashing weights"):
-        sha256 = hash_weights(checkpoint)
-    if given_scores is not None:
-        given_scores.check_checkpoint(sha256)
-        if settings is not None:
-            given_scores.check_criterion(settings.criterion)
-    with progress.step("Checking weights") as advance:
-        check_finite(checkpoint, on_progress=advance)
-    fitting_tokens = options.fitting_tokens if options.compensate else None
-    return PruneRequest(
-        source, checkpoint, sha256, settings, options.uniform, samples, given_scores, given_plan, fitting_tokens
-    )
-
-
-def _rewrites(
-    checkpoint: Checkpoint, settings: PlanSettings | None, plan: Plan | None, *, pad: bool
-) -> Iterator[Rewrite]:
-    """Yield the rewrites that pruning may choose from."""
-    raw, config = checkpoint.raw_config, checkpoint.config
-    if plan is not None:
-        yield rewrite(raw, config, plan.widths, pad=pad)
-    if settings is not None:
-        for candidate in possible_candidates(raw, config, settings):
-            yield example_rewrite(raw, config, candidate, settings, pad=pad)
-
-
-def _texts(samples: Calibration | SampleArrays | None) -> list[str]:
-    return [*samples.prompts, *samples.held_back] if isinstance(samples, Calibration) else []
-
-
-def _read_calibration(file: Path) -> Calibration | SampleArrays:
-    return read_arrays(file) if file.suffix.lower() in SUFFIXES else load_calibration(file)
-
-
-def _fit_calibration(
-    given: Calibration | SampleArrays | None, config: ModelConfig, *, needed: bool
-) -> Calibration | SampleArrays | None:
-    """Return the samples to score on, after checking that the model can read them; only text has a default."""
-    if config.architecture.modality is Modality.TEXT:
-        if isinstance(given, SampleArrays):
-            raise CalibrationError(
-                f"{given.file} contains arrays, but {config.class_name} takes text.\nGive a .txt file."
-            )
-        return given or load_calibration()
-    if isinstance(given, SampleArrays):
-        check_arrays(given, config)
-    elif given is not None or needed:
-        raise no_samples(config)
-    return given
-
-
 def prune_into(folder: Path, request: PruneRequest, progress: Progress) -> tuple[PruneResult, Manifest]:
     """Prune into a staged folder, and return the manifest unsaved, so that later steps can add to it.
 
@@ -197,7 +83,8 @@ def prune_into(folder: Path, request: PruneRequest, progress: Progress) -> tuple
 def _prune_into(folder: Path, request: PruneRequest, progress: Progress) -> PruneResult:
     checkpoint = request.checkpoint
     with progress.step("Loading the dense model") as _:
-        model, tokenizer = load_model(checkpoint.path), _load_tokenizer(checkpoint)
+        # `prepare` rehearsed it, and the snapshot shows whether files have changed since
+        model, tokenizer = load_model(checkpoint.path, rehearsed=True), _load_tokenizer(request)
     with TemporaryDirectory(dir=folder) as scratch:
         dense_run = _run_dense(request, model, tokenizer, Path(scratch), progress)
         plan = request.plan or _plan(folder, request, model, tokenizer, progress)
@@ -228,6 +115,7 @@ def _prune_into(folder: Path, request: PruneRequest, progress: Progress) -> Prun
     notes = (
         *plan.notes,
         *_padding_note(checkpoint, plan, rewritten),
+        *_quality_note(request),
         *_compensation_notes(request, compensation),
         *index_notes,
     )
@@ -274,24 +162,23 @@ def _compensation_notes(request: PruneRequest, compensation: Compensation | None
         yield advice
 
 
-def _load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase | None:
-    """Return the tokenizer, which only a model of text must have."""
+def _load_tokenizer(request: PruneRequest) -> PreTrainedTokenizerBase | None:
+    """Return the tokenizer, which must be there only if there is text to read."""
     try:
-        return load_tokenizer(checkpoint.path)
+        return load_tokenizer(request.checkpoint.path)
     except ModelError:
-        if checkpoint.config.architecture.modality is Modality.TEXT:
+        if isinstance(request.calibration, Calibration):
             raise
         return None
 
 
-def _held_back(request: PruneRequest, tokenizer: PreTrainedTokenizerBase | None) -> list[list[int]]:
+def _held_out(request: PruneRequest, tokenizer: PreTrainedTokenizerBase | None) -> list[list[int]]:
     """Return the held-out texts to measure quality on; none for a model that does not predict the next token."""
     config = request.checkpoint.config
-    if config.architecture.kind is not Kind.DECODER:
+    if config.architecture.kind is not Kind.DECODER or not isinstance(request.calibration, Calibration):
         return []
-    assert isinstance(request.calibration, Calibration)
     assert tokenizer is not None
-    return tokenize(tokenizer, request.calibration.held_back, config)
+    return tokenize(tokenizer, request.calibration.held_out, config)
 
 
 def _run_dense(
@@ -301,11 +188,11 @@ def _run_dense(
     scratch: Path,
     progress: Progress,
 ) -> DenseRun | None:
-    held_back = _held_back(request, tokenizer)
-    if not held_back:
+    held_out = _held_out(request, tokenizer)
+    if not held_out:
         return None
     with progress.step("Measuring the dense model's perplexity") as _:
-        return run_dense(model, held_back, scratch)
+        return run_dense(model, held_out, scratch)
 
 
 def _compare(
@@ -382,6 +269,12 @@ def _origin(request: PruneRequest) -> str | None:
     if request.plan is not None or request.calibration is None:
         return None
     return request.calibration.origin
+
+
+def _quality_note(request: PruneRequest) -> Iterator[str]:
+    architecture = request.checkpoint.config.architecture
+    if request.calibration is None and architecture.kind is Kind.DECODER:
+        yield "The checkpoint holds no tokenizer, so that quality is not measured."
 
 
 def _padding_note(checkpoint: Checkpoint, plan: Plan, rewritten: Rewrite) -> Iterator[str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amp_export.errors import VerificationError
-from amp_export.inputs.random import compared_output, random_inputs
+from amp_export.inputs.random import compared_outputs, random_inputs
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +26,10 @@ NOT_PASSED_ON = frozenset({"PYTHONINSPECT", "PYTHONSTARTUP", "PYTHONVERBOSE", "P
 """Variables under which a process does not end, or fails or prints where it otherwise would not."""
 
 PROBE_SHAPE = (2, 24)
-"""Batch and sequence of the random token ids whose logits are compared."""
+"""Batch and sequence of the random token ids whose outputs are compared."""
+
+_OUTPUT = "output."
+"""Prefix of outputs in the probe's file."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class ReloadProof:
 
     Attributes:
         class_name: Class that the Auto class chose.
-        logits_compared: Number of logits, or of hidden values without a head, that are equal bit for bit.
+        logits_compared: Number of output values that are equal bit for bit.
         tokens_compared: Number of token ids of a text that are equal.
         holds: Always true: a checkpoint that differs raises an error instead.
     """
@@ -47,7 +50,7 @@ class ReloadProof:
 
     def __str__(self) -> str:
         return (
-            f"{self.class_name} in a process without amp_export: {self.logits_compared} logits and "
+            f"{self.class_name} in a process without amp_export: {self.logits_compared} output values and "
             f"{self.tokens_compared} token ids equal bit for bit"
         )
 
@@ -58,15 +61,17 @@ class Expectation:
 
     Attributes:
         inputs: Random inputs by name.
-        output: The output for them: logits, or the last hidden state.
+        outputs: The outputs for them by name.
         token_ids: Token ids of a text; empty if there is no tokenizer.
         auto_class: Auto class that must load the checkpoint.
+        own_class: Class that no Auto class chooses; unless its layers were resized, it loads the checkpoint itself.
     """
 
     inputs: Mapping[str, torch.Tensor]
-    output: torch.Tensor
+    outputs: Mapping[str, torch.Tensor]
     token_ids: list[int]
     auto_class: str
+    own_class: str | None = None
 
 
 def expect(model: PreTrainedModel, config: ModelConfig, tokenizer: PreTrainedTokenizerBase | None) -> Expectation:
@@ -76,9 +81,10 @@ def expect(model: PreTrainedModel, config: ModelConfig, tokenizer: PreTrainedTok
     samples, length = PROBE_SHAPE
     inputs = random_inputs(config, samples=samples, length=length, dtype=model.dtype)
     with torch.inference_mode():
-        output = compared_output(model(**inputs))
+        outputs = compared_outputs(model(**inputs))
     token_ids = [] if tokenizer is None else tokenizer(PROBE_TEXT).input_ids
-    return Expectation(inputs, output, token_ids, auto_class=f"AutoModel{config.task}")
+    own_class = config.class_name if config.class_name in config.architecture.more_classes else None
+    return Expectation(inputs, outputs, token_ids, f"AutoModel{config.task}", own_class)
 
 
 @dataclass(frozen=True)
@@ -94,6 +100,11 @@ class Claim:
     checkpoint: Path
     expected: Expectation
     stock: bool = True
+
+    @property
+    def loader(self) -> str:
+        """Class of transformers that must load it."""
+        return (self.expected.own_class if self.stock else None) or self.expected.auto_class
 
 
 def prove_reload(checkpoint: Path, expected: Expectation, *, stock: bool = True) -> ReloadProof:
@@ -132,7 +143,7 @@ def prove_reloads(claims: Sequence[Claim]) -> list[ReloadProof]:
                     "path": str(claim.checkpoint.absolute()),
                     "inputs": str(inputs),
                     "outputs": str(folder / f"outputs-{number}"),
-                    "auto_class": claim.expected.auto_class,
+                    "loader": claim.loader,
                     "remote_code": not claim.stock,
                 }
             )
@@ -150,19 +161,28 @@ def _compare(claim: Claim, outputs: Path) -> ReloadProof:
 
     checkpoint, expected = claim.checkpoint, claim.expected
     with safe_open(outputs, framework="pt") as file:
-        output, token_ids = file.get_tensor("output"), file.get_tensor("token_ids").tolist()
+        names = [name for name in file.keys() if name.startswith(_OUTPUT)]  # noqa: SIM118
+        found = {name.removeprefix(_OUTPUT): file.get_tensor(name) for name in names}
+        token_ids = file.get_tensor("token_ids").tolist()
         class_name = file.metadata()["class"]
     if token_ids != expected.token_ids:
         raise VerificationError(
             f"{checkpoint}: the reloaded tokenizer returns different token ids:\n{token_ids}\n{expected.token_ids}"
         )
-    if output.dtype != expected.output.dtype or not torch.equal(output, expected.output):
-        worst = (output.double() - expected.output.double()).abs().max().item()
+    if found.keys() != expected.outputs.keys():
         raise VerificationError(
-            f"{checkpoint}: reloaded as {class_name}, the pruned model computes different logits than in memory "
-            f"({output.dtype} against {expected.output.dtype}, apart by up to {worst:g})."
+            f"{checkpoint}: reloaded as {class_name}, the pruned model returns {', '.join(sorted(found))}, but in "
+            f"memory {', '.join(sorted(expected.outputs))}."
         )
-    return ReloadProof(class_name, logits_compared=output.numel(), tokens_compared=len(token_ids))
+    for name, wanted in expected.outputs.items():
+        if found[name].dtype != wanted.dtype or not torch.equal(found[name], wanted):
+            worst = (found[name].double() - wanted.double()).abs().max().item()
+            raise VerificationError(
+                f"{checkpoint}: reloaded as {class_name}, the pruned model computes other {name} than in memory "
+                f"({found[name].dtype} against {wanted.dtype}, apart by up to {worst:g})."
+            )
+    compared = sum(output.numel() for output in found.values())
+    return ReloadProof(class_name, logits_compared=compared, tokens_compared=len(token_ids))
 
 
 def run_probe(jobs: Path) -> str:

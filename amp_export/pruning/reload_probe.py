@@ -3,8 +3,8 @@
 Usage: python -P reload_probe.py JOBS
 
 JOBS is a JSON file with `threads`, `modules` (folder for modeling files that transformers copies) and `checkpoints`.
-Each checkpoint has `path`, `inputs` and `outputs` (safetensors files), `auto_class`, and `remote_code` (whether to pass
-`trust_remote_code`).
+Each checkpoint has `path`, `inputs` and `outputs` (safetensors files), `loader` (class that loads it), and
+`remote_code` (whether to pass `trust_remote_code`).
 """
 
 from __future__ import annotations
@@ -16,9 +16,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-OUTPUTS = ("logits", "start_logits", "prediction_logits", "last_hidden_state", "image_embeds")
-"""As in `amp_export/inputs/random.py`, which this script must not import."""
-
 
 class _NoAmpExport(importlib.abc.MetaPathFinder):
     """Finder that makes importing this package fail, as if it were not installed."""
@@ -29,7 +26,7 @@ class _NoAmpExport(importlib.abc.MetaPathFinder):
 
 
 def probe(job: dict[str, Any]) -> None:
-    """Read the inputs, run the model, and write its output, the token ids of the text, and the class of the model."""
+    """Read the inputs, run the model, and write its outputs, the token ids of the text, and the class of the model."""
     import torch
     import transformers
     from safetensors import safe_open
@@ -38,12 +35,14 @@ def probe(job: dict[str, Any]) -> None:
     with safe_open(job["inputs"], framework="pt") as file:
         given, text = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()["text"]  # noqa: SIM118
     options = {"local_files_only": True, **({"trust_remote_code": True} if job["remote_code"] else {})}
-    model = getattr(transformers, job["auto_class"]).from_pretrained(job["path"], dtype="auto", **options).eval()
+    model = getattr(transformers, job["loader"]).from_pretrained(job["path"], dtype="auto", **options).eval()
     token_ids = transformers.AutoTokenizer.from_pretrained(job["path"], **options)(text).input_ids if text else []
     with torch.inference_mode():
         computed = model(**given)
-    output = next(value for name in OUTPUTS if (value := getattr(computed, name, None)) is not None)
-    tensors = {"output": output.contiguous(), "token_ids": torch.tensor(token_ids, dtype=torch.int64)}
+    # as `compared_outputs` in `amp_export/inputs/random.py`, which this script must not import
+    outputs = {name: value for name, value in computed.items() if isinstance(value, torch.Tensor)}
+    tensors = {f"output.{name}": value.clone().contiguous() for name, value in outputs.items()}
+    tensors["token_ids"] = torch.tensor(token_ids, dtype=torch.int64)
     save_file(tensors, job["outputs"], metadata={"class": type(model).__name__})
 
 

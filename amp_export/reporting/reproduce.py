@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
 
 from amp_export.benchmarking.results import BenchmarkReport
+from amp_export.errors import command_line
 from amp_export.options import Format, Runtime
 from amp_export.outputs.manifest import Manifest, RewriteKind
 from amp_export.reporting.report import Report
@@ -72,4 +72,4 @@ def _prune(report: Report, manifest: Manifest) -> str:
 
 
 def _line(*words: str) -> str:
-    return shlex.join(["amp-export", *words])
+    return command_line("amp-export", *words)

@@ -136,10 +136,7 @@ def greedy_line(greedy: Greedy) -> str:
 def reload_line(reload: ReloadProof) -> str:
     """Return the result of the reload."""
     tokens = f" and {reload.tokens_compared} token ids" if reload.tokens_compared else ""
-    # a class without a head returns its last hidden states
-    bare = reload.class_name.endswith("Model") and not reload.class_name.endswith("LMHeadModel")
-    values = "hidden values" if bare else "logits"
     return (
-        f"Reload: {reload.class_name} in a process without amp_export, {reload.logits_compared:,} {values}"
+        f"Reload: {reload.class_name} in a process without amp_export, {reload.logits_compared:,} output values"
         f"{tokens} equal bit for bit."
     )

@@ -19,9 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from amp_export.architectures import find_architecture, supported_model_types
+from amp_export.benchmarking.workloads import PHASES
 from amp_export.documents import read_toml
 from amp_export.errors import RequestError
 from amp_export.options import Phase
+from amp_export.outputs.manifest import Manifest
 from amp_export.reporting.checks import Against, Check
 from amp_export.reporting.metrics import METRICS, Metric, Unit, Value, full_name
 
@@ -119,6 +122,31 @@ def _number(file: Path, key: str, value: Any, metric: Metric) -> float:
             f"Write a number{units}, such as {key} = {example}."
         )
     return float(value)
+
+
+def refuse_absent_phases(file: Path, thresholds: Sequence[Threshold], manifest: Manifest) -> None:
+    """Refuse limits of phases that a model does not have, before anything is measured.
+
+    Args:
+        file: The file of the thresholds.
+        thresholds: Its content.
+        manifest: The manifest of the model's output directory.
+
+    Raises:
+        RequestError: A threshold is of such a phase.
+    """
+    config = manifest.config_before
+    # a model whose layers were resized says its type beside the dense config
+    model_type = config.get("dense", config).get("model_type")
+    if model_type not in supported_model_types():
+        return
+    phases = PHASES[find_architecture(model_type).kind]
+    for threshold in thresholds:
+        if threshold.phase and threshold.phase not in phases:
+            raise RequestError(
+                f"{file}: {threshold.key} limits {threshold.phase}, which {model_type} does not have.\n"
+                f"Give a limit for one of {', '.join(phases)}."
+            )
 
 
 def check_thresholds(thresholds: Sequence[Threshold], values: Mapping[str, Value]) -> list[Check]:

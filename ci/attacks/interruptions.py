@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import functools
 import json
 import os
 import random
@@ -169,9 +170,8 @@ def race(template: Path) -> Iterator[Trial]:
 def jump_clock(template: Path) -> Iterator[Trial]:
     """Let the clock jump back and forth by days while the command runs."""
     for days in (-3, 40):
-        yield _with_condition(
-            "clock that jumps", f"by {days} days", template, lambda days=days: _falsify_clock(days), codes={WORKS}
-        )
+        jump = functools.partial(_falsify_clock, days)
+        yield _with_condition("clock that jumps", f"by {days} days", template, jump, codes={WORKS})
 
 
 def change_sources(template: Path, *, count: int, random_seed: int) -> Iterator[Trial]:

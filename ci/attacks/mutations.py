@@ -6,17 +6,29 @@ import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from hypothesis import strategies as st
 
 Path_ = tuple[str | int, ...]
+Drawn = TypeVar("Drawn")
+
+
+class Draw(Protocol):
+    """Draws from strategies, such as `draw` of `st.data()`, which is not declared to be an `st.DrawFn`."""
+
+    def __call__(self, strategy: st.SearchStrategy[Drawn]) -> Drawn:
+        """Draw a value.
+
+        Args:
+            strategy: Strategy to draw from.
+        """
 
 
 class Mutation(Protocol):
     """Damages a file in place, and says how."""
 
-    def __call__(self, draw: st.DrawFn, file: Path) -> str:
+    def __call__(self, draw: Draw, file: Path) -> str:
         """Damage a file.
 
         Args:
@@ -33,7 +45,7 @@ ODD_VALUES: tuple[Any, ...] = (
 """Values that stand where others are expected."""
 
 
-def json_document(draw: st.DrawFn, file: Path) -> str:
+def json_document(draw: Draw, file: Path) -> str:
     """Change up to three members of a JSON file, or sometimes its text."""
     if draw(st.integers(0, 4)) == 0:
         return any_bytes(draw, file)
@@ -42,7 +54,7 @@ def json_document(draw: st.DrawFn, file: Path) -> str:
     return said
 
 
-def json_lines(draw: st.DrawFn, file: Path) -> str:
+def json_lines(draw: Draw, file: Path) -> str:
     """Change members of one line of a JSONL file, or sometimes its text."""
     if draw(st.booleans()):
         return any_bytes(draw, file)
@@ -54,7 +66,7 @@ def json_lines(draw: st.DrawFn, file: Path) -> str:
     return f"line {number + 1}: {said}"
 
 
-def safetensors_file(draw: st.DrawFn, file: Path) -> str:
+def safetensors_file(draw: Draw, file: Path) -> str:
     """Change the header of a safetensors file, its length, or any bytes."""
     if draw(st.integers(0, 3)) == 0:
         return any_bytes(draw, file)
@@ -71,19 +83,20 @@ def safetensors_file(draw: st.DrawFn, file: Path) -> str:
     return said
 
 
-def onnx_graph(draw: st.DrawFn, file: Path) -> str:
+def onnx_graph(draw: Draw, file: Path) -> str:
     """Change a node, a weight, an input or the external data of a graph, or any bytes."""
     import onnx
 
     if draw(st.integers(0, 3)) == 0:
         return any_bytes(draw, file)
     model = onnx.load(file, load_external_data=False)
-    said = draw(st.sampled_from(GRAPH_CHANGES))(draw, model)
+    change: Callable[[Draw, Any], str] = draw(st.sampled_from(GRAPH_CHANGES))
+    said = change(draw, model)
     file.write_bytes(model.SerializeToString())
     return said
 
 
-def _change_node(draw: st.DrawFn, model: Any) -> str:
+def _change_node(draw: Draw, model: Any) -> str:
     number = draw(st.integers(0, len(model.graph.node) - 1))
     node = model.graph.node[number]
     what = draw(st.sampled_from(("remove", "operator", "domain", "input", "output", "attribute")))
@@ -102,7 +115,7 @@ def _change_node(draw: st.DrawFn, model: Any) -> str:
     return f"node {number} ({node.op_type}): {what}"
 
 
-def _change_weight(draw: st.DrawFn, model: Any) -> str:
+def _change_weight(draw: Draw, model: Any) -> str:
     weight = draw(st.sampled_from(list(model.graph.initializer)))
     what = draw(st.sampled_from(("dims", "dtype", "name", "remove")))
     if what == "dims":
@@ -116,7 +129,7 @@ def _change_weight(draw: st.DrawFn, model: Any) -> str:
     return f"weight {weight.name}: {what}"
 
 
-def _change_external_data(draw: st.DrawFn, model: Any) -> str:
+def _change_external_data(draw: Draw, model: Any) -> str:
     weights = [each for each in model.graph.initializer if each.external_data]
     if not weights:
         return _change_weight(draw, model)
@@ -126,7 +139,7 @@ def _change_external_data(draw: st.DrawFn, model: Any) -> str:
     return f"external data of {weight.name}: {entry.key} becomes {entry.value!r}"
 
 
-def _change_port(draw: st.DrawFn, model: Any) -> str:
+def _change_port(draw: Draw, model: Any) -> str:
     ports = list(model.graph.input) + list(model.graph.output)
     port = draw(st.sampled_from(ports))
     what = draw(st.sampled_from(("name", "dtype", "dims", "metadata", "opset", "remove")))
@@ -148,19 +161,19 @@ def _change_port(draw: st.DrawFn, model: Any) -> str:
 GRAPH_CHANGES = (_change_node, _change_weight, _change_external_data, _change_port)
 
 
-def any_bytes(draw: st.DrawFn, file: Path) -> str:
+def any_bytes(draw: Draw, file: Path) -> str:
     """Damage a file whatever it holds, or put something else in its place."""
     return draw(st.sampled_from(BYTE_CHANGES))(draw, file)
 
 
-def _truncate(draw: st.DrawFn, file: Path) -> str:
+def _truncate(draw: Draw, file: Path) -> str:
     content = file.read_bytes()
     end = draw(st.integers(0, max(len(content) - 1, 0)))
     file.write_bytes(content[:end])
     return f"ends after {end} of {len(content)} bytes"
 
 
-def _change_bytes(draw: st.DrawFn, file: Path) -> str:
+def _change_bytes(draw: Draw, file: Path) -> str:
     content = bytearray(file.read_bytes())
     places = draw(st.lists(st.integers(0, max(len(content) - 1, 0)), min_size=1, max_size=4))
     for place in places:
@@ -170,7 +183,7 @@ def _change_bytes(draw: st.DrawFn, file: Path) -> str:
     return f"bytes {places} change"
 
 
-def _insert_bytes(draw: st.DrawFn, file: Path) -> str:
+def _insert_bytes(draw: Draw, file: Path) -> str:
     content = file.read_bytes()
     place = draw(st.integers(0, len(content)))
     inserted = draw(st.sampled_from((b"\xff", b"\x00", b"\xef\xbb\xbf", b"{", b"]", b",", b"\n", b'"', b"\r\n", b"#")))
@@ -178,7 +191,7 @@ def _insert_bytes(draw: st.DrawFn, file: Path) -> str:
     return f"{inserted!r} at byte {place}"
 
 
-def _replace_content(draw: st.DrawFn, file: Path) -> str:
+def _replace_content(draw: Draw, file: Path) -> str:
     others = (
         b"",
         b"{}",
@@ -196,7 +209,7 @@ def _replace_content(draw: st.DrawFn, file: Path) -> str:
     return f"holds {content[:12]!r}"
 
 
-def _replace_entry(draw: st.DrawFn, file: Path) -> str:
+def _replace_entry(draw: Draw, file: Path) -> str:
     kind = draw(st.sampled_from(("missing", "directory", "dangling link", "link to itself", "unreadable")))
     if kind == "unreadable":
         file.chmod(0)  # without effect for root, who reads it all the same
@@ -211,7 +224,7 @@ def _replace_entry(draw: st.DrawFn, file: Path) -> str:
     return kind
 
 
-BYTE_CHANGES: tuple[Callable[[st.DrawFn, Path], str], ...] = (
+BYTE_CHANGES: tuple[Callable[[Draw, Path], str], ...] = (
     _truncate,
     _change_bytes,
     _insert_bytes,
@@ -220,13 +233,13 @@ BYTE_CHANGES: tuple[Callable[[st.DrawFn, Path], str], ...] = (
 )
 
 
-def _change_members(draw: st.DrawFn, content: Any) -> tuple[Any, str]:
+def _change_members(draw: Draw, content: Any) -> tuple[Any, str]:
     changed = copy.deepcopy(content)
     said = [_change_member(draw, changed) for _ in range(draw(st.integers(1, 3)))]
     return changed, "; ".join(said)
 
 
-def _change_member(draw: st.DrawFn, content: Any) -> str:
+def _change_member(draw: Draw, content: Any) -> str:
     """Change a member of a document in place."""
     places = list(_places(content, ()))
     if not places:

@@ -64,7 +64,7 @@ def _measure_as_a_device(folder: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch, tarfile.open(file) as archive:
         archive.extractall(scratch, filter="data")
         [unpacked] = Path(scratch).iterdir()
-        command = ["bash", unpacked / "run.sh", "--rounds", "8", "--threads", "1"]
+        command = ["bash", str(unpacked / "run.sh"), "--rounds", "8", "--threads", "1"]
         environment = {**os.environ, "AMP_EXPORT_PYTHON": sys.executable}
         subprocess.run(command, check=True, env=environment, capture_output=True)
         identity = hashlib.sha256((unpacked / "manifest.json").read_bytes()).hexdigest()

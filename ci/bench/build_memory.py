@@ -67,9 +67,8 @@ def save_random_llama(folder: Path, fields: dict[str, Any]) -> None:
     import torch
     import transformers
 
-    torch.set_default_dtype(torch.float16)
-    config = transformers.LlamaConfig(**fields, max_position_embeddings=4096, dtype="float16")
-    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    config = transformers.AutoConfig.for_model("llama", **fields, max_position_embeddings=4096)
+    transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float16).save_pretrained(folder)
 
 
 def build_here(graph: Path, profiles: int) -> BuildMemory:

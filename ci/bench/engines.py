@@ -119,7 +119,7 @@ def family_rows(scratch: Path) -> list[str]:
 
 def main() -> None:
     """Build everything and write the page."""
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
     repeats = parser.parse_args().repeats
     header = HEADER.format(runtime=load_flavor(for_target=True).label, ratio=RATIO, repeats=repeats)

@@ -10,23 +10,22 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, LlamaConfig
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from amp_export.architectures import ModelConfig
 from amp_export.benchmarking.statistics import PhaseResult
+from amp_export.benchmarking.timing import Clock, EventClock, WallClock
 from amp_export.checkpoints.reading import open_checkpoint, read_config
 from amp_export.exporters.models.decoder import GraphDecoder
 from amp_export.exporters.onnx import export, run
 from amp_export.hardware.gpus import find_gpu
-from amp_export.options import Dtype, HeadPolicy
+from amp_export.options import Dtype, HeadPolicy, Phase
 from amp_export.pruning.candidates import list_candidates
 from amp_export.pruning.planning import choose_candidate
 from amp_export.pruning.rewriting import rewrite
@@ -35,13 +34,17 @@ from amp_export.verb_options import PlanSettings
 RESULTS = Path(__file__).parents[2] / "docs" / "results" / "gpu.md"
 RATIO = 0.3
 BATCHES = (1, 8, 32)
-PROMPT, DECODED, ROUNDS = 256, 16, 10
+PROMPT, DECODED, ROUNDS, WARM_UP_ROUNDS = 256, 16, 10, 2
+
+LLAMA_2_7B = {"vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32}
+"""Shape of LLaMA-2-7B without its number of layers. Source: default values of `LlamaConfig`, transformers 5.24."""
 
 HEADER = """# A 7B Llama on a GPU
 
 Written by `python ci/bench/gpu.py`. {shapes}
 Random weights in {dtype}; prompts of {prompt} tokens, {decoded} decoded tokens, {rounds} interleaved rounds. Times are
-medians; the speedup is dense over pruned median, with its bootstrap 95 % interval.
+medians; the speedup is dense over pruned median of each round, averaged over rounds (geometric mean), with the 95 %
+paired t interval of the rounds. All rounds run in one process: another process may differ by more than the interval.
 
 {machine}
 
@@ -49,39 +52,17 @@ medians; the speedup is dense over pruned median, with its bootstrap 95 % interv
 | --- | ---: | --- | ---: | ---: | --- |
 """
 
-Step = Callable[[np.ndarray[Any, Any], int, Any], Any]
+Integers = np.ndarray[Any, np.dtype[np.int64]]
+Step = Callable[[Integers, int, Any], Any]
 """Takes tokens [batch, sequence], the number of tokens before them and the KV cache; returns the new cache."""
-
-
-@dataclass(frozen=True)
-class Clock:
-    """Clock for calls on a device: CUDA events on a GPU, the wall clock elsewhere."""
-
-    device: torch.device
-
-    def seconds(self, work: Callable[[], Any]) -> tuple[float, Any]:
-        """Return how long a call takes, in seconds, and its result."""
-        if self.device.type != "cuda":
-            started = time.perf_counter()
-            result = work()
-            return time.perf_counter() - started, result
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda.synchronize()
-        start.record()
-        result = work()
-        end.record()
-        torch.cuda.synchronize()
-        return start.elapsed_time(end) / 1e3, result
 
 
 def torch_step(config: Any, dtype: torch.dtype, device: torch.device) -> Step:
     """Return a step of a model with random weights in PyTorch."""
     with torch.device(device):
-        torch.set_default_dtype(dtype)
-        model = AutoModelForCausalLM.from_config(config).eval()
-        torch.set_default_dtype(torch.float32)
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
 
-    def step(tokens_bs: np.ndarray[Any, Any], before: int, past: Any) -> Any:
+    def step(tokens_bs: Integers, before: int, past: Any) -> Any:
         del before
         with torch.inference_mode():
             ids = torch.from_numpy(tokens_bs).to(device)
@@ -92,10 +73,12 @@ def torch_step(config: Any, dtype: torch.dtype, device: torch.device) -> Step:
     return step
 
 
-def onnx_step(decoder: GraphDecoder) -> Step:
+def onnx_step(graph: Path, provider: str) -> Step:
     """Return a step of a graph in ONNX Runtime."""
+    decoder = run(graph, providers=[provider])
+    assert isinstance(decoder, GraphDecoder)
 
-    def step(tokens_bs: np.ndarray[Any, Any], before: int, past: Any) -> Any:
+    def step(tokens_bs: Integers, before: int, past: Any) -> Any:
         batch, sequence = tokens_bs.shape
         mask = np.ones((batch, before + sequence), np.int64)
         places = np.tile(np.arange(before, before + sequence), (batch, 1))
@@ -104,31 +87,48 @@ def onnx_step(decoder: GraphDecoder) -> Step:
     return step
 
 
-def time_round(step: Step, batch: int, vocab_size: int, clock: Clock) -> dict[str, list[float]]:
+def time_step(step: Step, tokens_bs: Integers, before: int, past: Any, clock: Clock) -> tuple[float, Any]:
+    """Return the seconds that a step takes, and the KV cache."""
+    tokens_bs, caches = tokens_bs.copy(), []
+    seconds = clock.seconds(lambda: caches.append(step(tokens_bs, before, past)))
+    return seconds, caches[0]
+
+
+def time_round(step: Step, batch: int, vocab_size: int, clock: Clock) -> dict[Phase, list[float]]:
     """Time one prompt and the tokens decoded after it."""
-    tokens = np.random.default_rng(0).integers(vocab_size, size=(batch, PROMPT + DECODED))
-    prefill, past = clock.seconds(lambda: step(tokens[:, :PROMPT], 0, None))
+    tokens_bt = np.random.default_rng(0).integers(vocab_size, size=(batch, PROMPT + DECODED))
+    prefill, past = time_step(step, tokens_bt[:, :PROMPT], 0, None, clock)
     decode = []
     for place in range(PROMPT, PROMPT + DECODED):
-        seconds, past = clock.seconds(lambda place=place, past=past: step(tokens[:, place : place + 1], place, past))
+        seconds, past = time_step(step, tokens_bt[:, place : place + 1], place, past, clock)
         decode.append(seconds)
-    return {"prefill": [prefill], "decode": decode}
+    return {Phase.PREFILL: [prefill], Phase.DECODE: decode}
 
 
-def compare(name: str, dense: Step, pruned: Step, vocab_size: int, clock: Clock) -> Iterator[str]:
-    """Yield the rows of the table: every batch size, dense and pruned interleaved."""
+def compare(name: str, steps: Sequence[Step], vocab_size: int, clock: Clock) -> Iterator[str]:
+    """Yield the rows of the table: every batch size, dense and pruned interleaved.
+
+    Args:
+        name: Name of the runtime.
+        steps: Steps of the dense and of the pruned model.
+        vocab_size: Number of tokens to draw from.
+        clock: Clock that times the steps.
+
+    Yields:
+        One row per batch size and phase.
+    """
     for batch in BATCHES:
-        times: dict[str, list[list[list[float]]]] = {"prefill": [[], []], "decode": [[], []]}
-        for number in range(-2, ROUNDS):
+        times: dict[Phase, list[list[list[float]]]] = {Phase.PREFILL: [[], []], Phase.DECODE: [[], []]}
+        for number in range(-WARM_UP_ROUNDS, ROUNDS):
             order = (0, 1) if number % 2 == 0 else (1, 0)
             for which in order:
-                measured = time_round((dense, pruned)[which], batch, vocab_size, clock)
+                measured = time_round(steps[which], batch, vocab_size, clock)
                 for phase, seconds in measured.items():
-                    # the first two rounds are warm-up
                     if number >= 0:
                         times[phase][which].append(seconds)
         for phase, (dense_seconds, pruned_seconds) in times.items():
-            result = PhaseResult.of(dense_seconds, pruned_seconds)
+            # one process measures all rounds, so that the rounds are the only repetitions
+            result = PhaseResult.of(dense_seconds, pruned_seconds, launches=ROUNDS)
             low, high = result.interval
             cells = (f"{result.dense.median * 1e3:.2f}", f"{result.pruned.median * 1e3:.2f}")
             speedup = f"{result.speedup:.2f} [{low:.2f}, {high:.2f}]"
@@ -139,8 +139,7 @@ def compare(name: str, dense: Step, pruned: Step, vocab_size: int, clock: Clock)
 
 def make_configs(layers: int, folder: Path) -> tuple[Any, Any, str]:
     """Return the dense config, the pruned config, and a sentence about both shapes."""
-    dense = LlamaConfig(num_hidden_layers=layers)
-    dense.architectures = ["LlamaForCausalLM"]
+    dense = AutoConfig.for_model("llama", **LLAMA_2_7B, num_hidden_layers=layers, architectures=["LlamaForCausalLM"])
     dense.save_pretrained(folder / "dense")
     raw, config = read_config(folder / "dense")
     settings = PlanSettings(RATIO, heads=HeadPolicy.GROUPS)
@@ -150,8 +149,9 @@ def make_configs(layers: int, folder: Path) -> tuple[Any, Any, str]:
     (folder / "pruned" / "config.json").write_text(json.dumps(rewritten.config))
     widths = candidate.widths
     shapes = (
-        f"The shape of LLaMA-2-7B with {layers} layers; pruned: {widths.query_heads} of 32 heads and {widths.neurons}\n"
-        f"of 11008 neurons are kept ({rewritten.class_name}, {candidate.ratio:.1%} removed)."
+        f"The shape of LLaMA-2-7B with {layers} layers; pruned: {widths.query_heads} of {dense.num_attention_heads} "
+        f"heads and {widths.neurons}\nof {dense.intermediate_size} neurons are kept ({rewritten.class_name}, "
+        f"{candidate.ratio:.1%} removed)."
     )
     return dense, AutoConfig.from_pretrained(folder / "pruned"), shapes
 
@@ -169,21 +169,21 @@ def export_random(config: Any, folder: Path, dtype: Dtype) -> Path:
 
 def main() -> None:
     """Measure everything and write the page."""
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--layers", type=int, default=32)
     parser.add_argument("--output", type=Path, default=RESULTS)
     asked = parser.parse_args()
     device = torch.device(asked.device)
-    clock = Clock(device)
     on_gpu = device.type == "cuda"
+    clock = EventClock(torch.cuda.current_stream(device)) if on_gpu else WallClock()
     dtype = torch.bfloat16 if on_gpu else torch.float32
     rows: list[str] = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         dense, pruned, shapes = make_configs(asked.layers, folder)
         steps = [torch_step(config, dtype, device) for config in (dense, pruned)]
-        rows += compare(f"PyTorch {torch.__version__}", *steps, dense.vocab_size, clock)
+        rows += compare(f"PyTorch {torch.__version__}", steps, dense.vocab_size, clock)
         del steps
         if on_gpu:
             torch.cuda.empty_cache()
@@ -192,10 +192,9 @@ def main() -> None:
         provider = "CUDAExecutionProvider" if on_gpu else "CPUExecutionProvider"
         graph_dtype = Dtype.FLOAT16 if on_gpu else Dtype.FLOAT32
         graphs = [export_random(config, folder / name, graph_dtype) for name, config in (("d", dense), ("p", pruned))]
-        decoders = [run(graph, providers=[provider]) for graph in graphs]
-        steps = [onnx_step(decoder) for decoder in decoders if isinstance(decoder, GraphDecoder)]
+        steps = [onnx_step(graph, provider) for graph in graphs]
         label = f"ONNX Runtime {onnxruntime.__version__}, {graph_dtype}"
-        rows += compare(label, *steps, dense.vocab_size, clock)
+        rows += compare(label, steps, dense.vocab_size, clock)
     gpu = find_gpu()
     machine = f"{gpu.name}, driver {gpu.driver}." if gpu is not None else "No GPU: this was a dry run of the script."
     dtype_name = str(dtype).removeprefix("torch.")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import re
-import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -15,11 +15,14 @@ from amp_export.reporting.report import Report
 
 def main() -> None:
     """Write an SVG that loads no fonts."""
-    output, picture = map(Path, sys.argv[1:])
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("output", type=Path, metavar="OUT")
+    parser.add_argument("picture", type=Path, metavar="PICTURE.svg")
+    asked = parser.parse_args()
     console = Console(record=True, width=100, file=io.StringIO(), force_terminal=True, highlight=False)
-    show_report(console, Report.load(output))
+    show_report(console, Report.load(asked.output))
     svg = console.export_svg(title="amp-export --to onnx --model demo --ratio 0.1 --output out")
-    picture.write_text(re.sub(r"@font-face \{.*?\}", "", svg, flags=re.DOTALL), encoding="utf-8")
+    asked.picture.write_text(re.sub(r"@font-face \{.*?\}", "", svg, flags=re.DOTALL), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ Everything runs through the command line, as a user would run it, and every numb
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -40,8 +41,8 @@ SmolLM2-135M-Instruct (`--model demo`), float32, ONNX Runtime, no training after
   `intermediate_size`) that each layer keeps.
 - *dense*, *pruned*: perplexity on text that was held out from calibration. *KL*: mean KL divergence of the pruned model
   from the dense one, in nats per token.
-- *prefill* (time to first token, TTFT) and *decode* (time per output token, TPOT): speedup, dense over pruned median,
-  with its bootstrap 95 % interval. If the interval contains 1, no speedup can be claimed.
+- *prefill* (time to first token, TTFT) and *decode* (time per output token, TPOT): speedup, dense over pruned median of
+  each launch, averaged over launches, with its 95 % interval. If the interval contains 1, no speedup can be claimed.
 - *realised*: measured decode speedup over the speedup that the removed bytes allow.
 
 A model of 135M parameters has little to spare: read the perplexities before the speedups.
@@ -80,13 +81,14 @@ def amp_export(*arguments: str | Path) -> dict[str, Any]:
 
 def convert(ratio: str, options: str, output: Path, scores: Path | None) -> dict[str, Any]:
     """Run the pipeline end to end and return its report."""
-    asked = ["--to", "onnx", "--model", "demo", "--ratio", ratio, *options.split(), "--output", output]
-    return amp_export(*asked, *([] if scores is None else ["--scores", scores]))
+    given = [] if scores is None else ["--scores", str(scores)]
+    asked = ["--to", "onnx", "--model", "demo", "--ratio", ratio, *options.split(), *given]
+    return amp_export(*asked, "--output", output)
 
 
 def measure_runtimes(output: Path) -> Iterator[str]:
     """Yield one row per runtime."""
-    converting = ["export", "--to", "openvino", "--model", output / "pruned", "--output", output]
+    converting = ["export", "--to", "openvino", "--model", str(output / "pruned"), "--output", str(output)]
     subprocess.run([sys.executable, "-m", "amp_export", *converting], check=True)
     for runtime in RUNTIMES:
         benchmark = amp_export("benchmark", output, "--runtime", runtime)["benchmarks"][runtime]
@@ -145,6 +147,7 @@ def _speedup(phase: dict[str, Any]) -> str:
 
 def main() -> None:
     """Run everything, then write the page."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
     rows, machine = [], {}
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)

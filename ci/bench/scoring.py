@@ -16,7 +16,7 @@ from amp_export.architectures import ModelConfig
 from amp_export.checkpoints.loading import load_model, load_tokenizer
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.checkpoints.sources import resolve_model
-from amp_export.inputs.batches import batches, tokenize
+from amp_export.inputs.batches import batches, text_batch, tokenize
 from amp_export.inputs.texts import load_calibration
 from amp_export.pruning.scoring import score_tokens
 
@@ -30,7 +30,7 @@ def bare_pass(model: Any, token_ids: list[list[int]], config: ModelConfig) -> No
     base_model = model.get_submodule(config.base_model)
     with torch.inference_mode():
         for input_ids_bs, mask_bs in batches(token_ids):
-            base_model(input_ids=input_ids_bs, attention_mask=mask_bs, use_cache=False)
+            base_model(**text_batch(model, config, input_ids_bs, mask_bs).inputs)
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -50,12 +50,7 @@ def main() -> int:
     checkpoint = open_checkpoint(resolve_model(arguments.model).path)
     config = checkpoint.config
     model, tokenizer = load_model(checkpoint.path), load_tokenizer(checkpoint.path)
-    token_ids = tokenize(
-        tokenizer,
-        load_calibration().prompts,
-        limit=config.max_position_embeddings,
-        vocab_size=config.vocab_size,
-    )
+    token_ids = tokenize(tokenizer, load_calibration().prompts, config)
 
     bare, scored = [], []
     bare_pass(model, token_ids, config)

@@ -14,7 +14,7 @@ from amp_export.exporters.models.encoder import GraphEncoder
 from amp_export.exporters.models.encoder_decoder import STATES, GraphEncoderDecoder
 from amp_export.exporters.onnx.external_data import check_graph
 from amp_export.exporters.onnx.sessions import CPU_PROVIDER, OnnxSession, load_graph, require_runtime
-from amp_export.exporters.onnx.third_party_decoders import ForeignDecoder, cache_key
+from amp_export.exporters.onnx.third_party_decoders import ThirdPartyDecoder, cache_key
 from amp_export.hardware.threads import usable_cores
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ PREFILL, DECODE = "prefill.onnx", "decode.onnx"
 """Files that transformers.exporters writes for generation: a graph for prefill, and one for decode."""
 
 
-class ForeignSession(OnnxSession):
+class ThirdPartySession(OnnxSession):
     """A third-party graph, whose input sizes may be fixed."""
 
     def run(
@@ -61,7 +61,7 @@ class ForeignSession(OnnxSession):
 
 def open_third_party(
     path: Path, checkpoint: Checkpoint, *, threads: int | None = None, provider: str = CPU_PROVIDER
-) -> ForeignDecoder | GraphEncoder | GraphEncoderDecoder:
+) -> ThirdPartyDecoder | GraphEncoder | GraphEncoderDecoder:
     """Load third-party graphs.
 
     Args:
@@ -83,13 +83,13 @@ def open_third_party(
     for file in files:
         check_graph(file)
     sessions = [
-        ForeignSession(load_graph(file, threads=threads, providers=[provider]), threads=threads) for file in files
+        ThirdPartySession(load_graph(file, threads=threads, providers=[provider]), threads=threads) for file in files
     ]
     if config.architecture.kind is Kind.ENCODER:
         return _open_encoder(sessions[0])
     if config.architecture.kind is Kind.ENCODER_DECODER:
         return _open_encoder_decoder(sessions)
-    return ForeignDecoder(sessions[0], sessions[-1], checkpoint.widths, head_dim=config.head_dim)
+    return ThirdPartyDecoder(sessions[0], sessions[-1], checkpoint.widths, head_dim=config.head_dim)
 
 
 def _open_encoder(session: Session) -> GraphEncoder:

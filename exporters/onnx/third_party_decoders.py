@@ -78,7 +78,7 @@ def map_ports(inputs: Mapping[str, Port], outputs: Iterable[str]) -> Ports:
     return Ports(tokens, past, present, logits)
 
 
-class ForeignDecoder(Decoder):
+class ThirdPartyDecoder(Decoder):
     """A loaded third-party decoder; its dtype is that of its logits.
 
     `open_third_party` creates it.

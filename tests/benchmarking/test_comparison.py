@@ -126,6 +126,12 @@ def test_what_is_written_must_fit_too(tmp_path: Path) -> None:
         Sweep().workloads([read_config(folder)[1]])
 
 
+def test_an_encoder_generates_nothing(tmp_path: Path) -> None:
+    config = read_config(save_tiny_model(tmp_path / "checkpoint", "bert"))[1]
+    with pytest.raises(RequestError, match="--generate does not apply"):
+        Sweep(decode_lengths=(8,)).workloads([config])
+
+
 def test_inputs_are_drawn_in_the_shapes_that_a_graph_takes() -> None:
     tokens = ("batch_size", "sequence_length")
     drawn = draw_inputs({"input_ids": tokens, "attention_mask": tokens, "token_type_ids": tokens}, TASK)

@@ -17,6 +17,8 @@ import pytest
 
 from amp_export.architectures import supported_model_types
 from amp_export.checkpoints.older_versions import add_old_names, name_tokenizer_class
+from tests.support import PROJECT
+from tests.support.compute_logits import compute_logits
 from tests.support.tiny_models import save_tiny_model
 
 NOT_COMPARED = {
@@ -54,26 +56,9 @@ SCALED: dict[str, tuple[str, dict[str, Any]]] = {
     "granite, llama3": ("granite", LLAMA3),
 }
 
-COMPUTE = """
-import json, sys
-import torch, transformers
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
-transformers.logging.set_verbosity_error()
-assert transformers.__version__.startswith(sys.argv[1]), transformers.__version__
-found = {}
-for folder in sys.argv[2:]:
-    config = AutoConfig.from_pretrained(folder)
-    auto = AutoModelForMaskedLM if "MaskedLM" in config.architectures[0] else AutoModelForCausalLM
-    model = auto.from_pretrained(folder, torch_dtype=torch.float32, attn_implementation="eager").eval()
-    ids = torch.arange(5, 45)[None]
-    with torch.no_grad():
-        found[folder] = model(input_ids=ids).logits[0, ::7].double().flatten().tolist()
-print(json.dumps(found))
-"""
 
-
-def compute(version: str, folders: list[Path], path: str) -> dict[str, list[float]]:
-    command = [sys.executable, "-c", COMPUTE, version, *map(str, folders)]
+def compute_with(version: str, folders: list[str], path: str) -> dict[str, list[float]]:
+    command = [sys.executable, "-P", PROJECT / "tests/support/compute_logits.py", version, *folders]
     environment = {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -95,8 +80,9 @@ def test_transformers_4_computes_the_same(tmp_path: Path) -> None:
         pytest.skip("AMP_EXPORT_TRANSFORMERS_4 names no directory with transformers 4.57")
     folders = [save(tmp_path / model_type, model_type) for model_type in FAMILIES]
     folders += [save(tmp_path / name, kind, rope_parameters=rope) for name, (kind, rope) in SCALED.items()]
-    now, then = compute("5.", folders, ""), compute("4.57", folders, path)
-    for folder, expected in now.items():
+    names = [str(folder) for folder in folders]
+    then = compute_with("4.57", names, path)
+    for folder, expected in compute_logits(names).items():
         assert then[folder] == pytest.approx(expected, rel=1e-6, abs=3e-5), folder
 
 

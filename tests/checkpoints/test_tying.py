@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import transformers
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
@@ -68,3 +69,17 @@ def test_a_head_that_is_not_tied_is_pruned_and_exported_as_it_is(tmp_path: Path)
     assert json.loads((out / "pruned/config.json").read_text())["tie_word_embeddings"] is False
     head = open_checkpoint(out / "pruned").read("lm_head.weight")
     np.testing.assert_array_equal(head, load_file(folder / SINGLE)["lm_head.weight"])
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gpt2"])
+def test_tied_weights_stay_tied(model_type: str, tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path / "tied", model_type, tie_word_embeddings=True)
+    save_tiny_tokenizer(folder)
+    head = f"{find_architecture(model_type).head}.weight"
+    result = CliRunner().invoke(
+        app, ["prune", "--model", str(folder), "--ratio", "0.1", "--snap", "1", "--output", str(tmp_path / "out")]
+    )
+    assert result.exit_code == 0, result.output
+    assert head not in open_checkpoint(tmp_path / "out" / "pruned").tensors
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "pruned")
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight

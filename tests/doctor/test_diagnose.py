@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,14 +20,16 @@ from amp_export.cli import app
 from amp_export.doctor.loaders import EDGE_LLM, LLAMA_CPP, RUNTIMES, VLLM
 from amp_export.doctor.rules import Status
 from amp_export.doctor.verdicts import Verdict
-from amp_export.errors import PlanError
+from amp_export.errors import MissingExtraError, PlanError, RequestError, UnsupportedModelError
+from amp_export.exporting.settings import choose_settings
 from amp_export.hardware.targets import TARGETS
-from amp_export.options import Dtype, HeadPolicy, PerLayer, TargetName, Uniform
+from amp_export.options import Dtype, Format, HeadPolicy, PerLayer, TargetName, Uniform
 from amp_export.outputs.manifest import RewriteKind
 from amp_export.pruning.planning import make_plan
 from amp_export.pruning.rewriting import rewrite
 from amp_export.pruning.scores import Scores
-from amp_export.verb_options import DoctorOptions
+from amp_export.verb_options import DoctorOptions, ExportOptions
+from tests.support import PROJECT
 from tests.support.tiny_models import BUILDABLE, TINY_CONFIG, family_fields
 
 SEVEN_B = {
@@ -65,6 +69,8 @@ def test_every_rule_says_where_it_is_from() -> None:
     for runtime in RUNTIMES:
         assert runtime.rules
         assert all(rule.source for rule in runtime.rules), runtime.name
+        named = [file for rule in runtime.rules for file in re.findall(r"\bexporters/\S+\.py", rule.source)]
+        assert all((PROJECT / file).is_file() for file in named), runtime.name
 
 
 def test_a_llama_with_22_heads(tmp_path: Path) -> None:
@@ -94,7 +100,7 @@ def test_a_llama_with_22_heads(tmp_path: Path) -> None:
         ("opt", "vLLM", Status.LOADS_WITH, "--uniform pad"),
         ("mixtral", "ONNX Runtime", Status.LOADS_WITH, "--via trace"),
         ("mixtral", "onnxruntime-genai", Status.CANNOT, None),
-        ("mixtral", "TensorRT", Status.NOT_TRIED, None),
+        ("mixtral", "TensorRT", Status.CANNOT, None),
         ("cohere", "TensorRT", Status.LOADS_WITH, "--opset 20"),
     ],
 )
@@ -106,6 +112,42 @@ def test_fewer_heads_in_every_layer(
     verdict = verdicts(folder, PlanSettings(0.3, heads=HeadPolicy.GROUPS))[runtime]
     assert (verdict.status, verdict.needs) == (status, needs), verdict
     assert (verdict.reason is None) == (status is Status.LOADS)
+
+
+RUN_BY = {"ONNX Runtime": Format.ONNX, "TensorRT": Format.TENSORRT, "OpenVINO": Format.OPENVINO,
+          "ExecuTorch": Format.EXECUTORCH}  # fmt: skip
+ROPES = ({"rope_type": "default", "rope_theta": 1e4}, {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4},
+         {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4})  # fmt: skip
+
+
+def refusal(checkpoint: Any, to: Format) -> str | None:
+    """The first line in which `export` refuses a model; a runtime or a GPU that is not here is no matter of it."""
+    try:
+        choose_settings(checkpoint, ExportOptions(to=to))
+    except UnsupportedModelError as error:
+        return str(error).splitlines()[0]
+    except (MissingExtraError, RequestError):
+        return None
+    return None
+
+
+@pytest.mark.parametrize("rope", ROPES, ids=lambda rope: rope["rope_type"])
+@pytest.mark.parametrize("model_type", ["bert", "cohere", "llama", "mixtral", "t5", "vit"])
+def test_what_an_exporter_refuses_before_work_is_refused_with_its_words(
+    model_type: str, rope: dict[str, Any], tmp_path: Path
+) -> None:
+    fields: dict[str, Any] = {"num_local_experts": 8} if model_type == "mixtral" else {}
+    fields |= {"rope_parameters": rope} if model_type in ("cohere", "llama", "mixtral") else {}
+    fields |= {"image_size": 12, "patch_size": 4} if model_type == "vit" else {}
+    folder = write_config(tmp_path, model_type, num_key_value_heads=4, **fields)
+    config = read_config(folder)[1]
+    snap = 8 if config.architecture.mlp.has_experts else 1
+    found = verdicts(folder, PlanSettings(0.1, heads=HeadPolicy.NONE, snap=snap))
+    checkpoint: Any = SimpleNamespace(config=config)
+    for name, to in RUN_BY.items():
+        said = refusal(checkpoint, to)
+        loads = found[name].status in (Status.LOADS, Status.LOADS_WITH)
+        assert (found[name].reason if not loads else None) == said
 
 
 def test_neurons_that_a_converter_takes_for_granted(tmp_path: Path) -> None:

@@ -18,10 +18,12 @@ from safetensors.torch import load_file, save_file
 from amp_export import ExportOptions, PlanSettings, PruneOptions, diagnose, export, prune, validate
 from amp_export.architectures import find_architecture, supported_model_types
 from amp_export.architectures._refusals import supported_classes
+from amp_export.checkpoints import loading
 from amp_export.checkpoints.weight_files import SINGLE
 from amp_export.doctor.rules import Status
 from amp_export.errors import AmpExportError
 from amp_export.options import HeadPolicy
+from amp_export.pruning import dry_run
 from tests.support.tiny_models import FAMILY_FIELDS, TINY_CONFIG, family_fields, save_tiny_model, save_tiny_samples
 
 RATIO = 0.1
@@ -299,13 +301,74 @@ def test_dynamic_frequencies_are_refused_before_scoring(tmp_path: Path) -> None:
     assert "rope_type 'dynamic'" in said
 
 
-def test_a_tokenizer_that_fails_is_refused_by_doctor_and_prune(sources: Callable[[str], Path], tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(sources("llama"), tmp_path / "checkpoint"))
+def fail_at_letters(folder: Path) -> None:
     file = folder / "tokenizer.json"
     tokenizer = json.loads(file.read_text())
     del tokenizer["model"]["vocab"]["e"]
     tokenizer["model"] |= {"unk_token": "lost"}
     file.write_text(json.dumps(tokenizer))
-    said = ask_doctor(folder)
+
+
+def remove_tokenizer(folder: Path) -> None:
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+
+
+def number_tokens_higher(folder: Path) -> None:
+    file = folder / "tokenizer.json"
+    tokenizer = json.loads(file.read_text())
+    tokenizer["model"]["vocab"]["e"] = 999
+    file.write_text(json.dumps(tokenizer))
+
+
+UNUSABLE: dict[str, tuple[Callable[[Path], None], str]] = {
+    "missing": (remove_tokenizer, "holds no tokenizer"),
+    "fails": (fail_at_letters, "cannot"),
+    "of another model": (number_tokens_higher, "produces token id 999"),
+}
+
+
+@pytest.mark.parametrize("case", UNUSABLE)
+@pytest.mark.parametrize("model_type", ["llama", "bert"])
+def test_a_tokenizer_that_cannot_be_used_is_no_reason_not_to_export(
+    model_type: str, case: str, sources: Callable[[str], Path], tmp_path: Path
+) -> None:
+    change, message = UNUSABLE[case]
+    folder = Path(shutil.copytree(sources(model_type), tmp_path / "checkpoint"))
+    change(folder)
+    said = ask_prune(folder)
     assert said is not None
-    assert said == ask_prune(folder)
+    assert message in said
+    assert [said in note for note in diagnose(folder, PlanSettings(RATIO, snap=1)).notes] == [True]
+    if model_type == "llama":
+        assert ask_export(folder) is None
+
+
+def test_a_model_without_a_tokenizer_is_pruned_by_a_plan_or_by_scores(
+    sources: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(sources("llama"), tmp_path / "checkpoint"))
+    prune(folder, tmp_path / "first", PruneOptions(ratio=RATIO, snap=1))
+    remove_tokenizer(folder)
+    plan = PruneOptions(plan=tmp_path / "first/plan.json")
+    scores = PruneOptions(ratio=RATIO, snap=1, scores=tmp_path / "first/scores.safetensors")
+    for name, options in {"plan": plan, "scores": scores}.items():
+        found = prune(folder, tmp_path / name, options)
+        assert found.quality is None
+        assert any("quality is not measured" in note for note in found.notes)
+    texts = tmp_path / "prompts.txt"
+    texts.write_text("Say this.\n" * 9)
+    said = refusal(lambda: prune(folder, tmp_path / "texts", PruneOptions(plan=plan.plan, calibration=texts)))
+    assert said is not None
+    assert "holds no tokenizer" in said
+
+
+def test_prune_rehearses_once(sources: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rehearsed: list[Path] = []
+    for module in (dry_run, loading):
+        monkeypatch.setattr(module, "rehearse_loading", rehearsed.append)
+    folder = sources("llama")
+    prune(folder, tmp_path / "out", PruneOptions(ratio=RATIO, snap=1))
+    assert rehearsed == [folder]
+    loading.load_model(folder)
+    assert rehearsed == [folder] * 2

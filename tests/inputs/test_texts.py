@@ -32,10 +32,10 @@ def test_instruction_becomes_a_prompt_without_its_output(tmp_path: Path) -> None
     )
 
 
-def test_held_back_instruction_keeps_its_output(tmp_path: Path) -> None:
+def test_held_out_instruction_keeps_its_output(tmp_path: Path) -> None:
     row = json.dumps({"instruction": "Add.", "input": "1 and 2", "output": "3"})
     loaded = load_calibration(write(tmp_path, "rows.jsonl", f"{row}\n" * 5))
-    assert loaded.held_back == ("Instruction: Add.\nInput: 1 and 2\nResponse: 3",)
+    assert loaded.held_out == ("Instruction: Add.\nInput: 1 and 2\nResponse: 3",)
     assert set(loaded.prompts) == {"Instruction: Add.\nInput: 1 and 2\nResponse:"}
 
 
@@ -44,7 +44,7 @@ def test_text_rows_are_taken_as_they_are(tmp_path: Path) -> None:
     file = write(tmp_path, "rows.jsonl", "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows))
     loaded = load_calibration(file)
     assert loaded.prompts == tuple(f" line {number}\u2028more" for number in (0, 1, 2, 3, 5))
-    assert loaded.held_back == (" line 4\u2028more",)
+    assert loaded.held_out == (" line 4\u2028more",)
     assert loaded.origin == "5 prompts of rows.jsonl"
 
 
@@ -55,11 +55,11 @@ def test_text_file_has_one_prompt_a_line_and_blank_lines_are_skipped(tmp_path: P
 
 
 @given(lines=st.lists(st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1), min_size=1, max_size=40))
-def test_every_fifth_row_is_held_back_and_none_is_lost(
+def test_every_fifth_row_is_held_out_and_none_is_lost(
     lines: list[str], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     loaded = load_calibration(write(tmp_path_factory.mktemp("t"), "my.txt", "\n".join(lines)))
-    assert list(loaded.held_back) == lines[4::5]
+    assert list(loaded.held_out) == lines[4::5]
     assert list(loaded.prompts) == [line for index, line in enumerate(lines) if index % 5 != 4]
 
 
@@ -98,7 +98,7 @@ def test_shipped_text_is_used_whole_and_no_hub_is_asked(monkeypatch: pytest.Monk
     fake_dataset(monkeypatch, failure=AssertionError("asked the hub"))
     loaded = load_calibration(prompts=3)
     assert loaded.origin == "64 prompts of the text shipped with amp-export"
-    assert (len(loaded.prompts), len(loaded.held_back)) == (64, 16)
+    assert (len(loaded.prompts), len(loaded.held_out)) == (64, 16)
 
 
 def test_shipped_prompts_are_all_different_and_all_answered() -> None:
@@ -112,7 +112,7 @@ def test_shipped_texts_to_fit_on_are_broad_and_their_origin_is_told() -> None:
     folder = Path(calibration.__file__).parent / "data"
     loaded = load_calibration()
     assert len(set(loaded.texts)) == len(loaded.texts)
-    assert not set(loaded.texts) & {*loaded.prompts, *loaded.held_back}
+    assert not set(loaded.texts) & {*loaded.prompts, *loaded.held_out}
     # a token is four bytes or fewer
     assert sum(len(text.encode()) for text in loaded.texts) / 4 > 60_000
     told = dict(re.findall(r"^\| `(\w+)\.jsonl` \| (\d+) \|", (folder / "README.md").read_text(), flags=re.MULTILINE))
@@ -170,7 +170,7 @@ def test_a_row_is_refused_by_line_or_can_be_encoded(
         str(caught.value).encode()
     else:
         loaded = load_calibration(file)
-        "".join((*loaded.prompts, *loaded.held_back)).encode()
+        "".join((*loaded.prompts, *loaded.held_out)).encode()
 
 
 def test_silencing_datasets_is_undone(capfd: pytest.CaptureFixture[str]) -> None:

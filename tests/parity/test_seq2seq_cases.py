@@ -10,10 +10,13 @@ import torch
 
 from amp_export.architectures import ModelConfig, find_architecture
 from amp_export.checkpoints.reading import read_config
+from amp_export.exporters.limits import Limits
 from amp_export.exporters.models.encoder_decoder import GraphEncoderDecoder
 from amp_export.exporters.onnx import run
 from amp_export.options import Dtype
 from amp_export.parity.comparison import compare
+from amp_export.parity.greedy import written_steps
+from amp_export.parity.results import Greedy
 from amp_export.parity.seq2seq_cases import Seq2SeqCase, graph_writer, replay_writing, writing_cases
 from amp_export.progress import Silent
 from tests.support.faults import wrong_model
@@ -110,6 +113,37 @@ def test_a_cache_that_is_wrong_is_caught(
     assert failed == {
         case.name for case in report.cases if not case.name.endswith(("after 1 token", " 1 target token"))
     }
+
+
+def test_a_fault_that_only_long_texts_show_is_caught_by_generating(
+    converted: Callable[[str], Converted], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = converted("whisper").output
+    real = GraphEncoderDecoder.decode
+
+    def confused(self: Any, input_ids: Any, source: Any, past: Any = None) -> Any:
+        logits, present = real(self, input_ids, source, past)
+        length = present.values["past_key_values.0.decoder.key"].shape()[2]
+        return (-logits if length > 40 else logits), present
+
+    monkeypatch.setattr(GraphEncoderDecoder, "decode", confused)
+    report = compare(output / "pruned", output / "onnx", threads=1, progress=Silent())
+    assert all(case.holds for case in report.cases)
+    assert report.greedy == Greedy(steps=64, common=40, near_tie=False, holds=False)
+    assert not report.holds
+
+
+@pytest.mark.parametrize("model_type", ["t5", "whisper"])
+def test_graphs_generate_what_transformers_does(model_type: str, converted: Callable[[str], Converted]) -> None:
+    assert converted(model_type).report["parity"]["greedy"] == {
+        "steps": 64, "common": 64, "near_tie": False, "holds": True
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("limits", "steps"), [(None, 10), (Limits(1, 7), 7), (Limits(1, 99), 10)])
+def test_what_is_generated_fits_model_and_graph(limits: Limits | None, steps: int, tmp_path: Path) -> None:
+    config = read_config(save_tiny_model(tmp_path / "whisper", "whisper", max_position_embeddings=10))[1]
+    assert written_steps(config, limits) == steps
 
 
 def test_the_graphs_write_one_token_at_a_time(converted: Callable[[str], Converted]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from amp_export.architectures import ModelConfig, find_architecture
@@ -48,6 +48,8 @@ def phi3_config(positions: int, original: int, window: int | None) -> ModelConfi
 
 
 @given(positions=st.integers(2, 2048), original=st.integers(1, 1024), window=st.one_of(st.none(), st.integers(1, 1024)))
+@example(positions=10, original=1, window=2)
+@example(positions=200, original=98, window=100)
 def test_cases_cross_what_a_cache_follows_and_end_where_it_does_not(
     positions: int, original: int, window: int | None
 ) -> None:

@@ -23,7 +23,7 @@ from amp_export.errors import CalibrationError, ModelError
 from amp_export.inputs.batches import batches
 from amp_export.progress import Silent
 from amp_export.pruning.criteria.amp import head_contributions
-from amp_export.pruning.pipeline import prepare
+from amp_export.pruning.request import prepare
 from amp_export.pruning.scores import Scores
 from amp_export.pruning.scoring import score_tokens
 from amp_export.verb_options import PruneOptions

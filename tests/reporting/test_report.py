@@ -145,10 +145,12 @@ def test_key_value_heads_have_a_row_where_heads_share_them() -> None:
 
 
 def test_the_reload_names_what_was_compared() -> None:
-    assert next(verdict_lines(Report("m", pruning=pruning()))).endswith("amp_export, 1,234 logits equal bit for bit.")
+    assert next(verdict_lines(Report("m", pruning=pruning()))).endswith(
+        "amp_export, 1,234 output values equal bit for bit."
+    )
     bare = replace(RELOAD, class_name="CLIPVisionModel", tokens_compared=7)
     line = next(verdict_lines(Report("m", pruning=pruning(reload=bare))))
-    assert "1,234 hidden values and 7 token ids equal" in line
+    assert "1,234 output values and 7 token ids equal" in line
 
 
 def test_the_speedup_of_every_phase_is_recorded() -> None:

@@ -12,13 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from amp_export.api import validate
+from amp_export.architectures import find_architecture, supported_model_types
+from amp_export.benchmarking.workloads import PHASES
 from amp_export.cli import app
 from amp_export.errors import RequestError
-from amp_export.options import Format
+from amp_export.options import Format, Phase
+from amp_export.outputs.manifest import Manifest, SourceRecord
 from amp_export.reporting.checks import Check
 from amp_export.reporting.metrics import METRICS, Value, measure
 from amp_export.reporting.report import Report
-from amp_export.reporting.thresholds import FACTORS, Threshold, check_thresholds, read_thresholds
+from amp_export.reporting.thresholds import FACTORS, Threshold, check_thresholds, read_thresholds, refuse_absent_phases
 from tests.support import PROJECT, sample_reports
 from tests.support.shared import Converted
 
@@ -143,6 +147,32 @@ def test_a_real_report_has_every_number(converted: Callable[[str], Converted]) -
     assert values["size"].value == report["benchmarks"]["onnxruntime"]["pruned"]["bytes_on_disk"]
     decode = report["benchmarks"]["onnxruntime"]["phases"]["decode"]
     assert values["speedup.decode"].interval == tuple(decode["interval"])
+
+
+@given(st.sampled_from(supported_model_types()), st.sampled_from(Phase), st.booleans())
+def test_a_phase_that_a_model_does_not_have_is_refused(
+    tmp_path_factory: pytest.TempPathFactory, model_type: str, phase: Phase, resized: bool
+) -> None:
+    file = written(tmp_path_factory.getbasetemp(), f"[thresholds]\nmax_kl = 1\nmin_speedup.{phase} = 1.1")
+    config = {"model_type": model_type}
+    config_before = {"model_type": "amp_resized", "dense": config} if resized else config
+    manifest = Manifest(source=SourceRecord("m", "/m", "0" * 64), config_before=config_before)
+    phases = PHASES[find_architecture(model_type).kind]
+    if phase in phases:
+        refuse_absent_phases(file, read_thresholds(file), manifest)
+    else:
+        with pytest.raises(RequestError, match=rf"min_speedup\.{phase} limits {phase}.*\n.*one of {', '.join(phases)}"):
+            refuse_absent_phases(file, read_thresholds(file), manifest)
+
+
+def test_validate_refuses_a_phase_before_it_compares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(validate, "validate", lambda *_, **__: pytest.fail("it compared"))
+    manifest = Manifest(source=SourceRecord("m", "/m", "0" * 64), config_before={"model_type": "llama"})
+    manifest.save(tmp_path)
+    file = written(tmp_path, "[thresholds]\nmin_speedup.encode = 1.1")
+    refused = CliRunner().invoke(app, ["validate", str(tmp_path), "--thresholds", str(file)])
+    assert refused.exit_code == 2, refused.output
+    assert "min_speedup.encode limits encode" in refused.stderr
 
 
 @pytest.mark.parametrize("order", [1, -1])

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from amp_export.architectures import Modality, ModelConfig, Projection
 from amp_export.inputs.batches import Batch
-from amp_export.inputs.random import compared_output, random_inputs
+from amp_export.inputs.random import compared_outputs, random_inputs
 from amp_export.pruning.plan import LayerPlan, Plan
 from amp_export.pruning.scores import Scores
 from amp_export.pruning.scoring import score_batches, score_tokens
@@ -27,12 +27,13 @@ def measured_scores(model: PreTrainedModel, config: ModelConfig) -> Scores:
 
 
 def run(model: PreTrainedModel, config: ModelConfig) -> torch.Tensor:
-    """Return the output for fixed inputs."""
+    """Return all outputs for fixed inputs, one after another."""
     inputs = random_inputs(config, samples=2, length=8, dtype=model.dtype)
     if model.dtype is torch.float64 and config.architecture.mlp.has_experts:
         model.set_experts_implementation("eager")  # the fast one knows no float64
     with torch.inference_mode():
-        return compared_output(model(**inputs))
+        outputs = compared_outputs(model(**inputs))
+    return torch.cat([output.flatten() for output in outputs.values()])
 
 
 def mask(model: PreTrainedModel, config: ModelConfig, plan: Plan) -> PreTrainedModel:

@@ -12,7 +12,7 @@ import numpy as np
 from amp_export.architectures import Modality
 from amp_export.exporters.models.encoder import GraphEncoder
 from amp_export.exporters.models.encoder_decoder import GraphEncoderDecoder
-from amp_export.exporters.onnx.third_party_decoders import ForeignDecoder
+from amp_export.exporters.onnx.third_party_decoders import ThirdPartyDecoder
 from amp_export.inputs.tokens import Floats, Integers, token_pool
 from amp_export.options import Dtype
 from amp_export.parity.decoder_cases import Case, replay
@@ -112,7 +112,7 @@ class DecoderRun(_CallByCall):
     def through_graphs(self, sessions: Sequence[Session]) -> list[Call]:
         """Run one graph, or one for prefill and one for decode."""
         widths, head_dim = self._checkpoint.widths, self._checkpoint.config.head_dim
-        decoder = ForeignDecoder(sessions[0], sessions[-1], widths, head_dim=head_dim)
+        decoder = ThirdPartyDecoder(sessions[0], sessions[-1], widths, head_dim=head_dim)
         calls: list[Call] = []
         self._replay(decoder.forward, calls.append)
         return calls

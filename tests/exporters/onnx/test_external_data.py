@@ -67,7 +67,7 @@ def to_hard_link(folder: Path) -> None:
 
 @pytest.fixture
 def graph(tiny_llama: Path, tmp_path: Path) -> Path:
-    return export(open_checkpoint(tiny_llama), tmp_path / "foreign" / "onnx").folder
+    return export(open_checkpoint(tiny_llama), tmp_path / "third-party" / "onnx").folder
 
 
 @pytest.mark.parametrize("explain", [[], ["--explain"]])

@@ -141,7 +141,7 @@ def test_a_graph_of_our_own_is_one_too_and_a_fault_in_it_fails(checkpoint: Path,
     assert "Parity FAILS" in result.output
 
 
-def make_foreign(graph: Path) -> None:
+def rename_as_others(graph: Path) -> None:
     """Calls axes what another exporter would, and an encoder's modules as if it were the whole model."""
     model = onnx.load(graph, load_external_data=False)
     for entry in model.metadata_props:
@@ -163,7 +163,7 @@ def test_graphs_of_other_kinds_are_told_by_the_checkpoint(
     made = converted(model_type)
     folder = Path(shutil.copytree(made.output / "onnx", tmp_path / "onnx"))
     for file in folder.glob("*.onnx"):
-        make_foreign(file)
+        rename_as_others(file)
     result = call("validate", "--onnx", folder / graph, "--reference", made.output / "pruned", "--explain", "--json")
     assert result.exit_code == 0, result.output
     parity = json.loads(result.stdout)["parity"]

@@ -202,7 +202,9 @@ def by_nothing(node: onnx.NodeProto, module: str | None) -> None:
     """As optimizers leave them."""
 
 
-def foreign_graph(checkpoint: Path, file: Path, tell: Callable[[onnx.NodeProto, str | None], None]) -> onnx.ModelProto:
+def third_party_graph(
+    checkpoint: Path, file: Path, tell: Callable[[onnx.NodeProto, str | None], None]
+) -> onnx.ModelProto:
     """A graph of another exporter: values have numbers, and nodes tell in its way which module they are of."""
     export(open_checkpoint(checkpoint), file.parent)
     model = onnx.load(file.parent / "model.onnx", load_external_data=False)
@@ -229,7 +231,7 @@ def foreign_graph(checkpoint: Path, file: Path, tell: Callable[[onnx.NodeProto, 
 def test_a_fault_in_a_graph_of_another_exporter_is_found_where_it_is(
     tell: Callable[[onnx.NodeProto, str | None], None], llama: Path, tmp_path: Path
 ) -> None:
-    model = foreign_graph(llama, tmp_path / "model.onnx", tell)
+    model = third_party_graph(llama, tmp_path / "model.onnx", tell)
     right = explain(plan_taps(llama, third_party_files(tmp_path, Kind.DECODER)), CASE, progress=Silent())
     assert right.first is None
     assert len({point.layer for point in right.points} - {None}) == 3
@@ -252,7 +254,7 @@ def test_a_fault_in_a_graph_of_another_exporter_is_found_where_it_is(
 
 
 def test_a_graph_that_tells_of_no_module_is_told_by_what_it_has(llama: Path, tmp_path: Path) -> None:
-    foreign_graph(llama, tmp_path / "model.onnx", by_nothing)
+    third_party_graph(llama, tmp_path / "model.onnx", by_nothing)
     result = CliRunner().invoke(app, ["validate", "--onnx", str(tmp_path), "--reference", str(llama), "--explain"])
     assert result.exit_code == 2
     text = " ".join(result.output.split())
