@@ -100,3 +100,10 @@ def test_the_guide_tells_every_setting() -> None:
     assert settings == set(re.findall(r"^#   (AMP_EXPORT_\w+) ", head, re.MULTILINE))
     assert "ci/parity.sh" in guide
     assert all(name in guide for name in settings)
+
+
+@pytest.mark.parametrize("file", [PROJECT / "ci/parity.yml", *(PROJECT / ".github/workflows").glob("*.yml")], ids=str)
+def test_actions_are_pinned_by_commit(file: Path) -> None:
+    used = re.findall(r"^\s*-?\s*uses: (\S+)@(\S+)", file.read_text(), flags=re.MULTILINE)
+    assert used
+    assert all(re.fullmatch("[0-9a-f]{40}", commit) for _, commit in used), used

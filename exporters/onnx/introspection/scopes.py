@@ -76,7 +76,7 @@ def traced_values(model: ir.Model) -> dict[str, str]:
 
 
 def _scoped(node: ir.Node) -> Scoped:
-    noted = ast.literal_eval(node.metadata_props.get(SCOPES, "[]"))[:-1]
+    noted = _read_scopes(node.metadata_props.get(SCOPES, "[]"))
     return Scoped(
         tuple(name.removeprefix(WRAPPER) for name in noted if name.startswith(WRAPPER)),
         tuple(str(value.name) for value in node.inputs if value is not None),
@@ -91,8 +91,7 @@ def module_values(model: onnx.ModelProto) -> dict[str, str]:
     """
     for entry in model.metadata_props:
         if entry.key == MODULES:
-            kept: dict[str, str] = json.loads(entry.value)
-            return kept
+            return _read_modules(entry.value)
     nodes = [
         Scoped(tuple(_modules(node)), tuple(node.input), tuple(name for name in node.output if name))
         for node in model.graph.node
@@ -100,11 +99,31 @@ def module_values(model: onnx.ModelProto) -> dict[str, str]:
     return returned_values(nodes, {value.name for value in model.graph.output})
 
 
+def _read_scopes(text: str) -> list[str]:
+    """Return the modules that a node's metadata names; none if it cannot be read, since any exporter may write it."""
+    try:
+        scopes = ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return []
+    readable = isinstance(scopes, list | tuple) and all(isinstance(name, str) for name in scopes)
+    return list(scopes[:-1]) if readable else []
+
+
+def _read_modules(text: str) -> dict[str, str]:
+    """Return the value of each module that a graph's metadata names; none if it cannot be read."""
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    readable = isinstance(values, dict) and all(isinstance(value, str) for value in values.values())
+    return dict(values) if readable else {}
+
+
 def _modules(node: onnx.NodeProto) -> Iterator[str]:
     """Yield the modules of a node, from its metadata, or from a name such as `/model/layers.1/mlp/Mul`."""
     for entry in node.metadata_props:
         if entry.key == SCOPES:
-            yield from (name for name in ast.literal_eval(entry.value)[:-1] if name)
+            yield from (name for name in _read_scopes(entry.value) if name)
             return
     if "/" not in node.name:
         return
