@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, TextIO, cast
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -22,7 +24,26 @@ from amp_export.reporting.summary import summary_rows, verdict_lines
 
 def stderr_console() -> Console:
     """Return a console on stderr, with colours only on a terminal and never with NO_COLOR."""
-    return Console(stderr=True, highlight=False)
+    return Console(file=cast("TextIO", _Lossy(sys.stderr)), highlight=False)
+
+
+class _Lossy:
+    """A stream that loses what cannot be written, since exit codes tell more than messages on a disk that is full."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
 
 
 class ConsoleProgress:

@@ -92,7 +92,7 @@ def start_device() -> tuple[str, ...] | None:
 
 
 def _kill(
-    kind: str, command: Sequence[str], template: Path, count: int, random_seed: int, patience: float = 300
+    kind: str, command: Sequence[str], template: Path, count: int, random_seed: int, patience: float = 900
 ) -> Iterator[Trial]:
     generator = random.Random(random_seed)  # noqa: S311
     with fresh_workspace(template) as workspace:

@@ -29,7 +29,7 @@ from amp_export.errors import (
     VerificationError,
 )
 from amp_export.inputs.batches import tokenize
-from amp_export.options import Allocation, HeadPolicy, PerLayer, TargetName, Uniform
+from amp_export.options import Allocation, CriterionName, HeadPolicy, PerLayer, TargetName, Uniform
 from amp_export.outputs.manifest import Manifest
 from amp_export.progress import Silent
 from amp_export.pruning import pipeline, reload_check
@@ -217,6 +217,7 @@ def test_a_request_that_cannot_be_met_leaves_the_output_untouched(
 
 
 CHOICES = {
+    "criterion": CriterionName.WANDA,
     "allocation": Allocation.PAPER,
     "heads": HeadPolicy.GROUPS,
     "snap": 64,

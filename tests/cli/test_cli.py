@@ -297,6 +297,14 @@ def test_an_output_that_is_not_ours_is_exit_code_2(tiny_llama: Path, tmp_path: P
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_exit_codes_hold_where_messages_cannot_be_written(tmp_path: Path) -> None:
+    arguments = ["prune", "--model", str(tmp_path / "missing"), "--ratio", "0.2", "--output", str(tmp_path / "out")]
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run([sys.executable, "-m", "amp_export", *arguments], stderr=full, check=False)
+    assert result.returncode == 2
+
+
 @pytest.mark.parametrize("debug", [None, "0", "1"])
 def test_an_error_of_ours_says_what_was_being_done_and_shows_its_trace_when_asked(
     debug: str | None, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
