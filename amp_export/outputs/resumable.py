@@ -52,7 +52,7 @@ def resumable_beside(output: Path, *, resume: bool) -> Iterator[Path]:
             done = True
         finally:
             os.close(lock)
-            if done or not any(content.iterdir()):
+            if done or not (content.is_dir() and any(content.iterdir())):
                 shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -37,6 +37,7 @@ from amp_export.recovery.results import Stop
 from amp_export.reporting.report import Report
 from amp_export.verb_options import PruneOptions, RecoverOptions
 from tests.support.lopsided import lopsided_plan
+from tests.support.shared import Converted
 from tests.support.tiny_models import save_tiny_model, save_tiny_output, save_tiny_tokenizer
 
 RUN = CliRunner()
@@ -167,6 +168,7 @@ class StopAt(Silent):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [2, 4, 16])
 def test_stopped_and_resumed_gives_the_weights_of_one_run(step: int, pruned: Path, text: Path, tmp_path: Path) -> None:
     whole, parts = (Path(shutil.copytree(pruned, tmp_path / name)) for name in ("whole", "parts"))
@@ -216,6 +218,19 @@ def test_other_options_do_not_go_on_with_it(output: Path, text: Path) -> None:
     assert not has_unfinished(output)
 
 
+@pytest.mark.parametrize("content", [b"", b"nothing of torch's", b"half"])
+def test_a_damaged_state_is_exit_code_2(content: bytes, output: Path, text: Path) -> None:
+    words = ("recover", output, "--text", text, "--steps", 16, "--learning-rate", 1e-3)
+    with pytest.raises(KeyboardInterrupt):
+        recover(output, options(text), progress=StopAt(6))
+    state = output.parent / ".out.resume/content/state.pt"
+    state.write_bytes(state.read_bytes()[:1000] if content == b"half" else content)
+    result = run(*words, "--resume")
+    assert result.exit_code == 2, result.output
+    assert "state.pt is damaged, so that training cannot go on" in " ".join(result.stderr.split())
+    assert "Leave --resume out to begin again." in result.stderr
+
+
 def test_the_time_ends_it(output: Path, text: Path) -> None:
     recovery = recover(output, options(text, steps=None, minutes=1 / 60)).recovery
     assert recovery.stop is Stop.TIME
@@ -223,6 +238,7 @@ def test_the_time_ends_it(output: Path, text: Path) -> None:
     assert recovery.measurements[-1].step == recovery.steps
 
 
+@pytest.mark.slow
 def test_exports_verdicts_and_bundles_of_the_earlier_weights_are_gone_and_new_ones_are_made(
     text: Path, tmp_path: Path
 ) -> None:
@@ -250,6 +266,24 @@ def test_exports_verdicts_and_bundles_of_the_earlier_weights_are_gone_and_new_on
     assert report.holds
     assert report.parity is not None
     assert len(report.pruning.recoveries) == 1
+
+
+@pytest.mark.slow
+def test_an_end_to_end_run_goes_on_with_the_new_weights(
+    converted: Callable[[str], Converted], text: Path, tmp_path: Path
+) -> None:
+    made = converted("llama")
+    output = Path(shutil.copytree(made.output, tmp_path / "out"))
+    assert recover(output, options(text, steps=4)).recovery.improved
+    words = ("--to", "onnx", "--model", made.checkpoint, "--ratio", 0.1, "--snap", 1, "--threads", 1)
+    words += ("--calibration", made.checkpoint.parent / "prompts.txt", "--output", output)
+    result = run(*words, "--resume")
+    assert result.exit_code == 0, result.output
+    report = Report.load(output)
+    assert report.parity.holds
+    assert report.benchmarks
+    assert len(report.pruning.recoveries) == 1
+    assert not Manifest.load(output).unfinished
 
 
 def test_a_second_recovery_is_recorded_after_the_first(output: Path, text: Path) -> None:
