@@ -25,7 +25,7 @@ from amp_export.architectures import ModelConfig
 from amp_export.checkpoints.loading import load_model
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.cli import app
-from amp_export.errors import OutputError
+from amp_export.errors import AmpExportError, OutputError
 from amp_export.options import Uniform
 from amp_export.outputs.manifest import Manifest, RewriteKind
 from amp_export.outputs.resumable import has_unfinished
@@ -216,6 +216,29 @@ def test_other_options_do_not_go_on_with_it(output: Path, text: Path) -> None:
     assert has_unfinished(output)
     recover(output, options(text, steps=2))
     assert not has_unfinished(output)
+
+
+class Meanwhile(Silent):
+    """Progress that does something else after the last step."""
+
+    def __init__(self, work: Callable[[], object]) -> None:
+        self._work = work
+
+    def note(self, message: str) -> None:
+        if message.startswith("After step 16:"):
+            self._work()
+
+
+def test_an_output_that_was_replaced_meanwhile_stays(output: Path, tiny_llama: Path, text: Path) -> None:
+    def prune_again() -> None:
+        prune(tiny_llama, output, PruneOptions(ratio=0.1, snap=1, calibration=text, compensate=False), overwrite=True)
+        replaced.update(files(output))
+
+    replaced: dict[str, bytes] = {}
+    with pytest.raises(AmpExportError, match=r"changed while it was read|was written to while this command ran"):
+        recover(output, options(text), progress=Meanwhile(prune_again))
+    assert replaced
+    assert files(output) == replaced
 
 
 @pytest.mark.parametrize("content", [b"", b"nothing of torch's", b"half"])
