@@ -3,6 +3,7 @@ from .api.benchmark import benchmark as benchmark
 from .api.convert import convert as convert
 from .api.export import export as export
 from .api.prune import prune as prune
+from .api.recover import recover as recover
 from .api.validate import validate as validate
 from .benchmarking.results import BenchmarkReport as BenchmarkReport
 from .benchmarking.setup import Setup as Setup
@@ -25,6 +26,7 @@ from .options import HeadPolicy as HeadPolicy
 from .options import Opset as Opset
 from .options import PerLayer as PerLayer
 from .options import Provider as Provider
+from .options import RecoveryMethod as RecoveryMethod
 from .options import Runtime as Runtime
 from .options import TargetName as TargetName
 from .options import Uniform as Uniform
@@ -33,6 +35,7 @@ from .parity.results import ParityReport as ParityReport
 from .pruning.pipeline import PruneResult as PruneResult
 from .pruning.plan import LayerPlan as LayerPlan
 from .pruning.plan import Plan as Plan
+from .recovery.pipeline import Recovered as Recovered
 from .reporting.report import Report as Report
 from .verb_options import BenchmarkOptions as BenchmarkOptions
 from .verb_options import BundleOptions as BundleOptions
@@ -42,4 +45,5 @@ from .verb_options import DoctorOptions as DoctorOptions
 from .verb_options import ExportOptions as ExportOptions
 from .verb_options import PlanSettings as PlanSettings
 from .verb_options import PruneOptions as PruneOptions
+from .verb_options import RecoverOptions as RecoverOptions
 from .verb_options import ValidateOptions as ValidateOptions

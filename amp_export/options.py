@@ -72,6 +72,13 @@ class Via(enum.StrEnum):
     TRACE = "trace"
 
 
+class RecoveryMethod(enum.StrEnum):
+    """How a pruned model is trained."""
+
+    DISTILL = "distill"
+    """All weights but embeddings and LM head, towards the dense model's predictions."""
+
+
 class EngineRuntime(enum.StrEnum):
     """TensorRT variant that builds and runs engines."""
 

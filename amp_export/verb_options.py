@@ -17,6 +17,7 @@ from amp_export.options import (
     Opset,
     PerLayer,
     Provider,
+    RecoveryMethod,
     Runtime,
     TargetName,
     Uniform,
@@ -152,6 +153,29 @@ class ExportOptions:
     max_batch: int = 1
     max_context: int | None = None
     allow_pickle: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecoverOptions:
+    """The options of `recover`.
+
+    Attributes:
+        method: How the pruned model is trained.
+        text: Text to train on (`.txt`, `.jsonl`); by default, the text shipped with this package.
+        minutes: Minutes after which training ends; by default 10, or without a limit if `steps` is given.
+        steps: Number of steps after which it ends; by default without a limit.
+        learning_rate: The largest learning rate.
+        windows_per_step: Windows of text, of 512 tokens each, that a step trains on.
+        seed: Seed of the order of the windows.
+    """
+
+    method: RecoveryMethod = RecoveryMethod.DISTILL
+    text: Path | None = None
+    minutes: float | None = None
+    steps: int | None = None
+    learning_rate: float = 2e-4
+    windows_per_step: int = 1
+    seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

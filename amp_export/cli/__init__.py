@@ -9,7 +9,7 @@ import os
 
 import typer
 
-from amp_export.cli import benchmark, bundle, convert, doctor, export, prune, report, validate
+from amp_export.cli import benchmark, bundle, convert, doctor, export, prune, recover, report, validate
 
 app = typer.Typer(
     name="amp-export",
@@ -22,6 +22,7 @@ app = typer.Typer(
 app.callback(invoke_without_command=True, epilog=convert.EXAMPLES)(convert.convert)
 app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
 app.command(epilog=prune.EXAMPLES)(prune.prune)
+app.command(epilog=recover.EXAMPLES)(recover.recover)
 app.command(epilog=export.EXAMPLES)(export.export)
 app.command(epilog=validate.EXAMPLES)(validate.validate)
 app.command(epilog=benchmark.EXAMPLES)(benchmark.benchmark)

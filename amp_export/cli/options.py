@@ -20,6 +20,7 @@ from amp_export.options import (
     Opset,
     PerLayer,
     Provider,
+    RecoveryMethod,
     Runtime,
     TargetName,
     Uniform,
@@ -33,6 +34,7 @@ from amp_export.verb_options import (
     ExportOptions,
     PlanChoices,
     PruneOptions,
+    RecoverOptions,
     ValidateOptions,
 )
 
@@ -191,6 +193,35 @@ FLAGS: Mapping[type[Any], Mapping[str, Any]] = {
         "max_batch": _MAX_BATCH,
         "max_context": _MAX_CONTEXT,
         "allow_pickle": _ALLOW_PICKLE,
+    },
+    RecoverOptions: {
+        "method": Annotated[
+            RecoveryMethod,
+            typer.Option("--method", help="Train all weights towards the dense model's predictions (distill)."),
+        ],
+        "text": Annotated[
+            Path | None,
+            typer.Option(
+                "--text",
+                metavar="FILE",
+                help="Text to train on (.txt, .jsonl).  [default: about 100,000 tokens shipped with amp-export]",
+            ),
+        ],
+        "minutes": Annotated[
+            float | None,
+            typer.Option("--minutes", metavar="M", help="Time to train.  [default: 10, without limit beside --steps]"),
+        ],
+        "steps": Annotated[
+            int | None, typer.Option("--steps", min=1, metavar="N", help="Steps to train.  [default: no limit]")
+        ],
+        "learning_rate": Annotated[
+            float, typer.Option("--learning-rate", metavar="R", help="Largest learning rate, after the warm-up.")
+        ],
+        "windows_per_step": Annotated[
+            int,
+            typer.Option("--windows-per-step", min=1, metavar="N", help="Windows of 512 tokens that a step trains on."),
+        ],
+        "seed": Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Seed of the order of the windows.")],
     },
     ValidateOptions: {
         "to": Annotated[Format, typer.Option("--to", help="Export format to validate.")],

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 from amp_export.cli.console import print_json, show_checks, show_report
+from amp_export.errors import command_line
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from amp_export.pruning.pipeline import PruneResult
+    from amp_export.pruning.quality import Quality
+    from amp_export.recovery.pipeline import Recovered
     from amp_export.reporting.report import Report
 
 
@@ -21,16 +25,40 @@ def show_pruning(console: Console, result: PruneResult) -> None:
     lines = [f"{result.plan.achieved:.2%} removed. {result.reload}."]
     if result.compensation is not None:
         lines.append(f"{result.compensation}.")
-    if (quality := result.quality) is not None:
-        lines.append(f"Perplexity {quality.dense:.2f} -> {quality.pruned:.2f}, measured on {quality.text}.")
-        if quality.kl is not None and quality.top1_agreement is not None:
-            lines.append(
-                f"KL divergence from the dense model {quality.kl:.3g} nats; same top-1 token for "
-                f"{quality.top1_agreement:.1%} of the tokens."
-            )
+    lines += _quality_lines(result.quality)
     lines += [f"Note: {note}" for note in result.notes]
     for line in (*lines, f"Written: {result.folder}"):
         console.print(line, markup=False, soft_wrap=True)
+
+
+def show_recovery(console: Console, recovered: Recovered, output: Path) -> None:
+    """Print what training brought, and what comes next."""
+    recovery = recovered.recovery
+    lines = [f"{recovery}."]
+    if recovered.reload is None:
+        rate = recovery.learning_rate / 5
+        lines.append(f"{output} is unchanged. Try a smaller learning rate, such as --learning-rate {rate:.2g}.")
+    else:
+        export = command_line("amp-export", "export", "--model", output / "pruned", "--to", "onnx", "--output", output)
+        lines += [
+            f"{recovered.reload}.",
+            *_quality_lines(recovered.quality),
+            f"Written: {output / 'pruned'}",
+            f"Exports of the earlier weights, and what was found out about them, are removed. Export again: {export}",
+        ]
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def _quality_lines(quality: Quality | None) -> Iterator[str]:
+    if quality is None:
+        return
+    yield f"Perplexity {quality.dense:.2f} -> {quality.pruned:.2f}, measured on {quality.text}."
+    if quality.kl is not None and quality.top1_agreement is not None:
+        yield (
+            f"KL divergence from the dense model {quality.kl:.3g} nats; same top-1 token for "
+            f"{quality.top1_agreement:.1%} of the tokens."
+        )
 
 
 def show_result(

@@ -29,6 +29,7 @@ from amp_export.hardware.targets import TARGETS
 from amp_export.options import Dtype, Format, Opset, TargetName
 from amp_export.outputs.lookup import exported_checkpoint
 from amp_export.outputs.manifest import Manifest
+from amp_export.outputs.names import BUNDLE
 from amp_export.outputs.scratch import lock_output, scratch_beside, translate_os_errors
 from amp_export.progress import Progress, Silent
 from amp_export.verb_options import BundleOptions
@@ -124,7 +125,7 @@ def bundle(
 
 def default_file(output: Path, target: TargetName) -> Path:
     """Return the default path of a bundle."""
-    return output / f"bundle-{target.value}.tar.gz"
+    return output / BUNDLE.format(target=target.value)
 
 
 def find_bundle(file: Path) -> BundleResult:

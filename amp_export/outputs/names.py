@@ -13,5 +13,11 @@ PLAN = "plan.json"
 SOURCE = "source"
 """The dense checkpoint, as the subject of a verdict; it is not a file of the output."""
 
+BUNDLE = "bundle-{target}.tar.gz"
+"""Name of the bundle for a target."""
+
 PARTIAL = ".partial-"
 """Part of the names of scratch directories and partial files."""
+
+RESUMABLE = ".resume"
+"""End of the names of directories that unfinished runs go on from."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from amp_export.errors import OutputError
 from amp_export.outputs.locks import hold_lock, is_locked, lock_until_closed
-from amp_export.outputs.names import PARTIAL
+from amp_export.outputs.names import PARTIAL, RESUMABLE
 
 REPLACED = "replaced"
 """What stood at an output, next to the scratch directory that takes its place."""
@@ -24,15 +24,15 @@ _NOT_WRITABLE = {errno.EACCES, errno.EROFS, errno.EPERM}
 
 
 def is_temporary(name: str) -> bool:
-    """Return whether a name is one of a scratch directory, a partial file or a lock."""
-    return name.startswith(".") and (PARTIAL in name or name.endswith(".lock"))
+    """Return whether a name is one of a scratch directory, a partial file, a lock, or what an unfinished run left."""
+    return name.startswith(".") and (PARTIAL in name or name.endswith((".lock", RESUMABLE)))
 
 
 @contextmanager
 def lock_output(output: Path) -> Iterator[None]:
     """Let one process write to an output at a time."""
     output = absolute(output)
-    with translate_os_errors(output), hold_lock(_place(output) / f".{output.name}.lock"):
+    with translate_os_errors(output), hold_lock(place_beside(output) / f".{output.name}.lock"):
         yield
 
 
@@ -48,7 +48,7 @@ def scratch_beside(output: Path) -> Iterator[Path]:
     """
     output = absolute(output)
     with translate_os_errors(output):
-        place = _place(output)
+        place = place_beside(output)
         place.mkdir(parents=True, exist_ok=True)
         with lock_output(output):
             _remove_leftovers(output, place)
@@ -87,7 +87,7 @@ def absolute(output: Path) -> Path:
     return Path(os.path.abspath(output))  # noqa: PTH100
 
 
-def _place(output: Path) -> Path:
+def place_beside(output: Path) -> Path:
     """Return the directory of locks and scratch directories: beside an output, or in it if only that can be written.
 
     For graphs on a disk that is not writable, it is the system's temporary directory.
@@ -107,7 +107,8 @@ def _remove_leftovers(output: Path, place: Path) -> None:
     """Remove scratch directories of processes that no longer run: those of an output, and of folders in it."""
     found = [entry for entry in place.iterdir() if entry.name.startswith(_prefix(output))]
     if output.is_dir():
-        found += [entry for entry in output.iterdir() if is_temporary(entry.name) and entry.is_dir()]
+        inside = [entry for entry in output.iterdir() if is_temporary(entry.name) and entry.is_dir()]
+        found += [entry for entry in inside if not entry.name.endswith(RESUMABLE)]
     for entry in found:
         if is_locked(entry / _LOCK):
             continue
@@ -151,7 +152,7 @@ def _belongs_to(file: Path, output: Path) -> bool:
     for place in places:
         if file == place or file in place.parents or place in file.parents:
             return True
-    beside = {*(place.parent for place in places), _place(absolute(output))}
+    beside = {*(place.parent for place in places), place_beside(absolute(output))}
     return any(
         file.relative_to(folder).parts[0].startswith(f".{output.name}.") for folder in beside if folder in file.parents
     )

@@ -1,4 +1,4 @@
-"""Write a pruned model as a checkpoint."""
+"""Write a pruned model as a checkpoint, and again when its weights have changed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from amp_export import checkpoints
 from amp_export.checkpoints.older_versions import name_tokenizer_class
+from amp_export.checkpoints.reading import Checkpoint
+from amp_export.checkpoints.weight_files import INDEX
 from amp_export.checkpoints.writing import write_checkpoint
 from amp_export.outputs.manifest import RewriteKind
 from amp_export.pruning.rewriting import MODELING_FILE, Rewrite
@@ -45,3 +47,19 @@ def save_pruned(
         name_tokenizer_class(folder, type(tokenizer).__name__)
     else:
         name_tokenizer_class(folder)
+
+
+def save_trained(folder: Path, model: PreTrainedModel, pruned: Checkpoint, *, as_stored: bool) -> None:
+    """Write a pruned checkpoint with the weights of a model, and all its other files as they are.
+
+    Args:
+        folder: Folder to create.
+        model: The pruned checkpoint's model, with other weights.
+        pruned: The pruned checkpoint.
+        as_stored: Whether plain transformers loads it, without the modeling file.
+    """
+    weights = {info.file.name for info in pruned.tensors.values()} | {INDEX, "config.json"}
+    others = [file for file in sorted(pruned.path.rglob("*")) if file.is_file()]
+    companions = [file for file in others if file.relative_to(pruned.path).as_posix() not in weights]
+    tensors = module_tensors(model, as_stored=as_stored)
+    write_checkpoint(folder, pruned.raw_config, tensors, companions=companions, base=pruned.path)

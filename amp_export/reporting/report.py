@@ -20,6 +20,7 @@ from amp_export.parity.results import ParityReport
 from amp_export.pruning.compensation.results import Compensation
 from amp_export.pruning.quality import Quality
 from amp_export.pruning.reload_check import ReloadProof
+from amp_export.recovery.results import Recovery
 from amp_export.reporting.checks import Check
 from amp_export.reporting.devices import device_verdict
 
@@ -37,11 +38,13 @@ class PruningSection(PlanSummary):
         rewrite: Kind of rewrite of the pruned checkpoint, and its reason.
         reload: Proof that transformers loads it.
         compensation: How the weights that are kept were updated; None if they were not.
+        recoveries: How the model was trained afterwards, in order of time.
     """
 
     rewrite: RewriteRecord | None = None
     reload: ReloadProof | None = None
     compensation: Compensation | None = None
+    recoveries: tuple[Recovery, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,7 @@ class Report:
                 rewrite=manifest.rewrite,
                 reload=_verdict(manifest, "reload", ReloadProof),
                 compensation=_verdict(manifest, "compensation", Compensation),
+                recoveries=_verdict(manifest, "recoveries", tuple[Recovery, ...]) or (),
             )
         return cls(
             model=manifest.source.name,

@@ -105,6 +105,8 @@ def _pruning_lines(pruning: PruningSection) -> Iterator[str]:
         yield f"Rewritten as {rewrite.class_name} ({rewrite.kind}): {rewrite.reason}."
     if pruning.compensation is not None:
         yield f"{pruning.compensation}."
+    for recovery in pruning.recoveries:
+        yield f"{recovery}."
     if pruning.reload is not None:
         yield reload_line(pruning.reload)
 

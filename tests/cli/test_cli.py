@@ -33,7 +33,7 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-COMMANDS = ("doctor", "prune", "export", "validate", "benchmark", "bundle", "report")
+COMMANDS = ("doctor", "prune", "recover", "export", "validate", "benchmark", "bundle", "report")
 
 
 def test_the_public_names_are_these() -> None:
@@ -65,6 +65,9 @@ def test_the_public_names_are_these() -> None:
         "Provider",
         "PruneOptions",
         "PruneResult",
+        "RecoverOptions",
+        "Recovered",
+        "RecoveryMethod",
         "Report",
         "Runtime",
         "Setup",
@@ -81,6 +84,7 @@ def test_the_public_names_are_these() -> None:
         "diagnose",
         "export",
         "prune",
+        "recover",
         "register",
         "validate",
     ]

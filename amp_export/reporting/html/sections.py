@@ -76,6 +76,7 @@ def removed_section(report: Report, manifest: Manifest, output: Path) -> PageSec
             pictures.append(neurons)
     if pruning.compensation is not None:
         lines.append(f"{pruning.compensation}.")
+    lines += [f"{recovery}." for recovery in pruning.recoveries]
     lines += [f"Note: {note}" for note in pruning.notes]
     return PageSection(anchor, heading, tuple(lines), tuple(pictures), (_counts_table(layers),))
 

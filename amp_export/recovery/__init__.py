@@ -1,0 +1,1 @@
+"""Recovery: train a pruned model to predict what the dense one predicts."""
