@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from amp_export.errors import ModelError
 from amp_export.evaluation.decoders import Decoder
 from amp_export.inputs.batches import group_by_length, pad_right
 
@@ -52,12 +53,20 @@ def log_likelihoods(
         requests: The texts.
         batch_tokens: Largest number of tokens per batch, including padding. The results do not depend on it.
         on_progress: Called after each batch with the number of texts done, and with all.
+
+    Raises:
+        ModelError: The model computes NaN.
     """
     results = [math.nan] * len(requests)
     done = 0
     # nothing follows the last token, so it is not an input
     for group in group_by_length([len(each.token_ids) - 1 for each in requests], batch_tokens):
         for number, value in zip(group, _score([requests[number] for number in group], model), strict=True):
+            if math.isnan(value):
+                raise ModelError(
+                    "The model computes NaN instead of probabilities: its weights are damaged, or too large for their "
+                    "dtype.\nUse a checkpoint from before training diverged."
+                )
             results[number] = value
         done += len(group)
         if on_progress is not None:

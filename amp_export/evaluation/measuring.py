@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from amp_export.evaluation.encoding import Encoder
 from amp_export.evaluation.estimates import Estimate, average
@@ -84,6 +84,31 @@ class Differences:
     average: Difference | None = None
     perplexity: PerplexityDifference | None = None
     generation: Mapping[str, Difference] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Measurements of a model, and what differs from another that was measured on the same items.
+
+    Attributes:
+        model: The model.
+        against: The model that it is compared with, or None.
+        differences: The differences, or None.
+        limit: Largest number of questions, windows and prompts that were taken of each file; None for all.
+        notes: Notes to the user.
+        packages: Versions of the packages that computed it.
+        schema: Version of this format.
+    """
+
+    SCHEMA: ClassVar[int] = 1
+
+    model: Measured
+    against: Measured | None = None
+    differences: Differences | None = None
+    limit: int | None = None
+    notes: tuple[str, ...] = ()
+    packages: Mapping[str, str] = field(default_factory=dict)
+    schema: int = SCHEMA
 
 
 def measure(name: str, model: TorchDecoder, encoder: Encoder, work: Work, progress: Progress) -> Measured:

@@ -1,0 +1,159 @@
+"""Evaluate a model, or what an output directory holds, on files of tasks, text and prompts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from amp_export.architectures import Kind
+from amp_export.checkpoints.loading import load_model, load_tokenizer
+from amp_export.checkpoints.reading import Checkpoint, open_checkpoint
+from amp_export.checkpoints.sources import resolve_model
+from amp_export.errors import OutputError, RequestError, TaskError, UnsupportedModelError, first_line
+from amp_export.evaluation.decoders import TorchDecoder
+from amp_export.evaluation.encoding import Encoder
+from amp_export.evaluation.measuring import Evaluation, Measured, Work, compare, measure
+from amp_export.evaluation.perplexity import choose_window, read_text_file
+from amp_export.evaluation.tasks import read_tasks
+from amp_export.inputs.texts import read_prompts
+from amp_export.outputs.lookup import open_source_checkpoint
+from amp_export.outputs.manifest import package_versions
+from amp_export.outputs.names import PRUNED
+from amp_export.outputs.staging import is_ours
+from amp_export.progress import Progress, Silent
+from amp_export.reporting.files import open_output
+from amp_export.verb_options import EvaluateOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_DENSE = "Name the dense model with --against MODEL to compare with it."
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to evaluate.
+
+    Attributes:
+        name: Its name in the result.
+        checkpoint: Its checkpoint.
+    """
+
+    name: str
+    checkpoint: Checkpoint
+
+
+def evaluate(
+    model: str | Path,
+    options: EvaluateOptions,
+    *,
+    revision: str | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Measure accuracy on tasks, perplexity of a text and repetition in generated texts, in float32 with PyTorch.
+
+    The pruned checkpoint of an output directory is compared with its dense model, if that still exists.
+
+    Args:
+        model: A hub id, a checkpoint directory, a `.gguf` file, `demo`, or an output directory.
+        options: What to measure, and what to compare with.
+        revision: A branch, a tag or a commit of a repository on the hub; by default, its main branch.
+        progress: Where to show progress.
+
+    Raises:
+        TaskError: A file cannot be read, or does not suit the model; the message names file and line.
+        UnsupportedModelError: A model is not a decoder.
+        RequestError: There is nothing to measure, or a window that a model does not take.
+        AmpExportError: See `amp_export.errors`.
+    """
+    progress = progress or Silent()
+    if not options.tasks and options.perplexity is None and options.prompts is None:
+        raise RequestError(
+            "There is nothing to evaluate on.\nGive questions with --tasks, text with --perplexity or prompts with "
+            "--generate."
+        )
+    if options.perplexity is None and (options.window, options.stride) != (None, None):
+        raise RequestError("--window and --stride are for --perplexity.\nAdd it, or leave them out.")
+    _refuse_file(model)
+    tasks = read_tasks(options.tasks, limit=options.limit)
+    text = read_text_file(options.perplexity) if options.perplexity is not None else None
+    prompts = read_prompts(options.prompts) if options.prompts is not None else ()
+    subjects, notes = _find(model, options, revision, progress)
+    window, stride = _choose_window(subjects, options)
+    work = Work(tasks, text, prompts, window=window, stride=stride, limit=options.limit, new_tokens=options.new_tokens)
+    # the dense model comes first, so that what its tokenizer cannot take is found in it
+    measured = [_measure(subject, work, progress) for subject in reversed(subjects)]
+    against = measured[0] if len(measured) > 1 else None
+    differences = compare(measured[-1], against) if against is not None else None
+    if differences is not None and text is not None and differences.perplexity is None:
+        notes = (*notes, "The models tokenize the text differently, so that perplexities per token do not compare.")
+    return Evaluation(measured[-1], against, differences, options.limit, notes, package_versions())
+
+
+def _refuse_file(model: str | Path) -> None:
+    if Path(model).suffix.lower() in (".jsonl", ".txt") and Path(model).is_file():
+        raise TaskError(
+            f"{model} is a file to evaluate on, no model.\nName the model first: amp-export evaluate MODEL --tasks FILE"
+        )
+
+
+def _find(
+    model: str | Path, options: EvaluateOptions, revision: str | None, progress: Progress
+) -> tuple[list[Subject], tuple[str, ...]]:
+    """Return the model, and the one to compare it with if there is one, and notes."""
+    notes: tuple[str, ...] = ()
+    subject, dense = _resolve(model, options, revision, progress)
+    if options.against is not None:
+        dense, _ = _resolve(options.against, options, None, progress)
+    elif isinstance(dense, str):
+        notes = (dense,)
+    return [subject, *([dense] if isinstance(dense, Subject) else [])], notes
+
+
+def _resolve(
+    model: str | Path, options: EvaluateOptions, revision: str | None, progress: Progress
+) -> tuple[Subject, Subject | str | None]:
+    """Return a model, and for an output its dense model, or a note about why there is none."""
+    output = Path(model).expanduser()
+    if not is_ours(output):
+        source = resolve_model(model, revision=revision, allow_pickle=options.allow_pickle, on_status=progress.note)
+        return _subject(str(model), open_checkpoint(source.path)), None
+    manifest = open_output(output)
+    if not (output / PRUNED).is_dir():
+        return _subject(manifest.source.name, open_source_checkpoint(output, manifest, advice="Name it instead.")), None
+    pruned = _subject(str(output / PRUNED), open_checkpoint(output / PRUNED))
+    if options.against is not None:
+        return pruned, None
+    try:
+        dense = open_source_checkpoint(output, manifest, advice=_DENSE)
+    except OutputError as error:
+        return pruned, f"Nothing is compared: {first_line(error)} {_DENSE}"
+    return pruned, _subject(manifest.source.name, dense)
+
+
+def _subject(name: str, checkpoint: Checkpoint) -> Subject:
+    if checkpoint.config.architecture.kind is not Kind.DECODER:
+        raise UnsupportedModelError(
+            f"{name} is a {checkpoint.config.class_name}, which does not predict the next token.\nEvaluation scores "
+            "decoders; for other models, `amp-export validate` compares an export with its checkpoint."
+        )
+    return Subject(name, checkpoint)
+
+
+def _choose_window(subjects: Sequence[Subject], options: EvaluateOptions) -> tuple[int, int]:
+    limits = [each.checkpoint.config.longest_text for each in subjects]
+    return choose_window(
+        options.window, options.stride, min((each for each in limits if each is not None), default=None)
+    )
+
+
+def _measure(subject: Subject, work: Work, progress: Progress) -> Measured:
+    import torch
+
+    checkpoint = subject.checkpoint
+    with checkpoint.snapshot.held():
+        encoder = Encoder(load_tokenizer(checkpoint.path), checkpoint.config)
+        with progress.step(f"Loading {subject.name}"):
+            model = load_model(checkpoint.path, dtype=torch.float32)
+        return measure(subject.name, TorchDecoder(model), encoder, work, progress)
