@@ -254,6 +254,7 @@ class EvaluateOptions:
         tasks: Files of questions (`.jsonl`).
         perplexity: Text to measure perplexity on (`.txt`).
         prompts: Prompts (`.txt`, `.jsonl`) to generate text from; `--generate` on the command line.
+        to: The export of the output directory to evaluate, in its runtime; by default its checkpoint, in PyTorch.
         against: The model or output directory to compare with; for an output directory, by default its dense model.
         limit: Take only the first questions, windows and prompts of each file, this many.
         window: Tokens of a window of the text; by default 1024, or what the models take if that is less.
@@ -265,6 +266,7 @@ class EvaluateOptions:
     tasks: tuple[Path, ...] = ()
     perplexity: Path | None = None
     prompts: Path | None = None
+    to: Format | None = None
     against: str | None = None
     limit: int | None = None
     window: int | None = None

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import contextlib
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amp_export.architectures import Kind
+from amp_export.checkpoints.building import read_model_config, transformers_errors
 from amp_export.checkpoints.loading import load_model, load_tokenizer
+from amp_export.checkpoints.quiet import quiet_transformers
 from amp_export.checkpoints.reading import Checkpoint, open_checkpoint
 from amp_export.checkpoints.sources import resolve_model
 from amp_export.errors import OutputError, RequestError, TaskError, UnsupportedModelError, first_line
-from amp_export.evaluation.decoders import TorchDecoder
+from amp_export.evaluation.decoders import Evaluated, ExportedDecoder, TorchDecoder, ending_tokens
 from amp_export.evaluation.encoding import Encoder
 from amp_export.evaluation.measuring import Evaluation, Measured, Work, compare, measure
 from amp_export.evaluation.perplexity import choose_window, read_text_file
 from amp_export.evaluation.tasks import read_tasks
 from amp_export.inputs.texts import read_prompts
-from amp_export.outputs.lookup import open_source_checkpoint
-from amp_export.outputs.manifest import package_versions
+from amp_export.options import Format
+from amp_export.outputs.lookup import open_source_checkpoint, require_export
+from amp_export.outputs.manifest import Manifest, package_versions
 from amp_export.outputs.names import PRUNED
 from amp_export.outputs.staging import is_ours
 from amp_export.progress import Progress, Silent
@@ -38,10 +42,12 @@ class Subject:
     Attributes:
         name: Its name in the result.
         checkpoint: Its checkpoint.
+        export: Folder of the export that is run instead of the checkpoint, or None.
     """
 
     name: str
     checkpoint: Checkpoint
+    export: Path | None = None
 
 
 def evaluate(
@@ -51,9 +57,10 @@ def evaluate(
     revision: str | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Measure accuracy on tasks, perplexity of a text and repetition in generated texts, in float32 with PyTorch.
+    """Measure accuracy on tasks, perplexity of a text and repetition in generated texts.
 
-    The pruned checkpoint of an output directory is compared with its dense model, if that still exists.
+    Checkpoints are run in PyTorch in float32, exports in their runtime. What an output directory holds is compared with
+    its dense model, if that still exists.
 
     Args:
         model: A hub id, a checkpoint directory, a `.gguf` file, `demo`, or an output directory.
@@ -102,34 +109,49 @@ def _find(
     model: str | Path, options: EvaluateOptions, revision: str | None, progress: Progress
 ) -> tuple[list[Subject], tuple[str, ...]]:
     """Return the model, and the one to compare it with if there is one, and notes."""
-    notes: tuple[str, ...] = ()
-    subject, dense = _resolve(model, options, revision, progress)
-    if options.against is not None:
-        dense, _ = _resolve(options.against, options, None, progress)
-    elif isinstance(dense, str):
-        notes = (dense,)
-    return [subject, *([dense] if isinstance(dense, Subject) else [])], notes
-
-
-def _resolve(
-    model: str | Path, options: EvaluateOptions, revision: str | None, progress: Progress
-) -> tuple[Subject, Subject | str | None]:
-    """Return a model, and for an output its dense model, or a note about why there is none."""
     output = Path(model).expanduser()
-    if not is_ours(output):
-        source = resolve_model(model, revision=revision, allow_pickle=options.allow_pickle, on_status=progress.note)
-        return _subject(str(model), open_checkpoint(source.path)), None
-    manifest = open_output(output)
-    if not (output / PRUNED).is_dir():
-        return _subject(manifest.source.name, open_source_checkpoint(output, manifest, advice="Name it instead.")), None
-    pruned = _subject(str(output / PRUNED), open_checkpoint(output / PRUNED))
+    manifest = open_output(output) if is_ours(output) else None
+    if manifest is None and options.to is not None:
+        raise RequestError(
+            f"--to {options.to} evaluates an export in an output directory, and {model} is none.\nExport it first, and "
+            "name that OUT; or leave --to out."
+        )
+    if manifest is None:
+        subject = _resolve(model, options, revision, progress)
+    else:
+        subject = _judged(output, manifest, options.to)
     if options.against is not None:
-        return pruned, None
+        return [subject, _resolve(options.against, options, None, progress)], ()
+    if manifest is None or (subject.export is None and not (output / PRUNED).is_dir()):
+        return [subject], ()
     try:
         dense = open_source_checkpoint(output, manifest, advice=_DENSE)
     except OutputError as error:
-        return pruned, f"Nothing is compared: {first_line(error)} {_DENSE}"
-    return pruned, _subject(manifest.source.name, dense)
+        return [subject], (f"Nothing is compared: {first_line(error)} {_DENSE}",)
+    return [subject, _subject(manifest.source.name, dense)], ()
+
+
+def _judged(output: Path, manifest: Manifest, to: Format | None) -> Subject:
+    """Return what an output holds: an export, or else the checkpoint that exports are made from."""
+    if to is not None:
+        require_export(output, manifest, to)
+    is_pruned = (output / PRUNED).is_dir()
+    opened = (
+        open_checkpoint(output / PRUNED)
+        if is_pruned
+        else open_source_checkpoint(output, manifest, advice="Evaluate another model instead.")
+    )
+    found = _subject(str(output / PRUNED) if is_pruned else manifest.source.name, opened)
+    return found if to is None else replace(found, name=str(output / to), export=output / to)
+
+
+def _resolve(model: str | Path, options: EvaluateOptions, revision: str | None, progress: Progress) -> Subject:
+    """Return a model: the pruned one of an output, or one that is named."""
+    output = Path(model).expanduser()
+    if is_ours(output):
+        return _judged(output, open_output(output), None)
+    source = resolve_model(model, revision=revision, allow_pickle=options.allow_pickle, on_status=progress.note)
+    return _subject(str(model), open_checkpoint(source.path))
 
 
 def _subject(name: str, checkpoint: Checkpoint) -> Subject:
@@ -149,11 +171,36 @@ def _choose_window(subjects: Sequence[Subject], options: EvaluateOptions) -> tup
 
 
 def _measure(subject: Subject, work: Work, progress: Progress) -> Measured:
+    checkpoint = subject.checkpoint
+    with checkpoint.snapshot.held(), contextlib.ExitStack() as stack:
+        tokenizer = load_tokenizer(checkpoint.path)
+        with progress.step(f"Loading {subject.name}"):
+            model, max_context = _load(subject, stack)
+        encoder = Encoder(tokenizer, checkpoint.config, max_context=max_context)
+        if work.text is not None:
+            choose_window(work.window, work.stride, encoder.longest_text)
+        return measure(subject.name, model, encoder, work, progress)
+
+
+def _load(subject: Subject, stack: contextlib.ExitStack) -> tuple[Evaluated, int | None]:
+    """Return a loaded model, and the largest number of tokens that its export takes."""
     import torch
 
     checkpoint = subject.checkpoint
-    with checkpoint.snapshot.held():
-        encoder = Encoder(load_tokenizer(checkpoint.path), checkpoint.config)
-        with progress.step(f"Loading {subject.name}"):
-            model = load_model(checkpoint.path, dtype=torch.float32)
-        return measure(subject.name, TorchDecoder(model), encoder, work, progress)
+    if subject.export is None:
+        return TorchDecoder(load_model(checkpoint.path, dtype=torch.float32)), None
+    from amp_export.exporters.dispatch import run
+    from amp_export.exporters.models.decoder import Decoder
+
+    decoder = run(subject.export)
+    assert isinstance(decoder, Decoder), f"{subject.export} is the export of a decoder"
+    stack.callback(decoder.close)
+    return ExportedDecoder(decoder, _ending_tokens(checkpoint.path)), decoder.max_context
+
+
+def _ending_tokens(path: Path) -> list[int]:
+    from transformers import GenerationConfig
+
+    with quiet_transformers(), transformers_errors(path):
+        configs = [GenerationConfig.from_pretrained(path)] if (path / "generation_config.json").is_file() else []
+        return ending_tokens(*configs, read_model_config(path))

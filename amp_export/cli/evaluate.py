@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 EXAMPLES = examples(
     "amp-export evaluate out --tasks piqa.jsonl --tasks winogrande.jsonl",
     "amp-export evaluate out --perplexity text.txt --generate prompts.txt",
+    "amp-export evaluate out --to onnx --tasks piqa.jsonl",
     "amp-export evaluate ./my-llama --against demo --tasks piqa.jsonl --limit 100 --json",
 )
 

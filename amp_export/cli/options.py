@@ -272,6 +272,12 @@ FLAGS: Mapping[type[Any], Mapping[str, Any]] = {
                 "--generate", metavar="FILE", help="Prompts (.txt, .jsonl) to write text after, and count repetition."
             ),
         ],
+        "to": Annotated[
+            Format | None,
+            typer.Option(
+                "--to", help="Evaluate this export of OUT in its runtime.  [default: the checkpoint, in PyTorch]"
+            ),
+        ],
         "against": Annotated[
             str | None,
             typer.Option(metavar="MODEL", help="Model or OUT to compare with.  [default: the dense model of an OUT]"),

@@ -16,12 +16,20 @@ if TYPE_CHECKING:
 class Encoder:
     """A tokenizer, with the limits of its model.
 
+    Args:
+        tokenizer: The tokenizer.
+        config: The model's config.
+        max_context: Largest number of tokens that an export of the model takes, if that is less.
+
     Attributes:
         longest_text: Largest number of tokens that the model takes; None if there is no limit.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, config: ModelConfig) -> None:
-        self.longest_text = config.longest_text
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, config: ModelConfig, *, max_context: int | None = None
+    ) -> None:
+        limits = [each for each in (config.longest_text, max_context) if each is not None]
+        self.longest_text = min(limits, default=None)
         self._tokenizer = tokenizer
         self._vocab_size = config.vocab_size
         first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id

@@ -7,21 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
+from amp_export.evaluation.decoders import Writer
 from amp_export.evaluation.encoding import Encoder
 from amp_export.evaluation.estimates import Estimate
 
 if TYPE_CHECKING:
     from amp_export.progress import Advance
-
-
-class Writer(Protocol):
-    """A model that writes."""
-
-    def continue_greedily(self, prompt: Sequence[int], tokens: int) -> list[int]:
-        """Return the most likely tokens after a prompt, up to the end of the text or a number of tokens."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
+from amp_export.evaluation.decoders import Evaluated
 from amp_export.evaluation.encoding import Encoder
 from amp_export.evaluation.estimates import Estimate, average
 from amp_export.evaluation.generation import GenerationResult, Text, write_texts
@@ -22,9 +23,6 @@ from amp_export.evaluation.perplexity import PerplexityResult, measure_perplexit
 from amp_export.evaluation.scoring import TaskResult, run_task
 from amp_export.evaluation.tasks import Task
 from amp_export.progress import Progress
-
-if TYPE_CHECKING:
-    from amp_export.evaluation.decoders import TorchDecoder
 
 
 @dataclass(frozen=True)
@@ -111,7 +109,7 @@ class Evaluation:
     schema: int = SCHEMA
 
 
-def measure(name: str, model: TorchDecoder, encoder: Encoder, work: Work, progress: Progress) -> Measured:
+def measure(name: str, model: Evaluated, encoder: Encoder, work: Work, progress: Progress) -> Measured:
     """Measure a model.
 
     Args:

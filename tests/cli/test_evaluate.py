@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -191,3 +192,20 @@ def test_bad_requests_are_exit_code_2(files: Files, tmp_path: Path) -> None:
     assert "is neither a .jsonl nor a .txt file" in said(run(files.dense, "--generate", files.dense / "config.json"))
     bert = save_tiny_model(tmp_path / "bert", "bert", num_hidden_layers=1)
     assert "which does not predict the next token" in said(run(bert, "--tasks", files.tasks))
+
+
+def test_a_graph_scores_and_writes_as_its_checkpoint(files: Files) -> None:
+    """The graph runs in ONNX Runtime; what it was exported from is compared with it, question by question."""
+    arguments = ("--tasks", files.tasks, files.partial, "--perplexity", files.text, "--generate", files.prompts)
+    result = run(files.output, "--to", "onnx", "--against", files.output, *arguments, "--json")
+    assert result.exit_code == 0, result.stderr
+    report = json.loads(result.stdout)
+    graph, checkpoint = report["model"], report["against"]
+    assert (graph["model"], checkpoint["model"]) == (str(files.output / "onnx"), str(files.output / "pruned"))
+    for name in ("parity", "partial"):
+        ours, theirs = (np.array(each["tasks"][name]["log_likelihoods"]) for each in (graph, checkpoint))
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4)
+    assert graph["perplexity"]["losses"] == pytest.approx(checkpoint["perplexity"]["losses"], rel=1e-4)
+    assert graph["generation"] == checkpoint["generation"]
+    assert "--to onnx evaluates an export in an output directory" in said(run(files.dense, "--to", "onnx", *arguments))
+    assert "has no openvino export" in said(run(files.output, "--to", "openvino", *arguments))

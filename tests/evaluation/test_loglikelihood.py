@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,9 +14,9 @@ from transformers import PreTrainedModel
 
 from amp_export.architectures import Kind, find_architecture, supported_model_types
 from amp_export.checkpoints.loading import load_model
-from amp_export.evaluation.decoders import TorchDecoder
+from amp_export.evaluation.decoders import ExportedDecoder, TorchDecoder
 from amp_export.evaluation.loglikelihood import Request, log_likelihoods
-from amp_export.inputs.batches import group_by_length
+from amp_export.inputs.batches import group_by_length, pad_right
 from tests.support.tiny_models import save_tiny_model
 
 DECODERS = [name for name in supported_model_types() if find_architecture(name).kind is Kind.DECODER]
@@ -105,3 +107,28 @@ def test_what_nothing_precedes_cannot_be_scored() -> None:
     for scored in (0, 2, 3):
         with pytest.raises(AssertionError):
             Request([1, 2], scored)
+
+
+class Runtime:
+    """A decoder of an export that takes few rows at once; a token's logits say where it is."""
+
+    def __init__(self, max_batch: int | None) -> None:
+        self.max_batch = max_batch
+
+    def forward(self, input_ids: Any, attention_mask: Any, position_ids: Any, past: Any = None) -> tuple[Any, Any]:
+        assert self.max_batch is None or len(input_ids) <= self.max_batch
+        assert input_ids.shape == attention_mask.shape == position_ids.shape
+        return np.stack([input_ids, position_ids, attention_mask], axis=2).astype(np.float32), past
+
+
+@given(st.lists(TEXTS, min_size=1, max_size=6), st.none() | st.integers(1, 4), st.data())
+def test_an_export_gives_the_logits_of_each_place(
+    texts: list[list[int]], max_batch: int | None, data: st.DataObject
+) -> None:
+    """In order, although the runtime may take the rows in several calls."""
+    input_ids_bs, mask_bs = pad_right(texts)
+    real = mask_bs.flatten().nonzero()[:, 0].tolist()
+    places = sorted(data.draw(st.sets(st.sampled_from(real), min_size=1)))
+    found = ExportedDecoder(Runtime(max_batch), []).logits_at(input_ids_bs, mask_bs, torch.tensor(places))
+    length = input_ids_bs.shape[1]
+    assert found.tolist() == [[input_ids_bs.flatten()[place], place % length, 1] for place in places]
