@@ -89,13 +89,13 @@ def evaluate(
     subjects, notes = _find(model, options, revision, progress)
     window, stride = _choose_window(subjects, options)
     work = Work(tasks, text, prompts, window=window, stride=stride, limit=options.limit, new_tokens=options.new_tokens)
-    # the dense model comes first, so that what its tokenizer cannot take is found in it
-    measured = [_measure(subject, work, progress) for subject in reversed(subjects)]
-    against = measured[0] if len(measured) > 1 else None
-    differences = compare(measured[-1], against) if against is not None else None
+    # one after the other, so that memory holds one; exports come first, since they may take less than the dense model
+    measured, *others = [_measure(subject, work, progress) for subject in subjects]
+    against = others[0] if others else None
+    differences = compare(measured, against) if against is not None else None
     if differences is not None and text is not None and differences.perplexity is None:
         notes = (*notes, "The models tokenize the text differently, so that perplexities per token do not compare.")
-    return Evaluation(measured[-1], against, differences, options.limit, notes, package_versions())
+    return Evaluation(measured, against, differences, options.limit, notes, package_versions())
 
 
 def _refuse_file(model: str | Path) -> None:
