@@ -1,6 +1,7 @@
 from ._version import __version__ as __version__
 from .api.benchmark import benchmark as benchmark
 from .api.convert import convert as convert
+from .api.evaluate import evaluate as evaluate
 from .api.export import export as export
 from .api.prune import prune as prune
 from .api.recover import recover as recover
@@ -14,6 +15,7 @@ from .devices.remote import benchmark_on_device as benchmark_on_device
 from .doctor.diagnose import Diagnosis as Diagnosis
 from .doctor.diagnose import diagnose as diagnose
 from .errors import AmpExportError as AmpExportError
+from .evaluation.measuring import Evaluation as Evaluation
 from .exporting.run import ExportResult as ExportResult
 from .integrations.transformers import register as register
 from .options import Allocation as Allocation
@@ -42,6 +44,7 @@ from .verb_options import BundleOptions as BundleOptions
 from .verb_options import ConvertOptions as ConvertOptions
 from .verb_options import DeviceOptions as DeviceOptions
 from .verb_options import DoctorOptions as DoctorOptions
+from .verb_options import EvaluateOptions as EvaluateOptions
 from .verb_options import ExportOptions as ExportOptions
 from .verb_options import PlanSettings as PlanSettings
 from .verb_options import PruneOptions as PruneOptions

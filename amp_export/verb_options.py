@@ -271,6 +271,35 @@ class DeviceOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """The options of `evaluate`. One of `tasks`, `perplexity` and `prompts` is required.
+
+    Attributes:
+        tasks: Files of questions (`.jsonl`).
+        perplexity: Text to measure perplexity on (`.txt`).
+        prompts: Prompts (`.txt`, `.jsonl`) to generate text from; `--generate` on the command line.
+        to: The export of the output directory to evaluate, in its runtime; by default its checkpoint, in PyTorch.
+        against: The model or output directory to compare with; for an output directory, by default its dense model.
+        limit: Take only the first questions, windows and prompts of each file, this many.
+        window: Tokens of a window of the text; by default 1024, or what the models take if that is less.
+        stride: Tokens from the start of one window to the next; by default half of the window.
+        new_tokens: Largest number of tokens to generate after a prompt.
+        allow_pickle: Read torch pickles if there is no safetensors file; their code is never run.
+    """
+
+    tasks: tuple[Path, ...] = ()
+    perplexity: Path | None = None
+    prompts: Path | None = None
+    to: Format | None = None
+    against: str | None = None
+    limit: int | None = None
+    window: int | None = None
+    stride: int | None = None
+    new_tokens: int = 64
+    allow_pickle: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class BundleOptions:
     """The options of `bundle`.
 

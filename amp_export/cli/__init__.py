@@ -9,7 +9,7 @@ import os
 
 import typer
 
-from amp_export.cli import benchmark, bundle, convert, doctor, export, prune, recover, report, validate
+from amp_export.cli import benchmark, bundle, convert, doctor, evaluate, export, prune, recover, report, validate
 
 app = typer.Typer(
     name="amp-export",
@@ -26,6 +26,7 @@ app.command(epilog=recover.EXAMPLES)(recover.recover)
 app.command(epilog=export.EXAMPLES)(export.export)
 app.command(epilog=validate.EXAMPLES)(validate.validate)
 app.command(epilog=benchmark.EXAMPLES)(benchmark.benchmark)
+app.command(epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 app.command(epilog=bundle.EXAMPLES)(bundle.bundle)
 app.command(epilog=report.EXAMPLES)(report.report)
 

@@ -89,6 +89,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 def _group(kind: type[Any], values: dict[str, Any]) -> Any:
     """Return an options dataclass; options that are not given keep the defaults of the fields."""
     given = {name: values[name] for name in FLAGS[kind] if values[name] is not None}
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     return kind(**{name: READERS[name](value) if name in READERS else value for name, value in given.items()})
 
 

@@ -31,6 +31,7 @@ from amp_export.verb_options import (
     BundleOptions,
     DeviceOptions,
     DoctorOptions,
+    EvaluateOptions,
     ExportOptions,
     PlanChoices,
     PruneOptions,
@@ -287,6 +288,49 @@ FLAGS: Mapping[type[Any], Mapping[str, Any]] = {
                 metavar="FILE", exists=True, dir_okay=False, help="ssh configuration file, instead of ~/.ssh/config."
             ),
         ],
+    },
+    EvaluateOptions: {
+        "tasks": Annotated[
+            list[Path] | None,
+            typer.Option("--tasks", metavar="FILE", help="Questions (.jsonl); may be given several times."),
+        ],
+        "perplexity": Annotated[
+            Path | None, typer.Option("--perplexity", metavar="FILE", help="Text to measure perplexity on (.txt).")
+        ],
+        "prompts": Annotated[
+            Path | None,
+            typer.Option(
+                "--generate", metavar="FILE", help="Prompts (.txt, .jsonl) to write text after, and count repetition."
+            ),
+        ],
+        "to": Annotated[
+            Format | None,
+            typer.Option(
+                "--to", help="Evaluate this export of OUT in its runtime.  [default: the checkpoint, in PyTorch]"
+            ),
+        ],
+        "against": Annotated[
+            str | None,
+            typer.Option(metavar="MODEL", help="Model or OUT to compare with.  [default: the dense model of an OUT]"),
+        ],
+        "limit": Annotated[
+            int | None,
+            typer.Option(min=1, metavar="N", help="Take only the first N questions, windows and prompts of each file."),
+        ],
+        "window": Annotated[
+            int | None,
+            typer.Option(metavar="N", help="Tokens of a window.  [default: 1024, or what the models take if less]"),
+        ],
+        "stride": Annotated[
+            int | None,
+            typer.Option(
+                metavar="N", help="Tokens from one window's start to the next.  [default: half of the window]"
+            ),
+        ],
+        "new_tokens": Annotated[
+            int, typer.Option("--new-tokens", min=1, metavar="N", help="Most tokens to write after a prompt.")
+        ],
+        "allow_pickle": _ALLOW_PICKLE,
     },
     BundleOptions: {
         "target": Annotated[

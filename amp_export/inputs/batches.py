@@ -93,18 +93,30 @@ def batches(
     token_ids: Sequence[Sequence[int]], batch_tokens: int = BATCH_TOKENS
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield batches of prompts of similar length: token ids and mask, int64 [batch, sequence], padded on the right."""
-    batch: list[Sequence[int]] = []
-    for prompt in sorted(token_ids, key=len):
-        # prompts are sorted, so all would be padded to the length of the new one
-        if batch and (len(batch) + 1) * len(prompt) > batch_tokens:
-            yield _pad(batch)
-            batch = []
-        batch.append(prompt)
-    if batch:
-        yield _pad(batch)
+    for group in group_by_length([len(ids) for ids in token_ids], batch_tokens):
+        yield pad_right([token_ids[number] for number in group])
 
 
-def _pad(batch: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+def group_by_length(lengths: Sequence[int], batch_tokens: int = BATCH_TOKENS) -> Iterator[list[int]]:
+    """Yield the numbers of texts of similar length, as many as fill a batch when they are padded; at least one.
+
+    Args:
+        lengths: Tokens of each text.
+        batch_tokens: Largest number of tokens of a batch, including padding.
+    """
+    group: list[int] = []
+    for number in sorted(range(len(lengths)), key=lengths.__getitem__):
+        # texts are sorted, so all would be padded to the length of the new one
+        if group and (len(group) + 1) * lengths[number] > batch_tokens:
+            yield group
+            group = []
+        group.append(number)
+    if group:
+        yield group
+
+
+def pad_right(batch: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return token ids and mask, int64 [batch, sequence]; padding is 0 in both."""
     import torch
 
     longest = max(len(prompt) for prompt in batch)

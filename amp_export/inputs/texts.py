@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from amp_export.checkpoints.quiet import quiet_datasets, quiet_hub
-from amp_export.errors import CalibrationError, MissingExtraError, first_line
+from amp_export.errors import CalibrationError, MissingExtraError, RequestError, first_line
 
 ALPACA = Path("alpaca")
 """What to give instead of a file for the paper's dataset, which is downloaded."""
@@ -78,6 +78,20 @@ def shipped_texts() -> tuple[str, ...]:
     return tuple(_full_text(row) for row in _read_shipped())
 
 
+def read_prompts(file: Path) -> tuple[str, ...]:
+    """Return all prompts of a `.txt` or `.jsonl` file, in the form that `load_calibration` gives them.
+
+    Raises:
+        CalibrationError: The file is missing, empty or malformed; the message names the line.
+    """
+    if file.suffix.lower() not in (".jsonl", ".txt"):
+        raise CalibrationError(
+            f"{file} is neither a .jsonl nor a .txt file.\nGive one prompt per line as .txt, or one JSON object per "
+            "line as .jsonl."
+        )
+    return tuple(map(_prompt, _read_file(file)))
+
+
 def _read_shipped(name: str = "calibration") -> list[TextRow]:
     with resources.as_file(resources.files("amp_export.inputs") / "data" / f"{name}.jsonl") as path:
         return _read_file(path)
@@ -118,7 +132,7 @@ def _read_file(file: Path) -> list[TextRow]:
             "Give one prompt per line as .txt, or one JSON object per line as .jsonl; images or audio as .npz or "
             f".safetensors; or {str(ALPACA)!r} for the paper's dataset."
         )
-    lines = [(number, line) for number, line in enumerate(_read_text(file).split("\n"), start=1) if line.strip()]
+    lines = [(number, line) for number, line in enumerate(read_utf8(file).split("\n"), start=1) if line.strip()]
     if not lines:
         raise CalibrationError(f"{file} is empty: it has no prompts.\nGive at least one; use fifty or more.")
     if file.suffix.lower() == ".txt":
@@ -126,18 +140,48 @@ def _read_file(file: Path) -> list[TextRow]:
     return [_parse_row(line, f"{file}, line {number}") for number, line in lines]
 
 
-def _read_text(file: Path) -> str:
+def read_utf8(
+    file: Path, *, expected: str = "a .jsonl or .txt file", error: type[RequestError] = CalibrationError
+) -> str:
+    """Return the text of a file, without a byte order mark.
+
+    Args:
+        file: The file.
+        expected: What to give instead of a file that cannot be read, for the message.
+        error: Class of the error to raise.
+
+    Raises:
+        RequestError: The file cannot be read, or is not UTF-8; the message names the line.
+    """
     try:
         content = file.read_bytes()
-    except OSError as error:
-        raise CalibrationError(f"{file} cannot be read: {error.strerror}.\nGive a .jsonl or .txt file.") from error
+    except OSError as problem:
+        raise error(f"{file} cannot be read: {problem.strerror}.\nGive {expected}.") from problem
     try:
         return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise CalibrationError(
-            f"{file}, line {line}: byte 0x{content[error.start]:02x} is not UTF-8.\nSave the file as UTF-8."
-        ) from error
+    except UnicodeDecodeError as problem:
+        line = content.count(b"\n", 0, problem.start) + 1
+        raise error(
+            f"{file}, line {line}: byte 0x{content[problem.start]:02x} is not UTF-8.\nSave the file as UTF-8."
+        ) from problem
+
+
+def refuse_lone_surrogates(text: str, place: str, *, error: type[RequestError] = CalibrationError) -> None:
+    """Raise an error if a text contains half of a character, as JSON can.
+
+    Args:
+        text: The text.
+        place: File, line and key, for the message.
+        error: Class of the error to raise.
+
+    Raises:
+        RequestError: It does.
+    """
+    if lone := next((character for character in text if "\ud800" <= character <= "\udfff"), None):
+        raise error(
+            f"{place} contains \\u{ord(lone):04x}, half of a character, which no tokenizer reads.\nRemove it: the text "
+            "was probably cut within an emoji."
+        )
 
 
 def _parse_row(line: str, place: str) -> TextRow:
@@ -155,11 +199,7 @@ def _parse_row(line: str, place: str) -> TextRow:
     for key in (required, *(key for key in optional if row.get(key) is not None)):
         if not isinstance(row[key], str):
             raise CalibrationError(f"{place}: `{key}` has type {type(row[key]).__name__}.\n{expected}")
-        if lone := next((character for character in row[key] if "\ud800" <= character <= "\udfff"), None):
-            raise CalibrationError(
-                f"{place}: `{key}` contains \\u{ord(lone):04x}, half of a character, which no tokenizer reads.\nRemove "
-                "it: the text was probably cut within an emoji."
-            )
+        refuse_lone_surrogates(row[key], f"{place}: `{key}`")
     if not row[required].strip():
         raise CalibrationError(f"{place}: `{required}` is empty.\n{expected}")
     return row

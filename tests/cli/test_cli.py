@@ -33,7 +33,7 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-COMMANDS = ("doctor", "prune", "recover", "export", "validate", "benchmark", "bundle", "report")
+COMMANDS = ("doctor", "prune", "recover", "export", "validate", "benchmark", "evaluate", "bundle", "report")
 
 
 def test_the_public_names_are_these() -> None:
@@ -52,6 +52,8 @@ def test_the_public_names_are_these() -> None:
         "DoctorOptions",
         "Dtype",
         "EngineRuntime",
+        "EvaluateOptions",
+        "Evaluation",
         "ExportOptions",
         "ExportResult",
         "Format",
@@ -82,6 +84,7 @@ def test_the_public_names_are_these() -> None:
         "bundle",
         "convert",
         "diagnose",
+        "evaluate",
         "export",
         "prune",
         "recover",

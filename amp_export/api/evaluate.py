@@ -1,0 +1,206 @@
+"""Evaluate a model, or what an output directory holds, on files of tasks, text and prompts."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from amp_export.architectures import Kind
+from amp_export.checkpoints.building import read_model_config, transformers_errors
+from amp_export.checkpoints.loading import load_model, load_tokenizer
+from amp_export.checkpoints.quiet import quiet_transformers
+from amp_export.checkpoints.reading import Checkpoint, open_checkpoint
+from amp_export.checkpoints.sources import resolve_model
+from amp_export.errors import OutputError, RequestError, TaskError, UnsupportedModelError, first_line
+from amp_export.evaluation.decoders import Evaluated, ExportedDecoder, TorchDecoder, ending_tokens
+from amp_export.evaluation.encoding import Encoder
+from amp_export.evaluation.measuring import Evaluation, Measured, Work, compare, measure
+from amp_export.evaluation.perplexity import choose_window, read_text_file
+from amp_export.evaluation.tasks import read_tasks
+from amp_export.inputs.texts import read_prompts
+from amp_export.options import Format
+from amp_export.outputs.lookup import open_source_checkpoint, require_export
+from amp_export.outputs.manifest import Manifest, package_versions
+from amp_export.outputs.names import PRUNED
+from amp_export.outputs.staging import is_ours
+from amp_export.progress import Progress, Silent
+from amp_export.reporting.files import open_output
+from amp_export.verb_options import EvaluateOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_DENSE = "Name the dense model with --against MODEL to compare with it."
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to evaluate.
+
+    Attributes:
+        name: Its name in the result.
+        checkpoint: Its checkpoint.
+        export: Folder of the export that is run instead of the checkpoint, or None.
+    """
+
+    name: str
+    checkpoint: Checkpoint
+    export: Path | None = None
+
+
+def evaluate(
+    model: str | Path,
+    options: EvaluateOptions,
+    *,
+    revision: str | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Measure accuracy on tasks, perplexity of a text and repetition in generated texts.
+
+    Checkpoints are run in PyTorch in float32, exports in their runtime. What an output directory holds is compared with
+    its dense model, if that still exists.
+
+    Args:
+        model: A hub id, a checkpoint directory, a `.gguf` file, `demo`, or an output directory.
+        options: What to measure, and what to compare with.
+        revision: A branch, a tag or a commit of a repository on the hub; by default, its main branch.
+        progress: Where to show progress.
+
+    Raises:
+        TaskError: A file cannot be read, or does not suit the model; the message names file and line.
+        UnsupportedModelError: A model is not a decoder.
+        RequestError: There is nothing to measure, or a window that a model does not take.
+        AmpExportError: See `amp_export.errors`.
+    """
+    progress = progress or Silent()
+    if not options.tasks and options.perplexity is None and options.prompts is None:
+        raise RequestError(
+            "There is nothing to evaluate on.\nGive questions with --tasks, text with --perplexity or prompts with "
+            "--generate."
+        )
+    if options.perplexity is None and (options.window, options.stride) != (None, None):
+        raise RequestError("--window and --stride are for --perplexity.\nAdd it, or leave them out.")
+    _refuse_file(model)
+    tasks = read_tasks(options.tasks, limit=options.limit)
+    text = read_text_file(options.perplexity) if options.perplexity is not None else None
+    prompts = read_prompts(options.prompts) if options.prompts is not None else ()
+    subjects, notes = _find(model, options, revision, progress)
+    window, stride = _choose_window(subjects, options)
+    work = Work(tasks, text, prompts, window=window, stride=stride, limit=options.limit, new_tokens=options.new_tokens)
+    # one after the other, so that memory holds one; exports come first, since they may take less than the dense model
+    measured, *others = [_measure(subject, work, progress) for subject in subjects]
+    against = others[0] if others else None
+    differences = compare(measured, against) if against is not None else None
+    if differences is not None and text is not None and differences.perplexity is None:
+        notes = (*notes, "The models tokenize the text differently, so that perplexities per token do not compare.")
+    return Evaluation(measured, against, differences, options.limit, notes, package_versions())
+
+
+def _refuse_file(model: str | Path) -> None:
+    if Path(model).suffix.lower() in (".jsonl", ".txt") and Path(model).is_file():
+        raise TaskError(
+            f"{model} is a file to evaluate on, no model.\nName the model first: amp-export evaluate MODEL --tasks FILE"
+        )
+
+
+def _find(
+    model: str | Path, options: EvaluateOptions, revision: str | None, progress: Progress
+) -> tuple[list[Subject], tuple[str, ...]]:
+    """Return the model, and the one to compare it with if there is one, and notes."""
+    output = Path(model).expanduser()
+    manifest = open_output(output) if is_ours(output) else None
+    if manifest is None and options.to is not None:
+        raise RequestError(
+            f"--to {options.to} evaluates an export in an output directory, and {model} is none.\nExport it first, and "
+            "name that OUT; or leave --to out."
+        )
+    if manifest is None:
+        subject = _resolve(model, options, revision, progress)
+    else:
+        subject = _judged(output, manifest, options.to)
+    if options.against is not None:
+        return [subject, _resolve(options.against, options, None, progress)], ()
+    if manifest is None or (subject.export is None and not (output / PRUNED).is_dir()):
+        return [subject], ()
+    try:
+        dense = open_source_checkpoint(output, manifest, advice=_DENSE)
+    except OutputError as error:
+        return [subject], (f"Nothing is compared: {first_line(error)} {_DENSE}",)
+    return [subject, _subject(manifest.source.name, dense)], ()
+
+
+def _judged(output: Path, manifest: Manifest, to: Format | None) -> Subject:
+    """Return what an output holds: an export, or else the checkpoint that exports are made from."""
+    if to is not None:
+        require_export(output, manifest, to)
+    is_pruned = (output / PRUNED).is_dir()
+    opened = (
+        open_checkpoint(output / PRUNED)
+        if is_pruned
+        else open_source_checkpoint(output, manifest, advice="Evaluate another model instead.")
+    )
+    found = _subject(str(output / PRUNED) if is_pruned else manifest.source.name, opened)
+    return found if to is None else replace(found, name=str(output / to), export=output / to)
+
+
+def _resolve(model: str | Path, options: EvaluateOptions, revision: str | None, progress: Progress) -> Subject:
+    """Return a model: the pruned one of an output, or one that is named."""
+    output = Path(model).expanduser()
+    if is_ours(output):
+        return _judged(output, open_output(output), None)
+    source = resolve_model(model, revision=revision, allow_pickle=options.allow_pickle, on_status=progress.note)
+    return _subject(str(model), open_checkpoint(source.path))
+
+
+def _subject(name: str, checkpoint: Checkpoint) -> Subject:
+    if checkpoint.config.architecture.kind is not Kind.DECODER:
+        raise UnsupportedModelError(
+            f"{name} is a {checkpoint.config.class_name}, which does not predict the next token.\nEvaluation scores "
+            "decoders; for other models, `amp-export validate` compares an export with its checkpoint."
+        )
+    return Subject(name, checkpoint)
+
+
+def _choose_window(subjects: Sequence[Subject], options: EvaluateOptions) -> tuple[int, int]:
+    limits = [each.checkpoint.config.longest_text for each in subjects]
+    return choose_window(
+        options.window, options.stride, min((each for each in limits if each is not None), default=None)
+    )
+
+
+def _measure(subject: Subject, work: Work, progress: Progress) -> Measured:
+    checkpoint = subject.checkpoint
+    with checkpoint.snapshot.held(), contextlib.ExitStack() as stack:
+        tokenizer = load_tokenizer(checkpoint.path)
+        with progress.step(f"Loading {subject.name}"):
+            model, max_context = _load(subject, stack)
+        encoder = Encoder(tokenizer, checkpoint.config, max_context=max_context)
+        if work.text is not None:
+            choose_window(work.window, work.stride, encoder.longest_text)
+        return measure(subject.name, model, encoder, work, progress)
+
+
+def _load(subject: Subject, stack: contextlib.ExitStack) -> tuple[Evaluated, int | None]:
+    """Return a loaded model, and the largest number of tokens that its export takes."""
+    import torch
+
+    checkpoint = subject.checkpoint
+    if subject.export is None:
+        return TorchDecoder(load_model(checkpoint.path, dtype=torch.float32)), None
+    from amp_export.exporters.dispatch import run
+    from amp_export.exporters.models.decoder import Decoder
+
+    decoder = run(subject.export)
+    assert isinstance(decoder, Decoder), f"{subject.export} is the export of a decoder"
+    stack.callback(decoder.close)
+    return ExportedDecoder(decoder, _ending_tokens(checkpoint.path)), decoder.max_context
+
+
+def _ending_tokens(path: Path) -> list[int]:
+    from transformers import GenerationConfig
+
+    with quiet_transformers(), transformers_errors(path):
+        configs = [GenerationConfig.from_pretrained(path)] if (path / "generation_config.json").is_file() else []
+        return ending_tokens(*configs, read_model_config(path))
