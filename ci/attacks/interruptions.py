@@ -185,7 +185,7 @@ def change_sources(template: Path, *, count: int, random_seed: int) -> Iterator[
             running = start(OVERWRITE, workspace)
             time.sleep(moment)
             _replace_source(workspace / "checkpoint" / name)
-            outcome = running.wait(timeout=120)
+            outcome = running.wait(timeout=600)
             problem = _problem_of_result(workspace / "out", old)
             if outcome.code == WORKS and not problem:
                 problem = _problem_of_source(workspace, changed=name)
@@ -206,7 +206,7 @@ def _with_condition(
     with fresh_workspace(template) as workspace:
         old = _identity(workspace / "out")
         arrange(workspace)
-        outcome = start(OVERWRITE, workspace, prepare=prepare).wait(timeout=120)
+        outcome = start(OVERWRITE, workspace, prepare=prepare).wait(timeout=600)
         problem = _problem_of_result(workspace / "out", old)
         if outcome.code not in codes and not problem:
             problem = f"exit code {outcome.code}"
