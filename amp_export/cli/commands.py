@@ -120,6 +120,14 @@ def run_command(work: Callable[[Console], None]) -> None:
         raise typer.Exit(INTERRUPTED) from None
     except (typer.Exit, typer.BadParameter):
         raise
+    except PermissionError as error:
+        _show_trace(console)
+        show_error(
+            console,
+            f"{error.filename or 'A file'} cannot be read or written{_step(error)}: {error.strerror}.\n"
+            "Ask for access to it and to the directories above it, or choose another place.",
+        )
+        raise typer.Exit(AmpExportError.exit_code) from error
     except Exception as error:
         _show_trace(console)
         if is_out_of_memory(error):

@@ -312,6 +312,18 @@ def test_exit_codes_hold_where_messages_cannot_be_written(tmp_path: Path) -> Non
     assert result.returncode == 2
 
 
+def test_a_place_that_may_not_be_looked_at_is_exit_code_2(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbid(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", "out")
+
+    monkeypatch.setattr("amp_export.exporters.onnx.export", forbid)
+    result = run("export", "--model", tiny_llama, "--output", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "Permission denied" in result.stderr
+
+
 @pytest.mark.parametrize("debug", [None, "0", "1"])
 def test_an_error_of_ours_says_what_was_being_done_and_shows_its_trace_when_asked(
     debug: str | None, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
