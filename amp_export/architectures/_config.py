@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from amp_export.architectures._computation import Conditions, Factor
+from amp_export.architectures._computation import Conditions, Factor, Order
 from amp_export.architectures._facts import Architecture, Features, PrunedUnit, Stack
 from amp_export.architectures._positions import (
     EVERY_LAYER,
@@ -269,6 +269,13 @@ class ModelConfig:
         blocks = [self.architecture.attention, self.architecture.mlp]
         projections = [projection for block in blocks for projection in (*block.inputs, block.output)]
         return {projection.name: projection.has_bias(self.fields) for projection in projections}
+
+    @functools.cached_property
+    def order(self) -> Order:
+        """The form of a layer; only families whose computation is known have one."""
+        computation = self.architecture.computation
+        assert computation is not None, f"the computation of {self.architecture.model_type} is not known"
+        return next(order for order in computation.orders if self.meets(order.when))
 
     def factor(self, factor: Factor) -> float:
         """Return the value of a multiplier."""

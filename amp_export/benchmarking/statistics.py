@@ -8,9 +8,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from amp_export.evaluation.estimates import t_quantile
 from amp_export.verb_options import BenchmarkOptions
-
-CONFIDENCE = 0.95
 
 MIN_EFFECT = BenchmarkOptions.min_effect
 """Smallest relative speedup that matters, by default."""
@@ -161,7 +160,7 @@ def speedup_interval(ratios: Sequence[float], *, pilot_launches: int | None = No
     if len(pilot) < 2:
         return 0.0, math.inf
     mean = math.fsum(ratios) / len(ratios)
-    half = _t_quantile(len(pilot) - 1) * statistics.stdev(pilot) / math.sqrt(len(ratios))
+    half = t_quantile(len(pilot) - 1) * statistics.stdev(pilot) / math.sqrt(len(ratios))
     return math.exp(mean - half), math.exp(mean + half)
 
 
@@ -172,15 +171,8 @@ def launches_needed(ratios: Sequence[float], *, min_effect: float) -> int:
         ratios: Logarithmic ratios of the pilot launches.
         min_effect: Smallest relative speedup that matters.
     """
-    spread = _t_quantile(len(ratios) - 1) * statistics.stdev(ratios) / math.log1p(min_effect)
+    spread = t_quantile(len(ratios) - 1) * statistics.stdev(ratios) / math.log1p(min_effect)
     return max(len(ratios), math.ceil(spread**2))
-
-
-def _t_quantile(degrees_of_freedom: int) -> float:
-    """Return the two-sided 95 % quantile of Student's t distribution."""
-    from scipy.special import stdtrit
-
-    return float(stdtrit(degrees_of_freedom, (1 + CONFIDENCE) / 2))
 
 
 def conclude(interval: tuple[float, float], *, min_effect: float = MIN_EFFECT) -> Conclusion:

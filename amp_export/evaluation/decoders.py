@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Any, Protocol
+
+from amp_export.exporters.models.decoder import write_tokens
 
 if TYPE_CHECKING:
     import torch
@@ -139,18 +142,8 @@ class ExportedDecoder:
         """Return the most likely tokens after a prompt; see `Writer`."""
         import numpy as np
 
-        written: list[int] = []
-        new_bs, past, length = np.array([list(prompt)], np.int64), None, 0
-        while len(written) < tokens:
-            positions_bs = np.arange(length, length + new_bs.shape[1])[None]
-            length += new_bs.shape[1]
-            logits_bsv, past = self.decoder.forward(new_bs, np.ones((1, length), np.int64), positions_bs, past)
-            token = int(logits_bsv[0, -1].argmax())
-            if token in self.ends:
-                break
-            written.append(token)
-            new_bs = np.array([[token]], np.int64)
-        return written
+        following = islice(write_tokens(self.decoder.forward, np.array([list(prompt)], np.int64)), tokens)
+        return list(takewhile(lambda token: token not in self.ends, following))
 
 
 def ending_tokens(*configs: Any) -> list[int]:

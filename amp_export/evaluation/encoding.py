@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from amp_export.errors import ModelError, TaskError
+from amp_export.errors import TaskError
 from amp_export.evaluation.loglikelihood import Request
+from amp_export.inputs.batches import check_vocabulary, encode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -31,7 +32,7 @@ class Encoder:
         limits = [each for each in (config.longest_text, max_context) if each is not None]
         self.longest_text = min(limits, default=None)
         self._tokenizer = tokenizer
-        self._vocab_size = config.vocab_size
+        self._config = config
         first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
         self._first: int | None = first
         self._first_text = "" if first is None else str(tokenizer.decode(first))
@@ -49,18 +50,8 @@ class Encoder:
         """
         # `tok_encode`, models/huggingface.py of lm-eval 0.4.13
         special = special and not (self._first_text and text.startswith(self._first_text))
-        try:
-            ids: list[int] = self._tokenizer(text, add_special_tokens=special).input_ids
-        except Exception as error:  # tokenizers raises plain exceptions
-            raise ModelError(
-                f"The tokenizer cannot tokenize {text[:40]!r}: {error}\nPut the model's own tokenizer next to the "
-                "weights, or save it again with tokenizer.save_pretrained()."
-            ) from error
-        if (largest := max(ids, default=0)) >= self._vocab_size:
-            raise ModelError(
-                f"The tokenizer produces token id {largest}, but the model's vocabulary ends at "
-                f"{self._vocab_size - 1}.\nThe tokenizer is of another model; put the right one next to the weights."
-            )
+        ids = encode(self._tokenizer, text, special=special)
+        check_vocabulary([ids], self._config)
         return ids
 
     def decode(self, token_ids: list[int]) -> str:

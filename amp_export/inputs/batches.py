@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -69,18 +69,37 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], config: M
         ModelError: The tokenizer fails on a text, or produces token ids outside the model's vocabulary.
     """
     limit = min(config.longest_text or MAX_PROMPT_TOKENS, MAX_PROMPT_TOKENS)
-    encoded = [_encode(tokenizer, text)[:limit] for text in texts]
-    if (largest := max(map(max, filter(None, encoded)), default=0)) >= config.vocab_size:
+    encoded = [encode(tokenizer, text)[:limit] for text in texts]
+    check_vocabulary(encoded, config)
+    return [ids for ids in encoded if ids]
+
+
+def check_vocabulary(token_ids: Iterable[Sequence[int]], config: ModelConfig) -> None:
+    """Raise an error if texts have token ids outside the model's vocabulary.
+
+    Raises:
+        ModelError: They do.
+    """
+    if (largest := max(map(max, filter(None, token_ids)), default=0)) >= config.vocab_size:
         raise ModelError(
             f"The tokenizer produces token id {largest}, but the model's vocabulary ends at {config.vocab_size - 1}.\n"
             "The tokenizer is of another model; put the right one next to the weights."
         )
-    return [ids for ids in encoded if ids]
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+def encode(tokenizer: PreTrainedTokenizerBase, text: str, *, special: bool = True) -> list[int]:
+    """Return the token ids of a text, of any length.
+
+    Args:
+        tokenizer: The tokenizer.
+        text: The text.
+        special: Whether to add the tokens with which the tokenizer begins and ends a text.
+
+    Raises:
+        ModelError: The tokenizer fails on it.
+    """
     try:
-        ids: list[int] = tokenizer(text).input_ids
+        ids: list[int] = tokenizer(text, add_special_tokens=special).input_ids
     except Exception as error:  # tokenizers raises plain exceptions
         raise ModelError(
             f"The tokenizer cannot tokenize {text[:40]!r}: {error}\nPut the model's own tokenizer next to the "

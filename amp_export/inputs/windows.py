@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from amp_export.architectures import ModelConfig
 
 Item = TypeVar("Item")
+
+WINDOW_TOKENS = 512
+"""Tokens of a window, unless the model's longest text is shorter."""
+
+
+def window_length(config: ModelConfig) -> int:
+    """Return the tokens of a window for a model."""
+    return min(WINDOW_TOKENS, config.longest_text or WINDOW_TOKENS)
 
 
 def cut_windows(token_ids: Sequence[Sequence[int]], length: int, *, limit: int | None = None) -> list[list[int]]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from amp_export.architectures import ModelConfig
+from amp_export.exporters.models.decoder import write_tokens
 from amp_export.inputs.random import as_tensors
 from amp_export.inputs.tokens import Floats, Integers, draw_rows
 from amp_export.parity.decoder_cases import Cache, Forward
@@ -65,17 +67,8 @@ def continue_greedily(pool: Integers, forward: Forward[Cache], continuation: Con
     Returns:
         The generated tokens, int64 [steps].
     """
-    tokens_bs = draw_rows(pool, 1, continuation.prompt_tokens)
-    past: Cache | None = None
-    written: list[int] = []
-    length = 0
-    for _ in range(continuation.steps):
-        new = np.arange(length, length + tokens_bs.shape[1])[np.newaxis]
-        length += tokens_bs.shape[1]
-        logits_bsv, past = forward(tokens_bs, np.ones((1, length), np.int64), new, past)
-        written.append(int(logits_bsv[0, -1].argmax()))
-        tokens_bs = np.array([written[-1:]], np.int64)
-    return np.array(written, np.int64)
+    prompt_bs = draw_rows(pool, 1, continuation.prompt_tokens)
+    return np.array(list(islice(write_tokens(forward, prompt_bs), continuation.steps)), np.int64)
 
 
 def generate(model: PreTrainedModel, pool: Integers, continuation: Continuation) -> tuple[Integers, Floats]:

@@ -27,7 +27,7 @@ from amp_export.pruning.compensation.updating import prune_and_compensate
 from amp_export.pruning.head_indices import renumber
 from amp_export.pruning.plan import Plan
 from amp_export.pruning.planning import make_plan
-from amp_export.pruning.quality import DenseRun, Quality, compare, run_dense
+from amp_export.pruning.quality import DenseRun, Quality, compare, describe_held_out, run_dense
 from amp_export.pruning.reload_check import ReloadProof, expect, prove_reload
 from amp_export.pruning.request import PruneRequest
 from amp_export.pruning.rewriting import MODELING_FILE, Rewrite, rewrite
@@ -200,10 +200,9 @@ def _compare(
 ) -> Quality | None:
     if dense is None:
         return None
-    assert request.calibration is not None
-    text = f"{len(dense.token_ids)} prompts held out from calibration: {request.calibration.origin}"
+    assert isinstance(request.calibration, Calibration)
     with progress.step("Comparing the pruned model with the dense one") as _:
-        return compare(model, dense, text=text)
+        return compare(model, dense, text=describe_held_out(dense, request.calibration))
 
 
 def _plan(

@@ -14,6 +14,7 @@ from amp_export.pruning.candidates import Candidate, list_candidates
 from amp_export.pruning.costs import ModelCosts
 from amp_export.pruning.divergence import cheapest_widths, layer_costs, widths_cost
 from amp_export.pruning.plan import LayerPlan, Plan, check_fit, removed_ratio
+from amp_export.pruning.scores import rank
 from amp_export.pruning.settings import RATIO_TOLERANCE, neuron_multiple
 from amp_export.verb_options import PlanSettings
 
@@ -184,8 +185,7 @@ def _kept_share(importances: Iterable[Array], kept: Iterable[tuple[int, ...]]) -
 
 
 def _top(importance: np.ndarray[Any, np.dtype[Any]], count: int) -> tuple[int, ...]:
-    kept = (-importance).argsort(kind="stable")[:count]
-    return tuple(sorted(int(index) for index in kept))
+    return tuple(sorted(rank(importance)[:count]))
 
 
 def _imbalance(config: ModelConfig, candidate: Candidate) -> float:

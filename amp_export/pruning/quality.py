@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
+    from amp_export.inputs.texts import Calibration
+
 
 BATCH_TOKENS = 512
 """Tokens per batch: each has dense and pruned logits over the vocabulary, which must fit in memory."""
@@ -60,6 +62,11 @@ class DenseRun:
     token_ids: tuple[Sequence[int], ...]
     folder: Path
     perplexity: float
+
+
+def describe_held_out(dense: DenseRun, calibration: Calibration) -> str:
+    """Return a description of the texts that quality is measured on."""
+    return f"{len(dense.token_ids)} prompts held out from calibration: {calibration.origin}"
 
 
 def run_dense(model: PreTrainedModel, token_ids: Sequence[Sequence[int]], folder: Path) -> DenseRun | None:

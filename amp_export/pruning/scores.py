@@ -23,6 +23,11 @@ MEASURED = ("neurons", "groups")
 """Parts of a layer whose removal is measured."""
 
 
+def rank(importance: np.ndarray[Any, np.dtype[Any]]) -> tuple[int, ...]:
+    """Return the indices of units, the most important first; among equals, the lower index."""
+    return tuple(int(index) for index in (-importance).argsort(kind="stable"))
+
+
 @dataclass(frozen=True)
 class Sensitivity:
     """Divergences in nats from the dense model's predictions, with a part of one layer silenced.

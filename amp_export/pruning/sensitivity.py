@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from amp_export.pruning.compensation.streams import StreamBatch, record_calls, replaced, run_layer
-from amp_export.pruning.scores import Sensitivity
+from amp_export.pruning.scores import Sensitivity, rank
 
 if TYPE_CHECKING:
     import torch
@@ -88,8 +88,7 @@ def group_importance(config: ModelConfig, heads: Array) -> Array:
 
 def least(importance: Array, count: int) -> tuple[int, ...]:
     """Return the indices of the least important units; among equals those with the higher index, which plans drop."""
-    order = (-importance).argsort(kind="stable")
-    return tuple(int(index) for index in order[len(order) - count :])
+    return rank(importance)[len(importance) - count :]
 
 
 class _Run:

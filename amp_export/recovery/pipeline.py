@@ -18,7 +18,7 @@ from amp_export.inputs.batches import tokenize
 from amp_export.inputs.texts import Calibration
 from amp_export.outputs.names import PRUNED
 from amp_export.progress import Progress
-from amp_export.pruning.quality import Quality, compare, run_dense
+from amp_export.pruning.quality import Quality, compare, describe_held_out, run_dense
 from amp_export.pruning.reload_check import ReloadProof, expect, prove_reload
 from amp_export.pruning.saving import save_trained
 from amp_export.recovery.course import Course, load_best
@@ -253,8 +253,7 @@ def _measure_quality(
         run = run_dense(dense, held_out, Path(scratch))
         if run is None:
             return None
-        said = f"{len(run.token_ids)} prompts held out from calibration: {request.text.origin}"
-        return compare(model, run, text=said)
+        return compare(model, run, text=describe_held_out(run, request.text))
 
 
 def _record(request: RecoverRequest, course: Course, kl: float) -> Recovery:

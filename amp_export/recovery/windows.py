@@ -11,15 +11,12 @@ from amp_export.checkpoints.quiet import quiet_transformers
 from amp_export.errors import CalibrationError
 from amp_export.inputs.batches import tokenize
 from amp_export.inputs.texts import Calibration, load_calibration
-from amp_export.inputs.windows import cut_windows, spread
+from amp_export.inputs.windows import cut_windows, spread, window_length
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from amp_export.architectures import ModelConfig
-
-WINDOW_TOKENS = 512
-"""Tokens of a window, unless the model's longest text is shorter."""
 
 HOLD_OUT = 10
 """Every tenth window is held out, beginning with the first."""
@@ -77,7 +74,7 @@ def read_windows(tokenizer: PreTrainedTokenizerBase, text: Calibration, config: 
         CalibrationError: The text is shorter than two windows.
         ModelError: The tokenizer fails on a text, or is of another model.
     """
-    length = min(WINDOW_TOKENS, config.longest_text or WINDOW_TOKENS)
+    length = window_length(config)
     with quiet_transformers():
         token_ids = tokenize(tokenizer, text.texts, config)
     windows = cut_windows(token_ids, length)

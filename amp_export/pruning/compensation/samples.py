@@ -8,16 +8,13 @@ from typing import TYPE_CHECKING
 from amp_export.architectures import Kind
 from amp_export.inputs.arrays import SampleArrays
 from amp_export.inputs.batches import Batch, batches, text_batch, tokenize
-from amp_export.inputs.windows import cut_windows, spread
+from amp_export.inputs.windows import cut_windows, spread, window_length
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from amp_export.architectures import ModelConfig
     from amp_export.inputs.texts import Calibration
-
-WINDOW_TOKENS = 512
-"""Tokens of a window of text."""
 
 FEWEST_WINDOWS = 10
 """Short texts are cut into this many windows, so that some can be held out."""
@@ -62,5 +59,4 @@ def fitting_batches(
 
 def _window_length(config: ModelConfig, token_ids: Sequence[Sequence[int]]) -> int:
     total = sum(map(len, token_ids))
-    longest = min(WINDOW_TOKENS, config.longest_text or WINDOW_TOKENS)
-    return max(min(longest, total // FEWEST_WINDOWS), min(SHORTEST_WINDOW, total))
+    return max(min(window_length(config), total // FEWEST_WINDOWS), min(SHORTEST_WINDOW, total))

@@ -61,6 +61,7 @@ def prune_and_compensate(
     """
     started = time.perf_counter()
     lanes = _start_lanes(record_calls(model, config, batches))
+    factor = _stream_factor(config)
     updates: list[Update] = []
     dense_seconds = 0.0
     for number, site in enumerate(config.sites):
@@ -71,7 +72,6 @@ def prune_and_compensate(
         dense_seconds += time.perf_counter() - began
         del dense
         layer = prune_layer(model, config, plan, number, widths=widths)
-        factor = _stream_factor(config)
         updates.append(_update_attention(layer, site, number, lanes, factor))
         if site.stack.mlp is not None and not site.stack.mlp.has_experts:
             updates.append(_update_mlp(layer, site.stack.mlp.output, site, number, lanes, factor))
@@ -134,8 +134,7 @@ def _stream_factor(config: ModelConfig) -> float | None:
     computation = config.architecture.computation
     if computation is None:
         return None
-    order = next(order for order in computation.orders if config.meets(order.when))
-    if order.after_attention is not None or order.after_mlp is not None:
+    if config.order.after_attention is not None or config.order.after_mlp is not None:
         return None
     return 1.0 if computation.residual_factor is None else config.factor(computation.residual_factor)
 

@@ -105,7 +105,7 @@ class _Decoder(Parts):
     def add_layer(self, attention: Attention, layer: int, widths: LayerWidths, hidden: str, mask: str) -> str:
         """Add a layer, with the residual connections around attention and MLP."""
         scope = f"{self.config.architecture.layers}.{layer}"
-        order = next(order for order in self.computation.orders if self.config.meets(order.when))
+        order = self.config.order
         normed = self._add_norm_if_any(scope, order.before_attention, hidden)
         attended = attention.add(layer, widths, normed, mask)
         attended = self._add_norm_if_any(scope, order.after_attention, attended)
