@@ -24,6 +24,8 @@ class CriterionName(enum.StrEnum):
     AMP = "amp"
     WANDA = "wanda"
     FLAP = "flap"
+    OBS = "obs"
+    TAYLOR = "taylor"
     MAGNITUDE = "magnitude"
     RANDOM = "random"
     REVERSED = "reversed"

@@ -42,6 +42,14 @@ class Batch:
     read_mask: torch.Tensor | None = None
     decoder_mask: torch.Tensor | None = None
 
+    def rows(self) -> Iterator[Batch]:
+        """Yield each sample as a batch of its own."""
+        for row in range(self.samples):
+            one = slice(row, row + 1)
+            inputs = {name: value[one] if hasattr(value, "shape") else value for name, value in self.inputs.items()}
+            masks = (None if mask is None else mask[one] for mask in (self.read_mask, self.decoder_mask))
+            yield Batch(inputs, 1, *masks)
+
 
 def text_batch(model: PreTrainedModel, config: ModelConfig, input_ids_bs: torch.Tensor, mask_bs: torch.Tensor) -> Batch:
     """Return a batch of texts; an encoder-decoder gets the same text as input and as target.

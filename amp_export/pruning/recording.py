@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from amp_export.architectures import Block, ModelConfig, Projection, Site
 from amp_export.errors import ModelError
 from amp_export.inputs.batches import Batch
+from amp_export.pruning.criteria._criterion import Evidence
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from amp_export.pruning.criteria._criterion import Criterion
+    from amp_export.pruning.gradients import Traced
 
     Array = np.ndarray[Any, np.dtype[np.float32]]
     Hook = Callable[[Any, tuple[torch.Tensor, ...]], None]
@@ -82,27 +84,32 @@ class Recorder:
             None if mask_bs is None else _Tokens.of(mask_bs) for mask_bs in (batch.read_mask, batch.decoder_mask)
         )
 
-    def importance(self, samples: int) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-        """Return the importance of heads and of neurons by layer, from means over samples.
+    def judge(self, number: int, samples: int, traced: Traced | None = None) -> tuple[Array, Array]:
+        """Return the importance of a layer's heads and of its neurons, and forget what was measured of them.
+
+        Args:
+            number: Number of the layer.
+            samples: Number of samples, over which the mean is taken.
+            traced: What was traced of gradients, if it was.
 
         Raises:
             ModelError: An activation is NaN or infinite.
         """
-        heads, neurons = [], []
-        for number, site in enumerate(self._config.sites):
-            layer = self._model.get_submodule(site.path)
-            weight_oi = _columns(layer, site.stack.attention.output)
-            judge = self._criterion.heads.judge
-            heads.append(judge(self._heads[number] / samples, weight_oi, site.widths.query_heads))
-            neurons.append(self._judge_neurons(layer, number, site, samples))
-            if not (heads[-1].isfinite().all() and neurons[-1].isfinite().all()):
-                raise ModelError(
-                    f"Layer {number} gives activations that are NaN or infinite, so nothing can be scored.\n"
-                    "The weights are damaged, or the model overflows in its dtype: try a bfloat16 or float32 copy."
-                )
-        return tuple(each.numpy() for each in heads), tuple(each.numpy() for each in neurons)
+        site = self._config.sites[number]
+        layer = self._model.get_submodule(site.path)
+        weight_oi = columns(layer.get_submodule(site.stack.attention.output.name), site.stack.attention.output)
+        measured = self._heads.pop(number) / samples
+        _check_finite(number, measured)
+        known = None if traced is None else traced.heads[number]
+        heads = self._criterion.heads.judge(Evidence(measured, weight_oi, site.widths.query_heads, known))
+        neurons = self._judge_neurons(layer, number, site, samples, traced)
+        for importance in (heads, neurons):
+            _check_finite(number, importance)
+        return heads.numpy(), neurons.numpy()
 
-    def _judge_neurons(self, layer: torch.nn.Module, number: int, site: Site, samples: int) -> torch.Tensor:
+    def _judge_neurons(
+        self, layer: torch.nn.Module, number: int, site: Site, samples: int, traced: Traced | None
+    ) -> torch.Tensor:
         """Return the importance of a layer's neurons, [neurons] or [experts, neurons]."""
         import torch
 
@@ -110,11 +117,14 @@ class Recorder:
         if mlp is None:
             return torch.zeros(0)
         if not mlp.has_experts:
-            return judge(self._neurons[number, 0] / samples, _columns(layer, mlp.output), width)
+            measured = self._neurons.pop((number, 0)) / samples
+            _check_finite(number, measured)
+            known = None if traced is None else traced.neurons[number]
+            return judge(Evidence(measured, columns(layer.get_submodule(mlp.output.name), mlp.output), width, known))
         weight_eoi = layer.get_parameter(mlp.output.name).detach().float()
         return torch.stack(
             [
-                judge(self._neurons[number, expert] / samples, weight_oi, width)
+                judge(Evidence(self._neurons.pop((number, expert)) / samples, weight_oi, width))
                 for expert, weight_oi in enumerate(weight_eoi)
             ]
         )
@@ -137,7 +147,7 @@ class Recorder:
 
         def hook(module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
             hidden_ti, weights_t = self._real(site, inputs[0])
-            measured = self._criterion.heads.measure(hidden_ti.float(), _columns_of(module, output), weights_t, heads)
+            measured = self._criterion.heads.measure(hidden_ti.float(), columns(module, output), weights_t, heads)
             self._heads[number] = self._heads.get(number, 0) + measured
 
         return hook
@@ -145,7 +155,7 @@ class Recorder:
     def _neuron_hook(self, number: int, site: Site, down: Projection) -> Hook:
         def hook(module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
             hidden_ti, weights_t = self._real(site, inputs[0])
-            self._add_neurons(number, 0, hidden_ti, _columns_of(module, down), weights_t)
+            self._add_neurons(number, 0, hidden_ti, columns(module, down), weights_t)
 
         return hook
 
@@ -176,11 +186,15 @@ class Recorder:
         self._neurons[number, expert] = self._neurons.get((number, expert), 0) + measured
 
 
-def _columns(layer: torch.nn.Module, projection: Projection) -> torch.Tensor:
-    return _columns_of(layer.get_submodule(projection.name), projection)
+def _check_finite(number: int, values: torch.Tensor) -> None:
+    if not values.isfinite().all():
+        raise ModelError(
+            f"Layer {number} gives activations that are NaN or infinite, so nothing can be scored.\n"
+            "The weights are damaged, or the model overflows in its dtype: try a bfloat16 or float32 copy."
+        )
 
 
-def _columns_of(module: Any, projection: Projection) -> torch.Tensor:
+def columns(module: Any, projection: Projection) -> torch.Tensor:
     """Return a projection's weight in float32, [outputs, inputs]."""
     weight: torch.Tensor = module.weight.T if projection.transposed else module.weight
     return weight.detach().float()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,9 +15,11 @@ from transformers import PreTrainedModel
 from amp_export.architectures import ModelConfig, find_architecture
 from amp_export.checkpoints.loading import load_model
 from amp_export.checkpoints.reading import open_checkpoint
-from amp_export.errors import ModelError
+from amp_export.errors import ModelError, PlanError
 from amp_export.options import CriterionName
-from amp_export.pruning import criteria
+from amp_export.pruning import criteria, scoring
+from amp_export.pruning.criteria import check_criterion, obs
+from amp_export.pruning.criteria._criterion import Evidence
 from amp_export.pruning.scores import Scores
 from amp_export.pruning.scoring import score_tokens
 from tests.support.tiny_models import save_tiny_model
@@ -99,11 +103,25 @@ def test_random_is_the_same_each_time_and_differs_between_layers(model: PreTrain
     assert len({neurons.tobytes() for neurons in one.neurons}) == len(one.neurons)
 
 
+REFUSED = {
+    ("mixtral", CriterionName.OBS): "--criterion obs cannot judge experts",
+    ("mixtral", CriterionName.TAYLOR): "--criterion taylor cannot judge experts",
+    ("bert", CriterionName.TAYLOR): "--criterion taylor needs the gradient",
+}
+
+
 @pytest.mark.parametrize("name", CriterionName)
-@pytest.mark.parametrize("model_type", ["gpt2", "mixtral", "bert"])
-def test_every_family_can_have_it(name: CriterionName, model_type: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("model_type", ["gpt2", "gemma2", "falcon", "mixtral", "bert", "t5"])
+def test_every_family_has_it_or_says_which_it_has(name: CriterionName, model_type: str, tmp_path: Path) -> None:
     model = load_model(save_tiny_model(tmp_path / model_type, model_type))
     config = open_checkpoint(tmp_path / model_type).config
+    if (reason := REFUSED.get((model_type, name))) or (model_type, name) == ("t5", CriterionName.TAYLOR):
+        with pytest.raises(PlanError, match=reason) as refused:
+            check_criterion(config, name)
+        assert "wanda" in str(refused.value)
+        assert name.value not in str(refused.value).splitlines()[1]
+        return
+    check_criterion(config, name)
     scores = score_tokens(model, PROMPTS, config, criterion=name)
     scores.save(tmp_path / "scores.safetensors")
     again = Scores.load(tmp_path / "scores.safetensors", config)
@@ -111,6 +129,91 @@ def test_every_family_can_have_it(name: CriterionName, model_type: str, tmp_path
     for ours, other in zip((*scores.heads, *scores.neurons), (*again.heads, *again.neurons), strict=True):
         np.testing.assert_array_equal(ours, other)
         assert (ours >= 0).all()
+
+
+def inputs_and_gradients(
+    model: PreTrainedModel, module: torch.nn.Module, row: torch.Tensor, sampled_t: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The inputs of a projection and the gradients of the loss by its outputs, by way of an output that is added."""
+    seen: list[torch.Tensor] = []
+    offset: list[torch.Tensor] = []
+
+    def hook(_: object, given: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+        seen.append(given[0].detach()[0])
+        offset.append(torch.zeros_like(output, requires_grad=True))
+        return output + offset[0]
+
+    handle = module.register_forward_hook(hook)
+    loss = torch.nn.functional.cross_entropy(model(row).logits[0], sampled_t, reduction="sum")
+    handle.remove()
+    return seen[0], torch.autograd.grad(loss, offset[0])[0][0]
+
+
+def test_gradients_are_those_of_tokens_that_the_model_would_write(model: PreTrainedModel) -> None:
+    config, prompt = config_of(model), PROMPTS[2]
+    wanted = [weight.requires_grad for weight in model.parameters()]
+    scores = score_tokens(model, [prompt], config, criterion=CriterionName.TAYLOR)
+    assert [weight.requires_grad for weight in model.parameters()] == wanted
+    assert all(weight.grad is None for weight in model.parameters())
+    row = torch.tensor([prompt])
+    with torch.no_grad():
+        logits_tv = model(row).logits[0]
+    generator = torch.Generator().manual_seed(0)
+    sampled_t = torch.multinomial(logits_tv.softmax(dim=1), 1, generator=generator).squeeze(1)
+    for layer, heads, neurons in zip(model.model.layers, scores.heads, scores.neurons, strict=True):
+        for module, found in ((layer.self_attn.o_proj, heads), (layer.mlp.down_proj, neurons)):
+            inputs_ti, gradients_to = inputs_and_gradients(model, module, row, sampled_t)
+            changes_tui = (inputs_ti * (gradients_to @ module.weight)).unflatten(1, (len(found), -1))
+            expected_u = changes_tui.sum(dim=2).square().sum(dim=0).sqrt()
+            np.testing.assert_allclose(found, expected_u.detach(), rtol=1e-3, atol=1e-6)
+
+
+def least_squares_loss(inputs_ti: torch.Tensor, weight_oi: torch.Tensor, kept: list[int], damping: float) -> float:
+    """What the output loses if only some inputs are kept and their columns are fitted anew, with the same damping."""
+    damped = torch.cat((inputs_ti, damping**0.5 * torch.eye(inputs_ti.shape[1], dtype=torch.float64)))
+    fitted = torch.linalg.lstsq(damped[:, kept], damped @ weight_oi.T).solution
+    return float((damped[:, kept] @ fitted - damped @ weight_oi.T).square().sum())
+
+
+@pytest.mark.parametrize("traced", [False, True])
+def test_optimal_surgery_costs_what_least_squares_leaves(traced: bool) -> None:
+    generator = torch.Generator().manual_seed(7)
+    inputs_ti = torch.randn(200, 12, generator=generator, dtype=torch.float64)
+    inputs_ti = inputs_ti @ torch.randn(12, 12, generator=generator, dtype=torch.float64)
+    weight_oi = torch.randn(5, 12, generator=generator, dtype=torch.float64)
+    gradients_to = torch.randn(40, 5, generator=generator, dtype=torch.float64)
+    metric_oo = gradients_to.T @ gradients_to if traced else None
+    evidence = Evidence((inputs_ti.T @ inputs_ti).float(), weight_oi.float(), 12, metric_oo)
+    damping = obs.DAMPING * float(evidence.measured.diagonal().mean())
+    # distances in the gradients' metric are those of outputs that are multiplied by its root
+    seen_oi = gradients_to @ weight_oi if traced else weight_oi
+    loss = functools.partial(least_squares_loss, inputs_ti, seen_oi, damping=damping)
+
+    kept, costs = list(range(12)), np.zeros(12)
+    while len(kept) > 1:
+        before = loss(kept)
+        increases = {unit: loss([each for each in kept if each != unit]) - before for unit in kept}
+        cheapest = min(increases, key=increases.__getitem__)
+        costs[cheapest] = max(increases[cheapest], costs.max())
+        kept.remove(cheapest)
+    found = obs.cost_in_turn(evidence).double().square().numpy()
+    np.testing.assert_allclose(np.delete(found, kept), np.delete(costs, kept), rtol=1e-3)
+    assert found.argmax() == kept[0]
+
+    by_head = obs.cost_alone(dataclasses.replace(evidence, units=4)).double().square().numpy()
+    expected = [loss([each for each in range(12) if each // 3 != head]) for head in range(4)]
+    np.testing.assert_allclose(by_head, expected, rtol=1e-3)
+
+
+def test_one_layer_at_a_time_measures_what_whole_batches_do(
+    model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, rule = config_of(model), criteria.find_criterion(CriterionName.OBS)
+    by_layer = score_tokens(model, PROMPTS, config, criterion=CriterionName.OBS)
+    monkeypatch.setattr(scoring, "find_criterion", lambda _: dataclasses.replace(rule, by_layer=False))
+    by_batch = score_tokens(model, PROMPTS, config, criterion=CriterionName.OBS)
+    for ours, other in zip((*by_layer.heads, *by_layer.neurons), (*by_batch.heads, *by_batch.neurons), strict=True):
+        np.testing.assert_allclose(ours, other, rtol=1e-4)
 
 
 def test_the_folder_is_the_registry() -> None:

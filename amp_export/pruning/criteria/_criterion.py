@@ -11,6 +11,23 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Evidence:
+    """What is known of the heads or neurons of a layer.
+
+    Attributes:
+        measured: Mean over samples of what was measured.
+        weight_oi: Weight of the output or down projection, [outputs, channels].
+        units: Number of heads or neurons.
+        traced: Sum over tokens of what was traced; None if gradients were not computed.
+    """
+
+    measured: torch.Tensor
+    weight_oi: torch.Tensor
+    units: int
+    traced: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Unit:
     """What is measured of the heads or neurons of a layer, and what they are worth.
 
@@ -19,13 +36,15 @@ class Unit:
 
     Attributes:
         measure: Returns the sum over tokens of what is measured, given the inputs [tokens, channels], the projection's
-            weight [outputs, channels] and a weight per token [tokens]. It may have any shape.
-        judge: Returns the importance of each unit, [units], given the mean over samples of what was measured, the
-            weight [outputs, channels] and the number of units.
+            weight [outputs, channels], a weight per token [tokens] and the number of units. It may have any shape.
+        judge: Returns the importance of each unit, [units].
+        trace: Returns a sum over tokens that needs gradients, given the inputs [tokens, channels], the gradients of the
+            projection's outputs [tokens, outputs], its weight and the number of units. None if none are needed.
     """
 
     measure: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, int], torch.Tensor]
-    judge: Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]
+    judge: Callable[[Evidence], torch.Tensor]
+    trace: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, int], torch.Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -35,10 +54,18 @@ class Criterion:
     Attributes:
         heads: The rule for heads.
         neurons: The rule for neurons.
+        reads_texts: Whether it is measured on the longer texts that layers are fitted on, not on short prompts.
+        by_layer: Whether what is measured is so large that it is held of one layer at a time.
+        needs_gradients: Whether it cannot do without gradients, which only decoders have here.
+        suits_experts: Whether it can judge experts.
     """
 
     heads: Unit
     neurons: Unit
+    reads_texts: bool = True
+    by_layer: bool = False
+    needs_gradients: bool = False
+    suits_experts: bool = True
 
 
 def column_power(weight_oi: torch.Tensor) -> torch.Tensor:
@@ -51,7 +78,6 @@ def by_unit(channels_i: torch.Tensor, units: int) -> torch.Tensor:
     return channels_i.reshape(units, -1).sum(dim=1)
 
 
-def as_measured(measured_u: torch.Tensor, weight_oi: torch.Tensor, units: int) -> torch.Tensor:
+def as_measured(evidence: Evidence) -> torch.Tensor:
     """Return what was measured: it is the importance."""
-    del weight_oi, units
-    return measured_u
+    return evidence.measured

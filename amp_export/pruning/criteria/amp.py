@@ -55,4 +55,8 @@ def absolute_activations(
     return weights_t @ hidden_ti.abs()
 
 
-CRITERION = Criterion(heads=Unit(head_contributions, as_measured), neurons=Unit(absolute_activations, as_measured))
+CRITERION = Criterion(
+    heads=Unit(head_contributions, as_measured),
+    neurons=Unit(absolute_activations, as_measured),
+    reads_texts=False,
+)

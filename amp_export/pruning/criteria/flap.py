@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from amp_export.pruning.criteria._criterion import Criterion, Unit, by_unit, column_power
+from amp_export.pruning.criteria._criterion import Criterion, Evidence, Unit, by_unit, column_power
 
 if TYPE_CHECKING:
     import torch
@@ -24,10 +24,11 @@ def means_and_squares(
     return torch.stack((weights_t @ hidden_ti, weights_t @ hidden_ti.square()))
 
 
-def fluctuation(measured_2i: torch.Tensor, weight_oi: torch.Tensor, units: int) -> torch.Tensor:
+def fluctuation(evidence: Evidence) -> torch.Tensor:
     """Return the variance of each unit's activations times the squared norm of their columns, [units]."""
-    mean_i, square_i = measured_2i
-    return by_unit((square_i - mean_i.square()).clamp(min=0) * column_power(weight_oi), units)
+    mean_i, square_i = evidence.measured
+    variance_i = (square_i - mean_i.square()).clamp(min=0)
+    return by_unit(variance_i * column_power(evidence.weight_oi), evidence.units)
 
 
 _UNIT = Unit(means_and_squares, fluctuation)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from amp_export.pruning.criteria._criterion import Criterion, Unit, by_unit, column_power
+from amp_export.pruning.criteria._criterion import Criterion, Evidence, Unit, by_unit, column_power
 
 if TYPE_CHECKING:
     import torch
@@ -16,11 +16,10 @@ def nothing(hidden_ti: torch.Tensor, weight_oi: torch.Tensor, weights_t: torch.T
     return hidden_ti.new_zeros(units)
 
 
-def norm(nothing_u: torch.Tensor, weight_oi: torch.Tensor, units: int) -> torch.Tensor:
+def norm(evidence: Evidence) -> torch.Tensor:
     """Return the norm of each unit's columns, [units]."""
-    del nothing_u
-    return by_unit(column_power(weight_oi), units).sqrt()
+    return by_unit(column_power(evidence.weight_oi), evidence.units).sqrt()
 
 
 _UNIT = Unit(nothing, norm)
-CRITERION = Criterion(heads=_UNIT, neurons=_UNIT)
+CRITERION = Criterion(heads=_UNIT, neurons=_UNIT, reads_texts=False)

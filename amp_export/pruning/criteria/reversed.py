@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from amp_export.pruning.criteria._criterion import Criterion, Unit
+from amp_export.pruning.criteria._criterion import Criterion, Evidence, Unit
 from amp_export.pruning.criteria.amp import absolute_activations, head_contributions
 
 if TYPE_CHECKING:
     import torch
 
 
-def reverse(measured_u: torch.Tensor, weight_oi: torch.Tensor, units: int) -> torch.Tensor:
+def reverse(evidence: Evidence) -> torch.Tensor:
     """Return how much less important each unit is than the most important one, [units]."""
-    del weight_oi, units
-    return measured_u.max() - measured_u
+    return evidence.measured.max() - evidence.measured
 
 
-CRITERION = Criterion(heads=Unit(head_contributions, reverse), neurons=Unit(absolute_activations, reverse))
+CRITERION = Criterion(
+    heads=Unit(head_contributions, reverse),
+    neurons=Unit(absolute_activations, reverse),
+    reads_texts=False,
+)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from amp_export.pruning.criteria._criterion import Criterion, Unit, by_unit, column_power
+from amp_export.pruning.criteria._criterion import Criterion, Evidence, Unit, by_unit, column_power
 
 if TYPE_CHECKING:
     import torch
@@ -23,9 +23,9 @@ def square_activations(
     return weights_t @ hidden_ti.square()
 
 
-def lost_output(squares_i: torch.Tensor, weight_oi: torch.Tensor, units: int) -> torch.Tensor:
+def lost_output(evidence: Evidence) -> torch.Tensor:
     """Return the root of what the projection's output loses, [units]."""
-    return by_unit(squares_i * column_power(weight_oi), units).sqrt()
+    return by_unit(evidence.measured * column_power(evidence.weight_oi), evidence.units).sqrt()
 
 
 _UNIT = Unit(square_activations, lost_output)

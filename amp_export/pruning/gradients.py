@@ -1,0 +1,139 @@
+"""Trace what a criterion asks of the gradients of all output and down projections, in a backward pass.
+
+The loss is the negative log-likelihood of tokens that are sampled from the model's own predictions, so that second
+moments of its gradients are the Fisher information. Weights get no gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from amp_export.inputs.batches import Batch
+from amp_export.pruning.recording import columns
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from amp_export.architectures import ModelConfig, Projection
+    from amp_export.pruning.criteria._criterion import Criterion, Unit
+
+GRADIENT_TOKENS = 4096
+"""Tokens to trace: each costs three times a forward pass."""
+
+
+@dataclass(frozen=True)
+class Traced:
+    """What was traced, by number of the layer.
+
+    Attributes:
+        heads: Sums over tokens for heads.
+        neurons: Sums over tokens for neurons.
+    """
+
+    heads: dict[int, torch.Tensor] = field(default_factory=dict)
+    neurons: dict[int, torch.Tensor] = field(default_factory=dict)
+
+
+def trace_gradients(
+    model: PreTrainedModel,
+    config: ModelConfig,
+    criterion: Criterion,
+    batches: Sequence[Batch],
+    *,
+    seed: int = 0,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Traced:
+    """Return what a criterion traces.
+
+    Args:
+        model: A decoder; it is left as it was.
+        config: Its config.
+        criterion: The criterion.
+        batches: Text to trace on.
+        seed: Seed of the tokens that are sampled.
+        on_progress: Called with the number of batches done and the total.
+    """
+    import torch
+
+    traced, generator = Traced(), torch.Generator().manual_seed(seed)
+    with _frozen(model), torch.enable_grad(), _hooks(model, config, criterion, traced) as begin:
+        for number, batch in enumerate(batches):
+            mask_bs = batch.read_mask
+            shape = batch.inputs["input_ids"].shape
+            places_t = (torch.ones(shape) if mask_bs is None else mask_bs).flatten().nonzero().squeeze(1)
+            begin(places_t)
+            logits_bsv = model(**batch.inputs).logits
+            logits_tv = logits_bsv.reshape(-1, logits_bsv.shape[-1])[places_t].float()
+            sampled_t = torch.multinomial(logits_tv.detach().softmax(dim=1), 1, generator=generator).squeeze(1)
+            torch.nn.functional.cross_entropy(logits_tv, sampled_t, reduction="sum").backward()
+            if on_progress is not None:
+                on_progress(number + 1, len(batches))
+    return traced
+
+
+@contextmanager
+def _frozen(model: PreTrainedModel) -> Iterator[None]:
+    """Let gradients flow from the embeddings on, but to no weight."""
+    wanted = {name: weight.requires_grad for name, weight in model.named_parameters()}
+    model.requires_grad_(False)
+    handle = model.get_input_embeddings().register_forward_hook(lambda *given: given[-1].requires_grad_())
+    try:
+        yield
+    finally:
+        handle.remove()
+        for name, weight in model.named_parameters():
+            weight.requires_grad_(wanted[name])
+
+
+@contextmanager
+def _hooks(
+    model: PreTrainedModel, config: ModelConfig, criterion: Criterion, traced: Traced
+) -> Iterator[Callable[[torch.Tensor], None]]:
+    """Trace in hooks, and yield a function that says which tokens of the next batch are real."""
+    places: list[torch.Tensor] = []
+
+    def begin(places_t: torch.Tensor) -> None:
+        places[:] = [places_t]
+
+    handles = []
+    for number, site in enumerate(config.sites):
+        layer, mlp = model.get_submodule(site.path), site.stack.mlp
+        parts = [(site.stack.attention.output, criterion.heads, site.widths.query_heads, traced.heads)]
+        if mlp is not None:
+            parts.append((mlp.output, criterion.neurons, site.widths.neurons, traced.neurons))
+        for projection, unit, units, sums in parts:
+            module = layer.get_submodule(projection.name)
+            handles.append(module.register_forward_hook(_hook(projection, unit, units, places, sums, number)))
+    try:
+        yield begin
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _hook(
+    projection: Projection,
+    unit: Unit,
+    units: int,
+    places: Sequence[torch.Tensor],
+    sums: dict[int, torch.Tensor],
+    number: int,
+) -> Callable[..., None]:
+    def hook(module: Any, given: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        inputs, (places_t,) = given[0].detach(), places
+
+        def add(gradient: torch.Tensor) -> None:
+            assert unit.trace is not None
+            inputs_ti, gradients_to = (
+                each.reshape(-1, each.shape[-1])[places_t].float() for each in (inputs, gradient)
+            )
+            found = unit.trace(inputs_ti, gradients_to, columns(module, projection), units)
+            sums[number] = sums.get(number, 0) + found
+
+        output.register_hook(add)
+
+    return hook
