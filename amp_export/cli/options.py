@@ -95,7 +95,8 @@ _PLAN_CHOICES = {
         CriterionName,
         typer.Option(
             help="What makes a head or neuron important: the paper's measure (amp), activations times weights (wanda), "
-            "their fluctuation (flap), what the others cannot make up for (obs), gradients (taylor), weights alone (magnitude); random and reversed are for comparison."
+            "their fluctuation (flap), what others cannot make up for (obs), gradients (taylor), weights "
+            "alone (magnitude); random and reversed are for comparison."
         ),
     ],
     "allocation": Annotated[

@@ -42,6 +42,11 @@ class Batch:
     read_mask: torch.Tensor | None = None
     decoder_mask: torch.Tensor | None = None
 
+    @property
+    def tokens(self) -> int:
+        """Number of real tokens of the input; of inputs that are no text, of samples."""
+        return self.samples if self.read_mask is None else int(self.read_mask.sum())
+
     def rows(self) -> Iterator[Batch]:
         """Yield each sample as a batch of its own."""
         for row in range(self.samples):
@@ -68,6 +73,23 @@ def text_batch(model: PreTrainedModel, config: ModelConfig, input_ids_bs: torch.
     if "use_cache" in inspect.signature(model.get_submodule(config.base_model).forward).parameters:
         inputs["use_cache"] = False
     return Batch(inputs, len(input_ids_bs), read_mask=mask_bs, decoder_mask=mask_bs)
+
+
+def text_batches(
+    model: PreTrainedModel,
+    config: ModelConfig,
+    token_ids: Sequence[Sequence[int]],
+    batch_tokens: int = BATCH_TOKENS,
+) -> list[Batch]:
+    """Return batches of texts of similar length.
+
+    Args:
+        model: The model to run.
+        config: Its config.
+        token_ids: Token ids of each text.
+        batch_tokens: Largest number of tokens of a batch, including padding.
+    """
+    return [text_batch(model, config, *padded) for padded in batches(token_ids, batch_tokens)]
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], config: ModelConfig) -> list[list[int]]:

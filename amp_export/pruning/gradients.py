@@ -69,7 +69,7 @@ def trace_gradients(
             logits_bsv = model(**batch.inputs).logits
             logits_tv = logits_bsv.reshape(-1, logits_bsv.shape[-1])[places_t].float()
             sampled_t = torch.multinomial(logits_tv.detach().softmax(dim=1), 1, generator=generator).squeeze(1)
-            torch.nn.functional.cross_entropy(logits_tv, sampled_t, reduction="sum").backward()
+            torch.autograd.backward(torch.nn.functional.cross_entropy(logits_tv, sampled_t, reduction="sum"))
             if on_progress is not None:
                 on_progress(number + 1, len(batches))
     return traced
@@ -134,6 +134,6 @@ def _hook(
             found = unit.trace(inputs_ti, gradients_to, columns(module, projection), units)
             sums[number] = sums.get(number, 0) + found
 
-        output.register_hook(add)
+        output.register_hook(add)  # type: ignore[no-untyped-call]
 
     return hook

@@ -15,7 +15,7 @@ from amp_export.checkpoints.older_versions import add_old_names
 from amp_export.checkpoints.reading import Checkpoint
 from amp_export.errors import ModelError
 from amp_export.inputs.arrays import SampleArrays
-from amp_export.inputs.batches import tokenize
+from amp_export.inputs.batches import text_batches, tokenize
 from amp_export.inputs.texts import Calibration
 from amp_export.options import Allocation, Uniform
 from amp_export.outputs.manifest import Manifest, PlanSummary, RewriteRecord, SourceRecord
@@ -24,6 +24,7 @@ from amp_export.progress import Progress
 from amp_export.pruning.compensation.results import Compensation
 from amp_export.pruning.compensation.samples import can_compensate, fitting_batches
 from amp_export.pruning.compensation.updating import prune_and_compensate
+from amp_export.pruning.criteria import find_criterion
 from amp_export.pruning.head_indices import renumber
 from amp_export.pruning.plan import Plan
 from amp_export.pruning.planning import make_plan
@@ -33,7 +34,7 @@ from amp_export.pruning.request import PruneRequest
 from amp_export.pruning.rewriting import MODELING_FILE, Rewrite, rewrite
 from amp_export.pruning.saving import save_pruned
 from amp_export.pruning.scores import Scores, Sensitivity
-from amp_export.pruning.scoring import score, score_batches
+from amp_export.pruning.scoring import score_batches
 from amp_export.pruning.sensitivity import SENSITIVITY_TOKENS, measure_sensitivity
 from amp_export.pruning.slicing import prune_module
 
@@ -55,6 +56,7 @@ class PruneResult:
         reload: Proof that transformers loads the checkpoint.
         compensation: How what is kept was updated; None if it was not.
         notes: Notes to the user.
+        scored_on: Data that importance was measured on; None if the plan was given.
     """
 
     folder: Path
@@ -66,6 +68,7 @@ class PruneResult:
     reload: ReloadProof
     compensation: Compensation | None = None
     notes: tuple[str, ...] = ()
+    scored_on: str | None = None
 
 
 def prune_into(folder: Path, request: PruneRequest, progress: Progress) -> tuple[PruneResult, Manifest]:
@@ -87,7 +90,7 @@ def _prune_into(folder: Path, request: PruneRequest, progress: Progress) -> Prun
         model, tokenizer = load_model(checkpoint.path, rehearsed=True), _load_tokenizer(request)
     with TemporaryDirectory(dir=folder) as scratch:
         dense_run = _run_dense(request, model, tokenizer, Path(scratch), progress)
-        plan = request.plan or _plan(folder, request, model, tokenizer, progress)
+        plan, scored_on = _plan(folder, request, model, tokenizer, progress)
         pad = request.uniform is Uniform.PAD
         rewritten = rewrite(checkpoint.raw_config, checkpoint.config, plan.widths, pad=pad)
         plan.save(folder / PLAN)
@@ -129,6 +132,7 @@ def _prune_into(folder: Path, request: PruneRequest, progress: Progress) -> Prun
         reload=proof,
         compensation=compensation,
         notes=notes,
+        scored_on=scored_on,
     )
 
 
@@ -141,11 +145,11 @@ def _prune(
     progress: Progress,
 ) -> Compensation | None:
     """Resize the layers of the model, and update what is kept if that is asked for and possible."""
-    config, samples, tokens = request.checkpoint.config, request.calibration, request.fitting_tokens
-    if tokens is None or samples is None or not can_compensate(config):
+    config, samples = request.checkpoint.config, request.calibration
+    if not request.compensate or samples is None or not can_compensate(config):
         prune_module(model, config, plan, widths=rewritten.widths)
         return None
-    batches = fitting_batches(model, config, tokenizer, samples, tokens=tokens)
+    batches = fitting_batches(model, config, tokenizer, samples, tokens=request.fitting_tokens)
     with progress.step("Compensating for what is removed") as advance:
         return prune_and_compensate(
             model, config, plan, batches, widths=rewritten.widths, origin=samples.source, on_progress=advance
@@ -153,7 +157,7 @@ def _prune(
 
 
 def _compensation_notes(request: PruneRequest, compensation: Compensation | None) -> Iterator[str]:
-    if request.fitting_tokens is None:
+    if not request.compensate:
         return
     if compensation is None:
         reason = "without calibration samples" if request.calibration is None else "of an encoder-decoder"
@@ -211,7 +215,10 @@ def _plan(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase | None,
     progress: Progress,
-) -> Plan:
+) -> tuple[Plan, str | None]:
+    """Return the plan, and what its scores were measured on; a given plan needs none."""
+    if request.plan is not None:
+        return request.plan, None
     checkpoint = request.checkpoint
     scores = request.scores
     if scores is None:
@@ -220,7 +227,7 @@ def _plan(
     if request.settings.allocation is Allocation.KL and scores.sensitivity is None:
         scores = replace(scores, sensitivity=_measure_sensitivity(request, model, tokenizer, scores, progress))
     scores.save(folder / SCORES)
-    return make_plan(checkpoint.raw_config, checkpoint.config, scores, request.settings)
+    return make_plan(checkpoint.raw_config, checkpoint.config, scores, request.settings), scores.origin
 
 
 def _measure_sensitivity(
@@ -244,30 +251,16 @@ def _score(
     assert given is not None
     assert request.settings is not None
     criterion = request.settings.criterion
-    with progress.step("Scoring heads and neurons") as advance:
-        if isinstance(given, SampleArrays):
-            return score_batches(
-                model,
-                given.batches(model, config),
-                given.samples,
-                config,
-                criterion=criterion,
-                origin=given.origin,
-                on_progress=advance,
-            )
+    if isinstance(given, SampleArrays):
+        batches, origin = list(given.batches(model, config)), given.origin
+    elif find_criterion(criterion).reads_texts:
+        batches = fitting_batches(model, config, tokenizer, given, tokens=request.fitting_tokens)
+        origin = f"{sum(batch.tokens for batch in batches):,} tokens of {given.source}"
+    else:
         assert tokenizer is not None
-        return score(
-            model, tokenizer, given.prompts, config, criterion=criterion, origin=given.origin, on_progress=advance
-        )
-
-
-def _origin(request: PruneRequest) -> str | None:
-    """Return the data that the scores were measured on; None for a given plan, which needs no scores."""
-    if request.scores is not None:
-        return request.scores.origin
-    if request.plan is not None or request.calibration is None:
-        return None
-    return request.calibration.origin
+        batches, origin = text_batches(model, config, tokenize(tokenizer, given.prompts, config)), given.origin
+    with progress.step("Scoring heads and neurons") as advance:
+        return score_batches(model, batches, config, criterion=criterion, origin=origin, on_progress=advance)
 
 
 def _quality_note(request: PruneRequest) -> Iterator[str]:
@@ -297,7 +290,7 @@ def _manifest(request: PruneRequest, result: PruneResult) -> Manifest:
         settings=plan.settings,
         reasons=plan.reasons,
         notes=result.notes,
-        calibration=_origin(request),
+        calibration=result.scored_on,
     )
     return Manifest(
         source=SourceRecord(

@@ -38,7 +38,8 @@ class PruneRequest:
             reads images or audio, and scores or a plan are given.
         scores: Scores of an earlier run, or None.
         plan: The given plan, or None.
-        fitting_tokens: Largest number of tokens to compensate on, or None not to compensate.
+        fitting_tokens: Largest number of tokens to score on, if the criterion reads long texts, and to compensate on.
+        compensate: Whether to update what is kept.
     """
 
     source: Source
@@ -49,7 +50,8 @@ class PruneRequest:
     calibration: Calibration | SampleArrays | None
     scores: Scores | None
     plan: Plan | None
-    fitting_tokens: int | None = None
+    fitting_tokens: int = PruneOptions.fitting_tokens
+    compensate: bool = True
 
 
 def prepare(
@@ -93,9 +95,17 @@ def prepare(
             given_scores.check_criterion(settings.criterion)
     with progress.step("Checking weights") as advance:
         check_finite(checkpoint, on_progress=advance)
-    fitting_tokens = options.fitting_tokens if options.compensate else None
     return PruneRequest(
-        source, checkpoint, sha256, settings, options.uniform, samples, given_scores, given_plan, fitting_tokens
+        source,
+        checkpoint,
+        sha256,
+        settings,
+        options.uniform,
+        samples,
+        given_scores,
+        given_plan,
+        options.fitting_tokens,
+        options.compensate,
     )
 
 

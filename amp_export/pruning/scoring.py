@@ -5,12 +5,12 @@ What it is depends on the criterion; what is measured is averaged over a prompt'
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from amp_export.architectures import Kind
 from amp_export.errors import CalibrationError
-from amp_export.inputs.batches import BATCH_TOKENS, Batch, batches, text_batch, tokenize
+from amp_export.inputs.batches import BATCH_TOKENS, Batch, text_batches
 from amp_export.inputs.windows import spread
 from amp_export.options import CriterionName
 from amp_export.pruning.compensation.streams import StreamBatch, record_calls, run_layer
@@ -20,41 +20,11 @@ from amp_export.pruning.recording import Recorder
 from amp_export.pruning.scores import Scores
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
     from amp_export.architectures import ModelConfig
     from amp_export.pruning.criteria._criterion import Criterion
     from amp_export.pruning.gradients import Traced
-    from amp_export.pruning.scores import Array
-
-
-def score(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
-    config: ModelConfig,
-    *,
-    criterion: CriterionName = CriterionName.AMP,
-    origin: str = "unknown",
-    on_progress: Callable[[int, int], None] | None = None,
-) -> Scores:
-    """Score all heads and neurons in one forward pass over the prompts.
-
-    Args:
-        model: A language model of transformers; it is not changed.
-        tokenizer: Its tokenizer.
-        prompts: Calibration prompts.
-        config: Its config.
-        criterion: The criterion.
-        origin: Description of the prompts, stored with the scores.
-        on_progress: Called with the number of prompts done and the total.
-
-    Raises:
-        CalibrationError: No prompt has a token.
-        ModelError: The activations are not finite.
-    """
-    token_ids = tokenize(tokenizer, prompts, config)
-    return score_tokens(model, token_ids, config, criterion=criterion, origin=origin, on_progress=on_progress)
 
 
 def score_tokens(
@@ -67,19 +37,28 @@ def score_tokens(
     batch_tokens: int = BATCH_TOKENS,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Scores:
-    """Score all heads and neurons on prompts that are already tokenized."""
-    if not token_ids:
-        raise CalibrationError("Calibration needs at least one token, but no prompt has any.")
-    prepared = (text_batch(model, config, *padded) for padded in batches(token_ids, batch_tokens))
-    return score_batches(
-        model, prepared, len(token_ids), config, criterion=criterion, origin=origin, on_progress=on_progress
-    )
+    """Score all heads and neurons in one forward pass over prompts.
+
+    Args:
+        model: A language model of transformers; it is not changed.
+        token_ids: Token ids of the prompts.
+        config: Its config.
+        criterion: The criterion.
+        origin: Description of the prompts, stored with the scores.
+        batch_tokens: Largest number of tokens of a batch, including padding.
+        on_progress: See `score_batches`.
+
+    Raises:
+        CalibrationError: There is no prompt.
+        ModelError: The activations are not finite.
+    """
+    prepared = text_batches(model, config, token_ids, batch_tokens)
+    return score_batches(model, prepared, config, criterion=criterion, origin=origin, on_progress=on_progress)
 
 
 def score_batches(
     model: PreTrainedModel,
-    prepared: Iterable[Batch],
-    samples: int,
+    prepared: Sequence[Batch],
     config: ModelConfig,
     *,
     criterion: CriterionName = CriterionName.AMP,
@@ -91,27 +70,29 @@ def score_batches(
     Args:
         model: The model; it is not changed.
         prepared: Batches to run it on.
-        samples: Number of samples in all batches.
         config: The model's config.
         criterion: The criterion.
         origin: Description of the samples, stored with the scores.
-        on_progress: Called with the number of samples done, or of layers where the criterion takes these one by one, and
-            the total.
+        on_progress: Called with the number of samples done, or of layers if the criterion takes these one by one,
+            and the total.
 
     Raises:
+        CalibrationError: There is no batch.
         ModelError: The activations are not finite.
     """
     import torch
 
-    rule, batches = find_criterion(criterion), list(prepared)
-    traced = _trace(model, config, rule, batches)
+    if not prepared:
+        raise CalibrationError("Calibration needs at least one token, but no prompt has any.")
+    rule, samples = find_criterion(criterion), sum(batch.samples for batch in prepared)
+    traced = _trace(model, config, rule, prepared)
     by_layer = rule.by_layer and config.architecture.kind is not Kind.ENCODER_DECODER
-    streams = record_calls(model, config, batches) if by_layer else None
+    streams = record_calls(model, config, prepared) if by_layer else None
     with torch.inference_mode(), Recorder(model, config, rule) as recorder:
         steps = (
-            _run_by_batch(model, config, recorder, batches)
+            _run_by_batch(model, config, recorder, prepared)
             if streams is None
-            else _run_by_layer(model, config, recorder, batches, streams)
+            else _run_by_layer(model, config, recorder, prepared, streams)
         )
         judged = []
         for done, total, layers in steps:

@@ -23,7 +23,7 @@ def measured_scores(model: PreTrainedModel, config: ModelConfig) -> Scores:
     """Return scores on a few prompts, or on random images or audio."""
     if config.architecture.modality is Modality.TEXT:
         return score_tokens(model, PROMPTS, config)
-    return score_batches(model, [Batch(random_inputs(config, samples=3, length=8), 3)], 3, config)
+    return score_batches(model, [Batch(random_inputs(config, samples=3, length=8), 3)], config)
 
 
 def run(model: PreTrainedModel, config: ModelConfig) -> torch.Tensor:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from amp_export.architectures import Kind
 from amp_export.inputs.arrays import SampleArrays
-from amp_export.inputs.batches import Batch, batches, text_batch, tokenize
+from amp_export.inputs.batches import Batch, text_batches, tokenize
 from amp_export.inputs.windows import cut_windows, spread, window_length
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def fitting_batches(
         rows: Sequence[Sequence[int]] = cut_windows(token_ids, length, limit=max(tokens // length, 1))
     else:
         rows = spread(token_ids, max(tokens * len(token_ids) // max(sum(map(len, token_ids)), 1), 1))
-    return [text_batch(model, config, *padded) for padded in batches(rows)]
+    return text_batches(model, config, rows)
 
 
 def _window_length(config: ModelConfig, token_ids: Sequence[Sequence[int]]) -> int:

@@ -43,11 +43,12 @@ def gradient_moments(
 def cost_alone(evidence: Evidence) -> torch.Tensor:
     """Return the root of what the output loses without each unit alone, [units]."""
     weight_oi, inverse_ii = _start(evidence)
-    channels = len(inverse_ii) // evidence.units
-    blocks_uoc = weight_oi.unflatten(1, (evidence.units, channels)).transpose(0, 1)
-    places = inverse_ii.unflatten(0, (evidence.units, channels)).unflatten(2, (evidence.units, channels))
-    inverses_ucc = places.diagonal(dim1=0, dim2=2).permute(2, 0, 1)
-    return (blocks_uoc @ inverses_ucc.inverse() * blocks_uoc).sum(dim=(1, 2)).clamp(min=0).sqrt().float()
+    blocks_uoc = weight_oi.reshape(len(weight_oi), evidence.units, -1).transpose(0, 1)
+    channels = blocks_uoc.shape[2]
+    inverses_ucuc = inverse_ii.reshape(evidence.units, channels, evidence.units, channels)
+    inverses_ucc = inverses_ucuc.diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+    lost_u = (blocks_uoc @ inverses_ucc.inverse() * blocks_uoc).sum(dim=(1, 2))
+    return lost_u.clamp(min=0).sqrt().float()
 
 
 def cost_in_turn(evidence: Evidence) -> torch.Tensor:
