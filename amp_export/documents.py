@@ -86,9 +86,33 @@ def parse_json(text: str | bytes, *, source: str, error: type[AmpExportError] = 
         AmpExportError: The text is not JSON.
     """
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as problem:
+        return decode_json(text)
+    except ValueError as problem:
         raise error(f"{source} is not valid JSON: {problem}") from problem
+
+
+def decode_json(text: str | bytes) -> Any:
+    """Return the content of a JSON text.
+
+    Raises:
+        ValueError: The text is not JSON, or is nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as problem:
+        raise ValueError("it is nested too deeply") from problem
+
+
+def read_object(file: Path, *, error: type[AmpExportError] = OutputError) -> dict[str, Any]:
+    """Return the object that a JSON file holds.
+
+    Raises:
+        AmpExportError: The file cannot be read, or holds something else.
+    """
+    content = parse_json(read_text(file, error=error), source=str(file), error=error)
+    if not isinstance(content, dict):
+        raise error(f"{file} holds a JSON value of type {type(content).__name__}, but must hold an object.")
+    return content
 
 
 def read_json(file: Path, kind: type[Content], *, newest: int, error: type[AmpExportError] = OutputError) -> Content:

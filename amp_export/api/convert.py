@@ -16,6 +16,7 @@ from amp_export.benchmarking.runners import require
 from amp_export.benchmarking.setup import RUNTIMES, Setup
 from amp_export.benchmarking.workloads import Sweep
 from amp_export.checkpoints.reading import open_checkpoint
+from amp_export.documents import decode_json
 from amp_export.errors import OutputError, RequestError
 from amp_export.exporting.engines import check_dtype
 from amp_export.exporting.run import export_as
@@ -129,7 +130,7 @@ def _choose(dense: Checkpoint, options: ConvertOptions) -> ExportSettings:
 def _record(options: ConvertOptions) -> dict[str, Any]:
     """Return the options that decide on files, as JSON has them."""
     content = {"prune": asdict(options.prune), "export": asdict(options.export)}
-    record: dict[str, Any] = json.loads(json.dumps(content, default=str))
+    record: dict[str, Any] = decode_json(json.dumps(content, default=str))
     return record
 
 

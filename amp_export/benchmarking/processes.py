@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from amp_export.benchmarking.setup import Setup
 from amp_export.benchmarking.timing import Round, RoundTimes
 from amp_export.benchmarking.worker import Ready
-from amp_export.documents import convert
+from amp_export.documents import convert, decode_json
 from amp_export.errors import AmpExportError, ModelError, RequestError, UnsupportedModelError
 
 Answer = TypeVar("Answer")
@@ -53,7 +53,7 @@ class Worker:
         line = self._process.stdout.readline()
         if not line.endswith("\n"):
             raise self._death()
-        answer: dict[str, Any] = json.loads(line)
+        answer: dict[str, Any] = decode_json(line)
         if "error" in answer:
             kinds = {kind.__name__: kind for kind in (ModelError, RequestError, UnsupportedModelError)}
             raise kinds.get(answer["error"], AmpExportError)(answer["message"])

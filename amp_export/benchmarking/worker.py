@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from amp_export.benchmarking.runners import import_runtime, load
 from amp_export.benchmarking.setup import Setup
 from amp_export.benchmarking.timing import Clock, EventClock, Round, WallClock, time_round
-from amp_export.documents import convert
+from amp_export.documents import convert, decode_json
 from amp_export.errors import AmpExportError
 from amp_export.hardware.threads import pin_threads
 
@@ -82,7 +82,7 @@ def _answer(answers: TextIO, content: dict[str, Any]) -> None:
 
 
 def _read_setup(text: str) -> Setup:
-    return convert(json.loads(text), Setup, source="setup")
+    return convert(decode_json(text), Setup, source="setup")
 
 
 def main() -> None:
@@ -100,7 +100,7 @@ def main() -> None:
     _answer(answers, vars(ready))
     gc.disable()  # a collection during a call would be timed
     for line in sys.stdin:
-        _answer(answers, vars(time_round(runner, convert(json.loads(line), Round, source="task"), clock)))
+        _answer(answers, vars(time_round(runner, convert(decode_json(line), Round, source="task"), clock)))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
-import json
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from amp_export.checkpoints.hashing import hash_file, hash_source
 from amp_export.checkpoints.quiet import quiet_transformers
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.checkpoints.writing import write_checkpoint
+from amp_export.documents import decode_json
 from amp_export.errors import MissingExtraError, ModelError, UnsupportedModelError, command_line, first_line
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ def _weights(model: PreTrainedModel) -> Iterator[tuple[str, Array]]:
 
 def _plain_config(model: PreTrainedModel) -> dict[str, Any]:
     """Return the model's config without its quantization and its private fields."""
-    config: dict[str, Any] = json.loads(model.config.to_json_string())
+    config: dict[str, Any] = decode_json(model.config.to_json_string())
     plain = {key: value for key, value in config.items() if key != "quantization_config" and not key.startswith("_")}
     return {"architectures": [type(model).__name__], **plain, "dtype": "float32"}
 

@@ -11,6 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from amp_export.documents import read_object
+from amp_export.errors import ModelError
+
 _LAYERED = {
     "gemma3_text": {"full_attention": "rope_theta", "sliding_attention": "rope_local_base_freq"},
     "modernbert": {"full_attention": "global_rope_theta", "sliding_attention": "local_rope_theta"},
@@ -82,11 +85,14 @@ def name_tokenizer_class(folder: Path, class_name: str | None = None) -> None:
     Args:
         folder: Folder of the tokenizer's files; nothing is written if it has none.
         class_name: Name of the class; by default the one in the file.
+
+    Raises:
+        ModelError: The file is damaged.
     """
     file = folder / _TOKENIZER
     if not file.is_file():
         return
-    content = json.loads(file.read_text(encoding="utf-8"))
+    content = read_object(file, error=ModelError)
     name = class_name or content.get("tokenizer_class")
     # the same class under its name before transformers 5, which both load
     name = "PreTrainedTokenizerFast" if name == "TokenizersBackend" else name

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from amp_export.checkpoints.hashing import hash_source
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.checkpoints.weight_files import NEVER_READ, find_pickles
 from amp_export.checkpoints.writing import write_checkpoint
+from amp_export.documents import read_object
 from amp_export.errors import ModelError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def convert_pickles(path: Path, folder: Path) -> None:
     Raises:
         ModelError: A pickle is damaged, holds anything but tensors, or would run code.
     """
-    raw_config: dict[str, Any] = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    raw_config = read_object(path / "config.json", error=ModelError)
     write_checkpoint(folder, raw_config, _tensors(path), companions=find_companions(path), base=path)
     open_checkpoint(folder)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,8 @@ from amp_export.checkpoints.gguf import convert_gguf, fetch_demo
 from amp_export.checkpoints.hub import fetch_from_hub
 from amp_export.checkpoints.reading import code_beside
 from amp_export.checkpoints.weight_files import find_pickles, has_safetensors
-from amp_export.errors import ModelError
+from amp_export.documents import read_object
+from amp_export.errors import ModelError, OutputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -126,8 +126,8 @@ def _ignore(_: str) -> None:
 
 def _readable(path: Path, cache: Path, status: OnStatus, *, allow_pickle: bool) -> Path:
     """Return the directory, or the one its pickles are converted to; report code in it that is not run."""
-    with contextlib.suppress(OSError, ValueError):  # a missing or damaged config is reported when it is needed
-        if code := code_beside(json.loads((path / "config.json").read_text(encoding="utf-8"))):
+    with contextlib.suppress(OutputError):  # a missing or damaged config is reported when it is needed
+        if code := code_beside(read_object(path / "config.json")):
             status(f"Code in the checkpoint is not run ({', '.join(code)}); transformers' own class is used.")
     if not allow_pickle or has_safetensors(path) or not (path / "config.json").is_file() or not find_pickles(path):
         return path

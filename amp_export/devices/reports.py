@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -69,12 +70,32 @@ def read_device_report(file: Path, *, identity: str) -> DeviceReport:
     content["holds"] = all(parity.get("holds") is True for parity in raw.parity.values())
     if raw.benchmark is not None:
         content["benchmark"]["phases"] = {
-            name: _compare(phase, launches=raw.benchmark.launches) for name, phase in raw.benchmark.phases.items()
+            name: _compare(source, name, phase, launches=raw.benchmark.launches)
+            for name, phase in raw.benchmark.phases.items()
         }
     return convert(content, DeviceReport, source=source, error=DeviceError)
 
 
-def _compare(phase: _RawPhase, *, launches: int) -> PhaseResult:
+def _check_samples(place: str, samples: Sequence[Sequence[float]], launches: int) -> None:
+    """Check that samples are times, as many in each round, and rounds as many in each launch.
+
+    Raises:
+        DeviceError: They are not.
+    """
+    problem = None
+    if launches < 1 or not samples or len(samples) % launches:
+        problem = f"{len(samples)} rounds do not divide into {launches} launches"
+    elif len(sizes := sorted({len(row) for row in samples})) > 1 or sizes == [0]:
+        problem = f"rounds have {' and '.join(map(str, sizes))} samples"
+    elif wrong := [second for row in samples for second in row if not 0 < second < math.inf]:
+        problem = f"{wrong[0]} is no time in seconds"
+    if problem is not None:
+        raise DeviceError(f"{place}: {problem}.\nRun the bundle again.")
+
+
+def _compare(source: str, name: Phase, phase: _RawPhase, *, launches: int) -> PhaseResult:
+    for graph, timing in (("dense", phase.dense), ("pruned", phase.pruned)):
+        _check_samples(f"{source}: benchmark.phases.{name}.{graph}.samples", timing.samples, launches)
     result = PhaseResult.of(phase.dense.samples, phase.pruned.samples, launches=launches)
     return replace(
         result,

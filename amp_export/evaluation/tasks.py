@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from amp_export.documents import decode_json
 from amp_export.errors import TaskError
 from amp_export.inputs.texts import read_utf8, refuse_lone_surrogates
 
@@ -105,8 +106,8 @@ def read_task(file: Path) -> Task:
 
 def _parse(line: str, place: str) -> Mapping[str, Any]:
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        row = decode_json(line)
+    except ValueError as error:
         raise TaskError(f"{place}: not valid JSON: {error}\n{_EXPECTED}") from error
     if not isinstance(row, dict):
         raise TaskError(f"{place}: found a JSON value of type {type(row).__name__}.\n{_EXPECTED}")

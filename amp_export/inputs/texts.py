@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from amp_export.checkpoints.quiet import quiet_datasets, quiet_hub
+from amp_export.documents import decode_json
 from amp_export.errors import CalibrationError, MissingExtraError, RequestError, first_line
 
 ALPACA = Path("alpaca")
@@ -187,7 +187,7 @@ def refuse_lone_surrogates(text: str, place: str, *, error: type[RequestError] =
 def _parse_row(line: str, place: str) -> TextRow:
     expected = "Expected an object with `text`, or with `instruction` and optionally `input` and `output`, all strings."
     try:
-        row = json.loads(line)
+        row = decode_json(line)
     except ValueError as error:
         raise CalibrationError(f"{place}: not valid JSON: {error}\n{expected}") from error
     if not isinstance(row, dict):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import itertools
-import json
 import os
 import shutil
 import sys
@@ -13,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from amp_export.documents import decode_json
 from amp_export.errors import OutputError, command_line
 from amp_export.outputs.locks import hold_lock
 from amp_export.outputs.names import MANIFEST, PARTIAL
@@ -26,8 +26,8 @@ _RENAME_EXCHANGE = 2
 def is_ours(output: Path) -> bool:
     """Return whether a directory holds a manifest of amp-export."""
     try:
-        content = json.loads((output / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
+        content = decode_json((output / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return False
     return isinstance(content, dict) and "schema" in content
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from amp_export.architectures import RESIZED_MODEL_TYPE, Kind
 from amp_export.checkpoints.loading import has_tokenizer, load_model, load_tokenizer
 from amp_export.checkpoints.reading import Checkpoint
+from amp_export.documents import decode_json, read_object
 from amp_export.errors import ModelError, OutputError, RequestError, UnsupportedModelError
 from amp_export.inputs.batches import tokenize
 from amp_export.inputs.texts import Calibration
@@ -157,11 +158,11 @@ def check_resumed(request: RecoverRequest, state: Path) -> None:
         OutputError: It was.
     """
     file = state / _REQUEST
-    now: dict[str, Any] = json.loads(json.dumps(request.record))
+    now: dict[str, Any] = decode_json(json.dumps(request.record))
     if not file.is_file():
         file.write_text(json.dumps(now), encoding="utf-8")
         return
-    before = json.loads(file.read_text(encoding="utf-8"))
+    before = read_object(file)
     other = [f"{name} was {before.get(name)} and is {now[name]}" for name in now if before.get(name) != now[name]]
     if other:
         raise OutputError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from amp_export.checkpoints.hashing import directory_size
 from amp_export.checkpoints.older_versions import write_config
+from amp_export.documents import decode_json
 from amp_export.errors import UnsupportedModelError
 from amp_export.exporters.executorch.programs import ProgramFacts, require_runtime, runtime_version
 from amp_export.exporters.limits import Limits
@@ -85,7 +85,7 @@ def export(
         programs.append((folder / job.file).with_suffix(".pte"))
         _write_program(model, job, programs[-1], dtype, limits)
         report(number, len(jobs))
-    write_config(folder, json.loads(model.config.to_json_string()))
+    write_config(folder, decode_json(model.config.to_json_string()))
     return ExecutorchExport(folder, tuple(programs), directory_size(folder))
 
 

@@ -47,7 +47,7 @@ def run(folder: Path, *, threads: int | None = None) -> GraphModel:
     files = exported_files(folder, Format.EXECUTORCH)
     facts = [ProgramFacts.load(file) for file in files]
     _set_threads(threads if threads is not None else usable_cores())
-    return choose_model([ExecutorchSession(*each) for each in zip(files, facts, strict=True)])
+    return choose_model([ExecutorchSession(*each) for each in zip(files, facts, strict=True)], folder)
 
 
 def import_runtime() -> None:

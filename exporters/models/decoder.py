@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from amp_export.errors import RequestError, UnsupportedModelError
+from amp_export.exporters.models.ports import PAST
 from amp_export.exporters.models.session import floating_dtype
 from amp_export.options import Dtype
 
 if TYPE_CHECKING:
     from amp_export.exporters.models.session import Floats, Integers, Session
-
-PAST = "past_key_values."
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from amp_export.exporters.models.decoder import PAST
+from amp_export.exporters.models.ports import PAST
 from amp_export.exporters.models.session import floating_dtype
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from amp_export.errors import UnsupportedModelError
+from amp_export.errors import RequestError, UnsupportedModelError
 from amp_export.exporters.limits import Limits
 from amp_export.options import Dtype
 
@@ -109,8 +109,10 @@ class Session(ABC):
             given: Arrays by name; arrays that the graph does not take are ignored.
 
         Raises:
-            ValueError: An input is missing.
+            RequestError: An input is missing.
         """
         if missing := [name for name in self.inputs if name not in given]:
-            raise ValueError(f"The graph also needs the inputs {', '.join(missing)}; got {', '.join(given) or 'none'}.")
+            raise RequestError(
+                f"The graph also needs the inputs {', '.join(missing)}; got {', '.join(given) or 'none'}."
+            )
         return {name: self.to_value(given[name], port.float_dtype) for name, port in self.inputs.items()}

@@ -27,5 +27,5 @@ def run(folder: Path, *, threads: int | None = None, providers: Sequence[str] = 
     require_runtime()
     threads = threads if threads is not None else usable_cores()
     return choose_model(
-        [open_session(graph, threads=threads, providers=providers) for graph in exported_graphs(folder)]
+        [open_session(graph, threads=threads, providers=providers) for graph in exported_graphs(folder)], folder
     )

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from amp_export.architectures import Kind
 from amp_export.errors import ModelError, RequestError
 from amp_export.exporters.files import DECODER, DECODER_WITH_PAST, ENCODER, GRAPH
-from amp_export.exporters.models.decoder import PAST
 from amp_export.exporters.models.encoder import GraphEncoder
 from amp_export.exporters.models.encoder_decoder import STATES, GraphEncoderDecoder
+from amp_export.exporters.models.ports import PAST, check_encoder_decoder
 from amp_export.exporters.onnx.external_data import check_graph
 from amp_export.exporters.onnx.sessions import CPU_PROVIDER, OnnxSession, load_graph, require_runtime
 from amp_export.exporters.onnx.third_party_decoders import ThirdPartyDecoder, cache_key
@@ -88,7 +88,7 @@ def open_third_party(
     if config.architecture.kind is Kind.ENCODER:
         return _open_encoder(sessions[0])
     if config.architecture.kind is Kind.ENCODER_DECODER:
-        return _open_encoder_decoder(sessions)
+        return _open_encoder_decoder(sessions, path)
     return ThirdPartyDecoder(sessions[0], sessions[-1], checkpoint.widths, head_dim=config.head_dim)
 
 
@@ -104,7 +104,7 @@ def _open_encoder(session: Session) -> GraphEncoder:
     return GraphEncoder(session, outputs=known)
 
 
-def _open_encoder_decoder(sessions: Sequence[Session]) -> GraphEncoderDecoder:
+def _open_encoder_decoder(sessions: Sequence[Session], path: Path) -> GraphEncoderDecoder:
     encoder, first, later = sessions
     _check_known(encoder, READ)
     for session in (first, later):
@@ -115,6 +115,7 @@ def _open_encoder_decoder(sessions: Sequence[Session]) -> GraphEncoderDecoder:
                 f"A graph returns {', '.join(session.outputs)}, but its first output must be {output}.\nExport it "
                 "with Optimum, whose names and order are supported."
             )
+    check_encoder_decoder(sessions, path)
     return GraphEncoderDecoder(encoder, first, later)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 from amp_export.architectures import Kind
 from amp_export.checkpoints.hashing import directory_size
 from amp_export.checkpoints.older_versions import write_config
+from amp_export.documents import decode_json
 from amp_export.errors import UnsupportedModelError
 from amp_export.exporters.files import WEIGHTS
 from amp_export.exporters.tracing.environment import check_traceable, fast_export, named_errors, quiet
@@ -140,7 +140,7 @@ def _write(
 
     folder.mkdir(parents=True, exist_ok=True)
     write(traced, folder / WEIGHTS)
-    write_config(folder, json.loads(model.config.to_json_string()))
+    write_config(folder, decode_json(model.config.to_json_string()))
     if on_progress is not None:
         on_progress(len(traced) + 1, len(traced) + 1)
     return TracedExport(

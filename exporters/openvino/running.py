@@ -34,7 +34,8 @@ def run(folder: Path, *, threads: int | None = None) -> GraphModel:
     """
     require_runtime()
     threads = threads if threads is not None else usable_cores()
-    return choose_model([OpenvinoSession(file, threads=threads) for file in exported_files(folder, Format.OPENVINO)])
+    files = exported_files(folder, Format.OPENVINO)
+    return choose_model([OpenvinoSession(file, threads=threads) for file in files], folder)
 
 
 class OpenvinoSession(Session):

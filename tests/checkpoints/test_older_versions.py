@@ -17,6 +17,7 @@ import pytest
 
 from amp_export.architectures import supported_model_types
 from amp_export.checkpoints.older_versions import add_old_names, name_tokenizer_class
+from amp_export.errors import ModelError
 from tests.support import PROJECT
 from tests.support.compute_logits import compute_logits
 from tests.support.tiny_models import save_tiny_model
@@ -126,3 +127,10 @@ def test_a_tokenizer_has_a_class_that_both_versions_know(
     content = json.loads(file.read_text())
     assert content.pop("tokenizer_class", None) == written
     assert content == {"x": 1}
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff", b"[" * 100_000, b"[1]", b"null"])
+def test_a_damaged_tokenizer_config_is_named(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer_config.json").write_bytes(content)
+    with pytest.raises(ModelError, match=r"tokenizer_config\.json"):
+        name_tokenizer_class(tmp_path)

@@ -67,6 +67,7 @@ def test_every_fifth_row_is_held_out_and_none_is_lost(
     ("name", "content", "expected"),
     [
         ("a.jsonl", '{"text": "fine"}\n\n{"text": ', "line 3: not valid JSON"),
+        ("a.jsonl", '{"a":' * 100_000, "line 1: not valid JSON: it is nested too deeply"),
         ("a.jsonl", '["fine"]', "line 1: found a JSON value of type list"),
         ("a.jsonl", '{"text": "fine"}\n{"prompt": "a", "answer": "b"}', "line 2: found the keys prompt, answer"),
         ("a.jsonl", "{}", "line 1: found the keys none"),

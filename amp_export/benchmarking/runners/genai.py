@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amp_export.benchmarking.runners.base import DecoderRunner
+from amp_export.documents import read_object
 from amp_export.errors import ModelError, RequestError
 from amp_export.exporters.onnx.genai import GENAI_CONFIG
 from amp_export.extras import require_extra
@@ -40,7 +41,7 @@ def load(folder: Path, *, threads: int | None = None, gpu: bool = False) -> Gena
         )
     threads = threads if threads is not None else usable_cores()
     try:
-        written = json.loads((folder / GENAI_CONFIG).read_text(encoding="utf-8"))["model"]
+        written = read_object(folder / GENAI_CONFIG)["model"]
         # the last selected token counts toward the length, although the model never runs on it
         context = written["context_length"] + 1
         options = {"context_length": context, "decoder": {"session_options": {"intra_op_num_threads": threads}}}

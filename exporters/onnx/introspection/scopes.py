@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ast
-import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from amp_export.documents import decode_json
 
 if TYPE_CHECKING:
     import onnx
@@ -112,8 +113,8 @@ def _read_scopes(text: str) -> list[str]:
 def _read_modules(text: str) -> dict[str, str]:
     """Return the value of each module that a graph's metadata names; none if it cannot be read."""
     try:
-        values = json.loads(text)
-    except (ValueError, RecursionError):
+        values = decode_json(text)
+    except ValueError:
         return {}
     readable = isinstance(values, dict) and all(isinstance(value, str) for value in values.values())
     return dict(values) if readable else {}

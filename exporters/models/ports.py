@@ -1,0 +1,84 @@
+"""Check that the inputs and outputs of a model's graphs fit together, before any of them runs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from amp_export.errors import ModelError
+
+if TYPE_CHECKING:
+    from amp_export.exporters.models.session import Session
+
+PAST = "past_key_values."
+PRESENT = "present."
+LOGITS = "logits"
+TOKENS = frozenset({"input_ids", "attention_mask", "position_ids"})
+WRITTEN = frozenset({"input_ids", "encoder_attention_mask", "encoder_hidden_states"})
+"""Inputs of the graphs of an encoder-decoder's decoder."""
+
+
+def check_decoder(session: Session, folder: Path) -> None:
+    """Check the graph of a decoder.
+
+    Raises:
+        ModelError: It has an input that nothing gives, returns no logits, or does not return the KV cache it takes.
+    """
+    _check_written(session, TOKENS, folder)
+    _check_cache(_past(session), _returned(session), folder)
+
+
+def check_encoder_decoder(sessions: Sequence[Session], folder: Path) -> None:
+    """Check the three graphs of an encoder-decoder.
+
+    Raises:
+        ModelError: One has an input that nothing gives, lacks its first output, or the KV cache is not complete.
+    """
+    encoder, first, later = sessions
+    if "last_hidden_state" not in encoder.outputs:
+        raise ModelError(_refusal(folder, f"the encoder returns no last_hidden_state, but {_list(encoder.outputs)}"))
+    for session in (first, later):
+        _check_written(session, WRITTEN, folder)
+    if early := _list(_past(first)):
+        raise ModelError(_refusal(folder, f"the first graph takes {early}, which nothing returned before"))
+    taken = _past(later)
+    _check_cache(taken, _returned(first), folder)
+    # the cross-attention's keys and values do not change after the first call
+    written = {name for name in taken if ".encoder." not in name}
+    _check_cache(written, _returned(later) - (taken - written), folder)
+
+
+def _check_written(session: Session, known: Collection[str], folder: Path) -> None:
+    if next(iter(session.outputs), None) != LOGITS:
+        raise ModelError(_refusal(folder, f"its first output is not {LOGITS}: it returns {_list(session.outputs)}"))
+    if "input_ids" not in session.inputs:
+        raise ModelError(_refusal(folder, f"it takes no input_ids, but {_list(session.inputs)}"))
+    if unknown := [name for name in session.inputs if name not in known and not name.startswith(PAST)]:
+        raise ModelError(_refusal(folder, f"it takes {_list(unknown)}, which nothing gives"))
+
+
+def _check_cache(taken: Collection[str], returned: Collection[str], folder: Path) -> None:
+    """Check that the cache that a call takes is what the call before returned."""
+    if wrong := sorted(set(taken) ^ set(returned)):
+        past, present = wrong[0], wrong[0].replace(PAST, PRESENT)
+        problem = f"{past} is taken, but {present} is not returned"
+        if past in returned:
+            problem = f"{present} is returned, but {past} is not taken"
+        raise ModelError(_refusal(folder, problem))
+
+
+def _past(session: Session) -> set[str]:
+    return {name for name in session.inputs if name.startswith(PAST)}
+
+
+def _returned(session: Session) -> set[str]:
+    return {name.replace(PRESENT, PAST) for name in session.outputs if name.startswith(PRESENT)}
+
+
+def _refusal(folder: Path, problem: str) -> str:
+    return f"The graph in {folder} cannot run: {problem}.\nExport it again."
+
+
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))
