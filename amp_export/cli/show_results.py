@@ -59,6 +59,8 @@ def _quality_lines(quality: Quality | None) -> Iterator[str]:
             f"KL divergence from the dense model {quality.kl:.3g} nats; same top-1 token for "
             f"{quality.top1_agreement:.1%} of the tokens."
         )
+    if (other := quality.other) is not None:
+        yield f"Perplexity {other.dense:.2f} -> {other.pruned:.2f} on {other.text}."
 
 
 def show_result(

@@ -40,6 +40,7 @@ class Calibration:
         texts: What pruned layers are fitted on: the rows of the calibration text in full, instructions with their
             output; of the shipped text, other rows, which are more and longer.
         source: Where the text is from.
+        others: Text of other kinds, on which quality is measured, too; none if the calibration text is of many kinds.
     """
 
     prompts: tuple[str, ...]
@@ -47,6 +48,7 @@ class Calibration:
     origin: str
     texts: tuple[str, ...] = ()
     source: str = "unknown"
+    others: tuple[str, ...] = ()
 
 
 def load_calibration(file: Path | None = None, *, prompts: int = 50) -> Calibration:
@@ -65,17 +67,22 @@ def load_calibration(file: Path | None = None, *, prompts: int = 50) -> Calibrat
             downloaded.
         MissingExtraError: The extra `datasets`, needed for the dataset, is not installed.
     """
+    if file is None:
+        return replace(_divide(_read_shipped(), "the text shipped with amp-export"), texts=_read_fitting())
     if file == ALPACA:
-        return _divide(_load_dataset(_rows_for(prompts)), f"{DATASET} (revision {REVISION[:8]})")
-    if file is not None:
-        return _divide(_read_file(file), file.name)
-    fitting = tuple(_full_text(row) for name in FITTING for row in _read_shipped(name))
-    return replace(_divide(_read_shipped(), "the text shipped with amp-export"), texts=fitting)
+        given = _divide(_load_dataset(_rows_for(prompts)), f"{DATASET} (revision {REVISION[:8]})")
+    else:
+        given = _divide(_read_file(file), file.name)
+    return replace(given, others=_read_fitting())
 
 
 def shipped_texts() -> tuple[str, ...]:
     """Return the shipped texts to score and to measure quality on, instructions with their outputs."""
     return tuple(_full_text(row) for row in _read_shipped())
+
+
+def _read_fitting() -> tuple[str, ...]:
+    return tuple(_full_text(row) for name in FITTING for row in _read_shipped(name))
 
 
 def read_prompts(file: Path) -> tuple[str, ...]:

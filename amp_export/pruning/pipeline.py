@@ -26,9 +26,10 @@ from amp_export.pruning.compensation.samples import can_compensate, fitting_batc
 from amp_export.pruning.compensation.updating import prune_and_compensate
 from amp_export.pruning.criteria import find_criterion
 from amp_export.pruning.head_indices import renumber
+from amp_export.pruning.held_out import DenseRuns, compare_on, run_dense_on
 from amp_export.pruning.plan import Plan
 from amp_export.pruning.planning import make_plan
-from amp_export.pruning.quality import DenseRun, Quality, compare, describe_held_out, run_dense
+from amp_export.pruning.quality import Quality
 from amp_export.pruning.reload_check import ReloadProof, expect, prove_reload
 from amp_export.pruning.request import PruneRequest
 from amp_export.pruning.rewriting import MODELING_FILE, Rewrite, rewrite
@@ -95,7 +96,7 @@ def _prune_into(folder: Path, request: PruneRequest, progress: Progress) -> Prun
         rewritten = rewrite(checkpoint.raw_config, checkpoint.config, plan.widths, pad=pad)
         plan.save(folder / PLAN)
         compensation = _prune(request, model, tokenizer, plan, rewritten, progress)
-        quality = _compare(request, model, dense_run, progress)
+        quality = _compare(model, dense_run, progress)
 
     expected = expect(model, checkpoint.config, tokenizer)
     with progress.step("Writing the pruned checkpoint") as _:
@@ -176,37 +177,29 @@ def _load_tokenizer(request: PruneRequest) -> PreTrainedTokenizerBase | None:
         return None
 
 
-def _held_out(request: PruneRequest, tokenizer: PreTrainedTokenizerBase | None) -> list[list[int]]:
-    """Return the held-out texts to measure quality on; none for a model that does not predict the next token."""
-    config = request.checkpoint.config
-    if config.architecture.kind is not Kind.DECODER or not isinstance(request.calibration, Calibration):
-        return []
-    assert tokenizer is not None
-    return tokenize(tokenizer, request.calibration.held_out, config)
-
-
 def _run_dense(
     request: PruneRequest,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase | None,
     scratch: Path,
     progress: Progress,
-) -> DenseRun | None:
-    held_out = _held_out(request, tokenizer)
-    if not held_out:
+) -> DenseRuns | None:
+    """Run the dense model on what quality is measured on; a model that does not predict the next token has none."""
+    config, calibration = request.checkpoint.config, request.calibration
+    is_measured = isinstance(calibration, Calibration) and bool(calibration.held_out)
+    if config.architecture.kind is not Kind.DECODER or not is_measured:
         return None
+    assert isinstance(calibration, Calibration)
+    assert tokenizer is not None
     with progress.step("Measuring the dense model's perplexity") as _:
-        return run_dense(model, held_out, scratch)
+        return run_dense_on(model, tokenizer, config, calibration, scratch)
 
 
-def _compare(
-    request: PruneRequest, model: PreTrainedModel, dense: DenseRun | None, progress: Progress
-) -> Quality | None:
+def _compare(model: PreTrainedModel, dense: DenseRuns | None, progress: Progress) -> Quality | None:
     if dense is None:
         return None
-    assert isinstance(request.calibration, Calibration)
     with progress.step("Comparing the pruned model with the dense one") as _:
-        return compare(model, dense, text=describe_held_out(dense, request.calibration))
+        return compare_on(model, dense)
 
 
 def _plan(

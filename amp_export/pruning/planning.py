@@ -102,15 +102,22 @@ def make_plan(raw_config: Mapping[str, Any], config: ModelConfig, scores: Scores
             "heads_per_layer": settings.heads_per_layer.value,
             "neurons_per_layer": settings.neurons_per_layer.value,
         },
-        reasons=_reasons(config, settings, candidates, chosen),
+        reasons=_solved_reasons(config, settings, widths)
+        if _is_solved(settings)
+        else _reasons(config, settings, candidates, chosen),
         notes=_notes(config, settings, achieved),
     )
+
+
+def _is_solved(settings: PlanSettings) -> bool:
+    """Return whether the widths of layers are found by the integer program."""
+    return settings.allocation is Allocation.KL and settings.neurons_per_layer is PerLayer.GLOBAL
 
 
 def _spread(config: ModelConfig, settings: PlanSettings, chosen: Candidate, scores: Scores) -> list[LayerWidths]:
     """Return the widths that each layer keeps: the same in all, or allocated across layers by importance."""
     layers = config.everywhere(chosen.widths)
-    if settings.allocation is Allocation.KL and settings.neurons_per_layer is PerLayer.GLOBAL:
+    if _is_solved(settings):
         multiple = neuron_multiple(settings, config)
         return cheapest_widths(config, layer_costs(config, scores), settings, multiple=multiple)
     if settings.heads_per_layer is PerLayer.GLOBAL:
@@ -205,6 +212,8 @@ def _reasons(
     }[chosen.heads]
     if settings.allocation is Allocation.PAPER:
         rule = "the paper's rule: the same share of heads and of neurons in every layer"
+    elif settings.allocation is Allocation.KL:
+        rule = "of the ways to meet the ratio, this one is measured to cost the least divergence"
     elif settings.heads is HeadPolicy.AUTO:
         rule = f"of {len(candidates)} ways to meet the ratio, this one loses the least importance"
     else:
@@ -215,6 +224,27 @@ def _reasons(
         "heads": f"{heads}{over_layers[settings.heads_per_layer]}; {rule}",
         "neurons": f"{kept.neurons} of {dense.neurons}{over_layers[settings.neurons_per_layer]}, a multiple of "
         f"{neuron_multiple(settings, config)}: the rest of the budget after the heads",
+    }
+
+
+def _solved_reasons(config: ModelConfig, settings: PlanSettings, widths: Sequence[LayerWidths]) -> dict[str, str]:
+    dense = config.widths
+    groups, gone = (
+        dense.key_value_heads * len(widths),
+        sum(dense.key_value_heads - kept.key_value_heads for kept in widths),
+    )
+    if gone:
+        heads = f"{gone} of {groups} KV groups are pruned: they cost less divergence than the neurons that they replace"
+    elif settings.heads is HeadPolicy.NONE:
+        heads = "every head is kept, as --heads none asks for"
+    else:
+        heads = "every head is kept: a KV group costs more divergence than the neurons that it would replace"
+    least, most = (choose(kept.neurons for kept in widths) for choose in (min, max))
+    return {
+        "heads": heads,
+        "neurons": f"{least} to {most} of {dense.neurons} in a layer, a multiple of "
+        f"{neuron_multiple(settings, config)}: the cheapest widths that meet the ratio, by the divergence that was "
+        "measured for each layer",
     }
 
 

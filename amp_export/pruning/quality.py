@@ -39,6 +39,7 @@ class Quality:
             predicted tokens.
         top1_agreement: Share of predicted tokens for which both models have the same top-1 token.
         text: Description of the text.
+        other: The same on text of other kinds than the calibration's; None if it was not measured.
     """
 
     dense: float
@@ -46,6 +47,7 @@ class Quality:
     text: str
     kl: float | None = None
     top1_agreement: float | None = None
+    other: Quality | None = None
 
 
 @dataclass(frozen=True)

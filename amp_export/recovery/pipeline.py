@@ -15,11 +15,11 @@ from amp_export.checkpoints.loading import has_tokenizer, load_model, load_token
 from amp_export.checkpoints.reading import Checkpoint
 from amp_export.documents import decode_json, read_object
 from amp_export.errors import ModelError, OutputError, RequestError, UnsupportedModelError
-from amp_export.inputs.batches import tokenize
 from amp_export.inputs.texts import Calibration
 from amp_export.outputs.names import PRUNED
 from amp_export.progress import Progress
-from amp_export.pruning.quality import Quality, compare, describe_held_out, run_dense
+from amp_export.pruning.held_out import compare_on, run_dense_on
+from amp_export.pruning.quality import Quality
 from amp_export.pruning.reload_check import ReloadProof, expect, prove_reload
 from amp_export.pruning.saving import save_trained
 from amp_export.recovery.course import Course, load_best
@@ -249,12 +249,9 @@ def _measure_quality(
     request: RecoverRequest, dense: PreTrainedModel, model: PreTrainedModel, progress: Progress
 ) -> Quality | None:
     """Measure perplexity on rows that were held out, as pruning does."""
-    held_out = tokenize(request.tokenizer, request.text.held_out, request.pruned.config)
     with progress.step("Comparing the recovered model with the dense one") as _, TemporaryDirectory() as scratch:
-        run = run_dense(dense, held_out, Path(scratch))
-        if run is None:
-            return None
-        return compare(model, run, text=describe_held_out(run, request.text))
+        runs = run_dense_on(dense, request.tokenizer, request.pruned.config, request.text, Path(scratch))
+        return None if runs is None else compare_on(model, runs)
 
 
 def _record(request: RecoverRequest, course: Course, kl: float) -> Recovery:

@@ -147,12 +147,17 @@ def _quality(quality: Quality | None) -> Finding:
             f" For {quality.top1_agreement:.1%} of the tokens both models have the same top-1 token; the mean KL "
             f"divergence from the dense model is {quality.kl:.3g} nats."
         )
+    elsewhere = ""
+    if (other := quality.other) is not None:
+        elsewhere = (
+            f" On {other.text}, it is {other.dense:.2f} and {other.pruned:.2f}, x {other.pruned / other.dense:.2f}."
+        )
     return Finding(
         "Perplexity",
         Standing.MEASURED,
         f"x {pruned / dense:.2f}",
         f"It {way} from {dense:.2f} (dense) to {pruned:.2f} (pruned); lower is better.{agreement} Measured on "
-        f"{quality.text}.",
+        f"{quality.text}.{elsewhere}",
     )
 
 

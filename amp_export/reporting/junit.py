@@ -120,6 +120,9 @@ def _properties(report: Report) -> Iterator[tuple[str, str]]:
         for name in ("kl", "top1_agreement"):
             if (value := getattr(report.quality, name)) is not None:
                 yield f"quality.{name}", f"{value:.6g}"
+        if (other := report.quality.other) is not None:
+            yield "perplexity.other_kinds.dense", f"{other.dense:.6g}"
+            yield "perplexity.other_kinds.pruned", f"{other.pruned:.6g}"
     for name, benchmark in (report.benchmarks or {}).items():
         yield from _benchmark_properties(f"benchmark.{name}", benchmark)
     for name, device in (report.devices or {}).items():

@@ -33,6 +33,9 @@ def summary_rows(report: Report) -> Iterator[PhaseRow]:
         cost = f"x {pruned_perplexity / dense_perplexity:.2f}"
         yield PhaseRow("Held-out perplexity", f"{dense_perplexity:.2f}", f"{pruned_perplexity:.2f}", cost)
         yield from _agreement_rows(quality)
+        if (other := quality.other) is not None:
+            cost = f"x {other.pruned / other.dense:.2f}"
+            yield PhaseRow("Perplexity on other kinds of text", f"{other.dense:.2f}", f"{other.pruned:.2f}", cost)
     for number, benchmark in enumerate((report.benchmarks or {}).values()):
         if number:
             yield PhaseRow(f"With {benchmark.runtime}")

@@ -59,11 +59,9 @@ def test_small_batches_score_as_one_does(vit: Path) -> None:
     model, config = load_model(vit), config_of(vit)
     batches = SampleArrays({"pixel_values": IMAGES}, Path("a.npz")).batches(model, config)
     assert [batch.samples for batch in batches] == [BATCH_SAMPLES, 6 - BATCH_SAMPLES]
-    together = score_batches(model, batches, 6, config)
+    together = score_batches(model, batches, config)
     alone = [
-        score_batches(
-            model, SampleArrays({"pixel_values": image[None]}, Path("a.npz")).batches(model, config), 1, config
-        )
+        score_batches(model, SampleArrays({"pixel_values": image[None]}, Path("a.npz")).batches(model, config), config)
         for image in IMAGES
     ]
     np.testing.assert_allclose(together.heads[0], np.mean([each.heads[0] for each in alone], axis=0), rtol=1e-5)
@@ -98,7 +96,7 @@ def test_what_is_to_be_written_is_taken_as_it_is(whisper: Path) -> None:
     (batch,) = given.batches(load_model(whisper), config_of(whisper))
     assert batch.inputs["decoder_input_ids"].tolist() == [[1, 5, 6]] * 3
     assert batch.decoder_mask is None
-    scores = score_batches(load_model(whisper), [batch], 3, config_of(whisper))
+    scores = score_batches(load_model(whisper), [batch], config_of(whisper))
     assert all((heads > 0).all() for heads in scores.heads)
 
 

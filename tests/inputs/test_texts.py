@@ -51,7 +51,7 @@ def test_text_rows_are_taken_as_they_are(tmp_path: Path) -> None:
 def test_text_file_has_one_prompt_a_line_and_blank_lines_are_skipped(tmp_path: Path) -> None:
     loaded = load_calibration(write(tmp_path, "my.TXT", "\ufeffone\r\n\n  \n two \nthree"))
     lines = ("one", "two", "three")
-    assert loaded == Calibration(lines, (), "3 prompts of my.TXT", lines, "my.TXT")
+    assert loaded == Calibration(lines, (), "3 prompts of my.TXT", lines, "my.TXT", load_calibration().texts)
 
 
 @given(lines=st.lists(st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1), min_size=1, max_size=40))

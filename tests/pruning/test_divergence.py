@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import itertools
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from amp_export.pruning.plan import removed_ratio
 from amp_export.pruning.planning import make_plan
 from amp_export.pruning.scores import Scores
 from amp_export.pruning.scoring import score_tokens
-from amp_export.pruning.sensitivity import least, measure_sensitivity
+from amp_export.pruning.sensitivity import POSITION_STEP, least, measure_sensitivity
 from amp_export.verb_options import PlanSettings
 from tests.support.tiny_models import BUILDABLE, TINY_CONFIG, family_fields, save_tiny_model
 
@@ -49,11 +50,12 @@ def test_a_divergence_is_that_of_the_model_with_a_part_silenced(model_type: str,
     scores = score_tokens(model, token_ids, config, criterion=CriterionName.WANDA)
     prepared = [text_batch(model, config, *padded) for padded in batches(token_ids, 40)]
     found = measure_sensitivity(model, config, scores, prepared)
+    step = POSITION_STEP if "logits_to_keep" in inspect.signature(model.forward).parameters else 1
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
     def log_probabilities(changed: torch.nn.Module) -> torch.Tensor:
         with torch.no_grad():
-            logits = [changed(torch.tensor([ids])).logits[0] for ids in token_ids]
+            logits = [changed(torch.tensor([ids])).logits[0, ::step] for ids in token_ids]
         return torch.cat(logits).double().log_softmax(dim=1)
 
     dense_tv = log_probabilities(model)

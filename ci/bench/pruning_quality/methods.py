@@ -9,7 +9,7 @@ Options = Mapping[str, str | bool]
 """Options of a command by name; True and False stand for `--name` and `--no-name`."""
 
 OURS: Options = {
-    "criterion": "wanda",
+    "criterion": "obs",
     "allocation": "kl",
     "heads": "auto",
     "snap": "16",
@@ -21,10 +21,7 @@ OURS: Options = {
 
 ONE_WIDTH: Options = {**OURS, "heads-per-layer": "uniform", "neurons-per-layer": "uniform"}
 
-NOT_COMPENSATED: Options = {
-    **{name: value for name, value in OURS.items() if name != "fitting-tokens"},
-    "compensate": False,
-}
+NOT_COMPENSATED: Options = {**OURS, "compensate": False}
 
 UNIFORM: Options = {
     "allocation": "balanced",
@@ -112,6 +109,7 @@ METHODS = (
     ),
     _other("ours-20-not-compensated", "ours, 20 %, without compensation", NOT_COMPENSATED),
     _other("ours-20-balanced", "ours, 20 %, without allocation by KL", {**OURS, "allocation": "balanced"}),
+    _other("ours-20-wanda", "ours, 20 %, by Wanda's criterion", {**OURS, "criterion": "wanda"}),
     _other("amp", "AMP as published, 20 %", {"criterion": "amp", "allocation": "paper", "compensate": False}),
     _other("flap", "FLAP's criterion, 20 %", {"criterion": "flap", **UNIFORM}),
     _other("wanda", "Wanda's criterion, 20 %", {"criterion": "wanda", **UNIFORM}),
