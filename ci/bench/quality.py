@@ -60,8 +60,8 @@ def main() -> int:
         about = page.About(asked.model, bench.extent, model + limit)
         asked.page.write_text(page.write(rows, about), encoding="utf-8")
         print(f"{asked.page}: {len(rows)} of {len(METHODS)} rows", file=sys.stderr)
-    for name, error in failed.items():
-        print(f"{name} was not measured: {error}", file=sys.stderr)
+    for name, reason in failed.items():
+        print(f"{name} was not measured: {reason}", file=sys.stderr)
     return 1 if failed else 0
 
 

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from bench.pruning_quality.methods import Method, words
+from bench.pruning_quality.methods import DENSE, MAIN, Method, words
 from bench.pruning_quality.splitting import Split
 
 from amp_export import __version__
@@ -97,7 +97,7 @@ class Row:
         made: How its model was made.
         measured: Answers to the tasks, perplexity of the text, and what is written after the prompts of the data.
         instructions: Perplexity of the instructions.
-        shown: What is written after `SHOWN_PROMPTS`.
+        shown: What is written after `SHOWN_PROMPTS`; None for methods whose texts the page does not show.
         evaluation_seconds: Seconds of measuring.
         machine: The machine that measured it.
         packages: Versions of the packages that computed it.
@@ -109,7 +109,7 @@ class Row:
     made: Made
     measured: Measured
     instructions: PerplexityResult
-    shown: GenerationResult
+    shown: GenerationResult | None
     evaluation_seconds: float
     machine: str
     packages: Mapping[str, str] = field(default_factory=dict)
@@ -257,7 +257,8 @@ def evaluate(name: str, path: Path, made: Made, bench: Bench, progress: Progress
 
     answers = measured(Work(read_tasks(split.tasks, limit=extent.questions)))
     text, instructions = perplexity(split.text), perplexity(split.instructions)
-    written, shown = generation(read_prompts(split.prompts)), generation(SHOWN_PROMPTS)
+    written = generation(read_prompts(split.prompts))
+    shown = generation(SHOWN_PROMPTS) if name in {DENSE.name, MAIN.name} else None
     return Row(
         made=made,
         measured=replace(answers, perplexity=text, generation=written),

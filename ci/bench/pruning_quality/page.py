@@ -28,10 +28,11 @@ options [below](#commands), and measures the checkpoints in float32 by the rules
   amp-export takes by default.
 - **Perplexity** is measured on the last 40 % of the text, which is like half of the calibration text, and on
   instruction rows 1500 to 1989 with their answers; for *shipped text* both are foreign. Windows have {window} tokens
-  and start every {stride}{windows}. Ratios are to the dense model, with 95 % intervals over pairs of windows.
-- **Tasks** are zero-shot, {questions}: normalised accuracy, but for WinoGrande plain accuracy, in per cent with the
-  standard error. Differences from the dense model are in percentage points, with paired 95 % intervals; where that
-  contains zero, there is *none* that can be claimed.
+  and start every {stride}{windows}.
+  Ratios are to the dense model, with 95 % intervals over pairs of windows.
+- **Tasks** are zero-shot, {questions}: normalised accuracy, but for WinoGrande plain
+  accuracy, in per cent with the standard error. Differences from the dense model are in percentage points, with paired
+  95 % intervals; where that contains zero, there is *none* that can be claimed.
 - **Bars** are what the project demands: the largest ratio of the perplexity on WikiText-2, and the largest loss of the
   tasks' average. {mark} marks a verdict that could be another one within the interval.
 """
@@ -192,8 +193,10 @@ def _generation_cells(method: Method, row: Row) -> list[str]:
 def _texts(dense: Row, main: Row) -> str:
     parts = ["## Texts\n\nGreedy, after two prompts that no data set has.\n"]
     for number, prompt in enumerate(SHOWN_PROMPTS):
-        parts.append(f"{_quoted('prompt', prompt)}")
-        parts += [_quoted(each.title, row.shown.texts[number].text) for each, row in ((DENSE, dense), (MAIN, main))]
+        parts.append(_quoted("prompt", prompt))
+        for method, row in ((DENSE, dense), (MAIN, main)):
+            assert row.shown is not None
+            parts.append(_quoted(method.title, row.shown.texts[number].text))
     return "\n".join(parts)
 
 
