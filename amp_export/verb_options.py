@@ -30,7 +30,8 @@ class PlanChoices:
     """Rules by which a plan chooses the heads and neurons that each layer keeps.
 
     Attributes:
-        criterion: What importance is.
+        criterion: What importance is; by default `obs` for decoders without experts, and the paper's for other models
+            and with the paper's allocation.
         allocation: How the budget is divided between attention heads and neurons.
         heads: Which attention heads may be pruned.
         snap: Keep a multiple of this many neurons; by default the target's multiple; for the paper's rule 1, or 8 with
@@ -40,7 +41,7 @@ class PlanChoices:
         neurons_per_layer: Whether all layers keep the same number of neurons.
     """
 
-    criterion: CriterionName = CriterionName.AMP
+    criterion: CriterionName | None = None
     allocation: Allocation = Allocation.BALANCED
     heads: HeadPolicy = HeadPolicy.AUTO
     snap: int | None = None
@@ -72,7 +73,8 @@ class PruneOptions(PlanChoices):
         scores: Scores of an earlier run, used instead of a calibration pass.
         plan: A plan file to follow instead of a ratio.
         compensate: Whether to update what is kept, so that it makes up for what is removed.
-        fitting_tokens: Largest number of calibration tokens to compensate on.
+        fitting_tokens: Largest number of calibration tokens to compensate on, and to score on unless that is by the
+            paper's measure.
         allow_pickle: Read torch pickles if there is no safetensors file; their code is never run.
     """
 
@@ -82,7 +84,7 @@ class PruneOptions(PlanChoices):
     scores: Path | None = None
     plan: Path | None = None
     compensate: bool = True
-    fitting_tokens: int = 8192
+    fitting_tokens: int = 16_384
     allow_pickle: bool = False
 
     @property

@@ -92,11 +92,12 @@ _MAX_CONTEXT = Annotated[
 
 _PLAN_CHOICES = {
     "criterion": Annotated[
-        CriterionName,
+        CriterionName | None,
         typer.Option(
             help="What makes a head or neuron important: the paper's measure (amp), activations times weights (wanda), "
             "their fluctuation (flap), what others cannot make up for (obs), gradients (taylor), weights "
-            "alone (magnitude); random and reversed are for comparison."
+            "alone (magnitude); random and reversed are for comparison.  [default: obs for decoders without experts, "
+            "otherwise amp]"
         ),
     ],
     "allocation": Annotated[
@@ -162,7 +163,12 @@ FLAGS: Mapping[type[Any], Mapping[str, Any]] = {
         ],
         "fitting_tokens": Annotated[
             int,
-            typer.Option("--fitting-tokens", min=1, metavar="N", help="Calibration tokens to compensate on, at most."),
+            typer.Option(
+                "--fitting-tokens",
+                min=1,
+                metavar="N",
+                help="Calibration tokens to score and to compensate on, at most.",
+            ),
         ],
         "allow_pickle": _ALLOW_PICKLE,
     },

@@ -24,7 +24,7 @@ from amp_export.progress import Progress
 from amp_export.pruning.compensation.results import Compensation
 from amp_export.pruning.compensation.samples import can_compensate, fitting_batches
 from amp_export.pruning.compensation.updating import prune_and_compensate
-from amp_export.pruning.criteria import find_criterion
+from amp_export.pruning.criteria import choose_criterion, find_criterion
 from amp_export.pruning.head_indices import renumber
 from amp_export.pruning.held_out import DenseRuns, compare_on, run_dense_on
 from amp_export.pruning.plan import Plan
@@ -243,7 +243,7 @@ def _score(
     config, given = request.checkpoint.config, request.calibration
     assert given is not None
     assert request.settings is not None
-    criterion = request.settings.criterion
+    criterion = choose_criterion(request.checkpoint.config, request.settings)
     if isinstance(given, SampleArrays):
         batches, origin = list(given.batches(model, config)), given.origin
     elif find_criterion(criterion).reads_texts:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from amp_export.checkpoints.writing import save_tensors
 from amp_export.errors import ModelError
 from amp_export.options import CriterionName
-from amp_export.verb_options import PlanChoices
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -112,13 +111,13 @@ class Scores:
             heads, neurons, metadata.get("origin", "unknown"), metadata.get("checkpoint"), criterion, sensitivity
         )
 
-    def check_criterion(self, asked: CriterionName) -> None:
-        """Check that they are of the criterion that is asked for, unless that is the default.
+    def check_criterion(self, asked: CriterionName | None) -> None:
+        """Check that they are of the criterion that is asked for, if any is.
 
         Raises:
             ModelError: They are of another criterion.
         """
-        if asked not in (PlanChoices.criterion, self.criterion):
+        if asked not in (None, self.criterion):
             raise ModelError(
                 f"--criterion {asked} is asked for, but the scores are by the criterion {self.criterion}.\n"
                 "Leave --scores out, to score the model again, or leave --criterion out."

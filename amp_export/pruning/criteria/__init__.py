@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from amp_export.architectures import Kind, ModelConfig
 from amp_export.errors import PlanError
-from amp_export.options import CriterionName
+from amp_export.options import Allocation, CriterionName
+from amp_export.verb_options import PlanSettings
 
 if TYPE_CHECKING:
     from amp_export.pruning.criteria._criterion import Criterion
@@ -17,6 +18,14 @@ def find_criterion(name: CriterionName) -> Criterion:
     """Return a criterion by its name."""
     criterion: Criterion = import_module(f"{__name__}.{name.value}").CRITERION
     return criterion
+
+
+def choose_criterion(config: ModelConfig, settings: PlanSettings) -> CriterionName:
+    """Return the criterion that is asked for, or the default: docs/results/quality.md has the evidence for it."""
+    if settings.criterion is not None:
+        return settings.criterion
+    measured_on = config.architecture.kind is Kind.DECODER and not config.architecture.mlp.has_experts
+    return CriterionName.OBS if measured_on and settings.allocation is not Allocation.PAPER else CriterionName.AMP
 
 
 def check_criterion(config: ModelConfig, name: CriterionName) -> None:
