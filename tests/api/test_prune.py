@@ -103,7 +103,7 @@ def without_proof(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_one_scoring_serves_another_ratio(
     pruned: tuple[Path, PruneResult], tiny_llama: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "score", lambda *_, **__: pytest.fail("scored again"))
+    monkeypatch.setattr(pipeline, "score_batches", lambda *_, **__: pytest.fail("scored again"))
     scores = pruned[0] / "scores.safetensors"
     result = prune(tiny_llama, tmp_path / "out", PruneOptions(ratio=0.3, snap=1, calibration=prompts, scores=scores))
     assert result.plan.achieved > pruned[1].plan.achieved

@@ -14,6 +14,8 @@ from amp_export.architectures import Kind, Modality, ModelConfig, find_architect
 from amp_export.checkpoints.loading import load_model
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.inputs.batches import Batch, batches, text_batch
+from amp_export.pruning.compensation import updating
+from amp_export.pruning.compensation.shortcuts import Shortcut, find_shortcut
 from amp_export.pruning.compensation.streams import record_calls, run_layer
 from amp_export.pruning.compensation.updating import prune_and_compensate
 from amp_export.pruning.plan import LayerPlan, Plan
@@ -112,6 +114,31 @@ def test_it_comes_nearer_to_the_dense_model_on_other_text(model_type: str, tmp_p
         tuple(each.shape) for each in pruned.parameters()
     ]
     assert any(update.ridge is not None for update in found.updates)
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_running_only_what_has_changed_gives_the_same_bit_for_bit(
+    model_type: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save_tiny_model(tmp_path / "dense", model_type)
+    checkpoint, dense = open_checkpoint(folder), load_model(folder)
+    config = checkpoint.config
+    plan = make_plan(checkpoint.raw_config, config, measured_scores(dense, config), PlanSettings(0.15, snap=8))
+    found: list[object] = []
+
+    def find(*given: object) -> Shortcut | None:
+        found.append(find_shortcut(*given))
+        return found[-1]
+
+    compensated = []
+    for look in (find, lambda *_: None):
+        monkeypatch.setattr(updating, "find_shortcut", look)
+        compensated.append(copy.deepcopy(dense))
+        prune_and_compensate(compensated[-1], config, plan, draw_batches(dense, config, rows=12))
+    one, other = (model.state_dict() for model in compensated)
+    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+    if model_type in {"llama", "qwen3", "falcon", "gpt2", "gpt_neox"}:
+        assert len([each for each in found if each is not None]) == 2
 
 
 @pytest.mark.parametrize("model_type", ["llama", "gpt2", "gemma2", "phi3", "bert"])

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from amp_export.pruning.compensation.least_squares import Moments, fit
 from amp_export.pruning.compensation.results import Compensation, Update
+from amp_export.pruning.compensation.shortcuts import Shortcut, find_shortcut, skipped
 from amp_export.pruning.compensation.streams import StreamBatch, record_calls, run_layer, watch
 from amp_export.pruning.slicing import prune_layer
 
@@ -64,6 +65,7 @@ def prune_and_compensate(
     factor = _stream_factor(config)
     updates: list[Update] = []
     dense_seconds = 0.0
+    known_shortcuts: dict[type, list[Shortcut]] = {}
     for number, site in enumerate(config.sites):
         dense = copy.deepcopy(model.get_submodule(site.path))
         began = time.perf_counter()
@@ -72,11 +74,15 @@ def prune_and_compensate(
         dense_seconds += time.perf_counter() - began
         del dense
         layer = prune_layer(model, config, plan, number, widths=widths)
+        if type(layer) not in known_shortcuts:
+            known_shortcuts[type(layer)] = _find_shortcuts(layer, site, lanes[0], number)
+        shortcuts = known_shortcuts[type(layer)]
         updates.append(_update_attention(layer, site, number, lanes, factor))
         if site.stack.mlp is not None and not site.stack.mlp.has_experts:
-            updates.append(_update_mlp(layer, site.stack.mlp.output, site, number, lanes, factor))
+            updates.append(_update_mlp(layer, site.stack.mlp.output, site, number, lanes, factor, shortcuts))
         for lane in lanes:
-            lane.pruned_bsh = run_layer(layer, lane.pruned_bsh, lane.batch.calls[number])
+            with skipped(layer, lane.take_known(shortcuts)):
+                lane.pruned_bsh = run_layer(layer, lane.pruned_bsh, lane.batch.calls[number])
         if on_progress is not None:
             on_progress(number + 1, len(config.sites))
     return Compensation(tuple(updates), (time.perf_counter() - started) / dense_seconds, origin)
@@ -94,6 +100,7 @@ class _Lane:
         attended_th: Output of the dense layer's attention, [tokens, hidden].
         made_th: Output of the dense layer's MLP; None if it has experts.
         weights_t: Weight of each token, [tokens].
+        inputs: Inputs of the projections that were fitted, by name, [batch, sequence, inputs].
     """
 
     apart_th: torch.Tensor
@@ -104,6 +111,17 @@ class _Lane:
     def __init__(self, batch: StreamBatch, held_out_t: torch.Tensor) -> None:
         self.batch, self.held_out_t = batch, held_out_t
         self.dense_bsh = self.pruned_bsh = batch.hidden_bsh
+        self.inputs: dict[str, torch.Tensor] = {}
+
+    def known(self, shortcuts: Sequence[Shortcut]) -> list[tuple[Shortcut, torch.Tensor]]:
+        """Return the shortcuts of blocks whose projections' inputs are known, with these."""
+        return [(each, self.inputs[name]) for each in shortcuts if (name := each.block.output.name) in self.inputs]
+
+    def take_known(self, shortcuts: Sequence[Shortcut]) -> list[tuple[Shortcut, torch.Tensor]]:
+        """Do the same, and forget the inputs."""
+        known = self.known(shortcuts)
+        self.inputs.clear()
+        return known
 
     def run_dense(self, layer: torch.nn.Module, site: Site, number: int) -> None:
         """Run the dense layer on the dense stream, and keep what its projections give."""
@@ -129,6 +147,13 @@ def _start_lanes(batches: Sequence[StreamBatch]) -> list[_Lane]:
     return lanes
 
 
+def _find_shortcuts(layer: torch.nn.Module, site: Site, lane: _Lane, number: int) -> list[Shortcut]:
+    blocks = [block for block in (site.stack.attention, site.stack.mlp) if block is not None]
+    call = lane.batch.calls[number]
+    found = (find_shortcut(layer, block, lane.pruned_bsh, call) for block in blocks)
+    return [shortcut for shortcut in found if shortcut is not None]
+
+
 def _stream_factor(config: ModelConfig) -> float | None:
     """Return what the projections' outputs are multiplied by before they are added to the stream; None if no number."""
     computation = config.architecture.computation
@@ -148,24 +173,33 @@ def _update_attention(
         call = lane.batch.calls[number]
         seen = watch(layer, lane.pruned_bsh, call, inputs=[output.name], until=output.name)
         target_th = lane.attended_th if factor is None else lane.attended_th + lane.apart_th / factor
-        fitting.add(lane, lane.batch.real(seen[f"{output.name}.input"]), target_th)
+        lane.inputs[output.name] = seen[f"{output.name}.input"]
+        fitting.add(lane, lane.batch.real(lane.inputs[output.name]), target_th)
     return fitting.update(number)
 
 
 def _update_mlp(
-    layer: torch.nn.Module, down: Projection, site: Site, number: int, lanes: Sequence[_Lane], factor: float | None
+    layer: torch.nn.Module,
+    down: Projection,
+    site: Site,
+    number: int,
+    lanes: Sequence[_Lane],
+    factor: float | None,
+    shortcuts: Sequence[Shortcut],
 ) -> Update:
     fitting = _Fitting(layer, down)
     attention = site.stack.attention.output.name
     for lane in lanes:
         assert lane.made_th is not None
         call = lane.batch.calls[number]
-        seen = watch(layer, lane.pruned_bsh, call, inputs=[down.name], outputs=[attention])
+        with skipped(layer, lane.known(shortcuts)):
+            seen = watch(layer, lane.pruned_bsh, call, inputs=[down.name], outputs=[attention])
+        lane.inputs[down.name] = seen[f"{down.name}.input"]
         target_th = lane.made_th
         if factor is not None:
             attended_th = lane.batch.real(seen[f"{attention}.output"])
             target_th = target_th + lane.apart_th / factor + lane.attended_th - attended_th
-        fitting.add(lane, lane.batch.real(seen[f"{down.name}.input"]), target_th)
+        fitting.add(lane, lane.batch.real(lane.inputs[down.name]), target_th)
     return fitting.update(number)
 
 
