@@ -76,7 +76,7 @@ def test_calibration_shares_nothing_with_what_is_measured_nor_with_the_other_see
     split = splitting.split(data, tmp_path / "split", seeds=2)
     measured = "\n".join(file.read_text() for file in (split.text, split.instructions, split.prompts)).splitlines()
     files = [
-        {line for row in read_rows(file) for value in row.values() for line in value.splitlines()} - {""}
+        {line for row in read_rows(file) for value in row.values() for line in value.splitlines() if line.strip()}
         for file in split.calibrations
     ]
     assert all(files)
@@ -91,9 +91,12 @@ def test_the_parts_are_the_rows_that_the_page_names(small: None, data: Path, tmp
     assert instructions.startswith("Say 1500.\nIt is 1500!\n\nSay 1501.")
     assert instructions.endswith("Say 1989.\nIt is 1989!\n")
     text = split.text.read_text()
-    assert text.endswith("Paragraph 399 says little of interest.\n")
     whole = (data / "wikitext2_valid.txt").read_text()
-    assert len(text) / len(whole.replace(" \n", "")) == pytest.approx(0.4, abs=0.01)
+    # blank lines are measured, and calibrated on
+    assert whole.endswith(text)
+    assert len(text) / len(whole) == pytest.approx(0.4, abs=0.01)
+    texts = [row["text"] for file in split.calibrations for row in read_rows(file) if "text" in row]
+    assert all(each in whole and each.endswith("\n") for each in texts)
 
 
 def test_calibration_has_as_much_of_each_kind(small: None, data: Path, tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ OURS: Options = {
 }
 """What we recommend where layers may differ; all rows of ours are made from it."""
 
-ONE_WIDTH: Options = {**OURS, "heads-per-layer": "uniform", "neurons-per-layer": "uniform"}
+ONE_WIDTH: Options = {**OURS, "snap": "8", "heads-per-layer": "uniform", "neurons-per-layer": "uniform"}
+"""One step of 16 neurons in all layers is so much that the ratio would be missed."""
 
 NOT_COMPENSATED: Options = {**OURS, "compensate": False}
 

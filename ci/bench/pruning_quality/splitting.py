@@ -27,7 +27,7 @@ PIECE_CHARACTERS = 1500
 """Paragraphs are joined until a row of calibration text has this many characters."""
 
 DESCRIPTION = f"""\
-The data directory holds {TEXT} (plain text with a paragraph per line), {INSTRUCTIONS} ({PROMPT_ROWS.stop:,} rows or
+The data directory holds {TEXT} (plain text), {INSTRUCTIONS} ({PROMPT_ROWS.stop:,} rows or
 more, each with `instruction`, `input` and `output`), and questions in {", ".join(f"{name}.jsonl" for name in TASKS)}
 (rows with `context`, `choices` and `answer`, or with `contexts`, `continuation` and `answer`; see docs/evaluation.md).
 Nothing of it is written into the project."""
@@ -74,8 +74,8 @@ def split(data: Path, folder: Path, *, seeds: int) -> Split:
     if missing := [each.name for each in (data / TEXT, data / INSTRUCTIONS, *tasks) if not each.is_file()]:
         raise TaskError(f"{data} lacks {', '.join(missing)}.\n{DESCRIPTION}")
     rows = _read_instructions(data / INSTRUCTIONS)
-    lines = [line for line in read_utf8(data / TEXT, error=TaskError).split("\n") if line.strip()]
-    calibrating, measured = _divide(lines)
+    # whole lines with their ends, blank ones too: a model that never saw them in calibration reads them badly
+    calibrating, measured = _divide(read_utf8(data / TEXT, error=TaskError).splitlines(keepends=True))
     folder.mkdir(parents=True, exist_ok=True)
     pieces, chosen = [{"text": piece} for piece in _join(calibrating)], _part(rows, CALIBRATION_ROWS)
     calibrations = []
@@ -85,7 +85,7 @@ def split(data: Path, folder: Path, *, seeds: int) -> Split:
         calibrations.append(_write_rows(folder / f"calibration-{seed}.jsonl", interleave(*kinds)))
     return Split(
         calibrations=tuple(calibrations),
-        text=_write(folder / "wikitext.txt", "\n".join(measured) + "\n"),
+        text=_write(folder / "wikitext.txt", "".join(measured)),
         instructions=_write(
             folder / "instructions.txt", "\n\n".join(_as_text(row) for row in _part(rows, MEASURED_ROWS)) + "\n"
         ),
@@ -119,12 +119,12 @@ def _divide(lines: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
 def _join(lines: Sequence[str]) -> Iterator[str]:
     piece: list[str] = []
     for line in lines:
-        piece.append(line.strip())
+        piece.append(line)
         if sum(map(len, piece)) >= PIECE_CHARACTERS:
-            yield "\n".join(piece)
+            yield "".join(piece)
             piece = []
-    if piece:
-        yield "\n".join(piece)
+    if "".join(piece).strip():
+        yield "".join(piece)
 
 
 def _within(rows: Sequence[Row], characters: int) -> list[Row]:
