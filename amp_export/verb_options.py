@@ -328,11 +328,13 @@ class CompareOptions:
         criteria: Criteria of importance to prune by.
         ratios: Shares of all parameters to remove.
         prune: Options of `prune` for every point, without `ratio`, `plan` and `scores`; its criterion is not used.
+        ray: Address of a Ray cluster that makes the points; by default, this process makes them.
     """
 
     criteria: tuple[CriterionName, ...]
     ratios: tuple[float, ...]
     prune: PruneOptions = field(default_factory=PruneOptions)
+    ray: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -346,6 +348,7 @@ class SweepOptions:
         prune: Options of `prune` for every point, without `ratio`, `plan` and `scores`.
         export: Options of `export` for every point and the dense model.
         benchmark: Options of `benchmark` for every point, without `against` and `to`.
+        ray: Address of a Ray cluster that makes the points, which are timed here; by default, this process makes them.
     """
 
     ratios: tuple[float, ...] = ()
@@ -353,3 +356,4 @@ class SweepOptions:
     prune: PruneOptions = field(default_factory=PruneOptions)
     export: ExportOptions = field(default_factory=ExportOptions)
     benchmark: BenchmarkOptions = field(default_factory=BenchmarkOptions)
+    ray: str | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from amp_export.api.points import Workshop, check_points, refuse_own_options, told_how_to_resume
+from amp_export.api.points import Workshop, check_points, open_executor, refuse_own_options, told_how_to_resume
 from amp_export.errors import RequestError
 from amp_export.progress import Progress, Silent
 from amp_export.sweeping.place import check_same, open_place, remove_earlier, save, shared_options, working_in
@@ -54,8 +54,8 @@ def compare(
     if earlier is not None:
         check_same(output, earlier, table)
         table = earlier
-    workshop = Workshop(output, str(model), revision, options.prune, progress)
-    with working_in(output), told_how_to_resume(progress):
+    with open_executor(options.ray) as executor, working_in(output), told_how_to_resume(progress):
+        workshop = Workshop(output, str(model), revision, options.prune, progress, executor=executor)
         if overwrite:
             remove_earlier(output, COMMAND)
         table = workshop.with_points(table, points)

@@ -142,6 +142,23 @@ def make_point(job: Job, progress: Progress) -> None:
 
 
 @contextmanager
+def open_executor(ray: str | None) -> Iterator[Executor]:
+    """Yield what makes points: this process, or the Ray cluster at an address.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+        ClusterError: The cluster cannot be reached.
+    """
+    if ray is None:
+        yield InProcess()
+        return
+    from amp_export.sweeping.ray_cluster import connected_to
+
+    with connected_to(ray) as executor:
+        yield executor
+
+
+@contextmanager
 def told_how_to_resume(progress: Progress) -> Iterator[None]:
     """Say how to go on if the block ends early."""
     done = False

@@ -9,7 +9,7 @@ from pathlib import Path
 from amp_export.api.benchmark import benchmark
 from amp_export.api.convert import check_can_measure
 from amp_export.api.export import export
-from amp_export.api.points import Workshop, check_points, refuse_own_options, told_how_to_resume
+from amp_export.api.points import Workshop, check_points, open_executor, refuse_own_options, told_how_to_resume
 from amp_export.api.validate import validate
 from amp_export.architectures import Kind
 from amp_export.benchmarking.runners import require
@@ -97,9 +97,9 @@ def sweep(
     if earlier is not None:
         check_same(output, earlier, table)
         table = replace(earlier, choice=None)
-    workshop = Workshop(output, str(model), revision, options.prune, progress, options.export, setup.name)
-    run = _Run(workshop, table, timing)
-    with working_in(output), told_how_to_resume(progress):
+    with open_executor(options.ray) as executor, working_in(output), told_how_to_resume(progress):
+        workshop = Workshop(output, str(model), revision, options.prune, progress, options.export, setup.name, executor)
+        run = _Run(workshop, table, timing)
         if overwrite:
             remove_earlier(output, COMMAND)
         run.export_dense()

@@ -8,7 +8,7 @@ import typer
 
 from amp_export.cli.commands import Without, command, examples
 from amp_export.cli.options import DEFAULT_MODEL, Json, Model, Output, Overwrite, Revision
-from amp_export.cli.point_options import Ratios, ResumePoints
+from amp_export.cli.point_options import Ratios, Ray, ResumePoints
 from amp_export.options import CriterionName
 from amp_export.verb_options import CompareOptions, PruneOptions
 
@@ -36,6 +36,7 @@ def compare(  # noqa: PLR0913  a command has a parameter for each option that is
     prune: Annotated[PruneOptions, Without(("ratio", "criterion", "plan", "scores"))],
     overwrite: Overwrite = False,
     resume: ResumePoints = False,
+    ray: Ray = None,
     as_json: Json = False,
 ) -> None:
     """Prune a model by several criteria and to several ratios, and measure the quality that each leaves."""
@@ -45,7 +46,7 @@ def compare(  # noqa: PLR0913  a command has a parameter for each option that is
     from amp_export.sweeping.criteria import read_criteria
     from amp_export.sweeping.ratios import read_ratios
 
-    options = CompareOptions(criteria=read_criteria(criteria), ratios=read_ratios(ratios), prune=prune)
+    options = CompareOptions(criteria=read_criteria(criteria), ratios=read_ratios(ratios), prune=prune, ray=ray)
     table = run(
         model,
         output,

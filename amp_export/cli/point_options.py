@@ -14,3 +14,11 @@ MaybeRatios = Annotated[
 ResumePoints = Annotated[
     bool, typer.Option("--resume", help="Keep the points of an earlier run with the same options, and make the others.")
 ]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="ADDRESS",
+        help="Make points on a Ray cluster: HOST:PORT, auto, or local to start one.  [default: one by one, here]",
+    ),
+]

@@ -8,7 +8,7 @@ import typer
 
 from amp_export.cli.commands import Without, command, examples
 from amp_export.cli.options import DEFAULT_MODEL, Json, Model, Output, Overwrite, Revision
-from amp_export.cli.point_options import MaybeRatios, ResumePoints
+from amp_export.cli.point_options import MaybeRatios, Ray, ResumePoints
 from amp_export.verb_options import BenchmarkOptions, ExportOptions, PruneOptions, SweepOptions
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def sweep(  # noqa: PLR0913  a command has a parameter for each option that is n
     benchmark: Annotated[BenchmarkOptions, Without(("against", "to", "runtime", "provider"))],
     overwrite: Overwrite = False,
     resume: ResumePoints = False,
+    ray: Ray = None,
     as_json: Json = False,
 ) -> None:
     """Prune and export a model at several ratios, measure each, and find the best, or the one that meets conditions."""
@@ -57,6 +58,7 @@ def sweep(  # noqa: PLR0913  a command has a parameter for each option that is n
         prune=prune,
         export=export,
         benchmark=benchmark,
+        ray=ray,
     )
     table = run(
         model,
