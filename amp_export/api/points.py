@@ -161,13 +161,15 @@ def open_executor(ray: str | None) -> Iterator[Executor]:
 @contextmanager
 def told_how_to_resume(progress: Progress) -> Iterator[None]:
     """Say how to go on if the block ends early."""
-    done = False
+    advice = "Finished points are kept. The same command with --resume goes on from there."
     try:
         yield
-        done = True
-    finally:
-        if not done:
-            progress.note("Finished points are kept. The same command with --resume goes on from there.")
+    except KeyboardInterrupt as interruption:
+        interruption.add_note(advice)
+        raise
+    except BaseException:
+        progress.note(advice)
+        raise
 
 
 def _prune_options(options: PruneOptions, point: Point) -> PruneOptions:

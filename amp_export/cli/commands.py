@@ -149,8 +149,10 @@ def run_command(work: Callable[[Console], None]) -> None:
         _show_trace(console)
         show_error(console, str(error))
         raise typer.Exit(error.exit_code) from error
-    except KeyboardInterrupt:
-        show_error(console, "Interrupted; nothing was written.")
+    except KeyboardInterrupt as interruption:
+        # what takes hours may leave something to go on from, and says so
+        (kept, *_) = getattr(interruption, "__notes__", ("nothing was written.",))
+        show_error(console, f"Interrupted; {kept[:1].lower()}{kept[1:]}")
         raise typer.Exit(INTERRUPTED) from None
     except (typer.Exit, typer.BadParameter):
         raise

@@ -58,6 +58,7 @@ class Calls:
         self.pruned: list[str] = []
         self.timed: list[str] = []
         self.broken_at: str | None = None
+        self.error: BaseException = VerificationError("The disk caught fire.")
 
 
 @pytest.fixture
@@ -72,7 +73,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
 
     def counted_prune(model: str, output: Path, *given: Any, **more: Any) -> Any:
         if output.name == found.broken_at:
-            raise VerificationError("The disk caught fire.")
+            raise found.error
         found.pruned.append(output.name)
         return prune(model, output, *given, **more)
 
@@ -146,6 +147,9 @@ def test_a_run_that_ends_early_goes_on(shared: tuple[str, ...], tmp_path: Path, 
     calls.broken_at = "amp-0.2"
     assert "Finished points are kept. The same command with --resume goes on" in said(run(*arguments), code=1)
     assert [each["point"]["asked"] for each in json.loads((output / "compare.json").read_text())["points"]] == [0.1]
+    calls.error = KeyboardInterrupt()
+    interrupted = said(run(*arguments, "--resume"), code=130)
+    assert "Error: Interrupted; finished points are kept. The same command with --resume goes on" in interrupted
     calls.broken_at = None
     assert "holds 1 points of an earlier run. Give --resume to go on" in said(run(*arguments))
     assert "were made with other options: prune.heads was auto and is none." in said(
