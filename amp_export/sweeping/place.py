@@ -146,7 +146,8 @@ def remove_earlier(output: Path, command: str) -> None:
     for form in FORMS:
         table_file(output, command, form).unlink(missing_ok=True)
     for entry in [*output.iterdir()]:
-        if is_ours(entry):
+        is_point = entry.name.partition("-")[0] in set(CriterionName)
+        if (is_point or entry.name == DENSE) and is_ours(entry):
             shutil.rmtree(entry)
 
 

@@ -163,9 +163,10 @@ def test_a_run_that_ends_early_goes_on(shared: tuple[str, ...], tmp_path: Path, 
     (output / "amp-0.1/pruned/config.json").write_text("{}")
     assert "is not the file that" in said(run(*arguments, "--resume"))
     (output / "notes.txt").write_text("mine")
+    shutil.copytree(output / "amp-0.2", output / "best")
     assert run(*arguments[:-1], "0.3", "--overwrite", "--heads", "none").exit_code == 0
     assert sorted(entry.name for entry in output.iterdir()) == [
-        *("amp-0.3", "compare.html", "compare.json", "compare.md", "notes.txt")
+        *("amp-0.3", "best", "compare.html", "compare.json", "compare.md", "notes.txt")
     ]
 
 
