@@ -25,7 +25,7 @@ from amp_export.hardware import machine
 from amp_export.outputs.locks import lock_until_closed
 from amp_export.outputs.manifest import Manifest
 from amp_export.pruning import pipeline
-from amp_export.reporting.files import update_report
+from amp_export.reporting import files
 from tests.support import PROJECT, sample_reports
 from tests.support.tiny_models import save_tiny_model, save_tiny_samples, save_tiny_tokenizer
 
@@ -65,11 +65,11 @@ class Calls:
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     """Counts passes over the model, and takes a time from the number of parameters instead of a clock."""
     found = Calls()
-    score, prune = pipeline.score, making.prune
+    score, prune = pipeline._score, making.prune
 
-    def counted_score(*given: Any, **more: Any) -> Any:
-        found.scored.append(more["criterion"].value)
-        return score(*given, **more)
+    def counted_score(request: Any, *given: Any) -> Any:
+        found.scored.append(request.settings.criterion.value)
+        return score(request, *given)
 
     def counted_prune(model: str, output: Path, *given: Any, **more: Any) -> Any:
         if output.name == found.broken_at:
@@ -95,14 +95,17 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
             pruned=replace(report.pruned, bytes_on_disk=int(left * 10**9)),
             judged=manifest.judged("onnx"),
         )
-        update_report(folder, benchmarks={report.name: report}, progress=progress)
+        files.update_report(folder, benchmarks={report.name: report}, progress=progress)
 
-    monkeypatch.setattr(pipeline, "score", counted_score)
+    monkeypatch.setattr(pipeline, "_score", counted_score)
     monkeypatch.setattr(making, "prune", counted_prune)
     monkeypatch.setattr(sweeping, "benchmark", timed)
+    # plots of the points' own reports take longer than all else
+    monkeypatch.setattr(files, "to_html", lambda *_: "a page")
     return found
 
 
+@pytest.mark.slow
 def test_criteria_are_compared_and_more_are_added(shared: tuple[str, ...], tmp_path: Path, calls: Calls) -> None:
     output = tmp_path / "out"
     arguments = ("compare", *shared, "--output", output)
@@ -223,6 +226,7 @@ def test_a_directory_of_something_else_is_not_written_to(
     assert "Another command is working in" in said(run(*arguments, ours, "--resume"))
 
 
+@pytest.mark.slow
 def test_a_sweep_times_every_point_after_all_are_made(shared: tuple[str, ...], tmp_path: Path, calls: Calls) -> None:
     output = tmp_path / "out"
     arguments = ("sweep", *shared, "--output", output)
@@ -251,6 +255,7 @@ def test_a_sweep_times_every_point_after_all_are_made(shared: tuple[str, ...], t
     )
 
 
+@pytest.mark.slow
 def test_until_searches_and_checks_the_chosen_export(shared: tuple[str, ...], tmp_path: Path, calls: Calls) -> None:
     output = tmp_path / "out"
     arguments = ("sweep", *shared, "--output", output, "--ratios", "0.1:0.4:0.1")
@@ -361,6 +366,7 @@ def test_python_takes_the_same_options_and_refuses_what_is_each_points_own(tmp_p
         compare("demo", tmp_path / "out", CompareOptions(criteria=(), ratios=(0.2,)))
 
 
+@pytest.mark.slow
 def test_a_point_that_was_removed_is_made_again(shared: tuple[str, ...], tmp_path: Path, calls: Calls) -> None:
     output = tmp_path / "out"
     arguments = ("sweep", *shared, "--output", output, "--ratios", "0.1,0.2")
