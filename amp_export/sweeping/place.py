@@ -73,7 +73,7 @@ def open_place(output: Path, command: str, *, resume: bool, overwrite: bool) -> 
     table = PointTable.load(table_file(output, command))
     if not resume:
         raise OutputError(
-            f"{output} holds {len(table.points)} points of an earlier run.\nGive --resume to go on with it, which may "
+            f"{output} holds the points of an earlier run.\nGive --resume to go on with it, which may "
             "have other ratios, or --overwrite to replace it."
         )
     return table

@@ -154,7 +154,7 @@ def test_a_run_that_ends_early_goes_on(shared: tuple[str, ...], tmp_path: Path, 
     interrupted = said(run(*arguments, "--resume"), code=130)
     assert "Error: Interrupted; finished points are kept. The same command with --resume goes on" in interrupted
     calls.broken_at = None
-    assert "holds 1 points of an earlier run. Give --resume to go on" in said(run(*arguments))
+    assert "holds the points of an earlier run. Give --resume to go on" in said(run(*arguments))
     assert "were made with other options: prune.heads was auto and is none." in said(
         run(*arguments, "--resume", "--heads", "none")
     )
