@@ -1,10 +1,12 @@
 from ._version import __version__ as __version__
 from .api.benchmark import benchmark as benchmark
+from .api.compare import compare as compare
 from .api.convert import convert as convert
 from .api.evaluate import evaluate as evaluate
 from .api.export import export as export
 from .api.prune import prune as prune
 from .api.recover import recover as recover
+from .api.sweep import sweep as sweep
 from .api.validate import validate as validate
 from .benchmarking.results import BenchmarkReport as BenchmarkReport
 from .benchmarking.setup import Setup as Setup
@@ -20,6 +22,7 @@ from .exporting.run import ExportResult as ExportResult
 from .integrations.transformers import register as register
 from .options import Allocation as Allocation
 from .options import BenchmarkDevice as BenchmarkDevice
+from .options import CriterionName as CriterionName
 from .options import DeviceRuntime as DeviceRuntime
 from .options import Dtype as Dtype
 from .options import EngineRuntime as EngineRuntime
@@ -39,8 +42,12 @@ from .pruning.plan import LayerPlan as LayerPlan
 from .pruning.plan import Plan as Plan
 from .recovery.pipeline import Recovered as Recovered
 from .reporting.report import Report as Report
+from .sweeping.points import Point as Point
+from .sweeping.points import PointResult as PointResult
+from .sweeping.table import PointTable as PointTable
 from .verb_options import BenchmarkOptions as BenchmarkOptions
 from .verb_options import BundleOptions as BundleOptions
+from .verb_options import CompareOptions as CompareOptions
 from .verb_options import ConvertOptions as ConvertOptions
 from .verb_options import DeviceOptions as DeviceOptions
 from .verb_options import DoctorOptions as DoctorOptions
@@ -49,4 +56,5 @@ from .verb_options import ExportOptions as ExportOptions
 from .verb_options import PlanSettings as PlanSettings
 from .verb_options import PruneOptions as PruneOptions
 from .verb_options import RecoverOptions as RecoverOptions
+from .verb_options import SweepOptions as SweepOptions
 from .verb_options import ValidateOptions as ValidateOptions

@@ -13,6 +13,7 @@ The classes::
     ├── OutputError (OSError)      the output directory cannot be read or written
     │   └── NewerSchemaError       a file has a newer schema than this version knows
     ├── DeviceError (OSError)      a device cannot be reached, or cannot do what was requested
+    ├── ClusterError (OSError)     a Ray cluster cannot be reached, or cannot run a job
     ├── MissingExtraError          an optional dependency is not installed; the message has the install command
     └── VerificationError          exit code 1: an output does not compute what it should
 """
@@ -89,6 +90,10 @@ class OutputError(AmpExportError, OSError):
 
 class DeviceError(AmpExportError, OSError):
     """A device cannot be reached, was lost, or cannot do what was requested."""
+
+
+class ClusterError(AmpExportError, OSError):
+    """A Ray cluster cannot be reached, or cannot run a job."""
 
 
 class NewerSchemaError(OutputError):

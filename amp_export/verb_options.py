@@ -320,3 +320,42 @@ class BundleOptions:
     opset: Opset | None = None
     against: Path | None = None
     file: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions:
+    """The options of `compare`.
+
+    Attributes:
+        criteria: Criteria of importance to prune by.
+        ratios: Shares of all parameters to remove.
+        prune: Options of `prune` for every point, without `ratio`, `plan` and `scores`; its criterion is not used.
+        ray: Address of a Ray cluster that makes the points; by default, this process makes them.
+    """
+
+    criteria: tuple[CriterionName, ...]
+    ratios: tuple[float, ...]
+    prune: PruneOptions = field(default_factory=PruneOptions)
+    ray: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepOptions:
+    """The options of `sweep`. One of `ratios` and `until` is required.
+
+    Attributes:
+        ratios: Shares of all parameters to remove; by default, whole percents that are legal for the model.
+        until: Conditions to search the ratio for, such as `decode_ms<=35 and perplexity<=1.2x`; `docs/sweep.md` has the
+            grammar. Without them, all ratios are measured.
+        prune: Options of `prune` for every point, without `ratio`, `plan` and `scores`.
+        export: Options of `export` for every point and the dense model.
+        benchmark: Options of `benchmark` for every point, without `against` and `to`.
+        ray: Address of a Ray cluster that makes the points, which are timed here; by default, this process makes them.
+    """
+
+    ratios: tuple[float, ...] = ()
+    until: str | None = None
+    prune: PruneOptions = field(default_factory=PruneOptions)
+    export: ExportOptions = field(default_factory=ExportOptions)
+    benchmark: BenchmarkOptions = field(default_factory=BenchmarkOptions)
+    ray: str | None = None

@@ -71,7 +71,7 @@ def convert(
         AmpExportError: See `amp_export.errors`.
     """
     progress = progress or Silent()
-    _check_can_measure(options.export)
+    check_can_measure(options.export)
     if resume and is_ours(output):
         return _resume({"model": str(model), "revision": revision}, output, options, progress)
     check_output(output, overwrite=overwrite)
@@ -152,7 +152,7 @@ def _flatten(record: Mapping[str, Any]) -> dict[str, Any]:
     return {f"{verb}.{name}": value for verb, options in record.items() for name, value in options.items()}
 
 
-def _check_can_measure(options: ExportOptions) -> None:
+def check_can_measure(options: ExportOptions) -> None:
     """Raise an error if the export cannot be validated and benchmarked here, before any work is done.
 
     Raises:

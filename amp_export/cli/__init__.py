@@ -9,7 +9,20 @@ import os
 
 import typer
 
-from amp_export.cli import benchmark, bundle, convert, doctor, evaluate, export, prune, recover, report, validate
+from amp_export.cli import (
+    benchmark,
+    bundle,
+    compare,
+    convert,
+    doctor,
+    evaluate,
+    export,
+    prune,
+    recover,
+    report,
+    sweep,
+    validate,
+)
 
 app = typer.Typer(
     name="amp-export",
@@ -29,6 +42,8 @@ app.command(epilog=benchmark.EXAMPLES)(benchmark.benchmark)
 app.command(epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 app.command(epilog=bundle.EXAMPLES)(bundle.bundle)
 app.command(epilog=report.EXAMPLES)(report.report)
+app.command(epilog=compare.EXAMPLES)(compare.compare)
+app.command(epilog=sweep.EXAMPLES)(sweep.sweep)
 
 
 def main() -> None:

@@ -8,8 +8,8 @@ import inspect
 import os
 import traceback
 import typing
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -38,11 +38,52 @@ def examples(*commands: str) -> str:
     return "\n".join(("\b", "Examples:" if len(commands) > 1 else "Example:", *(f"  {each}" for each in commands)))
 
 
+@dataclasses.dataclass(frozen=True)
+class Without:
+    """Mark in `Annotated` on an options dataclass: the command has no options for these fields.
+
+    Attributes:
+        names: Names of the fields.
+    """
+
+    names: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Group:
+    """A parameter that stands for several options.
+
+    Attributes:
+        kind: Its dataclass.
+        flags: The flag of each option, by field.
+    """
+
+    kind: type[Any]
+    flags: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, hint: Any) -> _Group | None:
+        """Return the group that a type hint asks for, or None."""
+        kind, *marks = typing.get_args(hint) if typing.get_origin(hint) is Annotated else (hint,)
+        if not dataclasses.is_dataclass(kind):
+            return None
+        left_out = {name for mark in marks if isinstance(mark, Without) for name in mark.names}
+        assert isinstance(kind, type)
+        return cls(kind, {name: flag for name, flag in FLAGS[kind].items() if name not in left_out})
+
+    def read(self, values: Mapping[str, Any]) -> Any:
+        """Return the dataclass; options that are not given keep the defaults of the fields."""
+        given = {name: values[name] for name in self.flags if values[name] is not None}
+        given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+        return self.kind(**{name: READERS[name](value) if name in READERS else value for name, value in given.items()})
+
+
 def command(function: Callable[..., None]) -> Callable[..., None]:
     """Make a command from a function.
 
     A parameter whose type is an options dataclass becomes one option per field: `amp_export.cli.options.FLAGS` has the
-    flags, the fields have the defaults. Two dataclasses with a field of the same name share the option.
+    flags, the fields have the defaults. Two dataclasses with a field of the same name share the option. `Without`
+    leaves options out.
 
     Args:
         function: Function to call with a console, which comes first, and the parsed values.
@@ -50,7 +91,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     # importing rich takes longer than all other imports of a help page
     hints = typing.get_type_hints(function, localns={"Console": Any}, include_extras=True)
     _, *parameters = inspect.signature(function).parameters.values()
-    groups = {each.name: hints[each.name] for each in parameters if dataclasses.is_dataclass(hints[each.name])}
+    groups = {each.name: group for each in parameters if (group := _Group.of(hints[each.name])) is not None}
     keyword = inspect.Parameter.KEYWORD_ONLY
     own = {
         each.name: each.replace(annotation=hints[each.name], kind=keyword)
@@ -62,9 +103,9 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         if parameter.name in own:
             options[parameter.name] = own[parameter.name]
             continue
-        kind = groups[parameter.name]
-        defaults = {field.name: field.default for field in dataclasses.fields(kind)}
-        for name, flag in FLAGS[kind].items():
+        group = groups[parameter.name]
+        defaults = {field.name: field.default for field in dataclasses.fields(group.kind)}
+        for name, flag in group.flags.items():
             default = _as_text(defaults[name]) if name in READERS else defaults[name]
             if name not in own and (name not in options or default is None):
                 options[name] = inspect.Parameter(name, keyword, default=default, annotation=flag)
@@ -76,7 +117,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             return
 
         def work(console: Console) -> None:
-            given = {name: _group(kind, values) for name, kind in groups.items()}
+            given = {name: group.read(values) for name, group in groups.items()}
             function(console, **{name: values[name] for name in own}, **given)
 
         run_command(work)
@@ -84,13 +125,6 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     run.__signature__ = inspect.Signature(list(options.values()))  # type: ignore[attr-defined]
     run.__annotations__ = {name: option.annotation for name, option in options.items()}
     return run
-
-
-def _group(kind: type[Any], values: dict[str, Any]) -> Any:
-    """Return an options dataclass; options that are not given keep the defaults of the fields."""
-    given = {name: values[name] for name in FLAGS[kind] if values[name] is not None}
-    given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
-    return kind(**{name: READERS[name](value) if name in READERS else value for name, value in given.items()})
 
 
 def _as_text(default: Any) -> str | None:
@@ -115,8 +149,10 @@ def run_command(work: Callable[[Console], None]) -> None:
         _show_trace(console)
         show_error(console, str(error))
         raise typer.Exit(error.exit_code) from error
-    except KeyboardInterrupt:
-        show_error(console, "Interrupted; nothing was written.")
+    except KeyboardInterrupt as interruption:
+        # what takes hours may leave something to go on from, and says so
+        (kept, *_) = getattr(interruption, "__notes__", ("nothing was written.",))
+        show_error(console, f"Interrupted; {kept[:1].lower()}{kept[1:]}")
         raise typer.Exit(INTERRUPTED) from None
     except (typer.Exit, typer.BadParameter):
         raise

@@ -14,14 +14,14 @@ from amp_export.reporting.wording import case_name
 
 def to_markdown(report: Report) -> str:
     """Return the text of report.md."""
-    lines = [f"# amp-export: {_plain(report.model)}", "", f"**{_plain(headline(report))}**", ""]
+    lines = [f"# amp-export: {plain(report.model)}", "", f"**{plain(headline(report))}**", ""]
     rows = list(summary_rows(report))
     if rows:
         lines += ["| | dense | pruned | change |", "| --- | ---: | ---: | ---: |"]
-        lines += [_line(row.label, row.dense, row.pruned, row.change) for row in rows]
+        lines += [table_row(row.label, row.dense, row.pruned, row.change) for row in rows]
         lines.append("")
-    lines += [f"- {_plain(line)}" for line in verdict_lines(report)]
-    lines += [f"- **{_plain(check.text)}**" for check in report.checks or () if not check.holds]
+    lines += [f"- {plain(line)}" for line in verdict_lines(report)]
+    lines += [f"- **{plain(check.text)}**" for check in report.checks or () if not check.holds]
     if report.checks:
         lines += ["", "<details><summary>Thresholds and baseline, number by number</summary>", ""]
         lines += [*_check_lines(report.checks), "", "</details>"]
@@ -39,7 +39,7 @@ def _parity_lines(parity: ParityReport) -> Iterator[str]:
     for case in parity.cases:
         numbers = (case.max_error, case.mean_error, case.noise, case.mean_noise)
         errors = ("" if number is None else f"{number:.2g}" for number in numbers)
-        line = _line(case_name(case), str(case.positions), *errors, f"{case.top1_agreement:.1%}")
+        line = table_row(case_name(case), str(case.positions), *errors, f"{case.top1_agreement:.1%}")
         yield f"{line} {'yes' if case.holds else '**no**'} |"
 
 
@@ -47,13 +47,14 @@ def _check_lines(checks: Sequence[Check]) -> Iterator[str]:
     yield "| number | checked against | found | holds |"
     yield "| --- | --- | --- | --- |"
     for check in checks:
-        yield f"{_line(check.name, check.against, check.found)} {'yes' if check.holds else '**no**'} |"
+        yield f"{table_row(check.name, check.against, check.found)} {'yes' if check.holds else '**no**'} |"
 
 
-def _line(*cells: str) -> str:
-    return f"| {' | '.join(map(_plain, cells))} |"
+def table_row(*cells: str) -> str:
+    """Return a row of a table."""
+    return f"| {' | '.join(map(plain, cells))} |"
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Escape text for Markdown: names come from users, and a bar or a tag would break the page."""
     return " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")

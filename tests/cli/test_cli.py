@@ -33,7 +33,10 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-COMMANDS = ("doctor", "prune", "recover", "export", "validate", "benchmark", "evaluate", "bundle", "report")
+COMMANDS = (
+    *("doctor", "prune", "recover", "export", "validate", "benchmark", "evaluate", "bundle", "report", "compare"),
+    "sweep",
+)
 
 
 def test_the_public_names_are_these() -> None:
@@ -45,7 +48,9 @@ def test_the_public_names_are_these() -> None:
         "BenchmarkReport",
         "BundleOptions",
         "BundleResult",
+        "CompareOptions",
         "ConvertOptions",
+        "CriterionName",
         "DeviceOptions",
         "DeviceRuntime",
         "Diagnosis",
@@ -64,6 +69,9 @@ def test_the_public_names_are_these() -> None:
         "PerLayer",
         "Plan",
         "PlanSettings",
+        "Point",
+        "PointResult",
+        "PointTable",
         "Provider",
         "PruneOptions",
         "PruneResult",
@@ -74,6 +82,7 @@ def test_the_public_names_are_these() -> None:
         "Runtime",
         "Setup",
         "Sweep",
+        "SweepOptions",
         "TargetName",
         "Uniform",
         "ValidateOptions",
@@ -82,6 +91,7 @@ def test_the_public_names_are_these() -> None:
         "benchmark",
         "benchmark_on_device",
         "bundle",
+        "compare",
         "convert",
         "diagnose",
         "evaluate",
@@ -89,6 +99,7 @@ def test_the_public_names_are_these() -> None:
         "prune",
         "recover",
         "register",
+        "sweep",
         "validate",
     ]
     for name in amp_export.__all__:

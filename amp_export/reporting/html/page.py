@@ -1,14 +1,16 @@
-"""report.html: one self-contained page, made from the report and the files next to it."""
+"""report.html, and other self-contained pages: made from results and the files next to them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amp_export.extras import require_extra
 from amp_export.outputs.manifest import Manifest
-from amp_export.reporting.findings import Standing, findings, headline
+from amp_export.reporting.findings import Finding, Standing, findings, headline
 from amp_export.reporting.html import svg as palette
+from amp_export.reporting.html.elements import PageSection
 from amp_export.reporting.html.sections import page_sections
 from amp_export.reporting.report import Report
 
@@ -65,6 +67,42 @@ def to_html(report: Report, manifest: Manifest, output: Path) -> str:
         MissingExtraError: Jinja2 or Matplotlib is not installed.
     """
     require_renderer()
+    return render_page(
+        title=report.model,
+        kind="report",
+        headline=headline(report),
+        findings=list(findings(report)),
+        sections=list(page_sections(report, manifest, output)),
+        version=manifest.amp_export,
+        numbers="report.json",
+    )
+
+
+def render_page(
+    *,
+    title: str,
+    kind: str,
+    headline: str,
+    findings: Sequence[Finding],
+    sections: Sequence[PageSection],
+    version: str,
+    numbers: str,
+) -> str:
+    """Return the text of a page; the same input gives the same bytes.
+
+    Args:
+        title: Its title.
+        kind: A word for what it is, which stands above the title.
+        headline: The outcome in one line.
+        findings: The outcome, number by number.
+        sections: What it consists of.
+        version: Version of this package that made it.
+        numbers: Name of the file with the same numbers.
+
+    Raises:
+        MissingExtraError: Jinja2 or Matplotlib is not installed.
+    """
+    require_renderer()
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -77,11 +115,13 @@ def to_html(report: Report, manifest: Manifest, output: Path) -> str:
     )
     environment.filters["together"] = _keep_together
     return environment.get_template("report.html.jinja").render(
-        model=report.model,
-        version=manifest.amp_export,
-        headline=headline(report),
-        findings=list(findings(report)),
-        sections=list(page_sections(report, manifest, output)),
+        title=title,
+        kind=kind,
+        headline=headline,
+        findings=findings,
+        sections=sections,
+        version=version,
+        numbers=numbers,
         palette=palette,
         signs=SIGNS,
     )
