@@ -16,7 +16,7 @@ from amp_export.benchmarking.runners import require
 from amp_export.benchmarking.sampling import Sampling
 from amp_export.benchmarking.setup import choose_setup
 from amp_export.benchmarking.workloads import PHASES, Sweep
-from amp_export.checkpoints.reading import open_checkpoint
+from amp_export.checkpoints.reading import Checkpoint, open_checkpoint
 from amp_export.checkpoints.sources import resolve_model
 from amp_export.errors import RatioError, RequestError
 from amp_export.exporting.settings import choose_settings
@@ -26,6 +26,7 @@ from amp_export.outputs.manifest import Manifest
 from amp_export.outputs.staging import is_ours
 from amp_export.progress import Progress, Silent
 from amp_export.pruning.candidates import Candidate
+from amp_export.pruning.criteria import choose_criterion
 from amp_export.pruning.dry_run import possible_candidates
 from amp_export.pruning.request import PruneRequest
 from amp_export.reporting.files import open_output
@@ -87,8 +88,10 @@ def sweep(
     check_can_measure(options.export)
     require(setup)
     earlier = open_place(output, COMMAND, resume=resume, overwrite=overwrite)
-    ratios = options.ratios or _legal_ratios(model, options.prune, revision, progress)
-    points = order([Point(options.prune.criterion, ratio) for ratio in ratios])
+    source = resolve_model(model, revision=revision, allow_pickle=options.prune.allow_pickle, on_status=progress.note)
+    checkpoint = open_checkpoint(source.path)
+    criterion = choose_criterion(checkpoint.config, options.prune)
+    points = order([Point(criterion, ratio) for ratio in options.ratios or _legal_ratios(checkpoint, options.prune)])
     request = check_points(str(model), points, options.prune, revision=revision, progress=progress)
     _check_export(request, options)
     _refuse_unmeasured(request, conditions)
@@ -112,16 +115,12 @@ def sweep(
     return run.table
 
 
-def _legal_ratios(
-    model: str | Path, options: PruneOptions, revision: str | None, progress: Progress
-) -> tuple[float, ...]:
+def _legal_ratios(checkpoint: Checkpoint, options: PruneOptions) -> tuple[float, ...]:
     """Return whole percents that are legal for a model, without those that lead to the same widths as the one before.
 
     Raises:
         RequestError: None is legal.
     """
-    source = resolve_model(model, revision=revision, allow_pickle=options.allow_pickle, on_status=progress.note)
-    checkpoint = open_checkpoint(source.path)
     found: dict[tuple[Candidate, ...], float] = {}
     refusal: RatioError | None = None
     for percent in range(1, 100):

@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from amp_export.documents import decode_json
 from amp_export.errors import MissingExtraError, OutputError
 from amp_export.options import CriterionName
 from amp_export.outputs.locks import is_locked, lock_until_closed
@@ -115,7 +116,7 @@ def shared_options(
     }
     for own in ("ratio", "criterion", "scores", "plan"):
         del content[f"prune.{own}"]
-    shared: Mapping[str, Any] = json.loads(json.dumps(content, default=str))
+    shared: Mapping[str, Any] = decode_json(json.dumps(content, default=str))
     return shared
 
 

@@ -124,7 +124,7 @@ def test_running_only_what_has_changed_gives_the_same_bit_for_bit(
     checkpoint, dense = open_checkpoint(folder), load_model(folder)
     config = checkpoint.config
     plan = make_plan(checkpoint.raw_config, config, measured_scores(dense, config), PlanSettings(0.15, snap=8))
-    found: list[object] = []
+    found: list[Shortcut | None] = []
 
     def find(*given: object) -> Shortcut | None:
         found.append(find_shortcut(*given))

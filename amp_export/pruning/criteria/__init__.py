@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from amp_export.architectures import Kind, ModelConfig
 from amp_export.errors import PlanError
 from amp_export.options import Allocation, CriterionName
-from amp_export.verb_options import PlanSettings
+from amp_export.verb_options import PlanChoices
 
 if TYPE_CHECKING:
     from amp_export.pruning.criteria._criterion import Criterion
@@ -20,12 +20,12 @@ def find_criterion(name: CriterionName) -> Criterion:
     return criterion
 
 
-def choose_criterion(config: ModelConfig, settings: PlanSettings) -> CriterionName:
+def choose_criterion(config: ModelConfig, choices: PlanChoices) -> CriterionName:
     """Return the criterion that is asked for, or the default: docs/results/quality.md has the evidence for it."""
-    if settings.criterion is not None:
-        return settings.criterion
+    if choices.criterion is not None:
+        return choices.criterion
     measured_on = config.architecture.kind is Kind.DECODER and not config.architecture.mlp.has_experts
-    return CriterionName.OBS if measured_on and settings.allocation is not Allocation.PAPER else CriterionName.AMP
+    return CriterionName.OBS if measured_on and choices.allocation is not Allocation.PAPER else CriterionName.AMP
 
 
 def check_criterion(config: ModelConfig, name: CriterionName) -> None:
