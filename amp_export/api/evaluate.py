@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from amp_export.architectures import Kind
 from amp_export.checkpoints.building import read_model_config, transformers_errors
+from amp_export.checkpoints.hashing import hash_file, hash_weights
 from amp_export.checkpoints.loading import load_model, load_tokenizer
 from amp_export.checkpoints.quiet import quiet_transformers
 from amp_export.checkpoints.reading import Checkpoint, open_checkpoint
@@ -18,15 +19,16 @@ from amp_export.evaluation.decoders import Evaluated, ExportedDecoder, TorchDeco
 from amp_export.evaluation.encoding import Encoder
 from amp_export.evaluation.measuring import Evaluation, Measured, Work, compare, measure
 from amp_export.evaluation.perplexity import choose_window, read_text_file
+from amp_export.evaluation.summaries import summarize
 from amp_export.evaluation.tasks import read_tasks
 from amp_export.inputs.texts import read_prompts
 from amp_export.options import Format
 from amp_export.outputs.lookup import open_source_checkpoint, require_export
-from amp_export.outputs.manifest import Manifest, package_versions
+from amp_export.outputs.manifest import Judged, Manifest, package_versions
 from amp_export.outputs.names import PRUNED
 from amp_export.outputs.staging import is_ours
 from amp_export.progress import Progress, Silent
-from amp_export.reporting.files import open_output
+from amp_export.reporting.files import open_output, update_report
 from amp_export.verb_options import EvaluateOptions
 
 if TYPE_CHECKING:
@@ -50,6 +52,21 @@ class Subject:
     export: Path | None = None
 
 
+@dataclass(frozen=True)
+class Found:
+    """What is to be evaluated.
+
+    Attributes:
+        subjects: The model, and the one to compare it with if there is one.
+        notes: Notes to the user.
+        judged: The part of the output that the result is stored for, or None if it is not about an output.
+    """
+
+    subjects: tuple[Subject, ...]
+    notes: tuple[str, ...] = ()
+    judged: Judged | None = None
+
+
 def evaluate(
     model: str | Path,
     options: EvaluateOptions,
@@ -60,7 +77,7 @@ def evaluate(
     """Measure accuracy on tasks, perplexity of a text and repetition in generated texts.
 
     Checkpoints are run in PyTorch in float32, exports in their runtime. What an output directory holds is compared with
-    its dense model, if that still exists.
+    its dense model, if that still exists, and the numbers are written into its report.
 
     Args:
         model: A hub id, a checkpoint directory, a `.gguf` file, `demo`, or an output directory.
@@ -86,16 +103,42 @@ def evaluate(
     tasks = read_tasks(options.tasks, limit=options.limit)
     text = read_text_file(options.perplexity) if options.perplexity is not None else None
     prompts = read_prompts(options.prompts) if options.prompts is not None else ()
-    subjects, notes = _find(model, options, revision, progress)
-    window, stride = _choose_window(subjects, options)
+    read = (*options.tasks, options.perplexity, options.prompts)
+    files = {str(file): hash_file(file) for file in read if file is not None}
+    found = _find(model, options, revision, progress)
+    notes = found.notes
+    window, stride = _choose_window(found.subjects, options)
     work = Work(tasks, text, prompts, window=window, stride=stride, limit=options.limit, new_tokens=options.new_tokens)
     # one after the other, so that memory holds one; exports come first, since they may take less than the dense model
-    measured, *others = [_measure(subject, work, progress) for subject in subjects]
+    measured, *others = [_measure(subject, work, progress) for subject in found.subjects]
     against = others[0] if others else None
     differences = compare(measured, against) if against is not None else None
     if differences is not None and text is not None and differences.perplexity is None:
         notes = (*notes, "The models tokenize the text differently, so that perplexities per token do not compare.")
-    return Evaluation(measured, against, differences, options.limit, notes, package_versions())
+    evaluation = Evaluation(measured, against, differences, options.limit, notes, package_versions())
+    return (
+        evaluation if found.judged is None else _store(Path(model), evaluation, found.judged, files, options, progress)
+    )
+
+
+def _store(
+    output: Path,
+    evaluation: Evaluation,
+    judged: Judged,
+    files: dict[str, str],
+    options: EvaluateOptions,
+    progress: Progress,
+) -> Evaluation:
+    """Write the numbers into the report; what took long to measure is returned even if that fails, with a note."""
+    new_tokens = None if options.prompts is None else options.new_tokens
+    summary = summarize(evaluation, judged, files=files, new_tokens=new_tokens)
+    try:
+        update_report(output.expanduser(), evaluations={judged.part: summary}, progress=progress)
+    except OutputError as error:
+        note = f"The result is not stored in {output}: {first_line(error)}"
+        return replace(evaluation, notes=(*evaluation.notes, note))
+    progress.note(f"Stored in the report of {output}.")
+    return evaluation
 
 
 def _refuse_file(model: str | Path) -> None:
@@ -105,10 +148,8 @@ def _refuse_file(model: str | Path) -> None:
         )
 
 
-def _find(
-    model: str | Path, options: EvaluateOptions, revision: str | None, progress: Progress
-) -> tuple[list[Subject], tuple[str, ...]]:
-    """Return the model, and the one to compare it with if there is one, and notes."""
+def _find(model: str | Path, options: EvaluateOptions, revision: str | None, progress: Progress) -> Found:
+    """Return the model, and the one to compare it with if there is one."""
     output = Path(model).expanduser()
     manifest = open_output(output) if is_ours(output) else None
     if manifest is None and options.to is not None:
@@ -120,15 +161,27 @@ def _find(
         subject = _resolve(model, options, revision, progress)
     else:
         subject = _judged(output, manifest, options.to)
+    judged = None if manifest is None else _what_is_judged(output, manifest, options.to)
     if options.against is not None:
-        return [subject, _resolve(options.against, options, None, progress)], ()
-    if manifest is None or (subject.export is None and not (output / PRUNED).is_dir()):
-        return [subject], ()
+        against = _resolve(options.against, options, None, progress)
+        if manifest is None or judged is None or hash_weights(against.checkpoint) == manifest.source.sha256:
+            return Found((subject, against), judged=judged)
+        note = f"The result is not stored in {output}: {against.name} is not the dense model that it was made from."
+        return Found((subject, against), (note,))
+    if manifest is None or judged is None:
+        return Found((subject,))
     try:
         dense = open_source_checkpoint(output, manifest, advice=_DENSE)
     except OutputError as error:
-        return [subject], (f"Nothing is compared: {first_line(error)} {_DENSE}",)
-    return [subject, _subject(manifest.source.name, dense)], ()
+        return Found((subject,), (f"Nothing is compared: {first_line(error)} {_DENSE}",), judged)
+    return Found((subject, _subject(manifest.source.name, dense)), judged=judged)
+
+
+def _what_is_judged(output: Path, manifest: Manifest, to: Format | None) -> Judged | None:
+    """Return the part of an output that is evaluated; None if that is the dense model, of which it holds nothing."""
+    if to is not None:
+        return manifest.judged(to)
+    return manifest.judged(PRUNED) if (output / PRUNED).is_dir() else None
 
 
 def _judged(output: Path, manifest: Manifest, to: Format | None) -> Subject:
