@@ -17,6 +17,7 @@ from amp_export.checkpoints.sources import resolve_model
 from amp_export.errors import OutputError, RequestError, TaskError, UnsupportedModelError, first_line
 from amp_export.evaluation.decoders import Evaluated, ExportedDecoder, TorchDecoder, ending_tokens
 from amp_export.evaluation.encoding import Encoder
+from amp_export.evaluation.finished import Finished
 from amp_export.evaluation.measuring import Evaluation, Measured, Work, compare, measure
 from amp_export.evaluation.perplexity import choose_window, read_text_file
 from amp_export.evaluation.summaries import summarize
@@ -26,13 +27,17 @@ from amp_export.options import Format
 from amp_export.outputs.lookup import open_source_checkpoint, require_export
 from amp_export.outputs.manifest import Judged, Manifest, package_versions
 from amp_export.outputs.names import PRUNED
+from amp_export.outputs.resumable import has_unfinished, resumable_beside
 from amp_export.outputs.staging import is_ours
 from amp_export.progress import Progress, Silent
 from amp_export.reporting.files import open_output, update_report
 from amp_export.verb_options import EvaluateOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+
+_SMALL = {".json", ".txt", ".model", ".jinja"}
+"""Endings of the files of configs and tokenizers."""
 
 _DENSE = "Name the dense model with --against MODEL to compare with it."
 
@@ -72,6 +77,7 @@ def evaluate(
     options: EvaluateOptions,
     *,
     revision: str | None = None,
+    resume: bool = False,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Measure accuracy on tasks, perplexity of a text and repetition in generated texts.
@@ -83,9 +89,11 @@ def evaluate(
         model: A hub id, a checkpoint directory, a `.gguf` file, `demo`, or an output directory.
         options: What to measure, and what to compare with.
         revision: A branch, a tag or a commit of a repository on the hub; by default, its main branch.
+        resume: Do not repeat what an earlier run on this output directory finished before it was stopped.
         progress: Where to show progress.
 
     Raises:
+        OutputError: Another evaluation of this part of the output runs.
         TaskError: A file cannot be read, or does not suit the model; the message names file and line.
         UnsupportedModelError: A model is not a decoder.
         RequestError: There is nothing to measure, or a window that a model does not take.
@@ -109,8 +117,9 @@ def evaluate(
     notes = found.notes
     window, stride = _choose_window(found.subjects, options)
     work = Work(tasks, text, prompts, window=window, stride=stride, limit=options.limit, new_tokens=options.new_tokens)
-    # one after the other, so that memory holds one; exports come first, since they may take less than the dense model
-    measured, *others = [_measure(subject, work, progress) for subject in found.subjects]
+    with _kept(Path(model), found.judged, progress, resume=resume) as folder:
+        # one after the other, so that memory holds one; exports come first, since they may take less than dense models
+        measured, *others = [_measure(subject, work, folder, progress) for subject in found.subjects]
     against = others[0] if others else None
     differences = compare(measured, against) if against is not None else None
     if differences is not None and text is not None and differences.perplexity is None:
@@ -119,6 +128,44 @@ def evaluate(
     return (
         evaluation if found.judged is None else _store(Path(model), evaluation, found.judged, files, options, progress)
     )
+
+
+@contextlib.contextmanager
+def _kept(model: Path, judged: Judged | None, progress: Progress, *, resume: bool) -> Iterator[Path | None]:
+    """Yield a folder for finished measurements, which stays if the run is stopped; None if nothing is stored.
+
+    Raises:
+        RequestError: `resume` is asked for, and nothing is kept.
+    """
+    if judged is None:
+        if resume:
+            raise RequestError(
+                f"--resume goes on with an evaluation that is stored in its output, and this one of {model} is not.\n"
+                "Leave it out."
+            )
+        yield None
+        return
+    output, of = model.expanduser(), f"evaluate-{judged.part}"
+    if resume and not has_unfinished(output, of=of):
+        progress.note(f"There is no unfinished evaluation of {output}, so that it begins at the start.")
+    done = False
+    try:
+        with resumable_beside(output, resume=resume, of=of) as folder:
+            yield folder
+            done = True
+    finally:
+        if not done and has_unfinished(output, of=of):
+            progress.note("The same command with --resume does not repeat what was finished.")
+
+
+def _identify(subject: Subject) -> dict[str, str]:
+    """Return the hashes of all that a subject's numbers depend on, and the versions that compute them."""
+    # weights have a hash of their own: beside them may be the same in another format, which is not read
+    settings = {file.name: file for file in subject.checkpoint.path.iterdir() if file.suffix in _SMALL}
+    export = subject.export
+    graphs = {} if export is None else {str(file.relative_to(export.parent)): file for file in export.rglob("*")}
+    hashes = {name: hash_file(file) for name, file in sorted({**settings, **graphs}.items()) if file.is_file()}
+    return {"weights": hash_weights(subject.checkpoint), **hashes, **package_versions()}
 
 
 def _store(
@@ -223,8 +270,9 @@ def _choose_window(subjects: Sequence[Subject], options: EvaluateOptions) -> tup
     )
 
 
-def _measure(subject: Subject, work: Work, progress: Progress) -> Measured:
+def _measure(subject: Subject, work: Work, folder: Path | None, progress: Progress) -> Measured:
     checkpoint = subject.checkpoint
+    finished = None if folder is None else Finished(folder, _identify(subject))
     with checkpoint.snapshot.held(), contextlib.ExitStack() as stack:
         tokenizer = load_tokenizer(checkpoint.path)
         with progress.step(f"Loading {subject.name}"):
@@ -232,7 +280,7 @@ def _measure(subject: Subject, work: Work, progress: Progress) -> Measured:
         encoder = Encoder(tokenizer, checkpoint.config, max_context=max_context)
         if work.text is not None:
             choose_window(work.window, work.stride, encoder.longest_text)
-        return measure(subject.name, model, encoder, work, progress)
+        return measure(subject.name, model, encoder, work, progress, finished)
 
 
 def _load(subject: Subject, stack: contextlib.ExitStack) -> tuple[Evaluated, int | None]:

@@ -19,9 +19,11 @@ from typer.testing import CliRunner
 
 from amp_export import EvaluateOptions, evaluate
 from amp_export.cli import app
+from amp_export.errors import RequestError
 from amp_export.evaluation.summaries import summarize_model
 from amp_export.options import Format
 from amp_export.outputs.manifest import FileRecord, Manifest
+from amp_export.outputs.resumable import has_unfinished
 from amp_export.progress import Advance, Silent
 from amp_export.reporting.files import update_report
 from amp_export.reporting.report import Report, record_verdicts
@@ -141,9 +143,71 @@ def test_a_result_for_files_that_were_replaced_meanwhile_is_shown_and_not_stored
     assert not (output / "report.json").exists()
 
 
+class Stopping(Silent):
+    """Stop at the first step whose description contains a word, and remember the steps that had something to do."""
+
+    def __init__(self, word: str | None) -> None:
+        self.word = word
+        self.measured: list[str] = []
+
+    @contextmanager
+    def step(self, description: str) -> Iterator[Advance]:
+        if self.word is not None and self.word in description:
+            raise KeyboardInterrupt
+
+        def advance(_done: int, _total: int) -> None:
+            if description not in self.measured:
+                self.measured.append(description)
+
+        yield advance
+
+
+def test_a_run_that_was_stopped_goes_on_after_what_was_finished(made: Path, output: Path) -> None:
+    options = questions(made, perplexity=made / "text.txt", prompts=made / "prompts.txt", new_tokens=3)
+    once = evaluate(output, options)
+    stopped = Stopping("Scoring odd with tiny")
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(output, options, progress=stopped)
+    assert len(stopped.measured) == 5
+    assert has_unfinished(output, of="evaluate-pruned")
+    resumed = Stopping(None)
+    assert evaluate(output, options, resume=True, progress=resumed) == once
+    rest = ["Scoring odd with tiny", "Measuring perplexity of tiny", "Generating text with tiny"]
+    assert resumed.measured == rest
+    assert not has_unfinished(output, of="evaluate-pruned")
+    assert [entry.name for entry in output.parent.iterdir()] == ["out"]
+
+
+def test_what_was_finished_of_other_weights_or_settings_is_measured_again(made: Path, output: Path) -> None:
+    options = EvaluateOptions(perplexity=made / "text.txt")
+    stop = Stopping("perplexity of tiny")
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(output, options, progress=stop)
+    model = f"Measuring perplexity of {output / 'pruned'}"
+    for changed, again in ((options, []), (replace(options, stride=7), [model]), (replace(options, limit=1), [model])):
+        stop = Stopping("perplexity of tiny")
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(output, changed, resume=True, progress=stop)
+        assert stop.measured == again
+    (output / "pruned/tokenizer_config.json").write_text('{"clean_up_tokenization_spaces": true}')
+    Manifest.load(output).with_hashes(output).write(output)
+    stop = Stopping("perplexity of tiny")
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(output, options, resume=True, progress=stop)
+    assert stop.measured == [model]
+
+
+def test_what_is_not_stored_cannot_be_resumed(made: Path) -> None:
+    with pytest.raises(RequestError, match=r"--resume goes on with an evaluation that is stored .*\nLeave it out"):
+        evaluate(made / "checkpoint", questions(made), resume=True)
+
+
+REPORT = full_report()
+
+
 @given(data=st.data())
 def test_an_evaluation_is_gone_after_any_file_that_it_judged_changes(data: st.DataObject) -> None:
-    report = full_report()
+    report = REPORT
     before = manifest(report)
     part = data.draw(st.sampled_from(["pruned", "onnx"]))
     name = data.draw(st.sampled_from([*(name for name in before.files if name.startswith(f"{part}/")), f"{part}/new"]))
