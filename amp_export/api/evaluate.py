@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from amp_export.architectures import Kind
 from amp_export.checkpoints.building import read_model_config, transformers_errors
+from amp_export.checkpoints.hashing import hash_file, hash_weights
 from amp_export.checkpoints.loading import load_model, load_tokenizer
 from amp_export.checkpoints.quiet import quiet_transformers
 from amp_export.checkpoints.reading import Checkpoint, open_checkpoint
@@ -16,21 +17,27 @@ from amp_export.checkpoints.sources import resolve_model
 from amp_export.errors import OutputError, RequestError, TaskError, UnsupportedModelError, first_line
 from amp_export.evaluation.decoders import Evaluated, ExportedDecoder, TorchDecoder, ending_tokens
 from amp_export.evaluation.encoding import Encoder
+from amp_export.evaluation.finished import Finished
 from amp_export.evaluation.measuring import Evaluation, Measured, Work, compare, measure
 from amp_export.evaluation.perplexity import choose_window, read_text_file
+from amp_export.evaluation.summaries import summarize
 from amp_export.evaluation.tasks import read_tasks
 from amp_export.inputs.texts import read_prompts
 from amp_export.options import Format
 from amp_export.outputs.lookup import open_source_checkpoint, require_export
-from amp_export.outputs.manifest import Manifest, package_versions
+from amp_export.outputs.manifest import Judged, Manifest, package_versions
 from amp_export.outputs.names import PRUNED
+from amp_export.outputs.resumable import has_unfinished, resumable_beside
 from amp_export.outputs.staging import is_ours
 from amp_export.progress import Progress, Silent
-from amp_export.reporting.files import open_output
+from amp_export.reporting.files import open_output, update_report
 from amp_export.verb_options import EvaluateOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+
+_SMALL = {".json", ".txt", ".model", ".jinja"}
+"""Endings of the files of configs and tokenizers."""
 
 _DENSE = "Name the dense model with --against MODEL to compare with it."
 
@@ -50,25 +57,43 @@ class Subject:
     export: Path | None = None
 
 
+@dataclass(frozen=True)
+class Found:
+    """What is to be evaluated.
+
+    Attributes:
+        subjects: The model, and the one to compare it with if there is one.
+        notes: Notes to the user.
+        judged: The part of the output that the result is stored for, or None if it is not about an output.
+    """
+
+    subjects: tuple[Subject, ...]
+    notes: tuple[str, ...] = ()
+    judged: Judged | None = None
+
+
 def evaluate(
     model: str | Path,
     options: EvaluateOptions,
     *,
     revision: str | None = None,
+    resume: bool = False,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Measure accuracy on tasks, perplexity of a text and repetition in generated texts.
 
     Checkpoints are run in PyTorch in float32, exports in their runtime. What an output directory holds is compared with
-    its dense model, if that still exists.
+    its dense model, if that still exists, and the numbers are written into its report.
 
     Args:
         model: A hub id, a checkpoint directory, a `.gguf` file, `demo`, or an output directory.
         options: What to measure, and what to compare with.
         revision: A branch, a tag or a commit of a repository on the hub; by default, its main branch.
+        resume: Do not repeat what an earlier run on this output directory finished before it was stopped.
         progress: Where to show progress.
 
     Raises:
+        OutputError: Another evaluation of this part of the output runs.
         TaskError: A file cannot be read, or does not suit the model; the message names file and line.
         UnsupportedModelError: A model is not a decoder.
         RequestError: There is nothing to measure, or a window that a model does not take.
@@ -86,16 +111,81 @@ def evaluate(
     tasks = read_tasks(options.tasks, limit=options.limit)
     text = read_text_file(options.perplexity) if options.perplexity is not None else None
     prompts = read_prompts(options.prompts) if options.prompts is not None else ()
-    subjects, notes = _find(model, options, revision, progress)
-    window, stride = _choose_window(subjects, options)
+    read = (*options.tasks, options.perplexity, options.prompts)
+    files = {str(file): hash_file(file) for file in read if file is not None}
+    found = _find(model, options, revision, progress)
+    notes = found.notes
+    window, stride = _choose_window(found.subjects, options)
     work = Work(tasks, text, prompts, window=window, stride=stride, limit=options.limit, new_tokens=options.new_tokens)
-    # one after the other, so that memory holds one; exports come first, since they may take less than the dense model
-    measured, *others = [_measure(subject, work, progress) for subject in subjects]
+    with _kept(Path(model), found.judged, progress, resume=resume) as folder:
+        # one after the other, so that memory holds one; exports come first, since they may take less than dense models
+        measured, *others = [_measure(subject, work, folder, progress) for subject in found.subjects]
     against = others[0] if others else None
     differences = compare(measured, against) if against is not None else None
     if differences is not None and text is not None and differences.perplexity is None:
         notes = (*notes, "The models tokenize the text differently, so that perplexities per token do not compare.")
-    return Evaluation(measured, against, differences, options.limit, notes, package_versions())
+    evaluation = Evaluation(measured, against, differences, options.limit, notes, package_versions())
+    return (
+        evaluation if found.judged is None else _store(Path(model), evaluation, found.judged, files, options, progress)
+    )
+
+
+@contextlib.contextmanager
+def _kept(model: Path, judged: Judged | None, progress: Progress, *, resume: bool) -> Iterator[Path | None]:
+    """Yield a folder for finished measurements, which stays if the run is stopped; None if nothing is stored.
+
+    Raises:
+        RequestError: `resume` is asked for, and nothing is kept.
+    """
+    if judged is None:
+        if resume:
+            raise RequestError(
+                f"--resume goes on with an evaluation that is stored in its output, and this one of {model} is not.\n"
+                "Leave it out."
+            )
+        yield None
+        return
+    output, of = model.expanduser(), f"evaluate-{judged.part}"
+    if resume and not has_unfinished(output, of=of):
+        progress.note(f"There is no unfinished evaluation of {output}, so that it begins at the start.")
+    done = False
+    try:
+        with resumable_beside(output, resume=resume, of=of) as folder:
+            yield folder
+            done = True
+    finally:
+        if not done and has_unfinished(output, of=of):
+            progress.note("The same command with --resume does not repeat what was finished.")
+
+
+def _identify(subject: Subject) -> dict[str, str]:
+    """Return the hashes of all that a subject's numbers depend on, and the versions that compute them."""
+    # weights have a hash of their own: beside them may be the same in another format, which is not read
+    settings = {file.name: file for file in subject.checkpoint.path.iterdir() if file.suffix in _SMALL}
+    export = subject.export
+    graphs = {} if export is None else {str(file.relative_to(export.parent)): file for file in export.rglob("*")}
+    hashes = {name: hash_file(file) for name, file in sorted({**settings, **graphs}.items()) if file.is_file()}
+    return {"weights": hash_weights(subject.checkpoint), **hashes, **package_versions()}
+
+
+def _store(
+    output: Path,
+    evaluation: Evaluation,
+    judged: Judged,
+    files: dict[str, str],
+    options: EvaluateOptions,
+    progress: Progress,
+) -> Evaluation:
+    """Write the numbers into the report; what took long to measure is returned even if that fails, with a note."""
+    new_tokens = None if options.prompts is None else options.new_tokens
+    summary = summarize(evaluation, judged, files=files, new_tokens=new_tokens)
+    try:
+        update_report(output.expanduser(), evaluations={judged.part: summary}, progress=progress)
+    except OutputError as error:
+        note = f"The result is not stored in {output}: {first_line(error)}"
+        return replace(evaluation, notes=(*evaluation.notes, note))
+    progress.note(f"Stored in the report of {output}.")
+    return evaluation
 
 
 def _refuse_file(model: str | Path) -> None:
@@ -105,10 +195,8 @@ def _refuse_file(model: str | Path) -> None:
         )
 
 
-def _find(
-    model: str | Path, options: EvaluateOptions, revision: str | None, progress: Progress
-) -> tuple[list[Subject], tuple[str, ...]]:
-    """Return the model, and the one to compare it with if there is one, and notes."""
+def _find(model: str | Path, options: EvaluateOptions, revision: str | None, progress: Progress) -> Found:
+    """Return the model, and the one to compare it with if there is one."""
     output = Path(model).expanduser()
     manifest = open_output(output) if is_ours(output) else None
     if manifest is None and options.to is not None:
@@ -120,15 +208,27 @@ def _find(
         subject = _resolve(model, options, revision, progress)
     else:
         subject = _judged(output, manifest, options.to)
+    judged = None if manifest is None else _what_is_judged(output, manifest, options.to)
     if options.against is not None:
-        return [subject, _resolve(options.against, options, None, progress)], ()
-    if manifest is None or (subject.export is None and not (output / PRUNED).is_dir()):
-        return [subject], ()
+        against = _resolve(options.against, options, None, progress)
+        if manifest is None or judged is None or hash_weights(against.checkpoint) == manifest.source.sha256:
+            return Found((subject, against), judged=judged)
+        note = f"The result is not stored in {output}: {against.name} is not the dense model that it was made from."
+        return Found((subject, against), (note,))
+    if manifest is None or judged is None:
+        return Found((subject,))
     try:
         dense = open_source_checkpoint(output, manifest, advice=_DENSE)
     except OutputError as error:
-        return [subject], (f"Nothing is compared: {first_line(error)} {_DENSE}",)
-    return [subject, _subject(manifest.source.name, dense)], ()
+        return Found((subject,), (f"Nothing is compared: {first_line(error)} {_DENSE}",), judged)
+    return Found((subject, _subject(manifest.source.name, dense)), judged=judged)
+
+
+def _what_is_judged(output: Path, manifest: Manifest, to: Format | None) -> Judged | None:
+    """Return the part of an output that is evaluated; None if that is the dense model, of which it holds nothing."""
+    if to is not None:
+        return manifest.judged(to)
+    return manifest.judged(PRUNED) if (output / PRUNED).is_dir() else None
 
 
 def _judged(output: Path, manifest: Manifest, to: Format | None) -> Subject:
@@ -170,8 +270,9 @@ def _choose_window(subjects: Sequence[Subject], options: EvaluateOptions) -> tup
     )
 
 
-def _measure(subject: Subject, work: Work, progress: Progress) -> Measured:
+def _measure(subject: Subject, work: Work, folder: Path | None, progress: Progress) -> Measured:
     checkpoint = subject.checkpoint
+    finished = None if folder is None else Finished(folder, _identify(subject))
     with checkpoint.snapshot.held(), contextlib.ExitStack() as stack:
         tokenizer = load_tokenizer(checkpoint.path)
         with progress.step(f"Loading {subject.name}"):
@@ -179,7 +280,7 @@ def _measure(subject: Subject, work: Work, progress: Progress) -> Measured:
         encoder = Encoder(tokenizer, checkpoint.config, max_context=max_context)
         if work.text is not None:
             choose_window(work.window, work.stride, encoder.longest_text)
-        return measure(subject.name, model, encoder, work, progress)
+        return measure(subject.name, model, encoder, work, progress, finished)
 
 
 def _load(subject: Subject, stack: contextlib.ExitStack) -> tuple[Evaluated, int | None]:

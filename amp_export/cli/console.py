@@ -95,7 +95,8 @@ def show_report(console: Console, report: Report) -> None:
         for heading in ("dense", "pruned", "change"):
             table.add_column(heading, justify="right")
         for row in rows:
-            table.add_row(row.label, row.dense, row.pruned, escape(row.change))
+            # tasks and devices have names of the user's
+            table.add_row(*map(escape, (row.label, row.dense, row.pruned, row.change)))
         console.print(table)
     for line in verdict_lines(report):
         # in a log, each sentence is one line; on a terminal, lines wrap between words

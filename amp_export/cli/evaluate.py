@@ -35,6 +35,9 @@ def evaluate(
         list[Path] | None, typer.Argument(metavar="FILE", help="Further files of questions, as for --tasks.")
     ] = None,
     revision: Revision = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Do not repeat what an earlier run on OUT finished before it was stopped.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Measure quality on tasks, text and prompts, and whether it differs from another model, with intervals."""
@@ -44,7 +47,7 @@ def evaluate(
     from amp_export.documents import to_json
 
     options = replace(options, tasks=(*options.tasks, *(files or ())))
-    result = run(model, options, revision=revision, progress=ConsoleProgress(console))
+    result = run(model, options, revision=revision, resume=resume, progress=ConsoleProgress(console))
     if as_json:
         print_json(to_json(result))
     else:

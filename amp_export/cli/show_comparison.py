@@ -21,7 +21,7 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
     if len(set(comparison.models)) > 1:
         table.add_row("Model", *map(escape, comparison.models))
     for measure in comparison.measures:
-        table.add_row(measure.label, *(_cell(measure, number) for number in range(len(comparison.outputs))))
+        table.add_row(escape(measure.label), *(_cell(measure, number) for number in range(len(comparison.outputs))))
     table.add_row("Parity", *(PARITY[holds] for holds in comparison.parity))
     console.print(table)
     for note in comparison.notes:

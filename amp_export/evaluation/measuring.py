@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from functools import partial
+from typing import Any, ClassVar
 
 from amp_export.evaluation.decoders import Evaluated
 from amp_export.evaluation.encoding import Encoder
 from amp_export.evaluation.estimates import Estimate, average
+from amp_export.evaluation.finished import Finished
 from amp_export.evaluation.generation import GenerationResult, Text, write_texts
 from amp_export.evaluation.pairs import (
     AccuracyDifference,
@@ -109,7 +111,9 @@ class Evaluation:
     schema: int = SCHEMA
 
 
-def measure(name: str, model: Evaluated, encoder: Encoder, work: Work, progress: Progress) -> Measured:
+def measure(
+    name: str, model: Evaluated, encoder: Encoder, work: Work, progress: Progress, finished: Finished | None = None
+) -> Measured:
     """Measure a model.
 
     Args:
@@ -118,31 +122,29 @@ def measure(name: str, model: Evaluated, encoder: Encoder, work: Work, progress:
         encoder: Its tokenizer.
         work: What to measure.
         progress: Where to show progress.
+        finished: Measurements of the model that are not repeated.
 
     Raises:
         TaskError: A question or the text cannot be scored.
         ModelError: The tokenizer fails, or is of another model.
     """
+    finished = finished or Finished()
     tasks = {}
     for task in work.tasks:
         with progress.step(f"Scoring {task.name} with {name}") as advance:
-            tasks[task.name] = run_task(model, encoder, task, on_progress=advance)
+            score = partial(run_task, model, encoder, task, on_progress=advance)
+            tasks[task.name] = finished.recall(TaskResult, task, score)
     perplexity = generation = None
     if work.text is not None:
         with progress.step(f"Measuring perplexity of {name}") as advance:
-            perplexity = measure_perplexity(
-                model,
-                encoder,
-                work.text,
-                window=work.window,
-                stride=work.stride,
-                limit=work.limit,
-                on_progress=advance,
-            )
+            how: dict[str, Any] = {"window": work.window, "stride": work.stride, "limit": work.limit}
+            predict = partial(measure_perplexity, model, encoder, work.text, **how, on_progress=advance)
+            perplexity = finished.recall(PerplexityResult, {"text": work.text, **how}, predict)
     if work.prompts:
         with progress.step(f"Generating text with {name}") as advance:
             prompts = work.prompts[: work.limit]
-            generation = write_texts(model, encoder, prompts, tokens=work.new_tokens, on_progress=advance)
+            write = partial(write_texts, model, encoder, prompts, tokens=work.new_tokens, on_progress=advance)
+            generation = finished.recall(GenerationResult, {"prompts": prompts, "tokens": work.new_tokens}, write)
     accuracies = [each.accuracy for each in tasks.values()]
     return Measured(name, tasks, average(accuracies) if len(accuracies) > 1 else None, perplexity, generation)
 

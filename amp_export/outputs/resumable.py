@@ -16,13 +16,18 @@ from amp_export.outputs.scratch import absolute, place_beside, translate_os_erro
 _CONTENT, _LOCK = "content", "lock"
 
 
-def has_unfinished(output: Path) -> bool:
-    """Return whether a run on an output left something to go on from."""
-    return (_folder(output) / _CONTENT).is_dir()
+def has_unfinished(output: Path, *, of: str = "") -> bool:
+    """Return whether a run on an output left something to go on from.
+
+    Args:
+        output: The output directory.
+        of: What the run does, if others may go on beside it.
+    """
+    return (_folder(output, of) / _CONTENT).is_dir()
 
 
 @contextmanager
-def resumable_beside(output: Path, *, resume: bool) -> Iterator[Path]:
+def resumable_beside(output: Path, *, resume: bool, of: str = "") -> Iterator[Path]:
     """Yield a directory on the disk of an output, which is removed when the block ends without an error.
 
     After an error, or if the process is killed, it stays, unless nothing was written to it.
@@ -30,11 +35,12 @@ def resumable_beside(output: Path, *, resume: bool) -> Iterator[Path]:
     Args:
         output: The output directory.
         resume: Whether to keep what an earlier run left there.
+        of: What the run does, if others may go on beside it.
 
     Raises:
         OutputError: Another process works there, the disk is full, or nothing can be written.
     """
-    folder = _folder(output)
+    folder = _folder(output, of)
     with translate_os_errors(absolute(output)):
         folder.mkdir(exist_ok=True)
         if is_locked(folder / _LOCK):
@@ -56,6 +62,6 @@ def resumable_beside(output: Path, *, resume: bool) -> Iterator[Path]:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _folder(output: Path) -> Path:
+def _folder(output: Path, of: str) -> Path:
     output = absolute(output)
-    return place_beside(output) / f".{output.name}{RESUMABLE}"
+    return place_beside(output) / f".{output.name}{f'.{of}' if of else ''}{RESUMABLE}"

@@ -24,6 +24,7 @@ class Unit(enum.StrEnum):
     PERPLEXITY = "perplexity"
     NATS = "nats"
     SHARE = "share of predicted tokens"
+    ACCURACY = "share of questions"
     BYTES = "bytes"
     SECONDS = "seconds"
     SPEEDUP = "dense time over pruned time"
@@ -35,6 +36,7 @@ class Unit(enum.StrEnum):
             Unit.PERPLEXITY: lambda perplexity: f"{perplexity:.2f}",
             Unit.NATS: lambda divergence: f"{divergence:.3g}",
             Unit.SHARE: lambda share: f"{share:.1%}",
+            Unit.ACCURACY: lambda share: f"{share:.1%}",
             Unit.BYTES: megabytes,
             Unit.SECONDS: milliseconds,
             Unit.SPEEDUP: lambda speedup: f"x {speedup:.2f}",
@@ -160,6 +162,8 @@ def _measures(reports: Sequence[Report]) -> Iterator[Measure]:
     }
     for label, (unit, read) in ways.items():
         yield from _measure(label, unit, [read(report) for report in reports])
+    for (label, unit), values in _evaluated(reports).items():
+        yield from _measure(label, unit, values)
     for label, phases in _phases(reports).items():
         yield from _measure(
             f"{label}: median", Unit.SECONDS, [None if phase is None else phase.pruned.median for phase in phases]
@@ -171,6 +175,24 @@ def _measures(reports: Sequence[Report]) -> Iterator[Measure]:
             [None if phase is None else phase.speedup for phase in phases],
             intervals,
         )
+
+
+def _evaluated(reports: Sequence[Report]) -> dict[tuple[str, Unit], list[float | None]]:
+    """Return the results of each report's evaluation by label; averages of other tasks are another measure."""
+    found: list[dict[tuple[str, Unit], float]] = []
+    for model in (None if report.evaluation is None else report.evaluation.model for report in reports):
+        values: dict[tuple[str, Unit], float] = {}
+        found.append(values)
+        if model is None:
+            continue
+        for name, task in model.tasks.items():
+            values[f"Accuracy, {name}", Unit.ACCURACY] = task.accuracy.value
+        if model.average is not None:
+            values[f"Accuracy, average of {', '.join(model.tasks)}", Unit.ACCURACY] = model.average.value
+        if model.perplexity is not None:
+            values["Perplexity on the evaluated text", Unit.PERPLEXITY] = model.perplexity.perplexity
+    keys = dict.fromkeys(key for values in found for key in values)
+    return {key: [values.get(key) for values in found] for key in keys}
 
 
 def _phases(reports: Sequence[Report]) -> dict[str, list[PhaseResult | None]]:
@@ -207,6 +229,11 @@ def _notes(reports: Sequence[Report]) -> Iterator[str]:
     qualities = [report.quality for report in reports if report.quality is not None]
     if len({(quality.text, f"{quality.dense:.4g}") for quality in qualities}) > 1:
         yield "Quality was measured on different texts or models."
+    evaluations = [report.evaluation for report in reports if report.evaluation is not None]
+    if len({(tuple(sorted(each.files.values())), each.limit) for each in evaluations}) > 1:
+        yield "Evaluations are on different files, or on different numbers of their questions."
+    if len(parts := {each.judged.part for each in evaluations}) > 1:
+        yield f"Evaluations are of different parts: {', '.join(sorted(parts))}."
     parities = [report.parity for report in reports if report.parity is not None]
     if len(dtypes := {parity.dtype for parity in parities}) > 1:
         yield f"The graphs are of different dtypes: {', '.join(sorted(dtypes))}."

@@ -9,6 +9,7 @@ from pathlib import Path
 from amp_export.benchmarking.device_results import DeviceReport
 from amp_export.benchmarking.results import BenchmarkReport
 from amp_export.errors import MissingExtraError, NewerSchemaError, OutputError
+from amp_export.evaluation.summaries import EvaluationSummary
 from amp_export.options import ReportFormat
 from amp_export.outputs.manifest import Manifest, package_versions
 from amp_export.outputs.scratch import lock_output
@@ -113,6 +114,7 @@ def update_report(
     parity: ParityReport | None = None,
     benchmarks: Mapping[str, BenchmarkReport] | None = None,
     devices: Mapping[str, DeviceReport] | None = None,
+    evaluations: Mapping[str, EvaluationSummary] | None = None,
     checks: tuple[Check, ...] | None = None,
     progress: Progress | None = None,
 ) -> Report:
@@ -125,21 +127,26 @@ def update_report(
     """
     with lock_output(output):
         manifest = Manifest.load(output)
-        for section in (parity, *(benchmarks or {}).values(), *(devices or {}).values()):
+        named = (section for sections in (benchmarks, devices, evaluations) for section in (sections or {}).values())
+        for section in (parity, *named):
             if section is not None and not manifest.stands(section.judged):
                 raise OutputError(
                     f"{output} was written to while this command ran: its files are not those that were checked.\n"
                     "The result is not recorded. Run the command again."
                 )
         report = open_report(output, manifest)
+        measured = parity is not None or benchmarks is not None or evaluations is not None
         report = replace(
             report,
             packages=package_versions(),
             parity=parity if parity is not None else report.parity,
             benchmarks={**(report.benchmarks or {}), **benchmarks} if benchmarks is not None else report.benchmarks,
             devices={**(report.devices or {}), **devices} if devices is not None else report.devices,
+            evaluations={**(report.evaluations or {}), **evaluations}
+            if evaluations is not None
+            else report.evaluations,
             # gates that were checked before were checked against the earlier numbers
-            checks=report.checks if checks is None and parity is None and benchmarks is None else checks,
+            checks=report.checks if checks is None and not measured else checks,
         )
         save_report(output, report, record_verdicts(manifest, report), progress=progress)
     return report

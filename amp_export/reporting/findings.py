@@ -1,17 +1,21 @@
-"""Findings of a report: parity, quality, speedup and removed parameters, each as a sentence with its number."""
+"""Findings of a report: parity, quality, evaluation, speedup, parameters; each is a sentence with its number."""
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from amp_export.benchmarking.device_results import DeviceReport
 from amp_export.benchmarking.statistics import Conclusion
+from amp_export.evaluation.pairs import Change
+from amp_export.evaluation.summaries import EvaluationSummary
+from amp_export.outputs.names import PRUNED
 from amp_export.parity.extremes import largest
 from amp_export.parity.results import ParityReport
 from amp_export.pruning.quality import Quality
 from amp_export.reporting.checks import Against, Check
+from amp_export.reporting.evaluations import accuracy_difference, accuracy_label, perplexity_difference
 from amp_export.reporting.report import PruningSection, Report
 from amp_export.reporting.wording import (
     PARITY_NOT_CHECKED,
@@ -63,6 +67,8 @@ class Finding:
 def findings(report: Report) -> Iterator[Finding]:
     """Yield all findings, the most important first."""
     yield from _findings_here(report)
+    primary = _primary_evaluation(report)
+    yield from _evaluations({part: each for part, each in (report.evaluations or {}).items() if part not in primary})
     for name, device in (report.devices or {}).items():
         if device.benchmark is not None:
             yield from _speedups(device.benchmark, where=f" on {name}")
@@ -81,6 +87,7 @@ def _findings_here(report: Report) -> Iterator[Finding]:
         yield from _checks(against, [check for check in report.checks or () if check.against is against])
     if report.pruning is not None:
         yield _quality(report.quality)
+    yield from _evaluations(_primary_evaluation(report))
     if report.benchmark is not None:
         yield from _speedups(report.benchmark)
     elif report.pruning is not None:
@@ -158,6 +165,61 @@ def _quality(quality: Quality | None) -> Finding:
         f"x {pruned / dense:.2f}",
         f"It {way} from {dense:.2f} (dense) to {pruned:.2f} (pruned); lower is better.{agreement} Measured on "
         f"{quality.text}.{elsewhere}",
+    )
+
+
+def _primary_evaluation(report: Report) -> dict[str, EvaluationSummary]:
+    """Return the evaluation that the headline tells of, by its part; the page tells of the others, too."""
+    return {} if report.evaluation is None else {report.evaluation.judged.part: report.evaluation}
+
+
+def _evaluations(evaluations: Mapping[str, EvaluationSummary]) -> Iterator[Finding]:
+    for part, evaluation in evaluations.items():
+        where = "" if part == PRUNED else f" of {part}"
+        if evaluation.model.tasks:
+            yield _accuracy(f"Accuracy{where}", part, evaluation)
+        if evaluation.model.perplexity is not None:
+            yield _text_perplexity(f"Perplexity{where} on the evaluated text", part, evaluation)
+
+
+WAYS = {Change.HIGHER: "Higher", Change.LOWER: "Lower", Change.NONE: "No difference within the interval"}
+"""Words for the change from the dense model."""
+
+
+def _accuracy(subject: str, part: str, evaluation: EvaluationSummary) -> Finding:
+    found, what = evaluation.model.accuracy, accuracy_label(evaluation)
+    assert found is not None
+    dense = None if evaluation.against is None else evaluation.against.accuracy
+    difference = accuracy_difference(evaluation)
+    if dense is None or difference is None:
+        sentence = f"{what}: {found.value:.1%} ({part}). The dense model was not measured beside it."
+        return Finding(subject, Standing.MEASURED, f"{found.value:.1%}", sentence)
+    low, high = (f"{100 * each:+.1f}" for each in difference.interval)
+    number = f"{100 * difference.value:+.1f} points"
+    return Finding(
+        subject,
+        Standing.MEASURED,
+        "no difference" if difference.change is Change.NONE else number,
+        f"{what}: {dense.value:.1%} (dense), {found.value:.1%} ({part}). {WAYS[difference.change]}: {number}, 95 % "
+        f"interval {low} to {high}.",
+    )
+
+
+def _text_perplexity(subject: str, part: str, evaluation: EvaluationSummary) -> Finding:
+    found, compared = evaluation.model.perplexity, perplexity_difference(evaluation)
+    dense = None if evaluation.against is None else evaluation.against.perplexity
+    assert found is not None
+    if dense is None or compared is None:
+        sentence = f"{found.perplexity:.2f} ({part}); lower is better. It was not compared with the dense model's."
+        return Finding(subject, Standing.MEASURED, f"{found.perplexity:.2f}", sentence)
+    low, high = compared.interval
+    change = compared.difference.change
+    return Finding(
+        subject,
+        Standing.MEASURED,
+        "no difference" if change is Change.NONE else f"x {compared.ratio:.2f}",
+        f"{dense.perplexity:.2f} (dense), {found.perplexity:.2f} ({part}); lower is better. {WAYS[change]}: "
+        f"{compared.ratio:.3f} times, 95 % interval {low:.3f} to {high:.3f}.",
     )
 
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from xml.etree import ElementTree
 
 from amp_export.parity.results import ParityReport
+from amp_export.pruning.quality import Quality
+from amp_export.reporting.evaluations import evaluation_properties
 from amp_export.reporting.report import Report
 from amp_export.reporting.summary import greedy_line, reload_line
 from amp_export.reporting.wording import PARITY_NOT_CHECKED, AnyBenchmark
@@ -115,19 +117,25 @@ def _properties(report: Report) -> Iterator[tuple[str, str]]:
         if report.parity.runtime is not None:
             yield "parity.runtime", report.parity.runtime
     if report.quality is not None:
-        yield "perplexity.dense", f"{report.quality.dense:.6g}"
-        yield "perplexity.pruned", f"{report.quality.pruned:.6g}"
-        for name in ("kl", "top1_agreement"):
-            if (value := getattr(report.quality, name)) is not None:
-                yield f"quality.{name}", f"{value:.6g}"
-        if (other := report.quality.other) is not None:
-            yield "perplexity.other_kinds.dense", f"{other.dense:.6g}"
-            yield "perplexity.other_kinds.pruned", f"{other.pruned:.6g}"
+        yield from _quality_properties(report.quality)
+    for part, evaluation in (report.evaluations or {}).items():
+        yield from evaluation_properties(f"evaluation.{part}", evaluation)
     for name, benchmark in (report.benchmarks or {}).items():
         yield from _benchmark_properties(f"benchmark.{name}", benchmark)
     for name, device in (report.devices or {}).items():
         if device.benchmark is not None:
             yield from _benchmark_properties(f"devices.{name}", device.benchmark)
+
+
+def _quality_properties(quality: Quality) -> Iterator[tuple[str, str]]:
+    yield "perplexity.dense", f"{quality.dense:.6g}"
+    yield "perplexity.pruned", f"{quality.pruned:.6g}"
+    for name in ("kl", "top1_agreement"):
+        if (value := getattr(quality, name)) is not None:
+            yield f"quality.{name}", f"{value:.6g}"
+    if (other := quality.other) is not None:
+        yield "perplexity.other_kinds.dense", f"{other.dense:.6g}"
+        yield "perplexity.other_kinds.pruned", f"{other.pruned:.6g}"
 
 
 def _benchmark_properties(prefix: str, benchmark: AnyBenchmark) -> Iterator[tuple[str, str]]:

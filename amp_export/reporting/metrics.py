@@ -11,6 +11,7 @@ from amp_export.benchmarking.statistics import PhaseResult
 from amp_export.exporters.dispatch import exported_bytes
 from amp_export.options import Phase
 from amp_export.parity.extremes import largest, smallest
+from amp_export.reporting.evaluations import accuracy_difference, perplexity_difference
 from amp_export.reporting.report import Report
 
 
@@ -129,6 +130,19 @@ def _quality(name: str) -> Callable[[Report, Path | None], Found]:
     return lambda report, _: _alone(None if report.quality is None else getattr(report.quality, name))
 
 
+def _accuracy_loss(report: Report, _: Path | None) -> Found:
+    found = (accuracy_difference(each) for each in (report.evaluations or {}).values())
+    # in decimal, a loss of one point is not more than 1
+    losses = [round(-100 * each.value, 9) for each in found if each is not None]
+    return _alone(largest(losses) if losses else None)
+
+
+def _text_perplexity_ratio(report: Report, _: Path | None) -> Found:
+    found = (perplexity_difference(each) for each in (report.evaluations or {}).values())
+    ratios = [each.ratio for each in found if each is not None]
+    return _alone(largest(ratios) if ratios else None)
+
+
 def _parameters(report: Report, _: Path | None) -> Found:
     return _alone(None if report.pruning is None else report.pruning.parameters_after)
 
@@ -204,6 +218,20 @@ METRICS = (
         read=_quality("top1_agreement"),
         rises=True,
         tolerated=0.01,
+    ),
+    Metric(
+        name="accuracy_loss",
+        means="largest loss of the tasks' average accuracy of an evaluation, in percentage points",
+        unit=Unit.NONE,
+        made_by="evaluate",
+        read=_accuracy_loss,
+    ),
+    Metric(
+        name="text_perplexity_ratio",
+        means="largest ratio of perplexities on the text of an evaluation, pruned over dense",
+        unit=Unit.NONE,
+        made_by="evaluate",
+        read=_text_perplexity_ratio,
     ),
     Metric(
         name="parameters",

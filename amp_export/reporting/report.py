@@ -14,7 +14,9 @@ from amp_export.benchmarking.device_results import DeviceReport
 from amp_export.benchmarking.results import BenchmarkReport
 from amp_export.documents import convert, read_json, to_json
 from amp_export.errors import OutputError
+from amp_export.evaluation.summaries import EvaluationSummary
 from amp_export.outputs.manifest import Manifest, PlanSummary, RewriteRecord, package_versions
+from amp_export.outputs.names import PRUNED
 from amp_export.outputs.staging import require_directory
 from amp_export.parity.results import ParityReport
 from amp_export.pruning.compensation.results import Compensation
@@ -23,11 +25,12 @@ from amp_export.pruning.reload_check import ReloadProof
 from amp_export.recovery.results import Recovery
 from amp_export.reporting.checks import Check
 from amp_export.reporting.devices import device_verdict
+from amp_export.reporting.evaluations import evaluation_verdict
 
 JSON_NAME = "report.json"
 
 Verdict = TypeVar("Verdict")
-Section = TypeVar("Section", BenchmarkReport, DeviceReport)
+Section = TypeVar("Section", BenchmarkReport, DeviceReport, EvaluationSummary)
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,8 @@ class Report:
         parity: Parity of the export with its checkpoint in PyTorch.
         benchmarks: Dense against pruned, by runtime; the one measured first comes first.
         devices: Results by device.
+        evaluations: Accuracy, perplexity and repetition beside the dense model's, of the pruned checkpoint and of
+            exports by format.
         checks: Results of the last check of these numbers against thresholds and a baseline.
         packages: Versions of the packages that computed it.
     """
@@ -72,6 +77,7 @@ class Report:
     parity: ParityReport | None = None
     benchmarks: Mapping[str, BenchmarkReport] | None = None
     devices: Mapping[str, DeviceReport] | None = None
+    evaluations: Mapping[str, EvaluationSummary] | None = None
     checks: tuple[Check, ...] | None = None
     packages: Mapping[str, str] | None = None
     schema: int = SCHEMA
@@ -121,15 +127,22 @@ class Report:
             parity=self.parity if self.parity is not None and manifest.stands(self.parity.judged) else None,
             benchmarks=benchmarks,
             devices=_standing(self.devices, manifest),
+            evaluations=_standing(self.evaluations, manifest),
         )
         # gates were checked against all of the numbers
-        same = (bound.parity, bound.benchmarks) == (self.parity, self.benchmarks)
-        return bound if same else replace(bound, checks=None)
+        numbers = [(each.parity, each.benchmarks, each.evaluations) for each in (bound, self)]
+        return bound if numbers[0] == numbers[1] else replace(bound, checks=None)
 
     @property
     def benchmark(self) -> BenchmarkReport | None:
         """The primary benchmark, which thresholds and baselines refer to: the first that was measured."""
         return next(iter((self.benchmarks or {}).values()), None)
+
+    @property
+    def evaluation(self) -> EvaluationSummary | None:
+        """The evaluation of the pruned checkpoint, or else the first of an export."""
+        evaluations = self.evaluations or {}
+        return evaluations.get(PRUNED) or next(iter(evaluations.values()), None)
 
     @property
     def holds(self) -> bool:
@@ -152,12 +165,16 @@ def _verdict(manifest: Manifest, name: str, kind: type[Verdict]) -> Verdict | No
 
 
 def record_verdicts(manifest: Manifest, report: Report) -> Manifest:
-    """Return the manifest with the report's verdicts on parity, speedup and devices, and with no others on these."""
+    """Return the manifest with the report's verdicts on what is bound to files, and with no others on these."""
     parity, benchmark, devices = report.parity, report.benchmark, report.devices
     holds = None if parity is None else {"holds": parity.holds, "judged": parity.judged}
     speedups = None if benchmark is None else {phase: each.speedup for phase, each in benchmark.phases.items()}
     found = None if devices is None else {name: device_verdict(each) for name, each in devices.items()}
-    return manifest.with_verdict("parity", holds).with_verdict("speedup", speedups).with_verdict("devices", found)
+    evaluated = {part: evaluation_verdict(each) for part, each in (report.evaluations or {}).items()} or None
+    verdicts = {"parity": holds, "speedup": speedups, "devices": found, "evaluations": evaluated}
+    for name, verdict in verdicts.items():
+        manifest = manifest.with_verdict(name, verdict)
+    return manifest
 
 
 def _standing(sections: Mapping[str, Section] | None, manifest: Manifest) -> Mapping[str, Section] | None:

@@ -11,6 +11,7 @@ from amp_export.pruning.quality import Quality
 from amp_export.pruning.reload_check import ReloadProof
 from amp_export.reporting.benchmarks import PhaseRow, benchmark_lines, benchmark_rows
 from amp_export.reporting.devices import device_lines
+from amp_export.reporting.evaluations import evaluation_lines, evaluation_rows
 from amp_export.reporting.report import PruningSection, Report
 from amp_export.reporting.wording import (
     PARITY_NOT_CHECKED,
@@ -36,6 +37,7 @@ def summary_rows(report: Report) -> Iterator[PhaseRow]:
         if (other := quality.other) is not None:
             cost = f"x {other.pruned / other.dense:.2f}"
             yield PhaseRow("Perplexity on other kinds of text", f"{other.dense:.2f}", f"{other.pruned:.2f}", cost)
+    yield from evaluation_rows(report.evaluations or {})
     for number, benchmark in enumerate((report.benchmarks or {}).values()):
         if number:
             yield PhaseRow(f"With {benchmark.runtime}")
@@ -94,6 +96,7 @@ def verdict_lines(report: Report) -> Iterator[str]:
         yield f"{PARITY_NOT_CHECKED}."
     if report.quality is not None:
         yield f"Quality is measured on {report.quality.text}."
+    yield from evaluation_lines(report.evaluations or {})
     for benchmark in (report.benchmarks or {}).values():
         yield from benchmark_lines(benchmark)
     for name, device in (report.devices or {}).items():

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,10 @@ from amp_export.pruning import reload_check
 from amp_export.pruning.reload_check import Expectation
 from amp_export.recovery import pipeline
 from amp_export.recovery.results import Stop
+from amp_export.reporting.files import update_report
 from amp_export.reporting.report import Report
 from amp_export.verb_options import PruneOptions, RecoverOptions
+from tests.support import sample_reports
 from tests.support.lopsided import lopsided_plan
 from tests.support.shared import Converted
 from tests.support.tiny_models import save_tiny_model, save_tiny_output, save_tiny_tokenizer
@@ -269,7 +272,9 @@ def test_exports_verdicts_and_bundles_of_the_earlier_weights_are_gone_and_new_on
     assert run("validate", output).exit_code == 0
     assert run("bundle", output).exit_code == 0
     (output / "mine.txt").write_text("a note of the user")
-    assert "parity" in Manifest.load(output).verdicts
+    evaluation = replace(sample_reports.evaluation(), judged=Manifest.load(output).judged("pruned"))
+    update_report(output, evaluations={"pruned": evaluation})
+    assert {"parity", "evaluations"} <= Manifest.load(output).verdicts.keys()
     result = run("recover", output, "--text", text, "--steps", 4, "--learning-rate", 1e-3)
     assert result.exit_code == 0, result.output
     manifest = Manifest.load(output)
@@ -280,7 +285,7 @@ def test_exports_verdicts_and_bundles_of_the_earlier_weights_are_gone_and_new_on
         "pruned",
         "mine.txt",
     }
-    assert Report.load(output).parity is None
+    assert (Report.load(output).parity, Report.load(output).evaluations) == (None, None)
     assert f"amp-export export --model {output / 'pruned'} --to onnx --output {output}" in result.stderr
     assert run("validate", output).exit_code == 2
     assert run("export", "--model", output / "pruned", "--to", "onnx", "--output", output).exit_code == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,7 @@ def test_verdicts_on_files_that_are_gone_are_not_read(judged: Path) -> None:
     report = Report.load(judged)
     assert (report.parity, report.benchmarks, report.devices, report.checks) == (None, None, None, None)
     assert report.quality == full_report().quality, "it is about the pruned checkpoint"
+    assert report.evaluations == {"pruned": sample_reports.evaluation()}, "and so is this one"
     assert record_verdicts(anew, report).verdicts.keys() & {"parity", "speedup", "devices"} == set()
     code, said = run("report", judged)
     assert "Parity is not checked" in said
@@ -97,6 +99,8 @@ def test_results_that_come_at_once_are_all_kept(judged: Path) -> None:
             {"parity": sample_reports.parity(sample_reports.case("1 token"))},
             {"benchmarks": {"onnxruntime": sample_reports.benchmark()}},
             {"devices": {"orin": sample_reports.device()}},
+            {"evaluations": {"pruned": sample_reports.evaluation()}},
+            {"evaluations": {"onnx": sample_reports.evaluation("onnx")}},
         )
     ]
     with lock_output(judged):
@@ -110,6 +114,7 @@ def test_results_that_come_at_once_are_all_kept(judged: Path) -> None:
     assert report.parity is not None
     assert report.benchmarks is not None
     assert report.devices is not None
+    assert (report.evaluations or {}).keys() == {"pruned", "onnx"}
     Manifest.load(judged).verify(judged)
     update_report(judged, checks=full_report().checks)
     assert Report.load(judged).checks == full_report().checks
@@ -154,14 +159,19 @@ def test_another_export_ends_the_verdicts_on_the_one_before(tmp_path: Path) -> N
     pruned = output / "pruned"
     assert run("validate", output)[0] == 0
     assert "Parity holds" in run("report", output)[1]
+    parts = {part: Manifest.load(output).judged(part) for part in ("pruned", "onnx")}
+    evaluations = {part: replace(sample_reports.evaluation(), judged=judged) for part, judged in parts.items()}
+    update_report(output, evaluations=evaluations)
     with pytest.raises(OutputError, match="exists already"):
         export(pruned, output)
     export(pruned, output, ExportOptions(dtype=Dtype.FLOAT16), overwrite=True)
     code, said = run("report", output)
     assert code == 0
     assert "Parity is not checked" in said
-    assert "parity" not in json.loads((output / "amp_export.json").read_text())["verdicts"]
-    assert json.loads((output / "report.json").read_text())["parity"] is None
+    verdicts, report = (json.loads((output / name).read_text()) for name in ("amp_export.json", "report.json"))
+    assert "parity" not in verdicts["verdicts"]
+    assert report["parity"] is None
+    assert verdicts["verdicts"]["evaluations"].keys() == report["evaluations"].keys() == {"pruned"}
     assert run("validate", output)[0] == 0
     assert "Parity holds" in run("report", output)[1]
     with pytest.raises(OutputError, match="onnx exists already"):

@@ -108,7 +108,7 @@ def test_the_table_shows_errors_intervals_and_the_constant_answer(files: Files) 
     assert result.exit_code == 0, result.stderr
     assert result.stdout == ""
     shown = " ".join(result.stderr.split())
-    for words in ("acc_norm", "±", "none", "best constant answer", "average of the tasks", "repeated 4-grams"):
+    for words in ("acc_norm", "±", "none", "best constant answer", "Average of the tasks", "Repeated 4-grams"):
         assert words in shown
     assert f"Model: {files.output / 'pruned'} Compared with: tiny" in shown
     assert "Only the first 2 of each file were taken." in shown

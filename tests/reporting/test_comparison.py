@@ -43,6 +43,7 @@ def smaller(report: Report) -> Report:
         pruning=replace(report.pruning, parameters_after=729_000),
         quality=replace(report.quality, pruned=51.3, kl=0.824, top1_agreement=0.6),
         benchmarks={"onnxruntime": benchmark},
+        evaluations={"pruned": sample_reports.evaluation(lost=2)},
     )
 
 
@@ -71,6 +72,10 @@ def test_the_first_is_the_baseline(outputs: list[Path]) -> None:
         "Top-1 agreement with dense",
         "Size on disk",
         "Peak memory",
+        "Accuracy, piqa",
+        "Accuracy, winogrande",
+        "Accuracy, average of piqa, winogrande",
+        "Perplexity on the evaluated text",
         "Prefill, 128 tokens: median",
         "Prefill, 128 tokens: speedup",
         "Decode after 128: median",
@@ -80,6 +85,7 @@ def test_the_first_is_the_baseline(outputs: list[Path]) -> None:
     assert measures["Perplexity"].changes == (None, pytest.approx(0.5))
     assert measures["KL from dense, nats"].changes == (None, pytest.approx(1.0))
     assert measures["Top-1 agreement with dense"].changes == (None, pytest.approx(-0.2))
+    assert measures["Accuracy, piqa"].values == (0.675, 0.7)
     assert measures["Size on disk"].values == (400_000_000, 300_000_000)
     gain = measures["Decode after 128: speedup"]
     assert gain.intervals[0] is not None

@@ -17,7 +17,7 @@ from amp_export.reporting.junit import to_junit
 from amp_export.reporting.markdown import to_markdown
 from amp_export.reporting.metrics import measure
 from amp_export.reporting.report import Report
-from tests.support.sample_reports import bare_report, case, encoder_report, full_report, parity
+from tests.support.sample_reports import bare_report, case, encoder_report, evaluation, full_report, parity
 
 SCHEMA = {
     "testsuites": ({"name", "time", "tests", "failures", "errors"}, {"testsuite"}),
@@ -87,6 +87,11 @@ def test_what_has_no_limit_is_a_property() -> None:
         0.02 / 1.15, rel=0.1
     )
     assert "devices.orin.local.decode.speedup" in properties
+    assert properties["evaluation.pruned.accuracy.piqa.dense"] == "0.75"
+    assert properties["evaluation.pruned.accuracy.piqa.pruned"] == "0.675"
+    assert properties["evaluation.pruned.average_accuracy.change"] == "none"
+    assert properties["evaluation.pruned.perplexity.ratio"] == "1.511"
+    assert properties["evaluation.onnx.average_accuracy.change"] == "lower"
 
 
 def test_parity_that_nobody_checked_is_skipped_and_no_success() -> None:
@@ -134,6 +139,36 @@ def test_a_report_of_perplexities_alone_says_no_more() -> None:
     assert measure(report, None).keys().isdisjoint(["quality_kl", "quality_top1_agreement"])
     (finding,) = [each for each in findings(report) if each.subject == "Perplexity"]
     assert finding.sentence == "It rose from 22.80 (dense) to 34.20 (pruned); lower is better. Measured on 2 prompts."
+
+
+def test_an_evaluation_has_a_row_for_each_measure() -> None:
+    text = to_markdown(full_report())
+    assert "| piqa, acc_norm, 40 questions | 75.0 ± 6.9% | 67.5 ± 7.5% | none [-17.8, +3.5] |" in text
+    assert "| Average of the tasks | 61.5 ± 6.2% | 57.8 ± 6.3% | none [-13.0, +5.8] |" in text
+    assert "| Perplexity, 3 windows of 32 | 21.74 ± 0.40 | 32.85 ± 0.40 | 1.511 times [1.261, 1.810] |" in text
+    assert "| Distinct bigrams | 90.0 ± 0.0% | 90.0 ± 0.0% | none [+0.0, +0.0] |" in text
+    assert "Repeated 4-grams" not in text, "the texts are too short"
+    assert "| Evaluation of onnx |" in text
+    assert "| piqa, acc_norm, 40 questions | 75.0 ± 6.9% | 25.0 ± 6.9% | -50.0 [-64.8, -30.4] |" in text
+    assert "- The evaluation of pruned is on piqa.jsonl, winogrande.jsonl; only the first 40 of each file" in text
+    assert "Accuracy: no difference; " in headline(full_report())
+    assert "Accuracy of onnx" not in headline(full_report())
+    only_export = replace(full_report(), evaluations={"onnx": evaluation("onnx", lost=20)})
+    assert "Accuracy of onnx: -25.0 points; " in headline(only_export)
+
+
+def test_an_evaluation_without_its_dense_model_says_so() -> None:
+    whole = evaluation()
+    alone = replace(whole, against=None, differences=None, model=replace(whole.model, average=None, tasks={}))
+    _, text = findings(Report("m", evaluations={"pruned": alone}))
+    assert (text.subject, text.result) == ("Perplexity on the evaluated text", "32.85")
+    assert text.sentence.endswith("It was not compared with the dense model's.")
+    (task, *_) = whole.model.tasks
+    one = replace(alone, model=replace(whole.model, average=None, tasks={task: whole.model.tasks[task]}))
+    report = Report("m", evaluations={"pruned": one})
+    (accuracy,) = [each for each in findings(report) if each.subject == "Accuracy"]
+    assert accuracy.sentence == "piqa: 67.5% (pruned). The dense model was not measured beside it."
+    assert "| piqa, acc_norm, 40 questions |  | 67.5 ± 7.5% |  |" in to_markdown(report)
 
 
 def test_a_pull_request_reads_the_verdict_first() -> None:

@@ -24,6 +24,7 @@ from amp_export.reporting.metrics import METRICS, Value, measure
 from amp_export.reporting.report import Report
 from amp_export.reporting.thresholds import FACTORS, Threshold, check_thresholds, read_thresholds, refuse_absent_phases
 from tests.support import PROJECT, sample_reports
+from tests.support.sample_reports import full_report
 from tests.support.shared import Converted
 
 BY_KEY = {metric.key: metric for metric in METRICS}
@@ -141,12 +142,45 @@ def test_a_quantity_is_its_number_times_its_unit(
 def test_a_real_report_has_every_number(converted: Callable[[str], Converted]) -> None:
     output = converted("llama").output
     values = measure(Report.load(output), output / Format.ONNX)
-    assert {name.partition(".")[0] for name in values} == {metric.name for metric in METRICS}
+    # an end-to-end run does not evaluate on files, which only the user has
+    expected = {metric.name for metric in METRICS if metric.made_by != "evaluate"}
+    assert {name.partition(".")[0] for name in values} == expected
     report = converted("llama").report
     # the files are counted anew, as the benchmark counted them
     assert values["size"].value == report["benchmarks"]["onnxruntime"]["pruned"]["bytes_on_disk"]
     decode = report["benchmarks"]["onnxruntime"]["phases"]["decode"]
     assert values["speedup.decode"].interval == tuple(decode["interval"])
+
+
+def test_what_an_evaluation_lost_has_limits(tmp_path: Path) -> None:
+    values = measure(full_report(), None)
+    text = "[thresholds]\nmax_accuracy_loss = {}\nmax_text_perplexity_ratio = {}"
+    # the export lost more than the pruned checkpoint: 20 of 40 questions of one of two tasks
+    assert values["accuracy_loss"] == Value(25.0)
+    assert [check.holds for check in checked(tmp_path, text.format(25, 1.6), values)] == [True, True]
+    loss, ratio = checked(tmp_path, text.format(24.9, 1.5), values)
+    assert loss.text == "max_accuracy_loss: FAILS, 25 is above 24.9 by 0.1 (0.4%)."
+    assert not ratio.holds
+    pruned = replace(full_report(), evaluations={"pruned": sample_reports.evaluation()})
+    assert measure(pruned, None)["accuracy_loss"] == Value(3.75)
+
+
+@given(lost=st.integers(0, 30))
+def test_a_loss_of_accuracy_is_what_the_tasks_lose_on_average(lost: int) -> None:
+    report = Report("m", evaluations={"pruned": sample_reports.evaluation(lost=lost)})
+    loss = measure(report, None)["accuracy_loss"].value
+    for limit, holds in ((lost * 1.25, True), (lost * 1.25 - 0.01, False)):
+        (check,) = check_thresholds([Threshold(BY_KEY["max_accuracy_loss"], "", limit)], {"accuracy_loss": Value(loss)})
+        assert check.holds == holds
+
+
+def test_an_evaluation_that_compared_nothing_has_no_loss(tmp_path: Path) -> None:
+    alone = replace(sample_reports.evaluation(), against=None, differences=None)
+    values = measure(Report("m", evaluations={"pruned": alone}), None)
+    assert values == {}
+    (check,) = checked(tmp_path, "[thresholds]\nmax_accuracy_loss = 1", values)
+    assert not check.holds
+    assert "accuracy_loss was not measured; amp-export evaluate measures it" in check.text
 
 
 @given(st.sampled_from(supported_model_types()), st.sampled_from(Phase), st.booleans())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -19,6 +20,12 @@ from amp_export.benchmarking.device_results import (
 from amp_export.benchmarking.results import BenchmarkReport
 from amp_export.benchmarking.statistics import PhaseResult
 from amp_export.documents import convert, to_builtins
+from amp_export.evaluation.estimates import Estimate, average
+from amp_export.evaluation.generation import GenerationResult, Text
+from amp_export.evaluation.measuring import Evaluation, Measured, compare
+from amp_export.evaluation.perplexity import PerplexityResult
+from amp_export.evaluation.scoring import Metric, TaskResult
+from amp_export.evaluation.summaries import EvaluationSummary, summarize
 from amp_export.options import Dtype, Format, Phase, Via
 from amp_export.outputs.manifest import FileRecord, Manifest, PlanSummary, SourceRecord
 from amp_export.parity.results import CaseResult, Explanation, Greedy, ParityReport, Point
@@ -104,9 +111,11 @@ def case(name: str, *, output: str = "logits", share: float = 0.3) -> CaseResult
     return convert(content, CaseResult, source="case")
 
 
-GRAPH = b"a graph"
-FILES = {"onnx/model.onnx": FileRecord(hashlib.sha256(GRAPH).hexdigest(), len(GRAPH))}
-JUDGED = Manifest(SourceRecord("m", "p", "0"), config_before={}, files=FILES).judged("onnx")
+GRAPH, WEIGHTS = b"a graph", b"weights"
+CONTENT = {"onnx/model.onnx": GRAPH, "pruned/model.safetensors": WEIGHTS}
+FILES = {name: FileRecord(hashlib.sha256(content).hexdigest(), len(content)) for name, content in CONTENT.items()}
+_FILES = Manifest(SourceRecord("m", "p", "0"), config_before={}, files=FILES)
+JUDGED = _FILES.judged("onnx")
 
 
 def parity(*cases: CaseResult) -> ParityReport:
@@ -232,6 +241,35 @@ def device() -> DeviceReport:
     )
 
 
+def evaluation(part: str = "pruned", *, lost: int = 3) -> EvaluationSummary:
+    """Return an evaluation on two tasks, a text and prompts, in which some questions of the first are lost.
+
+    Args:
+        part: The part of the output that was measured.
+        lost: How many of the first task's 40 questions only the dense model answers correctly.
+    """
+    dense = {"piqa": [True] * 30 + [False] * 10, "winogrande": [True] * 12 + [False] * 13}
+    ours = {"piqa": [True] * (30 - lost) + [False] * (10 + lost), "winogrande": [False] + [True] * 12 + [False] * 12}
+    metrics = {"piqa": Metric.ACC_NORM, "winogrande": Metric.ACC}
+    losses, others, tokens = [70.0, 74.0, 76.0], [60.0, 66.0, 68.0], [20, 21, 22]
+    measured = []
+    for name, answers, found in ((f"out/{part}", ours, losses), ("org/a-model", dense, others)):
+        tasks = {
+            task: TaskResult(metrics[task], {metrics[task]: Estimate.of(correct)}, 0.55, (), tuple(correct))
+            for task, correct in answers.items()
+        }
+        perplexity = math.exp(sum(found) / sum(tokens))
+        text = PerplexityResult(perplexity, 0.4, tuple(found), tuple(tokens), 32, 16, "the hash")
+        written = tuple(Text("Say one.", "One.", count, 0.9, None) for count in (5, 7))
+        texts = GenerationResult(written, Estimate(6.0, 1.0, 2), Estimate(0.9, 0.0, 2), None)
+        mean = average([task.accuracy for task in tasks.values()])
+        measured.append(Measured(name, tasks, mean, text, texts))
+    model, against = measured
+    whole = Evaluation(model, against, compare(model, against), 40, ("It was short.",), {"torch": "2.13.0"})
+    files = {f"{name}": hashlib.sha256(name.encode()).hexdigest() for name in ("piqa.jsonl", "winogrande.jsonl")}
+    return summarize(whole, _FILES.judged(part), files=files, new_tokens=16)
+
+
 def full_report() -> Report:
     """Return the report of a decoder with all measurements, some of which fail."""
     long_name = "left-padded batch of 5, 11 and 17 tokens, and then 4 decode steps that follow each other"
@@ -251,6 +289,7 @@ def full_report() -> Report:
         ),
         benchmarks={"onnxruntime": benchmark()},
         devices={"orin.local": device()},
+        evaluations={"pruned": evaluation(), "onnx": evaluation("onnx", lost=20)},
         checks=(
             Check("max_kl", True, "3e-09 is at most 0.0001", Against.THRESHOLDS),
             Check("max_size", False, "600 MB is above 500 MB by 100 MB (20.0%)", Against.THRESHOLDS),
@@ -292,6 +331,7 @@ def manifest(report: Report) -> Manifest:
 
 
 def save_graph(folder: Path) -> None:
-    """Write the file that the reports are about."""
-    (folder / "onnx").mkdir()
-    (folder / "onnx/model.onnx").write_bytes(GRAPH)
+    """Write the files that the reports are about."""
+    for name, content in CONTENT.items():
+        (folder / name).parent.mkdir()
+        (folder / name).write_bytes(content)

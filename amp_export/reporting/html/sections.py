@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from amp_export.architectures import PrunedUnit
 from amp_export.benchmarking.device_results import DeviceReport
+from amp_export.evaluation.summaries import EvaluationSummary
 from amp_export.outputs.manifest import Manifest
 from amp_export.parity.results import CaseResult, ParityReport
 from amp_export.reporting.benchmarks import gpu_line
 from amp_export.reporting.checks import Check
+from amp_export.reporting.evaluations import FLOOR, compared_rows, evaluation_lines
 from amp_export.reporting.html.benchmark_plots import sizes_picture
 from amp_export.reporting.html.benchmark_sections import (
     latency_pictures,
@@ -47,6 +49,8 @@ def page_sections(report: Report, manifest: Manifest, output: Path) -> Iterator[
     yield parity_section(report.parity)
     if report.checks:
         yield checks_section(report.checks)
+    if report.evaluations:
+        yield evaluation_section(report.evaluations)
     yield latency_section(report.benchmark)
     yield memory_section(report.benchmark)
     yield roofline_section(report.benchmark)
@@ -161,6 +165,22 @@ def checks_section(checks: Sequence[Check]) -> PageSection:
     rows = ((check.name, check.against, "holds" if check.holds else "FAILS", check.found) for check in checks)
     table = Table.of("Each number and its limit", headings, rows, words=len(headings))
     return PageSection("checks", "Thresholds and baseline", tables=(table,))
+
+
+def evaluation_section(evaluations: Mapping[str, EvaluationSummary]) -> PageSection:
+    """Return the section on accuracy, perplexity and repetition, with the files that they were measured on."""
+    headings = ("measure", "dense", "pruned", "difference", "95 % CI", "change", "floor")
+    lines = (*evaluation_lines(evaluations), FLOOR)
+    tables = []
+    for part, evaluation in evaluations.items():
+        rows = (
+            (row.label, row.against, row.model, row.difference, row.interval, row.change, row.floor)
+            for row in compared_rows(evaluation.model, evaluation.against, evaluation.differences)
+        )
+        tables.append(Table.of(f"Evaluation of {part}", headings, rows))
+        files = evaluation.files.items()
+        tables.append(Table.of(f"Files that {part} was evaluated on", ("file", "SHA-256"), files, words=2, folded=True))
+    return PageSection("evaluation", "Evaluation: what the model can do", lines, tables=tuple(tables))
 
 
 def device_section(anchor: str, name: str, device: DeviceReport) -> PageSection:

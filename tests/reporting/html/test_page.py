@@ -30,7 +30,7 @@ from amp_export.reporting.report import Report
 from amp_export.reporting.reproduce import commands
 from tests.support import PROJECT, sample_reports
 from tests.support.contrast import TEXT_CONTRAST, contrast
-from tests.support.sample_reports import bare_report, encoder_report, full_report, manifest, save_layers
+from tests.support.sample_reports import FILES, bare_report, encoder_report, full_report, manifest, save_layers
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")
 
@@ -131,6 +131,7 @@ def test_the_verdict_comes_first_and_says_its_numbers(pages: dict[str, Page]) ->
         "What was removed",
         "Parity: does the graph compute what PyTorch computes?",
         "Thresholds and baseline",
+        "Evaluation: what the model can do",
         "Latency: dense against pruned",
         "Size and memory",
         "Roofline: what the memory allows",
@@ -140,6 +141,9 @@ def test_the_verdict_comes_first_and_says_its_numbers(pages: dict[str, Page]) ->
     assert "✗ FAILS in 1 of 2 numbers max_size: FAILS, 600 MB is above 500 MB by 100 MB (20.0%)." in page.text
     assert "✓ holds in 1 of 1 numbers No number is worse than the baseline" in page.text
     assert "Thresholds" not in pages["encoder"].text
+    assert "Accuracy no difference Average of 2 tasks: 61.5% (dense), 57.8% (pruned). No difference within" in page.text
+    assert "Accuracy of onnx -25.0 points Average of 2 tasks: 61.5% (dense), 36.5% (onnx). Lower: -25.0" in page.text
+    assert "Evaluation" not in pages["encoder"].text
     assert "Intermediate values, case prefill of 17 tokens: 93 compared" in page.text
     assert "the first that differs is model.layers.7.input_layernorm (layer 7)" in page.text
     for said in ("✗ FAILS in 2 of 4 cases", "x 1.50", "It rose from 22.80 (dense) to 34.20 (pruned)", "On orin.local"):
@@ -277,7 +281,7 @@ def test_every_form_is_written_and_vouched_for(tmp_path: Path) -> None:
     report = Report("m", parity=sample_reports.parity(sample_reports.case("1 token")))
     saved = save_report(tmp_path, report, manifest(report))
     assert Manifest.load(tmp_path) == saved
-    assert saved.files.keys() == {"onnx/model.onnx", "report.json", "report.md", "report.xml", "report.html"}
+    assert saved.files.keys() == {*FILES, "report.json", "report.md", "report.xml", "report.html"}
     for form in ReportFormat:
         content = (tmp_path / f"report.{form}").read_bytes()
         assert saved.files[f"report.{form}"] == FileRecord(hashlib.sha256(content).hexdigest(), len(content))
