@@ -3,7 +3,8 @@
 Sections: inputs (damaged files), crashes (SIGKILL, full disks, little memory, other writers), faults (numeric faults in
 graphs) and files (hostile files). All of them in full take about an hour on two cores; `--sample` takes a small part of
 each, writes nothing, and is what CI runs. The exit code is 1 if an attack succeeds: then it is shown, with what the
-command printed. With --rows, results of single sections are kept there, and the page is written once all are present.
+command printed. With --rows, results of single sections are kept there, and the page is written once all are present;
+with --kinds, only these kinds of damaged inputs are repeated, and replace their earlier results.
 """
 
 from __future__ import annotations
@@ -144,12 +145,18 @@ def main() -> int:
     parser.add_argument("--sample", action="store_true", help="run a small part, and write nothing")
     parser.add_argument("--seed", type=int, default=20250421, help="what is drawn depends on it (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=2, help="processes (default: %(default)s)")
+    parser.add_argument("--kinds", nargs="+", metavar="KIND", help="kinds of inputs to repeat; needs --rows")
     parser.add_argument("--rows", type=Path, help="directory of results, so that sections can run one by one")
     asked = parser.parse_args()
     began = time.monotonic()
-    sections = asked.sections or SECTIONS
+    sections = ("inputs",) if asked.kinds else asked.sections or SECTIONS
     with tempfile.TemporaryDirectory() as scratch:
-        rows = run_jobs(list_jobs(sections, sample=asked.sample, random_seed=asked.seed), Path(scratch), asked.jobs)
+        jobs = list_jobs(sections, sample=asked.sample, random_seed=asked.seed)
+        if asked.kinds:
+            jobs = [job for job in jobs if job.kind in asked.kinds]
+        rows = run_jobs(jobs, Path(scratch), asked.jobs)
+        if asked.kinds:
+            rows["inputs"] = _replaced(asked.rows, rows["inputs"])
         if not asked.sample:
             _write(rows, asked.rows or Path(scratch), sections)
     problems = [problem for section in rows.values() for row in section for problem in row["problems"]]
@@ -173,6 +180,13 @@ def run_jobs(jobs: Sequence[Job], scratch: Path, processes: int) -> dict[str, li
     for number, job in enumerate(jobs):
         rows[job.section] += found[number]
     return rows
+
+
+def _replaced(folder: Path, repeated: Sequence[Row]) -> list[Row]:
+    """Return the rows of damaged inputs that are kept, with those that were repeated in their places."""
+    kept: list[Row] = json.loads((folder / "inputs.json").read_text(encoding="utf-8"))
+    new = {row["kind"]: row for row in repeated}
+    return [new.get(row["kind"], row) for row in kept]
 
 
 def _write(rows: Mapping[str, Sequence[Row]], folder: Path, sections: Sequence[str]) -> None:
