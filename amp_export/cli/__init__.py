@@ -6,6 +6,7 @@ Parameters have the same names as in the Python API.
 from __future__ import annotations
 
 import os
+import sys
 
 import typer
 
@@ -23,6 +24,7 @@ from amp_export.cli import (
     sweep,
     validate,
 )
+from amp_export.cli.commands import show_unexpected
 
 app = typer.Typer(
     name="amp-export",
@@ -50,4 +52,7 @@ def main() -> None:
     """Run the command line."""
     # tokenizers warns if a process forks after its threads started, as the reload check does
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    app()
+    try:
+        app()
+    except Exception as error:  # noqa: BLE001 - before a command starts, as while options are parsed
+        sys.exit(show_unexpected(error))

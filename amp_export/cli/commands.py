@@ -165,16 +165,24 @@ def run_command(work: Callable[[Console], None]) -> None:
         )
         raise typer.Exit(AmpExportError.exit_code) from error
     except Exception as error:
-        _show_trace(console)
-        if is_out_of_memory(error):
-            show_error(console, f"Memory ran out{_step(error)}: {first_line(error)}\n{_LESS_MEMORY}")
-            raise typer.Exit(AmpExportError.exit_code) from error
-        show_error(
-            console,
-            f"Unexpected {type(error).__name__}{_step(error)}: {error}\nThis is an error in amp-export. Run the "
-            f"command again with {DEBUG}=1 for the stack trace, and report it: https://github.com/amp-export/amp-export/issues",
-        )
-        raise typer.Exit(INTERNAL_ERROR) from error
+        raise typer.Exit(show_unexpected(error)) from error
+
+
+def show_unexpected(error: Exception) -> int:
+    """Show an error that no command raises on purpose, and return the exit code."""
+    from amp_export.cli.console import show_error, stderr_console
+
+    console = stderr_console()
+    _show_trace(console)
+    if is_out_of_memory(error):
+        show_error(console, f"Memory ran out{_step(error)}: {first_line(error)}\n{_LESS_MEMORY}")
+        return AmpExportError.exit_code
+    show_error(
+        console,
+        f"Unexpected {type(error).__name__}{_step(error)}: {error}\nThis is an error in amp-export. Run the "
+        f"command again with {DEBUG}=1 for the stack trace, and report it: https://github.com/amp-export/amp-export/issues",
+    )
+    return INTERNAL_ERROR
 
 
 def _step(error: Exception) -> str:

@@ -156,7 +156,7 @@ def _replace(output: Path, staging: Path) -> None:
     """Move `staging` to `output`; an old output ends up beside `staging`, to be removed with it."""
     if not output.exists():
         staging.rename(output)
-    elif output.is_mount():
+    elif output.is_mount() or output in staging.parents:
         _replace_content(output, staging)
     elif not _exchange(output, staging):
         output.rename(staging.with_name(REPLACED))
@@ -164,7 +164,10 @@ def _replace(output: Path, staging: Path) -> None:
 
 
 def _replace_content(output: Path, staging: Path) -> None:
-    """Replace the entries of a directory that cannot be renamed, such as a volume of a container; the manifest last."""
+    """Replace the entries of a directory that cannot be renamed; the manifest last.
+
+    It is a volume of a container, or in a directory that cannot be written.
+    """
     aside = staging.with_name(REPLACED)
     aside.mkdir()
     for entry in [*output.iterdir()]:

@@ -57,7 +57,8 @@ def kill_runs(template: Path, *, count: int, random_seed: int) -> Iterator[Trial
 
 def kill_bundles(template: Path, *, count: int, random_seed: int) -> Iterator[Trial]:
     """Kill `bundle` at random moments."""
-    yield from _kill("SIGKILL, bundle", ("bundle", "out"), template, count, random_seed)
+    # a bundle may be complete before the kill, and is then there for the next run
+    yield from _kill("SIGKILL, bundle", ("bundle", "out", "--overwrite"), template, count, random_seed)
 
 
 def kill_device_runs(template: Path, *, count: int, random_seed: int, device: Sequence[str]) -> Iterator[Trial]:

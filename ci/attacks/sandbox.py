@@ -131,9 +131,10 @@ def join_problems(checks: Iterable[tuple[bool, str]]) -> str:
 
 
 def _run_command(arguments: Sequence[str]) -> None:
-    from amp_export.cli import app
+    from amp_export.cli import main
 
-    app(list(arguments))
+    sys.argv = ["amp-export", *arguments]
+    main()
 
 
 def _become(workspace: Path, log: int, prepare: Callable[[], Any] | None, work: Callable[[], Any]) -> None:

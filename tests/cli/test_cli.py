@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import amp_export
+from amp_export import cli
 from amp_export.api import convert as converting
 from amp_export.cli import app
 from amp_export.errors import RequestError
@@ -316,6 +317,28 @@ def test_an_output_that_is_not_ours_is_exit_code_2(tiny_llama: Path, tmp_path: P
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (ImportError("_core.so: failed to map segment from shared object"), 2, "Memory ran out: _core.so"),
+        (KeyError("option"), 70, "Unexpected KeyError: 'option'"),
+    ],
+)
+def test_what_fails_before_a_command_starts_shows_no_stack_trace(
+    error: Exception, code: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "app", fail)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == code
+    shown = capsys.readouterr().err
+    assert said in shown
+    assert "Traceback" not in shown
+
+
 def test_exit_codes_hold_where_messages_cannot_be_written(tmp_path: Path) -> None:
     arguments = ["prune", "--model", str(tmp_path / "missing"), "--ratio", "0.2", "--output", str(tmp_path / "out")]
     with Path("/dev/full").open("w") as full:

@@ -240,9 +240,16 @@ def test_a_run_that_was_killed_while_it_replaced_gives_the_old_result_back(ours:
     assert [entry.name for entry in ours.parent.iterdir()] == ["out"]
 
 
-def test_a_directory_that_cannot_be_renamed_is_filled_in_place(ours: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Such as a volume of a container."""
-    monkeypatch.setattr(Path, "is_mount", lambda path: path == ours)
+@pytest.mark.parametrize("is_volume", [True, False])
+def test_a_directory_that_cannot_be_renamed_is_filled_in_place(
+    is_volume: bool, ours: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as a volume of a container, or what is in a directory that cannot be written."""
+    if is_volume:
+        monkeypatch.setattr(Path, "is_mount", lambda path: path == ours)
+    else:
+        # root may write anywhere
+        monkeypatch.setattr(os, "access", lambda path, _: path == ours)
     node = ours.stat().st_ino
     with staged_output(ours, overwrite=True) as folder:
         assert ours in folder.parents, "on its own disk"
