@@ -82,10 +82,12 @@ def add_adapters(model: PreTrainedModel, config: ModelConfig, shape: Adapters, *
         target_modules=[path for path, _ in found],
         fan_in_fan_out=any(projection.transposed for _, projection in found),
     )
+    # with a name, peft looks for the config that belongs to it, on the hub if need be, whenever it saves
+    model.name_or_path = ""
     torch.manual_seed(seed)
     adapted = get_peft_model(model, lora)
     for path, projection in found:
-        _keep_zeros(adapted.base_model.model.get_submodule(path), transposed=projection.transposed)
+        _keep_zeros(adapted.get_base_model().get_submodule(path), transposed=projection.transposed)
     return adapted
 
 
@@ -104,7 +106,7 @@ def _keep_zeros(layer: torch.nn.Module, *, transposed: bool) -> None:
         mask = mask[None, :] if axis == 0 else mask[:, None]
         with torch.no_grad():
             parameter.mul_(mask)
-        parameter.register_hook(mask.to(parameter.device).mul)
+        parameter.register_hook(mask.to(parameter.device).mul)  # type: ignore[no-untyped-call]
 
 
 def adapter_weights(adapted: PeftModel) -> dict[str, torch.Tensor]:

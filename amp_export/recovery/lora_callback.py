@@ -1,5 +1,8 @@
 """Follow the Trainer step by step: measure, keep the best adapters, and end it."""
 
+# the Trainer decides on the parameters
+# ruff: noqa: ARG002
+
 from __future__ import annotations
 
 import time
@@ -52,11 +55,7 @@ class Follow(TrainerCallback):
         return self._training.limits.progress(self.saved.course.step, self.saved.course.seconds)
 
     def on_pre_optimizer_step(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **_: Any,  # noqa: ARG002 - the Trainer's
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Take back a gradient that is not finite, so that the step changes nothing."""
         gradients = [each.grad for each in adapter_weights(self._adapted).values() if each.grad is not None]
@@ -65,18 +64,14 @@ class Follow(TrainerCallback):
             self._adapted.zero_grad()
 
     def on_optimizer_step(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **_: Any,  # noqa: ARG002 - the Trainer's
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Count the step before the schedule asks how far training is."""
         course = self.saved.course
         course = replace(course, step=course.step + self._finite, seconds=time.monotonic() - self._began)
         self.saved = Saved(course, int(state.num_input_tokens_seen))
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:  # noqa: ARG002 - the Trainer's
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Measure if it is time to, and end or save the training."""
         training, course = self._training, self.saved.course
         progress = self.progress
@@ -99,7 +94,7 @@ class Follow(TrainerCallback):
         control.should_training_stop = course.stop is not None
         control.should_save = is_due or course.stop is not None or time.monotonic() - self._written > SAVE_SECONDS
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:  # noqa: ARG002 - the Trainer's
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Complete the Trainer's checkpoint."""
         write_saved(self._training.folder / f"checkpoint-{state.global_step}", self.saved.course, self.saved.tokens)
         keep_best(self._training.folder, self.saved.course.best.step)

@@ -14,7 +14,6 @@ class Stop(enum.StrEnum):
 
     STEPS = "all steps were taken"
     TIME = "the time was up"
-    EPOCHS = "all epochs were done"
     NO_GAIN = "the loss on held-out text no longer fell"
     DIVERGED = "training diverged"
 
