@@ -23,6 +23,7 @@ from amp_export.options import RecoveryMethod, Uniform
 from amp_export.outputs.manifest import Manifest, RewriteKind
 from amp_export.outputs.resumable import has_unfinished
 from amp_export.progress import Silent
+from amp_export.recovery import pipeline
 from amp_export.recovery.adapters import Adapters, projections
 from amp_export.recovery.results import Stop
 from amp_export.reporting.report import Report
@@ -138,6 +139,25 @@ def test_stopped_and_resumed_gives_the_weights_of_one_run(step: int, pruned: Pat
     assert (found.measurements, found.tokens) == (expected.measurements, expected.tokens)
     assert (whole / "pruned/model.safetensors").read_bytes() == (parts / "pruned/model.safetensors").read_bytes()
     assert not has_unfinished(parts)
+
+
+@pytest.mark.slow
+def test_a_training_that_ended_is_not_repeated(
+    pruned: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OutputError("the disk is full")
+
+    whole, parts = (Path(shutil.copytree(pruned, tmp_path / name)) for name in ("whole", "parts"))
+    recover(whole, options(text, steps=4))
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "_write", fail)
+        with pytest.raises(OutputError, match="the disk is full"):
+            recover(parts, options(text, steps=4))
+    progress = StopAt(-1)
+    recover(parts, options(text, steps=4), resume=True, progress=progress)
+    assert [note for note in progress.notes if "step" in note] == ["Training goes on after step 4."]
+    assert (whole / "pruned/model.safetensors").read_bytes() == (parts / "pruned/model.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize("name", ["optimizer.pt", "amp_export.json"])
