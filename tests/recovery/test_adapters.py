@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from amp_export.architectures import Kind, find_architecture, supported_model_types
 from amp_export.checkpoints.loading import load_model
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.errors import UnsupportedModelError
@@ -25,7 +26,14 @@ def draw(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: torch.randn(weight.shape, generator=generator) / 10 for name, weight in weights.items()}
 
 
-@pytest.mark.parametrize("model_type", ["llama", "gpt2", "falcon", "phi3", "gpt_neox", "opt", "gemma2"])
+DECODERS = [
+    each.model_type
+    for each in map(find_architecture, supported_model_types())
+    if each.kind is Kind.DECODER and not each.mlp.has_experts
+]
+
+
+@pytest.mark.parametrize("model_type", DECODERS)
 def test_merged_equals_unmerged_and_only_projections_change(model_type: str, tmp_path: Path) -> None:
     folder = save_tiny_model(tmp_path / "dense", model_type)
     config, plain, model = open_checkpoint(folder).config, load_model(folder), load_model(folder)
