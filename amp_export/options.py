@@ -79,6 +79,8 @@ class RecoveryMethod(enum.StrEnum):
 
     DISTILL = "distill"
     """All weights but embeddings and LM head, towards the dense model's predictions."""
+    LORA = "lora"
+    """Low-rank adapters of the layers' projections, on instructions with answers, as in the paper."""
 
 
 class EngineRuntime(enum.StrEnum):

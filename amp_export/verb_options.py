@@ -163,21 +163,31 @@ class RecoverOptions:
 
     Attributes:
         method: How the pruned model is trained.
-        text: Text to train on (`.txt`, `.jsonl`); by default, the text shipped with this package.
-        minutes: Minutes after which training ends; by default 10, or without a limit if `steps` is given.
+        text: Text to train on: for distillation `.txt` or `.jsonl`, by default the text shipped with this package; for
+            LoRA a `.jsonl` of instructions with their outputs, by default the paper's dataset, which is downloaded.
+        minutes: Minutes after which training ends; by default without a limit if `steps` or `epochs` is given or with
+            LoRA, otherwise 10.
         steps: Number of steps after which it ends; by default without a limit.
-        learning_rate: The largest learning rate.
-        windows_per_step: Windows of text, of 512 tokens each, that a step trains on.
-        seed: Seed of the order of the windows.
+        epochs: Epochs after which it ends, of LoRA alone; by default 2, or without a limit if another limit is given.
+        learning_rate: The largest learning rate; by default 2e-4 for distillation and 3e-4 for LoRA.
+        windows_per_step: Windows of text, of 512 tokens each, that a step of distillation trains on; by default 1.
+        seed: Seed of the order of the text, and of all that LoRA draws.
     """
 
     method: RecoveryMethod = RecoveryMethod.DISTILL
     text: Path | None = None
     minutes: float | None = None
     steps: int | None = None
-    learning_rate: float = 2e-4
-    windows_per_step: int = 1
+    epochs: int | None = None
+    learning_rate: float | None = None
+    windows_per_step: int | None = None
     seed: int = 0
+
+    @property
+    def without_effect(self) -> tuple[str, ...]:
+        """Names of the options that are given, but that belong to another method."""
+        others = {RecoveryMethod.DISTILL: ("epochs",), RecoveryMethod.LORA: ("windows_per_step",)}
+        return tuple(name for name in others[self.method] if getattr(self, name) is not None)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Train the pruned checkpoint of an output directory towards its dense model, in place."""
+"""Train the pruned checkpoint of an output directory, in place."""
 
 from __future__ import annotations
 
@@ -19,14 +19,8 @@ from amp_export.outputs.resumable import has_unfinished, resumable_beside
 from amp_export.outputs.scratch import scratch_beside
 from amp_export.outputs.staging import extended_output
 from amp_export.progress import Progress, Silent
-from amp_export.recovery.pipeline import (
-    Recovered,
-    check_options,
-    check_recoverable,
-    check_resumed,
-    prepare,
-    recover_into,
-)
+from amp_export.recovery.pipeline import Recovered, recover_into
+from amp_export.recovery.request import check_options, check_recoverable, check_resumed, prepare
 from amp_export.reporting.files import open_output, save_report
 from amp_export.reporting.report import Report, record_verdicts
 from amp_export.verb_options import RecoverOptions
@@ -35,7 +29,7 @@ from amp_export.verb_options import RecoverOptions
 def recover(
     output: Path, options: RecoverOptions | None = None, *, resume: bool = False, progress: Progress | None = None
 ) -> Recovered:
-    """Train the pruned checkpoint of an output directory towards its dense model.
+    """Train the pruned checkpoint of an output directory: towards its dense model, or on instructions.
 
     If that makes the model better, the new checkpoint replaces `pruned/`. Exports, bundles and verdicts that are about
     the earlier weights are removed with it. If not, the output stays as it is.
@@ -54,9 +48,11 @@ def recover(
     check_options(options)
     manifest = open_output(output)
     pruned = _open_pruned(output, manifest)
-    check_recoverable(pruned)
+    check_recoverable(pruned, options.method)
     dense = open_source_checkpoint(
-        output, manifest, advice="Recovery needs its predictions; or prune again with --overwrite."
+        output,
+        manifest,
+        advice="Recovery needs its predictions, to train on or to compare with; or prune again with --overwrite.",
     )
     about = {"source": manifest.source.sha256, "pruned": manifest.fingerprint(PRUNED)}
     request = prepare(dense, pruned, options, about=about)

@@ -204,31 +204,57 @@ FLAGS: Mapping[type[Any], Mapping[str, Any]] = {
     RecoverOptions: {
         "method": Annotated[
             RecoveryMethod,
-            typer.Option("--method", help="Train all weights towards the dense model's predictions (distill)."),
+            typer.Option(
+                "--method",
+                help="Train all weights towards the dense model's predictions (distill), or low-rank adapters on "
+                "instructions, as in the paper (lora).",
+            ),
         ],
         "text": Annotated[
             Path | None,
             typer.Option(
                 "--text",
                 metavar="FILE",
-                help="Text to train on (.txt, .jsonl).  [default: about 100,000 tokens shipped with amp-export]",
+                help="Text to train on (.txt, .jsonl); for lora instructions with outputs (.jsonl).  [default: about "
+                "100,000 tokens shipped with amp-export; for lora alpaca, the paper's dataset, which is downloaded]",
             ),
         ],
         "minutes": Annotated[
             float | None,
-            typer.Option("--minutes", metavar="M", help="Time to train.  [default: 10, without limit beside --steps]"),
+            typer.Option(
+                "--minutes",
+                metavar="M",
+                help="Time to train.  [default: 10; no limit beside --steps, or with lora]",
+            ),
         ],
         "steps": Annotated[
             int | None, typer.Option("--steps", min=1, metavar="N", help="Steps to train.  [default: no limit]")
         ],
+        "epochs": Annotated[
+            int | None,
+            typer.Option(
+                "--epochs",
+                min=1,
+                metavar="N",
+                help="Epochs to train, for lora.  [default: 2; no limit beside --minutes or --steps]",
+            ),
+        ],
         "learning_rate": Annotated[
-            float, typer.Option("--learning-rate", metavar="R", help="Largest learning rate, after the warm-up.")
+            float | None,
+            typer.Option("--learning-rate", metavar="R", help="Largest learning rate.  [default: 2e-4; for lora 3e-4]"),
         ],
         "windows_per_step": Annotated[
-            int,
-            typer.Option("--windows-per-step", min=1, metavar="N", help="Windows of 512 tokens that a step trains on."),
+            int | None,
+            typer.Option(
+                "--windows-per-step",
+                min=1,
+                metavar="N",
+                help="Windows of 512 tokens that a step trains on, for distill.  [default: 1]",
+            ),
         ],
-        "seed": Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Seed of the order of the windows.")],
+        "seed": Annotated[
+            int, typer.Option("--seed", min=0, metavar="N", help="Seed of the order of the text, and of lora's draws.")
+        ],
     },
     ValidateOptions: {
         "to": Annotated[Format, typer.Option("--to", help="Export format to validate.")],

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 EXAMPLES = examples(
     "amp-export recover out --minutes 10",
     "amp-export recover out --text articles.jsonl --steps 2000 --windows-per-step 8",
+    "amp-export recover out --method lora --text instructions.jsonl",
 )
 
 
@@ -28,7 +29,7 @@ def recover(
         bool, typer.Option("--resume", help="Go on where an earlier run with the same options was stopped.")
     ] = False,
 ) -> None:
-    """Train the pruned checkpoint of OUT towards its dense model, which is not changed."""
+    """Train the pruned checkpoint of OUT: towards its dense model, which is not changed, or on instructions."""
     from amp_export.api.recover import recover as run
     from amp_export.cli.console import ConsoleProgress
     from amp_export.cli.show_results import show_recovery

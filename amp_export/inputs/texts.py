@@ -68,21 +68,22 @@ def load_calibration(file: Path | None = None, *, prompts: int = 50) -> Calibrat
         MissingExtraError: The extra `datasets`, needed for the dataset, is not installed.
     """
     if file is None:
-        return replace(_divide(_read_shipped(), "the text shipped with amp-export"), texts=_read_fitting())
+        return replace(_divide(_read_shipped(), "the text shipped with amp-export"), texts=shipped_fitting())
     if file == ALPACA:
-        given = _divide(_load_dataset(_rows_for(prompts)), f"{DATASET} (revision {REVISION[:8]})")
+        given = _divide(load_dataset(_rows_for(prompts)), f"{DATASET} (revision {REVISION[:8]})")
     else:
-        given = _divide(_read_file(file), file.name)
-    return replace(given, others=_read_fitting())
+        given = _divide(read_rows(file), file.name)
+    return replace(given, others=shipped_fitting())
 
 
 def shipped_texts() -> tuple[str, ...]:
     """Return the shipped texts to score and to measure quality on, instructions with their outputs."""
-    return tuple(_full_text(row) for row in _read_shipped())
+    return tuple(full_text(row) for row in _read_shipped())
 
 
-def _read_fitting() -> tuple[str, ...]:
-    return tuple(_full_text(row) for name in FITTING for row in _read_shipped(name))
+def shipped_fitting() -> tuple[str, ...]:
+    """Return the shipped texts that pruned layers are fitted on, which are of many kinds."""
+    return tuple(full_text(row) for name in FITTING for row in _read_shipped(name))
 
 
 def read_prompts(file: Path) -> tuple[str, ...]:
@@ -96,12 +97,12 @@ def read_prompts(file: Path) -> tuple[str, ...]:
             f"{file} is neither a .jsonl nor a .txt file.\nGive one prompt per line as .txt, or one JSON object per "
             "line as .jsonl."
         )
-    return tuple(map(_prompt, _read_file(file)))
+    return tuple(map(prompt_of, read_rows(file)))
 
 
 def _read_shipped(name: str = "calibration") -> list[TextRow]:
     with resources.as_file(resources.files("amp_export.inputs") / "data" / f"{name}.jsonl") as path:
-        return _read_file(path)
+        return read_rows(path)
 
 
 def _rows_for(prompts: int) -> int:
@@ -112,12 +113,12 @@ def _rows_for(prompts: int) -> int:
 def _divide(rows: Iterable[TextRow], source: str) -> Calibration:
     rows = list(rows)
     calibrating = [row for number, row in enumerate(rows, start=1) if number % HOLD_BACK]
-    prompts, texts = (tuple(map(shape, calibrating)) for shape in (_prompt, _full_text))
-    held_out = tuple(_full_text(row) for row in rows[HOLD_BACK - 1 :: HOLD_BACK])
+    prompts, texts = (tuple(map(shape, calibrating)) for shape in (prompt_of, full_text))
+    held_out = tuple(full_text(row) for row in rows[HOLD_BACK - 1 :: HOLD_BACK])
     return Calibration(prompts, held_out, f"{len(prompts)} prompts of {source}", texts, source)
 
 
-def _prompt(row: TextRow) -> str:
+def prompt_of(row: TextRow) -> str:
     """Return the prompt, formatted like in the paper's reference code."""
     if "text" in row:
         return str(row["text"])
@@ -127,12 +128,18 @@ def _prompt(row: TextRow) -> str:
     return "\n".join([*lines, "Response:"])
 
 
-def _full_text(row: TextRow) -> str:
+def full_text(row: TextRow) -> str:
+    """Return a row's text, instructions with their output."""
     output = "" if "text" in row else row.get("output")
-    return f"{_prompt(row)} {output}" if output else _prompt(row)
+    return f"{prompt_of(row)} {output}" if output else prompt_of(row)
 
 
-def _read_file(file: Path) -> list[TextRow]:
+def read_rows(file: Path) -> list[TextRow]:
+    """Return the rows of a `.jsonl` or `.txt` file, without blank lines.
+
+    Raises:
+        CalibrationError: The file is missing, empty or malformed; the message names the line.
+    """
     if file.suffix.lower() not in (".jsonl", ".txt"):
         raise CalibrationError(
             f"{file} is neither a .jsonl nor a .txt file.\n"
@@ -212,22 +219,33 @@ def _parse_row(line: str, place: str) -> TextRow:
     return row
 
 
-def _load_dataset(count: int) -> list[TextRow]:
+def load_dataset(
+    count: int | None,
+    *,
+    option: str = f"--calibration {ALPACA}",
+    instead: str = "leave --calibration out for the text shipped with amp-export",
+) -> list[TextRow]:
     """Return the first rows of the dataset.
+
+    Args:
+        count: Number of rows; None for all.
+        option: What asks for it, for messages.
+        instead: What to do without it, for messages.
 
     Raises:
         CalibrationError: It cannot be downloaded.
         MissingExtraError: The package `datasets` is not installed.
     """
     if importlib.util.find_spec("datasets") is None:
-        raise MissingExtraError("datasets", needed_for=f"--calibration {ALPACA}")
+        raise MissingExtraError("datasets", needed_for=option)
     import datasets
 
+    split = "train" if count is None else f"train[:{count}]"
     try:
         with quiet_hub(), quiet_datasets():
-            return list(datasets.load_dataset(DATASET, revision=REVISION, split=f"train[:{count}]"))
+            return list(datasets.load_dataset(DATASET, revision=REVISION, split=split))
     except Exception as error:  # network, disk and hub can fail in any way
         raise CalibrationError(
-            f"--calibration {ALPACA}: {DATASET} cannot be downloaded: {first_line(error)}\nConnect to the network and "
-            "make sure that HF_HOME has space; or leave --calibration out for the text shipped with amp-export."
+            f"{option}: {DATASET} cannot be downloaded: {first_line(error)}\nConnect to the network and make sure that "
+            f"HF_HOME has space; or {instead}."
         ) from error

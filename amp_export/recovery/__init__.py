@@ -1,1 +1,1 @@
-"""Recovery: train a pruned model to predict what the dense one predicts."""
+"""Recovery: train a pruned model towards the dense one's predictions, or on instructions."""

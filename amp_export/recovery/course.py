@@ -11,16 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 from amp_export.documents import convert, to_builtins
 from amp_export.errors import OutputError
+from amp_export.progress import Advance
 from amp_export.recovery.results import Measurement, Stop
+from amp_export.recovery.schedule import Limits
 
 if TYPE_CHECKING:
     import torch
 
 MEASUREMENTS = 8
-"""Times that the divergence is measured in the course of a training, evenly spread."""
+"""Times that the loss on held-out text is measured in the course of a training, evenly spread."""
 
 PATIENCE = 3
 """Measurements in a row without a new best after which training ends."""
+
+SAVE_SECONDS = 300.0
+"""Seconds after which the state is saved, if no measurement saves it before."""
 
 _STATE, _BEST = "state.pt", "best-{step}.safetensors"
 
@@ -30,7 +35,7 @@ class Course:
     """Where a training stands.
 
     Attributes:
-        measurements: The divergence at the start, and in the course of the training.
+        measurements: The loss on held-out text at the start, and in the course of the training.
         step: Number of steps taken.
         seconds: Seconds that they took, with those of measurements and of the dense model.
         due: Number of measurements after the start that the progress so far asked for.
@@ -45,29 +50,29 @@ class Course:
 
     @property
     def start(self) -> Measurement:
-        """The divergence before training."""
+        """The loss before training."""
         return self.measurements[0]
 
     @property
     def best(self) -> Measurement:
-        """The smallest divergence; the first of equal ones."""
-        return min(self.measurements, key=lambda each: each.kl)
+        """The smallest loss; the first of equal ones."""
+        return min(self.measurements, key=lambda each: each.loss)
 
     def is_due(self, progress: float) -> bool:
-        """Return whether the divergence is to be measured at this progress."""
+        """Return whether the loss is to be measured at this progress."""
         return math.floor(progress * MEASUREMENTS) > self.due
 
-    def measured(self, kl: float, progress: float) -> Course:
+    def measured(self, loss: float, progress: float) -> Course:
         """Return the course with one more measurement, which may end it.
 
-        A divergence above that of the start, or one that is not a number, ends it; so does one that did not fall for
+        A loss above that of the start, or one that is not a number, ends it; so does one that did not fall for
         some time.
         """
         added = replace(self, due=math.floor(progress * MEASUREMENTS))
-        if not math.isfinite(kl):
+        if not math.isfinite(loss):
             return replace(added, stop=Stop.DIVERGED)
-        added = replace(added, measurements=(*self.measurements, Measurement(self.step, kl)))
-        if kl > self.start.kl:
+        added = replace(added, measurements=(*self.measurements, Measurement(self.step, loss)))
+        if loss > self.start.loss:
             return replace(added, stop=Stop.DIVERGED)
         since_best = sum(each.step > added.best.step for each in added.measurements)
         return replace(added, stop=Stop.NO_GAIN) if since_best >= PATIENCE else added
@@ -99,10 +104,7 @@ class State:
         partial = folder / f"{_STATE}.partial"
         torch.save(content, partial)
         partial.replace(folder / _STATE)
-        kept = _best_file(folder, self.course.best.step)
-        for file in folder.glob(_BEST.format(step="*")):
-            if file != kept:
-                file.unlink()
+        keep_best(folder, self.course.best.step)
 
     @classmethod
     def load(cls, folder: Path, device: torch.device) -> State | None:
@@ -142,6 +144,28 @@ def load_best(folder: Path, step: int) -> dict[str, torch.Tensor]:
 
     found: dict[str, torch.Tensor] = load_file(_best_file(folder, step))
     return found
+
+
+def keep_best(folder: Path, step: int) -> None:
+    """Remove the weights that no longer are the best; only a state that is saved may ask for it."""
+    kept = _best_file(folder, step)
+    for file in folder.glob(_BEST.format(step="*")):
+        if file != kept:
+            file.unlink()
+
+
+def reached(limits: Limits, course: Course) -> Stop:
+    """Return which limit was reached."""
+    return Stop.STEPS if limits.steps is not None and course.step >= limits.steps else Stop.TIME
+
+
+def show(limits: Limits, course: Course, advance: Advance) -> None:
+    """Show the limit that is nearest."""
+    by_time = replace(limits, steps=None).progress(course.step, course.seconds)
+    if limits.steps is not None and by_time <= course.step / limits.steps:
+        advance(course.step, limits.steps)
+    elif limits.seconds is not None:
+        advance(int(course.seconds), int(limits.seconds))
 
 
 def _best_file(folder: Path, step: int) -> Path:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amp_export.progress import Advance
-from amp_export.recovery.course import Course, State, save_best
+from amp_export.recovery.course import SAVE_SECONDS, Course, State, reached, save_best, show
 from amp_export.recovery.devices import precision, run_windows
 from amp_export.recovery.results import Measurement, Stop
 from amp_export.recovery.schedule import Limits, learning_rate, windows_of
@@ -29,13 +29,9 @@ if TYPE_CHECKING:
 
     from amp_export.recovery.dense_targets import DenseTargets
     from amp_export.recovery.windows import Windows
-    from amp_export.verb_options import RecoverOptions
 
 LARGEST_NORM = 1.0
 """Gradients with a larger norm are scaled down to it."""
-
-SAVE_SECONDS = 300.0
-"""Seconds after which the state is saved, if no measurement saves it before."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +42,9 @@ class Training:
         student: The pruned model in float32; training changes its weights.
         targets: The dense model's predictions on `windows.all`.
         windows: The windows.
-        options: Learning rate, windows of a step, and seed.
+        learning_rate: The largest learning rate.
+        windows_per_step: Windows of a step.
+        seed: Seed of the order of the windows.
         limits: When training ends.
         folder: Folder of the state, and of the best weights.
     """
@@ -54,7 +52,9 @@ class Training:
     student: PreTrainedModel
     targets: DenseTargets
     windows: Windows
-    options: RecoverOptions
+    learning_rate: float
+    windows_per_step: int
+    seed: int
     limits: Limits
     folder: Path
 
@@ -73,7 +73,7 @@ def distill(training: Training, *, advance: Advance, note: Callable[[str], None]
     import torch
 
     weights = freeze_embeddings(training.student)
-    optimizer = torch.optim.AdamW(weights.values(), lr=training.options.learning_rate, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(weights.values(), lr=training.learning_rate, weight_decay=0.0)
     course = _begin(training, weights, optimizer, note)
     began = time.monotonic() - course.seconds
     saved = time.monotonic()
@@ -82,7 +82,7 @@ def distill(training: Training, *, advance: Advance, note: Callable[[str], None]
         finite = _step(training, weights, optimizer, course.step, progress)
         course = replace(course, step=course.step + finite, seconds=time.monotonic() - began)
         progress = training.limits.progress(course.step, course.seconds)
-        _show(training.limits, course, advance)
+        show(training.limits, course, advance)
         is_due = finite and course.is_due(progress)
         if not finite:
             course = replace(course, stop=Stop.DIVERGED)
@@ -90,7 +90,7 @@ def distill(training: Training, *, advance: Advance, note: Callable[[str], None]
             course = _measure(training, weights, course, progress, note)
             course = replace(course, seconds=time.monotonic() - began)
         if course.stop is None and progress >= 1:
-            course = replace(course, stop=_limit(training.limits, course))
+            course = replace(course, stop=reached(training.limits, course))
         if is_due or course.stop is not None or time.monotonic() - saved > SAVE_SECONDS:
             State(course, weights, optimizer.state_dict()).save(training.folder)
             saved = time.monotonic()
@@ -159,8 +159,8 @@ def _step(
     """Take one step, and return whether the gradient was finite; if not, the weights stay as they are."""
     import torch
 
-    options, windows = training.options, training.windows
-    numbers = windows_of(step, count=len(windows.training), per_step=options.windows_per_step, seed=options.seed)
+    windows = training.windows
+    numbers = windows_of(step, count=len(windows.training), per_step=training.windows_per_step, seed=training.seed)
     optimizer.zero_grad()
     for number in numbers:
         targets = training.targets.of(len(windows.held_out) + number)
@@ -171,7 +171,7 @@ def _step(
     if not torch.isfinite(norm):
         return False
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate(options.learning_rate, training.limits, step=step, progress=progress)
+        group["lr"] = learning_rate(training.learning_rate, training.limits, step=step, progress=progress)
     optimizer.step()
     return True
 
@@ -184,22 +184,8 @@ def _measure(
     note: Callable[[str], None],
 ) -> Course:
     kl = held_out_divergence(training.student, training.targets, len(training.windows.held_out))
-    note(f"After step {course.step}: {kl:.4f} nats on held-out text, {course.start.kl:.4f} at the start.")
+    note(f"After step {course.step}: {kl:.4f} nats on held-out text, {course.start.loss:.4f} at the start.")
     measured = course.measured(kl, progress)
     if measured.best.step == course.step:
         save_best(training.folder, course.step, weights)
     return measured
-
-
-def _limit(limits: Limits, course: Course) -> Stop:
-    """Return which limit was reached."""
-    return Stop.STEPS if limits.steps is not None and course.step >= limits.steps else Stop.TIME
-
-
-def _show(limits: Limits, course: Course, advance: Advance) -> None:
-    """Show the limit that is nearest."""
-    by_time = replace(limits, steps=None).progress(course.step, course.seconds)
-    if limits.steps is not None and by_time <= course.step / limits.steps:
-        advance(course.step, limits.steps)
-    elif limits.seconds is not None:
-        advance(int(course.seconds), int(limits.seconds))

@@ -1,74 +1,37 @@
-"""Recover a pruned model: read the text, train, write the checkpoint, check the reload, and measure its quality."""
+"""Recover a pruned model: train it, write the checkpoint, check the reload, and measure its quality."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from amp_export.architectures import RESIZED_MODEL_TYPE, Kind
-from amp_export.checkpoints.loading import has_tokenizer, load_model, load_tokenizer
-from amp_export.checkpoints.reading import Checkpoint
-from amp_export.documents import decode_json, read_object
-from amp_export.errors import ModelError, OutputError, RequestError, UnsupportedModelError
-from amp_export.inputs.texts import Calibration
+from amp_export.architectures import RESIZED_MODEL_TYPE
+from amp_export.checkpoints.loading import load_model
+from amp_export.options import RecoveryMethod
 from amp_export.outputs.names import PRUNED
 from amp_export.progress import Progress
 from amp_export.pruning.held_out import compare_on, run_dense_on
 from amp_export.pruning.quality import Quality
 from amp_export.pruning.reload_check import ReloadProof, expect, prove_reload
 from amp_export.pruning.saving import save_trained
-from amp_export.recovery.course import Course, load_best
+from amp_export.recovery.adapters import Adapters, merge
+from amp_export.recovery.answers import Examples, held_out_loss
+from amp_export.recovery.course import load_best
 from amp_export.recovery.dense_targets import DenseTargets
 from amp_export.recovery.devices import CPU, checkpoint_layers, choose_device, move
 from amp_export.recovery.distilling import Training, distill, held_out_divergence
+from amp_export.recovery.lora import LoraTraining, train
+from amp_export.recovery.request import RecoverRequest
 from amp_export.recovery.results import Recovery
-from amp_export.recovery.schedule import Limits
-from amp_export.recovery.windows import Windows, load_text, read_windows
-from amp_export.verb_options import RecoverOptions
+from amp_export.recovery.trained import Trained
+from amp_export.recovery.windows import Windows
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-DEFAULT_MINUTES = 10.0
-"""Minutes of training if neither time nor steps are given."""
-
-_REQUEST = "request.json"
-
-
-@dataclass(frozen=True)
-class RecoverRequest:
-    """Inputs of recovery, read and checked before a model is loaded.
-
-    Attributes:
-        dense: The dense checkpoint.
-        pruned: The pruned checkpoint.
-        text: The text: rows to train on, and rows held out that quality is measured on.
-        windows: Windows of the rows to train on.
-        tokenizer: The pruned checkpoint's tokenizer.
-        options: Options of recovery.
-        record: What decides on the result, for a run that goes on.
-    """
-
-    dense: Checkpoint
-    pruned: Checkpoint
-    text: Calibration
-    windows: Windows
-    tokenizer: PreTrainedTokenizerBase
-    options: RecoverOptions
-    record: Mapping[str, Any]
-
-    @property
-    def limits(self) -> Limits:
-        """When training ends."""
-        minutes, steps = self.options.minutes, self.options.steps
-        minutes = DEFAULT_MINUTES if minutes is None and steps is None else minutes
-        return Limits(steps, None if minutes is None else 60 * minutes)
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -86,91 +49,6 @@ class Recovered:
     quality: Quality | None = None
 
 
-def check_options(options: RecoverOptions) -> None:
-    """Raise RequestError if options cannot be used.
-
-    Raises:
-        RequestError: A limit or the learning rate is not above 0.
-    """
-    for name, value in (
-        ("minutes", options.minutes),
-        ("steps", options.steps),
-        ("learning-rate", options.learning_rate),
-        ("windows-per-step", options.windows_per_step),
-    ):
-        if value is not None and not value > 0:
-            raise RequestError(f"--{name} is {value:g}, and must be above 0.\nFor example: --{name} {_EXAMPLES[name]}")
-
-
-_EXAMPLES = {"minutes": "10", "steps": "100", "learning-rate": "2e-4", "windows-per-step": "1"}
-
-
-def check_recoverable(pruned: Checkpoint) -> None:
-    """Raise an error if a pruned checkpoint cannot be trained towards its dense model's predictions.
-
-    Raises:
-        UnsupportedModelError: It is not a decoder.
-        ModelError: It has no tokenizer.
-    """
-    if pruned.config.architecture.kind is not Kind.DECODER:
-        raise UnsupportedModelError(
-            f"recover trains decoders towards the next tokens that the dense model predicts, but {pruned.path} is a "
-            f"{pruned.config.class_name}, which does not predict the next token.\nExport it as it is, or prune less: "
-            "amp-export prune with a smaller --ratio."
-        )
-    if not has_tokenizer(pruned.path):
-        raise ModelError(
-            f"{pruned.path} holds no tokenizer, and recovery trains on text.\nSave the tokenizer next to the dense "
-            "weights with tokenizer.save_pretrained(), and prune again."
-        )
-
-
-def prepare(
-    dense: Checkpoint, pruned: Checkpoint, options: RecoverOptions, *, about: Mapping[str, Any]
-) -> RecoverRequest:
-    """Read and check everything that recovery needs.
-
-    Args:
-        dense: The dense checkpoint.
-        pruned: The pruned checkpoint.
-        options: Options of recovery.
-        about: Facts on the two checkpoints that an unfinished run must agree with.
-
-    Raises:
-        CalibrationError: The text cannot be read, or is too short.
-        ModelError: The tokenizer fails on it.
-    """
-    text, tokenizer = load_text(options.text), load_tokenizer(pruned.path)
-    windows = read_windows(tokenizer, text, pruned.config)
-    digest = hashlib.sha256(json.dumps([list(map(int, window)) for window in windows.all]).encode()).hexdigest()
-    named = {name: value for name, value in vars(options).items() if name != "text"}
-    return RecoverRequest(dense, pruned, text, windows, tokenizer, options, {**about, "text": digest, **named})
-
-
-def check_resumed(request: RecoverRequest, state: Path) -> None:
-    """Raise OutputError if a run that goes on was begun with another request; write down that of one that begins.
-
-    Args:
-        request: The request.
-        state: Folder of the training's state.
-
-    Raises:
-        OutputError: It was.
-    """
-    file = state / _REQUEST
-    now: dict[str, Any] = decode_json(json.dumps(request.record))
-    if not file.is_file():
-        file.write_text(json.dumps(now), encoding="utf-8")
-        return
-    before = read_object(file)
-    other = [f"{name} was {before.get(name)} and is {now[name]}" for name in now if before.get(name) != now[name]]
-    if other:
-        raise OutputError(
-            f"The unfinished run cannot be resumed, since it was begun with other options: {'; '.join(other)}.\nGive "
-            "the options of before, or leave --resume out to begin again."
-        )
-
-
 def recover_into(folder: Path, request: RecoverRequest, state: Path, progress: Progress) -> Recovered:
     """Train, and write the new checkpoint into a staged folder, unless no step made the model better.
 
@@ -183,34 +61,81 @@ def recover_into(folder: Path, request: RecoverRequest, state: Path, progress: P
     Raises:
         VerificationError: The reloaded checkpoint does not compute the same as the model in memory.
     """
+    methods = {RecoveryMethod.DISTILL: _distill, RecoveryMethod.LORA: _adapt}
     with request.dense.snapshot.held(), request.pruned.snapshot.held():
         device = choose_device()
-        with progress.step("Loading both models") as _:
-            dense = move(load_model(request.dense.path), device)
-        targets = DenseTargets(dense, request.windows.all, state)
-        course = _train(request, targets, state, progress)
+        trained = methods[request.options.method](request, device, state, progress)
+        course = trained.course
         if course.best.step == 0:
-            return Recovered(_record(request, course, course.best.kl))
-        model = _with_weights(request, load_best(state, course.best.step))
-        kl = _stored_divergence(request, model, targets)
-        if kl >= course.start.kl:
+            return Recovered(_record(request, trained, course.best.loss))
+        model = _with_weights(request, trained.weights())
+        loss = _stored_loss(request, model, trained, device)
+        if loss >= course.start.loss:
             # rounding to the checkpoint's dtype took back what training gained
-            return Recovered(replace(_record(request, course, course.start.kl), best_step=0))
+            return Recovered(replace(_record(request, trained, course.start.loss), best_step=0))
         # what is compared from here on is what runs on a CPU
-        quality = _measure_quality(request, move(dense, CPU), model, progress)
-        return Recovered(_record(request, course, kl), _write(folder, request, model, progress), quality)
+        dense = load_model(request.dense.path) if trained.dense is None else move(trained.dense, CPU)
+        quality = _measure_quality(request, dense, model, progress)
+        return Recovered(_record(request, trained, loss), _write(folder, request, model, progress), quality)
 
 
-def _train(request: RecoverRequest, targets: DenseTargets, state: Path, progress: Progress) -> Course:
+def _distill(request: RecoverRequest, device: str, state: Path, progress: Progress) -> Trained:
     import torch
 
-    device = targets.model.device
-    student = move(load_model(request.pruned.path, dtype=torch.float32), str(device))
-    if device.type != "cpu":
+    assert isinstance(request.material, Windows)
+    windows = request.material
+    with progress.step("Loading both models") as _:
+        dense = move(load_model(request.dense.path), device)
+        student = move(load_model(request.pruned.path, dtype=torch.float32), device)
+    if device != CPU:
         checkpoint_layers(student, request.pruned.config)
-    training = Training(student, targets, request.windows, request.options, request.limits, state)
+    targets = DenseTargets(dense, windows.all, state)
+    training = Training(
+        student,
+        targets,
+        windows,
+        learning_rate=request.learning_rate,
+        windows_per_step=request.windows_per_step,
+        seed=request.options.seed,
+        limits=request.limits,
+        folder=state,
+    )
     with progress.step("Distilling the dense model") as advance:
-        return distill(training, advance=advance, note=progress.note)
+        course = distill(training, advance=advance, note=progress.note)
+    return Trained(
+        course,
+        tokens=course.step * request.windows_per_step * windows.length,
+        weights=lambda: load_best(state, course.best.step),
+        loss=lambda model: held_out_divergence(model, targets, len(windows.held_out)),
+        dense=dense,
+    )
+
+
+def _adapt(request: RecoverRequest, device: str, state: Path, progress: Progress) -> Trained:
+    import torch
+
+    assert isinstance(request.material, Examples)
+    examples, config = request.material, request.pruned.config
+    with progress.step("Loading the pruned model") as _:
+        model = move(load_model(request.pruned.path, dtype=torch.float32), device)
+    training = LoraTraining(
+        model,
+        config,
+        examples,
+        Adapters(),
+        learning_rate=request.learning_rate,
+        seed=request.options.seed,
+        limits=request.limits,
+        folder=state,
+    )
+    with progress.step("Training adapters") as advance:
+        adapted, saved = train(training, advance=advance, note=progress.note)
+    return Trained(
+        saved.course,
+        tokens=saved.tokens,
+        weights=lambda: merge(adapted, config, load_best(state, saved.course.best.step)),
+        loss=lambda stored: held_out_loss(stored, stored.device, examples.held_out),
+    )
 
 
 def _with_weights(
@@ -227,13 +152,12 @@ def _with_weights(
     return model
 
 
-def _stored_divergence(request: RecoverRequest, model: PreTrainedModel, targets: DenseTargets) -> float:
-    """Return the divergence of the weights as they are stored, in the arithmetic in which the start was measured."""
+def _stored_loss(request: RecoverRequest, model: PreTrainedModel, trained: Trained, device: str) -> float:
+    """Return the loss of the weights as they are stored, in the arithmetic in which the start was measured."""
     import torch
 
     stored = dict(model.named_parameters())
-    exact = move(_with_weights(request, stored, dtype=torch.float32), str(targets.model.device))
-    return held_out_divergence(exact, targets, len(request.windows.held_out))
+    return trained.loss(move(_with_weights(request, stored, dtype=torch.float32), device))
 
 
 def _write(folder: Path, request: RecoverRequest, model: PreTrainedModel, progress: Progress) -> ReloadProof:
@@ -254,22 +178,23 @@ def _measure_quality(
         return None if runs is None else compare_on(model, runs)
 
 
-def _record(request: RecoverRequest, course: Course, kl: float) -> Recovery:
+def _record(request: RecoverRequest, trained: Trained, loss: float) -> Recovery:
+    course, options = trained.course, request.options
     assert course.stop is not None
-    options, windows = request.options, request.windows
     return Recovery(
         method=options.method,
         text=request.text.source,
         stop=course.stop,
         steps=course.step,
-        tokens=course.step * options.windows_per_step * windows.length,
-        window_tokens=windows.length,
-        windows_per_step=options.windows_per_step,
-        learning_rate=options.learning_rate,
+        tokens=trained.tokens,
+        window_tokens=request.material.length,
+        windows_per_step=request.windows_per_step,
+        learning_rate=request.learning_rate,
         seed=options.seed,
         seconds=course.seconds,
         best_step=course.best.step,
-        kl_before=course.start.kl,
-        kl_after=kl,
+        loss_before=course.start.loss,
+        loss_after=loss,
         measurements=course.measurements,
+        adapters=Adapters() if options.method is RecoveryMethod.LORA else None,
     )
