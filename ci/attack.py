@@ -4,7 +4,7 @@ Sections: inputs (damaged files), crashes (SIGKILL, full disks, little memory, o
 graphs) and files (hostile files). All of them in full take about an hour on two cores; `--sample` takes a small part of
 each, writes nothing, and is what CI runs. The exit code is 1 if an attack succeeds: then it is shown, with what the
 command printed. With --rows, results of single sections are kept there, and the page is written once all are present;
-with --kinds, only these kinds of damaged inputs are repeated, and replace their earlier results.
+with --kinds, only these jobs of the sections are repeated, and replace their earlier results.
 """
 
 from __future__ import annotations
@@ -145,18 +145,18 @@ def main() -> int:
     parser.add_argument("--sample", action="store_true", help="run a small part, and write nothing")
     parser.add_argument("--seed", type=int, default=20250421, help="what is drawn depends on it (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=2, help="processes (default: %(default)s)")
-    parser.add_argument("--kinds", nargs="+", metavar="KIND", help="kinds of inputs to repeat; needs --rows")
+    parser.add_argument("--kinds", nargs="+", metavar="KIND", help="jobs to repeat, by the names printed; needs --rows")
     parser.add_argument("--rows", type=Path, help="directory of results, so that sections can run one by one")
     asked = parser.parse_args()
     began = time.monotonic()
-    sections = ("inputs",) if asked.kinds else asked.sections or SECTIONS
+    sections = asked.sections or SECTIONS
     with tempfile.TemporaryDirectory() as scratch:
         jobs = list_jobs(sections, sample=asked.sample, random_seed=asked.seed)
         if asked.kinds:
             jobs = [job for job in jobs if job.kind in asked.kinds]
         rows = run_jobs(jobs, Path(scratch), asked.jobs)
         if asked.kinds:
-            rows["inputs"] = _replaced(asked.rows, rows["inputs"])
+            rows = {section: _replaced(asked.rows / f"{section}.json", rows[section]) for section in sections}
         if not asked.sample:
             _write(rows, asked.rows or Path(scratch), sections)
     problems = [problem for section in rows.values() for row in section for problem in row["problems"]]
@@ -182,11 +182,14 @@ def run_jobs(jobs: Sequence[Job], scratch: Path, processes: int) -> dict[str, li
     return rows
 
 
-def _replaced(folder: Path, repeated: Sequence[Row]) -> list[Row]:
-    """Return the rows of damaged inputs that are kept, with those that were repeated in their places."""
-    kept: list[Row] = json.loads((folder / "inputs.json").read_text(encoding="utf-8"))
-    new = {row["kind"]: row for row in repeated}
-    return [new.get(row["kind"], row) for row in kept]
+def _replaced(file: Path, repeated: Sequence[Row]) -> list[Row]:
+    """Return the rows that are kept in a file, with those of the kinds that were repeated in their places."""
+    kept: list[Row] = json.loads(file.read_text(encoding="utf-8"))
+    kinds = {row["kind"] for row in repeated}
+    first = next((number for number, row in enumerate(kept) if row["kind"] in kinds), len(kept))
+    others = [(number, row) for number, row in enumerate(kept) if row["kind"] not in kinds]
+    before, after = ([row for number, row in others if (number < first) is early] for early in (True, False))
+    return [*before, *repeated, *after]
 
 
 def _write(rows: Mapping[str, Sequence[Row]], folder: Path, sections: Sequence[str]) -> None:
