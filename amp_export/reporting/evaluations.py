@@ -126,9 +126,17 @@ def _number(found: Estimate) -> str:
 
 
 def _perplexity(found: PerplexitySummary) -> str:
-    digits = ".2f" if found.perplexity < 1e4 else ".3g"
-    stderr = "" if found.stderr is None else f" ± {found.stderr:{digits}}"
-    return f"{found.perplexity:{digits}}{stderr}"
+    shown = plain_perplexity(found)
+    return shown if found.stderr is None else f"{shown} ± {found.stderr:{_digits(found)}}"
+
+
+def plain_perplexity(found: PerplexitySummary) -> str:
+    """Return a perplexity without its standard error."""
+    return f"{found.perplexity:{_digits(found)}}"
+
+
+def _digits(found: PerplexitySummary) -> str:
+    return ".2f" if found.perplexity < 1e4 else ".3g"
 
 
 def accuracy_difference(evaluation: EvaluationSummary) -> Difference | None:

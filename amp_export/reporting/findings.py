@@ -15,7 +15,12 @@ from amp_export.parity.extremes import largest
 from amp_export.parity.results import ParityReport
 from amp_export.pruning.quality import Quality
 from amp_export.reporting.checks import Against, Check
-from amp_export.reporting.evaluations import accuracy_difference, accuracy_label, perplexity_difference
+from amp_export.reporting.evaluations import (
+    accuracy_difference,
+    accuracy_label,
+    perplexity_difference,
+    plain_perplexity,
+)
 from amp_export.reporting.report import PruningSection, Report
 from amp_export.reporting.wording import (
     PARITY_NOT_CHECKED,
@@ -210,15 +215,15 @@ def _text_perplexity(subject: str, part: str, evaluation: EvaluationSummary) -> 
     dense = None if evaluation.against is None else evaluation.against.perplexity
     assert found is not None
     if dense is None or compared is None:
-        sentence = f"{found.perplexity:.2f} ({part}); lower is better. It was not compared with the dense model's."
-        return Finding(subject, Standing.MEASURED, f"{found.perplexity:.2f}", sentence)
+        sentence = f"{plain_perplexity(found)} ({part}); lower is better. It was not compared with the dense model's."
+        return Finding(subject, Standing.MEASURED, plain_perplexity(found), sentence)
     low, high = compared.interval
     change = compared.difference.change
     return Finding(
         subject,
         Standing.MEASURED,
         "no difference" if change is Change.NONE else f"x {compared.ratio:.2f}",
-        f"{dense.perplexity:.2f} (dense), {found.perplexity:.2f} ({part}); lower is better. {WAYS[change]}: "
+        f"{plain_perplexity(dense)} (dense), {plain_perplexity(found)} ({part}); lower is better. {WAYS[change]}: "
         f"{compared.ratio:.3f} times, 95 % interval {low:.3f} to {high:.3f}.",
     )
 

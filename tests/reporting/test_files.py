@@ -163,6 +163,9 @@ def test_an_evaluation_without_its_dense_model_says_so() -> None:
     _, text = findings(Report("m", evaluations={"pruned": alone}))
     assert (text.subject, text.result) == ("Perplexity on the evaluated text", "32.85")
     assert text.sentence.endswith("It was not compared with the dense model's.")
+    assert whole.model.perplexity is not None
+    huge = replace(alone, model=replace(alone.model, perplexity=replace(whole.model.perplexity, perplexity=2.57e7)))
+    assert "Perplexity on the evaluated text: 2.57e+07." in headline(Report("m", evaluations={"pruned": huge}))
     (task, *_) = whole.model.tasks
     one = replace(alone, model=replace(whole.model, average=None, tasks={task: whole.model.tasks[task]}))
     report = Report("m", evaluations={"pruned": one})

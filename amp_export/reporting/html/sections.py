@@ -171,15 +171,15 @@ def evaluation_section(evaluations: Mapping[str, EvaluationSummary]) -> PageSect
     """Return the section on accuracy, perplexity and repetition, with the files that they were measured on."""
     headings = ("measure", "dense", "pruned", "difference", "95 % CI", "change", "floor")
     lines = (*evaluation_lines(evaluations), FLOOR)
-    tables = []
+    tables, files = [], []
     for part, evaluation in evaluations.items():
         rows = (
             (row.label, row.against, row.model, row.difference, row.interval, row.change, row.floor)
             for row in compared_rows(evaluation.model, evaluation.against, evaluation.differences)
         )
         tables.append(Table.of(f"Evaluation of {part}", headings, rows))
-        files = evaluation.files.items()
-        tables.append(Table.of(f"Files that {part} was evaluated on", ("file", "SHA-256"), files, words=2, folded=True))
+        files += [(file, sha256, part) for file, sha256 in evaluation.files.items()]
+    tables.append(Table.of("Files that it was measured on", ("file", "SHA-256", "part"), files, words=3, folded=True))
     return PageSection("evaluation", "Evaluation: what the model can do", lines, tables=tuple(tables))
 
 

@@ -178,10 +178,10 @@ def test_screen_readers_are_told_what_pictures_and_tables_show(width: int, pages
 def test_on_paper_everything_is_unfolded(pages: Pages, tab: Browser, tmp_path: Path) -> None:
     tab.open(pages("full"), width=DESK)
     shown = "[...document.querySelectorAll('details table')].map(table => table.checkVisibility())"
-    assert tab.evaluate(shown) == [False, False]
+    assert tab.evaluate(shown) == [False, False, False]
     tab.call("Emulation.setEmulatedMedia", media="print")
     try:
-        assert tab.evaluate(shown) == [True, True]
+        assert tab.evaluate(shown) == [True, True, True]
         assert tab.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"
         tab.print_pdf(tmp_path / "report.pdf")
     finally:
