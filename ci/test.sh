@@ -119,7 +119,8 @@ install_and_check_source() {
 beside source install_and_check_source
 
 step "quickstart, from the source package, outside the checkout"
-AMP_EXPORT_ENV="$quickstart" AMP_EXPORT_INSTALL="$(echo "$scratch"/packages/*.tar.gz)[onnxruntime,demo,report]" \
+# little text, since only the way is checked here
+AMP_EXPORT_OPTIONS="--fitting-tokens 2048" AMP_EXPORT_ENV="$quickstart" AMP_EXPORT_INSTALL="$(echo "$scratch"/packages/*.tar.gz)[onnxruntime,demo,report]" \
     bash examples/quickstart.sh "$scratch/result"
 
 # optimum-cli finds its plug-ins there

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Install amp-export, then prune, export, validate and benchmark the demo model: bash examples/quickstart.sh [DIR]
 # Results go to DIR (default: this repository), the virtual environment to AMP_EXPORT_ENV (default: .venv in it).
-# AMP_EXPORT_INSTALL names what to install (default: this repository).
+# AMP_EXPORT_INSTALL names what to install (default: this repository). AMP_EXPORT_OPTIONS are more options of the first
+# command, such as "--fitting-tokens 2048", which takes less time and keeps less of the quality.
 set -euo pipefail
 project="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 where="${1:-$project}"
@@ -14,8 +15,9 @@ mkdir -p "$where"
 export PATH="$environment/bin:$PATH"
 cd "$where"
 
+read -ra options <<<"${AMP_EXPORT_OPTIONS:-}"
 # prune 10 % of a real 135M Llama, export it, check parity, and benchmark it against the dense model
-amp-export --to onnx --model demo --ratio 0.1 --output out/ --overwrite
+amp-export --to onnx --model demo --ratio 0.1 --output out/ --overwrite "${options[@]}"
 
 # complete the same prompt with the dense and with the pruned graph
 amp-export export --to onnx --model demo --output out-dense/ --overwrite
