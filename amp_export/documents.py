@@ -73,6 +73,10 @@ def convert(
         value = msgspec.convert(_restore(content, info), kind)
     except msgspec.ValidationError as problem:
         raise error(f"{source}: {explain(problem, content, info)}") from problem
+    except UnicodeEncodeError as problem:
+        # msgspec encodes a text to see whether it is a number
+        half = problem.object[problem.start]
+        raise error(f"{source}: a text holds {half!a}, half of a character, where a number is expected.") from problem
     if not ignore_unknown and (unknown := next(_unknown_keys(content, info, ()), None)) is not None:
         path, names = unknown
         raise error(f"{source}: {_as_path(path)} is not known. Expected keys: {', '.join(names)}.")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from amp_export.documents import convert, parse_json, read_json, read_toml, to_builtins, to_json
@@ -159,6 +159,17 @@ def _holders(content: Any) -> list[Any]:
 
 def _keys(holder: Any) -> list[Any]:
     return list(holder) if isinstance(holder, dict) else list(range(len(holder)))
+
+
+@given(
+    text=st.text(st.characters(exclude_categories=[])).filter(lambda text: text not in {"NaN", "Infinity", "-Infinity"})
+)
+@example("\ud83d")
+def test_a_text_in_the_place_of_a_number_or_a_choice_is_refused(text: str) -> None:
+    for content in ({"name": "a", "value": text}, {"name": "a", "value": 1, "colour": f"{text}?"}):
+        with pytest.raises(OutputError, match="report") as refused:
+            convert(content, Document, source="report")
+        str(refused.value).encode()
 
 
 def test_a_long_value_is_cut() -> None:
