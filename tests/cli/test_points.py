@@ -232,8 +232,8 @@ def test_a_sweep_times_every_point_after_all_are_made(shared: tuple[str, ...], t
     arguments = ("sweep", *shared, "--output", output)
     result = run(*arguments, "--ratios", "0.1:0.3:0.1", "--json")
     assert result.exit_code == 0, result.stderr
-    assert calls.pruned == calls.timed == ["amp-0.1", "amp-0.2", "amp-0.3"]
-    assert calls.scored == ["amp"]
+    assert calls.pruned == calls.timed == ["obs-0.1", "obs-0.2", "obs-0.3"]
+    assert calls.scored == ["obs"]
     table = json.loads(result.stdout)
     for each in table["points"]:
         left = 1 - each["numbers"]["ratio"]
@@ -241,7 +241,7 @@ def test_a_sweep_times_every_point_after_all_are_made(shared: tuple[str, ...], t
         assert each["numbers"]["size_mb"] == pytest.approx(1000 * left, abs=1)
         assert each["dense"]["decode_ms"] == 100
     assert set(table["fronts"]) == {"decode_ms", "prefill_ms", "size_mb"}
-    assert "amp-0.3" in table["fronts"]["decode_ms"], "the fastest is always on the front"
+    assert "obs-0.3" in table["fronts"]["decode_ms"], "the fastest is always on the front"
     assert (output / "dense/onnx/model.onnx").is_file()
     page = (output / "sweep.html").read_text()
     assert page.count("<svg") == 3
@@ -261,27 +261,27 @@ def test_until_searches_and_checks_the_chosen_export(shared: tuple[str, ...], tm
     arguments = ("sweep", *shared, "--output", output, "--ratios", "0.1:0.4:0.1")
     result = run(*arguments, "--until", "decode_ms<=0.8x and parameters<=0.82x", "--json")
     assert result.exit_code == 0, result.stderr
-    assert "amp-0.2: decode_ms <= 0.8x holds (79." in result.stderr
+    assert "obs-0.2: decode_ms <= 0.8x holds (79." in result.stderr
     table = json.loads(result.stdout)
     choice = table["choice"]
     assert (choice["met"], choice["parity"]) == (True, True)
     assert choice["held"] == {"decode_ms <= 0.8x": True, "parameters <= 0.82x": True}
-    assert sorted(calls.timed) == ["amp-0.1", "amp-0.2", "amp-0.3"], "by bisection, both sides of the limit"
+    assert sorted(calls.timed) == ["obs-0.1", "obs-0.2", "obs-0.3"], "by bisection, both sides of the limit"
     # of a random model, more may be removed at less loss
     meeting = [each for each in table["points"] if each["numbers"]["decode_ms"] <= 80]
     best = min(meeting, key=lambda each: each["numbers"]["perplexity"])
-    assert choice["point"] == f"amp-{best['point']['asked']}"
+    assert choice["point"] == f"obs-{best['point']['asked']}"
     assert json.loads((output / choice["point"] / "report.json").read_text())["parity"]["holds"]
 
     shown = said(run(*arguments, "--until", "decode_ms<=30 and ratio<0.45", "--resume"), code=1)
-    assert "No point meets decode_ms<=30 and ratio<0.45. The closest is amp-0.4: decode_ms <= 30 fails, at" in shown
+    assert "No point meets decode_ms<=30 and ratio<0.45. The closest is obs-0.4: decode_ms <= 30 fails, at" in shown
     assert "decode_ms 60" in shown
-    assert calls.timed[3:] == ["amp-0.4"], "points that were measured are kept"
+    assert calls.timed[3:] == ["obs-0.4"], "points that were measured are kept"
     assert json.loads((output / "sweep.json").read_text())["choice"]["parity"] is None
 
     # without a limit that a larger ratio helps to meet, as much as possible is removed
     result = run(*arguments, "--until", "ratio<=0.3", "--resume", "--json")
-    assert json.loads(result.stdout)["choice"]["point"] == "amp-0.3"
+    assert json.loads(result.stdout)["choice"]["point"] == "obs-0.3"
     assert "FAILS" not in (output / "sweep.html").read_text()
 
 
@@ -347,7 +347,7 @@ def test_a_sweep_with_real_times(shared: tuple[str, ...], tmp_path: Path, monkey
     assert set(point["numbers"]) == {
         *("ratio", "parameters", "perplexity", "kl", "top1_agreement", "size_mb", "prefill_ms", "decode_ms")
     }
-    benchmark = json.loads((output / "amp-0.2/report.json").read_text())["benchmarks"]["onnxruntime"]
+    benchmark = json.loads((output / "obs-0.2/report.json").read_text())["benchmarks"]["onnxruntime"]
     for side, numbers in (("pruned", point["numbers"]), ("dense", point["dense"])):
         assert numbers["decode_ms"] == pytest.approx(benchmark["phases"]["decode"][side]["median"] * 1e3)
         assert numbers["size_mb"] == benchmark[side]["bytes_on_disk"] / 1e6
@@ -371,12 +371,12 @@ def test_a_point_that_was_removed_is_made_again(shared: tuple[str, ...], tmp_pat
     output = tmp_path / "out"
     arguments = ("sweep", *shared, "--output", output, "--ratios", "0.1,0.2")
     assert run(*arguments).exit_code == 0
-    shutil.rmtree(output / "amp-0.1")
-    shutil.rmtree(output / "amp-0.2/onnx")
+    shutil.rmtree(output / "obs-0.1")
+    shutil.rmtree(output / "obs-0.2/onnx")
     assert "is missing, but" in said(run(*arguments, "--resume"))
-    shutil.rmtree(output / "amp-0.2")
+    shutil.rmtree(output / "obs-0.2")
     assert run(*arguments, "--resume").exit_code == 0
-    assert calls.timed == ["amp-0.1", "amp-0.2", "amp-0.1", "amp-0.2"]
+    assert calls.timed == ["obs-0.1", "obs-0.2", "obs-0.1", "obs-0.2"]
 
 
 def test_the_guide_names_options_that_exist() -> None:
