@@ -10,7 +10,7 @@ import json
 import math
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import EllipsisType
 from typing import Any, TypeVar
@@ -105,6 +105,12 @@ def decode_json(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError as problem:
         raise ValueError("it is nested too deeply") from problem
+
+
+def as_read_back(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an object as JSON gives it back, to compare with one that was stored; what JSON lacks becomes text."""
+    stored: dict[str, Any] = decode_json(json.dumps(content, default=str))
+    return stored
 
 
 def read_object(file: Path, *, error: type[AmpExportError] = OutputError) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from amp_export.benchmarking.runners import require
 from amp_export.benchmarking.setup import RUNTIMES, Setup
 from amp_export.benchmarking.workloads import Sweep
 from amp_export.checkpoints.reading import open_checkpoint
-from amp_export.documents import decode_json
+from amp_export.documents import as_read_back
 from amp_export.errors import OutputError, RequestError
 from amp_export.exporting.engines import check_dtype
 from amp_export.exporting.run import export_as
@@ -129,9 +128,7 @@ def _choose(dense: Checkpoint, options: ConvertOptions) -> ExportSettings:
 
 def _record(options: ConvertOptions) -> dict[str, Any]:
     """Return the options that decide on files, as JSON has them."""
-    content = {"prune": asdict(options.prune), "export": asdict(options.export)}
-    record: dict[str, Any] = decode_json(json.dumps(content, default=str))
-    return record
+    return as_read_back({"prune": asdict(options.prune), "export": asdict(options.export)})
 
 
 def _check_same_request(

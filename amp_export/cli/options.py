@@ -57,6 +57,7 @@ OutArgument = Annotated[Path, typer.Argument(metavar="OUT", help="Output directo
 MaybeOutArgument = Annotated[Path | None, typer.Argument(metavar="OUT", help="Output directory of an earlier command.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON on stdout, and nothing else there.")]
+
 _TARGETS = ", ".join(TargetName)
 _THREADS = Annotated[int | None, typer.Option(min=1, metavar="N", help="Threads of the runtime.  [default: all cores]")]
 _AGAINST = Annotated[

@@ -47,6 +47,13 @@ class Batch:
         """Number of real tokens of the input; of inputs that are no text, of samples."""
         return self.samples if self.read_mask is None else int(self.read_mask.sum())
 
+    def places(self, shape: Sequence[int]) -> torch.Tensor:
+        """Return the indices of the real tokens among all, [real tokens], given the batch's [samples, tokens]."""
+        import torch
+
+        mask_bs = torch.ones(*shape) if self.read_mask is None else self.read_mask
+        return mask_bs.flatten().nonzero().squeeze(1)
+
     def rows(self) -> Iterator[Batch]:
         """Yield each sample as a batch of its own."""
         for row in range(self.samples):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -30,6 +30,17 @@ def cut_windows(token_ids: Sequence[Sequence[int]], length: int, *, limit: int |
     joined = [token for text in token_ids for token in text]
     starts = list(range(0, len(joined) - length + 1, length))
     return [joined[start : start + length] for start in spread(starts, limit)]
+
+
+def spread_within(items: Sequence[Item], tokens: int, *, size: Callable[[Item], int]) -> list[Item]:
+    """Return as many of the items as have about so many tokens, spread evenly, but at least one.
+
+    Args:
+        items: Texts or batches.
+        tokens: Number of tokens; all items are returned if they have no more.
+        size: Returns the tokens of an item.
+    """
+    return spread(items, max(tokens * len(items) // max(sum(map(size, items)), 1), 1))
 
 
 def spread(items: Sequence[Item], limit: int | None) -> list[Item]:

@@ -32,15 +32,24 @@ def is_ours(output: Path) -> bool:
     return isinstance(content, dict) and "schema" in content
 
 
+def entries_of(output: Path) -> list[str]:
+    """Return the names of what an output directory holds, without what is temporary; none if it does not exist.
+
+    Raises:
+        OutputError: `output` is not a directory.
+    """
+    if output.is_symlink() or (output.exists() and not output.is_dir()):
+        raise OutputError(f"{output} exists and is not a directory.\nChoose another --output.")
+    return sorted(entry.name for entry in output.iterdir() if not is_temporary(entry.name)) if output.is_dir() else []
+
+
 def check_output(output: Path, *, overwrite: bool) -> None:
     """Raise OutputError if an output must not be written over the existing files.
 
     Raises:
         OutputError: `output` is not a directory, holds other files, or an earlier result without `overwrite`.
     """
-    if output.is_symlink() or (output.exists() and not output.is_dir()):
-        raise OutputError(f"{output} exists and is not a directory.\nChoose another --output.")
-    names = sorted(entry.name for entry in output.iterdir() if not is_temporary(entry.name)) if output.is_dir() else []
+    names = entries_of(output)
     if not names:
         return
     if not is_ours(output):

@@ -62,9 +62,7 @@ def trace_gradients(
     traced, generator = Traced(), torch.Generator().manual_seed(seed)
     with _frozen(model), torch.enable_grad(), _hooks(model, config, criterion, traced) as begin:
         for number, batch in enumerate(batches):
-            mask_bs = batch.read_mask
-            shape = batch.inputs["input_ids"].shape
-            places_t = (torch.ones(shape) if mask_bs is None else mask_bs).flatten().nonzero().squeeze(1)
+            places_t = batch.places(batch.inputs["input_ids"].shape)
             begin(places_t)
             logits_bsv = model(**batch.inputs).logits
             logits_tv = logits_bsv.reshape(-1, logits_bsv.shape[-1])[places_t].float()

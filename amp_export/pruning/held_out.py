@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amp_export.inputs.batches import tokenize
-from amp_export.inputs.windows import cut_windows, spread, window_length
+from amp_export.inputs.windows import cut_windows, spread_within, window_length
 from amp_export.pruning.quality import DenseRun, Quality, compare, describe_held_out, run_dense
 
 if TYPE_CHECKING:
@@ -61,9 +61,7 @@ def run_dense_on(
         The results, or None if no token of the held-out text is predicted.
     """
     texts = tokenize(tokenizer, calibration.held_out, config)
-    tokens = sum(map(len, texts))
-    limit = len(texts) * HELD_OUT_TOKENS // tokens if tokens > HELD_OUT_TOKENS else None
-    held_out = run_dense(model, spread(texts, limit if limit is None else max(limit, 1)), folder)
+    held_out = run_dense(model, spread_within(texts, HELD_OUT_TOKENS, size=len), folder)
     if held_out is None:
         return None
     length = window_length(config)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from amp_export.architectures import Kind
 from amp_export.errors import CalibrationError
 from amp_export.inputs.batches import BATCH_TOKENS, Batch, text_batches
-from amp_export.inputs.windows import spread
+from amp_export.inputs.windows import spread_within
 from amp_export.options import CriterionName
 from amp_export.pruning.compensation.streams import StreamBatch, record_calls, run_layer
 from amp_export.pruning.criteria import find_criterion
@@ -108,8 +108,8 @@ def _trace(model: PreTrainedModel, config: ModelConfig, rule: Criterion, batches
     if rule.heads.trace is None or config.architecture.kind is not Kind.DECODER:
         return None
     rows = [row for batch in batches for row in batch.rows()]
-    tokens = sum(row.inputs["input_ids"].numel() for row in rows)
-    return trace_gradients(model, config, rule, spread(rows, max(GRADIENT_TOKENS * len(rows) // tokens, 1)))
+    traced = spread_within(rows, GRADIENT_TOKENS, size=lambda row: row.inputs["input_ids"].numel())
+    return trace_gradients(model, config, rule, traced)
 
 
 def _run_by_batch(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from amp_export.architectures import Kind
 from amp_export.checkpoints.loading import has_tokenizer, load_tokenizer
 from amp_export.checkpoints.reading import Checkpoint
-from amp_export.documents import decode_json, read_object
+from amp_export.documents import as_read_back, read_object
 from amp_export.errors import ModelError, OutputError, RequestError, UnsupportedModelError
 from amp_export.extras import require_extra
 from amp_export.inputs.texts import Calibration
@@ -179,7 +179,7 @@ def check_resumed(request: RecoverRequest, state: Path) -> None:
         OutputError: It was.
     """
     file = state / _REQUEST
-    now: dict[str, Any] = decode_json(json.dumps(request.record))
+    now = as_read_back(request.record)
     if not file.is_file():
         file.write_text(json.dumps(now), encoding="utf-8")
         return

@@ -6,7 +6,6 @@ file of the table, is replaced atomically.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -15,13 +14,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from amp_export.documents import decode_json
+from amp_export.documents import as_read_back
 from amp_export.errors import MissingExtraError, OutputError
 from amp_export.options import CriterionName
 from amp_export.outputs.locks import is_locked, lock_until_closed
 from amp_export.outputs.names import SCORES
-from amp_export.outputs.scratch import is_temporary, translate_os_errors
-from amp_export.outputs.staging import is_ours, replace_text
+from amp_export.outputs.scratch import translate_os_errors
+from amp_export.outputs.staging import entries_of, is_ours, replace_text
 from amp_export.progress import Progress
 from amp_export.sweeping.page import to_html
 from amp_export.sweeping.points import Point
@@ -51,9 +50,7 @@ def open_place(output: Path, command: str, *, resume: bool, overwrite: bool) -> 
     Raises:
         OutputError: The directory holds something else, or an earlier table with neither `resume` nor `overwrite`.
     """
-    if output.is_symlink() or (output.exists() and not output.is_dir()):
-        raise OutputError(f"{output} exists and is not a directory.\nChoose another --output.")
-    names = sorted(entry.name for entry in output.iterdir() if not is_temporary(entry.name)) if output.is_dir() else []
+    names = entries_of(output)
     if not names:
         return None
     other = next((each for each in COMMANDS if each != command and table_file(output, each).is_file()), None)
@@ -116,8 +113,7 @@ def shared_options(
     }
     for own in ("ratio", "criterion", "scores", "plan"):
         del content[f"prune.{own}"]
-    shared: Mapping[str, Any] = decode_json(json.dumps(content, default=str))
-    return shared
+    return as_read_back(content)
 
 
 @contextmanager

@@ -16,16 +16,13 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from typer.testing import CliRunner
 
 from amp_export.api.prune import prune
 from amp_export.api.recover import recover
 from amp_export.architectures import ModelConfig
 from amp_export.checkpoints.loading import load_model
 from amp_export.checkpoints.reading import open_checkpoint
-from amp_export.cli import app
 from amp_export.errors import AmpExportError, OutputError
 from amp_export.options import CriterionName, Uniform
 from amp_export.outputs.manifest import Manifest, RewriteKind
@@ -40,14 +37,9 @@ from amp_export.reporting.report import Report
 from amp_export.verb_options import PruneOptions, RecoverOptions
 from tests.support import sample_reports
 from tests.support.lopsided import lopsided_plan
+from tests.support.recovering import files, pruned_output, run, weights
 from tests.support.shared import Converted
 from tests.support.tiny_models import save_tiny_model, save_tiny_output, save_tiny_tokenizer
-
-RUN = CliRunner()
-
-
-def run(*words: object) -> Any:
-    return RUN.invoke(app, [str(word) for word in words])
 
 
 @pytest.fixture(scope="module")
@@ -63,22 +55,12 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def pruned(tiny_llama: Path, text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An output with a pruned checkpoint; nothing may change it."""
-    output = tmp_path_factory.mktemp("pruned") / "out"
-    prune(tiny_llama, output, PruneOptions(ratio=0.3, snap=1, calibration=text, compensate=False))
-    return output
+    return pruned_output(tiny_llama, text, tmp_path_factory.mktemp("pruned"))
 
 
 @pytest.fixture
 def output(pruned: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(pruned, tmp_path / "out"))
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
-
-
-def weights(output: Path) -> dict[str, torch.Tensor]:
-    return load_file(output / "pruned/model.safetensors")
 
 
 def options(text: Path, **others: Any) -> RecoverOptions:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from amp_export.architectures import Kind
 from amp_export.inputs.arrays import SampleArrays
 from amp_export.inputs.batches import Batch, text_batches, tokenize
-from amp_export.inputs.windows import cut_windows, spread, window_length
+from amp_export.inputs.windows import cut_windows, spread_within, window_length
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -53,7 +53,7 @@ def fitting_batches(
         length = _window_length(config, token_ids)
         rows: Sequence[Sequence[int]] = cut_windows(token_ids, length, limit=max(tokens // length, 1))
     else:
-        rows = spread(token_ids, max(tokens * len(token_ids) // max(sum(map(len, token_ids)), 1), 1))
+        rows = spread_within(token_ids, tokens, size=len)
     return text_batches(model, config, rows)
 
 

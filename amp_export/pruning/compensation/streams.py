@@ -72,8 +72,7 @@ def record_calls(model: PreTrainedModel, config: ModelConfig, batches: Iterable[
             calls.clear()
             base_model(**batch.inputs)
             hidden_bsh = calls[0][0]
-            mask_bs = batch.read_mask if batch.read_mask is not None else torch.ones(hidden_bsh.shape[:2])
-            places_t = mask_bs.flatten().nonzero().squeeze(1)
+            places_t = batch.places(hidden_bsh.shape[:2])
             recorded.append(StreamBatch(hidden_bsh, tuple(call for _, call in calls), places_t, kinds[0]))
     return recorded
 

@@ -1,0 +1,34 @@
+"""What tests of recovery share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from amp_export import prune
+from amp_export.cli import app
+from amp_export.verb_options import PruneOptions
+
+RUN = CliRunner()
+
+
+def run(*words: object) -> Any:
+    return RUN.invoke(app, [str(word) for word in words])
+
+
+def pruned_output(dense: Path, text: Path, folder: Path) -> Path:
+    """An output with a pruned checkpoint."""
+    prune(dense, folder / "out", PruneOptions(ratio=0.3, snap=1, calibration=text, compensate=False))
+    return folder / "out"
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def weights(output: Path) -> dict[str, torch.Tensor]:
+    return load_file(output / "pruned/model.safetensors")
