@@ -22,6 +22,9 @@ MARKERS = {"dense": "o", "pruned": "D"}
 EDGE = 1.6
 """End of the time axis, as a multiple of the larger 90th percentile: outliers must not compress the rest."""
 
+INTERVAL_EDGE = 2.0
+"""End of the speedup axis, as a multiple of the largest speedup: of two launches an interval may end at a million."""
+
 SHOWN_SAMPLES = 400
 """Maximum number of points per distribution; of more samples, every second, third, ... is drawn."""
 
@@ -70,21 +73,24 @@ def _distribution(axes: Axes, row: int, subject: str, samples: Sequence[float], 
 def speedup_picture(benchmark: AnyBenchmark, name: str) -> Picture:
     """Draw the speedup of every phase of every workload, with its interval."""
     results = [(label, result) for label, _, result in timed(benchmark)]
+    limit = INTERVAL_EDGE * max(1.0, *(result.speedup for _, result in results))
     with drawing(44 * len(results) + 90) as figure:
         axes = figure.subplots()
         axes.axvline(1, color=INK, linestyle="--", linewidth=1.4)
         for row, (label, result) in enumerate(results):
             low, high = result.interval
-            axes.plot([low, high], [row] * 2, color=PRUNED, linewidth=2.4, marker="|", markersize=11)
+            ends = [max(low, 0.0), min(high, limit)]
+            axes.plot(ends, [row] * 2, color=PRUNED, linewidth=2.4)
+            axes.scatter(ends[:1], [row], marker="|", s=120, color=PRUNED)
+            axes.scatter(ends[1:], [row], marker="|" if high <= limit else ">", s=120, color=PRUNED)
             axes.plot([result.speedup], [row], marker="D", color=PRUNED, markersize=8)
             said = f"{label}: x {result.speedup:.2f} [{low:.2f}, {high:.2f}]"
             write_above(axes, row - 0.3, said)
         axes.set_ylim(len(results) - 0.4, -0.8)
         axes.set_yticks([])
         axes.spines.left.set_visible(False)
-        # a single launch has no interval: its ends are 0 and infinity
-        ends = [end for _, result in results for end in (result.speedup, *result.interval) if 0 < end < math.inf]
-        axes.set_xlim(min(0.95, *ends) - 0.03, max(1.05, *ends) + 0.03)
+        shown = [min(end, limit) for _, result in results for end in (result.speedup, *result.interval)]
+        axes.set_xlim(min(0.95, *shown) - 0.03, max(1.05, *shown) + 0.03)
         axes.set_xlabel("dense time over pruned time; dashed: no speedup")
         return to_picture(
             figure,

@@ -49,6 +49,9 @@ STYLE: Mapping[str, Any] = {
     "ytick.labelsize": 12,
     "legend.fontsize": 12,
     "legend.frameon": False,
+    # a factor or an offset of all ticks would be written over the label of the axis
+    "axes.formatter.limits": [-99, 99],
+    "axes.formatter.useoffset": False,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "hatch.linewidth": 0.8,
