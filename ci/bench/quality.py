@@ -5,7 +5,8 @@
 The model is pruned by each method, through the command line, and measured: perplexity of two texts, four tasks, and how
 much its own text repeats. A row that was measured is kept in the work directory. It is not measured again unless its
 options, the data, the model, the extent or the version of amp-export have changed, or --again names it. The page is
-written from the rows that are there.
+written from the rows that are there. Two runs can share a work directory, each with other names after --only, and with
+OMP_NUM_THREADS=1 two cores measure more in the same time; times are then of one thread.
 """
 
 from __future__ import annotations

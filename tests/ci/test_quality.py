@@ -171,6 +171,7 @@ def make_row(*, loss: float, wrong: int, removed: float = 0.0, text: str = "It w
         shown=generation,
         evaluation_seconds=10.0,
         machine="A machine, 2 cores",
+        threads=2,
         packages={"torch": "2.9"},
     )
 
@@ -205,7 +206,7 @@ def test_the_page_shows_what_is_there_and_names_what_is_not() -> None:
     assert "    # and a heading" in text.splitlines()
     missing = text.split("Not measured yet: ")[1].splitlines()[0]
     assert [name.strip("`.") for name in missing.split(", ")] == [name for name in METHODS if name not in rows]
-    assert "A machine, 2 cores, with torch 2.9" in text
+    assert "A machine, 2 cores, torch with 2 threads, with torch 2.9" in text
 
 
 def test_a_full_page_has_a_row_for_every_method() -> None:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from bench.pruning_quality.methods import DENSE, MAIN, Method, words
+from bench.pruning_quality.methods import DENSE, MAIN, METHODS, Method, words
 from bench.pruning_quality.splitting import Split
 
 from amp_export import __version__
@@ -31,7 +31,7 @@ from amp_export.evaluation.tasks import read_tasks
 from amp_export.hardware.machine import Machine
 from amp_export.inputs.texts import read_prompts
 from amp_export.outputs.manifest import Manifest, package_versions
-from amp_export.outputs.names import PRUNED
+from amp_export.outputs.names import PRUNED, SCORES
 from amp_export.recovery.devices import choose_device, move
 
 if TYPE_CHECKING:
@@ -81,12 +81,14 @@ class Made:
         removed: Share of the dense model's parameters that was removed.
         pruning_seconds: Seconds of the command that prunes; None for the dense model.
         recovery_seconds: Seconds of the command that trains; None if the model is not trained.
+        reused_scores: Whether it was not scored, since another method's scores were used again.
     """
 
     parameters: int
     removed: float = 0.0
     pruning_seconds: float | None = None
     recovery_seconds: float | None = None
+    reused_scores: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ class Row:
         shown: What is written after `SHOWN_PROMPTS`; None for methods whose texts the page does not show.
         evaluation_seconds: Seconds of measuring.
         machine: The machine that measured it.
+        threads: Threads of torch.
         packages: Versions of the packages that computed it.
         schema: Version of this format.
     """
@@ -112,6 +115,7 @@ class Row:
     shown: GenerationResult | None
     evaluation_seconds: float
     machine: str
+    threads: int
     packages: Mapping[str, str] = field(default_factory=dict)
     schema: int = SCHEMA
 
@@ -155,6 +159,16 @@ class Bench:
         digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
         return self.folder / "rows" / f"{method.name}-{digest[:12]}.json"
 
+    def scores_file(self, method: Method) -> Path:
+        """Return where the scores of a method are kept."""
+        return self.folder / "scores" / self.row_file(method).with_suffix(".safetensors").name
+
+    def kept_scores(self, method: Method) -> Path | None:
+        """Return the scores that a method can use again, if they are kept."""
+        source = next((each for each in METHODS if each.name == method.scores_of), None)
+        file = None if source is None else self.scores_file(source)
+        return file if file is not None and file.is_file() else None
+
     def kept_row(self, method: Method) -> Row | None:
         """Return the row of a method if it was measured."""
         file = self.row_file(method)
@@ -169,7 +183,9 @@ class Bench:
         partial.replace(file)
 
 
-def commands(method: Method, model: str, output: Path, calibrations: Sequence[Path]) -> list[list[str]]:
+def commands(
+    method: Method, model: str, output: Path, calibrations: Sequence[Path], *, scores: Path | None = None
+) -> list[list[str]]:
     """Return the commands that make the model of a method, without `amp-export`; none for the dense model.
 
     Args:
@@ -177,11 +193,13 @@ def commands(method: Method, model: str, output: Path, calibrations: Sequence[Pa
         model: The model to prune.
         output: The output directory.
         calibrations: Calibration files by seed.
+        scores: Scores to use again; by default the model is scored.
     """
     if not method.pruning:
         return []
     calibration = [] if method.seed is None else ["--calibration", str(calibrations[method.seed])]
-    pruning = ["prune", "--model", model, *words(method.pruning), *calibration, "--output", str(output)]
+    scoring = [] if scores is None else ["--scores", str(scores)]
+    pruning = ["prune", "--model", model, *words(method.pruning), *calibration, *scoring, "--output", str(output)]
     return [pruning, *([["recover", str(output), *words(method.recovery)]] if method.recovery else [])]
 
 
@@ -206,15 +224,21 @@ def run_method(method: Method, bench: Bench, progress: Progress) -> Row:
         return evaluate(method.name, bench.checkpoint, made, bench, progress)
     output = bench.folder / "outputs" / method.name
     output.parent.mkdir(parents=True, exist_ok=True)
-    seconds = []
-    for command in commands(method, bench.model, output, bench.split.calibrations):
+    seconds, scores = [], bench.kept_scores(method)
+    for command in commands(method, bench.model, output, bench.split.calibrations, scores=scores):
         progress.note(command_line("amp-export", *command))
         started = time.perf_counter()
         amp_export([*command, *(["--overwrite"] if command[0] == "prune" else [])])
         seconds.append(time.perf_counter() - started)
     plan = Manifest.load(output).plan
     assert plan is not None
-    row = evaluate(method.name, output / PRUNED, Made(plan.parameters_after, plan.achieved, *seconds), bench, progress)
+    pruning, recovery = (*seconds, None)[:2]
+    made = Made(plan.parameters_after, plan.achieved, pruning, recovery, reused_scores=scores is not None)
+    row = evaluate(method.name, output / PRUNED, made, bench, progress)
+    if any(each.scores_of == method.name for each in METHODS):
+        file = bench.scores_file(method)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(output / SCORES, file)
     if not bench.keep:
         shutil.rmtree(output)
     return row
@@ -266,5 +290,6 @@ def evaluate(name: str, path: Path, made: Made, bench: Bench, progress: Progress
         shown=shown,
         evaluation_seconds=time.perf_counter() - started,
         machine=str(Machine.here()),
+        threads=torch.get_num_threads(),
         packages=package_versions(),
     )

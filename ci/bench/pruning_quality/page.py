@@ -14,6 +14,9 @@ from amp_export.evaluation.estimates import Estimate
 from amp_export.evaluation.measuring import Differences, Measured, compare
 from amp_export.evaluation.pairs import Change, Difference, PerplexityDifference
 
+REUSED = "+ scoring"
+"""Follows a time in which the model was not scored."""
+
 MARK = r"\*"
 """Marks a verdict that its interval leaves open."""
 
@@ -47,7 +50,8 @@ GENERATION = (
     "## Generated text and time",
     "Greedy texts of at most {new_tokens} tokens after the instructions of rows 1990 to 1999: the share of adjacent\n"
     "pairs of tokens that are distinct, and of sequences of four tokens that repeat an earlier one. *Pruning* is the\n"
-    "time of the whole command, *training* that of `recover`.",
+    "time of the whole command, *training* that of `recover`; *{reused}* was spared, since a row above scores in the\n"
+    "same way.",
     "| method | distinct 2-grams | repeated 4-grams | parameters | pruning | training |",
     "| --- | ---: | ---: | ---: | ---: | ---: |",
 )
@@ -114,7 +118,9 @@ def write(rows: Mapping[str, Row], about: About) -> str:
         ),
         _section(PERPLEXITY, (_perplexity_cells(*each, dense) for each in present)),
         _tasks(present, dense),
-        _section(GENERATION, (_generation_cells(*each) for each in present), new_tokens=extent.new_tokens),
+        _section(
+            GENERATION, (_generation_cells(*each) for each in present), new_tokens=extent.new_tokens, reused=REUSED
+        ),
         *([_texts(dense, rows[MAIN.name])] if MAIN.name in rows else []),
         _commands((method for method, _ in present), about),
         _missing(rows),
@@ -182,11 +188,15 @@ def _task_cells(method: Method, row: Row, dense: Row, names: Iterable[str]) -> I
 def _generation_cells(method: Method, row: Row) -> list[str]:
     written, made = row.measured.generation, row.made
     assert written is not None
+    times = (
+        (made.pruning_seconds, f" {REUSED}" if made.reused_scores else ""),
+        (made.recovery_seconds, ""),
+    )
     return [
         method.title,
         *("" if each is None else f"{each.value:.3f}" for each in (written.distinct_bigrams, written.repeated_4grams)),
         f"{made.parameters / 1e6:,.1f} M",
-        *("" if each is None else f"{each:,.0f} s" for each in (made.pruning_seconds, made.recovery_seconds)),
+        *("" if each is None else f"{each:,.0f} s{more}" for each, more in times),
     ]
 
 
@@ -229,7 +239,8 @@ def _measured_on(rows: Iterable[Row]) -> str:
     versions = "; ".join(
         dict.fromkeys(", ".join(f"{name} {version}" for name, version in row.packages.items()) for row in rows)
     )
-    return f"Measured on {machines}, with {versions}.\n"
+    threads = " or ".join(str(count) for count in sorted({row.threads for row in rows}))
+    return f"Measured on {machines}, torch with {threads} threads, with {versions}.\n"
 
 
 def _differences(row: Row, dense: Row) -> tuple[Differences, PerplexityDifference | None]:
