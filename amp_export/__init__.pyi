@@ -53,7 +53,7 @@ from .verb_options import DeviceOptions as DeviceOptions
 from .verb_options import DoctorOptions as DoctorOptions
 from .verb_options import EvaluateOptions as EvaluateOptions
 from .verb_options import ExportOptions as ExportOptions
-from .verb_options import PlanSettings as PlanSettings
+from .verb_options import PlanChoices as PlanChoices
 from .verb_options import PruneOptions as PruneOptions
 from .verb_options import RecoverOptions as RecoverOptions
 from .verb_options import SweepOptions as SweepOptions

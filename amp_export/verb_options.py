@@ -32,33 +32,26 @@ class PlanChoices:
     Attributes:
         criterion: What importance is; by default `obs` for decoders without experts, and the paper's for other models
             and with the paper's allocation.
-        allocation: How the budget is divided between attention heads and neurons.
+        allocation: How the budget is divided between attention heads and neurons, and between layers; by default by
+            divergence, where that can be measured.
         heads: Which attention heads may be pruned.
         snap: Keep a multiple of this many neurons; by default the target's multiple; for the paper's rule 1, or 8 with
             experts.
         target: The device whose kernels the widths should suit; it decides the default of `snap`.
-        heads_per_layer: Whether all layers keep the same number of heads.
-        neurons_per_layer: Whether all layers keep the same number of neurons.
+        one_width: Whether all layers keep the same numbers of heads and neurons, so that a stock class has them.
+        heads_per_layer: Whether all layers keep the same number of heads; by default if the budget is not allocated by
+            divergence, or `one_width` asks for it.
+        neurons_per_layer: Whether all layers keep the same number of neurons; the same default.
     """
 
     criterion: CriterionName | None = None
-    allocation: Allocation = Allocation.BALANCED
+    allocation: Allocation | None = None
     heads: HeadPolicy = HeadPolicy.AUTO
     snap: int | None = None
     target: TargetName = TargetName.CPU
-    heads_per_layer: PerLayer = PerLayer.UNIFORM
-    neurons_per_layer: PerLayer = PerLayer.UNIFORM
-
-
-@dataclass(frozen=True)
-class PlanSettings(PlanChoices):
-    """The requested plan.
-
-    Attributes:
-        ratio: Share of all parameters to remove.
-    """
-
-    ratio: float
+    one_width: bool = False
+    heads_per_layer: PerLayer | None = None
+    neurons_per_layer: PerLayer | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,22 +79,6 @@ class PruneOptions(PlanChoices):
     compensate: bool = True
     fitting_tokens: int = 16_384
     allow_pickle: bool = False
-
-    @property
-    def settings(self) -> PlanSettings | None:
-        """The requested plan; None if there is no ratio."""
-        if self.ratio is None:
-            return None
-        return PlanSettings(
-            self.ratio,
-            criterion=self.criterion,
-            allocation=self.allocation,
-            heads=self.heads,
-            snap=self.snap,
-            target=self.target,
-            heads_per_layer=self.heads_per_layer,
-            neurons_per_layer=self.neurons_per_layer,
-        )
 
     @property
     def without_effect(self) -> tuple[str, ...]:

@@ -84,7 +84,8 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Conve
     def write(folder: Path, model_type: str) -> None:
         overrides = {"num_hidden_layers": 1, **OVERRIDES.get(model_type, {})}
         checkpoint = save_tiny_model(folder / "checkpoint", model_type, **overrides)
-        command = ["--to", "onnx", "--model", checkpoint, "--ratio", "0.1", "--snap", "1", "--threads", "1"]
+        command = ["--to", "onnx", "--model", checkpoint, "--ratio", "0.1", "--snap", "1", "--one-width"]
+        command += ["--threads", "1"]
         command += ["--calibration", save_tiny_samples(checkpoint), "--output", folder / "out", "--json"]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(benchmark_rounds, "read_bandwidth", lambda _: machine.read_bandwidth(1, buffer_bytes=1 << 20))

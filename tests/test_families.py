@@ -36,8 +36,8 @@ from amp_export.pruning.reload_check import Claim, expect, prove_reloads
 from amp_export.pruning.rewriting import rewrite
 from amp_export.pruning.saving import save_pruned
 from amp_export.pruning.scores import Scores
+from amp_export.pruning.settings import PlanSettings
 from amp_export.pruning.slicing import prune_module
-from amp_export.verb_options import PlanSettings
 from tests.support.family_runner import mask, measured_scores, run
 from tests.support.tiny_models import save_tiny_model, save_tiny_tokenizer
 

@@ -27,6 +27,7 @@ from amp_export.outputs.staging import is_ours
 from amp_export.progress import Progress, Silent
 from amp_export.pruning.candidates import Candidate
 from amp_export.pruning.criteria import choose_criterion
+from amp_export.pruning.defaults import choose_plan_settings
 from amp_export.pruning.dry_run import possible_candidates
 from amp_export.pruning.request import PruneRequest
 from amp_export.reporting.files import open_output
@@ -124,9 +125,8 @@ def _legal_ratios(checkpoint: Checkpoint, options: PruneOptions) -> tuple[float,
     found: dict[tuple[Candidate, ...], float] = {}
     refusal: RatioError | None = None
     for percent in range(1, 100):
-        settings = replace(options, ratio=percent / 100).settings
-        assert settings is not None
         try:
+            settings = choose_plan_settings(checkpoint.config, percent / 100, options)
             found.setdefault(possible_candidates(checkpoint.raw_config, checkpoint.config, settings), percent / 100)
         except RatioError as error:
             refusal = refusal or error

@@ -32,15 +32,11 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Show what a ratio would keep, which class can express it, what loads it, and whether it fits on a device."""
-    from dataclasses import asdict
-
     from amp_export.cli.console import ConsoleProgress, print_json
     from amp_export.cli.show_diagnosis import show_diagnosis
     from amp_export.doctor.diagnose import diagnose
-    from amp_export.verb_options import PlanSettings
 
-    settings = PlanSettings(ratio, **asdict(choices))
-    diagnosis = diagnose(model, settings, options, revision=revision, progress=ConsoleProgress(console))
+    diagnosis = diagnose(model, ratio, choices, options, revision=revision, progress=ConsoleProgress(console))
     if as_json:
         print_json(diagnosis.to_json())
     else:

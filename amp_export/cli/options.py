@@ -101,10 +101,11 @@ _PLAN_CHOICES = {
         ),
     ],
     "allocation": Annotated[
-        Allocation,
+        Allocation | None,
         typer.Option(
-            help="Meet the parameter budget (balanced), also by what each layer is measured to cost (kl), or apply the "
-            "paper's rule as published (paper)."
+            help="Meet the parameter budget by what each layer is measured to cost (kl), by importance alone "
+            "(balanced), or apply the paper's rule as published (paper).  [default: kl for decoders without experts, "
+            "otherwise balanced]"
         ),
     ],
     "heads": Annotated[
@@ -121,14 +122,28 @@ _PLAN_CHOICES = {
         TargetName,
         typer.Option("--target", metavar="DEVICE", help=f"Device that the widths should suit: {_TARGETS}."),
     ],
+    "one_width": Annotated[
+        bool,
+        typer.Option(
+            "--one-width",
+            help="Keep the same numbers of heads and neurons in every layer, so that stock classes and runtimes load "
+            "them.",
+        ),
+    ],
     "heads_per_layer": Annotated[
-        PerLayer,
-        typer.Option("--heads-per-layer", help="Keep the same number of heads in every layer, or allocate globally."),
+        PerLayer | None,
+        typer.Option(
+            "--heads-per-layer",
+            help="Keep the same number of heads in every layer, or allocate globally.  [default: global with "
+            "--allocation kl]",
+        ),
     ],
     "neurons_per_layer": Annotated[
-        PerLayer,
+        PerLayer | None,
         typer.Option(
-            "--neurons-per-layer", help="Keep the same number of neurons in every layer, or allocate globally."
+            "--neurons-per-layer",
+            help="Keep the same number of neurons in every layer, or allocate globally.  [default: global with "
+            "--allocation kl]",
         ),
     ],
 }

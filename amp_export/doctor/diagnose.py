@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,12 @@ from amp_export.options import HeadPolicy, PerLayer, TargetName, Uniform
 from amp_export.outputs.manifest import RewriteKind
 from amp_export.progress import Progress, Silent
 from amp_export.pruning.candidates import Candidate
+from amp_export.pruning.defaults import choose_plan_settings
 from amp_export.pruning.dry_run import check_texts, example_rewrite, layers_differ, possible_candidates, rehearse
-from amp_export.pruning.planning import choose_candidate, list_preferred, needs_scores
+from amp_export.pruning.planning import decide, list_preferred
 from amp_export.pruning.rewriting import MODELING_FILE, Rewrite
-from amp_export.verb_options import DoctorOptions, PlanSettings
+from amp_export.pruning.settings import PlanSettings
+from amp_export.verb_options import DoctorOptions, PlanChoices
 
 _CONFIG_ALONE = "No safetensors were found, so that neither weights nor tokenizer were checked."
 
@@ -119,7 +122,8 @@ def _option_json(option: Option) -> dict[str, Any]:
 
 def diagnose(
     model: str | Path,
-    settings: PlanSettings,
+    ratio: float,
+    choices: PlanChoices | None = None,
     options: DoctorOptions | None = None,
     *,
     revision: str | None = None,
@@ -133,7 +137,8 @@ def diagnose(
 
     Args:
         model: A hub id, a checkpoint directory, a `.gguf` file, or `demo`.
-        settings: Settings of the plan.
+        ratio: Share of all parameters to remove.
+        choices: Rules by which a plan is made.
         options: All other options.
         revision: A branch, a tag or a commit of a repository on the hub; by default, its main branch.
         progress: Shows the download of a model.
@@ -144,16 +149,18 @@ def diagnose(
         RequestError: The model does not exist, is damaged or is not supported, or the limits do not apply to it or to
             the target.
     """
-    options = options or DoctorOptions()
+    choices, options = choices or PlanChoices(), options or DoctorOptions()
     source = resolve_model(model, revision=revision, on_status=(progress or Silent()).note)
     raw_config, config, is_complete = _read(source.path)
+    settings = choose_plan_settings(config, ratio, choices, pad=options.uniform is Uniform.PAD)
     refuse_limits(config, settings.target, max_batch=options.max_batch, max_context=options.max_context)
     candidates = possible_candidates(raw_config, config, settings)
     has_end_token = read_generation(raw_config, source.path).get("eos_token_id") is not None
     context = _DiagnosisContext(raw_config, config, options.uniform, has_end_token)
     ways = {each: context.option(each, settings) for each in candidates}
     rehearse(source.path, [way.rewrite for way in ways.values()])
-    chosen = None if needs_scores(settings) else ways[choose_candidate(config, settings, candidates)]
+    decided = decide(config, settings, candidates)
+    chosen = None if decided is None else ways[decided]
     likely = [chosen] if chosen else [ways[each] for each in list_preferred(candidates, settings.heads)]
     return Diagnosis(
         model=source.asked,
@@ -229,9 +236,8 @@ class _DiagnosisContext:
 
     def verdicts(self, settings: PlanSettings, candidates: Sequence[Candidate]) -> tuple[Verdict, ...]:
         """Return each runtime's verdict on the options that pruning may choose."""
-        taken = list_preferred(candidates, settings.heads)
-        if not needs_scores(settings):
-            taken = [choose_candidate(self.config, settings, candidates)]
+        decided = decide(self.config, settings, candidates)
+        taken = list_preferred(candidates, settings.heads) if decided is None else [decided]
         choices = [self._choice(candidate, settings) for candidate in taken]
         return tuple(judge(runtime, choices) for runtime in RUNTIMES)
 
@@ -257,14 +263,15 @@ class _DiagnosisContext:
 
     def _choice(self, candidate: Candidate, settings: PlanSettings) -> Choice:
         found = self.rewrite(candidate, settings)
-        outcome = self._outcome(found, candidate, settings)
-        if found.kind is not RewriteKind.RESIZED_CLASS:
-            return Choice(candidate.heads, outcome)
-        try:
-            padded = self.rewrite(candidate, settings, pad=True)
-        except PlanError:
-            return Choice(candidate.heads, outcome)
-        return Choice(candidate.heads, outcome, self._outcome(padded, candidate, settings))
+        others = {}
+        if layers_differ(self.config, candidate, settings):
+            alike = replace(settings, heads_per_layer=PerLayer.UNIFORM, neurons_per_layer=PerLayer.UNIFORM)
+            others["--one-width"] = self._outcome(self.rewrite(candidate, alike), candidate, alike)
+        if found.kind is RewriteKind.RESIZED_CLASS:
+            with suppress(PlanError):
+                padded = self.rewrite(candidate, settings, pad=True)
+                others["--uniform pad"] = self._outcome(padded, candidate, settings)
+        return Choice(candidate.heads, self._outcome(found, candidate, settings), others)
 
     def _outcome(self, found: Rewrite, candidate: Candidate, settings: PlanSettings) -> Outcome:
         spreads_heads = settings.heads_per_layer is PerLayer.GLOBAL and candidate.heads is not HeadPolicy.NONE

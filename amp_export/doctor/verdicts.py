@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from amp_export.doctor.rules import Loader, Outcome, Status, Support
 from amp_export.options import HeadPolicy
@@ -46,12 +46,12 @@ class Choice:
     Attributes:
         heads: Kind of heads that it removes.
         outcome: The pruned model.
-        padded: The pruned model with --uniform pad, if that differs.
+        others: The pruned model with further options, by those, the better one first.
     """
 
     heads: HeadPolicy
     outcome: Outcome
-    padded: Outcome | None = None
+    others: Mapping[str, Outcome] = field(default_factory=dict)
 
 
 def judge(runtime: Loader, choices: Sequence[Choice]) -> Verdict:
@@ -78,10 +78,10 @@ def judge(runtime: Loader, choices: Sequence[Choice]) -> Verdict:
 
 def _judge_choice(runtime: Loader, choice: Choice) -> Verdict:
     verdict = _judge_outcome(runtime, choice.outcome)
-    if verdict.loads or choice.padded is None:
+    if verdict.loads:
         return verdict
-    padded = _judge_outcome(runtime, choice.padded)
-    return _with(padded, "--uniform pad", verdict) if padded.loads else verdict
+    others = {option: _judge_outcome(runtime, outcome) for option, outcome in choice.others.items()}
+    return next((_with(other, option, verdict) for option, other in others.items() if other.loads), verdict)
 
 
 def _judge_outcome(runtime: Loader, outcome: Outcome) -> Verdict:

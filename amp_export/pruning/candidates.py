@@ -16,8 +16,7 @@ from amp_export.errors import PlanError, RatioError
 from amp_export.options import Allocation, HeadPolicy
 from amp_export.pruning.costs import ModelCosts
 from amp_export.pruning.rewriting import is_stock
-from amp_export.pruning.settings import RATIO_TOLERANCE, neuron_multiple
-from amp_export.verb_options import PlanSettings
+from amp_export.pruning.settings import RATIO_TOLERANCE, PlanSettings, neuron_multiple
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,18 @@ neurons and one for key/value groups, which HiGHS solves to within 0.1 % of the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from amp_export.architectures import Kind, LayerWidths, ModelConfig
 from amp_export.errors import PlanError, RatioError
-from amp_export.options import HeadPolicy, PerLayer
+from amp_export.options import CriterionName, HeadPolicy, PerLayer
 from amp_export.pruning.costs import ModelCosts
+from amp_export.pruning.criteria import find_criterion
 from amp_export.pruning.sensitivity import group_importance
-from amp_export.verb_options import PlanSettings
+from amp_export.pruning.settings import PlanSettings, neuron_multiple
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,14 +38,21 @@ SECONDS = 60.0
 """Time after which the best solution so far is taken."""
 
 
+def obstacle(config: ModelConfig) -> str | None:
+    """Return what keeps a model's budget from being allocated by divergence, or None."""
+    if config.architecture.mlp.has_experts:
+        return "has experts"
+    return None if config.architecture.kind is Kind.DECODER else "does not predict the next token"
+
+
 def check_measurable(config: ModelConfig, settings: PlanSettings) -> None:
     """Raise an error if the budget cannot be allocated by divergence.
 
     Raises:
         PlanError: The model is no decoder, or has experts; or the settings need divergences that are not measured.
+        RatioError: Layers that may differ cannot meet the budget.
     """
-    if config.architecture.kind is not Kind.DECODER or config.architecture.mlp.has_experts:
-        what = "has experts" if config.architecture.mlp.has_experts else "does not predict the next token"
+    if what := obstacle(config):
         raise PlanError(
             f"--allocation kl compares what a decoder predicts without a part of a layer, but this model {what}.\n"
             "Use --allocation balanced."
@@ -58,6 +67,28 @@ def check_measurable(config: ModelConfig, settings: PlanSettings) -> None:
             "--allocation kl allocates neurons before heads, so that --heads-per-layer global needs "
             "--neurons-per-layer global.\nAdd it, or leave --heads-per-layer out."
         )
+    if settings.neurons_per_layer is PerLayer.GLOBAL and settings.ratio > (possible := largest_ratio(config, settings)):
+        raise RatioError(
+            f"Ratio {settings.ratio:g} would leave too little of each layer: at most "
+            f"{math.floor(possible * 1e4) / 1e4} can be allocated by divergence, which leaves a third of each layer.\n"
+            "Ask for less, or use --one-width.",
+            nearest=possible,
+        )
+
+
+def largest_ratio(config: ModelConfig, settings: PlanSettings) -> float:
+    """Return the largest share of all parameters that can be removed if layers differ."""
+    dense, parameters = config.widths, ModelCosts.of(config)
+    neurons = _removable(dense.neurons, neuron_multiple(settings, config))[-1]
+    group = parameters.key_value_head + dense.query_group * parameters.query_head
+    return (neurons * parameters.neuron + _most_groups(config, settings) * group) / parameters.total
+
+
+def _most_groups(config: ModelConfig, settings: PlanSettings) -> int:
+    """Return the largest number of key/value groups that may be removed from a layer."""
+    groups = config.num_key_value_heads
+    prunes_groups = settings.heads in (HeadPolicy.GROUPS, HeadPolicy.AUTO)
+    return min(round(groups * MOST_REMOVED), groups - 1) if prunes_groups else 0
 
 
 @dataclass(frozen=True)
@@ -73,28 +104,69 @@ class LayerCosts:
     groups: Floats
 
 
-def layer_costs(config: ModelConfig, scores: Scores) -> list[LayerCosts]:
-    """Return the cost curves of all layers, from importance and measured divergences."""
-    sensitivity = scores.sensitivity
+@dataclass(frozen=True)
+class Pricing:
+    """How costs follow from what was measured.
+
+    Attributes:
+        importance_share: How much of a layer's cost follows from its importance, and how much from its divergence; a
+            half is their geometric mean. Importance can tell layers apart if it is measured in the gradients' metric.
+        group_factor: What costs of key/value groups are multiplied by: several removals cost more than their sum.
+    """
+
+    importance_share: float = 0.0
+    group_factor: float = 1.0
+
+
+def list_pricings(criterion: CriterionName, settings: PlanSettings) -> list[Pricing]:
+    """Return the pricings whose plans are worth a trial, the plain one first.
+
+    Args:
+        criterion: The criterion of the scores.
+        settings: The settings of the plan.
+    """
+    shares = (0.0, 0.5) if find_criterion(criterion).heads.trace is not None else (0.0,)
+    factors = (1.0, 2.0, 4.0) if settings.heads in (HeadPolicy.GROUPS, HeadPolicy.AUTO) else (1.0,)
+    return [Pricing(share, factor) for share in shares for factor in factors]
+
+
+def layer_costs(config: ModelConfig, scores: Scores, pricing: Pricing | None = None) -> list[LayerCosts]:
+    """Return the cost curves of all layers, from importance and measured divergences.
+
+    Args:
+        config: The dense model's config.
+        scores: Importance, with divergences.
+        pricing: How costs follow from them; by default from divergences alone.
+    """
+    import numpy as np
+
+    sensitivity, pricing = scores.sensitivity, pricing or Pricing()
     assert sensitivity is not None
+    neurons = [_curve(layer) for layer in scores.neurons]
+    groups = [_curve(group_importance(config, layer))[:-1] for layer in scores.heads]
+    measured, told = np.asarray(sensitivity.neurons), np.asarray([curve[sensitivity.silenced] for curve in neurons])
+    if pricing.importance_share and told.sum() > 0:
+        told *= measured.sum() / told.sum()
+        measured = measured ** (1 - pricing.importance_share) * told**pricing.importance_share
     return [
         LayerCosts(
-            neurons=_curve(scores.neurons[number], at=sensitivity.silenced, divergence=sensitivity.neurons[number]),
-            groups=_curve(group_importance(config, scores.heads[number]), at=1, divergence=sensitivity.groups[number])[
-                :-1
-            ],
+            neurons=_scaled(neurons[number], at=sensitivity.silenced, to=float(measured[number])),
+            groups=_scaled(groups[number], at=1, to=pricing.group_factor * sensitivity.groups[number]),
         )
         for number in range(len(config.sites))
     ]
 
 
-def _curve(importance: Array, *, at: int, divergence: float) -> Floats:
-    """Return the cost of removing the least important units, [units + 1], which is known at one number of them."""
+def _curve(importance: Array) -> Floats:
+    """Return the summed squared importance of the least important units, by their number, [units + 1]."""
     import numpy as np
 
-    powers = np.sort(importance.astype(np.float64)) ** 2
-    curve = np.concatenate(([0.0], np.cumsum(powers)))
-    return curve * (divergence / curve[at]) if curve[at] > 0 else curve
+    return np.concatenate(([0.0], np.cumsum(np.sort(importance.astype(np.float64)) ** 2)))
+
+
+def _scaled(curve: Floats, *, at: int, to: float) -> Floats:
+    """Return a curve that has a certain value at one number of units; with a single group, nothing can be removed."""
+    return curve * (to / curve[at]) if at < len(curve) and curve[at] > 0 else curve
 
 
 def widths_cost(costs: Sequence[LayerCosts], config: ModelConfig, widths: Sequence[LayerWidths]) -> float:
@@ -106,70 +178,49 @@ def widths_cost(costs: Sequence[LayerCosts], config: ModelConfig, widths: Sequen
     )
 
 
-def cheapest_widths(
-    config: ModelConfig, costs: Sequence[LayerCosts], settings: PlanSettings, *, multiple: int
-) -> list[LayerWidths]:
+def cheapest_widths(config: ModelConfig, costs: Sequence[LayerCosts], settings: PlanSettings) -> list[LayerWidths]:
     """Return the widths of each layer that cost the least and remove at least the ratio of all parameters.
 
     Args:
         config: The dense model's config.
         costs: What removals cost, by layer.
-        settings: The ratio, whether groups may be removed, and whether from each layer the same number.
-        multiple: Each layer keeps a multiple of this many neurons, or all.
-
-    Raises:
-        RatioError: The budget cannot be met.
+        settings: The ratio, the multiple of neurons, whether groups may be removed, and whether from each layer the
+            same number. `check_measurable` has checked that the ratio can be met.
     """
-    dense = config.widths
-    prunes_groups = settings.heads in (HeadPolicy.GROUPS, HeadPolicy.AUTO)
-    most = min(round(dense.key_value_heads * MOST_REMOVED), dense.key_value_heads - 1) if prunes_groups else 0
+    counts = range(_most_groups(config, settings) + 1)
     if settings.heads_per_layer is PerLayer.GLOBAL:
-        return _solve(config, costs, range(most + 1), ratio=settings.ratio, multiple=multiple)
-    solved, refused = [], None
-    for count in range(most + 1):
-        try:
-            solved.append(_solve(config, costs, [count], ratio=settings.ratio, multiple=multiple))
-        except RatioError as error:
-            refused = error
-    if not solved:
-        assert refused is not None
-        raise refused
-    return min(solved, key=lambda widths: widths_cost(costs, config, widths))
+        solved = [_solve(config, costs, counts, settings)]
+    else:
+        solved = [_solve(config, costs, [count], settings) for count in counts]
+    return min(filter(None, solved), key=lambda widths: widths_cost(costs, config, widths))
 
 
 def _solve(
-    config: ModelConfig, costs: Sequence[LayerCosts], groups: Sequence[int], *, ratio: float, multiple: int
-) -> list[LayerWidths]:
-    """Return the cheapest widths.
+    config: ModelConfig, costs: Sequence[LayerCosts], groups: Sequence[int], settings: PlanSettings
+) -> list[LayerWidths] | None:
+    """Return the cheapest widths, or None if the budget cannot be met.
 
     Args:
         config: The dense model's config.
         costs: What removals cost, by layer.
         groups: Numbers of groups that may be removed from a layer.
-        ratio: Share of all parameters to remove.
-        multiple: Each layer keeps a multiple of this many neurons, or all.
-
-    Raises:
-        RatioError: The budget cannot be met.
+        settings: The ratio, and the multiple of neurons.
     """
     import numpy as np
     from scipy.optimize import Bounds, LinearConstraint, milp
     from scipy.sparse import block_diag, csr_array, vstack
 
     dense, parameters = config.widths, ModelCosts.of(config)
-    neurons = _removable(dense.neurons, multiple)
+    neurons = _removable(dense.neurons, neuron_multiple(settings, config))
     layers, groups = len(costs), list(groups)
     neuron = parameters.neuron / layers
     group = (parameters.key_value_head + dense.query_group * parameters.query_head) / layers
     cost = np.concatenate([np.concatenate((layer.neurons[neurons], layer.groups[groups])) for layer in costs])
     removed = np.tile([*(count * neuron for count in neurons), *(count * group for count in groups)], layers)
-    budget = ratio * parameters.total
-    if (possible := removed.reshape(layers, -1)[:, [len(neurons) - 1, -1]].sum()) < budget:
-        raise RatioError(
-            f"Ratio {ratio:g} would leave too little of each layer: at most {possible / parameters.total:.4f} can be "
-            "allocated by divergence, which leaves a third of each layer.\nAsk for less, or use --allocation balanced.",
-            nearest=possible / parameters.total,
-        )
+    # parameters are whole, and the largest ratio times their number is not quite
+    budget = settings.ratio * parameters.total - 0.5
+    if removed.reshape(layers, -1)[:, [len(neurons) - 1, -1]].sum() < budget:
+        return None
     once = [np.ones((1, len(neurons))), np.ones((1, len(groups)))] * layers
     rows = vstack((block_diag(once), csr_array(removed[None]))).tocsr()
     low = np.concatenate((np.ones(2 * layers), [budget]))

@@ -15,10 +15,10 @@ from amp_export.inputs.texts import Calibration
 from amp_export.options import Allocation, PerLayer
 from amp_export.pruning.allocation import check_allocatable
 from amp_export.pruning.candidates import Candidate, list_candidates
-from amp_export.pruning.criteria import check_criterion, choose_criterion
+from amp_export.pruning.criteria import check_criterion
 from amp_export.pruning.divergence import check_measurable
 from amp_export.pruning.rewriting import Rewrite, rewrite
-from amp_export.verb_options import PlanSettings
+from amp_export.pruning.settings import PlanSettings
 
 
 def possible_candidates(
@@ -31,7 +31,7 @@ def possible_candidates(
         PlanError: The settings do not fit the model.
     """
     candidates = list_candidates(raw_config, config, settings)
-    check_criterion(config, choose_criterion(config, settings))
+    check_criterion(config, settings.criterion)
     if settings.heads_per_layer is PerLayer.GLOBAL:
         check_allocatable(config, settings.heads)
     if settings.allocation is Allocation.KL:

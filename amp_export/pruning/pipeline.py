@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,11 +24,11 @@ from amp_export.progress import Progress
 from amp_export.pruning.compensation.results import Compensation
 from amp_export.pruning.compensation.samples import can_compensate, fitting_batches
 from amp_export.pruning.compensation.updating import prune_and_compensate
-from amp_export.pruning.criteria import choose_criterion, find_criterion
+from amp_export.pruning.criteria import find_criterion
 from amp_export.pruning.head_indices import renumber
 from amp_export.pruning.held_out import DenseRuns, compare_on, run_dense_on
 from amp_export.pruning.plan import Plan
-from amp_export.pruning.planning import make_plan
+from amp_export.pruning.planning import list_plans
 from amp_export.pruning.quality import Quality
 from amp_export.pruning.reload_check import ReloadProof, expect, prove_reload
 from amp_export.pruning.request import PruneRequest
@@ -36,8 +36,9 @@ from amp_export.pruning.rewriting import MODELING_FILE, Rewrite, rewrite
 from amp_export.pruning.saving import save_pruned
 from amp_export.pruning.scores import Scores, Sensitivity
 from amp_export.pruning.scoring import score_batches
-from amp_export.pruning.sensitivity import SENSITIVITY_TOKENS, measure_sensitivity
+from amp_export.pruning.sensitivity import SENSITIVITY_SHARE, SENSITIVITY_TOKENS, measure_sensitivity
 from amp_export.pruning.slicing import prune_module
+from amp_export.pruning.trials import TRIAL_SHARE, TRIAL_TOKENS, try_plans
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -220,7 +221,28 @@ def _plan(
     if request.settings.allocation is Allocation.KL and scores.sensitivity is None:
         scores = replace(scores, sensitivity=_measure_sensitivity(request, model, tokenizer, scores, progress))
     scores.save(folder / SCORES)
-    return make_plan(checkpoint.raw_config, checkpoint.config, scores, request.settings), scores.origin
+    plans = list_plans(checkpoint.raw_config, checkpoint.config, scores, request.settings)
+    return _choose(request, model, tokenizer, plans, progress), scores.origin
+
+
+def _choose(
+    request: PruneRequest,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    plans: Sequence[Plan],
+    progress: Progress,
+) -> Plan:
+    """Return the plan that changes predictions least, if there is text to try them on; otherwise the first."""
+    config, samples = request.checkpoint.config, request.calibration
+    if len(plans) == 1 or samples is None:
+        return plans[0]
+    tokens = min(TRIAL_TOKENS, request.fitting_tokens // TRIAL_SHARE)
+    batches = fitting_batches(model, config, tokenizer, samples, tokens=tokens)
+    with progress.step("Trying plans out") as advance:
+        divergences = try_plans(model, config, plans, batches, on_progress=advance)
+    best = min(range(len(plans)), key=divergences.__getitem__)
+    said = f"of {len(plans)} plans, this one diverges least: {divergences[best]:.3f} nats before compensation"
+    return replace(plans[best], reasons={**plans[best].reasons, "trial": said})
 
 
 def _measure_sensitivity(
@@ -232,7 +254,8 @@ def _measure_sensitivity(
 ) -> Sensitivity:
     config, samples = request.checkpoint.config, request.calibration
     assert samples is not None
-    batches = fitting_batches(model, config, tokenizer, samples, tokens=SENSITIVITY_TOKENS)
+    tokens = min(SENSITIVITY_TOKENS, request.fitting_tokens // SENSITIVITY_SHARE)
+    batches = fitting_batches(model, config, tokenizer, samples, tokens=tokens)
     with progress.step("Measuring what each layer costs") as advance:
         return measure_sensitivity(model, config, scores, batches, on_progress=advance)
 
@@ -243,7 +266,7 @@ def _score(
     config, given = request.checkpoint.config, request.calibration
     assert given is not None
     assert request.settings is not None
-    criterion = choose_criterion(request.checkpoint.config, request.settings)
+    criterion = request.settings.criterion
     if isinstance(given, SampleArrays):
         batches, origin = list(given.batches(model, config)), given.origin
     elif find_criterion(criterion).reads_texts:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +13,10 @@ from amp_export.options import Allocation, HeadPolicy, PerLayer
 from amp_export.pruning.allocation import allocate_heads, allocate_neurons
 from amp_export.pruning.candidates import Candidate, list_candidates
 from amp_export.pruning.costs import ModelCosts
-from amp_export.pruning.divergence import cheapest_widths, layer_costs, widths_cost
+from amp_export.pruning.divergence import cheapest_widths, layer_costs, list_pricings, widths_cost
 from amp_export.pruning.plan import LayerPlan, Plan, check_fit, removed_ratio
 from amp_export.pruning.scores import rank
-from amp_export.pruning.settings import RATIO_TOLERANCE, neuron_multiple
-from amp_export.verb_options import PlanSettings
+from amp_export.pruning.settings import RATIO_TOLERANCE, PlanSettings, neuron_multiple
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,6 +27,9 @@ IMPORTANCE_LOSS_TOLERANCE = 1.1
 """`auto` prefers candidates that meet the budget if their importance loss is at most this many times the smallest."""
 
 
+MOST_TRIALS = 4
+"""Candidates that divergences choose from, at most."""
+
 BALANCE_TOLERANCE = 0.1
 """Candidates that meet the budget are preferred if their imbalance exceeds the smallest by at most this much."""
 
@@ -36,6 +39,14 @@ def needs_scores(settings: PlanSettings) -> bool:
     return settings.allocation is Allocation.KL or (
         settings.heads is HeadPolicy.AUTO and settings.allocation is Allocation.BALANCED
     )
+
+
+def decide(config: ModelConfig, settings: PlanSettings, candidates: Sequence[Candidate]) -> Candidate | None:
+    """Return the candidate that is chosen whatever the scores are, or None if they choose."""
+    preferred = list_preferred(candidates, settings.heads)
+    if needs_scores(settings):
+        return preferred[0] if len(preferred) == 1 else None
+    return choose_candidate(config, settings, candidates)
 
 
 def choose_candidate(
@@ -50,11 +61,7 @@ def choose_candidate(
     legal = list_preferred(candidates, settings.heads)
     if settings.allocation is Allocation.KL:
         assert scores is not None
-        costs = layer_costs(config, scores)
-        return min(
-            (candidate for candidate in legal if candidate.heads is not HeadPolicy.WITHIN),
-            key=lambda candidate: widths_cost(costs, config, config.everywhere(candidate.widths)),
-        )
+        return cheapest_candidates(config, settings, candidates, scores)[0]
     if needs_scores(settings):
         assert scores is not None
         losses = {candidate: importance_loss(config, scores, candidate) for candidate in legal}
@@ -64,6 +71,17 @@ def choose_candidate(
     imbalances = {candidate: _imbalance(config, candidate) for candidate in legal}
     close = [candidate for candidate in legal if imbalances[candidate] <= BALANCE_TOLERANCE + min(imbalances.values())]
     return min(close, key=lambda candidate: (candidate.misses(settings.ratio), imbalances[candidate]))
+
+
+def cheapest_candidates(
+    config: ModelConfig, settings: PlanSettings, candidates: Sequence[Candidate], scores: Scores
+) -> list[Candidate]:
+    """Return the candidates whose divergence can be told, the cheapest first."""
+    costs = layer_costs(config, scores)
+    return sorted(
+        (each for each in list_preferred(candidates, settings.heads) if each.heads is not HeadPolicy.WITHIN),
+        key=lambda candidate: widths_cost(costs, config, config.everywhere(candidate.widths)),
+    )
 
 
 def list_preferred(candidates: Sequence[Candidate], heads: HeadPolicy) -> Sequence[Candidate]:
@@ -83,7 +101,40 @@ def make_plan(raw_config: Mapping[str, Any], config: ModelConfig, scores: Scores
     scores = share_importance(config, scores)
     candidates = list_candidates(raw_config, config, settings)
     chosen = choose_candidate(config, settings, candidates, scores)
-    widths = _spread(config, settings, chosen, scores)
+    reasons = _solved_reasons if _is_solved(settings) else functools.partial(_reasons, candidates, chosen)
+    return _plan(config, scores, settings, _spread(config, settings, chosen, scores), reasons)
+
+
+def list_plans(
+    raw_config: Mapping[str, Any], config: ModelConfig, scores: Scores, settings: PlanSettings
+) -> list[Plan]:
+    """Return the plans between which a trial can decide: the one of `make_plan`, and others if divergences decide.
+
+    Raises:
+        RatioError: No legal plan meets the ratio.
+        PlanError: The settings do not fit the model.
+    """
+    if settings.allocation is not Allocation.KL:
+        return [make_plan(raw_config, config, scores, settings)]
+    if _is_solved(settings):
+        priced = (layer_costs(config, scores, each) for each in list_pricings(scores.criterion, settings))
+        ways = {tuple(cheapest_widths(config, costs, settings)): _solved_reasons for costs in priced}
+    else:
+        candidates = list_candidates(raw_config, config, settings)
+        ways = {
+            tuple(config.everywhere(each.widths)): functools.partial(_reasons, candidates, each)
+            for each in cheapest_candidates(config, settings, candidates, scores)[:MOST_TRIALS]
+        }
+    return [_plan(config, scores, settings, widths, reasons) for widths, reasons in ways.items()]
+
+
+def _plan(
+    config: ModelConfig,
+    scores: Scores,
+    settings: PlanSettings,
+    widths: Sequence[LayerWidths],
+    reasons: Callable[[ModelConfig, PlanSettings, Sequence[LayerWidths]], dict[str, str]],
+) -> Plan:
     achieved = removed_ratio(config, widths)
     layers = tuple(
         keep_most_important(config, heads, neurons, layer)
@@ -102,9 +153,7 @@ def make_plan(raw_config: Mapping[str, Any], config: ModelConfig, scores: Scores
             "heads_per_layer": settings.heads_per_layer.value,
             "neurons_per_layer": settings.neurons_per_layer.value,
         },
-        reasons=_solved_reasons(config, settings, widths)
-        if _is_solved(settings)
-        else _reasons(config, settings, candidates, chosen),
+        reasons=reasons(config, settings, widths),
         notes=_notes(config, settings, achieved),
     )
 
@@ -118,8 +167,7 @@ def _spread(config: ModelConfig, settings: PlanSettings, chosen: Candidate, scor
     """Return the widths that each layer keeps: the same in all, or allocated across layers by importance."""
     layers = config.everywhere(chosen.widths)
     if _is_solved(settings):
-        multiple = neuron_multiple(settings, config)
-        return cheapest_widths(config, layer_costs(config, scores), settings, multiple=multiple)
+        return cheapest_widths(config, layer_costs(config, scores), settings)
     if settings.heads_per_layer is PerLayer.GLOBAL:
         spread = allocate_heads(config, scores.heads, chosen.heads, chosen.widths)
         layers = [config.fit(layer, site) for layer, site in zip(spread, config.sites, strict=True)]
@@ -202,8 +250,13 @@ def _imbalance(config: ModelConfig, candidate: Candidate) -> float:
 
 
 def _reasons(
-    config: ModelConfig, settings: PlanSettings, candidates: Sequence[Candidate], chosen: Candidate
+    candidates: Sequence[Candidate],
+    chosen: Candidate,
+    config: ModelConfig,
+    settings: PlanSettings,
+    widths: Sequence[LayerWidths],
 ) -> dict[str, str]:
+    del widths  # those of the candidate, on average
     dense, kept = config.widths, chosen.widths
     heads = {
         HeadPolicy.NONE: "every head is kept",

@@ -17,11 +17,13 @@ from amp_export.inputs.arrays import SUFFIXES, SampleArrays, check_arrays, no_sa
 from amp_export.inputs.texts import Calibration, load_calibration
 from amp_export.options import Uniform
 from amp_export.progress import Progress
+from amp_export.pruning.defaults import choose_plan_settings
 from amp_export.pruning.dry_run import check_texts, example_rewrite, possible_candidates, rehearse
 from amp_export.pruning.plan import Plan
 from amp_export.pruning.rewriting import Rewrite, rewrite
 from amp_export.pruning.scores import Scores
-from amp_export.verb_options import PlanSettings, PruneOptions
+from amp_export.pruning.settings import PlanSettings
+from amp_export.verb_options import PruneOptions
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,8 @@ def prepare(
     Raises:
         RequestError: The request is invalid.
     """
-    settings, plan, scores, pad = options.settings, options.plan, options.scores, options.uniform is Uniform.PAD
-    if (settings is None) == (plan is None):
+    plan, scores, pad = options.plan, options.scores, options.uniform is Uniform.PAD
+    if (options.ratio is None) == (plan is None):
         raise RequestError("Give either a ratio or a plan, not both: a plan defines how much is removed.")
     if unused := [f"--{name.replace('_', '-')}" for name in options.without_effect]:
         raise RequestError(
@@ -81,9 +83,10 @@ def prepare(
     checkpoint = open_checkpoint(source.path)
     check_known_fields(checkpoint.raw_config, checkpoint.config.architecture)
     given_plan = Plan.load(plan, checkpoint.config) if plan is not None else None
-    rewrites = list(_rewrites(checkpoint, settings, given_plan, pad=pad))
     given_scores = Scores.load(scores, checkpoint.config) if scores is not None else None
     samples = _fit_calibration(given_samples, checkpoint, needed=given_plan is None and given_scores is None)
+    settings = settings_of(options, checkpoint, samples, given_scores)
+    rewrites = list(_rewrites(checkpoint, settings, given_plan, pad=pad))
     rehearse(source.path, rewrites)
     if isinstance(samples, Calibration):
         check_texts(source.path, checkpoint.config, samples)
@@ -91,8 +94,7 @@ def prepare(
         sha256 = hash_weights(checkpoint)
     if given_scores is not None:
         given_scores.check_checkpoint(sha256)
-        if settings is not None:
-            given_scores.check_criterion(settings.criterion)
+        given_scores.check_criterion(options.criterion)
     with progress.step("Checking weights") as advance:
         check_finite(checkpoint, on_progress=advance)
     return PruneRequest(
@@ -106,6 +108,35 @@ def prepare(
         given_plan,
         options.fitting_tokens,
         options.compensate,
+    )
+
+
+def settings_of(
+    options: PruneOptions,
+    checkpoint: Checkpoint,
+    samples: Calibration | SampleArrays | None,
+    scores: Scores | None,
+) -> PlanSettings | None:
+    """Return the settings of the plan; None if a plan is given.
+
+    Args:
+        options: Options of pruning.
+        checkpoint: The dense checkpoint.
+        samples: What it is scored on.
+        scores: Scores of an earlier run, or None.
+
+    Raises:
+        PlanError: The options contradict each other.
+    """
+    if options.ratio is None:
+        return None
+    measured = scores is not None and scores.sensitivity is not None
+    return choose_plan_settings(
+        checkpoint.config,
+        options.ratio,
+        options,
+        pad=options.uniform is Uniform.PAD,
+        has_text=measured or isinstance(samples, Calibration),
     )
 
 

@@ -7,11 +7,12 @@ are not run again.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from amp_export.pruning.compensation.streams import StreamBatch, record_calls, replaced, run_layer
+from amp_export.pruning.predictions import Predictions, divergence
 from amp_export.pruning.scores import Sensitivity, rank
 
 if TYPE_CHECKING:
@@ -23,10 +24,10 @@ if TYPE_CHECKING:
     from amp_export.pruning.scores import Array, Scores
 
 SENSITIVITY_TOKENS = 1024
-"""Tokens to measure on: two runs of half the model for each layer."""
+"""Tokens to measure on, at most: two runs of half the model for each layer."""
 
-POSITION_STEP = 2
-"""Predictions are compared at every second token: logits are a large share of the time of small models."""
+SENSITIVITY_SHARE = 16
+"""One of so many of the tokens that compensation may take is measured on, so that few of them take little time."""
 
 SILENCED = 1 / 3
 """Share of the neurons of a layer that is silenced."""
@@ -95,6 +96,25 @@ def least(importance: Array, count: int) -> tuple[int, ...]:
     return rank(importance)[len(importance) - count :]
 
 
+@contextmanager
+def silenced(masks: Sequence[tuple[torch.nn.Module, torch.Tensor]]) -> Iterator[None]:
+    """Silence inputs of modules; leaving the context restores them.
+
+    Args:
+        masks: Modules, each with a mask of its inputs, [inputs].
+    """
+
+    def silence(mask_i: torch.Tensor) -> Callable[[Any, tuple[torch.Tensor, ...]], tuple[torch.Tensor, ...]]:
+        return lambda _, given: (given[0] * mask_i.to(given[0].dtype), *given[1:])
+
+    handles = [module.register_forward_pre_hook(silence(mask_i)) for module, mask_i in masks]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 class _Run:
     """A batch on its way through the dense layers."""
 
@@ -102,27 +122,14 @@ class _Run:
         self._model, self._batch, self.recorded = model, batch, recorded
         self._layers = [model.get_submodule(site.path) for site in config.sites]
         self._hidden_bsh = recorded.hidden_bsh
-        self._options: dict[str, Any] = {}
-        self._places_t = recorded.places_t
-        if "logits_to_keep" in inspect.signature(model.forward).parameters:
-            self._keep_positions()
+        rows, length = recorded.hidden_bsh.shape[:2]
+        self._predictions = Predictions.of(model, (rows, length), recorded.places_t)
         self._dense_tv = self._log_probabilities(self._finish(recorded.hidden_bsh, 0))
 
     @property
     def tokens(self) -> int:
         """Number of tokens whose predictions are compared."""
-        return len(self._places_t)
-
-    def _keep_positions(self) -> None:
-        """Choose the positions that logits are computed at."""
-        import torch
-
-        rows, length = self._hidden_bsh.shape[:2]
-        kept_k = torch.arange(0, length, POSITION_STEP)
-        real_bs = torch.zeros(rows * length, dtype=torch.bool)
-        real_bs[self.recorded.places_t] = True
-        self._places_t = real_bs.reshape(rows, length)[:, kept_k].flatten().nonzero().squeeze(1)
-        self._options = {"logits_to_keep": kept_k}
+        return len(self._predictions.places_t)
 
     def advance(self, number: int) -> None:
         """Run one dense layer."""
@@ -130,20 +137,10 @@ class _Run:
 
     def divergence(self, number: int, module: str, mask_i: torch.Tensor) -> float:
         """Return the divergence with some inputs of a layer's module silenced, summed over the chosen tokens."""
-        import torch
-
-        def silence(_: Any, given: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-            return (given[0] * mask_i.to(given[0].dtype), *given[1:])
-
         layer, call = self._layers[number], self.recorded.calls[number]
-        handle = layer.get_submodule(module).register_forward_pre_hook(silence)
-        try:
+        with silenced([(layer.get_submodule(module), mask_i)]):
             hidden_bsh = run_layer(layer, self._hidden_bsh, call)
-        finally:
-            handle.remove()
-        found_tv = self._log_probabilities(self._finish(hidden_bsh, number + 1))
-        divergence = torch.nn.functional.kl_div(found_tv, self._dense_tv, reduction="sum", log_target=True)
-        return max(float(divergence), 0.0)
+        return divergence(self._log_probabilities(self._finish(hidden_bsh, number + 1)), self._dense_tv)
 
     def _finish(self, hidden_bsh: torch.Tensor, first: int) -> torch.Tensor:
         for layer, call in zip(self._layers[first:], self.recorded.calls[first:], strict=True):
@@ -154,7 +151,4 @@ class _Run:
         """Return the log-probabilities at the chosen tokens, [tokens, vocabulary], for an output of the last layer."""
         output = (hidden_bsh,) if self.recorded.in_tuples else hidden_bsh
         with replaced(self._layers, lambda _: lambda *_, **__: output):
-            logits_bkv = self._model(**self._batch.inputs, **self._options).logits
-        logits_tv = logits_bkv.reshape(-1, logits_bkv.shape[-1])[self._places_t]
-        log_tv: torch.Tensor = logits_tv.float().log_softmax(dim=1)
-        return log_tv
+            return self._predictions.log_probabilities(self._model, self._batch)

@@ -1,12 +1,13 @@
-"""Values derived from the requested plan."""
+"""Settings of a plan: what is asked for, with the defaults that suit the model."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from amp_export.architectures import ModelConfig
 from amp_export.errors import PlanError
 from amp_export.hardware.targets import TARGETS
-from amp_export.options import Allocation
-from amp_export.verb_options import PlanSettings
+from amp_export.options import Allocation, CriterionName, HeadPolicy, PerLayer, TargetName
 
 RATIO_TOLERANCE = 0.001
 """Largest difference between removed and requested share: 0.1 percentage points."""
@@ -14,6 +15,31 @@ RATIO_TOLERANCE = 0.001
 EXPERT_MULTIPLE = 8
 """Experts keep a multiple of 8 neurons: `torch.nn.functional.grouped_mm` requires strides of 16 bytes, which are 8
 values of 16 bits."""
+
+
+@dataclass(frozen=True)
+class PlanSettings:
+    """The rules of a plan for one model; `choose_plan_settings` makes them.
+
+    Attributes:
+        ratio: Share of all parameters to remove.
+        criterion: What importance is.
+        allocation: How the budget is divided between attention heads and neurons.
+        heads: Which attention heads may be pruned.
+        snap: Keep a multiple of this many neurons; None for the default of `neuron_multiple`.
+        target: The device whose kernels the widths should suit.
+        heads_per_layer: Whether all layers keep the same number of heads.
+        neurons_per_layer: Whether all layers keep the same number of neurons.
+    """
+
+    ratio: float
+    criterion: CriterionName = CriterionName.AMP
+    allocation: Allocation = Allocation.BALANCED
+    heads: HeadPolicy = HeadPolicy.AUTO
+    snap: int | None = None
+    target: TargetName = TargetName.CPU
+    heads_per_layer: PerLayer = PerLayer.UNIFORM
+    neurons_per_layer: PerLayer = PerLayer.UNIFORM
 
 
 def neuron_multiple(settings: PlanSettings, config: ModelConfig) -> int:

@@ -29,7 +29,7 @@ from amp_export.options import Dtype, HeadPolicy, Phase
 from amp_export.pruning.candidates import list_candidates
 from amp_export.pruning.planning import choose_candidate
 from amp_export.pruning.rewriting import rewrite
-from amp_export.verb_options import PlanSettings
+from amp_export.pruning.settings import PlanSettings
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results" / "gpu.md"
 RATIO = 0.3

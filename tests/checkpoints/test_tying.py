@@ -60,7 +60,7 @@ def test_a_head_that_is_not_tied_is_pruned_and_exported_as_it_is(tmp_path: Path)
     folder, out, dense = store_tied(tmp_path / "tied", "llama", change=0.5), tmp_path / "out", tmp_path / "dense"
     save_tiny_tokenizer(folder)
     for command in (
-        ["prune", "--model", folder, "--ratio", "0.1", "--snap", "1", "--output", out],
+        ["prune", "--model", folder, "--ratio", "0.1", "--snap", "1", "--one-width", "--output", out],
         ["export", "--model", folder, "--output", dense],
         ["validate", dense],
     ):

@@ -38,7 +38,19 @@ def test_code_beside_a_known_family_is_not_run(folder: Path, tmp_path: Path) -> 
     assert type(load_model(folder)).__name__ == "LlamaForCausalLM"
     load_tokenizer(folder)
     result = CliRunner().invoke(
-        app, ["prune", "--model", str(folder), "--ratio", "0.2", "--snap", "1", "--output", str(tmp_path / "out")]
+        app,
+        [
+            "prune",
+            "--model",
+            str(folder),
+            "--ratio",
+            "0.2",
+            "--snap",
+            "1",
+            "--one-width",
+            "--output",
+            str(tmp_path / "out"),
+        ],
     )
     assert result.exit_code == 0, result.output
     assert "auto_map" not in json.loads((tmp_path / "out/pruned/config.json").read_text())

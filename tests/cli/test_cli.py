@@ -69,7 +69,7 @@ def test_the_public_names_are_these() -> None:
         "ParityReport",
         "PerLayer",
         "Plan",
-        "PlanSettings",
+        "PlanChoices",
         "Point",
         "PointResult",
         "PointTable",

@@ -275,7 +275,7 @@ def test_until_searches_and_checks_the_chosen_export(shared: tuple[str, ...], tm
 
     shown = said(run(*arguments, "--until", "decode_ms<=30 and ratio<0.45", "--resume"), code=1)
     assert "No point meets decode_ms<=30 and ratio<0.45. The closest is obs-0.4: decode_ms <= 30 fails, at" in shown
-    assert "decode_ms 60" in shown
+    assert re.search(r"decode_ms (60|59\.9)", shown)
     assert calls.timed[3:] == ["obs-0.4"], "points that were measured are kept"
     assert json.loads((output / "sweep.json").read_text())["choice"]["parity"] is None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,10 +14,11 @@ import pytest
 import transformers
 from typer.testing import CliRunner
 
-from amp_export import PlanSettings, diagnose
+from amp_export import PlanChoices, diagnose
 from amp_export.architectures import find_architecture, supported_model_types
 from amp_export.checkpoints.reading import read_config
 from amp_export.cli import app
+from amp_export.doctor.diagnose import Diagnosis
 from amp_export.doctor.loaders import EDGE_LLM, LLAMA_CPP, RUNTIMES, VLLM
 from amp_export.doctor.rules import Status
 from amp_export.doctor.verdicts import Verdict
@@ -28,6 +30,7 @@ from amp_export.outputs.manifest import RewriteKind
 from amp_export.pruning.planning import make_plan
 from amp_export.pruning.rewriting import rewrite
 from amp_export.pruning.scores import Scores
+from amp_export.pruning.settings import PlanSettings
 from amp_export.verb_options import DoctorOptions, ExportOptions
 from tests.support import PROJECT
 from tests.support.tiny_models import BUILDABLE, TINY_CONFIG, family_fields
@@ -53,10 +56,15 @@ def write_config(folder: Path, model_type: str, **fields: Any) -> Path:
     return folder
 
 
+def diagnose_settled(folder: Path, settings: PlanSettings, options: DoctorOptions | None = None) -> Diagnosis:
+    """Diagnose with every choice made, so that nothing depends on defaults."""
+    choices = asdict(settings)
+    return diagnose(folder, choices.pop("ratio"), PlanChoices(**choices), options)
+
+
 def verdicts(folder: Path, settings: PlanSettings, uniform: Uniform = Uniform.RESIZE) -> dict[str, Verdict]:
-    return {
-        verdict.runtime: verdict for verdict in diagnose(folder, settings, DoctorOptions(uniform=uniform)).compatibility
-    }
+    found = diagnose_settled(folder, settings, DoctorOptions(uniform=uniform)).compatibility
+    return {verdict.runtime: verdict for verdict in found}
 
 
 def test_every_class_in_the_tables_is_one_of_transformers() -> None:
@@ -166,15 +174,17 @@ def test_layers_that_differ(tmp_path: Path) -> None:
     assert found["transformers"].needs == "trust_remote_code=True"
     assert found["ONNX Runtime"].status is Status.LOADS
     assert found["TensorRT"].status is Status.LOADS
-    for runtime in ("onnxruntime-genai", "TensorRT Edge-LLM", "vLLM", "llama.cpp (GGUF)"):
-        assert found[runtime].needs == "--uniform pad", runtime
+    for runtime in ("onnxruntime-genai", "vLLM", "llama.cpp (GGUF)"):
+        assert found[runtime].needs == "--one-width", runtime
+    # with one width it is a Mistral, whose heads need not divide the hidden size
+    assert found["TensorRT Edge-LLM"].needs == "--uniform pad"
     padded = verdicts(folder, settings, Uniform.PAD)
     assert padded["transformers"].status is padded["vLLM"].status is Status.LOADS
     # neurons alone: the heads are alike, and that is all that onnxruntime-genai asks
     neurons = PlanSettings(0.3, heads=HeadPolicy.GROUPS, neurons_per_layer=PerLayer.GLOBAL)
     assert verdicts(folder, neurons)["onnxruntime-genai"].status is Status.LOADS
-    assert diagnose(folder, neurons).chosen is not None
-    assert all(option.shared_out for option in diagnose(folder, neurons).options)
+    assert diagnose_settled(folder, neurons).chosen is not None
+    assert all(option.shared_out for option in diagnose_settled(folder, neurons).options)
 
 
 def test_what_the_scores_decide_is_not_known(tmp_path: Path) -> None:
@@ -186,7 +196,7 @@ def test_what_the_scores_decide_is_not_known(tmp_path: Path) -> None:
 def test_position_biases_that_all_layers_share_are_refused_before_scoring(tmp_path: Path) -> None:
     folder = write_config(tmp_path, "t5")
     with pytest.raises(PlanError, match="position biases"):
-        diagnose(folder, PlanSettings(0.1, snap=1, heads_per_layer=PerLayer.GLOBAL))
+        diagnose_settled(folder, PlanSettings(0.1, snap=1, heads_per_layer=PerLayer.GLOBAL))
 
 
 def test_a_text_needs_an_end_for_genai(tmp_path: Path) -> None:
@@ -247,7 +257,7 @@ def test_every_decoder_gets_a_word_from_every_runtime(model_type: str, tmp_path:
 
 def test_the_table_fits_and_json_stands_alone(tmp_path: Path) -> None:
     folder = write_config(tmp_path, "llama", **SEVEN_B)
-    command = ["doctor", "--model", str(folder), "--ratio", "0.3", "--neurons-per-layer", "global"]
+    command = ["doctor", "--model", str(folder), "--ratio", "0.3"]
     shown = CliRunner().invoke(app, command)
     assert (shown.exit_code, shown.stdout) == (0, "")
     table = shown.stderr[
@@ -263,7 +273,7 @@ def test_the_table_fits_and_json_stands_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("target", [TargetName.ORIN_NANO, TargetName.RTX3090])
-@pytest.mark.parametrize("heads", [HeadPolicy.AUTO, HeadPolicy.GROUPS])
+@pytest.mark.parametrize("heads", [HeadPolicy.AUTO, HeadPolicy.NONE])
 def test_a_device_is_shown_in_tables_that_fit(target: TargetName, heads: HeadPolicy, tmp_path: Path) -> None:
     folder = write_config(tmp_path, "llama", **SEVEN_B)
     shown = CliRunner().invoke(app, ["doctor", "--model", str(folder), "--target", target, "--heads", heads])
@@ -280,7 +290,7 @@ def test_a_device_is_shown_in_tables_that_fit(target: TargetName, heads: HeadPol
 def test_the_pruned_models_of_a_device_are_the_options(tmp_path: Path) -> None:
     folder = write_config(tmp_path, "llama", **SEVEN_B)
     for heads, pruned in ((HeadPolicy.AUTO, 2), (HeadPolicy.GROUPS, 1), (HeadPolicy.NONE, 1)):
-        diagnosis = diagnose(
+        diagnosis = diagnose_settled(
             folder, PlanSettings(0.3, heads=heads, target=TargetName.THOR), DoctorOptions(max_context=100)
         )
         assert diagnosis.memory is not None
@@ -305,7 +315,7 @@ def test_layers_that_share_counts_out_count_by_their_average_and_padded_ones_by_
     )
     weights = []
     for uniform in Uniform:
-        diagnosis = diagnose(folder, settings, DoctorOptions(uniform=uniform))
+        diagnosis = diagnose_settled(folder, settings, DoctorOptions(uniform=uniform))
         assert diagnosis.memory is not None
         weights.append(diagnosis.memory.fits[-1].weight_bytes)
     average, widest = weights
@@ -318,7 +328,7 @@ def test_where_nothing_can_be_said_of_a_device(tmp_path: Path) -> None:
     bert = write_config(tmp_path / "bert", "bert")
     on_cpu = CliRunner().invoke(app, ["doctor", "--model", str(llama)])
     assert "tokens per second" not in on_cpu.stderr
-    assert diagnose(llama, PlanSettings(0.3)).memory is None
+    assert diagnose_settled(llama, PlanSettings(0.3)).memory is None
     command = ["doctor", "--model", str(bert), "--ratio", "0.1", "--snap", "1", "--target", "l4"]
     shown = CliRunner().invoke(app, command)
     assert shown.exit_code == 0, shown.stderr

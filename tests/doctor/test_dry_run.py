@@ -15,14 +15,14 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from amp_export import ExportOptions, PlanSettings, PruneOptions, diagnose, export, prune, validate
+from amp_export import ExportOptions, PlanChoices, PruneOptions, diagnose, export, prune, validate
 from amp_export.architectures import find_architecture, supported_model_types
 from amp_export.architectures._refusals import supported_classes
 from amp_export.checkpoints import loading
 from amp_export.checkpoints.weight_files import SINGLE
 from amp_export.doctor.rules import Status
 from amp_export.errors import AmpExportError
-from amp_export.options import HeadPolicy
+from amp_export.options import Allocation, HeadPolicy
 from amp_export.pruning import dry_run
 from tests.support.tiny_models import FAMILY_FIELDS, TINY_CONFIG, family_fields, save_tiny_model, save_tiny_samples
 
@@ -74,7 +74,7 @@ def snap_of(folder: Path) -> int:
 
 
 def ask_doctor(folder: Path) -> str | None:
-    return refusal(lambda: diagnose(folder, PlanSettings(RATIO, snap=snap_of(folder))))
+    return refusal(lambda: diagnose(folder, RATIO, PlanChoices(snap=snap_of(folder))))
 
 
 def ask_prune(folder: Path, samples: Path | None = None) -> str | None:
@@ -117,7 +117,7 @@ def test_a_class_that_is_not_supported_is_refused_by_its_name(model_type: str, n
 def test_doctor_accepts_each_supported_class(model_type: str, name: str, tmp_path: Path) -> None:
     folder = save_tiny_model(tmp_path / "checkpoint", model_type, class_name=name, num_hidden_layers=1)
     save_tiny_samples(folder)
-    assert diagnose(folder, PlanSettings(RATIO, snap=snap_of(folder))).notes == ()
+    assert diagnose(folder, RATIO, PlanChoices(snap=snap_of(folder))).notes == ()
 
 
 @pytest.mark.slow
@@ -129,8 +129,9 @@ def test_what_doctor_accepts_goes_the_whole_way(model_type: str, name: str, tmp_
     samples = save_tiny_samples(folder)
     # fewer heads make most encoders a class that resizes its layers
     heads = HeadPolicy.GROUPS
-    diagnosis = diagnose(folder, PlanSettings(RATIO, snap=1, heads=heads))
-    found = prune(folder, tmp_path / "out", PruneOptions(ratio=RATIO, snap=1, heads=heads, calibration=samples))
+    how: dict[str, Any] = {"snap": 1, "heads": heads, "allocation": Allocation.BALANCED}
+    diagnosis = diagnose(folder, RATIO, PlanChoices(**how))
+    found = prune(folder, tmp_path / "out", PruneOptions(ratio=RATIO, calibration=samples, **how))
     assert diagnosis.chosen is not None
     assert found.rewrite.kind is diagnosis.chosen.rewrite.kind
     export(found.folder, tmp_path / "out")
@@ -293,7 +294,7 @@ def test_dynamic_frequencies_are_refused_before_scoring(tmp_path: Path) -> None:
     rope = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4}
     folder = save_tiny_model(tmp_path / "checkpoint", "llama", num_hidden_layers=1, rope_parameters=rope)
     save_tiny_samples(folder)
-    verdicts = {each.runtime: each for each in diagnose(folder, PlanSettings(RATIO, snap=1)).compatibility}
+    verdicts = {each.runtime: each for each in diagnose(folder, RATIO, PlanChoices(snap=1)).compatibility}
     assert verdicts["ONNX Runtime"].status is Status.CANNOT
     said = refusal(lambda: export(folder, tmp_path / "out", ExportOptions()))
     assert said is not None
@@ -339,7 +340,7 @@ def test_a_tokenizer_that_cannot_be_used_is_no_reason_not_to_export(
     said = ask_prune(folder)
     assert said is not None
     assert message in said
-    assert [said in note for note in diagnose(folder, PlanSettings(RATIO, snap=1)).notes] == [True]
+    assert [said in note for note in diagnose(folder, RATIO, PlanChoices(snap=1)).notes] == [True]
     if model_type == "llama":
         assert ask_export(folder) is None
 

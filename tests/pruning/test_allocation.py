@@ -13,7 +13,7 @@ from amp_export.pruning.allocation import allocate_heads, allocate_neurons, allo
 from amp_export.pruning.plan import check_fit
 from amp_export.pruning.planning import make_plan
 from amp_export.pruning.scores import Scores
-from amp_export.verb_options import PlanSettings
+from amp_export.pruning.settings import PlanSettings
 
 RAW = {
     "vocab_size": 64,

@@ -20,8 +20,8 @@ from amp_export.pruning.compensation.streams import record_calls, run_layer
 from amp_export.pruning.compensation.updating import prune_and_compensate
 from amp_export.pruning.plan import LayerPlan, Plan
 from amp_export.pruning.planning import make_plan
+from amp_export.pruning.settings import PlanSettings
 from amp_export.pruning.slicing import prune_module
-from amp_export.verb_options import PlanSettings
 from tests.support.family_runner import measured_scores
 from tests.support.tiny_models import save_tiny_model
 

@@ -24,10 +24,11 @@ from amp_export.pruning.costs import ModelCosts
 from amp_export.pruning.divergence import LayerCosts, cheapest_widths, check_measurable, layer_costs, widths_cost
 from amp_export.pruning.plan import removed_ratio
 from amp_export.pruning.planning import make_plan
+from amp_export.pruning.predictions import POSITION_STEP
 from amp_export.pruning.scores import Scores
 from amp_export.pruning.scoring import score_tokens
-from amp_export.pruning.sensitivity import POSITION_STEP, least, measure_sensitivity
-from amp_export.verb_options import PlanSettings
+from amp_export.pruning.sensitivity import least, measure_sensitivity
+from amp_export.pruning.settings import PlanSettings
 from tests.support.tiny_models import BUILDABLE, TINY_CONFIG, family_fields, save_tiny_model
 
 GLOBAL = {"heads_per_layer": PerLayer.GLOBAL, "neurons_per_layer": PerLayer.GLOBAL}
@@ -101,7 +102,7 @@ def random_costs(config: ModelConfig, seed: int) -> list[LayerCosts]:
 def test_no_other_widths_within_the_budget_cost_less(seed: int, ratio: float, heads: HeadPolicy) -> None:
     config = tiny_config()
     costs, asked = random_costs(config, seed), settings_of(ratio, heads=heads, **GLOBAL)
-    found = cheapest_widths(config, costs, asked, multiple=8)
+    found = cheapest_widths(config, costs, asked)
     assert removed_ratio(config, found) >= ratio - 1e-9
     dense, parameters = config.widths, ModelCosts.of(config)
     # two thirds of the neurons and one of two groups may go
@@ -122,16 +123,22 @@ def test_no_other_widths_within_the_budget_cost_less(seed: int, ratio: float, he
 def test_a_layer_that_costs_nothing_goes_first() -> None:
     config = tiny_config()
     costs = [LayerCosts(np.arange(49.0) * scale, np.array([0.0, 1e6])) for scale in (5, 0.001, 5)]
-    widths = cheapest_widths(config, costs, settings_of(0.05, **GLOBAL), multiple=8)
+    widths = cheapest_widths(config, costs, settings_of(0.05, **GLOBAL))
     assert [each.neurons for each in widths] == [48, 32, 48]
 
 
 def test_a_budget_beyond_what_may_be_removed_is_refused_with_the_nearest() -> None:
     config = tiny_config()
-    with pytest.raises(RatioError, match="at most 0") as caught:
-        cheapest_widths(config, random_costs(config, 0), settings_of(0.9, **GLOBAL), multiple=8)
-    assert caught.value.nearest is not None
-    cheapest_widths(config, random_costs(config, 0), settings_of(caught.value.nearest - 1e-6, **GLOBAL), multiple=8)
+    for heads in (HeadPolicy.AUTO, HeadPolicy.NONE):
+        with pytest.raises(RatioError, match="at most 0") as caught:
+            check_measurable(config, settings_of(0.9, heads=heads, **GLOBAL))
+        nearest = caught.value.nearest
+        assert nearest is not None
+        for per_layer in (GLOBAL, {"neurons_per_layer": PerLayer.GLOBAL}):
+            asked = settings_of(nearest, heads=heads, **per_layer)
+            check_measurable(config, asked)
+            found = cheapest_widths(config, random_costs(config, 0), asked)
+            assert removed_ratio(config, found) == pytest.approx(nearest)
 
 
 @pytest.mark.parametrize("choices", [{}, {"neurons_per_layer": PerLayer.GLOBAL}, GLOBAL])

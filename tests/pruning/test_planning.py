@@ -20,8 +20,7 @@ from amp_export.pruning.plan import LayerPlan, Plan, check_fit, removed_ratio
 from amp_export.pruning.planning import choose_candidate, keep_most_important, make_plan, share_importance
 from amp_export.pruning.rewriting import rewrite
 from amp_export.pruning.scores import Scores
-from amp_export.pruning.settings import RATIO_TOLERANCE, neuron_multiple
-from amp_export.verb_options import PlanSettings
+from amp_export.pruning.settings import RATIO_TOLERANCE, PlanSettings, neuron_multiple
 from tests.support.tiny_models import FAMILY_FIELDS, TINY_CONFIG, family_fields
 
 LLAMA_2_7B = {

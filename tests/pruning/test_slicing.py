@@ -22,8 +22,8 @@ from amp_export.pruning.planning import make_plan
 from amp_export.pruning.rewriting import rewrite
 from amp_export.pruning.saving import save_pruned
 from amp_export.pruning.scoring import score_tokens
+from amp_export.pruning.settings import PlanSettings
 from amp_export.pruning.slicing import prune_module
-from amp_export.verb_options import PlanSettings
 from tests.support.family_runner import PROMPTS, mask, measured_scores, run
 from tests.support.tiny_models import save_tiny_model
 

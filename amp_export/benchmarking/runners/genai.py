@@ -37,7 +37,7 @@ def load(folder: Path, *, threads: int | None = None, gpu: bool = False) -> Gena
     if not (folder / GENAI_CONFIG).is_file():
         raise RequestError(
             f"{folder} holds no {GENAI_CONFIG}: onnxruntime-genai takes decoders whose layers have the same heads, and "
-            "which know the token that ends a text.\nMeasure it with --runtime onnxruntime."
+            "which know the token that ends a text.\nMeasure it with --runtime onnxruntime, or prune with --one-width."
         )
     threads = threads if threads is not None else usable_cores()
     try:

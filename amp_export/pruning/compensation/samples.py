@@ -50,7 +50,7 @@ def fitting_batches(
     assert tokenizer is not None
     token_ids = tokenize(tokenizer, samples.texts, config)
     if config.architecture.kind is Kind.DECODER:
-        length = _window_length(config, token_ids)
+        length = min(_window_length(config, token_ids), max(tokens, 1))
         rows: Sequence[Sequence[int]] = cut_windows(token_ids, length, limit=max(tokens // length, 1))
     else:
         rows = spread_within(token_ids, tokens, size=len)

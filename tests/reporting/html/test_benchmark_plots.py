@@ -20,7 +20,7 @@ from amp_export.reporting.html.benchmark_plots import INTERVAL_EDGE, speedup_pic
 
 SPEEDUPS = st.floats(0.02, 50)
 SPREADS = st.one_of(st.floats(1, 1e12), st.just(math.inf))
-TICK = re.compile(r"[−\d].*")
+TICK = re.compile(r"\d.*")
 
 
 @given(speedup=SPEEDUPS, spread=SPREADS)
@@ -31,7 +31,7 @@ def test_the_axis_of_speedups_is_readable_however_wide_an_interval_is(speedup: f
     benchmark = replace(benchmark, phases={**benchmark.phases, Phase.DECODE: wide})
     picture = speedup_picture(benchmark, "speedups")
     words = [element.text or "" for element in ElementTree.fromstring(picture.svg).iter("text")]
-    ticks = [float(word.replace("−", "-")) for word in words if TICK.fullmatch(word)]
+    ticks = [float(word) for word in words if TICK.fullmatch(word)]
     largest = max(result.speedup for result in benchmark.phases.values())
     assert len(ticks) >= 2
     assert max(ticks) <= INTERVAL_EDGE * max(1.0, largest) + 0.03
