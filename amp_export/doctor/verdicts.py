@@ -102,7 +102,7 @@ def _judge_outcome(runtime: Loader, outcome: Outcome) -> Verdict:
 
 def _join(verdicts: Sequence[Verdict]) -> Verdict:
     """Merge several positive verdicts into one, with the needs of all."""
-    needs = dict.fromkeys(verdict.needs for verdict in verdicts if verdict.needs is not None)
+    needs = dict.fromkeys(need for verdict in verdicts if verdict.needs for need in verdict.needs.split(" and "))
     chosen = next((verdict for verdict in verdicts if verdict.needs is not None), verdicts[0])
     return replace(chosen, needs=" and ".join(needs) or None)
 
