@@ -44,6 +44,21 @@ class _Tokens:
         return cls(places, all_weights[places], all_weights)
 
 
+@dataclass(frozen=True)
+class Judged:
+    """What a criterion says of a layer.
+
+    Attributes:
+        heads: Importance of its heads, [num_attention_heads].
+        neurons: Importance of its neurons, [neurons] or [experts, neurons].
+        channel_spread: Standard deviation over the channels of all heads, if the criterion has one.
+    """
+
+    heads: Array
+    neurons: Array
+    channel_spread: float | None = None
+
+
 class Recorder:
     """Sums of what a criterion measures, to which hooks add; leaving the context removes the hooks.
 
@@ -84,7 +99,7 @@ class Recorder:
             None if mask_bs is None else _Tokens.of(mask_bs) for mask_bs in (batch.read_mask, batch.decoder_mask)
         )
 
-    def judge(self, number: int, samples: int, traced: Traced | None = None) -> tuple[Array, Array]:
+    def judge(self, number: int, samples: int, traced: Traced | None = None) -> Judged:
         """Return the importance of a layer's heads and of its neurons, and forget what was measured of them.
 
         Args:
@@ -101,11 +116,12 @@ class Recorder:
         measured = self._heads.pop(number) / samples
         _check_finite(number, measured)
         known = None if traced is None else traced.heads[number]
-        heads = self._criterion.heads.judge(Evidence(measured, weight_oi, site.widths.query_heads, known))
+        rule, evidence = self._criterion.heads, Evidence(measured, weight_oi, site.widths.query_heads, known)
+        heads, spread = rule.judge(evidence), None if rule.spread is None else rule.spread(evidence)
         neurons = self._judge_neurons(layer, number, site, samples, traced)
-        for importance in (heads, neurons):
-            _check_finite(number, importance)
-        return heads.numpy(), neurons.numpy()
+        for judged in (heads, neurons, *([] if spread is None else [spread])):
+            _check_finite(number, judged)
+        return Judged(heads.numpy(), neurons.numpy(), None if spread is None else float(spread))
 
     def _judge_neurons(
         self, layer: torch.nn.Module, number: int, site: Site, samples: int, traced: Traced | None

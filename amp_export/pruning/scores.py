@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 MEASURED = ("neurons", "groups")
 """Parts of a layer whose removal is measured."""
+
+SPREAD = "spread.channels"
+"""Name of the tensor with a spread for each layer."""
 
 
 def rank(importance: np.ndarray[Any, np.dtype[Any]]) -> tuple[int, ...]:
@@ -53,6 +57,8 @@ class Scores:
         checkpoint: SHA-256 of the checkpoint that was scored (see `hash_weights`), or None if it is not known.
         criterion: The criterion.
         sensitivity: What removing a part of each layer costs, if it was measured.
+        channel_spread: Standard deviation, over the channels of the output projection, of what the criterion sums over
+            those of a head, by layer; None if it has none, and in files of earlier versions.
     """
 
     heads: tuple[Array, ...]
@@ -61,9 +67,10 @@ class Scores:
     checkpoint: str | None = None
     criterion: CriterionName = CriterionName.AMP
     sensitivity: Sensitivity | None = None
+    channel_spread: tuple[float, ...] | None = None
 
     def save(self, file: Path) -> None:
-        """Write `layers.N.heads` and `layers.N.neurons` as safetensors, and the layers' sensitivity if known."""
+        """Write `layers.N.heads` and `layers.N.neurons` as safetensors, and what else is known of the layers."""
         import numpy as np
 
         tensors = {f"layers.{layer}.heads": array for layer, array in enumerate(self.heads)}
@@ -76,6 +83,9 @@ class Scores:
                 f"divergence.{unit}": np.asarray(getattr(self.sensitivity, unit), np.float32) for unit in MEASURED
             }
             known["silenced"] = str(self.sensitivity.silenced)
+        if self.channel_spread is not None:
+            tensors[SPREAD] = np.asarray(self.channel_spread, np.float32)
+            known["spread"] = "channels"
         save_tensors(file, tensors, metadata=known)
 
     @classmethod
@@ -91,7 +101,7 @@ class Scores:
             with safe_open(file, framework="np") as handle:
                 metadata = handle.metadata() or {}
                 found = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118 - it is no mapping
-                shapes = _score_shapes(config, with_sensitivity="silenced" in metadata)
+                shapes = _score_shapes(config, metadata)
                 _check_shapes(
                     file, shapes, {name: (each.get_dtype(), each.get_shape()) for name, each in found.items()}
                 )
@@ -107,9 +117,9 @@ class Scores:
             divergences = (tuple(map(float, arrays[f"divergence.{unit}"])) for unit in MEASURED)
             silenced = _read_count(file, metadata["silenced"], config.intermediate_size)
             sensitivity = Sensitivity(silenced, *divergences)
-        return cls(
-            heads, neurons, metadata.get("origin", "unknown"), metadata.get("checkpoint"), criterion, sensitivity
-        )
+        spread = tuple(map(float, arrays[SPREAD])) if SPREAD in arrays else None
+        origin, checkpoint = metadata.get("origin", "unknown"), metadata.get("checkpoint")
+        return cls(heads, neurons, origin, checkpoint, criterion, sensitivity, spread)
 
     def check_criterion(self, asked: CriterionName | None) -> None:
         """Check that they are of the criterion that is asked for, if any is.
@@ -155,16 +165,18 @@ def _read_count(file: Path, text: str, largest: int) -> int:
     return int(text)
 
 
-def _score_shapes(config: ModelConfig, *, with_sensitivity: bool) -> dict[str, list[int]]:
-    """Return the shape of each tensor of a scores file."""
+def _score_shapes(config: ModelConfig, metadata: Mapping[str, str]) -> dict[str, list[int]]:
+    """Return the shape of each tensor of a scores file, whose metadata says which it has."""
     shapes: dict[str, list[int]] = {}
     for layer, site in enumerate(config.sites):
         mlp = site.stack.mlp
         experts = [] if mlp is None or mlp.output.stacked is None else [config.size(mlp.output.stacked)]
         shapes[f"layers.{layer}.heads"] = [site.widths.query_heads]
         shapes[f"layers.{layer}.neurons"] = [*experts, site.widths.neurons]
-    if with_sensitivity:
+    if "silenced" in metadata:
         shapes |= {f"divergence.{unit}": [len(config.sites)] for unit in MEASURED}
+    if "spread" in metadata:
+        shapes[SPREAD] = [len(config.sites)]
     return shapes
 
 

@@ -99,8 +99,14 @@ def score_batches(
             judged += [recorder.judge(layer, samples, traced) for layer in layers]
             if on_progress is not None:
                 on_progress(done, total)
-    heads, neurons = zip(*judged, strict=True)
-    return Scores(heads, neurons, origin, criterion=criterion)
+    spreads = tuple(each.channel_spread for each in judged if each.channel_spread is not None)
+    return Scores(
+        tuple(each.heads for each in judged),
+        tuple(each.neurons for each in judged),
+        origin,
+        criterion=criterion,
+        channel_spread=spreads or None,
+    )
 
 
 def _trace(model: PreTrainedModel, config: ModelConfig, rule: Criterion, batches: Sequence[Batch]) -> Traced | None:

@@ -40,11 +40,14 @@ class Unit:
         judge: Returns the importance of each unit, [units].
         trace: Returns a sum over tokens that needs gradients, given the inputs [tokens, channels], the gradients of the
             projection's outputs [tokens, outputs], its weight and the number of units. None if none are needed.
+        spread: Returns the standard deviation over channels of what `judge` sums over those of each head, a scalar.
+            None if none is needed; that of neurons, which have one channel each, follows from their importance.
     """
 
     measure: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, int], torch.Tensor]
     judge: Callable[[Evidence], torch.Tensor]
     trace: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, int], torch.Tensor] | None = None
+    spread: Callable[[Evidence], torch.Tensor] | None = None
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,26 @@ def means_and_squares(
 
 def fluctuation(evidence: Evidence) -> torch.Tensor:
     """Return the variance of each unit's activations times the squared norm of their columns, [units]."""
+    return by_unit(_by_channel(evidence), evidence.units)
+
+
+def channel_spread(evidence: Evidence) -> torch.Tensor:
+    """Return the standard deviation of the fluctuation over a layer's channels, unbiased, a scalar."""
+    fluctuation_i = _by_channel(evidence).double()
+    # a single channel does not deviate
+    deviation: torch.Tensor = fluctuation_i.std(correction=min(1, len(fluctuation_i) - 1)).float()
+    return deviation
+
+
+def _by_channel(evidence: Evidence) -> torch.Tensor:
+    """Return the variance of each channel's activations times the squared norm of its column, [channels]."""
     mean_i, square_i = evidence.measured
     variance_i = (square_i - mean_i.square()).clamp(min=0)
-    return by_unit(variance_i * column_power(evidence.weight_oi), evidence.units)
+    fluctuation_i: torch.Tensor = variance_i * column_power(evidence.weight_oi)
+    return fluctuation_i
 
 
-_UNIT = Unit(means_and_squares, fluctuation)
-CRITERION = Criterion(heads=_UNIT, neurons=_UNIT)
+CRITERION = Criterion(
+    heads=Unit(means_and_squares, fluctuation, spread=channel_spread),
+    neurons=Unit(means_and_squares, fluctuation),
+)
