@@ -16,6 +16,8 @@ class Allocation(enum.StrEnum):
     BALANCED = "balanced"
     KL = "kl"
     """By the divergence from the dense model that removing a little of each layer costs, which is measured."""
+    FLAP = "flap"
+    """By FLAP's rule: standardised fluctuations of all units are compared, whatever their layer and kind."""
 
 
 class CriterionName(enum.StrEnum):

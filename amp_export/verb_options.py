@@ -39,8 +39,8 @@ class PlanChoices:
             experts.
         target: The device whose kernels the widths should suit; it decides the default of `snap`.
         one_width: Whether all layers keep the same numbers of heads and neurons, so that a stock class has them.
-        heads_per_layer: Whether all layers keep the same number of heads; by default if the budget is not allocated by
-            divergence, or `one_width` asks for it.
+        heads_per_layer: Whether all layers keep the same number of heads; by default if the budget is allocated
+            neither by divergence nor by FLAP's rule, or `one_width` asks for it.
         neurons_per_layer: Whether all layers keep the same number of neurons; the same default.
     """
 

@@ -104,7 +104,8 @@ _PLAN_CHOICES = {
         Allocation | None,
         typer.Option(
             help="Meet the parameter budget by what each layer is measured to cost (kl), by importance alone "
-            "(balanced), or apply the paper's rule as published (paper).  [default: kl for decoders without experts, "
+            "(balanced), by FLAP's rule across layers (flap, which needs --criterion flap), or apply the paper's rule "
+            "as published (paper).  [default: kl for decoders without experts, "
             "otherwise balanced]"
         ),
     ],
@@ -135,7 +136,7 @@ _PLAN_CHOICES = {
         typer.Option(
             "--heads-per-layer",
             help="Keep the same number of heads in every layer, or allocate globally.  [default: global with "
-            "--allocation kl]",
+            "--allocation kl and flap]",
         ),
     ],
     "neurons_per_layer": Annotated[
@@ -143,7 +144,7 @@ _PLAN_CHOICES = {
         typer.Option(
             "--neurons-per-layer",
             help="Keep the same number of neurons in every layer, or allocate globally.  [default: global with "
-            "--allocation kl]",
+            "--allocation kl and flap]",
         ),
     ],
 }

@@ -23,7 +23,7 @@ from amp_export.errors import ModelError, PlanError, RatioError
 from amp_export.exporters.limits import choose_limits
 from amp_export.exporters.onnx.genai import read_generation
 from amp_export.inputs.texts import load_calibration
-from amp_export.options import HeadPolicy, PerLayer, TargetName, Uniform
+from amp_export.options import Allocation, HeadPolicy, PerLayer, TargetName, Uniform
 from amp_export.outputs.manifest import RewriteKind
 from amp_export.progress import Progress, Silent
 from amp_export.pruning.candidates import Candidate
@@ -264,7 +264,8 @@ class _DiagnosisContext:
     def _choice(self, candidate: Candidate, settings: PlanSettings) -> Choice:
         found = self.rewrite(candidate, settings)
         others = {}
-        if layers_differ(self.config, candidate, settings):
+        # with FLAP's allocation, layers always differ
+        if settings.allocation is not Allocation.FLAP and layers_differ(self.config, candidate, settings):
             alike = replace(settings, heads_per_layer=PerLayer.UNIFORM, neurons_per_layer=PerLayer.UNIFORM)
             others["--one-width"] = self._outcome(self.rewrite(candidate, alike), candidate, alike)
         if found.kind is RewriteKind.RESIZED_CLASS:

@@ -72,16 +72,26 @@ def allocate_neurons(neurons: Sequence[Array], kept: int, *, multiple: int) -> l
         kept: Average number of neurons of a layer.
         multiple: Each layer keeps a multiple of this, or all its neurons.
     """
-    import numpy as np
-
     width = neurons[0].shape[-1]
-    starts = np.arange(0, width, multiple)
-    sizes = np.diff([*starts, width])
+    sizes = step_sizes(width, multiple)
     # all experts of a layer keep the same number, so their importance is summed by rank
     worths = [_sorted(relative_importance(layer)).reshape(-1, width).sum(axis=0) for layer in neurons]
-    steps = [np.add.reduceat(layer, starts) / sizes for layer in worths]
-    counts = allocate_steps(steps, kept * len(neurons), sizes=[int(size) for size in sizes])
+    counts = allocate_steps([step_means(layer, sizes) for layer in worths], kept * len(neurons), sizes=sizes)
     return [min(count * multiple, width) for count in counts]
+
+
+def step_sizes(width: int, multiple: int) -> list[int]:
+    """Return the sizes of the steps that so many units are kept in; the last may be smaller than the others."""
+    return [min(multiple, width - start) for start in range(0, width, multiple)]
+
+
+def step_means(descending: Floats, sizes: Sequence[int]) -> Floats:
+    """Return the mean of each step of sorted values, [steps]; none is larger than the one before."""
+    import numpy as np
+
+    means: Floats = np.add.reduceat(descending, np.cumsum([0, *sizes[:-1]])) / np.asarray(sizes)
+    # means of equal values may differ by rounding
+    return np.minimum.accumulate(means)
 
 
 def allocate_steps(steps: Sequence[Floats], budget: int, *, sizes: Sequence[int] | None = None) -> list[int]:

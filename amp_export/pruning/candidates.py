@@ -15,6 +15,7 @@ from amp_export.architectures import LayerWidths, ModelConfig, tensor_shapes
 from amp_export.errors import PlanError, RatioError
 from amp_export.options import Allocation, HeadPolicy
 from amp_export.pruning.costs import ModelCosts
+from amp_export.pruning.flap_allocation import RemovableUnits, check_settings
 from amp_export.pruning.rewriting import is_stock
 from amp_export.pruning.settings import RATIO_TOLERANCE, PlanSettings, neuron_multiple
 
@@ -47,16 +48,20 @@ def list_candidates(
 
     Raises:
         RatioError: No plan is legal; the message names the nearest legal ratio.
-        PlanError: The model has no heads of the requested kind.
+        PlanError: The model has no heads of the requested kind, or FLAP's allocation does not suit it.
     """
+    by_flap = settings.allocation is Allocation.FLAP
+    if by_flap:
+        check_settings(config, settings)
     step = neuron_multiple(settings, config)
     space = _Space(config, settings, step, head_options(config, settings.heads), ModelCosts.of(config))
     if not 0 < settings.ratio < 1:
         raise space.refuse(f"The ratio must be between 0 and 1, exclusive, not {settings.ratio:g}.")
-    rule = space.paper_widths if settings.allocation is Allocation.PAPER else space.balanced_widths
+    rules = {Allocation.PAPER: space.paper_widths, Allocation.FLAP: space.average_widths}
     found = [
-        Candidate(policy, widths, space.costs.ratio(widths), is_stock(raw_config, config, widths))
-        for policy, widths in rule()
+        # averages of layers that differ are no config's
+        Candidate(policy, widths, space.costs.ratio(widths), not by_flap and is_stock(raw_config, config, widths))
+        for policy, widths in rules.get(settings.allocation, space.balanced_widths)()
         if space.costs.ratio(widths) > 0
     ]
     if not found:
@@ -124,6 +129,21 @@ class _Space:
             if abs(neurons - exact) <= max(step / 2, RATIO_TOLERANCE / self.costs.step(1)):
                 yield policy, replace(widths, neurons=neurons)
 
+    def average_widths(self) -> Iterator[tuple[HeadPolicy, LayerWidths]]:
+        """Yield each head option with the number of neurons that layers keep on average, whatever their steps are.
+
+        The last removes the ratio by groups alone, or more: however small it is, some layer may lose a group.
+        """
+        dense = self.config.intermediate_size
+        least = min(self.step, dense)
+        for policy, widths in self.options:
+            exact = dense - (self.settings.ratio - self.costs.ratio(widths)) / self.costs.step(1)
+            # the largest ratio is not quite a whole number of neurons
+            if policy is not HeadPolicy.WITHIN and least - 1e-6 <= exact:
+                yield policy, replace(widths, neurons=min(max(math.floor(exact), least), dense))
+            if exact >= dense:
+                return
+
     def paper_widths(self) -> Iterator[tuple[HeadPolicy, LayerWidths]]:
         """Yield the widths of the paper's rule: equal shares of heads and neurons; neurons make up for rounding.
 
@@ -162,7 +182,11 @@ class _Space:
 
     @functools.cached_property
     def legal_ratios(self) -> list[float]:
-        """All shares that can be removed, ascending."""
+        """All shares that can be removed, ascending; of FLAP's rule, which can reach any, the ends alone."""
+        if self.settings.allocation is Allocation.FLAP:
+            units = RemovableUnits.of(self.config, self.settings).units
+            ends = (min(units), sum(units) * len(self.config.sites)) if units else ()
+            return [count / self.costs.total for count in ends]
         dense, neuron = self.config.intermediate_size, self.costs.neuron
         fewer_neurons = [0, *(dense - kept for kept in range(self.step, dense, self.step))]
         fewer_heads = [self.costs.removed(widths) for _, widths in self.options]

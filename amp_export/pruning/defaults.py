@@ -20,7 +20,7 @@ def choose_plan_settings(
 
     By default, the budget is allocated by divergence, and layers may differ: docs/results/quality.md has the evidence
     for it. They keep one width if a stock class has to express them, or if so much is to be removed that divergences
-    measured for a little say nothing about it.
+    measured for a little say nothing about it. With FLAP's allocation, they always differ.
 
     Args:
         config: The dense model's config.
@@ -37,6 +37,11 @@ def choose_plan_settings(
             "--one-width gives all layers the same width, but --heads-per-layer global or --neurons-per-layer global "
             "lets them differ.\nLeave one of them out."
         )
+    if choices.one_width and choices.allocation is Allocation.FLAP:
+        raise PlanError(
+            "--one-width gives all layers the same width, but --allocation flap gives each its own.\n"
+            "Leave one of them out."
+        )
     if choices.allocation is Allocation.KL and not has_text:
         raise PlanError(
             "--allocation kl measures divergences on text, but the checkpoint holds no tokenizer.\n"
@@ -52,7 +57,9 @@ def choose_plan_settings(
         snap=choices.snap,
         target=choices.target,
     )
-    alike = choices.one_width or pad or allocation is not Allocation.KL or ratio > largest_ratio(config, settings)
+    alike = allocation is not Allocation.FLAP and (
+        choices.one_width or pad or allocation is not Allocation.KL or ratio > largest_ratio(config, settings)
+    )
     neurons = choices.neurons_per_layer or (PerLayer.UNIFORM if alike else PerLayer.GLOBAL)
     heads = choices.heads_per_layer or (PerLayer.UNIFORM if alike else neurons)
     return replace(settings, heads_per_layer=heads, neurons_per_layer=neurons)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from amp_export.architectures import LayerWidths, ModelConfig
+from amp_export.architectures import LayerWidths, ModelConfig, parameter_count
 from amp_export.options import Allocation, HeadPolicy, PerLayer
 from amp_export.pruning.allocation import allocate_heads, allocate_neurons
 from amp_export.pruning.candidates import Candidate, list_candidates
 from amp_export.pruning.costs import ModelCosts
 from amp_export.pruning.divergence import cheapest_widths, layer_costs, list_pricings, widths_cost
+from amp_export.pruning.flap_allocation import RemovableUnits, keep_highest
 from amp_export.pruning.plan import LayerPlan, Plan, check_fit, removed_ratio
 from amp_export.pruning.scores import rank
 from amp_export.pruning.settings import RATIO_TOLERANCE, PlanSettings, neuron_multiple
@@ -36,7 +36,7 @@ BALANCE_TOLERANCE = 0.1
 
 def needs_scores(settings: PlanSettings) -> bool:
     """Return whether the counts depend on the scores."""
-    return settings.allocation is Allocation.KL or (
+    return settings.allocation in (Allocation.KL, Allocation.FLAP) or (
         settings.heads is HeadPolicy.AUTO and settings.allocation is Allocation.BALANCED
     )
 
@@ -100,9 +100,7 @@ def make_plan(raw_config: Mapping[str, Any], config: ModelConfig, scores: Scores
     """
     scores = share_importance(config, scores)
     candidates = list_candidates(raw_config, config, settings)
-    chosen = choose_candidate(config, settings, candidates, scores)
-    reasons = _solved_reasons if _is_solved(settings) else functools.partial(_reasons, candidates, chosen)
-    return _plan(config, scores, settings, _spread(config, settings, chosen, scores), reasons)
+    return _plan(config, scores, settings, *_choose_widths(config, settings, candidates, scores))
 
 
 def list_plans(
@@ -118,11 +116,12 @@ def list_plans(
         return [make_plan(raw_config, config, scores, settings)]
     if _is_solved(settings):
         priced = (layer_costs(config, scores, each) for each in list_pricings(scores.criterion, settings))
-        ways = {tuple(cheapest_widths(config, costs, settings)): _solved_reasons for costs in priced}
+        solved = dict.fromkeys(tuple(cheapest_widths(config, costs, settings)) for costs in priced)
+        ways = {widths: _solved_reasons(config, settings, widths) for widths in solved}
     else:
         candidates = list_candidates(raw_config, config, settings)
         ways = {
-            tuple(config.everywhere(each.widths)): functools.partial(_reasons, candidates, each)
+            tuple(config.everywhere(each.widths)): _reasons(config, settings, candidates, each)
             for each in cheapest_candidates(config, settings, candidates, scores)[:MOST_TRIALS]
         }
     return [_plan(config, scores, settings, widths, reasons) for widths, reasons in ways.items()]
@@ -133,7 +132,7 @@ def _plan(
     scores: Scores,
     settings: PlanSettings,
     widths: Sequence[LayerWidths],
-    reasons: Callable[[ModelConfig, PlanSettings, Sequence[LayerWidths]], dict[str, str]],
+    reasons: Mapping[str, str],
 ) -> Plan:
     achieved = removed_ratio(config, widths)
     layers = tuple(
@@ -153,7 +152,7 @@ def _plan(
             "heads_per_layer": settings.heads_per_layer.value,
             "neurons_per_layer": settings.neurons_per_layer.value,
         },
-        reasons=reasons(config, settings, widths),
+        reasons=reasons,
         notes=_notes(config, settings, achieved),
     )
 
@@ -163,11 +162,23 @@ def _is_solved(settings: PlanSettings) -> bool:
     return settings.allocation is Allocation.KL and settings.neurons_per_layer is PerLayer.GLOBAL
 
 
+def _choose_widths(
+    config: ModelConfig, settings: PlanSettings, candidates: Sequence[Candidate], scores: Scores
+) -> tuple[list[LayerWidths], dict[str, str]]:
+    """Return the widths that each layer keeps, and the reasons for heads and for neurons."""
+    if settings.allocation is Allocation.FLAP:
+        widths = keep_highest(config, scores, settings)
+        return widths, _compared_reasons(config, settings, widths)
+    if _is_solved(settings):
+        widths = cheapest_widths(config, layer_costs(config, scores), settings)
+        return widths, _solved_reasons(config, settings, widths)
+    chosen = choose_candidate(config, settings, candidates, scores)
+    return _spread(config, settings, chosen, scores), _reasons(config, settings, candidates, chosen)
+
+
 def _spread(config: ModelConfig, settings: PlanSettings, chosen: Candidate, scores: Scores) -> list[LayerWidths]:
     """Return the widths that each layer keeps: the same in all, or allocated across layers by importance."""
     layers = config.everywhere(chosen.widths)
-    if _is_solved(settings):
-        return cheapest_widths(config, layer_costs(config, scores), settings)
     if settings.heads_per_layer is PerLayer.GLOBAL:
         spread = allocate_heads(config, scores.heads, chosen.heads, chosen.widths)
         layers = [config.fit(layer, site) for layer, site in zip(spread, config.sites, strict=True)]
@@ -250,13 +261,8 @@ def _imbalance(config: ModelConfig, candidate: Candidate) -> float:
 
 
 def _reasons(
-    candidates: Sequence[Candidate],
-    chosen: Candidate,
-    config: ModelConfig,
-    settings: PlanSettings,
-    widths: Sequence[LayerWidths],
+    config: ModelConfig, settings: PlanSettings, candidates: Sequence[Candidate], chosen: Candidate
 ) -> dict[str, str]:
-    del widths  # those of the candidate, on average
     dense, kept = config.widths, chosen.widths
     heads = {
         HeadPolicy.NONE: "every head is kept",
@@ -280,12 +286,27 @@ def _reasons(
     }
 
 
+def _compared_reasons(config: ModelConfig, settings: PlanSettings, widths: Sequence[LayerWidths]) -> dict[str, str]:
+    groups, gone = _groups_gone(config, widths)
+    least, most = (choose(kept.neurons for kept in widths) for choose in (min, max))
+    rule = "units of all layers were sorted by their standardised fluctuation, and the lowest removed"
+    heads = "every head is kept" if not gone else f"{gone} of {groups} KV groups are pruned"
+    return {
+        "heads": f"{heads}, as --heads none asks for" if settings.heads is HeadPolicy.NONE else f"{heads}: {rule}",
+        "neurons": f"{least} to {most} of {config.widths.neurons} in a layer, a multiple of "
+        f"{neuron_multiple(settings, config)}: {rule}",
+    }
+
+
+def _groups_gone(config: ModelConfig, widths: Sequence[LayerWidths]) -> tuple[int, int]:
+    """Return the number of key/value groups in all layers, and how many of them are removed."""
+    groups = config.num_key_value_heads * len(widths)
+    return groups, groups - sum(kept.key_value_heads for kept in widths)
+
+
 def _solved_reasons(config: ModelConfig, settings: PlanSettings, widths: Sequence[LayerWidths]) -> dict[str, str]:
     dense = config.widths
-    groups, gone = (
-        dense.key_value_heads * len(widths),
-        sum(dense.key_value_heads - kept.key_value_heads for kept in widths),
-    )
+    groups, gone = _groups_gone(config, widths)
     if gone:
         heads = f"{gone} of {groups} KV groups are pruned: they cost less divergence than the neurons that they replace"
     elif settings.heads is HeadPolicy.NONE:
@@ -308,6 +329,12 @@ def _notes(config: ModelConfig, settings: PlanSettings, achieved: float) -> tupl
         return (
             f"The paper's rule removes {achieved:.2%} instead of {settings.ratio:.2%}: it rounds heads, and makes "
             "up for one head with one neuron. --allocation balanced meets the budget.",
+        )
+    if settings.allocation is Allocation.FLAP:
+        largest = max(RemovableUnits.of(config, settings).units) / parameter_count(config)
+        return (
+            f"{achieved:.2%} is removed, not {settings.ratio:.2%}: whole units are removed until the ratio is reached, "
+            f"and the largest, a KV group or a step of neurons of one layer, has {largest:.2%} of the parameters.",
         )
     step = neuron_multiple(settings, config)
     advice = " A smaller --snap comes closer." if step > 1 else ""

@@ -15,10 +15,11 @@ from amp_export.checkpoints.unsupported import check_known_fields
 from amp_export.errors import CalibrationError, RequestError
 from amp_export.inputs.arrays import SUFFIXES, SampleArrays, check_arrays, no_samples, read_arrays
 from amp_export.inputs.texts import Calibration, load_calibration
-from amp_export.options import Uniform
+from amp_export.options import Allocation, Uniform
 from amp_export.progress import Progress
 from amp_export.pruning.defaults import choose_plan_settings
 from amp_export.pruning.dry_run import check_texts, example_rewrite, possible_candidates, rehearse
+from amp_export.pruning.flap_allocation import check_scores
 from amp_export.pruning.plan import Plan
 from amp_export.pruning.rewriting import Rewrite, rewrite
 from amp_export.pruning.scores import Scores
@@ -95,6 +96,8 @@ def prepare(
     if given_scores is not None:
         given_scores.check_checkpoint(sha256)
         given_scores.check_criterion(options.criterion)
+        if settings is not None and settings.allocation is Allocation.FLAP:
+            check_scores(given_scores)
     with progress.step("Checking weights") as advance:
         check_finite(checkpoint, on_progress=advance)
     return PruneRequest(

@@ -49,6 +49,8 @@ def test_layers_differ_where_divergences_can_be_measured(model_type: str) -> Non
         ({}, {"has_text": False}, Allocation.BALANCED, ALIKE),
         ({"heads": HeadPolicy.WITHIN}, {}, Allocation.BALANCED, ALIKE),
         ({"allocation": Allocation.PAPER}, {}, Allocation.PAPER, ALIKE),
+        ({"allocation": Allocation.FLAP}, {}, Allocation.FLAP, DIFFERING),
+        ({"allocation": Allocation.FLAP}, {"pad": True, "has_text": False}, Allocation.FLAP, DIFFERING),
         ({"neurons_per_layer": PerLayer.UNIFORM}, {}, Allocation.KL, ALIKE),
         ({"heads_per_layer": PerLayer.UNIFORM}, {}, Allocation.KL, (PerLayer.UNIFORM, PerLayer.GLOBAL)),
         ({"allocation": Allocation.BALANCED, "heads_per_layer": PerLayer.GLOBAL}, {}, Allocation.BALANCED,
