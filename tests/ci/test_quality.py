@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from amp_export.architectures import ModelConfig, find_architecture
 from amp_export.cli import app
 from amp_export.errors import TaskError
 from amp_export.evaluation.estimates import Estimate, average
@@ -23,7 +24,11 @@ from amp_export.evaluation.measuring import Measured
 from amp_export.evaluation.pairs import Difference, PerplexityDifference
 from amp_export.evaluation.perplexity import PerplexityResult
 from amp_export.evaluation.scoring import Metric, TaskResult
+from amp_export.options import Allocation, CriterionName, HeadPolicy, PerLayer
 from amp_export.progress import Silent
+from amp_export.pruning.defaults import choose_plan_settings
+from amp_export.pruning.dry_run import possible_candidates
+from amp_export.verb_options import PlanChoices
 
 quality: Any = importlib.import_module("ci.bench.quality")
 measuring, methods, page, splitting = (
@@ -326,6 +331,40 @@ def test_every_method_asks_for_options_that_the_command_has() -> None:
             options = [word for word in words if word.startswith("--")]
             assert len(set(options)) == len(options)
             assert [word for word in options if word not in known[verb]] == []
+
+
+@pytest.mark.parametrize("method", [each for each in methods.METHODS if each.pruning], ids=lambda each: each.name)
+def test_no_method_asks_for_what_is_refused(method: Any) -> None:
+    raw = {
+        "vocab_size": 49152,
+        "hidden_size": 576,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "tie_word_embeddings": True,
+    }
+    config = ModelConfig.read(find_architecture("llama"), raw)
+    asked = {name.replace("-", "_"): value for name, value in method.pruning.items()}
+    kinds: dict[str, Any] = {
+        "criterion": CriterionName,
+        "allocation": Allocation,
+        "heads": HeadPolicy,
+        "snap": int,
+        "heads_per_layer": PerLayer,
+        "neurons_per_layer": PerLayer,
+    }
+    choices = PlanChoices(**{name: kind(asked[name]) for name, kind in kinds.items() if name in asked})
+    settings = choose_plan_settings(config, float(asked["ratio"]), choices)
+    assert possible_candidates(raw, config, settings)
+
+
+def test_flap_has_its_own_allocation_and_no_compensation_of_ours() -> None:
+    plain, compensated = METHODS["flap"], METHODS["flap-compensated"]
+    assert plain.seed == compensated.seed == 0
+    words = " ".join(methods.words(plain.pruning))
+    assert words == "--ratio 0.2 --criterion flap --allocation flap --heads auto --snap 1 --no-compensate"
+    assert words == " ".join(methods.words({**compensated.pruning, "compensate": False}))
 
 
 def test_data_may_not_be_copied_into_the_project(

@@ -34,6 +34,9 @@ UNIFORM: Options = {
 }
 """What other criteria are compared with: every layer keeps the same, and nothing is updated."""
 
+FLAP: Options = {"criterion": "flap", "allocation": "flap", "heads": "auto", "snap": "1"}
+"""What FLAP chooses, as published: its layers differ, and it has no steps of neurons."""
+
 DISTILLATION: Options = {"method": "distill", "minutes": "10"}
 
 SEEDS = 2
@@ -144,7 +147,8 @@ METHODS = (
     ),
     _other("ours-20-wanda", "ours, 20 %, by Wanda's criterion", {**OURS, "criterion": "wanda"}),
     _other("amp", "AMP as published, 20 %", {"criterion": "amp", "allocation": "paper", "compensate": False}),
-    _other("flap", "FLAP's criterion, 20 %", {"criterion": "flap", **UNIFORM}),
+    _other("flap", "FLAP with its own allocation, 20 %, without its biases", {**FLAP, "compensate": False}),
+    _other("flap-compensated", "FLAP's choice and allocation, our compensation, 20 %", FLAP, like="flap"),
     _other("wanda", "Wanda's criterion, 20 %", {"criterion": "wanda", **UNIFORM}),
     _other("magnitude", "magnitude, 20 %", {"criterion": "magnitude", **UNIFORM}),
     _other("random", "random, 20 %", {"criterion": "random", **UNIFORM}),
