@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from amp_export.exporters.models.decoder import Decoder as RuntimeDecoder
+
+Stop = Callable[[Sequence[int]], bool]
+"""Called with the token ids that are written so far; writing ends where it returns true."""
 
 
 class Decoder(Protocol):
@@ -32,12 +35,13 @@ class Decoder(Protocol):
 class Writer(Protocol):
     """A model that writes."""
 
-    def continue_greedily(self, prompt: Sequence[int], tokens: int) -> list[int]:
+    def continue_greedily(self, prompt: Sequence[int], tokens: int, *, stop: Stop | None = None) -> list[int]:
         """Return the most likely tokens after a prompt, up to the token that ends a text, which is not returned.
 
         Args:
             prompt: Token ids of the prompt.
             tokens: Largest number of tokens to generate.
+            stop: Ends the text earlier; what it was called with last is returned.
         """
         ...
 
@@ -79,7 +83,7 @@ class TorchDecoder:
         logits_pv: torch.Tensor = found.logits[0]
         return logits_pv
 
-    def continue_greedily(self, prompt: Sequence[int], tokens: int) -> list[int]:
+    def continue_greedily(self, prompt: Sequence[int], tokens: int, *, stop: Stop | None = None) -> list[int]:
         """Return the most likely tokens after a prompt; see `Writer`.
 
         Settings of the checkpoint such as a repetition penalty are set aside: they would hide that a model repeats
@@ -94,6 +98,11 @@ class TorchDecoder:
         own, ends = model.generation_config, ending_tokens(model.generation_config, model.config)
         model.generation_config = GenerationConfig(eos_token_id=ends or None, pad_token_id=ends[0] if ends else None)
         prompt_bs = torch.tensor([list(prompt)], device=model.device)
+
+        def is_done(written_bs: torch.Tensor, _scores: Any, **_: Any) -> torch.Tensor:
+            assert stop is not None
+            return torch.tensor([stop(written_bs[0, len(prompt) :].tolist())], device=model.device)
+
         try:
             with quiet_transformers(), torch.inference_mode():
                 found_bs = model.generate(
@@ -102,6 +111,7 @@ class TorchDecoder:
                     do_sample=False,
                     num_beams=1,
                     max_new_tokens=tokens,
+                    stopping_criteria=[] if stop is None else [is_done],
                 )
         finally:
             model.generation_config = own
@@ -138,12 +148,17 @@ class ExportedDecoder:
             found.append(torch.from_numpy(logits_bsv.reshape(-1, logits_bsv.shape[2])[here_p.numpy()]))
         return torch.cat(found)
 
-    def continue_greedily(self, prompt: Sequence[int], tokens: int) -> list[int]:
+    def continue_greedily(self, prompt: Sequence[int], tokens: int, *, stop: Stop | None = None) -> list[int]:
         """Return the most likely tokens after a prompt; see `Writer`."""
         import numpy as np
 
         following = islice(write_tokens(self.decoder.forward, np.array([list(prompt)], np.int64)), tokens)
-        return list(takewhile(lambda token: token not in self.ends, following))
+        written: list[int] = []
+        for token in takewhile(lambda token: token not in self.ends, following):
+            written.append(token)
+            if stop is not None and stop(written):
+                break
+        return written
 
 
 def ending_tokens(*configs: Any) -> list[int]:

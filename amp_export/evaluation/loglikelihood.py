@@ -39,6 +39,19 @@ class Request:
         assert 0 < self.scored < len(self.token_ids), (self.scored, len(self.token_ids))
 
 
+@dataclass(frozen=True)
+class Score:
+    """How likely a model finds the scored tokens of a text.
+
+    Attributes:
+        log_likelihood: Their summed log-likelihood, in nats.
+        is_greedy: Whether each of them is the most likely token at its place.
+    """
+
+    log_likelihood: float
+    is_greedy: bool
+
+
 def log_likelihoods(
     model: Decoder,
     requests: Sequence[Request],
@@ -46,7 +59,19 @@ def log_likelihoods(
     batch_tokens: int = BATCH_TOKENS,
     on_progress: Advance | None = None,
 ) -> list[float]:
-    """Return the summed log-likelihood, in nats, of each text's scored tokens.
+    """Return the summed log-likelihood, in nats, of each text's scored tokens; see `score`."""
+    found = score(model, requests, batch_tokens=batch_tokens, on_progress=on_progress)
+    return [each.log_likelihood for each in found]
+
+
+def score(
+    model: Decoder,
+    requests: Sequence[Request],
+    *,
+    batch_tokens: int = BATCH_TOKENS,
+    on_progress: Advance | None = None,
+) -> list[Score]:
+    """Return how likely a model finds each text's scored tokens.
 
     Args:
         model: The decoder.
@@ -57,24 +82,24 @@ def log_likelihoods(
     Raises:
         ModelError: The model computes NaN.
     """
-    results = [math.nan] * len(requests)
+    results: dict[int, Score] = {}
     done = 0
     # nothing follows the last token, so it is not an input
     for group in group_by_length([len(each.token_ids) - 1 for each in requests], batch_tokens):
-        for number, value in zip(group, _score([requests[number] for number in group], model), strict=True):
-            if math.isnan(value):
+        for number, found in zip(group, _score([requests[number] for number in group], model), strict=True):
+            if math.isnan(found.log_likelihood):
                 raise ModelError(
                     "The model computes NaN instead of probabilities: its weights are damaged, or too large for their "
                     "dtype.\nUse a checkpoint from before training diverged."
                 )
-            results[number] = value
+            results[number] = found
         done += len(group)
         if on_progress is not None:
             on_progress(done, len(requests))
-    return results
+    return [results[number] for number in range(len(requests))]
 
 
-def _score(batch: Sequence[Request], model: Decoder) -> list[float]:
+def _score(batch: Sequence[Request], model: Decoder) -> list[Score]:
     import torch
 
     input_ids_bs, mask_bs = pad_right([each.token_ids[:-1] for each in batch])
@@ -86,8 +111,13 @@ def _score(batch: Sequence[Request], model: Decoder) -> list[float]:
         places += range(end - each.scored, end)
         following += each.token_ids[-each.scored :]
     logits_pv = model.logits_at(input_ids_bs, mask_bs, torch.tensor(places))
-    values_p = _picked(logits_pv, torch.tensor(following, device=logits_pv.device))
-    return [float(each.sum()) for each in torch.split(values_p, [each.scored for each in batch])]
+    following_p = torch.tensor(following, device=logits_pv.device)
+    values_p, greedy_p = _picked(logits_pv, following_p), (logits_pv.argmax(dim=1) == following_p).cpu()
+    lengths = [each.scored for each in batch]
+    return [
+        Score(float(values.sum()), bool(greedy.all()))
+        for values, greedy in zip(torch.split(values_p, lengths), torch.split(greedy_p, lengths), strict=True)
+    ]
 
 
 def _picked(logits_pv: torch.Tensor, following_p: torch.Tensor) -> torch.Tensor:

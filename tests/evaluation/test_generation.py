@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 
 from amp_export.checkpoints.loading import load_model, load_tokenizer
 from amp_export.checkpoints.reading import read_config
-from amp_export.evaluation.decoders import TorchDecoder
+from amp_export.evaluation.decoders import ExportedDecoder, TorchDecoder
 from amp_export.evaluation.encoding import Encoder
 from amp_export.evaluation.generation import describe, write_texts
 
@@ -96,3 +98,36 @@ def test_a_text_ends_at_the_token_that_ends_texts(tiny_llama: Path) -> None:
     first = TorchDecoder(model).continue_greedily([5, 6, 7], 3)
     model.generation_config.eos_token_id = [first[1]]
     assert TorchDecoder(model).continue_greedily([5, 6, 7], 3) == first[: first.index(first[1])]
+
+
+class Counting:
+    """The runtime of an export: the next token is one more than the last."""
+
+    calls = 0
+
+    def forward(self, input_ids: Any, attention_mask: Any, position_ids: Any, past: Any = None) -> tuple[Any, Any]:
+        self.calls += 1
+        return np.eye(101, dtype=np.float32)[(input_ids + 1) % 101], past
+
+
+@given(prompt=st.integers(0, 80), tokens=st.integers(1, 12), most=st.integers(1, 15), end=st.integers(0, 100))
+def test_an_export_writes_no_further_than_asked(prompt: int, tokens: int, most: int, end: int) -> None:
+    runtime = Counting()
+    found = ExportedDecoder(runtime, [end]).continue_greedily([prompt], tokens, stop=lambda ids: len(ids) >= most)
+    following = list(range(prompt + 1, prompt + 1 + min(tokens, most)))
+    assert found == (following[: following.index(end)] if end in following else following)
+    assert runtime.calls == len(found) + (end in following)
+
+
+def test_a_checkpoint_writes_no_further_than_asked(tiny_llama: Path) -> None:
+    decoder = TorchDecoder(load_model(tiny_llama))
+    written = decoder.continue_greedily([5, 6, 7], 9)
+    assert len(written) == 9
+    seen: list[list[int]] = []
+
+    def stop(ids: Sequence[int]) -> bool:
+        seen.append(list(ids))
+        return len(ids) == 4
+
+    assert decoder.continue_greedily([5, 6, 7], 9, stop=stop) == written[:4]
+    assert seen == [written[:length] for length in range(1, 5)]

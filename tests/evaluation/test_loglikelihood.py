@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from amp_export.architectures import Kind, find_architecture, supported_model_types
 from amp_export.checkpoints.loading import load_model
 from amp_export.evaluation.decoders import ExportedDecoder, TorchDecoder
-from amp_export.evaluation.loglikelihood import Request, log_likelihoods
+from amp_export.evaluation.loglikelihood import Request, log_likelihoods, score
 from amp_export.inputs.batches import group_by_length, pad_right
 from tests.support.tiny_models import save_tiny_model
 
@@ -107,6 +107,24 @@ def test_what_nothing_precedes_cannot_be_scored() -> None:
     for scored in (0, 2, 3):
         with pytest.raises(AssertionError):
             Request([1, 2], scored)
+
+
+@given(ids=TEXTS, length=st.integers(1, 4), changed=st.integers(-1, 3))
+@settings(max_examples=25, deadline=None)
+def test_a_text_is_greedy_if_the_model_would_write_it(
+    llama: PreTrainedModel, ids: list[int], length: int, changed: int
+) -> None:
+    """One token that is not the most likely one is enough for no."""
+    decoder = TorchDecoder(llama)
+    written = decoder.continue_greedily(ids, length, stop=lambda _: False)
+    if not written:
+        return
+    if is_changed := 0 <= changed < len(written):
+        written[changed] = (written[changed] + 1) % 101
+    other = Request([*ids, *written], len(written))
+    (alone,) = score(decoder, [other])
+    assert alone.is_greedy is not is_changed
+    assert [each.is_greedy for each in score(decoder, [*REQUESTS, other])][-1] is alone.is_greedy
 
 
 class Runtime:
