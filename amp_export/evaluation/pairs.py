@@ -49,8 +49,8 @@ class AccuracyDifference:
 
     Attributes:
         difference: The difference.
-        gained: Items that only this model answers correctly.
-        lost: Items that only the other model answers correctly.
+        gained: Items that only this model answers correctly, or for which it gets more points.
+        lost: Items that only the other model answers correctly, or for which it gets more points.
     """
 
     difference: Difference
@@ -89,23 +89,26 @@ def mean_difference(
     return Difference.within(found.value, _interval(found, found.count - 1), found.count)
 
 
-def accuracy_difference(correct: Sequence[bool], other: Sequence[bool]) -> AccuracyDifference:
+def accuracy_difference(correct: Sequence[bool | float], other: Sequence[bool | float]) -> AccuracyDifference:
     """Return the difference of two accuracies, with a t interval on the items' differences.
 
     Two items are added for the interval, one gained and one lost. It then covers as it should also where few items
     differ, and a handful of items that all differ in the same way proves nothing (Bonett and Price, Adjusted Wald
     confidence interval for a difference of binomial proportions based on paired data, Journal of Educational and
-    Behavioral Statistics 37, 2012).
+    Behavioral Statistics 37, 2012). Points between 0 and 1 differ by more amounts than one, so that nothing is added.
 
     Args:
-        correct: Whether this model answers each item correctly.
+        correct: Whether this model answers each item correctly, or its points.
         other: Whether the other model does.
     """
     changes = [float(one) - float(two) for one, two in zip(correct, other, strict=True)]
+    gained, lost = sum(change > 0 for change in changes), sum(change < 0 for change in changes)
+    if not {0.0, 1.0}.issuperset(map(float, (*correct, *other))):
+        return AccuracyDifference(mean_difference(correct, other), gained, lost)
     widened = Estimate.of([*changes, 1.0, -1.0])
     low, high = _interval(widened, widened.count - 1)
     difference = Difference.within(math.fsum(changes) / len(changes), (max(low, -1.0), min(high, 1.0)), len(changes))
-    return AccuracyDifference(difference, changes.count(1.0), changes.count(-1.0))
+    return AccuracyDifference(difference, gained, lost)
 
 
 def average_difference(differences: Sequence[Difference]) -> Difference:

@@ -49,6 +49,24 @@ def covered(low: float, high: float, truth: float) -> bool:
     return low <= truth <= high
 
 
+POINTS = st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=2, max_size=20)
+
+
+@given(POINTS)
+def test_points_are_compared_as_numbers(pairs: list[tuple[float, float]]) -> None:
+    ours, theirs = zip((0.5, 0.25), *pairs, strict=True)
+    found = accuracy_difference(ours, theirs)
+    assert found.difference == mean_difference(ours, theirs)
+    assert found.gained == sum(one > other for one, other in zip(ours, theirs, strict=True))
+    assert found.lost == sum(one < other for one, other in zip(ours, theirs, strict=True))
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=20))
+def test_answers_compare_the_same_as_numbers(pairs: list[tuple[bool, bool]]) -> None:
+    ours, theirs = zip(*pairs, strict=True)
+    assert accuracy_difference(ours, theirs) == accuracy_difference([*map(float, ours)], [*map(float, theirs)])
+
+
 @pytest.mark.parametrize(
     ("count", "gained", "lost", "inside", "claimed"),
     [
