@@ -264,7 +264,7 @@ class EvaluateOptions:
     """The options of `evaluate`. One of `tasks`, `perplexity` and `prompts` is required.
 
     Attributes:
-        tasks: Files of questions (`.jsonl`).
+        tasks: Files of questions (`.jsonl`); names of tasks of the LM Evaluation Harness, or their `.yaml` files.
         perplexity: Text to measure perplexity on (`.txt`).
         prompts: Prompts (`.txt`, `.jsonl`) to generate text from; `--generate` on the command line.
         to: The export of the output directory to evaluate, in its runtime; by default its checkpoint, in PyTorch.
@@ -273,10 +273,11 @@ class EvaluateOptions:
         window: Tokens of a window of the text; by default 1024, or what the models take if that is less.
         stride: Tokens from the start of one window to the next; by default half of the window.
         new_tokens: Largest number of tokens to generate after a prompt.
+        few_shot: Examples before each question of the harness' tasks; by default what each task says, or none.
         allow_pickle: Read torch pickles if there is no safetensors file; their code is never run.
     """
 
-    tasks: tuple[Path, ...] = ()
+    tasks: tuple[str | Path, ...] = ()
     perplexity: Path | None = None
     prompts: Path | None = None
     to: Format | None = None
@@ -285,6 +286,7 @@ class EvaluateOptions:
     window: int | None = None
     stride: int | None = None
     new_tokens: int = 64
+    few_shot: int | None = None
     allow_pickle: bool = False
 
 

@@ -1,9 +1,10 @@
-"""Evaluate a model, or what an output directory holds, on files of tasks, text and prompts."""
+"""Evaluate a model, or what an output directory holds, on tasks, text and prompts."""
 
 from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from amp_export.errors import OutputError, RequestError, TaskError, UnsupportedM
 from amp_export.evaluation.decoders import Evaluated, ExportedDecoder, TorchDecoder, ending_tokens
 from amp_export.evaluation.encoding import Encoder
 from amp_export.evaluation.finished import Finished
+from amp_export.evaluation.harness_tasks import is_of_harness, read_harness_tasks
 from amp_export.evaluation.measuring import Evaluation, Measured, Work, compare, measure
 from amp_export.evaluation.perplexity import choose_window, read_text_file
 from amp_export.evaluation.summaries import summarize
@@ -94,12 +96,36 @@ def evaluate(
 
     Raises:
         OutputError: Another evaluation of this part of the output runs.
-        TaskError: A file cannot be read, or does not suit the model; the message names file and line.
+        TaskError: A task cannot be read, or does not suit the model; of a file, the message names the line.
+        MissingExtraError: A task is one of the LM Evaluation Harness, which is not installed.
         UnsupportedModelError: A model is not a decoder.
         RequestError: There is nothing to measure, or a window that a model does not take.
         AmpExportError: See `amp_export.errors`.
     """
     progress = progress or Silent()
+    _check(options)
+    _refuse_file(model)
+    work, files, notes = _read(options, progress)
+    found = _find(model, options, revision, progress)
+    notes = (*found.notes, *notes)
+    window, stride = _choose_window(found.subjects, options)
+    work = replace(work, window=window, stride=stride)
+    with _kept(Path(model), found.judged, progress, resume=resume) as folder:
+        # one after the other, so that memory holds one; exports come first, since they may take less than dense models
+        measured, *others = [_measure(subject, work, folder, progress) for subject in found.subjects]
+    against = others[0] if others else None
+    differences = compare(measured, against) if against is not None else None
+    if differences is not None and work.text is not None and differences.perplexity is None:
+        notes = (*notes, "The models tokenize the text differently, so that perplexities per token do not compare.")
+    packages = {**package_versions(), **({"lm-eval": version("lm-eval")} if work.harness else {})}
+    evaluation = Evaluation(measured, against, differences, options.limit, notes, packages)
+    return (
+        evaluation if found.judged is None else _store(Path(model), evaluation, found.judged, files, options, progress)
+    )
+
+
+def _check(options: EvaluateOptions) -> None:
+    """Raise RequestError for options that say nothing together."""
     if not options.tasks and options.perplexity is None and options.prompts is None:
         raise RequestError(
             "There is nothing to evaluate on.\nGive questions with --tasks, text with --perplexity or prompts with "
@@ -107,27 +133,39 @@ def evaluate(
         )
     if options.perplexity is None and (options.window, options.stride) != (None, None):
         raise RequestError("--window and --stride are for --perplexity.\nAdd it, or leave them out.")
-    _refuse_file(model)
-    tasks = read_tasks(options.tasks, limit=options.limit)
+    local = next((each for each in options.tasks if not is_of_harness(each)), None)
+    if options.few_shot is not None and (local is not None or not options.tasks):
+        found = "--tasks names none" if local is None else f"{local} is a file, whose contexts are taken as they are"
+        raise RequestError(
+            f"--few-shot is for tasks of the LM Evaluation Harness; {found}.\nLeave it out, or name such tasks alone."
+        )
+
+
+def _read(options: EvaluateOptions, progress: Progress) -> tuple[Work, dict[str, str], tuple[str, ...]]:
+    """Return what to measure, the hashes of all that was read for it by their names, and notes."""
+    local = [Path(each) for each in options.tasks if not is_of_harness(each)]
+    named = [each for each in options.tasks if is_of_harness(each)]
+    tasks = read_tasks(local, limit=options.limit)
     text = read_text_file(options.perplexity) if options.perplexity is not None else None
     prompts = read_prompts(options.prompts) if options.prompts is not None else ()
-    read = (*options.tasks, options.perplexity, options.prompts)
-    files = {str(file): hash_file(file) for file in read if file is not None}
-    found = _find(model, options, revision, progress)
-    notes = found.notes
-    window, stride = _choose_window(found.subjects, options)
-    work = Work(tasks, text, prompts, window=window, stride=stride, limit=options.limit, new_tokens=options.new_tokens)
-    with _kept(Path(model), found.judged, progress, resume=resume) as folder:
-        # one after the other, so that memory holds one; exports come first, since they may take less than dense models
-        measured, *others = [_measure(subject, work, folder, progress) for subject in found.subjects]
-    against = others[0] if others else None
-    differences = compare(measured, against) if against is not None else None
-    if differences is not None and text is not None and differences.perplexity is None:
-        notes = (*notes, "The models tokenize the text differently, so that perplexities per token do not compare.")
-    evaluation = Evaluation(measured, against, differences, options.limit, notes, package_versions())
-    return (
-        evaluation if found.judged is None else _store(Path(model), evaluation, found.judged, files, options, progress)
+    files = {str(file): hash_file(file) for file in (*local, options.perplexity, options.prompts) if file is not None}
+    if not named:
+        return Work(tasks, text, prompts, limit=options.limit, new_tokens=options.new_tokens), files, ()
+    with progress.step("Reading tasks of the LM Evaluation Harness"):
+        harness = read_harness_tasks(named, few_shot=options.few_shot, limit=options.limit)
+    names = {task.name for task in harness}
+    if taken := next((task.name for task in tasks if task.name in names), None):
+        raise RequestError(
+            f"--tasks names two tasks {taken}: a file and one of the LM Evaluation Harness.\nRename the file."
+        )
+    notes = tuple(
+        f"{task.name} has {task.few_shot} examples before each question, not {options.few_shot}: it takes no others."
+        for task in harness
+        if options.few_shot not in {None, task.few_shot}
     )
+    files |= {task.name: task.asked_sha256 for task in harness}
+    work = Work(tasks, text, prompts, limit=options.limit, new_tokens=options.new_tokens, harness=harness)
+    return work, files, notes
 
 
 @contextlib.contextmanager
@@ -189,7 +227,7 @@ def _store(
 
 
 def _refuse_file(model: str | Path) -> None:
-    if Path(model).suffix.lower() in (".jsonl", ".txt") and Path(model).is_file():
+    if Path(model).suffix.lower() in (".jsonl", ".txt", ".yaml") and Path(model).is_file():
         raise TaskError(
             f"{model} is a file to evaluate on, no model.\nName the model first: amp-export evaluate MODEL --tasks FILE"
         )

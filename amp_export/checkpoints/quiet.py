@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import io
 import logging as python_logging
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
 
@@ -67,6 +69,15 @@ def quiet_datasets() -> Iterator[None]:
         show=utils.enable_progress_bars,
     ):
         yield
+
+
+@contextmanager
+def quiet_harness() -> Iterator[None]:
+    """Silence the LM Evaluation Harness, of which each task has code of its own that may print, warn and show bars."""
+    with quiet_hub(), quiet_datasets(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            yield
 
 
 @functools.cache

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = examples(
     "amp-export evaluate out --tasks piqa.jsonl --tasks winogrande.jsonl",
+    "amp-export evaluate out --tasks piqa --tasks hellaswag --tasks wikitext --limit 500",
     "amp-export evaluate out --perplexity text.txt --generate prompts.txt",
     "amp-export evaluate out --to onnx --tasks piqa.jsonl",
     "amp-export evaluate ./my-llama --against demo --tasks piqa.jsonl --limit 100 --json",
@@ -31,9 +31,7 @@ def evaluate(
         typer.Argument(metavar="MODEL|OUT", help="Model as for --model, or OUT, whose pruned model is evaluated."),
     ],
     options: EvaluateOptions,
-    files: Annotated[
-        list[Path] | None, typer.Argument(metavar="FILE", help="Further files of questions, as for --tasks.")
-    ] = None,
+    further: Annotated[list[str] | None, typer.Argument(metavar="TASK", help="Further tasks, as for --tasks.")] = None,
     revision: Revision = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Do not repeat what an earlier run on OUT finished before it was stopped.")
@@ -46,7 +44,7 @@ def evaluate(
     from amp_export.cli.show_evaluation import show_evaluation
     from amp_export.documents import to_json
 
-    options = replace(options, tasks=(*options.tasks, *(files or ())))
+    options = replace(options, tasks=(*options.tasks, *(further or ())))
     result = run(model, options, revision=revision, resume=resume, progress=ConsoleProgress(console))
     if as_json:
         print_json(to_json(result))

@@ -340,8 +340,13 @@ FLAGS: Mapping[type[Any], Mapping[str, Any]] = {
     },
     EvaluateOptions: {
         "tasks": Annotated[
-            list[Path] | None,
-            typer.Option("--tasks", metavar="FILE", help="Questions (.jsonl); may be given several times."),
+            list[str] | None,
+            typer.Option(
+                "--tasks",
+                metavar="TASK",
+                help="A file of questions (.jsonl), a task of the LM Evaluation Harness by its name, or its .yaml "
+                "file; may be given several times.",
+            ),
         ],
         "perplexity": Annotated[
             Path | None, typer.Option("--perplexity", metavar="FILE", help="Text to measure perplexity on (.txt).")
@@ -378,6 +383,15 @@ FLAGS: Mapping[type[Any], Mapping[str, Any]] = {
         ],
         "new_tokens": Annotated[
             int, typer.Option("--new-tokens", min=1, metavar="N", help="Most tokens to write after a prompt.")
+        ],
+        "few_shot": Annotated[
+            int | None,
+            typer.Option(
+                "--few-shot",
+                min=0,
+                metavar="N",
+                help="Examples before each question of the harness' tasks.  [default: what each task says]",
+            ),
         ],
         "allow_pickle": _ALLOW_PICKLE,
     },

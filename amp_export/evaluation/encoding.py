@@ -95,11 +95,23 @@ class Encoder:
             raise TaskError(f"{place}: a continuation has {scored} tokens, but the model takes {limit}.\nShorten it.")
         return Request(ids if limit is None else ids[-(limit + 1) :], scored)
 
-    def _begin(self, ids: list[int], place: str) -> list[int]:
-        """Return a text with a token before it, unless it begins with that token."""
+    def first_token(self, place: str) -> int:
+        """Return the token that stands before a text without a context: the one that begins a text, or that ends it.
+
+        Args:
+            place: File and line, for an error.
+
+        Raises:
+            TaskError: The tokenizer has no such token.
+        """
         if self._first is None:
             raise TaskError(
                 f"{place}: the context is empty, and the tokenizer has no token that begins or ends a text.\nGive a "
                 "context."
             )
-        return ids if ids[:1] == [self._first] else [self._first, *ids]
+        return self._first
+
+    def _begin(self, ids: list[int], place: str) -> list[int]:
+        """Return a text with a token before it, unless it begins with that token."""
+        first = self.first_token(place)
+        return ids if ids[:1] == [first] else [first, *ids]

@@ -12,6 +12,8 @@ from amp_export.evaluation.encoding import Encoder
 from amp_export.evaluation.estimates import Estimate, average
 from amp_export.evaluation.finished import Finished
 from amp_export.evaluation.generation import GenerationResult, Text, write_texts
+from amp_export.evaluation.harness import run_harness_task
+from amp_export.evaluation.harness_tasks import HarnessTask
 from amp_export.evaluation.pairs import (
     AccuracyDifference,
     Difference,
@@ -21,7 +23,7 @@ from amp_export.evaluation.pairs import (
     mean_difference,
     perplexity_difference,
 )
-from amp_export.evaluation.perplexity import PerplexityResult, measure_perplexity
+from amp_export.evaluation.perplexity import PerplexityResult, WordPerplexityResult, measure_perplexity
 from amp_export.evaluation.scoring import TaskResult, run_task
 from amp_export.evaluation.tasks import Task
 from amp_export.progress import Progress
@@ -32,13 +34,14 @@ class Work:
     """What to measure.
 
     Attributes:
-        tasks: Tasks to answer.
+        tasks: Tasks to answer, of local files.
         text: Text to measure perplexity on, or None.
         prompts: Prompts to write after.
         window: Tokens of a window of the text.
         stride: Tokens from the start of one window to the next.
         limit: Largest number of windows and prompts; tasks were cut when they were read.
         new_tokens: Largest number of tokens to write after a prompt.
+        harness: Tasks of the LM Evaluation Harness.
     """
 
     tasks: tuple[Task, ...] = ()
@@ -48,6 +51,7 @@ class Work:
     stride: int = 512
     limit: int | None = None
     new_tokens: int = 64
+    harness: tuple[HarnessTask, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,7 @@ class Measured:
         average: Mean of the tasks' accuracies, if there are several.
         perplexity: Its perplexity on the text.
         generation: What it writes.
+        word_perplexities: Its perplexities on tasks, by their names.
     """
 
     model: str
@@ -67,6 +72,7 @@ class Measured:
     average: Estimate | None = None
     perplexity: PerplexityResult | None = None
     generation: GenerationResult | None = None
+    word_perplexities: Mapping[str, WordPerplexityResult] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -78,12 +84,14 @@ class Differences:
         average: Difference of their means, if there are several.
         perplexity: Difference of the perplexities; None if the models tokenize the text differently.
         generation: Differences of `tokens`, `distinct_bigrams` and `repeated_4grams`.
+        word_perplexities: Differences of the perplexities on tasks, by their names.
     """
 
     tasks: Mapping[str, AccuracyDifference] = field(default_factory=dict)
     average: Difference | None = None
     perplexity: PerplexityDifference | None = None
     generation: Mapping[str, Difference] = field(default_factory=dict)
+    word_perplexities: Mapping[str, PerplexityDifference] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -129,11 +137,9 @@ def measure(
         ModelError: The tokenizer fails, or is of another model.
     """
     finished = finished or Finished()
-    tasks = {}
-    for task in work.tasks:
-        with progress.step(f"Scoring {task.name} with {name}") as advance:
-            score = partial(run_task, model, encoder, task, on_progress=advance)
-            tasks[task.name] = finished.recall(TaskResult, task, score)
+    answered = _answer(name, model, encoder, work, progress, finished)
+    tasks = {task: found for task, found in answered.items() if isinstance(found, TaskResult)}
+    perplexities = {task: found for task, found in answered.items() if isinstance(found, WordPerplexityResult)}
     perplexity = generation = None
     if work.text is not None:
         with progress.step(f"Measuring perplexity of {name}") as advance:
@@ -146,7 +152,25 @@ def measure(
             write = partial(write_texts, model, encoder, prompts, tokens=work.new_tokens, on_progress=advance)
             generation = finished.recall(GenerationResult, {"prompts": prompts, "tokens": work.new_tokens}, write)
     accuracies = [each.accuracy for each in tasks.values()]
-    return Measured(name, tasks, average(accuracies) if len(accuracies) > 1 else None, perplexity, generation)
+    mean = average(accuracies) if len(accuracies) > 1 else None
+    return Measured(name, tasks, mean, perplexity, generation, perplexities)
+
+
+def _answer(
+    name: str, model: Evaluated, encoder: Encoder, work: Work, progress: Progress, finished: Finished
+) -> dict[str, TaskResult | WordPerplexityResult]:
+    """Let a model answer tasks, those of the harness last, and return its results by their names."""
+    found: dict[str, TaskResult | WordPerplexityResult] = {}
+    for task in work.tasks:
+        with progress.step(f"Scoring {task.name} with {name}") as advance:
+            score = partial(run_task, model, encoder, task, on_progress=advance)
+            found[task.name] = finished.recall(TaskResult, task, score)
+    for each in work.harness:
+        with progress.step(f"Scoring {each.name} with {name}") as advance:
+            judge = partial(run_harness_task, model, encoder, each, on_progress=advance)
+            kind: type[Any] = TaskResult if each.metrics else WordPerplexityResult
+            found[each.name] = finished.recall(kind, each.identity, judge)
+    return found
 
 
 def compare(measured: Measured, against: Measured) -> Differences:
@@ -160,6 +184,10 @@ def compare(measured: Measured, against: Measured) -> Differences:
         average_difference(differences) if len(differences) > 1 else None,
         _compare_perplexity(measured.perplexity, against.perplexity),
         _compare_generation(measured.generation, against.generation),
+        {
+            name: perplexity_difference(each.losses, against.word_perplexities[name].losses, each.words)
+            for name, each in measured.word_perplexities.items()
+        },
     )
 
 

@@ -46,6 +46,37 @@ class PerplexityResult:
     token_ids_sha256: str
 
 
+@dataclass(frozen=True)
+class WordPerplexityResult:
+    """Perplexity of a task's documents, each by itself.
+
+    It is per word, whatever the tokens, so that it compares between models of any tokenizers.
+
+    Attributes:
+        perplexity: The perplexity, per word.
+        stderr: Its standard error, from the differences between documents; None if there is a single one.
+        losses: Negative log-likelihood of each document, in nats.
+        words: Number of words of each document, as the task counts them.
+    """
+
+    perplexity: float
+    stderr: float | None
+    losses: tuple[float, ...]
+    words: tuple[int, ...]
+
+    @classmethod
+    def of(cls, losses: Sequence[float], words: Sequence[int]) -> WordPerplexityResult:
+        """Compute the perplexity of documents.
+
+        Source: `weighted_perplexity` in api/metrics.py of lm-eval 0.4.13.
+
+        Args:
+            losses: Negative log-likelihood of each document, in nats.
+            words: Number of words of each document.
+        """
+        return cls(*_with_stderr(Estimate.of_ratio(losses, words)), tuple(losses), tuple(words))
+
+
 def read_text_file(file: Path) -> str:
     """Return the text to measure perplexity on.
 
@@ -139,18 +170,23 @@ def measure_perplexity(
         raise TaskError("The text of --perplexity is a single token, so that none is predicted.\nGive a longer text.")
     losses = [-value for value in log_likelihoods(model, requests, on_progress=on_progress)]
     tokens = tuple(each.scored for each in requests)
-    mean = Estimate.of_ratio(losses, tokens)
-    perplexity = exponential(mean.value)
+    perplexity, stderr = _with_stderr(Estimate.of_ratio(losses, tokens))
     return PerplexityResult(
         perplexity=perplexity,
-        # the derivative of the exponential is itself
-        stderr=None if mean.stderr is None else perplexity * mean.stderr,
+        stderr=stderr,
         losses=tuple(losses),
         tokens=tokens,
         window=window,
         stride=stride,
         token_ids_sha256=_hash(token_ids),
     )
+
+
+def _with_stderr(mean: Estimate) -> tuple[float, float | None]:
+    """Return the perplexity for a mean loss, and its standard error."""
+    perplexity = exponential(mean.value)
+    # the derivative of the exponential is itself
+    return perplexity, None if mean.stderr is None else perplexity * mean.stderr
 
 
 def _hash(token_ids: Sequence[int]) -> str:

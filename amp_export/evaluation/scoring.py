@@ -18,12 +18,14 @@ if TYPE_CHECKING:
 
 
 class Metric(enum.StrEnum):
-    """The harness' names of accuracies."""
+    """The harness' names of accuracies, from the one that is reported first on."""
 
-    ACC = "acc"
-    """The answer with the highest log-likelihood is chosen."""
     ACC_NORM = "acc_norm"
     """Log-likelihoods are divided by the length of the continuation in characters first."""
+    ACC = "acc"
+    """The answer with the highest log-likelihood is chosen."""
+    EXACT_MATCH = "exact_match"
+    """The answer that the model writes is the right one."""
 
 
 @dataclass(frozen=True)
@@ -33,16 +35,18 @@ class TaskResult:
     Attributes:
         metric: The accuracy that the harness reports for this kind of task.
         accuracies: The accuracies; partial-context scoring has no normalized one, since all continuations are the same.
-        floor: The largest accuracy of a constant answer.
-        log_likelihoods: Summed log-likelihood of each option's continuation, by item.
-        correct: Whether the answer is correct by `metric`, by item.
+        floor: The largest accuracy of a constant answer; None if there is nothing to choose from.
+        log_likelihoods: Summed log-likelihood of each option's continuation, by item; empty for what the model writes.
+        correct: Whether the answer is correct by `metric`, by item; a number from 0 to 1 where the task gives points.
+        few_shot: Number of examples before each question; None for a local file, whose contexts have what they have.
     """
 
     metric: Metric
     accuracies: dict[Metric, Estimate]
-    floor: float
+    floor: float | None
     log_likelihoods: tuple[tuple[float, ...], ...]
-    correct: tuple[bool, ...]
+    correct: tuple[bool | float, ...]
+    few_shot: int | None = None
 
     @property
     def accuracy(self) -> Estimate:

@@ -20,12 +20,14 @@ class TaskSummary:
     Attributes:
         metric: The accuracy that the harness reports for this kind of task.
         accuracies: The accuracies; each counts the questions.
-        floor: The largest accuracy of a constant answer.
+        floor: The largest accuracy of a constant answer; None if there is nothing to choose from.
+        few_shot: Number of examples before each question; None for a local file, whose contexts have what they have.
     """
 
     metric: Metric
     accuracies: Mapping[Metric, Estimate]
-    floor: float
+    floor: float | None
+    few_shot: int | None = None
 
     @property
     def accuracy(self) -> Estimate:
@@ -57,6 +59,23 @@ class PerplexitySummary:
 
 
 @dataclass(frozen=True)
+class WordPerplexitySummary:
+    """A model's perplexity on a task of the LM Evaluation Harness.
+
+    Attributes:
+        perplexity: The perplexity, per word.
+        stderr: Its standard error; None if there is a single document.
+        documents: Number of documents.
+        words: Number of words of all of them.
+    """
+
+    perplexity: float
+    stderr: float | None
+    documents: int
+    words: int
+
+
+@dataclass(frozen=True)
 class GenerationSummary:
     """How long the texts are that a model wrote, and how much they repeat themselves.
 
@@ -81,6 +100,7 @@ class MeasuredSummary:
         average: Mean of the tasks' accuracies, if there are several.
         perplexity: Its perplexity on the text.
         generation: What its texts are like.
+        word_perplexities: Its perplexities on tasks, by their names.
     """
 
     model: str
@@ -88,6 +108,7 @@ class MeasuredSummary:
     average: Estimate | None = None
     perplexity: PerplexitySummary | None = None
     generation: GenerationSummary | None = None
+    word_perplexities: Mapping[str, WordPerplexitySummary] = field(default_factory=dict)
 
     @property
     def accuracy(self) -> Estimate | None:
@@ -106,7 +127,8 @@ class EvaluationSummary:
         differences: The differences, or None.
         limit: Largest number of questions, windows and prompts that were taken of each file; None for all.
         new_tokens: Largest number of tokens that were written after a prompt.
-        files: SHA-256 of the files of tasks, text and prompts, by their paths as they were given.
+        files: SHA-256 of the files of tasks, text and prompts, by their paths as they were given; and by its name, of
+            what a task of the LM Evaluation Harness asks.
         notes: Notes to the user.
         packages: Versions of the packages that computed it.
     """
@@ -150,10 +172,17 @@ def summarize_model(measured: Measured) -> MeasuredSummary:
     """Return the numbers of a model's measurements."""
     return MeasuredSummary(
         measured.model,
-        {name: TaskSummary(task.metric, task.accuracies, task.floor) for name, task in measured.tasks.items()},
+        {
+            name: TaskSummary(task.metric, task.accuracies, task.floor, task.few_shot)
+            for name, task in measured.tasks.items()
+        },
         measured.average,
         None if measured.perplexity is None else _perplexity(measured.perplexity),
         None if measured.generation is None else _generation(measured.generation),
+        {
+            name: WordPerplexitySummary(found.perplexity, found.stderr, len(found.words), sum(found.words))
+            for name, found in measured.word_perplexities.items()
+        },
     )
 
 

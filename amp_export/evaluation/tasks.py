@@ -88,7 +88,10 @@ def read_task(file: Path) -> Task:
     if file.suffix.lower() != ".jsonl":
         is_text = file.suffix.lower() == ".txt"
         advice = f"To measure perplexity on it: --perplexity {file}" if is_text else f"Each line: {_EXPECTED}"
-        raise TaskError(f"{file} is no task: a task is a .jsonl file.\n{advice}")
+        raise TaskError(
+            f"{file} is no task: a task is a .jsonl file, or the name or a .yaml file of a task of the LM Evaluation "
+            f"Harness.\n{advice}"
+        )
     text = read_utf8(file, expected="a .jsonl file", error=TaskError)
     lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
     if not lines:

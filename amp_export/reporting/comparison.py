@@ -191,6 +191,8 @@ def _evaluated(reports: Sequence[Report]) -> dict[tuple[str, Unit], list[float |
             values[f"Accuracy, average of {', '.join(model.tasks)}", Unit.ACCURACY] = model.average.value
         if model.perplexity is not None:
             values["Perplexity on the evaluated text", Unit.PERPLEXITY] = model.perplexity.perplexity
+        for name, words in model.word_perplexities.items():
+            values[f"Perplexity per word, {name}", Unit.PERPLEXITY] = words.perplexity
     keys = dict.fromkeys(key for values in found for key in values)
     return {key: [values.get(key) for values in found] for key in keys}
 

@@ -9,7 +9,13 @@ from typing import Any
 from amp_export.evaluation.estimates import Estimate
 from amp_export.evaluation.measuring import Differences
 from amp_export.evaluation.pairs import Change, Difference, PerplexityDifference
-from amp_export.evaluation.summaries import EvaluationSummary, GenerationSummary, MeasuredSummary, PerplexitySummary
+from amp_export.evaluation.summaries import (
+    EvaluationSummary,
+    GenerationSummary,
+    MeasuredSummary,
+    PerplexitySummary,
+    WordPerplexitySummary,
+)
 from amp_export.outputs.names import PRUNED
 from amp_export.reporting.benchmarks import PhaseRow
 
@@ -56,16 +62,16 @@ class MeasureRow:
 def compared_rows(
     model: MeasuredSummary, against: MeasuredSummary | None, differences: Differences | None
 ) -> Iterator[MeasureRow]:
-    """Yield a row for each task, their average, the perplexity, and each measure of generated texts."""
+    """Yield a row for each task, their average, each perplexity, and each measure of generated texts."""
     found = differences or Differences()
     for name, task in model.tasks.items():
         difference = found.tasks.get(name)
         yield MeasureRow(
-            f"{name}, {task.metric}, {task.accuracy.count} questions",
+            f"{name}, {task.metric}, {task.accuracy.count} questions{_shots(task.few_shot)}",
             percent(task.accuracy),
             percent(None if against is None else against.tasks[name].accuracy),
             **_difference(None if difference is None else difference.difference),
-            floor=f"{task.floor:.1%}",
+            floor="" if task.floor is None else f"{task.floor:.1%}",
         )
     if model.average is not None:
         other = percent(None if against is None else against.average)
@@ -76,6 +82,13 @@ def compared_rows(
             _perplexity(perplexity),
             "" if against is None or against.perplexity is None else _perplexity(against.perplexity),
             **_ratio(found.perplexity),
+        )
+    for name, words in model.word_perplexities.items():
+        yield MeasureRow(
+            f"{name}, perplexity per word, {words.documents} documents",
+            _perplexity(words),
+            "" if against is None else _perplexity(against.word_perplexities[name]),
+            **_ratio(found.word_perplexities.get(name)),
         )
     if model.generation is not None:
         other_texts = None if against is None else against.generation
@@ -96,6 +109,10 @@ def _generation_rows(
         # texts that are too short have none
         if value is not None or other is not None:
             yield MeasureRow(label, percent(value), percent(other), **_difference(differences.get(name)))
+
+
+def _shots(few_shot: int | None) -> str:
+    return f", {few_shot}-shot" if few_shot else ""
 
 
 def _difference(found: Difference | None, *, scale: int = 100) -> dict[str, Any]:
@@ -125,17 +142,17 @@ def _number(found: Estimate) -> str:
     return f"{found.value:.1f}" if found.stderr is None else f"{found.value:.1f} ± {found.stderr:.1f}"
 
 
-def _perplexity(found: PerplexitySummary) -> str:
+def _perplexity(found: PerplexitySummary | WordPerplexitySummary) -> str:
     shown = plain_perplexity(found)
     return shown if found.stderr is None else f"{shown} ± {found.stderr:{_digits(found)}}"
 
 
-def plain_perplexity(found: PerplexitySummary) -> str:
+def plain_perplexity(found: PerplexitySummary | WordPerplexitySummary) -> str:
     """Return a perplexity without its standard error."""
     return f"{found.perplexity:{_digits(found)}}"
 
 
-def _digits(found: PerplexitySummary) -> str:
+def _digits(found: PerplexitySummary | WordPerplexitySummary) -> str:
     return ".2f" if found.perplexity < 1e4 else ".3g"
 
 
@@ -198,6 +215,8 @@ def measured_values(model: MeasuredSummary) -> Iterator[tuple[str, float]]:
         yield "average_accuracy", model.average.value
     if model.perplexity is not None:
         yield "perplexity", model.perplexity.perplexity
+    for name, words in model.word_perplexities.items():
+        yield f"word_perplexity.{name}", words.perplexity
     if model.generation is not None:
         for name in ("tokens", *_SHARES):
             found: Estimate | None = getattr(model.generation, name)
@@ -217,9 +236,11 @@ def evaluation_properties(prefix: str, evaluation: EvaluationSummary) -> Iterato
         named["average_accuracy"] = found.average
     named |= {f"generation.{name}": each for name, each in found.generation.items()}
     compared = {name: (each.value, each.interval, each.change) for name, each in named.items()}
-    if (ratio := found.perplexity) is not None:
-        compared["perplexity"] = (ratio.ratio, ratio.interval, ratio.difference.change)
+    ratios = {f"word_perplexity.{name}": each for name, each in found.word_perplexities.items()}
+    if found.perplexity is not None:
+        ratios["perplexity"] = found.perplexity
+    compared |= {name: (each.ratio, each.interval, each.difference.change) for name, each in ratios.items()}
     for name, (value, (low, high), change) in compared.items():
-        yield f"{prefix}.{name}.{'ratio' if name == 'perplexity' else 'difference'}", f"{value:.4g}"
+        yield f"{prefix}.{name}.{'ratio' if name in ratios else 'difference'}", f"{value:.4g}"
         yield f"{prefix}.{name}.interval", f"{low:.4g} to {high:.4g}"
         yield f"{prefix}.{name}.change", change
