@@ -7,7 +7,7 @@ The classes::
     │   ├── ModelError             the model does not exist, or its files are damaged
     │   ├── UnsupportedModelError  a kind of model that is not supported
     │   ├── CalibrationError       the calibration data is empty or malformed
-    │   ├── TaskError              a file to evaluate on is empty or malformed, or does not suit the model
+    │   ├── TaskError              a task or file to evaluate on cannot be read, or does not suit the model
     │   ├── RatioError             an illegal ratio; `nearest` is the nearest legal one
     │   └── PlanError              a plan that does not fit the model
     ├── OutputError (OSError)      the output directory cannot be read or written
@@ -65,7 +65,7 @@ class CalibrationError(RequestError):
 
 
 class TaskError(RequestError):
-    """A file to evaluate on is empty or malformed, or does not suit the model."""
+    """A task or file to evaluate on cannot be read, is empty or malformed, or does not suit the model."""
 
 
 class RatioError(RequestError):

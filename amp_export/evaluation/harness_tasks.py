@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -86,8 +87,8 @@ def read_harness_tasks(
     from lm_eval.tasks import TaskManager
 
     with quiet_harness():
-        # reading the names of its many thousand tasks takes seconds
-        manager = TaskManager(include_defaults=not all(Path(name).suffix.lower() in _YAML for name in names))
+        # reading its many thousand names takes seconds
+        manager = TaskManager(include_defaults=any(map(_needs_names, names)))
         found = {name: task for given in dict.fromkeys(map(str, names)) for name, task in _load(manager, given).items()}
         return tuple(_prepare(name, task, few_shot, limit) for name, task in found.items())
 
@@ -117,6 +118,14 @@ def draw_examples_anew(task: Any) -> None:
     from lm_eval.defaults import DEFAULT_OTHER_SEED
 
     task.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)
+
+
+def _needs_names(task: str | Path) -> bool:
+    """Return whether reading a task takes the names of others: it is one of them, or a file with a group of them."""
+    path = Path(task).expanduser()
+    if path.suffix.lower() not in _YAML:
+        return True
+    return path.is_file() and re.search(rb"""^[\s{"']*group["']?\s*:""", path.read_bytes(), re.MULTILINE) is not None
 
 
 def _load(manager: Any, name: str) -> dict[str, Any]:

@@ -456,6 +456,14 @@ def test_without_a_network_the_dataset_is_named(few_tasks: None, made: Path) -> 
     assert "Traceback" not in result.output
 
 
+@pytest.mark.parametrize("text", ["group: both\ntask: [piqa]", '{"group": "both", "task": ["piqa"]}'])
+def test_a_file_may_group_named_tasks(text: str, few_tasks: None, tmp_path: Path) -> None:
+    """It is read as far as the datasets, which are not here."""
+    (tmp_path / "both.yaml").write_text(text)
+    with pytest.raises(TaskError, match=r"both\.yaml: one of its datasets cannot be read: .*piqa"):
+        read_harness_tasks([tmp_path / "both.yaml"])
+
+
 def test_a_file_and_a_task_of_one_name_are_refused(made: Path, harness: None) -> None:
     options = EvaluateOptions(tasks=(made / "choices.jsonl", made / "choices.yaml"))
     with pytest.raises(RequestError, match=r"names two tasks choices: .*\nRename the file"):
