@@ -76,6 +76,7 @@ def test_the_first_is_the_baseline(outputs: list[Path]) -> None:
         "Accuracy, winogrande",
         "Accuracy, average of piqa, winogrande",
         "Perplexity on the evaluated text",
+        "Perplexity per word, wikitext",
         "Prefill, 128 tokens: median",
         "Prefill, 128 tokens: speedup",
         "Decode after 128: median",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from xml.etree import ElementTree
 
@@ -12,6 +13,7 @@ from msgspec import structs
 
 from amp_export.parity.results import Greedy
 from amp_export.pruning.quality import Quality
+from amp_export.reporting.evaluations import compared_rows
 from amp_export.reporting.findings import findings, headline
 from amp_export.reporting.junit import to_junit
 from amp_export.reporting.markdown import to_markdown
@@ -92,6 +94,12 @@ def test_what_has_no_limit_is_a_property() -> None:
     assert properties["evaluation.pruned.average_accuracy.change"] == "none"
     assert properties["evaluation.pruned.perplexity.ratio"] == "1.511"
     assert properties["evaluation.onnx.average_accuracy.change"] == "lower"
+    assert (
+        properties["evaluation.pruned.word_perplexity.wikitext.dense"]
+        == f"{math.exp(2 * (60 + 66 + 68) / (14 + 15 + 16)):.6g}"
+    )
+    assert properties["evaluation.pruned.word_perplexity.wikitext.change"] == "higher"
+    assert properties["evaluation.pruned.word_perplexity.wikitext.ratio"] == f"{math.exp(2 * 26 / 45):.4g}"
 
 
 def test_parity_that_nobody_checked_is_skipped_and_no_success() -> None:
@@ -150,7 +158,10 @@ def test_an_evaluation_has_a_row_for_each_measure() -> None:
     assert "Repeated 4-grams" not in text, "the texts are too short"
     assert "| Evaluation of onnx |" in text
     assert "| piqa, acc_norm, 40 questions | 75.0 ± 6.9% | 25.0 ± 6.9% | -50.0 [-64.8, -30.4] |" in text
-    assert "- The evaluation of pruned is on piqa.jsonl, winogrande.jsonl; only the first 40 of each file" in text
+    assert (
+        "- The evaluation of pruned is on piqa.jsonl, winogrande.jsonl, wikitext; only the first 40 of each file"
+        in text
+    )
     assert "Accuracy: no difference; " in headline(full_report())
     assert "Accuracy of onnx" not in headline(full_report())
     only_export = replace(full_report(), evaluations={"onnx": evaluation("onnx", lost=20)})
@@ -207,3 +218,14 @@ def test_an_error_that_is_no_number_is_the_worst() -> None:
 def test_a_gain_that_cannot_be_claimed_is_none_in_the_headline() -> None:
     assert "Forward, one sample: too noisy to conclude" in headline(encoder_report())
     assert headline(bare_report()) == "Parity: not checked."
+
+
+def test_a_row_says_how_many_examples_a_task_has_and_what_there_is_no_number_for() -> None:
+    found = evaluation()
+    tasks = {**found.model.tasks, "piqa": replace(found.model.tasks["piqa"], few_shot=5, floor=None)}
+    rows = {row.label: row for row in compared_rows(replace(found.model, tasks=tasks), None, None)}
+    assert rows["piqa, acc_norm, 40 questions, 5-shot"].floor == ""
+    assert rows["winogrande, acc, 25 questions"].floor == "55.0%"
+    assert rows["wikitext, perplexity per word, 3 documents"].model.startswith("1.76e+04 ±")
+    pages = {row.label: row for row in compared_rows(found.model, found.against, found.differences)}
+    assert pages["wikitext, perplexity per word, 3 documents"].change == "higher"

@@ -23,7 +23,7 @@ from amp_export.documents import convert, to_builtins
 from amp_export.evaluation.estimates import Estimate, average
 from amp_export.evaluation.generation import GenerationResult, Text
 from amp_export.evaluation.measuring import Evaluation, Measured, compare
-from amp_export.evaluation.perplexity import PerplexityResult
+from amp_export.evaluation.perplexity import PerplexityResult, WordPerplexityResult
 from amp_export.evaluation.scoring import Metric, TaskResult
 from amp_export.evaluation.summaries import EvaluationSummary, summarize
 from amp_export.options import Dtype, Format, Phase, Via
@@ -242,7 +242,9 @@ def device() -> DeviceReport:
 
 
 def evaluation(part: str = "pruned", *, lost: int = 3) -> EvaluationSummary:
-    """Return an evaluation on two tasks, a text and prompts, in which some questions of the first are lost.
+    """Return an evaluation on tasks, a text and prompts, in which some questions of the first task are lost.
+
+    The last task is one of whole texts, of the LM Evaluation Harness.
 
     Args:
         part: The part of the output that was measured.
@@ -263,10 +265,13 @@ def evaluation(part: str = "pruned", *, lost: int = 3) -> EvaluationSummary:
         written = tuple(Text("Say one.", "One.", count, 0.9, None) for count in (5, 7))
         texts = GenerationResult(written, Estimate(6.0, 1.0, 2), Estimate(0.9, 0.0, 2), None)
         mean = average([task.accuracy for task in tasks.values()])
-        measured.append(Measured(name, tasks, mean, text, texts))
+        pages = WordPerplexityResult.of([2 * loss for loss in found], (14, 15, 16))
+        measured.append(Measured(name, tasks, mean, text, texts, {"wikitext": pages}))
     model, against = measured
     whole = Evaluation(model, against, compare(model, against), 40, ("It was short.",), {"torch": "2.13.0"})
-    files = {f"{name}": hashlib.sha256(name.encode()).hexdigest() for name in ("piqa.jsonl", "winogrande.jsonl")}
+    files = {
+        f"{name}": hashlib.sha256(name.encode()).hexdigest() for name in ("piqa.jsonl", "winogrande.jsonl", "wikitext")
+    }
     return summarize(whole, _FILES.judged(part), files=files, new_tokens=16)
 
 
