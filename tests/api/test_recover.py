@@ -24,7 +24,7 @@ from amp_export.architectures import ModelConfig
 from amp_export.checkpoints.loading import load_model
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.errors import AmpExportError, OutputError
-from amp_export.options import CriterionName, Uniform
+from amp_export.options import Allocation, CriterionName, Uniform
 from amp_export.outputs.manifest import Manifest, RewriteKind
 from amp_export.outputs.resumable import has_unfinished
 from amp_export.progress import Silent
@@ -285,7 +285,7 @@ def test_an_end_to_end_run_goes_on_with_the_new_weights(
     made = converted("llama")
     output = Path(shutil.copytree(made.output, tmp_path / "out"))
     assert recover(output, options(text, steps=4)).recovery.improved
-    words = ("--to", "onnx", "--model", made.checkpoint, "--ratio", 0.1, "--snap", 1, "--threads", 1)
+    words = ("--to", "onnx", "--model", made.checkpoint, "--ratio", 0.1, "--snap", 1, "--one-width", "--threads", 1)
     words += ("--calibration", made.checkpoint.parent / "prompts.txt", "--output", output)
     result = run(*words, "--resume")
     assert result.exit_code == 0, result.output
@@ -322,7 +322,12 @@ def test_other_kinds_of_checkpoints(
     dense, output = save_tiny_model(tmp_path / "dense", model_type, **fields), tmp_path / "out"
     save_tiny_tokenizer(dense)
     # what training can repair, even in models as small as these
-    how: dict[str, Any] = {"ratio": 0.2, "snap": 8, "criterion": CriterionName.AMP}
+    how: dict[str, Any] = {
+        "ratio": 0.2,
+        "snap": 8,
+        "criterion": CriterionName.AMP,
+        "allocation": Allocation.BALANCED,
+    }
     if uniform is not None:
         lopsided_plan(open_checkpoint(dense).config).save(tmp_path / "plan.json")
         how = {"plan": tmp_path / "plan.json", "uniform": uniform}

@@ -16,7 +16,7 @@ from amp_export.api.prune import prune
 from amp_export.api.recover import recover
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.errors import MissingExtraError, OutputError
-from amp_export.options import RecoveryMethod, Uniform
+from amp_export.options import Allocation, RecoveryMethod, Uniform
 from amp_export.outputs.manifest import Manifest, RewriteKind
 from amp_export.outputs.resumable import has_unfinished
 from amp_export.progress import Silent
@@ -199,7 +199,7 @@ def test_other_kinds_of_checkpoints(
 ) -> None:
     dense, output = save_tiny_model(tmp_path / "dense", model_type), tmp_path / "out"
     save_tiny_tokenizer(dense)
-    how: dict[str, Any] = {"ratio": 0.2, "snap": 8}
+    how: dict[str, Any] = {"ratio": 0.2, "snap": 8, "allocation": Allocation.BALANCED}
     if uniform is not None:
         lopsided_plan(open_checkpoint(dense).config).save(tmp_path / "plan.json")
         how = {"plan": tmp_path / "plan.json", "uniform": uniform}
