@@ -211,7 +211,7 @@ def test_the_page_shows_what_is_there_and_names_what_is_not() -> None:
     assert "    # and a heading" in text.splitlines()
     missing = text.split("Not measured yet: ")[1].splitlines()[0]
     assert [name.strip("`.") for name in missing.split(", ")] == [name for name in METHODS if name not in rows]
-    assert "A machine, 2 cores, torch with 2 threads, with torch 2.9" in text
+    assert "A machine, 2 cores, threads of torch: 2, with torch 2.9" in text
 
 
 def test_a_full_page_has_a_row_for_every_method() -> None:

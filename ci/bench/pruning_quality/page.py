@@ -51,7 +51,7 @@ GENERATION = (
     "Greedy texts of at most {new_tokens} tokens after the instructions of rows 1990 to 1999: the share of adjacent\n"
     "pairs of tokens that are distinct, and of sequences of four tokens that repeat an earlier one. *Pruning* is the\n"
     "time of the whole command, *training* that of `recover`; *{reused}* was spared, since a row above scores in the\n"
-    "same way.",
+    "same way. Times are of one run, beside whatever else the machine did.",
     "| method | distinct 2-grams | repeated 4-grams | parameters | pruning | training |",
     "| --- | ---: | ---: | ---: | ---: | ---: |",
 )
@@ -240,7 +240,7 @@ def _measured_on(rows: Iterable[Row]) -> str:
         dict.fromkeys(", ".join(f"{name} {version}" for name, version in row.packages.items()) for row in rows)
     )
     threads = " or ".join(str(count) for count in sorted({row.threads for row in rows}))
-    return f"Measured on {machines}, torch with {threads} threads, with {versions}.\n"
+    return f"Measured on {machines}, threads of torch: {threads}, with {versions}.\n"
 
 
 def _differences(row: Row, dense: Row) -> tuple[Differences, PerplexityDifference | None]:
