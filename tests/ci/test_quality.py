@@ -29,6 +29,7 @@ from amp_export.progress import Silent
 from amp_export.pruning.defaults import choose_plan_settings
 from amp_export.pruning.dry_run import possible_candidates
 from amp_export.verb_options import PlanChoices
+from tests.support.tiny_models import SMOLLM2_135M
 
 quality: Any = importlib.import_module("ci.bench.quality")
 measuring, methods, page, splitting = (
@@ -335,16 +336,7 @@ def test_every_method_asks_for_options_that_the_command_has() -> None:
 
 @pytest.mark.parametrize("method", [each for each in methods.METHODS if each.pruning], ids=lambda each: each.name)
 def test_no_method_asks_for_what_is_refused(method: Any) -> None:
-    raw = {
-        "vocab_size": 49152,
-        "hidden_size": 576,
-        "intermediate_size": 1536,
-        "num_hidden_layers": 30,
-        "num_attention_heads": 9,
-        "num_key_value_heads": 3,
-        "tie_word_embeddings": True,
-    }
-    config = ModelConfig.read(find_architecture("llama"), raw)
+    config = ModelConfig.read(find_architecture("llama"), SMOLLM2_135M)
     asked = {name.replace("-", "_"): value for name, value in method.pruning.items()}
     kinds: dict[str, Any] = {
         "criterion": CriterionName,
@@ -356,7 +348,7 @@ def test_no_method_asks_for_what_is_refused(method: Any) -> None:
     }
     choices = PlanChoices(**{name: kind(asked[name]) for name, kind in kinds.items() if name in asked})
     settings = choose_plan_settings(config, float(asked["ratio"]), choices)
-    assert possible_candidates(raw, config, settings)
+    assert possible_candidates(SMOLLM2_135M, config, settings)
 
 
 def test_flap_has_its_own_allocation_and_no_compensation_of_ours() -> None:

@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 from amp_export import EvaluateOptions, evaluate
 from amp_export.cli import app
 from amp_export.errors import ModelError
+from tests.support.questions import CHOICES, CONTEXTS
 from tests.support.tiny_models import save_tiny_model, save_tiny_output, save_tiny_tokenizer
 
 
@@ -34,15 +35,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     """An output with a pruned model, its dense one, and something of each kind to evaluate on."""
     folder = tmp_path_factory.mktemp("evaluate")
     output = save_tiny_output(folder)
-    choices = [
-        {"context": f"Is {number} even?\nAnswer:", "choices": [" yes", " no, it is not"], "answer": number % 2}
-        for number in range(11)
-    ]
-    contexts = [
-        {"contexts": [f"Item {number} broke a", f"Item {number} broke b"], "continuation": " at once.", "answer": 1}
-        for number in range(7)
-    ]
-    for name, rows in (("parity.jsonl", choices), ("partial.jsonl", contexts)):
+    for name, rows in (("parity.jsonl", CHOICES), ("partial.jsonl", CONTEXTS)):
         (folder / name).write_text("\n".join(map(json.dumps, rows)))
     (folder / "text.txt").write_text("It is a long way to the sea, and longer back. " * 5)
     (folder / "prompts.txt").write_text("Say one.\nSay two.\nSay three.")

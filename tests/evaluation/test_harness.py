@@ -29,16 +29,9 @@ from amp_export.evaluation.tasks import read_task
 from amp_export.options import Format
 from amp_export.progress import Advance, Silent
 from amp_export.reporting.report import Report
+from tests.support.questions import CHOICES, CONTEXTS
 from tests.support.tiny_models import save_tiny_output
 
-CHOICES = [
-    {"context": f"Is {number} even?\nAnswer:", "choices": [" yes", " no, it is not"], "answer": number % 2}
-    for number in range(11)
-]
-CONTEXTS = [
-    {"contexts": [f"Item {number} broke a", f"Item {number} broke b"], "continuation": " at once.", "answer": 1}
-    for number in range(7)
-]
 TEXTS = [{"page": f"It is {number} miles to the sea, and longer back. " * (number + 1)} for number in range(4)]
 
 CHOICE = {

@@ -21,7 +21,7 @@ from amp_export.pruning.planning import choose_candidate, keep_most_important, m
 from amp_export.pruning.rewriting import rewrite
 from amp_export.pruning.scores import Scores
 from amp_export.pruning.settings import RATIO_TOLERANCE, PlanSettings, neuron_multiple
-from tests.support.tiny_models import FAMILY_FIELDS, TINY_CONFIG, family_fields
+from tests.support.tiny_models import FAMILY_FIELDS, SMOLLM2_135M, TINY_CONFIG, family_fields
 
 LLAMA_2_7B = {
     "vocab_size": 32000,
@@ -30,15 +30,6 @@ LLAMA_2_7B = {
     "num_hidden_layers": 32,
     "num_attention_heads": 32,
     "num_key_value_heads": 32,
-}
-SMOLLM2_135M = {
-    "vocab_size": 49152,
-    "hidden_size": 576,
-    "intermediate_size": 1536,
-    "num_hidden_layers": 30,
-    "num_attention_heads": 9,
-    "num_key_value_heads": 3,
-    "tie_word_embeddings": True,
 }
 
 

@@ -32,6 +32,17 @@ TINY_CONFIG: dict[str, Any] = {
     "pad_token_id": 0,
 }
 
+SMOLLM2_135M: dict[str, Any] = {
+    "vocab_size": 49152,
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "tie_word_embeddings": True,
+}
+"""Fields of the demo model's config, which plans are made for without its weights."""
+
 FAMILY_FIELDS: dict[str, dict[str, Any]] = {
     "granite": {
         "embedding_multiplier": 3.0,
