@@ -42,6 +42,11 @@ class ModelCosts:
             neuron=parameters(replace(dense, neurons=dense.neurons + 1)) - total,
         )
 
+    @property
+    def group(self) -> int:
+        """Parameters of one key/value head and its query heads in every layer."""
+        return self.key_value_head + self.dense.query_group * self.query_head
+
     def removed(self, widths: LayerWidths) -> int:
         """Return the number of parameters removed if every layer has these widths."""
         return (

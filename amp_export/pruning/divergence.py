@@ -80,15 +80,14 @@ def largest_ratio(config: ModelConfig, settings: PlanSettings) -> float:
     """Return the largest share of all parameters that can be removed if layers differ."""
     dense, parameters = config.widths, ModelCosts.of(config)
     neurons = _removable(dense.neurons, neuron_multiple(settings, config))[-1]
-    group = parameters.key_value_head + dense.query_group * parameters.query_head
-    return (neurons * parameters.neuron + _most_groups(config, settings) * group) / parameters.total
+    removed = neurons * parameters.neuron + _most_groups(config, settings) * parameters.group
+    return removed / parameters.total
 
 
 def _most_groups(config: ModelConfig, settings: PlanSettings) -> int:
     """Return the largest number of key/value groups that may be removed from a layer."""
     groups = config.num_key_value_heads
-    prunes_groups = settings.heads in (HeadPolicy.GROUPS, HeadPolicy.AUTO)
-    return min(round(groups * MOST_REMOVED), groups - 1) if prunes_groups else 0
+    return min(round(groups * MOST_REMOVED), groups - 1) if settings.prunes_groups else 0
 
 
 @dataclass(frozen=True)
@@ -126,7 +125,7 @@ def list_pricings(criterion: CriterionName, settings: PlanSettings) -> list[Pric
         settings: The settings of the plan.
     """
     shares = (0.0, 0.5) if find_criterion(criterion).heads.trace is not None else (0.0,)
-    factors = (1.0, 2.0, 4.0) if settings.heads in (HeadPolicy.GROUPS, HeadPolicy.AUTO) else (1.0,)
+    factors = (1.0, 2.0, 4.0) if settings.prunes_groups else (1.0,)
     return [Pricing(share, factor) for share in shares for factor in factors]
 
 
@@ -214,7 +213,7 @@ def _solve(
     neurons = _removable(dense.neurons, neuron_multiple(settings, config))
     layers, groups = len(costs), list(groups)
     neuron = parameters.neuron / layers
-    group = (parameters.key_value_head + dense.query_group * parameters.query_head) / layers
+    group = parameters.group / layers
     cost = np.concatenate([np.concatenate((layer.neurons[neurons], layer.groups[groups])) for layer in costs])
     removed = np.tile([*(count * neuron for count in neurons), *(count * group for count in groups)], layers)
     # parameters are whole, and the largest ratio times their number is not quite

@@ -101,11 +101,10 @@ class RemovableUnits:
     def of(cls, config: ModelConfig, settings: PlanSettings) -> RemovableUnits:
         """Return what may be removed of each layer."""
         dense, costs, layers = config.widths, ModelCosts.of(config), len(config.sites)
-        prunes_groups = settings.heads in (HeadPolicy.GROUPS, HeadPolicy.AUTO)
         return cls(
-            groups=config.num_key_value_heads - 1 if prunes_groups else 0,
+            groups=config.num_key_value_heads - 1 if settings.prunes_groups else 0,
             neurons=tuple(step_sizes(dense.neurons, neuron_multiple(settings, config))),
-            group=(costs.key_value_head + dense.query_group * costs.query_head) / layers,
+            group=costs.group / layers,
             neuron=costs.neuron / layers,
         )
 

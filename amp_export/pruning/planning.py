@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -59,9 +59,6 @@ def choose_candidate(
     budget.
     """
     legal = list_preferred(candidates, settings.heads)
-    if settings.allocation is Allocation.KL:
-        assert scores is not None
-        return cheapest_candidates(config, settings, candidates, scores)[0]
     if needs_scores(settings):
         assert scores is not None
         losses = {candidate: importance_loss(config, scores, candidate) for candidate in legal}
@@ -100,7 +97,7 @@ def make_plan(raw_config: Mapping[str, Any], config: ModelConfig, scores: Scores
     """
     scores = share_importance(config, scores)
     candidates = list_candidates(raw_config, config, settings)
-    return _plan(config, scores, settings, *_choose_widths(config, settings, candidates, scores))
+    return _plan(config, scores, settings, *next(_ways(config, settings, candidates, scores)))
 
 
 def list_plans(
@@ -112,19 +109,11 @@ def list_plans(
         RatioError: No legal plan meets the ratio.
         PlanError: The settings do not fit the model.
     """
-    if settings.allocation is not Allocation.KL:
-        return [make_plan(raw_config, config, scores, settings)]
-    if _is_solved(settings):
-        priced = (layer_costs(config, scores, each) for each in list_pricings(scores.criterion, settings))
-        solved = dict.fromkeys(tuple(cheapest_widths(config, costs, settings)) for costs in priced)
-        ways = {widths: _solved_reasons(config, settings, widths) for widths in solved}
-    else:
-        candidates = list_candidates(raw_config, config, settings)
-        ways = {
-            tuple(config.everywhere(each.widths)): _reasons(config, settings, candidates, each)
-            for each in cheapest_candidates(config, settings, candidates, scores)[:MOST_TRIALS]
-        }
-    return [_plan(config, scores, settings, widths, reasons) for widths, reasons in ways.items()]
+    scores = share_importance(config, scores)
+    found: dict[tuple[LayerWidths, ...], Mapping[str, str]] = {}
+    for widths, reasons in _ways(config, settings, list_candidates(raw_config, config, settings), scores):
+        found.setdefault(tuple(widths), reasons)
+    return [_plan(config, scores, settings, widths, reasons) for widths, reasons in found.items()]
 
 
 def _plan(
@@ -162,18 +151,23 @@ def _is_solved(settings: PlanSettings) -> bool:
     return settings.allocation is Allocation.KL and settings.neurons_per_layer is PerLayer.GLOBAL
 
 
-def _choose_widths(
+def _ways(
     config: ModelConfig, settings: PlanSettings, candidates: Sequence[Candidate], scores: Scores
-) -> tuple[list[LayerWidths], dict[str, str]]:
-    """Return the widths that each layer keeps, and the reasons for heads and for neurons."""
+) -> Iterator[tuple[Sequence[LayerWidths], Mapping[str, str]]]:
+    """Yield the widths that each layer may keep, and the reasons for heads and for neurons, the likeliest first."""
     if settings.allocation is Allocation.FLAP:
         widths = keep_highest(config, scores, settings)
-        return widths, _compared_reasons(config, settings, widths)
-    if _is_solved(settings):
-        widths = cheapest_widths(config, layer_costs(config, scores), settings)
-        return widths, _solved_reasons(config, settings, widths)
-    chosen = choose_candidate(config, settings, candidates, scores)
-    return _spread(config, settings, chosen, scores), _reasons(config, settings, candidates, chosen)
+        yield widths, _compared_reasons(config, settings, widths)
+    elif _is_solved(settings):
+        for pricing in list_pricings(scores.criterion, settings):
+            widths = cheapest_widths(config, layer_costs(config, scores, pricing), settings)
+            yield widths, _solved_reasons(config, settings, widths)
+    elif settings.allocation is Allocation.KL:
+        for candidate in cheapest_candidates(config, settings, candidates, scores)[:MOST_TRIALS]:
+            yield config.everywhere(candidate.widths), _reasons(config, settings, candidates, candidate)
+    else:
+        chosen = choose_candidate(config, settings, candidates, scores)
+        yield _spread(config, settings, chosen, scores), _reasons(config, settings, candidates, chosen)
 
 
 def _spread(config: ModelConfig, settings: PlanSettings, chosen: Candidate, scores: Scores) -> list[LayerWidths]:

@@ -41,6 +41,11 @@ class PlanSettings:
     heads_per_layer: PerLayer = PerLayer.UNIFORM
     neurons_per_layer: PerLayer = PerLayer.UNIFORM
 
+    @property
+    def prunes_groups(self) -> bool:
+        """Whether whole key/value groups may be removed."""
+        return self.heads in (HeadPolicy.GROUPS, HeadPolicy.AUTO)
+
 
 def neuron_multiple(settings: PlanSettings, config: ModelConfig) -> int:
     """Return the number that kept neurons are a multiple of.
