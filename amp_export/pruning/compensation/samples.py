@@ -35,6 +35,7 @@ def fitting_batches(
     samples: Calibration | SampleArrays,
     *,
     tokens: int,
+    window: int | None = None,
 ) -> list[Batch]:
     """Return batches to fit on: windows of joined texts for a decoder, single texts for an encoder, or arrays.
 
@@ -44,13 +45,14 @@ def fitting_batches(
         tokenizer: Its tokenizer; only a model of text needs one.
         samples: Calibration samples.
         tokens: Largest number of tokens; of more text, a part is taken that is spread evenly over it.
+        window: Largest number of tokens of a decoder's window: short ones let few tokens be of many texts.
     """
     if isinstance(samples, SampleArrays):
         return list(samples.batches(model, config))
     assert tokenizer is not None
     token_ids = tokenize(tokenizer, samples.texts, config)
     if config.architecture.kind is Kind.DECODER:
-        length = min(_window_length(config, token_ids), max(tokens, 1))
+        length = min(_window_length(config, token_ids), max(tokens, 1), *([] if window is None else [window]))
         rows: Sequence[Sequence[int]] = cut_windows(token_ids, length, limit=max(tokens // length, 1))
     else:
         rows = spread_within(token_ids, tokens, size=len)
