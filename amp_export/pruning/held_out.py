@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from amp_export.architectures import ModelConfig
     from amp_export.inputs.texts import Calibration
 
-HELD_OUT_TOKENS = 16_384
+HELD_OUT_TOKENS = 8192
 """Tokens of held-out text: of a large calibration file, a fifth would take longer than pruning."""
 
 OTHER_TOKENS = 2048

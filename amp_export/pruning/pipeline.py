@@ -21,6 +21,7 @@ from amp_export.options import Allocation, Uniform
 from amp_export.outputs.manifest import Manifest, PlanSummary, RewriteRecord, SourceRecord
 from amp_export.outputs.names import PLAN, PRUNED, SCORES
 from amp_export.progress import Progress
+from amp_export.pruning.compensation.least_squares import ROWS_PER_COLUMN
 from amp_export.pruning.compensation.results import Compensation
 from amp_export.pruning.compensation.samples import can_compensate, fitting_batches
 from amp_export.pruning.compensation.updating import prune_and_compensate
@@ -35,7 +36,7 @@ from amp_export.pruning.request import PruneRequest
 from amp_export.pruning.rewriting import MODELING_FILE, Rewrite, rewrite
 from amp_export.pruning.saving import save_pruned
 from amp_export.pruning.scores import Scores, Sensitivity
-from amp_export.pruning.scoring import score_batches
+from amp_export.pruning.scoring import SCORING_TOKENS, score_batches
 from amp_export.pruning.sensitivity import SENSITIVITY_SHARE, SENSITIVITY_TOKENS, measure_sensitivity
 from amp_export.pruning.slicing import prune_module
 from amp_export.pruning.stand_ins import MOMENT_SHARE, MOMENT_TOKENS
@@ -301,7 +302,8 @@ def _score(
     if isinstance(given, SampleArrays):
         batches, origin = list(given.batches(model, config)), given.origin
     elif find_criterion(criterion).reads_texts:
-        batches = fitting_batches(model, config, tokenizer, given, tokens=request.fitting_tokens)
+        enough = max(SCORING_TOKENS, ROWS_PER_COLUMN * config.intermediate_size)
+        batches = fitting_batches(model, config, tokenizer, given, tokens=min(request.fitting_tokens, enough))
         origin = f"{sum(batch.tokens for batch in batches):,} tokens of {given.source}"
     else:
         assert tokenizer is not None

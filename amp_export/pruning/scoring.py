@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from amp_export.pruning.gradients import Traced
 
 
+SCORING_TOKENS = 16_384
+"""Tokens to score on, at most, if the criterion reads long texts and no layer is so wide that it needs more."""
+
+
 def score_tokens(
     model: PreTrainedModel,
     token_ids: Sequence[Sequence[int]],

@@ -3,7 +3,7 @@
     python ci/bench/quality.py --data DIR --work DIR [--model MODEL] [--only NAME ...] [--again NAME ...] [--limit N]
 
 The model is pruned by each method, through the command line, and measured: perplexity of two texts, four tasks, and how
-much its own text repeats. A row that was measured is kept in the work directory. It is not measured again unless its
+much its own text repeats. A row that was measured is kept beside the page. It is not measured again unless its
 options, the data, the model, the extent or the version of amp-export have changed, or --again names it. The page is
 written from the rows that are there. Two runs can share a work directory, each with other names after --only, and with
 OMP_NUM_THREADS=1 two cores measure more in the same time; times are then of one thread.
@@ -50,6 +50,7 @@ def main() -> int:
         split=split,
         extent=Extent.of(asked.limit),
         folder=asked.work,
+        rows=asked.page.with_suffix(""),
         keep=asked.keep,
     )
     chosen = [method for method in METHODS if method is DENSE or not asked.only or method.name in asked.only]
@@ -106,7 +107,7 @@ def _parse() -> argparse.Namespace:
     )
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="the data directory; see below")
     parser.add_argument(
-        "--work", type=Path, required=True, metavar="DIR", help="where rows are kept; not in the project"
+        "--work", type=Path, required=True, metavar="DIR", help="where scores are kept; not in the project"
     )
     parser.add_argument("--model", default="demo", help="default: demo; or a checkpoint")
     names = [method.name for method in METHODS]
@@ -119,7 +120,13 @@ def _parse() -> argparse.Namespace:
     windows = f"a {QUESTIONS_PER_WINDOW}th of that in windows of each text"
     parser.add_argument("--limit", type=int, metavar="N", help=f"the first N questions of each task, and {windows}")
     parser.add_argument("--keep", action="store_true", help="keep the pruned checkpoints in the work directory")
-    parser.add_argument("--page", type=Path, default=PAGE, metavar="FILE", help="default: docs/results/quality.md")
+    parser.add_argument(
+        "--page",
+        type=Path,
+        default=PAGE,
+        metavar="FILE",
+        help="default: docs/results/quality.md; rows are kept in a directory of that name, without .md",
+    )
     asked = parser.parse_args()
     if asked.work.resolve().is_relative_to(PROJECT):
         parser.error("--work is in the project, into which no data may be copied: give a directory elsewhere")

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from amp_export.architectures import ModelConfig, find_architecture
@@ -123,23 +121,6 @@ def test_the_same_data_is_divided_in_the_same_way(data: Path, tmp_path: Path) ->
         assert one.read_bytes() == other.read_bytes()
 
 
-ROWS = st.lists(st.text("ab", min_size=1, max_size=30).map(lambda text: {"text": text}), max_size=20)
-
-
-@given(ROWS, ROWS)
-def test_two_kinds_take_turns_by_their_size(first: list[dict[str, str]], second: list[dict[str, str]]) -> None:
-    given_rows = [[{**row, "kind": kind} for row in rows] for kind, rows in enumerate((first, second))]
-    found = splitting.interleave(*given_rows)
-    for kind, rows in enumerate(given_rows):
-        assert [row for row in found if row["kind"] == kind] == rows
-    sizes, left = [0, 0], [len(first), len(second)]
-    for row in found:
-        if all(left):
-            assert abs(sizes[0] - sizes[1]) <= 30
-        sizes[row["kind"]] += len(row["text"])
-        left[row["kind"]] -= 1
-
-
 @pytest.mark.parametrize("missing", ["winogrande.jsonl", "wikitext2_valid.txt", "instructions.jsonl"])
 def test_missing_data_is_named(missing: str, data: Path, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
@@ -166,7 +147,7 @@ def make_row(*, loss: float, wrong: int, removed: float = 0.0, text: str = "It w
     task = TaskResult(Metric.ACC, accuracies, 0.5, ((-1.0, -2.0),) * 40, correct)
     losses = tuple(loss * (10 + number % 3) for number in range(8))
     tokens = tuple(10 + number % 3 for number in range(8))
-    perplexity = PerplexityResult(2.718281828**loss, 0.1, losses, tokens, 512, 256, "the hash")
+    perplexity = PerplexityResult(2.718281828**loss, 0.1, losses, tokens, 512, 512, "the hash")
     written = Text("prompt", text, 5, 0.9, 0.25)
     generation = GenerationResult((written, written), Estimate(5.0, None, 1), Estimate(0.9, 0.01, 2), None)
     measured = Measured("m", dict.fromkeys(splitting.TASKS, task), average([task.accuracy] * 4), perplexity, generation)
@@ -174,6 +155,7 @@ def make_row(*, loss: float, wrong: int, removed: float = 0.0, text: str = "It w
         made=measuring.Made(1_000_000, removed, pruning_seconds=61.0 if removed else None),
         measured=measured,
         instructions=replace(perplexity, token_ids_sha256="another hash"),
+        overlapping=replace(perplexity, stride=256),
         shown=generation,
         evaluation_seconds=10.0,
         machine="A machine, 2 cores",
@@ -193,13 +175,14 @@ def test_the_page_shows_what_is_there_and_names_what_is_not() -> None:
     }
     text = page.write(rows, ABOUT)
     dense, ours, amp = table(text, "Perplexity and bars")
-    assert dense == ["dense", "", "20.09", "", "20.09", "", "75.0 ± 3.5", "", "", "", ""]
-    assert ours[:6] == ["ours, 20 %", "20.00%", "24.53", "1.22 [1.22, 1.22]", "24.53", "1.22 [1.22, 1.22]"]
-    assert ours[7].startswith("-20.0 [")
-    assert ours[8:] == ["1.30 x, 1.5 points", "met", "**not met**"]
+    assert dense == ["dense", "", "20.09", "", "20.09", "20.09", "", "75.0 ± 3.5", "", "", "", ""]
+    ratio = "1.22 [1.22, 1.22]"
+    assert ours[:7] == ["ours, 20 %", "20.00%", "24.53", ratio, ratio, "24.53", ratio]
+    assert ours[8].startswith("-20.0 [")
+    assert ours[9:] == ["1.30 x, 1.5 points", "met", "**not met**"]
     assert amp[0] == "AMP as published, 20 %"
-    assert amp[7].endswith(", none")
-    assert amp[8:] == ["", "", ""]
+    assert amp[8].endswith(", none")
+    assert amp[9:] == ["", "", ""]
     assert [row[0] for row in table(text, "Tasks")] == [dense[0], ours[0], amp[0]]
     assert all(cell.startswith("75.0 ± 6.9: +0.0 [") for cell in table(text, "Tasks")[2][1:])
     assert table(text, "Generated text and time")[1] == ["ours, 20 %", "0.900", "", "1.0 M", "61 s", ""]
@@ -268,7 +251,9 @@ def test_a_loss_is_judged_with_its_interval(
 
 def make_bench(data: Path, folder: Path, model: Path, **changes: Any) -> Any:
     split = splitting.split(data, folder / "split", seeds=2)
-    bench = measuring.Bench(str(model), model, "a hash", split, measuring.Extent.of(4), folder / "work")
+    bench = measuring.Bench(
+        str(model), model, "a hash", split, measuring.Extent.of(4), folder / "work", folder / "rows"
+    )
     return replace(bench, **changes)
 
 
@@ -290,10 +275,23 @@ def test_a_row_that_is_there_is_not_measured_again(data: Path, tmp_path: Path, m
         (bench, [main, methods.DENSE]),
     ):
         assert quality.measure_missing(changed[1], changed[0], progress) == {}
-    assert runs == ["dense", "ours-20", "ours-20", "ours-20", "ours-20", "dense"]
-    assert bench.kept_row(main) == make_row(loss=3.0, wrong=3)
+    assert runs == ["dense", "ours-20", "ours-20", "ours-20", "ours-20", "dense", "ours-20", "dense"]
+    assert bench.kept_row(main) == measuring.without_data(make_row(loss=3.0, wrong=3))
+    # of a method, the last row is kept
+    assert sorted(file.name[:-18] for file in bench.rows.iterdir()) == ["dense", "ours-20"]
     quality.measure_missing([methods.DENSE, main], bench, Silent(), again=["ours-20"])
-    assert runs[6:] == ["ours-20"]
+    assert runs[8:] == ["ours-20"]
+
+
+def test_a_kept_row_holds_nothing_of_the_data(data: Path, tmp_path: Path) -> None:
+    bench = make_bench(data, tmp_path, tmp_path)
+    row = make_row(loss=3.0, wrong=3, text="It is 1990!")
+    shown = replace(row.shown, texts=())
+    bench.keep_row(methods.DENSE, replace(row, shown=shown))
+    assert "1990" not in bench.row_file(methods.DENSE).read_text()
+    # the page is the same
+    kept = bench.kept_row(methods.DENSE)
+    assert page.write({"dense": kept}, ABOUT) == page.write({"dense": row}, ABOUT)
 
 
 def test_other_questions_are_measured_again(data: Path, tmp_path: Path) -> None:
@@ -355,7 +353,9 @@ def test_flap_has_its_own_allocation_and_no_compensation_of_ours() -> None:
     plain, compensated = METHODS["flap"], METHODS["flap-compensated"]
     assert plain.seed == compensated.seed == 0
     words = " ".join(methods.words(plain.pruning))
-    assert words == "--ratio 0.2 --criterion flap --allocation flap --heads auto --snap 1 --no-compensate"
+    assert words == (
+        "--ratio 0.2 --criterion flap --allocation flap --heads auto --snap 1 --fitting-tokens 49152 --no-compensate"
+    )
     assert words == " ".join(methods.words({**compensated.pruning, "compensate": False}))
 
 
@@ -394,7 +394,7 @@ def test_a_tiny_model_is_measured_from_end_to_end(
     assert commands == ["prune", "recover", "prune"]
     rows = table(written.read_text(), "Perplexity and bars")
     assert [row[0] for row in rows] == [method.title for method in tried]
-    assert all(float(row[2]) > 1 and float(row[4]) > 1 for row in rows)
+    assert all(float(row[2]) > 1 and float(row[5]) > 1 for row in rows)
     assert [0.05 < float(row[1].rstrip("%")) / 100 < 0.15 for row in rows[1:]] == [True, True]
     assert not any((work / "outputs").iterdir())
     first = written.read_bytes()

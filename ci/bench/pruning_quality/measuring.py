@@ -26,7 +26,7 @@ from amp_export.evaluation.decoders import TorchDecoder
 from amp_export.evaluation.encoding import Encoder
 from amp_export.evaluation.generation import GenerationResult
 from amp_export.evaluation.measuring import Measured, Work, measure
-from amp_export.evaluation.perplexity import PerplexityResult, choose_window, read_text_file
+from amp_export.evaluation.perplexity import PerplexityResult, read_text_file
 from amp_export.evaluation.tasks import read_tasks
 from amp_export.hardware.machine import Machine
 from amp_export.inputs.texts import read_prompts
@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 
 WINDOW, NEW_TOKENS = 512, 64
 """Tokens of a window of text, and of a generated text."""
+
+DIGEST = 12
+"""Digits of the hash in the name of a row's file."""
 
 QUESTIONS_PER_WINDOW = 4
 """A limit of questions stands for fewer windows: one takes as long as several questions."""
@@ -57,7 +60,7 @@ class Extent:
     Attributes:
         questions: Questions of each task, from the first on; None for all.
         windows: Windows of each text, from the first on; None for all.
-        window: Tokens of a window; the next one starts half a window later.
+        window: Tokens of a window.
         new_tokens: Tokens to write after a prompt.
     """
 
@@ -99,6 +102,7 @@ class Row:
         made: How its model was made.
         measured: Answers to the tasks, perplexity of the text, and what is written after the prompts of the data.
         instructions: Perplexity of the instructions.
+        overlapping: Perplexity of the text in windows that overlap, so that every token has half a window before it.
         shown: What is written after `SHOWN_PROMPTS`; None for methods whose texts the page does not show.
         evaluation_seconds: Seconds of measuring.
         machine: The machine that measured it.
@@ -107,11 +111,12 @@ class Row:
         schema: Version of this format.
     """
 
-    SCHEMA: ClassVar[int] = 1
+    SCHEMA: ClassVar[int] = 2
 
     made: Made
     measured: Measured
     instructions: PerplexityResult
+    overlapping: PerplexityResult
     shown: GenerationResult | None
     evaluation_seconds: float
     machine: str
@@ -130,7 +135,8 @@ class Bench:
         sha256: Hash of the checkpoint's weights and config.
         split: The divided data.
         extent: How much is measured.
-        folder: Where rows are kept, and pruned checkpoints until they are measured.
+        folder: Where the data's parts and scores are kept, and pruned checkpoints until they are measured.
+        rows: Where rows are kept; they hold nothing of the data.
         keep: Whether to keep the pruned checkpoints.
     """
 
@@ -140,6 +146,7 @@ class Bench:
     split: Split
     extent: Extent
     folder: Path
+    rows: Path
     keep: bool = False
 
     def row_file(self, method: Method) -> Path:
@@ -157,7 +164,7 @@ class Bench:
             "files": [hashlib.sha256(each.read_bytes()).hexdigest() for each in (*calibration, *self.split.measured)],
         }
         digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
-        return self.folder / "rows" / f"{method.name}-{digest[:12]}.json"
+        return self.rows / f"{method.name}-{digest[:DIGEST]}.json"
 
     def scores_file(self, method: Method) -> Path:
         """Return where the scores of a method are kept."""
@@ -175,12 +182,22 @@ class Bench:
         return read_json(file, Row, newest=Row.SCHEMA) if file.is_file() else None
 
     def keep_row(self, method: Method, row: Row) -> None:
-        """Keep a row; a file that is there is whole."""
+        """Keep a row instead of earlier ones of the method; a file that is there is whole."""
         file = self.row_file(method)
         file.parent.mkdir(parents=True, exist_ok=True)
         partial = file.with_suffix(".partial")
-        partial.write_text(to_json(row), encoding="utf-8")
+        partial.write_text(to_json(without_data(row)) + "\n", encoding="utf-8")
+        for earlier in self.rows.glob(f"{method.name}-{'[0-9a-f]' * DIGEST}.json"):
+            earlier.unlink()
         partial.replace(file)
+
+
+def without_data(row: Row) -> Row:
+    """Return a row without the prompts of the data and what is written after them, and without what no table needs."""
+    written = row.measured.generation
+    tasks = {name: replace(each, log_likelihoods=()) for name, each in row.measured.tasks.items()}
+    generation = None if written is None else replace(written, texts=())
+    return replace(row, measured=replace(row.measured, tasks=tasks, generation=generation))
 
 
 def commands(
@@ -261,14 +278,14 @@ def evaluate(name: str, path: Path, made: Made, bench: Bench, progress: Progress
 
     split, extent = bench.split, bench.extent
     encoder = Encoder(load_tokenizer(path), open_checkpoint(path).config)
-    window, stride = choose_window(min(extent.window, encoder.longest_text or extent.window), None, None)
+    window = min(extent.window, encoder.longest_text or extent.window)
     model = TorchDecoder(move(load_model(path, dtype=torch.float32), choose_device()))
     started = time.perf_counter()
 
     def measured(work: Work) -> Measured:
         return measure(name, model, encoder, work, progress)
 
-    def perplexity(file: Path) -> PerplexityResult:
+    def perplexity(file: Path, stride: int) -> PerplexityResult:
         work = Work(text=read_text_file(file), window=window, stride=stride, limit=extent.windows)
         found = measured(work).perplexity
         assert found is not None
@@ -280,13 +297,14 @@ def evaluate(name: str, path: Path, made: Made, bench: Bench, progress: Progress
         return found
 
     answers = measured(Work(read_tasks(split.tasks, limit=extent.questions)))
-    text, instructions = perplexity(split.text), perplexity(split.instructions)
+    text, instructions = perplexity(split.text, window), perplexity(split.instructions, window)
     written = generation(read_prompts(split.prompts))
     shown = generation(SHOWN_PROMPTS) if name in {DENSE.name, MAIN.name} else None
     return Row(
         made=made,
         measured=replace(answers, perplexity=text, generation=written),
         instructions=instructions,
+        overlapping=perplexity(split.text, window // 2),
         shown=shown,
         evaluation_seconds=time.perf_counter() - started,
         machine=str(Machine.here()),

@@ -15,7 +15,7 @@ OURS: Options = {
     "snap": "16",
     "heads-per-layer": "global",
     "neurons-per-layer": "global",
-    "fitting-tokens": "16384",
+    "fitting-tokens": "49152",
 }
 """What we recommend where layers may differ; all rows of ours are made from it."""
 
@@ -34,7 +34,13 @@ UNIFORM: Options = {
 }
 """What other criteria are compared with: every layer keeps the same, and nothing is updated."""
 
-FLAP: Options = {"criterion": "flap", "allocation": "flap", "heads": "auto", "snap": "1"}
+FLAP: Options = {
+    "criterion": "flap",
+    "allocation": "flap",
+    "heads": "auto",
+    "snap": "1",
+    "fitting-tokens": OURS["fitting-tokens"],
+}
 """What FLAP chooses, as published: its layers differ, and it has no steps of neurons."""
 
 DISTILLATION: Options = {"method": "distill", "minutes": "10"}

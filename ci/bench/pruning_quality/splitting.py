@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ def split(data: Path, folder: Path, *, seeds: int) -> Split:
     for seed in range(seeds):
         # disjoint, so that two seeds share no row
         kinds = [_within(kind[seed::seeds], CALIBRATION_CHARACTERS) for kind in (pieces, chosen)]
-        calibrations.append(_write_rows(folder / f"calibration-{seed}.jsonl", interleave(*kinds)))
+        calibrations.append(_write_rows(folder / f"calibration-{seed}.jsonl", chain(*kinds)))
     return Split(
         calibrations=tuple(calibrations),
         text=_write(folder / "wikitext.txt", "".join(measured)),
@@ -92,18 +93,6 @@ def split(data: Path, folder: Path, *, seeds: int) -> Split:
         prompts=_write_rows(folder / "prompts.jsonl", _part(rows, PROMPT_ROWS)),
         tasks=tasks,
     )
-
-
-def interleave(first: Sequence[Row], second: Sequence[Row]) -> list[Row]:
-    """Return the rows of two kinds in turn, so that any part of the result has about as many characters of each."""
-    found: list[Row] = []
-    waiting, sizes = [list(first), list(second)], [0, 0]
-    while all(waiting):
-        kind = 0 if sizes[0] <= sizes[1] else 1
-        row = waiting[kind].pop(0)
-        sizes[kind] += len(_as_text(row))
-        found.append(row)
-    return [*found, *waiting[0], *waiting[1]]
 
 
 def _divide(lines: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
@@ -149,7 +138,7 @@ def _as_text(row: Row) -> str:
     return "\n".join(row[key] for key in ("text", "instruction", "input", "output") if row.get(key))
 
 
-def _write_rows(file: Path, rows: Sequence[Row]) -> Path:
+def _write_rows(file: Path, rows: Iterable[Row]) -> Path:
     return _write(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
