@@ -66,8 +66,8 @@ class PruneOptions(PlanChoices):
         scores: Scores of an earlier run, used instead of a calibration pass.
         plan: A plan file to follow instead of a ratio.
         compensate: Whether to update what is kept, so that it makes up for what is removed.
-        fitting_tokens: Largest number of calibration tokens to compensate on. Scoring takes 16,384 of them, or two for
-            each neuron of a layer, unless it is by the paper's measure.
+        fitting_tokens: Largest number of calibration tokens to compensate on. Scoring takes half of them, unless
+            it is by the paper's measure, and measuring divergences takes few.
         allow_pickle: Read torch pickles if there is no safetensors file; their code is never run.
     """
 

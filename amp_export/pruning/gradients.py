@@ -22,7 +22,13 @@ if TYPE_CHECKING:
     from amp_export.pruning.criteria._criterion import Criterion, Unit
 
 GRADIENT_TOKENS = 4096
-"""Tokens to trace: each costs three times a forward pass."""
+"""Tokens to trace, at most: each costs three times a forward pass."""
+
+GRADIENT_SHARE = 4
+"""One of so many of the tokens that are scored on is traced."""
+
+FEWEST_GRADIENT_TOKENS = 2048
+"""Tokens to trace, if there are so many."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from amp_export.architectures import Kind, parameter_count
+from amp_export.architectures import Kind, ModelConfig, parameter_count
 from amp_export.checkpoints.companions import describe_left
 from amp_export.checkpoints.loading import load_model, load_tokenizer
 from amp_export.checkpoints.older_versions import add_old_names
@@ -36,7 +36,7 @@ from amp_export.pruning.request import PruneRequest
 from amp_export.pruning.rewriting import MODELING_FILE, Rewrite, rewrite
 from amp_export.pruning.saving import save_pruned
 from amp_export.pruning.scores import Scores, Sensitivity
-from amp_export.pruning.scoring import SCORING_TOKENS, score_batches
+from amp_export.pruning.scoring import SCORING_SHARE, SCORING_TOKENS, score_batches
 from amp_export.pruning.sensitivity import SENSITIVITY_SHARE, SENSITIVITY_TOKENS, measure_sensitivity
 from amp_export.pruning.slicing import prune_module
 from amp_export.pruning.stand_ins import MOMENT_SHARE, MOMENT_TOKENS
@@ -45,8 +45,8 @@ from amp_export.pruning.trials import TRIAL_SHARE, TRIAL_TOKENS, try_plans
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-MEASURING_WINDOW = 128
-"""Tokens of a window that divergences are measured on."""
+MEASURING_WINDOW = 64
+"""Tokens of a window that divergences are measured on: few tokens are then of many texts."""
 
 
 @dataclass(frozen=True)
@@ -302,14 +302,20 @@ def _score(
     if isinstance(given, SampleArrays):
         batches, origin = list(given.batches(model, config)), given.origin
     elif find_criterion(criterion).reads_texts:
-        enough = max(SCORING_TOKENS, ROWS_PER_COLUMN * config.intermediate_size)
-        batches = fitting_batches(model, config, tokenizer, given, tokens=min(request.fitting_tokens, enough))
+        tokens = _scoring_tokens(config, request.fitting_tokens)
+        batches = fitting_batches(model, config, tokenizer, given, tokens=tokens)
         origin = f"{sum(batch.tokens for batch in batches):,} tokens of {given.source}"
     else:
         assert tokenizer is not None
         batches, origin = text_batches(model, config, tokenize(tokenizer, given.prompts, config)), given.origin
     with progress.step("Scoring heads and neurons") as advance:
         return score_batches(model, batches, config, criterion=criterion, origin=origin, on_progress=advance)
+
+
+def _scoring_tokens(config: ModelConfig, allowed: int) -> int:
+    """Return the number of tokens to score on, of those that compensation may take."""
+    needed = ROWS_PER_COLUMN * config.intermediate_size
+    return min(allowed, max(needed, min(SCORING_TOKENS, allowed // SCORING_SHARE)))
 
 
 def _quality_note(request: PruneRequest) -> Iterator[str]:

@@ -15,7 +15,7 @@ from amp_export.inputs.windows import spread_within
 from amp_export.options import CriterionName
 from amp_export.pruning.compensation.streams import StreamBatch, record_calls, run_layer
 from amp_export.pruning.criteria import find_criterion
-from amp_export.pruning.gradients import GRADIENT_TOKENS, trace_gradients
+from amp_export.pruning.gradients import FEWEST_GRADIENT_TOKENS, GRADIENT_SHARE, GRADIENT_TOKENS, trace_gradients
 from amp_export.pruning.recording import Recorder
 from amp_export.pruning.scores import Scores
 
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 SCORING_TOKENS = 16_384
 """Tokens to score on, at most, if the criterion reads long texts and no layer is so wide that it needs more."""
+
+SCORING_SHARE = 2
+"""One of so many of the tokens that compensation may take is scored on, or two for each neuron of a layer."""
 
 
 def score_tokens(
@@ -118,7 +121,9 @@ def _trace(model: PreTrainedModel, config: ModelConfig, rule: Criterion, batches
     if rule.heads.trace is None or config.architecture.kind is not Kind.DECODER:
         return None
     rows = [row for batch in batches for row in batch.rows()]
-    traced = spread_within(rows, GRADIENT_TOKENS, size=lambda row: row.inputs["input_ids"].numel())
+    tokens = sum(batch.tokens for batch in batches)
+    enough = max(FEWEST_GRADIENT_TOKENS, min(GRADIENT_TOKENS, tokens // GRADIENT_SHARE))
+    traced = spread_within(rows, enough, size=lambda row: row.inputs["input_ids"].numel())
     return trace_gradients(model, config, rule, traced)
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SENSITIVITY_TOKENS = 512
 """Tokens to measure on, at most: a run of half the model for the neurons of each layer, and one for each group."""
 
-SENSITIVITY_SHARE = 32
+SENSITIVITY_SHARE = 64
 """One of so many of the tokens that compensation may take is measured on, so that few of them take little time."""
 
 LEFT_OUT = 1 / 3

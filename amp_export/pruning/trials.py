@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 TRIAL_TOKENS = 1024
 """Tokens to try plans on, at most: one forward pass for each plan."""
 
-TRIAL_SHARE = 16
+TRIAL_SHARE = 32
 """Plans are tried on one of so many of the tokens that compensation may take."""
 
 
