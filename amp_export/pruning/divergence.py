@@ -1,16 +1,16 @@
 """Allocation of the budget across layers by the KL divergence that each removal costs.
 
-What a layer's neurons cost is the measured divergence at one point, spread along the curve of the squared importance of
-what is removed, least important first: with Wanda's criterion, that is the power of the output that is lost. What its
-groups cost is measured for each. Costs are added, and the cheapest widths within the budget are an integer program of
-one choice per layer for neurons and one for key/value groups, which HiGHS solves to within 0.1 % of the optimum.
+What a layer's removals cost is its measured divergence at one point, spread along the curve of the squared importance
+of what is removed, least important first: with Wanda's criterion, that is the power of the output that is lost. Costs
+of layers are added, and the cheapest widths within the budget are an integer program of one choice per layer for
+neurons and one for key/value groups, which HiGHS solves to within 0.1 % of the optimum.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from amp_export.architectures import Kind, LayerWidths, ModelConfig
@@ -18,6 +18,7 @@ from amp_export.errors import PlanError, RatioError
 from amp_export.options import CriterionName, HeadPolicy, PerLayer
 from amp_export.pruning.costs import ModelCosts
 from amp_export.pruning.criteria import find_criterion
+from amp_export.pruning.sensitivity import group_importance
 from amp_export.pruning.settings import PlanSettings, neuron_multiple
 
 if TYPE_CHECKING:
@@ -128,10 +129,11 @@ def list_pricings(criterion: CriterionName, settings: PlanSettings) -> list[Pric
     return [Pricing(share, factor) for share in shares for factor in factors]
 
 
-def layer_costs(scores: Scores, pricing: Pricing | None = None) -> list[LayerCosts]:
+def layer_costs(config: ModelConfig, scores: Scores, pricing: Pricing | None = None) -> list[LayerCosts]:
     """Return the cost curves of all layers, from importance and measured divergences.
 
     Args:
+        config: The dense model's config.
         scores: Importance, with divergences.
         pricing: How costs follow from them; by default from divergences alone.
     """
@@ -140,33 +142,18 @@ def layer_costs(scores: Scores, pricing: Pricing | None = None) -> list[LayerCos
     sensitivity, pricing = scores.sensitivity, pricing or Pricing()
     assert sensitivity is not None
     neurons = [_curve(layer) for layer in scores.neurons]
-    measured, told = np.asarray(sensitivity.neurons), np.asarray([curve[sensitivity.left_out] for curve in neurons])
+    groups = [_curve(group_importance(config, layer))[:-1] for layer in scores.heads]
+    measured, told = np.asarray(sensitivity.neurons), np.asarray([curve[sensitivity.silenced] for curve in neurons])
     if pricing.importance_share and told.sum() > 0:
         told *= measured.sum() / told.sum()
         measured = measured ** (1 - pricing.importance_share) * told**pricing.importance_share
     return [
         LayerCosts(
-            neurons=_scaled(neurons[number], at=sensitivity.left_out, to=float(measured[number])),
-            groups=pricing.group_factor * np.concatenate(([0.0], np.cumsum(sorted(groups))))[:-1],
+            neurons=_scaled(neurons[number], at=sensitivity.silenced, to=float(measured[number])),
+            groups=_scaled(groups[number], at=1, to=pricing.group_factor * sensitivity.groups[number]),
         )
-        for number, groups in enumerate(sensitivity.groups)
+        for number in range(len(config.sites))
     ]
-
-
-def rank_groups(config: ModelConfig, scores: Scores) -> Scores:
-    """Return scores in which the importance of a key/value group is what it was measured to cost.
-
-    Importance tells the heads of one group apart, but judges groups badly: each is judged as if all others stayed.
-    """
-    sensitivity = scores.sensitivity
-    assert sensitivity is not None
-    heads = []
-    for layer, costs in zip(scores.heads, sensitivity.groups, strict=True):
-        heads_kg = layer.reshape(config.num_key_value_heads, -1).astype("float64")
-        totals_k1 = heads_kg.sum(axis=1, keepdims=True)
-        shares_kg = heads_kg / totals_k1.clip(min=1e-30) if totals_k1.all() else heads_kg * 0 + 1 / heads_kg.shape[1]
-        heads.append((shares_kg * [[cost] for cost in costs]).reshape(-1).astype("float32"))
-    return replace(scores, heads=tuple(heads))
 
 
 def _curve(importance: Array) -> Floats:
@@ -177,8 +164,8 @@ def _curve(importance: Array) -> Floats:
 
 
 def _scaled(curve: Floats, *, at: int, to: float) -> Floats:
-    """Return a curve that has a certain value at one number of units."""
-    return curve * (to / curve[at]) if curve[at] > 0 else curve
+    """Return a curve that has a certain value at one number of units; with a single group, nothing can be removed."""
+    return curve * (to / curve[at]) if at < len(curve) and curve[at] > 0 else curve
 
 
 def widths_cost(costs: Sequence[LayerCosts], config: ModelConfig, widths: Sequence[LayerWidths]) -> float:

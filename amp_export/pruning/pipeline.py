@@ -15,7 +15,7 @@ from amp_export.checkpoints.older_versions import add_old_names
 from amp_export.checkpoints.reading import Checkpoint
 from amp_export.errors import ModelError
 from amp_export.inputs.arrays import SampleArrays
-from amp_export.inputs.batches import Batch, text_batches, tokenize
+from amp_export.inputs.batches import text_batches, tokenize
 from amp_export.inputs.texts import Calibration
 from amp_export.options import Allocation, Uniform
 from amp_export.outputs.manifest import Manifest, PlanSummary, RewriteRecord, SourceRecord
@@ -39,13 +39,12 @@ from amp_export.pruning.scores import Scores, Sensitivity
 from amp_export.pruning.scoring import SCORING_SHARE, SCORING_TOKENS, score_batches
 from amp_export.pruning.sensitivity import SENSITIVITY_SHARE, SENSITIVITY_TOKENS, measure_sensitivity
 from amp_export.pruning.slicing import prune_module
-from amp_export.pruning.stand_ins import MOMENT_SHARE, MOMENT_TOKENS
 from amp_export.pruning.trials import TRIAL_SHARE, TRIAL_TOKENS, try_plans
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-MEASURING_WINDOW = 64
+MEASURING_WINDOW = 128
 """Tokens of a window that divergences are measured on: few tokens are then of many texts."""
 
 
@@ -241,11 +240,12 @@ def _choose(
     config, samples = request.checkpoint.config, request.calibration
     if len(plans) == 1 or samples is None:
         return plans[0]
-    batches, fitting = _measuring_batches(request, model, tokenizer, samples, TRIAL_TOKENS, TRIAL_SHARE)
+    tokens = min(TRIAL_TOKENS, request.fitting_tokens // TRIAL_SHARE)
+    batches = fitting_batches(model, config, tokenizer, samples, tokens=tokens, window=MEASURING_WINDOW)
     with progress.step("Trying plans out") as advance:
-        divergences = try_plans(model, config, plans, batches, fitting=fitting, on_progress=advance)
+        divergences = try_plans(model, config, plans, batches, on_progress=advance)
     best = min(range(len(plans)), key=divergences.__getitem__)
-    said = f"of {len(plans)} plans, this one diverges least: about {divergences[best]:.3f} nats"
+    said = f"of {len(plans)} plans, this one diverges least: {divergences[best]:.3f} nats before compensation"
     return replace(plans[best], reasons={**plans[best].reasons, "trial": said})
 
 
@@ -258,38 +258,10 @@ def _measure_sensitivity(
 ) -> Sensitivity:
     config, samples = request.checkpoint.config, request.calibration
     assert samples is not None
-    batches, fitting = _measuring_batches(request, model, tokenizer, samples, SENSITIVITY_TOKENS, SENSITIVITY_SHARE)
+    tokens = min(SENSITIVITY_TOKENS, request.fitting_tokens // SENSITIVITY_SHARE)
+    batches = fitting_batches(model, config, tokenizer, samples, tokens=tokens, window=MEASURING_WINDOW)
     with progress.step("Measuring what each layer costs") as advance:
-        return measure_sensitivity(model, config, scores, batches, fitting=fitting, on_progress=advance)
-
-
-def _measuring_batches(
-    request: PruneRequest,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase | None,
-    samples: Calibration | SampleArrays,
-    most: int,
-    share: int,
-) -> tuple[list[Batch], list[Batch]]:
-    """Return short windows to measure divergences on, and text that says what stands in for what is removed.
-
-    Args:
-        request: The request.
-        model: The dense model.
-        tokenizer: Its tokenizer.
-        samples: The calibration text.
-        most: Largest number of tokens to measure on.
-        share: One of so many of the tokens that compensation may take is measured on.
-    """
-    config, allowed = request.checkpoint.config, request.fitting_tokens
-    measuring = fitting_batches(
-        model, config, tokenizer, samples, tokens=min(most, allowed // share), window=MEASURING_WINDOW
-    )
-    if not request.compensate:
-        return measuring, []
-    return measuring, fitting_batches(
-        model, config, tokenizer, samples, tokens=min(MOMENT_TOKENS, allowed // MOMENT_SHARE)
-    )
+        return measure_sensitivity(model, config, scores, batches, on_progress=advance)
 
 
 def _score(

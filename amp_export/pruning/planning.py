@@ -12,7 +12,7 @@ from amp_export.options import Allocation, HeadPolicy, PerLayer
 from amp_export.pruning.allocation import allocate_heads, allocate_neurons
 from amp_export.pruning.candidates import Candidate, list_candidates
 from amp_export.pruning.costs import ModelCosts
-from amp_export.pruning.divergence import cheapest_widths, layer_costs, list_pricings, rank_groups, widths_cost
+from amp_export.pruning.divergence import cheapest_widths, layer_costs, list_pricings, widths_cost
 from amp_export.pruning.flap_allocation import RemovableUnits, keep_highest
 from amp_export.pruning.plan import LayerPlan, Plan, check_fit, removed_ratio
 from amp_export.pruning.scores import rank
@@ -74,7 +74,7 @@ def cheapest_candidates(
     config: ModelConfig, settings: PlanSettings, candidates: Sequence[Candidate], scores: Scores
 ) -> list[Candidate]:
     """Return the candidates whose divergence can be told, the cheapest first."""
-    costs = layer_costs(scores)
+    costs = layer_costs(config, scores)
     return sorted(
         (each for each in list_preferred(candidates, settings.heads) if each.heads is not HeadPolicy.WITHIN),
         key=lambda candidate: widths_cost(costs, config, config.everywhere(candidate.widths)),
@@ -95,7 +95,7 @@ def make_plan(raw_config: Mapping[str, Any], config: ModelConfig, scores: Scores
         RatioError: No legal plan meets the ratio.
         PlanError: The settings do not fit the model.
     """
-    scores = _comparable(config, scores, settings)
+    scores = share_importance(config, scores)
     candidates = list_candidates(raw_config, config, settings)
     return _plan(config, scores, settings, *next(_ways(config, settings, candidates, scores)))
 
@@ -109,7 +109,7 @@ def list_plans(
         RatioError: No legal plan meets the ratio.
         PlanError: The settings do not fit the model.
     """
-    scores = _comparable(config, scores, settings)
+    scores = share_importance(config, scores)
     found: dict[tuple[LayerWidths, ...], Mapping[str, str]] = {}
     for widths, reasons in _ways(config, settings, list_candidates(raw_config, config, settings), scores):
         found.setdefault(tuple(widths), reasons)
@@ -160,7 +160,7 @@ def _ways(
         yield widths, _compared_reasons(config, settings, widths)
     elif _is_solved(settings):
         for pricing in list_pricings(scores.criterion, settings):
-            widths = cheapest_widths(config, layer_costs(scores, pricing), settings)
+            widths = cheapest_widths(config, layer_costs(config, scores, pricing), settings)
             yield widths, _solved_reasons(config, settings, widths)
     elif settings.allocation is Allocation.KL:
         for candidate in cheapest_candidates(config, settings, candidates, scores)[:MOST_TRIALS]:
@@ -183,10 +183,6 @@ def _spread(config: ModelConfig, settings: PlanSettings, chosen: Candidate, scor
         for number, count in zip(with_mlp, counts, strict=True):
             layers[number] = replace(layers[number], neurons=count)
     return layers
-
-
-def _comparable(config: ModelConfig, scores: Scores, settings: PlanSettings) -> Scores:
-    return share_importance(config, rank_groups(config, scores) if settings.allocation is Allocation.KL else scores)
 
 
 def share_importance(config: ModelConfig, scores: Scores) -> Scores:

@@ -33,17 +33,17 @@ def rank(importance: np.ndarray[Any, np.dtype[Any]]) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """Divergences in nats from the dense model's predictions, without a part of one layer.
+    """Divergences in nats from the dense model's predictions, with a part of one layer silenced.
 
     Attributes:
-        left_out: Number of least important neurons that were left out.
+        silenced: Number of least important neurons that were silenced.
         neurons: Divergence without them, by layer.
-        groups: For each layer the divergence without each key/value group.
+        groups: Divergence without the least important key/value group, by layer.
     """
 
-    left_out: int
+    silenced: int
     neurons: tuple[float, ...]
-    groups: tuple[tuple[float, ...], ...]
+    groups: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Scores:
             tensors |= {
                 f"divergence.{unit}": np.asarray(getattr(self.sensitivity, unit), np.float32) for unit in MEASURED
             }
-            known["left_out"] = str(self.sensitivity.left_out)
+            known["silenced"] = str(self.sensitivity.silenced)
         if self.channel_spread is not None:
             tensors[SPREAD] = np.asarray(self.channel_spread, np.float32)
             known["spread"] = "channels"
@@ -113,10 +113,10 @@ class Scores:
         heads, neurons = (tuple(arrays[f"layers.{n}.{unit}"] for n in layers) for unit in ("heads", "neurons"))
         criterion = _read_criterion(file, metadata.get("criterion", CriterionName.AMP.value))
         sensitivity = None
-        if "left_out" in metadata:
-            left_out = _read_count(file, metadata["left_out"], config.intermediate_size)
-            divergences = (arrays[f"divergence.{unit}"].tolist() for unit in MEASURED)
-            sensitivity = Sensitivity(left_out, tuple(next(divergences)), tuple(map(tuple, next(divergences))))
+        if "silenced" in metadata:
+            divergences = (tuple(map(float, arrays[f"divergence.{unit}"])) for unit in MEASURED)
+            silenced = _read_count(file, metadata["silenced"], config.intermediate_size)
+            sensitivity = Sensitivity(silenced, *divergences)
         spread = tuple(map(float, arrays[SPREAD])) if SPREAD in arrays else None
         origin, checkpoint = metadata.get("origin", "unknown"), metadata.get("checkpoint")
         return cls(heads, neurons, origin, checkpoint, criterion, sensitivity, spread)
@@ -159,7 +159,7 @@ def _read_criterion(file: Path, name: str) -> CriterionName:
 def _read_count(file: Path, text: str, largest: int) -> int:
     if not (text.isascii() and text.isdigit() and 1 <= int(text) <= largest):
         raise ModelError(
-            f"{file}: `left_out` is {text!r}, but must be a number of neurons, 1 to {largest}.\nLeave --scores out, to "
+            f"{file}: `silenced` is {text!r}, but must be a number of neurons, 1 to {largest}.\nLeave --scores out, to "
             "score the model again."
         )
     return int(text)
@@ -173,9 +173,8 @@ def _score_shapes(config: ModelConfig, metadata: Mapping[str, str]) -> dict[str,
         experts = [] if mlp is None or mlp.output.stacked is None else [config.size(mlp.output.stacked)]
         shapes[f"layers.{layer}.heads"] = [site.widths.query_heads]
         shapes[f"layers.{layer}.neurons"] = [*experts, site.widths.neurons]
-    if "left_out" in metadata:
-        layers = len(config.sites)
-        shapes |= {"divergence.neurons": [layers], "divergence.groups": [layers, config.num_key_value_heads]}
+    if "silenced" in metadata:
+        shapes |= {f"divergence.{unit}": [len(config.sites)] for unit in MEASURED}
     if "spread" in metadata:
         shapes[SPREAD] = [len(config.sites)]
     return shapes

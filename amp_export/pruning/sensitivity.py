@@ -1,19 +1,23 @@
 """What a layer costs: the KL divergence from the dense model's logits if a part of it alone is removed.
 
 Importance cannot be compared between layers, but divergences can. For each layer, the least important third of the
-neurons is left out, and then each group of heads; the rest of the model stays dense. The layers before are not run
-again. If the pruned model will be compensated, the other inputs stand in for those that are left out.
+neurons is silenced, and then the least important group of heads; the rest of the model stays dense. The layers before
+are not run again.
+
+What is silenced is not replaced by its best prediction from the other inputs, though compensation will do about that.
+On the text that predictions are fitted on, costs after them lead to plans as good; on other text, to worse ones: on the
+shipped text, a plan for SmolLM2-135M at 20 % that ends at 2.4 times the dense perplexity of WikiText-2, instead of 1.7.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
-from amp_export.pruning.compensation.streams import record_calls
-from amp_export.pruning.predictions import StreamPredictions
+from amp_export.pruning.compensation.streams import StreamBatch, record_calls, replaced, run_layer
+from amp_export.pruning.predictions import Predictions, divergence
 from amp_export.pruning.scores import Sensitivity, rank
-from amp_export.pruning.stand_ins import MomentStream, StandIn, head_inputs, output_names, replacing, stand_in
 
 if TYPE_CHECKING:
     import torch
@@ -23,18 +27,14 @@ if TYPE_CHECKING:
     from amp_export.inputs.batches import Batch
     from amp_export.pruning.scores import Array, Scores
 
-SENSITIVITY_TOKENS = 512
-"""Tokens to measure on, at most: a run of half the model for the neurons of each layer, and one for each group."""
+SENSITIVITY_TOKENS = 1024
+"""Tokens to measure on, at most: two runs of half the model for each layer."""
 
-SENSITIVITY_SHARE = 64
+SENSITIVITY_SHARE = 32
 """One of so many of the tokens that compensation may take is measured on, so that few of them take little time."""
 
-LEFT_OUT = 1 / 3
-"""Share of the neurons of a layer that is left out."""
-
-MOST_GROUPS = 2
-"""Groups of a layer that are measured, those of the least importance: in two of five layers of SmolLM2-135M, the least
-important one is not the cheapest."""
+SILENCED = 1 / 3
+"""Share of the neurons of a layer that is silenced."""
 
 
 def measure_sensitivity(
@@ -43,7 +43,6 @@ def measure_sensitivity(
     scores: Scores,
     batches: Sequence[Batch],
     *,
-    fitting: Sequence[Batch] = (),
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Sensitivity:
     """Return what each layer of a decoder costs.
@@ -51,72 +50,43 @@ def measure_sensitivity(
     Args:
         model: The dense model; it is left as it was.
         config: Its config.
-        scores: Importance, which says which neurons are left out.
+        scores: Importance, which says what is silenced.
         batches: Text to measure on.
-        fitting: Text that says what stands in for what is left out; without any, that is silenced.
         on_progress: Called with the number of layers done and the total.
     """
     import torch
 
-    left_out = round(config.intermediate_size * LEFT_OUT)
+    silenced = round(config.intermediate_size * SILENCED)
     neurons: list[float] = []
-    groups: list[tuple[float, ...]] = []
+    groups: list[float] = []
     with torch.inference_mode():
-        runs = [
-            StreamPredictions(model, config, *both)
-            for both in zip(batches, record_calls(model, config, batches), strict=True)
-        ]
-        tokens, moments = sum(run.tokens for run in runs), MomentStream(model, config, fitting)
-        hidden = [run.start_bsh for run in runs]
+        recorded = record_calls(model, config, batches)
+        runs = [_Run(model, config, *both) for both in zip(batches, recorded, strict=True)]
+        tokens = sum(run.tokens for run in runs)
         for number, site in enumerate(config.sites):
-            layer = model.get_submodule(site.path)
-            costs = []
-            for name, stands_in in _removals(config, scores, number, site, left_out, moments.advance(number)):
-                with replacing(layer, {name: stands_in}):
-                    changed = [run.run(number, each_bsh) for run, each_bsh in zip(runs, hidden, strict=True)]
-                costs.append(_divergence(runs, changed, number + 1) / tokens)
-            neurons.append(costs[0])
-            groups.append(_all_groups(group_importance(config, scores.heads[number]), costs[1:]))
-            hidden = [run.run(number, each_bsh) for run, each_bsh in zip(runs, hidden, strict=True)]
+            masks = _masks(config, scores, number, site, silenced)
+            for found, (module, mask_i) in zip((neurons, groups), masks, strict=True):
+                found.append(sum(run.divergence(number, module, mask_i) for run in runs) / tokens)
+            for run in runs:
+                run.advance(number)
             if on_progress is not None:
                 on_progress(number + 1, len(config.sites))
-    return Sensitivity(left_out, tuple(neurons), tuple(groups))
+    return Sensitivity(silenced, tuple(neurons), tuple(groups))
 
 
-def _divergence(runs: Sequence[StreamPredictions], hidden: Sequence[torch.Tensor], first: int) -> float:
-    return sum(run.divergence(each_bsh, first) for run, each_bsh in zip(runs, hidden, strict=True))
+def _masks(
+    config: ModelConfig, scores: Scores, number: int, site: Site, silenced: int
+) -> tuple[tuple[str, torch.Tensor], tuple[str, torch.Tensor]]:
+    """Return the down and the output projection of a layer, each with a mask of its inputs, [inputs]."""
+    import torch
 
-
-def _removals(
-    config: ModelConfig,
-    scores: Scores,
-    number: int,
-    site: Site,
-    left_out: int,
-    moments: dict[str, torch.Tensor],
-) -> Iterator[tuple[str, StandIn]]:
-    """Yield projections, with what replaces their inputs: the neurons of the layer, and each group that is measured."""
-    output, down = output_names(site)
-    gone = least(scores.neurons[number], left_out)
-    yield down, stand_in(gone, config.intermediate_size, moments.get(down))
-    query_group = config.widths.query_group
-    inputs = config.widths.query_heads * config.head_dim
-    for group in measured_groups(group_importance(config, scores.heads[number])):
-        heads = range(group * query_group, (group + 1) * query_group)
-        yield output, stand_in(head_inputs(config, heads), inputs, moments.get(output))
-
-
-def measured_groups(importance: Array) -> tuple[int, ...]:
-    """Return the key/value groups of a layer that are measured, ascending."""
-    return tuple(sorted(least(importance, min(MOST_GROUPS, len(importance)))))
-
-
-def _all_groups(importance: Array, measured: Sequence[float]) -> tuple[float, ...]:
-    """Return what each group costs: those that are not measured, in proportion to their squared importance."""
-    known = dict(zip(measured_groups(importance), measured, strict=True))
-    power = sum(float(importance[group]) ** 2 for group in known)
-    rate = sum(measured) / power if power > 0 else 0.0
-    return tuple(known.get(group, rate * float(each) ** 2) for group, each in enumerate(importance))
+    assert site.stack.mlp is not None
+    neurons_n = torch.ones(config.intermediate_size)
+    neurons_n[list(least(scores.neurons[number], silenced))] = 0
+    groups_k = torch.ones(config.num_key_value_heads)
+    groups_k[list(least(group_importance(config, scores.heads[number]), 1))] = 0
+    heads_i = groups_k.repeat_interleave(config.widths.query_group * config.head_dim)
+    return (site.stack.mlp.output.name, neurons_n), (site.stack.attention.output.name, heads_i)
 
 
 def group_importance(config: ModelConfig, heads: Array) -> Array:
@@ -128,3 +98,61 @@ def group_importance(config: ModelConfig, heads: Array) -> Array:
 def least(importance: Array, count: int) -> tuple[int, ...]:
     """Return the indices of the least important units; among equals those with the higher index, which plans drop."""
     return rank(importance)[len(importance) - count :]
+
+
+@contextmanager
+def silenced(masks: Sequence[tuple[torch.nn.Module, torch.Tensor]]) -> Iterator[None]:
+    """Silence inputs of modules; leaving the context restores them.
+
+    Args:
+        masks: Modules, each with a mask of its inputs, [inputs].
+    """
+
+    def silence(mask_i: torch.Tensor) -> Callable[[Any, tuple[torch.Tensor, ...]], tuple[torch.Tensor, ...]]:
+        return lambda _, given: (given[0] * mask_i.to(given[0].dtype), *given[1:])
+
+    handles = [module.register_forward_pre_hook(silence(mask_i)) for module, mask_i in masks]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _Run:
+    """A batch on its way through the dense layers."""
+
+    def __init__(self, model: PreTrainedModel, config: ModelConfig, batch: Batch, recorded: StreamBatch) -> None:
+        self._model, self._batch, self.recorded = model, batch, recorded
+        self._layers = [model.get_submodule(site.path) for site in config.sites]
+        self._hidden_bsh = recorded.hidden_bsh
+        rows, length = recorded.hidden_bsh.shape[:2]
+        self._predictions = Predictions.of(model, (rows, length), recorded.places_t)
+        self._dense_tv = self._log_probabilities(self._finish(recorded.hidden_bsh, 0))
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens whose predictions are compared."""
+        return len(self._predictions.places_t)
+
+    def advance(self, number: int) -> None:
+        """Run one dense layer."""
+        self._hidden_bsh = run_layer(self._layers[number], self._hidden_bsh, self.recorded.calls[number])
+
+    def divergence(self, number: int, module: str, mask_i: torch.Tensor) -> float:
+        """Return the divergence with some inputs of a layer's module silenced, summed over the chosen tokens."""
+        layer, call = self._layers[number], self.recorded.calls[number]
+        with silenced([(layer.get_submodule(module), mask_i)]):
+            hidden_bsh = run_layer(layer, self._hidden_bsh, call)
+        return divergence(self._log_probabilities(self._finish(hidden_bsh, number + 1)), self._dense_tv)
+
+    def _finish(self, hidden_bsh: torch.Tensor, first: int) -> torch.Tensor:
+        for layer, call in zip(self._layers[first:], self.recorded.calls[first:], strict=True):
+            hidden_bsh = run_layer(layer, hidden_bsh, call)
+        return hidden_bsh
+
+    def _log_probabilities(self, hidden_bsh: torch.Tensor) -> torch.Tensor:
+        """Return the log-probabilities at the chosen tokens, [tokens, vocabulary], for an output of the last layer."""
+        output = (hidden_bsh,) if self.recorded.in_tuples else hidden_bsh
+        with replaced(self._layers, lambda _: lambda *_, **__: output):
+            return self._predictions.log_probabilities(self._model, self._batch)
