@@ -92,8 +92,10 @@ install_missing() {
 beside system install_missing
 
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_QUIET=1 PIP_CONSTRAINT="$PWD/ci/constraints.txt"
-# Python compiles what is imported, which is a small part of what is installed
+# Python compiles what is imported, which is a small part of what is installed, and keeps it for the many processes of
+# tests: without that, torch and transformers take 14 s of each instead of 6 s
 export PIP_COMPILE=0
+unset PYTHONDONTWRITEBYTECODE
 
 step "source package and wheel"
 PYTHON="$(command -v "${PYTHON:-python3}")"
