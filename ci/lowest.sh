@@ -11,6 +11,8 @@ scratch="$(mktemp -d)"
 trap 'rm -rf "$scratch"' EXIT
 environment="${AMP_EXPORT_ENV:-$scratch/environment}"
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_QUIET=1 PIP_COMPILE=0 PIP_CONSTRAINT="$PWD/ci/constraints.txt"
+# what is imported is compiled once, not by each process
+unset PYTHONDONTWRITEBYTECODE
 
 [[ -x "$environment/bin/python" ]] || "${PYTHON:-python3}" -m venv "$environment"
 export PATH="$environment/bin:$PATH"

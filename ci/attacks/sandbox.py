@@ -156,7 +156,10 @@ def _become(workspace: Path, log: int, prepare: Callable[[], Any] | None, work: 
             "HF_HUB_OFFLINE": "1",
             "NO_COLOR": "1",
             "OMP_NUM_THREADS": "1",
+            # where files may not grow, Python would keep half a compiled module, which no process can import afterwards
+            "PYTHONDONTWRITEBYTECODE": "1",
         }
+        sys.dont_write_bytecode = True
         tempfile.tempdir = None
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_CPU, (TIMEOUT_SECONDS, TIMEOUT_SECONDS))

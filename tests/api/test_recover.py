@@ -31,7 +31,7 @@ from amp_export.progress import Silent
 from amp_export.pruning import reload_check
 from amp_export.pruning.reload_check import Expectation
 from amp_export.recovery import pipeline
-from amp_export.recovery.results import Stop
+from amp_export.recovery.results import Recovery, Stop
 from amp_export.reporting.files import update_report
 from amp_export.reporting.report import Report
 from amp_export.verb_options import PruneOptions, RecoverOptions
@@ -61,6 +61,13 @@ def pruned(tiny_llama: Path, text: Path, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture
 def output(pruned: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(pruned, tmp_path / "out"))
+
+
+@pytest.fixture(scope="module")
+def whole(pruned: Path, text: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Recovery, bytes]:
+    """What one run of training records, and the file of its weights."""
+    output = Path(shutil.copytree(pruned, tmp_path_factory.mktemp("whole") / "out"))
+    return recover(output, options(text)).recovery, (output / "pruned/model.safetensors").read_bytes()
 
 
 def options(text: Path, **others: Any) -> RecoverOptions:
@@ -155,21 +162,22 @@ class StopAt(Silent):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("step", [2, 4, 16])
-def test_stopped_and_resumed_gives_the_weights_of_one_run(step: int, pruned: Path, text: Path, tmp_path: Path) -> None:
-    whole, parts = (Path(shutil.copytree(pruned, tmp_path / name)) for name in ("whole", "parts"))
-    expected = recover(whole, options(text)).recovery
-    before, progress = files(parts), StopAt(step)
+def test_stopped_and_resumed_gives_the_weights_of_one_run(
+    step: int, output: Path, text: Path, whole: tuple[Recovery, bytes]
+) -> None:
+    expected, expected_weights = whole
+    before, progress = files(output), StopAt(step)
     with pytest.raises(KeyboardInterrupt):
-        recover(parts, options(text), progress=progress)
+        recover(output, options(text), progress=progress)
     assert progress.notes[-1].startswith("The same command with --resume goes on")
-    assert files(parts) == before
+    assert files(output) == before
     again = StopAt(-1)
-    found = recover(parts, options(text), resume=True, progress=again).recovery
+    found = recover(output, options(text), resume=True, progress=again).recovery
     # the state is saved after the measurement at which it was stopped
     assert (f"Training goes on after step {step - 2}." in again.notes) == (step > 2)
     assert found.measurements == expected.measurements
-    assert (whole / "pruned/model.safetensors").read_bytes() == (parts / "pruned/model.safetensors").read_bytes()
-    assert not has_unfinished(parts)
+    assert (output / "pruned/model.safetensors").read_bytes() == expected_weights
+    assert not has_unfinished(output)
 
 
 @pytest.mark.slow
