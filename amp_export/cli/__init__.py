@@ -56,3 +56,13 @@ def main() -> None:
         app()
     except Exception as error:  # noqa: BLE001 - before a command starts, as while options are parsed
         sys.exit(show_unexpected(error))
+    finally:
+        _lose_unwritten()
+
+
+def _lose_unwritten() -> None:
+    """Drop messages that could not be written: Python would try again at exit, and fail with a code of its own, 120."""
+    try:
+        sys.stderr.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())

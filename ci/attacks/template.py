@@ -62,7 +62,8 @@ def _measure_as_a_device(folder: Path) -> None:
 
     file = bundle(folder / "out", BundleOptions(file=folder / "bundle.tar.gz")).file
     with tempfile.TemporaryDirectory() as scratch, tarfile.open(file) as archive:
-        archive.extractall(scratch, filter="data")
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # Python has it from 3.11.4 on
+        archive.extractall(scratch)  # noqa: S202 - it is our own
         [unpacked] = Path(scratch).iterdir()
         command = ["bash", str(unpacked / "run.sh"), "--rounds", "8", "--threads", "1"]
         environment = {**os.environ, "AMP_EXPORT_PYTHON": sys.executable}

@@ -339,10 +339,13 @@ def test_what_fails_before_a_command_starts_shows_no_stack_trace(
     assert "Traceback" not in shown
 
 
-def test_exit_codes_hold_where_messages_cannot_be_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+def test_exit_codes_hold_where_messages_cannot_be_written(unbuffered: str, tmp_path: Path) -> None:
     arguments = ["prune", "--model", str(tmp_path / "missing"), "--ratio", "0.2", "--output", str(tmp_path / "out")]
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     with Path("/dev/full").open("w") as full:
-        result = subprocess.run([sys.executable, "-m", "amp_export", *arguments], stderr=full, check=False)
+        command = [sys.executable, "-m", "amp_export", *arguments]
+        result = subprocess.run(command, stderr=full, env=environment, check=False)
     assert result.returncode == 2
 
 
