@@ -77,7 +77,7 @@ class PruneOptions(PlanChoices):
     scores: Path | None = None
     plan: Path | None = None
     compensate: bool = True
-    fitting_tokens: int = 16_384
+    fitting_tokens: int = 12_288
     allow_pickle: bool = False
 
     @property
