@@ -125,7 +125,7 @@ def list_pricings(criterion: CriterionName, settings: PlanSettings) -> list[Pric
         settings: The settings of the plan.
     """
     shares = (0.0, 0.5) if find_criterion(criterion).heads.trace is not None else (0.0,)
-    factors = (1.0, 2.0, 4.0) if settings.prunes_groups else (1.0,)
+    factors = (4.0, 8.0) if settings.prunes_groups else (1.0,)
     return [Pricing(share, factor) for share in shares for factor in factors]
 
 
