@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 import typer
 
@@ -52,6 +53,8 @@ def main() -> None:
     """Run the command line."""
     # tokenizers warns if a process forks after its threads started, as the reload check does
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if sys.__stderr__ is None:  # closed by who called
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - it stays open as long as the process
     try:
         app()
     except Exception as error:  # noqa: BLE001 - before a command starts, as while options are parsed

@@ -349,6 +349,15 @@ def test_exit_codes_hold_where_messages_cannot_be_written(unbuffered: str, tmp_p
     assert result.returncode == 2
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code"), [(["--version"], 0), (["prune", "--model", "./missing", "--ratio", "0.2"], 2)]
+)
+def test_exit_codes_hold_where_stderr_is_closed(arguments: list[str], code: int, tmp_path: Path) -> None:
+    command = ["sh", "-c", 'exec "$0" "$@" 2>&-', sys.executable, "-m", "amp_export", *arguments]
+    result = subprocess.run(command, stdout=subprocess.DEVNULL, cwd=tmp_path, check=False)
+    assert result.returncode == code
+
+
 def test_a_place_that_may_not_be_looked_at_is_exit_code_2(
     tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
