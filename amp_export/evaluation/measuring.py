@@ -182,7 +182,7 @@ def compare(measured: Measured, against: Measured) -> Differences:
     return Differences(
         tasks,
         average_difference(differences) if len(differences) > 1 else None,
-        _compare_perplexity(measured.perplexity, against.perplexity),
+        compare_perplexity(measured.perplexity, against.perplexity),
         _compare_generation(measured.generation, against.generation),
         {
             name: perplexity_difference(each.losses, against.word_perplexities[name].losses, each.words)
@@ -191,7 +191,8 @@ def compare(measured: Measured, against: Measured) -> Differences:
     )
 
 
-def _compare_perplexity(one: PerplexityResult | None, other: PerplexityResult | None) -> PerplexityDifference | None:
+def compare_perplexity(one: PerplexityResult | None, other: PerplexityResult | None) -> PerplexityDifference | None:
+    """Return the difference of two perplexities; None if one was not measured, or of a text tokenized differently."""
     if one is None or other is None or one.token_ids_sha256 != other.token_ids_sha256:
         return None
     return perplexity_difference(one.losses, other.losses, one.tokens)

@@ -11,7 +11,7 @@ from bench.pruning_quality.methods import DENSE, MAIN, METHODS, SEEDS, Bar, Meth
 
 from amp_export.errors import command_line
 from amp_export.evaluation.estimates import Estimate
-from amp_export.evaluation.measuring import Differences, Measured, compare
+from amp_export.evaluation.measuring import compare, compare_perplexity
 from amp_export.evaluation.pairs import Change, Difference, PerplexityDifference
 
 REUSED = "+ scoring"
@@ -148,7 +148,7 @@ def judge(bar: Bar, perplexity: PerplexityDifference, average: Difference) -> tu
 
 
 def _perplexity_cells(method: Method, row: Row, dense: Row) -> list[str]:
-    differences, (instructions, overlapping) = _differences(row, dense)
+    differences = compare(row.measured, dense.measured)
     average = row.measured.average
     assert row.measured.perplexity is not None
     assert average is not None
@@ -158,9 +158,9 @@ def _perplexity_cells(method: Method, row: Row, dense: Row) -> list[str]:
         "" if method is DENSE else f"{row.made.removed:.2%}",
         f"{row.measured.perplexity.perplexity:.2f}",
         _ratio(method, differences.perplexity),
-        _ratio(method, overlapping) or f"{row.overlapping.perplexity:.2f}",
+        _ratio(method, compare_perplexity(row.overlapping, dense.overlapping)) or f"{row.overlapping.perplexity:.2f}",
         f"{row.instructions.perplexity:.2f}",
-        _ratio(method, instructions),
+        _ratio(method, compare_perplexity(row.instructions, dense.instructions)),
         _accuracy(average),
         "" if method is DENSE else _difference(differences.average),
     ]
@@ -181,7 +181,7 @@ def _tasks(present: Iterable[tuple[Method, Row]], dense: Row) -> str:
 
 def _task_cells(method: Method, row: Row, dense: Row, names: Iterable[str]) -> Iterator[str]:
     yield method.title
-    differences, _ = _differences(row, dense)
+    differences = compare(row.measured, dense.measured)
     for name in names:
         accuracy = _accuracy(row.measured.tasks[name].accuracy)
         difference = _difference(differences.tasks[name].difference)
@@ -244,17 +244,6 @@ def _measured_on(rows: Iterable[Row]) -> str:
     )
     threads = " or ".join(str(count) for count in sorted({row.threads for row in rows}))
     return f"Measured on {machines}, threads of torch: {threads}, with {versions}.\n"
-
-
-def _differences(
-    row: Row, dense: Row
-) -> tuple[Differences, tuple[PerplexityDifference | None, PerplexityDifference | None]]:
-    """Return the differences from the dense model: of the instructions' and of the overlapping windows' apart."""
-    pairs = ((row.instructions, dense.instructions), (row.overlapping, dense.overlapping))
-    instructions, overlapping = (
-        compare(*(Measured(row.measured.model, perplexity=each) for each in pair)).perplexity for pair in pairs
-    )
-    return compare(row.measured, dense.measured), (instructions, overlapping)
 
 
 def _section(head: tuple[str, ...], rows: Iterable[Iterable[str]], **facts: object) -> str:
