@@ -36,7 +36,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=turn)
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
+def pytest_collection_finish() -> None:
     """Lets the garbage collector look for cycles less often, and not among the libraries that stay anyway.
 
     Tracing makes so many objects that it took a tenth of the time.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from amp_export.architectures import Kind
 from amp_export.inputs.arrays import SampleArrays
 from amp_export.inputs.batches import Batch, text_batches, tokenize
-from amp_export.inputs.windows import cut_windows, spread_within, window_length
+from amp_export.inputs.windows import WINDOW_TOKENS, cut_windows, spread_within, window_length
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -35,7 +35,7 @@ def fitting_batches(
     samples: Calibration | SampleArrays,
     *,
     tokens: int,
-    window: int | None = None,
+    window: int = WINDOW_TOKENS,
 ) -> list[Batch]:
     """Return batches to fit on: windows of joined texts for a decoder, single texts for an encoder, or arrays.
 
@@ -52,7 +52,7 @@ def fitting_batches(
     assert tokenizer is not None
     token_ids = tokenize(tokenizer, samples.texts, config)
     if config.architecture.kind is Kind.DECODER:
-        length = min(_window_length(config, token_ids), max(tokens, 1), *([] if window is None else [window]))
+        length = min(_window_length(config, token_ids), max(tokens, 1), window)
         rows: Sequence[Sequence[int]] = cut_windows(token_ids, length, limit=max(tokens // length, 1))
     else:
         rows = spread_within(token_ids, tokens, size=len)
