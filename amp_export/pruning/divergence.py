@@ -118,7 +118,7 @@ class Pricing:
 
 
 def list_pricings(criterion: CriterionName, settings: PlanSettings) -> list[Pricing]:
-    """Return the pricings whose plans are worth a trial, the plain one first.
+    """Return the pricings whose plans are worth a trial, those by divergences alone first.
 
     Args:
         criterion: The criterion of the scores.
