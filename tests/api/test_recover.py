@@ -37,7 +37,7 @@ from amp_export.reporting.report import Report
 from amp_export.verb_options import PruneOptions, RecoverOptions
 from tests.support import sample_reports
 from tests.support.lopsided import lopsided_plan
-from tests.support.recovering import files, pruned_output, run, weights
+from tests.support.recovering import StopAt, files, pruned_output, run, train, weights
 from tests.support.shared import Converted
 from tests.support.tiny_models import save_tiny_model, save_tiny_output, save_tiny_tokenizer
 
@@ -66,8 +66,7 @@ def output(pruned: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def whole(pruned: Path, text: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Recovery, bytes]:
     """What one run of training records, and the file of its weights."""
-    output = Path(shutil.copytree(pruned, tmp_path_factory.mktemp("whole") / "out"))
-    return recover(output, options(text)).recovery, (output / "pruned/model.safetensors").read_bytes()
+    return train(pruned, options(text), tmp_path_factory.mktemp("whole"))
 
 
 def options(text: Path, **others: Any) -> RecoverOptions:
@@ -145,19 +144,6 @@ def test_training_that_diverges_leaves_the_output_and_says_so(rate: float, outpu
     assert f"{output} is unchanged. Try a smaller learning rate, such as --learning-rate {rate / 5:.2g}." in said
     assert files(output) == before
     assert not has_unfinished(output)
-
-
-class StopAt(Silent):
-    """Progress that raises once training has reached a step."""
-
-    def __init__(self, step: int) -> None:
-        self._last = step
-        self.notes: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
-        if message.startswith(f"After step {self._last}:"):
-            raise KeyboardInterrupt
 
 
 @pytest.mark.slow

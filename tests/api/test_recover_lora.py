@@ -19,14 +19,13 @@ from amp_export.errors import MissingExtraError, OutputError
 from amp_export.options import Allocation, RecoveryMethod, Uniform
 from amp_export.outputs.manifest import Manifest, RewriteKind
 from amp_export.outputs.resumable import has_unfinished
-from amp_export.progress import Silent
 from amp_export.recovery import pipeline
 from amp_export.recovery.adapters import Adapters, projections
 from amp_export.recovery.results import Recovery, Stop
 from amp_export.reporting.report import Report
 from amp_export.verb_options import PruneOptions, RecoverOptions
 from tests.support.lopsided import lopsided_plan
-from tests.support.recovering import files, pruned_output, run, weights
+from tests.support.recovering import StopAt, files, pruned_output, run, train, weights
 from tests.support.tiny_models import save_tiny_model, save_tiny_tokenizer
 
 pytest.importorskip("peft")
@@ -55,8 +54,7 @@ def output(pruned: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def whole(pruned: Path, text: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Recovery, bytes]:
     """What one run of training records, and the file of its weights."""
-    output = Path(shutil.copytree(pruned, tmp_path_factory.mktemp("whole") / "out"))
-    return recover(output, options(text)).recovery, (output / "pruned/model.safetensors").read_bytes()
+    return train(pruned, options(text), tmp_path_factory.mktemp("whole"))
 
 
 def options(text: Path, **others: Any) -> RecoverOptions:
@@ -98,19 +96,6 @@ def test_the_time_ends_it(output: Path, text: Path) -> None:
     recovery = recover(output, options(text, steps=None, minutes=1 / 120)).recovery
     assert recovery.stop is Stop.TIME
     assert recovery.measurements[-1].step == recovery.steps > 0
-
-
-class StopAt(Silent):
-    """Progress that raises once training has reached a step."""
-
-    def __init__(self, step: int) -> None:
-        self._last = step
-        self.notes: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
-        if message.startswith(f"After step {self._last}:"):
-            raise KeyboardInterrupt
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,12 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from amp_export import prune
+from amp_export import prune, recover
 from amp_export.cli import app
 from amp_export.options import Allocation
-from amp_export.verb_options import PruneOptions
+from amp_export.progress import Silent
+from amp_export.recovery.results import Recovery
+from amp_export.verb_options import PruneOptions, RecoverOptions
 
 RUN = CliRunner()
 
@@ -35,3 +38,22 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def weights(output: Path) -> dict[str, torch.Tensor]:
     return load_file(output / "pruned/model.safetensors")
+
+
+def train(pruned: Path, options: RecoverOptions, folder: Path) -> tuple[Recovery, bytes]:
+    """What training a copy of an output records, and the file of its weights."""
+    output = Path(shutil.copytree(pruned, folder / "out"))
+    return recover(output, options).recovery, (output / "pruned/model.safetensors").read_bytes()
+
+
+class StopAt(Silent):
+    """Progress that raises once training has reached a step."""
+
+    def __init__(self, step: int) -> None:
+        self._last = step
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+        if message.startswith(f"After step {self._last}:"):
+            raise KeyboardInterrupt
