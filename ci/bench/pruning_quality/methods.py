@@ -30,6 +30,7 @@ UNIFORM: Options = {
     "snap": "16",
     "heads-per-layer": "uniform",
     "neurons-per-layer": "uniform",
+    "fitting-tokens": OURS["fitting-tokens"],
     "compensate": False,
 }
 """What other criteria are compared with: every layer keeps the same, and nothing is updated."""
