@@ -73,6 +73,8 @@ class Recorder:
         self._handles: list[Any] = []
         self._heads: dict[int, torch.Tensor] = {}
         self._neurons: dict[tuple[int, int], torch.Tensor] = {}
+        self._weights: dict[int, float] = {}
+        self._waiting: list[Callable[[torch.Tensor], None]] = []
         self._read: _Tokens | None = None
         self._written: _Tokens | None = None
         for number, site in enumerate(config.sites):
@@ -85,6 +87,8 @@ class Recorder:
             elif mlp is not None:
                 down = layer.get_submodule(mlp.output.name)
                 self._handles.append(down.register_forward_pre_hook(self._neuron_hook(number, site, mlp.output)))
+            if criterion.relative:
+                self._handles.append(layer.register_forward_hook(self._relative_hook(number, site)))
 
     def __enter__(self) -> Recorder:
         return self
@@ -104,7 +108,7 @@ class Recorder:
 
         Args:
             number: Number of the layer.
-            samples: Number of samples, over which the mean is taken.
+            samples: Number of samples, over which the mean is taken, unless tokens weigh relatively.
             traced: What was traced of gradients, if it was.
 
         Raises:
@@ -112,19 +116,20 @@ class Recorder:
         """
         site = self._config.sites[number]
         layer = self._model.get_submodule(site.path)
+        divisor = self._weights.pop(number) if self._criterion.relative else float(samples)
         weight_oi = columns(layer.get_submodule(site.stack.attention.output.name), site.stack.attention.output)
-        measured = self._heads.pop(number) / samples
+        measured = self._heads.pop(number) / divisor
         _check_finite(number, measured)
         known = None if traced is None else traced.heads[number]
         rule, evidence = self._criterion.heads, Evidence(measured, weight_oi, site.widths.query_heads, known)
         heads, spread = rule.judge(evidence), None if rule.spread is None else rule.spread(evidence)
-        neurons = self._judge_neurons(layer, number, site, samples, traced)
+        neurons = self._judge_neurons(layer, number, site, divisor, traced)
         for judged in (heads, neurons, *([] if spread is None else [spread])):
             _check_finite(number, judged)
         return Judged(heads.numpy(), neurons.numpy(), None if spread is None else float(spread))
 
     def _judge_neurons(
-        self, layer: torch.nn.Module, number: int, site: Site, samples: int, traced: Traced | None
+        self, layer: torch.nn.Module, number: int, site: Site, divisor: float, traced: Traced | None
     ) -> torch.Tensor:
         """Return the importance of a layer's neurons, [neurons] or [experts, neurons]."""
         import torch
@@ -133,14 +138,14 @@ class Recorder:
         if mlp is None:
             return torch.zeros(0)
         if not mlp.has_experts:
-            measured = self._neurons.pop((number, 0)) / samples
+            measured = self._neurons.pop((number, 0)) / divisor
             _check_finite(number, measured)
             known = None if traced is None else traced.neurons[number]
             return judge(Evidence(measured, columns(layer.get_submodule(mlp.output.name), mlp.output), width, known))
         weight_eoi = layer.get_parameter(mlp.output.name).detach().float()
         return torch.stack(
             [
-                judge(Evidence(self._neurons.pop((number, expert)) / samples, weight_oi, width))
+                judge(Evidence(self._neurons.pop((number, expert)) / divisor, weight_oi, width))
                 for expert, weight_oi in enumerate(weight_eoi)
             ]
         )
@@ -163,15 +168,39 @@ class Recorder:
 
         def hook(module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
             hidden_ti, weights_t = self._real(site, inputs[0])
-            measured = self._criterion.heads.measure(hidden_ti.float(), columns(module, output), weights_t, heads)
-            self._heads[number] = self._heads.get(number, 0) + measured
+
+            def add(weights_t: torch.Tensor) -> None:
+                measured = self._criterion.heads.measure(hidden_ti.float(), columns(module, output), weights_t, heads)
+                self._heads[number] = self._heads.get(number, 0) + measured
+
+            self._weigh(weights_t, add)
 
         return hook
 
     def _neuron_hook(self, number: int, site: Site, down: Projection) -> Hook:
         def hook(module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
             hidden_ti, weights_t = self._real(site, inputs[0])
-            self._add_neurons(number, 0, hidden_ti, columns(module, down), weights_t)
+            self._weigh(
+                weights_t, lambda weights_t: self._add_neurons(number, 0, hidden_ti, columns(module, down), weights_t)
+            )
+
+        return hook
+
+    def _weigh(self, weights_t: torch.Tensor, add: Callable[[torch.Tensor], None]) -> None:
+        """Add tokens with their weights, at once or as soon as these are known."""
+        if self._criterion.relative:
+            self._waiting.append(add)
+        else:
+            add(weights_t)
+
+    def _relative_hook(self, number: int, site: Site) -> Callable[..., None]:
+        def hook(_: Any, __: Any, output: Any) -> None:
+            stream_th, weights_t = self._real(site, output[0] if isinstance(output, tuple) else output)
+            weights_t = weights_t / stream_th.float().square().mean(dim=1).clamp(min=1e-12)
+            self._weights[number] = self._weights.get(number, 0.0) + float(weights_t.sum())
+            for add in self._waiting:
+                add(weights_t)
+            self._waiting.clear()
 
         return hook
 

@@ -60,6 +60,8 @@ class Criterion:
         reads_texts: Whether it is measured on the longer texts that layers are fitted on, not on short prompts.
         by_layer: Whether what is measured is so large that it is held of one layer at a time.
         needs_gradients: Whether it cannot do without gradients, which only decoders have here.
+        relative: Whether a token weighs as one over the squared norm of the hidden state after the layer, since the
+            next norm divides by it. In SmolLM2-135M, the first token of a text would outweigh all others.
         suits_experts: Whether it can judge experts.
     """
 
@@ -68,6 +70,7 @@ class Criterion:
     reads_texts: bool = True
     by_layer: bool = False
     needs_gradients: bool = False
+    relative: bool = False
     suits_experts: bool = True
 
 

@@ -94,5 +94,6 @@ CRITERION = Criterion(
     heads=Unit(input_moments, cost_alone, gradient_moments),
     neurons=Unit(input_moments, cost_in_turn, gradient_moments),
     by_layer=True,
+    relative=True,
     suits_experts=False,
 )
