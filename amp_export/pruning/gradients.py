@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from amp_export.architectures import ModelConfig, Projection
     from amp_export.pruning.criteria._criterion import Criterion, Unit
 
-GRADIENT_TOKENS = 4096
+GRADIENT_TOKENS = 8192
 """Tokens to trace, at most: each costs three times a forward pass."""
 
 GRADIENT_SHARE = 4

@@ -17,6 +17,7 @@ from amp_export.errors import ModelError
 from amp_export.inputs.arrays import SampleArrays
 from amp_export.inputs.batches import text_batches, tokenize
 from amp_export.inputs.texts import Calibration
+from amp_export.inputs.windows import WINDOW_TOKENS
 from amp_export.options import Allocation, Uniform
 from amp_export.outputs.manifest import Manifest, PlanSummary, RewriteRecord, SourceRecord
 from amp_export.outputs.names import PLAN, PRUNED, SCORES
@@ -44,8 +45,9 @@ from amp_export.pruning.trials import TRIAL_SHARE, TRIAL_TOKENS, try_plans
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-MEASURING_WINDOW = 128
-"""Tokens of a window that divergences are measured on: few tokens are then of many texts."""
+FEWEST_MEASURED, SHORTEST_MEASURED = 8, 128
+"""Divergences are measured on so many windows, if these have so many tokens: short ones let few tokens be of many
+texts, but show less of what heads are good for that look far back."""
 
 
 @dataclass(frozen=True)
@@ -241,7 +243,7 @@ def _choose(
     if len(plans) == 1 or samples is None:
         return plans[0]
     tokens = min(TRIAL_TOKENS, request.fitting_tokens // TRIAL_SHARE)
-    batches = fitting_batches(model, config, tokenizer, samples, tokens=tokens, window=MEASURING_WINDOW)
+    batches = fitting_batches(model, config, tokenizer, samples, tokens=tokens, window=_measuring_window(tokens))
     with progress.step("Trying plans out") as advance:
         divergences = try_plans(model, config, plans, batches, on_progress=advance)
     best = min(range(len(plans)), key=divergences.__getitem__)
@@ -259,9 +261,14 @@ def _measure_sensitivity(
     config, samples = request.checkpoint.config, request.calibration
     assert samples is not None
     tokens = min(SENSITIVITY_TOKENS, request.fitting_tokens // SENSITIVITY_SHARE)
-    batches = fitting_batches(model, config, tokenizer, samples, tokens=tokens, window=MEASURING_WINDOW)
+    batches = fitting_batches(model, config, tokenizer, samples, tokens=tokens, window=_measuring_window(tokens))
     with progress.step("Measuring what each layer costs") as advance:
         return measure_sensitivity(model, config, scores, batches, on_progress=advance)
+
+
+def _measuring_window(tokens: int) -> int:
+    """Return the largest number of tokens of a window that divergences are measured on."""
+    return min(max(tokens // FEWEST_MEASURED, SHORTEST_MEASURED), WINDOW_TOKENS)
 
 
 def _score(

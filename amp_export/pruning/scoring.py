@@ -1,6 +1,7 @@
 """Importance of attention heads and MLP neurons, from one forward pass over calibration prompts.
 
-What it is depends on the criterion; what is measured is averaged over a prompt's real tokens, then over prompts.
+What it is depends on the criterion; what is measured is averaged over a prompt's real tokens, then over prompts, unless
+the criterion weighs tokens.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from amp_export.pruning.gradients import Traced
 
 
-SCORING_TOKENS = 16_384
+SCORING_TOKENS = 32_768
 """Tokens to score on, at most, if the criterion reads long texts and no layer is so wide that it needs more."""
 
 SCORING_SHARE = 2

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from amp_export.inputs.batches import Batch
     from amp_export.pruning.scores import Array, Scores
 
-SENSITIVITY_TOKENS = 1024
+SENSITIVITY_TOKENS = 2048
 """Tokens to measure on, at most: two runs of half the model for each layer."""
 
 SENSITIVITY_SHARE = 32

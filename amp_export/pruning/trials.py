@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from amp_export.inputs.batches import Batch
     from amp_export.pruning.plan import Plan
 
-TRIAL_TOKENS = 2048
+TRIAL_TOKENS = 4096
 """Tokens to try plans on, at most: one forward pass for each plan."""
 
 TRIAL_SHARE = 16

@@ -15,7 +15,7 @@ OURS: Options = {
     "snap": "16",
     "heads-per-layer": "global",
     "neurons-per-layer": "global",
-    "fitting-tokens": "49152",
+    "fitting-tokens": "65536",
 }
 """What we recommend where layers may differ; all rows of ours are made from it."""
 
@@ -30,7 +30,7 @@ UNIFORM: Options = {
     "snap": "16",
     "heads-per-layer": "uniform",
     "neurons-per-layer": "uniform",
-    "fitting-tokens": OURS["fitting-tokens"],
+    "fitting-tokens": "49152",
     "compensate": False,
 }
 """What other criteria are compared with: every layer keeps the same, and nothing is updated."""
@@ -40,7 +40,7 @@ FLAP: Options = {
     "allocation": "flap",
     "heads": "auto",
     "snap": "1",
-    "fitting-tokens": OURS["fitting-tokens"],
+    "fitting-tokens": "49152",
 }
 """What FLAP chooses, as published: its layers differ, and it has no steps of neurons."""
 
