@@ -41,16 +41,22 @@ def config_of(model: PreTrainedModel) -> ModelConfig:
     return ModelConfig.read(find_architecture(model.config.model_type), model.config.to_dict())
 
 
-def mean_over_prompts(
-    model: PreTrainedModel, module: torch.nn.Module, measure: Callable[[torch.Tensor], torch.Tensor]
-) -> torch.Tensor:
-    """What is measured of a projection's inputs: the mean over the tokens of a prompt, then over prompts."""
-    means = []
-    handle = module.register_forward_pre_hook(lambda _, given: means.append(measure(given[0][0].double()).mean(dim=0)))
+def inputs_of_prompts(model: PreTrainedModel, module: torch.nn.Module) -> list[torch.Tensor]:
+    """A projection's inputs for each prompt, [tokens, inputs]."""
+    inputs: list[torch.Tensor] = []
+    handle = module.register_forward_pre_hook(lambda _, given: inputs.append(given[0][0]))
     with torch.no_grad():
         for prompt in PROMPTS:
             model(torch.tensor([prompt]))
     handle.remove()
+    return inputs
+
+
+def mean_over_prompts(
+    model: PreTrainedModel, module: torch.nn.Module, measure: Callable[[torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    """What is measured of a projection's inputs: the mean over the tokens of a prompt, then over prompts."""
+    means = [measure(hidden_ti.double()).mean(dim=0) for hidden_ti in inputs_of_prompts(model, module)]
     return torch.stack(means).mean(dim=0)
 
 
@@ -214,6 +220,36 @@ def test_one_layer_at_a_time_measures_what_whole_batches_do(
     by_batch = score_tokens(model, PROMPTS, config, criterion=CriterionName.OBS)
     for ours, other in zip((*by_layer.heads, *by_layer.neurons), (*by_batch.heads, *by_batch.neurons), strict=True):
         np.testing.assert_allclose(ours, other, rtol=1e-4)
+
+
+def test_tokens_of_surgery_weigh_by_the_stream_after_the_layer(
+    model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rule, seen = criteria.find_criterion(CriterionName.OBS), []
+
+    def judge(evidence: Evidence) -> torch.Tensor:
+        seen.append(evidence.measured)
+        return torch.ones(evidence.units)
+
+    heads, neurons = (dataclasses.replace(unit, judge=judge) for unit in (rule.heads, rule.neurons))
+    spied = dataclasses.replace(rule, heads=heads, neurons=neurons)
+    monkeypatch.setattr(scoring, "find_criterion", lambda _: spied)
+    score_tokens(model, PROMPTS, config_of(model), criterion=CriterionName.OBS)
+    for layer, *found in zip(model.model.layers, seen[::2], seen[1::2], strict=True):
+        streams: list[torch.Tensor] = []
+        handle = layer.register_forward_hook(lambda _, __, output, streams=streams: streams.append(output[0]))
+        for module, moments_ii in zip((layer.self_attn.o_proj, layer.mlp.down_proj), found, strict=True):
+            streams.clear()
+            weighted = [
+                (1 / stream_th.double().square().mean(dim=1), hidden_ti.double())
+                for hidden_ti, stream_th in zip(inputs_of_prompts(model, module), streams, strict=True)
+            ]
+            expected_ii = sum(
+                (hidden_ti.T * weights_t) @ hidden_ti / len(weights_t) for weights_t, hidden_ti in weighted
+            )
+            expected_ii /= sum(weights_t.mean() for weights_t, _ in weighted)
+            torch.testing.assert_close(moments_ii.double(), expected_ii, rtol=1e-4, atol=1e-6)
+        handle.remove()
 
 
 def test_the_folder_is_the_registry() -> None:
