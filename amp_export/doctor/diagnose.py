@@ -289,7 +289,6 @@ class _DiagnosisContext:
                 layer.neurons == site.widths.neurons
                 for layer, site in zip(found.widths, self.config.sites, strict=True)
             ),
-            heads_alike=known or found.kind is RewriteKind.PADDED,
             has_end_token=self.has_end_token,
         )
 

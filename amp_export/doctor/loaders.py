@@ -159,11 +159,6 @@ GENAI = Loader(
             _is_built, lambda _: "amp-export writes no genai_config.json for traced graphs", "exporters/onnx/genai.py"
         ),
         Rule(
-            lambda outcome: outcome.heads_alike,
-            lambda _: "layers differ in their head counts, but genai_config.json has one for all",
-            "exporters/onnx/genai.py",
-        ),
-        Rule(
             lambda outcome: outcome.has_end_token,
             lambda _: "neither config.json nor generation_config.json has an eos_token_id",
             "exporters/onnx/genai.py",

@@ -29,7 +29,6 @@ class Outcome:
         kind: Kind of rewrite.
         query_heads: Query heads of each layer, or None if the scores decide.
         keeps_neurons: Whether every layer keeps all its neurons.
-        heads_alike: Whether all layers have the same number of heads.
         has_end_token: Whether the config has an end-of-sequence token.
     """
 
@@ -38,7 +37,6 @@ class Outcome:
     kind: RewriteKind
     query_heads: int | None
     keeps_neurons: bool
-    heads_alike: bool
     has_end_token: bool
 
     @property

@@ -37,15 +37,13 @@ def write_genai_config(checkpoint: Checkpoint, folder: Path, *, graph: str) -> b
         graph: File name of the graph in that folder.
 
     Returns:
-        Whether the file was written. It is not if layers have different numbers of heads, because the file has one head
-        count for all layers, or if the model has no end-of-sequence token.
+        Whether the file was written. It is not if the model has no end-of-sequence token.
 
     Raises:
         ModelError: generation_config.json is damaged.
     """
-    heads = {(widths.query_heads, widths.key_value_heads) for widths in checkpoint.widths}
     generation = read_generation(checkpoint.raw_config, checkpoint.path)
-    if len(heads) != 1 or generation.get("eos_token_id") is None:
+    if generation.get("eos_token_id") is None:
         return False
     content = {
         "model": _describe_model(checkpoint, generation, graph),
@@ -87,8 +85,9 @@ def _describe_model(checkpoint: Checkpoint, generation: Mapping[str, Any], graph
             "head_size": config.head_dim,
             "hidden_size": config.hidden_size,
             "num_hidden_layers": config.num_hidden_layers,
-            "num_attention_heads": checkpoint.widths[0].query_heads,
-            "num_key_value_heads": checkpoint.widths[0].key_value_heads,
+            # those of layers that differ are read from the graph's inputs
+            "num_attention_heads": max(widths.query_heads for widths in checkpoint.widths),
+            "num_key_value_heads": max(widths.key_value_heads for widths in checkpoint.widths),
             "inputs": {
                 "input_ids": "input_ids",
                 "attention_mask": "attention_mask",

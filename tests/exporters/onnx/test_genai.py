@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from amp_export.architectures import LayerWidths
 from amp_export.checkpoints.reading import Checkpoint, open_checkpoint
 from amp_export.errors import ModelError
 from amp_export.exporters.onnx import export, run
 from tests.support.tiny_models import BUILDABLE, save_tiny_model
+from tests.support.uneven_models import UNEVEN, uneven
 
 genai = pytest.importorskip("onnxruntime_genai")
 
@@ -58,7 +60,19 @@ def genai_tokens(folder: Path) -> list[int]:
     ],
 )
 def test_genai_generates_the_same_greedy_tokens(tmp_path: Path, model_type: str, overrides: dict[str, Any]) -> None:
-    folder = export(checkpoint_of(tmp_path, model_type, **overrides), tmp_path / "onnx").folder
+    says_the_same(export(checkpoint_of(tmp_path, model_type, **overrides), tmp_path / "onnx").folder)
+
+
+@pytest.mark.parametrize(("model_type", "overrides", "widths"), UNEVEN.values(), ids=UNEVEN)
+def test_each_layer_may_have_its_own_heads(
+    tmp_path: Path, model_type: str, overrides: dict[str, Any], widths: tuple[LayerWidths, ...]
+) -> None:
+    checkpoint, _ = uneven(tmp_path, model_type, overrides, widths)
+    says_the_same(export(checkpoint, tmp_path / "onnx").folder)
+
+
+def says_the_same(folder: Path) -> None:
+    """Check that genai chooses the tokens that the graph's logits say."""
     expected = greedy_tokens(folder)
     # the text must not end early, or too little is compared
     content = json.loads((folder / "genai_config.json").read_text())
@@ -100,7 +114,7 @@ def test_a_damaged_generation_config_is_named(tmp_path: Path) -> None:
         export(checkpoint, tmp_path / "onnx")
 
 
-def test_a_resized_checkpoint_is_described_where_its_heads_are_alike(tmp_path: Path) -> None:
+def test_a_resized_checkpoint_is_described_as_the_dense_one(tmp_path: Path) -> None:
     checkpoint = checkpoint_of(tmp_path, "llama")
     (checkpoint.path / "generation_config.json").unlink()
     resized = dataclasses.replace(checkpoint, raw_config={"model_type": "amp_resized", "dense": checkpoint.raw_config})

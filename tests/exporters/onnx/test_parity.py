@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from amp_export.architectures import (
@@ -19,14 +18,13 @@ from amp_export.architectures import (
     NormKind,
     Order,
     Rotary,
-    resized_modules,
 )
-from amp_export.checkpoints.modeling_amp import resize
-from amp_export.checkpoints.reading import Checkpoint, TensorInfo, open_checkpoint
+from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.exporters.models.decoder import GraphDecoder
 from amp_export.exporters.onnx import export, run
 from amp_export.options import Dtype, Opset
-from tests.support.tiny_models import BUILDABLE, TINY_CONFIG, randomize, save_tiny_model
+from tests.support.tiny_models import TINY_CONFIG, save_tiny_model
+from tests.support.uneven_models import UNEVEN, uneven
 
 LONGROPE = {
     "rope_type": "longrope",
@@ -361,33 +359,6 @@ def test_float16_is_as_near_to_float32_as_torch_is_in_float16(
     assert 0 < np.abs(found - exact).max() < 2 * noise
 
 
-GROUPED = (LayerWidths(4, 2, 40), LayerWidths(2, 1, 64), LayerWidths(3, 3, 7))
-SEPARATE = (LayerWidths(4, 4, 40), LayerWidths(2, 2, 64), LayerWidths(3, 3, 7))
-SHARED = (LayerWidths(4, 1, 40), LayerWidths(2, 1, 64), LayerWidths(3, 1, 7))
-WIDTHS = {"gpt2": SEPARATE, "opt": SEPARATE, "gpt_neox": SEPARATE, "falcon": SHARED}
-"""Of families whose heads have their own keys, or all share one; GROUPED for the others."""
-
-UNEVEN: dict[str, tuple[str, dict[str, Any], tuple[LayerWidths, ...]]] = {
-    **{model_type: (model_type, {}, WIDTHS.get(model_type, GROUPED)) for model_type in BUILDABLE},
-    "falcon, new": ("falcon", {"new_decoder_architecture": True}, GROUPED),
-    "cohere, norms of heads": ("cohere", {"use_qk_norm": True}, GROUPED),
-}
-
-
-def uneven(
-    folder: Path, model_type: str, overrides: dict[str, Any], widths: tuple[LayerWidths, ...]
-) -> tuple[Checkpoint, Any]:
-    """The checkpoint, and the model, whose modules were resized by hand."""
-    donor = open_checkpoint(save_tiny_model(folder / "donor", model_type, **overrides))
-    model = AutoModelForCausalLM.from_pretrained(donor.path, dtype=torch.float32)
-    resize(model, resized_modules(donor.config, widths))
-    randomize(model)
-    model.save_pretrained(folder / "uneven")
-    file = folder / "uneven" / "model.safetensors"
-    tensors = {name: TensorInfo(file, name, "float32", array.shape) for name, array in load_file(file).items()}
-    return dataclasses.replace(donor, widths=widths, tensors=tensors), model
-
-
 @pytest.mark.parametrize(("model_type", "overrides", "widths"), UNEVEN.values(), ids=UNEVEN)
 def test_each_layer_may_have_its_own_widths(
     tmp_path: Path, model_type: str, overrides: dict[str, Any], widths: tuple[LayerWidths, ...]
@@ -397,4 +368,3 @@ def test_each_layer_may_have_its_own_widths(
     input_ids = some_tokens()
     found = in_chunks(run(exported.folder, threads=1), input_ids, np.ones_like(input_ids), [5, 6, LENGTH])
     np.testing.assert_allclose(found, torch_logits(model.double(), input_ids), rtol=0, atol=TOLERANCE)
-    assert not (exported.folder / "genai_config.json").exists()
