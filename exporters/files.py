@@ -24,8 +24,8 @@ CACHE_LINE_BYTES = 64
 
 GRAPH = "model.onnx"
 
-WEIGHTS = "model.onnx.data"
-
+WEIGHTS = "model.onnx_data"
+"""The name by which Optimum and transformers.js look for it. Graphs of 0.1 name another, and are read as well."""
 
 MODEL = "model"
 PARTS = ("encoder_model", "decoder_model", "decoder_with_past_model")

@@ -121,7 +121,7 @@ TARGETS: tuple[Target, ...] = (
         THIRD_PARTY,
         BENCHMARK,
     ),
-    _graph_file("external data", "out/onnx/model.onnx.data", any_bytes, (*VALIDATE, "out"), THIRD_PARTY, BENCHMARK),
+    _graph_file("external data", "out/onnx/model.onnx_data", any_bytes, (*VALIDATE, "out"), THIRD_PARTY, BENCHMARK),
     _graph_file(
         "config of a graph", "out/onnx/config.json", json_document, (*VALIDATE, "out"), BENCHMARK, ("bundle", "out")
     ),

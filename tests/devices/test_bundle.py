@@ -42,7 +42,7 @@ def test_everything_in_a_bundle_is_named_with_its_hash(bundled: Bundled, tmp_pat
         assert (hashlib.sha256(content).hexdigest(), len(content)) == (facts["sha256"], facts["bytes"])
     assert {"run.sh", "build.sh", "README.md", "device/verify.py", "device/measure.py"} <= found
     for subject in ("dense", "pruned"):
-        assert {f"{subject}/model.onnx", f"{subject}/model.onnx.data", f"{subject}/references.npz"} <= found
+        assert {f"{subject}/model.onnx", f"{subject}/model.onnx_data", f"{subject}/references.npz"} <= found
     assert len((folder / "README.md").read_text().splitlines()) <= 25
     assert (folder / "run.sh").stat().st_mode & 0o111
 
@@ -88,7 +88,7 @@ def test_same_input_gives_the_same_bytes(bundled: Bundled, tmp_path: Path) -> No
 def test_another_export_takes_the_place_of_the_dense_model(bundled: Bundled, tmp_path: Path) -> None:
     result = bundle(bundled.output, BundleOptions(against=bundled.output, max_context=16, file=tmp_path / "b.tar.gz"))
     hashes = {name: facts["sha256"] for name, facts in result.manifest["files"].items()}
-    assert hashes["dense/model.onnx.data"] == hashes["pruned/model.onnx.data"]
+    assert hashes["dense/model.onnx_data"] == hashes["pruned/model.onnx_data"]
     assert result.manifest["measure"]["decode_tokens"] == 8
     assert is_current(result, bundled.output, against=bundled.output)
 

@@ -180,7 +180,7 @@ def test_damage_on_the_device_is_named(device: Loopback, output: Path) -> None:
     found = find_bundle(output / "bundle-cpu.tar.gz")
     connection = Connection(Address.parse(device.address), device.config)
     remote._push(connection, found, remote._prepare(connection, found, options(device)), Silent())
-    os.truncate(remote_folder(device) / "bundle/pruned/model.onnx.data", 64)
+    os.truncate(remote_folder(device) / "bundle/pruned/model.onnx_data", 64)
     with pytest.raises(DeviceError, match=rf"(?s)pruned/model\.onnx\.data is damaged: it has 64 bytes.*{found.sha256}"):
         benchmark_on_device(output, device.address, options(device))
     manifest = remote_folder(device) / "bundle/manifest.json"
@@ -192,7 +192,7 @@ def test_damage_on_the_device_is_named(device: Loopback, output: Path) -> None:
 
 @needs_sshd
 def test_parity_that_fails_there_is_exit_code_1_here(device: Loopback, output: Path) -> None:
-    weights = output / "onnx/model.onnx.data"
+    weights = output / "onnx/model.onnx_data"
     content = np.fromfile(weights, np.float32)
     content[: len(content) // 2] *= 1.01
     weights.unlink()

@@ -182,7 +182,7 @@ def test_the_folder_is_complete_and_its_size_is_told(tmp_path: Path, checkpoint:
     files = {file.name: file for file in exported.folder.iterdir()}
     companions = {file.name for file in checkpoint.companions()}
     assert {"tokenizer.json", "tokenizer_config.json", "generation_config.json"} <= companions
-    assert set(files) == companions | {"model.onnx", "model.onnx.data", "config.json", "genai_config.json"}
+    assert set(files) == companions | {"model.onnx", "model.onnx_data", "config.json", "genai_config.json"}
     assert json.loads(files["config.json"].read_text()) == add_old_names(checkpoint.raw_config)
     assert exported.bytes_on_disk == sum(file.stat().st_size for file in files.values())
 

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from hypothesis import given
@@ -17,12 +18,13 @@ from typer.testing import CliRunner
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.cli import app
 from amp_export.errors import ModelError
-from amp_export.exporters.onnx import export
+from amp_export.exporters.onnx import export, run
 from amp_export.exporters.onnx.external_data import check_external_data, data_files
 from amp_export.exporters.onnx.introspection.taps import tapped_sessions
 from amp_export.outputs.manifest import Manifest
+from tests.support.tiny_models import save_tiny_model
 
-WEIGHTS = "model.onnx.data"
+WEIGHTS = "model.onnx_data"
 
 
 def external(location: str) -> TensorProto:
@@ -149,3 +151,14 @@ def test_what_leaves_the_folder_in_any_spelling_is_refused(parts: list[str]) -> 
         return
     assert not leaves
     assert ".." not in parts
+
+
+def test_weights_of_an_older_export_are_read(tmp_path: Path) -> None:
+    folder = export(open_checkpoint(save_tiny_model(tmp_path / "checkpoint", "llama")), tmp_path / "onnx").folder
+    row = np.array([[1, 2, 3]])
+    called = (row, np.ones_like(row), np.arange(3)[None], None)
+    expected, _ = run(folder, threads=1).forward(*called)
+    move_weights(folder / "model.onnx", "model.onnx.data")
+    (folder / WEIGHTS).rename(folder / "model.onnx.data")
+    found, _ = run(folder, threads=1).forward(*called)
+    np.testing.assert_array_equal(found, expected)

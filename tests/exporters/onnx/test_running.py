@@ -79,7 +79,7 @@ def test_a_folder_without_a_graph_is_refused(tmp_path: Path) -> None:
         run(tmp_path)
 
 
-@pytest.mark.parametrize("damaged", ["model.onnx", "model.onnx.data"])
+@pytest.mark.parametrize("damaged", ["model.onnx", "model.onnx_data"])
 def test_a_damaged_export_is_refused(tmp_path: Path, damaged: str) -> None:
     folder = export(open_checkpoint(save_tiny_model(tmp_path / "checkpoint", "llama")), tmp_path / "onnx").folder
     content = (folder / damaged).read_bytes()

@@ -329,7 +329,7 @@ def step(
 
 
 def assert_stored_once(graphs: list[Path], model: Any) -> None:
-    weights = graphs[0].with_name("model.onnx.data")
+    weights = graphs[0].with_name("model.onnx_data")
     data = weights.read_bytes()
     assert {*graphs, weights} == {file for file in weights.parent.iterdir() if ".onnx" in file.name}
     places: dict[int, int] = {}

@@ -63,12 +63,12 @@ def test_a_run_verifies_measures_and_reports(device: Path) -> None:
 
 
 def test_parity_that_fails_is_exit_code_1_and_is_not_measured(device: Path) -> None:
-    weights = device / "pruned/model.onnx.data"
+    weights = device / "pruned/model.onnx_data"
     content = np.fromfile(weights, np.float32)
     content[: len(content) // 2] *= 1.01
     content.tofile(weights)
     files = json.loads((device / "manifest.json").read_text())["files"]
-    files["pruned/model.onnx.data"]["sha256"] = hashlib.sha256(weights.read_bytes()).hexdigest()
+    files["pruned/model.onnx_data"]["sha256"] = hashlib.sha256(weights.read_bytes()).hexdigest()
     change_manifest(device, files=files)
     done = run(device)
     assert done.returncode == 1, done.stderr
@@ -80,14 +80,14 @@ def test_parity_that_fails_is_exit_code_1_and_is_not_measured(device: Path) -> N
 
 
 def corrupt(folder: Path) -> None:
-    file = folder / "dense/model.onnx.data"
+    file = folder / "dense/model.onnx_data"
     content = bytearray(file.read_bytes())
     content[1000] ^= 1
     file.write_bytes(content)
 
 
 DAMAGES = {
-    "a changed byte": (corrupt, "dense/model.onnx.data is damaged: its SHA-256 begins with"),
+    "a changed byte": (corrupt, "dense/model.onnx_data is damaged: its SHA-256 begins with"),
     "a cut file": (
         lambda folder: os.truncate(folder / "pruned/model.onnx", 100),
         "pruned/model.onnx is damaged: it has 100 bytes",
