@@ -32,7 +32,11 @@ def complete(folder: Path, prompt: str, new_tokens: int) -> str:
     for _ in range(new_tokens):
         places = np.arange(start, len(tokens))
         logits_bsv, past = decoder.forward(
-            np.array([tokens[start:]]), np.ones((1, len(tokens)), np.int64), places[np.newaxis], past
+            np.array([tokens[start:]]),
+            np.ones((1, len(tokens)), np.int64),
+            places[np.newaxis],
+            past,
+            logits_to_keep=1,
         )
         start = len(tokens)
         tokens.append(int(logits_bsv[0, -1].argmax()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -152,7 +153,8 @@ class ExportedDecoder:
         """Return the most likely tokens after a prompt; see `Writer`."""
         import numpy as np
 
-        following = islice(write_tokens(self.decoder.forward, np.array([list(prompt)], np.int64)), tokens)
+        forward = partial(self.decoder.forward, logits_to_keep=1)
+        following = islice(write_tokens(forward, np.array([list(prompt)], np.int64)), tokens)
         written: list[int] = []
         for token in takewhile(lambda token: token not in self.ends, following):
             written.append(token)

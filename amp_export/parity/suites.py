@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -146,7 +147,9 @@ class DecoderSuite:
         forward: Forward[Any] = self._graph.forward
         found = [{"logits": replay(case, self._pool, forward)} for case in self._cases]
         if self._continuation.steps:
-            self.written = continue_greedily(self._pool, forward, self._continuation)
+            # cases ask for all logits: here, those of other tokens are left out, as where texts are written
+            last = partial(self._graph.forward, logits_to_keep=1)
+            self.written = continue_greedily(self._pool, last, self._continuation)
         self._graph.close()
         return list(found)
 

@@ -86,7 +86,7 @@ def build_here(graph: Path, profiles: int) -> BuildMemory:
     before = peak_memory_bytes()
     settings = BuildSettings(profiles=decoder_profiles(axes, Limits())[-profiles:], compute_capability="8.9")
     engine = build_engine(graph, runtime, settings)
-    weights = sum(file.stat().st_size for file in graph.parent.glob("*.data"))
+    weights = sum(file.stat().st_size for file in graph.parent.glob("*.onnx_data"))
     return BuildMemory(weights, engine.content.nbytes, before, peak_memory_bytes())
 
 

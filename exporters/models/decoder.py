@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from amp_export.errors import RequestError, UnsupportedModelError
-from amp_export.exporters.models.ports import PAST
+from amp_export.exporters.models.ports import LOGITS_TO_KEEP, PAST
 from amp_export.exporters.models.session import floating_dtype
 from amp_export.options import Dtype
 
@@ -52,7 +52,13 @@ class Decoder(ABC):
 
     @abstractmethod
     def forward(
-        self, input_ids: Integers, attention_mask: Integers, position_ids: Integers, past: Any = None
+        self,
+        input_ids: Integers,
+        attention_mask: Integers,
+        position_ids: Integers,
+        past: Any = None,
+        *,
+        logits_to_keep: int = 0,
     ) -> tuple[Floats, Any]:
         """Compute the logits of new tokens.
 
@@ -61,9 +67,11 @@ class Decoder(ABC):
             attention_mask: 1 for tokens and 0 for padding, int64 [batch_size, past length + sequence_length].
             position_ids: The position of each new token, int64 [batch_size, sequence_length].
             past: The KV cache that the previous call returned; None for the first call.
+            logits_to_keep: Number of last tokens whose logits are wanted; 0 for all. A graph may compute no others.
 
         Returns:
-            Logits, float32 [batch_size, sequence_length, vocab_size], and the KV cache for the next call.
+            Logits, float32 [batch_size, sequence_length or `logits_to_keep`, vocab_size], and the KV cache for the next
+            call.
 
         Raises:
             RequestError: The model was not exported for these shapes.
@@ -140,9 +148,17 @@ class GraphDecoder(Decoder):
             self.max_batch, self.max_context = session.limits.max_batch, session.limits.max_context
 
     def forward(
-        self, input_ids: Integers, attention_mask: Integers, position_ids: Integers, past: Past | None = None
+        self,
+        input_ids: Integers,
+        attention_mask: Integers,
+        position_ids: Integers,
+        past: Past | None = None,
+        *,
+        logits_to_keep: int = 0,
     ) -> tuple[Floats, Past]:
         """See `Decoder.forward`."""
+        import numpy as np
+
         session = self._session
         if session is None:
             raise ValueError("This decoder is closed.")
@@ -153,11 +169,13 @@ class GraphDecoder(Decoder):
         given = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
         # some traced decoders have no position_ids
         values = {name: session.to_value(array) for name, array in given.items() if name in session.inputs}
+        if LOGITS_TO_KEEP in session.options:
+            values[LOGITS_TO_KEEP] = session.to_value(np.array(logits_to_keep, np.int64))
         kept = self._outputs[1:]
         logits, *present = session.run(self._outputs, {**values, **past.values}, keep=kept)
         names = [name.replace("present.", PAST) for name in kept]
         length = past.length + sequence_length
-        return session.to_float32(logits), Past(length, dict(zip(names, present, strict=True)))
+        return session.to_float32(logits)[:, -logits_to_keep:], Past(length, dict(zip(names, present, strict=True)))
 
     def close(self) -> None:
         """Free the weights."""

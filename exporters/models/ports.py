@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 PAST = "past_key_values."
 PRESENT = "present."
 LOGITS = "logits"
+LOGITS_TO_KEEP = "num_logits_to_keep"
+"""The number of last tokens whose logits are computed, named as in transformers.js; 0 is for all."""
+
 TOKENS = frozenset({"input_ids", "attention_mask", "position_ids"})
 WRITTEN = frozenset({"input_ids", "encoder_attention_mask", "encoder_hidden_states"})
 """Inputs of the graphs of an encoder-decoder's decoder."""

@@ -66,6 +66,7 @@ class Session(ABC):
     Attributes:
         inputs: Inputs by name.
         outputs: Outputs by name, in order.
+        options: Inputs that need not be given.
         threads: Number of intra-op threads; 0 on a GPU.
         description: Name and version of the runtime.
         limits: The largest batch and context; None if there is no limit.
@@ -74,6 +75,7 @@ class Session(ABC):
 
     inputs: Mapping[str, Port]
     outputs: Mapping[str, Port]
+    options: frozenset[str] = frozenset()
     threads: int
     description: str
     limits: Limits | None = None
@@ -98,7 +100,7 @@ class Session(ABC):
 
         Args:
             outputs: Names of the outputs to return.
-            values: All inputs, by name.
+            values: All inputs, by name, and options if any.
             keep: Outputs that are inputs of a later run; they stay on the device that computed them.
         """
 

@@ -32,7 +32,7 @@ class GraphDescription(msgspec.Struct, frozen=True, rename={"dtype": "precision"
     Attributes:
         opset: Version of its operators.
         dtype: Dtype of its logits, or of its first floating-point output if it has no logits.
-        inputs: Inputs by name.
+        inputs: Inputs by name, without those that need not be given.
         outputs: Outputs by name.
         context: The longest text in tokens that it has positions for; None if it computes positions of any length.
     """
@@ -66,7 +66,9 @@ def describe_graph(graph: Path) -> GraphDescription:
     if dtype is None:
         raise ModelError(f"{graph} returns no floating-point numbers of a supported dtype.\nExport it again.")
     context = read_context({entry.key: entry.value for entry in model.metadata_props})
-    return GraphDescription(opset, dtype, read_ports(model.graph.input), read_ports(model.graph.output), context)
+    defaults = {tensor.name for tensor in model.graph.initializer}
+    inputs = read_ports(value for value in model.graph.input if value.name not in defaults)
+    return GraphDescription(opset, dtype, inputs, read_ports(model.graph.output), context)
 
 
 def returned_dtype(model: onnx.ModelProto) -> Dtype | None:

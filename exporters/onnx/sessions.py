@@ -111,6 +111,7 @@ class OnnxSession(Session):
         self._session = session
         self.inputs = {entry.name: _port(entry) for entry in session.get_inputs()}
         self.outputs = {entry.name: _port(entry) for entry in session.get_outputs()}
+        self.options = frozenset(entry.name for entry in session.get_overridable_initializers())
         self.threads = threads
         self.description = describe_runtime(session)
         self.context = read_context(session.get_modelmeta().custom_metadata_map)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from amp_export.errors import RequestError, UnsupportedModelError
 from amp_export.exporters.models.decoder import Decoder, Past
+from amp_export.exporters.models.ports import LOGITS_TO_KEEP
 from amp_export.exporters.models.session import floating_dtype
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ CACHE_NAMES = (
 )
 """Patterns that match the whole name of a KV cache tensor."""
 
-TOKENS = ("input_ids", "attention_mask", "position_ids")
+TOKENS = ("input_ids", "attention_mask", "position_ids", LOGITS_TO_KEEP)
 
 
 @dataclass(frozen=True)
@@ -119,13 +120,22 @@ class ThirdPartyDecoder(Decoder):
                 )
 
     def forward(
-        self, input_ids: Integers, attention_mask: Integers, position_ids: Integers, past: Past | None = None
+        self,
+        input_ids: Integers,
+        attention_mask: Integers,
+        position_ids: Integers,
+        past: Past | None = None,
+        *,
+        logits_to_keep: int = 0,
     ) -> tuple[Floats, Past]:
         """See `Decoder.forward`."""
+        import numpy as np
+
         if not self._sessions:
             raise ValueError("This decoder is closed.")
         session, ports = self._sessions[past is not None], self._ports[past is not None]
-        given = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
+        arrays = (input_ids, attention_mask, position_ids, np.array(logits_to_keep))
+        given = dict(zip(TOKENS, arrays, strict=True))
         values = {name: session.to_value(given[name].astype(dtype)) for name, dtype in ports.tokens.items()}
         for (layer, part), name in ports.past.items():
             key = f"{layer}.{part}"
@@ -133,7 +143,8 @@ class ThirdPartyDecoder(Decoder):
         kept = list(ports.present.values())
         logits, *present = session.run([ports.logits, *kept], values, keep=kept)
         keys = (f"{layer}.{part}" for layer, part in ports.present)
-        return session.to_float32(logits), Past(attention_mask.shape[1], dict(zip(keys, present, strict=True)))
+        kept_bsv = session.to_float32(logits)[:, -logits_to_keep:]
+        return kept_bsv, Past(attention_mask.shape[1], dict(zip(keys, present, strict=True)))
 
     def close(self) -> None:
         """Free the weights."""

@@ -16,7 +16,7 @@ from amp_export.exporters.onnx.sessions import exported_graphs
 from amp_export.exporters.openvino.models import describe, read_model, require_runtime
 from amp_export.options import Format
 
-OF_GRAPHS = (".onnx", ".data")
+OF_GRAPHS = (".onnx", ".onnx_data")
 """Endings of files that are not copied."""
 
 

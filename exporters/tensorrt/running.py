@@ -48,11 +48,17 @@ class TensorrtDecoder(Decoder):
         self.one_at_a_time = True
 
     def forward(
-        self, input_ids: Integers, attention_mask: Integers, position_ids: Integers, past: Past | None = None
+        self,
+        input_ids: Integers,
+        attention_mask: Integers,
+        position_ids: Integers,
+        past: Past | None = None,
+        *,
+        logits_to_keep: int = 0,
     ) -> tuple[Floats, Past]:
         """See `Decoder.forward`."""
         logits, past = self.step(input_ids, attention_mask, position_ids, past)
-        floats: Floats = logits.float().cpu().numpy()
+        floats: Floats = logits[:, -logits_to_keep:].float().cpu().numpy()
         return floats, past
 
     def step(
@@ -68,6 +74,7 @@ class TensorrtDecoder(Decoder):
         sizes = {
             "batch_size": batch_size,
             "sequence_length": sequence_length,
+            "kept_length": sequence_length,
             "past_sequence_length": length,
             "total_sequence_length": length + sequence_length,
         }

@@ -65,7 +65,7 @@ class ExportedDecoder(DecoderRunner):
         total = self._length + new
         positions_bs = np.tile(np.arange(self._length, total), (batch_size, 1))
         mask_bs = np.ones((batch_size, total), np.int64)
-        _, self._past = self._decoder.forward(tokens_bs, mask_bs, positions_bs, self._past)
+        _, self._past = self._decoder.forward(tokens_bs, mask_bs, positions_bs, self._past, logits_to_keep=1)
         self._length = total
 
 

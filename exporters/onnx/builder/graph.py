@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from amp_export.architectures import LayerWidths, Learned, ModelConfig
+from amp_export.exporters.models.ports import LOGITS, LOGITS_TO_KEEP
 from amp_export.exporters.onnx.builder.activations import activation_of, add_activation
 from amp_export.exporters.onnx.builder.attention import Attention
 from amp_export.exporters.onnx.builder.layers import Parts
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     import onnx
 
     from amp_export.exporters.onnx.builder.nodes import Shape
+
+_END = 2**63 - 1
+"""The end of any axis, for Slice."""
 
 
 def build_graph(
@@ -39,8 +43,10 @@ def build_graph(
 
     Inputs are `input_ids` [batch_size, sequence_length], `attention_mask` [batch_size, total_sequence_length] and
     `position_ids` [batch_size, sequence_length], all int64, and for each layer N `past_key_values.N.key|value`
-    [batch_size, key_value_heads, past_sequence_length, head_dim]. Outputs are `logits` [batch_size, sequence_length,
-    vocab_size] and `present.N.key|value`, whose third axis is total_sequence_length.
+    [batch_size, key_value_heads, past_sequence_length, head_dim]. Outputs are `logits` [batch_size, kept_length,
+    vocab_size] and `present.N.key|value`, whose third axis is total_sequence_length. `num_logits_to_keep`, an int64
+    scalar that need not be given, is the number of last tokens whose logits are computed, kept_length; 0, the default,
+    is for all.
 
     Args:
         config: Config of the decoder, which `can_build` supports.
@@ -72,7 +78,8 @@ def _declare(graph: Graph, config: ModelConfig, widths: Sequence[LayerWidths]) -
     graph.declare_input("input_ids", ["batch_size", "sequence_length"], kind=ValueKind.INTEGER)
     graph.declare_input("attention_mask", ["batch_size", "total_sequence_length"], kind=ValueKind.INTEGER)
     graph.declare_input("position_ids", ["batch_size", "sequence_length"], kind=ValueKind.INTEGER)
-    graph.declare_output("logits", ["batch_size", "sequence_length", config.vocab_size])
+    graph.declare_option(LOGITS_TO_KEEP, 0)
+    graph.declare_output(LOGITS, ["batch_size", "kept_length", config.vocab_size])
     for layer, layer_widths in enumerate(widths):
         heads = layer_widths.key_value_heads
         for part in ("key", "value"):
@@ -127,15 +134,23 @@ class _Decoder(Parts):
         """
         architecture, graph, head = self.config.architecture, self.graph, self.config.architecture.head
         source = architecture.embedding if self.config.tie_word_embeddings else head
-        normed = self.add_norm(self.computation.final_norm, hidden)
+        kept = self._add_last(hidden, output=f"{head}.kept")
+        normed = self.add_norm(self.computation.final_norm, kept)
         rows = graph.add("Reshape", normed, graph.integers(-1, self.config.hidden_size), output=f"{head}.rows")
         bias = [graph.weight(f"{head}.bias")] if graph.has_weight(f"{head}.bias") else []
         scores = graph.add("Gemm", rows, graph.weight(f"{source}.weight"), *bias, output=head, transB=1)
         scores = self.add_factor(self.computation.logit_factor, scores, output=f"{head}.scaled")
         scores = self.add_softcap(self.computation.logit_softcap, scores, output=f"{head}.capped")
-        tokens = graph.add("Shape", "input_ids", output=f"{head}.tokens")
+        tokens = graph.add("Shape", kept, output=f"{head}.tokens", end=-1)
         shape = graph.add("Concat", tokens, graph.integers(self.config.vocab_size), output=f"{head}.shape", axis=0)
-        graph.add("Reshape", scores, shape, output="logits")
+        graph.add("Reshape", scores, shape, output=LOGITS)
+
+    def _add_last(self, hidden: str, *, output: str) -> str:
+        """Keep the hidden states of the last tokens, as many as are asked for: from -0 on, that is all of them."""
+        graph = self.graph
+        start = graph.add("Neg", LOGITS_TO_KEEP, output=f"{output}.start")
+        start = graph.add("Unsqueeze", start, graph.integers(0), output=f"{output}.starts")
+        return graph.add("Slice", hidden, start, graph.integers(_END), graph.integers(1), output=output)
 
     def _add_mlp(self, scope: str, widths: LayerWidths, hidden: str) -> str:
         mlp = self.config.architecture.mlp

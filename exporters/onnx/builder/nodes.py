@@ -137,6 +137,13 @@ class Graph:
         self._inputs.append(self._value_info(name, shape, kind))
         return name
 
+    def declare_option(self, name: str, default: int) -> str:
+        """Add an int64 scalar that need not be given: an input with an initializer, which is its default."""
+        from onnx import TensorProto, helper
+
+        self._initializers[name] = helper.make_tensor(name, TensorProto.INT64, [], [default])
+        return self.declare_input(name, [], kind=ValueKind.INTEGER)
+
     def declare_output(self, name: str, shape: Shape) -> None:
         """Declare a value, of the graph's dtype, as an output of the graph."""
         self._outputs.append(self._value_info(name, shape, ValueKind.FLOAT))

@@ -17,6 +17,8 @@ Array = Any
 _ELEMENTS = {"float32": ("float32", 1), "float16": ("float16", 10), "bfloat16": ("uint16", 16)}
 """numpy's dtype for the bits, and the number in `TensorProto.DataType`, by dtype."""
 
+_LOGITS_TO_KEEP = "num_logits_to_keep"
+
 _MEETS_OPSET = {20: "1.17", 23: "1.23"}
 """The first ONNX Runtime that loads our graphs, by opset: tested with 1.16 to 1.24."""
 
@@ -37,6 +39,7 @@ class OnnxRuntime:
         self._place = "cpu" if chosen == "CPUExecutionProvider" else "cuda"
         self._precision = precision
         self._inputs = {entry.name for entry in self._session.get_inputs()}
+        self._options = {entry.name for entry in self._session.get_overridable_initializers()}
         self._outputs = [entry.name for entry in self._session.get_outputs()]
         self._past_shapes = {
             entry.name: entry.shape for entry in self._session.get_inputs() if entry.name.startswith("past_key_values.")
@@ -75,6 +78,10 @@ class OnnxRuntime:
         for name, array in given.items():
             if name in self._inputs:
                 binding.bind_cpu_input(name, np.ascontiguousarray(array))
+        if _LOGITS_TO_KEEP in self._options:
+            # arrays can be bound only to inputs without a default
+            one = self._runtime.OrtValue.ortvalue_from_numpy(np.array(1, np.int64))
+            binding.bind_ortvalue_input(_LOGITS_TO_KEEP, one)
         for name, value in self._past.items():
             binding.bind_ortvalue_input(name, value)
         for name in self._outputs:

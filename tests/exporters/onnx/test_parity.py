@@ -210,6 +210,22 @@ def test_older_operators_compute_the_same(pair: Pair) -> None:
     np.testing.assert_allclose(found[real], expected[real], rtol=0, atol=pair.tolerance)
 
 
+@pytest.mark.parametrize("count", [1, 3, LENGTH])
+def test_logits_of_the_last_tokens_alone_are_those_among_all(pair: Pair, count: int) -> None:
+    assert pair.older is not None
+    input_ids = some_tokens(3)
+    attention_mask = np.ones_like(input_ids)
+    attention_mask[1, :4] = 0
+    given = (input_ids, attention_mask, places(attention_mask))
+    for decoder in (pair.decoder, pair.older):
+        whole, past = decoder.forward(*given)
+        last, past_too = decoder.forward(*given, logits_to_keep=count)
+        assert last.shape[1] == count
+        np.testing.assert_allclose(last, whole[:, -count:], rtol=0, atol=pair.tolerance)
+        for name, value in past.values.items():
+            np.testing.assert_array_equal(past_too.values[name].numpy(), value.numpy())
+
+
 def test_padding_changes_nothing(pair: Pair) -> None:
     alone = some_tokens(1)
     padded = np.concatenate([np.zeros((1, 6), np.int64), alone], axis=1)

@@ -13,6 +13,7 @@ from onnxruntime import OrtValue
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.errors import MissingExtraError, ModelError, RequestError, UnsupportedModelError
 from amp_export.exporters.onnx import export, run
+from amp_export.exporters.onnx.sessions import open_session
 from amp_export.exporters.onnx.values import to_float32
 from amp_export.hardware.threads import usable_cores
 from amp_export.options import Dtype
@@ -118,3 +119,20 @@ def test_without_onnxruntime_the_install_line_is_given(exported: Path, monkeypat
     with pytest.raises(MissingExtraError, match=r'pip install "amp-export\[onnxruntime\]"') as caught:
         run(exported)
     assert isinstance(caught.value.__cause__, ImportError)
+
+
+def test_logits_of_other_tokens_are_not_computed(exported: Path) -> None:
+    session = open_session(exported / "model.onnx", threads=1)
+    row = np.arange(1, 8)[None]
+    given = {"input_ids": row, "attention_mask": np.ones_like(row), "position_ids": row - 1}
+    empty = {
+        name: session.to_value(np.empty((1, port.axes[1], 0, port.axes[3]), np.float32))
+        for name, port in session.inputs.items()
+        if name not in given
+    }
+    values = {**{name: session.to_value(array) for name, array in given.items()}, **empty}
+    (whole,) = session.run(["logits"], values)
+    (last,) = session.run(["logits"], {**values, "num_logits_to_keep": session.to_value(np.array(2))})
+    assert (whole.shape()[1], last.shape()[1]) == (7, 2)
+    assert session.options == {"num_logits_to_keep"}
+    assert "num_logits_to_keep" not in session.inputs

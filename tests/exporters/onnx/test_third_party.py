@@ -141,6 +141,16 @@ def test_a_graph_of_our_own_is_one_too_and_a_fault_in_it_fails(checkpoint: Path,
     assert "Parity FAILS" in result.output
 
 
+def test_a_graph_may_ask_how_many_logits_to_keep(checkpoint: Path, tmp_path: Path) -> None:
+    graph = export(open_checkpoint(checkpoint), tmp_path / "onnx").graph
+    model = onnx.load(graph, load_external_data=False)
+    # without its default, the input has to be given, as transformers.js does
+    (default,) = (tensor for tensor in model.graph.initializer if tensor.name == "num_logits_to_keep")
+    model.graph.initializer.remove(default)
+    graph.write_bytes(model.SerializeToString())
+    assert compare_third_party(graph, checkpoint).holds
+
+
 def rename_as_others(graph: Path) -> None:
     """Calls axes what another exporter would, and an encoder's modules as if it were the whole model."""
     model = onnx.load(graph, load_external_data=False)

@@ -105,7 +105,8 @@ def test_engines_are_built_for_gpus_that_are_not_here(
     assert made.compute_capability == capability
     assert EngineFacts.load(tmp_path / "engine") == made
     described = onnx.load(graph / "model.onnx", load_external_data=False).graph
-    assert list(made.inputs) == [value.name for value in described.input]
+    # an input with a default is a constant of the engine
+    assert list(made.inputs) == [value.name for value in described.input if value.name != "num_logits_to_keep"]
     assert list(made.outputs) == [value.name for value in described.output]
     assert {binding.dtype for name, binding in made.inputs.items() if "past" in name} == {"float16"}
     assert made.inputs["input_ids"].axes == ("batch_size", "sequence_length")
