@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 CPU_PROVIDER = "CPUExecutionProvider"
 
+_ERRORS = 3
+"""The severity to log from: ONNX Runtime 1.32 warns of every initializer that may be overridden, also of ours."""
+
 PROVIDER_OPTIONS: Mapping[str, Mapping[str, str]] = {"CUDAExecutionProvider": {"use_tf32": "0"}}
 """Options of execution providers. TF32 would round the mantissas of float32 to 10 bits: on an H200, a correct graph
 failed parity by a hundred times the tolerance with it, and held without it."""
@@ -76,6 +79,7 @@ def load_graph(graph: Path, *, threads: int, providers: Sequence[str] = (CPU_PRO
     check_providers(providers)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    options.log_severity_level = _ERRORS
     try:
         chosen = [(provider, dict(PROVIDER_OPTIONS.get(provider, {}))) for provider in providers]
         session = onnxruntime.InferenceSession(graph, options, providers=chosen)

@@ -121,6 +121,11 @@ def test_without_onnxruntime_the_install_line_is_given(exported: Path, monkeypat
     assert isinstance(caught.value.__cause__, ImportError)
 
 
+def test_loading_a_graph_says_nothing(exported: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run(exported, threads=1)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_logits_of_other_tokens_are_not_computed(exported: Path) -> None:
     session = open_session(exported / "model.onnx", threads=1)
     row = np.arange(1, 8)[None]
