@@ -69,7 +69,7 @@ class SampleArrays:
         for start in range(0, self.samples, BATCH_SAMPLES):
             part = {
                 name: torch.tensor(array[start : start + BATCH_SAMPLES]).to(
-                    torch.int64 if name == WRITTEN else model.dtype
+                    model.device, torch.int64 if name == WRITTEN else model.dtype
                 )
                 for name, array in self.arrays.items()
             }
@@ -170,7 +170,7 @@ def generate_greedily(
 
     limit = min(WRITTEN_TOKENS, config.longest_text or WRITTEN_TOKENS)
     end = config.fields.get("eos_token_id")
-    tokens_bs = torch.full((len(next(iter(source.values()))), 1), start_token(config))
+    tokens_bs = torch.full((len(next(iter(source.values()))), 1), start_token(config), device=model.device)
     with torch.inference_mode():
         states = model.get_encoder()(**source, return_dict=True)
         while tokens_bs.shape[1] < limit:
@@ -181,7 +181,7 @@ def generate_greedily(
     ended_bs = torch.zeros_like(tokens_bs)
     if end is not None:
         # the end token itself counts, those after it do not
-        ended_bs[:, 2:] = torch.isin(tokens_bs[:, 1:-1], torch.tensor(end)).cumsum(dim=1).clamp(max=1)
+        ended_bs[:, 2:] = torch.isin(tokens_bs[:, 1:-1], tokens_bs.new_tensor(end)).cumsum(dim=1).clamp(max=1)
     return tokens_bs, 1 - ended_bs
 
 

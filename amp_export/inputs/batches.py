@@ -51,7 +51,8 @@ class Batch:
         """Return the indices of the real tokens among all, [real tokens], given the batch's [samples, tokens]."""
         import torch
 
-        mask_bs = torch.ones(*shape) if self.read_mask is None else self.read_mask
+        device = next(value.device for value in self.inputs.values() if hasattr(value, "device"))
+        mask_bs = torch.ones(*shape, device=device) if self.read_mask is None else self.read_mask
         return mask_bs.flatten().nonzero().squeeze(1)
 
     def rows(self) -> Iterator[Batch]:
@@ -71,7 +72,11 @@ def text_batch(model: PreTrainedModel, config: ModelConfig, input_ids_bs: torch.
         config: Its config.
         input_ids_bs: Token ids, padded on the right, [samples, tokens].
         mask_bs: Mask of the real tokens, [samples, tokens].
+
+    Returns:
+        The batch, on the model's device.
     """
+    input_ids_bs, mask_bs = (each.to(model.device) for each in (input_ids_bs, mask_bs))
     inputs: dict[str, Any] = {"input_ids": input_ids_bs, "attention_mask": mask_bs}
     if config.architecture.kind is Kind.ENCODER_DECODER:
         start = start_token(config)

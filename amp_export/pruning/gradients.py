@@ -72,7 +72,9 @@ def trace_gradients(
             begin(places_t)
             logits_bsv = model(**batch.inputs).logits
             logits_tv = logits_bsv.reshape(-1, logits_bsv.shape[-1])[places_t].float()
-            sampled_t = torch.multinomial(logits_tv.detach().softmax(dim=1), 1, generator=generator).squeeze(1)
+            # on the CPU, so that a GPU's samples are the same
+            chances_tv = logits_tv.detach().softmax(dim=1).cpu()
+            sampled_t = torch.multinomial(chances_tv, 1, generator=generator).squeeze(1).to(logits_tv.device)
             torch.autograd.backward(torch.nn.functional.cross_entropy(logits_tv, sampled_t, reduction="sum"))
             if on_progress is not None:
                 on_progress(number + 1, len(batches))

@@ -14,6 +14,7 @@ from amp_export.checkpoints.loading import load_model, load_tokenizer
 from amp_export.checkpoints.older_versions import add_old_names
 from amp_export.checkpoints.reading import Checkpoint
 from amp_export.errors import ModelError
+from amp_export.hardware.placement import CPU, choose_device, model_bytes, move
 from amp_export.inputs.arrays import SampleArrays
 from amp_export.inputs.batches import text_batches, tokenize
 from amp_export.inputs.texts import Calibration
@@ -44,6 +45,9 @@ from amp_export.pruning.trials import TRIAL_SHARE, TRIAL_TOKENS, try_plans
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+ROOM = 3
+"""Times the weights' size that must be free on a GPU: hidden states and moments take about as much again."""
 
 FEWEST_MEASURED, SHORTEST_MEASURED = 8, 128
 """Divergences are measured on so many windows, if these have so many tokens: short ones let few tokens be of many
@@ -96,6 +100,7 @@ def _prune_into(folder: Path, request: PruneRequest, progress: Progress) -> Prun
     with progress.step("Loading the dense model") as _:
         # `prepare` rehearsed it, and the snapshot shows whether files have changed since
         model, tokenizer = load_model(checkpoint.path, rehearsed=True), _load_tokenizer(request)
+        move(model, choose_device(needed_bytes=ROOM * model_bytes(model)))
     with TemporaryDirectory(dir=folder) as scratch:
         dense_run = _run_dense(request, model, tokenizer, Path(scratch), progress)
         plan, scored_on = _plan(folder, request, model, tokenizer, progress)
@@ -105,6 +110,8 @@ def _prune_into(folder: Path, request: PruneRequest, progress: Progress) -> Prun
         compensation = _prune(request, model, tokenizer, plan, rewritten, progress)
         quality = _compare(model, dense_run, progress)
 
+    # what a file holds is loaded, and compared bit for bit, on a CPU
+    move(model, CPU)
     expected = expect(model, checkpoint.config, tokenizer)
     with progress.step("Writing the pruned checkpoint") as _:
         save_pruned(

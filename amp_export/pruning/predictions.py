@@ -43,8 +43,8 @@ class Predictions:
         if "logits_to_keep" not in inspect.signature(model.forward).parameters:
             return cls(places_t)
         rows, length = shape
-        kept_k = torch.arange(0, length, POSITION_STEP)
-        real_bs = torch.zeros(rows * length, dtype=torch.bool)
+        kept_k = torch.arange(0, length, POSITION_STEP, device=places_t.device)
+        real_bs = torch.zeros(rows * length, dtype=torch.bool, device=places_t.device)
         real_bs[places_t] = True
         places_t = real_bs.reshape(rows, length)[:, kept_k].flatten().nonzero().squeeze(1)
         return cls(places_t, {"logits_to_keep": kept_k})

@@ -92,9 +92,9 @@ def run_dense(model: PreTrainedModel, token_ids: Sequence[Sequence[int]], folder
     loss = 0.0
     try:
         with torch.inference_mode():
-            for number, (input_ids_bs, mask_bs) in enumerate(batches(texts, BATCH_TOKENS)):
+            for number, (input_ids_bs, mask_bs) in enumerate(_batches(model, texts)):
                 logits_bsv = _logits(model, input_ids_bs, mask_bs)
-                save_tensors(_states_file(folder, number), {"hidden": to_numpy(given.pop())}, metadata={})
+                save_tensors(_states_file(folder, number), {"hidden": to_numpy(given.pop().cpu())}, metadata={})
                 for (log_pv,), next_p in _predictions(input_ids_bs, mask_bs, logits_bsv):
                     loss += _loss(log_pv, next_p)
     finally:
@@ -123,8 +123,8 @@ def compare(model: PreTrainedModel, dense: DenseRun, *, text: str) -> Quality:
     loss, divergence, agreeing = 0.0, 0.0, 0
     try:
         with torch.inference_mode():
-            for number, (input_ids_bs, mask_bs) in enumerate(batches(dense.token_ids, BATCH_TOKENS)):
-                kept.append(load_file(_states_file(dense.folder, number))["hidden"])
+            for number, (input_ids_bs, mask_bs) in enumerate(_batches(model, dense.token_ids)):
+                kept.append(load_file(_states_file(dense.folder, number))["hidden"].to(model.device))
                 both = _logits(model, input_ids_bs, mask_bs).chunk(2)
                 for (pruned_pv, dense_pv), next_p in _predictions(input_ids_bs, mask_bs, *both):
                     loss += _loss(pruned_pv, next_p)
@@ -143,6 +143,12 @@ def compare(model: PreTrainedModel, dense: DenseRun, *, text: str) -> Quality:
         top1_agreement=agreeing / predicted,
         text=text,
     )
+
+
+def _batches(model: PreTrainedModel, token_ids: Sequence[Sequence[int]]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield token ids and masks of padded batches, on the model's device."""
+    for input_ids_bs, mask_bs in batches(token_ids, BATCH_TOKENS):
+        yield input_ids_bs.to(model.device), mask_bs.to(model.device)
 
 
 def _projection(model: PreTrainedModel) -> torch.nn.Module:

@@ -126,7 +126,7 @@ class Recorder:
         neurons = self._judge_neurons(layer, number, site, divisor, traced)
         for judged in (heads, neurons, *([] if spread is None else [spread])):
             _check_finite(number, judged)
-        return Judged(heads.numpy(), neurons.numpy(), None if spread is None else float(spread))
+        return Judged(heads.cpu().numpy(), neurons.cpu().numpy(), None if spread is None else float(spread))
 
     def _judge_neurons(
         self, layer: torch.nn.Module, number: int, site: Site, divisor: float, traced: Traced | None
@@ -155,7 +155,7 @@ class Recorder:
 
         tokens = self._written if site.stack.is_decoder else self._read
         # without a mask all tokens are real
-        return tokens if tokens is not None else _Tokens.of(torch.ones(hidden_bsi.shape[:2]))
+        return tokens if tokens is not None else _Tokens.of(torch.ones(hidden_bsi.shape[:2], device=hidden_bsi.device))
 
     def _real(self, site: Site, hidden_bsi: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the hidden states of the real tokens, [tokens, inner], and their weights, [tokens]."""

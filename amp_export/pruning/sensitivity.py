@@ -108,7 +108,7 @@ def silenced(masks: Sequence[tuple[torch.nn.Module, torch.Tensor]]) -> Iterator[
     """
 
     def silence(mask_i: torch.Tensor) -> Callable[[Any, tuple[torch.Tensor, ...]], tuple[torch.Tensor, ...]]:
-        return lambda _, given: (given[0] * mask_i.to(given[0].dtype), *given[1:])
+        return lambda _, given: (given[0] * mask_i.to(given[0].device, given[0].dtype), *given[1:])
 
     handles = [module.register_forward_pre_hook(silence(mask_i)) for module, mask_i in masks]
     try:

@@ -173,7 +173,8 @@ def _slice_layer(layer: torch.nn.Module, config: ModelConfig, site: Site, slots:
         path, _, parameter = name.rpartition(".")
         module = layer.get_submodule(path)
         tensor: torch.Tensor = getattr(module, parameter)
-        taken = _take(tensor.detach(), axis, torch.from_numpy(kept_entries(features, slots, config)))
+        entries = torch.from_numpy(kept_entries(features, slots, config)).to(tensor.device)
+        taken = _take(tensor.detach(), axis, entries)
         setattr(module, parameter, torch.nn.Parameter(taken, requires_grad=tensor.requires_grad))
 
 

@@ -14,24 +14,6 @@ if TYPE_CHECKING:
     from amp_export.architectures import ModelConfig
 
 
-CPU = "cpu"
-
-
-def choose_device() -> str:
-    """Return the GPU if torch sees one, otherwise the CPU."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else CPU
-
-
-def move(model: PreTrainedModel, device: str) -> PreTrainedModel:
-    """Move a model to a device, and return it."""
-    import torch
-
-    torch.nn.Module.to(model, device)
-    return model
-
-
 def precision(device: torch.device) -> AbstractContextManager[object]:
     """Return the context that a model is trained in: bfloat16 on a GPU, the weights' own dtype on a CPU."""
     import torch

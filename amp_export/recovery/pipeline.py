@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from amp_export.architectures import RESIZED_MODEL_TYPE
 from amp_export.checkpoints.loading import load_model
+from amp_export.hardware.placement import CPU, choose_device, move
 from amp_export.options import RecoveryMethod
 from amp_export.outputs.names import PRUNED
 from amp_export.progress import Progress
@@ -21,7 +22,7 @@ from amp_export.recovery.adapters import Adapters, merge
 from amp_export.recovery.answers import Examples, held_out_loss
 from amp_export.recovery.course import load_best
 from amp_export.recovery.dense_targets import DenseTargets
-from amp_export.recovery.devices import CPU, checkpoint_layers, choose_device, move
+from amp_export.recovery.devices import checkpoint_layers
 from amp_export.recovery.distilling import Training, distill, held_out_divergence
 from amp_export.recovery.lora import LoraTraining, train
 from amp_export.recovery.request import RecoverRequest

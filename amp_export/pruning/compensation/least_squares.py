@@ -7,6 +7,7 @@ few tokens say little about a wide layer. Moments and solve are in float64.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -42,11 +43,12 @@ class Moments:
     tokens: int = 0
 
     @classmethod
-    def none(cls, inputs: int, outputs: int) -> Moments:
-        """Return the moments of no tokens."""
+    def none(cls, inputs: int, outputs: int, *, device: torch.device | None = None) -> Moments:
+        """Return the moments of no tokens, on a device."""
         import torch
 
-        return cls(torch.zeros(inputs, inputs, dtype=torch.float64), torch.zeros(inputs, outputs, dtype=torch.float64))
+        zeros = functools.partial(torch.zeros, dtype=torch.float64, device=device)
+        return cls(zeros(inputs, inputs), zeros(inputs, outputs))
 
     def add(self, inputs_ti: torch.Tensor, targets_to: torch.Tensor, weights_t: torch.Tensor) -> None:
         """Add tokens.

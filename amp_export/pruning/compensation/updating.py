@@ -215,7 +215,7 @@ class _Fitting:
         self._bias_o = None if bias is None else bias.detach()
         outputs, inputs = self._weight_oi.shape
         inputs += self._bias_o is not None
-        self._training, self._held_out = (Moments.none(inputs, outputs) for _ in range(2))
+        self._training, self._held_out = (Moments.none(inputs, outputs, device=weight.device) for _ in range(2))
 
     def add(self, lane: _Lane, inputs_ti: torch.Tensor, targets_to: torch.Tensor) -> None:
         """Add the tokens of a batch."""

@@ -36,7 +36,7 @@ def head_contributions(
     """
     import torch
 
-    totals = torch.zeros(heads)
+    totals = hidden_ti.new_zeros(heads)
     chunks = max(1, math.ceil(len(hidden_ti) / CHUNK_TOKENS))
     for chunk_ti, chunk_weights_t in zip(hidden_ti.chunk(chunks), weights_t.chunk(chunks), strict=True):
         contribution_to = chunk_ti.new_empty(len(chunk_ti), len(weight_oi))

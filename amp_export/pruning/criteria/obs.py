@@ -56,8 +56,8 @@ def cost_in_turn(evidence: Evidence) -> torch.Tensor:
     import torch
 
     weight_oi, inverse_ii = _start(evidence)
-    left = torch.arange(evidence.units)
-    costs_u = torch.zeros(evidence.units, dtype=torch.float64)
+    left = torch.arange(evidence.units, device=weight_oi.device)
+    costs_u = weight_oi.new_zeros(evidence.units)
     step, paid = -(-evidence.units // STEPS), 0.0
     while len(left):
         ascending = (weight_oi.square().sum(dim=0) / inverse_ii.diagonal()).sort()
@@ -79,15 +79,18 @@ def _start(evidence: Evidence) -> tuple[torch.Tensor, torch.Tensor]:
     import torch
 
     moments_ii = evidence.measured.double()
-    identity_ii = torch.eye(len(moments_ii), dtype=torch.float64)
     # an input that is always zero leaves nothing to divide by
-    damped_ii = moments_ii + max(DAMPING * float(moments_ii.diagonal().mean()), 1e-30) * identity_ii
+    damped_ii = _add_to_diagonal(moments_ii, max(DAMPING * float(moments_ii.diagonal().mean()), 1e-30))
     weight_oi = evidence.weight_oi.double()
     if evidence.traced is not None:
         metric_oo = evidence.traced.double()
         jitter = max(1e-6 * float(metric_oo.diagonal().mean()), 1e-30)
-        weight_oi = torch.linalg.cholesky(metric_oo + jitter * torch.eye(len(metric_oo))).T @ weight_oi
+        weight_oi = torch.linalg.cholesky(_add_to_diagonal(metric_oo, jitter)).T @ weight_oi
     return weight_oi, torch.cholesky_inverse(torch.linalg.cholesky(damped_ii))
+
+
+def _add_to_diagonal(square_ii: torch.Tensor, value: float) -> torch.Tensor:
+    return square_ii + square_ii.new_full((len(square_ii),), value).diag()
 
 
 CRITERION = Criterion(

@@ -29,10 +29,10 @@ from amp_export.evaluation.measuring import Measured, Work, measure
 from amp_export.evaluation.perplexity import PerplexityResult, read_text_file
 from amp_export.evaluation.tasks import read_tasks
 from amp_export.hardware.machine import Machine
+from amp_export.hardware.placement import choose_device, move
 from amp_export.inputs.texts import read_prompts
 from amp_export.outputs.manifest import Manifest, package_versions
 from amp_export.outputs.names import PRUNED, SCORES
-from amp_export.recovery.devices import choose_device, move
 
 if TYPE_CHECKING:
     from amp_export.progress import Progress
