@@ -156,10 +156,10 @@ def _perplexity_cells(method: Method, row: Row, dense: Row) -> list[str]:
     cells = [
         method.title,
         "" if method is DENSE else f"{row.made.removed:.2%}",
-        f"{row.measured.perplexity.perplexity:.2f}",
+        _number(row.measured.perplexity.perplexity),
         _ratio(method, differences.perplexity),
-        _ratio(method, compare_perplexity(row.overlapping, dense.overlapping)) or f"{row.overlapping.perplexity:.2f}",
-        f"{row.instructions.perplexity:.2f}",
+        _ratio(method, compare_perplexity(row.overlapping, dense.overlapping)) or _number(row.overlapping.perplexity),
+        _number(row.instructions.perplexity),
         _ratio(method, compare_perplexity(row.instructions, dense.instructions)),
         _accuracy(average),
         "" if method is DENSE else _difference(differences.average),
@@ -257,7 +257,7 @@ def _ratio(method: Method, found: PerplexityDifference | None) -> str:
     if method is DENSE or found is None:
         return ""
     low, high = found.interval
-    return f"{found.ratio:.2f} [{low:.2f}, {high:.2f}]"
+    return f"{_number(found.ratio)} [{_number(low)}, {_number(high)}]"
 
 
 def _accuracy(found: Estimate) -> str:
@@ -269,3 +269,8 @@ def _difference(found: Difference) -> str:
     low, high = (100 * bound for bound in found.interval)
     none = ", none" if found.change is Change.NONE else ""
     return f"{100 * found.value:+.1f} [{low:+.1f}, {high:+.1f}]{none}"
+
+
+def _number(value: float) -> str:
+    """Return a perplexity or a ratio; of one without sense, no digits after the point."""
+    return f"{value:.2f}" if value < 1000 else f"{value:,.0f}"
