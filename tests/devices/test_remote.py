@@ -181,7 +181,7 @@ def test_damage_on_the_device_is_named(device: Loopback, output: Path) -> None:
     connection = Connection(Address.parse(device.address), device.config)
     remote._push(connection, found, remote._prepare(connection, found, options(device)), Silent())
     os.truncate(remote_folder(device) / "bundle/pruned/model.onnx_data", 64)
-    with pytest.raises(DeviceError, match=rf"(?s)pruned/model\.onnx\.data is damaged: it has 64 bytes.*{found.sha256}"):
+    with pytest.raises(DeviceError, match=rf"(?s)pruned/model\.onnx_data is damaged: it has 64 bytes.*{found.sha256}"):
         benchmark_on_device(output, device.address, options(device))
     manifest = remote_folder(device) / "bundle/manifest.json"
     manifest.write_text(manifest.read_text().replace('"schema": 1', '"schema": 2'))

@@ -87,6 +87,10 @@ class Table(torch.nn.Module):
         self.states = torch.nn.Embedding.from_pretrained(torch.tensor(probabilities).log())
         self.projection = torch.nn.Identity()
 
+    @property
+    def device(self) -> torch.device:
+        return self.states.weight.device
+
     def get_output_embeddings(self) -> torch.nn.Module:
         return self.projection
 
