@@ -123,7 +123,12 @@ def test_what_was_pruned_on_a_gpu_is_written_from_the_cpu(tmp_path: Path, monkey
     options = PruneOptions(ratio=0.2, snap=1, fitting_tokens=256)
     expected = amp_export.prune(folder, tmp_path / "cpu", options)
     asked: list[int] = []
-    monkeypatch.setattr(pipeline, "choose_device", lambda *, needed_bytes: asked.append(needed_bytes) or placement.GPU)
+
+    def choose(*, needed_bytes: int) -> str:
+        asked.append(needed_bytes)
+        return placement.GPU
+
+    monkeypatch.setattr(pipeline, "choose_device", choose)
     monkeypatch.setattr(pipeline, "move", fake_gpu.move)
     with fake_gpu.fake_gpu():
         found = amp_export.prune(folder, tmp_path / "gpu", options)

@@ -44,15 +44,15 @@ class OnGpu(torch.Tensor):
         if name == "histc":
             args = (args[0].float(), *args[1:])  # a GPU counts integers too
         if name == "register_hook":
-            return super().__torch_function__(function, types, (args[0], _hook(args[1])), kwargs)
+            return _compute(function, types, (args[0], _hook(args[1])), kwargs)
         moved = _device_of(args[1:], kwargs) if name == "to" else None
         if name == "to":
             args, kwargs = _without_device(args, kwargs)
-            found = super().__torch_function__(function, types, args, kwargs) if len(args) > 1 or kwargs else args[0]
+            found = _compute(function, types, args, kwargs) if len(args) > 1 or kwargs else args[0]
             return _plain(found) if moved is not None and moved.type == "cpu" else found
         _check(name, args, kwargs)
         kwargs.pop("device", None)
-        return super().__torch_function__(function, types, args, kwargs)
+        return _compute(function, types, args, kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> OnGpu:
         if id(self) not in memo:
@@ -85,6 +85,10 @@ class _Intercept(TorchFunctionMode):
             kwargs.pop("device")
             found = function(*args, **kwargs)
         return tree_map(_on_gpu, found)
+
+
+def _compute(function: Callable[..., Any], types: Any, args: Any, kwargs: Any) -> Any:
+    return torch.Tensor.__torch_function__.__func__(OnGpu, function, types, args, kwargs)  # type: ignore[attr-defined]
 
 
 def _check(name: str, args: Any, kwargs: Mapping[str, Any]) -> None:

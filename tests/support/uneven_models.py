@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM
 
 from amp_export.architectures import LayerWidths, resized_modules
 from amp_export.checkpoints.modeling_amp import resize
-from amp_export.checkpoints.reading import Checkpoint, TensorInfo, open_checkpoint
+from amp_export.checkpoints.reading import Checkpoint, open_checkpoint
+from amp_export.checkpoints.weight_files import TensorInfo
 from tests.support.tiny_models import BUILDABLE, randomize, save_tiny_model
 
 GROUPED = (LayerWidths(4, 2, 40), LayerWidths(2, 1, 64), LayerWidths(3, 3, 7))
