@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
@@ -91,7 +90,7 @@ def test_too_little_text_is_said(tiny_llama: Path, tmp_path: Path) -> None:
     (tmp_path / "few.txt").write_text("a few words\n" * 4)
     result = prune(tiny_llama, tmp_path / "out", PruneOptions(ratio=0.2, snap=1, calibration=tmp_path / "few.txt"))
     (note,) = [note for note in result.notes if "--calibration" in note]
-    assert re.match(r"Compensation had 32 tokens for projections of \d+ inputs, ", note)
+    assert note.startswith("Compensation had 32 tokens for projections of 34 inputs, ")
 
 
 def test_an_encoder_decoder_is_not_compensated_and_that_is_said(text: Path, tmp_path: Path) -> None:

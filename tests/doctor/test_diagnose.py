@@ -182,6 +182,7 @@ def test_layers_that_differ(tmp_path: Path) -> None:
     padded = verdicts(folder, settings, Uniform.PAD)
     assert padded["transformers"].status is padded["vLLM"].status is Status.LOADS
     neurons = PlanSettings(0.3, heads=HeadPolicy.GROUPS, neurons_per_layer=PerLayer.GLOBAL)
+    assert verdicts(folder, neurons)["onnxruntime-genai"].status is Status.LOADS
     assert diagnose_settled(folder, neurons).chosen is not None
     assert all(option.shared_out for option in diagnose_settled(folder, neurons).options)
 
