@@ -16,7 +16,7 @@ from amp_export.checkpoints.reading import Checkpoint
 from amp_export.errors import ModelError
 from amp_export.hardware.placement import CPU, choose_device, model_bytes, move
 from amp_export.inputs.arrays import SampleArrays
-from amp_export.inputs.batches import text_batches, tokenize
+from amp_export.inputs.batches import Batch, text_batches, tokenize
 from amp_export.inputs.texts import Calibration
 from amp_export.inputs.windows import WINDOW_TOKENS
 from amp_export.options import Allocation, Uniform
@@ -249,8 +249,7 @@ def _choose(
     config, samples = request.checkpoint.config, request.calibration
     if len(plans) == 1 or samples is None:
         return plans[0]
-    tokens = min(TRIAL_TOKENS, request.fitting_tokens // TRIAL_SHARE)
-    batches = fitting_batches(model, config, tokenizer, samples, tokens=tokens, window=_measuring_window(tokens))
+    batches = _measuring_batches(request, model, tokenizer, samples, most=TRIAL_TOKENS, share=TRIAL_SHARE)
     with progress.step("Trying plans out") as advance:
         divergences = try_plans(model, config, plans, batches, on_progress=advance)
     best = min(range(len(plans)), key=divergences.__getitem__)
@@ -267,15 +266,24 @@ def _measure_sensitivity(
 ) -> Sensitivity:
     config, samples = request.checkpoint.config, request.calibration
     assert samples is not None
-    tokens = min(SENSITIVITY_TOKENS, request.fitting_tokens // SENSITIVITY_SHARE)
-    batches = fitting_batches(model, config, tokenizer, samples, tokens=tokens, window=_measuring_window(tokens))
+    batches = _measuring_batches(request, model, tokenizer, samples, most=SENSITIVITY_TOKENS, share=SENSITIVITY_SHARE)
     with progress.step("Measuring what each layer costs") as advance:
         return measure_sensitivity(model, config, scores, batches, on_progress=advance)
 
 
-def _measuring_window(tokens: int) -> int:
-    """Return the largest number of tokens of a window that divergences are measured on."""
-    return min(max(tokens // FEWEST_MEASURED, SHORTEST_MEASURED), WINDOW_TOKENS)
+def _measuring_batches(
+    request: PruneRequest,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    samples: Calibration | SampleArrays,
+    *,
+    most: int,
+    share: int,
+) -> list[Batch]:
+    """Return the text that divergences are measured on: one of `share` tokens that compensation may take, or `most`."""
+    tokens = min(most, request.fitting_tokens // share)
+    window = min(max(tokens // FEWEST_MEASURED, SHORTEST_MEASURED), WINDOW_TOKENS)
+    return fitting_batches(model, request.checkpoint.config, tokenizer, samples, tokens=tokens, window=window)
 
 
 def _score(

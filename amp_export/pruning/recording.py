@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from amp_export.architectures import Block, ModelConfig, Projection, Site
 from amp_export.errors import ModelError
 from amp_export.inputs.batches import Batch
+from amp_export.pruning.compensation.streams import token_power
 from amp_export.pruning.criteria._criterion import Evidence
 
 if TYPE_CHECKING:
@@ -196,7 +197,7 @@ class Recorder:
     def _relative_hook(self, number: int, site: Site) -> Callable[..., None]:
         def hook(_: Any, __: Any, output: Any) -> None:
             stream_th, weights_t = self._real(site, output[0] if isinstance(output, tuple) else output)
-            weights_t = weights_t / stream_th.float().square().mean(dim=1).clamp(min=1e-12)
+            weights_t = weights_t / token_power(stream_th)
             self._weights[number] = self._weights.get(number, 0.0) + float(weights_t.sum())
             for add in self._waiting:
                 add(weights_t)

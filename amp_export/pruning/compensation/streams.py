@@ -117,6 +117,14 @@ def _recording(
         yield calls, kinds
 
 
+def token_power(stream_th: torch.Tensor) -> torch.Tensor:
+    """Return the mean square of each token's hidden state, [tokens]: tokens weigh as one over it.
+
+    The norm that reads the hidden state divides by its root.
+    """
+    return stream_th.float().square().mean(dim=1).clamp(min=1e-12)
+
+
 def run_layer(layer: torch.nn.Module, hidden_bsh: torch.Tensor, call: LayerCall) -> torch.Tensor:
     """Return a layer's output, [batch, sequence, hidden]."""
     import torch

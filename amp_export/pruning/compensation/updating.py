@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from amp_export.pruning.compensation.least_squares import Moments, fit
 from amp_export.pruning.compensation.results import Compensation, Update
 from amp_export.pruning.compensation.shortcuts import Shortcut, find_shortcut, skipped
-from amp_export.pruning.compensation.streams import StreamBatch, record_calls, run_layer, watch
+from amp_export.pruning.compensation.streams import StreamBatch, record_calls, run_layer, token_power, watch
 from amp_export.pruning.slicing import prune_layer
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class _Lane:
         self.attended_th, *made = [self.batch.real(seen[f"{name}.output"]).float() for name in outputs]
         self.made_th = made[0] if made else None
         self.dense_bsh = seen["output"]
-        self.weights_t = 1 / self.batch.real(self.dense_bsh).float().square().mean(dim=1).clamp(min=1e-12)
+        self.weights_t = 1 / token_power(self.batch.real(self.dense_bsh))
 
 
 def _start_lanes(batches: Sequence[StreamBatch]) -> list[_Lane]:
