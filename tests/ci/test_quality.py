@@ -394,7 +394,7 @@ def test_a_tiny_model_is_measured_from_end_to_end(
     assert commands == ["prune", "recover", "prune"]
     rows = table(written.read_text(), "Perplexity and bars")
     assert [row[0] for row in rows] == [method.title for method in tried]
-    assert all(float(row[2]) > 1 and float(row[5]) > 1 for row in rows)
+    assert all(float(row[place].replace(",", "")) > 1 for row in rows for place in (2, 5))
     assert [0.05 < float(row[1].rstrip("%")) / 100 < 0.15 for row in rows[1:]] == [True, True]
     assert not any((work / "outputs").iterdir())
     first = written.read_bytes()
