@@ -29,6 +29,13 @@ ATTRIBUTES = frozenset(
 """Attributes of modules that config.json may set: counts of heads and neurons. All others are refused."""
 
 
+GENERATION_FIELDS = (
+    *("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"),
+    *("forced_bos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens", "use_cache"),
+)
+"""Fields that `generate` reads from config.json where there is no generation_config.json; not from within `dense`."""
+
+
 class ConfigError(ValueError):
     """The config.json names something that this file does not change."""
 
@@ -110,7 +117,9 @@ def dense_config(config: AmpResizedConfig) -> PreTrainedConfig:
             raise ConfigError("The layers' widths are those of `resized_modules`, and cannot be changed.")
 
         def to_dict(self) -> dict[str, Any]:
-            return {**saved, "dense": super().to_dict()}
+            fields = super().to_dict()
+            generation = {name: fields[name] for name in GENERATION_FIELDS if fields.get(name) is not None}
+            return {**generation, **saved, "dense": fields}
 
         def to_diff_dict(self) -> dict[str, Any]:
             return self.to_dict()

@@ -21,6 +21,15 @@ MODELING_FILE = "modeling_amp"
 """Module that is saved with a resized checkpoint, and that its config.json names."""
 
 
+GENERATION_FIELDS = (
+    *("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"),
+    *("forced_bos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens", "use_cache"),
+)
+"""Fields that `generate` reads from config.json where there is no generation_config.json: `from_pretrained`,
+generation/configuration_utils.py, transformers 5.24. A resized config nests the dense one, where it does not look.
+`modeling_amp` has the same."""
+
+
 @dataclass(frozen=True)
 class Rewrite:
     """Class and config of the pruned checkpoint.
@@ -172,6 +181,7 @@ def _resized_class(
 ) -> Rewrite:
     task = config.task
     content = {
+        **{name: raw_config[name] for name in GENERATION_FIELDS if raw_config.get(name) is not None},
         "model_type": RESIZED_MODEL_TYPE,
         "architectures": [f"AmpResized{task}"],
         "auto_map": {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -21,9 +22,9 @@ from tests.support.tiny_models import save_tiny_model, save_tiny_tokenizer
 TOKENS = torch.tensor([[5, 9, 2, 6, 5, 3, 5, 8], [9, 7, 9, 3, 2, 3, 8, 4]])
 
 
-def save_lopsided(folder: Path, model_type: str, *, pad: bool = False) -> PreTrainedModel:
-    """Write `folder/dense` and `folder/pruned`, and return the pruned model in memory."""
-    checkpoint = open_checkpoint(save_tiny_model(folder / "dense", model_type))
+def save_lopsided(folder: Path, model_type: str, *, pad: bool = False, **fields: Any) -> PreTrainedModel:
+    """Write `folder/dense`, with these fields of the config, and `folder/pruned`; return the pruned model in memory."""
+    checkpoint = open_checkpoint(save_tiny_model(folder / "dense", model_type, **fields))
     save_tiny_tokenizer(folder / "dense")
     plan = lopsided_plan(checkpoint.config)
     rewritten = rewrite(checkpoint.raw_config, checkpoint.config, plan.widths, pad=pad)
