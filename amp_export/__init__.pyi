@@ -4,6 +4,8 @@ from .api.compare import compare as compare
 from .api.convert import convert as convert
 from .api.evaluate import evaluate as evaluate
 from .api.export import export as export
+from .api.generate import Generation as Generation
+from .api.generate import generate as generate
 from .api.prune import prune as prune
 from .api.recover import recover as recover
 from .api.sweep import sweep as sweep
@@ -53,6 +55,7 @@ from .verb_options import DeviceOptions as DeviceOptions
 from .verb_options import DoctorOptions as DoctorOptions
 from .verb_options import EvaluateOptions as EvaluateOptions
 from .verb_options import ExportOptions as ExportOptions
+from .verb_options import GenerateOptions as GenerateOptions
 from .verb_options import PlanChoices as PlanChoices
 from .verb_options import PruneOptions as PruneOptions
 from .verb_options import RecoverOptions as RecoverOptions

@@ -291,6 +291,52 @@ class EvaluateOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GenerateOptions:
+    """The options of `generate`. One of `prompt` and `prompts` is required.
+
+    Attributes:
+        prompt: Texts to go on from; `-` reads one from stdin.
+        prompts: A file of prompts (`.txt`, `.jsonl`).
+        to: The export of the output directory to run, in its runtime; by default the first that it has, or else its
+            checkpoint, in PyTorch.
+        against: A model or an output directory that goes on from the same prompts; `dense` is the dense model of the
+            output directory.
+        chat: Whether a prompt is what a user says, in the tokenizer's chat template, rather than the beginning of a
+            text.
+        new_tokens: Largest number of tokens to generate after a prompt.
+        stop: Strings at which a text ends; they are not part of it.
+        temperature: Divisor of the logits; 0 takes the most likely token.
+        top_k: Draw from this many of the most likely tokens.
+        top_p: Draw from the most likely tokens whose probabilities add up to this.
+        min_p: Draw from tokens at least this many times as likely as the most likely one.
+        repetition_penalty: How much less likely tokens are that the text has already; 1 changes nothing.
+        seed: Seed of what is drawn.
+        batch_size: Largest number of prompts to run together.
+        threads: Threads of the runtime; by default one per core.
+        provider: The execution provider of ONNX Runtime.
+        allow_pickle: Read torch pickles if there is no safetensors file; their code is never run.
+    """
+
+    prompt: tuple[str, ...] = ()
+    prompts: Path | None = None
+    to: Format | None = None
+    against: str | None = None
+    chat: bool = False
+    new_tokens: int = 128
+    stop: tuple[str, ...] = ()
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float = 1.0
+    seed: int = 0
+    batch_size: int = 8
+    threads: int | None = None
+    provider: Provider = Provider.CPU
+    allow_pickle: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class BundleOptions:
     """The options of `bundle`.
 

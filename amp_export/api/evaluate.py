@@ -8,15 +8,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from amp_export.architectures import Kind
-from amp_export.checkpoints.building import read_model_config, transformers_errors
+from amp_export.api.subjects import Subject, read_ending_tokens, resolve_subject, subject_in, subject_of
 from amp_export.checkpoints.hashing import hash_file, hash_weights
 from amp_export.checkpoints.loading import load_model, load_tokenizer
-from amp_export.checkpoints.quiet import quiet_transformers
-from amp_export.checkpoints.reading import Checkpoint, open_checkpoint
-from amp_export.checkpoints.sources import resolve_model
-from amp_export.errors import OutputError, RequestError, TaskError, UnsupportedModelError, first_line
-from amp_export.evaluation.decoders import Evaluated, ExportedDecoder, TorchDecoder, ending_tokens
+from amp_export.errors import OutputError, RequestError, TaskError, first_line
+from amp_export.evaluation.decoders import Evaluated, ExportedDecoder, TorchDecoder
 from amp_export.evaluation.encoding import Encoder
 from amp_export.evaluation.finished import Finished
 from amp_export.evaluation.harness_tasks import is_of_harness, read_harness_tasks
@@ -26,7 +22,7 @@ from amp_export.evaluation.summaries import summarize
 from amp_export.evaluation.tasks import read_tasks
 from amp_export.inputs.texts import read_prompts
 from amp_export.options import Format
-from amp_export.outputs.lookup import open_source_checkpoint, require_export
+from amp_export.outputs.lookup import open_source_checkpoint
 from amp_export.outputs.manifest import Judged, Manifest, package_versions
 from amp_export.outputs.names import PRUNED
 from amp_export.outputs.resumable import has_unfinished, resumable_beside
@@ -42,21 +38,6 @@ _SMALL = {".json", ".txt", ".model", ".jinja"}
 """Endings of the files of configs and tokenizers."""
 
 _DENSE = "Name the dense model with --against MODEL to compare with it."
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A model to evaluate.
-
-    Attributes:
-        name: Its name in the result.
-        checkpoint: Its checkpoint.
-        export: Folder of the export that is run instead of the checkpoint, or None.
-    """
-
-    name: str
-    checkpoint: Checkpoint
-    export: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -243,12 +224,12 @@ def _find(model: str | Path, options: EvaluateOptions, revision: str | None, pro
             "name that OUT; or leave --to out."
         )
     if manifest is None:
-        subject = _resolve(model, options, revision, progress)
+        subject = resolve_subject(model, revision=revision, allow_pickle=options.allow_pickle, progress=progress)
     else:
-        subject = _judged(output, manifest, options.to)
+        subject = subject_in(output, manifest, options.to)
     judged = None if manifest is None else _what_is_judged(output, manifest, options.to)
     if options.against is not None:
-        against = _resolve(options.against, options, None, progress)
+        against = resolve_subject(options.against, allow_pickle=options.allow_pickle, progress=progress)
         if manifest is None or judged is None or hash_weights(against.checkpoint) == manifest.source.sha256:
             return Found((subject, against), judged=judged)
         note = f"The result is not stored in {output}: {against.name} is not the dense model that it was made from."
@@ -259,7 +240,7 @@ def _find(model: str | Path, options: EvaluateOptions, revision: str | None, pro
         dense = open_source_checkpoint(output, manifest, advice=_DENSE)
     except OutputError as error:
         return Found((subject,), (f"Nothing is compared: {first_line(error)} {_DENSE}",), judged)
-    return Found((subject, _subject(manifest.source.name, dense)), judged=judged)
+    return Found((subject, subject_of(manifest.source.name, dense)), judged=judged)
 
 
 def _what_is_judged(output: Path, manifest: Manifest, to: Format | None) -> Judged | None:
@@ -267,38 +248,6 @@ def _what_is_judged(output: Path, manifest: Manifest, to: Format | None) -> Judg
     if to is not None:
         return manifest.judged(to)
     return manifest.judged(PRUNED) if (output / PRUNED).is_dir() else None
-
-
-def _judged(output: Path, manifest: Manifest, to: Format | None) -> Subject:
-    """Return what an output holds: an export, or else the checkpoint that exports are made from."""
-    if to is not None:
-        require_export(output, manifest, to)
-    is_pruned = (output / PRUNED).is_dir()
-    opened = (
-        open_checkpoint(output / PRUNED)
-        if is_pruned
-        else open_source_checkpoint(output, manifest, advice="Evaluate another model instead.")
-    )
-    found = _subject(str(output / PRUNED) if is_pruned else manifest.source.name, opened)
-    return found if to is None else replace(found, name=str(output / to), export=output / to)
-
-
-def _resolve(model: str | Path, options: EvaluateOptions, revision: str | None, progress: Progress) -> Subject:
-    """Return a model: the pruned one of an output, or one that is named."""
-    output = Path(model).expanduser()
-    if is_ours(output):
-        return _judged(output, open_output(output), None)
-    source = resolve_model(model, revision=revision, allow_pickle=options.allow_pickle, on_status=progress.note)
-    return _subject(str(model), open_checkpoint(source.path))
-
-
-def _subject(name: str, checkpoint: Checkpoint) -> Subject:
-    if checkpoint.config.architecture.kind is not Kind.DECODER:
-        raise UnsupportedModelError(
-            f"{name} is a {checkpoint.config.class_name}, which does not predict the next token.\nEvaluation scores "
-            "decoders; for other models, `amp-export validate` compares an export with its checkpoint."
-        )
-    return Subject(name, checkpoint)
 
 
 def _choose_window(subjects: Sequence[Subject], options: EvaluateOptions) -> tuple[int, int]:
@@ -334,12 +283,4 @@ def _load(subject: Subject, stack: contextlib.ExitStack) -> tuple[Evaluated, int
     decoder = run(subject.export)
     assert isinstance(decoder, Decoder), f"{subject.export} is the export of a decoder"
     stack.callback(decoder.close)
-    return ExportedDecoder(decoder, _ending_tokens(checkpoint.path)), decoder.max_context
-
-
-def _ending_tokens(path: Path) -> list[int]:
-    from transformers import GenerationConfig
-
-    with quiet_transformers(), transformers_errors(path):
-        configs = [GenerationConfig.from_pretrained(path)] if (path / "generation_config.json").is_file() else []
-        return ending_tokens(*configs, read_model_config(path))
+    return ExportedDecoder(decoder, read_ending_tokens(checkpoint.path)), decoder.max_context

@@ -77,6 +77,14 @@ def read_model_config(path: Path) -> Any:
     return transformers.AutoConfig.from_pretrained(path, **OFFLINE)
 
 
+def read_dense_config(path: Path) -> Any:
+    """Return transformers' config of a checkpoint, and the dense model's of a resized one, as `read_model_config`."""
+    from amp_export.checkpoints.modeling_amp import AmpResizedConfig, dense_config
+
+    config = read_model_config(path)
+    return dense_config(config) if isinstance(config, AmpResizedConfig) else config
+
+
 def build_checkpoint(path: Path) -> PreTrainedModel:
     """Return the model of a checkpoint on the meta device, in the class that its config names; no weights are read.
 

@@ -19,6 +19,7 @@ from amp_export.cli import (
     doctor,
     evaluate,
     export,
+    generate,
     prune,
     recover,
     report,
@@ -43,6 +44,7 @@ app.command(epilog=export.EXAMPLES)(export.export)
 app.command(epilog=validate.EXAMPLES)(validate.validate)
 app.command(epilog=benchmark.EXAMPLES)(benchmark.benchmark)
 app.command(epilog=evaluate.EXAMPLES)(evaluate.evaluate)
+app.command(epilog=generate.EXAMPLES)(generate.generate)
 app.command(epilog=bundle.EXAMPLES)(bundle.bundle)
 app.command(epilog=report.EXAMPLES)(report.report)
 app.command(epilog=compare.EXAMPLES)(compare.compare)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO, cast
 
+import typer
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
@@ -20,6 +22,9 @@ from amp_export.progress import Advance
 from amp_export.reporting.checks import Check
 from amp_export.reporting.report import Report
 from amp_export.reporting.summary import summary_rows, verdict_lines
+
+BROKEN_PIPE = 141
+"""128 + SIGPIPE, as shells report it."""
 
 
 def stderr_console() -> Console:
@@ -119,6 +124,21 @@ def show_error(console: Console, message: str) -> None:
         console.print(escape(rest), soft_wrap=True)
 
 
+def write_out(text: str) -> None:
+    """Write text to stdout at once.
+
+    Raises:
+        Exit: Nobody reads it any more, as after `| head`.
+    """
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python would try to write the rest at exit, and say that it failed
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(BROKEN_PIPE) from None
+
+
 def print_json(text: str) -> None:
     """Write a JSON report to stdout."""
-    sys.stdout.write(text)
+    write_out(text)

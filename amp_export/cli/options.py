@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from amp_export.cli.quality_options import EVALUATE, GENERATE
+from amp_export.cli.shared_options import ALLOW_PICKLE, PROVIDER, THREADS
 from amp_export.errors import RequestError
 from amp_export.options import (
     Allocation,
@@ -19,7 +21,6 @@ from amp_export.options import (
     HeadPolicy,
     Opset,
     PerLayer,
-    Provider,
     RecoveryMethod,
     Runtime,
     TargetName,
@@ -33,6 +34,7 @@ from amp_export.verb_options import (
     DoctorOptions,
     EvaluateOptions,
     ExportOptions,
+    GenerateOptions,
     PlanChoices,
     PruneOptions,
     RecoverOptions,
@@ -59,11 +61,9 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier
 Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON on stdout, and nothing else there.")]
 
 _TARGETS = ", ".join(TargetName)
-_THREADS = Annotated[int | None, typer.Option(min=1, metavar="N", help="Threads of the runtime.  [default: all cores]")]
 _AGAINST = Annotated[
     Path | None, typer.Option(metavar="OTHER", help="Output directory to compare with.  [default: the dense model]")
 ]
-_PROVIDER = Annotated[Provider, typer.Option("--provider", help="ONNX Runtime execution provider.")]
 _UNIFORM = Annotated[
     Uniform,
     typer.Option(
@@ -71,10 +71,6 @@ _UNIFORM = Annotated[
         help="How to store layers of different widths: resize ships a modeling file that resizes them at load time, "
         "pad zero-pads them to a common width.",
     ),
-]
-_ALLOW_PICKLE = Annotated[
-    bool,
-    typer.Option("--allow-pickle", help="Read torch pickles if there is no safetensors file; their code is never run."),
 ]
 _ROUNDS = Annotated[int, typer.Option(min=2, metavar="N", help="Interleaved rounds to measure.")]
 _MAX_BATCH = Annotated[
@@ -186,7 +182,7 @@ FLAGS: Mapping[type[Any], Mapping[str, Any]] = {
                 help="Calibration tokens to score and to compensate on, at most.",
             ),
         ],
-        "allow_pickle": _ALLOW_PICKLE,
+        "allow_pickle": ALLOW_PICKLE,
     },
     DoctorOptions: {"uniform": _UNIFORM, "max_batch": _MAX_BATCH, "max_context": _MAX_CONTEXT},
     ExportOptions: {
@@ -216,7 +212,7 @@ FLAGS: Mapping[type[Any], Mapping[str, Any]] = {
         ],
         "max_batch": _MAX_BATCH,
         "max_context": _MAX_CONTEXT,
-        "allow_pickle": _ALLOW_PICKLE,
+        "allow_pickle": ALLOW_PICKLE,
     },
     RecoverOptions: {
         "method": Annotated[
@@ -286,8 +282,8 @@ FLAGS: Mapping[type[Any], Mapping[str, Any]] = {
             bool,
             typer.Option("--explain", help="Compare intermediate values, and name the first layer that differs."),
         ],
-        "provider": _PROVIDER,
-        "threads": _THREADS,
+        "provider": PROVIDER,
+        "threads": THREADS,
     },
     BenchmarkOptions: {
         "against": _AGAINST,
@@ -313,8 +309,8 @@ FLAGS: Mapping[type[Any], Mapping[str, Any]] = {
         ],
         "generate": Annotated[str, typer.Option(metavar="N,...", help="Tokens to decode after the prompt.")],
         "to": Annotated[Format | None, typer.Option("--to", help="Export format to measure.  [default: onnx]")],
-        "provider": _PROVIDER,
-        "threads": _THREADS,
+        "provider": PROVIDER,
+        "threads": THREADS,
     },
     DeviceOptions: {
         "target": Annotated[
@@ -323,7 +319,7 @@ FLAGS: Mapping[type[Any], Mapping[str, Any]] = {
         ],
         "against": _AGAINST,
         "rounds": _ROUNDS,
-        "threads": _THREADS,
+        "threads": THREADS,
         "device_runtime": Annotated[
             DeviceRuntime | None,
             typer.Option(help="Runtime on the device.  [default: TensorRT if it imports there, else ONNX Runtime]"),
@@ -338,63 +334,8 @@ FLAGS: Mapping[type[Any], Mapping[str, Any]] = {
             ),
         ],
     },
-    EvaluateOptions: {
-        "tasks": Annotated[
-            list[str] | None,
-            typer.Option(
-                "--tasks",
-                metavar="TASK",
-                help="A file of questions (.jsonl), a task of the LM Evaluation Harness by its name, or its .yaml "
-                "file; may be given several times.",
-            ),
-        ],
-        "perplexity": Annotated[
-            Path | None, typer.Option("--perplexity", metavar="FILE", help="Text to measure perplexity on (.txt).")
-        ],
-        "prompts": Annotated[
-            Path | None,
-            typer.Option(
-                "--generate", metavar="FILE", help="Prompts (.txt, .jsonl) to write text after, and count repetition."
-            ),
-        ],
-        "to": Annotated[
-            Format | None,
-            typer.Option(
-                "--to", help="Evaluate this export of OUT in its runtime.  [default: the checkpoint, in PyTorch]"
-            ),
-        ],
-        "against": Annotated[
-            str | None,
-            typer.Option(metavar="MODEL", help="Model or OUT to compare with.  [default: the dense model of an OUT]"),
-        ],
-        "limit": Annotated[
-            int | None,
-            typer.Option(min=1, metavar="N", help="Take only the first N questions, windows and prompts of each file."),
-        ],
-        "window": Annotated[
-            int | None,
-            typer.Option(metavar="N", help="Tokens of a window.  [default: 1024, or what the models take if less]"),
-        ],
-        "stride": Annotated[
-            int | None,
-            typer.Option(
-                metavar="N", help="Tokens from one window's start to the next.  [default: half of the window]"
-            ),
-        ],
-        "new_tokens": Annotated[
-            int, typer.Option("--new-tokens", min=1, metavar="N", help="Most tokens to write after a prompt.")
-        ],
-        "few_shot": Annotated[
-            int | None,
-            typer.Option(
-                "--few-shot",
-                min=0,
-                metavar="N",
-                help="Examples before each question of the harness' tasks.  [default: what each task says]",
-            ),
-        ],
-        "allow_pickle": _ALLOW_PICKLE,
-    },
+    EvaluateOptions: EVALUATE,
+    GenerateOptions: GENERATE,
     BundleOptions: {
         "target": Annotated[
             TargetName,

@@ -7,7 +7,7 @@ from functools import partial
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Any, Protocol
 
-from amp_export.exporters.models.decoder import write_tokens
+from amp_export.exporters.models.generation import generate_greedily
 
 if TYPE_CHECKING:
     import torch
@@ -154,7 +154,7 @@ class ExportedDecoder:
         import numpy as np
 
         forward = partial(self.decoder.forward, logits_to_keep=1)
-        following = islice(write_tokens(forward, np.array([list(prompt)], np.int64)), tokens)
+        following = islice(generate_greedily(forward, np.array([list(prompt)], np.int64)), tokens)
         written: list[int] = []
         for token in takewhile(lambda token: token not in self.ends, following):
             written.append(token)

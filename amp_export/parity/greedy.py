@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from amp_export.architectures import ModelConfig
-from amp_export.exporters.models.decoder import write_tokens
+from amp_export.exporters.models.generation import generate_greedily
 from amp_export.inputs.random import as_tensors
 from amp_export.inputs.tokens import Floats, Integers, draw_rows
 from amp_export.parity.decoder_cases import Cache, Forward
@@ -68,7 +68,7 @@ def continue_greedily(pool: Integers, forward: Forward[Cache], continuation: Con
         The generated tokens, int64 [steps].
     """
     prompt_bs = draw_rows(pool, 1, continuation.prompt_tokens)
-    return np.array(list(islice(write_tokens(forward, prompt_bs), continuation.steps)), np.int64)
+    return np.array(list(islice(generate_greedily(forward, prompt_bs), continuation.steps)), np.int64)
 
 
 def generate(model: PreTrainedModel, pool: Integers, continuation: Continuation) -> tuple[Integers, Floats]:

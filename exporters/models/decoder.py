@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -111,27 +111,6 @@ def check_positions(position_ids: Integers, context: int | None) -> None:
             f"{context} tokens, prompt and output together; or export a checkpoint whose config.json allows longer "
             "ones: max_position_embeddings, or the factor of a YaRN scaling."
         )
-
-
-def write_tokens(
-    forward: Callable[[Integers, Integers, Integers, Any], tuple[Floats, Any]], prompt_bs: Integers
-) -> Iterator[int]:
-    """Yield the most likely tokens after a prompt, without end; each costs a call when it is asked for.
-
-    Args:
-        forward: A decoder's `forward`.
-        prompt_bs: Token ids of the prompt, int64 [1, sequence].
-    """
-    import numpy as np
-
-    new_bs, past, length = prompt_bs, None, 0
-    while True:
-        positions_bs = np.arange(length, length + new_bs.shape[1])[None]
-        length += new_bs.shape[1]
-        logits_bsv, past = forward(new_bs, np.ones((1, length), np.int64), positions_bs, past)
-        token = int(logits_bsv[0, -1].argmax())
-        yield token
-        new_bs = np.array([[token]], np.int64)
 
 
 class GraphDecoder(Decoder):

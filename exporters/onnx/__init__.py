@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from amp_export.exporters.models.generation import generate
+from amp_export.exporters.models.sampling import Sampling
 from amp_export.exporters.onnx.descriptions import GraphDescription, describe_graph
 from amp_export.exporters.onnx.exporting import OnnxExport, export
 from amp_export.exporters.onnx.running import run
@@ -12,11 +14,13 @@ from amp_export.exporters.onnx.tracing import TracedExport, trace
 __all__ = [
     "GraphDescription",
     "OnnxExport",
+    "Sampling",
     "TracedExport",
     "can_build",
     "describe_graph",
     "export",
     "exported_graphs",
+    "generate",
     "require_runtime",
     "run",
     "trace",

@@ -13,6 +13,7 @@ import torch
 import transformers
 from typer.testing import CliRunner
 
+from amp_export.api.subjects import read_ending_tokens
 from amp_export.architectures import RESIZED_MODEL_TYPE, Kind, find_architecture, supported_model_types
 from amp_export.checkpoints import modeling_amp
 from amp_export.checkpoints.building import register_resized
@@ -20,6 +21,7 @@ from amp_export.checkpoints.loading import load_model, load_tokenizer
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.cli import app
 from amp_export.errors import ModelError
+from amp_export.pruning import rewriting
 from amp_export.pruning.reload_check import expect, prove_reload
 from tests.support.family_runner import run
 from tests.support.lopsided import TOKENS, lopsided_plan, save_lopsided
@@ -27,8 +29,9 @@ from tests.support.lopsided import TOKENS, lopsided_plan, save_lopsided
 pytestmark = pytest.mark.slow
 
 
-def test_the_type_is_the_same_on_both_sides_and_unknown_to_transformers() -> None:
+def test_names_are_the_same_on_both_sides_and_unknown_to_transformers() -> None:
     assert modeling_amp.MODEL_TYPE == RESIZED_MODEL_TYPE
+    assert modeling_amp.GENERATION_FIELDS == rewriting.GENERATION_FIELDS
     known = "from transformers import CONFIG_MAPPING; print('amp_resized' in CONFIG_MAPPING)"
     assert subprocess.check_output([sys.executable, "-c", known], text=True).strip() == "False"
 
@@ -45,6 +48,24 @@ def test_every_family_takes_layers_of_different_widths(model_type: str, tmp_path
         # with a cache, whose layers differ too
         greedy = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": 0}
         assert torch.equal(reloaded.generate(TOKENS, **greedy), pruned.generate(TOKENS, **greedy))
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gpt2", "gemma3_text", "t5", "whisper"])
+def test_generation_knows_what_the_dense_config_says_of_it(model_type: str, tmp_path: Path) -> None:
+    said = {"eos_token_id": 7, "pad_token_id": 3, "bos_token_id": 5, "decoder_start_token_id": 5}
+    save_lopsided(tmp_path, model_type, **said)
+
+    def load(name: str) -> transformers.PreTrainedModel:
+        # a GGUF file has none, for example
+        (tmp_path / name / "generation_config.json").unlink()
+        return load_model(tmp_path / name)
+
+    dense, resized = load("dense"), load("pruned")
+    resized.save_pretrained(tmp_path / "again")
+    for model in (resized, load("again")):
+        assert model.generation_config.to_diff_dict() == dense.generation_config.to_diff_dict()
+        assert model.generation_config.eos_token_id == 7
+    assert read_ending_tokens(tmp_path / "pruned") == [7]
 
 
 @pytest.mark.parametrize(
