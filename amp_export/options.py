@@ -76,6 +76,15 @@ class Via(enum.StrEnum):
     TRACE = "trace"
 
 
+class Operators(enum.StrEnum):
+    """Operators of a graph that is built directly."""
+
+    STANDARD = "standard"
+    """Those of the ONNX standard, which every runtime and TensorRT may read."""
+    ONNXRUNTIME = "onnxruntime"
+    """Fused ones that ONNX Runtime has kernels for. They take no padding between tokens."""
+
+
 class RecoveryMethod(enum.StrEnum):
     """How a pruned model is trained."""
 

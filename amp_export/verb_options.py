@@ -14,6 +14,7 @@ from amp_export.options import (
     EngineRuntime,
     Format,
     HeadPolicy,
+    Operators,
     Opset,
     PerLayer,
     Provider,
@@ -114,6 +115,7 @@ class ExportOptions:
         to: The format to export to.
         dtype: The dtype of weights and activations; by default float32, for an engine float16.
         opset: The version of the ONNX operators; by default the newest that the runtime supports.
+        operators: The operators of an ONNX graph that is built directly.
         via: Whether the graph is built directly or traced.
         target: The device that a TensorRT engine is built for; by default the GPU in this machine.
         runtime: The TensorRT variant that builds the engine; by default the one that is installed.
@@ -126,6 +128,7 @@ class ExportOptions:
     to: Format = Format.ONNX
     dtype: Dtype | None = None
     opset: Opset | None = None
+    operators: Operators = Operators.STANDARD
     via: Via = Via.AUTO
     target: TargetName | None = None
     runtime: EngineRuntime | None = None

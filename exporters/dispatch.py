@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amp_export.errors import RequestError
-from amp_export.options import Dtype, Opset, Provider
+from amp_export.options import Dtype, Operators, Opset, Provider
 
 if TYPE_CHECKING:
     from amp_export.exporters.models.kinds import GraphModel
@@ -28,6 +28,15 @@ def exported_opset(folder: Path) -> Opset:
         ModelError: The folder holds no graph.
     """
     return _described(folder).opset
+
+
+def exported_operators(folder: Path) -> Operators:
+    """Return the operators of an exported graph.
+
+    Raises:
+        ModelError: The folder holds no graph.
+    """
+    return _described(folder).operators
 
 
 def exported_dtype(folder: Path) -> Dtype:

@@ -9,14 +9,14 @@ from pathlib import Path
 
 from amp_export.benchmarking.setup import Setup
 from amp_export.errors import OutputError
-from amp_export.exporters.dispatch import exported_opset
+from amp_export.exporters.dispatch import exported_operators, exported_opset
 from amp_export.exporters.executorch.programs import read_facts
 from amp_export.exporters.tensorrt.engines import EngineFacts
 from amp_export.exporters.tensorrt.running import check_runs_here
 from amp_export.exporting.engines import prepare_engine
 from amp_export.exporting.run import export_as
 from amp_export.exporting.settings import ExportSettings
-from amp_export.options import Dtype, Format, Opset, Via
+from amp_export.options import Dtype, Format, Operators, Opset, Via
 from amp_export.outputs.lookup import (
     exported_checkpoint,
     open_source_checkpoint,
@@ -100,7 +100,14 @@ def _dense_checkpoint(output: Path, manifest: Manifest) -> Path:
 
 
 def export_dense(
-    output: Path, to: Format, manifest: Manifest, scratch: Path, progress: Progress, *, opset: Opset | None = None
+    output: Path,
+    to: Format,
+    manifest: Manifest,
+    scratch: Path,
+    progress: Progress,
+    *,
+    opset: Opset | None = None,
+    operators: Operators | None = None,
 ) -> Path:
     """Export the dense model in the same way as the pruned one.
 
@@ -111,6 +118,7 @@ def export_dense(
         scratch: Folder for the dense export.
         progress: Shows progress.
         opset: The version of the ONNX operators; by default the pruned graph's.
+        operators: The operators of an ONNX graph; by default the pruned graph's.
 
     Returns:
         The folder of the dense export.
@@ -137,6 +145,8 @@ def export_dense(
     else:
         opset = opset or exported_opset(output / to)
     via = manifest.exporters.get(to, Via.AUTO)
-    settings = ExportSettings(to, manifest.exports[to], opset, via, job, limits)
+    if operators is None:
+        operators = exported_operators(output / to) if to is Format.ONNX else Operators.STANDARD
+    settings = ExportSettings(to, manifest.exports[to], opset, via, job, limits, operators)
     with checkpoint.snapshot.held():
         return export_as(scratch, checkpoint, settings, progress=progress, name="the dense model").folder

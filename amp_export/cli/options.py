@@ -19,6 +19,7 @@ from amp_export.options import (
     EngineRuntime,
     Format,
     HeadPolicy,
+    Operators,
     Opset,
     PerLayer,
     RecoveryMethod,
@@ -196,6 +197,14 @@ FLAGS: Mapping[type[Any], Mapping[str, Any]] = {
         "opset": Annotated[
             Opset | None,
             typer.Option("--opset", help="ONNX opset; 20 is for TensorRT before 10.15 and older runtimes."),
+        ],
+        "operators": Annotated[
+            Operators,
+            typer.Option(
+                "--operators",
+                help="Operators of an ONNX graph: those of the standard, or fused ones of ONNX Runtime, which are "
+                "faster there, and take no padding.",
+            ),
         ],
         "via": Annotated[Via, typer.Option("--via", help="Build the graph directly, or trace the model.")],
         "target": Annotated[

@@ -26,7 +26,7 @@ from amp_export.exporters.tensorrt.exporting import describe_decoder
 from amp_export.exporters.tensorrt.flavors import builds_with_new_operators
 from amp_export.exporting.run import export_into
 from amp_export.hardware.targets import TARGETS
-from amp_export.options import Dtype, Format, Opset, TargetName
+from amp_export.options import Dtype, Format, Operators, Opset, TargetName
 from amp_export.outputs.lookup import exported_checkpoint
 from amp_export.outputs.manifest import Manifest
 from amp_export.outputs.names import BUNDLE
@@ -102,7 +102,9 @@ def bundle(
             other.verify(against)
             dense = _subject(against, other)
         else:
-            folder = export_dense(output, Format.ONNX, manifest, scratch / "dense", progress, opset=opset)
+            folder = export_dense(
+                output, Format.ONNX, manifest, scratch / "dense", progress, opset=opset, operators=Operators.STANDARD
+            )
             dense = BundledGraph(folder, Path(manifest.source.path), pruned.dtype)
         subjects = {
             name: _in_opset(subject, opset, scratch / f"{name}-{opset}", progress)
@@ -189,8 +191,9 @@ def choose_opset(output: Path, target: TargetName, config: ModelConfig, dtype: D
 
 
 def _in_opset(subject: BundledGraph, opset: Opset, scratch: Path, progress: Progress) -> BundledGraph:
-    """Return the graph in this opset: the existing one, or a new export."""
-    if describe_decoder(subject.folder / "model.onnx").opset is opset:
+    """Return the graph in this opset, with operators of the standard: the existing one, or a new export."""
+    found = describe_decoder(subject.folder / "model.onnx")
+    if (found.opset, found.operators) == (opset, Operators.STANDARD):
         return subject
     exported = export_into(
         scratch,

@@ -1,4 +1,4 @@
-"""Notes on how long a text an exported decoder takes."""
+"""Notes on what texts an exported decoder takes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from amp_export.architectures import Kind
-from amp_export.options import Via
+from amp_export.options import Operators, Via
 
 if TYPE_CHECKING:
     from amp_export.architectures import ModelConfig
@@ -34,4 +34,13 @@ def context_notes(config: ModelConfig, via: Via) -> Iterator[str]:
             f"Where a text passes {limit:,} tokens, give all of it to the graph again, with an empty KV cache: "
             "longrope then has other frequencies for every token, and transformers also computes the cache anew. A "
             f"genai_config.json limits texts to {limit:,} tokens."
+        )
+
+
+def operator_notes(operators: Operators) -> Iterator[str]:
+    """Yield what the user of a graph has to know about its operators."""
+    if operators is Operators.ONNXRUNTIME:
+        yield (
+            "The graph runs in ONNX Runtime only, and takes no padding: give texts of one length together, or one at a "
+            "time."
         )

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from amp_export.checkpoints.hashing import directory_size
 from amp_export.checkpoints.source_files import copy_files
 from amp_export.exporting.engines import EngineJob, build_into
-from amp_export.exporting.notes import context_notes
+from amp_export.exporting.notes import context_notes, operator_notes
 from amp_export.exporting.settings import ExportSettings
-from amp_export.options import Dtype, Format, Opset, Via
+from amp_export.options import Dtype, Format, Operators, Opset, Via
 from amp_export.progress import Advance, Progress
 
 if TYPE_CHECKING:
@@ -56,8 +56,9 @@ def export_as(
     """
     exported = _export_as(folder, checkpoint, settings, progress=progress, name=name)
     # of the model that was asked for, not also of the dense one that it is compared with
-    for note in context_notes(checkpoint.config, exported.via) if not name else ():
-        progress.note(note)
+    if not name:
+        for note in (*context_notes(checkpoint.config, exported.via), *operator_notes(settings.operators)):
+            progress.note(note)
     return exported
 
 
@@ -88,6 +89,7 @@ def _export_graph(
         checkpoint,
         dtype=settings.dtype,
         opset=settings.opset,
+        operators=settings.operators,
         via=settings.via,
         progress=progress,
         description=f"Exporting {name}" if name else "Exporting",
@@ -139,6 +141,7 @@ def export_into(
     *,
     dtype: Dtype,
     opset: Opset = Opset.OPSET_23,
+    operators: Operators = Operators.STANDARD,
     via: Via = Via.AUTO,
     progress: Progress,
     description: str = "Exporting",
@@ -157,7 +160,9 @@ def export_into(
         via = Via.DIRECT if onnx.can_build(checkpoint.config) is None else Via.TRACE
     with progress.step(f"{description} to {to.value} in {dtype.value}") as advance:
         if via is Via.DIRECT:
-            onnx.export(checkpoint, folder / to.value, dtype=dtype, opset=opset, on_progress=advance)
+            onnx.export(
+                checkpoint, folder / to.value, dtype=dtype, opset=opset, operators=operators, on_progress=advance
+            )
         else:
             _trace(checkpoint, folder / to.value, dtype, opset, advance)
     return ExportResult(folder / to.value, to, dtype, via, directory_size(folder / to.value))

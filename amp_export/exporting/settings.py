@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from amp_export.errors import RequestError
 from amp_export.exporters.limits import Limits, choose_limits
+from amp_export.exporters.onnx.support import can_build
 from amp_export.exporters.support import choose_via, require_exportable
 from amp_export.exporting.engines import EngineJob, prepare_engine
-from amp_export.options import Dtype, Format, Opset, Via
+from amp_export.options import Dtype, Format, Operators, Opset, Via
 from amp_export.verb_options import ExportOptions
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class ExportSettings:
         via: How the graph is made.
         job: The engine to build from it, or None.
         limits: Limits of an ExecuTorch program; None for other formats.
+        operators: Operators of an ONNX graph.
     """
 
     format: Format
@@ -35,6 +37,7 @@ class ExportSettings:
     via: Via
     job: EngineJob | None = None
     limits: Limits | None = None
+    operators: Operators = Operators.STANDARD
 
 
 def choose_settings(checkpoint: Checkpoint, options: ExportOptions) -> ExportSettings:
@@ -46,6 +49,10 @@ def choose_settings(checkpoint: Checkpoint, options: ExportOptions) -> ExportSet
         AmpExportError: See `exporting.engines.prepare_engine`.
     """
     to, dtype = options.to, options.dtype
+    if options.operators is not Operators.STANDARD and to is not Format.ONNX:
+        raise RequestError(
+            f"--operators {options.operators} is for graphs that ONNX Runtime runs, not for --to {to}.\nLeave it out."
+        )
     if to is Format.TENSORRT:
         job = prepare_engine(options, checkpoint.config)
         opset = options.opset or job.choose_opset(checkpoint.config)
@@ -59,11 +66,17 @@ def choose_settings(checkpoint: Checkpoint, options: ExportOptions) -> ExportSet
             "ExecuTorch.\nGive --to tensorrt or --to executorch with them."
         )
     via = choose_via(checkpoint.config, options.via)
+    if options.operators is not Operators.STANDARD and via is not Via.DIRECT:
+        why = can_build(checkpoint.config) if options.via is not Via.TRACE else "--via trace is given."
+        raise RequestError(
+            f"--operators {options.operators} is for graphs that are built directly, and this one is traced: {why}\n"
+            "Leave it out."
+        )
     if to is Format.OPENVINO:
         from amp_export.exporters import openvino
 
         openvino.require_runtime()
-    return ExportSettings(to, dtype or Dtype.FLOAT32, options.opset or Opset.OPSET_23, via)
+    return ExportSettings(to, dtype or Dtype.FLOAT32, options.opset or Opset.OPSET_23, via, operators=options.operators)
 
 
 def _choose_program(checkpoint: Checkpoint, options: ExportOptions) -> Limits:

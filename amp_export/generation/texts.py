@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -195,22 +195,31 @@ def generate_texts(
         RequestError: A prompt has no tokens, or is too long for the model.
     """
     check_length([prompt.token_ids for prompt in prompts], rules.new_tokens, rules.context)
-    size = min(rules.batch, decoder.max_batch or rules.batch)
     done: list[_Batch] = []
-    for first in range(0, len(prompts), size):
-        batch = _Batch(tokenizer, prompts[first : first + size], rules, first, on_text)
+    for numbers in _divide(decoder, [len(prompt.token_ids) for prompt in prompts], rules.batch):
+        batch = _Batch(tokenizer, {number: prompts[number] for number in numbers}, rules, on_text)
         batch.run(decoder)
         done.append(batch)
         if on_progress is not None:
-            on_progress(first + len(batch.prompts), len(prompts))
+            on_progress(sum(len(each.prompts) for each in done), len(prompts))
+    texts = {number: text for batch in done for number, text in zip(batch.prompts, batch.texts, strict=True)}
     return GeneratedTexts(
         model,
         decoder.description,
-        tuple(text for batch in done for text in batch.texts),
+        tuple(texts[number] for number in range(len(prompts))),
         prefill_seconds=sum(batch.prefill_seconds for batch in done),
         decode_seconds=sum(batch.decode_seconds for batch in done),
         decode_tokens=sum(batch.decode_tokens for batch in done),
     )
+
+
+def _divide(decoder: Decoder, lengths: Sequence[int], batch: int) -> list[list[int]]:
+    """Return the numbers of the prompts to run together: in their order, or of one length if there is no padding."""
+    size = min(batch, decoder.max_batch or batch)
+    groups: dict[int, list[int]] = {}
+    for number, length in enumerate(lengths):
+        groups.setdefault(0 if decoder.takes_padding else length, []).append(number)
+    return [group[start : start + size] for group in groups.values() for start in range(0, len(group), size)]
 
 
 class _Batch:
@@ -219,31 +228,30 @@ class _Batch:
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
-        prompts: Sequence[Prompt],
+        prompts: Mapping[int, Prompt],
         rules: Rules,
-        first: int,
         on_text: OnText | None,
     ) -> None:
         self.prompts = prompts
         self.prefill_seconds = self.decode_seconds = 0.0
         self.decode_tokens = 0
         self._rules = rules
-        self._first = first
         self._on_text = on_text
         self._tokens: list[list[int]] = [[] for _ in prompts]
-        self._streams = [TextStream(tokenizer, prompt.token_ids, rules.stop) for prompt in prompts]
+        self._streams = [TextStream(tokenizer, prompt.token_ids, rules.stop) for prompt in prompts.values()]
+        self._numbers = list(prompts)
 
     def run(self, decoder: Decoder) -> None:
         """Generate the texts."""
         start = time.perf_counter()
         steps = generate(
             decoder,
-            [prompt.token_ids for prompt in self.prompts],
+            [prompt.token_ids for prompt in self.prompts.values()],
             new_tokens=self._rules.new_tokens,
             ends=self._rules.ends,
             sampling=self._rules.sampling,
             is_done=self._read,
-            first_text=self._first,
+            numbers=self._numbers,
         )
         next(steps, None)
         first = time.perf_counter()
@@ -255,7 +263,7 @@ class _Batch:
     @property
     def texts(self) -> Iterator[GeneratedText]:
         """The texts, as far as they are generated."""
-        for prompt, tokens, stream in zip(self.prompts, self._tokens, self._streams, strict=True):
+        for prompt, tokens, stream in zip(self.prompts.values(), self._tokens, self._streams, strict=True):
             is_full = len(tokens) == self._rules.new_tokens
             ending = Ending.STOP if stream.stopped else Ending.LENGTH if is_full else Ending.END
             yield GeneratedText(prompt.text, stream.text, len(prompt.token_ids), len(tokens), ending)
@@ -268,4 +276,4 @@ class _Batch:
 
     def _show(self, row: int, piece: str) -> None:
         if piece and self._on_text is not None:
-            self._on_text(self._first + row, piece)
+            self._on_text(self._numbers[row], piece)

@@ -91,6 +91,10 @@ DEFAULT_CASES = (
 )
 
 
+EVEN_BATCH = Case("batch of 3 texts of 11 tokens, 4 decode steps", (11, 11, 11), 4)
+"""What stands for the padded batches where a graph takes no padding."""
+
+
 def decoder_cases(config: ModelConfig) -> tuple[Case, ...]:
     """Return the default cases for a decoder, which cross all of its switches that are within reach.
 
@@ -123,7 +127,12 @@ def outgrows_cache(case: Case, cache_limit: int | None) -> bool:
 
 
 def cases_within(
-    cases: Iterable[Case], max_context: int, *, max_batch: int | None = None, one_at_a_time: bool = False
+    cases: Iterable[Case],
+    max_context: int,
+    *,
+    max_batch: int | None = None,
+    one_at_a_time: bool = False,
+    takes_padding: bool = True,
 ) -> tuple[Case, ...]:
     """Return the cases that fit a graph.
 
@@ -132,8 +141,10 @@ def cases_within(
         max_context: Maximum number of tokens of a text.
         max_batch: The largest batch, or None for any.
         one_at_a_time: Whether the graph accepts only single tokens after the prompt.
+        takes_padding: Whether texts of a batch may be padded.
     """
-    fitting = (case for case in cases if case.longest_text <= max_context)
+    fitting = (case for case in cases if takes_padding or len(set(case.prompt_lengths)) == 1)
+    fitting = (case for case in fitting if case.longest_text <= max_context)
     fitting = (case for case in fitting if max_batch is None or len(case.prompt_lengths) <= max_batch)
     return tuple(case for case in fitting if not (one_at_a_time and case.chunks))
 

@@ -15,6 +15,7 @@ from amp_export.exporters.models.encoder_decoder import GraphEncoderDecoder
 from amp_export.inputs.tokens import Floats, Integers, start_token, token_pool
 from amp_export.options import Dtype
 from amp_export.parity.decoder_cases import (
+    EVEN_BATCH,
     Case,
     Forward,
     cases_within,
@@ -115,7 +116,7 @@ def choose_suite(
     if left_out := [case.name for case in cases or () if case.name not in suite.names]:
         raise RequestError(
             f"The case {left_out[0]!r} does not fit the graph of {checkpoint}: its texts are longer, or its batch is "
-            "larger, than the graph or the model takes.\nShorten it, or leave it out."
+            "larger, than the graph or the model takes, or padded where it takes no padding.\nShorten or drop it."
         )
     if not suite.names:
         raise UnsupportedModelError(f"{checkpoint} does not accept texts that are long enough for a parity check.")
@@ -136,7 +137,11 @@ class DecoderSuite:
         self._pool = pool
         context = graph.max_context or config.context
         self._cases = cases_within(
-            cases or decoder_cases(config), context, max_batch=graph.max_batch, one_at_a_time=graph.one_at_a_time
+            cases or (*decoder_cases(config), *(() if graph.takes_padding else (EVEN_BATCH,))),
+            context,
+            max_batch=graph.max_batch,
+            one_at_a_time=graph.one_at_a_time,
+            takes_padding=graph.takes_padding,
         )
         self._continuation = choose_continuation(config, context)
         self.names = [case.name for case in self._cases]

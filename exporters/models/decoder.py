@@ -40,6 +40,8 @@ class Decoder(ABC):
         max_batch: The largest batch; None if there is no limit.
         max_context: The longest context; None if only the model limits it.
         one_at_a_time: Whether it takes only one token at a time after the prompt.
+        takes_padding: Whether texts of a batch may be padded on the left, or between prompt and further tokens. If not,
+            a batch of several texts also takes one token at a time after the prompts.
     """
 
     num_layers: int
@@ -49,6 +51,7 @@ class Decoder(ABC):
     max_batch: int | None = None
     max_context: int | None = None
     one_at_a_time: bool = False
+    takes_padding: bool = True
 
     @abstractmethod
     def forward(
@@ -123,6 +126,7 @@ class GraphDecoder(Decoder):
         self.num_layers = len(self._past_inputs) // 2
         self.dtype = floating_dtype(*next(iter(self._past_inputs.items())))
         self.threads, self.description = session.threads, session.description
+        self.takes_padding = session.takes_padding
         if session.limits is not None:
             self.max_batch, self.max_context = session.limits.max_batch, session.limits.max_context
 

@@ -26,7 +26,7 @@ def generate(
     ends: Collection[int] = (),
     sampling: Sampling = GREEDY,
     is_done: Callable[[int, Sequence[int]], bool] | None = None,
-    first_text: int = 0,
+    numbers: Sequence[int] | None = None,
 ) -> Iterator[dict[int, int]]:
     """Yield the next tokens of texts, step after step, until all have ended.
 
@@ -40,18 +40,24 @@ def generate(
         ends: Tokens that end a text; they are not yielded.
         sampling: How tokens are chosen.
         is_done: Called with a text's number and all its new tokens after each; whether the text ends there.
-        first_text: Number of the first text among all, which what is drawn for it depends on.
+        numbers: A number of each text, which what is drawn for it depends on; by default its place.
 
     Yields:
         The new token of each text that goes on, by its number in `prompts`.
 
     Raises:
-        RequestError: A prompt is empty, or with the new tokens longer than the decoder takes.
+        RequestError: A prompt is empty, or with the new tokens longer than the decoder takes; or prompts differ in
+            length, and the decoder takes no padding.
     """
     import numpy as np
 
     if not all(prompts):
         raise RequestError("A prompt has no tokens.\nGive at least a word.")
+    if not decoder.takes_padding and len(lengths := {len(prompt) for prompt in prompts}) > 1:
+        raise RequestError(
+            f"The prompts of a batch have {min(lengths)} to {max(lengths)} tokens, but this graph takes no padding.\n"
+            "Give those of one length together, or export with the operators of the standard: --operators standard."
+        )
     check_length(prompts, new_tokens, decoder.max_context)
     texts = [list(prompt) for prompt in prompts]
     given = [len(prompt) for prompt in prompts]
@@ -61,7 +67,8 @@ def generate(
         new_bs[row, longest - len(prompt) :], mask_bs[row, longest - len(prompt) :] = prompt, 1
     # transformers' `generate` gives padding the position 1, but it is masked
     positions_bs = (mask_bs.cumsum(axis=1) - 1).clip(min=0)
-    chooser, going, past = TokenChooser(sampling, len(texts), first=first_text), set(range(len(texts))), None
+    chooser = TokenChooser(sampling, numbers if numbers is not None else range(len(texts)))
+    going, past = set(range(len(texts))), None
     for _ in range(new_tokens):
         logits_bsv, past = decoder.forward(new_bs, mask_bs, positions_bs, past, logits_to_keep=1)
         chosen_b = chooser.choose(logits_bsv[:, -1], texts)

@@ -67,15 +67,14 @@ class TokenChooser:
 
     Args:
         sampling: The rules.
-        texts: Number of texts.
-        first: Number of the first text, which its random stream depends on.
+        numbers: A number of each text, which its random stream depends on.
     """
 
-    def __init__(self, sampling: Sampling, texts: int, *, first: int = 0) -> None:
+    def __init__(self, sampling: Sampling, numbers: Sequence[int]) -> None:
         import numpy as np
 
         self.sampling = sampling
-        self._streams = [np.random.default_rng((sampling.seed, first + number)) for number in range(texts)]
+        self._streams = [np.random.default_rng((sampling.seed, number)) for number in numbers]
 
     def choose(self, logits_bv: Floats, texts: Sequence[Sequence[int]]) -> Integers:
         """Return the next token of each text, int64 [batch].

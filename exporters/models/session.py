@@ -71,6 +71,7 @@ class Session(ABC):
         description: Name and version of the runtime.
         limits: The largest batch and context; None if there is no limit.
         context: The longest text in tokens that the graph has positions for; None if it does not say.
+        takes_padding: Whether texts of a batch may be padded.
     """
 
     inputs: Mapping[str, Port]
@@ -80,6 +81,7 @@ class Session(ABC):
     description: str
     limits: Limits | None = None
     context: int | None = None
+    takes_padding: bool = True
 
     @abstractmethod
     def to_value(self, array: Any, dtype: Dtype | None = None) -> Any:

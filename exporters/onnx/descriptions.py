@@ -10,7 +10,7 @@ import msgspec
 
 from amp_export.errors import ModelError
 from amp_export.exporters.models.session import Port
-from amp_export.options import Dtype, Opset
+from amp_export.options import Dtype, Operators, Opset
 
 if TYPE_CHECKING:
     import onnx
@@ -18,6 +18,15 @@ if TYPE_CHECKING:
 
 CONTEXT = "amp_export.context"
 """Entry of a graph's metadata: the longest text in tokens that it has positions for."""
+
+
+OPERATORS = "amp_export.operators"
+"""Entry of a graph's metadata: `Operators`, where they are not those of the standard."""
+
+
+def read_operators(metadata: Mapping[str, str]) -> Operators:
+    """Return which operators a graph has, by its metadata."""
+    return Operators(metadata.get(OPERATORS, Operators.STANDARD))
 
 
 def read_context(metadata: Mapping[str, str]) -> int | None:
@@ -35,6 +44,7 @@ class GraphDescription(msgspec.Struct, frozen=True, rename={"dtype": "precision"
         inputs: Inputs by name, without those that need not be given.
         outputs: Outputs by name.
         context: The longest text in tokens that it has positions for; None if it computes positions of any length.
+        operators: Its operators.
     """
 
     opset: Opset
@@ -42,6 +52,7 @@ class GraphDescription(msgspec.Struct, frozen=True, rename={"dtype": "precision"
     inputs: Mapping[str, Port]
     outputs: Mapping[str, Port]
     context: int | None = None
+    operators: Operators = Operators.STANDARD
 
 
 def describe_graph(graph: Path) -> GraphDescription:
@@ -65,10 +76,12 @@ def describe_graph(graph: Path) -> GraphDescription:
     dtype = returned_dtype(model)
     if dtype is None:
         raise ModelError(f"{graph} returns no floating-point numbers of a supported dtype.\nExport it again.")
-    context = read_context({entry.key: entry.value for entry in model.metadata_props})
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
     defaults = {tensor.name for tensor in model.graph.initializer}
     inputs = read_ports(value for value in model.graph.input if value.name not in defaults)
-    return GraphDescription(opset, dtype, inputs, read_ports(model.graph.output), context)
+    return GraphDescription(
+        opset, dtype, inputs, read_ports(model.graph.output), read_context(metadata), read_operators(metadata)
+    )
 
 
 def returned_dtype(model: onnx.ModelProto) -> Dtype | None:

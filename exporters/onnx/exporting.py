@@ -17,7 +17,7 @@ from amp_export.exporters.onnx.builder.graph import build_graph
 from amp_export.exporters.onnx.builder.weights import lay_out, write_weights
 from amp_export.exporters.onnx.genai import write_genai_config
 from amp_export.exporters.onnx.support import require_buildable
-from amp_export.options import Dtype, Opset
+from amp_export.options import Dtype, Operators, Opset
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ def export(
     *,
     dtype: Dtype = Dtype.FLOAT32,
     opset: Opset = Opset.OPSET_23,
+    operators: Operators = Operators.STANDARD,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> OnnxExport:
     """Export a decoder as one graph for prefill and decode, with config, tokenizer and genai_config.json next to it.
@@ -58,6 +59,7 @@ def export(
         folder: Folder to create; an existing folder must be empty.
         dtype: Dtype of weights, activations, KV cache and logits.
         opset: Version of the ONNX operators.
+        operators: Whether fused operators of ONNX Runtime may be used.
         on_progress: Called with the number of written layers and their total, after each.
 
     Raises:
@@ -73,13 +75,22 @@ def export(
 
     folder.mkdir(parents=True, exist_ok=True)
     stored = lay_out(checkpoint.config, checkpoint.widths, dtype)
-    model = build_graph(checkpoint.config, checkpoint.widths, stored, dtype=dtype, opset=opset, data_file=WEIGHTS)
+    model = build_graph(
+        checkpoint.config,
+        checkpoint.widths,
+        stored,
+        dtype=dtype,
+        opset=opset,
+        operators=operators,
+        data_file=WEIGHTS,
+    )
     (folder / GRAPH).write_bytes(model.SerializeToString())
     write_weights(checkpoint, stored, folder / WEIGHTS, dtype=dtype, on_progress=on_progress)
     write_config(folder, checkpoint.raw_config)
     copy_files(checkpoint.companions(), folder, base=checkpoint.path)
     name_tokenizer_class(folder)
-    write_genai_config(checkpoint, folder, graph=GRAPH)
+    inputs = [entry.name for entry in model.graph.input]
+    write_genai_config(checkpoint, folder, graph=GRAPH, inputs=inputs, operators=operators)
     return OnnxExport(
         folder=folder,
         dtype=dtype,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from amp_export.checkpoints.reading import Checkpoint
 from amp_export.documents import convert, parse_json, read_text
 from amp_export.errors import ModelError
+from amp_export.options import Operators
 
 GENAI_CONFIG = "genai_config.json"
 
@@ -28,13 +29,17 @@ _SEARCH_FIELDS = ("do_sample", "temperature", "top_k", "top_p", "repetition_pena
 """Fields of generation_config.json that onnxruntime-genai knows under the same names."""
 
 
-def write_genai_config(checkpoint: Checkpoint, folder: Path, *, graph: str) -> bool:
+def write_genai_config(
+    checkpoint: Checkpoint, folder: Path, *, graph: str, inputs: Collection[str], operators: Operators
+) -> bool:
     """Write genai_config.json for onnxruntime-genai 0.18, if such a file can describe the model.
 
     Args:
         checkpoint: Exported checkpoint.
         folder: Folder of the export.
         graph: File name of the graph in that folder.
+        inputs: Names of its inputs.
+        operators: Its operators.
 
     Returns:
         Whether the file was written. It is not if the model has no end-of-sequence token.
@@ -46,8 +51,8 @@ def write_genai_config(checkpoint: Checkpoint, folder: Path, *, graph: str) -> b
     if generation.get("eos_token_id") is None:
         return False
     content = {
-        "model": _describe_model(checkpoint, generation, graph),
-        "search": _describe_search(checkpoint, generation),
+        "model": _describe_model(checkpoint, generation, graph, inputs),
+        "search": _describe_search(checkpoint, generation, operators),
     }
     (folder / GENAI_CONFIG).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return True
@@ -64,7 +69,9 @@ def read_generation(raw_config: Mapping[str, Any], path: Path) -> dict[str, Any]
     return {**described, **_read_generation_config(path)}
 
 
-def _describe_model(checkpoint: Checkpoint, generation: Mapping[str, Any], graph: str) -> dict[str, Any]:
+def _describe_model(
+    checkpoint: Checkpoint, generation: Mapping[str, Any], graph: str, inputs: Collection[str]
+) -> dict[str, Any]:
     config = checkpoint.config
     end = generation["eos_token_id"]
     tokens = {
@@ -89,9 +96,7 @@ def _describe_model(checkpoint: Checkpoint, generation: Mapping[str, Any], graph
             "num_attention_heads": max(widths.query_heads for widths in checkpoint.widths),
             "num_key_value_heads": max(widths.key_value_heads for widths in checkpoint.widths),
             "inputs": {
-                "input_ids": "input_ids",
-                "attention_mask": "attention_mask",
-                "position_ids": "position_ids",
+                **{name: name for name in ("input_ids", "attention_mask", "position_ids") if name in inputs},
                 "past_key_names": "past_key_values.%d.key",
                 "past_value_names": "past_key_values.%d.value",
             },
@@ -104,10 +109,11 @@ def _describe_model(checkpoint: Checkpoint, generation: Mapping[str, Any], graph
     }
 
 
-def _describe_search(checkpoint: Checkpoint, generation: Mapping[str, Any]) -> dict[str, Any]:
+def _describe_search(checkpoint: Checkpoint, generation: Mapping[str, Any], operators: Operators) -> dict[str, Any]:
     chosen = {name: generation[name] for name in _SEARCH_FIELDS if generation.get(name) is not None}
-    # the graph returns the KV cache in a new buffer of exactly its length
-    return {"max_length": _context(checkpoint), "past_present_share_buffer": False, **chosen}
+    # other operators return the KV cache in a new buffer of exactly its length
+    shares = operators is Operators.ONNXRUNTIME
+    return {"max_length": _context(checkpoint), "past_present_share_buffer": shares, **chosen}
 
 
 def _context(checkpoint: Checkpoint) -> int:

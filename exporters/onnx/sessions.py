@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from amp_export.errors import ModelError, RequestError, UnsupportedModelError
 from amp_export.exporters.files import exported_files
 from amp_export.exporters.models.session import Port, Session
-from amp_export.exporters.onnx.descriptions import read_context
+from amp_export.exporters.onnx.descriptions import read_context, read_operators
 from amp_export.exporters.onnx.values import to_float32, to_value
 from amp_export.extras import require_extra
-from amp_export.options import Format
+from amp_export.options import Format, Operators
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, OrtValue
@@ -118,7 +118,9 @@ class OnnxSession(Session):
         self.options = frozenset(entry.name for entry in session.get_overridable_initializers())
         self.threads = threads
         self.description = describe_runtime(session)
-        self.context = read_context(session.get_modelmeta().custom_metadata_map)
+        metadata = session.get_modelmeta().custom_metadata_map
+        self.context = read_context(metadata)
+        self.takes_padding = read_operators(metadata) is Operators.STANDARD
         self._on_gpu = session.get_providers()[0] != CPU_PROVIDER
 
     def to_value(self, array: Any, dtype: Dtype | None = None) -> OrtValue:

@@ -142,6 +142,17 @@ def test_each_text_says_why_it_ended() -> None:
     assert found.tokens_per_second is not None
 
 
+def test_without_padding_prompts_of_one_length_run_together() -> None:
+    tokenizer: Any = ByteTokenizer()
+    prompts = [Prompt(str(number), (0,) * length) for number, length in enumerate((1, 3, 1, 2, 1))]
+    # in the order in which they run: those of 1 token, two at a time, of 3, of 2
+    decoder = Script(b"a", b"c", b"e", b"b", b"d")
+    decoder.takes_padding = False
+    found = generate_texts(decoder, tokenizer, prompts, Rules(new_tokens=5, ends=frozenset({299}), batch=2), model="m")
+    assert decoder.batches == [2, 1, 1, 1]
+    assert [text.text for text in found.texts] == ["a", "b", "c", "d", "e"]
+
+
 def test_a_text_that_ends_at_once_has_no_speed() -> None:
     tokenizer: Any = ByteTokenizer()
     rules = Rules(new_tokens=5, ends=frozenset({299}))

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from amp_export.architectures import HeadNorms, LayerWidths, Layout, NormSpan
+from amp_export.architectures import HeadNorms, LayerWidths, Layout, Learned, NormSpan
 from amp_export.exporters.onnx.builder.layers import Parts
+from amp_export.exporters.onnx.builder.masks import add_masks, mask_name
+from amp_export.exporters.onnx.builder.onnxruntime import (
+    GroupQueryFacts,
+    GroupQueryParts,
+    add_group_query_attention,
+    add_lengths,
+    can_rotate,
+)
 from amp_export.exporters.onnx.builder.opset20 import AttentionParts, add_attention, add_rotation, add_rotation_rows
 from amp_export.exporters.onnx.builder.rotary import Rope, ropes
 
@@ -15,10 +24,34 @@ from amp_export.exporters.onnx.builder.rotary import Rope, ropes
 class Attention(Parts):
     """Adds attentions to a graph."""
 
-    def add(self, layer: int, widths: LayerWidths, hidden: str, mask: str) -> str:
+    def add(self, layer: int, widths: LayerWidths, hidden: str) -> str:
         """Add the attention of a layer, and append its keys and values to the KV cache."""
         scope = f"{self.config.architecture.layers}.{layer}"
-        queries, keys, values = self._add_projections(scope, widths, hidden)
+        projected = self._add_projections(scope, widths, hidden)
+        attend = self._add_fused if self.graph.is_fused else self._add_standard
+        joined = attend(layer, scope, widths, projected)
+        return self.add_linear(scope, self.config.architecture.attention.output, joined)
+
+    @property
+    def takes_positions(self) -> bool:
+        """Whether the graph takes `position_ids`: fused attentions count positions themselves."""
+        learned = isinstance(self.computation.positions, Learned)
+        return learned or not self.graph.is_fused or not all(map(self._is_rotated_inside, self._ropes.values()))
+
+    def prepare(self) -> None:
+        """Add what all layers share: masks, or lengths for fused attentions, and the rows of rotary caches."""
+        if self.graph.is_fused:
+            add_lengths(self.graph)
+        else:
+            for mask in add_masks(self.graph, self.config.sliding_windows).values():
+                if self._is_spelled_out:
+                    # an axis for the query heads of a group
+                    self.graph.add("Unsqueeze", mask, self.graph.integers(2), output=f"{mask}.of_group")
+        self._prepare_positions()
+
+    def _add_standard(self, layer: int, scope: str, widths: LayerWidths, projected: Sequence[str]) -> str:
+        """Add Attention over the heads, [batch, heads, sequence, head_dim], and return its result by token."""
+        queries, keys, values = projected
         queries = self._add_heads(queries, widths.query_heads, norm=self._norm_name(scope, "query"))
         keys = self._add_heads(keys, widths.key_value_heads, norm=self._norm_name(scope, "key"))
         values = self._add_heads(values, widths.key_value_heads)
@@ -26,10 +59,11 @@ class Attention(Parts):
             queries, keys = (self._add_rotation(heads, self._ropes[kind]) for heads in (queries, keys))
         keys = self._add_to_past(layer, "key", keys)
         values = self._add_to_past(layer, "value", values)
+        mask = mask_name(self.config.sliding_windows[layer])
         if self._is_spelled_out:
             attended = add_attention(
                 self.graph,
-                AttentionParts(queries, keys, values, mask),
+                AttentionParts(queries, keys, values, f"{mask}.of_group"),
                 widths,
                 head_dim=self.config.head_dim,
                 scale=self._scale(layer),
@@ -46,10 +80,76 @@ class Attention(Parts):
             )
         joined = self.graph.add("Transpose", attended, output=f"{attended}.by_token", perm=[0, 2, 1, 3])
         shape = self.graph.integers(0, 0, widths.query_heads * self.config.head_dim)
-        joined = self.graph.add("Reshape", joined, shape, output=f"{attended}.joined")
-        return self.add_linear(scope, self.config.architecture.attention.output, joined)
+        return self.graph.add("Reshape", joined, shape, output=f"{attended}.joined")
 
-    def prepare_positions(self) -> None:
+    def _add_fused(self, layer: int, scope: str, widths: LayerWidths, projected: Sequence[str]) -> str:
+        """Add GroupQueryAttention, which appends to the KV cache itself, and rotates where its kernel can."""
+        if self._is_by_group:
+            counts = (widths.query_heads, widths.key_value_heads, widths.key_value_heads)
+            projected = [
+                self._add_join(part, count, output=f"{part}.joined")
+                for part, count in zip(projected, counts, strict=True)
+            ]
+        queries, keys, values = projected
+        queries = self._add_head_norm(queries, widths.query_heads, norm=self._norm_name(scope, "query"))
+        keys = self._add_head_norm(keys, widths.key_value_heads, norm=self._norm_name(scope, "key"))
+        kind = self.config.layer_ropes[layer]
+        rope = self._ropes[kind] if kind is not None else None
+        is_inside = rope is not None and self._is_rotated_inside(rope)
+        if rope is not None and not is_inside:
+            queries = self._add_rotation_by_token(queries, widths.query_heads, rope)
+            keys = self._add_rotation_by_token(keys, widths.key_value_heads, rope)
+        field = self.computation.attention_softcap
+        return add_group_query_attention(
+            self.graph,
+            GroupQueryParts(queries, keys, values, *self._past(layer)),
+            widths,
+            GroupQueryFacts(
+                scale=self._scale(layer),
+                rope=rope if is_inside else None,
+                interleaved=self._is_interleaved,
+                window=self.config.sliding_windows[layer],
+                softcap=self.config.fields[field] if field is not None else None,
+            ),
+            presents=(f"present.{layer}.key", f"present.{layer}.value"),
+            output=f"{scope}.attention",
+        )
+
+    def _is_rotated_inside(self, rope: Rope) -> bool:
+        """Whether GroupQueryAttention rotates; it has no frequencies that switch."""
+        return not rope.switches and can_rotate(self.config.head_dim, rope.dimensions)
+
+    def _past(self, layer: int) -> tuple[str, str]:
+        return f"past_key_values.{layer}.key", f"past_key_values.{layer}.value"
+
+    def _add_head_norm(self, projected: str, heads: int, *, norm: str | None) -> str:
+        """Add the norm of heads if there is one, to a projection [batch, sequence, heads x head_dim]."""
+        if norm is None or self._head_norms is None:
+            return projected
+        if self._head_norms.span is NormSpan.ALL_HEADS:
+            return self.add_norm(norm, projected)
+        split = self._add_split(projected, heads)
+        is_own = self._head_norms.span is NormSpan.HEAD_OF_ITS_OWN
+        split = self.add_norm_of_each_head(norm, split) if is_own else self.add_norm(norm, split)
+        return self._add_join(split, heads, output=f"{norm}.joined")
+
+    def _add_rotation_by_token(self, projected: str, heads: int, rope: Rope) -> str:
+        """Rotate the heads of a projection [batch, sequence, heads x head_dim]."""
+        split = self.graph.add(
+            "Transpose", self._add_split(projected, heads), output=f"{projected}.heads", perm=[0, 2, 1, 3]
+        )
+        rotated = self._add_rotation(split, rope)
+        rotated = self.graph.add("Transpose", rotated, output=f"{rotated}.by_token", perm=[0, 2, 1, 3])
+        return self._add_join(rotated, heads, output=f"{rotated}.joined")
+
+    def _add_split(self, projected: str, heads: int) -> str:
+        shape = self.graph.integers(0, 0, heads, self.config.head_dim)
+        return self.graph.add("Reshape", projected, shape, output=f"{projected}.split")
+
+    def _add_join(self, split: str, heads: int, *, output: str) -> str:
+        return self.graph.add("Reshape", split, self.graph.integers(0, 0, heads * self.config.head_dim), output=output)
+
+    def _prepare_positions(self) -> None:
         """Add the rows of the rotary caches at the positions of the batch.
 
         If the frequencies switch, the caches have two halves: the second is for texts beyond the original context. The
@@ -57,6 +157,8 @@ class Attention(Parts):
         5.24.
         """
         for rope in self._ropes.values():
+            if self.graph.is_fused and self._is_rotated_inside(rope):
+                continue
             if rope.switches:
                 scope, original = rope.cos_cache, int(rope.parameters["original_max_position_embeddings"])
                 last = self.graph.add("ReduceMax", "position_ids", output=f"{scope}.last", keepdims=0)
@@ -67,12 +169,6 @@ class Attention(Parts):
             if not self.graph.knows("RotaryEmbedding"):
                 for cache in (rope.cos_cache, rope.sin_cache):
                     add_rotation_rows(self.graph, cache, self._positions(rope), interleaved=self._is_interleaved)
-
-    def prepare_mask(self, mask: str) -> str:
-        """Return the attention mask, with an axis for the query heads of a group if attention takes several nodes."""
-        if not self._is_spelled_out:
-            return mask
-        return self.graph.add("Unsqueeze", mask, self.graph.integers(2), output=f"{mask}.of_group")
 
     @functools.cached_property
     def _ropes(self) -> dict[str, Rope]:
@@ -101,6 +197,12 @@ class Attention(Parts):
         scale = 1.0 if fact.switch is not None and not fields[fact.switch] else self.config.factor(fact.factor)
         return scale / (layer + 1) if fact.by_layer is not None and fields[fact.by_layer] else scale
 
+    @property
+    def _is_by_group(self) -> bool:
+        """Whether one projection computes queries, keys and values, those of each group together."""
+        (first, *_) = self.config.architecture.attention.inputs
+        return first.layout is Layout.GROUPS
+
     def _add_projections(self, scope: str, widths: LayerWidths, hidden: str) -> list[str]:
         """Add the projections to queries, keys and values, whose heads lie on the last axis or the last two."""
         attention, head_dim = self.config.architecture.attention, self.config.head_dim
@@ -109,7 +211,7 @@ class Attention(Parts):
         (projection,) = attention.inputs
         fused = self.add_linear(scope, projection, hidden)
         groups = 1
-        if projection.layout is Layout.GROUPS:
+        if self._is_by_group:
             groups = widths.key_value_heads
             shape = self.graph.integers(0, 0, groups, (widths.query_group + 2) * head_dim)
             fused = self.graph.add("Reshape", fused, shape, output=f"{fused}.groups")
@@ -122,8 +224,7 @@ class Attention(Parts):
         span = self._head_norms.span if self._head_norms is not None and norm is not None else None
         if norm is not None and span is NormSpan.ALL_HEADS:
             projected = self.add_norm(norm, projected)
-        shape = self.graph.integers(0, 0, heads, self.config.head_dim)
-        split = self.graph.add("Reshape", projected, shape, output=f"{projected}.split")
+        split = self._add_split(projected, heads)
         if norm is not None and span is NormSpan.HEAD:
             split = self.add_norm(norm, split)
         if norm is not None and span is NormSpan.HEAD_OF_ITS_OWN:

@@ -15,11 +15,10 @@ from amp_export.exporters.models.ports import LOGITS, LOGITS_TO_KEEP
 from amp_export.exporters.onnx.builder.activations import activation_of, add_activation
 from amp_export.exporters.onnx.builder.attention import Attention
 from amp_export.exporters.onnx.builder.layers import Parts
-from amp_export.exporters.onnx.builder.masks import add_masks
 from amp_export.exporters.onnx.builder.nodes import Graph, ValueKind
 from amp_export.exporters.onnx.builder.weights import StoredTensor
-from amp_export.exporters.onnx.descriptions import CONTEXT
-from amp_export.options import Dtype, Opset
+from amp_export.exporters.onnx.descriptions import CONTEXT, OPERATORS
+from amp_export.options import Dtype, Operators, Opset
 
 if TYPE_CHECKING:
     import onnx
@@ -37,6 +36,7 @@ def build_graph(
     *,
     dtype: Dtype,
     opset: Opset,
+    operators: Operators = Operators.STANDARD,
     data_file: str,
 ) -> onnx.ModelProto:
     """Build the graph of a decoder.
@@ -54,30 +54,33 @@ def build_graph(
         stored: Layout of the weights in the data file, from `lay_out`.
         dtype: Dtype of weights, activations, KV cache and logits.
         opset: Version of the operators.
+        operators: Whether fused operators of ONNX Runtime may be used. Then positions are those of the tokens in their
+            text, `position_ids` is no input unless a RoPE switches its frequencies, and a text has no padding.
         data_file: Name of the data file, in the same folder as the graph.
     """
-    graph = Graph(stored, dtype=dtype, data_file=data_file, opset=opset)
-    _declare(graph, config, widths)
-    decoder = _Decoder(graph, config)
+    graph = Graph(stored, dtype=dtype, data_file=data_file, opset=opset, operators=operators)
     attention = Attention(graph, config)
-    masks = {window: attention.prepare_mask(mask) for window, mask in add_masks(graph, config.sliding_windows).items()}
-    attention.prepare_positions()
-    hidden = decoder.add_embedding()
-    for layer, (layer_widths, window) in enumerate(zip(widths, config.sliding_windows, strict=True)):
-        hidden = decoder.add_layer(attention, layer, layer_widths, hidden, masks[window])
-    decoder.add_head(hidden)
+    _declare(graph, config, widths, takes_positions=attention.takes_positions)
+    decoder = _Decoder(graph, config)
+    attention.prepare()
+    stream = Stream(decoder.add_embedding())
+    for layer, layer_widths in enumerate(widths):
+        stream = decoder.add_layer(attention, layer, layer_widths, stream)
+    decoder.add_head(decoder.add_up(stream))
     name = config.architecture.class_name
     description = (
         f"{name} with {len(widths)} layers in {dtype}; one graph for prefill and decode, of texts of up to "
         f"{config.context} tokens"
     )
-    return graph.to_model(name=name, description=description, metadata={CONTEXT: str(config.context)})
+    metadata = {CONTEXT: str(config.context), **({OPERATORS: operators.value} if graph.is_fused else {})}
+    return graph.to_model(name=name, description=description, metadata=metadata)
 
 
-def _declare(graph: Graph, config: ModelConfig, widths: Sequence[LayerWidths]) -> None:
+def _declare(graph: Graph, config: ModelConfig, widths: Sequence[LayerWidths], *, takes_positions: bool) -> None:
     graph.declare_input("input_ids", ["batch_size", "sequence_length"], kind=ValueKind.INTEGER)
     graph.declare_input("attention_mask", ["batch_size", "total_sequence_length"], kind=ValueKind.INTEGER)
-    graph.declare_input("position_ids", ["batch_size", "sequence_length"], kind=ValueKind.INTEGER)
+    if takes_positions:
+        graph.declare_input("position_ids", ["batch_size", "sequence_length"], kind=ValueKind.INTEGER)
     graph.declare_option(LOGITS_TO_KEEP, 0)
     graph.declare_output(LOGITS, ["batch_size", "kept_length", config.vocab_size])
     for layer, layer_widths in enumerate(widths):
@@ -87,6 +90,21 @@ def _declare(graph: Graph, config: ModelConfig, widths: Sequence[LayerWidths]) -
             graph.declare_input(f"past_key_values.{layer}.{part}", past, kind=ValueKind.FLOAT)
             present: Shape = ["batch_size", heads, "total_sequence_length", config.head_dim]
             graph.declare_output(f"present.{layer}.{part}", present)
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A residual stream, whose last addition may be left to the norm that follows.
+
+    Attributes:
+        value: What was added up so far.
+        update: What is still to be added, or None.
+        name: Name of the sum.
+    """
+
+    value: str
+    update: str | None = None
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -109,21 +127,42 @@ class _Decoder(Parts):
         positions = self.graph.add("Gather", table, rows, output=learned.embedding, axis=0)
         return self.graph.add("Add", hidden, positions, output=f"{name}.placed")
 
-    def add_layer(self, attention: Attention, layer: int, widths: LayerWidths, hidden: str, mask: str) -> str:
+    def add_layer(self, attention: Attention, layer: int, widths: LayerWidths, stream: Stream) -> Stream:
         """Add a layer, with the residual connections around attention and MLP."""
         scope = f"{self.config.architecture.layers}.{layer}"
         order = self.config.order
-        normed = self._add_norm_if_any(scope, order.before_attention, hidden)
-        attended = attention.add(layer, widths, normed, mask)
+        hidden, normed = self._settle(stream, scope, order.before_attention)
+        attended = attention.add(layer, widths, normed)
         attended = self._add_norm_if_any(scope, order.after_attention, attended)
         attended = self.add_factor(self.computation.residual_factor, attended, output=f"{scope}.attention.scaled")
-        between = self.graph.add("Add", hidden, attended, output=f"{scope}.after_attention")
-        if not (order.parallel and order.before_mlp == order.before_attention):
-            normed = self._add_norm_if_any(scope, order.before_mlp, hidden if order.parallel else between)
+        between = Stream(hidden, attended, name=f"{scope}.after_attention")
+        if not order.parallel:
+            hidden, normed = self._settle(between, scope, order.before_mlp)
+            between = Stream(hidden)
+        elif order.before_mlp != order.before_attention:
+            normed = self._add_norm_if_any(scope, order.before_mlp, hidden)
         made = self._add_mlp(scope, widths, normed)
         made = self._add_norm_if_any(scope, order.after_mlp, made)
         made = self.add_factor(self.computation.residual_factor, made, output=f"{scope}.mlp.scaled")
-        return self.graph.add("Add", between, made, output=scope)
+        return Stream(self.add_up(between), made, name=scope)
+
+    def add_up(self, stream: Stream) -> str:
+        """Add the addition that a residual stream waits for, if any."""
+        if stream.update is None:
+            return stream.value
+        return self.graph.add("Add", stream.value, stream.update, output=stream.name)
+
+    def _settle(self, stream: Stream, scope: str, norm: str | None) -> tuple[str, str]:
+        """Add up a residual stream, and add the norm over it if there is one: in one node where the runtime has it.
+
+        Returns:
+            The stream, and its norm.
+        """
+        if stream.update is None or norm is None or not self.graph.is_fused:
+            hidden = self.add_up(stream)
+            return hidden, self._add_norm_if_any(scope, norm, hidden)
+        normed = self.add_norm_of_sum(f"{scope}.{norm}", stream.value, stream.update, total=stream.name)
+        return stream.name, normed
 
     def add_head(self, hidden: str) -> None:
         """Add the final norm and the LM head, which shares the weight of tied embeddings.

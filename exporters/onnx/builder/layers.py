@@ -40,6 +40,15 @@ class Parts:
         bias = [self.graph.weight(f"{name}.bias")] if self.graph.has_weight(f"{name}.bias") else []
         return self._normalize(value, weight, *bias, output=name)
 
+    def add_norm_of_sum(self, name: str, value: str, update: str, *, total: str) -> str:
+        """Add a sum and the norm over it as one node, which returns both; the sum is named `total`."""
+        weight = self.graph.weight(f"{name}.weight")
+        bias = [self.graph.weight(f"{name}.bias")] if self.graph.has_weight(f"{name}.bias") else []
+        operator = "Skip" + ("" if self.computation.norm is NormKind.LAYER else "Simplified") + "LayerNormalization"
+        outputs = [name, "", "", total]
+        self.graph.add_fused(operator, value, update, weight, *bias, outputs=outputs, epsilon=self._epsilon)
+        return name
+
     def add_norm_of_each_head(self, name: str, value: str) -> str:
         """Add a norm over the last axis, with a row of weights for each head of [batch, sequence, heads, head_dim].
 
@@ -66,11 +75,15 @@ class Parts:
         bounded = self.graph.add("Tanh", share, output=f"{output}.bounded")
         return self.graph.add("Mul", bounded, cap, output=output)
 
+    @property
+    def _epsilon(self) -> float:
+        named = self.computation.epsilon
+        return float(self.config.fields[named] if isinstance(named, str) else named)
+
     def _normalize(self, value: str, *weights: str, output: str) -> str:
         """Add a norm, whose mean is computed in float32 for every dtype, as in transformers."""
         operator = "LayerNormalization" if self.computation.norm is NormKind.LAYER else "RMSNormalization"
-        named = self.computation.epsilon
-        epsilon = float(self.config.fields[named] if isinstance(named, str) else named)
+        epsilon = self._epsilon
         if not self.graph.knows(operator):
             (weight,) = weights
             return add_rms_norm(self.graph, value, weight, epsilon=epsilon, output=output)

@@ -29,7 +29,7 @@ def add_masks(graph: Graph, windows: Iterable[int | None]) -> dict[int | None, s
 
     masks: dict[int | None, str] = {}
     for window in dict.fromkeys(windows):
-        scope = "mask.full" if window is None else f"mask.window_{window}"
+        scope = mask_name(window)
         reach = causal
         if window is not None:
             before = graph.add("Sub", queries, graph.integer(window), output=f"{scope}.before")
@@ -38,6 +38,11 @@ def add_masks(graph: Graph, windows: Iterable[int | None]) -> dict[int | None, s
         seen = graph.add("And", reach, tokens, output=f"{scope}.seen")
         masks[window] = graph.add("Or", seen, itself, output=scope)
     return masks
+
+
+def mask_name(window: int | None) -> str:
+    """Return the name of the mask of a window; None is full attention."""
+    return "mask.full" if window is None else f"mask.window_{window}"
 
 
 def _add_places(graph: Graph) -> tuple[str, str]:

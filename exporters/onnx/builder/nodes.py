@@ -8,13 +8,17 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from amp_export.exporters.onnx.builder.weights import StoredTensor
-from amp_export.options import Dtype, Opset
+from amp_export.options import Dtype, Operators, Opset
 
 if TYPE_CHECKING:
     import onnx
 
     Attribute = int | float | str | Sequence[int]
     Shape = Sequence[int | str]
+
+
+ONNXRUNTIME_DOMAIN = "com.microsoft"
+"""Domain of the operators that ONNX Runtime adds to the standard."""
 
 
 class ValueKind(enum.Enum):
@@ -32,16 +36,26 @@ class Graph:
         dtype: Dtype of all values that are neither integers nor booleans.
         data_file: Name of the data file, in the same folder as the graph.
         opset: Version of its operators.
+        operators: Whether it may have those of ONNX Runtime, too.
 
     Attributes:
         dtype: As given.
         opset: As given.
+        is_fused: Whether it may have ONNX Runtime's operators.
     """
 
-    def __init__(self, stored: Sequence[StoredTensor], *, dtype: Dtype, data_file: str, opset: Opset) -> None:
-
+    def __init__(
+        self,
+        stored: Sequence[StoredTensor],
+        *,
+        dtype: Dtype,
+        data_file: str,
+        opset: Opset,
+        operators: Operators = Operators.STANDARD,
+    ) -> None:
         self.dtype = dtype
         self.opset = opset
+        self.is_fused = operators is Operators.ONNXRUNTIME
         self._stored = {tensor.name: tensor for tensor in stored}
         self._data_file = data_file
         self._dtype = _onnx_type(dtype)
@@ -58,6 +72,15 @@ class Graph:
         node.attribute.extend(helper.make_attribute(name, value) for name, value in attributes.items())
         self._nodes.append(node)
         return output
+
+    def add_fused(self, operator: str, *inputs: str, outputs: Sequence[str], **attributes: Attribute) -> None:
+        """Add a node with an operator of ONNX Runtime, named after its first output; "" leaves an output out."""
+        from onnx import helper
+
+        assert self.is_fused, f"{operator} is not an operator of the standard"
+        node = helper.make_node(operator, inputs, outputs, name=outputs[0], domain=ONNXRUNTIME_DOMAIN)
+        node.attribute.extend(helper.make_attribute(name, value) for name, value in attributes.items())
+        self._nodes.append(node)
 
     def knows(self, operator: str) -> bool:
         """Return whether the graph's opset has an operator."""
@@ -77,6 +100,12 @@ class Graph:
         if dtype is (source or self.dtype):
             return value
         return self.add("Cast", value, output=output, to=_onnx_type(dtype))
+
+    def to_int32(self, value: str, *, output: str) -> str:
+        """Cast integers to int32, which ONNX Runtime's operators take."""
+        from onnx import TensorProto
+
+        return self.add("Cast", value, output=output, to=TensorProto.INT32)
 
     def split(self, value: str, sizes: Sequence[int], *, outputs: Sequence[str]) -> Sequence[str]:
         """Split the last axis of a value into parts of these sizes."""
@@ -163,7 +192,10 @@ class Graph:
             producer_version=__version__,
             doc_string=description,
             ir_version=self.opset.ir_version,
-            opset_imports=[helper.make_opsetid("", self.opset.version)],
+            opset_imports=[
+                helper.make_opsetid("", self.opset.version),
+                *([helper.make_opsetid(ONNXRUNTIME_DOMAIN, 1)] if self.is_fused else []),
+            ],
         )
         helper.set_model_props(model, dict(metadata))
         return model

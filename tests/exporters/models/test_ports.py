@@ -23,7 +23,8 @@ FOLDER = Path("out/onnx")
 def session(inputs: list[str], outputs: list[str]) -> Any:
     ports = {name: TOKENS if name.endswith(("ids", "mask")) else FLOATS for name in inputs}
     found = dict.fromkeys(outputs, FLOATS)
-    return SimpleNamespace(inputs=ports, outputs=found, threads=1, description="none", limits=None, context=None)
+    facts = {"threads": 1, "description": "none", "limits": None, "context": None, "takes_padding": True}
+    return SimpleNamespace(inputs=ports, outputs=found, **facts)
 
 
 DECODER = (

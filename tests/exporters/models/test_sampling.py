@@ -62,7 +62,7 @@ def test_the_penalty_is_that_of_transformers(seed: int, penalty: float, text: li
 @given(seed=st.integers(0, 10_000), sampling=SAMPLINGS)
 def test_what_is_cut_off_is_never_drawn(seed: int, sampling: Sampling) -> None:
     logits_bv = draw_logits(seed, 4, 30)
-    chosen_b = TokenChooser(sampling, 4).choose(logits_bv, [[]] * 4)
+    chosen_b = TokenChooser(sampling, range(4)).choose(logits_bv, [[]] * 4)
     assert (np.take_along_axis(probabilities(logits_bv, sampling), chosen_b[:, None], axis=1) > 0).all()
 
 
@@ -70,7 +70,7 @@ def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:
     sampling = Sampling(temperature=1.3, top_k=6, min_p=0.02)
     logits_1v = draw_logits(3, 1, 20)
     expected_v = probabilities(logits_1v, sampling)[0]
-    chooser, draws = TokenChooser(sampling, 1), 20_000
+    chooser, draws = TokenChooser(sampling, [0]), 20_000
     found_v = np.bincount([int(chooser.choose(logits_1v, [[]])[0]) for _ in range(draws)], minlength=20) / draws
     # four standard errors
     assert (np.abs(found_v - expected_v) <= 4 * np.sqrt(expected_v * (1 - expected_v) / draws)).all()
@@ -80,7 +80,7 @@ def test_what_is_drawn_for_a_text_depends_on_the_seed_and_its_number_alone() -> 
     logits_bv = np.repeat(draw_logits(1, 1, 50), 3, axis=0)
 
     def draw(*, seed: int, texts: int, first: int = 0) -> Any:
-        chooser = TokenChooser(Sampling(temperature=2.0, seed=seed), texts, first=first)
+        chooser = TokenChooser(Sampling(temperature=2.0, seed=seed), range(first, first + texts))
         return np.array([chooser.choose(logits_bv[:texts], [[]] * texts) for _ in range(20)])
 
     together = draw(seed=0, texts=3)
@@ -92,7 +92,9 @@ def test_what_is_drawn_for_a_text_depends_on_the_seed_and_its_number_alone() -> 
 
 def test_a_temperature_of_0_takes_the_most_likely_token() -> None:
     logits_bv = draw_logits(0, 5, 30)
-    np.testing.assert_array_equal(TokenChooser(Sampling(), 5).choose(logits_bv, [[]] * 5), logits_bv.argmax(axis=1))
+    np.testing.assert_array_equal(
+        TokenChooser(Sampling(), range(5)).choose(logits_bv, [[]] * 5), logits_bv.argmax(axis=1)
+    )
 
 
 @pytest.mark.parametrize(

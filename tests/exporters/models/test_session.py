@@ -13,7 +13,9 @@ from amp_export.exporters.models.session import Port
 
 
 def session(inputs: dict[str, Port], outputs: dict[str, Port]) -> Any:
-    return SimpleNamespace(inputs=inputs, outputs=outputs, threads=1, description="none", limits=None)
+    return SimpleNamespace(
+        inputs=inputs, outputs=outputs, threads=1, description="none", limits=None, takes_padding=True
+    )
 
 
 def test_a_graph_of_integers_is_refused() -> None:

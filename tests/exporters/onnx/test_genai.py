@@ -14,6 +14,7 @@ from amp_export.architectures import LayerWidths
 from amp_export.checkpoints.reading import Checkpoint, open_checkpoint
 from amp_export.errors import ModelError
 from amp_export.exporters.onnx import export, run
+from amp_export.options import Operators
 from tests.support.tiny_models import BUILDABLE, save_tiny_model
 from tests.support.uneven_models import UNEVEN, uneven
 
@@ -60,7 +61,9 @@ def genai_tokens(folder: Path) -> list[int]:
     ],
 )
 def test_genai_generates_the_same_greedy_tokens(tmp_path: Path, model_type: str, overrides: dict[str, Any]) -> None:
-    says_the_same(export(checkpoint_of(tmp_path, model_type, **overrides), tmp_path / "onnx").folder)
+    checkpoint = checkpoint_of(tmp_path, model_type, **overrides)
+    for operators in Operators:
+        says_the_same(export(checkpoint, tmp_path / operators, operators=operators).folder)
 
 
 @pytest.mark.parametrize(("model_type", "overrides", "widths"), UNEVEN.values(), ids=UNEVEN)
@@ -68,7 +71,8 @@ def test_each_layer_may_have_its_own_heads(
     tmp_path: Path, model_type: str, overrides: dict[str, Any], widths: tuple[LayerWidths, ...]
 ) -> None:
     checkpoint, _ = uneven(tmp_path, model_type, overrides, widths)
-    says_the_same(export(checkpoint, tmp_path / "onnx").folder)
+    for operators in Operators:
+        says_the_same(export(checkpoint, tmp_path / operators, operators=operators).folder)
 
 
 def says_the_same(folder: Path) -> None:

@@ -17,6 +17,7 @@ from amp_export.exporters.models.generation import generate
 from amp_export.exporters.models.sampling import Sampling
 from amp_export.exporters.onnx import export, run
 from amp_export.generation.torch_decoder import load_torch_decoder
+from amp_export.options import Operators
 from tests.support.tiny_models import BUILDABLE, save_tiny_model
 
 PROMPTS = ([5, 9, 17, 6, 5, 33, 5, 8, 40], [9, 7], [11, 60, 60, 12, 90])
@@ -56,6 +57,9 @@ def test_every_family_writes_what_transformers_writes(model_type: str, tmp_path:
     assert collect(run(tmp_path / "onnx", threads=1), PROMPTS) == expected
     # in PyTorch through the same loop
     assert collect(load_torch_decoder(checkpoint.path, threads=1), PROMPTS) == expected
+    export(checkpoint, tmp_path / "fused", operators=Operators.ONNXRUNTIME)
+    fused = run(tmp_path / "fused", threads=1)
+    assert [collect(fused, [prompt])[0] for prompt in PROMPTS] == expected
 
 
 def test_a_penalty_is_that_of_transformers(llama: Path) -> None:
@@ -70,7 +74,7 @@ def test_drawn_texts_do_not_depend_on_their_batch(llama: Path) -> None:
     assert isinstance(decoder, Decoder)
     together = collect(decoder, PROMPTS, sampling=sampling)
     alone = [
-        collect(decoder, [prompt], sampling=sampling, first_text=number)[0] for number, prompt in enumerate(PROMPTS)
+        collect(decoder, [prompt], sampling=sampling, numbers=[number])[0] for number, prompt in enumerate(PROMPTS)
     ]
     assert together == alone
 
@@ -109,6 +113,17 @@ def test_only_the_last_logits_are_computed(llama: Path, monkeypatch: pytest.Monk
     collect(decoder, PROMPTS)
     assert set(shapes) == {(3, 1, 101)}
     assert len(shapes) == STEPS
+
+
+def test_fused_operators_take_prompts_of_one_length_together(llama: Path, tmp_path: Path) -> None:
+    export(open_checkpoint(llama / "dense"), tmp_path / "fused", operators=Operators.ONNXRUNTIME)
+    fused, prompts = run(tmp_path / "fused", threads=1), [prompt[:2] for prompt in PROMPTS]
+    assert isinstance(fused, Decoder)
+    assert collect(fused, prompts) == collect(run(llama / "onnx", threads=1), prompts)
+    with pytest.raises(
+        RequestError, match=r"have 2 to 9 tokens, but this graph takes no padding\.\n.*--operators standard"
+    ):
+        collect(fused, PROMPTS)
 
 
 def test_prompts_that_cannot_be_gone_on_from_are_refused(llama: Path) -> None:
