@@ -19,6 +19,6 @@ read -ra options <<<"${AMP_EXPORT_OPTIONS:-}"
 # prune 10 % of a real 135M Llama, export it, check parity, and benchmark it against the dense model
 amp-export --to onnx --model demo --ratio 0.1 --output out/ --overwrite "${options[@]}"
 
-# complete the same prompt with the dense and with the pruned graph
-amp-export export --to onnx --model demo --output out-dense/ --overwrite
-python "$project/examples/complete.py" out-dense/onnx out/onnx
+# ask the pruned graph and the dense model the same questions
+amp-export generate out/ --against dense --chat --repetition-penalty 1.1 --new-tokens 60 \
+    --prompt "Why is the sky blue?" --prompt "Write two sentences about the ocean."
