@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from amp_export.errors import RequestError, UnsupportedModelError
@@ -23,10 +23,12 @@ class Past:
     Attributes:
         length: Number of cached tokens, including padding.
         values: Its tensors, by the name of the graph's input.
+        room: Number of tokens that it has room for, and is filled with in place; None if each call returns a new one.
     """
 
     length: int
     values: Mapping[str, Any]
+    room: int | None = None
 
 
 class Decoder(ABC):
@@ -80,6 +82,20 @@ class Decoder(ABC):
             RequestError: The model was not exported for these shapes.
             ValueError: The decoder is closed, or the attention mask does not cover the cached and the new tokens.
         """
+
+    def reserve(self, batch_size: int, tokens: int) -> Any:
+        """Return an empty KV cache for the first call, which further calls fill in place instead of copying it.
+
+        A cache that was passed to a call is then only good for the next one: it is the one that the call returns.
+
+        Args:
+            batch_size: Number of texts.
+            tokens: Largest number of tokens of a text, new ones included.
+
+        Returns:
+            The cache, or None if the runtime returns a new one from each call.
+        """
+        del batch_size, tokens
 
     @abstractmethod
     def close(self) -> None:
@@ -154,11 +170,27 @@ class GraphDecoder(Decoder):
         values = {name: session.to_value(array) for name, array in given.items() if name in session.inputs}
         if LOGITS_TO_KEEP in session.options:
             values[LOGITS_TO_KEEP] = session.to_value(np.array(logits_to_keep, np.int64))
-        kept = self._outputs[1:]
-        logits, *present = session.run(self._outputs, {**values, **past.values}, keep=kept)
+        kept, length = self._outputs[1:], past.length + sequence_length
         names = [name.replace("present.", PAST) for name in kept]
-        length = past.length + sequence_length
+        if past.room is not None:
+            if length > past.room:
+                raise ValueError(f"The KV cache has room for {past.room} tokens, and {length} were given.")
+            into = {name: past.values[source] for name, source in zip(kept, names, strict=True)}
+            (logits,) = session.run_into(self._outputs[:1], {**values, **past.values}, into)
+            return session.to_float32(logits)[:, -logits_to_keep:], replace(past, length=length)
+        logits, *present = session.run(self._outputs, {**values, **past.values}, keep=kept)
         return session.to_float32(logits)[:, -logits_to_keep:], Past(length, dict(zip(names, present, strict=True)))
+
+    def reserve(self, batch_size: int, tokens: int) -> Past | None:
+        """See `Decoder.reserve`."""
+        session = self._session
+        if session is None or not session.fills_cache:
+            return None
+        values = {
+            name: session.new_value((batch_size, heads, tokens, head_dim), self.dtype)
+            for name, heads, head_dim in self._head_shapes()
+        }
+        return Past(length=0, values=values, room=tokens)
 
     def close(self) -> None:
         """Free the weights."""
@@ -167,10 +199,16 @@ class GraphDecoder(Decoder):
     def _empty_past(self, session: Session, batch_size: int) -> Past:
         import numpy as np
 
-        values = {}
+        values = {
+            name: session.to_value(np.empty((batch_size, heads, 0, head_dim), np.float32), self.dtype)
+            for name, heads, head_dim in self._head_shapes()
+        }
+        return Past(length=0, values=values)
+
+    def _head_shapes(self) -> Iterator[tuple[str, int, int]]:
+        """Yield the inputs of the KV cache, with the number and the width of their heads."""
         for name, port in self._past_inputs.items():
             _, heads, _, head_dim = port.axes
             if not isinstance(heads, int) or not isinstance(head_dim, int):
                 raise UnsupportedModelError(f"The graph's {name} has no fixed number and width of heads: {port.axes}.")
-            values[name] = session.to_value(np.empty((batch_size, heads, 0, head_dim), np.float32), port.float_dtype)
-        return Past(length=0, values=values)
+            yield name, heads, head_dim

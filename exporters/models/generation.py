@@ -68,7 +68,7 @@ def generate(
     # transformers' `generate` gives padding the position 1, but it is masked
     positions_bs = (mask_bs.cumsum(axis=1) - 1).clip(min=0)
     chooser = TokenChooser(sampling, numbers if numbers is not None else range(len(texts)))
-    going, past = set(range(len(texts))), None
+    going, past = set(range(len(texts))), decoder.reserve(len(texts), longest + new_tokens)
     for _ in range(new_tokens):
         logits_bsv, past = decoder.forward(new_bs, mask_bs, positions_bs, past, logits_to_keep=1)
         chosen_b = chooser.choose(logits_bsv[:, -1], texts)

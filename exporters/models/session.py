@@ -72,6 +72,7 @@ class Session(ABC):
         limits: The largest batch and context; None if there is no limit.
         context: The longest text in tokens that the graph has positions for; None if it does not say.
         takes_padding: Whether texts of a batch may be padded.
+        fills_cache: Whether a KV cache with room for further tokens can be filled in place.
     """
 
     inputs: Mapping[str, Port]
@@ -82,6 +83,7 @@ class Session(ABC):
     limits: Limits | None = None
     context: int | None = None
     takes_padding: bool = True
+    fills_cache: bool = False
 
     @abstractmethod
     def to_value(self, array: Any, dtype: Dtype | None = None) -> Any:
@@ -105,6 +107,20 @@ class Session(ABC):
             values: All inputs, by name, and options if any.
             keep: Outputs that are inputs of a later run; they stay on the device that computed them.
         """
+
+    def new_value(self, shape: Sequence[int], dtype: Dtype) -> Any:
+        """Return a value of a shape that `run_into` may fill; only for sessions that fill a cache in place."""
+        raise NotImplementedError
+
+    def run_into(self, outputs: Sequence[str], values: Mapping[str, Any], into: Mapping[str, Any]) -> list[Any]:
+        """Compute outputs, and write others in place; only for sessions that fill a cache in place.
+
+        Args:
+            outputs: Names of the outputs to return.
+            values: All inputs, by name, and options if any.
+            into: Values to write further outputs to, by name; they may be inputs, too.
+        """
+        raise NotImplementedError
 
     def choose_inputs(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Select the graph's inputs and convert floating-point numbers to its dtype.

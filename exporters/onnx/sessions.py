@@ -10,7 +10,7 @@ from amp_export.errors import ModelError, RequestError, UnsupportedModelError
 from amp_export.exporters.files import exported_files
 from amp_export.exporters.models.session import Port, Session
 from amp_export.exporters.onnx.descriptions import read_context, read_operators
-from amp_export.exporters.onnx.values import to_float32, to_value
+from amp_export.exporters.onnx.values import empty_value, to_float32, to_value
 from amp_export.extras import require_extra
 from amp_export.options import Format, Operators
 
@@ -121,6 +121,9 @@ class OnnxSession(Session):
         metadata = session.get_modelmeta().custom_metadata_map
         self.context = read_context(metadata)
         self.takes_padding = read_operators(metadata) is Operators.STANDARD
+        is_fused = not self.takes_padding
+        # GroupQueryAttention appends in place where past and present are the same memory; tried on the CPU only
+        self.fills_cache = is_fused and session.get_providers()[0] == CPU_PROVIDER
         self._on_gpu = session.get_providers()[0] != CPU_PROVIDER
 
     def to_value(self, array: Any, dtype: Dtype | None = None) -> OrtValue:
@@ -146,6 +149,25 @@ class OnnxSession(Session):
             binding.bind_output(name, "cuda" if name in keep else "cpu")
         self._session.run_with_iobinding(binding)
         found = binding.get_outputs()
+        return found
+
+    def new_value(self, shape: Sequence[int], dtype: Dtype) -> OrtValue:
+        """See `Session.new_value`."""
+        return empty_value(shape, dtype)
+
+    def run_into(
+        self, outputs: Sequence[str], values: Mapping[str, OrtValue], into: Mapping[str, OrtValue]
+    ) -> list[OrtValue]:
+        """See `Session.run_into`."""
+        binding = self._session.io_binding()
+        for name, value in values.items():
+            binding.bind_ortvalue_input(name, value)
+        for name in outputs:
+            binding.bind_output(name)
+        for name, value in into.items():
+            binding.bind_ortvalue_output(name, value)
+        self._session.run_with_iobinding(binding)
+        found: list[OrtValue] = binding.get_outputs()[: len(outputs)]
         return found
 
 

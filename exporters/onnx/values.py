@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from amp_export.exporters.models.session import widen_bfloat16
@@ -33,6 +34,15 @@ def to_value(array: Any, dtype: Dtype | None = None) -> OrtValue:
     # numpy has no bfloat16, so its bits are passed
     bits = array.astype(ml_dtypes.bfloat16).view("uint16")
     return OrtValue.ortvalue_from_numpy_with_onnx_type(bits, _BFLOAT16)
+
+
+def empty_value(shape: Sequence[int], dtype: Dtype) -> OrtValue:
+    """Return a value on the CPU whose content is not defined."""
+    import numpy as np
+    from onnxruntime import OrtValue
+
+    kind = _BFLOAT16 if dtype is Dtype.BFLOAT16 else np.dtype(dtype.value)
+    return OrtValue.ortvalue_from_shape_and_type(list(shape), kind)
 
 
 def to_float32(value: OrtValue) -> Floats:

@@ -50,8 +50,7 @@ class ExportedDecoder(DecoderRunner):
 
     def prefill(self, prompt_bs: Integers, *, total_tokens: int) -> None:
         """See `DecoderRunner`."""
-        del total_tokens
-        self._past, self._length = None, 0
+        self._past, self._length = self._decoder.reserve(len(prompt_bs), total_tokens), 0
         self._forward(prompt_bs)
 
     def decode(self, token_b1: Integers) -> None:

@@ -75,6 +75,36 @@ def test_layers_may_differ(model_type: str, tmp_path: Path) -> None:
         np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [Dtype.FLOAT32, Dtype.FLOAT16])
+@pytest.mark.parametrize(("lengths", "batch"), [((9, 1, 1, 1, 1), 3), ((5, 1, 6, 7, 1), 1)])
+@pytest.mark.parametrize("model_type", ["llama", "gemma3_text", "gpt2", "qwen3"])
+def test_a_cache_that_is_filled_in_place_gives_the_same(
+    model_type: str, lengths: tuple[int, ...], batch: int, dtype: Dtype, tmp_path: Path
+) -> None:
+    checkpoint = save_tiny_model(tmp_path / "dense", model_type, head_dim=16, hidden_size=64)
+    standard, fused = both(checkpoint, tmp_path, dtype=dtype)
+    assert standard.reserve(batch, 30) is None
+    reserved = fused.reserve(batch, 30)
+    buffers = {name: value.data_ptr() for name, value in reserved.values.items()}
+    expected, past, start = forward(fused, lengths, batch=batch), reserved, 0
+    for length, logits_bsv in zip(lengths, expected, strict=True):
+        end = start + length
+        positions_bs = np.tile(np.arange(start, end), (batch, 1))
+        found, past = fused.forward(TOKENS[:batch, start:end], np.ones((batch, end), np.int64), positions_bs, past)
+        np.testing.assert_array_equal(found, logits_bsv)
+        start = end
+    assert {name: value.data_ptr() for name, value in past.values.items()} == buffers
+    assert (past.length, past.room) == (sum(lengths), 30)
+
+
+def test_a_cache_has_no_more_room_than_was_reserved(tmp_path: Path) -> None:
+    _, fused = both(save_tiny_model(tmp_path / "dense", "llama", head_dim=16, hidden_size=64), tmp_path)
+    mask, positions = np.ones((1, 8), np.int64), np.arange(8)[None]
+    _, past = fused.forward(TOKENS[:1, :8], mask, positions, fused.reserve(1, 8))
+    with pytest.raises(ValueError, match="has room for 8 tokens, and 9 were given"):
+        fused.forward(TOKENS[:1, :1], np.ones((1, 9), np.int64), np.array([[8]]), past)
+
+
 @pytest.mark.parametrize("opset", Opset)
 @pytest.mark.parametrize("head_dim", [8, 16])
 def test_older_versions_of_the_standard_operators_do(opset: Opset, head_dim: int, tmp_path: Path) -> None:
