@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from amp_export.api.subjects import Subject, read_ending_tokens, resolve_subject, subject_in, subject_of
+from amp_export.api.subjects import Subject, read_ending_tokens, resolve_subject, split_export, subject_in, subject_of
 from amp_export.checkpoints.hashing import hash_file, hash_weights
 from amp_export.checkpoints.loading import load_model, load_tokenizer
 from amp_export.errors import OutputError, RequestError, TaskError, first_line
@@ -69,7 +69,8 @@ def evaluate(
     its dense model, if that still exists, and the numbers are written into its report.
 
     Args:
-        model: A hub id, a checkpoint directory, a `.gguf` file, `demo`, or an output directory.
+        model: A hub id, a checkpoint directory, a `.gguf` file, `demo`, an output directory, or an export in one, such
+            as `out/onnx`.
         options: What to measure, and what to compare with.
         revision: A branch, a tag or a commit of a repository on the hub; by default, its main branch.
         resume: Do not repeat what an earlier run on this output directory finished before it was stopped.
@@ -86,6 +87,8 @@ def evaluate(
     progress = progress or Silent()
     _check(options)
     _refuse_file(model)
+    model, to = split_export(model, options.to)
+    options = replace(options, to=to)
     work, files, notes = _read(options, progress)
     found = _find(model, options, revision, progress)
     notes = (*found.notes, *notes)

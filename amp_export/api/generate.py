@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from amp_export.api.subjects import Subject, read_ending_tokens, resolve_subject, subject_in, subject_of
+from amp_export.api.subjects import Subject, read_ending_tokens, resolve_subject, split_export, subject_in, subject_of
 from amp_export.checkpoints.loading import load_tokenizer
 from amp_export.errors import ModelError, RequestError
 from amp_export.exporters.models.sampling import Sampling
@@ -73,7 +73,8 @@ def generate(
     Exports are run in their runtime, and checkpoints in PyTorch. With the same seed, a model writes the same text.
 
     Args:
-        model: A hub id, a checkpoint directory, a `.gguf` file, `demo`, or an output directory.
+        model: A hub id, a checkpoint directory, a `.gguf` file, `demo`, an output directory, or an export in one, such
+            as `out/onnx`.
         options: The prompts, and how texts are generated.
         revision: A branch, a tag or a commit of a repository on the hub; by default, its main branch.
         progress: Where to show progress.
@@ -95,7 +96,8 @@ def generate(
         seed=options.seed,
     )
     prompts = _read_prompts(options)
-    subjects = _find(model, options, revision, progress)
+    model, to = split_export(model, options.to)
+    subjects = _find(model, replace(options, to=to), revision, progress)
     # one after the other, so that memory holds one
     found = [
         _generate(subject, prompts, options, sampling, progress, on_text if number == 0 else None)
@@ -137,9 +139,9 @@ def _find(model: str | Path, options: GenerateOptions, revision: str | None, pro
     if options.against is None:
         return [subject]
     if options.against != DENSE:
-        other = Path(options.against).expanduser()
-        if is_ours(other):
-            return [subject, _in_output(other, open_output(other), options)]
+        named, to = split_export(options.against, None)
+        if is_ours(other := Path(named).expanduser()):
+            return [subject, _in_output(other, open_output(other), replace(options, to=to or options.to))]
         return [subject, resolve_subject(options.against, allow_pickle=options.allow_pickle, progress=progress)]
     if manifest is None:
         raise RequestError(

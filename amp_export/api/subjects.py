@@ -11,15 +11,15 @@ from amp_export.checkpoints.building import read_dense_config, transformers_erro
 from amp_export.checkpoints.quiet import quiet_transformers
 from amp_export.checkpoints.reading import Checkpoint, open_checkpoint
 from amp_export.checkpoints.sources import resolve_model
-from amp_export.errors import UnsupportedModelError
+from amp_export.errors import RequestError, UnsupportedModelError
 from amp_export.evaluation.decoders import ending_tokens
+from amp_export.options import Format
 from amp_export.outputs.lookup import open_source_checkpoint, require_export
 from amp_export.outputs.names import PRUNED
 from amp_export.outputs.staging import is_ours
 from amp_export.reporting.files import open_output
 
 if TYPE_CHECKING:
-    from amp_export.options import Format
     from amp_export.outputs.manifest import Manifest
     from amp_export.progress import Progress
 
@@ -37,6 +37,28 @@ class Subject:
     name: str
     checkpoint: Checkpoint
     export: Path | None = None
+
+
+def split_export(model: str | Path, to: Format | None) -> tuple[str | Path, Format | None]:
+    """Return the output directory and the format of an export that is named by its folder, such as `out/onnx`.
+
+    Args:
+        model: What the user named.
+        to: The format that the user named, or None.
+
+    Returns:
+        Both as they are, unless the model is the folder of an export.
+
+    Raises:
+        RequestError: The folder is of another format.
+    """
+    path = Path(model).expanduser()
+    if path.name not in set(Format) or not path.is_dir() or not is_ours(path.parent):
+        return model, to
+    found = Format(path.name)
+    if to not in (None, found):
+        raise RequestError(f"{model} is an export to {found}, but --to is {to}.\nLeave it out, or name {path.parent}.")
+    return path.parent, found
 
 
 def subject_of(name: str, checkpoint: Checkpoint, *, export: Path | None = None) -> Subject:

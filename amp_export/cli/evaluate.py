@@ -28,7 +28,10 @@ def evaluate(
     console: Console,
     model: Annotated[
         str,
-        typer.Argument(metavar="MODEL|OUT", help="Model as for --model, or OUT, whose pruned model is evaluated."),
+        typer.Argument(
+            metavar="MODEL|OUT|GRAPH",
+            help="Model as for --model, OUT, whose pruned model is evaluated, or an export in it, such as out/onnx.",
+        ),
     ],
     options: EvaluateOptions,
     further: Annotated[list[str] | None, typer.Argument(metavar="TASK", help="Further tasks, as for --tasks.")] = None,

@@ -25,7 +25,13 @@ EXAMPLES = examples(
 @command
 def generate(
     console: Console,
-    model: Annotated[str, typer.Argument(metavar="MODEL|OUT", help="Model as for --model, or OUT, whose export runs.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL|OUT|GRAPH",
+            help="Model as for --model, OUT, whose export runs, or an export in it, such as out/onnx.",
+        ),
+    ],
     options: GenerateOptions,
     revision: Revision = None,
     as_json: Json = False,

@@ -190,7 +190,7 @@ def test_bad_requests_are_exit_code_2(files: Files, tmp_path: Path) -> None:
 def test_a_graph_scores_and_writes_as_its_checkpoint(files: Files) -> None:
     """The graph runs in ONNX Runtime; what it was exported from is compared with it, question by question."""
     arguments = ("--tasks", files.tasks, files.partial, "--perplexity", files.text, "--generate", files.prompts)
-    result = run(files.output, "--to", "onnx", "--against", files.output, *arguments, "--json")
+    result = run(files.output / "onnx", "--against", files.output, *arguments, "--json")
     assert result.exit_code == 0, result.stderr
     report = json.loads(result.stdout)
     graph, checkpoint = report["model"], report["against"]

@@ -65,6 +65,21 @@ def test_the_export_of_an_output_writes_what_its_checkpoint_writes(files: Files)
     assert "ONNX Runtime" in result.stderr
 
 
+def test_an_export_may_be_named_by_its_folder(files: Files, tmp_path: Path) -> None:
+    expected = run(files.output, "-p", PROMPT).stdout
+    assert run(files.output / "onnx", "-p", PROMPT).stdout == expected
+    assert run(f"{files.output}/onnx/", "-p", PROMPT, "--to", "onnx").stdout == expected
+    result = run(files.output / "pruned", "-p", PROMPT, "--against", files.output / "onnx", "--json")
+    report = json.loads(result.stdout)
+    assert report["model"]["texts"] == report["against"]["texts"]
+    assert "ONNX Runtime" in report["against"]["runtime"]
+    refused = said(run(files.output / "onnx", "-p", PROMPT, "--to", "openvino"))
+    assert "is an export to onnx, but --to is openvino" in refused
+    # a folder of that name elsewhere is a checkpoint or nothing
+    (tmp_path / "onnx").mkdir()
+    assert "holds no config.json" in said(run(tmp_path / "onnx", "-p", PROMPT))
+
+
 def test_a_checkpoint_is_run_in_pytorch(files: Files) -> None:
     result = run(files.dense, "-p", PROMPT)
     assert result.exit_code == 0, result.stderr
