@@ -146,6 +146,25 @@ ONNX_RUNTIME = Loader(
     ),
 )
 
+FUSED = Loader(
+    "ONNX Runtime, fused operators",
+    "1.32",
+    (
+        _exports(Format.ONNX),
+        Rule(
+            _is_built,
+            lambda outcome: f"{outcome.class_name} with this config is exported by tracing",
+            "can_build, exporters/onnx/support.py",
+        ),
+        Rule(
+            lambda _: False,
+            lambda _: "GroupQueryAttention counts the tokens of a text, so that none may be padded",
+            "exporters/onnx/builder/onnxruntime.py",
+            needs="--operators onnxruntime",
+        ),
+    ),
+)
+
 GENAI = Loader(
     "onnxruntime-genai",
     "0.18",
@@ -266,6 +285,7 @@ LLAMA_CPP_RUNTIME = Loader(
 RUNTIMES = (
     TRANSFORMERS,
     ONNX_RUNTIME,
+    FUSED,
     GENAI,
     TENSORRT_RUNTIME,
     OPENVINO,
