@@ -158,7 +158,7 @@ class Bench:
             "model": self.sha256,
             "device": choose_device(),
             "pruning": words(method.pruning),
-            "recovery": _recovery(method, ["calibration"]),
+            "recovery": words(method.recovery),
             "extent": asdict(self.extent),
             "prompts": SHOWN_PROMPTS,
             "files": [hashlib.sha256(each.read_bytes()).hexdigest() for each in (*calibration, *self.split.measured)],
@@ -217,14 +217,7 @@ def commands(
     calibration = [] if method.seed is None else ["--calibration", str(calibrations[method.seed])]
     scoring = [] if scores is None else ["--scores", str(scores)]
     pruning = ["prune", "--model", model, *words(method.pruning), *calibration, *scoring, "--output", str(output)]
-    recovery = _recovery(method, calibration[1:])
-    return [pruning, *([["recover", str(output), *recovery]] if recovery else [])]
-
-
-def _recovery(method: Method, calibration: Sequence[str]) -> list[str]:
-    """Return the options of `recover`, which trains on the calibration text if there is any; none without training."""
-    text = ["--text", *calibration] if calibration else []
-    return [*words(method.recovery), *text] if method.recovery else []
+    return [pruning, *([["recover", str(output), *words(method.recovery)]] if method.recovery else [])]
 
 
 def amp_export(arguments: Sequence[str]) -> None:
