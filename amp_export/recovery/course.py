@@ -24,6 +24,11 @@ MEASUREMENTS = 8
 PATIENCE = 3
 """Measurements in a row without a new best after which training ends."""
 
+DIVERGED = 1.5
+"""Share of the loss at the start above which training has diverged. It may rise at first, while the learning rate is
+largest: a model that is well fitted already has little to gain from the first steps.
+"""
+
 SAVE_SECONDS = 300.0
 """Seconds after which the state is saved, if no measurement saves it before."""
 
@@ -65,14 +70,14 @@ class Course:
     def measured(self, loss: float, progress: float) -> Course:
         """Return the course with one more measurement, which may end it.
 
-        A loss above that of the start, or one that is not a number, ends it; so does one that did not fall for
+        A loss far above that of the start, or one that is not a number, ends it; so does one that did not fall for
         some time.
         """
         added = replace(self, due=math.floor(progress * MEASUREMENTS))
         if not math.isfinite(loss):
             return replace(added, stop=Stop.DIVERGED)
         added = replace(added, measurements=(*self.measurements, Measurement(self.step, loss)))
-        if loss > self.start.loss:
+        if loss > DIVERGED * self.start.loss:
             return replace(added, stop=Stop.DIVERGED)
         since_best = sum(each.step > added.best.step for each in added.measurements)
         return replace(added, stop=Stop.NO_GAIN) if since_best >= PATIENCE else added

@@ -3,7 +3,7 @@
 1. Measure the divergence on held-out windows: the start.
 2. Take steps: the divergence on one window or more, its gradient, clipped, and AdamW.
 3. Eight times in the course, measure the divergence again, and keep the weights if it is the smallest so far.
-4. End with the last step or the time, if the divergence no longer falls, or if it rises above the start.
+4. End with the last step or the time, if the divergence no longer falls, or if it rises far above the start.
 
 Embeddings and LM head stay as they are: pruning leaves them alone, and they would be trained on few of their tokens.
 """
