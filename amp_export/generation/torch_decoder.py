@@ -23,7 +23,7 @@ def load_torch_decoder(path: Path, *, threads: int | None = None, gpu: bool = Fa
 
     Args:
         path: The checkpoint.
-        threads: Threads that compute one operator; by default one per core.
+        threads: Threads that compute one operator, until it is closed; by default as many as torch is set to.
         gpu: Whether to run on a GPU.
 
     Raises:
@@ -32,27 +32,27 @@ def load_torch_decoder(path: Path, *, threads: int | None = None, gpu: bool = Fa
     import torch
 
     from amp_export.checkpoints.loading import load_model
-    from amp_export.hardware.threads import usable_cores
 
-    threads = threads if threads is not None else usable_cores()
-    torch.set_num_threads(threads)
     model = load_model(path, dtype=None if gpu else torch.float32)
     model.to(torch.device("cuda" if gpu else "cpu"))  # type: ignore[arg-type]
-    return TorchDecoder(model, threads=0 if gpu else threads)
+    return TorchDecoder(model, threads=threads)
 
 
 class TorchDecoder(Decoder):
     """A decoder in transformers, with a dynamic KV cache that each call extends."""
 
-    def __init__(self, model: PreTrainedModel, *, threads: int) -> None:
+    def __init__(self, model: PreTrainedModel, *, threads: int | None = None) -> None:
         import torch
 
+        self._threads_before = torch.get_num_threads()
+        if threads is not None:
+            torch.set_num_threads(threads)
         self._model: PreTrainedModel | None = model
         self._taken = frozenset(inspect.signature(model.forward).parameters)
         self._cache = str(cache_argument(model))
         self.num_layers = int(model.config.get_text_config().num_hidden_layers)
         self.dtype = Dtype(str(model.dtype).removeprefix("torch."))
-        self.threads = threads
+        self.threads = 0 if model.device.type == "cuda" else torch.get_num_threads()
         self.description = f"PyTorch {torch.__version__}"
 
     def forward(
@@ -81,5 +81,8 @@ class TorchDecoder(Decoder):
         return logits[:, -logits_to_keep:], cache
 
     def close(self) -> None:
-        """Free the weights."""
+        """Free the weights, and give torch its number of threads back."""
+        import torch
+
         self._model = None
+        torch.set_num_threads(self._threads_before)

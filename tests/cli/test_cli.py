@@ -35,8 +35,8 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 COMMANDS = (
-    *("doctor", "prune", "recover", "export", "validate", "benchmark", "evaluate", "bundle", "report", "compare"),
-    "sweep",
+    *("doctor", "prune", "recover", "export", "validate", "benchmark", "evaluate", "generate", "bundle", "report"),
+    *("compare", "sweep"),
 )
 
 
@@ -63,8 +63,11 @@ def test_the_public_names_are_these() -> None:
         "ExportOptions",
         "ExportResult",
         "Format",
+        "GenerateOptions",
+        "Generation",
         "HeadPolicy",
         "LayerPlan",
+        "Operators",
         "Opset",
         "ParityReport",
         "PerLayer",
@@ -97,6 +100,7 @@ def test_the_public_names_are_these() -> None:
         "diagnose",
         "evaluate",
         "export",
+        "generate",
         "prune",
         "recover",
         "register",

@@ -56,10 +56,19 @@ def test_every_family_writes_what_transformers_writes(model_type: str, tmp_path:
     expected = [by_transformers(model, prompt) for prompt in PROMPTS]
     assert collect(run(tmp_path / "onnx", threads=1), PROMPTS) == expected
     # in PyTorch through the same loop
-    assert collect(load_torch_decoder(checkpoint.path, threads=1), PROMPTS) == expected
+    assert collect(load_torch_decoder(checkpoint.path), PROMPTS) == expected
     export(checkpoint, tmp_path / "fused", operators=Operators.ONNXRUNTIME)
     fused = run(tmp_path / "fused", threads=1)
     assert [collect(fused, [prompt])[0] for prompt in PROMPTS] == expected
+
+
+def test_threads_of_torch_are_given_back(llama: Path) -> None:
+    before = torch.get_num_threads()
+    decoder = load_torch_decoder(llama / "dense", threads=before + 1)
+    assert decoder.threads == torch.get_num_threads() == before + 1
+    decoder.close()
+    assert torch.get_num_threads() == before
+    assert load_torch_decoder(llama / "dense").threads == before
 
 
 def test_a_penalty_is_that_of_transformers(llama: Path) -> None:
