@@ -24,9 +24,9 @@ MEASUREMENTS = 8
 PATIENCE = 3
 """Measurements in a row without a new best after which training ends."""
 
-DIVERGED = 1.5
-"""Share of the loss at the start above which training has diverged. It may rise at first, while the learning rate is
-largest: a model that is well fitted already has little to gain from the first steps.
+DIVERGED = 0.1
+"""Nats above the loss of the start from which on training has diverged. A model that is well fitted may rise less at
+first, while the learning rate is largest.
 """
 
 SAVE_SECONDS = 300.0
@@ -77,7 +77,7 @@ class Course:
         if not math.isfinite(loss):
             return replace(added, stop=Stop.DIVERGED)
         added = replace(added, measurements=(*self.measurements, Measurement(self.step, loss)))
-        if loss > DIVERGED * self.start.loss:
+        if loss > self.start.loss + DIVERGED:
             return replace(added, stop=Stop.DIVERGED)
         since_best = sum(each.step > added.best.step for each in added.measurements)
         return replace(added, stop=Stop.NO_GAIN) if since_best >= PATIENCE else added
