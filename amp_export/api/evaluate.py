@@ -8,7 +8,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from amp_export.api.subjects import Subject, read_ending_tokens, resolve_subject, split_export, subject_in, subject_of
+from amp_export.api.subjects import (
+    Subject,
+    open_if_output,
+    read_ending_tokens,
+    resolve_subject,
+    split_export,
+    subject_in,
+    subject_of,
+)
 from amp_export.checkpoints.hashing import hash_file, hash_weights
 from amp_export.checkpoints.loading import load_model, load_tokenizer
 from amp_export.errors import OutputError, RequestError, TaskError, first_line
@@ -26,9 +34,8 @@ from amp_export.outputs.lookup import open_source_checkpoint
 from amp_export.outputs.manifest import Judged, Manifest, package_versions
 from amp_export.outputs.names import PRUNED
 from amp_export.outputs.resumable import has_unfinished, resumable_beside
-from amp_export.outputs.staging import is_ours
 from amp_export.progress import Progress, Silent
-from amp_export.reporting.files import open_output, update_report
+from amp_export.reporting.files import update_report
 from amp_export.verb_options import EvaluateOptions
 
 if TYPE_CHECKING:
@@ -219,13 +226,7 @@ def _refuse_file(model: str | Path) -> None:
 
 def _find(model: str | Path, options: EvaluateOptions, revision: str | None, progress: Progress) -> Found:
     """Return the model, and the one to compare it with if there is one."""
-    output = Path(model).expanduser()
-    manifest = open_output(output) if is_ours(output) else None
-    if manifest is None and options.to is not None:
-        raise RequestError(
-            f"--to {options.to} evaluates an export in an output directory, and {model} is none.\nExport it first, and "
-            "name that OUT; or leave --to out."
-        )
+    output, manifest = open_if_output(model, options.to, does="evaluates")
     if manifest is None:
         subject = resolve_subject(model, revision=revision, allow_pickle=options.allow_pickle, progress=progress)
     else:

@@ -9,7 +9,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from amp_export.api.subjects import Subject, read_ending_tokens, resolve_subject, split_export, subject_in, subject_of
+from amp_export.api.subjects import (
+    Subject,
+    open_if_output,
+    read_ending_tokens,
+    resolve_subject,
+    split_export,
+    subject_in,
+    subject_of,
+)
 from amp_export.checkpoints.loading import load_tokenizer
 from amp_export.errors import ModelError, RequestError
 from amp_export.exporters.models.sampling import Sampling
@@ -120,13 +128,7 @@ def _read_prompts(options: GenerateOptions) -> tuple[str, ...]:
 
 def _find(model: str | Path, options: GenerateOptions, revision: str | None, progress: Progress) -> list[Subject]:
     """Return the model, and the one beside it if there is one."""
-    output = Path(model).expanduser()
-    manifest = open_output(output) if is_ours(output) else None
-    if manifest is None and options.to is not None:
-        raise RequestError(
-            f"--to {options.to} runs an export in an output directory, and {model} is none.\nExport it first, and name "
-            "that OUT; or leave --to out."
-        )
+    output, manifest = open_if_output(model, options.to, does="runs")
     if manifest is not None:
         subject = _in_output(output, manifest, options)
     else:

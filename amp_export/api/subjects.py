@@ -61,6 +61,28 @@ def split_export(model: str | Path, to: Format | None) -> tuple[str | Path, Form
     return path.parent, found
 
 
+def open_if_output(model: str | Path, to: Format | None, *, does: str) -> tuple[Path, Manifest | None]:
+    """Return the path of a model, and the manifest if it is an output directory.
+
+    Args:
+        model: What the user named.
+        to: The format of the export in it that the user named, or None.
+        does: What the command does with an export, for the message.
+
+    Raises:
+        RequestError: A format is named, but the model is no output directory.
+    """
+    output = Path(model).expanduser()
+    if is_ours(output):
+        return output, open_output(output)
+    if to is not None:
+        raise RequestError(
+            f"--to {to} {does} an export in an output directory, and {model} is none.\nExport it first, and name that "
+            "OUT; or leave --to out."
+        )
+    return output, None
+
+
 def subject_of(name: str, checkpoint: Checkpoint, *, export: Path | None = None) -> Subject:
     """Return a checkpoint, or an export of it, as what is run.
 

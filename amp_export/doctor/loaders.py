@@ -104,6 +104,10 @@ def _is_built(outcome: Outcome) -> bool:
     return is_decoder and can_build(outcome.config) is None
 
 
+def _why_traced(outcome: Outcome) -> str:
+    return f"{outcome.class_name} with this config is exported by tracing"
+
+
 def _exports(to: Format) -> Rule:
     """Return the rule that the exporter does not refuse the model, in whose words it is refused here."""
     return Rule(
@@ -139,7 +143,7 @@ ONNX_RUNTIME = Loader(
         _exports(Format.ONNX),
         Rule(
             _is_built,
-            lambda outcome: f"{outcome.class_name} with this config is exported by tracing",
+            _why_traced,
             "can_build, exporters/onnx/support.py",
             needs="--via trace",
         ),
@@ -153,7 +157,7 @@ FUSED = Loader(
         _exports(Format.ONNX),
         Rule(
             _is_built,
-            lambda outcome: f"{outcome.class_name} with this config is exported by tracing",
+            _why_traced,
             "can_build, exporters/onnx/support.py",
         ),
         Rule(

@@ -18,13 +18,12 @@ if TYPE_CHECKING:
     from amp_export.exporters.models.session import Floats, Integers
 
 
-def load_torch_decoder(path: Path, *, threads: int | None = None, gpu: bool = False) -> TorchDecoder:
-    """Load a checkpoint in float32 on a CPU, and in its own dtype on a GPU.
+def load_torch_decoder(path: Path, *, threads: int | None = None) -> TorchDecoder:
+    """Load a checkpoint in float32.
 
     Args:
         path: The checkpoint.
         threads: Threads that compute one operator, until it is closed; by default as many as torch is set to.
-        gpu: Whether to run on a GPU.
 
     Raises:
         ModelError: The checkpoint cannot be read.
@@ -33,9 +32,7 @@ def load_torch_decoder(path: Path, *, threads: int | None = None, gpu: bool = Fa
 
     from amp_export.checkpoints.loading import load_model
 
-    model = load_model(path, dtype=None if gpu else torch.float32)
-    model.to(torch.device("cuda" if gpu else "cpu"))  # type: ignore[arg-type]
-    return TorchDecoder(model, threads=threads)
+    return TorchDecoder(load_model(path, dtype=torch.float32), threads=threads)
 
 
 class TorchDecoder(Decoder):
@@ -52,7 +49,7 @@ class TorchDecoder(Decoder):
         self._cache = str(cache_argument(model))
         self.num_layers = int(model.config.get_text_config().num_hidden_layers)
         self.dtype = Dtype(str(model.dtype).removeprefix("torch."))
-        self.threads = 0 if model.device.type == "cuda" else torch.get_num_threads()
+        self.threads = torch.get_num_threads()
         self.description = f"PyTorch {torch.__version__}"
 
     def forward(

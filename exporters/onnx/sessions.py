@@ -120,10 +120,10 @@ class OnnxSession(Session):
         self.description = describe_runtime(session)
         metadata = session.get_modelmeta().custom_metadata_map
         self.context = read_context(metadata)
-        self.takes_padding = read_operators(metadata) is Operators.STANDARD
-        is_fused = not self.takes_padding
+        operators = read_operators(metadata)
+        self.takes_padding = operators is Operators.STANDARD
         # GroupQueryAttention appends in place where past and present are the same memory; tried on the CPU only
-        self.fills_cache = is_fused and session.get_providers()[0] == CPU_PROVIDER
+        self.fills_cache = operators is Operators.ONNXRUNTIME and session.get_providers()[0] == CPU_PROVIDER
         self._on_gpu = session.get_providers()[0] != CPU_PROVIDER
 
     def to_value(self, array: Any, dtype: Dtype | None = None) -> OrtValue:
@@ -142,14 +142,19 @@ class OnnxSession(Session):
         if not self._on_gpu:
             found = self._session.run_with_ort_values(list(outputs), values)
             return found
-        binding = self._session.io_binding()
-        for name, value in values.items():
-            binding.bind_ortvalue_input(name, value)
+        binding = self._bind(values)
         for name in outputs:
             binding.bind_output(name, "cuda" if name in keep else "cpu")
         self._session.run_with_iobinding(binding)
         found = binding.get_outputs()
         return found
+
+    def _bind(self, values: Mapping[str, OrtValue]) -> Any:
+        """Return a binding of the session with its inputs."""
+        binding = self._session.io_binding()
+        for name, value in values.items():
+            binding.bind_ortvalue_input(name, value)
+        return binding
 
     def new_value(self, shape: Sequence[int], dtype: Dtype) -> OrtValue:
         """See `Session.new_value`."""
@@ -159,9 +164,7 @@ class OnnxSession(Session):
         self, outputs: Sequence[str], values: Mapping[str, OrtValue], into: Mapping[str, OrtValue]
     ) -> list[OrtValue]:
         """See `Session.run_into`."""
-        binding = self._session.io_binding()
-        for name, value in values.items():
-            binding.bind_ortvalue_input(name, value)
+        binding = self._bind(values)
         for name in outputs:
             binding.bind_output(name)
         for name, value in into.items():

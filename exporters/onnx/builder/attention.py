@@ -102,7 +102,7 @@ class Attention(Parts):
         field = self.computation.attention_softcap
         return add_group_query_attention(
             self.graph,
-            GroupQueryParts(queries, keys, values, *self._past(layer)),
+            GroupQueryParts(queries, keys, values, f"past_key_values.{layer}.key", f"past_key_values.{layer}.value"),
             widths,
             GroupQueryFacts(
                 scale=self._scale(layer),
@@ -119,26 +119,23 @@ class Attention(Parts):
         """Whether GroupQueryAttention rotates; it has no frequencies that switch."""
         return not rope.switches and can_rotate(self.config.head_dim, rope.dimensions)
 
-    def _past(self, layer: int) -> tuple[str, str]:
-        return f"past_key_values.{layer}.key", f"past_key_values.{layer}.value"
-
     def _add_head_norm(self, projected: str, heads: int, *, norm: str | None) -> str:
         """Add the norm of heads if there is one, to a projection [batch, sequence, heads x head_dim]."""
         if norm is None or self._head_norms is None:
             return projected
         if self._head_norms.span is NormSpan.ALL_HEADS:
             return self.add_norm(norm, projected)
-        split = self._add_split(projected, heads)
-        is_own = self._head_norms.span is NormSpan.HEAD_OF_ITS_OWN
-        split = self.add_norm_of_each_head(norm, split) if is_own else self.add_norm(norm, split)
+        split = self._add_norm_by_head(norm, self._add_split(projected, heads))
         return self._add_join(split, heads, output=f"{norm}.joined")
+
+    def _add_norm_by_head(self, norm: str, split: str) -> str:
+        """Add the norm of each head of [batch, sequence, heads, head_dim]; heads may have weights of their own."""
+        is_own = self._head_norms is not None and self._head_norms.span is NormSpan.HEAD_OF_ITS_OWN
+        return self.add_norm_of_each_head(norm, split) if is_own else self.add_norm(norm, split)
 
     def _add_rotation_by_token(self, projected: str, heads: int, rope: Rope) -> str:
         """Rotate the heads of a projection [batch, sequence, heads x head_dim]."""
-        split = self.graph.add(
-            "Transpose", self._add_split(projected, heads), output=f"{projected}.heads", perm=[0, 2, 1, 3]
-        )
-        rotated = self._add_rotation(split, rope)
+        rotated = self._add_rotation(self._add_heads(projected, heads), rope)
         rotated = self.graph.add("Transpose", rotated, output=f"{rotated}.by_token", perm=[0, 2, 1, 3])
         return self._add_join(rotated, heads, output=f"{rotated}.joined")
 
@@ -225,10 +222,8 @@ class Attention(Parts):
         if norm is not None and span is NormSpan.ALL_HEADS:
             projected = self.add_norm(norm, projected)
         split = self._add_split(projected, heads)
-        if norm is not None and span is NormSpan.HEAD:
-            split = self.add_norm(norm, split)
-        if norm is not None and span is NormSpan.HEAD_OF_ITS_OWN:
-            split = self.add_norm_of_each_head(norm, split)
+        if norm is not None and span is not NormSpan.ALL_HEADS:
+            split = self._add_norm_by_head(norm, split)
         return self.graph.add("Transpose", split, output=f"{projected}.heads", perm=[0, 2, 1, 3])
 
     def _add_rotation(self, heads: str, rope: Rope) -> str:
