@@ -39,6 +39,7 @@ from .options import Runtime as Runtime
 from .options import TargetName as TargetName
 from .options import Uniform as Uniform
 from .options import Via as Via
+from .options import WeightFormat as WeightFormat
 from .parity.results import ParityReport as ParityReport
 from .pruning.pipeline import PruneResult as PruneResult
 from .pruning.plan import LayerPlan as LayerPlan

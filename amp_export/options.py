@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 
 class Allocation(enum.StrEnum):
@@ -83,6 +79,18 @@ class Operators(enum.StrEnum):
     """Those of the ONNX standard, which every runtime and TensorRT may read."""
     ONNXRUNTIME = "onnxruntime"
     """Fused ones that ONNX Runtime has kernels for. They take no padding between tokens."""
+
+
+class WeightFormat(enum.StrEnum):
+    """Integers that weights are stored as, with a scale for each block of a row; activations stay as they are."""
+
+    INT8 = "int8"
+    INT4 = "int4"
+
+    @property
+    def bits(self) -> int:
+        """Bits of one weight."""
+        return int(self.value.removeprefix("int"))
 
 
 class RecoveryMethod(enum.StrEnum):

@@ -23,6 +23,7 @@ from amp_export.options import (
     TargetName,
     Uniform,
     Via,
+    WeightFormat,
 )
 
 
@@ -116,6 +117,11 @@ class ExportOptions:
         dtype: The dtype of weights and activations; by default float32, for an engine float16.
         opset: The version of the ONNX operators; by default the newest that the runtime supports.
         operators: The operators of an ONNX graph that is built directly.
+        weights: Integers that the weights of linear layers are stored as, with a scale for each block; by default they
+            have the dtype of the graph.
+        block_size: Number of weights that share a scale; by default 32, for an engine 128.
+        average_bits: The largest average of the bits of a weight with `weights` int4: those that matter most have 8,
+            which is measured on text; by default all have 4.
         via: Whether the graph is built directly or traced.
         target: The device that a TensorRT engine is built for; by default the GPU in this machine.
         runtime: The TensorRT variant that builds the engine; by default the one that is installed.
@@ -129,6 +135,9 @@ class ExportOptions:
     dtype: Dtype | None = None
     opset: Opset | None = None
     operators: Operators = Operators.STANDARD
+    weights: WeightFormat | None = None
+    block_size: int | None = None
+    average_bits: float | None = None
     via: Via = Via.AUTO
     target: TargetName | None = None
     runtime: EngineRuntime | None = None

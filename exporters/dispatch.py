@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amp_export.errors import RequestError
-from amp_export.options import Dtype, Operators, Opset, Provider
+from amp_export.options import Dtype, Format, Operators, Opset, Provider
 
 if TYPE_CHECKING:
     from amp_export.exporters.models.kinds import GraphModel
     from amp_export.exporters.onnx import GraphDescription
+    from amp_export.exporters.onnx.quantization import Quantization
     from amp_export.exporters.tensorrt.running import TensorrtDecoder
 
 
@@ -39,6 +40,32 @@ def exported_operators(folder: Path) -> Operators:
     return _described(folder).operators
 
 
+def exported_quantization(folder: Path) -> Quantization | None:
+    """Return the format of the weights of an exported graph; None if they have its dtype.
+
+    Raises:
+        ModelError: The folder holds no graph.
+    """
+    return _described(folder).quantization
+
+
+def quantized_graph(folder: Path) -> Path | None:
+    """Return the graph with quantized weights that is in a folder or that an engine was built from; None without one.
+
+    Raises:
+        ModelError: The graph of an engine is missing.
+    """
+    from amp_export.exporters.executorch.programs import is_executorch
+    from amp_export.exporters.onnx import describe_graph, exported_graphs
+    from amp_export.exporters.openvino.models import is_openvino
+    from amp_export.exporters.tensorrt.engines import is_engine
+
+    if is_executorch(folder) or is_openvino(folder):
+        return None
+    graph = exported_graphs(folder.parent / Format.ONNX if is_engine(folder) else folder)[-1]
+    return graph if describe_graph(graph).quantization is not None else None
+
+
 def exported_dtype(folder: Path) -> Dtype:
     """Return the dtype of the last graph or program of an export that is not an engine.
 
@@ -60,13 +87,16 @@ def _described(folder: Path) -> GraphDescription:
     )
 
 
-def run(folder: Path, *, threads: int | None = None, provider: Provider = Provider.CPU) -> GraphModel | TensorrtDecoder:
+def run(
+    folder: Path, *, threads: int | None = None, provider: Provider = Provider.CPU, exact: bool = False
+) -> GraphModel | TensorrtDecoder:
     """Load an exported model into its runtime, which is detected from the files.
 
     Args:
         folder: Folder that `export` wrote.
         threads: Number of intra-op threads on the CPU.
         provider: Execution provider of ONNX Runtime.
+        exact: Whether ONNX Runtime multiplies quantized weights with activations as they are, instead of rounding them.
 
     Raises:
         RequestError: A provider is given, but ONNX Runtime does not run the export.
@@ -80,7 +110,7 @@ def run(folder: Path, *, threads: int | None = None, provider: Provider = Provid
     if not (is_engine or is_program or is_openvino(folder)):
         from amp_export.exporters import onnx
 
-        return onnx.run(folder, threads=threads, providers=[provider.onnxruntime_name])
+        return onnx.run(folder, threads=threads, providers=[provider.onnxruntime_name], exact=exact)
     if provider is not Provider.CPU:
         raise RequestError(f"--provider applies to ONNX Runtime only, which does not run {folder}.\nLeave it out.")
     if is_engine:

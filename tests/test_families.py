@@ -25,7 +25,8 @@ from amp_export.exporters.models.decoder import GraphDecoder
 from amp_export.exporters.onnx import can_build
 from amp_export.exporters.onnx import run as open_graph
 from amp_export.exporting.run import export_into
-from amp_export.options import Dtype, HeadPolicy, PerLayer, Via
+from amp_export.exporting.settings import ExportSettings
+from amp_export.options import Dtype, Format, HeadPolicy, Opset, PerLayer, Via
 from amp_export.outputs.manifest import RewriteKind
 from amp_export.parity.comparison import compare
 from amp_export.parity.decoder_cases import Case, replay
@@ -149,7 +150,8 @@ def check_exports(checkpoint: Checkpoint, folder: Path, ways: Sequence[Via]) -> 
     """Exports in several ways, holds each graph against the model, and the graphs against each other."""
     tolerances, logits = [], []
     for via in ways:
-        graph = export_into(folder / via, checkpoint, dtype=Dtype.FLOAT32, via=via, progress=Silent()).folder
+        settings = ExportSettings(Format.ONNX, Dtype.FLOAT32, Opset.OPSET_23, via)
+        graph = export_into(folder / via, checkpoint, settings, progress=Silent()).folder
         decoder = checkpoint.config.architecture.kind is Kind.DECODER
         report = compare(checkpoint.path, graph, progress=Silent(), cases=CASES if decoder else None)
         assert report.holds, report.cases

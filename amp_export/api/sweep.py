@@ -19,7 +19,7 @@ from amp_export.benchmarking.workloads import PHASES, Sweep
 from amp_export.checkpoints.reading import Checkpoint, open_checkpoint
 from amp_export.checkpoints.sources import resolve_model
 from amp_export.errors import RatioError, RequestError
-from amp_export.exporting.settings import choose_settings
+from amp_export.exporting.settings import choose_settings, fit_blocks
 from amp_export.inputs.texts import Calibration
 from amp_export.options import Phase
 from amp_export.outputs.manifest import Manifest
@@ -84,6 +84,7 @@ def sweep(
         raise RequestError(
             'There is nothing to sweep.\nGive --ratios 0.1:0.5:0.1, or --until "decode_ms<=35", or both.'
         )
+    options = replace(options, prune=fit_blocks(options.prune, options.export))
     timing = replace(options.benchmark, to=options.export.to, against=output / DENSE)
     setup = choose_setup(timing)
     check_can_measure(options.export)

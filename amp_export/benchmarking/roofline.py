@@ -17,7 +17,15 @@ from amp_export.benchmarking.workloads import Workload
 from amp_export.checkpoints.reading import read_config, read_widths
 from amp_export.options import Dtype
 
-_READ_IN_PART = {("Gather", 0), ("RotaryEmbedding", 1), ("RotaryEmbedding", 2)}
+_READ_IN_PART = {
+    ("Gather", 0),
+    ("GatherBlockQuantized", 0),
+    ("GatherBlockQuantized", 2),
+    ("RotaryEmbedding", 1),
+    ("RotaryEmbedding", 2),
+    ("GroupQueryAttention", 7),
+    ("GroupQueryAttention", 8),
+}
 """Operators and their inputs that look up a few rows of a weight per token instead of reading all of it."""
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from amp_export.benchmarking.setup import Setup
 from amp_export.errors import OutputError
-from amp_export.exporters.dispatch import exported_operators, exported_opset
+from amp_export.exporters.dispatch import exported_operators, exported_opset, exported_quantization
 from amp_export.exporters.executorch.programs import read_facts
 from amp_export.exporters.tensorrt.engines import EngineFacts
 from amp_export.exporters.tensorrt.running import check_runs_here
@@ -147,6 +147,9 @@ def export_dense(
     via = manifest.exporters.get(to, Via.AUTO)
     if operators is None:
         operators = exported_operators(output / to) if to is Format.ONNX else Operators.STANDARD
-    settings = ExportSettings(to, manifest.exports[to], opset, via, job, limits, operators)
+    # an engine's weights have the format of the graph that it was built from
+    graph = output / (Format.ONNX if to is Format.TENSORRT else to)
+    quantization = exported_quantization(graph) if to in (Format.ONNX, Format.TENSORRT) else None
+    settings = ExportSettings(to, manifest.exports[to], opset, via, job, limits, operators, quantization)
     with checkpoint.snapshot.held():
         return export_as(scratch, checkpoint, settings, progress=progress, name="the dense model").folder

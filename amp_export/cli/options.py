@@ -27,6 +27,7 @@ from amp_export.options import (
     TargetName,
     Uniform,
     Via,
+    WeightFormat,
 )
 from amp_export.verb_options import (
     BenchmarkOptions,
@@ -204,6 +205,31 @@ FLAGS: Mapping[type[Any], Mapping[str, Any]] = {
                 "--operators",
                 help="Operators of an ONNX graph: those of the standard, or fused ones of ONNX Runtime, which are "
                 "faster there, and take no padding.",
+            ),
+        ],
+        "weights": Annotated[
+            WeightFormat | None,
+            typer.Option(
+                "--weights",
+                help="Store the weights of linear layers as integers, with a scale for each block.  [default: in the "
+                "dtype of the graph]",
+            ),
+        ],
+        "block_size": Annotated[
+            int | None,
+            typer.Option(
+                "--block-size",
+                metavar="N",
+                help="Weights that share a scale, with --weights.  [default: 32, for an engine 128]",
+            ),
+        ],
+        "average_bits": Annotated[
+            float | None,
+            typer.Option(
+                "--average-bits",
+                metavar="BITS",
+                help="With --weights int4, give 8 bits to the weights that matter most, up to this average, such as "
+                "4.3.",
             ),
         ],
         "via": Annotated[Via, typer.Option("--via", help="Build the graph directly, or trace the model.")],

@@ -18,19 +18,22 @@ from amp_export.devices.archives import read_first, write_archive
 from amp_export.devices.bundle_manifest import BundledGraph, Contents, describe_bundle, made_of_graphs
 from amp_export.devices.references import Reference, make_reference
 from amp_export.documents import check_schema, parse_json
-from amp_export.errors import OutputError, UnsupportedModelError
+from amp_export.errors import OutputError, RequestError, UnsupportedModelError
+from amp_export.exporters.dispatch import quantized_graph
 from amp_export.exporters.limits import Limits, choose_limits
 from amp_export.exporters.onnx import exported_graphs
 from amp_export.exporters.tensorrt.device.bundle import MANIFEST, SCHEMA
 from amp_export.exporters.tensorrt.exporting import describe_decoder
 from amp_export.exporters.tensorrt.flavors import builds_with_new_operators
 from amp_export.exporting.run import export_into
+from amp_export.exporting.settings import ExportSettings
 from amp_export.hardware.targets import TARGETS
-from amp_export.options import Dtype, Format, Operators, Opset, TargetName
+from amp_export.options import Dtype, Format, Operators, Opset, TargetName, Via
 from amp_export.outputs.lookup import exported_checkpoint
 from amp_export.outputs.manifest import Manifest
 from amp_export.outputs.names import BUNDLE
 from amp_export.outputs.scratch import lock_output, scratch_beside, translate_os_errors
+from amp_export.parity.quantized import QuantizedWeights
 from amp_export.progress import Progress, Silent
 from amp_export.verb_options import BundleOptions
 
@@ -195,11 +198,17 @@ def _in_opset(subject: BundledGraph, opset: Opset, scratch: Path, progress: Prog
     found = describe_decoder(subject.folder / "model.onnx")
     if (found.opset, found.operators) == (opset, Operators.STANDARD):
         return subject
+    if opset is Opset.OPSET_20 and found.quantization is not None:
+        raise RequestError(
+            f"The weights of {subject.folder} are {found.quantization.weights}, and this device needs opset 20 here, "
+            "whose DequantizeLinear has no blocks.\nExport with --dtype float16 for a device with TensorRT 10.15 or "
+            "later, or without --weights."
+        )
+    settings = ExportSettings(Format.ONNX, subject.dtype, opset, Via.AUTO, quantization=found.quantization)
     exported = export_into(
         scratch,
         open_checkpoint(subject.checkpoint),
-        dtype=subject.dtype,
-        opset=opset,
+        settings,
         progress=progress,
         description=f"Exporting again with opset {opset}",
     )
@@ -213,7 +222,9 @@ def _subject(output: Path, manifest: Manifest) -> BundledGraph:
 
 def _make_reference(name: str, subject: BundledGraph, limits: Limits, progress: Progress) -> Reference:
     with progress.step(f"Running the {name} model in PyTorch for reference"):
-        return make_reference(subject.checkpoint, subject.dtype, limits)
+        quantized = quantized_graph(subject.folder)
+        weights = QuantizedWeights(quantized) if quantized is not None else None
+        return make_reference(subject.checkpoint, subject.dtype, limits, weights=weights)
 
 
 def _contents(

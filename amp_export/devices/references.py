@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from amp_export.exporters.limits import Limits
+    from amp_export.parity.quantized import QuantizedWeights
 
 PADDED_PROMPTS = (17, 11, 5)
 """Prompt lengths of the padded batch, as many as a batch may hold."""
@@ -96,13 +97,16 @@ class Reference:
         return stream.getvalue()
 
 
-def make_reference(checkpoint: Path, dtype: Dtype, limits: Limits) -> Reference:
+def make_reference(
+    checkpoint: Path, dtype: Dtype, limits: Limits, *, weights: QuantizedWeights | None = None
+) -> Reference:
     """Run a decoder in PyTorch, in the graph's dtype and in a higher one.
 
     Args:
         checkpoint: The exported checkpoint.
         dtype: Dtype of the export.
         limits: Limits of the device's engine: no case is larger.
+        weights: Weights of the graph if they are quantized.
 
     Raises:
         ModelError: The checkpoint cannot be read.
@@ -119,14 +123,15 @@ def make_reference(checkpoint: Path, dtype: Dtype, limits: Limits) -> Reference:
     def record(model: PreTrainedModel) -> dict[str, list[ReferenceCall]]:
         return {case.name: _record(case, pool, torch_decoder(model)) for case in cases}
 
-    expected = run_torch(checkpoint, REFERENCE[dtype], record)
+    expected = run_torch(checkpoint, REFERENCE[dtype], record, weights=weights)
     exact = {name: _logits(calls) for name, calls in expected.items()}
 
     def noises(model: PreTrainedModel) -> list[tuple[float, float]]:
         runs = draw_rounding(model, record)
         return [distance(_logits(run[name]), logits) for run in runs for name, logits in exact.items()]
 
-    noise, mean_noise = (largest(each) for each in zip(*run_torch(checkpoint, dtype.value, noises), strict=True))
+    drawn = run_torch(checkpoint, dtype.value, noises, weights=weights)
+    noise, mean_noise = (largest(each) for each in zip(*drawn, strict=True))
     if not math.isfinite(noise):
         raise ModelError(
             f"{checkpoint} cannot be checked in {dtype.value}: PyTorch itself computes NaN or infinity in it.\n"

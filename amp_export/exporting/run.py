@@ -14,7 +14,7 @@ from amp_export.checkpoints.source_files import copy_files
 from amp_export.exporting.engines import EngineJob, build_into
 from amp_export.exporting.notes import context_notes, operator_notes
 from amp_export.exporting.settings import ExportSettings
-from amp_export.options import Dtype, Format, Operators, Opset, Via
+from amp_export.options import Dtype, Format, Opset, Via
 from amp_export.progress import Advance, Progress
 
 if TYPE_CHECKING:
@@ -83,17 +83,8 @@ def _export_as(
 def _export_graph(
     folder: Path, checkpoint: Checkpoint, settings: ExportSettings, *, progress: Progress, name: str
 ) -> ExportResult:
-    assert settings.opset is not None
-    return export_into(
-        folder,
-        checkpoint,
-        dtype=settings.dtype,
-        opset=settings.opset,
-        operators=settings.operators,
-        via=settings.via,
-        progress=progress,
-        description=f"Exporting {name}" if name else "Exporting",
-    )
+    description = f"Exporting {name}" if name else "Exporting"
+    return export_into(folder, checkpoint, settings, progress=progress, description=description)
 
 
 def _convert_to_openvino(exported: ExportResult, folder: Path, *, progress: Progress) -> ExportResult:
@@ -138,34 +129,46 @@ def build_from(
 def export_into(
     folder: Path,
     checkpoint: Checkpoint,
+    settings: ExportSettings,
     *,
-    dtype: Dtype,
-    opset: Opset = Opset.OPSET_23,
-    operators: Operators = Operators.STANDARD,
-    via: Via = Via.AUTO,
     progress: Progress,
     description: str = "Exporting",
 ) -> ExportResult:
     """Export a checkpoint to ONNX into a staging folder.
+
+    Args:
+        folder: The staging folder.
+        checkpoint: The checkpoint to export.
+        settings: Settings of the graph; an engine or a converted model is not made of it.
+        progress: Shows progress.
+        description: What the progress says.
 
     Raises:
         UnsupportedModelError: The requested exporter does not support the model.
     """
     from amp_export.exporters import onnx
 
-    to = Format.ONNX
+    made, dtype, opset, via = folder / Format.ONNX, settings.dtype, settings.opset, settings.via
+    assert opset is not None
     # the files of an extended output are hard links to the earlier one, so remove them instead of overwriting
-    shutil.rmtree(folder / to.value, ignore_errors=True)
+    shutil.rmtree(made, ignore_errors=True)
     if via is Via.AUTO:
         via = Via.DIRECT if onnx.can_build(checkpoint.config) is None else Via.TRACE
-    with progress.step(f"{description} to {to.value} in {dtype.value}") as advance:
+    stored = "" if settings.quantization is None else f", weights in {settings.quantization.weights}"
+    with progress.step(f"{description} to {Format.ONNX} in {dtype}{stored}") as advance:
         if via is Via.DIRECT:
             onnx.export(
-                checkpoint, folder / to.value, dtype=dtype, opset=opset, operators=operators, on_progress=advance
+                checkpoint,
+                made,
+                dtype=dtype,
+                opset=opset,
+                operators=settings.operators,
+                quantization=settings.quantization,
+                on_progress=advance,
             )
         else:
-            _trace(checkpoint, folder / to.value, dtype, opset, advance)
-    return ExportResult(folder / to.value, to, dtype, via, directory_size(folder / to.value))
+            _trace(checkpoint, made, dtype, opset, advance)
+    return ExportResult(made, Format.ONNX, dtype, via, directory_size(made))
 
 
 def _trace(checkpoint: Checkpoint, folder: Path, dtype: Dtype, opset: Opset, advance: Advance) -> None:

@@ -121,6 +121,9 @@ def failure_text(report: ParityReport) -> str:
     ]
     if report.greedy is not None and not report.greedy.holds:
         lines.append(f"Greedy decoding: the first {report.greedy.common} of {report.greedy.steps} tokens agree.")
+    if report.rounded is not None and not report.rounded.holds:
+        failing = ", ".join(case.name for case in report.rounded.cases if not case.holds)
+        lines.append(f"With activations rounded to int8, as the runtime multiplies, these fail: {failing}.")
     lines.append("To find the first value that differs: amp-export validate OUT --explain")
     return "\n".join(lines)
 

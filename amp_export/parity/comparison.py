@@ -7,6 +7,7 @@ in the graph's dtype (`noise.py`), and the difference is the noise. A correct gr
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,13 +16,15 @@ import numpy as np
 from msgspec import structs
 
 from amp_export.checkpoints.reading import open_checkpoint
+from amp_export.exporters.models.decoder import Decoder
 from amp_export.options import Provider
 from amp_export.parity.case_files import read_cases
 from amp_export.parity.extremes import largest
 from amp_export.parity.metrics import agree, distance
 from amp_export.parity.noise import draw_rounding
+from amp_export.parity.quantized import QuantizedWeights
 from amp_export.parity.reference import NOISE_FACTOR, REFERENCE, run_torch, tolerated
-from amp_export.parity.results import CaseResult, Greedy, ParityReport
+from amp_export.parity.results import CaseResult, Greedy, ParityReport, RoundedActivations
 from amp_export.parity.switches import unreached
 from amp_export.progress import Progress, Silent
 from amp_export.verb_options import ValidateOptions
@@ -84,10 +87,20 @@ def compare(
         ModelError: The checkpoint or the graph cannot be read.
         MissingExtraError: The runtime is not installed.
     """
-    from amp_export.exporters.dispatch import run
+    from amp_export.exporters.dispatch import quantized_graph, run
 
-    model = run(graph, threads=threads, provider=provider)
-    return compare_model(model, checkpoint, progress=progress, cases=cases)
+    quantized = quantized_graph(graph)
+    model = run(graph, threads=threads, provider=provider, exact=quantized is not None)
+    weights = QuantizedWeights(quantized) if quantized is not None else None
+    report, expected = _compare_model(model, checkpoint, progress=progress, cases=cases, weights=weights)
+    if quantized is None:
+        return report
+    as_shipped = run(graph, threads=threads, provider=provider)
+    if not isinstance(as_shipped, Decoder) or as_shipped.activation_block is None:
+        return report
+    weights = QuantizedWeights(quantized, as_shipped.activation_block)
+    rounded = _compare_rounded(as_shipped, checkpoint, weights, expected, progress=progress, cases=cases)
+    return structs.replace(report, rounded=rounded, holds=report.holds and rounded.holds)
 
 
 def compare_third_party(
@@ -131,10 +144,27 @@ def compare_model(
     """Compare a loaded graph or engine with the checkpoint that it was exported from, and close it.
 
     Args:
-        model: The graph or engine.
+        model: The graph or engine; its weights are not quantized.
         checkpoint: The exported checkpoint.
         progress: Shows progress.
         cases: Cases to run, of the graph's kind; by default all default cases that fit the model.
+    """
+    report, _ = _compare_model(model, checkpoint, progress=progress, cases=cases, weights=None)
+    return report
+
+
+def _compare_model(
+    model: AnyModel,
+    checkpoint: Path,
+    *,
+    progress: Progress,
+    cases: Sequence[AnyCase] | None,
+    weights: QuantizedWeights | None,
+) -> tuple[ParityReport, Sequence[Mapping[str, Floats]]]:
+    """Compare a graph with PyTorch, which computes with the graph's weights if they are quantized.
+
+    Returns:
+        The report, and PyTorch's outputs in the higher dtype.
     """
     from amp_export.parity.suites import choose_suite
 
@@ -145,10 +175,15 @@ def compare_model(
         found = suite.run_graph()
     with progress.step(f"Running PyTorch in {REFERENCE[dtype]}") as _:
         expected, written = run_torch(
-            checkpoint, REFERENCE[dtype], lambda model: (suite.run_torch(model), suite.continue_torch(model))
+            checkpoint,
+            REFERENCE[dtype],
+            lambda model: (suite.run_torch(model), suite.continue_torch(model)),
+            weights=weights,
         )
     with progress.step(f"Running PyTorch in {dtype.value}") as _:
-        noises = run_torch(checkpoint, dtype.value, lambda model: _measure_noise(model, suite, expected))
+        noises = run_torch(
+            checkpoint, dtype.value, lambda model: _measure_noise(model, suite, expected, weights), weights=weights
+        )
     results = tuple(_judge(suite.names, found, expected, noises))
     noise, mean_noise = (largest(each) for each in zip(*chain(*noises.values()), strict=True))
     tolerance = tolerated(noise)
@@ -156,7 +191,7 @@ def compare_model(
     if written is not None and suite.written is not None:
         of_logits = tolerated(largest(noise for noise, _ in noises["logits"]))
         greedy = _judge_greedy(suite.written, *written, tolerance=of_logits)
-    return ParityReport(
+    report = ParityReport(
         runtime=model.description,
         dtype=dtype.value,
         reference_dtype=REFERENCE[dtype],
@@ -169,18 +204,49 @@ def compare_model(
         holds=all(result.holds for result in results) and (greedy is None or greedy.holds),
         unreached=unreached(config) if cases is None else (),
     )
+    return report, expected
+
+
+def _compare_rounded(
+    model: Decoder,
+    checkpoint: Path,
+    weights: QuantizedWeights,
+    expected: Sequence[Mapping[str, Floats]],
+    *,
+    progress: Progress,
+    cases: Sequence[AnyCase] | None,
+) -> RoundedActivations:
+    """Compare a graph that rounds activations with PyTorch that does not, by the noise of PyTorch that does."""
+    from amp_export.parity.suites import choose_suite
+
+    suite = choose_suite(model, checkpoint, open_checkpoint(checkpoint).config, cases)
+    with progress.step("Running the graph with activations rounded to int8") as _:
+        found = suite.run_graph()
+    with progress.step(f"Running PyTorch in {model.dtype.value}, rounding them too") as _:
+        noises = run_torch(
+            checkpoint,
+            model.dtype.value,
+            lambda model: _measure_noise(model, suite, expected, weights),
+            weights=weights,
+        )
+    results = tuple(_judge(suite.names, found, expected, noises))
+    return RoundedActivations(results, holds=all(result.holds for result in results))
 
 
 def _measure_noise(
-    model: PreTrainedModel, suite: Suite, expected: Sequence[Mapping[str, Floats]]
+    model: PreTrainedModel,
+    suite: Suite,
+    expected: Sequence[Mapping[str, Floats]],
+    weights: QuantizedWeights | None,
 ) -> dict[str, list[tuple[float, float]]]:
     """Return the largest and the mean noise of each case, by output: the maxima over several runs."""
     worst: dict[str, Any] = {}
-    for run in draw_rounding(model, suite.run_torch):
-        for output in run[0]:
-            found = [distance(one[output], other[output]) for one, other in zip(run, expected, strict=True)]
-            # np.maximum propagates NaN
-            worst[output] = np.maximum(worst.get(output, 0.0), found)
+    with weights.rounding_activations(model) if weights is not None else nullcontext():
+        for run in draw_rounding(model, suite.run_torch):
+            for output in run[0]:
+                found = [distance(one[output], other[output]) for one, other in zip(run, expected, strict=True)]
+                # np.maximum propagates NaN
+                worst[output] = np.maximum(worst.get(output, 0.0), found)
     return {output: [(float(largest), float(mean)) for largest, mean in pairs] for output, pairs in worst.items()}
 
 

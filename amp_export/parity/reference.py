@@ -13,6 +13,7 @@ from amp_export.options import Dtype
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from amp_export.parity.quantized import QuantizedWeights
 
 Result = TypeVar("Result")
 
@@ -32,19 +33,28 @@ def tolerated(noise: float) -> float:
     return NOISE_FACTOR * noise if math.isfinite(noise) else math.nan
 
 
-def run_torch(checkpoint: Path, dtype: str, work: Callable[[PreTrainedModel], Result]) -> Result:
+def run_torch(
+    checkpoint: Path,
+    dtype: str,
+    work: Callable[[PreTrainedModel], Result],
+    *,
+    weights: QuantizedWeights | None = None,
+) -> Result:
     """Load a checkpoint into PyTorch and run it.
 
     Args:
         checkpoint: The checkpoint.
         dtype: Name of the dtype to compute in.
         work: Function that runs the model; its result is returned.
+        weights: Weights of a graph that replace those of the checkpoint.
     """
     import torch
 
     model = load_model(checkpoint, dtype=getattr(torch, dtype))
     if dtype == "float64" and model.config._attn_implementation == "eager":
         _keep_padding_finite(model)
+    if weights is not None:
+        weights.give_to(model)
     with torch.inference_mode():
         return work(model)
 

@@ -69,6 +69,21 @@ class Greedy:
 
 
 @dataclass(frozen=True)
+class RoundedActivations:
+    """The graph as it runs, which rounds activations to int8 before products with quantized weights.
+
+    The cases of the report run without this rounding, so that their tolerance is that of the graph's dtype.
+
+    Attributes:
+        cases: Results of every case. Their noise is that of PyTorch with activations rounded in the same way.
+        holds: Whether all of them are within their tolerance.
+    """
+
+    cases: tuple[CaseResult, ...]
+    holds: bool
+
+
+@dataclass(frozen=True)
 class Point:
     """An intermediate value of graph and model.
 
@@ -127,7 +142,8 @@ class ParityReport(
         mean_tolerance: The largest tolerance of the mean error of all outputs.
         cases: Results of every output of every case.
         greedy: Result of greedy decoding; None if the model is not a decoder, or its context is too short.
-        holds: Whether all cases and greedy decoding hold.
+        holds: Whether all cases and greedy decoding hold, and the cases with rounded activations if there are any.
+        rounded: The graph as it runs if that rounds activations; None if not.
         explanation: Comparison of intermediate values, if requested.
         judged: The graph's files; None in a device's report, which is about a bundle.
         unreached: What no case reaches, such as a sliding window that is longer than all texts.
@@ -143,6 +159,7 @@ class ParityReport(
     holds: bool
     runtime: str | None = None
     greedy: Greedy | None = None
+    rounded: RoundedActivations | None = None
     explanation: Explanation | None = None
     judged: Judged | None = None
     unreached: tuple[str, ...] = ()

@@ -106,7 +106,8 @@ def _parity(parity: ParityReport | None) -> Finding:
     if parity is None:
         return Finding("Parity", Standing.NOT_CHECKED, "", f"{PARITY_NOT_CHECKED}.")
     failed, total = count_failed(parity.cases)
-    number = in_how_many(failed, total) if parity.holds or failed else "in greedy decoding"
+    elsewhere = "in greedy decoding" if parity.greedy is not None and not parity.greedy.holds else "in int8"
+    number = in_how_many(failed, total) if parity.holds or failed else elsewhere
     worst = worst_error(parity.cases)
     return Finding(
         "Parity",

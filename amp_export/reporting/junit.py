@@ -15,7 +15,7 @@ from amp_export.parity.results import ParityReport
 from amp_export.pruning.quality import Quality
 from amp_export.reporting.evaluations import evaluation_properties
 from amp_export.reporting.report import Report
-from amp_export.reporting.summary import greedy_line, reload_line
+from amp_export.reporting.summary import greedy_line, reload_line, rounded_line
 from amp_export.reporting.wording import PARITY_NOT_CHECKED, AnyBenchmark
 
 NOT_IN_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -103,6 +103,8 @@ def _parity_tests(kind: str, parity: ParityReport | None, *, where: str = "") ->
         yield _judged(kind, f"{case.name}: {case.output}{where}", numbers, holds=case.holds)
     if (greedy := parity.greedy) is not None:
         yield _judged(kind, f"{greedy.steps} tokens generated greedily", greedy_line(greedy), holds=greedy.holds)
+    if (rounded := parity.rounded) is not None:
+        yield _judged(kind, "activations rounded to int8", rounded_line(rounded), holds=rounded.holds)
 
 
 def _judged(kind: str, name: str, numbers: str, *, holds: bool) -> Test:

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from amp_export.architectures import LayerWidths
 from amp_export.outputs.manifest import RewriteKind
-from amp_export.parity.results import Explanation, Greedy
+from amp_export.parity.extremes import largest
+from amp_export.parity.results import Explanation, Greedy, RoundedActivations
 from amp_export.pruning.quality import Quality
 from amp_export.pruning.reload_check import ReloadProof
 from amp_export.reporting.benchmarks import PhaseRow, benchmark_lines, benchmark_rows
@@ -84,11 +85,13 @@ def verdict_lines(report: Report) -> Iterator[str]:
             yield explanation_line(explanation)
         if (greedy := parity.greedy) is not None:
             yield greedy_line(greedy)
+        if (rounded := parity.rounded) is not None:
+            yield rounded_line(rounded)
         yield from parity.unreached
         yield from (
             f"{case_name(case)}: largest error {case.max_error:.3g}, tolerance {tolerance:.3g}; mean error "
             f"{case.mean_error:.3g}, tolerance {mean_tolerance:.3g}."
-            for case in parity.cases
+            for case in (*parity.cases, *(parity.rounded.cases if parity.rounded is not None else ()))
             for tolerance, mean_tolerance in [parity.tolerances(case)]
             if not case.holds
         )
@@ -139,6 +142,19 @@ def greedy_line(greedy: Greedy) -> str:
     if greedy.common == greedy.steps:
         return f"{common}."
     return f"{common}; the next token is {'a near tie' if greedy.near_tie else 'not a near tie: FAILS'}."
+
+
+def rounded_line(rounded: RoundedActivations) -> str:
+    """Return how far the graph is from the reference as it runs, with activations rounded to int8."""
+    kl = sum(case.kl * case.positions for case in rounded.cases if case.kl is not None)
+    positions = sum(case.positions for case in rounded.cases)
+    top1 = sum(case.top1_agreement * case.positions for case in rounded.cases) / positions
+    noise = largest(case.noise for case in rounded.cases if case.noise is not None)
+    return (
+        f"With activations rounded to int8, as the runtime multiplies: largest error {worst_error(rounded.cases):.2g}, "
+        f"PyTorch's with the same rounding {noise:.2g}, KL {kl / positions:.2g} nats, top-1 {top1:.1%}"
+        f"{'' if rounded.holds else ': FAILS'}."
+    )
 
 
 def reload_line(reload: ReloadProof) -> str:

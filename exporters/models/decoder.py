@@ -44,6 +44,8 @@ class Decoder(ABC):
         one_at_a_time: Whether it takes only one token at a time after the prompt.
         takes_padding: Whether texts of a batch may be padded on the left, or between prompt and further tokens. If not,
             a batch of several texts also takes one token at a time after the prompts.
+        activation_block: Number of activations that are rounded to int8 with one scale before a product with quantized
+            weights; None if they are not.
     """
 
     num_layers: int
@@ -54,6 +56,7 @@ class Decoder(ABC):
     max_context: int | None = None
     one_at_a_time: bool = False
     takes_padding: bool = True
+    activation_block: int | None = None
 
     @abstractmethod
     def forward(
@@ -142,7 +145,7 @@ class GraphDecoder(Decoder):
         self.num_layers = len(self._past_inputs) // 2
         self.dtype = floating_dtype(*next(iter(self._past_inputs.items())))
         self.threads, self.description = session.threads, session.description
-        self.takes_padding = session.takes_padding
+        self.takes_padding, self.activation_block = session.takes_padding, session.activation_block
         if session.limits is not None:
             self.max_batch, self.max_context = session.limits.max_batch, session.limits.max_context
 

@@ -73,6 +73,8 @@ class Session(ABC):
         context: The longest text in tokens that the graph has positions for; None if it does not say.
         takes_padding: Whether texts of a batch may be padded.
         fills_cache: Whether a KV cache with room for further tokens can be filled in place.
+        activation_block: Number of activations that are rounded to int8 with one scale before a product with quantized
+            weights; None if they are not.
     """
 
     inputs: Mapping[str, Port]
@@ -84,6 +86,7 @@ class Session(ABC):
     context: int | None = None
     takes_padding: bool = True
     fills_cache: bool = False
+    activation_block: int | None = None
 
     @abstractmethod
     def to_value(self, array: Any, dtype: Dtype | None = None) -> Any:

@@ -10,7 +10,8 @@ import msgspec
 
 from amp_export.errors import ModelError
 from amp_export.exporters.models.session import Port
-from amp_export.options import Dtype, Operators, Opset
+from amp_export.exporters.onnx.quantization import Quantization
+from amp_export.options import Dtype, Operators, Opset, WeightFormat
 
 if TYPE_CHECKING:
     import onnx
@@ -22,6 +23,28 @@ CONTEXT = "amp_export.context"
 
 OPERATORS = "amp_export.operators"
 """Entry of a graph's metadata: `Operators`, where they are not those of the standard."""
+
+
+WEIGHTS, BLOCK_SIZE, AT_8_BITS = "amp_export.weights", "amp_export.block_size", "amp_export.at_8_bits"
+"""Entries of a graph's metadata where its weights are quantized: `WeightFormat`, the number of weights that share a
+scale, and the names of weights that have 8 bits although the format has 4."""
+
+
+def describe_choices(operators: Operators, quantization: Quantization | None) -> dict[str, str]:
+    """Return the entries of a graph's metadata that say how it was made, where that is not by default."""
+    found = {} if operators is Operators.STANDARD else {OPERATORS: operators.value}
+    if quantization is not None:
+        found |= {WEIGHTS: quantization.weights.value, BLOCK_SIZE: str(quantization.block_size)}
+        found |= {AT_8_BITS: " ".join(quantization.at_8_bits)} if quantization.at_8_bits else {}
+    return found
+
+
+def read_quantization(metadata: Mapping[str, str]) -> Quantization | None:
+    """Return the format of a graph's weights, by its metadata; None if they are not quantized."""
+    if WEIGHTS not in metadata:
+        return None
+    names = tuple(metadata.get(AT_8_BITS, "").split())
+    return Quantization(WeightFormat(metadata[WEIGHTS]), int(metadata[BLOCK_SIZE]), names)
 
 
 def read_operators(metadata: Mapping[str, str]) -> Operators:
@@ -45,6 +68,7 @@ class GraphDescription(msgspec.Struct, frozen=True, rename={"dtype": "precision"
         outputs: Outputs by name.
         context: The longest text in tokens that it has positions for; None if it computes positions of any length.
         operators: Its operators.
+        quantization: The format of its weights; None if they have its dtype.
     """
 
     opset: Opset
@@ -53,6 +77,7 @@ class GraphDescription(msgspec.Struct, frozen=True, rename={"dtype": "precision"
     outputs: Mapping[str, Port]
     context: int | None = None
     operators: Operators = Operators.STANDARD
+    quantization: Quantization | None = None
 
 
 def describe_graph(graph: Path) -> GraphDescription:
@@ -80,7 +105,13 @@ def describe_graph(graph: Path) -> GraphDescription:
     defaults = {tensor.name for tensor in model.graph.initializer}
     inputs = read_ports(value for value in model.graph.input if value.name not in defaults)
     return GraphDescription(
-        opset, dtype, inputs, read_ports(model.graph.output), read_context(metadata), read_operators(metadata)
+        opset,
+        dtype,
+        inputs,
+        read_ports(model.graph.output),
+        read_context(metadata),
+        read_operators(metadata),
+        read_quantization(metadata),
     )
 
 

@@ -13,9 +13,13 @@ from amp_export.checkpoints.reading import Checkpoint
 from amp_export.checkpoints.source_files import copy_files
 from amp_export.errors import OutputError, UnsupportedModelError
 from amp_export.exporters.files import GRAPH, WEIGHTS
+from amp_export.exporters.onnx.builder.formats import choose_formats
 from amp_export.exporters.onnx.builder.graph import build_graph
-from amp_export.exporters.onnx.builder.weights import lay_out, write_weights
+from amp_export.exporters.onnx.builder.layout import lay_out
+from amp_export.exporters.onnx.builder.weights import Rounding, write_weights
+from amp_export.exporters.onnx.descriptions import describe_choices
 from amp_export.exporters.onnx.genai import write_genai_config
+from amp_export.exporters.onnx.quantization import Quantization
 from amp_export.exporters.onnx.support import require_buildable
 from amp_export.options import Dtype, Operators, Opset
 
@@ -48,6 +52,8 @@ def export(
     dtype: Dtype = Dtype.FLOAT32,
     opset: Opset = Opset.OPSET_23,
     operators: Operators = Operators.STANDARD,
+    quantization: Quantization | None = None,
+    rounding: Rounding | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> OnnxExport:
     """Export a decoder as one graph for prefill and decode, with config, tokenizer and genai_config.json next to it.
@@ -60,12 +66,14 @@ def export(
         dtype: Dtype of weights, activations, KV cache and logits.
         opset: Version of the ONNX operators.
         operators: Whether fused operators of ONNX Runtime may be used.
+        quantization: How the weights of linear layers are stored; None keeps them in `dtype`.
+        rounding: How weights are quantized; by default each to its nearest code.
         on_progress: Called with the number of written layers and their total, after each.
 
     Raises:
         UnsupportedModelError: The weights' layout is not supported, or the graph cannot be built: see `can_build`.
         ModelError: A weight is NaN or infinite, or a RoPE parameter is missing.
-        RequestError: A weight is too large for `dtype`.
+        RequestError: A weight is too large for `dtype`, or blocks do not divide it.
         OutputError: The folder is not empty.
     """
     require_buildable(checkpoint.config)
@@ -73,8 +81,9 @@ def export(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(f"{folder} is not an empty folder.\nRemove it, or export to another folder.")
 
+    formats = choose_formats(checkpoint.config, checkpoint.widths, quantization, operators)
     folder.mkdir(parents=True, exist_ok=True)
-    stored = lay_out(checkpoint.config, checkpoint.widths, dtype)
+    stored = lay_out(checkpoint.config, checkpoint.widths, dtype, formats=formats, operators=operators)
     model = build_graph(
         checkpoint.config,
         checkpoint.widths,
@@ -83,14 +92,17 @@ def export(
         opset=opset,
         operators=operators,
         data_file=WEIGHTS,
+        metadata=describe_choices(operators, quantization),
     )
     (folder / GRAPH).write_bytes(model.SerializeToString())
-    write_weights(checkpoint, stored, folder / WEIGHTS, dtype=dtype, on_progress=on_progress)
+    write_weights(checkpoint, stored, folder / WEIGHTS, dtype=dtype, rounding=rounding, on_progress=on_progress)
     write_config(folder, checkpoint.raw_config)
     copy_files(checkpoint.companions(), folder, base=checkpoint.path)
     name_tokenizer_class(folder)
     inputs = [entry.name for entry in model.graph.input]
-    write_genai_config(checkpoint, folder, graph=GRAPH, inputs=inputs, operators=operators)
+    write_genai_config(
+        checkpoint, folder, graph=GRAPH, inputs=inputs, operators=operators, is_quantized=quantization is not None
+    )
     return OnnxExport(
         folder=folder,
         dtype=dtype,

@@ -10,6 +10,8 @@ from typing import Any
 from amp_export.checkpoints.reading import Checkpoint
 from amp_export.documents import convert, parse_json, read_text
 from amp_export.errors import ModelError
+from amp_export.exporters.onnx.builder.products import ACCURACY_LEVEL
+from amp_export.exporters.onnx.sessions import ACCURACY_CONFIG
 from amp_export.options import Operators
 
 GENAI_CONFIG = "genai_config.json"
@@ -30,7 +32,13 @@ _SEARCH_FIELDS = ("do_sample", "temperature", "top_k", "top_p", "repetition_pena
 
 
 def write_genai_config(
-    checkpoint: Checkpoint, folder: Path, *, graph: str, inputs: Collection[str], operators: Operators
+    checkpoint: Checkpoint,
+    folder: Path,
+    *,
+    graph: str,
+    inputs: Collection[str],
+    operators: Operators,
+    is_quantized: bool = False,
 ) -> bool:
     """Write genai_config.json for onnxruntime-genai 0.18, if such a file can describe the model.
 
@@ -40,6 +48,7 @@ def write_genai_config(
         graph: File name of the graph in that folder.
         inputs: Names of its inputs.
         operators: Its operators.
+        is_quantized: Whether its weights are.
 
     Returns:
         Whether the file was written. It is not if the model has no end-of-sequence token.
@@ -50,8 +59,9 @@ def write_genai_config(
     generation = read_generation(checkpoint.raw_config, checkpoint.path)
     if generation.get("eos_token_id") is None:
         return False
+    options = {ACCURACY_CONFIG: str(ACCURACY_LEVEL)} if is_quantized and operators is Operators.STANDARD else {}
     content = {
-        "model": _describe_model(checkpoint, generation, graph, inputs),
+        "model": _describe_model(checkpoint, generation, graph, inputs, options),
         "search": _describe_search(checkpoint, generation, operators),
     }
     (folder / GENAI_CONFIG).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -70,7 +80,11 @@ def read_generation(raw_config: Mapping[str, Any], path: Path) -> dict[str, Any]
 
 
 def _describe_model(
-    checkpoint: Checkpoint, generation: Mapping[str, Any], graph: str, inputs: Collection[str]
+    checkpoint: Checkpoint,
+    generation: Mapping[str, Any],
+    graph: str,
+    inputs: Collection[str],
+    session_options: Mapping[str, str],
 ) -> dict[str, Any]:
     config = checkpoint.config
     end = generation["eos_token_id"]
@@ -88,7 +102,7 @@ def _describe_model(
         "decoder": {
             "filename": graph,
             # no number of threads: the machine that loads the file decides
-            "session_options": {"provider_options": []},
+            "session_options": {"provider_options": [], **session_options},
             "head_size": config.head_dim,
             "hidden_size": config.hidden_size,
             "num_hidden_layers": config.num_hidden_layers,

@@ -10,13 +10,16 @@ from amp_export.exporters.onnx.sessions import CPU_PROVIDER, exported_graphs, op
 from amp_export.hardware.threads import usable_cores
 
 
-def run(folder: Path, *, threads: int | None = None, providers: Sequence[str] = (CPU_PROVIDER,)) -> GraphModel:
+def run(
+    folder: Path, *, threads: int | None = None, providers: Sequence[str] = (CPU_PROVIDER,), exact: bool = False
+) -> GraphModel:
     """Load an exported model into ONNX Runtime; its kind is detected from its files and inputs.
 
     Args:
         folder: Folder that `export` or `trace` wrote.
         threads: Number of intra-op threads; by default one per core that the process may use.
         providers: Execution providers of ONNX Runtime, in order of preference.
+        exact: Whether products with quantized weights take activations as they are, instead of rounding them.
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
@@ -26,6 +29,7 @@ def run(folder: Path, *, threads: int | None = None, providers: Sequence[str] = 
     """
     require_runtime()
     threads = threads if threads is not None else usable_cores()
-    return choose_model(
-        [open_session(graph, threads=threads, providers=providers) for graph in exported_graphs(folder)], folder
-    )
+    sessions = [
+        open_session(graph, threads=threads, providers=providers, exact=exact) for graph in exported_graphs(folder)
+    ]
+    return choose_model(sessions, folder)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from amp_export.errors import ModelError, RequestError, UnsupportedModelError
 from amp_export.exporters.files import exported_files
 from amp_export.exporters.models.session import Port, Session
-from amp_export.exporters.onnx.descriptions import read_context, read_operators
+from amp_export.exporters.onnx.builder.products import ACCURACY_LEVEL, EXACT_LEVEL
+from amp_export.exporters.onnx.descriptions import read_context, read_operators, read_quantization
 from amp_export.exporters.onnx.values import empty_value, to_float32, to_value
 from amp_export.extras import require_extra
 from amp_export.options import Format, Operators
@@ -22,6 +23,13 @@ if TYPE_CHECKING:
 
 
 CPU_PROVIDER = "CPUExecutionProvider"
+
+ACCURACY_CONFIG = "session.qdq_matmulnbits_accuracy_level"
+"""Session option for graphs whose weights are quantized by the standard's operators.
+Source: onnxruntime_session_options_config_keys.h."""
+
+_WEIGHTS_FOLDER_CONFIG = "session.model_external_initializers_file_folder_path"
+"""Session option for a graph in memory: the folder of its data file."""
 
 _ERRORS = 3
 """The severity to log from: ONNX Runtime 1.32 warns of every initializer that may be overridden, also of ours."""
@@ -60,13 +68,16 @@ def check_providers(providers: Sequence[str]) -> None:
         )
 
 
-def load_graph(graph: Path, *, threads: int, providers: Sequence[str] = (CPU_PROVIDER,)) -> InferenceSession:
+def load_graph(
+    graph: Path, *, threads: int, providers: Sequence[str] = (CPU_PROVIDER,), exact: bool = False
+) -> InferenceSession:
     """Load one graph.
 
     Args:
         graph: File of the graph.
         threads: Number of intra-op threads.
         providers: Execution providers of ONNX Runtime, in order of preference.
+        exact: Whether products with quantized weights take activations as they are, instead of rounding them.
 
     Raises:
         ModelError: The graph is damaged.
@@ -80,9 +91,15 @@ def load_graph(graph: Path, *, threads: int, providers: Sequence[str] = (CPU_PRO
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = _ERRORS
+    # read where DequantizeLinear and MatMul become a MatMulNBits; graphs without quantized weights have none
+    options.add_session_config_entry(ACCURACY_CONFIG, str(EXACT_LEVEL if exact else ACCURACY_LEVEL))
+    source: Path | bytes = graph
+    if exact and (rewritten := _with_exact_products(graph)) is not None:
+        source = rewritten
+        options.add_session_config_entry(_WEIGHTS_FOLDER_CONFIG, str(graph.parent))
     try:
         chosen = [(provider, dict(PROVIDER_OPTIONS.get(provider, {}))) for provider in providers]
-        session = onnxruntime.InferenceSession(graph, options, providers=chosen)
+        session = onnxruntime.InferenceSession(source, options, providers=chosen)
     except NotImplementedByRuntime as error:
         raise UnsupportedModelError(
             f"{', '.join(providers)} cannot run {graph}: {error}\n"
@@ -100,6 +117,26 @@ def load_graph(graph: Path, *, threads: int, providers: Sequence[str] = (CPU_PRO
     return session
 
 
+def _with_exact_products(graph: Path) -> bytes | None:
+    """Return a graph whose MatMulNBits do not round activations; None if it has none."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load(graph, load_external_data=False)
+    except DecodeError:
+        return None  # the runtime says what is wrong with it
+    levels = [
+        attribute
+        for node in model.graph.node
+        for attribute in node.attribute
+        if node.op_type == "MatMulNBits" and attribute.name == "accuracy_level"
+    ]
+    for attribute in levels:
+        attribute.i = EXACT_LEVEL
+    return model.SerializeToString() if levels else None
+
+
 def describe_runtime(session: InferenceSession) -> str:
     """Return name and version of ONNX Runtime, and the session's provider unless it is the CPU's."""
     import onnxruntime
@@ -111,7 +148,7 @@ def describe_runtime(session: InferenceSession) -> str:
 class OnnxSession(Session):
     """A graph on ONNX Runtime."""
 
-    def __init__(self, session: InferenceSession, *, threads: int) -> None:
+    def __init__(self, session: InferenceSession, *, threads: int, exact: bool = False) -> None:
         self._session = session
         self.inputs = {entry.name: _port(entry) for entry in session.get_inputs()}
         self.outputs = {entry.name: _port(entry) for entry in session.get_outputs()}
@@ -124,6 +161,9 @@ class OnnxSession(Session):
         self.takes_padding = operators is Operators.STANDARD
         # GroupQueryAttention appends in place where past and present are the same memory; tried on the CPU only
         self.fills_cache = operators is Operators.ONNXRUNTIME and session.get_providers()[0] == CPU_PROVIDER
+        quantization = read_quantization(metadata)
+        if quantization is not None and not exact and session.get_providers()[0] == CPU_PROVIDER:
+            self.activation_block = quantization.block_size
         self._on_gpu = session.get_providers()[0] != CPU_PROVIDER
 
     def to_value(self, array: Any, dtype: Dtype | None = None) -> OrtValue:
@@ -174,9 +214,12 @@ class OnnxSession(Session):
         return found
 
 
-def open_session(graph: Path, *, threads: int, providers: Sequence[str] = (CPU_PROVIDER,)) -> OnnxSession:
+def open_session(
+    graph: Path, *, threads: int, providers: Sequence[str] = (CPU_PROVIDER,), exact: bool = False
+) -> OnnxSession:
     """Load one graph: see `load_graph`."""
-    return OnnxSession(load_graph(graph, threads=threads, providers=providers), threads=threads)
+    session = load_graph(graph, threads=threads, providers=providers, exact=exact)
+    return OnnxSession(session, threads=threads, exact=exact)
 
 
 def _port(entry: Any) -> Port:

@@ -91,6 +91,7 @@ def test_the_public_names_are_these() -> None:
         "Uniform",
         "ValidateOptions",
         "Via",
+        "WeightFormat",
         "__version__",
         "benchmark",
         "benchmark_on_device",

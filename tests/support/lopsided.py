@@ -22,11 +22,13 @@ from tests.support.tiny_models import save_tiny_model, save_tiny_tokenizer
 TOKENS = torch.tensor([[5, 9, 2, 6, 5, 3, 5, 8], [9, 7, 9, 3, 2, 3, 8, 4]])
 
 
-def save_lopsided(folder: Path, model_type: str, *, pad: bool = False, **fields: Any) -> PreTrainedModel:
+def save_lopsided(
+    folder: Path, model_type: str, *, pad: bool = False, fewest_neurons: int = 8, **fields: Any
+) -> PreTrainedModel:
     """Write `folder/dense`, with these fields of the config, and `folder/pruned`; return the pruned model in memory."""
     checkpoint = open_checkpoint(save_tiny_model(folder / "dense", model_type, **fields))
     save_tiny_tokenizer(folder / "dense")
-    plan = lopsided_plan(checkpoint.config)
+    plan = lopsided_plan(checkpoint.config, fewest_neurons=fewest_neurons)
     rewritten = rewrite(checkpoint.raw_config, checkpoint.config, plan.widths, pad=pad)
     assert rewritten.kind is (RewriteKind.PADDED if pad else RewriteKind.RESIZED_CLASS)
     model = prune_module(load_model(folder / "dense"), checkpoint.config, plan, widths=rewritten.widths)
@@ -34,12 +36,12 @@ def save_lopsided(folder: Path, model_type: str, *, pad: bool = False, **fields:
     return model
 
 
-def lopsided_plan(config: ModelConfig) -> Plan:
+def lopsided_plan(config: ModelConfig, *, fewest_neurons: int = 8) -> Plan:
     """Return a plan for a tiny model whose layers differ: all heads, one group, or one head of each group."""
     everything, query_group = tuple(range(4)), config.widths.query_group
     groups = tuple(range(4 // query_group))
     heads = ((everything, groups), (everything[-query_group:], groups[-1:]), (everything[::query_group], groups))
-    neurons = (tuple(range(8)), tuple(range(48)), tuple(range(0, 48, 3)))
+    neurons = (tuple(range(fewest_neurons)), tuple(range(48)), tuple(range(0, 48, 3)))
     layers = []
     for number, site in enumerate(config.sites):
         query_heads, key_value_heads = heads[0 if site.stack.heads_tied else number % 3]

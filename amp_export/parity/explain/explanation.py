@@ -22,6 +22,7 @@ from amp_export.options import Dtype
 from amp_export.parity.explain.runs import choose_run
 from amp_export.parity.explain.values import Recording, Taps, record_graphs, record_torch
 from amp_export.parity.noise import draw_rounding
+from amp_export.parity.quantized import QuantizedWeights
 from amp_export.parity.reference import NOISE_FACTOR, REFERENCE, run_torch
 from amp_export.parity.results import Explanation, Point
 
@@ -115,15 +116,17 @@ def explain(tap_plan: TapPlan, case: AnyCase, *, progress: Progress) -> Explanat
     checkpoint = open_checkpoint(path)
     run = choose_run(checkpoint, tap_plan.files, case, dtype)
 
+    weights = QuantizedWeights.of(tap_plan.files[-1], tap_plan.models[tap_plan.files[-1].name])
+
     def look(model: PreTrainedModel) -> Recording:
         return record_torch(model, run, taps)
 
     with progress.step("Running the graph, with intermediate values"):
         found = record_graphs(run, tap_plan.files, taps)
     with progress.step(f"Running PyTorch in {REFERENCE[dtype]}, with intermediate values"):
-        expected = run_torch(path, REFERENCE[dtype], look)
+        expected = run_torch(path, REFERENCE[dtype], look, weights=weights)
     with progress.step(f"Running PyTorch in {dtype}, with intermediate values"):
-        drawn = run_torch(path, dtype.value, lambda model: list(draw_rounding(model, look)))
+        drawn = run_torch(path, dtype.value, lambda model: list(draw_rounding(model, look)), weights=weights)
     points = tuple(_points(taps, found, expected, drawn, dtype))
     if not points:
         files = ", ".join(str(file) for file in tap_plan.files)

@@ -6,7 +6,7 @@ supports Attention with one output only; and the mask is computed once, as boole
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,9 +15,10 @@ from amp_export.exporters.models.ports import LOGITS, LOGITS_TO_KEEP
 from amp_export.exporters.onnx.builder.activations import activation_of, add_activation
 from amp_export.exporters.onnx.builder.attention import Attention
 from amp_export.exporters.onnx.builder.layers import Parts
+from amp_export.exporters.onnx.builder.layout import StoredTensor
 from amp_export.exporters.onnx.builder.nodes import Graph, ValueKind
-from amp_export.exporters.onnx.builder.weights import StoredTensor
-from amp_export.exporters.onnx.descriptions import CONTEXT, OPERATORS
+from amp_export.exporters.onnx.builder.products import add_product, add_rows
+from amp_export.exporters.onnx.descriptions import CONTEXT
 from amp_export.options import Dtype, Operators, Opset
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def build_graph(
     opset: Opset,
     operators: Operators = Operators.STANDARD,
     data_file: str,
+    metadata: Mapping[str, str] | None = None,
 ) -> onnx.ModelProto:
     """Build the graph of a decoder.
 
@@ -57,6 +59,7 @@ def build_graph(
         operators: Whether fused operators of ONNX Runtime may be used. Then positions are those of the tokens in their
             text, `position_ids` is no input unless a RoPE switches its frequencies, and a text has no padding.
         data_file: Name of the data file, in the same folder as the graph.
+        metadata: Further entries of the graph's metadata.
     """
     graph = Graph(stored, dtype=dtype, data_file=data_file, opset=opset, operators=operators)
     attention = Attention(graph, config)
@@ -72,8 +75,8 @@ def build_graph(
         f"{name} with {len(widths)} layers in {dtype}; one graph for prefill and decode, of texts of up to "
         f"{config.context} tokens"
     )
-    metadata = {CONTEXT: str(config.context), **({OPERATORS: operators.value} if graph.is_fused else {})}
-    return graph.to_model(name=name, description=description, metadata=metadata)
+    facts = {CONTEXT: str(config.context), **(metadata or {})}
+    return graph.to_model(name=name, description=description, metadata=facts)
 
 
 def _declare(graph: Graph, config: ModelConfig, widths: Sequence[LayerWidths], *, takes_positions: bool) -> None:
@@ -114,7 +117,7 @@ class _Decoder(Parts):
     def add_embedding(self) -> str:
         """Add the token embeddings, and the position embeddings if they are learned."""
         name = self.config.architecture.embedding
-        hidden = self.graph.add("Gather", self.graph.weight(f"{name}.weight"), "input_ids", output=name, axis=0)
+        hidden = add_rows(self.graph, f"{name}.weight", "input_ids", output=name)
         hidden = self.add_factor(self.computation.embedding_factor, hidden, output=f"{name}.scaled")
         learned = self.computation.positions
         if not isinstance(learned, Learned):
@@ -176,13 +179,23 @@ class _Decoder(Parts):
         kept = self._add_last(hidden, output=f"{head}.kept")
         normed = self.add_norm(self.computation.final_norm, kept)
         rows = graph.add("Reshape", normed, graph.integers(-1, self.config.hidden_size), output=f"{head}.rows")
-        bias = [graph.weight(f"{head}.bias")] if graph.has_weight(f"{head}.bias") else []
-        scores = graph.add("Gemm", rows, graph.weight(f"{source}.weight"), *bias, output=head, transB=1)
+        scores = self._add_scores(f"{source}.weight", rows)
         scores = self.add_factor(self.computation.logit_factor, scores, output=f"{head}.scaled")
         scores = self.add_softcap(self.computation.logit_softcap, scores, output=f"{head}.capped")
         tokens = graph.add("Shape", kept, output=f"{head}.tokens", end=-1)
         shape = graph.add("Concat", tokens, graph.integers(self.config.vocab_size), output=f"{head}.shape", axis=0)
         graph.add("Reshape", scores, shape, output=LOGITS)
+
+    def _add_scores(self, weight: str, rows: str) -> str:
+        """Add the product of rows and the LM head's weight, which is [vocab_size, hidden_size], and the bias."""
+        graph, head = self.graph, self.config.architecture.head
+        bias = [graph.weight(f"{head}.bias")] if graph.has_weight(f"{head}.bias") else []
+        if graph.format_of(weight) is None:
+            return graph.add("Gemm", rows, graph.weight(weight), *bias, output=head, transB=1)
+        if not bias:
+            return add_product(graph, weight, rows, output=head)
+        product = add_product(graph, weight, rows, output=f"{head}.product")
+        return graph.add("Add", product, *bias, output=head)
 
     def _add_last(self, hidden: str, *, output: str) -> str:
         """Keep the hidden states of the last tokens, as many as are asked for: from -0 on, that is all of them."""

@@ -7,11 +7,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from amp_export.exporters.onnx.builder.weights import StoredTensor
+from amp_export.exporters.onnx.builder.layout import Content, StoredTensor, codes_name
 from amp_export.options import Dtype, Operators, Opset
 
 if TYPE_CHECKING:
     import onnx
+
+    from amp_export.exporters.onnx.builder.blocks import BlockFormat
 
     Attribute = int | float | str | Sequence[int]
     Shape = Sequence[int | str]
@@ -120,17 +122,30 @@ class Graph:
         """Return whether the data file has a tensor of this name."""
         return name in self._stored
 
+    def format_of(self, weight: str) -> BlockFormat | None:
+        """Return the format of a weight of a linear layer; None if it is not quantized."""
+        codes = self._stored.get(codes_name(weight))
+        return codes.form if codes is not None else None
+
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a tensor of the data file."""
+        return self._stored[name].shape
+
     def weight(self, name: str) -> str:
         """Return a tensor of the data file."""
+        return self.weight_as(name, name, self._stored[name].shape)
+
+    def weight_as(self, name: str, stored_name: str, shape: Sequence[int]) -> str:
+        """Return a tensor of the data file under a name and with a shape of its own; its bytes are stored once."""
         from onnx import TensorProto
 
         if name not in self._initializers:
-            tensor = self._stored[name]
+            tensor = self._stored[stored_name]
             entries = {"location": self._data_file, "offset": tensor.offset, "length": tensor.nbytes}
             self._initializers[name] = TensorProto(
                 name=name,
-                dims=tensor.shape,
-                data_type=self._dtype,
+                dims=shape,
+                data_type=self._data_type(tensor),
                 data_location=TensorProto.EXTERNAL,
                 external_data=[{"key": key, "value": str(value)} for key, value in entries.items()],
             )
@@ -199,6 +214,16 @@ class Graph:
         )
         helper.set_model_props(model, dict(metadata))
         return model
+
+    def _data_type(self, tensor: StoredTensor) -> int:
+        from onnx import TensorProto
+
+        if tensor.content is Content.CODES_OB:
+            return TensorProto.UINT8
+        if tensor.content is Content.CODES_IO:
+            assert tensor.form is not None
+            return {4: TensorProto.INT4, 8: TensorProto.INT8}[tensor.form.bits]
+        return self._dtype
 
     def _constant(self, name: str, values: Sequence[int], *, shape: Sequence[int]) -> str:
         from onnx import TensorProto, helper

@@ -76,7 +76,8 @@ class TappedSession(OnnxSession):
 
     def __init__(self, graph: Path, values: Collection[str]) -> None:
         """Load a graph; `values` are those of its outputs that are intermediate values."""
-        super().__init__(load_graph(graph, threads=usable_cores()), threads=usable_cores())
+        session = load_graph(graph, threads=usable_cores(), exact=True)
+        super().__init__(session, threads=usable_cores(), exact=True)
         self._values = values
         self.outputs = {name: port for name, port in self.outputs.items() if name not in values}
         self.calls: list[Mapping[str, OrtValue]] = []

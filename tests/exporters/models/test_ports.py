@@ -23,8 +23,9 @@ FOLDER = Path("out/onnx")
 def session(inputs: list[str], outputs: list[str]) -> Any:
     ports = {name: TOKENS if name.endswith(("ids", "mask")) else FLOATS for name in inputs}
     found = dict.fromkeys(outputs, FLOATS)
-    facts = {"threads": 1, "description": "none", "limits": None, "context": None, "takes_padding": True}
-    return SimpleNamespace(inputs=ports, outputs=found, **facts)
+    facts = {"threads": 1, "description": "none", "takes_padding": True}
+    unknown = dict.fromkeys(("limits", "context", "activation_block"))
+    return SimpleNamespace(inputs=ports, outputs=found, **facts, **unknown)
 
 
 DECODER = (

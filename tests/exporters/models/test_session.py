@@ -14,7 +14,13 @@ from amp_export.exporters.models.session import Port
 
 def session(inputs: dict[str, Port], outputs: dict[str, Port]) -> Any:
     return SimpleNamespace(
-        inputs=inputs, outputs=outputs, threads=1, description="none", limits=None, takes_padding=True
+        inputs=inputs,
+        outputs=outputs,
+        threads=1,
+        description="none",
+        limits=None,
+        takes_padding=True,
+        activation_block=None,
     )
 
 

@@ -21,7 +21,7 @@ from amp_export.checkpoints.reading import Checkpoint, TensorInfo, open_checkpoi
 from amp_export.errors import OutputError, RequestError, UnsupportedModelError
 from amp_export.exporters.files import CACHE_LINE_BYTES, PAGE_BYTES
 from amp_export.exporters.onnx import can_build, export
-from amp_export.exporters.onnx.builder.weights import lay_out
+from amp_export.exporters.onnx.builder.layout import lay_out
 from amp_export.options import Dtype
 from tests.support import PROJECT
 from tests.support.tiny_models import BUILDABLE, save_tiny_model, save_tiny_tokenizer

@@ -1,0 +1,124 @@
+"""PyTorch with the quantized weights of a graph, and with activations rounded as a runtime rounds them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from amp_export.checkpoints.reading import read_config
+from amp_export.options import Operators
+
+if TYPE_CHECKING:
+    import onnx
+    import torch
+    from transformers import PreTrainedModel
+
+    from amp_export.architectures import ModelConfig
+    from amp_export.exporters.onnx.quantized_weights import Owners
+
+_LARGEST = 127.0
+"""The largest int8."""
+
+
+@dataclass(frozen=True)
+class QuantizedWeights:
+    """The quantized weights of a graph, for the model that it is compared with.
+
+    Attributes:
+        graph: File of the graph.
+        activation_block: Number of values that are rounded to int8 with one scale before a product with these weights;
+            None if the runtime does not round them.
+    """
+
+    graph: Path
+    activation_block: int | None = None
+
+    @classmethod
+    def of(cls, graph: Path, model: onnx.ModelProto) -> QuantizedWeights | None:
+        """Return the weights of a graph; None if they are not quantized by this package.
+
+        Args:
+            graph: File of the graph.
+            model: Its content.
+        """
+        from amp_export.exporters.onnx.descriptions import read_quantization
+
+        metadata = {entry.key: entry.value for entry in model.metadata_props}
+        return cls(graph) if read_quantization(metadata) is not None else None
+
+    def give_to(self, model: PreTrainedModel) -> None:
+        """Replace the weights of a model by those of the graph, dequantized.
+
+        Where the graph looks up tokens in an embedding that is not quantized, an LM head that was tied to it has a
+        weight of its own afterwards.
+        """
+        import torch
+
+        from amp_export.exporters.onnx.builder.layout import is_outputs_first
+        from amp_export.exporters.onnx.quantized_weights import read_quantized
+
+        for name, weight in read_quantized(self.graph):
+            owners = self._owners(model, name).all
+            values, old = torch.from_numpy(weight.dequantized()), owners[0].weight
+            new = (values if is_outputs_first(self._config, name) else values.T).to(old.dtype).contiguous()
+            assert new.shape == old.shape, f"{name} has the shape {tuple(new.shape)}, not {tuple(old.shape)}"
+            parameter = torch.nn.Parameter(new, requires_grad=False)
+            for owner in owners:
+                owner.weight = parameter
+
+    @contextmanager
+    def rounding_activations(self, model: PreTrainedModel) -> Iterator[None]:
+        """Round what is multiplied with these weights as the runtime does.
+
+        Args:
+            model: The model; the hooks are removed on exit.
+        """
+        from amp_export.exporters.onnx.quantized_weights import quantized_names
+
+        handles = []
+        if self.activation_block is not None:
+            names, hook = quantized_names(self.graph), _rounding(self.activation_block)
+            products = (module for name in names for module in self._owners(model, name).products)
+            handles = [module.register_forward_pre_hook(hook) for module in products]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _owners(self, model: PreTrainedModel, name: str) -> Owners:
+        from amp_export.exporters.onnx.quantized_weights import find_owners
+
+        return find_owners(model, self._config, name, self._operators)
+
+    @cached_property
+    def _config(self) -> ModelConfig:
+        _, config = read_config(self.graph.parent)
+        return config
+
+    @cached_property
+    def _operators(self) -> Operators:
+        from amp_export.exporters.onnx.descriptions import describe_graph
+
+        return describe_graph(self.graph).operators
+
+
+def _rounding(block: int) -> Callable[[Any, tuple[torch.Tensor, ...]], tuple[torch.Tensor, ...]]:
+    """Return a hook that rounds a module's input to int8, each block by its largest value.
+
+    Source: `QuantizeARow_CompInt8`, MLAS of ONNX Runtime 1.32.
+    """
+    import torch
+
+    def hook(_: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        value = inputs[0]
+        blocks = value.reshape(*value.shape[:-1], -1, block)
+        scales = blocks.abs().amax(dim=-1, keepdim=True) / _LARGEST
+        rounded = torch.where(scales > 0, (blocks / scales).round() * scales, 0.0)
+        return (rounded.flatten(-2).to(value.dtype), *inputs[1:])
+
+    return hook

@@ -1,0 +1,63 @@
+"""Which weights of a decoder are quantized, and in which format."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from amp_export.architectures import LayerWidths, ModelConfig, tensor_shapes
+from amp_export.errors import RequestError
+from amp_export.exporters.onnx.builder.blocks import BlockFormat
+from amp_export.exporters.onnx.builder.layout import linear_weights
+from amp_export.exporters.onnx.quantization import BLOCK_SIZES, MANY_BITS, Quantization
+from amp_export.options import Operators
+
+
+def choose_formats(
+    config: ModelConfig, widths: Sequence[LayerWidths], quantization: Quantization | None, operators: Operators
+) -> dict[str, BlockFormat]:
+    """Return the format of each weight that is quantized: those of linear layers, the LM head, and the embedding.
+
+    The embedding is quantized only for ONNX Runtime's operators, which look up rows of codes, or if it is the LM head.
+
+    Args:
+        config: Config of the decoder.
+        widths: Widths of each layer.
+        quantization: What was asked for; None for nothing.
+        operators: Operators of the graph.
+
+    Raises:
+        RequestError: The block size is not supported, or does not divide the inputs of a weight.
+    """
+    if quantization is None:
+        return {}
+    size = quantization.block_size
+    if size not in BLOCK_SIZES:
+        raise RequestError(
+            f"--block-size {size} is not supported.\nGive one of {', '.join(map(str, BLOCK_SIZES))}; TensorRT "
+            "documents 64 and 128."
+        )
+    architecture, linear = config.architecture, linear_weights(config)
+    found: dict[str, BlockFormat] = {}
+    for name, shape in tensor_shapes(config, widths).items():
+        below = name.removeprefix(f"{architecture.layers}.").partition(".")[2]
+        in_layer = name.startswith(f"{architecture.layers}.") and below in linear
+        is_embedding = name == f"{architecture.embedding}.weight"
+        is_head = name == f"{architecture.head}.weight" or (is_embedding and config.tie_word_embeddings)
+        if not (in_layer or is_head or (is_embedding and operators is Operators.ONNXRUNTIME)):
+            continue
+        inputs = shape[0] if in_layer and not linear[below] else shape[1]
+        if inputs % size:
+            raise RequestError(_undivided(name, inputs, size))
+        bits = MANY_BITS if name in quantization.at_8_bits else quantization.weights.bits
+        found[name] = BlockFormat(bits, size)
+    return found
+
+
+def _undivided(name: str, inputs: int, size: int) -> str:
+    smaller = [each for each in BLOCK_SIZES if inputs % each == 0]
+    give = f"Give --block-size {max(smaller)}" if smaller else "No block size divides it"
+    below = inputs // size * size
+    return (
+        f"{name} has {inputs} inputs, which blocks of {size} do not divide.\n{give}; or prune to a multiple, such as "
+        f"{below or size}{f' or {below + size}' if below else ''}: --snap {size} for neurons."
+    )

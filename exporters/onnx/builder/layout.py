@@ -1,0 +1,174 @@
+"""The layout of the data file next to a graph."""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from amp_export.architectures import LayerWidths, ModelConfig, NormKind, tensor_shapes
+from amp_export.exporters.files import aligned_offset
+from amp_export.exporters.onnx.builder.blocks import BlockFormat
+from amp_export.exporters.onnx.builder.rotary import Rope, ropes
+from amp_export.options import Dtype, Operators
+
+
+class Content(enum.Enum):
+    """What a stored tensor holds."""
+
+    VALUES = enum.auto()
+    """The checkpoint's values in the graph's dtype."""
+    CODES_IO = enum.auto()
+    """Codes [inputs, outputs] as signed integers of 4 or 8 bits, for DequantizeLinear."""
+    SCALES_BO = enum.auto()
+    """Their scales [blocks, outputs], in the graph's dtype."""
+    CODES_OB = enum.auto()
+    """Codes [outputs, blocks, bytes of a block], for MatMulNBits."""
+    SCALES_OB = enum.auto()
+    """Their scales [outputs, blocks], in the graph's dtype."""
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """One tensor of the data file.
+
+    Attributes:
+        name: Its name in the graph.
+        source: Name of the checkpoint's tensor that it is made from, or of a rotary cache.
+        shape: Its shape as stored.
+        content: What it holds.
+        nbytes: Its size in bytes.
+        transposed: Whether the checkpoint's tensor is transposed first.
+        form: The format of the weight that these are the codes or the scales of, or None.
+        from_one: Whether one must be added to the checkpoint's values.
+        layer: The decoder layer it belongs to, or None.
+        offset: Offset of its first byte.
+    """
+
+    name: str
+    source: str
+    shape: tuple[int, ...]
+    content: Content
+    nbytes: int
+    transposed: bool = False
+    form: BlockFormat | None = None
+    from_one: bool = False
+    layer: int | None = None
+    offset: int = 0
+
+
+def codes_name(weight: str) -> str:
+    """Return the name of a quantized weight's codes."""
+    return f"{weight}.codes"
+
+
+def rows_name(weight: str) -> str:
+    """Return the name of an embedding's codes, as a matrix of bytes."""
+    return f"{weight}.rows"
+
+
+def scales_name(weight: str) -> str:
+    """Return the name of a quantized weight's scales."""
+    return f"{weight}.scales"
+
+
+def lay_out(
+    config: ModelConfig,
+    widths: Sequence[LayerWidths],
+    dtype: Dtype,
+    *,
+    formats: Mapping[str, BlockFormat] | None = None,
+    operators: Operators = Operators.STANDARD,
+) -> tuple[StoredTensor, ...]:
+    """Return the layout of a decoder's tensors in the data file.
+
+    Linear layers are stored as [in, out], as MatMul takes them. The embedding and the LM head stay as in the
+    checkpoint, [vocab_size, hidden_size], so that tied ones are stored once. Norm weights that count from one are
+    stored with the one added, rounded once. Quantized weights are two tensors, codes and scales; the standard has no
+    operator that looks up rows of them, so that its embeddings stay as they are.
+
+    Args:
+        config: Config of the decoder.
+        widths: Widths of each layer.
+        dtype: Dtype of scales, and of all weights that are not quantized.
+        formats: Formats of the weights that are quantized, by name: see `choose_formats`.
+        operators: Operators that compute with quantized weights.
+    """
+    shapes = {name: shape for rope in ropes(config).values() for name, shape in _cache_shapes(rope).items()}
+    formats, linear, from_one = formats or {}, linear_weights(config), _weights_from_one(config)
+    embedding = f"{config.architecture.embedding}.weight"
+    stored: list[StoredTensor] = []
+    end = 0
+    for source, shape in {**shapes, **tensor_shapes(config, widths)}.items():
+        layer, below = _split_name(source, config.architecture.layers)
+        outputs_first = linear.get(below) if layer is not None else None
+        form = formats.get(source)
+        parts: list[StoredTensor] = []
+        if form is None or (source == embedding and operators is Operators.STANDARD):
+            parts.append(_as_floats(source, shape, dtype, transposed=outputs_first is True))
+        if form is not None:
+            parts += _as_codes(source, shape, form, dtype, transposed=outputs_first is False, operators=operators)
+        for part in parts:
+            offset = aligned_offset(end, part.nbytes)
+            stored.append(replace(part, layer=layer, from_one=below in from_one, offset=offset))
+            end = offset + part.nbytes
+    return tuple(stored)
+
+
+def linear_weights(config: ModelConfig) -> dict[str, bool]:
+    """Return the names of linear layers' weights, relative to a layer, and whether they are [out, in]."""
+    blocks = (config.architecture.attention, config.architecture.mlp)
+    projections = [projection for block in blocks for projection in (*block.inputs, block.output)]
+    return {f"{projection.name}.weight": not projection.transposed for projection in projections}
+
+
+def is_outputs_first(config: ModelConfig, name: str) -> bool:
+    """Return whether a linear layer's weight is [out, in] in the checkpoint, as embeddings and LM heads are."""
+    layer, below = _split_name(name, config.architecture.layers)
+    return layer is None or linear_weights(config)[below]
+
+
+def _as_floats(source: str, shape: tuple[int, ...], dtype: Dtype, *, transposed: bool) -> StoredTensor:
+    stored = shape[::-1] if transposed else shape
+    return StoredTensor(source, source, stored, Content.VALUES, math.prod(shape) * dtype.bytes, transposed=transposed)
+
+
+def _as_codes(
+    source: str, shape: tuple[int, ...], form: BlockFormat, dtype: Dtype, *, transposed: bool, operators: Operators
+) -> Iterator[StoredTensor]:
+    outputs, inputs = shape[::-1] if transposed else shape
+    blocks = inputs // form.block_size
+    codes: tuple[Content, tuple[int, ...]]
+    if operators is Operators.STANDARD:
+        codes = Content.CODES_IO, (inputs, outputs)
+        scales = Content.SCALES_BO, (blocks, outputs)
+    else:
+        codes = Content.CODES_OB, (outputs, blocks, form.block_size * form.bits // 8)
+        scales = Content.SCALES_OB, (outputs, blocks)
+    sizes = math.ceil(outputs * inputs * form.bits / 8), outputs * blocks * dtype.bytes
+    names = codes_name(source), scales_name(source)
+    for name, (content, stored), nbytes in zip(names, (codes, scales), sizes, strict=True):
+        yield StoredTensor(name, source, stored, content, nbytes, transposed=transposed, form=form)
+
+
+def _cache_shapes(rope: Rope) -> dict[str, tuple[int, ...]]:
+    shape = (rope.rows, rope.dimensions // 2)
+    return {rope.cos_cache: shape, rope.sin_cache: shape}
+
+
+def _weights_from_one(config: ModelConfig) -> set[str]:
+    """Return the names of norm weights that count from one; those in a layer are relative to it."""
+    computation = config.architecture.computation
+    if computation is None or computation.norm is not NormKind.RMS_FROM_ONE:
+        return set()
+    tensors = (*config.architecture.norms, *config.architecture.attention.tensors)
+    return {*(tensor.name for tensor in tensors), f"{computation.final_norm}.weight"}
+
+
+def _split_name(name: str, layers: str) -> tuple[int | None, str]:
+    """Return the layer of a tensor and its name relative to the layer; None and the full name outside of layers."""
+    if not name.startswith(f"{layers}."):
+        return None, name
+    number, _, below = name.removeprefix(f"{layers}.").partition(".")
+    return int(number), below

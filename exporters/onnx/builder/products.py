@@ -1,0 +1,60 @@
+"""Products with the weights of linear layers, and rows of embeddings, quantized or not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from amp_export.exporters.onnx.builder.layout import codes_name, rows_name, scales_name
+
+if TYPE_CHECKING:
+    from amp_export.exporters.onnx.builder.blocks import BlockFormat
+    from amp_export.exporters.onnx.builder.nodes import Graph
+
+ACCURACY_LEVEL, EXACT_LEVEL = 4, 1
+"""Accuracy levels of products with quantized weights in ONNX Runtime: with activations that are rounded to int8 in each
+block, and in float32. On two cores, SmolLM2-135M decoded in 9.0 ms with the first and 12.6 ms with the second."""
+
+
+def add_product(graph: Graph, weight: str, value: str, *, output: str) -> str:
+    """Add the product of a value and a linear layer's weight, which is [inputs, outputs] unless it is quantized.
+
+    ONNX Runtime fuses DequantizeLinear (version 21) and MatMul to MatMulNBits when it loads a graph.
+    """
+    form = graph.format_of(weight)
+    if form is None:
+        return graph.add("MatMul", value, graph.weight(weight), output=output)
+    codes, scales = graph.weight(codes_name(weight)), graph.weight(scales_name(weight))
+    if not graph.is_fused:
+        made = graph.add(
+            "DequantizeLinear", codes, scales, output=f"{weight}.dequantized", axis=0, block_size=form.block_size
+        )
+        return graph.add("MatMul", value, made, output=output)
+    outputs, blocks = graph.shape_of(scales)
+    sizes = {"K": blocks * form.block_size, "N": outputs, "bits": form.bits, "block_size": form.block_size}
+    graph.add_fused("MatMulNBits", value, codes, scales, outputs=[output], accuracy_level=ACCURACY_LEVEL, **sizes)
+    return output
+
+
+def add_rows(graph: Graph, weight: str, places: str, *, output: str) -> str:
+    """Add the rows of an embedding at some places; those of quantized ones are shared with the product's codes."""
+    form = graph.format_of(weight)
+    if form is None or not graph.is_fused:
+        return graph.add("Gather", graph.weight(weight), places, output=output, axis=0)
+    codes = _rows_of(graph, weight, form)
+    graph.add_fused(
+        "GatherBlockQuantized",
+        *(codes, places, graph.weight(scales_name(weight))),
+        outputs=[output],
+        bits=form.bits,
+        block_size=form.block_size,
+        gather_axis=0,
+        quantize_axis=1,
+    )
+    return output
+
+
+def _rows_of(graph: Graph, weight: str, form: BlockFormat) -> str:
+    """Return the codes of a weight as a matrix of bytes."""
+    outputs, blocks = graph.shape_of(scales_name(weight))
+    row = blocks * form.block_size * form.bits // 8
+    return graph.weight_as(rows_name(weight), codes_name(weight), [outputs, row])

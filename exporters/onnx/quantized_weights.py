@@ -1,0 +1,113 @@
+"""Reads the quantized weights of a graph back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from amp_export.exporters.onnx.builder.blocks import BlockFormat, BlockWeight, unpack_fused, unpack_standard
+from amp_export.exporters.onnx.builder.layout import codes_name, rows_name, scales_name
+from amp_export.exporters.onnx.descriptions import read_quantization
+from amp_export.options import Operators
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+    from transformers import PreTrainedModel
+
+    from amp_export.architectures import ModelConfig
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+
+_PACKED = 2
+"""`TensorProto.UINT8`, the type of codes for MatMulNBits."""
+
+
+@dataclass(frozen=True)
+class Owners:
+    """Modules of a model that a quantized weight of its graph is the weight of.
+
+    Attributes:
+        products: Those that multiply with it.
+        rows: The embedding that looks up its rows, or None.
+    """
+
+    products: tuple[Any, ...]
+    rows: Any = None
+
+    @property
+    def all(self) -> tuple[Any, ...]:
+        """All of them."""
+        return self.products if self.rows is None else (*self.products, self.rows)
+
+
+def find_owners(model: PreTrainedModel, config: ModelConfig, name: str, operators: Operators) -> Owners:
+    """Return the owners of a quantized weight.
+
+    Args:
+        model: The model.
+        config: Its config.
+        name: Name of the checkpoint's tensor.
+        operators: Operators of the graph: the standard's look up rows in an embedding that is not quantized.
+    """
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    architecture = config.architecture
+    if name == f"{architecture.head}.weight":
+        return Owners((head,))
+    if name != f"{architecture.embedding}.weight":
+        return Owners((model.get_submodule(name.removesuffix(".weight")),))
+    is_tied = head.weight is embedding.weight
+    if operators is Operators.STANDARD:
+        return Owners((head,))
+    return Owners((head,) if is_tied else (), embedding)
+
+
+def quantized_names(graph: Path) -> tuple[str, ...]:
+    """Return the names of the checkpoint's tensors that are quantized in a graph that this package wrote."""
+    import onnx
+
+    tensors = onnx.load(graph, load_external_data=False).graph.initializer
+    end = scales_name("")
+    return tuple(tensor.name.removesuffix(end) for tensor in tensors if tensor.name.endswith(end))
+
+
+def read_quantized(graph: Path) -> Iterator[tuple[str, BlockWeight]]:
+    """Yield the quantized weights of a graph that this package wrote, by the names of the checkpoint's tensors.
+
+    Args:
+        graph: File of the graph.
+    """
+    import numpy as np
+    import onnx
+    from onnx import helper
+
+    model = onnx.load(graph, load_external_data=False)
+    quantization = read_quantization({entry.key: entry.value for entry in model.metadata_props})
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    for name in quantized_names(graph):
+        assert quantization is not None
+        scales = tensors[scales_name(name)]
+        codes = next(tensors[each] for each in (codes_name(name), rows_name(name)) if each in tensors)
+        numbers = _read(graph.parent, scales).view(helper.tensor_dtype_to_np_dtype(scales.data_type))
+        numbers = numbers.reshape(scales.dims).astype(np.float32)
+        is_packed = codes.data_type == _PACKED
+        scales_ob = numbers if is_packed else numbers.T
+        outputs, blocks = scales_ob.shape
+        packed, inputs = _read(graph.parent, codes), blocks * quantization.block_size
+        form = BlockFormat(len(packed) * 8 // (outputs * inputs), quantization.block_size)
+        codes_oi = (
+            unpack_fused(packed, form, outputs=outputs) if is_packed else unpack_standard(packed, form, inputs=inputs)
+        )
+        yield name, BlockWeight(codes_oi, scales_ob)
+
+
+def _read(folder: Path, tensor: onnx.TensorProto) -> Array:
+    """Return the bytes of a tensor."""
+    import numpy as np
+
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    return np.fromfile(
+        folder / entries["location"], np.uint8, count=int(entries["length"]), offset=int(entries["offset"])
+    )
