@@ -17,9 +17,10 @@ from amp_export.benchmarking.workloads import Sweep
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.documents import as_read_back
 from amp_export.errors import OutputError, RequestError
+from amp_export.exporters.dispatch import exported_quantization
 from amp_export.exporting.engines import check_dtype
 from amp_export.exporting.run import export_as
-from amp_export.exporting.settings import ExportSettings, choose_settings
+from amp_export.exporting.settings import ExportSettings, choose_settings, fit_blocks
 from amp_export.options import Dtype, Format
 from amp_export.outputs.lookup import open_source_checkpoint
 from amp_export.outputs.manifest import Manifest, Step
@@ -31,6 +32,7 @@ from amp_export.parity.results import bind
 from amp_export.progress import Progress, Silent
 from amp_export.pruning.pipeline import prune_into
 from amp_export.pruning.request import prepare
+from amp_export.quantizing.choosing import choose_bits
 from amp_export.reporting.files import open_report, save_report
 from amp_export.reporting.report import Report, record_verdicts
 from amp_export.verb_options import ConvertOptions, ExportOptions
@@ -74,7 +76,7 @@ def convert(
     if resume and is_ours(output):
         return _resume({"model": str(model), "revision": revision}, output, options, progress)
     check_output(output, overwrite=overwrite)
-    request = prepare(model, options.prune, revision=revision, progress=progress)
+    request = prepare(model, fit_blocks(options.prune, options.export), revision=revision, progress=progress)
     choices = _choose(request.checkpoint, options)
     with staged_output(output, overwrite=overwrite) as folder:
         _, manifest = prune_into(folder, request, progress)
@@ -199,7 +201,8 @@ class _Run:
         if self.choices.job is not None:
             check_dtype(pruned, self.choices.dtype, progress=self.progress)
         with self._scratch("export") as made:
-            exported = export_as(made, pruned, self.choices, progress=self.progress)
+            choices = choose_bits(pruned, self.choices, progress=self.progress)
+            exported = export_as(made, pruned, choices, progress=self.progress)
             return adopt_export(self.folder, made, manifest, exported), report
 
     def validate(self, manifest: Manifest, report: Report) -> tuple[Manifest, Report]:
@@ -225,6 +228,10 @@ class _Run:
         # the dense export is only needed for the benchmark, and is as large as the result, so it is removed
         with self._scratch("dense") as scratch:
             choices = replace(self.choices, via=manifest.exporters[to])
+            if choices.quantization is not None:
+                # the same weights have 8 bits
+                graph = self.folder / Format.ONNX
+                choices = replace(choices, quantization=exported_quantization(graph), average_bits=None)
             made = export_as(scratch, self.dense, choices, progress=self.progress, name="the dense model")
             with self.progress.step("Benchmarking dense against pruned") as advance:
                 setup = Setup(RUNTIMES[to], threads=self.threads)

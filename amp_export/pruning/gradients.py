@@ -63,13 +63,36 @@ def trace_gradients(
         seed: Seed of the tokens that are sampled.
         on_progress: Called with the number of batches done and the total.
     """
+    traced = Traced()
+    with _hooks(model, config, criterion, traced) as begin:
+        run_backward(model, batches, begin=begin, seed=seed, on_progress=on_progress)
+    return traced
+
+
+def run_backward(
+    model: PreTrainedModel,
+    batches: Sequence[Batch],
+    *,
+    begin: Callable[[Batch], None],
+    seed: int = 0,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Run a decoder on text, and backward from the log-likelihood of tokens that are drawn from its own predictions.
+
+    Args:
+        model: A decoder; it is left as it was.
+        batches: Text to run it on.
+        begin: Called with each batch before it runs; hooks on modules' outputs see the gradients.
+        seed: Seed of the tokens.
+        on_progress: Called with the number of batches done and the total.
+    """
     import torch
 
-    traced, generator = Traced(), torch.Generator().manual_seed(seed)
-    with _frozen(model), torch.enable_grad(), _hooks(model, config, criterion, traced) as begin:
+    generator = torch.Generator().manual_seed(seed)
+    with _frozen(model), torch.enable_grad():
         for number, batch in enumerate(batches):
+            begin(batch)
             places_t = batch.places(batch.inputs["input_ids"].shape)
-            begin(places_t)
             logits_bsv = model(**batch.inputs).logits
             logits_tv = logits_bsv.reshape(-1, logits_bsv.shape[-1])[places_t].float()
             # on the CPU, so that a GPU's samples are the same
@@ -78,7 +101,6 @@ def trace_gradients(
             torch.autograd.backward(torch.nn.functional.cross_entropy(logits_tv, sampled_t, reduction="sum"))
             if on_progress is not None:
                 on_progress(number + 1, len(batches))
-    return traced
 
 
 @contextmanager
@@ -98,12 +120,12 @@ def _frozen(model: PreTrainedModel) -> Iterator[None]:
 @contextmanager
 def _hooks(
     model: PreTrainedModel, config: ModelConfig, criterion: Criterion, traced: Traced
-) -> Iterator[Callable[[torch.Tensor], None]]:
-    """Trace in hooks, and yield a function that says which tokens of the next batch are real."""
+) -> Iterator[Callable[[Batch], None]]:
+    """Trace in hooks, and yield a function that says what the next batch is."""
     places: list[torch.Tensor] = []
 
-    def begin(places_t: torch.Tensor) -> None:
-        places[:] = [places_t]
+    def begin(batch: Batch) -> None:
+        places[:] = [batch.places(batch.inputs["input_ids"].shape)]
 
     handles = []
     for number, site in enumerate(config.sites):

@@ -1,0 +1,91 @@
+"""What rounding does to the weights of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from amp_export.exporters.onnx.builder.blocks import quantize
+from amp_export.exporters.onnx.builder.formats import choose_formats
+from amp_export.exporters.onnx.builder.layout import is_outputs_first
+from amp_export.exporters.onnx.quantized_weights import find_owners
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from amp_export.checkpoints.reading import Checkpoint
+    from amp_export.exporters.onnx.quantization import Quantization
+    from amp_export.options import Operators
+
+
+@dataclass(frozen=True)
+class Change:
+    """What rounding does to a weight.
+
+    Attributes:
+        change_oi: What is added to it, [outputs, inputs].
+        products: Modules that multiply with it.
+        rows: The module that looks up its rows, or None.
+        transposed: Whether the modules' weight is [inputs, outputs].
+    """
+
+    change_oi: torch.Tensor
+    products: tuple[Any, ...]
+    rows: Any = None
+    transposed: bool = False
+
+    @property
+    def owners(self) -> tuple[Any, ...]:
+        """All modules whose weight it is."""
+        return self.products if self.rows is None else (*self.products, self.rows)
+
+
+def find_changes(
+    model: PreTrainedModel, checkpoint: Checkpoint, quantization: Quantization, operators: Operators
+) -> dict[str, Change]:
+    """Return what rounding does to each weight, on the model's device.
+
+    Args:
+        model: The model, in float32.
+        checkpoint: Its checkpoint.
+        quantization: How weights are quantized.
+        operators: Operators of the graph.
+    """
+    import numpy as np
+    import torch
+
+    config = checkpoint.config
+    formats = choose_formats(config, checkpoint.widths, quantization, operators)
+    changes = {}
+    for name, form in formats.items():
+        owners = find_owners(model, config, name, operators)
+        weight = owners.all[0].weight.detach()
+        weight_oi = weight if is_outputs_first(config, name) else weight.T
+        rounded = quantize(weight_oi.cpu().numpy(), form, scale_dtype=np.dtype(np.float32))
+        change_oi = torch.from_numpy(rounded.dequantized()).to(weight.device) - weight_oi
+        changes[name] = Change(change_oi, owners.products, owners.rows, transposed=weight_oi is not weight)
+    return changes
+
+
+@contextmanager
+def changed(changes: Mapping[str, Change]) -> Iterator[None]:
+    """Add changes to the weights of their modules; leaving the context restores them."""
+    import torch
+
+    before: list[tuple[Any, torch.nn.Parameter]] = []
+    try:
+        for change in changes.values():
+            owners = change.owners
+            old = owners[0].weight
+            added = change.change_oi.T if change.transposed else change.change_oi
+            new = torch.nn.Parameter(old + added, requires_grad=False)
+            for owner in owners:
+                before.append((owner, owner.weight))
+                owner.weight = new
+        yield
+    finally:
+        for owner, weight in reversed(before):
+            owner.weight = weight
