@@ -41,6 +41,7 @@ from amp_export.pruning.scores import Scores, Sensitivity
 from amp_export.pruning.scoring import SCORING_SHARE, SCORING_TOKENS, score_batches
 from amp_export.pruning.sensitivity import SENSITIVITY_SHARE, SENSITIVITY_TOKENS, measure_sensitivity
 from amp_export.pruning.slicing import prune_module
+from amp_export.pruning.spilling import SPILLED_BYTES, spill_layers
 from amp_export.pruning.trials import TRIAL_SHARE, TRIAL_TOKENS, try_plans
 
 if TYPE_CHECKING:
@@ -107,23 +108,23 @@ def _prune_into(folder: Path, request: PruneRequest, progress: Progress) -> Prun
         pad = request.uniform is Uniform.PAD
         rewritten = rewrite(checkpoint.raw_config, checkpoint.config, plan.widths, pad=pad)
         plan.save(folder / PLAN)
-        compensation = _prune(request, model, tokenizer, plan, rewritten, progress)
+        compensation = _prune(request, model, tokenizer, plan, rewritten, Path(scratch), progress)
         quality = _compare(model, dense_run, progress)
 
-    # what a file holds is loaded, and compared bit for bit, on a CPU
-    move(model, CPU)
-    expected = expect(model, checkpoint.config, tokenizer)
-    with progress.step("Writing the pruned checkpoint") as _:
-        save_pruned(
-            folder / PRUNED,
-            model,
-            rewritten,
-            companions=checkpoint.companions(),
-            base=checkpoint.path,
-            tokenizer=tokenizer,
-        )
-        index_notes = renumber(folder / PRUNED, checkpoint.config, plan, widths=rewritten.widths)
-    del model  # the process that reloads it needs the memory
+        # what a file holds is loaded, and compared bit for bit, on a CPU
+        move(model, CPU)
+        expected = expect(model, checkpoint.config, tokenizer)
+        with progress.step("Writing the pruned checkpoint") as _:
+            save_pruned(
+                folder / PRUNED,
+                model,
+                rewritten,
+                companions=checkpoint.companions(),
+                base=checkpoint.path,
+                tokenizer=tokenizer,
+            )
+            index_notes = renumber(folder / PRUNED, checkpoint.config, plan, widths=rewritten.widths)
+        del model  # the process that reloads it needs the memory
     with progress.step("Reloading it in a separate process") as _:
         proof = prove_reload(folder / PRUNED, expected, stock=rewritten.is_stock)
 
@@ -157,17 +158,27 @@ def _prune(
     tokenizer: PreTrainedTokenizerBase | None,
     plan: Plan,
     rewritten: Rewrite,
+    scratch: Path,
     progress: Progress,
 ) -> Compensation | None:
     """Resize the layers of the model, and update what is kept if that is asked for and possible."""
     config, samples = request.checkpoint.config, request.calibration
+    spills = model.device.type == CPU and model_bytes(model) >= SPILLED_BYTES
+    on_layer = spill_layers(scratch) if spills else None
     if not request.compensate or samples is None or not can_compensate(config):
-        prune_module(model, config, plan, widths=rewritten.widths)
+        prune_module(model, config, plan, widths=rewritten.widths, on_layer=on_layer)
         return None
     batches = fitting_batches(model, config, tokenizer, samples, tokens=request.fitting_tokens)
     with progress.step("Compensating for what is removed") as advance:
         return prune_and_compensate(
-            model, config, plan, batches, widths=rewritten.widths, origin=samples.source, on_progress=advance
+            model,
+            config,
+            plan,
+            batches,
+            widths=rewritten.widths,
+            origin=samples.source,
+            on_layer=on_layer,
+            on_progress=advance,
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -126,7 +126,12 @@ def _spread(slots: Indices, entries: int, offset: int) -> Indices:
 
 
 def prune_module(
-    model: PreTrainedModel, config: ModelConfig, plan: Plan, *, widths: Sequence[LayerWidths] | None = None
+    model: PreTrainedModel,
+    config: ModelConfig,
+    plan: Plan,
+    *,
+    widths: Sequence[LayerWidths] | None = None,
+    on_layer: Callable[[int, torch.nn.Module], None] | None = None,
 ) -> PreTrainedModel:
     """Resize the layers of a model in memory and return it; its config keeps the dense widths.
 
@@ -138,9 +143,12 @@ def prune_module(
         config: Its config.
         plan: Heads and neurons that each layer keeps.
         widths: Widths of the layers if they are zero-padded; by default the widths of the plan.
+        on_layer: Called with the number of each layer and the layer, once it is resized.
     """
     for number in range(len(config.sites)):
-        prune_layer(model, config, plan, number, widths=widths)
+        layer = prune_layer(model, config, plan, number, widths=widths)
+        if on_layer is not None:
+            on_layer(number, layer)
     return model
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +75,7 @@ def export(
         UnsupportedModelError: The weights' layout is not supported, or the graph cannot be built: see `can_build`.
         ModelError: A weight is NaN or infinite, or a RoPE parameter is missing.
         RequestError: A weight is too large for `dtype`, or blocks do not divide it.
-        OutputError: The folder is not empty.
+        OutputError: The folder is not empty, or the disk has no room for the weights.
     """
     require_buildable(checkpoint.config)
     _check_layout(checkpoint)
@@ -84,6 +85,7 @@ def export(
     formats = choose_formats(checkpoint.config, checkpoint.widths, quantization, operators)
     folder.mkdir(parents=True, exist_ok=True)
     stored = lay_out(checkpoint.config, checkpoint.widths, dtype, formats=formats, operators=operators)
+    _require_space(folder, sum(tensor.nbytes for tensor in stored))
     model = build_graph(
         checkpoint.config,
         checkpoint.widths,
@@ -111,6 +113,20 @@ def export(
         opset=opset,
         bytes_on_disk=directory_size(folder),
     )
+
+
+def _require_space(folder: Path, nbytes: int) -> None:
+    """Check that weights fit on the disk, before any are written.
+
+    Raises:
+        OutputError: They do not.
+    """
+    free = shutil.disk_usage(folder).free
+    if nbytes > free:
+        raise OutputError(
+            f"The weights take {nbytes / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free where {folder} is.\nFree some "
+            "space, or choose an --output on another disk."
+        )
 
 
 def _check_layout(checkpoint: Checkpoint) -> None:

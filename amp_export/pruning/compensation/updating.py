@@ -47,6 +47,7 @@ def prune_and_compensate(
     *,
     widths: Sequence[LayerWidths] | None = None,
     origin: str = "unknown",
+    on_layer: Callable[[int, torch.nn.Module], None] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Compensation:
     """Resize the layers of a model in memory, as `prune_module` does, and update what is kept.
@@ -58,6 +59,7 @@ def prune_and_compensate(
         batches: Text to fit on.
         widths: Widths of the layers if they are zero-padded; by default the widths of the plan.
         origin: Description of the samples, for the result.
+        on_layer: Called with the number of each layer and the layer, once it is final.
         on_progress: Called with the number of layers done and the total.
     """
     started = time.perf_counter()
@@ -83,6 +85,8 @@ def prune_and_compensate(
         for lane in lanes:
             with skipped(layer, lane.take_known(shortcuts)):
                 lane.pruned_bsh = run_layer(layer, lane.pruned_bsh, lane.batch.calls[number])
+        if on_layer is not None:
+            on_layer(number, layer)
         if on_progress is not None:
             on_progress(number + 1, len(config.sites))
     return Compensation(tuple(updates), (time.perf_counter() - started) / dense_seconds, origin)

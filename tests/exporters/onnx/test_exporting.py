@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -290,3 +292,12 @@ def test_a_weight_beyond_float16_is_refused_and_named(tmp_path: Path) -> None:
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(RequestError, match=r"model\.layers\.1\.mlp\.gate_proj\.weight holds values of up to 1e\+05"):
         export(open_checkpoint(folder), tmp_path / "onnx", dtype=Dtype.FLOAT16)
+
+
+def test_a_full_disk_is_noticed_before_weights_are_written(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(OutputError, match=r"The weights take \d\.\d GB, and 0\.0 GB are free"):
+        export(checkpoint, tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
