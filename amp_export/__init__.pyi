@@ -35,6 +35,7 @@ from .options import Opset as Opset
 from .options import PerLayer as PerLayer
 from .options import Provider as Provider
 from .options import RecoveryMethod as RecoveryMethod
+from .options import RoundingMethod as RoundingMethod
 from .options import Runtime as Runtime
 from .options import TargetName as TargetName
 from .options import Uniform as Uniform

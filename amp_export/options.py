@@ -93,6 +93,15 @@ class WeightFormat(enum.StrEnum):
         return int(self.value.removeprefix("int"))
 
 
+class RoundingMethod(enum.StrEnum):
+    """How weights are rounded to integers of 4 bits."""
+
+    NEAREST = "nearest"
+    """Each to the nearest; no text and no PyTorch are needed."""
+    GPTQ = "gptq"
+    """One input after another on text, so that those that are left make up for the error."""
+
+
 class RecoveryMethod(enum.StrEnum):
     """How a pruned model is trained."""
 

@@ -19,6 +19,7 @@ from amp_export.options import (
     PerLayer,
     Provider,
     RecoveryMethod,
+    RoundingMethod,
     Runtime,
     TargetName,
     Uniform,
@@ -122,6 +123,7 @@ class ExportOptions:
         block_size: Number of weights that share a scale; by default 32, for an engine 128.
         average_bits: The largest average of the bits of a weight with `weights` int4: those that matter most have 8,
             which is measured on text; by default all have 4.
+        rounding: How weights are rounded with `weights` int4.
         via: Whether the graph is built directly or traced.
         target: The device that a TensorRT engine is built for; by default the GPU in this machine.
         runtime: The TensorRT variant that builds the engine; by default the one that is installed.
@@ -138,6 +140,7 @@ class ExportOptions:
     weights: WeightFormat | None = None
     block_size: int | None = None
     average_bits: float | None = None
+    rounding: RoundingMethod = RoundingMethod.NEAREST
     via: Via = Via.AUTO
     target: TargetName | None = None
     runtime: EngineRuntime | None = None

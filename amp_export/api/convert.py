@@ -32,7 +32,7 @@ from amp_export.parity.results import bind
 from amp_export.progress import Progress, Silent
 from amp_export.pruning.pipeline import prune_into
 from amp_export.pruning.request import prepare
-from amp_export.quantizing.choosing import choose_bits
+from amp_export.quantizing.choosing import refine
 from amp_export.reporting.files import open_report, save_report
 from amp_export.reporting.report import Report, record_verdicts
 from amp_export.verb_options import ConvertOptions, ExportOptions
@@ -201,7 +201,7 @@ class _Run:
         if self.choices.job is not None:
             check_dtype(pruned, self.choices.dtype, progress=self.progress)
         with self._scratch("export") as made:
-            choices = choose_bits(pruned, self.choices, progress=self.progress)
+            choices = refine(pruned, self.choices, progress=self.progress)
             exported = export_as(made, pruned, choices, progress=self.progress)
             return adopt_export(self.folder, made, manifest, exported), report
 
@@ -229,9 +229,9 @@ class _Run:
         with self._scratch("dense") as scratch:
             choices = replace(self.choices, via=manifest.exporters[to])
             if choices.quantization is not None:
-                # the same weights have 8 bits
+                # the same weights have 8 bits; how they are rounded changes no speed
                 graph = self.folder / Format.ONNX
-                choices = replace(choices, quantization=exported_quantization(graph), average_bits=None)
+                choices = replace(choices, quantization=exported_quantization(graph))
             made = export_as(scratch, self.dense, choices, progress=self.progress, name="the dense model")
             with self.progress.step("Benchmarking dense against pruned") as advance:
                 setup = Setup(RUNTIMES[to], threads=self.threads)

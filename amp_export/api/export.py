@@ -18,7 +18,7 @@ from amp_export.outputs.manifest import Manifest, SourceRecord
 from amp_export.outputs.scratch import scratch_beside
 from amp_export.outputs.staging import check_output, extended_output, is_ours, staged_output
 from amp_export.progress import Progress, Silent
-from amp_export.quantizing.choosing import choose_bits
+from amp_export.quantizing.choosing import refine
 from amp_export.reporting.files import open_report, report_file, save_report
 from amp_export.reporting.report import record_verdicts
 from amp_export.verb_options import ExportOptions
@@ -61,7 +61,7 @@ def export(
     settings = choose_settings(checkpoint, options)
     if settings.job is not None:
         check_dtype(checkpoint, settings.dtype, progress=progress)
-    settings = choose_bits(checkpoint, settings, progress=progress)
+    settings = refine(checkpoint, settings, progress=progress)
     if extend:
         Manifest.load(output).verify(output)
         with scratch_beside(output) as scratch:

@@ -23,6 +23,7 @@ from amp_export.options import (
     Opset,
     PerLayer,
     RecoveryMethod,
+    RoundingMethod,
     Runtime,
     TargetName,
     Uniform,
@@ -230,6 +231,13 @@ FLAGS: Mapping[type[Any], Mapping[str, Any]] = {
                 metavar="BITS",
                 help="With --weights int4, give 8 bits to the weights that matter most, up to this average, such as "
                 "4.3.",
+            ),
+        ],
+        "rounding": Annotated[
+            RoundingMethod,
+            typer.Option(
+                "--rounding",
+                help="With --weights int4, round each weight to the nearest, or on text so that others make up for it.",
             ),
         ],
         "via": Annotated[Via, typer.Option("--via", help="Build the graph directly, or trace the model.")],

@@ -22,6 +22,7 @@ from amp_export.errors import OutputError, RequestError, UnsupportedModelError
 from amp_export.exporters.dispatch import quantized_graph
 from amp_export.exporters.limits import Limits, choose_limits
 from amp_export.exporters.onnx import exported_graphs
+from amp_export.exporters.onnx.quantized_weights import same_codes
 from amp_export.exporters.tensorrt.device.bundle import MANIFEST, SCHEMA
 from amp_export.exporters.tensorrt.exporting import describe_decoder
 from amp_export.exporters.tensorrt.flavors import builds_with_new_operators
@@ -205,6 +206,8 @@ def _in_opset(subject: BundledGraph, opset: Opset, scratch: Path, progress: Prog
             "later, or without --weights."
         )
     settings = ExportSettings(Format.ONNX, subject.dtype, opset, Via.AUTO, quantization=found.quantization)
+    if found.quantization is not None:
+        settings = replace(settings, rounding=same_codes(subject.folder / "model.onnx"))
     exported = export_into(
         scratch,
         open_checkpoint(subject.checkpoint),

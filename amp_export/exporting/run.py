@@ -164,6 +164,7 @@ def export_into(
                 opset=opset,
                 operators=settings.operators,
                 quantization=settings.quantization,
+                rounding=settings.rounding,
                 on_progress=advance,
             )
         else:

@@ -20,11 +20,12 @@ from amp_export.exporters.onnx.support import can_build
 from amp_export.exporters.support import choose_via, require_exportable
 from amp_export.exporting.engines import EngineJob, prepare_engine
 from amp_export.hardware.targets import TARGETS
-from amp_export.options import Dtype, Format, Operators, Opset, Via, WeightFormat
+from amp_export.options import Dtype, Format, Operators, Opset, RoundingMethod, Via, WeightFormat
 from amp_export.verb_options import ExportOptions, PruneOptions
 
 if TYPE_CHECKING:
     from amp_export.checkpoints.reading import Checkpoint
+    from amp_export.exporters.onnx.builder.weights import Rounding
 
 
 _BLOCK_SIZES = {Format.ONNX: DEFAULT_BLOCK_SIZE, Format.TENSORRT: 128}
@@ -47,6 +48,8 @@ class ExportSettings:
         quantization: Format of the weights of linear layers; None for the graph's dtype.
         average_bits: The largest average of the bits of quantized weights, of which some are to have 8; None if all
             have what the format says, or the weights with 8 are chosen already.
+        method: How weights are to be rounded.
+        rounding: How weights are rounded; None to the nearest.
     """
 
     format: Format
@@ -58,6 +61,8 @@ class ExportSettings:
     operators: Operators = Operators.STANDARD
     quantization: Quantization | None = None
     average_bits: float | None = None
+    method: RoundingMethod = RoundingMethod.NEAREST
+    rounding: Rounding | None = None
 
 
 def choose_settings(checkpoint: Checkpoint, options: ExportOptions) -> ExportSettings:
@@ -78,7 +83,9 @@ def choose_settings(checkpoint: Checkpoint, options: ExportOptions) -> ExportSet
         job = prepare_engine(options, checkpoint.config)
         opset = options.opset or job.choose_opset(checkpoint.config)
         _check_quantization(checkpoint, quantization, opset)
-        return ExportSettings(to, dtype or Dtype.FLOAT16, opset, Via.DIRECT, job, quantization=quantization)
+        return ExportSettings(
+            to, dtype or Dtype.FLOAT16, opset, Via.DIRECT, job, quantization=quantization, method=options.rounding
+        )
     if to is Format.EXECUTORCH:
         limits = _choose_program(checkpoint, options)
         return ExportSettings(to, dtype or Dtype.FLOAT32, None, Via.TRACE, limits=limits)
@@ -111,6 +118,7 @@ def choose_settings(checkpoint: Checkpoint, options: ExportOptions) -> ExportSet
         operators=options.operators,
         quantization=quantization,
         average_bits=options.average_bits,
+        method=options.rounding,
     )
 
 
@@ -140,9 +148,11 @@ def _choose_quantization(checkpoint: Checkpoint, options: ExportOptions) -> Quan
         RequestError: It does not apply to the export format, or only a block size was given.
     """
     if options.weights is None:
-        for option, given in (("--block-size", options.block_size), ("--average-bits", options.average_bits)):
-            if given is not None:
-                raise RequestError(f"{option} {given:g} is for quantized weights.\nGive --weights int4 with it.")
+        given = {"--block-size": options.block_size, "--average-bits": options.average_bits}
+        useless = [f"{option} {value:g}" for option, value in given.items() if value is not None]
+        useless += ["--rounding gptq"] if options.rounding is RoundingMethod.GPTQ else []
+        if useless:
+            raise RequestError(f"{useless[0]} is for quantized weights.\nGive --weights int4 with it.")
         return None
     if options.to not in _BLOCK_SIZES:
         raise RequestError(
@@ -155,15 +165,32 @@ def _choose_quantization(checkpoint: Checkpoint, options: ExportOptions) -> Quan
             "--to onnx."
         )
     if options.average_bits is not None:
-        _check_average(checkpoint, options.average_bits, options)
+        _check_average(options.average_bits, options)
+    if options.rounding is RoundingMethod.GPTQ and options.weights is not WeightFormat.INT4:
+        raise RequestError(
+            f"--rounding gptq makes up for errors of 4 bits; those of {options.weights} are small.\nLeave it out, or "
+            "give --weights int4."
+        )
+    if (asked := _needs_text(options)) and not has_tokenizer(checkpoint.path):
+        raise RequestError(
+            f"{asked} needs text, and {checkpoint.path} holds no tokenizer.\nSave it next to the weights with "
+            "tokenizer.save_pretrained(), or leave the option out."
+        )
     return Quantization(options.weights, options.block_size or _choose_block_size(checkpoint, options))
 
 
-def _check_average(checkpoint: Checkpoint, average_bits: float, options: ExportOptions) -> None:
+def _needs_text(options: ExportOptions) -> str | None:
+    """Return the option that looks at text, or None."""
+    if options.average_bits is not None:
+        return f"--average-bits {options.average_bits:g}"
+    return "--rounding gptq" if options.rounding is RoundingMethod.GPTQ else None
+
+
+def _check_average(average_bits: float, options: ExportOptions) -> None:
     """Check that weights can have different bits.
 
     Raises:
-        RequestError: The average is out of range, the format has 8 bits, or there is no text to choose by.
+        RequestError: The average is out of range, or the format has 8 bits.
     """
     asked = f"--average-bits {average_bits:g}"
     if options.weights is not WeightFormat.INT4:
@@ -175,11 +202,6 @@ def _check_average(checkpoint: Checkpoint, average_bits: float, options: ExportO
     if options.to is Format.TENSORRT:
         raise RequestError(
             f"{asked} gives some weights 8 bits, and TensorRT has no blocks of them.\nLeave it out, or give --to onnx."
-        )
-    if not has_tokenizer(checkpoint.path):
-        raise RequestError(
-            f"{asked} needs text to see which weights to give 8 bits, and {checkpoint.path} holds no tokenizer.\nSave "
-            "it next to the weights with tokenizer.save_pretrained(), or leave the option out."
         )
 
 

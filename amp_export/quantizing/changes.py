@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from amp_export.exporters.onnx.builder.blocks import quantize
 from amp_export.exporters.onnx.builder.formats import choose_formats
 from amp_export.exporters.onnx.builder.layout import is_outputs_first
+from amp_export.exporters.onnx.builder.weights import to_nearest
 from amp_export.exporters.onnx.quantized_weights import find_owners
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from amp_export.checkpoints.reading import Checkpoint
+    from amp_export.exporters.onnx.builder.weights import Rounding
     from amp_export.exporters.onnx.quantization import Quantization
     from amp_export.options import Operators
 
@@ -44,7 +45,12 @@ class Change:
 
 
 def find_changes(
-    model: PreTrainedModel, checkpoint: Checkpoint, quantization: Quantization, operators: Operators
+    model: PreTrainedModel,
+    checkpoint: Checkpoint,
+    quantization: Quantization,
+    operators: Operators,
+    *,
+    rounding: Rounding | None = None,
 ) -> dict[str, Change]:
     """Return what rounding does to each weight, on the model's device.
 
@@ -53,6 +59,7 @@ def find_changes(
         checkpoint: Its checkpoint.
         quantization: How weights are quantized.
         operators: Operators of the graph.
+        rounding: How weights are rounded; by default each to its nearest code.
     """
     import numpy as np
     import torch
@@ -64,7 +71,7 @@ def find_changes(
         owners = find_owners(model, config, name, operators)
         weight = owners.all[0].weight.detach()
         weight_oi = weight if is_outputs_first(config, name) else weight.T
-        rounded = quantize(weight_oi.cpu().numpy(), form, scale_dtype=np.dtype(np.float32))
+        rounded = (rounding or to_nearest)(name, weight_oi.cpu().numpy(), form, np.dtype(np.float32))
         change_oi = torch.from_numpy(rounded.dequantized()).to(weight.device) - weight_oi
         changes[name] = Change(change_oi, owners.products, owners.rows, transposed=weight_oi is not weight)
     return changes

@@ -1,26 +1,39 @@
-"""Chooses the weights that have 8 bits, on the text that comes with this package."""
+"""Chooses on text how weights are quantized: which have 8 bits, and how those of 4 are rounded."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
+from amp_export.exporters.onnx.builder.formats import choose_formats
+from amp_export.exporters.onnx.builder.weights import numpy_dtype, to_nearest
 from amp_export.exporters.onnx.quantization import FEW_BITS, MANY_BITS
 from amp_export.exporting.settings import ExportSettings
 from amp_export.inputs.batches import text_batches, tokenize
 from amp_export.inputs.windows import cut_windows
-from amp_export.quantizing.changes import find_changes
+from amp_export.options import RoundingMethod
+from amp_export.pruning.compensation.least_squares import ROWS_PER_COLUMN
+from amp_export.pruning.compensation.samples import fitting_batches
+from amp_export.quantizing.changes import Change, find_changes
 from amp_export.quantizing.costs import estimate_costs, measure_divergences
+from amp_export.quantizing.gptq import round_in_turn
 from amp_export.quantizing.mixing import choose_dear
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from amp_export.checkpoints.reading import Checkpoint
+    from amp_export.exporters.onnx.builder.blocks import BlockFormat, BlockWeight
+    from amp_export.exporters.onnx.builder.weights import Rounding
+    from amp_export.inputs.texts import Calibration
     from amp_export.progress import Progress
 
 TOKENS, WINDOW = 4096, 64
 """Tokens that costs are estimated on, and those of a window: many short texts tell the costs of weights apart."""
+
+ROUNDING_TOKENS = 12_288
+"""Tokens that GPTQ rounds on, or twice as many as a weight has inputs if that is more."""
 
 ROOM = 4
 """Times the weights' size that must be free on a GPU: their changes take as much again, twice."""
@@ -29,48 +42,117 @@ MEASURED_WINDOWS, MEASURED_WINDOW = 8, 128
 """Windows of held-out text that the divergence of the result is measured on, and the tokens of each."""
 
 
-def choose_bits(checkpoint: Checkpoint, settings: ExportSettings, *, progress: Progress) -> ExportSettings:
-    """Return settings in which the weights that matter most have 8 bits, if an average was asked for.
+def refine(checkpoint: Checkpoint, settings: ExportSettings, *, progress: Progress) -> ExportSettings:
+    """Return settings in which all choices are made that need text, and the model in PyTorch; others as they are.
 
     Args:
         checkpoint: The checkpoint to export.
         settings: Settings of the export.
         progress: Shows progress, and what was gained.
     """
-    if settings.average_bits is None or settings.quantization is None:
+    rounds = settings.method is RoundingMethod.GPTQ
+    if settings.quantization is None or (settings.average_bits is None and not rounds):
         return settings
-    from amp_export.checkpoints.loading import load_tokenizer
     from amp_export.inputs.texts import load_calibration
-    from amp_export.pruning.compensation.samples import fitting_batches
 
-    config, given, text = checkpoint.config, settings.quantization, load_calibration()
-    with progress.step("Loading the model to see which weights matter most") as _:
-        model, tokenizer = _load(checkpoint), load_tokenizer(checkpoint.path)
-        batches = fitting_batches(model, config, tokenizer, text, tokens=TOKENS, window=WINDOW)
-        changes = find_changes(model, checkpoint, given, settings.operators)
-    with progress.step("Estimating what the rounding of each weight costs") as advance:
-        costs = estimate_costs(model, changes, batches, on_progress=advance)
-    sizes = {name: change.change_oi.numel() for name, change in changes.items()}
-    mixed = replace(given, at_8_bits=choose_dear(costs, sizes, average_bits=settings.average_bits))
+    with progress.step("Loading the model to see what rounding does to it") as _:
+        bench = _Bench.load(checkpoint, load_calibration())
+        alike = find_changes(bench.model, checkpoint, settings.quantization, settings.operators)
+    notes = []
+    if settings.average_bits is not None:
+        settings, note = _mix(bench, settings, alike, settings.average_bits, progress)
+        notes.append(note)
+    if rounds:
+        settings = _round(bench, settings, progress)
+        notes.append("GPTQ made up for errors")
     with progress.step("Measuring the divergence from the model as it is") as _:
-        rows = cut_windows(tokenize(tokenizer, text.held_out, config), MEASURED_WINDOW, limit=MEASURED_WINDOWS)
-        held_out = text_batches(model, config, rows)
-        finer = find_changes(model, checkpoint, mixed, settings.operators)
-        before, after = measure_divergences(model, (changes, finer), held_out)
-    dear = len(mixed.at_8_bits)
-    bits = FEW_BITS + (MANY_BITS - FEW_BITS) * sum(sizes[name] for name in mixed.at_8_bits) / sum(sizes.values())
-    progress.note(
-        f"{dear} of {len(sizes)} weights have 8 bits, {bits:.2f} on average: the divergence from the model as it is "
-        f"falls from {before:.3f} to {after:.3f} nats a token."
-    )
-    return replace(settings, quantization=mixed, average_bits=None)
+        before, after = bench.measure(settings, alike)
+    fell = f"falls from {before:.3f} to {after:.3f} nats a token"
+    progress.note(f"{'; '.join(notes)}. The divergence from the model as it is {fell}.")
+    return settings
 
 
-def _load(checkpoint: Checkpoint) -> PreTrainedModel:
-    import torch
+@dataclass(frozen=True)
+class _Bench:
+    """What is measured, and on what.
 
-    from amp_export.checkpoints.loading import load_model
-    from amp_export.hardware.placement import choose_device, model_bytes, move
+    Attributes:
+        checkpoint: The checkpoint.
+        model: Its model, in float32.
+        tokenizer: Its tokenizer.
+        text: The text.
+    """
 
-    model = load_model(checkpoint.path, dtype=torch.float32)
-    return move(model, choose_device(needed_bytes=ROOM * model_bytes(model)))
+    checkpoint: Checkpoint
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    text: Calibration
+
+    @classmethod
+    def load(cls, checkpoint: Checkpoint, text: Calibration) -> _Bench:
+        """Load the model, onto a GPU if there is one with room for it."""
+        import torch
+
+        from amp_export.checkpoints.loading import load_model, load_tokenizer
+        from amp_export.hardware.placement import choose_device, model_bytes, move
+
+        model = load_model(checkpoint.path, dtype=torch.float32)
+        move(model, choose_device(needed_bytes=ROOM * model_bytes(model)))
+        return cls(checkpoint, model, load_tokenizer(checkpoint.path), text)
+
+    def batches(self, tokens: int, **options: Any) -> Any:
+        """Return batches of the text."""
+        return fitting_batches(self.model, self.checkpoint.config, self.tokenizer, self.text, tokens=tokens, **options)
+
+    def measure(self, settings: ExportSettings, alike: Mapping[str, Change]) -> list[float]:
+        """Return the divergence on held-out text if all weights are rounded alike, and with the chosen settings."""
+        config = self.checkpoint.config
+        rows = cut_windows(
+            tokenize(self.tokenizer, self.text.held_out, config), MEASURED_WINDOW, limit=MEASURED_WINDOWS
+        )
+        assert settings.quantization is not None
+        chosen = find_changes(
+            self.model, self.checkpoint, settings.quantization, settings.operators, rounding=settings.rounding
+        )
+        return measure_divergences(self.model, (alike, chosen), text_batches(self.model, config, rows))
+
+
+def _mix(
+    bench: _Bench, settings: ExportSettings, alike: Mapping[str, Change], average_bits: float, progress: Progress
+) -> tuple[ExportSettings, str]:
+    """Give 8 bits to the weights that matter most, and say how many these are."""
+    assert settings.quantization is not None
+    with progress.step("Estimating what the rounding of each weight costs") as advance:
+        costs = estimate_costs(bench.model, alike, bench.batches(TOKENS, window=WINDOW), on_progress=advance)
+    sizes = {name: change.change_oi.numel() for name, change in alike.items()}
+    dear = choose_dear(costs, sizes, average_bits=average_bits)
+    bits = FEW_BITS + (MANY_BITS - FEW_BITS) * sum(sizes[name] for name in dear) / sum(sizes.values())
+    mixed = replace(settings.quantization, at_8_bits=dear)
+    note = f"{len(dear)} of {len(sizes)} weights have 8 bits, {bits:.2f} on average"
+    return replace(settings, quantization=mixed, average_bits=None), note
+
+
+def _round(bench: _Bench, settings: ExportSettings, progress: Progress) -> ExportSettings:
+    """Round the weights of 4 bits by GPTQ."""
+    checkpoint = bench.checkpoint
+    formats = choose_formats(checkpoint.config, checkpoint.widths, settings.quantization, settings.operators)
+    most = max(max(checkpoint.config.hidden_size, each.neurons) for each in checkpoint.widths)
+    with progress.step("Rounding weights so that others make up for the errors") as advance:
+        found = round_in_turn(
+            bench.model,
+            checkpoint.config,
+            formats,
+            bench.batches(max(ROUNDING_TOKENS, ROWS_PER_COLUMN * most)),
+            scale_dtype=numpy_dtype(settings.dtype),
+            on_progress=advance,
+        )
+    return replace(settings, rounding=_taking(found))
+
+
+def _taking(found: Mapping[str, BlockWeight]) -> Rounding:
+    """Return a rounding that takes the weights that are found, and rounds others to the nearest."""
+
+    def rounding(name: str, weight_oi: Any, form: BlockFormat, scale_dtype: Any) -> BlockWeight:
+        return found[name] if name in found else to_nearest(name, weight_oi, form, scale_dtype)
+
+    return rounding

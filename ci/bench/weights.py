@@ -34,11 +34,11 @@ from amp_export.exporters.onnx import run
 from amp_export.exporters.onnx.third_party import open_third_party
 from amp_export.hardware.machine import Machine
 from amp_export.inputs.tokens import Floats
-from amp_export.options import Operators, Phase, Runtime, WeightFormat
+from amp_export.options import Operators, Phase, RoundingMethod, Runtime, WeightFormat
 from amp_export.verb_options import ExportOptions
 
 PAGE = Path(__file__).parents[2] / "docs/results/weights.md"
-WINDOWS, WINDOW = 16, 512
+WINDOWS, WINDOW = 12, 512
 
 
 @dataclass(frozen=True)
@@ -49,16 +49,18 @@ class Variant:
         ratio: Share of all parameters that is removed.
         weights: Format of its weights; None for float32.
         average_bits: Largest average of their bits.
+        rounding: How they are rounded.
     """
 
     ratio: float
     weights: WeightFormat | None = None
     average_bits: float | None = None
+    rounding: RoundingMethod = RoundingMethod.NEAREST
 
     @property
     def folder(self) -> str:
         """Name of its output directory."""
-        return f"{self.ratio:g}-{self.weights or 'float32'}-{self.average_bits or ''}".rstrip("-")
+        return f"{self.ratio:g}-{self.weights or 'float32'}-{self.average_bits or ''}-{self.rounding}"
 
     @property
     def bits(self) -> str:
@@ -67,23 +69,31 @@ class Variant:
             return f"{self.average_bits:g}"
         return "32" if self.weights is None else str(self.weights.bits)
 
+    @property
+    def name(self) -> str:
+        """What it is, for the table."""
+        model = f"{self.ratio:.0%} pruned" if self.ratio else "dense"
+        return model if self.rounding is RoundingMethod.NEAREST else f"{model}, GPTQ"
+
 
 DENSE = Variant(0)
-INT4, INT8 = WeightFormat.INT4, WeightFormat.INT8
+INT4, INT8, GPTQ = WeightFormat.INT4, WeightFormat.INT8, RoundingMethod.GPTQ
 VARIANTS = (
     DENSE,
     Variant(0, INT8),
-    Variant(0, INT4, 6.0),
-    Variant(0, INT4, 5.0),
+    Variant(0, INT4, 6.0, GPTQ),
+    Variant(0, INT4, 5.0, GPTQ),
+    Variant(0, INT4, 4.3, GPTQ),
     Variant(0, INT4, 4.3),
+    Variant(0, INT4, None, GPTQ),
     Variant(0, INT4),
     Variant(0.1, INT8),
-    Variant(0.1, INT4, 4.3),
+    Variant(0.1, INT4, 4.3, GPTQ),
     Variant(0.2),
     Variant(0.2, INT8),
-    Variant(0.2, INT4, 4.3),
+    Variant(0.2, INT4, 4.3, GPTQ),
     Variant(0.3, INT8),
-    Variant(0.3, INT4, 4.3),
+    Variant(0.3, INT4, 4.3, GPTQ),
 )
 
 
@@ -130,7 +140,10 @@ def make(variant: Variant, model: str, work: Path, console: Console) -> Path:
         source = pruned / "pruned"
     if not output.exists():
         options = ExportOptions(
-            operators=Operators.ONNXRUNTIME, weights=variant.weights, average_bits=variant.average_bits
+            operators=Operators.ONNXRUNTIME,
+            weights=variant.weights,
+            average_bits=variant.average_bits,
+            rounding=variant.rounding,
         )
         export(source, output, options, progress=ConsoleProgress(console))
     return output / "onnx"
@@ -178,11 +191,11 @@ def write_page(model: str, text: Path, rows: Sequence[Row], builder: Row) -> str
         "# Pruned or quantized",
         "",
         f"`{model}`, pruned by `amp-export prune --ratio R --snap 32` on the shipped text, and exported with",
-        "`--operators onnxruntime --weights W --average-bits B` (32 bits: without). Graphs run as they are shipped,",
-        "with activations rounded to int8. Perplexity and KL divergence, in nats a token, from the dense model in",
-        f"float32 are on {WINDOWS} windows of {WINDOW} tokens of {text.name}. Decoding is a token after a prompt of",
-        "128, and how many times as fast as the dense model in float32, in processes that take turns, with its 95 %",
-        "interval.",
+        "`--operators onnxruntime --weights W --average-bits B`: 32 bits without them, GPTQ with `--rounding gptq`.",
+        "Graphs run as they are shipped, with activations rounded to int8. Perplexity and KL divergence, in nats a",
+        f"token, from the dense model in float32 are on {WINDOWS} windows of {WINDOW} tokens of {text.name}. Decoding is",
+        "a token after a prompt of 128, and how many times as fast as the dense model in float32, in processes that",
+        "take turns, with its 95 % interval.",
         "",
         "| model | bits | MB | perplexity | KL | decode, ms | against float32 |",
         "| --- | ---: | ---: | ---: | ---: | ---: | --- |",
@@ -224,8 +237,7 @@ def main() -> None:
         decode = None
         if variant is not DENSE:
             decode = benchmark_models(graphs[DENSE], folder, sampling=sampling).phases[Phase.DECODE]
-        name = f"{variant.ratio:.0%} pruned" if variant.ratio else "dense"
-        rows.append(Row(name, variant.bits, exported_bytes(folder) / 1e6, perplexity, divergence, decode))
+        rows.append(Row(variant.name, variant.bits, exported_bytes(folder) / 1e6, perplexity, divergence, decode))
         print(*rows[-1].cells(), flush=True)
     theirs = open_third_party(built, open_checkpoint(model))
     perplexity, divergence = measure_quality(theirs, dense, windows_ws)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from amp_export.exporters.onnx.builder.blocks import BlockFormat, BlockWeight, unpack_fused, unpack_standard
 from amp_export.exporters.onnx.builder.layout import codes_name, rows_name, scales_name
+from amp_export.exporters.onnx.builder.weights import to_nearest
 from amp_export.exporters.onnx.descriptions import read_quantization
 from amp_export.options import Operators
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from amp_export.architectures import ModelConfig
+    from amp_export.exporters.onnx.builder.weights import Rounding
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -101,6 +103,17 @@ def read_quantized(graph: Path) -> Iterator[tuple[str, BlockWeight]]:
             unpack_fused(packed, form, outputs=outputs) if is_packed else unpack_standard(packed, form, inputs=inputs)
         )
         yield name, BlockWeight(codes_oi, scales_ob)
+
+
+def same_codes(graph: Path) -> Rounding:
+    """Return a rounding that takes the quantized weights of a graph, for another graph of the same model."""
+    found = dict(read_quantized(graph))
+
+    def rounding(name: str, weight_oi: Array, form: BlockFormat, scale_dtype: np.dtype[Any]) -> BlockWeight:
+        # the standard's embedding is not quantized
+        return found[name] if name in found else to_nearest(name, weight_oi, form, scale_dtype)
+
+    return rounding
 
 
 def _read(folder: Path, tensor: onnx.TensorProto) -> Array:

@@ -51,7 +51,7 @@ def write_weights(
     caches: dict[str, Array] = {}
     for rope in ropes(checkpoint.config).values():
         caches |= zip((rope.cos_cache, rope.sin_cache), rotary_caches(rope), strict=True)
-    rounding = rounding or _to_nearest
+    rounding = rounding or to_nearest
     with file.open("wb") as stream:
         for layer, in_layer in itertools.groupby(stored, key=lambda tensor: tensor.layer):
             for source, tensors in itertools.groupby(in_layer, key=lambda tensor: tensor.source):
@@ -63,7 +63,8 @@ def write_weights(
                 on_progress(layer + 1, checkpoint.config.num_hidden_layers)
 
 
-def _to_nearest(_: str, weight_oi: Array, form: BlockFormat, scale_dtype: np.dtype[Any]) -> BlockWeight:
+def to_nearest(_: str, weight_oi: Array, form: BlockFormat, scale_dtype: np.dtype[Any]) -> BlockWeight:
+    """Quantize a weight, each value to its nearest code."""
     return quantize(weight_oi, form, scale_dtype=scale_dtype)
 
 
