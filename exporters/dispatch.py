@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amp_export.errors import RequestError
+from amp_export.exporters.files import GRAPH
 from amp_export.options import Dtype, Format, Operators, Opset, Provider
 
 if TYPE_CHECKING:
@@ -50,10 +51,13 @@ def exported_quantization(folder: Path) -> Quantization | None:
 
 
 def quantized_graph(folder: Path) -> Path | None:
-    """Return the graph with quantized weights that is in a folder or that an engine was built from; None without one.
+    """Return the graph with quantized weights that is in a folder, or that an engine in it was built from.
+
+    Returns:
+        The graph; None if there is none, or its weights are not quantized.
 
     Raises:
-        ModelError: The graph of an engine is missing.
+        ModelError: The graph is damaged.
     """
     from amp_export.exporters.executorch.programs import is_executorch
     from amp_export.exporters.onnx import describe_graph, exported_graphs
@@ -62,7 +66,10 @@ def quantized_graph(folder: Path) -> Path | None:
 
     if is_executorch(folder) or is_openvino(folder):
         return None
-    graph = exported_graphs(folder.parent / Format.ONNX if is_engine(folder) else folder)[-1]
+    if not is_engine(folder):
+        graph = exported_graphs(folder)[-1]
+    elif not (graph := folder.parent / Format.ONNX / GRAPH).is_file():
+        return None
     return graph if describe_graph(graph).quantization is not None else None
 
 

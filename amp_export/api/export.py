@@ -119,7 +119,7 @@ def _check_formats(output: Path, to: Format, *, overwrite: bool) -> None:
 def record_export(manifest: Manifest, exported: ExportResult) -> Manifest:
     """Return the manifest with an export added, and, for an engine, the graph that it was built from."""
     for made in (Format.ONNX, Format.TENSORRT) if exported.format is Format.TENSORRT else (exported.format,):
-        manifest = manifest.with_export(made, exported.dtype, exported.via)
+        manifest = manifest.with_export(made, exported.dtype, exported.via, exported.options)
     return manifest
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +33,7 @@ class ExportResult:
         dtype: The dtype of weights and activations.
         via: How the graph was made, `direct` or `trace`.
         bytes_on_disk: Size of graph and weights, or of the engine.
+        options: Other options that were given, by name.
     """
 
     folder: Path
@@ -40,6 +41,7 @@ class ExportResult:
     dtype: Dtype
     via: Via
     bytes_on_disk: int
+    options: Mapping[str, str] = field(default_factory=dict)
 
 
 def export_as(
@@ -54,7 +56,7 @@ def export_as(
         progress: Shows progress.
         name: Name of the model in progress messages.
     """
-    exported = _export_as(folder, checkpoint, settings, progress=progress, name=name)
+    exported = replace(_export_as(folder, checkpoint, settings, progress=progress, name=name), options=settings.given)
     # of the model that was asked for, not also of the dense one that it is compared with
     if not name:
         for note in (*context_notes(checkpoint.config, exported.via), *operator_notes(settings.operators)):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from amp_export.checkpoints.loading import has_tokenizer
@@ -50,6 +51,7 @@ class ExportSettings:
             have what the format says, or the weights with 8 are chosen already.
         method: How weights are to be rounded.
         rounding: How weights are rounded; None to the nearest.
+        given: Options of the graph that were given, for the manifest.
     """
 
     format: Format
@@ -63,10 +65,27 @@ class ExportSettings:
     average_bits: float | None = None
     method: RoundingMethod = RoundingMethod.NEAREST
     rounding: Rounding | None = None
+    given: Mapping[str, str] = field(default_factory=dict)
+
+
+_RECORDED = ("opset", "operators", "weights", "block_size", "average_bits", "rounding")
+"""Options that a manifest records if they are given; it has format, dtype and `via` of every export."""
 
 
 def choose_settings(checkpoint: Checkpoint, options: ExportOptions) -> ExportSettings:
     """Resolve the settings of an export, and check that it is possible, before anything is written.
+
+    Raises:
+        AmpExportError: See `_choose_settings`.
+    """
+    default = ExportOptions()
+    values = {name: getattr(options, name) for name in _RECORDED}
+    given = {name: f"{value}" for name, value in values.items() if value != getattr(default, name)}
+    return replace(_choose_settings(checkpoint, options), given=given)
+
+
+def _choose_settings(checkpoint: Checkpoint, options: ExportOptions) -> ExportSettings:
+    """Resolve the settings of an export.
 
     Raises:
         RequestError: An option does not apply to the format, or the limits do not fit the model.

@@ -155,6 +155,7 @@ class Manifest:
         rewrite: Kind of rewrite and its reason, or None.
         exports: Dtypes of the exports, by format.
         exporters: How the graphs were made, `direct` or `trace`, by format.
+        export_options: Other options of the exports that were given, by format and by name.
         packages: Versions of the packages that computed the output.
         files: SHA-256 and size of every file, by relative path.
         verdicts: Results of checks and measurements, by name.
@@ -171,6 +172,7 @@ class Manifest:
     rewrite: RewriteRecord | None = None
     exports: Mapping[Format, Dtype] = field(default_factory=dict)
     exporters: Mapping[Format, Via] = field(default_factory=dict)
+    export_options: Mapping[Format, Mapping[str, str]] = field(default_factory=dict)
     verdicts: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, FileRecord] = field(default_factory=dict)
     packages: Mapping[str, str] = field(default_factory=dict)
@@ -184,12 +186,13 @@ class Manifest:
         others = {key: value for key, value in self.verdicts.items() if key != name}
         return replace(self, verdicts=others if verdict is None else {**others, name: verdict})
 
-    def with_export(self, to: Format, dtype: Dtype, via: Via) -> Manifest:
+    def with_export(self, to: Format, dtype: Dtype, via: Via, options: Mapping[str, str] | None = None) -> Manifest:
         """Return a copy with one more export."""
         return replace(
             self,
             exports={**self.exports, to: dtype},
             exporters={**self.exporters, to: via},
+            export_options={**self.export_options, to: dict(options or {})},
         )
 
     def with_hashes(self, folder: Path, names: Iterable[str] | None = None) -> Manifest:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from amp_export.benchmarking.results import BenchmarkReport
 from amp_export.errors import command_line
@@ -25,13 +25,19 @@ def commands(report: Report, manifest: Manifest) -> Iterator[str]:
         via = manifest.exporters.get(name)
         yield _line(
             "export", *model, "--to", name, "--dtype", dtype, *(("--via", via) if via else ()),
-            "--output", OUT,
+            *_given(manifest.export_options.get(name, {})), "--output", OUT,
         )  # fmt: skip
     to = ("--to", Format.TENSORRT.value) if Format.TENSORRT in manifest.exports else ()
     if report.parity is not None:
         yield _line("validate", OUT, *to)
     for runtime, benchmark in (report.benchmarks or {}).items():
         yield _line("benchmark", OUT, *_runtime(runtime), "--rounds", str(benchmark.rounds), *_sweep(benchmark))
+
+
+def _given(options: Mapping[str, str]) -> Iterator[str]:
+    """Yield options as words."""
+    for name, value in options.items():
+        yield from (f"--{name.replace('_', '-')}", value)
 
 
 def _runtime(name: str) -> list[str]:

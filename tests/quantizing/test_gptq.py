@@ -19,10 +19,13 @@ from amp_export.exporters.onnx.builder.formats import choose_formats
 from amp_export.exporters.onnx.quantization import Quantization
 from amp_export.exporters.onnx.quantized_weights import read_quantized, same_codes
 from amp_export.inputs.batches import text_batches
-from amp_export.options import Dtype, Operators, RoundingMethod, WeightFormat
+from amp_export.options import Dtype, Format, Operators, RoundingMethod, WeightFormat
+from amp_export.outputs.manifest import Manifest
 from amp_export.quantizing.changes import find_changes
 from amp_export.quantizing.costs import measure_divergences
 from amp_export.quantizing.gptq import quantize_in_turn, round_in_turn
+from amp_export.reporting.report import Report
+from amp_export.reporting.reproduce import commands
 from tests.quantizing.test_costs import save_model
 from tests.support.tiny_models import BUILDABLE
 
@@ -103,6 +106,11 @@ def test_its_codes_are_what_is_written(tmp_path: Path, capsys: pytest.CaptureFix
     nearest, found = (dict(read_quantized(tmp_path / name / "onnx/model.onnx")) for name in ("nearest", "out"))
     assert found.keys() == nearest.keys()
     assert any((found[name].codes_oi != nearest[name].codes_oi).any() for name in found)
+    manifest = Manifest.load(tmp_path / "out")
+    asked = {"operators": "onnxruntime", "weights": "int4", "average_bits": "5.0", "rounding": "gptq"}
+    assert manifest.export_options == {Format.ONNX: asked}
+    (command, *_) = commands(Report.load(tmp_path / "out"), manifest)
+    assert "--operators onnxruntime --weights int4 --average-bits 5.0 --rounding gptq" in command
     # and of a graph with other operators that is made of it
     rounding = same_codes(tmp_path / "out/onnx/model.onnx")
     for name, weight in found.items():
