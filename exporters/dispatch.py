@@ -80,8 +80,16 @@ def exported_dtype(folder: Path) -> Dtype:
         ModelError: The folder holds no graph or program, or its dtype is not known.
     """
     from amp_export.exporters.executorch import programs
+    from amp_export.exporters.onnx import exported_graphs
+    from amp_export.exporters.onnx.descriptions import read_dtype
+    from amp_export.exporters.openvino import models
 
-    return programs.read_facts(folder).dtype if programs.is_executorch(folder) else _described(folder).dtype
+    if programs.is_executorch(folder):
+        return programs.read_facts(folder).dtype
+    if models.is_openvino(folder):
+        return models.read_description(folder).dtype
+    # a benchmark may measure graphs of other exporters
+    return read_dtype(exported_graphs(folder)[-1])
 
 
 def _described(folder: Path) -> GraphDescription:

@@ -115,6 +115,24 @@ def describe_graph(graph: Path) -> GraphDescription:
     )
 
 
+def read_dtype(graph: Path) -> Dtype:
+    """Return the dtype of a graph's logits, or of its first floating-point output; any exporter may have written it.
+
+    Raises:
+        ModelError: The graph is damaged, or its dtype is not supported.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        found = returned_dtype(onnx.load(graph, load_external_data=False))
+    except DecodeError as error:
+        raise ModelError(f"{graph} is damaged: {error}\nExport it again.") from error
+    if found is None:
+        raise ModelError(f"{graph} returns no floating-point numbers of a supported dtype.\nExport it again.")
+    return found
+
+
 def returned_dtype(model: onnx.ModelProto) -> Dtype | None:
     """Return the dtype of the logits, or of the first floating-point output; None if there is none."""
     by_name = {name: port.float_dtype for name, port in read_ports(model.graph.output).items()}
