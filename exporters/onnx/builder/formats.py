@@ -47,17 +47,19 @@ def choose_formats(
             continue
         inputs = shape[0] if in_layer and not linear[below] else shape[1]
         if inputs % size:
-            raise RequestError(_undivided(name, inputs, size))
+            is_pruned = below == f"{architecture.mlp.output.name}.weight"
+            raise RequestError(_undivided(name, inputs, size, is_pruned=is_pruned))
         bits = MANY_BITS if name in quantization.at_8_bits else quantization.weights.bits
         found[name] = BlockFormat(bits, size)
     return found
 
 
-def _undivided(name: str, inputs: int, size: int) -> str:
+def _undivided(name: str, inputs: int, size: int, *, is_pruned: bool) -> str:
+    """Return the message for a weight that blocks do not divide; only the number of neurons can be chosen freely."""
     smaller = [each for each in BLOCK_SIZES if inputs % each == 0]
-    give = f"Give --block-size {max(smaller)}" if smaller else "No block size divides it"
-    below = inputs // size * size
-    return (
-        f"{name} has {inputs} inputs, which blocks of {size} do not divide.\n{give}; or prune to a multiple, such as "
-        f"{below or size}{f' or {below + size}' if below else ''}: --snap {size} for neurons."
-    )
+    advice = [f"give --block-size {max(smaller)}"] if smaller else []
+    if is_pruned:
+        near = [each for each in (inputs // size * size, inputs // size * size + size) if each]
+        advice.append(f"prune to a multiple of neurons, such as {' or '.join(map(str, near))}: --snap {size}")
+    said = "; or ".join(advice) or "leave --weights out: no block size divides it"
+    return f"{name} has {inputs} inputs, which blocks of {size} do not divide.\n{said[0].upper()}{said[1:]}."

@@ -248,7 +248,10 @@ def test_the_dense_model_is_benchmarked_in_the_same_format(tmp_path: Path) -> No
         (ExportOptions(block_size=32), "--block-size 32 is for quantized weights"),
         (ExportOptions(weights=WeightFormat.INT4, block_size=24), "--block-size 24 is not supported"),
         (ExportOptions(weights=WeightFormat.INT4, block_size=512), "--block-size 512 is not supported"),
-        (ExportOptions(weights=WeightFormat.INT4, block_size=64), r"has 96 inputs, which blocks of 64 do not divide"),
+        (
+            ExportOptions(weights=WeightFormat.INT4, block_size=64),
+            r"down_proj.weight has 96 inputs.*\nGive --block-size 32; or prune",
+        ),
         (ExportOptions(weights=WeightFormat.INT4, opset=Opset.OPSET_20), "needs opset 21 or later"),
         (ExportOptions(weights=WeightFormat.INT4, via=Via.TRACE), "this one is traced: --via trace is given"),
         (ExportOptions(weights=WeightFormat.INT4, to=Format.OPENVINO), "not for --to openvino"),
@@ -266,7 +269,7 @@ def test_what_cannot_be_quantized_says_so_before_anything_is_written(
 
 def test_a_width_that_no_block_divides_names_what_does(tmp_path: Path) -> None:
     checkpoint = save_tiny_model(tmp_path / "dense", "llama", head_dim=16, hidden_size=64, intermediate_size=100)
-    message = r"down_proj.weight has 100 inputs.*\nNo block size divides it; or prune to .* 96 or 128: --snap 32"
+    message = r"down_proj.weight has 100 inputs.*\nPrune to a multiple of neurons, such as 96 or 128: --snap 32"
     with pytest.raises(RequestError, match=message):
         export(checkpoint, tmp_path / "out", ExportOptions(weights=WeightFormat.INT4))
 
@@ -288,3 +291,11 @@ def test_plans_keep_whole_blocks_of_neurons(export: ExportOptions, snap: int | N
 def test_a_plan_that_may_leave_parts_of_blocks_is_refused() -> None:
     with pytest.raises(RequestError, match=r"--snap 16 may keep .* blocks of 32 .*\nGive a multiple of 32"):
         fit_blocks(PruneOptions(snap=16), ExportOptions(weights=WeightFormat.INT4))
+
+
+def test_a_hidden_size_cannot_be_pruned_to_a_multiple(tmp_path: Path) -> None:
+    checkpoint = save_tiny_model(tmp_path / "dense", "llama", head_dim=16, hidden_size=48, intermediate_size=64)
+    with pytest.raises(
+        RequestError, match=r"has 48 inputs, which blocks of 32 do not divide.\nGive --block-size 16\.$"
+    ):
+        export(checkpoint, tmp_path / "out", ExportOptions(weights=WeightFormat.INT4))
