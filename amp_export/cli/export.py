@@ -11,7 +11,10 @@ from amp_export.verb_options import ExportOptions
 if TYPE_CHECKING:
     from rich.console import Console
 
-EXAMPLES = examples("amp-export export --model out/pruned --to onnx --output out")
+EXAMPLES = examples(
+    "amp-export export --model out/pruned --to onnx --output out",
+    "amp-export export --model demo --weights int4 --average-bits 4.3 --rounding gptq --output small",
+)
 
 
 @command

@@ -8,27 +8,22 @@ from typing import Annotated, Any
 
 import typer
 
+from amp_export.cli.export_options import EXPORT, MAX_BATCH, MAX_CONTEXT
 from amp_export.cli.quality_options import EVALUATE, GENERATE
-from amp_export.cli.shared_options import ALLOW_PICKLE, PROVIDER, THREADS
+from amp_export.cli.shared_options import ALLOW_PICKLE, PROVIDER, TARGET_NAMES, THREADS
 from amp_export.errors import RequestError
 from amp_export.options import (
     Allocation,
     CriterionName,
     DeviceRuntime,
-    Dtype,
-    EngineRuntime,
     Format,
     HeadPolicy,
-    Operators,
     Opset,
     PerLayer,
     RecoveryMethod,
-    RoundingMethod,
     Runtime,
     TargetName,
     Uniform,
-    Via,
-    WeightFormat,
 )
 from amp_export.verb_options import (
     BenchmarkOptions,
@@ -63,7 +58,6 @@ MaybeOutArgument = Annotated[Path | None, typer.Argument(metavar="OUT", help="Ou
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON on stdout, and nothing else there.")]
 
-_TARGETS = ", ".join(TargetName)
 _AGAINST = Annotated[
     Path | None, typer.Option(metavar="OTHER", help="Output directory to compare with.  [default: the dense model]")
 ]
@@ -76,19 +70,6 @@ _UNIFORM = Annotated[
     ),
 ]
 _ROUNDS = Annotated[int, typer.Option(min=2, metavar="N", help="Interleaved rounds to measure.")]
-_MAX_BATCH = Annotated[
-    int, typer.Option("--max-batch", min=1, metavar="N", help="Largest batch of an engine or an ExecuTorch program.")
-]
-_MAX_CONTEXT = Annotated[
-    int | None,
-    typer.Option(
-        "--max-context",
-        metavar="N",
-        help="Longest sequence of an engine or an ExecuTorch program, KV cache and new tokens together.  [default: "
-        "2048, for ExecuTorch 512, or the model's context if shorter]",
-    ),
-]
-
 _PLAN_CHOICES = {
     "criterion": Annotated[
         CriterionName | None,
@@ -120,7 +101,7 @@ _PLAN_CHOICES = {
     ],
     "target": Annotated[
         TargetName,
-        typer.Option("--target", metavar="DEVICE", help=f"Device that the widths should suit: {_TARGETS}."),
+        typer.Option("--target", metavar="DEVICE", help=f"Device that the widths should suit: {TARGET_NAMES}."),
     ],
     "one_width": Annotated[
         bool,
@@ -187,76 +168,8 @@ FLAGS: Mapping[type[Any], Mapping[str, Any]] = {
         ],
         "allow_pickle": ALLOW_PICKLE,
     },
-    DoctorOptions: {"uniform": _UNIFORM, "max_batch": _MAX_BATCH, "max_context": _MAX_CONTEXT},
-    ExportOptions: {
-        "to": Annotated[Format, typer.Option("--to", help="Format to export to.")],
-        "dtype": Annotated[
-            Dtype | None,
-            typer.Option(
-                "--dtype", help="Dtype of weights and activations.  [default: float32, for an engine float16]"
-            ),
-        ],
-        "opset": Annotated[
-            Opset | None,
-            typer.Option("--opset", help="ONNX opset; 20 is for TensorRT before 10.15 and older runtimes."),
-        ],
-        "operators": Annotated[
-            Operators,
-            typer.Option(
-                "--operators",
-                help="Operators of an ONNX graph: those of the standard, or fused ones of ONNX Runtime, which are "
-                "faster there, and take no padding.",
-            ),
-        ],
-        "weights": Annotated[
-            WeightFormat | None,
-            typer.Option(
-                "--weights",
-                help="Store the weights of linear layers as integers, with a scale for each block.  [default: in the "
-                "dtype of the graph]",
-            ),
-        ],
-        "block_size": Annotated[
-            int | None,
-            typer.Option(
-                "--block-size",
-                metavar="N",
-                help="Weights that share a scale, with --weights.  [default: 32, for an engine 128]",
-            ),
-        ],
-        "average_bits": Annotated[
-            float | None,
-            typer.Option(
-                "--average-bits",
-                metavar="BITS",
-                help="With --weights int4, give 8 bits to the weights that matter most, up to this average, such as "
-                "4.3.",
-            ),
-        ],
-        "rounding": Annotated[
-            RoundingMethod,
-            typer.Option(
-                "--rounding",
-                help="With --weights int4, round each weight to the nearest, or on text so that others make up for it.",
-            ),
-        ],
-        "via": Annotated[Via, typer.Option("--via", help="Build the graph directly, or trace the model.")],
-        "target": Annotated[
-            TargetName | None,
-            typer.Option(
-                "--target",
-                metavar="DEVICE",
-                help=f"Device of a TensorRT engine: {_TARGETS}.  [default: the GPU in this machine]",
-            ),
-        ],
-        "runtime": Annotated[
-            EngineRuntime | None,
-            typer.Option("--runtime", help="TensorRT variant that builds the engine.  [default: the one installed]"),
-        ],
-        "max_batch": _MAX_BATCH,
-        "max_context": _MAX_CONTEXT,
-        "allow_pickle": ALLOW_PICKLE,
-    },
+    DoctorOptions: {"uniform": _UNIFORM, "max_batch": MAX_BATCH, "max_context": MAX_CONTEXT},
+    ExportOptions: EXPORT,
     RecoverOptions: {
         "method": Annotated[
             RecoveryMethod,
@@ -358,7 +271,7 @@ FLAGS: Mapping[type[Any], Mapping[str, Any]] = {
     DeviceOptions: {
         "target": Annotated[
             TargetName,
-            typer.Option("--target", metavar="DEVICE", help=f"Device that the bundle is made for: {_TARGETS}."),
+            typer.Option("--target", metavar="DEVICE", help=f"Device that the bundle is made for: {TARGET_NAMES}."),
         ],
         "against": _AGAINST,
         "rounds": _ROUNDS,
@@ -382,7 +295,7 @@ FLAGS: Mapping[type[Any], Mapping[str, Any]] = {
     BundleOptions: {
         "target": Annotated[
             TargetName,
-            typer.Option("--target", metavar="DEVICE", help=f"Device that the bundle is for: {_TARGETS}."),
+            typer.Option("--target", metavar="DEVICE", help=f"Device that the bundle is for: {TARGET_NAMES}."),
         ],
         "max_batch": Annotated[int, typer.Option(min=1, metavar="N", help="Largest batch of the device's engines.")],
         "max_context": Annotated[
