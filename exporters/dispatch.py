@@ -42,12 +42,18 @@ def exported_operators(folder: Path) -> Operators:
 
 
 def exported_quantization(folder: Path) -> Quantization | None:
-    """Return the format of the weights of an exported graph; None if they have its dtype.
+    """Return the format of the weights of an export, or of the graph that an engine was built from.
+
+    Returns:
+        The format; None if they are not quantized.
 
     Raises:
-        ModelError: The folder holds no graph.
+        ModelError: The graph is damaged.
     """
-    return _described(folder).quantization
+    from amp_export.exporters.onnx import describe_graph
+
+    graph = quantized_graph(folder)
+    return describe_graph(graph).quantization if graph is not None else None
 
 
 def quantized_graph(folder: Path) -> Path | None:

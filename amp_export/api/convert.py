@@ -230,8 +230,7 @@ class _Run:
             choices = replace(self.choices, via=manifest.exporters[to])
             if choices.quantization is not None:
                 # the same weights have 8 bits; how they are rounded changes no speed
-                graph = self.folder / Format.ONNX
-                choices = replace(choices, quantization=exported_quantization(graph))
+                choices = replace(choices, quantization=exported_quantization(self.folder / to))
             made = export_as(scratch, self.dense, choices, progress=self.progress, name="the dense model")
             with self.progress.step("Benchmarking dense against pruned") as advance:
                 setup = Setup(RUNTIMES[to], threads=self.threads)

@@ -147,9 +147,7 @@ def export_dense(
     via = manifest.exporters.get(to, Via.AUTO)
     if operators is None:
         operators = exported_operators(output / to) if to is Format.ONNX else Operators.STANDARD
-    # an engine's weights have the format of the graph that it was built from
-    graph = output / (Format.ONNX if to is Format.TENSORRT else to)
-    quantization = exported_quantization(graph) if to in (Format.ONNX, Format.TENSORRT) else None
+    quantization = exported_quantization(output / to)
     settings = ExportSettings(to, manifest.exports[to], opset, via, job, limits, operators, quantization)
     with checkpoint.snapshot.held():
         return export_as(scratch, checkpoint, settings, progress=progress, name="the dense model").folder

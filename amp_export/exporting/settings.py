@@ -167,11 +167,9 @@ def _choose_quantization(checkpoint: Checkpoint, options: ExportOptions) -> Quan
         RequestError: It does not apply to the export format, or only a block size was given.
     """
     if options.weights is None:
-        given = {"--block-size": options.block_size, "--average-bits": options.average_bits}
-        useless = [f"{option} {value:g}" for option, value in given.items() if value is not None]
-        useless += ["--rounding gptq"] if options.rounding is RoundingMethod.GPTQ else []
-        if useless:
-            raise RequestError(f"{useless[0]} is for quantized weights.\nGive --weights int4 with it.")
+        blocks = None if options.block_size is None else f"--block-size {options.block_size}"
+        if asked := blocks or _needs_text(options):
+            raise RequestError(f"{asked} is for quantized weights.\nGive --weights int4 with it.")
         return None
     if options.to not in _BLOCK_SIZES:
         raise RequestError(

@@ -182,7 +182,7 @@ def _compare_model(
         )
     with progress.step(f"Running PyTorch in {dtype.value}") as _:
         noises = run_torch(
-            checkpoint, dtype.value, lambda model: _measure_noise(model, suite, expected, weights), weights=weights
+            checkpoint, dtype.value, lambda model: _measure_noise(model, suite, expected), weights=weights
         )
     results = tuple(_judge(suite.names, found, expected, noises))
     noise, mean_noise = (largest(each) for each in zip(*chain(*noises.values()), strict=True))
@@ -237,9 +237,12 @@ def _measure_noise(
     model: PreTrainedModel,
     suite: Suite,
     expected: Sequence[Mapping[str, Floats]],
-    weights: QuantizedWeights | None,
+    weights: QuantizedWeights | None = None,
 ) -> dict[str, list[tuple[float, float]]]:
-    """Return the largest and the mean noise of each case, by output: the maxima over several runs."""
+    """Return the largest and the mean noise of each case, by output: the maxima over several runs.
+
+    With weights, activations are rounded as their runtime does.
+    """
     worst: dict[str, Any] = {}
     with weights.rounding_activations(model) if weights is not None else nullcontext():
         for run in draw_rounding(model, suite.run_torch):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -68,3 +69,35 @@ def divergence(found_tv: torch.Tensor, dense_tv: torch.Tensor) -> float:
 
     summed = torch.nn.functional.kl_div(found_tv, dense_tv, reduction="sum", log_target=True)
     return max(float(summed), 0.0)
+
+
+def compare_predictions(
+    model: PreTrainedModel,
+    alternatives: Sequence[Callable[[], AbstractContextManager[object]]],
+    batches: Sequence[Batch],
+    *,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[float]:
+    """Return the KL divergence of the model in each of several contexts from the model as it is, in nats per token.
+
+    Args:
+        model: A decoder; it is left as it was.
+        alternatives: Functions that return contexts in which the model computes something else.
+        batches: Text to compare on.
+        on_progress: Called with the number of batches done and the total.
+    """
+    import torch
+
+    totals, tokens = [0.0] * len(alternatives), 0
+    with torch.inference_mode():
+        for number, batch in enumerate(batches):
+            shape = batch.inputs["input_ids"].shape
+            predictions = Predictions.of(model, shape, batch.places(shape))
+            dense_tv = predictions.log_probabilities(model, batch)
+            tokens += len(dense_tv)
+            for place, enter in enumerate(alternatives):
+                with enter():
+                    totals[place] += divergence(predictions.log_probabilities(model, batch), dense_tv)
+            if on_progress is not None:
+                on_progress(number + 1, len(batches))
+    return [total / tokens for total in totals]

@@ -7,9 +7,10 @@ plans that differently priced costs lead to are tried as a whole, with what they
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
-from amp_export.pruning.predictions import Predictions, divergence
+from amp_export.pruning.predictions import compare_predictions
 from amp_export.pruning.sensitivity import silenced
 
 if TYPE_CHECKING:
@@ -44,22 +45,8 @@ def try_plans(
         batches: Text to try them on.
         on_progress: Called with the number of batches done and the total.
     """
-    import torch
-
     masks = [list(_masks(model, config, plan)) for plan in plans]
-    totals, tokens = [0.0] * len(plans), 0
-    with torch.inference_mode():
-        for number, batch in enumerate(batches):
-            shape = batch.inputs["input_ids"].shape
-            predictions = Predictions.of(model, shape, batch.places(shape))
-            dense_tv = predictions.log_probabilities(model, batch)
-            tokens += len(dense_tv)
-            for place, each in enumerate(masks):
-                with silenced(each):
-                    totals[place] += divergence(predictions.log_probabilities(model, batch), dense_tv)
-            if on_progress is not None:
-                on_progress(number + 1, len(batches))
-    return [total / tokens for total in totals]
+    return compare_predictions(model, [partial(silenced, each) for each in masks], batches, on_progress=on_progress)
 
 
 def _masks(model: PreTrainedModel, config: ModelConfig, plan: Plan) -> Iterator[tuple[torch.nn.Module, torch.Tensor]]:

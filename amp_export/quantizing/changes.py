@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from amp_export.checkpoints.reading import Checkpoint
     from amp_export.exporters.onnx.builder.weights import Rounding
     from amp_export.exporters.onnx.quantization import Quantization
+    from amp_export.exporters.onnx.quantized_weights import Owners
     from amp_export.options import Operators
 
 
@@ -28,20 +29,13 @@ class Change:
 
     Attributes:
         change_oi: What is added to it, [outputs, inputs].
-        products: Modules that multiply with it.
-        rows: The module that looks up its rows, or None.
+        owners: Modules whose weight it is.
         transposed: Whether the modules' weight is [inputs, outputs].
     """
 
     change_oi: torch.Tensor
-    products: tuple[Any, ...]
-    rows: Any = None
+    owners: Owners
     transposed: bool = False
-
-    @property
-    def owners(self) -> tuple[Any, ...]:
-        """All modules whose weight it is."""
-        return self.products if self.rows is None else (*self.products, self.rows)
 
 
 def find_changes(
@@ -73,26 +67,35 @@ def find_changes(
         weight_oi = weight if is_outputs_first(config, name) else weight.T
         rounded = (rounding or to_nearest)(name, weight_oi.cpu().numpy(), form, np.dtype(np.float32))
         change_oi = torch.from_numpy(rounded.dequantized()).to(weight.device) - weight_oi
-        changes[name] = Change(change_oi, owners.products, owners.rows, transposed=weight_oi is not weight)
+        changes[name] = Change(change_oi, owners, transposed=weight_oi is not weight)
     return changes
 
 
 @contextmanager
 def changed(changes: Mapping[str, Change]) -> Iterator[None]:
     """Add changes to the weights of their modules; leaving the context restores them."""
+    with replacing_weights() as replace:
+        for change in changes.values():
+            added = change.change_oi.T if change.transposed else change.change_oi
+            replace(change.owners.all, change.owners.all[0].weight + added)
+        yield
+
+
+@contextmanager
+def replacing_weights() -> Iterator[Callable[[Sequence[Any], torch.Tensor], None]]:
+    """Yield a function that gives modules a weight, which they share; leaving the context restores theirs."""
     import torch
 
     before: list[tuple[Any, torch.nn.Parameter]] = []
+
+    def replace(modules: Sequence[Any], weight: torch.Tensor) -> None:
+        parameter = torch.nn.Parameter(weight, requires_grad=False)
+        for module in modules:
+            before.append((module, module.weight))
+            module.weight = parameter
+
     try:
-        for change in changes.values():
-            owners = change.owners
-            old = owners[0].weight
-            added = change.change_oi.T if change.transposed else change.change_oi
-            new = torch.nn.Parameter(old + added, requires_grad=False)
-            for owner in owners:
-                before.append((owner, owner.weight))
-                owner.weight = new
-        yield
+        yield replace
     finally:
-        for owner, weight in reversed(before):
-            owner.weight = weight
+        for module, weight in reversed(before):
+            module.weight = weight

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from amp_export.exporters.onnx.builder.formats import choose_formats
-from amp_export.exporters.onnx.builder.weights import numpy_dtype, to_nearest
+from amp_export.exporters.onnx.builder.weights import numpy_dtype, taking
 from amp_export.exporters.onnx.quantization import FEW_BITS, MANY_BITS
 from amp_export.exporting.settings import ExportSettings
 from amp_export.inputs.batches import text_batches, tokenize
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from amp_export.checkpoints.reading import Checkpoint
-    from amp_export.exporters.onnx.builder.blocks import BlockFormat, BlockWeight
-    from amp_export.exporters.onnx.builder.weights import Rounding
     from amp_export.inputs.texts import Calibration
     from amp_export.progress import Progress
 
@@ -146,13 +144,4 @@ def _round(bench: _Bench, settings: ExportSettings, progress: Progress) -> Expor
             scale_dtype=numpy_dtype(settings.dtype),
             on_progress=advance,
         )
-    return replace(settings, rounding=_taking(found))
-
-
-def _taking(found: Mapping[str, BlockWeight]) -> Rounding:
-    """Return a rounding that takes the weights that are found, and rounds others to the nearest."""
-
-    def rounding(name: str, weight_oi: Any, form: BlockFormat, scale_dtype: Any) -> BlockWeight:
-        return found[name] if name in found else to_nearest(name, weight_oi, form, scale_dtype)
-
-    return rounding
+    return replace(settings, rounding=taking(found))

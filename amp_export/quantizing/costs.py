@@ -13,10 +13,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from amp_export.pruning.gradients import run_backward
-from amp_export.pruning.predictions import Predictions, divergence
+from amp_export.pruning.predictions import compare_predictions
 from amp_export.quantizing.changes import Change, changed
 
 if TYPE_CHECKING:
@@ -89,10 +90,10 @@ def _projecting(changes: Mapping[str, Change]) -> Iterator[dict[str, Any]]:
     handles = []
     try:
         for name, change in changes.items():
-            product = watch_product(name, change.change_oi)
-            handles += [module.register_forward_hook(product) for module in change.products]
-            if change.rows is not None:
-                handles.append(change.rows.register_forward_hook(watch_rows(name, change.change_oi)))
+            product, owners = watch_product(name, change.change_oi), change.owners
+            handles += [module.register_forward_hook(product) for module in owners.products]
+            if owners.rows is not None:
+                handles.append(owners.rows.register_forward_hook(watch_rows(name, change.change_oi)))
         yield sums
     finally:
         for handle in handles:
@@ -109,16 +110,4 @@ def measure_divergences(
         alternatives: The sets of changes.
         batches: Text to measure on.
     """
-    import torch
-
-    totals, tokens = [0.0] * len(alternatives), 0
-    with torch.inference_mode():
-        for batch in batches:
-            shape = batch.inputs["input_ids"].shape
-            predictions = Predictions.of(model, shape, batch.places(shape))
-            dense_tv = predictions.log_probabilities(model, batch)
-            tokens += len(dense_tv)
-            for number, changes in enumerate(alternatives):
-                with changed(changes):
-                    totals[number] += divergence(predictions.log_probabilities(model, batch), dense_tv)
-    return [total / tokens for total in totals]
+    return compare_predictions(model, [partial(changed, changes) for changes in alternatives], batches)

@@ -9,13 +9,16 @@ with GPTQ. Each token weighs as in `pruning.compensation`.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from amp_export.exporters.onnx.builder.blocks import BlockWeight, quantize
 from amp_export.exporters.onnx.builder.layout import is_outputs_first
+from amp_export.exporters.onnx.quantization import FEW_BITS
 from amp_export.pruning.compensation.streams import record_calls, run_layer, token_power, watch
+from amp_export.pruning.damping import damp
+from amp_export.quantizing.changes import replacing_weights
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,15 +63,28 @@ def round_in_turn(
     found: dict[str, BlockWeight] = {}
     lanes = record_calls(model, config, batches)
     hidden = [lane.hidden_bsh for lane in lanes]
-    with torch.inference_mode(), _replacing() as replace:
+    with torch.inference_mode(), replacing_weights() as replace:
+
+        def round_weight(name: str, module: Any, moments_ii: torch.Tensor) -> None:
+            """Quantize a module's weight, and let it compute with that."""
+            outputs_first, form = is_outputs_first(config, name), formats[name]
+            weight = module.weight.detach()
+            weight_oi = weight if outputs_first else weight.T
+            found[name] = made = (
+                quantize_in_turn(weight_oi, moments_ii, form, scale_dtype=scale_dtype)
+                if form.bits == FEW_BITS
+                else quantize(weight_oi.cpu().numpy(), form, scale_dtype=scale_dtype)
+            )
+            rounded_oi = torch.from_numpy(made.dequantized()).to(weight.device)
+            replace([module], rounded_oi if outputs_first else rounded_oi.T)
+
         for number, site in enumerate(config.sites):
             layer = model.get_submodule(site.path)
             for projections, is_output in _groups(site):
                 moments_ii = _moments(layer, projections[0].name, lanes, hidden, number, weighted=is_output)
                 for projection in projections:
-                    name = f"{site.path}.{projection.name}.weight"
                     module = layer.get_submodule(projection.name)
-                    found[name] = replace(config, name, module, moments_ii, formats[name], scale_dtype)
+                    round_weight(f"{site.path}.{projection.name}.weight", module, moments_ii)
             hidden = [
                 run_layer(layer, hidden_bsh, lane.calls[number]) for hidden_bsh, lane in zip(hidden, lanes, strict=True)
             ]
@@ -79,8 +95,8 @@ def round_in_turn(
         name = f"{architecture.embedding if config.tie_word_embeddings else architecture.head}.weight"
         assert architecture.computation is not None
         norm = model.get_submodule(architecture.computation.final_norm)
-        gram_ii = sum(_gram(norm(lane.real(hidden_bsh))) for hidden_bsh, lane in zip(hidden, lanes, strict=True))
-        found[name] = replace(config, name, head, gram_ii, formats[name], scale_dtype)
+        normed = (norm(lane.real(hidden_bsh)) for hidden_bsh, lane in zip(hidden, lanes, strict=True))
+        round_weight(name, head, functools.reduce(torch.add, map(_gram, normed)))
     return found
 
 
@@ -115,41 +131,6 @@ def _moments(
 
 def _gram(inputs_ti: torch.Tensor) -> torch.Tensor:
     return inputs_ti.T @ inputs_ti
-
-
-@contextmanager
-def _replacing() -> Iterator[Callable[..., BlockWeight]]:
-    """Yield a function that quantizes a module's weight and puts it there; leaving the context restores all."""
-    import torch
-
-    before: list[tuple[Any, torch.nn.Parameter]] = []
-
-    def replace(
-        config: ModelConfig,
-        name: str,
-        module: Any,
-        gram_ii: torch.Tensor,
-        form: BlockFormat,
-        scale_dtype: np.dtype[Any],
-    ) -> BlockWeight:
-        outputs_first = is_outputs_first(config, name)
-        weight = module.weight.detach()
-        weight_oi = weight if outputs_first else weight.T
-        made = (
-            quantize_in_turn(weight_oi, gram_ii, form, scale_dtype=scale_dtype)
-            if form.bits == 4
-            else quantize(weight_oi.cpu().numpy(), form, scale_dtype=scale_dtype)
-        )
-        rounded_oi = torch.from_numpy(made.dequantized()).to(weight.device)
-        before.append((module, module.weight))
-        module.weight = torch.nn.Parameter(rounded_oi if outputs_first else rounded_oi.T, requires_grad=False)
-        return made
-
-    try:
-        yield replace
-    finally:
-        for module, weight in before:
-            module.weight = weight
 
 
 def quantize_in_turn(
@@ -189,11 +170,7 @@ def _inverse_factor(gram_ii: torch.Tensor) -> torch.Tensor:
     """Return the upper Cholesky factor of the inverse of the damped moments, float32 [inputs, inputs]."""
     import torch
 
-    damped_ii = gram_ii.double()
-    damped_ii = damped_ii + torch.eye(len(damped_ii), dtype=damped_ii.dtype, device=damped_ii.device) * max(
-        DAMPING * float(damped_ii.diagonal().mean()), 1e-30
-    )
-    inverse_ii = torch.cholesky_inverse(torch.linalg.cholesky(damped_ii))
+    inverse_ii = torch.cholesky_inverse(torch.linalg.cholesky(damp(gram_ii.double(), DAMPING)))
     factor_ii: torch.Tensor = torch.linalg.cholesky(inverse_ii, upper=True)
     return factor_ii.float()
 

@@ -34,10 +34,10 @@ def commands(report: Report, manifest: Manifest) -> Iterator[str]:
         yield _line("benchmark", OUT, *_runtime(runtime), "--rounds", str(benchmark.rounds), *_sweep(benchmark))
 
 
-def _given(options: Mapping[str, str]) -> Iterator[str]:
+def _given(options: Mapping[str, object]) -> Iterator[str]:
     """Yield options as words."""
     for name, value in options.items():
-        yield from (f"--{name.replace('_', '-')}", value)
+        yield from (f"--{name.replace('_', '-')}", str(value))
 
 
 def _runtime(name: str) -> list[str]:
@@ -70,8 +70,7 @@ def _prune(report: Report, manifest: Manifest) -> str:
         arguments += ["--plan", "plan.json"]
     else:
         arguments += ["--ratio", f"{report.pruning.asked:g}"]
-        for name, value in report.pruning.settings.items():
-            arguments += [f"--{name.replace('_', '-')}", str(value)]
+        arguments += _given(report.pruning.settings)
     if report.pruning.rewrite is not None and report.pruning.rewrite.kind is RewriteKind.PADDED:
         arguments += ["--uniform", "pad"]
     return _line("prune", *arguments, "--output", OUT)

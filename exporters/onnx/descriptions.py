@@ -98,9 +98,7 @@ def describe_graph(graph: Path) -> GraphDescription:
         raise ModelError(f"{graph} is damaged: {error}\nExport it again.") from error
     except (StopIteration, ValueError) as error:
         raise ModelError(f"{graph} is not a graph that amp-export wrote: {error}\nExport it again.") from error
-    dtype = returned_dtype(model)
-    if dtype is None:
-        raise ModelError(f"{graph} returns no floating-point numbers of a supported dtype.\nExport it again.")
+    dtype = _require_dtype(model, graph)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     defaults = {tensor.name for tensor in model.graph.initializer}
     inputs = read_ports(value for value in model.graph.input if value.name not in defaults)
@@ -125,9 +123,14 @@ def read_dtype(graph: Path) -> Dtype:
     from google.protobuf.message import DecodeError
 
     try:
-        found = returned_dtype(onnx.load(graph, load_external_data=False))
+        model = onnx.load(graph, load_external_data=False)
     except DecodeError as error:
         raise ModelError(f"{graph} is damaged: {error}\nExport it again.") from error
+    return _require_dtype(model, graph)
+
+
+def _require_dtype(model: onnx.ModelProto, graph: Path) -> Dtype:
+    found = returned_dtype(model)
     if found is None:
         raise ModelError(f"{graph} returns no floating-point numbers of a supported dtype.\nExport it again.")
     return found

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from amp_export.exporters.onnx.builder.blocks import BlockFormat, BlockWeight, unpack_fused, unpack_standard
 from amp_export.exporters.onnx.builder.layout import codes_name, rows_name, scales_name
-from amp_export.exporters.onnx.builder.weights import to_nearest
+from amp_export.exporters.onnx.builder.weights import taking
 from amp_export.exporters.onnx.descriptions import read_quantization
 from amp_export.options import Operators
 
@@ -70,9 +70,12 @@ def quantized_names(graph: Path) -> tuple[str, ...]:
     """Return the names of the checkpoint's tensors that are quantized in a graph that this package wrote."""
     import onnx
 
-    tensors = onnx.load(graph, load_external_data=False).graph.initializer
-    end = scales_name("")
-    return tuple(tensor.name.removesuffix(end) for tensor in tensors if tensor.name.endswith(end))
+    return _quantized(onnx.load(graph, load_external_data=False))
+
+
+def _quantized(model: onnx.ModelProto) -> tuple[str, ...]:
+    end, names = scales_name(""), (tensor.name for tensor in model.graph.initializer)
+    return tuple(name.removesuffix(end) for name in names if name.endswith(end))
 
 
 def read_quantized(graph: Path) -> Iterator[tuple[str, BlockWeight]]:
@@ -88,7 +91,7 @@ def read_quantized(graph: Path) -> Iterator[tuple[str, BlockWeight]]:
     model = onnx.load(graph, load_external_data=False)
     quantization = read_quantization({entry.key: entry.value for entry in model.metadata_props})
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    for name in quantized_names(graph):
+    for name in _quantized(model):
         assert quantization is not None
         scales = tensors[scales_name(name)]
         codes = next(tensors[each] for each in (codes_name(name), rows_name(name)) if each in tensors)
@@ -107,13 +110,7 @@ def read_quantized(graph: Path) -> Iterator[tuple[str, BlockWeight]]:
 
 def same_codes(graph: Path) -> Rounding:
     """Return a rounding that takes the quantized weights of a graph, for another graph of the same model."""
-    found = dict(read_quantized(graph))
-
-    def rounding(name: str, weight_oi: Array, form: BlockFormat, scale_dtype: np.dtype[Any]) -> BlockWeight:
-        # the standard's embedding is not quantized
-        return found[name] if name in found else to_nearest(name, weight_oi, form, scale_dtype)
-
-    return rounding
+    return taking(dict(read_quantized(graph)))
 
 
 def _read(folder: Path, tensor: onnx.TensorProto) -> Array:

@@ -159,12 +159,12 @@ class OnnxSession(Session):
         self.context = read_context(metadata)
         operators = read_operators(metadata)
         self.takes_padding = operators is Operators.STANDARD
-        # GroupQueryAttention appends in place where past and present are the same memory; tried on the CPU only
-        self.fills_cache = operators is Operators.ONNXRUNTIME and session.get_providers()[0] == CPU_PROVIDER
-        quantization = read_quantization(metadata)
-        if quantization is not None and not exact and session.get_providers()[0] == CPU_PROVIDER:
-            self.activation_block = quantization.block_size
         self._on_gpu = session.get_providers()[0] != CPU_PROVIDER
+        # GroupQueryAttention appends in place where past and present are the same memory; tried on the CPU only
+        self.fills_cache = operators is Operators.ONNXRUNTIME and not self._on_gpu
+        quantization = read_quantization(metadata)
+        if quantization is not None and not exact and not self._on_gpu:
+            self.activation_block = quantization.block_size
 
     def to_value(self, array: Any, dtype: Dtype | None = None) -> OrtValue:
         """See `Session.to_value`."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from amp_export.pruning.criteria._criterion import Criterion, Evidence, Unit
+from amp_export.pruning.damping import damp
 
 if TYPE_CHECKING:
     import torch
@@ -78,19 +79,12 @@ def _start(evidence: Evidence) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the weight, so that losses are squared distances, and the inverse of the moments, both in float64."""
     import torch
 
-    moments_ii = evidence.measured.double()
-    # an input that is always zero leaves nothing to divide by
-    damped_ii = _add_to_diagonal(moments_ii, max(DAMPING * float(moments_ii.diagonal().mean()), 1e-30))
+    damped_ii = damp(evidence.measured.double(), DAMPING)
     weight_oi = evidence.weight_oi.double()
     if evidence.traced is not None:
-        metric_oo = evidence.traced.double()
-        jitter = max(1e-6 * float(metric_oo.diagonal().mean()), 1e-30)
-        weight_oi = torch.linalg.cholesky(_add_to_diagonal(metric_oo, jitter)).T @ weight_oi
+        metric_oo = damp(evidence.traced.double(), 1e-6)
+        weight_oi = torch.linalg.cholesky(metric_oo).T @ weight_oi
     return weight_oi, torch.cholesky_inverse(torch.linalg.cholesky(damped_ii))
-
-
-def _add_to_diagonal(square_ii: torch.Tensor, value: float) -> torch.Tensor:
-    return square_ii + square_ii.new_full((len(square_ii),), value).diag()
 
 
 CRITERION = Criterion(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from amp_export.architectures import LayerWidths, ModelConfig, tensor_shapes
 from amp_export.errors import RequestError
 from amp_export.exporters.onnx.builder.blocks import BlockFormat
-from amp_export.exporters.onnx.builder.layout import linear_weights
+from amp_export.exporters.onnx.builder.layout import linear_weights, split_name
 from amp_export.exporters.onnx.quantization import BLOCK_SIZES, MANY_BITS, Quantization
 from amp_export.options import Operators
 
@@ -39,8 +39,8 @@ def choose_formats(
     architecture, linear = config.architecture, linear_weights(config)
     found: dict[str, BlockFormat] = {}
     for name, shape in tensor_shapes(config, widths).items():
-        below = name.removeprefix(f"{architecture.layers}.").partition(".")[2]
-        in_layer = name.startswith(f"{architecture.layers}.") and below in linear
+        layer, below = split_name(name, architecture.layers)
+        in_layer = layer is not None and below in linear
         is_embedding = name == f"{architecture.embedding}.weight"
         is_head = name == f"{architecture.head}.weight" or (is_embedding and config.tie_word_embeddings)
         if not (in_layer or is_head or (is_embedding and operators is Operators.ONNXRUNTIME)):

@@ -17,7 +17,7 @@ from amp_export.exporters.onnx.builder.attention import Attention
 from amp_export.exporters.onnx.builder.layers import Parts
 from amp_export.exporters.onnx.builder.layout import StoredTensor
 from amp_export.exporters.onnx.builder.nodes import Graph, ValueKind
-from amp_export.exporters.onnx.builder.products import add_product, add_rows
+from amp_export.exporters.onnx.builder.products import add_linear, add_rows
 from amp_export.exporters.onnx.descriptions import CONTEXT
 from amp_export.options import Dtype, Operators, Opset
 
@@ -189,13 +189,11 @@ class _Decoder(Parts):
     def _add_scores(self, weight: str, rows: str) -> str:
         """Add the product of rows and the LM head's weight, which is [vocab_size, hidden_size], and the bias."""
         graph, head = self.graph, self.config.architecture.head
-        bias = [graph.weight(f"{head}.bias")] if graph.has_weight(f"{head}.bias") else []
-        if graph.format_of(weight) is None:
-            return graph.add("Gemm", rows, graph.weight(weight), *bias, output=head, transB=1)
-        if not bias:
-            return add_product(graph, weight, rows, output=head)
-        product = add_product(graph, weight, rows, output=f"{head}.product")
-        return graph.add("Add", product, *bias, output=head)
+        bias = f"{head}.bias" if graph.has_weight(f"{head}.bias") else None
+        if graph.format_of(weight) is not None:
+            return add_linear(graph, weight, rows, bias=bias, output=head)
+        added = [] if bias is None else [graph.weight(bias)]
+        return graph.add("Gemm", rows, graph.weight(weight), *added, output=head, transB=1)
 
     def _add_last(self, hidden: str, *, output: str) -> str:
         """Keep the hidden states of the last tokens, as many as are asked for: from -0 on, that is all of them."""

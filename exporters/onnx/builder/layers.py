@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from amp_export.architectures import Computation, Factor, ModelConfig, NormKind, Projection
 from amp_export.exporters.onnx.builder.nodes import Graph
 from amp_export.exporters.onnx.builder.opset20 import add_rms_norm
-from amp_export.exporters.onnx.builder.products import add_product
+from amp_export.exporters.onnx.builder.products import add_linear
 
 _FLOAT = 1
 """`TensorProto.FLOAT`, for the attribute `stash_type`."""
@@ -30,10 +30,8 @@ class Parts:
     def add_linear(self, scope: str, projection: Projection, value: str) -> str:
         """Add a linear layer."""
         name = f"{scope}.{projection.name}"
-        if not self.config.biases[projection.name]:
-            return add_product(self.graph, f"{name}.weight", value, output=name)
-        product = add_product(self.graph, f"{name}.weight", value, output=f"{name}.product")
-        return self.graph.add("Add", product, self.graph.weight(f"{name}.bias"), output=name)
+        bias = f"{name}.bias" if self.config.biases[projection.name] else None
+        return add_linear(self.graph, f"{name}.weight", value, bias=bias, output=name)
 
     def add_norm(self, name: str, value: str) -> str:
         """Add a norm over the last axis, whose weight has only that axis."""

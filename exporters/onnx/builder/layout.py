@@ -101,7 +101,7 @@ def lay_out(
     stored: list[StoredTensor] = []
     end = 0
     for source, shape in {**shapes, **tensor_shapes(config, widths)}.items():
-        layer, below = _split_name(source, config.architecture.layers)
+        layer, below = split_name(source, config.architecture.layers)
         outputs_first = linear.get(below) if layer is not None else None
         form = formats.get(source)
         parts: list[StoredTensor] = []
@@ -125,7 +125,7 @@ def linear_weights(config: ModelConfig) -> dict[str, bool]:
 
 def is_outputs_first(config: ModelConfig, name: str) -> bool:
     """Return whether a linear layer's weight is [out, in] in the checkpoint, as embeddings and LM heads are."""
-    layer, below = _split_name(name, config.architecture.layers)
+    layer, below = split_name(name, config.architecture.layers)
     return layer is None or linear_weights(config)[below]
 
 
@@ -166,7 +166,7 @@ def _weights_from_one(config: ModelConfig) -> set[str]:
     return {*(tensor.name for tensor in tensors), f"{computation.final_norm}.weight"}
 
 
-def _split_name(name: str, layers: str) -> tuple[int | None, str]:
+def split_name(name: str, layers: str) -> tuple[int | None, str]:
     """Return the layer of a tensor and its name relative to the layer; None and the full name outside of layers."""
     if not name.startswith(f"{layers}."):
         return None, name

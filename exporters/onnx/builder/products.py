@@ -35,6 +35,14 @@ def add_product(graph: Graph, weight: str, value: str, *, output: str) -> str:
     return output
 
 
+def add_linear(graph: Graph, weight: str, value: str, *, bias: str | None, output: str) -> str:
+    """Add a product as `add_product` does, and a bias if there is one."""
+    if bias is None:
+        return add_product(graph, weight, value, output=output)
+    product = add_product(graph, weight, value, output=f"{output}.product")
+    return graph.add("Add", product, graph.weight(bias), output=output)
+
+
 def add_rows(graph: Graph, weight: str, places: str, *, output: str) -> str:
     """Add the rows of an embedding at some places; those of quantized ones are shared with the product's codes."""
     form = graph.format_of(weight)

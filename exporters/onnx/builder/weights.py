@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +66,15 @@ def write_weights(
 def to_nearest(_: str, weight_oi: Array, form: BlockFormat, scale_dtype: np.dtype[Any]) -> BlockWeight:
     """Quantize a weight, each value to its nearest code."""
     return quantize(weight_oi, form, scale_dtype=scale_dtype)
+
+
+def taking(found: Mapping[str, BlockWeight]) -> Rounding:
+    """Return a rounding that takes weights that are quantized already, and rounds others to the nearest."""
+
+    def rounding(name: str, weight_oi: Array, form: BlockFormat, scale_dtype: np.dtype[Any]) -> BlockWeight:
+        return found[name] if name in found else to_nearest(name, weight_oi, form, scale_dtype)
+
+    return rounding
 
 
 def _convert(
