@@ -81,6 +81,15 @@ class Operators(enum.StrEnum):
     """Fused ones that ONNX Runtime has kernels for. They take no padding between tokens."""
 
 
+class Logits(enum.StrEnum):
+    """Tokens whose logits a decoder's graph computes."""
+
+    ALL = "all"
+    """All, unless its optional input `num_logits_to_keep` says how many last ones."""
+    LAST = "last"
+    """The last of each call, for runtimes that take no optional inputs."""
+
+
 class WeightFormat(enum.StrEnum):
     """Integers that weights are stored as, with a scale for each block of a row; activations stay as they are."""
 

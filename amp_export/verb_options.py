@@ -14,6 +14,7 @@ from amp_export.options import (
     EngineRuntime,
     Format,
     HeadPolicy,
+    Logits,
     Operators,
     Opset,
     PerLayer,
@@ -118,6 +119,7 @@ class ExportOptions:
         dtype: The dtype of weights and activations; by default float32, for an engine float16.
         opset: The version of the ONNX operators; by default the newest that the runtime supports.
         operators: The operators of an ONNX graph that is built directly.
+        logits: The tokens whose logits the graph of a decoder that is built directly computes.
         weights: Integers that the weights of linear layers are stored as, with a scale for each block; by default they
             have the dtype of the graph.
         block_size: Number of weights that share a scale; by default 32, for an engine 128.
@@ -137,6 +139,7 @@ class ExportOptions:
     dtype: Dtype | None = None
     opset: Opset | None = None
     operators: Operators = Operators.STANDARD
+    logits: Logits = Logits.ALL
     weights: WeightFormat | None = None
     block_size: int | None = None
     average_bits: float | None = None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from amp_export.errors import RequestError
 from amp_export.exporters.files import GRAPH
-from amp_export.options import Dtype, Format, Operators, Opset, Provider
+from amp_export.options import Dtype, Format, Logits, Operators, Opset, Provider
 
 if TYPE_CHECKING:
     from amp_export.exporters.models.kinds import GraphModel
@@ -39,6 +39,21 @@ def exported_operators(folder: Path) -> Operators:
         ModelError: The folder holds no graph.
     """
     return _described(folder).operators
+
+
+def exported_logits(folder: Path) -> Logits:
+    """Return the tokens whose logits the graph or the engine of a decoder computes.
+
+    Raises:
+        ModelError: The folder holds no graph.
+    """
+    from amp_export.exporters.executorch.programs import is_executorch
+    from amp_export.exporters.models.ports import kept_logits
+    from amp_export.exporters.tensorrt.engines import EngineFacts, is_engine
+
+    if is_executorch(folder):
+        return Logits.ALL
+    return kept_logits(EngineFacts.load(folder).outputs) if is_engine(folder) else _described(folder).logits
 
 
 def exported_quantization(folder: Path) -> Quantization | None:

@@ -9,14 +9,14 @@ from pathlib import Path
 
 from amp_export.benchmarking.setup import Setup
 from amp_export.errors import OutputError
-from amp_export.exporters.dispatch import exported_operators, exported_opset, exported_quantization
+from amp_export.exporters.dispatch import exported_logits, exported_operators, exported_opset, exported_quantization
 from amp_export.exporters.executorch.programs import read_facts
 from amp_export.exporters.tensorrt.engines import EngineFacts
 from amp_export.exporters.tensorrt.running import check_runs_here
 from amp_export.exporting.engines import prepare_engine
 from amp_export.exporting.run import export_as
 from amp_export.exporting.settings import ExportSettings
-from amp_export.options import Dtype, Format, Operators, Opset, Via
+from amp_export.options import Dtype, Format, Logits, Operators, Opset, Via
 from amp_export.outputs.lookup import (
     exported_checkpoint,
     open_source_checkpoint,
@@ -108,6 +108,7 @@ def export_dense(
     *,
     opset: Opset | None = None,
     operators: Operators | None = None,
+    logits: Logits | None = None,
 ) -> Path:
     """Export the dense model in the same way as the pruned one.
 
@@ -119,6 +120,7 @@ def export_dense(
         progress: Shows progress.
         opset: The version of the ONNX operators; by default the pruned graph's.
         operators: The operators of an ONNX graph; by default the pruned graph's.
+        logits: The tokens whose logits it computes; by default as the pruned graph.
 
     Returns:
         The folder of the dense export.
@@ -148,6 +150,7 @@ def export_dense(
     if operators is None:
         operators = exported_operators(output / to) if to is Format.ONNX else Operators.STANDARD
     quantization = exported_quantization(output / to)
-    settings = ExportSettings(to, manifest.exports[to], opset, via, job, limits, operators, quantization)
+    logits = logits or exported_logits(output / to)
+    settings = ExportSettings(to, manifest.exports[to], opset, via, job, limits, operators, logits, quantization)
     with checkpoint.snapshot.held():
         return export_as(scratch, checkpoint, settings, progress=progress, name="the dense model").folder

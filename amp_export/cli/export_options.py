@@ -12,6 +12,7 @@ from amp_export.options import (
     Dtype,
     EngineRuntime,
     Format,
+    Logits,
     Operators,
     Opset,
     RoundingMethod,
@@ -49,6 +50,14 @@ EXPORT: Mapping[str, Any] = {
             "--operators",
             help="Operators of an ONNX graph: those of the standard, or fused ones of ONNX Runtime, which are "
             "faster there, and take no padding.",
+        ),
+    ],
+    "logits": Annotated[
+        Logits,
+        typer.Option(
+            "--logits",
+            help="Compute the logits of all tokens, or of the last one, which makes prompts faster in runtimes that "
+            "cannot choose: engines and OpenVINO.",
         ),
     ],
     "weights": Annotated[

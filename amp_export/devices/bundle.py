@@ -21,7 +21,7 @@ from amp_export.documents import check_schema, parse_json
 from amp_export.errors import OutputError, RequestError, UnsupportedModelError
 from amp_export.exporters.dispatch import quantized_graph
 from amp_export.exporters.limits import Limits, choose_limits
-from amp_export.exporters.onnx import exported_graphs
+from amp_export.exporters.onnx import can_build, exported_graphs
 from amp_export.exporters.onnx.quantized_weights import same_codes
 from amp_export.exporters.tensorrt.device.bundle import MANIFEST, SCHEMA
 from amp_export.exporters.tensorrt.exporting import describe_decoder
@@ -29,7 +29,7 @@ from amp_export.exporters.tensorrt.flavors import builds_with_new_operators
 from amp_export.exporting.run import export_into
 from amp_export.exporting.settings import ExportSettings
 from amp_export.hardware.targets import TARGETS
-from amp_export.options import Dtype, Format, Operators, Opset, TargetName, Via
+from amp_export.options import Dtype, Format, Logits, Operators, Opset, TargetName, Via
 from amp_export.outputs.lookup import exported_checkpoint
 from amp_export.outputs.manifest import Manifest
 from amp_export.outputs.names import BUNDLE
@@ -100,6 +100,8 @@ def bundle(
         scratch = stack.enter_context(scratch_beside(output))
         pruned = _subject(output, manifest)
         opset = options.opset or choose_opset(output, target, pruned.config, pruned.dtype)
+        # an engine cannot be told at run time which logits are needed, and a device needs the last ones
+        logits = Logits.LAST if TARGETS[target].tensorrt else Logits.ALL
         if against is not None:
             _check_kind(against)
             other = Manifest.load(against)
@@ -107,11 +109,18 @@ def bundle(
             dense = _subject(against, other)
         else:
             folder = export_dense(
-                output, Format.ONNX, manifest, scratch / "dense", progress, opset=opset, operators=Operators.STANDARD
+                output,
+                Format.ONNX,
+                manifest,
+                scratch / "dense",
+                progress,
+                opset=opset,
+                operators=Operators.STANDARD,
+                logits=logits,
             )
             dense = BundledGraph(folder, Path(manifest.source.path), pruned.dtype)
         subjects = {
-            name: _in_opset(subject, opset, scratch / f"{name}-{opset}", progress)
+            name: _with_choices(subject, opset, logits, scratch / f"{name}-{opset}", progress)
             for name, subject in (("dense", dense), ("pruned", pruned))
         }
         context = min(subject.config.context for subject in subjects.values())
@@ -194,10 +203,20 @@ def choose_opset(output: Path, target: TargetName, config: ModelConfig, dtype: D
     return Opset.OPSET_20 if spelled_out else min(found, facts.opset, key=lambda opset: opset.version)
 
 
-def _in_opset(subject: BundledGraph, opset: Opset, scratch: Path, progress: Progress) -> BundledGraph:
-    """Return the graph in this opset, with operators of the standard: the existing one, or a new export."""
+def _with_choices(
+    subject: BundledGraph, opset: Opset, logits: Logits, scratch: Path, progress: Progress
+) -> BundledGraph:
+    """Return the graph with operators of the standard in this opset, and with these logits: found, or exported again.
+
+    A traced graph has the logits that it was traced with.
+
+    Raises:
+        RequestError: Its weights are quantized, which that opset cannot say.
+    """
     found = describe_decoder(subject.folder / "model.onnx")
-    if (found.opset, found.operators) == (opset, Operators.STANDARD):
+    if can_build(subject.config) is not None:
+        logits = found.logits
+    if (found.opset, found.operators, found.logits) == (opset, Operators.STANDARD, logits):
         return subject
     if opset is Opset.OPSET_20 and found.quantization is not None:
         raise RequestError(
@@ -205,7 +224,9 @@ def _in_opset(subject: BundledGraph, opset: Opset, scratch: Path, progress: Prog
             "whose DequantizeLinear has no blocks.\nExport with --dtype float16 for a device with TensorRT 10.15 or "
             "later, or without --weights."
         )
-    settings = ExportSettings(Format.ONNX, subject.dtype, opset, Via.AUTO, quantization=found.quantization)
+    settings = ExportSettings(
+        Format.ONNX, subject.dtype, opset, Via.AUTO, logits=logits, quantization=found.quantization
+    )
     if found.quantization is not None:
         settings = replace(settings, rounding=same_codes(subject.folder / "model.onnx"))
     exported = export_into(

@@ -165,6 +165,7 @@ def export_into(
                 dtype=dtype,
                 opset=opset,
                 operators=settings.operators,
+                logits=settings.logits,
                 quantization=settings.quantization,
                 rounding=settings.rounding,
                 on_progress=advance,

@@ -21,7 +21,7 @@ from amp_export.exporters.onnx.support import can_build
 from amp_export.exporters.support import choose_via, require_exportable
 from amp_export.exporting.engines import EngineJob, prepare_engine
 from amp_export.hardware.targets import TARGETS
-from amp_export.options import Dtype, Format, Operators, Opset, RoundingMethod, Via, WeightFormat
+from amp_export.options import Dtype, Format, Logits, Operators, Opset, RoundingMethod, Via, WeightFormat
 from amp_export.verb_options import ExportOptions, PruneOptions
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ class ExportSettings:
         job: The engine to build from it, or None.
         limits: Limits of an ExecuTorch program; None for other formats.
         operators: Operators of an ONNX graph.
+        logits: Tokens whose logits a decoder's graph computes.
         quantization: Format of the weights of linear layers; None for the graph's dtype.
         average_bits: The largest average of the bits of quantized weights, of which some are to have 8; None if all
             have what the format says, or the weights with 8 are chosen already.
@@ -61,6 +62,7 @@ class ExportSettings:
     job: EngineJob | None = None
     limits: Limits | None = None
     operators: Operators = Operators.STANDARD
+    logits: Logits = Logits.ALL
     quantization: Quantization | None = None
     average_bits: float | None = None
     method: RoundingMethod = RoundingMethod.NEAREST
@@ -68,7 +70,7 @@ class ExportSettings:
     given: Mapping[str, str] = field(default_factory=dict)
 
 
-_RECORDED = ("opset", "operators", "weights", "block_size", "average_bits", "rounding")
+_RECORDED = ("opset", "operators", "logits", "weights", "block_size", "average_bits", "rounding")
 """Options that a manifest records if they are given; it has format, dtype and `via` of every export."""
 
 
@@ -103,7 +105,14 @@ def _choose_settings(checkpoint: Checkpoint, options: ExportOptions) -> ExportSe
         opset = options.opset or job.choose_opset(checkpoint.config)
         _check_quantization(checkpoint, quantization, opset)
         return ExportSettings(
-            to, dtype or Dtype.FLOAT16, opset, Via.DIRECT, job, quantization=quantization, method=options.rounding
+            to,
+            dtype or Dtype.FLOAT16,
+            opset,
+            Via.DIRECT,
+            job,
+            logits=options.logits,
+            quantization=quantization,
+            method=options.rounding,
         )
     if to is Format.EXECUTORCH:
         limits = _choose_program(checkpoint, options)
@@ -116,6 +125,7 @@ def _choose_settings(checkpoint: Checkpoint, options: ExportOptions) -> ExportSe
     via = choose_via(checkpoint.config, options.via)
     for option, is_given in (
         (f"--operators {options.operators}", options.operators is not Operators.STANDARD),
+        (f"--logits {options.logits}", options.logits is not Logits.ALL),
         (f"--weights {options.weights}", quantization is not None),
     ):
         if is_given and via is not Via.DIRECT:
@@ -135,6 +145,7 @@ def _choose_settings(checkpoint: Checkpoint, options: ExportOptions) -> ExportSe
         opset,
         via,
         operators=options.operators,
+        logits=options.logits,
         quantization=quantization,
         average_bits=options.average_bits,
         method=options.rounding,
@@ -267,10 +278,10 @@ def _choose_program(checkpoint: Checkpoint, options: ExportOptions) -> Limits:
 
     if options.target is not None or options.runtime is not None:
         raise RequestError("--target and --runtime apply to TensorRT only.\nGive --to tensorrt with them.")
-    if options.via is Via.DIRECT or options.opset is not None:
+    if options.via is Via.DIRECT or options.opset is not None or options.logits is not Logits.ALL:
         raise RequestError(
-            "ExecuTorch programs are always traced and have no ONNX operators.\nLeave --via and --opset out, or give "
-            "--to onnx."
+            "ExecuTorch programs are always traced and have no ONNX operators.\nLeave --via, --opset and --logits "
+            "out, or give --to onnx."
         )
     require_exportable(checkpoint.config, Format.EXECUTORCH)
     executorch.require_runtime()

@@ -12,6 +12,7 @@ import numpy as np
 
 from amp_export.architectures import ModelConfig
 from amp_export.inputs.tokens import Floats, Integers, draw_rows
+from amp_export.options import Logits
 from amp_export.parity.switches import Switch, switches
 
 Cache = TypeVar("Cache")
@@ -133,6 +134,7 @@ def cases_within(
     max_batch: int | None = None,
     one_at_a_time: bool = False,
     takes_padding: bool = True,
+    logits: Logits = Logits.ALL,
 ) -> tuple[Case, ...]:
     """Return the cases that fit a graph.
 
@@ -142,20 +144,24 @@ def cases_within(
         max_batch: The largest batch, or None for any.
         one_at_a_time: Whether the graph accepts only single tokens after the prompt.
         takes_padding: Whether texts of a batch may be padded.
+        logits: Tokens whose logits the graph computes: the last one must be real.
     """
+    if logits is Logits.LAST:
+        cases = (case for case in cases if case.padding is Padding.LEFT)
     fitting = (case for case in cases if takes_padding or len(set(case.prompt_lengths)) == 1)
     fitting = (case for case in fitting if case.longest_text <= max_context)
     fitting = (case for case in fitting if max_batch is None or len(case.prompt_lengths) <= max_batch)
     return tuple(case for case in fitting if not (one_at_a_time and case.chunks))
 
 
-def replay(case: Case, pool: Integers, forward: Forward[Cache]) -> Floats:
+def replay(case: Case, pool: Integers, forward: Forward[Cache], *, logits: Logits = Logits.ALL) -> Floats:
     """Run a case through a decoder: one call with the prompts, and further calls with the KV cache.
 
     Args:
         case: The case to run.
         pool: Token ids to draw from.
         forward: The decoder.
+        logits: Tokens of each call whose logits are compared; those of the last one if the decoder returns no others.
 
     Returns:
         The logits at real positions, float64 [positions, vocabulary]; without padded positions, and with at most
@@ -175,7 +181,9 @@ def replay(case: Case, pool: Integers, forward: Forward[Cache]) -> Floats:
     for count in case.calls:
         end = start + count
         logits_bsv, past = forward(tokens_bs[:, start:end], mask_bs[:, :end], positions_bs[:, start:end], past)
-        compared = np.linspace(0, count - 1, min(count, COMPARED_POSITIONS)).round().astype(int)
+        first = 0 if logits is Logits.ALL else count - 1
+        places = np.linspace(first, count - 1, min(count - first, COMPARED_POSITIONS)).round().astype(int)
+        compared = places - count  # from the end, where the last logits of every decoder are
         real = mask_bs[:, start:end][:, compared] == 1
         collected.append(logits_bsv[:, compared][real].astype(np.float64))
         start = end

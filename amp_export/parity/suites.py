@@ -13,7 +13,7 @@ from amp_export.exporters.models.decoder import Decoder
 from amp_export.exporters.models.encoder import GraphEncoder
 from amp_export.exporters.models.encoder_decoder import GraphEncoderDecoder
 from amp_export.inputs.tokens import Floats, Integers, start_token, token_pool
-from amp_export.options import Dtype
+from amp_export.options import Dtype, Logits
 from amp_export.parity.decoder_cases import (
     EVEN_BATCH,
     Case,
@@ -142,6 +142,7 @@ class DecoderSuite:
             max_batch=graph.max_batch,
             one_at_a_time=graph.one_at_a_time,
             takes_padding=graph.takes_padding,
+            logits=graph.logits,
         )
         self._continuation = choose_continuation(config, context)
         self.names = [case.name for case in self._cases]
@@ -149,11 +150,11 @@ class DecoderSuite:
 
     def run_graph(self) -> list[Outputs]:
         """Return the graph's outputs, and close the graph."""
-        forward: Forward[Any] = self._graph.forward
-        found = [{"logits": replay(case, self._pool, forward)} for case in self._cases]
+        last: Forward[Any] = partial(self._graph.forward, logits_to_keep=1)
+        forward = self._graph.forward if self._graph.logits is Logits.ALL else last
+        found = [self._replay(case, forward) for case in self._cases]
         if self._continuation.steps:
             # cases ask for all logits: here, those of other tokens are left out, as where texts are written
-            last = partial(self._graph.forward, logits_to_keep=1)
             self.written = continue_greedily(self._pool, last, self._continuation)
         self._graph.close()
         return list(found)
@@ -165,7 +166,10 @@ class DecoderSuite:
     def run_torch(self, model: PreTrainedModel) -> list[Outputs]:
         """Return PyTorch's outputs."""
         forward = torch_decoder(model)
-        return [{"logits": replay(case, self._pool, forward)} for case in self._cases]
+        return [self._replay(case, forward) for case in self._cases]
+
+    def _replay(self, case: Case, forward: Forward[Any]) -> Outputs:
+        return {"logits": replay(case, self._pool, forward, logits=self._graph.logits)}
 
 
 def torch_decoder(model: PreTrainedModel) -> Forward[DynamicCache]:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from amp_export.errors import RequestError, UnsupportedModelError
-from amp_export.exporters.models.ports import LOGITS_TO_KEEP, PAST
+from amp_export.exporters.models.ports import LOGITS_TO_KEEP, PAST, kept_logits
 from amp_export.exporters.models.session import floating_dtype
-from amp_export.options import Dtype
+from amp_export.options import Dtype, Logits
 
 if TYPE_CHECKING:
     from amp_export.exporters.models.session import Floats, Integers, Session
@@ -44,6 +44,7 @@ class Decoder(ABC):
         one_at_a_time: Whether it takes only one token at a time after the prompt.
         takes_padding: Whether texts of a batch may be padded on the left, or between prompt and further tokens. If not,
             a batch of several texts also takes one token at a time after the prompts.
+        logits: Tokens of a call whose logits it computes.
         activation_block: Number of activations that are rounded to int8 with one scale before a product with quantized
             weights; None if they are not.
     """
@@ -56,6 +57,7 @@ class Decoder(ABC):
     max_context: int | None = None
     one_at_a_time: bool = False
     takes_padding: bool = True
+    logits: Logits = Logits.ALL
     activation_block: int | None = None
 
     @abstractmethod
@@ -82,7 +84,7 @@ class Decoder(ABC):
             call.
 
         Raises:
-            RequestError: The model was not exported for these shapes.
+            RequestError: The model was not exported for these shapes, or only for the last logits.
             ValueError: The decoder is closed, or the attention mask does not cover the cached and the new tokens.
         """
 
@@ -135,6 +137,24 @@ def check_positions(position_ids: Integers, context: int | None) -> None:
         )
 
 
+def check_logits(kept: Logits, wanted: int, sequence_length: int) -> None:
+    """Check that a decoder computes the logits that are wanted.
+
+    Args:
+        kept: Tokens whose logits it computes.
+        wanted: Number of last tokens whose logits are wanted; 0 for all.
+        sequence_length: Number of tokens of the call.
+
+    Raises:
+        RequestError: Those of several tokens are wanted, and it computes those of the last one.
+    """
+    if kept is Logits.LAST and (wanted or sequence_length) > 1:
+        raise RequestError(
+            "The logits of several tokens of a text are needed, and this decoder computes those of the last one.\n"
+            "Export it with --logits all."
+        )
+
+
 class GraphDecoder(Decoder):
     """A decoder of one graph for prefill and decode."""
 
@@ -146,6 +166,7 @@ class GraphDecoder(Decoder):
         self.dtype = floating_dtype(*next(iter(self._past_inputs.items())))
         self.threads, self.description = session.threads, session.description
         self.takes_padding, self.activation_block = session.takes_padding, session.activation_block
+        self.logits = kept_logits(session.outputs)
         if session.limits is not None:
             self.max_batch, self.max_context = session.limits.max_batch, session.limits.max_context
 
@@ -168,6 +189,7 @@ class GraphDecoder(Decoder):
         past = past if past is not None else self._empty_past(session, batch_size)
         check_mask(attention_mask.shape, batch_size, past_length=past.length, sequence_length=sequence_length)
         check_positions(position_ids, session.context)
+        check_logits(self.logits, logits_to_keep, sequence_length)
         given = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
         # some traced decoders have no position_ids
         values = {name: session.to_value(array) for name, array in given.items() if name in session.inputs}

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amp_export.errors import ModelError
+from amp_export.options import Logits
 
 if TYPE_CHECKING:
-    from amp_export.exporters.models.session import Session
+    from amp_export.exporters.models.session import Port, Session
 
 PAST = "past_key_values."
 PRESENT = "present."
@@ -20,6 +21,12 @@ LOGITS_TO_KEEP = "num_logits_to_keep"
 TOKENS = frozenset({"input_ids", "attention_mask", "position_ids"})
 WRITTEN = frozenset({"input_ids", "encoder_attention_mask", "encoder_hidden_states"})
 """Inputs of the graphs of an encoder-decoder's decoder."""
+
+
+def kept_logits(outputs: Mapping[str, Port]) -> Logits:
+    """Return the tokens whose logits a decoder computes: those of the last one if that axis has a fixed length of 1."""
+    axes = outputs[LOGITS].axes if LOGITS in outputs else ()
+    return Logits.LAST if len(axes) == 3 and axes[1] == 1 else Logits.ALL
 
 
 def check_decoder(session: Session, folder: Path) -> None:

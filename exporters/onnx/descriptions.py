@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from amp_export.errors import ModelError
+from amp_export.exporters.models.ports import kept_logits
 from amp_export.exporters.models.session import Port
 from amp_export.exporters.onnx.quantization import Quantization
-from amp_export.options import Dtype, Operators, Opset, WeightFormat
+from amp_export.options import Dtype, Logits, Operators, Opset, WeightFormat
 
 if TYPE_CHECKING:
     import onnx
@@ -78,6 +79,11 @@ class GraphDescription(msgspec.Struct, frozen=True, rename={"dtype": "precision"
     context: int | None = None
     operators: Operators = Operators.STANDARD
     quantization: Quantization | None = None
+
+    @property
+    def logits(self) -> Logits:
+        """Tokens whose logits it computes."""
+        return kept_logits(self.outputs)
 
 
 def describe_graph(graph: Path) -> GraphDescription:

@@ -22,7 +22,7 @@ from amp_export.exporters.onnx.descriptions import describe_choices
 from amp_export.exporters.onnx.genai import write_genai_config
 from amp_export.exporters.onnx.quantization import Quantization
 from amp_export.exporters.onnx.support import require_buildable
-from amp_export.options import Dtype, Operators, Opset
+from amp_export.options import Dtype, Logits, Operators, Opset
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,14 @@ class OnnxExport:
     bytes_on_disk: int
 
 
-def export(
+def export(  # noqa: PLR0913  a parameter for each choice that a graph has
     checkpoint: Checkpoint,
     folder: Path,
     *,
     dtype: Dtype = Dtype.FLOAT32,
     opset: Opset = Opset.OPSET_23,
     operators: Operators = Operators.STANDARD,
+    logits: Logits = Logits.ALL,
     quantization: Quantization | None = None,
     rounding: Rounding | None = None,
     on_progress: Callable[[int, int], None] | None = None,
@@ -67,6 +68,7 @@ def export(
         dtype: Dtype of weights, activations, KV cache and logits.
         opset: Version of the ONNX operators.
         operators: Whether fused operators of ONNX Runtime may be used.
+        logits: Tokens whose logits are computed.
         quantization: How the weights of linear layers are stored; None keeps them in `dtype`.
         rounding: How weights are quantized; by default each to its nearest code.
         on_progress: Called with the number of written layers and their total, after each.
@@ -93,7 +95,7 @@ def export(
         dtype=dtype,
         opset=opset,
         operators=operators,
-        data_file=WEIGHTS,
+        logits=logits,
         metadata=describe_choices(operators, quantization),
     )
     (folder / GRAPH).write_bytes(model.SerializeToString())

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from amp_export.errors import RequestError, UnsupportedModelError
-from amp_export.exporters.models.decoder import Decoder, Past
-from amp_export.exporters.models.ports import LOGITS_TO_KEEP
+from amp_export.exporters.models.decoder import Decoder, Past, check_logits
+from amp_export.exporters.models.ports import LOGITS_TO_KEEP, kept_logits
 from amp_export.exporters.models.session import floating_dtype
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ class ThirdPartyDecoder(Decoder):
         self._widths = widths
         self._head_dim = head_dim
         self.num_layers = len(widths)
+        self.logits = kept_logits(first.outputs)
         logits = self._ports[0].logits
         self.dtype = floating_dtype(logits, first.outputs[logits])
         self.threads, self.description = first.threads, first.description
@@ -133,6 +134,7 @@ class ThirdPartyDecoder(Decoder):
 
         if not self._sessions:
             raise ValueError("This decoder is closed.")
+        check_logits(self.logits, logits_to_keep, input_ids.shape[1])
         session, ports = self._sessions[past is not None], self._ports[past is not None]
         arrays = (input_ids, attention_mask, position_ids, np.array(logits_to_keep))
         given = dict(zip(TOKENS, arrays, strict=True))

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from amp_export.errors import RequestError
-from amp_export.exporters.models.decoder import Decoder, Past, check_mask
+from amp_export.exporters.models.decoder import Decoder, Past, check_logits, check_mask
+from amp_export.exporters.models.ports import kept_logits
 from amp_export.exporters.tensorrt.engines import ENGINE, EngineFacts
 from amp_export.exporters.tensorrt.flavors import TensorRtFlavor, load_flavor
 from amp_export.options import Phase
@@ -44,6 +45,7 @@ class TensorrtDecoder(Decoder):
         self.threads = 0
         self.description = f"{facts.runtime} {facts.version}"
         self.max_batch, self.max_context = facts.limits.max_batch, facts.limits.max_context
+        self.logits = kept_logits(facts.outputs)
         # the decode profile takes one token only
         self.one_at_a_time = True
 
@@ -57,6 +59,7 @@ class TensorrtDecoder(Decoder):
         logits_to_keep: int = 0,
     ) -> tuple[Floats, Past]:
         """See `Decoder.forward`."""
+        check_logits(self.logits, logits_to_keep, input_ids.shape[1])
         logits, past = self.step(input_ids, attention_mask, position_ids, past)
         floats: Floats = logits[:, -logits_to_keep:].float().cpu().numpy()
         return floats, past

@@ -22,6 +22,7 @@ from amp_export.devices.bundle import bundle, choose_opset, find_bundle, is_curr
 from amp_export.devices.references import reference_cases
 from amp_export.errors import OutputError, RequestError, UnsupportedModelError
 from amp_export.exporters.limits import Limits
+from amp_export.exporters.onnx import describe_graph
 from amp_export.options import Dtype, Opset, TargetName
 from amp_export.outputs.manifest import Manifest
 from amp_export.verb_options import BundleOptions
@@ -154,6 +155,15 @@ def test_an_encoder_is_refused(bundled: Bundled, tmp_path: Path) -> None:
         bundle(output, BundleOptions(file=tmp_path / "b.tar.gz"))
 
 
+def last_logits(file: Path, folder: Path) -> dict[str, int | str]:
+    """Returns the axis of tokens of the logits of each graph."""
+    with tarfile.open(file) as archive:
+        archive.extractall(folder, filter="data")
+    return {
+        graph.parent.name: describe_graph(graph).outputs["logits"].axes[1] for graph in folder.glob("*/*/model.onnx")
+    }
+
+
 def test_the_target_limits_the_build_and_chooses_the_operators(bundled: Bundled, tmp_path: Path) -> None:
     before = (bundled.output / "onnx" / "model.onnx").read_bytes()
     options = BundleOptions(target=TargetName.ORIN_NANO, against=bundled.output, file=tmp_path / "b.tar.gz")
@@ -162,6 +172,9 @@ def test_the_target_limits_the_build_and_chooses_the_operators(bundled: Bundled,
     # the graph there is of opset 23, which JetPack 6 does not parse
     assert {graph["opset"] for graph in result.manifest["graphs"].values()} == {20}
     assert (bundled.output / "onnx" / "model.onnx").read_bytes() == before
+    # nor can its engines be told which logits are needed
+    assert last_logits(result.file, tmp_path / "nano") == {"dense": 1, "pruned": 1}
+    assert last_logits(bundled.file, tmp_path / "cpu") == {"dense": "kept_length", "pruned": "kept_length"}
     asked = bundle(bundled.output, replace(options, opset=Opset.OPSET_23), overwrite=True)
     assert {graph["opset"] for graph in asked.manifest["graphs"].values()} == {23}
 

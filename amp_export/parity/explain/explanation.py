@@ -191,13 +191,17 @@ def _points(
 
 
 def _align(graph: Any, reference: Any) -> tuple[Any, Any] | None:
-    """Return the entries that both have: a window's KV cache lacks the oldest keys, and heads may share one axis.
+    """Return the entries that both have.
+
+    A window's KV cache lacks the oldest keys, heads may share one axis, and a head may see the last token alone.
 
     Return None if the sizes do not match.
     """
     if graph.ndim == reference.ndim == 4 and graph.shape != reference.shape:
         kept = reference.shape[-1] if graph.shape[-1] != reference.shape[-1] else None
         graph = graph[..., -kept:] if kept is not None else graph[:, :, -reference.shape[2] :]
+    elif reference.ndim == 3 and graph.size * reference.shape[1] == reference.size:
+        reference = reference[:, -1:]
     return (graph.reshape(reference.shape), reference) if graph.size == reference.size else None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,7 +15,7 @@ from amp_export.exporters.models.encoder import GraphEncoder
 from amp_export.exporters.models.encoder_decoder import GraphEncoderDecoder
 from amp_export.exporters.onnx.third_party_decoders import ThirdPartyDecoder
 from amp_export.inputs.tokens import Floats, Integers, token_pool
-from amp_export.options import Dtype
+from amp_export.options import Dtype, Logits
 from amp_export.parity.decoder_cases import Case, replay
 from amp_export.parity.encoder_cases import EncoderCase, Inputs, replay_encoder, torch_encoder
 from amp_export.parity.seq2seq_cases import Seq2SeqCase, graph_writer, replay_writing, torch_writer
@@ -114,21 +115,22 @@ class DecoderRun(_CallByCall):
         widths, head_dim = self._checkpoint.widths, self._checkpoint.config.head_dim
         decoder = ThirdPartyDecoder(sessions[0], sessions[-1], widths, head_dim=head_dim)
         calls: list[Call] = []
-        self._replay(decoder.forward, calls.append)
+        forward = decoder.forward if decoder.logits is Logits.ALL else partial(decoder.forward, logits_to_keep=1)
+        self._replay(forward, calls.append, logits=decoder.logits)
         return calls
 
     def through_torch(self, model: PreTrainedModel, watch: Watch) -> None:
         """Run the model."""
         self._replay(torch_decoder(model), lambda call: setattr(watch, "call", call))
 
-    def _replay(self, forward: Any, tell: Callable[[Call], None]) -> None:
+    def _replay(self, forward: Any, tell: Callable[[Call], None], *, logits: Logits = Logits.ALL) -> None:
         def told(ids: Integers, mask: Integers, places: Integers, past: Any) -> tuple[Floats, Any]:
             file = self._files[0 if past is None else -1].name
             tell(Call(file, mask[:, -ids.shape[1] :] == 1, mask))
             result: tuple[Floats, Any] = forward(ids, mask, places, past)
             return result
 
-        replay(self._case, self._pool, told)
+        replay(self._case, self._pool, told, logits=logits)
 
 
 class EncoderRun(_CallByCall):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from amp_export.architectures import LayerWidths, Learned, ModelConfig
+from amp_export.exporters.files import WEIGHTS
 from amp_export.exporters.models.ports import LOGITS, LOGITS_TO_KEEP
 from amp_export.exporters.onnx.builder.activations import activation_of, add_activation
 from amp_export.exporters.onnx.builder.attention import Attention
@@ -19,7 +20,7 @@ from amp_export.exporters.onnx.builder.layout import StoredTensor
 from amp_export.exporters.onnx.builder.nodes import Graph, ValueKind
 from amp_export.exporters.onnx.builder.products import add_linear, add_rows
 from amp_export.exporters.onnx.descriptions import CONTEXT
-from amp_export.options import Dtype, Operators, Opset
+from amp_export.options import Dtype, Logits, Operators, Opset
 
 if TYPE_CHECKING:
     import onnx
@@ -38,7 +39,7 @@ def build_graph(
     dtype: Dtype,
     opset: Opset,
     operators: Operators = Operators.STANDARD,
-    data_file: str,
+    logits: Logits = Logits.ALL,
     metadata: Mapping[str, str] | None = None,
 ) -> onnx.ModelProto:
     """Build the graph of a decoder.
@@ -48,7 +49,7 @@ def build_graph(
     [batch_size, key_value_heads, past_sequence_length, head_dim]. Outputs are `logits` [batch_size, kept_length,
     vocab_size] and `present.N.key|value`, whose third axis is total_sequence_length. `num_logits_to_keep`, an int64
     scalar that need not be given, is the number of last tokens whose logits are computed, kept_length; 0, the default,
-    is for all.
+    is for all. Where only the last token's are computed, there is no such input, and that axis is 1.
 
     Args:
         config: Config of the decoder, which `can_build` supports.
@@ -58,13 +59,13 @@ def build_graph(
         opset: Version of the operators.
         operators: Whether fused operators of ONNX Runtime may be used. Then positions are those of the tokens in their
             text, `position_ids` is no input unless a RoPE switches its frequencies, and a text has no padding.
-        data_file: Name of the data file, in the same folder as the graph.
+        logits: Tokens whose logits are computed.
         metadata: Further entries of the graph's metadata.
     """
-    graph = Graph(stored, dtype=dtype, data_file=data_file, opset=opset, operators=operators)
+    graph = Graph(stored, dtype=dtype, data_file=WEIGHTS, opset=opset, operators=operators)
     attention = Attention(graph, config)
-    _declare(graph, config, widths, takes_positions=attention.takes_positions)
-    decoder = _Decoder(graph, config)
+    _declare(graph, config, widths, takes_positions=attention.takes_positions, logits=logits)
+    decoder = _Decoder(graph, config, logits)
     attention.prepare()
     stream = Stream(decoder.add_embedding())
     for layer, layer_widths in enumerate(widths):
@@ -79,13 +80,17 @@ def build_graph(
     return graph.to_model(name=name, description=description, metadata=facts)
 
 
-def _declare(graph: Graph, config: ModelConfig, widths: Sequence[LayerWidths], *, takes_positions: bool) -> None:
+def _declare(
+    graph: Graph, config: ModelConfig, widths: Sequence[LayerWidths], *, takes_positions: bool, logits: Logits
+) -> None:
     graph.declare_input("input_ids", ["batch_size", "sequence_length"], kind=ValueKind.INTEGER)
     graph.declare_input("attention_mask", ["batch_size", "total_sequence_length"], kind=ValueKind.INTEGER)
     if takes_positions:
         graph.declare_input("position_ids", ["batch_size", "sequence_length"], kind=ValueKind.INTEGER)
-    graph.declare_option(LOGITS_TO_KEEP, 0)
-    graph.declare_output(LOGITS, ["batch_size", "kept_length", config.vocab_size])
+    if logits is Logits.ALL:
+        graph.declare_option(LOGITS_TO_KEEP, 0)
+    kept: str | int = "kept_length" if logits is Logits.ALL else 1
+    graph.declare_output(LOGITS, ["batch_size", kept, config.vocab_size])
     for layer, layer_widths in enumerate(widths):
         heads = layer_widths.key_value_heads
         for part in ("key", "value"):
@@ -112,7 +117,13 @@ class Stream:
 
 @dataclass(frozen=True)
 class _Decoder(Parts):
-    """Adds the parts of a decoder around its attentions."""
+    """Adds the parts of a decoder around its attentions.
+
+    Attributes:
+        logits: Tokens whose logits are computed.
+    """
+
+    logits: Logits
 
     def add_embedding(self) -> str:
         """Add the token embeddings, and the position embeddings if they are learned."""
@@ -196,8 +207,10 @@ class _Decoder(Parts):
         return graph.add("Gemm", rows, graph.weight(weight), *added, output=head, transB=1)
 
     def _add_last(self, hidden: str, *, output: str) -> str:
-        """Keep the hidden states of the last tokens, as many as are asked for: from -0 on, that is all of them."""
+        """Keep the hidden states of the last token, or of as many as are asked for: from -0 on, that is all of them."""
         graph = self.graph
+        if self.logits is Logits.LAST:
+            return graph.add("Gather", hidden, graph.integers(-1), output=output, axis=1)
         start = graph.add("Neg", LOGITS_TO_KEEP, output=f"{output}.start")
         start = graph.add("Unsqueeze", start, graph.integers(0), output=f"{output}.starts")
         return graph.add("Slice", hidden, start, graph.integers(_END), graph.integers(1), output=output)

@@ -79,7 +79,7 @@ class TensorRT:
         )
         batch, new = input_ids.shape
         self._place_past(context, batch)
-        logits = self._run(context, batch, new)
+        logits = self._run(context, batch)
         del given
         self._flip, self._length = 1 - self._flip, self._length + new
         return logits
@@ -120,17 +120,17 @@ class TensorRT:
             present = name.replace("past_key_values", "present")
             context.set_tensor_address(present, self._buffers[f"{name}.{1 - self._flip}"][0])
 
-    def _run(self, context: Any, batch: int, new: int) -> Array:
-        vocabulary = int(context.get_tensor_shape("logits")[2])
+    def _run(self, context: Any, batch: int) -> Array:
+        # those of all new tokens, or of the last one
+        _, kept, vocabulary = (int(size) for size in context.get_tensor_shape("logits"))
         row_bytes = vocabulary * self._item_bytes("logits")
-        address = self._buffer("logits", batch * new * row_bytes)
+        address = self._buffer("logits", batch * kept * row_bytes)
         context.set_tensor_address("logits", address)
         if not context.execute_async_v3(self._cuda.stream):
             raise RunError("TensorRT could not run the engine: see the log for the reason.")
         last = np.empty((batch, vocabulary), self._dtypes["logits"])
         for row in range(batch):
-            # only the logits of the last new token are needed
-            self._cuda.to_host(last[row], address + ((row + 1) * new - 1) * row_bytes)
+            self._cuda.to_host(last[row], address + ((row + 1) * kept - 1) * row_bytes)
         self._cuda.synchronize()
         return widen_bfloat16(last) if last.dtype == np.uint16 else last.astype(np.float32)
 

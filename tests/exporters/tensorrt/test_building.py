@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.errors import MissingExtraError, ModelError, RequestError, UnsupportedModelError
+from amp_export.exporters.dispatch import exported_logits
 from amp_export.exporters.onnx import export as export_onnx
 from amp_export.exporters.tensorrt import (
     EngineFacts,
@@ -29,7 +30,7 @@ from amp_export.exporters.tensorrt.flavors import TensorRtFlavor, builds_with_ne
 from amp_export.exporters.tensorrt.problems import explain_build
 from amp_export.exporters.tensorrt.profiles import Profile
 from amp_export.exporters.tensorrt.progress import PARTS, BuildProgress
-from amp_export.options import Dtype, EngineRuntime, Opset, Phase
+from amp_export.options import Dtype, EngineRuntime, Logits, Opset, Phase
 from tests.support.tiny_models import save_tiny_model
 
 pytestmark = pytest.mark.slow
@@ -143,6 +144,15 @@ def test_pairs_of_neighbours_take_old_operators(tmp_path: Path, runtime: TensorR
         export(tmp_path / "new", tmp_path / "engine", runtime, settings())
     export_onnx(checkpoint, tmp_path / "old", dtype=Dtype.FLOAT16, opset=Opset.OPSET_20)
     assert export(tmp_path / "old", tmp_path / "engine", runtime, settings()).engine_bytes
+
+
+@pytest.mark.parametrize("opset", Opset)
+def test_an_engine_may_compute_the_last_logits(tmp_path: Path, runtime: TensorRtFlavor, opset: Opset) -> None:
+    checkpoint = open_checkpoint(save_tiny_model(tmp_path / "dense", "llama"))
+    export_onnx(checkpoint, tmp_path / "onnx", dtype=Dtype.FLOAT16, opset=opset, logits=Logits.LAST)
+    made = export(tmp_path / "onnx", tmp_path / "engine", runtime, settings())
+    assert made.outputs["logits"].axes == ("batch_size", 1, 101)
+    assert exported_logits(tmp_path / "engine") is Logits.LAST
 
 
 def test_gpus_that_a_runtime_does_not_know_are_refused(graph: Path, tmp_path: Path, runtime: TensorRtFlavor) -> None:
