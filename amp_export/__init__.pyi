@@ -30,6 +30,7 @@ from .options import Dtype as Dtype
 from .options import EngineRuntime as EngineRuntime
 from .options import Format as Format
 from .options import HeadPolicy as HeadPolicy
+from .options import Logits as Logits
 from .options import Operators as Operators
 from .options import Opset as Opset
 from .options import PerLayer as PerLayer

@@ -91,15 +91,18 @@ class Logits(enum.StrEnum):
 
 
 class WeightFormat(enum.StrEnum):
-    """Integers that weights are stored as, with a scale for each block of a row; activations stay as they are."""
+    """Numbers that weights are stored as, times scales; activations stay as they are."""
 
     INT8 = "int8"
     INT4 = "int4"
+    """Integers, with a scale for each block of a row."""
+    FP8 = "fp8"
+    """Floats of 4 bits of exponent and 3 of mantissa (E4M3), with a scale for each row."""
 
     @property
     def bits(self) -> int:
         """Bits of one weight."""
-        return int(self.value.removeprefix("int"))
+        return 4 if self is WeightFormat.INT4 else 8
 
 
 class RoundingMethod(enum.StrEnum):

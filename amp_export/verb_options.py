@@ -120,8 +120,8 @@ class ExportOptions:
         opset: The version of the ONNX operators; by default the newest that the runtime supports.
         operators: The operators of an ONNX graph that is built directly.
         logits: The tokens whose logits the graph of a decoder that is built directly computes.
-        weights: Integers that the weights of linear layers are stored as, with a scale for each block; by default they
-            have the dtype of the graph.
+        weights: Numbers that the weights of linear layers are stored as, times scales; by default they have the dtype
+            of the graph.
         block_size: Number of weights that share a scale; by default 32, for an engine 128.
         average_bits: The largest average of the bits of a weight with `weights` int4: those that matter most have 8,
             which is measured on text; by default all have 4.

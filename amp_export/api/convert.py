@@ -19,8 +19,9 @@ from amp_export.documents import as_read_back
 from amp_export.errors import OutputError, RequestError
 from amp_export.exporters.dispatch import exported_quantization
 from amp_export.exporting.engines import check_dtype
+from amp_export.exporting.quantized import fit_blocks
 from amp_export.exporting.run import export_as
-from amp_export.exporting.settings import ExportSettings, choose_settings, fit_blocks
+from amp_export.exporting.settings import ExportSettings, choose_settings
 from amp_export.options import Dtype, Format
 from amp_export.outputs.lookup import open_source_checkpoint
 from amp_export.outputs.manifest import Manifest, Step

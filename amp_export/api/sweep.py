@@ -19,7 +19,8 @@ from amp_export.benchmarking.workloads import PHASES, Sweep
 from amp_export.checkpoints.reading import Checkpoint, open_checkpoint
 from amp_export.checkpoints.sources import resolve_model
 from amp_export.errors import RatioError, RequestError
-from amp_export.exporting.settings import choose_settings, fit_blocks
+from amp_export.exporting.quantized import fit_blocks
+from amp_export.exporting.settings import choose_settings
 from amp_export.inputs.texts import Calibration
 from amp_export.options import Phase
 from amp_export.outputs.manifest import Manifest

@@ -218,7 +218,7 @@ def _with_choices(
         logits = found.logits
     if (found.opset, found.operators, found.logits) == (opset, Operators.STANDARD, logits):
         return subject
-    if opset is Opset.OPSET_20 and found.quantization is not None:
+    if opset is Opset.OPSET_20 and found.quantization is not None and found.quantization.block_size is not None:
         raise RequestError(
             f"The weights of {subject.folder} are {found.quantization.weights}, and this device needs opset 20 here, "
             "whose DequantizeLinear has no blocks.\nExport with --dtype float16 for a device with TensorRT 10.15 or "

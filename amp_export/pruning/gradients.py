@@ -1,17 +1,21 @@
 """Trace what a criterion asks of the gradients of all output and down projections, in a backward pass.
 
 The loss is the negative log-likelihood of tokens that are sampled from the model's own predictions, so that second
-moments of its gradients are the Fisher information. Weights get no gradients.
+moments of its gradients are the Fisher information. Weights get no gradients. Where activations of all layers would
+take too much memory, each layer runs again in the backward pass.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from amp_export.hardware.placement import model_bytes
 from amp_export.inputs.batches import Batch
+from amp_export.pruning.compensation.streams import replaced
 from amp_export.pruning.recording import columns
 
 if TYPE_CHECKING:
@@ -29,6 +33,9 @@ GRADIENT_SHARE = 4
 
 FEWEST_GRADIENT_TOKENS = 2048
 """Tokens to trace, if there are so many."""
+
+RERUN_BYTES = 4 << 30
+"""Size of a model from which layers run again in the backward pass, which is a third slower."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +71,15 @@ def trace_gradients(
         on_progress: Called with the number of batches done and the total.
     """
     traced = Traced()
+    layers = [model.get_submodule(site.path) for site in config.sites]
     with _hooks(model, config, criterion, traced) as begin:
-        run_backward(model, batches, begin=begin, seed=seed, on_progress=on_progress)
+        run_backward(model, layers, batches, begin=begin, seed=seed, on_progress=on_progress)
     return traced
 
 
 def run_backward(
     model: PreTrainedModel,
+    layers: Sequence[torch.nn.Module],
     batches: Sequence[Batch],
     *,
     begin: Callable[[Batch], None],
@@ -81,15 +90,18 @@ def run_backward(
 
     Args:
         model: A decoder; it is left as it was.
+        layers: Its layers.
         batches: Text to run it on.
-        begin: Called with each batch before it runs; hooks on modules' outputs see the gradients.
+        begin: Called with each batch before it runs; hooks on modules' outputs see the gradients, of those outputs that
+            require some: layers may run twice.
         seed: Seed of the tokens.
         on_progress: Called with the number of batches done and the total.
     """
     import torch
 
     generator = torch.Generator().manual_seed(seed)
-    with _frozen(model), torch.enable_grad():
+    rerun = replaced(layers, _rerunning) if model_bytes(model) >= RERUN_BYTES else nullcontext()
+    with _frozen(model), rerun, torch.enable_grad():
         for number, batch in enumerate(batches):
             begin(batch)
             places_t = batch.places(batch.inputs["input_ids"].shape)
@@ -101,6 +113,17 @@ def run_backward(
             torch.autograd.backward(torch.nn.functional.cross_entropy(logits_tv, sampled_t, reduction="sum"))
             if on_progress is not None:
                 on_progress(number + 1, len(batches))
+
+
+def _rerunning(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a layer that keeps its input alone, and runs again when its gradients are wanted."""
+    from torch.utils.checkpoint import checkpoint
+
+    def run(hidden_bsh: torch.Tensor, *positional: Any, **keywords: Any) -> Any:
+        # without graph at first, so that hooks on gradients are set once
+        return checkpoint(partial(forward, **keywords), hidden_bsh, *positional, use_reentrant=True)
+
+    return run
 
 
 @contextmanager
@@ -152,6 +175,8 @@ def _hook(
     number: int,
 ) -> Callable[..., None]:
     def hook(module: Any, given: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        if not output.requires_grad:
+            return
         inputs, (places_t,) = given[0].detach(), places
 
         def add(gradient: torch.Tensor) -> None:

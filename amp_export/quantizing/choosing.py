@@ -121,7 +121,9 @@ def _mix(
     """Give 8 bits to the weights that matter most, and say how many these are."""
     assert settings.quantization is not None
     with progress.step("Estimating what the rounding of each weight costs") as advance:
-        costs = estimate_costs(bench.model, alike, bench.batches(TOKENS, window=WINDOW), on_progress=advance)
+        costs = estimate_costs(
+            bench.model, bench.checkpoint.config, alike, bench.batches(TOKENS, window=WINDOW), on_progress=advance
+        )
     sizes = {name: change.change_oi.numel() for name, change in alike.items()}
     dear = choose_dear(costs, sizes, average_bits=average_bits)
     bits = FEW_BITS + (MANY_BITS - FEW_BITS) * sum(sizes[name] for name in dear) / sum(sizes.values())

@@ -24,11 +24,13 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
+    from amp_export.architectures import ModelConfig
     from amp_export.inputs.batches import Batch
 
 
 def estimate_costs(
     model: PreTrainedModel,
+    config: ModelConfig,
     changes: Mapping[str, Change],
     batches: Sequence[Batch],
     *,
@@ -39,6 +41,7 @@ def estimate_costs(
 
     Args:
         model: A decoder; it is left as it was.
+        config: Its config.
         changes: The changes, by name.
         batches: Text to estimate on; many short texts tell more than few long ones.
         seed: Seed of the tokens that are drawn.
@@ -53,7 +56,8 @@ def estimate_costs(
                 costs[name] += 0.5 * float(sums_b.square().sum())
             sums.clear()
 
-        run_backward(model, batches, begin=add_up, seed=seed, on_progress=on_progress)
+        layers = [model.get_submodule(site.path) for site in config.sites]
+        run_backward(model, layers, batches, begin=add_up, seed=seed, on_progress=on_progress)
         add_up()
     tokens = sum(batch.tokens for batch in batches)
     return {name: cost / tokens for name, cost in costs.items()}
@@ -66,15 +70,9 @@ def _projecting(changes: Mapping[str, Change]) -> Iterator[dict[str, Any]]:
 
     sums: dict[str, Any] = defaultdict(lambda: 0)
 
-    def note(name: str, output: torch.Tensor, changed: torch.Tensor) -> None:
-        def add(gradient: torch.Tensor) -> None:
-            sums[name] = sums[name] + (changed * gradient).sum(dim=(1, 2))
-
-        output.register_hook(add)  # type: ignore[no-untyped-call]
-
     def watch_product(name: str, change_oi: torch.Tensor) -> Callable[..., None]:
         def hook(_: Any, given: tuple[torch.Tensor, ...], output_bso: torch.Tensor) -> None:
-            note(name, output_bso, given[0].detach() @ change_oi.T)
+            _note(sums, name, output_bso, given[0].detach() @ change_oi.T)
 
         return hook
 
@@ -83,7 +81,7 @@ def _projecting(changes: Mapping[str, Change]) -> Iterator[dict[str, Any]]:
             rows_bsh, changed_bsh = (functional.embedding(given[0], each) for each in (module.weight, change_vh))
             # Gemma's embedding multiplies what it looks up
             factor = (rows_bsh * output_bsh).sum() / rows_bsh.square().sum()
-            note(name, output_bsh.requires_grad_(), changed_bsh * factor)
+            _note(sums, name, output_bsh.requires_grad_(), changed_bsh * factor)
 
         return hook
 
@@ -98,6 +96,17 @@ def _projecting(changes: Mapping[str, Change]) -> Iterator[dict[str, Any]]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _note(sums: dict[str, Any], name: str, output: torch.Tensor, changed: torch.Tensor) -> None:
+    """Add `g . D x` once the gradient g of an output is there, given D x."""
+
+    def add(gradient: torch.Tensor) -> None:
+        sums[name] = sums[name] + (changed * gradient).sum(dim=(1, 2))
+
+    # layers may run twice, without gradients first
+    if output.requires_grad:
+        output.register_hook(add)  # type: ignore[no-untyped-call]
 
 
 def measure_divergences(

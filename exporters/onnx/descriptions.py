@@ -28,14 +28,15 @@ OPERATORS = "amp_export.operators"
 
 WEIGHTS, BLOCK_SIZE, AT_8_BITS = "amp_export.weights", "amp_export.block_size", "amp_export.at_8_bits"
 """Entries of a graph's metadata where its weights are quantized: `WeightFormat`, the number of weights that share a
-scale, and the names of weights that have 8 bits although the format has 4."""
+scale if not all of a row do, and the names of weights that have 8 bits although the format has 4."""
 
 
 def describe_choices(operators: Operators, quantization: Quantization | None) -> dict[str, str]:
     """Return the entries of a graph's metadata that say how it was made, where that is not by default."""
     found = {} if operators is Operators.STANDARD else {OPERATORS: operators.value}
     if quantization is not None:
-        found |= {WEIGHTS: quantization.weights.value, BLOCK_SIZE: str(quantization.block_size)}
+        found[WEIGHTS] = quantization.weights.value
+        found |= {BLOCK_SIZE: str(quantization.block_size)} if quantization.block_size is not None else {}
         found |= {AT_8_BITS: " ".join(quantization.at_8_bits)} if quantization.at_8_bits else {}
     return found
 
@@ -45,7 +46,8 @@ def read_quantization(metadata: Mapping[str, str]) -> Quantization | None:
     if WEIGHTS not in metadata:
         return None
     names = tuple(metadata.get(AT_8_BITS, "").split())
-    return Quantization(WeightFormat(metadata[WEIGHTS]), int(metadata[BLOCK_SIZE]), names)
+    size = int(metadata[BLOCK_SIZE]) if BLOCK_SIZE in metadata else None
+    return Quantization(WeightFormat(metadata[WEIGHTS]), size, names)
 
 
 def read_operators(metadata: Mapping[str, str]) -> Operators:

@@ -104,9 +104,8 @@ def export(  # noqa: PLR0913  a parameter for each choice that a graph has
     copy_files(checkpoint.companions(), folder, base=checkpoint.path)
     name_tokenizer_class(folder)
     inputs = [entry.name for entry in model.graph.input]
-    write_genai_config(
-        checkpoint, folder, graph=GRAPH, inputs=inputs, operators=operators, is_quantized=quantization is not None
-    )
+    has_blocks = quantization is not None and quantization.block_size is not None
+    write_genai_config(checkpoint, folder, graph=GRAPH, inputs=inputs, operators=operators, has_blocks=has_blocks)
     return OnnxExport(
         folder=folder,
         dtype=dtype,

@@ -38,7 +38,7 @@ def write_genai_config(
     graph: str,
     inputs: Collection[str],
     operators: Operators,
-    is_quantized: bool = False,
+    has_blocks: bool = False,
 ) -> bool:
     """Write genai_config.json for onnxruntime-genai 0.18, if such a file can describe the model.
 
@@ -48,7 +48,7 @@ def write_genai_config(
         graph: File name of the graph in that folder.
         inputs: Names of its inputs.
         operators: Its operators.
-        is_quantized: Whether its weights are.
+        has_blocks: Whether its weights are quantized in blocks.
 
     Returns:
         Whether the file was written. It is not if the model has no end-of-sequence token.
@@ -59,7 +59,7 @@ def write_genai_config(
     generation = read_generation(checkpoint.raw_config, checkpoint.path)
     if generation.get("eos_token_id") is None:
         return False
-    options = {ACCURACY_CONFIG: str(ACCURACY_LEVEL)} if is_quantized and operators is Operators.STANDARD else {}
+    options = {ACCURACY_CONFIG: str(ACCURACY_LEVEL)} if has_blocks and operators is Operators.STANDARD else {}
     content = {
         "model": _describe_model(checkpoint, generation, graph, inputs, options),
         "search": _describe_search(checkpoint, generation, operators),

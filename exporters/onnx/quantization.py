@@ -21,10 +21,10 @@ class Quantization:
 
     Attributes:
         weights: The format of all of them.
-        block_size: Number of weights of a row that share a scale.
+        block_size: Number of weights of a row that share a scale; None if all of a row do.
         at_8_bits: Names of weights that have 8 bits whatever the format says.
     """
 
     weights: WeightFormat
-    block_size: int = DEFAULT_BLOCK_SIZE
+    block_size: int | None = DEFAULT_BLOCK_SIZE
     at_8_bits: tuple[str, ...] = ()

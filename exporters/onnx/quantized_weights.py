@@ -11,7 +11,7 @@ from amp_export.exporters.onnx.builder.blocks import BlockFormat, BlockWeight, u
 from amp_export.exporters.onnx.builder.layout import codes_name, rows_name, scales_name
 from amp_export.exporters.onnx.builder.weights import taking
 from amp_export.exporters.onnx.descriptions import read_quantization
-from amp_export.options import Operators
+from amp_export.options import Operators, WeightFormat
 
 if TYPE_CHECKING:
     import numpy as np
@@ -98,10 +98,13 @@ def read_quantized(graph: Path) -> Iterator[tuple[str, BlockWeight]]:
         numbers = _read(graph.parent, scales).view(helper.tensor_dtype_to_np_dtype(scales.data_type))
         numbers = numbers.reshape(scales.dims).astype(np.float32)
         is_packed = codes.data_type == _PACKED
-        scales_ob = numbers if is_packed else numbers.T
+        # one axis if all of a row share a scale
+        scales_ob = numbers if is_packed else numbers.reshape(-1, numbers.shape[-1]).T
         outputs, blocks = scales_ob.shape
-        packed, inputs = _read(graph.parent, codes), blocks * quantization.block_size
-        form = BlockFormat(len(packed) * 8 // (outputs * inputs), quantization.block_size)
+        packed, size = _read(graph.parent, codes), quantization.block_size
+        inputs = blocks * size if size is not None else len(packed) // outputs
+        is_float = quantization.weights is WeightFormat.FP8
+        form = BlockFormat(len(packed) * 8 // (outputs * inputs), size or inputs, is_float=is_float)
         codes_oi = (
             unpack_fused(packed, form, outputs=outputs) if is_packed else unpack_standard(packed, form, inputs=inputs)
         )

@@ -16,6 +16,7 @@ SHOWN = 5
 """Largest number of operators, or reasons, that an error names."""
 
 _ADVICE: Sequence[tuple[str, str]] = (
+    (r"HW-specific datatypes: fp8", "It has no units for fp8. Export with --weights int4."),
     (
         r"not supported by a dedicated kernel|is_decomposable",
         "It has no kernel for this attention. Export with --opset 20, which spells attention out in basic operators.",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import enum
 import json
 import os
 import shutil
@@ -12,7 +13,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import amp_export
-from amp_export import cli
+from amp_export import cli, verb_options
 from amp_export.api import convert as converting
 from amp_export.cli import app
 from amp_export.errors import RequestError
@@ -67,6 +68,7 @@ def test_the_public_names_are_these() -> None:
         "Generation",
         "HeadPolicy",
         "LayerPlan",
+        "Logits",
         "Operators",
         "Opset",
         "ParityReport",
@@ -113,6 +115,11 @@ def test_the_public_names_are_these() -> None:
         assert getattr(amp_export, name) is not None
     with pytest.raises(AttributeError, match="attribute absent"):
         _ = amp_export.absent
+
+
+def test_the_choices_of_every_option_are_public() -> None:
+    chosen = {name for name, found in vars(verb_options).items() if isinstance(found, enum.EnumType)}
+    assert chosen <= set(amp_export.__all__)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

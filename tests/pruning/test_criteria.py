@@ -16,8 +16,9 @@ from amp_export.architectures import ModelConfig, find_architecture
 from amp_export.checkpoints.loading import load_model
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.errors import ModelError, PlanError
+from amp_export.inputs.batches import text_batches
 from amp_export.options import CriterionName
-from amp_export.pruning import criteria, scoring
+from amp_export.pruning import criteria, gradients, scoring
 from amp_export.pruning.criteria import check_criterion, obs
 from amp_export.pruning.criteria._criterion import Evidence
 from amp_export.pruning.scores import Scores
@@ -220,6 +221,42 @@ def test_one_layer_at_a_time_measures_what_whole_batches_do(
     by_batch = score_tokens(model, PROMPTS, config, criterion=CriterionName.OBS)
     for ours, other in zip((*by_layer.heads, *by_layer.neurons), (*by_batch.heads, *by_batch.neurons), strict=True):
         np.testing.assert_allclose(ours, other, rtol=1e-4)
+
+
+class Saved:
+    """A tensor that a backward pass will read; the class counts the numbers that are held."""
+
+    live, peak = 0, 0
+
+    def __init__(self, value: torch.Tensor) -> None:
+        self.value = value
+        Saved.live += value.numel()
+        Saved.peak = max(Saved.peak, Saved.live)
+
+    def __del__(self) -> None:
+        Saved.live -= self.value.numel()
+
+
+@pytest.mark.parametrize("model_type", ["llama", "falcon", "gpt2", "gemma3_text"])
+def test_layers_that_run_again_have_the_same_gradients(
+    model_type: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = open_checkpoint(save_tiny_model(tmp_path / "dense", model_type, num_hidden_layers=6))
+    model, rule = load_model(checkpoint.path), criteria.find_criterion(CriterionName.OBS)
+    batches = text_batches(model, checkpoint.config, [list(range(4, 68))] * 4)
+    found, peaks = [], []
+    for least in (1 << 40, 0):
+        monkeypatch.setattr(gradients, "RERUN_BYTES", least)
+        Saved.live = Saved.peak = 0
+        with torch.autograd.graph.saved_tensors_hooks(Saved, lambda saved: saved.value):
+            found.append(gradients.trace_gradients(model, checkpoint.config, rule, batches))
+        peaks.append(Saved.peak)
+    assert peaks[1] < 0.5 * peaks[0]
+    for whole, again in zip(found[0].heads.values(), found[1].heads.values(), strict=True):
+        torch.testing.assert_close(whole, again, rtol=1e-6, atol=0)
+    for whole, again in zip(found[0].neurons.values(), found[1].neurons.values(), strict=True):
+        torch.testing.assert_close(whole, again, rtol=1e-6, atol=0)
+    assert not any("forward" in vars(model.get_submodule(site.path)) for site in checkpoint.config.sites)
 
 
 def test_tokens_of_surgery_weigh_by_the_stream_after_the_layer(

@@ -47,7 +47,7 @@ def test_estimates_are_what_is_measured(
     changes = find_changes(model, checkpoint, Quantization(WeightFormat.INT8), operators)
     rows = np.random.default_rng(0).integers(4, 100, (1024, 8)).tolist()
     batches = text_batches(model, checkpoint.config, rows)
-    estimated = estimate_costs(model, changes, batches)
+    estimated = estimate_costs(model, checkpoint.config, changes, batches)
     assert set(estimated) == set(changes)
     measured = {name: measure_divergences(model, [{name: change}], batches)[0] for name, change in changes.items()}
     # estimates are drawn

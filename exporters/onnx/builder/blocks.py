@@ -1,7 +1,7 @@
-"""Weights as integers of 4 or 8 bits, with a scale for each block of a row: rounding, and the layouts of operators.
+"""Weights as codes of 4 or 8 bits, with a scale for each block of a row: rounding, and the layouts of operators.
 
-A weight is about its code times the scale of its block. Codes are symmetric, without zero points, as TensorRT takes
-them.
+A weight is about its code times the scale of its block. Codes are integers or floats, symmetric and without zero
+points, as TensorRT takes them.
 """
 
 from __future__ import annotations
@@ -13,11 +13,14 @@ if TYPE_CHECKING:
     import numpy as np
 
     Array = np.ndarray[Any, np.dtype[Any]]
-    Codes = np.ndarray[Any, np.dtype[np.int8]]
+    Codes = np.ndarray[Any, np.dtype[Any]]
     Floats = np.ndarray[Any, np.dtype[np.float32]]
     Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
 _STRIP_ROWS = 256
+
+LARGEST_FLOAT = 448.0
+"""The largest number of float8_e4m3fn. Source: "Float stored in 8 bits", onnx.ai/onnx/technical/float8.html."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +30,24 @@ class BlockFormat:
     Attributes:
         bits: Bits of a code, 4 or 8.
         block_size: Number of weights of a row that share a scale.
+        is_float: Whether codes are floats, float8_e4m3fn.
     """
 
     bits: int
     block_size: int
+    is_float: bool = False
+
+    @property
+    def code_dtype(self) -> np.dtype[Any]:
+        """Dtype of codes in memory."""
+        import numpy as np
+
+        if not self.is_float:
+            return np.dtype(np.int8)
+        import ml_dtypes
+
+        float8: np.dtype[Any] = np.dtype(ml_dtypes.float8_e4m3fn)
+        return float8
 
     @property
     def zero(self) -> int:
@@ -43,7 +60,7 @@ class BlockWeight:
     """A quantized weight.
 
     Attributes:
-        codes_oi: Codes, int8 [outputs, inputs].
+        codes_oi: Codes, int8 or float8_e4m3fn [outputs, inputs].
         scales_ob: Scales, float32 [outputs, blocks].
     """
 
@@ -72,7 +89,7 @@ def quantize(weight_oi: Array, form: BlockFormat, *, scale_dtype: np.dtype[Any])
 
     outputs, inputs = weight_oi.shape
     blocks = inputs // form.block_size
-    codes_oi = np.empty((outputs, inputs), np.int8)
+    codes_oi = np.empty((outputs, inputs), form.code_dtype)
     scales_ob = np.empty((outputs, blocks), np.float32)
     # in strips of rows, which stay in the processor's cache
     for start in range(0, outputs, _STRIP_ROWS):
@@ -84,11 +101,11 @@ def quantize(weight_oi: Array, form: BlockFormat, *, scale_dtype: np.dtype[Any])
 
 
 def choose_scales(values_obk: Floats, form: BlockFormat, *, scale_dtype: np.dtype[Any]) -> Floats:
-    """Return scales with which the value of the largest magnitude in a block is the lowest code.
+    """Return scales with which the value of the largest magnitude in a block is an outermost code.
 
-    There is one more code below zero than above, and the sign of a scale is free. Source: `MlasQuantizeBlockwise` of
-    ONNX Runtime. Smaller scales, which clip that value, have smaller squared errors and made SmolLM2-135M worse: a KL
-    divergence of 0.30 nats on WikiText-2 with the best of six in each block, 0.27 with these.
+    Of integers, there is one more below zero than above, and the sign of a scale is free. Source:
+    `MlasQuantizeBlockwise` of ONNX Runtime. Smaller scales, which clip that value, have smaller squared errors and made
+    SmolLM2-135M worse: a KL divergence of 0.30 nats on WikiText-2 with the best of six in each block, 0.27 with these.
 
     Args:
         values_obk: Values by block, [outputs, blocks, block size].
@@ -102,8 +119,9 @@ def choose_scales(values_obk: Floats, form: BlockFormat, *, scale_dtype: np.dtyp
 
     places = np.abs(values_obk).argmax(axis=-1, keepdims=True)
     extremes_ob = np.take_along_axis(values_obk, places, axis=-1)[..., 0]
+    quotients_ob = np.abs(extremes_ob) / np.float32(LARGEST_FLOAT) if form.is_float else extremes_ob / -form.zero
     with np.errstate(over="ignore"):  # what the dtype cannot hold is refused where the scales are written
-        scales_ob: Floats = (extremes_ob / np.float32(-form.zero)).astype(scale_dtype).astype(np.float32)
+        scales_ob: Floats = quotients_ob.astype(scale_dtype).astype(np.float32)
     return scales_ob
 
 
@@ -112,13 +130,17 @@ def round_to(values_obk: Floats, scales_ob: Floats, form: BlockFormat) -> Floats
     import numpy as np
 
     inverses_ob = np.divide(1.0, scales_ob, out=np.zeros_like(scales_ob), where=scales_ob != 0)
-    codes_obk = values_obk * inverses_ob[..., None]
+    codes_obk: Floats = values_obk * inverses_ob[..., None]
+    if form.is_float:
+        # clipped first: what is too large has no code but NaN
+        np.clip(codes_obk, -LARGEST_FLOAT, LARGEST_FLOAT, out=codes_obk)
+        return codes_obk.astype(form.code_dtype).astype(np.float32)
     np.rint(codes_obk, out=codes_obk)
     return np.clip(codes_obk, -form.zero, form.zero - 1, out=codes_obk)
 
 
 def pack_standard(codes_oi: Codes, form: BlockFormat) -> Bytes:
-    """Return the codes as the bytes of an INT4 or INT8 tensor [inputs, outputs].
+    """Return the codes as the bytes of an INT4, INT8 or FLOAT8E4M3FN tensor [inputs, outputs].
 
     Source: onnx.proto, `int32_data`: of two 4-bit values in a byte, the first has the low bits.
     """
@@ -130,9 +152,7 @@ def pack_standard(codes_oi: Codes, form: BlockFormat) -> Bytes:
 
 def unpack_standard(packed: Bytes, form: BlockFormat, *, inputs: int) -> Codes:
     """Return the codes that `pack_standard` packed, [outputs, inputs]."""
-    import numpy as np
-
-    flat = packed.view(np.int8) if form.bits == 8 else _signed(_part(packed))
+    flat = packed.view(form.code_dtype) if form.bits == 8 else _signed(_part(packed))
     return flat.reshape(inputs, -1).T
 
 

@@ -9,7 +9,7 @@ from amp_export.errors import RequestError
 from amp_export.exporters.onnx.builder.blocks import BlockFormat
 from amp_export.exporters.onnx.builder.layout import linear_weights, split_name
 from amp_export.exporters.onnx.quantization import BLOCK_SIZES, MANY_BITS, Quantization
-from amp_export.options import Operators
+from amp_export.options import Operators, WeightFormat
 
 
 def choose_formats(
@@ -31,7 +31,7 @@ def choose_formats(
     if quantization is None:
         return {}
     size = quantization.block_size
-    if size not in BLOCK_SIZES:
+    if size is not None and size not in BLOCK_SIZES:
         raise RequestError(
             f"--block-size {size} is not supported.\nGive one of {', '.join(map(str, BLOCK_SIZES))}; TensorRT "
             "documents 64 and 128."
@@ -46,11 +46,11 @@ def choose_formats(
         if not (in_layer or is_head or (is_embedding and operators is Operators.ONNXRUNTIME)):
             continue
         inputs = shape[0] if in_layer and not linear[below] else shape[1]
-        if inputs % size:
+        if size is not None and inputs % size:
             is_pruned = below == f"{architecture.mlp.output.name}.weight"
             raise RequestError(_undivided(name, inputs, size, is_pruned=is_pruned))
         bits = MANY_BITS if name in quantization.at_8_bits else quantization.weights.bits
-        found[name] = BlockFormat(bits, size)
+        found[name] = BlockFormat(bits, size or inputs, is_float=quantization.weights is WeightFormat.FP8)
     return found
 
 

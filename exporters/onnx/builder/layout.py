@@ -20,9 +20,9 @@ class Content(enum.Enum):
     VALUES = enum.auto()
     """The checkpoint's values in the graph's dtype."""
     CODES_IO = enum.auto()
-    """Codes [inputs, outputs] as signed integers of 4 or 8 bits, for DequantizeLinear."""
+    """Codes [inputs, outputs] as signed integers of 4 or 8 bits or floats of 8, for DequantizeLinear."""
     SCALES_BO = enum.auto()
-    """Their scales [blocks, outputs], in the graph's dtype."""
+    """Their scales [blocks, outputs], or [outputs] if there is one block, in the graph's dtype."""
     CODES_OB = enum.auto()
     """Codes [outputs, blocks, bytes of a block], for MatMulNBits."""
     SCALES_OB = enum.auto()
@@ -140,9 +140,10 @@ def _as_codes(
     outputs, inputs = shape[::-1] if transposed else shape
     blocks = inputs // form.block_size
     codes: tuple[Content, tuple[int, ...]]
+    scales: tuple[Content, tuple[int, ...]]
     if operators is Operators.STANDARD:
         codes = Content.CODES_IO, (inputs, outputs)
-        scales = Content.SCALES_BO, (blocks, outputs)
+        scales = Content.SCALES_BO, (outputs,) if form.is_float else (blocks, outputs)
     else:
         codes = Content.CODES_OB, (outputs, blocks, form.block_size * form.bits // 8)
         scales = Content.SCALES_OB, (outputs, blocks)

@@ -222,7 +222,8 @@ class Graph:
             return TensorProto.UINT8
         if tensor.content is Content.CODES_IO:
             assert tensor.form is not None
-            return {4: TensorProto.INT4, 8: TensorProto.INT8}[tensor.form.bits]
+            integer = {4: TensorProto.INT4, 8: TensorProto.INT8}[tensor.form.bits]
+            return TensorProto.FLOAT8E4M3FN if tensor.form.is_float else integer
         return self._dtype
 
     def _constant(self, name: str, values: Sequence[int], *, shape: Sequence[int]) -> str:

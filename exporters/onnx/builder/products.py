@@ -25,9 +25,8 @@ def add_product(graph: Graph, weight: str, value: str, *, output: str) -> str:
         return graph.add("MatMul", value, graph.weight(weight), output=output)
     codes, scales = graph.weight(codes_name(weight)), graph.weight(scales_name(weight))
     if not graph.is_fused:
-        made = graph.add(
-            "DequantizeLinear", codes, scales, output=f"{weight}.dequantized", axis=0, block_size=form.block_size
-        )
+        by_block = {"axis": 1} if form.is_float else {"axis": 0, "block_size": form.block_size}
+        made = graph.add("DequantizeLinear", codes, scales, output=f"{weight}.dequantized", **by_block)
         return graph.add("MatMul", value, made, output=output)
     outputs, blocks = graph.shape_of(scales)
     sizes = {"K": blocks * form.block_size, "N": outputs, "bits": form.bits, "block_size": form.block_size}

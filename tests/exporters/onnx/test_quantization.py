@@ -32,8 +32,8 @@ from amp_export.exporters.onnx.builder.blocks import (
 )
 from amp_export.exporters.onnx.quantization import BLOCK_SIZES, Quantization
 from amp_export.exporters.onnx.quantized_weights import read_quantized
-from amp_export.exporting.settings import fit_blocks
-from amp_export.options import CriterionName, Dtype, Format, Operators, Opset, Via, WeightFormat
+from amp_export.exporting.quantized import fit_blocks
+from amp_export.options import CriterionName, Dtype, Format, Operators, Opset, TargetName, Via, WeightFormat
 from amp_export.outputs.manifest import Manifest
 from amp_export.parity.comparison import compare
 from amp_export.parity.quantized import QuantizedWeights
@@ -72,6 +72,20 @@ def test_every_code_is_the_nearest_one_and_the_largest_value_is_met(form: BlockF
     np.testing.assert_allclose(errors, nearest(found.scales_ob), rtol=1e-3, atol=1e-6 * np.abs(weight).max())
     at_largest = np.abs(blocks) == np.abs(blocks).max(axis=-1, keepdims=True)
     assert (errors[at_largest] <= 1e-5 * np.abs(blocks[at_largest])).all()
+
+
+@given(st.integers(0, 1000))
+def test_floats_are_rounded_by_an_eighth_of_a_power_of_two(seed: int) -> None:
+    form = BlockFormat(8, 48, is_float=True)
+    weight = draw(form, seed, blocks=1)
+    found = quantize(weight, form, scale_dtype=FLOAT32)
+    assert found.codes_oi.dtype == form.code_dtype
+    assert found.scales_ob.shape == (5, 1)
+    assert not found.dequantized()[0].any()
+    # a mantissa of 3 bits; below the smallest normal number, 2 ** -6, numbers are a fixed distance apart
+    allowed = np.maximum(np.abs(weight) / 16, found.scales_ob * 2.0**-10)
+    assert (np.abs(found.dequantized() - weight) <= 1.001 * allowed).all()
+    np.testing.assert_array_equal(unpack_standard(pack_standard(found.codes_oi, form), form, inputs=48), found.codes_oi)
 
 
 @given(formats, st.integers(0, 1000))
@@ -130,6 +144,29 @@ def test_every_family_computes_with_its_codes(
     np.testing.assert_allclose(logits(folder), expected, atol=2e-4)
     dense = load_model(checkpoint, dtype=torch.float32)(input_ids=torch.from_numpy(TOKENS)).logits.detach().numpy()
     assert np.abs(expected - dense).max() > 1e-3, "nothing was quantized"
+
+
+@pytest.mark.parametrize("opset", Opset)
+@pytest.mark.parametrize(
+    ("model_type", "dtype"), [("llama", Dtype.FLOAT32), ("llama", Dtype.FLOAT16), ("gpt2", Dtype.FLOAT32)]
+)
+def test_floats_of_8_bits_are_standard_operators(
+    model_type: str, dtype: Dtype, opset: Opset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = save_model(tmp_path / "dense", model_type)
+    save_tiny_tokenizer(checkpoint)
+    options = ExportOptions(weights=WeightFormat.FP8, dtype=dtype, opset=opset)
+    export(checkpoint, tmp_path / "out", options)
+    assert describe_graph(tmp_path / "out/onnx/model.onnx").quantization == Quantization(WeightFormat.FP8, None)
+    onnx.checker.check_model(tmp_path / "out/onnx/model.onnx")
+    report = validate(tmp_path / "out", ValidateOptions(threads=1, explain=True))
+    assert report.holds
+    # ONNX Runtime makes floats of them when it loads the graph
+    assert report.rounded is None
+    assert (
+        not (tmp_path / "out/onnx/genai_config.json").exists()
+        or "accuracy_level" not in (tmp_path / "out/onnx/genai_config.json").read_text()
+    )
 
 
 @pytest.mark.parametrize("operators", Operators)
@@ -256,6 +293,16 @@ def test_the_dense_model_is_benchmarked_in_the_same_format(tmp_path: Path) -> No
         (ExportOptions(weights=WeightFormat.INT4, via=Via.TRACE), "this one is traced: --via trace is given"),
         (ExportOptions(weights=WeightFormat.INT4, to=Format.OPENVINO), "not for --to openvino"),
         (ExportOptions(weights=WeightFormat.INT8, to=Format.TENSORRT), "TensorRT has no blocks of int8"),
+        (
+            ExportOptions(weights=WeightFormat.FP8, operators=Operators.ONNXRUNTIME),
+            r"no product with weights in fp8\.\nGive --weights int8",
+        ),
+        (ExportOptions(weights=WeightFormat.FP8, block_size=32), "--block-size 32 is for integers"),
+        (ExportOptions(weights=WeightFormat.FP8, average_bits=5.0), "--average-bits 5 gives some weights 8 bits"),
+        (
+            ExportOptions(weights=WeightFormat.FP8, to=Format.TENSORRT, target=TargetName.A100),
+            r"a100 has no units for fp8\.\n.*thor, h100, h200, l4, rtx4090, rtx5090",
+        ),
     ],
 )
 def test_what_cannot_be_quantized_says_so_before_anything_is_written(
@@ -282,6 +329,7 @@ def test_a_width_that_no_block_divides_names_what_does(tmp_path: Path) -> None:
         (ExportOptions(weights=WeightFormat.INT4, block_size=16), None, 16),
         (ExportOptions(weights=WeightFormat.INT4, block_size=64), 128, 128),
         (ExportOptions(weights=WeightFormat.INT4, to=Format.TENSORRT), None, 128),
+        (ExportOptions(weights=WeightFormat.FP8, to=Format.TENSORRT), None, None),
     ],
 )
 def test_plans_keep_whole_blocks_of_neurons(export: ExportOptions, snap: int | None, expected: int | None) -> None:

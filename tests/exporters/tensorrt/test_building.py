@@ -15,6 +15,7 @@ from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.errors import MissingExtraError, ModelError, RequestError, UnsupportedModelError
 from amp_export.exporters.dispatch import exported_logits
 from amp_export.exporters.onnx import export as export_onnx
+from amp_export.exporters.onnx.quantization import Quantization
 from amp_export.exporters.tensorrt import (
     EngineFacts,
     EngineSettings,
@@ -30,7 +31,7 @@ from amp_export.exporters.tensorrt.flavors import TensorRtFlavor, builds_with_ne
 from amp_export.exporters.tensorrt.problems import explain_build
 from amp_export.exporters.tensorrt.profiles import Profile
 from amp_export.exporters.tensorrt.progress import PARTS, BuildProgress
-from amp_export.options import Dtype, EngineRuntime, Logits, Opset, Phase
+from amp_export.options import Dtype, EngineRuntime, Logits, Opset, Phase, WeightFormat
 from tests.support.tiny_models import save_tiny_model
 
 pytestmark = pytest.mark.slow
@@ -144,6 +145,33 @@ def test_pairs_of_neighbours_take_old_operators(tmp_path: Path, runtime: TensorR
         export(tmp_path / "new", tmp_path / "engine", runtime, settings())
     export_onnx(checkpoint, tmp_path / "old", dtype=Dtype.FLOAT16, opset=Opset.OPSET_20)
     assert export(tmp_path / "old", tmp_path / "engine", runtime, settings()).engine_bytes
+
+
+@pytest.mark.parametrize(
+    ("weights", "capability"),
+    [(WeightFormat.INT4, "8.6"), (WeightFormat.INT4, "12.0"), (WeightFormat.FP8, "8.9"), (WeightFormat.FP8, "12.0")],
+)
+def test_weights_of_fewer_bits_stay_so_in_engines(
+    tmp_path: Path, runtime: TensorRtFlavor, weights: WeightFormat, capability: str
+) -> None:
+    wide = {"head_dim": 64, "hidden_size": 256, "intermediate_size": 1024}
+    checkpoint = open_checkpoint(save_tiny_model(tmp_path / "dense", "llama", **wide))
+    sizes = {}
+    for form in (None, weights):
+        quantization = Quantization(form, None if form is WeightFormat.FP8 else 128) if form is not None else None
+        export_onnx(checkpoint, tmp_path / f"{form}", dtype=Dtype.FLOAT16, quantization=quantization)
+        made = export(tmp_path / f"{form}", tmp_path / f"engine-{form}", runtime, settings(capability))
+        sizes[form] = made.engine_bytes
+    # of weights as small as these, the builder also keeps copies in float16
+    assert sizes[weights] < 0.9 * sizes[None]
+
+
+def test_a_gpu_without_units_for_floats_of_8_bits_is_named(tmp_path: Path, runtime: TensorRtFlavor) -> None:
+    checkpoint = open_checkpoint(save_tiny_model(tmp_path / "dense", "llama"))
+    quantization = Quantization(WeightFormat.FP8, None)
+    export_onnx(checkpoint, tmp_path / "onnx", dtype=Dtype.FLOAT16, quantization=quantization)
+    with pytest.raises(RequestError, match=r"fp8_e4m3(.|\n)*It has no units for fp8\. Export with --weights int4"):
+        export(tmp_path / "onnx", tmp_path / "engine", runtime, settings("8.6"))
 
 
 @pytest.mark.parametrize("opset", Opset)
