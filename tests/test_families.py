@@ -1,7 +1,7 @@
 """The proof, family by family: what is pruned, how it is said, that it reloads bit for bit, and which graphs it makes.
 
 With AMP_EXPORT_SUPPORT_ROWS set to a directory, each family leaves there what docs/support.md says of it. Tracing
-takes minutes: where other tests trace a family, this one does so only with AMP_EXPORT_ALL_WAYS set.
+takes minutes: without AMP_EXPORT_ALL_WAYS, one family of each way of tracing is traced, here or by other tests.
 """
 
 from __future__ import annotations
@@ -52,11 +52,24 @@ ODD_HEADS = 5
 """It does not divide the hidden size of 48."""
 
 ALL_WAYS = "AMP_EXPORT_ALL_WAYS" in os.environ
-TRACED_TOO = ("falcon", "llama")
-"""Families that are built directly, and traced in every run: the graphs must agree."""
+TRACED_TOO = ("falcon", "llama", "modernbert")
+"""Families that are traced in every run: two that are built directly, whose graphs must agree, and the encoder with the
+most of its own."""
 
 TRACED_ELSEWHERE = ("bert", "mixtral", "t5", "vit", "whisper")
 """Families that are traced alone, by test_cli_kinds.py and exporters/test_onnx_tracing.py in every run."""
+
+
+def way_of_tracing(model_type: str) -> tuple[Any, ...]:
+    """What decides how a family is traced: kind, modality, and whether its MLPs consist of experts."""
+    architecture = find_architecture(model_type)
+    return architecture.kind, architecture.modality, architecture.mlp.has_experts
+
+
+REPRESENTATIVES: dict[tuple[Any, ...], str] = {}
+"""The family that is traced in every run for all that are traced alike."""
+for each in (*TRACED_ELSEWHERE, *supported_model_types()):
+    REPRESENTATIVES.setdefault(way_of_tracing(each), each)
 
 CASES = (Case("prefill", (9,)), Case("decode", (3,), decode_steps=3), Case("padded batch", (2, 5), decode_steps=2))
 
@@ -143,7 +156,10 @@ def ways_to_try(model_type: str, ways: Sequence[Via]) -> Sequence[Via]:
     """The ways to export a family that this run takes; where it is built directly, that comes first."""
     if ALL_WAYS or model_type in TRACED_TOO:
         return ways
-    return [] if model_type in TRACED_ELSEWHERE else ways[:1]
+    if Via.DIRECT in ways:
+        return ways[:1]
+    is_representative = REPRESENTATIVES[way_of_tracing(model_type)] == model_type
+    return ways if is_representative and model_type not in TRACED_ELSEWHERE else []
 
 
 def check_exports(checkpoint: Checkpoint, folder: Path, ways: Sequence[Via]) -> None:
