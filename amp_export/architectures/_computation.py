@@ -22,6 +22,18 @@ class NormKind(enum.StrEnum):
     """RMS norm whose scale is 1 + weight: the Gemma families."""
     LAYER = "layer"
     """Layer norm, which subtracts the mean first; the bias is optional."""
+    LAYER_FROM_ONE = "layer_from_one"
+    """Layer norm whose scale is 1 + weight: Nemotron."""
+
+    @property
+    def subtracts_mean(self) -> bool:
+        """Whether it is a layer norm."""
+        return self in (NormKind.LAYER, NormKind.LAYER_FROM_ONE)
+
+    @property
+    def counts_from_one(self) -> bool:
+        """Whether its scale is 1 + weight."""
+        return self in (NormKind.RMS_FROM_ONE, NormKind.LAYER_FROM_ONE)
 
 
 class NormSpan(enum.StrEnum):
@@ -43,12 +55,14 @@ class HeadNorms:
         query: Module path of the query norm, relative to the layer.
         key: Module path of the key norm, relative to the layer.
         span: Entries over which they take their mean.
+        after_rotation: Whether they apply to rotated queries and keys; then they are over each head.
         when: Conditions under which they exist.
     """
 
     query: str
     key: str
     span: NormSpan = NormSpan.HEAD
+    after_rotation: bool = False
     when: Conditions = field(default_factory=dict)
 
 
@@ -78,21 +92,25 @@ class Rotary:
     """Rotary position embeddings.
 
     Attributes:
-        theta: The old top-level field for `rope_theta`, and its default.
+        theta: The old top-level field for `rope_theta`, and its default; None if the default is always used.
         by_layer_type: The same by layer type, for families whose parameters differ between layer types.
         partial: The old top-level field for `partial_rotary_factor`; None if there is none.
+        dimensions: Config field with the number of rotated dimensions of a head, where that is no share of it.
         interleaved: Whether adjacent dimensions form a pair; otherwise, a pair has one dimension from each half.
         rotated: Config field with one boolean per layer: whether it applies rotary embeddings.
         unrotated_every: Config field with an interval N, used without `rotated`: every N-th layer applies none.
+        only_windowed: Whether only layers with a window apply rotary embeddings, if the config has a window.
         renamed: RoPE types that this family treats as another type.
     """
 
-    theta: tuple[str, float] = ("rope_theta", 10_000.0)
-    by_layer_type: Mapping[str, tuple[str, float]] = field(default_factory=dict)
+    theta: tuple[str | None, float] = ("rope_theta", 10_000.0)
+    by_layer_type: Mapping[str, tuple[str | None, float]] = field(default_factory=dict)
     partial: str | None = None
+    dimensions: str | None = None
     interleaved: bool = False
     rotated: str | None = None
     unrotated_every: str | None = None
+    only_windowed: bool = False
     renamed: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -111,7 +129,9 @@ class Learned:
 
 @dataclass(frozen=True)
 class Windows:
-    """Which layers use sliding-window attention; `layer_types` overrides this if the config sets it.
+    """Which layers use sliding-window attention: all, unless a field restricts them.
+
+    `layer_types` overrides this if the config sets it.
 
     Attributes:
         switch: Boolean config field that enables windows; None if they are always enabled.
@@ -142,11 +162,14 @@ class AttentionScale:
         factor: The multiplier.
         switch: Boolean config field that enables it; if it is off, the scale is 1.
         by_layer: Boolean config field: whether the scale of layer N is also divided by N + 1.
+        by_position: RoPE parameter with a number b: queries at position p are also multiplied by
+            1 + b log(1 + floor(p / `original_max_position_embeddings`)). None if they are not.
     """
 
     factor: Factor = field(default_factory=lambda: Factor("head_dim", -0.5))
     switch: str | None = None
     by_layer: str | None = None
+    by_position: str | None = None
 
 
 @dataclass(frozen=True)
@@ -163,6 +186,7 @@ class Computation:
         windows: Layers with sliding-window attention; None if no layer has it, or all do (`windows_every_layer`).
         activation: Config field with the name of the MLP's activation function.
         activation_names: Activation functions that this family treats as another one.
+        activation_module: Module path, relative to the layer, of an activation function that has parameters.
         attention_scale: Scale of the attention scores.
         attention_softcap: Config field with the tanh soft cap of the attention scores, applied before the mask.
         embedding_factor: Multiplier of the embeddings.
@@ -180,6 +204,7 @@ class Computation:
     windows: Windows | None = None
     activation: str = "hidden_act"
     activation_names: Mapping[str, str] = field(default_factory=dict)
+    activation_module: str | None = None
     attention_scale: AttentionScale = field(default_factory=AttentionScale)
     attention_softcap: str | None = None
     embedding_factor: Factor | None = None

@@ -95,12 +95,14 @@ class Tensor:
         axes: Its axes.
         when: Conditions under which it exists.
         first_layer_only: Whether only the first layer has it.
+        is_buffer: Whether it is a constant that files hold, and no parameter.
     """
 
     name: str
     axes: tuple[Axis, ...]
     when: Conditions = field(default_factory=dict)
     first_layer_only: bool = False
+    is_buffer: bool = False
 
     @property
     def spans_heads(self) -> bool:

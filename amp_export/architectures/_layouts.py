@@ -52,6 +52,15 @@ def gated_mlp(*, bias: bool | str = False) -> Block:
     )
 
 
+def fused_gated_mlp() -> Block:
+    """Return gate and up in one projection, and down: `Phi3MLP`, `modeling_phi3.py`, transformers 5.24."""
+    return Block(
+        module="mlp",
+        inputs=(Projection("mlp.gate_up_proj", rows=(PrunedUnit.NEURONS, PrunedUnit.NEURONS)),),
+        output=Projection("mlp.down_proj", columns=PrunedUnit.NEURONS),
+    )
+
+
 def plain_mlp(up: str, down: str, *, bias: bool | str, transposed: bool = False) -> Block:
     """Return two linear layers with an activation between them; the names are module paths below the layer."""
     return Block(
@@ -61,16 +70,17 @@ def plain_mlp(up: str, down: str, *, bias: bool | str, transposed: bool = False)
     )
 
 
-def expert_mlp(count: str) -> Block:
+def expert_mlp(count: str, *, module: str = "mlp.experts") -> Block:
     """Return experts that fuse gate and up in one parameter: `MixtralExperts`, `modeling_mixtral.py`, 5.24.
 
     Args:
         count: The config field with the number of experts.
+        module: Module path of the experts, relative to the layer.
     """
     return Block(
-        module="mlp.experts",
-        inputs=(Projection("mlp.experts.gate_up_proj", rows=(PrunedUnit.NEURONS, PrunedUnit.NEURONS), stacked=count),),
-        output=Projection("mlp.experts.down_proj", columns=PrunedUnit.NEURONS, stacked=count),
+        module=module,
+        inputs=(Projection(f"{module}.gate_up_proj", rows=(PrunedUnit.NEURONS, PrunedUnit.NEURONS), stacked=count),),
+        output=Projection(f"{module}.down_proj", columns=PrunedUnit.NEURONS, stacked=count),
         attributes={"intermediate_dim": Count.NEURONS},
     )
 
@@ -120,6 +130,16 @@ def head_norm(name: str, *, when: Conditions | None = None, bias: bool = False) 
     """Return a norm over each head, whose weight all heads share."""
     parts = ("weight", "bias") if bias else ("weight",)
     return tuple(Tensor(f"{name}.{part}", ("head_dim",), when or {}) for part in parts)
+
+
+NORMS_OF_EACH_HEAD = (*head_norm("self_attn.q_norm"), *head_norm("self_attn.k_norm"))
+"""A norm over each query and key head, whose weight all heads share."""
+
+NORMS_OF_ALL_HEADS = (
+    Tensor("self_attn.q_norm.weight", (ALL_QUERY_HEADS,)),
+    Tensor("self_attn.k_norm.weight", (ALL_KEY_HEADS,)),
+)
+"""A norm over all query heads at once, and one over all key heads."""
 
 
 def language_model(

@@ -36,7 +36,8 @@ def read_rope(architecture: Architecture, fields: Mapping[str, Any]) -> dict[str
     rope: dict[str, Any] = dict(fields.get("rope_scaling") or fields.get("rope_parameters") or {})
     if any(isinstance(value, Mapping) for value in rope.values()):
         raise UnsupportedModelError("config.json: RoPE parameters that differ between layers are not supported.")
-    rope.setdefault("rope_type", rope.pop("type", "default"))
+    rope.setdefault("rope_type", rope.get("type", "default"))
+    rope.pop("type", None)
     field, default = rotary.theta
     rope.setdefault("rope_theta", _value(fields, field, default))
     if (partial := fields.get(rotary.partial or "partial_rotary_factor")) is not None:
@@ -107,6 +108,8 @@ def read_rotated(architecture: Architecture, fields: Mapping[str, Any], layers: 
     rotary = architecture.computation.positions if architecture.computation is not None else None
     if not isinstance(rotary, Rotary):
         return (False,) * layers
+    if rotary.only_windowed and fields.get("sliding_window") is not None:
+        return tuple(kind == "sliding_attention" for kind in read_layer_types(architecture, fields, layers))
     if rotary.rotated is not None and fields.get(rotary.rotated) is not None:
         return tuple(map(bool, _one_a_layer(rotary.rotated, fields[rotary.rotated], layers)))
     if rotary.unrotated_every is not None:
@@ -126,7 +129,7 @@ def read_layer_types(architecture: Architecture, fields: Mapping[str, Any], laye
         every = architecture.windows_every_layer and fields.get("sliding_window") is not None
         return ("sliding_attention" if every else "full_attention",) * layers
     if (given := fields.get("layer_types")) is None:
-        rotated = read_rotated(architecture, fields, layers)
+        rotated = read_rotated(architecture, fields, layers) if windows.where_unrotated else (False,) * layers
         slides = [_slides(windows, fields, layer, rotated=rotated[layer]) for layer in range(layers)]
         return tuple("sliding_attention" if each else "full_attention" for each in slides)
     kinds = _one_a_layer("layer_types", given, layers)
@@ -145,7 +148,7 @@ def _slides(windows: Windows, fields: Mapping[str, Any], layer: int, *, rotated:
     if windows.full_every is not None:
         every = windows.full_every if isinstance(windows.full_every, int) else _value(fields, *windows.full_every)
         return bool((layer + 1) % every)
-    return windows.where_unrotated and not rotated
+    return not rotated
 
 
 def _one_a_layer(name: str, values: Sequence[Any], layers: int) -> Sequence[Any]:
@@ -154,5 +157,5 @@ def _one_a_layer(name: str, values: Sequence[Any], layers: int) -> Sequence[Any]
     return values
 
 
-def _value(fields: Mapping[str, Any], name: str, default: float) -> Any:
-    return fields[name] if fields.get(name) is not None else default
+def _value(fields: Mapping[str, Any], name: str | None, default: float) -> Any:
+    return fields[name] if name is not None and fields.get(name) is not None else default

@@ -20,18 +20,13 @@ def tensor_shapes(config: ModelConfig, widths: Sequence[LayerWidths] | None = No
     Returns:
         Shapes by the tensors' names in transformers. A tied LM head is not listed.
     """
-    architecture = config.architecture
-    widths = widths if widths is not None else [site.widths for site in config.sites]
-    shapes = _shapes(config, architecture.tensors[:1], config.widths)
-    for site, layer_widths in zip(config.sites, widths, strict=True):
-        layer = _shapes(config, site.stack.tensors(site.number), layer_widths)
-        shapes |= {f"{site.path}.{name}": shape for name, shape in layer.items()}
-    return shapes | _shapes(config, architecture.tensors[1:], config.widths)
+    return {name: shape for name, _, shape in _all_tensors(config, widths)}
 
 
 def parameter_count(config: ModelConfig, widths: Sequence[LayerWidths] | None = None) -> int:
     """Return the number of parameters, including embeddings; tied ones are counted once."""
-    return config.other_parameters + sum(math.prod(shape) for shape in tensor_shapes(config, widths).values())
+    found = _all_tensors(config, widths)
+    return config.other_parameters + sum(math.prod(shape) for _, tensor, shape in found if not tensor.is_buffer)
 
 
 def sliced_axes(config: ModelConfig, site: Site) -> Iterator[tuple[str, int, Features]]:
@@ -80,6 +75,26 @@ def attribute_values(config: ModelConfig, block: Block, widths: LayerWidths) -> 
         Count.NEURONS: widths.neurons,
     }
     return {name: values[count] for name, count in block.attributes.items()}
+
+
+def _all_tensors(
+    config: ModelConfig, widths: Sequence[LayerWidths] | None
+) -> Iterator[tuple[str, Tensor, tuple[int, ...]]]:
+    """Yield the full name, the facts and the shape of every tensor that the facts list."""
+    widths = widths if widths is not None else [site.widths for site in config.sites]
+    first, rest = config.architecture.tensors[:1], config.architecture.tensors[1:]
+    parts = [
+        ("", first, config.widths),
+        *(
+            (f"{site.path}.", tuple(site.stack.tensors(site.number)), layer_widths)
+            for site, layer_widths in zip(config.sites, widths, strict=True)
+        ),
+        ("", rest, config.widths),
+    ]
+    for prefix, tensors, part_widths in parts:
+        for tensor in tensors:
+            if config.meets(tensor.when):
+                yield f"{prefix}{tensor.name}", tensor, tuple(_size(config, axis, part_widths) for axis in tensor.axes)
 
 
 def _shapes(config: ModelConfig, tensors: Iterable[Tensor], widths: LayerWidths) -> dict[str, tuple[int, ...]]:

@@ -12,7 +12,14 @@ from amp_export.architectures._computation import (
     Windows,
 )
 from amp_export.architectures._facts import Architecture
-from amp_export.architectures._layouts import GEMMA_ORDER, LLAMA_TENSORS, gated_mlp, head_norm, norm, separate_attention
+from amp_export.architectures._layouts import (
+    GEMMA_ORDER,
+    LLAMA_TENSORS,
+    NORMS_OF_EACH_HEAD,
+    gated_mlp,
+    norm,
+    separate_attention,
+)
 
 ARCHITECTURE = Architecture(
     model_type="gemma3_text",
@@ -38,9 +45,7 @@ ARCHITECTURE = Architecture(
         "attn_logit_softcapping": None,
         "use_bidirectional_attention": None,
     },
-    attention=separate_attention(
-        bias="attention_bias", tensors=(*head_norm("self_attn.q_norm"), *head_norm("self_attn.k_norm"))
-    ),
+    attention=separate_attention(bias="attention_bias", tensors=NORMS_OF_EACH_HEAD),
     mlp=gated_mlp(),
     norms=(
         *norm("input_layernorm"),

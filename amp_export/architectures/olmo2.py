@@ -3,15 +3,8 @@
 from __future__ import annotations
 
 from amp_export.architectures._computation import Computation, HeadNorms, NormSpan, Order
-from amp_export.architectures._facts import Architecture, Tensor
-from amp_export.architectures._layouts import (
-    ALL_KEY_HEADS,
-    ALL_QUERY_HEADS,
-    LLAMA_TENSORS,
-    gated_mlp,
-    norm,
-    separate_attention,
-)
+from amp_export.architectures._facts import Architecture
+from amp_export.architectures._layouts import LLAMA_TENSORS, NORMS_OF_ALL_HEADS, gated_mlp, norm, separate_attention
 
 ARCHITECTURE = Architecture(
     model_type="olmo2",
@@ -31,13 +24,7 @@ ARCHITECTURE = Architecture(
         "rope_parameters": None,
         "attention_bias": False,
     },
-    attention=separate_attention(
-        bias="attention_bias",
-        tensors=(
-            Tensor("self_attn.q_norm.weight", (ALL_QUERY_HEADS,)),
-            Tensor("self_attn.k_norm.weight", (ALL_KEY_HEADS,)),
-        ),
-    ),
+    attention=separate_attention(bias="attention_bias", tensors=NORMS_OF_ALL_HEADS),
     mlp=gated_mlp(),
     norms=(*norm("post_attention_layernorm"), *norm("post_feedforward_layernorm")),
     tensors=LLAMA_TENSORS,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from amp_export.architectures._computation import Computation, Rotary
 from amp_export.architectures._facts import Architecture, Block, Count, Projection, PrunedUnit
-from amp_export.architectures._layouts import LLAMA_NORMS, LLAMA_TENSORS
+from amp_export.architectures._layouts import LLAMA_NORMS, LLAMA_TENSORS, fused_gated_mlp
 
 ARCHITECTURE = Architecture(
     model_type="phi3",
@@ -42,11 +42,7 @@ ARCHITECTURE = Architecture(
             "config.num_attention_heads": Count.QUERY_HEADS,
         },
     ),
-    mlp=Block(
-        module="mlp",
-        inputs=(Projection("mlp.gate_up_proj", rows=(PrunedUnit.NEURONS, PrunedUnit.NEURONS)),),
-        output=Projection("mlp.down_proj", columns=PrunedUnit.NEURONS),
-    ),
+    mlp=fused_gated_mlp(),
     norms=LLAMA_NORMS,
     tensors=LLAMA_TENSORS,
     # `Phi3Config.convert_rope_params_to_dict`, `configuration_phi3.py`, transformers 5.24.

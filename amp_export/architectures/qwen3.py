@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from amp_export.architectures._computation import Computation, HeadNorms, Windows
 from amp_export.architectures._facts import Architecture
-from amp_export.architectures._layouts import LLAMA_NORMS, LLAMA_TENSORS, gated_mlp, head_norm, separate_attention
+from amp_export.architectures._layouts import (
+    LLAMA_NORMS,
+    LLAMA_TENSORS,
+    NORMS_OF_EACH_HEAD,
+    gated_mlp,
+    separate_attention,
+)
 
 ARCHITECTURE = Architecture(
     model_type="qwen3",
@@ -28,9 +34,7 @@ ARCHITECTURE = Architecture(
         "max_window_layers": 28,
         "layer_types": None,
     },
-    attention=separate_attention(
-        bias="attention_bias", tensors=(*head_norm("self_attn.q_norm"), *head_norm("self_attn.k_norm"))
-    ),
+    attention=separate_attention(bias="attention_bias", tensors=NORMS_OF_EACH_HEAD),
     mlp=gated_mlp(),
     norms=LLAMA_NORMS,
     tensors=LLAMA_TENSORS,

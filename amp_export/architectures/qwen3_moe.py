@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from amp_export.architectures._facts import Architecture, Derived
-from amp_export.architectures._layouts import LLAMA_NORMS, expert_mlp, head_norm, separate_attention
+from amp_export.architectures._layouts import LLAMA_NORMS, NORMS_OF_EACH_HEAD, expert_mlp, separate_attention
 
 ARCHITECTURE = Architecture(
     model_type="qwen3_moe",
@@ -30,9 +30,7 @@ ARCHITECTURE = Architecture(
         "decoder_sparse_step": 1,
         "mlp_only_layers": [],
     },
-    attention=separate_attention(
-        bias="attention_bias", tensors=(*head_norm("self_attn.q_norm"), *head_norm("self_attn.k_norm"))
-    ),
+    attention=separate_attention(bias="attention_bias", tensors=NORMS_OF_EACH_HEAD),
     mlp=expert_mlp("num_local_experts"),
     norms=LLAMA_NORMS,
     names={"intermediate_size": "moe_intermediate_size"},

@@ -21,7 +21,7 @@ MODEL_TYPE = "amp_resized"
 
 ATTRIBUTES = frozenset(
     {
-        *("all_head_size", "config.num_attention_heads", "inner_dim", "intermediate_dim", "n_heads"),
+        *("all_head_size", "config.num_attention_heads", "embed_dim", "inner_dim", "intermediate_dim", "n_heads"),
         *("num_attention_heads", "num_heads", "num_key_value_groups", "num_key_value_heads", "num_kv_heads"),
         "split_size",
     }

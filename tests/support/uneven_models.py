@@ -10,7 +10,7 @@ import torch
 from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM
 
-from amp_export.architectures import LayerWidths, resized_modules
+from amp_export.architectures import LayerWidths, find_architecture, resized_modules
 from amp_export.checkpoints.modeling_amp import resize
 from amp_export.checkpoints.reading import Checkpoint, open_checkpoint
 from amp_export.checkpoints.weight_files import TensorInfo
@@ -19,7 +19,11 @@ from tests.support.tiny_models import BUILDABLE, randomize, save_tiny_model
 GROUPED = (LayerWidths(4, 2, 40), LayerWidths(2, 1, 64), LayerWidths(3, 3, 7))
 SEPARATE = (LayerWidths(4, 4, 40), LayerWidths(2, 2, 64), LayerWidths(3, 3, 7))
 SHARED = (LayerWidths(4, 1, 40), LayerWidths(2, 1, 64), LayerWidths(3, 1, 7))
-WIDTHS = {"gpt2": SEPARATE, "opt": SEPARATE, "gpt_neox": SEPARATE, "falcon": SHARED}
+WIDTHS = {
+    **{name: SEPARATE for name in BUILDABLE if find_architecture(name).field_name("num_key_value_heads") is None},
+    "falcon": SHARED,
+    "gpt_bigcode": SHARED,
+}
 """Of families whose heads have their own keys, or all share one; GROUPED for the others."""
 
 UNEVEN: dict[str, tuple[str, dict[str, Any], tuple[LayerWidths, ...]]] = {

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from amp_export.errors import UnsupportedModelError
+from amp_export.options import Dtype
 
 if TYPE_CHECKING:
     from amp_export.architectures import ModelConfig
@@ -21,15 +22,18 @@ def activation_of(config: ModelConfig) -> str:
     computation = config.architecture.computation
     assert computation is not None
     named = config.fields[computation.activation]
-    if named not in _ACTIVATIONS:
+    supported = [*_ACTIVATIONS, *([_XIELU] if computation.activation_module is not None else [])]
+    if named not in supported:
         raise UnsupportedModelError(
-            f"config.json: {computation.activation} {named!r} is not supported.\nSupported: {', '.join(_ACTIVATIONS)}."
+            f"config.json: {computation.activation} {named!r} is not supported.\nSupported: {', '.join(supported)}."
         )
     return computation.activation_names.get(named, named)
 
 
-def add_activation(graph: Graph, activation: str, value: str, *, output: str) -> str:
-    """Add an activation function that `activation_of` returned."""
+def add_activation(graph: Graph, activation: str, value: str, *, output: str, module: str) -> str:
+    """Add an activation function that `activation_of` returned; the module is that of one with parameters."""
+    if activation == _XIELU:
+        return _xielu(graph, value, output, module)
     return _ACTIVATIONS[activation](graph, value, output)
 
 
@@ -51,6 +55,45 @@ def _relu(graph: Graph, value: str, output: str) -> str:
     return graph.add("Relu", value, output=output)
 
 
+def _relu_squared(graph: Graph, value: str, output: str) -> str:
+    positive = graph.add("Relu", value, output=f"{output}.positive")
+    return graph.add("Mul", positive, positive, output=output)
+
+
+def _xielu(graph: Graph, value: str, output: str, module: str) -> str:
+    """Add xIELU (arXiv 2411.13010): `XIELUActivation._xielu_python`, `activations.py`, transformers 5.24.
+
+    It is computed in float32: e^x - 1 and -x cancel out near zero, and squares overflow float16.
+    """
+
+    def parameter(name: str) -> str:
+        return graph.cast(graph.weight(f"{module}.{name}"), Dtype.FLOAT32, output=f"{output}.{name}")
+
+    def step(operator: str, *inputs: str, name: str) -> str:
+        return graph.add(operator, *inputs, output=f"{output}.{name}")
+
+    value = graph.cast(value, Dtype.FLOAT32, output=f"{output}.float32")
+    beta, zero, one = parameter("beta"), *(graph.number(each, dtype=Dtype.FLOAT32) for each in (0.0, 1.0))
+    above = step("Softplus", parameter("alpha_p"), name="above")
+    below = step("Add", beta, step("Softplus", parameter("alpha_n"), name="below_beta"), name="below")
+    squares = step("Mul", above, step("Mul", value, value, name="squares"), name="scaled_squares")
+    power = step("Exp", step("Min", value, parameter("eps"), name="bounded"), name="power")
+    bend = step("Sub", step("Sub", power, one, name="power_from_one"), value, name="bend")
+    chosen = step(
+        "Where",
+        step("Greater", value, zero, name="is_positive"),
+        squares,
+        step("Mul", bend, below, name="scaled_bend"),
+        name="chosen",
+    )
+    line = step("Mul", beta, value, name="line")
+    total = graph.add("Add", chosen, line, output=output if graph.dtype is Dtype.FLOAT32 else f"{output}.sum")
+    return graph.cast(total, graph.dtype, output=output, source=Dtype.FLOAT32)
+
+
+_XIELU = "xielu"
+"""The activation function whose parameters are weights."""
+
 _ACTIVATIONS: Mapping[str, Callable[[Graph, str, str], str]] = {
     "silu": _silu,
     "swish": _silu,
@@ -59,4 +102,5 @@ _ACTIVATIONS: Mapping[str, Callable[[Graph, str, str], str]] = {
     "gelu_new": _gelu_tanh,
     "gelu_pytorch_tanh": _gelu_tanh,
     "relu": _relu,
+    "relu2": _relu_squared,
 }

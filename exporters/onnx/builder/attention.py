@@ -18,6 +18,9 @@ from amp_export.exporters.onnx.builder.onnxruntime import (
 )
 from amp_export.exporters.onnx.builder.opset20 import AttentionParts, add_attention, add_rotation, add_rotation_rows
 from amp_export.exporters.onnx.builder.rotary import Rope, ropes
+from amp_export.options import Dtype
+
+_POSITION_SCALE = "attention.position_scale"
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,8 @@ class Attention(Parts):
     @property
     def takes_positions(self) -> bool:
         """Whether the graph takes `position_ids`: fused attentions count positions themselves."""
-        learned = isinstance(self.computation.positions, Learned)
-        return learned or not self.graph.is_fused or not all(map(self._is_rotated_inside, self._ropes.values()))
+        reads = isinstance(self.computation.positions, Learned) or self.computation.attention_scale.by_position
+        return bool(reads) or not self.graph.is_fused or not all(map(self._is_rotated_inside, self._ropes.values()))
 
     def prepare(self) -> None:
         """Add what all layers share: masks, or lengths for fused attentions, and the rows of rotary caches."""
@@ -48,15 +51,21 @@ class Attention(Parts):
                     # an axis for the query heads of a group
                     self.graph.add("Unsqueeze", mask, self.graph.integers(2), output=f"{mask}.of_group")
         self._prepare_positions()
+        self._prepare_position_scale()
 
     def _add_standard(self, layer: int, scope: str, widths: LayerWidths, projected: Sequence[str]) -> str:
         """Add Attention over the heads, [batch, heads, sequence, head_dim], and return its result by token."""
         queries, keys, values = projected
-        queries = self._add_heads(queries, widths.query_heads, norm=self._norm_name(scope, "query"))
-        keys = self._add_heads(keys, widths.key_value_heads, norm=self._norm_name(scope, "key"))
+        norms = [self._norm_name(scope, part) for part in ("query", "key")]
+        first = [None, None] if self._is_normed_last else norms
+        queries = self._add_heads(queries, widths.query_heads, norm=first[0])
+        keys = self._add_heads(keys, widths.key_value_heads, norm=first[1])
         values = self._add_heads(values, widths.key_value_heads)
         if (kind := self.config.layer_ropes[layer]) is not None:
             queries, keys = (self._add_rotation(heads, self._ropes[kind]) for heads in (queries, keys))
+        if self._is_normed_last:
+            queries, keys = (self.add_norm(str(norm), each) for norm, each in zip(norms, (queries, keys), strict=True))
+        queries = self._add_position_scale(queries)
         keys = self._add_to_past(layer, "key", keys)
         values = self._add_to_past(layer, "value", values)
         mask = mask_name(self.config.sliding_windows[layer])
@@ -91,14 +100,12 @@ class Attention(Parts):
                 for part, count in zip(projected, counts, strict=True)
             ]
         queries, keys, values = projected
-        queries = self._add_head_norm(queries, widths.query_heads, norm=self._norm_name(scope, "query"))
-        keys = self._add_head_norm(keys, widths.key_value_heads, norm=self._norm_name(scope, "key"))
         kind = self.config.layer_ropes[layer]
         rope = self._ropes[kind] if kind is not None else None
         is_inside = rope is not None and self._is_rotated_inside(rope)
-        if rope is not None and not is_inside:
-            queries = self._add_rotation_by_token(queries, widths.query_heads, rope)
-            keys = self._add_rotation_by_token(keys, widths.key_value_heads, rope)
+        queries = self._add_placed(queries, widths.query_heads, self._norm_name(scope, "query"), rope)
+        keys = self._add_placed(keys, widths.key_value_heads, self._norm_name(scope, "key"), rope)
+        queries = self._add_position_scale(queries)
         field = self.computation.attention_softcap
         return add_group_query_attention(
             self.graph,
@@ -116,8 +123,16 @@ class Attention(Parts):
         )
 
     def _is_rotated_inside(self, rope: Rope) -> bool:
-        """Whether GroupQueryAttention rotates; it has no frequencies that switch."""
-        return not rope.switches and can_rotate(self.config.head_dim, rope.dimensions)
+        """Whether GroupQueryAttention rotates; it has no frequencies that switch, and no norms after the rotation."""
+        return not rope.switches and not self._is_normed_last and can_rotate(self.config.head_dim, rope.dimensions)
+
+    def _add_placed(self, projected: str, heads: int, norm: str | None, rope: Rope | None) -> str:
+        """Add the norm of a projection's heads, and their rotation unless GroupQueryAttention rotates."""
+        if rope is None or self._is_rotated_inside(rope):
+            return self._add_head_norm(projected, heads, norm=norm)
+        if self._is_normed_last:
+            return self._add_head_norm(self._add_rotation_by_token(projected, heads, rope), heads, norm=norm)
+        return self._add_rotation_by_token(self._add_head_norm(projected, heads, norm=norm), heads, rope)
 
     def _add_head_norm(self, projected: str, heads: int, *, norm: str | None) -> str:
         """Add the norm of heads if there is one, to a projection [batch, sequence, heads x head_dim]."""
@@ -167,6 +182,29 @@ class Attention(Parts):
                 for cache in (rope.cos_cache, rope.sin_cache):
                     add_rotation_rows(self.graph, cache, self._positions(rope), interleaved=self._is_interleaved)
 
+    def _prepare_position_scale(self) -> None:
+        """Add the factor on each token's queries, if there is one: [batch, sequence, 1], or with an axis for heads.
+
+        Source: `get_llama_4_attn_scale`, `modeling_ministral3.py`, transformers 5.24.
+        """
+        if (name := self.computation.attention_scale.by_position) is None:
+            return
+        graph, rope = self.graph, self.config.rope_parameters
+        original, one = rope["original_max_position_embeddings"], graph.number(1.0, dtype=Dtype.FLOAT32)
+        turns = graph.add("Div", "position_ids", graph.integer(int(original)), output=f"{_POSITION_SCALE}.turns")
+        turns = graph.to_float32(turns, output=f"{_POSITION_SCALE}.float32")
+        logs = graph.add("Log", graph.add("Add", turns, one, output=f"{turns}.from_one"), output=f"{turns}.log")
+        growth = graph.add("Mul", logs, graph.number(rope[name], dtype=Dtype.FLOAT32), output=f"{turns}.growth")
+        scale = graph.add("Add", growth, one, output=f"{turns}.scale")
+        scale = graph.cast(scale, graph.dtype, output=f"{scale}.rounded", source=Dtype.FLOAT32)
+        axes = graph.integers(2) if graph.is_fused else graph.integers(1, 3)
+        graph.add("Unsqueeze", scale, axes, output=_POSITION_SCALE)
+
+    def _add_position_scale(self, queries: str) -> str:
+        if self.computation.attention_scale.by_position is None:
+            return queries
+        return self.graph.add("Mul", queries, _POSITION_SCALE, output=f"{queries}.scaled")
+
     @functools.cached_property
     def _ropes(self) -> dict[str, Rope]:
         return ropes(self.config)
@@ -180,6 +218,11 @@ class Attention(Parts):
         field = self.computation.attention_softcap
         is_capped = field is not None and self.config.fields[field] is not None
         return is_capped or not self.graph.knows("Attention")
+
+    @property
+    def _is_normed_last(self) -> bool:
+        """Whether norms of heads follow their rotation."""
+        return self._head_norms is not None and self._head_norms.after_rotation
 
     @property
     def _head_norms(self) -> HeadNorms | None:

@@ -224,7 +224,8 @@ class _Decoder(Parts):
         gate, *up = projected
         name = f"{scope}.mlp.neurons"
         activated = f"{scope}.mlp.activated" if up else name
-        neurons = add_activation(self.graph, activation_of(self.config), gate, output=activated)
+        module = f"{scope}.{self.computation.activation_module}"
+        neurons = add_activation(self.graph, activation_of(self.config), gate, output=activated, module=module)
         if up:
             neurons = self.graph.add("Mul", neurons, *up, output=name)
         return self.add_linear(scope, mlp.output, neurons)

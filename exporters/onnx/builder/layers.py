@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from amp_export.architectures import Computation, Factor, ModelConfig, NormKind, Projection
+from amp_export.architectures import Computation, Factor, ModelConfig, Projection
 from amp_export.exporters.onnx.builder.nodes import Graph
 from amp_export.exporters.onnx.builder.opset20 import add_rms_norm
 from amp_export.exporters.onnx.builder.products import add_linear
@@ -43,7 +43,7 @@ class Parts:
         """Add a sum and the norm over it as one node, which returns both; the sum is named `total`."""
         weight = self.graph.weight(f"{name}.weight")
         bias = [self.graph.weight(f"{name}.bias")] if self.graph.has_weight(f"{name}.bias") else []
-        operator = "Skip" + ("" if self.computation.norm is NormKind.LAYER else "Simplified") + "LayerNormalization"
+        operator = "Skip" + ("" if self.computation.norm.subtracts_mean else "Simplified") + "LayerNormalization"
         outputs = [name, "", "", total]
         self.graph.add_fused(operator, value, update, weight, *bias, outputs=outputs, epsilon=self._epsilon)
         return name
@@ -81,7 +81,7 @@ class Parts:
 
     def _normalize(self, value: str, *weights: str, output: str) -> str:
         """Add a norm, whose mean is computed in float32 for every dtype, as in transformers."""
-        operator = "LayerNormalization" if self.computation.norm is NormKind.LAYER else "RMSNormalization"
+        operator = "LayerNormalization" if self.computation.norm.subtracts_mean else "RMSNormalization"
         epsilon = self._epsilon
         if not self.graph.knows(operator):
             (weight,) = weights

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from amp_export.architectures import LayerWidths, ModelConfig, NormKind, tensor_shapes
+from amp_export.architectures import LayerWidths, ModelConfig, tensor_shapes
 from amp_export.exporters.files import aligned_offset
 from amp_export.exporters.onnx.builder.blocks import BlockFormat
 from amp_export.exporters.onnx.builder.rotary import Rope, ropes
@@ -161,10 +161,11 @@ def _cache_shapes(rope: Rope) -> dict[str, tuple[int, ...]]:
 def _weights_from_one(config: ModelConfig) -> set[str]:
     """Return the names of norm weights that count from one; those in a layer are relative to it."""
     computation = config.architecture.computation
-    if computation is None or computation.norm is not NormKind.RMS_FROM_ONE:
+    if computation is None or not computation.norm.counts_from_one:
         return set()
     tensors = (*config.architecture.norms, *config.architecture.attention.tensors)
-    return {*(tensor.name for tensor in tensors), f"{computation.final_norm}.weight"}
+    names = {tensor.name for tensor in tensors if tensor.name.endswith(".weight")}
+    return {*names, f"{computation.final_norm}.weight"}
 
 
 def split_name(name: str, layers: str) -> tuple[int | None, str]:

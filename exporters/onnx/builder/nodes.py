@@ -109,6 +109,12 @@ class Graph:
 
         return self.add("Cast", value, output=output, to=TensorProto.INT32)
 
+    def to_float32(self, value: str, *, output: str) -> str:
+        """Cast integers to float32."""
+        from onnx import TensorProto
+
+        return self.add("Cast", value, output=output, to=TensorProto.FLOAT)
+
     def split(self, value: str, sizes: Sequence[int], *, outputs: Sequence[str]) -> Sequence[str]:
         """Split the last axis of a value into parts of these sizes."""
         from onnx import helper

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from amp_export.architectures import Rotary
 from amp_export.errors import ModelError, UnsupportedModelError
 
 if TYPE_CHECKING:
@@ -62,9 +63,12 @@ class Rope:
 def ropes(config: ModelConfig) -> dict[str, Rope]:
     """Return the rotary embeddings that a model's layers use, by their key in `config.layer_ropes`."""
     found = {}
+    rotary = config.architecture.computation.positions if config.architecture.computation is not None else None
+    counted = rotary.dimensions if isinstance(rotary, Rotary) else None
     for kind in dict.fromkeys(kind for kind in config.layer_ropes if kind is not None):
         parameters = config.ropes[kind]
-        dimensions = int(config.head_dim * parameters.get("partial_rotary_factor", 1.0))
+        partial = int(config.head_dim * parameters.get("partial_rotary_factor", 1.0))
+        dimensions = partial if counted is None else int(config.fields[counted])
         caches = [name.replace("rotary.", f"rotary.{kind}.") if kind else name for name in (COS_CACHE, SIN_CACHE)]
         found[kind] = Rope(parameters, dimensions, config.context, *caches)
     return found
@@ -238,12 +242,23 @@ def _longrope(rope: Rope) -> tuple[Array, float]:
     return frequencies, 1.0 if factor <= 1.0 else math.sqrt(1 + math.log(factor) / math.log(original))
 
 
+def _ntk_alpha(rope: Rope) -> tuple[Array, float]:
+    """Return the frequencies of a base that `alpha` stretches: `compute_ntk_alpha_rope_parameters`.
+
+    Source: `modeling_hunyuan_v1_dense.py`, transformers 5.24.
+    """
+    stretch = rope.parameters["alpha"] ** (rope.dimensions / (rope.dimensions - 2))
+    theta = rope.parameters["rope_theta"] * stretch
+    return _default(replace(rope, parameters={**rope.parameters, "rope_theta": theta}))
+
+
 _INVERSE_FREQUENCIES: Mapping[str, Callable[[Rope], tuple[Array, float]]] = {
     "default": _default,
     "linear": _linear,
     "llama3": _llama3,
     "yarn": _yarn,
     "longrope": _longrope,
+    "ntk_alpha": _ntk_alpha,
 }
 
 _REQUIRED: Mapping[str, tuple[str, ...]] = {
@@ -252,5 +267,6 @@ _REQUIRED: Mapping[str, tuple[str, ...]] = {
     "llama3": ("rope_theta", "factor", "low_freq_factor", "high_freq_factor"),
     "yarn": ("rope_theta", "factor"),
     "longrope": ("rope_theta", "short_factor", "long_factor"),
+    "ntk_alpha": ("rope_theta", "alpha"),
 }
 """Required parameters of each type; `ModelConfig` fills in `original_max_position_embeddings`."""

@@ -117,6 +117,9 @@ def _as_floats(array: Array, tensor: StoredTensor, dtype: Dtype) -> Array:
     converted = np.empty(tensor.shape, wanted)
     target = converted.T if tensor.transposed else converted
     with np.errstate(over="ignore"):  # checked below
+        if array.ndim == 0:
+            converted[...] = array
+            return converted
         # in strips of rows: a single transposing copy misses the cache at every element
         for start in range(0, len(array), _STRIP_ROWS):
             target[start : start + _STRIP_ROWS] = array[start : start + _STRIP_ROWS]

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, DynamicCache
 
 from amp_export.architectures import (
     AttentionScale,
+    HeadNorms,
     LayerWidths,
     Learned,
     NormKind,
@@ -295,6 +296,15 @@ WRONG: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "norms of heads, of their own": ("cohere", {"use_qk_norm": True}, {"head_norms": None}),
     "norms of all heads": ("olmo2", {"rms_norm_eps": 1e-5}, {"head_norms": None}),
     "where positions begin": ("opt", {}, {"positions": Learned("model.decoder.embed_positions", offset=1)}),
+    "norm's weight counts from one, and the mean goes": ("nemotron", {}, {"norm": NormKind.LAYER}),
+    "norms of turned heads": (
+        "hunyuan_v1_dense",
+        {},
+        {"head_norms": HeadNorms("self_attn.query_layernorm", "self_attn.key_layernorm")},
+    ),
+    "how much of a head turns": ("gptj", {}, {"positions": Rotary(theta=(None, 10_000.0), interleaved=True)}),
+    "layers without a window that do not turn": ("exaone4", {}, {"positions": Rotary()}),
+    "attention scale by position": ("ministral3", {}, {"attention_scale": AttentionScale()}),
     "pairs of neighbours": ("cohere", {}, {"positions": Rotary()}),
     "layers that do not turn": ("smollm3", {"no_rope_layer_interval": 2}, {"positions": Rotary()}),
     "attention scale of a scalar": ("gemma2", {}, {"attention_scale": AttentionScale()}),

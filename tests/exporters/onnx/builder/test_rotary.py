@@ -7,7 +7,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import LlamaConfig
+from transformers import HunYuanDenseV1Config, LlamaConfig
+from transformers.models.hunyuan_v1_dense.modeling_hunyuan_v1_dense import HunYuanDenseV1RotaryEmbedding
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from amp_export.errors import ModelError, UnsupportedModelError
@@ -100,6 +101,16 @@ def test_frequencies_are_at_most_a_few_roundings_from_torch(theta: float, head_d
     difference = np.abs(frequencies - reference.inv_freq.numpy())
     assert (difference <= 4 * np.finfo(np.float32).eps * unscaled).all()
     assert factor == reference.attention_scaling
+
+
+def test_a_base_that_alpha_stretches_is_that_of_hunyuan() -> None:
+    rope = {"rope_type": "ntk_alpha", "rope_theta": 1e4, "alpha": 1000.0}
+    fields = {"hidden_size": 128, "num_attention_heads": 2, "head_dim": 64, "max_position_embeddings": 16384}
+    theirs = HunYuanDenseV1Config(**fields, rope_parameters={**rope, "rope_type": "dynamic", "factor": 1.0})
+    frequencies, factor = inverse_frequencies(Rope(rope, 64, 16384))
+    reference = HunYuanDenseV1RotaryEmbedding(theirs)
+    np.testing.assert_allclose(frequencies, reference.inv_freq.numpy(), rtol=4 * np.finfo(np.float32).eps)
+    assert factor == reference.attention_scaling == 1.0
 
 
 def test_an_unknown_type_is_refused_with_the_list_of_those_known() -> None:
