@@ -181,13 +181,20 @@ class ModelConfig:
     @property
     def is_bare(self) -> bool:
         """Whether the class is a model without a head."""
-        return self.class_name.endswith("Model") and not self.class_name.endswith("LMHeadModel")
+        has_head = self.class_name.endswith("LMHeadModel") or self._is_named_as_bare
+        return self.class_name.endswith("Model") and not has_head
+
+    @property
+    def _is_named_as_bare(self) -> bool:
+        return self.architecture.named_as_bare and self.class_name == self.architecture.class_name
 
     @property
     def task(self) -> str:
         """Suffix of the Auto class after `AutoModel`, such as `ForCausalLM`; empty for a model without a head."""
         if self.class_name.endswith("LMHeadModel"):
             return "ForCausalLM"
+        if self._is_named_as_bare:
+            return self.architecture.generation_task
         _, found, task = self.class_name.partition("For")
         return self.architecture.generation_task if task == "ConditionalGeneration" else found + task
 

@@ -280,6 +280,7 @@ class Architecture:
         computation: The computation; None if a graph cannot be built directly.
         kind: Kind of model.
         modality: Modality of its input.
+        named_as_bare: Whether the default class has a head for generation, although its name ends in `Model`.
         generation_task: Suffix of the family's Auto class for conditional generation.
         more_stacks: Further stacks of layers, after the first.
         names: Config fields whose names differ from the canonical ones, by canonical name. None means that there is no
@@ -318,6 +319,7 @@ class Architecture:
     computation: Computation | None = None
     kind: Kind = Kind.DECODER
     modality: Modality = Modality.TEXT
+    named_as_bare: bool = False
     generation_task: str = "ForSeq2SeqLM"
     more_classes: tuple[str, ...] = ()
     more_stacks: tuple[Stack, ...] = ()

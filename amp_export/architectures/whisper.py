@@ -2,27 +2,11 @@
 
 from __future__ import annotations
 
-from amp_export.architectures._facts import Architecture, Block, Count, Kind, Modality, Projection, PrunedUnit, Stack
-from amp_export.architectures._layouts import norm, plain_mlp
+from amp_export.architectures._encoder_decoders import BART_NAMES, bart_layers
+from amp_export.architectures._facts import Architecture, Kind, Modality
 
-
-def _attention(module: str) -> Block:
-    """Return `WhisperAttention`, `modeling_whisper.py`, transformers 5.24: the keys have no bias."""
-    return Block(
-        module=module,
-        inputs=(
-            Projection(f"{module}.q_proj", rows=PrunedUnit.QUERY_HEADS, bias=True),
-            Projection(f"{module}.k_proj", rows=PrunedUnit.KEY_VALUE_HEADS),
-            Projection(f"{module}.v_proj", rows=PrunedUnit.KEY_VALUE_HEADS, bias=True),
-        ),
-        output=Projection(f"{module}.out_proj", columns=PrunedUnit.QUERY_HEADS, bias=True),
-        attributes={"num_heads": Count.QUERY_HEADS},
-    )
-
-
-_MLP = plain_mlp("fc1", "fc2", bias=True)
-_NORMS = (*norm("self_attn_layer_norm", bias=True), *norm("final_layer_norm", bias=True))
-_DECODER = {"num_hidden_layers": "decoder_layers", "num_attention_heads": "decoder_attention_heads"}
+# `WhisperAttention`, `modeling_whisper.py`, transformers 5.24
+_LAYERS = bart_layers(key_bias=False)
 
 ARCHITECTURE = Architecture(
     model_type="whisper",
@@ -45,39 +29,14 @@ ARCHITECTURE = Architecture(
         "decoder_start_token_id": 50257,
         "eos_token_id": 50256,
     },
-    attention=_attention("self_attn"),
-    mlp=_MLP,
-    norms=_NORMS,
+    attention=_LAYERS.attention,
+    mlp=_LAYERS.mlp,
+    norms=_LAYERS.norms,
     kind=Kind.ENCODER_DECODER,
     modality=Modality.AUDIO,
     generation_task="ForSpeechSeq2Seq",
-    more_stacks=(
-        Stack(
-            layers="model.decoder.layers",
-            attention=_attention("self_attn"),
-            mlp=_MLP,
-            norms=_NORMS,
-            names={**_DECODER, "intermediate_size": "decoder_ffn_dim"},
-            is_decoder=True,
-        ),
-        Stack(
-            layers="model.decoder.layers",
-            attention=_attention("encoder_attn"),
-            mlp=None,
-            norms=norm("encoder_attn_layer_norm", bias=True),
-            names=_DECODER,
-            is_decoder=True,
-        ),
-    ),
-    names={
-        "hidden_size": "d_model",
-        "intermediate_size": "encoder_ffn_dim",
-        "num_hidden_layers": "encoder_layers",
-        "num_attention_heads": "encoder_attention_heads",
-        "num_key_value_heads": None,
-        "head_dim": None,
-        "max_position_embeddings": "max_target_positions",
-    },
+    more_stacks=_LAYERS.more_stacks,
+    names={**BART_NAMES, "max_position_embeddings": "max_target_positions"},
     ignored=frozenset(
         {
             "apply_spec_augment",

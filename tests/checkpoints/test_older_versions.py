@@ -25,6 +25,7 @@ from tests.support.tiny_models import save_tiny_model
 NOT_COMPARED = {
     "bert": "its masked-LM head has two biases, which are one parameter in version 4; random ones differ",
     "t5": "transformers 5 saves a T5 whose outputs are not scaled as one with tied embeddings, which scales them in 4",
+    "umt5": "transformers 5 scales its outputs unless it is told that embeddings are not tied; version 4 never does",
     "clip_vision_model": "it takes images, and its config has no renamed fields",
     "vit": "it takes images, and its config has no renamed fields",
     "whisper": "it takes audio, and its config has no renamed fields",

@@ -221,7 +221,9 @@ def test_transformers_loads_what_pruning_writes(
     heads = HeadPolicy.GROUPS if config.num_key_value_heads > 1 else HeadPolicy.WITHIN
     heads = HeadPolicy.NONE if config.tied_layers else heads
     snap = 8 if config.architecture.mlp.has_experts else 1
-    settings = PlanSettings(0.2, heads=heads, snap=snap, heads_per_layer=per_layer, neurons_per_layer=per_layer)
+    # where no head may go, a larger ratio would take the most that may go of every MLP
+    ratio = 0.1 if config.tied_layers else 0.2
+    settings = PlanSettings(ratio, heads=heads, snap=snap, heads_per_layer=per_layer, neurons_per_layer=per_layer)
     random = np.random.default_rng(0)
     experts = (4,) if config.architecture.mlp.has_experts else ()
     # the more a layer's importance lies in few of its parts, the less of it is kept

@@ -96,6 +96,9 @@ FAMILY_FIELDS: dict[str, dict[str, Any]] = {
     "vit": {"image_size": 12, "patch_size": 4},
     "clip_vision_model": {"image_size": 12, "patch_size": 4},
     "t5": {"feed_forward_proj": "gated-gelu", "decoder_start_token_id": 0},
+    "mt5": {"decoder_start_token_id": 0},
+    "umt5": {"decoder_start_token_id": 0},
+    **{name: {"decoder_start_token_id": 2} for name in ("bart", "m2m_100", "marian", "mbart", "pegasus")},
     "whisper": {
         "num_mel_bins": 8,
         "max_source_positions": 12,

@@ -1,0 +1,28 @@
+"""mBART: BART with norms before attention and MLP."""
+
+from __future__ import annotations
+
+from amp_export.architectures._encoder_decoders import BART_DEFAULTS, BART_IGNORED, BART_NAMES, bart_layers
+from amp_export.architectures._facts import Architecture, Kind
+
+_LAYERS = bart_layers()
+
+ARCHITECTURE = Architecture(
+    model_type="mbart",
+    class_name="MBartForConditionalGeneration",
+    # `configuration_mbart.py` and `modeling_mbart.py`, transformers 5.24
+    defaults={
+        **BART_DEFAULTS,
+        "vocab_size": 50265,
+        "eos_token_id": 2,
+    },
+    attention=_LAYERS.attention,
+    mlp=_LAYERS.mlp,
+    norms=_LAYERS.norms,
+    kind=Kind.ENCODER_DECODER,
+    more_stacks=_LAYERS.more_stacks,
+    names=BART_NAMES,
+    ignored=BART_IGNORED,
+    says_head_dim_when=None,
+    layers="model.encoder.layers",
+)
