@@ -1,7 +1,11 @@
-"""Facts about each supported architecture: one file per `model_type`, registered by its file name."""
+"""Facts about each supported architecture: one file per `model_type`, registered by its file name.
+
+A file's name has `_` where its `model_type` has `-`.
+"""
 
 from __future__ import annotations
 
+import functools
 import importlib
 import pkgutil
 
@@ -78,9 +82,10 @@ __all__ = [
 ]
 
 
+@functools.cache
 def supported_model_types() -> tuple[str, ...]:
     """Return every `model_type` that has a file in this folder, sorted."""
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")))
+    return tuple(sorted(_load(name).model_type for name in _file_names()))
 
 
 def find_architecture(model_type: str) -> Architecture:
@@ -89,11 +94,21 @@ def find_architecture(model_type: str) -> Architecture:
     Raises:
         UnsupportedModelError: There is no file for `model_type`.
     """
-    if model_type not in supported_model_types():
+    name = model_type.replace("-", "_")
+    architecture = _load(name) if name in _file_names() else None
+    if architecture is None or architecture.model_type != model_type:
         raise UnsupportedModelError(
             f"Models of type {model_type!r} are not supported.\nSupported: {', '.join(supported_model_types())}."
         )
-    module = importlib.import_module(f"{__name__}.{model_type}")
-    architecture = module.ARCHITECTURE
+    return architecture
+
+
+@functools.cache
+def _file_names() -> frozenset[str]:
+    return frozenset(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+
+
+def _load(name: str) -> Architecture:
+    architecture = importlib.import_module(f"{__name__}.{name}").ARCHITECTURE
     assert isinstance(architecture, Architecture)
     return architecture

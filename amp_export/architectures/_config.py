@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from amp_export.architectures._computation import Conditions, Factor, Order
-from amp_export.architectures._facts import Architecture, Features, PrunedUnit, Stack
+from amp_export.architectures._facts import Architecture, Features, Kind, PrunedUnit, Stack
 from amp_export.architectures._positions import (
     EVERY_LAYER,
     read_cache_limit,
@@ -225,6 +225,12 @@ class ModelConfig:
             for stack in self.architecture.stacks
             if stack.heads_tied
         )
+
+    @property
+    def layers_follow_one_another(self) -> bool:
+        """Whether the layers are one stack that runs once, so that they can be run one at a time."""
+        conditions = self.architecture.layers_follow_when
+        return self.architecture.kind is not Kind.ENCODER_DECODER and conditions is not None and self.meets(conditions)
 
     def size(self, name: str) -> int:
         """Return a size by its canonical name, or by the name of its config field."""

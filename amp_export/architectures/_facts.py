@@ -107,7 +107,7 @@ class Tensor:
     @property
     def spans_heads(self) -> bool:
         """Whether it is the weight of a norm over all heads at once."""
-        return len(self.axes) == 1 and isinstance(self.axes[0], Features)
+        return len(self.axes) == 1 and isinstance(self.axes[0], Features) and self.name.endswith(".weight")
 
 
 @dataclass(frozen=True)
@@ -268,7 +268,7 @@ class Architecture:
     """The facts about one `model_type`. Weights have their names in transformers.
 
     Attributes:
-        model_type: The `model_type` of its configs, and the name of its file.
+        model_type: The `model_type` of its configs, and with `_` for `-` the name of its file.
         class_name: The default transformers class.
         more_classes: Further supported classes, apart from those that all encoders of its kind have.
         defaults: transformers' defaults for config fields that a config.json may omit. `None` marks a field that is
@@ -290,11 +290,14 @@ class Architecture:
         refused: Config fields with unsupported values, such as `{"alibi": (True,)}`.
         required: Config fields with their only supported values.
         says_head_dim_when: Conditions under which `head_dim` in a config takes effect; None means never.
+        says_neurons_when: Conditions under which the config can say another number of neurons; None means never.
         hidden_size_divisible_by_heads: Whether the config class rejects other head counts, even with `head_dim` set.
         embeds_padding: Whether the token embedding is built with the padding token's id, which must be one of its rows.
         windows_every_layer: Whether `sliding_window`, if set, applies to all layers without a switch.
         siblings: Classes that can express configs that this one cannot, in order of preference.
         heads_tied: See `Stack`.
+        layers_follow_when: Conditions under which each layer runs once, on the output of the one before; None means
+            never.
         positions_after_padding: Whether positions start after the padding token's id, which shortens the longest text
             by that many tokens.
         base_model: Module path of the model below the head; a class without a head is that model itself.
@@ -329,11 +332,13 @@ class Architecture:
     refused: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     required: Conditions = field(default_factory=dict)
     says_head_dim_when: Conditions | None = field(default_factory=dict)
+    says_neurons_when: Conditions | None = field(default_factory=dict)
     hidden_size_divisible_by_heads: bool = False
     embeds_padding: bool = True
     windows_every_layer: bool = False
     siblings: tuple[Sibling, ...] = ()
     heads_tied: bool = False
+    layers_follow_when: Conditions | None = field(default_factory=dict)
     positions_after_padding: bool = False
     base_model: str = "model"
     layers: str = "model.layers"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from amp_export.architectures import (
@@ -89,13 +89,18 @@ def find_problem(config: ModelConfig, widths: Sequence[LayerWidths]) -> str | No
 
     Source: `LlamaConfig.validate_architecture`, transformers 5.23, and the attention classes of the others.
     """
-    architecture, name = config.architecture, config.class_name
+    name = config.class_name
     common = common_widths(config, widths)
     if common is None:
         return f"{name} supports one width for all layers, but the plan has {len(set(widths))}"
-    heads = common.query_heads
-    if heads == config.num_attention_heads:
-        return None
+    if common.neurons != config.intermediate_size and not _says_neurons(config):
+        return f"{name} takes the number of neurons from elsewhere, so that all {config.intermediate_size} stay"
+    return None if common.query_heads == config.num_attention_heads else _find_heads_problem(config, common.query_heads)
+
+
+def _find_heads_problem(config: ModelConfig, heads: int) -> str | None:
+    """Return why the model's own class cannot express this number of heads in all layers, or None if it can."""
+    architecture, name = config.architecture, config.class_name
     conditions = architecture.says_head_dim_when
     if conditions is None:
         return (
@@ -108,6 +113,11 @@ def find_problem(config: ModelConfig, widths: Sequence[LayerWidths]) -> str | No
     if architecture.hidden_size_divisible_by_heads and remainder:
         return f"{name} refuses {heads} heads: {config.hidden_size} % {heads} = {remainder}"
     return None
+
+
+def _says_neurons(config: ModelConfig) -> bool:
+    conditions = config.architecture.says_neurons_when
+    return conditions is not None and config.meets(conditions)
 
 
 def common_widths(config: ModelConfig, widths: Sequence[LayerWidths]) -> LayerWidths | None:
@@ -206,6 +216,8 @@ def _padded(raw_config: Mapping[str, Any], config: ModelConfig, widths: Sequence
             "and zeros would change what they divide by.\nLeave --uniform pad out, or use --heads-per-layer uniform."
         )
     widest = _widest(widths)
+    if not _says_neurons(config):
+        widest = replace(widest, neurons=config.intermediate_size)
     if find_problem(config, config.everywhere(widest)) is not None:
         # the class cannot express fewer heads, so pad to all of them
         dense = config.widths

@@ -94,7 +94,7 @@ def score_batches(
         raise CalibrationError("Calibration needs at least one token, but no prompt has any.")
     rule, samples = find_criterion(criterion), sum(batch.samples for batch in prepared)
     traced = _trace(model, config, rule, prepared)
-    by_layer = rule.by_layer and config.architecture.kind is not Kind.ENCODER_DECODER
+    by_layer = rule.by_layer and config.layers_follow_one_another
     streams = record_calls(model, config, prepared) if by_layer else None
     with torch.inference_mode(), Recorder(model, config, rule) as recorder:
         steps = (

@@ -217,6 +217,23 @@ def test_a_list_of_another_number_of_layers_is_refused(model_type: str, field: s
         _ = config.sliding_windows, config.layer_ropes
 
 
+@pytest.mark.parametrize(
+    ("model_type", "fields", "follow"),
+    [
+        ("llama", {}, True),
+        ("t5", {}, False),
+        ("albert", {}, False),
+        ("deberta-v2", {}, True),
+        ("deberta-v2", {"conv_kernel_size": 3}, False),
+    ],
+)
+def test_layers_between_which_something_happens_do_not_follow_one_another(
+    model_type: str, fields: dict[str, object], follow: bool
+) -> None:
+    config = ModelConfig.read(find_architecture(model_type), fields)
+    assert config.layers_follow_one_another == follow
+
+
 def test_an_unknown_type_of_layer_is_refused() -> None:
     config = ModelConfig.read(find_architecture("qwen2"), {**SMALL, "layer_types": ["chunked_attention"] * 2})
     with pytest.raises(UnsupportedModelError, match="'chunked_attention'"):

@@ -28,7 +28,9 @@ from tests.support.tiny_models import save_tiny_model
 FAMILIES = [
     name
     for name in supported_model_types()
-    if find_architecture(name).kind is not Kind.ENCODER_DECODER and find_architecture(name).modality is Modality.TEXT
+    if find_architecture(name).kind is not Kind.ENCODER_DECODER
+    and find_architecture(name).layers_follow_when is not None
+    and find_architecture(name).modality is Modality.TEXT
 ]
 WITHOUT_EXPERTS = [name for name in FAMILIES if not find_architecture(name).mlp.has_experts]
 

@@ -41,6 +41,8 @@ VARIANTS = {
     "llama": {"attention_bias": True, "mlp_bias": True},
     "qwen3": {"attention_bias": True},
     "cohere": {"use_qk_norm": True},
+    # the MLP of its head stays, so that at a tiny size a single neuron would be kept of the others
+    "siglip_vision_model": {"intermediate_size": 96},
 }
 
 

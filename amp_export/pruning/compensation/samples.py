@@ -24,8 +24,8 @@ SHORTEST_WINDOW = 16
 
 
 def can_compensate(config: ModelConfig) -> bool:
-    """Return whether the layers of a model can be run one at a time; those of an encoder-decoder cannot."""
-    return config.architecture.kind is not Kind.ENCODER_DECODER
+    """Return whether the layers of a model can be run one at a time."""
+    return config.layers_follow_one_another
 
 
 def fitting_batches(

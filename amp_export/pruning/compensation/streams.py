@@ -73,7 +73,7 @@ def record_calls(model: PreTrainedModel, config: ModelConfig, batches: Iterable[
             base_model(**batch.inputs)
             hidden_bsh = calls[0][0]
             places_t = batch.places(hidden_bsh.shape[:2])
-            recorded.append(StreamBatch(hidden_bsh, tuple(call for _, call in calls), places_t, kinds[0]))
+            recorded.append(StreamBatch(hidden_bsh, tuple(call for _, call in calls), places_t, bool(kinds[0])))
     return recorded
 
 
@@ -99,17 +99,18 @@ def replaced(
 @contextmanager
 def _recording(
     layers: Sequence[torch.nn.Module],
-) -> Iterator[tuple[list[tuple[torch.Tensor, LayerCall]], list[bool]]]:
+) -> Iterator[tuple[list[tuple[torch.Tensor, LayerCall]], list[int]]]:
     """Let the layers record their arguments and return the hidden states as they are."""
     calls: list[tuple[torch.Tensor, LayerCall]] = []
-    kinds: list[bool] = []
+    kinds: list[int] = []
 
     def pass_on(forward: Callable[..., Any]) -> Callable[..., Any]:
         def record(hidden_bsh: torch.Tensor, *positional: Any, **keywords: Any) -> Any:
             calls.append((hidden_bsh, LayerCall(positional, keywords)))
-            if not kinds:  # whether a layer returns a tuple is seen by calling one
-                kinds.append(isinstance(forward(hidden_bsh, *positional, **keywords), tuple))
-            return (hidden_bsh,) if kinds[0] else hidden_bsh
+            if not kinds:  # whether a layer returns a tuple, and how long, is seen by calling one
+                result = forward(hidden_bsh, *positional, **keywords)
+                kinds.append(len(result) if isinstance(result, tuple) else 0)
+            return (hidden_bsh, *[None] * (kinds[0] - 1)) if kinds[0] else hidden_bsh
 
         return record
 
