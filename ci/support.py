@@ -31,6 +31,7 @@ directly.
 - *fewer neurons*: all heads are kept. *odd heads*: 5 of 6 heads are kept, with a hidden size of 48, which 5 does not
   divide. *layers differ*: counts are allocated across layers by importance. Neurons are the channels of
   `intermediate_size`.
+- *heads stay*: heads of this family cannot be removed.
 - *same*: the same class with new numbers in the config. A class name: a sibling class that computes the same, bit for
   bit. *resized*: the same class, resized at load time by a modeling file that is saved with the checkpoint; it loads
   with `trust_remote_code=True`, or without it if amp-export is installed and `amp_export.register()` was called.
@@ -65,12 +66,14 @@ def page(rows: Path) -> str:
 
 
 def _line(row: dict[str, Any]) -> str:
-    rewrites = (_rewrite(row["rewrites"][name]) for name in ("neurons", "odd heads", "layers differ"))
+    rewrites = (_rewrite(row["rewrites"].get(name)) for name in ("neurons", "odd heads", "layers differ"))
     cells = [row["model_type"], row["kind"], *rewrites, ", ".join(row["exporters"]), "yes" if row["genai"] else ""]
     return f"| {' | '.join(cells)} |\n"
 
 
-def _rewrite(rewrite: dict[str, str]) -> str:
+def _rewrite(rewrite: dict[str, str] | None) -> str:
+    if rewrite is None:
+        return "heads stay"
     words = {"same class": "same", "resized class": "resized"}
     return words.get(rewrite["kind"], f"`{rewrite['class']}`")
 

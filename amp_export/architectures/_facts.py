@@ -296,6 +296,7 @@ class Architecture:
         windows_every_layer: Whether `sliding_window`, if set, applies to all layers without a switch.
         siblings: Classes that can express configs that this one cannot, in order of preference.
         heads_tied: See `Stack`.
+        heads_stay: Why no head can be removed, as a clause; None if heads can be.
         layers_follow_when: Conditions under which each layer runs once, on the output of the one before; None means
             never.
         positions_after_padding: Whether positions start after the padding token's id, which shortens the longest text
@@ -338,6 +339,7 @@ class Architecture:
     windows_every_layer: bool = False
     siblings: tuple[Sibling, ...] = ()
     heads_tied: bool = False
+    heads_stay: str | None = None
     layers_follow_when: Conditions | None = field(default_factory=dict)
     positions_after_padding: bool = False
     base_model: str = "model"

@@ -71,10 +71,11 @@ def _keep_padding_finite(model: PreTrainedModel) -> None:
 
     def clear(module: torch.nn.Module, inputs: Any, output: Any) -> Any:
         del module, inputs
-        if not isinstance(output, torch.Tensor):
+        hidden = output[0] if isinstance(output, tuple) else output
+        if not isinstance(hidden, torch.Tensor):
             return output
-        sees_nothing = output.isnan().all(dim=-1, keepdim=True)
-        return output.masked_fill(sees_nothing, 0.0)
+        hidden = hidden.masked_fill(hidden.isnan().all(dim=-1, keepdim=True), 0.0)
+        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
     for module in model.modules():
         if isinstance(module, GradientCheckpointingLayer):

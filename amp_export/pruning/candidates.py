@@ -85,6 +85,8 @@ def head_options(config: ModelConfig, policy: HeadPolicy) -> list[tuple[HeadPoli
         (HeadPolicy.WITHIN, replace(dense, query_heads=kept * dense.key_value_heads))
         for kept in range(dense.query_group - 1, 0, -1)
     ]
+    if config.architecture.heads_stay is not None:
+        return none
     if policy is HeadPolicy.WITHIN and not within:
         raise PlanError(
             "--heads within removes query heads that share a key/value head, but here each has its own.\n"
@@ -199,8 +201,10 @@ class _Space:
         legal = self.legal_ratios
         if not legal:
             return "Nothing can be removed from this model: every layer has a single head and no neuron to spare."
-        if ratio > legal[-1] and self.settings.heads is HeadPolicy.NONE:
-            return f"Ratio {ratio:g} is more than all neurons are, and --heads none keeps every head."
+        reason = self.config.architecture.heads_stay
+        if ratio > legal[-1] and (reason is not None or self.settings.heads is HeadPolicy.NONE):
+            keeps = "--heads none keeps every head" if reason is None else f"its heads stay: {reason}"
+            return f"Ratio {ratio:g} is more than all neurons are, and {keeps}."
         if ratio > legal[-1] or self.settings.allocation is Allocation.PAPER:
             return f"Ratio {ratio:g} would leave a layer without heads or neurons."
         if ratio < legal[0]:

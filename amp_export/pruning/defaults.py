@@ -9,7 +9,7 @@ from amp_export.errors import PlanError
 from amp_export.options import Allocation, HeadPolicy, PerLayer
 from amp_export.pruning.criteria import choose_criterion
 from amp_export.pruning.divergence import largest_ratio, obstacle
-from amp_export.pruning.settings import PlanSettings
+from amp_export.pruning.settings import PlanSettings, settle_heads
 from amp_export.verb_options import PlanChoices
 
 
@@ -57,6 +57,7 @@ def choose_plan_settings(
         snap=choices.snap,
         target=choices.target,
     )
+    settings = settle_heads(settings, config)
     alike = allocation is not Allocation.FLAP and (
         choices.one_width or pad or allocation is not Allocation.KL or ratio > largest_ratio(config, settings)
     )

@@ -170,6 +170,9 @@ def check_fit(layers: tuple[LayerPlan, ...], config: ModelConfig, *, origin: str
         _check_indices(layer.query_heads, site.widths.query_heads, f"{where}, query_heads")
         _check_indices(layer.key_value_heads, site.widths.key_value_heads, f"{where}, key_value_heads")
         _check_groups(layer, config, where)
+        reason = config.architecture.heads_stay
+        if reason is not None and len(layer.query_heads) < site.widths.query_heads:
+            raise PlanError(f"{where}: heads of {config.architecture.model_type} cannot be removed: {reason}.")
         _check_neurons(layer, site, config, where)
     _check_tied_heads(layers, config, origin)
 

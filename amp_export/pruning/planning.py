@@ -16,7 +16,7 @@ from amp_export.pruning.divergence import cheapest_widths, layer_costs, list_pri
 from amp_export.pruning.flap_allocation import RemovableUnits, keep_highest
 from amp_export.pruning.plan import LayerPlan, Plan, check_fit, removed_ratio
 from amp_export.pruning.scores import rank
-from amp_export.pruning.settings import RATIO_TOLERANCE, PlanSettings, neuron_multiple
+from amp_export.pruning.settings import RATIO_TOLERANCE, PlanSettings, neuron_multiple, settle_heads
 
 if TYPE_CHECKING:
     import numpy as np
@@ -95,7 +95,7 @@ def make_plan(raw_config: Mapping[str, Any], config: ModelConfig, scores: Scores
         RatioError: No legal plan meets the ratio.
         PlanError: The settings do not fit the model.
     """
-    scores = share_importance(config, scores)
+    scores, settings = share_importance(config, scores), settle_heads(settings, config)
     candidates = list_candidates(raw_config, config, settings)
     return _plan(config, scores, settings, *next(_ways(config, settings, candidates, scores)))
 
@@ -109,7 +109,7 @@ def list_plans(
         RatioError: No legal plan meets the ratio.
         PlanError: The settings do not fit the model.
     """
-    scores = share_importance(config, scores)
+    scores, settings = share_importance(config, scores), settle_heads(settings, config)
     found: dict[tuple[LayerWidths, ...], Mapping[str, str]] = {}
     for widths, reasons in _ways(config, settings, list_candidates(raw_config, config, settings), scores):
         found.setdefault(tuple(widths), reasons)

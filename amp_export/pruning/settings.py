@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from amp_export.architectures import ModelConfig
 from amp_export.errors import PlanError
@@ -45,6 +45,23 @@ class PlanSettings:
     def prunes_groups(self) -> bool:
         """Whether whole key/value groups may be removed."""
         return self.heads in (HeadPolicy.GROUPS, HeadPolicy.AUTO)
+
+
+def settle_heads(settings: PlanSettings, config: ModelConfig) -> PlanSettings:
+    """Return the settings, without heads where the family's cannot be removed.
+
+    Raises:
+        PlanError: They ask for heads that cannot be removed.
+    """
+    reason = config.architecture.heads_stay
+    if reason is None or settings.heads is HeadPolicy.NONE:
+        return settings
+    if settings.heads is not HeadPolicy.AUTO:
+        raise PlanError(
+            f"--heads {settings.heads} removes heads, but those of {config.architecture.model_type} stay: {reason}.\n"
+            "Use --heads auto, with which neurons alone are removed."
+        )
+    return replace(settings, heads=HeadPolicy.NONE)
 
 
 def neuron_multiple(settings: PlanSettings, config: ModelConfig) -> int:

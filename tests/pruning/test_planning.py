@@ -318,6 +318,22 @@ def test_heads_that_were_asked_for_go_even_where_no_stock_class_can_say_it() -> 
         assert choose_candidate(config, settings, candidates, random_scores(config)).heads is heads
 
 
+def test_heads_that_must_stay_do() -> None:
+    raw = {**family_fields("mpnet", TINY_CONFIG), "model_type": "mpnet"}
+    config = ModelConfig.read(find_architecture("mpnet"), raw)
+    scores, reason = random_scores(config), "share the position biases"
+    plan = make_plan(raw, config, scores, PlanSettings(0.1, snap=1))
+    assert {layer.widths.query_heads for layer in plan.layers} == {4}
+    assert plan.settings["heads"] == "none"
+    with pytest.raises(PlanError, match=rf"--heads groups .*{reason}"):
+        make_plan(raw, config, scores, PlanSettings(0.1, heads=HeadPolicy.GROUPS, snap=1))
+    with pytest.raises(RatioError, match=reason):
+        make_plan(raw, config, scores, PlanSettings(0.9, snap=1))
+    fewer = replace(plan.layers[0], query_heads=(0,), key_value_heads=(0,))
+    with pytest.raises(PlanError, match=rf"layer 0: .*{reason}"):
+        check_fit((fewer, *plan.layers[1:]), config, origin="plan.json")
+
+
 def test_a_kind_of_heads_that_the_model_lacks_is_refused() -> None:
     with pytest.raises(PlanError, match="--heads groups"):
         list_candidates(*llama(**LLAMA_2_7B), PlanSettings(0.3, heads=HeadPolicy.WITHIN))

@@ -37,14 +37,18 @@ def save_lopsided(
 
 
 def lopsided_plan(config: ModelConfig, *, fewest_neurons: int = 8) -> Plan:
-    """Return a plan for a tiny model whose layers differ: all heads, one group, or one head of each group."""
+    """Return a plan for a tiny model whose layers differ: all heads, one group, or one head of each group.
+
+    Where heads must stay, or be the same in all layers, only neurons differ.
+    """
     everything, query_group = tuple(range(4)), config.widths.query_group
     groups = tuple(range(4 // query_group))
     heads = ((everything, groups), (everything[-query_group:], groups[-1:]), (everything[::query_group], groups))
     neurons = (tuple(range(fewest_neurons)), tuple(range(48)), tuple(range(0, 48, 3)))
     layers = []
     for number, site in enumerate(config.sites):
-        query_heads, key_value_heads = heads[0 if site.stack.heads_tied else number % 3]
+        keeps_all = site.stack.heads_tied or config.architecture.heads_stay is not None
+        query_heads, key_value_heads = heads[0 if keeps_all else number % 3]
         layers.append(LayerPlan(query_heads, key_value_heads, neurons[number % 3]))
         if site.stack.mlp is None:
             layers[-1] = replace(layers[-1], neurons=())

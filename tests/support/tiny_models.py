@@ -67,6 +67,7 @@ FAMILY_FIELDS: dict[str, dict[str, Any]] = {
     "cohere2": {"sliding_window": 6, "sliding_window_pattern": 2},
     "hunyuan_v1_dense": {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "alpha": 100.0, "factor": 1.0}},
     "gptj": {"rotary_dim": 4},
+    "mpt": {"use_cache": True},
     "falcon": {"bias": True},
     "cohere": {"logit_scale": 0.5},
     "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
