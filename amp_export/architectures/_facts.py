@@ -57,6 +57,8 @@ class Layout(enum.StrEnum):
     """All of the first unit, then all of the next: phi3, gpt2."""
     GROUPS = "groups"
     """For each key/value head: its query heads, its key, its value: gpt_neox and every form of falcon."""
+    INTERLEAVED = "interleaved"
+    """The first of each unit, then the second of each: gpt_oss."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,8 @@ class Projection:
         transposed: Whether the weight is [in, out], as in transformers' `Conv1D`.
         layout: Order of the parts of a fused projection.
         when: Conditions under which it exists.
-        stacked: The config field with the number of experts, if their weights are stacked in one parameter, or None.
+        stacked: The config field with the number of experts, if their weights are stacked in one parameter, or None;
+            their biases then are another, whose name ends in `_bias`.
     """
 
     name: str
@@ -137,13 +140,16 @@ class Projection:
     def tensors(self) -> tuple[Tensor, ...]:
         """Return the weight and, if there may be one, the bias."""
         rows, columns = self._axis(self.rows), self._axis(self.columns)
-        if self.stacked is not None:
-            return (Tensor(self.name, (self.stacked, rows, columns), self.when),)
-        weight = Tensor(f"{self.name}.weight", (columns, rows) if self.transposed else (rows, columns), self.when)
+        experts = () if self.stacked is None else (self.stacked,)
+        names = (
+            (f"{self.name}.weight", f"{self.name}.bias") if self.stacked is None else (self.name, f"{self.name}_bias")
+        )
+        axes = (columns, rows) if self.transposed else (rows, columns)
+        weight = Tensor(names[0], (*experts, *axes), self.when)
         if self.bias is False:
             return (weight,)
         when = {**self.when, **({self.bias: True} if isinstance(self.bias, str) else {})}
-        return (weight, Tensor(f"{self.name}.bias", (rows,), when))
+        return (weight, Tensor(names[1], (*experts, rows), when))
 
     def has_bias(self, fields: Mapping[str, Any]) -> bool:
         """Return whether this projection has a bias under a config whose defaults are filled in."""

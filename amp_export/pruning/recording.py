@@ -143,7 +143,7 @@ class Recorder:
             _check_finite(number, measured)
             known = None if traced is None else traced.neurons[number]
             return judge(Evidence(measured, columns(layer.get_submodule(mlp.output.name), mlp.output), width, known))
-        weight_eoi = layer.get_parameter(mlp.output.name).detach().float()
+        weight_eoi = stacked_columns(layer, mlp.output, mlp.output.name).float()
         return torch.stack(
             [
                 judge(Evidence(self._neurons.pop((number, expert)) / divisor, weight_oi, width))
@@ -212,16 +212,20 @@ class Recorder:
         """
         (gate_up,) = mlp.inputs
         into, out_of = (projection.name.rpartition(".")[2] for projection in (gate_up, mlp.output))
+        biased = gate_up.bias is not False
 
         def hook(experts: Any, inputs: tuple[torch.Tensor, ...]) -> None:
             hidden_th, chosen_tk = inputs[0].reshape(-1, inputs[0].shape[-1]), inputs[1]
             weights_t = self._tokens(site, inputs[0]).all_weights
-            pairs = zip(getattr(experts, into), getattr(experts, out_of), strict=True)
-            for expert, (weight_ih, weight_oi) in enumerate(pairs):
+            for expert, (weight, weight_oi) in enumerate(
+                zip(getattr(experts, into), stacked_columns(experts, mlp.output, out_of), strict=True)
+            ):
                 sent = (chosen_tk == expert).any(dim=-1).nonzero().squeeze(1)
-                gate_ti, up_ti = (hidden_th[sent] @ weight_ih.T).chunk(2, dim=-1)
-                active_ti = experts.act_fn(gate_ti) * up_ti
-                self._add_neurons(number, expert, active_ti, weight_oi.float(), weights_t[sent])
+                made_ti = hidden_th[sent] @ (weight if gate_up.transposed else weight.T)
+                if biased:
+                    made_ti = made_ti + getattr(experts, f"{into}_bias")[expert]
+                # what `use_experts_implementation` gives every class of experts: `integrations/moe.py`, 5.24
+                self._add_neurons(number, expert, experts._apply_gate(made_ti), weight_oi.float(), weights_t[sent])
 
         return hook
 
@@ -238,6 +242,12 @@ def _check_finite(number: int, values: torch.Tensor) -> None:
             f"Layer {number} gives activations that are NaN or infinite, so nothing can be scored.\n"
             "The weights are damaged, or the model overflows in its dtype: try a bfloat16 or float32 copy."
         )
+
+
+def stacked_columns(module: torch.nn.Module, projection: Projection, name: str) -> torch.Tensor:
+    """Return a stacked projection's weights, [experts, outputs, inputs], by its name in a module."""
+    weights = module.get_parameter(name).detach()
+    return weights.transpose(1, 2) if projection.transposed else weights
 
 
 def columns(module: Any, projection: Projection) -> torch.Tensor:

@@ -94,6 +94,10 @@ def kept_entries(axis: Features, slots: Slots, config: ModelConfig) -> Indices:
 
     if axis.layout is Layout.GROUPS:
         return _grouped_entries(slots, config)
+    if axis.layout is Layout.INTERLEAVED:
+        # parts of one unit lie next to one another, as the entries of a single wider one do
+        (unit,) = set(axis.units)
+        return _spread(slots.for_unit(unit), len(axis.units) * config.entries(axis, unit), 0)
     parts, offset = [], 0
     for unit in axis.units:
         parts.append(_spread(slots.for_unit(unit), config.entries(axis, unit), offset))

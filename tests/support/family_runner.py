@@ -44,10 +44,9 @@ def mask(model: PreTrainedModel, config: ModelConfig, plan: Plan) -> PreTrainedM
         heads = kept_mask(layer.query_heads, config.num_attention_heads).repeat_interleave(config.head_dim)
         _silence(module, attention.output, heads)
         if mlp is not None and mlp.has_experts:
-            weight_ehi = module.get_parameter(mlp.output.name)
-            weight_ehi.data *= torch.stack([kept_mask(each, config.intermediate_size) for each in layer.experts])[
-                :, None
-            ]
+            kept_ei = torch.stack([kept_mask(each, config.intermediate_size) for each in layer.experts])
+            weights = module.get_parameter(mlp.output.name)
+            weights.data *= kept_ei[..., None] if mlp.output.transposed else kept_ei[:, None]
         elif mlp is not None:
             _silence(module, mlp.output, kept_mask(layer.neurons, config.intermediate_size))
         for tensor in attention.tensors:

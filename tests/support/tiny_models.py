@@ -79,6 +79,7 @@ FAMILY_FIELDS: dict[str, dict[str, Any]] = {
         "norm_topk_prob": True,
         "shared_expert_intermediate_size": 24,
     },
+    "gpt_oss": {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 6, "swiglu_limit": 1.0},
     "phimoe": {"num_local_experts": 4, "num_experts_per_tok": 2},
     "granitemoe": {
         "embedding_multiplier": 3.0,

@@ -1,0 +1,59 @@
+"""gpt-oss: experts with biases whose gates and ups are interleaved, and a sink for every query head."""
+
+from __future__ import annotations
+
+from amp_export.architectures._facts import Architecture, Block, Features, Layout, Projection, PrunedUnit, Tensor
+from amp_export.architectures._layouts import LLAMA_NORMS, separate_attention
+
+ARCHITECTURE = Architecture(
+    model_type="gpt_oss",
+    class_name="GptOssForCausalLM",
+    defaults={
+        "vocab_size": 201088,
+        "hidden_size": 2880,
+        "intermediate_size": 2880,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 64,
+        "num_key_value_heads": 8,
+        "head_dim": 64,
+        "hidden_act": "silu",
+        "max_position_embeddings": 131072,
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": False,
+        "rope_parameters": None,
+        "attention_bias": True,
+        "sliding_window": 128,
+        "layer_types": None,
+        "num_local_experts": 128,
+        "num_experts_per_tok": 4,
+        "swiglu_alpha": 1.702,
+        "swiglu_limit": 7.0,
+    },
+    # `GptOssAttention` and `GptOssExperts`, `modeling_gpt_oss.py`, transformers 5.24
+    attention=separate_attention(
+        bias="attention_bias",
+        tensors=(Tensor("self_attn.sinks", (Features((PrunedUnit.QUERY_HEADS,), entries_per_head=1),)),),
+    ),
+    mlp=Block(
+        module="mlp.experts",
+        inputs=(
+            Projection(
+                "mlp.experts.gate_up_proj",
+                rows=(PrunedUnit.NEURONS, PrunedUnit.NEURONS),
+                bias=True,
+                transposed=True,
+                layout=Layout.INTERLEAVED,
+                stacked="num_local_experts",
+            ),
+        ),
+        output=Projection(
+            "mlp.experts.down_proj",
+            columns=PrunedUnit.NEURONS,
+            bias=True,
+            transposed=True,
+            stacked="num_local_experts",
+        ),
+    ),
+    norms=LLAMA_NORMS,
+    ignored=frozenset({"output_router_logits", "router_aux_loss_coef"}),
+)
