@@ -11,7 +11,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Conditions = Mapping[str, Any]
-"""Config fields and the values that they must all have; a tuple lists alternatives."""
+"""Config fields and the values that they must all have; a tuple lists alternatives, and `Not` rules one out."""
+
+
+@dataclass(frozen=True)
+class Not:
+    """Any value but this one."""
+
+    value: Any
 
 
 class NormKind(enum.StrEnum):

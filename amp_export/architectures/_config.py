@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from amp_export.architectures._computation import Conditions, Factor, Order
+from amp_export.architectures._computation import Conditions, Factor, Not, Order
 from amp_export.architectures._facts import Architecture, Features, Kind, PrunedUnit, Stack
 from amp_export.architectures._positions import (
     EVERY_LAYER,
@@ -23,7 +23,9 @@ from amp_export.errors import ModelError, UnsupportedModelError
 _REQUIRED_SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 _OPTIONAL_SIZES = ("num_key_value_heads", "head_dim", "vocab_size", "max_position_embeddings")
 
-_OFF_WHEN_NULL = ("sliding_window", "attn_logit_softcapping", "final_logit_softcapping", "num_key_value_heads")
+_OFF_WHEN_NULL = (
+    *("sliding_window", "attn_logit_softcapping", "final_logit_softcapping", "num_key_value_heads", "q_lora_rank"),
+)
 """Fields for which an explicit null differs from an absent field."""
 
 
@@ -210,11 +212,12 @@ class ModelConfig:
         sites = []
         for stack in self.architecture.stacks:
             layers = stack.layers.removeprefix(prefix) if self.is_bare else stack.layers
-            widths = self._stack_widths(stack)
-            sites += [
-                Site(stack, number, f"{layers}.{number}", widths)
-                for number in range(self._stack_size(stack, "num_hidden_layers"))
-            ]
+            plain = (
+                int(self.fields[self.architecture.plain_mlp_layers] or 0) if self.architecture.plain_mlp_layers else 0
+            )
+            for number in range(self._stack_size(stack, "num_hidden_layers")):
+                own = replace(stack, mlp=None) if number < plain else stack
+                sites.append(Site(own, number, f"{layers}.{number}", self._stack_widths(own)))
         return tuple(sites)
 
     @functools.cached_property
@@ -261,10 +264,7 @@ class ModelConfig:
 
     def meets(self, conditions: Conditions) -> bool:
         """Return whether the config meets all conditions."""
-        return all(
-            self.fields.get(name) in value if isinstance(value, tuple) else self.fields.get(name) == value
-            for name, value in conditions.items()
-        )
+        return all(_has(self.fields.get(name), value) for name, value in conditions.items())
 
     def features(self, axis: Features, widths: LayerWidths) -> int:
         """Return the length of an axis in a layer of these widths."""
@@ -274,7 +274,10 @@ class ModelConfig:
         """Return the number of entries of an axis that one head or neuron spans."""
         if unit is PrunedUnit.NEURONS:
             return 1
-        return self.head_dim if axis.entries_per_head is None else axis.entries_per_head
+        entries = axis.entries_per_head
+        if isinstance(entries, tuple):
+            return sum(int(self.fields[name]) for name in entries)
+        return self.head_dim if entries is None else entries
 
     @functools.cached_property
     def biases(self) -> Mapping[str, bool]:
@@ -340,6 +343,12 @@ def first_class(architectures: object, architecture: Architecture) -> str:
             f'["{architecture.class_name}"].'
         )
     return first
+
+
+def _has(found: Any, value: Any) -> bool:
+    if isinstance(value, Not):
+        return bool(found != value.value)
+    return bool(found in value if isinstance(value, tuple) else found == value)
 
 
 def _fill_in(architecture: Architecture, config: Mapping[str, Any]) -> dict[str, Any]:

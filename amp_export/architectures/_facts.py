@@ -68,12 +68,12 @@ class Features:
     Attributes:
         units: Units along the axis; several if projections are fused.
         layout: Their order along the axis.
-        entries_per_head: Number of entries per head; None means `head_dim`.
+        entries_per_head: Number of entries per head, or the config fields whose sum it is; None means `head_dim`.
     """
 
     units: tuple[PrunedUnit, ...]
     layout: Layout = Layout.BLOCKS
-    entries_per_head: int | None = None
+    entries_per_head: int | tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,8 @@ class Projection:
         name: Module path relative to the layer.
         rows: Units of the output features; None means the hidden size.
         columns: Units of the input features; None means the hidden size.
+        reads: The config field with the number of input features, if they are neither units nor the hidden size.
+        entries_per_head: Output features of a head: see `Features`.
         bias: Whether it has a bias, or the config field that decides.
         transposed: Whether the weight is [in, out], as in transformers' `Conv1D`.
         layout: Order of the parts of a fused projection.
@@ -131,6 +133,8 @@ class Projection:
     name: str
     rows: PrunedUnit | tuple[PrunedUnit, ...] | None = None
     columns: PrunedUnit | None = None
+    reads: str | None = None
+    entries_per_head: tuple[str, ...] | None = None
     bias: bool | str = False
     transposed: bool = False
     layout: Layout = Layout.BLOCKS
@@ -139,7 +143,8 @@ class Projection:
 
     def tensors(self) -> tuple[Tensor, ...]:
         """Return the weight and, if there may be one, the bias."""
-        rows, columns = self._axis(self.rows), self._axis(self.columns)
+        columns: Axis = self._axis(self.columns) if self.reads is None else self.reads
+        rows = self._axis(self.rows, self.entries_per_head)
         experts = () if self.stacked is None else (self.stacked,)
         names = (
             (f"{self.name}.weight", f"{self.name}.bias") if self.stacked is None else (self.name, f"{self.name}_bias")
@@ -155,10 +160,12 @@ class Projection:
         """Return whether this projection has a bias under a config whose defaults are filled in."""
         return bool(fields[self.bias]) if isinstance(self.bias, str) else self.bias
 
-    def _axis(self, units: PrunedUnit | tuple[PrunedUnit, ...] | None) -> Axis:
+    def _axis(
+        self, units: PrunedUnit | tuple[PrunedUnit, ...] | None, entries_per_head: tuple[str, ...] | None = None
+    ) -> Axis:
         if units is None:
             return "hidden_size"
-        return Features(units if isinstance(units, tuple) else (units,), self.layout)
+        return Features(units if isinstance(units, tuple) else (units,), self.layout, entries_per_head)
 
 
 class Count(enum.StrEnum):
@@ -283,6 +290,7 @@ class Architecture:
         mlp: The MLP of a layer.
         norms: The norms of a layer, as tensors.
         tensors: Tensors outside the layers; empty if only transformers knows the tensor names in the files.
+        plain_mlp_layers: Config field with the number of first layers, whose MLPs have no experts and stay as they are.
         computation: The computation; None if a graph cannot be built directly.
         kind: Kind of model.
         modality: Modality of its input.
@@ -299,6 +307,8 @@ class Architecture:
         says_neurons_when: Conditions under which the config can say another number of neurons; None means never.
         hidden_size_divisible_by_heads: Whether the config class rejects other head counts, even with `head_dim` set.
         embeds_padding: Whether the token embedding is built with the padding token's id, which must be one of its rows.
+        latent_cache: Config fields whose sum is the number of cached values per token and layer, where a cache holds
+            something other than keys and values.
         windows_every_layer: Whether `sliding_window`, if set, applies to all layers without a switch.
         siblings: Classes that can express configs that this one cannot, in order of preference.
         heads_tied: See `Stack`.
@@ -326,6 +336,7 @@ class Architecture:
     mlp: Block
     norms: tuple[Tensor, ...]
     tensors: tuple[Tensor, ...] = ()
+    plain_mlp_layers: str | None = None
     computation: Computation | None = None
     kind: Kind = Kind.DECODER
     modality: Modality = Modality.TEXT
@@ -342,6 +353,7 @@ class Architecture:
     says_neurons_when: Conditions | None = field(default_factory=dict)
     hidden_size_divisible_by_heads: bool = False
     embeds_padding: bool = True
+    latent_cache: tuple[str, ...] = ()
     windows_every_layer: bool = False
     siblings: tuple[Sibling, ...] = ()
     heads_tied: bool = False

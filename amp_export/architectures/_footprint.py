@@ -22,6 +22,8 @@ def parameters_read(config: ModelConfig, widths: Sequence[LayerWidths]) -> int:
 
 def cached_numbers(config: ModelConfig, widths: Sequence[LayerWidths]) -> list[int]:
     """Return the number of KV cache values per token, for each layer."""
+    if latent := config.architecture.latent_cache:
+        return [sum(config.size(name) for name in latent)] * len(widths)
     return [2 * layer.key_value_heads * config.head_dim for layer in widths]
 
 

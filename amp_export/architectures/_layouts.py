@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from amp_export.architectures._computation import Conditions, Order
+from amp_export.architectures._computation import Conditions, Not, Order
 from amp_export.architectures._facts import Block, Count, Features, Projection, PrunedUnit, Tensor
 
 GROUP_ATTRIBUTE = {"num_key_value_groups": Count.QUERY_GROUP}
@@ -67,6 +67,39 @@ def plain_mlp(up: str, down: str, *, bias: bool | str, transposed: bool = False)
         module=up.rpartition(".")[0],
         inputs=(Projection(up, rows=PrunedUnit.NEURONS, bias=bias, transposed=transposed),),
         output=Projection(down, columns=PrunedUnit.NEURONS, bias=bias, transposed=transposed),
+    )
+
+
+def latent_attention() -> Block:
+    """Return queries, keys and values made from narrow latents: `DeepseekV3Attention`, `modeling_deepseek_v3.py`, 5.24.
+
+    The latents, and the part of the keys that all heads share, stay as they are.
+    """
+    of_query, of_key = ("qk_nope_head_dim", "qk_rope_head_dim"), ("qk_nope_head_dim", "v_head_dim")
+    return Block(
+        module="self_attn",
+        inputs=(
+            Projection(
+                "self_attn.q_proj",
+                rows=PrunedUnit.QUERY_HEADS,
+                entries_per_head=of_query,
+                when={"q_lora_rank": None},
+            ),
+            Projection(
+                "self_attn.q_b_proj",
+                rows=PrunedUnit.QUERY_HEADS,
+                entries_per_head=of_query,
+                reads="q_lora_rank",
+                when={"q_lora_rank": Not(None)},
+            ),
+            Projection(
+                "self_attn.kv_b_proj",
+                rows=PrunedUnit.KEY_VALUE_HEADS,
+                entries_per_head=of_key,
+                reads="kv_lora_rank",
+            ),
+        ),
+        output=Projection("self_attn.o_proj", columns=PrunedUnit.QUERY_HEADS, bias="attention_bias"),
     )
 
 

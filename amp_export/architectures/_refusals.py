@@ -145,6 +145,7 @@ def refuse_sizes(fields: Mapping[str, Any], sizes: Mapping[str, int], architectu
 
     Raises:
         ModelError: They do; the message says how to load the weights in another class, if there is one.
+        UnsupportedModelError: No layer has experts, in a family whose other MLPs stay.
     """
     heads, groups, hidden = (sizes[name] for name in ("num_attention_heads", "num_key_value_heads", "hidden_size"))
     if heads % groups:
@@ -155,6 +156,12 @@ def refuse_sizes(fields: Mapping[str, Any], sizes: Mapping[str, int], architectu
         raise ModelError(
             f"config.json: hidden_size ({hidden}) is not a multiple of num_attention_heads ({heads}), without which "
             f"transformers does not load a {architecture.model_type}.{_sibling_advice(fields, architecture)}"
+        )
+    plain = architecture.plain_mlp_layers
+    if plain is not None and (fields[plain] or 0) >= sizes["num_hidden_layers"]:
+        raise UnsupportedModelError(
+            f"config.json: {plain} is {fields[plain]!r}, which leaves no layer with experts.\nOnly neurons of experts "
+            "are removed."
         )
     padding, vocabulary = fields.get("pad_token_id"), sizes.get("vocab_size")
     if architecture.embeds_padding and isinstance(padding, int) and vocabulary is not None:

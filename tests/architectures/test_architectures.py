@@ -234,6 +234,15 @@ def test_layers_between_which_something_happens_do_not_follow_one_another(
     assert config.layers_follow_one_another == follow
 
 
+def test_a_model_without_experts_is_refused_where_only_those_have_neurons() -> None:
+    fields = {"num_hidden_layers": 2, "first_k_dense_replace": 2}
+    with pytest.raises(UnsupportedModelError, match="first_k_dense_replace is 2"):
+        ModelConfig.read(find_architecture("deepseek_v3"), fields)
+    first, second = ModelConfig.read(find_architecture("deepseek_v3"), {**fields, "first_k_dense_replace": 1}).sites
+    assert (first.stack.mlp, first.widths.neurons) == (None, 0)
+    assert second.widths.neurons == 2048
+
+
 def test_an_unknown_type_of_layer_is_refused() -> None:
     config = ModelConfig.read(find_architecture("qwen2"), {**SMALL, "layer_types": ["chunked_attention"] * 2})
     with pytest.raises(UnsupportedModelError, match="'chunked_attention'"):

@@ -79,7 +79,11 @@ def test_a_static_cache_has_the_heads_of_each_layer(model_type: str, tmp_path: P
     alike = [4] * 3 if find_architecture(model_type).heads_stay else [1] * 3 * (model_type in ("falcon", "gpt_bigcode"))
     assert len(set(counts)) > 1 or counts == alike
     head_dim = open_checkpoint(tmp_path / "pruned").config.head_dim
-    assert model._get_static_cache_init_shape() == (counts if len(set(counts)) > 1 else counts[0], head_dim)
+    # latents that all heads share have a shape of their own, which is not known before the first pass
+    shape = None if "kv_lora_rank" in find_architecture(model_type).defaults else (counts, head_dim)
+    if len(set(counts)) == 1:
+        shape = (counts[0], head_dim)
+    assert model._get_static_cache_init_shape() == shape
     greedy = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": 0, "disable_compile": True}
     expected = model.generate(TOKENS, **greedy)
     assert torch.equal(model.generate(TOKENS, cache_implementation="static", **greedy), expected)

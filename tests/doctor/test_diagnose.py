@@ -33,7 +33,7 @@ from amp_export.pruning.scores import Scores
 from amp_export.pruning.settings import PlanSettings
 from amp_export.verb_options import DoctorOptions, ExportOptions
 from tests.support import PROJECT
-from tests.support.tiny_models import BUILDABLE, TINY_CONFIG, family_fields
+from tests.support.tiny_models import BUILDABLE, FAMILY_FIELDS, TINY_CONFIG, family_fields
 
 SEVEN_B = {
     "hidden_size": 4096,
@@ -213,16 +213,14 @@ def test_a_text_needs_an_end_for_genai(tmp_path: Path) -> None:
 def test_transformers_loads_what_pruning_writes(
     model_type: str, per_layer: PerLayer, uniform: Uniform, tmp_path: Path
 ) -> None:
-    extra = {"num_local_experts": 4, "num_experts_per_tok": 2} if model_type in ("mixtral", "qwen3_moe") else {}
-    if model_type in ("vit", "clip_vision_model"):
-        extra = {"image_size": 12, "patch_size": 4}
-    folder = write_config(tmp_path, model_type, num_key_value_heads=4, **extra)
+    folder = write_config(tmp_path, model_type, num_key_value_heads=4, **FAMILY_FIELDS.get(model_type, {}))
     raw, config = read_config(folder)
     heads = HeadPolicy.GROUPS if config.num_key_value_heads > 1 else HeadPolicy.WITHIN
-    heads = HeadPolicy.NONE if config.tied_layers else heads
+    all_stay = bool(config.tied_layers or config.architecture.heads_stay)
+    heads = HeadPolicy.NONE if all_stay else heads
     snap = 8 if config.architecture.mlp.has_experts else 1
     # where no head may go, a larger ratio would take the most that may go of every MLP
-    ratio = 0.1 if config.tied_layers else 0.2
+    ratio = 0.1 if all_stay else 0.2
     settings = PlanSettings(ratio, heads=heads, snap=snap, heads_per_layer=per_layer, neurons_per_layer=per_layer)
     random = np.random.default_rng(0)
     experts = (4,) if config.architecture.mlp.has_experts else ()

@@ -67,6 +67,12 @@ def test_counts_are_those_of_the_exported_graph(model_type: str, tied: bool, tmp
     assert cached_numbers(config, widths) == [sum(shape[1].dim_value * shape[3].dim_value for shape in shapes)]
 
 
+def test_latents_are_cached_instead_of_keys_and_values() -> None:
+    config = ModelConfig.read(find_architecture("deepseek_v3"), {})
+    # arXiv 2412.19437, section 4.2: 512 and 64 dimensions
+    assert cached_numbers(config, config.everywhere(config.widths)) == [576] * 61
+
+
 def test_a_7b_llama_by_hand() -> None:
     config = read(**LLAMA_7B)
     memory = fit(config, TargetName.ORIN_AGX, Limits(max_batch=2, max_context=1000))

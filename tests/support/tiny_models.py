@@ -43,6 +43,16 @@ SMOLLM2_135M: dict[str, Any] = {
 }
 """Fields of the demo model's config, which plans are made for without its weights."""
 
+LATENT: dict[str, Any] = {
+    "kv_lora_rank": 12,
+    "q_lora_rank": 10,
+    "qk_nope_head_dim": 6,
+    "qk_rope_head_dim": 4,
+    "num_experts_per_tok": 2,
+    "n_shared_experts": 1,
+}
+"""Fields of families with latent attention."""
+
 FAMILY_FIELDS: dict[str, dict[str, Any]] = {
     "granite": {
         "embedding_multiplier": 3.0,
@@ -80,6 +90,21 @@ FAMILY_FIELDS: dict[str, dict[str, Any]] = {
         "shared_expert_intermediate_size": 24,
     },
     "gpt_oss": {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 6, "swiglu_limit": 1.0},
+    "deepseek_v2": {**LATENT, "q_lora_rank": None, "n_routed_experts": 4, "topk_method": "greedy"},
+    "deepseek_v3": {**LATENT, "n_routed_experts": 4, "n_group": 2, "topk_group": 1},
+    "mistral4": {
+        **LATENT,
+        "n_routed_experts": 4,
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 1e4,
+            "factor": 32.0,
+            "original_max_position_embeddings": 4,
+            "llama_4_scaling_beta": 0.5,
+            "mscale_all_dim": 1.0,
+            "mscale": 1.0,
+        },
+    },
     "phimoe": {"num_local_experts": 4, "num_experts_per_tok": 2},
     "granitemoe": {
         "embedding_multiplier": 3.0,
@@ -150,6 +175,11 @@ def family_fields(model_type: str, fields: dict[str, Any]) -> dict[str, Any]:
     named = {architecture.field_name(name): value for name, value in fields.items()}
     if model_type == "opt":
         named["word_embed_proj_dim"] = fields["hidden_size"]
+    if "kv_lora_rank" in architecture.defaults:
+        named["num_key_value_heads"] = fields["num_attention_heads"]
+    if architecture.plain_mlp_layers is not None:
+        named["intermediate_size"] = fields["intermediate_size"]
+        named[architecture.plain_mlp_layers] = min(1, fields["num_hidden_layers"] - 1)
     for stack in architecture.more_stacks:
         named |= {name: fields[canonical] for canonical, name in stack.names.items()}
     return {name: value for name, value in named.items() if name is not None}

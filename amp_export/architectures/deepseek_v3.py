@@ -1,0 +1,62 @@
+"""DeepSeek-V3 and R1: latent attention, and experts besides one that all tokens share."""
+
+from __future__ import annotations
+
+from amp_export.architectures._facts import Architecture, Derived
+from amp_export.architectures._layouts import LLAMA_NORMS, expert_mlp, latent_attention
+
+ARCHITECTURE = Architecture(
+    model_type="deepseek_v3",
+    class_name="DeepseekV3ForCausalLM",
+    # `configuration_deepseek_v3.py` and `modeling_deepseek_v3.py`, transformers 5.24
+    defaults={
+        "vocab_size": 129280,
+        "hidden_size": 7168,
+        "moe_intermediate_size": 2048,
+        "num_hidden_layers": 61,
+        "num_attention_heads": 128,
+        "num_key_value_heads": None,
+        "kv_lora_rank": 512,
+        "q_lora_rank": 1536,
+        "qk_nope_head_dim": 128,
+        "qk_rope_head_dim": 64,
+        "v_head_dim": 128,
+        "hidden_act": "silu",
+        "max_position_embeddings": 4096,
+        "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": False,
+        "rope_parameters": None,
+        "attention_bias": False,
+        "rope_interleave": True,
+        "n_routed_experts": 256,
+        "n_shared_experts": 1,
+        "num_experts_per_tok": 8,
+        "first_k_dense_replace": 3,
+        "n_group": 8,
+        "topk_group": 4,
+        "norm_topk_prob": True,
+        "routed_scaling_factor": 2.5,
+    },
+    attention=latent_attention(),
+    mlp=expert_mlp("n_routed_experts"),
+    norms=LLAMA_NORMS,
+    plain_mlp_layers="first_k_dense_replace",
+    # the width that the output projection reads of a head
+    names={"intermediate_size": "moe_intermediate_size", "head_dim": "v_head_dim"},
+    # every head has its own key and value, made from a latent that all share
+    derived=(Derived("num_key_value_heads", "num_attention_heads", {}),),
+    ignored=frozenset(
+        {
+            "head_dim",
+            "intermediate_size",
+            "num_mtp_layers",
+            "num_nextn_predict_layers",
+            "output_router_logits",
+            "pretraining_tp",
+            "qk_head_dim",
+        }
+    ),
+    # the experts that all tokens share are as wide as several of the others
+    says_neurons_when={"n_shared_experts": 0},
+    latent_cache=("kv_lora_rank", "qk_rope_head_dim"),
+)
