@@ -6,6 +6,8 @@ from .api.evaluate import evaluate as evaluate
 from .api.export import export as export
 from .api.generate import Generation as Generation
 from .api.generate import generate as generate
+from .api.inspecting import Inspection as Inspection
+from .api.inspecting import inspect as inspect
 from .api.prune import prune as prune
 from .api.recover import recover as recover
 from .api.sweep import sweep as sweep
@@ -60,6 +62,7 @@ from .verb_options import DoctorOptions as DoctorOptions
 from .verb_options import EvaluateOptions as EvaluateOptions
 from .verb_options import ExportOptions as ExportOptions
 from .verb_options import GenerateOptions as GenerateOptions
+from .verb_options import InspectOptions as InspectOptions
 from .verb_options import PlanChoices as PlanChoices
 from .verb_options import PruneOptions as PruneOptions
 from .verb_options import RecoverOptions as RecoverOptions

@@ -111,6 +111,21 @@ class DoctorOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class InspectOptions:
+    """The options of `inspect`.
+
+    Attributes:
+        facts: File to write the facts to; by default, those of a type that nothing describes are kept in the cache.
+        architecture: A file of facts to prove, instead of finding them out.
+        overwrite: Replace the file of facts.
+    """
+
+    facts: Path | None = None
+    architecture: Path | None = None
+    overwrite: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExportOptions:
     """The options of `export`.
 

@@ -15,6 +15,7 @@ from amp_export.benchmarking.runners import require
 from amp_export.benchmarking.setup import RUNTIMES, Setup
 from amp_export.benchmarking.workloads import Sweep
 from amp_export.checkpoints.reading import open_checkpoint
+from amp_export.discovery.learning import learn
 from amp_export.documents import as_read_back
 from amp_export.errors import OutputError, RequestError
 from amp_export.exporters.dispatch import exported_quantization
@@ -77,7 +78,8 @@ def convert(
     if resume and is_ours(output):
         return _resume({"model": str(model), "revision": revision}, output, options, progress)
     check_output(output, overwrite=overwrite)
-    request = prepare(model, fit_blocks(options.prune, options.export), revision=revision, progress=progress)
+    wanted = fit_blocks(options.prune, options.export)
+    request = prepare(model, wanted, revision=revision, learn=learn, progress=progress)
     choices = _choose(request.checkpoint, options)
     with staged_output(output, overwrite=overwrite) as folder:
         _, manifest = prune_into(folder, request, progress)

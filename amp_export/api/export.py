@@ -9,6 +9,7 @@ from pathlib import Path
 from amp_export.checkpoints.hashing import hash_weights
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.checkpoints.sources import resolve_model
+from amp_export.discovery.learning import learn
 from amp_export.errors import OutputError
 from amp_export.exporting.engines import check_dtype
 from amp_export.exporting.run import ExportResult, export_as
@@ -57,6 +58,7 @@ def export(
     else:
         check_output(output, overwrite=overwrite)
     source = resolve_model(model, revision=revision, allow_pickle=options.allow_pickle, on_status=progress.note)
+    learn(source.path, progress)
     checkpoint = open_checkpoint(source.path)
     settings = choose_settings(checkpoint, options)
     if settings.job is not None:

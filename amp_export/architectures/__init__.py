@@ -21,6 +21,7 @@ from amp_export.architectures._computation import (
     Rotary,
 )
 from amp_export.architectures._config import LayerWidths, ModelConfig, Site, first_class
+from amp_export.architectures._external import given_architecture, other_architecture, using_facts
 from amp_export.architectures._facts import (
     Architecture,
     Block,
@@ -79,6 +80,7 @@ __all__ = [
     "sliced_axes",
     "supported_model_types",
     "tensor_shapes",
+    "using_facts",
 ]
 
 
@@ -89,16 +91,22 @@ def supported_model_types() -> tuple[str, ...]:
 
 
 def find_architecture(model_type: str) -> Architecture:
-    """Return the facts of one architecture.
+    """Return the facts of one architecture: see `_external` for those outside of this folder.
 
     Raises:
         UnsupportedModelError: There is no file for `model_type`.
+        RequestError: A file outside of this folder cannot be read.
     """
     name = model_type.replace("-", "_")
-    architecture = _load(name) if name in _file_names() else None
+    architecture = given_architecture(model_type)
+    if architecture is None and name in _file_names():
+        architecture = _load(name)
     if architecture is None or architecture.model_type != model_type:
+        architecture = other_architecture(model_type)
+    if architecture is None:
         raise UnsupportedModelError(
-            f"Models of type {model_type!r} are not supported.\nSupported: {', '.join(supported_model_types())}."
+            f"Models of type {model_type!r} are not supported.\nSupported: {', '.join(supported_model_types())}.\n"
+            "For others, try what can be found out: amp-export inspect --model MODEL."
         )
     return architecture
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from importlib import metadata
@@ -26,14 +25,6 @@ CONVERTER = 2
 """
 
 OnStatus = Callable[[str], None]
-
-
-def cache_directory() -> Path:
-    """Return the cache directory: AMP_EXPORT_CACHE, else XDG_CACHE_HOME/amp-export, else ~/.cache/amp-export."""
-    if own := os.environ.get("AMP_EXPORT_CACHE"):
-        return Path(own).expanduser()
-    shared = os.environ.get("XDG_CACHE_HOME")
-    return (Path(shared) if shared else Path.home() / ".cache") / "amp-export"
 
 
 def conversion_key(content: str, *packages: str) -> str:

@@ -19,14 +19,8 @@ MODEL_TYPE = "amp_resized"
 """Unknown to transformers on purpose: without this file, such a checkpoint must fail to load."""
 
 
-ATTRIBUTES = frozenset(
-    {
-        *("all_head_size", "config.num_attention_heads", "embed_dim", "inner_dim", "intermediate_dim", "n_heads"),
-        *("num_attention_heads", "num_heads", "num_key_value_groups", "num_key_value_heads", "num_kv_heads"),
-        "split_size",
-    }
-)
-"""Attributes of modules that config.json may set: counts of heads and neurons. All others are refused."""
+FIELDS = frozenset({"config.num_attention_heads", "config.num_key_value_heads"})
+"""Fields of a module's own copy of the config that config.json may set. Of attributes, it may set positive integers."""
 
 
 GENERATION_FIELDS = (
@@ -145,8 +139,8 @@ def resize(model: torch.nn.Module, modules: dict[str, Any]) -> None:
             if list(old.shape) != list(shape):
                 setattr(module, name, torch.nn.Parameter(old.new_empty(shape), requires_grad=old.requires_grad))
         for name, value in changes.get("attributes", {}).items():
-            if name not in ATTRIBUTES or not _is_count(value):
-                raise ConfigError(f"config.json: {name!r} of {path} must be one of the known counts, not {value!r}.")
+            if not (name in FIELDS or _is_count(vars(module).get(name))) or not _is_count(value):
+                raise ConfigError(f"config.json: {name!r} of {path} must be a count that it has, not {value!r}.")
             _set_attribute(module, name, value)
         _tell_features(module)
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amp_export.checkpoints.cache import DEMO, OnStatus, cache_directory, conversion_key, make_once
+from amp_export.caching import cache_directory
+from amp_export.checkpoints.cache import DEMO, OnStatus, conversion_key, make_once
 from amp_export.checkpoints.gguf import convert_gguf, fetch_demo
 from amp_export.checkpoints.hub import fetch_from_hub
 from amp_export.checkpoints.reading import code_beside

@@ -20,6 +20,7 @@ from amp_export.cli import (
     evaluate,
     export,
     generate,
+    inspect,
     prune,
     recover,
     report,
@@ -38,6 +39,7 @@ app = typer.Typer(
 )
 app.callback(invoke_without_command=True, epilog=convert.EXAMPLES)(convert.convert)
 app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
+app.command(epilog=inspect.EXAMPLES)(inspect.inspect)
 app.command(epilog=prune.EXAMPLES)(prune.prune)
 app.command(epilog=recover.EXAMPLES)(recover.recover)
 app.command(epilog=export.EXAMPLES)(export.export)

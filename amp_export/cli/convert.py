@@ -9,6 +9,7 @@ import typer
 
 from amp_export._version import __version__
 from amp_export.cli.commands import command, examples
+from amp_export.cli.inspect_options import ArchitectureOption
 from amp_export.cli.options import (
     DEFAULT_MODEL,
     DEFAULT_OUTPUT,
@@ -59,6 +60,7 @@ def convert(  # noqa: PLR0913  a command has a parameter for each option that is
     threads: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Threads of the runtime.  [default: all cores]")
     ] = None,
+    architecture: ArchitectureOption = None,
     overwrite: Overwrite = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Run only the steps that an earlier run with these options did not finish.")
@@ -77,6 +79,7 @@ def convert(  # noqa: PLR0913  a command has a parameter for each option that is
         _explain_usage(context)
         return
     from amp_export.api.convert import convert as run
+    from amp_export.architectures import using_facts
     from amp_export.cli.console import ConsoleProgress
     from amp_export.cli.show_results import show_result
 
@@ -91,15 +94,16 @@ def convert(  # noqa: PLR0913  a command has a parameter for each option that is
         # the target is the engine's alone: a plan fixes the widths
         prune = replace(prune, target=PruneOptions().target)
     options = ConvertOptions(prune=prune, export=export, threads=threads)
-    report = run(
-        model or DEFAULT_MODEL,
-        output,
-        options,
-        revision=revision,
-        overwrite=overwrite,
-        resume=resume,
-        progress=ConsoleProgress(console),
-    )
+    with using_facts(architecture):
+        report = run(
+            model or DEFAULT_MODEL,
+            output,
+            options,
+            revision=revision,
+            overwrite=overwrite,
+            resume=resume,
+            progress=ConsoleProgress(console),
+        )
     show_result(console, report, as_json=as_json, written=output)
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from amp_export.cli.export_options import EXPORT, MAX_BATCH, MAX_CONTEXT
+from amp_export.cli.inspect_options import INSPECT
 from amp_export.cli.quality_options import EVALUATE, GENERATE
 from amp_export.cli.shared_options import ALLOW_PICKLE, PROVIDER, TARGET_NAMES, THREADS
 from amp_export.errors import RequestError
@@ -33,6 +34,7 @@ from amp_export.verb_options import (
     EvaluateOptions,
     ExportOptions,
     GenerateOptions,
+    InspectOptions,
     PlanChoices,
     PruneOptions,
     RecoverOptions,
@@ -170,6 +172,7 @@ FLAGS: Mapping[type[Any], Mapping[str, Any]] = {
     },
     DoctorOptions: {"uniform": _UNIFORM, "max_batch": MAX_BATCH, "max_context": MAX_CONTEXT},
     ExportOptions: EXPORT,
+    InspectOptions: INSPECT,
     RecoverOptions: {
         "method": Annotated[
             RecoveryMethod,

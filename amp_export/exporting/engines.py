@@ -65,7 +65,7 @@ def prepare_engine(options: ExportOptions, config: ModelConfig) -> EngineJob:
         MissingExtraError: No TensorRT is installed.
         RequestError: The target has no TensorRT, or the limits do not fit the model.
     """
-    from amp_export.checkpoints.cache import cache_directory
+    from amp_export.caching import cache_directory
     from amp_export.exporters.limits import choose_limits
     from amp_export.exporters.support import require_exportable
     from amp_export.exporters.tensorrt import EngineSettings, load_flavor

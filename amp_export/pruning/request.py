@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,7 +58,12 @@ class PruneRequest:
 
 
 def prepare(
-    model: str | Path, options: PruneOptions, *, revision: str | None = None, progress: Progress
+    model: str | Path,
+    options: PruneOptions,
+    *,
+    revision: str | None = None,
+    learn: Callable[[Path, Progress], None] | None = None,
+    progress: Progress,
 ) -> PruneRequest:
     """Read and check everything that pruning needs, so that errors in a request are found before any work is done.
 
@@ -66,6 +71,7 @@ def prepare(
         model: A hub id, a checkpoint directory, a `.gguf` file, or `demo`.
         options: Options of pruning.
         revision: A branch, a tag or a commit of a repository on the hub; by default, its main branch.
+        learn: Called with the checkpoint's directory before it is read, to find out the facts of unknown types.
         progress: Where to show progress.
 
     Raises:
@@ -81,6 +87,8 @@ def prepare(
         )
     given_samples = _read_calibration(options.calibration) if options.calibration is not None else None
     source = resolve_model(model, revision=revision, allow_pickle=options.allow_pickle, on_status=progress.note)
+    if learn is not None:
+        learn(source.path, progress)
     checkpoint = open_checkpoint(source.path)
     check_known_fields(checkpoint.raw_config, checkpoint.config.architecture)
     given_plan = Plan.load(plan, checkpoint.config) if plan is not None else None

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from amp_export.caching import cache_directory
 from amp_export.checkpoints import cache, sources
 from amp_export.checkpoints import gguf as gguf_files
-from amp_export.checkpoints.cache import cache_directory
 from amp_export.checkpoints.hashing import hash_file
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.checkpoints.sources import SourceKind, resolve_model

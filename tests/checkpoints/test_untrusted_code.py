@@ -113,10 +113,11 @@ def test_a_resized_checkpoint_changes_known_counts_and_parameters_only(said: str
         load_model(tmp_path / "pruned")
 
 
-def test_the_modeling_file_knows_the_attributes_of_all_facts() -> None:
+def test_the_modeling_file_knows_the_fields_of_all_facts() -> None:
     stacks = [stack for name in supported_model_types() for stack in find_architecture(name).stacks]
     blocks = [block for stack in stacks for block in (stack.attention, stack.mlp) if block is not None]
-    assert {name for block in blocks for name in block.attributes} == modeling_amp.ATTRIBUTES
+    names = {name for block in blocks for name in block.attributes if "." in name}
+    assert "config.num_attention_heads" in names <= modeling_amp.FIELDS
 
 
 def test_code_planted_in_a_resized_checkpoint_is_not_run(tmp_path: Path) -> None:

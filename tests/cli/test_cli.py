@@ -37,7 +37,7 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 COMMANDS = (
     *("doctor", "prune", "recover", "export", "validate", "benchmark", "evaluate", "generate", "bundle", "report"),
-    *("compare", "sweep"),
+    *("compare", "sweep", "inspect"),
 )
 
 
@@ -67,6 +67,8 @@ def test_the_public_names_are_these() -> None:
         "GenerateOptions",
         "Generation",
         "HeadPolicy",
+        "InspectOptions",
+        "Inspection",
         "LayerPlan",
         "Logits",
         "Operators",
@@ -105,6 +107,7 @@ def test_the_public_names_are_these() -> None:
         "evaluate",
         "export",
         "generate",
+        "inspect",
         "prune",
         "recover",
         "register",

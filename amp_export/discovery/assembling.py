@@ -1,0 +1,364 @@
+"""The facts of an architecture, put together from what was found."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from amp_export.architectures import Architecture, Block, Features, Kind, Projection, PrunedUnit, Stack
+from amp_export.architectures._facts import Count, Derived, Tensor
+from amp_export.discovery.attributes import count_all, find_attributes, recording_reads
+from amp_export.discovery.fields import Experts, FieldFinder, FoundFields
+from amp_export.discovery.layouts import Heads
+from amp_export.discovery.structure import FoundBlock, FoundLayer, find_layer, find_stacks
+from amp_export.discovery.tiny import MODALITIES, OTHER_SIZES, SIZES, Tiny, canonical_names, sample, twins
+from amp_export.errors import UnsupportedModelError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+_ALWAYS = ("vocab_size", "max_position_embeddings", "tie_word_embeddings", "hidden_act", "sliding_window")
+_LAST = SIZES["num_hidden_layers"] - 1
+"""A layer that has experts, if the first layers of a type have none."""
+
+_OF_SIGNALS = ("image_size", "patch_size", "num_channels", "num_mel_bins", "max_source_positions")
+
+
+@dataclass(frozen=True)
+class Finder:
+    """Puts the facts of a type together.
+
+    Attributes:
+        tiny: A tiny model of the type.
+    """
+
+    tiny: Tiny
+
+    def architecture(self) -> Architecture:
+        """Return the facts.
+
+        Raises:
+            UnsupportedModelError: The model does not attend, or in a way that is not understood.
+        """
+        first, *more = self._stacks()
+        model, fields = self._model, self._found
+        is_bare = self.tiny.class_name.endswith("Model") and not self.tiny.class_name.endswith("LMHeadModel")
+        prefix = model.base_model_prefix if hasattr(model, model.base_model_prefix) and not is_bare else ""
+        assert first.mlp is not None
+        return Architecture(
+            model_type=self.tiny.model_type,
+            class_name=self.tiny.class_name,
+            defaults=self._defaults(),
+            attention=first.attention,
+            mlp=first.mlp,
+            norms=(),
+            kind=self._kind,
+            modality=MODALITIES[model.main_input_name],
+            generation_task="ForSpeechSeq2Seq" if model.main_input_name == "input_features" else "ForSeq2SeqLM",
+            more_stacks=tuple(more),
+            names=self._names(),
+            derived=tuple(self._derived()),
+            required=fields.required,
+            says_head_dim_when={} if fields.names.get("head_dim") is not None else None,
+            says_neurons_when={} if fields.says_neurons else None,
+            hidden_size_divisible_by_heads=fields.names.get("head_dim") is not None and self._refuses_odd_heads(),
+            embeds_padding=self._embeds_padding(),
+            heads_tied=first.heads_tied,
+            layers_follow_when={} if self._follow() else None,
+            base_model=prefix,
+            layers=first.layers,
+            harmless=(),
+        )
+
+    @cached_property
+    def _model(self) -> PreTrainedModel:
+        return self.tiny.build()
+
+    @cached_property
+    def _inputs(self) -> dict[str, torch.Tensor]:
+        return sample(self._model)
+
+    @cached_property
+    def _layers(self) -> tuple[FoundLayer, ...]:
+        """What is in a layer of each stack that attends."""
+        found = [find_layer(self._model, stack, self._inputs) for stack in find_stacks(self._model)]
+        layers = tuple(layer for layer in found if any(block.heads is not None for block in layer.blocks))
+        if not layers:
+            raise UnsupportedModelError(_nothing_attends(self.tiny, found))
+        return layers
+
+    @cached_property
+    def _fields(self) -> FieldFinder:
+        return FieldFinder(self.tiny, self._layers)
+
+    @cached_property
+    def _found(self) -> FoundFields:
+        return self._fields.find()
+
+    @cached_property
+    def _other(self) -> PreTrainedModel:
+        names = canonical_names(self.tiny.config())
+        counts = {names[name]: size for name, size in OTHER_SIZES.items() if name in names}
+        counts |= {twin: size for name, size in counts.items() for twin in twins(name, self.tiny.config().to_dict())}
+        found = self.tiny.but(**counts)
+        if found.why_not() is None:
+            return found.build()
+        # where the width of a head cannot be chosen, it follows from their number
+        counts[names.get("head_dim", "head_dim")] = SIZES["hidden_size"] // OTHER_SIZES["num_attention_heads"]
+        return self.tiny.but(**counts).build()
+
+    @property
+    def _kind(self) -> Kind:
+        if self._model.config.is_encoder_decoder:
+            return Kind.ENCODER_DECODER
+        return Kind.DECODER if self.tiny.class_name.endswith(("ForCausalLM", "LMHeadModel")) else Kind.ENCODER
+
+    def _stacks(self) -> Iterator[Stack]:
+        """Yield the stacks, those over the same layers after one another."""
+        for number, layer in enumerate(self._layers):
+            mlp: Block | None = self._mlp(layer)
+            for block in (block for block in layer.blocks if block.heads is not None):
+                tensors = tuple(self._other_tensors(layer, block))
+                yield Stack(
+                    layers=layer.stack,
+                    attention=self._block(layer, block, tensors),
+                    mlp=mlp,
+                    names=self._stack_names(number) if number else {},
+                    heads_tied=any(tensor.first_layer_only for tensor in tensors),
+                    is_decoder=number > 0,
+                )
+                mlp = None  # of several attentions in a layer, the first has it
+
+    def _mlp(self, layer: FoundLayer) -> Block:
+        if self._found.experts is not None:
+            return self._expert_block(layer, self._found.experts)
+        plain = [block for block in layer.blocks if block.heads is None]
+        if len(plain) != 1:
+            raise UnsupportedModelError(
+                f"A layer of {layer.stack} of {self.tiny.class_name} has {len(plain)} MLPs that are understood, where "
+                f"one is expected: {', '.join(block.output for block in plain) or 'none'}."
+            )
+        return self._block(layer, plain[0], ())
+
+    def _block(self, layer: FoundLayer, block: FoundBlock, tensors: tuple[Tensor, ...]) -> Block:
+        module = block.inputs[0].path.rpartition(".")[0]
+        unit = PrunedUnit.QUERY_HEADS if block.heads is not None else PrunedUnit.NEURONS
+        inputs = tuple(
+            Projection(
+                each.path,
+                rows=each.rows.units[0] if len(each.rows.units) == 1 else each.rows.units,
+                bias=self._found.biases.get(each.path, each.bias),
+                transposed=each.transposed,
+                layout=each.rows.layout,
+            )
+            for each in block.inputs
+        )
+        bias = self._found.biases.get(block.output, block.bias)
+        output = Projection(block.output, columns=unit, bias=bias, transposed=block.transposed)
+        norms = tuple(_norm_tensors(block))
+        return Block(module, inputs, output, (*norms, *tensors), self._attributes(layer, block, module))
+
+    def _expert_block(self, layer: FoundLayer, experts: Experts) -> Block:
+        module = experts.inputs.rpartition(".")[0]
+        rows = (PrunedUnit.NEURONS,) * experts.fused
+        kind: dict[str, Any] = {"bias": experts.bias, "transposed": experts.transposed, "stacked": experts.count}
+        inputs = (Projection(experts.inputs, rows=rows if len(rows) > 1 else rows[0], **kind),)
+        output = Projection(experts.output, columns=PrunedUnit.NEURONS, **kind)
+        return Block(module, inputs, output, attributes=self._compare(layer, module, None))
+
+    def _attributes(self, layer: FoundLayer, block: FoundBlock, module: str) -> dict[str, Count]:
+        """Return the attributes of a block's module that hold counts, and the fields of its config that it reads."""
+        found = self._compare(layer, module, block.heads)
+        if block.heads is not None:
+            names = self._found.names
+            counts = {"num_attention_heads": Count.QUERY_HEADS, "num_key_value_heads": Count.KEY_VALUE_HEADS}
+            reads = self._reads(_path(layer, 0, module))
+            fields = {f"config.{names.get(canonical) or canonical}": count for canonical, count in counts.items()}
+            found |= {name: count for name, count in fields.items() if name in reads}
+        return found
+
+    def _reads(self, path: str) -> set[str]:
+        """Return what is read of a module while it runs: see `recording_reads`."""
+        import torch
+
+        with recording_reads(self._model.get_submodule(path)) as reads, torch.no_grad():
+            self._model(**self._inputs)
+        return reads
+
+    def _compare(self, layer: FoundLayer, module: str, heads: Heads | None) -> dict[str, Count]:
+        path = _path(layer, 0 if heads is not None else _LAST, module)
+        others = self._other_heads if heads is not None else None
+        both = (count_all(heads, self._neurons(self._model)), count_all(others, self._neurons(self._other)))
+        found = find_attributes(self._model.get_submodule(path), self._other.get_submodule(path), *both)
+        reads = self._reads(path)
+        return {name: count for name, count in found.items() if name in reads}
+
+    @cached_property
+    def _other_heads(self) -> Heads:
+        layer = find_layer(self._other, self._layers[0].stack, sample(self._other))
+        return next(block.heads for block in layer.blocks if block.heads is not None)
+
+    def _neurons(self, model: PreTrainedModel) -> int:
+        layer = self._layers[0]
+        if self._found.experts is not None:
+            weight = model.get_parameter(f"{layer.stack}.{_LAST}.{self._found.experts.output}")
+            return int(weight.shape[self._found.experts.neurons_axis])
+        block = next(block for block in layer.blocks if block.heads is None)
+        weight = model.get_parameter(f"{layer.stack}.0.{block.output}.weight")
+        return int(weight.shape[0 if block.transposed else 1])
+
+    def _other_tensors(self, layer: FoundLayer, block: FoundBlock) -> Iterator[Tensor]:
+        """Yield further parameters of an attention with an entry for each head."""
+        assert block.heads is not None
+        module = block.inputs[0].path.rpartition(".")[0]
+        known = {f"{path}.{part}" for path in _paths(block) for part in ("weight", "bias")}
+        shapes, others = self._fields.shapes, dict(self._other.named_parameters())
+        prefix = f"{layer.stack}.0."
+        for name, shape in shapes.items():
+            below = name.removeprefix(prefix)
+            if not name.startswith(f"{prefix}{module}.") or below in known:
+                continue
+            moved = [axis for axis, size in enumerate(shape) if others[name].shape[axis] != size]
+            pairs = [(shape[axis], others[name].shape[axis]) for axis in moved]
+            heads = [(block.heads.query_heads, self._other_heads.query_heads)]
+            if pairs == heads:
+                by_head = Features((PrunedUnit.QUERY_HEADS,), entries_per_head=1)
+                axes = tuple(by_head if axis in moved else size for axis, size in enumerate(shape))
+                in_all = name.replace(".0.", ".1.", 1) in shapes
+                yield Tensor(below, axes, first_layer_only=not in_all)
+
+    def _names(self) -> dict[str, str | None]:
+        """Return the fields whose names are not the canonical ones."""
+        names = self._found.names
+        found = {canonical: names.get(canonical) for canonical in SIZES if names.get(canonical) != canonical}
+        heads = next(block.heads for block in self._layers[0].blocks if block.heads is not None)
+        if "num_key_value_heads" in found and heads.key_value_heads != heads.query_heads:
+            del found["num_key_value_heads"]  # a constant, see `_derived`
+        if found.get("intermediate_size", "") is None:
+            del found["intermediate_size"]  # a multiple of the hidden size
+        if self._kind is Kind.ENCODER and found.get("vocab_size", "") is None:
+            del found["vocab_size"]
+        if found.get("max_position_embeddings", "") is None:
+            del found["max_position_embeddings"]
+        return found
+
+    def _derived(self) -> Iterator[Derived]:
+        names = self._found.names
+        for name, factor in self._found.derived.items():
+            # always, if there is no field
+            when: dict[str, Any] | None = {} if names["intermediate_size"] is None else None
+            yield Derived(name, (names["hidden_size"] or "hidden_size", factor), when)
+        heads = next(block.heads for block in self._layers[0].blocks if block.heads is not None)
+        if names.get("num_key_value_heads") is None and heads.key_value_heads != heads.query_heads:
+            yield Derived("num_key_value_heads", heads.key_value_heads, {})
+        for stack in range(1, len(self._layers)):
+            for canonical, name in self._stack_names(stack).items():
+                if self.tiny.config().to_dict().get(name) is not None and canonical == "num_hidden_layers":
+                    yield Derived(name, names["num_hidden_layers"] or canonical)
+
+    def _stack_names(self, number: int) -> dict[str, str]:
+        """Return the fields with the sizes of a later stack, where it has its own."""
+        del number
+        fields, names = self.tiny.config().to_dict(), canonical_names(self.tiny.config())
+        names |= {name: value for name, value in self._found.names.items() if value is not None}
+        own: dict[str, str] = {}
+        for canonical in ("num_hidden_layers", "num_attention_heads", "intermediate_size"):
+            if canonical not in names:
+                continue
+            others = [twin for twin in twins(names[canonical], fields) if twin != names[canonical]]
+            own |= {canonical: others[0]} if others else {}
+        return own
+
+    def _defaults(self) -> dict[str, Any]:
+        """Return transformers' defaults of the fields that the facts name."""
+        import transformers
+
+        fields = transformers.AutoConfig.for_model(self.tiny.model_type).to_dict()
+        names = {name for name in self._found.names.values() if name is not None}
+        names |= {*_ALWAYS, *_OF_SIGNALS, *self._found.required, *self._found.biases.values(), *self._found.derived}
+        names |= {name for number in range(1, len(self._layers)) for name in self._stack_names(number).values()}
+        names |= {self._found.experts.count} if self._found.experts is not None else set()
+        found = {name: fields[name] for name in fields if name in names}
+        found |= dict.fromkeys(self._found.derived)
+        for canonical in ("num_key_value_heads", "head_dim"):
+            if (name := self._found.names.get(canonical)) is not None:
+                found[name] = self._follows(name, fields.get(name))
+        return found
+
+    def _follows(self, name: str, default: Any) -> Any:
+        """Return the default of a count, or None if it follows from other fields."""
+        try:
+            config = self.tiny.but(**{name: None}).config()
+        except Exception:  # noqa: BLE001  configs raise exceptions of any class; here, those that refuse to leave it out
+            return default
+        return None if getattr(config, name, None) != default else default
+
+    def _follow(self) -> bool:
+        """Whether each layer runs once, on the output of the one before."""
+        import torch
+
+        if len(self._layers) > 1:
+            return True
+        layers = list(self._model.get_submodule(self._layers[0].stack).children())
+        seen: list[tuple[int, Any, Any]] = []
+
+        def hook(module: Any, given: tuple[Any, ...], output: Any) -> None:
+            made = output[0] if isinstance(output, tuple) else output
+            seen.append((layers.index(module), given[0].clone() if given else None, made.clone()))
+
+        handles = [layer.register_forward_hook(hook) for layer in layers]
+        with torch.no_grad():
+            self._model(**self._inputs)
+        for handle in handles:
+            handle.remove()
+        in_order = [number for number, *_ in seen] == list(range(len(layers)))
+        pairs = itertools.pairwise(seen)
+        return in_order and all(
+            given is not None and given.shape == made.shape and torch.equal(given, made)
+            for (_, _, made), (_, given, _) in pairs
+        )
+
+    def _refuses_odd_heads(self) -> bool:
+        """Whether transformers refuses heads that do not divide the hidden size, although their width is given."""
+        names = canonical_names(self.tiny.config())
+        odd = SIZES["num_attention_heads"] - 1
+        counts = {names["num_attention_heads"]: odd}
+        if self._found.names.get("num_key_value_heads") is not None:
+            counts[str(self._found.names["num_key_value_heads"])] = odd
+        if self._found.names.get("head_dim") is not None:
+            counts[str(self._found.names["head_dim"])] = SIZES["head_dim"]
+        return self.tiny.but(**counts).shapes() is None
+
+    def _embeds_padding(self) -> bool:
+        """Whether the embedding of tokens is built with the padding token's id."""
+        if self._model.main_input_name != "input_ids":
+            return False
+        padded = self.tiny.but(pad_token_id=3).build()
+        return getattr(padded.get_input_embeddings(), "padding_idx", None) == 3
+
+
+def _path(layer: FoundLayer, number: int, module: str) -> str:
+    return ".".join(filter(None, (layer.stack, str(number), module)))
+
+
+def _paths(block: FoundBlock) -> Sequence[str]:
+    return [*(each.path for each in block.inputs), block.output, *(norm.path for norm in block.norms)]
+
+
+def _norm_tensors(block: FoundBlock) -> Iterator[Tensor]:
+    for norm in block.norms:
+        if norm.by_head:
+            yield Tensor(f"{norm.path}.weight", (Features((norm.unit,), entries_per_head=1), "head_dim"))
+        else:
+            yield Tensor(f"{norm.path}.weight", (Features((norm.unit,)),))
+
+
+def _nothing_attends(tiny: Tiny, layers: Sequence[FoundLayer]) -> str:
+    tried = ", ".join(layer.stack for layer in layers) or "no list of layers"
+    problems = [problem for layer in layers for problem in layer.problems]
+    why = f": {problems[0]}" if problems else ", or not in a way that is understood"
+    return f"{tiny.class_name} does not attend{why}.\nTried: {tried}."
