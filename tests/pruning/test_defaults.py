@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -102,6 +102,8 @@ def test_what_is_asked_for_is_kept_and_no_default_is_refused(
     config = read(model_type)
     if choices.allocation is Allocation.KL:
         has_text = True
+    if config.architecture.heads_stay:
+        choices = replace(choices, heads=HeadPolicy.NONE)
     found = choose_plan_settings(config, ratio, choices, has_text=has_text)
     for each in fields(found):
         if each.name != "ratio" and (asked := getattr(choices, each.name)) is not None:

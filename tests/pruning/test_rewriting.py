@@ -137,3 +137,17 @@ def test_heads_that_are_normed_together_cannot_be_filled_up() -> None:
     with pytest.raises(PlanError, match=r"self_attn\.q_norm.*all heads"):
         rewrite(raw, config, [LayerWidths(16, 16, 100), LayerWidths(24, 24, 100)], pad=True)
     rewrite(raw, config, [LayerWidths(16, 16, 100), LayerWidths(16, 16, 90)], pad=True)
+
+
+def test_neurons_stay_where_no_field_holds_their_number() -> None:
+    architecture, raw = find_architecture("siglip_vision_model"), {"model_type": "siglip_vision_model"}
+    config = ModelConfig.read(architecture, raw)
+    fewer = widths_of(config, 12, 12, 1000)
+    # the MLP of its head takes the same field
+    resized = rewrite(raw, config, fewer)
+    assert resized.kind is RewriteKind.RESIZED_CLASS
+    assert "all 3072 stay" in resized.reason
+    padded = rewrite(raw, config, fewer, pad=True)
+    assert (padded.kind, padded.widths[0]) == (RewriteKind.PADDED, config.widths)
+    headless = {**raw, "vision_use_head": False}
+    assert rewrite(headless, ModelConfig.read(architecture, headless), fewer).kind is RewriteKind.SAME_CLASS

@@ -20,9 +20,12 @@ from amp_export.checkpoints.hashing import hash_weights
 from amp_export.checkpoints.loading import load_model
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.errors import CalibrationError, ModelError
-from amp_export.inputs.batches import batches
+from amp_export.inputs.batches import batches, text_batches
+from amp_export.options import CriterionName
 from amp_export.progress import Silent
+from amp_export.pruning.criteria import find_criterion
 from amp_export.pruning.criteria.amp import head_contributions
+from amp_export.pruning.recording import Recorder
 from amp_export.pruning.request import prepare
 from amp_export.pruning.scores import Scores
 from amp_export.pruning.scoring import score_tokens
@@ -226,3 +229,30 @@ def test_activations_that_are_not_finite_are_an_error(tiny_llama: Path) -> None:
         model.model.layers[1].mlp.up_proj.weight.fill_(1e38)
     with pytest.raises(ModelError, match="Layer 1"):
         score_tokens(model, PROMPTS, config_of(model))
+
+
+@pytest.mark.parametrize("model_type", ["mixtral", "gpt_oss"])
+def test_what_is_measured_of_experts_is_what_they_compute(
+    model_type: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # a token goes to one expert, whose output is then the output for it
+    folder = save_tiny_model(tmp_path / "dense", model_type, num_hidden_layers=1, num_experts_per_tok=1)
+    config, model = open_checkpoint(folder).config, load_model(folder)
+    experts = model.get_submodule("model.layers.0.mlp.experts")
+    calls: list[tuple[torch.Tensor, torch.Tensor]] = []
+    experts.register_forward_hook(lambda _, inputs, output: calls.append((inputs[1].reshape(-1), output)))
+    measured: dict[int, torch.Tensor] = {}
+
+    def add(_: Recorder, __: int, expert: int, hidden_ti: torch.Tensor, weight_oi: torch.Tensor, ___: object) -> None:
+        measured[expert] = hidden_ti @ weight_oi.T
+
+    monkeypatch.setattr(Recorder, "_add_neurons", add)
+    (batch,) = text_batches(model, config, [[3, 1, 4, 1, 5, 9, 2, 6, 5, 35, 89, 79]])
+    with torch.inference_mode(), Recorder(model, config, find_criterion(CriterionName.AMP)) as recorder:
+        recorder.begin_batch(batch)
+        model(**batch.inputs)
+    ((chosen_t, output_th),) = calls
+    assert len(chosen_t.unique()) > 1
+    for expert, made_th in measured.items():
+        bias_h = experts.down_proj_bias[expert] if model_type == "gpt_oss" else 0.0
+        torch.testing.assert_close(made_th + bias_h, output_th[chosen_t == expert], rtol=0, atol=1e-5)
