@@ -132,7 +132,7 @@ FAMILY_FIELDS: dict[str, dict[str, Any]] = {
         "position_buckets": 4,
         "norm_rel_ebd": "layer_norm",
     },
-    "albert": {"embedding_size": 16, "num_hidden_layers": 6},
+    "albert": {"embedding_size": 16},
     "t5": {"feed_forward_proj": "gated-gelu", "decoder_start_token_id": 0},
     "mt5": {"decoder_start_token_id": 0},
     "umt5": {"decoder_start_token_id": 0},
