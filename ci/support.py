@@ -25,8 +25,8 @@ Written by `python ci/support.py` from the tests of all families. They take a ti
 the whole pipeline: score, prune in three ways, rewrite, reload in a process that cannot import amp-export (logits must
 be equal bit for bit), compare with the dense model with the same heads and neurons masked (float64, 1e-5), export in
 every supported way, and check parity. CI runs the same tests and fails if this page differs from the result; to save
-time, it traces one family of each kind, input, and form of MLP (plain or experts), and two of those that are built
-directly.
+time, it traces one family of each kind, input, and form of MLP (plain or experts), ModernBERT, and two of those that
+are built directly.
 
 - *fewer neurons*: all heads are kept. *odd heads*: 5 of 6 heads are kept, with a hidden size of 48, which 5 does not
   divide. *layers differ*: counts are allocated across layers by importance. Neurons are the channels of

@@ -105,23 +105,8 @@ def t5_layers(*, biases_in_each_layer: bool = False) -> Layers:
     """
 
     def attention(module: str, *, biased: bool) -> Block:
-        heads = Features((PrunedUnit.QUERY_HEADS,), entries_per_head=1)
-        biases = Tensor(
-            f"{module}.relative_attention_bias.weight",
-            ("relative_attention_num_buckets", heads),
-            first_layer_only=not biases_in_each_layer,
-        )
-        return Block(
-            module=module,
-            inputs=(
-                Projection(f"{module}.q", rows=PrunedUnit.QUERY_HEADS),
-                Projection(f"{module}.k", rows=PrunedUnit.KEY_VALUE_HEADS),
-                Projection(f"{module}.v", rows=PrunedUnit.KEY_VALUE_HEADS),
-            ),
-            output=Projection(f"{module}.o", columns=PrunedUnit.QUERY_HEADS),
-            tensors=(biases,) if biased else (),
-            attributes={"n_heads": Count.QUERY_HEADS, "inner_dim": Count.QUERY_FEATURES},
-        )
+        biases = _t5_biases(module, first_layer_only=not biases_in_each_layer)
+        return _t5_attention(module, (biases,) if biased else ())
 
     own, cross, names = "layer.0.SelfAttention", "layer.1.EncDecAttention", {"num_hidden_layers": "num_decoder_layers"}
     # without biases, the first layer of cross-attention creates zeros of their shape for all layers
@@ -148,6 +133,27 @@ def t5_layers(*, biases_in_each_layer: bool = False) -> Layers:
     )
     norms = (*norm("layer.0.layer_norm"), *norm("layer.1.layer_norm"))
     return Layers(attention(own, biased=True), _t5_mlp("layer.1.DenseReluDense"), norms, more)
+
+
+def _t5_biases(module: str, *, first_layer_only: bool) -> Tensor:
+    heads = Features((PrunedUnit.QUERY_HEADS,), entries_per_head=1)
+    name = f"{module}.relative_attention_bias.weight"
+    return Tensor(name, ("relative_attention_num_buckets", heads), first_layer_only=first_layer_only)
+
+
+def _t5_attention(module: str, tensors: tuple[Tensor, ...]) -> Block:
+    """Return `T5Attention`."""
+    return Block(
+        module=module,
+        inputs=(
+            Projection(f"{module}.q", rows=PrunedUnit.QUERY_HEADS),
+            Projection(f"{module}.k", rows=PrunedUnit.KEY_VALUE_HEADS),
+            Projection(f"{module}.v", rows=PrunedUnit.KEY_VALUE_HEADS),
+        ),
+        output=Projection(f"{module}.o", columns=PrunedUnit.QUERY_HEADS),
+        tensors=tensors,
+        attributes={"n_heads": Count.QUERY_HEADS, "inner_dim": Count.QUERY_FEATURES},
+    )
 
 
 def _t5_mlp(module: str) -> Block:

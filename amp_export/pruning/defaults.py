@@ -49,7 +49,7 @@ def choose_plan_settings(
         )
     measurable = has_text and obstacle(config) is None and choices.heads is not HeadPolicy.WITHIN
     allocation = choices.allocation or (Allocation.KL if measurable else Allocation.BALANCED)
-    settings = PlanSettings(
+    asked = PlanSettings(
         ratio,
         criterion=choose_criterion(config, choices),
         allocation=allocation,
@@ -57,7 +57,7 @@ def choose_plan_settings(
         snap=choices.snap,
         target=choices.target,
     )
-    settings = settle_heads(settings, config)
+    settings = settle_heads(asked, config)
     alike = allocation is not Allocation.FLAP and (
         choices.one_width or pad or allocation is not Allocation.KL or ratio > largest_ratio(config, settings)
     )
