@@ -61,6 +61,7 @@ class Format(enum.StrEnum):
     TENSORRT = "tensorrt"
     OPENVINO = "openvino"
     EXECUTORCH = "executorch"
+    GGUF = "gguf"
 
 
 class Via(enum.StrEnum):
@@ -98,11 +99,17 @@ class WeightFormat(enum.StrEnum):
     """Integers, with a scale for each block of a row."""
     FP8 = "fp8"
     """Floats of 4 bits of exponent and 3 of mantissa (E4M3), with a scale for each row."""
+    Q8_0 = "q8_0"
+    """8 bits in a GGUF file."""
+    Q4_0 = "q4_0"
+    """4 bits in a GGUF file."""
+    Q4_1 = "q4_1"
+    """4 bits in a GGUF file, with a smallest value for each block."""
 
     @property
     def bits(self) -> int:
-        """Bits of one weight."""
-        return 4 if self is WeightFormat.INT4 else 8
+        """Bits of one weight, without those of its block."""
+        return 8 if "8" in self.value else 4
 
 
 class RoundingMethod(enum.StrEnum):
@@ -155,6 +162,7 @@ class Runtime(enum.StrEnum):
     TENSORRT = "tensorrt"
     OPENVINO = "openvino"
     EXECUTORCH = "executorch"
+    LLAMA_CPP = "llama.cpp"
     PYTORCH = "pytorch"
     """The checkpoint in transformers, in eager mode."""
     COMPILED = "pytorch-compiled"

@@ -10,6 +10,7 @@ from amp_export.exporters.files import GRAPH
 from amp_export.options import Dtype, Format, Logits, Operators, Opset, Provider
 
 if TYPE_CHECKING:
+    from amp_export.exporters.gguf.running import LlamaDecoder
     from amp_export.exporters.models.kinds import GraphModel
     from amp_export.exporters.onnx import GraphDescription
     from amp_export.exporters.onnx.quantization import Quantization
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 def exported_bytes(folder: Path) -> int:
     """Return the size of the files that a runtime loads (engine, programs, or graphs and weights), 0 without any."""
-    patterns = ("*.engine", "*.pte", "openvino_*", "*.onnx*")
+    patterns = ("*.engine", "*.pte", "*.gguf", "openvino_*", "*.onnx*")
     files = next((found for pattern in patterns if (found := [*folder.glob(pattern)])), [])
     return sum(file.stat().st_size for file in files)
 
@@ -48,10 +49,11 @@ def exported_logits(folder: Path) -> Logits:
         ModelError: The folder holds no graph.
     """
     from amp_export.exporters.executorch.programs import is_executorch
+    from amp_export.exporters.gguf.files import is_gguf
     from amp_export.exporters.models.ports import kept_logits
     from amp_export.exporters.tensorrt.engines import EngineFacts, is_engine
 
-    if is_executorch(folder):
+    if is_executorch(folder) or is_gguf(folder):
         return Logits.ALL
     return kept_logits(EngineFacts.load(folder).outputs) if is_engine(folder) else _described(folder).logits
 
@@ -65,8 +67,11 @@ def exported_quantization(folder: Path) -> Quantization | None:
     Raises:
         ModelError: The graph is damaged.
     """
+    from amp_export.exporters.gguf import files
     from amp_export.exporters.onnx import describe_graph
 
+    if files.is_gguf(folder):
+        return files.read_facts(files.exported_file(folder)).quantization
     graph = quantized_graph(folder)
     return describe_graph(graph).quantization if graph is not None else None
 
@@ -75,17 +80,18 @@ def quantized_graph(folder: Path) -> Path | None:
     """Return the graph with quantized weights that is in a folder, or that an engine in it was built from.
 
     Returns:
-        The graph; None if there is none, or its weights are not quantized.
+        The graph; None if there is none, or its weights are not quantized. A GGUF file is no graph.
 
     Raises:
         ModelError: The graph is damaged.
     """
     from amp_export.exporters.executorch.programs import is_executorch
+    from amp_export.exporters.gguf.files import is_gguf
     from amp_export.exporters.onnx import describe_graph, exported_graphs
     from amp_export.exporters.openvino.models import is_openvino
     from amp_export.exporters.tensorrt.engines import is_engine
 
-    if is_executorch(folder) or is_openvino(folder):
+    if is_executorch(folder) or is_openvino(folder) or is_gguf(folder):
         return None
     if not is_engine(folder):
         graph = exported_graphs(folder)[-1]
@@ -101,6 +107,7 @@ def exported_dtype(folder: Path) -> Dtype:
         ModelError: The folder holds no graph or program, or its dtype is not known.
     """
     from amp_export.exporters.executorch import programs
+    from amp_export.exporters.gguf import files
     from amp_export.exporters.onnx import exported_graphs
     from amp_export.exporters.onnx.descriptions import read_dtype
     from amp_export.exporters.openvino import models
@@ -109,6 +116,8 @@ def exported_dtype(folder: Path) -> Dtype:
         return programs.read_facts(folder).dtype
     if models.is_openvino(folder):
         return models.read_description(folder).dtype
+    if files.is_gguf(folder):
+        return files.read_facts(files.exported_file(folder)).dtype
     # a benchmark may measure graphs of other exporters
     return read_dtype(exported_graphs(folder)[-1])
 
@@ -125,25 +134,27 @@ def _described(folder: Path) -> GraphDescription:
 
 def run(
     folder: Path, *, threads: int | None = None, provider: Provider = Provider.CPU, exact: bool = False
-) -> GraphModel | TensorrtDecoder:
+) -> GraphModel | TensorrtDecoder | LlamaDecoder:
     """Load an exported model into its runtime, which is detected from the files.
 
     Args:
         folder: Folder that `export` wrote.
         threads: Number of intra-op threads on the CPU.
         provider: Execution provider of ONNX Runtime.
-        exact: Whether ONNX Runtime multiplies quantized weights with activations as they are, instead of rounding them.
+        exact: Whether ONNX Runtime multiplies quantized weights with activations as they are, instead of rounding them,
+            and llama.cpp computes attention in float32, instead of rounding keys and values.
 
     Raises:
         RequestError: A provider is given, but ONNX Runtime does not run the export.
         AmpExportError: See `run` of the runtime.
     """
     from amp_export.exporters.executorch.programs import is_executorch
+    from amp_export.exporters.gguf.files import is_gguf
     from amp_export.exporters.openvino.models import is_openvino
     from amp_export.exporters.tensorrt import engines
 
-    is_engine, is_program = engines.is_engine(folder), is_executorch(folder)
-    if not (is_engine or is_program or is_openvino(folder)):
+    is_engine, is_program, is_file = engines.is_engine(folder), is_executorch(folder), is_gguf(folder)
+    if not (is_engine or is_program or is_file or is_openvino(folder)):
         from amp_export.exporters import onnx
 
         return onnx.run(folder, threads=threads, providers=[provider.onnxruntime_name], exact=exact)
@@ -157,6 +168,10 @@ def run(
         from amp_export.exporters import executorch
 
         return executorch.run(folder, threads=threads)
+    if is_file:
+        from amp_export.exporters import gguf
+
+        return gguf.run(folder, threads=threads, exact=exact)
     from amp_export.exporters import openvino
 
     return openvino.run(folder, threads=threads)

@@ -31,7 +31,12 @@ MODEL = "model"
 PARTS = ("encoder_model", "decoder_model", "decoder_with_past_model")
 """Parts of an encoder-decoder in order of execution, named as in Optimum."""
 
-_NAMES = {Format.ONNX: "{}.onnx", Format.OPENVINO: "openvino_{}.xml", Format.EXECUTORCH: "{}.pte"}
+_NAMES = {
+    Format.ONNX: "{}.onnx",
+    Format.OPENVINO: "openvino_{}.xml",
+    Format.EXECUTORCH: "{}.pte",
+    Format.GGUF: "{}.gguf",
+}
 
 
 def file_name(part: str, to: Format) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from amp_export.architectures import Kind, ModelConfig
 from amp_export.errors import UnsupportedModelError
+from amp_export.exporters.gguf.routes import refuse_route
 from amp_export.exporters.onnx.support import can_build, require_buildable
 from amp_export.options import Format, Via
 
@@ -46,6 +47,8 @@ def can_export(config: ModelConfig, to: Format) -> str | None:
     Raises:
         ModelError: The config contradicts itself, or lacks a parameter.
     """
+    if to is Format.GGUF:
+        return refuse_route(config, differ=False)
     if to is Format.TENSORRT:
         reason = can_build(config)
         return None if reason is None else f"{reason}\n{_ENGINES}"

@@ -20,6 +20,7 @@ from amp_export.documents import as_read_back
 from amp_export.errors import OutputError, RequestError
 from amp_export.exporters.dispatch import exported_quantization
 from amp_export.exporting.engines import check_dtype
+from amp_export.exporting.gguf import check_plan
 from amp_export.exporting.quantized import fit_blocks
 from amp_export.exporting.run import export_as
 from amp_export.exporting.settings import ExportSettings, choose_settings
@@ -80,6 +81,7 @@ def convert(
     check_output(output, overwrite=overwrite)
     wanted = fit_blocks(options.prune, options.export)
     request = prepare(model, wanted, revision=revision, learn=learn, progress=progress)
+    check_plan(request.checkpoint.config, options.export.to, differ=request.may_differ)
     choices = _choose(request.checkpoint, options)
     with staged_output(output, overwrite=overwrite) as folder:
         _, manifest = prune_into(folder, request, progress)

@@ -34,6 +34,7 @@ from amp_export.architectures._facts import (
     Sibling,
     Stack,
 )
+from amp_export.architectures._gguf import ATTENTION, GGUF_ARCHITECTURES, MLP, OUTPUT, GgufArchitecture, GgufRoutes
 from amp_export.architectures._tensors import (
     attribute_values,
     parameter_count,
@@ -48,6 +49,10 @@ RESIZED_MODEL_TYPE = "amp_resized"
 """The `model_type` of checkpoints that only `modeling_amp.py` can load; it must be unknown to transformers."""
 
 __all__ = [
+    "ATTENTION",
+    "GGUF_ARCHITECTURES",
+    "MLP",
+    "OUTPUT",
     "RESIZED_MODEL_TYPE",
     "Architecture",
     "AttentionScale",
@@ -55,6 +60,8 @@ __all__ = [
     "Computation",
     "Factor",
     "Features",
+    "GgufArchitecture",
+    "GgufRoutes",
     "HeadNorms",
     "Kind",
     "LayerWidths",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from amp_export.architectures._computation import Computation, Conditions
+from amp_export.architectures._gguf import GgufRoutes
 
 MAY_BE_IGNORED = frozenset(
     {
@@ -327,6 +328,7 @@ class Architecture:
         obsolete: Suffixes of unused tensor names in old checkpoints.
         harmless: Whole parts of the names of tensors in files that not all classes of the family read: heads, poolers,
             and the other half of a larger model.
+        gguf: What GGUF files of the family are written as; None if llama.cpp computes nothing that is known to match.
     """
 
     model_type: str
@@ -368,6 +370,7 @@ class Architecture:
     head_indices: Mapping[str, str] = field(default_factory=dict)
     obsolete: tuple[str, ...] = ("rotary_emb.inv_freq",)
     harmless: tuple[str, ...] = ()
+    gguf: GgufRoutes | None = None
 
     def field_name(self, canonical: str) -> str | None:
         """Return this family's name for a canonical config field, or None if it has no such field."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from amp_export.architectures._computation import Computation, Factor, NormKind
 from amp_export.architectures._facts import Architecture
+from amp_export.architectures._gguf import GgufRoutes
 from amp_export.architectures._layouts import LLAMA_NORMS, LLAMA_TENSORS, gated_mlp, separate_attention
 
 ARCHITECTURE = Architecture(
@@ -38,4 +39,5 @@ ARCHITECTURE = Architecture(
     # another name of hidden_act in old configs
     ignored=frozenset({"hidden_activation"}),
     refused={"use_bidirectional_attention": (True,)},
+    gguf=GgufRoutes("gemma"),
 )

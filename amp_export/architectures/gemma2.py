@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from amp_export.architectures._computation import AttentionScale, Computation, Factor, NormKind, Windows
 from amp_export.architectures._facts import Architecture
+from amp_export.architectures._gguf import GgufRoutes
 from amp_export.architectures._layouts import GEMMA_ORDER, LLAMA_TENSORS, gated_mlp, norm, separate_attention
 
 ARCHITECTURE = Architecture(
@@ -52,4 +53,5 @@ ARCHITECTURE = Architecture(
     ),
     refused={"use_bidirectional_attention": (True,)},
     hidden_size_divisible_by_heads=True,
+    gguf=GgufRoutes("gemma2"),
 )

@@ -12,6 +12,7 @@ from amp_export.architectures._computation import (
     Windows,
 )
 from amp_export.architectures._facts import Architecture
+from amp_export.architectures._gguf import GgufRoutes
 from amp_export.architectures._layouts import (
     GEMMA_ORDER,
     LLAMA_TENSORS,
@@ -74,4 +75,5 @@ ARCHITECTURE = Architecture(
     ignored=frozenset({"_sliding_window_pattern"}),
     refused={"use_bidirectional_attention": (True,)},
     hidden_size_divisible_by_heads=True,
+    gguf=GgufRoutes("gemma3"),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from amp_export.architectures._computation import AttentionScale, Computation, Factor
 from amp_export.architectures._facts import Architecture
+from amp_export.architectures._gguf import GgufRoutes
 from amp_export.architectures._layouts import LLAMA_NORMS, LLAMA_TENSORS, gated_mlp, separate_attention
 
 ARCHITECTURE = Architecture(
@@ -40,4 +41,5 @@ ARCHITECTURE = Architecture(
         residual_factor=Factor("residual_multiplier"),
         logit_factor=Factor("logits_scaling", -1.0),
     ),
+    gguf=GgufRoutes("granite"),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from amp_export.architectures._computation import Computation
 from amp_export.architectures._facts import Architecture, Sibling
+from amp_export.architectures._gguf import GgufRoutes
 from amp_export.architectures._layouts import LLAMA_NORMS, LLAMA_TENSORS, gated_mlp, separate_attention
 
 ARCHITECTURE = Architecture(
@@ -40,4 +41,5 @@ ARCHITECTURE = Architecture(
             sets={"sliding_window": None},
         ),
     ),
+    gguf=GgufRoutes("llama", varied="deci"),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from amp_export.architectures._computation import Computation
 from amp_export.architectures._facts import Architecture
+from amp_export.architectures._gguf import GgufRoutes
 from amp_export.architectures._layouts import LLAMA_NORMS, LLAMA_TENSORS, gated_mlp, separate_attention
 
 ARCHITECTURE = Architecture(
@@ -30,4 +31,5 @@ ARCHITECTURE = Architecture(
     tensors=LLAMA_TENSORS,
     computation=Computation(),
     windows_every_layer=True,
+    gguf=GgufRoutes("llama", varied="deci"),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from amp_export.architectures._facts import Architecture
+from amp_export.architectures._gguf import GgufRoutes
 from amp_export.architectures._layouts import LLAMA_NORMS, expert_mlp, separate_attention
 
 ARCHITECTURE = Architecture(
@@ -30,4 +31,5 @@ ARCHITECTURE = Architecture(
     norms=LLAMA_NORMS,
     ignored=frozenset({"output_router_logits", "router_aux_loss_coef", "router_jitter_noise"}),
     windows_every_layer=True,
+    gguf=GgufRoutes("llama"),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from amp_export.architectures._computation import Computation, Rotary
 from amp_export.architectures._facts import Architecture, Block, Count, Projection, PrunedUnit
+from amp_export.architectures._gguf import GgufRoutes
 from amp_export.architectures._layouts import LLAMA_NORMS, LLAMA_TENSORS, fused_gated_mlp
 
 ARCHITECTURE = Architecture(
@@ -50,4 +51,5 @@ ARCHITECTURE = Architecture(
         positions=Rotary(partial="partial_rotary_factor", renamed={"su": "longrope", "yarn": "longrope"})
     ),
     windows_every_layer=True,
+    gguf=GgufRoutes("llama", varied="deci"),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from amp_export.architectures._computation import Computation, Windows
 from amp_export.architectures._facts import Architecture
+from amp_export.architectures._gguf import GgufRoutes
 from amp_export.architectures._layouts import LLAMA_NORMS, LLAMA_TENSORS, gated_mlp, separate_attention
 
 ARCHITECTURE = Architecture(
@@ -32,4 +33,5 @@ ARCHITECTURE = Architecture(
     norms=LLAMA_NORMS,
     tensors=LLAMA_TENSORS,
     computation=Computation(windows=Windows(switch="use_sliding_window", from_layer="max_window_layers")),
+    gguf=GgufRoutes("llama", varied="deci"),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from amp_export.architectures._computation import Computation, HeadNorms, Windows
 from amp_export.architectures._facts import Architecture
+from amp_export.architectures._gguf import GgufRoutes
 from amp_export.architectures._layouts import (
     LLAMA_NORMS,
     LLAMA_TENSORS,
@@ -42,4 +43,5 @@ ARCHITECTURE = Architecture(
         head_norms=HeadNorms("self_attn.q_norm", "self_attn.k_norm"),
         windows=Windows(switch="use_sliding_window", from_layer="max_window_layers"),
     ),
+    gguf=GgufRoutes("qwen3", varied="openelm"),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from amp_export.architectures._facts import Architecture, Derived
+from amp_export.architectures._gguf import GgufRoutes
 from amp_export.architectures._layouts import LLAMA_NORMS, NORMS_OF_EACH_HEAD, expert_mlp, separate_attention
 
 ARCHITECTURE = Architecture(
@@ -39,4 +40,5 @@ ARCHITECTURE = Architecture(
     ignored=frozenset({"intermediate_size", "num_experts", "output_router_logits", "router_aux_loss_coef"}),
     # layers with a plain MLP between those with experts have another width
     required={"decoder_sparse_step": 1, "mlp_only_layers": []},
+    gguf=GgufRoutes("qwen3moe"),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from amp_export.architectures._computation import Computation, Rotary, Windows
 from amp_export.architectures._facts import Architecture
+from amp_export.architectures._gguf import GgufRoutes
 from amp_export.architectures._layouts import LLAMA_NORMS, LLAMA_TENSORS, gated_mlp, separate_attention
 
 ARCHITECTURE = Architecture(
@@ -41,4 +42,5 @@ ARCHITECTURE = Architecture(
         ),
         windows=Windows(switch="use_sliding_window", where_unrotated=True),
     ),
+    gguf=GgufRoutes("smollm3"),
 )

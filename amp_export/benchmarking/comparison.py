@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from amp_export.benchmarking.results import BenchmarkReport, GpuRecord, ModelMeasurement, SweepPoint
-from amp_export.benchmarking.roofline import Roofline, StepBytes, step_bytes
+from amp_export.benchmarking.roofline import Roofline, StepBytes, file_step_bytes, step_bytes
 from amp_export.benchmarking.rounds import Measured, Record, measure
 from amp_export.benchmarking.sampling import Sampling
 from amp_export.benchmarking.setup import Setup
@@ -19,6 +19,7 @@ from amp_export.checkpoints.reading import read_config
 from amp_export.exporters.dispatch import exported_bytes, exported_dtype
 from amp_export.exporters.executorch import programs
 from amp_export.exporters.files import exported_files
+from amp_export.exporters.gguf.files import exported_file, read_facts
 from amp_export.exporters.limits import Limits
 from amp_export.exporters.onnx import exported_graphs
 from amp_export.hardware.gpus import find_gpu, read_state
@@ -151,6 +152,8 @@ def _step_bytes(record: Record, workloads: Sequence[Workload], setup: Setup) -> 
         return [None] * len(workloads)
     dtype = setup.dtype if setup.format is None else exported_dtype(folder)
     graph = exported_graphs(folder)[-1] if setup.format is Format.ONNX else None
+    if setup.format is Format.GGUF:
+        return file_step_bytes(folder, workloads, weights=read_facts(exported_file(folder)).weight_bytes)
     return step_bytes(folder, workloads, dtype=dtype, graph=graph)
 
 

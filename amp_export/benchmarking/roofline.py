@@ -103,6 +103,23 @@ def step_bytes(
     ]
 
 
+def file_step_bytes(folder: Path, workloads: Sequence[Workload], *, weights: int) -> Sequence[StepBytes]:
+    """Return the bytes that a decode step of llama.cpp reads, whose KV cache is in float16 by default.
+
+    Args:
+        folder: An export, for its config.
+        workloads: The workloads.
+        weights: Bytes of the weights that are read for each token.
+    """
+    raw, config = read_config(folder)
+    widths = read_widths(folder / "config.json", raw, config)
+    pasts = [workload.prompt_tokens + workload.decode_tokens // 2 for workload in workloads]
+    return [
+        StepBytes(weights, Dtype.FLOAT16.bytes * workload.batch_size * seen_numbers(config, widths, past))
+        for workload, past in zip(workloads, pasts, strict=True)
+    ]
+
+
 def weight_bytes_per_token(graph: Path) -> int:
     """Return the bytes of a graph's weights that are read for one token.
 

@@ -14,6 +14,7 @@ FORMATS = {
     Runtime.TENSORRT: Format.TENSORRT,
     Runtime.OPENVINO: Format.OPENVINO,
     Runtime.EXECUTORCH: Format.EXECUTORCH,
+    Runtime.LLAMA_CPP: Format.GGUF,
 }
 """Export format by runtime; PyTorch runs the checkpoint."""
 
@@ -22,6 +23,7 @@ RUNTIMES = {
     Format.TENSORRT: Runtime.TENSORRT,
     Format.OPENVINO: Runtime.OPENVINO,
     Format.EXECUTORCH: Runtime.EXECUTORCH,
+    Format.GGUF: Runtime.LLAMA_CPP,
 }
 """Default runtime by export format."""
 

@@ -144,7 +144,7 @@ def export_dense(
         job = prepare_engine(options, checkpoint.config)
     elif to is Format.EXECUTORCH:
         limits = read_facts(output / to).limits
-    else:
+    elif to is not Format.GGUF:
         opset = opset or exported_opset(output / to)
     via = manifest.exporters.get(to, Via.AUTO)
     if operators is None:

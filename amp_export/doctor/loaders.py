@@ -3,8 +3,8 @@
 `RUNTIMES` holds them as data: rules with their sources. The first rule that does not hold decides; `verdicts` applies
 them.
 
-This project runs transformers, ONNX Runtime, onnxruntime-genai, TensorRT, OpenVINO and ExecuTorch; the rules of vLLM,
-llama.cpp and TensorRT Edge-LLM are read from their sources.
+This project runs transformers, ONNX Runtime, onnxruntime-genai, TensorRT, OpenVINO, ExecuTorch, and llama.cpp with the
+files that it writes; the rules of vLLM, TensorRT Edge-LLM and of llama.cpp's own converter are read from their sources.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 
 from amp_export.architectures import Kind
 from amp_export.doctor.rules import Loader, Outcome, Rule, Support
+from amp_export.exporters.gguf.routes import refuse_route
 from amp_export.exporters.onnx.support import can_build
 from amp_export.exporters.support import can_export
 from amp_export.exporters.tensorrt.flavors import builds_with_new_operators
@@ -208,6 +209,19 @@ OPENVINO = Loader("OpenVINO", "2026.4", (_exports(Format.OPENVINO),))
 
 EXECUTORCH = Loader("ExecuTorch", "1.4", (_exports(Format.EXECUTORCH),))
 
+GGUF = Loader(
+    "llama.cpp, by --to gguf",
+    "xllamacpp 2026.10",
+    (
+        _exports(Format.GGUF),
+        Rule(
+            lambda outcome: refuse_route(outcome.config, differ=outcome.layers_differ) is None,
+            lambda outcome: (refuse_route(outcome.config, differ=outcome.layers_differ) or "").partition("\n")[0],
+            "refuse_route, exporters/gguf/routes.py",
+        ),
+    ),
+)
+
 EDGE_LLM_RUNTIME = Loader(
     "TensorRT Edge-LLM",
     "0.11",
@@ -266,7 +280,7 @@ VLLM_RUNTIME = Loader(
 )
 
 LLAMA_CPP_RUNTIME = Loader(
-    "llama.cpp (GGUF)",
+    "llama.cpp (its own converter)",
     "as in llama-cpp-python 0.3.36",
     (
         Rule(
@@ -294,6 +308,7 @@ RUNTIMES = (
     TENSORRT_RUNTIME,
     OPENVINO,
     EXECUTORCH,
+    GGUF,
     EDGE_LLM_RUNTIME,
     VLLM_RUNTIME,
     LLAMA_CPP_RUNTIME,

@@ -30,6 +30,7 @@ class Outcome:
         query_heads: Query heads of each layer, or None if the scores decide.
         keeps_neurons: Whether every layer keeps all its neurons.
         has_end_token: Whether the config has an end-of-sequence token.
+        layers_differ: Whether layers are stored with different widths.
     """
 
     config: ModelConfig
@@ -38,6 +39,7 @@ class Outcome:
     query_heads: int | None
     keeps_neurons: bool
     has_end_token: bool
+    layers_differ: bool
 
     @property
     def is_stock(self) -> bool:

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 from amp_export.checkpoints.loading import has_tokenizer
 from amp_export.errors import RequestError
+from amp_export.exporters.gguf.blocks import BLOCK
 from amp_export.exporters.onnx.builder.formats import choose_formats
 from amp_export.exporters.onnx.quantization import DEFAULT_BLOCK_SIZE, FEW_BITS, MANY_BITS, Quantization
+from amp_export.exporting.gguf import check_formats
 from amp_export.hardware.target_facts import NumberFormat
 from amp_export.hardware.targets import TARGETS
 from amp_export.options import Format, Operators, Opset, RoundingMethod, WeightFormat
@@ -18,7 +20,7 @@ from amp_export.verb_options import ExportOptions, PruneOptions
 if TYPE_CHECKING:
     from amp_export.checkpoints.reading import Checkpoint
 
-_BLOCK_SIZES = {Format.ONNX: DEFAULT_BLOCK_SIZE, Format.TENSORRT: 128}
+_BLOCK_SIZES = {Format.ONNX: DEFAULT_BLOCK_SIZE, Format.TENSORRT: 128, Format.GGUF: BLOCK}
 """Default block sizes. TensorRT documents 64 and 128 for int4 ("Working with Quantized Types"); the larger blocks have
 fewer scales to read."""
 
@@ -53,6 +55,7 @@ def choose_quantization(checkpoint: Checkpoint, options: ExportOptions) -> Quant
         if asked := blocks or _needs_text(options):
             raise RequestError(f"{asked} is for quantized weights.\nGive --weights int4 with it.")
         return None
+    check_formats(options)
     if options.to not in _BLOCK_SIZES:
         raise RequestError(
             f"--weights {options.weights} is for --to onnx and --to tensorrt, not for --to {options.to}.\nLeave it "

@@ -58,7 +58,7 @@ def export_as(
     """
     exported = replace(_export_as(folder, checkpoint, settings, progress=progress, name=name), options=settings.given)
     # of the model that was asked for, not also of the dense one that it is compared with
-    if not name:
+    if not name and settings.format is not Format.GGUF:
         for note in (*context_notes(checkpoint.config, exported.via), *operator_notes(settings.operators)):
             progress.note(note)
     return exported
@@ -75,6 +75,8 @@ def _export_as(
             return _convert_to_openvino(graph, folder, progress=progress)
     if settings.format is Format.EXECUTORCH:
         return _export_program(folder, checkpoint, settings, progress=progress, name=name)
+    if settings.format is Format.GGUF:
+        return _export_gguf(folder, checkpoint, settings, progress=progress, name=name)
     exported = _export_graph(folder, checkpoint, settings, progress=progress, name=name)
     if settings.job is None:
         return exported
@@ -116,6 +118,24 @@ def _export_program(
             lambda model: executorch.export(model, made, dtype=dtype, limits=limits, on_progress=advance),
         )
     return ExportResult(made, settings.format, dtype, Via.TRACE, directory_size(made))
+
+
+def _export_gguf(
+    folder: Path, checkpoint: Checkpoint, settings: ExportSettings, *, progress: Progress, name: str
+) -> ExportResult:
+    from amp_export.exporters import gguf
+
+    made = folder / Format.GGUF
+    shutil.rmtree(made, ignore_errors=True)
+    weights = settings.quantization.weights if settings.quantization is not None else None
+    what = f"Exporting {name}" if name else "Exporting"
+    with progress.step(f"{what} to gguf in {weights or settings.dtype}") as advance:
+        written = gguf.export(checkpoint, made, dtype=settings.dtype, weights=weights, on_progress=advance)
+    if not name:
+        progress.note(f"The file is of llama.cpp's architecture {written.architecture}.")
+        for note in written.notes:
+            progress.note(note)
+    return ExportResult(made, settings.format, settings.dtype, Via.DIRECT, written.bytes_on_disk)
 
 
 def build_from(

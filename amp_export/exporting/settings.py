@@ -11,6 +11,7 @@ from amp_export.exporters.limits import Limits, choose_limits
 from amp_export.exporters.onnx.support import can_build
 from amp_export.exporters.support import choose_via, require_exportable
 from amp_export.exporting.engines import EngineJob, prepare_engine
+from amp_export.exporting.gguf import choose_gguf
 from amp_export.exporting.quantized import check_quantization, choose_quantization
 from amp_export.options import Dtype, Format, Logits, Operators, Opset, RoundingMethod, Via
 from amp_export.verb_options import ExportOptions
@@ -28,7 +29,7 @@ class ExportSettings:
     Attributes:
         format: Format of the export.
         dtype: Dtype of the graph.
-        opset: ONNX opset of the graph; None for an ExecuTorch program.
+        opset: ONNX opset of the graph; None for an ExecuTorch program or a GGUF file.
         via: How the graph is made.
         job: The engine to build from it, or None.
         limits: Limits of an ExecuTorch program; None for other formats.
@@ -86,6 +87,9 @@ def _choose_settings(checkpoint: Checkpoint, options: ExportOptions) -> ExportSe
         raise RequestError(
             f"--operators {options.operators} is for graphs that ONNX Runtime runs, not for --to {to}.\nLeave it out."
         )
+    if to is Format.GGUF:
+        dtype, quantization = choose_gguf(checkpoint, options)
+        return ExportSettings(to, dtype, None, Via.DIRECT, quantization=quantization)
     quantization = choose_quantization(checkpoint, options)
     if to is Format.TENSORRT:
         job = prepare_engine(options, checkpoint.config)

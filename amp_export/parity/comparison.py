@@ -22,9 +22,9 @@ from amp_export.parity.case_files import read_cases
 from amp_export.parity.extremes import largest
 from amp_export.parity.metrics import agree, distance
 from amp_export.parity.noise import draw_rounding
-from amp_export.parity.quantized import QuantizedWeights
+from amp_export.parity.quantized import QuantizedWeights, RoundedWeights
 from amp_export.parity.reference import NOISE_FACTOR, REFERENCE, run_torch, tolerated
-from amp_export.parity.results import CaseResult, Greedy, ParityReport, RoundedActivations
+from amp_export.parity.results import CaseResult, Greedy, ParityReport, RoundedActivations, RuntimeDefaults
 from amp_export.parity.switches import unreached
 from amp_export.progress import Progress, Silent
 from amp_export.verb_options import ValidateOptions
@@ -88,7 +88,10 @@ def compare(
         MissingExtraError: The runtime is not installed.
     """
     from amp_export.exporters.dispatch import quantized_graph, run
+    from amp_export.exporters.gguf.files import is_gguf
 
+    if is_gguf(graph):
+        return _compare_gguf(checkpoint, graph, threads=threads, provider=provider, progress=progress, cases=cases)
     quantized = quantized_graph(graph)
     model = run(graph, threads=threads, provider=provider, exact=quantized is not None)
     weights = QuantizedWeights(quantized) if quantized is not None else None
@@ -101,6 +104,44 @@ def compare(
     weights = QuantizedWeights(quantized, as_shipped.activation_block)
     rounded = _compare_rounded(as_shipped, checkpoint, weights, expected, progress=progress, cases=cases)
     return structs.replace(report, rounded=rounded, holds=report.holds and rounded.holds)
+
+
+def _compare_gguf(
+    checkpoint: Path,
+    graph: Path,
+    *,
+    threads: int | None,
+    provider: Provider,
+    progress: Progress,
+    cases: Sequence[AnyCase] | None,
+) -> ParityReport:
+    """Compare a GGUF file with attention in float32, and add what llama.cpp's defaults do, which is not judged."""
+    from amp_export.exporters.dispatch import run
+    from amp_export.exporters.gguf.running import DEFAULTS
+    from amp_export.parity.llama_rounding import LlamaRounding
+    from amp_export.parity.suites import choose_suite
+
+    model = run(graph, threads=threads, provider=provider, exact=True)
+    rounding = LlamaRounding.of(graph)
+    report, expected = _compare_model(
+        model, checkpoint, progress=progress, cases=cases, weights=rounding, rounding=rounding
+    )
+    as_shipped = run(graph, threads=threads, provider=provider)
+    suite = choose_suite(as_shipped, checkpoint, open_checkpoint(checkpoint).config, cases)
+    with progress.step("Running llama.cpp with its defaults") as _:
+        found = suite.run_graph()
+    return structs.replace(report, defaults=_summarize(found, expected, DEFAULTS))
+
+
+def _summarize(
+    found: Sequence[Mapping[str, Floats]], expected: Sequence[Mapping[str, Floats]], settings: str
+) -> RuntimeDefaults:
+    """Return how far the logits of all cases together are from the reference."""
+    graph_pv, reference_pv = (np.concatenate([each["logits"] for each in cases]) for cases in (found, expected))
+    worst, mean = distance(graph_pv, reference_pv)
+    agreement = agree(graph_pv, reference_pv, tolerance=worst, are_logits=True)
+    assert agreement.kl is not None
+    return RuntimeDefaults(settings, len(graph_pv), worst, mean, agreement.kl, agreement.top1_agreement)
 
 
 def compare_third_party(
@@ -159,9 +200,18 @@ def _compare_model(
     *,
     progress: Progress,
     cases: Sequence[AnyCase] | None,
-    weights: QuantizedWeights | None,
+    weights: RoundedWeights | None,
+    rounding: RoundedWeights | None = None,
 ) -> tuple[ParityReport, Sequence[Mapping[str, Floats]]]:
     """Compare a graph with PyTorch, which computes with the graph's weights if they are quantized.
+
+    Args:
+        model: The loaded graph.
+        checkpoint: The exported checkpoint.
+        progress: Shows progress.
+        cases: Cases to run; by default all default cases that fit the model.
+        weights: The graph's weights, if they are quantized.
+        rounding: What the runtime rounds that PyTorch does not, so that it counts as noise.
 
     Returns:
         The report, and PyTorch's outputs in the higher dtype.
@@ -182,15 +232,14 @@ def _compare_model(
         )
     with progress.step(f"Running PyTorch in {dtype.value}") as _:
         noises = run_torch(
-            checkpoint, dtype.value, lambda model: _measure_noise(model, suite, expected), weights=weights
+            checkpoint, dtype.value, lambda model: _measure_noise(model, suite, expected, rounding), weights=weights
         )
     results = tuple(_judge(suite.names, found, expected, noises))
     noise, mean_noise = (largest(each) for each in zip(*chain(*noises.values()), strict=True))
     tolerance = tolerated(noise)
     greedy = None
     if written is not None and suite.written is not None:
-        of_logits = tolerated(largest(noise for noise, _ in noises["logits"]))
-        greedy = _judge_greedy(suite.written, *written, tolerance=of_logits)
+        greedy = _judge_greedy(suite.written, *written, noises["logits"])
     report = ParityReport(
         runtime=model.description,
         dtype=dtype.value,
@@ -237,7 +286,7 @@ def _measure_noise(
     model: PreTrainedModel,
     suite: Suite,
     expected: Sequence[Mapping[str, Floats]],
-    weights: QuantizedWeights | None = None,
+    weights: RoundedWeights | None = None,
 ) -> dict[str, list[tuple[float, float]]]:
     """Return the largest and the mean noise of each case, by output: the maxima over several runs.
 
@@ -286,8 +335,11 @@ def _judge(
             )
 
 
-def _judge_greedy(written: Integers, expected: Integers, chosen_by_sv: Floats, *, tolerance: float) -> Greedy:
-    """Compare the tokens generated by a graph and by PyTorch, given PyTorch's logits of each step."""
+def _judge_greedy(
+    written: Integers, expected: Integers, chosen_by_sv: Floats, noises: Sequence[tuple[float, float]]
+) -> Greedy:
+    """Compare the tokens generated by a graph and by PyTorch, given PyTorch's logits of each step and their noise."""
+    tolerance = tolerated(largest(noise for noise, _ in noises))
     differing = (written != expected).nonzero()[0]
     if not len(differing):
         return Greedy(len(expected), len(expected), near_tie=False, holds=True)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from amp_export.checkpoints.reading import read_config
 from amp_export.options import Operators
@@ -22,6 +22,16 @@ if TYPE_CHECKING:
 
 _LARGEST = 127.0
 """The largest int8."""
+
+
+class RoundedWeights(Protocol):
+    """What a runtime rounds that PyTorch does not."""
+
+    def give_to(self, model: PreTrainedModel) -> None:
+        """Replace the weights of a model by those that the runtime has."""
+
+    def rounding_activations(self, model: PreTrainedModel) -> AbstractContextManager[None]:
+        """Round what the runtime rounds, until the exit."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +91,7 @@ class QuantizedWeights:
 
         handles = []
         if self.activation_block is not None:
-            names, hook = quantized_names(self.graph), _rounding(self.activation_block)
+            names, hook = quantized_names(self.graph), round_in_blocks(self.activation_block)
             products = (module for name in names for module in self._owners(model, name).products)
             handles = [module.register_forward_pre_hook(hook) for module in products]
         try:
@@ -107,7 +117,7 @@ class QuantizedWeights:
         return describe_graph(self.graph).operators
 
 
-def _rounding(block: int) -> Callable[[Any, tuple[torch.Tensor, ...]], tuple[torch.Tensor, ...]]:
+def round_in_blocks(block: int) -> Callable[[Any, tuple[torch.Tensor, ...]], tuple[torch.Tensor, ...]]:
     """Return a hook that rounds a module's input to int8, each block by its largest value.
 
     Source: `QuantizeARow_CompInt8`, MLAS of ONNX Runtime 1.32.

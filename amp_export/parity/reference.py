@@ -13,7 +13,7 @@ from amp_export.options import Dtype
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from amp_export.parity.quantized import QuantizedWeights
+    from amp_export.parity.quantized import RoundedWeights
 
 Result = TypeVar("Result")
 
@@ -38,7 +38,7 @@ def run_torch(
     dtype: str,
     work: Callable[[PreTrainedModel], Result],
     *,
-    weights: QuantizedWeights | None = None,
+    weights: RoundedWeights | None = None,
 ) -> Result:
     """Load a checkpoint into PyTorch and run it.
 

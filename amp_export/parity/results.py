@@ -84,6 +84,27 @@ class RoundedActivations:
 
 
 @dataclass(frozen=True)
+class RuntimeDefaults:
+    """The graph in the runtime's default settings, which round more than the dtype of the weights; it is not judged.
+
+    Attributes:
+        settings: What they are.
+        positions: Number of token positions of all cases together.
+        max_error: Largest absolute difference of a logit from the reference.
+        mean_error: Mean absolute difference.
+        kl: Mean Kullback-Leibler divergence from the reference, in nats.
+        top1_agreement: Share of positions with the same top-1 token.
+    """
+
+    settings: str
+    positions: int
+    max_error: float
+    mean_error: float
+    kl: float
+    top1_agreement: float
+
+
+@dataclass(frozen=True)
 class Point:
     """An intermediate value of graph and model.
 
@@ -144,6 +165,7 @@ class ParityReport(
         greedy: Result of greedy decoding; None if the model is not a decoder, or its context is too short.
         holds: Whether all cases and greedy decoding hold, and the cases with rounded activations if there are any.
         rounded: The graph as it runs if that rounds activations; None if not.
+        defaults: The graph in the runtime's default settings, where the cases run in others; None if they are the same.
         explanation: Comparison of intermediate values, if requested.
         judged: The graph's files; None in a device's report, which is about a bundle.
         unreached: What no case reaches, such as a sliding window that is longer than all texts.
@@ -160,6 +182,7 @@ class ParityReport(
     runtime: str | None = None
     greedy: Greedy | None = None
     rounded: RoundedActivations | None = None
+    defaults: RuntimeDefaults | None = None
     explanation: Explanation | None = None
     judged: Judged | None = None
     unreached: tuple[str, ...] = ()

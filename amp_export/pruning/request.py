@@ -15,7 +15,7 @@ from amp_export.checkpoints.unsupported import check_known_fields
 from amp_export.errors import CalibrationError, RequestError
 from amp_export.inputs.arrays import SUFFIXES, SampleArrays, check_arrays, no_samples, read_arrays
 from amp_export.inputs.texts import Calibration, load_calibration
-from amp_export.options import Allocation, Uniform
+from amp_export.options import Allocation, PerLayer, Uniform
 from amp_export.progress import Progress
 from amp_export.pruning.defaults import choose_plan_settings
 from amp_export.pruning.dry_run import check_texts, example_rewrite, possible_candidates, rehearse
@@ -55,6 +55,16 @@ class PruneRequest:
     plan: Plan | None
     fitting_tokens: int = PruneOptions.fitting_tokens
     compensate: bool = True
+
+    @property
+    def may_differ(self) -> bool:
+        """Whether layers may be stored with different widths."""
+        if self.uniform is Uniform.PAD:
+            return False
+        if self.plan is not None:
+            return len(set(self.plan.widths)) > 1
+        assert self.settings is not None
+        return PerLayer.GLOBAL in (self.settings.heads_per_layer, self.settings.neurons_per_layer)
 
 
 def prepare(

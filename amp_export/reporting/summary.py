@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from amp_export.architectures import LayerWidths
 from amp_export.outputs.manifest import RewriteKind
 from amp_export.parity.extremes import largest
-from amp_export.parity.results import Explanation, Greedy, RoundedActivations
+from amp_export.parity.results import Explanation, Greedy, ParityReport, RoundedActivations, RuntimeDefaults
 from amp_export.pruning.quality import Quality
 from amp_export.pruning.reload_check import ReloadProof
 from amp_export.reporting.benchmarks import PhaseRow, benchmark_lines, benchmark_rows
@@ -74,27 +74,8 @@ def verdict_lines(report: Report) -> Iterator[str]:
     """Yield the verdicts and how they were reached, one sentence per line."""
     if report.pruning is not None:
         yield from _pruning_lines(report.pruning)
-    if (parity := report.parity) is not None:
-        runs = f" with {parity.runtime}" if parity.runtime is not None else ""
-        yield (
-            f"Parity {holds_in_how_many(*count_failed(parity.cases))}{runs}: largest error "
-            f"{worst_error(parity.cases):.2g}, PyTorch's own {parity.dtype} noise {parity.noise:.2g}, tolerance "
-            f"{parity.tolerance:.2g}."
-        )
-        if (explanation := parity.explanation) is not None:
-            yield explanation_line(explanation)
-        if (greedy := parity.greedy) is not None:
-            yield greedy_line(greedy)
-        if (rounded := parity.rounded) is not None:
-            yield rounded_line(rounded)
-        yield from parity.unreached
-        yield from (
-            f"{case_name(case)}: largest error {case.max_error:.3g}, tolerance {tolerance:.3g}; mean error "
-            f"{case.mean_error:.3g}, tolerance {mean_tolerance:.3g}."
-            for case in (*parity.cases, *(parity.rounded.cases if parity.rounded is not None else ()))
-            for tolerance, mean_tolerance in [parity.tolerances(case)]
-            if not case.holds
-        )
+    if report.parity is not None:
+        yield from _parity_lines(report.parity)
     else:
         yield f"{PARITY_NOT_CHECKED}."
     if report.quality is not None:
@@ -106,6 +87,31 @@ def verdict_lines(report: Report) -> Iterator[str]:
         yield from device_lines(name, device)
     for note in report.pruning.notes if report.pruning is not None else ():
         yield f"Note: {note}"
+
+
+def _parity_lines(parity: ParityReport) -> Iterator[str]:
+    runs = f" with {parity.runtime}" if parity.runtime is not None else ""
+    yield (
+        f"Parity {holds_in_how_many(*count_failed(parity.cases))}{runs}: largest error "
+        f"{worst_error(parity.cases):.2g}, PyTorch's own {parity.dtype} noise {parity.noise:.2g}, tolerance "
+        f"{parity.tolerance:.2g}."
+    )
+    if (explanation := parity.explanation) is not None:
+        yield explanation_line(explanation)
+    if (greedy := parity.greedy) is not None:
+        yield greedy_line(greedy)
+    if (rounded := parity.rounded) is not None:
+        yield rounded_line(rounded)
+    if (defaults := parity.defaults) is not None:
+        yield defaults_line(defaults)
+    yield from parity.unreached
+    yield from (
+        f"{case_name(case)}: largest error {case.max_error:.3g}, tolerance {tolerance:.3g}; mean error "
+        f"{case.mean_error:.3g}, tolerance {mean_tolerance:.3g}."
+        for case in (*parity.cases, *(parity.rounded.cases if parity.rounded is not None else ()))
+        for tolerance, mean_tolerance in [parity.tolerances(case)]
+        if not case.holds
+    )
 
 
 def _pruning_lines(pruning: PruningSection) -> Iterator[str]:
@@ -154,6 +160,14 @@ def rounded_line(rounded: RoundedActivations) -> str:
         f"With activations rounded to int8, as the runtime multiplies: largest error {worst_error(rounded.cases):.2g}, "
         f"PyTorch's with the same rounding {noise:.2g}, KL {kl / positions:.2g} nats, top-1 {top1:.1%}"
         f"{'' if rounded.holds else ': FAILS'}."
+    )
+
+
+def defaults_line(defaults: RuntimeDefaults) -> str:
+    """Return how far the graph is from the reference in the runtime's default settings."""
+    return (
+        f"In the runtime's default settings ({defaults.settings}): largest error {defaults.max_error:.2g}, KL "
+        f"{defaults.kl:.2g} nats, top-1 {defaults.top1_agreement:.1%} of {defaults.positions} positions."
     )
 
 

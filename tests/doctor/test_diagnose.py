@@ -98,13 +98,16 @@ def test_a_llama_with_22_heads(tmp_path: Path) -> None:
     ("model_type", "runtime", "status", "needs"),
     [
         ("qwen2", "vLLM", Status.LOADS_WITH, "--model-impl transformers"),
-        ("qwen2", "llama.cpp (GGUF)", Status.CANNOT, None),
+        ("qwen2", "llama.cpp (its own converter)", Status.CANNOT, None),
         ("qwen3", "vLLM", Status.LOADS, None),
-        ("qwen3", "llama.cpp (GGUF)", Status.LOADS, None),
+        ("qwen3", "llama.cpp (its own converter)", Status.LOADS, None),
         ("granite", "vLLM", Status.LOADS, None),
-        ("granite", "llama.cpp (GGUF)", Status.CANNOT, None),
-        ("phi3", "llama.cpp (GGUF)", Status.CANNOT, None),
-        ("opt", "llama.cpp (GGUF)", Status.CANNOT, None),
+        ("granite", "llama.cpp (its own converter)", Status.CANNOT, None),
+        ("phi3", "llama.cpp (its own converter)", Status.CANNOT, None),
+        ("opt", "llama.cpp (its own converter)", Status.CANNOT, None),
+        ("qwen2", "llama.cpp, by --to gguf", Status.LOADS, None),
+        ("granite", "llama.cpp, by --to gguf", Status.LOADS, None),
+        ("opt", "llama.cpp, by --to gguf", Status.CANNOT, None),
         ("opt", "vLLM", Status.LOADS_WITH, "--uniform pad"),
         ("mixtral", "ONNX Runtime", Status.LOADS_WITH, "--via trace"),
         ("mixtral", "onnxruntime-genai", Status.CANNOT, None),
@@ -123,7 +126,7 @@ def test_fewer_heads_in_every_layer(
 
 
 RUN_BY = {"ONNX Runtime": Format.ONNX, "TensorRT": Format.TENSORRT, "OpenVINO": Format.OPENVINO,
-          "ExecuTorch": Format.EXECUTORCH}  # fmt: skip
+          "ExecuTorch": Format.EXECUTORCH, "llama.cpp, by --to gguf": Format.GGUF}  # fmt: skip
 ROPES = ({"rope_type": "default", "rope_theta": 1e4}, {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4},
          {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4})  # fmt: skip
 
@@ -151,7 +154,7 @@ def test_what_an_exporter_refuses_before_work_is_refused_with_its_words(
     config = read_config(folder)[1]
     snap = 8 if config.architecture.mlp.has_experts else 1
     found = verdicts(folder, PlanSettings(0.1, heads=HeadPolicy.NONE, snap=snap))
-    checkpoint: Any = SimpleNamespace(config=config)
+    checkpoint: Any = SimpleNamespace(config=config, widths=tuple(site.widths for site in config.sites))
     for name, to in RUN_BY.items():
         said = refusal(checkpoint, to)
         loads = found[name].status in (Status.LOADS, Status.LOADS_WITH)
@@ -161,7 +164,7 @@ def test_what_an_exporter_refuses_before_work_is_refused_with_its_words(
 def test_neurons_that_a_converter_takes_for_granted(tmp_path: Path) -> None:
     folder = write_config(tmp_path, "falcon", **SEVEN_B)
     found = verdicts(folder, PlanSettings(0.3, heads=HeadPolicy.NONE))
-    for runtime in ("vLLM", "llama.cpp (GGUF)"):
+    for runtime in ("vLLM", "llama.cpp (its own converter)"):
         assert found[runtime].status is Status.CANNOT
         assert "4 x hidden_size" in (found[runtime].reason or "")
         assert found[runtime].nearest is None
@@ -175,7 +178,7 @@ def test_layers_that_differ(tmp_path: Path) -> None:
     assert found["ONNX Runtime"].status is Status.LOADS
     assert found["TensorRT"].status is Status.LOADS
     assert found["onnxruntime-genai"].status is Status.LOADS
-    for runtime in ("vLLM", "llama.cpp (GGUF)"):
+    for runtime in ("vLLM", "llama.cpp (its own converter)"):
         assert found[runtime].needs == "--one-width", runtime
     # with one width it is a Mistral, whose heads need not divide the hidden size
     assert found["TensorRT Edge-LLM"].needs == "--uniform pad"
@@ -190,7 +193,7 @@ def test_layers_that_differ(tmp_path: Path) -> None:
 def test_what_the_scores_decide_is_not_known(tmp_path: Path) -> None:
     folder = write_config(tmp_path, "qwen2", **SEVEN_B)
     settings = PlanSettings(0.3, heads=HeadPolicy.GROUPS, heads_per_layer=PerLayer.GLOBAL)
-    assert verdicts(folder, settings, Uniform.PAD)["llama.cpp (GGUF)"].status is Status.NOT_KNOWN
+    assert verdicts(folder, settings, Uniform.PAD)["llama.cpp (its own converter)"].status is Status.NOT_KNOWN
 
 
 def test_position_biases_that_all_layers_share_are_refused_before_scoring(tmp_path: Path) -> None:

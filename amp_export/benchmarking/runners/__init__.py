@@ -36,6 +36,11 @@ def require(setup: Setup) -> None:
         from amp_export.exporters import executorch
 
         executorch.require_runtime()
+    if setup.format is Format.GGUF:
+        from amp_export.exporters import gguf
+
+        gguf.require_writer()
+        gguf.require_runtime()
     if setup.format is None:
         from amp_export.benchmarking.runners import pytorch
 

@@ -30,7 +30,7 @@ from amp_export.reporting.html.parity_plots import explanation_picture, parity_p
 from amp_export.reporting.layers import LayerCounts, layer_counts, read_importance
 from amp_export.reporting.report import Report
 from amp_export.reporting.reproduce import commands
-from amp_export.reporting.summary import explanation_line, greedy_line, reload_line, rounded_line
+from amp_export.reporting.summary import defaults_line, explanation_line, greedy_line, reload_line, rounded_line
 from amp_export.reporting.wording import by_graph, case_name
 
 HEADINGS = {
@@ -113,6 +113,8 @@ def parity_section(parity: ParityReport | None) -> PageSection:
         lines.append(greedy_line(greedy))
     if parity.rounded is not None:
         lines.append(rounded_line(parity.rounded))
+    if parity.defaults is not None:
+        lines.append(defaults_line(parity.defaults))
     lines += parity.unreached
     if (explanation := parity.explanation) is not None:
         lines.append(explanation_line(explanation))

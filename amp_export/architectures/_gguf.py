@@ -1,0 +1,84 @@
+"""Facts about GGUF: which of llama.cpp's architectures stands for a family, and what each of these computes.
+
+A family's own file names its routes; the table of llama.cpp's architectures is here, since several families share one.
+All facts are of the llama.cpp in xllamacpp 2026.10.11549: `load_arch_hparams`, `load_arch_tensors` and the graph in
+`src/models/NAME.cpp`, and `llama_model_rope_type` in `src/llama-model.cpp`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+_LINEAR = frozenset({"default", "linear", "yarn"})
+_BY_TENSOR = _LINEAR | {"llama3"}
+
+ATTENTION, OUTPUT, MLP = "attention", "output", "mlp"
+"""Where a layer may have biases: queries, keys and values; the attention's output; the MLP."""
+
+
+@dataclass(frozen=True)
+class GgufArchitecture:
+    """What llama.cpp computes for one value of `general.architecture`.
+
+    Attributes:
+        widths_by_layer: Whether each layer has head counts and neurons of its own.
+        rotates_neighbours: Whether rotary embeddings turn neighbouring dimensions. transformers turns those of two
+            halves, so that the rows of queries and keys are reordered.
+        fuses_attention: Whether queries, keys and values are one tensor.
+        has_head: Whether an LM head of its own is read; otherwise it is always the embedding.
+        biases: Where biases are read.
+        ropes: Types of rotary embeddings, by their names in transformers.
+        activation: The MLP's activation function, by its name in transformers.
+        has_windows: Whether layers may have sliding windows, which a key lists.
+        unrotated_every: Interval N: every N-th layer has no rotary embeddings.
+        scales_by_width_at: Number of layers at which attention scores are divided by the root of hidden size over
+            heads, instead of head dimension.
+    """
+
+    widths_by_layer: bool = False
+    rotates_neighbours: bool = False
+    fuses_attention: bool = False
+    has_head: bool = True
+    biases: frozenset[str] = frozenset({ATTENTION})
+    ropes: frozenset[str] = _LINEAR
+    activation: str = "silu"
+    has_windows: bool = False
+    unrotated_every: int | None = None
+    scales_by_width_at: int | None = None
+
+
+_EVERYWHERE = frozenset({ATTENTION, OUTPUT, MLP})
+
+GGUF_ARCHITECTURES: Mapping[str, GgufArchitecture] = MappingProxyType(
+    {
+        "llama": GgufArchitecture(rotates_neighbours=True, biases=_EVERYWHERE, ropes=_BY_TENSOR),
+        "deci": GgufArchitecture(widths_by_layer=True, rotates_neighbours=True, biases=_EVERYWHERE, ropes=_BY_TENSOR),
+        "granite": GgufArchitecture(rotates_neighbours=True, biases=_EVERYWHERE, ropes=_BY_TENSOR),
+        "smollm3": GgufArchitecture(rotates_neighbours=True, unrotated_every=4),
+        "qwen3": GgufArchitecture(),
+        "qwen3moe": GgufArchitecture(),
+        "openelm": GgufArchitecture(
+            widths_by_layer=True, fuses_attention=True, has_head=False, biases=frozenset(), ropes=frozenset({"default"})
+        ),
+        "gemma": GgufArchitecture(has_head=False, activation="gelu_pytorch_tanh"),
+        "gemma2": GgufArchitecture(
+            has_head=False, activation="gelu_pytorch_tanh", has_windows=True, scales_by_width_at=46
+        ),
+        "gemma3": GgufArchitecture(activation="gelu_pytorch_tanh", has_windows=True, scales_by_width_at=62),
+    }
+)
+
+
+@dataclass(frozen=True)
+class GgufRoutes:
+    """The architectures of llama.cpp that a family's checkpoints are written as.
+
+    Attributes:
+        uniform: Where all layers have the same widths, with any number of heads.
+        varied: Where their widths differ; None if there is none.
+    """
+
+    uniform: str
+    varied: str | None = None

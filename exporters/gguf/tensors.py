@@ -1,0 +1,177 @@
+"""The tensors of a GGUF file: their names, and how each is made of the checkpoint's.
+
+Names: `LLM_TENSOR_NAMES`, src/llama-arch.cpp of the llama.cpp in xllamacpp 2026.10.11549.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from amp_export.architectures import LayerWidths, ModelConfig, NormKind, Order
+from amp_export.exporters.gguf.experts import planned_experts
+from amp_export.exporters.gguf.keys import query_factor
+from amp_export.exporters.gguf.planned import PlannedTensor
+from amp_export.exporters.gguf.routes import Route, rope_of
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from amp_export.checkpoints.reading import Checkpoint
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+
+EMBEDDING, HEAD = "token_embd.weight", "output.weight"
+
+_PLAIN = Order("input_layernorm", "post_attention_layernorm")
+
+
+def planned_tensors(checkpoint: Checkpoint, route: Route) -> Iterator[PlannedTensor]:
+    """Yield the tensors of a file, in its order; nothing is read yet."""
+    planner = _Planner(checkpoint, route)
+    yield planner.plain(EMBEDDING, "model.embed_tokens.weight")
+    if (freqs := _rope_factors(checkpoint.config)) is not None:
+        yield PlannedTensor("rope_freqs.weight", freqs.shape, lambda: freqs)
+    for number, widths in enumerate(checkpoint.widths):
+        yield from planner.layer(number, widths)
+    yield planner.norm("output_norm.weight", "model.norm.weight")
+    if not checkpoint.config.tie_word_embeddings:
+        yield planner.plain(HEAD, "lm_head.weight")
+
+
+class _Planner:
+    """Plans the tensors of one checkpoint."""
+
+    def __init__(self, checkpoint: Checkpoint, route: Route) -> None:
+        self._checkpoint, self._config, self._route = checkpoint, checkpoint.config, route
+        computation = self._config.architecture.computation
+        self._adds_one = computation is not None and computation.norm is NormKind.RMS_FROM_ONE
+        self._order = self._config.order if computation is not None else _PLAIN
+        self._factor = query_factor(self._config, checkpoint.widths[0], route)
+
+    def plain(self, name: str, source: str) -> PlannedTensor:
+        """Plan a tensor that is taken as it is."""
+        return PlannedTensor(name, self._checkpoint.tensors[source].shape, partial(self._checkpoint.read, source))
+
+    def norm(self, name: str, source: str, *, factor: float = 1.0) -> PlannedTensor:
+        """Plan the weight of a norm; llama.cpp multiplies with it, where Gemma multiplies with it plus one."""
+        import numpy as np
+
+        def read() -> Array:
+            values = self._checkpoint.read(source).astype(np.float32)
+            scaled: Array = (values + np.float32(self._adds_one)) * np.float32(factor)
+            return scaled
+
+        return PlannedTensor(name, self._checkpoint.tensors[source].shape, read)
+
+    def layer(self, number: int, widths: LayerWidths) -> Iterator[PlannedTensor]:
+        """Plan the tensors of a layer."""
+        source, block = f"model.layers.{number}", f"blk.{number}"
+        order = self._order
+        for name, norm in (
+            ("attn_norm", order.before_attention),
+            ("post_attention_norm", order.after_attention),
+            ("ffn_norm", order.before_mlp),
+            ("post_ffw_norm", order.after_mlp),
+        ):
+            if norm is not None:
+                yield self.norm(f"{block}.{name}.weight", f"{source}.{norm}.weight")
+        if (has_norms := f"{source}.self_attn.q_norm.weight") in self._checkpoint.tensors:
+            yield self.norm(f"{block}.attn_q_norm.weight", has_norms, factor=self._factor)
+            yield self.norm(f"{block}.attn_k_norm.weight", f"{source}.self_attn.k_norm.weight")
+        yield from self._attention(block, source, widths)
+        if self._config.architecture.mlp.has_experts:
+            yield from planned_experts(self._checkpoint, block, source, widths)
+        else:
+            yield from self._mlp(block, source, widths)
+
+    def _attention(self, block: str, source: str, widths: LayerWidths) -> Iterator[PlannedTensor]:
+        for part in ("weight", "bias"):
+            if self._exists(f"{source}.self_attn.o_proj.{part}"):
+                yield self.plain(f"{block}.attn_output.{part}", f"{source}.self_attn.o_proj.{part}")
+            rows = [partial(self._query_key_value, source, part, widths, place) for place in range(3)]
+            if not self._exists(f"{source}.self_attn.q_proj.{part}", f"{source}.self_attn.qkv_proj.{part}"):
+                continue
+            heads = (widths.query_heads, widths.key_value_heads, widths.key_value_heads)
+            columns = (self._config.hidden_size,) if part == "weight" else ()
+            shapes = [(count * self._config.head_dim, *columns) for count in heads]
+            if self._route.facts.fuses_attention:
+                total = sum(shape[0] for shape in shapes)
+                yield PlannedTensor(f"{block}.attn_qkv.{part}", (total, *columns), partial(_stack, rows))
+                continue
+            for name, shape, read in zip(("attn_q", "attn_k", "attn_v"), shapes, rows, strict=True):
+                yield PlannedTensor(f"{block}.{name}.{part}", shape, read)
+
+    def _query_key_value(self, source: str, part: str, widths: LayerWidths, place: int) -> Array:
+        """Return the rows of queries, keys or values, in llama.cpp's order."""
+        import numpy as np
+
+        heads = (widths.query_heads, widths.key_value_heads, widths.key_value_heads)
+        fused = f"{source}.self_attn.qkv_proj.{part}"
+        if fused in self._checkpoint.tensors:
+            start = sum(heads[:place]) * self._config.head_dim
+            rows = self._checkpoint.read(fused)[start : start + heads[place] * self._config.head_dim]
+        else:
+            rows = self._checkpoint.read(f"{source}.self_attn.{'qkv'[place]}_proj.{part}")
+        if place < 2 and self._route.facts.rotates_neighbours:
+            rows = interleave(rows, heads[place])
+        if place == 0 and self._factor != 1.0 and not self._exists(f"{source}.self_attn.q_norm.weight"):
+            rows = rows.astype(np.float32) * np.float32(self._factor)
+        return rows
+
+    def _mlp(self, block: str, source: str, widths: LayerWidths) -> Iterator[PlannedTensor]:
+        fused = f"{source}.mlp.gate_up_proj.weight"
+        if fused in self._checkpoint.tensors:
+            for place, name in enumerate(("ffn_gate", "ffn_up")):
+                rows = slice(place * widths.neurons, (place + 1) * widths.neurons)
+                shape = (widths.neurons, self._config.hidden_size)
+                yield PlannedTensor(f"{block}.{name}.weight", shape, partial(self._rows, fused, rows))
+        for name, projection in (("ffn_gate", "gate_proj"), ("ffn_up", "up_proj"), ("ffn_down", "down_proj")):
+            for part in ("weight", "bias"):
+                if self._exists(f"{source}.mlp.{projection}.{part}"):
+                    yield self.plain(f"{block}.{name}.{part}", f"{source}.mlp.{projection}.{part}")
+
+    def _rows(self, name: str, rows: slice) -> Array:
+        return self._checkpoint.read(name)[rows]
+
+    def _exists(self, *names: str) -> bool:
+        return any(name in self._checkpoint.tensors for name in names)
+
+
+def interleave(rows: Array, heads: int) -> Array:
+    """Return rows of heads so that the dimensions that rotary embeddings pair are neighbours.
+
+    Args:
+        rows: Rows of queries or keys, whose dimensions are paired half a head apart: [heads * head_dim, ...].
+        heads: Number of heads.
+    """
+    paired = rows.reshape(heads, 2, len(rows) // heads // 2, *rows.shape[1:])
+    return paired.swapaxes(1, 2).reshape(rows.shape)
+
+
+def _stack(parts: Sequence[Callable[[], Array]]) -> Array:
+    import numpy as np
+
+    stacked: Array = np.concatenate([read() for read in parts])
+    return stacked
+
+
+def _rope_factors(config: ModelConfig) -> Array | None:
+    """Return what llama.cpp divides each frequency by, for Llama 3's scaling; None for other types.
+
+    Source: `_compute_llama3_parameters`, `modeling_rope_utils.py`, transformers 5.24.
+    """
+    import numpy as np
+
+    rope = rope_of(config)
+    if rope["rope_type"] != "llama3":
+        return None
+    factor, original = float(rope["factor"]), float(rope["original_max_position_embeddings"])
+    low, high = float(rope["low_freq_factor"]), float(rope["high_freq_factor"])
+    places = np.arange(0, config.head_dim, 2, dtype=np.float64) / config.head_dim
+    wavelengths = 2 * np.pi * float(rope["rope_theta"]) ** places
+    share = ((original / wavelengths - low) / (high - low)).clip(0.0, 1.0)
+    # the share is 1 for short waves, whose frequency stays, and 0 for long ones
+    factors: Array = (1.0 / ((1.0 - share) / factor + share)).astype(np.float32)
+    return factors
