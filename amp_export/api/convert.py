@@ -15,7 +15,7 @@ from amp_export.benchmarking.runners import require
 from amp_export.benchmarking.setup import RUNTIMES, Setup
 from amp_export.benchmarking.workloads import Sweep
 from amp_export.checkpoints.reading import open_checkpoint
-from amp_export.discovery.learning import learn
+from amp_export.discovery.learning import learn, record
 from amp_export.documents import as_read_back
 from amp_export.errors import OutputError, RequestError
 from amp_export.exporters.dispatch import exported_quantization
@@ -85,6 +85,7 @@ def convert(
     choices = _choose(request.checkpoint, options)
     with staged_output(output, overwrite=overwrite) as folder:
         _, manifest = prune_into(folder, request, progress)
+        record(request.checkpoint.config.architecture, folder)
         manifest = replace(manifest, unfinished=tuple(Step), request=_record(options)).with_hashes(folder)
         run = _Run(folder, request.checkpoint, choices, options.threads, progress)
         report, failure = _finish(run, manifest, Report.of(manifest))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from amp_export.discovery.learning import learn
+from amp_export.discovery.learning import learn, record
 from amp_export.outputs.names import PRUNED
 from amp_export.outputs.staging import check_output, staged_output
 from amp_export.progress import Progress, Silent
@@ -43,5 +43,6 @@ def prune(
     request = prepare(model, options or PruneOptions(), revision=revision, learn=learn, progress=progress)
     with staged_output(output, overwrite=overwrite) as folder:
         result, manifest = prune_into(folder, request, progress)
+        record(request.checkpoint.config.architecture, folder)
         save_report(folder, Report.of(manifest), manifest.with_hashes(folder), progress=progress)
     return replace(result, folder=output / PRUNED)

@@ -8,8 +8,9 @@ All facts are of the llama.cpp in xllamacpp 2026.10.11549: `load_arch_hparams`, 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 _LINEAR = frozenset({"default", "linear", "yarn"})
 _BY_TENSOR = _LINEAR | {"llama3"}
@@ -78,7 +79,9 @@ class GgufRoutes:
     Attributes:
         uniform: Where all layers have the same widths, with any number of heads.
         varied: Where their widths differ; None if there is none.
+        requires: Config fields with the values that these compute with, whatever the config says.
     """
 
     uniform: str
     varied: str | None = None
+    requires: Mapping[str, Any] = field(default_factory=dict)

@@ -40,5 +40,5 @@ ARCHITECTURE = Architecture(
     ignored=frozenset({"intermediate_size", "num_experts", "output_router_logits", "router_aux_loss_coef"}),
     # layers with a plain MLP between those with experts have another width
     required={"decoder_sparse_step": 1, "mlp_only_layers": []},
-    gguf=GgufRoutes("qwen3moe"),
+    gguf=GgufRoutes("qwen3moe", requires={"norm_topk_prob": True}),
 )

@@ -68,6 +68,7 @@ class Finder:
             hidden_size_divisible_by_heads=fields.names.get("head_dim") is not None and self._refuses_odd_heads(),
             embeds_padding=self._embeds_padding(),
             heads_tied=first.heads_tied,
+            heads_stay=self._why_heads_stay(),
             layers_follow_when={} if self._follow() else None,
             base_model=prefix,
             layers=first.layers,
@@ -86,10 +87,16 @@ class Finder:
     def _layers(self) -> tuple[FoundLayer, ...]:
         """What is in a layer of each stack that attends."""
         found = [find_layer(self._model, stack, self._inputs) for stack in find_stacks(self._model)]
-        layers = tuple(layer for layer in found if any(block.heads is not None for block in layer.blocks))
+        layers = tuple(layer for layer in found if layer.heads is not None)
+        # neurons alone may be pruned where heads are in doubt
+        layers = layers or tuple(layer for layer in found if layer.unread is not None and self._has_neurons(layer))
         if not layers:
             raise UnsupportedModelError(_nothing_attends(self.tiny, found))
         return layers
+
+    def _has_neurons(self, layer: FoundLayer) -> bool:
+        stacked = self._model.get_submodule(f"{layer.stack}.{_LAST}").parameters()
+        return bool(layer.blocks) or any(parameter.ndim == 3 for parameter in stacked)
 
     @cached_property
     def _fields(self) -> FieldFinder:
@@ -121,6 +128,8 @@ class Finder:
         """Yield the stacks, those over the same layers after one another."""
         for number, layer in enumerate(self._layers):
             mlp: Block | None = self._mlp(layer)
+            if layer.heads is None:
+                yield Stack(layers=layer.stack, attention=_unread(layer), mlp=mlp)
             for block in (block for block in layer.blocks if block.heads is not None):
                 tensors = tuple(self._other_tensors(layer, block))
                 yield Stack(
@@ -132,6 +141,12 @@ class Finder:
                     is_decoder=number > 0,
                 )
                 mlp = None  # of several attentions in a layer, the first has it
+
+    def _why_heads_stay(self) -> str | None:
+        if self._layers[0].heads is not None:
+            return None
+        problems = self._layers[0].problems
+        return problems[0] if problems else "its attention is not understood"
 
     def _mlp(self, layer: FoundLayer) -> Block:
         if self._found.experts is not None:
@@ -235,8 +250,8 @@ class Finder:
         """Return the fields whose names are not the canonical ones."""
         names = self._found.names
         found = {canonical: names.get(canonical) for canonical in SIZES if names.get(canonical) != canonical}
-        heads = next(block.heads for block in self._layers[0].blocks if block.heads is not None)
-        if "num_key_value_heads" in found and heads.key_value_heads != heads.query_heads:
+        heads = self._layers[0].heads
+        if "num_key_value_heads" in found and heads is not None and heads.key_value_heads != heads.query_heads:
             del found["num_key_value_heads"]  # a constant, see `_derived`
         if found.get("intermediate_size", "") is None:
             del found["intermediate_size"]  # a multiple of the hidden size
@@ -252,8 +267,9 @@ class Finder:
             # always, if there is no field
             when: dict[str, Any] | None = {} if names["intermediate_size"] is None else None
             yield Derived(name, (names["hidden_size"] or "hidden_size", factor), when)
-        heads = next(block.heads for block in self._layers[0].blocks if block.heads is not None)
-        if names.get("num_key_value_heads") is None and heads.key_value_heads != heads.query_heads:
+        heads = self._layers[0].heads
+        is_constant = heads is not None and heads.key_value_heads != heads.query_heads
+        if heads is not None and is_constant and names.get("num_key_value_heads") is None:
             yield Derived("num_key_value_heads", heads.key_value_heads, {})
         for stack in range(1, len(self._layers)):
             for canonical, name in self._stack_names(stack).items():
@@ -339,6 +355,12 @@ class Finder:
             return False
         padded = self.tiny.but(pad_token_id=3).build()
         return getattr(padded.get_input_embeddings(), "padding_idx", None) == 3
+
+
+def _unread(layer: FoundLayer) -> Block:
+    """Return an attention whose heads stay, so that only its output is named."""
+    assert layer.unread is not None
+    return Block(layer.unread.rpartition(".")[0], (), Projection(layer.unread))
 
 
 def _path(layer: FoundLayer, number: int, module: str) -> str:

@@ -126,8 +126,9 @@ class FieldFinder:
     def _head_dim(self, name: str | None) -> str | None:
         """Return the field that says the width of a head; some classes read it although their configs lack it."""
         name = name or "head_dim"
-        layer, block = next(self._blocks(attends=True))
-        assert block.heads is not None
+        layer, block = next(self._blocks(attends=True), (None, None))
+        if layer is None or block is None or block.heads is None:
+            return None
         other = block.heads.head_dim + _STEP
         moved = self._moved(name, other) or {}
         takes_effect = f"{layer.stack}.0.{block.output}.weight" in moved
@@ -136,8 +137,9 @@ class FieldFinder:
 
     def _key_value_heads(self, name: str | None) -> str | None:
         """Return the field that says the number of key/value heads."""
-        layer, block = next(self._blocks(attends=True))
-        assert block.heads is not None
+        layer, block = next(self._blocks(attends=True), (None, None))
+        if layer is None or block is None or block.heads is None:
+            return None
         keys = next(each.path for each in block.inputs if PrunedUnit.KEY_VALUE_HEADS in each.rows.units)
         others = set(canonical_names(self.tiny.config()).values())
         candidates = [name] if name is not None else [each for each, _ in self._numbers() if each not in others]

@@ -39,7 +39,7 @@ def discover(model_type: str, class_name: str, raw_config: Mapping[str, Any]) ->
         UnsupportedModelError: The model does not attend, attends in a way that is not understood, or nothing is proved.
     """
     _refuse_parts(class_name, raw_config)
-    tiny = _smallest(shrink(model_type, class_name, raw_config))
+    tiny = smallest(shrink(model_type, class_name, raw_config))
     try:
         found = Finder(tiny).architecture()
     except UnsupportedModelError:
@@ -72,7 +72,7 @@ def check_facts(architecture: Architecture, raw_config: Mapping[str, Any]) -> tu
         UnsupportedModelError: No tiny model can be made.
     """
     class_name = first_class(raw_config.get("architectures"), architecture)
-    tiny = _smallest(shrink(architecture.model_type, class_name, raw_config))
+    tiny = smallest(shrink(architecture.model_type, class_name, raw_config))
     return tuple(prove(tiny, architecture))
 
 
@@ -111,7 +111,7 @@ def _refuse_parts(class_name: str, raw_config: Mapping[str, Any]) -> None:
         )
 
 
-def _smallest(tiny: Tiny) -> Tiny:
+def smallest(tiny: Tiny) -> Tiny:
     """Return a tiny model that runs: with the usual sizes, or with those that follow from others left out."""
     plain = SIZES["hidden_size"] // SIZES["num_attention_heads"]
     problem = None
@@ -137,7 +137,8 @@ def _variants(found: Architecture) -> Iterator[Architecture]:
     if found.more_stacks:
         yield tied
         yield replace(tied, heads_tied=True)
-    yield replace(found, heads_stay="pruning them was refuted on a tiny model")
+    if found.heads_stay is None:
+        yield replace(found, heads_stay="pruning them was refuted on a tiny model")
 
 
 def _with_attentions(found: Architecture, change: Callable[[Block], Block]) -> Architecture:

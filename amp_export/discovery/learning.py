@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amp_export.architectures import RESIZED_MODEL_TYPE, Architecture, find_architecture
+from amp_export.architectures import RESIZED_MODEL_TYPE, Architecture, find_architecture, supported_model_types
 from amp_export.architectures._external import cached_facts
 from amp_export.checkpoints.reading import code_beside
 from amp_export.documents import parse_json, read_text
 from amp_export.errors import ModelError, UnsupportedModelError
+from amp_export.outputs.names import FACTS
 
 if TYPE_CHECKING:
     from amp_export.discovery.finding import Discovery
@@ -90,6 +91,12 @@ def find_out(raw_config: Mapping[str, Any], progress: Progress) -> Discovery:
         )
     with progress.step(f"Finding out the facts of {model_type}"):
         return discover(model_type, _class_name(raw_config), raw_config)
+
+
+def record(architecture: Architecture, folder: Path) -> None:
+    """Write facts that are not this package's own into an output directory, for other machines."""
+    if architecture.model_type not in supported_model_types():
+        keep(architecture, folder / FACTS)
 
 
 def keep(architecture: Architecture, file: Path | None = None) -> Path:

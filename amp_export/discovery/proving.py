@@ -238,9 +238,10 @@ def _masked(model: PreTrainedModel, config: ModelConfig, plan: Plan) -> Iterator
     handles = []
     for site, layer in zip(config.sites, plan.layers, strict=True):
         module, attention, mlp = model.get_submodule(site.path), site.stack.attention, site.stack.mlp
-        entries = _entries(module, attention.output, site)
-        heads = _mask(layer.query_heads, site.widths.query_heads).repeat_interleave(entries)
-        handles.append(module.get_submodule(attention.output.name).register_forward_pre_hook(_multiplying(heads)))
+        if len(layer.query_heads) < site.widths.query_heads:
+            entries = _entries(module, attention.output, site)
+            heads = _mask(layer.query_heads, site.widths.query_heads).repeat_interleave(entries)
+            handles.append(module.get_submodule(attention.output.name).register_forward_pre_hook(_multiplying(heads)))
         if mlp is not None and mlp.has_experts:
             kept_ei = torch.stack([_mask(each, site.widths.neurons) for each in layer.experts])
             weights = module.get_parameter(mlp.output.name)

@@ -76,11 +76,18 @@ class FoundLayer:
         stack: Path of the layers.
         blocks: Its attentions and MLPs, in their order.
         problems: What was not understood.
+        unread: Path of the output projection of an attention that was not understood, or None.
     """
 
     stack: str
     blocks: tuple[FoundBlock, ...]
     problems: tuple[str, ...] = ()
+    unread: str | None = None
+
+    @property
+    def heads(self) -> Heads | None:
+        """The heads of its first attention; None if none is understood."""
+        return next((block.heads for block in self.blocks if block.heads is not None), None)
 
 
 def find_stacks(model: PreTrainedModel) -> list[str]:
@@ -130,7 +137,9 @@ def find_layer(
             blocks.append(block)
         elif inputs_of and output in attentions:
             problems.append(f"the rows of {', '.join(inputs_of)} are in no order that is known")
-    return FoundLayer(stack, tuple(blocks), tuple(problems))
+    understood = {block.output for block in blocks}
+    unread = next((leaf.path for leaf in leaves if leaf.path in attentions - understood), None)
+    return FoundLayer(stack, tuple(blocks), tuple(problems), unread)
 
 
 @dataclass(frozen=True)

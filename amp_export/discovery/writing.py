@@ -20,31 +20,28 @@ def to_source(architecture: Architecture, *, about: str) -> str:
         architecture: The facts.
         about: Its docstring, one sentence.
     """
-    body = _write(architecture, 0)
-    names = sorted(set(_names(architecture)))
-    return (
-        f'"""{about}"""\n\nfrom __future__ import annotations\n\n'
-        "from amp_export.architectures._facts import (\n"
-        + "".join(f"{_INDENT}{name},\n" for name in names)
-        + f")\n\nARCHITECTURE = {body}\n"
+    modules: dict[str, set[str]] = {}
+    for kind in _classes(architecture):
+        modules.setdefault(kind.__module__, set()).add(kind.__name__)
+    imports = "".join(
+        f"from {module} import (\n{''.join(f'{_INDENT}{name},{chr(10)}' for name in sorted(names))})\n"
+        for module, names in sorted(modules.items())
     )
+    body = _write(architecture, 0)
+    return f'"""{about}"""\n\nfrom __future__ import annotations\n\n{imports}\nARCHITECTURE = {body}\n'
 
 
-def _names(value: Any) -> Iterator[str]:
-    """Yield the names of all classes in a value."""
+def _classes(value: Any) -> Iterator[type[Any]]:
+    """Yield the classes of a value and of what it contains."""
     if isinstance(value, enum.Enum):
-        yield type(value).__name__
+        yield type(value)
     elif is_dataclass(value):
-        yield type(value).__name__
-        for name, item in _given(value):
-            del name
-            yield from _names(item)
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _names(item)
-    elif isinstance(value, tuple | frozenset):
-        for item in value:
-            yield from _names(item)
+        yield type(value)
+        for _, item in _given(value):
+            yield from _classes(item)
+    elif isinstance(value, Mapping | tuple | list | frozenset):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _classes(item)
 
 
 def _given(value: Any) -> Iterator[tuple[str, Any]]:
@@ -69,7 +66,9 @@ def _write(value: Any, depth: int) -> str:
         return _join("{", parts, "}", depth)
     if isinstance(value, frozenset):
         return f"frozenset({_write(tuple(sorted(value)), depth)})"
-    if isinstance(value, tuple | list):
+    if isinstance(value, list):
+        return _join("[", [_write(item, depth + 1) for item in value], "]", depth)
+    if isinstance(value, tuple):
         parts = [_write(item, depth + 1) for item in value]
         return _join("(", [*parts[:-1], f"{parts[-1]},"] if len(parts) == 1 else parts, ")", depth)
     return f'"{value}"' if isinstance(value, str) and '"' not in value else repr(value)

@@ -10,6 +10,9 @@ SCORES = "scores.safetensors"
 
 PLAN = "plan.json"
 
+FACTS = "architecture.py"
+"""Facts about a type that was found out, or whose file was given."""
+
 SOURCE = "source"
 """The dense checkpoint, as the subject of a verdict; it is not a file of the output."""
 

@@ -68,7 +68,9 @@ def compare(graphs: Mapping[str, Path], contexts: list[int], time_limit: float) 
                 sweep=Sweep(prompt_lengths=(context,)),
                 sampling=Sampling(time_limit=time_limit),
             )
-            yield [str(runtime), first, second, f"{context:,}", *_phases(report)]
+            row = [str(runtime), first, second, f"{context:,}", *_phases(report)]
+            print(*row, flush=True)
+            yield row
 
 
 def _phases(report: BenchmarkReport) -> Iterator[str]:

@@ -116,8 +116,10 @@ def _differences(config: ModelConfig, name: str) -> Iterator[str]:
         yield "its LM head is the embedding, and this model has a head of its own."
     yield from (f"it reads no biases of {place}, which config.json asks for." for place in _surplus(config, facts))
     yield from _rope_differences(config, facts)
-    if config.architecture.model_type == "qwen3_moe" and not config.fields.get("norm_topk_prob"):
-        yield ("it divides the weights of the chosen experts by their sum, and config.json says norm_topk_prob false.")
+    routes = config.architecture.gguf
+    for field, value in (routes.requires if routes is not None else {}).items():
+        if (said := config.fields.get(field)) != value:
+            yield f"it computes with {field} {value!r}, and config.json says {said!r}."
     if facts.unrotated_every is not None or config.architecture.computation is not None:
         turned = tuple(kind is not None for kind in config.layer_ropes)
         every = facts.unrotated_every

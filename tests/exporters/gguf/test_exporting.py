@@ -39,7 +39,7 @@ pytestmark = pytest.mark.slow
         ("opt", {}, r"no architecture that is known to compute a opt .*\nFamilies that have one: gemma, .* --to onnx"),
         ("llama", {"hidden_act": "gelu"}, "its activation function is silu, and config.json says gelu"),
         ("qwen3", {"attention_bias": True}, "it reads no biases of the attention's output"),
-        ("qwen3_moe", {"norm_topk_prob": False}, "config.json says norm_topk_prob false"),
+        ("qwen3_moe", {"norm_topk_prob": False}, "norm_topk_prob True, and config.json says False"),
         (
             "gemma2",
             {"tie_word_embeddings": False},
