@@ -16,7 +16,7 @@ from pathlib import Path
 
 from amp_export.architectures._facts import Architecture
 from amp_export.caching import cache_directory
-from amp_export.errors import RequestError, first_line
+from amp_export.errors import RequestError, command_line, first_line
 
 VARIABLE = "AMP_EXPORT_ARCHITECTURES"
 """Environment variable: files of facts, separated as in PATH. Processes that are started inherit it."""
@@ -63,7 +63,8 @@ def read_facts(file: Path) -> Architecture:
         RequestError: It cannot be read, or holds no facts.
     """
     if not file.is_file():
-        raise RequestError(f"There is no file of facts {file}.\nMake one: amp-export inspect MODEL --output {file}.")
+        command = command_line("amp-export", "inspect", "--model", "MODEL", "--facts", file)
+        raise RequestError(f"There is no file of facts {file}.\nMake one: {command}")
     spec = importlib.util.spec_from_file_location(f"_facts_of_{file.stem}", file)
     assert spec is not None
     assert spec.loader is not None

@@ -95,8 +95,8 @@ class Finder:
         return layers
 
     def _has_neurons(self, layer: FoundLayer) -> bool:
-        stacked = self._model.get_submodule(f"{layer.stack}.{_LAST}").parameters()
-        return bool(layer.blocks) or any(parameter.ndim == 3 for parameter in stacked)
+        """Whether the neurons of a layer are understood."""
+        return bool(layer.blocks) or FieldFinder(self.tiny, (layer,)).find_experts() is not None
 
     @cached_property
     def _fields(self) -> FieldFinder:

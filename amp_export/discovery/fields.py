@@ -81,7 +81,7 @@ class FieldFinder:
         names: dict[str, str | None] = dict(canonical_names(self.tiny.config()))
         names["head_dim"] = self._head_dim(names.get("head_dim"))
         names["num_key_value_heads"] = self._key_value_heads(names.get("num_key_value_heads"))
-        experts = self._experts()
+        experts = self.find_experts()
         neurons, factor, says = self._neurons(names.get("intermediate_size"), experts)
         names["intermediate_size"] = neurons
         derived = {} if factor is None else {neurons or "intermediate_size": factor}
@@ -171,7 +171,7 @@ class FieldFinder:
                 return candidate, _multiple(default, weight, axis), all(each.startswith(stacks) for each in moved)
         return None, _multiple(self.shapes, weight, axis), False
 
-    def _experts(self) -> Experts | None:
+    def find_experts(self) -> Experts | None:
         """Return the experts of a layer, whose weights are stacked in parameters of three axes."""
         prefix = f"{self.layers[0].stack}.{SIZES['num_hidden_layers'] - 1}."
         stacked = {name: shape for name, shape in self.shapes.items() if name.startswith(prefix) and len(shape) == 3}

@@ -175,6 +175,12 @@ def shrink(model_type: str, class_name: str, raw_config: Mapping[str, Any]) -> T
 
     if not hasattr(transformers, class_name):
         raise UnsupportedModelError(f"transformers {transformers.__version__} has no class {class_name}.")
+    own = getattr(getattr(transformers, class_name), "config_class", None)
+    if own is None or own.model_type != model_type:
+        raise UnsupportedModelError(
+            f"config.json: {class_name} (architectures) is no class for models of type {model_type!r}.\n"
+            "Correct model_type, or name the class that the weights are of."
+        )
     given = {name: value for name, value in raw_config.items() if name not in ("model_type", "architectures")}
     defaults = transformers.AutoConfig.for_model(model_type, **given).to_dict()
     names = canonical_names(transformers.AutoConfig.for_model(model_type))

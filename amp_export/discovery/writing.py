@@ -66,11 +66,11 @@ def _write(value: Any, depth: int) -> str:
         return _join("{", parts, "}", depth)
     if isinstance(value, frozenset):
         return f"frozenset({_write(tuple(sorted(value)), depth)})"
-    if isinstance(value, list):
-        return _join("[", [_write(item, depth + 1) for item in value], "]", depth)
-    if isinstance(value, tuple):
+    if isinstance(value, list | tuple):
         parts = [_write(item, depth + 1) for item in value]
-        return _join("(", [*parts[:-1], f"{parts[-1]},"] if len(parts) == 1 else parts, ")", depth)
+        is_single = isinstance(value, tuple) and len(parts) == 1
+        brackets = "[]" if isinstance(value, list) else "()"
+        return _join(brackets[0], [f"{parts[0]},"] if is_single else parts, brackets[1], depth)
     return f'"{value}"' if isinstance(value, str) and '"' not in value else repr(value)
 
 

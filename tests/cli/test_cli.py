@@ -278,7 +278,7 @@ def model_type(folder: Path, name: str) -> None:
 BAD_INPUTS: dict[str, tuple[Callable[[Path, Path], list[str]], str]] = {
     "no such model": (lambda *_: ["--model", "./absent", "--ratio", "0.2"], "No such model: ./absent"),
     "no config": (damaged(lambda folder: (folder / "config.json").unlink()), "no config.json"),
-    "unsupported": (damaged(lambda folder: model_type(folder, "rwkv")), "Supported: albert, apertus, arcee"),
+    "unsupported": (damaged(lambda folder: model_type(folder, "rwkv")), "no class for models of type 'rwkv'"),
     "no weights": (damaged(lambda folder: (folder / "model.safetensors").unlink()), "no weights"),
     "ratio 0": (lambda checkpoint, _: ["--model", str(checkpoint), "--ratio", "0"], "between 0 and 1"),
     "ratio 1": (lambda checkpoint, _: ["--model", str(checkpoint), "--ratio", "1"], "between 0 and 1"),

@@ -17,7 +17,7 @@ from amp_export.cli import app
 from amp_export.errors import ModelError, RequestError, UnsupportedModelError
 from amp_export.exporters.gguf import export
 from amp_export.exporters.gguf.blocks import F32, check_rows
-from amp_export.exporting.settings import fit_blocks
+from amp_export.exporting.quantized import fit_blocks
 from amp_export.options import Dtype, Format, WeightFormat
 from amp_export.outputs.manifest import Manifest
 from amp_export.outputs.names import PRUNED
