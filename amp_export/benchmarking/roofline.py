@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from amp_export.architectures import Kind
+from amp_export.architectures import Kind, LayerWidths, ModelConfig
 from amp_export.architectures._footprint import parameters_read, seen_numbers
 from amp_export.benchmarking.statistics import PhaseResult
 from amp_export.benchmarking.workloads import Workload
@@ -96,11 +96,7 @@ def step_bytes(
     widths = read_widths(folder / "config.json", raw, config)
     if weights is None:
         weights = dtype.bytes * parameters_read(config, widths)
-    pasts = [workload.prompt_tokens + workload.decode_tokens // 2 for workload in workloads]
-    return [
-        StepBytes(weights, dtype.bytes * workload.batch_size * seen_numbers(config, widths, past))
-        for workload, past in zip(workloads, pasts, strict=True)
-    ]
+    return [_step_bytes(config, widths, workload, weights=weights, cache_dtype=dtype) for workload in workloads]
 
 
 def file_step_bytes(folder: Path, workloads: Sequence[Workload], *, weights: int) -> Sequence[StepBytes]:
@@ -113,11 +109,15 @@ def file_step_bytes(folder: Path, workloads: Sequence[Workload], *, weights: int
     """
     raw, config = read_config(folder)
     widths = read_widths(folder / "config.json", raw, config)
-    pasts = [workload.prompt_tokens + workload.decode_tokens // 2 for workload in workloads]
-    return [
-        StepBytes(weights, Dtype.FLOAT16.bytes * workload.batch_size * seen_numbers(config, widths, past))
-        for workload, past in zip(workloads, pasts, strict=True)
-    ]
+    dtype = Dtype.FLOAT16
+    return [_step_bytes(config, widths, workload, weights=weights, cache_dtype=dtype) for workload in workloads]
+
+
+def _step_bytes(
+    config: ModelConfig, widths: Sequence[LayerWidths], workload: Workload, *, weights: int, cache_dtype: Dtype
+) -> StepBytes:
+    past = workload.prompt_tokens + workload.decode_tokens // 2
+    return StepBytes(weights, cache_dtype.bytes * workload.batch_size * seen_numbers(config, widths, past))
 
 
 def weight_bytes_per_token(graph: Path) -> int:
