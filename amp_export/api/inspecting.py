@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from amp_export.architectures import Architecture
 from amp_export.architectures._external import read_facts
+from amp_export.checkpoints.reading import read_raw_config
 from amp_export.checkpoints.sources import resolve_model
-from amp_export.discovery.learning import find_out, is_known, keep, read_raw_config
-from amp_export.errors import ModelError, OutputError, RequestError
+from amp_export.discovery.learning import find_out, is_known, keep
+from amp_export.errors import OutputError, RequestError
 from amp_export.progress import Progress, Silent
 from amp_export.verb_options import InspectOptions
 
@@ -73,8 +74,7 @@ def inspect(
     if output is not None and output.exists() and not options.overwrite:
         raise OutputError(f"{output} exists already.\nGive --overwrite to replace it, or another file with --facts.")
     path = resolve_model(model, revision=revision, on_status=progress.note).path
-    if (raw_config := read_raw_config(path)) is None:
-        raise ModelError(f"{path / 'config.json'} has no model_type, so the architecture is unknown.")
+    raw_config = read_raw_config(path / "config.json")
     model_type = raw_config["model_type"]
     if given is not None:
         architecture = read_facts(given)

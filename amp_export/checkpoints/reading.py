@@ -96,6 +96,18 @@ def _count_not_finite(array: Array) -> int:
     return int(array.size - np.isfinite(array).sum())
 
 
+def read_raw_config(file: Path) -> dict[str, Any]:
+    """Return the content of a config.json, which names a type.
+
+    Raises:
+        ModelError: It cannot be read, is no JSON, or names no type.
+    """
+    raw = parse_json(read_text(file, error=ModelError), source=str(file), error=ModelError)
+    if not isinstance(raw, dict) or not isinstance(raw.get("model_type"), str):
+        raise ModelError(f"{file} has no model_type, so the architecture is unknown.")
+    return raw
+
+
 def read_config(path: Path) -> tuple[dict[str, Any], ModelConfig]:
     """Return the config of a checkpoint directory, raw and parsed.
 
@@ -112,9 +124,7 @@ def read_config(path: Path) -> tuple[dict[str, Any], ModelConfig]:
     if not file.is_file():
         found = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
         raise ModelError(f"{path} holds no config.json, so it is not a checkpoint.\nFound: {found}.")
-    raw = parse_json(read_text(file, error=ModelError), source=str(file), error=ModelError)
-    if not isinstance(raw, dict) or not isinstance(raw.get("model_type"), str):
-        raise ModelError(f"{file} has no model_type, so the architecture is unknown.")
+    raw = read_raw_config(file)
     plain = raw if raw["model_type"] != RESIZED_MODEL_TYPE else _dense_config(file, raw)
     architecture = _find_architecture(plain)
     refuse_quantized(plain, architecture)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from amp_export.architectures import RESIZED_MODEL_TYPE, Architecture, find_architecture, supported_model_types
 from amp_export.architectures._external import cached_facts
-from amp_export.checkpoints.reading import code_beside
-from amp_export.documents import parse_json, read_text
-from amp_export.errors import ModelError, UnsupportedModelError
+from amp_export.checkpoints.reading import code_beside, read_raw_config
+from amp_export.checkpoints.unsupported import refuse_adapter
+from amp_export.errors import UnsupportedModelError
 from amp_export.outputs.names import FACTS
 
 if TYPE_CHECKING:
@@ -22,14 +22,17 @@ def learn(path: Path, progress: Progress) -> None:
     """Find out the facts of a checkpoint's type if nothing describes it, and say so.
 
     Args:
-        path: A checkpoint directory; if it has no readable config.json, nothing is done.
+        path: A checkpoint directory; if it has no config.json, nothing is done.
         progress: Where to show progress.
 
     Raises:
-        UnsupportedModelError: The facts could not be found out.
+        ModelError: config.json is damaged.
+        UnsupportedModelError: The facts could not be found out, or it is an adapter.
     """
-    if not (path / "config.json").is_file() or (raw_config := read_raw_config(path)) is None:
+    if not (path / "config.json").is_file():
         return
+    refuse_adapter(path)
+    raw_config = read_raw_config(path / "config.json")
     model_type = raw_config["model_type"]
     if model_type == RESIZED_MODEL_TYPE or is_known(model_type) or not transformers_has(model_type):
         return
@@ -40,18 +43,6 @@ def learn(path: Path, progress: Progress) -> None:
         f"No facts describe models of type {model_type}: they were found out on tiny random copies, and proved "
         f"({len(found.cases)} cases){stay}. They are kept in {file}."
     )
-
-
-def read_raw_config(path: Path) -> dict[str, Any] | None:
-    """Return the content of a checkpoint's config.json; None if it names no type, which is refused where it is read.
-
-    Raises:
-        ModelError: It is no JSON.
-    """
-    file = path / "config.json"
-    raw_config = parse_json(read_text(file, error=ModelError), source=str(file), error=ModelError)
-    has_type = isinstance(raw_config, dict) and isinstance(raw_config.get("model_type"), str)
-    return raw_config if has_type else None
 
 
 def is_known(model_type: str) -> bool:
