@@ -14,7 +14,7 @@ from amp_export.discovery.attributes import count_all, find_attributes, recordin
 from amp_export.discovery.fields import Experts, FieldFinder, FoundFields
 from amp_export.discovery.layouts import Heads
 from amp_export.discovery.structure import FoundBlock, FoundLayer, find_layer, find_stacks
-from amp_export.discovery.tiny import MODALITIES, OTHER_SIZES, SIZES, Tiny, canonical_names, sample, twins
+from amp_export.discovery.tiny import MODALITIES, OTHER_SIZES, SIZES, Tiny, sample, twins
 from amp_export.errors import UnsupportedModelError
 
 if TYPE_CHECKING:
@@ -108,9 +108,9 @@ class Finder:
 
     @cached_property
     def _other(self) -> PreTrainedModel:
-        names = canonical_names(self.tiny.config())
+        names = self.tiny.names
         counts = {names[name]: size for name, size in OTHER_SIZES.items() if name in names}
-        counts |= {twin: size for name, size in counts.items() for twin in twins(name, self.tiny.config().to_dict())}
+        counts |= {twin: size for name, size in counts.items() for twin in twins(name, self.tiny.values)}
         found = self.tiny.but(**counts)
         if found.why_not() is None:
             return found.build()
@@ -136,7 +136,7 @@ class Finder:
                     layers=layer.stack,
                     attention=self._block(layer, block, tensors),
                     mlp=mlp,
-                    names=self._stack_names(number) if number else {},
+                    names=self._stack_names if number else {},
                     heads_tied=any(tensor.first_layer_only for tensor in tensors),
                     is_decoder=number > 0,
                 )
@@ -175,7 +175,7 @@ class Finder:
         bias = self._found.biases.get(block.output, block.bias)
         output = Projection(block.output, columns=unit, bias=bias, transposed=block.transposed)
         norms = tuple(_norm_tensors(block))
-        return Block(module, inputs, output, (*norms, *tensors), self._attributes(layer, block, module))
+        return Block(module, inputs, output, (*norms, *tensors), self._attributes(layer, module, block.heads))
 
     def _expert_block(self, layer: FoundLayer, experts: Experts) -> Block:
         module = experts.inputs.rpartition(".")[0]
@@ -183,18 +183,26 @@ class Finder:
         kind: dict[str, Any] = {"bias": experts.bias, "transposed": experts.transposed, "stacked": experts.count}
         inputs = (Projection(experts.inputs, rows=rows if len(rows) > 1 else rows[0], **kind),)
         output = Projection(experts.output, columns=PrunedUnit.NEURONS, **kind)
-        return Block(module, inputs, output, attributes=self._compare(layer, module, None))
+        return Block(module, inputs, output, attributes=self._attributes(layer, module, None))
 
-    def _attributes(self, layer: FoundLayer, block: FoundBlock, module: str) -> dict[str, Count]:
-        """Return the attributes of a block's module that hold counts, and the fields of its config that it reads."""
-        found = self._compare(layer, module, block.heads)
-        if block.heads is not None:
+    def _attributes(self, layer: FoundLayer, module: str, heads: Heads | None) -> dict[str, Count]:
+        """Return the attributes of a block's module that hold counts and are read, and fields of its config.
+
+        Args:
+            layer: The layer.
+            module: Path of the module in it.
+            heads: Its heads if it is an attention, whose module may read its config.
+        """
+        path = _path(layer, 0 if heads is not None else _LAST, module)
+        others = self._other_heads if heads is not None else None
+        both = (count_all(heads, self._neurons(self._model)), count_all(others, self._neurons(self._other)))
+        found = find_attributes(self._model.get_submodule(path), self._other.get_submodule(path), *both)
+        if heads is not None:
             names = self._found.names
             counts = {"num_attention_heads": Count.QUERY_HEADS, "num_key_value_heads": Count.KEY_VALUE_HEADS}
-            reads = self._reads(_path(layer, 0, module))
-            fields = {f"config.{names.get(canonical) or canonical}": count for canonical, count in counts.items()}
-            found |= {name: count for name, count in fields.items() if name in reads}
-        return found
+            found |= {f"config.{names.get(canonical) or canonical}": count for canonical, count in counts.items()}
+        reads = self._reads(path)
+        return {name: count for name, count in found.items() if name in reads}
 
     def _reads(self, path: str) -> set[str]:
         """Return what is read of a module while it runs: see `recording_reads`."""
@@ -204,18 +212,11 @@ class Finder:
             self._model(**self._inputs)
         return reads
 
-    def _compare(self, layer: FoundLayer, module: str, heads: Heads | None) -> dict[str, Count]:
-        path = _path(layer, 0 if heads is not None else _LAST, module)
-        others = self._other_heads if heads is not None else None
-        both = (count_all(heads, self._neurons(self._model)), count_all(others, self._neurons(self._other)))
-        found = find_attributes(self._model.get_submodule(path), self._other.get_submodule(path), *both)
-        reads = self._reads(path)
-        return {name: count for name, count in found.items() if name in reads}
-
     @cached_property
     def _other_heads(self) -> Heads:
         layer = find_layer(self._other, self._layers[0].stack, sample(self._other))
-        return next(block.heads for block in layer.blocks if block.heads is not None)
+        assert layer.heads is not None
+        return layer.heads
 
     def _neurons(self, model: PreTrainedModel) -> int:
         layer = self._layers[0]
@@ -271,21 +272,20 @@ class Finder:
         is_constant = heads is not None and heads.key_value_heads != heads.query_heads
         if heads is not None and is_constant and names.get("num_key_value_heads") is None:
             yield Derived("num_key_value_heads", heads.key_value_heads, {})
-        for stack in range(1, len(self._layers)):
-            for canonical, name in self._stack_names(stack).items():
-                if self.tiny.config().to_dict().get(name) is not None and canonical == "num_hidden_layers":
-                    yield Derived(name, names["num_hidden_layers"] or canonical)
+        own = self._stack_names.get("num_hidden_layers") if len(self._layers) > 1 else None
+        if own is not None and self.tiny.values.get(own) is not None:
+            yield Derived(own, names["num_hidden_layers"] or "num_hidden_layers")
 
-    def _stack_names(self, number: int) -> dict[str, str]:
-        """Return the fields with the sizes of a later stack, where it has its own."""
-        del number
-        fields, names = self.tiny.config().to_dict(), canonical_names(self.tiny.config())
-        names |= {name: value for name, value in self._found.names.items() if value is not None}
+    @cached_property
+    def _stack_names(self) -> dict[str, str]:
+        """The fields with the sizes of a later stack, where it has its own."""
+        found = {name: value for name, value in self._found.names.items() if value is not None}
+        names = {**self.tiny.names, **found}
         own: dict[str, str] = {}
         for canonical in ("num_hidden_layers", "num_attention_heads", "intermediate_size"):
             if canonical not in names:
                 continue
-            others = [twin for twin in twins(names[canonical], fields) if twin != names[canonical]]
+            others = [twin for twin in twins(names[canonical], self.tiny.values) if twin != names[canonical]]
             own |= {canonical: others[0]} if others else {}
         return own
 
@@ -296,7 +296,7 @@ class Finder:
         fields = transformers.AutoConfig.for_model(self.tiny.model_type).to_dict()
         names = {name for name in self._found.names.values() if name is not None}
         names |= {*_ALWAYS, *_OF_SIGNALS, *self._found.required, *self._found.biases.values(), *self._found.derived}
-        names |= {name for number in range(1, len(self._layers)) for name in self._stack_names(number).values()}
+        names |= set(self._stack_names.values()) if len(self._layers) > 1 else set()
         names |= {self._found.experts.count} if self._found.experts is not None else set()
         found = {name: fields[name] for name in fields if name in names}
         found |= dict.fromkeys(self._found.derived)
@@ -340,7 +340,7 @@ class Finder:
 
     def _refuses_odd_heads(self) -> bool:
         """Whether transformers refuses heads that do not divide the hidden size, although their width is given."""
-        names = canonical_names(self.tiny.config())
+        names = self.tiny.names
         odd = SIZES["num_attention_heads"] - 1
         counts = {names["num_attention_heads"]: odd}
         if self._found.names.get("num_key_value_heads") is not None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from amp_export.architectures import PrunedUnit
 from amp_export.discovery.structure import FoundBlock, FoundLayer
-from amp_export.discovery.tiny import SIZES, Tiny, canonical_names
+from amp_export.discovery.tiny import SIZES, Tiny
 
 _STEP = 8
 """What is added to a size; norms in groups and rotated halves divide it."""
@@ -78,7 +78,7 @@ class FieldFinder:
 
     def find(self) -> FoundFields:
         """Return the fields."""
-        names: dict[str, str | None] = dict(canonical_names(self.tiny.config()))
+        names: dict[str, str | None] = dict(self.tiny.names)
         names["head_dim"] = self._head_dim(names.get("head_dim"))
         names["num_key_value_heads"] = self._key_value_heads(names.get("num_key_value_heads"))
         experts = self.find_experts()
@@ -95,11 +95,6 @@ class FieldFinder:
         assert shapes is not None
         return shapes
 
-    @cached_property
-    def _fields(self) -> dict[str, Any]:
-        fields: dict[str, Any] = self.tiny.config().to_dict()
-        return fields
-
     def _moved(self, name: str, value: Any) -> dict[str, tuple[int, ...]] | None:
         """Return the parameters whose shapes another value of a field moves, with these; None if it is refused."""
         shapes = self.tiny.but(**{name: value}).shapes()
@@ -109,7 +104,7 @@ class FieldFinder:
 
     def _numbers(self) -> Iterator[tuple[str, int]]:
         """Yield the fields that may be sizes, and another value of each."""
-        for name, value in self._fields.items():
+        for name, value in self.tiny.values.items():
             if name.endswith("_token_id") or isinstance(value, bool):
                 continue
             if isinstance(value, int) and value > 0:
@@ -141,7 +136,7 @@ class FieldFinder:
         if layer is None or block is None or block.heads is None:
             return None
         keys = next(each.path for each in block.inputs if PrunedUnit.KEY_VALUE_HEADS in each.rows.units)
-        others = set(canonical_names(self.tiny.config()).values())
+        others = set(self.tiny.names.values())
         candidates = [name] if name is not None else [each for each, _ in self._numbers() if each not in others]
         for candidate in candidates:
             for count in (3, 2, 1):
@@ -207,7 +202,7 @@ class FieldFinder:
             for block in layer.blocks
             for path in (*(each.path for each in block.inputs), block.output)
         }
-        for name, value in self._fields.items():
+        for name, value in self.tiny.values.items():
             if not isinstance(value, bool) or (shapes := self.tiny.but(**{name: not value}).shapes()) is None:
                 continue
             changed = set(shapes) ^ set(self.shapes)

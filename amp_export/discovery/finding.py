@@ -9,7 +9,7 @@ from typing import Any
 from amp_export.architectures import Architecture, Block, Layout, Projection, first_class
 from amp_export.architectures._facts import Count
 from amp_export.discovery.assembling import Finder
-from amp_export.discovery.proving import Case, prove
+from amp_export.discovery.proving import Case, Proof
 from amp_export.discovery.tiny import SIZES, Tiny, shrink
 from amp_export.errors import UnsupportedModelError, first_line
 
@@ -51,9 +51,10 @@ def discover(model_type: str, class_name: str, raw_config: Mapping[str, Any]) ->
         ) from error
     refuted: list[Case] = []
     for candidate in _variants(found):
-        wrong = [case for case in prove(tiny, candidate, reload=False) if not case.holds]
+        proof = Proof(tiny, candidate)
+        wrong = [case for case in proof.compared if not case.holds]
         if not wrong:
-            return _settle(tiny, candidate)
+            return _settle(proof)
         refuted = refuted or wrong
     raise UnsupportedModelError(_refutation(tiny, refuted[0]))
 
@@ -73,17 +74,18 @@ def check_facts(architecture: Architecture, raw_config: Mapping[str, Any]) -> tu
     """
     class_name = first_class(raw_config.get("architectures"), architecture)
     tiny = smallest(shrink(architecture.model_type, class_name, raw_config))
-    return tuple(prove(tiny, architecture))
+    return Proof(tiny, architecture).cases
 
 
-def _settle(tiny: Tiny, candidate: Architecture) -> Discovery:
+def _settle(proof: Proof) -> Discovery:
     """Return the facts with the whole proof, without heads if only these are refuted."""
-    cases = prove(tiny, candidate)
-    if wrong := [case for case in cases if not case.holds]:
+    candidate = proof.architecture
+    if wrong := [case for case in proof.cases if not case.holds]:
         if candidate.heads_stay is None and all(case.prunes_heads for case in wrong):
-            return _settle(tiny, replace(candidate, heads_stay=f"on a tiny model, {_say(wrong[0])}"))
-        raise UnsupportedModelError(_refutation(tiny, wrong[0]))
-    return Discovery(candidate, tuple(cases))
+            without_heads = replace(candidate, heads_stay=f"on a tiny model, {_say(wrong[0])}")
+            return _settle(replace(proof, architecture=without_heads))
+        raise UnsupportedModelError(_refutation(proof.tiny, wrong[0]))
+    return Discovery(candidate, proof.cases)
 
 
 def _refutation(tiny: Tiny, case: Case) -> str:

@@ -51,13 +51,11 @@ class Leaf:
 
     Attributes:
         path: Its path in the layer.
-        order: Its place in the order of execution.
         is_projection: Whether it multiplies with a matrix; otherwise it works on each entry, as a norm does.
         transposed: Whether the matrix is [inputs, outputs].
     """
 
     path: str
-    order: int
     is_projection: bool
     transposed: bool = False
 
@@ -103,7 +101,7 @@ def find_leaves(model: PreTrainedModel, layer: torch.nn.Module, inputs: Mapping[
     with watching(layer, list(own)) as seen, torch.no_grad():
         model(**inputs)
     leaves = []
-    for order, path in enumerate(seen.inputs):
+    for path in seen.inputs:
         weight = getattr(own[path], "weight", None)
         given, made = seen.inputs[path][0], seen.outputs[path][0]
         if weight is None or weight.ndim > 2:
@@ -111,11 +109,10 @@ def find_leaves(model: PreTrainedModel, layer: torch.nn.Module, inputs: Mapping[
         if weight.ndim == 2 and tuple(given.shape[-2:]) != tuple(weight.shape):
             sizes = (made.shape[-1], given.shape[-1])
             if tuple(weight.shape) in (sizes, sizes[::-1]):
-                leaves.append(
-                    Leaf(path, order, is_projection=True, transposed=_is_transposed(weight, given, made, own[path]))
-                )
+                transposed = _is_transposed(weight, given, made, own[path])
+                leaves.append(Leaf(path, is_projection=True, transposed=transposed))
         elif given.shape == made.shape:
-            leaves.append(Leaf(path, order, is_projection=False))
+            leaves.append(Leaf(path, is_projection=False))
     return leaves
 
 

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,32 +64,67 @@ class Case:
         return self.problem is None
 
 
-def prove(tiny: Tiny, architecture: Architecture, *, reload: bool = True) -> list[Case]:
-    """Return the cases of a proof.
+@dataclass(frozen=True)
+class Proof:
+    """A proof of facts, made as far as it is asked for.
 
-    Args:
+    Attributes:
         tiny: A tiny model of the type.
         architecture: Its facts.
-        reload: Whether the pruned models are also written and reloaded, in a process that cannot import this package.
     """
-    raw_config = {**tiny.config().to_dict(), "architectures": [tiny.class_name]}
-    config = ModelConfig.read(architecture, raw_config)
-    dense = tiny.build()
-    cases: list[Case] = []
-    claims: list[tuple[str, bool, Claim]] = []
-    with tempfile.TemporaryDirectory() as scratch:
-        for name, plan in _plans(config).items():
-            heads = any(layer.widths.query_heads < config.num_attention_heads for layer in plan.layers)
+
+    tiny: Tiny
+    architecture: Architecture
+
+    @property
+    def cases(self) -> tuple[Case, ...]:
+        """All cases: the comparisons, and the reloads of what holds so far."""
+        return (*self.compared, *self.reloaded)
+
+    @cached_property
+    def compared(self) -> tuple[Case, ...]:
+        """The cases of pruned models that must equal masked ones, one for each plan."""
+        dense = self.tiny.build()
+        cases = []
+        for name, plan in self._plans.items():
             try:
-                problem = _compare(dense, config, plan)
+                problem = _compare(dense, self._config, plan)
             except Exception as error:  # noqa: BLE001  a wrong fact may lead to any
                 problem = f"{type(error).__name__}: {first_line(error)}"
-            cases.append(Case(f"{name}: pruned equals masked", heads, problem))
-            if problem is None and reload:
-                folder = Path(scratch) / str(len(claims))
-                claims.append((name, heads, _claim(tiny, config, plan, raw_config, folder)))
-        cases += _reload(claims)
-    return cases
+            cases.append(Case(f"{name}: pruned equals masked", self._prunes_heads(plan), problem))
+        return tuple(cases)
+
+    @cached_property
+    def reloaded(self) -> tuple[Case, ...]:
+        """The cases of pruned models, written and reloaded in a process that cannot import this package."""
+        claims: list[tuple[str, bool, Claim]] = []
+        with tempfile.TemporaryDirectory() as scratch:
+            for (name, plan), case in zip(self._plans.items(), self.compared, strict=True):
+                if case.holds:
+                    folder = Path(scratch) / str(len(claims))
+                    claims.append((name, case.prunes_heads, self._claim(plan, folder)))
+            return tuple(_reload(claims))
+
+    @cached_property
+    def _raw_config(self) -> dict[str, Any]:
+        return {**self.tiny.values, "architectures": [self.tiny.class_name]}
+
+    @cached_property
+    def _config(self) -> ModelConfig:
+        return ModelConfig.read(self.architecture, self._raw_config)
+
+    @cached_property
+    def _plans(self) -> dict[str, Plan]:
+        return _plans(self._config)
+
+    def _prunes_heads(self, plan: Plan) -> bool:
+        return any(layer.widths.query_heads < self._config.num_attention_heads for layer in plan.layers)
+
+    def _claim(self, plan: Plan, folder: Path) -> Claim:
+        pruned = prune_module(self.tiny.build(double=False), self._config, plan)
+        rewritten = rewrite(self._raw_config, self._config, plan.widths)
+        save_pruned(folder, pruned, rewritten)
+        return Claim(folder, expect(pruned, self._config, None), stock=rewritten.is_stock)
 
 
 def _reload(claims: Sequence[tuple[str, bool, Claim]]) -> Iterator[Case]:
@@ -106,13 +142,6 @@ def _reload(claims: Sequence[tuple[str, bool, Claim]]) -> Iterator[Case]:
     else:
         for name, heads, _ in claims:
             yield Case(f"{name}: reloads bit for bit", heads)
-
-
-def _claim(tiny: Tiny, config: ModelConfig, plan: Plan, raw_config: Mapping[str, Any], folder: Path) -> Claim:
-    pruned = prune_module(tiny.build(double=False), config, plan)
-    rewritten = rewrite(raw_config, config, plan.widths)
-    save_pruned(folder, pruned, rewritten)
-    return Claim(folder, expect(pruned, config, None), stock=rewritten.is_stock)
 
 
 def _plans(config: ModelConfig) -> dict[str, Plan]:

@@ -102,18 +102,15 @@ def find_stacks(model: PreTrainedModel) -> list[str]:
     return [name for name in lists if not any(name.startswith(f"{other}.") for other in lists)]
 
 
-def find_layer(
-    model: PreTrainedModel, stack: str, inputs: Mapping[str, torch.Tensor], *, number: int = 0
-) -> FoundLayer:
-    """Return what is in a layer of a stack.
+def find_layer(model: PreTrainedModel, stack: str, inputs: Mapping[str, torch.Tensor]) -> FoundLayer:
+    """Return what is in the first layer of a stack.
 
     Args:
         model: A tiny model in float64.
         stack: Path of the layers.
         inputs: One sample.
-        number: Number of the layer.
     """
-    layer = model.get_submodule(stack)[number]  # type: ignore[index]
+    layer = model.get_submodule(f"{stack}.0")
     leaves = find_leaves(model, layer, inputs)
     prober = Prober(model, layer, inputs, leaves)
     probes = {

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from amp_export.architectures import Modality
 from amp_export.checkpoints.quiet import quiet_transformers
 from amp_export.errors import UnsupportedModelError, first_line
+from amp_export.inputs.random import INPUT_NAMES
 
 if TYPE_CHECKING:
     import torch
@@ -61,6 +62,17 @@ class Tiny:
         import transformers
 
         return transformers.AutoConfig.for_model(self.model_type, **self.fields)
+
+    @cached_property
+    def values(self) -> dict[str, Any]:
+        """All fields of the config, the defaults too."""
+        values: dict[str, Any] = self.config().to_dict()
+        return values
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """The names of fields by their canonical names: see `canonical_names`."""
+        return canonical_names(self.config())
 
     def shapes(self) -> dict[str, tuple[int, ...]] | None:
         """Return the shapes of all parameters; None if transformers refuses the config."""
@@ -115,11 +127,7 @@ class Tiny:
             return getattr(transformers, self.class_name)(self.config()).eval()
 
 
-MODALITIES = {
-    "input_ids": Modality.TEXT,
-    "pixel_values": Modality.IMAGE,
-    "input_features": Modality.AUDIO,
-}
+MODALITIES = {name: modality for modality, name in INPUT_NAMES.items()}
 
 
 def sample(model: PreTrainedModel) -> dict[str, torch.Tensor]:

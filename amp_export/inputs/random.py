@@ -12,10 +12,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+INPUT_NAMES: Mapping[Modality, str] = {
+    Modality.TEXT: "input_ids",
+    Modality.IMAGE: "pixel_values",
+    Modality.AUDIO: "input_features",
+}
+"""The main inputs of models, as transformers names them (`main_input_name`)."""
+
+
 def input_name(config: ModelConfig) -> str:
     """Return the name of a model's main input."""
-    names = {Modality.TEXT: "input_ids", Modality.IMAGE: "pixel_values", Modality.AUDIO: "input_features"}
-    return names[config.architecture.modality]
+    return INPUT_NAMES[config.architecture.modality]
 
 
 def signal_shape(config: ModelConfig) -> tuple[int, ...]:
