@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 SPECIAL = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
 """Names of special tokens in keys of GGUF files, by their names in transformers."""
 
-CONTROL, USER_DEFINED = 3, 4
-"""Types of tokens that are found in a text before it is split: `llama_token_type`, include/llama.h."""
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
+"""Types of tokens, of which those of control and the user's are found in a text before it is split: `llama_token_type`,
+include/llama.h."""
 
 
 def restore_structure(tokenizer: PreTrainedTokenizerBase, fields: Mapping[str, Any]) -> str | None:

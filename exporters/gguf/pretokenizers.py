@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 from amp_export.checkpoints.pretokenizers import DIGITS, GPT2, NAMES, Steps
 from amp_export.errors import UnsupportedModelError
@@ -12,6 +12,18 @@ WITHOUT_TOKENIZER = (
     "To write weights alone, which then take token ids, export a copy of the checkpoint without its tokenizer files."
 )
 """What can be done where a tokenizer cannot be written."""
+
+
+_SEQUENCES = {"normalizer": "normalizers", "pre_tokenizer": "pretokenizers", "post_processor": "processors"}
+"""The stages of a tokenizer.json, and the field of a stage that has the parts of a sequence."""
+
+
+def list_parts(
+    content: Mapping[str, Any], stage: Literal["normalizer", "pre_tokenizer", "post_processor"]
+) -> Sequence[Mapping[str, Any]]:
+    """Return the parts of a stage of a tokenizer.json: those of a sequence, a single one, or none."""
+    given = content.get(stage)
+    return given.get(_SEQUENCES[stage], [given]) if isinstance(given, Mapping) else []
 
 
 def find_pre_tokenizer(content: Mapping[str, Any], source: str) -> str:
@@ -24,7 +36,7 @@ def find_pre_tokenizer(content: Mapping[str, Any], source: str) -> str:
     Raises:
         UnsupportedModelError: llama.cpp has none that is known to split texts in this way.
     """
-    steps = read_steps(content.get("pre_tokenizer"))
+    steps = read_steps(content)
     ignores = bool(content["model"].get("ignore_merges"))
     if steps is not None and (name := NAMES.get((steps, ignores))) is not None:
         return name
@@ -34,11 +46,9 @@ def find_pre_tokenizer(content: Mapping[str, Any], source: str) -> str:
     )
 
 
-def read_steps(given: Any) -> Steps | None:
+def read_steps(content: Mapping[str, Any]) -> Steps | None:
     """Return the steps of a pre-tokenizer, of which the last also maps bytes; None if one is of another kind."""
-    if not isinstance(given, Mapping):
-        return None
-    parts = given.get("pretokenizers") if given.get("type") == "Sequence" else [given]
+    parts = list_parts(content, "pre_tokenizer")
     if not isinstance(parts, list) or not parts or parts[-1].get("type") != "ByteLevel":
         return None
     *first, last = parts
@@ -61,8 +71,9 @@ def _read_step(part: Mapping[str, Any]) -> str | None:
 
 
 def _describe(content: Mapping[str, Any]) -> str:
-    given = content.get("pre_tokenizer")
-    parts = given.get("pretokenizers", [given]) if isinstance(given, Mapping) else []
-    names = [f"{part.get('type')} {part['pattern']}" if "pattern" in part else str(part.get("type")) for part in parts]
+    names = [
+        f"{part.get('type')} {part['pattern']}" if "pattern" in part else str(part.get("type"))
+        for part in list_parts(content, "pre_tokenizer")
+    ]
     ignores = ", ignore_merges" if content["model"].get("ignore_merges") else ""
     return f"{' then '.join(names) or 'no pre-tokenizer'}{ignores}"

@@ -14,13 +14,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from amp_export.checkpoints.gguf_tokenizer import NORMAL
 from amp_export.errors import UnsupportedModelError
-from amp_export.exporters.gguf.pretokenizers import WITHOUT_TOKENIZER
+from amp_export.exporters.gguf.pretokenizers import WITHOUT_TOKENIZER, list_parts
 
 SPACE = "\u2581"
 """What stands for a space."""
-
-_NORMAL = 1
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,9 @@ def find_prefix(content: Mapping[str, Any], source: str) -> Prefix:
     Raises:
         UnsupportedModelError: It changes or splits texts in another way.
     """
-    steps = tuple(_read_step(step) for step in (*_parts(content, "normalizer"), *_parts(content, "pre_tokenizer")))
+    steps = tuple(
+        _read_step(step) for step in (*list_parts(content, "normalizer"), *list_parts(content, "pre_tokenizer"))
+    )
     if found := _KNOWN.get(steps):
         return found
     raise UnsupportedModelError(
@@ -76,14 +77,6 @@ _KNOWN: Mapping[tuple[str | None, ...], Prefix] = {
 }
 
 
-def _parts(content: Mapping[str, Any], name: str) -> Sequence[Mapping[str, Any]]:
-    given = content.get(name)
-    if given is None:
-        return ()
-    nested = {"normalizer": "normalizers", "pre_tokenizer": "pretokenizers"}[name]
-    return given[nested] if given.get("type") == "Sequence" else (given,)
-
-
 def _read_step(step: Mapping[str, Any]) -> str:
     kind, pattern = step.get("type"), step.get("pattern")
     if kind == "Prepend" and step.get("prepend") == SPACE:
@@ -112,7 +105,7 @@ def score_tokens(
         first.setdefault(token, rank)
         last[token] = rank
     listed = set(merges)
-    known = {token for token, kind in zip(tokens, types, strict=True) if kind == _NORMAL}
+    known = {token for token, kind in zip(tokens, types, strict=True) if kind == NORMAL}
     scores: dict[str, int] = {}
     start, end, before = 0, -1, ""
     for token, rank in sorted(first.items(), key=lambda entry: entry[1]):

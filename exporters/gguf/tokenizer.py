@@ -13,7 +13,7 @@ from amp_export.checkpoints.gguf_tokenizer import SPECIAL
 from amp_export.checkpoints.loading import has_tokenizer
 from amp_export.documents import parse_json, read_text
 from amp_export.errors import ModelError, UnsupportedModelError
-from amp_export.exporters.gguf.pretokenizers import WITHOUT_TOKENIZER
+from amp_export.exporters.gguf.pretokenizers import WITHOUT_TOKENIZER, list_parts
 from amp_export.exporters.gguf.vocabulary import Vocabulary, read_vocabulary
 
 if TYPE_CHECKING:
@@ -117,10 +117,8 @@ def _read_template(content: Mapping[str, Any], special: Mapping[str, int], sourc
     Raises:
         UnsupportedModelError: Other tokens are added.
     """
-    processor = content.get("post_processor")
-    steps = (processor or {}).get("processors", [processor] if processor else [])
     starts = ends = False
-    for step in steps:
+    for step in list_parts(content, "post_processor"):
         if step.get("type") == "TemplateProcessing":
             before, after = _around(step)
             numbers = {name: tuple(each["ids"]) for name, each in (step.get("special_tokens") or {}).items()}

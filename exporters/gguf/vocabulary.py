@@ -6,12 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from amp_export.checkpoints.gguf_tokenizer import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
 from amp_export.errors import UnsupportedModelError
-from amp_export.exporters.gguf.pretokenizers import WITHOUT_TOKENIZER, find_pre_tokenizer
+from amp_export.exporters.gguf.pretokenizers import WITHOUT_TOKENIZER, find_pre_tokenizer, list_parts
 from amp_export.exporters.gguf.sentencepiece import find_prefix, score_tokens
-
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
-"""`llama_token_type`, include/llama.h."""
 
 
 @dataclass(frozen=True)
@@ -106,9 +104,7 @@ def _list_types(
 
 def _notes(content: Mapping[str, Any], added: Mapping[int, Mapping[str, Any]]) -> Iterator[str]:
     """Yield what llama.cpp does otherwise in some texts."""
-    normalizer = content.get("normalizer")
-    parts = (normalizer or {}).get("normalizers", [normalizer] if normalizer else [])
-    kinds = {str(part.get("type")) for part in parts}
+    kinds = {str(part.get("type")) for part in list_parts(content, "normalizer")}
     if kinds & {"NFC", "NFKC", "NFD", "NFKD"}:
         yield "llama.cpp does not normalize Unicode as this tokenizer does: give it texts in the form NFC."
     stripping = [each["content"] for each in added.values() if each.get("lstrip") or each.get("rstrip")]
