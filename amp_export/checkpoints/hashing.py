@@ -8,6 +8,7 @@ from pathlib import Path
 
 from amp_export.checkpoints.reading import Checkpoint
 from amp_export.checkpoints.source_files import reading
+from amp_export.hardware.threads import read_in_threads
 
 
 def hash_file(path: Path) -> str:
@@ -29,8 +30,9 @@ def hash_source(path: Path) -> str:
 def hash_weights(checkpoint: Checkpoint) -> str:
     """Return one SHA-256 over the names and contents of all weight files and the config."""
     digest = hashlib.sha256()
-    for file in [checkpoint.path / "config.json", *sorted({info.file for info in checkpoint.tensors.values()})]:
-        digest.update(f"{file.name}:{hash_source(file)}\n".encode())
+    files = [checkpoint.path / "config.json", *sorted({info.file for info in checkpoint.tensors.values()})]
+    for file, hashed in zip(files, read_in_threads(hash_source, files), strict=True):
+        digest.update(f"{file.name}:{hashed}\n".encode())
     return digest.hexdigest()
 
 

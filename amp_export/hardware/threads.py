@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
+
+MOST_READERS = 4
+"""Threads that read files at once: more would hold more of them in memory, and a disk is no faster for it."""
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 _TOPOLOGY = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
 
@@ -33,6 +42,23 @@ def pin_threads(threads: int | None) -> tuple[int, ...]:
     chosen = processors[:threads]
     os.sched_setaffinity(0, chosen)
     return chosen
+
+
+def read_in_threads(read: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
+    """Yield what a function returns for each item, in their order; it must spend its time where other threads may run.
+
+    Results are kept until they are asked for. After an error, and if no further result is asked for, items that were
+    not begun are left.
+
+    Args:
+        read: The function, which reads a file.
+        items: What to call it with.
+    """
+    pool = ThreadPoolExecutor(min(usable_cores(), MOST_READERS))
+    try:
+        yield from pool.map(read, items)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _one_of_each_core() -> tuple[int, ...]:

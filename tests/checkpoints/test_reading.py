@@ -5,12 +5,18 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+import hypothesis.extra.numpy as npst
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
+from amp_export.checkpoints import reading
 from amp_export.checkpoints.hashing import hash_weights
 from amp_export.checkpoints.loading import load_model
 from amp_export.checkpoints.reading import check_finite, open_checkpoint, read_config
@@ -146,6 +152,17 @@ def test_weights_that_are_not_finite_are_named(tmp_path: Path, value: float, dty
     model.save_pretrained(tmp_path / "damaged")
     with pytest.raises(ModelError, match=r"layers\.2\.mlp\.up_proj\.weight holds 1 values"):
         check_finite(open_checkpoint(tmp_path / "damaged"))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+@given(shape=npst.array_shapes(min_dims=0, max_dims=3, max_side=5), piece=st.integers(1, 9), data=st.data())
+def test_all_values_that_are_not_finite_are_counted(
+    dtype: type, shape: tuple[int, ...], piece: int, data: st.DataObject
+) -> None:
+    values = st.sampled_from([0.0, -1.5, float("nan"), float("inf"), float("-inf")])
+    array: np.ndarray = data.draw(npst.arrays(np.float32, shape, elements=values)).astype(dtype)
+    with patch.object(reading, "_PIECE", piece):
+        assert reading._count_not_finite(array) == np.sum(~np.isfinite(array.astype(np.float32)))
 
 
 def test_integer_weights_are_refused(folder: Path) -> None:
