@@ -16,12 +16,18 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
 from filelock import FileLock
+from hypothesis import settings
 
 from amp_export.benchmarking import sampling
 from amp_export.pruning import reload_check as proving
+from amp_export.reporting import files
 from tests.support.reload_server import ReloadServer
 from tests.support.shared import OVERRIDES, Bundled, Converted, shared_folder
 from tests.support.tiny_models import save_tiny_model, save_tiny_output, save_tiny_samples, save_tiny_tokenizer
+
+# how long an example takes says nothing where tests run side by side
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -47,6 +53,7 @@ def pytest_collection_finish() -> None:
 
 
 RUN_PROBE = proving.run_probe
+TO_HTML = files.to_html
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -62,6 +69,18 @@ def few_launches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Starts the processes of benchmarks twice: times of tiny models are noise that more launches do not resolve."""
     monkeypatch.setattr(sampling, "PILOT_LAUNCHES", 2)
     monkeypatch.setattr(sampling, "MOST_LAUNCHES", 2)
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves the page of a report empty: drawing it takes as long as pruning a tiny model."""
+    monkeypatch.setattr(files, "to_html", lambda *_: "a page")
+
+
+@pytest.fixture
+def pictures(monkeypatch: pytest.MonkeyPatch, no_pictures: None) -> None:
+    """Writes pages as users get them."""
+    monkeypatch.setattr(files, "to_html", TO_HTML)
 
 
 @pytest.fixture
@@ -101,6 +120,7 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Conve
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(benchmark_rounds, "read_bandwidth", lambda _: machine.read_bandwidth(1, buffer_bytes=1 << 20))
             patch.setattr(converting, "benchmark_models", measure)
+            patch.setattr(files, "to_html", TO_HTML)
             result = CliRunner().invoke(app, [str(part) for part in command])
         assert result.exit_code == 0, result.stderr
         (folder / "stderr").write_text(result.stderr)

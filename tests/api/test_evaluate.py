@@ -67,6 +67,7 @@ def keys(content: Any) -> Iterator[str]:
         yield from keys(value)
 
 
+@pytest.mark.usefixtures("pictures")
 def test_the_numbers_are_stored_without_what_they_are_made_from(made: Path, output: Path) -> None:
     text, prompts = made / "text.txt", made / "prompts.txt"
     options = questions(made, perplexity=text, prompts=prompts, window=64, new_tokens=5, limit=4)

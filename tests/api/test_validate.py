@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from amp_export.api.export import export
@@ -110,7 +110,6 @@ def test_a_checkpoint_that_is_gone_is_asked_for(tmp_path: Path) -> None:
     steps=st.integers(0, 5),
     pool=st.integers(1, 40),
 )
-@settings(deadline=None)
 def test_replay_gives_a_decoder_what_its_past_demands(lengths: list[int], steps: int, pool: int) -> None:
     """A decoder that answers with the ids and places it was given, and counts its past."""
     case = Case("any", tuple(lengths), decode_steps=steps)

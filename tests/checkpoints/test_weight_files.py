@@ -103,7 +103,7 @@ def read_with_transformers(folder: Path) -> Mapping[str, torch.Tensor] | None:
     return None if found["missing_keys"] else state
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(layout=layouts)
 @example(layout=Layout(single=True, holders=ONE_EACH, mapped=()))
 @example(layout=Layout(single=False, holders=ONE_EACH, mapped=MAP))

@@ -100,8 +100,6 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     monkeypatch.setattr(pipeline, "_score", counted_score)
     monkeypatch.setattr(making, "prune", counted_prune)
     monkeypatch.setattr(sweeping, "benchmark", timed)
-    # plots of the points' own reports take longer than all else
-    monkeypatch.setattr(files, "to_html", lambda *_: "a page")
     return found
 
 

@@ -55,7 +55,7 @@ TEXTS = st.lists(st.integers(0, 100), min_size=2, max_size=12)
 
 
 @given(st.lists(TEXTS, min_size=1, max_size=7), st.data())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_batches_of_any_size_give_the_same(llama: PreTrainedModel, texts: list[list[int]], data: st.DataObject) -> None:
     requests = [Request(ids, data.draw(st.integers(1, len(ids) - 1))) for ids in texts]
     model = TorchDecoder(llama)
@@ -110,7 +110,7 @@ def test_what_nothing_precedes_cannot_be_scored() -> None:
 
 
 @given(ids=TEXTS, length=st.integers(1, 4), changed=st.integers(-1, 3))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_text_is_greedy_if_the_model_would_write_it(
     llama: PreTrainedModel, ids: list[int], length: int, changed: int
 ) -> None:

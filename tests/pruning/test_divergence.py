@@ -95,7 +95,7 @@ def random_costs(config: ModelConfig, seed: int) -> list[LayerCosts]:
     ]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     seed=st.integers(0, 2**31), ratio=st.floats(0.02, 0.3), heads=st.sampled_from([HeadPolicy.NONE, HeadPolicy.AUTO])
 )

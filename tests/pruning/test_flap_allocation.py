@@ -246,7 +246,7 @@ def least_widths(config: ModelConfig, asked: PlanSettings, snap: int) -> LayerWi
     heads=st.sampled_from([HeadPolicy.AUTO, HeadPolicy.NONE]),
     seed=st.integers(0, 2**31),
 )
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_the_lowest_go_until_the_ratio_is_reached(
     raw: dict[str, Any], ratio: float, snap: int, heads: HeadPolicy, seed: int
 ) -> None:
@@ -292,7 +292,7 @@ def test_the_lowest_go_until_the_ratio_is_reached(
 
 
 @given(raw=configs, ratio=st.floats(0.01, 0.9), exponent=st.integers(-9, 9), seed=st.integers(0, 99))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_what_a_layer_measures_in_other_units_is_planned_alike(
     raw: dict[str, Any], ratio: float, exponent: int, seed: int
 ) -> None:

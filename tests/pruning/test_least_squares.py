@@ -22,7 +22,7 @@ def moments(inputs_ti: torch.Tensor, targets_to: torch.Tensor, weights_t: torch.
     return found
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=seeds, width=st.integers(1, 12), outputs=st.integers(1, 5))
 def test_without_a_ridge_it_is_the_least_squares_solution(seed: int, width: int, outputs: int) -> None:
     inputs_ti, targets_to = draw(seed, 4 * width, width), draw(seed + 1, 4 * width, outputs)
@@ -33,7 +33,7 @@ def test_without_a_ridge_it_is_the_least_squares_solution(seed: int, width: int,
     torch.testing.assert_close(solved_oi, expected_io.T, rtol=1e-3, atol=1e-4)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=seeds, ridge=st.floats(1e-3, 10))
 def test_the_solution_is_a_minimum(seed: int, ridge: float) -> None:
     inputs_ti, targets_to, old_oi = draw(seed, 60, 6), draw(seed + 1, 60, 3), draw(seed + 2, 3, 6).double()

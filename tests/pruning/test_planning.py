@@ -102,7 +102,7 @@ configs = st.builds(
     heads=st.sampled_from(HeadPolicy),
     snap=st.sampled_from([None, 1, 8, 64]),
 )
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_every_plan_fits_its_model_and_keeps_the_most_important(
     raw: dict[str, Any], ratio: float, allocation: Allocation, heads: HeadPolicy, snap: int | None
 ) -> None:
@@ -140,7 +140,7 @@ def test_every_plan_fits_its_model_and_keeps_the_most_important(
     per_layer=st.tuples(st.sampled_from(PerLayer), st.sampled_from(PerLayer)),
     seed=st.integers(0, 9),
 )
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_every_plan_that_is_written_is_read_again(
     model_type: str, ratio: float, layers: int, heads: HeadPolicy, per_layer: tuple[PerLayer, PerLayer], seed: int
 ) -> None:
@@ -187,7 +187,7 @@ def test_layers_that_share_heads_and_have_no_importance_take_part_with_none() ->
 
 
 @given(ratio=st.floats(0.02, 0.55), heads=st.sampled_from([HeadPolicy.AUTO, HeadPolicy.NONE, HeadPolicy.WITHIN]))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_without_snapping_the_balanced_budget_is_met(ratio: float, heads: HeadPolicy) -> None:
     raw, config = llama(**SMOLLM2_135M)
     plan = make_plan(raw, config, random_scores(config), PlanSettings(ratio, heads=heads, snap=1))
@@ -196,7 +196,7 @@ def test_without_snapping_the_balanced_budget_is_met(ratio: float, heads: HeadPo
 
 
 @given(raw=configs, ratio=st.floats(0.01, 1.5), heads=st.sampled_from(HeadPolicy), snap=st.sampled_from([24, 64]))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_counts_and_ratios_are_the_nearest_of_all(
     raw: dict[str, Any], ratio: float, heads: HeadPolicy, snap: int
 ) -> None:

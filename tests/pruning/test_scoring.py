@@ -122,7 +122,6 @@ def test_head_contributions_never_hold_all_heads_at_once(monkeypatch: pytest.Mon
 
 
 @given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=30), budget=st.integers(1, 200))
-@settings(deadline=None)
 def test_batches_hold_every_prompt_once_within_the_budget(lengths: list[int], budget: int) -> None:
     prompts = [[index + 1] * length for index, length in enumerate(lengths)]
     seen = []
@@ -176,7 +175,7 @@ DAMAGE: dict[str, Callable[[dict[str, np.ndarray], str], object]] = {
 
 @pytest.mark.parametrize("model_type", ["llama", "mixtral", "t5"])
 @given(damage=st.sampled_from(sorted(DAMAGE)), choose=st.randoms())
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_every_layer_of_a_scores_file_is_checked(model_type: str, damage: str, choose: random.Random) -> None:
     raw = family_fields(model_type, {**SMALL, "num_hidden_layers": 3, "num_local_experts": 2})
     config = ModelConfig.read(find_architecture(model_type), raw)

@@ -30,6 +30,7 @@ from amp_export.pruning.scoring import score_tokens
 from amp_export.pruning.settings import PlanSettings
 from amp_export.pruning.slicing import prune_module
 from tests.support.family_runner import PROMPTS, mask, measured_scores, run
+from tests.support.forms import one_of_each_form
 from tests.support.tiny_models import save_tiny_model
 
 SHAPES = {
@@ -52,9 +53,10 @@ def settings(config: ModelConfig, ratio: float, policy: HeadPolicy) -> PlanSetti
 
 
 def shapes_of(model_type: str) -> list[str]:
-    """The shapes that a family can have: one whose heads have their own keys has but one."""
-    architecture = find_architecture(model_type)
-    return list(SHAPES) if architecture.field_name("num_key_value_heads") else ["own keys"]
+    """The shapes that a family can have: one whose heads have their own keys has but one, one of each form has all."""
+    if not find_architecture(model_type).field_name("num_key_value_heads"):
+        return ["own keys"]
+    return list(SHAPES) if model_type in one_of_each_form() else ["grouped"]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from amp_export.recovery.results import Measurement, Stop
 from amp_export.recovery.schedule import Limits, learning_rate, windows_of
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(1, 30), st.integers(1, 7), st.integers(0, 9))
 def test_each_epoch_has_every_window_once(count: int, per_step: int, seed: int) -> None:
     drawn = [
@@ -26,7 +26,7 @@ def test_orders_differ_by_seed_and_epoch() -> None:
     assert len(orders) == 9
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(1, 300))
 def test_the_learning_rate_rises_then_falls_towards_zero(steps: int) -> None:
     limits = Limits(steps, None)
@@ -39,7 +39,7 @@ def test_the_learning_rate_rises_then_falls_towards_zero(steps: int) -> None:
     assert learning_rate(2.0, limits, step=steps, progress=1.0) == pytest.approx(0)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(0, 100), st.floats(0, 100))
 def test_the_limit_that_is_nearer_decides(step: int, seconds: float) -> None:
     both = Limits(50, 40.0).progress(step, seconds)
@@ -47,7 +47,7 @@ def test_the_limit_that_is_nearer_decides(step: int, seconds: float) -> None:
     assert (both == 1) == (step >= 50 or seconds >= 40)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(1, 200))
 def test_the_divergence_is_measured_that_often_and_at_the_end(steps: int) -> None:
     limits, course, measured = Limits(steps, None), Course((Measurement(0, 9.0),)), []

@@ -22,7 +22,7 @@ def exact(dense_pv: torch.Tensor, other_pv: torch.Tensor) -> torch.Tensor:
     return (dense_log.exp() * (dense_log - other_log)).sum(1)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(0, 999), SIZES, SCALES)
 def test_with_all_tokens_it_is_the_divergence(seed: int, vocabulary: int, scale: float) -> None:
     dense_pv, other_pv = draw(seed, vocabulary, scale)
@@ -31,7 +31,7 @@ def test_with_all_tokens_it_is_the_divergence(seed: int, vocabulary: int, scale:
         torch.testing.assert_close(found.double(), exact(dense_pv, other_pv), rtol=1e-4, atol=1e-5 * scale)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(0, 999), SIZES, SCALES)
 def test_more_tokens_bring_it_closer_from_below(seed: int, vocabulary: int, scale: float) -> None:
     dense_pv, other_pv = draw(seed, vocabulary, scale)
@@ -42,7 +42,7 @@ def test_more_tokens_bring_it_closer_from_below(seed: int, vocabulary: int, scal
     assert (bounds <= exact(dense_pv, other_pv) + slack).all()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(0, 999), st.integers(2, 20), st.integers(1, 25))
 def test_it_is_least_where_both_agree_and_its_gradient_is_zero_there(seed: int, vocabulary: int, k: int) -> None:
     dense_pv, _ = draw(seed, vocabulary, 2.0)

@@ -24,7 +24,7 @@ TICK = re.compile(r"\d.*")
 
 
 @given(speedup=SPEEDUPS, spread=SPREADS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_the_axis_of_speedups_is_readable_however_wide_an_interval_is(speedup: float, spread: float) -> None:
     benchmark = sample_reports.benchmark()
     wide = replace(benchmark.phases[Phase.DECODE], speedup=speedup, interval=(speedup / spread, speedup * spread))

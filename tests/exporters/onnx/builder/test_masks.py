@@ -41,7 +41,7 @@ def sees(tokens: np.ndarray, query: int, key: int, window: int | None) -> bool:
     total=st.integers(1, 12),
     new=st.integers(1, 12),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_each_query_sees_itself_and_the_tokens_before_it_within_the_window(
     session: onnxruntime.InferenceSession, lengths: list[int], total: int, new: int
 ) -> None:

@@ -90,7 +90,7 @@ def test_longrope_has_one_half_of_the_caches_for_each_length_of_text(more: dict[
     head_dim=st.sampled_from([16, 48, 64, 80, 96, 128, 256]),
     rope=st.sampled_from(list(PARAMETERS.values())),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_frequencies_are_at_most_a_few_roundings_from_torch(theta: float, head_dim: int, rope: dict[str, Any]) -> None:
     ours, theirs = both({**rope, "rope_theta": theta}, head_dim)
     frequencies, factor = inverse_frequencies(ours)
