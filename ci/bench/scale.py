@@ -54,6 +54,7 @@ class Run:
 
 def write_model(folder: Path, shape: dict[str, int], layers: int) -> None:
     """Write a Llama with random weights, one tensor at a time."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
     fields = {
         "model_type": "llama",
         "architectures": ["LlamaForCausalLM"],
@@ -133,28 +134,36 @@ def copy_seconds(folder: Path, place: Path) -> float:
     return taken
 
 
+def prune(place: Path, *, spill: bool) -> Run:
+    """Prune the checkpoint of a folder by its plan."""
+    words = [*("prune", "--model", str(place / "dense"), "--plan", str(place / "plan.json")), "--no-compensate"]
+    return run([*words, "--output", str(place / "out")], spill=spill)
+
+
+def export(place: Path, *, spill: bool) -> Run:
+    """Export what `prune` wrote."""
+    words = [*("export", "--model", str(place / "out/pruned"), "--to", "onnx", "--dtype", "bfloat16")]
+    return run([*words, "--output", str(place / "out")], spill=spill)
+
+
 def measure(work: Path, shape: dict[str, int], layers: int, *, spill: bool) -> list[str]:
     """Return the row of a model, which is removed afterwards."""
     place = work / f"llama-{shape['hidden_size']}-{layers}"
     shutil.rmtree(place, ignore_errors=True)
-    dense, output, plan = place / "dense", place / "out", place / "plan.json"
-    place.mkdir(parents=True)
-    write_model(dense, shape, layers)
-    write_plan(dense, plan)
-    size = sum(file.stat().st_size for file in dense.glob("*.safetensors"))
-    copied = copy_seconds(dense, place / "copy")
-    pruned = run(
-        [*("prune", "--model", str(dense), "--plan", str(plan), "--no-compensate", "--output", str(output))],
-        spill=spill,
-    )
-    words = [*("export", "--model", str(output / "pruned"), "--to", "onnx", "--dtype", "bfloat16")]
-    exported = run([*words, "--output", str(output)], spill=spill)
-    left = sum(file.stat().st_size for file in (output / "pruned").glob("*.safetensors"))
-    recopied = copy_seconds(output / "pruned", place / "copy")
+    write_model(place / "dense", shape, layers)
+    write_plan(place / "dense", place / "plan.json")
+    copied = copy_seconds(place / "dense", place / "copy")
+    pruned, exported = prune(place, spill=spill), export(place, spill=spill)
+    recopied = copy_seconds(place / "out/pruned", place / "copy")
+    sizes = (_weight_bytes(folder) / 1e9 for folder in (place / "dense", place / "out/pruned"))
     shutil.rmtree(place)
     memory = (f"{each.peak_bytes / 1e6:,.0f}" for each in (pruned, exported))
     times = (f"{pruned.seconds:.0f} ({copied:.0f})", f"{exported.seconds:.0f} ({recopied:.0f})")
-    return [str(shape["hidden_size"]), str(layers), f"{size / 1e9:.1f}", f"{left / 1e9:.1f}", *memory, *times]
+    return [str(shape["hidden_size"]), str(layers), *(f"{size:.1f}" for size in sizes), *memory, *times]
+
+
+def _weight_bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
 
 
 def write_page(rows: list[list[str]]) -> str:

@@ -100,3 +100,19 @@ def test_the_picture_is_drawn_from_a_report(tmp_path: Path, monkeypatch: pytest.
     text = picture.read_text()
     assert "org/a-model" in text
     assert "@font-face" not in text
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+def test_memory_does_not_grow_with_the_number_of_layers(tmp_path: Path) -> None:
+    scale = load("scale")
+    shape = {"vocab_size": 512, "hidden_size": 512, "intermediate_size": 1408, "num_attention_heads": 4}
+    peaks = []
+    for layers in (8, 32):
+        place = tmp_path / str(layers)
+        scale.write_model(place / "dense", shape, layers)
+        scale.write_plan(place / "dense", place / "plan.json")
+        peaks.append([verb(place, spill=True).peak_bytes for verb in (scale.prune, scale.export)])
+    # 24 further layers have 154 MB
+    for peaks_of_verb in zip(*peaks, strict=True):
+        assert max(peaks_of_verb) < 1.05 * min(peaks_of_verb), peaks
