@@ -21,6 +21,7 @@ _BLACKWELL = _ADA_AND_HOPPER | {NumberFormat.FLOAT4}
 _JETPACK_6 = TensorRt("10.3", "JetPack 6.1 and 6.2", Opset.OPSET_20)
 _JETPACK_7_OF_THOR = TensorRt("10.13", "JetPack 7.0 and 7.1", Opset.OPSET_20)
 _JETPACK_7 = TensorRt("10.16", "JetPack 7.2", Opset.OPSET_23)
+_SBSA_ON_JETPACK = TensorRt("11.4.1", "NVIDIA's SBSA package, on JetPack 7.2.2 and later", Opset.OPSET_23)
 _INSTALLED = TensorRt(None, "your own installation, 10.15 or later", Opset.OPSET_23)
 
 _CAPABILITY = "CUDA GPU Compute Capability, developer.nvidia.com/cuda-gpus"
@@ -36,7 +37,7 @@ _FORMATS = (
 _FORMATS_OF_RTX = "Support Matrix of TensorRT-RTX 1.5, docs.nvidia.com/deeplearning/tensorrt-rtx"
 _FORMATS_OF_SERVERS = f"{_FORMATS}; int4 weights: not confirmed, but they need no dedicated unit"
 _FORMATS_OF_ORIN = (
-    f"{_FORMATS}; int8 and int4, and neither float8 nor float4: Official Support Matrix of TensorRT Edge-LLM 0.11, "
+    f"{_FORMATS}; int8 and int4, and neither float8 nor float4: Official Support Matrix of TensorRT Edge-LLM 0.11.1, "
     "nvidia.github.io/TensorRT-Edge-LLM"
 )
 _FORMATS_OF_THOR = (
@@ -47,10 +48,15 @@ _JETPACK_7_SOURCE = (
     "JetPack 7.2: the package 10.16.2.10-1+cuda13.2, in the public logs of several of its users; NVIDIA's own list is "
     "not available"
 )
+_SBSA_SOURCE = (
+    "11.4.1: Migrating TensorRT from 10.x to 11.x on Jetson/JetPack, docs.nvidia.com/deeplearning/tensorrt/11.4.1, "
+    "which names Jetson AGX Orin and Jetson Thor, and neither Orin NX nor Orin Nano"
+)
 _TENSORRT_OF_ORIN = f"JetPack 6: docs.pytorch.org/TensorRT/getting_started/jetpack.html; {_JETPACK_7_SOURCE}"
+_TENSORRT_OF_ORIN_AGX = f"{_TENSORRT_OF_ORIN}; {_SBSA_SOURCE}"
 _TENSORRT_OF_THOR = (
     f"JetPack 7.1: developer.nvidia.com/embedded/jetpack/downloads/archive-7.1, by pull request 1050 of "
-    f"github.com/NVIDIA/IsaacTeleop; {_JETPACK_7_SOURCE}"
+    f"github.com/NVIDIA/IsaacTeleop; {_JETPACK_7_SOURCE}; {_SBSA_SOURCE}"
 )
 _INSTALLED_SOURCE = "pull request 1048 of github.com/onnx/onnx-tensorrt, for the operators that came with 10.15"
 _MEMORY_OF_ORIN = (
@@ -112,8 +118,8 @@ TARGETS: Mapping[TargetName, Target] = {
         bandwidth=204.8 * GB_PER_SECOND,
         neuron_multiple=64,
         dtypes=_AMPERE,
-        tensorrt=(_JETPACK_6, _JETPACK_7),
-        sources=_sources(memory=_MEMORY_OF_ORIN, formats=_FORMATS_OF_ORIN, tensorrt=_TENSORRT_OF_ORIN),
+        tensorrt=(_JETPACK_6, _JETPACK_7, _SBSA_ON_JETPACK),
+        sources=_sources(memory=_MEMORY_OF_ORIN, formats=_FORMATS_OF_ORIN, tensorrt=_TENSORRT_OF_ORIN_AGX),
     ),
     TargetName.THOR: Target(
         device="Jetson T5000 128GB",
@@ -123,7 +129,7 @@ TARGETS: Mapping[TargetName, Target] = {
         bandwidth=273 * GB_PER_SECOND,
         neuron_multiple=64,
         dtypes=_BLACKWELL,
-        tensorrt=(_JETPACK_7_OF_THOR, _JETPACK_7),
+        tensorrt=(_JETPACK_7_OF_THOR, _JETPACK_7, _SBSA_ON_JETPACK),
         sources=_sources(
             memory="SoM Overview of NVIDIA Jetson AGX Thor, developer.ridgerun.com/wiki, for NVIDIA's Jetson T5000",
             formats=_FORMATS_OF_THOR,
