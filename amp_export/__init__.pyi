@@ -2,6 +2,7 @@ from ._version import __version__ as __version__
 from .api.benchmark import benchmark as benchmark
 from .api.compare import compare as compare
 from .api.convert import convert as convert
+from .api.diagnosing import diagnose as diagnose
 from .api.evaluate import evaluate as evaluate
 from .api.export import export as export
 from .api.generate import Generation as Generation
@@ -19,7 +20,6 @@ from .devices.bundle import BundleResult as BundleResult
 from .devices.bundle import bundle as bundle
 from .devices.remote import benchmark_on_device as benchmark_on_device
 from .doctor.diagnose import Diagnosis as Diagnosis
-from .doctor.diagnose import diagnose as diagnose
 from .errors import AmpExportError as AmpExportError
 from .evaluation.measuring import Evaluation as Evaluation
 from .exporting.run import ExportResult as ExportResult

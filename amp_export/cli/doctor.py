@@ -32,9 +32,9 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Show what a ratio would keep, which class can express it, what loads it, and whether it fits on a device."""
+    from amp_export.api.diagnosing import diagnose
     from amp_export.cli.console import ConsoleProgress, print_json
     from amp_export.cli.show_diagnosis import show_diagnosis
-    from amp_export.doctor.diagnose import diagnose
 
     diagnosis = diagnose(model, ratio, choices, options, revision=revision, progress=ConsoleProgress(console))
     if as_json:

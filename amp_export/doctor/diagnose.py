@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -127,6 +127,7 @@ def diagnose(
     options: DoctorOptions | None = None,
     *,
     revision: str | None = None,
+    learn: Callable[[Path, Progress], None] | None = None,
     progress: Progress | None = None,
 ) -> Diagnosis:
     """Predict a pruned model's widths, class, runtimes and memory for a ratio, without reading weights.
@@ -141,6 +142,7 @@ def diagnose(
         choices: Rules by which a plan is made.
         options: All other options.
         revision: A branch, a tag or a commit of a repository on the hub; by default, its main branch.
+        learn: Called with the checkpoint's directory before it is read, to find out the facts of unknown types.
         progress: Shows the download of a model.
 
     Raises:
@@ -149,8 +151,10 @@ def diagnose(
         RequestError: The model does not exist, is damaged or is not supported, or the limits do not apply to it or to
             the target.
     """
-    choices, options = choices or PlanChoices(), options or DoctorOptions()
-    source = resolve_model(model, revision=revision, on_status=(progress or Silent()).note)
+    choices, options, progress = choices or PlanChoices(), options or DoctorOptions(), progress or Silent()
+    source = resolve_model(model, revision=revision, on_status=progress.note)
+    if learn is not None:
+        learn(source.path, progress)
     raw_config, config, is_complete = _read(source.path)
     settings = choose_plan_settings(config, ratio, choices, pad=options.uniform is Uniform.PAD)
     refuse_limits(config, settings.target, max_batch=options.max_batch, max_context=options.max_context)

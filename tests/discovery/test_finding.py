@@ -10,7 +10,17 @@ from pathlib import Path
 import pytest
 import transformers
 
-from amp_export import ExportOptions, InspectOptions, PruneOptions, ValidateOptions, export, inspect, prune, validate
+from amp_export import (
+    ExportOptions,
+    InspectOptions,
+    PruneOptions,
+    ValidateOptions,
+    diagnose,
+    export,
+    inspect,
+    prune,
+    validate,
+)
 from amp_export.architectures import Layout, find_architecture, supported_model_types, using_facts
 from amp_export.architectures._external import VARIABLE, cached_facts, read_facts
 from amp_export.architectures._facts import Count
@@ -65,6 +75,12 @@ def test_a_type_that_nothing_describes_is_pruned_exported_and_held(undescribed: 
     assert cached_facts("olmo").is_file()
     export(tmp_path / "out/pruned", tmp_path / "out", ExportOptions())
     assert validate(tmp_path / "out", ValidateOptions(threads=1)).holds
+
+
+def test_a_dry_run_finds_out_facts_too(undescribed: Path) -> None:
+    found = diagnose(undescribed, 0.2)
+    assert found.class_name == "OlmoForCausalLM"
+    assert cached_facts("olmo").is_file()
 
 
 @pytest.mark.slow
