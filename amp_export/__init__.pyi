@@ -32,6 +32,7 @@ from .options import Dtype as Dtype
 from .options import EngineRuntime as EngineRuntime
 from .options import Format as Format
 from .options import HeadPolicy as HeadPolicy
+from .options import Layout as Layout
 from .options import Logits as Logits
 from .options import Operators as Operators
 from .options import Opset as Opset

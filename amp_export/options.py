@@ -91,6 +91,15 @@ class Logits(enum.StrEnum):
     """The last of each call, for runtimes that take no optional inputs."""
 
 
+class Layout(enum.StrEnum):
+    """Names and places of the files of an ONNX export."""
+
+    FLAT = "flat"
+    """`model.onnx` beside config and tokenizer, as Optimum and onnxruntime-genai take it."""
+    TRANSFORMERS_JS = "transformers.js"
+    """The graph in a subfolder `onnx`, named after its dtype, as transformers.js takes it."""
+
+
 class WeightFormat(enum.StrEnum):
     """Numbers that weights are stored as, times scales; activations stay as they are."""
 

@@ -14,6 +14,7 @@ from amp_export.options import (
     EngineRuntime,
     Format,
     HeadPolicy,
+    Layout,
     Logits,
     Operators,
     Opset,
@@ -141,6 +142,7 @@ class ExportOptions:
         average_bits: The largest average of the bits of a weight with `weights` int4: those that matter most have 8,
             which is measured on text; by default all have 4.
         rounding: How weights are rounded with `weights` int4.
+        layout: Names and places of the files of an ONNX export.
         via: Whether the graph is built directly or traced.
         target: The device that a TensorRT engine is built for; by default the GPU in this machine.
         runtime: The TensorRT variant that builds the engine; by default the one that is installed.
@@ -159,6 +161,7 @@ class ExportOptions:
     block_size: int | None = None
     average_bits: float | None = None
     rounding: RoundingMethod = RoundingMethod.NEAREST
+    layout: Layout = Layout.FLAT
     via: Via = Via.AUTO
     target: TargetName | None = None
     runtime: EngineRuntime | None = None

@@ -91,6 +91,13 @@ install_missing() {
 }
 beside system install_missing
 
+export AMP_EXPORT_NODE_MODULES="$scratch/js/node_modules"
+install_transformers_js() {
+    ! find_command node || npm install --silent --ignore-scripts --no-audit --no-fund --prefix "$scratch/js" \
+        @huggingface/transformers@4.3.2 || echo "transformers.js could not be installed; its test is skipped." >&2
+}
+beside transformers_js install_transformers_js
+
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_QUIET=1 PIP_CONSTRAINT="$PWD/ci/constraints.txt"
 # Python compiles what is imported, which is a small part of what is installed, and keeps it for the many processes of
 # tests: without that, torch and transformers take 14 s of each instead of 6 s
@@ -140,6 +147,7 @@ touch "$scratch/installed"
 
 step "tests, with coverage"
 finish system
+finish transformers_js
 mkdir "$scratch/families"
 # slipcover is imported before pytest, which warns of it
 export AMP_EXPORT_TRANSFORMERS_4="$transformers_4"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amp_export.errors import RequestError
-from amp_export.exporters.files import GRAPH
+from amp_export.exporters.files import GRAPH, SUBFOLDER
 from amp_export.options import Dtype, Format, Logits, Operators, Opset, Provider
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def exported_bytes(folder: Path) -> int:
     """Return the size of the files that a runtime loads (engine, programs, or graphs and weights), 0 without any."""
-    patterns = ("*.engine", "*.pte", "*.gguf", "openvino_*", "*.onnx*")
+    patterns = ("*.engine", "*.pte", "*.gguf", "openvino_*", "*.onnx*", f"{SUBFOLDER}/*.onnx*")
     files = next((found for pattern in patterns if (found := [*folder.glob(pattern)])), [])
     return sum(file.stat().st_size for file in files)
 

@@ -27,6 +27,9 @@ GRAPH = "model.onnx"
 WEIGHTS = "model.onnx_data"
 """The name by which Optimum and transformers.js look for it. Graphs of 0.1 name another, and are read as well."""
 
+SUBFOLDER = "onnx"
+"""The folder below config and tokenizer in which transformers.js looks for graphs."""
+
 MODEL = "model"
 PARTS = ("encoder_model", "decoder_model", "decoder_with_past_model")
 """Parts of an encoder-decoder in order of execution, named as in Optimum."""
@@ -53,6 +56,8 @@ def exported_files(folder: Path, to: Format) -> tuple[Path, ...]:
     Raises:
         ModelError: There is no such file, or one of the three is missing.
     """
+    if to is Format.ONNX and (below := find_below(folder)) is not None:
+        return (below,)
     names = [file_name(part, to) for part in PARTS]
     if not (folder / names[0]).is_file():
         names = [file_name(MODEL, to)]
@@ -61,6 +66,11 @@ def exported_files(folder: Path, to: Format) -> tuple[Path, ...]:
             command = command_line("amp-export", "export", "--to", to)
             raise ModelError(f"{folder} holds no {name}.\nExport a checkpoint first: {command}.")
     return tuple(folder / name for name in names)
+
+
+def find_below(folder: Path) -> Path | None:
+    """Return the graph of an export in the layout of transformers.js; None if the folder has another layout."""
+    return min((folder / SUBFOLDER).glob(f"{MODEL}*.onnx"), default=None)
 
 
 def aligned_offset(end: int, nbytes: int) -> int:

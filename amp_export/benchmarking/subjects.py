@@ -151,6 +151,8 @@ def export_dense(
         operators = exported_operators(output / to) if to is Format.ONNX else Operators.STANDARD
     quantization = exported_quantization(output / to)
     logits = logits or exported_logits(output / to)
-    settings = ExportSettings(to, manifest.exports[to], opset, via, job, limits, operators, logits, quantization)
+    settings = ExportSettings(
+        to, manifest.exports[to], opset, via, job, limits, operators, logits, quantization=quantization
+    )
     with checkpoint.snapshot.held():
         return export_as(scratch, checkpoint, settings, progress=progress, name="the dense model").folder

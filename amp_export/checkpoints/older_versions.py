@@ -28,7 +28,7 @@ _ROPE_NAMES = {"gpt_neox": {"rope_theta": "rotary_emb_base", "partial_rotary_fac
 _FIELD_NAMES = {"qwen3_moe": {"num_local_experts": "num_experts"}}
 """Old names of other fields. Source: `attribute_map` of `Qwen3MoeConfig`, transformers 5.24."""
 
-_TOKENIZER = "tokenizer_config.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
 
 
 def add_old_names(raw_config: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def name_tokenizer_class(folder: Path, class_name: str | None = None) -> None:
     Raises:
         ModelError: The file is damaged.
     """
-    file = folder / _TOKENIZER
+    file = folder / TOKENIZER_CONFIG
     if not file.is_file():
         return
     content = read_object(file, error=ModelError)

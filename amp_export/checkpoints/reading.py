@@ -202,7 +202,7 @@ def read_widths(file: Path, raw: Mapping[str, Any], config: ModelConfig) -> tupl
     Raises:
         ModelError: `layer_widths` is damaged.
     """
-    if raw["model_type"] != RESIZED_MODEL_TYPE:
+    if "layer_widths" not in raw:
         return tuple(site.widths for site in config.sites)
     try:
         widths = tuple(LayerWidths(**layer) for layer in raw["layer_widths"])

@@ -12,6 +12,7 @@ from amp_export.options import (
     Dtype,
     EngineRuntime,
     Format,
+    Layout,
     Logits,
     Operators,
     Opset,
@@ -89,6 +90,14 @@ EXPORT: Mapping[str, Any] = {
         typer.Option(
             "--rounding",
             help="With --weights int4, round each weight to the nearest, or on text so that others make up for it.",
+        ),
+    ],
+    "layout": Annotated[
+        Layout,
+        typer.Option(
+            "--layout",
+            help="Names and places of the files of an ONNX graph: side by side, or as transformers.js takes them in "
+            "the browser and in Node.",
         ),
     ],
     "via": Annotated[Via, typer.Option("--via", help="Build the graph directly, or trace the model.")],

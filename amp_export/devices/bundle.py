@@ -195,7 +195,7 @@ def choose_opset(output: Path, target: TargetName, config: ModelConfig, dtype: D
     TensorRT has no Attention kernel for float32 and for small head dimensions, and trtexec has no option like
     `Runtime.allow_any_attention` to decompose it. The older opset is used in these cases.
     """
-    found = describe_decoder(output / Format.ONNX / "model.onnx").opset
+    found = describe_decoder(exported_graphs(output / Format.ONNX)[-1]).opset
     facts = TARGETS[target]
     if not facts.tensorrt:
         return found
@@ -206,17 +206,19 @@ def choose_opset(output: Path, target: TargetName, config: ModelConfig, dtype: D
 def _with_choices(
     subject: BundledGraph, opset: Opset, logits: Logits, scratch: Path, progress: Progress
 ) -> BundledGraph:
-    """Return the graph with operators of the standard in this opset, and with these logits: found, or exported again.
+    """Return a flat folder with operators of the standard in this opset, and with these logits: found, or made again.
 
     A traced graph has the logits that it was traced with.
 
     Raises:
         RequestError: Its weights are quantized, which that opset cannot say.
     """
-    found = describe_decoder(subject.folder / "model.onnx")
+    graph = exported_graphs(subject.folder)[-1]
+    found = describe_decoder(graph)
     if can_build(subject.config) is not None:
         logits = found.logits
-    if (found.opset, found.operators, found.logits) == (opset, Operators.STANDARD, logits):
+    is_flat = graph.parent == subject.folder
+    if is_flat and (found.opset, found.operators, found.logits) == (opset, Operators.STANDARD, logits):
         return subject
     if opset is Opset.OPSET_20 and found.quantization is not None and found.quantization.block_size is not None:
         raise RequestError(
@@ -228,7 +230,7 @@ def _with_choices(
         Format.ONNX, subject.dtype, opset, Via.AUTO, logits=logits, quantization=found.quantization
     )
     if found.quantization is not None:
-        settings = replace(settings, rounding=same_codes(subject.folder / "model.onnx"))
+        settings = replace(settings, rounding=same_codes(graph))
     exported = export_into(
         scratch,
         open_checkpoint(subject.checkpoint),

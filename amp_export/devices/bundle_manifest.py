@@ -13,6 +13,7 @@ from amp_export.checkpoints.hashing import hash_file
 from amp_export.checkpoints.reading import read_config
 from amp_export.devices.references import Reference
 from amp_export.documents import to_builtins
+from amp_export.exporters.files import GRAPH, SUBFOLDER
 from amp_export.exporters.limits import Limits
 from amp_export.exporters.tensorrt.device.bundle import SCHEMA
 from amp_export.exporters.tensorrt.exporting import describe_decoder
@@ -93,7 +94,8 @@ def made_of_graphs(output: Path, against: Path | None) -> dict[str, Any]:
 
     def graphs(folder: Path) -> dict[str, str]:
         files = Manifest.load(folder).files.items()
-        return {name: record.sha256 for name, record in files if name.startswith(f"{Format.ONNX}/model.onnx")}
+        places = f"{Format.ONNX}/{GRAPH}", f"{Format.ONNX}/{SUBFOLDER}/model"
+        return {name: record.sha256 for name, record in files if name.startswith(places)}
 
     return {"output": graphs(output), "against": None if against is None else graphs(against)}
 

@@ -169,6 +169,7 @@ def export_into(
         UnsupportedModelError: The requested exporter does not support the model.
     """
     from amp_export.exporters import onnx
+    from amp_export.exporters.onnx.layouts import arrange
 
     made, dtype, opset, via = folder / Format.ONNX, settings.dtype, settings.opset, settings.via
     assert opset is not None
@@ -192,6 +193,7 @@ def export_into(
             )
         else:
             _trace(checkpoint, made, dtype, opset, advance)
+    arrange(made, settings.layout, dtype, settings.quantization)
     return ExportResult(made, Format.ONNX, dtype, via, directory_size(made))
 
 

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 from amp_export.errors import RequestError
 from amp_export.exporters.limits import Limits, choose_limits
+from amp_export.exporters.onnx.layouts import check_layout
 from amp_export.exporters.onnx.support import can_build
 from amp_export.exporters.support import choose_via, require_exportable
 from amp_export.exporting.engines import EngineJob, prepare_engine
 from amp_export.exporting.gguf import choose_gguf
 from amp_export.exporting.quantized import check_quantization, choose_quantization
-from amp_export.options import Dtype, Format, Logits, Operators, Opset, RoundingMethod, Via
+from amp_export.options import Dtype, Format, Layout, Logits, Operators, Opset, RoundingMethod, Via
 from amp_export.verb_options import ExportOptions
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class ExportSettings:
         limits: Limits of an ExecuTorch program; None for other formats.
         operators: Operators of an ONNX graph.
         logits: Tokens whose logits a decoder's graph computes.
+        layout: Names and places of the files of an ONNX graph.
         quantization: Format of the weights of linear layers; None for the graph's dtype.
         average_bits: The largest average of the bits of quantized weights, of which some are to have 8; None if all
             have what the format says, or the weights with 8 are chosen already.
@@ -51,6 +53,7 @@ class ExportSettings:
     limits: Limits | None = None
     operators: Operators = Operators.STANDARD
     logits: Logits = Logits.ALL
+    layout: Layout = Layout.FLAT
     quantization: Quantization | None = None
     average_bits: float | None = None
     method: RoundingMethod = RoundingMethod.NEAREST
@@ -58,7 +61,7 @@ class ExportSettings:
     given: Mapping[str, str] = field(default_factory=dict)
 
 
-_RECORDED = ("opset", "operators", "logits", "weights", "block_size", "average_bits", "rounding")
+_RECORDED = ("opset", "operators", "logits", "layout", "weights", "block_size", "average_bits", "rounding")
 """Options that a manifest records if they are given; it has format, dtype and `via` of every export."""
 
 
@@ -86,6 +89,10 @@ def _choose_settings(checkpoint: Checkpoint, options: ExportOptions) -> ExportSe
     if options.operators is not Operators.STANDARD and to is not Format.ONNX:
         raise RequestError(
             f"--operators {options.operators} is for graphs that ONNX Runtime runs, not for --to {to}.\nLeave it out."
+        )
+    if options.layout is not Layout.FLAT and to is not Format.ONNX:
+        raise RequestError(
+            f"--layout {options.layout} is for ONNX graphs, not for --to {to}.\nGive --to onnx, or leave it out."
         )
     if to is Format.GGUF:
         dtype, quantization = choose_gguf(checkpoint, options)
@@ -126,17 +133,20 @@ def _choose_settings(checkpoint: Checkpoint, options: ExportOptions) -> ExportSe
             )
     opset = options.opset or Opset.OPSET_23
     check_quantization(checkpoint, quantization, opset, options.operators)
+    dtype = dtype or Dtype.FLOAT32
+    check_layout(checkpoint.config, options.layout, dtype, quantization)
     if to is Format.OPENVINO:
         from amp_export.exporters import openvino
 
         openvino.require_runtime()
     return ExportSettings(
         to,
-        dtype or Dtype.FLOAT32,
+        dtype,
         opset,
         via,
         operators=options.operators,
         logits=options.logits,
+        layout=options.layout,
         quantization=quantization,
         average_bits=options.average_bits,
         method=options.rounding,

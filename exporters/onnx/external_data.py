@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
@@ -14,11 +14,27 @@ if TYPE_CHECKING:
 
 def data_files(model: onnx.ModelProto) -> list[str]:
     """Return the locations of a graph's external data, in subgraphs and functions too."""
-    tensors = list(_tensors(model.graph))
-    for function in model.functions:
-        tensors += _in_nodes(function.node)
-    locations = (entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location")
-    return list(dict.fromkeys(locations))
+    return list(dict.fromkeys(entry.value for entry in _locations(model)))
+
+
+def move_data(graph: Path, moved: Path, names: Mapping[str, str]) -> None:
+    """Move a graph into another folder, with its external data beside it under other names.
+
+    Args:
+        graph: The graph.
+        moved: Where it is afterwards; its folder is created.
+        names: The new names of its data files.
+    """
+    import onnx
+
+    model = onnx.load(graph, load_external_data=False)
+    for entry in _locations(model):
+        entry.value = names[entry.value]
+    moved.parent.mkdir(parents=True, exist_ok=True)
+    for name, new_name in names.items():
+        graph.with_name(name).rename(moved.with_name(new_name))
+    moved.write_bytes(model.SerializeToString())
+    graph.unlink()
 
 
 def check_external_data(file: Path, model: onnx.ModelProto, *, linked: bool = True) -> None:
@@ -68,6 +84,13 @@ def _is_relative(location: str) -> bool:
     # of both systems: a graph that was made on Windows may be opened here
     paths = (PurePosixPath(location), PureWindowsPath(location))
     return "\0" not in location and not any(path.is_absolute() or path.drive or ".." in path.parts for path in paths)
+
+
+def _locations(model: onnx.ModelProto) -> Iterator[onnx.StringStringEntryProto]:
+    tensors = list(_tensors(model.graph))
+    for function in model.functions:
+        tensors += _in_nodes(function.node)
+    return (entry for tensor in tensors for entry in tensor.external_data if entry.key == "location")
 
 
 def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:

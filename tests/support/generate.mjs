@@ -1,0 +1,43 @@
+// Text that transformers.js generates greedily in Node: node generate.mjs NODE_MODULES < requests.json > answers.json
+//
+// A request is {folder, inputs, newTokens}; inputs are texts, or lists of token ids. Its answer is a list of
+// {prompt, tokens}, one for each input: the token ids of the prompt, and those that were generated. A request with
+// `encode` is for an encoder; its answer is a list of {prompt, values}, the numbers of its first output.
+import { readFileSync } from 'node:fs';
+import { join, resolve } from 'node:path';
+import { pathToFileURL } from 'node:url';
+
+const entry = join(resolve(process.argv[2]), '@huggingface/transformers/dist/transformers.node.mjs');
+const { AutoModel, AutoModelForCausalLM, AutoTokenizer, Tensor, env } = await import(pathToFileURL(entry));
+env.allowRemoteModels = false;
+env.useFSCache = false;
+
+const toTensor = (ids) => new Tensor('int64', BigInt64Array.from(ids, BigInt), [1, ids.length]);
+
+async function answer({ folder, inputs, newTokens, encode, options }) {
+    const loaded = encode ? AutoModel : AutoModelForCausalLM;
+    const model = await loaded.from_pretrained(resolve(folder), options);
+    const tokenizer = inputs.some((each) => typeof each === 'string')
+        ? await AutoTokenizer.from_pretrained(resolve(folder))
+        : null;
+    const answers = [];
+    for (const each of inputs) {
+        const prompt = typeof each === 'string' ? tokenizer.encode(each) : each;
+        const given = { input_ids: toTensor(prompt), attention_mask: toTensor(prompt.map(() => 1)) };
+        if (encode) {
+            answers.push({ prompt, values: [...Object.values(await model(given))[0].data] });
+            continue;
+        }
+        const found = await model.generate({ ...given, max_new_tokens: newTokens, do_sample: false });
+        answers.push({ prompt, tokens: found.tolist()[0].slice(prompt.length).map(Number) });
+    }
+    await model.dispose();
+    return answers;
+}
+
+const answers = [];
+for (const request of JSON.parse(readFileSync(0, 'utf-8'))) {
+    // one after the other, so that memory holds one; a model that fails must not hide what others do
+    answers.push(await answer(request).catch((error) => ({ error: String(error) })));
+}
+process.stdout.write(JSON.stringify(answers));

@@ -1,0 +1,129 @@
+"""Text and numbers of models in transformers.js, in a process of Node or in Chromium."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import http.server
+import json
+import mimetypes
+import os
+import queue
+import shutil
+import subprocess
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.support.chromium import find_chromium
+
+MODULES = "AMP_EXPORT_NODE_MODULES"
+"""Environment variable: the folder `node_modules` that has @huggingface/transformers 4.3 or later."""
+
+
+def find_modules() -> Path | None:
+    """Return the folder of modules; None if Node or transformers.js is not there."""
+    folder = Path(os.environ.get(MODULES, "node_modules")).resolve()
+    return folder if shutil.which("node") and (folder / "@huggingface" / "transformers").is_dir() else None
+
+
+def ask(modules: Path, requests: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """Return the answers to requests, one for each: see generate.mjs."""
+    command = ["node", str(Path(__file__).with_name("generate.mjs")), str(modules)]
+    answered = subprocess.run(command, input=json.dumps(requests), capture_output=True, text=True, check=False)
+    assert answered.returncode == 0, answered.stderr
+    answers: list[Any] = json.loads(answered.stdout)
+    return answers
+
+
+def ask_browser(modules: Path, request: Mapping[str, Any], *, timeout: float = 400) -> Any:
+    """Return the answer of a page in Chromium to one request of texts, which it computes in WebAssembly.
+
+    Raises:
+        TimeoutError: There was none in time, in seconds.
+    """
+    chromium = find_chromium()
+    assert chromium is not None, "Chromium is not installed"
+    page = Path(__file__).with_name("browser.html")
+    answers: queue.Queue[Any] = queue.Queue()
+    serve = functools.partial(
+        _Handler, request, {"/modules/": modules, "/model/": Path(request["folder"])}, page, answers
+    )
+    with contextlib.ExitStack() as stack:
+        profile = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
+        server = stack.enter_context(http.server.ThreadingHTTPServer(("127.0.0.1", 0), serve))
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        stack.callback(server.shutdown)
+        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", f"--user-data-dir={profile}"]
+        command = [chromium, *flags, f"http://127.0.0.1:{server.server_port}/"]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        stack.callback(process.wait)
+        stack.callback(process.terminate)
+        try:
+            return answers.get(timeout=timeout)
+        except queue.Empty:
+            raise TimeoutError(f"The page gave no answer in {timeout:g} s.") from None
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    """Serves the page, its request and the files in folders, and takes the page's answer."""
+
+    def __init__(
+        self, asked: Mapping[str, Any], folders: Mapping[str, Path], page: Path, answers: queue.Queue[Any], *rest: Any
+    ) -> None:
+        self._asked, self._folders, self._page, self._answers = asked, folders, page, answers
+        super().__init__(*rest)
+
+    def do_GET(self) -> None:
+        self._send()
+
+    def do_HEAD(self) -> None:
+        self._send()
+
+    def do_POST(self) -> None:
+        self._answers.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self._send()
+
+    def log_message(self, *_: object) -> None:
+        """Print nothing."""
+
+    def _file(self) -> Path:
+        path = self.path.split("?")[0]
+        start = next((each for each in self._folders if path.startswith(each)), None)
+        return self._page if start is None else self._folders[start] / path.removeprefix(start)
+
+    def _send(self) -> None:
+        is_request, file = self.path == "/request", self._file()
+        is_there = is_request or file.is_file()
+        content = json.dumps(self._asked).encode() if is_request else file.read_bytes() if is_there else b""
+        kind = "text/javascript" if file.suffix == ".mjs" else mimetypes.guess_type(file)[0]
+        self.send_response(200 if is_there else 404)
+        self.send_header("Content-Type", kind or "application/octet-stream")
+        self.send_header("Content-Length", str(len(content)))
+        # threads of WebAssembly need an isolated page
+        self.send_header("Cross-Origin-Opener-Policy", "same-origin")
+        self.send_header("Cross-Origin-Embedder-Policy", "require-corp")
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content)
+
+
+def generated_here(folder: Path, prompts: Sequence[Sequence[int]], *, new_tokens: int, ends: set[int]) -> list[Any]:
+    """Return what an export generates greedily in ONNX Runtime here; a token that ends a text is part of it."""
+    from amp_export.exporters.dispatch import run
+    from amp_export.exporters.models.generation import generate
+
+    decoder = run(folder)
+    texts = []
+    for prompt in prompts:
+        text: list[int] = []
+        # an ending token is not yielded, so nothing ends a text here
+        for step in generate(decoder, [prompt], new_tokens=new_tokens):  # type: ignore[arg-type]
+            text.append(step[0])
+            if text[-1] in ends:
+                break
+        texts.append(text)
+    decoder.close()
+    return texts
