@@ -219,7 +219,8 @@ def check_headers(path: Path, model: PreTrainedModel, architecture: Architecture
     from transformers.modeling_utils import LoadStateDictConfig
 
     held = {
-        name: torch.empty(info.shape, dtype=getattr(torch, info.dtype), device="meta")
+        # weights of other dtypes are refused when a checkpoint is opened: the rest are masks that old versions stored
+        name: torch.empty(info.shape, dtype=getattr(torch, info.dtype, torch.uint8), device="meta")
         for name, info in read_headers(path).items()
     }
     with quiet_transformers(), transformers_errors(path):

@@ -224,7 +224,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
     raw, config = read_config(path)
     widths = read_widths(path / "config.json", raw, config)
     shapes = tensor_shapes(config, widths)
-    tensors = read_headers(path)
+    obsolete = config.architecture.obsolete
+    tensors = {name: info for name, info in read_headers(path).items() if not name.endswith(obsolete)}
     if config.architecture.knows_files:
         tensors = _name_tensors(config, tensors, shapes)
         _check_names(path, config, tensors, shapes)
@@ -252,8 +253,6 @@ def _name_tensors(
     other = {module: file for file, module in architecture.module_names.items()}
     named: dict[str, TensorInfo] = {}
     for name, info in stored.items():
-        if name.endswith(architecture.obsolete):
-            continue
         path, _, parameter = name.rpartition(".")
         candidates = (name, f"{other.get(path, path)}.{parameter}", f"{architecture.base_model}.{name}")
         named[next((candidate for candidate in candidates if candidate in shapes), name)] = info

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
+from amp_export.checkpoints.building import rehearse_loading
 from amp_export.checkpoints.hashing import hash_weights
 from amp_export.checkpoints.loading import load_model
 from amp_export.checkpoints.quiet import quiet_transformers
@@ -178,3 +179,21 @@ def test_a_config_that_names_a_file_of_weights_is_refused(source: Path, tmp_path
     assert load_model(folder) is not None
     with pytest.raises(UnsupportedModelError, match=r"transformers_weights is 'other\.safetensors'"):
         open_checkpoint(folder)
+
+
+MASKS = {"gpt2": ".attn.bias", "gpt_bigcode": ".attn.bias", "gptj": ".attn.bias", "gpt_neox": ".attention.bias"}
+"""Causal masks that old versions of transformers stored with the weights, by families that did."""
+
+
+@pytest.mark.parametrize("model_type", MASKS)
+def test_masks_of_old_versions_are_skipped_whatever_their_dtype(model_type: str, tmp_path: Path) -> None:
+    dtypes = (np.uint8, np.bool_, np.int64, np.float16)
+    folder = save_tiny_model(tmp_path / "checkpoint", model_type, num_hidden_layers=len(dtypes))
+    tensors = load_file(folder / SINGLE)
+    part = MASKS[model_type].split(".")[1]
+    layer = next(name for name in tensors if f".0.{part}." in name).partition(f".0.{part}.")[0]
+    mask = np.tril(np.ones((1, 1, 8, 8)))
+    masks: Arrays = {f"{layer}.{number}{MASKS[model_type]}": mask.astype(dtype) for number, dtype in enumerate(dtypes)}
+    save_file({**tensors, **masks}, folder / SINGLE, metadata={"format": "pt"})
+    assert set(open_checkpoint(folder).tensors) == set(tensors)
+    rehearse_loading(folder)
