@@ -27,6 +27,9 @@ RUNTIMES = {
 }
 """Default runtime by export format."""
 
+ON_CPU = frozenset({Runtime.OPENVINO, Runtime.EXECUTORCH, Runtime.LLAMA_CPP})
+"""Runtimes that run on the CPU: OpenVINO knows no NVIDIA GPU, and the packages of the others are built for CPUs."""
+
 
 @dataclass(frozen=True)
 class Setup:
@@ -79,6 +82,11 @@ def choose_setup(options: BenchmarkOptions) -> Setup:
     if provider is not Provider.CPU and runtime is not Runtime.ONNXRUNTIME:
         raise RequestError(f"--provider is for ONNX Runtime, and --runtime {runtime} has none.\nLeave one of them out.")
     gpu = options.device is BenchmarkDevice.CUDA
+    if gpu and runtime in ON_CPU:
+        raise RequestError(
+            f"--device cuda is for a GPU, and --runtime {runtime} runs on the CPU here.\n"
+            "Leave one of them out, or measure on another device: --device ssh://user@host."
+        )
     if gpu and runtime is Runtime.ONNXRUNTIME and provider is Provider.CPU:
         provider = Provider.CUDA
     return Setup(runtime, threads=options.threads, provider=provider, gpu=gpu)
