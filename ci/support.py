@@ -38,9 +38,11 @@ are built directly.
 - *direct*: the ONNX graph is built from config and weights. *trace*: the model is traced through transformers'
   exporter.
 - *genai*: `genai_config.json` is written, so that onnxruntime-genai opens the folder.
+- *gguf*: llama.cpp's architecture that [a GGUF file](gguf.md) is written as, with one width for all layers; then, if
+  there is one, that for layers that differ.
 
-| family | kind | fewer neurons | odd heads | layers differ | graphs | genai |
-| --- | --- | --- | --- | --- | --- | --- |
+| family | kind | fewer neurons | odd heads | layers differ | graphs | genai | gguf |
+| --- | --- | --- | --- | --- | --- | --- | --- |
 """
 
 
@@ -68,6 +70,7 @@ def page(rows: Path) -> str:
 def _line(row: dict[str, Any]) -> str:
     rewrites = (_rewrite(row["rewrites"].get(name)) for name in ("neurons", "odd heads", "layers differ"))
     cells = [row["model_type"], row["kind"], *rewrites, ", ".join(row["exporters"]), "yes" if row["genai"] else ""]
+    cells.append(", ".join(f"`{name}`" for name in row["gguf"]))
     return f"| {' | '.join(cells)} |\n"
 
 

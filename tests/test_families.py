@@ -40,6 +40,7 @@ from amp_export.pruning.scores import Scores
 from amp_export.pruning.settings import PlanSettings
 from amp_export.pruning.slicing import prune_module
 from tests.support.family_runner import mask, measured_scores, run
+from tests.support.forms import ALL_FAMILIES
 from tests.support.tiny_models import save_tiny_model, save_tiny_tokenizer
 
 pytestmark = pytest.mark.slow
@@ -51,7 +52,6 @@ SHAPE = {"num_attention_heads": 6, "num_key_value_heads": 6, "head_dim": 8, "hid
 ODD_HEADS = 5
 """It does not divide the hidden size of 48."""
 
-ALL_WAYS = "AMP_EXPORT_ALL_WAYS" in os.environ
 TRACED_TOO = ("falcon", "llama", "modernbert")
 """Families that are traced in every run: two that are built directly, whose graphs must agree, and the encoder with the
 most of its own."""
@@ -153,13 +153,15 @@ def test_family(model_type: str, tmp_path: Path) -> None:
     exported = open_checkpoint(tmp_path / ("odd-heads" if "odd heads" in plans else "layers-differ"))
     check_exports(exported, tmp_path, ways_to_try(model_type, ways))
     row["genai"] = (tmp_path / "direct" / "onnx" / "genai_config.json").is_file()
+    routes = config.architecture.gguf
+    row["gguf"] = [] if routes is None else [name for name in (routes.uniform, routes.varied) if name is not None]
     if rows := os.environ.get("AMP_EXPORT_SUPPORT_ROWS"):
         (Path(rows) / f"{model_type}.json").write_text(json.dumps(row), encoding="utf-8")
 
 
 def ways_to_try(model_type: str, ways: Sequence[Via]) -> Sequence[Via]:
     """The ways to export a family that this run takes; where it is built directly, that comes first."""
-    if ALL_WAYS or model_type in TRACED_TOO:
+    if ALL_FAMILIES or model_type in TRACED_TOO:
         return ways
     if Via.DIRECT in ways:
         return ways[:1]
