@@ -212,6 +212,18 @@ def test_optimal_surgery_costs_what_least_squares_leaves(traced: bool) -> None:
     np.testing.assert_allclose(by_head, expected, rtol=1e-3)
 
 
+def test_when_matrices_are_made_smaller_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(3)
+    inputs_ti = torch.randn(400, 200, generator=generator) @ torch.randn(200, 200, generator=generator)
+    evidence = Evidence(inputs_ti.T @ inputs_ti, torch.randn(7, 200, generator=generator), 200)
+    found = []
+    for every in (1, 8, 1000):
+        monkeypatch.setattr(obs, "COMPACT_EVERY", every)
+        found.append(obs.cost_in_turn(evidence))
+    for each in found[1:]:
+        torch.testing.assert_close(each, found[0], rtol=1e-5, atol=0)
+
+
 def test_one_layer_at_a_time_measures_what_whole_batches_do(
     model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,6 +24,9 @@ DAMPING = 1e-2
 STEPS = 96
 """Steps in which all neurons of a layer are removed."""
 
+COMPACT_EVERY = 8
+"""Steps after which what was removed is left out of the matrices: to copy them in each step takes most of the time."""
+
 
 def input_moments(
     hidden_ti: torch.Tensor, weight_oi: torch.Tensor, weights_t: torch.Tensor, units: int
@@ -58,20 +61,26 @@ def cost_in_turn(evidence: Evidence) -> torch.Tensor:
 
     weight_oi, inverse_ii = _start(evidence)
     left = torch.arange(evidence.units, device=weight_oi.device)
+    is_gone = torch.zeros_like(left, dtype=torch.bool)
     costs_u = weight_oi.new_zeros(evidence.units)
     step, paid = -(-evidence.units // STEPS), 0.0
-    while len(left):
-        ascending = (weight_oi.square().sum(dim=0) / inverse_ii.diagonal()).sort()
-        gone, kept = ascending.indices[:step], ascending.indices[step:].sort().values
+    for number in range(-(-evidence.units // step)):
+        if number % COMPACT_EVERY == 0:
+            kept = is_gone.logical_not().nonzero().squeeze(1)
+            weight_oi, inverse_ii, left = weight_oi[:, kept], inverse_ii[kept][:, kept], left[kept]
+            is_gone = torch.zeros_like(left, dtype=torch.bool)
+        alone_u = weight_oi.square().sum(dim=0) / inverse_ii.diagonal()
+        count = min(step, evidence.units - number * step)
+        cheapest = alone_u.masked_fill(is_gone, torch.inf).topk(count, largest=False)
+        gone = cheapest.indices
         # later ones matter no less: costs rise but for the error of taking several at once
-        costs_u[left[gone]] = ascending.values[:step].clamp(min=paid)
-        paid = max(float(ascending.values[:step].max()), paid)
-        update_si = torch.linalg.solve(inverse_ii[gone[:, None], gone], inverse_ii[gone[:, None], kept])
-        weight_oi, inverse_ii = (
-            weight_oi[:, kept] - weight_oi[:, gone] @ update_si,
-            inverse_ii[kept[:, None], kept] - inverse_ii[kept[:, None], gone] @ update_si,
-        )
-        left = left[kept]
+        costs_u[left[gone]] = cheapest.values.clamp(min=paid)
+        paid = max(float(cheapest.values.max()), paid)
+        rows_su = inverse_ii[gone]
+        update_su = torch.linalg.solve(rows_su[:, gone], rows_su)
+        weight_oi.addmm_(weight_oi[:, gone], update_su, alpha=-1)
+        inverse_ii.addmm_(rows_su.T, update_su, alpha=-1)
+        is_gone[gone] = True
     return costs_u.sqrt().float()
 
 
