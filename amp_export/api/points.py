@@ -16,6 +16,7 @@ from amp_export.outputs.names import PRUNED
 from amp_export.progress import Progress
 from amp_export.pruning.dry_run import possible_candidates
 from amp_export.pruning.request import PruneRequest, prepare, settings_of
+from amp_export.pruning.whole import fit_choices
 from amp_export.reporting.files import open_output
 from amp_export.sweeping.executors import Executor, InProcess, Job
 from amp_export.sweeping.place import find_scores, is_pruned, save_numbers
@@ -56,7 +57,8 @@ def check_points(
                 model, _prune_options(options, point), revision=revision, progress=progress
             )
         request = requests[point.criterion]
-        settings = settings_of(_prune_options(options, point), request.checkpoint, request.calibration, request.scores)
+        fitted = fit_choices(_prune_options(options, point), request.source.whole)
+        settings = settings_of(fitted, request.checkpoint, request.calibration, request.scores)
         assert settings is not None
         possible_candidates(request.checkpoint.raw_config, request.checkpoint.config, settings)
     return requests[points[0].criterion]

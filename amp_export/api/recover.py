@@ -14,11 +14,12 @@ from amp_export.errors import OutputError, command_line
 from amp_export.options import Format
 from amp_export.outputs.lookup import open_source_checkpoint
 from amp_export.outputs.manifest import Manifest, Step
-from amp_export.outputs.names import BUNDLE, PRUNED
+from amp_export.outputs.names import BUNDLE, PRUNED, WHOLE
 from amp_export.outputs.resumable import has_unfinished, resumable_beside
 from amp_export.outputs.scratch import scratch_beside
 from amp_export.outputs.staging import extended_output
 from amp_export.progress import Progress, Silent
+from amp_export.pruning.whole import write_whole
 from amp_export.recovery.pipeline import Recovered, recover_into
 from amp_export.recovery.request import check_options, check_recoverable, check_resumed, prepare
 from amp_export.reporting.files import open_output, save_report
@@ -62,7 +63,10 @@ def recover(
         with _told_how_to_resume(progress), scratch_beside(output) as scratch:
             recovered = recover_into(scratch, request, state, progress)
             if recovered.recovery.improved:
-                _replace_pruned(output, scratch / PRUNED, manifest, recovered, progress)
+                if (output / WHOLE).is_dir():
+                    with progress.step("Putting it back into the vision-language model") as _:
+                        write_whole(scratch / WHOLE, output / WHOLE, scratch / PRUNED)
+                _replace_pruned(output, scratch, manifest, recovered, progress)
     return recovered
 
 
@@ -95,7 +99,7 @@ def _tell_unfinished(output: Path, progress: Progress, *, resume: bool) -> None:
 
 
 def _replace_pruned(output: Path, made: Path, manifest: Manifest, recovered: Recovered, progress: Progress) -> None:
-    """Put the new checkpoint in place of the pruned one, and drop all that is about the earlier weights.
+    """Put the new checkpoints in place of the pruned ones, and drop all that is about the earlier weights.
 
     Raises:
         OutputError: The pruned checkpoint has been replaced meanwhile.
@@ -107,11 +111,13 @@ def _replace_pruned(output: Path, made: Path, manifest: Manifest, recovered: Rec
                 f"{output} was written to while this command ran: its pruned checkpoint is not the one that was "
                 "trained.\nThe result is not kept. Run the command again."
             )
-        for name in (PRUNED, *Format):
+        for name in (PRUNED, WHOLE, *Format):
             shutil.rmtree(folder / name, ignore_errors=True)
         for bundle in folder.glob(BUNDLE.format(target="*")):
             bundle.unlink()
-        made.rename(folder / PRUNED)
+        for name in (PRUNED, WHOLE):
+            if (made / name).is_dir():
+                (made / name).rename(folder / name)
         now = _record(now, recovered).with_hashes(folder)
         report = Report.of(now)
         save_report(folder, report, record_verdicts(now, report), progress=progress)

@@ -31,6 +31,7 @@ from amp_export.pruning.criteria import choose_criterion
 from amp_export.pruning.defaults import choose_plan_settings
 from amp_export.pruning.dry_run import possible_candidates
 from amp_export.pruning.request import PruneRequest
+from amp_export.pruning.whole import fit_choices
 from amp_export.reporting.files import open_output
 from amp_export.reporting.report import Report
 from amp_export.sweeping.choosing import choose, closest, search
@@ -92,6 +93,7 @@ def sweep(
     require(setup)
     earlier = open_place(output, COMMAND, resume=resume, overwrite=overwrite)
     source = resolve_model(model, revision=revision, allow_pickle=options.prune.allow_pickle, on_status=progress.note)
+    options = replace(options, prune=fit_choices(options.prune, source.whole))
     checkpoint = open_checkpoint(source.path)
     criterion = choose_criterion(checkpoint.config, options.prune)
     points = order([Point(criterion, ratio) for ratio in options.ratios or _legal_ratios(checkpoint, options.prune)])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from amp_export.checkpoints.cache import DEMO, OnStatus, conversion_key, make_on
 from amp_export.checkpoints.gguf import convert_gguf, fetch_demo
 from amp_export.checkpoints.hub import fetch_from_hub
 from amp_export.checkpoints.reading import code_beside
+from amp_export.checkpoints.vision_language import extract, hash_whole, is_vision_language
 from amp_export.checkpoints.weight_files import find_pickles, has_safetensors
 from amp_export.documents import read_object
 from amp_export.errors import ModelError, OutputError
@@ -46,9 +47,10 @@ class Source:
     Attributes:
         asked: The model as the user named it.
         kind: Kind of source.
-        path: The checkpoint directory.
+        path: The checkpoint directory; of a vision-language model, that of its language model.
         revision: The branch, tag or commit on the hub that the user named, or None.
         commit: The commit on the hub, or None for another kind of source.
+        whole: The directory of the vision-language model whose language model this is, or None.
     """
 
     asked: str
@@ -56,6 +58,7 @@ class Source:
     path: Path
     revision: str | None = None
     commit: str | None = None
+    whole: Path | None = None
 
 
 def resolve_model(
@@ -88,7 +91,8 @@ def resolve_model(
     if asked == DEMO:
         return Source(asked, SourceKind.DEMO, fetch_demo(cache, status))
     if path.is_dir():
-        return Source(asked, SourceKind.DIRECTORY, _readable(path, cache, status, allow_pickle=allow_pickle))
+        readable = _readable(path, cache, status, allow_pickle=allow_pickle)
+        return _with_whole(Source(asked, SourceKind.DIRECTORY, readable), cache, status)
     if path.suffix.lower() == ".gguf" and path.is_file():
         return Source(asked, SourceKind.GGUF, convert_gguf(path, cache, status))
     if path.is_file():
@@ -102,7 +106,7 @@ def resolve_model(
         )
     fetched = fetch_from_hub(asked, status, revision=revision, allow_pickle=allow_pickle)
     readable = _readable(fetched, cache, status, allow_pickle=allow_pickle)
-    return Source(asked, SourceKind.HUB, readable, revision, commit=fetched.name)
+    return _with_whole(Source(asked, SourceKind.HUB, readable, revision, commit=fetched.name), cache, status)
 
 
 def _check_revision(asked: str, path: Path, revision: str) -> None:
@@ -123,6 +127,25 @@ def _check_revision(asked: str, path: Path, revision: str) -> None:
 
 def _ignore(_: str) -> None:
     """Ignore a status message."""
+
+
+def _with_whole(source: Source, cache: Path, status: OnStatus) -> Source:
+    """Return the source, or the language model of a vision-language model in the cache."""
+    whole = source.path
+    try:
+        raw_config = read_object(whole / "config.json")
+    except OutputError:  # reported when it is needed
+        return source
+    if not is_vision_language(raw_config):
+        return source
+
+    def make(folder: Path) -> None:
+        status(f"Taking the language model out (once; cached in {cache})")
+        extract(whole, folder)
+
+    status(f"{source.asked} is a vision-language model: this is about its language model")
+    path = make_once(cache / "language" / conversion_key(hash_whole(whole), "transformers"), make)
+    return replace(source, path=path, whole=whole)
 
 
 def _readable(path: Path, cache: Path, status: OnStatus, *, allow_pickle: bool) -> Path:

@@ -32,6 +32,7 @@ from amp_export.pruning.dry_run import check_texts, example_rewrite, layers_diff
 from amp_export.pruning.planning import decide, list_preferred
 from amp_export.pruning.rewriting import MODELING_FILE, Rewrite
 from amp_export.pruning.settings import PlanSettings
+from amp_export.pruning.whole import check_rewrites, fit_choices
 from amp_export.verb_options import DoctorOptions, PlanChoices
 
 _CONFIG_ALONE = "No safetensors were found, so that neither weights nor tokenizer were checked."
@@ -153,6 +154,7 @@ def diagnose(
     """
     choices, options, progress = choices or PlanChoices(), options or DoctorOptions(), progress or Silent()
     source = resolve_model(model, revision=revision, on_status=progress.note)
+    choices = fit_choices(choices, source.whole)
     if learn is not None:
         learn(source.path, progress)
     raw_config, config, is_complete = _read(source.path)
@@ -162,7 +164,9 @@ def diagnose(
     has_end_token = read_generation(raw_config, source.path).get("eos_token_id") is not None
     context = _DiagnosisContext(raw_config, config, options.uniform, has_end_token)
     ways = {each: context.option(each, settings) for each in candidates}
-    rehearse(source.path, [way.rewrite for way in ways.values()])
+    rewrites = [way.rewrite for way in ways.values()]
+    check_rewrites(rewrites, source.whole)
+    rehearse(source.path, rewrites)
     decided = decide(config, settings, candidates)
     chosen = None if decided is None else ways[decided]
     likely = [chosen] if chosen else [ways[each] for each in list_preferred(candidates, settings.heads)]
@@ -178,8 +182,16 @@ def diagnose(
         chosen=chosen,
         compatibility=_with_nearest(context, settings, context.verdicts(settings, candidates)),
         memory=_memory(config, settings.target, list(ways.values()), likely, options),
-        notes=tuple(_notes(source.path, config)) if is_complete else (_CONFIG_ALONE,),
+        notes=(*_whole_notes(source.whole), *(_notes(source.path, config) if is_complete else (_CONFIG_ALONE,))),
     )
+
+
+def _whole_notes(whole: Path | None) -> Iterator[str]:
+    if whole is not None:
+        yield (
+            "This is about the language model of a vision-language model: the ratio is of its parameters, and the "
+            f"other parts of {whole} stay as they are."
+        )
 
 
 def _notes(path: Path, config: ModelConfig) -> Iterator[str]:

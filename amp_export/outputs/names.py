@@ -6,6 +6,9 @@ MANIFEST = "amp_export.json"
 
 PRUNED = "pruned"
 
+WHOLE = "vision_language"
+"""The vision-language model with the pruned language model in it."""
+
 SCORES = "scores.safetensors"
 
 PLAN = "plan.json"

@@ -21,7 +21,7 @@ from amp_export.inputs.texts import Calibration
 from amp_export.inputs.windows import WINDOW_TOKENS
 from amp_export.options import Allocation, Uniform
 from amp_export.outputs.manifest import Manifest, PlanSummary, RewriteRecord, SourceRecord
-from amp_export.outputs.names import PLAN, PRUNED, SCORES
+from amp_export.outputs.names import PLAN, PRUNED, SCORES, WHOLE
 from amp_export.progress import Progress
 from amp_export.pruning.compensation.least_squares import ROWS_PER_COLUMN
 from amp_export.pruning.compensation.results import Compensation
@@ -43,6 +43,7 @@ from amp_export.pruning.sensitivity import SENSITIVITY_SHARE, SENSITIVITY_TOKENS
 from amp_export.pruning.slicing import prune_module
 from amp_export.pruning.spilling import SPILLED_BYTES, spill_layers
 from amp_export.pruning.trials import TRIAL_SHARE, TRIAL_TOKENS, try_plans
+from amp_export.pruning.whole import write_whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -93,6 +94,9 @@ def prune_into(folder: Path, request: PruneRequest, progress: Progress) -> tuple
     """
     with request.checkpoint.snapshot.held():
         result = _prune_into(folder, request, progress)
+    if request.source.whole is not None:
+        with progress.step("Putting it back into the vision-language model") as _:
+            write_whole(folder / WHOLE, request.source.whole, folder / PRUNED)
     return result, _manifest(request, result)
 
 

@@ -65,6 +65,7 @@ class Expectation:
         token_ids: Token ids of a text; empty if there is no tokenizer.
         auto_class: Auto class that must load the checkpoint.
         own_class: Class that no Auto class chooses; unless its layers were resized, it loads the checkpoint itself.
+        returns_others: Whether the reloaded model may return other outputs, too, which are not compared.
     """
 
     inputs: Mapping[str, torch.Tensor]
@@ -72,6 +73,7 @@ class Expectation:
     token_ids: list[int]
     auto_class: str
     own_class: str | None = None
+    returns_others: bool = False
 
 
 def expect(model: PreTrainedModel, config: ModelConfig, tokenizer: PreTrainedTokenizerBase | None) -> Expectation:
@@ -162,6 +164,8 @@ def _compare(claim: Claim, outputs: Path) -> ReloadProof:
     checkpoint, expected = claim.checkpoint, claim.expected
     with safe_open(outputs, framework="pt") as file:
         names = [name for name in file.keys() if name.startswith(_OUTPUT)]  # noqa: SIM118
+        if expected.returns_others:
+            names = [name for name in names if name.removeprefix(_OUTPUT) in expected.outputs]
         found = {name.removeprefix(_OUTPUT): file.get_tensor(name) for name in names}
         token_ids = file.get_tensor("token_ids").tolist()
         class_name = file.metadata()["class"]

@@ -24,6 +24,7 @@ from amp_export.pruning.plan import Plan
 from amp_export.pruning.rewriting import Rewrite, rewrite
 from amp_export.pruning.scores import Scores
 from amp_export.pruning.settings import PlanSettings
+from amp_export.pruning.whole import check_rewrites, fit_choices
 from amp_export.verb_options import PruneOptions
 
 
@@ -97,6 +98,7 @@ def prepare(
         )
     given_samples = _read_calibration(options.calibration) if options.calibration is not None else None
     source = resolve_model(model, revision=revision, allow_pickle=options.allow_pickle, on_status=progress.note)
+    options = fit_choices(options, source.whole)
     if learn is not None:
         learn(source.path, progress)
     checkpoint = open_checkpoint(source.path)
@@ -106,6 +108,7 @@ def prepare(
     samples = _fit_calibration(given_samples, checkpoint, needed=given_plan is None and given_scores is None)
     settings = settings_of(options, checkpoint, samples, given_scores)
     rewrites = list(_rewrites(checkpoint, settings, given_plan, pad=pad))
+    check_rewrites(rewrites, source.whole)
     rehearse(source.path, rewrites)
     if isinstance(samples, Calibration):
         check_texts(source.path, checkpoint.config, samples)

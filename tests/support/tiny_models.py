@@ -185,8 +185,14 @@ def family_fields(model_type: str, fields: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in named.items() if name is not None}
 
 
-def randomize(model: Any, *, seed: int = SEED) -> None:
-    """Redraw every parameter: no biases of zero, no norms of one, and logits of several units."""
+def randomize(model: Any, *, seed: int = SEED, vocab_size: int | None = None) -> None:
+    """Redraw every parameter: no biases of zero, no norms of one, and logits of several units.
+
+    Args:
+        model: The model.
+        seed: Seed of the random numbers.
+        vocab_size: Rows of its token embedding; by default those that its config says.
+    """
     import torch
 
     generator = torch.Generator().manual_seed(seed)
@@ -195,7 +201,7 @@ def randomize(model: Any, *, seed: int = SEED) -> None:
             noise = torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
             if parameter.ndim == 2:
                 # keeps the variance of the input of a linear layer, and gives embeddings unit variance
-                is_embedding = parameter.shape[0] == model.config.vocab_size
+                is_embedding = parameter.shape[0] == (vocab_size or model.config.vocab_size)
                 parameter.copy_(noise if is_embedding else noise / parameter.shape[1] ** 0.5)
             else:
                 parameter.copy_(0.3 * noise)

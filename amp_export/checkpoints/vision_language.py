@@ -1,0 +1,235 @@
+"""Take the language model out of a vision-language model as a checkpoint of its own, and put it back pruned."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from amp_export.architectures import ModelConfig, find_architecture, tensor_shapes
+from amp_export.architectures._vision_language import VISION_LANGUAGE, LanguageModel
+from amp_export.checkpoints.building import OFFLINE, transformers_errors
+from amp_export.checkpoints.companions import find_companions
+from amp_export.checkpoints.hashing import hash_source
+from amp_export.checkpoints.older_versions import write_config
+from amp_export.checkpoints.quiet import quiet_transformers
+from amp_export.checkpoints.source_files import reading
+from amp_export.checkpoints.unsupported import refuse_quantized
+from amp_export.checkpoints.weight_files import TensorInfo, has_safetensors, read_headers, weight_files
+from amp_export.checkpoints.writing import write_checkpoint
+from amp_export.documents import decode_json, read_object
+from amp_export.errors import ModelError, UnsupportedModelError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+
+EMBEDDING = "embed_tokens.weight"
+"""Last parts of the name of the token embedding, which no other part of these models has."""
+
+_COUNTS = frozenset({"num_attention_heads", "num_key_value_heads", "head_dim", "intermediate_size"})
+"""Fields that pruning changes in the decoders that language models are."""
+
+_SIBLING = frozenset({"model_type", "sliding_window"})
+"""Fields that a rewrite to a class that computes the same changes: see `Sibling`."""
+
+_OF_THE_FILE = frozenset({"architectures", "dtype", "torch_dtype", "transformers_version"})
+"""Fields of a config.json that say nothing of the language model."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A vision-language model, with its language model told from the rest.
+
+    Attributes:
+        path: Its directory.
+        raw_config: Content of its config.json.
+        facts: What is known of its type.
+        config: Content of config.json for the language model as a checkpoint of its own.
+        stored: Headers of all its tensors, by their names in its files; empty if it has no weights.
+        names: Names of the language model's tensors as a checkpoint of its own, by their names in the files.
+    """
+
+    path: Path
+    raw_config: Mapping[str, Any]
+    facts: LanguageModel
+    config: Mapping[str, Any]
+    stored: Mapping[str, TensorInfo]
+    names: Mapping[str, str]
+
+
+def is_vision_language(raw_config: Mapping[str, Any]) -> bool:
+    """Return whether a config.json is that of a vision-language model whose language model can be pruned."""
+    return raw_config.get("model_type") in VISION_LANGUAGE
+
+
+def tell_parts(path: Path) -> Parts:
+    """Tell the language model of a vision-language model from the rest.
+
+    Raises:
+        ModelError: transformers refuses the config, or weights are missing or damaged.
+        UnsupportedModelError: The language model cannot be told, is of an unsupported family, or is quantized.
+    """
+    raw = read_object(path / "config.json", error=ModelError)
+    facts = VISION_LANGUAGE[raw["model_type"]]
+    fields = _language_fields(path, facts)
+    try:
+        architecture = find_architecture(fields["model_type"])
+    except UnsupportedModelError as error:
+        found = f"its language model is of type {fields['model_type']!r}, which is not supported"
+        raise UnsupportedModelError(_cannot_tell(path, found)) from error
+    refuse_quantized(raw, architecture)
+    if not architecture.knows_files:
+        found = f"the tensors of a {architecture.class_name} are not known by name"
+        raise UnsupportedModelError(_cannot_tell(path, found))
+    config = {"architectures": [architecture.class_name], **fields}
+    stored = read_headers(path) if has_safetensors(path) else {}
+    names = _language_names(path, stored, ModelConfig.read(architecture, config)) if stored else {}
+    return Parts(path, raw, facts, config, stored, names)
+
+
+def extract(path: Path, folder: Path) -> None:
+    """Write the language model of a vision-language model as a checkpoint.
+
+    Args:
+        path: The vision-language model; without weights, the config alone is written.
+        folder: The directory to create.
+
+    Raises:
+        ModelError: See `tell_parts`.
+        UnsupportedModelError: See `tell_parts`.
+    """
+    parts = tell_parts(path)
+    if not parts.stored:
+        folder.mkdir(parents=True)
+        write_config(folder, parts.config)
+        return
+    tensors = ((name, _read(parts.stored[stored])) for stored, name in parts.names.items())
+    write_checkpoint(folder, parts.config, tensors, companions=find_companions(path), base=path)
+
+
+def join(path: Path, pruned: Path, folder: Path) -> None:
+    """Write a vision-language model with its language model replaced; everything else is copied as it is.
+
+    Args:
+        path: The vision-language model, dense or pruned before.
+        pruned: The checkpoint of the other language model, which an unresized class of transformers loads.
+        folder: The directory to create.
+
+    Raises:
+        ModelError: A file is damaged.
+    """
+    parts = tell_parts(path)
+    after = read_object(pruned / "config.json", error=ModelError)
+    headers = read_headers(pruned)
+
+    def tensors() -> Iterator[tuple[str, Array]]:
+        for stored, info in parts.stored.items():
+            name = parts.names.get(stored)
+            if name is None:
+                yield stored, _read(info)
+            elif name in headers:
+                yield stored, _read(headers[name])
+            # otherwise it is an LM head that is tied to the embedding, which transformers restores
+
+    config = join_configs(parts, after)
+    write_checkpoint(folder, config, tensors(), companions=find_companions(path), base=path)
+
+
+def join_configs(parts: Parts, after: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of config.json of the whole for another language model.
+
+    Args:
+        parts: The whole.
+        after: Content of config.json of the language model.
+    """
+    changed = {
+        name: value for name, value in after.items() if name in _COUNTS | _SIBLING and parts.config.get(name) != value
+    }
+    nested = parts.raw_config.get("text_config")
+    if isinstance(nested, Mapping):
+        return {**parts.raw_config, "text_config": {**nested, **changed}}
+    # configs from before `text_config` have its fields among their own: `Qwen2_5_VLConfig.__post_init__`
+    return {**parts.raw_config, **changed}
+
+
+def hash_whole(path: Path) -> str:
+    """Return one SHA-256 over all files that an extraction reads."""
+    digest = hashlib.sha256()
+    weights = weight_files(path) if has_safetensors(path) else []
+    for file in [path / "config.json", *weights, *find_companions(path)]:
+        digest.update(f"{file.relative_to(path).as_posix()}:{hash_source(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def _language_fields(path: Path, facts: LanguageModel) -> dict[str, Any]:
+    """Return the fields of the language model, all of them, as transformers reads them.
+
+    Raises:
+        UnsupportedModelError: It has none.
+    """
+    import transformers
+
+    with quiet_transformers(), transformers_errors(path):
+        whole = transformers.AutoConfig.from_pretrained(path, **OFFLINE)
+        text = whole.get_text_config(decoder=True)
+        fields: dict[str, Any] = decode_json(text.to_json_string(use_diff=False))
+    if text is whole:
+        raise UnsupportedModelError(_cannot_tell(path, "config.json has no text_config"))
+    rope = fields.get("rope_parameters")
+    if isinstance(rope, dict) and facts.rope_fields:
+        fields["rope_parameters"] = {name: value for name, value in rope.items() if name not in facts.rope_fields}
+    fields = {name: value for name, value in fields.items() if not name.startswith("_") and name not in _OF_THE_FILE}
+    return {
+        **fields,
+        "model_type": facts.model_type or fields["model_type"],
+        # the class of the whole ties the LM head, by its own field
+        "tie_word_embeddings": bool(whole.tie_word_embeddings),
+        "dtype": str(whole.dtype).removeprefix("torch.") if whole.dtype is not None else None,
+    }
+
+
+def _language_names(path: Path, stored: Mapping[str, TensorInfo], config: ModelConfig) -> dict[str, str]:
+    """Return the names of the language model's tensors as a checkpoint of its own, by their names in the files.
+
+    Raises:
+        UnsupportedModelError: They cannot be told from others, or some are missing.
+    """
+    architecture = config.architecture
+    prefixes = [name.removesuffix(EMBEDDING) for name in stored if f".{name}".endswith(f".{EMBEDDING}")]
+    if len(prefixes) != 1:
+        found = f"{len(prefixes)} of its tensors end in {EMBEDDING}, but one is expected"
+        raise UnsupportedModelError(_cannot_tell(path, found))
+    expected = tensor_shapes(config)
+    base = f"{architecture.base_model}."
+    inner = {f"{prefixes[0]}{name.removeprefix(base)}": name for name in expected if name.startswith(base)}
+    head = f"{architecture.head}.weight"
+    heads = [name for name in stored if f".{name}".endswith(f".{head}")]
+    if len(heads) > 1:
+        found = f"{len(heads)} of its tensors are LM heads: {', '.join(sorted(heads))}"
+        raise UnsupportedModelError(_cannot_tell(path, found))
+    names = {**inner, **dict.fromkeys(heads, head)}
+    missing = sorted({*inner, *([] if heads or config.tie_word_embeddings else [head])} - stored.keys())
+    if missing:
+        found = f"{len(missing)} tensors of its {architecture.class_name} are missing, {missing[0]} first"
+        raise UnsupportedModelError(_cannot_tell(path, found))
+    return names
+
+
+def _read(info: TensorInfo) -> Array:
+    import ml_dtypes  # noqa: F401 - registers "bfloat16" with numpy
+    from safetensors import safe_open
+
+    with reading(info.file), safe_open(info.file, framework="np") as file:
+        array: Array = file.get_tensor(info.stored_name)
+    return array
+
+
+def _cannot_tell(path: Path, found: str) -> str:
+    return (
+        f"The language model of {path} cannot be told from the rest: {found}.\n"
+        "Save it as a checkpoint of its own with transformers, and prune that."
+    )

@@ -1,0 +1,109 @@
+"""Prune the language model within a vision-language model, whose other parts stay as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from amp_export.checkpoints.loading import load_model
+from amp_export.checkpoints.reading import open_checkpoint
+from amp_export.checkpoints.vision_language import join, tell_parts
+from amp_export.documents import read_object
+from amp_export.errors import ModelError, PlanError, RequestError
+from amp_export.inputs.random import compared_outputs, random_inputs
+from amp_export.options import HeadPolicy
+from amp_export.outputs.manifest import RewriteKind
+from amp_export.pruning.reload_check import PROBE_SHAPE, Expectation, ReloadProof, prove_reload
+from amp_export.pruning.rewriting import Rewrite
+from amp_export.verb_options import PlanChoices
+
+AnyChoices = TypeVar("AnyChoices", bound=PlanChoices)
+
+
+def fit_choices(choices: AnyChoices, whole: Path | None) -> AnyChoices:
+    """Return choices that the config of a vision-language model can express: one width for all layers.
+
+    Args:
+        choices: The choices.
+        whole: The vision-language model, or None if the model is none.
+
+    Raises:
+        RequestError: Heads are to be removed that have to stay.
+    """
+    if whole is None:
+        return choices
+    fitted = replace(choices, one_width=True)
+    stay = tell_parts(whole).facts.heads_stay
+    if stay is None:
+        return fitted
+    if choices.heads not in (HeadPolicy.AUTO, HeadPolicy.NONE):
+        raise RequestError(
+            f"--heads {choices.heads} removes heads, but all heads of {whole} stay: {stay}.\nGive --heads none."
+        )
+    return replace(fitted, heads=HeadPolicy.NONE)
+
+
+def check_rewrites(rewrites: Iterable[Rewrite], whole: Path | None) -> None:
+    """Raise an error if no rewrite of the language model fits into the vision-language model.
+
+    Args:
+        rewrites: The rewrites that pruning may choose from.
+        whole: The vision-language model, or None if the model is none.
+
+    Raises:
+        PlanError: None fits.
+    """
+    if whole is None:
+        return
+    kinds = {RewriteKind.SAME_CLASS, RewriteKind.PADDED}
+    if tell_parts(whole).facts.model_type is None:
+        kinds.add(RewriteKind.SIBLING_CLASS)
+    found = list(rewrites)
+    if not any(each.kind in kinds for each in found):
+        raise PlanError(
+            f"The language model would be a {found[0].class_name} ({found[0].kind}), which {whole} cannot contain: "
+            f"{found[0].reason}.\nGive --heads none, or another ratio."
+        )
+
+
+def write_whole(folder: Path, whole: Path, pruned: Path) -> ReloadProof:
+    """Write a vision-language model with its language model replaced, and prove that transformers loads it.
+
+    In a process without this package, it has to compute the logits of the pruned language model, bit for bit.
+
+    Args:
+        folder: The directory to create.
+        whole: The vision-language model.
+        pruned: The language model to put in.
+
+    Raises:
+        VerificationError: It does not load, or computes other logits.
+    """
+    join(whole, pruned, folder)
+    return prove_reload(folder, _expect(folder, pruned))
+
+
+def _expect(whole: Path, pruned: Path) -> Expectation:
+    """Return the logits of a language model for random text, without tokens that stand for images."""
+    import torch
+
+    model, config = load_model(pruned), open_checkpoint(pruned).config
+    samples, length = PROBE_SHAPE
+    inputs = random_inputs(config, samples=samples, length=length)
+    special = set(_special_tokens(read_object(whole / "config.json", error=ModelError)))
+    ordinary = next(token for token in range(config.vocab_size) if token not in special)
+    ids_bs = inputs["input_ids"]
+    stands_in_bs = torch.isin(ids_bs, torch.tensor(sorted(special), dtype=ids_bs.dtype))
+    inputs["input_ids"] = ids_bs.masked_fill(stands_in_bs, ordinary)
+    with torch.inference_mode():
+        logits_bsv = compared_outputs(model(**inputs))["logits"]
+    return Expectation(inputs, {"logits": logits_bsv}, [], "AutoModelForImageTextToText", returns_others=True)
+
+
+def _special_tokens(raw_config: Mapping[str, Any]) -> Iterator[int]:
+    """Yield the tokens that a vision-language model's config names, such as `image_token_id`."""
+    for name, value in raw_config.items():
+        if name.endswith(("_token_id", "_token_index")) and isinstance(value, int):
+            yield value
