@@ -17,7 +17,7 @@ from amp_export.exporters.onnx.builder.blocks import BlockWeight, quantize
 from amp_export.exporters.onnx.builder.layout import is_outputs_first
 from amp_export.exporters.onnx.quantization import FEW_BITS
 from amp_export.pruning.compensation.streams import record_calls, run_layer, token_power, watch
-from amp_export.pruning.damping import damp
+from amp_export.pruning.damping import damp, factorize
 from amp_export.quantizing.changes import replacing_weights
 
 if TYPE_CHECKING:
@@ -170,9 +170,8 @@ def _inverse_factor(gram_ii: torch.Tensor) -> torch.Tensor:
     """Return the upper Cholesky factor of the inverse of the damped moments, float32 [inputs, inputs]."""
     import torch
 
-    inverse_ii = torch.cholesky_inverse(torch.linalg.cholesky(damp(gram_ii.double(), DAMPING)))
-    factor_ii: torch.Tensor = torch.linalg.cholesky(inverse_ii, upper=True)
-    return factor_ii.float()
+    inverse_ii = torch.cholesky_inverse(factorize(damp(gram_ii.double(), DAMPING)))
+    return factorize(inverse_ii).T.contiguous().float()
 
 
 def _choose_scales(

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from amp_export.pruning.damping import factorize
+
 if TYPE_CHECKING:
     import torch
 
@@ -157,5 +159,5 @@ def solve(moments: Moments, weight_oi: torch.Tensor, *, ridge: float, free: int 
     pull_i[held:] = 1e-9 * mean
     system_ii = moments.gram_ii + pull_i.diag()
     residual_io = moments.cross_io - moments.gram_ii @ weight_oi.T
-    update_oi = torch.cholesky_solve(residual_io, torch.linalg.cholesky(system_ii)).T
+    update_oi = torch.cholesky_solve(residual_io, factorize(system_ii)).T
     return weight_oi + min(1.0, moments.tokens / (ROWS_PER_COLUMN * width)) * update_oi

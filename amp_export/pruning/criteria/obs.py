@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from amp_export.pruning.criteria._criterion import Criterion, Evidence, Unit
-from amp_export.pruning.damping import damp
+from amp_export.pruning.damping import damp, factorize
 
 if TYPE_CHECKING:
     import torch
@@ -92,8 +92,8 @@ def _start(evidence: Evidence) -> tuple[torch.Tensor, torch.Tensor]:
     weight_oi = evidence.weight_oi.double()
     if evidence.traced is not None:
         metric_oo = damp(evidence.traced.double(), 1e-6)
-        weight_oi = torch.linalg.cholesky(metric_oo).T @ weight_oi
-    return weight_oi, torch.cholesky_inverse(torch.linalg.cholesky(damped_ii))
+        weight_oi = factorize(metric_oo).T @ weight_oi
+    return weight_oi, torch.cholesky_inverse(factorize(damped_ii))
 
 
 CRITERION = Criterion(
