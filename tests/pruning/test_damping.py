@@ -28,7 +28,7 @@ def rounded_moments(tokens: int, outlier: float, seed: int, width: int = WIDTH) 
 outliers = st.floats(min_value=0, max_value=7).map(lambda power: 10**power)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(tokens=st.integers(1, 64), outlier=outliers, seed=st.integers(0, 2**31))
 @example(tokens=64, outlier=1e6, seed=0)
 @example(tokens=3, outlier=1.0, seed=0)
@@ -41,7 +41,7 @@ def test_the_factor_is_that_of_the_moments_but_for_rounding(tokens: int, outlier
     assert torch.equal(factor_ii, factor_ii.tril())
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(tokens=st.integers(1, 64), outlier=outliers, seed=st.integers(0, 2**31))
 @example(tokens=64, outlier=1e6, seed=0)
 def test_all_that_inverts_moments_takes_one_outlying_direction(tokens: int, outlier: float, seed: int) -> None:
