@@ -52,6 +52,8 @@ class Uniform(enum.StrEnum):
     """A modeling file, saved with the checkpoint, resizes the layers at load time."""
     PAD = "pad"
     """The layers are zero-padded to widths that a stock config can express."""
+    NEMOTRON_NAS = "nemotron-nas"
+    """Like `RESIZE`, and once more in the form that vLLM and TensorRT-LLM load with layers that differ."""
 
 
 class Format(enum.StrEnum):

@@ -14,6 +14,7 @@ from amp_export.options import CriterionName
 from amp_export.outputs.manifest import Manifest, package_versions
 from amp_export.outputs.names import PRUNED
 from amp_export.progress import Progress
+from amp_export.pruning import nemotron_nas
 from amp_export.pruning.dry_run import possible_candidates
 from amp_export.pruning.request import PruneRequest, prepare, settings_of
 from amp_export.pruning.whole import fit_choices
@@ -57,7 +58,8 @@ def check_points(
                 model, _prune_options(options, point), revision=revision, progress=progress
             )
         request = requests[point.criterion]
-        fitted = fit_choices(_prune_options(options, point), request.source.whole)
+        asked = _prune_options(options, point)
+        fitted = nemotron_nas.fit_choices(fit_choices(asked, request.source.whole), asked.uniform)
         settings = settings_of(fitted, request.checkpoint, request.calibration, request.scores)
         assert settings is not None
         possible_candidates(request.checkpoint.raw_config, request.checkpoint.config, settings)

@@ -14,11 +14,12 @@ from amp_export.errors import OutputError, command_line
 from amp_export.options import Format
 from amp_export.outputs.lookup import open_source_checkpoint
 from amp_export.outputs.manifest import Manifest, Step
-from amp_export.outputs.names import BUNDLE, PRUNED, WHOLE
+from amp_export.outputs.names import BUNDLE, NEMOTRON_NAS, PRUNED, WHOLE
 from amp_export.outputs.resumable import has_unfinished, resumable_beside
 from amp_export.outputs.scratch import scratch_beside
 from amp_export.outputs.staging import extended_output
 from amp_export.progress import Progress, Silent
+from amp_export.pruning.nemotron_nas import renew
 from amp_export.pruning.whole import write_whole
 from amp_export.recovery.pipeline import Recovered, recover_into
 from amp_export.recovery.request import check_options, check_recoverable, check_resumed, prepare
@@ -66,6 +67,8 @@ def recover(
                 if (output / WHOLE).is_dir():
                     with progress.step("Putting it back into the vision-language model") as _:
                         write_whole(scratch / WHOLE, output / WHOLE, scratch / PRUNED)
+                if (output / NEMOTRON_NAS).is_dir():
+                    renew(scratch / NEMOTRON_NAS, output / NEMOTRON_NAS, scratch / PRUNED)
                 _replace_pruned(output, scratch, manifest, recovered, progress)
     return recovered
 
@@ -111,11 +114,11 @@ def _replace_pruned(output: Path, made: Path, manifest: Manifest, recovered: Rec
                 f"{output} was written to while this command ran: its pruned checkpoint is not the one that was "
                 "trained.\nThe result is not kept. Run the command again."
             )
-        for name in (PRUNED, WHOLE, *Format):
+        for name in (PRUNED, WHOLE, NEMOTRON_NAS, *Format):
             shutil.rmtree(folder / name, ignore_errors=True)
         for bundle in folder.glob(BUNDLE.format(target="*")):
             bundle.unlink()
-        for name in (PRUNED, WHOLE):
+        for name in (PRUNED, WHOLE, NEMOTRON_NAS):
             if (made / name).is_dir():
                 (made / name).rename(folder / name)
         now = _record(now, recovered).with_hashes(folder)

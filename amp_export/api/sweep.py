@@ -26,6 +26,7 @@ from amp_export.options import Phase
 from amp_export.outputs.manifest import Manifest
 from amp_export.outputs.staging import is_ours
 from amp_export.progress import Progress, Silent
+from amp_export.pruning import nemotron_nas
 from amp_export.pruning.candidates import Candidate
 from amp_export.pruning.criteria import choose_criterion
 from amp_export.pruning.defaults import choose_plan_settings
@@ -93,7 +94,8 @@ def sweep(
     require(setup)
     earlier = open_place(output, COMMAND, resume=resume, overwrite=overwrite)
     source = resolve_model(model, revision=revision, allow_pickle=options.prune.allow_pickle, on_status=progress.note)
-    options = replace(options, prune=fit_choices(options.prune, source.whole))
+    fitted = nemotron_nas.fit_choices(fit_choices(options.prune, source.whole), options.prune.uniform)
+    options = replace(options, prune=fitted)
     checkpoint = open_checkpoint(source.path)
     criterion = choose_criterion(checkpoint.config, options.prune)
     points = order([Point(criterion, ratio) for ratio in options.ratios or _legal_ratios(checkpoint, options.prune)])

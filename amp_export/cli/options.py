@@ -68,7 +68,7 @@ _UNIFORM = Annotated[
     typer.Option(
         "--uniform",
         help="How to store layers of different widths: resize ships a modeling file that resizes them at load time, "
-        "pad zero-pads them to a common width.",
+        "pad zero-pads them to a common width, nemotron-nas also writes a checkpoint for vLLM and TensorRT-LLM.",
     ),
 ]
 _ROUNDS = Annotated[int, typer.Option(min=2, metavar="N", help="Interleaved rounds to measure.")]

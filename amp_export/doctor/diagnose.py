@@ -26,6 +26,7 @@ from amp_export.inputs.texts import load_calibration
 from amp_export.options import Allocation, HeadPolicy, PerLayer, TargetName, Uniform
 from amp_export.outputs.manifest import RewriteKind
 from amp_export.progress import Progress, Silent
+from amp_export.pruning import nemotron_nas
 from amp_export.pruning.candidates import Candidate
 from amp_export.pruning.defaults import choose_plan_settings
 from amp_export.pruning.dry_run import check_texts, example_rewrite, layers_differ, possible_candidates, rehearse
@@ -154,10 +155,11 @@ def diagnose(
     """
     choices, options, progress = choices or PlanChoices(), options or DoctorOptions(), progress or Silent()
     source = resolve_model(model, revision=revision, on_status=progress.note)
-    choices = fit_choices(choices, source.whole)
+    choices = nemotron_nas.fit_choices(fit_choices(choices, source.whole), options.uniform)
     if learn is not None:
         learn(source.path, progress)
     raw_config, config, is_complete = _read(source.path)
+    nemotron_nas.check(config, options.uniform)
     settings = choose_plan_settings(config, ratio, choices, pad=options.uniform is Uniform.PAD)
     refuse_limits(config, settings.target, max_batch=options.max_batch, max_context=options.max_context)
     candidates = possible_candidates(raw_config, config, settings)

@@ -18,6 +18,7 @@ from amp_export.exporters.onnx.support import can_build
 from amp_export.exporters.support import can_export
 from amp_export.exporters.tensorrt.flavors import builds_with_new_operators
 from amp_export.options import Format
+from amp_export.pruning.nemotron_nas import refuse
 
 ANY, ALL_HEADS, ALL = Support(), Support(any_heads=False), Support(any_heads=False, any_neurons=False)
 _EMBEDDINGS = Support(any_heads=False, note="for embeddings only: it drops the model's head")
@@ -279,6 +280,25 @@ VLLM_RUNTIME = Loader(
     tried=False,
 )
 
+NEMOTRON_NAS_RUNTIMES = Loader(
+    "vLLM, TensorRT-LLM, by --uniform nemotron-nas",
+    "vLLM 0.33, TensorRT-LLM 1",
+    (
+        Rule(
+            lambda outcome: refuse(outcome.config) is None,
+            lambda outcome: refuse(outcome.config) or "",
+            "vllm/model_executor/models/nemotron_nas.py; tensorrt_llm/_torch/models/modeling_nemotron_nas.py",
+        ),
+        Rule(
+            lambda _: False,
+            lambda _: "layers that differ are said in a form of its own, with the same heads in all of them",
+            "pruning/nemotron_nas.py",
+            needs="--uniform nemotron-nas",
+        ),
+    ),
+    tried=False,
+)
+
 LLAMA_CPP_RUNTIME = Loader(
     "llama.cpp (its own converter)",
     "as in llama-cpp-python 0.3.36",
@@ -311,5 +331,6 @@ RUNTIMES = (
     GGUF,
     EDGE_LLM_RUNTIME,
     VLLM_RUNTIME,
+    NEMOTRON_NAS_RUNTIMES,
     LLAMA_CPP_RUNTIME,
 )

@@ -9,6 +9,9 @@ PRUNED = "pruned"
 WHOLE = "vision_language"
 """The vision-language model with the pruned language model in it."""
 
+NEMOTRON_NAS = "nemotron_nas"
+"""The pruned checkpoint in the form that vLLM and TensorRT-LLM load."""
+
 SCORES = "scores.safetensors"
 
 PLAN = "plan.json"

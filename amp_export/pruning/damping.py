@@ -38,4 +38,5 @@ def factorize(moments_ii: torch.Tensor) -> torch.Tensor:
     while failed and share < 1:
         factor_ii, failed = torch.linalg.cholesky_ex(damp(moments_ii, share))
         share *= 10
-    return torch.linalg.cholesky(moments_ii) if failed else factor_ii
+    found: torch.Tensor = torch.linalg.cholesky(moments_ii) if failed else factor_ii
+    return found

@@ -21,8 +21,9 @@ from amp_export.inputs.texts import Calibration
 from amp_export.inputs.windows import WINDOW_TOKENS
 from amp_export.options import Allocation, Uniform
 from amp_export.outputs.manifest import Manifest, PlanSummary, RewriteRecord, SourceRecord
-from amp_export.outputs.names import PLAN, PRUNED, SCORES, WHOLE
+from amp_export.outputs.names import NEMOTRON_NAS, PLAN, PRUNED, SCORES, WHOLE
 from amp_export.progress import Progress
+from amp_export.pruning import nemotron_nas
 from amp_export.pruning.compensation.least_squares import ROWS_PER_COLUMN
 from amp_export.pruning.compensation.results import Compensation
 from amp_export.pruning.compensation.samples import can_compensate, fitting_batches
@@ -97,6 +98,9 @@ def prune_into(folder: Path, request: PruneRequest, progress: Progress) -> tuple
     if request.source.whole is not None:
         with progress.step("Putting it back into the vision-language model") as _:
             write_whole(folder / WHOLE, request.source.whole, folder / PRUNED)
+    if request.uniform is Uniform.NEMOTRON_NAS:
+        raw_config = request.checkpoint.raw_config
+        nemotron_nas.write(folder / NEMOTRON_NAS, folder / PRUNED, raw_config, result.rewrite.widths)
     return result, _manifest(request, result)
 
 

@@ -17,6 +17,7 @@ from amp_export.inputs.arrays import SUFFIXES, SampleArrays, check_arrays, no_sa
 from amp_export.inputs.texts import Calibration, load_calibration
 from amp_export.options import Allocation, PerLayer, Uniform
 from amp_export.progress import Progress
+from amp_export.pruning import nemotron_nas
 from amp_export.pruning.defaults import choose_plan_settings
 from amp_export.pruning.dry_run import check_texts, example_rewrite, possible_candidates, rehearse
 from amp_export.pruning.flap_allocation import check_scores
@@ -98,7 +99,7 @@ def prepare(
         )
     given_samples = _read_calibration(options.calibration) if options.calibration is not None else None
     source = resolve_model(model, revision=revision, allow_pickle=options.allow_pickle, on_status=progress.note)
-    options = fit_choices(options, source.whole)
+    options = nemotron_nas.fit_choices(fit_choices(options, source.whole), options.uniform)
     if learn is not None:
         learn(source.path, progress)
     checkpoint = open_checkpoint(source.path)
@@ -107,6 +108,7 @@ def prepare(
     given_scores = Scores.load(scores, checkpoint.config) if scores is not None else None
     samples = _fit_calibration(given_samples, checkpoint, needed=given_plan is None and given_scores is None)
     settings = settings_of(options, checkpoint, samples, given_scores)
+    nemotron_nas.check(checkpoint.config, options.uniform, None if given_plan is None else given_plan.widths)
     rewrites = list(_rewrites(checkpoint, settings, given_plan, pad=pad))
     check_rewrites(rewrites, source.whole)
     rehearse(source.path, rewrites)

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 
 from amp_export.benchmarking.results import BenchmarkReport
 from amp_export.errors import command_line
-from amp_export.options import Format, Runtime
+from amp_export.options import Format, Runtime, Uniform
 from amp_export.outputs.manifest import Manifest, RewriteKind
+from amp_export.outputs.names import NEMOTRON_NAS
 from amp_export.reporting.report import Report
 
 OUT = "out"
@@ -72,7 +73,9 @@ def _prune(report: Report, manifest: Manifest) -> str:
         arguments += ["--ratio", f"{report.pruning.asked:g}"]
         arguments += _given(report.pruning.settings)
     if report.pruning.rewrite is not None and report.pruning.rewrite.kind is RewriteKind.PADDED:
-        arguments += ["--uniform", "pad"]
+        arguments += ["--uniform", Uniform.PAD]
+    if any(name.startswith(f"{NEMOTRON_NAS}/") for name in manifest.files):
+        arguments += ["--uniform", Uniform.NEMOTRON_NAS]
     return _line("prune", *arguments, "--output", OUT)
 
 
