@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 EMBEDDING = "embed_tokens.weight"
 """Last parts of the name of the token embedding, which no other part of these models has."""
 
-_COUNTS = frozenset({"num_attention_heads", "num_key_value_heads", "head_dim", "intermediate_size"})
-"""Fields that pruning changes in the decoders that language models are."""
+_COUNTS = ("num_attention_heads", "num_key_value_heads", "head_dim", "intermediate_size")
+"""Fields that pruning changes, by their usual names."""
 
 _SIBLING = frozenset({"model_type", "sliding_window"})
 """Fields that a rewrite to a class that computes the same changes: see `Sibling`."""
@@ -146,8 +146,12 @@ def join_configs(parts: Parts, after: Mapping[str, Any]) -> dict[str, Any]:
         parts: The whole.
         after: Content of config.json of the language model.
     """
+    architecture = find_architecture(after["model_type"])
+    named = {architecture.field_name(count) for count in _COUNTS} | _SIBLING
+    # a null is no missing field: a Mistral without `sliding_window` has one
+    absent = object()
     changed = {
-        name: value for name, value in after.items() if name in _COUNTS | _SIBLING and parts.config.get(name) != value
+        name: value for name, value in after.items() if name in named and parts.config.get(name, absent) != value
     }
     nested = parts.raw_config.get("text_config")
     if isinstance(nested, Mapping):

@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from amp_export.checkpoints.building import check_config
 from amp_export.checkpoints.loading import load_model
 from amp_export.checkpoints.reading import open_checkpoint
-from amp_export.checkpoints.vision_language import join, tell_parts
+from amp_export.checkpoints.vision_language import join, join_configs, tell_parts
 from amp_export.documents import read_object
 from amp_export.errors import ModelError, PlanError, RequestError
 from amp_export.inputs.random import compared_outputs, random_inputs
@@ -46,22 +47,27 @@ def fit_choices(choices: AnyChoices, whole: Path | None) -> AnyChoices:
 
 
 def check_rewrites(rewrites: Iterable[Rewrite], whole: Path | None) -> None:
-    """Raise an error if no rewrite of the language model fits into the vision-language model.
+    """Raise an error if no rewrite of the language model fits into the vision-language model, or it refuses one.
 
     Args:
         rewrites: The rewrites that pruning may choose from.
         whole: The vision-language model, or None if the model is none.
 
     Raises:
+        ModelError: transformers refuses the config of the whole with one that fits.
         PlanError: None fits.
     """
     if whole is None:
         return
+    parts = tell_parts(whole)
     kinds = {RewriteKind.SAME_CLASS, RewriteKind.PADDED}
-    if tell_parts(whole).facts.model_type is None:
+    if parts.facts.model_type is None:
         kinds.add(RewriteKind.SIBLING_CLASS)
     found = list(rewrites)
-    if not any(each.kind in kinds for each in found):
+    fitting = [each for each in found if each.kind in kinds]
+    for each in fitting:
+        check_config(join_configs(parts, each.config), f"{whole}, pruned")
+    if not fitting:
         raise PlanError(
             f"The language model would be a {found[0].class_name} ({found[0].kind}), which {whole} cannot contain: "
             f"{found[0].reason}.\nGive --heads none, or another ratio."

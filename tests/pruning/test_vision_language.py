@@ -103,6 +103,19 @@ def test_scores_and_defaults_prune_a_language_model_and_recovery_replaces_it(tmp
     assert torch.equal(after[f"model.text_model.{name}"], language[f"model.{name}"])
 
 
+def test_a_llama_with_heads_that_its_class_refuses_becomes_a_mistral_in_the_whole(tmp_path: Path) -> None:
+    text = {**TEXT, "model_type": "llama", "num_key_value_heads": TEXT["num_attention_heads"]}
+    dense = save_tiny_whole(tmp_path / "dense", "smolvlm", text_config=text)
+    heads = (0, 1, 2, 4, 5)
+    plan = tmp_path / "plan.json"
+    layers = (LayerPlan(heads, heads, NEURONS),) * TEXT["num_hidden_layers"]
+    Plan(layers=layers, asked=None, achieved=0.0).save(plan)
+    prune(dense, tmp_path / "out", PruneOptions(plan=plan, compensate=False))
+    after = json.loads((tmp_path / "out" / WHOLE / "config.json").read_text())["text_config"]
+    assert (after["model_type"], after["num_attention_heads"], after["head_dim"]) == ("mistral", 5, TEXT["head_dim"])
+    assert after["sliding_window"] is None
+
+
 def test_a_config_without_text_config_is_read_as_transformers_reads_it(tmp_path: Path) -> None:
     dense = save_tiny_whole(tmp_path / "dense", "qwen2_vl")
     file = dense / "config.json"
