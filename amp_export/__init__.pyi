@@ -3,6 +3,8 @@ from .api.benchmark import benchmark as benchmark
 from .api.compare import compare as compare
 from .api.convert import convert as convert
 from .api.diagnosing import diagnose as diagnose
+from .api.draft import Drafted as Drafted
+from .api.draft import draft as draft
 from .api.evaluate import evaluate as evaluate
 from .api.export import export as export
 from .api.generate import Generation as Generation
@@ -13,6 +15,7 @@ from .api.prune import prune as prune
 from .api.recover import recover as recover
 from .api.sweep import sweep as sweep
 from .api.validate import validate as validate
+from .benchmarking.drafting import DraftMeasurement as DraftMeasurement
 from .benchmarking.results import BenchmarkReport as BenchmarkReport
 from .benchmarking.setup import Setup as Setup
 from .benchmarking.workloads import Sweep as Sweep
@@ -60,6 +63,7 @@ from .verb_options import CompareOptions as CompareOptions
 from .verb_options import ConvertOptions as ConvertOptions
 from .verb_options import DeviceOptions as DeviceOptions
 from .verb_options import DoctorOptions as DoctorOptions
+from .verb_options import DraftOptions as DraftOptions
 from .verb_options import EvaluateOptions as EvaluateOptions
 from .verb_options import ExportOptions as ExportOptions
 from .verb_options import GenerateOptions as GenerateOptions

@@ -171,6 +171,33 @@ class ExportOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DraftOptions:
+    """The options of `draft`.
+
+    Attributes:
+        to: The format of both models: ONNX for onnxruntime-genai, GGUF for llama.cpp.
+        dtype: The dtype of weights and activations of both; by default float32.
+        weights: Numbers that the weights of the pruned model are stored as; by default they have the dtype.
+        block_size: Number of its weights that share a scale; by default 32.
+        draft_tokens: Tokens that the pruned model drafts before the dense one checks them.
+        measure: Whether to compare texts and speed with the dense model's alone, in onnxruntime-genai.
+        texts: Number of texts to measure with.
+        new_tokens: Tokens to generate of each.
+        threads: Threads of each model when it is measured; by default one per core.
+    """
+
+    to: Format = Format.ONNX
+    dtype: Dtype | None = None
+    weights: WeightFormat | None = None
+    block_size: int | None = None
+    draft_tokens: int = 4
+    measure: bool = True
+    texts: int = 8
+    new_tokens: int = 64
+    threads: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class RecoverOptions:
     """The options of `recover`.
 

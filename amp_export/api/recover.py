@@ -14,7 +14,7 @@ from amp_export.errors import OutputError, command_line
 from amp_export.options import Format
 from amp_export.outputs.lookup import open_source_checkpoint
 from amp_export.outputs.manifest import Manifest, Step
-from amp_export.outputs.names import BUNDLE, NEMOTRON_NAS, PRUNED, WHOLE
+from amp_export.outputs.names import BUNDLE, DRAFT, NEMOTRON_NAS, PRUNED, WHOLE
 from amp_export.outputs.resumable import has_unfinished, resumable_beside
 from amp_export.outputs.scratch import scratch_beside
 from amp_export.outputs.staging import extended_output
@@ -114,7 +114,7 @@ def _replace_pruned(output: Path, made: Path, manifest: Manifest, recovered: Rec
                 f"{output} was written to while this command ran: its pruned checkpoint is not the one that was "
                 "trained.\nThe result is not kept. Run the command again."
             )
-        for name in (PRUNED, WHOLE, NEMOTRON_NAS, *Format):
+        for name in (PRUNED, WHOLE, NEMOTRON_NAS, DRAFT, *Format):
             shutil.rmtree(folder / name, ignore_errors=True)
         for bundle in folder.glob(BUNDLE.format(target="*")):
             bundle.unlink()

@@ -17,6 +17,7 @@ from amp_export.cli import (
     compare,
     convert,
     doctor,
+    draft,
     evaluate,
     export,
     generate,
@@ -43,6 +44,7 @@ app.command(epilog=inspect.EXAMPLES)(inspect.inspect)
 app.command(epilog=prune.EXAMPLES)(prune.prune)
 app.command(epilog=recover.EXAMPLES)(recover.recover)
 app.command(epilog=export.EXAMPLES)(export.export)
+app.command(epilog=draft.EXAMPLES)(draft.draft)
 app.command(epilog=validate.EXAMPLES)(validate.validate)
 app.command(epilog=benchmark.EXAMPLES)(benchmark.benchmark)
 app.command(epilog=evaluate.EXAMPLES)(evaluate.evaluate)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from amp_export.cli.draft_options import DRAFT
 from amp_export.cli.export_options import EXPORT, MAX_BATCH, MAX_CONTEXT
 from amp_export.cli.inspect_options import INSPECT
 from amp_export.cli.quality_options import EVALUATE, GENERATE
@@ -31,6 +32,7 @@ from amp_export.verb_options import (
     BundleOptions,
     DeviceOptions,
     DoctorOptions,
+    DraftOptions,
     EvaluateOptions,
     ExportOptions,
     GenerateOptions,
@@ -172,6 +174,7 @@ FLAGS: Mapping[type[Any], Mapping[str, Any]] = {
     },
     DoctorOptions: {"uniform": _UNIFORM, "max_batch": MAX_BATCH, "max_context": MAX_CONTEXT},
     ExportOptions: EXPORT,
+    DraftOptions: DRAFT,
     InspectOptions: INSPECT,
     RecoverOptions: {
         "method": Annotated[

@@ -14,6 +14,7 @@ from amp_export.errors import command_line
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from amp_export.api.draft import Drafted
     from amp_export.pruning.pipeline import PruneResult
     from amp_export.pruning.quality import Quality
     from amp_export.recovery.pipeline import Recovered
@@ -47,6 +48,27 @@ def show_recovery(console: Console, recovered: Recovered, output: Path) -> None:
             f"Exports of the earlier weights, and what was found out about them, are removed. Export again: {export}",
         ]
     for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def show_draft(console: Console, drafted: Drafted) -> None:
+    """Print what a draft brings, and how to open it."""
+    lines = []
+    if (found := drafted.measurement) is not None:
+        low, high = found.acceptance_interval
+        slow, fast = found.interval
+        different = sum(not text.same for text in found.texts)
+        lines += [
+            f"Accepted: {found.acceptance:.1%} [{low:.1%}, {high:.1%}] of the drafted tokens; "
+            f"{found.tokens_per_pass:.2f} tokens per pass of the dense model.",
+            f"Speed: {found.dense_tokens_per_second:.1f} tokens/s by the dense model alone, "
+            f"{found.drafted_tokens_per_second:.1f} with drafts: speedup {found.speedup:.2f} [{slow:.2f}, {fast:.2f}], "
+            f"{found.conclusion}, over {len(found.texts)} texts in {found.runtime}.",
+            f"{different} of {len(found.texts)} texts differ from the dense model's."
+            if different
+            else "All texts are those of the dense model alone.",
+        ]
+    for line in (*lines, f"Written: {drafted.folder} ({drafted.bytes_on_disk / 1e6:.0f} MB)"):
         console.print(line, markup=False, soft_wrap=True)
 
 

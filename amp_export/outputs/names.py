@@ -19,6 +19,9 @@ PLAN = "plan.json"
 FACTS = "architecture.py"
 """Facts about a type that was found out, or whose file was given."""
 
+DRAFT = "draft"
+"""Folder with the dense and the pruned model as target and draft of speculative decoding."""
+
 SOURCE = "source"
 """The dense checkpoint, as the subject of a verdict; it is not a file of the output."""
 

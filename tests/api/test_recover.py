@@ -247,6 +247,8 @@ def test_exports_verdicts_and_bundles_of_the_earlier_weights_are_gone_and_new_on
     output = save_tiny_output(tmp_path)
     assert run("validate", output).exit_code == 0
     assert run("bundle", output).exit_code == 0
+    (output / "draft").mkdir()
+    (output / "draft" / "genai_config.json").write_text("{}")
     (output / "mine.txt").write_text("a note of the user")
     evaluation = replace(sample_reports.evaluation(), judged=Manifest.load(output).judged("pruned"))
     update_report(output, evaluations={"pruned": evaluation})

@@ -37,7 +37,7 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 COMMANDS = (
     *("doctor", "prune", "recover", "export", "validate", "benchmark", "evaluate", "generate", "bundle", "report"),
-    *("compare", "sweep", "inspect"),
+    *("compare", "sweep", "inspect", "draft"),
 )
 
 
@@ -57,6 +57,9 @@ def test_the_public_names_are_these() -> None:
         "DeviceRuntime",
         "Diagnosis",
         "DoctorOptions",
+        "DraftMeasurement",
+        "DraftOptions",
+        "Drafted",
         "Dtype",
         "EngineRuntime",
         "EvaluateOptions",
@@ -105,6 +108,7 @@ def test_the_public_names_are_these() -> None:
         "compare",
         "convert",
         "diagnose",
+        "draft",
         "evaluate",
         "export",
         "generate",
