@@ -98,6 +98,7 @@ def prune_into(folder: Path, request: PruneRequest, progress: Progress) -> tuple
     if request.source.whole is not None:
         with progress.step("Putting it back into the vision-language model") as _:
             write_whole(folder / WHOLE, request.source.whole, folder / PRUNED)
+        progress.note(f"The vision-language model with the pruned language model in it is in OUT/{WHOLE}.")
     if request.uniform is Uniform.NEMOTRON_NAS:
         raw_config = request.checkpoint.raw_config
         nemotron_nas.write(folder / NEMOTRON_NAS, folder / PRUNED, raw_config, result.rewrite.widths)
