@@ -118,8 +118,10 @@ def speedup_with_interval(result: PhaseResult) -> str:
 
 
 def change(before: float, after: float) -> str:
-    """Return the relative change in percent."""
-    return f"{(after - before) / before:+.1%}" if before else ""
+    """Return the relative change in percent, or from ten times on as a factor, which fits where a phone shows it."""
+    if not before:
+        return ""
+    return f"{(after - before) / before:+.1%}" if after < 10 * before else f"x {after / before:.3g}"
 
 
 def megabytes(count: float) -> str:
