@@ -57,6 +57,7 @@ class Row:
     """What was measured of a model.
 
     Attributes:
+        source: What is given as `--model`, in the work directory.
         parameters: Number of parameters of the dense model.
         removed: Share of them that was removed.
         parity: Whether parity holds, with the error nearest to its tolerance.
@@ -64,6 +65,7 @@ class Row:
         speedup: Speedup by phase, with intervals.
     """
 
+    source: str
     parameters: int
     removed: float
     parity: str
@@ -155,7 +157,9 @@ class Bench:
             return None
         assert report.parity is not None
         assert report.pruning is not None
+        source = model.prepare(self.work / model.name / "model", self.wheels)
         return Row(
+            source=source if model.write is None else str(Path(source).relative_to(self.work)),
             parameters=parameter_count(open_checkpoint(self._dense(model)).config),
             removed=report.pruning.achieved,
             parity=describe_parity(report.parity),
@@ -182,9 +186,9 @@ def describe_speedup(report: Report) -> str:
     return ", ".join(found)
 
 
-def command(model: TrainedModel, calibration: Path | None) -> str:
+def command(model: TrainedModel, source: str, calibration: Path | None) -> str:
     """Return the command that does the same as a row, in the work directory."""
-    words = ["amp-export --to onnx --model", model.name if model.write is None else f"{model.name}/model"]
+    words = ["amp-export --to onnx --model", source]
     words += ["--ratio", f"{model.ratio:g}"]
     words += [] if calibration is None else ["--calibration", calibration.name]
     return " ".join([*words, *(["--allow-pickle"] if model.pickled else [])])
@@ -232,10 +236,10 @@ def _lines(rows: Sequence[tuple[TrainedModel, Row, Path | None]], *, busy: bool)
         "| model | from | text | command | prepared |",
         "| --- | --- | --- | --- | --- |",
     )
-    for model, _, calibration in rows:
+    for model, row, calibration in rows:
         wheels = ", ".join(f"`{wheel.requirement}`" for wheel in model.wheels[:1]) or "the extra `demo`"
         wheels += f" and {len(model.wheels) - 1} more parts" if len(model.wheels) > 1 else ""
-        yield f"| {model.name} | {wheels} | {model.text} | `{command(model, calibration)}` | {model.note} |"
+        yield f"| {model.name} | {wheels} | {model.text} | `{command(model, row.source, calibration)}` | {model.note} |"
     names = {model.name for model, _, _ in rows}
     if missing := [model.name for model in MODELS if model.name not in names]:
         yield from ("", f"The script knows more models, which were not run to the end here: {', '.join(missing)}.")
