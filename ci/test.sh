@@ -93,8 +93,9 @@ beside system install_missing
 
 export AMP_EXPORT_NODE_MODULES="$scratch/js/node_modules"
 install_transformers_js() {
-    ! find_command node || npm install --silent --ignore-scripts --no-audit --no-fund --prefix "$scratch/js" \
-        @huggingface/transformers@4.3.2 || echo "transformers.js could not be installed; its test is skipped." >&2
+    # where no registry answers, npm would try for minutes
+    ! find_command node || timeout 120 npm install --silent --ignore-scripts --no-audit --no-fund \
+        --prefix "$scratch/js" @huggingface/transformers@4.3.2 || echo "transformers.js could not be installed; its test is skipped." >&2
 }
 beside transformers_js install_transformers_js
 
