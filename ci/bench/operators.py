@@ -80,7 +80,7 @@ def _phases(report: BenchmarkReport) -> Iterator[str]:
         yield f"{medians}: x {result.speedup:.2f} [{low:.2f}, {high:.2f}]"
 
 
-def write_page(model: str, graphs: Mapping[str, Path], rows: list[list[str]]) -> str:
+def write_page(model: str, graphs: Mapping[str, Path], rows: list[list[str]], *, contexts: str) -> str:
     """Return the page."""
     counts = [f"| {name} | {count_operators(folder)} |" for name, folder in graphs.items()]
     lines = [
@@ -99,7 +99,7 @@ def write_page(model: str, graphs: Mapping[str, Path], rows: list[list[str]]) ->
         "| --- | --- | --- | ---: | --- | --- |",
         *(f"| {' | '.join(row)} |" for row in rows),
         "",
-        f"Measured on {Machine.here()}, by `python ci/bench/operators.py`.",
+        f"Measured on {Machine.here()}, by `python ci/bench/operators.py --contexts {contexts}`.",
         "",
     ]
     return "\n".join(lines)
@@ -118,7 +118,7 @@ def main() -> None:
         checkpoint = open_checkpoint(resolve_model(asked.model, on_status=print).path)
         graphs = write_graphs(checkpoint, Path(scratch))
         rows = list(compare(graphs, contexts, asked.time_limit))
-        asked.page.write_text(write_page(asked.model, graphs, rows), encoding="utf-8")
+        asked.page.write_text(write_page(asked.model, graphs, rows, contexts=asked.contexts), encoding="utf-8")
 
 
 if __name__ == "__main__":
