@@ -281,8 +281,8 @@ VLLM_RUNTIME = Loader(
 )
 
 NEMOTRON_NAS_RUNTIMES = Loader(
-    "vLLM, TensorRT-LLM, by --uniform nemotron-nas",
-    "vLLM 0.33, TensorRT-LLM 1",
+    "Nemotron-NAS (vLLM, TensorRT-LLM)",
+    "of vLLM 0.33",
     (
         Rule(
             lambda outcome: refuse(outcome.config) is None,
@@ -291,7 +291,7 @@ NEMOTRON_NAS_RUNTIMES = Loader(
         ),
         Rule(
             lambda _: False,
-            lambda _: "layers that differ are said in a form of its own, with the same heads in all of them",
+            lambda _: "it is a form of its own, with the same heads in all layers",
             "pruning/nemotron_nas.py",
             needs="--uniform nemotron-nas",
         ),
