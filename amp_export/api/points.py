@@ -14,10 +14,9 @@ from amp_export.options import CriterionName
 from amp_export.outputs.manifest import Manifest, package_versions
 from amp_export.outputs.names import PRUNED
 from amp_export.progress import Progress
-from amp_export.pruning import nemotron_nas
 from amp_export.pruning.dry_run import possible_candidates
+from amp_export.pruning.expressible import fit_choices
 from amp_export.pruning.request import PruneRequest, prepare, settings_of
-from amp_export.pruning.whole import fit_choices
 from amp_export.reporting.files import open_output
 from amp_export.sweeping.executors import Executor, InProcess, Job
 from amp_export.sweeping.place import find_scores, is_pruned, save_numbers
@@ -59,7 +58,7 @@ def check_points(
             )
         request = requests[point.criterion]
         asked = _prune_options(options, point)
-        fitted = nemotron_nas.fit_choices(fit_choices(asked, request.source.whole), asked.uniform)
+        fitted = fit_choices(asked, request.source.whole, asked.uniform)
         settings = settings_of(fitted, request.checkpoint, request.calibration, request.scores)
         assert settings is not None
         possible_candidates(request.checkpoint.raw_config, request.checkpoint.config, settings)

@@ -26,13 +26,12 @@ from amp_export.options import Phase
 from amp_export.outputs.manifest import Manifest
 from amp_export.outputs.staging import is_ours
 from amp_export.progress import Progress, Silent
-from amp_export.pruning import nemotron_nas
 from amp_export.pruning.candidates import Candidate
 from amp_export.pruning.criteria import choose_criterion
 from amp_export.pruning.defaults import choose_plan_settings
 from amp_export.pruning.dry_run import possible_candidates
+from amp_export.pruning.expressible import fit_choices
 from amp_export.pruning.request import PruneRequest
-from amp_export.pruning.whole import fit_choices
 from amp_export.reporting.files import open_output
 from amp_export.reporting.report import Report
 from amp_export.sweeping.choosing import choose, closest, search
@@ -94,7 +93,7 @@ def sweep(
     require(setup)
     earlier = open_place(output, COMMAND, resume=resume, overwrite=overwrite)
     source = resolve_model(model, revision=revision, allow_pickle=options.prune.allow_pickle, on_status=progress.note)
-    fitted = nemotron_nas.fit_choices(fit_choices(options.prune, source.whole), options.prune.uniform)
+    fitted = fit_choices(options.prune, source.whole, options.prune.uniform)
     options = replace(options, prune=fitted)
     checkpoint = open_checkpoint(source.path)
     criterion = choose_criterion(checkpoint.config, options.prune)

@@ -30,10 +30,11 @@ from amp_export.pruning import nemotron_nas
 from amp_export.pruning.candidates import Candidate
 from amp_export.pruning.defaults import choose_plan_settings
 from amp_export.pruning.dry_run import check_texts, example_rewrite, layers_differ, possible_candidates, rehearse
+from amp_export.pruning.expressible import fit_choices
 from amp_export.pruning.planning import decide, list_preferred
 from amp_export.pruning.rewriting import MODELING_FILE, Rewrite
 from amp_export.pruning.settings import PlanSettings
-from amp_export.pruning.whole import check_rewrites, fit_choices
+from amp_export.pruning.whole import check_rewrites
 from amp_export.verb_options import DoctorOptions, PlanChoices
 
 _CONFIG_ALONE = "No safetensors were found, so that neither weights nor tokenizer were checked."
@@ -155,7 +156,7 @@ def diagnose(
     """
     choices, options, progress = choices or PlanChoices(), options or DoctorOptions(), progress or Silent()
     source = resolve_model(model, revision=revision, on_status=progress.note)
-    choices = nemotron_nas.fit_choices(fit_choices(choices, source.whole), options.uniform)
+    choices = fit_choices(choices, source.whole, options.uniform)
     if learn is not None:
         learn(source.path, progress)
     raw_config, config, is_complete = _read(source.path)

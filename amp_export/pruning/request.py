@@ -20,12 +20,13 @@ from amp_export.progress import Progress
 from amp_export.pruning import nemotron_nas
 from amp_export.pruning.defaults import choose_plan_settings
 from amp_export.pruning.dry_run import check_texts, example_rewrite, possible_candidates, rehearse
+from amp_export.pruning.expressible import fit_choices
 from amp_export.pruning.flap_allocation import check_scores
 from amp_export.pruning.plan import Plan
 from amp_export.pruning.rewriting import Rewrite, rewrite
 from amp_export.pruning.scores import Scores
 from amp_export.pruning.settings import PlanSettings
-from amp_export.pruning.whole import check_rewrites, fit_choices
+from amp_export.pruning.whole import check_rewrites
 from amp_export.verb_options import PruneOptions
 
 
@@ -99,7 +100,7 @@ def prepare(
         )
     given_samples = _read_calibration(options.calibration) if options.calibration is not None else None
     source = resolve_model(model, revision=revision, allow_pickle=options.allow_pickle, on_status=progress.note)
-    options = nemotron_nas.fit_choices(fit_choices(options, source.whole), options.uniform)
+    options = fit_choices(options, source.whole, options.uniform)
     if learn is not None:
         learn(source.path, progress)
     checkpoint = open_checkpoint(source.path)
