@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 from amp_export.checkpoints.reading import Checkpoint
@@ -29,10 +30,20 @@ def hash_source(path: Path) -> str:
 
 def hash_weights(checkpoint: Checkpoint) -> str:
     """Return one SHA-256 over the names and contents of all weight files and the config."""
-    digest = hashlib.sha256()
     files = [checkpoint.path / "config.json", *sorted({info.file for info in checkpoint.tensors.values()})]
-    for file, hashed in zip(files, read_in_threads(hash_source, files), strict=True):
-        digest.update(f"{file.name}:{hashed}\n".encode())
+    return hash_files((file.name, file) for file in files)
+
+
+def hash_files(named: Iterable[tuple[str, Path]]) -> str:
+    """Return one SHA-256 over the names and contents of files of a source.
+
+    Raises:
+        ModelError: A file cannot be read.
+    """
+    digest = hashlib.sha256()
+    names, files = zip(*named, strict=True)
+    for name, hashed in zip(names, read_in_threads(hash_source, files), strict=True):
+        digest.update(f"{name}:{hashed}\n".encode())
     return digest.hexdigest()
 
 

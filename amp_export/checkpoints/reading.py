@@ -73,18 +73,28 @@ class Checkpoint:
         Raises:
             ModelError: The file cannot be read, or the tensor holds a NaN or an infinity.
         """
-        import ml_dtypes  # noqa: F401 - registers "bfloat16" with numpy
-        from safetensors import safe_open
-
         info = self.tensors[name]
-        with reading(info.file), safe_open(info.file, framework="np") as file:
-            array: Array = file.get_tensor(info.stored_name)
+        array = read_tensor(info)
         _refuse_not_finite(info.file, name, _count_not_finite(array))
         return array
 
     def companions(self) -> list[Path]:
         """Return the files beside config and weights that travel with them."""
         return find_companions(self.path)
+
+
+def read_tensor(info: TensorInfo) -> Array:
+    """Read one tensor as it is; bfloat16 is returned as `ml_dtypes.bfloat16`.
+
+    Raises:
+        ModelError: The file cannot be read.
+    """
+    import ml_dtypes  # noqa: F401 - registers "bfloat16" with numpy
+    from safetensors import safe_open
+
+    with reading(info.file), safe_open(info.file, framework="np") as file:
+        array: Array = file.get_tensor(info.stored_name)
+    return array
 
 
 def _refuse_not_finite(file: Path, name: str, count: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,10 @@ from amp_export.architectures import ModelConfig, find_architecture, tensor_shap
 from amp_export.architectures._vision_language import VISION_LANGUAGE, LanguageModel
 from amp_export.checkpoints.building import OFFLINE, transformers_errors
 from amp_export.checkpoints.companions import find_companions
-from amp_export.checkpoints.hashing import hash_source
+from amp_export.checkpoints.hashing import hash_files
 from amp_export.checkpoints.older_versions import write_config
 from amp_export.checkpoints.quiet import quiet_transformers
-from amp_export.checkpoints.source_files import reading
+from amp_export.checkpoints.reading import read_tensor
 from amp_export.checkpoints.unsupported import refuse_quantized
 from amp_export.checkpoints.weight_files import TensorInfo, has_safetensors, read_headers, weight_files
 from amp_export.checkpoints.writing import write_checkpoint
@@ -107,7 +106,7 @@ def extract(path: Path, folder: Path) -> None:
         folder.mkdir(parents=True)
         write_config(folder, parts.config)
         return
-    tensors = ((name, _read(parts.stored[stored])) for stored, name in parts.names.items())
+    tensors = ((name, read_tensor(parts.stored[stored])) for stored, name in parts.names.items())
     write_checkpoint(folder, parts.config, tensors, companions=find_companions(path), base=path)
 
 
@@ -130,9 +129,9 @@ def join(path: Path, pruned: Path, folder: Path) -> None:
         for stored, info in parts.stored.items():
             name = parts.names.get(stored)
             if name is None:
-                yield stored, _read(info)
+                yield stored, read_tensor(info)
             elif name in headers:
-                yield stored, _read(headers[name])
+                yield stored, read_tensor(headers[name])
             # otherwise it is an LM head that is tied to the embedding, which transformers restores
 
     config = join_configs(parts, after)
@@ -162,11 +161,9 @@ def join_configs(parts: Parts, after: Mapping[str, Any]) -> dict[str, Any]:
 
 def hash_whole(path: Path) -> str:
     """Return one SHA-256 over all files that an extraction reads."""
-    digest = hashlib.sha256()
     weights = weight_files(path) if has_safetensors(path) else []
-    for file in [path / "config.json", *weights, *find_companions(path)]:
-        digest.update(f"{file.relative_to(path).as_posix()}:{hash_source(file)}\n".encode())
-    return digest.hexdigest()
+    files = [path / "config.json", *weights, *find_companions(path)]
+    return hash_files((file.relative_to(path).as_posix(), file) for file in files)
 
 
 def _language_fields(path: Path, facts: LanguageModel) -> dict[str, Any]:
@@ -221,15 +218,6 @@ def _language_names(path: Path, stored: Mapping[str, TensorInfo], config: ModelC
         found = f"{len(missing)} tensors of its {architecture.class_name} are missing, {missing[0]} first"
         raise UnsupportedModelError(_cannot_tell(path, found))
     return names
-
-
-def _read(info: TensorInfo) -> Array:
-    import ml_dtypes  # noqa: F401 - registers "bfloat16" with numpy
-    from safetensors import safe_open
-
-    with reading(info.file), safe_open(info.file, framework="np") as file:
-        array: Array = file.get_tensor(info.stored_name)
-    return array
 
 
 def _cannot_tell(path: Path, found: str) -> str:
