@@ -47,6 +47,9 @@ VARIANTS = {
 }
 
 
+IN_ALL_SHAPES = frozenset(one_of_each_form())
+
+
 def settings(config: ModelConfig, ratio: float, policy: HeadPolicy) -> PlanSettings:
     """As fine as the family can have it."""
     return PlanSettings(ratio, heads=policy, snap=8 if config.architecture.mlp.has_experts else 1)
@@ -56,7 +59,7 @@ def shapes_of(model_type: str) -> list[str]:
     """The shapes that a family can have: one whose heads have their own keys has but one, one of each form has all."""
     if not find_architecture(model_type).field_name("num_key_value_heads"):
         return ["own keys"]
-    return list(SHAPES) if model_type in one_of_each_form() else ["grouped"]
+    return list(SHAPES) if model_type in IN_ALL_SHAPES else ["grouped"]
 
 
 @dataclass(frozen=True)

@@ -187,6 +187,25 @@ IGLM = TrainedModel(
     pickled=True,
 )
 
+
+def _reactions(name: str, folder: str, class_name: str) -> TrainedModel:
+    """Return a model of rxnfp, whose configs name neither type nor class."""
+    return TrainedModel(
+        name,
+        "bert",
+        (_RXNFP,),
+        Text.REACTIONS,
+        write=_folder(
+            f"rxnfp/models/transformers/{folder}/",
+            fields={"model_type": "bert", "architectures": [class_name]},
+            pattern=SMILES,
+            framed=True,
+        ),
+        pickled=True,
+        note="`model_type` and class named",
+    )
+
+
 MODELS = (
     TrainedModel("demo", "llama", (), Text.SHIPPED),
     TrainedModel(
@@ -269,34 +288,8 @@ MODELS = (
         pickled=True,
         note="masked-LM head alone",
     ),
-    TrainedModel(
-        "rxnfp-pretrained",
-        "bert",
-        (_RXNFP,),
-        Text.REACTIONS,
-        write=_folder(
-            "rxnfp/models/transformers/bert_pretrained/",
-            fields={"model_type": "bert", "architectures": ["BertForPreTraining"]},
-            pattern=SMILES,
-            framed=True,
-        ),
-        pickled=True,
-        note="`model_type` and class named",
-    ),
-    TrainedModel(
-        "rxnfp-fingerprints",
-        "bert",
-        (_RXNFP,),
-        Text.REACTIONS,
-        write=_folder(
-            "rxnfp/models/transformers/bert_ft/",
-            fields={"model_type": "bert", "architectures": ["BertModel"]},
-            pattern=SMILES,
-            framed=True,
-        ),
-        pickled=True,
-        note="`model_type` and class named",
-    ),
+    _reactions("rxnfp-pretrained", "bert_pretrained", "BertForPreTraining"),
+    _reactions("rxnfp-fingerprints", "bert_ft", "BertModel"),
     TrainedModel(
         "RXNMapper",
         "albert",
