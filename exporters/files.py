@@ -34,6 +34,10 @@ MODEL = "model"
 PARTS = ("encoder_model", "decoder_model", "decoder_with_past_model")
 """Parts of an encoder-decoder in order of execution, named as in Optimum."""
 
+VISION_ENCODER, EMBED_TOKENS, MERGED_DECODER = "vision_encoder", "embed_tokens", "decoder_model_merged"
+"""Parts of a vision-language model in order of execution, named as transformers.js names them:
+`MODEL_SESSION_CONFIG`, src/models/session_config.js of 4.3.2. One graph does prefill and decode, so it is "merged"."""
+
 _NAMES = {
     Format.ONNX: "{}.onnx",
     Format.OPENVINO: "openvino_{}.xml",
@@ -50,12 +54,22 @@ def file_name(part: str, to: Format) -> str:
 ENCODER, DECODER, DECODER_WITH_PAST = (file_name(part, Format.ONNX) for part in PARTS)
 
 
+def data_name(graph: Path) -> Path:
+    """Return the file of a graph's weights, as Optimum and transformers.js name it."""
+    return graph.with_name(f"{graph.name}_data")
+
+
 def exported_files(folder: Path, to: Format) -> tuple[Path, ...]:
     """Return the files that a runtime loads, in the order of execution: one, or three for an encoder-decoder.
+
+    Those of a vision-language model are its vision encoder, token embedding and decoder; without the first, it reads
+    text alone.
 
     Raises:
         ModelError: There is no such file, or one of the three is missing.
     """
+    if to is Format.ONNX and (parts := find_parts(folder)) is not None:
+        return parts
     if to is Format.ONNX and (below := find_below(folder)) is not None:
         return (below,)
     names = [file_name(part, to) for part in PARTS]
@@ -71,6 +85,22 @@ def exported_files(folder: Path, to: Format) -> tuple[Path, ...]:
 def find_below(folder: Path) -> Path | None:
     """Return the graph of an export in the layout of transformers.js; None if the folder has another layout."""
     return min((folder / SUBFOLDER).glob(f"{MODEL}*.onnx"), default=None)
+
+
+def find_parts(folder: Path) -> tuple[Path, ...] | None:
+    """Return the graphs of a vision-language model in either layout; None if the folder holds none.
+
+    Raises:
+        ModelError: Its token embedding is missing.
+    """
+    below = folder / SUBFOLDER
+    decoder = min([*folder.glob(f"{MERGED_DECODER}*.onnx"), *below.glob(f"{MERGED_DECODER}*.onnx")], default=None)
+    if decoder is None:
+        return None
+    found = [min(decoder.parent.glob(f"{part}*.onnx"), default=None) for part in (VISION_ENCODER, EMBED_TOKENS)]
+    if found[-1] is None:
+        raise ModelError(f"{decoder.parent} holds no {EMBED_TOKENS}.onnx.\nExport the model again.")
+    return (*(each for each in found if each is not None), decoder)
 
 
 def aligned_offset(end: int, nbytes: int) -> int:

@@ -197,6 +197,8 @@ class Computation:
         attention_scale: Scale of the attention scores.
         attention_softcap: Config field with the tanh soft cap of the attention scores, applied before the mask.
         embedding_factor: Multiplier of the embeddings.
+        scales_all_embeddings: Whether it also applies to embeddings that are given instead of tokens: the model scales
+            them, not the embedding's own module.
         residual_factor: Multiplier of the outputs of attention and MLP.
         logit_factor: Multiplier of the logits.
         logit_softcap: Config field with the tanh soft cap of the logits.
@@ -215,6 +217,7 @@ class Computation:
     attention_scale: AttentionScale = field(default_factory=AttentionScale)
     attention_softcap: str | None = None
     embedding_factor: Factor | None = None
+    scales_all_embeddings: bool = False
     residual_factor: Factor | None = None
     logit_factor: Factor | None = None
     logit_softcap: str | None = None

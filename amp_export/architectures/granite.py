@@ -38,6 +38,7 @@ ARCHITECTURE = Architecture(
     computation=Computation(
         attention_scale=AttentionScale(Factor("attention_multiplier")),
         embedding_factor=Factor("embedding_multiplier"),
+        scales_all_embeddings=True,
         residual_factor=Factor("residual_multiplier"),
         logit_factor=Factor("logits_scaling", -1.0),
     ),

@@ -88,6 +88,37 @@ def load_model(path: Path, *, dtype: torch.dtype | None = None, rehearsed: bool 
     return loaded
 
 
+def load_whole(path: Path, *, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    """Load a vision-language model for inference; code in the checkpoint is never run.
+
+    Args:
+        path: Its directory.
+        dtype: The dtype to load it in; by default, the checkpoint's.
+
+    Raises:
+        ModelError: Weights are missing or have other shapes, or transformers cannot load it.
+    """
+    import transformers
+
+    with quiet_transformers(), transformers_errors(path):
+        untyped: Any = transformers.AutoModelForImageTextToText
+        model, found = untyped.from_pretrained(
+            path,
+            dtype=dtype if dtype is not None else "auto",
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused in words of this package
+            **OFFLINE,
+        )
+    report = LoadingReport.of(model, found["missing_keys"], found["unexpected_keys"], found["mismatched_keys"])
+    if wrong := sorted({*report.missing, *report.mismatched}):
+        raise ModelError(
+            f"{path}: {len(wrong)} tensors of its {type(model).__name__} are missing or have other shapes, {wrong[0]} "
+            "first.\nSave it again with transformers' save_pretrained()."
+        )
+    loaded: PreTrainedModel = model.eval()
+    return loaded
+
+
 def module_names(path: Path) -> list[str]:
     """Return the names of all modules of a checkpoint's model, as in `named_modules`; no weights are read.
 

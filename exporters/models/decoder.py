@@ -180,19 +180,31 @@ class GraphDecoder(Decoder):
         logits_to_keep: int = 0,
     ) -> tuple[Floats, Past]:
         """See `Decoder.forward`."""
+        session = self._open()
+        new = {"input_ids": session.to_value(input_ids)}
+        return self._step(new, attention_mask, position_ids, past, logits_to_keep=logits_to_keep)
+
+    def _step(
+        self,
+        new: Mapping[str, Any],
+        attention_mask: Integers,
+        position_ids: Integers,
+        past: Past | None,
+        *,
+        logits_to_keep: int,
+    ) -> tuple[Floats, Past]:
+        """Run the graph on what stands for the new tokens, values by name; otherwise as `forward`."""
         import numpy as np
 
-        session = self._session
-        if session is None:
-            raise ValueError("This decoder is closed.")
-        batch_size, sequence_length = input_ids.shape
+        session, (batch_size, sequence_length) = self._open(), position_ids.shape
         past = past if past is not None else self._empty_past(session, batch_size)
         check_mask(attention_mask.shape, batch_size, past_length=past.length, sequence_length=sequence_length)
         check_positions(position_ids, session.context)
         check_logits(self.logits, logits_to_keep, sequence_length)
-        given = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
+        given = {"attention_mask": attention_mask, "position_ids": position_ids}
         # some traced decoders have no position_ids
         values = {name: session.to_value(array) for name, array in given.items() if name in session.inputs}
+        values |= new
         if LOGITS_TO_KEEP in session.options:
             values[LOGITS_TO_KEEP] = session.to_value(np.array(logits_to_keep, np.int64))
         kept, length = self._outputs[1:], past.length + sequence_length
@@ -220,6 +232,11 @@ class GraphDecoder(Decoder):
     def close(self) -> None:
         """Free the weights."""
         self._session = None
+
+    def _open(self) -> Session:
+        if self._session is None:
+            raise ValueError("This decoder is closed.")
+        return self._session
 
     def _empty_past(self, session: Session, batch_size: int) -> Past:
         import numpy as np

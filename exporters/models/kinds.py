@@ -8,28 +8,34 @@ from pathlib import Path
 from amp_export.exporters.models.decoder import GraphDecoder
 from amp_export.exporters.models.encoder import GraphEncoder
 from amp_export.exporters.models.encoder_decoder import GraphEncoderDecoder
-from amp_export.exporters.models.ports import PAST, check_decoder, check_encoder_decoder
+from amp_export.exporters.models.ports import PAST, check_decoder, check_encoder_decoder, check_vision_language
 from amp_export.exporters.models.session import Session
+from amp_export.exporters.models.vision_language import EMBEDDINGS, GraphVisionLanguage
 
-GraphModel = GraphDecoder | GraphEncoder | GraphEncoderDecoder
+GraphModel = GraphDecoder | GraphEncoder | GraphEncoderDecoder | GraphVisionLanguage
 
 
 def choose_model(sessions: Sequence[Session], folder: Path) -> GraphModel:
     """Return the model for its graphs.
 
     Args:
-        sessions: One graph, or the three of an encoder-decoder.
+        sessions: One graph, the three of an encoder-decoder, or those of a vision-language model, whose vision encoder
+            may be left out.
         folder: The folder that holds them, for messages.
 
     Raises:
         ModelError: Inputs and outputs do not fit together.
         UnsupportedModelError: The kind of model is not known.
     """
-    if len(sessions) > 1:
+    *others, last = sessions
+    if others and EMBEDDINGS in last.inputs:
+        vision, embedding = others if len(others) > 1 else (None, others[0])
+        check_vision_language(vision, embedding, last, folder)
+        return GraphVisionLanguage(vision, embedding, last)
+    if others:
         check_encoder_decoder(sessions, folder)
         return GraphEncoderDecoder(*sessions)
-    (session,) = sessions
-    if any(name.startswith(PAST) for name in session.inputs):
-        check_decoder(session, folder)
-        return GraphDecoder(session)
-    return GraphEncoder(session)
+    if any(name.startswith(PAST) for name in last.inputs):
+        check_decoder(last, folder)
+        return GraphDecoder(last)
+    return GraphEncoder(last)

@@ -19,6 +19,12 @@ LOGITS_TO_KEEP = "num_logits_to_keep"
 """The number of last tokens whose logits are computed, named as in transformers.js; 0 is for all."""
 
 TOKENS = frozenset({"input_ids", "attention_mask", "position_ids"})
+EMBEDDED = frozenset({"inputs_embeds", "token_type_ids", "attention_mask", "position_ids"})
+"""Inputs of the decoder of a vision-language model."""
+
+SEEN = frozenset({"pixel_values", "pixel_attention_mask"})
+"""Inputs of a vision encoder."""
+
 WRITTEN = frozenset({"input_ids", "encoder_attention_mask", "encoder_hidden_states"})
 """Inputs of the graphs of an encoder-decoder's decoder."""
 
@@ -59,11 +65,27 @@ def check_encoder_decoder(sessions: Sequence[Session], folder: Path) -> None:
     _check_cache(written, _returned(later) - (taken - written), folder)
 
 
-def _check_written(session: Session, known: Collection[str], folder: Path) -> None:
+def check_vision_language(vision: Session | None, embedding: Session, decoder: Session, folder: Path) -> None:
+    """Check the graphs of a vision-language model.
+
+    Raises:
+        ModelError: One has an input that nothing gives, lacks its output, or the KV cache is not complete.
+    """
+    given = [(embedding, {"input_ids"}, "inputs_embeds"), *([(vision, SEEN, "image_features")] if vision else [])]
+    for session, known, output in given:
+        if output not in session.outputs:
+            raise ModelError(_refusal(folder, f"no {output} is returned, but {_list(session.outputs)}"))
+        if unknown := [name for name in session.inputs if name not in known]:
+            raise ModelError(_refusal(folder, f"it takes {_list(unknown)}, which nothing gives"))
+    _check_written(decoder, EMBEDDED, folder, main="inputs_embeds")
+    _check_cache(_past(decoder), _returned(decoder), folder)
+
+
+def _check_written(session: Session, known: Collection[str], folder: Path, *, main: str = "input_ids") -> None:
     if next(iter(session.outputs), None) != LOGITS:
         raise ModelError(_refusal(folder, f"its first output is not {LOGITS}: it returns {_list(session.outputs)}"))
-    if "input_ids" not in session.inputs:
-        raise ModelError(_refusal(folder, f"it takes no input_ids, but {_list(session.inputs)}"))
+    if main not in session.inputs:
+        raise ModelError(_refusal(folder, f"it takes no {main}, but {_list(session.inputs)}"))
     if unknown := [name for name in session.inputs if name not in known and not name.startswith(PAST)]:
         raise ModelError(_refusal(folder, f"it takes {_list(unknown)}, which nothing gives"))
 

@@ -13,7 +13,8 @@ from amp_export.checkpoints.older_versions import name_tokenizer_class, write_co
 from amp_export.checkpoints.reading import Checkpoint
 from amp_export.checkpoints.source_files import copy_files
 from amp_export.errors import OutputError, UnsupportedModelError
-from amp_export.exporters.files import GRAPH, WEIGHTS
+from amp_export.exporters.files import GRAPH, WEIGHTS, data_name
+from amp_export.exporters.onnx.builder.entries import Entry
 from amp_export.exporters.onnx.builder.formats import choose_formats
 from amp_export.exporters.onnx.builder.graph import build_graph
 from amp_export.exporters.onnx.builder.layout import lay_out
@@ -44,6 +45,27 @@ class OnnxExport:
     weights: Path
     opset: Opset
     bytes_on_disk: int
+
+
+@dataclass(frozen=True)
+class GraphChoices:
+    """How the graph of a decoder is made.
+
+    Attributes:
+        dtype: Dtype of weights, activations, KV cache and logits.
+        opset: Version of the ONNX operators.
+        operators: Whether fused operators of ONNX Runtime may be used.
+        logits: Tokens whose logits are computed.
+        quantization: How the weights of linear layers are stored; None keeps them in `dtype`.
+        rounding: How weights are quantized; None rounds each to its nearest code.
+    """
+
+    dtype: Dtype = Dtype.FLOAT32
+    opset: Opset = Opset.OPSET_23
+    operators: Operators = Operators.STANDARD
+    logits: Logits = Logits.ALL
+    quantization: Quantization | None = None
+    rounding: Rounding | None = None
 
 
 def export(  # noqa: PLR0913  a parameter for each choice that a graph has
@@ -79,31 +101,11 @@ def export(  # noqa: PLR0913  a parameter for each choice that a graph has
         RequestError: A weight is too large for `dtype`, or blocks do not divide it.
         OutputError: The folder is not empty, or the disk has no room for the weights.
     """
-    require_buildable(checkpoint.config)
-    _check_layout(checkpoint)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OutputError(f"{folder} is not an empty folder.\nRemove it, or export to another folder.")
-
-    formats = choose_formats(checkpoint.config, checkpoint.widths, quantization, operators)
-    folder.mkdir(parents=True, exist_ok=True)
-    stored = lay_out(checkpoint.config, checkpoint.widths, dtype, formats=formats, operators=operators)
-    _require_space(folder, sum(tensor.nbytes for tensor in stored))
-    model = build_graph(
-        checkpoint.config,
-        checkpoint.widths,
-        stored,
-        dtype=dtype,
-        opset=opset,
-        operators=operators,
-        logits=logits,
-        metadata=describe_choices(operators, quantization),
-    )
-    (folder / GRAPH).write_bytes(model.SerializeToString())
-    write_weights(checkpoint, stored, folder / WEIGHTS, dtype=dtype, rounding=rounding, on_progress=on_progress)
+    choices = GraphChoices(dtype, opset, operators, logits, quantization, rounding)
+    inputs = write_decoder(checkpoint, folder / GRAPH, choices, on_progress=on_progress)
     write_config(folder, checkpoint.raw_config)
     copy_files(checkpoint.companions(), folder, base=checkpoint.path)
     name_tokenizer_class(folder)
-    inputs = [entry.name for entry in model.graph.input]
     has_blocks = quantization is not None and quantization.block_size is not None
     write_genai_config(checkpoint, folder, graph=GRAPH, inputs=inputs, operators=operators, has_blocks=has_blocks)
     return OnnxExport(
@@ -114,6 +116,58 @@ def export(  # noqa: PLR0913  a parameter for each choice that a graph has
         opset=opset,
         bytes_on_disk=directory_size(folder),
     )
+
+
+def write_decoder(
+    checkpoint: Checkpoint,
+    file: Path,
+    choices: GraphChoices,
+    *,
+    entry: Entry = Entry.TOKENS,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[str]:
+    """Write the graph of a decoder, and its weights beside it.
+
+    Args:
+        checkpoint: Checkpoint to export.
+        file: The graph; an existing folder of it must be empty.
+        choices: How the graph is made.
+        entry: What it reads.
+        on_progress: Called with the number of written layers and their total, after each.
+
+    Returns:
+        The names of the graph's inputs.
+
+    Raises:
+        OutputError: The folder is not empty, or the disk has no room for the weights.
+        AmpExportError: See `export`.
+    """
+    require_buildable(checkpoint.config)
+    _check_layout(checkpoint)
+    folder, weights = file.parent, data_name(file)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise OutputError(f"{folder} is not an empty folder.\nRemove it, or export to another folder.")
+
+    config, widths, operators, dtype = checkpoint.config, checkpoint.widths, choices.operators, choices.dtype
+    formats = choose_formats(config, widths, choices.quantization, operators)
+    folder.mkdir(parents=True, exist_ok=True)
+    stored = lay_out(config, widths, dtype, formats=formats, operators=operators, entry=entry)
+    _require_space(folder, sum(tensor.nbytes for tensor in stored))
+    model = build_graph(
+        config,
+        widths,
+        stored,
+        dtype=dtype,
+        opset=choices.opset,
+        operators=operators,
+        logits=choices.logits,
+        entry=entry,
+        data_file=weights.name,
+        metadata=describe_choices(operators, choices.quantization),
+    )
+    file.write_bytes(model.SerializeToString())
+    write_weights(checkpoint, stored, weights, dtype=dtype, rounding=choices.rounding, on_progress=on_progress)
+    return [each.name for each in model.graph.input]
 
 
 def _require_space(folder: Path, nbytes: int) -> None:

@@ -94,13 +94,18 @@ def trace(
     traced = {}
     for number, job in enumerate(jobs, start=1):
         with named_errors(model), quiet():
-            traced[folder / job.file] = _trace_job(model, job, opset)
+            traced[folder / job.file] = trace_job(model, job, opset)
         if on_progress is not None:
             on_progress(number, len(jobs) + 1)
     return _write(model, folder, traced, kind=kind, dtype=dtype, opset=opset, on_progress=on_progress)
 
 
-def _trace_job(model: PreTrainedModel, job: Job, opset: Opset) -> ir.Model:
+def trace_job(model: PreTrainedModel, job: Job, opset: Opset) -> ir.Model:
+    """Trace one graph of a model; call it within `named_errors` and `quiet`.
+
+    Raises:
+        UnsupportedModelError: Tracing fixed the size of an axis.
+    """
     import torch
     from transformers.exporters.configs import OnnxConfig
     from transformers.exporters.exporter_onnx import OnnxExporter

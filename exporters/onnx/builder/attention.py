@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from amp_export.architectures import HeadNorms, LayerWidths, Layout, Learned, NormSpan
+from amp_export.exporters.onnx.builder.entries import Entry
 from amp_export.exporters.onnx.builder.layers import Parts
 from amp_export.exporters.onnx.builder.masks import add_masks, mask_name
 from amp_export.exporters.onnx.builder.onnxruntime import (
@@ -25,7 +26,13 @@ _POSITION_SCALE = "attention.position_scale"
 
 @dataclass(frozen=True)
 class Attention(Parts):
-    """Adds attentions to a graph."""
+    """Adds attentions to a graph.
+
+    Attributes:
+        entry: What the graph reads.
+    """
+
+    entry: Entry
 
     def add(self, layer: int, widths: LayerWidths, hidden: str) -> str:
         """Add the attention of a layer, and append its keys and values to the KV cache."""
@@ -46,7 +53,7 @@ class Attention(Parts):
         if self.graph.is_fused:
             add_lengths(self.graph)
         else:
-            for mask in add_masks(self.graph, self.config.sliding_windows).values():
+            for mask in add_masks(self.graph, self.config.sliding_windows, self.entry).values():
                 if self._is_spelled_out:
                     # an axis for the query heads of a group
                     self.graph.add("Unsqueeze", mask, self.graph.integers(2), output=f"{mask}.of_group")

@@ -15,6 +15,7 @@ from amp_export.exporters.files import WEIGHTS
 from amp_export.exporters.models.ports import LOGITS, LOGITS_TO_KEEP
 from amp_export.exporters.onnx.builder.activations import activation_of, add_activation
 from amp_export.exporters.onnx.builder.attention import Attention
+from amp_export.exporters.onnx.builder.entries import TYPES, Entry
 from amp_export.exporters.onnx.builder.layers import Parts
 from amp_export.exporters.onnx.builder.layout import StoredTensor
 from amp_export.exporters.onnx.builder.nodes import Graph, ValueKind
@@ -31,7 +32,7 @@ _END = 2**63 - 1
 """The end of any axis, for Slice."""
 
 
-def build_graph(
+def build_graph(  # noqa: PLR0913  a parameter for each choice that a graph has
     config: ModelConfig,
     widths: Sequence[LayerWidths],
     stored: Sequence[StoredTensor],
@@ -40,6 +41,8 @@ def build_graph(
     opset: Opset,
     operators: Operators = Operators.STANDARD,
     logits: Logits = Logits.ALL,
+    entry: Entry = Entry.TOKENS,
+    data_file: str = WEIGHTS,
     metadata: Mapping[str, str] | None = None,
 ) -> onnx.ModelProto:
     """Build the graph of a decoder.
@@ -51,6 +54,9 @@ def build_graph(
     scalar that need not be given, is the number of last tokens whose logits are computed, kept_length; 0, the default,
     is for all. Where only the last token's are computed, there is no such input, and that axis is 1.
 
+    With another entry, `inputs_embeds` [batch_size, sequence_length, hidden_size] takes the place of `input_ids`, and
+    `token_type_ids` [batch_size, sequence_length], int64, says which of them are of images.
+
     Args:
         config: Config of the decoder, which `can_build` supports.
         widths: Widths of each layer.
@@ -60,12 +66,15 @@ def build_graph(
         operators: Whether fused operators of ONNX Runtime may be used. Then positions are those of the tokens in their
             text, `position_ids` is no input unless a RoPE switches its frequencies, and a text has no padding.
         logits: Tokens whose logits are computed.
+        entry: What the graph reads.
+        data_file: Name of the data file, in the same folder as the graph.
         metadata: Further entries of the graph's metadata.
     """
-    graph = Graph(stored, dtype=dtype, data_file=WEIGHTS, opset=opset, operators=operators)
-    attention = Attention(graph, config)
+    graph = Graph(stored, dtype=dtype, data_file=data_file, opset=opset, operators=operators)
+    attention = Attention(graph, config, entry)
+    _declare_entry(graph, config, entry)
     _declare(graph, config, widths, takes_positions=attention.takes_positions, logits=logits)
-    decoder = _Decoder(graph, config, logits)
+    decoder = _Decoder(graph, config, logits, entry)
     attention.prepare()
     stream = Stream(decoder.add_embedding())
     for layer, layer_widths in enumerate(widths):
@@ -80,10 +89,19 @@ def build_graph(
     return graph.to_model(name=name, description=description, metadata=facts)
 
 
+def _declare_entry(graph: Graph, config: ModelConfig, entry: Entry) -> None:
+    tokens: Shape = ["batch_size", "sequence_length"]
+    if entry.reads_tokens:
+        graph.declare_input(entry.input_name, tokens, kind=ValueKind.INTEGER)
+    else:
+        graph.declare_input(entry.input_name, [*tokens, config.hidden_size], kind=ValueKind.FLOAT)
+    if entry is Entry.EMBEDDINGS_AND_TYPES:
+        graph.declare_input(TYPES, tokens, kind=ValueKind.INTEGER)
+
+
 def _declare(
     graph: Graph, config: ModelConfig, widths: Sequence[LayerWidths], *, takes_positions: bool, logits: Logits
 ) -> None:
-    graph.declare_input("input_ids", ["batch_size", "sequence_length"], kind=ValueKind.INTEGER)
     graph.declare_input("attention_mask", ["batch_size", "total_sequence_length"], kind=ValueKind.INTEGER)
     if takes_positions:
         graph.declare_input("position_ids", ["batch_size", "sequence_length"], kind=ValueKind.INTEGER)
@@ -121,15 +139,19 @@ class _Decoder(Parts):
 
     Attributes:
         logits: Tokens whose logits are computed.
+        entry: What the graph reads.
     """
 
     logits: Logits
+    entry: Entry
 
     def add_embedding(self) -> str:
-        """Add the token embeddings, and the position embeddings if they are learned."""
-        name = self.config.architecture.embedding
-        hidden = add_rows(self.graph, f"{name}.weight", "input_ids", output=name)
-        hidden = self.add_factor(self.computation.embedding_factor, hidden, output=f"{name}.scaled")
+        """Add the token embeddings unless they are given, and the position embeddings if they are learned."""
+        name, hidden = self.config.architecture.embedding, self.entry.input_name
+        if self.entry.reads_tokens:
+            hidden = add_rows(self.graph, f"{name}.weight", hidden, output=name)
+        if self.entry.reads_tokens or self.computation.scales_all_embeddings:
+            hidden = self.add_factor(self.computation.embedding_factor, hidden, output=f"{name}.scaled")
         learned = self.computation.positions
         if not isinstance(learned, Learned):
             return hidden

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from amp_export.architectures import LayerWidths, ModelConfig, tensor_shapes
 from amp_export.exporters.files import aligned_offset
 from amp_export.exporters.onnx.builder.blocks import BlockFormat
+from amp_export.exporters.onnx.builder.entries import Entry
 from amp_export.exporters.onnx.builder.rotary import Rope, ropes
 from amp_export.options import Dtype, Operators
 
@@ -80,6 +81,7 @@ def lay_out(
     *,
     formats: Mapping[str, BlockFormat] | None = None,
     operators: Operators = Operators.STANDARD,
+    entry: Entry = Entry.TOKENS,
 ) -> tuple[StoredTensor, ...]:
     """Return the layout of a decoder's tensors in the data file.
 
@@ -94,6 +96,7 @@ def lay_out(
         dtype: Dtype of scales, and of all weights that are not quantized.
         formats: Formats of the weights that are quantized, by name: see `choose_formats`.
         operators: Operators that compute with quantized weights.
+        entry: What the graph reads: an embedding that it does not look up is left out, unless it is the LM head, too.
     """
     shapes = {name: shape for rope in ropes(config).values() for name, shape in _cache_shapes(rope).items()}
     formats, linear, from_one = formats or {}, linear_weights(config), _weights_from_one(config)
@@ -101,11 +104,13 @@ def lay_out(
     stored: list[StoredTensor] = []
     end = 0
     for source, shape in {**shapes, **tensor_shapes(config, widths)}.items():
+        if source == embedding and not (entry.reads_tokens or config.tie_word_embeddings):
+            continue
         layer, below = split_name(source, config.architecture.layers)
         outputs_first = linear.get(below) if layer is not None else None
         form = formats.get(source)
         parts: list[StoredTensor] = []
-        if form is None or (source == embedding and operators is Operators.STANDARD):
+        if form is None or (source == embedding and entry.reads_tokens and operators is Operators.STANDARD):
             parts.append(_as_floats(source, shape, dtype, transposed=outputs_first is True))
         if form is not None:
             parts += _as_codes(source, shape, form, dtype, transposed=outputs_first is False, operators=operators)
@@ -114,6 +119,12 @@ def lay_out(
             stored.append(replace(part, layer=layer, from_one=below in from_one, offset=offset))
             end = offset + part.nbytes
     return tuple(stored)
+
+
+def lay_out_embedding(config: ModelConfig, dtype: Dtype) -> tuple[StoredTensor, ...]:
+    """Return the layout of the data file of an embedding that is a graph of its own."""
+    name = f"{config.architecture.embedding}.weight"
+    return (_as_floats(name, (config.vocab_size, config.hidden_size), dtype, transposed=False),)
 
 
 def linear_weights(config: ModelConfig) -> dict[str, bool]:

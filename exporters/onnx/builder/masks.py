@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from amp_export.exporters.onnx.builder.entries import TYPES, Entry
+
 if TYPE_CHECKING:
     from amp_export.exporters.onnx.builder.nodes import Graph
 
 
-def add_masks(graph: Graph, windows: Iterable[int | None]) -> dict[int | None, str]:
+def add_masks(graph: Graph, windows: Iterable[int | None], entry: Entry) -> dict[int | None, str]:
     """Add one mask for each distinct window; None is full attention.
 
     A query attends to the keys up to its own position, without padding, and with a window only to those less than
@@ -17,11 +19,19 @@ def add_masks(graph: Graph, windows: Iterable[int | None]) -> dict[int | None, s
     transformers 5.23. Every query attends to itself, even padding: a softmax over no keys is NaN, which would reach the
     real tokens through the values of the next layer.
 
+    Args:
+        graph: The graph to add them to.
+        windows: The window of each layer.
+        entry: What the graph reads: with types of tokens, those of an image also see the later ones of the same image
+            that are given in the same call, within a window if there is one.
+
     Returns:
         By window, the name of a boolean value [batch_size, 1, sequence_length, total_sequence_length].
     """
-    queries, keys = _add_places(graph)
+    queries, keys = _add_places(graph, entry.input_name)
     causal = graph.add("LessOrEqual", keys, queries, output="mask.causal")
+    if entry is Entry.EMBEDDINGS_AND_TYPES:
+        causal = graph.add("Or", causal, _add_same_image(graph), output="mask.causal_or_image")
     itself = graph.add("Equal", keys, queries, output="mask.itself")
     padding = graph.add("Equal", "attention_mask", graph.integer(0), output="mask.padding")
     tokens = graph.add("Not", padding, output="mask.tokens")
@@ -45,12 +55,42 @@ def mask_name(window: int | None) -> str:
     return "mask.full" if window is None else f"mask.window_{window}"
 
 
-def _add_places(graph: Graph) -> tuple[str, str]:
-    """Add the positions of the queries [sequence_length, 1] and of the keys [total_sequence_length]."""
+def _add_same_image(graph: Graph) -> str:
+    """Add which keys are of a query's image, [batch_size, 1, sequence_length, total_sequence_length].
+
+    Source: `get_block_sequence_ids_for_mask` and `create_masks_for_vision_model`, `modeling_gemma3.py`, transformers
+    5.24. The tokens of an image follow one another, so that the number of its first one tells it from others.
+    """
+    scope, one = "mask.images", graph.integer(1)
+    of_image = graph.add("Equal", TYPES, one, output=f"{scope}.tokens")
+    of_image = graph.to_int64(of_image, output=f"{scope}.ones")
+    before = graph.add("Pad", of_image, graph.integers(0, 1, 0, -1), output=f"{scope}.before")
+    starts = graph.add("Greater", of_image, before, output=f"{scope}.starts")
+    starts = graph.to_int64(starts, output=f"{scope}.start_ones")
+    counted = graph.add("CumSum", starts, one, output=f"{scope}.counted")
+    # 0 for what is of no image
+    numbers = graph.add("Mul", counted, of_image, output=f"{scope}.numbers")
+    past = graph.add("Unsqueeze", "mask.past", graph.integers(0), output=f"{scope}.past")
+    pads = graph.add("Concat", graph.integers(0), past, graph.integers(0, 0), output=f"{scope}.pads", axis=0)
+    keys = graph.add("Pad", numbers, pads, output=f"{scope}.keys")
+    keys = graph.add("Unsqueeze", keys, graph.integers(1, 2), output=f"{scope}.keys_of_batch")
+    queries = graph.add("Unsqueeze", numbers, graph.integers(1, 3), output=f"{scope}.queries_of_batch")
+    same = graph.add("Equal", queries, keys, output=f"{scope}.same")
+    some = graph.add("Greater", queries, graph.integer(0), output=f"{scope}.some")
+    return graph.add("And", same, some, output=f"{scope}.reach")
+
+
+def _add_places(graph: Graph, new_tokens: str) -> tuple[str, str]:
+    """Add the positions of the queries [sequence_length, 1] and of the keys [total_sequence_length].
+
+    Args:
+        graph: The graph to add them to.
+        new_tokens: The input whose second axis is sequence_length.
+    """
     zero, one = graph.integer(0), graph.integer(1)
     sizes = graph.add("Shape", "attention_mask", output="mask.total_shape")
     total = graph.add("Gather", sizes, one, output="mask.total")
-    sizes = graph.add("Shape", "input_ids", output="mask.new_shape")
+    sizes = graph.add("Shape", new_tokens, output="mask.new_shape")
     new = graph.add("Gather", sizes, one, output="mask.new")
     past = graph.add("Sub", total, new, output="mask.past")
     keys = graph.add("Range", zero, total, one, output="mask.keys")

@@ -109,6 +109,12 @@ class Graph:
 
         return self.add("Cast", value, output=output, to=TensorProto.INT32)
 
+    def to_int64(self, value: str, *, output: str) -> str:
+        """Cast booleans to int64."""
+        from onnx import TensorProto
+
+        return self.add("Cast", value, output=output, to=TensorProto.INT64)
+
     def to_float32(self, value: str, *, output: str) -> str:
         """Cast integers to float32."""
         from onnx import TensorProto

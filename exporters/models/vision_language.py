@@ -1,0 +1,124 @@
+"""A vision-language model that runs three graphs: vision encoder, token embedding, and decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from amp_export.errors import RequestError
+from amp_export.exporters.models.decoder import GraphDecoder, Past
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from amp_export.exporters.models.session import Floats, Integers, Session
+
+    Flags = np.ndarray[Any, np.dtype[np.bool_]]
+
+EMBEDDINGS, FEATURES, TYPES = "inputs_embeds", "image_features", "token_type_ids"
+
+
+class GraphVisionLanguage(GraphDecoder):
+    """A loaded vision-language model, which is a decoder to those who give it text alone.
+
+    Args:
+        vision: The vision encoder; None if the model reads text alone.
+        embedding: The token embedding.
+        decoder: The decoder.
+
+    Attributes:
+        tokens_per_image: Number of tokens that an image, or a tile of one, takes the places of; None without vision
+            encoder.
+    """
+
+    def __init__(self, vision: Session | None, embedding: Session, decoder: Session) -> None:
+        super().__init__(decoder)
+        self._vision, self._embedding = vision, embedding
+        counted = vision.outputs[FEATURES].axes[1] if vision is not None else None
+        self.tokens_per_image = counted if isinstance(counted, int) else None
+
+    def forward(
+        self,
+        input_ids: Integers,
+        attention_mask: Integers,
+        position_ids: Integers,
+        past: Past | None = None,
+        *,
+        logits_to_keep: int = 0,
+    ) -> tuple[Floats, Past]:
+        """See `Decoder.forward`: text alone."""
+        import numpy as np
+
+        session = self._open()
+        new = {EMBEDDINGS: self._embed(input_ids)}
+        if TYPES in session.inputs:
+            new[TYPES] = session.to_value(np.zeros_like(input_ids))
+        return self._step(new, attention_mask, position_ids, past, logits_to_keep=logits_to_keep)
+
+    def encode_images(self, inputs: Mapping[str, Any]) -> Floats:
+        """Return the features of images, float32 [images, tokens of an image, hidden_size].
+
+        Args:
+            inputs: Arrays by name, as the model's processor makes them: `pixel_values`, and `pixel_attention_mask` if
+                the vision encoder takes it.
+
+        Raises:
+            RequestError: There is no vision encoder, or an input is missing.
+        """
+        if self._vision is None:
+            raise RequestError("This export has no vision encoder, so it reads no images.\nExport the whole model.")
+        vision = self._vision
+        (features,) = vision.run([FEATURES], vision.choose_inputs(inputs))
+        return vision.to_float32(features)
+
+    def read(
+        self,
+        input_ids: Integers,
+        features: Floats,
+        is_image_bs: Flags,
+        attention_mask: Integers,
+        position_ids: Integers,
+        *,
+        logits_to_keep: int = 0,
+    ) -> tuple[Floats, Past]:
+        """Compute the logits of a text with images in it, as the first call.
+
+        Args:
+            input_ids: The tokens, int64 [batch_size, sequence_length].
+            features: What `encode_images` returned, in the order of the text and its batch.
+            is_image_bs: Which tokens stand for images, [batch_size, sequence_length].
+            attention_mask: See `Decoder.forward`.
+            position_ids: See `Decoder.forward`.
+            logits_to_keep: See `Decoder.forward`.
+
+        Returns:
+            See `Decoder.forward`.
+
+        Raises:
+            RequestError: There are more tokens for images than features, or less.
+        """
+        import numpy as np
+
+        session = self._open()
+        rows = features.reshape(-1, features.shape[-1])
+        if len(rows) != int(is_image_bs.sum()):
+            raise RequestError(
+                f"The text has {int(is_image_bs.sum())} tokens for images, and the images have {len(rows)} features.\n"
+                "Give text and images as the model's processor makes them together."
+            )
+        embeddings_bsh = self._embedding.to_float32(self._embed(input_ids)).copy()
+        embeddings_bsh[is_image_bs] = rows
+        new = {EMBEDDINGS: session.to_value(embeddings_bsh, session.inputs[EMBEDDINGS].float_dtype)}
+        if TYPES in session.inputs:
+            new[TYPES] = session.to_value(is_image_bs.astype(np.int64))
+        return self._step(new, attention_mask, position_ids, None, logits_to_keep=logits_to_keep)
+
+    def close(self) -> None:
+        """Free the weights."""
+        super().close()
+        del self._vision, self._embedding
+
+    def _embed(self, input_ids: Integers) -> Any:
+        given = {"input_ids": self._embedding.to_value(input_ids)}
+        (embeddings,) = self._embedding.run([EMBEDDINGS], given, keep=[EMBEDDINGS])
+        return embeddings
