@@ -19,15 +19,16 @@ from amp_export.discovery.learning import learn, record
 from amp_export.documents import as_read_back
 from amp_export.errors import OutputError, RequestError
 from amp_export.exporters.dispatch import exported_quantization
+from amp_export.exporters.onnx.parts import PartsOf
 from amp_export.exporting.engines import check_dtype
 from amp_export.exporting.gguf import check_plan
 from amp_export.exporting.quantized import fit_blocks
 from amp_export.exporting.run import export_as
 from amp_export.exporting.settings import ExportSettings, choose_settings
 from amp_export.options import Dtype, Format
-from amp_export.outputs.lookup import open_source_checkpoint
+from amp_export.outputs.lookup import open_source_checkpoint, source_whole
 from amp_export.outputs.manifest import Manifest, Step
-from amp_export.outputs.names import PARTIAL, PRUNED
+from amp_export.outputs.names import PARTIAL, PRUNED, WHOLE
 from amp_export.outputs.scratch import translate_os_errors
 from amp_export.outputs.staging import check_output, is_ours, link_files, staged_output
 from amp_export.parity.comparison import compare
@@ -82,7 +83,7 @@ def convert(
     wanted = fit_blocks(options.prune, options.export)
     request = prepare(model, wanted, revision=revision, learn=learn, progress=progress)
     check_plan(request.checkpoint.config, options.export.to, differ=request.may_differ)
-    choices = _choose(request.checkpoint, options)
+    choices = _choose(request.checkpoint, options, request.source.whole)
     with staged_output(output, overwrite=overwrite) as folder:
         _, manifest = prune_into(folder, request, progress)
         record(request.checkpoint.config.architecture, folder)
@@ -110,10 +111,12 @@ def _resume(source: Mapping[str, str | None], output: Path, options: ConvertOpti
     if not manifest.unfinished:
         progress.note(f"All steps are finished in {output}.")
         return Report.load(output)
-    dense = open_source_checkpoint(output, manifest, advice="Or run all steps again with --overwrite.")
+    advice = "Or run all steps again with --overwrite."
+    dense = open_source_checkpoint(output, manifest, advice=advice)
+    choices = _choose(dense, options, source_whole(output, manifest, advice=advice))
     with staged_output(output, overwrite=True) as folder:
         link_files(output, folder)
-        run = _Run(folder, dense, _choose(dense, options), options.threads, progress)
+        run = _Run(folder, dense, choices, options.threads, progress)
         report, failure = _finish(run, manifest, open_report(folder, manifest))
     return _report_or_raise(output, report, failure, progress)
 
@@ -126,8 +129,8 @@ def _report_or_raise(output: Path, report: Report, failure: Exception | None, pr
         raise failure
 
 
-def _choose(dense: Checkpoint, options: ConvertOptions) -> ExportSettings:
-    choices = choose_settings(dense, options.export)
+def _choose(dense: Checkpoint, options: ConvertOptions, whole: Path | None) -> ExportSettings:
+    choices = choose_settings(dense, options.export, whole)
     if choices.limits is not None:
         # reject limits that the benchmark does not fit before exporting both models
         Sweep().workloads([dense.config], [choices.limits])
@@ -208,6 +211,8 @@ class _Run:
             check_dtype(pruned, self.choices.dtype, progress=self.progress)
         with self._scratch("export") as made:
             choices = refine(pruned, self.choices, progress=self.progress)
+            if choices.parts is not None:
+                choices = replace(choices, parts=PartsOf(self.folder / WHOLE))
             exported = export_as(made, pruned, choices, progress=self.progress)
             return adopt_export(self.folder, made, manifest, exported), report
 
@@ -223,7 +228,8 @@ class _Run:
                 "The engine cannot run on this machine. Checking the graph that it was built from instead."
             )
         graph = self.folder / self.tried
-        parity = compare(self.folder / PRUNED, graph, threads=self.threads, progress=self.progress)
+        whole = self.folder / WHOLE if self.choices.parts is not None else None
+        parity = compare(self.folder / PRUNED, graph, whole=whole, threads=self.threads, progress=self.progress)
         return manifest, replace(report, parity=bind(parity, manifest.judged(self.tried)))
 
     def benchmark(self, manifest: Manifest, report: Report) -> tuple[Manifest, Report]:
@@ -237,6 +243,9 @@ class _Run:
             if choices.quantization is not None:
                 # the same weights have 8 bits; how they are rounded changes no speed
                 choices = replace(choices, quantization=exported_quantization(self.folder / to))
+            if choices.parts is not None:
+                # texts are measured, and the vision encoder is the same
+                choices = replace(choices, parts=replace(choices.parts, reads_images=False))
             made = export_as(scratch, self.dense, choices, progress=self.progress, name="the dense model")
             with self.progress.step("Benchmarking dense against pruned") as advance:
                 setup = Setup(RUNTIMES[to], threads=self.threads)

@@ -15,7 +15,8 @@ from amp_export.exporting.engines import check_dtype
 from amp_export.exporting.run import ExportResult, export_as
 from amp_export.exporting.settings import choose_settings
 from amp_export.options import Format, ReportFormat
-from amp_export.outputs.manifest import Manifest, SourceRecord
+from amp_export.outputs.lookup import record_source
+from amp_export.outputs.manifest import Manifest
 from amp_export.outputs.scratch import scratch_beside
 from amp_export.outputs.staging import check_output, extended_output, is_ours, staged_output
 from amp_export.progress import Progress, Silent
@@ -37,6 +38,7 @@ def export(
     """Export a checkpoint into the folder of its format in `output`; an engine also leaves its graph in `onnx`.
 
     The pruned checkpoint of an output directory can be exported into that same directory, whose other files are kept.
+    Of a vision-language model, ONNX graphs of all parts are written: see `exporters.onnx.parts`.
 
     Args:
         model: A hub id, a checkpoint directory, a `.gguf` file, or `demo`.
@@ -60,7 +62,9 @@ def export(
     source = resolve_model(model, revision=revision, allow_pickle=options.allow_pickle, on_status=progress.note)
     learn(source.path, progress)
     checkpoint = open_checkpoint(source.path)
-    settings = choose_settings(checkpoint, options)
+    settings = choose_settings(checkpoint, options, source.whole)
+    if source.whole is not None and settings.parts is None:
+        progress.note(f"--to {options.to} holds the language model alone; --to onnx holds all parts.")
     if settings.job is not None:
         check_dtype(checkpoint, settings.dtype, progress=progress)
     settings = refine(checkpoint, settings, progress=progress)
@@ -75,8 +79,7 @@ def export(
             with checkpoint.snapshot.held():
                 exported = export_as(folder, checkpoint, settings, progress=progress)
                 sha256 = hash_weights(checkpoint)
-            path = str(checkpoint.path.resolve())
-            record = SourceRecord(source.asked, path, sha256, revision=source.revision, commit=source.commit)
+            record = record_source(source, checkpoint.path, sha256)
             manifest = Manifest(source=record, config_before=dict(checkpoint.raw_config))
             record_export(manifest, exported).save(folder)
     return replace(exported, folder=output / options.to.value)

@@ -20,8 +20,8 @@ class ImageInput(enum.Enum):
     """`pixel_values` [texts, tiles, channels, height, width] and `pixel_attention_mask` [texts, tiles, height, width],
     which is false where a tile is padding; tiles of zeros are none."""
     WHOLE_IMAGES = enum.auto()
-    """`pixel_values` [images, channels, height, width]: each image is one tile, with a token for the end of its line, as
-    in texts with several. A grid of tiles would depend on the size of the image."""
+    """`pixel_values` [images, channels, height, width]: each image is one tile, with a token for the end of its line,
+    as in texts with several. A grid of tiles would depend on the size of the image."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from amp_export.benchmarking.statistics import PhaseResult
 from amp_export.benchmarking.timing import Round
 from amp_export.benchmarking.workloads import Sweep, Workload
 from amp_export.checkpoints.hashing import directory_size
-from amp_export.checkpoints.reading import read_config
+from amp_export.checkpoints.vision_language import read_exported_config
 from amp_export.exporters.dispatch import exported_bytes, exported_dtype
 from amp_export.exporters.executorch import programs
 from amp_export.exporters.files import exported_files
@@ -56,7 +56,7 @@ def benchmark_models(
     if setup.format not in (None, Format.TENSORRT):
         for folder in (dense, pruned):
             exported_files(folder, setup.format)
-    configs = [read_config(folder)[1] for folder in (dense, pruned)]
+    configs = [read_exported_config(folder)[1] for folder in (dense, pruned)]
     workloads = (sweep or Sweep()).workloads(configs, [*read_limits(dense), *read_limits(pruned)])
     # models without a vocabulary draw no tokens
     vocab_size = min(config.sizes.get("vocab_size", 1) for config in configs)

@@ -15,6 +15,7 @@ from amp_export.architectures._footprint import parameters_read, seen_numbers
 from amp_export.benchmarking.statistics import PhaseResult
 from amp_export.benchmarking.workloads import Workload
 from amp_export.checkpoints.reading import read_config, read_widths
+from amp_export.checkpoints.vision_language import read_exported_config
 from amp_export.options import Dtype
 
 _READ_IN_PART = {
@@ -84,7 +85,7 @@ def step_bytes(
     Returns:
         One entry per workload; the weights are the same in all.
     """
-    raw, config = read_config(folder)
+    raw, config = read_exported_config(folder)
     kind = config.architecture.kind
     if kind is Kind.ENCODER or (kind is Kind.ENCODER_DECODER and graph is None):
         return [None] * len(workloads)

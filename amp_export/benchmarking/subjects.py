@@ -11,6 +11,8 @@ from amp_export.benchmarking.setup import Setup
 from amp_export.errors import OutputError
 from amp_export.exporters.dispatch import exported_logits, exported_operators, exported_opset, exported_quantization
 from amp_export.exporters.executorch.programs import read_facts
+from amp_export.exporters.files import find_parts
+from amp_export.exporters.onnx.parts import PartsOf
 from amp_export.exporters.tensorrt.engines import EngineFacts
 from amp_export.exporters.tensorrt.running import check_runs_here
 from amp_export.exporting.engines import prepare_engine
@@ -22,6 +24,7 @@ from amp_export.outputs.lookup import (
     open_source_checkpoint,
     require_export,
     source_checkpoint,
+    source_whole,
     which_export,
 )
 from amp_export.outputs.manifest import Manifest
@@ -151,8 +154,13 @@ def export_dense(
         operators = exported_operators(output / to) if to is Format.ONNX else Operators.STANDARD
     quantization = exported_quantization(output / to)
     logits = logits or exported_logits(output / to)
+    parts = None
+    if to is Format.ONNX and find_parts(output / to) is not None:
+        whole = source_whole(output, manifest, advice=_ADVICE)
+        # texts are measured
+        parts = PartsOf(whole, reads_images=False) if whole is not None else None
     settings = ExportSettings(
-        to, manifest.exports[to], opset, via, job, limits, operators, logits, quantization=quantization
+        to, manifest.exports[to], opset, via, job, limits, operators, logits, quantization=quantization, parts=parts
     )
     with checkpoint.snapshot.held():
         return export_as(scratch, checkpoint, settings, progress=progress, name="the dense model").folder

@@ -51,6 +51,7 @@ class Source:
         revision: The branch, tag or commit on the hub that the user named, or None.
         commit: The commit on the hub, or None for another kind of source.
         whole: The directory of the vision-language model whose language model this is, or None.
+        whole_sha256: A hash of its files.
     """
 
     asked: str
@@ -59,6 +60,7 @@ class Source:
     revision: str | None = None
     commit: str | None = None
     whole: Path | None = None
+    whole_sha256: str | None = None
 
 
 def resolve_model(
@@ -143,9 +145,10 @@ def _with_whole(source: Source, cache: Path, status: OnStatus) -> Source:
         status(f"Taking the language model out (once; cached in {cache})")
         extract(whole, folder)
 
-    status(f"{source.asked} is a vision-language model: this is about its language model")
-    path = make_once(cache / "language" / conversion_key(hash_whole(whole), "transformers"), make)
-    return replace(source, path=path, whole=whole)
+    status(f"{source.asked} is a vision-language model, whose language model is read")
+    sha256 = hash_whole(whole)
+    path = make_once(cache / "language" / conversion_key(sha256, "transformers"), make)
+    return replace(source, path=path, whole=whole, whole_sha256=sha256)
 
 
 def _readable(path: Path, cache: Path, status: OnStatus, *, allow_pickle: bool) -> Path:

@@ -14,7 +14,7 @@ from amp_export.checkpoints.companions import find_companions
 from amp_export.checkpoints.hashing import hash_files
 from amp_export.checkpoints.older_versions import write_config
 from amp_export.checkpoints.quiet import quiet_transformers
-from amp_export.checkpoints.reading import read_tensor
+from amp_export.checkpoints.reading import read_config, read_tensor
 from amp_export.checkpoints.unsupported import refuse_quantized
 from amp_export.checkpoints.weight_files import TensorInfo, has_safetensors, read_headers, weight_files
 from amp_export.checkpoints.writing import write_checkpoint
@@ -157,6 +157,28 @@ def join_configs(parts: Parts, after: Mapping[str, Any]) -> dict[str, Any]:
         return {**parts.raw_config, "text_config": {**nested, **changed}}
     # configs from before `text_config` have its fields among their own: `Qwen2_5_VLConfig.__post_init__`
     return {**parts.raw_config, **changed}
+
+
+def special_tokens(raw_config: Mapping[str, Any]) -> Iterator[int]:
+    """Yield the tokens that the config of a vision-language model names, such as `image_token_id`."""
+    for name, value in raw_config.items():
+        if name.endswith(("_token_id", "_token_index")) and isinstance(value, int):
+            yield value
+
+
+def read_exported_config(folder: Path) -> tuple[dict[str, Any], ModelConfig]:
+    """Return the config of a checkpoint or an export, raw and parsed: of a vision-language model, its language model's.
+
+    Raises:
+        ModelError: See `read_config`.
+        UnsupportedModelError: See `read_config`.
+    """
+    file = folder / "config.json"
+    raw = read_object(file, error=ModelError) if file.is_file() else {}
+    if not is_vision_language(raw):
+        return read_config(folder)
+    fields = _language_fields(folder, VISION_LANGUAGE[raw["model_type"]])
+    return fields, ModelConfig.read(find_architecture(fields["model_type"]), fields)
 
 
 def hash_whole(path: Path) -> str:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from amp_export.checkpoints.reading import Checkpoint
+    from amp_export.exporters.onnx.exporting import GraphChoices
 
 
 @dataclass(frozen=True)
@@ -170,16 +171,20 @@ def export_into(
     """
     from amp_export.exporters import onnx
     from amp_export.exporters.onnx.layouts import arrange
+    from amp_export.exporters.onnx.parts import export_parts
 
     made, dtype, opset, via = folder / Format.ONNX, settings.dtype, settings.opset, settings.via
     assert opset is not None
     # the files of an extended output are hard links to the earlier one, so remove them instead of overwriting
     shutil.rmtree(made, ignore_errors=True)
-    if via is Via.AUTO:
+    if via is Via.AUTO and settings.parts is None:
         via = Via.DIRECT if onnx.can_build(checkpoint.config) is None else Via.TRACE
     stored = "" if settings.quantization is None else f", weights in {settings.quantization.weights}"
     with progress.step(f"{description} to {Format.ONNX} in {dtype}{stored}") as advance:
-        if via is Via.DIRECT:
+        if settings.parts is not None:
+            via = Via.DIRECT
+            export_parts(checkpoint, made, settings.parts, _graph_choices(settings, opset), on_progress=advance)
+        elif via is Via.DIRECT:
             onnx.export(
                 checkpoint,
                 made,
@@ -193,8 +198,16 @@ def export_into(
             )
         else:
             _trace(checkpoint, made, dtype, opset, advance)
-    arrange(made, settings.layout, dtype, settings.quantization)
+    arrange(made, settings.layout, dtype, settings.quantization, in_parts=settings.parts is not None)
     return ExportResult(made, Format.ONNX, dtype, via, directory_size(made))
+
+
+def _graph_choices(settings: ExportSettings, opset: Opset) -> GraphChoices:
+    from amp_export.exporters.onnx.exporting import GraphChoices
+
+    return GraphChoices(
+        settings.dtype, opset, settings.operators, settings.logits, settings.quantization, settings.rounding
+    )
 
 
 def _trace(checkpoint: Checkpoint, folder: Path, dtype: Dtype, opset: Opset, advance: Advance) -> None:

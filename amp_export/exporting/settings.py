@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from amp_export.errors import RequestError
 from amp_export.exporters.limits import Limits, choose_limits
 from amp_export.exporters.onnx.layouts import check_layout
+from amp_export.exporters.onnx.parts import PartsOf, check_parts
 from amp_export.exporters.onnx.support import can_build
 from amp_export.exporters.support import choose_via, require_exportable
 from amp_export.exporting.engines import EngineJob, prepare_engine
@@ -18,6 +19,8 @@ from amp_export.options import Dtype, Format, Layout, Logits, Operators, Opset, 
 from amp_export.verb_options import ExportOptions
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from amp_export.checkpoints.reading import Checkpoint
     from amp_export.exporters.onnx.builder.weights import Rounding
     from amp_export.exporters.onnx.quantization import Quantization
@@ -42,6 +45,7 @@ class ExportSettings:
             have what the format says, or the weights with 8 are chosen already.
         method: How weights are to be rounded.
         rounding: How weights are rounded; None to the nearest.
+        parts: The vision-language model whose parts are exported; None for the language model alone.
         given: Options of the graph that were given, for the manifest.
     """
 
@@ -58,6 +62,7 @@ class ExportSettings:
     average_bits: float | None = None
     method: RoundingMethod = RoundingMethod.NEAREST
     rounding: Rounding | None = None
+    parts: PartsOf | None = None
     given: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -65,8 +70,14 @@ _RECORDED = ("opset", "operators", "logits", "layout", "weights", "block_size", 
 """Options that a manifest records if they are given; it has format, dtype and `via` of every export."""
 
 
-def choose_settings(checkpoint: Checkpoint, options: ExportOptions) -> ExportSettings:
+def choose_settings(checkpoint: Checkpoint, options: ExportOptions, whole: Path | None = None) -> ExportSettings:
     """Resolve the settings of an export, and check that it is possible, before anything is written.
+
+    Args:
+        checkpoint: The checkpoint to export.
+        options: The options.
+        whole: The vision-language model whose language model the checkpoint is, if its parts are wanted: in ONNX, they
+            are exported; other formats hold the language model alone.
 
     Raises:
         AmpExportError: See `_choose_settings`.
@@ -74,10 +85,10 @@ def choose_settings(checkpoint: Checkpoint, options: ExportOptions) -> ExportSet
     default = ExportOptions()
     values = {name: getattr(options, name) for name in _RECORDED}
     given = {name: f"{value}" for name, value in values.items() if value != getattr(default, name)}
-    return replace(_choose_settings(checkpoint, options), given=given)
+    return replace(_choose_settings(checkpoint, options, whole), given=given)
 
 
-def _choose_settings(checkpoint: Checkpoint, options: ExportOptions) -> ExportSettings:
+def _choose_settings(checkpoint: Checkpoint, options: ExportOptions, whole: Path | None) -> ExportSettings:
     """Resolve the settings of an export.
 
     Raises:
@@ -134,7 +145,8 @@ def _choose_settings(checkpoint: Checkpoint, options: ExportOptions) -> ExportSe
     opset = options.opset or Opset.OPSET_23
     check_quantization(checkpoint, quantization, opset, options.operators)
     dtype = dtype or Dtype.FLOAT32
-    check_layout(checkpoint.config, options.layout, dtype, quantization)
+    parts = _choose_parts(whole, checkpoint, options, via)
+    check_layout(checkpoint.config, options.layout, dtype, quantization, parts)
     if to is Format.OPENVINO:
         from amp_export.exporters import openvino
 
@@ -150,7 +162,21 @@ def _choose_settings(checkpoint: Checkpoint, options: ExportOptions) -> ExportSe
         quantization=quantization,
         average_bits=options.average_bits,
         method=options.rounding,
+        parts=parts,
     )
+
+
+def _choose_parts(whole: Path | None, checkpoint: Checkpoint, options: ExportOptions, via: Via) -> PartsOf | None:
+    """Return the vision-language model whose parts are exported, which can be; None if there is none.
+
+    Raises:
+        AmpExportError: See `check_parts`.
+    """
+    if whole is None or options.to is not Format.ONNX:
+        return None
+    parts = PartsOf(whole)
+    check_parts(parts, checkpoint.config, via, options.operators)
+    return parts
 
 
 def _choose_program(checkpoint: Checkpoint, options: ExportOptions) -> Limits:

@@ -6,10 +6,31 @@ from pathlib import Path
 
 from amp_export.checkpoints.hashing import hash_weights
 from amp_export.checkpoints.reading import Checkpoint, open_checkpoint
+from amp_export.checkpoints.sources import Source
+from amp_export.checkpoints.vision_language import hash_whole
 from amp_export.errors import OutputError, command_line
 from amp_export.options import Format
-from amp_export.outputs.manifest import Manifest
-from amp_export.outputs.names import PRUNED
+from amp_export.outputs.manifest import Manifest, SourceRecord
+from amp_export.outputs.names import PRUNED, WHOLE
+
+
+def record_source(source: Source, checkpoint: Path, sha256: str) -> SourceRecord:
+    """Return the record of a resolved model.
+
+    Args:
+        source: The model.
+        checkpoint: The checkpoint directory that was read.
+        sha256: The hash of its config and weights.
+    """
+    return SourceRecord(
+        source.asked,
+        str(checkpoint.resolve()),
+        sha256,
+        revision=source.revision,
+        commit=source.commit,
+        whole=str(source.whole.resolve()) if source.whole is not None else None,
+        whole_sha256=source.whole_sha256,
+    )
 
 
 def which_export(output: Path) -> Format:
@@ -64,6 +85,43 @@ def exported_checkpoint(
 def source_checkpoint(output: Path, manifest: Manifest, *, advice: str) -> Path:
     """Return the path of the checkpoint that an output was made from; see `open_source_checkpoint`."""
     return open_source_checkpoint(output, manifest, advice=advice).path
+
+
+def find_whole(output: Path, manifest: Manifest, *, advice: str) -> Path | None:
+    """Return the vision-language model whose language model an output holds or was made from; None if there is none.
+
+    Args:
+        output: The output directory.
+        manifest: Its manifest.
+        advice: Advice for the message if it no longer exists.
+
+    Raises:
+        OutputError: It no longer exists, or has changed.
+    """
+    if (output / PRUNED).is_dir():
+        return output / WHOLE if (output / WHOLE).is_dir() else None
+    return source_whole(output, manifest, advice=advice)
+
+
+def source_whole(output: Path, manifest: Manifest, *, advice: str) -> Path | None:
+    """Return the vision-language model that an output was made from, after comparing its hash; None if it was of none.
+
+    Args:
+        output: The output directory.
+        manifest: Its manifest.
+        advice: Advice for the error message.
+
+    Raises:
+        OutputError: It no longer exists, or has changed.
+    """
+    if manifest.source.whole is None:
+        return None
+    path = Path(manifest.source.whole)
+    if not path.is_dir() or hash_whole(path) != manifest.source.whole_sha256:
+        raise OutputError(
+            f"{output} was made from {manifest.source.name} at {path}, which no longer exists or has changed.\n{advice}"
+        )
+    return path
 
 
 def open_source_checkpoint(output: Path, manifest: Manifest, *, advice: str) -> Checkpoint:

@@ -36,6 +36,8 @@ class SourceRecord:
         sha256: A hash of its config and weights.
         revision: The branch, tag or commit on the hub that the user named, or None.
         commit: The commit on the hub that this was, or None if it does not come from there.
+        whole: The path of the vision-language model whose language model it is, or None.
+        whole_sha256: A hash of the vision-language model's files.
     """
 
     asked: str
@@ -43,6 +45,8 @@ class SourceRecord:
     sha256: str
     revision: str | None = None
     commit: str | None = None
+    whole: str | None = None
+    whole_sha256: str | None = None
 
     @property
     def name(self) -> str:

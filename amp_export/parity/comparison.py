@@ -67,6 +67,7 @@ def compare(
     checkpoint: Path,
     graph: Path,
     *,
+    whole: Path | None = None,
     threads: int | None = None,
     provider: Provider = Provider.CPU,
     progress: Progress,
@@ -77,6 +78,7 @@ def compare(
     Args:
         checkpoint: The exported checkpoint.
         graph: The folder of the graph.
+        whole: The vision-language model whose language model the checkpoint is, if the folder holds its parts.
         threads: Threads of the runtime; by default one per core.
         provider: Execution provider of ONNX Runtime.
         progress: Shows progress.
@@ -95,14 +97,14 @@ def compare(
     quantized = quantized_graph(graph)
     model = run(graph, threads=threads, provider=provider, exact=quantized is not None)
     weights = QuantizedWeights(quantized) if quantized is not None else None
-    report, expected = _compare_model(model, checkpoint, progress=progress, cases=cases, weights=weights)
+    report, expected = _compare_model(model, checkpoint, whole, progress=progress, cases=cases, weights=weights)
     if quantized is None:
         return report
     as_shipped = run(graph, threads=threads, provider=provider)
     if not isinstance(as_shipped, Decoder) or as_shipped.activation_block is None:
         return report
     weights = QuantizedWeights(quantized, as_shipped.activation_block)
-    rounded = _compare_rounded(as_shipped, checkpoint, weights, expected, progress=progress, cases=cases)
+    rounded = _compare_rounded(as_shipped, checkpoint, whole, weights, expected, progress=progress, cases=cases)
     return structs.replace(report, rounded=rounded, holds=report.holds and rounded.holds)
 
 
@@ -124,7 +126,7 @@ def _compare_gguf(
     model = run(graph, threads=threads, provider=provider, exact=True)
     rounding = LlamaRounding.of(graph)
     report, expected = _compare_model(
-        model, checkpoint, progress=progress, cases=cases, weights=rounding, rounding=rounding
+        model, checkpoint, None, progress=progress, cases=cases, weights=rounding, rounding=rounding
     )
     as_shipped = run(graph, threads=threads, provider=provider)
     suite = choose_suite(as_shipped, checkpoint, open_checkpoint(checkpoint).config, cases)
@@ -190,13 +192,14 @@ def compare_model(
         progress: Shows progress.
         cases: Cases to run, of the graph's kind; by default all default cases that fit the model.
     """
-    report, _ = _compare_model(model, checkpoint, progress=progress, cases=cases, weights=None)
+    report, _ = _compare_model(model, checkpoint, None, progress=progress, cases=cases, weights=None)
     return report
 
 
 def _compare_model(
     model: AnyModel,
     checkpoint: Path,
+    whole: Path | None,
     *,
     progress: Progress,
     cases: Sequence[AnyCase] | None,
@@ -208,6 +211,7 @@ def _compare_model(
     Args:
         model: The loaded graph.
         checkpoint: The exported checkpoint.
+        whole: The vision-language model that it is the language model of, if the graphs are its parts.
         progress: Shows progress.
         cases: Cases to run; by default all default cases that fit the model.
         weights: The graph's weights, if they are quantized.
@@ -220,19 +224,22 @@ def _compare_model(
 
     dtype = model.dtype
     config = open_checkpoint(checkpoint).config
-    suite = choose_suite(model, checkpoint, config, cases)
+    suite = choose_suite(model, checkpoint, config, cases, whole)
     with progress.step(f"Running the graph ({dtype.value})") as _:
         found = suite.run_graph()
     with progress.step(f"Running PyTorch in {REFERENCE[dtype]}") as _:
         expected, written = run_torch(
-            checkpoint,
+            whole or checkpoint,
             REFERENCE[dtype],
             lambda model: (suite.run_torch(model), suite.continue_torch(model)),
             weights=weights,
         )
     with progress.step(f"Running PyTorch in {dtype.value}") as _:
         noises = run_torch(
-            checkpoint, dtype.value, lambda model: _measure_noise(model, suite, expected, rounding), weights=weights
+            whole or checkpoint,
+            dtype.value,
+            lambda model: _measure_noise(model, suite, expected, rounding),
+            weights=weights,
         )
     results = tuple(_judge(suite.names, found, expected, noises))
     noise, mean_noise = (largest(each) for each in zip(*chain(*noises.values()), strict=True))
@@ -259,6 +266,7 @@ def _compare_model(
 def _compare_rounded(
     model: Decoder,
     checkpoint: Path,
+    whole: Path | None,
     weights: QuantizedWeights,
     expected: Sequence[Mapping[str, Floats]],
     *,
@@ -268,12 +276,12 @@ def _compare_rounded(
     """Compare a graph that rounds activations with PyTorch that does not, by the noise of PyTorch that does."""
     from amp_export.parity.suites import choose_suite
 
-    suite = choose_suite(model, checkpoint, open_checkpoint(checkpoint).config, cases)
+    suite = choose_suite(model, checkpoint, open_checkpoint(checkpoint).config, cases, whole)
     with progress.step("Running the graph with activations rounded to int8") as _:
         found = suite.run_graph()
     with progress.step(f"Running PyTorch in {model.dtype.value}, rounding them too") as _:
         noises = run_torch(
-            checkpoint,
+            whole or checkpoint,
             model.dtype.value,
             lambda model: _measure_noise(model, suite, expected, weights),
             weights=weights,

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from amp_export.checkpoints.reading import read_config
+from amp_export.checkpoints.vision_language import read_exported_config
 from amp_export.options import Operators
 
 if TYPE_CHECKING:
@@ -107,7 +107,9 @@ class QuantizedWeights:
 
     @cached_property
     def _config(self) -> ModelConfig:
-        _, config = read_config(self.graph.parent)
+        folder = self.graph.parent
+        # in the layout of transformers.js, graphs are below the config
+        _, config = read_exported_config(folder if (folder / "config.json").is_file() else folder.parent)
         return config
 
     @cached_property

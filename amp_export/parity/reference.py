@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from amp_export.checkpoints.loading import load_model
+from amp_export.checkpoints.loading import load_model, load_whole
+from amp_export.checkpoints.reading import read_raw_config
+from amp_export.checkpoints.vision_language import is_vision_language
 from amp_export.options import Dtype
 
 if TYPE_CHECKING:
@@ -43,14 +45,15 @@ def run_torch(
     """Load a checkpoint into PyTorch and run it.
 
     Args:
-        checkpoint: The checkpoint.
+        checkpoint: The checkpoint, or a vision-language model.
         dtype: Name of the dtype to compute in.
         work: Function that runs the model; its result is returned.
         weights: Weights of a graph that replace those of the checkpoint.
     """
     import torch
 
-    model = load_model(checkpoint, dtype=getattr(torch, dtype))
+    load = load_whole if is_vision_language(read_raw_config(checkpoint / "config.json")) else load_model
+    model = load(checkpoint, dtype=getattr(torch, dtype))
     if dtype == "float64" and model.config._attn_implementation == "eager":
         _keep_padding_finite(model)
     if weights is not None:

@@ -12,6 +12,7 @@ from amp_export.errors import RequestError, UnsupportedModelError
 from amp_export.exporters.models.decoder import Decoder
 from amp_export.exporters.models.encoder import GraphEncoder
 from amp_export.exporters.models.encoder_decoder import GraphEncoderDecoder
+from amp_export.exporters.models.vision_language import GraphVisionLanguage
 from amp_export.inputs.tokens import Floats, Integers, start_token, token_pool
 from amp_export.options import Dtype, Logits
 from amp_export.parity.decoder_cases import (
@@ -39,6 +40,14 @@ from amp_export.parity.greedy import (
     generate_written,
     write_greedily,
     written_steps,
+)
+from amp_export.parity.image_cases import (
+    ImageFacts,
+    Read,
+    graph_reader,
+    image_cases_within,
+    replay_images,
+    torch_reader,
 )
 from amp_export.parity.seq2seq_cases import (
     Seq2SeqCase,
@@ -95,6 +104,7 @@ def choose_suite(
     checkpoint: Path,
     config: ModelConfig,
     cases: Sequence[AnyCase] | None = None,
+    whole: Path | None = None,
 ) -> Suite:
     """Return the suite for a graph.
 
@@ -103,16 +113,17 @@ def choose_suite(
         checkpoint: The checkpoint that it was exported from.
         config: The checkpoint's config.
         cases: Cases of the graph's kind; by default the default cases of that kind.
+        whole: The vision-language model whose language model the checkpoint is, if the graph is one.
 
     Raises:
-        RequestError: A given case does not fit the graph.
+        RequestError: A given case does not fit the graph, or there is no vision-language model to compare with.
         UnsupportedModelError: No case fits the model's maximum text length.
     """
     reads_and_writes_no_text = isinstance(graph, GraphEncoder) and config.architecture.modality is not Modality.TEXT
     pool = None if reads_and_writes_no_text else token_pool(checkpoint, config.vocab_size)
-    kinds: dict[type, Any] = {Decoder: DecoderSuite, GraphEncoder: EncoderSuite, GraphEncoderDecoder: Seq2SeqSuite}
-    make_suite = next(suite for kind, suite in kinds.items() if isinstance(graph, kind))
-    suite: Suite = make_suite(graph, config, pool, cases)
+    make_suite = next(suite for kind, suite in _suites().items() if isinstance(graph, kind))
+    facts = [_read_facts(whole, checkpoint)] if isinstance(graph, GraphVisionLanguage) else []
+    suite: Suite = make_suite(graph, config, pool, cases, *facts)
     if left_out := [case.name for case in cases or () if case.name not in suite.names]:
         raise RequestError(
             f"The case {left_out[0]!r} does not fit the graph of {checkpoint}: its texts are longer, or its batch is "
@@ -121,6 +132,25 @@ def choose_suite(
     if not suite.names:
         raise UnsupportedModelError(f"{checkpoint} does not accept texts that are long enough for a parity check.")
     return suite
+
+
+def _suites() -> dict[type, Any]:
+    """Return the suite for each kind of model; a vision-language model is a decoder, too."""
+    return {
+        GraphVisionLanguage: VisionLanguageSuite,
+        Decoder: DecoderSuite,
+        GraphEncoder: EncoderSuite,
+        GraphEncoderDecoder: Seq2SeqSuite,
+    }
+
+
+def _read_facts(whole: Path | None, checkpoint: Path) -> ImageFacts:
+    if whole is None:
+        raise RequestError(
+            f"The graphs are those of a vision-language model, and {checkpoint} is none.\nName the model with "
+            "--reference."
+        )
+    return ImageFacts.read(whole)
 
 
 class DecoderSuite:
@@ -195,6 +225,40 @@ def torch_decoder(model: PreTrainedModel) -> Forward[DynamicCache]:
         return result.logits.double().numpy(), cache
 
     return forward
+
+
+class VisionLanguageSuite(DecoderSuite):
+    """Cases of a vision-language model: those of a decoder, and texts with images."""
+
+    def __init__(
+        self,
+        graph: GraphVisionLanguage,
+        config: ModelConfig,
+        pool: Integers,
+        cases: Sequence[Case] | None,
+        facts: ImageFacts,
+    ) -> None:
+        # tokens that stand for images would have none
+        super().__init__(graph, config, facts.without_special(pool), cases)
+        self._parts, self._facts = graph, facts
+        self._images = image_cases_within(graph, facts, config) if cases is None else ()
+        self.names = [*self.names, *(case.name for case in self._images)]
+
+    def run_graph(self) -> list[Outputs]:
+        """Return the graphs' outputs, and close the graphs."""
+        seen = self._replay_images(graph_reader(self._parts), self._parts.forward)
+        return [*super().run_graph(), *seen]
+
+    def run_torch(self, model: PreTrainedModel) -> list[Outputs]:
+        """Return PyTorch's outputs."""
+        return [*super().run_torch(model), *self._replay_images(torch_reader(model), torch_decoder(model))]
+
+    def _replay_images(self, read: Read[Any], forward: Forward[Any]) -> list[Outputs]:
+        return [
+            {"logits": replay_images(text, self._pool, read, forward, case.decode_steps, logits=self._graph.logits)}
+            for case in self._images
+            for text in [self._facts.write(case, self._pool, self._parts)]
+        ]
 
 
 class EncoderSuite:

@@ -20,7 +20,8 @@ from amp_export.inputs.batches import Batch, text_batches, tokenize
 from amp_export.inputs.texts import Calibration
 from amp_export.inputs.windows import WINDOW_TOKENS
 from amp_export.options import Allocation, Uniform
-from amp_export.outputs.manifest import Manifest, PlanSummary, RewriteRecord, SourceRecord
+from amp_export.outputs.lookup import record_source
+from amp_export.outputs.manifest import Manifest, PlanSummary, RewriteRecord
 from amp_export.outputs.names import NEMOTRON_NAS, PLAN, PRUNED, SCORES, WHOLE
 from amp_export.progress import Progress
 from amp_export.pruning import nemotron_nas
@@ -348,7 +349,7 @@ def _padding_note(checkpoint: Checkpoint, plan: Plan, rewritten: Rewrite) -> Ite
 
 
 def _manifest(request: PruneRequest, result: PruneResult) -> Manifest:
-    checkpoint, plan, source = request.checkpoint, result.plan, request.source
+    checkpoint, plan = request.checkpoint, result.plan
     summary = PlanSummary(
         asked=plan.asked,
         achieved=plan.achieved,
@@ -362,9 +363,7 @@ def _manifest(request: PruneRequest, result: PruneResult) -> Manifest:
         calibration=result.scored_on,
     )
     return Manifest(
-        source=SourceRecord(
-            source.asked, str(checkpoint.path.resolve()), request.sha256, revision=source.revision, commit=source.commit
-        ),
+        source=record_source(request.source, checkpoint.path, request.sha256),
         config_before=dict(checkpoint.raw_config),
         config_after=add_old_names(result.rewrite.config),
         rewrite=RewriteRecord(result.rewrite.kind, result.rewrite.class_name, result.rewrite.reason),

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from amp_export.checkpoints.building import check_config
 from amp_export.checkpoints.loading import load_model
 from amp_export.checkpoints.reading import open_checkpoint
-from amp_export.checkpoints.vision_language import join, join_configs, tell_parts
+from amp_export.checkpoints.vision_language import join, join_configs, special_tokens, tell_parts
 from amp_export.documents import read_object
 from amp_export.errors import ModelError, PlanError, RequestError
 from amp_export.inputs.random import compared_outputs, random_inputs
@@ -98,7 +98,7 @@ def _expect(whole: Path, pruned: Path) -> Expectation:
     model, config = load_model(pruned), open_checkpoint(pruned).config
     samples, length = PROBE_SHAPE
     inputs = random_inputs(config, samples=samples, length=length)
-    special = set(_special_tokens(read_object(whole / "config.json", error=ModelError)))
+    special = set(special_tokens(read_object(whole / "config.json", error=ModelError)))
     ordinary = next(token for token in range(config.vocab_size) if token not in special)
     ids_bs = inputs["input_ids"]
     stands_in_bs = torch.isin(ids_bs, torch.tensor(sorted(special), dtype=ids_bs.dtype))
@@ -106,10 +106,3 @@ def _expect(whole: Path, pruned: Path) -> Expectation:
     with torch.inference_mode():
         logits_bsv = compared_outputs(model(**inputs))["logits"]
     return Expectation(inputs, {"logits": logits_bsv}, [], "AutoModelForImageTextToText", returns_others=True)
-
-
-def _special_tokens(raw_config: Mapping[str, Any]) -> Iterator[int]:
-    """Yield the tokens that a vision-language model's config names, such as `image_token_id`."""
-    for name, value in raw_config.items():
-        if name.endswith(("_token_id", "_token_index")) and isinstance(value, int):
-            yield value

@@ -11,13 +11,14 @@ from amp_export.architectures import Kind
 from amp_export.checkpoints.older_versions import TOKENIZER_CONFIG
 from amp_export.documents import read_object, read_text
 from amp_export.errors import RequestError, UnsupportedModelError
-from amp_export.exporters.files import GRAPH, SUBFOLDER, WEIGHTS
+from amp_export.exporters.files import MERGED_DECODER, MODEL, SUBFOLDER, data_name
 from amp_export.exporters.onnx.external_data import move_data
 from amp_export.exporters.onnx.genai import GENAI_CONFIG
 from amp_export.options import Dtype, Layout, WeightFormat
 
 if TYPE_CHECKING:
     from amp_export.architectures import ModelConfig
+    from amp_export.exporters.onnx.parts import PartsOf
     from amp_export.exporters.onnx.quantization import Quantization
 
 _DTYPES: Mapping[tuple[Dtype, WeightFormat | None], tuple[str, str]] = {
@@ -42,12 +43,29 @@ DECODERS = frozenset(
 """Types of decoders that transformers.js 4.3.2 has classes for, and that wrote the same text there
 (`ci/transformers_js.py`)."""
 
+VISION_LANGUAGE = frozenset({"idefics3", "llava_onevision", "smolvlm"})
+"""Types of vision-language models that transformers.js 4.3.2 has classes for, and whose parts it runs as they are here:
+src/models/registry.js. It has none for InternVL, and gives no types of tokens to the decoder of a Gemma 3."""
+
 _FLOAT16_CACHES = {"fp16": "float16", "q4f16": "float16"}
 """Dtypes of the KV cache, which 4.0 to 4.2 do not read from the graph. Source: src/models/session.js of 4.0.0."""
 
 
-def check_layout(config: ModelConfig, layout: Layout, dtype: Dtype, quantization: Quantization | None) -> None:
+def check_layout(
+    config: ModelConfig,
+    layout: Layout,
+    dtype: Dtype,
+    quantization: Quantization | None,
+    parts: PartsOf | None = None,
+) -> None:
     """Refuse an export that the library of a layout does not run.
+
+    Args:
+        config: Config of the exported checkpoint.
+        layout: The layout.
+        dtype: Dtype of the graph.
+        quantization: Format of its weights; None if they have its dtype.
+        parts: The vision-language model whose parts are exported, or None.
 
     Raises:
         RequestError: The library has no name for the dtype.
@@ -57,7 +75,11 @@ def check_layout(config: ModelConfig, layout: Layout, dtype: Dtype, quantization
         return
     model_type, kind = config.architecture.model_type, config.architecture.kind
     reason = None
-    if kind is Kind.ENCODER_DECODER:
+    if parts is not None:
+        model_type = read_object(parts.whole / "config.json")["model_type"]
+        if model_type not in VISION_LANGUAGE:
+            reason = f"does not run vision-language models of the type {model_type} as they are exported here"
+    elif kind is Kind.ENCODER_DECODER:
         reason = "takes the decoder of an encoder-decoder as one graph, and here it is two"
     elif kind is Kind.DECODER and model_type not in DECODERS:
         reason = f"does not run decoders of the type {model_type} as they are exported here"
@@ -74,7 +96,9 @@ def check_layout(config: ModelConfig, layout: Layout, dtype: Dtype, quantization
         )
 
 
-def arrange(folder: Path, layout: Layout, dtype: Dtype, quantization: Quantization | None) -> None:
+def arrange(
+    folder: Path, layout: Layout, dtype: Dtype, quantization: Quantization | None, *, in_parts: bool = False
+) -> None:
     """Give the files of a finished export the names and places of a layout.
 
     transformers.js reads config.json and the tokenizer in the folder, and `onnx/model_DTYPE.onnx` with its weights in
@@ -83,16 +107,22 @@ def arrange(folder: Path, layout: Layout, dtype: Dtype, quantization: Quantizati
     Source: `getSession`, src/models/session.js; `addPastKeyValues`, src/models/modeling_utils.js of 4.3.2.
 
     Args:
-        folder: Folder of an export of one graph, with all files in it.
+        folder: Folder of an export of one graph, or of the parts of a vision-language model, with all files in it.
         layout: The layout, which `check_layout` accepted.
         dtype: Dtype of the graph.
-        quantization: Format of its weights; None if they have its dtype.
+        quantization: Format of its weights, or of the decoder's; None if they have its dtype.
+        in_parts: Whether it holds the parts of a vision-language model.
     """
     if layout is Layout.FLAT:
         return
-    name, suffix = _DTYPES[dtype, quantization.weights if quantization is not None else None]
-    graph = folder / SUBFOLDER / f"{Path(GRAPH).stem}{suffix}.onnx"
-    move_data(folder / GRAPH, graph, {WEIGHTS: f"{graph.name}_data"})
+    weights = quantization.weights if quantization is not None else None
+    if in_parts:
+        others = {each.stem: None for each in folder.glob("*.onnx") if each.stem != MERGED_DECODER}
+        named = {MERGED_DECODER: weights, **others}
+        _describe(folder, {part: _move(folder, part, dtype, each)[0] for part, each in named.items()})
+        _move_template(folder)
+        return
+    name, graph = _move(folder, MODEL, dtype, weights)
     _describe(folder, name)
     _move_template(folder)
     if (file := folder / GENAI_CONFIG).is_file():
@@ -101,8 +131,21 @@ def arrange(folder: Path, layout: Layout, dtype: Dtype, quantization: Quantizati
         _write(file, content)
 
 
-def _describe(folder: Path, dtype: str) -> None:
-    """Write into config.json what transformers.js needs to open the graph without options."""
+def _move(folder: Path, part: str, dtype: Dtype, weights: WeightFormat | None) -> tuple[str, Path]:
+    """Move a graph and its weights, and return its dtype in transformers.js and its new place."""
+    name, suffix = _DTYPES[dtype, weights]
+    graph, moved = folder / f"{part}.onnx", folder / SUBFOLDER / f"{part}{suffix}.onnx"
+    move_data(graph, moved, {data_name(graph).name: data_name(moved).name})
+    return name, moved
+
+
+def _describe(folder: Path, dtype: str | Mapping[str, str]) -> None:
+    """Write into config.json what transformers.js needs to open the graph without options.
+
+    Args:
+        folder: Folder of the export.
+        dtype: The dtype of its graph, or those of its graphs by name.
+    """
     raw = read_object(folder / "config.json")
     content = raw.get("dense", raw)
     # for those who read the widths without the graph, such as benchmarks

@@ -2,9 +2,9 @@
 
 Files, inputs and outputs are named as transformers.js 4.3.2 names them, and with it the models on the hub that are
 exported for it: `MODEL_SESSION_CONFIG`, src/models/session_config.js; `encode_image`, `encode_text` and
-`generic_text_to_text_forward`, src/models/modeling_utils.js. onnxruntime-genai 0.18 has none of these types but Gemma 3,
-whose decoder it gives no types of tokens, so that images would be read causally: `IsVLM`, src/models/model_type.h;
-src/models/multi_modal.cpp.
+`generic_text_to_text_forward`, src/models/modeling_utils.js. onnxruntime-genai 0.18 has none of these types but
+Gemma 3, whose decoder it gives no types of tokens, so that images would be read causally: `IsVLM`,
+src/models/model_type.h; src/models/multi_modal.cpp.
 """
 
 from __future__ import annotations
@@ -14,24 +14,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from amp_export.architectures._vision_language import VISION_LANGUAGE
 from amp_export.checkpoints.companions import find_companions
 from amp_export.checkpoints.loading import load_whole
 from amp_export.checkpoints.older_versions import name_tokenizer_class, write_config
 from amp_export.checkpoints.source_files import copy_files
 from amp_export.checkpoints.vision_language import tell_parts
 from amp_export.documents import read_object
+from amp_export.errors import ModelError, RequestError, UnsupportedModelError
 from amp_export.exporters.files import EMBED_TOKENS, MERGED_DECODER, data_name, file_name
 from amp_export.exporters.onnx.builder.embedding import build_embedding
 from amp_export.exporters.onnx.builder.entries import Entry
 from amp_export.exporters.onnx.builder.layout import lay_out_embedding
 from amp_export.exporters.onnx.builder.weights import write_weights
 from amp_export.exporters.onnx.exporting import GraphChoices, write_decoder
-from amp_export.options import Format
+from amp_export.exporters.onnx.support import can_build
+from amp_export.extras import require_extra
+from amp_export.options import Format, Operators, Via
 
 if TYPE_CHECKING:
+    from amp_export.architectures import ModelConfig
     from amp_export.architectures._vision_language import ImageInput
     from amp_export.checkpoints.reading import Checkpoint
     from amp_export.exporters.tracing.jobs import Job
+
+
+_IMAGE_TOKENS = ("image_token_id", "image_token_index")
+"""Fields of config.json that name the token in whose places images are."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,49 @@ class PartsOf:
 
     whole: Path
     reads_images: bool = True
+
+
+def check_parts(parts: PartsOf, config: ModelConfig, via: Via, operators: Operators) -> None:
+    """Check that the parts of a vision-language model can be exported, before any work.
+
+    Args:
+        parts: The vision-language model.
+        config: Config of its language model.
+        via: How the decoder's graph is made.
+        operators: Its operators.
+
+    Raises:
+        UnsupportedModelError: Its type, or its language model, cannot be exported in parts.
+        RequestError: An option does not apply to it.
+        MissingExtraError: onnxscript is not installed, which tracing needs.
+    """
+    raw = read_object(parts.whole / "config.json", error=ModelError)
+    facts, model_type = VISION_LANGUAGE[raw["model_type"]], raw["model_type"]
+    alone = (
+        "Export its language model alone, which reads text: prune the model, and name the folder `pruned` of that "
+        "output with --model."
+    )
+    if facts.not_exported is not None:
+        raise UnsupportedModelError(
+            f"The parts of a {model_type} cannot be exported to ONNX yet: {facts.not_exported}.\n{alone}"
+        )
+    if via is not Via.DIRECT:
+        why = can_build(config) or "--via trace is given.\nLeave it out."
+        raise UnsupportedModelError(
+            f"The decoder of a vision-language model is built directly, from embeddings, and here it is not: {why}"
+        )
+    if facts.sees_images_whole and operators is Operators.ONNXRUNTIME:
+        raise RequestError(
+            f"--operators onnxruntime has no attention in which all tokens of an image see each other, as in a "
+            f"{model_type}.\nLeave it out."
+        )
+    token = next((raw[name] for name in _IMAGE_TOKENS if name in raw), None)
+    if token is not None and token >= config.vocab_size:
+        raise UnsupportedModelError(
+            f"config.json: the token for images is {token}, but the vocabulary has {config.vocab_size} tokens, so that "
+            f"no embedding can be looked up for it.\n{alone}"
+        )
+    require_extra("onnxscript", "trace", needed_for="Tracing a vision encoder")
 
 
 def export_parts(

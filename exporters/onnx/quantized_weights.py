@@ -59,11 +59,21 @@ def find_owners(model: PreTrainedModel, config: ModelConfig, name: str, operator
     if name == f"{architecture.head}.weight":
         return Owners((head,))
     if name != f"{architecture.embedding}.weight":
-        return Owners((model.get_submodule(name.removesuffix(".weight")),))
+        return Owners((_language_module(model, config, name.removesuffix(".weight")),))
     is_tied = head.weight is embedding.weight
     if operators is Operators.STANDARD:
         return Owners((head,))
     return Owners((head,) if is_tied else (), embedding)
+
+
+def _language_module(model: PreTrainedModel, config: ModelConfig, name: str) -> Any:
+    """Return a module of a language model by its name there, also where the model is a vision-language one."""
+    if not hasattr(model.config, "text_config"):
+        return model.get_submodule(name)
+    embedding = model.get_input_embeddings()
+    place = next(path for path, module in model.named_modules() if module is embedding)
+    decoder = model.get_submodule(place.rpartition(".")[0])
+    return decoder.get_submodule(name.removeprefix(f"{config.architecture.base_model}."))
 
 
 def quantized_names(graph: Path) -> tuple[str, ...]:

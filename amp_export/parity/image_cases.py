@@ -1,0 +1,258 @@
+"""Parity cases of vision-language models: texts with images, and decode steps after them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from amp_export.architectures import ModelConfig
+from amp_export.architectures._vision_language import VISION_LANGUAGE, ImageInput, LanguageModel
+from amp_export.checkpoints.building import OFFLINE, transformers_errors
+from amp_export.checkpoints.quiet import quiet_transformers
+from amp_export.checkpoints.vision_language import special_tokens
+from amp_export.documents import read_object
+from amp_export.inputs.tokens import Floats, Integers, draw_rows
+from amp_export.options import Logits
+from amp_export.parity.decoder_cases import COMPARED_POSITIONS, Cache, Forward
+
+if TYPE_CHECKING:
+    from transformers import DynamicCache, PreTrainedModel
+
+    from amp_export.exporters.models.decoder import Past
+    from amp_export.exporters.models.vision_language import GraphVisionLanguage
+
+_WORDS = 5
+"""Tokens of text before each image, and after the last."""
+
+
+@dataclass(frozen=True)
+class ImageCase:
+    """A batch of texts with images.
+
+    Attributes:
+        name: Name in a report.
+        images: Images of each text; shorter texts are padded on the left.
+        decode_steps: Number of single-token calls at the end.
+    """
+
+    name: str
+    images: tuple[int, ...]
+    decode_steps: int = 0
+
+
+CASES = (
+    ImageCase("text with an image", (1,)),
+    ImageCase("text with 2 images, 8 decode steps", (2,), 8),
+    ImageCase("left-padded batch of texts with 1 and 2 images, 4 decode steps", (1, 2), 4),
+)
+
+
+@dataclass(frozen=True)
+class ImageText:
+    """What a model is given for a case.
+
+    Attributes:
+        input_ids: Tokens, int64 [batch, sequence].
+        attention_mask: 1 for tokens and 0 for padding, int64 [batch, sequence].
+        is_image_bs: Which tokens stand for images, [batch, sequence].
+        vision: Inputs of the vision encoder by name, images in float32.
+        others: Further inputs of transformers' model.
+    """
+
+    input_ids: Integers
+    attention_mask: Integers
+    is_image_bs: Any
+    vision: Mapping[str, Any]
+    others: Mapping[str, Any]
+
+    @property
+    def position_ids(self) -> Integers:
+        """The position of each token, which counts no padding, int64 [batch, sequence]."""
+        positions: Integers = np.maximum(self.attention_mask.cumsum(axis=1) - 1, 0)
+        return positions
+
+
+Read = Callable[[ImageText], tuple[Floats, Cache]]
+"""A text with images to (logits [batch, sequence, vocabulary], KV cache)."""
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """What cases with images have to know of a vision-language model.
+
+    Attributes:
+        language: Facts about its type.
+        tile: Channels, height and width of an image or a tile.
+        image_token: The token in whose places images are.
+        special: All tokens with a meaning of their own.
+    """
+
+    language: LanguageModel
+    tile: tuple[int, int, int]
+    image_token: int
+    special: frozenset[int]
+
+    @classmethod
+    def read(cls, whole: Path) -> ImageFacts:
+        """Return the facts about a vision-language model.
+
+        Raises:
+            ModelError: transformers refuses its config.
+        """
+        import transformers
+
+        from amp_export.exporters.tracing.vision import tile_shape
+
+        raw = read_object(whole / "config.json")
+        with quiet_transformers(), transformers_errors(whole):
+            config = transformers.AutoConfig.from_pretrained(whole, **OFFLINE)
+            token = int(config.image_token_id)
+            special = frozenset({*special_tokens(raw), *special_tokens(config.to_dict()), token})
+            return cls(VISION_LANGUAGE[raw["model_type"]], tile_shape(config), token, special)
+
+    def without_special(self, pool: Integers) -> Integers:
+        """Return token ids without those that have a meaning of their own."""
+        return pool[~np.isin(pool, list(self.special))]
+
+    def write(self, case: ImageCase, pool: Integers, graph: GraphVisionLanguage) -> ImageText:
+        """Return what the model is given for a case; image values are exact in the graph's dtype.
+
+        Args:
+            case: The case.
+            pool: Token ids to draw from.
+            graph: The graphs, which say how many tokens an image takes.
+        """
+        assert graph.tokens_per_image is not None
+        block = _WORDS + graph.tokens_per_image
+        longest = max(case.images) * block + _WORDS
+        ids_bs, is_image_bs = draw_rows(pool, len(case.images), longest), np.zeros((len(case.images), longest), bool)
+        mask_bs = np.ones_like(ids_bs)
+        for row, count in enumerate(case.images):
+            start = longest - count * block - _WORDS
+            mask_bs[row, :start] = 0
+            for image in range(count):
+                first = start + image * block + _WORDS
+                is_image_bs[row, first : first + graph.tokens_per_image] = True
+        ids_bs[is_image_bs] = self.image_token
+        vision, others = self._draw(case, graph)
+        if self.language.sees_images_whole:
+            others = {**others, "token_type_ids": is_image_bs.astype(np.int64)}
+        return ImageText(ids_bs, mask_bs, is_image_bs, vision, others)
+
+    def _draw(self, case: ImageCase, graph: GraphVisionLanguage) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the inputs of the vision encoder, and what transformers' model takes besides."""
+        import torch
+
+        exact = getattr(torch, graph.dtype.value)
+        generator = torch.Generator().manual_seed(sum(case.images))
+
+        def draw(*leading: int) -> Any:
+            return torch.randn((*leading, *self.tile), generator=generator).to(exact).float().numpy()
+
+        total, (_, height, width) = sum(case.images), self.tile
+        if self.language.images is not ImageInput.MASKED_TILES:
+            sizes = np.array([[height, width]] * total)
+            is_whole = self.language.images is ImageInput.WHOLE_IMAGES
+            return {"pixel_values": draw(total)}, (
+                {"image_sizes": sizes, "batch_num_images": np.array([total])} if is_whole else {}
+            )
+        shape = (len(case.images), max(case.images))
+        pixels, mask = draw(*shape), np.ones((*shape, height, width), bool)
+        for row, count in enumerate(case.images):
+            # what is missing is padding, and so is the lower half of each text's last image
+            mask[row, count:] = False
+            mask[row, count - 1, height // 2 :] = False
+        return {"pixel_values": pixels * mask[:, :, None], "pixel_attention_mask": mask}, {}
+
+
+def image_cases_within(graph: GraphVisionLanguage, facts: ImageFacts, config: ModelConfig) -> tuple[ImageCase, ...]:
+    """Return the cases that fit a model; none without vision encoder.
+
+    Where graphs take whole images, transformers cuts the only one of a text into tiles: `pack_image_features`.
+    """
+    if graph.tokens_per_image is None:
+        return ()
+    context = graph.max_context or config.context
+    longest = {case: max(case.images) * (_WORDS + graph.tokens_per_image) + _WORDS for case in CASES}
+    return tuple(
+        case
+        for case in CASES
+        if longest[case] + case.decode_steps <= context
+        and (graph.takes_padding or len(set(case.images)) == 1)
+        and not (facts.language.images is ImageInput.WHOLE_IMAGES and sum(case.images) == 1)
+    )
+
+
+def replay_images(
+    text: ImageText,
+    pool: Integers,
+    read: Read[Cache],
+    forward: Forward[Cache],
+    steps: int,
+    *,
+    logits: Logits = Logits.ALL,
+) -> Floats:
+    """Run a text with images, and single tokens after it, through a model.
+
+    Args:
+        text: The text.
+        pool: Token ids to draw the single tokens from.
+        read: The model on the text with images.
+        forward: The model on further tokens.
+        steps: Number of single tokens.
+        logits: Tokens of each call whose logits are compared.
+
+    Returns:
+        The logits at real positions, float64 [positions, vocabulary], at most `COMPARED_POSITIONS` of a text.
+    """
+    count = text.input_ids.shape[1]
+    logits_bsv, past = read(text)
+    first = 0 if logits is Logits.ALL else count - 1
+    compared = np.linspace(first, count - 1, min(count - first, COMPARED_POSITIONS)).round().astype(int) - count
+    collected = [logits_bsv[:, compared][text.attention_mask[:, compared] == 1]]
+    mask_bt, new_bs = text.attention_mask, draw_rows(pool[::-1].copy(), len(text.input_ids), max(steps, 1))
+    for step in range(steps):
+        mask_bt = np.pad(mask_bt, ((0, 0), (0, 1)), constant_values=1)
+        positions_b1 = mask_bt.sum(axis=1, keepdims=True) - 1
+        logits_bsv, past = forward(new_bs[:, [step]], mask_bt, positions_b1, past)
+        collected.append(logits_bsv[:, -1])
+    return np.concatenate(collected).astype(np.float64)
+
+
+def graph_reader(graph: GraphVisionLanguage) -> Read[Past]:
+    """Return the graphs as a function of a text with images."""
+    logits = 0 if graph.logits is Logits.ALL else 1
+
+    def read(text: ImageText) -> tuple[Floats, Past]:
+        features = graph.encode_images(text.vision)
+        return graph.read(
+            text.input_ids,
+            features,
+            text.is_image_bs,
+            text.attention_mask,
+            text.position_ids,
+            logits_to_keep=logits,
+        )
+
+    return read
+
+
+def torch_reader(model: PreTrainedModel) -> Read[DynamicCache]:
+    """Return transformers' vision-language model as a function of a text with images."""
+    from transformers import DynamicCache
+
+    from amp_export.checkpoints.loading import cache_argument
+    from amp_export.inputs.random import as_tensors
+
+    def read(text: ImageText) -> tuple[Floats, DynamicCache]:
+        cache = DynamicCache(config=model.config)
+        given = {"input_ids": text.input_ids, "attention_mask": text.attention_mask, "position_ids": text.position_ids}
+        arrays = as_tensors({**given, **text.vision, **text.others}, model)
+        result = model(**arrays, **{str(cache_argument(model)): cache}, use_cache=True)
+        return result.logits.double().numpy(), cache
+
+    return read
