@@ -62,8 +62,7 @@ def data_name(graph: Path) -> Path:
 def exported_files(folder: Path, to: Format) -> tuple[Path, ...]:
     """Return the files that a runtime loads, in the order of execution: one, or three for an encoder-decoder.
 
-    Those of a vision-language model are its vision encoder, token embedding and decoder; without the first, it reads
-    text alone.
+    Those of a vision-language model are its vision encoder, token embedding and decoder.
 
     Raises:
         ModelError: There is no such file, or one of the three is missing.
@@ -91,16 +90,19 @@ def find_parts(folder: Path) -> tuple[Path, ...] | None:
     """Return the graphs of a vision-language model in either layout; None if the folder holds none.
 
     Raises:
-        ModelError: Its token embedding is missing.
+        ModelError: One of the other two is missing.
     """
     below = folder / SUBFOLDER
     decoder = min([*folder.glob(f"{MERGED_DECODER}*.onnx"), *below.glob(f"{MERGED_DECODER}*.onnx")], default=None)
     if decoder is None:
         return None
-    found = [min(decoder.parent.glob(f"{part}*.onnx"), default=None) for part in (VISION_ENCODER, EMBED_TOKENS)]
-    if found[-1] is None:
-        raise ModelError(f"{decoder.parent} holds no {EMBED_TOKENS}.onnx.\nExport the model again.")
-    return (*(each for each in found if each is not None), decoder)
+    others = []
+    for part in (VISION_ENCODER, EMBED_TOKENS):
+        found = min(decoder.parent.glob(f"{part}*.onnx"), default=None)
+        if found is None:
+            raise ModelError(f"{decoder.parent} holds no {part}.onnx.\nExport the model again.")
+        others.append(found)
+    return (*others, decoder)
 
 
 def aligned_offset(end: int, nbytes: int) -> int:

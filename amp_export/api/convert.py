@@ -244,8 +244,8 @@ class _Run:
                 # the same weights have 8 bits; how they are rounded changes no speed
                 choices = replace(choices, quantization=exported_quantization(self.folder / to))
             if choices.parts is not None:
-                # texts are measured, and the vision encoder is the same
-                choices = replace(choices, parts=replace(choices.parts, reads_images=False))
+                # it was not pruned
+                choices = replace(choices, parts=replace(choices.parts, encoder=self.folder / to))
             made = export_as(scratch, self.dense, choices, progress=self.progress, name="the dense model")
             with self.progress.step("Benchmarking dense against pruned") as advance:
                 setup = Setup(RUNTIMES[to], threads=self.threads)

@@ -157,8 +157,8 @@ def export_dense(
     parts = None
     if to is Format.ONNX and find_parts(output / to) is not None:
         whole = source_whole(output, manifest, advice=_ADVICE)
-        # texts are measured
-        parts = PartsOf(whole, reads_images=False) if whole is not None else None
+        # the vision encoder was not pruned
+        parts = PartsOf(whole, encoder=output / to) if whole is not None else None
     settings = ExportSettings(
         to, manifest.exports[to], opset, via, job, limits, operators, logits, quantization=quantization, parts=parts
     )

@@ -126,7 +126,6 @@ class ImageFacts:
             pool: Token ids to draw from.
             graph: The graphs, which say how many tokens an image takes.
         """
-        assert graph.tokens_per_image is not None
         block = _WORDS + graph.tokens_per_image
         longest = max(case.images) * block + _WORDS
         ids_bs, is_image_bs = draw_rows(pool, len(case.images), longest), np.zeros((len(case.images), longest), bool)
@@ -170,12 +169,10 @@ class ImageFacts:
 
 
 def image_cases_within(graph: GraphVisionLanguage, facts: ImageFacts, config: ModelConfig) -> tuple[ImageCase, ...]:
-    """Return the cases that fit a model; none without vision encoder.
+    """Return the cases that fit a model.
 
     Where graphs take whole images, transformers cuts the only one of a text into tiles: `pack_image_features`.
     """
-    if graph.tokens_per_image is None:
-        return ()
     context = graph.max_context or config.context
     longest = {case: max(case.images) * (_WORDS + graph.tokens_per_image) + _WORDS for case in CASES}
     return tuple(

@@ -19,8 +19,7 @@ def choose_model(sessions: Sequence[Session], folder: Path) -> GraphModel:
     """Return the model for its graphs.
 
     Args:
-        sessions: One graph, the three of an encoder-decoder, or those of a vision-language model, whose vision encoder
-            may be left out.
+        sessions: One graph, or the three of an encoder-decoder or a vision-language model.
         folder: The folder that holds them, for messages.
 
     Raises:
@@ -29,9 +28,8 @@ def choose_model(sessions: Sequence[Session], folder: Path) -> GraphModel:
     """
     *others, last = sessions
     if others and EMBEDDINGS in last.inputs:
-        vision, embedding = others if len(others) > 1 else (None, others[0])
-        check_vision_language(vision, embedding, last, folder)
-        return GraphVisionLanguage(vision, embedding, last)
+        check_vision_language(sessions, folder)
+        return GraphVisionLanguage(*sessions)
     if others:
         check_encoder_decoder(sessions, folder)
         return GraphEncoderDecoder(*sessions)

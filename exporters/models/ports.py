@@ -65,14 +65,14 @@ def check_encoder_decoder(sessions: Sequence[Session], folder: Path) -> None:
     _check_cache(written, _returned(later) - (taken - written), folder)
 
 
-def check_vision_language(vision: Session | None, embedding: Session, decoder: Session, folder: Path) -> None:
-    """Check the graphs of a vision-language model.
+def check_vision_language(sessions: Sequence[Session], folder: Path) -> None:
+    """Check the three graphs of a vision-language model.
 
     Raises:
         ModelError: One has an input that nothing gives, lacks its output, or the KV cache is not complete.
     """
-    given = [(embedding, {"input_ids"}, "inputs_embeds"), *([(vision, SEEN, "image_features")] if vision else [])]
-    for session, known, output in given:
+    vision, embedding, decoder = sessions
+    for session, known, output in ((vision, SEEN, "image_features"), (embedding, {"input_ids"}, "inputs_embeds")):
         if output not in session.outputs:
             raise ModelError(_refusal(folder, f"no {output} is returned, but {_list(session.outputs)}"))
         if unknown := [name for name in session.inputs if name not in known]:

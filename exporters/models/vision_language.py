@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from amp_export.errors import RequestError
+from amp_export.errors import RequestError, UnsupportedModelError
 from amp_export.exporters.models.decoder import GraphDecoder, Past
 
 if TYPE_CHECKING:
@@ -22,20 +22,24 @@ class GraphVisionLanguage(GraphDecoder):
     """A loaded vision-language model, which is a decoder to those who give it text alone.
 
     Args:
-        vision: The vision encoder; None if the model reads text alone.
+        vision: The vision encoder.
         embedding: The token embedding.
         decoder: The decoder.
 
     Attributes:
-        tokens_per_image: Number of tokens that an image, or a tile of one, takes the places of; None without vision
-            encoder.
+        tokens_per_image: Number of tokens that an image, or a tile of one, takes the places of.
+
+    Raises:
+        UnsupportedModelError: The vision encoder returns no fixed number of them.
     """
 
-    def __init__(self, vision: Session | None, embedding: Session, decoder: Session) -> None:
+    def __init__(self, vision: Session, embedding: Session, decoder: Session) -> None:
         super().__init__(decoder)
         self._vision, self._embedding = vision, embedding
-        counted = vision.outputs[FEATURES].axes[1] if vision is not None else None
-        self.tokens_per_image = counted if isinstance(counted, int) else None
+        counted = vision.outputs[FEATURES].axes[1]
+        if not isinstance(counted, int):
+            raise UnsupportedModelError(f"The vision encoder's {FEATURES} have no fixed number of tokens: {counted}.")
+        self.tokens_per_image = counted
 
     def forward(
         self,
@@ -63,10 +67,8 @@ class GraphVisionLanguage(GraphDecoder):
                 the vision encoder takes it.
 
         Raises:
-            RequestError: There is no vision encoder, or an input is missing.
+            RequestError: An input is missing.
         """
-        if self._vision is None:
-            raise RequestError("This export has no vision encoder, so it reads no images.\nExport the whole model.")
         vision = self._vision
         (features,) = vision.run([FEATURES], vision.choose_inputs(inputs))
         return vision.to_float32(features)

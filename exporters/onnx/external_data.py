@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
@@ -25,16 +26,39 @@ def move_data(graph: Path, moved: Path, names: Mapping[str, str]) -> None:
         moved: Where it is afterwards; its folder is created.
         names: The new names of its data files.
     """
+    content = _renamed(graph, names)
+    moved.parent.mkdir(parents=True, exist_ok=True)
+    for name, new_name in names.items():
+        graph.with_name(name).rename(moved.with_name(new_name))
+    moved.write_bytes(content)
+    graph.unlink()
+
+
+def link_data(graph: Path, linked: Path, names: Mapping[str, str]) -> None:
+    """Write a graph into another folder, with hard links to its external data beside it, or copies on another disk.
+
+    Args:
+        graph: The graph.
+        linked: Where it is afterwards, too.
+        names: The new names of its data files.
+    """
+    for name, new_name in names.items():
+        try:
+            linked.with_name(new_name).hardlink_to(graph.with_name(name))
+        except OSError:
+            shutil.copyfile(graph.with_name(name), linked.with_name(new_name))
+    linked.write_bytes(_renamed(graph, names))
+
+
+def _renamed(graph: Path, names: Mapping[str, str]) -> bytes:
+    """Return the content of a graph that refers to its external data by other names."""
     import onnx
 
     model = onnx.load(graph, load_external_data=False)
     for entry in _locations(model):
         entry.value = names[entry.value]
-    moved.parent.mkdir(parents=True, exist_ok=True)
-    for name, new_name in names.items():
-        graph.with_name(name).rename(moved.with_name(new_name))
-    moved.write_bytes(model.SerializeToString())
-    graph.unlink()
+    content: bytes = model.SerializeToString()
+    return content
 
 
 def check_external_data(file: Path, model: onnx.ModelProto, *, linked: bool = True) -> None:

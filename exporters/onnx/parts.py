@@ -22,12 +22,20 @@ from amp_export.checkpoints.source_files import copy_files
 from amp_export.checkpoints.vision_language import tell_parts
 from amp_export.documents import read_object
 from amp_export.errors import ModelError, RequestError, UnsupportedModelError
-from amp_export.exporters.files import EMBED_TOKENS, MERGED_DECODER, data_name, file_name
+from amp_export.exporters.files import (
+    EMBED_TOKENS,
+    MERGED_DECODER,
+    VISION_ENCODER,
+    data_name,
+    file_name,
+    find_parts,
+)
 from amp_export.exporters.onnx.builder.embedding import build_embedding
 from amp_export.exporters.onnx.builder.entries import Entry
 from amp_export.exporters.onnx.builder.layout import lay_out_embedding
 from amp_export.exporters.onnx.builder.weights import write_weights
 from amp_export.exporters.onnx.exporting import GraphChoices, write_decoder
+from amp_export.exporters.onnx.external_data import link_data
 from amp_export.exporters.onnx.support import can_build
 from amp_export.extras import require_extra
 from amp_export.options import Format, Operators, Via
@@ -49,11 +57,11 @@ class PartsOf:
 
     Attributes:
         whole: The vision-language model.
-        reads_images: Whether its vision encoder is exported; without it, the parts read text alone.
+        encoder: An export with the same vision encoder, which is then taken from there; None to trace it.
     """
 
     whole: Path
-    reads_images: bool = True
+    encoder: Path | None = None
 
 
 def check_parts(parts: PartsOf, config: ModelConfig, via: Via, operators: Operators) -> None:
@@ -120,7 +128,7 @@ def export_parts(
     Args:
         checkpoint: The language model, as a checkpoint of its own.
         folder: Folder to create; an existing folder must be empty.
-        parts: The whole, of a type without `not_exported`, and which of its parts are wanted.
+        parts: The whole, of a type without `not_exported`.
         choices: How the decoder's graph is made.
         on_progress: Called with the number of written layers of the decoder and their total, after each.
 
@@ -132,8 +140,11 @@ def export_parts(
     decoder = folder / file_name(MERGED_DECODER, Format.ONNX)
     write_decoder(checkpoint, decoder, choices, entry=entry, on_progress=on_progress)
     _write_embedding(checkpoint, folder, choices)
-    if parts.reads_images:
-        _trace_vision(parts.whole, folder, choices, facts.images)
+    vision = folder / file_name(VISION_ENCODER, Format.ONNX)
+    if parts.encoder is not None and (found := find_parts(parts.encoder)) is not None:
+        link_data(found[0], vision, {data_name(found[0]).name: data_name(vision).name})
+    else:
+        _trace_vision(parts.whole, vision, choices, facts.images)
     write_config(folder, read_object(parts.whole / "config.json"))
     copy_files(find_companions(parts.whole), folder, base=parts.whole)
     name_tokenizer_class(folder)
@@ -147,7 +158,7 @@ def _write_embedding(checkpoint: Checkpoint, folder: Path, choices: GraphChoices
     write_weights(checkpoint, stored, weights, dtype=choices.dtype)
 
 
-def _trace_vision(whole: Path, folder: Path, choices: GraphChoices, images: ImageInput) -> None:
+def _trace_vision(whole: Path, file: Path, choices: GraphChoices, images: ImageInput) -> None:
     import torch
 
     from amp_export.exporters.onnx.traced_files import write
@@ -159,4 +170,4 @@ def _trace_vision(whole: Path, folder: Path, choices: GraphChoices, images: Imag
     with named_errors(model), quiet():
         job: Job = vision_job(model, images)
         traced = trace_job(model, job, choices.opset)
-    write({folder / job.file: traced}, data_name(folder / job.file))
+    write({file: traced}, data_name(file))
