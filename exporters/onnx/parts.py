@@ -162,6 +162,7 @@ def _trace_vision(whole: Path, file: Path, choices: GraphChoices, images: ImageI
     import torch
 
     from amp_export.exporters.onnx.traced_files import write
+    from amp_export.exporters.onnx.traced_fixes import take_float32
     from amp_export.exporters.onnx.tracing import trace_job
     from amp_export.exporters.tracing.environment import named_errors, quiet
     from amp_export.exporters.tracing.vision import vision_job
@@ -170,4 +171,6 @@ def _trace_vision(whole: Path, file: Path, choices: GraphChoices, images: ImageI
     with named_errors(model), quiet():
         job: Job = vision_job(model, images)
         traced = trace_job(model, job, choices.opset)
+    # as processors make them
+    take_float32(traced, "pixel_values")
     write({file: traced}, data_name(file))

@@ -1,4 +1,4 @@
-"""Fixes for operators of opset 23 that onnxscript 0.7 writes in forms that runtimes reject."""
+"""Fixes of traced graphs: operators in forms that runtimes reject, and inputs of another dtype than they are given."""
 
 from __future__ import annotations
 
@@ -46,6 +46,27 @@ def mend_norms(model: ir.Model) -> None:
         cast = ir.node("Cast", [states], {"to": scale.dtype.value})
         model.graph.insert_before(node, cast)
         node.replace_input_with(0, cast.outputs[0])
+
+
+def take_float32(model: ir.Model, name: str) -> None:
+    """Let a graph take an input in float32, and cast it: transformers' exporter gives inputs the model's dtype.
+
+    Args:
+        model: The graph.
+        name: Name of the input.
+    """
+    import onnx_ir as ir
+
+    value = next(each for each in model.graph.inputs if each.name == name)
+    if value.dtype in (None, ir.DataType.FLOAT):
+        return
+    assert value.dtype is not None
+    cast = ir.node("Cast", [value], {"to": value.dtype.value})
+    cast.outputs[0].name, cast.outputs[0].shape, cast.outputs[0].dtype = f"{name}.cast", value.shape, value.dtype
+    value.replace_all_uses_with(cast.outputs[0])
+    cast.replace_input_with(0, value)
+    value.dtype = ir.DataType.FLOAT
+    model.graph.insert_before(model.graph[0], cast)
 
 
 def _rows(value: ir.Value | None) -> str | None:

@@ -82,8 +82,7 @@ _MODULES = {
 def vision_job(model: PreTrainedModel, images: ImageInput) -> Job:
     """Return the graph of a vision encoder, whose inputs are those of `ImageInput`, and whose output `image_features`.
 
-    Height and width are those of the config. `pixel_values` are float32 whatever the model's dtype, as processors give
-    them.
+    Height and width are those of the config.
     """
     channels, height, width = tile_shape(model.config)
     leading = (TEXTS, TILES) if images is ImageInput.MASKED_TILES else (TILES,)
