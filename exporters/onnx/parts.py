@@ -139,7 +139,7 @@ def export_parts(
     entry = Entry.EMBEDDINGS_AND_TYPES if facts.sees_images_whole else Entry.EMBEDDINGS
     decoder = folder / file_name(MERGED_DECODER, Format.ONNX)
     write_decoder(checkpoint, decoder, choices, entry=entry, on_progress=on_progress)
-    _write_embedding(checkpoint, folder, choices)
+    write_embedding(checkpoint, folder / file_name(EMBED_TOKENS, Format.ONNX), choices)
     vision = folder / file_name(VISION_ENCODER, Format.ONNX)
     if parts.encoder is not None and (found := find_parts(parts.encoder)) is not None:
         link_data(found[0], vision, {data_name(found[0]).name: data_name(vision).name})
@@ -150,12 +150,23 @@ def export_parts(
     name_tokenizer_class(folder)
 
 
-def _write_embedding(checkpoint: Checkpoint, folder: Path, choices: GraphChoices) -> None:
-    file, stored = folder / file_name(EMBED_TOKENS, Format.ONNX), lay_out_embedding(checkpoint.config, choices.dtype)
-    weights = data_name(file)
-    model = build_embedding(checkpoint.config, stored, dtype=choices.dtype, opset=choices.opset, data_file=weights.name)
+def write_embedding(checkpoint: Checkpoint, file: Path, choices: GraphChoices) -> None:
+    """Write the graph of a token embedding, and its weights beside it.
+
+    Args:
+        checkpoint: Checkpoint of the decoder.
+        file: The graph.
+        choices: How the decoder's graph is made; its dtype and opset apply.
+
+    Raises:
+        ModelError: A weight is NaN or infinite.
+        RequestError: A weight is too large for the dtype.
+    """
+    config, dtype, weights = checkpoint.config, choices.dtype, data_name(file)
+    stored = lay_out_embedding(config, dtype)
+    model = build_embedding(config, stored, dtype=dtype, opset=choices.opset, data_file=weights.name)
     file.write_bytes(model.SerializeToString())
-    write_weights(checkpoint, stored, weights, dtype=choices.dtype)
+    write_weights(checkpoint, stored, weights, dtype=dtype)
 
 
 def _trace_vision(whole: Path, file: Path, choices: GraphChoices, images: ImageInput) -> None:

@@ -1,0 +1,341 @@
+"""Vision-language models in parts: the same as the whole in PyTorch, on texts and on images, here and in Node."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from filelock import FileLock
+
+from amp_export import ExportOptions, Layout, export
+from amp_export.api import convert as converting
+from amp_export.api.convert import convert
+from amp_export.api.validate import validate
+from amp_export.architectures import LayerWidths
+from amp_export.architectures._vision_language import VISION_LANGUAGE
+from amp_export.checkpoints.reading import open_checkpoint
+from amp_export.checkpoints.sources import resolve_model
+from amp_export.checkpoints.vision_language import read_exported_config
+from amp_export.devices.bundle import bundle
+from amp_export.errors import AmpExportError, ModelError, RequestError, UnsupportedModelError
+from amp_export.exporters.dispatch import run
+from amp_export.exporters.files import SUBFOLDER
+from amp_export.exporters.models.session import Port
+from amp_export.exporters.models.vision_language import TYPES, GraphVisionLanguage
+from amp_export.exporters.onnx import export as build
+from amp_export.exporters.onnx.builder.entries import Entry
+from amp_export.exporters.onnx.exporting import GraphChoices, write_decoder
+from amp_export.exporters.onnx.layouts import arrange
+from amp_export.exporters.onnx.parts import PartsOf, export_parts, write_embedding
+from amp_export.exporters.onnx.quantization import Quantization
+from amp_export.exporters.onnx.sessions import open_session
+from amp_export.options import Dtype, Format, Operators, Via, WeightFormat
+from amp_export.outputs.manifest import Manifest
+from amp_export.outputs.names import PRUNED, WHOLE
+from amp_export.parity import decoder_cases
+from amp_export.parity.comparison import compare
+from amp_export.parity.decoder_cases import Case
+from amp_export.progress import Silent
+from amp_export.pruning.plan import LayerPlan, Plan
+from amp_export.reporting.report import Report
+from amp_export.verb_options import BundleOptions, ConvertOptions, PruneOptions, ValidateOptions
+from tests.support.bad_checkpoints import set_fields
+from tests.support.forms import ALL_FAMILIES
+from tests.support.shared import shared_folder
+from tests.support.tiny_models import save_tiny_model, save_tiny_tokenizer
+from tests.support.transformers_js import MODULES, ask, find_modules
+from tests.support.vision_language_models import FIELDS, IMAGE_TOKEN, TEXT, save_tiny_whole
+
+EXPORTED = [name for name in FIELDS if VISION_LANGUAGE[name].not_exported is None]
+OF_EACH_FORM = EXPORTED if ALL_FAMILIES else ["gemma3", "idefics3"]
+"""One type for each input of vision encoders; `llava_onevision` goes the whole way below."""
+
+FEW_CASES = (Case("prefill of 2 tokens", (2,)), Case("left-padded batch of 1 and 5 tokens, 2 steps", (1, 5), 2))
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AMP_EXPORT_CACHE", str(shared_folder(tmp_path_factory) / "parts-cache"))
+    # texts alone are those of decoders, which other tests compare
+    monkeypatch.setattr(decoder_cases, "DEFAULT_CASES", FEW_CASES)
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Path]]:
+    """Exports a tiny model, once for all tests: the model and the output, which nothing may change."""
+    shared = shared_folder(tmp_path_factory)
+
+    def make(model_type: str) -> tuple[Path, Path]:
+        folder = shared / f"parts-{model_type}"
+        with FileLock(f"{folder}.lock"):
+            if not (folder / "out").is_dir():
+                export(save_tiny_whole(folder / "whole", model_type), folder / "out")
+        return folder / "whole", folder / "out"
+
+    return make
+
+
+def ports(file: Path) -> tuple[dict[str, int], dict[str, int]]:
+    """Names and dtypes of a graph's inputs and outputs, without those of the KV cache."""
+    model = onnx.load(file, load_external_data=False)
+    inputs, outputs = (
+        {
+            value.name: value.type.tensor_type.elem_type
+            for value in values
+            if not value.name.startswith(("past_key_values.", "present."))
+        }
+        for values in (model.graph.input, model.graph.output)
+    )
+    return inputs, outputs
+
+
+@pytest.mark.parametrize("model_type", OF_EACH_FORM)
+def test_they_compute_what_the_whole_does(
+    model_type: str, exported: Callable[[str], tuple[Path, Path]], tmp_path: Path
+) -> None:
+    _, output = exported(model_type)
+    report = validate(output)
+    assert report.holds
+    assert report.greedy is not None
+    names = {case.name for case in report.cases}
+    assert {case.name for case in FEW_CASES} < names
+    assert any("2 images" in name and "decode steps" in name for name in names)
+    assert any("padded" in name and "images" in name for name in names)
+
+    masked = model_type in ("idefics3", "smolvlm")
+    types = [TYPES] if model_type == "gemma3" else []
+    floats, integers, flags = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64, onnx.TensorProto.BOOL
+    taken = {"pixel_values": floats, **({"pixel_attention_mask": flags} if masked else {})}
+    assert ports(output / "onnx/vision_encoder.onnx") == (taken, {"image_features": floats})
+    assert ports(output / "onnx/embed_tokens.onnx") == ({"input_ids": integers}, {"inputs_embeds": floats})
+    others = ("attention_mask", "position_ids", "num_logits_to_keep", *types)
+    assert ports(output / "onnx/decoder_model_merged.onnx") == (
+        {"inputs_embeds": floats, **dict.fromkeys(others, integers)},
+        {"logits": floats},
+    )
+
+
+def test_the_whole_way_compares_with_the_pruned_whole_and_measures_decoders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dense, output, measured = save_tiny_whole(tmp_path / "dense", "llava_onevision"), tmp_path / "out", {}
+    save_tiny_tokenizer(dense)
+    layers = (LayerPlan((0, 1, 4, 5), (0, 2), tuple(range(32))),) * TEXT["num_hidden_layers"]
+    Plan(layers=layers, asked=None, achieved=0.0).save(tmp_path / "plan.json")
+
+    def measure(*folders: Path, **_: object) -> None:
+        for name, folder in zip(("dense", "pruned"), folders, strict=True):
+            config = read_exported_config(folder)[1]
+            encoder = (folder / "vision_encoder.onnx_data").read_bytes()
+            measured[name] = (config.widths, encoder)
+            model: Any = run(folder, threads=1)
+            assert model.num_layers == len(layers)
+        raise RequestError("That is enough.\nStop.")  # what launches of processes would measure
+
+    monkeypatch.setattr(converting, "benchmark_models", measure)
+    prune = PruneOptions(plan=tmp_path / "plan.json", compensate=False)
+    with pytest.raises(RequestError, match="enough"):
+        convert(dense, output, ConvertOptions(prune=prune, export=ExportOptions(), threads=1))
+    parity = Report.load(output).parity
+    assert parity is not None
+    assert parity.holds
+    assert any("2 images" in case.name for case in parity.cases)
+    assert measured["dense"][0] == LayerWidths(6, 3, 64)
+    assert measured["pruned"][0] == LayerWidths(4, 2, 32)
+    assert measured["dense"][1] == measured["pruned"][1]
+    Manifest.load(output).verify(output)
+    assert {"onnx", PRUNED, WHOLE} < {entry.name for entry in output.iterdir()}
+
+
+def reversed_images(features: Any) -> Any:
+    return features[::-1]
+
+
+FAULTS = {"images are left out": np.zeros_like, "images change places": reversed_images}
+
+
+def find_wrong_cases(whole: Path, output: Path) -> set[str]:
+    report = compare(resolve_model(whole).path, output / "onnx", whole=whole, progress=Silent())
+    assert not report.holds
+    return {case.name for case in report.cases if not case.holds}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_parity_fails_with_other_images(
+    fault: str, exported: Callable[[str], tuple[Path, Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode = GraphVisionLanguage.encode_images
+    monkeypatch.setattr(GraphVisionLanguage, "encode_images", lambda self, inputs: FAULTS[fault](encode(self, inputs)))
+    wrong = find_wrong_cases(*exported("gemma3"))
+    assert wrong
+    assert all("2 images" in name or (name == "text with an image" and "left out" in fault) for name in wrong)
+
+
+def test_parity_fails_where_a_gemma_3_reads_images_causally(
+    exported: Callable[[str], tuple[Path, Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = GraphVisionLanguage._step
+
+    def without_types(self: GraphVisionLanguage, new: Any, *rest: Any, **named: Any) -> Any:
+        types = self._open().to_value(np.zeros(new[TYPES].shape(), np.int64))
+        return step(self, {**new, TYPES: types}, *rest, **named)
+
+    monkeypatch.setattr(GraphVisionLanguage, "_step", without_types)
+    wrong = find_wrong_cases(*exported("gemma3"))
+    assert wrong
+    assert all("image" in name for name in wrong)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gemma", "granite", "opt"])
+def test_embedding_and_decoder_of_embeddings_are_the_decoder_of_tokens(model_type: str, tmp_path: Path) -> None:
+    factor = {"embedding_multiplier": 3.0} if model_type == "granite" else {}
+    checkpoint = open_checkpoint(save_tiny_model(tmp_path / "dense", model_type, num_hidden_layers=1, **factor))
+    build(checkpoint, tmp_path / "tokens")
+    files = [tmp_path / "parts" / name for name in ("embed_tokens.onnx", "decoder_model_merged.onnx")]
+    write_decoder(checkpoint, files[1], GraphChoices(), entry=Entry.EMBEDDINGS)
+    write_embedding(checkpoint, files[0], GraphChoices())
+    vision: Any = SimpleNamespace(outputs={"image_features": Port("float32", ("num_images", 4, 48))})
+    parts = GraphVisionLanguage(vision, *(open_session(file, threads=1) for file in files))
+    whole: Any = run(tmp_path / "tokens", threads=1)
+    tokens_bs = np.random.default_rng(0).integers(4, 100, (2, 9))
+    given = (tokens_bs, np.ones_like(tokens_bs), np.tile(np.arange(9), (2, 1)))
+    np.testing.assert_allclose(parts.forward(*given)[0], whole.forward(*given)[0], rtol=0, atol=1e-5)
+
+
+def arranged(
+    folder: Path, whole: Path, output: Path, dtype: Dtype, quantization: Quantization | None, layout: Layout
+) -> Path:
+    """Parts with the vision encoder of an export, which takes most of the time to make."""
+    checkpoint = open_checkpoint(resolve_model(whole).path)
+    choices = GraphChoices(dtype, quantization=quantization)
+    export_parts(checkpoint, folder, PartsOf(whole, encoder=output / "onnx"), choices)
+    arrange(folder, layout, dtype, quantization, in_parts=True)
+    return folder
+
+
+def test_quantized_decoders_agree_and_the_names_say_it(
+    exported: Callable[[str], tuple[Path, Path]], tmp_path: Path
+) -> None:
+    whole, output = exported("idefics3")
+    quantization = Quantization(WeightFormat.INT4, 16)
+    folder = arranged(tmp_path / "onnx", whole, output, Dtype.FLOAT32, quantization, Layout.TRANSFORMERS_JS)
+    graphs = {"decoder_model_merged_q4", "embed_tokens", "vision_encoder"}
+    assert {file.name for file in (folder / SUBFOLDER).iterdir()} == {
+        f"{name}.onnx{end}" for name in graphs for end in ("", "_data")
+    }
+    config = json.loads((folder / "config.json").read_text())
+    assert config["model_type"] == "idefics3"
+    assert config["transformers.js_config"]["dtype"] == {
+        "decoder_model_merged": "q4",
+        "embed_tokens": "fp32",
+        "vision_encoder": "fp32",
+    }
+    report = compare(resolve_model(whole).path, folder, whole=whole, progress=Silent())
+    assert report.holds
+    assert report.rounded is not None
+
+
+@pytest.mark.skipif(find_modules() is None, reason=f"Node and @huggingface/transformers are not there: {MODULES}")
+def test_node_writes_the_same_text_after_images(exported: Callable[[str], tuple[Path, Path]], tmp_path: Path) -> None:
+    modules = find_modules()
+    assert modules is not None
+    whole, output = exported("idefics3")
+    folder = arranged(tmp_path / "onnx", whole, output, Dtype.FLOAT32, None, Layout.TRANSFORMERS_JS)
+    model: Any = run(folder, threads=1)
+    image = [IMAGE_TOKEN] * model.tokens_per_image
+    ids = [5, 6, *image, 7, 8, *image, 9, 10]
+    mask = np.ones((1, 2, 28, 28), bool)
+    mask[0, 1, 14:] = False
+    pixels = np.random.default_rng(0).standard_normal((1, 2, 3, 28, 28), np.float32) * mask[:, :, None]
+    here = write_after_images(model, ids, {"pixel_values": pixels, "pixel_attention_mask": mask}, steps=12)
+    images = {
+        "pixel_values": {"type": "float32", "dims": pixels.shape, "data": pixels.ravel().tolist()},
+        "pixel_attention_mask": {"type": "bool", "dims": mask.shape, "data": mask.ravel().astype(int).tolist()},
+    }
+    ((answer,),) = ask(modules, [{"folder": str(folder), "inputs": [ids], "newTokens": 12, "images": images}])
+    assert answer == {"prompt": ids, "tokens": here}
+    assert len(set(here)) > 3
+
+
+def write_after_images(model: GraphVisionLanguage, ids: list[int], vision: dict[str, Any], *, steps: int) -> list[int]:
+    """The most likely tokens after a text with images; one that ends it is the last."""
+    tokens_bs = np.array([ids])
+    features = model.encode_images(vision)
+    places = np.arange(len(ids))[None]
+    logits_bsv, past = model.read(tokens_bs, features, tokens_bs == IMAGE_TOKEN, np.ones_like(tokens_bs), places)
+    written: list[int] = []
+    while True:
+        written.append(int(logits_bsv[0, -1].argmax()))
+        if len(written) == steps or written[-1] == FIELDS["idefics3"]["text_config"]["eos_token_id"]:
+            return written
+        length = len(ids) + len(written)
+        new = np.array([written[-1:]])
+        logits_bsv, past = model.forward(new, np.ones((1, length), np.int64), np.array([[length - 1]]), past)
+
+
+def test_more_or_less_features_than_image_tokens_are_refused(exported: Callable[[str], tuple[Path, Path]]) -> None:
+    model: Any = run(exported("gemma3")[1] / "onnx", threads=1)
+    tokens_bs, features = np.array([[5, IMAGE_TOKEN, 6]]), np.zeros((1, model.tokens_per_image, 48), np.float32)
+    places = np.arange(3)[None]
+    with pytest.raises(RequestError, match="1 tokens for images, and the images have 4 features"):
+        model.read(tokens_bs, features, tokens_bs == IMAGE_TOKEN, np.ones_like(tokens_bs), places)
+
+
+JS = Layout.TRANSFORMERS_JS
+REFUSED: dict[str, tuple[str, dict[str, Any], ExportOptions, str]] = {
+    **{
+        name: (name, {}, ExportOptions(), f"The parts of a {name} cannot be exported to ONNX yet: its vision encoder")
+        for name in FIELDS
+        if name not in EXPORTED
+    },
+    "fused operators": ("gemma3", {}, ExportOptions(operators=Operators.ONNXRUNTIME), "tokens of an image see each"),
+    "a traced decoder": ("smolvlm", {}, ExportOptions(via=Via.TRACE), "is built directly, from embeddings"),
+    "types of tokens in transformers.js": ("gemma3", {}, ExportOptions(layout=JS), "models of the type gemma3"),
+    "no class in transformers.js": ("internvl", {}, ExportOptions(layout=JS), "models of the type internvl"),
+    "an image token without embedding": ("smolvlm", {"image_token_id": 400}, ExportOptions(), "for images is 400"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_exported_is_refused_before_any_work(case: str, tmp_path: Path) -> None:
+    model_type, fields, options, message = REFUSED[case]
+    whole = save_tiny_whole(tmp_path / "whole", model_type)
+    set_fields(**fields)(whole)
+    with pytest.raises(AmpExportError, match=message):
+        export(whole, tmp_path / "out", options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_formats_hold_the_language_model_alone_and_say_so(tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    notes: list[str] = []
+    progress = Silent()
+    progress.note = notes.append
+    whole = save_tiny_whole(tmp_path / "whole", "smolvlm")
+    folder = export(whole, tmp_path / "out", ExportOptions(to=Format.OPENVINO), progress=progress).folder
+    assert any("holds the language model alone" in note for note in notes)
+    assert (folder / "openvino_model.xml").is_file()
+
+
+def test_what_needs_one_graph_refuses_several(exported: Callable[[str], tuple[Path, Path]]) -> None:
+    _, output = exported("gemma3")
+    with pytest.raises(UnsupportedModelError, match="--explain compares the values within one graph"):
+        validate(output, ValidateOptions(explain=True))
+    with pytest.raises(UnsupportedModelError, match="does not hold a decoder"):
+        bundle(output, BundleOptions(max_batch=1, max_context=64))
+
+
+def test_parts_need_the_whole_as_it_was(exported: Callable[[str], tuple[Path, Path]], tmp_path: Path) -> None:
+    whole = save_tiny_whole(tmp_path / "whole", "gemma3")
+    folder = arranged(tmp_path / "made", whole, exported("gemma3")[1], Dtype.FLOAT32, None, Layout.FLAT)
+    with pytest.raises(RequestError, match="Name the model with --reference"):
+        compare(resolve_model(whole).path, folder, progress=Silent())
+    (folder / "vision_encoder.onnx").unlink()
+    with pytest.raises(ModelError, match=r"holds no vision_encoder\.onnx"):
+        run(folder)
