@@ -97,7 +97,8 @@ class Layout(enum.StrEnum):
     """Names and places of the files of an ONNX export."""
 
     FLAT = "flat"
-    """`model.onnx` beside config and tokenizer, as Optimum and onnxruntime-genai take it."""
+    """`model.onnx`, or the graphs of several parts, beside config and tokenizer: `model.onnx` as Optimum and
+    onnxruntime-genai take it."""
     TRANSFORMERS_JS = "transformers.js"
     """The graph in a subfolder `onnx`, named after its dtype, as transformers.js takes it."""
 

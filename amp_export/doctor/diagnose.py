@@ -14,6 +14,7 @@ from amp_export.architectures._footprint import cached_numbers
 from amp_export.checkpoints.reading import open_checkpoint, read_config
 from amp_export.checkpoints.sources import resolve_model
 from amp_export.checkpoints.unsupported import check_known_fields
+from amp_export.checkpoints.vision_language import tell_parts
 from amp_export.checkpoints.weight_files import has_safetensors
 from amp_export.doctor.loaders import RUNTIMES
 from amp_export.doctor.memory import MemoryEstimate, ModelVariant, can_estimate, estimate_memory, refuse_limits
@@ -25,6 +26,7 @@ from amp_export.exporters.onnx.genai import read_generation
 from amp_export.inputs.texts import load_calibration
 from amp_export.options import Allocation, HeadPolicy, PerLayer, TargetName, Uniform
 from amp_export.outputs.manifest import RewriteKind
+from amp_export.outputs.names import PRUNED
 from amp_export.progress import Progress, Silent
 from amp_export.pruning import nemotron_nas
 from amp_export.pruning.candidates import Candidate
@@ -195,6 +197,8 @@ def _whole_notes(whole: Path | None) -> Iterator[str]:
             "This is about the language model of a vision-language model: the ratio is of its parameters, and the "
             f"other parts of {whole} stay as they are."
         )
+        if (reason := tell_parts(whole).facts.not_exported) is not None:
+            yield f"--to onnx is refused for the whole, not for OUT/{PRUNED}: {reason}."
 
 
 def _notes(path: Path, config: ModelConfig) -> Iterator[str]:

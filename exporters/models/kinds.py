@@ -10,7 +10,7 @@ from amp_export.exporters.models.encoder import GraphEncoder
 from amp_export.exporters.models.encoder_decoder import GraphEncoderDecoder
 from amp_export.exporters.models.ports import PAST, check_decoder, check_encoder_decoder, check_vision_language
 from amp_export.exporters.models.session import Session
-from amp_export.exporters.models.vision_language import EMBEDDINGS, GraphVisionLanguage
+from amp_export.exporters.models.vision_language import EMBEDDINGS, FEATURES, GraphVisionLanguage
 
 GraphModel = GraphDecoder | GraphEncoder | GraphEncoderDecoder | GraphVisionLanguage
 
@@ -27,7 +27,7 @@ def choose_model(sessions: Sequence[Session], folder: Path) -> GraphModel:
         UnsupportedModelError: The kind of model is not known.
     """
     *others, last = sessions
-    if others and EMBEDDINGS in last.inputs:
+    if others and (EMBEDDINGS in last.inputs or FEATURES in sessions[0].outputs):
         check_vision_language(sessions, folder)
         return GraphVisionLanguage(*sessions)
     if others:

@@ -72,7 +72,13 @@ def check_vision_language(sessions: Sequence[Session], folder: Path) -> None:
         ModelError: One has an input that nothing gives, lacks its output, or the KV cache is not complete.
     """
     vision, embedding, decoder = sessions
-    for session, known, output in ((vision, SEEN, "image_features"), (embedding, {"input_ids"}, "inputs_embeds")):
+    tokens = frozenset({"input_ids"})
+    for session, main, known, output in (
+        (vision, "pixel_values", SEEN, "image_features"),
+        (embedding, "input_ids", tokens, "inputs_embeds"),
+    ):
+        if main not in session.inputs:
+            raise ModelError(_refusal(folder, f"it takes no {main}, but {_list(session.inputs)}"))
         if output not in session.outputs:
             raise ModelError(_refusal(folder, f"no {output} is returned, but {_list(session.outputs)}"))
         if unknown := [name for name in session.inputs if name not in known]:

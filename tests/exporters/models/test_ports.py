@@ -46,24 +46,31 @@ ENCODER_DECODER = (
 )
 
 
+VISION_LANGUAGE = (
+    (["pixel_values"], ["image_features"]),
+    (["input_ids"], ["inputs_embeds"]),
+    (["inputs_embeds", *DECODER[0][1:]], DECODER[1]),
+)
+
+
 def test_graphs_that_fit_are_taken() -> None:
-    assert choose_model([session(*DECODER)], FOLDER).num_layers == 2
-    assert choose_model([session(*ports) for ports in ENCODER_DECODER], FOLDER).num_layers == 2
+    for graphs in ([DECODER], ENCODER_DECODER, VISION_LANGUAGE):
+        assert choose_model([session(*ports) for ports in graphs], FOLDER).num_layers == 2
 
 
 @given(data=st.data())
 def test_one_port_less_or_more_is_named(data: st.DataObject) -> None:
-    is_decoder = data.draw(st.booleans())
-    graphs = [[list(names) for names in ports] for ports in ([DECODER] if is_decoder else ENCODER_DECODER)]
+    kind = data.draw(st.sampled_from([[DECODER], ENCODER_DECODER, VISION_LANGUAGE]))
+    graphs = [[list(names) for names in ports] for ports in kind]
     number = data.draw(st.integers(0, len(graphs) - 1))
     names = graphs[number][data.draw(st.integers(0, 1))]
     # a mask or positions that a graph does without are no fault, nor is a further output; encoders say what they take
     removable = [name for name in names if "mask" not in name and name not in {"position_ids", "encoder_hidden_states"}]
-    if is_decoder or number > 0:
-        at = data.draw(st.sampled_from([*removable, "unknown"]))
-    else:
+    if kind is ENCODER_DECODER and number == 0:
         at = data.draw(st.sampled_from(["last_hidden_state"]))
         names = graphs[number][1]
+    else:
+        at = data.draw(st.sampled_from([*removable, "unknown"]))
     if at == "unknown":
         names = graphs[number][0]
         names.append(at)
