@@ -1,7 +1,8 @@
 """Compare what exports generate in transformers.js, in Node, with what they generate here: the same greedy tokens.
 
 Without folders, a tiny model of each type of decoder that `--layout transformers.js` takes is exported, with layers of
-different widths where the graph is built directly. With folders, those exports are compared on texts; with --browser in
+different widths where the graph is built directly, and of each type of vision-language model, which is given images in
+Node. With folders, those exports are compared on texts; with --browser in
 Chromium, in WebAssembly. The exit code is 1 if a token differs.
 
     npm install --ignore-scripts --prefix /tmp/js @huggingface/transformers@4
@@ -20,7 +21,16 @@ from pathlib import Path
 REPOSITORY = Path(__file__).parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from tests.support.transformers_js import MODULES, ask, ask_browser, find_modules, generated_here  # noqa: E402
+from tests.support.transformers_js import (  # noqa: E402
+    MODULES,
+    as_json,
+    ask,
+    ask_browser,
+    find_modules,
+    generated_after_images,
+    generated_here,
+    text_with_images,
+)
 
 TEXTS = (
     "Water boils when it is heated because",
@@ -73,6 +83,44 @@ def tiny_cases(scratch: Path) -> list[Case]:
     return cases
 
 
+def image_cases(scratch: Path) -> list[Path]:
+    """Export a tiny vision-language model of each type."""
+    from amp_export.api.export import export
+    from amp_export.exporters.onnx.layouts import VISION_LANGUAGE
+    from amp_export.options import Layout
+    from amp_export.verb_options import ExportOptions
+    from tests.support.vision_language_models import save_tiny_whole
+
+    return [
+        export(
+            save_tiny_whole(scratch / "whole" / each, each),
+            scratch / "parts" / each,
+            ExportOptions(layout=Layout.TRANSFORMERS_JS),
+        ).folder
+        for each in sorted(VISION_LANGUAGE)
+    ]
+
+
+def compare_images(modules: Path, folders: Sequence[Path]) -> bool:
+    """Print for each export whether the text after two images is the same; return whether all are."""
+    from amp_export.api.subjects import read_ending_tokens
+    from amp_export.exporters.dispatch import run
+    from tests.support.vision_language_models import IMAGE_TOKEN
+
+    all_same = True
+    for folder in folders:
+        model = run(folder)
+        ids, vision = text_with_images(model, IMAGE_TOKEN)
+        ends = set(read_ending_tokens(folder))
+        here = generated_after_images(model, ids, vision, image_token=IMAGE_TOKEN, new_tokens=NEW_TOKENS, ends=ends)
+        request = {"folder": str(folder), "inputs": [ids], "newTokens": NEW_TOKENS, "images": as_json(vision)}
+        (answers,) = ask(modules, [request])
+        same = answers == [{"prompt": ids, "tokens": here}]
+        print(f"{folder.parent.name}, after images: {'the same' if same else answers}, {len(here)} tokens")
+        all_same &= same
+    return all_same
+
+
 def case_of(folder: Path) -> Case:
     """Return an export of the user's with texts."""
     from amp_export.checkpoints.loading import load_tokenizer
@@ -114,7 +162,10 @@ def main() -> int:
         return 2
     with tempfile.TemporaryDirectory() as scratch:
         cases = [case_of(folder) for folder in given.folders] or tiny_cases(Path(scratch))
-        return 0 if compare(modules, cases, in_browser=given.browser) else 1
+        all_same = compare(modules, cases, in_browser=given.browser)
+        if not given.folders and not given.browser:
+            all_same &= compare_images(modules, image_cases(Path(scratch)))
+        return 0 if all_same else 1
 
 
 if __name__ == "__main__":

@@ -88,12 +88,13 @@ def load_model(path: Path, *, dtype: torch.dtype | None = None, rehearsed: bool 
     return loaded
 
 
-def load_whole(path: Path, *, dtype: torch.dtype | None = None) -> PreTrainedModel:
+def load_whole(path: Path, *, dtype: torch.dtype | None = None, layers: bool = True) -> PreTrainedModel:
     """Load a vision-language model for inference; code in the checkpoint is never run.
 
     Args:
         path: Its directory.
         dtype: The dtype to load it in; by default, the checkpoint's.
+        layers: Whether the layers of its language model are wanted; without them, it takes less memory.
 
     Raises:
         ModelError: Weights are missing or have other shapes, or transformers cannot load it.
@@ -102,8 +103,14 @@ def load_whole(path: Path, *, dtype: torch.dtype | None = None) -> PreTrainedMod
 
     with quiet_transformers(), transformers_errors(path):
         untyped: Any = transformers.AutoModelForImageTextToText
+        config = transformers.AutoConfig.from_pretrained(path, **OFFLINE)
+        if not layers:
+            config.text_config.num_hidden_layers = 0
+            if getattr(config.text_config, "layer_types", None) is not None:
+                config.text_config.layer_types = []
         model, found = untyped.from_pretrained(
             path,
+            config=config,
             dtype=dtype if dtype is not None else "auto",
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are refused in words of this package

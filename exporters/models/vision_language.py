@@ -28,6 +28,7 @@ class GraphVisionLanguage(GraphDecoder):
 
     Attributes:
         tokens_per_image: Number of tokens that an image, or a tile of one, takes the places of.
+        vision_inputs: Inputs of the vision encoder by name.
 
     Raises:
         UnsupportedModelError: The vision encoder returns no fixed number of them.
@@ -40,6 +41,7 @@ class GraphVisionLanguage(GraphDecoder):
         if not isinstance(counted, int):
             raise UnsupportedModelError(f"The vision encoder's {FEATURES} have no fixed number of tokens: {counted}.")
         self.tokens_per_image = counted
+        self.vision_inputs = vision.inputs
 
     def forward(
         self,

@@ -178,7 +178,7 @@ def _trace_vision(whole: Path, file: Path, choices: GraphChoices, images: ImageI
     from amp_export.exporters.tracing.environment import named_errors, quiet
     from amp_export.exporters.tracing.vision import vision_job
 
-    model = load_whole(whole, dtype=getattr(torch, choices.dtype.value))
+    model = load_whole(whole, dtype=getattr(torch, choices.dtype.value), layers=False)
     with named_errors(model), quiet():
         job: Job = vision_job(model, images)
         traced = trace_job(model, job, choices.opset)

@@ -17,6 +17,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tests.support.chromium import find_chromium
 
 MODULES = "AMP_EXPORT_NODE_MODULES"
@@ -127,3 +129,42 @@ def generated_here(folder: Path, prompts: Sequence[Sequence[int]], *, new_tokens
         texts.append(text)
     decoder.close()
     return texts
+
+
+def text_with_images(model: Any, image_token: int) -> tuple[list[int], dict[str, Any]]:
+    """Token ids of a text with two images, and random inputs of a vision encoder, half of the second image masked."""
+    image = [image_token] * model.tokens_per_image
+    _, *tile = model.vision_inputs["pixel_values"].axes[-4:]
+    pixels = np.random.default_rng(0).standard_normal((2, *tile), np.float32)
+    if "pixel_attention_mask" not in model.vision_inputs:
+        return [5, 6, *image, 7, 8, *image, 9, 10], {"pixel_values": pixels}
+    mask = np.ones((1, 2, *tile[1:]), bool)
+    mask[0, 1, tile[1] // 2 :] = False
+    vision = {"pixel_values": pixels[None] * mask[:, :, None], "pixel_attention_mask": mask}
+    return [5, 6, *image, 7, 8, *image, 9, 10], vision
+
+
+def as_json(vision: Mapping[str, Any]) -> dict[str, Any]:
+    """Inputs of a vision encoder as generate.mjs takes them."""
+    return {
+        name: {"type": str(array.dtype), "dims": array.shape, "data": array.ravel().astype(float).tolist()}
+        for name, array in vision.items()
+    }
+
+
+def generated_after_images(
+    model: Any, ids: Sequence[int], vision: Mapping[str, Any], *, image_token: int, new_tokens: int, ends: set[int]
+) -> list[int]:
+    """Return what a vision-language model in parts generates greedily here, with a token that ends the text."""
+    tokens_bs = np.array([ids])
+    features = model.encode_images(vision)
+    places = np.arange(len(ids))[None]
+    logits_bsv, past = model.read(tokens_bs, features, tokens_bs == image_token, np.ones_like(tokens_bs), places)
+    text: list[int] = []
+    while True:
+        text.append(int(logits_bsv[0, -1].argmax()))
+        if len(text) == new_tokens or text[-1] in ends:
+            return text
+        length = len(ids) + len(text)
+        new = np.array([text[-1:]])
+        logits_bsv, past = model.forward(new, np.ones((1, length), np.int64), np.array([[length - 1]]), past)

@@ -49,7 +49,14 @@ from tests.support.bad_checkpoints import set_fields
 from tests.support.forms import ALL_FAMILIES
 from tests.support.shared import shared_folder
 from tests.support.tiny_models import save_tiny_model, save_tiny_tokenizer
-from tests.support.transformers_js import MODULES, ask, find_modules
+from tests.support.transformers_js import (
+    MODULES,
+    as_json,
+    ask,
+    find_modules,
+    generated_after_images,
+    text_with_images,
+)
 from tests.support.vision_language_models import FIELDS, IMAGE_TOKEN, TEXT, save_tiny_whole
 
 EXPORTED = [name for name in FIELDS if VISION_LANGUAGE[name].not_exported is None]
@@ -200,7 +207,7 @@ def test_embedding_and_decoder_of_embeddings_are_the_decoder_of_tokens(model_typ
     files = [tmp_path / "parts" / name for name in ("embed_tokens.onnx", "decoder_model_merged.onnx")]
     write_decoder(checkpoint, files[1], GraphChoices(), entry=Entry.EMBEDDINGS)
     write_embedding(checkpoint, files[0], GraphChoices())
-    vision: Any = SimpleNamespace(outputs={"image_features": Port("float32", ("num_images", 4, 48))})
+    vision: Any = SimpleNamespace(inputs={}, outputs={"image_features": Port("float32", ("num_images", 4, 48))})
     parts = GraphVisionLanguage(vision, *(open_session(file, threads=1) for file in files))
     whole: Any = run(tmp_path / "tokens", threads=1)
     tokens_bs = np.random.default_rng(0).integers(4, 100, (2, 9))
@@ -248,35 +255,11 @@ def test_node_writes_the_same_text_after_images(exported: Callable[[str], tuple[
     whole, output = exported("idefics3")
     folder = arranged(tmp_path / "onnx", whole, output, Dtype.FLOAT32, None, Layout.TRANSFORMERS_JS)
     model: Any = run(folder, threads=1)
-    image = [IMAGE_TOKEN] * model.tokens_per_image
-    ids = [5, 6, *image, 7, 8, *image, 9, 10]
-    mask = np.ones((1, 2, 28, 28), bool)
-    mask[0, 1, 14:] = False
-    pixels = np.random.default_rng(0).standard_normal((1, 2, 3, 28, 28), np.float32) * mask[:, :, None]
-    here = write_after_images(model, ids, {"pixel_values": pixels, "pixel_attention_mask": mask}, steps=12)
-    images = {
-        "pixel_values": {"type": "float32", "dims": pixels.shape, "data": pixels.ravel().tolist()},
-        "pixel_attention_mask": {"type": "bool", "dims": mask.shape, "data": mask.ravel().astype(int).tolist()},
-    }
-    ((answer,),) = ask(modules, [{"folder": str(folder), "inputs": [ids], "newTokens": 12, "images": images}])
+    ids, vision = text_with_images(model, IMAGE_TOKEN)
+    here = generated_after_images(model, ids, vision, image_token=IMAGE_TOKEN, new_tokens=12, ends={2})
+    ((answer,),) = ask(modules, [{"folder": str(folder), "inputs": [ids], "newTokens": 12, "images": as_json(vision)}])
     assert answer == {"prompt": ids, "tokens": here}
     assert len(set(here)) > 3
-
-
-def write_after_images(model: GraphVisionLanguage, ids: list[int], vision: dict[str, Any], *, steps: int) -> list[int]:
-    """The most likely tokens after a text with images; one that ends it is the last."""
-    tokens_bs = np.array([ids])
-    features = model.encode_images(vision)
-    places = np.arange(len(ids))[None]
-    logits_bsv, past = model.read(tokens_bs, features, tokens_bs == IMAGE_TOKEN, np.ones_like(tokens_bs), places)
-    written: list[int] = []
-    while True:
-        written.append(int(logits_bsv[0, -1].argmax()))
-        if len(written) == steps or written[-1] == FIELDS["idefics3"]["text_config"]["eos_token_id"]:
-            return written
-        length = len(ids) + len(written)
-        new = np.array([written[-1:]])
-        logits_bsv, past = model.forward(new, np.ones((1, length), np.int64), np.array([[length - 1]]), past)
 
 
 def test_more_or_less_features_than_image_tokens_are_refused(exported: Callable[[str], tuple[Path, Path]]) -> None:
