@@ -44,8 +44,8 @@ class ImageCase:
     decode_steps: int = 0
 
 
+# a single image is left out: transformers cuts it into a grid of tiles where graphs take whole images
 CASES = (
-    ImageCase("text with an image", (1,)),
     ImageCase("text with 2 images, 8 decode steps", (2,), 8),
     ImageCase("left-padded batch of texts with 1 and 2 images, 4 decode steps", (1, 2), 4),
 )
@@ -168,19 +168,14 @@ class ImageFacts:
         return {"pixel_values": pixels * mask[:, :, None], "pixel_attention_mask": mask}, {}
 
 
-def image_cases_within(graph: GraphVisionLanguage, facts: ImageFacts, config: ModelConfig) -> tuple[ImageCase, ...]:
-    """Return the cases that fit a model.
-
-    Where graphs take whole images, transformers cuts the only one of a text into tiles: `pack_image_features`.
-    """
+def image_cases_within(graph: GraphVisionLanguage, config: ModelConfig) -> tuple[ImageCase, ...]:
+    """Return the cases that fit a model."""
     context = graph.max_context or config.context
     longest = {case: max(case.images) * (_WORDS + graph.tokens_per_image) + _WORDS for case in CASES}
     return tuple(
         case
         for case in CASES
-        if longest[case] + case.decode_steps <= context
-        and (graph.takes_padding or len(set(case.images)) == 1)
-        and not (facts.language.images is ImageInput.WHOLE_IMAGES and sum(case.images) == 1)
+        if longest[case] + case.decode_steps <= context and (graph.takes_padding or len(set(case.images)) == 1)
     )
 
 
