@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
@@ -47,16 +48,23 @@ def pin_threads(threads: int | None) -> tuple[int, ...]:
 def read_in_threads(read: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
     """Yield what a function returns for each item, in their order; it must spend its time where other threads may run.
 
-    Results are kept until they are asked for. After an error, and if no further result is asked for, items that were
-    not begun are left.
+    Of the results, no more than one for each thread and one besides are in memory at once. After an error, and if no
+    further result is asked for, items that were not begun are left.
 
     Args:
         read: The function, which reads a file.
         items: What to call it with.
     """
-    pool = ThreadPoolExecutor(min(usable_cores(), MOST_READERS))
+    threads = min(usable_cores(), MOST_READERS)
+    pool = ThreadPoolExecutor(threads)
+    ahead: deque[Future[_Result]] = deque()
     try:
-        yield from pool.map(read, items)
+        for item in items:
+            if len(ahead) > threads:
+                yield ahead.popleft().result()
+            ahead.append(pool.submit(read, item))
+        while ahead:
+            yield ahead.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
 

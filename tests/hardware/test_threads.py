@@ -36,3 +36,14 @@ def test_items_that_were_not_begun_are_left_after_an_error(monkeypatch: pytest.M
     with pytest.raises(ValueError, match="the second"):
         list(read_in_threads(read, range(100)))
     assert len(begun) < 5
+
+
+def test_threads_do_not_run_far_ahead_of_what_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "usable_cores", lambda: 2)
+    begun: list[int] = []
+    results = read_in_threads(begun.append, range(100))
+
+    next(results)
+    time.sleep(0.05)
+
+    assert len(begun) <= 3

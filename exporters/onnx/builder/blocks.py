@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from amp_export.exporters.onnx.builder.transposing import transpose
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -146,7 +148,7 @@ def pack_standard(codes_oi: Codes, form: BlockFormat) -> Bytes:
     """
     import numpy as np
 
-    flat: Bytes = np.ascontiguousarray(codes_oi.T).reshape(-1).view(np.uint8)
+    flat: Bytes = transpose(codes_oi).reshape(-1).view(np.uint8)
     return flat if form.bits == 8 else _join(flat)
 
 

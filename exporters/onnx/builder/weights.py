@@ -12,6 +12,8 @@ from amp_export.errors import RequestError
 from amp_export.exporters.onnx.builder.blocks import BlockFormat, BlockWeight, pack_fused, pack_standard, quantize
 from amp_export.exporters.onnx.builder.layout import Content, StoredTensor
 from amp_export.exporters.onnx.builder.rotary import ropes, rotary_caches
+from amp_export.exporters.onnx.builder.transposing import transpose
+from amp_export.hardware.threads import read_in_threads
 from amp_export.options import Dtype
 
 if TYPE_CHECKING:
@@ -21,8 +23,6 @@ if TYPE_CHECKING:
 
 Rounding = Callable[[str, "Array", BlockFormat, "np.dtype[Any]"], BlockWeight]
 """Quantizes a weight, given its name, its values [outputs, inputs], its format and the dtype of its scales."""
-
-_STRIP_ROWS = 128
 
 
 def write_weights(
@@ -34,14 +34,14 @@ def write_weights(
     rounding: Rounding | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Copy a checkpoint's weights into the data file, holding one tensor in memory at a time.
+    """Copy a checkpoint's weights into the data file, a few tensors at a time: threads read and convert ahead of it.
 
     Args:
         checkpoint: Checkpoint to read the weights from.
         stored: Layout that `lay_out` returned for it.
         file: Data file to create.
         dtype: Dtype to write.
-        rounding: How weights are quantized; by default each to its nearest code.
+        rounding: How weights are quantized; by default each to its nearest code. Threads call it at once.
         on_progress: Called with the number of written layers and their total, after each.
 
     Raises:
@@ -51,14 +51,19 @@ def write_weights(
     caches: dict[str, Array] = {}
     for rope in ropes(checkpoint.config).values():
         caches |= zip((rope.cos_cache, rope.sin_cache), rotary_caches(rope), strict=True)
-    rounding = rounding or to_nearest
+    by_source = [list(tensors) for _, tensors in itertools.groupby(stored, key=lambda tensor: tensor.source)]
+
+    def convert(tensors: Sequence[StoredTensor]) -> list[tuple[StoredTensor, Array]]:
+        source = tensors[0].source
+        array = caches[source] if source in caches else checkpoint.read(source)
+        return list(_convert(array, tensors, dtype, rounding or to_nearest))
+
     with file.open("wb") as stream:
-        for layer, in_layer in itertools.groupby(stored, key=lambda tensor: tensor.layer):
-            for source, tensors in itertools.groupby(in_layer, key=lambda tensor: tensor.source):
-                array = caches.pop(source) if source in caches else checkpoint.read(source)
-                for tensor, content in _convert(array, tensors, dtype, rounding):
-                    stream.seek(tensor.offset)
-                    stream.write(_as_bytes(content))
+        converted = itertools.chain.from_iterable(read_in_threads(convert, by_source))
+        for layer, in_layer in itertools.groupby(converted, key=lambda pair: pair[0].layer):
+            for tensor, content in in_layer:
+                stream.seek(tensor.offset)
+                stream.write(_as_bytes(content))
             if layer is not None and on_progress is not None:
                 on_progress(layer + 1, checkpoint.config.num_hidden_layers)
 
@@ -114,15 +119,8 @@ def _as_floats(array: Array, tensor: StoredTensor, dtype: Dtype) -> Array:
         array = array.astype(np.float32) + np.float32(1.0)
     if array.dtype == wanted and not tensor.transposed:
         return np.ascontiguousarray(array)
-    converted = np.empty(tensor.shape, wanted)
-    target = converted.T if tensor.transposed else converted
     with np.errstate(over="ignore"):  # checked below
-        if array.ndim == 0:
-            converted[...] = array
-            return converted
-        # in strips of rows: a single transposing copy misses the cache at every element
-        for start in range(0, len(array), _STRIP_ROWS):
-            target[start : start + _STRIP_ROWS] = array[start : start + _STRIP_ROWS]
+        converted = transpose(array, wanted) if tensor.transposed else array.astype(wanted)
     _check_range(converted, tensor, array, dtype)
     return converted
 
