@@ -439,12 +439,14 @@ class CompareOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class SweepOptions:
-    """The options of `sweep`. One of `ratios` and `until` is required.
+    """The options of `sweep`. One of `ratios`, `until` and `draft` is required.
 
     Attributes:
         ratios: Shares of all parameters to remove; by default, whole percents that are legal for the model.
         until: Conditions to search the ratio for, such as `decode_ms<=35 and perplexity<=1.2x`; `docs/sweep.md` has the
             grammar. Without them, all ratios are measured.
+        draft: Whether to measure every point as a draft for the dense model, too; without `ratios` and `until`, the
+            ratio of the fastest is searched.
         prune: Options of `prune` for every point, without `ratio`, `plan` and `scores`.
         export: Options of `export` for every point and the dense model.
         benchmark: Options of `benchmark` for every point, without `against` and `to`.
@@ -453,6 +455,7 @@ class SweepOptions:
 
     ratios: tuple[float, ...] = ()
     until: str | None = None
+    draft: bool = False
     prune: PruneOptions = field(default_factory=PruneOptions)
     export: ExportOptions = field(default_factory=ExportOptions)
     benchmark: BenchmarkOptions = field(default_factory=BenchmarkOptions)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from amp_export.benchmarking.drafting import DraftMeasurement, measure_draft
+from amp_export.benchmarking.drafting import MEASUREMENT, DraftMeasurement, measure_draft
 from amp_export.benchmarking.runners.genai import require
 from amp_export.checkpoints.loading import load_tokenizer
 from amp_export.checkpoints.reading import open_checkpoint
@@ -28,8 +28,6 @@ from amp_export.verb_options import DraftOptions
 
 if TYPE_CHECKING:
     from amp_export.checkpoints.reading import Checkpoint
-
-MEASUREMENT = "measurement.json"
 
 _LONGEST_PROMPT = 64
 

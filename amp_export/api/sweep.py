@@ -8,22 +8,26 @@ from pathlib import Path
 
 from amp_export.api.benchmark import benchmark
 from amp_export.api.convert import check_can_measure
+from amp_export.api.draft import draft
 from amp_export.api.export import export
 from amp_export.api.points import Workshop, check_points, open_executor, refuse_own_options, told_how_to_resume
 from amp_export.api.validate import validate
 from amp_export.architectures import Kind
-from amp_export.benchmarking.runners import require
+from amp_export.benchmarking.drafting import read_measurement
+from amp_export.benchmarking.runners import genai, require
 from amp_export.benchmarking.sampling import Sampling
 from amp_export.benchmarking.setup import choose_setup
 from amp_export.benchmarking.workloads import PHASES, Sweep
 from amp_export.checkpoints.reading import Checkpoint, open_checkpoint
 from amp_export.checkpoints.sources import resolve_model
-from amp_export.errors import RatioError, RequestError
+from amp_export.errors import RatioError, RequestError, VerificationError
+from amp_export.exporting.drafting import prepare_pair
 from amp_export.exporting.quantized import fit_blocks
 from amp_export.exporting.settings import choose_settings
 from amp_export.inputs.texts import Calibration
-from amp_export.options import Phase
+from amp_export.options import Format, Phase
 from amp_export.outputs.manifest import Manifest
+from amp_export.outputs.names import DRAFT
 from amp_export.outputs.staging import is_ours
 from amp_export.progress import Progress, Silent
 from amp_export.pruning.candidates import Candidate
@@ -34,13 +38,13 @@ from amp_export.pruning.expressible import fit_choices
 from amp_export.pruning.request import PruneRequest
 from amp_export.reporting.files import open_output
 from amp_export.reporting.report import Report
-from amp_export.sweeping.choosing import choose, closest, search
+from amp_export.sweeping.choosing import choose, closest, find_peak, search
 from amp_export.sweeping.conditions import Condition, read_conditions
 from amp_export.sweeping.place import DENSE, check_same, open_place, remove_earlier, save, shared_options, working_in
 from amp_export.sweeping.points import Point, PointResult, read_point
 from amp_export.sweeping.summary import describe
 from amp_export.sweeping.table import Choice, PointTable, order
-from amp_export.verb_options import BenchmarkOptions, PruneOptions, SweepOptions, ValidateOptions
+from amp_export.verb_options import BenchmarkOptions, DraftOptions, PruneOptions, SweepOptions, ValidateOptions
 
 COMMAND = "sweep"
 
@@ -59,7 +63,8 @@ def sweep(
 
     Each point is an output directory in `output`, and so is the dense model's export, in `dense`. The table of all is
     in sweep.json, sweep.md and sweep.html. With conditions, points are searched by bisection, and the one with least
-    loss of quality that meets them is chosen; its export is checked for parity.
+    loss of quality that meets them is chosen; its export is checked for parity. As drafts, points are searched for the
+    fastest.
 
     Args:
         model: A hub id, a checkpoint directory, a `.gguf` file, or `demo`.
@@ -74,19 +79,21 @@ def sweep(
         The table, whether the conditions are met or not.
 
     Raises:
-        RequestError: There are neither ratios nor conditions, the conditions cannot be read, or name what cannot be
-            measured of this model.
+        RequestError: There are neither ratios nor conditions nor drafts, the conditions cannot be read, or name what
+            cannot be measured of this model, or it cannot be measured as a draft.
+        VerificationError: A text with drafts is not the dense model's.
         OutputError: `output` holds something else, or points of another model or with other options.
         AmpExportError: See `amp_export.errors`.
     """
     progress = progress or Silent()
     refuse_own_options(options.prune)
     conditions = () if options.until is None else read_conditions(options.until)
-    if not (options.ratios or conditions):
+    if not (options.ratios or conditions or options.draft):
         raise RequestError(
-            'There is nothing to sweep.\nGive --ratios 0.1:0.5:0.1, or --until "decode_ms<=35", or both.'
+            'There is nothing to sweep.\nGive --ratios 0.1:0.5:0.1, --until "decode_ms<=35", --draft, or some of them.'
         )
     options = replace(options, prune=fit_blocks(options.prune, options.export))
+    drafting = _draft_options(options) if options.draft else None
     timing = replace(options.benchmark, to=options.export.to, against=output / DENSE)
     setup = choose_setup(timing)
     check_can_measure(options.export)
@@ -100,6 +107,8 @@ def sweep(
     points = order([Point(criterion, ratio) for ratio in options.ratios or _legal_ratios(checkpoint, options.prune)])
     request = check_points(str(model), points, options.prune, revision=revision, progress=progress)
     _check_export(request, options)
+    if drafting is not None:
+        prepare_pair(request.checkpoint, request.checkpoint, drafting)
     _refuse_unmeasured(request, conditions)
     shared = shared_options(options.prune, options.export, options.benchmark)
     table = PointTable(COMMAND, request.source.asked, request.sha256, shared)
@@ -108,17 +117,40 @@ def sweep(
         table = replace(earlier, choice=None)
     with open_executor(options.ray) as executor, working_in(output), told_how_to_resume(progress):
         workshop = Workshop(output, str(model), revision, options.prune, progress, options.export, setup.name, executor)
-        run = _Run(workshop, table, timing)
+        run = _Run(workshop, table, timing, drafting)
         if overwrite:
             remove_earlier(output, COMMAND)
         run.export_dense()
         if conditions:
             assert options.until is not None
             run.search(points, conditions, options.until)
+        elif options.draft and not options.ratios:
+            run.search_draft(points)
         else:
             run.measure(points)
         save(output, run.table, progress)
     return run.table
+
+
+def _draft_options(options: SweepOptions) -> DraftOptions:
+    """Return how points are measured as drafts: their weights are those of the export.
+
+    Raises:
+        RequestError: The export is for a runtime that does not measure drafts.
+        MissingExtraError: onnxruntime-genai, which does, is not installed.
+    """
+    export = options.export
+    if export.to is not Format.ONNX:
+        raise RequestError(
+            f"--draft measures in onnxruntime-genai, which does not read --to {export.to}.\nLeave one of the two out."
+        )
+    genai.require()
+    return DraftOptions(
+        dtype=export.dtype,
+        weights=export.weights,
+        block_size=export.block_size,
+        threads=options.benchmark.threads,
+    )
 
 
 def _legal_ratios(checkpoint: Checkpoint, options: PruneOptions) -> tuple[float, ...]:
@@ -184,10 +216,13 @@ def _refuse_unmeasured(request: PruneRequest, conditions: Sequence[Condition]) -
 class _Run:
     """Makes, times and chooses points; the table grows with each."""
 
-    def __init__(self, workshop: Workshop, table: PointTable, timing: BenchmarkOptions) -> None:
+    def __init__(
+        self, workshop: Workshop, table: PointTable, timing: BenchmarkOptions, drafting: DraftOptions | None
+    ) -> None:
         self.workshop = workshop
         self.table = table
         self.timing = timing
+        self.drafting = drafting
 
     @property
     def output(self) -> Path:
@@ -222,6 +257,27 @@ class _Run:
         report = Report.load(folder).bound_to(Manifest.load(folder))
         if runtime not in (report.benchmarks or {}):
             benchmark(folder, self.timing, progress=self.workshop.progress)
+        if self.drafting is not None and read_measurement(folder) is None:
+            self._draft(folder, self.drafting)
+
+    def _draft(self, folder: Path, options: DraftOptions) -> None:
+        measured = draft(folder, options, overwrite=True, progress=self.workshop.progress).measurement
+        if measured is not None and not measured.same:
+            raise VerificationError(
+                f"With {folder.name} as the draft, a text is not the dense model's.\n{folder / DRAFT} has both models, "
+                "and what was measured."
+            )
+
+    def search_draft(self, points: Sequence[Point]) -> None:
+        """Measure points until the fastest draft is found, if speed rises with the ratio up to it and then falls."""
+
+        def measure(number: int) -> float:
+            (result,) = self.measure([points[number]])
+            speedup = result.numbers["draft_speedup"]
+            self.workshop.progress.note(f"{result.name}: x {speedup:.2f} as a draft.")
+            return speedup
+
+        find_peak(len(points), measure)
 
     def search(self, points: Sequence[Point], conditions: Sequence[Condition], until: str) -> None:
         """Measure points until the one that meets the conditions is found, or it is known that none does."""

@@ -13,11 +13,16 @@ from typing import Any
 
 from amp_export.benchmarking.runners.genai import require
 from amp_export.benchmarking.statistics import Conclusion, conclude, speedup_interval
-from amp_export.errors import ModelError
+from amp_export.documents import convert, parse_json, read_text
+from amp_export.errors import ModelError, OutputError
 from amp_export.evaluation.estimates import t_quantile
 from amp_export.exporting.drafting import DENSE, QUIET_THREADS
 from amp_export.hardware.threads import usable_cores
+from amp_export.outputs.names import DRAFT
 from amp_export.progress import Advance
+
+MEASUREMENT = "measurement.json"
+"""Name of the file with a measurement, beside both models."""
 
 TIE = 0.01
 """Largest difference of two logits that passes for a near tie: the dense model computes a token's logits in another
@@ -109,6 +114,19 @@ class DraftMeasurement:
             conclusion=conclude(interval),
             same=all(text.same for text in texts),
         )
+
+
+def read_measurement(output: Path) -> DraftMeasurement | None:
+    """Return what was measured of the draft in an output directory; None if nothing was.
+
+    Raises:
+        OutputError: The file is damaged.
+    """
+    file = output / DRAFT / MEASUREMENT
+    if not file.is_file():
+        return None
+    content = parse_json(read_text(file, error=OutputError), source=str(file), error=OutputError)
+    return convert(content, DraftMeasurement, source=str(file), error=OutputError)
 
 
 def measure_draft(

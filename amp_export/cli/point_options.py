@@ -9,7 +9,8 @@ import typer
 _RATIOS = "Shares of all parameters to remove: a list, or a range START:END:STEP."
 Ratios = Annotated[str, typer.Option("--ratios", metavar="R,...", help=_RATIOS)]
 MaybeRatios = Annotated[
-    str | None, typer.Option("--ratios", metavar="R,...", help=f"{_RATIOS}  [default with --until: whole percents]")
+    str | None,
+    typer.Option("--ratios", metavar="R,...", help=f"{_RATIOS}  [default with --until or --draft: whole percents]"),
 ]
 ResumePoints = Annotated[
     bool, typer.Option("--resume", help="Keep the points of an earlier run with the same options, and make the others.")

@@ -18,6 +18,7 @@ EXAMPLES = examples(
     "amp-export sweep --model demo --ratios 0.1:0.5:0.1 --output swept",
     'amp-export sweep --model demo --until "decode_ms<=35 and perplexity<=1.2x" --output swept',
     'amp-export sweep --model demo --ratios 0.05:0.4:0.05 --until "size_mb<=0.8x" --output swept --resume',
+    "amp-export sweep --model demo --weights int4 --draft --output swept",
 )
 
 
@@ -38,6 +39,14 @@ def sweep(  # noqa: PLR0913  a command has a parameter for each option that is n
             "parameters, size_mb and ratio; a limit with x is times dense. Exit code 1 if none does.",
         ),
     ] = None,
+    draft: Annotated[
+        bool,
+        typer.Option(
+            "--draft",
+            help="Measure each point as a draft for the dense model in onnxruntime-genai, too; without --ratios and "
+            "--until, search the ratio of the fastest.",
+        ),
+    ] = False,
     prune: Annotated[PruneOptions, Without(("ratio", "plan", "scores"))],
     export: Annotated[ExportOptions, Without(("target",))],
     benchmark: Annotated[BenchmarkOptions, Without(("against", "to", "runtime", "provider"))],
@@ -55,6 +64,7 @@ def sweep(  # noqa: PLR0913  a command has a parameter for each option that is n
     options = SweepOptions(
         ratios=() if ratios is None else read_ratios(ratios),
         until=until,
+        draft=draft,
         prune=prune,
         export=export,
         benchmark=benchmark,

@@ -21,6 +21,37 @@ def bisect(count: int, holds: Callable[[int], bool]) -> int:
     return low
 
 
+def find_peak(count: int, value: Callable[[int], float]) -> int:
+    """Return the place of the largest value, from 0 to `count - 1`, if values rise up to it and fall after it.
+
+    Between two places, one on either side of which the peak must lie, the search goes on by numbers of Fibonacci, so
+    that one of the two is asked for again. Source: J. Kiefer, Sequential minimax search for a maximum, Proceedings of
+    the American Mathematical Society 4 (1953).
+
+    Args:
+        count: Number of places, at least 1.
+        value: The value at a place; called at most once for each, for about 1.44 log2(count) of them.
+    """
+    found: dict[int, float] = {}
+
+    def at(place: int) -> float:
+        if place >= count:
+            return -math.inf
+        if place not in found:
+            found[place] = value(place)
+        return found[place]
+
+    before, shorter, longer = -1, 1, 1
+    while shorter + longer <= count:
+        shorter, longer = longer, shorter + longer
+    # the peak is one of the shorter + longer - 1 places after `before`
+    while longer > 1:
+        if at(before + shorter) < at(before + longer):
+            before += shorter
+        shorter, longer = longer - shorter, shorter
+    return before + 1
+
+
 def search(count: int, conditions: Sequence[Condition], measure: Callable[[int], PointResult]) -> None:
     """Measure the points among which `choose` finds the one that is wanted.
 

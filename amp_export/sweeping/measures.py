@@ -30,6 +30,9 @@ MEASURES: Mapping[str, Measure] = {
     "size_mb": Measure("Size, MB", lambda size: f"{size:.4g}"),
     "prefill_ms": Measure("Prefill, ms", lambda milliseconds: f"{milliseconds:.4g}"),
     "decode_ms": Measure("Decode, ms", lambda milliseconds: f"{milliseconds:.4g}"),
+    "draft_accepted": Measure("Accepted", lambda share: f"{share:.0%}"),
+    "draft_speedup": Measure("As draft", lambda speedup: f"x {speedup:.2f}"),
+    "draft_speedup_low": Measure("As draft, at least", lambda speedup: f"x {speedup:.2f}"),
 }
 """All numbers, in the order of a table."""
 

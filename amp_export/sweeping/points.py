@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from amp_export.benchmarking.drafting import read_measurement
 from amp_export.benchmarking.results import BenchmarkReport
 from amp_export.options import CriterionName, Phase
 from amp_export.reporting.report import Report
@@ -80,7 +81,7 @@ def read_point(output: Path, point: Point, runtime: str | None) -> PointResult:
     """
     report = Report.load(output / point.name)
     benchmark = None if runtime is None else (report.benchmarks or {}).get(runtime)
-    pairs = {name: pair for name, *pair in _pairs(report, benchmark)}
+    pairs = {name: pair for name, *pair in (*_pairs(report, benchmark), *_draft_pairs(output / point.name))}
     numbers = {name: float(pruned) for name, (pruned, _) in pairs.items()}
     dense = {name: float(dense) for name, (_, dense) in pairs.items()}
     return PointResult(point, numbers, dense, None if benchmark is None else str(benchmark.machine))
@@ -102,3 +103,11 @@ def _pairs(report: Report, benchmark: BenchmarkReport | None) -> Iterator[tuple[
             # the first phase of any kind of model is one call over the whole input
             name = "decode_ms" if phase is Phase.DECODE else "prefill_ms"
             yield name, result.pruned.median * 1e3, result.dense.median * 1e3
+
+
+def _draft_pairs(folder: Path) -> Iterator[tuple[str, float, float]]:
+    """Yield the same of what was measured of the pruned model as a draft, of which the dense model is the measure."""
+    if (measured := read_measurement(folder)) is not None:
+        yield "draft_accepted", measured.acceptance, 1.0
+        yield "draft_speedup", measured.speedup, 1.0
+        yield "draft_speedup_low", measured.interval[0], 1.0

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from amp_export.errors import command_line
+from amp_export.outputs.names import DRAFT
 from amp_export.reporting.markdown import plain, table_row
 from amp_export.sweeping.conditions import Condition
 from amp_export.sweeping.measures import LIMITED, MEASURES
@@ -22,6 +23,7 @@ def lines(table: PointTable, output: Path) -> Iterator[str]:
     for cost, front in table.fronts.items():
         if cost != "prefill_ms" or "decode_ms" not in table.fronts:
             yield f"Pareto front of perplexity and {COSTS[cost]}: {', '.join(front) or 'no point'}."
+    yield from _draft_lines(table, output)
     yield from table.notes
 
 
@@ -45,6 +47,17 @@ def _choice_lines(table: PointTable, output: Path) -> Iterator[str]:
         yield f"Parity FAILS for its export. What differs: {explain}"
     elif choice.parity:
         yield f"Parity holds for its export. It is an output directory like any other: {folder}"
+
+
+def _draft_lines(table: PointTable, output: Path) -> Iterator[str]:
+    if (best := table.fastest_draft) is None:
+        return
+    speedup, low = best.numbers["draft_speedup"], best.numbers["draft_speedup_low"]
+    doubt = "" if low > 1 else ", so that it is not shown to be faster"
+    yield (
+        f"Fastest draft: {best.name}. With it the dense model generates {speedup:.2f} times as fast as alone, and at "
+        f"least {low:.2f} times (95 %){doubt}. Both are in {output / best.name / DRAFT}"
+    )
 
 
 def describe(result: PointResult, conditions: Sequence[Condition]) -> str:

@@ -19,7 +19,10 @@ COSTS = {"decode_ms": "decoding time", "prefill_ms": "prefill time", "size_mb": 
 
 SHOWN = {
     "compare": ("ratio", "parameters", "perplexity", "kl", "top1_agreement"),
-    "sweep": ("ratio", "parameters", "perplexity", "size_mb", "prefill_ms", "decode_ms"),
+    "sweep": (
+        *("ratio", "parameters", "perplexity", "size_mb", "prefill_ms", "decode_ms"),
+        *("draft_accepted", "draft_speedup"),
+    ),
 }
 """Numbers that the table of a command shows; its file has all."""
 
@@ -93,6 +96,12 @@ class PointTable:
         """The point that meets the conditions, or that comes closest."""
         name = None if self.choice is None else self.choice.point
         return next((each for each in self.points if each.name == name), None)
+
+    @property
+    def fastest_draft(self) -> PointResult | None:
+        """The point with which the dense model generates fastest when it drafts; None if none was measured so."""
+        measured = [each for each in self.points if "draft_speedup" in each.numbers]
+        return max(measured, key=lambda each: each.numbers["draft_speedup"], default=None)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -199,3 +208,5 @@ def _marks(table: PointTable, result: PointResult) -> Iterator[str]:
         yield "chosen" if choice.met else "closest"
     if any(result.name in front for front in table.fronts.values()):
         yield "front"
+    if result == table.fastest_draft:
+        yield "fastest draft"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import shutil
@@ -18,8 +19,10 @@ from amp_export.api import benchmark as benchmarking
 from amp_export.api import points as making
 from amp_export.api import sweep as sweeping
 from amp_export.benchmarking import rounds
+from amp_export.benchmarking.drafting import MEASUREMENT, DraftedText, DraftMeasurement
 from amp_export.benchmarking.sampling import Sampling
 from amp_export.cli import app
+from amp_export.documents import to_json
 from amp_export.errors import RequestError, VerificationError
 from amp_export.hardware import machine
 from amp_export.outputs.locks import lock_until_closed
@@ -30,6 +33,10 @@ from tests.support import PROJECT, sample_reports
 from tests.support.tiny_models import save_tiny_model, save_tiny_samples, save_tiny_tokenizer
 
 PRUNING = ("--snap", "1", "--fitting-tokens", "128")
+
+needs_genai = pytest.mark.skipif(
+    importlib.util.find_spec("onnxruntime_genai") is None, reason="onnxruntime-genai is not installed"
+)
 
 
 def run(*arguments: object) -> Result:
@@ -180,7 +187,7 @@ def test_a_run_that_ends_early_goes_on(shared: tuple[str, ...], tmp_path: Path, 
         ("compare", ("--criteria", "amp", "--ratios", "0.1,0.99"), "The nearest legal ratio is 0."),
         ("compare", ("--ratios", "0.1"), "Missing option '--criteria'"),
         ("compare", ("--criteria", "amp"), "Missing option '--ratios'"),
-        ("sweep", (), "There is nothing to sweep. Give --ratios 0.1:0.5:0.1, or --until"),
+        ("sweep", (), "There is nothing to sweep. Give --ratios 0.1:0.5:0.1, --until"),
         ("sweep", ("--until", "speed<=3"), "at character 1: expected the name of a number, found 'speed'"),
         ("sweep", ("--until", "decode_ms=3"), "expected one of <=, <, >=, >, found '='"),
         ("sweep", ("--until", "decode_ms<="), "at character 12: expected a number, found the end"),
@@ -189,6 +196,7 @@ def test_a_run_that_ends_early_goes_on(shared: tuple[str, ...], tmp_path: Path, 
         ("sweep", ("--ratios", "0.1", "--context", "4000"), "does not fit into a context of 128"),
         ("sweep", ("--ratios", "0.1", "--min-effect", "0"), "--min-effect is 0, but must be above 0"),
         ("sweep", ("--ratios", "0.1", "--dtype", "bfloat16"), "no bfloat16 arithmetic"),
+        ("sweep", ("--draft", "--to", "openvino"), "onnxruntime-genai, which does not read --to openvino"),
     ],
 )
 def test_mistakes_are_refused_before_any_work(
@@ -281,6 +289,50 @@ def test_until_searches_and_checks_the_chosen_export(shared: tuple[str, ...], tm
     result = run(*arguments, "--until", "ratio<=0.3", "--resume", "--json")
     assert json.loads(result.stdout)["choice"]["point"] == "obs-0.3"
     assert "FAILS" not in (output / "sweep.html").read_text()
+
+
+def draft_at_best(best: float, *, same: bool = True) -> Any:
+    """Return what stands for `draft`: a draft is the faster, the nearer its ratio is to one."""
+
+    def draft(folder: Path, options: Any, **_more: Any) -> SimpleNamespace:
+        speedup = 1.5 - abs(float(folder.name.rpartition("-")[2]) - best)
+        text = DraftedText(5, 60, 60, 30, 20, speedup, 1.0, first_difference=None if same else 3)
+        # a second text, without which there is no interval
+        measured = DraftMeasurement.of("a runtime", [text, replace(text, dense_seconds=speedup * 1.01)])
+        (folder / "draft").mkdir()
+        (folder / "draft" / MEASUREMENT).write_text(to_json(measured))
+        return SimpleNamespace(measurement=measured)
+
+    return draft
+
+
+@pytest.mark.slow
+@needs_genai
+def test_the_ratio_of_the_fastest_draft_is_searched(
+    shared: tuple[str, ...], tmp_path: Path, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeping, "draft", draft_at_best(0.2))
+    arguments = ("sweep", *shared, "--output", tmp_path / "out")
+    result = run(*arguments, "--ratios", "0.1,0.3", "--draft", "--json")
+    assert result.exit_code == 0, result.stderr
+    numbers = [each["numbers"] for each in json.loads(result.stdout)["points"]]
+    assert [each["draft_speedup"] for each in numbers] == pytest.approx([1.4, 1.4], rel=0.01)
+    assert all(each["draft_speedup_low"] < each["draft_speedup"] for each in numbers)
+
+    monkeypatch.setattr(sweeping, "_legal_ratios", lambda *_: (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4))
+    shown = said(run(*arguments, "--draft", "--resume"), code=0)
+    assert "Fastest draft: obs-0.2. With it the dense model generates 1.51 times as fast as alone" in shown
+    assert "fastest draft" in (tmp_path / "out/sweep.md").read_text()
+    assert len(calls.timed) < 7
+
+
+@needs_genai
+def test_a_draft_that_changes_the_text_is_no_success(
+    shared: tuple[str, ...], tmp_path: Path, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeping, "draft", draft_at_best(0.2, same=False))
+    result = run("sweep", *shared, "--ratios", "0.2", "--draft", "--output", tmp_path / "out")
+    assert "With obs-0.2 as the draft, a text is not the dense model's" in said(result, code=1)
 
 
 def test_an_export_without_parity_is_no_success(

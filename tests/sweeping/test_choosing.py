@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amp_export.options import CriterionName
-from amp_export.sweeping.choosing import bisect, choose, closest, pareto_front, search
+from amp_export.sweeping.choosing import bisect, choose, closest, find_peak, pareto_front, search
 from amp_export.sweeping.conditions import hold, read_conditions
 from amp_export.sweeping.points import Point, PointResult
 
@@ -32,6 +32,21 @@ def test_bisection_finds_the_first_with_few_tests(count: int, data: st.DataObjec
     assert bisect(count, holds) == first
     assert len(tested) <= math.ceil(math.log2(count + 1))
     assert set(tested) <= set(range(count))
+
+
+@given(st.integers(1, 200), st.data())
+def test_a_peak_is_found_with_few_values(count: int, data: st.DataObject) -> None:
+    peak = data.draw(st.integers(0, count - 1))
+    rise, fall = data.draw(st.floats(0.1, 10)), data.draw(st.floats(0.1, 10))
+    asked: list[int] = []
+
+    def value(place: int) -> float:
+        asked.append(place)
+        return (place - peak) * rise if place < peak else (peak - place) * fall
+
+    assert find_peak(count, value) == peak
+    assert len(asked) == len(set(asked)) <= math.ceil(math.log(count + 1, (1 + math.sqrt(5)) / 2)) + 1
+    assert set(asked) <= set(range(count))
 
 
 @given(
