@@ -304,6 +304,16 @@ def full_report() -> Report:
     )
 
 
+def large_report() -> Report:
+    """Return the report of a model of 100 GB on a machine that takes minutes to load it."""
+    measured = benchmark()
+    dense, pruned = (
+        replace(model, bytes_on_disk=123_456_700_000, peak_memory_bytes=234_567_800_000, load_seconds=seconds)
+        for model, seconds in ((measured.dense, 123.4567), (measured.pruned, 1023.4567))
+    )
+    return replace(full_report(), benchmarks={"onnxruntime": replace(measured, dense=dense, pruned=pruned)})
+
+
 def encoder_report() -> Report:
     """Return the report of an encoder, without decoding; its parity holds."""
     return Report(

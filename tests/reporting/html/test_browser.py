@@ -12,7 +12,7 @@ import pytest
 from amp_export.reporting.html.page import to_html
 from tests.support.chromium import Browser, browser, find_chromium
 from tests.support.contrast import TEXT_CONTRAST, contrast
-from tests.support.sample_reports import bare_report, encoder_report, full_report, manifest, save_layers
+from tests.support.sample_reports import bare_report, encoder_report, full_report, large_report, manifest, save_layers
 from tests.support.shared import Converted
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")
@@ -27,7 +27,7 @@ pytestmark = [
 REFLOW, PHONE, TABLET, DESK = 320, 390, 768, 1280
 """Widths in pixels; at the least a page must not scroll in two directions: WCAG 2.2, success criterion 1.4.10."""
 
-KINDS = ("full", "encoder", "bare", "real")
+KINDS = ("full", "encoder", "bare", "large", "real")
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory, converted: Callable[[str], C
     def make(kind: str) -> Path:
         if kind == "real":
             return converted("t5").output / "report.html"
-        report = {"full": full_report, "encoder": encoder_report, "bare": bare_report}[kind]()
+        makers = {"full": full_report, "encoder": encoder_report, "bare": bare_report, "large": large_report}
+        report = makers[kind]()
         page = folder / f"{kind}.html"
         page.write_text(to_html(report, manifest(report), folder), encoding="utf-8")
         return page
