@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from amp_export.exporters.onnx.builder.blocks import BlockFormat, BlockWeight, unpack_fused, unpack_standard
 from amp_export.exporters.onnx.builder.layout import codes_name, rows_name, scales_name
+from amp_export.exporters.onnx.builder.packing import read_rows
 from amp_export.exporters.onnx.builder.weights import taking
 from amp_export.exporters.onnx.descriptions import read_quantization
 from amp_export.options import Operators, WeightFormat
@@ -80,7 +81,11 @@ def quantized_names(graph: Path) -> tuple[str, ...]:
     """Return the names of the checkpoint's tensors that are quantized in a graph that this package wrote."""
     import onnx
 
-    return _quantized(onnx.load(graph, load_external_data=False))
+    model = onnx.load(graph, load_external_data=False)
+    scales = {tensor.name: tensor for tensor in model.graph.initializer}
+    return tuple(
+        part for name in _quantized(model) for part in read_rows(scales[scales_name(name)].doc_string) or [name]
+    )
 
 
 def _quantized(model: onnx.ModelProto) -> tuple[str, ...]:
@@ -118,7 +123,10 @@ def read_quantized(graph: Path) -> Iterator[tuple[str, BlockWeight]]:
         codes_oi = (
             unpack_fused(packed, form, outputs=outputs) if is_packed else unpack_standard(packed, form, inputs=inputs)
         )
-        yield name, BlockWeight(codes_oi, scales_ob)
+        start = 0
+        for part, rows in (read_rows(scales.doc_string) or {name: outputs}).items():
+            yield part, BlockWeight(codes_oi[start : start + rows], scales_ob[start : start + rows])
+            start += rows
 
 
 def same_codes(graph: Path) -> Rounding:

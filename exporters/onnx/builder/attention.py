@@ -15,9 +15,10 @@ from amp_export.exporters.onnx.builder.onnxruntime import (
     GroupQueryParts,
     add_group_query_attention,
     add_lengths,
-    can_rotate,
+    rotates,
 )
 from amp_export.exporters.onnx.builder.opset20 import AttentionParts, add_attention, add_rotation, add_rotation_rows
+from amp_export.exporters.onnx.builder.products import add_packed_linear
 from amp_export.exporters.onnx.builder.rotary import Rope, ropes
 from amp_export.options import Dtype
 
@@ -106,13 +107,16 @@ class Attention(Parts):
                 self._add_join(part, count, output=f"{part}.joined")
                 for part, count in zip(projected, counts, strict=True)
             ]
-        queries, keys, values = projected
         kind = self.config.layer_ropes[layer]
         rope = self._ropes[kind] if kind is not None else None
         is_inside = rope is not None and self._is_rotated_inside(rope)
-        queries = self._add_placed(queries, widths.query_heads, self._norm_name(scope, "query"), rope)
-        keys = self._add_placed(keys, widths.key_value_heads, self._norm_name(scope, "key"), rope)
-        queries = self._add_position_scale(queries)
+        if len(projected) == 1:
+            queries, keys, values = *projected, "", ""
+        else:
+            queries, keys, values = projected
+            queries = self._add_placed(queries, widths.query_heads, self._norm_name(scope, "query"), rope)
+            keys = self._add_placed(keys, widths.key_value_heads, self._norm_name(scope, "key"), rope)
+            queries = self._add_position_scale(queries)
         field = self.computation.attention_softcap
         return add_group_query_attention(
             self.graph,
@@ -130,8 +134,8 @@ class Attention(Parts):
         )
 
     def _is_rotated_inside(self, rope: Rope) -> bool:
-        """Whether GroupQueryAttention rotates; it has no frequencies that switch, and no norms after the rotation."""
-        return not rope.switches and not self._is_normed_last and can_rotate(self.config.head_dim, rope.dimensions)
+        """Whether GroupQueryAttention rotates, which has no norms after the rotation."""
+        return not self._is_normed_last and rotates(rope, self.config.head_dim)
 
     def _add_placed(self, projected: str, heads: int, norm: str | None, rope: Rope | None) -> str:
         """Add the norm of a projection's heads, and their rotation unless GroupQueryAttention rotates."""
@@ -251,8 +255,15 @@ class Attention(Parts):
         return first.layout is Layout.GROUPS
 
     def _add_projections(self, scope: str, widths: LayerWidths, hidden: str) -> list[str]:
-        """Add the projections to queries, keys and values, whose heads lie on the last axis or the last two."""
+        """Add the projections to queries, keys and values, whose heads lie on the last axis or the last two.
+
+        Returns:
+            Queries, keys and values; or one value with all of them side by side, if they are packed.
+        """
         attention, head_dim = self.config.architecture.attention, self.config.head_dim
+        names = [f"{scope}.{projection.name}" for projection in attention.inputs]
+        if (pack := self.graph.pack_of(f"{names[0]}.weight")) is not None:
+            return [add_packed_linear(self.graph, pack, names, hidden)]
         if len(attention.inputs) == 3:
             return [self.add_linear(scope, projection, hidden) for projection in attention.inputs]
         (projection,) = attention.inputs

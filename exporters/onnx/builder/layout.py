@@ -11,6 +11,7 @@ from amp_export.architectures import LayerWidths, ModelConfig, tensor_shapes
 from amp_export.exporters.files import aligned_offset
 from amp_export.exporters.onnx.builder.blocks import BlockFormat
 from amp_export.exporters.onnx.builder.entries import Entry
+from amp_export.exporters.onnx.builder.packing import find_packs
 from amp_export.exporters.onnx.builder.rotary import Rope, ropes
 from amp_export.options import Dtype, Operators
 
@@ -44,6 +45,7 @@ class StoredTensor:
         form: The format of the weight that these are the codes or the scales of, or None.
         from_one: Whether one must be added to the checkpoint's values.
         layer: The decoder layer it belongs to, or None.
+        pack: Name of the tensors that it lies beside without a gap, or None: see `packing`.
         offset: Offset of its first byte.
     """
 
@@ -56,6 +58,7 @@ class StoredTensor:
     form: BlockFormat | None = None
     from_one: bool = False
     layer: int | None = None
+    pack: str | None = None
     offset: int = 0
 
 
@@ -101,8 +104,8 @@ def lay_out(
     shapes = {name: shape for rope in ropes(config).values() for name, shape in _cache_shapes(rope).items()}
     formats, linear, from_one = formats or {}, linear_weights(config), _weights_from_one(config)
     embedding = f"{config.architecture.embedding}.weight"
+    packs = find_packs(config, formats) if operators is Operators.ONNXRUNTIME else {}
     stored: list[StoredTensor] = []
-    end = 0
     for source, shape in {**shapes, **tensor_shapes(config, widths)}.items():
         if source == embedding and not (entry.reads_tokens or config.tie_word_embeddings):
             continue
@@ -114,11 +117,28 @@ def lay_out(
             parts.append(_as_floats(source, shape, dtype, transposed=outputs_first is True))
         if form is not None:
             parts += _as_codes(source, shape, form, dtype, transposed=outputs_first is False, operators=operators)
-        for part in parts:
-            offset = aligned_offset(end, part.nbytes)
-            stored.append(replace(part, layer=layer, from_one=below in from_one, offset=offset))
-            end = offset + part.nbytes
-    return tuple(stored)
+        pack = packs.get(source)
+        stored += [replace(part, layer=layer, from_one=below in from_one, pack=pack) for part in parts]
+    return tuple(_place(stored))
+
+
+def _place(tensors: Sequence[StoredTensor]) -> Iterator[StoredTensor]:
+    """Yield tensors with their offsets: one after another, but those of a pack at once, by content."""
+    together: dict[tuple[str, Content | None], list[StoredTensor]] = {}
+    for tensor in tensors:
+        together.setdefault(_place_of(tensor), []).append(tensor)
+    end, offsets = 0, {}
+    for beside in together.values():
+        end = aligned_offset(end, sum(tensor.nbytes for tensor in beside))
+        for tensor in beside:
+            offsets[tensor.name] = end
+            end += tensor.nbytes
+    return (replace(tensor, offset=offsets[tensor.name]) for tensor in tensors)
+
+
+def _place_of(tensor: StoredTensor) -> tuple[str, Content | None]:
+    """Return what tensors that lie side by side have in common."""
+    return (tensor.name, None) if tensor.pack is None else (tensor.pack, tensor.content)
 
 
 def lay_out_embedding(config: ModelConfig, dtype: Dtype) -> tuple[StoredTensor, ...]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import enum
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from amp_export.exporters.onnx.builder.layout import Content, StoredTensor, codes_name
+from amp_export.exporters.onnx.builder.packing import describe_rows
 from amp_export.options import Dtype, Operators, Opset
 
 if TYPE_CHECKING:
@@ -149,19 +151,39 @@ class Graph:
 
     def weight_as(self, name: str, stored_name: str, shape: Sequence[int]) -> str:
         """Return a tensor of the data file under a name and with a shape of its own; its bytes are stored once."""
-        from onnx import TensorProto
-
         if name not in self._initializers:
             tensor = self._stored[stored_name]
-            entries = {"location": self._data_file, "offset": tensor.offset, "length": tensor.nbytes}
-            self._initializers[name] = TensorProto(
-                name=name,
-                dims=shape,
-                data_type=self._data_type(tensor),
-                data_location=TensorProto.EXTERNAL,
-                external_data=[{"key": key, "value": str(value)} for key, value in entries.items()],
-            )
+            self._initializers[name] = self._external(name, tensor, shape, nbytes=tensor.nbytes)
         return name
+
+    def pack_of(self, name: str) -> str | None:
+        """Return the name of the pack that a tensor of the checkpoint is in, or None."""
+        found = self._stored.get(name) or self._stored.get(codes_name(name))
+        return found.pack if found is not None else None
+
+    def joined(self, name: str, parts: Sequence[str]) -> str:
+        """Return tensors of the data file that lie side by side as one, along their first axis."""
+        tensors = [self._stored[part] for part in parts]
+        pairs = itertools.pairwise(tensors)
+        assert all(one.offset + one.nbytes == other.offset for one, other in pairs), f"{parts} do not lie side by side"
+        rows = {tensor.source: tensor.shape[0] for tensor in tensors}
+        shape = [sum(rows.values()), *tensors[0].shape[1:]]
+        made = self._external(name, tensors[0], shape, nbytes=sum(tensor.nbytes for tensor in tensors))
+        made.doc_string = describe_rows(rows)
+        self._initializers[name] = made
+        return name
+
+    def _external(self, name: str, tensor: StoredTensor, shape: Sequence[int], *, nbytes: int) -> onnx.TensorProto:
+        from onnx import TensorProto
+
+        entries = {"location": self._data_file, "offset": tensor.offset, "length": nbytes}
+        return TensorProto(
+            name=name,
+            dims=shape,
+            data_type=self._data_type(tensor),
+            data_location=TensorProto.EXTERNAL,
+            external_data=[{"key": key, "value": str(value)} for key, value in entries.items()],
+        )
 
     def integers(self, *values: int) -> str:
         """Return a constant list of int64; equal lists share one constant."""

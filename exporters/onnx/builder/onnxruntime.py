@@ -22,9 +22,9 @@ class GroupQueryParts:
     """Inputs of a GroupQueryAttention.
 
     Attributes:
-        queries: [batch, sequence, query heads x head_dim].
-        keys: [batch, sequence, key/value heads x head_dim].
-        values: [batch, sequence, key/value heads x head_dim].
+        queries: [batch, sequence, query heads x head_dim]; or queries, keys and values side by side on the last axis.
+        keys: [batch, sequence, key/value heads x head_dim]; empty if they are beside the queries.
+        values: [batch, sequence, key/value heads x head_dim]; empty if they are beside the queries.
         past_keys: [batch, key/value heads, past sequence, head_dim].
         past_values: [batch, key/value heads, past sequence, head_dim].
     """
@@ -61,6 +61,11 @@ def can_rotate(head_dim: int, dimensions: int) -> bool:
     Source: `CheckRotaryCaches`, contrib_ops/cpu/bert/group_query_attention_helper.h, ONNX Runtime 1.32.
     """
     return head_dim % 16 == 0 and dimensions % 16 == 0
+
+
+def rotates(rope: Rope, head_dim: int) -> bool:
+    """Return whether GroupQueryAttention does a rotation: it has no frequencies that switch."""
+    return not rope.switches and can_rotate(head_dim, rope.dimensions)
 
 
 def add_lengths(graph: Graph) -> None:

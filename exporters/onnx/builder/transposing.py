@@ -9,10 +9,10 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
-_TILE_ROWS, _TILE_COLUMNS = 128, 512
+_TILE_ROWS, _TILE_COLUMNS = 256, 512
 _APART = 32
 """Numbers between the rows of a tile: without them, rows of a length that is a power of two share few sets of the
-cache, and each number that is read sends another away. A tile takes a third of the time for it."""
+cache, and each number that is read sends another away: 7,680 columns of bfloat16 take half the time for it."""
 
 
 def transpose(matrix_rc: Array, dtype: np.dtype[Any] | None = None) -> Array:

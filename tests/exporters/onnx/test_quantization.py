@@ -19,6 +19,7 @@ from amp_export.benchmarking.subjects import export_dense
 from amp_export.checkpoints.loading import load_model
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.errors import RequestError
+from amp_export.exporters.files import PAGE_BYTES
 from amp_export.exporters.models.decoder import Decoder
 from amp_export.exporters.onnx import describe_graph, run
 from amp_export.exporters.onnx import export as export_graph
@@ -204,7 +205,8 @@ def test_a_tied_embedding_is_stored_once_where_its_rows_can_be_looked_up(tmp_pat
         )
         sizes[operators] = made.weights.stat().st_size
     codes, scales, values = 4096 * 32, 4096 * 2 * 4, 4096 * 64 * 4
-    assert sizes[Operators.STANDARD] - sizes[Operators.ONNXRUNTIME] == values
+    # tensors that lie side by side have fewer gaps
+    assert sizes[Operators.STANDARD] - sizes[Operators.ONNXRUNTIME] == pytest.approx(values, abs=PAGE_BYTES)
     assert sizes[Operators.ONNXRUNTIME] < codes + scales + 2 * 64 * (4 * 64 + 3 * 96)
     for operators in Operators:
         onnx.checker.check_model(tmp_path / operators / "model.onnx")
