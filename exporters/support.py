@@ -70,6 +70,12 @@ def require_exportable(config: ModelConfig, to: Format) -> None:
 
 def can_trace(config: ModelConfig) -> str | None:
     """Return why a model cannot be traced, with the config field and its value; None if nothing is known against it."""
+    if config.architecture.keeps_states:
+        return (
+            f"config.json: model_type is {config.architecture.model_type!r}, whose cache holds states of convolutions "
+            "or recurrences, which graphs here have no inputs for.\nPrune without exporting: amp-export prune. "
+            "transformers loads the result, and generate, evaluate and benchmark --runtime pytorch run it."
+        )
     if found := set(_UNTRACEABLE_ROPES).intersection(_rope_types(config.fields)):
         return (
             f"config.json: rope_type {min(found)!r} is not supported: its frequencies depend on the length of each "

@@ -9,6 +9,7 @@ from typing import Any
 
 from amp_export.architectures._computation import Conditions, Factor, Not, Order
 from amp_export.architectures._facts import Architecture, Features, Kind, PrunedUnit, Stack
+from amp_export.architectures._layer_rules import read_layers
 from amp_export.architectures._positions import (
     EVERY_LAYER,
     read_cache_limit,
@@ -34,9 +35,9 @@ class LayerWidths:
     """The widths of one layer.
 
     Attributes:
-        query_heads: Number of query heads.
+        query_heads: Number of query heads; 0 in a layer without attention.
         key_value_heads: Number of key/value heads; it divides `query_heads`.
-        neurons: Intermediate size of the MLP.
+        neurons: Intermediate size of the MLP; 0 in a layer without one.
     """
 
     query_heads: int
@@ -45,8 +46,8 @@ class LayerWidths:
 
     @property
     def query_group(self) -> int:
-        """Query heads that share one key/value head."""
-        return self.query_heads // self.key_value_heads
+        """Query heads that share one key/value head; 0 in a layer without attention."""
+        return self.query_heads // self.key_value_heads if self.key_value_heads else 0
 
     def of(self, unit: PrunedUnit) -> int:
         """Return the count of `unit`."""
@@ -212,11 +213,15 @@ class ModelConfig:
         sites = []
         for stack in self.architecture.stacks:
             layers = stack.layers.removeprefix(prefix) if self.is_bare else stack.layers
-            plain = (
-                int(self.fields[self.architecture.plain_mlp_layers] or 0) if self.architecture.plain_mlp_layers else 0
-            )
-            for number in range(self._stack_size(stack, "num_hidden_layers")):
-                own = replace(stack, mlp=None) if number < plain else stack
+            count = self._stack_size(stack, "num_hidden_layers")
+            attending = read_layers(self.architecture.attention_layers, self.fields, count)
+            with_mlp = read_layers(self.architecture.mlp_layers, self.fields, count)
+            for number in range(count):
+                own = replace(
+                    stack,
+                    attention=stack.attention if number in attending else None,
+                    mlp=stack.mlp if number in with_mlp else None,
+                )
                 sites.append(Site(own, number, f"{layers}.{number}", self._stack_widths(own)))
         return tuple(sites)
 
@@ -240,8 +245,12 @@ class ModelConfig:
         return self.sizes[name] if name in self.sizes else int(self.fields[name])
 
     def fit(self, widths: LayerWidths, site: Site) -> LayerWidths:
-        """Return the widths adapted to this layer: a layer without an MLP has no neurons."""
-        return widths if site.stack.mlp is not None else replace(widths, neurons=0)
+        """Return the widths adapted to this layer: without attention it has no heads, without an MLP no neurons."""
+        return LayerWidths(
+            query_heads=widths.query_heads if site.stack.attention is not None else 0,
+            key_value_heads=widths.key_value_heads if site.stack.attention is not None else 0,
+            neurons=widths.neurons if site.stack.mlp is not None else 0,
+        )
 
     def everywhere(self, widths: LayerWidths) -> list[LayerWidths]:
         """Return the widths for every layer, each adapted with `fit`."""
@@ -260,6 +269,8 @@ class ModelConfig:
                 f"{self.num_attention_heads} and {self.intermediate_size}.\nOnly models whose layers all have the "
                 "same widths are supported."
             )
+        if stack.attention is None:
+            return LayerWidths(0, 0, neurons)
         return LayerWidths(heads, self.num_key_value_heads, neurons)
 
     def meets(self, conditions: Conditions) -> bool:
@@ -357,6 +368,9 @@ def _fill_in(architecture: Architecture, config: Mapping[str, Any]) -> dict[str,
     for canonical, name in architecture.names.items():
         if name is not None and config.get(name) is None and config.get(canonical) is not None:
             fields[name] = config[canonical]
+    for alias, canonical in architecture.aliases.items():
+        if config.get(alias) is not None:
+            fields[architecture.field_name(canonical) or canonical] = config[alias]
     fields |= {name: None for name in _OFF_WHEN_NULL if name in config and config[name] is None}
     for rule in architecture.derived:
         when = rule.when if rule.when is not None else {rule.field: None}

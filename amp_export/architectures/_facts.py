@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from amp_export.architectures._computation import Computation, Conditions
+from amp_export.architectures._derived import Derived
 from amp_export.architectures._gguf import GgufRoutes
+from amp_export.architectures._layer_rules import LayerRule
 
 MAY_BE_IGNORED = frozenset(
     {
@@ -211,28 +213,6 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Derived:
-    """A config field derived from others.
-
-    Attributes:
-        field: The field.
-        value: A number, the name of the field that it equals, or a name and a multiplier.
-        when: Conditions under which it is derived; by default, if the config does not set it.
-    """
-
-    field: str
-    value: int | str | tuple[str, int]
-    when: Conditions | None = None
-
-    def of(self, fields: Mapping[str, Any]) -> Any:
-        """Return the value under a config."""
-        if isinstance(self.value, tuple):
-            name, factor = self.value
-            return fields[name] * factor
-        return fields[self.value] if isinstance(self.value, str) else self.value
-
-
-@dataclass(frozen=True)
 class Sibling:
     """Another model class that computes bit-identical results from the same weights.
 
@@ -253,8 +233,8 @@ class Stack:
 
     Attributes:
         layers: Module path of the layers.
-        attention: The attention of a layer.
-        mlp: The MLP of a layer, or None if it belongs to another stack over the same layers.
+        attention: The attention of a layer, or None if something else mixes the tokens, which stays as it is.
+        mlp: The MLP of a layer, or None if it stays as it is, or belongs to another stack over the same layers.
         norms: The norms of a layer, as tensors.
         names: Config fields with the sizes of this stack, where they differ from the architecture's.
         heads_tied: Whether all layers must keep the same heads, because they share the first layer's position biases.
@@ -262,17 +242,21 @@ class Stack:
     """
 
     layers: str
-    attention: Block
+    attention: Block | None
     mlp: Block | None
     norms: tuple[Tensor, ...] = ()
     names: Mapping[str, str] = field(default_factory=dict)
     heads_tied: bool = False
     is_decoder: bool = False
 
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """The blocks that it has, in the order in which they run."""
+        return tuple(block for block in (self.attention, self.mlp) if block is not None)
+
     def tensors(self, number: int) -> Iterator[Tensor]:
         """Yield every tensor of one layer."""
-        blocks = (self.attention,) if self.mlp is None else (self.attention, self.mlp)
-        for block in blocks:
+        for block in self.blocks:
             yield from (tensor for tensor in block.all_tensors() if number == 0 or not tensor.first_layer_only)
         yield from self.norms
 
@@ -291,7 +275,9 @@ class Architecture:
         mlp: The MLP of a layer.
         norms: The norms of a layer, as tensors.
         tensors: Tensors outside the layers; empty if only transformers knows the tensor names in the files.
-        plain_mlp_layers: Config field with the number of first layers, whose MLPs have no experts and stay as they are.
+        attention_layers: Which layers have the attention; None if all do.
+        mlp_layers: Which layers have the MLP; None if all do. Where it has experts, plain MLPs stay as they are.
+        keeps_states: Whether a cache also holds states of convolutions or recurrences, besides keys and values.
         computation: The computation; None if a graph cannot be built directly.
         kind: Kind of model.
         modality: Modality of its input.
@@ -301,6 +287,8 @@ class Architecture:
         names: Config fields whose names differ from the canonical ones, by canonical name. None means that there is no
             such field: each query head then has its own key/value head, and `head_dim` is derived from the hidden size.
         derived: Config fields derived from others.
+        aliases: Canonical names of sizes by another config field with the same value, which counts if it is set.
+        set_with_neurons: Config fields to set where another number of neurons is written.
         ignored: Config fields of this family that do not affect what it computes.
         refused: Config fields with unsupported values, such as `{"alibi": (True,)}`.
         required: Config fields with their only supported values.
@@ -338,7 +326,9 @@ class Architecture:
     mlp: Block
     norms: tuple[Tensor, ...]
     tensors: tuple[Tensor, ...] = ()
-    plain_mlp_layers: str | None = None
+    attention_layers: LayerRule | None = None
+    mlp_layers: LayerRule | None = None
+    keeps_states: bool = False
     computation: Computation | None = None
     kind: Kind = Kind.DECODER
     modality: Modality = Modality.TEXT
@@ -348,6 +338,8 @@ class Architecture:
     more_stacks: tuple[Stack, ...] = ()
     names: Mapping[str, str | None] = field(default_factory=dict)
     derived: tuple[Derived, ...] = ()
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    set_with_neurons: Mapping[str, Any] = field(default_factory=dict)
     ignored: frozenset[str] = frozenset()
     refused: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     required: Conditions = field(default_factory=dict)

@@ -40,15 +40,15 @@ def separate_attention(
     )
 
 
-def gated_mlp(*, bias: bool | str = False) -> Block:
+def gated_mlp(*, bias: bool | str = False, module: str = "mlp") -> Block:
     """Return gate, up and down: `LlamaMLP`, `modeling_llama.py`, transformers 5.24."""
     return Block(
-        module="mlp",
+        module=module,
         inputs=(
-            Projection("mlp.gate_proj", rows=PrunedUnit.NEURONS, bias=bias),
-            Projection("mlp.up_proj", rows=PrunedUnit.NEURONS, bias=bias),
+            Projection(f"{module}.gate_proj", rows=PrunedUnit.NEURONS, bias=bias),
+            Projection(f"{module}.up_proj", rows=PrunedUnit.NEURONS, bias=bias),
         ),
-        output=Projection("mlp.down_proj", columns=PrunedUnit.NEURONS, bias=bias),
+        output=Projection(f"{module}.down_proj", columns=PrunedUnit.NEURONS, bias=bias),
     )
 
 
@@ -151,6 +151,21 @@ BERT_DEFAULTS: Mapping[str, Any] = {
     "add_cross_attention": False,
     "tie_word_embeddings": True,
 }
+
+
+MAMBA2: Mapping[str, Any] = {
+    "mamba_n_heads": 128,
+    "mamba_d_head": None,
+    "mamba_n_groups": 1,
+    "mamba_d_state": 256,
+    "mamba_d_conv": 4,
+    "mamba_expand": 2,
+    "mamba_chunk_size": 256,
+    "mamba_conv_bias": True,
+    "mamba_proj_bias": False,
+    "time_step_limit": None,
+}
+"""Config fields of state-space mixers, which stay: `Mamba2Mixer`, `modeling_mamba2.py`, transformers 5.24."""
 
 
 def norm(name: str, *, bias: bool = False, when: Conditions | None = None) -> tuple[Tensor, ...]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from amp_export.architectures._facts import Architecture, Kind, Modality
+from amp_export.architectures._layer_rules import refuse_none
 from amp_export.documents import shorten
 from amp_export.errors import ModelError, UnsupportedModelError
 
@@ -145,7 +146,7 @@ def refuse_sizes(fields: Mapping[str, Any], sizes: Mapping[str, int], architectu
 
     Raises:
         ModelError: They do; the message says how to load the weights in another class, if there is one.
-        UnsupportedModelError: No layer has experts, in a family whose other MLPs stay.
+        UnsupportedModelError: No layer attends, or none has experts, in a family whose other layers stay.
     """
     heads, groups, hidden = (sizes[name] for name in ("num_attention_heads", "num_key_value_heads", "hidden_size"))
     if heads % groups:
@@ -157,12 +158,11 @@ def refuse_sizes(fields: Mapping[str, Any], sizes: Mapping[str, int], architectu
             f"config.json: hidden_size ({hidden}) is not a multiple of num_attention_heads ({heads}), without which "
             f"transformers does not load a {architecture.model_type}.{_sibling_advice(fields, architecture)}"
         )
-    plain = architecture.plain_mlp_layers
-    if plain is not None and (fields[plain] or 0) >= sizes["num_hidden_layers"]:
-        raise UnsupportedModelError(
-            f"config.json: {plain} is {fields[plain]!r}, which leaves no layer with experts.\nOnly neurons of experts "
-            "are removed."
-        )
+    for rule, part, advice in (
+        (architecture.attention_layers, "attention", "Only models with layers that attend are supported."),
+        (architecture.mlp_layers, "experts", "Only neurons of experts are removed."),
+    ):
+        refuse_none(rule, fields, sizes["num_hidden_layers"], part=part, advice=advice)
     padding, vocabulary = fields.get("pad_token_id"), sizes.get("vocab_size")
     if architecture.embeds_padding and isinstance(padding, int) and vocabulary is not None:
         _refuse_padding(padding, vocabulary, architecture)

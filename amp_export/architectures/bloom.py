@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from amp_export.architectures._facts import Architecture, Block, Derived, Layout, Projection, PrunedUnit
+from amp_export.architectures._derived import Derived
+from amp_export.architectures._facts import Architecture, Block, Layout, Projection, PrunedUnit
 from amp_export.architectures._layouts import norm, plain_mlp
 
 ARCHITECTURE = Architecture(

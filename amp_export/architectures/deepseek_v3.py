@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from amp_export.architectures._facts import Architecture, Derived
+from amp_export.architectures._derived import Derived
+from amp_export.architectures._facts import Architecture
+from amp_export.architectures._layer_rules import LayerRule
 from amp_export.architectures._layouts import LLAMA_NORMS, expert_mlp, latent_attention
 
 ARCHITECTURE = Architecture(
@@ -40,7 +42,7 @@ ARCHITECTURE = Architecture(
     attention=latent_attention(),
     mlp=expert_mlp("n_routed_experts"),
     norms=LLAMA_NORMS,
-    plain_mlp_layers="first_k_dense_replace",
+    mlp_layers=LayerRule(after="first_k_dense_replace"),
     # the width that the output projection reads of a head
     names={"intermediate_size": "moe_intermediate_size", "head_dim": "v_head_dim"},
     # every head has its own key and value, made from a latent that all share

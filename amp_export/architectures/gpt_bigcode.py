@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from amp_export.architectures._computation import AttentionScale, Computation, Learned, NormKind, Order
-from amp_export.architectures._facts import Architecture, Block, Count, Derived, Projection, PrunedUnit, Tensor
+from amp_export.architectures._derived import Derived
+from amp_export.architectures._facts import Architecture, Block, Count, Projection, PrunedUnit, Tensor
 from amp_export.architectures._layouts import GROUP_ATTRIBUTE, language_model, norm, plain_mlp
 
 ARCHITECTURE = Architecture(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from amp_export.architectures._computation import Computation, NormKind, Order, Rotary
-from amp_export.architectures._facts import Architecture, Derived
+from amp_export.architectures._derived import Derived
+from amp_export.architectures._facts import Architecture
 from amp_export.architectures._layouts import language_model, norm, plain_mlp, separate_attention
 
 ARCHITECTURE = Architecture(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from amp_export.architectures._derived import Derived
 from amp_export.architectures._encoder_decoders import T5_IGNORED, T5_NAMES, t5_layers
-from amp_export.architectures._facts import Architecture, Derived, Kind
+from amp_export.architectures._facts import Architecture, Kind
 
 _LAYERS = t5_layers()
 

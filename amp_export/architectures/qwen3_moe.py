@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from amp_export.architectures._facts import Architecture, Derived
+from amp_export.architectures._derived import Derived
+from amp_export.architectures._facts import Architecture
 from amp_export.architectures._gguf import GgufRoutes
 from amp_export.architectures._layouts import LLAMA_NORMS, NORMS_OF_EACH_HEAD, expert_mlp, separate_attention
 

@@ -110,8 +110,22 @@ def _config_of(raw_config: Mapping[str, Any]) -> Any:
     import transformers
 
     register_resized()
-    fields = {name: value for name, value in raw_config.items() if name not in ("model_type", "auto_map")}
+    fields = {
+        name: decode_floats(value) for name, value in raw_config.items() if name not in ("model_type", "auto_map")
+    }
     return transformers.AutoConfig.for_model(raw_config["model_type"], **fields)
+
+
+def decode_floats(value: Any) -> Any:
+    """Return a value of config.json with the floats that JSON lacks, which transformers writes as tables.
+
+    Source: `_encode_special_floats`, configuration_utils.py, transformers 5.24.
+    """
+    if isinstance(value, Mapping):
+        if value.keys() == {"__float__"}:
+            return float(value["__float__"])
+        return {name: decode_floats(each) for name, each in value.items()}
+    return [decode_floats(each) for each in value] if isinstance(value, list) else value
 
 
 def build_from_config(raw_config: Mapping[str, Any], what: str | Path) -> PreTrainedModel:

@@ -77,7 +77,8 @@ class LayerConfigs(Sequence[PreTrainedConfig]):
             return [self[number] for number in range(*layer.indices(len(self)))]
         view = copy.copy(self._dense)
         # the other counts stay those of the dense model: some classes derive the width of a head from them
-        view.num_key_value_heads = self._widths[layer]["key_value_heads"]
+        if (heads := self._widths[layer]["key_value_heads"]) > 0:  # none in a layer without attention
+            view.num_key_value_heads = heads
         return view
 
 

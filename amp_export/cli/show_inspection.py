@@ -25,7 +25,8 @@ def _facts(architecture: Architecture) -> Iterator[str]:
     yield f"{architecture.model_type}: {architecture.class_name}, {_article(architecture.kind.value)}"
     for stack in architecture.stacks:
         yield f"{stack.layers}:"
-        yield f"  attention: {_block(stack.attention)}"
+        if stack.attention is not None:
+            yield f"  attention: {_block(stack.attention)}"
         if stack.mlp is not None:
             yield f"  MLP: {_block(stack.mlp)}"
     names = {canonical: name for canonical, name in architecture.names.items() if name is not None}

@@ -144,7 +144,10 @@ def _variants(found: Architecture) -> Iterator[Architecture]:
 
 
 def _with_attentions(found: Architecture, change: Callable[[Block], Block]) -> Architecture:
-    stacks = tuple(replace(stack, attention=change(stack.attention)) for stack in found.more_stacks)
+    stacks = tuple(
+        replace(stack, attention=None if stack.attention is None else change(stack.attention))
+        for stack in found.more_stacks
+    )
     return replace(found, attention=change(found.attention), more_stacks=stacks)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from amp_export.architectures import (
     Architecture,
+    Block,
     Features,
     Kind,
     LayerWidths,
@@ -118,7 +119,8 @@ class Proof:
         return _plans(self._config)
 
     def _prunes_heads(self, plan: Plan) -> bool:
-        return any(layer.widths.query_heads < self._config.num_attention_heads for layer in plan.layers)
+        pairs = zip(plan.layers, self._config.sites, strict=True)
+        return any(layer.widths.query_heads < site.widths.query_heads for layer, site in pairs)
 
     def _claim(self, plan: Plan, folder: Path) -> Claim:
         pruned = prune_module(self.tiny.build(double=False), self._config, plan)
@@ -267,7 +269,7 @@ def _masked(model: PreTrainedModel, config: ModelConfig, plan: Plan) -> Iterator
     handles = []
     for site, layer in zip(config.sites, plan.layers, strict=True):
         module, attention, mlp = model.get_submodule(site.path), site.stack.attention, site.stack.mlp
-        if len(layer.query_heads) < site.widths.query_heads:
+        if attention is not None and len(layer.query_heads) < site.widths.query_heads:
             entries = _entries(module, attention.output, site)
             heads = _mask(layer.query_heads, site.widths.query_heads).repeat_interleave(entries)
             handles.append(module.get_submodule(attention.output.name).register_forward_pre_hook(_multiplying(heads)))
@@ -278,10 +280,8 @@ def _masked(model: PreTrainedModel, config: ModelConfig, plan: Plan) -> Iterator
         elif mlp is not None:
             neurons = _mask(layer.neurons, site.widths.neurons)
             handles.append(module.get_submodule(mlp.output.name).register_forward_pre_hook(_multiplying(neurons)))
-        for tensor in attention.tensors:
-            axis = tensor.axes[0]
-            if tensor.spans_heads and isinstance(axis, Features):
-                _normalize_over_kept(module, tensor.name, axis.units[0], attention.inputs, layer, site)
+        if attention is not None:
+            _normalize_norms(module, attention, layer, site)
     try:
         yield
     finally:
@@ -307,6 +307,13 @@ def _multiplying(mask: torch.Tensor) -> Any:
         return (given[0] * mask, *given[1:])
 
     return hook
+
+
+def _normalize_norms(module: torch.nn.Module, attention: Block, plan: LayerPlan, site: Site) -> None:
+    for tensor in attention.tensors:
+        axis = tensor.axes[0]
+        if tensor.spans_heads and isinstance(axis, Features):
+            _normalize_over_kept(module, tensor.name, axis.units[0], attention.inputs, plan, site)
 
 
 def _normalize_over_kept(

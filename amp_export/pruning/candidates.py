@@ -186,8 +186,8 @@ class _Space:
     def legal_ratios(self) -> list[float]:
         """All shares that can be removed, ascending; of FLAP's rule, which can reach any, the ends alone."""
         if self.settings.allocation is Allocation.FLAP:
-            units = RemovableUnits.of(self.config, self.settings).units
-            ends = (min(units), sum(units) * len(self.config.sites)) if units else ()
+            removable = RemovableUnits.of(self.config, self.settings)
+            ends = (min(removable.units), removable.total) if removable.units else ()
             return [count / self.costs.total for count in ends]
         dense, neuron = self.config.intermediate_size, self.costs.neuron
         fewer_neurons = [0, *(dense - kept for kept in range(self.step, dense, self.step))]

@@ -9,7 +9,7 @@ from amp_export.architectures import LayerWidths, ModelConfig, parameter_count
 
 @dataclass(frozen=True)
 class ModelCosts:
-    """Parameters of one head or neuron in every layer; the number of all other parameters is fixed.
+    """Parameters of one head or neuron in every layer that has some; the number of all other parameters is fixed.
 
     Attributes:
         dense: Widths of the dense model.
@@ -17,6 +17,8 @@ class ModelCosts:
         query_head: Parameters of one query head in every layer.
         key_value_head: Parameters of one key/value head in every layer.
         neuron: Parameters of one neuron in every layer.
+        attending: Number of layers that have heads.
+        with_mlp: Number of layers that have neurons.
     """
 
     dense: LayerWidths
@@ -24,6 +26,8 @@ class ModelCosts:
     query_head: int
     key_value_head: int
     neuron: int
+    attending: int
+    with_mlp: int
 
     @classmethod
     def of(cls, config: ModelConfig) -> ModelCosts:
@@ -40,12 +44,24 @@ class ModelCosts:
             query_head=parameters(replace(dense, query_heads=dense.query_heads + 1)) - total,
             key_value_head=parameters(replace(dense, key_value_heads=dense.key_value_heads + 1)) - total,
             neuron=parameters(replace(dense, neurons=dense.neurons + 1)) - total,
+            attending=sum(site.stack.attention is not None for site in config.sites),
+            with_mlp=sum(site.stack.mlp is not None for site in config.sites),
         )
 
     @property
     def group(self) -> int:
         """Parameters of one key/value head and its query heads in every layer."""
         return self.key_value_head + self.dense.query_group * self.query_head
+
+    @property
+    def layer_group(self) -> float:
+        """Parameters of one key/value head and its query heads in one layer that has some."""
+        return self.group / self.attending
+
+    @property
+    def layer_neuron(self) -> float:
+        """Parameters of one neuron in one layer that has some."""
+        return self.neuron / self.with_mlp
 
     def removed(self, widths: LayerWidths) -> int:
         """Return the number of parameters removed if every layer has these widths."""

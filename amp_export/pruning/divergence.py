@@ -170,10 +170,12 @@ def _scaled(curve: Floats, *, at: int, to: float) -> Floats:
 
 def widths_cost(costs: Sequence[LayerCosts], config: ModelConfig, widths: Sequence[LayerWidths]) -> float:
     """Return the divergence that widths cost, in nats: an estimate that adds up what layers cost alone."""
-    dense = config.widths
     return sum(
-        float(layer.neurons[dense.neurons - kept.neurons] + layer.groups[dense.key_value_heads - kept.key_value_heads])
-        for layer, kept in zip(costs, widths, strict=True)
+        float(
+            layer.neurons[site.widths.neurons - kept.neurons]
+            + layer.groups[site.widths.key_value_heads - kept.key_value_heads]
+        )
+        for site, layer, kept in zip(config.sites, costs, widths, strict=True)
     )
 
 
@@ -212,10 +214,14 @@ def _solve(
     dense, parameters = config.widths, ModelCosts.of(config)
     neurons = _removable(dense.neurons, neuron_multiple(settings, config))
     layers, groups = len(costs), list(groups)
-    neuron = parameters.neuron / layers
-    group = parameters.group / layers
+    attends = np.array([site.stack.attention is not None for site in config.sites])
     cost = np.concatenate([np.concatenate((layer.neurons[neurons], layer.groups[groups])) for layer in costs])
-    removed = np.tile([*(count * neuron for count in neurons), *(count * group for count in groups)], layers)
+    neurons_gone = np.array(neurons) * parameters.layer_neuron
+    groups_gone = np.array(groups) * parameters.layer_group
+    removed = np.concatenate([np.concatenate((neurons_gone, groups_gone * each)) for each in attends])
+    # a layer without attention keeps what it has, which the first choice stands for
+    first_group = np.arange(len(groups)) == 0
+    allowed = [np.concatenate((np.ones(len(neurons)), first_group | each)) for each in attends]
     # parameters are whole, and the largest ratio times their number is not quite
     budget = settings.ratio * parameters.total - 0.5
     if removed.reshape(layers, -1)[:, [len(neurons) - 1, -1]].sum() < budget:
@@ -228,13 +234,13 @@ def _solve(
     found = milp(
         cost / max(cost.max(), 1e-12) * 1e3,
         integrality=np.ones_like(cost),
-        bounds=Bounds(0, 1),
+        bounds=Bounds(0, np.concatenate(allowed)),
         constraints=LinearConstraint(rows, low, high),
         options={"mip_rel_gap": GAP, "time_limit": SECONDS},
     )
     assert found.x is not None, found.message
     chosen = found.x.reshape(layers, -1)
-    return [
+    solved = [
         LayerWidths(
             query_heads=kept * dense.query_group,
             key_value_heads=kept,
@@ -243,6 +249,7 @@ def _solve(
         for row in chosen
         for kept in [dense.key_value_heads - groups[int(row[len(neurons) :].argmax())]]
     ]
+    return [config.fit(layer, site) for layer, site in zip(solved, config.sites, strict=True)]
 
 
 def _removable(dense: int, multiple: int) -> list[int]:

@@ -90,22 +90,27 @@ class RemovableUnits:
         neurons: Sizes of the steps of neurons; the first is kept.
         group: Parameters of one group.
         neuron: Parameters of one neuron.
+        total: Parameters of all that may be removed, of all layers.
     """
 
     groups: int
     neurons: tuple[int, ...]
     group: float
     neuron: float
+    total: float
 
     @classmethod
     def of(cls, config: ModelConfig, settings: PlanSettings) -> RemovableUnits:
         """Return what may be removed of each layer."""
-        dense, costs, layers = config.widths, ModelCosts.of(config), len(config.sites)
+        costs = ModelCosts.of(config)
+        groups = config.num_key_value_heads - 1 if settings.prunes_groups else 0
+        steps = tuple(step_sizes(config.intermediate_size, neuron_multiple(settings, config)))
         return cls(
-            groups=config.num_key_value_heads - 1 if settings.prunes_groups else 0,
-            neurons=tuple(step_sizes(dense.neurons, neuron_multiple(settings, config))),
-            group=costs.group / layers,
-            neuron=costs.neuron / layers,
+            groups=groups,
+            neurons=steps,
+            group=costs.layer_group,
+            neuron=costs.layer_neuron,
+            total=groups * costs.group + sum(steps[1:]) * costs.neuron,
         )
 
     @property
@@ -143,12 +148,15 @@ def keep_highest(config: ModelConfig, scores: Scores, settings: PlanSettings) ->
     ends = np.cumsum([len(queue.values) for queue in queues])[:-1]
     gone = [int(queue.sizes[part].sum()) for queue, part in zip(queues, np.split(removed, ends), strict=True)]
     return [
-        LayerWidths(
-            query_heads=(dense.key_value_heads - groups) * dense.query_group,
-            key_value_heads=dense.key_value_heads - groups,
-            neurons=dense.neurons - neurons,
+        config.fit(
+            LayerWidths(
+                query_heads=(dense.key_value_heads - groups) * dense.query_group,
+                key_value_heads=dense.key_value_heads - groups,
+                neurons=dense.neurons - neurons,
+            ),
+            site,
         )
-        for groups, neurons in zip(gone[::2], gone[1::2], strict=True)
+        for site, groups, neurons in zip(config.sites, gone[::2], gone[1::2], strict=True)
     ]
 
 
@@ -180,8 +188,9 @@ def _queues(config: ModelConfig, scores: Scores, removable: RemovableUnits) -> I
 
     assert scores.channel_spread is not None
     for heads, neurons, spread in zip(scores.heads, scores.neurons, scores.channel_spread, strict=True):
-        # the first of each is kept
-        groups = np.sort(standardised_groups(config, heads, spread))[::-1][1 : removable.groups + 1]
+        # the first of each is kept; a layer without attention has none
+        standardised = standardised_groups(config, heads, spread) if len(heads) else heads
+        groups = np.sort(standardised)[::-1][1 : removable.groups + 1]
         sizes = np.ones(len(groups), dtype=np.int64)
         yield _Queue(groups, sizes, sizes * removable.group)
         steps = step_means(np.sort(standardised_neurons(neurons))[::-1], removable.neurons)[1:]

@@ -152,8 +152,10 @@ def _hooks(
 
     handles = []
     for number, site in enumerate(config.sites):
-        layer, mlp = model.get_submodule(site.path), site.stack.mlp
-        parts = [(site.stack.attention.output, criterion.heads, site.widths.query_heads, traced.heads)]
+        layer, attention, mlp = model.get_submodule(site.path), site.stack.attention, site.stack.mlp
+        parts = []
+        if attention is not None:
+            parts.append((attention.output, criterion.heads, site.widths.query_heads, traced.heads))
         if mlp is not None:
             parts.append((mlp.output, criterion.neurons, site.widths.neurons, traced.neurons))
         for projection, unit, units, sums in parts:

@@ -67,7 +67,7 @@ def head_places(
     return {
         (site.number, int(head)): place
         for site, layer, padded in zip(config.sites, plan.layers, widths or plan.widths, strict=True)
-        if site.stack.attention.module == module
+        if site.stack.attention is not None and site.stack.attention.module == module
         for place, head in enumerate(Slots.of(layer).padded(padded).query_heads)
         if head != PADDING
     }

@@ -22,14 +22,14 @@ class LayerPlan:
     """Heads and neurons that one layer keeps, as ascending indices into the dense layer.
 
     Attributes:
-        query_heads: Kept query heads.
+        query_heads: Kept query heads; empty if the layer has no attention.
         key_value_heads: Kept key/value heads.
         neurons: Kept neurons of the MLP; empty if the layer has no MLP, or has experts.
         experts: Kept neurons of each expert, the same number in each.
     """
 
-    query_heads: tuple[int, ...]
-    key_value_heads: tuple[int, ...]
+    query_heads: tuple[int, ...] = ()
+    key_value_heads: tuple[int, ...] = ()
     neurons: tuple[int, ...] = ()
     experts: tuple[tuple[int, ...], ...] = ()
 
@@ -167,14 +167,22 @@ def check_fit(layers: tuple[LayerPlan, ...], config: ModelConfig, *, origin: str
         raise PlanError(f"{origin}: the plan has {len(layers)} layers, but the model has {len(config.sites)}.")
     for number, (layer, site) in enumerate(zip(layers, config.sites, strict=True)):
         where = f"{origin}: layer {number}"
-        _check_indices(layer.query_heads, site.widths.query_heads, f"{where}, query_heads")
-        _check_indices(layer.key_value_heads, site.widths.key_value_heads, f"{where}, key_value_heads")
-        _check_groups(layer, config, where)
+        _check_heads(layer, site, config, where)
         reason = config.architecture.heads_stay
         if reason is not None and len(layer.query_heads) < site.widths.query_heads:
             raise PlanError(f"{where}: heads of {config.architecture.model_type} cannot be removed: {reason}.")
         _check_neurons(layer, site, config, where)
     _check_tied_heads(layers, config, origin)
+
+
+def _check_heads(layer: LayerPlan, site: Site, config: ModelConfig, where: str) -> None:
+    if site.stack.attention is None:
+        if layer.query_heads or layer.key_value_heads:
+            raise PlanError(f"{where}: it has no attention whose heads are pruned.\nLeave its heads out.")
+        return
+    _check_indices(layer.query_heads, site.widths.query_heads, f"{where}, query_heads")
+    _check_indices(layer.key_value_heads, site.widths.key_value_heads, f"{where}, key_value_heads")
+    _check_groups(layer, config, where)
 
 
 def _check_neurons(layer: LayerPlan, site: Site, config: ModelConfig, where: str) -> None:

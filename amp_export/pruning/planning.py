@@ -174,8 +174,11 @@ def _spread(config: ModelConfig, settings: PlanSettings, chosen: Candidate, scor
     """Return the widths that each layer keeps: the same in all, or allocated across layers by importance."""
     layers = config.everywhere(chosen.widths)
     if settings.heads_per_layer is PerLayer.GLOBAL:
-        spread = allocate_heads(config, scores.heads, chosen.heads, chosen.widths)
-        layers = [config.fit(layer, site) for layer, site in zip(spread, config.sites, strict=True)]
+        attending = [number for number, site in enumerate(config.sites) if site.stack.attention is not None]
+        heads = [scores.heads[number] for number in attending]
+        spread = allocate_heads(config, heads, chosen.heads, chosen.widths)
+        for number, widths in zip(attending, spread, strict=True):
+            layers[number] = config.fit(widths, config.sites[number])
     if settings.neurons_per_layer is PerLayer.GLOBAL:
         with_mlp = [number for number, site in enumerate(config.sites) if site.stack.mlp is not None]
         neurons = [scores.neurons[number] for number in with_mlp]
@@ -208,7 +211,7 @@ def keep_most_important(config: ModelConfig, heads: Array, neurons: Array, width
         widths: Numbers of heads and neurons to keep.
     """
     group = config.widths.query_group
-    heads_kg = heads.reshape(config.num_key_value_heads, group)
+    heads_kg = heads.reshape(config.num_key_value_heads, -1)
     groups = _top(heads_kg.sum(axis=1), widths.key_value_heads)
     query_heads = [
         group * key_value_head + head
@@ -294,7 +297,7 @@ def _compared_reasons(config: ModelConfig, settings: PlanSettings, widths: Seque
 
 def _groups_gone(config: ModelConfig, widths: Sequence[LayerWidths]) -> tuple[int, int]:
     """Return the number of key/value groups in all layers, and how many of them are removed."""
-    groups = config.num_key_value_heads * len(widths)
+    groups = sum(site.widths.key_value_heads for site in config.sites)
     return groups, groups - sum(kept.key_value_heads for kept in widths)
 
 

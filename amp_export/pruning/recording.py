@@ -79,9 +79,10 @@ class Recorder:
         self._read: _Tokens | None = None
         self._written: _Tokens | None = None
         for number, site in enumerate(config.sites):
-            layer, mlp = model.get_submodule(site.path), site.stack.mlp
-            output = layer.get_submodule(site.stack.attention.output.name)
-            self._handles.append(output.register_forward_pre_hook(self._head_hook(number, site)))
+            layer, attention, mlp = model.get_submodule(site.path), site.stack.attention, site.stack.mlp
+            if attention is not None:
+                output = layer.get_submodule(attention.output.name)
+                self._handles.append(output.register_forward_pre_hook(self._head_hook(number, site, attention.output)))
             if mlp is not None and mlp.has_experts:
                 experts = layer.get_submodule(mlp.module)
                 self._handles.append(experts.register_forward_pre_hook(self._expert_hook(number, site, mlp)))
@@ -118,16 +119,27 @@ class Recorder:
         site = self._config.sites[number]
         layer = self._model.get_submodule(site.path)
         divisor = self._weights.pop(number) if self._criterion.relative else float(samples)
-        weight_oi = columns(layer.get_submodule(site.stack.attention.output.name), site.stack.attention.output)
-        measured = self._heads.pop(number) / divisor
-        _check_finite(number, measured)
-        known = None if traced is None else traced.heads[number]
-        rule, evidence = self._criterion.heads, Evidence(measured, weight_oi, site.widths.query_heads, known)
-        heads, spread = rule.judge(evidence), None if rule.spread is None else rule.spread(evidence)
+        heads, spread = self._judge_heads(layer, number, site, divisor, traced)
         neurons = self._judge_neurons(layer, number, site, divisor, traced)
         for judged in (heads, neurons, *([] if spread is None else [spread])):
             _check_finite(number, judged)
         return Judged(heads.cpu().numpy(), neurons.cpu().numpy(), None if spread is None else float(spread))
+
+    def _judge_heads(
+        self, layer: torch.nn.Module, number: int, site: Site, divisor: float, traced: Traced | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the importance of a layer's heads, [num_attention_heads], and the spread over their channels."""
+        import torch
+
+        attention, rule = site.stack.attention, self._criterion.heads
+        if attention is None:
+            return torch.zeros(0), None if rule.spread is None else torch.zeros(())
+        measured = self._heads.pop(number) / divisor
+        _check_finite(number, measured)
+        weight_oi = columns(layer.get_submodule(attention.output.name), attention.output)
+        known = None if traced is None else traced.heads[number]
+        evidence = Evidence(measured, weight_oi, site.widths.query_heads, known)
+        return rule.judge(evidence), None if rule.spread is None else rule.spread(evidence)
 
     def _judge_neurons(
         self, layer: torch.nn.Module, number: int, site: Site, divisor: float, traced: Traced | None
@@ -164,8 +176,8 @@ class Recorder:
         hidden_ti = hidden_bsi.reshape(-1, hidden_bsi.shape[-1])
         return hidden_ti if len(tokens.places) == len(hidden_ti) else hidden_ti[tokens.places], tokens.weights
 
-    def _head_hook(self, number: int, site: Site) -> Hook:
-        output, heads = site.stack.attention.output, site.widths.query_heads
+    def _head_hook(self, number: int, site: Site, output: Projection) -> Hook:
+        heads = site.widths.query_heads
 
         def hook(module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
             hidden_ti, weights_t = self._real(site, inputs[0])

@@ -121,11 +121,13 @@ def _says_neurons(config: ModelConfig) -> bool:
 
 
 def common_widths(config: ModelConfig, widths: Sequence[LayerWidths]) -> LayerWidths | None:
-    """Return the widths of all layers, or None if they differ; a layer without an MLP fits any number of neurons."""
-    full = {layer for site, layer in zip(config.sites, widths, strict=True) if site.stack.mlp is not None}
-    if len(full) != 1:
+    """Return the widths of all layers, or None if they differ; a layer without a part fits any number of its units."""
+    pairs = list(zip(config.sites, widths, strict=True))
+    heads = {(each.query_heads, each.key_value_heads) for site, each in pairs if site.stack.attention is not None}
+    neurons = {each.neurons for site, each in pairs if site.stack.mlp is not None}
+    if len(heads) != 1 or len(neurons) != 1:
         return None
-    (common,) = full
+    common = LayerWidths(*heads.pop(), neurons.pop())
     return common if config.everywhere(common) == list(widths) else None
 
 
@@ -149,7 +151,7 @@ def _same_class(raw_config: Mapping[str, Any], config: ModelConfig, widths: Sequ
         RewriteKind.SAME_CLASS,
         config.architecture,
         config.class_name,
-        {**raw_config, **_counts(config, config.architecture, widths)},
+        {**raw_config, **_counts(config, config.architecture, widths), **_settings(raw_config, config, widths)},
         tuple(widths),
         f"{config.class_name} can say these counts",
     )
@@ -253,6 +255,19 @@ def _translate(raw_config: Mapping[str, Any], config: ModelConfig, sibling: Arch
         "model_type": sibling.model_type,
         "architectures": [sibling.class_name],
     }
+
+
+def _settings(raw_config: Mapping[str, Any], config: ModelConfig, widths: Sequence[LayerWidths]) -> dict[str, Any]:
+    """Return the other names of counts that a config has, and what must be set for the number of neurons to count."""
+    common = common_widths(config, widths)
+    assert common is not None
+    counts = {"intermediate_size": common.neurons, "num_attention_heads": common.query_heads}
+    aliases = {
+        name: counts[canonical]
+        for name, canonical in config.architecture.aliases.items()
+        if name in raw_config and canonical in counts
+    }
+    return {**aliases, **config.architecture.set_with_neurons}
 
 
 def _counts(config: ModelConfig, architecture: Architecture, widths: Sequence[LayerWidths]) -> dict[str, int]:

@@ -63,9 +63,9 @@ def measure_sensitivity(
         runs = [_Run(model, config, *both) for both in zip(batches, recorded, strict=True)]
         tokens = sum(run.tokens for run in runs)
         for number, site in enumerate(config.sites):
-            masks = _masks(config, scores, number, site, silenced)
-            for found, (module, mask_i) in zip((neurons, groups), masks, strict=True):
-                found.append(sum(run.divergence(number, module, mask_i) for run in runs) / tokens)
+            for found, part in zip((neurons, groups), _masks(config, scores, number, site, silenced), strict=True):
+                # what a layer does not have costs nothing
+                found.append(0.0 if part is None else sum(run.divergence(number, *part) for run in runs) / tokens)
             for run in runs:
                 run.advance(number)
             if on_progress is not None:
@@ -75,17 +75,20 @@ def measure_sensitivity(
 
 def _masks(
     config: ModelConfig, scores: Scores, number: int, site: Site, silenced: int
-) -> tuple[tuple[str, torch.Tensor], tuple[str, torch.Tensor]]:
-    """Return the down and the output projection of a layer, each with a mask of its inputs, [inputs]."""
+) -> tuple[tuple[str, torch.Tensor] | None, tuple[str, torch.Tensor] | None]:
+    """Return the down and the output projection of a layer, each with a mask of its inputs, [inputs], if it has it."""
     import torch
 
-    assert site.stack.mlp is not None
+    attention, mlp = site.stack.attention, site.stack.mlp
     neurons_n = torch.ones(config.intermediate_size)
     neurons_n[list(least(scores.neurons[number], silenced))] = 0
     groups_k = torch.ones(config.num_key_value_heads)
     groups_k[list(least(group_importance(config, scores.heads[number]), 1))] = 0
     heads_i = groups_k.repeat_interleave(config.widths.query_group * config.head_dim)
-    return (site.stack.mlp.output.name, neurons_n), (site.stack.attention.output.name, heads_i)
+    return (
+        None if mlp is None else (mlp.output.name, neurons_n),
+        None if attention is None else (attention.output.name, heads_i),
+    )
 
 
 def group_importance(config: ModelConfig, heads: Array) -> Array:

@@ -59,7 +59,8 @@ class Slots:
 
         groups = len(self.key_value_heads)
         query_kg = np.full((widths.key_value_heads, widths.query_group), PADDING)
-        query_kg[:groups, : len(self.query_heads) // groups] = self.query_heads.reshape(groups, -1)
+        if groups:
+            query_kg[:groups, : len(self.query_heads) // groups] = self.query_heads.reshape(groups, -1)
         return Slots(
             query_kg.reshape(-1),
             _fill(self.key_value_heads, widths.key_value_heads),

@@ -52,9 +52,10 @@ def try_plans(
 def _masks(model: PreTrainedModel, config: ModelConfig, plan: Plan) -> Iterator[tuple[torch.nn.Module, torch.Tensor]]:
     """Yield the output and down projections, each with a mask of the inputs that a plan keeps, [inputs]."""
     for site, layer in zip(config.sites, plan.layers, strict=True):
-        module, mlp = model.get_submodule(site.path), site.stack.mlp
-        heads_h = _mask(layer.query_heads, site.widths.query_heads)
-        yield module.get_submodule(site.stack.attention.output.name), heads_h.repeat_interleave(config.head_dim)
+        module, attention, mlp = model.get_submodule(site.path), site.stack.attention, site.stack.mlp
+        if attention is not None:
+            heads_h = _mask(layer.query_heads, site.widths.query_heads)
+            yield module.get_submodule(attention.output.name), heads_h.repeat_interleave(config.head_dim)
         if mlp is not None:
             yield module.get_submodule(mlp.output.name), _mask(layer.neurons, site.widths.neurons)
 

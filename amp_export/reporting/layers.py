@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amp_export.architectures import Kind, LayerWidths, ModelConfig, find_architecture
+from amp_export.architectures import Kind, LayerWidths, ModelConfig, PrunedUnit, find_architecture
 from amp_export.errors import AmpExportError
 from amp_export.outputs.manifest import Manifest
 from amp_export.outputs.names import PLAN, SCORES
@@ -71,10 +71,8 @@ def layer_counts(pruning: PruningSection, manifest: Manifest) -> list[LayerCount
     """Return the counts of each layer, in the order of the plan."""
     before, kept = pruning.widths_before, pruning.widths
     labels = _labels(manifest, len(kept))
-    # a layer that keeps no neurons had none: pruning leaves each at least one
-    dense = [
-        before if widths.neurons else LayerWidths(before.query_heads, before.key_value_heads, 0) for widths in kept
-    ]
+    # a layer that keeps no unit of a kind had none: pruning leaves each at least one
+    dense = [LayerWidths(*(before.of(unit) if widths.of(unit) else 0 for unit in PrunedUnit)) for widths in kept]
     return [LayerCounts(*each) for each in zip(labels, dense, kept, strict=True)]
 
 

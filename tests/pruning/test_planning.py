@@ -42,7 +42,7 @@ def random_scores(config: ModelConfig, seed: int = 0) -> Scores:
     experts = config.architecture.mlp.output.stacked
     neurons = (*((config.size(experts),) if experts is not None else ()), config.intermediate_size)
     return Scores(
-        heads=tuple(generator.gamma(2.0, size=config.num_attention_heads).astype(np.float32) for _ in config.sites),
+        heads=tuple(generator.gamma(2.0, size=site.widths.query_heads).astype(np.float32) for site in config.sites),
         neurons=tuple(
             generator.gamma(1.0, size=neurons if site.stack.mlp is not None else 0).astype(np.float32)
             for site in config.sites

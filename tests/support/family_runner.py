@@ -41,15 +41,16 @@ def mask(model: PreTrainedModel, config: ModelConfig, plan: Plan) -> PreTrainedM
     model = copy.deepcopy(model).double()
     for site, layer in zip(config.sites, plan.layers, strict=True):
         module, attention, mlp = model.get_submodule(site.path), site.stack.attention, site.stack.mlp
-        heads = kept_mask(layer.query_heads, config.num_attention_heads).repeat_interleave(config.head_dim)
-        _silence(module, attention.output, heads)
+        if attention is not None:
+            heads = kept_mask(layer.query_heads, config.num_attention_heads).repeat_interleave(config.head_dim)
+            _silence(module, attention.output, heads)
         if mlp is not None and mlp.has_experts:
             kept_ei = torch.stack([kept_mask(each, config.intermediate_size) for each in layer.experts])
             weights = module.get_parameter(mlp.output.name)
             weights.data *= kept_ei[..., None] if mlp.output.transposed else kept_ei[:, None]
         elif mlp is not None:
             _silence(module, mlp.output, kept_mask(layer.neurons, config.intermediate_size))
-        for tensor in attention.tensors:
+        for tensor in attention.tensors if attention is not None else ():
             if tensor.spans_heads:
                 _normalize_over_kept(module, tensor.name, config, layer)
     return model

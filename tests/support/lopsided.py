@@ -50,6 +50,8 @@ def lopsided_plan(config: ModelConfig, *, fewest_neurons: int = 8) -> Plan:
         keeps_all = site.stack.heads_tied or config.architecture.heads_stay is not None
         query_heads, key_value_heads = heads[0 if keeps_all else number % 3]
         layers.append(LayerPlan(query_heads, key_value_heads, neurons[number % 3]))
+        if site.stack.attention is None:
+            layers[-1] = replace(layers[-1], query_heads=(), key_value_heads=())
         if site.stack.mlp is None:
             layers[-1] = replace(layers[-1], neurons=())
         elif site.stack.mlp.has_experts:

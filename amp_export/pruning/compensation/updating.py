@@ -67,7 +67,7 @@ def prune_and_compensate(
     factor = _stream_factor(config)
     updates: list[Update] = []
     dense_seconds = 0.0
-    known_shortcuts: dict[type, list[Shortcut]] = {}
+    known_shortcuts: dict[tuple[type, tuple[str, ...]], list[Shortcut]] = {}
     for number, site in enumerate(config.sites):
         dense = copy.deepcopy(model.get_submodule(site.path))
         began = time.perf_counter()
@@ -76,10 +76,12 @@ def prune_and_compensate(
         dense_seconds += time.perf_counter() - began
         del dense
         layer = prune_layer(model, config, plan, number, widths=widths)
-        if type(layer) not in known_shortcuts:
-            known_shortcuts[type(layer)] = _find_shortcuts(layer, site, lanes[0], number)
-        shortcuts = known_shortcuts[type(layer)]
-        updates.append(_update_attention(layer, site, number, lanes, factor))
+        kind = type(layer), tuple(block.module for block in site.stack.blocks)
+        if kind not in known_shortcuts:
+            known_shortcuts[kind] = _find_shortcuts(layer, site, lanes[0], number)
+        shortcuts = known_shortcuts[kind]
+        if site.stack.attention is not None:
+            updates.append(_update_attention(layer, site.stack.attention.output, number, lanes, factor))
         if site.stack.mlp is not None and not site.stack.mlp.has_experts:
             updates.append(_update_mlp(layer, site.stack.mlp.output, site, number, lanes, factor, shortcuts))
         for lane in lanes:
@@ -101,14 +103,14 @@ class _Lane:
         dense_bsh: The dense stream, [batch, sequence, hidden].
         pruned_bsh: The pruned stream.
         apart_th: By how much the dense stream exceeds the pruned one before the layer, [tokens, hidden].
-        attended_th: Output of the dense layer's attention, [tokens, hidden].
-        made_th: Output of the dense layer's MLP; None if it has experts.
+        attended_th: Output of the dense layer's attention, [tokens, hidden]; None if it has none.
+        made_th: Output of the dense layer's MLP; None if it has experts, or none.
         weights_t: Weight of each token, [tokens].
         inputs: Inputs of the projections that were fitted, by name, [batch, sequence, inputs].
     """
 
     apart_th: torch.Tensor
-    attended_th: torch.Tensor
+    attended_th: torch.Tensor | None
     made_th: torch.Tensor | None
     weights_t: torch.Tensor
 
@@ -129,13 +131,15 @@ class _Lane:
 
     def run_dense(self, layer: torch.nn.Module, site: Site, number: int) -> None:
         """Run the dense layer on the dense stream, and keep what its projections give."""
-        mlp = site.stack.mlp
-        outputs = [site.stack.attention.output.name]
-        outputs += [mlp.output.name] if mlp is not None and not mlp.has_experts else []
-        seen = watch(layer, self.dense_bsh, self.batch.calls[number], outputs=outputs)
+        names = [
+            None if block is None or block.has_experts else block.output.name
+            for block in (site.stack.attention, site.stack.mlp)
+        ]
+        seen = watch(layer, self.dense_bsh, self.batch.calls[number], outputs=[*filter(None, names)])
         self.apart_th = self.batch.real(self.dense_bsh).float() - self.batch.real(self.pruned_bsh).float()
-        self.attended_th, *made = [self.batch.real(seen[f"{name}.output"]).float() for name in outputs]
-        self.made_th = made[0] if made else None
+        self.attended_th, self.made_th = (
+            None if name is None else self.batch.real(seen[f"{name}.output"]).float() for name in names
+        )
         self.dense_bsh = seen["output"]
         self.weights_t = 1 / token_power(self.batch.real(self.dense_bsh))
 
@@ -152,9 +156,8 @@ def _start_lanes(batches: Sequence[StreamBatch]) -> list[_Lane]:
 
 
 def _find_shortcuts(layer: torch.nn.Module, site: Site, lane: _Lane, number: int) -> list[Shortcut]:
-    blocks = [block for block in (site.stack.attention, site.stack.mlp) if block is not None]
     call = lane.batch.calls[number]
-    found = (find_shortcut(layer, block, lane.pruned_bsh, call) for block in blocks)
+    found = (find_shortcut(layer, block, lane.pruned_bsh, call) for block in site.stack.blocks)
     return [shortcut for shortcut in found if shortcut is not None]
 
 
@@ -169,11 +172,11 @@ def _stream_factor(config: ModelConfig) -> float | None:
 
 
 def _update_attention(
-    layer: torch.nn.Module, site: Site, number: int, lanes: Sequence[_Lane], factor: float | None
+    layer: torch.nn.Module, output: Projection, number: int, lanes: Sequence[_Lane], factor: float | None
 ) -> Update:
-    output = site.stack.attention.output
     fitting = _Fitting(layer, output)
     for lane in lanes:
+        assert lane.attended_th is not None
         call = lane.batch.calls[number]
         seen = watch(layer, lane.pruned_bsh, call, inputs=[output.name], until=output.name)
         target_th = lane.attended_th if factor is None else lane.attended_th + lane.apart_th / factor
@@ -192,16 +195,18 @@ def _update_mlp(
     shortcuts: Sequence[Shortcut],
 ) -> Update:
     fitting = _Fitting(layer, down)
-    attention = site.stack.attention.output.name
+    attention = [] if site.stack.attention is None else [site.stack.attention.output.name]
     for lane in lanes:
         assert lane.made_th is not None
         call = lane.batch.calls[number]
         with skipped(layer, lane.known(shortcuts)):
-            seen = watch(layer, lane.pruned_bsh, call, inputs=[down.name], outputs=[attention])
+            seen = watch(layer, lane.pruned_bsh, call, inputs=[down.name], outputs=attention)
         lane.inputs[down.name] = seen[f"{down.name}.input"]
         target_th = lane.made_th
         if factor is not None:
-            attended_th = lane.batch.real(seen[f"{attention}.output"])
+            # all layers of families whose computation is known attend
+            assert lane.attended_th is not None
+            attended_th = lane.batch.real(seen[f"{attention[0]}.output"])
             target_th = target_th + lane.apart_th / factor + lane.attended_th - attended_th
         fitting.add(lane, lane.batch.real(lane.inputs[down.name]), target_th)
     return fitting.update(number)
