@@ -20,7 +20,7 @@ from amp_export.architectures import (
 from amp_export.architectures._facts import MAY_BE_IGNORED
 from amp_export.checkpoints.reading import read_config
 from amp_export.errors import ModelError, UnsupportedModelError
-from tests.support.tiny_models import BUILDABLE, family_fields, save_tiny_model
+from tests.support.tiny_models import BUILDABLE, FAMILY_FIELDS, family_fields, save_tiny_model
 
 SMALL = {
     "vocab_size": 64,
@@ -162,7 +162,8 @@ def test_tensor_shapes_are_those_of_the_model(model_type: str, tied: bool, biase
 @FAMILIES
 def test_only_classes_that_refuse_odd_heads_are_said_to(model_type: str) -> None:
     architecture = find_architecture(model_type)
-    odd = family_fields(model_type, {**SMALL, "num_attention_heads": 7, "num_key_value_heads": 7})
+    own = FAMILY_FIELDS.get(model_type, {})
+    odd = family_fields(model_type, {**SMALL, **own, "num_attention_heads": 7, "num_key_value_heads": 7})
     if architecture.says_head_dim_when is None:
         pytest.skip("the width of a head follows from their number")
     if architecture.hidden_size_divisible_by_heads:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from amp_export.architectures import find_architecture, supported_model_types
+from amp_export.architectures._layer_rules import LayerRule
 
 SEED = 20250421
 
@@ -52,6 +53,9 @@ LATENT: dict[str, Any] = {
     "n_shared_experts": 1,
 }
 """Fields of families with latent attention."""
+
+MAMBA2: dict[str, Any] = {"mamba_n_heads": 2, "mamba_n_groups": 2, "mamba_d_state": 6, "mamba_chunk_size": 4}
+"""Fields of families with state-space mixers."""
 
 FAMILY_FIELDS: dict[str, dict[str, Any]] = {
     "granite": {
@@ -120,6 +124,34 @@ FAMILY_FIELDS: dict[str, dict[str, Any]] = {
         "attention_bias": True,
         "mlp_bias": True,
     },
+    "lfm2": {"conv_bias": True, "block_auto_adjust_ff_dim": False},
+    "qwen3_5_text": {
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 6,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+        "attention_bias": True,
+    },
+    "falcon_h1": {
+        **MAMBA2,
+        "mamba_d_ssm": 32,
+        "key_multiplier": 0.7,
+        "attention_in_multiplier": 1.3,
+        "attention_out_multiplier": 0.8,
+        "mlp_multipliers": [0.9, 1.2],
+        "attention_bias": True,
+        "mlp_bias": True,
+    },
+    "bamba": {**MAMBA2, "attention_bias": True, "mlp_bias": True},
+    "granitemoehybrid": {
+        **MAMBA2,
+        "embedding_multiplier": 3.0,
+        "logits_scaling": 2.0,
+        "residual_multiplier": 0.7,
+        "attention_multiplier": 0.4,
+        "num_local_experts": 0,
+        "position_embedding_type": "rope",
+    },
     "vit": {"image_size": 12, "patch_size": 4},
     "clip_vision_model": {"image_size": 12, "patch_size": 4},
     "siglip_vision_model": {"image_size": 12, "patch_size": 4},
@@ -146,6 +178,10 @@ FAMILY_FIELDS: dict[str, dict[str, Any]] = {
     },
 }
 """Additional config fields by family, so that each of its own features has an effect."""
+
+
+OTHER_KINDS = {"lfm2": "conv", "qwen3_5_text": "linear_attention", "granitemoehybrid": "linear_attention"}
+"""The kind of layers without attention, of families that have some."""
 
 
 def save_tiny_model(folder: Path, model_type: str, **config_overrides: Any) -> Path:
@@ -177,12 +213,24 @@ def family_fields(model_type: str, fields: dict[str, Any]) -> dict[str, Any]:
         named["word_embed_proj_dim"] = fields["hidden_size"]
     if "kv_lora_rank" in architecture.defaults:
         named["num_key_value_heads"] = fields["num_attention_heads"]
-    if architecture.plain_mlp_layers is not None:
+    if architecture.mlp_layers is not None and architecture.mlp_layers.after is not None:
         named["intermediate_size"] = fields["intermediate_size"]
-        named[architecture.plain_mlp_layers] = min(1, fields["num_hidden_layers"] - 1)
+        named[architecture.mlp_layers.after] = min(1, fields["num_hidden_layers"] - 1)
+    if (rule := architecture.attention_layers) is not None:
+        named.update(kinds_of_layers(model_type, rule, fields["num_hidden_layers"]))
     for stack in architecture.more_stacks:
         named |= {name: fields[canonical] for canonical, name in stack.names.items()}
     return {name: value for name, value in named.items() if name is not None}
+
+
+def kinds_of_layers(model_type: str, rule: LayerRule, layers: int) -> dict[str, Any]:
+    """Return the config fields with which every second layer attends, or the only one."""
+    attending = [number for number in range(layers) if number % 2 or layers == 1]
+    if not rule.kinds:
+        assert rule.numbers is not None
+        return {rule.numbers: attending}
+    ((name, (kind, *_)),) = rule.kinds.items()
+    return {name: [kind if number in attending else OTHER_KINDS[model_type] for number in range(layers)]}
 
 
 def randomize(model: Any, *, seed: int = SEED, vocab_size: int | None = None) -> None:

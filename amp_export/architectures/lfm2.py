@@ -1,0 +1,59 @@
+"""LFM2: short convolutions mix the tokens in most layers, and stay; grouped-query attention in the others."""
+
+from __future__ import annotations
+
+from amp_export.architectures._derived import Derived, TwoThirds
+from amp_export.architectures._facts import Architecture, Block, Projection, PrunedUnit
+from amp_export.architectures._layer_rules import LayerRule
+from amp_export.architectures._layouts import head_norm, norm, separate_attention
+
+ARCHITECTURE = Architecture(
+    model_type="lfm2",
+    class_name="Lfm2ForCausalLM",
+    # `configuration_lfm2.py` and `modeling_lfm2.py`, transformers 5.24
+    defaults={
+        "vocab_size": 65536,
+        "hidden_size": 2560,
+        "intermediate_size": 12288,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": None,
+        "max_position_embeddings": 128000,
+        "norm_eps": 1e-5,
+        "tie_word_embeddings": True,
+        "rope_parameters": None,
+        "conv_bias": False,
+        "conv_L_cache": 3,
+        "block_multiple_of": 256,
+        "block_ffn_dim_multiplier": 1.0,
+        "block_auto_adjust_ff_dim": True,
+        "full_attn_idxs": None,
+        "layer_types": None,
+    },
+    attention=separate_attention(
+        bias=False,
+        output="out_proj",
+        tensors=(*head_norm("self_attn.q_layernorm"), *head_norm("self_attn.k_layernorm")),
+    ),
+    mlp=Block(
+        module="feed_forward",
+        inputs=(
+            Projection("feed_forward.w1", rows=PrunedUnit.NEURONS),
+            Projection("feed_forward.w3", rows=PrunedUnit.NEURONS),
+        ),
+        output=Projection("feed_forward.w2", columns=PrunedUnit.NEURONS),
+    ),
+    norms=(*norm("operator_norm"), *norm("ffn_norm")),
+    attention_layers=LayerRule(kinds={"layer_types": ("full_attention",)}, numbers="full_attn_idxs"),
+    keeps_states=True,
+    aliases={"block_ff_dim": "intermediate_size", "tie_embedding": "tie_word_embeddings"},
+    derived=(
+        Derived(
+            "intermediate_size",
+            TwoThirds("intermediate_size", "block_ffn_dim_multiplier", "block_multiple_of"),
+            {"block_auto_adjust_ff_dim": True},
+        ),
+    ),
+    set_with_neurons={"block_auto_adjust_ff_dim": False},
+)

@@ -1,0 +1,128 @@
+"""Layers of several kinds: which attend, as a config says it and as transformers builds it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from amp_export.architectures import ModelConfig, find_architecture, supported_model_types
+from amp_export.architectures._layer_rules import LayerRule, read_layers
+from amp_export.errors import ModelError, UnsupportedModelError
+from amp_export.pruning.rewriting import rewrite
+from tests.support.tiny_models import FAMILY_FIELDS, OTHER_KINDS, TINY_CONFIG, family_fields
+
+MIXED = [name for name in supported_model_types() if find_architecture(name).attention_layers is not None]
+
+WRITTEN = {
+    "bamba": ({"attn_layer_indices": [1, 2]},),
+    "granitemoehybrid": ({"layer_types": ["mamba", "attention", "linear_attention", "full_attention"]},),
+    "lfm2": ({"full_attn_idxs": [0, 3]}, {"layer_types": ["conv", "full_attention", "conv", "conv"]}, {}),
+    "qwen3_5_text": (
+        {},
+        {"full_attention_interval": 3},
+        {"layer_types": ["full_attention"] * 3 + ["linear_attention"]},
+    ),
+}
+"""Ways in which configs say which of four layers attend."""
+
+
+def test_every_family_of_several_kinds_is_tried() -> None:
+    assert set(MIXED) == set(WRITTEN) >= set(OTHER_KINDS)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "fields"), [(name, fields) for name, ways in WRITTEN.items() for fields in ways]
+)
+def test_the_layers_that_attend_are_those_that_transformers_builds(model_type: str, fields: dict[str, Any]) -> None:
+    architecture = find_architecture(model_type)
+    tiny = {**TINY_CONFIG, **FAMILY_FIELDS[model_type], "num_hidden_layers": 4}
+    assert architecture.attention_layers is not None
+    by_kind = {name: value for name, value in tiny.items() if name not in architecture.attention_layers.names}
+    raw = {**by_kind, **fields}
+    with torch.device("meta"):
+        model = getattr(transformers, architecture.class_name)(transformers.AutoConfig.for_model(model_type, **raw))
+    sites = ModelConfig.read(architecture, raw).sites
+    built = [
+        any(f"{site.path}.{architecture.attention.output.name}" == name for name, _ in model.named_modules())
+        for site in sites
+    ]
+    assert [site.stack.attention is not None for site in sites] == built
+    assert [site.widths.query_heads > 0 for site in sites] == built
+    assert [site.widths.neurons > 0 for site in sites] == [True] * 4
+
+
+@given(
+    neurons=st.integers(8, 4096),
+    factor=st.floats(0.5, 2.0),
+    multiple=st.integers(1, 256),
+    adjusts=st.booleans(),
+    alias=st.booleans(),
+)
+@settings(max_examples=50)
+def test_widths_that_follow_from_others_are_those_that_transformers_builds(
+    neurons: int, factor: float, multiple: int, *, adjusts: bool, alias: bool
+) -> None:
+    from transformers.models.lfm2.modeling_lfm2 import Lfm2MLP
+
+    raw = {
+        **TINY_CONFIG,
+        "block_ff_dim" if alias else "intermediate_size": neurons,
+        "block_ffn_dim_multiplier": factor,
+        "block_multiple_of": multiple,
+        "block_auto_adjust_ff_dim": adjusts,
+    }
+    config = ModelConfig.read(find_architecture("lfm2"), raw)
+
+    def built(fields: dict[str, Any]) -> int:
+        with torch.device("meta"):
+            return Lfm2MLP(transformers.AutoConfig.for_model("lfm2", **fields)).w2.in_features
+
+    assert config.intermediate_size == built(raw)
+    fewer = config.everywhere(config.widths)
+    pruned = [type(each)(each.query_heads, each.key_value_heads, 5) for each in fewer]
+    written = rewrite(raw, config, pruned)
+    assert built(dict(written.config)) == 5
+    assert ModelConfig.read(find_architecture("lfm2"), written.config).intermediate_size == 5
+
+
+@given(st.data())
+def test_each_way_of_naming_layers_means_the_same(data: st.DataObject) -> None:
+    layers = data.draw(st.integers(1, 12))
+    chosen = data.draw(st.frozensets(st.integers(0, layers - 1)))
+    first = data.draw(st.integers(0, layers))
+    rule = LayerRule(kinds={"kinds": ("a", "b")}, numbers="numbers", every="every", after="after")
+    kinds = ["a" if number in chosen else "c" for number in range(layers)]
+    assert read_layers(rule, {"kinds": kinds, "numbers": [0]}, layers) == chosen
+    assert read_layers(rule, {"numbers": sorted(chosen), "every": 1}, layers) == chosen
+    assert read_layers(rule, {"every": 2}, layers) == set(range(1, layers, 2))
+    assert read_layers(rule, {"after": first}, layers) == set(range(first, layers))
+    assert read_layers(replace(rule, otherwise=False), {}, layers) == set()
+    assert read_layers(rule, {}, layers) == read_layers(None, {}, layers) == set(range(layers))
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "said"),
+    [
+        ({"layer_types": ["conv"] * 3}, UnsupportedModelError, "leaves no layer with attention"),
+        ({"layer_types": ["full_attention"]}, ModelError, "a list of the kinds of 3 layers"),
+        ({"full_attn_idxs": [3]}, ModelError, "numbers of layers, 0 to 2"),
+        ({"full_attn_idxs": "all"}, ModelError, "numbers of layers, 0 to 2"),
+    ],
+)
+def test_fields_that_contradict_themselves_are_refused(
+    fields: dict[str, Any], error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        ModelConfig.read(find_architecture("lfm2"), {**TINY_CONFIG, **fields})
+
+
+def test_a_dense_first_layer_is_counted_as_before() -> None:
+    raw = family_fields("deepseek_v3", {**TINY_CONFIG, **FAMILY_FIELDS["deepseek_v3"]})
+    sites = ModelConfig.read(find_architecture("deepseek_v3"), raw).sites
+    assert [site.stack.mlp is None for site in sites] == [True, False, False]
