@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from amp_export.architectures import Architecture, Block, Features, Kind, Projection, PrunedUnit, Stack
-from amp_export.architectures._facts import Count, Derived, Tensor
+from amp_export.architectures._derived import Derived
+from amp_export.architectures._facts import Count, Tensor
+from amp_export.architectures._layer_rules import LayerRule, read_layers
 from amp_export.discovery.attributes import count_all, find_attributes, recording_reads
+from amp_export.discovery.behavior import embeds_padding, follow_one_another
 from amp_export.discovery.fields import Experts, FieldFinder, FoundFields
+from amp_export.discovery.kinds import caches_states, find_rule
 from amp_export.discovery.layouts import Heads
 from amp_export.discovery.structure import FoundBlock, FoundLayer, find_layer, find_stacks
 from amp_export.discovery.tiny import MODALITIES, OTHER_SIZES, SIZES, Tiny, sample, twins
@@ -48,6 +51,7 @@ class Finder:
         model, fields = self._model, self._found
         is_bare = self.tiny.class_name.endswith("Model") and not self.tiny.class_name.endswith("LMHeadModel")
         prefix = model.base_model_prefix if hasattr(model, model.base_model_prefix) and not is_bare else ""
+        assert first.attention is not None
         assert first.mlp is not None
         return Architecture(
             model_type=self.tiny.model_type,
@@ -60,16 +64,19 @@ class Finder:
             modality=MODALITIES[model.main_input_name],
             generation_task="ForSpeechSeq2Seq" if model.main_input_name == "input_features" else "ForSeq2SeqLM",
             more_stacks=tuple(more),
+            attention_layers=self._layer_rules[0],
+            mlp_layers=self._layer_rules[1],
+            keeps_states=self._kind is Kind.DECODER and caches_states(model),
             names=self._names(),
             derived=tuple(self._derived()),
             required=fields.required,
             says_head_dim_when={} if fields.names.get("head_dim") is not None else None,
             says_neurons_when={} if fields.says_neurons else None,
             hidden_size_divisible_by_heads=fields.names.get("head_dim") is not None and self._refuses_odd_heads(),
-            embeds_padding=self._embeds_padding(),
+            embeds_padding=embeds_padding(self.tiny, model.main_input_name),
             heads_tied=first.heads_tied,
             heads_stay=self._why_heads_stay(),
-            layers_follow_when={} if self._follow() else None,
+            layers_follow_when={} if len(self._layers) > 1 or self._follow_one_another else None,
             base_model=prefix,
             layers=first.layers,
             harmless=(),
@@ -97,6 +104,34 @@ class Finder:
     def _has_neurons(self, layer: FoundLayer) -> bool:
         """Whether the neurons of a layer are understood."""
         return bool(layer.blocks) or FieldFinder(self.tiny, (layer,)).find_experts() is not None
+
+    @property
+    def _follow_one_another(self) -> bool:
+        return follow_one_another(self._model, self._layers[0].stack, self._inputs)
+
+    @cached_property
+    def _layer_rules(self) -> tuple[LayerRule | None, LayerRule | None]:
+        """Which layers have the attention, and which the MLP, of the first stack; None if all have it."""
+        layer = self._layers[0]
+        outputs = [
+            block.output for attends in (True, False) for block in layer.blocks if (block.heads is not None) == attends
+        ]
+        attention = layer.unread if layer.heads is None else outputs[0]
+        mlp = outputs[-1] if self._found.experts is None else None
+        rules = [
+            None if path is None else find_rule(self.tiny.values, self._having(layer, path), self._count(layer))
+            for path in (attention, mlp)
+        ]
+        return rules[0], rules[1]
+
+    def _count(self, layer: FoundLayer) -> int:
+        """Return the number of layers of a stack."""
+        return len(list(self._model.get_submodule(layer.stack).children()))
+
+    def _having(self, layer: FoundLayer, path: str) -> list[int]:
+        """Return the numbers of the layers of a stack that have a projection."""
+        weights = (f"{layer.stack}.{number}.{path}.weight" for number in range(self._count(layer)))
+        return [number for number, weight in enumerate(weights) if weight in self._fields.shapes]
 
     @cached_property
     def _fields(self) -> FieldFinder:
@@ -193,7 +228,8 @@ class Finder:
             module: Path of the module in it.
             heads: Its heads if it is an attention, whose module may read its config.
         """
-        path = _path(layer, 0 if heads is not None else _LAST, module)
+        has_experts = heads is None and self._found.experts is not None
+        path = _path(layer, _LAST if has_experts else layer.number, module)
         others = self._other_heads if heads is not None else None
         both = (count_all(heads, self._neurons(self._model)), count_all(others, self._neurons(self._other)))
         found = find_attributes(self._model.get_submodule(path), self._other.get_submodule(path), *both)
@@ -224,7 +260,7 @@ class Finder:
             weight = model.get_parameter(f"{layer.stack}.{_LAST}.{self._found.experts.output}")
             return int(weight.shape[self._found.experts.neurons_axis])
         block = next(block for block in layer.blocks if block.heads is None)
-        weight = model.get_parameter(f"{layer.stack}.0.{block.output}.weight")
+        weight = model.get_parameter(f"{layer.path}.{block.output}.weight")
         return int(weight.shape[0 if block.transposed else 1])
 
     def _other_tensors(self, layer: FoundLayer, block: FoundBlock) -> Iterator[Tensor]:
@@ -233,7 +269,8 @@ class Finder:
         module = block.inputs[0].path.rpartition(".")[0]
         known = {f"{path}.{part}" for path in _paths(block) for part in ("weight", "bias")}
         shapes, others = self._fields.shapes, dict(self._other.named_parameters())
-        prefix = f"{layer.stack}.0."
+        prefix = f"{layer.path}."
+        others_attend = [number for number in self._having(layer, block.output) if number != layer.number]
         for name, shape in shapes.items():
             below = name.removeprefix(prefix)
             if not name.startswith(f"{prefix}{module}.") or below in known:
@@ -244,7 +281,7 @@ class Finder:
             if pairs == heads:
                 by_head = Features((PrunedUnit.QUERY_HEADS,), entries_per_head=1)
                 axes = tuple(by_head if axis in moved else size for axis, size in enumerate(shape))
-                in_all = name.replace(".0.", ".1.", 1) in shapes
+                in_all = all(f"{layer.stack}.{number}.{below}" in shapes for number in others_attend)
                 yield Tensor(below, axes, first_layer_only=not in_all)
 
     def _names(self) -> dict[str, str | None]:
@@ -300,9 +337,19 @@ class Finder:
         names |= {self._found.experts.count} if self._found.experts is not None else set()
         found = {name: fields[name] for name in fields if name in names}
         found |= dict.fromkeys(self._found.derived)
+        found |= self._kinds_by_default(fields)
         for canonical in ("num_key_value_heads", "head_dim"):
             if (name := self._found.names.get(canonical)) is not None:
                 found[name] = self._follows(name, fields.get(name))
+        return found
+
+    def _kinds_by_default(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Return transformers' defaults of the fields that say which layers have a part; None where all have it."""
+        layers = fields[self.tiny.names["num_hidden_layers"]]
+        found: dict[str, Any] = {}
+        for rule in filter(None, self._layer_rules):
+            in_all = len(read_layers(rule, fields, layers)) == layers
+            found |= {name: None if in_all else fields.get(name) for name in rule.names}
         return found
 
     def _follows(self, name: str, default: Any) -> Any:
@@ -312,31 +359,6 @@ class Finder:
         except Exception:  # noqa: BLE001  configs raise exceptions of any class; here, those that refuse to leave it out
             return default
         return None if getattr(config, name, None) != default else default
-
-    def _follow(self) -> bool:
-        """Whether each layer runs once, on the output of the one before."""
-        import torch
-
-        if len(self._layers) > 1:
-            return True
-        layers = list(self._model.get_submodule(self._layers[0].stack).children())
-        seen: list[tuple[int, Any, Any]] = []
-
-        def hook(module: Any, given: tuple[Any, ...], output: Any) -> None:
-            made = output[0] if isinstance(output, tuple) else output
-            seen.append((layers.index(module), given[0].clone() if given else None, made.clone()))
-
-        handles = [layer.register_forward_hook(hook) for layer in layers]
-        with torch.no_grad():
-            self._model(**self._inputs)
-        for handle in handles:
-            handle.remove()
-        in_order = [number for number, *_ in seen] == list(range(len(layers)))
-        pairs = itertools.pairwise(seen)
-        return in_order and all(
-            given is not None and given.shape == made.shape and torch.equal(given, made)
-            for (_, _, made), (_, given, _) in pairs
-        )
 
     def _refuses_odd_heads(self) -> bool:
         """Whether transformers refuses heads that do not divide the hidden size, although their width is given."""
@@ -348,13 +370,6 @@ class Finder:
         if self._found.names.get("head_dim") is not None:
             counts[str(self._found.names["head_dim"])] = SIZES["head_dim"]
         return self.tiny.but(**counts).shapes() is None
-
-    def _embeds_padding(self) -> bool:
-        """Whether the embedding of tokens is built with the padding token's id."""
-        if self._model.main_input_name != "input_ids":
-            return False
-        padded = self.tiny.but(pad_token_id=3).build()
-        return getattr(padded.get_input_embeddings(), "padding_idx", None) == 3
 
 
 def _unread(layer: FoundLayer) -> Block:

@@ -126,7 +126,7 @@ class FieldFinder:
             return None
         other = block.heads.head_dim + _STEP
         moved = self._moved(name, other) or {}
-        takes_effect = f"{layer.stack}.0.{block.output}.weight" in moved
+        takes_effect = f"{layer.path}.{block.output}.weight" in moved
         # other modules may still be as long as the hidden size
         return name if takes_effect and self.tiny.but(**{name: other}).why_not() is None else None
 
@@ -141,8 +141,8 @@ class FieldFinder:
         for candidate in candidates:
             for count in (3, 2, 1):
                 moved = self._moved(candidate, count) or {}
-                outputs = f"{layer.stack}.0.{block.output}.weight"
-                if f"{layer.stack}.0.{keys}.weight" in moved and outputs not in moved:
+                outputs = f"{layer.path}.{block.output}.weight"
+                if f"{layer.path}.{keys}.weight" in moved and outputs not in moved:
                     return candidate
         return None
 
@@ -156,7 +156,7 @@ class FieldFinder:
             weight, axis = f"{self.layers[0].stack}.0.{experts.output}", experts.neurons_axis
         else:
             layer, block = next(self._blocks(attends=False))
-            weight, axis = f"{layer.stack}.0.{block.output}.weight", 0 if block.transposed else 1
+            weight, axis = f"{layer.path}.{block.output}.weight", 0 if block.transposed else 1
         numbers = dict(self._numbers())
         for candidate in (*([name] if name in numbers else []), *(each for each in numbers if each != name)):
             moved = self._moved(candidate, numbers[candidate]) or {}
@@ -197,7 +197,7 @@ class FieldFinder:
         biases: dict[str, str] = {}
         required: dict[str, Any] = {}
         ends = {
-            f"{layer.stack}.0.{path}.bias": path
+            f"{layer.path}.{path}.bias": path
             for layer in self.layers
             for block in layer.blocks
             for path in (*(each.path for each in block.inputs), block.output)
@@ -206,7 +206,7 @@ class FieldFinder:
             if not isinstance(value, bool) or (shapes := self.tiny.but(**{name: not value}).shapes()) is None:
                 continue
             changed = set(shapes) ^ set(self.shapes)
-            first = {each for each in changed if any(each.startswith(f"{layer.stack}.0.") for layer in self.layers)}
+            first = {each for each in changed if any(each.startswith(f"{layer.path}.") for layer in self.layers)}
             if first and first <= set(ends):
                 biases |= {ends[each]: name for each in first}
             elif first or any(shapes[each] != self.shapes[each] for each in set(shapes) & set(self.shapes)):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from amp_export.architectures import PrunedUnit
+from amp_export.discovery.kinds import caching_layers
 from amp_export.discovery.layouts import Heads, Rows, count_heads, lay_heads, lay_neurons
 from amp_export.discovery.probing import Leaf, Prober, Role, Row, find_leaves
 
@@ -74,15 +75,22 @@ class FoundLayer:
 
     Attributes:
         stack: Path of the layers.
+        number: Its number.
         blocks: Its attentions and MLPs, in their order.
         problems: What was not understood.
         unread: Path of the output projection of an attention that was not understood, or None.
     """
 
     stack: str
+    number: int
     blocks: tuple[FoundBlock, ...]
     problems: tuple[str, ...] = ()
     unread: str | None = None
+
+    @property
+    def path(self) -> str:
+        """Its module path."""
+        return f"{self.stack}.{self.number}"
 
     @property
     def heads(self) -> Heads | None:
@@ -103,14 +111,26 @@ def find_stacks(model: PreTrainedModel) -> list[str]:
 
 
 def find_layer(model: PreTrainedModel, stack: str, inputs: Mapping[str, torch.Tensor]) -> FoundLayer:
-    """Return what is in the first layer of a stack.
+    """Return what is in the first layer of a stack that attends in a way that is understood, or in the very first.
 
     Args:
         model: A tiny model in float64.
         stack: Path of the layers.
         inputs: One sample.
     """
-    layer = model.get_submodule(f"{stack}.0")
+    count = len(list(model.get_submodule(stack).children()))
+    found = []
+    # state-space mixers take long to probe, and only attentions cache keys
+    for number in caching_layers(model, inputs, count) or range(count):
+        found.append(read_layer(model, stack, number, inputs))
+        if found[-1].heads is not None:
+            return found[-1]
+    return next((layer for layer in found if layer.unread is not None), found[0])
+
+
+def read_layer(model: PreTrainedModel, stack: str, number: int, inputs: Mapping[str, torch.Tensor]) -> FoundLayer:
+    """Return what is in one layer of a stack; see `find_layer`."""
+    layer = model.get_submodule(f"{stack}.{number}")
     leaves = find_leaves(model, layer, inputs)
     prober = Prober(model, layer, inputs, leaves)
     probes = {
@@ -136,7 +156,7 @@ def find_layer(model: PreTrainedModel, stack: str, inputs: Mapping[str, torch.Te
             problems.append(f"the rows of {', '.join(inputs_of)} are in no order that is known")
     understood = {block.output for block in blocks}
     unread = next((leaf.path for leaf in leaves if leaf.path in attentions - understood), None)
-    return FoundLayer(stack, tuple(blocks), tuple(problems), unread)
+    return FoundLayer(stack, number, tuple(blocks), tuple(problems), unread)
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from amp_export.checkpoints.building import decode_floats
 from amp_export.checkpoints.quiet import quiet_transformers
 from amp_export.errors import UnsupportedModelError, first_line
 from amp_export.inputs.random import INPUT_NAMES
@@ -35,6 +36,12 @@ _LARGE = 64
 
 _SMALLER = (40, 36, 44, 52, 28, 20, 12, 8, 16)
 """Lengths for them, each taken once."""
+
+_MOST_KINDS = 4
+"""Most values of a field that tells kinds of layers apart."""
+
+_OF_LAYERS = ("idxs", "indices", "layers", "layer_ids")
+"""Ends of the names of fields that list numbers of layers."""
 
 _TOKENS = ("bos", "eos", "pad", "cls", "sep", "decoder_start", "mask", "unk")
 
@@ -189,13 +196,14 @@ def shrink(model_type: str, class_name: str, raw_config: Mapping[str, Any]) -> T
             f"config.json: {class_name} (architectures) is no class for models of type {model_type!r}.\n"
             "Correct model_type, or name the class that the weights are of."
         )
-    given = {name: value for name, value in raw_config.items() if name not in ("model_type", "architectures")}
+    given = {
+        name: decode_floats(value) for name, value in raw_config.items() if name not in ("model_type", "architectures")
+    }
     defaults = transformers.AutoConfig.for_model(model_type, **given).to_dict()
     names = canonical_names(transformers.AutoConfig.for_model(model_type))
-    layers = defaults.get(names.get("num_hidden_layers", ""), 0)
     fields = {name: value for name, value in given.items() if value is not None}
-    fields |= {name: value[: SIZES["num_hidden_layers"]] for name, value in fields.items() if _is_list(value, layers)}
     fields |= {name: SIZES[canonical] for canonical, each in names.items() for name in twins(each, defaults)}
+    fields |= fewer_layers({**defaults, **given}, names.get("num_hidden_layers", ""))
     tokens = [name for name, value in defaults.items() if _is_token(name) and isinstance(value, int)]
     fields |= {name: place + 1 for place, name in enumerate(tokens)}
     tiny, left = Tiny(model_type, class_name, fields), list(_SMALLER)
@@ -209,6 +217,46 @@ def shrink(model_type: str, class_name: str, raw_config: Mapping[str, Any]) -> T
                 left.remove(size)
                 break
     return tiny
+
+
+def fewer_layers(fields: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return the fields that are about layers, for a model with a layer of each kind and few others.
+
+    Lists with an entry for each layer lose those of the others, and lists of numbers of layers name what is left.
+
+    Args:
+        fields: All fields of a config.
+        name: The field with the number of layers.
+    """
+    layers = fields.get(name)
+    if not isinstance(layers, int):
+        return {}
+    lists = {each: list(value) for each, value in fields.items() if _is_list(value, layers) and not _is_token(each)}
+    numbers = {each: set(value) for each, value in fields.items() if _names_layers(each, value, layers)}
+    kept = _kept_layers([*lists.values(), *([n in value for n in range(layers)] for value in numbers.values())], layers)
+    if len(kept) == SIZES["num_hidden_layers"] and not lists and not numbers:
+        return {}
+    return {
+        name: len(kept),
+        **{each: [value[number] for number in kept] for each, value in lists.items()},
+        **{each: [place for place, number in enumerate(kept) if number in value] for each, value in numbers.items()},
+    }
+
+
+def _kept_layers(lists: Sequence[Sequence[Any]], layers: int) -> list[int]:
+    """Return the first layer of each kind, and so many others, the first ones, that none is missing of the usual size.
+
+    Args:
+        lists: What tells layers apart, with an entry for each; what is of many values is a measure, and no kind.
+        layers: Number of layers.
+    """
+    telling = [list(map(repr, values)) for values in lists if len(set(map(repr, values))) <= _MOST_KINDS]
+    firsts: dict[tuple[str, ...], int] = {}
+    for number in range(layers):
+        firsts.setdefault(tuple(values[number] for values in telling), number)
+    kept = list(firsts.values())
+    others = [number for number in range(layers) if number not in kept]
+    return sorted([*kept, *others[: max(SIZES["num_hidden_layers"] - len(kept), 0)]])
 
 
 def canonical_names(config: Any) -> dict[str, str]:
@@ -228,6 +276,12 @@ def twins(name: str, fields: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _is_list(value: Any, length: int) -> bool:
     return isinstance(value, list | tuple) and len(value) == length > 0
+
+
+def _names_layers(name: str, value: Any, layers: int) -> bool:
+    """Return whether a field lists the numbers of some layers."""
+    is_list = isinstance(value, list | tuple) and len(value) > 0 and name.endswith(_OF_LAYERS)
+    return is_list and all(type(each) is int and 0 <= each < layers for each in value) and len({*value}) == len(value)
 
 
 def _is_token(name: str) -> bool:
