@@ -287,7 +287,7 @@ class ModelConfig:
             return 1
         entries = axis.entries_per_head
         if isinstance(entries, tuple):
-            return sum(int(self.fields[name]) for name in entries)
+            return sum(self.size(name) for name in entries)
         return self.head_dim if entries is None else entries
 
     @functools.cached_property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from amp_export.architectures._computation import Conditions, Not, Order
@@ -153,6 +154,15 @@ BERT_DEFAULTS: Mapping[str, Any] = {
 }
 
 
+GATED_DELTA: Mapping[str, Any] = {
+    "linear_conv_kernel_dim": 4,
+    "linear_key_head_dim": 128,
+    "linear_value_head_dim": 128,
+    "linear_num_key_heads": 16,
+    "linear_num_value_heads": 32,
+}
+"""Config fields of gated delta rules, which stay: `Qwen3NextGatedDeltaNet`, `modeling_qwen3_next.py`, 5.24."""
+
 MAMBA2: Mapping[str, Any] = {
     "mamba_n_heads": 128,
     "mamba_d_head": None,
@@ -197,6 +207,14 @@ def language_model(
     head_tensor = Tensor(f"{head}.weight", ("vocab_size", "hidden_size"), {"tie_word_embeddings": False})
     bias = (Tensor(f"{head}.bias", ("vocab_size",)),) if head_bias else ()
     return (Tensor(f"{embedding}.weight", ("vocab_size", "hidden_size")), *final_norm, head_tensor, *bias)
+
+
+def gated_attention() -> Block:
+    """Return attention with a gate of its output: `Qwen3NextAttention`, `modeling_qwen3_next.py`, transformers 5.24."""
+    plain = separate_attention(bias="attention_bias", tensors=NORMS_OF_EACH_HEAD)
+    query, *others = plain.inputs
+    # the rows of a query head are followed by those of its gate
+    return replace(plain, inputs=(replace(query, entries_per_head=("head_dim", "head_dim")), *others))
 
 
 LLAMA_NORMS = (*norm("input_layernorm"), *norm("post_attention_layernorm"))

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from amp_export.architectures._derived import Derived
 from amp_export.architectures._facts import Architecture
 from amp_export.architectures._layer_rules import LayerRule
-from amp_export.architectures._layouts import LLAMA_NORMS, NORMS_OF_EACH_HEAD, gated_mlp, separate_attention
-
-_ATTENTION = separate_attention(bias="attention_bias", tensors=NORMS_OF_EACH_HEAD)
-_QUERY, *_OTHERS = _ATTENTION.inputs
+from amp_export.architectures._layouts import GATED_DELTA, LLAMA_NORMS, gated_attention, gated_mlp
 
 ARCHITECTURE = Architecture(
     model_type="qwen3_5_text",
@@ -30,15 +25,10 @@ ARCHITECTURE = Architecture(
         "tie_word_embeddings": False,
         "rope_parameters": None,
         "attention_bias": False,
-        "linear_conv_kernel_dim": 4,
-        "linear_key_head_dim": 128,
-        "linear_value_head_dim": 128,
-        "linear_num_key_heads": 16,
-        "linear_num_value_heads": 32,
+        **GATED_DELTA,
         "layer_types": None,
     },
-    # the rows of a query head are followed by those of the gate of its output
-    attention=replace(_ATTENTION, inputs=(replace(_QUERY, entries_per_head=("head_dim", "head_dim")), *_OTHERS)),
+    attention=gated_attention(),
     mlp=gated_mlp(),
     norms=LLAMA_NORMS,
     attention_layers=LayerRule(kinds={"layer_types": ("full_attention",)}, every="full_attention_interval"),

@@ -201,6 +201,7 @@ class Finder:
             Projection(
                 each.path,
                 rows=each.rows.units[0] if len(each.rows.units) == 1 else each.rows.units,
+                entries_per_head=None if each.rows.widths == 1 else ("head_dim",) * each.rows.widths,
                 bias=self._found.biases.get(each.path, each.bias),
                 transposed=each.transposed,
                 layout=each.rows.layout,
@@ -267,7 +268,7 @@ class Finder:
         """Yield further parameters of an attention with an entry for each head."""
         assert block.heads is not None
         module = block.inputs[0].path.rpartition(".")[0]
-        known = {f"{path}.{part}" for path in _paths(block) for part in ("weight", "bias")}
+        known = {f"{path}.{part}" for path in block.paths for part in ("weight", "bias")}
         shapes, others = self._fields.shapes, dict(self._other.named_parameters())
         prefix = f"{layer.path}."
         others_attend = [number for number in self._having(layer, block.output) if number != layer.number]
@@ -380,10 +381,6 @@ def _unread(layer: FoundLayer) -> Block:
 
 def _path(layer: FoundLayer, number: int, module: str) -> str:
     return ".".join(filter(None, (layer.stack, str(number), module)))
-
-
-def _paths(block: FoundBlock) -> Sequence[str]:
-    return [*(each.path for each in block.inputs), block.output, *(norm.path for norm in block.norms)]
 
 
 def _norm_tensors(block: FoundBlock) -> Iterator[Tensor]:

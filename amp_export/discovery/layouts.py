@@ -17,6 +17,10 @@ _UNITS = {
 }
 
 
+_GATED = (Role.QUERY, Role.NEURON)
+"""A query head, and the gates of its output, each of which changes one entry at its own token, as a neuron does."""
+
+
 @dataclass(frozen=True)
 class Heads:
     """The heads of an attention.
@@ -44,10 +48,12 @@ class Rows:
     Attributes:
         units: Units of its parts.
         layout: Their order.
+        widths: How many times the width of a head the rows of each head are: 2 for a query and the gate of its output.
     """
 
     units: tuple[PrunedUnit, ...]
     layout: Layout = Layout.BLOCKS
+    widths: int = 1
 
 
 def count_heads(rows: Sequence[Row | None], columns: int) -> Heads | None:
@@ -76,6 +82,10 @@ def lay_heads(rows: Sequence[Row | None], heads: Heads) -> Rows | None:
         if len(expected) == len(places) and all(map(_agree, places, expected)):
             units = runs if layout is Layout.BLOCKS else (Role.QUERY, Role.KEY, Role.VALUE)
             return Rows(tuple(_UNITS[role] for role in units), layout)
+    for roles_of_head in (_GATED, (Role.NEURON,)):
+        gated = list(_by_head(roles_of_head, heads))
+        if len(gated) == len(places) and all(map(_agree, places, gated)):
+            return Rows((PrunedUnit.QUERY_HEADS,), widths=len(roles_of_head))
     return None
 
 
@@ -105,7 +115,9 @@ def _place(row: Row, heads: Heads) -> Place | None:
     first, last = row.columns[0] // heads.head_dim, row.columns[-1] // heads.head_dim
     if row.role is Role.QUERY:
         return (Role.QUERY, first, None) if first == last else None
-    if row.role is Role.NEURON or first // heads.query_group != last // heads.query_group:
+    if row.role is Role.NEURON:
+        return Role.NEURON, first, row.columns[0] % heads.head_dim
+    if first // heads.query_group != last // heads.query_group:
         return None
     entry = row.columns[0] % heads.head_dim
     if row.role is Role.KEY:
@@ -124,6 +136,12 @@ def _blocks(roles: Sequence[Role], heads: Heads) -> Iterator[Place]:
     for role in roles:
         count = heads.query_heads if role is Role.QUERY else heads.key_value_heads
         yield from ((role, head, entry) for head in range(count) for entry in range(heads.head_dim))
+
+
+def _by_head(roles: Sequence[Role], heads: Heads) -> Iterator[Place]:
+    """Yield the places of all of one query head, then of all of the next."""
+    for head in range(heads.query_heads):
+        yield from ((role, head, entry) for role in roles for entry in range(heads.head_dim))
 
 
 def _groups(heads: Heads) -> Iterator[Place]:

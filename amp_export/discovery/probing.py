@@ -196,9 +196,15 @@ class Prober:
         def identity(_: Any, given: tuple[torch.Tensor, ...], __: Any) -> torch.Tensor:
             return given[0]
 
+        def alike(_: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:
+            # layers before may compute in float32, whose rounding differs between the samples of a batch
+            is_batch = len(given) > 0 and hasattr(given[0], "shape") and given[0].shape[0] == count + 1
+            return (given[0][-1:].expand_as(given[0]), *given[1:]) if is_batch else given
+
         inputs = {name: value.expand(count + 1, *value.shape[1:]).clone() for name, value in self._inputs.items()}
         handles = [self._layer.get_submodule(norm).register_forward_hook(identity) for norm in norms]
         handles.append(module.register_forward_hook(change))
+        handles.append(self._layer.register_forward_pre_hook(alike))
         try:
             with watching(self._layer, watched) as seen, torch.no_grad():
                 self._model(**inputs)

@@ -68,6 +68,11 @@ class FoundBlock:
     heads: Heads | None = None
     norms: tuple[FoundNorm, ...] = ()
 
+    @property
+    def paths(self) -> list[str]:
+        """Paths of its modules in the layer."""
+        return [*(each.path for each in self.inputs), self.output, *(norm.path for norm in self.norms)]
+
 
 @dataclass(frozen=True)
 class FoundLayer:

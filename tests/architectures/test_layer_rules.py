@@ -23,6 +23,7 @@ WRITTEN = {
     "bamba": ({"attn_layer_indices": [1, 2]},),
     "granitemoehybrid": ({"layer_types": ["mamba", "attention", "linear_attention", "full_attention"]},),
     "lfm2": ({"full_attn_idxs": [0, 3]}, {"layer_types": ["conv", "full_attention", "conv", "conv"]}, {}),
+    "qwen3_next": ({}, {"layer_types": ["linear_attention"] * 3 + ["full_attention"]}),
     "qwen3_5_text": (
         {},
         {"full_attention_interval": 3},

@@ -12,7 +12,7 @@ from amp_export.discovery.finding import discover, smallest
 from amp_export.discovery.tiny import Tiny, shrink
 from amp_export.errors import UnsupportedModelError
 from tests.support.agreement import consequences
-from tests.support.tiny_models import FAMILY_FIELDS
+from tests.support.tiny_models import FAMILY_FIELDS, kinds_of_layers
 
 NOT_UNDERSTOOD = {
     "albert": "all layers share one, which is in a list of lists",
@@ -40,6 +40,8 @@ def tiny_of(architecture: Architecture) -> Tiny:
     fields = {
         name: value for name, value in FAMILY_FIELDS.get(architecture.model_type, {}).items() if name != "class_name"
     }
+    if (rule := architecture.attention_layers) is not None:
+        fields |= {"num_hidden_layers": 4, **kinds_of_layers(architecture.model_type, rule, 4)}
     return smallest(shrink(architecture.model_type, architecture.class_name, fields))
 
 

@@ -54,6 +54,14 @@ LATENT: dict[str, Any] = {
 }
 """Fields of families with latent attention."""
 
+GATED_DELTA: dict[str, Any] = {
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 6,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+}
+"""Fields of families with gated delta rules."""
+
 MAMBA2: dict[str, Any] = {"mamba_n_heads": 2, "mamba_n_groups": 2, "mamba_d_state": 6, "mamba_chunk_size": 4}
 """Fields of families with state-space mixers."""
 
@@ -125,12 +133,13 @@ FAMILY_FIELDS: dict[str, dict[str, Any]] = {
         "mlp_bias": True,
     },
     "lfm2": {"conv_bias": True, "block_auto_adjust_ff_dim": False},
-    "qwen3_5_text": {
-        "linear_key_head_dim": 8,
-        "linear_value_head_dim": 6,
-        "linear_num_key_heads": 2,
-        "linear_num_value_heads": 4,
-        "attention_bias": True,
+    "qwen3_5_text": {**GATED_DELTA, "attention_bias": True},
+    "qwen3_next": {
+        **GATED_DELTA,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "norm_topk_prob": True,
+        "shared_expert_intermediate_size": 24,
     },
     "falcon_h1": {
         **MAMBA2,
@@ -180,7 +189,10 @@ FAMILY_FIELDS: dict[str, dict[str, Any]] = {
 """Additional config fields by family, so that each of its own features has an effect."""
 
 
-OTHER_KINDS = {"lfm2": "conv", "qwen3_5_text": "linear_attention", "granitemoehybrid": "linear_attention"}
+OTHER_KINDS = {
+    "lfm2": "conv",
+    **dict.fromkeys(("granitemoehybrid", "qwen3_5_text", "qwen3_next"), "linear_attention"),
+}
 """The kind of layers without attention, of families that have some."""
 
 
