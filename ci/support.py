@@ -38,7 +38,7 @@ are built directly.
 - *direct*: the ONNX graph is built from config and weights. *trace*: the model is traced through transformers'
   exporter.
   None: a cache of this family also holds states of convolutions or recurrences, for which graphs have no inputs. It
-  is pruned, recovered, evaluated, and run in PyTorch.
+  is pruned, recovered, evaluated, and run in PyTorch. So is a Gemma 3n or 4 whose `num_kv_shared_layers` is not 0.
 - *genai*: `genai_config.json` is written, so that onnxruntime-genai opens the folder.
 - *gguf*: llama.cpp's architecture that [a GGUF file](gguf.md) is written as, with one width for all layers; then, if
   there is one, that for layers that differ.

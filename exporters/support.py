@@ -16,6 +16,11 @@ _UNTRACEABLE_ROPES = ("dynamic",)
 `modeling_rope_utils.py`, transformers 5.24."""
 
 
+_WITHOUT_EXPORT = (
+    "Prune without exporting: amp-export prune. transformers loads the result, and generate, evaluate and benchmark "
+    "--runtime pytorch run it."
+)
+
 _ENGINES = (
     "Engines are built only from decoders whose graph is built directly. Export with --to onnx and run the graph with "
     "ONNX Runtime's TensorRT provider: --provider tensorrt."
@@ -73,8 +78,13 @@ def can_trace(config: ModelConfig) -> str | None:
     if config.architecture.keeps_states:
         return (
             f"config.json: model_type is {config.architecture.model_type!r}, whose cache holds states of convolutions "
-            "or recurrences, which graphs here have no inputs for.\nPrune without exporting: amp-export prune. "
-            "transformers loads the result, and generate, evaluate and benchmark --runtime pytorch run it."
+            f"or recurrences, which graphs here have no inputs for.\n{_WITHOUT_EXPORT}"
+        )
+    shared = config.architecture.shares_cache
+    if shared is not None and config.fields[shared]:
+        return (
+            f"config.json: {shared} is {config.fields[shared]}: so many layers attend to keys and values of others, "
+            f"for which graphs here have no inputs.\n{_WITHOUT_EXPORT}"
         )
     if found := set(_UNTRACEABLE_ROPES).intersection(_rope_types(config.fields)):
         return (

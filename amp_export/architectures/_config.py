@@ -384,6 +384,8 @@ def _read_sizes(architecture: Architecture, fields: Mapping[str, Any]) -> dict[s
     for canonical in (*_REQUIRED_SIZES, *_OPTIONAL_SIZES):
         name = architecture.field_name(canonical)
         value = fields.get(name) if name is not None else None
+        if isinstance(value, list) and value and value.count(value[0]) == len(value):
+            value = value[0]  # one for each layer
         if value is None and canonical not in _REQUIRED_SIZES:
             continue
         if not isinstance(value, int) or value < 1:

@@ -278,6 +278,7 @@ class Architecture:
         attention_layers: Which layers have the attention; None if all do.
         mlp_layers: Which layers have the MLP; None if all do. Where it has experts, plain MLPs stay as they are.
         keeps_states: Whether a cache also holds states of convolutions or recurrences, besides keys and values.
+        shares_cache: Config field with the number of last layers, which attend to keys and values of others.
         computation: The computation; None if a graph cannot be built directly.
         kind: Kind of model.
         modality: Modality of its input.
@@ -329,6 +330,7 @@ class Architecture:
     attention_layers: LayerRule | None = None
     mlp_layers: LayerRule | None = None
     keeps_states: bool = False
+    shares_cache: str | None = None
     computation: Computation | None = None
     kind: Kind = Kind.DECODER
     modality: Modality = Modality.TEXT

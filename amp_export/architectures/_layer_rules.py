@@ -18,19 +18,25 @@ class LayerRule:
         numbers: Config field with the numbers of the layers that have it.
         every: Config field with N, if it is each N-th layer.
         after: Config field with the number of first layers, which lack it.
+        before: Config field with the number of last layers, which lack it.
+        when: Conditions under which some layers lack it; otherwise all have it.
         otherwise: Whether all layers have it, or none, where no field is set.
     """
 
-    kinds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    kinds: Mapping[str, tuple[str | float, ...]] = field(default_factory=dict)
     numbers: str | None = None
     every: str | None = None
     after: str | None = None
+    before: str | None = None
+    when: Mapping[str, Any] = field(default_factory=dict)
     otherwise: bool = True
 
     @property
     def names(self) -> tuple[str, ...]:
         """The config fields, in the order in which they count."""
-        return tuple(name for name in (*self.kinds, self.numbers, self.every, self.after) if name is not None)
+        return tuple(
+            name for name in (*self.kinds, self.numbers, self.every, self.after, self.before) if name is not None
+        )
 
 
 def read_layers(rule: LayerRule | None, fields: Mapping[str, Any], layers: int) -> frozenset[int]:
@@ -45,16 +51,17 @@ def read_layers(rule: LayerRule | None, fields: Mapping[str, Any], layers: int) 
         ModelError: The field is damaged.
     """
     every = frozenset(range(layers))
-    if rule is None:
+    if rule is None or any(fields.get(each) != value for each, value in rule.when.items()):
         return every
     name = next((each for each in rule.names if fields.get(each) is not None), None)
     if name is None:
         return every if rule.otherwise else frozenset()
     value = fields[name]
-    if name in (rule.every, rule.after):
+    if name in (rule.every, rule.after, rule.before):
         _check(name, value, is_right=type(value) is int and value >= (name == rule.every), needed="a number of layers")
-        chosen = every.difference(range(value))
-        return chosen if name == rule.after else frozenset(each for each in every if (each + 1) % value == 0)
+        if name == rule.every:
+            return frozenset(each for each in every if (each + 1) % value == 0)
+        return every.difference(range(value) if name == rule.after else range(layers - value, layers))
     is_list = isinstance(value, list | tuple)
     if name == rule.numbers:
         is_right = is_list and all(type(each) is int and each in every for each in value)

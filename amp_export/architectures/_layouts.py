@@ -220,6 +220,16 @@ def gated_attention() -> Block:
 LLAMA_NORMS = (*norm("input_layernorm"), *norm("post_attention_layernorm"))
 LLAMA_TENSORS = language_model("model.embed_tokens", norm("model.norm"))
 
+GEMMA_NORMS = tuple(
+    tensor
+    for name in (
+        "input_layernorm",
+        "post_attention_layernorm",
+        "pre_feedforward_layernorm",
+        "post_feedforward_layernorm",
+    )
+    for tensor in norm(name)
+)
 GEMMA_ORDER = Order(
     before_attention="input_layernorm",
     after_attention="post_attention_layernorm",

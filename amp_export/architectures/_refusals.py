@@ -13,8 +13,14 @@ from amp_export.errors import ModelError, UnsupportedModelError
 
 _ROPE_TYPE = {"rope_type", "type"}
 
-_PAIRS = {"image_size", "patch_size"}
-"""Fields that are a number, or height and width: `ViTConfig`, transformers 5.24."""
+_SEVERAL = {"image_size", "patch_size", "intermediate_size"}
+"""Fields that are a number, or height and width (`ViTConfig`), or one for each layer (`Gemma3nTextConfig`): 5.24."""
+
+_LACKING = {
+    True: ("experts", "Only neurons of experts are removed."),
+    False: ("an MLP whose neurons can be removed", "Use a checkpoint of which some layers have one."),
+}
+"""What is missing if no layer has the MLP that is pruned, by whether it has experts, and what to do."""
 
 _TASKS: Mapping[Modality, tuple[str, ...]] = {
     Modality.TEXT: (
@@ -74,7 +80,7 @@ def refuse_types(config: Mapping[str, Any], architecture: Architecture) -> None:
         if value is None or default is None:
             continue
         what, is_right = next((what, check) for types, what, check in _TYPES if isinstance(default, types))
-        if name in _PAIRS and isinstance(value, list) and all(map(_is_number, value)):
+        if name in _SEVERAL and isinstance(value, list) and all(map(_is_number, value)):
             continue
         if not is_right(value):
             raise ModelError(_wrong_type(name, value, f"{what} is expected, such as {default!r}"))
@@ -160,7 +166,7 @@ def refuse_sizes(fields: Mapping[str, Any], sizes: Mapping[str, int], architectu
         )
     for rule, part, advice in (
         (architecture.attention_layers, "attention", "Only models with layers that attend are supported."),
-        (architecture.mlp_layers, "experts", "Only neurons of experts are removed."),
+        (architecture.mlp_layers, *_LACKING[architecture.mlp.has_experts]),
     ):
         refuse_none(rule, fields, sizes["num_hidden_layers"], part=part, advice=advice)
     padding, vocabulary = fields.get("pad_token_id"), sizes.get("vocab_size")

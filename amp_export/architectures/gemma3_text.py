@@ -14,11 +14,11 @@ from amp_export.architectures._computation import (
 from amp_export.architectures._facts import Architecture
 from amp_export.architectures._gguf import GgufRoutes
 from amp_export.architectures._layouts import (
+    GEMMA_NORMS,
     GEMMA_ORDER,
     LLAMA_TENSORS,
     NORMS_OF_EACH_HEAD,
     gated_mlp,
-    norm,
     separate_attention,
 )
 
@@ -48,12 +48,7 @@ ARCHITECTURE = Architecture(
     },
     attention=separate_attention(bias="attention_bias", tensors=NORMS_OF_EACH_HEAD),
     mlp=gated_mlp(),
-    norms=(
-        *norm("input_layernorm"),
-        *norm("post_attention_layernorm"),
-        *norm("pre_feedforward_layernorm"),
-        *norm("post_feedforward_layernorm"),
-    ),
+    norms=GEMMA_NORMS,
     tensors=LLAMA_TENSORS,
     # `modeling_gemma3.py` and `Gemma3TextConfig`, transformers 5.24; attn_logit_softcapping is unused there
     computation=Computation(

@@ -75,10 +75,13 @@ class LayerConfigs(Sequence[PreTrainedConfig]):
             return self._by_type[layer]
         if isinstance(layer, slice):
             return [self[number] for number in range(*layer.indices(len(self)))]
-        view = copy.copy(self._dense)
+        heads = self._widths[layer]["key_value_heads"]
+        # layers without attention have none; with counts of some layers, a config refuses to read one for all
+        if heads in (0, vars(self._dense).get("num_key_value_heads")):
+            return self._by_type[layer]
+        view = copy.copy(self._by_type[layer])
         # the other counts stay those of the dense model: some classes derive the width of a head from them
-        if (heads := self._widths[layer]["key_value_heads"]) > 0:  # none in a layer without attention
-            view.num_key_value_heads = heads
+        view.num_key_value_heads = heads
         return view
 
 

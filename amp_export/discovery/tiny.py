@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -201,9 +201,11 @@ def shrink(model_type: str, class_name: str, raw_config: Mapping[str, Any]) -> T
     }
     defaults = transformers.AutoConfig.for_model(model_type, **given).to_dict()
     names = canonical_names(transformers.AutoConfig.for_model(model_type))
+    layers = names.get("num_hidden_layers", "")
     fields = {name: value for name, value in given.items() if value is not None}
-    fields |= {name: SIZES[canonical] for canonical, each in names.items() for name in twins(each, defaults)}
-    fields |= fewer_layers({**defaults, **given}, names.get("num_hidden_layers", ""))
+    sizes = {name: SIZES[canonical] for canonical, each in names.items() for name in twins(each, defaults)}
+    # the number of layers depends on their kinds; a size may be listed for each layer
+    fields |= {**sizes, **_without(fewer_layers({**defaults, **given}, layers), sizes.keys() - {layers})}
     tokens = [name for name, value in defaults.items() if _is_token(name) and isinstance(value, int)]
     fields |= {name: place + 1 for place, name in enumerate(tokens)}
     tiny, left = Tiny(model_type, class_name, fields), list(_SMALLER)
@@ -241,6 +243,10 @@ def fewer_layers(fields: Mapping[str, Any], name: str) -> dict[str, Any]:
         **{each: [value[number] for number in kept] for each, value in lists.items()},
         **{each: [place for place, number in enumerate(kept) if number in value] for each, value in numbers.items()},
     }
+
+
+def _without(fields: Mapping[str, Any], names: Set[str]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name not in names}
 
 
 def _kept_layers(lists: Sequence[Sequence[Any]], layers: int) -> list[int]:

@@ -42,7 +42,9 @@ def obstacle(config: ModelConfig) -> str | None:
     """Return what keeps a model's budget from being allocated by divergence, or None."""
     if config.architecture.mlp.has_experts:
         return "has experts"
-    return None if config.architecture.kind is Kind.DECODER else "does not predict the next token"
+    if config.architecture.kind is not Kind.DECODER:
+        return "does not predict the next token"
+    return None if config.layers_follow_one_another else "has layers that share more than hidden states"
 
 
 def check_measurable(config: ModelConfig, settings: PlanSettings) -> None:

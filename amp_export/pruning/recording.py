@@ -208,7 +208,10 @@ class Recorder:
 
     def _relative_hook(self, number: int, site: Site) -> Callable[..., None]:
         def hook(_: Any, __: Any, output: Any) -> None:
-            stream_th, weights_t = self._real(site, output[0] if isinstance(output, tuple) else output)
+            stream = output[0] if isinstance(output, tuple) else output
+            # AltUp keeps several streams: arXiv 2301.13310
+            stream_bsh = stream.movedim(0, -2).flatten(-2) if stream.ndim == 4 else stream
+            stream_th, weights_t = self._real(site, stream_bsh)
             weights_t = weights_t / token_power(stream_th)
             self._weights[number] = self._weights.get(number, 0.0) + float(weights_t.sum())
             for add in self._waiting:

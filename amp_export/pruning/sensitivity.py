@@ -80,6 +80,7 @@ def _masks(
     import torch
 
     attention, mlp = site.stack.attention, site.stack.mlp
+    stay = config.architecture.heads_stay is not None
     neurons_n = torch.ones(config.intermediate_size)
     neurons_n[list(least(scores.neurons[number], silenced))] = 0
     groups_k = torch.ones(config.num_key_value_heads)
@@ -87,7 +88,7 @@ def _masks(
     heads_i = groups_k.repeat_interleave(config.widths.query_group * config.head_dim)
     return (
         None if mlp is None else (mlp.output.name, neurons_n),
-        None if attention is None else (attention.output.name, heads_i),
+        None if attention is None or stay else (attention.output.name, heads_i),
     )
 
 

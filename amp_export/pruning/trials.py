@@ -53,7 +53,7 @@ def _masks(model: PreTrainedModel, config: ModelConfig, plan: Plan) -> Iterator[
     """Yield the output and down projections, each with a mask of the inputs that a plan keeps, [inputs]."""
     for site, layer in zip(config.sites, plan.layers, strict=True):
         module, attention, mlp = model.get_submodule(site.path), site.stack.attention, site.stack.mlp
-        if attention is not None:
+        if len(layer.query_heads) < site.widths.query_heads and attention is not None:
             heads_h = _mask(layer.query_heads, site.widths.query_heads)
             yield module.get_submodule(attention.output.name), heads_h.repeat_interleave(config.head_dim)
         if mlp is not None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,9 +15,17 @@ from hypothesis import strategies as st
 
 from amp_export.architectures import ModelConfig, find_architecture, supported_model_types
 from amp_export.architectures._layer_rules import LayerRule, read_layers
+from amp_export.checkpoints.loading import load_model
+from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.errors import ModelError, UnsupportedModelError
+from amp_export.exporters.support import can_export
+from amp_export.options import Format, PerLayer
+from amp_export.pruning.planning import make_plan
 from amp_export.pruning.rewriting import rewrite
-from tests.support.tiny_models import FAMILY_FIELDS, OTHER_KINDS, TINY_CONFIG, family_fields
+from amp_export.pruning.settings import PlanSettings
+from amp_export.pruning.slicing import prune_module
+from tests.support.family_runner import mask, measured_scores, run
+from tests.support.tiny_models import FAMILY_FIELDS, OTHER_KINDS, TINY_CONFIG, family_fields, save_tiny_model
 
 MIXED = [name for name in supported_model_types() if find_architecture(name).attention_layers is not None]
 
@@ -97,11 +107,13 @@ def test_each_way_of_naming_layers_means_the_same(data: st.DataObject) -> None:
     layers = data.draw(st.integers(1, 12))
     chosen = data.draw(st.frozensets(st.integers(0, layers - 1)))
     first = data.draw(st.integers(0, layers))
-    rule = LayerRule(kinds={"kinds": ("a", "b")}, numbers="numbers", every="every", after="after")
+    rule = LayerRule(kinds={"kinds": ("a", "b")}, numbers="numbers", every="every", after="after", before="before")
     kinds = ["a" if number in chosen else "c" for number in range(layers)]
     assert read_layers(rule, {"kinds": kinds, "numbers": [0]}, layers) == chosen
     assert read_layers(rule, {"numbers": sorted(chosen), "every": 1}, layers) == chosen
     assert read_layers(rule, {"every": 2}, layers) == set(range(1, layers, 2))
+    assert read_layers(rule, {"before": first}, layers) == set(range(layers - first))
+    assert read_layers(replace(rule, when={"switch": True}), {"before": first}, layers) == set(range(layers))
     assert read_layers(rule, {"after": first}, layers) == set(range(first, layers))
     assert read_layers(replace(rule, otherwise=False), {}, layers) == set()
     assert read_layers(rule, {}, layers) == read_layers(None, {}, layers) == set(range(layers))
@@ -121,6 +133,41 @@ def test_fields_that_contradict_themselves_are_refused(
 ) -> None:
     with pytest.raises(error, match=said):
         ModelConfig.read(find_architecture("lfm2"), {**TINY_CONFIG, **fields})
+
+
+SHARED = {"num_hidden_layers": 4, "layer_types": ["sliding_attention", "full_attention"] * 2, "num_kv_shared_layers": 2}
+
+LEFT_AS_THEY_ARE = {
+    "keys of others": ("gemma4_text", SHARED, []),
+    "twice as wide": ("gemma4_text", {**SHARED, "use_double_wide_mlp": True}, [2, 3]),
+    "values that are keys": (
+        "gemma4_text",
+        {**SHARED, "num_kv_shared_layers": 0, "attention_k_eq_v": True, "num_global_key_value_heads": 1},
+        [],
+    ),
+    "few active neurons": ("gemma3n_text", {**SHARED, "activation_sparsity_pattern": [0.9, 0.0, 0.9, 0.0]}, [0, 2]),
+}
+"""Models of which some MLPs stay, with the numbers of their layers."""
+
+
+@pytest.mark.parametrize("name", LEFT_AS_THEY_ARE)
+def test_layers_that_differ_are_left_as_they_are(name: str, tmp_path: Path) -> None:
+    model_type, fields, stay = LEFT_AS_THEY_ARE[name]
+    checkpoint = open_checkpoint(save_tiny_model(tmp_path, model_type, **fields))
+    config, dense = checkpoint.config, load_model(tmp_path)
+    assert [number for number, site in enumerate(config.sites) if site.stack.mlp is None] == stay
+    choices = PlanSettings(0.05, snap=1, neurons_per_layer=PerLayer.GLOBAL)
+    plan = make_plan(checkpoint.raw_config, config, measured_scores(dense, config), choices)
+    pruned = prune_module(copy.deepcopy(dense), config, plan).double()
+    for number, site in enumerate(config.sites):
+        down = pruned.get_submodule(f"{site.path}.mlp.down_proj")
+        assert torch.equal(down.weight, dense.get_submodule(f"{site.path}.mlp.down_proj").weight) == (number in stay)
+    found, expected = (run(model, config) for model in (pruned, mask(dense, config, plan)))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    # what was removed mattered
+    assert not torch.allclose(found, run(dense.double(), config), rtol=0, atol=1e-3)
+    if config.fields["num_kv_shared_layers"]:
+        assert "num_kv_shared_layers is 2" in str(can_export(config, Format.ONNX))
 
 
 def test_a_dense_first_layer_is_counted_as_before() -> None:

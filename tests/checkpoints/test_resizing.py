@@ -79,7 +79,8 @@ def test_a_static_cache_has_the_heads_of_each_layer(model_type: str, tmp_path: P
     # a layer without attention is left what the dense model has
     counts = [layer.key_value_heads or checkpoint.config.num_key_value_heads for layer in checkpoint.widths]
     # these have multi-query attention: one head in every layer
-    alike = [4] * 3 if find_architecture(model_type).heads_stay else [1] * 3 * (model_type in ("falcon", "gpt_bigcode"))
+    dense = [checkpoint.config.num_key_value_heads] * 3
+    alike = dense if find_architecture(model_type).heads_stay else [1] * 3 * (model_type in ("falcon", "gpt_bigcode"))
     assert len(set(counts)) > 1 or counts == alike
     head_dim = checkpoint.config.head_dim
     # latents that all heads share have a shape of their own, which is not known before the first pass

@@ -19,7 +19,10 @@ NOT_UNDERSTOOD = {
     "deepseek_v2": "latent attention: keys and values come from one projection, of another width",
     "deepseek_v3": "the same",
     "mistral4": "the same",
+    "gemma4_text": "its per-layer embeddings have a vocabulary of their own",
 }
+
+NOT_TRIED = {"gemma3n_text": "that its layers are not understood takes a minute to find"}
 
 PROVED_ONLY = {
     "deberta-v2": "that positions have heads, too, is seen by the proof",
@@ -56,7 +59,8 @@ def differences(described: Architecture, found: Architecture, tiny: Tiny) -> dic
 
 
 @pytest.mark.parametrize(
-    "model_type", [each for each in supported_model_types() if each not in {**NOT_UNDERSTOOD, **PROVED_ONLY}]
+    "model_type",
+    [each for each in supported_model_types() if each not in {**NOT_UNDERSTOOD, **NOT_TRIED, **PROVED_ONLY}],
 )
 def test_what_is_found_is_what_is_described(model_type: str) -> None:
     described = find_architecture(model_type)

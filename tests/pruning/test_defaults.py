@@ -35,9 +35,10 @@ def per_layer(settings: PlanSettings) -> tuple[PerLayer, PerLayer]:
 def test_layers_differ_where_divergences_can_be_measured(model_type: str) -> None:
     config = read(model_type)
     found = choose_plan_settings(config, 0.1, PlanChoices())
-    measurable = config.architecture.kind is Kind.DECODER and not config.architecture.mlp.has_experts
+    is_decoder = config.architecture.kind is Kind.DECODER and not config.architecture.mlp.has_experts
+    measurable = is_decoder and config.layers_follow_one_another
     assert found.allocation is (Allocation.KL if measurable else Allocation.BALANCED)
-    assert found.criterion is (CriterionName.OBS if measurable else CriterionName.AMP)
+    assert found.criterion is (CriterionName.OBS if is_decoder else CriterionName.AMP)
     assert per_layer(found) == (DIFFERING if measurable else ALIKE)
 
 

@@ -41,7 +41,7 @@ def mask(model: PreTrainedModel, config: ModelConfig, plan: Plan) -> PreTrainedM
     model = copy.deepcopy(model).double()
     for site, layer in zip(config.sites, plan.layers, strict=True):
         module, attention, mlp = model.get_submodule(site.path), site.stack.attention, site.stack.mlp
-        if attention is not None:
+        if attention is not None and len(layer.query_heads) < site.widths.query_heads:
             heads = kept_mask(layer.query_heads, config.num_attention_heads).repeat_interleave(config.head_dim)
             _silence(module, attention.output, heads)
         if mlp is not None and mlp.has_experts:

@@ -89,6 +89,7 @@ FAMILY_FIELDS: dict[str, dict[str, Any]] = {
     "cohere2": {"sliding_window": 6, "sliding_window_pattern": 2},
     "hunyuan_v1_dense": {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "alpha": 100.0, "factor": 1.0}},
     "gptj": {"rotary_dim": 4},
+    "codegen": {"rotary_dim": 4},
     "mpt": {"use_cache": True},
     "falcon": {"bias": True},
     "cohere": {"logit_scale": 0.5},
@@ -161,6 +162,21 @@ FAMILY_FIELDS: dict[str, dict[str, Any]] = {
         "num_local_experts": 0,
         "position_embedding_type": "rope",
     },
+    "gemma4_text": {
+        "sliding_window": 6,
+        "global_head_dim": 12,
+        "vocab_size_per_layer_input": 101,
+        "hidden_size_per_layer_input": 4,
+        "final_logit_softcapping": 20.0,
+    },
+    "gemma3n_text": {
+        "sliding_window": 6,
+        "vocab_size_per_layer_input": 101,
+        "hidden_size_per_layer_input": 4,
+        "laurel_rank": 4,
+        "altup_num_inputs": 2,
+        "num_kv_shared_layers": 0,
+    },
     "vit": {"image_size": 12, "patch_size": 4},
     "clip_vision_model": {"image_size": 12, "patch_size": 4},
     "siglip_vision_model": {"image_size": 12, "patch_size": 4},
@@ -229,7 +245,11 @@ def family_fields(model_type: str, fields: dict[str, Any]) -> dict[str, Any]:
         named["intermediate_size"] = fields["intermediate_size"]
         named[architecture.mlp_layers.after] = min(1, fields["num_hidden_layers"] - 1)
     if (rule := architecture.attention_layers) is not None:
-        named.update(kinds_of_layers(model_type, rule, fields["num_hidden_layers"]))
+        for name, kinds in kinds_of_layers(model_type, rule, fields["num_hidden_layers"]).items():
+            named.setdefault(name, kinds)
+    if (rule := architecture.mlp_layers) is not None:
+        for name, (kind, *_) in rule.kinds.items():
+            named.setdefault(name, [kind] * fields["num_hidden_layers"])
     for stack in architecture.more_stacks:
         named |= {name: fields[canonical] for canonical, name in stack.names.items()}
     return {name: value for name, value in named.items() if name is not None}
