@@ -5,6 +5,7 @@ Parameters have the same names as in the Python API.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -57,6 +58,8 @@ app.command(epilog=sweep.EXAMPLES)(sweep.sweep)
 
 def main() -> None:
     """Run the command line."""
+    # which kernels a mixer of states could use besides PyTorch's, in the middle of what is shown
+    logging.getLogger("transformers.integrations.hub_kernels").setLevel(logging.ERROR)
     # tokenizers warns if a process forks after its threads started, as the reload check does
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if sys.__stderr__ is None:  # closed by who called

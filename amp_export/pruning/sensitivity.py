@@ -156,6 +156,6 @@ class _Run:
 
     def _log_probabilities(self, hidden_bsh: torch.Tensor) -> torch.Tensor:
         """Return the log-probabilities at the chosen tokens, [tokens, vocabulary], for an output of the last layer."""
-        output = (hidden_bsh,) if self.recorded.in_tuples else hidden_bsh
+        output = self.recorded.as_returned(hidden_bsh)
         with replaced(self._layers, lambda _: lambda *_, **__: output):
             return self._predictions.log_probabilities(self._model, self._batch)

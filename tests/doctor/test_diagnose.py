@@ -220,7 +220,9 @@ def test_a_text_needs_an_end_for_genai(tmp_path: Path) -> None:
 def test_transformers_loads_what_pruning_writes(
     model_type: str, per_layer: PerLayer, uniform: Uniform, tmp_path: Path
 ) -> None:
-    folder = write_config(tmp_path, model_type, num_key_value_heads=4, **FAMILY_FIELDS.get(model_type, {}))
+    # heads are shared out among the layers that have some
+    more = {} if find_architecture(model_type).attention_layers is None else {"num_hidden_layers": 6}
+    folder = write_config(tmp_path, model_type, num_key_value_heads=4, **FAMILY_FIELDS.get(model_type, {}), **more)
     raw, config = read_config(folder)
     heads = HeadPolicy.GROUPS if config.num_key_value_heads > 1 else HeadPolicy.WITHIN
     all_stay = bool(config.tied_layers or config.architecture.heads_stay)

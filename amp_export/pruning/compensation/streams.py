@@ -41,17 +41,21 @@ class StreamBatch:
         hidden_bsh: Input of the first layer, [batch, sequence, hidden].
         calls: Arguments by layer.
         places_t: Indices of the real tokens among all, [tokens].
-        in_tuples: Whether layers return their output in a tuple.
+        returned: Number of values in the tuples that layers return; 0 if they return their output alone.
     """
 
     hidden_bsh: torch.Tensor
     calls: tuple[LayerCall, ...]
     places_t: torch.Tensor
-    in_tuples: bool
+    returned: int
 
     def real(self, hidden_bsh: torch.Tensor) -> torch.Tensor:
         """Return the hidden states of real tokens, [tokens, hidden]."""
         return hidden_bsh.reshape(-1, hidden_bsh.shape[-1])[self.places_t]
+
+    def as_returned(self, hidden_bsh: torch.Tensor) -> Any:
+        """Return hidden states in the form in which a layer returns them."""
+        return in_form(hidden_bsh, self.returned)
 
 
 def record_calls(model: PreTrainedModel, config: ModelConfig, batches: Iterable[Batch]) -> list[StreamBatch]:
@@ -73,7 +77,7 @@ def record_calls(model: PreTrainedModel, config: ModelConfig, batches: Iterable[
             base_model(**batch.inputs)
             hidden_bsh = calls[0][0]
             places_t = batch.places(hidden_bsh.shape[:2])
-            recorded.append(StreamBatch(hidden_bsh, tuple(call for _, call in calls), places_t, bool(kinds[0])))
+            recorded.append(StreamBatch(hidden_bsh, tuple(call for _, call in calls), places_t, kinds[0]))
     return recorded
 
 
@@ -110,12 +114,17 @@ def _recording(
             if not kinds:  # whether a layer returns a tuple, and how long, is seen by calling one
                 result = forward(hidden_bsh, *positional, **keywords)
                 kinds.append(len(result) if isinstance(result, tuple) else 0)
-            return (hidden_bsh, *[None] * (kinds[0] - 1)) if kinds[0] else hidden_bsh
+            return in_form(hidden_bsh, kinds[0])
 
         return record
 
     with replaced(layers, pass_on):
         yield calls, kinds
+
+
+def in_form(hidden_bsh: torch.Tensor, returned: int) -> Any:
+    """Return hidden states in a tuple of so many values, of which the others are None; alone for 0."""
+    return (hidden_bsh, *[None] * (returned - 1)) if returned else hidden_bsh
 
 
 def token_power(stream_th: torch.Tensor) -> torch.Tensor:
