@@ -116,7 +116,8 @@ def test_this_version_reads_the_same_config_with_old_names(case: str, tmp_path: 
     (after.get("rope_parameters") or {}).pop("type", None)
     assert {name: value for name, value in after.items() if name in before} == before
     assert add_old_names(add_old_names(raw)) == add_old_names(raw)
-    if "rope_parameters" in raw:
+    # version 4 has no Gemma 4
+    if "rope_parameters" in raw and case != "gemma4_text":
         assert {"rope_theta", "rotary_emb_base", "global_rope_theta"} & add_old_names(raw).keys()
 
 
