@@ -21,8 +21,7 @@ _LAYERED = {
     "modernbert": {"full_attention": "global_rope_theta", "sliding_attention": "local_rope_theta"},
 }
 """For models with RoPE parameters for each type of layer, the old names of `rope_theta`. Source: the config classes
-`Gemma3TextConfig`, `Olmo3Config` and `ModernBertConfig` of transformers 4.57; of Gemma 3n what version 5.24 still reads,
-`convert_rope_params_to_dict`."""
+`Gemma3TextConfig`, `Olmo3Config` and `ModernBertConfig` of transformers 4.57; for Gemma 3n, what 5.24 still reads."""
 
 _ROPE_NAMES = {"gpt_neox": {"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"}}
 """Old names of RoPE parameters that other models do not have. Source: `GPTNeoXConfig` of transformers 4.57."""
