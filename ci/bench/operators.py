@@ -3,8 +3,8 @@
     python ci/bench/operators.py [--model MODEL] [--contexts N,...] [--time-limit SECONDS] [--page FILE]
 
 The standard's operators are measured against the fused ones in ONNX Runtime, and the fused ones against the graph that
-the onnxruntime-genai builder writes of the same weights, in onnxruntime-genai. Each comparison is a benchmark as
-`amp-export benchmark` makes it: processes of their own that take turns.
+the onnxruntime-genai builder writes of the same weights, in onnxruntime-genai, in float32 and in int4. Each comparison
+is a benchmark as `amp-export benchmark` makes it: processes of their own that take turns.
 """
 
 from __future__ import annotations
@@ -27,24 +27,28 @@ from amp_export.benchmarking.workloads import DECODE_TOKENS, Sweep
 from amp_export.checkpoints.reading import Checkpoint, open_checkpoint
 from amp_export.checkpoints.sources import resolve_model
 from amp_export.exporters.onnx import export
+from amp_export.exporters.onnx.quantization import Quantization
 from amp_export.hardware.machine import Machine
-from amp_export.options import Operators, Runtime
+from amp_export.options import Operators, Runtime, WeightFormat
 
 PAGE = Path(__file__).parents[2] / "docs/results/operators.md"
 BUILDER = "builder"
+IN_INT4 = ", int4"
+"""End of the names of graphs whose weights have 4 bits; those of the others are in float32."""
 
 
 def write_graphs(checkpoint: Checkpoint, folder: Path) -> dict[str, Path]:
     """Return the folder of each graph of a checkpoint, by name."""
-    graphs = {operators.value: folder / operators for operators in Operators}
     for operators in Operators:
         export(checkpoint, folder / operators, operators=operators)
-    command = [*(sys.executable, "-m", "onnxruntime_genai.models.builder", "-p", "fp32", "-e", "cpu")]
-    output = folder / BUILDER
-    subprocess.run([*command, "-m", checkpoint.path, "-o", output], check=True, capture_output=True)
-    # a benchmark reads the sizes of the vocabulary and of the context there
-    shutil.copyfile(checkpoint.path / "config.json", output / "config.json")
-    return {**graphs, BUILDER: output}
+    fused, quantized = Operators.ONNXRUNTIME, Quantization(WeightFormat.INT4)
+    export(checkpoint, folder / f"{fused}{IN_INT4}", operators=fused, quantization=quantized)
+    for name, precision in ((BUILDER, "fp32"), (f"{BUILDER}{IN_INT4}", "int4")):
+        command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-p", precision, "-e", "cpu"]
+        subprocess.run([*command, "-m", checkpoint.path, "-o", folder / name], check=True, capture_output=True)
+        # a benchmark reads the sizes of the vocabulary and of the context there
+        shutil.copyfile(checkpoint.path / "config.json", folder / name / "config.json")
+    return {entry.name: entry for entry in sorted(folder.iterdir(), key=lambda entry: entry.name.endswith(IN_INT4))}
 
 
 def count_operators(graph: Path) -> int:
@@ -57,6 +61,7 @@ def compare(graphs: Mapping[str, Path], contexts: list[int], time_limit: float) 
     pairs = (
         (Runtime.ONNXRUNTIME, Operators.STANDARD.value, Operators.ONNXRUNTIME.value),
         (Runtime.GENAI, BUILDER, Operators.ONNXRUNTIME.value),
+        (Runtime.GENAI, f"{BUILDER}{IN_INT4}", f"{Operators.ONNXRUNTIME}{IN_INT4}"),
     )
     for runtime, first, second in pairs:
         for context in contexts:
@@ -86,10 +91,11 @@ def write_page(model: str, graphs: Mapping[str, Path], rows: list[list[str]], *,
     lines = [
         "# Operators",
         "",
-        f"The graph of `{model}` in float32: with the standard's operators, with fused ones of ONNX Runtime",
-        "(`--operators onnxruntime`), and as onnxruntime-genai's builder writes it. Given are the milliseconds of the",
-        "first graph and of the second, and how many times as fast the second is, with its 95 % interval. Prefill is a",
-        f"prompt with the logits of its last token, decode is a token after it, of {DECODE_TOKENS}.",
+        f"The graph of `{model}`, in float32 unless said: with the standard's operators, with fused ones of ONNX",
+        "Runtime (`--operators onnxruntime`), and as onnxruntime-genai's builder writes it. Given are the",
+        "milliseconds of the first graph and of the second, and how many times as fast the second is, with its 95 %",
+        "interval. Prefill is a prompt with the logits of its last token, decode is a token after it, of",
+        f"{DECODE_TOKENS}.",
         "",
         "| graph | operators |",
         "| --- | ---: |",
