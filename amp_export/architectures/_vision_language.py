@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 
 class ImageInput(enum.Enum):
@@ -32,6 +33,11 @@ class LanguageModel:
         model_type: Type of the decoder that computes the same on text; None if `text_config` names its type itself.
         rope_fields: Fields of `rope_parameters` that matter to images alone: on text, positions in time, height and
             width are one and the same.
+        text_values: Values of further fields that matter to images alone, with those that mean the same on text.
+        left_out: First parts of the names of tensors that transformers does not load, and whose widths a config says
+            together with those of the language model, so that a pruned one does without them.
+        left_out_fields: Fields of `text_config` that say how many of them there are.
+        not_pruned: Why its language model cannot be pruned, and what to do, as the end of a message; None if it can.
         heads_stay: Why no heads can be removed; None if they can.
         images: What the vision encoder takes, where it can be exported.
         not_exported: Why the vision-language model cannot be exported in parts; None if it can.
@@ -40,6 +46,10 @@ class LanguageModel:
 
     model_type: str | None = None
     rope_fields: tuple[str, ...] = ()
+    text_values: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
+    left_out_fields: tuple[str, ...] = ()
+    not_pruned: str | None = None
     heads_stay: str | None = None
     images: ImageInput = ImageInput.TILES
     not_exported: str | None = None
@@ -53,17 +63,55 @@ _GRID = (
     "one grid, and its decoder takes positions in three rows"
 )
 
+_PIECES = "how many tokens an image takes, and where its lines end, depends on the size of the image"
+
+_EACH_LAYER = (
+    "its decoder takes an input of its own for each layer, looked up by token, for which graphs of embeddings have no "
+    "inputs here"
+)
+
+_BOTH_WAYS = (
+    "it reads image and prompt in both directions, so that its language model computes something else as a decoder of "
+    "text.\nUse a model of another type."
+)
+
+_SPARSE = (
+    "where few neurons are active, all of them stay, and its text_config would get one number for all layers.\n"
+    "Save its language model as a checkpoint of its own with transformers, and prune that."
+)
+
+_MULTI_AXIS = ("mrope_section", "mrope_interleaved")
+
 VISION_LANGUAGE: Mapping[str, LanguageModel] = MappingProxyType(
     {
         # `get_block_sequence_ids_for_mask`, modeling_gemma3.py
         "gemma3": LanguageModel(sees_images_whole=True),
+        # `_gaussian_topk`, modeling_gemma3n.py
+        "gemma3n": LanguageModel(not_pruned=_SPARSE),
+        # `Gemma4Model.forward`, modeling_gemma4.py: without types of tokens, the mask is causal
+        "gemma4": LanguageModel(
+            text_values={"use_bidirectional_attention": {"vision": None}}, not_exported=_EACH_LAYER
+        ),
         "idefics3": LanguageModel(images=ImageInput.MASKED_TILES),
         "internvl": LanguageModel(),
+        "llava": LanguageModel(),
+        # `pack_image_features`, modeling_llava_next.py
+        "llava_next": LanguageModel(not_exported=_PIECES),
         # `pack_image_features`, modeling_llava_onevision.py
         "llava_onevision": LanguageModel(images=ImageInput.WHOLE_IMAGES),
-        "qwen2_5_vl": LanguageModel("qwen2", ("mrope_section",), _DIVIDES, not_exported=_GRID),
-        "qwen2_vl": LanguageModel("qwen2", ("mrope_section",), _DIVIDES, not_exported=_GRID),
-        "qwen3_vl": LanguageModel("qwen3", ("mrope_section", "mrope_interleaved"), not_exported=_GRID),
+        "mistral3": LanguageModel(),
+        # `PaliGemmaConfig.__post_init__` and `PaliGemmaModel.forward`
+        "paligemma": LanguageModel(not_pruned=_BOTH_WAYS),
+        "qwen2_5_vl": LanguageModel("qwen2", ("mrope_section",), heads_stay=_DIVIDES, not_exported=_GRID),
+        "qwen2_vl": LanguageModel("qwen2", ("mrope_section",), heads_stay=_DIVIDES, not_exported=_GRID),
+        # `_keys_to_ignore_on_load_unexpected`, modeling_qwen3_5.py: layers that draft tokens for other runtimes
+        "qwen3_5": LanguageModel(
+            rope_fields=_MULTI_AXIS,
+            left_out=("mtp",),
+            left_out_fields=("mtp_num_hidden_layers",),
+            not_exported=_GRID,
+        ),
+        "qwen3_vl": LanguageModel("qwen3", _MULTI_AXIS, not_exported=_GRID),
         "smolvlm": LanguageModel(images=ImageInput.MASKED_TILES),
     }
 )

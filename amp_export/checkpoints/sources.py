@@ -17,7 +17,7 @@ from amp_export.checkpoints.cache import DEMO, OnStatus, conversion_key, make_on
 from amp_export.checkpoints.gguf import convert_gguf, fetch_demo
 from amp_export.checkpoints.hub import fetch_from_hub
 from amp_export.checkpoints.reading import code_beside
-from amp_export.checkpoints.vision_language import extract, hash_whole, is_vision_language
+from amp_export.checkpoints.vision_language import extract, hash_whole, is_vision_language, refuse_type
 from amp_export.checkpoints.weight_files import find_pickles, has_safetensors
 from amp_export.documents import read_object
 from amp_export.errors import ModelError, OutputError
@@ -140,6 +140,7 @@ def _with_whole(source: Source, cache: Path, status: OnStatus) -> Source:
         return source
     if not is_vision_language(raw_config):
         return source
+    refuse_type(raw_config)
 
     def make(folder: Path) -> None:
         status(f"Taking the language model out (once; cached in {cache})")

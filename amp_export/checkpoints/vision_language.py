@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amp_export.architectures import ModelConfig, find_architecture, tensor_shapes
+from amp_export.architectures import Architecture, ModelConfig, find_architecture, tensor_shapes
 from amp_export.architectures._vision_language import VISION_LANGUAGE, LanguageModel
-from amp_export.checkpoints.building import OFFLINE, transformers_errors
+from amp_export.checkpoints.building import OFFLINE, build_from_config, transformers_errors
 from amp_export.checkpoints.companions import find_companions
 from amp_export.checkpoints.hashing import hash_files
 from amp_export.checkpoints.older_versions import write_config
@@ -65,6 +65,19 @@ def is_vision_language(raw_config: Mapping[str, Any]) -> bool:
     return raw_config.get("model_type") in VISION_LANGUAGE
 
 
+def refuse_type(raw_config: Mapping[str, Any]) -> None:
+    """Raise an error for a type of vision-language models whose language model cannot be pruned.
+
+    Raises:
+        UnsupportedModelError: The model is of such a type; the message says why.
+    """
+    reason = VISION_LANGUAGE[raw_config["model_type"]].not_pruned
+    if reason is not None:
+        raise UnsupportedModelError(
+            f"The language model within a {raw_config['model_type']} cannot be pruned: {reason}"
+        )
+
+
 def tell_parts(path: Path) -> Parts:
     """Tell the language model of a vision-language model from the rest.
 
@@ -73,6 +86,7 @@ def tell_parts(path: Path) -> Parts:
         UnsupportedModelError: The language model cannot be told, is of an unsupported family, or is quantized.
     """
     raw = read_object(path / "config.json", error=ModelError)
+    refuse_type(raw)
     facts = VISION_LANGUAGE[raw["model_type"]]
     fields = _language_fields(path, facts)
     try:
@@ -81,12 +95,14 @@ def tell_parts(path: Path) -> Parts:
         found = f"its language model is of type {fields['model_type']!r}, which is not supported"
         raise UnsupportedModelError(_cannot_tell(path, found)) from error
     refuse_quantized(raw, architecture)
-    if not architecture.knows_files:
+    # transformers stacks the weights of experts, so that files name them otherwise than its models
+    if not architecture.knows_files and architecture.mlp.has_experts:
         found = f"the tensors of a {architecture.class_name} are not known by name"
         raise UnsupportedModelError(_cannot_tell(path, found))
     config = {"architectures": [architecture.class_name], **fields}
     stored = read_headers(path) if has_safetensors(path) else {}
-    names = _language_names(path, stored, ModelConfig.read(architecture, config)) if stored else {}
+    parsed = ModelConfig.read(architecture, config)
+    names = _language_names(path, stored, architecture, _expected(path, parsed, config)) if stored else {}
     return Parts(path, raw, facts, config, stored, names)
 
 
@@ -111,7 +127,7 @@ def extract(path: Path, folder: Path) -> None:
 
 
 def join(path: Path, pruned: Path, folder: Path) -> None:
-    """Write a vision-language model with its language model replaced; everything else is copied as it is.
+    """Write a vision-language model with its language model replaced; all else that is loaded is copied as it is.
 
     Args:
         path: The vision-language model, dense or pruned before.
@@ -122,12 +138,15 @@ def join(path: Path, pruned: Path, folder: Path) -> None:
         ModelError: A file is damaged.
     """
     parts = tell_parts(path)
+    left = set(list_left_out(parts))
     after = read_object(pruned / "config.json", error=ModelError)
     headers = read_headers(pruned)
 
     def tensors() -> Iterator[tuple[str, Array]]:
         for stored, info in parts.stored.items():
             name = parts.names.get(stored)
+            if stored in left:
+                continue
             if name is None:
                 yield stored, read_tensor(info)
             elif name in headers:
@@ -136,6 +155,11 @@ def join(path: Path, pruned: Path, folder: Path) -> None:
 
     config = join_configs(parts, after)
     write_checkpoint(folder, config, tensors(), companions=find_companions(path), base=path)
+
+
+def list_left_out(parts: Parts) -> list[str]:
+    """Return the names of tensors that a vision-language model with a pruned language model does without."""
+    return [name for name in parts.stored if name.partition(".")[0] in parts.facts.left_out]
 
 
 def join_configs(parts: Parts, after: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,6 +178,7 @@ def join_configs(parts: Parts, after: Mapping[str, Any]) -> dict[str, Any]:
     }
     nested = parts.raw_config.get("text_config")
     if isinstance(nested, Mapping):
+        changed |= {name: 0 for name in parts.facts.left_out_fields if name in nested}
         return {**parts.raw_config, "text_config": {**nested, **changed}}
     # configs from before `text_config` have its fields among their own: `Qwen2_5_VLConfig.__post_init__`
     return {**parts.raw_config, **changed}
@@ -206,8 +231,10 @@ def _language_fields(path: Path, facts: LanguageModel) -> dict[str, Any]:
     if isinstance(rope, dict) and facts.rope_fields:
         fields["rope_parameters"] = {name: value for name, value in rope.items() if name not in facts.rope_fields}
     fields = {name: value for name, value in fields.items() if not name.startswith("_") and name not in _OF_THE_FILE}
+    on_text = {name: values[fields[name]] for name, values in facts.text_values.items() if fields.get(name) in values}
     return {
         **fields,
+        **on_text,
         "model_type": facts.model_type or fields["model_type"],
         # the class of the whole ties the LM head, by its own field
         "tie_word_embeddings": bool(whole.tie_word_embeddings),
@@ -215,18 +242,26 @@ def _language_fields(path: Path, facts: LanguageModel) -> dict[str, Any]:
     }
 
 
-def _language_names(path: Path, stored: Mapping[str, TensorInfo], config: ModelConfig) -> dict[str, str]:
+def _expected(path: Path, config: ModelConfig, raw_config: Mapping[str, Any]) -> frozenset[str]:
+    """Return the names of the language model's tensors as a checkpoint of its own, without an LM head that is tied."""
+    if config.architecture.knows_files:
+        return frozenset(tensor_shapes(config))
+    model = build_from_config(raw_config, path)
+    return frozenset(model.state_dict()) - frozenset(model.all_tied_weights_keys)
+
+
+def _language_names(
+    path: Path, stored: Mapping[str, TensorInfo], architecture: Architecture, expected: frozenset[str]
+) -> dict[str, str]:
     """Return the names of the language model's tensors as a checkpoint of its own, by their names in the files.
 
     Raises:
         UnsupportedModelError: They cannot be told from others, or some are missing.
     """
-    architecture = config.architecture
     prefixes = [name.removesuffix(EMBEDDING) for name in stored if f".{name}".endswith(f".{EMBEDDING}")]
     if len(prefixes) != 1:
         found = f"{len(prefixes)} of its tensors end in {EMBEDDING}, but one is expected"
         raise UnsupportedModelError(_cannot_tell(path, found))
-    expected = tensor_shapes(config)
     base = f"{architecture.base_model}."
     inner = {f"{prefixes[0]}{name.removeprefix(base)}": name for name in expected if name.startswith(base)}
     head = f"{architecture.head}.weight"
@@ -235,7 +270,7 @@ def _language_names(path: Path, stored: Mapping[str, TensorInfo], config: ModelC
         found = f"{len(heads)} of its tensors are LM heads: {', '.join(sorted(heads))}"
         raise UnsupportedModelError(_cannot_tell(path, found))
     names = {**inner, **dict.fromkeys(heads, head)}
-    missing = sorted({*inner, *([] if heads or config.tie_word_embeddings else [head])} - stored.keys())
+    missing = sorted({*inner, *([head] if head in expected and not heads else [])} - stored.keys())
     if missing:
         found = f"{len(missing)} tensors of its {architecture.class_name} are missing, {missing[0]} first"
         raise UnsupportedModelError(_cannot_tell(path, found))

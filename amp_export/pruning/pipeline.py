@@ -45,7 +45,7 @@ from amp_export.pruning.sensitivity import SENSITIVITY_SHARE, SENSITIVITY_TOKENS
 from amp_export.pruning.slicing import prune_module
 from amp_export.pruning.spilling import SPILLED_BYTES, spill_layers
 from amp_export.pruning.trials import TRIAL_SHARE, TRIAL_TOKENS, try_plans
-from amp_export.pruning.whole import write_whole
+from amp_export.pruning.whole import note_left_out, write_whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -100,6 +100,8 @@ def prune_into(folder: Path, request: PruneRequest, progress: Progress) -> tuple
         with progress.step("Putting it back into the vision-language model") as _:
             write_whole(folder / WHOLE, request.source.whole, folder / PRUNED)
         progress.note(f"The vision-language model with the pruned language model in it is in OUT/{WHOLE}.")
+        for note in note_left_out(request.source.whole):
+            progress.note(note)
     if request.uniform is Uniform.NEMOTRON_NAS:
         raw_config = request.checkpoint.raw_config
         nemotron_nas.write(folder / NEMOTRON_NAS, folder / PRUNED, raw_config, result.rewrite.widths)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -10,12 +10,13 @@ from typing import TypeVar
 from amp_export.checkpoints.building import check_config
 from amp_export.checkpoints.loading import load_model
 from amp_export.checkpoints.reading import open_checkpoint
-from amp_export.checkpoints.vision_language import join, join_configs, special_tokens, tell_parts
+from amp_export.checkpoints.vision_language import join, join_configs, list_left_out, special_tokens, tell_parts
 from amp_export.documents import read_object
 from amp_export.errors import ModelError, PlanError, RequestError
 from amp_export.inputs.random import compared_outputs, random_inputs
 from amp_export.options import HeadPolicy
 from amp_export.outputs.manifest import RewriteKind
+from amp_export.outputs.names import WHOLE
 from amp_export.pruning.reload_check import PROBE_SHAPE, Expectation, ReloadProof, prove_reload
 from amp_export.pruning.rewriting import Rewrite
 from amp_export.verb_options import PlanChoices
@@ -89,6 +90,16 @@ def write_whole(folder: Path, whole: Path, pruned: Path) -> ReloadProof:
     """
     join(whole, pruned, folder)
     return prove_reload(folder, _expect(folder, pruned))
+
+
+def note_left_out(whole: Path) -> Iterator[str]:
+    """Yield what the vision-language model with the pruned language model lacks, for the user."""
+    parts = tell_parts(whole)
+    if names := list_left_out(parts):
+        yield (
+            f"{len(names)} tensors ({', '.join(parts.facts.left_out)}) are left out of OUT/{WHOLE}: they draft tokens "
+            "for the dense model in other runtimes, by layers as wide as its own, and transformers does not load them."
+        )
 
 
 def _expect(whole: Path, pruned: Path) -> Expectation:

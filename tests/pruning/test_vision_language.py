@@ -19,6 +19,7 @@ from amp_export.checkpoints.weight_files import SINGLE
 from amp_export.errors import AmpExportError, PlanError, RequestError, UnsupportedModelError
 from amp_export.outputs.manifest import Manifest
 from amp_export.outputs.names import PRUNED, WHOLE
+from amp_export.progress import Silent
 from amp_export.pruning.plan import LayerPlan, Plan
 from tests.support.bad_checkpoints import set_fields
 from tests.support.tiny_models import save_tiny_tokenizer
@@ -27,7 +28,7 @@ from tests.support.vision_language_models import FIELDS, TEXT, image_inputs, sav
 NEURONS = tuple(range(0, TEXT["intermediate_size"], 2))
 QUERY_HEADS, GROUPS = (0, 1, 4, 5), (0, 2)
 
-WITHOUT_HEADS = ("qwen2_5_vl", "qwen2_vl")
+WITHOUT_HEADS = ("gemma4", "qwen2_5_vl", "qwen2_vl")
 """Types whose heads all stay."""
 
 
@@ -36,9 +37,11 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AMP_EXPORT_CACHE", str(tmp_path / "cache"))
 
 
-def plan_for(file: Path, *, heads: bool) -> Path:
-    kept = (QUERY_HEADS, GROUPS) if heads else (tuple(range(6)), tuple(range(3)))
-    Plan(layers=(LayerPlan(*kept, NEURONS),) * TEXT["num_hidden_layers"], asked=None, achieved=0.0).save(file)
+def plan_for(file: Path, model_type: str) -> Path:
+    kept = (tuple(range(6)), tuple(range(3))) if model_type in WITHOUT_HEADS else (QUERY_HEADS, GROUPS)
+    kinds = FIELDS[model_type]["text_config"].get("layer_types", ["full_attention"] * TEXT["num_hidden_layers"])
+    layers = tuple(LayerPlan(*(kept if "linear" not in kind else ((), ())), NEURONS) for kind in kinds)
+    Plan(layers=layers, asked=None, achieved=0.0).save(file)
     return file
 
 
@@ -49,12 +52,12 @@ def load_whole(path: Path) -> Any:
 def silence_removed(model: Any, *, heads: bool) -> None:
     """Set the inputs of the output projections to zero that belong to removed heads and neurons."""
     text = TEXT
-    gone = [head for head in range(text["num_attention_heads"]) if heads and head not in QUERY_HEADS]
+    gone = [head for head in range(text["num_attention_heads"]) if head not in QUERY_HEADS]
     with torch.no_grad():
         for name, module in model.named_modules():
-            if name.endswith("self_attn.o_proj"):
+            if heads and name.endswith("self_attn.o_proj"):
                 module.weight.view(text["hidden_size"], -1, text["head_dim"])[:, gone] = 0
-            elif name.endswith("mlp.down_proj") and module.weight.shape[1] == text["intermediate_size"]:
+            elif name.endswith("mlp.down_proj") and getattr(module, "in_features", 0) == text["intermediate_size"]:
                 silent = sorted(set(range(text["intermediate_size"])) - set(NEURONS))
                 module.weight[:, silent] = 0
 
@@ -65,7 +68,7 @@ def test_the_whole_with_a_pruned_language_model_equals_the_masked_one_on_images(
 ) -> None:
     dense, output = save_tiny_whole(tmp_path / "dense", model_type), tmp_path / "out"
     heads = model_type not in WITHOUT_HEADS
-    plan = plan_for(tmp_path / "plan.json", heads=heads)
+    plan = plan_for(tmp_path / "plan.json", model_type)
     result = prune(dense, output, PruneOptions(plan=plan, compensate=False))
     assert result.rewrite.is_stock
     Manifest.load(output).verify(output)
@@ -74,7 +77,7 @@ def test_the_whole_with_a_pruned_language_model_equals_the_masked_one_on_images(
     assert type(masked) is type(pruned)
     silence_removed(masked, heads=heads)
     inputs = image_inputs(masked)
-    inputs["pixel_values"] = inputs["pixel_values"].double()
+    inputs = {name: value.double() if value.is_floating_point() else value for name, value in inputs.items()}
     with torch.inference_mode():
         expected_bsv, found_bsv = masked(**inputs).logits, pruned(**inputs).logits
         other_bsv = pruned(**{**inputs, "pixel_values": 2 * inputs["pixel_values"]}).logits
@@ -82,7 +85,8 @@ def test_the_whole_with_a_pruned_language_model_equals_the_masked_one_on_images(
     assert not torch.equal(found_bsv, other_bsv)
 
     before, after = (load_file(path / SINGLE) for path in (dense, output / WHOLE))
-    layers = {name for name in before if ".layers." in f".{name}" and "vision" not in name and "visual" not in name}
+    others = ("audio", "vision", "visual")
+    layers = {name for name in before if ".layers." in f".{name}" and not any(each in name for each in others)}
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before.keys() - layers)
 
@@ -123,11 +127,50 @@ def test_a_config_without_text_config_is_read_as_transformers_reads_it(tmp_path:
     text = raw.pop("text_config")
     text.pop("model_type")
     file.write_text(json.dumps({**text, **raw}))
-    plan = plan_for(tmp_path / "plan.json", heads=False)
+    plan = plan_for(tmp_path / "plan.json", "qwen2_vl")
     prune(dense, tmp_path / "out", PruneOptions(plan=plan, compensate=False))
     after = json.loads((tmp_path / "out" / WHOLE / "config.json").read_text())
     assert after["intermediate_size"] == len(NEURONS)
     assert "text_config" not in after
+
+
+def test_layers_that_draft_tokens_are_left_out_of_the_pruned_whole(tmp_path: Path) -> None:
+    dense = save_tiny_whole(tmp_path / "dense", "qwen3_5")
+    for name in ("mtp.layers.0.mlp.down_proj.weight", "mtp.fc.weight"):
+        add(name, "model.language_model.layers.1.mlp.down_proj.weight")(dense)
+    set_fields(
+        text_config={**json.loads((dense / "config.json").read_text())["text_config"], "mtp_num_hidden_layers": 1}
+    )(dense)
+    notes: list[str] = []
+    progress = Silent()
+    progress.note = notes.append
+    plan = plan_for(tmp_path / "plan.json", "qwen3_5")
+    prune(dense, tmp_path / "out", PruneOptions(plan=plan, compensate=False), progress=progress)
+    whole = tmp_path / "out" / WHOLE
+    assert json.loads((whole / "config.json").read_text())["text_config"]["mtp_num_hidden_layers"] == 0
+    before, after = load_file(dense / SINGLE).keys(), load_file(whole / SINGLE).keys()
+    assert before - after == {"mtp.layers.0.mlp.down_proj.weight", "mtp.fc.weight"}
+    assert any("2 tensors (mtp)" in note and "left out" in note for note in notes)
+
+
+NOT_PRUNED = {
+    "paligemma": "reads image and prompt in both directions",
+    "gemma3n": "where few neurons are active, all of them stay",
+}
+
+
+@pytest.mark.parametrize("model_type", NOT_PRUNED)
+def test_types_that_cannot_be_pruned_are_refused_before_any_work(model_type: str, tmp_path: Path) -> None:
+    (tmp_path / "dense").mkdir()
+    (tmp_path / "dense" / "config.json").write_text(json.dumps({"model_type": model_type}))
+    for refuses in (
+        lambda: prune(tmp_path / "dense", tmp_path / "out", PruneOptions(ratio=0.1)),
+        lambda: diagnose(tmp_path / "dense", 0.1),
+    ):
+        with pytest.raises(
+            UnsupportedModelError, match=f"within a {model_type} cannot be pruned: .*{NOT_PRUNED[model_type]}"
+        ):
+            refuses()
 
 
 def test_doctor_diagnoses_the_language_model_and_says_so(tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.support.tiny_models import SEED, randomize
+from tests.support.tiny_models import FAMILY_FIELDS, GATED_DELTA, SEED, randomize
 
 IMAGE_TOKEN = 100
 
@@ -38,6 +40,8 @@ _QWEN_VISION: dict[str, Any] = {"depth": 1, "num_heads": 4, "patch_size": _PATCH
 _QWEN_TOKENS = {"image_token_id": IMAGE_TOKEN, "video_token_id": 99, "vision_start_token_id": 98}
 _ROPE: dict[str, Any] = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}
 
+_CLIP = {**_VISION, "model_type": "clip_vision_model", "num_hidden_layers": 2, "projection_dim": 32}
+
 _SIGLIP = {**_VISION, "model_type": "siglip_vision_model", "vision_use_head": False}
 
 FIELDS: dict[str, dict[str, Any]] = {
@@ -48,6 +52,36 @@ FIELDS: dict[str, dict[str, Any]] = {
         "image_token_index": IMAGE_TOKEN,
         "boi_token_index": 99,
         "eoi_token_index": 98,
+    },
+    "gemma4": {
+        "text_config": {
+            **TEXT,
+            "sliding_window": 6,
+            "layer_types": ["sliding_attention", "full_attention"],
+            "global_head_dim": 12,
+            "vocab_size_per_layer_input": TEXT["vocab_size"],
+            "hidden_size_per_layer_input": 4,
+            "use_bidirectional_attention": "vision",
+        },
+        "vision_config": {
+            **_VISION,
+            "head_dim": 8,
+            "num_key_value_heads": 4,
+            "patch_size": 4,
+            "pooling_kernel_size": 2,
+            "position_embedding_size": 8,
+            "use_clipped_linears": True,
+        },
+        "audio_config": {
+            "hidden_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "subsampling_conv_channels": [128, 4],
+            "output_proj_dims": 16,
+        },
+        "image_token_id": IMAGE_TOKEN,
+        "video_token_id": 99,
+        "audio_token_id": 97,
     },
     "idefics3": {
         "text_config": {**TEXT, "model_type": "llama"},
@@ -62,12 +96,31 @@ FIELDS: dict[str, dict[str, Any]] = {
         "image_seq_length": 1,
         "tie_word_embeddings": False,
     },
+    "llava": {"text_config": {**TEXT, "model_type": "llama"}, "vision_config": _CLIP, "image_token_index": IMAGE_TOKEN},
+    "llava_next": {
+        "text_config": {**TEXT, "model_type": "mistral"},
+        "vision_config": _CLIP,
+        "image_token_index": IMAGE_TOKEN,
+        "image_grid_pinpoints": [[_SIDE, _SIDE]],
+    },
     "llava_onevision": {
         "text_config": {**TEXT, "model_type": "qwen2"},
         "vision_config": _SIGLIP,
         "image_token_index": IMAGE_TOKEN,
         "video_token_index": 99,
         "image_grid_pinpoints": [[_SIDE, _SIDE]],
+    },
+    "mistral3": {
+        "text_config": {
+            **TEXT,
+            "model_type": "ministral3",
+            "rope_parameters": FAMILY_FIELDS["ministral3"]["rope_parameters"],
+        },
+        "vision_config": {**_VISION, "model_type": "pixtral", "patch_size": _PATCH // 2},
+        "image_token_index": IMAGE_TOKEN,
+        "spatial_merge_size": 2,
+        "multimodal_projector_bias": True,
+        "tie_word_embeddings": False,
     },
     "qwen2_5_vl": {
         "text_config": {**TEXT, "rope_parameters": _ROPE},
@@ -84,6 +137,23 @@ FIELDS: dict[str, dict[str, Any]] = {
     "qwen2_vl": {
         "text_config": {**TEXT, "rope_parameters": _ROPE},
         "vision_config": {**_QWEN_VISION, "embed_dim": 32, "hidden_size": 48, "mlp_ratio": 2},
+        **_QWEN_TOKENS,
+    },
+    "qwen3_5": {
+        "text_config": {
+            **TEXT,
+            **GATED_DELTA,
+            "layer_types": ["linear_attention", "full_attention"],
+            "rope_parameters": {**_ROPE, "partial_rotary_factor": 1.0, "mrope_interleaved": True},
+            "mtp_num_hidden_layers": 1,
+        },
+        "vision_config": {
+            **_QWEN_VISION,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "out_hidden_size": 48,
+            "num_position_embeddings": 16,
+        },
         **_QWEN_TOKENS,
     },
     "qwen3_vl": {
@@ -128,27 +198,56 @@ def save_tiny_whole(folder: Path, model_type: str, **overrides: Any) -> Path:
     return folder
 
 
+@dataclass(frozen=True)
+class _Image:
+    """What stands for an image in the inputs of a type.
+
+    Attributes:
+        tokens: Number of tokens that it takes.
+        leading: Axes of `pixel_values` before those of an image.
+        others: Other inputs of the vision encoder.
+        types: Name of the input that says which tokens stand for images; None if there is none.
+        shape: Shape of an image.
+    """
+
+    tokens: int = 4
+    leading: tuple[int, ...] = (1,)
+    others: Mapping[str, Any] = field(default_factory=dict)
+    types: str | None = None
+    shape: tuple[int, ...] = (3, _SIDE, _SIDE)
+
+
+_GRID = _Image(4, (16,), {"image_grid_thw": [[1, 4, 4]]}, "mm_token_type_ids", (2 * 3 * _PATCH**2,))
+_SIZES = {"image_sizes": [[_SIDE, _SIDE]]}
+
+_IMAGES: dict[str, _Image] = {
+    "gemma3": _Image(types="token_type_ids"),
+    "gemma4": _Image(
+        others={"image_position_ids": [[[number % 4, number // 4] for number in range(16)]]},
+        types="mm_token_type_ids",
+        shape=(16, 3 * 4**2),
+    ),
+    "idefics3": _Image(leading=(1, 1)),
+    "internvl": _Image(1),
+    "llava": _Image(),
+    # the whole image, and the image again with the end of each of its two rows
+    **dict.fromkeys(("llava_next", "llava_onevision"), _Image(4 + 6, (1, 2), _SIZES)),
+    "mistral3": _Image(others=_SIZES),
+    **dict.fromkeys(("qwen2_5_vl", "qwen2_vl", "qwen3_5", "qwen3_vl"), _GRID),
+    "smolvlm": _Image(leading=(1, 1)),
+}
+
+
 def image_inputs(model: Any) -> dict[str, Any]:
     """Return inputs of a text with an image in it."""
     import torch
 
-    model_type = model.config.model_type
+    image = _IMAGES[model.config.model_type]
     generator = torch.Generator().manual_seed(SEED)
-    inputs: dict[str, Any]
-    if model_type.startswith("qwen"):
-        numbers = 3 * model.config.vision_config.temporal_patch_size * _PATCH**2
-        pixels = torch.randn(16, numbers, generator=generator)
-        inputs = {"pixel_values": pixels, "image_grid_thw": torch.tensor([[1, 4, 4]])}
-        tokens = 4
-    else:
-        leading = {"idefics3": (1, 1), "smolvlm": (1, 1), "llava_onevision": (1, 2)}.get(model_type, (1,))
-        inputs = {"pixel_values": torch.randn(*leading, 3, _SIDE, _SIDE, generator=generator)}
-        if model_type == "llava_onevision":
-            inputs["image_sizes"] = torch.tensor([[_SIDE, _SIDE]])
-        # the whole image, and the image again with the end of each of its two rows
-        tokens = {"internvl": 1, "llava_onevision": 4 + 6}.get(model_type, 4)
-    ids = torch.tensor([[5, 6, *[IMAGE_TOKEN] * tokens, 7, 8, 9, 10]])
-    inputs["mm_token_type_ids" if model_type.startswith("qwen") else "token_type_ids"] = (ids == IMAGE_TOKEN).int()
-    if model_type not in ("gemma3", *(name for name in FIELDS if name.startswith("qwen"))):
-        del inputs["token_type_ids"]
-    return {"input_ids": ids, **inputs}
+    pixels = torch.randn(*image.leading, *image.shape, generator=generator)
+    ids = torch.tensor([[5, 6, *[IMAGE_TOKEN] * image.tokens, 7, 8, 9, 10]])
+    inputs = {"input_ids": ids, "pixel_values": pixels}
+    inputs |= {name: torch.tensor(value) for name, value in image.others.items()}
+    if image.types is not None:
+        inputs[image.types] = (ids == IMAGE_TOKEN).int()
+    return inputs
