@@ -13,16 +13,20 @@ from typing import Any
 
 
 class ImageInput(enum.Enum):
-    """What a vision encoder takes, each image cut into tiles of one size by the processor."""
+    """What a vision encoder takes, from the processor, which cuts images into tiles of one size for most of them."""
 
     TILES = enum.auto()
     """`pixel_values` [tiles, channels, height, width]."""
+    CHOSEN_LAYERS = enum.auto()
+    """As `TILES`; the features are those of the layers that `vision_feature_layer` names."""
     MASKED_TILES = enum.auto()
     """`pixel_values` [texts, tiles, channels, height, width] and `pixel_attention_mask` [texts, tiles, height, width],
     which is false where a tile is padding; tiles of zeros are none."""
     WHOLE_IMAGES = enum.auto()
     """`pixel_values` [images, channels, height, width]: each image is one tile, with a token for the end of its line,
     as in texts with several. A grid of tiles would depend on the size of the image."""
+    ANY_SIZE = enum.auto()
+    """`pixel_values` [images, channels, height, width] of any size, which is that of all images of a call."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ class LanguageModel:
         not_pruned: Why its language model cannot be pruned, and what to do, as the end of a message; None if it can.
         heads_stay: Why no heads can be removed; None if they can.
         images: What the vision encoder takes, where it can be exported.
+        encoders: Types of vision encoders that can be exported within it; empty if it has but one.
         not_exported: Why the vision-language model cannot be exported in parts; None if it can.
         sees_images_whole: Whether all tokens of an image attend to each other.
     """
@@ -52,6 +57,7 @@ class LanguageModel:
     not_pruned: str | None = None
     heads_stay: str | None = None
     images: ImageInput = ImageInput.TILES
+    encoders: tuple[str, ...] = ()
     not_exported: str | None = None
     sees_images_whole: bool = False
 
@@ -94,12 +100,12 @@ VISION_LANGUAGE: Mapping[str, LanguageModel] = MappingProxyType(
         ),
         "idefics3": LanguageModel(images=ImageInput.MASKED_TILES),
         "internvl": LanguageModel(),
-        "llava": LanguageModel(),
+        "llava": LanguageModel(images=ImageInput.CHOSEN_LAYERS, encoders=("clip_vision_model", "siglip_vision_model")),
         # `pack_image_features`, modeling_llava_next.py
         "llava_next": LanguageModel(not_exported=_PIECES),
         # `pack_image_features`, modeling_llava_onevision.py
         "llava_onevision": LanguageModel(images=ImageInput.WHOLE_IMAGES),
-        "mistral3": LanguageModel(),
+        "mistral3": LanguageModel(images=ImageInput.ANY_SIZE, encoders=("pixtral",)),
         # `PaliGemmaConfig.__post_init__` and `PaliGemmaModel.forward`
         "paligemma": LanguageModel(not_pruned=_BOTH_WAYS),
         "qwen2_5_vl": LanguageModel("qwen2", ("mrope_section",), heads_stay=_DIVIDES, not_exported=_GRID),

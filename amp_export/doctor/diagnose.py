@@ -14,7 +14,6 @@ from amp_export.architectures._footprint import cached_numbers
 from amp_export.checkpoints.reading import open_checkpoint, read_config
 from amp_export.checkpoints.sources import resolve_model
 from amp_export.checkpoints.unsupported import check_known_fields
-from amp_export.checkpoints.vision_language import tell_parts
 from amp_export.checkpoints.weight_files import has_safetensors
 from amp_export.doctor.loaders import RUNTIMES
 from amp_export.doctor.memory import MemoryEstimate, ModelVariant, can_estimate, estimate_memory, refuse_limits
@@ -23,8 +22,10 @@ from amp_export.doctor.verdicts import Choice, Verdict, judge
 from amp_export.errors import ModelError, PlanError, RatioError
 from amp_export.exporters.limits import choose_limits
 from amp_export.exporters.onnx.genai import read_generation
+from amp_export.exporters.onnx.parts import find_obstacle
+from amp_export.exporters.support import can_export
 from amp_export.inputs.texts import load_calibration
-from amp_export.options import Allocation, HeadPolicy, PerLayer, TargetName, Uniform
+from amp_export.options import Allocation, Format, HeadPolicy, PerLayer, TargetName, Uniform
 from amp_export.outputs.manifest import RewriteKind
 from amp_export.outputs.names import PRUNED
 from amp_export.progress import Progress, Silent
@@ -187,17 +188,20 @@ def diagnose(
         chosen=chosen,
         compatibility=_with_nearest(context, settings, context.verdicts(settings, candidates)),
         memory=_memory(config, settings.target, list(ways.values()), likely, options),
-        notes=(*_whole_notes(source.whole), *(_notes(source.path, config) if is_complete else (_CONFIG_ALONE,))),
+        notes=(
+            *_whole_notes(source.whole, config),
+            *(_notes(source.path, config) if is_complete else (_CONFIG_ALONE,)),
+        ),
     )
 
 
-def _whole_notes(whole: Path | None) -> Iterator[str]:
+def _whole_notes(whole: Path | None, config: ModelConfig) -> Iterator[str]:
     if whole is not None:
         yield (
             "This is about the language model of a vision-language model: the ratio is of its parameters, and the "
             f"other parts of {whole} stay as they are."
         )
-        if (reason := tell_parts(whole).facts.not_exported) is not None:
+        if can_export(config, Format.ONNX) is None and (reason := find_obstacle(whole)) is not None:
             yield f"--to onnx is refused for the whole, not for OUT/{PRUNED}: {reason}."
 
 

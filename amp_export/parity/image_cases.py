@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from amp_export.exporters.models.decoder import Past
     from amp_export.exporters.models.vision_language import GraphVisionLanguage
 
+_ANY = (2, 3)
+"""Rows and columns of tokens of an image that may have any size; others than those that the encoder was traced with."""
+
 _WORDS = 5
 """Tokens of text before each image, and after the last."""
 
@@ -87,12 +90,14 @@ class ImageFacts:
     Attributes:
         language: Facts about its type.
         tile: Channels, height and width of an image or a tile.
+        tokens: Number of tokens that an image takes, where that depends on its size.
         image_token: The token in whose places images are.
         special: All tokens with a meaning of their own.
     """
 
     language: LanguageModel
     tile: tuple[int, int, int]
+    tokens: int | None
     image_token: int
     special: frozenset[int]
 
@@ -105,14 +110,24 @@ class ImageFacts:
         """
         import transformers
 
-        from amp_export.exporters.tracing.vision import tile_shape
+        from amp_export.exporters.tracing.vision import any_shape, tile_shape
 
         raw = read_object(whole / "config.json")
         with quiet_transformers(), transformers_errors(whole):
             config = transformers.AutoConfig.from_pretrained(whole, **OFFLINE)
             token = int(config.image_token_id)
             special = frozenset({*special_tokens(raw), *special_tokens(config.to_dict()), token})
-            return cls(VISION_LANGUAGE[raw["model_type"]], tile_shape(config), token, special)
+            language = VISION_LANGUAGE[raw["model_type"]]
+            if language.images is not ImageInput.ANY_SIZE:
+                return cls(language, tile_shape(config), None, token, special)
+            rows, columns = _ANY
+            return cls(language, any_shape(config, rows, columns), rows * columns, token, special)
+
+    def count_tokens(self, graph: GraphVisionLanguage) -> int:
+        """Return the number of tokens that an image takes."""
+        counted = graph.tokens_per_image or self.tokens
+        assert counted is not None
+        return counted
 
     def without_special(self, pool: Integers) -> Integers:
         """Return token ids without those that have a meaning of their own."""
@@ -126,7 +141,8 @@ class ImageFacts:
             pool: Token ids to draw from.
             graph: The graphs, which say how many tokens an image takes.
         """
-        block = _WORDS + graph.tokens_per_image
+        tokens = self.count_tokens(graph)
+        block = _WORDS + tokens
         longest = max(case.images) * block + _WORDS
         ids_bs, is_image_bs = draw_rows(pool, len(case.images), longest), np.zeros((len(case.images), longest), bool)
         mask_bs = np.ones_like(ids_bs)
@@ -135,7 +151,7 @@ class ImageFacts:
             mask_bs[row, :start] = 0
             for image in range(count):
                 first = start + image * block + _WORDS
-                is_image_bs[row, first : first + graph.tokens_per_image] = True
+                is_image_bs[row, first : first + tokens] = True
         ids_bs[is_image_bs] = self.image_token
         vision, others = self._draw(case, graph)
         if self.language.sees_images_whole:
@@ -155,10 +171,11 @@ class ImageFacts:
         total, (_, height, width) = sum(case.images), self.tile
         if self.language.images is not ImageInput.MASKED_TILES:
             sizes = np.array([[height, width]] * total)
-            is_whole = self.language.images is ImageInput.WHOLE_IMAGES
-            return {"pixel_values": draw(total)}, (
-                {"image_sizes": sizes, "batch_num_images": np.array([total])} if is_whole else {}
-            )
+            others = {
+                ImageInput.WHOLE_IMAGES: {"image_sizes": sizes, "batch_num_images": np.array([total])},
+                ImageInput.ANY_SIZE: {"image_sizes": sizes},
+            }
+            return {"pixel_values": draw(total)}, others.get(self.language.images, {})
         shape = (len(case.images), max(case.images))
         pixels, mask = draw(*shape), np.ones((*shape, height, width), bool)
         for row, count in enumerate(case.images):
@@ -168,10 +185,10 @@ class ImageFacts:
         return {"pixel_values": pixels * mask[:, :, None], "pixel_attention_mask": mask}, {}
 
 
-def image_cases_within(graph: GraphVisionLanguage, config: ModelConfig) -> tuple[ImageCase, ...]:
+def image_cases_within(facts: ImageFacts, graph: GraphVisionLanguage, config: ModelConfig) -> tuple[ImageCase, ...]:
     """Return the cases that fit a model."""
     context = graph.max_context or config.context
-    longest = {case: max(case.images) * (_WORDS + graph.tokens_per_image) + _WORDS for case in CASES}
+    longest = {case: max(case.images) * (_WORDS + facts.count_tokens(graph)) + _WORDS for case in CASES}
     return tuple(
         case
         for case in CASES

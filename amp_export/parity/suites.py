@@ -241,7 +241,7 @@ class VisionLanguageSuite(DecoderSuite):
         # tokens that stand for images would have none
         super().__init__(graph, config, facts.without_special(pool), cases)
         self._parts, self._facts = graph, facts
-        self._images = image_cases_within(graph, config) if cases is None else ()
+        self._images = image_cases_within(facts, graph, config) if cases is None else ()
         self.names = [*self.names, *(case.name for case in self._images)]
 
     def run_graph(self) -> list[Outputs]:

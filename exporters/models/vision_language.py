@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from amp_export.errors import RequestError, UnsupportedModelError
+from amp_export.errors import RequestError
 from amp_export.exporters.models.decoder import GraphDecoder, Past
 
 if TYPE_CHECKING:
@@ -27,20 +27,16 @@ class GraphVisionLanguage(GraphDecoder):
         decoder: The decoder.
 
     Attributes:
-        tokens_per_image: Number of tokens that an image, or a tile of one, takes the places of.
+        tokens_per_image: Number of tokens that an image, or a tile of one, takes the places of; None if it depends on
+            the size of the image.
         vision_inputs: Inputs of the vision encoder by name.
-
-    Raises:
-        UnsupportedModelError: The vision encoder returns no fixed number of them.
     """
 
     def __init__(self, vision: Session, embedding: Session, decoder: Session) -> None:
         super().__init__(decoder)
         self._vision, self._embedding = vision, embedding
         counted = vision.outputs[FEATURES].axes[1]
-        if not isinstance(counted, int):
-            raise UnsupportedModelError(f"The vision encoder's {FEATURES} have no fixed number of tokens: {counted}.")
-        self.tokens_per_image = counted
+        self.tokens_per_image = counted if isinstance(counted, int) else None
         self.vision_inputs = vision.inputs
 
     def forward(

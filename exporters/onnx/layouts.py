@@ -43,7 +43,7 @@ DECODERS = frozenset(
 """Types of decoders that transformers.js 4.3.2 has classes for, and that wrote the same text there
 (`ci/transformers_js.py`)."""
 
-VISION_LANGUAGE = frozenset({"idefics3", "llava_onevision", "smolvlm"})
+VISION_LANGUAGE = frozenset({"idefics3", "llava", "llava_onevision", "mistral3", "smolvlm"})
 """Types of vision-language models that transformers.js 4.3.2 has classes for, and whose parts it runs as they are here:
 src/models/registry.js. It has none for InternVL, and gives no types of tokens to the decoder of a Gemma 3."""
 

@@ -64,6 +64,25 @@ class PartsOf:
     encoder: Path | None = None
 
 
+def find_obstacle(whole: Path) -> str | None:
+    """Return why the parts of a vision-language model cannot be exported, by its type and that of its vision encoder.
+
+    Returns:
+        The reason, as a clause; None if nothing is known against it.
+    """
+    raw = read_object(whole / "config.json", error=ModelError)
+    facts = VISION_LANGUAGE[raw["model_type"]]
+    if facts.not_exported is not None:
+        return facts.not_exported
+    vision = raw.get("vision_config")
+    encoder = vision.get("model_type") if isinstance(vision, dict) else None
+    if not facts.encoders or encoder is None or encoder in facts.encoders:
+        return None
+    return (
+        f"its vision encoder is of the type {encoder}, and only {' or '.join(facts.encoders)} can be traced within it"
+    )
+
+
 def check_parts(parts: PartsOf, config: ModelConfig, via: Via, operators: Operators) -> None:
     """Check that the parts of a vision-language model can be exported, before any work.
 
@@ -84,10 +103,8 @@ def check_parts(parts: PartsOf, config: ModelConfig, via: Via, operators: Operat
         "Export its language model alone, which reads text: prune the model, and name the folder `pruned` of that "
         "output with --model."
     )
-    if facts.not_exported is not None:
-        raise UnsupportedModelError(
-            f"The parts of a {model_type} cannot be exported to ONNX yet: {facts.not_exported}.\n{alone}"
-        )
+    if (reason := find_obstacle(parts.whole)) is not None:
+        raise UnsupportedModelError(f"The parts of a {model_type} cannot be exported to ONNX yet: {reason}.\n{alone}")
     if via is not Via.DIRECT:
         why = can_build(config) or "--via trace is given.\nLeave it out."
         raise UnsupportedModelError(

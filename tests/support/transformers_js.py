@@ -21,6 +21,9 @@ import numpy as np
 
 from tests.support.chromium import find_chromium
 
+ANY_SIDE = 56
+"""Height and width of images that may have any."""
+
 MODULES = "AMP_EXPORT_NODE_MODULES"
 """Environment variable: the folder `node_modules` that has @huggingface/transformers 4.3 or later."""
 
@@ -133,14 +136,15 @@ def generated_here(folder: Path, prompts: Sequence[Sequence[int]], *, new_tokens
 
 def text_with_images(model: Any, image_token: int) -> tuple[list[int], dict[str, Any]]:
     """Token ids of a text with two images, and random inputs of a vision encoder, half of the second image masked."""
-    image = [image_token] * model.tokens_per_image
-    _, *tile = model.vision_inputs["pixel_values"].axes[-4:]
+    _, *axes = model.vision_inputs["pixel_values"].axes[-4:]
+    tile = [axis if isinstance(axis, int) else ANY_SIDE for axis in axes]
     pixels = np.random.default_rng(0).standard_normal((2, *tile), np.float32)
-    if "pixel_attention_mask" not in model.vision_inputs:
-        return [5, 6, *image, 7, 8, *image, 9, 10], {"pixel_values": pixels}
-    mask = np.ones((1, 2, *tile[1:]), bool)
-    mask[0, 1, tile[1] // 2 :] = False
-    vision = {"pixel_values": pixels[None] * mask[:, :, None], "pixel_attention_mask": mask}
+    vision = {"pixel_values": pixels}
+    if "pixel_attention_mask" in model.vision_inputs:
+        mask = np.ones((1, 2, *tile[1:]), bool)
+        mask[0, 1, tile[1] // 2 :] = False
+        vision = {"pixel_values": pixels[None] * mask[:, :, None], "pixel_attention_mask": mask}
+    image = [image_token] * model.encode_images(vision).shape[1]
     return [5, 6, *image, 7, 8, *image, 9, 10], vision
 
 

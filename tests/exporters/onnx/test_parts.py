@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from filelock import FileLock
 
 from amp_export import ExportOptions, Layout, export
@@ -19,6 +20,7 @@ from amp_export.api.convert import convert
 from amp_export.api.validate import validate
 from amp_export.architectures import LayerWidths
 from amp_export.architectures._vision_language import VISION_LANGUAGE
+from amp_export.checkpoints.loading import load_whole
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.checkpoints.sources import resolve_model
 from amp_export.checkpoints.vision_language import read_exported_config
@@ -60,8 +62,9 @@ from tests.support.transformers_js import (
 from tests.support.vision_language_models import FIELDS, IMAGE_TOKEN, TEXT, save_tiny_whole
 
 EXPORTED = [name for name in FIELDS if VISION_LANGUAGE[name].not_exported is None]
-OF_EACH_FORM = EXPORTED if ALL_FAMILIES else ["gemma3", "idefics3"]
-"""One type for each input of vision encoders; `llava_onevision` goes the whole way below."""
+OF_EACH_FORM = EXPORTED if ALL_FAMILIES else ["gemma3", "idefics3", "mistral3"]
+"""One type for each input of vision encoders; `llava_onevision`, which is a `llava` with line ends, goes the whole way
+below."""
 
 FEW_CASES = (Case("prefill of 2 tokens", (2,)), Case("left-padded batch of 1 and 5 tokens, 2 steps", (1, 5), 2))
 
@@ -199,6 +202,20 @@ def test_parity_fails_where_a_gemma_3_reads_images_causally(
     assert all("image" in name for name in wrong)
 
 
+@pytest.mark.parametrize(("height", "width"), [(28, 56), (35, 50)])
+def test_an_encoder_of_any_size_reads_other_sizes_than_it_was_traced_with(
+    height: int, width: int, exported: Callable[[str], tuple[Path, Path]]
+) -> None:
+    whole, output = exported("mistral3")
+    pixels = np.random.default_rng(0).standard_normal((2, 3, height, width), np.float32)
+    core: Any = load_whole(whole).base_model
+    with torch.inference_mode():
+        seen = core.get_image_features(torch.from_numpy(pixels), [(height, width)] * 2, return_dict=True).pooler_output
+    graphs: Any = run(output / "onnx", threads=1)
+    assert graphs.tokens_per_image is None
+    np.testing.assert_allclose(graphs.encode_images({"pixel_values": pixels}), torch.stack(seen), rtol=0, atol=1e-4)
+
+
 @pytest.mark.parametrize("model_type", ["llama", "gemma", "granite", "opt"])
 def test_embedding_and_decoder_of_embeddings_are_the_decoder_of_tokens(model_type: str, tmp_path: Path) -> None:
     factor = {"embedding_multiplier": 3.0} if model_type == "granite" else {}
@@ -273,10 +290,17 @@ def test_more_or_less_features_than_image_tokens_are_refused(exported: Callable[
 JS = Layout.TRANSFORMERS_JS
 REFUSED: dict[str, tuple[str, dict[str, Any], ExportOptions, str]] = {
     **{
-        name: (name, {}, ExportOptions(), f"The parts of a {name} cannot be exported to ONNX yet: its vision encoder")
+        name: (name, {}, ExportOptions(), f"The parts of a {name} cannot be exported to ONNX yet: ")
         for name in FIELDS
         if name not in EXPORTED
     },
+    "qwen3_5": ("qwen3_5", {}, ExportOptions(), "whose cache holds states of convolutions or recurrences"),
+    "another vision encoder": (
+        "llava",
+        {"vision_config": {"model_type": "pixtral"}},
+        ExportOptions(),
+        "its vision encoder is of the type pixtral",
+    ),
     "fused operators": ("gemma3", {}, ExportOptions(operators=Operators.ONNXRUNTIME), "tokens of an image see each"),
     "a traced decoder": ("smolvlm", {}, ExportOptions(via=Via.TRACE), "is built directly, from embeddings"),
     "types of tokens in transformers.js": ("gemma3", {}, ExportOptions(layout=JS), "models of the type gemma3"),
