@@ -71,10 +71,7 @@ _GRID = (
 
 _PIECES = "how many tokens an image takes, and where its lines end, depends on the size of the image"
 
-_EACH_LAYER = (
-    "its decoder takes an input of its own for each layer, looked up by token, for which graphs of embeddings have no "
-    "inputs here"
-)
+_NOT_BUILT = "its decoder's graph is not built directly, from embeddings, as those of parts are"
 
 _BOTH_WAYS = (
     "it reads image and prompt in both directions, so that its language model computes something else as a decoder of "
@@ -95,9 +92,7 @@ VISION_LANGUAGE: Mapping[str, LanguageModel] = MappingProxyType(
         # `_gaussian_topk`, modeling_gemma3n.py
         "gemma3n": LanguageModel(not_pruned=_SPARSE),
         # `Gemma4Model.forward`, modeling_gemma4.py: without types of tokens, the mask is causal
-        "gemma4": LanguageModel(
-            text_values={"use_bidirectional_attention": {"vision": None}}, not_exported=_EACH_LAYER
-        ),
+        "gemma4": LanguageModel(text_values={"use_bidirectional_attention": {"vision": None}}, not_exported=_NOT_BUILT),
         "idefics3": LanguageModel(images=ImageInput.MASKED_TILES),
         "internvl": LanguageModel(),
         "llava": LanguageModel(images=ImageInput.CHOSEN_LAYERS, encoders=("clip_vision_model", "siglip_vision_model")),

@@ -170,13 +170,18 @@ def join_configs(parts: Parts, after: Mapping[str, Any]) -> dict[str, Any]:
         after: Content of config.json of the language model.
     """
     architecture = find_architecture(after["model_type"])
-    named = {architecture.field_name(count) for count in _COUNTS} | _SIBLING
+    nested = parts.raw_config.get("text_config")
+    said = nested if isinstance(nested, Mapping) else parts.raw_config
+    counts = {architecture.field_name(count) for count in _COUNTS}
     # a null is no missing field: a Mistral without `sliding_window` has one
     absent = object()
     changed = {
-        name: value for name, value in after.items() if name in named and parts.config.get(name, absent) != value
+        name: value
+        for name, value in after.items()
+        # counts that the file leaves out are written: transformers derives them from others, which pruning changes
+        if (name in counts and said.get(name, absent) != value)
+        or (name in _SIBLING and parts.config.get(name, absent) != value)
     }
-    nested = parts.raw_config.get("text_config")
     if isinstance(nested, Mapping):
         changed |= {name: 0 for name in parts.facts.left_out_fields if name in nested}
         return {**parts.raw_config, "text_config": {**nested, **changed}}

@@ -69,9 +69,14 @@ def check_rewrites(rewrites: Iterable[Rewrite], whole: Path | None) -> None:
     for each in fitting:
         check_config(join_configs(parts, each.config), f"{whole}, pruned")
     if not fitting:
+        advice = (
+            "Give --heads none, or another ratio."
+            if found[0].architecture.heads_stay is None
+            else "Save its language model as a checkpoint of its own with transformers, and prune that."
+        )
         raise PlanError(
             f"The language model would be a {found[0].class_name} ({found[0].kind}), which {whole} cannot contain: "
-            f"{found[0].reason}.\nGive --heads none, or another ratio."
+            f"{found[0].reason}.\n{advice}"
         )
 
 

@@ -110,6 +110,10 @@ def test_scores_and_defaults_prune_a_language_model_and_recovery_replaces_it(tmp
 def test_a_llama_with_heads_that_its_class_refuses_becomes_a_mistral_in_the_whole(tmp_path: Path) -> None:
     text = {**TEXT, "model_type": "llama", "num_key_value_heads": TEXT["num_attention_heads"]}
     dense = save_tiny_whole(tmp_path / "dense", "smolvlm", text_config=text)
+    # as in LLaVA 1.5: transformers takes it from the number of heads
+    raw = json.loads((dense / "config.json").read_text())
+    del raw["text_config"]["head_dim"]
+    (dense / "config.json").write_text(json.dumps(raw))
     heads = (0, 1, 2, 4, 5)
     plan = tmp_path / "plan.json"
     layers = (LayerPlan(heads, heads, NEURONS),) * TEXT["num_hidden_layers"]
