@@ -43,8 +43,8 @@ are built directly.
 - *gguf*: llama.cpp's architecture that [a GGUF file](gguf.md) is written as, with one width for all layers; then, if
   there is one, that for layers that differ.
 
-Within [vision-language models](vision-language.md) of eight types, the language model is pruned, and five
-types are exported in parts.
+Within [vision-language models](vision-language.md) of many types, the language model is pruned, and most
+of them are exported in parts.
 
 | family | kind | fewer neurons | odd heads | layers differ | graphs | genai | gguf |
 | --- | --- | --- | --- | --- | --- | --- | --- |
