@@ -29,6 +29,10 @@ _ROPE_NAMES = {"gpt_neox": {"rope_theta": "rotary_emb_base", "partial_rotary_fac
 _FIELD_NAMES = {"qwen3_moe": {"num_local_experts": "num_experts"}}
 """Old names of other fields. Source: `attribute_map` of `Qwen3MoeConfig`, transformers 5.24."""
 
+_LAYER_KINDS = {"granitemoehybrid": {"full_attention": "attention", "linear_attention": "mamba"}}
+"""Old names of kinds of layers, which version 4 requires and version 5 reads, too. Source: `GraniteMoeHybridConfig` of
+transformers 4.57; `remap_legacy_layer_types`, configuration_utils.py of 5.24."""
+
 TOKENIZER_CONFIG = "tokenizer_config.json"
 
 
@@ -45,6 +49,8 @@ def add_old_names(raw_config: Mapping[str, Any]) -> dict[str, Any]:
     for name, old_name in _FIELD_NAMES.get(model_type, {}).items():
         if name in content:
             content.setdefault(old_name, content[name])
+    if (kinds := _LAYER_KINDS.get(model_type)) is not None and isinstance(layers := content.get("layer_types"), list):
+        content["layer_types"] = [kinds.get(kind, kind) for kind in layers]
     return content | _rope_fields(model_type, content)
 
 

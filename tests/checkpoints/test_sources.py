@@ -167,7 +167,10 @@ def test_directory_is_used_as_it_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("asked", ["./missing", "/missing", "a/b/c", "../x", "missing.gguf", "has space", "~/missing"])
-def test_what_can_only_be_a_path_is_not_looked_for_on_the_hub(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_can_only_be_a_path_is_not_looked_for_on_the_hub(
+    asked: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sources, "fetch_from_hub", lambda *_: pytest.fail("asked the hub"))
     with pytest.raises(ModelError, match="No such model: ") as caught:
         resolve_model(asked)
