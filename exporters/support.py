@@ -57,6 +57,11 @@ def can_export(config: ModelConfig, to: Format) -> str | None:
     if to is Format.TENSORRT:
         reason = can_build(config)
         return None if reason is None else f"{reason}\n{_ENGINES}"
+    if to is Format.EXECUTORCH and config.architecture.convolutions is not None:
+        return (
+            f"config.json: model_type is {config.architecture.model_type!r}, which takes raw audio of any length, but "
+            "an ExecuTorch program needs a largest one to plan its memory.\nExport with --to onnx or --to openvino."
+        )
     if to is not Format.EXECUTORCH and config.architecture.kind is Kind.DECODER and can_build(config) is None:
         return None
     return can_trace(config)

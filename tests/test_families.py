@@ -57,8 +57,9 @@ TRACED_TOO = ("falcon", "llama", "modernbert")
 """Families that are traced in every run: two that are built directly, whose graphs must agree, and the encoder with the
 most of its own."""
 
-TRACED_ELSEWHERE = ("bert", "mixtral", "t5", "vit", "whisper")
-"""Families that are traced alone, by test_cli_kinds.py and exporters/test_onnx_tracing.py in every run."""
+TRACED_ELSEWHERE = ("bert", "hubert", "mixtral", "t5", "vit", "whisper")
+"""Families that are traced alone, by cli/test_kinds.py, doctor/test_dry_run.py and exporters/onnx/test_tracing.py in every
+run."""
 
 
 def way_of_tracing(model_type: str) -> tuple[Any, ...]:

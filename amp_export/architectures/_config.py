@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from amp_export.architectures._computation import Conditions, Factor, Not, Order
-from amp_export.architectures._facts import Architecture, Features, Kind, PrunedUnit, Stack
+from amp_export.architectures._facts import AUTO_TASKS, Architecture, Features, Kind, PrunedUnit, Stack
 from amp_export.architectures._layer_rules import read_layers
 from amp_export.architectures._positions import (
     EVERY_LAYER,
@@ -199,7 +199,9 @@ class ModelConfig:
         if self._is_named_as_bare:
             return self.architecture.generation_task
         _, found, task = self.class_name.partition("For")
-        return self.architecture.generation_task if task == "ConditionalGeneration" else found + task
+        if task == "ConditionalGeneration":
+            return self.architecture.generation_task
+        return found + AUTO_TASKS.get((self.architecture.modality, task), task)
 
     @property
     def base_model(self) -> str:

@@ -11,6 +11,7 @@ from amp_export.architectures._computation import Computation, Conditions
 from amp_export.architectures._derived import Derived
 from amp_export.architectures._gguf import GgufRoutes
 from amp_export.architectures._layer_rules import LayerRule
+from amp_export.architectures._waveforms import Convolutions
 
 MAY_BE_IGNORED = frozenset(
     {
@@ -40,7 +41,7 @@ class Kind(enum.StrEnum):
     DECODER = "decoder"
     """Generates text token by token."""
     ENCODER = "encoder"
-    """Encodes a text or an image in a single pass."""
+    """Encodes a text, an image or audio in a single pass."""
     ENCODER_DECODER = "encoder-decoder"
     """Encodes an input and generates text from it."""
 
@@ -51,6 +52,11 @@ class Modality(enum.StrEnum):
     TEXT = "text"
     IMAGE = "image"
     AUDIO = "audio"
+
+
+AUTO_TASKS = {(Modality.AUDIO, "SequenceClassification"): "AudioClassification"}
+"""Tasks that Auto classes have another word for: `MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES`, `modeling_auto.py`,
+transformers 5.24."""
 
 
 class Layout(enum.StrEnum):
@@ -282,6 +288,7 @@ class Architecture:
         computation: The computation; None if a graph cannot be built directly.
         kind: Kind of model.
         modality: Modality of its input.
+        convolutions: What turns raw audio into frames; None if the model takes no raw audio.
         named_as_bare: Whether the default class has a head for generation, although its name ends in `Model`.
         generation_task: Suffix of the family's Auto class for conditional generation.
         more_stacks: Further stacks of layers, after the first.
@@ -334,6 +341,7 @@ class Architecture:
     computation: Computation | None = None
     kind: Kind = Kind.DECODER
     modality: Modality = Modality.TEXT
+    convolutions: Convolutions | None = None
     named_as_bare: bool = False
     generation_task: str = "ForSeq2SeqLM"
     more_classes: tuple[str, ...] = ()

@@ -33,6 +33,7 @@ _TASKS: Mapping[Modality, tuple[str, ...]] = {
         "Model",
     ),
     Modality.IMAGE: ("ForImageClassification", "Model"),
+    Modality.AUDIO: ("ForCTC", "ForSequenceClassification", "Model"),
 }
 """Ends of the supported encoder classes' names. Multiple choice is none of them: it takes texts in three dimensions."""
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from amp_export.benchmarking.runners.base import Axes, DecoderRunner, EncoderRunner, Runner, Seq2SeqRunner
-from amp_export.benchmarking.workloads import Workload
+from amp_export.benchmarking.workloads import WAVEFORM_SAMPLES, Workload
 from amp_export.hardware.machine import peak_memory_bytes
+from amp_export.inputs.random import WAVEFORM
 from amp_export.options import Phase
 
 if TYPE_CHECKING:
@@ -111,14 +112,17 @@ def draw_inputs(axes_by_input: Axes, task: Round) -> dict[str, Any]:
     import numpy as np
 
     batch_size = task.workload.batch_size
+    generator = np.random.default_rng(task.seed)
+    if WAVEFORM in axes_by_input:
+        waveforms = generator.standard_normal((batch_size, WAVEFORM_SAMPLES), np.float32)
+        return {name: waveforms if name == WAVEFORM else np.ones_like(waveforms, np.int64) for name in axes_by_input}
     tokens_bs = _draw_tokens(task, task.workload.prompt_tokens)
     texts = {
         "input_ids": tokens_bs,
         "attention_mask": np.ones_like(tokens_bs),
         "token_type_ids": np.zeros_like(tokens_bs),
     }
-    generator = np.random.default_rng(task.seed)
-    # images and audio have a fixed size
+    # images, and audio that is not raw, have a fixed size
     return {
         name: texts[name] if name in texts else generator.standard_normal((batch_size, *map(int, sizes)), np.float32)
         for name, (_, *sizes) in axes_by_input.items()

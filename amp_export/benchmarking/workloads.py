@@ -14,6 +14,9 @@ from amp_export.options import Phase
 PROMPT_TOKENS = 128
 DECODE_TOKENS = 16
 
+WAVEFORM_SAMPLES = 160_000
+"""Length of raw audio: ten seconds at 16 kHz, at which Wav2Vec 2.0 and HuBERT sample (arXiv 2006.11477)."""
+
 PHASES: Mapping[Kind, tuple[Phase, ...]] = {
     Kind.DECODER: (Phase.PREFILL, Phase.DECODE),
     Kind.ENCODER: (Phase.FORWARD,),

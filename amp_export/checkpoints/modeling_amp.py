@@ -244,6 +244,14 @@ class AmpResizedForImageClassification(_Loader):
     """Any image classification model."""
 
 
+class AmpResizedForAudioClassification(_Loader):
+    """Any audio classification model."""
+
+
+class AmpResizedForCTC(_Loader):
+    """Any model that transcribes speech by connectionist temporal classification."""
+
+
 class AmpResizedForSeq2SeqLM(_Loader):
     """Any text-to-text encoder-decoder."""
 

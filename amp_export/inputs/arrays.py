@@ -12,6 +12,7 @@ from amp_export.errors import CalibrationError
 from amp_export.inputs.batches import Batch
 from amp_export.inputs.random import input_name, signal_shape
 from amp_export.inputs.tokens import start_token
+from amp_export.inputs.waveforms import frame_mask, takes_mask, takes_waveforms
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,6 +27,7 @@ BATCH_SAMPLES = 4
 """An image has hundreds of tokens and an audio input more than a thousand, so a few keep the cores busy."""
 
 WRITTEN = "decoder_input_ids"
+MASK = "attention_mask"
 
 WRITTEN_TOKENS = 32
 """Number of target tokens to generate for a sample if none are given."""
@@ -69,14 +71,18 @@ class SampleArrays:
         for start in range(0, self.samples, BATCH_SAMPLES):
             part = {
                 name: torch.tensor(array[start : start + BATCH_SAMPLES]).to(
-                    model.device, torch.int64 if name == WRITTEN else model.dtype
+                    model.device, torch.int64 if name in (WRITTEN, MASK) else model.dtype
                 )
                 for name, array in self.arrays.items()
             }
             samples, written_mask_bs = len(part[input_name(config)]), None
             if config.architecture.kind is Kind.ENCODER_DECODER and WRITTEN not in part:
                 part[WRITTEN], written_mask_bs = generate_greedily(model, config, part)
-            prepared.append(Batch(part, samples, decoder_mask=written_mask_bs))
+            read_mask_bs = None
+            if MASK in part:
+                real_bs = frame_mask(part[MASK].cpu().numpy(), config)
+                read_mask_bs = torch.from_numpy(real_bs).to(model.device)
+            prepared.append(Batch(part, samples, read_mask=read_mask_bs, decoder_mask=written_mask_bs))
         return prepared
 
 
@@ -127,19 +133,27 @@ def check_arrays(given: SampleArrays, config: ModelConfig) -> None:
 
     name, expected = input_name(config), describe_samples(config)
     writes = config.architecture.kind is Kind.ENCODER_DECODER
-    known = {name, WRITTEN} if writes else {name}
+    known = {name, *([WRITTEN] if writes else []), *([MASK] if takes_mask(config) else [])}
     # a model without a head cannot generate target tokens
-    needed = known if config.is_bare else {name}
+    needed = {name, WRITTEN} if writes and config.is_bare else {name}
     if needed - given.arrays.keys() or given.arrays.keys() - known:
         raise CalibrationError(f"{given.file} holds {_names(given.arrays)}.\nGive {expected}.")
-    if (shape := given.arrays[name].shape[1:]) != signal_shape(config):
+    if not _has_shape(shape := given.arrays[name].shape[1:], config):
         raise CalibrationError(f"{given.file}: `{name}` has the shape [samples, {_sizes(shape)}].\nGive {expected}.")
     values = given.arrays[name]
     if not np.isfinite(values).all():
         sample = int((~np.isfinite(values)).reshape(len(values), -1).any(axis=1).argmax())
         raise CalibrationError(f"{given.file}: `{name}` holds NaN or infinity, first in sample {sample}.")
+    if MASK in given.arrays:
+        _check_mask(given, config)
     if WRITTEN in given.arrays:
         _check_written(given, config)
+
+
+def _has_shape(shape: tuple[int, ...], config: ModelConfig) -> bool:
+    """Return whether an input has the shape that the model takes; raw audio may be longer."""
+    expected = signal_shape(config)
+    return shape == expected or (takes_waveforms(config) and len(shape) == 1 and shape > expected)
 
 
 def no_samples(config: ModelConfig) -> CalibrationError:
@@ -155,6 +169,10 @@ def no_samples(config: ModelConfig) -> CalibrationError:
 def describe_samples(config: ModelConfig) -> str:
     """Return a description of the arrays that a model is scored on."""
     needed = f"`{input_name(config)}` of shape [samples, {_sizes(signal_shape(config))}]"
+    if takes_waveforms(config):
+        needed = f"`{input_name(config)}` of shape [samples, length], at least {_sizes(signal_shape(config))} long"
+    if takes_mask(config):
+        needed += f", and optionally `{MASK}` of the same shape, 1 for sound and 0 for padding after it"
     if config.architecture.kind is not Kind.ENCODER_DECODER:
         return needed
     return (
@@ -183,6 +201,26 @@ def generate_greedily(
         # the end token itself counts, those after it do not
         ended_bs[:, 2:] = torch.isin(tokens_bs[:, 1:-1], tokens_bs.new_tensor(end)).cumsum(dim=1).clamp(max=1)
     return tokens_bs, 1 - ended_bs
+
+
+def _check_mask(given: SampleArrays, config: ModelConfig) -> None:
+    import numpy as np
+
+    sounds_bs, mask_bs, (shortest,) = given.arrays[input_name(config)], given.arrays[MASK], signal_shape(config)
+    # one that grows along a row pads on the left
+    if (
+        mask_bs.shape != sounds_bs.shape
+        or not np.isin(mask_bs, (0, 1)).all()
+        or (mask_bs[:, 1:] > mask_bs[:, :-1]).any()
+    ):
+        raise CalibrationError(
+            f"{given.file}: `{MASK}` has shape {list(mask_bs.shape)} and values from {mask_bs.min()} to "
+            f"{mask_bs.max()}.\nGive {describe_samples(config)}."
+        )
+    if (length := int(mask_bs.sum(axis=1).min())) < shortest:
+        raise CalibrationError(
+            f"{given.file}: the sound of a sample is {length} long, but must be at least {shortest} long."
+        )
 
 
 def _check_written(given: SampleArrays, config: ModelConfig) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from amp_export.architectures import Kind, Modality, ModelConfig
+from amp_export.inputs.waveforms import samples_of, takes_waveforms
 
 if TYPE_CHECKING:
     import torch
@@ -17,16 +18,29 @@ INPUT_NAMES: Mapping[Modality, str] = {
     Modality.IMAGE: "pixel_values",
     Modality.AUDIO: "input_features",
 }
-"""The main inputs of models, as transformers names them (`main_input_name`)."""
+"""The main inputs of models, as transformers names them (`main_input_name`), unless they take raw audio."""
+
+WAVEFORM = "input_values"
+"""The main input of models that take raw audio."""
 
 
 def input_name(config: ModelConfig) -> str:
     """Return the name of a model's main input."""
-    return INPUT_NAMES[config.architecture.modality]
+    return WAVEFORM if takes_waveforms(config) else INPUT_NAMES[config.architecture.modality]
 
 
-def signal_shape(config: ModelConfig) -> tuple[int, ...]:
-    """Return the shape of one image, [channels, height, width], or of one audio input, [bins, frames]."""
+def signal_shape(config: ModelConfig, frames: int = 1) -> tuple[int, ...]:
+    """Return the shape of one input of a model that takes no text.
+
+    Args:
+        config: The model's config.
+        frames: Frames of raw audio, which the shape is to be the shortest for; other inputs have a fixed size.
+
+    Returns:
+        [channels, height, width] of an image, [bins, frames] of audio, or [samples] of raw audio.
+    """
+    if takes_waveforms(config):
+        return (samples_of(frames, config),)
     if config.architecture.modality is Modality.IMAGE:
         size = config.fields["image_size"]
         height, width = (size, size) if isinstance(size, int) else size
@@ -44,7 +58,7 @@ def random_inputs(
     Args:
         config: The model's config.
         samples: Number of samples.
-        length: Tokens of a text; the config determines the size of images and audio.
+        length: Tokens of a text, or frames of raw audio; the config determines the size of other inputs.
         dtype: Dtype of images and audio; by default float32.
         seed: Seed of the random numbers.
     """
@@ -59,7 +73,8 @@ def random_inputs(
         return torch.randn((samples, *shape), generator=generator).to(dtype or torch.float32)
 
     name = input_name(config)
-    inputs = {name: tokens() if config.architecture.modality is Modality.TEXT else signal(*signal_shape(config))}
+    reads_text = config.architecture.modality is Modality.TEXT
+    inputs = {name: tokens() if reads_text else signal(*signal_shape(config, length))}
     if config.architecture.kind is Kind.ENCODER_DECODER:
         inputs["decoder_input_ids"] = tokens()
     return inputs

@@ -1,4 +1,4 @@
-"""Parity cases of encoders: texts, padding and images, run identically through any runtime."""
+"""Parity cases of encoders: texts, images, audio and padding, run identically through any runtime."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from amp_export.architectures import Modality, ModelConfig
 from amp_export.exporters.limits import Limits
 from amp_export.inputs.random import as_tensors, input_name, random_inputs
 from amp_export.inputs.tokens import Floats, Integers, draw_rows
+from amp_export.inputs.waveforms import frame_mask, samples_of, takes_mask, takes_waveforms
 from amp_export.options import Dtype
 from amp_export.parity.decoder_cases import TokenCounts
 from amp_export.parity.switches import switches
@@ -29,7 +30,8 @@ class EncoderCase:
 
     Attributes:
         name: Name in a report.
-        lengths: Tokens of each row; shorter rows are padded on the right. Images have a fixed size and ignore it.
+        lengths: Tokens of each row, or frames of raw audio; shorter rows are padded on the right. Images have a fixed
+            size and ignore it.
     """
 
     name: str
@@ -61,9 +63,20 @@ TEXT_CASES = (
 
 IMAGE_CASES = (EncoderCase("1 image", (1,)), EncoderCase("batch of 3 images", (1, 1, 1)))
 
+WAVEFORM_CASES = (
+    EncoderCase("1 frame", (1,)),
+    EncoderCase("17 frames", (17,)),
+    EncoderCase("128 frames", (128,)),
+    EncoderCase("batch of 3 x 11 frames", (11, 11, 11)),
+)
+
+PADDED_WAVEFORMS = EncoderCase("right-padded batch of 5, 11 and 17 frames", (5, 11, 17))
+
 
 def encoder_cases(config: ModelConfig) -> tuple[EncoderCase, ...]:
     """Return the default cases for a model that fit its maximum text length."""
+    if takes_waveforms(config):
+        return (*WAVEFORM_CASES, *([PADDED_WAVEFORMS] if takes_mask(config) else []))
     if config.architecture.modality is not Modality.TEXT:
         return IMAGE_CASES
     limit = config.longest_text
@@ -98,13 +111,33 @@ def text_inputs(lengths: Sequence[int], config: ModelConfig, pool: Integers) -> 
     return inputs
 
 
-def signal_inputs(rows: int, config: ModelConfig, dtype: Dtype) -> dict[str, Floats]:
-    """Return random images or audio in float32, with values that are exact in the graph's dtype."""
+def signal_inputs(lengths: Sequence[int], config: ModelConfig, dtype: Dtype) -> dict[str, Any]:
+    """Return random images or audio in float32, with values that are exact in the graph's dtype.
+
+    Args:
+        lengths: Frames of each row of raw audio, padded with zeros, as processors do; only their number matters to
+            images, and to audio of a fixed size.
+        config: The model's config.
+        dtype: Dtype of the graph.
+    """
     import torch
 
     name = input_name(config)
-    drawn = random_inputs(config, samples=rows, length=1, dtype=getattr(torch, dtype.value))
-    return {name: drawn[name].float().numpy()}
+    drawn = random_inputs(config, samples=len(lengths), length=max(lengths), dtype=getattr(torch, dtype.value))
+    signals = drawn[name].float().numpy()
+    if not takes_mask(config):
+        return {name: signals}
+    real_b1 = np.array([[samples_of(length, config)] for length in lengths])
+    mask_bs = (np.arange(signals.shape[1]) < real_b1).astype(np.int64)
+    return {name: signals * mask_bs.astype(np.float32), "attention_mask": mask_bs}
+
+
+def real_tokens(inputs: Inputs, config: ModelConfig) -> Any:
+    """Return which tokens are real, bool [batch, tokens]; None if all are, or inputs have no mask."""
+    mask_bs = inputs.get("attention_mask")
+    if mask_bs is None:
+        return None
+    return (frame_mask(mask_bs, config) if takes_waveforms(config) else mask_bs) == 1
 
 
 def replay_encoder(
@@ -123,18 +156,22 @@ def replay_encoder(
         config: The model's config.
         pool: Token ids to draw from.
         forward: The encoder.
-        by_token: The outputs with one entry per token, of which only real tokens are compared.
+        by_token: The outputs with one entry per token, of which only real tokens are compared; of raw audio, those
+            with three axes are.
         dtype: Dtype of the graph.
 
     Returns:
         Each output, float64 [positions, features]; outputs by token are returned without padding.
     """
     if config.architecture.modality is not Modality.TEXT:
+        inputs = signal_inputs(case.lengths, config, dtype)
+        real_bs = real_tokens(inputs, config)
         return {
-            name: as_rows(found) for name, found in forward(signal_inputs(len(case.lengths), config, dtype)).items()
+            name: as_rows(found if real_bs is None or found.ndim < 3 else found[real_bs])
+            for name, found in forward(inputs).items()
         }
     inputs = text_inputs(case.lengths, config, pool)
-    real_bs = inputs["attention_mask"] == 1
+    real_bs = real_tokens(inputs, config)
     return {
         name: as_rows(found[real_bs][:, np.newaxis] if name in by_token else found)
         for name, found in forward(inputs).items()

@@ -111,7 +111,7 @@ def source_inputs(lengths: Sequence[int], config: ModelConfig, pool: Integers, *
     """Return the encoder's inputs for texts of some lengths, or for as many audio inputs."""
     if config.architecture.modality is Modality.TEXT:
         return text_inputs(lengths, config, pool)
-    return signal_inputs(len(lengths), config, dtype)
+    return signal_inputs(lengths, config, dtype)
 
 
 def replay_writing(

@@ -262,7 +262,7 @@ class VisionLanguageSuite(DecoderSuite):
 
 
 class EncoderSuite:
-    """Cases of an encoder: texts or images, and all floating-point outputs; it generates nothing."""
+    """Cases of an encoder: texts, images or audio, and all floating-point outputs; it generates nothing."""
 
     written: Integers | None = None
 

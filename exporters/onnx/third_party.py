@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from amp_export.checkpoints.reading import Checkpoint
     from amp_export.exporters.models.session import Session
 
-READ = ("input_ids", "attention_mask", "token_type_ids", "pixel_values", "input_features")
+READ = ("input_ids", "attention_mask", "token_type_ids", "pixel_values", "input_features", "input_values")
 """Supported inputs of encoders."""
 
 WRITTEN = ("input_ids", "encoder_attention_mask", "encoder_hidden_states")

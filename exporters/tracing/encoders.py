@@ -1,4 +1,4 @@
-"""Traces an encoder, with or without a head, as one graph from text or images to the outputs of its forward."""
+"""Traces an encoder, with or without a head, as one graph from text, images or raw audio to its forward's outputs."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ LENGTH = 7
 
 _ANY_SIZE = (64, 96)
 """Height and width of the sample, for a model that takes images of any size."""
+
+_WAVEFORM = 16_000
+"""Length of the sample of raw audio: one second at 16 kHz."""
 
 _BATCH_FIRST: Axes = ("batch_size",)
 """Axes that all outputs have in common."""
@@ -45,10 +48,11 @@ def encoder_jobs(model: PreTrainedModel, *, file: str) -> list[Job]:
 
     Inputs are `input_ids`, `attention_mask` and, if the model has token types, `token_type_ids`, all int64 [batch_size,
     sequence_length]; or `pixel_values` [batch_size, channels, height, width], of the config's size, or of any size if
-    the config has none. Outputs are the tensor fields of the model's output, such as `logits`.
+    the config has none; or `input_values` [batch_size, sequence_length] and, if models of the kind are trained with it,
+    `attention_mask`, int64 of the same shape. Outputs are the tensor fields of the model's output, such as `logits`.
 
     Raises:
-        UnsupportedModelError: The model takes neither text nor images.
+        UnsupportedModelError: The model takes neither text nor images nor raw audio.
     """
     inputs = encoder_inputs(model)
     with torch.no_grad():
@@ -60,15 +64,19 @@ def encoder_inputs(model: PreTrainedModel) -> dict[str, Sample]:
     """Return sample inputs of an encoder, one of them padded.
 
     Raises:
-        UnsupportedModelError: The model takes neither text nor images.
+        UnsupportedModelError: The model takes neither text nor images nor raw audio.
     """
     if model.main_input_name == "pixel_values":
         return {"pixel_values": _sample_images(model)}
+    axes = ("batch_size", "sequence_length")
+    # models of spectrograms have an input of this name, too
+    if model.main_input_name == "input_values" and hasattr(model.config, "conv_stride"):
+        return {name: Sample(tensor, axes) for name, tensor in _sample_waveforms(model).items()}
     if model.main_input_name != "input_ids":
         raise UnsupportedModelError(
-            f"{type(model).__name__} takes {model.main_input_name}.\nOnly encoders of text or images are supported."
+            f"{type(model).__name__} takes {model.main_input_name}.\nOnly encoders of text, images or raw audio are "
+            "supported."
         )
-    axes = ("batch_size", "sequence_length")
     mask = padded_mask(model, LENGTH, side="right")
     # some models derive positions from the ids, and detect padding by its id only
     tokens = sample_tokens(model, LENGTH).masked_fill(mask == 0, getattr(model.config, "pad_token_id", None) or 0)
@@ -79,6 +87,17 @@ def encoder_inputs(model: PreTrainedModel) -> dict[str, Sample]:
     if takes(model, "token_type_ids") and getattr(model.config, "type_vocab_size", 0) > 1:
         inputs["token_type_ids"] = Sample(torch.zeros_like(tokens), axes)
     return inputs
+
+
+def _sample_waveforms(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """Return raw audio, of which one is half padding where the model was trained with masks."""
+    shape = (BATCH, _WAVEFORM)
+    inputs = {"input_values": torch.linspace(-1, 1, math.prod(shape), dtype=model.dtype).reshape(shape)}
+    # with normalization of groups, padding takes no mask: `Wav2Vec2FeatureExtractor`, transformers 5.24
+    if getattr(model.config, "feat_extract_norm", "group") == "layer":
+        inputs["attention_mask"] = torch.ones(shape, dtype=torch.int64)
+        inputs["attention_mask"][0, _WAVEFORM // 2 :] = 0
+    return {name: tensor.to(model.device) for name, tensor in inputs.items()}
 
 
 def _sample_images(model: PreTrainedModel) -> Sample:

@@ -139,6 +139,9 @@ def test_inputs_are_drawn_in_the_shapes_that_a_graph_takes() -> None:
     assert drawn["attention_mask"].all()
     assert not drawn["token_type_ids"].any()
     assert draw_inputs({"pixel_values": ("batch_size", 3, 4, 5)}, TASK)["pixel_values"].shape == (2, 3, 4, 5)
+    raw = draw_inputs({"input_values": tokens, "attention_mask": tokens}, TASK)
+    assert [array.shape for array in raw.values()] == [(2, 160_000), (2, 160_000)]
+    assert raw["attention_mask"].all()
 
 
 def test_prompt_is_cut_to_the_context(dense: Path, pruned: Path) -> None:

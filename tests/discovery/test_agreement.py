@@ -20,6 +20,8 @@ NOT_UNDERSTOOD = {
     "deepseek_v3": "the same",
     "mistral4": "the same",
     "gemma4_text": "its per-layer embeddings have a vocabulary of their own",
+    "hubert": "it takes raw audio, for which no samples are made up",
+    "wav2vec2": "the same",
 }
 
 NOT_TRIED = {"gemma3n_text": "that its layers are not understood takes a minute to find"}

@@ -52,6 +52,7 @@ REPRESENTATIVES = [
     ("bert", "BertForNextSentencePrediction"),
     ("clip_vision_model", "CLIPVisionModelWithProjection"),
     ("distilbert", "DistilBertForQuestionAnswering"),
+    ("hubert", "HubertForSequenceClassification"),
     ("llama", "LlamaForCausalLM"),
     ("roberta", "RobertaForSequenceClassification"),
     ("vit", "ViTModel"),

@@ -11,7 +11,12 @@ from tests.support.tiny_models import save_tiny_model
 
 @pytest.mark.parametrize(
     ("model_type", "name", "shape"),
-    [("bert", "input_ids", (2, 5)), ("vit", "pixel_values", (2, 3, 12, 12)), ("whisper", "input_features", (2, 8, 24))],
+    [
+        ("bert", "input_ids", (2, 5)),
+        ("vit", "pixel_values", (2, 3, 12, 12)),
+        ("whisper", "input_features", (2, 8, 24)),
+        ("hubert", "input_values", (2, 4 * 320 + 325)),
+    ],
 )
 def test_inputs_have_the_name_and_the_shape_that_a_model_takes(
     model_type: str, name: str, shape: tuple[int, ...], tmp_path: Path

@@ -65,6 +65,16 @@ GATED_DELTA: dict[str, Any] = {
 MAMBA2: dict[str, Any] = {"mamba_n_heads": 2, "mamba_n_groups": 2, "mamba_d_state": 6, "mamba_chunk_size": 4}
 """Fields of families with state-space mixers."""
 
+SPEECH: dict[str, Any] = {
+    "conv_dim": [8, 8, 8],
+    "conv_kernel": [10, 8, 8],
+    "conv_stride": [5, 8, 8],
+    "num_conv_pos_embeddings": 4,
+    "num_conv_pos_embedding_groups": 4,
+    "mask_time_prob": 0.0,
+}
+"""Fields of encoders of raw audio: 320 samples a frame, as in trained ones."""
+
 FAMILY_FIELDS: dict[str, dict[str, Any]] = {
     "granite": {
         "embedding_multiplier": 3.0,
@@ -182,6 +192,8 @@ FAMILY_FIELDS: dict[str, dict[str, Any]] = {
     "siglip_vision_model": {"image_size": 12, "patch_size": 4},
     "dinov2": {"image_size": 12, "patch_size": 4},
     "dinov3_vit": {"image_size": 12, "patch_size": 4, "use_gated_mlp": True, "num_register_tokens": 2},
+    "wav2vec2": SPEECH,
+    "hubert": {**SPEECH, "feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True},
     "electra": {"embedding_size": 16},
     "deberta-v2": {
         "relative_attention": True,
@@ -323,7 +335,7 @@ def save_tiny_samples(folder: Path) -> Path:
         file = folder.parent / "prompts.txt"
         file.write_text("\n".join(f"Say the number {number} and nothing else." for number in range(10)))
         return file
-    samples = np.random.default_rng(SEED).standard_normal((6, *signal_shape(config)), np.float32)
+    samples = np.random.default_rng(SEED).standard_normal((6, *signal_shape(config, 8)), np.float32)
     arrays: dict[str, Any] = {input_name(config): samples}
     np.savez(folder.parent / "samples.npz", **arrays)
     return folder.parent / "samples.npz"

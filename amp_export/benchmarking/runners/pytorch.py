@@ -14,6 +14,7 @@ from amp_export.benchmarking.runners.base import Axes, DecoderRunner, EncoderRun
 from amp_export.checkpoints.reading import read_config
 from amp_export.errors import RequestError
 from amp_export.inputs.random import as_tensors, input_name, signal_shape
+from amp_export.inputs.waveforms import takes_mask, takes_waveforms
 from amp_export.options import Dtype
 
 if TYPE_CHECKING:
@@ -225,6 +226,9 @@ def _parameters(function: Callable[..., Any]) -> frozenset[str]:
 
 def _input_axes(config: ModelConfig) -> Axes:
     """Return the axes of the inputs, as in the exported graph."""
+    if takes_waveforms(config):
+        names = [input_name(config), *(["attention_mask"] if takes_mask(config) else [])]
+        return dict.fromkeys(names, ("batch_size", "sequence_length"))
     if config.architecture.modality is not Modality.TEXT:
         return {input_name(config): ("batch_size", *signal_shape(config))}
     names = ["input_ids", "attention_mask"]

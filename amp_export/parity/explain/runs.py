@@ -17,7 +17,7 @@ from amp_export.exporters.onnx.third_party_decoders import ThirdPartyDecoder
 from amp_export.inputs.tokens import Floats, Integers, token_pool
 from amp_export.options import Dtype, Logits
 from amp_export.parity.decoder_cases import Case, replay
-from amp_export.parity.encoder_cases import EncoderCase, Inputs, replay_encoder, torch_encoder
+from amp_export.parity.encoder_cases import EncoderCase, Inputs, real_tokens, replay_encoder, torch_encoder
 from amp_export.parity.seq2seq_cases import Seq2SeqCase, graph_writer, replay_writing, torch_writer
 from amp_export.parity.suites import AnyCase, torch_decoder
 
@@ -134,7 +134,7 @@ class DecoderRun(_CallByCall):
 
 
 class EncoderRun(_CallByCall):
-    """Run of an encoder: one batch of texts or images."""
+    """Run of an encoder: one batch of texts, images or audio."""
 
     def __init__(
         self,
@@ -162,7 +162,7 @@ class EncoderRun(_CallByCall):
 
     def _replay(self, forward: Callable[[Inputs], Any], tell: Callable[[Call], None]) -> None:
         def told(inputs: Inputs) -> Mapping[str, Floats]:
-            tell(Call(self._file, _real_tokens(inputs)))
+            tell(Call(self._file, real_tokens(inputs, self._config)))
             forward(inputs)
             return {}
 
@@ -208,12 +208,7 @@ class WritingRun:
 
     def _replay(self, write: Any, tell: Callable[[Any], None]) -> None:
         def told(source: Inputs, written_bs: Integers, first: int) -> Any:
-            tell(_real_tokens(source))
+            tell(real_tokens(source, self._config))
             return write(source, written_bs, first)
 
         replay_writing(self._case, self._config, self._pool, told, dtype=self._dtype)
-
-
-def _real_tokens(inputs: Inputs) -> Any:
-    mask = inputs.get("attention_mask")
-    return mask == 1 if mask is not None else None
