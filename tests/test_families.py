@@ -58,8 +58,8 @@ TRACED_TOO = ("falcon", "llama", "modernbert")
 most of its own."""
 
 TRACED_ELSEWHERE = ("bert", "hubert", "mixtral", "t5", "vit", "whisper")
-"""Families that are traced alone, by cli/test_kinds.py, doctor/test_dry_run.py and exporters/onnx/test_tracing.py in every
-run."""
+"""Families that are traced alone in every run: by cli/test_kinds.py, doctor/test_dry_run.py and
+exporters/onnx/test_tracing.py."""
 
 
 def way_of_tracing(model_type: str) -> tuple[Any, ...]:
