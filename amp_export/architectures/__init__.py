@@ -35,6 +35,7 @@ from amp_export.architectures._facts import (
     Stack,
 )
 from amp_export.architectures._gguf import ATTENTION, GGUF_ARCHITECTURES, MLP, OUTPUT, GgufArchitecture, GgufRoutes
+from amp_export.architectures._parts import flatten_parts, with_fields
 from amp_export.architectures._tensors import (
     attribute_values,
     parameter_count,
@@ -81,6 +82,7 @@ __all__ = [
     "attribute_values",
     "find_architecture",
     "first_class",
+    "flatten_parts",
     "parameter_count",
     "resized_layer",
     "resized_modules",
@@ -88,6 +90,7 @@ __all__ = [
     "supported_model_types",
     "tensor_shapes",
     "using_facts",
+    "with_fields",
 ]
 
 

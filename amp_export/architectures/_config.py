@@ -10,6 +10,7 @@ from typing import Any
 from amp_export.architectures._computation import Conditions, Factor, Not, Order
 from amp_export.architectures._facts import AUTO_TASKS, Architecture, Features, Kind, PrunedUnit, Stack
 from amp_export.architectures._layer_rules import read_layers
+from amp_export.architectures._parts import flatten_parts
 from amp_export.architectures._positions import (
     EVERY_LAYER,
     read_cache_limit,
@@ -101,6 +102,7 @@ class ModelConfig:
             ModelError: A field has an invalid value.
             UnsupportedModelError: A field requests something that is not supported.
         """
+        config = flatten_parts(config, architecture.parts)
         refuse_types(config, architecture)
         fields = _fill_in(architecture, config)
         class_name = first_class(config.get("architectures"), architecture)
@@ -263,14 +265,15 @@ class ModelConfig:
         return int(self.fields[name]) if name is not None else self.sizes[canonical]
 
     def _stack_widths(self, stack: Stack) -> LayerWidths:
-        heads = self._stack_size(stack, "num_attention_heads")
-        neurons = self._stack_size(stack, "intermediate_size") if stack.mlp is not None else 0
-        if (heads, neurons or self.intermediate_size) != (self.num_attention_heads, self.intermediate_size):
-            raise UnsupportedModelError(
-                f"config.json: {stack.layers} have {heads} heads and {neurons} neurons, but the other layers have "
-                f"{self.num_attention_heads} and {self.intermediate_size}.\nOnly models whose layers all have the "
-                "same widths are supported."
-            )
+        for canonical in stack.names.keys() - {"num_hidden_layers"}:
+            if (size := self._stack_size(stack, canonical)) != self.sizes[canonical]:
+                other = self.architecture.field_name(canonical)
+                raise UnsupportedModelError(
+                    f"config.json: {stack.names[canonical]} is {size}, but {other} is {self.sizes[canonical]}.\n"
+                    "Only models whose layers all have the same widths are supported."
+                )
+        heads = self.num_attention_heads
+        neurons = self.intermediate_size if stack.mlp is not None else 0
         if stack.attention is None:
             return LayerWidths(0, 0, neurons)
         return LayerWidths(heads, self.num_key_value_heads, neurons)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from amp_export.architectures._facts import Block, Count, Features, Projection, PrunedUnit, Stack, Tensor
-from amp_export.architectures._layouts import norm, plain_mlp
+from amp_export.architectures._layouts import gated_mlp, norm, plain_mlp, separate_attention
 
 
 @dataclass(frozen=True)
@@ -181,3 +181,69 @@ T5_NAMES: Mapping[str, str | None] = {
 }
 
 T5_IGNORED = frozenset({"dense_act_fn", "dropout_rate", "is_decoder", "is_gated_act", "n_positions", "output_past"})
+
+
+_T5GEMMA_SIZES = (
+    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
+    *("head_dim", "vocab_size", "max_position_embeddings"),
+)
+
+T5GEMMA_PARTS: Mapping[str, Any] = {
+    f"{part}.{name}": value
+    for part in ("encoder", "decoder")
+    # `T5GemmaModuleConfig`, `configuration_t5gemma.py`, transformers 5.24
+    for name, value in {
+        "vocab_size": 256000,
+        "hidden_size": 2304,
+        "intermediate_size": 9216,
+        "num_hidden_layers": 26,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "max_position_embeddings": 8192,
+        "rms_norm_eps": 1e-6,
+        "bos_token_id": 2,
+        "rope_parameters": None,
+        "attention_bias": False,
+        "query_pre_attn_scalar": 256,
+        "sliding_window": 4096,
+        "layer_types": None,
+        "final_logit_softcapping": 30.0,
+        "attn_logit_softcapping": 50.0,
+    }.items()
+}
+
+# the parts have a vocabulary of their own, and `T5GemmaConfig` sets the other fields of its parts
+T5GEMMA_IGNORED = frozenset(
+    {
+        *("classifier_dropout_rate", "dropout_rate", "vocab_size", "decoder.cross_attention_hidden_size"),
+        *(f"{part}.{name}" for part in ("encoder", "decoder") for name in ("dropout_rate", "is_decoder")),
+        *("encoder.tie_word_embeddings", "decoder.tie_word_embeddings"),
+    }
+)
+
+
+def t5gemma_names(part: str) -> dict[str, str]:
+    """Return the names of the sizes of a part."""
+    return {name: f"{part}.{name}" for name in _T5GEMMA_SIZES}
+
+
+def t5gemma_layers() -> Layers:
+    """Return the layers of `T5GemmaModel`, `modeling_t5gemma.py`, transformers 5.24."""
+
+    def norms(*blocks: str) -> tuple[Tensor, ...]:
+        return tuple(
+            tensor for block in blocks for place in ("pre", "post") for tensor in norm(f"{place}_{block}_layernorm")
+        )
+
+    own, names = norms("self_attn", "feedforward"), t5gemma_names("decoder")
+    layers = "model.decoder.layers"
+    attention = separate_attention(bias="encoder.attention_bias")
+    written = separate_attention(bias="decoder.attention_bias")
+    cross = separate_attention(module="cross_attn", bias="decoder.attention_bias")
+    more = (
+        Stack(layers=layers, attention=written, mlp=gated_mlp(), norms=own, names=names, is_decoder=True),
+        Stack(layers=layers, attention=cross, mlp=None, norms=norms("cross_attn"), names=names, is_decoder=True),
+    )
+    return Layers(attention, gated_mlp(), own, more)

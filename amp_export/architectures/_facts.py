@@ -277,6 +277,7 @@ class Architecture:
         more_classes: Further supported classes, apart from those that all encoders of its kind have.
         defaults: transformers' defaults for config fields that a config.json may omit. `None` marks a field that is
             derived or off.
+        parts: Config fields that hold a config of their own, whose fields are named like `encoder.hidden_size`.
         attention: The attention of a layer.
         mlp: The MLP of a layer.
         norms: The norms of a layer, as tensors.
@@ -334,6 +335,7 @@ class Architecture:
     mlp: Block
     norms: tuple[Tensor, ...]
     tensors: tuple[Tensor, ...] = ()
+    parts: tuple[str, ...] = ()
     attention_layers: LayerRule | None = None
     mlp_layers: LayerRule | None = None
     keeps_states: bool = False

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from amp_export.architectures import RESIZED_MODEL_TYPE, Architecture, first_class
+from amp_export.architectures import RESIZED_MODEL_TYPE, Architecture, first_class, flatten_parts
 from amp_export.architectures._facts import MAY_BE_IGNORED
 from amp_export.checkpoints.weight_files import INDEX, SINGLE
 from amp_export.documents import parse_json, read_text
@@ -187,12 +187,16 @@ def check_known_fields(raw_config: Mapping[str, Any], architecture: Architecture
     known = {*architecture.defaults, *architecture.ignored, *MAY_BE_IGNORED, *architecture.names.values()}
     config_class = CONFIG_MAPPING[architecture.model_type]
     with quiet_transformers():  # it warns about some families' defaults
-        default = config_class()
-    declared = {field.name for field in dataclasses.fields(config_class)} | default.to_dict().keys()
+        made = config_class()
+    # what a config of several parts says of these is in it alone
+    default = flatten_parts(made.to_dict(), architecture.parts)
+    declared = {field.name for field in dataclasses.fields(config_class)} - {*architecture.parts} | default.keys()
     unknown = {
         name: value
-        for name, value in described.items()
-        if name in declared - known and not _same(value, getattr(default, name, None))
+        for name, value in flatten_parts(described, architecture.parts).items()
+        if name in declared - known
+        and name.rpartition(".")[2] not in MAY_BE_IGNORED
+        and not _same(value, default.get(name, getattr(made, name, None)))
     }
     if unknown:
         fields = ", ".join(f"{name} = {value!r}" for name, value in sorted(unknown.items()))

@@ -13,6 +13,7 @@ from amp_export.architectures import (
     ModelConfig,
     find_architecture,
     resized_modules,
+    with_fields,
 )
 from amp_export.errors import PlanError, UnsupportedModelError
 from amp_export.outputs.manifest import RewriteKind
@@ -151,7 +152,9 @@ def _same_class(raw_config: Mapping[str, Any], config: ModelConfig, widths: Sequ
         RewriteKind.SAME_CLASS,
         config.architecture,
         config.class_name,
-        {**raw_config, **_counts(config, config.architecture, widths), **_settings(raw_config, config, widths)},
+        with_fields(
+            raw_config, {**_counts(config, config.architecture, widths), **_settings(raw_config, config, widths)}
+        ),
         tuple(widths),
         f"{config.class_name} can say these counts",
     )

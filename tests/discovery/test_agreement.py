@@ -24,7 +24,10 @@ NOT_UNDERSTOOD = {
     "wav2vec2": "the same",
 }
 
-NOT_TRIED = {"gemma3n_text": "that its layers are not understood takes a minute to find"}
+NOT_TRIED = {
+    "gemma3n_text": "that its layers are not understood takes a minute to find",
+    "t5gemma": "its parts have configs of their own, which are not made small",
+}
 
 PROVED_ONLY = {
     "deberta-v2": "that positions have heads, too, is seen by the proof",

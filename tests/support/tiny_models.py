@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from amp_export.architectures import find_architecture, supported_model_types
+from amp_export.architectures import find_architecture, supported_model_types, with_fields
 from amp_export.architectures._layer_rules import LayerRule
 
 SEED = 20250421
@@ -202,6 +202,10 @@ FAMILY_FIELDS: dict[str, dict[str, Any]] = {
         "norm_rel_ebd": "layer_norm",
     },
     "albert": {"embedding_size": 16},
+    "t5gemma": {
+        **{f"{part}.query_pre_attn_scalar": 12 for part in ("encoder", "decoder")},
+        **{f"{part}.sliding_window": 6 for part in ("encoder", "decoder")},
+    },
     "t5": {"feed_forward_proj": "gated-gelu", "decoder_start_token_id": 0},
     "mt5": {"decoder_start_token_id": 0},
     "umt5": {"decoder_start_token_id": 0},
@@ -263,8 +267,8 @@ def family_fields(model_type: str, fields: dict[str, Any]) -> dict[str, Any]:
         for name, (kind, *_) in rule.kinds.items():
             named.setdefault(name, [kind] * fields["num_hidden_layers"])
     for stack in architecture.more_stacks:
-        named |= {name: fields[canonical] for canonical, name in stack.names.items()}
-    return {name: value for name, value in named.items() if name is not None}
+        named |= {name: fields[canonical] for canonical, name in stack.names.items() if canonical in fields}
+    return with_fields({}, {name: value for name, value in named.items() if name is not None})
 
 
 def kinds_of_layers(model_type: str, rule: LayerRule, layers: int) -> dict[str, Any]:
