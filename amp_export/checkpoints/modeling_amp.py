@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import transformers
 from transformers import PreTrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 MODEL_TYPE = "amp_resized"
 """Unknown to transformers on purpose: without this file, such a checkpoint must fail to load."""
@@ -196,7 +197,9 @@ def model_class(name: str | None, config: PreTrainedConfig) -> Any:
     """Return the transformers class of this name, which must be a model class for this config."""
     found: Any = getattr(transformers, str(name), None)
     is_model = isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)
-    if not is_model or getattr(found.config_class, "model_type", None) != config.model_type:
+    # some types have no class of their own, such as InternLM3, which is loaded in Llama's
+    is_lent = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type) == name
+    if not is_model or not (is_lent or getattr(found.config_class, "model_type", None) == config.model_type):
         raise ConfigError(f"config.json: {name!r} is not a model class of transformers for type {config.model_type!r}.")
     return found
 
