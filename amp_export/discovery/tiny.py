@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -143,6 +144,7 @@ def sample(model: PreTrainedModel) -> dict[str, torch.Tensor]:
 
     generator = torch.Generator().manual_seed(0)
     config, name = model.config, model.main_input_name
+    _refuse_more_inputs(model)
     tokens = torch.randint(8, SIZES["vocab_size"] // 2, (1, 6), generator=generator)
     inputs = {}
     if name == "input_ids":
@@ -159,6 +161,17 @@ def sample(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     if config.is_encoder_decoder:
         inputs["decoder_input_ids"] = tokens
     return {key: value.double() if value.is_floating_point() else value for key, value in inputs.items()}
+
+
+def _refuse_more_inputs(model: PreTrainedModel) -> None:
+    """Raise UnsupportedModelError for a model that needs more than its main input, such as the shapes of images."""
+    needed = inspect.signature(model.forward).parameters.values()
+    named = (each.name for each in needed if each.default is each.empty and each.kind is each.POSITIONAL_OR_KEYWORD)
+    if others := [name for name in named if name not in (model.main_input_name, "decoder_input_ids")]:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} takes {model.main_input_name} with {', '.join(others)}, for which no random "
+            "samples can be made.\nOnly models that run on their main input alone are supported."
+        )
 
 
 def randomize(model: PreTrainedModel) -> None:

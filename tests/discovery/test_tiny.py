@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
 from amp_export.discovery.kinds import find_rule
-from amp_export.discovery.tiny import SIZES, fewer_layers, shrink
+from amp_export.discovery.tiny import SIZES, fewer_layers, sample, shrink
 from amp_export.errors import UnsupportedModelError
 
 KINDS = ("full_attention", "sliding_attention", "conv", "linear_attention")
@@ -70,3 +71,12 @@ def test_defaults_that_follow_from_the_depth_are_kept_too() -> None:
     tiny = shrink("lfm2", "Lfm2ForCausalLM", deep)
     assert (tiny.fields["layer_types"], tiny.fields["full_attn_idxs"]) == (["conv", "full_attention"], [1])
     assert tiny.why_not() is None
+
+
+def test_a_model_that_needs_more_than_its_main_input_is_refused() -> None:
+    fields = {"num_patches": 16, "patch_size": 4, "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2}
+    model = transformers.Siglip2VisionModel(transformers.Siglip2VisionConfig(**fields, num_hidden_layers=1))
+    with pytest.raises(
+        UnsupportedModelError, match="takes pixel_values with pixel_attention_mask, spatial_shapes, for"
+    ):
+        sample(model)
