@@ -26,6 +26,7 @@ NOT_UNDERSTOOD = {
 
 NOT_TRIED = {
     "gemma3n_text": "that its layers are not understood takes a minute to find",
+    "internlm3": "transformers has no class of its own for it",
     "t5gemma": "its parts have configs of their own, which are not made small",
 }
 

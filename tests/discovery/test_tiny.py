@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import transformers
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoConfig, AutoModel
 
 from amp_export.discovery.kinds import find_rule
 from amp_export.discovery.tiny import SIZES, fewer_layers, sample, shrink
@@ -75,7 +75,8 @@ def test_defaults_that_follow_from_the_depth_are_kept_too() -> None:
 
 def test_a_model_that_needs_more_than_its_main_input_is_refused() -> None:
     fields = {"num_patches": 16, "patch_size": 4, "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2}
-    model = transformers.Siglip2VisionModel(transformers.Siglip2VisionConfig(**fields, num_hidden_layers=1))
+    config = AutoConfig.for_model("siglip2_vision_model", **fields, num_hidden_layers=1)
+    model = AutoModel.from_config(config)
     with pytest.raises(
         UnsupportedModelError, match="takes pixel_values with pixel_attention_mask, spatial_shapes, for"
     ):
