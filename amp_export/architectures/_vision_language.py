@@ -13,7 +13,7 @@ from typing import Any
 
 
 class ImageInput(enum.Enum):
-    """What a vision encoder takes, from the processor, which cuts images into tiles of one size for most of them."""
+    """What a vision encoder takes; for most, the processor cuts each image into tiles of one size."""
 
     TILES = enum.auto()
     """`pixel_values` [tiles, channels, height, width]."""

@@ -48,7 +48,8 @@ class Parts:
         raw_config: Content of its config.json.
         facts: What is known of its type.
         config: Content of config.json for the language model as a checkpoint of its own.
-        stored: Headers of all its tensors, by their names in its files; empty if it has no weights.
+        stored: Headers of its tensors, by their names in its files; empty if it has no weights.
+        left_out: Names of tensors in its files that do not belong to it once it is pruned: see `LanguageModel`.
         names: Names of the language model's tensors as a checkpoint of its own, by their names in the files.
     """
 
@@ -57,6 +58,7 @@ class Parts:
     facts: LanguageModel
     config: Mapping[str, Any]
     stored: Mapping[str, TensorInfo]
+    left_out: tuple[str, ...]
     names: Mapping[str, str]
 
 
@@ -100,10 +102,12 @@ def tell_parts(path: Path) -> Parts:
         found = f"the tensors of a {architecture.class_name} are not known by name"
         raise UnsupportedModelError(_cannot_tell(path, found))
     config = {"architectures": [architecture.class_name], **fields}
-    stored = read_headers(path) if has_safetensors(path) else {}
+    headers = read_headers(path) if has_safetensors(path) else {}
+    left_out = tuple(name for name in headers if name.partition(".")[0] in facts.left_out)
+    stored = {name: info for name, info in headers.items() if name not in left_out}
     parsed = ModelConfig.read(architecture, config)
     names = _language_names(path, stored, architecture, _expected(path, parsed, config)) if stored else {}
-    return Parts(path, raw, facts, config, stored, names)
+    return Parts(path, raw, facts, config, stored, left_out, names)
 
 
 def extract(path: Path, folder: Path) -> None:
@@ -138,15 +142,12 @@ def join(path: Path, pruned: Path, folder: Path) -> None:
         ModelError: A file is damaged.
     """
     parts = tell_parts(path)
-    left = set(list_left_out(parts))
     after = read_object(pruned / "config.json", error=ModelError)
     headers = read_headers(pruned)
 
     def tensors() -> Iterator[tuple[str, Array]]:
         for stored, info in parts.stored.items():
             name = parts.names.get(stored)
-            if stored in left:
-                continue
             if name is None:
                 yield stored, read_tensor(info)
             elif name in headers:
@@ -155,11 +156,6 @@ def join(path: Path, pruned: Path, folder: Path) -> None:
 
     config = join_configs(parts, after)
     write_checkpoint(folder, config, tensors(), companions=find_companions(path), base=path)
-
-
-def list_left_out(parts: Parts) -> list[str]:
-    """Return the names of tensors that a vision-language model with a pruned language model does without."""
-    return [name for name in parts.stored if name.partition(".")[0] in parts.facts.left_out]
 
 
 def join_configs(parts: Parts, after: Mapping[str, Any]) -> dict[str, Any]:

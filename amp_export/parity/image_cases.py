@@ -15,6 +15,7 @@ from amp_export.checkpoints.building import OFFLINE, transformers_errors
 from amp_export.checkpoints.quiet import quiet_transformers
 from amp_export.checkpoints.vision_language import special_tokens
 from amp_export.documents import read_object
+from amp_export.errors import UnsupportedModelError
 from amp_export.inputs.tokens import Floats, Integers, draw_rows
 from amp_export.options import Logits
 from amp_export.parity.decoder_cases import COMPARED_POSITIONS, Cache, Forward
@@ -124,9 +125,17 @@ class ImageFacts:
             return cls(language, any_shape(config, rows, columns), rows * columns, token, special)
 
     def count_tokens(self, graph: GraphVisionLanguage) -> int:
-        """Return the number of tokens that an image takes."""
+        """Return the number of tokens that an image takes.
+
+        Raises:
+            UnsupportedModelError: Neither the graphs nor the type of the model say it.
+        """
         counted = graph.tokens_per_image or self.tokens
-        assert counted is not None
+        if counted is None:
+            raise UnsupportedModelError(
+                "The vision encoder's image_features have no fixed number of tokens, which images of one size would "
+                "have.\nExport the model again."
+            )
         return counted
 
     def without_special(self, pool: Integers) -> Integers:

@@ -10,7 +10,7 @@ from typing import TypeVar
 from amp_export.checkpoints.building import check_config
 from amp_export.checkpoints.loading import load_model
 from amp_export.checkpoints.reading import open_checkpoint
-from amp_export.checkpoints.vision_language import join, join_configs, list_left_out, special_tokens, tell_parts
+from amp_export.checkpoints.vision_language import join, join_configs, special_tokens, tell_parts
 from amp_export.documents import read_object
 from amp_export.errors import ModelError, PlanError, RequestError
 from amp_export.inputs.random import compared_outputs, random_inputs
@@ -100,10 +100,10 @@ def write_whole(folder: Path, whole: Path, pruned: Path) -> ReloadProof:
 def note_left_out(whole: Path) -> Iterator[str]:
     """Yield what the vision-language model with the pruned language model lacks, for the user."""
     parts = tell_parts(whole)
-    if names := list_left_out(parts):
+    if parts.left_out:
         yield (
-            f"{len(names)} tensors ({', '.join(parts.facts.left_out)}) are left out of OUT/{WHOLE}: they draft tokens "
-            "for the dense model in other runtimes, by layers as wide as its own, and transformers does not load them."
+            f"{len(parts.left_out)} tensors ({', '.join(parts.facts.left_out)}) are left out of OUT/{WHOLE}: in other "
+            "runtimes they draft tokens for the dense model, by layers as wide as its own; transformers ignores them."
         )
 
 
