@@ -2,8 +2,8 @@
 
 Files, inputs and outputs are named as transformers.js 4.3.2 names them, and with it the models on the hub that are
 exported for it: `MODEL_SESSION_CONFIG`, src/models/session_config.js; `encode_image`, `encode_text` and
-`generic_text_to_text_forward`, src/models/modeling_utils.js. onnxruntime-genai 0.18 has none of these types but
-Gemma 3, whose decoder it gives no types of tokens, so that images would be read causally: `IsVLM`,
+`generic_text_to_text_forward`, src/models/modeling_utils.js. Of these types, onnxruntime-genai 0.18 has
+Gemma 3, whose decoder it gives no types of tokens, so that images would be read causally, and Mistral 3: `IsVLM`,
 src/models/model_type.h; src/models/multi_modal.cpp.
 """
 
