@@ -13,7 +13,7 @@ from typing import Any
 
 from amp_export.benchmarking.runners.genai import require
 from amp_export.benchmarking.statistics import Conclusion, conclude, speedup_interval
-from amp_export.documents import convert, parse_json, read_text
+from amp_export.documents import convert, read_object
 from amp_export.errors import ModelError, OutputError
 from amp_export.evaluation.estimates import t_quantile
 from amp_export.exporting.drafting import DENSE, QUIET_THREADS
@@ -125,8 +125,7 @@ def read_measurement(output: Path) -> DraftMeasurement | None:
     file = output / DRAFT / MEASUREMENT
     if not file.is_file():
         return None
-    content = parse_json(read_text(file, error=OutputError), source=str(file), error=OutputError)
-    return convert(content, DraftMeasurement, source=str(file), error=OutputError)
+    return convert(read_object(file), DraftMeasurement, source=str(file), error=OutputError)
 
 
 def measure_draft(
