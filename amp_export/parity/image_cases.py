@@ -16,6 +16,7 @@ from amp_export.checkpoints.quiet import quiet_transformers
 from amp_export.checkpoints.vision_language import special_tokens
 from amp_export.documents import read_object
 from amp_export.errors import UnsupportedModelError
+from amp_export.exporters.models.ports import TYPES
 from amp_export.inputs.tokens import Floats, Integers, draw_rows
 from amp_export.options import Logits
 from amp_export.parity.decoder_cases import COMPARED_POSITIONS, Cache, Forward
@@ -164,7 +165,7 @@ class ImageFacts:
         ids_bs[is_image_bs] = self.image_token
         vision, others = self._draw(case, graph)
         if self.language.sees_images_whole:
-            others = {**others, "token_type_ids": is_image_bs.astype(np.int64)}
+            others = {**others, TYPES: is_image_bs.astype(np.int64)}
         return ImageText(ids_bs, mask_bs, is_image_bs, vision, others)
 
     def _draw(self, case: ImageCase, graph: GraphVisionLanguage) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -8,9 +8,16 @@ from pathlib import Path
 from amp_export.exporters.models.decoder import GraphDecoder
 from amp_export.exporters.models.encoder import GraphEncoder
 from amp_export.exporters.models.encoder_decoder import GraphEncoderDecoder
-from amp_export.exporters.models.ports import PAST, check_decoder, check_encoder_decoder, check_vision_language
+from amp_export.exporters.models.ports import (
+    EMBEDDINGS,
+    FEATURES,
+    PAST,
+    check_decoder,
+    check_encoder_decoder,
+    check_vision_language,
+)
 from amp_export.exporters.models.session import Session
-from amp_export.exporters.models.vision_language import EMBEDDINGS, FEATURES, GraphVisionLanguage
+from amp_export.exporters.models.vision_language import GraphVisionLanguage
 
 GraphModel = GraphDecoder | GraphEncoder | GraphEncoderDecoder | GraphVisionLanguage
 

@@ -18,8 +18,12 @@ LOGITS = "logits"
 LOGITS_TO_KEEP = "num_logits_to_keep"
 """The number of last tokens whose logits are computed, named as in transformers.js; 0 is for all."""
 
+FEATURES, EMBEDDINGS, TYPES = "image_features", "inputs_embeds", "token_type_ids"
+"""What the vision encoder and the token embedding of a vision-language model write, and its decoder reads; types are 1
+for tokens that stand for images and 0 for others, as in `Gemma3ForConditionalGeneration`."""
+
 TOKENS = frozenset({"input_ids", "attention_mask", "position_ids"})
-EMBEDDED = frozenset({"inputs_embeds", "token_type_ids", "attention_mask", "position_ids"})
+EMBEDDED = frozenset({EMBEDDINGS, TYPES, "attention_mask", "position_ids"})
 """Inputs of the decoder of a vision-language model."""
 
 SEEN = frozenset({"pixel_values", "pixel_attention_mask"})
@@ -74,8 +78,8 @@ def check_vision_language(sessions: Sequence[Session], folder: Path) -> None:
     vision, embedding, decoder = sessions
     tokens = frozenset({"input_ids"})
     for session, main, known, output in (
-        (vision, "pixel_values", SEEN, "image_features"),
-        (embedding, "input_ids", tokens, "inputs_embeds"),
+        (vision, "pixel_values", SEEN, FEATURES),
+        (embedding, "input_ids", tokens, EMBEDDINGS),
     ):
         if main not in session.inputs:
             raise ModelError(_refusal(folder, f"it takes no {main}, but {_list(session.inputs)}"))
@@ -83,7 +87,7 @@ def check_vision_language(sessions: Sequence[Session], folder: Path) -> None:
             raise ModelError(_refusal(folder, f"no {output} is returned, but {_list(session.outputs)}"))
         if unknown := [name for name in session.inputs if name not in known]:
             raise ModelError(_refusal(folder, f"it takes {_list(unknown)}, which nothing gives"))
-    _check_written(decoder, EMBEDDED, folder, main="inputs_embeds")
+    _check_written(decoder, EMBEDDED, folder, main=EMBEDDINGS)
     _check_cache(_past(decoder), _returned(decoder), folder)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from amp_export.errors import RequestError
 from amp_export.exporters.models.decoder import GraphDecoder, Past
+from amp_export.exporters.models.ports import EMBEDDINGS, FEATURES, TYPES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
     from amp_export.exporters.models.session import Floats, Integers, Session
 
     Flags = np.ndarray[Any, np.dtype[np.bool_]]
-
-EMBEDDINGS, FEATURES, TYPES = "inputs_embeds", "image_features", "token_type_ids"
 
 
 class GraphVisionLanguage(GraphDecoder):

@@ -9,6 +9,7 @@ import torch
 
 from amp_export.architectures._vision_language import ImageInput
 from amp_export.exporters.files import VISION_ENCODER, file_name
+from amp_export.exporters.models.ports import FEATURES
 from amp_export.exporters.tracing.jobs import Axes, Job, Sample
 from amp_export.options import Format
 
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 
 TEXTS, TILES = 2, 3
 """Sizes of the sample: more than 1, and different from each other, so that none becomes a constant."""
-
-FEATURES = "image_features"
 
 
 class _Encoder(torch.nn.Module):

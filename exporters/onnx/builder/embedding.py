@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from amp_export.architectures import ModelConfig
+from amp_export.exporters.models.ports import EMBEDDINGS
 from amp_export.exporters.onnx.builder.layers import Parts
 from amp_export.exporters.onnx.builder.layout import StoredTensor
 from amp_export.exporters.onnx.builder.nodes import Graph, ValueKind
@@ -36,8 +37,8 @@ def build_embedding(
     factor = None if parts.computation.scales_all_embeddings else parts.computation.embedding_factor
     is_scaled = factor is not None and config.factor(factor) != 1.0
     graph.declare_input("input_ids", ["batch_size", "sequence_length"], kind=ValueKind.INTEGER)
-    graph.declare_output("inputs_embeds", ["batch_size", "sequence_length", config.hidden_size])
-    looked_up = add_rows(graph, f"{name}.weight", "input_ids", output=name if is_scaled else "inputs_embeds")
-    parts.add_factor(factor, looked_up, output="inputs_embeds")
+    graph.declare_output(EMBEDDINGS, ["batch_size", "sequence_length", config.hidden_size])
+    looked_up = add_rows(graph, f"{name}.weight", "input_ids", output=name if is_scaled else EMBEDDINGS)
+    parts.add_factor(factor, looked_up, output=EMBEDDINGS)
     description = f"Token embedding of a {config.architecture.class_name} in {dtype}"
     return graph.to_model(name=name, description=description, metadata={})

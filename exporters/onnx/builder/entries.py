@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import enum
 
-TYPES = "token_type_ids"
-"""1 for tokens that stand for images, 0 for others, named as in transformers: `Gemma3ForConditionalGeneration`."""
+from amp_export.exporters.models.ports import EMBEDDINGS
 
 
 class Entry(enum.Enum):
@@ -26,4 +25,4 @@ class Entry(enum.Enum):
     @property
     def input_name(self) -> str:
         """The name of the input whose second axis is the number of new tokens."""
-        return "input_ids" if self.reads_tokens else "inputs_embeds"
+        return "input_ids" if self.reads_tokens else EMBEDDINGS

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from amp_export.architectures import LayerWidths, Learned, ModelConfig
 from amp_export.exporters.files import WEIGHTS
-from amp_export.exporters.models.ports import LOGITS, LOGITS_TO_KEEP
+from amp_export.exporters.models.ports import LOGITS, LOGITS_TO_KEEP, TYPES
 from amp_export.exporters.onnx.builder.activations import activation_of, add_activation
 from amp_export.exporters.onnx.builder.attention import Attention
-from amp_export.exporters.onnx.builder.entries import TYPES, Entry
+from amp_export.exporters.onnx.builder.entries import Entry
 from amp_export.exporters.onnx.builder.layers import Parts
 from amp_export.exporters.onnx.builder.layout import StoredTensor
 from amp_export.exporters.onnx.builder.nodes import Graph, ValueKind

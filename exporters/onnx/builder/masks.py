@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from amp_export.exporters.onnx.builder.entries import TYPES, Entry
+from amp_export.exporters.models.ports import TYPES
+from amp_export.exporters.onnx.builder.entries import Entry
 
 if TYPE_CHECKING:
     from amp_export.exporters.onnx.builder.nodes import Graph

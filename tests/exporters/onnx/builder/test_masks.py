@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from amp_export.exporters.onnx.builder.entries import TYPES, Entry
+from amp_export.exporters.models.ports import TYPES
+from amp_export.exporters.onnx.builder.entries import Entry
 from amp_export.exporters.onnx.builder.masks import add_masks
 from amp_export.exporters.onnx.builder.nodes import Graph, ValueKind
 from amp_export.options import Dtype, Opset
