@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from amp_export.architectures._computation import Conditions, Factor, Not, Order
+from amp_export.architectures._computation import Conditions, Factor, HeadNorms, Not, Order
 from amp_export.architectures._facts import AUTO_TASKS, Architecture, Features, Kind, PrunedUnit, Stack
+from amp_export.architectures._fields import fill_in, read_sizes
 from amp_export.architectures._layer_rules import read_layers
 from amp_export.architectures._parts import flatten_parts
 from amp_export.architectures._positions import (
@@ -21,14 +22,6 @@ from amp_export.architectures._positions import (
 )
 from amp_export.architectures._refusals import refuse_class, refuse_sizes, refuse_types, refuse_values
 from amp_export.errors import ModelError, UnsupportedModelError
-
-_REQUIRED_SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-_OPTIONAL_SIZES = ("num_key_value_heads", "head_dim", "vocab_size", "max_position_embeddings")
-
-_OFF_WHEN_NULL = (
-    *("sliding_window", "attn_logit_softcapping", "final_logit_softcapping", "num_key_value_heads", "q_lora_rank"),
-)
-"""Fields for which an explicit null differs from an absent field."""
 
 
 @dataclass(frozen=True)
@@ -104,11 +97,11 @@ class ModelConfig:
         """
         config = flatten_parts(config, architecture.parts)
         refuse_types(config, architecture)
-        fields = _fill_in(architecture, config)
+        fields = fill_in(architecture, config)
         class_name = first_class(config.get("architectures"), architecture)
         refuse_class(class_name, architecture)
         refuse_values(fields, architecture)
-        sizes = _read_sizes(architecture, fields)
+        sizes = read_sizes(architecture, fields)
         refuse_sizes(fields, sizes, architecture)
         return cls(
             architecture=architecture,
@@ -282,6 +275,13 @@ class ModelConfig:
         """Return whether the config meets all conditions."""
         return all(_has(self.fields.get(name), value) for name, value in conditions.items())
 
+    @property
+    def head_norms(self) -> HeadNorms | None:
+        """Norms of queries and keys; None if the family has none, or this config is without."""
+        computation = self.architecture.computation
+        norms = computation.head_norms if computation is not None else None
+        return norms if norms is not None and self.meets(norms.when) else None
+
     def features(self, axis: Features, widths: LayerWidths) -> int:
         """Return the length of an axis in a layer of these widths."""
         return sum(widths.of(unit) * self.entries(axis, unit) for unit in axis.units)
@@ -365,37 +365,3 @@ def _has(found: Any, value: Any) -> bool:
     if isinstance(value, Not):
         return bool(found != value.value)
     return bool(found in value if isinstance(value, tuple) else found == value)
-
-
-def _fill_in(architecture: Architecture, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields with defaults, alternative names and derived values; keep nulls that switch a feature off."""
-    fields = {**architecture.defaults, **{key: value for key, value in config.items() if value is not None}}
-    for canonical, name in architecture.names.items():
-        if name is not None and config.get(name) is None and config.get(canonical) is not None:
-            fields[name] = config[canonical]
-    for alias, canonical in architecture.aliases.items():
-        if config.get(alias) is not None:
-            fields[architecture.field_name(canonical) or canonical] = config[alias]
-    fields |= {name: None for name in _OFF_WHEN_NULL if name in config and config[name] is None}
-    for rule in architecture.derived:
-        when = rule.when if rule.when is not None else {rule.field: None}
-        if all(fields.get(name) == value for name, value in when.items()):
-            fields[rule.field] = rule.of(fields)
-    return fields
-
-
-def _read_sizes(architecture: Architecture, fields: Mapping[str, Any]) -> dict[str, int]:
-    sizes: dict[str, int] = {}
-    for canonical in (*_REQUIRED_SIZES, *_OPTIONAL_SIZES):
-        name = architecture.field_name(canonical)
-        value = fields.get(name) if name is not None else None
-        if isinstance(value, list) and value and value.count(value[0]) == len(value):
-            value = value[0]  # one for each layer
-        if value is None and canonical not in _REQUIRED_SIZES:
-            continue
-        if not isinstance(value, int) or value < 1:
-            raise ModelError(f"config.json: {name} is {value!r}, but must be an integer of at least 1.")
-        sizes[canonical] = value
-    sizes.setdefault("num_key_value_heads", sizes["num_attention_heads"])
-    sizes.setdefault("head_dim", sizes["hidden_size"] // sizes["num_attention_heads"])
-    return sizes

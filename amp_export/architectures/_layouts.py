@@ -12,6 +12,16 @@ from amp_export.architectures._facts import Block, Count, Features, Projection, 
 GROUP_ATTRIBUTE = {"num_key_value_groups": Count.QUERY_GROUP}
 """The only attribute that most attention classes read besides the shapes of their weights."""
 
+GPT2_NAMES: Mapping[str, str | None] = {
+    "hidden_size": "n_embd",
+    "intermediate_size": "n_inner",
+    "num_hidden_layers": "n_layer",
+    "num_attention_heads": "n_head",
+    "max_position_embeddings": "n_positions",
+    "head_dim": None,
+}
+"""Fields of GPT-2's config, and of those made after it, by canonical name."""
+
 ALL_QUERY_HEADS = Features((PrunedUnit.QUERY_HEADS,))
 ALL_KEY_HEADS = Features((PrunedUnit.KEY_VALUE_HEADS,))
 

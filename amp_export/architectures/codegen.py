@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from amp_export.architectures._derived import Derived
 from amp_export.architectures._facts import Architecture, Block, Projection
-from amp_export.architectures._layouts import norm, plain_mlp
+from amp_export.architectures._layouts import GPT2_NAMES, norm, plain_mlp
 
 ARCHITECTURE = Architecture(
     model_type="codegen",
@@ -25,15 +25,7 @@ ARCHITECTURE = Architecture(
     attention=Block("attn", (), Projection("attn.out_proj")),
     mlp=plain_mlp("mlp.fc_in", "mlp.fc_out", bias=True),
     norms=norm("ln_1", bias=True),
-    names={
-        "hidden_size": "n_embd",
-        "intermediate_size": "n_inner",
-        "num_hidden_layers": "n_layer",
-        "num_attention_heads": "n_head",
-        "max_position_embeddings": "n_positions",
-        "num_key_value_heads": None,
-        "head_dim": None,
-    },
+    names={**GPT2_NAMES, "num_key_value_heads": None},
     derived=(Derived("n_inner", ("n_embd", 4)),),
     heads_stay="queries, values and keys are fused in four shards, which split heads",
     ignored=frozenset({"n_ctx"}),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from amp_export.architectures._computation import AttentionScale, Computation, Learned, NormKind, Order
 from amp_export.architectures._derived import Derived
 from amp_export.architectures._facts import Architecture, Block, Count, Projection, PrunedUnit, Tensor
-from amp_export.architectures._layouts import language_model, norm, plain_mlp
+from amp_export.architectures._layouts import GPT2_NAMES, language_model, norm, plain_mlp
 
 ARCHITECTURE = Architecture(
     model_type="gpt2",
@@ -55,15 +55,7 @@ ARCHITECTURE = Architecture(
         activation="activation_function",
         attention_scale=AttentionScale(switch="scale_attn_weights", by_layer="scale_attn_by_inverse_layer_idx"),
     ),
-    names={
-        "hidden_size": "n_embd",
-        "intermediate_size": "n_inner",
-        "num_hidden_layers": "n_layer",
-        "num_attention_heads": "n_head",
-        "max_position_embeddings": "n_positions",
-        "num_key_value_heads": None,
-        "head_dim": None,
-    },
+    names={**GPT2_NAMES, "num_key_value_heads": None},
     derived=(Derived("n_inner", ("n_embd", 4)),),
     ignored=frozenset(
         {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from amp_export.architectures._computation import AttentionScale, Computation, Learned, NormKind, Order
 from amp_export.architectures._derived import Derived
 from amp_export.architectures._facts import Architecture, Block, Count, Projection, PrunedUnit, Tensor
-from amp_export.architectures._layouts import GROUP_ATTRIBUTE, language_model, norm, plain_mlp
+from amp_export.architectures._layouts import GPT2_NAMES, GROUP_ATTRIBUTE, language_model, norm, plain_mlp
 
 ARCHITECTURE = Architecture(
     model_type="gpt_bigcode",
@@ -53,14 +53,7 @@ ARCHITECTURE = Architecture(
         activation="activation_function",
         attention_scale=AttentionScale(switch="scale_attn_weights"),
     ),
-    names={
-        "hidden_size": "n_embd",
-        "intermediate_size": "n_inner",
-        "num_hidden_layers": "n_layer",
-        "num_attention_heads": "n_head",
-        "max_position_embeddings": "n_positions",
-        "head_dim": None,
-    },
+    names=GPT2_NAMES,
     derived=(Derived("n_inner", ("n_embd", 4)), Derived("num_key_value_heads", 1, {})),
     # they choose the dtype of the softmax
     ignored=frozenset({"attention_softmax_in_fp32", "scale_attention_softmax_in_fp32"}),

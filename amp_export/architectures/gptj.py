@@ -5,7 +5,7 @@ from __future__ import annotations
 from amp_export.architectures._computation import Computation, NormKind, Order, Rotary
 from amp_export.architectures._derived import Derived
 from amp_export.architectures._facts import Architecture
-from amp_export.architectures._layouts import language_model, norm, plain_mlp, separate_attention
+from amp_export.architectures._layouts import GPT2_NAMES, language_model, norm, plain_mlp, separate_attention
 
 ARCHITECTURE = Architecture(
     model_type="gptj",
@@ -35,15 +35,7 @@ ARCHITECTURE = Architecture(
         positions=Rotary(theta=(None, 10_000.0), dimensions="rotary_dim", interleaved=True),
         activation="activation_function",
     ),
-    names={
-        "hidden_size": "n_embd",
-        "intermediate_size": "n_inner",
-        "num_hidden_layers": "n_layer",
-        "num_attention_heads": "n_head",
-        "max_position_embeddings": "n_positions",
-        "num_key_value_heads": None,
-        "head_dim": None,
-    },
+    names={**GPT2_NAMES, "num_key_value_heads": None},
     derived=(Derived("n_inner", ("n_embd", 4)),),
     # cosines and sines would be of the hidden size
     refused={"rotary_dim": (None,)},

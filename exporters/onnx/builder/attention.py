@@ -6,7 +6,7 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from amp_export.architectures import HeadNorms, LayerWidths, Layout, Learned, NormSpan
+from amp_export.architectures import LayerWidths, Layout, Learned, NormSpan
 from amp_export.exporters.onnx.builder.entries import Entry
 from amp_export.exporters.onnx.builder.layers import Parts
 from amp_export.exporters.onnx.builder.masks import add_masks, mask_name
@@ -147,16 +147,16 @@ class Attention(Parts):
 
     def _add_head_norm(self, projected: str, heads: int, *, norm: str | None) -> str:
         """Add the norm of heads if there is one, to a projection [batch, sequence, heads x head_dim]."""
-        if norm is None or self._head_norms is None:
+        if norm is None or self.config.head_norms is None:
             return projected
-        if self._head_norms.span is NormSpan.ALL_HEADS:
+        if self.config.head_norms.span is NormSpan.ALL_HEADS:
             return self.add_norm(norm, projected)
         split = self._add_norm_by_head(norm, self._add_split(projected, heads))
         return self._add_join(split, heads, output=f"{norm}.joined")
 
     def _add_norm_by_head(self, norm: str, split: str) -> str:
         """Add the norm of each head of [batch, sequence, heads, head_dim]; heads may have weights of their own."""
-        is_own = self._head_norms is not None and self._head_norms.span is NormSpan.HEAD_OF_ITS_OWN
+        is_own = self.config.head_norms is not None and self.config.head_norms.span is NormSpan.HEAD_OF_ITS_OWN
         return self.add_norm_of_each_head(norm, split) if is_own else self.add_norm(norm, split)
 
     def _add_rotation_by_token(self, projected: str, heads: int, rope: Rope) -> str:
@@ -233,15 +233,10 @@ class Attention(Parts):
     @property
     def _is_normed_last(self) -> bool:
         """Whether norms of heads follow their rotation."""
-        return self._head_norms is not None and self._head_norms.after_rotation
-
-    @property
-    def _head_norms(self) -> HeadNorms | None:
-        norms = self.computation.head_norms
-        return norms if norms is not None and self.config.meets(norms.when) else None
+        return self.config.head_norms is not None and self.config.head_norms.after_rotation
 
     def _norm_name(self, scope: str, part: str) -> str | None:
-        return f"{scope}.{getattr(self._head_norms, part)}" if self._head_norms is not None else None
+        return f"{scope}.{getattr(self.config.head_norms, part)}" if self.config.head_norms is not None else None
 
     def _scale(self, layer: int) -> float:
         fact, fields = self.computation.attention_scale, self.config.fields
@@ -279,7 +274,7 @@ class Attention(Parts):
 
     def _add_heads(self, projected: str, heads: int, *, norm: str | None = None) -> str:
         """Split a projection into heads, [batch_size, heads, sequence_length, head_dim], and add their norm if any."""
-        span = self._head_norms.span if self._head_norms is not None and norm is not None else None
+        span = self.config.head_norms.span if self.config.head_norms is not None and norm is not None else None
         if norm is not None and span is NormSpan.ALL_HEADS:
             projected = self.add_norm(norm, projected)
         split = self._add_split(projected, heads)

@@ -156,10 +156,10 @@ class Graph:
             self._initializers[name] = self._external(name, tensor, shape, nbytes=tensor.nbytes)
         return name
 
-    def pack_of(self, name: str) -> str | None:
-        """Return the name of the pack that a tensor of the checkpoint is in, or None."""
-        found = self._stored.get(name) or self._stored.get(codes_name(name))
-        return found.pack if found is not None else None
+    def pack_of(self, weight: str) -> str | None:
+        """Return the name of the pack that a weight of a linear layer is in; None if it is in none."""
+        codes = self._stored.get(codes_name(weight))
+        return codes.pack if codes is not None else None
 
     def joined(self, name: str, parts: Sequence[str]) -> str:
         """Return tensors of the data file that lie side by side as one, along their first axis."""

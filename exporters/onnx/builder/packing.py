@@ -31,10 +31,9 @@ def find_packs(config: ModelConfig, formats: Mapping[str, BlockFormat]) -> dict[
     """
     attention, computation = config.architecture.attention, config.architecture.computation
     assert computation is not None
-    has_norms = computation.head_norms is not None and config.meets(computation.head_norms.when)
     names = [projection.name for projection in attention.inputs]
     has_bias = {config.biases[name] for name in names}
-    if len(names) != 3 or len(has_bias) > 1 or has_norms or computation.attention_scale.by_position is not None:
+    if len(names) != 3 or len(has_bias) > 1 or config.head_norms or computation.attention_scale.by_position is not None:
         return {}
     found: dict[str, str] = {}
     known = ropes(config)
