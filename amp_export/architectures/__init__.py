@@ -44,6 +44,7 @@ from amp_export.architectures._tensors import (
     sliced_axes,
     tensor_shapes,
 )
+from amp_export.architectures._waveforms import Convolutions, Padding
 from amp_export.errors import UnsupportedModelError
 
 RESIZED_MODEL_TYPE = "amp_resized"
@@ -59,6 +60,7 @@ __all__ = [
     "AttentionScale",
     "Block",
     "Computation",
+    "Convolutions",
     "Factor",
     "Features",
     "GgufArchitecture",
@@ -73,6 +75,7 @@ __all__ = [
     "NormKind",
     "NormSpan",
     "Order",
+    "Padding",
     "Projection",
     "PrunedUnit",
     "Rotary",

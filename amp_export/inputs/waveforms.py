@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
-from amp_export.architectures import ModelConfig
+from amp_export.architectures import Convolutions, ModelConfig, Padding
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,12 +46,19 @@ def frame_mask(mask_bs: Integers, config: ModelConfig) -> Integers:
     import numpy as np
 
     (total,) = frames_of(np.array([mask_bs.shape[1]]), config)
+    if _facts(config).padding is Padding.BY_FIRST_SAMPLE:
+        step = math.prod(stride for _, stride in _convolutions(config))
+        return mask_bs[:, ::step][:, :total]
     real_b1 = frames_of(mask_bs.sum(axis=1), config)[:, np.newaxis]
     return (np.arange(total) < real_b1).astype(np.int64)
 
 
 def _convolutions(config: ModelConfig) -> list[tuple[int, int]]:
     """Return kernel size and stride of each convolution, in order."""
+    return _facts(config).sizes(config.fields)
+
+
+def _facts(config: ModelConfig) -> Convolutions:
     convolutions = config.architecture.convolutions
     assert convolutions is not None
-    return list(zip(config.fields[convolutions.kernels], config.fields[convolutions.strides], strict=True))
+    return convolutions

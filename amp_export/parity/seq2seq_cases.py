@@ -15,9 +15,10 @@ from amp_export.architectures import Modality, ModelConfig
 from amp_export.exporters.limits import Limits
 from amp_export.inputs.random import as_tensors
 from amp_export.inputs.tokens import Floats, Integers, draw_rows
+from amp_export.inputs.waveforms import takes_waveforms
 from amp_export.options import Dtype
 from amp_export.parity.decoder_cases import Count, TokenCounts
-from amp_export.parity.encoder_cases import Inputs, Outputs, as_rows, signal_inputs, text_inputs
+from amp_export.parity.encoder_cases import Inputs, Outputs, as_rows, real_tokens, signal_inputs, text_inputs
 from amp_export.parity.switches import switches
 
 if TYPE_CHECKING:
@@ -38,8 +39,8 @@ class Seq2SeqCase:
 
     Attributes:
         name: Name in a report.
-        source_lengths: Tokens of each row's source; shorter ones are padded on the right. Audio has a fixed size
-            and ignores them.
+        source_lengths: Tokens of each row's source, or frames of raw audio; shorter ones are padded on the right. Other
+            audio has a fixed size and ignores them.
         written: Number of target tokens in the first call.
         decode_steps: Number of single-token calls after it, with the KV cache.
     """
@@ -80,10 +81,20 @@ SOUND_CASES = (
     Seq2SeqCase("batch of 3 audio inputs, 8 decode steps after 1 token", (1, 1, 1), decode_steps=8),
 )
 
+WAVEFORM_CASES = (
+    Seq2SeqCase("1 frame, 1 token generated", (1,)),
+    Seq2SeqCase("17 frames, 5 tokens in one call", (17,), written=5),
+    Seq2SeqCase("128 frames, 17 tokens in one call", (128,), written=17),
+    Seq2SeqCase("17 frames, 8 decode steps after 1 token", (17,), decode_steps=8),
+    Seq2SeqCase("right-padded batch of 5, 11 and 17 frames, 8 decode steps after 4 tokens", (5, 11, 17), 4, 8),
+)
+
 
 def writing_cases(config: ModelConfig) -> tuple[Seq2SeqCase, ...]:
     """Return the default cases for a model that fit its maximum text length."""
     cases = TEXT_CASES if config.architecture.modality is Modality.TEXT else SOUND_CASES
+    if takes_waveforms(config):
+        cases = WAVEFORM_CASES
     limit = config.longest_text
     crossing = (
         Seq2SeqCase(
@@ -134,8 +145,8 @@ def replay_writing(
     # the target is drawn from the pool's other end, so that it differs from the source
     written_bs = draw_rows(pool[::-1].copy(), rows, case.written + case.decode_steps)
     found = dict(write(source, written_bs, case.written))
-    if "attention_mask" in source:
-        found["last_hidden_state"] = found["last_hidden_state"][source["attention_mask"] == 1]
+    if (real_bs := real_tokens(source, config)) is not None:
+        found["last_hidden_state"] = found["last_hidden_state"][real_bs]
     return {name: as_rows(values) for name, values in found.items()}
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from amp_export.exporters.models.session import Floats, Integers, Session
 
 STATES = "last_hidden_state"
+MASK = "encoder_attention_mask"
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class GraphEncoderDecoder:
 
     def __init__(self, encoder: Session, first: Session, later: Session) -> None:
         self._sessions: tuple[Session, ...] = (encoder, first, later)
-        self._has_mask = "encoder_attention_mask" in later.inputs
+        self._has_mask = MASK in later.inputs
         self.inputs: Mapping[str, tuple[int | str, ...]] = {name: port.axes for name, port in encoder.inputs.items()}
         self.num_layers = sum(name.endswith(".decoder.key") for name in later.inputs)
         self.dtype = floating_dtype(STATES, encoder.outputs[STATES])
@@ -63,14 +64,18 @@ class GraphEncoderDecoder:
         """Run the encoder.
 
         Args:
-            inputs: Arrays by name: `input_ids` and `attention_mask`, or `input_features`; others are ignored.
+            inputs: Arrays by name: `input_ids` and `attention_mask`, `input_features`, or `input_values` and
+                `attention_mask`; others are ignored.
 
         Raises:
             ValueError: The model is closed, or an input is missing.
         """
         encoder, *_ = self._open()
-        (states,) = encoder.run([STATES], encoder.choose_inputs(inputs), keep=[STATES])
-        return EncodedSource(states, encoder.to_value(inputs["attention_mask"]) if self._has_mask else None)
+        names = [name for name in (STATES, MASK) if name in encoder.outputs]
+        found = dict(zip(names, encoder.run(names, encoder.choose_inputs(inputs), keep=names), strict=True))
+        if self._has_mask and MASK not in found:
+            found[MASK] = encoder.to_value(inputs["attention_mask"])
+        return EncodedSource(found[STATES], found.get(MASK))
 
     def states(self, source: EncodedSource) -> Floats:
         """Return the encoder's states as float32 [batch_size, positions, hidden_size]."""
@@ -97,7 +102,7 @@ class GraphEncoderDecoder:
         session = first if past is None else later
         given = {"input_ids": session.to_value(input_ids)}
         if source.mask is not None:
-            given["encoder_attention_mask"] = source.mask
+            given[MASK] = source.mask
         if "encoder_hidden_states" in session.inputs:
             given["encoder_hidden_states"] = source.states
         given |= past.values if past is not None else {}

@@ -71,7 +71,9 @@ def encoder_inputs(model: PreTrainedModel) -> dict[str, Sample]:
     axes = ("batch_size", "sequence_length")
     # models of spectrograms have an input of this name, too
     if model.main_input_name == "input_values" and hasattr(model.config, "conv_stride"):
-        return {name: Sample(tensor, axes) for name, tensor in _sample_waveforms(model).items()}
+        # with normalization of groups, padding takes no mask: `Wav2Vec2FeatureExtractor`, transformers 5.24
+        masked = getattr(model.config, "feat_extract_norm", "group") == "layer"
+        return {name: Sample(tensor, axes) for name, tensor in sample_waveforms(model, masked=masked).items()}
     if model.main_input_name != "input_ids":
         raise UnsupportedModelError(
             f"{type(model).__name__} takes {model.main_input_name}.\nOnly encoders of text, images or raw audio are "
@@ -89,12 +91,16 @@ def encoder_inputs(model: PreTrainedModel) -> dict[str, Sample]:
     return inputs
 
 
-def _sample_waveforms(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """Return raw audio, of which one is half padding where the model was trained with masks."""
+def sample_waveforms(model: PreTrainedModel, *, masked: bool) -> dict[str, torch.Tensor]:
+    """Return raw audio; with a mask, one is half padding.
+
+    Args:
+        model: The model.
+        masked: Whether it takes a mask of the samples that are padding.
+    """
     shape = (BATCH, _WAVEFORM)
     inputs = {"input_values": torch.linspace(-1, 1, math.prod(shape), dtype=model.dtype).reshape(shape)}
-    # with normalization of groups, padding takes no mask: `Wav2Vec2FeatureExtractor`, transformers 5.24
-    if getattr(model.config, "feat_extract_norm", "group") == "layer":
+    if masked:
         inputs["attention_mask"] = torch.ones(shape, dtype=torch.int64)
         inputs["attention_mask"][0, _WAVEFORM // 2 :] = 0
     return {name: tensor.to(model.device) for name, tensor in inputs.items()}

@@ -5,7 +5,8 @@ The decoder's first call computes the cross-attention keys and values; later cal
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +15,7 @@ from amp_export.checkpoints.loading import cache_argument, takes
 from amp_export.errors import UnsupportedModelError
 from amp_export.exporters.files import DECODER, DECODER_WITH_PAST, ENCODER
 from amp_export.exporters.tracing.decoders import NEW, PAST, check_layers, contents, filled_cache, sample_past
-from amp_export.exporters.tracing.encoders import encoder_inputs
+from amp_export.exporters.tracing.encoders import encoder_inputs, sample_waveforms
 from amp_export.exporters.tracing.jobs import BATCH, Axes, Job, Sample, sample_tokens
 
 if TYPE_CHECKING:
@@ -24,8 +25,13 @@ _PARTS = ("decoder", "encoder")
 """Parts of the KV cache, in the order of `EncoderDecoderCache`'s arguments."""
 
 
+_MASK = "encoder_attention_mask"
+
+_SOURCE: Axes = ("batch_size", "encoder_sequence_length")
+
+
 class Encoder(torch.nn.Module):
-    """Computes the encoder's hidden states from text or audio."""
+    """Computes the encoder's hidden states from text or audio, and of padded raw audio which of them are real."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
@@ -33,7 +39,38 @@ class Encoder(torch.nn.Module):
 
     def forward(self, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
         """Compute the states."""
-        return {"last_hidden_state": self.model.get_encoder()(**inputs, return_dict=True).last_hidden_state}
+        encoder = self.model.get_encoder()
+        with counting_in_integers(encoder):
+            encoded = encoder(**inputs, return_dict=True)
+        # raw audio has fewer states than samples, so that the mask of the samples says nothing to a decoder
+        mask = getattr(encoded, "attention_mask", None)
+        real = {} if mask is None else {_MASK: mask.long()}
+        return {"last_hidden_state": encoded.last_hidden_state, **real}
+
+
+@contextmanager
+def counting_in_integers(encoder: torch.nn.Module) -> Iterator[None]:
+    """Let an encoder of raw audio count its frames in integers.
+
+    `_get_feat_extract_output_lengths` of `modeling_moonshine.py`, transformers 5.24, rounds a quotient of
+    floating-point numbers with `int`, which tracing would take as the number of frames of the sample.
+    """
+    name = "_get_feat_extract_output_lengths"
+    convolutions = [module for module in encoder.children() if isinstance(module, torch.nn.Conv1d)]
+    if not hasattr(encoder, name) or not convolutions:
+        yield
+        return
+
+    def frames(samples: int) -> int:
+        for each in convolutions:
+            samples = (samples - each.kernel_size[0]) // each.stride[0] + 1
+        return samples
+
+    setattr(encoder, name, frames)
+    try:
+        yield
+    finally:
+        delattr(encoder, name)
 
 
 class FirstStep(torch.nn.Module):
@@ -95,8 +132,11 @@ def decode(
 
     cache_name = cache_argument(model)
     assert cache_name is not None
+    encoded = BaseModelOutput(last_hidden_state=encoder_hidden_states)
+    # Moonshine's decoder takes the mask from there: `MoonshineModel`, `modeling_moonshine.py`, transformers 5.24
+    encoded.attention_mask = encoder_attention_mask
     arguments = {
-        "encoder_outputs": BaseModelOutput(last_hidden_state=encoder_hidden_states),
+        "encoder_outputs": encoded,
         "decoder_input_ids": input_ids,
         cache_name: cache,
         "use_cache": True,
@@ -117,9 +157,10 @@ def both_contents(cache: EncoderDecoderCache) -> list[dict[str, dict[str, torch.
 def seq2seq_jobs(model: PreTrainedModel) -> list[Job]:
     """Return the three graphs of an encoder-decoder.
 
-    - `encoder_model.onnx`: `input_ids` and `attention_mask`, or `input_features`, to `last_hidden_state`.
+    - `encoder_model.onnx`: `input_ids` and `attention_mask`, or `input_features`, to `last_hidden_state`; or raw audio,
+      `input_values`, and `attention_mask`, to `last_hidden_state` and `encoder_attention_mask`.
     - `decoder_model.onnx`: `input_ids`, `encoder_hidden_states` and `encoder_attention_mask` to `logits` and
-      `present.N.decoder|encoder.key|value`. Audio models have no mask.
+      `present.N.decoder|encoder.key|value`. Models of `input_features` have no mask.
     - `decoder_with_past_model.onnx`: `input_ids`, `past_key_values.N.decoder|encoder.key|value` and
       `encoder_attention_mask` to `logits` and `present.N.decoder.key|value`; the encoder's do not change.
 
@@ -129,16 +170,17 @@ def seq2seq_jobs(model: PreTrainedModel) -> list[Job]:
     inputs = _source_inputs(model)
     encoder = Encoder(model)
     with torch.no_grad():
-        states = encoder(**{name: sample.tensor for name, sample in inputs.items()})["last_hidden_state"]
-    mask = {}
-    if "attention_mask" in inputs:
-        mask["encoder_attention_mask"] = Sample(inputs["attention_mask"].tensor, _SOURCE)
+        encoded = encoder(**{name: sample.tensor for name, sample in inputs.items()})
+    states, mask = encoded["last_hidden_state"], {}
+    if _MASK in encoded:
+        mask[_MASK] = Sample(encoded[_MASK], _SOURCE)
+    elif "attention_mask" in inputs:
+        mask[_MASK] = Sample(inputs["attention_mask"].tensor, _SOURCE)
     tokens = {"input_ids": Sample(sample_tokens(model, NEW), ("batch_size", "decoder_sequence_length"))}
     hidden = {"encoder_hidden_states": Sample(states, (*_SOURCE, None))}
     past = {"past_key_values": _sample_pasts(model, states)}
-    encoded: Mapping[str, Axes] = {"last_hidden_state": ("batch_size",)}
     return [
-        Job(ENCODER, encoder, inputs, encoded),
+        Job(ENCODER, encoder, inputs, dict.fromkeys(encoded, ("batch_size",))),
         Job(DECODER, FirstStep(model), {**tokens, **hidden, **mask}, _outputs("decoder_sequence_length")),
         Job(
             DECODER_WITH_PAST,
@@ -147,9 +189,6 @@ def seq2seq_jobs(model: PreTrainedModel) -> list[Job]:
             _outputs("total_decoder_sequence_length"),
         ),
     ]
-
-
-_SOURCE: Axes = ("batch_size", "encoder_sequence_length")
 
 
 def _outputs(length: str) -> dict[str, Axes]:
@@ -165,10 +204,13 @@ def _outputs(length: str) -> dict[str, Axes]:
 def _source_inputs(model: PreTrainedModel) -> dict[str, Sample]:
     if model.main_input_name == "input_features":
         return {"input_features": Sample(_sample_sound(model), ("batch_size", None, None))}
+    if model.main_input_name == "input_values":
+        axes = ("batch_size", "sequence_length")
+        return {name: Sample(tensor, axes) for name, tensor in sample_waveforms(model, masked=True).items()}
     if model.main_input_name != "input_ids" or takes(model, "pixel_values"):
         raise UnsupportedModelError(
             f"{type(model).__name__} takes {model.main_input_name}.\n"
-            "Only encoder-decoders that read text, or audio like Whisper, are supported."
+            "Only encoder-decoders that read text, or audio like Whisper and Moonshine, are supported."
         )
     samples = encoder_inputs(model)
     return {name: Sample(samples[name].tensor, _SOURCE) for name in ("input_ids", "attention_mask")}

@@ -21,6 +21,7 @@ NOT_UNDERSTOOD = {
     "mistral4": "the same",
     "gemma4_text": "its per-layer embeddings have a vocabulary of their own",
     "hubert": "it takes raw audio, for which no samples are made up",
+    "moonshine": "the same",
     "wav2vec2": "the same",
 }
 

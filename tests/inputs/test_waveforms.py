@@ -50,6 +50,17 @@ def test_frames_are_those_of_transformers(hubert: tuple[PreTrainedModel, ModelCo
         assert frames_of(np.array([shortest - 1, shortest]), config).tolist() == [frames - 1, frames]
 
 
+def test_frames_whose_first_sample_is_real_are_those_of_transformers(tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path / "moonshine", "moonshine", num_hidden_layers=1)
+    encoder, config = load_model(folder).get_encoder(), open_checkpoint(folder).config
+    for length in range(samples_of(1, config), 2000, 100):
+        mask_bs = MASK[:, :length]
+        (frames,) = frames_of(np.array([length]), config)
+        encoded = encoder(torch.from_numpy(SOUNDS[:, :length]), attention_mask=torch.from_numpy(mask_bs))
+        assert encoded.last_hidden_state.shape[1] == frames
+        np.testing.assert_array_equal(frame_mask(mask_bs, config), encoded.attention_mask.numpy())
+
+
 def test_padding_does_not_count(hubert: tuple[PreTrainedModel, ModelConfig]) -> None:
     model, config = hubert
     given = SampleArrays({"input_values": SOUNDS, "attention_mask": MASK}, FILE)

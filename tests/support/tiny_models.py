@@ -194,6 +194,7 @@ FAMILY_FIELDS: dict[str, dict[str, Any]] = {
     "dinov3_vit": {"image_size": 12, "patch_size": 4, "use_gated_mlp": True, "num_register_tokens": 2},
     "wav2vec2": SPEECH,
     "hubert": {**SPEECH, "feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True},
+    "moonshine": {"attention_bias": True, "partial_rotary_factor": 0.75, "decoder_start_token_id": 1},
     "electra": {"embedding_size": 16},
     "deberta-v2": {
         "relative_attention": True,
