@@ -15,7 +15,7 @@ from .api.prune import prune as prune
 from .api.recover import recover as recover
 from .api.sweep import sweep as sweep
 from .api.validate import validate as validate
-from .benchmarking.drafting import DraftMeasurement as DraftMeasurement
+from .benchmarking.drafting.results import DraftMeasurement as DraftMeasurement
 from .benchmarking.results import BenchmarkReport as BenchmarkReport
 from .benchmarking.setup import Setup as Setup
 from .benchmarking.workloads import Sweep as Sweep

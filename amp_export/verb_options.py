@@ -180,7 +180,7 @@ class DraftOptions:
         weights: Numbers that the weights of the pruned model are stored as; by default they have the dtype.
         block_size: Number of its weights that share a scale; by default 32.
         draft_tokens: Tokens that the pruned model drafts before the dense one checks them.
-        measure: Whether to compare texts and speed with the dense model's alone, in onnxruntime-genai.
+        measure: Whether to compare texts and speed with the dense model's alone, in the runtime of the format.
         texts: Number of texts to measure with.
         new_tokens: Tokens to generate of each.
         threads: Threads of each model when it is measured; by default one per core.

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from amp_export.benchmarking.drafting import MEASUREMENT, DraftMeasurement, measure_draft
-from amp_export.benchmarking.runners.genai import require
+from amp_export.benchmarking.drafting.measuring import measure_draft
+from amp_export.benchmarking.drafting.results import MEASUREMENT, DraftMeasurement
+from amp_export.benchmarking.runners.genai import require as require_genai
 from amp_export.checkpoints.loading import load_tokenizer
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.documents import to_json
 from amp_export.errors import OutputError, command_line
+from amp_export.exporters.gguf import require_runtime as require_llama_cpp
 from amp_export.exporting.drafting import prepare_pair, write_pair
 from amp_export.inputs.batches import encode
 from amp_export.inputs.texts import load_calibration
@@ -66,7 +68,7 @@ def draft(
 
     Raises:
         OutputError: `output` holds no pruned checkpoint, its dense model is missing, or `draft` exists already.
-        MissingExtraError: onnxruntime-genai, which measures, is not installed.
+        MissingExtraError: The runtime that measures, onnxruntime-genai or llama.cpp, is not installed.
         AmpExportError: See `exporting.drafting.prepare_pair`.
     """
     options, progress = options or DraftOptions(), progress or Silent()
@@ -75,14 +77,13 @@ def draft(
     dense = open_source_checkpoint(output, manifest, advice="It checks what is drafted; or prune again.")
     if (output / DRAFT).exists() and not overwrite:
         raise OutputError(f"{output / DRAFT} exists already.\nGive --overwrite to replace it.")
-    measures = options.measure and options.to is Format.ONNX
-    if measures:
-        require()
+    if options.measure:
+        (require_llama_cpp if options.to is Format.GGUF else require_genai)()
     pair = prepare_pair(dense, pruned, options)
     with scratch_beside(output) as scratch:
         with dense.snapshot.held(), pruned.snapshot.held():
             size = write_pair(scratch / DRAFT, pair, options, progress=progress)
-        measurement = _measure(scratch / DRAFT, dense, options, progress) if measures else None
+        measurement = _measure(scratch / DRAFT, dense, options, progress) if options.measure else None
         if measurement is not None:
             (scratch / DRAFT / MEASUREMENT).write_text(to_json(measurement), encoding="utf-8")
         with extended_output(output) as folder:
@@ -108,7 +109,12 @@ def _measure(folder: Path, dense: Checkpoint, options: DraftOptions, progress: P
     prompts = read_beginnings(dense.path, options.texts)
     with progress.step("Generating with the dense model alone, and with drafts") as advance:
         return measure_draft(
-            folder, prompts, new_tokens=options.new_tokens, threads=options.threads, on_progress=advance
+            folder,
+            prompts,
+            new_tokens=options.new_tokens,
+            draft_tokens=options.draft_tokens,
+            threads=options.threads,
+            on_progress=advance,
         )
 
 

@@ -13,7 +13,7 @@ from amp_export.api.export import export
 from amp_export.api.points import Workshop, check_points, open_executor, refuse_own_options, told_how_to_resume
 from amp_export.api.validate import validate
 from amp_export.architectures import Kind
-from amp_export.benchmarking.drafting import read_measurement
+from amp_export.benchmarking.drafting.results import read_measurement
 from amp_export.benchmarking.runners import genai, require
 from amp_export.benchmarking.sampling import Sampling
 from amp_export.benchmarking.setup import choose_setup

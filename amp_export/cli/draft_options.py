@@ -39,7 +39,7 @@ DRAFT: Mapping[str, Any] = {
         bool,
         typer.Option(
             "--measure/--no-measure",
-            help="Compare texts and speed with the dense model alone, in onnxruntime-genai.",
+            help="Compare texts and speed with the dense model alone, in the runtime of the format.",
         ),
     ],
     "texts": Annotated[int, typer.Option("--texts", metavar="N", help="Texts to measure with.")],

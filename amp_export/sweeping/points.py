@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from amp_export.benchmarking.drafting import read_measurement
+from amp_export.benchmarking.drafting.results import read_measurement
 from amp_export.benchmarking.results import BenchmarkReport
 from amp_export.options import CriterionName, Phase
 from amp_export.reporting.report import Report

@@ -1,7 +1,7 @@
 """Measure pruned models as drafts of their dense one, by ratio, and write `docs/results/draft.md`.
 
-Each draft is written by what `amp-export draft` calls, and measured in onnxruntime-genai on the beginnings of held-out
-texts: the dense model alone and with drafts, in turns. What is made and measured is kept in DIR for the next run;
+Each draft is written by what `amp-export draft` calls, and measured in its runtime on the beginnings of held-out texts:
+the dense model alone and with drafts, in turns. What is made and measured is kept in DIR for the next run;
 `--only` measures one draft, so that the machine need not be quiet for long.
 
     python ci/bench/draft.py --work DIR [--only NAME] [--prepare]
@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from amp_export.api.draft import read_beginnings
-from amp_export.benchmarking.drafting import measure_draft
+from amp_export.benchmarking.drafting.measuring import measure_draft
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.checkpoints.sources import resolve_model
 from amp_export.documents import to_json
 from amp_export.exporting.drafting import PRUNED, prepare_pair, write_pair
 from amp_export.hardware.machine import Machine
-from amp_export.options import WeightFormat
+from amp_export.options import Format, WeightFormat
 from amp_export.progress import Silent
 from amp_export.verb_options import DraftOptions
 
@@ -42,16 +42,18 @@ class Variant:
         ratio: Share of the dense model's parameters that is removed.
         weights: Numbers that its weights are stored as; None for float32.
         draft_tokens: Tokens that are drafted before the dense model checks them.
+        to: Format of both models, which is that of one runtime.
     """
 
     ratio: float
     weights: WeightFormat | None
     draft_tokens: int = 2
+    to: Format = Format.ONNX
 
     @property
     def name(self) -> str:
         """Name of its files."""
-        return f"{self.ratio:g}-{self.weights or 'float32'}-{self.draft_tokens}"
+        return f"{self.to}-{self.ratio:g}-{self.weights or 'float32'}-{self.draft_tokens}"
 
     @property
     def model(self) -> str:
@@ -63,7 +65,11 @@ VARIANTS = (
     Variant(0, WeightFormat.INT4),
     *(Variant(ratio, weights) for weights in (WeightFormat.INT4, None) for ratio in (0.1, 0.2, 0.3, 0.4)),
     Variant(0.1, WeightFormat.INT4, 4),
+    *(Variant(ratio, WeightFormat.Q4_0, to=Format.GGUF) for ratio in (0, 0.1, 0.2, 0.3, 0.4)),
+    *(Variant(ratio, WeightFormat.Q8_0, to=Format.GGUF) for ratio in (0, 0.1)),
 )
+
+RUNTIMES = {Format.ONNX: "onnxruntime-genai", Format.GGUF: "llama.cpp"}
 
 
 def make(variant: Variant, model: str, work: Path) -> Path:
@@ -80,7 +86,7 @@ def make(variant: Variant, model: str, work: Path) -> Path:
             settings = ["--snap", "32", "--fitting-tokens", str(FITTING_TOKENS)]
             subprocess.run([*command, *settings, "--output", str(pruned)], check=True)
         drafting = open_checkpoint(pruned / "pruned")
-    options = DraftOptions(weights=variant.weights, draft_tokens=variant.draft_tokens)
+    options = DraftOptions(to=variant.to, weights=variant.weights, draft_tokens=variant.draft_tokens)
     write_pair(folder, prepare_pair(dense, drafting, options), options, progress=Silent())
     return folder
 
@@ -89,8 +95,9 @@ def measure(variant: Variant, model: str, work: Path) -> None:
     """Measure a draft, and keep the result."""
     folder = make(variant, model, work)
     prompts = read_beginnings(resolve_model(model).path, TEXTS)
-    found = measure_draft(folder, prompts, new_tokens=NEW_TOKENS)
-    size = sum(file.stat().st_size for file in (folder / PRUNED).glob("*.onnx*"))
+    found = measure_draft(folder, prompts, new_tokens=NEW_TOKENS, draft_tokens=variant.draft_tokens)
+    files = (folder / PRUNED).glob("*.onnx*") if variant.to is Format.ONNX else [folder / f"{PRUNED}.gguf"]
+    size = sum(file.stat().st_size for file in files)
     row = {"measurement": json.loads(to_json(found)), "bytes": size}
     (work / f"{variant.name}.json").write_text(json.dumps(row), encoding="utf-8")
 
@@ -121,31 +128,39 @@ _BUSY = (
 
 def write_page(model: str, rows: Sequence[tuple[Variant, dict[str, Any]]], *, busy: bool) -> str:
     """Return the page."""
-    best_variant, best = max(rows, key=lambda row: row[1]["measurement"]["speedup"])
-    speedup, (low, high) = best["measurement"]["speedup"], best["measurement"]["interval"]
-    verdict = "a gain" if low > 1 else "no certain gain" if high >= 1 else "a loss"
     lines = [
         "# Pruned models as drafts",
         "",
-        f"`{model}` in float32 checks what its pruned models draft, in {rows[0][1]['measurement']['runtime']}, as",
-        "[`amp-export draft`](../draft.md) writes them. Models are pruned by",
-        f"`amp-export prune --ratio R --snap 32 --fitting-tokens {FITTING_TOKENS}`: half of the default's text.",
-        f"The first row is the dense model itself in int4. {TEXTS} beginnings of held-out texts, {NEW_TOKENS} tokens",
-        "each, greedily. Intervals are of 95 %, over texts.",
+        f"`{model}` in float32 checks what its pruned models draft, as [`amp-export draft`](../draft.md) writes them.",
+        f"Models are pruned by `amp-export prune --ratio R --snap 32 --fitting-tokens {FITTING_TOKENS}`: half of the",
+        f"default's text. {TEXTS} beginnings of held-out texts, {NEW_TOKENS} tokens each, greedily. Intervals are of",
+        "95 %, over texts.",
         "",
-        f"The fastest is {best_variant.model} in {best_variant.weights or 'float32'}: {speedup:.2f} times as fast as",
-        f"the dense model alone [{low:.2f}, {high:.2f}], {verdict}.",
+    ]
+    for to, runtime in RUNTIMES.items():
+        if here := [(variant, row) for variant, row in rows if variant.to is to]:
+            lines += [f"## {runtime}", "", *_table(here), ""]
+    lines += [f"Measured on {Machine.here()}, by `python ci/bench/draft.py`.", *(_BUSY if busy else ()), ""]
+    return "\n".join(lines)
+
+
+def _table(rows: Sequence[tuple[Variant, dict[str, Any]]]) -> Iterator[str]:
+    """Yield the lines of what was measured in a runtime."""
+    best_variant, best = max(rows, key=lambda row: row[1]["measurement"]["speedup"])
+    speedup, (low, high) = best["measurement"]["speedup"], best["measurement"]["interval"]
+    verdict = "a gain" if low > 1 else "no certain gain" if high >= 1 else "a loss"
+    yield (
+        f"In {best['measurement']['runtime']}, the fastest draft is {best_variant.model} in "
+        f"{best_variant.weights or 'float32'}: {speedup:.2f} times as fast as the dense model alone "
+        f"[{low:.2f}, {high:.2f}], {verdict}."
+    )
+    yield from (
         "",
         "| draft | weights | MB | tokens drafted | accepted | tokens per pass | tokens/s, with drafts / alone "
         "| speedup | same text |",
         "| --- | --- | ---: | ---: | --- | ---: | ---: | --- | --- |",
         *(f"| {' | '.join(cells(variant, row))} |" for variant, row in rows),
-        "",
-        f"Measured on {Machine.here()}, by `python ci/bench/draft.py`.",
-        *(_BUSY if busy else ()),
-        "",
-    ]
-    return "\n".join(lines)
+    )
 
 
 def main() -> None:

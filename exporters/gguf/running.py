@@ -30,22 +30,22 @@ DEFAULTS = "flash attention where llama.cpp has it, KV cache in float16"
 """What llama.cpp does if nothing is asked: `llama_context_default_params`, src/llama-context.cpp."""
 
 
-def run(folder: Path, *, threads: int | None = None, exact: bool = False) -> LlamaDecoder:
+def run(path: Path, *, threads: int | None = None, exact: bool = False) -> LlamaDecoder:
     """Load an exported file into llama.cpp.
 
     Args:
-        folder: Folder that `export` wrote.
+        path: A file, or the folder that `export` wrote it into.
         threads: Number of threads; by default one per core that the process may use.
         exact: Whether attention is computed in float32: without flash attention, and with a KV cache in float32.
             Otherwise llama.cpp's defaults apply, which are faster and round more.
 
     Raises:
         MissingExtraError: xllamacpp or gguf is not installed.
-        ModelError: The folder holds no file, or a damaged one.
+        ModelError: There is no file, or a damaged one.
         UnsupportedModelError: This llama.cpp does not have the architecture, or does not fit.
     """
     library = load_library()
-    file = exported_file(folder)
+    file = path if path.is_file() else exported_file(path)
     facts = read_facts(file)
     return LlamaDecoder(library, file, facts, threads=threads or usable_cores(), exact=exact)
 

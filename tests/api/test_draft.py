@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,13 @@ import pytest
 from typer.testing import CliRunner
 
 from amp_export import DraftOptions, draft, export
-from amp_export.benchmarking.drafting import DraftedText, DraftMeasurement, measure_draft
+from amp_export.benchmarking.drafting.llama_cpp import LlamaPair
+from amp_export.benchmarking.drafting.measuring import measure_draft
+from amp_export.benchmarking.drafting.results import DraftedText, DraftMeasurement
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.cli import app
 from amp_export.errors import ModelError, OutputError, RequestError
+from amp_export.exporters.models.generation import generate_greedily
 from amp_export.exporting.drafting import check_tokenizers, prepare_pair, write_pair
 from amp_export.options import Format, WeightFormat
 from amp_export.outputs.manifest import Manifest
@@ -29,6 +33,10 @@ PROMPTS = [[17, 4, 99, 31, 8, 54, 23], [60, 61, 5], [9, 8]]
 
 needs_genai = pytest.mark.skipif(
     importlib.util.find_spec("onnxruntime_genai") is None, reason="onnxruntime-genai is not installed"
+)
+
+needs_llama_cpp = pytest.mark.skipif(
+    None in map(importlib.util.find_spec, ("gguf", "xllamacpp")), reason="gguf or xllamacpp is not installed"
 )
 
 
@@ -53,7 +61,7 @@ def test_both_models_are_in_one_folder(output: Path) -> None:
 @needs_genai
 def test_texts_are_those_of_the_dense_model(output: Path) -> None:
     folder = draft(output, NOT_MEASURED).folder
-    found = measure_draft(folder, PROMPTS, new_tokens=20, threads=1)
+    found = measure_draft(folder, PROMPTS, new_tokens=20, draft_tokens=4, threads=1)
     assert found.same
     assert [text.first_difference for text in found.texts] == [None] * 3
     assert all(0 <= text.accepted <= text.drafted for text in found.texts)
@@ -66,7 +74,7 @@ def test_a_draft_that_is_the_dense_model_is_always_accepted(output: Path) -> Non
     folder = draft(output, NOT_MEASURED).folder
     for name in ("model.onnx", "model.onnx_data"):
         shutil.copy(folder / "dense" / name, folder / "pruned" / name)
-    found = measure_draft(folder, PROMPTS, new_tokens=20, threads=1)
+    found = measure_draft(folder, PROMPTS, new_tokens=20, draft_tokens=4, threads=1)
     assert found.acceptance == 1
     assert found.tokens_per_pass > 3
 
@@ -99,18 +107,57 @@ def test_the_command_measures_and_says_so(output: Path) -> None:
     assert "exists already" in again.stderr
 
 
-@pytest.mark.skipif(importlib.util.find_spec("gguf") is None, reason="gguf is not installed")
-def test_two_files_for_llama_cpp(tmp_path: Path) -> None:
+def two_files(tmp_path: Path, options: DraftOptions) -> Path:
+    """Write a dense and a narrower Llama for llama.cpp."""
     models = {}
     for name, neurons in (("dense", 64), ("pruned", 32)):
         folder = save_tiny_model(tmp_path / name, "llama", vocab_size=512, intermediate_size=neurons)
         save_tokenizer(byte_level(), folder)
         models[name] = open_checkpoint(folder)
-    options = DraftOptions(to=Format.GGUF, weights=WeightFormat.Q8_0)
     folder = tmp_path / "draft"
     write_pair(folder, prepare_pair(models["dense"], models["pruned"], options), options, progress=Silent())
+    return folder
+
+
+@pytest.mark.skipif(importlib.util.find_spec("gguf") is None, reason="gguf is not installed")
+def test_two_files_for_llama_cpp(tmp_path: Path) -> None:
+    folder = two_files(tmp_path, DraftOptions(to=Format.GGUF, weights=WeightFormat.Q8_0))
     assert sorted(file.name for file in folder.iterdir()) == ["dense.gguf", "pruned.gguf"]
     assert (folder / "pruned.gguf").stat().st_size < (folder / "dense.gguf").stat().st_size
+
+
+@needs_llama_cpp
+def test_texts_of_llama_cpp_are_those_of_its_dense_model(tmp_path: Path) -> None:
+    from amp_export.exporters.gguf import run
+
+    folder = two_files(tmp_path, DraftOptions(to=Format.GGUF))
+    found = measure_draft(folder, PROMPTS, new_tokens=20, draft_tokens=3, threads=1)
+    assert found.same
+    assert "xllamacpp" in found.runtime
+    assert all(0 <= text.accepted <= text.drafted for text in found.texts)
+    assert all(text.accepted + text.rounds == text.tokens == 20 for text in found.texts)
+    pair = LlamaPair(folder, threads=1, draft_tokens=3, context=64)
+    decoder = run(folder / "dense.gguf", threads=1)
+    for prompt in PROMPTS:
+        here = list(islice(generate_greedily(decoder.forward, np.array([prompt])), 20))
+        assert list(pair.generate_drafted(prompt, 20).tokens) == here
+
+
+@needs_llama_cpp
+def test_a_draft_that_is_the_dense_file_is_always_accepted(tmp_path: Path) -> None:
+    folder = two_files(tmp_path, DraftOptions(to=Format.GGUF))
+    shutil.copy(folder / "dense.gguf", folder / "pruned.gguf")
+    found = measure_draft(folder, PROMPTS, new_tokens=20, draft_tokens=4, threads=1)
+    assert found.acceptance == 1
+    assert found.tokens_per_pass > 3
+
+
+@needs_llama_cpp
+def test_a_file_that_llama_cpp_cannot_open_is_refused(tmp_path: Path) -> None:
+    folder = two_files(tmp_path, DraftOptions(to=Format.GGUF))
+    (folder / "pruned.gguf").write_bytes(b"GGUF")
+    with pytest.raises(ModelError, match="Leave the measurement out with --no-measure"):
+        LlamaPair(folder, threads=1, draft_tokens=3, context=64)
 
 
 @pytest.mark.parametrize(

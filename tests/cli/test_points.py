@@ -19,7 +19,7 @@ from amp_export.api import benchmark as benchmarking
 from amp_export.api import points as making
 from amp_export.api import sweep as sweeping
 from amp_export.benchmarking import rounds
-from amp_export.benchmarking.drafting import MEASUREMENT, DraftedText, DraftMeasurement
+from amp_export.benchmarking.drafting.results import MEASUREMENT, DraftedText, DraftMeasurement
 from amp_export.benchmarking.sampling import Sampling
 from amp_export.cli import app
 from amp_export.documents import to_json
