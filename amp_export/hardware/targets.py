@@ -44,6 +44,7 @@ _FORMATS_OF_THOR = (
     "float16, bfloat16, float8 and int8: TensorRT Release Properties of DRIVE OS 7.0.3, where Thor is 10.1, CUDA 12's "
     "number; float4: SoM Overview of NVIDIA Jetson AGX Thor, developer.ridgerun.com/wiki; int4 weights: not confirmed"
 )
+_DATASHEETS = "as NVIDIA's TensorRT-LLM quotes it: tensorrt_llm/auto_parallel/cluster_info.py, version 0.17"
 _JETPACK_7_SOURCE = (
     "JetPack 7.2: the package 10.16.2.10-1+cuda13.2, in the public logs of several of its users; NVIDIA's own list is "
     "not available"
@@ -145,7 +146,7 @@ TARGETS: Mapping[TargetName, Target] = {
         dtypes=_AMPERE,
         tensorrt=(_INSTALLED,),
         sources=_sources(
-            memory="NVIDIA's A100 datasheet 1758950-r4, as glennklockwood.com/garden/processors/A100 quotes it",
+            memory=f"NVIDIA's A100 datasheet 1758950-r4, {_DATASHEETS}",
             formats=_FORMATS_OF_SERVERS,
         ),
     ),
@@ -158,7 +159,7 @@ TARGETS: Mapping[TargetName, Target] = {
         dtypes=_ADA_AND_HOPPER,
         tensorrt=(_INSTALLED,),
         sources=_sources(
-            memory="not NVIDIA's datasheet: pull request 5834 of github.com/scaleway/docs-content",
+            memory=f"NVIDIA's H100 datasheet, {_DATASHEETS}",
             formats=_FORMATS_OF_SERVERS,
         ),
     ),
@@ -171,7 +172,7 @@ TARGETS: Mapping[TargetName, Target] = {
         dtypes=_ADA_AND_HOPPER,
         tensorrt=(_INSTALLED,),
         sources=_sources(
-            memory="not NVIDIA's datasheet: aiwiki.ai/wiki/nvidia_h200, which names it as its source",
+            memory=f"NVIDIA's H200 datasheet 3002446, {_DATASHEETS}; docs/source/blogs/H200launch.md says the same",
             formats=_FORMATS_OF_SERVERS,
         ),
     ),
@@ -184,7 +185,7 @@ TARGETS: Mapping[TargetName, Target] = {
         dtypes=_ADA_AND_HOPPER,
         tensorrt=(_INSTALLED,),
         sources=_sources(
-            memory="not NVIDIA's datasheet: grokipedia.com/page/NVIDIA_L4_vs_L40S, which names it as its source",
+            memory=f"NVIDIA's L4 datasheet 2595652, {_DATASHEETS}",
             formats=_FORMATS_OF_RTX,
         ),
     ),
@@ -210,7 +211,8 @@ TARGETS: Mapping[TargetName, Target] = {
         dtypes=_ADA_AND_HOPPER,
         tensorrt=(_INSTALLED,),
         sources=_sources(
-            memory="not NVIDIA's: thefpsreview.com/gpu-family; 384 bits at 21 Gb/s each are as much",
+            memory="NVIDIA Ada GPU Architecture 2.02, Appendix A, Table 2, as public repositories quote it; 384 bits "
+            "of 21 Gb/s are as much",
             formats=_FORMATS_OF_RTX,
         ),
     ),
