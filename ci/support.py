@@ -37,8 +37,8 @@ are built directly.
   with `trust_remote_code=True`, or without it if amp-export is installed and `amp_export.register()` was called.
 - *direct*: the ONNX graph is built from config and weights. *trace*: the model is traced through transformers'
   exporter.
-  None: a cache of this family also holds states of convolutions or recurrences, for which graphs have no inputs. It
-  is pruned, recovered, evaluated, and run in PyTorch. So is a Gemma 3n or 4 whose `num_kv_shared_layers` is not 0.
+  None: a cache of this family also holds states of recurrences, for which graphs have no inputs. It is pruned,
+  recovered, evaluated, and run in PyTorch. So is a Gemma 3n or 4 whose `num_kv_shared_layers` is not 0.
 - *genai*: `genai_config.json` is written, so that onnxruntime-genai opens the folder.
 - *gguf*: llama.cpp's architecture that [a GGUF file](gguf.md) is written as, with one width for all layers; then, if
   there is one, that for layers that differ.

@@ -21,10 +21,9 @@ _WITHOUT_EXPORT = (
     "--runtime pytorch run it."
 )
 
-_ENGINES = (
-    "Engines are built only from decoders whose graph is built directly. Export with --to onnx and run the graph with "
-    "ONNX Runtime's TensorRT provider: --provider tensorrt."
-)
+_WITH_PROVIDER = "Export with --to onnx and run the graph with ONNX Runtime's TensorRT provider: --provider tensorrt."
+
+_ENGINES = f"Engines are built only from decoders whose graph is built directly. {_WITH_PROVIDER}"
 
 
 def choose_via(config: ModelConfig, via: Via) -> Via:
@@ -55,8 +54,10 @@ def can_export(config: ModelConfig, to: Format) -> str | None:
     if to is Format.GGUF:
         return refuse_route(config, differ=False)
     if to is Format.TENSORRT:
-        reason = can_build(config)
-        return None if reason is None else f"{reason}\n{_ENGINES}"
+        if (reason := can_build(config)) is not None:
+            return f"{reason}\n{_ENGINES}"
+        states = refuse_states(config, what="what runs engines here")
+        return None if states is None else f"{states}\n{_WITH_PROVIDER}"
     if to is Format.EXECUTORCH and config.architecture.convolutions is not None:
         return (
             f"config.json: model_type is {config.architecture.model_type!r}, which takes raw audio of any length, but "
@@ -65,6 +66,21 @@ def can_export(config: ModelConfig, to: Format) -> str | None:
     if to is not Format.EXECUTORCH and config.architecture.kind is Kind.DECODER and can_build(config) is None:
         return None
     return can_trace(config)
+
+
+def refuse_states(config: ModelConfig, *, what: str) -> str | None:
+    """Return why something that knows only keys and values cannot run a model; None if its cache holds no more.
+
+    Args:
+        config: Config of the model.
+        what: What cannot.
+    """
+    if not config.architecture.keeps_states:
+        return None
+    return (
+        f"config.json: model_type is {config.architecture.model_type!r}, whose cache holds states of convolutions or "
+        f"recurrences, but {what} keeps only keys and values."
+    )
 
 
 def require_exportable(config: ModelConfig, to: Format) -> None:
@@ -81,9 +97,10 @@ def require_exportable(config: ModelConfig, to: Format) -> None:
 def can_trace(config: ModelConfig) -> str | None:
     """Return why a model cannot be traced, with the config field and its value; None if nothing is known against it."""
     if config.architecture.keeps_states:
+        advice = _WITHOUT_EXPORT if can_build(config) is not None else "Export it with --to onnx, without --via trace."
         return (
             f"config.json: model_type is {config.architecture.model_type!r}, whose cache holds states of convolutions "
-            f"or recurrences, which graphs here have no inputs for.\n{_WITHOUT_EXPORT}"
+            f"or recurrences, which traced graphs have no inputs for.\n{advice}"
         )
     shared = config.architecture.shares_cache
     if shared is not None and config.fields[shared]:

@@ -9,6 +9,7 @@ import functools
 import importlib
 import pkgutil
 
+from amp_export.architectures._caches import CacheTensor, cache_tensors
 from amp_export.architectures._computation import (
     AttentionScale,
     Computation,
@@ -35,6 +36,7 @@ from amp_export.architectures._facts import (
     Stack,
 )
 from amp_export.architectures._gguf import ATTENTION, GGUF_ARCHITECTURES, MLP, OUTPUT, GgufArchitecture, GgufRoutes
+from amp_export.architectures._mixers import Mixer, MixerKind, State
 from amp_export.architectures._parts import flatten_parts, with_fields
 from amp_export.architectures._tensors import (
     attribute_values,
@@ -59,6 +61,7 @@ __all__ = [
     "Architecture",
     "AttentionScale",
     "Block",
+    "CacheTensor",
     "Computation",
     "Convolutions",
     "Factor",
@@ -70,6 +73,8 @@ __all__ = [
     "LayerWidths",
     "Layout",
     "Learned",
+    "Mixer",
+    "MixerKind",
     "Modality",
     "ModelConfig",
     "NormKind",
@@ -82,7 +87,9 @@ __all__ = [
     "Sibling",
     "Site",
     "Stack",
+    "State",
     "attribute_values",
+    "cache_tensors",
     "find_architecture",
     "first_class",
     "flatten_parts",

@@ -192,6 +192,7 @@ class Computation:
         positions: Position embeddings.
         windows: Layers with sliding-window attention; None if no layer has it, or all do (`windows_every_layer`).
         activation: Config field with the name of the MLP's activation function.
+        fixed_activation: The name of the MLP's activation function, if no field names it.
         activation_names: Activation functions that this family treats as another one.
         activation_module: Module path, relative to the layer, of an activation function that has parameters.
         attention_scale: Scale of the attention scores.
@@ -212,6 +213,7 @@ class Computation:
     positions: Rotary | Learned = field(default_factory=Rotary)
     windows: Windows | None = None
     activation: str = "hidden_act"
+    fixed_activation: str | None = None
     activation_names: Mapping[str, str] = field(default_factory=dict)
     activation_module: str | None = None
     attention_scale: AttentionScale = field(default_factory=AttentionScale)

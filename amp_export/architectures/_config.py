@@ -218,6 +218,7 @@ class ModelConfig:
                     stack,
                     attention=stack.attention if number in attending else None,
                     mlp=stack.mlp if number in with_mlp else None,
+                    mixer=stack.mixer if number not in attending else None,
                 )
                 sites.append(Site(own, number, f"{layers}.{number}", self._stack_widths(own)))
         return tuple(sites)
@@ -298,7 +299,7 @@ class ModelConfig:
     @functools.cached_property
     def biases(self) -> Mapping[str, bool]:
         """Whether each projection has a bias, by its name."""
-        blocks = [self.architecture.attention, self.architecture.mlp]
+        blocks = (block for stack in self.architecture.stacks for block in stack.all_blocks)
         projections = [projection for block in blocks for projection in (*block.inputs, block.output)]
         return {projection.name: projection.has_bias(self.fields) for projection in projections}
 

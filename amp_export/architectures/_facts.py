@@ -5,13 +5,16 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from amp_export.architectures._computation import Computation, Conditions
 from amp_export.architectures._derived import Derived
 from amp_export.architectures._gguf import GgufRoutes
 from amp_export.architectures._layer_rules import LayerRule
 from amp_export.architectures._waveforms import Convolutions
+
+if TYPE_CHECKING:
+    from amp_export.architectures._mixers import Mixer
 
 MAY_BE_IGNORED = frozenset(
     {
@@ -93,7 +96,15 @@ class Offset:
     by: int
 
 
-Axis = str | int | Offset | Features
+@dataclass(frozen=True)
+class Multiple:
+    """An axis whose length is a size times a constant."""
+
+    size: str
+    by: int
+
+
+Axis = str | int | Offset | Multiple | Features
 """An axis: a size by its canonical name (such as `hidden_size`), a number, or an axis that pruning slices."""
 
 
@@ -130,6 +141,7 @@ class Projection:
         rows: Units of the output features; None means the hidden size.
         columns: Units of the input features; None means the hidden size.
         reads: The config field with the number of input features, if they are neither units nor the hidden size.
+        writes: Output features, if they are neither units nor the hidden size.
         entries_per_head: Output features of a head: see `Features`.
         bias: Whether it has a bias, or the config field that decides.
         transposed: Whether the weight is [in, out], as in transformers' `Conv1D`.
@@ -143,6 +155,7 @@ class Projection:
     rows: PrunedUnit | tuple[PrunedUnit, ...] | None = None
     columns: PrunedUnit | None = None
     reads: str | None = None
+    writes: Axis | None = None
     entries_per_head: tuple[str, ...] | None = None
     bias: bool | str = False
     transposed: bool = False
@@ -153,7 +166,7 @@ class Projection:
     def tensors(self) -> tuple[Tensor, ...]:
         """Return the weight and, if there may be one, the bias."""
         columns: Axis = self._axis(self.columns) if self.reads is None else self.reads
-        rows = self._axis(self.rows, self.entries_per_head)
+        rows = self._axis(self.rows, self.entries_per_head) if self.writes is None else self.writes
         experts = () if self.stacked is None else (self.stacked,)
         names = (
             (f"{self.name}.weight", f"{self.name}.bias") if self.stacked is None else (self.name, f"{self.name}_bias")
@@ -242,6 +255,7 @@ class Stack:
         attention: The attention of a layer, or None if something else mixes the tokens, which stays as it is.
         mlp: The MLP of a layer, or None if it stays as it is, or belongs to another stack over the same layers.
         norms: The norms of a layer, as tensors.
+        mixer: What mixes the tokens in place of attention; None if there is none, or only transformers knows it.
         names: Config fields with the sizes of this stack, where they differ from the architecture's.
         heads_tied: Whether all layers must keep the same heads, because they share the first layer's position biases.
         is_decoder: Whether it is part of the decoder of an encoder-decoder model.
@@ -251,18 +265,29 @@ class Stack:
     attention: Block | None
     mlp: Block | None
     norms: tuple[Tensor, ...] = ()
+    mixer: Mixer | None = None
     names: Mapping[str, str] = field(default_factory=dict)
     heads_tied: bool = False
     is_decoder: bool = False
 
     @property
     def blocks(self) -> tuple[Block, ...]:
-        """The blocks that it has, in the order in which they run."""
+        """The blocks that pruning may narrow, in the order in which they run."""
         return tuple(block for block in (self.attention, self.mlp) if block is not None)
+
+    @property
+    def all_blocks(self) -> tuple[Block, ...]:
+        """The blocks that it has, in the order in which they run."""
+        return tuple(block for block in (self.attention, self.mixer, self.mlp) if block is not None)
+
+    @property
+    def mixing(self) -> Block | None:
+        """What mixes the tokens: attention, or what takes its place; None if that stays and is not known."""
+        return self.attention if self.attention is not None else self.mixer
 
     def tensors(self, number: int) -> Iterator[Tensor]:
         """Yield every tensor of one layer."""
-        for block in self.blocks:
+        for block in self.all_blocks:
             yield from (tensor for tensor in block.all_tensors() if number == 0 or not tensor.first_layer_only)
         yield from self.norms
 
@@ -284,6 +309,7 @@ class Architecture:
         tensors: Tensors outside the layers; empty if only transformers knows the tensor names in the files.
         attention_layers: Which layers have the attention; None if all do.
         mlp_layers: Which layers have the MLP; None if all do. Where it has experts, plain MLPs stay as they are.
+        mixer: What mixes the tokens in the layers without attention; None if all attend, or only transformers knows it.
         keeps_states: Whether a cache also holds states of convolutions or recurrences, besides keys and values.
         shares_cache: Config field with the number of last layers, which attend to keys and values of others.
         computation: The computation; None if a graph cannot be built directly.
@@ -338,6 +364,7 @@ class Architecture:
     parts: tuple[str, ...] = ()
     attention_layers: LayerRule | None = None
     mlp_layers: LayerRule | None = None
+    mixer: Mixer | None = None
     keeps_states: bool = False
     shares_cache: str | None = None
     computation: Computation | None = None
@@ -383,7 +410,7 @@ class Architecture:
     @property
     def stacks(self) -> tuple[Stack, ...]:
         """All stacks of layers, in the order of a plan's entries."""
-        first = Stack(self.layers, self.attention, self.mlp, self.norms, heads_tied=self.heads_tied)
+        first = Stack(self.layers, self.attention, self.mlp, self.norms, self.mixer, heads_tied=self.heads_tied)
         return (first, *self.more_stacks)
 
     @property

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
-from amp_export.architectures import LayerWidths, Learned, ModelConfig, parameter_count, tensor_shapes
+from amp_export.architectures import (
+    LayerWidths,
+    Learned,
+    ModelConfig,
+    cache_tensors,
+    parameter_count,
+    tensor_shapes,
+)
 
 
 def parameters_read(config: ModelConfig, widths: Sequence[LayerWidths]) -> int:
@@ -27,10 +35,17 @@ def cached_numbers(config: ModelConfig, widths: Sequence[LayerWidths]) -> list[i
     return [2 * layer.key_value_heads * config.head_dim for layer in widths]
 
 
+def state_numbers(config: ModelConfig, widths: Sequence[LayerWidths]) -> int:
+    """Return the number of cached values of a text that does not grow with its tokens."""
+    states = (tensor.axes for tensor in cache_tensors(config, widths) if tensor.is_state)
+    return sum(math.prod(axis for axis in axes if axis is not None) for axes in states)
+
+
 def seen_numbers(config: ModelConfig, widths: Sequence[LayerWidths], past: int) -> int:
-    """Return the number of KV cache values that a decode step reads; windowed layers read only their window."""
+    """Return the number of cached values that a decode step reads; windowed layers read only their window."""
     seen = [past if window is None else min(past, window) for window in config.sliding_windows]
-    return sum(tokens * numbers for tokens, numbers in zip(seen, cached_numbers(config, widths), strict=True))
+    growing = sum(tokens * numbers for tokens, numbers in zip(seen, cached_numbers(config, widths), strict=True))
+    return growing + state_numbers(config, widths)
 
 
 def activation_numbers(config: ModelConfig, widths: Sequence[LayerWidths], context: int) -> int:

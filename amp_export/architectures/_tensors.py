@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from amp_export.architectures._config import LayerWidths, ModelConfig, Site
-from amp_export.architectures._facts import Axis, Block, Count, Features, Offset, Tensor
+from amp_export.architectures._facts import Axis, Block, Count, Features, Multiple, Offset, Tensor
 
 
 def tensor_shapes(config: ModelConfig, widths: Sequence[LayerWidths] | None = None) -> dict[str, tuple[int, ...]]:
@@ -94,20 +94,24 @@ def _all_tensors(
     for prefix, tensors, part_widths in parts:
         for tensor in tensors:
             if config.meets(tensor.when):
-                yield f"{prefix}{tensor.name}", tensor, tuple(_size(config, axis, part_widths) for axis in tensor.axes)
+                shape = tuple(axis_length(config, axis, part_widths) for axis in tensor.axes)
+                yield f"{prefix}{tensor.name}", tensor, shape
 
 
 def _shapes(config: ModelConfig, tensors: Iterable[Tensor], widths: LayerWidths) -> dict[str, tuple[int, ...]]:
     return {
-        tensor.name: tuple(_size(config, axis, widths) for axis in tensor.axes)
+        tensor.name: tuple(axis_length(config, axis, widths) for axis in tensor.axes)
         for tensor in tensors
         if config.meets(tensor.when)
     }
 
 
-def _size(config: ModelConfig, axis: Axis, widths: LayerWidths) -> int:
+def axis_length(config: ModelConfig, axis: Axis, widths: LayerWidths) -> int:
+    """Return the length of an axis in a layer of these widths."""
     if isinstance(axis, Features):
         return config.features(axis, widths)
     if isinstance(axis, Offset):
         return config.sizes[axis.size] + axis.by
+    if isinstance(axis, Multiple):
+        return config.size(axis.size) * axis.by
     return axis if isinstance(axis, int) else config.size(axis)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from amp_export.architectures._computation import Computation, HeadNorms, Order, Rotary
 from amp_export.architectures._derived import Derived, TwoThirds
-from amp_export.architectures._facts import Architecture, Block, Projection, PrunedUnit
+from amp_export.architectures._facts import Architecture, Block, Multiple, Projection, PrunedUnit, Tensor
 from amp_export.architectures._layer_rules import LayerRule
-from amp_export.architectures._layouts import head_norm, norm, separate_attention
+from amp_export.architectures._layouts import head_norm, language_model, norm, separate_attention
+from amp_export.architectures._mixers import Mixer, MixerKind, State
 
 ARCHITECTURE = Architecture(
     model_type="lfm2",
@@ -45,8 +47,29 @@ ARCHITECTURE = Architecture(
         output=Projection("feed_forward.w2", columns=PrunedUnit.NEURONS),
     ),
     norms=(*norm("operator_norm"), *norm("ffn_norm")),
+    tensors=language_model("model.embed_tokens", norm("model.embedding_norm")),
+    mixer=Mixer(
+        kind=MixerKind.SHORT_CONVOLUTION,
+        module="conv",
+        inputs=(Projection("conv.in_proj", writes=Multiple("hidden_size", 3), bias="conv_bias"),),
+        output=Projection("conv.out_proj", bias="conv_bias"),
+        convolution="conv.conv",
+        tensors=(
+            Tensor("conv.conv.weight", ("hidden_size", 1, "conv_L_cache")),
+            Tensor("conv.conv.bias", ("hidden_size",), {"conv_bias": True}),
+        ),
+        states=(State("conv", ("hidden_size", "conv_L_cache")),),
+    ),
     attention_layers=LayerRule(kinds={"layer_types": ("full_attention",)}, numbers="full_attn_idxs"),
     keeps_states=True,
+    computation=Computation(
+        epsilon="norm_eps",
+        orders=(Order("operator_norm", "ffn_norm"),),
+        final_norm="model.embedding_norm",
+        head_norms=HeadNorms("self_attn.q_layernorm", "self_attn.k_layernorm"),
+        positions=Rotary(theta=("rope_theta", 1_000_000.0)),
+        fixed_activation="silu",
+    ),
     aliases={"block_ff_dim": "intermediate_size", "tie_embedding": "tie_word_embeddings"},
     derived=(
         Derived(

@@ -23,6 +23,7 @@ from amp_export.exporters.dispatch import quantized_graph
 from amp_export.exporters.limits import Limits, choose_limits
 from amp_export.exporters.onnx import can_build, exported_graphs
 from amp_export.exporters.onnx.quantized_weights import same_codes
+from amp_export.exporters.support import refuse_states
 from amp_export.exporters.tensorrt.device.bundle import MANIFEST, SCHEMA
 from amp_export.exporters.tensorrt.exporting import describe_decoder
 from amp_export.exporters.tensorrt.flavors import builds_with_new_operators
@@ -85,7 +86,7 @@ def bundle(
 
     Raises:
         OutputError: `output` holds no graph to compare, or the bundle exists already.
-        UnsupportedModelError: The model is not a decoder.
+        UnsupportedModelError: The model is not a decoder, or its cache holds states.
         RequestError: The limits do not fit the model.
     """
     options = options or BundleOptions()
@@ -99,6 +100,7 @@ def bundle(
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(scratch_beside(output))
         pruned = _subject(output, manifest)
+        _check_cache(pruned.config)
         opset = options.opset or choose_opset(output, target, pruned.config, pruned.dtype)
         # an engine cannot be told at run time which logits are needed, and a device needs the last ones
         logits = Logits.LAST if TARGETS[target].tensorrt else Logits.ALL
@@ -177,6 +179,13 @@ def _check_kind(output: Path) -> None:
         raise UnsupportedModelError(
             f"{output} does not hold a decoder; only decoders can be bundled.\n"
             "Copy its onnx/ folder to the device and run it there with onnxruntime."
+        )
+
+
+def _check_cache(config: ModelConfig) -> None:
+    if (reason := refuse_states(config, what="what a bundle runs on a device")) is not None:
+        raise UnsupportedModelError(
+            f"{reason}\nCopy its onnx/ folder to the device and run it there with onnxruntime-genai."
         )
 
 

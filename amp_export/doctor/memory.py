@@ -13,7 +13,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from amp_export.architectures import Kind, LayerWidths, ModelConfig, parameter_count
-from amp_export.architectures._footprint import activation_numbers, cached_numbers, parameters_read, seen_numbers
+from amp_export.architectures._footprint import (
+    activation_numbers,
+    cached_numbers,
+    parameters_read,
+    seen_numbers,
+    state_numbers,
+)
 from amp_export.errors import RequestError
 from amp_export.exporters.limits import Limits
 from amp_export.exporters.onnx.support import can_build
@@ -229,7 +235,8 @@ class _Scale:
         weights = dtype.bytes * parameter_count(config, variant.widths)
         read = dtype.bytes * parameters_read(config, variant.widths)
         batch, context = self.limits.max_batch, self.limits.max_context
-        cache = batch * context * dtype.bytes * sum(cached_numbers(config, variant.widths))
+        of_text = context * sum(cached_numbers(config, variant.widths)) + state_numbers(config, variant.widths)
+        cache = batch * dtype.bytes * of_text
         # a step takes the KV cache and returns it with the new token added: both are in memory at once
         fixed = 2 * cache + dtype.bytes * batch * context * config.vocab_size
         activations = dtype.bytes * batch * activation_numbers(config, variant.widths, context)

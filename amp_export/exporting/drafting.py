@@ -17,6 +17,7 @@ from amp_export.documents import read_object
 from amp_export.errors import ModelError, RequestError, UnsupportedModelError
 from amp_export.exporters.files import GRAPH, file_name
 from amp_export.exporters.onnx.genai import GENAI_CONFIG
+from amp_export.exporters.support import refuse_states
 from amp_export.exporting.run import export_as
 from amp_export.exporting.settings import ExportSettings, choose_settings
 from amp_export.inputs.batches import encode
@@ -63,7 +64,7 @@ def prepare_pair(dense: Checkpoint, pruned: Checkpoint, options: DraftOptions) -
     """Check that a pruned model can draft for its dense one, and resolve the settings of both.
 
     Raises:
-        UnsupportedModelError: They are no decoders, or the runtime has no class for them.
+        UnsupportedModelError: They are no decoders, their caches hold states, or the runtime has no class for them.
         ModelError: Their tokenizers or vocabularies differ.
         RequestError: An option is out of range, or for another format.
     """
@@ -71,6 +72,11 @@ def prepare_pair(dense: Checkpoint, pruned: Checkpoint, options: DraftOptions) -
         raise UnsupportedModelError(
             f"{dense.path} is a {dense.config.class_name}, and only a decoder can draft for another.\nExport the "
             "pruned model by itself: amp-export export."
+        )
+    if (reason := refuse_states(dense.config, what="a runtime that drops drafted tokens")) is not None:
+        raise UnsupportedModelError(
+            f"{reason}\nStates cannot be taken back to the last token that was accepted. Export the pruned model by "
+            "itself: amp-export export."
         )
     if options.to not in (Format.ONNX, Format.GGUF):
         raise RequestError(

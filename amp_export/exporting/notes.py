@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from amp_export.architectures import Kind
+from amp_export.exporters.onnx.genai import cannot_describe
 from amp_export.options import Operators, Via
 
 if TYPE_CHECKING:
     from amp_export.architectures import ModelConfig
+    from amp_export.checkpoints.reading import Checkpoint
 
 
 def context_notes(config: ModelConfig, via: Via) -> Iterator[str]:
@@ -35,6 +37,12 @@ def context_notes(config: ModelConfig, via: Via) -> Iterator[str]:
             "longrope then has other frequencies for every token, and transformers also computes the cache anew. A "
             f"genai_config.json limits texts to {limit:,} tokens."
         )
+
+
+def genai_notes(checkpoint: Checkpoint, via: Via) -> Iterator[str]:
+    """Yield why a folder has no genai_config.json, if that is so."""
+    if via is Via.DIRECT and (reason := cannot_describe(checkpoint)) is not None:
+        yield f"No genai_config.json is written for onnxruntime-genai: {reason}."
 
 
 def operator_notes(operators: Operators) -> Iterator[str]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from amp_export.checkpoints.hashing import directory_size
 from amp_export.checkpoints.source_files import copy_files
 from amp_export.exporting.engines import EngineJob, build_into
-from amp_export.exporting.notes import context_notes, operator_notes
+from amp_export.exporting.notes import context_notes, genai_notes, operator_notes
 from amp_export.exporting.settings import ExportSettings
 from amp_export.options import Dtype, Format, Opset, Via
 from amp_export.progress import Advance, Progress
@@ -62,6 +62,9 @@ def export_as(
     if not name and settings.format is not Format.GGUF:
         for note in (*context_notes(checkpoint.config, exported.via), *operator_notes(settings.operators)):
             progress.note(note)
+        if settings.format is Format.ONNX and settings.parts is None:
+            for note in genai_notes(checkpoint, exported.via):
+                progress.note(note)
     return exported
 
 

@@ -102,8 +102,7 @@ def round_in_turn(
 
 def _groups(site: Site) -> Iterator[tuple[Sequence[Projection], bool]]:
     """Yield the projections that share an input, in order of execution, and whether they write to the stream."""
-    for block in (site.stack.attention, site.stack.mlp):
-        assert block is not None
+    for block in site.stack.all_blocks:
         yield block.inputs, False
         yield (block.output,), True
 

@@ -103,7 +103,7 @@ def activation_of(config: ModelConfig) -> str:
     computation = config.architecture.computation
     if computation is None:
         return str(config.fields["hidden_act"])
-    name = str(config.fields[computation.activation])
+    name = str(computation.fixed_activation or config.fields[computation.activation])
     return computation.activation_names.get(name, name)
 
 

@@ -7,18 +7,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from amp_export.errors import RequestError, UnsupportedModelError
-from amp_export.exporters.models.ports import LOGITS_TO_KEEP, PAST, kept_logits
+from amp_export.errors import RequestError
+from amp_export.exporters.models.caches import cache_shape, count_layers, grows, is_past, past_of
+from amp_export.exporters.models.ports import LOGITS_TO_KEEP, kept_logits
 from amp_export.exporters.models.session import floating_dtype
 from amp_export.options import Dtype, Logits
 
 if TYPE_CHECKING:
-    from amp_export.exporters.models.session import Floats, Integers, Session
+    from amp_export.exporters.models.session import Floats, Integers, Port, Session
 
 
 @dataclass(frozen=True)
 class Past:
-    """The KV cache, which stays in the runtime.
+    """The cache of keys, values and states, which stays in the runtime.
 
     Attributes:
         length: Number of cached tokens, including padding.
@@ -160,9 +161,9 @@ class GraphDecoder(Decoder):
 
     def __init__(self, session: Session) -> None:
         self._session: Session | None = session
-        self._past_inputs = {name: port for name, port in session.inputs.items() if name.startswith(PAST)}
+        self._past_inputs = {name: port for name, port in session.inputs.items() if is_past(name)}
         self._outputs = list(session.outputs)
-        self.num_layers = len(self._past_inputs) // 2
+        self.num_layers = count_layers(session.inputs)
         self.dtype = floating_dtype(*next(iter(self._past_inputs.items())))
         self.threads, self.description = session.threads, session.description
         self.takes_padding, self.activation_block = session.takes_padding, session.activation_block
@@ -208,7 +209,7 @@ class GraphDecoder(Decoder):
         if LOGITS_TO_KEEP in session.options:
             values[LOGITS_TO_KEEP] = session.to_value(np.array(logits_to_keep, np.int64))
         kept, length = self._outputs[1:], past.length + sequence_length
-        names = [name.replace("present.", PAST) for name in kept]
+        names = list(map(past_of, kept))
         if past.room is not None:
             if length > past.room:
                 raise ValueError(f"The KV cache has room for {past.room} tokens, and {length} were given.")
@@ -220,12 +221,15 @@ class GraphDecoder(Decoder):
 
     def reserve(self, batch_size: int, tokens: int) -> Past | None:
         """See `Decoder.reserve`."""
+        import numpy as np
+
         session = self._session
         if session is None or not session.fills_cache:
             return None
+        # a state counts from the first token on, while keys and values without tokens are not read
         values = {
-            name: session.new_value((batch_size, heads, tokens, head_dim), self.dtype)
-            for name, heads, head_dim in self._head_shapes()
+            name: session.new_value(shape, self.dtype) if grows(port) else session.to_value(np.zeros(shape), self.dtype)
+            for name, port, shape in self._cache_shapes(batch_size, tokens)
         }
         return Past(length=0, values=values, room=tokens)
 
@@ -242,15 +246,12 @@ class GraphDecoder(Decoder):
         import numpy as np
 
         values = {
-            name: session.to_value(np.empty((batch_size, heads, 0, head_dim), np.float32), self.dtype)
-            for name, heads, head_dim in self._head_shapes()
+            name: session.to_value(np.zeros(shape, np.float32), self.dtype)
+            for name, _, shape in self._cache_shapes(batch_size, 0)
         }
         return Past(length=0, values=values)
 
-    def _head_shapes(self) -> Iterator[tuple[str, int, int]]:
-        """Yield the inputs of the KV cache, with the number and the width of their heads."""
+    def _cache_shapes(self, batch_size: int, tokens: int) -> Iterator[tuple[str, Port, tuple[int, ...]]]:
+        """Yield the inputs of the cache, with their shapes for texts of some length."""
         for name, port in self._past_inputs.items():
-            _, heads, _, head_dim = port.axes
-            if not isinstance(heads, int) or not isinstance(head_dim, int):
-                raise UnsupportedModelError(f"The graph's {name} has no fixed number and width of heads: {port.axes}.")
-            yield name, heads, head_dim
+            yield name, port, cache_shape(name, port, batch_size, tokens)

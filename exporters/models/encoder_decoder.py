@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from amp_export.exporters.models.ports import PAST
+from amp_export.exporters.models.caches import past_of
 from amp_export.exporters.models.session import floating_dtype
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class GraphEncoderDecoder:
         given |= past.values if past is not None else {}
         names = list(session.outputs)
         logits, *present = session.run(names, given, keep=names[1:])
-        renamed = (name.replace("present.", PAST) for name in names[1:])
+        renamed = map(past_of, names[1:])
         # the later graph does not return the cross-attention keys and values: those of the first call are kept
         kept = {} if past is None else past.values
         values = {**kept, **dict(zip(renamed, present, strict=True))}

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from amp_export.exporters.models.caches import is_past
 from amp_export.exporters.models.decoder import GraphDecoder
 from amp_export.exporters.models.encoder import GraphEncoder
 from amp_export.exporters.models.encoder_decoder import GraphEncoderDecoder
 from amp_export.exporters.models.ports import (
     EMBEDDINGS,
     FEATURES,
-    PAST,
     check_decoder,
     check_encoder_decoder,
     check_vision_language,
@@ -40,7 +40,7 @@ def choose_model(sessions: Sequence[Session], folder: Path) -> GraphModel:
     if others:
         check_encoder_decoder(sessions, folder)
         return GraphEncoderDecoder(*sessions)
-    if any(name.startswith(PAST) for name in last.inputs):
+    if any(is_past(name) for name in last.inputs):
         check_decoder(last, folder)
         return GraphDecoder(last)
     return GraphEncoder(last)

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amp_export.errors import ModelError
+from amp_export.exporters.models.caches import is_past, is_present, past_of, present_of
 from amp_export.options import Logits
 
 if TYPE_CHECKING:
     from amp_export.exporters.models.session import Port, Session
 
-PAST = "past_key_values."
-PRESENT = "present."
 LOGITS = "logits"
 LOGITS_TO_KEEP = "num_logits_to_keep"
 """The number of last tokens whose logits are computed, named as in transformers.js; 0 is for all."""
@@ -96,14 +95,14 @@ def _check_written(session: Session, known: Collection[str], folder: Path, *, ma
         raise ModelError(_refusal(folder, f"its first output is not {LOGITS}: it returns {_list(session.outputs)}"))
     if main not in session.inputs:
         raise ModelError(_refusal(folder, f"it takes no {main}, but {_list(session.inputs)}"))
-    if unknown := [name for name in session.inputs if name not in known and not name.startswith(PAST)]:
+    if unknown := [name for name in session.inputs if name not in known and not is_past(name)]:
         raise ModelError(_refusal(folder, f"it takes {_list(unknown)}, which nothing gives"))
 
 
 def _check_cache(taken: Collection[str], returned: Collection[str], folder: Path) -> None:
     """Check that the cache that a call takes is what the call before returned."""
     if wrong := sorted(set(taken) ^ set(returned)):
-        past, present = wrong[0], wrong[0].replace(PAST, PRESENT)
+        past, present = wrong[0], present_of(wrong[0])
         problem = f"{past} is taken, but {present} is not returned"
         if past in returned:
             problem = f"{present} is returned, but {past} is not taken"
@@ -111,11 +110,11 @@ def _check_cache(taken: Collection[str], returned: Collection[str], folder: Path
 
 
 def _past(session: Session) -> set[str]:
-    return {name for name in session.inputs if name.startswith(PAST)}
+    return {name for name in session.inputs if is_past(name)}
 
 
 def _returned(session: Session) -> set[str]:
-    return {name.replace(PRESENT, PAST) for name in session.outputs if name.startswith(PRESENT)}
+    return {past_of(name) for name in session.outputs if is_present(name)}
 
 
 def _refusal(folder: Path, problem: str) -> str:

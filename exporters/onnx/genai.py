@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from amp_export.architectures import MixerKind, ModelConfig, cache_tensors
 from amp_export.checkpoints.reading import Checkpoint
 from amp_export.documents import convert, parse_json, read_text
 from amp_export.errors import ModelError
@@ -23,6 +24,9 @@ _KNOWN_TYPES = frozenset(
     }
 )
 """Values of `model.type` that onnxruntime-genai 0.18 opens; its gpt2 expects keys and values in one tensor."""
+
+_WITH_CONVOLUTIONS = "lfm2"
+"""Value of `model.type` for decoders in which short convolutions take the place of attention in some layers."""
 
 _ANY_DECODER = "decoder"
 """Value of `model.type` for all other decoders."""
@@ -51,14 +55,14 @@ def write_genai_config(
         has_blocks: Whether its weights are quantized in blocks.
 
     Returns:
-        Whether the file was written. It is not if the model has no end-of-sequence token.
+        Whether the file was written: see `cannot_describe`.
 
     Raises:
         ModelError: generation_config.json is damaged.
     """
-    generation = read_generation(checkpoint.raw_config, checkpoint.path)
-    if generation.get("eos_token_id") is None:
+    if cannot_describe(checkpoint) is not None:
         return False
+    generation = read_generation(checkpoint.raw_config, checkpoint.path)
     options = {ACCURACY_CONFIG: str(ACCURACY_LEVEL)} if has_blocks and operators is Operators.STANDARD else {}
     content = {
         "model": _describe_model(checkpoint, generation, graph, inputs, options),
@@ -66,6 +70,21 @@ def write_genai_config(
     }
     (folder / GENAI_CONFIG).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return True
+
+
+def cannot_describe(checkpoint: Checkpoint) -> str | None:
+    """Return why no genai_config.json can describe a model, as a clause; None if one can.
+
+    Raises:
+        ModelError: generation_config.json is damaged.
+    """
+    if read_generation(checkpoint.raw_config, checkpoint.path).get("eos_token_id") is None:
+        return "the model has no eos_token_id"
+    cache = list(cache_tensors(checkpoint.config, checkpoint.widths))
+    # `ConvKeyValueCache`, src/models/io/conv_kv_cache.cpp of 0.18, makes all keys and values of one size
+    if any(tensor.is_state for tensor in cache) and len({tensor.axes for tensor in cache if not tensor.is_state}) > 1:
+        return "its layers keep different numbers of key/value heads, besides layers that keep states"
+    return None
 
 
 def read_generation(raw_config: Mapping[str, Any], path: Path) -> dict[str, Any]:
@@ -87,15 +106,15 @@ def _describe_model(
     session_options: Mapping[str, str],
 ) -> dict[str, Any]:
     config = checkpoint.config
+    states = sorted({tensor.part for tensor in cache_tensors(config, checkpoint.widths) if tensor.is_state})
     end = generation["eos_token_id"]
     tokens = {
         "bos_token_id": generation.get("bos_token_id"),
         "eos_token_id": end,
         "pad_token_id": generation.get("pad_token_id"),
     }
-    model_type = config.architecture.model_type
     return {
-        "type": model_type if model_type in _KNOWN_TYPES else _ANY_DECODER,
+        "type": _model_type(config),
         **{name: token for name, token in tokens.items() if token is not None},
         "vocab_size": config.vocab_size,
         "context_length": _context(checkpoint),
@@ -113,14 +132,30 @@ def _describe_model(
                 **{name: name for name in ("input_ids", "attention_mask", "position_ids") if name in inputs},
                 "past_key_names": "past_key_values.%d.key",
                 "past_value_names": "past_key_values.%d.value",
+                **{f"past_{state}_names": f"past_{state}.%d" for state in states},
             },
             "outputs": {
                 "logits": "logits",
                 "present_key_names": "present.%d.key",
                 "present_value_names": "present.%d.value",
+                **{f"present_{state}_names": f"present_{state}.%d" for state in states},
             },
+            **({"layer_types": _layer_types(config)} if states else {}),
         },
     }
+
+
+def _model_type(config: ModelConfig) -> str:
+    mixer = config.architecture.mixer
+    if mixer is not None and mixer.kind is MixerKind.SHORT_CONVOLUTION:
+        return _WITH_CONVOLUTIONS
+    model_type = config.architecture.model_type
+    return model_type if model_type in _KNOWN_TYPES else _ANY_DECODER
+
+
+def _layer_types(config: ModelConfig) -> list[str]:
+    """Return what each layer caches: keys and values, or the state of a convolution."""
+    return ["full_attention" if site.stack.attention is not None else "conv" for site in config.sites]
 
 
 def _describe_search(checkpoint: Checkpoint, generation: Mapping[str, Any], operators: Operators) -> dict[str, Any]:

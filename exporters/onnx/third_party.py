@@ -6,12 +6,13 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from amp_export.architectures import Kind
+from amp_export.architectures import Kind, cache_tensors
 from amp_export.errors import ModelError, RequestError
 from amp_export.exporters.files import DECODER, DECODER_WITH_PAST, ENCODER, GRAPH
+from amp_export.exporters.models.caches import is_past
 from amp_export.exporters.models.encoder import GraphEncoder
 from amp_export.exporters.models.encoder_decoder import STATES, GraphEncoderDecoder
-from amp_export.exporters.models.ports import PAST, check_encoder_decoder
+from amp_export.exporters.models.ports import check_encoder_decoder
 from amp_export.exporters.onnx.external_data import check_graph
 from amp_export.exporters.onnx.sessions import CPU_PROVIDER, OnnxSession, load_graph, require_runtime
 from amp_export.exporters.onnx.third_party_decoders import ThirdPartyDecoder, cache_key
@@ -89,7 +90,7 @@ def open_third_party(
         return _open_encoder(sessions[0])
     if config.architecture.kind is Kind.ENCODER_DECODER:
         return _open_encoder_decoder(sessions, path)
-    return ThirdPartyDecoder(sessions[0], sessions[-1], checkpoint.widths, head_dim=config.head_dim)
+    return ThirdPartyDecoder(sessions[0], sessions[-1], cache_tensors(config, checkpoint.widths))
 
 
 def _open_encoder(session: Session) -> GraphEncoder:
@@ -120,7 +121,7 @@ def _open_encoder_decoder(sessions: Sequence[Session], path: Path) -> GraphEncod
 
 
 def _check_known(session: Session, known: Collection[str]) -> None:
-    unknown = [name for name in session.inputs if name not in known and not name.startswith(PAST)]
+    unknown = [name for name in session.inputs if name not in known and not is_past(name)]
     if unknown:
         raise RequestError(
             f"The graph has unknown inputs: {', '.join(unknown)}.\nKnown inputs are {', '.join(known)}: rename them, "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from amp_export.exporters.models.ports import LOGITS_TO_KEEP, kept_logits
 from amp_export.exporters.models.session import floating_dtype
 
 if TYPE_CHECKING:
-    from amp_export.architectures import LayerWidths
+    from amp_export.architectures import CacheTensor
     from amp_export.exporters.models.session import Floats, Integers, Port, Session
 
 CACHE_NAMES = (
@@ -22,8 +22,13 @@ CACHE_NAMES = (
     # transformers.exporters, 5.24: the path of a leaf, with a prefix if it is both an input and an output
     r"(?:input\.|output\.)?(?:cache|past_key_values)\.layers\.(?P<layer>\d+)\.(?P<part>key|value)s",
     r"(?:past|present)_(?P<part>key|value)s?_(?P<layer>\d+)",
+    # states, in graphs for transformers.js 4.3 and of the onnxruntime-genai builder, 0.18
+    r"(?:past|present)_(?P<part>conv)\.(?P<layer>\d+)",
+    r"(?:past|present)\.(?P<layer>\d+)\.(?P<part>conv)",
 )
-"""Patterns that match the whole name of a KV cache tensor."""
+"""Patterns that match the whole name of a cache tensor."""
+
+_HELD = {"key": "keys", "value": "values", "conv": "state of the convolution"}
 
 TOKENS = ("input_ids", "attention_mask", "position_ids", LOGITS_TO_KEEP)
 
@@ -34,8 +39,8 @@ class Ports:
 
     Attributes:
         tokens: Dtypes of the inputs in `TOKENS`, by name.
-        past: Names of the KV cache inputs, by layer and part.
-        present: Names of the KV cache outputs, by layer and part.
+        past: Names of the cache's inputs, by layer and part.
+        present: Names of the cache's outputs, by layer and part.
         logits: Name of the logits output.
     """
 
@@ -85,39 +90,38 @@ class ThirdPartyDecoder(Decoder):
     `open_third_party` creates it.
     """
 
-    def __init__(self, first: Session, later: Session, widths: Sequence[LayerWidths], *, head_dim: int) -> None:
-        """Take the graphs for prefill and decode, which may be the same, and the model's heads."""
+    def __init__(self, first: Session, later: Session, cache: Iterable[CacheTensor]) -> None:
+        """Take the graphs for prefill and decode, which may be the same, and what the model's cache holds."""
         self._sessions: tuple[Session, ...] = (first, later)
         self._ports = tuple(map_ports(session.inputs, session.outputs) for session in self._sessions)
         if not self._ports[1].past or not self._ports[0].present:
             raise UnsupportedModelError(
                 "The graph does not take or return a KV cache, so it is not a decoder with a cache."
             )
-        self._check_caches(len(widths))
-        self._widths = widths
-        self._head_dim = head_dim
-        self.num_layers = len(widths)
+        self._cache = {(tensor.layer, tensor.part): tensor for tensor in cache}
+        self.num_layers = len({layer for layer, _ in self._cache})
+        self._check_caches()
         self.logits = kept_logits(first.outputs)
         logits = self._ports[0].logits
         self.dtype = floating_dtype(logits, first.outputs[logits])
         self.threads, self.description = first.threads, first.description
         self.one_at_a_time = later.inputs["input_ids"].axes[1] == 1
 
-    def _check_caches(self, num_layers: int) -> None:
-        """Check that each graph returns the KV cache that the later one takes, and that of no other layers.
+    def _check_caches(self) -> None:
+        """Check that each graph returns the cache that the later one takes, and that of no other layers.
 
         Raises:
             RequestError: A tensor of the cache is missing, or belongs to a layer that the model lacks.
         """
-        expected = {(layer, part) for layer in range(num_layers) for part in ("key", "value")}
+        expected = set(self._cache)
         for found, what in ((self._ports[1].past, "takes"), *((ports.present, "returns") for ports in self._ports)):
             if (wrong := min(expected ^ set(found), default=None)) is not None:
                 layer, part = wrong
                 lacks = "lacks" if wrong in expected else "has"
                 raise RequestError(
-                    f"The KV cache that the graph {what} {lacks} the {part}s of layer {layer}, while the reference "
-                    f"has {num_layers} layers.\nExport the graph again from this reference, or give its own with "
-                    "--reference."
+                    f"The KV cache that the graph {what} {lacks} the {_HELD[part]} of layer {layer}, while the "
+                    f"reference has {self.num_layers} layers.\nExport the graph again from this reference, or give "
+                    "its own with --reference."
                 )
 
     def forward(
@@ -141,7 +145,11 @@ class ThirdPartyDecoder(Decoder):
         values = {name: session.to_value(given[name].astype(dtype)) for name, dtype in ports.tokens.items()}
         for (layer, part), name in ports.past.items():
             key = f"{layer}.{part}"
-            values[name] = past.values[key] if past is not None else self._empty(session, layer, name, len(input_ids))
+            values[name] = (
+                past.values[key]
+                if past is not None
+                else self._start(session, self._cache[layer, part], name, len(input_ids))
+            )
         kept = list(ports.present.values())
         logits, *present = session.run([ports.logits, *kept], values, keep=kept)
         keys = (f"{layer}.{part}" for layer, part in ports.present)
@@ -152,15 +160,21 @@ class ThirdPartyDecoder(Decoder):
         """Free the weights."""
         self._sessions = ()
 
-    def _empty(self, session: Session, layer: int, name: str, batch_size: int) -> Any:
+    def _start(self, session: Session, tensor: CacheTensor, name: str, batch_size: int) -> Any:
+        """Return what a call without a cache is given: keys and values of no tokens, and states of zeros."""
         import numpy as np
 
-        shape = (batch_size, self._widths[layer].key_value_heads, 0, self._head_dim)
-        return session.to_value(np.empty(shape, np.float32), session.inputs[name].float_dtype)
+        port = session.inputs[name]
+        sizes = [axis or 0 for axis in tensor.axes]
+        if tensor.is_state:
+            # other graphs may keep fewer tokens: those that are still within the reach of new ones
+            given = zip(port.axes[1:], sizes, strict=True)
+            sizes = [axis if isinstance(axis, int) else size for axis, size in given]
+        return session.to_value(np.zeros((batch_size, *sizes), np.float32), port.float_dtype)
 
 
 def cache_key(name: str) -> tuple[int, str] | None:
-    """Return the layer and the part (`key` or `value`) of a KV cache tensor; None for any other name."""
+    """Return the layer and the part of a cache tensor, as in `CacheTensor`; None for any other name."""
     for pattern in CACHE_NAMES:
         if (match := re.fullmatch(pattern, name)) is not None:
             return int(match["layer"]), match["part"]

@@ -141,7 +141,7 @@ def test_what_a_config_leaves_out_is_understood_as_transformers_understands_it(
 
 def bias_fields(model_type: str) -> set[str]:
     architecture = find_architecture(model_type)
-    blocks = (architecture.attention, architecture.mlp)
+    blocks = [block for stack in architecture.stacks for block in stack.all_blocks]
     projections = [projection for block in blocks for projection in (*block.inputs, block.output)]
     return {projection.bias for projection in projections if isinstance(projection.bias, str)}
 

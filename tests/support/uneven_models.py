@@ -38,6 +38,7 @@ def uneven(
 ) -> tuple[Checkpoint, Any]:
     """The checkpoint, and the model, whose modules were resized by hand."""
     donor = open_checkpoint(save_tiny_model(folder / "donor", model_type, **overrides))
+    widths = tuple(donor.config.fit(layer, site) for layer, site in zip(widths, donor.config.sites, strict=True))
     model = AutoModelForCausalLM.from_pretrained(donor.path, dtype=torch.float32)
     resize(model, resized_modules(donor.config, widths))
     randomize(model)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from amp_export.architectures import Modality
+from amp_export.architectures import Modality, cache_tensors
 from amp_export.exporters.models.encoder import GraphEncoder
 from amp_export.exporters.models.encoder_decoder import GraphEncoderDecoder
 from amp_export.exporters.onnx.third_party_decoders import ThirdPartyDecoder
@@ -112,8 +112,8 @@ class DecoderRun(_CallByCall):
 
     def through_graphs(self, sessions: Sequence[Session]) -> list[Call]:
         """Run one graph, or one for prefill and one for decode."""
-        widths, head_dim = self._checkpoint.widths, self._checkpoint.config.head_dim
-        decoder = ThirdPartyDecoder(sessions[0], sessions[-1], widths, head_dim=head_dim)
+        cache = cache_tensors(self._checkpoint.config, self._checkpoint.widths)
+        decoder = ThirdPartyDecoder(sessions[0], sessions[-1], cache)
         calls: list[Call] = []
         forward = decoder.forward if decoder.logits is Logits.ALL else partial(decoder.forward, logits_to_keep=1)
         self._replay(forward, calls.append, logits=decoder.logits)

@@ -103,14 +103,14 @@ class _Lane:
         dense_bsh: The dense stream, [batch, sequence, hidden].
         pruned_bsh: The pruned stream.
         apart_th: By how much the dense stream exceeds the pruned one before the layer, [tokens, hidden].
-        attended_th: Output of the dense layer's attention, [tokens, hidden]; None if it has none.
+        mixed_th: Output of what mixes tokens in the dense layer, [tokens, hidden]; None if that is not known.
         made_th: Output of the dense layer's MLP; None if it has experts, or none.
         weights_t: Weight of each token, [tokens].
         inputs: Inputs of the projections that were fitted, by name, [batch, sequence, inputs].
     """
 
     apart_th: torch.Tensor
-    attended_th: torch.Tensor | None
+    mixed_th: torch.Tensor | None
     made_th: torch.Tensor | None
     weights_t: torch.Tensor
 
@@ -133,11 +133,11 @@ class _Lane:
         """Run the dense layer on the dense stream, and keep what its projections give."""
         names = [
             None if block is None or block.has_experts else block.output.name
-            for block in (site.stack.attention, site.stack.mlp)
+            for block in (site.stack.mixing, site.stack.mlp)
         ]
         seen = watch(layer, self.dense_bsh, self.batch.calls[number], outputs=[*filter(None, names)])
         self.apart_th = self.batch.real(self.dense_bsh).float() - self.batch.real(self.pruned_bsh).float()
-        self.attended_th, self.made_th = (
+        self.mixed_th, self.made_th = (
             None if name is None else self.batch.real(seen[f"{name}.output"]).float() for name in names
         )
         self.dense_bsh = seen["output"]
@@ -176,10 +176,10 @@ def _update_attention(
 ) -> Update:
     fitting = _Fitting(layer, output)
     for lane in lanes:
-        assert lane.attended_th is not None
+        assert lane.mixed_th is not None
         call = lane.batch.calls[number]
         seen = watch(layer, lane.pruned_bsh, call, inputs=[output.name], until=output.name)
-        target_th = lane.attended_th if factor is None else lane.attended_th + lane.apart_th / factor
+        target_th = lane.mixed_th if factor is None else lane.mixed_th + lane.apart_th / factor
         lane.inputs[output.name] = seen[f"{output.name}.input"]
         fitting.add(lane, lane.batch.real(lane.inputs[output.name]), target_th)
     return fitting.update(number)
@@ -195,19 +195,19 @@ def _update_mlp(
     shortcuts: Sequence[Shortcut],
 ) -> Update:
     fitting = _Fitting(layer, down)
-    attention = [] if site.stack.attention is None else [site.stack.attention.output.name]
+    mixing = [] if site.stack.mixing is None else [site.stack.mixing.output.name]
     for lane in lanes:
         assert lane.made_th is not None
         call = lane.batch.calls[number]
         with skipped(layer, lane.known(shortcuts)):
-            seen = watch(layer, lane.pruned_bsh, call, inputs=[down.name], outputs=attention)
+            seen = watch(layer, lane.pruned_bsh, call, inputs=[down.name], outputs=mixing)
         lane.inputs[down.name] = seen[f"{down.name}.input"]
         target_th = lane.made_th
         if factor is not None:
-            # all layers of families whose computation is known attend
-            assert lane.attended_th is not None
-            attended_th = lane.batch.real(seen[f"{attention[0]}.output"])
-            target_th = target_th + lane.apart_th / factor + lane.attended_th - attended_th
+            # all layers of families whose computation is known attend, or have a mixer that is known
+            assert lane.mixed_th is not None
+            mixed_th = lane.batch.real(seen[f"{mixing[0]}.output"])
+            target_th = target_th + lane.apart_th / factor + lane.mixed_th - mixed_th
         fitting.add(lane, lane.batch.real(lane.inputs[down.name]), target_th)
     return fitting.update(number)
 

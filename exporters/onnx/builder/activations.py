@@ -21,6 +21,8 @@ def activation_of(config: ModelConfig) -> str:
     """
     computation = config.architecture.computation
     assert computation is not None
+    if computation.fixed_activation is not None:
+        return computation.fixed_activation
     named = config.fields[computation.activation]
     supported = [*_ACTIVATIONS, *([_XIELU] if computation.activation_module is not None else [])]
     if named not in supported:

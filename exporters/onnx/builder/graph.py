@@ -10,15 +10,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from amp_export.architectures import LayerWidths, Learned, ModelConfig
+from amp_export.architectures import LayerWidths, Learned, ModelConfig, cache_tensors
 from amp_export.exporters.files import WEIGHTS
+from amp_export.exporters.models.caches import past_name, present_of
 from amp_export.exporters.models.ports import LOGITS, LOGITS_TO_KEEP, TYPES
 from amp_export.exporters.onnx.builder.activations import activation_of, add_activation
 from amp_export.exporters.onnx.builder.attention import Attention
 from amp_export.exporters.onnx.builder.entries import Entry
 from amp_export.exporters.onnx.builder.layers import Parts
 from amp_export.exporters.onnx.builder.layout import StoredTensor
-from amp_export.exporters.onnx.builder.nodes import Graph, ValueKind
+from amp_export.exporters.onnx.builder.mixers import Mixers
+from amp_export.exporters.onnx.builder.nodes import END, Graph, ValueKind
 from amp_export.exporters.onnx.builder.products import add_linear, add_rows
 from amp_export.exporters.onnx.descriptions import CONTEXT
 from amp_export.options import Dtype, Logits, Operators, Opset
@@ -27,9 +29,6 @@ if TYPE_CHECKING:
     import onnx
 
     from amp_export.exporters.onnx.builder.nodes import Shape
-
-_END = 2**63 - 1
-"""The end of any axis, for Slice."""
 
 
 def build_graph(  # noqa: PLR0913  a parameter for each choice that a graph has
@@ -48,11 +47,13 @@ def build_graph(  # noqa: PLR0913  a parameter for each choice that a graph has
     """Build the graph of a decoder.
 
     Inputs are `input_ids` [batch_size, sequence_length], `attention_mask` [batch_size, total_sequence_length] and
-    `position_ids` [batch_size, sequence_length], all int64, and for each layer N `past_key_values.N.key|value`
-    [batch_size, key_value_heads, past_sequence_length, head_dim]. Outputs are `logits` [batch_size, kept_length,
-    vocab_size] and `present.N.key|value`, whose third axis is total_sequence_length. `num_logits_to_keep`, an int64
-    scalar that need not be given, is the number of last tokens whose logits are computed, kept_length; 0, the default,
-    is for all. Where only the last token's are computed, there is no such input, and that axis is 1.
+    `position_ids` [batch_size, sequence_length], all int64, and for each layer N that attends
+    `past_key_values.N.key|value` [batch_size, key_value_heads, past_sequence_length, head_dim]. Outputs are `logits`
+    [batch_size, kept_length, vocab_size] and `present.N.key|value`, whose third axis is total_sequence_length. Layers
+    whose mixers keep states take and return those, `past_NAME.N` and `present_NAME.N`; for the first tokens of a text
+    they are zeros. `num_logits_to_keep`, an int64 scalar that need not be given, is the number of last tokens whose
+    logits are computed, kept_length; 0, the default, is for all. Where only the last token's are computed, there is no
+    such input, and that axis is 1.
 
     With another entry, `inputs_embeds` [batch_size, sequence_length, hidden_size] takes the place of `input_ids`, and
     `token_type_ids` [batch_size, sequence_length], int64, says which of them are of images.
@@ -74,11 +75,13 @@ def build_graph(  # noqa: PLR0913  a parameter for each choice that a graph has
     attention = Attention(graph, config, entry)
     _declare_entry(graph, config, entry)
     _declare(graph, config, widths, takes_positions=attention.takes_positions, logits=logits)
+    mixers = Mixers(graph, config, entry)
     decoder = _Decoder(graph, config, logits, entry)
     attention.prepare()
+    mixers.prepare()
     stream = Stream(decoder.add_embedding())
     for layer, layer_widths in enumerate(widths):
-        stream = decoder.add_layer(attention, layer, layer_widths, stream)
+        stream = decoder.add_layer(attention, mixers, layer, layer_widths, stream)
     decoder.add_head(decoder.add_up(stream))
     name = config.architecture.class_name
     description = (
@@ -109,13 +112,12 @@ def _declare(
         graph.declare_option(LOGITS_TO_KEEP, 0)
     kept: str | int = "kept_length" if logits is Logits.ALL else 1
     graph.declare_output(LOGITS, ["batch_size", kept, config.vocab_size])
-    for layer, layer_widths in enumerate(widths):
-        heads = layer_widths.key_value_heads
-        for part in ("key", "value"):
-            past: Shape = ["batch_size", heads, "past_sequence_length", config.head_dim]
-            graph.declare_input(f"past_key_values.{layer}.{part}", past, kind=ValueKind.FLOAT)
-            present: Shape = ["batch_size", heads, "total_sequence_length", config.head_dim]
-            graph.declare_output(f"present.{layer}.{part}", present)
+    for tensor in cache_tensors(config, widths):
+        past, (before, after) = past_name(tensor), ("past_sequence_length", "total_sequence_length")
+        taken: Shape = ["batch_size", *(before if axis is None else axis for axis in tensor.axes)]
+        graph.declare_input(past, taken, kind=ValueKind.FLOAT)
+        returned: Shape = ["batch_size", *(after if axis is None else axis for axis in tensor.axes)]
+        graph.declare_output(present_of(past), returned)
 
 
 @dataclass(frozen=True)
@@ -163,12 +165,15 @@ class _Decoder(Parts):
         positions = self.graph.add("Gather", table, rows, output=learned.embedding, axis=0)
         return self.graph.add("Add", hidden, positions, output=f"{name}.placed")
 
-    def add_layer(self, attention: Attention, layer: int, widths: LayerWidths, stream: Stream) -> Stream:
-        """Add a layer, with the residual connections around attention and MLP."""
+    def add_layer(
+        self, attention: Attention, mixers: Mixers, layer: int, widths: LayerWidths, stream: Stream
+    ) -> Stream:
+        """Add a layer, with the residual connections around attention, or what mixes tokens in its place, and MLP."""
         scope = f"{self.config.architecture.layers}.{layer}"
         order = self.config.order
         hidden, normed = self._settle(stream, scope, order.before_attention)
-        attended = attention.add(layer, widths, normed)
+        mixer = self.config.sites[layer].stack.mixer
+        attended = attention.add(layer, widths, normed) if mixer is None else mixers.add(layer, mixer, normed)
         attended = self._add_norm_if_any(scope, order.after_attention, attended)
         attended = self.add_factor(self.computation.residual_factor, attended, output=f"{scope}.attention.scaled")
         between = Stream(hidden, attended, name=f"{scope}.after_attention")
@@ -235,7 +240,7 @@ class _Decoder(Parts):
             return graph.add("Gather", hidden, graph.integers(-1), output=output, axis=1)
         start = graph.add("Neg", LOGITS_TO_KEEP, output=f"{output}.start")
         start = graph.add("Unsqueeze", start, graph.integers(0), output=f"{output}.starts")
-        return graph.add("Slice", hidden, start, graph.integers(_END), graph.integers(1), output=output)
+        return graph.add("Slice", hidden, start, graph.integers(END), graph.integers(1), output=output)
 
     def _add_mlp(self, scope: str, widths: LayerWidths, hidden: str) -> str:
         mlp = self.config.architecture.mlp

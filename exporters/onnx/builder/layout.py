@@ -149,7 +149,7 @@ def lay_out_embedding(config: ModelConfig, dtype: Dtype) -> tuple[StoredTensor, 
 
 def linear_weights(config: ModelConfig) -> dict[str, bool]:
     """Return the names of linear layers' weights, relative to a layer, and whether they are [out, in]."""
-    blocks = (config.architecture.attention, config.architecture.mlp)
+    blocks = (block for stack in config.architecture.stacks for block in stack.all_blocks)
     projections = [projection for block in blocks for projection in (*block.inputs, block.output)]
     return {f"{projection.name}.weight": not projection.transposed for projection in projections}
 

@@ -25,6 +25,10 @@ ONNXRUNTIME_DOMAIN = "com.microsoft"
 """Domain of the operators that ONNX Runtime adds to the standard."""
 
 
+END = 2**63 - 1
+"""The end of any axis, for Slice."""
+
+
 class ValueKind(enum.Enum):
     """Dtype of a graph's input or output: the graph's dtype, or int64."""
 
@@ -122,6 +126,15 @@ class Graph:
         from onnx import TensorProto
 
         return self.add("Cast", value, output=output, to=TensorProto.FLOAT)
+
+    def to_graph_dtype(self, value: str, *, output: str) -> str:
+        """Cast integers to the graph's dtype."""
+        return self.add("Cast", value, output=output, to=self._dtype)
+
+    def slice(self, value: str, start: int, end: int | None, *, axis: int, output: str) -> str:
+        """Take a range of an axis; None is its end."""
+        ends = self.integers(END if end is None else end)
+        return self.add("Slice", value, self.integers(start), ends, self.integers(axis), output=output)
 
     def split(self, value: str, sizes: Sequence[int], *, outputs: Sequence[str]) -> Sequence[str]:
         """Split the last axis of a value into parts of these sizes."""

@@ -1,0 +1,108 @@
+"""What mixes tokens in place of attention, as nodes; it keeps states instead of keys and values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from amp_export.architectures import CacheTensor, Mixer, MixerKind, cache_tensors
+from amp_export.exporters.models.caches import past_name, present_of
+from amp_export.exporters.onnx.builder.entries import Entry
+from amp_export.exporters.onnx.builder.layers import Parts
+from amp_export.exporters.onnx.builder.nodes import END
+
+_TOKENS = "mixers.tokens"
+
+
+@dataclass(frozen=True)
+class Mixers(Parts):
+    """Adds mixers to a graph.
+
+    Attributes:
+        entry: What the graph reads.
+    """
+
+    entry: Entry
+
+    def prepare(self) -> None:
+        """Add what all layers share: 1 for each new token and 0 for padding, [batch, sequence, 1].
+
+        Padding before a text would reach its tokens through states, so that its hidden states are set to 0:
+        `apply_mask_to_padding_states`, `modeling_lfm2.py`, transformers 5.24.
+        """
+        if all(site.stack.mixer is None for site in self.config.sites):
+            return
+        graph = self.graph
+        sizes = graph.add("Shape", self.entry.input_name, output=f"{_TOKENS}.shape", start=1, end=2)
+        first = graph.add("Neg", sizes, output=f"{_TOKENS}.first")
+        end, axis = graph.integers(END), graph.integers(1)
+        new = graph.add("Slice", "attention_mask", first, end, axis, output=f"{_TOKENS}.new")
+        new = graph.add("Unsqueeze", new, graph.integers(2), output=f"{_TOKENS}.by_token")
+        graph.to_graph_dtype(new, output=_TOKENS)
+
+    def add(self, layer: int, mixer: Mixer, hidden: str) -> str:
+        """Add the mixer of a layer."""
+        scope = f"{self.config.architecture.layers}.{layer}"
+        masked = self.graph.add("Mul", hidden, _TOKENS, output=f"{scope}.{mixer.module}.masked")
+        add = {MixerKind.SHORT_CONVOLUTION: self._add_short_convolution}[mixer.kind]
+        mixed = add(layer, scope, mixer, masked)
+        return self.add_linear(scope, mixer.output, mixed)
+
+    def _add_short_convolution(self, layer: int, scope: str, mixer: Mixer, hidden: str) -> str:
+        """Add the convolution of a layer's input, with a gate before and one after."""
+        module, (projection,) = f"{scope}.{mixer.module}", mixer.inputs
+        names = [f"{module}.{part}" for part in ("gate_before", "gate_after", "values")]
+        projected = self.add_linear(scope, projection, hidden)
+        before, after, values = self.graph.split(projected, [self.config.hidden_size] * 3, outputs=names)
+        gated = self.graph.add("Mul", before, values, output=f"{module}.gated")
+        convolved = self._add_convolution(layer, scope, mixer, gated)
+        return self.graph.add("Mul", after, convolved, output=f"{module}.mixed")
+
+    def _add_convolution(self, layer: int, scope: str, mixer: Mixer, value: str) -> str:
+        """Add a causal convolution of each channel of [batch, sequence, channels], and the state after it.
+
+        It is one product for each tap instead of Conv, for which tokens would have to lie on the last axis, and which
+        ONNX Runtime 1.32 computes one channel after the other: on two cores, 0.04 ms for a token of 2,048 channels
+        instead of 0.18, and 1.8 ms for 256 tokens instead of 1.4.
+        """
+        graph, name = self.graph, f"{scope}.{mixer.convolution}"
+        state = self._state(layer, "conv")
+        taps = state.axes[-1]
+        assert taps is not None
+        past = past_name(state)
+        # the oldest of the state's tokens is beyond the reach of the new ones
+        recent = graph.slice(past, 1, None, axis=2, output=f"{name}.recent")
+        recent = graph.add("Transpose", recent, output=f"{name}.recent_by_token", perm=[0, 2, 1])
+        window = graph.add("Concat", recent, value, output=f"{name}.window", axis=1)
+        last = graph.slice(window, -taps, None, axis=1, output=f"{name}.last")
+        graph.add("Transpose", last, output=present_of(past), perm=[0, 2, 1])
+        products = [
+            graph.add(
+                "Mul",
+                graph.slice(window, tap, tap - taps + 1 or None, axis=1, output=f"{name}.tokens.{tap}"),
+                weight,
+                output=f"{name}.products.{tap}",
+            )
+            for tap, weight in enumerate(self._add_taps(name, taps))
+        ]
+        if graph.has_weight(f"{name}.bias"):
+            products.append(graph.weight(f"{name}.bias"))
+        return self._add_sum(products, output=f"{name}.convolved")
+
+    def _add_taps(self, name: str, taps: int) -> list[str]:
+        """Add the weights of each tap, [1, 1, channels]; runtimes compute them when they load the graph."""
+        graph = self.graph
+        by_tap = graph.add("Transpose", graph.weight(f"{name}.weight"), output=f"{name}.by_tap", perm=[2, 1, 0])
+        return [graph.slice(by_tap, tap, tap + 1, axis=0, output=f"{name}.weights.{tap}") for tap in range(taps)]
+
+    def _add_sum(self, values: Sequence[str], *, output: str) -> str:
+        total, *others = values
+        for number, value in enumerate(others, start=1):
+            is_last = number == len(others)
+            total = self.graph.add("Add", total, value, output=output if is_last else f"{output}.{number}")
+        return total
+
+    def _state(self, layer: int, part: str) -> CacheTensor:
+        """Return a state of a layer, as the cache holds it."""
+        held = cache_tensors(self.config, [site.widths for site in self.config.sites])
+        return next(each for each in held if (each.layer, each.part) == (layer, part))
