@@ -242,6 +242,8 @@ class Opset(enum.StrEnum):
     """For TensorRT before 10.15 and ONNX Runtime before 1.23."""
     OPSET_23 = "23"
     """The first with Attention, RotaryEmbedding and RMSNormalization."""
+    OPSET_24 = "24"
+    """The first with TensorScatter, which writes into a KV cache of fixed length."""
 
     @property
     def version(self) -> int:
@@ -251,7 +253,7 @@ class Opset(enum.StrEnum):
     @property
     def ir_version(self) -> int:
         """The IR version released with it. Source: `VERSION_TABLE` in helper.py of onnx 1.23."""
-        return {"20": 9, "23": 11}[self.value]
+        return {"20": 9, "23": 11, "24": 12}[self.value]
 
 
 class Provider(enum.StrEnum):

@@ -136,6 +136,8 @@ class ExportOptions:
         opset: The version of the ONNX operators; by default the newest that the runtime supports.
         operators: The operators of an ONNX graph that is built directly.
         logits: The tokens whose logits the graph of a decoder that is built directly computes.
+        static_cache: Tokens that the KV cache of an ONNX graph has room for, if it is to have a fixed length and be
+            written into; by default it grows.
         weights: Numbers that the weights of linear layers are stored as, times scales; by default they have the dtype
             of the graph.
         block_size: Number of weights that share a scale; by default 32, for an engine 128.
@@ -157,6 +159,7 @@ class ExportOptions:
     opset: Opset | None = None
     operators: Operators = Operators.STANDARD
     logits: Logits = Logits.ALL
+    static_cache: int | None = None
     weights: WeightFormat | None = None
     block_size: int | None = None
     average_bits: float | None = None

@@ -42,6 +42,15 @@ def exported_operators(folder: Path) -> Operators:
     return _described(folder).operators
 
 
+def exported_cache_length(folder: Path) -> int | None:
+    """Return the tokens that the KV cache of an ONNX graph has room for; None if it grows.
+
+    Raises:
+        ModelError: The folder holds no graph.
+    """
+    return _described(folder).cache_length
+
+
 def exported_logits(folder: Path) -> Logits:
     """Return the tokens whose logits the graph or the engine of a decoder computes.
 

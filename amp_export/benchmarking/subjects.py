@@ -9,7 +9,13 @@ from pathlib import Path
 
 from amp_export.benchmarking.setup import Setup
 from amp_export.errors import OutputError
-from amp_export.exporters.dispatch import exported_logits, exported_operators, exported_opset, exported_quantization
+from amp_export.exporters.dispatch import (
+    exported_cache_length,
+    exported_logits,
+    exported_operators,
+    exported_opset,
+    exported_quantization,
+)
 from amp_export.exporters.executorch.programs import read_facts
 from amp_export.exporters.files import find_parts
 from amp_export.exporters.onnx.parts import PartsOf
@@ -160,7 +166,17 @@ def export_dense(
         # the vision encoder was not pruned
         parts = PartsOf(whole, encoder=output / to) if whole is not None else None
     settings = ExportSettings(
-        to, manifest.exports[to], opset, via, job, limits, operators, logits, quantization=quantization, parts=parts
+        to,
+        manifest.exports[to],
+        opset,
+        via,
+        job,
+        limits,
+        operators,
+        logits,
+        cache_length=exported_cache_length(output / to) if to is Format.ONNX else None,
+        quantization=quantization,
+        parts=parts,
     )
     with checkpoint.snapshot.held():
         return export_as(scratch, checkpoint, settings, progress=progress, name="the dense model").folder

@@ -43,7 +43,9 @@ EXPORT: Mapping[str, Any] = {
     ],
     "opset": Annotated[
         Opset | None,
-        typer.Option("--opset", help="ONNX opset; 20 is for TensorRT before 10.15 and older runtimes."),
+        typer.Option(
+            "--opset", help="ONNX opset; 20 is for TensorRT before 10.15 and older runtimes, 24 for --static-cache."
+        ),
     ],
     "operators": Annotated[
         Operators,
@@ -59,6 +61,15 @@ EXPORT: Mapping[str, Any] = {
             "--logits",
             help="Compute the logits of all tokens, or of the last one, which makes prompts faster in runtimes that "
             "cannot choose: engines and OpenVINO.",
+        ),
+    ],
+    "static_cache": Annotated[
+        int | None,
+        typer.Option(
+            "--static-cache",
+            metavar="N",
+            help="Give the KV cache of an ONNX graph a fixed length of N tokens, into which each call writes: for "
+            "devices that want fixed shapes.  [default: it grows]",
         ),
     ],
     "weights": Annotated[

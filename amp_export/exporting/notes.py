@@ -45,6 +45,16 @@ def genai_notes(checkpoint: Checkpoint, via: Via) -> Iterator[str]:
         yield f"No genai_config.json is written for onnxruntime-genai: {reason}."
 
 
+def cache_notes(length: int | None) -> Iterator[str]:
+    """Yield what the user of a graph with a KV cache of fixed length has to give to it."""
+    if length is not None:
+        yield (
+            f"The KV cache has room for {length:,} tokens of a text, padding included. Give all of it, zeros at first, "
+            "with an attention_mask of that length, and in write_indices where the new tokens of each text begin. "
+            "onnxruntime-genai and Optimum give no such input."
+        )
+
+
 def operator_notes(operators: Operators) -> Iterator[str]:
     """Yield what the user of a graph has to know about its operators."""
     if operators is Operators.ONNXRUNTIME:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from amp_export.checkpoints.hashing import directory_size
 from amp_export.checkpoints.source_files import copy_files
 from amp_export.exporting.engines import EngineJob, build_into
-from amp_export.exporting.notes import context_notes, genai_notes, operator_notes
+from amp_export.exporting.notes import cache_notes, context_notes, genai_notes, operator_notes
 from amp_export.exporting.settings import ExportSettings
 from amp_export.options import Dtype, Format, Opset, Via
 from amp_export.progress import Advance, Progress
@@ -63,7 +63,7 @@ def export_as(
         for note in (*context_notes(checkpoint.config, exported.via), *operator_notes(settings.operators)):
             progress.note(note)
         if settings.format is Format.ONNX and settings.parts is None:
-            for note in genai_notes(checkpoint, exported.via):
+            for note in (*cache_notes(settings.cache_length), *genai_notes(checkpoint, exported.via)):
                 progress.note(note)
     return exported
 
@@ -197,6 +197,7 @@ def export_into(
                 logits=settings.logits,
                 quantization=settings.quantization,
                 rounding=settings.rounding,
+                cache_length=settings.cache_length,
                 on_progress=advance,
             )
         else:

@@ -15,6 +15,7 @@ from amp_export.exporters.support import choose_via, require_exportable
 from amp_export.exporting.engines import EngineJob, prepare_engine
 from amp_export.exporting.gguf import choose_gguf
 from amp_export.exporting.quantized import check_quantization, choose_quantization
+from amp_export.exporting.static_cache import check_static_cache
 from amp_export.options import Dtype, Format, Layout, Logits, Operators, Opset, RoundingMethod, Via
 from amp_export.verb_options import ExportOptions
 
@@ -40,6 +41,7 @@ class ExportSettings:
         operators: Operators of an ONNX graph.
         logits: Tokens whose logits a decoder's graph computes.
         layout: Names and places of the files of an ONNX graph.
+        cache_length: Tokens that the KV cache of an ONNX graph has room for; None if it grows.
         quantization: Format of the weights of linear layers; None for the graph's dtype.
         average_bits: The largest average of the bits of quantized weights, of which some are to have 8; None if all
             have what the format says, or the weights with 8 are chosen already.
@@ -58,6 +60,7 @@ class ExportSettings:
     operators: Operators = Operators.STANDARD
     logits: Logits = Logits.ALL
     layout: Layout = Layout.FLAT
+    cache_length: int | None = None
     quantization: Quantization | None = None
     average_bits: float | None = None
     method: RoundingMethod = RoundingMethod.NEAREST
@@ -66,7 +69,10 @@ class ExportSettings:
     given: Mapping[str, str] = field(default_factory=dict)
 
 
-_RECORDED = ("opset", "operators", "logits", "layout", "weights", "block_size", "average_bits", "rounding")
+_RECORDED = (
+    *("opset", "operators", "logits", "static_cache", "layout"),
+    *("weights", "block_size", "average_bits", "rounding"),
+)
 """Options that a manifest records if they are given; it has format, dtype and `via` of every export."""
 
 
@@ -82,6 +88,8 @@ def choose_settings(checkpoint: Checkpoint, options: ExportOptions, whole: Path 
     Raises:
         AmpExportError: See `_choose_settings`.
     """
+    if options.static_cache is not None:
+        check_static_cache(options.static_cache, options, checkpoint.config, in_parts=whole is not None)
     default = ExportOptions()
     values = {name: getattr(options, name) for name in _RECORDED}
     given = {name: f"{value}" for name, value in values.items() if value != getattr(default, name)}
@@ -136,13 +144,14 @@ def _choose_settings(checkpoint: Checkpoint, options: ExportOptions, whole: Path
         (f"--operators {options.operators}", options.operators is not Operators.STANDARD),
         (f"--logits {options.logits}", options.logits is not Logits.ALL),
         (f"--weights {options.weights}", quantization is not None),
+        (f"--static-cache {options.static_cache}", options.static_cache is not None),
     ):
         if is_given and via is not Via.DIRECT:
             why = can_build(checkpoint.config) if options.via is not Via.TRACE else "--via trace is given."
             raise RequestError(
                 f"{option} is for graphs that are built directly, and this one is traced: {why}\nLeave it out."
             )
-    opset = options.opset or Opset.OPSET_23
+    opset = options.opset or (Opset.OPSET_23 if options.static_cache is None else Opset.OPSET_24)
     check_quantization(checkpoint, quantization, opset, options.operators)
     dtype = dtype or Dtype.FLOAT32
     parts = _choose_parts(whole, checkpoint, options, via)
@@ -159,6 +168,7 @@ def _choose_settings(checkpoint: Checkpoint, options: ExportOptions, whole: Path
         operators=options.operators,
         logits=options.logits,
         layout=options.layout,
+        cache_length=options.static_cache,
         quantization=quantization,
         average_bits=options.average_bits,
         method=options.rounding,

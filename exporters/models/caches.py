@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from amp_export.architectures import CacheTensor
     from amp_export.exporters.models.session import Port
 
+WRITE_INDICES = "write_indices"
+"""Where in a cache of fixed length the new tokens of each text are written, named as in TensorScatter."""
+
 _GROWING_PAST, _GROWING_PRESENT = "past_key_values.", "present."
 _PAST, _PRESENT = "past", "present"
 _PAST_NAME, _PRESENT_NAME = re.compile(r"past_[a-z_]+\.\d+\b.*"), re.compile(r"present(_[a-z_]+)?\.\d+\b.*")
@@ -53,6 +56,15 @@ def present_of(past: str) -> str:
 def count_layers(inputs: Mapping[str, Port]) -> int:
     """Return the number of layers that have tensors in the cache, by the names of a graph's inputs."""
     return len({name.split(".")[1] for name in inputs if is_past(name)})
+
+
+def fixed_length(inputs: Mapping[str, Port]) -> int | None:
+    """Return the number of tokens that a cache of fixed length has room for, by a graph's inputs; None if it grows."""
+    if WRITE_INDICES not in inputs:
+        return None
+    _, length = inputs["attention_mask"].axes
+    assert isinstance(length, int), "a mask is as long as the cache"
+    return length
 
 
 def grows(port: Port) -> bool:

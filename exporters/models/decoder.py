@@ -8,7 +8,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from amp_export.errors import RequestError
-from amp_export.exporters.models.caches import cache_shape, count_layers, grows, is_past, past_of
+from amp_export.exporters.models.caches import (
+    WRITE_INDICES,
+    cache_shape,
+    count_layers,
+    fixed_length,
+    grows,
+    is_past,
+    past_of,
+)
 from amp_export.exporters.models.ports import LOGITS_TO_KEEP, kept_logits
 from amp_export.exporters.models.session import floating_dtype
 from amp_export.options import Dtype, Logits
@@ -138,6 +146,19 @@ def check_positions(position_ids: Integers, context: int | None) -> None:
         )
 
 
+def check_room(tokens: int, cache_length: int) -> None:
+    """Check that a KV cache of fixed length has room for all tokens.
+
+    Raises:
+        RequestError: It has not.
+    """
+    if tokens > cache_length:
+        raise RequestError(
+            f"A text of {tokens} tokens was given, padding included, but the graph's KV cache has room for "
+            f"{cache_length}.\nGive shorter texts, or export with a larger --static-cache."
+        )
+
+
 def check_logits(kept: Logits, wanted: int, sequence_length: int) -> None:
     """Check that a decoder computes the logits that are wanted.
 
@@ -168,6 +189,7 @@ class GraphDecoder(Decoder):
         self.threads, self.description = session.threads, session.description
         self.takes_padding, self.activation_block = session.takes_padding, session.activation_block
         self.logits = kept_logits(session.outputs)
+        self.max_context = self._fixed_length = fixed_length(session.inputs)
         if session.limits is not None:
             self.max_batch, self.max_context = session.limits.max_batch, session.limits.max_context
 
@@ -200,15 +222,21 @@ class GraphDecoder(Decoder):
         session, (batch_size, sequence_length) = self._open(), position_ids.shape
         past = past if past is not None else self._empty_past(session, batch_size)
         check_mask(attention_mask.shape, batch_size, past_length=past.length, sequence_length=sequence_length)
+        length = past.length + sequence_length
         check_positions(position_ids, session.context)
         check_logits(self.logits, logits_to_keep, sequence_length)
         given = {"attention_mask": attention_mask, "position_ids": position_ids}
+        if self._fixed_length is not None:
+            check_room(length, self._fixed_length)
+            free = self._fixed_length - length
+            given["attention_mask"] = np.pad(attention_mask, ((0, 0), (0, free)))
+            given[WRITE_INDICES] = np.full(batch_size, past.length)
         # some traced decoders have no position_ids
         values = {name: session.to_value(array) for name, array in given.items() if name in session.inputs}
         values |= new
         if LOGITS_TO_KEEP in session.options:
             values[LOGITS_TO_KEEP] = session.to_value(np.array(logits_to_keep, np.int64))
-        kept, length = self._outputs[1:], past.length + sequence_length
+        kept = self._outputs[1:]
         names = list(map(past_of, kept))
         if past.room is not None:
             if length > past.room:
@@ -231,7 +259,7 @@ class GraphDecoder(Decoder):
             name: session.new_value(shape, self.dtype) if grows(port) else session.to_value(np.zeros(shape), self.dtype)
             for name, port, shape in self._cache_shapes(batch_size, tokens)
         }
-        return Past(length=0, values=values, room=tokens)
+        return Past(length=0, values=values, room=self._fixed_length or tokens)
 
     def close(self) -> None:
         """Free the weights."""

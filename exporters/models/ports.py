@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amp_export.errors import ModelError
-from amp_export.exporters.models.caches import is_past, is_present, past_of, present_of
+from amp_export.exporters.models.caches import WRITE_INDICES, is_past, is_present, past_of, present_of
 from amp_export.options import Logits
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ FEATURES, EMBEDDINGS, TYPES = "image_features", "inputs_embeds", "token_type_ids
 """What the vision encoder and the token embedding of a vision-language model write, and its decoder reads; types are 1
 for tokens that stand for images and 0 for others, as in `Gemma3ForConditionalGeneration`."""
 
-TOKENS = frozenset({"input_ids", "attention_mask", "position_ids"})
+TOKENS = frozenset({"input_ids", "attention_mask", "position_ids", WRITE_INDICES})
 EMBEDDED = frozenset({EMBEDDINGS, TYPES, "attention_mask", "position_ids"})
 """Inputs of the decoder of a vision-language model."""
 

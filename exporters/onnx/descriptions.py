@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from amp_export.errors import ModelError
+from amp_export.exporters.models.caches import fixed_length
 from amp_export.exporters.models.ports import kept_logits
 from amp_export.exporters.models.session import Port
 from amp_export.exporters.onnx.quantization import Quantization
@@ -81,6 +82,11 @@ class GraphDescription(msgspec.Struct, frozen=True, rename={"dtype": "precision"
     context: int | None = None
     operators: Operators = Operators.STANDARD
     quantization: Quantization | None = None
+
+    @property
+    def cache_length(self) -> int | None:
+        """Tokens that its KV cache of fixed length has room for; None if that grows."""
+        return fixed_length(self.inputs)
 
     @property
     def logits(self) -> Logits:

@@ -58,6 +58,7 @@ class GraphChoices:
         logits: Tokens whose logits are computed.
         quantization: How the weights of linear layers are stored; None keeps them in `dtype`.
         rounding: How weights are quantized; None rounds each to its nearest code.
+        cache_length: Tokens that a KV cache of fixed length has room for; None if it grows.
     """
 
     dtype: Dtype = Dtype.FLOAT32
@@ -66,6 +67,7 @@ class GraphChoices:
     logits: Logits = Logits.ALL
     quantization: Quantization | None = None
     rounding: Rounding | None = None
+    cache_length: int | None = None
 
 
 def export(  # noqa: PLR0913  a parameter for each choice that a graph has
@@ -78,6 +80,7 @@ def export(  # noqa: PLR0913  a parameter for each choice that a graph has
     logits: Logits = Logits.ALL,
     quantization: Quantization | None = None,
     rounding: Rounding | None = None,
+    cache_length: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> OnnxExport:
     """Export a decoder as one graph for prefill and decode, with config, tokenizer and genai_config.json next to it.
@@ -93,6 +96,7 @@ def export(  # noqa: PLR0913  a parameter for each choice that a graph has
         logits: Tokens whose logits are computed.
         quantization: How the weights of linear layers are stored; None keeps them in `dtype`.
         rounding: How weights are quantized; by default each to its nearest code.
+        cache_length: Tokens that a KV cache of fixed length has room for, in opset 24; by default it grows.
         on_progress: Called with the number of written layers and their total, after each.
 
     Raises:
@@ -101,13 +105,14 @@ def export(  # noqa: PLR0913  a parameter for each choice that a graph has
         RequestError: A weight is too large for `dtype`, or blocks do not divide it.
         OutputError: The folder is not empty, or the disk has no room for the weights.
     """
-    choices = GraphChoices(dtype, opset, operators, logits, quantization, rounding)
+    choices = GraphChoices(dtype, opset, operators, logits, quantization, rounding, cache_length)
     inputs = write_decoder(checkpoint, folder / GRAPH, choices, on_progress=on_progress)
     write_config(folder, checkpoint.raw_config)
     copy_files(checkpoint.companions(), folder, base=checkpoint.path)
     name_tokenizer_class(folder)
     has_blocks = quantization is not None and quantization.block_size is not None
-    write_genai_config(checkpoint, folder, graph=GRAPH, inputs=inputs, operators=operators, has_blocks=has_blocks)
+    if cache_length is None:  # onnxruntime-genai gives a graph no places to write to
+        write_genai_config(checkpoint, folder, graph=GRAPH, inputs=inputs, operators=operators, has_blocks=has_blocks)
     return OnnxExport(
         folder=folder,
         dtype=dtype,
@@ -161,6 +166,7 @@ def write_decoder(
         opset=choices.opset,
         operators=operators,
         logits=choices.logits,
+        cache_length=choices.cache_length,
         entry=entry,
         data_file=weights.name,
         metadata=describe_choices(operators, choices.quantization),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from amp_export.errors import ModelError, RequestError, UnsupportedModelError
 from amp_export.exporters.files import exported_files
+from amp_export.exporters.models.caches import WRITE_INDICES
 from amp_export.exporters.models.session import Port, Session
 from amp_export.exporters.onnx.builder.products import ACCURACY_LEVEL, EXACT_LEVEL
 from amp_export.exporters.onnx.descriptions import read_context, read_operators, read_quantization
@@ -160,8 +161,10 @@ class OnnxSession(Session):
         operators = read_operators(metadata)
         self.takes_padding = operators is Operators.STANDARD
         self._on_gpu = session.get_providers()[0] != CPU_PROVIDER
-        # GroupQueryAttention appends in place where past and present are the same memory; tried on the CPU only
-        self.fills_cache = operators is Operators.ONNXRUNTIME and not self._on_gpu
+        # GroupQueryAttention and TensorScatter write in place where past and present are the same memory; tried on the
+        # CPU only
+        writes = operators is Operators.ONNXRUNTIME or WRITE_INDICES in self.inputs
+        self.fills_cache = writes and not self._on_gpu
         quantization = read_quantization(metadata)
         if quantization is not None and not exact and not self._on_gpu:
             self.activation_block = quantization.block_size

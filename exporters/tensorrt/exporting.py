@@ -117,6 +117,11 @@ def describe_decoder(graph: Path) -> GraphDescription:
         UnsupportedModelError: It is not a decoder's graph.
     """
     described = describe_graph(graph)
+    if described.cache_length is not None:
+        raise UnsupportedModelError(
+            f"{graph} has a KV cache of fixed length, and engines are built with one that grows.\nExport the graph "
+            "without --static-cache."
+        )
     if not any(name.startswith("past_key_values.") for name in described.inputs):
         raise UnsupportedModelError(
             f"{graph} is not the graph of a decoder with a KV cache: its inputs are {', '.join(described.inputs)}.\n"

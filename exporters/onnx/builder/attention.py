@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from amp_export.architectures import LayerWidths, Layout, Learned, NormSpan
+from amp_export.exporters.models.caches import WRITE_INDICES
 from amp_export.exporters.onnx.builder.entries import Entry
 from amp_export.exporters.onnx.builder.layers import Parts
-from amp_export.exporters.onnx.builder.masks import add_masks, mask_name
+from amp_export.exporters.onnx.builder.masks import add_masks, add_places, mask_name
 from amp_export.exporters.onnx.builder.onnxruntime import (
     GroupQueryFacts,
     GroupQueryParts,
@@ -31,9 +32,11 @@ class Attention(Parts):
 
     Attributes:
         entry: What the graph reads.
+        cache_length: Tokens that the KV cache has room for, and is written into; None if it grows.
     """
 
     entry: Entry
+    cache_length: int | None = None
 
     def add(self, layer: int, widths: LayerWidths, hidden: str) -> str:
         """Add the attention of a layer, and append its keys and values to the KV cache."""
@@ -54,7 +57,8 @@ class Attention(Parts):
         if self.graph.is_fused:
             add_lengths(self.graph)
         else:
-            for mask in add_masks(self.graph, self.config.sliding_windows, self.entry).values():
+            places = add_places(self.graph, self.entry.input_name, self.cache_length)
+            for mask in add_masks(self.graph, self.config.sliding_windows, places, self.entry).values():
                 if self._is_spelled_out:
                     # an axis for the query heads of a group
                     self.graph.add("Unsqueeze", mask, self.graph.integers(2), output=f"{mask}.of_group")
@@ -312,6 +316,7 @@ class Attention(Parts):
         return bool(getattr(self.computation.positions, "interleaved", False))
 
     def _add_to_past(self, layer: int, part: str, new: str) -> str:
-        return self.graph.add(
-            "Concat", f"past_key_values.{layer}.{part}", new, output=f"present.{layer}.{part}", axis=2
-        )
+        past, present = f"past_key_values.{layer}.{part}", f"present.{layer}.{part}"
+        if self.cache_length is None:
+            return self.graph.add("Concat", past, new, output=present, axis=2)
+        return self.graph.add("TensorScatter", past, new, WRITE_INDICES, output=present, axis=2)

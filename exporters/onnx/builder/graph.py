@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from amp_export.architectures import LayerWidths, Learned, ModelConfig, cache_tensors
 from amp_export.exporters.files import WEIGHTS
-from amp_export.exporters.models.caches import past_name, present_of
+from amp_export.exporters.models.caches import WRITE_INDICES, past_name, present_of
 from amp_export.exporters.models.ports import LOGITS, LOGITS_TO_KEEP, TYPES
 from amp_export.exporters.onnx.builder.activations import activation_of, add_activation
 from amp_export.exporters.onnx.builder.attention import Attention
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
     from amp_export.exporters.onnx.builder.nodes import Shape
 
+_TOTAL = "total_sequence_length"
+"""Axis of a cache that grows, after a call."""
+
 
 def build_graph(  # noqa: PLR0913  a parameter for each choice that a graph has
     config: ModelConfig,
@@ -40,6 +43,7 @@ def build_graph(  # noqa: PLR0913  a parameter for each choice that a graph has
     opset: Opset,
     operators: Operators = Operators.STANDARD,
     logits: Logits = Logits.ALL,
+    cache_length: int | None = None,
     entry: Entry = Entry.TOKENS,
     data_file: str = WEIGHTS,
     metadata: Mapping[str, str] | None = None,
@@ -55,6 +59,10 @@ def build_graph(  # noqa: PLR0913  a parameter for each choice that a graph has
     logits are computed, kept_length; 0, the default, is for all. Where only the last token's are computed, there is no
     such input, and that axis is 1.
 
+    With a KV cache of fixed length, that is the third axis of all keys and values, and the second of `attention_mask`,
+    which says which places of the cache hold tokens, new ones included. The new tokens of each text are written from
+    its `write_indices` on, int64 [batch_size].
+
     With another entry, `inputs_embeds` [batch_size, sequence_length, hidden_size] takes the place of `input_ids`, and
     `token_type_ids` [batch_size, sequence_length], int64, says which of them are of images.
 
@@ -67,14 +75,18 @@ def build_graph(  # noqa: PLR0913  a parameter for each choice that a graph has
         operators: Whether fused operators of ONNX Runtime may be used. Then positions are those of the tokens in their
             text, `position_ids` is no input unless a RoPE switches its frequencies, and a text has no padding.
         logits: Tokens whose logits are computed.
+        cache_length: Tokens that a KV cache of fixed length has room for, with standard operators of opset 24; None if
+            it grows.
         entry: What the graph reads.
         data_file: Name of the data file, in the same folder as the graph.
         metadata: Further entries of the graph's metadata.
     """
     graph = Graph(stored, dtype=dtype, data_file=data_file, opset=opset, operators=operators)
-    attention = Attention(graph, config, entry)
+    assert cache_length is None or (graph.knows("TensorScatter") and not graph.is_fused), "a cache that is written into"
+    attention = Attention(graph, config, entry, cache_length)
     _declare_entry(graph, config, entry)
-    _declare(graph, config, widths, takes_positions=attention.takes_positions, logits=logits)
+    _declare(graph, config, takes_positions=attention.takes_positions, logits=logits, cache_length=cache_length)
+    _declare_cache(graph, config, widths, cache_length)
     mixers = Mixers(graph, config, entry)
     decoder = _Decoder(graph, config, logits, entry)
     attention.prepare()
@@ -103,17 +115,23 @@ def _declare_entry(graph: Graph, config: ModelConfig, entry: Entry) -> None:
 
 
 def _declare(
-    graph: Graph, config: ModelConfig, widths: Sequence[LayerWidths], *, takes_positions: bool, logits: Logits
+    graph: Graph, config: ModelConfig, *, takes_positions: bool, logits: Logits, cache_length: int | None
 ) -> None:
-    graph.declare_input("attention_mask", ["batch_size", "total_sequence_length"], kind=ValueKind.INTEGER)
+    graph.declare_input("attention_mask", ["batch_size", cache_length or _TOTAL], kind=ValueKind.INTEGER)
     if takes_positions:
         graph.declare_input("position_ids", ["batch_size", "sequence_length"], kind=ValueKind.INTEGER)
+    if cache_length is not None:
+        graph.declare_input(WRITE_INDICES, ["batch_size"], kind=ValueKind.INTEGER)
     if logits is Logits.ALL:
         graph.declare_option(LOGITS_TO_KEEP, 0)
     kept: str | int = "kept_length" if logits is Logits.ALL else 1
     graph.declare_output(LOGITS, ["batch_size", kept, config.vocab_size])
+
+
+def _declare_cache(graph: Graph, config: ModelConfig, widths: Sequence[LayerWidths], cache_length: int | None) -> None:
+    lengths = ("past_sequence_length", _TOTAL) if cache_length is None else (cache_length, cache_length)
     for tensor in cache_tensors(config, widths):
-        past, (before, after) = past_name(tensor), ("past_sequence_length", "total_sequence_length")
+        past, (before, after) = past_name(tensor), lengths
         taken: Shape = ["batch_size", *(before if axis is None else axis for axis in tensor.axes)]
         graph.declare_input(past, taken, kind=ValueKind.FLOAT)
         returned: Shape = ["batch_size", *(after if axis is None else axis for axis in tensor.axes)]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from amp_export.exporters.models.caches import WRITE_INDICES
 from amp_export.exporters.models.ports import TYPES
 from amp_export.exporters.onnx.builder.entries import Entry
 
@@ -12,7 +14,21 @@ if TYPE_CHECKING:
     from amp_export.exporters.onnx.builder.nodes import Graph
 
 
-def add_masks(graph: Graph, windows: Iterable[int | None], entry: Entry) -> dict[int | None, str]:
+@dataclass(frozen=True)
+class Places:
+    """Where queries and keys are in the KV cache, as values of a graph.
+
+    Attributes:
+        queries: Places of the new tokens: [sequence_length, 1], or [batch_size, 1, sequence_length, 1] if each text is
+            written at a place of its own.
+        keys: Places of the cache, [total_sequence_length].
+    """
+
+    queries: str
+    keys: str
+
+
+def add_masks(graph: Graph, windows: Iterable[int | None], places: Places, entry: Entry) -> dict[int | None, str]:
     """Add one mask for each distinct window; None is full attention.
 
     A query attends to the keys up to its own position, without padding, and with a window only to those less than
@@ -23,13 +39,14 @@ def add_masks(graph: Graph, windows: Iterable[int | None], entry: Entry) -> dict
     Args:
         graph: The graph to add them to.
         windows: The window of each layer.
+        places: Where queries and keys are, from `add_places`.
         entry: What the graph reads: with types of tokens, those of an image also see the later ones of the same image
             that are given in the same call, within a window if there is one.
 
     Returns:
         By window, the name of a boolean value [batch_size, 1, sequence_length, total_sequence_length].
     """
-    queries, keys = _add_places(graph, entry.input_name)
+    queries, keys = places.queries, places.keys
     causal = graph.add("LessOrEqual", keys, queries, output="mask.causal")
     if entry is Entry.EMBEDDINGS_AND_TYPES:
         causal = graph.add("Or", causal, _add_same_image(graph), output="mask.causal_or_image")
@@ -81,19 +98,27 @@ def _add_same_image(graph: Graph) -> str:
     return graph.add("And", same, some, output=f"{scope}.reach")
 
 
-def _add_places(graph: Graph, new_tokens: str) -> tuple[str, str]:
-    """Add the positions of the queries [sequence_length, 1] and of the keys [total_sequence_length].
+def add_places(graph: Graph, new_tokens: str, cache_length: int | None) -> Places:
+    """Add the places of queries and keys in the KV cache.
 
     Args:
         graph: The graph to add them to.
         new_tokens: The input whose second axis is sequence_length.
+        cache_length: Tokens that the cache has room for, which are written from `write_indices` on; None if the cache
+            grows by the new tokens.
     """
     zero, one = graph.integer(0), graph.integer(1)
-    sizes = graph.add("Shape", "attention_mask", output="mask.total_shape")
-    total = graph.add("Gather", sizes, one, output="mask.total")
     sizes = graph.add("Shape", new_tokens, output="mask.new_shape")
     new = graph.add("Gather", sizes, one, output="mask.new")
+    if cache_length is not None:
+        keys = graph.add("Range", zero, graph.integer(cache_length), one, output="mask.keys")
+        numbers = graph.add("Range", zero, new, one, output="mask.new_list")
+        numbers = graph.add("Unsqueeze", numbers, graph.integers(1), output="mask.new_column")
+        first = graph.add("Unsqueeze", WRITE_INDICES, graph.integers(1, 2, 3), output="mask.first")
+        return Places(graph.add("Add", first, numbers, output="mask.queries"), keys)
+    sizes = graph.add("Shape", "attention_mask", output="mask.total_shape")
+    total = graph.add("Gather", sizes, one, output="mask.total")
     past = graph.add("Sub", total, new, output="mask.past")
     keys = graph.add("Range", zero, total, one, output="mask.keys")
     queries = graph.add("Range", past, total, one, output="mask.query_list")
-    return graph.add("Unsqueeze", queries, graph.integers(1), output="mask.queries"), keys
+    return Places(graph.add("Unsqueeze", queries, graph.integers(1), output="mask.queries"), keys)
