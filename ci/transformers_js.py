@@ -112,7 +112,9 @@ def compare_images(modules: Path, folders: Sequence[Path]) -> bool:
         model = run(folder)
         ids, vision = text_with_images(model, IMAGE_TOKEN)
         ends = set(read_ending_tokens(folder))
-        here = generated_after_images(model, ids, vision, image_token=IMAGE_TOKEN, new_tokens=NEW_TOKENS, ends=ends)
+        here = generated_after_images(
+            model, folder, ids, vision, image_token=IMAGE_TOKEN, new_tokens=NEW_TOKENS, ends=ends
+        )
         request = {"folder": str(folder), "inputs": [ids], "newTokens": NEW_TOKENS, "images": as_json(vision)}
         (answers,) = ask(modules, [request])
         same = answers == [{"prompt": ids, "tokens": here}]

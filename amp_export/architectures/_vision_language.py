@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from amp_export.architectures._grid_encoders import QWEN2_5_VL, QWEN2_VL, GridEncoder
+from amp_export.architectures._position_axes import PositionAxes
+
 
 class ImageInput(enum.Enum):
     """What a vision encoder takes; for most, the processor cuts each image into tiles of one size."""
@@ -27,6 +30,8 @@ class ImageInput(enum.Enum):
     as in texts with several. A grid of tiles would depend on the size of the image."""
     ANY_SIZE = enum.auto()
     """`pixel_values` [images, channels, height, width] of any size, which is that of all images of a call."""
+    PATCHES = enum.auto()
+    """`pixel_values` [patches, values of a patch] of all images, of any sizes, and the grid of each: `GridEncoder`."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +40,8 @@ class LanguageModel:
 
     Attributes:
         model_type: Type of the decoder that computes the same on text; None if `text_config` names its type itself.
-        rope_fields: Fields of `rope_parameters` that matter to images alone: on text, positions in time, height and
-            width are one and the same.
+        axes: Which positions of a token, in time, height and width, its rotary embeddings turn by; None if a token has
+            one position.
         text_values: Values of further fields that matter to images alone, with those that mean the same on text.
         left_out: First parts of the names of tensors that transformers does not load, and whose widths a config says
             together with those of the language model, so that a pruned one does without them.
@@ -44,19 +49,21 @@ class LanguageModel:
         not_pruned: Why its language model cannot be pruned, and what to do, as the end of a message; None if it can.
         heads_stay: Why no heads can be removed; None if they can.
         images: What the vision encoder takes, where it can be exported.
+        grid_encoder: What is known of a vision encoder that takes `ImageInput.PATCHES`.
         encoders: Types of vision encoders that can be exported within it; empty if it has but one.
         not_exported: Why the vision-language model cannot be exported in parts; None if it can.
         sees_images_whole: Whether all tokens of an image attend to each other.
     """
 
     model_type: str | None = None
-    rope_fields: tuple[str, ...] = ()
+    axes: PositionAxes | None = None
     text_values: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
     left_out_fields: tuple[str, ...] = ()
     not_pruned: str | None = None
     heads_stay: str | None = None
     images: ImageInput = ImageInput.TILES
+    grid_encoder: GridEncoder | None = None
     encoders: tuple[str, ...] = ()
     not_exported: str | None = None
     sees_images_whole: bool = False
@@ -64,10 +71,9 @@ class LanguageModel:
 
 _DIVIDES = "its attention takes the width of a head from the number of heads"
 
-_GRID = (
-    "its vision encoder computes positions and windows from the grid of each image, in loops that tracing would fix to "
-    "one grid, and its decoder takes positions in three rows"
-)
+_DEEP = "its decoder adds features of several layers of its vision encoder to its own layers"
+
+_STATES = "its language model keeps states, which graphs have no inputs for"
 
 _PIECES = "how many tokens an image takes, and where its lines end, depends on the size of the image"
 
@@ -82,8 +88,6 @@ _SPARSE = (
     "where few neurons are active, all of them stay, and its text_config would get one number for all layers.\n"
     "Save its language model as a checkpoint of its own with transformers, and prune that."
 )
-
-_MULTI_AXIS = ("mrope_section", "mrope_interleaved")
 
 VISION_LANGUAGE: Mapping[str, LanguageModel] = MappingProxyType(
     {
@@ -103,16 +107,28 @@ VISION_LANGUAGE: Mapping[str, LanguageModel] = MappingProxyType(
         "mistral3": LanguageModel(images=ImageInput.ANY_SIZE, encoders=("pixtral",)),
         # `PaliGemmaConfig.__post_init__` and `PaliGemmaModel.forward`
         "paligemma": LanguageModel(not_pruned=_BOTH_WAYS),
-        "qwen2_5_vl": LanguageModel("qwen2", ("mrope_section",), heads_stay=_DIVIDES, not_exported=_GRID),
-        "qwen2_vl": LanguageModel("qwen2", ("mrope_section",), heads_stay=_DIVIDES, not_exported=_GRID),
+        "qwen2_5_vl": LanguageModel(
+            "qwen2",
+            axes=PositionAxes((16, 24, 24)),
+            heads_stay=_DIVIDES,
+            images=ImageInput.PATCHES,
+            grid_encoder=QWEN2_5_VL,
+        ),
+        "qwen2_vl": LanguageModel(
+            "qwen2",
+            axes=PositionAxes((16, 24, 24)),
+            heads_stay=_DIVIDES,
+            images=ImageInput.PATCHES,
+            grid_encoder=QWEN2_VL,
+        ),
         # `_keys_to_ignore_on_load_unexpected`, modeling_qwen3_5.py: layers that draft tokens for other runtimes
         "qwen3_5": LanguageModel(
-            rope_fields=_MULTI_AXIS,
+            axes=PositionAxes((11, 11, 10), interleaved=True),
             left_out=("mtp",),
             left_out_fields=("mtp_num_hidden_layers",),
-            not_exported=_GRID,
+            not_exported=_STATES,
         ),
-        "qwen3_vl": LanguageModel("qwen3", _MULTI_AXIS, not_exported=_GRID),
+        "qwen3_vl": LanguageModel("qwen3", axes=PositionAxes((24, 20, 20), interleaved=True), not_exported=_DEEP),
         "smolvlm": LanguageModel(images=ImageInput.MASKED_TILES),
     }
 )

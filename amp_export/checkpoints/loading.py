@@ -105,9 +105,7 @@ def load_whole(path: Path, *, dtype: torch.dtype | None = None, layers: bool = T
         untyped: Any = transformers.AutoModelForImageTextToText
         config = transformers.AutoConfig.from_pretrained(path, **OFFLINE)
         if not layers:
-            config.text_config.num_hidden_layers = 0
-            if getattr(config.text_config, "layer_types", None) is not None:
-                config.text_config.layer_types = []
+            _leave_out_layers(config)
         model, found = untyped.from_pretrained(
             path,
             config=config,
@@ -124,6 +122,32 @@ def load_whole(path: Path, *, dtype: torch.dtype | None = None, layers: bool = T
         )
     loaded: PreTrainedModel = model.eval()
     return loaded
+
+
+def build_whole(path: Path) -> PreTrainedModel:
+    """Return a vision-language model on the meta device, without weights and without the layers of its language model.
+
+    Args:
+        path: Its directory.
+
+    Raises:
+        ModelError: transformers refuses the config.
+    """
+    import torch
+    import transformers
+
+    with quiet_transformers(), transformers_errors(path):
+        config = transformers.AutoConfig.from_pretrained(path, **OFFLINE)
+        _leave_out_layers(config)
+        with torch.device("meta"):
+            model: PreTrainedModel = transformers.AutoModelForImageTextToText.from_config(config)
+    return model
+
+
+def _leave_out_layers(config: Any) -> None:
+    config.text_config.num_hidden_layers = 0
+    if getattr(config.text_config, "layer_types", None) is not None:
+        config.text_config.layer_types = []
 
 
 def module_names(path: Path) -> list[str]:

@@ -73,10 +73,7 @@ class Checkpoint:
         Raises:
             ModelError: The file cannot be read, or the tensor holds a NaN or an infinity.
         """
-        info = self.tensors[name]
-        array = read_tensor(info)
-        _refuse_not_finite(info.file, name, _count_not_finite(array))
-        return array
+        return read_finite(self.tensors[name], name)
 
     def companions(self) -> list[Path]:
         """Return the files beside config and weights that travel with them."""
@@ -94,6 +91,17 @@ def read_tensor(info: TensorInfo) -> Array:
 
     with reading(info.file), safe_open(info.file, framework="np") as file:
         array: Array = file.get_tensor(info.stored_name)
+    return array
+
+
+def read_finite(info: TensorInfo, name: str) -> Array:
+    """Read one tensor as `read_tensor` does; the name is for messages.
+
+    Raises:
+        ModelError: The file cannot be read, or the tensor holds a NaN or an infinity.
+    """
+    array = read_tensor(info)
+    _refuse_not_finite(info.file, name, _count_not_finite(array))
     return array
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amp_export.architectures import Architecture, ModelConfig, find_architecture, tensor_shapes
+from amp_export.architectures._position_axes import AXES_FIELDS, SECTIONS
 from amp_export.architectures._vision_language import VISION_LANGUAGE, LanguageModel
 from amp_export.checkpoints.building import OFFLINE, build_from_config, transformers_errors
 from amp_export.checkpoints.companions import find_companions
@@ -207,6 +208,43 @@ def read_exported_config(folder: Path) -> tuple[dict[str, Any], ModelConfig]:
     return fields, ModelConfig.read(find_architecture(fields["model_type"]), fields)
 
 
+def read_axes(path: Path, head_dim: int) -> tuple[int, ...]:
+    """Return the row of positions that turns each pair of dimensions of a head, where tokens have several positions.
+
+    Args:
+        path: The vision-language model.
+        head_dim: The width of a head of its language model.
+
+    Returns:
+        0 for time, 1 for height and 2 for width; empty if a token has one position.
+
+    Raises:
+        ModelError: transformers refuses the config, or it does not say the axis of each pair.
+    """
+    import transformers
+
+    facts = VISION_LANGUAGE[read_object(path / "config.json", error=ModelError)["model_type"]]
+    if facts.axes is None:
+        return ()
+    with quiet_transformers(), transformers_errors(path):
+        text = transformers.AutoConfig.from_pretrained(path, **OFFLINE).get_text_config(decoder=True)
+    return facts.axes.of_pairs(head_dim // 2, text.rope_parameters.get(SECTIONS))
+
+
+def read_vision_fields(path: Path) -> dict[str, Any]:
+    """Return the fields of a vision-language model's vision encoder, all of them, as transformers reads them.
+
+    Raises:
+        ModelError: transformers refuses the config.
+    """
+    import transformers
+
+    with quiet_transformers(), transformers_errors(path):
+        vision = transformers.AutoConfig.from_pretrained(path, **OFFLINE).vision_config
+        fields: dict[str, Any] = decode_json(vision.to_json_string(use_diff=False))
+    return fields
+
+
 def hash_whole(path: Path) -> str:
     """Return one SHA-256 over all files that an extraction reads."""
     weights = weight_files(path) if has_safetensors(path) else []
@@ -229,8 +267,8 @@ def _language_fields(path: Path, facts: LanguageModel) -> dict[str, Any]:
     if text is whole:
         raise UnsupportedModelError(_cannot_tell(path, "config.json has no text_config"))
     rope = fields.get("rope_parameters")
-    if isinstance(rope, dict) and facts.rope_fields:
-        fields["rope_parameters"] = {name: value for name, value in rope.items() if name not in facts.rope_fields}
+    if isinstance(rope, dict) and facts.axes is not None:
+        fields["rope_parameters"] = {name: value for name, value in rope.items() if name not in AXES_FIELDS}
     fields = {name: value for name, value in fields.items() if not name.startswith("_") and name not in _OF_THE_FILE}
     on_text = {name: values[fields[name]] for name, values in facts.text_values.items() if fields.get(name) in values}
     return {

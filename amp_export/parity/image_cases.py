@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from amp_export.architectures import ModelConfig
+from amp_export.architectures._grid_encoders import GRIDS
 from amp_export.architectures._vision_language import VISION_LANGUAGE, ImageInput, LanguageModel
 from amp_export.checkpoints.building import OFFLINE, transformers_errors
+from amp_export.checkpoints.loading import build_whole
 from amp_export.checkpoints.quiet import quiet_transformers
 from amp_export.checkpoints.vision_language import special_tokens
 from amp_export.documents import read_object
 from amp_export.errors import UnsupportedModelError
-from amp_export.exporters.models.ports import TYPES
+from amp_export.exporters.models.ports import PIXELS, TYPES
 from amp_export.inputs.tokens import Floats, Integers, draw_rows
 from amp_export.options import Logits
 from amp_export.parity.decoder_cases import COMPARED_POSITIONS, Cache, Forward
@@ -29,6 +32,9 @@ if TYPE_CHECKING:
 
 _ANY = (2, 3)
 """Rows and columns of tokens of an image that may have any size; others than those that the encoder was traced with."""
+
+_GRIDS = ((2, 3), (5, 2), (3, 3))
+"""Rows and columns of tokens of images, one after the other, where each image may have a size of its own."""
 
 _WORDS = 5
 """Tokens of text before each image, and after the last."""
@@ -64,6 +70,8 @@ class ImageText:
         input_ids: Tokens, int64 [batch, sequence].
         attention_mask: 1 for tokens and 0 for padding, int64 [batch, sequence].
         is_image_bs: Which tokens stand for images, [batch, sequence].
+        position_ids: The position of each token, which counts no padding, int64 [batch, sequence]; or its positions in
+            time, height and width, [3, batch, sequence].
         vision: Inputs of the vision encoder by name, images in float32.
         others: Further inputs of transformers' model.
     """
@@ -71,13 +79,14 @@ class ImageText:
     input_ids: Integers
     attention_mask: Integers
     is_image_bs: Any
+    position_ids: Integers
     vision: Mapping[str, Any]
     others: Mapping[str, Any]
 
     @property
-    def position_ids(self) -> Integers:
-        """The position of each token, which counts no padding, int64 [batch, sequence]."""
-        positions: Integers = np.maximum(self.attention_mask.cumsum(axis=1) - 1, 0)
+    def next_positions(self) -> Integers:
+        """The position of the first token after each text, int64 [batch, 1]."""
+        positions: Integers = self.position_ids.reshape(-1, *self.input_ids.shape).max(axis=(0, 2))[:, None] + 1
         return positions
 
 
@@ -91,17 +100,21 @@ class ImageFacts:
 
     Attributes:
         language: Facts about its type.
-        tile: Channels, height and width of an image or a tile.
-        tokens: Number of tokens that an image takes, where that depends on its size.
+        tile: Channels, height and width of an image or a tile; empty if images have grids of patches.
+        tokens: Number of tokens that an image takes, where that depends on its size, which is the same for all.
+        grid_model: transformers' model without weights, which computes positions from grids; None if images have none.
+        grid_side: Number of rows of patches that become one row of tokens, of images with grids.
         image_token: The token in whose places images are.
         special: All tokens with a meaning of their own.
     """
 
     language: LanguageModel
-    tile: tuple[int, int, int]
+    tile: tuple[int, ...]
     tokens: int | None
     image_token: int
     special: frozenset[int]
+    grid_model: Any = None
+    grid_side: int = 1
 
     @classmethod
     def read(cls, whole: Path) -> ImageFacts:
@@ -120,24 +133,30 @@ class ImageFacts:
             token = int(config.image_token_id)
             special = frozenset({*special_tokens(raw), *special_tokens(config.to_dict()), token})
             language = VISION_LANGUAGE[raw["model_type"]]
+            if language.images is ImageInput.PATCHES:
+                side = int(config.vision_config.spatial_merge_size)
+                return cls(language, (), None, token, special, build_whole(whole).base_model, side)
             if language.images is not ImageInput.ANY_SIZE:
                 return cls(language, tile_shape(config), None, token, special)
             rows, columns = _ANY
             return cls(language, any_shape(config, rows, columns), rows * columns, token, special)
 
-    def count_tokens(self, graph: GraphVisionLanguage) -> int:
-        """Return the number of tokens that an image takes.
+    def count_tokens(self, case: ImageCase, graph: GraphVisionLanguage) -> list[list[int]]:
+        """Return the number of tokens that each image takes, by text.
 
         Raises:
             UnsupportedModelError: Neither the graphs nor the type of the model say it.
         """
+        if self.grid_model is not None:
+            sizes = itertools.cycle(rows * columns for rows, columns in _GRIDS)
+            return [list(itertools.islice(sizes, count)) for count in case.images]
         counted = graph.tokens_per_image or self.tokens
         if counted is None:
             raise UnsupportedModelError(
                 "The vision encoder's image_features have no fixed number of tokens, which images of one size would "
                 "have.\nExport the model again."
             )
-        return counted
+        return [[counted] * count for count in case.images]
 
     def without_special(self, pool: Integers) -> Integers:
         """Return token ids without those that have a meaning of their own."""
@@ -151,22 +170,34 @@ class ImageFacts:
             pool: Token ids to draw from.
             graph: The graphs, which say how many tokens an image takes.
         """
-        tokens = self.count_tokens(graph)
-        block = _WORDS + tokens
-        longest = max(case.images) * block + _WORDS
+        tokens = self.count_tokens(case, graph)
+        longest = max(map(_count_all, tokens))
         ids_bs, is_image_bs = draw_rows(pool, len(case.images), longest), np.zeros((len(case.images), longest), bool)
         mask_bs = np.ones_like(ids_bs)
-        for row, count in enumerate(case.images):
-            start = longest - count * block - _WORDS
-            mask_bs[row, :start] = 0
-            for image in range(count):
-                first = start + image * block + _WORDS
-                is_image_bs[row, first : first + tokens] = True
+        for row, counts in enumerate(tokens):
+            place = longest - _count_all(counts)
+            mask_bs[row, :place] = 0
+            for count in counts:
+                is_image_bs[row, place + _WORDS : place + _WORDS + count] = True
+                place += _WORDS + count
         ids_bs[is_image_bs] = self.image_token
         vision, others = self._draw(case, graph)
         if self.language.sees_images_whole:
             others = {**others, TYPES: is_image_bs.astype(np.int64)}
-        return ImageText(ids_bs, mask_bs, is_image_bs, vision, others)
+        positions = self._place(ids_bs, mask_bs, is_image_bs, vision)
+        return ImageText(ids_bs, mask_bs, is_image_bs, positions, vision, others)
+
+    def _place(self, ids_bs: Integers, mask_bs: Integers, is_image_bs: Any, vision: Mapping[str, Any]) -> Integers:
+        """Return the positions of tokens, as transformers' model computes them where images have grids."""
+        import torch
+
+        if self.grid_model is None:
+            positions: Integers = np.maximum(mask_bs.cumsum(axis=1) - 1, 0)
+            return positions
+        ids, mask, is_image, grids = map(torch.from_numpy, (ids_bs, mask_bs, is_image_bs, vision[GRIDS]))
+        found, _ = self.grid_model.get_rope_index(ids, is_image.int(), image_grid_thw=grids, attention_mask=mask)
+        in_axes: Integers = found.numpy()
+        return in_axes
 
     def _draw(self, case: ImageCase, graph: GraphVisionLanguage) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the inputs of the vision encoder, and what transformers' model takes besides."""
@@ -175,30 +206,40 @@ class ImageFacts:
         exact = getattr(torch, graph.dtype.value)
         generator = torch.Generator().manual_seed(sum(case.images))
 
-        def draw(*leading: int) -> Any:
-            return torch.randn((*leading, *self.tile), generator=generator).to(exact).float().numpy()
+        def draw(*shape: int) -> Any:
+            return torch.randn(shape, generator=generator).to(exact).float().numpy()
 
-        total, (_, height, width) = sum(case.images), self.tile
+        total = sum(case.images)
+        if self.grid_model is not None:
+            shapes = itertools.islice(itertools.cycle(_GRIDS), total)
+            grids = np.array([[1, rows * self.grid_side, columns * self.grid_side] for rows, columns in shapes])
+            return {PIXELS: draw(int(grids.prod(axis=1).sum()), graph.values_per_patch), GRIDS: grids}, {}
+        _, height, width = self.tile
         if self.language.images is not ImageInput.MASKED_TILES:
             sizes = np.array([[height, width]] * total)
             others = {
                 ImageInput.WHOLE_IMAGES: {"image_sizes": sizes, "batch_num_images": np.array([total])},
                 ImageInput.ANY_SIZE: {"image_sizes": sizes},
             }
-            return {"pixel_values": draw(total)}, others.get(self.language.images, {})
+            return {PIXELS: draw(total, *self.tile)}, others.get(self.language.images, {})
         shape = (len(case.images), max(case.images))
-        pixels, mask = draw(*shape), np.ones((*shape, height, width), bool)
+        pixels, mask = draw(*shape, *self.tile), np.ones((*shape, height, width), bool)
         for row, count in enumerate(case.images):
             # what is missing is padding, and so is the lower half of each text's last image
             mask[row, count:] = False
             mask[row, count - 1, height // 2 :] = False
-        return {"pixel_values": pixels * mask[:, :, None], "pixel_attention_mask": mask}, {}
+        return {PIXELS: pixels * mask[:, :, None], "pixel_attention_mask": mask}, {}
+
+
+def _count_all(tokens: Sequence[int]) -> int:
+    """Return the number of tokens of a text, by those of its images."""
+    return sum(_WORDS + count for count in tokens) + _WORDS
 
 
 def image_cases_within(facts: ImageFacts, graph: GraphVisionLanguage, config: ModelConfig) -> tuple[ImageCase, ...]:
     """Return the cases that fit a model."""
     context = graph.max_context or config.context
-    longest = {case: max(case.images) * (_WORDS + facts.count_tokens(graph)) + _WORDS for case in CASES}
+    longest = {case: max(map(_count_all, facts.count_tokens(case, graph))) for case in CASES}
     return tuple(
         case
         for case in CASES
@@ -236,8 +277,7 @@ def replay_images(
     mask_bt, new_bs = text.attention_mask, draw_rows(pool[::-1].copy(), len(text.input_ids), max(steps, 1))
     for step in range(steps):
         mask_bt = np.pad(mask_bt, ((0, 0), (0, 1)), constant_values=1)
-        positions_b1 = mask_bt.sum(axis=1, keepdims=True) - 1
-        logits_bsv, past = forward(new_bs[:, [step]], mask_bt, positions_b1, past)
+        logits_bsv, past = forward(new_bs[:, [step]], mask_bt, text.next_positions + step, past)
         collected.append(logits_bsv[:, -1])
     return np.concatenate(collected).astype(np.float64)
 

@@ -137,7 +137,7 @@ def check_positions(position_ids: Integers, context: int | None) -> None:
         RequestError: A text is too long.
     """
     # ONNX Runtime 1.32 also refuses more new tokens than its rotary tables have rows, although some are padding
-    longest = max(int(position_ids.max(initial=-1)) + 1, position_ids.shape[1])
+    longest = max(int(position_ids.max(initial=-1)) + 1, position_ids.shape[-1])
     if context is not None and longest > context:
         raise RequestError(
             f"A text of {longest} tokens was given, but the graph has positions for {context}.\nGive texts of at most "
@@ -219,7 +219,8 @@ class GraphDecoder(Decoder):
         """Run the graph on what stands for the new tokens, values by name; otherwise as `forward`."""
         import numpy as np
 
-        session, (batch_size, sequence_length) = self._open(), position_ids.shape
+        # there may be an axis for positions of several kinds before those of tokens
+        session, (batch_size, sequence_length) = self._open(), position_ids.shape[-2:]
         past = past if past is not None else self._empty_past(session, batch_size)
         check_mask(attention_mask.shape, batch_size, past_length=past.length, sequence_length=sequence_length)
         length = past.length + sequence_length

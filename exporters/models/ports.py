@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from amp_export.architectures._grid_encoders import GRIDS
 from amp_export.errors import ModelError
 from amp_export.exporters.models.caches import WRITE_INDICES, is_past, is_present, past_of, present_of
 from amp_export.options import Logits
@@ -21,11 +22,17 @@ FEATURES, EMBEDDINGS, TYPES = "image_features", "inputs_embeds", "token_type_ids
 """What the vision encoder and the token embedding of a vision-language model write, and its decoder reads; types are 1
 for tokens that stand for images and 0 for others, as in `Gemma3ForConditionalGeneration`."""
 
+PIXELS = "pixel_values"
+"""The images that a vision encoder reads."""
+
+GRID_INPUTS = (GRIDS, "grid_thw")
+"""Names of a vision encoder's input for the grids of images: see `GridEncoder.grid_input`."""
+
 TOKENS = frozenset({"input_ids", "attention_mask", "position_ids", WRITE_INDICES})
 EMBEDDED = frozenset({EMBEDDINGS, TYPES, "attention_mask", "position_ids"})
 """Inputs of the decoder of a vision-language model."""
 
-SEEN = frozenset({"pixel_values", "pixel_attention_mask"})
+SEEN = frozenset({PIXELS, "pixel_attention_mask", *GRID_INPUTS})
 """Inputs of a vision encoder."""
 
 WRITTEN = frozenset({"input_ids", "encoder_attention_mask", "encoder_hidden_states"})
@@ -77,7 +84,7 @@ def check_vision_language(sessions: Sequence[Session], folder: Path) -> None:
     vision, embedding, decoder = sessions
     tokens = frozenset({"input_ids"})
     for session, main, known, output in (
-        (vision, "pixel_values", SEEN, FEATURES),
+        (vision, PIXELS, SEEN, FEATURES),
         (embedding, "input_ids", tokens, EMBEDDINGS),
     ):
         if main not in session.inputs:

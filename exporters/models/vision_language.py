@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from amp_export.architectures._grid_encoders import GRIDS
+from amp_export.architectures._position_axes import NUM_AXES
 from amp_export.errors import RequestError
 from amp_export.exporters.models.decoder import GraphDecoder, Past
-from amp_export.exporters.models.ports import EMBEDDINGS, FEATURES, TYPES
+from amp_export.exporters.models.ports import EMBEDDINGS, FEATURES, GRID_INPUTS, PIXELS, TYPES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,15 +30,25 @@ class GraphVisionLanguage(GraphDecoder):
     Attributes:
         tokens_per_image: Number of tokens that an image, or a tile of one, takes the places of; None if it depends on
             the size of the image.
+        position_axes: Number of positions that a token has: 3 in time, height and width, or 1.
         vision_inputs: Inputs of the vision encoder by name.
     """
 
     def __init__(self, vision: Session, embedding: Session, decoder: Session) -> None:
         super().__init__(decoder)
         self._vision, self._embedding = vision, embedding
-        counted = vision.outputs[FEATURES].axes[1]
-        self.tokens_per_image = counted if isinstance(counted, int) else None
+        _, *counted, _ = vision.outputs[FEATURES].axes
+        self.tokens_per_image = counted[0] if counted and isinstance(counted[0], int) else None
+        positions = decoder.inputs.get("position_ids")
+        self.position_axes = NUM_AXES if positions is not None and len(positions.axes) == 3 else 1
         self.vision_inputs = vision.inputs
+
+    @property
+    def values_per_patch(self) -> int:
+        """Number of values of a patch, where the vision encoder takes patches of images of any size."""
+        *_, values = self.vision_inputs[PIXELS].axes
+        assert isinstance(values, int), "patches have one size"
+        return values
 
     def forward(
         self,
@@ -47,27 +59,30 @@ class GraphVisionLanguage(GraphDecoder):
         *,
         logits_to_keep: int = 0,
     ) -> tuple[Floats, Past]:
-        """See `Decoder.forward`: text alone."""
+        """See `Decoder.forward`: text alone, whose positions in time, height and width are the same."""
         import numpy as np
 
         session = self._open()
         new = {EMBEDDINGS: self._embed(input_ids)}
         if TYPES in session.inputs:
             new[TYPES] = session.to_value(np.zeros_like(input_ids))
+        if self.position_axes > 1:
+            position_ids = np.stack([position_ids] * self.position_axes)
         return self._step(new, attention_mask, position_ids, past, logits_to_keep=logits_to_keep)
 
     def encode_images(self, inputs: Mapping[str, Any]) -> Floats:
-        """Return the features of images, float32 [images, tokens of an image, hidden_size].
+        """Return the features of images, float32 [images, tokens of an image, hidden_size], or [tokens, hidden_size].
 
         Args:
-            inputs: Arrays by name, as the model's processor makes them: `pixel_values`, and `pixel_attention_mask` if
-                the vision encoder takes it.
+            inputs: Arrays by name, as the model's processor makes them: `pixel_values`, and `pixel_attention_mask` or
+                `image_grid_thw` if the vision encoder takes it.
 
         Raises:
             RequestError: An input is missing.
         """
         vision = self._vision
-        (features,) = vision.run([FEATURES], vision.choose_inputs(inputs))
+        named = {name: inputs[GRIDS] for name in GRID_INPUTS if name in vision.inputs and GRIDS in inputs}
+        (features,) = vision.run([FEATURES], vision.choose_inputs({**inputs, **named}))
         return vision.to_float32(features)
 
     def read(
@@ -87,7 +102,8 @@ class GraphVisionLanguage(GraphDecoder):
             features: What `encode_images` returned, in the order of the text and its batch.
             is_image_bs: Which tokens stand for images, [batch_size, sequence_length].
             attention_mask: See `Decoder.forward`.
-            position_ids: See `Decoder.forward`.
+            position_ids: See `Decoder.forward`; or, where `position_axes` is 3, [3, batch_size, sequence_length], as
+                `get_rope_index` of transformers' model computes them.
             logits_to_keep: See `Decoder.forward`.
 
         Returns:

@@ -14,7 +14,7 @@ from amp_export.checkpoints.reading import Checkpoint
 from amp_export.checkpoints.source_files import copy_files
 from amp_export.errors import OutputError, UnsupportedModelError
 from amp_export.exporters.files import GRAPH, WEIGHTS, data_name
-from amp_export.exporters.onnx.builder.entries import Entry
+from amp_export.exporters.onnx.builder.entries import OF_TOKENS, Entry
 from amp_export.exporters.onnx.builder.formats import choose_formats
 from amp_export.exporters.onnx.builder.graph import build_graph
 from amp_export.exporters.onnx.builder.layout import lay_out
@@ -128,7 +128,7 @@ def write_decoder(
     file: Path,
     choices: GraphChoices,
     *,
-    entry: Entry = Entry.TOKENS,
+    entry: Entry = OF_TOKENS,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[str]:
     """Write the graph of a decoder, and its weights beside it.

@@ -43,9 +43,15 @@ DECODERS = frozenset(
 """Types of decoders that transformers.js 4.3.2 has classes for, and that wrote the same text there
 (`ci/transformers_js.py`)."""
 
-VISION_LANGUAGE = frozenset({"idefics3", "llava", "llava_onevision", "mistral3", "smolvlm"})
+VISION_LANGUAGE = frozenset({"idefics3", "llava", "llava_onevision", "mistral3", "qwen2_5_vl", "qwen2_vl", "smolvlm"})
 """Types of vision-language models that transformers.js 4.3.2 has classes for, and whose parts it runs as they are here:
 src/models/registry.js. It has none for InternVL, and gives no types of tokens to the decoder of a Gemma 3."""
+
+_BESIDE_TEXT_CONFIG = {
+    "qwen2_vl": ("hidden_size", "num_attention_heads", "num_key_value_heads", "num_hidden_layers", "head_dim")
+}
+"""Fields of `text_config` that transformers.js 4.3.2 looks for beside it, to know the KV cache: configs of that type
+were flat once. Source: `getNormalizedConfig`, src/configs.js."""
 
 _FLOAT16_CACHES = {"fp16": "float16", "q4f16": "float16"}
 """Dtypes of the KV cache, which 4.0 to 4.2 do not read from the graph. Source: src/models/session.js of 4.0.0."""
@@ -150,8 +156,10 @@ def _describe(folder: Path, dtype: str | Mapping[str, str]) -> None:
     content = raw.get("dense", raw)
     # for those who read the widths without the graph, such as benchmarks
     content |= {"layer_widths": raw["layer_widths"]} if "layer_widths" in raw else {}
+    text = content.get("text_config") or {}
+    beside = {name: text[name] for name in _BESIDE_TEXT_CONFIG.get(content["model_type"], ()) if name in text}
     settings = {"dtype": dtype, "use_external_data_format": True, "kv_cache_dtype": _FLOAT16_CACHES}
-    _write(folder / "config.json", {**content, "transformers.js_config": settings})
+    _write(folder / "config.json", {**beside, **content, "transformers.js_config": settings})
 
 
 def _move_template(folder: Path) -> None:

@@ -4,7 +4,8 @@ Files, inputs and outputs are named as transformers.js 4.3.2 names them, and wit
 exported for it: `MODEL_SESSION_CONFIG`, src/models/session_config.js; `encode_image`, `encode_text` and
 `generic_text_to_text_forward`, src/models/modeling_utils.js. Of these types, onnxruntime-genai 0.18 has
 Gemma 3, whose decoder it gives no types of tokens, so that images would be read causally, and Mistral 3: `IsVLM`,
-src/models/model_type.h; src/models/multi_modal.cpp.
+src/models/model_type.h; src/models/multi_modal.cpp. It has Qwen2.5-VL, too, but wants a graph that puts image features
+into embeddings: `EmbeddingState`, src/models/multi_modal.cpp.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from amp_export.checkpoints.companions import find_companions
 from amp_export.checkpoints.loading import load_whole
 from amp_export.checkpoints.older_versions import name_tokenizer_class, write_config
 from amp_export.checkpoints.source_files import copy_files
-from amp_export.checkpoints.vision_language import tell_parts
+from amp_export.checkpoints.vision_language import read_axes, tell_parts
 from amp_export.documents import read_object
 from amp_export.errors import ModelError, RequestError, UnsupportedModelError
 from amp_export.exporters.files import (
@@ -36,6 +37,7 @@ from amp_export.exporters.onnx.builder.layout import lay_out_embedding
 from amp_export.exporters.onnx.builder.weights import write_weights
 from amp_export.exporters.onnx.exporting import GraphChoices, write_decoder
 from amp_export.exporters.onnx.external_data import link_data
+from amp_export.exporters.onnx.grid_encoders import write_grid_encoder
 from amp_export.exporters.onnx.support import can_build
 from amp_export.extras import require_extra
 from amp_export.options import Format, Operators, Via
@@ -45,7 +47,6 @@ if TYPE_CHECKING:
     from amp_export.architectures._vision_language import ImageInput
     from amp_export.checkpoints.reading import Checkpoint
     from amp_export.exporters.tracing.jobs import Job
-
 
 _IMAGE_TOKENS = ("image_token_id", "image_token_index")
 """Fields of config.json that name the token in whose places images are."""
@@ -121,7 +122,8 @@ def check_parts(parts: PartsOf, config: ModelConfig, via: Via, operators: Operat
             f"config.json: the token for images is {token}, but the vocabulary has {config.vocab_size} tokens, so that "
             f"no embedding can be looked up for it.\n{alone}"
         )
-    require_extra("onnxscript", "trace", needed_for="Tracing a vision encoder")
+    if facts.grid_encoder is None:
+        require_extra("onnxscript", "trace", needed_for="Tracing a vision encoder")
 
 
 def export_parts(
@@ -134,8 +136,8 @@ def export_parts(
 ) -> None:
     """Export a vision-language model into a folder, with config, processor and tokenizer beside the graphs.
 
-    - `vision_encoder.onnx` maps `pixel_values`, and `pixel_attention_mask` if the type has one, to `image_features`. It
-      is traced: see `exporters.tracing.vision`.
+    - `vision_encoder.onnx` maps `pixel_values`, and what else the type has, to `image_features`. It is traced, see
+      `exporters.tracing.vision`, or built directly where it takes patches: see `build_grid_encoder`.
     - `embed_tokens.onnx` maps `input_ids` to `inputs_embeds`.
     - `decoder_model_merged.onnx` is the decoder: see `build_graph`.
 
@@ -153,13 +155,16 @@ def export_parts(
         AmpExportError: See `exporting.export` and `tracing.trace`.
     """
     facts = tell_parts(parts.whole).facts
-    entry = Entry.EMBEDDINGS_AND_TYPES if facts.sees_images_whole else Entry.EMBEDDINGS
+    axes = read_axes(parts.whole, checkpoint.config.head_dim)
+    entry = Entry(reads_tokens=False, reads_types=facts.sees_images_whole, axes=axes)
     decoder = folder / file_name(MERGED_DECODER, Format.ONNX)
     write_decoder(checkpoint, decoder, choices, entry=entry, on_progress=on_progress)
     write_embedding(checkpoint, folder / file_name(EMBED_TOKENS, Format.ONNX), choices)
     vision = folder / file_name(VISION_ENCODER, Format.ONNX)
     if parts.encoder is not None and (found := find_parts(parts.encoder)) is not None:
         link_data(found[0], vision, {data_name(found[0]).name: data_name(vision).name})
+    elif facts.grid_encoder is not None:
+        write_grid_encoder(parts.whole, vision, facts.grid_encoder, dtype=choices.dtype, opset=choices.opset)
     else:
         _trace_vision(parts.whole, vision, choices, facts.images)
     write_config(folder, read_object(parts.whole / "config.json"))

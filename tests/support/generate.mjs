@@ -15,13 +15,17 @@ env.useFSCache = false;
 
 const toTensor = (ids) => new Tensor('int64', BigInt64Array.from(ids, BigInt), [1, ids.length]);
 
-const ARRAYS = { float32: Float32Array, bool: Uint8Array };
+const ARRAYS = {
+    float32: (data) => Float32Array.from(data),
+    bool: (data) => Uint8Array.from(data),
+    int64: (data) => BigInt64Array.from(data, BigInt),
+};
 
 async function answer({ folder, inputs, newTokens, encode, images, options }) {
     const loaded = encode ? AutoModel : images ? AutoModelForImageTextToText : AutoModelForCausalLM;
     const seen = Object.entries(images ?? {}).map(([name, { type, dims, data }]) => [
         name,
-        new Tensor(type, ARRAYS[type].from(data), dims),
+        new Tensor(type, ARRAYS[type](data), dims),
     ]);
     const model = await loaded.from_pretrained(resolve(folder), options);
     const tokenizer = inputs.some((each) => typeof each === 'string')

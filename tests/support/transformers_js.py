@@ -20,9 +20,13 @@ from typing import Any
 import numpy as np
 
 from tests.support.chromium import find_chromium
+from tests.support.vision_language_models import VISION_START
 
 ANY_SIDE = 56
 """Height and width of images that may have any."""
+
+GRID_SIZES = np.array([[1, 4, 6], [1, 10, 4]])
+"""Time, rows and columns of patches of images with grids."""
 
 MODULES = "AMP_EXPORT_NODE_MODULES"
 """Environment variable: the folder `node_modules` that has @huggingface/transformers 4.3 or later."""
@@ -135,7 +139,12 @@ def generated_here(folder: Path, prompts: Sequence[Sequence[int]], *, new_tokens
 
 
 def text_with_images(model: Any, image_token: int) -> tuple[list[int], dict[str, Any]]:
-    """Token ids of a text with two images, and random inputs of a vision encoder, half of the second image masked."""
+    """Token ids of a text with two images, and random inputs of a vision encoder.
+
+    Half of the second image is masked where there are masks; where images have grids, they have sizes of their own.
+    """
+    if model.position_axes > 1:
+        return _text_with_grids(model, image_token)
     _, *axes = model.vision_inputs["pixel_values"].axes[-4:]
     tile = [axis if isinstance(axis, int) else ANY_SIDE for axis in axes]
     pixels = np.random.default_rng(0).standard_normal((2, *tile), np.float32)
@@ -148,6 +157,28 @@ def text_with_images(model: Any, image_token: int) -> tuple[list[int], dict[str,
     return [5, 6, *image, 7, 8, *image, 9, 10], vision
 
 
+def _text_with_grids(model: Any, image_token: int) -> tuple[list[int], dict[str, Any]]:
+    sizes = GRID_SIZES.prod(axis=1)
+    pixels = np.random.default_rng(0).standard_normal((sizes.sum(), model.values_per_patch), np.float32)
+    vision = {"pixel_values": pixels, "image_grid_thw": GRID_SIZES}
+    first, second = sizes * len(model.encode_images(vision)) // sizes.sum()
+    # transformers.js finds images by the token before them
+    images = ([VISION_START, *[image_token] * count] for count in (first, second))
+    return [5, 6, *next(images), 7, 8, *next(images), 9, 10], vision
+
+
+def positions_of(folder: Path, ids: Sequence[int], vision: Mapping[str, Any], *, image_token: int) -> Any:
+    """Return the positions of a text's tokens, as transformers computes them, for a vision-language model in parts."""
+    import torch
+
+    from amp_export.checkpoints.loading import build_whole
+
+    tokens = torch.tensor([ids])
+    core: Any = build_whole(folder).base_model
+    grids = torch.from_numpy(vision["image_grid_thw"])
+    return core.get_rope_index(tokens, (tokens == image_token).int(), image_grid_thw=grids)[0].numpy()
+
+
 def as_json(vision: Mapping[str, Any]) -> dict[str, Any]:
     """Inputs of a vision encoder as generate.mjs takes them."""
     return {
@@ -157,18 +188,26 @@ def as_json(vision: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def generated_after_images(
-    model: Any, ids: Sequence[int], vision: Mapping[str, Any], *, image_token: int, new_tokens: int, ends: set[int]
+    model: Any,
+    folder: Path,
+    ids: Sequence[int],
+    vision: Mapping[str, Any],
+    *,
+    image_token: int,
+    new_tokens: int,
+    ends: set[int],
 ) -> list[int]:
     """Return what a vision-language model in parts generates greedily here, with a token that ends the text."""
     tokens_bs = np.array([ids])
     features = model.encode_images(vision)
-    places = np.arange(len(ids))[None]
+    has_axes = model.position_axes > 1
+    places = positions_of(folder, ids, vision, image_token=image_token) if has_axes else np.arange(len(ids))[None]
     logits_bsv, past = model.read(tokens_bs, features, tokens_bs == image_token, np.ones_like(tokens_bs), places)
     text: list[int] = []
     while True:
         text.append(int(logits_bsv[0, -1].argmax()))
         if len(text) == new_tokens or text[-1] in ends:
             return text
-        length = len(ids) + len(text)
+        length, place = len(ids) + len(text), int(places.max()) + len(text)
         new = np.array([text[-1:]])
-        logits_bsv, past = model.forward(new, np.ones((1, length), np.int64), np.array([[length - 1]]), past)
+        logits_bsv, past = model.forward(new, np.ones((1, length), np.int64), np.array([[place]]), past)

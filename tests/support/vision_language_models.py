@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.support.tiny_models import FAMILY_FIELDS, GATED_DELTA, SEED, randomize
 
-IMAGE_TOKEN = 100
+IMAGE_TOKEN, VISION_START = 100, 98
 
 TEXT: dict[str, Any] = {
     "vocab_size": 101,
@@ -37,7 +37,7 @@ _VISION: dict[str, Any] = {
 }
 
 _QWEN_VISION: dict[str, Any] = {"depth": 1, "num_heads": 4, "patch_size": _PATCH}
-_QWEN_TOKENS = {"image_token_id": IMAGE_TOKEN, "video_token_id": 99, "vision_start_token_id": 98}
+_QWEN_TOKENS = {"image_token_id": IMAGE_TOKEN, "video_token_id": 99, "vision_start_token_id": VISION_START}
 _ROPE: dict[str, Any] = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}
 
 _CLIP = {**_VISION, "model_type": "clip_vision_model", "num_hidden_layers": 2, "projection_dim": 32}
@@ -126,11 +126,12 @@ FIELDS: dict[str, dict[str, Any]] = {
         "text_config": {**TEXT, "rope_parameters": _ROPE},
         "vision_config": {
             **_QWEN_VISION,
+            "depth": 3,
             "hidden_size": 32,
             "intermediate_size": 48,
             "out_hidden_size": 48,
-            "fullatt_block_indexes": [0],
-            "window_size": 28,
+            "fullatt_block_indexes": [1],
+            "window_size": 4 * _PATCH,
         },
         **_QWEN_TOKENS,
     },

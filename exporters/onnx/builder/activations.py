@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from amp_export.errors import UnsupportedModelError
@@ -24,15 +24,29 @@ def activation_of(config: ModelConfig) -> str:
     if computation.fixed_activation is not None:
         return computation.fixed_activation
     named = config.fields[computation.activation]
-    supported = [*_ACTIVATIONS, *([_XIELU] if computation.activation_module is not None else [])]
-    if named not in supported:
-        raise UnsupportedModelError(
-            f"config.json: {computation.activation} {named!r} is not supported.\nSupported: {', '.join(supported)}."
-        )
+    require_activation(computation.activation, named, [_XIELU] if computation.activation_module is not None else [])
     return computation.activation_names.get(named, named)
 
 
-def add_activation(graph: Graph, activation: str, value: str, *, output: str, module: str) -> str:
+def require_activation(field: str, named: str, others: Sequence[str] = ()) -> None:
+    """Check that an activation function can be added.
+
+    Args:
+        field: Field of config.json that names it.
+        named: Its name, as in `ACT2FN`.
+        others: Names that are supported besides.
+
+    Raises:
+        UnsupportedModelError: It cannot.
+    """
+    supported = [*_ACTIVATIONS, *others]
+    if named not in supported:
+        raise UnsupportedModelError(
+            f"config.json: {field} {named!r} is not supported.\nSupported: {', '.join(supported)}."
+        )
+
+
+def add_activation(graph: Graph, activation: str, value: str, *, output: str, module: str = "") -> str:
     """Add an activation function that `activation_of` returned; the module is that of one with parameters."""
     if activation == _XIELU:
         return _xielu(graph, value, output, module)
@@ -51,6 +65,13 @@ def _gelu(graph: Graph, value: str, output: str) -> str:
 
 def _gelu_tanh(graph: Graph, value: str, output: str) -> str:
     return graph.add("Gelu", value, output=output, approximate="tanh")
+
+
+def _gelu_quick(graph: Graph, value: str, output: str) -> str:
+    # x sigmoid(1.702 x): `QuickGELUActivation`, `activations.py`, transformers 5.24
+    steep = graph.add("Mul", value, graph.number(1.702), output=f"{output}.steep")
+    sigmoid = graph.add("Sigmoid", steep, output=f"{output}.sigmoid")
+    return graph.add("Mul", value, sigmoid, output=output)
 
 
 def _relu(graph: Graph, value: str, output: str) -> str:
@@ -103,6 +124,7 @@ _ACTIVATIONS: Mapping[str, Callable[[Graph, str, str], str]] = {
     "gelu_fast": _gelu_tanh,
     "gelu_new": _gelu_tanh,
     "gelu_pytorch_tanh": _gelu_tanh,
+    "quick_gelu": _gelu_quick,
     "relu": _relu,
     "relu2": _relu_squared,
 }

@@ -11,6 +11,7 @@ from amp_export.exporters.models.caches import WRITE_INDICES
 from amp_export.exporters.onnx.builder.entries import Entry
 from amp_export.exporters.onnx.builder.layers import Parts
 from amp_export.exporters.onnx.builder.masks import add_masks, add_places, mask_name
+from amp_export.exporters.onnx.builder.multi_axis import add_rows_by_axis, rows_name
 from amp_export.exporters.onnx.builder.onnxruntime import (
     GroupQueryFacts,
     GroupQueryParts,
@@ -138,8 +139,8 @@ class Attention(Parts):
         )
 
     def _is_rotated_inside(self, rope: Rope) -> bool:
-        """Whether GroupQueryAttention rotates, which has no norms after the rotation."""
-        return not self._is_normed_last and rotates(rope, self.config.head_dim)
+        """Whether GroupQueryAttention rotates, which has no norms after the rotation, and one position for a token."""
+        return not self._is_normed_last and not self.entry.axes and rotates(rope, self.config.head_dim)
 
     def _add_placed(self, projected: str, heads: int, norm: str | None, rope: Rope | None) -> str:
         """Add the norm of a projection's heads, and their rotation unless GroupQueryAttention rotates."""
@@ -193,9 +194,20 @@ class Attention(Parts):
                 halves = self.graph.integer(rope.positions), self.graph.integer(0)
                 offset = self.graph.add("Where", beyond, *halves, output=f"{scope}.offset")
                 self.graph.add("Add", "position_ids", offset, output=f"{scope}.positions")
-            if not self.graph.knows("RotaryEmbedding"):
-                for cache in (rope.cos_cache, rope.sin_cache):
-                    add_rotation_rows(self.graph, cache, self._positions(rope), interleaved=self._is_interleaved)
+            self._prepare_rows(rope)
+
+    def _prepare_rows(self, rope: Rope) -> None:
+        """Add the rows of caches that RotaryEmbedding does not look up: where an opset has none, or by axis."""
+        is_known, caches = self.graph.knows("RotaryEmbedding"), (rope.cos_cache, rope.sin_cache)
+        if self.entry.axes:
+            add_rows_by_axis(self.graph, rope, self._positions(rope), self.entry.axes)
+        elif not is_known:
+            for cache in caches:
+                table = self.graph.weight(cache)
+                self.graph.add("Gather", table, self._positions(rope), output=rows_name(cache), axis=0)
+        if not is_known:
+            for cache in caches:
+                add_rotation_rows(self.graph, rows_name(cache), interleaved=self._is_interleaved)
 
     def _prepare_position_scale(self) -> None:
         """Add the factor on each token's queries, if there is one: [batch, sequence, 1], or with an axis for heads.
@@ -298,15 +310,17 @@ class Attention(Parts):
         return self.graph.add("Concat", rotated, *still, output=f"{heads}.rotated", axis=-1) if still else rotated
 
     def _rotate(self, turning: str, rope: Rope) -> str:
-        output = f"{turning}.rotated"
+        output, caches = f"{turning}.rotated", (rope.cos_cache, rope.sin_cache)
         if not self.graph.knows("RotaryEmbedding"):
-            rows = (f"{cache}.rows_of_heads" for cache in (rope.cos_cache, rope.sin_cache))
+            rows = (f"{rows_name(cache)}_of_heads" for cache in caches)
             return add_rotation(
                 self.graph, turning, *rows, dimensions=rope.dimensions, interleaved=self._is_interleaved, output=output
             )
-        caches = self.graph.weight(rope.cos_cache), self.graph.weight(rope.sin_cache)
         pairs = {"interleaved": 1} if self._is_interleaved else {}
-        return self.graph.add("RotaryEmbedding", turning, *caches, self._positions(rope), output=output, **pairs)
+        if self.entry.axes:
+            return self.graph.add("RotaryEmbedding", turning, *map(rows_name, caches), output=output, **pairs)
+        tables = map(self.graph.weight, caches)
+        return self.graph.add("RotaryEmbedding", turning, *tables, self._positions(rope), output=output, **pairs)
 
     def _positions(self, rope: Rope) -> str:
         return f"{rope.cos_cache}.positions" if rope.switches else "position_ids"

@@ -22,7 +22,7 @@ def build_embedding(
 ) -> onnx.ModelProto:
     """Build the graph of a token embedding: `input_ids` [batch_size, sequence_length], int64, to `inputs_embeds`.
 
-    `inputs_embeds` [batch_size, sequence_length, hidden_size] is what a decoder with `Entry.EMBEDDINGS` reads: scaled
+    `inputs_embeds` [batch_size, sequence_length, hidden_size] is what a decoder with `OF_EMBEDDINGS` reads: scaled
     where the embedding's own module scales, which images are not.
 
     Args:

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-import enum
+from dataclasses import dataclass
 
 from amp_export.exporters.models.ports import EMBEDDINGS
 
 
-class Entry(enum.Enum):
-    """Inputs of a decoder's graph, besides mask, positions and KV cache."""
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """Inputs of a decoder's graph, besides mask and KV cache.
 
-    TOKENS = enum.auto()
-    """`input_ids`."""
-    EMBEDDINGS = enum.auto()
-    """`inputs_embeds`, which another graph looked up, and in which images have taken the places of some tokens."""
-    EMBEDDINGS_AND_TYPES = enum.auto()
-    """`inputs_embeds` and `token_type_ids`, for models in which all tokens of an image attend to each other."""
+    Attributes:
+        reads_tokens: Whether it reads `input_ids`, and looks up embeddings itself. Otherwise it reads `inputs_embeds`,
+            which another graph looked up, and in which images have taken the places of some tokens.
+        reads_types: Whether it also reads `token_type_ids`, for models in which all tokens of an image attend to each
+            other.
+        axes: The row of `position_ids` that turns each pair of a head's dimensions, where positions are in time, height
+            and width; empty where there is one row. See `PositionAxes`.
+    """
 
-    @property
-    def reads_tokens(self) -> bool:
-        """Whether the graph looks up embeddings itself."""
-        return self is Entry.TOKENS
+    reads_tokens: bool = True
+    reads_types: bool = False
+    axes: tuple[int, ...] = ()
 
     @property
     def input_name(self) -> str:
         """The name of the input whose second axis is the number of new tokens."""
         return "input_ids" if self.reads_tokens else EMBEDDINGS
+
+
+OF_TOKENS = Entry()
+OF_EMBEDDINGS = Entry(reads_tokens=False)

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from amp_export.architectures import LayerWidths, Learned, ModelConfig, cache_tensors
+from amp_export.architectures._position_axes import NUM_AXES
 from amp_export.exporters.files import WEIGHTS
 from amp_export.exporters.models.caches import WRITE_INDICES, past_name, present_of
 from amp_export.exporters.models.ports import LOGITS, LOGITS_TO_KEEP, TYPES
 from amp_export.exporters.onnx.builder.activations import activation_of, add_activation
 from amp_export.exporters.onnx.builder.attention import Attention
-from amp_export.exporters.onnx.builder.entries import Entry
+from amp_export.exporters.onnx.builder.entries import OF_TOKENS, Entry
 from amp_export.exporters.onnx.builder.layers import Parts
 from amp_export.exporters.onnx.builder.layout import StoredTensor
 from amp_export.exporters.onnx.builder.mixers import Mixers
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     import onnx
 
     from amp_export.exporters.onnx.builder.nodes import Shape
+
+_TOKENS = ("batch_size", "sequence_length")
 
 _TOTAL = "total_sequence_length"
 """Axis of a cache that grows, after a call."""
@@ -44,7 +47,7 @@ def build_graph(  # noqa: PLR0913  a parameter for each choice that a graph has
     operators: Operators = Operators.STANDARD,
     logits: Logits = Logits.ALL,
     cache_length: int | None = None,
-    entry: Entry = Entry.TOKENS,
+    entry: Entry = OF_TOKENS,
     data_file: str = WEIGHTS,
     metadata: Mapping[str, str] | None = None,
 ) -> onnx.ModelProto:
@@ -63,8 +66,9 @@ def build_graph(  # noqa: PLR0913  a parameter for each choice that a graph has
     which says which places of the cache hold tokens, new ones included. The new tokens of each text are written from
     its `write_indices` on, int64 [batch_size].
 
-    With another entry, `inputs_embeds` [batch_size, sequence_length, hidden_size] takes the place of `input_ids`, and
-    `token_type_ids` [batch_size, sequence_length], int64, says which of them are of images.
+    With another entry, `inputs_embeds` [batch_size, sequence_length, hidden_size] takes the place of `input_ids`,
+    `token_type_ids` [batch_size, sequence_length], int64, says which of them are of images, and `position_ids` is
+    [3, batch_size, sequence_length]: in time, height and width.
 
     Args:
         config: Config of the decoder, which `can_build` supports.
@@ -85,7 +89,8 @@ def build_graph(  # noqa: PLR0913  a parameter for each choice that a graph has
     assert cache_length is None or (graph.knows("TensorScatter") and not graph.is_fused), "a cache that is written into"
     attention = Attention(graph, config, entry, cache_length)
     _declare_entry(graph, config, entry)
-    _declare(graph, config, takes_positions=attention.takes_positions, logits=logits, cache_length=cache_length)
+    positions: Shape = [*([NUM_AXES] if entry.axes else []), *_TOKENS]
+    _declare(graph, config, positions if attention.takes_positions else None, logits=logits, cache_length=cache_length)
     _declare_cache(graph, config, widths, cache_length)
     mixers = Mixers(graph, config, entry)
     decoder = _Decoder(graph, config, logits, entry)
@@ -105,21 +110,20 @@ def build_graph(  # noqa: PLR0913  a parameter for each choice that a graph has
 
 
 def _declare_entry(graph: Graph, config: ModelConfig, entry: Entry) -> None:
-    tokens: Shape = ["batch_size", "sequence_length"]
     if entry.reads_tokens:
-        graph.declare_input(entry.input_name, tokens, kind=ValueKind.INTEGER)
+        graph.declare_input(entry.input_name, _TOKENS, kind=ValueKind.INTEGER)
     else:
-        graph.declare_input(entry.input_name, [*tokens, config.hidden_size], kind=ValueKind.FLOAT)
-    if entry is Entry.EMBEDDINGS_AND_TYPES:
-        graph.declare_input(TYPES, tokens, kind=ValueKind.INTEGER)
+        graph.declare_input(entry.input_name, [*_TOKENS, config.hidden_size], kind=ValueKind.FLOAT)
+    if entry.reads_types:
+        graph.declare_input(TYPES, _TOKENS, kind=ValueKind.INTEGER)
 
 
 def _declare(
-    graph: Graph, config: ModelConfig, *, takes_positions: bool, logits: Logits, cache_length: int | None
+    graph: Graph, config: ModelConfig, positions: Shape | None, *, logits: Logits, cache_length: int | None
 ) -> None:
     graph.declare_input("attention_mask", ["batch_size", cache_length or _TOTAL], kind=ValueKind.INTEGER)
-    if takes_positions:
-        graph.declare_input("position_ids", ["batch_size", "sequence_length"], kind=ValueKind.INTEGER)
+    if positions is not None:
+        graph.declare_input("position_ids", positions, kind=ValueKind.INTEGER)
     if cache_length is not None:
         graph.declare_input(WRITE_INDICES, ["batch_size"], kind=ValueKind.INTEGER)
     if logits is Logits.ALL:

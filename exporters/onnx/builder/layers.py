@@ -6,11 +6,8 @@ from dataclasses import dataclass
 
 from amp_export.architectures import Computation, Factor, ModelConfig, Projection
 from amp_export.exporters.onnx.builder.nodes import Graph
-from amp_export.exporters.onnx.builder.opset20 import add_rms_norm
+from amp_export.exporters.onnx.builder.norms import add_norm, add_stored_norm
 from amp_export.exporters.onnx.builder.products import add_linear
-
-_FLOAT = 1
-"""`TensorProto.FLOAT`, for the attribute `stash_type`."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +32,8 @@ class Parts:
 
     def add_norm(self, name: str, value: str) -> str:
         """Add a norm over the last axis, whose weight has only that axis."""
-        weight = self.graph.weight(f"{name}.weight")
-        bias = [self.graph.weight(f"{name}.bias")] if self.graph.has_weight(f"{name}.bias") else []
-        return self._normalize(value, weight, *bias, output=name)
+        subtracts_mean = self.computation.norm.subtracts_mean
+        return add_stored_norm(self.graph, name, value, subtracts_mean=subtracts_mean, epsilon=self._epsilon)
 
     def add_norm_of_sum(self, name: str, value: str, update: str, *, total: str) -> str:
         """Add a sum and the norm over it as one node, which returns both; the sum is named `total`."""
@@ -53,8 +49,13 @@ class Parts:
 
         ONNX Runtime 1.23 does not support such a weight in LayerNormalization, so a separate node multiplies by it.
         """
-        ones = self.graph.numbers(1.0, shape=[self.config.head_dim])
-        plain = self._normalize(value, ones, output=f"{name}.plain")
+        ones, subtracts_mean = (
+            self.graph.numbers(1.0, shape=[self.config.head_dim]),
+            self.computation.norm.subtracts_mean,
+        )
+        plain = add_norm(
+            self.graph, value, ones, subtracts_mean=subtracts_mean, epsilon=self._epsilon, output=f"{name}.plain"
+        )
         return self.graph.add("Mul", plain, self.graph.weight(f"{name}.weight"), output=name)
 
     def add_factor(self, factor: Factor | None, value: str, *, output: str) -> str:
@@ -78,12 +79,3 @@ class Parts:
     def _epsilon(self) -> float:
         named = self.computation.epsilon
         return float(self.config.fields[named] if isinstance(named, str) else named)
-
-    def _normalize(self, value: str, *weights: str, output: str) -> str:
-        """Add a norm, whose mean is computed in float32 for every dtype, as in transformers."""
-        operator = "LayerNormalization" if self.computation.norm.subtracts_mean else "RMSNormalization"
-        epsilon = self._epsilon
-        if not self.graph.knows(operator):
-            (weight,) = weights
-            return add_rms_norm(self.graph, value, weight, epsilon=epsilon, output=output)
-        return self.graph.add(operator, value, *weights, output=output, axis=-1, epsilon=epsilon, stash_type=_FLOAT)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from amp_export.architectures import LayerWidths, ModelConfig, tensor_shapes
 from amp_export.exporters.files import aligned_offset
 from amp_export.exporters.onnx.builder.blocks import BlockFormat
-from amp_export.exporters.onnx.builder.entries import Entry
+from amp_export.exporters.onnx.builder.entries import OF_TOKENS, Entry
 from amp_export.exporters.onnx.builder.packing import find_packs
 from amp_export.exporters.onnx.builder.rotary import Rope, ropes
 from amp_export.options import Dtype, Operators
@@ -84,7 +84,7 @@ def lay_out(
     *,
     formats: Mapping[str, BlockFormat] | None = None,
     operators: Operators = Operators.STANDARD,
-    entry: Entry = Entry.TOKENS,
+    entry: Entry = OF_TOKENS,
 ) -> tuple[StoredTensor, ...]:
     """Return the layout of a decoder's tensors in the data file.
 
@@ -145,6 +145,19 @@ def lay_out_embedding(config: ModelConfig, dtype: Dtype) -> tuple[StoredTensor, 
     """Return the layout of the data file of an embedding that is a graph of its own."""
     name = f"{config.architecture.embedding}.weight"
     return (_as_floats(name, (config.vocab_size, config.hidden_size), dtype, transposed=False),)
+
+
+def lay_out_grid_encoder(
+    shapes: Mapping[str, tuple[int, ...]], linear: Collection[str], dtype: Dtype
+) -> tuple[StoredTensor, ...]:
+    """Return the layout of the data file of a vision encoder that is a graph of its own.
+
+    Args:
+        shapes: Shapes of its tensors by name.
+        linear: Names of the weights of linear layers, which are stored as [in, out].
+        dtype: Dtype of all weights.
+    """
+    return tuple(_place([_as_floats(name, shape, dtype, transposed=name in linear) for name, shape in shapes.items()]))
 
 
 def linear_weights(config: ModelConfig) -> dict[str, bool]:

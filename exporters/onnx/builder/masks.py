@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from amp_export.exporters.models.caches import WRITE_INDICES
 from amp_export.exporters.models.ports import TYPES
-from amp_export.exporters.onnx.builder.entries import Entry
 
 if TYPE_CHECKING:
+    from amp_export.exporters.onnx.builder.entries import Entry
     from amp_export.exporters.onnx.builder.nodes import Graph
 
 
@@ -48,7 +48,7 @@ def add_masks(graph: Graph, windows: Iterable[int | None], places: Places, entry
     """
     queries, keys = places.queries, places.keys
     causal = graph.add("LessOrEqual", keys, queries, output="mask.causal")
-    if entry is Entry.EMBEDDINGS_AND_TYPES:
+    if entry.reads_types:
         causal = graph.add("Or", causal, _add_same_image(graph), output="mask.causal_or_image")
     itself = graph.add("Equal", keys, queries, output="mask.itself")
     padding = graph.add("Equal", "attention_mask", graph.integer(0), output="mask.padding")

@@ -30,9 +30,10 @@ END = 2**63 - 1
 
 
 class ValueKind(enum.Enum):
-    """Dtype of a graph's input or output: the graph's dtype, or int64."""
+    """Dtype of a graph's input or output: the graph's dtype, float32 whatever that is, or int64."""
 
     FLOAT = enum.auto()
+    FLOAT32 = enum.auto()
     INTEGER = enum.auto()
 
 
@@ -223,8 +224,15 @@ class Graph:
             self._initializers[name] = helper.make_tensor(name, _onnx_type(dtype), shape, values)
         return name
 
+    def vector(self, name: str, values: Sequence[float]) -> str:
+        """Add a constant list of float32 numbers."""
+        from onnx import TensorProto, helper
+
+        self._initializers[name] = helper.make_tensor(name, TensorProto.FLOAT, [len(values)], values)
+        return name
+
     def declare_input(self, name: str, shape: Shape, *, kind: ValueKind) -> str:
-        """Add an input of the graph, of the graph's dtype or int64."""
+        """Add an input of the graph."""
         self._inputs.append(self._value_info(name, shape, kind))
         return name
 
@@ -283,7 +291,12 @@ class Graph:
     def _value_info(self, name: str, shape: Shape, kind: ValueKind) -> onnx.ValueInfoProto:
         from onnx import TensorProto, helper
 
-        return helper.make_tensor_value_info(name, self._dtype if kind is ValueKind.FLOAT else TensorProto.INT64, shape)
+        kinds = {
+            ValueKind.FLOAT: self._dtype,
+            ValueKind.FLOAT32: TensorProto.FLOAT,
+            ValueKind.INTEGER: TensorProto.INT64,
+        }
+        return helper.make_tensor_value_info(name, kinds[kind], shape)
 
 
 def _onnx_type(dtype: Dtype) -> int:

@@ -30,14 +30,13 @@ def add_rms_norm(graph: Graph, value: str, weight: str, *, epsilon: float, outpu
     return graph.add("Mul", normed, weight, output=output)
 
 
-def add_rotation_rows(graph: Graph, cache: str, positions: str, *, interleaved: bool) -> str:
-    """Add the rows of a rotary cache at the positions of a batch, for all heads: [batch, 1, sequence, dimensions / 2].
+def add_rotation_rows(graph: Graph, rows: str, *, interleaved: bool) -> str:
+    """Add the rows of a rotary cache, [batch, sequence, dimensions / 2], for all heads: with an axis after the first.
 
-    If pairs are interleaved, an axis of size 1 follows, for the two values of a pair.
+    If pairs are interleaved, another one of size 1 follows, for the two values of a pair.
     """
-    rows = graph.add("Gather", graph.weight(cache), positions, output=f"{cache}.rows", axis=0)
     axes = graph.integers(1, 4) if interleaved else graph.integers(1)
-    return graph.add("Unsqueeze", rows, axes, output=f"{cache}.rows_of_heads")
+    return graph.add("Unsqueeze", rows, axes, output=f"{rows}_of_heads")
 
 
 def add_rotation(

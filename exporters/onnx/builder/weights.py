@@ -51,12 +51,43 @@ def write_weights(
     caches: dict[str, Array] = {}
     for rope in ropes(checkpoint.config).values():
         caches |= zip((rope.cos_cache, rope.sin_cache), rotary_caches(rope), strict=True)
+
+    def read(source: str) -> Array:
+        return caches[source] if source in caches else checkpoint.read(source)
+
+    def report(layer: int) -> None:
+        if on_progress is not None:
+            on_progress(layer + 1, checkpoint.config.num_hidden_layers)
+
+    write_tensors(read, stored, file, dtype=dtype, rounding=rounding, on_layer=report)
+
+
+def write_tensors(
+    read: Callable[[str], Array],
+    stored: Sequence[StoredTensor],
+    file: Path,
+    *,
+    dtype: Dtype,
+    rounding: Rounding | None = None,
+    on_layer: Callable[[int], None] | None = None,
+) -> None:
+    """Copy tensors into the data file: see `write_weights`.
+
+    Args:
+        read: Returns a tensor by the name of its source; threads call it at once.
+        stored: Layout of the tensors.
+        file: Data file to create.
+        dtype: Dtype to write.
+        rounding: How weights are quantized; by default each to its nearest code. Threads call it at once.
+        on_layer: Called with the number of each layer after it is written.
+
+    Raises:
+        RequestError: A weight is too large for `dtype`.
+    """
     by_source = [list(tensors) for _, tensors in itertools.groupby(stored, key=lambda tensor: tensor.source)]
 
     def convert(tensors: Sequence[StoredTensor]) -> list[tuple[StoredTensor, Array]]:
-        source = tensors[0].source
-        array = caches[source] if source in caches else checkpoint.read(source)
-        return list(_convert(array, tensors, dtype, rounding or to_nearest))
+        return list(_convert(read(tensors[0].source), tensors, dtype, rounding or to_nearest))
 
     with file.open("wb") as stream:
         converted = itertools.chain.from_iterable(read_in_threads(convert, by_source))
@@ -64,8 +95,8 @@ def write_weights(
             for tensor, content in in_layer:
                 stream.seek(tensor.offset)
                 stream.write(_as_bytes(content))
-            if layer is not None and on_progress is not None:
-                on_progress(layer + 1, checkpoint.config.num_hidden_layers)
+            if layer is not None and on_layer is not None:
+                on_layer(layer)
 
 
 def to_nearest(_: str, weight_oi: Array, form: BlockFormat, scale_dtype: np.dtype[Any]) -> BlockWeight:

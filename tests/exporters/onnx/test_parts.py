@@ -14,7 +14,7 @@ import pytest
 import torch
 from filelock import FileLock
 
-from amp_export import ExportOptions, Layout, export
+from amp_export import ExportOptions, Layout, export, prune
 from amp_export.api import convert as converting
 from amp_export.api.convert import convert
 from amp_export.api.validate import validate
@@ -31,13 +31,13 @@ from amp_export.exporters.files import SUBFOLDER
 from amp_export.exporters.models.session import Port
 from amp_export.exporters.models.vision_language import TYPES, GraphVisionLanguage
 from amp_export.exporters.onnx import export as build
-from amp_export.exporters.onnx.builder.entries import Entry
+from amp_export.exporters.onnx.builder.entries import OF_EMBEDDINGS
 from amp_export.exporters.onnx.exporting import GraphChoices, write_decoder
 from amp_export.exporters.onnx.layouts import arrange
 from amp_export.exporters.onnx.parts import PartsOf, export_parts, write_embedding
 from amp_export.exporters.onnx.quantization import Quantization
 from amp_export.exporters.onnx.sessions import open_session
-from amp_export.options import Dtype, Format, Operators, Via, WeightFormat
+from amp_export.options import Dtype, Format, Logits, Operators, Opset, Via, WeightFormat
 from amp_export.outputs.manifest import Manifest
 from amp_export.outputs.names import PRUNED, WHOLE
 from amp_export.parity import decoder_cases
@@ -62,7 +62,7 @@ from tests.support.transformers_js import (
 from tests.support.vision_language_models import FIELDS, IMAGE_TOKEN, TEXT, save_tiny_whole
 
 EXPORTED = [name for name in FIELDS if VISION_LANGUAGE[name].not_exported is None]
-OF_EACH_FORM = EXPORTED if ALL_FAMILIES else ["gemma3", "idefics3", "mistral3"]
+OF_EACH_FORM = EXPORTED if ALL_FAMILIES else ["gemma3", "idefics3", "mistral3", "qwen2_5_vl", "qwen2_vl"]
 """One type for each input of vision encoders; `llava_onevision`, which is a `llava` with line ends, goes the whole way
 below."""
 
@@ -118,10 +118,11 @@ def test_they_compute_what_the_whole_does(
     assert any("2 images" in name and "decode steps" in name for name in names)
     assert any("padded" in name and "images" in name for name in names)
 
-    masked = model_type in ("idefics3", "smolvlm")
+    masked, grids = model_type in ("idefics3", "smolvlm"), VISION_LANGUAGE[model_type].grid_encoder
     types = [TYPES] if model_type == "gemma3" else []
     floats, integers, flags = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64, onnx.TensorProto.BOOL
     taken = {"pixel_values": floats, **({"pixel_attention_mask": flags} if masked else {})}
+    taken |= {grids.grid_input: integers} if grids is not None else {}
     assert ports(output / "onnx/vision_encoder.onnx") == (taken, {"image_features": floats})
     assert ports(output / "onnx/embed_tokens.onnx") == ({"input_ids": integers}, {"inputs_embeds": floats})
     others = ("attention_mask", "position_ids", "num_logits_to_keep", *types)
@@ -202,6 +203,84 @@ def test_parity_fails_where_a_gemma_3_reads_images_causally(
     assert all("image" in name for name in wrong)
 
 
+def in_text_order(step: Callable[..., Any]) -> Callable[..., Any]:
+    """Positions as if the tokens of images were text."""
+
+    def read(self: GraphVisionLanguage, *given: Any, **named: Any) -> Any:
+        *others, mask, positions = given
+        counted = np.maximum(mask.cumsum(axis=1) - 1, 0)
+        return step(self, *others, mask, np.broadcast_to(counted, positions.shape).copy(), **named)
+
+    return read
+
+
+def with_rows_as_columns(step: Callable[..., Any]) -> Callable[..., Any]:
+    """Images whose grids have rows for columns."""
+
+    def encode(self: GraphVisionLanguage, inputs: Any) -> Any:
+        return step(self, {**inputs, "image_grid_thw": inputs["image_grid_thw"][:, [0, 2, 1]]})
+
+    return encode
+
+
+@pytest.mark.parametrize(("method", "fault"), [("read", in_text_order), ("encode_images", with_rows_as_columns)])
+@pytest.mark.parametrize("model_type", ["qwen2_5_vl", "qwen2_vl"])
+def test_parity_fails_where_positions_or_grids_are_others(
+    model_type: str,
+    method: str,
+    fault: Callable[..., Any],
+    exported: Callable[[str], tuple[Path, Path]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(GraphVisionLanguage, method, fault(getattr(GraphVisionLanguage, method)))
+    wrong = find_wrong_cases(*exported(model_type))
+    assert wrong
+    assert all("image" in name for name in wrong)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ExportOptions(dtype=Dtype.FLOAT16),
+        ExportOptions(opset=Opset.OPSET_20),
+        ExportOptions(operators=Operators.ONNXRUNTIME, weights=WeightFormat.INT4, block_size=16),
+        ExportOptions(logits=Logits.LAST),
+    ],
+    ids=["float16", "opset 20", "fused operators, int4", "last logits"],
+)
+def test_positions_in_three_rows_go_with_other_choices(
+    options: ExportOptions, exported: Callable[[str], tuple[Path, Path]], tmp_path: Path
+) -> None:
+    export(exported("qwen2_5_vl")[0], tmp_path / "out", options)
+    report = validate(tmp_path / "out")
+    assert report.holds
+    assert any("2 images" in case.name for case in report.cases)
+
+
+def flatten_config(whole: Path) -> None:
+    """Write the config of a Qwen2-VL as it is on the hub: its language model's fields are among its own."""
+    raw = json.loads((whole / "config.json").read_text())
+    text = raw.pop("text_config")
+    rope = text.pop("rope_parameters")
+    del text["model_type"], text["layer_types"], text["head_dim"]
+    scaling = {"type": "mrope", "mrope_section": rope["mrope_section"]}
+    raw |= {**text, "rope_theta": rope["rope_theta"], "rope_scaling": scaling}
+    del raw["vision_config"]["model_type"], raw["vision_config"]["rope_parameters"]
+    (whole / "config.json").write_text(json.dumps(raw))
+
+
+def test_the_parts_of_a_pruned_model_with_a_flat_config_agree(tmp_path: Path) -> None:
+    whole, plan = save_tiny_whole(tmp_path / "whole", "qwen2_vl"), tmp_path / "plan.json"
+    flatten_config(whole)
+    layers = (LayerPlan(tuple(range(6)), tuple(range(3)), tuple(range(32))),) * TEXT["num_hidden_layers"]
+    Plan(layers=layers, asked=None, achieved=0.0).save(plan)
+    prune(whole, tmp_path / "out", PruneOptions(plan=plan, compensate=False))
+    export(tmp_path / "out" / WHOLE, tmp_path / "parts")
+    report = validate(tmp_path / "parts")
+    assert report.holds
+    assert any("2 images" in case.name for case in report.cases)
+
+
 @pytest.mark.parametrize(("height", "width"), [(28, 56), (35, 50)])
 def test_an_encoder_of_any_size_reads_other_sizes_than_it_was_traced_with(
     height: int, width: int, exported: Callable[[str], tuple[Path, Path]]
@@ -222,7 +301,7 @@ def test_embedding_and_decoder_of_embeddings_are_the_decoder_of_tokens(model_typ
     checkpoint = open_checkpoint(save_tiny_model(tmp_path / "dense", model_type, num_hidden_layers=1, **factor))
     build(checkpoint, tmp_path / "tokens")
     files = [tmp_path / "parts" / name for name in ("embed_tokens.onnx", "decoder_model_merged.onnx")]
-    write_decoder(checkpoint, files[1], GraphChoices(), entry=Entry.EMBEDDINGS)
+    write_decoder(checkpoint, files[1], GraphChoices(), entry=OF_EMBEDDINGS)
     write_embedding(checkpoint, files[0], GraphChoices())
     vision: Any = SimpleNamespace(inputs={}, outputs={"image_features": Port("float32", ("num_images", 4, 48))})
     parts = GraphVisionLanguage(vision, *(open_session(file, threads=1) for file in files))
@@ -266,14 +345,17 @@ def test_quantized_decoders_agree_and_the_names_say_it(
 
 
 @pytest.mark.skipif(find_modules() is None, reason=f"Node and @huggingface/transformers are not there: {MODULES}")
-def test_node_writes_the_same_text_after_images(exported: Callable[[str], tuple[Path, Path]], tmp_path: Path) -> None:
+@pytest.mark.parametrize("model_type", ["idefics3", "qwen2_5_vl", "qwen2_vl"])
+def test_node_writes_the_same_text_after_images(
+    model_type: str, exported: Callable[[str], tuple[Path, Path]], tmp_path: Path
+) -> None:
     modules = find_modules()
     assert modules is not None
-    whole, output = exported("idefics3")
+    whole, output = exported(model_type)
     folder = arranged(tmp_path / "onnx", whole, output, Dtype.FLOAT32, None, Layout.TRANSFORMERS_JS)
     model: Any = run(folder, threads=1)
     ids, vision = text_with_images(model, IMAGE_TOKEN)
-    here = generated_after_images(model, ids, vision, image_token=IMAGE_TOKEN, new_tokens=12, ends={2})
+    here = generated_after_images(model, folder, ids, vision, image_token=IMAGE_TOKEN, new_tokens=12, ends={2})
     ((answer,),) = ask(modules, [{"folder": str(folder), "inputs": [ids], "newTokens": 12, "images": as_json(vision)}])
     assert answer == {"prompt": ids, "tokens": here}
     assert len(set(here)) > 3

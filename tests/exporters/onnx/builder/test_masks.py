@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from amp_export.exporters.models.ports import TYPES
-from amp_export.exporters.onnx.builder.entries import Entry
+from amp_export.exporters.onnx.builder.entries import OF_TOKENS, Entry
 from amp_export.exporters.onnx.builder.masks import add_masks
 from amp_export.exporters.onnx.builder.nodes import Graph, ValueKind
 from amp_export.options import Dtype, Opset
@@ -21,7 +21,7 @@ def build(entry: Entry) -> onnxruntime.InferenceSession:
     graph = Graph([], dtype=Dtype.FLOAT32, data_file="none", opset=Opset.OPSET_23)
     graph.declare_input(entry.input_name, ["batch_size", "sequence_length"], kind=ValueKind.INTEGER)
     graph.declare_input("attention_mask", ["batch_size", "total_sequence_length"], kind=ValueKind.INTEGER)
-    if entry is Entry.EMBEDDINGS_AND_TYPES:
+    if entry.reads_types:
         graph.declare_input(TYPES, ["batch_size", "sequence_length"], kind=ValueKind.INTEGER)
     masks = add_masks(graph, WINDOWS, entry)
     model = graph.to_model(name="masks", description="", metadata={})
@@ -35,12 +35,12 @@ def build(entry: Entry) -> onnxruntime.InferenceSession:
 
 @pytest.fixture(scope="module")
 def session() -> onnxruntime.InferenceSession:
-    return build(Entry.TOKENS)
+    return build(OF_TOKENS)
 
 
 @pytest.fixture(scope="module")
 def session_with_types() -> onnxruntime.InferenceSession:
-    return build(Entry.EMBEDDINGS_AND_TYPES)
+    return build(Entry(reads_tokens=False, reads_types=True))
 
 
 def sees(tokens: np.ndarray, query: int, key: int, window: int | None) -> bool:

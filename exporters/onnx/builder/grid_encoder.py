@@ -1,0 +1,299 @@
+"""Builds a vision encoder of patches as a graph, for images of any sizes: without tracing or torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from amp_export.architectures import LayerWidths
+from amp_export.architectures._grid_encoders import EPSILON, GridEncoder
+from amp_export.exporters.models.ports import FEATURES, PIXELS
+from amp_export.exporters.onnx.builder.activations import add_activation, require_activation
+from amp_export.exporters.onnx.builder.layout import StoredTensor
+from amp_export.exporters.onnx.builder.nodes import Graph, ValueKind
+from amp_export.exporters.onnx.builder.norms import add_stored_norm
+from amp_export.exporters.onnx.builder.opset20 import AttentionParts, add_attention, add_rotation, add_rotation_rows
+from amp_export.exporters.onnx.builder.patches import Patches, Windows, add_patches, add_windows
+from amp_export.exporters.onnx.builder.products import add_linear
+from amp_export.exporters.onnx.builder.rotary import Rope, inverse_frequencies
+from amp_export.options import Dtype, Opset
+
+if TYPE_CHECKING:
+    import onnx
+
+PATCH_WEIGHT = "patch_embed.proj.weight"
+"""The weight of a convolution whose kernel covers a patch: a linear layer of its values."""
+
+
+@dataclass(frozen=True)
+class GridConfig:
+    """Sizes of a vision encoder of patches.
+
+    Attributes:
+        facts: What is known of its type.
+        blocks: Number of blocks.
+        heads: Number of heads of each.
+        theta: Base of its rotary embeddings.
+        activation: Activation function of its MLPs.
+        side: Number of rows, and of columns, of the patches that become one token.
+        window_side: Number of rows, and of columns, of the patches of a window; None if there are none.
+        full_blocks: Blocks in which all patches of a frame attend to one another.
+    """
+
+    facts: GridEncoder
+    blocks: int
+    heads: int
+    theta: float
+    activation: str
+    side: int
+    window_side: int | None
+    full_blocks: frozenset[int]
+
+    @classmethod
+    def read(cls, facts: GridEncoder, fields: Mapping[str, Any]) -> GridConfig:
+        """Return the sizes in a `vision_config`, with all fields as transformers fills them in.
+
+        Raises:
+            UnsupportedModelError: The activation function is not supported.
+        """
+        require_activation("vision_config.hidden_act", fields["hidden_act"])
+        side, patch = int(fields["spatial_merge_size"]), fields["patch_size"]
+        window_side = None
+        if facts.has_windows:
+            patch_rows = patch if isinstance(patch, int) else patch[0]
+            window_side = fields["window_size"] // side // patch_rows * side
+        return cls(
+            facts,
+            blocks=int(fields["depth"]),
+            heads=int(fields["num_heads"]),
+            theta=float(fields["rope_parameters"]["rope_theta"]),
+            activation=fields["hidden_act"],
+            side=side,
+            window_side=window_side,
+            full_blocks=frozenset(fields["fullatt_block_indexes"] if facts.has_windows else range(fields["depth"])),
+        )
+
+    def linear_layers(self) -> list[str]:
+        """Return the names of all linear layers."""
+        facts = self.facts
+        within = ("attn.qkv", "attn.proj", *facts.mlp_inputs, facts.mlp_output)
+        inner = [f"blocks.{block}.{name}" for block in range(self.blocks) for name in within]
+        return [PATCH_WEIGHT.removesuffix(".weight"), *inner, facts.merger.inner, facts.merger.outer]
+
+    def norms(self) -> list[str]:
+        """Return the names of all norms."""
+        inner = [f"blocks.{block}.{name}" for block in range(self.blocks) for name in ("norm1", "norm2")]
+        return [*inner, self.facts.merger.norm]
+
+
+def build_grid_encoder(
+    config: GridConfig, stored: Sequence[StoredTensor], *, dtype: Dtype, opset: Opset, data_file: str
+) -> onnx.ModelProto:
+    """Build the graph of a vision encoder of patches, with what merges them to tokens.
+
+    Inputs are `pixel_values` [num_patches, values of a patch], float32, and the grids [num_images, 3], int64, named as
+    `GridEncoder.grid_input` says. The output is `image_features` [num_tokens, hidden_size].
+
+    Patches attend to those of their own frame: a mask says which. Windows are the rows of a batch, so that the cost of
+    their attention grows with the number of patches, not with its square.
+
+    Args:
+        config: Sizes of the encoder.
+        stored: Layout of the weights in the data file, from `lay_out_grid_encoder`.
+        dtype: Dtype of weights and activations.
+        opset: Version of the operators.
+        data_file: Name of the data file, in the same folder as the graph.
+    """
+    graph = Graph(stored, dtype=dtype, data_file=data_file, opset=opset)
+    values, _ = graph.shape_of(PATCH_WEIGHT)
+    *_, hidden_size = graph.shape_of(f"{config.facts.merger.outer}.weight")
+    graph.declare_input(PIXELS, ["num_patches", values], kind=ValueKind.FLOAT32)
+    graph.declare_input(config.facts.grid_input, ["num_images", 3], kind=ValueKind.INTEGER)
+    graph.declare_output(FEATURES, ["num_tokens", hidden_size])
+    encoder = _Encoder(graph, config)
+    encoder.add()
+    description = f"Vision encoder with {config.blocks} blocks in {dtype}, for patches of images of any sizes"
+    return graph.to_model(name="vision_encoder", description=description, metadata={})
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """How patches are grouped for an attention, as rows of its batch.
+
+    Attributes:
+        mask: Which patches of its group each attends to, [groups, 1, size, size], with a further axis of size 1 where
+            the opset has no Attention.
+        rotation: Cosines and sines of each patch, float32 [groups, size, pairs of dimensions], with an axis for heads
+            where the opset has no RotaryEmbedding.
+        windows: The windows that the groups are; None for one group of all patches.
+    """
+
+    mask: str
+    rotation: Sequence[str]
+    windows: Windows | None = None
+
+
+@dataclass(frozen=True)
+class _Encoder:
+    """Adds the parts of a vision encoder to a graph. Values are named after the modules of transformers."""
+
+    graph: Graph
+    config: GridConfig
+
+    @property
+    def width(self) -> int:
+        """Width of the hidden states."""
+        return self.graph.shape_of(PATCH_WEIGHT)[1]
+
+    @property
+    def head_dim(self) -> int:
+        """Width of a head."""
+        return self.width // self.config.heads
+
+    def add(self) -> None:
+        """Add the encoder, from the inputs to the output."""
+        graph, config = self.graph, self.config
+        patches = add_patches(graph, PIXELS, config.facts.grid_input, side=config.side)
+        angles = self._add_angles(patches)
+        frames = self._add_frames(patches, angles)
+        windows = self._add_windows(patches, angles, side) if (side := config.window_side) is not None else frames
+        pixels = graph.cast(PIXELS, graph.dtype, output=f"{PIXELS}.cast", source=Dtype.FLOAT32)
+        hidden = self._add_linear(PATCH_WEIGHT.removesuffix(".weight"), pixels)
+        for block in range(config.blocks):
+            hidden = self._add_block(block, hidden, frames if block in config.full_blocks else windows)
+        self._add_merger(hidden)
+
+    def _add_frames(self, patches: Patches, angles: str) -> _Groups:
+        """Add the group of all patches, which attend to those of their own frame."""
+        graph = self.graph
+        others = graph.add("Transpose", patches.firsts, output="frames.firsts", perm=[1, 0])
+        same = graph.add("Equal", patches.firsts, others, output="frames.same")
+        mask = graph.add("Unsqueeze", same, graph.integers(0, 1), output="frames.mask")
+        return _Groups(self._add_mask(mask), self._add_rotations(angles))
+
+    def _add_windows(self, patches: Patches, angles: str, side: int) -> _Groups:
+        """Add windows as groups; their empty places are masked, and stand for the first patch."""
+        graph, windows = self.graph, add_windows(self.graph, patches, side=side)
+        filled = graph.add("GreaterOrEqual", windows.patches, graph.integer(0), output="windows.filled")
+        keys = graph.add("Reshape", filled, graph.integers(-1, 1, 1, windows.size), output="windows.keys")
+        mask = graph.add("Expand", keys, graph.integers(1, 1, windows.size, 1), output="windows.mask")
+        found = graph.add("Max", windows.patches, graph.integer(0), output="windows.found")
+        turns = graph.add("Gather", angles, found, output="windows.angle_list", axis=1)
+        shape = graph.integers(-1, windows.size, self.head_dim // 2)
+        turns = graph.add("Reshape", turns, shape, output="windows.angles")
+        return _Groups(self._add_mask(mask), self._add_rotations(turns), replace(windows, patches=found))
+
+    def _add_angles(self, patches: Patches) -> str:
+        """Add the angles of each patch, float32 [1, patches, pairs of dimensions].
+
+        The first half of the pairs turns by the row of a patch, the other by its column. Source:
+        `Qwen2_5_VLVisionRotaryEmbedding`, `modeling_qwen2_5_vl.py`, transformers 5.24.
+        """
+        graph = self.graph
+        places = graph.add("Concat", patches.rows, patches.columns, output="angles.places", axis=1)
+        places = graph.to_float32(places, output="angles.float32")
+        places = graph.add("Unsqueeze", places, graph.integers(2), output="angles.places_of_pairs")
+        rope = Rope({"rope_type": "default", "rope_theta": self.config.theta}, self.head_dim // 2, positions=0)
+        frequencies = graph.vector("angles.frequencies", inverse_frequencies(rope)[0].tolist())
+        by_axis = graph.add("Mul", places, frequencies, output="angles.by_axis")
+        return graph.add("Reshape", by_axis, graph.integers(1, -1, self.head_dim // 2), output="angles")
+
+    def _add_mask(self, mask: str) -> str:
+        """Return a mask as `_attend` takes it."""
+        if self.graph.knows("Attention"):
+            return mask
+        return self.graph.add("Unsqueeze", mask, self.graph.integers(2), output=f"{mask}.of_group")
+
+    def _add_rotations(self, angles: str) -> list[str]:
+        """Add the cosines and sines of angles, as `_add_rotation` takes them."""
+        graph = self.graph
+        rows = [graph.add(each, angles, output=f"{angles}.{each.lower()}") for each in ("Cos", "Sin")]
+        if graph.knows("RotaryEmbedding"):
+            return rows
+        return [add_rotation_rows(graph, each, interleaved=False) for each in rows]
+
+    def _add_block(self, block: int, hidden: str, groups: _Groups) -> str:
+        """Add a block, with the residual connections around attention and MLP."""
+        graph, scope, facts = self.graph, f"blocks.{block}", self.config.facts
+        attended = self._add_attention(f"{scope}.attn", self._add_norm(f"{scope}.norm1", hidden), groups)
+        hidden = graph.add("Add", hidden, attended, output=f"{scope}.after_attention")
+        normed = self._add_norm(f"{scope}.norm2", hidden)
+        gate, *up = (self._add_linear(f"{scope}.{name}", normed) for name in facts.mlp_inputs)
+        neurons = add_activation(graph, self.config.activation, gate, output=f"{scope}.mlp.activated")
+        if up:
+            neurons = graph.add("Mul", neurons, *up, output=f"{scope}.mlp.neurons")
+        return graph.add("Add", hidden, self._add_linear(f"{scope}.{facts.mlp_output}", neurons), output=scope)
+
+    def _add_attention(self, scope: str, hidden: str, groups: _Groups) -> str:
+        """Add attention within groups of patches, from hidden states [patches, width] to the same."""
+        graph, windows = self.graph, groups.windows
+        projected = self._add_linear(f"{scope}.qkv", hidden)
+        shape = graph.integers(1, -1, self.config.heads, self.head_dim)
+        if windows is not None:
+            projected = graph.add("Gather", projected, windows.patches, output=f"{scope}.windows", axis=0)
+            shape = graph.integers(-1, windows.size, self.config.heads, self.head_dim)
+        names = [f"{scope}.{part}" for part in ("queries", "keys", "values")]
+        queries, keys, values = (
+            graph.add(
+                "Transpose",
+                graph.add("Reshape", part, shape, output=f"{part}.split"),
+                output=f"{part}.heads",
+                perm=[0, 2, 1, 3],
+            )
+            for part in graph.split(projected, [self.width] * 3, outputs=names)
+        )
+        queries, keys = (self._add_rotation(heads, groups.rotation) for heads in (queries, keys))
+        attended = self._attend(AttentionParts(queries, keys, values, groups.mask), output=f"{scope}.attended")
+        by_patch = graph.add("Transpose", attended, output=f"{attended}.by_patch", perm=[0, 2, 1, 3])
+        joined = graph.add("Reshape", by_patch, graph.integers(-1, self.width), output=f"{attended}.joined")
+        if windows is not None:
+            joined = graph.add("Gather", joined, windows.places, output=f"{attended}.in_order", axis=0)
+        return self._add_linear(f"{scope}.proj", joined)
+
+    def _attend(self, parts: AttentionParts, *, output: str) -> str:
+        graph, scale, heads = self.graph, self.head_dim**-0.5, self.config.heads
+        if graph.knows("Attention"):
+            values = (parts.queries, parts.keys, parts.values, parts.mask)
+            return graph.add("Attention", *values, output=output, scale=scale)
+        return add_attention(
+            graph,
+            parts,
+            LayerWidths(heads, heads, 0),
+            head_dim=self.head_dim,
+            scale=scale,
+            cap=lambda scores: scores,
+            output=output,
+        )
+
+    def _add_rotation(self, heads: str, rotation: Sequence[str]) -> str:
+        """Rotate heads, in float32 as `apply_rotary_pos_emb_vision` does."""
+        graph, output = self.graph, f"{heads}.rotated"
+        exact = graph.cast(heads, Dtype.FLOAT32, output=f"{heads}.float32")
+        turned = output if graph.dtype is Dtype.FLOAT32 else f"{output}.float32"
+        if graph.knows("RotaryEmbedding"):
+            graph.add("RotaryEmbedding", exact, *rotation, output=turned)
+        else:
+            cos, sin = rotation
+            add_rotation(graph, exact, cos, sin, dimensions=self.head_dim, interleaved=False, output=turned)
+        return graph.cast(turned, graph.dtype, output=output, source=Dtype.FLOAT32)
+
+    def _add_merger(self, hidden: str) -> None:
+        """Merge each square of patches to a token."""
+        graph, merger = self.graph, self.config.facts.merger
+        normed = self._add_norm(merger.norm, hidden)
+        shape = graph.integers(-1, self.config.side**2 * self.width)
+        squares = graph.add("Reshape", normed, shape, output=f"{merger.norm}.joined")
+        inner = add_activation(
+            graph, "gelu", self._add_linear(merger.inner, squares), output=f"{merger.inner}.activated"
+        )
+        self._add_linear(merger.outer, inner, output=FEATURES)
+
+    def _add_linear(self, name: str, value: str, *, output: str | None = None) -> str:
+        bias = f"{name}.bias" if self.graph.has_weight(f"{name}.bias") else None
+        return add_linear(self.graph, f"{name}.weight", value, bias=bias, output=output or name)
+
+    def _add_norm(self, name: str, value: str) -> str:
+        return add_stored_norm(
+            self.graph, name, value, subtracts_mean=self.config.facts.has_layer_norms, epsilon=EPSILON
+        )

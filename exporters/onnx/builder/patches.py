@@ -1,0 +1,154 @@
+"""Where the patches of images are, computed from the grids of the images, as nodes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from amp_export.exporters.onnx.builder.nodes import Attribute, Graph
+
+
+@dataclass(frozen=True)
+class Patches:
+    """Names of what is known of each patch, int64 [patches, 1], unless another shape is named.
+
+    Attributes:
+        numbers: Its number, [patches].
+        images: The number of its image, [patches].
+        frames: The number of its frame within the image.
+        firsts: The number of the first patch of its frame.
+        rows: Its row within the frame.
+        columns: Its column within the frame.
+        heights: Number of rows of the frame.
+        widths: Number of columns of the frame.
+    """
+
+    numbers: str
+    images: str
+    frames: str
+    firsts: str
+    rows: str
+    columns: str
+    heights: str
+    widths: str
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Names of what is known of the windows in which patches attend to one another.
+
+    Attributes:
+        size: Number of places of a window; those at the edges of an image are not full.
+        patches: The number of the patch at each place of all windows, int64 [windows x size]; -1 where there is none.
+        places: The place of each patch, int64 [patches].
+    """
+
+    size: int
+    patches: str
+    places: str
+
+
+def add_patches(graph: Graph, pixels: str, grids: str, *, side: int) -> Patches:
+    """Add where each patch is.
+
+    Patches are ordered by image, frame and square, squares by row, and patches in a square by row: the order of
+    `get_vision_position_ids`, `vision_utils.py`, transformers 5.24.
+
+    Args:
+        graph: Graph to add it to.
+        pixels: Name of the patches, [patches, values].
+        grids: Name of the grids, int64 [images, 3].
+        side: Number of rows of a square.
+    """
+
+    def step(operator: str, *inputs: str, name: str, **attributes: Attribute) -> str:
+        return graph.add(operator, *inputs, output=f"patches.{name}", **attributes)
+
+    zero, one, sides = graph.integer(0), graph.integer(1), graph.integer(side)
+    count = step("Squeeze", step("Shape", pixels, name="shape", end=1), name="count")
+    numbers = step("Range", zero, count, one, name="numbers")
+    times, heights, widths = graph.split(grids, [1, 1, 1], outputs=image_facts("times", "heights", "widths"))
+    sizes = step("Mul", times, step("Mul", heights, widths, name="image_frame"), name="image_size")
+    ends = step("CumSum", sizes, zero, name="image_ends")
+    starts = step("Sub", ends, sizes, name="image_starts")
+    # the images that end before a patch
+    before = graph.to_int64(step("LessOrEqual", ends, numbers, name="after"), output="patches.after_ones")
+    images = step("ReduceSum", before, graph.integers(0), name="images", keepdims=0)
+    facts = step("Concat", starts, heights, widths, name="image_facts", axis=1)
+    named = ("patches.starts", "patches.heights", "patches.widths")
+    start, height, width = graph.split(step("Gather", facts, images, name="facts", axis=0), [1, 1, 1], outputs=named)
+    number = step("Unsqueeze", numbers, graph.integers(1), name="column_of_numbers")
+    in_image = step("Sub", number, start, name="in_image")
+    size = step("Mul", height, width, name="frame_size")
+    in_frame = step("Mod", in_image, size, name="in_frame")
+    square = step("Div", in_frame, graph.integer(side**2), name="square")
+    squares = step("Div", width, sides, name="squares_of_row")
+    rows, columns = (
+        step(
+            "Add",
+            step("Mul", step(operator, square, squares, name=f"{name}.square"), sides, name=f"{name}.first"),
+            step("Mod", inside, sides, name=f"{name}.inside"),
+            name=name,
+        )
+        for name, operator, inside in (
+            ("rows", "Div", step("Div", in_frame, sides, name="row_of_squares")),
+            ("columns", "Mod", in_frame),
+        )
+    )
+    return Patches(
+        numbers=numbers,
+        images=images,
+        frames=step("Div", in_image, size, name="frames"),
+        firsts=step("Sub", number, in_frame, name="firsts"),
+        rows=rows,
+        columns=columns,
+        heights=height,
+        widths=width,
+    )
+
+
+def add_windows(graph: Graph, patches: Patches, *, side: int) -> Windows:
+    """Add windows of so many rows and columns of patches, of which those at the edges of a frame may have less.
+
+    The order of patches in a window matters to no attention. Source of the windows: `get_vision_window_index`,
+    `vision_utils.py`, transformers 5.24.
+    """
+
+    def step(operator: str, *inputs: str, name: str, **attributes: Attribute) -> str:
+        return graph.add(operator, *inputs, output=f"windows.{name}", **attributes)
+
+    def count(lengths: str, name: str) -> str:
+        return step("Div", step("Add", lengths, graph.integer(side - 1), name=f"{name}.up"), sides, name=name)
+
+    zero, sides = graph.integer(0), graph.integer(side)
+    times, heights, widths = image_facts("times", "heights", "widths")
+    wide = count(widths, "image_columns")
+    of_frame = step("Mul", count(heights, "image_rows"), wide, name="image_frame")
+    of_image = step("Mul", times, of_frame, name="image_windows")
+    starts = step("CumSum", of_image, zero, name="image_starts", exclusive=1)
+    facts = step("Concat", starts, of_frame, wide, name="image_facts", axis=1)
+    named = ("windows.starts", "windows.of_frame", "windows.columns")
+    found = step("Gather", facts, patches.images, name="facts", axis=0)
+    start, per_frame, columns = graph.split(found, [1, 1, 1], outputs=named)
+    frame = step("Add", start, step("Mul", patches.frames, per_frame, name="before_frame"), name="frame")
+    row = step("Mul", step("Div", patches.rows, sides, name="row"), columns, name="before_row")
+    column = step("Div", patches.columns, sides, name="column")
+    window = step("Add", step("Add", frame, row, name="in_row"), column, name="window")
+    inside_row = step("Mul", step("Mod", patches.rows, sides, name="inside_rows"), sides, name="inside_row")
+    inside = step("Add", inside_row, step("Mod", patches.columns, sides, name="inside_column"), name="inside")
+    first = step("Mul", window, graph.integer(side**2), name="first")
+    places = step("Squeeze", step("Add", first, inside, name="place"), graph.integers(1), name="places")
+    total = step("ReduceSum", of_image, name="total", keepdims=0)
+    shape = step("Mul", total, graph.integers(side**2), name="all_places")
+    nothing = step("Expand", graph.integers(-1), shape, name="empty")
+    return Windows(
+        size=side**2,
+        patches=step("ScatterElements", nothing, places, patches.numbers, name="patches"),
+        places=places,
+    )
+
+
+def image_facts(*names: str) -> list[str]:
+    """Return the names of facts about images."""
+    return [f"patches.image_{name}" for name in names]
