@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from amp_export.architectures._grid_encoders import QWEN2_5_VL, QWEN2_VL, GridEncoder
+from amp_export.architectures._grid_encoders import QWEN2_5_VL, QWEN2_VL, QWEN3_VL, GridEncoder
 from amp_export.architectures._position_axes import PositionAxes
 
 
@@ -71,8 +71,6 @@ class LanguageModel:
 
 _DIVIDES = "its attention takes the width of a head from the number of heads"
 
-_DEEP = "its decoder adds features of several layers of its vision encoder to its own layers"
-
 _STATES = "its language model keeps states, which graphs have no inputs for"
 
 _PIECES = "how many tokens an image takes, and where its lines end, depends on the size of the image"
@@ -128,7 +126,12 @@ VISION_LANGUAGE: Mapping[str, LanguageModel] = MappingProxyType(
             left_out_fields=("mtp_num_hidden_layers",),
             not_exported=_STATES,
         ),
-        "qwen3_vl": LanguageModel("qwen3", axes=PositionAxes((24, 20, 20), interleaved=True), not_exported=_DEEP),
+        "qwen3_vl": LanguageModel(
+            "qwen3",
+            axes=PositionAxes((24, 20, 20), interleaved=True),
+            images=ImageInput.PATCHES,
+            grid_encoder=QWEN3_VL,
+        ),
         "smolvlm": LanguageModel(images=ImageInput.MASKED_TILES),
     }
 )

@@ -44,6 +44,11 @@ class GraphVisionLanguage(GraphDecoder):
         self.vision_inputs = vision.inputs
 
     @property
+    def has_grids(self) -> bool:
+        """Whether the vision encoder takes patches of images of any size, and their grids."""
+        return any(name in self.vision_inputs for name in GRID_INPUTS)
+
+    @property
     def values_per_patch(self) -> int:
         """Number of values of a patch, where the vision encoder takes patches of images of any size."""
         *_, values = self.vision_inputs[PIXELS].axes
@@ -78,9 +83,11 @@ class GraphVisionLanguage(GraphDecoder):
                 `image_grid_thw` if the vision encoder takes it.
 
         Raises:
-            RequestError: An input is missing.
+            RequestError: An input is missing, or the grids are not of the patches.
         """
         vision = self._vision
+        if self.has_grids and GRIDS in inputs and PIXELS in inputs:
+            _check_grids(inputs[GRIDS], len(inputs[PIXELS]))
         named = {name: inputs[GRIDS] for name in GRID_INPUTS if name in vision.inputs and GRIDS in inputs}
         (features,) = vision.run([FEATURES], vision.choose_inputs({**inputs, **named}))
         return vision.to_float32(features)
@@ -137,3 +144,16 @@ class GraphVisionLanguage(GraphDecoder):
         given = {"input_ids": self._embedding.to_value(input_ids)}
         (embeddings,) = self._embedding.run([EMBEDDINGS], given, keep=[EMBEDDINGS])
         return embeddings
+
+
+def _check_grids(grids: Integers, patches: int) -> None:
+    """Check that grids are of so many patches; the graph would look up an image that is not there, or leave one out.
+
+    Raises:
+        RequestError: They are of more, or less.
+    """
+    if (counted := int(grids.prod(axis=1).sum())) != patches:
+        raise RequestError(
+            f"{PIXELS} has {patches} patches, and the grids in {GRIDS} are of {counted}.\nGive both as the model's "
+            "processor makes them together."
+        )

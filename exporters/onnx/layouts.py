@@ -43,7 +43,9 @@ DECODERS = frozenset(
 """Types of decoders that transformers.js 4.3.2 has classes for, and that wrote the same text there
 (`ci/transformers_js.py`)."""
 
-VISION_LANGUAGE = frozenset({"idefics3", "llava", "llava_onevision", "mistral3", "qwen2_5_vl", "qwen2_vl", "smolvlm"})
+VISION_LANGUAGE = frozenset(
+    {"idefics3", "llava", "llava_onevision", "mistral3", "qwen2_5_vl", "qwen2_vl", "qwen3_vl", "smolvlm"}
+)
 """Types of vision-language models that transformers.js 4.3.2 has classes for, and whose parts it runs as they are here:
 src/models/registry.js. It has none for InternVL, and gives no types of tokens to the decoder of a Gemma 3."""
 

@@ -4,8 +4,8 @@ Files, inputs and outputs are named as transformers.js 4.3.2 names them, and wit
 exported for it: `MODEL_SESSION_CONFIG`, src/models/session_config.js; `encode_image`, `encode_text` and
 `generic_text_to_text_forward`, src/models/modeling_utils.js. Of these types, onnxruntime-genai 0.18 has
 Gemma 3, whose decoder it gives no types of tokens, so that images would be read causally, and Mistral 3: `IsVLM`,
-src/models/model_type.h; src/models/multi_modal.cpp. It has Qwen2.5-VL, too, but wants a graph that puts image features
-into embeddings: `EmbeddingState`, src/models/multi_modal.cpp.
+src/models/model_type.h; src/models/multi_modal.cpp. It has Qwen2.5-VL and Qwen3-VL, too, but wants a graph that puts
+image features into embeddings, `EmbeddingState`, and knows no features of several layers.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from amp_export.exporters.onnx.builder.layout import lay_out_embedding
 from amp_export.exporters.onnx.builder.weights import write_weights
 from amp_export.exporters.onnx.exporting import GraphChoices, write_decoder
 from amp_export.exporters.onnx.external_data import link_data
-from amp_export.exporters.onnx.grid_encoders import write_grid_encoder
+from amp_export.exporters.onnx.grid_encoders import read_grid_config, write_grid_encoder
 from amp_export.exporters.onnx.support import can_build
 from amp_export.extras import require_extra
 from amp_export.options import Format, Operators, Via
@@ -122,7 +122,7 @@ def check_parts(parts: PartsOf, config: ModelConfig, via: Via, operators: Operat
             f"config.json: the token for images is {token}, but the vocabulary has {config.vocab_size} tokens, so that "
             f"no embedding can be looked up for it.\n{alone}"
         )
-    if facts.grid_encoder is None:
+    if read_grid_config(parts.whole) is None:
         require_extra("onnxscript", "trace", needed_for="Tracing a vision encoder")
 
 
@@ -155,16 +155,17 @@ def export_parts(
         AmpExportError: See `exporting.export` and `tracing.trace`.
     """
     facts = tell_parts(parts.whole).facts
-    axes = read_axes(parts.whole, checkpoint.config.head_dim)
-    entry = Entry(reads_tokens=False, reads_types=facts.sees_images_whole, axes=axes)
+    axes, grids = read_axes(parts.whole, checkpoint.config.head_dim), read_grid_config(parts.whole)
+    deep = len(grids.deep_blocks) if grids is not None else 0
+    entry = Entry(reads_tokens=False, reads_types=facts.sees_images_whole, axes=axes, deep_layers=deep)
     decoder = folder / file_name(MERGED_DECODER, Format.ONNX)
     write_decoder(checkpoint, decoder, choices, entry=entry, on_progress=on_progress)
-    write_embedding(checkpoint, folder / file_name(EMBED_TOKENS, Format.ONNX), choices)
+    write_embedding(checkpoint, folder / file_name(EMBED_TOKENS, Format.ONNX), choices, deep_layers=deep)
     vision = folder / file_name(VISION_ENCODER, Format.ONNX)
     if parts.encoder is not None and (found := find_parts(parts.encoder)) is not None:
         link_data(found[0], vision, {data_name(found[0]).name: data_name(vision).name})
-    elif facts.grid_encoder is not None:
-        write_grid_encoder(parts.whole, vision, facts.grid_encoder, dtype=choices.dtype, opset=choices.opset)
+    elif grids is not None:
+        write_grid_encoder(parts.whole, vision, grids, dtype=choices.dtype, opset=choices.opset)
     else:
         _trace_vision(parts.whole, vision, choices, facts.images)
     write_config(folder, read_object(parts.whole / "config.json"))
@@ -172,13 +173,14 @@ def export_parts(
     name_tokenizer_class(folder)
 
 
-def write_embedding(checkpoint: Checkpoint, file: Path, choices: GraphChoices) -> None:
+def write_embedding(checkpoint: Checkpoint, file: Path, choices: GraphChoices, *, deep_layers: int = 0) -> None:
     """Write the graph of a token embedding, and its weights beside it.
 
     Args:
         checkpoint: Checkpoint of the decoder.
         file: The graph.
         choices: How the decoder's graph is made; its dtype and opset apply.
+        deep_layers: See `Entry`.
 
     Raises:
         ModelError: A weight is NaN or infinite.
@@ -186,7 +188,9 @@ def write_embedding(checkpoint: Checkpoint, file: Path, choices: GraphChoices) -
     """
     config, dtype, weights = checkpoint.config, choices.dtype, data_name(file)
     stored = lay_out_embedding(config, dtype)
-    model = build_embedding(config, stored, dtype=dtype, opset=choices.opset, data_file=weights.name)
+    model = build_embedding(
+        config, stored, dtype=dtype, opset=choices.opset, data_file=weights.name, deep_layers=deep_layers
+    )
     file.write_bytes(model.SerializeToString())
     write_weights(checkpoint, stored, weights, dtype=dtype)
 

@@ -143,7 +143,7 @@ def text_with_images(model: Any, image_token: int) -> tuple[list[int], dict[str,
 
     Half of the second image is masked where there are masks; where images have grids, they have sizes of their own.
     """
-    if model.position_axes > 1:
+    if model.has_grids:
         return _text_with_grids(model, image_token)
     _, *axes = model.vision_inputs["pixel_values"].axes[-4:]
     tile = [axis if isinstance(axis, int) else ANY_SIDE for axis in axes]

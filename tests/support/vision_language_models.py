@@ -161,10 +161,11 @@ FIELDS: dict[str, dict[str, Any]] = {
         "text_config": {**TEXT, "rope_parameters": {**_ROPE, "mrope_interleaved": True}},
         "vision_config": {
             **_QWEN_VISION,
+            "depth": 3,
             "hidden_size": 32,
             "intermediate_size": 48,
             "out_hidden_size": 48,
-            "deepstack_visual_indexes": [0],
+            "deepstack_visual_indexes": [0, 1],
             "num_position_embeddings": 16,
         },
         **_QWEN_TOKENS,

@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 
 
 def build_embedding(
-    config: ModelConfig, stored: Sequence[StoredTensor], *, dtype: Dtype, opset: Opset, data_file: str
+    config: ModelConfig,
+    stored: Sequence[StoredTensor],
+    *,
+    dtype: Dtype,
+    opset: Opset,
+    data_file: str,
+    deep_layers: int = 0,
 ) -> onnx.ModelProto:
     """Build the graph of a token embedding: `input_ids` [batch_size, sequence_length], int64, to `inputs_embeds`.
 
@@ -31,14 +37,18 @@ def build_embedding(
         dtype: Dtype of the weight and the embeddings.
         opset: Version of the operators.
         data_file: Name of the data file, in the same folder as the graph.
+        deep_layers: See `Entry`: so many times hidden_size zeros follow each embedding.
     """
     graph = Graph(stored, dtype=dtype, data_file=data_file, opset=opset)
     parts, name = Parts(graph, config), config.architecture.embedding
     factor = None if parts.computation.scales_all_embeddings else parts.computation.embedding_factor
     is_scaled = factor is not None and config.factor(factor) != 1.0
     graph.declare_input("input_ids", ["batch_size", "sequence_length"], kind=ValueKind.INTEGER)
-    graph.declare_output(EMBEDDINGS, ["batch_size", "sequence_length", config.hidden_size])
-    looked_up = add_rows(graph, f"{name}.weight", "input_ids", output=name if is_scaled else EMBEDDINGS)
-    parts.add_factor(factor, looked_up, output=EMBEDDINGS)
+    graph.declare_output(EMBEDDINGS, ["batch_size", "sequence_length", (1 + deep_layers) * config.hidden_size])
+    whole = f"{name}.of_tokens" if deep_layers else EMBEDDINGS
+    looked_up = add_rows(graph, f"{name}.weight", "input_ids", output=name if is_scaled else whole)
+    scaled = parts.add_factor(factor, looked_up, output=whole)
+    if deep_layers:
+        graph.add("Pad", scaled, graph.integers(0, 0, 0, 0, 0, deep_layers * config.hidden_size), output=EMBEDDINGS)
     description = f"Token embedding of a {config.architecture.class_name} in {dtype}"
     return graph.to_model(name=name, description=description, metadata={})

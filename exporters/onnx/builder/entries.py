@@ -18,11 +18,14 @@ class Entry:
             other.
         axes: The row of `position_ids` that turns each pair of a head's dimensions, where positions are in time, height
             and width; empty where there is one row. See `PositionAxes`.
+        deep_layers: Number of first layers to whose outputs something of an image is added, which follows its embedding
+            in `inputs_embeds`, layer by layer, and is zero where there is no image.
     """
 
     reads_tokens: bool = True
     reads_types: bool = False
     axes: tuple[int, ...] = ()
+    deep_layers: int = 0
 
     @property
     def input_name(self) -> str:

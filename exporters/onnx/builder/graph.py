@@ -68,7 +68,8 @@ def build_graph(  # noqa: PLR0913  a parameter for each choice that a graph has
 
     With another entry, `inputs_embeds` [batch_size, sequence_length, hidden_size] takes the place of `input_ids`,
     `token_type_ids` [batch_size, sequence_length], int64, says which of them are of images, and `position_ids` is
-    [3, batch_size, sequence_length]: in time, height and width.
+    [3, batch_size, sequence_length]: in time, height and width. `inputs_embeds` is wider where something of images is
+    added to the outputs of several layers: see `Entry.deep_layers`.
 
     Args:
         config: Config of the decoder, which `can_build` supports.
@@ -96,9 +97,12 @@ def build_graph(  # noqa: PLR0913  a parameter for each choice that a graph has
     decoder = _Decoder(graph, config, logits, entry)
     attention.prepare()
     mixers.prepare()
-    stream = Stream(decoder.add_embedding())
+    embedded, deep = decoder.add_embedding()
+    stream = Stream(embedded)
     for layer, layer_widths in enumerate(widths):
         stream = decoder.add_layer(attention, mixers, layer, layer_widths, stream)
+        if layer < len(deep):
+            stream = Stream(decoder.add_up(stream), deep[layer], name=f"{stream.name}.with_images")
     decoder.add_head(decoder.add_up(stream))
     name = config.architecture.class_name
     description = (
@@ -113,7 +117,8 @@ def _declare_entry(graph: Graph, config: ModelConfig, entry: Entry) -> None:
     if entry.reads_tokens:
         graph.declare_input(entry.input_name, _TOKENS, kind=ValueKind.INTEGER)
     else:
-        graph.declare_input(entry.input_name, [*_TOKENS, config.hidden_size], kind=ValueKind.FLOAT)
+        width = (1 + entry.deep_layers) * config.hidden_size
+        graph.declare_input(entry.input_name, [*_TOKENS, width], kind=ValueKind.FLOAT)
     if entry.reads_types:
         graph.declare_input(TYPES, _TOKENS, kind=ValueKind.INTEGER)
 
@@ -169,9 +174,21 @@ class _Decoder(Parts):
     logits: Logits
     entry: Entry
 
-    def add_embedding(self) -> str:
-        """Add the token embeddings unless they are given, and the position embeddings if they are learned."""
-        name, hidden = self.config.architecture.embedding, self.entry.input_name
+    def add_embedding(self) -> tuple[str, Sequence[str]]:
+        """Add the token embeddings unless they are given, and the position embeddings if they are learned.
+
+        Returns:
+            The embeddings, and what is added to the outputs of the first layers.
+        """
+        given, deep = self.entry.input_name, self.entry.deep_layers
+        if not deep:
+            return self._add_embedding(given), ()
+        names = [f"{given}.{part}" for part in range(1 + deep)]
+        embedded, *others = self.graph.split(given, [self.config.hidden_size] * len(names), outputs=names)
+        return self._add_embedding(embedded), others
+
+    def _add_embedding(self, hidden: str) -> str:
+        name = self.config.architecture.embedding
         if self.entry.reads_tokens:
             hidden = add_rows(self.graph, f"{name}.weight", hidden, output=name)
         if self.entry.reads_tokens or self.computation.scales_all_embeddings:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from amp_export.architectures import LayerWidths
-from amp_export.architectures._grid_encoders import EPSILON, GridEncoder
+from amp_export.architectures._grid_encoders import EPSILON, MERGER, GridEncoder, Merger
 from amp_export.exporters.models.ports import FEATURES, PIXELS
 from amp_export.exporters.onnx.builder.activations import add_activation, require_activation
 from amp_export.exporters.onnx.builder.layout import StoredTensor
 from amp_export.exporters.onnx.builder.nodes import Graph, ValueKind
 from amp_export.exporters.onnx.builder.norms import add_stored_norm
 from amp_export.exporters.onnx.builder.opset20 import AttentionParts, add_attention, add_rotation, add_rotation_rows
-from amp_export.exporters.onnx.builder.patches import Patches, Windows, add_patches, add_windows
+from amp_export.exporters.onnx.builder.patches import Patches, Windows, add_grid_points, add_patches, add_windows
 from amp_export.exporters.onnx.builder.products import add_linear
 from amp_export.exporters.onnx.builder.rotary import Rope, inverse_frequencies
 from amp_export.options import Dtype, Opset
@@ -22,8 +23,10 @@ from amp_export.options import Dtype, Opset
 if TYPE_CHECKING:
     import onnx
 
-PATCH_WEIGHT = "patch_embed.proj.weight"
-"""The weight of a convolution whose kernel covers a patch: a linear layer of its values."""
+PATCH = "patch_embed.proj"
+"""A convolution whose kernel covers a patch: a linear layer of its values."""
+
+PATCH_WEIGHT = f"{PATCH}.weight"
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,8 @@ class GridConfig:
         side: Number of rows, and of columns, of the patches that become one token.
         window_side: Number of rows, and of columns, of the patches of a window; None if there are none.
         full_blocks: Blocks in which all patches of a frame attend to one another.
+        deep_blocks: Blocks whose patches are merged, too, in the order of the modules that do.
+        table_side: Number of rows, and of columns, of the grid of the embedding of positions; None if there is none.
     """
 
     facts: GridEncoder
@@ -49,6 +54,8 @@ class GridConfig:
     side: int
     window_side: int | None
     full_blocks: frozenset[int]
+    deep_blocks: tuple[int, ...]
+    table_side: int | None
 
     @classmethod
     def read(cls, facts: GridEncoder, fields: Mapping[str, Any]) -> GridConfig:
@@ -72,19 +79,33 @@ class GridConfig:
             side=side,
             window_side=window_side,
             full_blocks=frozenset(fields["fullatt_block_indexes"] if facts.has_windows else range(fields["depth"])),
+            deep_blocks=tuple(fields["deepstack_visual_indexes"]) if facts.deep_mergers is not None else (),
+            table_side=math.isqrt(fields["num_position_embeddings"]) if facts.position_table is not None else None,
         )
+
+    @property
+    def merger(self) -> Merger:
+        """The module that merges the patches of the last block."""
+        return self.facts.merger.of(MERGER)
+
+    @property
+    def deep_mergers(self) -> dict[int, Merger]:
+        """The modules that merge the patches of further blocks, by block."""
+        modules = (f"{self.facts.deep_mergers}.{number}" for number in range(len(self.deep_blocks)))
+        return dict(sorted(zip(self.deep_blocks, map(self.facts.merger.of, modules), strict=True)))
 
     def linear_layers(self) -> list[str]:
         """Return the names of all linear layers."""
-        facts = self.facts
-        within = ("attn.qkv", "attn.proj", *facts.mlp_inputs, facts.mlp_output)
+        within = ("attn.qkv", "attn.proj", *self.facts.mlp_inputs, self.facts.mlp_output)
         inner = [f"blocks.{block}.{name}" for block in range(self.blocks) for name in within]
-        return [PATCH_WEIGHT.removesuffix(".weight"), *inner, facts.merger.inner, facts.merger.outer]
+        mergers = (self.merger, *self.deep_mergers.values())
+        return [PATCH, *inner, *(name for each in mergers for name in (each.inner, each.outer))]
 
-    def norms(self) -> list[str]:
-        """Return the names of all norms."""
+    def others(self) -> list[str]:
+        """Return the names of all other modules that have a weight: norms, and the embedding of positions."""
         inner = [f"blocks.{block}.{name}" for block in range(self.blocks) for name in ("norm1", "norm2")]
-        return [*inner, self.facts.merger.norm]
+        tables = [self.facts.position_table] if self.facts.position_table is not None else []
+        return [*tables, *inner, *(each.norm for each in (self.merger, *self.deep_mergers.values()))]
 
 
 def build_grid_encoder(
@@ -93,7 +114,8 @@ def build_grid_encoder(
     """Build the graph of a vision encoder of patches, with what merges them to tokens.
 
     Inputs are `pixel_values` [num_patches, values of a patch], float32, and the grids [num_images, 3], int64, named as
-    `GridEncoder.grid_input` says. The output is `image_features` [num_tokens, hidden_size].
+    `GridEncoder.grid_input` says. The output is `image_features` [num_tokens, hidden_size], or wider where patches of
+    further blocks are merged, too: what is made of them follows, block by block.
 
     Patches attend to those of their own frame: a mask says which. Windows are the rows of a batch, so that the cost of
     their attention grows with the number of patches, not with its square.
@@ -107,10 +129,10 @@ def build_grid_encoder(
     """
     graph = Graph(stored, dtype=dtype, data_file=data_file, opset=opset)
     values, _ = graph.shape_of(PATCH_WEIGHT)
-    *_, hidden_size = graph.shape_of(f"{config.facts.merger.outer}.weight")
+    *_, hidden_size = graph.shape_of(f"{config.merger.outer}.weight")
     graph.declare_input(PIXELS, ["num_patches", values], kind=ValueKind.FLOAT32)
     graph.declare_input(config.facts.grid_input, ["num_images", 3], kind=ValueKind.INTEGER)
-    graph.declare_output(FEATURES, ["num_tokens", hidden_size])
+    graph.declare_output(FEATURES, ["num_tokens", (1 + len(config.deep_blocks)) * hidden_size])
     encoder = _Encoder(graph, config)
     encoder.add()
     description = f"Vision encoder with {config.blocks} blocks in {dtype}, for patches of images of any sizes"
@@ -159,10 +181,29 @@ class _Encoder:
         frames = self._add_frames(patches, angles)
         windows = self._add_windows(patches, angles, side) if (side := config.window_side) is not None else frames
         pixels = graph.cast(PIXELS, graph.dtype, output=f"{PIXELS}.cast", source=Dtype.FLOAT32)
-        hidden = self._add_linear(PATCH_WEIGHT.removesuffix(".weight"), pixels)
+        hidden = self._add_positions(self._add_linear(PATCH, pixels), patches)
+        deep = []
         for block in range(config.blocks):
             hidden = self._add_block(block, hidden, frames if block in config.full_blocks else windows)
-        self._add_merger(hidden)
+            if (merger := config.deep_mergers.get(block)) is not None:
+                deep.append(self._add_merger(merger, hidden, norms_squares=True))
+        merged = self._add_merger(config.merger, hidden)
+        graph.add("Concat", merged, *deep, output=FEATURES, axis=-1)
+
+    def _add_positions(self, hidden: str, patches: Patches) -> str:
+        """Add the embeddings of positions, if there are any, interpolated in float32."""
+        name, side = self.config.facts.position_table, self.config.table_side
+        if name is None or side is None:
+            return hidden
+        graph, points = self.graph, add_grid_points(self.graph, patches, side=side)
+        shares = []
+        for number, point in enumerate(points):
+            rows = graph.add("Gather", graph.weight(f"{name}.weight"), point.places, output=f"{name}.{number}", axis=0)
+            rows = graph.cast(rows, Dtype.FLOAT32, output=f"{name}.{number}.float32")
+            shares.append(graph.add("Mul", rows, point.weights, output=f"{name}.{number}.share"))
+        total = graph.add("Sum", *shares, output=f"{name}.sum")
+        total = graph.cast(total, graph.dtype, output=name, source=Dtype.FLOAT32)
+        return graph.add("Add", hidden, total, output=f"{PATCH}.placed")
 
     def _add_frames(self, patches: Patches, angles: str) -> _Groups:
         """Add the group of all patches, which attend to those of their own frame."""
@@ -278,20 +319,21 @@ class _Encoder:
             add_rotation(graph, exact, cos, sin, dimensions=self.head_dim, interleaved=False, output=turned)
         return graph.cast(turned, graph.dtype, output=output, source=Dtype.FLOAT32)
 
-    def _add_merger(self, hidden: str) -> None:
-        """Merge each square of patches to a token."""
-        graph, merger = self.graph, self.config.facts.merger
-        normed = self._add_norm(merger.norm, hidden)
-        shape = graph.integers(-1, self.config.side**2 * self.width)
-        squares = graph.add("Reshape", normed, shape, output=f"{merger.norm}.joined")
-        inner = add_activation(
-            graph, "gelu", self._add_linear(merger.inner, squares), output=f"{merger.inner}.activated"
-        )
-        self._add_linear(merger.outer, inner, output=FEATURES)
+    def _add_merger(self, merger: Merger, hidden: str, *, norms_squares: bool = False) -> str:
+        """Merge each square of patches to a token, with a norm over each patch or over the square."""
+        graph, shape = self.graph, self.graph.integers(-1, self.config.side**2 * self.width)
+        if norms_squares:
+            squares = graph.add("Reshape", hidden, shape, output=f"{merger.norm}.squares_of_patches")
+            normed = self._add_norm(merger.norm, squares)
+        else:
+            normed = self._add_norm(merger.norm, hidden)
+            normed = graph.add("Reshape", normed, shape, output=f"{merger.norm}.joined")
+        inner = self._add_linear(merger.inner, normed)
+        return self._add_linear(merger.outer, add_activation(graph, "gelu", inner, output=f"{merger.inner}.activated"))
 
-    def _add_linear(self, name: str, value: str, *, output: str | None = None) -> str:
+    def _add_linear(self, name: str, value: str) -> str:
         bias = f"{name}.bias" if self.graph.has_weight(f"{name}.bias") else None
-        return add_linear(self.graph, f"{name}.weight", value, bias=bias, output=output or name)
+        return add_linear(self.graph, f"{name}.weight", value, bias=bias, output=name)
 
     def _add_norm(self, name: str, value: str) -> str:
         return add_stored_norm(

@@ -117,7 +117,7 @@ class Graph:
         return self.add("Cast", value, output=output, to=TensorProto.INT32)
 
     def to_int64(self, value: str, *, output: str) -> str:
-        """Cast booleans to int64."""
+        """Cast booleans or numbers to int64."""
         from onnx import TensorProto
 
         return self.add("Cast", value, output=output, to=TensorProto.INT64)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from amp_export.options import Dtype
 
 if TYPE_CHECKING:
     from amp_export.exporters.onnx.builder.nodes import Attribute, Graph
@@ -47,6 +50,19 @@ class Windows:
     size: int
     patches: str
     places: str
+
+
+@dataclass(frozen=True)
+class GridPoint:
+    """Names of what is known of one of the points of a square grid that surround a patch.
+
+    Attributes:
+        places: Its number in the grid, row by row, int64 [patches].
+        weights: Its share in the patch, float32 [patches, 1].
+    """
+
+    places: str
+    weights: str
 
 
 def add_patches(graph: Graph, pixels: str, grids: str, *, side: int) -> Patches:
@@ -147,6 +163,51 @@ def add_windows(graph: Graph, patches: Patches, *, side: int) -> Windows:
         patches=step("ScatterElements", nothing, places, patches.numbers, name="patches"),
         places=places,
     )
+
+
+def add_grid_points(graph: Graph, patches: Patches, *, side: int) -> list[GridPoint]:
+    """Add the four points of a square grid that surround each patch, once its frame is stretched over the grid.
+
+    Corners of the frame are corners of the grid, and shares are bilinear. Source:
+    `get_vision_interpolation_indices_and_weights`, `vision_utils.py`, transformers 5.24.
+
+    Args:
+        graph: Graph to add them to.
+        patches: Where each patch is.
+        side: Number of rows and columns of the grid.
+    """
+
+    def step(operator: str, *inputs: str, name: str) -> str:
+        return graph.add(operator, *inputs, output=f"grid.{name}")
+
+    def add_axis(places: str, lengths: str, name: str) -> list[tuple[str, str]]:
+        """Return the points before and after each patch on an axis, and their shares."""
+        last = graph.to_float32(
+            step("Max", step("Sub", lengths, one, name=f"{name}.gaps"), one, name=f"{name}.last"),
+            output=f"grid.{name}.last_float32",
+        )
+        numbers = graph.to_float32(places, output=f"grid.{name}.float32")
+        stretched = step("Mul", numbers, graph.number(side - 1, dtype=Dtype.FLOAT32), name=f"{name}.stretched")
+        reached = step("Div", stretched, last, name=f"{name}.reached")
+        floor = step("Floor", reached, name=f"{name}.floor")
+        before = graph.to_int64(floor, output=f"grid.{name}.before")
+        after = step(
+            "Min", step("Add", before, one, name=f"{name}.next"), graph.integer(side - 1), name=f"{name}.after"
+        )
+        share = step("Sub", reached, floor, name=f"{name}.share_after")
+        rest = step("Sub", graph.number(1.0, dtype=Dtype.FLOAT32), share, name=f"{name}.share_before")
+        return [(before, rest), (after, share)]
+
+    one = graph.integer(1)
+    rows = add_axis(patches.rows, patches.heights, "rows")
+    columns = add_axis(patches.columns, patches.widths, "columns")
+    points = []
+    for number, ((row, of_row), (column, of_column)) in enumerate(itertools.product(rows, columns)):
+        first = step("Mul", row, graph.integer(side), name=f"{number}.first")
+        place = step("Add", first, column, name=f"{number}.place")
+        places = step("Squeeze", place, graph.integers(1), name=f"{number}.places")
+        points.append(GridPoint(places, step("Mul", of_row, of_column, name=f"{number}.weights")))
+    return points
 
 
 def image_facts(*names: str) -> list[str]:

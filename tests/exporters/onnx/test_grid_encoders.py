@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -20,7 +19,7 @@ from amp_export.architectures._vision_language import VISION_LANGUAGE
 from amp_export.checkpoints.loading import load_whole
 from amp_export.checkpoints.weight_files import SINGLE
 from amp_export.errors import ModelError, UnsupportedModelError
-from amp_export.exporters.onnx.grid_encoders import write_grid_encoder
+from amp_export.exporters.onnx.grid_encoders import read_grid_config, write_grid_encoder
 from amp_export.options import Dtype, Opset
 from tests.support.bad_checkpoints import set_fields
 from tests.support.vision_language_models import FIELDS, save_tiny_whole
@@ -46,11 +45,11 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def written(whole: Path, file: Path, dtype: Dtype = Dtype.FLOAT32, opset: Opset = Opset.OPSET_23) -> Encode:
-    facts = VISION_LANGUAGE[json.loads((whole / "config.json").read_text())["model_type"]].grid_encoder
-    assert facts is not None
-    write_grid_encoder(whole, file, facts, dtype=dtype, opset=opset)
+    config = read_grid_config(whole)
+    assert config is not None
+    write_grid_encoder(whole, file, config, dtype=dtype, opset=opset)
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    return lambda pixels, grids: session.run(None, {"pixel_values": pixels, facts.grid_input: grids})[0]
+    return lambda pixels, grids: session.run(None, {"pixel_values": pixels, config.facts.grid_input: grids})[0]
 
 
 def draw_pixels(grids: Any, seed: int = 0) -> Any:
@@ -60,7 +59,8 @@ def draw_pixels(grids: Any, seed: int = 0) -> Any:
 def seen(core: Any, pixels: Any, grids: Any) -> Any:
     with torch.inference_mode():
         found = core.get_image_features(torch.from_numpy(pixels), torch.from_numpy(grids), return_dict=True)
-    return torch.cat(found.pooler_output).numpy()
+    deep = getattr(found, "deepstack_features", None) or []
+    return torch.cat([torch.cat(each) for each in (found.pooler_output, *deep)], dim=-1).numpy()
 
 
 @given(

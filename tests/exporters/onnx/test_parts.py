@@ -62,7 +62,8 @@ from tests.support.transformers_js import (
 from tests.support.vision_language_models import FIELDS, IMAGE_TOKEN, TEXT, save_tiny_whole
 
 EXPORTED = [name for name in FIELDS if VISION_LANGUAGE[name].not_exported is None]
-OF_EACH_FORM = EXPORTED if ALL_FAMILIES else ["gemma3", "idefics3", "mistral3", "qwen2_5_vl", "qwen2_vl"]
+WITH_GRIDS = [name for name in EXPORTED if VISION_LANGUAGE[name].grid_encoder is not None]
+OF_EACH_FORM = EXPORTED if ALL_FAMILIES else ["gemma3", "idefics3", "mistral3", *WITH_GRIDS]
 """One type for each input of vision encoders; `llava_onevision`, which is a `llava` with line ends, goes the whole way
 below."""
 
@@ -224,7 +225,7 @@ def with_rows_as_columns(step: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize(("method", "fault"), [("read", in_text_order), ("encode_images", with_rows_as_columns)])
-@pytest.mark.parametrize("model_type", ["qwen2_5_vl", "qwen2_vl"])
+@pytest.mark.parametrize("model_type", WITH_GRIDS)
 def test_parity_fails_where_positions_or_grids_are_others(
     model_type: str,
     method: str,
@@ -269,16 +270,46 @@ def flatten_config(whole: Path) -> None:
     (whole / "config.json").write_text(json.dumps(raw))
 
 
-def test_the_parts_of_a_pruned_model_with_a_flat_config_agree(tmp_path: Path) -> None:
-    whole, plan = save_tiny_whole(tmp_path / "whole", "qwen2_vl"), tmp_path / "plan.json"
-    flatten_config(whole)
-    layers = (LayerPlan(tuple(range(6)), tuple(range(3)), tuple(range(32))),) * TEXT["num_hidden_layers"]
+def prune_tiny(whole: Path, folder: Path, heads: tuple[tuple[int, ...], tuple[int, ...]]) -> Path:
+    """Prune a tiny model to some heads and half of its neurons, and return the whole."""
+    plan = folder / "plan.json"
+    layers = (LayerPlan(*heads, tuple(range(32))),) * TEXT["num_hidden_layers"]
     Plan(layers=layers, asked=None, achieved=0.0).save(plan)
-    prune(whole, tmp_path / "out", PruneOptions(plan=plan, compensate=False))
-    export(tmp_path / "out" / WHOLE, tmp_path / "parts")
+    prune(whole, folder / "out", PruneOptions(plan=plan, compensate=False))
+    return folder / "out" / WHOLE
+
+
+PRUNED_MODELS: dict[str, tuple[str, Callable[[Path], object], tuple[tuple[int, ...], tuple[int, ...]]]] = {
+    "neurons, with a flat config": ("qwen2_vl", flatten_config, (tuple(range(6)), tuple(range(3)))),
+    "heads and neurons": ("qwen3_vl", lambda whole: whole, ((0, 1, 4, 5), (0, 2))),
+}
+
+
+@pytest.mark.parametrize("case", PRUNED_MODELS)
+def test_the_parts_of_a_pruned_model_agree(case: str, tmp_path: Path) -> None:
+    model_type, change, heads = PRUNED_MODELS[case]
+    whole = save_tiny_whole(tmp_path / "whole", model_type)
+    change(whole)
+    export(prune_tiny(whole, tmp_path, heads), tmp_path / "parts")
     report = validate(tmp_path / "parts")
     assert report.holds
     assert any("2 images" in case.name for case in report.cases)
+
+
+def test_parity_fails_without_the_features_of_further_layers(
+    exported: Callable[[str], tuple[Path, Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode = GraphVisionLanguage.encode_images
+
+    def first_alone(self: GraphVisionLanguage, inputs: Any) -> Any:
+        features = encode(self, inputs).copy()
+        features[:, TEXT["hidden_size"] :] = 0
+        return features
+
+    monkeypatch.setattr(GraphVisionLanguage, "encode_images", first_alone)
+    wrong = find_wrong_cases(*exported("qwen3_vl"))
+    assert wrong
+    assert all("image" in name for name in wrong)
 
 
 @pytest.mark.parametrize(("height", "width"), [(28, 56), (35, 50)])
@@ -345,7 +376,7 @@ def test_quantized_decoders_agree_and_the_names_say_it(
 
 
 @pytest.mark.skipif(find_modules() is None, reason=f"Node and @huggingface/transformers are not there: {MODULES}")
-@pytest.mark.parametrize("model_type", ["idefics3", "qwen2_5_vl", "qwen2_vl"])
+@pytest.mark.parametrize("model_type", ["idefics3", *WITH_GRIDS])
 def test_node_writes_the_same_text_after_images(
     model_type: str, exported: Callable[[str], tuple[Path, Path]], tmp_path: Path
 ) -> None:
@@ -367,6 +398,14 @@ def test_more_or_less_features_than_image_tokens_are_refused(exported: Callable[
     places = np.arange(3)[None]
     with pytest.raises(RequestError, match="1 tokens for images, and the images have 4 features"):
         model.read(tokens_bs, features, tokens_bs == IMAGE_TOKEN, np.ones_like(tokens_bs), places)
+
+
+def test_grids_of_more_or_less_patches_are_refused(exported: Callable[[str], tuple[Path, Path]]) -> None:
+    model: Any = run(exported("qwen2_vl")[1] / "onnx", threads=1)
+    pixels = np.zeros((24, model.values_per_patch), np.float32)
+    for grid in ([1, 4, 4], [1, 4, 8]):
+        with pytest.raises(RequestError, match=f"24 patches, and the grids in image_grid_thw are of {np.prod(grid)}"):
+            model.encode_images({"pixel_values": pixels, "image_grid_thw": np.array([grid])})
 
 
 JS = Layout.TRANSFORMERS_JS
