@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from amp_export.architectures import LayerWidths
@@ -15,7 +15,14 @@ from amp_export.exporters.onnx.builder.layout import StoredTensor
 from amp_export.exporters.onnx.builder.nodes import Graph, ValueKind
 from amp_export.exporters.onnx.builder.norms import add_stored_norm
 from amp_export.exporters.onnx.builder.opset20 import AttentionParts, add_attention, add_rotation, add_rotation_rows
-from amp_export.exporters.onnx.builder.patches import Patches, Windows, add_grid_points, add_patches, add_windows
+from amp_export.exporters.onnx.builder.patches import (
+    Groups,
+    Patches,
+    add_frames,
+    add_grid_points,
+    add_patches,
+    add_windows,
+)
 from amp_export.exporters.onnx.builder.products import add_linear
 from amp_export.exporters.onnx.builder.rotary import Rope, inverse_frequencies
 from amp_export.options import Dtype, Opset
@@ -117,8 +124,8 @@ def build_grid_encoder(
     `GridEncoder.grid_input` says. The output is `image_features` [num_tokens, hidden_size], or wider where patches of
     further blocks are merged, too: what is made of them follows, block by block.
 
-    Patches attend to those of their own frame: a mask says which. Windows are the rows of a batch, so that the cost of
-    their attention grows with the number of patches, not with its square.
+    Patches attend to those of their own frame or window. These are the rows of a batch, so that the cost of attention
+    grows with the number of images, and of windows, not with its square.
 
     Args:
         config: Sizes of the encoder.
@@ -140,20 +147,24 @@ def build_grid_encoder(
 
 
 @dataclass(frozen=True)
-class _Groups:
-    """How patches are grouped for an attention, as rows of its batch.
+class _Batch:
+    """Groups of patches as the rows of a batch, for attention.
 
     Attributes:
-        mask: Which patches of its group each attends to, [groups, 1, size, size], with a further axis of size 1 where
+        patches: The patch at each place, int64 [groups x size]; the first one where there is none.
+        places: The place of each patch, int64 [patches].
+        shape: The shape of queries, keys and values, int64 [4]: groups, size, heads and head_dim.
+        mask: Which places of its group each attends to, [groups, 1, size, size], with a further axis of size 1 where
             the opset has no Attention.
-        rotation: Cosines and sines of each patch, float32 [groups, size, pairs of dimensions], with an axis for heads
+        rotation: Cosines and sines of each place, float32 [groups, size, pairs of dimensions], with an axis for heads
             where the opset has no RotaryEmbedding.
-        windows: The windows that the groups are; None for one group of all patches.
     """
 
+    patches: str
+    places: str
+    shape: str
     mask: str
     rotation: Sequence[str]
-    windows: Windows | None = None
 
 
 @dataclass(frozen=True)
@@ -178,8 +189,9 @@ class _Encoder:
         graph, config = self.graph, self.config
         patches = add_patches(graph, PIXELS, config.facts.grid_input, side=config.side)
         angles = self._add_angles(patches)
-        frames = self._add_frames(patches, angles)
-        windows = self._add_windows(patches, angles, side) if (side := config.window_side) is not None else frames
+        frames = windows = self._add_batch("frames", add_frames(graph, patches), angles)
+        if config.window_side is not None:
+            windows = self._add_batch("windows", add_windows(graph, patches, side=config.window_side), angles)
         pixels = graph.cast(PIXELS, graph.dtype, output=f"{PIXELS}.cast", source=Dtype.FLOAT32)
         hidden = self._add_positions(self._add_linear(PATCH, pixels), patches)
         deep = []
@@ -205,28 +217,27 @@ class _Encoder:
         total = graph.cast(total, graph.dtype, output=name, source=Dtype.FLOAT32)
         return graph.add("Add", hidden, total, output=f"{PATCH}.placed")
 
-    def _add_frames(self, patches: Patches, angles: str) -> _Groups:
-        """Add the group of all patches, which attend to those of their own frame."""
-        graph = self.graph
-        others = graph.add("Transpose", patches.firsts, output="frames.firsts", perm=[1, 0])
-        same = graph.add("Equal", patches.firsts, others, output="frames.same")
-        mask = graph.add("Unsqueeze", same, graph.integers(0, 1), output="frames.mask")
-        return _Groups(self._add_mask(mask), self._add_rotations(angles))
-
-    def _add_windows(self, patches: Patches, angles: str, side: int) -> _Groups:
-        """Add windows as groups; their empty places are masked, and stand for the first patch."""
-        graph, windows = self.graph, add_windows(self.graph, patches, side=side)
-        filled = graph.add("GreaterOrEqual", windows.patches, graph.integer(0), output="windows.filled")
-        keys = graph.add("Reshape", filled, graph.integers(-1, 1, 1, windows.size), output="windows.keys")
-        mask = graph.add("Expand", keys, graph.integers(1, 1, windows.size, 1), output="windows.mask")
-        found = graph.add("Max", windows.patches, graph.integer(0), output="windows.found")
-        turns = graph.add("Gather", angles, found, output="windows.angle_list", axis=1)
-        shape = graph.integers(-1, windows.size, self.head_dim // 2)
-        turns = graph.add("Reshape", turns, shape, output="windows.angles")
-        return _Groups(self._add_mask(mask), self._add_rotations(turns), replace(windows, patches=found))
+    def _add_batch(self, scope: str, groups: Groups, angles: str) -> _Batch:
+        """Add groups as the rows of a batch; no place attends to empty ones."""
+        graph, one = self.graph, self.graph.integers(1)
+        filled = graph.add("GreaterOrEqual", groups.patches, graph.integer(0), output=f"{scope}.filled")
+        row = graph.add("Concat", graph.integers(-1, 1, 1), groups.size, output=f"{scope}.shape_of_keys", axis=0)
+        keys = graph.add("Reshape", filled, row, output=f"{scope}.keys")
+        rows = graph.add("Concat", graph.integers(1, 1), groups.size, one, output=f"{scope}.shape_of_mask", axis=0)
+        mask = graph.add("Expand", keys, rows, output=f"{scope}.mask")
+        if not graph.knows("Attention"):
+            mask = graph.add("Unsqueeze", mask, graph.integers(2), output=f"{scope}.mask_of_heads")
+        patches = graph.add("Max", groups.patches, graph.integer(0), output=f"{scope}.some_patches")
+        sizes = (graph.integers(-1), groups.size, graph.integers(self.head_dim // 2))
+        shape = graph.add("Concat", *sizes, output=f"{scope}.shape_of_angles", axis=0)
+        turns = graph.add("Gather", angles, patches, output=f"{scope}.angles_in_order", axis=0)
+        rotation = self._add_rotations(graph.add("Reshape", turns, shape, output=f"{scope}.angles"))
+        sizes = (graph.integers(-1), groups.size, graph.integers(self.config.heads, self.head_dim))
+        shape = graph.add("Concat", *sizes, output=f"{scope}.shape_of_heads", axis=0)
+        return _Batch(patches, groups.places, shape, mask, rotation)
 
     def _add_angles(self, patches: Patches) -> str:
-        """Add the angles of each patch, float32 [1, patches, pairs of dimensions].
+        """Add the angles of each patch, float32 [patches, pairs of dimensions].
 
         The first half of the pairs turns by the row of a patch, the other by its column. Source:
         `Qwen2_5_VLVisionRotaryEmbedding`, `modeling_qwen2_5_vl.py`, transformers 5.24.
@@ -238,13 +249,7 @@ class _Encoder:
         rope = Rope({"rope_type": "default", "rope_theta": self.config.theta}, self.head_dim // 2, positions=0)
         frequencies = graph.vector("angles.frequencies", inverse_frequencies(rope)[0].tolist())
         by_axis = graph.add("Mul", places, frequencies, output="angles.by_axis")
-        return graph.add("Reshape", by_axis, graph.integers(1, -1, self.head_dim // 2), output="angles")
-
-    def _add_mask(self, mask: str) -> str:
-        """Return a mask as `_attend` takes it."""
-        if self.graph.knows("Attention"):
-            return mask
-        return self.graph.add("Unsqueeze", mask, self.graph.integers(2), output=f"{mask}.of_group")
+        return graph.add("Reshape", by_axis, graph.integers(-1, self.head_dim // 2), output="angles")
 
     def _add_rotations(self, angles: str) -> list[str]:
         """Add the cosines and sines of angles, as `_add_rotation` takes them."""
@@ -254,10 +259,10 @@ class _Encoder:
             return rows
         return [add_rotation_rows(graph, each, interleaved=False) for each in rows]
 
-    def _add_block(self, block: int, hidden: str, groups: _Groups) -> str:
+    def _add_block(self, block: int, hidden: str, batch: _Batch) -> str:
         """Add a block, with the residual connections around attention and MLP."""
         graph, scope, facts = self.graph, f"blocks.{block}", self.config.facts
-        attended = self._add_attention(f"{scope}.attn", self._add_norm(f"{scope}.norm1", hidden), groups)
+        attended = self._add_attention(f"{scope}.attn", self._add_norm(f"{scope}.norm1", hidden), batch)
         hidden = graph.add("Add", hidden, attended, output=f"{scope}.after_attention")
         normed = self._add_norm(f"{scope}.norm2", hidden)
         gate, *up = (self._add_linear(f"{scope}.{name}", normed) for name in facts.mlp_inputs)
@@ -266,31 +271,27 @@ class _Encoder:
             neurons = graph.add("Mul", neurons, *up, output=f"{scope}.mlp.neurons")
         return graph.add("Add", hidden, self._add_linear(f"{scope}.{facts.mlp_output}", neurons), output=scope)
 
-    def _add_attention(self, scope: str, hidden: str, groups: _Groups) -> str:
+    def _add_attention(self, scope: str, hidden: str, batch: _Batch) -> str:
         """Add attention within groups of patches, from hidden states [patches, width] to the same."""
-        graph, windows = self.graph, groups.windows
+        graph = self.graph
         projected = self._add_linear(f"{scope}.qkv", hidden)
-        shape = graph.integers(1, -1, self.config.heads, self.head_dim)
-        if windows is not None:
-            projected = graph.add("Gather", projected, windows.patches, output=f"{scope}.windows", axis=0)
-            shape = graph.integers(-1, windows.size, self.config.heads, self.head_dim)
+        projected = graph.add("Gather", projected, batch.patches, output=f"{scope}.qkv.by_place", axis=0)
         names = [f"{scope}.{part}" for part in ("queries", "keys", "values")]
         queries, keys, values = (
             graph.add(
                 "Transpose",
-                graph.add("Reshape", part, shape, output=f"{part}.split"),
+                graph.add("Reshape", part, batch.shape, output=f"{part}.split"),
                 output=f"{part}.heads",
                 perm=[0, 2, 1, 3],
             )
             for part in graph.split(projected, [self.width] * 3, outputs=names)
         )
-        queries, keys = (self._add_rotation(heads, groups.rotation) for heads in (queries, keys))
-        attended = self._attend(AttentionParts(queries, keys, values, groups.mask), output=f"{scope}.attended")
-        by_patch = graph.add("Transpose", attended, output=f"{attended}.by_patch", perm=[0, 2, 1, 3])
-        joined = graph.add("Reshape", by_patch, graph.integers(-1, self.width), output=f"{attended}.joined")
-        if windows is not None:
-            joined = graph.add("Gather", joined, windows.places, output=f"{attended}.in_order", axis=0)
-        return self._add_linear(f"{scope}.proj", joined)
+        queries, keys = (self._add_rotation(heads, batch.rotation) for heads in (queries, keys))
+        attended = self._attend(AttentionParts(queries, keys, values, batch.mask), output=f"{scope}.attended")
+        by_place = graph.add("Transpose", attended, output=f"{attended}.by_place", perm=[0, 2, 1, 3])
+        joined = graph.add("Reshape", by_place, graph.integers(-1, self.width), output=f"{attended}.joined")
+        by_patch = graph.add("Gather", joined, batch.places, output=f"{attended}.by_patch", axis=0)
+        return self._add_linear(f"{scope}.proj", by_patch)
 
     def _attend(self, parts: AttentionParts, *, output: str) -> str:
         graph, scale, heads = self.graph, self.head_dim**-0.5, self.config.heads

@@ -20,7 +20,7 @@ class Patches:
         numbers: Its number, [patches].
         images: The number of its image, [patches].
         frames: The number of its frame within the image.
-        firsts: The number of the first patch of its frame.
+        places: Its number within the frame.
         rows: Its row within the frame.
         columns: Its column within the frame.
         heights: Number of rows of the frame.
@@ -30,7 +30,7 @@ class Patches:
     numbers: str
     images: str
     frames: str
-    firsts: str
+    places: str
     rows: str
     columns: str
     heights: str
@@ -38,16 +38,16 @@ class Patches:
 
 
 @dataclass(frozen=True)
-class Windows:
-    """Names of what is known of the windows in which patches attend to one another.
+class Groups:
+    """Names of what is known of groups of patches that attend to one another: frames, or windows in them.
 
     Attributes:
-        size: Number of places of a window; those at the edges of an image are not full.
-        patches: The number of the patch at each place of all windows, int64 [windows x size]; -1 where there is none.
+        size: Number of places of a group, int64 [1]; not all of them need be filled.
+        patches: The number of the patch at each place of all groups, int64 [groups x size]; -1 where there is none.
         places: The place of each patch, int64 [patches].
     """
 
-    size: int
+    size: str
     patches: str
     places: str
 
@@ -116,7 +116,7 @@ def add_patches(graph: Graph, pixels: str, grids: str, *, side: int) -> Patches:
         numbers=numbers,
         images=images,
         frames=step("Div", in_image, size, name="frames"),
-        firsts=step("Sub", number, in_frame, name="firsts"),
+        places=in_frame,
         rows=rows,
         columns=columns,
         heights=height,
@@ -124,7 +124,24 @@ def add_patches(graph: Graph, pixels: str, grids: str, *, side: int) -> Patches:
     )
 
 
-def add_windows(graph: Graph, patches: Patches, *, side: int) -> Windows:
+def add_frames(graph: Graph, patches: Patches) -> Groups:
+    """Add frames as groups, of which each has places for the largest.
+
+    Source: `get_vision_cu_seqlens`, `vision_utils.py`, transformers 5.24.
+    """
+
+    def step(operator: str, *inputs: str, name: str, **attributes: Attribute) -> str:
+        return graph.add(operator, *inputs, output=f"frames.{name}", **attributes)
+
+    times, sizes = image_facts("times", "frame")
+    starts = step("CumSum", times, graph.integer(0), name="image_starts", exclusive=1)
+    start = step("Gather", starts, patches.images, name="starts", axis=0)
+    largest = step("ReduceMax", sizes, graph.integers(0), name="largest", keepdims=0)
+    number = step("Add", start, patches.frames, name="numbers")
+    return _add_groups(graph, "frames", patches, number=number, inside=patches.places, size=largest, counts=times)
+
+
+def add_windows(graph: Graph, patches: Patches, *, side: int) -> Groups:
     """Add windows of so many rows and columns of patches, of which those at the edges of a frame may have less.
 
     The order of patches in a window matters to no attention. Source of the windows: `get_vision_window_index`,
@@ -153,16 +170,34 @@ def add_windows(graph: Graph, patches: Patches, *, side: int) -> Windows:
     window = step("Add", step("Add", frame, row, name="in_row"), column, name="window")
     inside_row = step("Mul", step("Mod", patches.rows, sides, name="inside_rows"), sides, name="inside_row")
     inside = step("Add", inside_row, step("Mod", patches.columns, sides, name="inside_column"), name="inside")
-    first = step("Mul", window, graph.integer(side**2), name="first")
-    places = step("Squeeze", step("Add", first, inside, name="place"), graph.integers(1), name="places")
-    total = step("ReduceSum", of_image, name="total", keepdims=0)
-    shape = step("Mul", total, graph.integers(side**2), name="all_places")
-    nothing = step("Expand", graph.integers(-1), shape, name="empty")
-    return Windows(
-        size=side**2,
-        patches=step("ScatterElements", nothing, places, patches.numbers, name="patches"),
-        places=places,
-    )
+    size = graph.integers(side**2)
+    return _add_groups(graph, "windows", patches, number=window, inside=inside, size=size, counts=of_image)
+
+
+def _add_groups(
+    graph: Graph, scope: str, patches: Patches, *, number: str, inside: str, size: str, counts: str
+) -> Groups:
+    """Add the patch at each place of groups.
+
+    Args:
+        graph: Graph to add it to.
+        scope: First part of the names.
+        patches: The patches.
+        number: Name of the number of each patch's group, int64 [patches, 1].
+        inside: Name of the number of each patch within its group, int64 [patches, 1].
+        size: Name of the number of places of a group, int64 [1].
+        counts: Name of the number of groups of each image, int64 [images, 1].
+    """
+
+    def step(operator: str, *inputs: str, name: str, **attributes: Attribute) -> str:
+        return graph.add(operator, *inputs, output=f"{scope}.{name}", **attributes)
+
+    place = step("Add", step("Mul", number, size, name="first_places"), inside, name="column_of_places")
+    places = step("Squeeze", place, graph.integers(1), name="places")
+    total = step("ReduceSum", counts, name="count", keepdims=0)
+    nothing = step("Expand", graph.integers(-1), step("Mul", total, size, name="all_places"), name="empty")
+    found = step("ScatterElements", nothing, places, patches.numbers, name="patches")
+    return Groups(size=size, patches=found, places=places)
 
 
 def add_grid_points(graph: Graph, patches: Patches, *, side: int) -> list[GridPoint]:
