@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 
 from amp_export.exporters.models.ports import TYPES
 from amp_export.exporters.onnx.builder.entries import OF_TOKENS, Entry
-from amp_export.exporters.onnx.builder.masks import add_masks
+from amp_export.exporters.onnx.builder.masks import add_masks, add_places
 from amp_export.exporters.onnx.builder.nodes import Graph, ValueKind
 from amp_export.options import Dtype, Opset
 
@@ -23,7 +23,7 @@ def build(entry: Entry) -> onnxruntime.InferenceSession:
     graph.declare_input("attention_mask", ["batch_size", "total_sequence_length"], kind=ValueKind.INTEGER)
     if entry.reads_types:
         graph.declare_input(TYPES, ["batch_size", "sequence_length"], kind=ValueKind.INTEGER)
-    masks = add_masks(graph, WINDOWS, entry)
+    masks = add_masks(graph, WINDOWS, add_places(graph, entry.input_name, None), entry)
     model = graph.to_model(name="masks", description="", metadata={})
     assert tuple(masks) == WINDOWS
     model.graph.output.extend(
