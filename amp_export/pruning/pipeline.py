@@ -198,7 +198,9 @@ def _compensation_notes(request: PruneRequest, compensation: Compensation | None
     if not request.compensate:
         return
     if compensation is None:
-        reason = "without calibration samples" if request.calibration is None else "of an encoder-decoder"
+        reason = (
+            "without calibration samples" if request.calibration is None else "of layers that share more than states"
+        )
         yield f"What is kept is not updated: that is not possible {reason}."
     elif advice := compensation.advice:
         yield advice

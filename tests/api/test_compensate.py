@@ -93,13 +93,13 @@ def test_too_little_text_is_said(tiny_llama: Path, tmp_path: Path) -> None:
     assert note.startswith("Compensation had 32 tokens for projections of 34 inputs, ")
 
 
-def test_an_encoder_decoder_is_not_compensated_and_that_is_said(text: Path, tmp_path: Path) -> None:
+def test_layers_that_share_biases_are_not_compensated_and_that_is_said(text: Path, tmp_path: Path) -> None:
     folder = save_tiny_model(tmp_path / "dense", "t5")
     save_tiny_tokenizer(folder)
     options = PruneOptions(ratio=0.1, snap=1, calibration=text)
     result = prune(folder, tmp_path / "out", options)
     assert result.compensation is None
-    assert "What is kept is not updated: that is not possible of an encoder-decoder." in result.notes
+    assert "What is kept is not updated: that is not possible of layers that share more than states." in result.notes
 
 
 def test_a_model_of_images_is_compensated(tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ from amp_export.architectures import Kind, Modality, ModelConfig, find_architect
 from amp_export.checkpoints.loading import load_model
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.inputs.batches import Batch, batches, text_batch
+from amp_export.inputs.random import random_inputs
 from amp_export.pruning.compensation import updating
+from amp_export.pruning.compensation.chains import chains_of, encoder_states, record_chains
 from amp_export.pruning.compensation.shortcuts import Shortcut, find_shortcut
 from amp_export.pruning.compensation.streams import record_calls, run_layer
 from amp_export.pruning.compensation.updating import prune_and_compensate
@@ -32,7 +34,14 @@ FAMILIES = [
     and find_architecture(name).layers_follow_when is not None
     and find_architecture(name).modality is Modality.TEXT
 ]
-WITHOUT_EXPERTS = [name for name in FAMILIES if not find_architecture(name).mlp.has_experts]
+ENCODER_DECODERS = [
+    name
+    for name in supported_model_types()
+    if find_architecture(name).kind is Kind.ENCODER_DECODER
+    and not any(stack.heads_tied for stack in find_architecture(name).stacks)
+]
+OF_TEXT = [name for name in ENCODER_DECODERS if find_architecture(name).modality is Modality.TEXT]
+WITHOUT_EXPERTS = [name for name in (*FAMILIES, *OF_TEXT) if not find_architecture(name).mlp.has_experts]
 
 
 def draw_batches(model: torch.nn.Module, config: ModelConfig, *, rows: int, seed: int = 0) -> list[Batch]:
@@ -50,14 +59,18 @@ def keep_everything(config: ModelConfig) -> Plan:
     layer = LayerPlan(
         tuple(range(widths.query_heads)), tuple(range(widths.key_value_heads)), () if experts else neurons, experts
     )
-    return Plan((layer,) * len(config.sites), asked=None, achieved=0.0)
+    # what attends to an encoder has no MLP of its own
+    layers = tuple(layer if site.stack.mlp is not None else replace(layer, neurons=()) for site in config.sites)
+    return Plan(layers, asked=None, achieved=0.0)
 
 
 def final_states(model: torch.nn.Module, config: ModelConfig, prepared: list[Batch]) -> torch.Tensor:
     """The hidden states of real tokens, [tokens, hidden]."""
     base_model = model.get_submodule(config.base_model)
     with torch.inference_mode():
-        return torch.cat([base_model(**batch.inputs).last_hidden_state[batch.read_mask.bool()] for batch in prepared])
+        outputs = [(base_model(**batch.inputs), batch.read_mask.bool()) for batch in prepared]
+    # the base of some encoder-decoders has an LM head
+    return torch.cat([output.get("last_hidden_state", output.get("logits"))[mask] for output, mask in outputs])
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
@@ -85,7 +98,7 @@ def test_a_layer_at_a_time_computes_what_the_model_computes(model_type: str, tmp
     assert torch.equal(again, final_states(load_model(tmp_path / "dense"), config, [batch]))
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("model_type", [*FAMILIES, *OF_TEXT])
 def test_nothing_is_updated_where_nothing_is_removed(model_type: str, tmp_path: Path) -> None:
     model = load_model(save_tiny_model(tmp_path / "dense", model_type))
     config = open_checkpoint(tmp_path / "dense").config
@@ -94,6 +107,50 @@ def test_nothing_is_updated_where_nothing_is_removed(model_type: str, tmp_path: 
     for name, tensor in model.state_dict().items():
         # in float32 a fit reproduces the weight but for rounding
         torch.testing.assert_close(tensor, before[name], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("model_type", ENCODER_DECODERS)
+def test_a_decoder_reads_the_states_of_the_pruned_encoder(model_type: str, tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path / "dense", model_type)
+    checkpoint, model = open_checkpoint(folder), load_model(folder)
+    config = checkpoint.config
+    inputs = random_inputs(config, samples=3, length=9)
+    batch = Batch(inputs, 3)
+    chains = chains_of(config)
+    assert [chain.is_decoder for chain in chains] == [False, True]
+    (recorded,) = record_chains(model, config, chains, [batch])
+    with torch.inference_mode():
+        expected = model(**inputs, use_cache=False, output_hidden_states=True)
+    hidden_bsh = recorded.streams[0].hidden_bsh
+    for layer, call in zip(chains[0].layers, recorded.streams[0].calls, strict=True):
+        hidden_bsh = run_layer(model.get_submodule(layer.path), hidden_bsh, call)
+    states_bsh = encoder_states(model, chains[0], recorded, hidden_bsh)
+    assert torch.equal(states_bsh, expected.encoder_last_hidden_state)
+    stream = recorded.with_states(recorded.streams[1], states_bsh)
+    hidden_bsh = stream.hidden_bsh
+    for layer, call in zip(chains[1].layers, stream.calls, strict=True):
+        assert torch.equal(hidden_bsh, expected.decoder_hidden_states[chains[1].layers.index(layer)])
+        hidden_bsh = run_layer(model.get_submodule(layer.path), hidden_bsh, call)
+
+
+@pytest.mark.parametrize("model_type", ["moonshine", "whisper"])
+def test_models_of_audio_come_nearer_too(model_type: str, tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path / "dense", model_type)
+    checkpoint, dense = open_checkpoint(folder), load_model(folder)
+    config = checkpoint.config
+    plan = make_plan(checkpoint.raw_config, config, measured_scores(dense, config), PlanSettings(0.15, snap=1))
+    seen, other = (random_inputs(config, samples=24, length=12, seed=seed) for seed in (0, 1))
+
+    def logits(model: torch.nn.Module) -> torch.Tensor:
+        with torch.inference_mode():
+            return model(**other).logits
+
+    pruned, compensated = prune_module(copy.deepcopy(dense), config, plan), copy.deepcopy(dense)
+    found = prune_and_compensate(compensated, config, plan, [Batch(seen, 24)])
+    assert any(update.ridge is not None for update in found.updates)
+    expected = logits(dense)
+    near, far = ((logits(model) - expected).square().mean() for model in (compensated, pruned))
+    assert near < 0.95 * far
 
 
 @pytest.mark.parametrize("model_type", WITHOUT_EXPERTS)
@@ -118,7 +175,7 @@ def test_it_comes_nearer_to_the_dense_model_on_other_text(model_type: str, tmp_p
     assert any(update.ridge is not None for update in found.updates)
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("model_type", [*FAMILIES, *OF_TEXT])
 def test_running_only_what_has_changed_gives_the_same_bit_for_bit(
     model_type: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,7 +24,12 @@ SHORTEST_WINDOW = 16
 
 
 def can_compensate(config: ModelConfig) -> bool:
-    """Return whether the layers of a model can be run one at a time."""
+    """Return whether the layers of a model can be run one at a time: of one stack, or of an encoder and a decoder.
+
+    Layers that share biases of positions are given them by the first one, which is only computed when that runs.
+    """
+    if config.architecture.kind is Kind.ENCODER_DECODER:
+        return not any(stack.heads_tied for stack in config.architecture.stacks)
     return config.layers_follow_one_another
 
 

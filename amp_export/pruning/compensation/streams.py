@@ -6,6 +6,8 @@ replaced by functions that return their input, so that only embeddings and masks
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -66,19 +68,37 @@ def record_calls(model: PreTrainedModel, config: ModelConfig, batches: Iterable[
         config: Its config; it has one stack of layers.
         batches: The batches.
     """
+    layers = [model.get_submodule(site.path) for site in config.sites]
+    return [stream for batch in batches for stream in record_layers(model, config, [layers], batch)]
+
+
+def record_layers(
+    model: PreTrainedModel, config: ModelConfig, chains: Sequence[Sequence[torch.nn.Module]], batch: Batch
+) -> list[StreamBatch]:
+    """Return the input of the first layer of each chain, and the arguments that its layers get.
+
+    Args:
+        model: The model; it is left as it was.
+        config: Its config.
+        chains: The layers of each chain, in the order in which they run: of an encoder, then of a decoder.
+        batch: The batch.
+    """
     import torch
 
-    layers = [model.get_submodule(site.path) for site in config.sites]
     base_model = model.get_submodule(config.base_model)
-    recorded = []
+    # a cache would grow with every run of a layer
+    switches = {"use_cache": False} if "use_cache" in inspect.signature(base_model.forward).parameters else {}
+    layers = [layer for chain in chains for layer in chain]
     with torch.inference_mode(), _recording(layers) as (calls, kinds):
-        for batch in batches:
-            calls.clear()
-            base_model(**batch.inputs)
-            hidden_bsh = calls[0][0]
-            places_t = batch.places(hidden_bsh.shape[:2])
-            recorded.append(StreamBatch(hidden_bsh, tuple(call for _, call in calls), places_t, kinds[0]))
-    return recorded
+        base_model(**{**batch.inputs, **switches})
+    streams, masks, first = [], (batch.read_mask, batch.decoder_mask), 0
+    for chain, mask in zip(chains, masks, strict=False):
+        own = calls[first : first + len(chain)]
+        hidden_bsh = own[0][0]
+        places_t = dataclasses.replace(batch, read_mask=mask).places(hidden_bsh.shape[:2])
+        streams.append(StreamBatch(hidden_bsh, tuple(call for _, call in own), places_t, kinds[type(chain[0])]))
+        first += len(chain)
+    return streams
 
 
 @contextmanager
@@ -103,18 +123,20 @@ def replaced(
 @contextmanager
 def _recording(
     layers: Sequence[torch.nn.Module],
-) -> Iterator[tuple[list[tuple[torch.Tensor, LayerCall]], list[int]]]:
+) -> Iterator[tuple[list[tuple[torch.Tensor, LayerCall]], dict[type, int]]]:
     """Let the layers record their arguments and return the hidden states as they are."""
     calls: list[tuple[torch.Tensor, LayerCall]] = []
-    kinds: list[int] = []
+    kinds: dict[type, int] = {}
 
     def pass_on(forward: Callable[..., Any]) -> Callable[..., Any]:
+        kind = type(forward.__self__)  # type: ignore[attr-defined]
+
         def record(hidden_bsh: torch.Tensor, *positional: Any, **keywords: Any) -> Any:
             calls.append((hidden_bsh, LayerCall(positional, keywords)))
-            if not kinds:  # whether a layer returns a tuple, and how long, is seen by calling one
+            if kind not in kinds:  # whether a layer returns a tuple, and how long, is seen by calling one
                 result = forward(hidden_bsh, *positional, **keywords)
-                kinds.append(len(result) if isinstance(result, tuple) else 0)
-            return in_form(hidden_bsh, kinds[0])
+                kinds[kind] = len(result) if isinstance(result, tuple) else 0
+            return in_form(hidden_bsh, kinds[kind])
 
         return record
 

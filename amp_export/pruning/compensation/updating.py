@@ -21,17 +21,18 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from amp_export.pruning.compensation.chains import Chain, ChainLayer, chains_of, encoder_states, record_chains
 from amp_export.pruning.compensation.least_squares import Moments, fit
 from amp_export.pruning.compensation.results import Compensation, Update
 from amp_export.pruning.compensation.shortcuts import Shortcut, find_shortcut, skipped
-from amp_export.pruning.compensation.streams import StreamBatch, record_calls, run_layer, token_power, watch
+from amp_export.pruning.compensation.streams import StreamBatch, run_layer, token_power, watch
 from amp_export.pruning.slicing import prune_layer
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-    from amp_export.architectures import LayerWidths, ModelConfig, Projection, Site
+    from amp_export.architectures import Block, LayerWidths, ModelConfig, Projection
     from amp_export.inputs.batches import Batch
     from amp_export.pruning.plan import Plan
 
@@ -53,7 +54,7 @@ def prune_and_compensate(
     """Resize the layers of a model in memory, as `prune_module` does, and update what is kept.
 
     Args:
-        model: The dense model, which is changed; it has one stack of layers.
+        model: The dense model, which is changed.
         config: Its config.
         plan: Heads and neurons that each layer keeps.
         batches: Text to fit on.
@@ -63,35 +64,94 @@ def prune_and_compensate(
         on_progress: Called with the number of layers done and the total.
     """
     started = time.perf_counter()
-    lanes = _start_lanes(record_calls(model, config, batches))
-    factor = _stream_factor(config)
-    updates: list[Update] = []
-    dense_seconds = 0.0
-    known_shortcuts: dict[tuple[type, tuple[str, ...]], list[Shortcut]] = {}
-    for number, site in enumerate(config.sites):
-        dense = copy.deepcopy(model.get_submodule(site.path))
+    chains = chains_of(config)
+    recorded = record_chains(model, config, chains, batches)
+    pruning = _Pruning(model, config, plan, widths, on_layer, on_progress)
+    lanes: list[_Lane] = []
+    for place, chain in enumerate(chains):
+        encoded, lanes = lanes, _start_lanes([each.streams[place] for each in recorded])
+        if chain.is_decoder:
+            for lane, encoder_lane, each in zip(lanes, encoded, recorded, strict=True):
+                lane.dense_calls, lane.pruned_calls = (
+                    each.with_states(lane.batch, encoder_states(model, chains[0], each, hidden_bsh)).calls
+                    for hidden_bsh in (encoder_lane.dense_bsh, encoder_lane.pruned_bsh)
+                )
+        pruning.run(chain, lanes)
+    taken = (time.perf_counter() - started) / pruning.dense_seconds
+    return Compensation(tuple(pruning.updates), taken, origin)
+
+
+class _Pruning:
+    """Prunes the layers of chains, and fits what is kept.
+
+    Attributes:
+        updates: The projections that were fitted so far.
+        dense_seconds: Time of the dense layers so far.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        config: ModelConfig,
+        plan: Plan,
+        widths: Sequence[LayerWidths] | None,
+        on_layer: Callable[[int, torch.nn.Module], None] | None,
+        on_progress: Callable[[int, int], None] | None,
+    ) -> None:
+        self._model, self._config, self._plan, self._widths = model, config, plan, widths
+        self._on_layer, self._on_progress = on_layer, on_progress
+        self._factor = _stream_factor(config)
+        self._shortcuts: dict[tuple[type, tuple[str, ...]], list[Shortcut]] = {}
+        self._done = 0
+        self.updates: list[Update] = []
+        self.dense_seconds = 0.0
+
+    def run(self, chain: Chain, lanes: Sequence[_Lane]) -> None:
+        """Prune the layers of a chain, one after the other."""
+        for place, each in enumerate(chain.layers):
+            mixing, mlps = list(each.mixing(self._config)), list(each.fitted_mlps(self._config))
+            blocks = [block for _, block in (*mixing, *mlps)]
+            self._run_dense(each.path, lanes, place, [block.output.name for block in blocks])
+            for number in each.sites:
+                layer = prune_layer(self._model, self._config, self._plan, number, widths=self._widths)
+            shortcuts = self._find_shortcuts(layer, blocks, lanes[0], place)
+            for number, block in mixing:
+                if self._config.sites[number].stack.attention is not None:
+                    self.updates.append(_update_attention(layer, block.output, (number, place), lanes, self._factor))
+            names = [block.output.name for _, block in mixing]
+            for number, block in mlps:
+                fitted = _update_mlp(layer, block.output, names, (number, place), lanes, self._factor, shortcuts)
+                self.updates.append(fitted)
+            for lane in lanes:
+                with skipped(layer, lane.take_known(shortcuts)):
+                    lane.pruned_bsh = run_layer(layer, lane.pruned_bsh, lane.pruned_calls[place])
+            self._finish(each, layer)
+
+    def _run_dense(self, path: str, lanes: Sequence[_Lane], place: int, outputs: Sequence[str]) -> None:
+        dense = copy.deepcopy(self._model.get_submodule(path))
         began = time.perf_counter()
         for lane in lanes:
-            lane.run_dense(dense, site, number)
-        dense_seconds += time.perf_counter() - began
-        del dense
-        layer = prune_layer(model, config, plan, number, widths=widths)
-        kind = type(layer), tuple(block.module for block in site.stack.blocks)
-        if kind not in known_shortcuts:
-            known_shortcuts[kind] = _find_shortcuts(layer, site, lanes[0], number)
-        shortcuts = known_shortcuts[kind]
-        if site.stack.attention is not None:
-            updates.append(_update_attention(layer, site.stack.attention.output, number, lanes, factor))
-        if site.stack.mlp is not None and not site.stack.mlp.has_experts:
-            updates.append(_update_mlp(layer, site.stack.mlp.output, site, number, lanes, factor, shortcuts))
-        for lane in lanes:
-            with skipped(layer, lane.take_known(shortcuts)):
-                lane.pruned_bsh = run_layer(layer, lane.pruned_bsh, lane.batch.calls[number])
-        if on_layer is not None:
-            on_layer(number, layer)
-        if on_progress is not None:
-            on_progress(number + 1, len(config.sites))
-    return Compensation(tuple(updates), (time.perf_counter() - started) / dense_seconds, origin)
+            lane.run_dense(dense, outputs, place)
+        self.dense_seconds += time.perf_counter() - began
+
+    def _find_shortcuts(
+        self, layer: torch.nn.Module, blocks: Sequence[Block], lane: _Lane, place: int
+    ) -> list[Shortcut]:
+        """Return the shortcuts of a layer's blocks, which are looked for once in layers of a kind."""
+        kind = type(layer), tuple(block.module for block in blocks)
+        if kind not in self._shortcuts:
+            call = lane.pruned_calls[place]
+            found = (find_shortcut(layer, block, lane.pruned_bsh, call) for block in blocks)
+            self._shortcuts[kind] = [shortcut for shortcut in found if shortcut is not None]
+        return self._shortcuts[kind]
+
+    def _finish(self, chain_layer: ChainLayer, layer: torch.nn.Module) -> None:
+        for number in chain_layer.sites:
+            self._done += 1
+            if self._on_layer is not None:
+                self._on_layer(number, layer)
+            if self._on_progress is not None:
+                self._on_progress(self._done, len(self._config.sites))
 
 
 class _Lane:
@@ -100,22 +160,23 @@ class _Lane:
     Attributes:
         batch: The batch.
         held_out_t: Which of its real tokens choose the ridges, [tokens].
+        dense_calls: Arguments of the dense layers.
+        pruned_calls: Arguments of the pruned layers, which differ in what a decoder reads of its encoder.
         dense_bsh: The dense stream, [batch, sequence, hidden].
         pruned_bsh: The pruned stream.
         apart_th: By how much the dense stream exceeds the pruned one before the layer, [tokens, hidden].
-        mixed_th: Output of what mixes tokens in the dense layer, [tokens, hidden]; None if that is not known.
-        made_th: Output of the dense layer's MLP; None if it has experts, or none.
+        given_th: Outputs of the dense layer's projections, by name, [tokens, hidden].
         weights_t: Weight of each token, [tokens].
         inputs: Inputs of the projections that were fitted, by name, [batch, sequence, inputs].
     """
 
     apart_th: torch.Tensor
-    mixed_th: torch.Tensor | None
-    made_th: torch.Tensor | None
+    given_th: dict[str, torch.Tensor]
     weights_t: torch.Tensor
 
     def __init__(self, batch: StreamBatch, held_out_t: torch.Tensor) -> None:
         self.batch, self.held_out_t = batch, held_out_t
+        self.dense_calls = self.pruned_calls = batch.calls
         self.dense_bsh = self.pruned_bsh = batch.hidden_bsh
         self.inputs: dict[str, torch.Tensor] = {}
 
@@ -129,17 +190,11 @@ class _Lane:
         self.inputs.clear()
         return known
 
-    def run_dense(self, layer: torch.nn.Module, site: Site, number: int) -> None:
+    def run_dense(self, layer: torch.nn.Module, outputs: Sequence[str], place: int) -> None:
         """Run the dense layer on the dense stream, and keep what its projections give."""
-        names = [
-            None if block is None or block.has_experts else block.output.name
-            for block in (site.stack.mixing, site.stack.mlp)
-        ]
-        seen = watch(layer, self.dense_bsh, self.batch.calls[number], outputs=[*filter(None, names)])
+        seen = watch(layer, self.dense_bsh, self.dense_calls[place], outputs=outputs)
         self.apart_th = self.batch.real(self.dense_bsh).float() - self.batch.real(self.pruned_bsh).float()
-        self.mixed_th, self.made_th = (
-            None if name is None else self.batch.real(seen[f"{name}.output"]).float() for name in names
-        )
+        self.given_th = {name: self.batch.real(seen[f"{name}.output"]).float() for name in outputs}
         self.dense_bsh = seen["output"]
         self.weights_t = 1 / token_power(self.batch.real(self.dense_bsh))
 
@@ -155,12 +210,6 @@ def _start_lanes(batches: Sequence[StreamBatch]) -> list[_Lane]:
     return lanes
 
 
-def _find_shortcuts(layer: torch.nn.Module, site: Site, lane: _Lane, number: int) -> list[Shortcut]:
-    call = lane.batch.calls[number]
-    found = (find_shortcut(layer, block, lane.pruned_bsh, call) for block in site.stack.blocks)
-    return [shortcut for shortcut in found if shortcut is not None]
-
-
 def _stream_factor(config: ModelConfig) -> float | None:
     """Return what the projections' outputs are multiplied by before they are added to the stream; None if no number."""
     computation = config.architecture.computation
@@ -172,14 +221,24 @@ def _stream_factor(config: ModelConfig) -> float | None:
 
 
 def _update_attention(
-    layer: torch.nn.Module, output: Projection, number: int, lanes: Sequence[_Lane], factor: float | None
+    layer: torch.nn.Module, output: Projection, numbers: tuple[int, int], lanes: Sequence[_Lane], factor: float | None
 ) -> Update:
-    fitting = _Fitting(layer, output)
+    """Fit the output projection of an attention.
+
+    Args:
+        layer: The pruned layer.
+        output: The projection.
+        numbers: Number of the plan's entry, and place of the layer in its chain.
+        lanes: The batches.
+        factor: See `_stream_factor`.
+    """
+    fitting, (number, place) = _Fitting(layer, output), numbers
     for lane in lanes:
-        assert lane.mixed_th is not None
-        call = lane.batch.calls[number]
+        call = lane.pruned_calls[place]
         seen = watch(layer, lane.pruned_bsh, call, inputs=[output.name], until=output.name)
-        target_th = lane.mixed_th if factor is None else lane.mixed_th + lane.apart_th / factor
+        target_th = lane.given_th[output.name]
+        if factor is not None:
+            target_th = target_th + lane.apart_th / factor
         lane.inputs[output.name] = seen[f"{output.name}.input"]
         fitting.add(lane, lane.batch.real(lane.inputs[output.name]), target_th)
     return fitting.update(number)
@@ -188,26 +247,24 @@ def _update_attention(
 def _update_mlp(
     layer: torch.nn.Module,
     down: Projection,
-    site: Site,
-    number: int,
+    mixing: Sequence[str],
+    numbers: tuple[int, int],
     lanes: Sequence[_Lane],
     factor: float | None,
     shortcuts: Sequence[Shortcut],
 ) -> Update:
-    fitting = _Fitting(layer, down)
-    mixing = [] if site.stack.mixing is None else [site.stack.mixing.output.name]
+    """Fit the down projection of an MLP, after the projections of what mixes tokens: see `_update_attention`."""
+    fitting, (number, place) = _Fitting(layer, down), numbers
     for lane in lanes:
-        assert lane.made_th is not None
-        call = lane.batch.calls[number]
         with skipped(layer, lane.known(shortcuts)):
-            seen = watch(layer, lane.pruned_bsh, call, inputs=[down.name], outputs=mixing)
+            seen = watch(layer, lane.pruned_bsh, lane.pruned_calls[place], inputs=[down.name], outputs=mixing)
         lane.inputs[down.name] = seen[f"{down.name}.input"]
-        target_th = lane.made_th
+        target_th = lane.given_th[down.name]
         if factor is not None:
-            # all layers of families whose computation is known attend, or have a mixer that is known
-            assert lane.mixed_th is not None
-            mixed_th = lane.batch.real(seen[f"{mixing[0]}.output"])
-            target_th = target_th + lane.apart_th / factor + lane.mixed_th - mixed_th
+            # all layers of families whose computation is known have one attention, or one mixer that is known
+            (name,) = mixing
+            mixed_th = lane.batch.real(seen[f"{name}.output"])
+            target_th = target_th + lane.apart_th / factor + lane.given_th[name] - mixed_th
         fitting.add(lane, lane.batch.real(lane.inputs[down.name]), target_th)
     return fitting.update(number)
 
