@@ -36,7 +36,7 @@ from amp_export.architectures._facts import (
     Stack,
 )
 from amp_export.architectures._gguf import ATTENTION, GGUF_ARCHITECTURES, MLP, OUTPUT, GgufArchitecture, GgufRoutes
-from amp_export.architectures._mixers import Mixer, MixerKind, State
+from amp_export.architectures._mixers import GatedDeltaRule, Mixer, ShortConvolution, State
 from amp_export.architectures._parts import flatten_parts, with_fields
 from amp_export.architectures._tensors import (
     attribute_values,
@@ -66,6 +66,7 @@ __all__ = [
     "Convolutions",
     "Factor",
     "Features",
+    "GatedDeltaRule",
     "GgufArchitecture",
     "GgufRoutes",
     "HeadNorms",
@@ -74,7 +75,6 @@ __all__ = [
     "Layout",
     "Learned",
     "Mixer",
-    "MixerKind",
     "Modality",
     "ModelConfig",
     "NormKind",
@@ -84,6 +84,7 @@ __all__ = [
     "Projection",
     "PrunedUnit",
     "Rotary",
+    "ShortConvolution",
     "Sibling",
     "Site",
     "Stack",

@@ -17,11 +17,13 @@ class CacheTensor:
         layer: The layer that it belongs to.
         part: What it holds: `key`, `value`, or the name of a state.
         axes: Its axes after the batch; None is the number of tokens of the text.
+        in_float32: Whether it is in float32, whatever the model's dtype.
     """
 
     layer: int
     part: str
     axes: tuple[int | None, ...]
+    in_float32: bool = False
 
     @property
     def is_state(self) -> bool:
@@ -41,4 +43,5 @@ def cache_tensors(config: ModelConfig, widths: Sequence[LayerWidths]) -> Iterato
             for part in ("key", "value"):
                 yield CacheTensor(number, part, (layer.key_value_heads, None, config.head_dim))
         for state in site.stack.mixer.states if site.stack.mixer is not None else ():
-            yield CacheTensor(number, state.name, tuple(axis_length(config, axis, layer) for axis in state.axes))
+            axes = tuple(axis_length(config, axis, layer) for axis in state.axes)
+            yield CacheTensor(number, state.name, axes, state.in_float32)

@@ -196,6 +196,8 @@ class Computation:
         activation_names: Activation functions that this family treats as another one.
         activation_module: Module path, relative to the layer, of an activation function that has parameters.
         attention_scale: Scale of the attention scores.
+        gates_attention: Whether the projection to each query head also writes a gate after it, whose sigmoid the
+            head's output is multiplied with.
         attention_softcap: Config field with the tanh soft cap of the attention scores, applied before the mask.
         embedding_factor: Multiplier of the embeddings.
         scales_all_embeddings: Whether it also applies to embeddings that are given instead of tokens: the model scales
@@ -217,6 +219,7 @@ class Computation:
     activation_names: Mapping[str, str] = field(default_factory=dict)
     activation_module: str | None = None
     attention_scale: AttentionScale = field(default_factory=AttentionScale)
+    gates_attention: bool = False
     attention_softcap: str | None = None
     embedding_factor: Factor | None = None
     scales_all_embeddings: bool = False

@@ -97,14 +97,13 @@ class Offset:
 
 
 @dataclass(frozen=True)
-class Multiple:
-    """An axis whose length is a size times a constant."""
+class Total:
+    """An axis whose length is a sum of products of sizes and numbers."""
 
-    size: str
-    by: int
+    terms: tuple[tuple[str | int, ...], ...]
 
 
-Axis = str | int | Offset | Multiple | Features
+Axis = str | int | Offset | Total | Features
 """An axis: a size by its canonical name (such as `hidden_size`), a number, or an axis that pruning slices."""
 
 
@@ -140,7 +139,7 @@ class Projection:
         name: Module path relative to the layer.
         rows: Units of the output features; None means the hidden size.
         columns: Units of the input features; None means the hidden size.
-        reads: The config field with the number of input features, if they are neither units nor the hidden size.
+        reads: Input features, if they are neither units nor the hidden size.
         writes: Output features, if they are neither units nor the hidden size.
         entries_per_head: Output features of a head: see `Features`.
         bias: Whether it has a bias, or the config field that decides.
@@ -154,7 +153,7 @@ class Projection:
     name: str
     rows: PrunedUnit | tuple[PrunedUnit, ...] | None = None
     columns: PrunedUnit | None = None
-    reads: str | None = None
+    reads: Axis | None = None
     writes: Axis | None = None
     entries_per_head: tuple[str, ...] | None = None
     bias: bool | str = False
@@ -351,6 +350,7 @@ class Architecture:
         obsolete: Suffixes of unused tensor names in old checkpoints.
         harmless: Whole parts of the names of tensors in files that not all classes of the family read: heads, poolers,
             and the other half of a larger model.
+        other_prefixes: Prefixes of the names of tensors in files of larger models, by those that they stand for.
         gguf: What GGUF files of the family are written as; None if llama.cpp computes nothing that is known to match.
     """
 
@@ -401,6 +401,7 @@ class Architecture:
     head_indices: Mapping[str, str] = field(default_factory=dict)
     obsolete: tuple[str, ...] = ("rotary_emb.inv_freq",)
     harmless: tuple[str, ...] = ()
+    other_prefixes: Mapping[str, str] = field(default_factory=dict)
     gguf: GgufRoutes | None = None
 
     def field_name(self, canonical: str) -> str | None:

@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from amp_export.architectures._computation import Conditions, Not, Order
-from amp_export.architectures._facts import Block, Count, Features, Projection, PrunedUnit, Tensor
+from amp_export.architectures._facts import Block, Count, Features, Projection, PrunedUnit, Tensor, Total
+from amp_export.architectures._mixers import GatedDeltaRule, State
 
 GROUP_ATTRIBUTE = {"num_key_value_groups": Count.QUERY_GROUP}
 """The only attribute that most attention classes read besides the shapes of their weights."""
@@ -225,6 +226,37 @@ def gated_attention() -> Block:
     query, *others = plain.inputs
     # the rows of a query head are followed by those of its gate
     return replace(plain, inputs=(replace(query, entries_per_head=("head_dim", "head_dim")), *others))
+
+
+def gated_delta_rule() -> GatedDeltaRule:
+    """Return a gated delta rule with separate projections: `Qwen3_5GatedDeltaNet`, `modeling_qwen3_5.py`, 5.24."""
+    keys, values = ("linear_num_key_heads", "linear_key_head_dim"), ("linear_num_value_heads", "linear_value_head_dim")
+    convolved, heads = Total(((2, *keys), values)), "linear_num_value_heads"
+    return GatedDeltaRule(
+        module="linear_attn",
+        inputs=(
+            Projection("linear_attn.in_proj_qkv", writes=convolved),
+            Projection("linear_attn.in_proj_z", writes=Total((values,))),
+            Projection("linear_attn.in_proj_b", writes=heads),
+            Projection("linear_attn.in_proj_a", writes=heads),
+        ),
+        output=Projection("linear_attn.out_proj", reads=Total((values,))),
+        convolution="linear_attn.conv1d",
+        key_heads="linear_num_key_heads",
+        decay="linear_attn.A_log",
+        decay_bias="linear_attn.dt_bias",
+        norm="linear_attn.norm",
+        tensors=(
+            Tensor("linear_attn.conv1d.weight", (convolved, 1, "linear_conv_kernel_dim")),
+            Tensor("linear_attn.A_log", (heads,)),
+            Tensor("linear_attn.dt_bias", (heads,)),
+            Tensor("linear_attn.norm.weight", ("linear_value_head_dim",)),
+        ),
+        states=(
+            State("conv", (convolved, "linear_conv_kernel_dim")),
+            State("recurrent", (heads, "linear_key_head_dim", "linear_value_head_dim"), in_float32=True),
+        ),
+    )
 
 
 LLAMA_NORMS = (*norm("input_layernorm"), *norm("post_attention_layernorm"))

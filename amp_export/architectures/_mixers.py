@@ -2,18 +2,9 @@
 
 from __future__ import annotations
 
-import enum
 from dataclasses import dataclass
 
 from amp_export.architectures._facts import Axis, Block
-
-
-class MixerKind(enum.StrEnum):
-    """What a mixer computes."""
-
-    SHORT_CONVOLUTION = "short_convolution"
-    """A causal convolution of each channel between two gates: `Lfm2ShortConv`, `modeling_lfm2.py`, transformers 5.24.
-    Its input projection writes the first gate, the second, and what is convolved, side by side."""
 
 
 @dataclass(frozen=True)
@@ -23,22 +14,51 @@ class State:
     Attributes:
         name: Its name in the cache, as in `past_NAME.LAYER`.
         axes: Its axes after the batch.
+        in_float32: Whether it is kept in float32, whatever the model's dtype.
     """
 
     name: str
     axes: tuple[Axis, ...]
+    in_float32: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mixer(Block):
-    """A mixer of tokens, whose tensors all stay.
+    """A mixer of tokens, whose tensors all stay. A causal convolution of each channel is a part of all.
 
     Attributes:
-        kind: What it computes.
-        states: What its cache holds.
+        states: What its cache holds; the first is that of the convolution: its last inputs, as many as it has taps.
         convolution: Module path of the convolution, relative to the layer.
     """
 
-    kind: MixerKind
     states: tuple[State, ...]
     convolution: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShortConvolution(Mixer):
+    """A convolution between two gates: `Lfm2ShortConv`, `modeling_lfm2.py`, transformers 5.24.
+
+    Its input projection writes the first gate, the second, and what is convolved, side by side.
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatedDeltaRule(Mixer):
+    """A gated delta rule: `Qwen3_5GatedDeltaNet`, `modeling_qwen3_5.py`, transformers 5.24; arXiv 2412.06464.
+
+    Its input projections write queries, keys and values, which are convolved, side by side; the gate of its output; and
+    for each value head, how much of a value is written and how fast the state decays. Its second state is [value
+    heads, width of a key, width of a value].
+
+    Attributes:
+        key_heads: Config field with the number of query and key heads, each of which serves several value heads.
+        decay: Name of the logarithms of the decays, relative to the layer.
+        decay_bias: Name of what is added to the projected decay.
+        norm: Module path of the norm of each head's output, relative to the layer; its weight counts from zero.
+    """
+
+    key_heads: str
+    decay: str
+    decay_bias: str
+    norm: str

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from amp_export.architectures._config import LayerWidths, ModelConfig, Site
-from amp_export.architectures._facts import Axis, Block, Count, Features, Multiple, Offset, Tensor
+from amp_export.architectures._facts import Axis, Block, Count, Features, Offset, Tensor, Total
 
 
 def tensor_shapes(config: ModelConfig, widths: Sequence[LayerWidths] | None = None) -> dict[str, tuple[int, ...]]:
@@ -112,6 +112,7 @@ def axis_length(config: ModelConfig, axis: Axis, widths: LayerWidths) -> int:
         return config.features(axis, widths)
     if isinstance(axis, Offset):
         return config.sizes[axis.size] + axis.by
-    if isinstance(axis, Multiple):
-        return config.size(axis.size) * axis.by
+    if isinstance(axis, Total):
+        products = ([config.size(each) if isinstance(each, str) else each for each in term] for term in axis.terms)
+        return sum(map(math.prod, products))
     return axis if isinstance(axis, int) else config.size(axis)

@@ -71,7 +71,7 @@ class LanguageModel:
 
 _DIVIDES = "its attention takes the width of a head from the number of heads"
 
-_STATES = "its language model keeps states, which graphs have no inputs for"
+_NOT_TRIED = "no graph of its vision encoder was compared with it yet"
 
 _PIECES = "how many tokens an image takes, and where its lines end, depends on the size of the image"
 
@@ -124,7 +124,7 @@ VISION_LANGUAGE: Mapping[str, LanguageModel] = MappingProxyType(
             axes=PositionAxes((11, 11, 10), interleaved=True),
             left_out=("mtp",),
             left_out_fields=("mtp_num_hidden_layers",),
-            not_exported=_STATES,
+            not_exported=_NOT_TRIED,
         ),
         "qwen3_vl": LanguageModel(
             "qwen3",

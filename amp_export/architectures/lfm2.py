@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from amp_export.architectures._computation import Computation, HeadNorms, Order, Rotary
 from amp_export.architectures._derived import Derived, TwoThirds
-from amp_export.architectures._facts import Architecture, Block, Multiple, Projection, PrunedUnit, Tensor
+from amp_export.architectures._facts import Architecture, Block, Projection, PrunedUnit, Tensor, Total
 from amp_export.architectures._layer_rules import LayerRule
 from amp_export.architectures._layouts import head_norm, language_model, norm, separate_attention
-from amp_export.architectures._mixers import Mixer, MixerKind, State
+from amp_export.architectures._mixers import ShortConvolution, State
 
 ARCHITECTURE = Architecture(
     model_type="lfm2",
@@ -48,10 +48,9 @@ ARCHITECTURE = Architecture(
     ),
     norms=(*norm("operator_norm"), *norm("ffn_norm")),
     tensors=language_model("model.embed_tokens", norm("model.embedding_norm")),
-    mixer=Mixer(
-        kind=MixerKind.SHORT_CONVOLUTION,
+    mixer=ShortConvolution(
         module="conv",
-        inputs=(Projection("conv.in_proj", writes=Multiple("hidden_size", 3), bias="conv_bias"),),
+        inputs=(Projection("conv.in_proj", writes=Total(((3, "hidden_size"),)), bias="conv_bias"),),
         output=Projection("conv.out_proj", bias="conv_bias"),
         convolution="conv.conv",
         tensors=(

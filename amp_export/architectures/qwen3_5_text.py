@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from amp_export.architectures._computation import Computation, HeadNorms, NormKind, Rotary
 from amp_export.architectures._derived import Derived
 from amp_export.architectures._facts import Architecture
 from amp_export.architectures._layer_rules import LayerRule
-from amp_export.architectures._layouts import GATED_DELTA, LLAMA_NORMS, gated_attention, gated_mlp
+from amp_export.architectures._layouts import (
+    GATED_DELTA,
+    LLAMA_NORMS,
+    LLAMA_TENSORS,
+    gated_attention,
+    gated_delta_rule,
+    gated_mlp,
+)
 
 ARCHITECTURE = Architecture(
     model_type="qwen3_5_text",
@@ -27,11 +35,23 @@ ARCHITECTURE = Architecture(
         "attention_bias": False,
         **GATED_DELTA,
         "layer_types": None,
+        "partial_rotary_factor": 0.25,
     },
     attention=gated_attention(),
     mlp=gated_mlp(),
     norms=LLAMA_NORMS,
+    tensors=LLAMA_TENSORS,
+    mixer=gated_delta_rule(),
     attention_layers=LayerRule(kinds={"layer_types": ("full_attention",)}, every="full_attention_interval"),
     derived=(Derived("full_attention_interval", 4),),
     keeps_states=True,
+    computation=Computation(
+        norm=NormKind.RMS_FROM_ONE,
+        head_norms=HeadNorms("self_attn.q_norm", "self_attn.k_norm"),
+        positions=Rotary(partial="partial_rotary_factor"),
+        gates_attention=True,
+    ),
+    # `_keys_to_ignore_on_load_unexpected`, and `PrefixChange`, conversion_mapping.py
+    harmless=("mtp", "visual"),
+    other_prefixes={"model.language_model.": "model."},
 )

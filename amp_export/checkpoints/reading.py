@@ -272,7 +272,12 @@ def _name_tensors(
     named: dict[str, TensorInfo] = {}
     for name, info in stored.items():
         path, _, parameter = name.rpartition(".")
-        candidates = (name, f"{other.get(path, path)}.{parameter}", f"{architecture.base_model}.{name}")
+        prefixed = (
+            f"{own}{name.removeprefix(given)}"
+            for given, own in architecture.other_prefixes.items()
+            if name.startswith(given)
+        )
+        candidates = (name, f"{other.get(path, path)}.{parameter}", f"{architecture.base_model}.{name}", *prefixed)
         named[next((candidate for candidate in candidates if candidate in shapes), name)] = info
     return named
 
@@ -300,6 +305,8 @@ def _check_names(
     missing = [name for name in expected if name not in tensors]
     # transformers does not store a tied LM head, but other tools do
     surplus = [name for name in tensors if name not in expected and name not in heads]
+    harmless = config.architecture.harmless
+    surplus = [name for name in surplus if not any(f".{part}." in f".{name}." for part in harmless)]
     if missing:
         raise ModelError(
             f"{path}: {len(missing)} tensors that config.json requires are missing, {missing[0]} first.\n"

@@ -257,7 +257,9 @@ class GraphDecoder(Decoder):
             return None
         # a state counts from the first token on, while keys and values without tokens are not read
         values = {
-            name: session.new_value(shape, self.dtype) if grows(port) else session.to_value(np.zeros(shape), self.dtype)
+            name: session.new_value(shape, self.dtype)
+            if grows(port)
+            else session.to_value(np.zeros(shape, np.float32), port.float_dtype)
             for name, port, shape in self._cache_shapes(batch_size, tokens)
         }
         return Past(length=0, values=values, room=self._fixed_length or tokens)
@@ -275,8 +277,8 @@ class GraphDecoder(Decoder):
         import numpy as np
 
         values = {
-            name: session.to_value(np.zeros(shape, np.float32), self.dtype)
-            for name, _, shape in self._cache_shapes(batch_size, 0)
+            name: session.to_value(np.zeros(shape, np.float32), port.float_dtype)
+            for name, port, shape in self._cache_shapes(batch_size, 0)
         }
         return Past(length=0, values=values)
 

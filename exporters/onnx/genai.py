@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from amp_export.architectures import MixerKind, ModelConfig, cache_tensors
+from amp_export.architectures import ModelConfig, ShortConvolution, cache_tensors
 from amp_export.checkpoints.reading import Checkpoint
 from amp_export.documents import convert, parse_json, read_text
 from amp_export.errors import ModelError
@@ -20,7 +20,7 @@ GENAI_CONFIG = "genai_config.json"
 _KNOWN_TYPES = frozenset(
     {
         *("gemma", "gemma2", "gemma3_text", "granite", "llama", "mistral", "phi", "phi3", "qwen2", "qwen3"),
-        "smollm3",
+        *("qwen3_5_text", "smollm3"),
     }
 )
 """Values of `model.type` that onnxruntime-genai 0.18 opens; its gpt2 expects keys and values in one tensor."""
@@ -80,10 +80,10 @@ def cannot_describe(checkpoint: Checkpoint) -> str | None:
     """
     if read_generation(checkpoint.raw_config, checkpoint.path).get("eos_token_id") is None:
         return "the model has no eos_token_id"
-    cache = list(cache_tensors(checkpoint.config, checkpoint.widths))
+    growing = {tensor.axes for tensor in cache_tensors(checkpoint.config, checkpoint.widths) if not tensor.is_state}
     # `ConvKeyValueCache`, src/models/io/conv_kv_cache.cpp of 0.18, makes all keys and values of one size
-    if any(tensor.is_state for tensor in cache) and len({tensor.axes for tensor in cache if not tensor.is_state}) > 1:
-        return "its layers keep different numbers of key/value heads, besides layers that keep states"
+    if isinstance(checkpoint.config.architecture.mixer, ShortConvolution) and len(growing) > 1:
+        return "its layers keep different numbers of key/value heads, beside layers with convolutions"
     return None
 
 
@@ -107,6 +107,7 @@ def _describe_model(
 ) -> dict[str, Any]:
     config = checkpoint.config
     states = sorted({tensor.part for tensor in cache_tensors(config, checkpoint.widths) if tensor.is_state})
+    model_type = _model_type(config)
     end = generation["eos_token_id"]
     tokens = {
         "bos_token_id": generation.get("bos_token_id"),
@@ -114,7 +115,7 @@ def _describe_model(
         "pad_token_id": generation.get("pad_token_id"),
     }
     return {
-        "type": _model_type(config),
+        "type": model_type,
         **{name: token for name, token in tokens.items() if token is not None},
         "vocab_size": config.vocab_size,
         "context_length": _context(checkpoint),
@@ -140,14 +141,13 @@ def _describe_model(
                 "present_value_names": "present.%d.value",
                 **{f"present_{state}_names": f"present_{state}.%d" for state in states},
             },
-            **({"layer_types": _layer_types(config)} if states else {}),
+            **({"layer_types": _layer_types(config)} if model_type == _WITH_CONVOLUTIONS else {}),
         },
     }
 
 
 def _model_type(config: ModelConfig) -> str:
-    mixer = config.architecture.mixer
-    if mixer is not None and mixer.kind is MixerKind.SHORT_CONVOLUTION:
+    if isinstance(config.architecture.mixer, ShortConvolution):
         return _WITH_CONVOLUTIONS
     model_type = config.architecture.model_type
     return model_type if model_type in _KNOWN_TYPES else _ANY_DECODER

@@ -23,12 +23,18 @@ CACHE_NAMES = (
     r"(?:input\.|output\.)?(?:cache|past_key_values)\.layers\.(?P<layer>\d+)\.(?P<part>key|value)s",
     r"(?:past|present)_(?P<part>key|value)s?_(?P<layer>\d+)",
     # states, in graphs for transformers.js 4.3 and of the onnxruntime-genai builder, 0.18
-    r"(?:past|present)_(?P<part>conv)\.(?P<layer>\d+)",
-    r"(?:past|present)\.(?P<layer>\d+)\.(?P<part>conv)",
+    r"(?:past|present)_(?P<part>conv|recurrent)\.(?P<layer>\d+)",
+    r"(?:past|present)\.(?P<layer>\d+)\.(?P<part>conv|recurrent)",
 )
 """Patterns that match the whole name of a cache tensor."""
 
-_HELD = {"key": "keys", "value": "values", "conv": "state of the convolution"}
+_HELD = {
+    "key": "keys",
+    "value": "values",
+    "conv": "state of the convolution",
+    "recurrent": "state of the recurrence",
+}
+"""What the parts of a cache are called in messages."""
 
 TOKENS = ("input_ids", "attention_mask", "position_ids", LOGITS_TO_KEEP)
 

@@ -257,7 +257,8 @@ def test_transformers_loads_what_pruning_writes(
 
 @pytest.mark.parametrize("model_type", BUILDABLE)
 def test_every_decoder_gets_a_word_from_every_runtime(model_type: str, tmp_path: Path) -> None:
-    found = verdicts(write_config(tmp_path, model_type), PlanSettings(0.2, snap=1))
+    folder = write_config(tmp_path, model_type, **FAMILY_FIELDS.get(model_type, {}))
+    found = verdicts(folder, PlanSettings(0.2, snap=1))
     assert found.keys() == {runtime.name for runtime in RUNTIMES}
     for verdict in found.values():
         assert verdict.loads or verdict.reason

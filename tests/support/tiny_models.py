@@ -55,8 +55,8 @@ LATENT: dict[str, Any] = {
 """Fields of families with latent attention."""
 
 GATED_DELTA: dict[str, Any] = {
-    "linear_key_head_dim": 8,
-    "linear_value_head_dim": 6,
+    "linear_key_head_dim": 6,
+    "linear_value_head_dim": 8,
     "linear_num_key_heads": 2,
     "linear_num_value_heads": 4,
 }
@@ -144,7 +144,8 @@ FAMILY_FIELDS: dict[str, dict[str, Any]] = {
         "mlp_bias": True,
     },
     "lfm2": {"conv_bias": True, "block_auto_adjust_ff_dim": False},
-    "qwen3_5_text": {**GATED_DELTA, "attention_bias": True},
+    # with a usual epsilon, the norm of a head that reads nearly nothing would make rounding the most of it
+    "qwen3_5_text": {**GATED_DELTA, "attention_bias": True, "rms_norm_eps": 1e-2},
     "qwen3_next": {
         **GATED_DELTA,
         "num_experts": 4,
@@ -220,6 +221,11 @@ FAMILY_FIELDS: dict[str, dict[str, Any]] = {
     },
 }
 """Additional config fields by family, so that each of its own features has an effect."""
+
+
+NOISE = {"qwen3_5_text": 1e-3}
+"""How far logits of tiny models may be apart, of families that need more than others: transformers computes a gated
+delta rule in float32 also where the model is in float64, and norms magnify what is next to nothing."""
 
 
 OTHER_KINDS = {

@@ -43,8 +43,13 @@ class Attention(Parts):
         """Add the attention of a layer, and append its keys and values to the KV cache."""
         scope = f"{self.config.architecture.layers}.{layer}"
         projected = self._add_projections(scope, widths, hidden)
+        gate = None
+        if self.computation.gates_attention:
+            projected[0], gate = self._add_gate(scope, widths, projected[0])
         attend = self._add_fused if self.graph.is_fused else self._add_standard
         joined = attend(layer, scope, widths, projected)
+        if gate is not None:
+            joined = self.graph.add("Mul", joined, gate, output=f"{scope}.attention.gated")
         return self.add_linear(scope, self.config.architecture.attention.output, joined)
 
     @property
@@ -287,6 +292,19 @@ class Attention(Parts):
         heads = (widths.query_heads, widths.key_value_heads, widths.key_value_heads)
         names = [f"{scope}.{attention.module}.{part}" for part in ("query", "key", "value")]
         return list(self.graph.split(fused, [count // groups * head_dim for count in heads], outputs=names))
+
+    def _add_gate(self, scope: str, widths: LayerWidths, projected: str) -> tuple[str, str]:
+        """Part a projection that writes a gate after each query head.
+
+        Returns:
+            The queries, and the sigmoids of the gates, both [batch, sequence, heads x head_dim].
+        """
+        graph, heads, module = self.graph, widths.query_heads, f"{scope}.{self.config.architecture.attention.module}"
+        shape = graph.integers(0, 0, heads, 2 * self.config.head_dim)
+        pairs = graph.add("Reshape", projected, shape, output=f"{projected}.pairs")
+        parts = graph.split(pairs, [self.config.head_dim] * 2, outputs=[f"{module}.query", f"{module}.gate"])
+        queries, gate = (self._add_join(part, heads, output=f"{part}.joined") for part in parts)
+        return queries, graph.add("Sigmoid", gate, output=f"{gate}.sigmoid")
 
     def _add_heads(self, projected: str, heads: int, *, norm: str | None = None) -> str:
         """Split a projection into heads, [batch_size, heads, sequence_length, head_dim], and add their norm if any."""

@@ -141,10 +141,11 @@ def _declare_cache(graph: Graph, config: ModelConfig, widths: Sequence[LayerWidt
     lengths = ("past_sequence_length", _TOTAL) if cache_length is None else (cache_length, cache_length)
     for tensor in cache_tensors(config, widths):
         past, (before, after) = past_name(tensor), lengths
+        kind = ValueKind.FLOAT32 if tensor.in_float32 else ValueKind.FLOAT
         taken: Shape = ["batch_size", *(before if axis is None else axis for axis in tensor.axes)]
-        graph.declare_input(past, taken, kind=ValueKind.FLOAT)
+        graph.declare_input(past, taken, kind=kind)
         returned: Shape = ["batch_size", *(after if axis is None else axis for axis in tensor.axes)]
-        graph.declare_output(present_of(past), returned)
+        graph.declare_output(present_of(past), returned, kind=kind)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from amp_export.exporters.onnx.builder.layout import Content, StoredTensor, codes_name
@@ -89,6 +89,48 @@ class Graph:
         assert self.is_fused, f"{operator} is not an operator of the standard"
         node = helper.make_node(operator, inputs, outputs, name=outputs[0], domain=ONNXRUNTIME_DOMAIN)
         node.attribute.extend(helper.make_attribute(name, value) for name, value in attributes.items())
+        self._nodes.append(node)
+
+    def add_scan(
+        self,
+        step: Callable[[], tuple[str, str]],
+        *,
+        state: tuple[str, str],
+        sequences: Mapping[str, str],
+        outputs: tuple[str, str],
+    ) -> None:
+        """Add a Scan over the second axis, of float32, with one state and one value for each step.
+
+        Args:
+            step: Adds the nodes of a step; returns the names of the state after it, and of its value.
+            state: Name of the state in a step, and of the one before the first.
+            sequences: What a step reads: its name in the step, and the sequence [batch, steps, ...].
+            outputs: Names of the last state, and of the values [batch, steps, ...].
+        """
+        from onnx import helper
+
+        around, self._nodes = self._nodes, []
+        try:
+            made = step()
+            inner = self._nodes
+        finally:
+            self._nodes = around
+        inside, before = state
+        inputs, results = (
+            [helper.make_tensor_value_info(name, _onnx_type(Dtype.FLOAT32), None) for name in names]
+            for names in ((inside, *sequences), made)
+        )
+        body = helper.make_graph(inner, f"{outputs[1]}.step", inputs, results)
+        node = helper.make_node(
+            "Scan",
+            [before, *sequences.values()],
+            outputs,
+            name=outputs[1],
+            body=body,
+            num_scan_inputs=len(sequences),
+            scan_input_axes=[1] * len(sequences),
+            scan_output_axes=[1],
+        )
         self._nodes.append(node)
 
     def knows(self, operator: str) -> bool:
@@ -243,9 +285,9 @@ class Graph:
         self._initializers[name] = helper.make_tensor(name, TensorProto.INT64, [], [default])
         return self.declare_input(name, [], kind=ValueKind.INTEGER)
 
-    def declare_output(self, name: str, shape: Shape) -> None:
-        """Declare a value, of the graph's dtype, as an output of the graph."""
-        self._outputs.append(self._value_info(name, shape, ValueKind.FLOAT))
+    def declare_output(self, name: str, shape: Shape, *, kind: ValueKind = ValueKind.FLOAT) -> None:
+        """Declare a value, by default of the graph's dtype, as an output of the graph."""
+        self._outputs.append(self._value_info(name, shape, kind))
 
     def to_model(self, *, name: str, description: str, metadata: Mapping[str, str]) -> onnx.ModelProto:
         """Return the ONNX model, with entries of `metadata_props`."""

@@ -22,8 +22,8 @@ _NAME = "queries_keys_values"
 def find_packs(config: ModelConfig, formats: Mapping[str, BlockFormat]) -> dict[str, str]:
     """Return the name of the pack that a projection's weight or bias is in, for each that is in one.
 
-    There is none where something is computed between projection and attention: norms of heads, a factor, or a rotation
-    that GroupQueryAttention does not do.
+    There is none where something is computed between projection and attention: norms of heads, a factor, a gate, or a
+    rotation that GroupQueryAttention does not do.
 
     Args:
         config: Config of a decoder that is built with ONNX Runtime's operators.
@@ -33,7 +33,8 @@ def find_packs(config: ModelConfig, formats: Mapping[str, BlockFormat]) -> dict[
     assert computation is not None
     names = [projection.name for projection in attention.inputs]
     has_bias = {config.biases[name] for name in names}
-    if len(names) != 3 or len(has_bias) > 1 or config.head_norms or computation.attention_scale.by_position is not None:
+    is_plain = computation.attention_scale.by_position is None and not computation.gates_attention
+    if len(names) != 3 or len(has_bias) > 1 or config.head_norms or not is_plain:
         return {}
     found: dict[str, str] = {}
     known = ropes(config)

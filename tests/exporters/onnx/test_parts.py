@@ -415,7 +415,6 @@ REFUSED: dict[str, tuple[str, dict[str, Any], ExportOptions, str]] = {
         for name in FIELDS
         if name not in EXPORTED
     },
-    "qwen3_5": ("qwen3_5", {}, ExportOptions(), "whose cache holds states of convolutions or recurrences"),
     "another vision encoder": (
         "llava",
         {"vision_config": {"model_type": "pixtral"}},

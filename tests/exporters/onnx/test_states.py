@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from safetensors.numpy import load_file, save_file
 
-from amp_export import BundleOptions, ExportOptions, export
+from amp_export import BundleOptions, ExportOptions, export, validate
 from amp_export.architectures import CacheTensor, LayerWidths, cache_tensors
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.devices.bundle import bundle
@@ -28,13 +29,15 @@ from amp_export.exporters.onnx.introspection.taps import find_taps
 from amp_export.exporters.onnx.quantization import Quantization
 from amp_export.exporters.onnx.quantized_weights import quantized_names
 from amp_export.exporting.drafting import prepare_pair
-from amp_export.options import Format, Operators, Via, WeightFormat
+from amp_export.options import Dtype, Format, Operators, Via, WeightFormat
 from amp_export.parity.comparison import compare_third_party
 from amp_export.verb_options import DraftOptions, ValidateOptions
 from tests.support.tiny_models import save_tiny_model, save_tiny_tokenizer
 from tests.support.uneven_models import uneven
 
 MIXED = {"num_hidden_layers": 4, "layer_types": ["conv", "full_attention", "conv", "full_attention"]}
+KINDS = {"lfm2": "conv", "qwen3_5_text": "linear_attention"}
+"""Families whose caches hold states, and their layers that do not attend."""
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +47,52 @@ def lfm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = save_tiny_model(tmp_path_factory.mktemp("lfm2") / "checkpoint", "lfm2", head_dim=16, **MIXED)
     save_tiny_tokenizer(folder)
     return folder
+
+
+def test_a_recurrence_keeps_float32_in_a_graph_of_half_the_width(tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path / "checkpoint", "qwen3_5_text")
+    described = describe_graph(build(open_checkpoint(folder), tmp_path / "onnx", dtype=Dtype.FLOAT16).graph)
+    states = {name: (port.dtype, port.axes) for name, port in described.inputs.items() if name.endswith(".0")}
+    assert states == {
+        "past_conv.0": ("float16", ("batch_size", 56, 4)),
+        "past_recurrent.0": ("float32", ("batch_size", 4, 6, 8)),
+    }
+    assert described.outputs["present_recurrent.0"].dtype == "float32"
+    decoder = run(tmp_path / "onnx", threads=1)
+    assert decoder.dtype is Dtype.FLOAT16
+
+
+@pytest.mark.parametrize("operators", Operators)
+def test_one_step_of_a_recurrence_is_repeated_or_is_an_operator_of_the_runtime(
+    operators: Operators, tmp_path: Path
+) -> None:
+    folder = save_tiny_model(tmp_path / "checkpoint", "qwen3_5_text")
+    file = build(open_checkpoint(folder), tmp_path / "onnx", operators=operators).graph
+    found = [node.op_type for node in onnx.load(file, load_external_data=False).graph.node]
+    repeated, fused = (2, 0) if operators is Operators.STANDARD else (0, 2)
+    assert (found.count("Scan"), found.count("LinearAttention")) == (repeated, fused)
+
+
+@pytest.mark.parametrize("dtype", [Dtype.FLOAT16, Dtype.BFLOAT16])
+@pytest.mark.parametrize("model_type", KINDS)
+def test_half_precision_holds_parity(model_type: str, dtype: Dtype, tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path / "checkpoint", model_type)
+    save_tiny_tokenizer(folder)
+    export(folder, tmp_path / "out", ExportOptions(dtype=dtype))
+    if dtype is Dtype.FLOAT16:
+        assert validate(tmp_path / "out", ValidateOptions(threads=1)).holds
+    else:
+        # ONNX Runtime computes no bfloat16 on a CPU
+        onnx.checker.check_model(tmp_path / "out/onnx/model.onnx", full_check=True)
+
+
+def test_files_of_larger_models_are_read_under_other_names(tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path / "checkpoint", "qwen3_5_text")
+    tensors = load_file(folder / "model.safetensors")
+    renamed = {name.replace("model.", "model.language_model."): tensor for name, tensor in tensors.items()}
+    save_file({**renamed, "mtp.norm.weight": np.ones(32, np.float32)}, folder / "model.safetensors")
+    build(open_checkpoint(folder), tmp_path / "onnx")
+    assert run(tmp_path / "onnx").num_layers == 3
 
 
 def test_states_have_the_names_that_others_give_them(lfm2: Path, tmp_path: Path) -> None:
@@ -78,10 +127,12 @@ def test_other_inputs_are_none_of_the_cache() -> None:
 
 
 @pytest.mark.parametrize("operators", Operators)
+@pytest.mark.parametrize("model_type", KINDS)
 def test_a_cache_can_be_continued_twice_unless_it_was_reserved(
-    operators: Operators, lfm2: Path, tmp_path: Path
+    model_type: str, operators: Operators, tmp_path: Path
 ) -> None:
-    build(open_checkpoint(lfm2), tmp_path / "onnx", operators=operators)
+    checkpoint = save_tiny_model(tmp_path / "checkpoint", model_type)
+    build(open_checkpoint(checkpoint), tmp_path / "onnx", operators=operators)
     decoder = run(tmp_path / "onnx", threads=1)
     assert isinstance(decoder, GraphDecoder)
 
