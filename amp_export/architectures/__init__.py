@@ -36,7 +36,7 @@ from amp_export.architectures._facts import (
     Stack,
 )
 from amp_export.architectures._gguf import ATTENTION, GGUF_ARCHITECTURES, MLP, OUTPUT, GgufArchitecture, GgufRoutes
-from amp_export.architectures._mixers import GatedDeltaRule, Mixer, ShortConvolution, State
+from amp_export.architectures._mixers import GatedDeltaRule, Mixer, ShortConvolution, State, StateSpace
 from amp_export.architectures._parts import flatten_parts, with_fields
 from amp_export.architectures._tensors import (
     attribute_values,
@@ -89,6 +89,7 @@ __all__ = [
     "Site",
     "Stack",
     "State",
+    "StateSpace",
     "attribute_values",
     "cache_tensors",
     "find_architecture",

@@ -108,6 +108,7 @@ class Rotary:
         unrotated_every: Config field with an interval N, used without `rotated`: every N-th layer applies none.
         only_windowed: Whether only layers with a window apply rotary embeddings, if the config has a window.
         renamed: RoPE types that this family treats as another type.
+        when: Conditions under which any layer applies rotary embeddings; without them, there are no positions.
     """
 
     theta: tuple[str | None, float] = ("rope_theta", 10_000.0)
@@ -119,6 +120,7 @@ class Rotary:
     unrotated_every: str | None = None
     only_windowed: bool = False
     renamed: Mapping[str, str] = field(default_factory=dict)
+    when: Conditions = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,19 @@ class TwoThirds:
 
 
 @dataclass(frozen=True)
+class Share:
+    """A product of two fields, divided by a third."""
+
+    of: tuple[str, str]
+    by: str
+
+    def value(self, fields: Mapping[str, Any]) -> int:
+        """Return the value under a config."""
+        one, other = (int(fields[name]) for name in self.of)
+        return one * other // int(fields[self.by])
+
+
+@dataclass(frozen=True)
 class Derived:
     """A config field derived from others.
 
@@ -40,12 +53,12 @@ class Derived:
     """
 
     field: str
-    value: int | str | tuple[str, int] | TwoThirds
+    value: int | str | tuple[str, int] | Share | TwoThirds
     when: Conditions | None = None
 
     def of(self, fields: Mapping[str, Any]) -> Any:
         """Return the value under a config."""
-        if isinstance(self.value, TwoThirds):
+        if isinstance(self.value, Share | TwoThirds):
             return self.value.value(fields)
         if isinstance(self.value, tuple):
             name, factor = self.value

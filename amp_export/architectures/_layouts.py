@@ -8,7 +8,7 @@ from typing import Any
 
 from amp_export.architectures._computation import Conditions, Not, Order
 from amp_export.architectures._facts import Block, Count, Features, Projection, PrunedUnit, Tensor, Total
-from amp_export.architectures._mixers import GatedDeltaRule, State
+from amp_export.architectures._mixers import GatedDeltaRule, State, StateSpace
 
 GROUP_ATTRIBUTE = {"num_key_value_groups": Count.QUERY_GROUP}
 """The only attribute that most attention classes read besides the shapes of their weights."""
@@ -255,6 +255,41 @@ def gated_delta_rule() -> GatedDeltaRule:
         states=(
             State("conv", (convolved, "linear_conv_kernel_dim")),
             State("recurrent", (heads, "linear_key_head_dim", "linear_value_head_dim"), in_float32=True),
+        ),
+    )
+
+
+def state_space(module: str) -> StateSpace:
+    """Return a state-space mixer: `GraniteMoeHybridMambaLayer`, `modeling_granitemoehybrid.py`, transformers 5.24."""
+    inner, heads = ("mamba_n_heads", "mamba_d_head"), "mamba_n_heads"
+    keys_and_queries = (2, "mamba_n_groups", "mamba_d_state")
+    convolved = Total((inner, keys_and_queries))
+    return StateSpace(
+        module=module,
+        inputs=(
+            Projection(
+                f"{module}.in_proj", writes=Total((inner, inner, keys_and_queries, (heads,))), bias="mamba_proj_bias"
+            ),
+        ),
+        output=Projection(f"{module}.out_proj", reads=Total((inner,)), bias="mamba_proj_bias"),
+        convolution=f"{module}.conv1d",
+        groups="mamba_n_groups",
+        decay=f"{module}.A_log",
+        step_bias=f"{module}.dt_bias",
+        skip=f"{module}.D",
+        norm=f"{module}.norm",
+        step_limit="time_step_limit",
+        tensors=(
+            Tensor(f"{module}.conv1d.weight", (convolved, 1, "mamba_d_conv")),
+            Tensor(f"{module}.conv1d.bias", (convolved,), {"mamba_conv_bias": True}),
+            Tensor(f"{module}.A_log", (heads,)),
+            Tensor(f"{module}.dt_bias", (heads,)),
+            Tensor(f"{module}.D", (heads,)),
+            Tensor(f"{module}.norm.weight", (Total((inner,)),)),
+        ),
+        states=(
+            State("conv", (convolved, "mamba_d_conv")),
+            State("ssm", (heads, "mamba_d_state", "mamba_d_head"), in_float32=True),
         ),
     )
 

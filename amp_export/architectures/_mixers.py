@@ -62,3 +62,28 @@ class GatedDeltaRule(Mixer):
     decay: str
     decay_bias: str
     norm: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StateSpace(Mixer):
+    """A state-space mixer: `GraniteMoeHybridMambaLayer`, `modeling_granitemoehybrid.py`, 5.24; arXiv 2405.21060.
+
+    Its input projection writes the gate of its output, what is convolved, and a step for each head, side by side; what
+    is convolved are values, keys and queries, which papers call x, B and C. Its second state is [heads, width of a key,
+    width of a value].
+
+    Attributes:
+        groups: Config field with the number of groups of heads that share keys and queries.
+        decay: Name of the logarithms of the decays, relative to the layer.
+        step_bias: Name of what is added to the projected steps.
+        skip: Name of the factors on values that are added to the result.
+        norm: Module path of the norm of each group's output, relative to the layer.
+        step_limit: Config field with the smallest and the largest step.
+    """
+
+    groups: str
+    decay: str
+    step_bias: str
+    skip: str
+    norm: str
+    step_limit: str

@@ -106,7 +106,7 @@ def read_rotated(architecture: Architecture, fields: Mapping[str, Any], layers: 
         ModelError: The length of the field differs from the number of layers.
     """
     rotary = architecture.computation.positions if architecture.computation is not None else None
-    if not isinstance(rotary, Rotary):
+    if not isinstance(rotary, Rotary) or any(fields.get(name) != value for name, value in rotary.when.items()):
         return (False,) * layers
     if rotary.only_windowed and fields.get("sliding_window") is not None:
         return tuple(kind == "sliding_attention" for kind in read_layer_types(architecture, fields, layers))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from amp_export.architectures._computation import AttentionScale, Computation, Factor, Rotary
+from amp_export.architectures._derived import Derived, Share
 from amp_export.architectures._facts import Architecture, Block, Projection, PrunedUnit
 from amp_export.architectures._layer_rules import LayerRule
-from amp_export.architectures._layouts import LLAMA_NORMS, MAMBA2, separate_attention
+from amp_export.architectures._layouts import LLAMA_NORMS, LLAMA_TENSORS, MAMBA2, separate_attention, state_space
 
 ARCHITECTURE = Architecture(
     model_type="granitemoehybrid",
@@ -40,9 +42,23 @@ ARCHITECTURE = Architecture(
         output=Projection("shared_mlp.output_linear", columns=PrunedUnit.NEURONS),
     ),
     norms=LLAMA_NORMS,
+    tensors=LLAMA_TENSORS,
+    mixer=state_space("mamba"),
     # transformers reads `attention` as `full_attention`: `remap_legacy_layer_types`, configuration_utils.py
     attention_layers=LayerRule(kinds={"layer_types": ("full_attention", "attention")}, otherwise=False),
     keeps_states=True,
+    computation=Computation(
+        positions=Rotary(when={"position_embedding_type": "rope"}),
+        attention_scale=AttentionScale(Factor("attention_multiplier")),
+        embedding_factor=Factor("embedding_multiplier"),
+        scales_all_embeddings=True,
+        residual_factor=Factor("residual_multiplier"),
+        logit_factor=Factor("logits_scaling", -1.0),
+    ),
+    derived=(
+        Derived("mamba_d_head", Share(("mamba_expand", "hidden_size"), by="mamba_n_heads")),
+        Derived("mamba_d_head", Share(("mamba_expand", "hidden_size"), by="mamba_n_heads"), {"mamba_d_head": "auto"}),
+    ),
     names={"intermediate_size": "shared_intermediate_size"},
     ignored=frozenset({"intermediate_size", "num_experts_per_tok", "output_router_logits", "router_aux_loss_coef"}),
     # those with experts have few neurons besides them

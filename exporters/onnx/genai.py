@@ -31,6 +31,9 @@ _WITH_CONVOLUTIONS = "lfm2"
 _ANY_DECODER = "decoder"
 """Value of `model.type` for all other decoders."""
 
+_STATES = {"conv": "conv", "recurrent": "recurrent", "ssm": "recurrent"}
+"""What onnxruntime-genai calls states, by their names in our graphs."""
+
 _SEARCH_FIELDS = ("do_sample", "temperature", "top_k", "top_p", "repetition_penalty")
 """Fields of generation_config.json that onnxruntime-genai knows under the same names."""
 
@@ -133,13 +136,13 @@ def _describe_model(
                 **{name: name for name in ("input_ids", "attention_mask", "position_ids") if name in inputs},
                 "past_key_names": "past_key_values.%d.key",
                 "past_value_names": "past_key_values.%d.value",
-                **{f"past_{state}_names": f"past_{state}.%d" for state in states},
+                **{f"past_{_STATES[state]}_names": f"past_{state}.%d" for state in states},
             },
             "outputs": {
                 "logits": "logits",
                 "present_key_names": "present.%d.key",
                 "present_value_names": "present.%d.value",
-                **{f"present_{state}_names": f"present_{state}.%d" for state in states},
+                **{f"present_{_STATES[state]}_names": f"present_{state}.%d" for state in states},
             },
             **({"layer_types": _layer_types(config)} if model_type == _WITH_CONVOLUTIONS else {}),
         },

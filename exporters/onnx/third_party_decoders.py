@@ -23,7 +23,7 @@ CACHE_NAMES = (
     r"(?:input\.|output\.)?(?:cache|past_key_values)\.layers\.(?P<layer>\d+)\.(?P<part>key|value)s",
     r"(?:past|present)_(?P<part>key|value)s?_(?P<layer>\d+)",
     # states, in graphs for transformers.js 4.3 and of the onnxruntime-genai builder, 0.18
-    r"(?:past|present)_(?P<part>conv|recurrent)\.(?P<layer>\d+)",
+    r"(?:past|present)_(?P<part>conv|recurrent|ssm)\.(?P<layer>\d+)",
     r"(?:past|present)\.(?P<layer>\d+)\.(?P<part>conv|recurrent)",
 )
 """Patterns that match the whole name of a cache tensor."""
@@ -33,6 +33,7 @@ _HELD = {
     "value": "values",
     "conv": "state of the convolution",
     "recurrent": "state of the recurrence",
+    "ssm": "state of the state space",
 }
 """What the parts of a cache are called in messages."""
 

@@ -22,7 +22,7 @@ from amp_export.architectures import (
 from amp_export.architectures._facts import MAY_BE_IGNORED
 from amp_export.checkpoints.reading import read_config
 from amp_export.errors import ModelError, UnsupportedModelError
-from tests.support.tiny_models import BUILDABLE, FAMILY_FIELDS, family_fields, save_tiny_model
+from tests.support.tiny_models import BUILDABLE, FAMILY_FIELDS, family_fields, least_fields, save_tiny_model
 
 SMALL = {
     "vocab_size": 64,
@@ -111,7 +111,8 @@ def rotated(config: Any) -> list[bool]:
     """Whether each layer applies rotary embeddings, by what its module reads."""
     if config.model_type in ROTATED_WITHIN_WINDOWS and config.sliding_window is not None:
         return [kind == "sliding_attention" for kind in config.layer_types]
-    everywhere = [config.model_type == "gptj" or hasattr(config, "rope_parameters")] * config.num_hidden_layers
+    applies = hasattr(config, "rope_parameters") and getattr(config, "position_embedding_type", "rope") == "rope"
+    everywhere = [config.model_type == "gptj" or applies] * config.num_hidden_layers
     return list(map(bool, getattr(config, "no_rope_layers", everywhere)))
 
 
@@ -120,6 +121,7 @@ def test_what_a_config_leaves_out_is_understood_as_transformers_understands_it(
     model_type: str, raw: dict[str, Any]
 ) -> None:
     architecture = find_architecture(model_type)
+    raw = {**least_fields(model_type), **raw}
     config = CONFIG_MAPPING[model_type](**copy.deepcopy(raw))
     read = ModelConfig.read(architecture, {"model_type": model_type, **raw})
     key_value_heads = getattr(config, architecture.field_name("num_key_value_heads") or "", None)

@@ -288,6 +288,15 @@ def kinds_of_layers(model_type: str, rule: LayerRule, layers: int) -> dict[str, 
     return {name: [kind if number in attending else OTHER_KINDS[model_type] for number in range(layers)]}
 
 
+def least_fields(model_type: str) -> dict[str, Any]:
+    """Return the config fields without which a config that says nothing is refused."""
+    architecture = find_architecture(model_type)
+    rule = architecture.attention_layers
+    if rule is None or rule.otherwise:
+        return dict(architecture.required)
+    return {**architecture.required, **kinds_of_layers(model_type, rule, architecture.defaults["num_hidden_layers"])}
+
+
 def randomize(model: Any, *, seed: int = SEED, vocab_size: int | None = None) -> None:
     """Redraw every parameter: no biases of zero, no norms of one, and logits of several units.
 

@@ -33,7 +33,7 @@ class Parts:
     def add_norm(self, name: str, value: str) -> str:
         """Add a norm over the last axis, whose weight has only that axis."""
         subtracts_mean = self.computation.norm.subtracts_mean
-        return add_stored_norm(self.graph, name, value, subtracts_mean=subtracts_mean, epsilon=self._epsilon)
+        return add_stored_norm(self.graph, name, value, subtracts_mean=subtracts_mean, epsilon=self.epsilon)
 
     def add_norm_of_sum(self, name: str, value: str, update: str, *, total: str) -> str:
         """Add a sum and the norm over it as one node, which returns both; the sum is named `total`."""
@@ -41,7 +41,7 @@ class Parts:
         bias = [self.graph.weight(f"{name}.bias")] if self.graph.has_weight(f"{name}.bias") else []
         operator = "Skip" + ("" if self.computation.norm.subtracts_mean else "Simplified") + "LayerNormalization"
         outputs = [name, "", "", total]
-        self.graph.add_fused(operator, value, update, weight, *bias, outputs=outputs, epsilon=self._epsilon)
+        self.graph.add_fused(operator, value, update, weight, *bias, outputs=outputs, epsilon=self.epsilon)
         return name
 
     def add_norm_of_each_head(self, name: str, value: str) -> str:
@@ -54,7 +54,7 @@ class Parts:
             self.computation.norm.subtracts_mean,
         )
         plain = add_norm(
-            self.graph, value, ones, subtracts_mean=subtracts_mean, epsilon=self._epsilon, output=f"{name}.plain"
+            self.graph, value, ones, subtracts_mean=subtracts_mean, epsilon=self.epsilon, output=f"{name}.plain"
         )
         return self.graph.add("Mul", plain, self.graph.weight(f"{name}.weight"), output=name)
 
@@ -76,6 +76,7 @@ class Parts:
         return self.graph.add("Mul", bounded, cap, output=output)
 
     @property
-    def _epsilon(self) -> float:
+    def epsilon(self) -> float:
+        """What norms add to the mean of squares."""
         named = self.computation.epsilon
         return float(self.config.fields[named] if isinstance(named, str) else named)

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from amp_export.architectures import CacheTensor, GatedDeltaRule, Mixer, cache_tensors
+from amp_export.architectures import CacheTensor, GatedDeltaRule, Mixer, StateSpace, cache_tensors
 from amp_export.exporters.models.caches import past_name, present_of
 from amp_export.exporters.onnx.builder.activations import activation_of, add_activation
 from amp_export.exporters.onnx.builder.entries import Entry
 from amp_export.exporters.onnx.builder.layers import Parts
 from amp_export.exporters.onnx.builder.nodes import END
 from amp_export.exporters.onnx.builder.recurrences import (
-    DeltaRuleParts,
-    DeltaRuleSizes,
-    add_delta_rule,
+    RecurrenceParts,
+    RecurrenceSizes,
+    add_recurrence,
     add_unit_norm,
 )
 from amp_export.options import Dtype
@@ -54,6 +54,8 @@ class Mixers(Parts):
         masked = self.graph.add("Mul", hidden, _TOKENS, output=f"{scope}.{mixer.module}.masked")
         if isinstance(mixer, GatedDeltaRule):
             mixed = self._add_delta_rule(layer, scope, mixer, masked)
+        elif isinstance(mixer, StateSpace):
+            mixed = self._add_state_space(layer, scope, mixer, masked)
         else:
             mixed = self._add_short_convolution(layer, scope, mixer, masked)
         return self.add_linear(scope, mixer.output, mixed)
@@ -74,7 +76,9 @@ class Mixers(Parts):
         convolved_part, gate, rate, decay = (self.add_linear(scope, each, hidden) for each in mixer.inputs)
         state = self._states(layer)[1]
         value_heads, key_width, value_width = (size or 0 for size in state.axes)
-        sizes = DeltaRuleSizes(self.config.size(mixer.key_heads), value_heads, key_width, value_width)
+        sizes = RecurrenceSizes(
+            self.config.size(mixer.key_heads), value_heads, key_width, value_width, scale=key_width**-0.5
+        )
         convolved = self._add_convolution(layer, scope, mixer, convolved_part)
         convolved = add_activation(
             graph, activation_of(self.config), convolved, output=f"{module}.convolved", module=module
@@ -89,19 +93,80 @@ class Mixers(Parts):
             for each in (queries, keys)
         )
         rates = self._to_float32(graph.add("Sigmoid", rate, output=f"{module}.rates"))
-        parts = DeltaRuleParts(queries, keys, values, self._add_decays(scope, mixer, decay), rates, past_name(state))
-        read = add_delta_rule(graph, parts, sizes, present=present_of(parts.state), output=f"{module}.read")
+        decays = self._add_decays(scope, mixer, self._to_float32(decay))
+        parts = RecurrenceParts(queries, keys, values, decays, past_name(state), rates)
+        read = add_recurrence(graph, parts, sizes, present=present_of(parts.state), output=f"{module}.read")
         return self._add_gated_norm(scope, mixer, read, gate, heads=(value_heads, value_width))
 
     def _add_decays(self, scope: str, mixer: GatedDeltaRule, projected: str) -> str:
-        """Add the logarithms of how much of a state is kept, of which each head has an own rate."""
+        """Add the logarithms of how much of a state is kept."""
         graph, module = self.graph, f"{scope}.{mixer.module}"
-        rate = self._to_float32(graph.weight(f"{scope}.{mixer.decay}"))
-        rate = graph.add("Neg", graph.add("Exp", rate, output=f"{module}.decay_rate"), output=f"{module}.decay_sign")
         bias = self._to_float32(graph.weight(f"{scope}.{mixer.decay_bias}"))
-        shifted = graph.add("Add", self._to_float32(projected), bias, output=f"{module}.decay_shifted")
-        steps = graph.add("Softplus", shifted, output=f"{module}.decay_steps")
-        return graph.add("Mul", steps, rate, output=f"{module}.decays")
+        shifted = graph.add("Add", projected, bias, output=f"{module}.decay_shifted")
+        steps = graph.add("Softplus", shifted, output=f"{module}.steps")
+        return graph.add("Mul", steps, self._add_rate(scope, mixer.module, mixer.decay), output=f"{module}.decays")
+
+    def _add_rate(self, scope: str, module: str, decay: str) -> str:
+        """Add the rate at which each head's state decays, a negative number, of which the weight is the logarithm."""
+        logarithm = self._to_float32(self.graph.weight(f"{scope}.{decay}"))
+        rate = self.graph.add("Exp", logarithm, output=f"{scope}.{module}.positive_rate")
+        return self.graph.add("Neg", rate, output=f"{scope}.{module}.rate")
+
+    def _add_state_space(self, layer: int, scope: str, mixer: StateSpace, hidden: str) -> str:
+        """Add a state-space mixer: a gated sum of what is convolved, and the gate and the norm of its output."""
+        graph, module, (projection,) = self.graph, f"{scope}.{mixer.module}", mixer.inputs
+        convolution, state = self._states(layer)
+        heads, key_width, value_width = (size or 0 for size in state.axes)
+        inner, groups, channels = heads * value_width, self.config.size(mixer.groups), convolution.axes[0] or 0
+        projected = self.add_linear(scope, projection, hidden)
+        names = [f"{module}.{part}" for part in ("gate", "channels", "projected_steps")]
+        gate, convolved, steps = graph.split(projected, [inner, channels, heads], outputs=names)
+        convolved = self._add_convolution(layer, scope, mixer, convolved)
+        convolved = add_activation(
+            graph, activation_of(self.config), convolved, output=f"{module}.convolved", module=module
+        )
+        # padding is not 0 any more where a bias was added
+        convolved = self._to_float32(graph.add("Mul", convolved, _TOKENS, output=f"{module}.convolved_tokens"))
+        names = [f"{module}.{part}" for part in ("values", "keys", "queries")]
+        values, keys, queries = graph.split(convolved, [inner, groups * key_width, groups * key_width], outputs=names)
+        steps = graph.add("Add", steps, graph.weight(f"{scope}.{mixer.step_bias}"), output=f"{module}.shifted_steps")
+        steps = self._to_float32(graph.add("Softplus", steps, output=f"{module}.steps"))
+        by_head, by_key = graph.integers(0, 0, heads, -1), graph.integers(0, 0, groups, key_width)
+        split = graph.add("Reshape", values, by_head, output=f"{module}.values_by_head")
+        size = graph.add("Reshape", steps, by_head, output=f"{module}.steps_by_head")
+        queries, keys = (graph.add("Reshape", each, by_key, output=f"{each}.by_group") for each in (queries, keys))
+        written = self._join(graph.add("Mul", split, size, output=f"{module}.written"), inner)
+        rate = self._add_rate(scope, mixer.module, mixer.decay)
+        decays = graph.add("Mul", steps, rate, output=f"{module}.decays")
+        parts = RecurrenceParts(queries, keys, written, decays, past_name(state))
+        sizes = RecurrenceSizes(groups, heads, key_width, value_width)
+        read = add_recurrence(graph, parts, sizes, present=present_of(parts.state), output=f"{module}.read")
+        skip = graph.integers(heads, 1)
+        factor = graph.add(
+            "Reshape", self._to_float32(graph.weight(f"{scope}.{mixer.skip}")), skip, output=f"{module}.skip"
+        )
+        skipped = self._join(graph.add("Mul", split, factor, output=f"{module}.skipped"), inner)
+        return self._add_norm_of_gated(
+            scope, mixer, graph.add("Add", read, skipped, output=f"{module}.total"), gate, width=inner // groups
+        )
+
+    def _add_norm_of_gated(self, scope: str, mixer: StateSpace, value: str, gate: str, *, width: int) -> str:
+        """Add the gate of a result and the norm of each group: `GraniteMoeHybridRMSNormGated`, 5.24, in float32."""
+        graph, module = self.graph, f"{scope}.{mixer.module}"
+        activated = add_activation(graph, "silu", self._to_float32(gate), output=f"{module}.gates", module=module)
+        gated = graph.add("Mul", value, activated, output=f"{module}.gated")
+        groups = graph.add("Reshape", gated, graph.integers(0, 0, -1, width), output=f"{module}.groups")
+        squares = graph.add("Mul", groups, groups, output=f"{module}.squares")
+        mean = graph.add("ReduceMean", squares, graph.integers(-1), output=f"{module}.mean")
+        shifted = graph.add("Add", mean, graph.number(self.epsilon, dtype=Dtype.FLOAT32), output=f"{module}.shifted")
+        normed = graph.add("Div", groups, graph.add("Sqrt", shifted, output=f"{module}.root"), output=f"{module}.unit")
+        weight = self._to_float32(graph.weight(f"{scope}.{mixer.norm}.weight"))
+        joined = graph.add("Reshape", normed, graph.integers(0, 0, -1), output=f"{module}.normed")
+        mixed = graph.add("Mul", joined, weight, output=f"{module}.weighted")
+        return graph.cast(mixed, graph.dtype, output=f"{module}.mixed", source=Dtype.FLOAT32)
+
+    def _join(self, by_head: str, width: int) -> str:
+        return self.graph.add("Reshape", by_head, self.graph.integers(0, 0, width), output=f"{by_head}.joined")
 
     def _add_gated_norm(
         self, scope: str, mixer: GatedDeltaRule, read: str, gate: str, *, heads: tuple[int, int]

@@ -16,13 +16,13 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from amp_export import BundleOptions, ExportOptions, export, validate
-from amp_export.architectures import CacheTensor, LayerWidths, cache_tensors
+from amp_export.architectures import CacheTensor, LayerWidths, cache_tensors, find_architecture
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.devices.bundle import bundle
 from amp_export.errors import AmpExportError, RequestError
 from amp_export.exporters.models.caches import is_past, is_present, past_name, past_of, present_of
 from amp_export.exporters.models.decoder import GraphDecoder
-from amp_export.exporters.onnx import describe_graph, run
+from amp_export.exporters.onnx import can_build, describe_graph, run
 from amp_export.exporters.onnx import export as build
 from amp_export.exporters.onnx.genai import cannot_describe
 from amp_export.exporters.onnx.introspection.taps import find_taps
@@ -32,12 +32,12 @@ from amp_export.exporting.drafting import prepare_pair
 from amp_export.options import Dtype, Format, Operators, Via, WeightFormat
 from amp_export.parity.comparison import compare_third_party
 from amp_export.verb_options import DraftOptions, ValidateOptions
-from tests.support.tiny_models import save_tiny_model, save_tiny_tokenizer
+from tests.support.tiny_models import BUILDABLE, save_tiny_model, save_tiny_tokenizer
 from tests.support.uneven_models import uneven
 
 MIXED = {"num_hidden_layers": 4, "layer_types": ["conv", "full_attention", "conv", "full_attention"]}
-KINDS = {"lfm2": "conv", "qwen3_5_text": "linear_attention"}
-"""Families whose caches hold states, and their layers that do not attend."""
+KINDS = [name for name in BUILDABLE if find_architecture(name).keeps_states]
+"""Families whose caches hold states."""
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +63,11 @@ def test_a_recurrence_keeps_float32_in_a_graph_of_half_the_width(tmp_path: Path)
 
 
 @pytest.mark.parametrize("operators", Operators)
+@pytest.mark.parametrize("model_type", ["qwen3_5_text", "granitemoehybrid"])
 def test_one_step_of_a_recurrence_is_repeated_or_is_an_operator_of_the_runtime(
-    operators: Operators, tmp_path: Path
+    model_type: str, operators: Operators, tmp_path: Path
 ) -> None:
-    folder = save_tiny_model(tmp_path / "checkpoint", "qwen3_5_text")
+    folder = save_tiny_model(tmp_path / "checkpoint", model_type)
     file = build(open_checkpoint(folder), tmp_path / "onnx", operators=operators).graph
     found = [node.op_type for node in onnx.load(file, load_external_data=False).graph.node]
     repeated, fused = (2, 0) if operators is Operators.STANDARD else (0, 2)
@@ -232,3 +233,16 @@ def test_what_knows_only_keys_and_values_refuses_states(case: str, lfm2: Path) -
     ask, message = REFUSALS[case]
     with pytest.raises(AmpExportError, match=message):
         ask(lfm2)
+
+
+def test_steps_that_are_limited_are_not_built(tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path / "checkpoint", "granitemoehybrid", time_step_limit=[0.0, 0.5])
+    assert "keeps to it in prompts, but not in further tokens" in str(can_build(open_checkpoint(folder).config))
+
+
+def test_granite_s_attention_may_do_without_positions(tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path / "checkpoint", "granitemoehybrid", position_embedding_type=None)
+    save_tiny_tokenizer(folder)
+    for operators in Operators:
+        export(folder, tmp_path / operators, ExportOptions(operators=operators))
+        assert validate(tmp_path / operators, ValidateOptions(threads=1)).holds
