@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from amp_export.architectures._computation import Computation, Order, Rotary
+from amp_export.architectures._derived import Derived, Share
 from amp_export.architectures._facts import Architecture
 from amp_export.architectures._layer_rules import LayerRule
-from amp_export.architectures._layouts import MAMBA2, gated_mlp, norm, separate_attention
+from amp_export.architectures._layouts import (
+    MAMBA2,
+    gated_mlp,
+    language_model,
+    norm,
+    separate_attention,
+    state_space,
+)
+
+_WIDTH_OF_A_HEAD = Share(("mamba_expand", "hidden_size"), by="mamba_n_heads")
 
 ARCHITECTURE = Architecture(
     model_type="bamba",
@@ -23,6 +34,7 @@ ARCHITECTURE = Architecture(
         "rms_norm_eps": 1e-5,
         "tie_word_embeddings": False,
         "rope_parameters": None,
+        "partial_rotary_factor": 0.5,
         "attention_bias": False,
         "mlp_bias": False,
         "attn_layer_indices": None,
@@ -31,7 +43,20 @@ ARCHITECTURE = Architecture(
     attention=separate_attention(bias="attention_bias"),
     mlp=gated_mlp(module="feed_forward", bias="mlp_bias"),
     norms=(*norm("input_layernorm"), *norm("pre_ff_layernorm")),
+    tensors=language_model("model.embed_tokens", norm("model.final_layernorm")),
+    mixer=state_space("mamba"),
     attention_layers=LayerRule(numbers="attn_layer_indices", otherwise=False),
     keeps_states=True,
+    computation=Computation(
+        positions=Rotary(partial="partial_rotary_factor"),
+        orders=(Order("input_layernorm", "pre_ff_layernorm"),),
+        final_norm="model.final_layernorm",
+    ),
+    derived=(
+        Derived("mamba_d_head", _WIDTH_OF_A_HEAD),
+        Derived("mamba_d_head", _WIDTH_OF_A_HEAD, {"mamba_d_head": "auto"}),
+    ),
+    # transformers sets it, whatever a file says
+    required={"partial_rotary_factor": 0.5},
     ignored=frozenset({"num_logits_to_keep", "z_loss_coefficient"}),
 )

@@ -63,7 +63,7 @@ def test_a_recurrence_keeps_float32_in_a_graph_of_half_the_width(tmp_path: Path)
 
 
 @pytest.mark.parametrize("operators", Operators)
-@pytest.mark.parametrize("model_type", ["qwen3_5_text", "granitemoehybrid"])
+@pytest.mark.parametrize("model_type", ["qwen3_5_text", "granitemoehybrid", "bamba"])
 def test_one_step_of_a_recurrence_is_repeated_or_is_an_operator_of_the_runtime(
     model_type: str, operators: Operators, tmp_path: Path
 ) -> None:
