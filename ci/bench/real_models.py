@@ -143,30 +143,13 @@ class Bench:
 
 
 def _describe_parity(parity: ParityReport) -> str:
-    worst = max(parity.cases, key=lambda case: case.max_error / parity.tolerances(case)[0])
-    verdict = "holds" if parity.holds else "FAILS"
-    return f"{verdict}: {worst.max_error:.1e} of {parity.tolerances(worst)[0]:.1e}"
-
-
-def _describe_speedup(report: Report) -> str:
-    if report.benchmark is None:
-        return "not measured"
-    found = []
-    for phase, result in report.benchmark.phases.items():
-        low, high = result.interval
-        found.append(f"{phase} {result.speedup:.2f} [{low:.2f}, {high:.2f}]")
-    return ", ".join(found)
-
-
-def describe_parity(parity: ParityReport) -> str:
     """Return the verdict, with the largest error of the case that comes nearest to its tolerance."""
     worst = max(parity.cases, key=lambda case: case.max_error / parity.tolerances(case)[0])
     verdict = "holds" if parity.holds else "FAILS"
     return f"{verdict}: {worst.max_error:.1e} of {parity.tolerances(worst)[0]:.1e}"
 
 
-def describe_speedup(report: Report) -> str:
-    """Return the speedup of each phase, with its interval."""
+def _describe_speedup(report: Report) -> str:
     if report.benchmark is None:
         return "not measured"
     found = []
