@@ -103,7 +103,7 @@ def load_whole(path: Path, *, dtype: torch.dtype | None = None, layers: bool = T
 
     with quiet_transformers(), transformers_errors(path):
         untyped: Any = transformers.AutoModelForImageTextToText
-        config = transformers.AutoConfig.from_pretrained(path, **OFFLINE)
+        config = read_model_config(path)
         if not layers:
             _leave_out_layers(config)
         model, found = untyped.from_pretrained(
@@ -137,7 +137,7 @@ def build_whole(path: Path) -> PreTrainedModel:
     import transformers
 
     with quiet_transformers(), transformers_errors(path):
-        config = transformers.AutoConfig.from_pretrained(path, **OFFLINE)
+        config = read_model_config(path)
         _leave_out_layers(config)
         with torch.device("meta"):
             model: PreTrainedModel = transformers.AutoModelForImageTextToText.from_config(config)

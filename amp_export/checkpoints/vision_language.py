@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from amp_export.architectures import Architecture, ModelConfig, find_architecture, tensor_shapes
 from amp_export.architectures._position_axes import AXES_FIELDS, SECTIONS
 from amp_export.architectures._vision_language import VISION_LANGUAGE, LanguageModel
-from amp_export.checkpoints.building import OFFLINE, build_from_config, transformers_errors
+from amp_export.checkpoints.building import build_from_config, read_model_config, transformers_errors
 from amp_export.checkpoints.companions import find_companions
 from amp_export.checkpoints.hashing import hash_files
 from amp_export.checkpoints.older_versions import write_config
@@ -221,13 +221,11 @@ def read_axes(path: Path, head_dim: int) -> tuple[int, ...]:
     Raises:
         ModelError: transformers refuses the config, or it does not say the axis of each pair.
     """
-    import transformers
-
     facts = VISION_LANGUAGE[read_object(path / "config.json", error=ModelError)["model_type"]]
     if facts.axes is None:
         return ()
     with quiet_transformers(), transformers_errors(path):
-        text = transformers.AutoConfig.from_pretrained(path, **OFFLINE).get_text_config(decoder=True)
+        text = read_model_config(path).get_text_config(decoder=True)
     return facts.axes.of_pairs(head_dim // 2, text.rope_parameters.get(SECTIONS))
 
 
@@ -237,12 +235,8 @@ def read_vision_fields(path: Path) -> dict[str, Any]:
     Raises:
         ModelError: transformers refuses the config.
     """
-    import transformers
-
     with quiet_transformers(), transformers_errors(path):
-        vision = transformers.AutoConfig.from_pretrained(path, **OFFLINE).vision_config
-        fields: dict[str, Any] = decode_json(vision.to_json_string(use_diff=False))
-    return fields
+        return _all_fields(read_model_config(path).vision_config)
 
 
 def hash_whole(path: Path) -> str:
@@ -252,18 +246,22 @@ def hash_whole(path: Path) -> str:
     return hash_files((file.relative_to(path).as_posix(), file) for file in files)
 
 
+def _all_fields(config: Any) -> dict[str, Any]:
+    """Return the fields of a config of transformers, also those with their defaults."""
+    fields: dict[str, Any] = decode_json(config.to_json_string(use_diff=False))
+    return fields
+
+
 def _language_fields(path: Path, facts: LanguageModel) -> dict[str, Any]:
     """Return the fields of the language model, all of them, as transformers reads them.
 
     Raises:
         UnsupportedModelError: It has none.
     """
-    import transformers
-
     with quiet_transformers(), transformers_errors(path):
-        whole = transformers.AutoConfig.from_pretrained(path, **OFFLINE)
+        whole = read_model_config(path)
         text = whole.get_text_config(decoder=True)
-        fields: dict[str, Any] = decode_json(text.to_json_string(use_diff=False))
+        fields = _all_fields(text)
     if text is whole:
         raise UnsupportedModelError(_cannot_tell(path, "config.json has no text_config"))
     rope = fields.get("rope_parameters")

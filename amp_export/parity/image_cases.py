@@ -13,7 +13,7 @@ import numpy as np
 from amp_export.architectures import ModelConfig
 from amp_export.architectures._grid_encoders import GRIDS
 from amp_export.architectures._vision_language import VISION_LANGUAGE, ImageInput, LanguageModel
-from amp_export.checkpoints.building import OFFLINE, transformers_errors
+from amp_export.checkpoints.building import read_model_config, transformers_errors
 from amp_export.checkpoints.loading import build_whole
 from amp_export.checkpoints.quiet import quiet_transformers
 from amp_export.checkpoints.vision_language import special_tokens
@@ -123,13 +123,11 @@ class ImageFacts:
         Raises:
             ModelError: transformers refuses its config.
         """
-        import transformers
-
         from amp_export.exporters.tracing.vision import any_shape, tile_shape
 
         raw = read_object(whole / "config.json")
         with quiet_transformers(), transformers_errors(whole):
-            config = transformers.AutoConfig.from_pretrained(whole, **OFFLINE)
+            config = read_model_config(whole)
             token = int(config.image_token_id)
             special = frozenset({*special_tokens(raw), *special_tokens(config.to_dict()), token})
             language = VISION_LANGUAGE[raw["model_type"]]
