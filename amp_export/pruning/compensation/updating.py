@@ -25,7 +25,7 @@ from amp_export.pruning.compensation.chains import Chain, ChainLayer, chains_of,
 from amp_export.pruning.compensation.least_squares import Moments, fit
 from amp_export.pruning.compensation.results import Compensation, Update
 from amp_export.pruning.compensation.shortcuts import Shortcut, find_shortcut, skipped
-from amp_export.pruning.compensation.streams import StreamBatch, run_layer, token_power, watch
+from amp_export.pruning.compensation.streams import LayerCall, StreamBatch, run_layer, token_power, watch
 from amp_export.pruning.slicing import prune_layer
 
 if TYPE_CHECKING:
@@ -114,17 +114,17 @@ class _Pruning:
             self._run_dense(each.path, lanes, place, [block.output.name for block in blocks])
             for number in each.sites:
                 layer = prune_layer(self._model, self._config, self._plan, number, widths=self._widths)
-            shortcuts = self._find_shortcuts(layer, blocks, lanes[0], place)
+            shortcuts = self._find_shortcuts(layer, blocks, lanes[0])
             for number, block in mixing:
                 if self._config.sites[number].stack.attention is not None:
-                    self.updates.append(_update_attention(layer, block.output, (number, place), lanes, self._factor))
+                    self.updates.append(_update_attention(layer, block.output, number, lanes, self._factor))
             names = [block.output.name for _, block in mixing]
             for number, block in mlps:
-                fitted = _update_mlp(layer, block.output, names, (number, place), lanes, self._factor, shortcuts)
+                fitted = _update_mlp(layer, block.output, names, number, lanes, self._factor, shortcuts)
                 self.updates.append(fitted)
             for lane in lanes:
                 with skipped(layer, lane.take_known(shortcuts)):
-                    lane.pruned_bsh = run_layer(layer, lane.pruned_bsh, lane.pruned_calls[place])
+                    lane.pruned_bsh = run_layer(layer, lane.pruned_bsh, lane.pruned_call)
             self._finish(each, layer)
 
     def _run_dense(self, path: str, lanes: Sequence[_Lane], place: int, outputs: Sequence[str]) -> None:
@@ -134,14 +134,11 @@ class _Pruning:
             lane.run_dense(dense, outputs, place)
         self.dense_seconds += time.perf_counter() - began
 
-    def _find_shortcuts(
-        self, layer: torch.nn.Module, blocks: Sequence[Block], lane: _Lane, place: int
-    ) -> list[Shortcut]:
+    def _find_shortcuts(self, layer: torch.nn.Module, blocks: Sequence[Block], lane: _Lane) -> list[Shortcut]:
         """Return the shortcuts of a layer's blocks, which are looked for once in layers of a kind."""
         kind = type(layer), tuple(block.module for block in blocks)
         if kind not in self._shortcuts:
-            call = lane.pruned_calls[place]
-            found = (find_shortcut(layer, block, lane.pruned_bsh, call) for block in blocks)
+            found = (find_shortcut(layer, block, lane.pruned_bsh, lane.pruned_call) for block in blocks)
             self._shortcuts[kind] = [shortcut for shortcut in found if shortcut is not None]
         return self._shortcuts[kind]
 
@@ -165,12 +162,14 @@ class _Lane:
         dense_bsh: The dense stream, [batch, sequence, hidden].
         pruned_bsh: The pruned stream.
         apart_th: By how much the dense stream exceeds the pruned one before the layer, [tokens, hidden].
+        pruned_call: Arguments of the layer that is pruned now.
         given_th: Outputs of the dense layer's projections, by name, [tokens, hidden].
         weights_t: Weight of each token, [tokens].
         inputs: Inputs of the projections that were fitted, by name, [batch, sequence, inputs].
     """
 
     apart_th: torch.Tensor
+    pruned_call: LayerCall
     given_th: dict[str, torch.Tensor]
     weights_t: torch.Tensor
 
@@ -195,7 +194,7 @@ class _Lane:
         seen = watch(layer, self.dense_bsh, self.dense_calls[place], outputs=outputs)
         self.apart_th = self.batch.real(self.dense_bsh).float() - self.batch.real(self.pruned_bsh).float()
         self.given_th = {name: self.batch.real(seen[f"{name}.output"]).float() for name in outputs}
-        self.dense_bsh = seen["output"]
+        self.dense_bsh, self.pruned_call = seen["output"], self.pruned_calls[place]
         self.weights_t = 1 / token_power(self.batch.real(self.dense_bsh))
 
 
@@ -221,21 +220,20 @@ def _stream_factor(config: ModelConfig) -> float | None:
 
 
 def _update_attention(
-    layer: torch.nn.Module, output: Projection, numbers: tuple[int, int], lanes: Sequence[_Lane], factor: float | None
+    layer: torch.nn.Module, output: Projection, number: int, lanes: Sequence[_Lane], factor: float | None
 ) -> Update:
     """Fit the output projection of an attention.
 
     Args:
         layer: The pruned layer.
         output: The projection.
-        numbers: Number of the plan's entry, and place of the layer in its chain.
+        number: Number of the plan's entry.
         lanes: The batches.
         factor: See `_stream_factor`.
     """
-    fitting, (number, place) = _Fitting(layer, output), numbers
+    fitting = _Fitting(layer, output)
     for lane in lanes:
-        call = lane.pruned_calls[place]
-        seen = watch(layer, lane.pruned_bsh, call, inputs=[output.name], until=output.name)
+        seen = watch(layer, lane.pruned_bsh, lane.pruned_call, inputs=[output.name], until=output.name)
         target_th = lane.given_th[output.name]
         if factor is not None:
             target_th = target_th + lane.apart_th / factor
@@ -248,16 +246,16 @@ def _update_mlp(
     layer: torch.nn.Module,
     down: Projection,
     mixing: Sequence[str],
-    numbers: tuple[int, int],
+    number: int,
     lanes: Sequence[_Lane],
     factor: float | None,
     shortcuts: Sequence[Shortcut],
 ) -> Update:
     """Fit the down projection of an MLP, after the projections of what mixes tokens: see `_update_attention`."""
-    fitting, (number, place) = _Fitting(layer, down), numbers
+    fitting = _Fitting(layer, down)
     for lane in lanes:
         with skipped(layer, lane.known(shortcuts)):
-            seen = watch(layer, lane.pruned_bsh, lane.pruned_calls[place], inputs=[down.name], outputs=mixing)
+            seen = watch(layer, lane.pruned_bsh, lane.pruned_call, inputs=[down.name], outputs=mixing)
         lane.inputs[down.name] = seen[f"{down.name}.input"]
         target_th = lane.given_th[down.name]
         if factor is not None:
