@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from amp_export.architectures._computation import Conditions, Not, Order
+from amp_export.architectures._derived import Derived, Share
 from amp_export.architectures._facts import Block, Count, Features, Projection, PrunedUnit, Tensor, Total
 from amp_export.architectures._mixers import GatedDeltaRule, State, StateSpace
 
@@ -187,6 +188,14 @@ MAMBA2: Mapping[str, Any] = {
     "time_step_limit": None,
 }
 """Config fields of state-space mixers, which stay: `Mamba2Mixer`, `modeling_mamba2.py`, transformers 5.24."""
+
+_MAMBA2_WIDTH = Share(("mamba_expand", "hidden_size"), by="mamba_n_heads")
+
+MAMBA2_DERIVED = (
+    Derived("mamba_d_head", _MAMBA2_WIDTH),
+    Derived("mamba_d_head", _MAMBA2_WIDTH, {"mamba_d_head": "auto"}),
+)
+"""The width of a mixer's head where the config leaves it out, or to transformers."""
 
 
 def norm(name: str, *, bias: bool = False, when: Conditions | None = None) -> tuple[Tensor, ...]:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from amp_export.architectures._computation import Computation, Order, Rotary
-from amp_export.architectures._derived import Derived, Share
 from amp_export.architectures._facts import Architecture
 from amp_export.architectures._layer_rules import LayerRule
 from amp_export.architectures._layouts import (
     MAMBA2,
+    MAMBA2_DERIVED,
     gated_mlp,
     language_model,
     norm,
     separate_attention,
     state_space,
 )
-
-_WIDTH_OF_A_HEAD = Share(("mamba_expand", "hidden_size"), by="mamba_n_heads")
 
 ARCHITECTURE = Architecture(
     model_type="bamba",
@@ -52,10 +50,7 @@ ARCHITECTURE = Architecture(
         orders=(Order("input_layernorm", "pre_ff_layernorm"),),
         final_norm="model.final_layernorm",
     ),
-    derived=(
-        Derived("mamba_d_head", _WIDTH_OF_A_HEAD),
-        Derived("mamba_d_head", _WIDTH_OF_A_HEAD, {"mamba_d_head": "auto"}),
-    ),
+    derived=MAMBA2_DERIVED,
     # transformers sets it, whatever a file says
     required={"partial_rotary_factor": 0.5},
     ignored=frozenset({"num_logits_to_keep", "z_loss_coefficient"}),

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from amp_export.architectures._computation import AttentionScale, Computation, Factor, Rotary
-from amp_export.architectures._derived import Derived, Share
 from amp_export.architectures._facts import Architecture, Block, Projection, PrunedUnit
 from amp_export.architectures._layer_rules import LayerRule
-from amp_export.architectures._layouts import LLAMA_NORMS, LLAMA_TENSORS, MAMBA2, separate_attention, state_space
+from amp_export.architectures._layouts import (
+    LLAMA_NORMS,
+    LLAMA_TENSORS,
+    MAMBA2,
+    MAMBA2_DERIVED,
+    separate_attention,
+    state_space,
+)
 
 ARCHITECTURE = Architecture(
     model_type="granitemoehybrid",
@@ -55,10 +61,7 @@ ARCHITECTURE = Architecture(
         residual_factor=Factor("residual_multiplier"),
         logit_factor=Factor("logits_scaling", -1.0),
     ),
-    derived=(
-        Derived("mamba_d_head", Share(("mamba_expand", "hidden_size"), by="mamba_n_heads")),
-        Derived("mamba_d_head", Share(("mamba_expand", "hidden_size"), by="mamba_n_heads"), {"mamba_d_head": "auto"}),
-    ),
+    derived=MAMBA2_DERIVED,
     names={"intermediate_size": "shared_intermediate_size"},
     ignored=frozenset({"intermediate_size", "num_experts_per_tok", "output_router_logits", "router_aux_loss_coef"}),
     # those with experts have few neurons besides them

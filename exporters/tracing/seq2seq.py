@@ -14,6 +14,7 @@ import torch
 from amp_export.checkpoints.loading import cache_argument, takes
 from amp_export.errors import UnsupportedModelError
 from amp_export.exporters.files import DECODER, DECODER_WITH_PAST, ENCODER
+from amp_export.exporters.models.encoder_decoder import MASK
 from amp_export.exporters.tracing.decoders import NEW, PAST, check_layers, contents, filled_cache, sample_past
 from amp_export.exporters.tracing.encoders import encoder_inputs, sample_waveforms
 from amp_export.exporters.tracing.jobs import BATCH, Axes, Job, Sample, sample_tokens
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 _PARTS = ("decoder", "encoder")
 """Parts of the KV cache, in the order of `EncoderDecoderCache`'s arguments."""
 
-
-_MASK = "encoder_attention_mask"
 
 _SOURCE: Axes = ("batch_size", "encoder_sequence_length")
 
@@ -44,7 +43,7 @@ class Encoder(torch.nn.Module):
             encoded = encoder(**inputs, return_dict=True)
         # raw audio has fewer states than samples, so that the mask of the samples says nothing to a decoder
         mask = getattr(encoded, "attention_mask", None)
-        real = {} if mask is None else {_MASK: mask.long()}
+        real = {} if mask is None else {MASK: mask.long()}
         return {"last_hidden_state": encoded.last_hidden_state, **real}
 
 
@@ -172,10 +171,10 @@ def seq2seq_jobs(model: PreTrainedModel) -> list[Job]:
     with torch.no_grad():
         encoded = encoder(**{name: sample.tensor for name, sample in inputs.items()})
     states, mask = encoded["last_hidden_state"], {}
-    if _MASK in encoded:
-        mask[_MASK] = Sample(encoded[_MASK], _SOURCE)
+    if MASK in encoded:
+        mask[MASK] = Sample(encoded[MASK], _SOURCE)
     elif "attention_mask" in inputs:
-        mask[_MASK] = Sample(inputs["attention_mask"].tensor, _SOURCE)
+        mask[MASK] = Sample(inputs["attention_mask"].tensor, _SOURCE)
     tokens = {"input_ids": Sample(sample_tokens(model, NEW), ("batch_size", "decoder_sequence_length"))}
     hidden = {"encoder_hidden_states": Sample(states, (*_SOURCE, None))}
     past = {"past_key_values": _sample_pasts(model, states)}

@@ -11,6 +11,7 @@ from amp_export.exporters.onnx.builder.activations import activation_of, add_act
 from amp_export.exporters.onnx.builder.entries import Entry
 from amp_export.exporters.onnx.builder.layers import Parts
 from amp_export.exporters.onnx.builder.nodes import END
+from amp_export.exporters.onnx.builder.opset20 import add_unit_rms
 from amp_export.exporters.onnx.builder.recurrences import (
     RecurrenceParts,
     RecurrenceSizes,
@@ -156,10 +157,7 @@ class Mixers(Parts):
         activated = add_activation(graph, "silu", self._to_float32(gate), output=f"{module}.gates", module=module)
         gated = graph.add("Mul", value, activated, output=f"{module}.gated")
         groups = graph.add("Reshape", gated, graph.integers(0, 0, -1, width), output=f"{module}.groups")
-        squares = graph.add("Mul", groups, groups, output=f"{module}.squares")
-        mean = graph.add("ReduceMean", squares, graph.integers(-1), output=f"{module}.mean")
-        shifted = graph.add("Add", mean, graph.number(self.epsilon, dtype=Dtype.FLOAT32), output=f"{module}.shifted")
-        normed = graph.add("Div", groups, graph.add("Sqrt", shifted, output=f"{module}.root"), output=f"{module}.unit")
+        normed = add_unit_rms(graph, groups, epsilon=self.epsilon, scope=groups)
         weight = self._to_float32(graph.weight(f"{scope}.{mixer.norm}.weight"))
         joined = graph.add("Reshape", normed, graph.integers(0, 0, -1), output=f"{module}.normed")
         mixed = graph.add("Mul", joined, weight, output=f"{module}.weighted")

@@ -21,13 +21,18 @@ if TYPE_CHECKING:
 def add_rms_norm(graph: Graph, value: str, weight: str, *, epsilon: float, output: str) -> str:
     """Add RMSNormalization-23 over the last axis, with its mean in float32 (`stash_type` 1)."""
     value = graph.cast(value, Dtype.FLOAT32, output=f"{output}.float32")
-    squares = graph.add("Mul", value, value, output=f"{output}.squares")
-    mean = graph.add("ReduceMean", squares, graph.integers(-1), output=f"{output}.mean")
-    shifted = graph.add("Add", mean, graph.number(epsilon, dtype=Dtype.FLOAT32), output=f"{output}.mean_epsilon")
-    root = graph.add("Sqrt", shifted, output=f"{output}.root")
-    normed = graph.add("Div", value, root, output=f"{output}.normed")
+    normed = add_unit_rms(graph, value, epsilon=epsilon, scope=output)
     normed = graph.cast(normed, graph.dtype, output=f"{output}.rounded", source=Dtype.FLOAT32)
     return graph.add("Mul", normed, weight, output=output)
+
+
+def add_unit_rms(graph: Graph, value: str, *, epsilon: float, scope: str) -> str:
+    """Divide float32 values by the root of their mean square over the last axis; the scope begins the nodes' names."""
+    squares = graph.add("Mul", value, value, output=f"{scope}.squares")
+    mean = graph.add("ReduceMean", squares, graph.integers(-1), output=f"{scope}.mean")
+    shifted = graph.add("Add", mean, graph.number(epsilon, dtype=Dtype.FLOAT32), output=f"{scope}.mean_epsilon")
+    root = graph.add("Sqrt", shifted, output=f"{scope}.root")
+    return graph.add("Div", value, root, output=f"{scope}.normed")
 
 
 def add_rotation_rows(graph: Graph, rows: str, *, interleaved: bool) -> str:
