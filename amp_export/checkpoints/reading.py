@@ -19,7 +19,6 @@ from amp_export.architectures import (
 )
 from amp_export.checkpoints.companions import find_companions
 from amp_export.checkpoints.snapshots import Snapshot
-from amp_export.checkpoints.source_files import reading
 from amp_export.checkpoints.tying import differs_from_embedding
 from amp_export.checkpoints.unsupported import (
     refuse_adapter,
@@ -27,7 +26,7 @@ from amp_export.checkpoints.unsupported import (
     refuse_quantized,
     refuse_removed_heads,
 )
-from amp_export.checkpoints.weight_files import TensorInfo, check_dtypes, read_headers
+from amp_export.checkpoints.weight_files import TensorInfo, check_dtypes, read_headers, read_tensor
 from amp_export.documents import parse_json, read_text
 from amp_export.errors import ModelError, UnsupportedModelError
 from amp_export.hardware.threads import read_in_threads
@@ -78,20 +77,6 @@ class Checkpoint:
     def companions(self) -> list[Path]:
         """Return the files beside config and weights that travel with them."""
         return find_companions(self.path)
-
-
-def read_tensor(info: TensorInfo) -> Array:
-    """Read one tensor as it is; bfloat16 is returned as `ml_dtypes.bfloat16`.
-
-    Raises:
-        ModelError: The file cannot be read.
-    """
-    import ml_dtypes  # noqa: F401 - registers "bfloat16" with numpy
-    from safetensors import safe_open
-
-    with reading(info.file), safe_open(info.file, framework="np") as file:
-        array: Array = file.get_tensor(info.stored_name)
-    return array
 
 
 def read_finite(info: TensorInfo, name: str) -> Array:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from amp_export.architectures import ModelConfig
-from amp_export.checkpoints.weight_files import DTYPES, TensorInfo, has_safetensors, read_headers
+from amp_export.checkpoints.weight_files import DTYPES, TensorInfo, has_safetensors, read_headers, read_tensor
 
 ROWS = 1 << 14
 """Rows that are compared at a time."""
@@ -66,18 +66,12 @@ def _find(tensors: Mapping[str, TensorInfo], config: ModelConfig, name: str) -> 
 
 
 def _differ(first: TensorInfo, second: TensorInfo) -> bool:
-    import ml_dtypes  # noqa: F401 - registers "bfloat16" with numpy
     import numpy as np
-    from safetensors import safe_open
 
     if first.shape != second.shape or not first.shape:
         return True
     if not {first.dtype, second.dtype} <= set(DTYPES.values()):
         return False  # quantized weights are refused when they are opened
-    with safe_open(first.file, framework="np") as one, safe_open(second.file, framework="np") as other:
-        slices = one.get_slice(first.stored_name), other.get_slice(second.stored_name)
-        rows = first.shape[0]
-        return any(
-            not np.array_equal(*(each[start : min(start + ROWS, rows)] for each in slices))
-            for start in range(0, rows, ROWS)
-        )
+    one, other = read_tensor(first), read_tensor(second)
+    rows = range(0, first.shape[0], ROWS)
+    return not all(np.array_equal(one[start : start + ROWS], other[start : start + ROWS]) for start in rows)

@@ -15,9 +15,9 @@ from amp_export.checkpoints.companions import find_companions
 from amp_export.checkpoints.hashing import hash_files
 from amp_export.checkpoints.older_versions import write_config
 from amp_export.checkpoints.quiet import quiet_transformers
-from amp_export.checkpoints.reading import read_config, read_tensor
+from amp_export.checkpoints.reading import read_config
 from amp_export.checkpoints.unsupported import refuse_quantized
-from amp_export.checkpoints.weight_files import TensorInfo, has_safetensors, read_headers, weight_files
+from amp_export.checkpoints.weight_files import TensorInfo, has_safetensors, read_headers, read_tensor, weight_files
 from amp_export.checkpoints.writing import write_checkpoint
 from amp_export.documents import decode_json, read_object
 from amp_export.errors import ModelError, UnsupportedModelError

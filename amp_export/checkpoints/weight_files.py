@@ -1,15 +1,20 @@
-"""The weight files of a checkpoint directory and their headers."""
+"""The weight files of a checkpoint directory, their headers, and their tensors."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from amp_export.checkpoints.source_files import reading
 from amp_export.documents import convert, parse_json, read_text
 from amp_export.errors import ModelError, UnsupportedModelError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, np.dtype[Any]]
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -22,6 +27,9 @@ NO_WEIGHTS = frozenset({"training_args.bin", "optimizer.bin", "scheduler.bin", "
 
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """Dtype names in configs, by their names in safetensors headers."""
+
+BESIDE_WEIGHTS = {"I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool"}
+"""Dtype names of numpy, by their names in safetensors headers, for what is copied and never computed with."""
 
 QUANTIZED_DTYPES = {
     "I8": "bitsandbytes (LLM.int8) or compressed-tensors",
@@ -42,12 +50,21 @@ NEVER_READ = ("position_ids",)
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Location, dtype and shape of a tensor, from a safetensors header."""
+    """A tensor of a safetensors file, as the file's header describes it.
+
+    Attributes:
+        file: The file.
+        stored_name: The tensor's name in it.
+        dtype: Its dtype, as configs call it.
+        shape: Its shape.
+        start: Where its values begin in the file, in bytes.
+    """
 
     file: Path
     stored_name: str
     dtype: str
     shape: tuple[int, ...]
+    start: int
 
 
 @dataclass(frozen=True)
@@ -159,21 +176,64 @@ def read_headers(path: Path) -> dict[str, TensorInfo]:
     Raises:
         ModelError: A file is missing or damaged.
     """
-    from safetensors import SafetensorError, safe_open
-
     tensors: dict[str, TensorInfo] = {}
     for file in weight_files(path):
-        try:
-            with reading(file), safe_open(file, framework="np") as handle:
-                for name in handle.keys():  # noqa: SIM118 - not a mapping
-                    if name.endswith(NEVER_READ):
-                        continue
-                    part = handle.get_slice(name)
-                    dtype = DTYPES.get(part.get_dtype(), part.get_dtype())
-                    tensors[name] = TensorInfo(file, name, dtype, tuple(part.get_shape()))
-        except SafetensorError as error:
-            raise ModelError(f"{file} is damaged: {error}\nIt may be truncated. {_AGAIN}") from error
+        with reading(file):
+            infos = read_header(file)
+        tensors |= {info.stored_name: info for info in infos if not info.stored_name.endswith(NEVER_READ)}
     return tensors
+
+
+def read_header(file: Path) -> list[TensorInfo]:
+    """Return what the header of a safetensors file says of its tensors.
+
+    The file begins with the header's length, 8 bytes, little-endian; the header is JSON, and the values follow it.
+    Source: "Format" in the README of safetensors 0.6.
+
+    Raises:
+        ModelError: The file is damaged.
+        OSError: The file cannot be read.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        # the library checks that dtypes, shapes, offsets and the file's length agree
+        with safe_open(file, framework="np"):
+            pass
+    except SafetensorError as error:
+        raise ModelError(f"{file} is damaged: {error}\nIt may be truncated. {_AGAIN}") from error
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        header: dict[str, dict[str, Any]] = parse_json(stream.read(length), source=str(file), error=ModelError)
+    return [
+        TensorInfo(
+            file=file,
+            stored_name=name,
+            dtype=DTYPES.get(tensor["dtype"], tensor["dtype"]),
+            shape=tuple(tensor["shape"]),
+            start=8 + length + tensor["data_offsets"][0],
+        )
+        for name, tensor in header.items()
+        if name != "__metadata__"
+    ]
+
+
+def read_tensor(info: TensorInfo) -> Array:
+    """Read one tensor as it is, from the mapped file; bfloat16 is returned as `ml_dtypes.bfloat16`.
+
+    The array cannot be written to. It costs no memory: the system reads and drops its pages as it likes.
+
+    Raises:
+        ModelError: The file cannot be read.
+    """
+    import ml_dtypes  # noqa: F401 - registers "bfloat16" with numpy
+    import numpy as np
+
+    dtype = BESIDE_WEIGHTS.get(info.dtype, info.dtype)
+    if 0 in info.shape:
+        return np.empty(info.shape, dtype)
+    with reading(info.file):
+        return np.asarray(np.memmap(info.file, dtype, mode="r", offset=info.start, shape=info.shape))
 
 
 def check_dtypes(path: Path, tensors: Mapping[str, TensorInfo]) -> None:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, np.dtype[Any]]
 
 
-SHARD_BYTES = 2 << 30
-"""Maximum size of a shard, and thus of the weights in memory while writing."""
+SHARD_BYTES = 1 << 30
+"""Maximum size of a shard, and thus of the weights in memory while writing; shards are hashed side by side."""
 
 
 def write_checkpoint(

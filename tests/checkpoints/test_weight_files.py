@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
 from safetensors.numpy import load_file, save_file
 
 from amp_export.checkpoints.building import rehearse_loading
@@ -21,7 +22,15 @@ from amp_export.checkpoints.hashing import hash_weights
 from amp_export.checkpoints.loading import load_model
 from amp_export.checkpoints.quiet import quiet_transformers
 from amp_export.checkpoints.reading import open_checkpoint
-from amp_export.checkpoints.weight_files import INDEX, PICKLE, PICKLE_INDEX, SINGLE, find_pickles
+from amp_export.checkpoints.weight_files import (
+    INDEX,
+    PICKLE,
+    PICKLE_INDEX,
+    SINGLE,
+    find_pickles,
+    read_header,
+    read_tensor,
+)
 from amp_export.errors import ModelError, UnsupportedModelError
 from tests.support.tiny_models import save_tiny_model
 
@@ -197,3 +206,40 @@ def test_masks_of_old_versions_are_skipped_whatever_their_dtype(model_type: str,
     save_file({**tensors, **masks}, folder / SINGLE, metadata={"format": "pt"})
     assert set(open_checkpoint(folder).tensors) == set(tensors)
     rehearse_loading(folder)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    arrays=st.dictionaries(
+        st.text(min_size=1, max_size=40).filter(lambda name: name != "__metadata__"),
+        npst.arrays(
+            st.sampled_from(["float64", "float32", "float16", "int64", "uint8", "bool"]),
+            npst.array_shapes(min_dims=0, min_side=0, max_side=5),
+        ),
+        min_size=1,
+        max_size=6,
+    ),
+    metadata=st.none() | st.dictionaries(st.text(max_size=5), st.text(max_size=30), max_size=3),
+)
+def test_a_mapped_tensor_is_the_one_that_the_library_reads(
+    tmp_path: Path, arrays: Arrays, metadata: dict[str, str] | None
+) -> None:
+    file = tmp_path / "some.safetensors"
+    save_file(arrays, file, metadata=metadata)
+    found = {info.stored_name: read_tensor(info) for info in read_header(file)}
+    assert found.keys() == arrays.keys()
+    for name, array in load_file(file).items():
+        assert found[name].dtype == array.dtype
+        np.testing.assert_array_equal(found[name], array, strict=True)
+
+
+def test_values_that_begin_at_an_odd_byte_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "odd.safetensors"
+    header = {"first": {"dtype": "F32", "shape": [3], "data_offsets": [0, 12]}}
+    text = json.dumps(header).encode()
+    text += b" " * (1 - len(text) % 2)
+    wanted = np.array([1.5, -2.0, 3.25], np.float32)
+    file.write_bytes(len(text).to_bytes(8, "little") + text + wanted.tobytes())
+    [info] = read_header(file)
+    assert info.start % 2
+    np.testing.assert_array_equal(read_tensor(info), wanted)

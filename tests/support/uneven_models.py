@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM
 
 from amp_export.architectures import LayerWidths, find_architecture, resized_modules
 from amp_export.checkpoints.modeling_amp import resize
 from amp_export.checkpoints.reading import Checkpoint, open_checkpoint
-from amp_export.checkpoints.weight_files import TensorInfo
+from amp_export.checkpoints.weight_files import read_header
 from tests.support.tiny_models import BUILDABLE, randomize, save_tiny_model
 
 GROUPED = (LayerWidths(4, 2, 40), LayerWidths(2, 1, 64), LayerWidths(3, 3, 7))
@@ -44,5 +43,5 @@ def uneven(
     randomize(model)
     model.save_pretrained(folder / "uneven")
     file = folder / "uneven" / "model.safetensors"
-    tensors = {name: TensorInfo(file, name, "float32", array.shape) for name, array in load_file(file).items()}
+    tensors = {info.stored_name: info for info in read_header(file)}
     return dataclasses.replace(donor, widths=widths, tensors=tensors), model

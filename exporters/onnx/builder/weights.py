@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,7 @@ def write_weights(
     rounding: Rounding | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Copy a checkpoint's weights into the data file, a few tensors at a time: threads read and convert ahead of it.
+    """Copy a checkpoint's weights into the data file: threads read, convert and write a tensor each.
 
     Args:
         checkpoint: Checkpoint to read the weights from.
@@ -86,17 +87,26 @@ def write_tensors(
     """
     by_source = [list(tensors) for _, tensors in itertools.groupby(stored, key=lambda tensor: tensor.source)]
 
-    def convert(tensors: Sequence[StoredTensor]) -> list[tuple[StoredTensor, Array]]:
-        return list(_convert(read(tensors[0].source), tensors, dtype, rounding or to_nearest))
-
-    with file.open("wb") as stream:
-        converted = itertools.chain.from_iterable(read_in_threads(convert, by_source))
-        for layer, in_layer in itertools.groupby(converted, key=lambda pair: pair[0].layer):
-            for tensor, content in in_layer:
+    def write(tensors: Sequence[StoredTensor]) -> int | None:
+        with file.open("r+b", buffering=0) as stream:
+            for tensor, content in _convert(read(tensors[0].source), tensors, dtype, rounding or to_nearest):
                 stream.seek(tensor.offset)
-                stream.write(_as_bytes(content))
-            if layer is not None and on_layer is not None:
-                on_layer(layer)
+                _write_all(stream, content)
+        return tensors[0].layer
+
+    file.touch()
+    for layer, _ in itertools.groupby(read_in_threads(write, by_source)):
+        if layer is not None and on_layer is not None:
+            on_layer(layer)
+
+
+def _write_all(stream: FileIO, content: Array) -> None:
+    """Write an array; a system may take less than all of it at once (Linux takes 2 GB)."""
+    import numpy as np
+
+    rest = content.reshape(-1).view(np.uint8).data
+    while rest:
+        rest = rest[stream.write(rest) :]
 
 
 def to_nearest(_: str, weight_oi: Array, form: BlockFormat, scale_dtype: np.dtype[Any]) -> BlockWeight:
@@ -181,9 +191,3 @@ def numpy_dtype(dtype: Dtype) -> np.dtype[Any]:
         bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
         return bfloat16
     return np.dtype(dtype.value)
-
-
-def _as_bytes(array: Array) -> memoryview:
-    import numpy as np
-
-    return array.reshape(-1).view(np.uint8).data

@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 
 from amp_export.architectures import ModelConfig, find_architecture
 from amp_export.checkpoints.older_versions import add_old_names
-from amp_export.checkpoints.reading import Checkpoint, TensorInfo, open_checkpoint
+from amp_export.checkpoints.reading import Checkpoint, open_checkpoint
 from amp_export.errors import OutputError, RequestError, UnsupportedModelError
 from amp_export.exporters.files import CACHE_LINE_BYTES, PAGE_BYTES
 from amp_export.exporters.onnx import can_build, export
@@ -266,7 +266,7 @@ def test_every_family_with_a_file_can_be_built(model_type: str) -> None:
 
 def test_a_tensor_of_another_shape_is_refused_and_named(tmp_path: Path, checkpoint: Checkpoint) -> None:
     name = "model.layers.2.mlp.down_proj.weight"
-    wrong = TensorInfo(checkpoint.tensors[name].file, name, "float32", (32, 47))
+    wrong = dataclasses.replace(checkpoint.tensors[name], shape=(32, 47))
     with pytest.raises(UnsupportedModelError, match=rf"{name} must have the shape \[32, 48\](.|\n)*\[32, 47\]"):
         export(dataclasses.replace(checkpoint, tensors={**checkpoint.tensors, name: wrong}), tmp_path / "onnx")
 
