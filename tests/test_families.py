@@ -35,7 +35,7 @@ from amp_export.progress import Silent
 from amp_export.pruning.plan import Plan, removed_ratio
 from amp_export.pruning.planning import keep_most_important, make_plan
 from amp_export.pruning.reload_check import Claim, expect, prove_reloads
-from amp_export.pruning.rewriting import common_widths, rewrite
+from amp_export.pruning.rewriting import rewrite
 from amp_export.pruning.saving import save_pruned
 from amp_export.pruning.scores import Scores
 from amp_export.pruning.settings import PlanSettings
@@ -111,7 +111,7 @@ def odd_plan(config: ModelConfig, scores: Scores) -> Plan:
 
 def lopsided(config: ModelConfig, plan: Plan) -> Plan:
     """The same, but with one layer that keeps fewer neurons where the scores made all alike."""
-    if common_widths(config, plan.widths) is None:
+    if config.common_widths(plan.widths) is None:
         return plan
     first = plan.layers[0]
     half = first.widths.neurons // 2

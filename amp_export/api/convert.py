@@ -82,7 +82,12 @@ def convert(
     check_output(output, overwrite=overwrite)
     wanted = fit_blocks(options.prune, options.export)
     request = prepare(model, wanted, revision=revision, learn=learn, progress=progress)
-    check_plan(request.checkpoint.config, options.export.to, differ=request.may_differ)
+    check_plan(
+        request.checkpoint.config,
+        options.export.to,
+        differ=request.may_differ,
+        fewer_heads=request.may_remove_heads,
+    )
     choices = _choose(request.checkpoint, options, request.source.whole)
     with staged_output(output, overwrite=overwrite) as folder:
         _, manifest = prune_into(folder, request, progress)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -253,6 +253,20 @@ class ModelConfig:
     def everywhere(self, widths: LayerWidths) -> list[LayerWidths]:
         """Return the widths for every layer, each adapted with `fit`."""
         return [self.fit(widths, site) for site in self.sites]
+
+    def common_widths(self, widths: Sequence[LayerWidths]) -> LayerWidths | None:
+        """Return the widths of all layers, or None if they differ; a layer without a part fits any number of its units.
+
+        Args:
+            widths: The widths of each layer.
+        """
+        pairs = list(zip(self.sites, widths, strict=True))
+        heads = {(each.query_heads, each.key_value_heads) for site, each in pairs if site.stack.attention is not None}
+        neurons = {each.neurons for site, each in pairs if site.stack.mlp is not None}
+        if len(heads) != 1 or len(neurons) != 1:
+            return None
+        common = LayerWidths(*heads.pop(), neurons.pop())
+        return common if self.everywhere(common) == list(widths) else None
 
     def _stack_size(self, stack: Stack, canonical: str) -> int:
         name = stack.names.get(canonical)

@@ -36,6 +36,8 @@ class GgufArchitecture:
         unrotated_every: Interval N: every N-th layer has no rotary embeddings.
         scales_by_width_at: Number of layers at which attention scores are divided by the root of hidden size over
             heads, instead of head dimension.
+        fills_hidden_size: Whether all query heads together are as wide as the hidden size, whatever a key says.
+        final_norm: Name of the norm before the LM head.
     """
 
     widths_by_layer: bool = False
@@ -48,6 +50,8 @@ class GgufArchitecture:
     has_windows: bool = False
     unrotated_every: int | None = None
     scales_by_width_at: int | None = None
+    fills_hidden_size: bool = False
+    final_norm: str = "output_norm"
 
 
 _EVERYWHERE = frozenset({ATTENTION, OUTPUT, MLP})
@@ -68,6 +72,8 @@ GGUF_ARCHITECTURES: Mapping[str, GgufArchitecture] = MappingProxyType(
             has_head=False, activation="gelu_pytorch_tanh", has_windows=True, scales_by_width_at=46
         ),
         "gemma3": GgufArchitecture(activation="gelu_pytorch_tanh", has_windows=True, scales_by_width_at=62),
+        # layers without key/value heads have a short convolution
+        "lfm2": GgufArchitecture(biases=frozenset(), fills_hidden_size=True, final_norm="token_embd_norm"),
     }
 )
 

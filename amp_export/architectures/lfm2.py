@@ -5,6 +5,7 @@ from __future__ import annotations
 from amp_export.architectures._computation import Computation, HeadNorms, Order, Rotary
 from amp_export.architectures._derived import Derived, TwoThirds
 from amp_export.architectures._facts import Architecture, Block, Projection, PrunedUnit, Tensor, Total
+from amp_export.architectures._gguf import GgufRoutes
 from amp_export.architectures._layer_rules import LayerRule
 from amp_export.architectures._layouts import head_norm, language_model, norm, separate_attention
 from amp_export.architectures._mixers import ShortConvolution, State
@@ -78,4 +79,5 @@ ARCHITECTURE = Architecture(
         ),
     ),
     set_with_neurons={"block_auto_adjust_ff_dim": False},
+    gguf=GgufRoutes("lfm2", requires={"conv_bias": False}),
 )

@@ -317,7 +317,7 @@ class _DiagnosisContext:
                 for layer, site in zip(found.widths, self.config.sites, strict=True)
             ),
             has_end_token=self.has_end_token,
-            layers_differ=len(set(found.widths)) > 1,
+            layers_differ=self.config.common_widths(found.widths) is None,
         )
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from amp_export.errors import RequestError, UnsupportedModelError
 from amp_export.exporters.gguf.blocks import BLOCK, QUANTIZED
-from amp_export.exporters.gguf.routes import refuse_route
+from amp_export.exporters.gguf.routes import KEPT_HEADS, needs_all_heads, refuse_route
 from amp_export.exporters.onnx.quantization import Quantization
 from amp_export.options import Dtype, Format, Logits, RoundingMethod, Via
 from amp_export.verb_options import ExportOptions
@@ -47,19 +47,25 @@ def check_formats(options: ExportOptions) -> None:
         )
 
 
-def check_plan(config: ModelConfig, to: Format, *, differ: bool) -> None:
+def check_plan(config: ModelConfig, to: Format, *, differ: bool, fewer_heads: bool) -> None:
     """Refuse a plan that a GGUF file cannot express, before the model is pruned by it.
 
     Args:
         config: Config of the dense model.
         to: Format of the export.
         differ: Whether layers may keep different widths.
+        fewer_heads: Whether they may keep fewer query heads.
 
     Raises:
         UnsupportedModelError: llama.cpp has no architecture for the result; the message names a plan that has one.
     """
-    if to is Format.GGUF and (reason := refuse_route(config, differ=differ)) is not None:
+    if to is not Format.GGUF:
+        return
+    if (reason := refuse_route(config, differ=differ)) is not None:
         raise UnsupportedModelError(reason)
+    if fewer_heads and needs_all_heads(config):
+        family = config.architecture.model_type
+        raise UnsupportedModelError(f"llama.cpp computes a {family} only with all its query heads.\n{KEPT_HEADS}")
 
 
 def _check_options(options: ExportOptions) -> None:

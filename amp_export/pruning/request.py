@@ -15,7 +15,7 @@ from amp_export.checkpoints.unsupported import check_known_fields
 from amp_export.errors import CalibrationError, RequestError
 from amp_export.inputs.arrays import SUFFIXES, SampleArrays, check_arrays, no_samples, read_arrays
 from amp_export.inputs.texts import Calibration, load_calibration
-from amp_export.options import Allocation, PerLayer, Uniform
+from amp_export.options import Allocation, HeadPolicy, PerLayer, Uniform
 from amp_export.progress import Progress
 from amp_export.pruning import nemotron_nas
 from amp_export.pruning.defaults import choose_plan_settings
@@ -65,9 +65,18 @@ class PruneRequest:
         if self.uniform is Uniform.PAD:
             return False
         if self.plan is not None:
-            return len(set(self.plan.widths)) > 1
+            return self.checkpoint.config.common_widths(self.plan.widths) is None
         assert self.settings is not None
         return PerLayer.GLOBAL in (self.settings.heads_per_layer, self.settings.neurons_per_layer)
+
+    @property
+    def may_remove_heads(self) -> bool:
+        """Whether layers may keep fewer query heads than they have."""
+        if self.plan is not None:
+            dense = self.checkpoint.widths
+            return any(kept.query_heads < had.query_heads for kept, had in zip(self.plan.widths, dense, strict=True))
+        assert self.settings is not None
+        return self.settings.heads is not HeadPolicy.NONE
 
 
 def prepare(

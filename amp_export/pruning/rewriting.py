@@ -91,7 +91,7 @@ def find_problem(config: ModelConfig, widths: Sequence[LayerWidths]) -> str | No
     Source: `LlamaConfig.validate_architecture`, transformers 5.23, and the attention classes of the others.
     """
     name = config.class_name
-    common = common_widths(config, widths)
+    common = config.common_widths(widths)
     if common is None:
         return f"{name} supports one width for all layers, but the plan has {len(set(widths))}"
     if common.neurons != config.intermediate_size and not _says_neurons(config):
@@ -119,17 +119,6 @@ def _find_heads_problem(config: ModelConfig, heads: int) -> str | None:
 def _says_neurons(config: ModelConfig) -> bool:
     conditions = config.architecture.says_neurons_when
     return conditions is not None and config.meets(conditions)
-
-
-def common_widths(config: ModelConfig, widths: Sequence[LayerWidths]) -> LayerWidths | None:
-    """Return the widths of all layers, or None if they differ; a layer without a part fits any number of its units."""
-    pairs = list(zip(config.sites, widths, strict=True))
-    heads = {(each.query_heads, each.key_value_heads) for site, each in pairs if site.stack.attention is not None}
-    neurons = {each.neurons for site, each in pairs if site.stack.mlp is not None}
-    if len(heads) != 1 or len(neurons) != 1:
-        return None
-    common = LayerWidths(*heads.pop(), neurons.pop())
-    return common if config.everywhere(common) == list(widths) else None
 
 
 def is_stock(raw_config: Mapping[str, Any], config: ModelConfig, widths: LayerWidths) -> bool:
@@ -164,7 +153,7 @@ def _find_sibling(
     raw_config: Mapping[str, Any], config: ModelConfig, widths: Sequence[LayerWidths]
 ) -> tuple[Architecture, Mapping[str, Any]] | None:
     """Return a class that computes the same and can express these widths, and the config fields to set for it."""
-    if common_widths(config, widths) is None:
+    if config.common_widths(widths) is None:
         return None
     fields = {**config.architecture.defaults, **raw_config}
     for sibling in config.architecture.siblings:
@@ -262,7 +251,7 @@ def _translate(raw_config: Mapping[str, Any], config: ModelConfig, sibling: Arch
 
 def _settings(raw_config: Mapping[str, Any], config: ModelConfig, widths: Sequence[LayerWidths]) -> dict[str, Any]:
     """Return the other names of counts that a config has, and what must be set for the number of neurons to count."""
-    common = common_widths(config, widths)
+    common = config.common_widths(widths)
     assert common is not None
     counts = {"intermediate_size": common.neurons, "num_attention_heads": common.query_heads}
     aliases = {
@@ -275,7 +264,7 @@ def _settings(raw_config: Mapping[str, Any], config: ModelConfig, widths: Sequen
 
 def _counts(config: ModelConfig, architecture: Architecture, widths: Sequence[LayerWidths]) -> dict[str, int]:
     """Return the counts under the family's field names; counts without a field follow from the others."""
-    common = common_widths(config, widths)
+    common = config.common_widths(widths)
     assert common is not None
     counts = {
         "num_attention_heads": common.query_heads,

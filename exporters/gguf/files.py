@@ -21,13 +21,14 @@ class GgufFacts:
         architecture: Value of `general.architecture`.
         kind: The type of most weights.
         weight_bytes: Bytes of the tensors that each token is multiplied with: all but an embedding beside an LM head.
-        has_windows: Whether layers have sliding windows.
+        counts_padding: Whether transformers counts the padding between tokens, in sliding windows and convolutions:
+            llama.cpp is given none.
     """
 
     architecture: str
     kind: Kind
     weight_bytes: int
-    has_windows: bool
+    counts_padding: bool
 
     @property
     def dtype(self) -> Dtype:
@@ -77,5 +78,5 @@ def read_facts(file: Path) -> GgufFacts:
             f"{file} has weights of the file type {number}, which amp-export does not write.\nExport it again."
         )
     looked_up = sizes["token_embd.weight"] if "output.weight" in sizes else 0
-    has_windows = f"{architecture}.attention.sliding_window" in reader.fields
-    return GgufFacts(architecture, kind, sum(sizes.values()) - looked_up, has_windows)
+    counting = (f"{architecture}.{key}" for key in ("attention.sliding_window", "shortconv.l_cache"))
+    return GgufFacts(architecture, kind, sum(sizes.values()) - looked_up, any(key in reader.fields for key in counting))

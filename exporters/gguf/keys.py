@@ -55,12 +55,15 @@ def model_keys(config: ModelConfig, widths: Sequence[LayerWidths], route: Route)
     yield "context_length", readable_context(config, route)
     yield "embedding_length", config.hidden_size
     yield "vocab_size", config.vocab_size
+    mixer = config.architecture.mixer
+    # a layer with a mixer is known by its lack of key/value heads
+    by_layer = {"attention.head_count_kv"} if mixer is not None else set()
     for key, numbers in (
         ("attention.head_count", [each.query_heads for each in widths]),
         ("attention.head_count_kv", [each.key_value_heads for each in widths]),
         ("feed_forward_length", [each.neurons for each in widths]),
     ):
-        yield key, numbers if route.facts.widths_by_layer else numbers[0]
+        yield key, numbers if route.facts.widths_by_layer or key in by_layer else max(numbers)
     # essential: without them, llama.cpp divides the hidden size by the heads
     yield "attention.key_length", config.head_dim
     yield "attention.value_length", config.head_dim
@@ -69,6 +72,8 @@ def model_keys(config: ModelConfig, widths: Sequence[LayerWidths], route: Route)
     yield from _window_keys(config, route)
     yield from _expert_keys(config, widths[0], route)
     yield from _factor_keys(config, route)
+    if mixer is not None:
+        yield "shortconv.l_cache", int(config.fields[str(mixer.states[0].axes[-1])])
 
 
 def readable_context(config: ModelConfig, route: Route) -> int:

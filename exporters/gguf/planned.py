@@ -28,5 +28,5 @@ class PlannedTensor:
 
     @property
     def is_exact(self) -> bool:
-        """Whether it stays float32: norms, biases and routers, which llama.cpp adds to or multiplies with floats."""
-        return len(self.shape) == 1 or "ffn_gate_inp" in self.name
+        """Whether it stays float32: norms, biases, routers and convolutions, which llama.cpp computes in floats."""
+        return len(self.shape) == 1 or any(part in self.name for part in ("ffn_gate_inp", "shortconv.conv"))

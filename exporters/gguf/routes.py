@@ -22,6 +22,9 @@ from amp_export.errors import UnsupportedModelError
 ONE_WIDTH = "Prune it with --one-width, or with --uniform pad, which zero-pads layers to a common width."
 """The plan that has a route wherever layers of different widths have none."""
 
+KEPT_HEADS = "Give --heads none, which keeps all heads."
+"""The plan that has a route wherever fewer query heads have none."""
+
 
 @dataclass(frozen=True)
 class Route:
@@ -46,7 +49,7 @@ def choose_route(config: ModelConfig, widths: Sequence[LayerWidths]) -> Route:
     Raises:
         UnsupportedModelError: There is none; the message says why, and which plan of the model has one.
     """
-    differ = len(set(widths)) > 1
+    differ = config.common_widths(widths) is None
     if (reason := refuse_route(config, differ=differ)) is not None:
         raise UnsupportedModelError(reason)
     routes = config.architecture.gguf
@@ -75,13 +78,19 @@ def refuse_route(config: ModelConfig, *, differ: bool) -> str | None:
     if routes.varied is None:
         return (
             f"The layers of this {family} differ in their widths, and llama.cpp's {routes.uniform} has one width for "
-            f"all layers.\n{ONE_WIDTH}"
+            f"all layers.\n{ONE_WIDTH}{f' {KEPT_HEADS}' if needs_all_heads(config) else ''}"
         )
     if (reason := next(_differences(config, routes.varied), None)) is None:
         return None
     fits = next(_differences(config, routes.uniform), None) is None
     advice = f"\n{ONE_WIDTH}" if fits else ""
     return f"A {family} whose layers differ is written as llama.cpp's {routes.varied}: {reason}{advice}"
+
+
+def needs_all_heads(config: ModelConfig) -> bool:
+    """Return whether a model has a route only as long as it keeps all its query heads."""
+    routes = config.architecture.gguf
+    return routes is not None and GGUF_ARCHITECTURES[routes.uniform].fills_hidden_size
 
 
 def routed_families() -> list[str]:
@@ -112,6 +121,8 @@ def _differences(config: ModelConfig, name: str) -> Iterator[str]:
     facts = GGUF_ARCHITECTURES[name]
     if (activation := activation_of(config)) != facts.activation:
         yield f"its activation function is {facts.activation}, and config.json says {activation}."
+    if facts.fills_hidden_size and config.num_attention_heads * config.head_dim != config.hidden_size:
+        yield f"its query heads fill the hidden size, and here they do not. {KEPT_HEADS}"
     if not (facts.has_head or config.tie_word_embeddings):
         yield "its LM head is the embedding, and this model has a head of its own."
     yield from (f"it reads no biases of {place}, which config.json asks for." for place in _surplus(config, facts))

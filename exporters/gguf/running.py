@@ -83,8 +83,7 @@ class LlamaDecoder(Decoder):
         self._vocab_size = int(library.call("llama_vocab_n_tokens", vocabulary))
         self.num_layers = int(library.call("llama_model_n_layer", self._model))
         self.dtype, self.threads = facts.dtype, threads
-        # a window counts tokens here, and in transformers also the padding between them
-        self.takes_padding = not facts.has_windows
+        self.takes_padding = not facts.counts_padding
         self.description = f"llama.cpp of xllamacpp {library.version}"
         self._longest = int(library.call("llama_model_n_ctx_train", self._model))
 

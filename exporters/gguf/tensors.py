@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from amp_export.architectures import LayerWidths, ModelConfig, NormKind, Order
+from amp_export.architectures import HeadNorms, LayerWidths, Mixer, ModelConfig, NormKind, Order
 from amp_export.exporters.gguf.experts import planned_experts
 from amp_export.exporters.gguf.keys import query_factor
 from amp_export.exporters.gguf.planned import PlannedTensor
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 EMBEDDING, HEAD = "token_embd.weight", "output.weight"
 
 _PLAIN = Order("input_layernorm", "post_attention_layernorm")
+_HEAD_NORMS = HeadNorms("self_attn.q_norm", "self_attn.k_norm")
+"""What the layers of families are like whose computation has no facts: those with experts."""
 
 
 def planned_tensors(checkpoint: Checkpoint, route: Route) -> Iterator[PlannedTensor]:
@@ -35,7 +37,7 @@ def planned_tensors(checkpoint: Checkpoint, route: Route) -> Iterator[PlannedTen
         yield PlannedTensor("rope_freqs.weight", freqs.shape, lambda: freqs)
     for number, widths in enumerate(checkpoint.widths):
         yield from planner.layer(number, widths)
-    yield planner.norm("output_norm.weight", "model.norm.weight")
+    yield planner.norm(f"{route.facts.final_norm}.weight", f"{planner.final_norm}.weight")
     if not checkpoint.config.tie_word_embeddings:
         yield planner.plain(HEAD, "lm_head.weight")
 
@@ -48,6 +50,9 @@ class _Planner:
         computation = self._config.architecture.computation
         self._adds_one = computation is not None and computation.norm is NormKind.RMS_FROM_ONE
         self._order = self._config.order if computation is not None else _PLAIN
+        self.final_norm = computation.final_norm if computation is not None else "model.norm"
+        self._head_norms = (computation.head_norms if computation is not None else None) or _HEAD_NORMS
+        self._norms_heads = any(name.endswith(f".{self._head_norms.query}.weight") for name in checkpoint.tensors)
         self._factor = query_factor(self._config, checkpoint.widths[0], route)
 
     def plain(self, name: str, source: str) -> PlannedTensor:
@@ -77,23 +82,39 @@ class _Planner:
         ):
             if norm is not None:
                 yield self.norm(f"{block}.{name}.weight", f"{source}.{norm}.weight")
-        if (has_norms := f"{source}.self_attn.q_norm.weight") in self._checkpoint.tensors:
-            yield self.norm(f"{block}.attn_q_norm.weight", has_norms, factor=self._factor)
-            yield self.norm(f"{block}.attn_k_norm.weight", f"{source}.self_attn.k_norm.weight")
-        yield from self._attention(block, source, widths)
+        mixer = self._config.sites[number].stack.mixer
+        if mixer is not None:
+            yield from self._convolution(block, source, mixer)
+        else:
+            yield from self._attention(block, source, widths)
         if self._config.architecture.mlp.has_experts:
             yield from planned_experts(self._checkpoint, block, source, widths)
         else:
             yield from self._mlp(block, source, widths)
 
+    def _convolution(self, block: str, source: str, mixer: Mixer) -> Iterator[PlannedTensor]:
+        """Plan a short convolution; its weight has no axis for the one channel that each filter reads."""
+        yield self.plain(f"{block}.shortconv.in_proj.weight", f"{source}.{mixer.inputs[0].name}.weight")
+        yield self.plain(f"{block}.shortconv.out_proj.weight", f"{source}.{mixer.output.name}.weight")
+        name = f"{source}.{mixer.convolution}.weight"
+        channels, _, taps = self._checkpoint.tensors[name].shape
+        yield PlannedTensor(
+            f"{block}.shortconv.conv.weight", (channels, taps), lambda: self._checkpoint.read(name)[:, 0]
+        )
+
     def _attention(self, block: str, source: str, widths: LayerWidths) -> Iterator[PlannedTensor]:
+        norms = self._head_norms
+        if (query_norm := f"{source}.{norms.query}.weight") in self._checkpoint.tensors:
+            yield self.norm(f"{block}.attn_q_norm.weight", query_norm, factor=self._factor)
+            yield self.norm(f"{block}.attn_k_norm.weight", f"{source}.{norms.key}.weight")
+        attention = self._config.architecture.attention
+        yield from self._projection(f"{block}.attn_output", f"{source}.{attention.output.name}")
+        inputs = [f"{source}.{projection.name}" for projection in attention.inputs]
+        heads = (widths.query_heads, widths.key_value_heads, widths.key_value_heads)
         for part in ("weight", "bias"):
-            if self._exists(f"{source}.self_attn.o_proj.{part}"):
-                yield self.plain(f"{block}.attn_output.{part}", f"{source}.self_attn.o_proj.{part}")
-            rows = [partial(self._query_key_value, source, part, widths, place) for place in range(3)]
-            if not self._exists(f"{source}.self_attn.q_proj.{part}", f"{source}.self_attn.qkv_proj.{part}"):
+            if not self._exists(f"{inputs[0]}.{part}"):
                 continue
-            heads = (widths.query_heads, widths.key_value_heads, widths.key_value_heads)
+            rows = [partial(self._query_key_value, inputs, part, heads, place) for place in range(3)]
             columns = (self._config.hidden_size,) if part == "weight" else ()
             shapes = [(count * self._config.head_dim, *columns) for count in heads]
             if self._route.facts.fuses_attention:
@@ -103,40 +124,46 @@ class _Planner:
             for name, shape, read in zip(("attn_q", "attn_k", "attn_v"), shapes, rows, strict=True):
                 yield PlannedTensor(f"{block}.{name}.{part}", shape, read)
 
-    def _query_key_value(self, source: str, part: str, widths: LayerWidths, place: int) -> Array:
+    def _query_key_value(self, inputs: Sequence[str], part: str, heads: tuple[int, int, int], place: int) -> Array:
         """Return the rows of queries, keys or values, in llama.cpp's order."""
         import numpy as np
 
-        heads = (widths.query_heads, widths.key_value_heads, widths.key_value_heads)
-        fused = f"{source}.self_attn.qkv_proj.{part}"
-        if fused in self._checkpoint.tensors:
+        if len(inputs) == 1:
             start = sum(heads[:place]) * self._config.head_dim
-            rows = self._checkpoint.read(fused)[start : start + heads[place] * self._config.head_dim]
+            rows = self._checkpoint.read(f"{inputs[0]}.{part}")[start : start + heads[place] * self._config.head_dim]
         else:
-            rows = self._checkpoint.read(f"{source}.self_attn.{'qkv'[place]}_proj.{part}")
+            rows = self._checkpoint.read(f"{inputs[place]}.{part}")
         if place < 2 and self._route.facts.rotates_neighbours:
             rows = interleave(rows, heads[place])
-        if place == 0 and self._factor != 1.0 and not self._exists(f"{source}.self_attn.q_norm.weight"):
+        if place == 0 and self._factor != 1.0 and not self._norms_heads:
             rows = rows.astype(np.float32) * np.float32(self._factor)
         return rows
 
     def _mlp(self, block: str, source: str, widths: LayerWidths) -> Iterator[PlannedTensor]:
-        fused = f"{source}.mlp.gate_up_proj.weight"
-        if fused in self._checkpoint.tensors:
-            for place, name in enumerate(("ffn_gate", "ffn_up")):
+        mlp = self._config.architecture.mlp
+        inputs = [f"{source}.{projection.name}" for projection in mlp.inputs]
+        names = (f"{block}.ffn_gate", f"{block}.ffn_up")
+        if len(inputs) == 1:
+            for place, name in enumerate(names):
                 rows = slice(place * widths.neurons, (place + 1) * widths.neurons)
                 shape = (widths.neurons, self._config.hidden_size)
-                yield PlannedTensor(f"{block}.{name}.weight", shape, partial(self._rows, fused, rows))
-        for name, projection in (("ffn_gate", "gate_proj"), ("ffn_up", "up_proj"), ("ffn_down", "down_proj")):
-            for part in ("weight", "bias"):
-                if self._exists(f"{source}.mlp.{projection}.{part}"):
-                    yield self.plain(f"{block}.{name}.{part}", f"{source}.mlp.{projection}.{part}")
+                yield PlannedTensor(f"{name}.weight", shape, partial(self._rows, f"{inputs[0]}.weight", rows))
+        else:
+            for name, projection in zip(names, inputs, strict=True):
+                yield from self._projection(name, projection)
+        yield from self._projection(f"{block}.ffn_down", f"{source}.{mlp.output.name}")
+
+    def _projection(self, name: str, source: str) -> Iterator[PlannedTensor]:
+        """Plan the weight and the bias of a linear layer that is taken as it is."""
+        for part in ("weight", "bias"):
+            if self._exists(f"{source}.{part}"):
+                yield self.plain(f"{name}.{part}", f"{source}.{part}")
 
     def _rows(self, name: str, rows: slice) -> Array:
         return self._checkpoint.read(name)[rows]
 
-    def _exists(self, *names: str) -> bool:
-        return any(name in self._checkpoint.tensors for name in names)
+    def _exists(self, name: str) -> bool:
+        return name in self._checkpoint.tensors
 
 
 def interleave(rows: Array, heads: int) -> Array:

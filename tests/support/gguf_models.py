@@ -14,6 +14,9 @@ from tests.support.tiny_models import save_tiny_model
 
 ROUTED = routed_families()
 
+NEED_ALL_HEADS = ("lfm2",)
+"""Families whose query heads must fill the hidden size."""
+
 FEWER_HEADS: dict[str, Any] = {"num_attention_heads": 2, "num_key_value_heads": 1}
 """Heads that do not fill the hidden size of 32: 2 of 8."""
 
@@ -23,6 +26,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "gemma": {"tie_word_embeddings": True},
     "gemma2": {"tie_word_embeddings": True},
     "gemma3_text": {"num_hidden_layers": 7},
+    "lfm2": {"conv_bias": False},
 }
 
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "rope_theta": 1e4,

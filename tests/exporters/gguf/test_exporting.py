@@ -17,6 +17,7 @@ from amp_export.cli import app
 from amp_export.errors import ModelError, RequestError, UnsupportedModelError
 from amp_export.exporters.gguf import export
 from amp_export.exporters.gguf.blocks import F32, check_rows
+from amp_export.exporting.gguf import check_plan
 from amp_export.exporting.quantized import fit_blocks
 from amp_export.options import Dtype, Format, WeightFormat
 from amp_export.outputs.manifest import Manifest
@@ -60,7 +61,15 @@ def test_what_llama_cpp_computes_otherwise_is_refused(
 
 def test_every_routed_family_is_known(tmp_path: Path) -> None:
     assert set(ROUTED) <= set(supported_model_types())
-    assert len(ROUTED) == 12
+    assert len(ROUTED) == 13
+
+
+def test_a_plan_that_may_remove_heads_is_refused_before_pruning(tmp_path: Path) -> None:
+    config = open_checkpoint(save(tmp_path, "lfm2")).config
+    check_plan(config, Format.GGUF, differ=False, fewer_heads=False)
+    check_plan(config, Format.ONNX, differ=True, fewer_heads=True)
+    with pytest.raises(UnsupportedModelError, match=r"only with all its query heads\.\nGive --heads none"):
+        check_plan(config, Format.GGUF, differ=False, fewer_heads=True)
 
 
 def test_texts_end_at_a_window_that_llama_cpp_does_not_know(tmp_path: Path) -> None:

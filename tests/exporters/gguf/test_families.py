@@ -23,6 +23,7 @@ from tests.support.gguf_models import (
     FEWER_HEADS,
     LINEAR,
     LLAMA3,
+    NEED_ALL_HEADS,
     ROUTED,
     WHOLE_BLOCKS,
     YARN,
@@ -43,8 +44,15 @@ from amp_export.exporters.gguf.files import exported_file
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("fields", [{}, FEWER_HEADS], ids=["all heads", "fewer heads"])
-@pytest.mark.parametrize("model_type", ROUTED)
+@pytest.mark.parametrize(
+    ("model_type", "fields"),
+    [
+        (model_type, fields)
+        for model_type in ROUTED
+        for fields in ({}, FEWER_HEADS)
+        if not (fields and model_type in NEED_ALL_HEADS)
+    ],
+)
 def test_every_family_computes_what_pytorch_does(model_type: str, fields: dict[str, Any], tmp_path: Path) -> None:
     checkpoint = save(tmp_path, model_type, **fields)
     made = export(open_checkpoint(checkpoint), tmp_path / "gguf")
@@ -74,12 +82,35 @@ def test_layers_that_differ_are_written_as_an_architecture_that_lets_them(
     assert errors(checkpoint, tmp_path / "gguf") < allowed(model_type)
 
 
-@pytest.mark.parametrize("model_type", ["smollm3", "gemma2", "granite", "qwen3"])
-def test_what_has_no_route_has_one_if_it_is_padded(model_type: str, tmp_path: Path) -> None:
-    uneven = save_uneven(tmp_path / "uneven", model_type)
+@pytest.mark.parametrize("model_type", NEED_ALL_HEADS)
+def test_a_family_that_needs_all_heads_is_refused_with_fewer(model_type: str, tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(save(tmp_path, model_type, **FEWER_HEADS))
+    with pytest.raises(UnsupportedModelError, match=r"fill the hidden size.*Give --heads none"):
+        export(checkpoint, tmp_path / "gguf")
+
+
+def test_a_short_convolution_has_no_bias_in_llama_cpp(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(save(tmp_path, "lfm2", conv_bias=True))
+    with pytest.raises(UnsupportedModelError, match=r"computes with conv_bias False, and config.json says True"):
+        export(checkpoint, tmp_path / "gguf")
+
+
+@pytest.mark.parametrize(
+    ("model_type", "fields"),
+    [
+        ("smollm3", {}),
+        ("gemma2", {}),
+        ("granite", {}),
+        ("qwen3", {}),
+        # the first layer keeps all heads
+        ("lfm2", {"layer_types": ["full_attention", "conv", "conv"]}),
+    ],
+)
+def test_what_has_no_route_has_one_if_it_is_padded(model_type: str, fields: dict[str, Any], tmp_path: Path) -> None:
+    uneven = save_uneven(tmp_path / "uneven", model_type, **fields)
     with pytest.raises(UnsupportedModelError, match=r"(?s)differ.*Prune it with --one-width, or with --uniform pad"):
         export(open_checkpoint(uneven), tmp_path / "gguf")
-    padded = save_uneven(tmp_path / "padded", model_type, pad=True)
+    padded = save_uneven(tmp_path / "padded", model_type, pad=True, **fields)
     export(open_checkpoint(padded), tmp_path / "gguf")
     assert errors(padded, tmp_path / "gguf") < allowed(model_type)
 
@@ -187,6 +218,16 @@ def test_parity_holds_where_windows_end(tmp_path: Path) -> None:
     report = compare(checkpoint, tmp_path / "gguf", threads=1, progress=Silent())
     assert report.holds
     assert any("sliding window" in case.name for case in report.cases)
+
+
+def test_parity_holds_with_convolutions(tmp_path: Path) -> None:
+    checkpoint = save(tmp_path, "lfm2", num_hidden_layers=4)
+    export(open_checkpoint(checkpoint), tmp_path / "gguf")
+    report = compare(checkpoint, tmp_path / "gguf", threads=1, progress=Silent())
+    assert report.holds
+    assert any("batch" in case.name for case in report.cases)
+    assert report.greedy is not None
+    assert report.greedy.common == report.greedy.steps
 
 
 def test_a_fault_in_a_weight_is_found(tmp_path: Path) -> None:
