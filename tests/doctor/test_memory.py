@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amp_export.architectures import LayerWidths, ModelConfig, find_architecture, parameter_count
-from amp_export.architectures._footprint import cached_numbers, parameters_read, seen_numbers
+from amp_export.architectures._footprint import cached_numbers, parameters_read, seen_numbers, state_numbers
 from amp_export.benchmarking.roofline import weight_bytes_per_token
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.doctor.memory import MemoryEstimate, ModelVariant, Room, VariantEstimate, can_estimate, estimate_memory
 from amp_export.errors import RequestError
 from amp_export.exporters.limits import Limits, choose_limits
+from amp_export.exporters.models.caches import is_past
 from amp_export.exporters.onnx import export
 from amp_export.options import Dtype, TargetName
 from tests.support.tiny_models import BUILDABLE, save_tiny_model
@@ -65,6 +67,9 @@ def test_counts_are_those_of_the_exported_graph(model_type: str, tied: bool, tmp
     inputs = {value.name: value for value in onnx.load(graph, load_external_data=False).graph.input}
     shapes = [inputs[f"past_key_values.0.{part}"].type.tensor_type.shape.dim for part in ("key", "value")]
     assert cached_numbers(config, widths) == [sum(shape[1].dim_value * shape[3].dim_value for shape in shapes)]
+    states = [value for name, value in inputs.items() if is_past(name) and not name.startswith("past_key_values")]
+    sizes = [[axis.dim_value for axis in state.type.tensor_type.shape.dim[1:]] for state in states]
+    assert state_numbers(config, widths) == sum(map(math.prod, sizes))
 
 
 def test_latents_are_cached_instead_of_keys_and_values() -> None:
