@@ -34,6 +34,7 @@ from amp_export.architectures._facts import (
     PrunedUnit,
     Sibling,
     Stack,
+    Total,
 )
 from amp_export.architectures._gguf import ATTENTION, GGUF_ARCHITECTURES, MLP, OUTPUT, GgufArchitecture, GgufRoutes
 from amp_export.architectures._mixers import GatedDeltaRule, Mixer, ShortConvolution, State, StateSpace
@@ -41,6 +42,7 @@ from amp_export.architectures._parts import flatten_parts, with_fields
 from amp_export.architectures._tensors import (
     attribute_values,
     parameter_count,
+    part_lengths,
     resized_layer,
     resized_modules,
     sliced_axes,
@@ -90,12 +92,14 @@ __all__ = [
     "Stack",
     "State",
     "StateSpace",
+    "Total",
     "attribute_values",
     "cache_tensors",
     "find_architecture",
     "first_class",
     "flatten_parts",
     "parameter_count",
+    "part_lengths",
     "resized_layer",
     "resized_modules",
     "sliced_axes",

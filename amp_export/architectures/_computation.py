@@ -157,10 +157,17 @@ class Windows:
 
 @dataclass(frozen=True)
 class Factor:
-    """A multiplier: a size (by its canonical name) or a config field, raised to a power."""
+    """A multiplier: a size (by its canonical name), a config field or an item of one, raised to a power.
+
+    Attributes:
+        of: The size or the field.
+        power: The power.
+        item: Its place in the list that the field holds; None if that is a number.
+    """
 
     of: str
     power: float = 1.0
+    item: int | None = None
 
 
 @dataclass(frozen=True)
@@ -205,6 +212,9 @@ class Computation:
         scales_all_embeddings: Whether it also applies to embeddings that are given instead of tokens: the model scales
             them, not the embedding's own module.
         residual_factor: Multiplier of the outputs of attention and MLP.
+        read_factors: Multipliers of what attention, mixer or MLP read, by the path of the block's module.
+        write_factors: Multipliers of what linear layers write, biases included, by their paths: one, or one for each
+            part of the output, as the projection's `writes` counts them.
         logit_factor: Multiplier of the logits.
         logit_softcap: Config field with the tanh soft cap of the logits.
     """
@@ -226,5 +236,7 @@ class Computation:
     embedding_factor: Factor | None = None
     scales_all_embeddings: bool = False
     residual_factor: Factor | None = None
+    read_factors: Mapping[str, Factor] = field(default_factory=dict)
+    write_factors: Mapping[str, tuple[Factor, ...]] = field(default_factory=dict)
     logit_factor: Factor | None = None
     logit_softcap: str | None = None

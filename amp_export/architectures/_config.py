@@ -8,7 +8,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from amp_export.architectures._computation import Conditions, Factor, HeadNorms, Not, Order
-from amp_export.architectures._facts import AUTO_TASKS, Architecture, Features, Kind, PrunedUnit, Stack
+from amp_export.architectures._facts import (
+    AUTO_TASKS,
+    Architecture,
+    Features,
+    Kind,
+    Projection,
+    PrunedUnit,
+    Stack,
+)
 from amp_export.architectures._fields import fill_in, read_sizes
 from amp_export.architectures._layer_rules import read_layers
 from amp_export.architectures._parts import flatten_parts
@@ -213,12 +221,13 @@ class ModelConfig:
             count = self._stack_size(stack, "num_hidden_layers")
             attending = read_layers(self.architecture.attention_layers, self.fields, count)
             with_mlp = read_layers(self.architecture.mlp_layers, self.fields, count)
+            mixed = self._mixed_layers(attending, count)
             for number in range(count):
                 own = replace(
                     stack,
                     attention=stack.attention if number in attending else None,
                     mlp=stack.mlp if number in with_mlp else None,
-                    mixer=stack.mixer if number not in attending else None,
+                    mixer=stack.mixer if number in mixed else None,
                 )
                 sites.append(Site(own, number, f"{layers}.{number}", self._stack_widths(own)))
         return tuple(sites)
@@ -267,6 +276,10 @@ class ModelConfig:
             return None
         common = LayerWidths(*heads.pop(), neurons.pop())
         return common if self.everywhere(common) == list(widths) else None
+
+    def _mixed_layers(self, attending: frozenset[int], count: int) -> frozenset[int]:
+        rule = self.architecture.mixer_layers
+        return frozenset(range(count)) - attending if rule is None else read_layers(rule, self.fields, count)
 
     def _stack_size(self, stack: Stack, canonical: str) -> int:
         name = stack.names.get(canonical)
@@ -326,8 +339,14 @@ class ModelConfig:
 
     def factor(self, factor: Factor) -> float:
         """Return the value of a multiplier."""
-        base = self.sizes[factor.of] if factor.of in self.sizes else self.fields[factor.of]
-        return float(base**factor.power)
+        base: Any = self.sizes[factor.of] if factor.of in self.sizes else self.fields[factor.of]
+        return float((base if factor.item is None else base[factor.item]) ** factor.power)
+
+    def write_factors(self, projection: Projection) -> tuple[float, ...]:
+        """Return the multipliers of what a linear layer writes: one, or one for each part of its output."""
+        computation = self.architecture.computation
+        named = computation.write_factors.get(projection.name, ()) if computation is not None else ()
+        return tuple(map(self.factor, named)) or (1.0,)
 
     @functools.cached_property
     def ropes(self) -> Mapping[str, Mapping[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -31,15 +32,15 @@ class TwoThirds:
 
 @dataclass(frozen=True)
 class Share:
-    """A product of two fields, divided by a third."""
+    """A product of fields, divided by another one, if that is named."""
 
-    of: tuple[str, str]
-    by: str
+    of: tuple[str, ...]
+    by: str | None = None
 
     def value(self, fields: Mapping[str, Any]) -> int:
         """Return the value under a config."""
-        one, other = (int(fields[name]) for name in self.of)
-        return one * other // int(fields[self.by])
+        product = math.prod(int(fields[name]) for name in self.of)
+        return product if self.by is None else product // int(fields[self.by])
 
 
 @dataclass(frozen=True)

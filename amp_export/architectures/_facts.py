@@ -251,10 +251,11 @@ class Stack:
 
     Attributes:
         layers: Module path of the layers.
-        attention: The attention of a layer, or None if something else mixes the tokens, which stays as it is.
+        attention: The attention of a layer, or None if only something else mixes the tokens, which stays as it is.
         mlp: The MLP of a layer, or None if it stays as it is, or belongs to another stack over the same layers.
         norms: The norms of a layer, as tensors.
-        mixer: What mixes the tokens in place of attention; None if there is none, or only transformers knows it.
+        mixer: What mixes the tokens in place of attention or beside it; None if there is none, or only transformers
+            knows it.
         names: Config fields with the sizes of this stack, where they differ from the architecture's.
         heads_tied: Whether all layers must keep the same heads, because they share the first layer's position biases.
         is_decoder: Whether it is part of the decoder of an encoder-decoder model.
@@ -280,9 +281,9 @@ class Stack:
         return tuple(block for block in (self.attention, self.mixer, self.mlp) if block is not None)
 
     @property
-    def mixing(self) -> Block | None:
-        """What mixes the tokens: attention, or what takes its place; None if that stays and is not known."""
-        return self.attention if self.attention is not None else self.mixer
+    def mixing(self) -> tuple[Block, ...]:
+        """What mixes the tokens: attention, a mixer, or both; nothing if that stays and is not known."""
+        return tuple(block for block in (self.attention, self.mixer) if block is not None)
 
     def tensors(self, number: int) -> Iterator[Tensor]:
         """Yield every tensor of one layer."""
@@ -308,7 +309,9 @@ class Architecture:
         tensors: Tensors outside the layers; empty if only transformers knows the tensor names in the files.
         attention_layers: Which layers have the attention; None if all do.
         mlp_layers: Which layers have the MLP; None if all do. Where it has experts, plain MLPs stay as they are.
-        mixer: What mixes the tokens in the layers without attention; None if all attend, or only transformers knows it.
+        mixer: What mixes the tokens of some layers in place of attention or beside it; None if attention alone does,
+            or only transformers knows it.
+        mixer_layers: Which layers have the mixer; None if those do that have no attention.
         keeps_states: Whether a cache also holds states of convolutions or recurrences, besides keys and values.
         shares_cache: Config field with the number of last layers, which attend to keys and values of others.
         computation: The computation; None if a graph cannot be built directly.
@@ -365,6 +368,7 @@ class Architecture:
     attention_layers: LayerRule | None = None
     mlp_layers: LayerRule | None = None
     mixer: Mixer | None = None
+    mixer_layers: LayerRule | None = None
     keeps_states: bool = False
     shares_cache: str | None = None
     computation: Computation | None = None

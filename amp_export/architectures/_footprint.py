@@ -1,4 +1,4 @@
-"""Counts of the values that a decoder stores, reads and computes, derived from the config; dtype-independent."""
+"""Counts of the values that a decoder stores, reads and computes, derived from the config, and bytes of its cache."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from amp_export.architectures import (
     parameter_count,
     tensor_shapes,
 )
+
+_FLOAT32_BYTES = 4
 
 
 def parameters_read(config: ModelConfig, widths: Sequence[LayerWidths]) -> int:
@@ -35,17 +37,31 @@ def cached_numbers(config: ModelConfig, widths: Sequence[LayerWidths]) -> list[i
     return [2 * layer.key_value_heads * config.head_dim for layer in widths]
 
 
-def state_numbers(config: ModelConfig, widths: Sequence[LayerWidths]) -> int:
-    """Return the number of cached values of a text that does not grow with its tokens."""
-    states = (tensor.axes for tensor in cache_tensors(config, widths) if tensor.is_state)
-    return sum(math.prod(axis for axis in axes if axis is not None) for axes in states)
+def state_bytes(config: ModelConfig, widths: Sequence[LayerWidths], value_bytes: int) -> int:
+    """Return the bytes of the states of a text, which do not grow with its tokens; some are always in float32.
+
+    Args:
+        config: Config of the decoder.
+        widths: Widths of each layer.
+        value_bytes: Bytes of a value of the cache that is not.
+    """
+    states = (tensor for tensor in cache_tensors(config, widths) if tensor.is_state)
+    sizes = ((math.prod(axis for axis in state.axes if axis is not None), state.in_float32) for state in states)
+    return sum(count * (_FLOAT32_BYTES if in_float32 else value_bytes) for count, in_float32 in sizes)
 
 
-def seen_numbers(config: ModelConfig, widths: Sequence[LayerWidths], past: int) -> int:
-    """Return the number of cached values that a decode step reads; windowed layers read only their window."""
+def seen_bytes(config: ModelConfig, widths: Sequence[LayerWidths], past: int, value_bytes: int) -> int:
+    """Return the bytes of a text's cache that a decode step reads; windowed layers read only their window.
+
+    Args:
+        config: Config of the decoder.
+        widths: Widths of each layer.
+        past: Number of tokens that are cached.
+        value_bytes: Bytes of a value of the cache: see `state_bytes`.
+    """
     seen = [past if window is None else min(past, window) for window in config.sliding_windows]
     growing = sum(tokens * numbers for tokens, numbers in zip(seen, cached_numbers(config, widths), strict=True))
-    return growing + state_numbers(config, widths)
+    return value_bytes * growing + state_bytes(config, widths, value_bytes)
 
 
 def activation_numbers(config: ModelConfig, widths: Sequence[LayerWidths], context: int) -> int:

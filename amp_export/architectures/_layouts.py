@@ -268,19 +268,32 @@ def gated_delta_rule() -> GatedDeltaRule:
     )
 
 
-def state_space(module: str) -> StateSpace:
-    """Return a state-space mixer: `GraniteMoeHybridMambaLayer`, `modeling_granitemoehybrid.py`, transformers 5.24."""
+def state_space(
+    module: str,
+    *,
+    output_bias: str = "mamba_proj_bias",
+    normed_when: Conditions | None = None,
+    gated_last_when: Conditions | None = None,
+) -> StateSpace:
+    """Return a state-space mixer: `GraniteMoeHybridMambaLayer`, `modeling_granitemoehybrid.py`, transformers 5.24.
+
+    Args:
+        module: Module path of the mixer, relative to the layer.
+        output_bias: Config field that decides whether its output projection has a bias.
+        normed_when: See `StateSpace`; by default, there is always a norm.
+        gated_last_when: See `StateSpace`.
+    """
     inner, heads = ("mamba_n_heads", "mamba_d_head"), "mamba_n_heads"
-    keys_and_queries = (2, "mamba_n_groups", "mamba_d_state")
-    convolved = Total((inner, keys_and_queries))
+    keys = queries = ("mamba_n_groups", "mamba_d_state")
+    convolved = Total((inner, keys, queries))
     return StateSpace(
         module=module,
         inputs=(
             Projection(
-                f"{module}.in_proj", writes=Total((inner, inner, keys_and_queries, (heads,))), bias="mamba_proj_bias"
+                f"{module}.in_proj", writes=Total((inner, inner, keys, queries, (heads,))), bias="mamba_proj_bias"
             ),
         ),
-        output=Projection(f"{module}.out_proj", reads=Total((inner,)), bias="mamba_proj_bias"),
+        output=Projection(f"{module}.out_proj", reads=Total((inner,)), bias=output_bias),
         convolution=f"{module}.conv1d",
         groups="mamba_n_groups",
         decay=f"{module}.A_log",
@@ -288,13 +301,15 @@ def state_space(module: str) -> StateSpace:
         skip=f"{module}.D",
         norm=f"{module}.norm",
         step_limit="time_step_limit",
+        normed_when=normed_when or {},
+        gated_last_when=gated_last_when,
         tensors=(
             Tensor(f"{module}.conv1d.weight", (convolved, 1, "mamba_d_conv")),
             Tensor(f"{module}.conv1d.bias", (convolved,), {"mamba_conv_bias": True}),
             Tensor(f"{module}.A_log", (heads,)),
             Tensor(f"{module}.dt_bias", (heads,)),
             Tensor(f"{module}.D", (heads,)),
-            Tensor(f"{module}.norm.weight", (Total((inner,)),)),
+            Tensor(f"{module}.norm.weight", (Total((inner,)),), normed_when or {}),
         ),
         states=(
             State("conv", (convolved, "mamba_d_conv")),

@@ -1,9 +1,10 @@
-"""Data classes for what mixes the tokens of a layer in place of attention, and is not pruned."""
+"""Data classes for what mixes the tokens of a layer in place of attention or beside it, and is not pruned."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from amp_export.architectures._computation import Conditions
 from amp_export.architectures._facts import Axis, Block
 
 
@@ -78,6 +79,8 @@ class StateSpace(Mixer):
         step_bias: Name of what is added to the projected steps.
         skip: Name of the factors on values that are added to the result.
         norm: Module path of the norm of each group's output, relative to the layer.
+        normed_when: Conditions under which there is a norm.
+        gated_last_when: Conditions under which the gate follows the norm; None means that it always precedes it.
         step_limit: Config field with the smallest and the largest step.
     """
 
@@ -87,3 +90,5 @@ class StateSpace(Mixer):
     skip: str
     norm: str
     step_limit: str
+    normed_when: Conditions = field(default_factory=dict)
+    gated_last_when: Conditions | None = None

@@ -113,6 +113,11 @@ def axis_length(config: ModelConfig, axis: Axis, widths: LayerWidths) -> int:
     if isinstance(axis, Offset):
         return config.sizes[axis.size] + axis.by
     if isinstance(axis, Total):
-        products = ([config.size(each) if isinstance(each, str) else each for each in term] for term in axis.terms)
-        return sum(map(math.prod, products))
+        return sum(part_lengths(config, axis))
     return axis if isinstance(axis, int) else config.size(axis)
+
+
+def part_lengths(config: ModelConfig, total: Total) -> tuple[int, ...]:
+    """Return the lengths of the parts that lie side by side on an axis."""
+    products = ([config.size(each) if isinstance(each, str) else each for each in term] for term in total.terms)
+    return tuple(map(math.prod, products))

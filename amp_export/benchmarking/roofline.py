@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from amp_export.architectures import Kind, LayerWidths, ModelConfig
-from amp_export.architectures._footprint import parameters_read, seen_numbers
+from amp_export.architectures._footprint import parameters_read, seen_bytes
 from amp_export.benchmarking.statistics import PhaseResult
 from amp_export.benchmarking.workloads import Workload
 from amp_export.checkpoints.reading import read_config, read_widths
@@ -118,7 +118,7 @@ def _step_bytes(
     config: ModelConfig, widths: Sequence[LayerWidths], workload: Workload, *, weights: int, cache_dtype: Dtype
 ) -> StepBytes:
     past = workload.prompt_tokens + workload.decode_tokens // 2
-    return StepBytes(weights, cache_dtype.bytes * workload.batch_size * seen_numbers(config, widths, past))
+    return StepBytes(weights, workload.batch_size * seen_bytes(config, widths, past, cache_dtype.bytes))
 
 
 def weight_bytes_per_token(graph: Path) -> int:

@@ -17,8 +17,8 @@ from amp_export.architectures._footprint import (
     activation_numbers,
     cached_numbers,
     parameters_read,
-    seen_numbers,
-    state_numbers,
+    seen_bytes,
+    state_bytes,
 )
 from amp_export.errors import RequestError
 from amp_export.exporters.limits import Limits
@@ -235,8 +235,8 @@ class _Scale:
         weights = dtype.bytes * parameter_count(config, variant.widths)
         read = dtype.bytes * parameters_read(config, variant.widths)
         batch, context = self.limits.max_batch, self.limits.max_context
-        of_text = context * sum(cached_numbers(config, variant.widths)) + state_numbers(config, variant.widths)
-        cache = batch * dtype.bytes * of_text
+        growing = dtype.bytes * context * sum(cached_numbers(config, variant.widths))
+        cache = batch * (growing + state_bytes(config, variant.widths, dtype.bytes))
         # a step takes the KV cache and returns it with the new token added: both are in memory at once
         fixed = 2 * cache + dtype.bytes * batch * context * config.vocab_size
         activations = dtype.bytes * batch * activation_numbers(config, variant.widths, context)
@@ -250,8 +250,8 @@ class _Scale:
             run=self._need(ENGINE_COPIES[0] * weights + fixed, ENGINE_COPIES[1] * weights + fixed + activations),
             build=self._build(weights),
             bound=Bound(
-                half_context=self._bound(read, dtype.bytes * seen_numbers(config, variant.widths, context // 2)),
-                full_context=self._bound(read, dtype.bytes * seen_numbers(config, variant.widths, context)),
+                half_context=self._bound(read, seen_bytes(config, variant.widths, context // 2, dtype.bytes)),
+                full_context=self._bound(read, seen_bytes(config, variant.widths, context, dtype.bytes)),
             ),
         )
 

@@ -33,8 +33,9 @@ _DTYPES: Mapping[tuple[Dtype, WeightFormat | None], tuple[str, str]] = {
 
 DECODERS = frozenset(
     {
-        *("apertus", "arcee", "bloom", "cohere", "cohere2", "deepseek_v3", "ernie4_5", "gemma", "gemma2"),
-        *("gemma3_text", "glm", "gpt2", "gpt_neox", "gpt_oss", "gptj", "granite", "helium"),
+        *("apertus", "arcee", "bloom", "cohere", "cohere2", "deepseek_v3", "ernie4_5", "falcon_h1"),
+        *("gemma", "gemma2", "gemma3_text", "glm", "gpt2", "gpt_neox", "gpt_oss", "gptj", "granite"),
+        *("granitemoehybrid", "helium"),
         *("hunyuan_v1_dense", "lfm2", "llama", "ministral", "ministral3", "mistral", "mistral4", "mpt", "olmo2"),
         *("olmo3", "opt", "phi", "phi3", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "smollm3", "stablelm"),
         *("starcoder2",),

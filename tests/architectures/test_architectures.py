@@ -13,6 +13,7 @@ from transformers import CONFIG_MAPPING
 
 from amp_export.architectures import (
     ModelConfig,
+    Total,
     find_architecture,
     flatten_parts,
     parameter_count,
@@ -163,6 +164,19 @@ def test_tensor_shapes_are_those_of_the_model(model_type: str, tied: bool, biase
     buffers = {tensor.name for tensor in find_architecture(model_type).mlp.tensors if tensor.is_buffer}
     parameters = [shape for name, shape in found.items() if not name.endswith(tuple(buffers))]
     assert parameter_count(config) == sum(map(math.prod, parameters))
+
+
+@pytest.mark.parametrize("model_type", BUILDABLE)
+def test_multipliers_are_of_blocks_and_projections_that_there_are(model_type: str) -> None:
+    architecture = find_architecture(model_type)
+    computation = architecture.computation
+    assert computation is not None
+    blocks = [block for stack in architecture.stacks for block in stack.all_blocks]
+    assert computation.read_factors.keys() <= {block.module for block in blocks}
+    projections = {each.name: each for block in blocks for each in (*block.inputs, block.output)}
+    for name, factors in computation.write_factors.items():
+        writes = projections[name].writes
+        assert len(factors) == 1 or (isinstance(writes, Total) and len(factors) == len(writes.terms)), name
 
 
 @FAMILIES

@@ -25,7 +25,14 @@ from amp_export.pruning.rewriting import rewrite
 from amp_export.pruning.settings import PlanSettings
 from amp_export.pruning.slicing import prune_module
 from tests.support.family_runner import mask, measured_scores, run
-from tests.support.tiny_models import FAMILY_FIELDS, OTHER_KINDS, TINY_CONFIG, family_fields, save_tiny_model
+from tests.support.tiny_models import (
+    FAMILY_FIELDS,
+    OTHER_KINDS,
+    TINY_CONFIG,
+    family_fields,
+    least_fields,
+    save_tiny_model,
+)
 
 MIXED = [name for name in supported_model_types() if find_architecture(name).attention_layers is not None]
 
@@ -66,6 +73,20 @@ def test_the_layers_that_attend_are_those_that_transformers_builds(model_type: s
     assert [site.stack.attention is not None for site in sites] == built
     assert [site.widths.query_heads > 0 for site in sites] == built
     assert [site.widths.neurons > 0 for site in sites] == [True] * 4
+
+
+@pytest.mark.parametrize("model_type", ["bamba", "falcon_h1", "granitemoehybrid"])
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"mamba_n_heads": 64}, {"mamba_d_head": "auto"}, {"mamba_d_ssm": 512}, {"mamba_d_ssm": None}],
+    ids=str,
+)
+def test_the_width_of_a_mixers_head_is_that_of_transformers(model_type: str, fields: dict[str, Any]) -> None:
+    # only Falcon-H1 has a width of the mixer apart from the model's
+    known = find_architecture(model_type).defaults.keys()
+    raw = {**least_fields(model_type), **{name: value for name, value in fields.items() if name in known}}
+    theirs = transformers.AutoConfig.for_model(model_type, **copy.deepcopy(raw)).mamba_d_head
+    assert ModelConfig.read(find_architecture(model_type), raw).size("mamba_d_head") == theirs
 
 
 @given(

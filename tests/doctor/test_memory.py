@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amp_export.architectures import LayerWidths, ModelConfig, find_architecture, parameter_count
-from amp_export.architectures._footprint import cached_numbers, parameters_read, seen_numbers
+from amp_export.architectures._footprint import cached_numbers, parameters_read, seen_bytes, state_bytes
 from amp_export.benchmarking.roofline import weight_bytes_per_token
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.doctor.memory import MemoryEstimate, ModelVariant, Room, VariantEstimate, can_estimate, estimate_memory
 from amp_export.errors import RequestError
 from amp_export.exporters.limits import Limits, choose_limits
+from amp_export.exporters.models.caches import is_past
 from amp_export.exporters.onnx import export
 from amp_export.options import Dtype, TargetName
 from tests.support.tiny_models import BUILDABLE, save_tiny_model
@@ -65,6 +67,24 @@ def test_counts_are_those_of_the_exported_graph(model_type: str, tied: bool, tmp
     inputs = {value.name: value for value in onnx.load(graph, load_external_data=False).graph.input}
     shapes = [inputs[f"past_key_values.0.{part}"].type.tensor_type.shape.dim for part in ("key", "value")]
     assert cached_numbers(config, widths) == [sum(shape[1].dim_value * shape[3].dim_value for shape in shapes)]
+
+
+@pytest.mark.parametrize("dtype", Dtype)
+@pytest.mark.parametrize("model_type", [name for name in BUILDABLE if find_architecture(name).keeps_states])
+def test_states_take_the_bytes_that_they_take_in_a_graph(model_type: str, dtype: Dtype, tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(save_tiny_model(tmp_path / "model", model_type))
+    config = checkpoint.config
+    file = export(checkpoint, tmp_path / "onnx", dtype=dtype).graph
+    total = 0
+    for value in onnx.load(file, load_external_data=False).graph.input:
+        if is_past(value.name) and not value.name.startswith("past_key_values"):
+            kind = value.type.tensor_type
+            sizes = [axis.dim_value for axis in kind.shape.dim[1:]]
+            total += math.prod(sizes) * onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).itemsize
+    widths = config.everywhere(config.widths)
+    assert 0 < total == state_bytes(config, widths, dtype.bytes)
+    growing = dtype.bytes * 10 * sum(cached_numbers(config, widths))
+    assert seen_bytes(config, widths, 10, dtype.bytes) == growing + total
 
 
 def test_latents_are_cached_instead_of_keys_and_values() -> None:
@@ -119,8 +139,8 @@ def test_a_window_bounds_what_is_read_and_not_what_is_kept() -> None:
     windowed, plain = read("mistral", **fields, sliding_window=256), read("mistral", **fields, sliding_window=None)
     widths = plain.everywhere(plain.widths)
     assert cached_numbers(windowed, widths) == cached_numbers(plain, widths)
-    assert seen_numbers(windowed, widths, 1024) == seen_numbers(plain, widths, 256)
-    assert seen_numbers(windowed, widths, 100) == seen_numbers(plain, widths, 100)
+    assert seen_bytes(windowed, widths, 1024, 2) == seen_bytes(plain, widths, 256, 2)
+    assert seen_bytes(windowed, widths, 100, 2) == seen_bytes(plain, widths, 100, 2)
 
 
 @given(

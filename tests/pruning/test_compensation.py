@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import functools
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from amp_export.inputs.random import random_inputs
 from amp_export.pruning.compensation import updating
 from amp_export.pruning.compensation.chains import chains_of, encoder_states, record_chains
 from amp_export.pruning.compensation.shortcuts import Shortcut, find_shortcut
-from amp_export.pruning.compensation.streams import record_calls, run_layer
+from amp_export.pruning.compensation.streams import StreamBatch, record_calls, run_layer
 from amp_export.pruning.compensation.updating import prune_and_compensate
 from amp_export.pruning.plan import LayerPlan, Plan
 from amp_export.pruning.planning import make_plan
@@ -151,6 +153,43 @@ def test_models_of_audio_come_nearer_too(model_type: str, tmp_path: Path) -> Non
     expected = logits(dense)
     near, far = ((logits(model) - expected).square().mean() for model in (compensated, pruned))
     assert near < 0.95 * far
+
+
+@pytest.mark.parametrize("model_type", ["llama", "granite", "gpt_neox", "lfm2", "falcon_h1"])
+def test_what_a_projection_gives_is_added_to_the_stream_times_its_factor(model_type: str, tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path / "dense", model_type)
+    config, model = open_checkpoint(folder).config, load_model(folder)
+    factors = updating._stream_factors(config)
+    assert factors is not None
+    (stream,) = record_calls(model, config, draw_batches(model, config, rows=2))
+    for number, site in enumerate(config.sites):
+        layer, stack = model.get_submodule(site.path), site.stack
+        assert stack.mlp is not None
+        outputs = [block.output.name for block in (*stack.mixing, stack.mlp)]
+        for name in outputs:
+            change = shifted(layer, stream, number, outputs, name, by=1.0) - shifted(layer, stream, number, outputs)
+            torch.testing.assert_close(change, torch.full_like(change, factors[name]), rtol=0, atol=1e-5)
+
+
+def shifted(
+    layer: torch.nn.Module,
+    stream: StreamBatch,
+    number: int,
+    outputs: Sequence[str],
+    name: str | None = None,
+    *,
+    by: float = 0.0,
+) -> torch.Tensor:
+    """What a layer gives if its projections give nothing, but one of them a constant."""
+    handles = []
+    for output in outputs:
+        constant = by if output == name else 0.0
+        hook = functools.partial(lambda _, __, given, value: torch.full_like(given, value), value=constant)
+        handles.append(layer.get_submodule(output).register_forward_hook(hook))
+    found = run_layer(layer, stream.hidden_bsh, stream.calls[number])
+    for handle in handles:
+        handle.remove()
+    return found
 
 
 @pytest.mark.parametrize("model_type", WITHOUT_EXPERTS)

@@ -38,7 +38,7 @@ class ChainLayer:
     def mixing(self, config: ModelConfig) -> Iterator[tuple[int, Block]]:
         """Yield what mixes tokens in it, with the numbers of the entries, in the order in which they run."""
         for number in self.sites:
-            if (block := config.sites[number].stack.mixing) is not None:
+            for block in config.sites[number].stack.mixing:
                 yield number, block
 
     def fitted_mlps(self, config: ModelConfig) -> Iterator[tuple[int, Block]]:

@@ -17,8 +17,9 @@ rest. The idea is that of ZipLM and OSSCAR (arXiv 2302.04089 and 2403.12983), wi
 from __future__ import annotations
 
 import copy
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from amp_export.pruning.compensation.chains import Chain, ChainLayer, chains_of, encoder_states, record_chains
@@ -100,7 +101,7 @@ class _Pruning:
     ) -> None:
         self._model, self._config, self._plan, self._widths = model, config, plan, widths
         self._on_layer, self._on_progress = on_layer, on_progress
-        self._factor = _stream_factor(config)
+        self._factors = _stream_factors(config)
         self._shortcuts: dict[tuple[type, tuple[str, ...]], list[Shortcut]] = {}
         self._done = 0
         self.updates: list[Update] = []
@@ -116,11 +117,14 @@ class _Pruning:
                 layer = prune_layer(self._model, self._config, self._plan, number, widths=self._widths)
             shortcuts = self._find_shortcuts(layer, blocks, lanes[0])
             for number, block in mixing:
-                if self._config.sites[number].stack.attention is not None:
-                    self.updates.append(_update_attention(layer, block.output, number, lanes, self._factor))
+                stack = self._config.sites[number].stack
+                if block is stack.attention:
+                    beside = [] if stack.mixer is None else [stack.mixer.output.name]
+                    fitted = _update_attention(layer, block.output, beside, number, lanes, self._factors)
+                    self.updates.append(fitted)
             names = [block.output.name for _, block in mixing]
             for number, block in mlps:
-                fitted = _update_mlp(layer, block.output, names, number, lanes, self._factor, shortcuts)
+                fitted = _update_mlp(layer, block.output, names, number, lanes, self._factors, shortcuts)
                 self.updates.append(fitted)
             for lane in lanes:
                 with skipped(layer, lane.take_known(shortcuts)):
@@ -197,6 +201,24 @@ class _Lane:
         self.dense_bsh, self.pruned_call = seen["output"], self.pruned_calls[place]
         self.weights_t = 1 / token_power(self.batch.real(self.dense_bsh))
 
+    def target(
+        self, output: str, seen: Mapping[str, torch.Tensor], others: Sequence[str], factors: Mapping[str, float] | None
+    ) -> torch.Tensor:
+        """Return what a projection of the pruned layer should give, [tokens, hidden].
+
+        Args:
+            output: Its name.
+            seen: Outputs of the pruned layer's projections, as `watch` returns them.
+            others: Names of those that are added to the stream before or beside it.
+            factors: See `_stream_factors`.
+        """
+        if factors is None:
+            return self.given_th[output]
+        apart_th = self.apart_th
+        for name in others:
+            apart_th = apart_th + factors[name] * (self.given_th[name] - self.batch.real(seen[f"{name}.output"]))
+        return self.given_th[output] + apart_th / factors[output]
+
 
 def _start_lanes(batches: Sequence[StreamBatch]) -> list[_Lane]:
     rows = sum(len(batch.hidden_bsh) for batch in batches)
@@ -209,35 +231,48 @@ def _start_lanes(batches: Sequence[StreamBatch]) -> list[_Lane]:
     return lanes
 
 
-def _stream_factor(config: ModelConfig) -> float | None:
-    """Return what the projections' outputs are multiplied by before they are added to the stream; None if no number."""
+def _stream_factors(config: ModelConfig) -> Mapping[str, float] | None:
+    """Return what the output of each block is multiplied by before it is added to the stream, by its projection's name.
+
+    Returns:
+        The multipliers; None if they are no numbers, or not known.
+    """
     computation = config.architecture.computation
     if computation is None:
         return None
     if config.order.after_attention is not None or config.order.after_mlp is not None:
         return None
-    return 1.0 if computation.residual_factor is None else config.factor(computation.residual_factor)
+    shared = 1.0 if computation.residual_factor is None else config.factor(computation.residual_factor)
+    outputs = [block.output for stack in config.architecture.stacks for block in stack.all_blocks]
+    return {output.name: shared * math.prod(config.write_factors(output)) for output in outputs}
 
 
 def _update_attention(
-    layer: torch.nn.Module, output: Projection, number: int, lanes: Sequence[_Lane], factor: float | None
+    layer: torch.nn.Module,
+    output: Projection,
+    beside: Sequence[str],
+    number: int,
+    lanes: Sequence[_Lane],
+    factors: Mapping[str, float] | None,
 ) -> Update:
     """Fit the output projection of an attention.
 
     Args:
         layer: The pruned layer.
         output: The projection.
+        beside: Names of the output projections of what else mixes tokens, and is not fitted.
         number: Number of the plan's entry.
         lanes: The batches.
-        factor: See `_stream_factor`.
+        factors: See `_stream_factors`.
     """
     fitting = _Fitting(layer, output)
+    names = [output.name, *beside]
     for lane in lanes:
-        seen = watch(layer, lane.pruned_bsh, lane.pruned_call, inputs=[output.name], until=output.name)
-        target_th = lane.given_th[output.name]
-        if factor is not None:
-            target_th = target_th + lane.apart_th / factor
-        lane.inputs[output.name] = seen[f"{output.name}.input"]
+        # what is beside may run after the attention
+        until = None if beside else output.name
+        seen = watch(layer, lane.pruned_bsh, lane.pruned_call, inputs=names, outputs=beside, until=until)
+        lane.inputs.update({name: seen[f"{name}.input"] for name in names})
+        target_th = lane.target(output.name, seen, beside, factors)
         fitting.add(lane, lane.batch.real(lane.inputs[output.name]), target_th)
     return fitting.update(number)
 
@@ -248,7 +283,7 @@ def _update_mlp(
     mixing: Sequence[str],
     number: int,
     lanes: Sequence[_Lane],
-    factor: float | None,
+    factors: Mapping[str, float] | None,
     shortcuts: Sequence[Shortcut],
 ) -> Update:
     """Fit the down projection of an MLP, after the projections of what mixes tokens: see `_update_attention`."""
@@ -257,12 +292,7 @@ def _update_mlp(
         with skipped(layer, lane.known(shortcuts)):
             seen = watch(layer, lane.pruned_bsh, lane.pruned_call, inputs=[down.name], outputs=mixing)
         lane.inputs[down.name] = seen[f"{down.name}.input"]
-        target_th = lane.given_th[down.name]
-        if factor is not None:
-            # all layers of families whose computation is known have one attention, or one mixer that is known
-            (name,) = mixing
-            mixed_th = lane.batch.real(seen[f"{name}.output"])
-            target_th = target_th + lane.apart_th / factor + lane.given_th[name] - mixed_th
+        target_th = lane.target(down.name, seen, mixing, factors)
         fitting.add(lane, lane.batch.real(lane.inputs[down.name]), target_th)
     return fitting.update(number)
 

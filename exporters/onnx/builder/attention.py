@@ -279,7 +279,10 @@ class Attention(Parts):
         attention, head_dim = self.config.architecture.attention, self.config.head_dim
         names = [f"{scope}.{projection.name}" for projection in attention.inputs]
         if (pack := self.graph.pack_of(f"{names[0]}.weight")) is not None:
-            return [add_packed_linear(self.graph, pack, names, hidden)]
+            packed = add_packed_linear(self.graph, pack, names, hidden)
+            factors = [factor for projection in attention.inputs for factor in self.config.write_factors(projection)]
+            counts = (widths.query_heads, widths.key_value_heads, widths.key_value_heads)
+            return [self.add_multipliers(factors, [count * head_dim for count in counts], packed)]
         if len(attention.inputs) == 3:
             return [self.add_linear(scope, projection, hidden) for projection in attention.inputs]
         (projection,) = attention.inputs

@@ -208,13 +208,12 @@ class _Decoder(Parts):
     def add_layer(
         self, attention: Attention, mixers: Mixers, layer: int, widths: LayerWidths, stream: Stream
     ) -> Stream:
-        """Add a layer, with the residual connections around attention, or what mixes tokens in its place, and MLP."""
+        """Add a layer, with the residual connections around what mixes tokens, and around the MLP."""
         scope = f"{self.config.architecture.layers}.{layer}"
         order = self.config.order
         hidden, normed = self._settle(stream, scope, order.before_attention)
-        mixer = self.config.sites[layer].stack.mixer
-        attended = attention.add(layer, widths, normed) if mixer is None else mixers.add(layer, mixer, normed)
-        attended = self._add_norm_if_any(scope, order.after_attention, attended)
+        mixed = self._add_mixing(attention, mixers, layer, widths, normed)
+        attended = self._add_norm_if_any(scope, order.after_attention, mixed)
         attended = self.add_factor(self.computation.residual_factor, attended, output=f"{scope}.attention.scaled")
         between = Stream(hidden, attended, name=f"{scope}.after_attention")
         if not order.parallel:
@@ -226,6 +225,16 @@ class _Decoder(Parts):
         made = self._add_norm_if_any(scope, order.after_mlp, made)
         made = self.add_factor(self.computation.residual_factor, made, output=f"{scope}.mlp.scaled")
         return Stream(self.add_up(between), made, name=scope)
+
+    def _add_mixing(self, attention: Attention, mixers: Mixers, layer: int, widths: LayerWidths, hidden: str) -> str:
+        """Add what mixes the tokens of a layer: attention, a mixer, or the sum of both."""
+        scope, stack = f"{self.config.architecture.layers}.{layer}", self.config.sites[layer].stack
+        mixed = []
+        if stack.attention is not None:
+            mixed.append(attention.add(layer, widths, self.add_read_factor(scope, stack.attention, hidden)))
+        if stack.mixer is not None:
+            mixed.append(mixers.add(layer, stack.mixer, self.add_read_factor(scope, stack.mixer, hidden)))
+        return mixed[0] if len(mixed) == 1 else self.graph.add("Add", *mixed, output=f"{scope}.mixed")
 
     def add_up(self, stream: Stream) -> str:
         """Add the addition that a residual stream waits for, if any."""
@@ -284,6 +293,7 @@ class _Decoder(Parts):
 
     def _add_mlp(self, scope: str, widths: LayerWidths, hidden: str) -> str:
         mlp = self.config.architecture.mlp
+        hidden = self.add_read_factor(scope, mlp, hidden)
         projected = [self.add_linear(scope, projection, hidden) for projection in mlp.inputs]
         if isinstance(mlp.inputs[0].rows, tuple):
             names = (f"{scope}.{mlp.module}.gate", f"{scope}.{mlp.module}.up")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from amp_export.architectures import Computation, Factor, ModelConfig, Projection
+from amp_export.architectures import Block, Computation, Factor, ModelConfig, Projection, Total, part_lengths
 from amp_export.exporters.onnx.builder.nodes import Graph
 from amp_export.exporters.onnx.builder.norms import add_norm, add_stored_norm
 from amp_export.exporters.onnx.builder.products import add_linear
@@ -25,10 +26,32 @@ class Parts:
         return computation
 
     def add_linear(self, scope: str, projection: Projection, value: str) -> str:
-        """Add a linear layer."""
+        """Add a linear layer, and the multipliers of what it writes."""
         name = f"{scope}.{projection.name}"
         bias = f"{name}.bias" if self.config.biases[projection.name] else None
-        return add_linear(self.graph, f"{name}.weight", value, bias=bias, output=name)
+        written = add_linear(self.graph, f"{name}.weight", value, bias=bias, output=name)
+        factors = self.config.write_factors(projection)
+        if len(factors) == 1:
+            return self.add_multiplier(factors[0], written)
+        assert isinstance(projection.writes, Total), f"{projection.name} writes several parts"
+        return self.add_multipliers(factors, part_lengths(self.config, projection.writes), written)
+
+    def add_multiplier(self, factor: float, value: str) -> str:
+        """Multiply by a number unless it is 1."""
+        if factor == 1.0:
+            return value
+        return self.graph.add("Mul", value, self.graph.number(factor), output=f"{value}.multiplied")
+
+    def add_multipliers(self, factors: Sequence[float], lengths: Sequence[int], value: str) -> str:
+        """Multiply the parts of the last axis, each by its own number: as one node, or none if all are 1."""
+        if len({*factors}) == 1:
+            return self.add_multiplier(factors[0], value)
+        return self.graph.add("Mul", value, self.graph.parts(factors, lengths), output=f"{value}.multiplied")
+
+    def add_read_factor(self, scope: str, block: Block, hidden: str) -> str:
+        """Add the multiplier of what a block reads, if it has one."""
+        factor = self.computation.read_factors.get(block.module)
+        return self.add_factor(factor, hidden, output=f"{scope}.{block.module}.input")
 
     def add_norm(self, name: str, value: str) -> str:
         """Add a norm over the last axis, whose weight has only that axis."""

@@ -1,4 +1,4 @@
-"""What mixes tokens in place of attention, as nodes; it keeps states instead of keys and values."""
+"""What mixes tokens in place of attention or beside it, as nodes; it keeps states, which do not grow with the text."""
 
 from __future__ import annotations
 
@@ -147,21 +147,31 @@ class Mixers(Parts):
             "Reshape", self._to_float32(graph.weight(f"{scope}.{mixer.skip}")), skip, output=f"{module}.skip"
         )
         skipped = self._join(graph.add("Mul", split, factor, output=f"{module}.skipped"), inner)
-        return self._add_norm_of_gated(
-            scope, mixer, graph.add("Add", read, skipped, output=f"{module}.total"), gate, width=inner // groups
-        )
+        total = graph.add("Add", read, skipped, output=f"{module}.total")
+        mixed = self._add_gate_and_norm(scope, mixer, total, gate, width=inner // groups)
+        return graph.cast(mixed, graph.dtype, output=f"{module}.mixed", source=Dtype.FLOAT32)
 
-    def _add_norm_of_gated(self, scope: str, mixer: StateSpace, value: str, gate: str, *, width: int) -> str:
-        """Add the gate of a result and the norm of each group: `GraniteMoeHybridRMSNormGated`, 5.24, in float32."""
+    def _add_gate_and_norm(self, scope: str, mixer: StateSpace, value: str, gate: str, *, width: int) -> str:
+        """Add the gate of a result, and the norm of each group before or after it if there is one, in float32.
+
+        Source: `FalconH1RMSNormGated` and `FalconH1Mixer`, `modeling_falcon_h1.py`, transformers 5.24.
+        """
         graph, module = self.graph, f"{scope}.{mixer.module}"
         activated = add_activation(graph, "silu", self._to_float32(gate), output=f"{module}.gates", module=module)
+        has_norm = self.config.meets(mixer.normed_when)
+        gated_last = mixer.gated_last_when is not None and self.config.meets(mixer.gated_last_when)
+        if has_norm and gated_last:
+            value = self._add_norm_by_group(scope, mixer, value, width=width)
         gated = graph.add("Mul", value, activated, output=f"{module}.gated")
-        groups = graph.add("Reshape", gated, graph.integers(0, 0, -1, width), output=f"{module}.groups")
+        return self._add_norm_by_group(scope, mixer, gated, width=width) if has_norm and not gated_last else gated
+
+    def _add_norm_by_group(self, scope: str, mixer: StateSpace, value: str, *, width: int) -> str:
+        graph, module = self.graph, f"{scope}.{mixer.module}"
+        groups = graph.add("Reshape", value, graph.integers(0, 0, -1, width), output=f"{module}.groups")
         normed = add_unit_rms(graph, groups, epsilon=self.epsilon, scope=groups)
         weight = self._to_float32(graph.weight(f"{scope}.{mixer.norm}.weight"))
         joined = graph.add("Reshape", normed, graph.integers(0, 0, -1), output=f"{module}.normed")
-        mixed = graph.add("Mul", joined, weight, output=f"{module}.weighted")
-        return graph.cast(mixed, graph.dtype, output=f"{module}.mixed", source=Dtype.FLOAT32)
+        return graph.add("Mul", joined, weight, output=f"{module}.weighted")
 
     def _join(self, by_head: str, width: int) -> str:
         return self.graph.add("Reshape", by_head, self.graph.integers(0, 0, width), output=f"{by_head}.joined")

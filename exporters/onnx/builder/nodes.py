@@ -266,6 +266,18 @@ class Graph:
             self._initializers[name] = helper.make_tensor(name, _onnx_type(dtype), shape, values)
         return name
 
+    def parts(self, values: Sequence[float], lengths: Sequence[int]) -> str:
+        """Return a constant list of the graph's dtype in parts, each filled with one value; equal lists share one."""
+        import numpy as np
+        from onnx import helper
+
+        pairs = [(float(np.float32(value)), length) for value, length in zip(values, lengths, strict=True)]
+        name = "_".join(["parts", *(f"{value!r}x{length}" for value, length in pairs)])
+        if name not in self._initializers:
+            filled = [value for value, length in pairs for _ in range(length)]
+            self._initializers[name] = helper.make_tensor(name, self._dtype, [len(filled)], filled)
+        return name
+
     def vector(self, name: str, values: Sequence[float]) -> str:
         """Add a constant list of float32 numbers."""
         from onnx import TensorProto, helper

@@ -22,8 +22,8 @@ _NAME = "queries_keys_values"
 def find_packs(config: ModelConfig, formats: Mapping[str, BlockFormat]) -> dict[str, str]:
     """Return the name of the pack that a projection's weight or bias is in, for each that is in one.
 
-    There is none where something is computed between projection and attention: norms of heads, a factor, a gate, or a
-    rotation that GroupQueryAttention does not do.
+    There is none where more than a multiplication is computed between projection and attention: norms of heads, a
+    factor by position, a gate, or a rotation that GroupQueryAttention does not do.
 
     Args:
         config: Config of a decoder that is built with ONNX Runtime's operators.

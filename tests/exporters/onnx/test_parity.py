@@ -13,12 +13,15 @@ from transformers import AutoModelForCausalLM, DynamicCache
 
 from amp_export.architectures import (
     AttentionScale,
+    Computation,
+    Factor,
     HeadNorms,
     LayerWidths,
     Learned,
     NormKind,
     Order,
     Rotary,
+    find_architecture,
 )
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.exporters.models.decoder import GraphDecoder
@@ -264,6 +267,22 @@ def test_longrope_switches_where_the_longest_text_of_a_batch_does(tmp_path: Path
     np.testing.assert_allclose(found[real], np.concatenate(expected, axis=1)[real], rtol=0, atol=pair.tolerance)
 
 
+def falcon_h1() -> Computation:
+    computation = find_architecture("falcon_h1").computation
+    assert computation is not None
+    return computation
+
+
+def without(projection: str) -> dict[str, tuple[Factor, ...]]:
+    """Falcon-H1's multipliers of what linear layers write, but those of one."""
+    return {name: factors for name, factors in falcon_h1().write_factors.items() if name != projection}
+
+
+def turned_around() -> dict[str, tuple[Factor, ...]]:
+    """The multipliers, with those of several parts in another order."""
+    return {name: factors[::-1] for name, factors in falcon_h1().write_factors.items()}
+
+
 WRONG: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "norm's weight counts from one": ("gemma", {}, {"norm": NormKind.RMS}),
     "norm takes the mean away": ("cohere", {}, {"norm": NormKind.RMS}),
@@ -320,6 +339,12 @@ WRONG: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "scale of embeddings": ("gemma", {}, {"embedding_factor": None}),
     "multiplier of embeddings": ("granite", {}, {"embedding_factor": None}),
     "multiplier of what is added": ("granite", {}, {"residual_factor": None}),
+    "multipliers of what blocks read": ("falcon_h1", {}, {"read_factors": {}}),
+    **{
+        f"multiplier of what {name} writes": ("falcon_h1", {}, {"write_factors": without(name)})
+        for name in falcon_h1().write_factors
+    },
+    "multipliers of parts in another order": ("falcon_h1", {}, {"write_factors": turned_around()}),
     "divisor of logits": ("granite", {}, {"logit_factor": None}),
     "multiplier of logits": ("cohere", {}, {"logit_factor": None}),
     "activation": ("gemma", {}, {"activation_names": {"gelu_pytorch_tanh": "gelu"}}),

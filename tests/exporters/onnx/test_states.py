@@ -63,14 +63,15 @@ def test_a_recurrence_keeps_float32_in_a_graph_of_half_the_width(tmp_path: Path)
 
 
 @pytest.mark.parametrize("operators", Operators)
-@pytest.mark.parametrize("model_type", ["qwen3_5_text", "granitemoehybrid", "bamba"])
+@pytest.mark.parametrize("model_type", ["qwen3_5_text", "granitemoehybrid", "bamba", "falcon_h1"])
 def test_one_step_of_a_recurrence_is_repeated_or_is_an_operator_of_the_runtime(
     model_type: str, operators: Operators, tmp_path: Path
 ) -> None:
-    folder = save_tiny_model(tmp_path / "checkpoint", model_type)
-    file = build(open_checkpoint(folder), tmp_path / "onnx", operators=operators).graph
+    checkpoint = open_checkpoint(save_tiny_model(tmp_path / "checkpoint", model_type))
+    file = build(checkpoint, tmp_path / "onnx", operators=operators).graph
     found = [node.op_type for node in onnx.load(file, load_external_data=False).graph.node]
-    repeated, fused = (2, 0) if operators is Operators.STANDARD else (0, 2)
+    mixers = sum(site.stack.mixer is not None for site in checkpoint.config.sites)
+    repeated, fused = (mixers, 0) if operators is Operators.STANDARD else (0, mixers)
     assert (found.count("Scan"), found.count("LinearAttention")) == (repeated, fused)
 
 
@@ -111,6 +112,51 @@ def test_states_have_the_names_that_others_give_them(lfm2: Path, tmp_path: Path)
     assert [past_of(name) for name in described.outputs if is_present(name)] == list(cache)
     assert described.outputs["present_conv.2"].axes == state
     assert run(tmp_path / "onnx").num_layers == 4
+
+
+def test_a_layer_with_both_keeps_states_beside_keys_and_values(tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path / "checkpoint", "falcon_h1", num_hidden_layers=2)
+    described = describe_graph(build(open_checkpoint(folder), tmp_path / "onnx").graph)
+    growing = ("batch_size", 2, "past_sequence_length", 8)
+    assert {name: port.axes for name, port in described.inputs.items() if is_past(name) and ".1" in name} == {
+        "past_key_values.1.key": growing,
+        "past_key_values.1.value": growing,
+        "past_conv.1": ("batch_size", 56, 4),
+        "past_ssm.1": ("batch_size", 2, 6, 16),
+    }
+    assert run(tmp_path / "onnx").num_layers == 2
+
+
+FORMS: dict[str, dict[str, Any]] = {
+    "a gate without a norm": {"mamba_rms_norm": False},
+    "the gate after the norm": {"mamba_rms_norm": True, "mamba_norm_before_gate": True},
+    "the gate before the norm": {"mamba_rms_norm": True, "mamba_norm_before_gate": False},
+    "no biases": {
+        "mamba_conv_bias": False,
+        "mamba_proj_bias": False,
+        "projectors_bias": False,
+        "attention_bias": False,
+    },
+    "multipliers of one": {"key_multiplier": 1.0, "ssm_multipliers": [1.0] * 5, "ssm_in_multiplier": 1.0},
+    "the width that follows from the model's": {"mamba_d_ssm": None, "mamba_d_head": "auto"},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_a_state_space_mixer_agrees(form: str, tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path / "checkpoint", "falcon_h1", **FORMS[form])
+    save_tiny_tokenizer(folder)
+    for operators in Operators:
+        export(folder, tmp_path / operators, ExportOptions(operators=operators))
+        assert validate(tmp_path / operators, ValidateOptions(threads=1)).holds
+
+
+def test_multipliers_of_one_take_no_node(tmp_path: Path) -> None:
+    ones = {name: 1.0 for name in find_architecture("falcon_h1").defaults if name.endswith("multiplier")}
+    lists = {"ssm_multipliers": [1.0] * 5, "mlp_multipliers": [1.0] * 2}
+    folder = save_tiny_model(tmp_path / "checkpoint", "falcon_h1", **ones, **lists)
+    model = onnx.load(build(open_checkpoint(folder), tmp_path / "onnx").graph, load_external_data=False)
+    assert not [node.name for node in model.graph.node if node.name.endswith((".multiplied", ".input", ".scaled"))]
 
 
 @pytest.mark.parametrize("name", ["past_key_values.3.key", "past_key_values.0.encoder.value", "past_conv.12"])
@@ -158,6 +204,20 @@ def test_projections_of_mixers_are_quantized_too(operators: Operators, lfm2: Pat
     graph = build(open_checkpoint(lfm2), tmp_path / "onnx", operators=operators, quantization=quantization).graph
     mixers = {name for name in quantized_names(graph) if ".conv." in name}
     assert mixers == {f"model.layers.{layer}.conv.{part}_proj.weight" for layer in (0, 2) for part in ("in", "out")}
+
+
+@pytest.mark.parametrize("operators", Operators)
+def test_packed_projections_keep_their_multipliers(operators: Operators, tmp_path: Path) -> None:
+    # heads of 32 are turned by the runtime's operator, so that queries, keys and values can be packed
+    folder = save_tiny_model(tmp_path / "checkpoint", "falcon_h1", head_dim=32)
+    save_tiny_tokenizer(folder)
+    export(folder, tmp_path / "out", ExportOptions(operators=operators, weights=WeightFormat.INT4, block_size=16))
+    assert validate(tmp_path / "out", ValidateOptions(threads=1)).holds
+    graph = onnx.load(tmp_path / "out/onnx/model.onnx", load_external_data=False).graph
+    packed = [node.name for node in graph.node if node.name.endswith("queries_keys_values.multiplied")]
+    assert len(packed) == (3 if operators is Operators.ONNXRUNTIME else 0)
+    mixers = {name for name in quantized_names(tmp_path / "out/onnx/model.onnx") if ".mamba." in name}
+    assert mixers == {f"model.layers.{layer}.mamba.{part}_proj.weight" for layer in range(3) for part in ("in", "out")}
 
 
 def test_modules_are_told_by_the_names_of_values(lfm2: Path, tmp_path: Path) -> None:
