@@ -31,6 +31,7 @@ from amp_export.outputs.names import DRAFT
 from amp_export.outputs.staging import is_ours
 from amp_export.progress import Progress, Silent
 from amp_export.pruning.candidates import Candidate
+from amp_export.pruning.costs import ModelCosts
 from amp_export.pruning.criteria import choose_criterion
 from amp_export.pruning.defaults import choose_plan_settings
 from amp_export.pruning.dry_run import possible_candidates
@@ -161,10 +162,12 @@ def _legal_ratios(checkpoint: Checkpoint, options: PruneOptions) -> tuple[float,
     """
     found: dict[tuple[Candidate, ...], float] = {}
     refusal: RatioError | None = None
+    costs = ModelCosts.of(checkpoint.config)
     for percent in range(1, 100):
         try:
             settings = choose_plan_settings(checkpoint.config, percent / 100, options)
-            found.setdefault(possible_candidates(checkpoint.raw_config, checkpoint.config, settings), percent / 100)
+            candidates = possible_candidates(checkpoint.raw_config, checkpoint.config, settings, costs=costs)
+            found.setdefault(candidates, percent / 100)
         except RatioError as error:
             refusal = refusal or error
     if not found:

@@ -142,6 +142,7 @@ def _file_names() -> frozenset[str]:
     return frozenset(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 
 
+@functools.cache
 def _load(name: str) -> Architecture:
     architecture = importlib.import_module(f"{__name__}.{name}").ARCHITECTURE
     assert isinstance(architecture, Architecture)

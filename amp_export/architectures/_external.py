@@ -33,7 +33,9 @@ def given_architecture(model_type: str) -> Architecture | None:
     Raises:
         RequestError: A file cannot be read, or holds no facts.
     """
-    files = [Path(name) for name in os.environ.get(VARIABLE, "").split(os.pathsep) if name]
+    if not (names := os.environ.get(VARIABLE)):
+        return None
+    files = [Path(name) for name in names.split(os.pathsep) if name]
     return next((found for file in files if (found := read_facts(file)).model_type == model_type), None)
 
 

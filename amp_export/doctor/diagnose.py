@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from amp_export.checkpoints.unsupported import check_known_fields
 from amp_export.checkpoints.weight_files import has_safetensors
 from amp_export.doctor.loaders import RUNTIMES
 from amp_export.doctor.memory import MemoryEstimate, ModelVariant, can_estimate, estimate_memory, refuse_limits
-from amp_export.doctor.rules import Outcome, Status
+from amp_export.doctor.rules import Loader, Outcome, Status
 from amp_export.doctor.verdicts import Choice, Verdict, judge
 from amp_export.errors import ModelError, PlanError, RatioError
 from amp_export.exporters.limits import choose_limits
@@ -31,6 +31,7 @@ from amp_export.outputs.names import PRUNED
 from amp_export.progress import Progress, Silent
 from amp_export.pruning import nemotron_nas
 from amp_export.pruning.candidates import Candidate
+from amp_export.pruning.costs import ModelCosts
 from amp_export.pruning.defaults import choose_plan_settings
 from amp_export.pruning.dry_run import check_texts, example_rewrite, layers_differ, possible_candidates, rehearse
 from amp_export.pruning.expressible import fit_choices
@@ -261,12 +262,14 @@ class _DiagnosisContext:
     uniform: Uniform
     has_end_token: bool
 
-    def verdicts(self, settings: PlanSettings, candidates: Sequence[Candidate]) -> tuple[Verdict, ...]:
+    def verdicts(
+        self, settings: PlanSettings, candidates: Sequence[Candidate], runtimes: Iterable[Loader] = RUNTIMES
+    ) -> tuple[Verdict, ...]:
         """Return each runtime's verdict on the options that pruning may choose."""
         decided = decide(self.config, settings, candidates)
         taken = list_preferred(candidates, settings.heads) if decided is None else [decided]
         choices = [self._choice(candidate, settings) for candidate in taken]
-        return tuple(judge(runtime, choices) for runtime in RUNTIMES)
+        return tuple(judge(runtime, choices) for runtime in runtimes)
 
     def option(self, candidate: Candidate, settings: PlanSettings) -> Option:
         """Return a candidate with its rewrite."""
@@ -326,7 +329,9 @@ def _with_nearest(
 ) -> tuple[Verdict, ...]:
     """Add to each negative verdict the nearest ratio at which the runtime loads the model."""
     nearest: dict[str, float] = {}
-    wanted = {verdict.runtime for verdict in verdicts if verdict.status is Status.CANNOT}
+    refusing = {verdict.runtime for verdict in verdicts if verdict.status is Status.CANNOT}
+    wanted = [runtime for runtime in RUNTIMES if runtime.name in refusing]
+    costs = ModelCosts.of(context.config)
     steps = range(1, round(1 / NEAREST_STEP))
     ratios = [round(settings.ratio + sign * step * NEAREST_STEP, 4) for step in steps for sign in (-1, 1)]
     for ratio in (ratio for ratio in ratios if 0 < ratio < 1):
@@ -334,11 +339,10 @@ def _with_nearest(
             break
         asked = replace(settings, ratio=ratio)
         try:
-            found = context.verdicts(asked, possible_candidates(context.raw_config, context.config, asked))
+            candidates = possible_candidates(context.raw_config, context.config, asked, costs=costs)
+            found = context.verdicts(asked, candidates, wanted)
         except (RatioError, PlanError):
             continue
-        for verdict in found:
-            if verdict.runtime in wanted and verdict.loads:
-                nearest[verdict.runtime] = ratio
-                wanted.discard(verdict.runtime)
+        nearest |= {verdict.runtime: ratio for verdict in found if verdict.loads}
+        wanted = [runtime for runtime in wanted if runtime.name not in nearest]
     return tuple(replace(verdict, nearest=nearest.get(verdict.runtime)) for verdict in verdicts)

@@ -42,9 +42,15 @@ class Candidate:
 
 
 def list_candidates(
-    raw_config: Mapping[str, Any], config: ModelConfig, settings: PlanSettings
+    raw_config: Mapping[str, Any], config: ModelConfig, settings: PlanSettings, *, costs: ModelCosts | None = None
 ) -> tuple[Candidate, ...]:
     """Return all legal ways to meet the ratio under these settings.
+
+    Args:
+        raw_config: Content of the model's config.json.
+        config: The model's config.
+        settings: Ratio, and rules by which a plan is made.
+        costs: The model's costs, for callers that try many ratios; counted by default.
 
     Raises:
         RatioError: No plan is legal; the message names the nearest legal ratio.
@@ -54,7 +60,7 @@ def list_candidates(
     if by_flap:
         check_settings(config, settings)
     step = neuron_multiple(settings, config)
-    space = _Space(config, settings, step, head_options(config, settings.heads), ModelCosts.of(config))
+    space = _Space(config, settings, step, head_options(config, settings.heads), costs or ModelCosts.of(config))
     if not 0 < settings.ratio < 1:
         raise space.refuse(f"The ratio must be between 0 and 1, exclusive, not {settings.ratio:g}.")
     rules = {Allocation.PAPER: space.paper_widths, Allocation.FLAP: space.average_widths}

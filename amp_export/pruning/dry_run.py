@@ -15,6 +15,7 @@ from amp_export.inputs.texts import Calibration
 from amp_export.options import Allocation, PerLayer
 from amp_export.pruning.allocation import check_allocatable
 from amp_export.pruning.candidates import Candidate, list_candidates
+from amp_export.pruning.costs import ModelCosts
 from amp_export.pruning.criteria import check_criterion
 from amp_export.pruning.divergence import check_measurable
 from amp_export.pruning.rewriting import Rewrite, rewrite
@@ -22,15 +23,15 @@ from amp_export.pruning.settings import PlanSettings
 
 
 def possible_candidates(
-    raw_config: Mapping[str, Any], config: ModelConfig, settings: PlanSettings
+    raw_config: Mapping[str, Any], config: ModelConfig, settings: PlanSettings, *, costs: ModelCosts | None = None
 ) -> tuple[Candidate, ...]:
-    """Return the candidates that meet the settings.
+    """Return the candidates that meet the settings; see `list_candidates`.
 
     Raises:
         RatioError: No legal plan meets the ratio.
         PlanError: The settings do not fit the model.
     """
-    candidates = list_candidates(raw_config, config, settings)
+    candidates = list_candidates(raw_config, config, settings, costs=costs)
     check_criterion(config, settings.criterion)
     if settings.heads_per_layer is PerLayer.GLOBAL:
         check_allocatable(config, settings.heads)

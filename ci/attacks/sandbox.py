@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import os
+import pkgutil
 import resource
 import shutil
 import signal
@@ -82,16 +84,25 @@ class Started:
 
 
 def import_libraries() -> None:
-    """Import what commands import, so that forked processes need not; computing would start threads."""
+    """Import what commands import, which takes most of their time, so that forked processes need not.
+
+    Computing would start threads, which forked processes lack.
+    """
     import onnx  # noqa: F401
     import onnxruntime  # noqa: F401
     import scipy.stats  # noqa: F401
     import torch
-    import transformers  # noqa: F401
+    import transformers
 
-    import amp_export.cli  # noqa: F401
+    from amp_export import api, cli
     from amp_export.benchmarking import sampling
-    from amp_export.checkpoints.loading import load_model  # noqa: F401
+
+    for package in (api, cli):
+        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+            importlib.import_module(module.name)
+    # transformers imports a model's module, and what that needs, with its class
+    for name in ("BertForMaskedLM", "LlamaForCausalLM", "PreTrainedTokenizerFast"):
+        getattr(transformers, name)
 
     torch.set_num_threads(1)
     # the times of tiny models are noise that more launches do not resolve

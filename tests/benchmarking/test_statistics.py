@@ -102,9 +102,8 @@ def simulate(luck: float, *, truth: float = 1.0, min_effect: float | None = None
 @pytest.mark.parametrize("luck", [0.0, 0.02, 0.05])
 def test_interval_holds_the_true_speedup_as_often_as_it_says(luck: float, min_effect: float | None) -> None:
     """However many launches the first ones ask for: an estimate of the spread from all of them covers 91 to 93 %."""
-    for truth in (1.0, 1.25):
-        covered, _, _ = simulate(luck, truth=truth, min_effect=min_effect)
-        assert 0.93 <= covered <= 0.97
+    covered, _, _ = simulate(luck, truth=1.25, min_effect=min_effect)
+    assert 0.93 <= covered <= 0.97
 
 
 @pytest.mark.parametrize("luck", [0.0, 0.02, 0.05])

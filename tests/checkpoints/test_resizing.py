@@ -130,7 +130,6 @@ def test_every_family_can_be_filled_up_with_zeros(model_type: str, tmp_path: Pat
     torch.testing.assert_close(run(padded, config), run(resized, config), rtol=0, atol=5e-5)
 
 
-@pytest.mark.usefixtures("own_process")
 def test_with_the_modelling_file_it_loads_where_this_package_is_not_installed(tmp_path: Path) -> None:
     pruned = save_lopsided(tmp_path, "llama")
     expected = expect(pruned, open_checkpoint(tmp_path / "pruned").config, load_tokenizer(tmp_path / "pruned"))

@@ -22,7 +22,7 @@ from amp_export.checkpoints.loading import load_model
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.errors import MissingExtraError, OutputError, UnsupportedModelError
 from amp_export.exporters.models.decoder import GraphDecoder
-from amp_export.exporters.onnx import TracedExport, run, trace
+from amp_export.exporters.onnx import TracedExport, run, trace, tracing
 from amp_export.options import Dtype
 from tests.support.shared import Converted
 from tests.support.tiny_models import TINY_CONFIG, randomize
@@ -364,6 +364,25 @@ def test_what_cannot_be_traced_is_named(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModelError, match=r"^Frozen .* any size: batch_size of \w+ became 2"):
         trace(Frozen(config).eval(), tmp_path / "onnx", dtype=Dtype.FLOAT32)
     assert not (tmp_path / "onnx").exists()
+
+
+def test_operators_are_parsed_once_for_all_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch.onnx._internal.exporter import _registration
+
+    asked = []
+
+    class Apis:
+        def get_torchlib_ops(self) -> list[object]:
+            asked.append(self)
+            return []
+
+    apis = Apis()
+    monkeypatch.setattr(_registration, "onnxscript_apis", apis)
+    for _ in range(2):
+        with tracing._fast_export():
+            _registration.ONNXRegistry.from_torchlib()
+        assert _registration.onnxscript_apis is apis
+    assert asked == [apis]
 
 
 def test_a_model_with_another_kind_of_state_is_refused(tmp_path: Path) -> None:
