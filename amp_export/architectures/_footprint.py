@@ -9,6 +9,7 @@ from amp_export.architectures import (
     LayerWidths,
     Learned,
     ModelConfig,
+    Site,
     cache_tensors,
     parameter_count,
     tensor_shapes,
@@ -68,11 +69,20 @@ def activation_numbers(config: ModelConfig, widths: Sequence[LayerWidths], conte
     """Return the number of activation values of the widest layer in prefill, if none is freed before the layer ends.
 
     They are its input and sums, queries, keys, values, attention output, gate, up and their product, and each head's
-    scores before and after the softmax.
+    scores before and after the softmax; of a mixer, what it projects, the same convolved, and what it gives.
     """
+    shapes = tensor_shapes(config, widths)
 
-    def of(layer: LayerWidths) -> int:
+    def mixed(site: Site) -> int:
+        mixer = site.stack.mixer
+        if mixer is None:
+            return 0
+        projected = sum(shapes[f"{site.path}.{projection.name}.weight"][0] for projection in mixer.inputs)
+        return 2 * projected + shapes[f"{site.path}.{mixer.output.name}.weight"][1]
+
+    def of(site: Site, layer: LayerWidths) -> int:
         heads = 2 * (layer.query_heads + layer.key_value_heads) * config.head_dim
-        return context * (4 * config.hidden_size + heads + 3 * layer.neurons) + 2 * layer.query_heads * context**2
+        by_token = 4 * config.hidden_size + heads + 3 * layer.neurons + mixed(site)
+        return context * by_token + 2 * layer.query_heads * context**2
 
-    return max(of(layer) for layer in widths)
+    return max(of(site, layer) for site, layer in zip(config.sites, widths, strict=True))

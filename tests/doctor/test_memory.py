@@ -13,7 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amp_export.architectures import LayerWidths, ModelConfig, find_architecture, parameter_count
-from amp_export.architectures._footprint import cached_numbers, parameters_read, seen_bytes, state_bytes
+from amp_export.architectures._footprint import (
+    activation_numbers,
+    cached_numbers,
+    parameters_read,
+    seen_bytes,
+    state_bytes,
+)
 from amp_export.benchmarking.roofline import weight_bytes_per_token
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.doctor.memory import MemoryEstimate, ModelVariant, Room, VariantEstimate, can_estimate, estimate_memory
@@ -67,6 +73,16 @@ def test_counts_are_those_of_the_exported_graph(model_type: str, tied: bool, tmp
     inputs = {value.name: value for value in onnx.load(graph, load_external_data=False).graph.input}
     shapes = [inputs[f"past_key_values.0.{part}"].type.tensor_type.shape.dim for part in ("key", "value")]
     assert cached_numbers(config, widths) == [sum(shape[1].dim_value * shape[3].dim_value for shape in shapes)]
+
+
+def test_activations_of_a_convolution_are_counted() -> None:
+    fields = {"hidden_size": 32, "intermediate_size": 48, "block_auto_adjust_ff_dim": False, "num_hidden_layers": 2}
+    config = read(
+        "lfm2", **fields, num_attention_heads=4, num_key_value_heads=2, layer_types=["conv", "full_attention"]
+    )
+    convolved = 10 * (4 * 32 + 3 * 48 + 2 * 3 * 32 + 32)
+    attended = 10 * (4 * 32 + 3 * 48 + 2 * (4 + 2) * 8) + 2 * 4 * 10**2
+    assert activation_numbers(config, config.everywhere(config.widths), 10) == convolved > attended
 
 
 @pytest.mark.parametrize("dtype", Dtype)
