@@ -3,6 +3,7 @@ from __future__ import annotations
 import enum
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 import amp_export
@@ -135,6 +137,15 @@ def test_every_command_shows_an_example(command: str) -> None:
     result = run(command, "--help")
     assert result.exit_code == 0
     assert f"  amp-export {command} " in result.output
+
+
+def test_the_readme_lists_every_option_of_the_end_to_end_command() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    table = readme.partition("\n## Options\n")[2].partition("\n## ")[0]
+    listed = set(re.findall(r"`(--[a-z-]+)`", "".join(re.findall(r"^\|([^|]*)\|", table, re.MULTILINE))))
+    known = {name for parameter in get_command(app).params for name in (*parameter.opts, *parameter.secondary_opts)}
+    ours = {name for name in known if name.startswith("--")} - {"--install-completion", "--show-completion"}
+    assert listed | {"--to", "--help", "--version"} == ours | {"--to", "--help", "--version"}
 
 
 def test_help_version_and_module_entry() -> None:

@@ -91,6 +91,12 @@ class Graph:
         node.attribute.extend(helper.make_attribute(name, value) for name, value in attributes.items())
         self._nodes.append(node)
 
+    def rename_last(self, output: str) -> None:
+        """Give the output of the last node another name, as no further node could without copying it."""
+        node = self._nodes[-1]
+        assert len(node.output) == 1, f"{node.name} has several outputs"
+        node.output[0] = output
+
     def add_scan(
         self,
         step: Callable[[], tuple[str, str]],
