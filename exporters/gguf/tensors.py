@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from amp_export.architectures import HeadNorms, LayerWidths, Mixer, ModelConfig, NormKind, Order
+from amp_export.architectures import HeadNorms, LayerWidths, ModelConfig, NormKind, Order
 from amp_export.exporters.gguf.experts import planned_experts
 from amp_export.exporters.gguf.keys import query_factor
+from amp_export.exporters.gguf.mixers import planned_mixer
 from amp_export.exporters.gguf.planned import PlannedTensor
 from amp_export.exporters.gguf.routes import Route, rope_of
 
@@ -84,23 +85,13 @@ class _Planner:
                 yield self.norm(f"{block}.{name}.weight", f"{source}.{norm}.weight")
         mixer = self._config.sites[number].stack.mixer
         if mixer is not None:
-            yield from self._convolution(block, source, mixer)
+            yield from planned_mixer(self._checkpoint, block, source, mixer)
         else:
             yield from self._attention(block, source, widths)
         if self._config.architecture.mlp.has_experts:
             yield from planned_experts(self._checkpoint, block, source, widths)
         else:
             yield from self._mlp(block, source, widths)
-
-    def _convolution(self, block: str, source: str, mixer: Mixer) -> Iterator[PlannedTensor]:
-        """Plan a short convolution; its weight has no axis for the one channel that each filter reads."""
-        yield self.plain(f"{block}.shortconv.in_proj.weight", f"{source}.{mixer.inputs[0].name}.weight")
-        yield self.plain(f"{block}.shortconv.out_proj.weight", f"{source}.{mixer.output.name}.weight")
-        name = f"{source}.{mixer.convolution}.weight"
-        channels, _, taps = self._checkpoint.tensors[name].shape
-        yield PlannedTensor(
-            f"{block}.shortconv.conv.weight", (channels, taps), lambda: self._checkpoint.read(name)[:, 0]
-        )
 
     def _attention(self, block: str, source: str, widths: LayerWidths) -> Iterator[PlannedTensor]:
         norms = self._head_norms

@@ -48,6 +48,17 @@ pytestmark = pytest.mark.slow
         ),
         ("smollm3", {"no_rope_layers": [1, 0, 1, 1, 1]}, "it rotates queries and keys in all layers but each 4th"),
         ("qwen3", {"rope_parameters": LLAMA3}, "of the types default, linear, yarn, and config.json says llama3"),
+        (
+            "granitemoehybrid",
+            {"mamba_expand": 3},
+            "2 times as wide as the hidden size of 32, and here it has 2 heads of 48",
+        ),
+        ("granitemoehybrid", {"mamba_proj_bias": True}, "computes with mamba_proj_bias False"),
+        (
+            "granitemoehybrid",
+            {"time_step_limit": [0.0, 0.5]},
+            r"limits no steps, and time_step_limit in .* is \[0.0, 0.5\]",
+        ),
         ("llama", {"rope_parameters": {**YARN, "attention_factor": 2.0}}, "config.json sets attention_factor"),
     ],
 )
@@ -61,7 +72,7 @@ def test_what_llama_cpp_computes_otherwise_is_refused(
 
 def test_every_routed_family_is_known(tmp_path: Path) -> None:
     assert set(ROUTED) <= set(supported_model_types())
-    assert len(ROUTED) == 13
+    assert len(ROUTED) == 14
 
 
 def test_a_plan_that_may_remove_heads_is_refused_before_pruning(tmp_path: Path) -> None:
