@@ -21,12 +21,14 @@ ATTENTION, OUTPUT, MLP = "attention", "output", "mlp"
 
 
 class Multipliers(enum.StrEnum):
-    """Where llama.cpp has a family's multipliers of embeddings, attention scores, residuals and logits."""
+    """Where llama.cpp has a family's multipliers, such as those of embeddings and logits."""
 
     CODE = "code"
     """In its code, where it has any."""
     KEYS = "keys"
     """In keys of the file."""
+    WEIGHTS = "weights"
+    """Nowhere: the file's weights are multiplied with them."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class GgufArchitecture:
             heads, instead of head dimension.
         fills_hidden_size: Whether all query heads together are as wide as the hidden size, whatever a key says.
         final_norm: Name of the norm before the LM head.
+        mlp_norm: Name of the tensor of the norm before the MLP, within a layer.
         multipliers: Where the multipliers are.
         has_mixers: Whether layers may mix tokens otherwise than by attention, with sizes that keys hold.
         expands: Width of a state-space mixer over the hidden size; None if it has any.
@@ -67,6 +70,7 @@ class GgufArchitecture:
     scales_by_width_at: int | None = None
     fills_hidden_size: bool = False
     final_norm: str = "output_norm"
+    mlp_norm: str = "ffn_norm.weight"
     multipliers: Multipliers = Multipliers.CODE
     has_mixers: bool = False
     expands: int | None = None
@@ -94,6 +98,13 @@ GGUF_ARCHITECTURES: Mapping[str, GgufArchitecture] = MappingProxyType(
             multipliers=Multipliers.KEYS,
             has_mixers=True,
             expands=2,
+        ),
+        # each layer has a state-space mixer beside attention
+        "falcon-h1": GgufArchitecture(
+            biases=frozenset({ATTENTION, MLP}),
+            mlp_norm="ffn_norm",
+            multipliers=Multipliers.WEIGHTS,
+            has_mixers=True,
         ),
         "smollm3": GgufArchitecture(rotates_neighbours=True, unrotated_every=4),
         "qwen3": GgufArchitecture(),

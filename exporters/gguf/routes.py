@@ -186,5 +186,9 @@ def _mixer_differences(config: ModelConfig, facts: GgufArchitecture) -> Iterator
     if facts.expands is not None and heads * width != facts.expands * config.hidden_size:
         wanted = f"{facts.expands} times as wide as the hidden size of {config.hidden_size}"
         yield f"its state-space mixer is {wanted}, and here it has {heads} heads of {width}."
+    gated_last = mixer.gated_last_when
+    if gated_last is not None and config.meets(gated_last) and config.meets(mixer.normed_when):
+        asked = ", ".join(f"{field} {value}" for field, value in gated_last.items())
+        yield f"the gate of its state-space mixer precedes the norm, and config.json says {asked}."
     if mixer.limits_steps(config.fields):
         yield f"it limits no steps, and {mixer.step_limit} in config.json is {config.fields[mixer.step_limit]}."

@@ -37,7 +37,11 @@ pytestmark = pytest.mark.slow
 @pytest.mark.parametrize(
     ("model_type", "fields", "message"),
     [
-        ("opt", {}, r"no architecture that is known to compute a opt .*\nFamilies that have one: gemma, .* --to onnx"),
+        (
+            "opt",
+            {},
+            r"no architecture that is known to compute a opt .*\nFamilies that have one: .*gemma, .*onnx",
+        ),
         ("llama", {"hidden_act": "gelu"}, "its activation function is silu, and config.json says gelu"),
         ("qwen3", {"attention_bias": True}, "it reads no biases of the attention's output"),
         ("qwen3_moe", {"norm_topk_prob": False}, "norm_topk_prob True, and config.json says False"),
@@ -54,6 +58,9 @@ pytestmark = pytest.mark.slow
             "2 times as wide as the hidden size of 32, and here it has 2 heads of 48",
         ),
         ("granitemoehybrid", {"mamba_proj_bias": True}, "computes with mamba_proj_bias False"),
+        ("falcon_h1", {"projectors_bias": True}, "computes with projectors_bias False"),
+        ("falcon_h1", {"attention_bias": True}, "it reads no biases of the attention's output"),
+        ("falcon_h1", {"mamba_norm_before_gate": True}, "precedes the norm, and .* says mamba_norm_before_gate True"),
         (
             "granitemoehybrid",
             {"time_step_limit": [0.0, 0.5]},
@@ -72,7 +79,7 @@ def test_what_llama_cpp_computes_otherwise_is_refused(
 
 def test_every_routed_family_is_known(tmp_path: Path) -> None:
     assert set(ROUTED) <= set(supported_model_types())
-    assert len(ROUTED) == 14
+    assert len(ROUTED) == 15
 
 
 def test_a_plan_that_may_remove_heads_is_refused_before_pruning(tmp_path: Path) -> None:

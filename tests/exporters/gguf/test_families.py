@@ -113,6 +113,23 @@ def test_state_space_mixers(fields: dict[str, Any], tmp_path: Path) -> None:
     assert errors(checkpoint, tmp_path / "gguf") < allowed("granitemoehybrid")
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"mamba_rms_norm": False, "mamba_norm_before_gate": True},
+        {"mlp_bias": False, "mamba_n_groups": 1},
+        # a head that is wider than the hidden size over the number of heads, and a mixer that is narrower than it
+        {"head_dim": 16, "mamba_d_ssm": 24},
+        {"tie_word_embeddings": True},
+        {"tie_word_embeddings": True, "embedding_multiplier": 0.6, "rope_parameters": YARN},
+    ],
+)
+def test_multipliers_are_in_the_weights_of_a_mixer_beside_attention(fields: dict[str, Any], tmp_path: Path) -> None:
+    checkpoint = save(tmp_path, "falcon_h1", **fields)
+    export(open_checkpoint(checkpoint), tmp_path / "gguf")
+    assert errors(checkpoint, tmp_path / "gguf") < allowed("falcon_h1")
+
+
 @pytest.mark.parametrize("positions", ["rope", None])
 def test_a_hybrid_without_mixers_is_written_as_one_that_has_none(positions: str | None, tmp_path: Path) -> None:
     # the widths of mixers that there are not do not matter
@@ -130,6 +147,7 @@ def test_a_hybrid_without_mixers_is_written_as_one_that_has_none(positions: str 
         ("gemma2", {}),
         ("granite", {}),
         ("granitemoehybrid", {}),
+        ("falcon_h1", {}),
         ("qwen3", {}),
         # the first layer keeps all heads
         ("lfm2", {"layer_types": ["full_attention", "conv", "conv"]}),
@@ -231,11 +249,14 @@ def test_parity_holds_for_every_kind_of_weights(settings: Dtype | WeightFormat, 
     assert (report.tolerance > 0.1) == (settings is not Dtype.FLOAT32), "rounding counts as noise"
 
 
+@pytest.mark.parametrize("model_type", ["falcon_h1", "granitemoehybrid"])
 @pytest.mark.parametrize("settings", [Dtype.FLOAT16, WeightFormat.Q8_0])
-def test_what_mixers_do_not_multiply_as_matrices_stays_exact(settings: Dtype | WeightFormat, tmp_path: Path) -> None:
+def test_what_mixers_do_not_multiply_as_matrices_stays_exact(
+    settings: Dtype | WeightFormat, model_type: str, tmp_path: Path
+) -> None:
     from gguf import GGUFReader
 
-    checkpoint = save(tmp_path, "granitemoehybrid", **WHOLE_BLOCKS)
+    checkpoint = save(tmp_path, model_type, **WHOLE_BLOCKS, mamba_expand=2)
     given = {"dtype": settings} if isinstance(settings, Dtype) else {"weights": settings}
     export(open_checkpoint(checkpoint), tmp_path / "gguf", **given)
     kinds = {tensor.name: tensor.tensor_type.name for tensor in GGUFReader(exported_file(tmp_path / "gguf")).tensors}
@@ -262,7 +283,7 @@ def test_parity_holds_where_windows_end(tmp_path: Path) -> None:
     assert any("sliding window" in case.name for case in report.cases)
 
 
-@pytest.mark.parametrize("model_type", ["lfm2", "granitemoehybrid"])
+@pytest.mark.parametrize("model_type", ["lfm2", "granitemoehybrid", "falcon_h1"])
 def test_parity_holds_with_convolutions(model_type: str, tmp_path: Path) -> None:
     checkpoint = save(tmp_path, model_type, num_hidden_layers=4)
     export(open_checkpoint(checkpoint), tmp_path / "gguf")
