@@ -36,7 +36,15 @@ from amp_export.architectures._facts import (
     Stack,
     Total,
 )
-from amp_export.architectures._gguf import ATTENTION, GGUF_ARCHITECTURES, MLP, OUTPUT, GgufArchitecture, GgufRoutes
+from amp_export.architectures._gguf import (
+    ATTENTION,
+    GGUF_ARCHITECTURES,
+    MLP,
+    OUTPUT,
+    GgufArchitecture,
+    GgufRoutes,
+    Multipliers,
+)
 from amp_export.architectures._mixers import GatedDeltaRule, Mixer, ShortConvolution, State, StateSpace
 from amp_export.architectures._parts import flatten_parts, with_fields
 from amp_export.architectures._tensors import (
@@ -79,6 +87,7 @@ __all__ = [
     "Mixer",
     "Modality",
     "ModelConfig",
+    "Multipliers",
     "NormKind",
     "NormSpan",
     "Order",

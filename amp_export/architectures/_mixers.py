@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from amp_export.architectures._computation import Conditions
 from amp_export.architectures._facts import Axis, Block
+
+_INFINITY = (math.inf, {"__float__": "Infinity"})
+"""An infinite number in a config.json, and how transformers 5 writes it."""
 
 
 @dataclass(frozen=True)
@@ -92,3 +98,8 @@ class StateSpace(Mixer):
     step_limit: str
     normed_when: Conditions = field(default_factory=dict)
     gated_last_when: Conditions | None = None
+
+    def limits_steps(self, fields: Mapping[str, Any]) -> bool:
+        """Return whether a config, whose defaults are filled in, limits the steps, which are positive anyway."""
+        limit = fields[self.step_limit]
+        return limit is not None and (limit[0] > 0 or limit[1] not in _INFINITY)

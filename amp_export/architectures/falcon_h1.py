@@ -5,6 +5,7 @@ from __future__ import annotations
 from amp_export.architectures._computation import Computation, Factor, Order
 from amp_export.architectures._derived import Derived, Share
 from amp_export.architectures._facts import Architecture
+from amp_export.architectures._gguf import GgufRoutes
 from amp_export.architectures._layer_rules import LayerRule
 from amp_export.architectures._layouts import MAMBA2, gated_mlp, language_model, norm, separate_attention, state_space
 
@@ -77,4 +78,5 @@ ARCHITECTURE = Architecture(
         Derived("mamba_d_head", _HEAD_WIDTH, {"mamba_d_head": "auto"}),
     ),
     ignored=frozenset({"num_logits_to_keep"}),
+    gguf=GgufRoutes("falcon-h1", requires={"mamba_proj_bias": False, "projectors_bias": False}),
 )

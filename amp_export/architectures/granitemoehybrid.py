@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from amp_export.architectures._computation import AttentionScale, Computation, Factor, Rotary
 from amp_export.architectures._facts import Architecture, Block, Projection, PrunedUnit
+from amp_export.architectures._gguf import GgufRoutes
 from amp_export.architectures._layer_rules import LayerRule
 from amp_export.architectures._layouts import (
     LLAMA_NORMS,
@@ -66,4 +67,5 @@ ARCHITECTURE = Architecture(
     ignored=frozenset({"intermediate_size", "num_experts_per_tok", "output_router_logits", "router_aux_loss_coef"}),
     # those with experts have few neurons besides them
     required={"num_local_experts": 0},
+    gguf=GgufRoutes("granitehybrid", unmixed="granite", requires={"mamba_proj_bias": False}),
 )

@@ -49,8 +49,10 @@ class LlamaRounding:
         import torch
 
         outer = {id(each.weight) for each in _outer(model)}
+        # convolutions stay float32, as routers do
+        exact = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Conv1d)}
         for name, parameter in model.named_parameters():
-            if parameter.ndim < 2 or name.endswith(_ROUTER):
+            if parameter.ndim < 2 or name.endswith(_ROUTER) or id(parameter) in exact:
                 continue
             kind = Q8_0 if id(parameter) in outer else self._kind
             with torch.no_grad():

@@ -12,6 +12,9 @@ from amp_export.exporters.onnx.quantization import Quantization
 from amp_export.extras import require_extra
 from amp_export.options import Dtype, Format
 
+_COUNTING = ("attention.sliding_window", "shortconv.l_cache", "ssm.conv_kernel")
+"""Keys of models in which padding between tokens counts: those with windows and convolutions."""
+
 
 @dataclass(frozen=True)
 class GgufFacts:
@@ -78,5 +81,5 @@ def read_facts(file: Path) -> GgufFacts:
             f"{file} has weights of the file type {number}, which amp-export does not write.\nExport it again."
         )
     looked_up = sizes["token_embd.weight"] if "output.weight" in sizes else 0
-    counting = (f"{architecture}.{key}" for key in ("attention.sliding_window", "shortconv.l_cache"))
-    return GgufFacts(architecture, kind, sum(sizes.values()) - looked_up, any(key in reader.fields for key in counting))
+    counts_padding = any(f"{architecture}.{key}" in reader.fields for key in _COUNTING)
+    return GgufFacts(architecture, kind, sum(sizes.values()) - looked_up, counts_padding)

@@ -7,9 +7,10 @@ xllamacpp 2026.10.11549.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from amp_export.architectures import LayerWidths, ModelConfig
+from amp_export.architectures import LayerWidths, ModelConfig, Multipliers
+from amp_export.exporters.gguf.mixers import mixer_keys
 from amp_export.exporters.gguf.routes import Route, rope_of
 
 if TYPE_CHECKING:
@@ -55,9 +56,9 @@ def model_keys(config: ModelConfig, widths: Sequence[LayerWidths], route: Route)
     yield "context_length", readable_context(config, route)
     yield "embedding_length", config.hidden_size
     yield "vocab_size", config.vocab_size
-    mixer = config.architecture.mixer
-    # a layer with a mixer is known by its lack of key/value heads
-    by_layer = {"attention.head_count_kv"} if mixer is not None else set()
+    # a layer without attention is known by its lack of key/value heads
+    lacks_heads = any(site.stack.attention is None for site in config.sites)
+    by_layer = {"attention.head_count_kv"} if lacks_heads else set()
     for key, numbers in (
         ("attention.head_count", [each.query_heads for each in widths]),
         ("attention.head_count_kv", [each.key_value_heads for each in widths]),
@@ -68,12 +69,12 @@ def model_keys(config: ModelConfig, widths: Sequence[LayerWidths], route: Route)
     yield "attention.key_length", config.head_dim
     yield "attention.value_length", config.head_dim
     yield "attention.layer_norm_rms_epsilon", _epsilon(config)
-    yield from _rope_keys(config)
+    yield from _rope_keys(config, route)
     yield from _window_keys(config, route)
     yield from _expert_keys(config, widths[0], route)
     yield from _factor_keys(config, route)
-    if mixer is not None:
-        yield "shortconv.l_cache", int(config.fields[str(mixer.states[0].axes[-1])])
+    if route.facts.has_mixers:
+        yield from mixer_keys(config)
 
 
 def readable_context(config: ModelConfig, route: Route) -> int:
@@ -94,7 +95,7 @@ def query_factor(config: ModelConfig, widths: LayerWidths, route: Route) -> floa
         route: What it is written as.
     """
     computation = config.architecture.computation
-    if computation is None or route.name == "granite":
+    if computation is None or route.facts.multipliers is Multipliers.KEYS:
         return 1.0
     own = config.factor(computation.attention_scale.factor)
     divisor = float(config.head_dim)
@@ -110,7 +111,7 @@ def _epsilon(config: ModelConfig) -> float:
     return float(config.fields[field] if isinstance(field, str) else field)
 
 
-def _rope_keys(config: ModelConfig) -> Iterator[tuple[str, Value]]:
+def _rope_keys(config: ModelConfig, route: Route) -> Iterator[tuple[str, Value]]:
     rope = rope_of(config)
     yield "rope.dimension_count", config.head_dim
     yield "rope.freq_base", float(rope["rope_theta"])
@@ -121,6 +122,8 @@ def _rope_keys(config: ModelConfig) -> Iterator[tuple[str, Value]]:
         yield "rope.scaling.original_context_length", int(rope["original_max_position_embeddings"])
         yield "rope.scaling.yarn_beta_fast", float(rope.get("beta_fast") or 32.0)
         yield "rope.scaling.yarn_beta_slow", float(rope.get("beta_slow") or 1.0)
+    if route.facts.may_not_rotate and all(kind is None for kind in config.layer_ropes):
+        yield "rope.scaling.finetuned", False
     if (local := config.ropes.get("sliding_attention")) is not None:
         yield "rope.freq_base_swa", float(local["rope_theta"])
 
@@ -158,9 +161,12 @@ def _factor_keys(config: ModelConfig, route: Route) -> Iterator[tuple[str, Value
     ):
         if field is not None and config.fields.get(field) is not None:
             yield key, float(config.fields[field])
-    if route.name == "granite":
-        fields: Any = config.fields
-        yield "attention.scale", float(fields["attention_multiplier"])
-        yield "embedding_scale", float(fields["embedding_multiplier"])
-        yield "residual_scale", float(fields["residual_multiplier"])
-        yield "logit_scale", float(fields["logits_scaling"])
+    if route.facts.multipliers is Multipliers.KEYS:
+        yield "attention.scale", config.factor(computation.attention_scale.factor)
+        for key, factor, power in (
+            ("embedding_scale", computation.embedding_factor, 1.0),
+            ("residual_scale", computation.residual_factor, 1.0),
+            # logits are divided by it
+            ("logit_scale", computation.logit_factor, -1.0),
+        ):
+            yield key, config.factor(factor) ** power if factor is not None else 1.0

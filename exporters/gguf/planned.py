@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
+_EXACT = ("ffn_gate_inp", "shortconv.conv", "ssm_conv1d", "ssm_a", "ssm_d", "ssm_norm")
+"""Parts of the names of tensors with two axes that llama.cpp computes with in float32."""
+
 
 @dataclass(frozen=True)
 class PlannedTensor:
@@ -28,5 +31,5 @@ class PlannedTensor:
 
     @property
     def is_exact(self) -> bool:
-        """Whether it stays float32: norms, biases, routers and convolutions, which llama.cpp computes in floats."""
-        return len(self.shape) == 1 or any(part in self.name for part in ("ffn_gate_inp", "shortconv.conv"))
+        """Whether it stays float32: norms, biases, routers, and what mixers do not multiply as matrices."""
+        return len(self.shape) == 1 or any(part in self.name for part in _EXACT)

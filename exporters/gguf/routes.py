@@ -12,8 +12,11 @@ from amp_export.architectures import (
     MLP,
     OUTPUT,
     GgufArchitecture,
+    GgufRoutes,
     LayerWidths,
+    Mixer,
     ModelConfig,
+    StateSpace,
     supported_model_types,
 )
 from amp_export.architectures import find_architecture as find_family
@@ -54,7 +57,7 @@ def choose_route(config: ModelConfig, widths: Sequence[LayerWidths]) -> Route:
         raise UnsupportedModelError(reason)
     routes = config.architecture.gguf
     assert routes is not None
-    name = routes.varied if differ else routes.uniform
+    name = routes.varied if differ else _uniform(config, routes)
     assert name is not None
     return Route(name, GGUF_ARCHITECTURES[name])
 
@@ -72,17 +75,18 @@ def refuse_route(config: ModelConfig, *, differ: bool) -> str | None:
             f"llama.cpp has no architecture that is known to compute a {family} with any number of heads.\n"
             f"Families that have one: {', '.join(routed_families())}. Export this one with --to onnx."
         )
+    uniform = _uniform(config, routes)
     if not differ:
-        reason = next(_differences(config, routes.uniform), None)
-        return None if reason is None else f"A {family} is written as llama.cpp's {routes.uniform}: {reason}"
+        reason = next(_differences(config, uniform), None)
+        return None if reason is None else f"A {family} is written as llama.cpp's {uniform}: {reason}"
     if routes.varied is None:
         return (
-            f"The layers of this {family} differ in their widths, and llama.cpp's {routes.uniform} has one width for "
+            f"The layers of this {family} differ in their widths, and llama.cpp's {uniform} has one width for "
             f"all layers.\n{ONE_WIDTH}{f' {KEPT_HEADS}' if needs_all_heads(config) else ''}"
         )
     if (reason := next(_differences(config, routes.varied), None)) is None:
         return None
-    fits = next(_differences(config, routes.uniform), None) is None
+    fits = next(_differences(config, uniform), None) is None
     advice = f"\n{ONE_WIDTH}" if fits else ""
     return f"A {family} whose layers differ is written as llama.cpp's {routes.varied}: {reason}{advice}"
 
@@ -90,12 +94,17 @@ def refuse_route(config: ModelConfig, *, differ: bool) -> str | None:
 def needs_all_heads(config: ModelConfig) -> bool:
     """Return whether a model has a route only as long as it keeps all its query heads."""
     routes = config.architecture.gguf
-    return routes is not None and GGUF_ARCHITECTURES[routes.uniform].fills_hidden_size
+    return routes is not None and GGUF_ARCHITECTURES[_uniform(config, routes)].fills_hidden_size
 
 
 def routed_families() -> list[str]:
     """Return the families that GGUF files can be written of."""
     return [name for name in supported_model_types() if find_family(name).gguf is not None]
+
+
+def mixer_of(config: ModelConfig) -> Mixer | None:
+    """Return what mixes the tokens of some layers in place of attention or beside it; None if no layer has it."""
+    return next((site.stack.mixer for site in config.sites if site.stack.mixer is not None), None)
 
 
 def rope_of(config: ModelConfig) -> Mapping[str, Any]:
@@ -116,6 +125,11 @@ def activation_of(config: ModelConfig) -> str:
     return computation.activation_names.get(name, name)
 
 
+def _uniform(config: ModelConfig, routes: GgufRoutes) -> str:
+    """Return the architecture for a model whose layers have the same widths."""
+    return routes.unmixed if routes.unmixed is not None and mixer_of(config) is None else routes.uniform
+
+
 def _differences(config: ModelConfig, name: str) -> Iterator[str]:
     """Yield what a model computes otherwise than one of llama.cpp's architectures, with what can be done about it."""
     facts = GGUF_ARCHITECTURES[name]
@@ -127,6 +141,7 @@ def _differences(config: ModelConfig, name: str) -> Iterator[str]:
         yield "its LM head is the embedding, and this model has a head of its own."
     yield from (f"it reads no biases of {place}, which config.json asks for." for place in _surplus(config, facts))
     yield from _rope_differences(config, facts)
+    yield from _mixer_differences(config, facts)
     routes = config.architecture.gguf
     for field, value in (routes.requires if routes is not None else {}).items():
         if (said := config.fields.get(field)) != value:
@@ -134,7 +149,8 @@ def _differences(config: ModelConfig, name: str) -> Iterator[str]:
     if facts.unrotated_every is not None or config.architecture.computation is not None:
         turned = tuple(kind is not None for kind in config.layer_ropes)
         every = facts.unrotated_every
-        if turned != tuple(every is None or (layer + 1) % every != 0 for layer in range(len(turned))):
+        expected = tuple(every is None or (layer + 1) % every != 0 for layer in range(len(turned)))
+        if turned != expected and (any(turned) or not facts.may_not_rotate):
             where = "every layer" if every is None else f"all layers but each {every}th"
             yield f"it rotates queries and keys in {where}, and no_rope_layers in config.json asks for others."
 
@@ -160,3 +176,19 @@ def _rope_differences(config: ModelConfig, facts: GgufArchitecture) -> Iterator[
     unusual = [name for name in ("attention_factor", "mscale", "mscale_all_dim") if rope.get(name) is not None]
     if kind == "yarn" and unusual:
         yield f"it derives YaRN's attention factor from the scaling factor, and config.json sets {unusual[0]}."
+
+
+def _mixer_differences(config: ModelConfig, facts: GgufArchitecture) -> Iterator[str]:
+    mixer = mixer_of(config)
+    if not isinstance(mixer, StateSpace):
+        return
+    heads, _, width = (config.size(str(axis)) for axis in mixer.states[1].axes)
+    if facts.expands is not None and heads * width != facts.expands * config.hidden_size:
+        wanted = f"{facts.expands} times as wide as the hidden size of {config.hidden_size}"
+        yield f"its state-space mixer is {wanted}, and here it has {heads} heads of {width}."
+    gated_last = mixer.gated_last_when
+    if gated_last is not None and config.meets(gated_last) and config.meets(mixer.normed_when):
+        asked = ", ".join(f"{field} {value}" for field, value in gated_last.items())
+        yield f"the gate of its state-space mixer precedes the norm, and config.json says {asked}."
+    if mixer.limits_steps(config.fields):
+        yield f"it limits no steps, and {mixer.step_limit} in config.json is {config.fields[mixer.step_limit]}."

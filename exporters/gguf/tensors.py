@@ -5,13 +5,15 @@ Names: `LLM_TENSOR_NAMES`, src/llama-arch.cpp of the llama.cpp in xllamacpp 2026
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from amp_export.architectures import HeadNorms, LayerWidths, Mixer, ModelConfig, NormKind, Order
+from amp_export.architectures import HeadNorms, LayerWidths, ModelConfig, Multipliers, NormKind, Order
 from amp_export.exporters.gguf.experts import planned_experts
 from amp_export.exporters.gguf.keys import query_factor
+from amp_export.exporters.gguf.mixers import planned_mixer
+from amp_export.exporters.gguf.multipliers import multiplied_tensors
 from amp_export.exporters.gguf.planned import PlannedTensor
 from amp_export.exporters.gguf.routes import Route, rope_of
 
@@ -30,7 +32,15 @@ _HEAD_NORMS = HeadNorms("self_attn.q_norm", "self_attn.k_norm")
 
 
 def planned_tensors(checkpoint: Checkpoint, route: Route) -> Iterator[PlannedTensor]:
-    """Yield the tensors of a file, in its order; nothing is read yet."""
+    """Return the tensors of a file, in its order; nothing is read yet."""
+    tensors = _stored_tensors(checkpoint, route)
+    if route.facts.multipliers is Multipliers.WEIGHTS:
+        tensors = multiplied_tensors(checkpoint.config, tensors, _outer_factors(checkpoint.config))
+    return tensors
+
+
+def _stored_tensors(checkpoint: Checkpoint, route: Route) -> Iterator[PlannedTensor]:
+    """Yield the tensors with the values that the checkpoint has for them."""
     planner = _Planner(checkpoint, route)
     yield planner.plain(EMBEDDING, "model.embed_tokens.weight")
     if (freqs := _rope_factors(checkpoint.config)) is not None:
@@ -40,6 +50,17 @@ def planned_tensors(checkpoint: Checkpoint, route: Route) -> Iterator[PlannedTen
     yield planner.norm(f"{route.facts.final_norm}.weight", f"{planner.final_norm}.weight")
     if not checkpoint.config.tie_word_embeddings:
         yield planner.plain(HEAD, "lm_head.weight")
+    elif route.facts.multipliers is Multipliers.WEIGHTS and len({*_outer_factors(checkpoint.config).values()}) > 1:
+        # what embedding and head share is multiplied with another number in each
+        yield planner.plain(HEAD, "model.embed_tokens.weight")
+
+
+def _outer_factors(config: ModelConfig) -> Mapping[str, float]:
+    """Return the multipliers of embedding and LM head."""
+    computation = config.architecture.computation
+    assert computation is not None
+    factors = {EMBEDDING: computation.embedding_factor, HEAD: computation.logit_factor}
+    return {name: config.factor(factor) if factor is not None else 1.0 for name, factor in factors.items()}
 
 
 class _Planner:
@@ -75,32 +96,22 @@ class _Planner:
         source, block = f"model.layers.{number}", f"blk.{number}"
         order = self._order
         for name, norm in (
-            ("attn_norm", order.before_attention),
-            ("post_attention_norm", order.after_attention),
-            ("ffn_norm", order.before_mlp),
-            ("post_ffw_norm", order.after_mlp),
+            ("attn_norm.weight", order.before_attention),
+            ("post_attention_norm.weight", order.after_attention),
+            (self._route.facts.mlp_norm, order.before_mlp),
+            ("post_ffw_norm.weight", order.after_mlp),
         ):
             if norm is not None:
-                yield self.norm(f"{block}.{name}.weight", f"{source}.{norm}.weight")
-        mixer = self._config.sites[number].stack.mixer
-        if mixer is not None:
-            yield from self._convolution(block, source, mixer)
-        else:
+                yield self.norm(f"{block}.{name}", f"{source}.{norm}.weight")
+        stack = self._config.sites[number].stack
+        if stack.mixer is not None:
+            yield from planned_mixer(self._checkpoint, block, source, stack.mixer)
+        if stack.attention is not None:
             yield from self._attention(block, source, widths)
         if self._config.architecture.mlp.has_experts:
             yield from planned_experts(self._checkpoint, block, source, widths)
         else:
             yield from self._mlp(block, source, widths)
-
-    def _convolution(self, block: str, source: str, mixer: Mixer) -> Iterator[PlannedTensor]:
-        """Plan a short convolution; its weight has no axis for the one channel that each filter reads."""
-        yield self.plain(f"{block}.shortconv.in_proj.weight", f"{source}.{mixer.inputs[0].name}.weight")
-        yield self.plain(f"{block}.shortconv.out_proj.weight", f"{source}.{mixer.output.name}.weight")
-        name = f"{source}.{mixer.convolution}.weight"
-        channels, _, taps = self._checkpoint.tensors[name].shape
-        yield PlannedTensor(
-            f"{block}.shortconv.conv.weight", (channels, taps), lambda: self._checkpoint.read(name)[:, 0]
-        )
 
     def _attention(self, block: str, source: str, widths: LayerWidths) -> Iterator[PlannedTensor]:
         norms = self._head_norms

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 from amp_export.architectures import ModelConfig, Rotary, StateSpace
 from amp_export.errors import UnsupportedModelError
 from amp_export.exporters.onnx.builder.activations import activation_of
 from amp_export.exporters.onnx.builder.rotary import check_rope, ropes
-
-_INFINITY = (math.inf, {"__float__": "Infinity"})
-"""An infinite number in a config.json, and how transformers 5 writes it."""
 
 
 def can_build(config: ModelConfig) -> str | None:
@@ -48,14 +43,11 @@ def _check(config: ModelConfig) -> None:
         )
     activation_of(config)
     mixer = architecture.mixer
-    if isinstance(mixer, StateSpace) and (limit := config.fields[mixer.step_limit]) is not None:
-        smallest, largest = limit
-        # steps are positive
-        if smallest > 0 or largest not in _INFINITY:
-            raise UnsupportedModelError(
-                f"config.json: {mixer.step_limit} is {limit}; transformers keeps to it in prompts, but not in further "
-                "tokens."
-            )
+    if isinstance(mixer, StateSpace) and mixer.limits_steps(config.fields):
+        raise UnsupportedModelError(
+            f"config.json: {mixer.step_limit} is {config.fields[mixer.step_limit]}; transformers keeps to it in "
+            "prompts, but not in further tokens."
+        )
     positions = architecture.computation.positions
     for rope in ropes(config).values():
         check_rope(rope)

@@ -27,6 +27,12 @@ FIELDS: dict[str, dict[str, Any]] = {
     "gemma2": {"tie_word_embeddings": True},
     "gemma3_text": {"num_hidden_layers": 7},
     "lfm2": {"conv_bias": False},
+    "falcon_h1": {
+        **dict.fromkeys(("attention_bias", "mamba_proj_bias", "projectors_bias", "mamba_norm_before_gate"), False),
+        "mamba_rms_norm": True,
+        # with a usual epsilon, norms of groups that nearly nothing passes make PyTorch's own rounding 2e-5
+        "rms_norm_eps": 1e-2,
+    },
 }
 
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "rope_theta": 1e4,

@@ -39,7 +39,7 @@ pytest.importorskip("gguf", reason="gguf is not installed")
 pytest.importorskip("xllamacpp", reason="xllamacpp is not installed")
 
 from amp_export.exporters.gguf import running
-from amp_export.exporters.gguf.files import exported_file
+from amp_export.exporters.gguf.files import exported_file, read_facts
 
 pytestmark = pytest.mark.slow
 
@@ -96,11 +96,58 @@ def test_a_short_convolution_has_no_bias_in_llama_cpp(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "fields",
+    [
+        {"mamba_n_heads": 4},
+        {"mamba_n_groups": 1},
+        {"mamba_d_conv": 3},
+        {"mamba_conv_bias": False},
+        {"position_embedding_type": None},
+        {"attention_bias": True, "tie_word_embeddings": True, "rope_parameters": LLAMA3},
+        {"layer_types": ["full_attention", "linear_attention", "linear_attention"]},
+    ],
+)
+def test_state_space_mixers(fields: dict[str, Any], tmp_path: Path) -> None:
+    checkpoint = save(tmp_path, "granitemoehybrid", **fields)
+    assert export(open_checkpoint(checkpoint), tmp_path / "gguf").architecture == "granitehybrid"
+    assert errors(checkpoint, tmp_path / "gguf") < allowed("granitemoehybrid")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"mamba_rms_norm": False, "mamba_norm_before_gate": True},
+        {"mlp_bias": False, "mamba_n_groups": 1},
+        # a head that is wider than the hidden size over the number of heads, and a mixer that is narrower than it
+        {"head_dim": 16, "mamba_d_ssm": 24},
+        {"tie_word_embeddings": True},
+        {"tie_word_embeddings": True, "embedding_multiplier": 0.6, "rope_parameters": YARN},
+    ],
+)
+def test_multipliers_are_in_the_weights_of_a_mixer_beside_attention(fields: dict[str, Any], tmp_path: Path) -> None:
+    checkpoint = save(tmp_path, "falcon_h1", **fields)
+    export(open_checkpoint(checkpoint), tmp_path / "gguf")
+    assert errors(checkpoint, tmp_path / "gguf") < allowed("falcon_h1")
+
+
+@pytest.mark.parametrize("positions", ["rope", None])
+def test_a_hybrid_without_mixers_is_written_as_one_that_has_none(positions: str | None, tmp_path: Path) -> None:
+    # the widths of mixers that there are not do not matter
+    fields = {"layer_types": ["full_attention"] * 3, "position_embedding_type": positions, "mamba_expand": 3}
+    checkpoint = save(tmp_path, "granitemoehybrid", **fields, **FEWER_HEADS)
+    assert export(open_checkpoint(checkpoint), tmp_path / "gguf").architecture == "granite"
+    assert errors(checkpoint, tmp_path / "gguf") < allowed("granitemoehybrid")
+    assert not read_facts(exported_file(tmp_path / "gguf")).counts_padding
+
+
+@pytest.mark.parametrize(
     ("model_type", "fields"),
     [
         ("smollm3", {}),
         ("gemma2", {}),
         ("granite", {}),
+        ("granitemoehybrid", {}),
+        ("falcon_h1", {}),
         ("qwen3", {}),
         # the first layer keeps all heads
         ("lfm2", {"layer_types": ["full_attention", "conv", "conv"]}),
@@ -202,6 +249,22 @@ def test_parity_holds_for_every_kind_of_weights(settings: Dtype | WeightFormat, 
     assert (report.tolerance > 0.1) == (settings is not Dtype.FLOAT32), "rounding counts as noise"
 
 
+@pytest.mark.parametrize("model_type", ["falcon_h1", "granitemoehybrid"])
+@pytest.mark.parametrize("settings", [Dtype.FLOAT16, WeightFormat.Q8_0])
+def test_what_mixers_do_not_multiply_as_matrices_stays_exact(
+    settings: Dtype | WeightFormat, model_type: str, tmp_path: Path
+) -> None:
+    from gguf import GGUFReader
+
+    checkpoint = save(tmp_path, model_type, **WHOLE_BLOCKS, mamba_expand=2)
+    given = {"dtype": settings} if isinstance(settings, Dtype) else {"weights": settings}
+    export(open_checkpoint(checkpoint), tmp_path / "gguf", **given)
+    kinds = {tensor.name: tensor.tensor_type.name for tensor in GGUFReader(exported_file(tmp_path / "gguf")).tensors}
+    exact = {name.split(".", 2)[2] for name, kind in kinds.items() if kind == "F32" and ".ssm_" in name}
+    assert exact == {"ssm_conv1d.weight", "ssm_conv1d.bias", "ssm_dt.bias", "ssm_a", "ssm_d", "ssm_norm.weight"}
+    assert compare(checkpoint, tmp_path / "gguf", threads=1, progress=Silent()).holds
+
+
 def test_defaults_of_llama_cpp_round_more(tmp_path: Path) -> None:
     checkpoint = save(tmp_path, "llama")
     export(open_checkpoint(checkpoint), tmp_path / "gguf")
@@ -220,9 +283,11 @@ def test_parity_holds_where_windows_end(tmp_path: Path) -> None:
     assert any("sliding window" in case.name for case in report.cases)
 
 
-def test_parity_holds_with_convolutions(tmp_path: Path) -> None:
-    checkpoint = save(tmp_path, "lfm2", num_hidden_layers=4)
+@pytest.mark.parametrize("model_type", ["lfm2", "granitemoehybrid", "falcon_h1"])
+def test_parity_holds_with_convolutions(model_type: str, tmp_path: Path) -> None:
+    checkpoint = save(tmp_path, model_type, num_hidden_layers=4)
     export(open_checkpoint(checkpoint), tmp_path / "gguf")
+    assert read_facts(exported_file(tmp_path / "gguf")).counts_padding
     report = compare(checkpoint, tmp_path / "gguf", threads=1, progress=Silent())
     assert report.holds
     assert any("batch" in case.name for case in report.cases)

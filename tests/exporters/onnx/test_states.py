@@ -281,7 +281,7 @@ def refuse_tracing(checkpoint: Path) -> None:
 REFUSALS: dict[str, tuple[Callable[[Path], None], str]] = {
     "an engine": (refuse(Format.TENSORRT), "what runs engines here keeps only keys and values"),
     "a program": (refuse(Format.EXECUTORCH), "which traced graphs have no inputs for"),
-    "a GGUF file": (refuse(Format.GGUF), "llama.cpp has no architecture that is known to compute a lfm2"),
+    "a GGUF file": (refuse(Format.GGUF), "its query heads fill the hidden size, and here they do not"),
     "tracing": (refuse_tracing, "which traced graphs have no inputs for(?s:.*)without --via trace"),
     "a bundle": (refuse_bundle, "what a bundle runs on a device keeps only keys and values"),
     "a draft": (refuse_draft, "States cannot be taken back to the last token that was accepted"),
