@@ -260,7 +260,8 @@ class _Decoder(Parts):
         The weight is [vocab_size, hidden_size], and Gemm transposes it in its kernel. With MatMul and a Transpose of
         the weight, ONNX Runtime 1.32 transposed it at load, which took 0.5 s more for 135M parameters and was no faster
         afterwards. Gemm takes and gives rows, and ONNX Runtime copies what a last Reshape makes of them: for all logits
-        of 512 tokens and 49,152 words 35 ms. Quantized weights need neither.
+        of 512 tokens and 49,152 words 35 ms. Quantized weights need neither. FusedMatMul would not either, but has no
+        kernel for WebGPU: `contrib_ops/webgpu/webgpu_contrib_kernels.cc` of ONNX Runtime.
         """
         architecture, graph, head = self.config.architecture, self.graph, self.config.architecture.head
         source = architecture.embedding if self.config.tie_word_embeddings else head

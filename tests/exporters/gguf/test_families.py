@@ -249,19 +249,29 @@ def test_parity_holds_for_every_kind_of_weights(settings: Dtype | WeightFormat, 
     assert (report.tolerance > 0.1) == (settings is not Dtype.FLOAT32), "rounding counts as noise"
 
 
-@pytest.mark.parametrize("model_type", ["falcon_h1", "granitemoehybrid"])
+STATE_SPACE = {"ssm_conv1d.weight", "ssm_conv1d.bias", "ssm_dt.bias", "ssm_a", "ssm_d", "ssm_norm.weight"}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "fields", "exact"),
+    [
+        ("falcon_h1", {"mamba_expand": 2}, STATE_SPACE),
+        ("granitemoehybrid", {"mamba_expand": 2}, STATE_SPACE),
+        ("lfm2", {}, {"shortconv.conv.weight"}),
+    ],
+)
 @pytest.mark.parametrize("settings", [Dtype.FLOAT16, WeightFormat.Q8_0])
 def test_what_mixers_do_not_multiply_as_matrices_stays_exact(
-    settings: Dtype | WeightFormat, model_type: str, tmp_path: Path
+    settings: Dtype | WeightFormat, model_type: str, fields: dict[str, Any], exact: set[str], tmp_path: Path
 ) -> None:
     from gguf import GGUFReader
 
-    checkpoint = save(tmp_path, model_type, **WHOLE_BLOCKS, mamba_expand=2)
+    checkpoint = save(tmp_path, model_type, **WHOLE_BLOCKS, **fields)
     given = {"dtype": settings} if isinstance(settings, Dtype) else {"weights": settings}
     export(open_checkpoint(checkpoint), tmp_path / "gguf", **given)
     kinds = {tensor.name: tensor.tensor_type.name for tensor in GGUFReader(exported_file(tmp_path / "gguf")).tensors}
-    exact = {name.split(".", 2)[2] for name, kind in kinds.items() if kind == "F32" and ".ssm_" in name}
-    assert exact == {"ssm_conv1d.weight", "ssm_conv1d.bias", "ssm_dt.bias", "ssm_a", "ssm_d", "ssm_norm.weight"}
+    mixers = {name: kind for name, kind in kinds.items() if ".ssm_" in name or ".shortconv." in name}
+    assert {name.split(".", 2)[2] for name, kind in mixers.items() if kind == "F32"} == exact
     assert compare(checkpoint, tmp_path / "gguf", threads=1, progress=Silent()).holds
 
 
