@@ -155,7 +155,7 @@ def measure(work: Path, shape: dict[str, int], layers: int, *, spill: bool) -> l
     copied = copy_seconds(place / "dense", place / "copy")
     pruned, exported = prune(place, spill=spill), export(place, spill=spill)
     recopied = copy_seconds(place / "out/pruned", place / "copy")
-    sizes = (_weight_bytes(folder) / 1e9 for folder in (place / "dense", place / "out/pruned"))
+    sizes = [_weight_bytes(folder) / 1e9 for folder in (place / "dense", place / "out/pruned")]
     shutil.rmtree(place)
     memory = (f"{each.peak_bytes / 1e6:,.0f}" for each in (pruned, exported))
     times = (f"{pruned.seconds:.0f} ({copied:.0f})", f"{exported.seconds:.0f} ({recopied:.0f})")
