@@ -337,8 +337,10 @@ class ModelConfig:
         assert computation is not None, f"the computation of {self.architecture.model_type} is not known"
         return next(order for order in computation.orders if self.meets(order.when))
 
-    def factor(self, factor: Factor) -> float:
-        """Return the value of a multiplier."""
+    def factor(self, factor: Factor | None) -> float:
+        """Return the value of a multiplier; 1 if there is none."""
+        if factor is None:
+            return 1.0
         base: Any = self.sizes[factor.of] if factor.of in self.sizes else self.fields[factor.of]
         return float((base if factor.item is None else base[factor.item]) ** factor.power)
 

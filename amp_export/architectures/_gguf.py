@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -78,27 +78,21 @@ class GgufArchitecture:
 
 _EVERYWHERE = frozenset({ATTENTION, OUTPUT, MLP})
 
+_GRANITE = GgufArchitecture(
+    rotates_neighbours=True,
+    biases=_EVERYWHERE,
+    ropes=_BY_TENSOR,
+    may_not_rotate=True,
+    multipliers=Multipliers.KEYS,
+)
+
 GGUF_ARCHITECTURES: Mapping[str, GgufArchitecture] = MappingProxyType(
     {
         "llama": GgufArchitecture(rotates_neighbours=True, biases=_EVERYWHERE, ropes=_BY_TENSOR),
         "deci": GgufArchitecture(widths_by_layer=True, rotates_neighbours=True, biases=_EVERYWHERE, ropes=_BY_TENSOR),
-        "granite": GgufArchitecture(
-            rotates_neighbours=True,
-            biases=_EVERYWHERE,
-            ropes=_BY_TENSOR,
-            may_not_rotate=True,
-            multipliers=Multipliers.KEYS,
-        ),
+        "granite": _GRANITE,
         # layers without key/value heads have a state-space mixer: `src/models/mamba-base.cpp`
-        "granitehybrid": GgufArchitecture(
-            rotates_neighbours=True,
-            biases=_EVERYWHERE,
-            ropes=_BY_TENSOR,
-            may_not_rotate=True,
-            multipliers=Multipliers.KEYS,
-            has_mixers=True,
-            expands=2,
-        ),
+        "granitehybrid": replace(_GRANITE, has_mixers=True, expands=2),
         # each layer has a state-space mixer beside attention
         "falcon-h1": GgufArchitecture(
             biases=frozenset({ATTENTION, MLP}),

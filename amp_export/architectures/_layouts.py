@@ -189,13 +189,15 @@ MAMBA2: Mapping[str, Any] = {
 }
 """Config fields of state-space mixers, which stay: `Mamba2Mixer`, `modeling_mamba2.py`, transformers 5.24."""
 
-_MAMBA2_WIDTH = Share(("mamba_expand", "hidden_size"), by="mamba_n_heads")
 
-MAMBA2_DERIVED = (
-    Derived("mamba_d_head", _MAMBA2_WIDTH),
-    Derived("mamba_d_head", _MAMBA2_WIDTH, {"mamba_d_head": "auto"}),
-)
-"""The width of a mixer's head where the config leaves it out, or to transformers."""
+def mamba2_head_width(*inner: str) -> tuple[Derived, ...]:
+    """Return how wide a mixer's head is where the config leaves it out, or to transformers.
+
+    Args:
+        inner: Config fields whose product is the width of the mixer.
+    """
+    width = Share(inner, by="mamba_n_heads")
+    return Derived("mamba_d_head", width), Derived("mamba_d_head", width, {"mamba_d_head": "auto"})
 
 
 def norm(name: str, *, bias: bool = False, when: Conditions | None = None) -> tuple[Tensor, ...]:

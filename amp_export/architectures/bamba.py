@@ -7,9 +7,9 @@ from amp_export.architectures._facts import Architecture
 from amp_export.architectures._layer_rules import LayerRule
 from amp_export.architectures._layouts import (
     MAMBA2,
-    MAMBA2_DERIVED,
     gated_mlp,
     language_model,
+    mamba2_head_width,
     norm,
     separate_attention,
     state_space,
@@ -50,7 +50,7 @@ ARCHITECTURE = Architecture(
         orders=(Order("input_layernorm", "pre_ff_layernorm"),),
         final_norm="model.final_layernorm",
     ),
-    derived=MAMBA2_DERIVED,
+    derived=mamba2_head_width("mamba_expand", "hidden_size"),
     # transformers sets it, whatever a file says
     required={"partial_rotary_factor": 0.5},
     ignored=frozenset({"num_logits_to_keep", "z_loss_coefficient"}),

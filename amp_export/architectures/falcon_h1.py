@@ -7,9 +7,15 @@ from amp_export.architectures._derived import Derived, Share
 from amp_export.architectures._facts import Architecture
 from amp_export.architectures._gguf import GgufRoutes
 from amp_export.architectures._layer_rules import LayerRule
-from amp_export.architectures._layouts import MAMBA2, gated_mlp, language_model, norm, separate_attention, state_space
-
-_HEAD_WIDTH = Share(("mamba_d_ssm",), by="mamba_n_heads")
+from amp_export.architectures._layouts import (
+    MAMBA2,
+    gated_mlp,
+    language_model,
+    mamba2_head_width,
+    norm,
+    separate_attention,
+    state_space,
+)
 
 ARCHITECTURE = Architecture(
     model_type="falcon_h1",
@@ -74,8 +80,7 @@ ARCHITECTURE = Architecture(
     ),
     derived=(
         Derived("mamba_d_ssm", Share(("mamba_expand", "hidden_size"))),
-        Derived("mamba_d_head", _HEAD_WIDTH),
-        Derived("mamba_d_head", _HEAD_WIDTH, {"mamba_d_head": "auto"}),
+        *mamba2_head_width("mamba_d_ssm"),
     ),
     ignored=frozenset({"num_logits_to_keep"}),
     gguf=GgufRoutes("falcon-h1", requires={"mamba_proj_bias": False, "projectors_bias": False}),

@@ -10,7 +10,7 @@ from amp_export.architectures._layouts import (
     LLAMA_NORMS,
     LLAMA_TENSORS,
     MAMBA2,
-    MAMBA2_DERIVED,
+    mamba2_head_width,
     separate_attention,
     state_space,
 )
@@ -62,7 +62,7 @@ ARCHITECTURE = Architecture(
         residual_factor=Factor("residual_multiplier"),
         logit_factor=Factor("logits_scaling", -1.0),
     ),
-    derived=MAMBA2_DERIVED,
+    derived=mamba2_head_width("mamba_expand", "hidden_size"),
     names={"intermediate_size": "shared_intermediate_size"},
     ignored=frozenset({"intermediate_size", "num_experts_per_tok", "output_router_logits", "router_aux_loss_coef"}),
     # those with experts have few neurons besides them

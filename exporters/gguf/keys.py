@@ -169,4 +169,4 @@ def _factor_keys(config: ModelConfig, route: Route) -> Iterator[tuple[str, Value
             # logits are divided by it
             ("logit_scale", computation.logit_factor, -1.0),
         ):
-            yield key, config.factor(factor) ** power if factor is not None else 1.0
+            yield key, config.factor(factor) ** power

@@ -47,8 +47,7 @@ def _layer_multipliers(config: ModelConfig) -> Iterator[tuple[str, Parts]]:
     ):
         if block is None:
             continue
-        factor = architecture.computation.read_factors.get(block.module)
-        read = config.factor(factor) if factor is not None else 1.0
+        read = config.factor(architecture.computation.read_factors.get(block.module))
         for name, projection in zip(names, (*block.inputs, block.output), strict=True):
             factors, writes = config.write_factors(projection), projection.writes
             lengths = part_lengths(config, writes) if isinstance(writes, Total) else ()

@@ -60,7 +60,7 @@ def _outer_factors(config: ModelConfig) -> Mapping[str, float]:
     computation = config.architecture.computation
     assert computation is not None
     factors = {EMBEDDING: computation.embedding_factor, HEAD: computation.logit_factor}
-    return {name: config.factor(factor) if factor is not None else 1.0 for name, factor in factors.items()}
+    return {name: config.factor(factor) for name, factor in factors.items()}
 
 
 class _Planner:

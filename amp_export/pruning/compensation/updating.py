@@ -242,7 +242,7 @@ def _stream_factors(config: ModelConfig) -> Mapping[str, float] | None:
         return None
     if config.order.after_attention is not None or config.order.after_mlp is not None:
         return None
-    shared = 1.0 if computation.residual_factor is None else config.factor(computation.residual_factor)
+    shared = config.factor(computation.residual_factor)
     outputs = [block.output for stack in config.architecture.stacks for block in stack.all_blocks]
     return {output.name: shared * math.prod(config.write_factors(output)) for output in outputs}
 

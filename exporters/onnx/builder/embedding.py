@@ -42,7 +42,7 @@ def build_embedding(
     graph = Graph(stored, dtype=dtype, data_file=data_file, opset=opset)
     parts, name = Parts(graph, config), config.architecture.embedding
     factor = None if parts.computation.scales_all_embeddings else parts.computation.embedding_factor
-    is_scaled = factor is not None and config.factor(factor) != 1.0
+    is_scaled = config.factor(factor) != 1.0
     graph.declare_input("input_ids", ["batch_size", "sequence_length"], kind=ValueKind.INTEGER)
     graph.declare_output(EMBEDDINGS, ["batch_size", "sequence_length", (1 + deep_layers) * config.hidden_size])
     whole = f"{name}.of_tokens" if deep_layers else EMBEDDINGS

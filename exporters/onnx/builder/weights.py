@@ -94,7 +94,7 @@ def write_tensors(
                 _write_all(stream, content)
         return tensors[0].layer
 
-    file.touch()
+    file.write_bytes(b"")
     for layer, _ in itertools.groupby(read_in_threads(write, by_source)):
         if layer is not None and on_layer is not None:
             on_layer(layer)
