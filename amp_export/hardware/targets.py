@@ -42,12 +42,12 @@ _FORMATS_OF_ORIN = (
 )
 _FORMATS_OF_THOR = (
     "float16, bfloat16, float8 and int8: TensorRT Release Properties of DRIVE OS 7.0.3, where Thor is 10.1, CUDA 12's "
-    "number; float4: SoM Overview of NVIDIA Jetson AGX Thor, developer.ridgerun.com/wiki; int4 weights: not confirmed"
+    "number; float4: its data sheet DS-11945-001 1.5, as public repositories quote it; int4 weights: not confirmed"
 )
 _DATASHEETS = "as NVIDIA's TensorRT-LLM quotes it: tensorrt_llm/auto_parallel/cluster_info.py, version 0.17"
 _JETPACK_7_SOURCE = (
-    "JetPack 7.2: the package 10.16.2.10-1+cuda13.2, in the public logs of several of its users; NVIDIA's own list is "
-    "not available"
+    "JetPack 7.2: the package 10.16.2.10-1+cuda13.2, in the public logs of several of its users, and 10.16.2.10 in an "
+    "NVIDIA engineer's report on Cosmos3-Edge of 2026-09-13, JetPack 7.2.1; NVIDIA's own list is not available"
 )
 _SBSA_SOURCE = (
     "11.4.1: Migrating TensorRT from 10.x to 11.x on Jetson/JetPack, docs.nvidia.com/deeplearning/tensorrt/11.4.1, "
@@ -132,7 +132,8 @@ TARGETS: Mapping[TargetName, Target] = {
         dtypes=_BLACKWELL,
         tensorrt=(_JETPACK_7_OF_THOR, _JETPACK_7, _SBSA_ON_JETPACK),
         sources=_sources(
-            memory="SoM Overview of NVIDIA Jetson AGX Thor, developer.ridgerun.com/wiki, for NVIDIA's Jetson T5000",
+            memory="NVIDIA's Jetson Thor Series Modules Data Sheet DS-11945-001 1.5, page 3, as public repositories "
+            "quote it; 256 bits at 4266 MHz, twice a cycle, are as much",
             formats=_FORMATS_OF_THOR,
             tensorrt=_TENSORRT_OF_THOR,
         ),
@@ -198,7 +199,8 @@ TARGETS: Mapping[TargetName, Target] = {
         dtypes=_AMPERE,
         tensorrt=(_INSTALLED,),
         sources=_sources(
-            memory="not NVIDIA's: cputronic.com/en/gpu/nvidia-geforce-rtx-3090; 384 bits at 19.5 Gb/s each are as much",
+            memory="NVIDIA Ampere GA102 GPU Architecture 2.0, Appendix A, Table 9, as public repositories quote it; "
+            "384 bits of 19.5 Gb/s are as much",
             formats=_FORMATS_OF_RTX,
         ),
     ),
