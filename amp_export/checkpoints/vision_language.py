@@ -229,14 +229,20 @@ def read_axes(path: Path, head_dim: int) -> tuple[int, ...]:
     return facts.axes.of_pairs(head_dim // 2, text.rope_parameters.get(SECTIONS))
 
 
-def read_vision_fields(path: Path) -> dict[str, Any]:
-    """Return the fields of a vision-language model's vision encoder, all of them, as transformers reads them.
+def read_fields(path: Path) -> dict[str, Any]:
+    """Return the fields of a vision-language model's config, all of them, as transformers reads them.
 
     Raises:
         ModelError: transformers refuses the config.
     """
     with quiet_transformers(), transformers_errors(path):
-        return _all_fields(read_model_config(path).vision_config)
+        return _all_fields(read_model_config(path))
+
+
+def read_vision_fields(path: Path) -> dict[str, Any]:
+    """Return the fields of its vision encoder, as `read_fields` does those of all."""
+    fields: dict[str, Any] = read_fields(path)["vision_config"]
+    return fields
 
 
 def hash_whole(path: Path) -> str:

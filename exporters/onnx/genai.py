@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from amp_export.architectures import ModelConfig, ShortConvolution, cache_tensor
 from amp_export.checkpoints.reading import Checkpoint
 from amp_export.documents import convert, parse_json, read_text
 from amp_export.errors import ModelError
+from amp_export.exporters.models.ports import EMBEDDINGS
 from amp_export.exporters.onnx.builder.products import ACCURACY_LEVEL
 from amp_export.exporters.onnx.sessions import ACCURACY_CONFIG
 from amp_export.options import Operators
@@ -34,8 +36,28 @@ _ANY_DECODER = "decoder"
 _STATES = {"conv": "conv", "recurrent": "recurrent", "ssm": "recurrent"}
 """What onnxruntime-genai calls states, by their names in our graphs."""
 
+_INPUTS = ("input_ids", EMBEDDINGS, "attention_mask", "position_ids")
+"""Inputs of decoders that go by the same names in `model.decoder.inputs`, besides the KV cache."""
+
 _SEARCH_FIELDS = ("do_sample", "temperature", "top_k", "top_p", "repetition_penalty")
 """Fields of generation_config.json that onnxruntime-genai knows under the same names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeeingModel:
+    """What onnxruntime-genai has to know of a vision-language model, besides its decoder.
+
+    Attributes:
+        model_type: Value of `model.type`.
+        generation: Fields of its config and generation_config.json.
+        width: Width of what its decoder reads for a token.
+        fields: Further fields of `model`.
+    """
+
+    model_type: str
+    generation: Mapping[str, Any]
+    width: int
+    fields: Mapping[str, Any]
 
 
 def write_genai_config(
@@ -46,6 +68,7 @@ def write_genai_config(
     inputs: Collection[str],
     operators: Operators,
     has_blocks: bool = False,
+    seeing: SeeingModel | None = None,
 ) -> bool:
     """Write genai_config.json for onnxruntime-genai 0.18, if such a file can describe the model.
 
@@ -56,6 +79,7 @@ def write_genai_config(
         inputs: Names of its inputs.
         operators: Its operators.
         has_blocks: Whether its weights are quantized in blocks.
+        seeing: The vision-language model whose decoder it is; None for a decoder alone.
 
     Returns:
         Whether the file was written: see `cannot_describe`.
@@ -63,25 +87,32 @@ def write_genai_config(
     Raises:
         ModelError: generation_config.json is damaged.
     """
-    if cannot_describe(checkpoint) is not None:
+    generation = seeing.generation if seeing is not None else read_generation(checkpoint.raw_config, checkpoint.path)
+    if cannot_describe(checkpoint, generation) is not None:
         return False
-    generation = read_generation(checkpoint.raw_config, checkpoint.path)
     options = {ACCURACY_CONFIG: str(ACCURACY_LEVEL)} if has_blocks and operators is Operators.STANDARD else {}
-    content = {
-        "model": _describe_model(checkpoint, generation, graph, inputs, options),
-        "search": _describe_search(checkpoint, generation, operators),
-    }
+    model = _describe_model(checkpoint, generation, graph, inputs, options)
+    if seeing is not None:
+        model |= {"type": seeing.model_type, **seeing.fields}
+        model["decoder"]["hidden_size"] = seeing.width
+    content = {"model": model, "search": _describe_search(checkpoint, generation, operators)}
     (folder / GENAI_CONFIG).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return True
 
 
-def cannot_describe(checkpoint: Checkpoint) -> str | None:
+def cannot_describe(checkpoint: Checkpoint, generation: Mapping[str, Any] | None = None) -> str | None:
     """Return why no genai_config.json can describe a model, as a clause; None if one can.
+
+    Args:
+        checkpoint: Checkpoint of the decoder.
+        generation: From `read_generation`, of the vision-language model whose decoder it is; by default its own.
 
     Raises:
         ModelError: generation_config.json is damaged.
     """
-    if read_generation(checkpoint.raw_config, checkpoint.path).get("eos_token_id") is None:
+    if generation is None:
+        generation = read_generation(checkpoint.raw_config, checkpoint.path)
+    if generation.get("eos_token_id") is None:
         return "the model has no eos_token_id"
     growing = {tensor.axes for tensor in cache_tensors(checkpoint.config, checkpoint.widths) if not tensor.is_state}
     # `ConvKeyValueCache`, src/models/io/conv_kv_cache.cpp of 0.18, makes all keys and values of one size
@@ -133,7 +164,7 @@ def _describe_model(
             "num_attention_heads": max(widths.query_heads for widths in checkpoint.widths),
             "num_key_value_heads": max(widths.key_value_heads for widths in checkpoint.widths),
             "inputs": {
-                **{name: name for name in ("input_ids", "attention_mask", "position_ids") if name in inputs},
+                **{name: name for name in _INPUTS if name in inputs},
                 "past_key_names": "past_key_values.%d.key",
                 "past_value_names": "past_key_values.%d.value",
                 **{f"past_{_STATES[state]}_names": f"past_{state}.%d" for state in states},

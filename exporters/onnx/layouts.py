@@ -14,6 +14,7 @@ from amp_export.errors import RequestError, UnsupportedModelError
 from amp_export.exporters.files import MERGED_DECODER, MODEL, SUBFOLDER, data_name
 from amp_export.exporters.onnx.external_data import move_data
 from amp_export.exporters.onnx.genai import GENAI_CONFIG
+from amp_export.exporters.onnx.genai_vision import EMBEDDING, PROCESSOR_CONFIG
 from amp_export.options import Dtype, Layout, WeightFormat
 
 if TYPE_CHECKING:
@@ -126,6 +127,9 @@ def arrange(
         return
     weights = quantization.weights if quantization is not None else None
     if in_parts:
+        # the name of shared weights is in one of them
+        for name in (EMBEDDING, PROCESSOR_CONFIG, GENAI_CONFIG):
+            (folder / name).unlink(missing_ok=True)
         others = {each.stem: None for each in folder.glob("*.onnx") if each.stem != MERGED_DECODER}
         named = {MERGED_DECODER: weights, **others}
         _describe(folder, {part: _move(folder, part, dtype, each)[0] for part, each in named.items()})

@@ -2,10 +2,8 @@
 
 Files, inputs and outputs are named as transformers.js 4.3.2 names them, and with it the models on the hub that are
 exported for it: `MODEL_SESSION_CONFIG`, src/models/session_config.js; `encode_image`, `encode_text` and
-`generic_text_to_text_forward`, src/models/modeling_utils.js. Of these types, onnxruntime-genai 0.18 has
-Gemma 3, whose decoder it gives no types of tokens, so that images would be read causally, and Mistral 3: `IsVLM`,
-src/models/model_type.h; src/models/multi_modal.cpp. It has Qwen2.5-VL and Qwen3-VL, too, but wants a graph that puts
-image features into embeddings, `EmbeddingState`, and knows no features of several layers.
+`generic_text_to_text_forward`, src/models/modeling_utils.js. onnxruntime-genai reads names from a file, and wants a
+graph that puts images into embeddings: see `genai_vision`.
 """
 
 from __future__ import annotations
@@ -37,6 +35,7 @@ from amp_export.exporters.onnx.builder.layout import lay_out_embedding
 from amp_export.exporters.onnx.builder.weights import write_weights
 from amp_export.exporters.onnx.exporting import GraphChoices, write_decoder
 from amp_export.exporters.onnx.external_data import link_data
+from amp_export.exporters.onnx.genai_vision import describe_parts
 from amp_export.exporters.onnx.grid_encoders import read_grid_config, write_grid_encoder
 from amp_export.exporters.onnx.support import can_build
 from amp_export.extras import require_extra
@@ -140,6 +139,7 @@ def export_parts(
       `exporters.tracing.vision`, or built directly where it takes patches: see `build_grid_encoder`.
     - `embed_tokens.onnx` maps `input_ids` to `inputs_embeds`.
     - `decoder_model_merged.onnx` is the decoder: see `build_graph`.
+    - What onnxruntime-genai needs is beside them, where it runs the type: see `genai_vision.describe_parts`.
 
     Each has its weights beside it. Those of vision encoder and embedding have the graphs' dtype; only the decoder's are
     quantized.
@@ -159,7 +159,7 @@ def export_parts(
     deep = len(grids.deep_blocks) if grids is not None else 0
     entry = Entry(reads_tokens=False, reads_types=facts.sees_images_whole, axes=axes, deep_layers=deep)
     decoder = folder / file_name(MERGED_DECODER, Format.ONNX)
-    write_decoder(checkpoint, decoder, choices, entry=entry, on_progress=on_progress)
+    inputs = write_decoder(checkpoint, decoder, choices, entry=entry, on_progress=on_progress)
     write_embedding(checkpoint, folder / file_name(EMBED_TOKENS, Format.ONNX), choices, deep_layers=deep)
     vision = folder / file_name(VISION_ENCODER, Format.ONNX)
     if parts.encoder is not None and (found := find_parts(parts.encoder)) is not None:
@@ -168,6 +168,7 @@ def export_parts(
         write_grid_encoder(parts.whole, vision, grids, dtype=choices.dtype, opset=choices.opset)
     else:
         _trace_vision(parts.whole, vision, choices, facts.images)
+    describe_parts(checkpoint, folder, parts.whole, choices, inputs=inputs, deep_layers=deep)
     write_config(folder, read_object(parts.whole / "config.json"))
     copy_files(find_companions(parts.whole), folder, base=parts.whole)
     name_tokenizer_class(folder)

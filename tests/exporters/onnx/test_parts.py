@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from filelock import FileLock
 
 from amp_export import ExportOptions, Layout, export, prune
 from amp_export.api import convert as converting
@@ -48,6 +48,7 @@ from amp_export.pruning.plan import LayerPlan, Plan
 from amp_export.reporting.report import Report
 from amp_export.verb_options import BundleOptions, ConvertOptions, PruneOptions, ValidateOptions
 from tests.support.bad_checkpoints import set_fields
+from tests.support.exported_parts import exported_parts
 from tests.support.forms import ALL_FAMILIES
 from tests.support.shared import shared_folder
 from tests.support.tiny_models import save_tiny_model, save_tiny_tokenizer
@@ -80,16 +81,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Path]]:
     """Exports a tiny model, once for all tests: the model and the output, which nothing may change."""
-    shared = shared_folder(tmp_path_factory)
-
-    def make(model_type: str) -> tuple[Path, Path]:
-        folder = shared / f"parts-{model_type}"
-        with FileLock(f"{folder}.lock"):
-            if not (folder / "out").is_dir():
-                export(save_tiny_whole(folder / "whole", model_type), folder / "out")
-        return folder / "whole", folder / "out"
-
-    return make
+    return functools.partial(exported_parts, shared_folder(tmp_path_factory))
 
 
 def ports(file: Path) -> tuple[dict[str, int], dict[str, int]]:
