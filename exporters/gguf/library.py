@@ -158,6 +158,8 @@ class LlamaCpp:
 
     def heard(self, work: Callable[[], Any]) -> tuple[Any, list[str]]:
         """Return what a call returns, and the lines that llama.cpp logs meanwhile."""
+        # a server in this process, such as xllamacpp's, takes the log of all for itself
+        self.call("llama_log_set", self._log, None)
         self._lines.clear()
         found = work()
         lines, self._lines = [*self._lines, self._partial], []
