@@ -241,11 +241,15 @@ class ConvertOptions:
         prune: Options of `prune`.
         export: Options of `export`.
         threads: Threads of the runtime that validates and benchmarks; by default one per core.
+        rounds: Interleaved rounds of the benchmark: see `BenchmarkOptions`.
+        time_limit: Seconds after which the benchmark adds no launches.
     """
 
     prune: PruneOptions = field(default_factory=PruneOptions)
     export: ExportOptions = field(default_factory=ExportOptions)
     threads: int | None = None
+    rounds: int = 20
+    time_limit: float = 120.0
 
 
 @dataclass(frozen=True, kw_only=True)

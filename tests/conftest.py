@@ -102,24 +102,21 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Conve
     """Takes a tiny model of a family the whole way, once for all tests; nothing may change what it wrote."""
     from typer.testing import CliRunner
 
-    from amp_export.api import convert as converting
     from amp_export.benchmarking import rounds as benchmark_rounds
     from amp_export.cli import app
     from amp_export.hardware import machine
 
-    # starting processes takes most of a tiny model's benchmark
-    measure = functools.partial(converting.benchmark_models, sampling=sampling.Sampling(launches=2))
     shared = shared_folder(tmp_path_factory)
 
     def write(folder: Path, model_type: str) -> None:
         overrides = {"num_hidden_layers": 1, **OVERRIDES.get(model_type, {})}
         checkpoint = save_tiny_model(folder / "checkpoint", model_type, **overrides)
         command = ["--to", "onnx", "--model", checkpoint, "--ratio", "0.1", "--snap", "1", "--one-width"]
-        command += ["--threads", "1"]
+        # starting processes takes most of a tiny model's benchmark
+        command += ["--threads", "1", "--rounds", "2", "--time-limit", "0"]
         command += ["--calibration", save_tiny_samples(checkpoint), "--output", folder / "out", "--json"]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(benchmark_rounds, "read_bandwidth", lambda _: machine.read_bandwidth(1, buffer_bytes=1 << 20))
-            patch.setattr(converting, "benchmark_models", measure)
             patch.setattr(files, "to_html", TO_HTML)
             result = CliRunner().invoke(app, [str(part) for part in command])
         assert result.exit_code == 0, result.stderr

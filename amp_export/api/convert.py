@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from amp_export.api.export import adopt_export
 from amp_export.benchmarking.comparison import benchmark_models
 from amp_export.benchmarking.runners import require
+from amp_export.benchmarking.sampling import Sampling
 from amp_export.benchmarking.setup import RUNTIMES, Setup
 from amp_export.benchmarking.workloads import Sweep
 from amp_export.checkpoints.reading import open_checkpoint
@@ -93,7 +94,7 @@ def convert(
         _, manifest = prune_into(folder, request, progress)
         record(request.checkpoint.config.architecture, folder)
         manifest = replace(manifest, unfinished=tuple(Step), request=_record(options)).with_hashes(folder)
-        run = _Run(folder, request.checkpoint, choices, options.threads, progress)
+        run = _Run(folder, request.checkpoint, choices, options, progress)
         report, failure = _finish(run, manifest, Report.of(manifest))
     return _report_or_raise(output, report, failure, progress)
 
@@ -121,7 +122,7 @@ def _resume(source: Mapping[str, str | None], output: Path, options: ConvertOpti
     choices = _choose(dense, options, source_whole(output, manifest, advice=advice))
     with staged_output(output, overwrite=True) as folder:
         link_files(output, folder)
-        run = _Run(folder, dense, choices, options.threads, progress)
+        run = _Run(folder, dense, choices, options, progress)
         report, failure = _finish(run, manifest, open_report(folder, manifest))
     return _report_or_raise(output, report, failure, progress)
 
@@ -189,14 +190,14 @@ class _Run:
         folder: Directory of the output, while it is staged.
         dense: The dense checkpoint.
         choices: Settings of the export.
-        threads: Threads of the runtime.
+        options: Options of all steps.
         progress: Where to show progress.
     """
 
     folder: Path
     dense: Checkpoint
     choices: ExportSettings
-    threads: int | None
+    options: ConvertOptions
     progress: Progress
 
     @property
@@ -234,7 +235,8 @@ class _Run:
             )
         graph = self.folder / self.tried
         whole = self.folder / WHOLE if self.choices.parts is not None else None
-        parity = compare(self.folder / PRUNED, graph, whole=whole, threads=self.threads, progress=self.progress)
+        threads = self.options.threads
+        parity = compare(self.folder / PRUNED, graph, whole=whole, threads=threads, progress=self.progress)
         return manifest, replace(report, parity=bind(parity, manifest.judged(self.tried)))
 
     def benchmark(self, manifest: Manifest, report: Report) -> tuple[Manifest, Report]:
@@ -253,8 +255,13 @@ class _Run:
                 choices = replace(choices, parts=replace(choices.parts, encoder=self.folder / to))
             made = export_as(scratch, self.dense, choices, progress=self.progress, name="the dense model")
             with self.progress.step("Benchmarking dense against pruned") as advance:
-                setup = Setup(RUNTIMES[to], threads=self.threads)
-                benchmark = benchmark_models(made.folder, self.folder / to, setup=setup, on_progress=advance)
+                benchmark = benchmark_models(
+                    made.folder,
+                    self.folder / to,
+                    setup=Setup(RUNTIMES[to], threads=self.options.threads),
+                    sampling=Sampling(rounds=self.options.rounds, time_limit=self.options.time_limit),
+                    on_progress=advance,
+                )
         benchmark = replace(benchmark, judged=manifest.judged(to))
         return manifest, replace(report, benchmarks={benchmark.name: benchmark})
 

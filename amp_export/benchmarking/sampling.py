@@ -32,7 +32,8 @@ class Sampling:
     """How much is measured.
 
     Attributes:
-        rounds: Rounds of all pilot launches, rounded up to a multiple of their number; others have as many each.
+        rounds: Rounds of all pilot launches, rounded up to a multiple of their number; others have as many each. With
+            fewer rounds than pilot launches, there are as many launches as rounds, and at least two.
         launches: Number of times that both processes are started; by default, as many as `min_effect` needs.
         min_effect: Smallest relative speedup that matters: launches go on until the interval is that narrow.
         time_limit: Seconds after which no launch is added to the pilot launches.
@@ -64,7 +65,9 @@ class Sampling:
     @property
     def pilot_launches(self) -> int:
         """Number of launches that are made in any case."""
-        return PILOT_LAUNCHES if self.launches is None else self.launches
+        if self.launches is not None:
+            return self.launches
+        return min(PILOT_LAUNCHES, max(2, self.rounds - self.rounds % 2))
 
     @property
     def rounds_of_launch(self) -> int:

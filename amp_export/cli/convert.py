@@ -14,6 +14,8 @@ from amp_export.cli.options import (
     DEFAULT_MODEL,
     DEFAULT_OUTPUT,
     DEFAULT_RATIO,
+    ROUNDS,
+    TIME_LIMIT,
     Json,
     MaybeModel,
     Output,
@@ -60,6 +62,8 @@ def convert(  # noqa: PLR0913  a command has a parameter for each option that is
     threads: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Threads of the runtime.  [default: all cores]")
     ] = None,
+    rounds: ROUNDS = ConvertOptions.rounds,
+    time_limit: TIME_LIMIT = ConvertOptions.time_limit,
     architecture: ArchitectureOption = None,
     overwrite: Overwrite = False,
     resume: Annotated[
@@ -93,7 +97,7 @@ def convert(  # noqa: PLR0913  a command has a parameter for each option that is
     elif prune.plan is not None:
         # the target is the engine's alone: a plan fixes the widths
         prune = replace(prune, target=PruneOptions().target)
-    options = ConvertOptions(prune=prune, export=export, threads=threads)
+    options = ConvertOptions(prune=prune, export=export, threads=threads, rounds=rounds, time_limit=time_limit)
     with using_facts(architecture):
         report = run(
             model or DEFAULT_MODEL,

@@ -73,7 +73,13 @@ _UNIFORM = Annotated[
         "pad zero-pads them to a common width, nemotron-nas also writes a checkpoint for vLLM and TensorRT-LLM.",
     ),
 ]
-_ROUNDS = Annotated[int, typer.Option(min=2, metavar="N", help="Interleaved rounds to measure.")]
+ROUNDS = Annotated[int, typer.Option(min=2, metavar="N", help="Interleaved rounds to measure.")]
+TIME_LIMIT = Annotated[
+    float,
+    typer.Option(
+        "--time-limit", min=0, metavar="SECONDS", help="Time after which no launches are added to resolve a speedup."
+    ),
+]
 _PLAN_CHOICES = {
     "criterion": Annotated[
         CriterionName | None,
@@ -249,17 +255,12 @@ FLAGS: Mapping[type[Any], Mapping[str, Any]] = {
     },
     BenchmarkOptions: {
         "against": _AGAINST,
-        "rounds": _ROUNDS,
+        "rounds": ROUNDS,
         "min_effect": Annotated[
             float,
             typer.Option("--min-effect", metavar="E", help="Smallest relative speedup that matters, to be resolved."),
         ],
-        "time_limit": Annotated[
-            float,
-            typer.Option(
-                "--time-limit", min=0, metavar="SECONDS", help="Time after which no launches are added to resolve it."
-            ),
-        ],
+        "time_limit": TIME_LIMIT,
         "runtime": Annotated[
             Runtime | None,
             typer.Option(help="Runtime for both models.  [default: that of --to, ONNX Runtime or TensorRT]"),
@@ -280,7 +281,7 @@ FLAGS: Mapping[type[Any], Mapping[str, Any]] = {
             typer.Option("--target", metavar="DEVICE", help=f"Device that the bundle is made for: {TARGET_NAMES}."),
         ],
         "against": _AGAINST,
-        "rounds": _ROUNDS,
+        "rounds": ROUNDS,
         "threads": THREADS,
         "device_runtime": Annotated[
             DeviceRuntime | None,

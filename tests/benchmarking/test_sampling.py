@@ -54,6 +54,13 @@ def test_rounds_are_spread_over_the_pilot_launches() -> None:
     assert Sampling(rounds=1).rounds_of_launch == 1
 
 
+@pytest.mark.parametrize(("rounds", "launches"), [(1, 2), (2, 2), (3, 2), (4, 4), (5, 4), (6, 6), (7, 6)])
+def test_there_are_no_more_launches_than_rounds_and_as_many_that_start_with_each_model(
+    rounds: int, launches: int
+) -> None:
+    assert run(Sampling(rounds=rounds, time_limit=0.0), RESTLESS) == (launches, Stop.TIME_LIMIT)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
