@@ -219,7 +219,35 @@ class Finder:
         kind: dict[str, Any] = {"bias": experts.bias, "transposed": experts.transposed, "stacked": experts.count}
         inputs = (Projection(experts.inputs, rows=rows if len(rows) > 1 else rows[0], **kind),)
         output = Projection(experts.output, columns=PrunedUnit.NEURONS, **kind)
-        return Block(module, inputs, output, attributes=self._attributes(layer, module, None))
+        shared = [block for block in layer.blocks if block.heads is None and self._is_as_wide(layer, block)]
+        return Block(
+            module,
+            inputs,
+            output,
+            attributes=self._attributes(layer, module, None),
+            shared_expert=self._block(layer, shared[0], ()) if len(shared) == 1 else None,
+            scales_inputs=self._tensors_given(_path(layer, _LAST, module)) == 1,
+        )
+
+    def _is_as_wide(self, layer: FoundLayer, block: FoundBlock) -> bool:
+        """Return whether the layer with experts has an MLP besides, which is as wide as each of them in any model."""
+        name, axis = f"{layer.stack}.{_LAST}.{block.output}.weight", 0 if block.transposed else 1
+        models = [dict(model.named_parameters()) for model in (self._model, self._other)]
+        if any(name not in parameters for parameters in models):
+            return False
+        widths = [int(parameters[name].shape[axis]) for parameters in models]
+        return widths == [self._neurons(self._model), self._neurons(self._other)]
+
+    def _tensors_given(self, path: str) -> int:
+        """Return how many tensors a module is given as positional arguments."""
+        import torch
+
+        given: list[int] = []
+        handle = self._model.get_submodule(path).register_forward_pre_hook(lambda _, inputs: given.append(len(inputs)))
+        with torch.no_grad():
+            self._model(**self._inputs)
+        handle.remove()
+        return given[0]
 
     def _attributes(self, layer: FoundLayer, module: str, heads: Heads | None) -> dict[str, Count]:
         """Return the attributes of a block's module that hold counts and are read, and fields of its config.

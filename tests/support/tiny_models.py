@@ -115,6 +115,15 @@ FAMILY_FIELDS: dict[str, dict[str, Any]] = {
     "gpt_oss": {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 6, "swiglu_limit": 1.0},
     "deepseek_v2": {**LATENT, "q_lora_rank": None, "n_routed_experts": 4, "topk_method": "greedy"},
     "deepseek_v3": {**LATENT, "n_routed_experts": 4, "n_group": 2, "topk_group": 1},
+    "llama4_text": {
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "intermediate_size_mlp": 40,
+        "attention_chunk_size": 6,
+        "no_rope_layer_interval": 2,
+        "floor_scale": 4,
+        "attention_bias": True,
+    },
     "mistral4": {
         **LATENT,
         "n_routed_experts": 4,
@@ -274,6 +283,9 @@ def family_fields(model_type: str, fields: dict[str, Any]) -> dict[str, Any]:
     if architecture.mlp_layers is not None and architecture.mlp_layers.after is not None:
         named["intermediate_size"] = fields["intermediate_size"]
         named[architecture.mlp_layers.after] = min(1, fields["num_hidden_layers"] - 1)
+    if architecture.mlp_layers is not None and architecture.mlp_layers.every is not None:
+        # two layers must both have what may differ
+        named[architecture.mlp_layers.every] = 2 if fields["num_hidden_layers"] > 2 else 1
     if (rule := architecture.attention_layers) is not None:
         for name, kinds in kinds_of_layers(model_type, rule, fields["num_hidden_layers"]).items():
             named.setdefault(name, kinds)
