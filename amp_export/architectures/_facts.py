@@ -329,6 +329,8 @@ class Architecture:
         kind: Kind of model.
         modality: Modality of its input.
         convolutions: What turns raw audio into frames; None if the model takes no raw audio.
+        takes_patches: Whether it takes images of any size: for each a row of patches, [patches, values of a patch],
+            which of them are real, and how many rows and columns they are of, each as an input of its own.
         named_as_bare: Whether the default class has a head for generation, although its name ends in `Model`.
         generation_task: Suffix of the family's Auto class for conditional generation.
         more_stacks: Further stacks of layers, after the first.
@@ -386,6 +388,7 @@ class Architecture:
     kind: Kind = Kind.DECODER
     modality: Modality = Modality.TEXT
     convolutions: Convolutions | None = None
+    takes_patches: bool = False
     named_as_bare: bool = False
     generation_task: str = "ForSeq2SeqLM"
     more_classes: tuple[str, ...] = ()

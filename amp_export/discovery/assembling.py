@@ -17,7 +17,7 @@ from amp_export.discovery.fields import Experts, FieldFinder, FoundFields
 from amp_export.discovery.kinds import caches_states, find_rule
 from amp_export.discovery.layouts import Heads
 from amp_export.discovery.structure import FoundBlock, FoundLayer, find_layer, find_stacks
-from amp_export.discovery.tiny import MODALITIES, OTHER_SIZES, SIZES, Tiny, sample, twins
+from amp_export.discovery.tiny import MODALITIES, OTHER_SIZES, SIZES, Tiny, sample, takes_patches, twins
 from amp_export.errors import UnsupportedModelError
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ class Finder:
             norms=(),
             kind=self._kind,
             modality=MODALITIES[model.main_input_name],
+            takes_patches=takes_patches(model),
             generation_task="ForSpeechSeq2Seq" if model.main_input_name == "input_features" else "ForSeq2SeqLM",
             more_stacks=tuple(more),
             attention_layers=self._layer_rules[0],

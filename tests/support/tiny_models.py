@@ -207,6 +207,7 @@ FAMILY_FIELDS: dict[str, dict[str, Any]] = {
     "vit": {"image_size": 12, "patch_size": 4},
     "clip_vision_model": {"image_size": 12, "patch_size": 4},
     "siglip_vision_model": {"image_size": 12, "patch_size": 4},
+    "siglip2_vision_model": {"num_patches": 16, "patch_size": 4},
     "dinov2": {"image_size": 12, "patch_size": 4},
     "dinov3_vit": {"image_size": 12, "patch_size": 4, "use_gated_mlp": True, "num_register_tokens": 2},
     "wav2vec2": SPEECH,
@@ -366,6 +367,7 @@ def save_tiny_samples(folder: Path) -> Path:
 
     from amp_export.architectures import Modality
     from amp_export.checkpoints.reading import read_config
+    from amp_export.inputs.patches import describe_patches
     from amp_export.inputs.random import input_name, signal_shape
 
     config = read_config(folder)[1]
@@ -376,6 +378,8 @@ def save_tiny_samples(folder: Path) -> Path:
         return file
     samples = np.random.default_rng(SEED).standard_normal((6, *signal_shape(config, 8)), np.float32)
     arrays: dict[str, Any] = {input_name(config): samples}
+    if config.architecture.takes_patches:
+        arrays |= describe_patches([8] * len(samples))
     np.savez(folder.parent / "samples.npz", **arrays)
     return folder.parent / "samples.npz"
 
