@@ -11,9 +11,9 @@ from amp_export.architectures import Architecture, Block, Features, Kind, Projec
 from amp_export.architectures._derived import Derived
 from amp_export.architectures._facts import Count, Tensor
 from amp_export.architectures._layer_rules import LayerRule, read_layers
-from amp_export.discovery.attributes import count_all, find_attributes, recording_reads
+from amp_export.discovery.attributes import count_all, count_given, find_attributes, recording_reads
 from amp_export.discovery.behavior import embeds_padding, follow_one_another
-from amp_export.discovery.fields import Experts, FieldFinder, FoundFields
+from amp_export.discovery.fields import Experts, FieldFinder, FoundFields, is_as_wide
 from amp_export.discovery.kinds import caches_states, find_rule
 from amp_export.discovery.layouts import Heads
 from amp_export.discovery.structure import FoundBlock, FoundLayer, find_layer, find_stacks
@@ -220,35 +220,17 @@ class Finder:
         kind: dict[str, Any] = {"bias": experts.bias, "transposed": experts.transposed, "stacked": experts.count}
         inputs = (Projection(experts.inputs, rows=rows if len(rows) > 1 else rows[0], **kind),)
         output = Projection(experts.output, columns=PrunedUnit.NEURONS, **kind)
-        shared = [block for block in layer.blocks if block.heads is None and self._is_as_wide(layer, block)]
+        last, models = f"{layer.stack}.{_LAST}", (self._model, self._other)
+        plain = (block for block in layer.blocks if block.heads is None)
+        shared = [self._block(layer, each, ()) for each in plain if is_as_wide(each, experts, last, models)]
         return Block(
             module,
             inputs,
             output,
             attributes=self._attributes(layer, module, None),
-            shared_expert=self._block(layer, shared[0], ()) if len(shared) == 1 else None,
-            scales_inputs=self._tensors_given(_path(layer, _LAST, module)) == 1,
+            shared_expert=shared[0] if len(shared) == 1 else None,
+            scales_inputs=count_given(self._model, self._inputs, _path(layer, _LAST, module)) == 1,
         )
-
-    def _is_as_wide(self, layer: FoundLayer, block: FoundBlock) -> bool:
-        """Return whether the layer with experts has an MLP besides, which is as wide as each of them in any model."""
-        name, axis = f"{layer.stack}.{_LAST}.{block.output}.weight", 0 if block.transposed else 1
-        models = [dict(model.named_parameters()) for model in (self._model, self._other)]
-        if any(name not in parameters for parameters in models):
-            return False
-        widths = [int(parameters[name].shape[axis]) for parameters in models]
-        return widths == [self._neurons(self._model), self._neurons(self._other)]
-
-    def _tensors_given(self, path: str) -> int:
-        """Return how many tensors a module is given as positional arguments."""
-        import torch
-
-        given: list[int] = []
-        handle = self._model.get_submodule(path).register_forward_pre_hook(lambda _, inputs: given.append(len(inputs)))
-        with torch.no_grad():
-            self._model(**self._inputs)
-        handle.remove()
-        return given[0]
 
     def _attributes(self, layer: FoundLayer, module: str, heads: Heads | None) -> dict[str, Count]:
         """Return the attributes of a block's module that hold counts and are read, and fields of its config.

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from amp_export.architectures import PrunedUnit
 from amp_export.discovery.structure import FoundBlock, FoundLayer
 from amp_export.discovery.tiny import SIZES, Tiny
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _STEP = 8
 """What is added to a size; norms in groups and rotated halves divide it."""
@@ -212,6 +215,22 @@ class FieldFinder:
             elif first or any(shapes[each] != self.shapes[each] for each in set(shapes) & set(self.shapes)):
                 required[name] = value
         return biases, required
+
+
+def is_as_wide(block: FoundBlock, experts: Experts, layer: str, models: Sequence[PreTrainedModel]) -> bool:
+    """Return whether a layer with experts has an MLP besides, which is as wide as each of them in all models.
+
+    Args:
+        block: The MLP.
+        experts: The experts.
+        layer: Path of the layer.
+        models: Models with different numbers of neurons.
+    """
+    for parameters in (dict(model.named_parameters()) for model in models):
+        down, own = parameters.get(f"{layer}.{block.output}.weight"), parameters[f"{layer}.{experts.output}"]
+        if down is None or down.shape[0 if block.transposed else 1] != own.shape[experts.neurons_axis]:
+            return False
+    return True
 
 
 def _multiple(shapes: Shapes | None, weight: str, axis: int) -> int | None:
