@@ -13,7 +13,7 @@ from amp_export.architectures._facts import Count, Tensor
 from amp_export.architectures._layer_rules import LayerRule, read_layers
 from amp_export.discovery.attributes import count_all, count_given, find_attributes, recording_reads
 from amp_export.discovery.behavior import embeds_padding, follow_one_another
-from amp_export.discovery.fields import Experts, FieldFinder, FoundFields, is_as_wide
+from amp_export.discovery.fields import Experts, FieldFinder, FoundFields
 from amp_export.discovery.kinds import caches_states, find_rule
 from amp_export.discovery.layouts import Heads
 from amp_export.discovery.structure import FoundBlock, FoundLayer, find_layer, find_stacks
@@ -220,9 +220,8 @@ class Finder:
         kind: dict[str, Any] = {"bias": experts.bias, "transposed": experts.transposed, "stacked": experts.count}
         inputs = (Projection(experts.inputs, rows=rows if len(rows) > 1 else rows[0], **kind),)
         output = Projection(experts.output, columns=PrunedUnit.NEURONS, **kind)
-        last, models = f"{layer.stack}.{_LAST}", (self._model, self._other)
         plain = (block for block in layer.blocks if block.heads is None)
-        shared = [self._block(layer, each, ()) for each in plain if is_as_wide(each, experts, last, models)]
+        shared = [self._block(layer, each, ()) for each in plain if self._fields.is_as_wide(each, experts)]
         return Block(
             module,
             inputs,

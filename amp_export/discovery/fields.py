@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from amp_export.architectures import PrunedUnit
 from amp_export.discovery.structure import FoundBlock, FoundLayer
 from amp_export.discovery.tiny import SIZES, Tiny
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 _STEP = 8
 """What is added to a size; norms in groups and rotated halves divide it."""
@@ -195,6 +192,25 @@ class FieldFinder:
         bias = f"{given}_bias" in self.shapes
         return Experts(given.removeprefix(prefix), fused, made.removeprefix(prefix), counts[0], transposed, bias)
 
+    def is_as_wide(self, block: FoundBlock, experts: Experts) -> bool:
+        """Return whether the last layer has an MLP beside experts, whose width is theirs by the same fields.
+
+        Where another field moves one of the two, as a number of shared experts does, they only happen to be alike.
+        """
+        layer = f"{self.layers[0].stack}.{SIZES['num_hidden_layers'] - 1}"
+        own = f"{layer}.{block.output}.weight", 0 if block.transposed else 1
+        ends = own, (f"{layer}.{experts.output}", experts.neurons_axis)
+        if (
+            any(name not in self.shapes for name, _ in ends)
+            or len({self.shapes[name][axis] for name, axis in ends}) > 1
+        ):
+            return False
+        for field_name, value in self._numbers():
+            moved = self._moved(field_name, value) or {}
+            if len({moved.get(name, self.shapes[name])[axis] for name, axis in ends}) > 1:
+                return False
+        return True
+
     def _switches(self) -> tuple[dict[str, str], dict[str, Any]]:
         """Return the switches of biases, and other switches that change which weights there are."""
         biases: dict[str, str] = {}
@@ -215,22 +231,6 @@ class FieldFinder:
             elif first or any(shapes[each] != self.shapes[each] for each in set(shapes) & set(self.shapes)):
                 required[name] = value
         return biases, required
-
-
-def is_as_wide(block: FoundBlock, experts: Experts, layer: str, models: Sequence[PreTrainedModel]) -> bool:
-    """Return whether a layer with experts has an MLP besides, which is as wide as each of them in all models.
-
-    Args:
-        block: The MLP.
-        experts: The experts.
-        layer: Path of the layer.
-        models: Models with different numbers of neurons.
-    """
-    for parameters in (dict(model.named_parameters()) for model in models):
-        down, own = parameters.get(f"{layer}.{block.output}.weight"), parameters[f"{layer}.{experts.output}"]
-        if down is None or down.shape[0 if block.transposed else 1] != own.shape[experts.neurons_axis]:
-            return False
-    return True
 
 
 def _multiple(shapes: Shapes | None, weight: str, axis: int) -> int | None:
