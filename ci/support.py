@@ -39,6 +39,9 @@ are built directly.
   exporter.
   None: a cache of this family also holds states of recurrences, for which graphs have no inputs. It is pruned,
   recovered, evaluated, and run in PyTorch. So is a Gemma 3n or 4 whose `num_kv_shared_layers` is not 0.
+  Graphs of `siglip2_vision_model` take images of any size as transformers' processor makes them: `pixel_values`
+  [images, patches, values of a patch], `pixel_attention_mask` and `spatial_shapes`. It is the encoder of SigLIP 2's
+  NaFlex checkpoints; those of fixed sizes are a `siglip_vision_model`, as transformers' documentation of SigLIP 2 says.
 - *genai*: `genai_config.json` is written, so that onnxruntime-genai opens the folder.
 - *gguf*: llama.cpp's architecture that [a GGUF file](gguf.md) is written as, with one width for all layers; then, if
   there is one, that for layers that differ.

@@ -58,14 +58,21 @@ def can_export(config: ModelConfig, to: Format) -> str | None:
             return f"{reason}\n{_ENGINES}"
         states = refuse_states(config, what="what runs engines here")
         return None if states is None else f"{states}\n{_WITH_PROVIDER}"
-    if to is Format.EXECUTORCH and config.architecture.convolutions is not None:
+    if to is Format.EXECUTORCH and (taken := _inputs_without_limit(config)) is not None:
         return (
-            f"config.json: model_type is {config.architecture.model_type!r}, which takes raw audio of any length, but "
-            "an ExecuTorch program needs a largest one to plan its memory.\nExport with --to onnx or --to openvino."
+            f"config.json: model_type is {config.architecture.model_type!r}, which takes {taken}, but an ExecuTorch "
+            "program needs a largest one to plan its memory.\nExport with --to onnx or --to openvino."
         )
     if to is not Format.EXECUTORCH and config.architecture.kind is Kind.DECODER and can_build(config) is None:
         return None
     return can_trace(config)
+
+
+def _inputs_without_limit(config: ModelConfig) -> str | None:
+    """Return what a model takes that may be of any size; None if there is a largest one."""
+    if config.architecture.convolutions is not None:
+        return "raw audio of any length"
+    return "images of any size" if config.architecture.takes_patches else None
 
 
 def refuse_states(config: ModelConfig, *, what: str) -> str | None:

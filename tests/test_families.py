@@ -63,9 +63,9 @@ exporters/onnx/test_tracing.py."""
 
 
 def way_of_tracing(model_type: str) -> tuple[Any, ...]:
-    """What decides how a family is traced: kind, modality, raw audio, and whether its MLPs consist of experts."""
+    """What decides how a family is traced: kind, modality, raw audio or patches, and whether it has experts."""
     facts = find_architecture(model_type)
-    return facts.kind, facts.modality, facts.convolutions is not None, facts.mlp.has_experts
+    return facts.kind, facts.modality, facts.convolutions is not None, facts.takes_patches, facts.mlp.has_experts
 
 
 REPRESENTATIVES: dict[tuple[Any, ...], str] = {}

@@ -47,6 +47,7 @@ from amp_export.architectures._gguf import (
 )
 from amp_export.architectures._mixers import GatedDeltaRule, Mixer, ShortConvolution, State, StateSpace
 from amp_export.architectures._parts import flatten_parts, with_fields
+from amp_export.architectures._patches import PATCH_MASK, SPATIAL_SHAPES
 from amp_export.architectures._tensors import (
     attribute_values,
     parameter_count,
@@ -67,7 +68,9 @@ __all__ = [
     "GGUF_ARCHITECTURES",
     "MLP",
     "OUTPUT",
+    "PATCH_MASK",
     "RESIZED_MODEL_TYPE",
+    "SPATIAL_SHAPES",
     "Architecture",
     "AttentionScale",
     "Block",

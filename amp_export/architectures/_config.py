@@ -11,6 +11,7 @@ from amp_export.architectures._computation import Conditions, Factor, HeadNorms,
 from amp_export.architectures._facts import (
     AUTO_TASKS,
     Architecture,
+    Block,
     Features,
     Kind,
     Projection,
@@ -251,6 +252,12 @@ class ModelConfig:
         """Return a size by its canonical name, or by the name of its config field."""
         return self.sizes[name] if name in self.sizes else int(self.fields[name])
 
+    def experts(self, mlp: Block | None) -> int:
+        """Return the number of experts of an MLP in scores and plans, with a shared one; 0 if it has none."""
+        if mlp is None or mlp.output.stacked is None:
+            return 0
+        return self.size(mlp.output.stacked) + (mlp.shared_expert is not None)
+
     def fit(self, widths: LayerWidths, site: Site) -> LayerWidths:
         """Return the widths adapted to this layer: without attention it has no heads, without an MLP no neurons."""
         return LayerWidths(
@@ -327,7 +334,7 @@ class ModelConfig:
     def biases(self) -> Mapping[str, bool]:
         """Whether each projection has a bias, by its name."""
         blocks = (block for stack in self.architecture.stacks for block in stack.all_blocks)
-        projections = [projection for block in blocks for projection in (*block.inputs, block.output)]
+        projections = [projection for block in blocks for projection in block.projections]
         return {projection.name: projection.has_bias(self.fields) for projection in projections}
 
     @functools.cached_property

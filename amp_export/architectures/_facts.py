@@ -210,6 +210,9 @@ class Block:
         tensors: Norms within the block, named relative to the layer.
         attributes: Counts that the module's forward reads, by attribute; `config.NAME` is an attribute of the module's
             own copy of the config.
+        shared_expert: Besides experts, one of the same width that all tokens pass; it is the last in scores and plans.
+        scales_inputs: Whether experts are given all tokens times the router's weights, for one expert after the other;
+            otherwise they are given the tokens and which experts each is sent to.
     """
 
     module: str
@@ -217,15 +220,23 @@ class Block:
     output: Projection
     tensors: tuple[Tensor, ...] = ()
     attributes: Mapping[str, Count] = field(default_factory=dict)
+    shared_expert: Block | None = None
+    scales_inputs: bool = False
 
     @property
     def has_experts(self) -> bool:
         """Whether it consists of experts, each with its own neurons."""
         return self.output.stacked is not None
 
+    @property
+    def projections(self) -> tuple[Projection, ...]:
+        """All of its projections, those of a shared expert last."""
+        shared = () if self.shared_expert is None else self.shared_expert.projections
+        return (*self.inputs, self.output, *shared)
+
     def all_tensors(self) -> Iterator[Tensor]:
         """Yield every tensor of the block."""
-        for projection in (*self.inputs, self.output):
+        for projection in self.projections:
             yield from projection.tensors()
         yield from self.tensors
 
@@ -318,6 +329,8 @@ class Architecture:
         kind: Kind of model.
         modality: Modality of its input.
         convolutions: What turns raw audio into frames; None if the model takes no raw audio.
+        takes_patches: Whether it takes images of any size: for each a row of patches, [patches, values of a patch],
+            which of them are real, and how many rows and columns they are of, each as an input of its own.
         named_as_bare: Whether the default class has a head for generation, although its name ends in `Model`.
         generation_task: Suffix of the family's Auto class for conditional generation.
         more_stacks: Further stacks of layers, after the first.
@@ -375,6 +388,7 @@ class Architecture:
     kind: Kind = Kind.DECODER
     modality: Modality = Modality.TEXT
     convolutions: Convolutions | None = None
+    takes_patches: bool = False
     named_as_bare: bool = False
     generation_task: str = "ForSeq2SeqLM"
     more_classes: tuple[str, ...] = ()

@@ -13,7 +13,7 @@ _OPTIONAL_SIZES = ("num_key_value_heads", "head_dim", "vocab_size", "max_positio
 
 _OFF_WHEN_NULL = (
     *("sliding_window", "attn_logit_softcapping", "final_logit_softcapping", "num_key_value_heads", "q_lora_rank"),
-    "mamba_d_ssm",
+    *("mamba_d_ssm", "attention_chunk_size"),
 )
 """Fields for which an explicit null differs from an absent field."""
 

@@ -116,17 +116,19 @@ def latent_attention() -> Block:
     )
 
 
-def expert_mlp(count: str, *, module: str = "mlp.experts") -> Block:
+def expert_mlp(count: str, *, module: str = "mlp.experts", transposed: bool = False) -> Block:
     """Return experts that fuse gate and up in one parameter: `MixtralExperts`, `modeling_mixtral.py`, 5.24.
 
     Args:
         count: The config field with the number of experts.
         module: Module path of the experts, relative to the layer.
+        transposed: Whether the weight of an expert is [in, out].
     """
+    both = (PrunedUnit.NEURONS, PrunedUnit.NEURONS)
     return Block(
         module=module,
-        inputs=(Projection(f"{module}.gate_up_proj", rows=(PrunedUnit.NEURONS, PrunedUnit.NEURONS), stacked=count),),
-        output=Projection(f"{module}.down_proj", columns=PrunedUnit.NEURONS, stacked=count),
+        inputs=(Projection(f"{module}.gate_up_proj", rows=both, transposed=transposed, stacked=count),),
+        output=Projection(f"{module}.down_proj", columns=PrunedUnit.NEURONS, transposed=transposed, stacked=count),
         attributes={"intermediate_dim": Count.NEURONS},
     )
 

@@ -11,10 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from amp_export.architectures import SPATIAL_SHAPES, Modality
 from amp_export.benchmarking.runners.base import Axes, DecoderRunner, EncoderRunner, Runner, Seq2SeqRunner
 from amp_export.benchmarking.workloads import WAVEFORM_SAMPLES, Workload
 from amp_export.hardware.machine import peak_memory_bytes
-from amp_export.inputs.random import WAVEFORM
+from amp_export.inputs.patches import MOST_PATCHES, describe_patches
+from amp_export.inputs.random import INPUT_NAMES, WAVEFORM
 from amp_export.options import Phase
 
 if TYPE_CHECKING:
@@ -116,6 +118,10 @@ def draw_inputs(axes_by_input: Axes, task: Round) -> dict[str, Any]:
     if WAVEFORM in axes_by_input:
         waveforms = generator.standard_normal((batch_size, WAVEFORM_SAMPLES), np.float32)
         return {name: waveforms if name == WAVEFORM else np.ones_like(waveforms, np.int64) for name in axes_by_input}
+    if SPATIAL_SHAPES in axes_by_input:
+        name = INPUT_NAMES[Modality.IMAGE]
+        patches = generator.standard_normal((batch_size, MOST_PATCHES, int(axes_by_input[name][-1])), np.float32)
+        return {name: patches, **describe_patches([MOST_PATCHES] * batch_size)}
     tokens_bs = _draw_tokens(task, task.workload.prompt_tokens)
     texts = {
         "input_ids": tokens_bs,

@@ -11,13 +11,13 @@ from amp_export.architectures import Architecture, Block, Features, Kind, Projec
 from amp_export.architectures._derived import Derived
 from amp_export.architectures._facts import Count, Tensor
 from amp_export.architectures._layer_rules import LayerRule, read_layers
-from amp_export.discovery.attributes import count_all, find_attributes, recording_reads
+from amp_export.discovery.attributes import count_all, count_given, find_attributes, recording_reads
 from amp_export.discovery.behavior import embeds_padding, follow_one_another
 from amp_export.discovery.fields import Experts, FieldFinder, FoundFields
 from amp_export.discovery.kinds import caches_states, find_rule
 from amp_export.discovery.layouts import Heads
-from amp_export.discovery.structure import FoundBlock, FoundLayer, find_layer, find_stacks
-from amp_export.discovery.tiny import MODALITIES, OTHER_SIZES, SIZES, Tiny, sample, twins
+from amp_export.discovery.structure import FoundBlock, FoundLayer, find_layer, find_stacks, read_layer
+from amp_export.discovery.tiny import MODALITIES, OTHER_SIZES, SIZES, Tiny, sample, takes_patches, twins
 from amp_export.errors import UnsupportedModelError
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ class Finder:
             norms=(),
             kind=self._kind,
             modality=MODALITIES[model.main_input_name],
+            takes_patches=takes_patches(model),
             generation_task="ForSpeechSeq2Seq" if model.main_input_name == "input_features" else "ForSeq2SeqLM",
             more_stacks=tuple(more),
             attention_layers=self._layer_rules[0],
@@ -117,10 +118,14 @@ class Finder:
             block.output for attends in (True, False) for block in layer.blocks if (block.heads is not None) == attends
         ]
         attention = layer.unread if layer.heads is None else outputs[0]
-        mlp = outputs[-1] if self._found.experts is None else None
+        fields, mlp = self.tiny.values, outputs[-1] if outputs else None
+        # which layers have experts is never told by how layers mix tokens: `PreTrainedConfig`, transformers 5.24
+        others = {name: value for name, value in fields.items() if name != "layer_types"}
+        experts = self._found.experts
+        told = [(fields, attention), (fields, mlp) if experts is None else (others, experts.output)]
         rules = [
-            None if path is None else find_rule(self.tiny.values, self._having(layer, path), self._count(layer))
-            for path in (attention, mlp)
+            None if path is None else find_rule(known, self._having(layer, path), self._count(layer))
+            for known, path in told
         ]
         return rules[0], rules[1]
 
@@ -129,9 +134,10 @@ class Finder:
         return len(list(self._model.get_submodule(layer.stack).children()))
 
     def _having(self, layer: FoundLayer, path: str) -> list[int]:
-        """Return the numbers of the layers of a stack that have a projection."""
-        weights = (f"{layer.stack}.{number}.{path}.weight" for number in range(self._count(layer)))
-        return [number for number, weight in enumerate(weights) if weight in self._fields.shapes]
+        """Return the numbers of the layers of a stack that have a projection, or experts."""
+        paths = (f"{layer.stack}.{number}.{path}" for number in range(self._count(layer)))
+        shapes = self._fields.shapes
+        return [number for number, each in enumerate(paths) if each in shapes or f"{each}.weight" in shapes]
 
     @cached_property
     def _fields(self) -> FieldFinder:
@@ -219,7 +225,19 @@ class Finder:
         kind: dict[str, Any] = {"bias": experts.bias, "transposed": experts.transposed, "stacked": experts.count}
         inputs = (Projection(experts.inputs, rows=rows if len(rows) > 1 else rows[0], **kind),)
         output = Projection(experts.output, columns=PrunedUnit.NEURONS, **kind)
-        return Block(module, inputs, output, attributes=self._attributes(layer, module, None))
+        blocks = layer.blocks
+        if layer.number not in self._having(layer, experts.output):
+            blocks = read_layer(self._model, layer.stack, _LAST, self._inputs).blocks
+        plain = (block for block in blocks if block.heads is None)
+        shared = [self._block(layer, each, ()) for each in plain if self._fields.is_as_wide(each, experts)]
+        return Block(
+            module,
+            inputs,
+            output,
+            attributes=self._attributes(layer, module, None),
+            shared_expert=shared[0] if len(shared) == 1 else None,
+            scales_inputs=count_given(self._model, self._inputs, _path(layer, _LAST, module)) == 1,
+        )
 
     def _attributes(self, layer: FoundLayer, module: str, heads: Heads | None) -> dict[str, Count]:
         """Return the attributes of a block's module that hold counts and are read, and fields of its config.

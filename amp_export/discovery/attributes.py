@@ -48,6 +48,18 @@ def count_all(heads: Heads | None, neurons: int) -> dict[Count, int]:
     }
 
 
+def count_given(model: torch.nn.Module, inputs: Mapping[str, Any], path: str) -> int:
+    """Return how many positional arguments a module of a model is given."""
+    import torch
+
+    given: list[int] = []
+    handle = model.get_submodule(path).register_forward_pre_hook(lambda _, arguments: given.append(len(arguments)))
+    with torch.no_grad():
+        model(**inputs)
+    handle.remove()
+    return given[0]
+
+
 @contextmanager
 def recording_reads(module: torch.nn.Module) -> Iterator[set[str]]:
     """Record which attributes of a module, and which fields of its config as `config.NAME`, are read while it runs."""

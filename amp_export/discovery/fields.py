@@ -95,6 +95,11 @@ class FieldFinder:
         assert shapes is not None
         return shapes
 
+    @property
+    def _last(self) -> str:
+        """Path of the last layer, which has experts if any has."""
+        return f"{self.layers[0].stack}.{SIZES['num_hidden_layers'] - 1}"
+
     def _moved(self, name: str, value: Any) -> dict[str, tuple[int, ...]] | None:
         """Return the parameters whose shapes another value of a field moves, with these; None if it is refused."""
         shapes = self.tiny.but(**{name: value}).shapes()
@@ -153,7 +158,7 @@ class FieldFinder:
             The field, or None; the multiple of the hidden size where it is not set; and whether it moves nothing else.
         """
         if experts is not None:
-            weight, axis = f"{self.layers[0].stack}.0.{experts.output}", experts.neurons_axis
+            weight, axis = f"{self._last}.{experts.output}", experts.neurons_axis
         else:
             layer, block = next(self._blocks(attends=False))
             weight, axis = f"{layer.path}.{block.output}.weight", 0 if block.transposed else 1
@@ -168,7 +173,7 @@ class FieldFinder:
 
     def find_experts(self) -> Experts | None:
         """Return the experts of a layer, whose weights are stacked in parameters of three axes."""
-        prefix = f"{self.layers[0].stack}.{SIZES['num_hidden_layers'] - 1}."
+        prefix = f"{self._last}."
         stacked = {name: shape for name, shape in self.shapes.items() if name.startswith(prefix) and len(shape) == 3}
         hidden = SIZES["hidden_size"]
         for transposed in (False, True):
@@ -191,6 +196,24 @@ class FieldFinder:
             return None
         bias = f"{given}_bias" in self.shapes
         return Experts(given.removeprefix(prefix), fused, made.removeprefix(prefix), counts[0], transposed, bias)
+
+    def is_as_wide(self, block: FoundBlock, experts: Experts) -> bool:
+        """Return whether the last layer has an MLP beside experts, whose width is theirs by the same fields.
+
+        Where another field moves one of the two, as a number of shared experts does, they only happen to be alike.
+        """
+        own = f"{self._last}.{block.output}.weight", 0 if block.transposed else 1
+        ends = own, (f"{self._last}.{experts.output}", experts.neurons_axis)
+        if (
+            any(name not in self.shapes for name, _ in ends)
+            or len({self.shapes[name][axis] for name, axis in ends}) > 1
+        ):
+            return False
+        for field_name, value in self._numbers():
+            moved = self._moved(field_name, value) or {}
+            if len({moved.get(name, self.shapes[name])[axis] for name, axis in ends}) > 1:
+                return False
+        return True
 
     def _switches(self) -> tuple[dict[str, str], dict[str, Any]]:
         """Return the switches of biases, and other switches that change which weights there are."""

@@ -109,7 +109,7 @@ def _refuse_parts(class_name: str, raw_config: Mapping[str, Any]) -> None:
     if parts := [name for name in parts if "model_type" in raw_config[name] or "num_hidden_layers" in raw_config[name]]:
         raise UnsupportedModelError(
             f"{class_name} consists of several models ({', '.join(parts)}), whose parts are not told apart.\n"
-            "Save its language model as a checkpoint of its own, and prune that."
+            "Save its language model, or its image encoder, as a checkpoint of its own, and prune that."
         )
 
 

@@ -188,8 +188,8 @@ def _keep(config: ModelConfig, site: Site, widths: LayerWidths, number: int) -> 
     mlp = site.stack.mlp
     if mlp is None:
         return LayerPlan(query_heads, key_value_heads)
-    if mlp.output.stacked is not None:
-        experts = tuple(some(widths.neurons, dense.neurons) for _ in range(config.size(mlp.output.stacked)))
+    if mlp.has_experts:
+        experts = tuple(some(widths.neurons, dense.neurons) for _ in range(config.experts(mlp)))
         return LayerPlan(query_heads, key_value_heads, experts=experts)
     return LayerPlan(query_heads, key_value_heads, some(widths.neurons, dense.neurons))
 
@@ -275,6 +275,10 @@ def _masked(model: PreTrainedModel, config: ModelConfig, plan: Plan) -> Iterator
             handles.append(module.get_submodule(attention.output.name).register_forward_pre_hook(_multiplying(heads)))
         if mlp is not None and mlp.has_experts:
             kept_ei = torch.stack([_mask(each, site.widths.neurons) for each in layer.experts])
+            if mlp.shared_expert is not None:
+                down = module.get_submodule(mlp.shared_expert.output.name)
+                handles.append(down.register_forward_pre_hook(_multiplying(kept_ei[-1])))
+                kept_ei = kept_ei[:-1]
             weights = module.get_parameter(mlp.output.name)
             weights.data *= kept_ei[..., None] if mlp.output.transposed else kept_ei[:, None]
         elif mlp is not None:

@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from amp_export.architectures import PATCH_MASK, SPATIAL_SHAPES
 from amp_export.checkpoints.building import decode_floats
 from amp_export.checkpoints.quiet import quiet_transformers
 from amp_export.errors import UnsupportedModelError, first_line
+from amp_export.inputs.patches import describe_patches
 from amp_export.inputs.random import INPUT_NAMES
 
 if TYPE_CHECKING:
@@ -37,6 +39,9 @@ _LARGE = 64
 
 _SMALLER = (40, 36, 44, 52, 28, 20, 12, 8, 16)
 """Lengths for them, each taken once."""
+
+_PATCHES = 6
+"""Patches of a sample, for a model that takes images as rows of them."""
 
 _MOST_KINDS = 4
 """Most values of a field that tells kinds of layers apart."""
@@ -149,6 +154,10 @@ def sample(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     inputs = {}
     if name == "input_ids":
         inputs[name] = tokens
+    elif takes_patches(model):
+        values = config.num_channels * config.patch_size**2
+        inputs[name] = torch.randn(1, _PATCHES, values, generator=generator)
+        inputs |= {each: torch.from_numpy(array) for each, array in describe_patches([_PATCHES]).items()}
     elif name == "pixel_values":
         inputs[name] = torch.randn(1, config.num_channels, config.image_size, config.image_size, generator=generator)
     elif name == "input_features":
@@ -163,11 +172,18 @@ def sample(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     return {key: value.double() if value.is_floating_point() else value for key, value in inputs.items()}
 
 
+def takes_patches(model: PreTrainedModel) -> bool:
+    """Return whether a model takes images of any size as rows of patches."""
+    return SPATIAL_SHAPES in inspect.signature(model.forward).parameters
+
+
 def _refuse_more_inputs(model: PreTrainedModel) -> None:
-    """Raise UnsupportedModelError for a model that needs more than its main input, such as the shapes of images."""
+    """Raise UnsupportedModelError for a model that needs more than its main input, such as the grids of images."""
     needed = inspect.signature(model.forward).parameters.values()
     named = (each.name for each in needed if each.default is each.empty and each.kind is each.POSITIONAL_OR_KEYWORD)
-    if others := [name for name in named if name not in (model.main_input_name, "decoder_input_ids")]:
+    described = (PATCH_MASK, SPATIAL_SHAPES) if takes_patches(model) else ()
+    known = {model.main_input_name, "decoder_input_ids", *described}
+    if others := [name for name in named if name not in known]:
         raise UnsupportedModelError(
             f"{type(model).__name__} takes {model.main_input_name} with {', '.join(others)}, for which no random "
             "samples can be made.\nOnly models that run on their main input alone are supported."

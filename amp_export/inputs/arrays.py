@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amp_export.architectures import Kind, Modality, ModelConfig
+from amp_export.architectures import PATCH_MASK, SPATIAL_SHAPES, Kind, Modality, ModelConfig
 from amp_export.errors import CalibrationError
 from amp_export.inputs.batches import Batch
 from amp_export.inputs.random import input_name, signal_shape
@@ -28,6 +28,8 @@ BATCH_SAMPLES = 4
 
 WRITTEN = "decoder_input_ids"
 MASK = "attention_mask"
+
+_INTEGERS = frozenset({WRITTEN, MASK, PATCH_MASK, SPATIAL_SHAPES})
 
 WRITTEN_TOKENS = 32
 """Number of target tokens to generate for a sample if none are given."""
@@ -71,7 +73,7 @@ class SampleArrays:
         for start in range(0, self.samples, BATCH_SAMPLES):
             part = {
                 name: torch.tensor(array[start : start + BATCH_SAMPLES]).to(
-                    model.device, torch.int64 if name in (WRITTEN, MASK) else model.dtype
+                    model.device, torch.int64 if name in _INTEGERS else model.dtype
                 )
                 for name, array in self.arrays.items()
             }
@@ -82,6 +84,8 @@ class SampleArrays:
             if MASK in part:
                 real_bs = frame_mask(part[MASK].cpu().numpy(), config)
                 read_mask_bs = torch.from_numpy(real_bs).to(model.device)
+            if PATCH_MASK in part:
+                read_mask_bs = part[PATCH_MASK]
             prepared.append(Batch(part, samples, read_mask=read_mask_bs, decoder_mask=written_mask_bs))
         return prepared
 
@@ -133,9 +137,10 @@ def check_arrays(given: SampleArrays, config: ModelConfig) -> None:
 
     name, expected = input_name(config), describe_samples(config)
     writes = config.architecture.kind is Kind.ENCODER_DECODER
-    known = {name, *([WRITTEN] if writes else []), *([MASK] if takes_mask(config) else [])}
+    patches = {PATCH_MASK, SPATIAL_SHAPES} if config.architecture.takes_patches else set()
+    known = {name, *patches, *([WRITTEN] if writes else []), *([MASK] if takes_mask(config) else [])}
     # a model without a head cannot generate target tokens
-    needed = {name, WRITTEN} if writes and config.is_bare else {name}
+    needed = {name, *patches, *([WRITTEN] if writes and config.is_bare else [])}
     if needed - given.arrays.keys() or given.arrays.keys() - known:
         raise CalibrationError(f"{given.file} holds {_names(given.arrays)}.\nGive {expected}.")
     if not _has_shape(shape := given.arrays[name].shape[1:], config):
@@ -146,13 +151,17 @@ def check_arrays(given: SampleArrays, config: ModelConfig) -> None:
         raise CalibrationError(f"{given.file}: `{name}` holds NaN or infinity, first in sample {sample}.")
     if MASK in given.arrays:
         _check_mask(given, config)
+    if patches:
+        _check_patches(given, config)
     if WRITTEN in given.arrays:
         _check_written(given, config)
 
 
 def _has_shape(shape: tuple[int, ...], config: ModelConfig) -> bool:
-    """Return whether an input has the shape that the model takes; raw audio may be longer."""
+    """Return whether an input has the shape that the model takes; raw audio may be longer, and images have any size."""
     expected = signal_shape(config)
+    if config.architecture.takes_patches:
+        return len(shape) == len(expected) and shape[1:] == expected[1:]
     return shape == expected or (takes_waveforms(config) and len(shape) == 1 and shape > expected)
 
 
@@ -169,6 +178,12 @@ def no_samples(config: ModelConfig) -> CalibrationError:
 def describe_samples(config: ModelConfig) -> str:
     """Return a description of the arrays that a model is scored on."""
     needed = f"`{input_name(config)}` of shape [samples, {_sizes(signal_shape(config))}]"
+    if config.architecture.takes_patches:
+        return (
+            f"`{input_name(config)}` of shape [samples, patches, {signal_shape(config)[-1]}], `{PATCH_MASK}` [samples, "
+            f"patches], 1 for patches and 0 for padding after them, and `{SPATIAL_SHAPES}` [samples, 2], the rows and "
+            "columns of these patches"
+        )
     if takes_waveforms(config):
         needed = f"`{input_name(config)}` of shape [samples, length], at least {_sizes(signal_shape(config))} long"
     if takes_mask(config):
@@ -220,6 +235,25 @@ def _check_mask(given: SampleArrays, config: ModelConfig) -> None:
     if (length := int(mask_bs.sum(axis=1).min())) < shortest:
         raise CalibrationError(
             f"{given.file}: the sound of a sample is {length} long, but must be at least {shortest} long."
+        )
+
+
+def _check_patches(given: SampleArrays, config: ModelConfig) -> None:
+    import numpy as np
+
+    patches_bpv, mask_bp, shapes_b2 = (given.arrays[name] for name in (input_name(config), PATCH_MASK, SPATIAL_SHAPES))
+    if shapes_b2.shape[1:] != (2,) or shapes_b2.dtype.kind not in "iu" or shapes_b2.min() < 1:
+        raise CalibrationError(
+            f"{given.file}: `{SPATIAL_SHAPES}` has dtype {shapes_b2.dtype}, shape {list(shapes_b2.shape)} and values "
+            f"from {shapes_b2.min()}, but must hold integers of at least 1.\nGive {describe_samples(config)}."
+        )
+    real_b1 = shapes_b2.prod(axis=1, keepdims=True)
+    expected_bp = np.arange(patches_bpv.shape[1]) < real_b1
+    if real_b1.max() > patches_bpv.shape[1] or mask_bp.shape != expected_bp.shape or (mask_bp != expected_bp).any():
+        raise CalibrationError(
+            f"{given.file}: `{PATCH_MASK}` {list(mask_bp.shape)} and `{SPATIAL_SHAPES}` do not agree: rows times "
+            f"columns of a sample are up to {real_b1.max()}, and the mask has up to {mask_bp.sum(-1).max()} ones.\n"
+            f"Give {describe_samples(config)}, as the model's own processor makes them."
         )
 
 

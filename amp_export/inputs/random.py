@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from amp_export.architectures import Kind, Modality, ModelConfig
+from amp_export.inputs.patches import describe_patches, values_of_a_patch
 from amp_export.inputs.waveforms import samples_of, takes_waveforms
 
 if TYPE_CHECKING:
@@ -34,13 +35,17 @@ def signal_shape(config: ModelConfig, frames: int = 1) -> tuple[int, ...]:
 
     Args:
         config: The model's config.
-        frames: Frames of raw audio, which the shape is to be the shortest for; other inputs have a fixed size.
+        frames: Frames of raw audio, which the shape is to be the shortest for, or patches of an image of any size.
+            Other inputs have a fixed size.
 
     Returns:
-        [channels, height, width] of an image, [bins, frames] of audio, or [samples] of raw audio.
+        [channels, height, width] of an image, [patches, values of a patch] of one of any size, [bins, frames] of audio,
+        or [samples] of raw audio.
     """
     if takes_waveforms(config):
         return (samples_of(frames, config),)
+    if config.architecture.takes_patches:
+        return frames, values_of_a_patch(config)
     if config.architecture.modality is Modality.IMAGE:
         size = config.fields["image_size"]
         height, width = (size, size) if isinstance(size, int) else size
@@ -58,7 +63,8 @@ def random_inputs(
     Args:
         config: The model's config.
         samples: Number of samples.
-        length: Tokens of a text, or frames of raw audio; the config determines the size of other inputs.
+        length: Tokens of a text, frames of raw audio, or patches of an image of any size. The config determines the
+            size of other inputs.
         dtype: Dtype of images and audio; by default float32.
         seed: Seed of the random numbers.
     """
@@ -75,6 +81,9 @@ def random_inputs(
     name = input_name(config)
     reads_text = config.architecture.modality is Modality.TEXT
     inputs = {name: tokens() if reads_text else signal(*signal_shape(config, length))}
+    if config.architecture.takes_patches:
+        described = describe_patches([length] * samples)
+        inputs |= {name: torch.from_numpy(array) for name, array in described.items()}
     if config.architecture.kind is Kind.ENCODER_DECODER:
         inputs["decoder_input_ids"] = tokens()
     return inputs

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from amp_export.architectures import Modality, ModelConfig
+from amp_export.architectures import PATCH_MASK, Modality, ModelConfig
 from amp_export.exporters.limits import Limits
+from amp_export.inputs.patches import describe_patches
 from amp_export.inputs.random import as_tensors, input_name, random_inputs
 from amp_export.inputs.tokens import Floats, Integers, draw_rows
 from amp_export.inputs.waveforms import frame_mask, samples_of, takes_mask, takes_waveforms
@@ -30,8 +31,8 @@ class EncoderCase:
 
     Attributes:
         name: Name in a report.
-        lengths: Tokens of each row, or frames of raw audio; shorter rows are padded on the right. Images have a fixed
-            size and ignore it.
+        lengths: Tokens of each row, frames of raw audio, or patches of an image of any size; shorter rows are padded on
+            the right. Other images have a fixed size and ignore it.
     """
 
     name: str
@@ -70,6 +71,13 @@ WAVEFORM_CASES = (
     EncoderCase("batch of 3 x 11 frames", (11, 11, 11)),
 )
 
+PATCH_CASES = (
+    EncoderCase("1 patch", (1,)),
+    EncoderCase("17 patches in one row", (17,)),
+    EncoderCase("128 patches in 8 rows", (128,)),
+    EncoderCase("right-padded batch of 6, 12 and 35 patches", (6, 12, 35)),
+)
+
 PADDED_WAVEFORMS = EncoderCase("right-padded batch of 5, 11 and 17 frames", (5, 11, 17))
 
 
@@ -77,6 +85,8 @@ def encoder_cases(config: ModelConfig) -> tuple[EncoderCase, ...]:
     """Return the default cases for a model that fit its maximum text length."""
     if takes_waveforms(config):
         return (*WAVEFORM_CASES, *([PADDED_WAVEFORMS] if takes_mask(config) else []))
+    if config.architecture.takes_patches:
+        return PATCH_CASES
     if config.architecture.modality is not Modality.TEXT:
         return IMAGE_CASES
     limit = config.longest_text
@@ -115,8 +125,8 @@ def signal_inputs(lengths: Sequence[int], config: ModelConfig, dtype: Dtype) -> 
     """Return random images or audio in float32, with values that are exact in the graph's dtype.
 
     Args:
-        lengths: Frames of each row of raw audio, padded with zeros, as processors do; only their number matters to
-            images, and to audio of a fixed size.
+        lengths: Frames of each row of raw audio, or patches of each image of any size, padded with zeros, as processors
+            do; only their number matters to images and audio of a fixed size.
         config: The model's config.
         dtype: Dtype of the graph.
     """
@@ -125,6 +135,9 @@ def signal_inputs(lengths: Sequence[int], config: ModelConfig, dtype: Dtype) -> 
     name = input_name(config)
     drawn = random_inputs(config, samples=len(lengths), length=max(lengths), dtype=getattr(torch, dtype.value))
     signals = drawn[name].float().numpy()
+    if config.architecture.takes_patches:
+        described = describe_patches(lengths)
+        return {name: signals * described[PATCH_MASK][..., np.newaxis].astype(np.float32), **described}
     if not takes_mask(config):
         return {name: signals}
     real_b1 = np.array([[samples_of(length, config)] for length in lengths])
@@ -134,7 +147,7 @@ def signal_inputs(lengths: Sequence[int], config: ModelConfig, dtype: Dtype) -> 
 
 def real_tokens(inputs: Inputs, config: ModelConfig) -> Any:
     """Return which tokens are real, bool [batch, tokens]; None if all are, or inputs have no mask."""
-    mask_bs = inputs.get("attention_mask")
+    mask_bs = inputs.get(PATCH_MASK if config.architecture.takes_patches else "attention_mask")
     if mask_bs is None:
         return None
     return (frame_mask(mask_bs, config) if takes_waveforms(config) else mask_bs) == 1
@@ -156,8 +169,8 @@ def replay_encoder(
         config: The model's config.
         pool: Token ids to draw from.
         forward: The encoder.
-        by_token: The outputs with one entry per token, of which only real tokens are compared; of raw audio, those
-            with three axes are.
+        by_token: The outputs with one entry per token, of which only real tokens are compared; of raw audio and of
+            patches, those with three axes are.
         dtype: Dtype of the graph.
 
     Returns:

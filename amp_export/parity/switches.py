@@ -11,14 +11,13 @@ REACHED = 512
 """Longest switch in tokens that the default cases cross: PyTorch has to compute a text of that length in float64."""
 
 _BY_FIELD: Mapping[Kind, Mapping[str, str]] = {
-    Kind.DECODER: {},
+    Kind.DECODER: {"attention_chunk_size": "attention chunk"},
     Kind.ENCODER: {"local_attention": "local attention"},
     Kind.ENCODER_DECODER: {"relative_attention_max_distance": "largest distance of the position biases"},
 }
-"""Config fields with a number of tokens, by kind of model; those of decoders are read by `ModelConfig`.
+"""Config fields with a number of tokens, by kind of model; windows of decoders are read by `ModelConfig`.
 
-Source: `ModernBertConfig` (`local_attention` spans both sides), `T5Config`, transformers 5.24. No supported family has
-attention chunks.
+Source: `ModernBertConfig` (`local_attention` spans both sides), `T5Config` and `Llama4TextConfig`, transformers 5.24.
 """
 
 
@@ -62,6 +61,9 @@ def _of_decoder(config: ModelConfig) -> Iterator[Switch]:
             yield Switch("sliding window", window)
     if (limit := config.cache_limit) is not None:
         yield Switch("original context of longrope", limit, keeps_cache=False)
+    if config.fields.get("attn_temperature_tuning"):
+        # `Llama4TextAttention.forward`, `modeling_llama4.py`, transformers 5.24: floor((position + 1) / floor_scale)
+        yield Switch("first scale of queries", config.fields["floor_scale"] - 1)
     if config.context > config.max_position_embeddings:
         yield Switch("max_position_embeddings", config.max_position_embeddings)
 

@@ -181,9 +181,7 @@ class _Space:
     def _share_of_layers(self) -> float:
         """Return the share of all parameters in attention and MLPs, without the norms of the residual stream."""
         blocks = [block for stack in self.config.architecture.stacks for block in (stack.attention, stack.mlp)]
-        inside = {
-            f".{projection.name}." for block in filter(None, blocks) for projection in (*block.inputs, block.output)
-        }
+        inside = {f".{projection.name}." for block in filter(None, blocks) for projection in block.projections}
         shapes = tensor_shapes(self.config).items()
         prunable = sum(math.prod(shape) for name, shape in shapes if any(part in f"{name}." for part in inside))
         return prunable / self.costs.total

@@ -194,7 +194,7 @@ def _check_neurons(layer: LayerPlan, site: Site, config: ModelConfig, where: str
             )
     else:
         _check_indices(layer.neurons, site.widths.neurons, f"{where}, neurons")
-    experts = config.size(mlp.output.stacked) if mlp is not None and mlp.output.stacked is not None else 0
+    experts = config.experts(mlp)
     if len(layer.experts) != experts:
         raise PlanError(f"{where}: the plan has {len(layer.experts)} experts, but the model has {experts}.")
     for expert, indices in enumerate(layer.experts):

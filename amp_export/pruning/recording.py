@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +86,9 @@ class Recorder:
             if mlp is not None and mlp.has_experts:
                 experts = layer.get_submodule(mlp.module)
                 self._handles.append(experts.register_forward_pre_hook(self._expert_hook(number, site, mlp)))
+                if (shared := mlp.shared_expert) is not None:
+                    hook = self._neuron_hook(number, site, shared.output, expert=config.experts(mlp) - 1)
+                    self._handles.append(layer.get_submodule(shared.output.name).register_forward_pre_hook(hook))
             elif mlp is not None:
                 down = layer.get_submodule(mlp.output.name)
                 self._handles.append(down.register_forward_pre_hook(self._neuron_hook(number, site, mlp.output)))
@@ -155,11 +158,13 @@ class Recorder:
             _check_finite(number, measured)
             known = None if traced is None else traced.neurons[number]
             return judge(Evidence(measured, columns(layer.get_submodule(mlp.output.name), mlp.output), width, known))
-        weight_eoi = stacked_columns(layer, mlp.output, mlp.output.name).float()
+        weights = [*stacked_columns(layer, mlp.output, mlp.output.name).float()]
+        if (shared := mlp.shared_expert) is not None:
+            weights.append(columns(layer.get_submodule(shared.output.name), shared.output))
         return torch.stack(
             [
                 judge(Evidence(self._neurons.pop((number, expert)) / divisor, weight_oi, width))
-                for expert, weight_oi in enumerate(weight_eoi)
+                for expert, weight_oi in enumerate(weights)
             ]
         )
 
@@ -190,12 +195,14 @@ class Recorder:
 
         return hook
 
-    def _neuron_hook(self, number: int, site: Site, down: Projection) -> Hook:
+    def _neuron_hook(self, number: int, site: Site, down: Projection, *, expert: int = 0) -> Hook:
         def hook(module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
             hidden_ti, weights_t = self._real(site, inputs[0])
-            self._weigh(
-                weights_t, lambda weights_t: self._add_neurons(number, 0, hidden_ti, columns(module, down), weights_t)
-            )
+
+            def add(weights_t: torch.Tensor) -> None:
+                self._add_neurons(number, expert, hidden_ti, columns(module, down), weights_t)
+
+            self._weigh(weights_t, add)
 
         return hook
 
@@ -230,17 +237,14 @@ class Recorder:
         biased = gate_up.bias is not False
 
         def hook(experts: Any, inputs: tuple[torch.Tensor, ...]) -> None:
-            hidden_th, chosen_tk = inputs[0].reshape(-1, inputs[0].shape[-1]), inputs[1]
             weights_t = self._tokens(site, inputs[0]).all_weights
-            for expert, (weight, weight_oi) in enumerate(
-                zip(getattr(experts, into), stacked_columns(experts, mlp.output, out_of), strict=True)
-            ):
-                sent = (chosen_tk == expert).any(dim=-1).nonzero().squeeze(1)
-                made_ti = hidden_th[sent] @ (weight if gate_up.transposed else weight.T)
+            weights, weights_eoi = getattr(experts, into), stacked_columns(experts, mlp.output, out_of)
+            for expert, (weight, weight_oi) in enumerate(zip(weights, weights_eoi, strict=True)):
+                places, hidden_th = _sent(mlp, inputs, expert, len(weights))
+                made_ti = hidden_th @ (weight if gate_up.transposed else weight.T)
                 if biased:
                     made_ti = made_ti + getattr(experts, f"{into}_bias")[expert]
-                # what `use_experts_implementation` gives every class of experts: `integrations/moe.py`, 5.24
-                self._add_neurons(number, expert, experts._apply_gate(made_ti), weight_oi.float(), weights_t[sent])
+                self._add_neurons(number, expert, _gated(experts, made_ti), weight_oi.float(), weights_t[places])
 
         return hook
 
@@ -249,6 +253,37 @@ class Recorder:
     ) -> None:
         measured = self._criterion.neurons.measure(hidden_ti.float(), weight_oi, weights_t, hidden_ti.shape[1])
         self._neurons[number, expert] = self._neurons.get((number, expert), 0) + measured
+
+
+def _sent(mlp: Block, given: Sequence[torch.Tensor], expert: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return which tokens an expert is sent, [sent], and their hidden states, [sent, hidden]: `Block.scales_inputs`.
+
+    Args:
+        mlp: The experts' facts.
+        given: What their module is given.
+        expert: Number of the expert.
+        count: Number of experts.
+    """
+    hidden_th = given[0].reshape(-1, given[0].shape[-1])
+    if mlp.scales_inputs:
+        hidden_th = hidden_th.chunk(count)[expert]
+        is_sent = hidden_th.any(dim=-1)  # the router's weights for all others are zero
+    else:
+        is_sent = (given[1] == expert).any(dim=-1)
+    places = is_sent.nonzero().squeeze(1)
+    return places, hidden_th[places]
+
+
+def _gated(experts: Any, made_ti: torch.Tensor) -> torch.Tensor:
+    """Return the activations of an expert from what its first projection makes, [tokens, neurons]."""
+    # what `use_experts_implementation` gives every class of experts: `integrations/moe.py`, transformers 5.24
+    if hasattr(experts, "_apply_gate"):
+        gated_ti: torch.Tensor = experts._apply_gate(made_ti)
+        return gated_ti
+    # `Llama4TextExperts.forward` gates them itself: `modeling_llama4.py`, transformers 5.24
+    gate_ti, up_ti = made_ti.chunk(2, dim=-1)
+    product_ti: torch.Tensor = up_ti * experts.act_fn(gate_ti)
+    return product_ti
 
 
 def _check_finite(number: int, values: torch.Tensor) -> None:

@@ -169,10 +169,9 @@ def _score_shapes(config: ModelConfig, metadata: Mapping[str, str]) -> dict[str,
     """Return the shape of each tensor of a scores file, whose metadata says which it has."""
     shapes: dict[str, list[int]] = {}
     for layer, site in enumerate(config.sites):
-        mlp = site.stack.mlp
-        experts = [] if mlp is None or mlp.output.stacked is None else [config.size(mlp.output.stacked)]
+        experts = config.experts(site.stack.mlp)
         shapes[f"layers.{layer}.heads"] = [site.widths.query_heads]
-        shapes[f"layers.{layer}.neurons"] = [*experts, site.widths.neurons]
+        shapes[f"layers.{layer}.neurons"] = [*([experts] if experts else []), site.widths.neurons]
     if "silenced" in metadata:
         shapes |= {f"divergence.{unit}": [len(config.sites)] for unit in MEASURED}
     if "spread" in metadata:

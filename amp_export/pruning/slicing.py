@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from amp_export.architectures import (
@@ -38,7 +38,7 @@ class Slots:
     Attributes:
         query_heads: Query heads, int64 [query_heads]; those of one group are adjacent.
         key_value_heads: Key/value heads, int64 [key_value_heads].
-        neurons: Neurons, int64 [neurons], or [experts, neurons].
+        neurons: Neurons, int64 [neurons], or [experts, neurons] with those of a shared expert last.
     """
 
     query_heads: Indices
@@ -182,11 +182,15 @@ def prune_layer(
 def _slice_layer(layer: torch.nn.Module, config: ModelConfig, site: Site, slots: Slots) -> None:
     import torch
 
+    shared = site.stack.mlp.shared_expert if site.stack.mlp is not None else None
+    of_shared = {tensor.name for tensor in shared.all_tensors()} if shared is not None else set()
+    others = replace(slots, neurons=slots.neurons[:-1]) if shared is not None else slots
     for name, axis, features in sliced_axes(config, site):
         path, _, parameter = name.rpartition(".")
         module = layer.get_submodule(path)
         tensor: torch.Tensor = getattr(module, parameter)
-        entries = torch.from_numpy(kept_entries(features, slots, config)).to(tensor.device)
+        own = replace(slots, neurons=slots.neurons[-1]) if name in of_shared else others
+        entries = torch.from_numpy(kept_entries(features, own, config)).to(tensor.device)
         taken = _take(tensor.detach(), axis, entries)
         setattr(module, parameter, torch.nn.Parameter(taken, requires_grad=tensor.requires_grad))
 

@@ -41,7 +41,7 @@ def projections(config: ModelConfig) -> Iterator[tuple[str, Projection]]:
     """Yield the module path of each projection of attention and MLP in the layers, with its facts."""
     for site in config.sites:
         for block in filter(None, (site.stack.attention, site.stack.mlp)):
-            for projection in (*block.inputs, block.output):
+            for projection in block.projections:
                 if config.meets(projection.when):
                     yield f"{site.path}.{projection.name}", projection
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from amp_export.architectures import Kind, cache_tensors
+from amp_export.architectures import PATCH_MASK, SPATIAL_SHAPES, Kind, cache_tensors
 from amp_export.errors import ModelError, RequestError
 from amp_export.exporters.files import DECODER, DECODER_WITH_PAST, ENCODER, GRAPH
 from amp_export.exporters.models.caches import is_past
@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from amp_export.checkpoints.reading import Checkpoint
     from amp_export.exporters.models.session import Session
 
-READ = ("input_ids", "attention_mask", "token_type_ids", "pixel_values", "input_features", "input_values")
+READ = (
+    *("input_ids", "attention_mask", "token_type_ids", "input_features", "input_values"),
+    *("pixel_values", PATCH_MASK, SPATIAL_SHAPES),
+)
 """Supported inputs of encoders."""
 
 WRITTEN = ("input_ids", "encoder_attention_mask", "encoder_hidden_states")

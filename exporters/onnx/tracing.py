@@ -17,7 +17,7 @@ from amp_export.checkpoints.older_versions import write_config
 from amp_export.documents import decode_json
 from amp_export.errors import UnsupportedModelError
 from amp_export.exporters.files import WEIGHTS
-from amp_export.exporters.tracing.environment import check_traceable, fast_export, named_errors, quiet
+from amp_export.exporters.tracing.environment import check_traceable, complex_axes, fast_export, named_errors, quiet
 from amp_export.exporters.tracing.kinds import model_kind, tracing_jobs
 from amp_export.extras import require_extra
 from amp_export.options import Dtype, Opset
@@ -171,7 +171,7 @@ def _fast_export() -> Iterator[None]:
     # SlicesSplit, which merges two Slices into one Split, traverses the whole graph for each node
     onnxscript.rewriter._DEFAULT_REWRITE_RULES = tuple(rule for rule in rules if rule.name != "SlicesSplit")
     try:
-        with fast_export(), _operators_parsed_once():
+        with fast_export(), complex_axes(), _operators_parsed_once():
             yield
     finally:
         onnxscript.rewriter._DEFAULT_REWRITE_RULES = rules

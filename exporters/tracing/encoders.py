@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from amp_export.architectures import PATCH_MASK, SPATIAL_SHAPES
 from amp_export.checkpoints.loading import takes
 from amp_export.errors import UnsupportedModelError
 from amp_export.exporters.tracing.jobs import BATCH, Axes, Job, Sample, padded_mask, sample_tokens
@@ -20,6 +21,9 @@ LENGTH = 7
 
 _ANY_SIZE = (64, 96)
 """Height and width of the sample, for a model that takes images of any size."""
+
+_SHAPES = ((2, 3), (2, 4))
+"""Rows and columns of the patches of each sample, for a model that takes images of any size as rows of patches."""
 
 _WAVEFORM = 16_000
 """Length of the sample of raw audio: one second at 16 kHz."""
@@ -48,8 +52,10 @@ def encoder_jobs(model: PreTrainedModel, *, file: str) -> list[Job]:
 
     Inputs are `input_ids`, `attention_mask` and, if the model has token types, `token_type_ids`, all int64 [batch_size,
     sequence_length]; or `pixel_values` [batch_size, channels, height, width], of the config's size, or of any size if
-    the config has none; or `input_values` [batch_size, sequence_length] and, if models of the kind are trained with it,
-    `attention_mask`, int64 of the same shape. Outputs are the tensor fields of the model's output, such as `logits`.
+    the config has none; or `pixel_values` [batch_size, num_patches, values of a patch] with `pixel_attention_mask`,
+    int64 [batch_size, num_patches], and `spatial_shapes`, int64 [batch_size, 2]; or `input_values` [batch_size,
+    sequence_length] and, if models of the kind are trained with it, `attention_mask`, int64 of the same shape. Outputs
+    are the tensor fields of the model's output, such as `logits`.
 
     Raises:
         UnsupportedModelError: The model takes neither text nor images nor raw audio.
@@ -66,6 +72,8 @@ def encoder_inputs(model: PreTrainedModel) -> dict[str, Sample]:
     Raises:
         UnsupportedModelError: The model takes neither text nor images nor raw audio.
     """
+    if takes(model, SPATIAL_SHAPES):
+        return _sample_patches(model)
     if model.main_input_name == "pixel_values":
         return {"pixel_values": _sample_images(model)}
     axes = ("batch_size", "sequence_length")
@@ -104,6 +112,21 @@ def sample_waveforms(model: PreTrainedModel, *, masked: bool) -> dict[str, torch
         inputs["attention_mask"] = torch.ones(shape, dtype=torch.int64)
         inputs["attention_mask"][0, _WAVEFORM // 2 :] = 0
     return {name: tensor.to(model.device) for name, tensor in inputs.items()}
+
+
+def _sample_patches(model: PreTrainedModel) -> dict[str, Sample]:
+    """Return images of several sizes as rows of patches, of which the first is padded."""
+    shapes_b2 = torch.tensor(_SHAPES, device=model.device)
+    counts_b1 = shapes_b2.prod(dim=1, keepdim=True)
+    shape = (BATCH, int(counts_b1.max()), model.config.num_channels * model.config.patch_size**2)
+    values = torch.linspace(-1, 1, math.prod(shape), dtype=model.dtype, device=model.device)
+    mask_bp = (torch.arange(shape[1], device=model.device) < counts_b1).long()
+    axes = ("batch_size", "num_patches")
+    return {
+        "pixel_values": Sample(values.reshape(shape), (*axes, None)),
+        PATCH_MASK: Sample(mask_bp, axes),
+        SPATIAL_SHAPES: Sample(shapes_b2, ("batch_size", None)),
+    }
 
 
 def _sample_images(model: PreTrainedModel) -> Sample:

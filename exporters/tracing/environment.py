@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from amp_export.errors import OutputError, UnsupportedModelError
 from amp_export.options import Dtype
@@ -67,6 +67,29 @@ def fast_export() -> Iterator[None]:
             yield
     finally:
         torch.fx.config.do_not_emit_stack_traces = without_stacks
+
+
+@contextmanager
+def complex_axes() -> Iterator[None]:
+    """Let indexing with None add axes to complex tensors, as Llama 4 does where it rotates queries and keys.
+
+    onnxscript has no function for what that becomes. transformers' exporter does the same for `unsqueeze`:
+    `_patch_unsqueeze`, `exporter_onnx.py`, transformers 5.24.
+    """
+    import torch
+
+    index = torch.Tensor.__getitem__
+
+    def get(tensor: torch.Tensor, key: Any) -> torch.Tensor:
+        if torch.is_complex(tensor) and isinstance(key, tuple) and any(each is None for each in key):
+            return torch.complex(index(tensor.real, key), index(tensor.imag, key))
+        return index(tensor, key)
+
+    torch.Tensor.__getitem__ = get  # type: ignore[assignment, method-assign]
+    try:
+        yield
+    finally:
+        torch.Tensor.__getitem__ = index  # type: ignore[method-assign]
 
 
 @contextmanager

@@ -142,6 +142,16 @@ def test_inputs_are_drawn_in_the_shapes_that_a_graph_takes() -> None:
     raw = draw_inputs({"input_values": tokens, "attention_mask": tokens}, TASK)
     assert [array.shape for array in raw.values()] == [(2, 160_000), (2, 160_000)]
     assert raw["attention_mask"].all()
+    patches = ("batch_size", "num_patches")
+    axes = {"pixel_values": (*patches, 48), "pixel_attention_mask": patches, "spatial_shapes": ("batch_size", 2)}
+    rows = draw_inputs(axes, TASK)
+    assert {name: array.shape for name, array in rows.items()} == {
+        "pixel_values": (2, 256, 48),
+        "pixel_attention_mask": (2, 256),
+        "spatial_shapes": (2, 2),
+    }
+    assert rows["pixel_attention_mask"].all()
+    assert (rows["spatial_shapes"] == 16).all()
 
 
 def test_prompt_is_cut_to_the_context(dense: Path, pruned: Path) -> None:

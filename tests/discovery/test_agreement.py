@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from amp_export.architectures import Architecture, find_architecture, supported_model_types
+from amp_export.architectures._layer_rules import LayerRule
 from amp_export.discovery.assembling import Finder
 from amp_export.discovery.finding import discover, smallest
 from amp_export.discovery.tiny import Tiny, shrink
@@ -74,6 +75,17 @@ def test_what_is_found_is_what_is_described(model_type: str) -> None:
     tiny = tiny_of(described)
     differing = differences(described, Finder(tiny).architecture(), tiny)
     assert set(differing) <= OTHERWISE.get(model_type, set()), differing
+
+
+def test_experts_beside_layers_without_them_are_found() -> None:
+    described = find_architecture("llama4_text")
+    fields = {**FAMILY_FIELDS["llama4_text"], "interleave_moe_layer_step": 2}
+    tiny = smallest(shrink("llama4_text", described.class_name, fields))
+    found = Finder(tiny).architecture()
+    assert tiny.fields["moe_layers"] == [1]
+    # the same layers have full attention here, which says nothing of experts
+    assert found.mlp_layers == LayerRule(numbers="moe_layers")
+    assert not differences(described, found, tiny)
 
 
 @pytest.mark.parametrize("model_type", NOT_UNDERSTOOD)

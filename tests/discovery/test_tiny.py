@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from amp_export.discovery.kinds import find_rule
 from amp_export.discovery.tiny import SIZES, fewer_layers, sample, shrink
@@ -74,10 +75,21 @@ def test_defaults_that_follow_from_the_depth_are_kept_too() -> None:
 
 
 def test_a_model_that_needs_more_than_its_main_input_is_refused() -> None:
+    class Segmenter(PreTrainedModel):
+        main_input_name = "pixel_values"
+
+        def forward(self, pixel_values: torch.Tensor, image_grid_thw: torch.Tensor, scale: float = 1.0) -> None: ...
+
+    with pytest.raises(UnsupportedModelError, match="Segmenter takes pixel_values with image_grid_thw, for"):
+        sample(Segmenter(PreTrainedConfig()))
+
+
+def test_patches_are_given_with_what_describes_them() -> None:
     fields = {"num_patches": 16, "patch_size": 4, "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2}
     config = AutoConfig.for_model("siglip2_vision_model", **fields, num_hidden_layers=1)
-    model = AutoModel.from_config(config)
-    with pytest.raises(
-        UnsupportedModelError, match="takes pixel_values with pixel_attention_mask, spatial_shapes, for"
-    ):
-        sample(model)
+    given = sample(AutoModel.from_config(config))
+    assert {name: tuple(value.shape) for name, value in given.items()} == {
+        "pixel_values": (1, 6, 48),
+        "pixel_attention_mask": (1, 6),
+        "spatial_shapes": (1, 2),
+    }

@@ -14,6 +14,7 @@ from tests.support.tiny_models import save_tiny_model
     [
         ("bert", "input_ids", (2, 5)),
         ("vit", "pixel_values", (2, 3, 12, 12)),
+        ("siglip2_vision_model", "pixel_values", (2, 5, 48)),
         ("whisper", "input_features", (2, 8, 24)),
         ("hubert", "input_values", (2, 4 * 320 + 325)),
     ],

@@ -140,6 +140,17 @@ def test_encoders_and_encoder_decoders_cross_theirs() -> None:
     assert t5[-1].longest_text == 28
 
 
+def test_chunks_and_scales_of_queries_are_crossed_where_there_are_any() -> None:
+    llama4 = {"num_hidden_layers": 4, "attention_chunk_size": 40, "floor_scale": 60, "max_position_embeddings": 512}
+    assert [(each.name, each.tokens) for each in switches(config_of("llama4_text", **llama4))] == [
+        ("attention chunk", 40),
+        ("first scale of queries", 59),
+    ]
+    assert {48, 67} <= {max(case.prompt_lengths) for case in decoder_cases(config_of("llama4_text", **llama4))}
+    off = {"attention_chunk_size": None, "attn_temperature_tuning": False}
+    assert switches(config_of("llama4_text", **{**llama4, **off})) == ()
+
+
 def test_what_is_out_of_reach_is_told() -> None:
     (told,) = unreached(config_of("mistral", sliding_window=4096, max_position_embeddings=32768))
     assert told.startswith("No default case is longer than the sliding window of 4,096 tokens.")

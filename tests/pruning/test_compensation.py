@@ -57,7 +57,7 @@ def keep_everything(config: ModelConfig) -> Plan:
     widths = config.widths
     mlp = config.architecture.mlp
     neurons = tuple(range(widths.neurons))
-    experts = (neurons,) * config.size(mlp.output.stacked) if mlp.output.stacked is not None else ()
+    experts = (neurons,) * config.experts(mlp)
     layer = LayerPlan(
         tuple(range(widths.query_heads)), tuple(range(widths.key_value_heads)), () if experts else neurons, experts
     )

@@ -39,8 +39,8 @@ def llama(**fields: Any) -> tuple[dict[str, Any], ModelConfig]:
 
 def random_scores(config: ModelConfig, seed: int = 0) -> Scores:
     generator = np.random.default_rng(seed)
-    experts = config.architecture.mlp.output.stacked
-    neurons = (*((config.size(experts),) if experts is not None else ()), config.intermediate_size)
+    experts = config.experts(config.architecture.mlp)
+    neurons = (*((experts,) if experts else ()), config.intermediate_size)
     return Scores(
         heads=tuple(generator.gamma(2.0, size=site.widths.query_heads).astype(np.float32) for site in config.sites),
         neurons=tuple(

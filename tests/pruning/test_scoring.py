@@ -173,16 +173,19 @@ DAMAGE: dict[str, Callable[[dict[str, np.ndarray], str], object]] = {
 }
 
 
-@pytest.mark.parametrize("model_type", ["llama", "mixtral", "t5"])
+@pytest.mark.parametrize("model_type", ["llama", "llama4_text", "mixtral", "t5"])
 @given(damage=st.sampled_from(sorted(DAMAGE)), choose=st.randoms())
 @settings(max_examples=30)
 def test_every_layer_of_a_scores_file_is_checked(model_type: str, damage: str, choose: random.Random) -> None:
     raw = family_fields(model_type, {**SMALL, "num_hidden_layers": 3, "num_local_experts": 2})
     config = ModelConfig.read(find_architecture(model_type), raw)
-    experts = (2,) if config.architecture.mlp.has_experts else ()
+    experts = [config.experts(site.stack.mlp) for site in config.sites]
     scores = Scores(
         tuple(np.ones(4, np.float32) for _ in config.sites),
-        tuple(np.ones((*experts, 24) if site.stack.mlp else 0, np.float32) for site in config.sites),
+        tuple(
+            np.ones((*([count] if count else []), site.widths.neurons), np.float32)
+            for count, site in zip(experts, config.sites, strict=True)
+        ),
         "ones",
     )
     with TemporaryDirectory() as folder:
@@ -255,3 +258,38 @@ def test_what_is_measured_of_experts_is_what_they_compute(
     for expert, made_th in measured.items():
         bias_h = experts.down_proj_bias[expert] if model_type == "gpt_oss" else 0.0
         torch.testing.assert_close(made_th + bias_h, output_th[chosen_t == expert], rtol=0, atol=1e-5)
+
+
+def test_what_is_measured_of_scaled_and_shared_experts_is_what_they_compute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # of two experts a token, and one that all tokens pass, each is measured by itself
+    folder = save_tiny_model(tmp_path / "dense", "llama4_text", num_hidden_layers=1)
+    config, model = open_checkpoint(folder).config, load_model(folder)
+    made: dict[str, torch.Tensor] = {}
+    for name in ("experts", "shared_expert"):
+        module = model.get_submodule(f"model.layers.0.feed_forward.{name}")
+        module.register_forward_hook(lambda _, __, output, name=name: made.update({name: output.clone()}))
+    measured: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def add(
+        _: Recorder, __: int, expert: int, hidden_ti: torch.Tensor, weight_oi: torch.Tensor, weights_t: torch.Tensor
+    ) -> None:
+        measured[expert] = hidden_ti @ weight_oi.T, weights_t
+
+    monkeypatch.setattr(Recorder, "_add_neurons", add)
+    prompts = [[3, 1, 4, 1, 5, 9, 2, 6], [5, 35, 89]]
+    (batch,) = text_batches(model, config, prompts)
+    with torch.inference_mode(), Recorder(model, config, find_criterion(CriterionName.AMP)) as recorder:
+        recorder.begin_batch(batch)
+        model(**batch.inputs)
+    *routed, (shared_th, shared_weights_t) = [measured[expert] for expert in range(5)]
+    outputs_eth = made["experts"].reshape(4, -1, config.hidden_size)
+    for (found_th, _), output_th in zip(routed, outputs_eth, strict=True):
+        torch.testing.assert_close(found_th, output_th[output_th.any(dim=-1)], rtol=0, atol=1e-5)
+    # padding is routed, too, but weighs nothing
+    assert sum(len(found_th) for found_th, _ in routed) == 2 * 2 * 8
+    assert sum(float(weights_t.sum()) for _, weights_t in routed) == pytest.approx(2 * len(prompts))
+    real = batch.places((2, 8))
+    torch.testing.assert_close(shared_th, made["shared_expert"][real], rtol=0, atol=1e-5)
+    assert float(shared_weights_t.sum()) == pytest.approx(len(prompts))

@@ -16,9 +16,11 @@ def consequences(architecture: Architecture, raw_config: Mapping[str, Any]) -> d
     found: dict[str, Any] = {
         "kind": architecture.kind,
         "modality": architecture.modality,
+        "patches": architecture.takes_patches,
         "layers": [(site.path, site.widths, site.stack.heads_tied) for site in config.sites],
         "axes": [] if architecture.heads_stay is not None else [axes(config, site) for site in config.sites],
         "heads stay": architecture.heads_stay is not None,
+        "scales inputs": architecture.mlp.scales_inputs,
         "layers follow": config.layers_follow_one_another,
         "says heads": says_heads,
         "odd heads": says_heads and architecture.hidden_size_divisible_by_heads,

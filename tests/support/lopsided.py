@@ -55,5 +55,7 @@ def lopsided_plan(config: ModelConfig, *, fewest_neurons: int = 8) -> Plan:
         if site.stack.mlp is None:
             layers[-1] = replace(layers[-1], neurons=())
         elif site.stack.mlp.has_experts:
-            layers[-1] = replace(layers[-1], neurons=(), experts=(neurons[number % 3],) * 4)
+            layers[-1] = replace(
+                layers[-1], neurons=(), experts=(neurons[number % 3],) * config.experts(site.stack.mlp)
+            )
     return Plan(layers=tuple(layers), asked=None, achieved=0.0)

@@ -115,6 +115,15 @@ FAMILY_FIELDS: dict[str, dict[str, Any]] = {
     "gpt_oss": {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 6, "swiglu_limit": 1.0},
     "deepseek_v2": {**LATENT, "q_lora_rank": None, "n_routed_experts": 4, "topk_method": "greedy"},
     "deepseek_v3": {**LATENT, "n_routed_experts": 4, "n_group": 2, "topk_group": 1},
+    "llama4_text": {
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "intermediate_size_mlp": 40,
+        "attention_chunk_size": 6,
+        "no_rope_layer_interval": 2,
+        "floor_scale": 4,
+        "attention_bias": True,
+    },
     "mistral4": {
         **LATENT,
         "n_routed_experts": 4,
@@ -198,6 +207,7 @@ FAMILY_FIELDS: dict[str, dict[str, Any]] = {
     "vit": {"image_size": 12, "patch_size": 4},
     "clip_vision_model": {"image_size": 12, "patch_size": 4},
     "siglip_vision_model": {"image_size": 12, "patch_size": 4},
+    "siglip2_vision_model": {"num_patches": 16, "patch_size": 4},
     "dinov2": {"image_size": 12, "patch_size": 4},
     "dinov3_vit": {"image_size": 12, "patch_size": 4, "use_gated_mlp": True, "num_register_tokens": 2},
     "wav2vec2": SPEECH,
@@ -274,6 +284,9 @@ def family_fields(model_type: str, fields: dict[str, Any]) -> dict[str, Any]:
     if architecture.mlp_layers is not None and architecture.mlp_layers.after is not None:
         named["intermediate_size"] = fields["intermediate_size"]
         named[architecture.mlp_layers.after] = min(1, fields["num_hidden_layers"] - 1)
+    if architecture.mlp_layers is not None and architecture.mlp_layers.every is not None:
+        # two layers must both have what may differ
+        named[architecture.mlp_layers.every] = 2 if fields["num_hidden_layers"] > 2 else 1
     if (rule := architecture.attention_layers) is not None:
         for name, kinds in kinds_of_layers(model_type, rule, fields["num_hidden_layers"]).items():
             named.setdefault(name, kinds)
@@ -354,6 +367,7 @@ def save_tiny_samples(folder: Path) -> Path:
 
     from amp_export.architectures import Modality
     from amp_export.checkpoints.reading import read_config
+    from amp_export.inputs.patches import describe_patches
     from amp_export.inputs.random import input_name, signal_shape
 
     config = read_config(folder)[1]
@@ -364,6 +378,8 @@ def save_tiny_samples(folder: Path) -> Path:
         return file
     samples = np.random.default_rng(SEED).standard_normal((6, *signal_shape(config, 8)), np.float32)
     arrays: dict[str, Any] = {input_name(config): samples}
+    if config.architecture.takes_patches:
+        arrays |= describe_patches([8] * len(samples))
     np.savez(folder.parent / "samples.npz", **arrays)
     return folder.parent / "samples.npz"
 

@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amp_export.architectures import Kind, Modality, ModelConfig
+from amp_export.architectures import PATCH_MASK, SPATIAL_SHAPES, Kind, Modality, ModelConfig
 from amp_export.benchmarking.runners.base import Axes, DecoderRunner, EncoderRunner, Runner, Seq2SeqRunner
 from amp_export.checkpoints.reading import read_config
 from amp_export.errors import RequestError
+from amp_export.inputs.patches import values_of_a_patch
 from amp_export.inputs.random import as_tensors, input_name, signal_shape
 from amp_export.inputs.waveforms import takes_mask, takes_waveforms
 from amp_export.options import Dtype
@@ -229,6 +230,10 @@ def _input_axes(config: ModelConfig) -> Axes:
     if takes_waveforms(config):
         names = [input_name(config), *(["attention_mask"] if takes_mask(config) else [])]
         return dict.fromkeys(names, ("batch_size", "sequence_length"))
+    if config.architecture.takes_patches:
+        axes = ("batch_size", "num_patches")
+        width = values_of_a_patch(config)
+        return {input_name(config): (*axes, width), PATCH_MASK: axes, SPATIAL_SHAPES: ("batch_size", 2)}
     if config.architecture.modality is not Modality.TEXT:
         return {input_name(config): ("batch_size", *signal_shape(config))}
     names = ["input_ids", "attention_mask"]

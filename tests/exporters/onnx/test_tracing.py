@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir
 import onnxruntime
 import pytest
 import torch
@@ -23,7 +24,9 @@ from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.errors import MissingExtraError, OutputError, UnsupportedModelError
 from amp_export.exporters.models.decoder import GraphDecoder
 from amp_export.exporters.onnx import TracedExport, run, trace, tracing
-from amp_export.options import Dtype
+from amp_export.exporters.tracing.environment import quiet
+from amp_export.exporters.tracing.jobs import Job, Sample
+from amp_export.options import Dtype, Opset
 from tests.support.shared import Converted
 from tests.support.tiny_models import TINY_CONFIG, randomize
 
@@ -344,6 +347,29 @@ def assert_stored_once(graphs: list[Path], model: Any) -> None:
     # parameters() gives tied ones once, too
     size = sum(parameter.numel() * 4 for parameter in model.parameters())
     assert sum(places.values()) < 1.02 * size
+
+
+def test_complex_numbers_take_further_axes() -> None:
+    class Rotation(torch.nn.Module):
+        def forward(self, angles: torch.Tensor, states: torch.Tensor) -> dict[str, torch.Tensor]:
+            turns = torch.polar(torch.ones_like(angles), angles)
+            pairs = torch.view_as_complex(states.reshape(*states.shape[:-1], -1, 2))
+            return {"rotated": torch.view_as_real(pairs * turns[:, :, None]).flatten(3)}
+
+    def inputs(batch_size: int, length: int) -> dict[str, torch.Tensor]:
+        return {"angles": torch.randn(batch_size, length, 4), "states": torch.randn(batch_size, length, 5, 8)}
+
+    axes = {"angles": ("batch_size", "sequence_length", None), "states": ("batch_size", "sequence_length", None, None)}
+    samples = {name: Sample(tensor, axes[name]) for name, tensor in inputs(2, 3).items()}
+    index = torch.Tensor.__getitem__
+    module = Rotation()
+    with quiet():
+        graph = tracing.trace_job(decoder_model("llama"), Job("model.onnx", module, samples, {}), Opset.OPSET_23)
+    assert torch.Tensor.__getitem__ is index
+    session = onnxruntime.InferenceSession(onnx_ir.to_proto(graph).SerializeToString())
+    given = inputs(1, 7)
+    (found,) = session.run(None, {name: tensor.numpy() for name, tensor in given.items()})
+    np.testing.assert_allclose(found, module(**given)["rotated"].numpy(), rtol=0, atol=1e-6)
 
 
 def test_what_cannot_be_traced_is_named(tmp_path: Path) -> None:

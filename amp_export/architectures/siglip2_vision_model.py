@@ -1,0 +1,38 @@
+"""The image encoder of SigLIP 2 for images of any size (NaFlex); those of a fixed size are SigLIP's."""
+
+from __future__ import annotations
+
+from amp_export.architectures._facts import Architecture, Kind, Modality
+from amp_export.architectures._layouts import norm, plain_mlp, separate_attention
+
+ARCHITECTURE = Architecture(
+    model_type="siglip2_vision_model",
+    class_name="Siglip2VisionModel",
+    # `configuration_siglip2.py` and `modeling_siglip2.py`, transformers 5.24
+    defaults={
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "hidden_act": "gelu_pytorch_tanh",
+        "layer_norm_eps": 1e-6,
+        "num_patches": 256,
+        "patch_size": 16,
+        "num_channels": 3,
+        "vision_use_head": True,
+    },
+    attention=separate_attention(bias=True, output="out_proj", attributes={}),
+    mlp=plain_mlp("mlp.fc1", "mlp.fc2", bias=True),
+    norms=(*norm("layer_norm1", bias=True), *norm("layer_norm2", bias=True)),
+    kind=Kind.ENCODER,
+    modality=Modality.IMAGE,
+    takes_patches=True,
+    names={"num_key_value_heads": None, "head_dim": None},
+    says_head_dim_when=None,
+    # the MLP of `Siglip2MultiheadAttentionPoolingHead` has the same width
+    says_neurons_when={"vision_use_head": False},
+    # files of a whole SigLIP 2
+    harmless=("logit_bias", "logit_scale", "text_model"),
+    base_model="vision_model",
+    layers="vision_model.encoder.layers",
+)
