@@ -327,7 +327,7 @@ class ModelConfig:
     def biases(self) -> Mapping[str, bool]:
         """Whether each projection has a bias, by its name."""
         blocks = (block for stack in self.architecture.stacks for block in stack.all_blocks)
-        projections = [projection for block in blocks for projection in (*block.inputs, block.output)]
+        projections = [projection for block in blocks for projection in block.projections]
         return {projection.name: projection.has_bias(self.fields) for projection in projections}
 
     @functools.cached_property

@@ -117,6 +117,7 @@ class Tensor:
         when: Conditions under which it exists.
         first_layer_only: Whether only the first layer has it.
         is_buffer: Whether it is a constant that files hold, and no parameter.
+        is_stacked: Whether it holds a matrix for each expert, [experts, rows, columns].
     """
 
     name: str
@@ -124,6 +125,7 @@ class Tensor:
     when: Conditions = field(default_factory=dict)
     first_layer_only: bool = False
     is_buffer: bool = False
+    is_stacked: bool = False
 
     @property
     def spans_heads(self) -> bool:
@@ -171,7 +173,7 @@ class Projection:
             (f"{self.name}.weight", f"{self.name}.bias") if self.stacked is None else (self.name, f"{self.name}_bias")
         )
         axes = (columns, rows) if self.transposed else (rows, columns)
-        weight = Tensor(names[0], (*experts, *axes), self.when)
+        weight = Tensor(names[0], (*experts, *axes), self.when, is_stacked=self.stacked is not None)
         if self.bias is False:
             return (weight,)
         when = {**self.when, **({self.bias: True} if isinstance(self.bias, str) else {})}
@@ -223,9 +225,14 @@ class Block:
         """Whether it consists of experts, each with its own neurons."""
         return self.output.stacked is not None
 
+    @property
+    def projections(self) -> tuple[Projection, ...]:
+        """Its linear layers."""
+        return (*self.inputs, self.output)
+
     def all_tensors(self) -> Iterator[Tensor]:
         """Yield every tensor of the block."""
-        for projection in (*self.inputs, self.output):
+        for projection in self.projections:
             yield from projection.tensors()
         yield from self.tensors
 
