@@ -56,7 +56,7 @@ def can_export(config: ModelConfig, to: Format) -> str | None:
     if to is Format.TENSORRT:
         if (reason := can_build(config)) is not None:
             return f"{reason}\n{_ENGINES}"
-        found = refuse_states(config, what="what runs engines here") or _refuse_experts(config)
+        found = refuse_states(config, what="what runs engines here") or refuse_experts(config)
         return None if found is None else f"{found}\n{_WITH_PROVIDER}"
     if to is Format.EXECUTORCH and config.architecture.convolutions is not None:
         return (
@@ -83,7 +83,7 @@ def refuse_states(config: ModelConfig, *, what: str) -> str | None:
     )
 
 
-def _refuse_experts(config: ModelConfig) -> str | None:
+def refuse_experts(config: ModelConfig) -> str | None:
     """Return why there are no engines of a model with experts; None if it has none.
 
     tensorrt-rtx 1.7.1 parses no NonZero, and no TensorRT adds with ScatterND: `docs/operators.md` of onnx-tensorrt.

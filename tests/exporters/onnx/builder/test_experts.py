@@ -11,16 +11,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from amp_export import ExportOptions, export
+from amp_export import BundleOptions, ExportOptions, bundle, export
 from amp_export.architectures import Experts, expert_name, find_architecture, supported_model_types
 from amp_export.checkpoints.loading import load_model
 from amp_export.checkpoints.reading import open_checkpoint, read_config
 from amp_export.checkpoints.weight_files import SINGLE
-from amp_export.errors import RequestError
+from amp_export.errors import OutputError, RequestError, UnsupportedModelError
 from amp_export.exporters.onnx import can_build, run
 from amp_export.exporters.onnx import export as export_graph
 from amp_export.exporters.support import can_export
-from amp_export.options import Format, Operators, RoundingMethod, WeightFormat
+from amp_export.options import Format, Operators, RoundingMethod, TargetName, WeightFormat
 from tests.support.tiny_models import save_tiny_model, save_tiny_tokenizer
 
 WITH_EXPERTS = [name for name in supported_model_types() if isinstance(find_architecture(name).mlp, Experts)]
@@ -92,3 +92,14 @@ def test_there_are_no_engines(model_type: str, tmp_path: Path) -> None:
     config = read_config(save_tiny_model(tmp_path / "model", model_type))[1]
     assert can_build(config) is None
     assert "as its router says" in (can_export(config, Format.TENSORRT) or "")
+
+
+def test_only_bundles_that_build_an_engine_refuse_experts(tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path / "model", "mixtral")
+    save_tiny_tokenizer(folder)
+    export(folder, tmp_path / "out")
+    with pytest.raises(UnsupportedModelError, match="as its router says"):
+        bundle(tmp_path / "out", BundleOptions(target=TargetName.L4))
+    # a later check, of another kind
+    with pytest.raises(OutputError, match="holds no pruned model"):
+        bundle(tmp_path / "out", BundleOptions(target=TargetName.CPU))
