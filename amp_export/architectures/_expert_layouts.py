@@ -25,6 +25,7 @@ def routed_experts(
     router: str,
     in_files: Mapping[str, tuple[str, ...]],
     module: str = "mlp.experts",
+    chosen: int | str = "num_experts_per_tok",
     adds_to_one: bool | str = True,
     sparse_mixer: str | None = None,
     shared: SharedExpert | None = None,
@@ -36,6 +37,7 @@ def routed_experts(
         router: Module path of the router, relative to the layer.
         in_files: See `Experts`.
         module: Module path of the experts, relative to the layer.
+        chosen: See `Experts`.
         adds_to_one: See `Experts`.
         sparse_mixer: See `Experts`.
         shared: The expert that all tokens share, or None.
@@ -47,6 +49,7 @@ def routed_experts(
         output=plain.output,
         attributes=plain.attributes,
         router=Projection(router, writes=count),
+        chosen=chosen,
         adds_to_one=adds_to_one,
         sparse_mixer=sparse_mixer,
         shared=shared,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from amp_export.architectures._facts import Block, Projection, Tensor
 
@@ -43,7 +44,7 @@ class Experts(Block):
 
     Attributes:
         router: Projection to a score for each expert.
-        chosen: Config field with the number of experts that a token goes through.
+        chosen: Number of experts that a token goes through, or the config field with it.
         adds_to_one: Whether the weights of a token's experts add up to one, or the config field that decides.
         sparse_mixer: Config field with half the distance from the best score, as a share, beyond which scores do not
             count: see `builder.experts`. None if that is not how experts are weighed.
@@ -54,7 +55,7 @@ class Experts(Block):
     """
 
     router: Projection
-    chosen: str = "num_experts_per_tok"
+    chosen: int | str = "num_experts_per_tok"
     adds_to_one: bool | str = True
     sparse_mixer: str | None = None
     clamped_swish: ClampedSwish | None = None
@@ -71,6 +72,10 @@ class Experts(Block):
         """Its linear layers."""
         shared = self.shared.mlp.projections if self.shared is not None else ()
         return (*self.routing, *shared, *super().projections)
+
+    def per_token(self, fields: Mapping[str, Any]) -> int:
+        """Return the number of experts that a token goes through, under a config whose defaults are filled in."""
+        return int(fields[self.chosen]) if isinstance(self.chosen, str) else self.chosen
 
     def all_tensors(self) -> Iterator[Tensor]:
         """Yield every tensor of the block."""

@@ -46,7 +46,7 @@ def share_of_experts(config: ModelConfig) -> Fraction:
     experts = config.architecture.mlp
     if not isinstance(experts, Experts) or experts.output.stacked is None:
         return Fraction(1)
-    return Fraction(int(config.fields[experts.chosen]), config.size(experts.output.stacked))
+    return Fraction(experts.per_token(config.fields), config.size(experts.output.stacked))
 
 
 def cached_numbers(config: ModelConfig, widths: Sequence[LayerWidths]) -> list[int]:
@@ -103,7 +103,7 @@ def activation_numbers(config: ModelConfig, widths: Sequence[LayerWidths], conte
         experts = config.architecture.mlp
         if not isinstance(experts, Experts):
             return 3 * layer.neurons
-        return int(config.fields[experts.chosen]) * (3 * layer.neurons + 2 * config.hidden_size)
+        return experts.per_token(config.fields) * (3 * layer.neurons + 2 * config.hidden_size)
 
     def of(site: Site, layer: LayerWidths) -> int:
         heads = 2 * (layer.query_heads + layer.key_value_heads) * config.head_dim

@@ -36,6 +36,8 @@ ARCHITECTURE = Architecture(
         "num_local_experts",
         router="mlp.router",
         in_files={"mlp.router.weight": ("block_sparse_moe.gate.weight",), **W1_TO_W3},
+        # `PhimoeTopKRouter` reads num_experts_per_tok, and `sparsemixer` leaves it unused
+        chosen=2,
         sparse_mixer="router_jitter_noise",
     ),
     norms=(*norm("input_layernorm", bias=True), *norm("post_attention_layernorm", bias=True)),

@@ -73,7 +73,7 @@ class MixtureOfExperts(Parts):
         graph, name = self.graph, f"{scope}.{experts.router.name}"
         scores = self.add_linear(scope, experts.router, rows)
         scores = graph.cast(scores, Dtype.FLOAT32, output=f"{name}.float32")
-        chosen = int(self.config.fields[experts.chosen])
+        chosen = experts.per_token(self.config.fields)
         best, places = graph.largest(scores, chosen, outputs=(f"{name}.best", f"{name}.places"))
         if experts.sparse_mixer is not None:
             weights = self._add_sparse_mixer(name, experts.sparse_mixer, scores, best, places)

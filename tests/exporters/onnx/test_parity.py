@@ -114,6 +114,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "olmoe": ("olmoe", {}),
     "olmoe, nothing clipped": ("olmoe", {"clip_qkv": None, "norm_topk_prob": False}),
     "phimoe": ("phimoe", {"router_jitter_noise": 0.4}),
+    "phimoe, two experts whatever the config says": ("phimoe", {"num_experts_per_tok": 3}),
     "phimoe, biases": ("phimoe", {"attention_bias": True, "lm_head_bias": True}),
     "granitemoe": ("granitemoe", {}),
     "gpt_oss": ("gpt_oss", {}),
