@@ -86,7 +86,7 @@ def refuse_states(config: ModelConfig, *, what: str) -> str | None:
 def refuse_experts(config: ModelConfig) -> str | None:
     """Return why there are no engines of a model with experts; None if it has none.
 
-    tensorrt-rtx 1.7.1 parses no NonZero, and no TensorRT adds with ScatterND: `docs/operators.md` of onnx-tensorrt.
+    tensorrt-rtx 1.7.1 parses no NonZero, and the sizes of the parts of a Split are data.
     """
     if not config.architecture.mlp.has_experts:
         return None

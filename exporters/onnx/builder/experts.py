@@ -23,20 +23,33 @@ from amp_export.options import Dtype
 
 
 @dataclass(frozen=True)
+class Choice:
+    """The experts of each token.
+
+    Attributes:
+        numbers: Their numbers, int64 [tokens, experts of a token].
+        weights: Their weights, float32 [tokens, experts of a token].
+    """
+
+    numbers: str
+    weights: str
+
+
+@dataclass(frozen=True)
 class SentRows:
     """Rows of tokens that are sent to experts, in the order of the experts.
 
     Attributes:
-        places: Expert and token of each row, int64 [2, rows].
         counts: Number of rows of each expert, int64 [experts].
         experts: Expert of each row, int64 [rows].
         tokens: Token of each row, int64 [rows].
+        by_token: The rows in the order of the tokens, as numbers of rows, int64 [rows].
     """
 
-    places: str
     counts: str
     experts: str
     tokens: str
+    by_token: str
 
 
 @dataclass(frozen=True)
@@ -56,8 +69,7 @@ class MixtureOfExperts(Parts):
         rows = self.graph.add(
             "Reshape", hidden, self.graph.integers(-1, self.config.hidden_size), output=f"{name}.tokens"
         )
-        weights = self._add_weights(scope, experts, rows)
-        total = self._add_experts(scope, experts, widths, rows, weights)
+        total = self._add_experts(scope, experts, widths, rows, self._add_choice(scope, experts, rows))
         shape = self.graph.add("Shape", hidden, output=f"{name}.shape")
         made = self.graph.add("Reshape", total, shape, output=name)
         if (shared := experts.shared) is None:
@@ -68,8 +80,7 @@ class MixtureOfExperts(Parts):
         other = self.graph.add("Mul", other, gate, output=f"{scope}.{module}")
         return self.graph.add("Add", made, other, output=f"{name}.and_shared")
 
-    def _add_weights(self, scope: str, experts: Experts, rows: str) -> str:
-        """Add the weight of each expert for each token, 0 where it is not chosen: float32 [experts, tokens]."""
+    def _add_choice(self, scope: str, experts: Experts, rows: str) -> Choice:
         graph, name = self.graph, f"{scope}.{experts.router.name}"
         scores = self.add_linear(scope, experts.router, rows)
         scores = graph.cast(scores, Dtype.FLOAT32, output=f"{name}.float32")
@@ -82,15 +93,7 @@ class MixtureOfExperts(Parts):
         else:
             of_all = graph.add("Softmax", scores, output=f"{name}.weights_of_all", axis=-1)
             weights = graph.add("GatherElements", of_all, places, output=f"{name}.weights", axis=1)
-        nothing = self._add_zeros(scores, scope=name)
-        by_token = graph.add("ScatterElements", nothing, places, weights, output=f"{name}.by_token", axis=1)
-        return graph.add("Transpose", by_token, output=f"{name}.by_expert", perm=[1, 0])
-
-    def _add_zeros(self, value: str, *, scope: str) -> str:
-        """Add float32 zeros with the shape of a value."""
-        zero = self.graph.number(0.0, dtype=Dtype.FLOAT32)
-        shape = self.graph.add("Shape", value, output=f"{scope}.shape")
-        return self.graph.add("Expand", zero, shape, output=f"{scope}.zeros")
+        return Choice(places, weights)
 
     def _adds_to_one(self, experts: Experts) -> bool:
         fact = experts.adds_to_one
@@ -120,40 +123,48 @@ class MixtureOfExperts(Parts):
         softmax = graph.add("Softmax", near, output=f"{name}.softmax", axis=-1)
         return graph.add("ReduceMax", softmax, graph.integers(-1), output=f"{name}.weights", keepdims=0)
 
-    def _add_experts(self, scope: str, experts: Experts, widths: LayerWidths, rows: str, weights: str) -> str:
-        """Add the weighted sum of what the experts make of the tokens, [tokens, hidden]."""
-        graph, name = self.graph, f"{scope}.{experts.module}"
-        sent = self._add_sent_rows(name, weights)
+    def _add_experts(self, scope: str, experts: Experts, widths: LayerWidths, rows: str, choice: Choice) -> str:
+        """Add the weighted sum of what the experts make of the tokens, [tokens, hidden].
+
+        It is no ScatterND that adds: with several rows for a token, that of ONNX Runtime 1.32 loses some.
+        """
+        graph, name, hidden = self.graph, f"{scope}.{experts.module}", self.config.hidden_size
+        sent = self._add_sent_rows(name, experts, choice)
         (gate_up,) = experts.inputs
         taken = graph.add("Gather", rows, sent.tokens, output=f"{name}.sent", axis=0)
         projected = self._add_products(scope, gate_up, sent, taken)
         neurons = self._add_neurons(scope, experts, widths.neurons, projected)
         made = self._add_products(scope, experts.output, sent, neurons)
-        by_row = graph.add("Transpose", sent.places, output=f"{name}.row_places", perm=[1, 0])
-        share = graph.add("GatherND", weights, by_row, output=f"{name}.row_weights")
-        share = graph.add("Unsqueeze", share, graph.integers(1), output=f"{name}.weight_column")
-        # in float32: ONNX Runtime 1.32 adds no float16 with ScatterND
-        made = graph.cast(made, Dtype.FLOAT32, output=f"{name}.made")
-        weighted = graph.add("Mul", made, share, output=f"{name}.weighted")
-        zero = graph.number(0.0, dtype=Dtype.FLOAT32)
-        nothing = graph.add(
-            "Expand", zero, graph.add("Shape", rows, output=f"{name}.sum_shape"), output=f"{name}.zeros"
-        )
-        targets = graph.add("Unsqueeze", sent.tokens, graph.integers(1), output=f"{name}.targets")
-        total = graph.add("ScatterND", nothing, targets, weighted, output=f"{name}.sum", reduction="add")
+        returned = graph.add("Gather", made, sent.by_token, output=f"{name}.returned", axis=0)
+        shape = graph.integers(-1, experts.per_token(self.config.fields), hidden)
+        returned = graph.add("Reshape", returned, shape, output=f"{name}.by_token")
+        returned = graph.cast(returned, Dtype.FLOAT32, output=f"{name}.float32")
+        weights = graph.add("Unsqueeze", choice.weights, graph.integers(2), output=f"{name}.weights")
+        weighted = graph.add("Mul", returned, weights, output=f"{name}.weighted")
+        total = graph.add("ReduceSum", weighted, graph.integers(1), output=f"{name}.sum", keepdims=0)
         return graph.cast(total, graph.dtype, output=f"{name}.rounded", source=Dtype.FLOAT32)
 
-    def _add_sent_rows(self, name: str, weights: str) -> SentRows:
+    def _add_sent_rows(self, name: str, experts: Experts, choice: Choice) -> SentRows:
         graph = self.graph
-        chosen = graph.to_bool(weights, output=f"{name}.is_chosen")
-        places = graph.add("NonZero", chosen, output=f"{name}.places")
-        ones = graph.to_int64(chosen, output=f"{name}.ones")
-        counts = graph.add("ReduceSum", ones, graph.integers(1), output=f"{name}.counts", keepdims=0)
-        numbers, tokens = (
+        assert experts.output.stacked is not None
+        count, chosen = self.config.size(experts.output.stacked), experts.per_token(self.config.fields)
+        column = graph.add("Reshape", graph.integers(*range(count)), graph.integers(-1, 1, 1), output=f"{name}.numbers")
+        is_sent = graph.add("Equal", column, choice.numbers, output=f"{name}.is_sent")
+        ones = graph.to_int64(is_sent, output=f"{name}.ones")
+        counts = graph.add("ReduceSum", ones, graph.integers(1, 2), output=f"{name}.counts", keepdims=0)
+        places = graph.add("NonZero", is_sent, output=f"{name}.places")
+        numbers, tokens, ranks = (
             graph.add("Gather", places, graph.integer(row), output=f"{name}.{part}", axis=0)
-            for row, part in enumerate(("row_experts", "row_tokens"))
+            for row, part in enumerate(("row_experts", "row_tokens", "row_ranks"))
         )
-        return SentRows(places, counts, numbers, tokens)
+        first = graph.add("Mul", tokens, graph.integer(chosen), output=f"{name}.first_targets")
+        targets = graph.add("Add", first, ranks, output=f"{name}.targets")
+        total = graph.add("Size", targets, output=f"{name}.row_count")
+        order = graph.add("Range", graph.integer(0), total, graph.integer(1), output=f"{name}.order")
+        shape = graph.add("Shape", targets, output=f"{name}.row_shape")
+        nothing = graph.add("Expand", graph.integer(0), shape, output=f"{name}.no_order")
+        by_token = graph.add("ScatterElements", nothing, targets, order, output=f"{name}.rows_by_token", axis=0)
+        return SentRows(counts, numbers, tokens, by_token)
 
     def _add_products(self, scope: str, projection: Projection, sent: SentRows, rows: str) -> str:
         """Add a projection of rows, each with the weight and the bias of its expert."""

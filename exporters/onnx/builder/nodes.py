@@ -201,12 +201,6 @@ class Graph:
         self._nodes.append(node)
         return outputs
 
-    def to_bool(self, value: str, *, output: str) -> str:
-        """Cast numbers to booleans: whether they are not 0."""
-        from onnx import TensorProto
-
-        return self.add("Cast", value, output=output, to=TensorProto.BOOL)
-
     def split(self, value: str, sizes: Sequence[int], *, outputs: Sequence[str]) -> Sequence[str]:
         """Split the last axis of a value into parts of these sizes."""
         from onnx import helper
