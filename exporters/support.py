@@ -56,8 +56,8 @@ def can_export(config: ModelConfig, to: Format) -> str | None:
     if to is Format.TENSORRT:
         if (reason := can_build(config)) is not None:
             return f"{reason}\n{_ENGINES}"
-        states = refuse_states(config, what="what runs engines here")
-        return None if states is None else f"{states}\n{_WITH_PROVIDER}"
+        found = refuse_states(config, what="what runs engines here") or refuse_experts(config)
+        return None if found is None else f"{found}\n{_WITH_PROVIDER}"
     if to is Format.EXECUTORCH and (taken := _inputs_without_limit(config)) is not None:
         return (
             f"config.json: model_type is {config.architecture.model_type!r}, which takes {taken}, but an ExecuTorch "
@@ -87,6 +87,19 @@ def refuse_states(config: ModelConfig, *, what: str) -> str | None:
     return (
         f"config.json: model_type is {config.architecture.model_type!r}, whose cache holds states of convolutions or "
         f"recurrences, but {what} keeps only keys and values."
+    )
+
+
+def refuse_experts(config: ModelConfig) -> str | None:
+    """Return why there are no engines of a model with experts; None if it has none.
+
+    tensorrt-rtx 1.7.1 parses no NonZero, and the sizes of the parts of a Split are data.
+    """
+    if not config.architecture.mlp.has_experts:
+        return None
+    return (
+        f"config.json: model_type is {config.architecture.model_type!r}, whose graph sends each expert as many tokens "
+        "as its router says, but TensorRT plans the shapes of an engine without the data."
     )
 
 

@@ -57,7 +57,7 @@ TRACED_TOO = ("falcon", "llama", "modernbert")
 """Families that are traced in every run: two that are built directly, whose graphs must agree, and the encoder with the
 most of its own."""
 
-TRACED_ELSEWHERE = ("bert", "hubert", "mixtral", "t5", "vit", "whisper")
+TRACED_ELSEWHERE = ("bert", "hubert", "t5", "vit", "whisper")
 """Families that are traced alone in every run: by cli/test_kinds.py, doctor/test_dry_run.py and
 exporters/onnx/test_tracing.py."""
 

@@ -22,6 +22,7 @@ from amp_export.architectures._computation import (
     Rotary,
 )
 from amp_export.architectures._config import LayerWidths, ModelConfig, Site, first_class
+from amp_export.architectures._experts import ClampedSwish, Experts, SharedExpert
 from amp_export.architectures._external import given_architecture, other_architecture, using_facts
 from amp_export.architectures._facts import (
     Architecture,
@@ -50,11 +51,15 @@ from amp_export.architectures._parts import flatten_parts, with_fields
 from amp_export.architectures._patches import PATCH_MASK, SPATIAL_SHAPES
 from amp_export.architectures._tensors import (
     attribute_values,
+    expert_name,
+    matrix_shapes,
     parameter_count,
     part_lengths,
     resized_layer,
     resized_modules,
     sliced_axes,
+    stacked_names,
+    stored_parts,
     tensor_shapes,
 )
 from amp_export.architectures._waveforms import Convolutions, Padding
@@ -75,8 +80,10 @@ __all__ = [
     "AttentionScale",
     "Block",
     "CacheTensor",
+    "ClampedSwish",
     "Computation",
     "Convolutions",
+    "Experts",
     "Factor",
     "Features",
     "GatedDeltaRule",
@@ -98,6 +105,7 @@ __all__ = [
     "Projection",
     "PrunedUnit",
     "Rotary",
+    "SharedExpert",
     "ShortConvolution",
     "Sibling",
     "Site",
@@ -107,14 +115,18 @@ __all__ = [
     "Total",
     "attribute_values",
     "cache_tensors",
+    "expert_name",
     "find_architecture",
     "first_class",
     "flatten_parts",
+    "matrix_shapes",
     "parameter_count",
     "part_lengths",
     "resized_layer",
     "resized_modules",
     "sliced_axes",
+    "stacked_names",
+    "stored_parts",
     "supported_model_types",
     "tensor_shapes",
     "using_facts",

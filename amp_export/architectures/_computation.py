@@ -108,6 +108,8 @@ class Rotary:
         unrotated_every: Config field with an interval N, used without `rotated`: every N-th layer applies none.
         only_windowed: Whether only layers with a window apply rotary embeddings, if the config has a window.
         renamed: RoPE types that this family treats as another type.
+        parameters: RoPE parameters of a config that has none.
+        types: The only RoPE types that this family computes as others do; None if it is all of them.
         when: Conditions under which any layer applies rotary embeddings; without them, there are no positions.
     """
 
@@ -120,6 +122,8 @@ class Rotary:
     unrotated_every: str | None = None
     only_windowed: bool = False
     renamed: Mapping[str, str] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    types: tuple[str, ...] | None = None
     when: Conditions = field(default_factory=dict)
 
 
@@ -145,12 +149,14 @@ class Windows:
     Attributes:
         switch: Boolean config field that enables windows; None if they are always enabled.
         from_layer: Config field with the first layer that has a window.
+        until_layer: Config field with the first layer from which on none has a window.
         full_every: Interval N: every N-th layer has full attention. A number, or a config field and its default.
         where_unrotated: Whether exactly the layers without rotary embeddings have a window.
     """
 
     switch: str | None = None
     from_layer: str | None = None
+    until_layer: str | None = None
     full_every: int | tuple[str, int] | None = None
     where_unrotated: bool = False
 
@@ -207,6 +213,9 @@ class Computation:
         attention_scale: Scale of the attention scores.
         gates_attention: Whether the projection to each query head also writes a gate after it, whose sigmoid the
             head's output is multiplied with.
+        attention_clip: Config field with the largest magnitude of queries, keys and values, after their norms.
+        attention_sinks: Name of the sinks, relative to the layer: a score for each query head, which takes part in the
+            softmax and adds no value.
         attention_softcap: Config field with the tanh soft cap of the attention scores, applied before the mask.
         embedding_factor: Multiplier of the embeddings.
         scales_all_embeddings: Whether it also applies to embeddings that are given instead of tokens: the model scales
@@ -232,6 +241,8 @@ class Computation:
     activation_module: str | None = None
     attention_scale: AttentionScale = field(default_factory=AttentionScale)
     gates_attention: bool = False
+    attention_clip: str | None = None
+    attention_sinks: str | None = None
     attention_softcap: str | None = None
     embedding_factor: Factor | None = None
     scales_all_embeddings: bool = False

@@ -117,6 +117,7 @@ class Tensor:
         when: Conditions under which it exists.
         first_layer_only: Whether only the first layer has it.
         is_buffer: Whether it is a constant that files hold, and no parameter.
+        is_stacked: Whether it holds a matrix for each expert, [experts, rows, columns].
     """
 
     name: str
@@ -124,6 +125,7 @@ class Tensor:
     when: Conditions = field(default_factory=dict)
     first_layer_only: bool = False
     is_buffer: bool = False
+    is_stacked: bool = False
 
     @property
     def spans_heads(self) -> bool:
@@ -171,7 +173,7 @@ class Projection:
             (f"{self.name}.weight", f"{self.name}.bias") if self.stacked is None else (self.name, f"{self.name}_bias")
         )
         axes = (columns, rows) if self.transposed else (rows, columns)
-        weight = Tensor(names[0], (*experts, *axes), self.when)
+        weight = Tensor(names[0], (*experts, *axes), self.when, is_stacked=self.stacked is not None)
         if self.bias is False:
             return (weight,)
         when = {**self.when, **({self.bias: True} if isinstance(self.bias, str) else {})}
@@ -230,7 +232,7 @@ class Block:
 
     @property
     def projections(self) -> tuple[Projection, ...]:
-        """All of its projections, those of a shared expert last."""
+        """Its linear layers, those of a shared expert last."""
         shared = () if self.shared_expert is None else self.shared_expert.projections
         return (*self.inputs, self.output, *shared)
 

@@ -225,11 +225,15 @@ NORMS_OF_ALL_HEADS = (
 
 
 def language_model(
-    embedding: str, final_norm: tuple[Tensor, ...], *, head: str = "lm_head", head_bias: bool = False
+    embedding: str, final_norm: tuple[Tensor, ...], *, head: str = "lm_head", head_bias: bool | str = False
 ) -> tuple[Tensor, ...]:
-    """Return the token embedding, the final norm, and an LM head that exists unless it is tied to the embedding."""
+    """Return the token embedding, the final norm, and an LM head that exists unless it is tied to the embedding.
+
+    Its bias exists always, never, or as a config field decides.
+    """
     head_tensor = Tensor(f"{head}.weight", ("vocab_size", "hidden_size"), {"tie_word_embeddings": False})
-    bias = (Tensor(f"{head}.bias", ("vocab_size",)),) if head_bias else ()
+    when = {head_bias: True} if isinstance(head_bias, str) else {}
+    bias = (Tensor(f"{head}.bias", ("vocab_size",), when),) if head_bias else ()
     return (Tensor(f"{embedding}.weight", ("vocab_size", "hidden_size")), *final_norm, head_tensor, *bias)
 
 

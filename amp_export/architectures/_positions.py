@@ -33,7 +33,7 @@ def read_rope(architecture: Architecture, fields: Mapping[str, Any]) -> dict[str
         return {}
     if rotary.by_layer_type:
         return {kind: _read_layer_type(rotary, kind, fields) for kind in rotary.by_layer_type}
-    rope: dict[str, Any] = dict(fields.get("rope_scaling") or fields.get("rope_parameters") or {})
+    rope: dict[str, Any] = dict(fields.get("rope_scaling") or fields.get("rope_parameters") or rotary.parameters)
     if any(isinstance(value, Mapping) for value in rope.values()):
         raise UnsupportedModelError("config.json: RoPE parameters that differ between layers are not supported.")
     rope.setdefault("rope_type", rope.get("type", "default"))
@@ -142,6 +142,8 @@ def read_layer_types(architecture: Architecture, fields: Mapping[str, Any], laye
 
 def _slides(windows: Windows, fields: Mapping[str, Any], layer: int, *, rotated: bool) -> bool:
     if fields.get("sliding_window") is None or (windows.switch is not None and not fields.get(windows.switch)):
+        return False
+    if windows.until_layer is not None and layer >= fields[windows.until_layer]:
         return False
     if windows.from_layer is not None:
         return bool(layer >= fields[windows.from_layer])

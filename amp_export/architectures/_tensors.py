@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from amp_export.architectures._config import LayerWidths, ModelConfig, Site
+from amp_export.architectures._experts import Experts
 from amp_export.architectures._facts import Axis, Block, Count, Features, Offset, Tensor, Total
 
 
@@ -21,6 +22,48 @@ def tensor_shapes(config: ModelConfig, widths: Sequence[LayerWidths] | None = No
         Shapes by the tensors' names in transformers. A tied LM head is not listed.
     """
     return {name: shape for name, _, shape in _all_tensors(config, widths)}
+
+
+def matrix_shapes(config: ModelConfig, widths: Sequence[LayerWidths] | None = None) -> dict[str, tuple[int, ...]]:
+    """Return the same, but with the stacked weights of experts as one matrix for each: see `expert_name`."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, tensor, shape in _all_tensors(config, widths):
+        if tensor.is_stacked:
+            shapes |= {expert_name(name, number): shape[1:] for number in range(shape[0])}
+        else:
+            shapes[name] = shape
+    return shapes
+
+
+def stacked_names(config: ModelConfig) -> list[str]:
+    """Return the names of the weights that stack a matrix for each expert."""
+    return [name for name, tensor, _ in _all_tensors(config, None) if tensor.is_stacked]
+
+
+def expert_name(stacked: str, number: int) -> str:
+    """Return the name of one expert's matrix in a stacked weight."""
+    return f"{stacked}.{number}"
+
+
+def stored_parts(config: ModelConfig) -> dict[str, tuple[str, ...]]:
+    """Return the names in files of those matrices and tensors that transformers stores under other names.
+
+    Returns:
+        By the name of a matrix, or a tensor that is not stacked: the tensors whose rows it consists of.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for site in config.sites:
+        experts = site.stack.mlp
+        if not isinstance(experts, Experts) or experts.output.stacked is None:
+            continue
+        for name, patterns in experts.in_files.items():
+            full, parts = f"{site.path}.{name}", [f"{site.path}.{pattern}" for pattern in patterns]
+            if not any("*" in part for part in parts):
+                found[full] = tuple(parts)
+                continue
+            for number in range(config.size(experts.output.stacked)):
+                found[expert_name(full, number)] = tuple(part.replace("*", str(number)) for part in parts)
+    return found
 
 
 def parameter_count(config: ModelConfig, widths: Sequence[LayerWidths] | None = None) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from amp_export.architectures._facts import Architecture, Block, Features, Layout, Projection, PrunedUnit, Tensor
-from amp_export.architectures._layouts import LLAMA_NORMS, separate_attention
+from amp_export.architectures._computation import Computation, Rotary, Windows
+from amp_export.architectures._experts import ClampedSwish, Experts
+from amp_export.architectures._facts import Architecture, Features, Layout, Projection, PrunedUnit, Tensor
+from amp_export.architectures._layouts import LLAMA_NORMS, LLAMA_TENSORS, separate_attention
 
 ARCHITECTURE = Architecture(
     model_type="gpt_oss",
@@ -29,12 +31,12 @@ ARCHITECTURE = Architecture(
         "swiglu_alpha": 1.702,
         "swiglu_limit": 7.0,
     },
-    # `GptOssAttention` and `GptOssExperts`, `modeling_gpt_oss.py`, transformers 5.24
+    # `GptOssAttention`, `GptOssTopKRouter` and `GptOssExperts`, `modeling_gpt_oss.py`, transformers 5.24
     attention=separate_attention(
         bias="attention_bias",
         tensors=(Tensor("self_attn.sinks", (Features((PrunedUnit.QUERY_HEADS,), entries_per_head=1),)),),
     ),
-    mlp=Block(
+    mlp=Experts(
         module="mlp.experts",
         inputs=(
             Projection(
@@ -53,7 +55,26 @@ ARCHITECTURE = Architecture(
             transposed=True,
             stacked="num_local_experts",
         ),
+        router=Projection("mlp.router", writes="num_local_experts", bias=True),
+        clamped_swish=ClampedSwish(alpha="swiglu_alpha", limit="swiglu_limit"),
     ),
     norms=LLAMA_NORMS,
+    tensors=LLAMA_TENSORS,
+    computation=Computation(
+        positions=Rotary(
+            ("rope_theta", 150_000.0),
+            # `GptOssConfig.__post_init__`, `configuration_gpt_oss.py`
+            parameters={
+                "rope_type": "yarn",
+                "factor": 32.0,
+                "beta_fast": 32.0,
+                "beta_slow": 1.0,
+                "truncate": False,
+                "original_max_position_embeddings": 4096,
+            },
+        ),
+        windows=Windows(full_every=2),
+        attention_sinks="self_attn.sinks",
+    ),
     ignored=frozenset({"output_router_logits", "router_aux_loss_coef"}),
 )

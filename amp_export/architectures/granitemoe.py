@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from amp_export.architectures._computation import AttentionScale, Computation, Factor
+from amp_export.architectures._expert_layouts import routed_experts
 from amp_export.architectures._facts import Architecture
-from amp_export.architectures._layouts import LLAMA_NORMS, expert_mlp, separate_attention
+from amp_export.architectures._layouts import LLAMA_NORMS, LLAMA_TENSORS, separate_attention
 
 ARCHITECTURE = Architecture(
     model_type="granitemoe",
@@ -31,7 +33,24 @@ ARCHITECTURE = Architecture(
         "num_experts_per_tok": 2,
     },
     attention=separate_attention(bias="attention_bias"),
-    mlp=expert_mlp("num_local_experts", module="block_sparse_moe.experts"),
+    mlp=routed_experts(
+        "num_local_experts",
+        router="block_sparse_moe.router",
+        in_files={
+            "block_sparse_moe.router.weight": ("block_sparse_moe.router.layer.weight",),
+            "block_sparse_moe.experts.gate_up_proj": ("block_sparse_moe.input_linear.weight",),
+            "block_sparse_moe.experts.down_proj": ("block_sparse_moe.output_linear.weight",),
+        },
+        module="block_sparse_moe.experts",
+    ),
     norms=LLAMA_NORMS,
+    tensors=LLAMA_TENSORS,
+    computation=Computation(
+        attention_scale=AttentionScale(Factor("attention_multiplier")),
+        embedding_factor=Factor("embedding_multiplier"),
+        scales_all_embeddings=True,
+        residual_factor=Factor("residual_multiplier"),
+        logit_factor=Factor("logits_scaling", -1.0),
+    ),
     ignored=frozenset({"output_router_logits", "router_aux_loss_coef"}),
 )

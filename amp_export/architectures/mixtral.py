@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from amp_export.architectures._computation import Computation, Rotary
+from amp_export.architectures._expert_layouts import W1_TO_W3, routed_experts
 from amp_export.architectures._facts import Architecture
 from amp_export.architectures._gguf import GgufRoutes
-from amp_export.architectures._layouts import LLAMA_NORMS, expert_mlp, separate_attention
+from amp_export.architectures._layouts import LLAMA_NORMS, LLAMA_TENSORS, separate_attention
 
 ARCHITECTURE = Architecture(
     model_type="mixtral",
@@ -27,8 +29,15 @@ ARCHITECTURE = Architecture(
         "num_experts_per_tok": 2,
     },
     attention=separate_attention(bias=False),
-    mlp=expert_mlp("num_local_experts"),
+    # `MixtralTopKRouter`, `modeling_mixtral.py`, transformers 5.24
+    mlp=routed_experts(
+        "num_local_experts",
+        router="mlp.gate",
+        in_files={"mlp.gate.weight": ("block_sparse_moe.gate.weight",), **W1_TO_W3},
+    ),
     norms=LLAMA_NORMS,
+    tensors=LLAMA_TENSORS,
+    computation=Computation(positions=Rotary(("rope_theta", 1_000_000.0))),
     ignored=frozenset({"output_router_logits", "router_aux_loss_coef", "router_jitter_noise"}),
     windows_every_layer=True,
     gguf=GgufRoutes("llama"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from amp_export.architectures._computation import Computation, HeadNorms, NormSpan
+from amp_export.architectures._expert_layouts import GATE_UP_DOWN, routed_experts
 from amp_export.architectures._facts import Architecture
-from amp_export.architectures._layouts import LLAMA_NORMS, NORMS_OF_ALL_HEADS, expert_mlp, separate_attention
+from amp_export.architectures._layouts import LLAMA_NORMS, LLAMA_TENSORS, NORMS_OF_ALL_HEADS, separate_attention
 
 ARCHITECTURE = Architecture(
     model_type="olmoe",
@@ -28,8 +30,13 @@ ARCHITECTURE = Architecture(
         "norm_topk_prob": False,
     },
     attention=separate_attention(bias="attention_bias", tensors=NORMS_OF_ALL_HEADS),
-    mlp=expert_mlp("num_experts"),
+    # `OlmoeTopKRouter` and `OlmoeAttention`, `modeling_olmoe.py`, transformers 5.24
+    mlp=routed_experts("num_experts", router="mlp.gate", in_files=GATE_UP_DOWN, adds_to_one="norm_topk_prob"),
     norms=LLAMA_NORMS,
+    tensors=LLAMA_TENSORS,
+    computation=Computation(
+        head_norms=HeadNorms("self_attn.q_norm", "self_attn.k_norm", NormSpan.ALL_HEADS), attention_clip="clip_qkv"
+    ),
     ignored=frozenset({"output_router_logits", "router_aux_loss_coef"}),
     # `OlmoeAttention.__init__`, `modeling_olmoe.py`, transformers 5.24: the norms are as wide as the hidden size
     says_head_dim_when=None,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from amp_export.architectures._computation import Computation, NormKind, Rotary
+from amp_export.architectures._expert_layouts import W1_TO_W3, routed_experts
 from amp_export.architectures._facts import Architecture
-from amp_export.architectures._layouts import expert_mlp, norm, separate_attention
+from amp_export.architectures._layouts import language_model, norm, separate_attention
 
 ARCHITECTURE = Architecture(
     model_type="phimoe",
@@ -30,8 +32,18 @@ ARCHITECTURE = Architecture(
         "router_jitter_noise": 0.01,
     },
     attention=separate_attention(bias="attention_bias"),
-    mlp=expert_mlp("num_local_experts"),
+    mlp=routed_experts(
+        "num_local_experts",
+        router="mlp.router",
+        in_files={"mlp.router.weight": ("block_sparse_moe.gate.weight",), **W1_TO_W3},
+        # `PhimoeTopKRouter` reads num_experts_per_tok, and `sparsemixer` leaves it unused
+        chosen=2,
+        sparse_mixer="router_jitter_noise",
+    ),
     norms=(*norm("input_layernorm", bias=True), *norm("post_attention_layernorm", bias=True)),
+    tensors=language_model("model.embed_tokens", norm("model.norm", bias=True), head_bias="lm_head_bias"),
+    # `PhimoeRotaryEmbedding` takes its own factors on other types
+    computation=Computation(norm=NormKind.LAYER, positions=Rotary(("rope_theta", 1_000_000.0), types=("default",))),
     ignored=frozenset({"input_jitter_noise", "output_router_logits", "router_aux_loss_coef"}),
     windows_every_layer=True,
 )

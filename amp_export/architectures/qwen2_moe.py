@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from amp_export.architectures._computation import Computation, Windows
+from amp_export.architectures._expert_layouts import GATE_UP_DOWN, routed_experts, shared_expert
 from amp_export.architectures._facts import Architecture
-from amp_export.architectures._layouts import LLAMA_NORMS, expert_mlp, separate_attention
+from amp_export.architectures._layouts import LLAMA_NORMS, LLAMA_TENSORS, separate_attention
 
 ARCHITECTURE = Architecture(
     model_type="qwen2_moe",
@@ -35,8 +37,18 @@ ARCHITECTURE = Architecture(
         "mlp_only_layers": [],
     },
     attention=separate_attention(bias="qkv_bias", output_bias=False),
-    mlp=expert_mlp("num_experts"),
+    mlp=routed_experts(
+        "num_experts",
+        router="mlp.gate",
+        in_files=GATE_UP_DOWN,
+        adds_to_one="norm_topk_prob",
+        shared=shared_expert("shared_expert_intermediate_size"),
+    ),
     norms=LLAMA_NORMS,
+    tensors=LLAMA_TENSORS,
+    computation=Computation(
+        windows=Windows(switch="use_sliding_window", until_layer="max_window_layers", full_every=2)
+    ),
     names={"intermediate_size": "moe_intermediate_size"},
     ignored=frozenset({"intermediate_size", "output_router_logits", "router_aux_loss_coef"}),
     # layers with a plain MLP between those with experts have another width

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from amp_export.architectures._computation import Computation, HeadNorms, Windows
 from amp_export.architectures._derived import Derived
+from amp_export.architectures._expert_layouts import GATE_UP_DOWN, routed_experts
 from amp_export.architectures._facts import Architecture
 from amp_export.architectures._gguf import GgufRoutes
-from amp_export.architectures._layouts import LLAMA_NORMS, NORMS_OF_EACH_HEAD, expert_mlp, separate_attention
+from amp_export.architectures._layouts import LLAMA_NORMS, LLAMA_TENSORS, NORMS_OF_EACH_HEAD, separate_attention
 
 ARCHITECTURE = Architecture(
     model_type="qwen3_moe",
@@ -33,8 +35,13 @@ ARCHITECTURE = Architecture(
         "mlp_only_layers": [],
     },
     attention=separate_attention(bias="attention_bias", tensors=NORMS_OF_EACH_HEAD),
-    mlp=expert_mlp("num_local_experts"),
+    # `Qwen3MoeTopKRouter`, `modeling_qwen3_moe.py`, transformers 5.24
+    mlp=routed_experts("num_local_experts", router="mlp.gate", in_files=GATE_UP_DOWN, adds_to_one="norm_topk_prob"),
     norms=LLAMA_NORMS,
+    tensors=LLAMA_TENSORS,
+    computation=Computation(
+        head_norms=HeadNorms("self_attn.q_norm", "self_attn.k_norm"), windows=Windows(switch="use_sliding_window")
+    ),
     names={"intermediate_size": "moe_intermediate_size"},
     # configs of older versions use num_experts
     derived=(Derived("num_local_experts", "num_experts", {"num_local_experts": None}),),

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from amp_export.architectures import Kind, LayerWidths, ModelConfig
-from amp_export.architectures._footprint import parameters_read, seen_bytes
+from amp_export.architectures import Kind, LayerWidths, ModelConfig, stacked_names
+from amp_export.architectures._footprint import parameters_read, seen_bytes, share_of_experts
 from amp_export.benchmarking.statistics import PhaseResult
 from amp_export.benchmarking.workloads import Workload
 from amp_export.checkpoints.reading import read_config, read_widths
@@ -89,7 +89,7 @@ def step_bytes(
     kind = config.architecture.kind
     if kind is Kind.ENCODER or (kind is Kind.ENCODER_DECODER and graph is None):
         return [None] * len(workloads)
-    weights = weight_bytes_per_token(graph) if graph is not None else None
+    weights = weight_bytes_per_token(graph, config) if graph is not None else None
     if kind is Kind.ENCODER_DECODER:
         assert weights is not None
         # the size of the source's keys and values is not counted: the config fields differ between families
@@ -121,11 +121,15 @@ def _step_bytes(
     return StepBytes(weights, workload.batch_size * seen_bytes(config, widths, past, cache_dtype.bytes))
 
 
-def weight_bytes_per_token(graph: Path) -> int:
+def weight_bytes_per_token(graph: Path, config: ModelConfig | None = None) -> int:
     """Return the bytes of a graph's weights that are read for one token.
 
     Each weight counts once, even if embedding and LM head share it. Weights from which only rows are looked up do not
-    count.
+    count, nor do those of experts that a token does not go through.
+
+    Args:
+        graph: File of the graph.
+        config: Config of the decoder, which says how many experts a token goes through; None if there are none.
     """
     import onnx
 
@@ -136,7 +140,11 @@ def weight_bytes_per_token(graph: Path) -> int:
         for place, name in enumerate(node.input)
         if (node.op_type, place) not in _READ_IN_PART
     }
-    return sum(_stored_bytes(tensor) for tensor in model.initializer if tensor.name in read_whole)
+    sizes = {tensor.name: _stored_bytes(tensor) for tensor in model.initializer if tensor.name in read_whole}
+    of_experts = tuple(f"{name}." for name in stacked_names(config)) if config is not None else ()
+    sent = sum(size for name, size in sizes.items() if name.startswith(of_experts))
+    left_out = 1 - share_of_experts(config) if config is not None else 0
+    return sum(sizes.values()) - round(left_out * sent)
 
 
 def _stored_bytes(tensor: Any) -> int:

@@ -30,7 +30,7 @@ def hash_source(path: Path) -> str:
 
 def hash_weights(checkpoint: Checkpoint) -> str:
     """Return one SHA-256 over the names and contents of all weight files and the config."""
-    files = [checkpoint.path / "config.json", *sorted({info.file for info in checkpoint.tensors.values()})]
+    files = [checkpoint.path / "config.json", *checkpoint.weight_files]
     return hash_files((file.name, file) for file in files)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,11 +14,13 @@ from amp_export.architectures import (
     LayerWidths,
     ModelConfig,
     find_architecture,
+    matrix_shapes,
     parameter_count,
-    tensor_shapes,
+    stored_parts,
 )
 from amp_export.checkpoints.companions import find_companions
 from amp_export.checkpoints.snapshots import Snapshot
+from amp_export.checkpoints.stacked import known_names, name_matrices
 from amp_export.checkpoints.tying import differs_from_embedding
 from amp_export.checkpoints.unsupported import (
     refuse_adapter,
@@ -50,7 +52,8 @@ class Checkpoint:
         raw_config: The content of config.json.
         config: The fields that determine what the model computes.
         widths: The widths of each layer.
-        tensors: The headers of its safetensors files, by the tensors' names in the architecture's facts.
+        tensors: The headers of its safetensors files, by the tensors' names in the architecture's facts; those of
+            stacked weights are parted: see `matrix_shapes`.
         snapshot: Its files before any of them was read.
     """
 
@@ -60,6 +63,11 @@ class Checkpoint:
     widths: tuple[LayerWidths, ...]
     tensors: Mapping[str, TensorInfo]
     snapshot: Snapshot
+
+    @property
+    def weight_files(self) -> list[Path]:
+        """The files that hold its tensors, sorted."""
+        return sorted({file for info in self.tensors.values() for file in info.files})
 
     @property
     def dtype(self) -> str:
@@ -226,11 +234,11 @@ def open_checkpoint(path: Path) -> Checkpoint:
     snapshot = take_snapshot(path)
     raw, config = read_config(path)
     widths = read_widths(path / "config.json", raw, config)
-    shapes = tensor_shapes(config, widths)
+    shapes = matrix_shapes(config, widths)
     obsolete = config.architecture.obsolete
     tensors = {name: info for name, info in read_headers(path).items() if not name.endswith(obsolete)}
     if config.architecture.knows_files:
-        tensors = _name_tensors(config, tensors, shapes)
+        tensors = name_matrices(config, _name_tensors(config, tensors, {*shapes, *known_names(config)}))
         _check_names(path, config, tensors, shapes)
         _check_shapes(path, tensors, shapes)
     check_dtypes(path, tensors)
@@ -249,7 +257,7 @@ def _find_files(path: Path) -> set[Path]:
 
 
 def _name_tensors(
-    config: ModelConfig, stored: Mapping[str, TensorInfo], shapes: Mapping[str, tuple[int, ...]]
+    config: ModelConfig, stored: Mapping[str, TensorInfo], known: Collection[str]
 ) -> dict[str, TensorInfo]:
     """Rename tensors that are stored under module names, or relative to a model without a head."""
     architecture = config.architecture
@@ -263,7 +271,7 @@ def _name_tensors(
             if name.startswith(given)
         )
         candidates = (name, f"{other.get(path, path)}.{parameter}", f"{architecture.base_model}.{name}", *prefixed)
-        named[next((candidate for candidate in candidates if candidate in shapes), name)] = info
+        named[next((candidate for candidate in candidates if candidate in known), name)] = info
     return named
 
 
@@ -293,8 +301,10 @@ def _check_names(
     harmless = config.architecture.harmless
     surplus = [name for name in surplus if not any(f".{part}." in f".{name}." for part in harmless)]
     if missing:
+        # under its name in files, which may be that of a part
+        first = next(part for part in stored_parts(config).get(missing[0], missing) if part not in tensors)
         raise ModelError(
-            f"{path}: {len(missing)} tensors that config.json requires are missing, {missing[0]} first.\n"
+            f"{path}: {len(missing)} tensors that config.json requires are missing, {first} first.\n"
             f"The files hold {len(tensors)} tensors."
         )
     if surplus:

@@ -99,7 +99,7 @@ def tell_parts(path: Path) -> Parts:
         raise UnsupportedModelError(_cannot_tell(path, found)) from error
     refuse_quantized(raw, architecture)
     # transformers stacks the weights of experts, so that files name them otherwise than its models
-    if not architecture.knows_files and architecture.mlp.has_experts:
+    if architecture.mlp.has_experts:
         found = f"the tensors of a {architecture.class_name} are not known by name"
         raise UnsupportedModelError(_cannot_tell(path, found))
     config = {"architectures": [architecture.class_name], **fields}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,8 @@ NO_WEIGHTS = frozenset({"training_args.bin", "optimizer.bin", "scheduler.bin", "
 
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """Dtype names in configs, by their names in safetensors headers."""
+
+_VALUE_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
 BESIDE_WEIGHTS = {"I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool"}
 """Dtype names of numpy, by their names in safetensors headers, for what is copied and never computed with."""
@@ -58,6 +61,7 @@ class TensorInfo:
         dtype: Its dtype, as configs call it.
         shape: Its shape.
         start: Where its values begin in the file, in bytes.
+        parts: The tensors whose rows it consists of, if it is none of its own; the rest then describes the first.
     """
 
     file: Path
@@ -65,6 +69,17 @@ class TensorInfo:
     dtype: str
     shape: tuple[int, ...]
     start: int
+    parts: tuple[TensorInfo, ...] = ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that hold its values."""
+        return tuple(part.file for part in self.parts) or (self.file,)
+
+    def entry(self, number: int) -> TensorInfo:
+        """Return what lies at an index of its first axis; its dtype must be one of `DTYPES`."""
+        size = math.prod(self.shape[1:]) * _VALUE_BYTES[self.dtype]
+        return replace(self, shape=self.shape[1:], start=self.start + number * size)
 
 
 @dataclass(frozen=True)
@@ -221,7 +236,8 @@ def read_header(file: Path) -> list[TensorInfo]:
 def read_tensor(info: TensorInfo) -> Array:
     """Read one tensor as it is, from the mapped file; bfloat16 is returned as `ml_dtypes.bfloat16`.
 
-    The array cannot be written to. It costs no memory: the system reads and drops its pages as it likes.
+    The array cannot be written to. Unless it has parts, it costs no memory: the system reads and drops its pages as it
+    likes.
 
     Raises:
         ModelError: The file cannot be read.
@@ -229,6 +245,8 @@ def read_tensor(info: TensorInfo) -> Array:
     import ml_dtypes  # noqa: F401 - registers "bfloat16" with numpy
     import numpy as np
 
+    if info.parts:
+        return np.concatenate([read_tensor(part) for part in info.parts])
     dtype = BESIDE_WEIGHTS.get(info.dtype, info.dtype)
     if 0 in info.shape:
         return np.empty(info.shape, dtype)

@@ -23,7 +23,7 @@ from amp_export.exporters.dispatch import quantized_graph
 from amp_export.exporters.limits import Limits, choose_limits
 from amp_export.exporters.onnx import can_build, exported_graphs
 from amp_export.exporters.onnx.quantized_weights import same_codes
-from amp_export.exporters.support import refuse_states
+from amp_export.exporters.support import refuse_experts, refuse_states
 from amp_export.exporters.tensorrt.device.bundle import MANIFEST, SCHEMA
 from amp_export.exporters.tensorrt.exporting import describe_decoder
 from amp_export.exporters.tensorrt.flavors import builds_with_new_operators
@@ -86,7 +86,7 @@ def bundle(
 
     Raises:
         OutputError: `output` holds no graph to compare, or the bundle exists already.
-        UnsupportedModelError: The model is not a decoder, or its cache holds states.
+        UnsupportedModelError: The model is no decoder, its cache holds states, or it needs an engine and has experts.
         RequestError: The limits do not fit the model.
     """
     options = options or BundleOptions()
@@ -100,7 +100,7 @@ def bundle(
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(scratch_beside(output))
         pruned = _subject(output, manifest)
-        _check_cache(pruned.config)
+        _check_model(pruned.config, target)
         opset = options.opset or choose_opset(output, target, pruned.config, pruned.dtype)
         # an engine cannot be told at run time which logits are needed, and a device needs the last ones
         logits = Logits.LAST if TARGETS[target].tensorrt else Logits.ALL
@@ -182,8 +182,11 @@ def _check_kind(output: Path) -> None:
         )
 
 
-def _check_cache(config: ModelConfig) -> None:
-    if (reason := refuse_states(config, what="what a bundle runs on a device")) is not None:
+def _check_model(config: ModelConfig, target: TargetName) -> None:
+    reason = refuse_states(config, what="what a bundle runs on a device")
+    if reason is None and TARGETS[target].tensorrt:
+        reason = refuse_experts(config)
+    if reason is not None:
         raise UnsupportedModelError(
             f"{reason}\nCopy its onnx/ folder to the device and run it there with onnxruntime-genai."
         )

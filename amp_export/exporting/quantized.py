@@ -74,14 +74,30 @@ def choose_quantization(checkpoint: Checkpoint, options: ExportOptions) -> Quant
             f"--rounding gptq makes up for errors of 4 bits; those of {options.weights} are small.\nLeave it out, or "
             "give --weights int4."
         )
-    if (asked := _needs_text(options)) and not has_tokenizer(checkpoint.path):
+    _check_text(checkpoint, options)
+    if options.weights is WeightFormat.FP8:
+        return Quantization(options.weights, None)
+    return Quantization(options.weights, options.block_size or _choose_block_size(checkpoint, options))
+
+
+def _check_text(checkpoint: Checkpoint, options: ExportOptions) -> None:
+    """Check that an option that looks at text can do so.
+
+    Raises:
+        RequestError: There is no tokenizer, or the model has experts.
+    """
+    if (asked := _needs_text(options)) is None:
+        return
+    if checkpoint.config.architecture.mlp.has_experts:
+        raise RequestError(
+            f"{asked} looks at what all tokens do to a weight, and experts see only some of them.\nLeave it out: each "
+            "weight is rounded to the nearest, in as many bits."
+        )
+    if not has_tokenizer(checkpoint.path):
         raise RequestError(
             f"{asked} needs text, and {checkpoint.path} holds no tokenizer.\nSave it next to the weights with "
             "tokenizer.save_pretrained(), or leave the option out."
         )
-    if options.weights is WeightFormat.FP8:
-        return Quantization(options.weights, None)
-    return Quantization(options.weights, options.block_size or _choose_block_size(checkpoint, options))
 
 
 def _check_fp8(options: ExportOptions) -> None:

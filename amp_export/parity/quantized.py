@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -87,18 +87,20 @@ class QuantizedWeights:
         Args:
             model: The model; the hooks are removed on exit.
         """
-        from amp_export.exporters.onnx.quantized_weights import quantized_names
+        from amp_export.exporters.onnx.quantized_weights import ExpertWeight, quantized_names
 
-        handles = []
-        if self.activation_block is not None:
-            names, hook = quantized_names(self.graph), round_in_blocks(self.activation_block)
-            products = (module for name in names for module in self._owners(model, name).products)
-            handles = [module.register_forward_pre_hook(hook) for module in products]
-        try:
+        with ExitStack() as stack:
+            if self.activation_block is not None:
+                hook = round_in_blocks(self.activation_block)
+                owners = [each for name in quantized_names(self.graph) for each in self._owners(model, name).products]
+                modules = [each for each in owners if not isinstance(each, ExpertWeight)]
+                # all experts of a layer share a module
+                experts = {id(each.experts): each.experts for each in owners if isinstance(each, ExpertWeight)}
+                for module in (*modules, *experts.values()):
+                    stack.callback(module.register_forward_pre_hook(hook).remove)
+                for module in experts.values():
+                    stack.enter_context(_rounding_neurons(module, hook))
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def _owners(self, model: PreTrainedModel, name: str) -> Owners:
         from amp_export.exporters.onnx.quantized_weights import find_owners
@@ -117,6 +119,20 @@ class QuantizedWeights:
         from amp_export.exporters.onnx.descriptions import describe_graph
 
         return describe_graph(self.graph).operators
+
+
+@contextmanager
+def _rounding_neurons(experts: Any, hook: Callable[[Any, tuple[torch.Tensor, ...]], Any]) -> Iterator[None]:
+    """Round the activations of experts, which no module takes: their function for them is replaced until the exit.
+
+    Source: `use_experts_implementation`, `integrations/moe.py`, transformers 5.24.
+    """
+    compute = experts._apply_gate
+    experts._apply_gate = lambda projected: hook(experts, (compute(projected),))[0]
+    try:
+        yield
+    finally:
+        del experts._apply_gate
 
 
 def round_in_blocks(block: int) -> Callable[[Any, tuple[torch.Tensor, ...]], tuple[torch.Tensor, ...]]:

@@ -140,7 +140,7 @@ def _prune_into(folder: Path, request: PruneRequest, progress: Progress) -> Prun
     with progress.step("Reloading it in a separate process") as _:
         proof = prove_reload(folder / PRUNED, expected, stock=rewritten.is_stock)
 
-    read = {f"{MODELING_FILE}.py", *(info.file.name for info in checkpoint.tensors.values())}
+    read = {f"{MODELING_FILE}.py", *(file.name for file in checkpoint.weight_files)}
     for note in describe_left(checkpoint.path, read):
         progress.note(note)
     notes = (

@@ -58,7 +58,7 @@ def save_trained(folder: Path, model: PreTrainedModel, pruned: Checkpoint, *, as
         pruned: The pruned checkpoint.
         as_stored: Whether plain transformers loads it, without the modeling file.
     """
-    weights = {info.file.name for info in pruned.tensors.values()} | {INDEX, "config.json"}
+    weights = {file.name for file in pruned.weight_files} | {INDEX, "config.json"}
     others = [file for file in sorted(pruned.path.rglob("*")) if file.is_file()]
     companions = [file for file in others if file.relative_to(pruned.path).as_posix() not in weights]
     tensors = module_tensors(model, as_stored=as_stored)

@@ -79,7 +79,7 @@ def model_keys(config: ModelConfig, widths: Sequence[LayerWidths], route: Route)
 
 def readable_context(config: ModelConfig, route: Route) -> int:
     """Return the longest text that llama.cpp computes as the model does: up to the window, where it knows none."""
-    windows = [window for window in _windows(config) if window is not None]
+    windows = [window for window in config.sliding_windows if window is not None]
     return min([config.context, *windows]) if windows and not route.facts.has_windows else config.context
 
 
@@ -128,16 +128,10 @@ def _rope_keys(config: ModelConfig, route: Route) -> Iterator[tuple[str, Value]]
         yield "rope.freq_base_swa", float(local["rope_theta"])
 
 
-def _windows(config: ModelConfig) -> Sequence[int | None]:
-    if config.architecture.computation is not None or config.architecture.windows_every_layer:
-        return config.sliding_windows
-    return ()
-
-
 def _window_keys(config: ModelConfig, route: Route) -> Iterator[tuple[str, Value]]:
     if not route.facts.has_windows:
         return
-    windows = _windows(config)
+    windows = config.sliding_windows
     if (window := max((each for each in windows if each is not None), default=None)) is not None:
         yield "attention.sliding_window", window
         yield "attention.sliding_window_pattern", [each is not None for each in windows]

@@ -108,7 +108,7 @@ def mixer_of(config: ModelConfig) -> Mixer | None:
 
 
 def rope_of(config: ModelConfig) -> Mapping[str, Any]:
-    """Return the RoPE parameters of the layers with full attention; those of experts' families have no facts."""
+    """Return the RoPE parameters of the layers with full attention, also if no layer is rotated."""
     if config.ropes:
         return config.ropes.get("full_attention", config.rope_parameters)
     given = dict(config.fields.get("rope_scaling") or config.fields.get("rope_parameters") or {})

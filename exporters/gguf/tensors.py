@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from amp_export.architectures import HeadNorms, LayerWidths, ModelConfig, Multipliers, NormKind, Order
+from amp_export.architectures import HeadNorms, LayerWidths, ModelConfig, Multipliers, NormKind
 from amp_export.exporters.gguf.experts import planned_experts
 from amp_export.exporters.gguf.keys import query_factor
 from amp_export.exporters.gguf.mixers import planned_mixer
@@ -26,9 +26,8 @@ if TYPE_CHECKING:
 
 EMBEDDING, HEAD = "token_embd.weight", "output.weight"
 
-_PLAIN = Order("input_layernorm", "post_attention_layernorm")
 _HEAD_NORMS = HeadNorms("self_attn.q_norm", "self_attn.k_norm")
-"""What the layers of families are like whose computation has no facts: those with experts."""
+"""Where norms of heads are in most families that have some."""
 
 
 def planned_tensors(checkpoint: Checkpoint, route: Route) -> Iterator[PlannedTensor]:
@@ -69,10 +68,10 @@ class _Planner:
     def __init__(self, checkpoint: Checkpoint, route: Route) -> None:
         self._checkpoint, self._config, self._route = checkpoint, checkpoint.config, route
         computation = self._config.architecture.computation
-        self._adds_one = computation is not None and computation.norm is NormKind.RMS_FROM_ONE
-        self._order = self._config.order if computation is not None else _PLAIN
-        self.final_norm = computation.final_norm if computation is not None else "model.norm"
-        self._head_norms = (computation.head_norms if computation is not None else None) or _HEAD_NORMS
+        assert computation is not None, f"the computation of {self._config.architecture.model_type} is not known"
+        self._adds_one = computation.norm is NormKind.RMS_FROM_ONE
+        self._order, self.final_norm = self._config.order, computation.final_norm
+        self._head_norms = computation.head_norms or _HEAD_NORMS
         self._norms_heads = any(name.endswith(f".{self._head_norms.query}.weight") for name in checkpoint.tensors)
         self._factor = query_factor(self._config, checkpoint.widths[0], route)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from amp_export.architectures import tensor_shapes
+from amp_export.architectures import matrix_shapes
 from amp_export.checkpoints.hashing import directory_size
 from amp_export.checkpoints.older_versions import name_tokenizer_class, write_config
 from amp_export.checkpoints.reading import Checkpoint
@@ -199,7 +199,7 @@ def _check_layout(checkpoint: Checkpoint) -> None:
             f"{checkpoint.path} has widths for {len(checkpoint.widths)} layers, but config.json has "
             f"{config.num_hidden_layers} layers.\nSupported: a {name} with widths for each of its layers."
         )
-    for tensor, shape in tensor_shapes(config, checkpoint.widths).items():
+    for tensor, shape in matrix_shapes(config, checkpoint.widths).items():
         if tensor not in found or found[tensor].shape != shape:
             has = f"the shape {list(found[tensor].shape)}" if tensor in found else "no such tensor"
             raise UnsupportedModelError(

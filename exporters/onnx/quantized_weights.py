@@ -17,6 +17,7 @@ from amp_export.options import Operators, WeightFormat
 if TYPE_CHECKING:
     import numpy as np
     import onnx
+    import torch
     from transformers import PreTrainedModel
 
     from amp_export.architectures import ModelConfig
@@ -26,6 +27,33 @@ if TYPE_CHECKING:
 
 _PACKED = 2
 """`TensorProto.UINT8`, the type of codes for MatMulNBits."""
+
+
+class ExpertWeight:
+    """The weight of one expert, as if it were a module's: a part of a parameter.
+
+    Args:
+        experts: Module of the experts.
+        parameter: Name of the parameter, [experts, ...].
+        number: Number of the expert.
+
+    Attributes:
+        experts: As given.
+        parameter: As given.
+    """
+
+    def __init__(self, experts: Any, parameter: str, number: int) -> None:
+        self.experts, self.parameter, self._number = experts, parameter, number
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """A copy of the weight."""
+        values: torch.Tensor = getattr(self.experts, self.parameter).detach()
+        return values[self._number].clone()
+
+    @weight.setter
+    def weight(self, values: torch.Tensor) -> None:
+        getattr(self.experts, self.parameter).data[self._number] = values
 
 
 @dataclass(frozen=True)
@@ -60,11 +88,20 @@ def find_owners(model: PreTrainedModel, config: ModelConfig, name: str, operator
     if name == f"{architecture.head}.weight":
         return Owners((head,))
     if name != f"{architecture.embedding}.weight":
-        return Owners((_language_module(model, config, name.removesuffix(".weight")),))
+        return Owners((_owner(model, config, name),))
     is_tied = head.weight is embedding.weight
     if operators is Operators.STANDARD:
         return Owners((head,))
     return Owners((head,) if is_tied else (), embedding)
+
+
+def _owner(model: PreTrainedModel, config: ModelConfig, name: str) -> Any:
+    """Return the module of a layer's weight, or the expert."""
+    path, _, last = name.rpartition(".")
+    if not last.isdecimal():
+        return _language_module(model, config, path)
+    module, _, parameter = path.rpartition(".")
+    return ExpertWeight(_language_module(model, config, module), parameter, int(last))
 
 
 def _language_module(model: PreTrainedModel, config: ModelConfig, name: str) -> Any:

@@ -51,6 +51,11 @@ def _check(config: ModelConfig) -> None:
     positions = architecture.computation.positions
     for rope in ropes(config).values():
         check_rope(rope)
+        if isinstance(positions, Rotary) and positions.types is not None and rope.rope_type not in positions.types:
+            raise UnsupportedModelError(
+                f"config.json: rope_type {rope.rope_type!r} of {architecture.model_type} is not supported.\n"
+                f"Supported: {', '.join(positions.types)}."
+            )
         partial = rope.parameters.get("partial_rotary_factor", 1.0)
         if partial != 1.0 and isinstance(positions, Rotary) and positions.partial is None:
             raise UnsupportedModelError(

@@ -68,7 +68,7 @@ def test_counts_are_those_of_the_exported_graph(model_type: str, tied: bool, tmp
     export(checkpoint, tmp_path / "onnx")
     graph = tmp_path / "onnx" / "model.onnx"
     widths = config.everywhere(config.widths)
-    constants = weight_bytes_per_token(graph) - 4 * parameters_read(config, widths)
+    constants = weight_bytes_per_token(graph, config) - 4 * parameters_read(config, widths)
     assert 0 <= constants < 1024
     inputs = {value.name: value for value in onnx.load(graph, load_external_data=False).graph.input}
     shapes = [inputs[f"past_key_values.0.{part}"].type.tensor_type.shape.dim for part in ("key", "value")]
@@ -189,7 +189,7 @@ def test_nothing_is_said_where_nothing_is_known() -> None:
     assert not can_estimate(config, TargetName.CPU)
     assert can_estimate(config, TargetName.L4)
     assert not can_estimate(read("bert"), TargetName.L4)
-    assert not can_estimate(read("mixtral"), TargetName.L4)
+    assert not can_estimate(read("deepseek_v3"), TargetName.L4)
 
 
 def test_limits_are_those_of_the_model_where_none_are_asked_for() -> None:

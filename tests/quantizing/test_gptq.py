@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amp_export import ExportOptions, ValidateOptions, export, validate
+from amp_export.architectures import find_architecture
 from amp_export.checkpoints.loading import load_model
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.errors import RequestError
@@ -70,7 +71,7 @@ def test_a_weight_of_zeros_stays() -> None:
     assert np.isfinite(silent.dequantized()).all()
 
 
-@pytest.mark.parametrize("model_type", BUILDABLE)
+@pytest.mark.parametrize("model_type", [name for name in BUILDABLE if not find_architecture(name).mlp.has_experts])
 def test_every_family_is_rounded_and_left_as_it_was(model_type: str, tmp_path: Path) -> None:
     checkpoint = open_checkpoint(save_model(tmp_path / "dense", model_type))
     model = load_model(checkpoint.path, dtype=torch.float32)

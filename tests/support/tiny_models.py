@@ -110,7 +110,7 @@ FAMILY_FIELDS: dict[str, dict[str, Any]] = {
         "num_experts": 4,
         "num_experts_per_tok": 2,
         "norm_topk_prob": True,
-        "shared_expert_intermediate_size": 24,
+        "shared_expert_intermediate_size": 32,
     },
     "gpt_oss": {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 6, "swiglu_limit": 1.0},
     "deepseek_v2": {**LATENT, "q_lora_rank": None, "n_routed_experts": 4, "topk_method": "greedy"},

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 from amp_export.architectures import LayerWidths, find_architecture, resized_modules
 from amp_export.checkpoints.modeling_amp import resize
 from amp_export.checkpoints.reading import Checkpoint, open_checkpoint
+from amp_export.checkpoints.stacked import name_matrices
 from amp_export.checkpoints.weight_files import read_header
 from tests.support.tiny_models import BUILDABLE, randomize, save_tiny_model
 
@@ -44,4 +45,4 @@ def uneven(
     model.save_pretrained(folder / "uneven")
     file = folder / "uneven" / "model.safetensors"
     tensors = {info.stored_name: info for info in read_header(file)}
-    return dataclasses.replace(donor, widths=widths, tensors=tensors), model
+    return dataclasses.replace(donor, widths=widths, tensors=name_matrices(donor.config, tensors)), model

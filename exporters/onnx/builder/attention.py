@@ -90,7 +90,7 @@ class Attention(Parts):
         if self._is_spelled_out:
             attended = add_attention(
                 self.graph,
-                AttentionParts(queries, keys, values, f"{mask}.of_group"),
+                AttentionParts(queries, keys, values, f"{mask}.of_group", self._sinks(scope)),
                 widths,
                 head_dim=self.config.head_dim,
                 scale=self._scale(layer),
@@ -127,10 +127,12 @@ class Attention(Parts):
             queries = self._add_placed(queries, widths.query_heads, self._norm_name(scope, "query"), rope)
             keys = self._add_placed(keys, widths.key_value_heads, self._norm_name(scope, "key"), rope)
             queries = self._add_position_scale(queries)
+            values = self._add_clip(values)
         field = self.computation.attention_softcap
+        past = f"past_key_values.{layer}.key", f"past_key_values.{layer}.value"
         return add_group_query_attention(
             self.graph,
-            GroupQueryParts(queries, keys, values, f"past_key_values.{layer}.key", f"past_key_values.{layer}.value"),
+            GroupQueryParts(queries, keys, values, *past, self._sinks(scope)),
             widths,
             GroupQueryFacts(
                 scale=self._scale(layer),
@@ -158,11 +160,19 @@ class Attention(Parts):
     def _add_head_norm(self, projected: str, heads: int, *, norm: str | None) -> str:
         """Add the norm of heads if there is one, to a projection [batch, sequence, heads x head_dim]."""
         if norm is None or self.config.head_norms is None:
-            return projected
+            return self._add_clip(projected)
         if self.config.head_norms.span is NormSpan.ALL_HEADS:
-            return self.add_norm(norm, projected)
+            return self._add_clip(self.add_norm(norm, projected))
         split = self._add_norm_by_head(norm, self._add_split(projected, heads))
         return self._add_join(split, heads, output=f"{norm}.joined")
+
+    def _add_clip(self, projected: str) -> str:
+        """Clip queries, keys or values to the largest magnitude that the config names, if any."""
+        field = self.computation.attention_clip
+        if field is None or (limit := self.config.fields[field]) is None:
+            return projected
+        limits = self.graph.number(-limit), self.graph.number(limit)
+        return self.graph.add("Clip", projected, *limits, output=f"{projected}.clipped")
 
     def _add_norm_by_head(self, norm: str, split: str) -> str:
         """Add the norm of each head of [batch, sequence, heads, head_dim]; heads may have weights of their own."""
@@ -171,7 +181,7 @@ class Attention(Parts):
 
     def _add_rotation_by_token(self, projected: str, heads: int, rope: Rope) -> str:
         """Rotate the heads of a projection [batch, sequence, heads x head_dim]."""
-        rotated = self._add_rotation(self._add_heads(projected, heads), rope)
+        rotated = self._add_rotation(self._add_turn(projected, self._add_split(projected, heads)), rope)
         rotated = self.graph.add("Transpose", rotated, output=f"{rotated}.by_token", perm=[0, 2, 1, 3])
         return self._add_join(rotated, heads, output=f"{rotated}.joined")
 
@@ -245,11 +255,17 @@ class Attention(Parts):
     def _is_spelled_out(self) -> bool:
         """Whether attention takes more than one node.
 
-        Attention has a soft cap too, but ONNX Runtime 1.32 applies it before the mask, and 1.24 after it.
+        Attention has no sinks. It has a soft cap, but ONNX Runtime 1.32 applies it before the mask, and 1.24 after it.
         """
         field = self.computation.attention_softcap
         is_capped = field is not None and self.config.fields[field] is not None
-        return is_capped or not self.graph.knows("Attention")
+        has_sinks = self.computation.attention_sinks is not None
+        return is_capped or has_sinks or not self.graph.knows("Attention")
+
+    def _sinks(self, scope: str) -> str | None:
+        """Return the name of a layer's sinks, or None."""
+        name = self.computation.attention_sinks
+        return f"{scope}.{name}" if name is not None else None
 
     @property
     def _is_normed_last(self) -> bool:
@@ -314,9 +330,12 @@ class Attention(Parts):
         span = self.config.head_norms.span if self.config.head_norms is not None and norm is not None else None
         if norm is not None and span is NormSpan.ALL_HEADS:
             projected = self.add_norm(norm, projected)
-        split = self._add_split(projected, heads)
+        split = self._add_split(self._add_clip(projected), heads)
         if norm is not None and span is not NormSpan.ALL_HEADS:
             split = self._add_norm_by_head(norm, split)
+        return self._add_turn(projected, split)
+
+    def _add_turn(self, projected: str, split: str) -> str:
         return self.graph.add("Transpose", split, output=f"{projected}.heads", perm=[0, 2, 1, 3])
 
     def _add_rotation(self, heads: str, rope: Rope) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from amp_export.architectures import LayerWidths, ModelConfig, tensor_shapes
+from amp_export.architectures import Experts, LayerWidths, ModelConfig, matrix_shapes
 from amp_export.errors import RequestError
 from amp_export.exporters.onnx.builder.blocks import BlockFormat
-from amp_export.exporters.onnx.builder.layout import linear_weights, split_name
+from amp_export.exporters.onnx.builder.layout import linear_weights, split_name, weight_names
 from amp_export.exporters.onnx.quantization import BLOCK_SIZES, MANY_BITS, Quantization
 from amp_export.options import Operators, WeightFormat
 
@@ -17,7 +17,8 @@ def choose_formats(
 ) -> dict[str, BlockFormat]:
     """Return the format of each weight that is quantized: those of linear layers, the LM head, and the embedding.
 
-    The embedding is quantized only for ONNX Runtime's operators, which look up rows of codes, or if it is the LM head.
+    What sends tokens to experts is not: it is small, and an error sends them elsewhere. The embedding is quantized only
+    for ONNX Runtime's operators, which look up rows of codes, or if it is the LM head.
 
     Args:
         config: Config of the decoder.
@@ -37,8 +38,12 @@ def choose_formats(
             "documents 64 and 128."
         )
     architecture, linear = config.architecture, linear_weights(config)
+    if isinstance(architecture.mlp, Experts):
+        for projection in architecture.mlp.routing:
+            del linear[f"{projection.name}.weight"]
+    pruned = weight_names(config, architecture.mlp.output)
     found: dict[str, BlockFormat] = {}
-    for name, shape in tensor_shapes(config, widths).items():
+    for name, shape in matrix_shapes(config, widths).items():
         layer, below = split_name(name, architecture.layers)
         in_layer = layer is not None and below in linear
         is_embedding = name == f"{architecture.embedding}.weight"
@@ -47,8 +52,7 @@ def choose_formats(
             continue
         inputs = shape[0] if in_layer and not linear[below] else shape[1]
         if size is not None and inputs % size:
-            is_pruned = below == f"{architecture.mlp.output.name}.weight"
-            raise RequestError(_undivided(name, inputs, size, is_pruned=is_pruned))
+            raise RequestError(_undivided(name, inputs, size, is_pruned=below in pruned))
         bits = MANY_BITS if name in quantization.at_8_bits else quantization.weights.bits
         found[name] = BlockFormat(bits, size or inputs, is_float=quantization.weights is WeightFormat.FP8)
     return found

@@ -10,14 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from amp_export.architectures import LayerWidths, Learned, ModelConfig, cache_tensors
+from amp_export.architectures import Experts, LayerWidths, Learned, ModelConfig, cache_tensors
 from amp_export.architectures._position_axes import NUM_AXES
 from amp_export.exporters.files import WEIGHTS
 from amp_export.exporters.models.caches import WRITE_INDICES, past_name, present_of
 from amp_export.exporters.models.ports import LOGITS, LOGITS_TO_KEEP, TYPES
-from amp_export.exporters.onnx.builder.activations import activation_of, add_activation
 from amp_export.exporters.onnx.builder.attention import Attention
 from amp_export.exporters.onnx.builder.entries import OF_TOKENS, Entry
+from amp_export.exporters.onnx.builder.experts import MixtureOfExperts
 from amp_export.exporters.onnx.builder.layers import Parts
 from amp_export.exporters.onnx.builder.layout import StoredTensor
 from amp_export.exporters.onnx.builder.mixers import Mixers
@@ -306,18 +306,9 @@ class _Decoder(Parts):
     def _add_mlp(self, scope: str, widths: LayerWidths, hidden: str) -> str:
         mlp = self.config.architecture.mlp
         hidden = self.add_read_factor(scope, mlp, hidden)
-        projected = [self.add_linear(scope, projection, hidden) for projection in mlp.inputs]
-        if isinstance(mlp.inputs[0].rows, tuple):
-            names = (f"{scope}.{mlp.module}.gate", f"{scope}.{mlp.module}.up")
-            projected = list(self.graph.split(projected[0], [widths.neurons] * 2, outputs=names))
-        gate, *up = projected
-        name = f"{scope}.mlp.neurons"
-        activated = f"{scope}.mlp.activated" if up else name
-        module = f"{scope}.{self.computation.activation_module}"
-        neurons = add_activation(self.graph, activation_of(self.config), gate, output=activated, module=module)
-        if up:
-            neurons = self.graph.add("Mul", neurons, *up, output=name)
-        return self.add_linear(scope, mlp.output, neurons)
+        if isinstance(mlp, Experts):
+            return MixtureOfExperts(self.graph, self.config).add(scope, mlp, widths, hidden)
+        return self.add_mlp(scope, mlp, widths.neurons, hidden)
 
     def _add_norm_if_any(self, scope: str, name: str | None, value: str) -> str:
         return value if name is None else self.add_norm(f"{scope}.{name}", value)

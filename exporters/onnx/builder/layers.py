@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from amp_export.architectures import Block, Computation, Factor, ModelConfig, Projection, Total, part_lengths
+from amp_export.exporters.onnx.builder.activations import activation_of, add_activation
 from amp_export.exporters.onnx.builder.nodes import Graph
 from amp_export.exporters.onnx.builder.norms import add_norm, add_stored_norm
 from amp_export.exporters.onnx.builder.products import add_linear
@@ -35,6 +36,31 @@ class Parts:
             return self.add_multiplier(factors[0], written)
         assert isinstance(projection.writes, Total), f"{projection.name} writes several parts"
         return self.add_multipliers(factors, part_lengths(self.config, projection.writes), written)
+
+    def add_mlp(self, scope: str, mlp: Block, neurons: int, hidden: str, *, part: str = "mlp") -> str:
+        """Add an MLP.
+
+        Args:
+            scope: Name of the layer.
+            mlp: The MLP.
+            neurons: Number of its neurons.
+            hidden: What it reads.
+            part: What the values between its linear layers are named after.
+        """
+        projected = [self.add_linear(scope, projection, hidden) for projection in mlp.inputs]
+        if isinstance(mlp.inputs[0].rows, tuple):
+            names = (f"{scope}.{mlp.module}.gate", f"{scope}.{mlp.module}.up")
+            projected = list(self.graph.split(projected[0], [neurons] * 2, outputs=names))
+        return self.add_linear(scope, mlp.output, self.add_neurons(scope, projected, part=part))
+
+    def add_neurons(self, scope: str, projected: Sequence[str], *, part: str) -> str:
+        """Add the activation function of what an MLP projects, multiplied with its up if it has one."""
+        gate, *up = projected
+        name = f"{scope}.{part}.neurons"
+        activated = f"{scope}.{part}.activated" if up else name
+        module = f"{scope}.{self.computation.activation_module}"
+        made = add_activation(self.graph, activation_of(self.config), gate, output=activated, module=module)
+        return self.graph.add("Mul", made, *up, output=name) if up else made
 
     def add_multiplier(self, factor: float, value: str) -> str:
         """Multiply by a number unless it is 1."""

@@ -7,7 +7,7 @@ import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from amp_export.architectures import LayerWidths, ModelConfig, tensor_shapes
+from amp_export.architectures import LayerWidths, ModelConfig, Projection, expert_name, matrix_shapes
 from amp_export.exporters.files import aligned_offset
 from amp_export.exporters.onnx.builder.blocks import BlockFormat
 from amp_export.exporters.onnx.builder.entries import OF_TOKENS, Entry
@@ -106,7 +106,7 @@ def lay_out(
     embedding = f"{config.architecture.embedding}.weight"
     packs = find_packs(config, formats) if operators is Operators.ONNXRUNTIME else {}
     stored: list[StoredTensor] = []
-    for source, shape in {**shapes, **tensor_shapes(config, widths)}.items():
+    for source, shape in {**shapes, **matrix_shapes(config, widths)}.items():
         if source == embedding and not (entry.reads_tokens or config.tie_word_embeddings):
             continue
         layer, below = split_name(source, config.architecture.layers)
@@ -161,10 +161,22 @@ def lay_out_grid_encoder(
 
 
 def linear_weights(config: ModelConfig) -> dict[str, bool]:
-    """Return the names of linear layers' weights, relative to a layer, and whether they are [out, in]."""
+    """Return the names of linear layers' weights, relative to a layer, and whether they are [out, in].
+
+    Each expert's is one of its own.
+    """
     blocks = (block for stack in config.architecture.stacks for block in stack.all_blocks)
-    projections = [projection for block in blocks for projection in (*block.inputs, block.output)]
-    return {f"{projection.name}.weight": not projection.transposed for projection in projections}
+    found: dict[str, bool] = {}
+    for projection in (projection for block in blocks for projection in block.projections):
+        found |= dict.fromkeys(weight_names(config, projection), not projection.transposed)
+    return found
+
+
+def weight_names(config: ModelConfig, projection: Projection) -> list[str]:
+    """Return the name of a projection's weight, relative to a layer, or the names of its experts' weights."""
+    if projection.stacked is None:
+        return [f"{projection.name}.weight"]
+    return [expert_name(projection.name, number) for number in range(config.size(projection.stacked))]
 
 
 def is_outputs_first(config: ModelConfig, name: str) -> bool:

@@ -185,6 +185,22 @@ class Graph:
         ends = self.integers(END if end is None else end)
         return self.add("Slice", value, self.integers(start), ends, self.integers(axis), output=output)
 
+    def largest(self, value: str, count: int, *, outputs: tuple[str, str]) -> tuple[str, str]:
+        """Add the largest entries of the last axis, in descending order, and their places."""
+        from onnx import helper
+
+        self._nodes.append(helper.make_node("TopK", [value, self.integers(count)], outputs, name=outputs[0]))
+        return outputs
+
+    def split_rows(self, value: str, counts: str, *, outputs: Sequence[str]) -> Sequence[str]:
+        """Split the first axis of a value into parts whose numbers of rows are a value, int64 [outputs]."""
+        from onnx import helper
+
+        node = helper.make_node("Split", [value, counts], outputs, name=f"{value}.rows")
+        node.attribute.append(helper.make_attribute("axis", 0))
+        self._nodes.append(node)
+        return outputs
+
     def split(self, value: str, sizes: Sequence[int], *, outputs: Sequence[str]) -> Sequence[str]:
         """Split the last axis of a value into parts of these sizes."""
         from onnx import helper

@@ -27,6 +27,7 @@ class GroupQueryParts:
         values: [batch, sequence, key/value heads x head_dim]; empty if they are beside the queries.
         past_keys: [batch, key/value heads, past sequence, head_dim].
         past_values: [batch, key/value heads, past sequence, head_dim].
+        sinks: A score for each query head that takes part in the softmax, [query heads]; None if there is none.
     """
 
     queries: str
@@ -34,6 +35,7 @@ class GroupQueryParts:
     values: str
     past_keys: str
     past_values: str
+    sinks: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +115,9 @@ def add_group_query_attention(
         attributes["local_window_size"] = facts.window
     if facts.softcap is not None:
         attributes["softcap"] = facts.softcap
+    if parts.sinks is not None:
+        # positions and a bias of the scores, which are left out, come before them
+        caches = [*(caches or ("", "")), "", "", graph.weight(parts.sinks)]
     inputs = (parts.queries, parts.keys, parts.values, parts.past_keys, parts.past_values, LAST_PLACES, TOTAL, *caches)
     graph.add_fused("GroupQueryAttention", *inputs, outputs=[output, *presents], **attributes)
     return output

@@ -78,12 +78,14 @@ class AttentionParts:
         keys: [batch, key/value heads, total sequence, head_dim].
         values: [batch, key/value heads, total sequence, head_dim].
         mask: Which keys a query attends to: [batch, 1, 1, sequence, total sequence].
+        sinks: A score for each query head that takes part in the softmax, [query heads]; None if there is none.
     """
 
     queries: str
     keys: str
     values: str
     mask: str
+    sinks: str | None = None
 
 
 def add_attention(
@@ -121,7 +123,22 @@ def add_attention(
     scores = graph.cast(scores, Dtype.FLOAT32, output=f"{output}.float32")
     nothing = graph.number(float("-inf"), dtype=Dtype.FLOAT32)
     seen = graph.add("Where", parts.mask, scores, nothing, output=f"{output}.seen")
+    if parts.sinks is not None:
+        seen = _add_sinks(graph, parts.sinks, seen, widths)
     weights = graph.add("Softmax", seen, output=f"{output}.weights", axis=-1)
+    if parts.sinks is not None:
+        weights = graph.slice(weights, 0, -1, axis=-1, output=f"{output}.weights_of_keys")
     weights = graph.cast(weights, graph.dtype, output=f"{output}.rounded", source=Dtype.FLOAT32)
     attended = graph.add("MatMul", weights, values, output=f"{output}.attended")
     return graph.add("Reshape", attended, graph.integers(0, widths.query_heads, -1, head_dim), output=output)
+
+
+def _add_sinks(graph: Graph, sinks: str, scores: str, widths: LayerWidths) -> str:
+    """Add the sinks after the scores of the keys, [batch, key/value heads, query group, sequence, total sequence]."""
+    shape = graph.integers(1, widths.key_value_heads, widths.query_group, 1, 1)
+    by_head = graph.add("Reshape", graph.weight(sinks), shape, output=f"{scores}.sinks_by_head")
+    by_head = graph.cast(by_head, Dtype.FLOAT32, output=f"{scores}.sinks_float32")
+    rows = graph.add("Shape", scores, output=f"{scores}.row_shape", end=-1)
+    shape = graph.add("Concat", rows, graph.integers(1), output=f"{scores}.sink_shape", axis=0)
+    column = graph.add("Expand", by_head, shape, output=f"{scores}.sinks")
+    return graph.add("Concat", scores, column, output=f"{scores}.with_sinks", axis=-1)
