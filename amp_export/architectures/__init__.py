@@ -9,6 +9,7 @@ import functools
 import importlib
 import pkgutil
 
+from amp_export.architectures._blocks import Block, Features, Layout, Projection, PrunedUnit, Total
 from amp_export.architectures._caches import CacheTensor, cache_tensors
 from amp_export.architectures._computation import (
     AttentionScale,
@@ -24,19 +25,7 @@ from amp_export.architectures._computation import (
 from amp_export.architectures._config import LayerWidths, ModelConfig, Site, first_class
 from amp_export.architectures._experts import ClampedSwish, Experts, SharedExpert
 from amp_export.architectures._external import given_architecture, other_architecture, using_facts
-from amp_export.architectures._facts import (
-    Architecture,
-    Block,
-    Features,
-    Kind,
-    Layout,
-    Modality,
-    Projection,
-    PrunedUnit,
-    Sibling,
-    Stack,
-    Total,
-)
+from amp_export.architectures._facts import Architecture, Kind, Modality, Sibling, Stack
 from amp_export.architectures._gguf import (
     ATTENTION,
     GGUF_ARCHITECTURES,

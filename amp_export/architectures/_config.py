@@ -7,17 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from amp_export.architectures._blocks import Block, Features, Projection, PrunedUnit
 from amp_export.architectures._computation import Conditions, Factor, HeadNorms, Not, Order
-from amp_export.architectures._facts import (
-    AUTO_TASKS,
-    Architecture,
-    Block,
-    Features,
-    Kind,
-    Projection,
-    PrunedUnit,
-    Stack,
-)
+from amp_export.architectures._facts import AUTO_TASKS, Architecture, Kind, Stack
 from amp_export.architectures._fields import fill_in, read_sizes
 from amp_export.architectures._layer_rules import read_layers
 from amp_export.architectures._parts import flatten_parts

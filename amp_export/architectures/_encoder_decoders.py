@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from amp_export.architectures._facts import Block, Count, Features, Projection, PrunedUnit, Stack, Tensor
+from amp_export.architectures._blocks import Block, Count, Features, Projection, PrunedUnit, Tensor
+from amp_export.architectures._facts import Stack
 from amp_export.architectures._layouts import gated_mlp, norm, plain_mlp, separate_attention
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from amp_export.architectures._blocks import Block, Projection
 from amp_export.architectures._experts import Experts, SharedExpert
-from amp_export.architectures._facts import Block, Projection
 from amp_export.architectures._layouts import expert_mlp
 
 W1_TO_W3: Mapping[str, tuple[str, ...]] = {

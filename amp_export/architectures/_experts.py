@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from amp_export.architectures._facts import Block, Projection, Tensor
+from amp_export.architectures._blocks import Block, Projection, Tensor
 
 
 @dataclass(frozen=True)

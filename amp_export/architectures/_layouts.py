@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from amp_export.architectures._blocks import Block, Count, Features, Projection, PrunedUnit, Tensor, Total
 from amp_export.architectures._computation import Conditions, Not, Order
 from amp_export.architectures._derived import Derived, Share
-from amp_export.architectures._facts import Block, Count, Features, Projection, PrunedUnit, Tensor, Total
 from amp_export.architectures._mixers import GatedDeltaRule, State, StateSpace
 
 GROUP_ATTRIBUTE = {"num_key_value_groups": Count.QUERY_GROUP}

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from amp_export.architectures._blocks import Axis, Block
 from amp_export.architectures._computation import Conditions
-from amp_export.architectures._facts import Axis, Block
 
 _INFINITY = (math.inf, {"__float__": "Infinity"})
 """An infinite number in a config.json, and how transformers 5 writes it."""

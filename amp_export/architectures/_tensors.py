@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from amp_export.architectures._blocks import Axis, Block, Count, Features, Offset, Tensor, Total
 from amp_export.architectures._config import LayerWidths, ModelConfig, Site
 from amp_export.architectures._experts import Experts
-from amp_export.architectures._facts import Axis, Block, Count, Features, Offset, Tensor, Total
 
 
 def tensor_shapes(config: ModelConfig, widths: Sequence[LayerWidths] | None = None) -> dict[str, tuple[int, ...]]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from amp_export.architectures._blocks import Tensor
 from amp_export.architectures._computation import Computation, HeadNorms, Order
-from amp_export.architectures._facts import Architecture, Tensor
+from amp_export.architectures._facts import Architecture
 from amp_export.architectures._layouts import LLAMA_TENSORS, NORMS_OF_EACH_HEAD, norm, plain_mlp, separate_attention
 
 _XIELU = {"hidden_act": "xielu"}

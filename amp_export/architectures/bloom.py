@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from amp_export.architectures._blocks import Block, Layout, Projection, PrunedUnit
 from amp_export.architectures._derived import Derived
-from amp_export.architectures._facts import Architecture, Block, Layout, Projection, PrunedUnit
+from amp_export.architectures._facts import Architecture
 from amp_export.architectures._layouts import norm, plain_mlp
 
 ARCHITECTURE = Architecture(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from amp_export.architectures._blocks import Features, PrunedUnit, Tensor
 from amp_export.architectures._computation import Computation, Factor, HeadNorms, NormKind, NormSpan, Order, Rotary
-from amp_export.architectures._facts import Architecture, Features, PrunedUnit, Tensor
+from amp_export.architectures._facts import Architecture
 from amp_export.architectures._layouts import LLAMA_TENSORS, gated_mlp, norm, separate_attention
 
 ARCHITECTURE = Architecture(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from amp_export.architectures._facts import Architecture, Block, Count, Kind, Projection, PrunedUnit, Tensor
+from amp_export.architectures._blocks import Block, Count, Projection, PrunedUnit, Tensor
+from amp_export.architectures._facts import Architecture, Kind
 from amp_export.architectures._layouts import ALL_KEY_HEADS, ALL_QUERY_HEADS, bert_layer
 
 _, _MLP, _NORMS = bert_layer()

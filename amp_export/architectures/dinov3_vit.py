@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from amp_export.architectures._facts import Architecture, Block, Count, Kind, Modality, Projection, PrunedUnit
+from amp_export.architectures._blocks import Block, Count, Projection, PrunedUnit
+from amp_export.architectures._facts import Architecture, Kind, Modality
 from amp_export.architectures._layouts import norm
 
 ARCHITECTURE = Architecture(

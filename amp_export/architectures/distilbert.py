@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from amp_export.architectures._facts import Architecture, Block, Kind, Projection, PrunedUnit
+from amp_export.architectures._blocks import Block, Projection, PrunedUnit
+from amp_export.architectures._facts import Architecture, Kind
 from amp_export.architectures._layouts import norm, plain_mlp
 
 ARCHITECTURE = Architecture(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from amp_export.architectures._blocks import Block, Count, Layout, Projection, PrunedUnit
 from amp_export.architectures._computation import Computation, NormKind, Order
 from amp_export.architectures._derived import Derived
-from amp_export.architectures._facts import Architecture, Block, Count, Layout, Projection, PrunedUnit
+from amp_export.architectures._facts import Architecture
 from amp_export.architectures._layouts import language_model, norm, plain_mlp
 
 ARCHITECTURE = Architecture(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from amp_export.architectures._blocks import Block, Projection
 from amp_export.architectures._derived import Derived
-from amp_export.architectures._facts import Architecture, Block, Projection
+from amp_export.architectures._facts import Architecture
 from amp_export.architectures._layer_rules import LayerRule
 from amp_export.architectures._layouts import GEMMA_NORMS, gated_mlp
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from amp_export.architectures._blocks import Block, Count, Projection, PrunedUnit, Tensor
 from amp_export.architectures._computation import AttentionScale, Computation, Learned, NormKind, Order
 from amp_export.architectures._derived import Derived
-from amp_export.architectures._facts import Architecture, Block, Count, Projection, PrunedUnit, Tensor
+from amp_export.architectures._facts import Architecture
 from amp_export.architectures._layouts import GPT2_NAMES, GROUP_ATTRIBUTE, language_model, norm, plain_mlp
 
 ARCHITECTURE = Architecture(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from amp_export.architectures._blocks import Block, Layout, Projection, PrunedUnit
 from amp_export.architectures._computation import Computation, NormKind, Order, Rotary
-from amp_export.architectures._facts import Architecture, Block, Layout, Projection, PrunedUnit
+from amp_export.architectures._facts import Architecture
 from amp_export.architectures._layouts import language_model, norm, plain_mlp
 
 ARCHITECTURE = Architecture(

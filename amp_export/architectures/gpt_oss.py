@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from amp_export.architectures._blocks import Features, Layout, Projection, PrunedUnit, Tensor
 from amp_export.architectures._computation import Computation, Rotary, Windows
 from amp_export.architectures._experts import ClampedSwish, Experts
-from amp_export.architectures._facts import Architecture, Features, Layout, Projection, PrunedUnit, Tensor
+from amp_export.architectures._facts import Architecture
 from amp_export.architectures._layouts import LLAMA_NORMS, LLAMA_TENSORS, separate_attention
 
 ARCHITECTURE = Architecture(

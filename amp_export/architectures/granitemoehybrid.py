@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from amp_export.architectures._blocks import Block, Projection, PrunedUnit
 from amp_export.architectures._computation import AttentionScale, Computation, Factor, Rotary
-from amp_export.architectures._facts import Architecture, Block, Projection, PrunedUnit
+from amp_export.architectures._facts import Architecture
 from amp_export.architectures._gguf import GgufRoutes
 from amp_export.architectures._layer_rules import LayerRule
 from amp_export.architectures._layouts import (

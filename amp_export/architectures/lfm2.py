@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from amp_export.architectures._blocks import Block, Projection, PrunedUnit, Tensor, Total
 from amp_export.architectures._computation import Computation, HeadNorms, Order, Rotary
 from amp_export.architectures._derived import Derived, TwoThirds
-from amp_export.architectures._facts import Architecture, Block, Projection, PrunedUnit, Tensor, Total
+from amp_export.architectures._facts import Architecture
 from amp_export.architectures._gguf import GgufRoutes
 from amp_export.architectures._layer_rules import LayerRule
 from amp_export.architectures._layouts import head_norm, language_model, norm, separate_attention

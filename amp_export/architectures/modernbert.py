@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from amp_export.architectures._facts import Architecture, Block, Kind, Projection, PrunedUnit, Tensor
+from amp_export.architectures._blocks import Block, Projection, PrunedUnit, Tensor
+from amp_export.architectures._facts import Architecture, Kind
 from amp_export.architectures._layouts import norm
 
 ARCHITECTURE = Architecture(

@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-from amp_export.architectures._facts import (
-    Architecture,
-    Block,
-    Count,
-    Kind,
-    Modality,
-    Projection,
-    PrunedUnit,
-    Stack,
-)
+from amp_export.architectures._blocks import Block, Count, Projection, PrunedUnit
+from amp_export.architectures._facts import Architecture, Kind, Modality, Stack
 from amp_export.architectures._layouts import GROUP_ATTRIBUTE, norm, plain_mlp, separate_attention
 from amp_export.architectures._waveforms import Convolutions, Padding
 

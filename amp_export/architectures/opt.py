@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from amp_export.architectures._blocks import Count, Offset, Tensor
 from amp_export.architectures._computation import Computation, Learned, NormKind, Order
-from amp_export.architectures._facts import Architecture, Count, Offset, Tensor
+from amp_export.architectures._facts import Architecture
 from amp_export.architectures._layouts import language_model, norm, plain_mlp, separate_attention
 
 ARCHITECTURE = Architecture(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from amp_export.architectures._blocks import Block, Count, Projection, PrunedUnit
 from amp_export.architectures._computation import Computation, Rotary
-from amp_export.architectures._facts import Architecture, Block, Count, Projection, PrunedUnit
+from amp_export.architectures._facts import Architecture
 from amp_export.architectures._gguf import GgufRoutes
 from amp_export.architectures._layouts import LLAMA_NORMS, LLAMA_TENSORS, fused_gated_mlp
 

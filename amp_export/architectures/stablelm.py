@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from amp_export.architectures._blocks import Count
 from amp_export.architectures._computation import Computation, NormKind, Order, Rotary
-from amp_export.architectures._facts import Architecture, Count
+from amp_export.architectures._facts import Architecture
 from amp_export.architectures._layouts import gated_mlp, language_model, norm, separate_attention
 
 ARCHITECTURE = Architecture(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from amp_export.architectures._facts import Architecture, Count, Kind, Modality
+from amp_export.architectures._blocks import Count
+from amp_export.architectures._facts import Architecture, Kind, Modality
 from amp_export.architectures._layouts import norm, plain_mlp, separate_attention
 
 ARCHITECTURE = Architecture(

@@ -8,8 +8,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from amp_export.architectures import Architecture, Block, Features, Kind, Projection, PrunedUnit, Stack
+from amp_export.architectures._blocks import Count, Tensor
 from amp_export.architectures._derived import Derived
-from amp_export.architectures._facts import Count, Tensor
 from amp_export.architectures._layer_rules import LayerRule, read_layers
 from amp_export.discovery.attributes import count_all, count_given, find_attributes, recording_reads
 from amp_export.discovery.behavior import embeds_padding, follow_one_another

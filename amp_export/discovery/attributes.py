@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from amp_export.architectures._facts import Count
+from amp_export.architectures._blocks import Count
 from amp_export.discovery.layouts import Heads
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from amp_export.architectures import Architecture, Block, Layout, Projection, first_class
-from amp_export.architectures._facts import Count
+from amp_export.architectures._blocks import Count
 from amp_export.discovery.assembling import Finder
 from amp_export.discovery.proving import Case, Proof
 from amp_export.discovery.tiny import SIZES, Tiny, shrink

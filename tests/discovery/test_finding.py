@@ -22,8 +22,8 @@ from amp_export import (
     validate,
 )
 from amp_export.architectures import Layout, find_architecture, supported_model_types, using_facts
+from amp_export.architectures._blocks import Count
 from amp_export.architectures._external import VARIABLE, cached_facts, read_facts
-from amp_export.architectures._facts import Count
 from amp_export.discovery.finding import check_facts, discover
 from amp_export.discovery.layouts import Heads, count_heads, lay_heads, lay_neurons
 from amp_export.discovery.probing import Role, Row
