@@ -9,7 +9,17 @@ import functools
 import importlib
 import pkgutil
 
-from amp_export.architectures._blocks import Block, Features, Layout, Projection, PrunedUnit, Total
+from amp_export.architectures._blocks import (
+    Block,
+    Count,
+    Features,
+    Layout,
+    Offset,
+    Projection,
+    PrunedUnit,
+    Tensor,
+    Total,
+)
 from amp_export.architectures._caches import CacheTensor, cache_tensors
 from amp_export.architectures._computation import (
     AttentionScale,
@@ -19,10 +29,13 @@ from amp_export.architectures._computation import (
     Learned,
     NormKind,
     NormSpan,
+    Not,
     Order,
     Rotary,
+    Windows,
 )
 from amp_export.architectures._config import LayerWidths, ModelConfig, Site, first_class
+from amp_export.architectures._derived import Derived, Share, TwoThirds
 from amp_export.architectures._experts import ClampedSwish, Experts, SharedExpert
 from amp_export.architectures._external import given_architecture, other_architecture, using_facts
 from amp_export.architectures._facts import Architecture, Kind, Modality, Sibling, Stack
@@ -35,6 +48,7 @@ from amp_export.architectures._gguf import (
     GgufRoutes,
     Multipliers,
 )
+from amp_export.architectures._layer_rules import LayerRule
 from amp_export.architectures._mixers import GatedDeltaRule, Mixer, ShortConvolution, State, StateSpace
 from amp_export.architectures._parts import flatten_parts, with_fields
 from amp_export.architectures._patches import PATCH_MASK, SPATIAL_SHAPES
@@ -72,6 +86,8 @@ __all__ = [
     "ClampedSwish",
     "Computation",
     "Convolutions",
+    "Count",
+    "Derived",
     "Experts",
     "Factor",
     "Features",
@@ -80,6 +96,7 @@ __all__ = [
     "GgufRoutes",
     "HeadNorms",
     "Kind",
+    "LayerRule",
     "LayerWidths",
     "Layout",
     "Learned",
@@ -89,11 +106,14 @@ __all__ = [
     "Multipliers",
     "NormKind",
     "NormSpan",
+    "Not",
+    "Offset",
     "Order",
     "Padding",
     "Projection",
     "PrunedUnit",
     "Rotary",
+    "Share",
     "SharedExpert",
     "ShortConvolution",
     "Sibling",
@@ -101,7 +121,10 @@ __all__ = [
     "Stack",
     "State",
     "StateSpace",
+    "Tensor",
     "Total",
+    "TwoThirds",
+    "Windows",
     "attribute_values",
     "cache_tensors",
     "expert_name",

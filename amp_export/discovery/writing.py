@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from amp_export import architectures
 from amp_export.architectures import Architecture
 
 _INDENT = "    "
@@ -20,15 +21,14 @@ def to_source(architecture: Architecture, *, about: str) -> str:
         architecture: The facts.
         about: Its docstring, one sentence.
     """
-    modules: dict[str, set[str]] = {}
-    for kind in _classes(architecture):
-        modules.setdefault(kind.__module__, set()).add(kind.__name__)
-    imports = "".join(
-        f"from {module} import (\n{''.join(f'{_INDENT}{name},{chr(10)}' for name in sorted(names))})\n"
-        for module, names in sorted(modules.items())
-    )
+    names = {kind.__name__: kind for kind in _classes(architecture)}
+    assert all(getattr(architectures, name, None) is kind for name, kind in names.items()), f"not public: {names}"
+    imports = "".join(f"{_INDENT}{name},\n" for name in sorted(names))
     body = _write(architecture, 0)
-    return f'"""{about}"""\n\nfrom __future__ import annotations\n\n{imports}\nARCHITECTURE = {body}\n'
+    return (
+        f'"""{about}"""\n\nfrom __future__ import annotations\n\nfrom {architectures.__name__} import (\n{imports})\n\n'
+        f"ARCHITECTURE = {body}\n"
+    )
 
 
 def _classes(value: Any) -> Iterator[type[Any]]:
