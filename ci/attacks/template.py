@@ -10,6 +10,7 @@ import sys
 import tarfile
 import tempfile
 from pathlib import Path
+from unittest.mock import patch
 
 PROJECT = Path(__file__).parents[2]
 
@@ -47,9 +48,9 @@ def _write(folder: Path) -> None:
         '[thresholds]\nmax_kl = 1e-3\nmax_size = "5 MB"\nmin_top1_agreement = 0.9\n'
     )
     # a quarter of the time goes to another process, which attacks of whole runs start for themselves
-    pipeline.prove_reload = lambda *_, **__: ReloadProof("left out", 0, 0)
-    prune = ["prune", "--model", str(checkpoint), "--ratio", "0.1", "--snap", "1", "--fitting-tokens", "128"]
-    app([*prune, "--output", str(folder / "pruned-out")], standalone_mode=False)
+    with patch.object(pipeline, "prove_reload", lambda *_, **__: ReloadProof("left out", 0, 0)):
+        prune = ["prune", "--model", str(checkpoint), "--ratio", "0.1", "--snap", "1", "--fitting-tokens", "128"]
+        app([*prune, "--output", str(folder / "pruned-out")], standalone_mode=False)
     app(
         ["validate", str(folder / "out"), "--baseline", str(folder / "baseline.json"), "--update-baseline"],
         standalone_mode=False,

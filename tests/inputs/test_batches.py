@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from amp_export.architectures import ModelConfig, find_architecture
 from amp_export.checkpoints.loading import load_model, load_tokenizer
@@ -27,9 +28,14 @@ def test_texts_end_where_the_models_positions_do(tiny_llama: Path) -> None:
 
 
 def test_texts_are_tokenized_once_and_those_of_others_again(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config, read = open_checkpoint(tiny_llama).config, []
-    encode = batches.encode
-    monkeypatch.setattr(batches, "encode", lambda *given: read.append(given[1]) or encode(*given))
+    config, encode = open_checkpoint(tiny_llama).config, batches.encode
+    read: list[str] = []
+
+    def counted(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+        read.append(text)
+        return encode(tokenizer, text)
+
+    monkeypatch.setattr(batches, "encode", counted)
     tokenizer, another = load_tokenizer(tiny_llama), load_tokenizer(tiny_llama)
     first = tokenize(tokenizer, ["one", "two"], config)
     first[0].clear()  # what callers do with the ids is their own matter
