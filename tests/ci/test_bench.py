@@ -108,7 +108,7 @@ def test_memory_does_not_grow_with_the_number_of_layers(tmp_path: Path) -> None:
     scale = load("scale")
     shape = {"vocab_size": 512, "hidden_size": 512, "intermediate_size": 1408, "num_attention_heads": 4}
     peaks = []
-    for layers in (8, 32):
+    for layers in (4, 28):
         place = tmp_path / str(layers)
         scale.write_model(place / "dense", shape, layers)
         scale.write_plan(place / "dense", place / "plan.json")
