@@ -65,19 +65,18 @@ def list_jobs(sections: Sequence[str], *, sample: bool, random_seed: int) -> lis
     """Return the attacks to run, the longest first."""
     seeded = {"random_seed": random_seed}
     crashes = {
-        "kill_runs": {"count": 1 if sample else 50, **seeded},
+        "kill_runs": {"count": 50, **seeded},
         "kill_device_runs": {"count": 20, **seeded},
-        "kill_bundles": {"count": 1 if sample else 20, **seeded},
+        "kill_bundles": {"count": 20, **seeded},
         "fill_disk": {"count": 1 if sample else 10, **seeded},
-        "change_sources": {"count": 1 if sample else 9, **seeded},
+        "change_sources": {"count": 9, **seeded},
         "starve": {},
         "forbid_writing": {},
         "race": {},
         "jump_clock": {},
     }
-    sampled = {"fill_disk", "change_sources"}
     examples = {"examples": SAMPLED_EXAMPLES if sample else EXAMPLES, **seeded}
-    jobs = [Job("crashes", kind, options) for kind, options in crashes.items() if not sample or kind in sampled]
+    jobs = [Job("crashes", kind, options) for kind, options in crashes.items() if not sample or kind == "fill_disk"]
     jobs.append(Job("faults", "planted", {"families": SAMPLED_FAMILIES if sample else None}))
     jobs += [Job("inputs", target.kind, examples) for target in (TARGETS[::SAMPLED_TARGETS] if sample else TARGETS)]
     jobs.append(Job("files", "hostile"))

@@ -17,7 +17,10 @@ from attacks.sandbox import FAILS, REFUSES, WORKS, Files, Outcome, fresh_workspa
 
 Command = Sequence[str]
 
-PRUNE = ("prune", "--ratio", "0.1", "--snap", "1", "--calibration", "prompts.txt", "--output", "new", "--model")
+PRUNE = (
+    "prune", "--ratio", "0.1", "--snap", "1", "--calibration", "prompts.txt", "--fitting-tokens", "128",
+    "--output", "new", "--model",
+)  # fmt: skip
 EXPORT = ("export", "--output", "new", "--model")
 PRUNE_BY_PLAN = ("prune", "--model", "checkpoint", "--plan", "pruned-out/plan.json", "--output", "new")
 DOCTOR = ("doctor", "--ratio", "0.1", "--model")

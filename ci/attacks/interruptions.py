@@ -21,7 +21,8 @@ from typing import Any
 from attacks.sandbox import REFUSES, WORKS, Files, Outcome, fresh_workspace, join_problems, start
 
 CONVERT = (
-    "--to", "onnx", "--ratio", "0.1", "--snap", "1", "--calibration", "prompts.txt", "--threads", "1",
+    "--to", "onnx", "--ratio", "0.1", "--snap", "1", "--calibration", "prompts.txt", "--fitting-tokens", "128",
+    "--threads", "1",
     "--model", "checkpoint", "--output", "out",
 )  # fmt: skip
 OVERWRITE = (*CONVERT, "--overwrite")

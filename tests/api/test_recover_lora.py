@@ -32,6 +32,14 @@ pytest.importorskip("peft")
 
 
 @pytest.fixture(scope="module")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama of one layer: what training takes grows with them, and other tests prune several."""
+    folder = save_tiny_model(tmp_path_factory.mktemp("llama") / "checkpoint", "llama", num_hidden_layers=1)
+    save_tiny_tokenizer(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Forty instructions that repeat."""
     file = tmp_path_factory.mktemp("text") / "rows.jsonl"

@@ -25,7 +25,7 @@ TYING = [name for name in supported_model_types() if "tie_word_embeddings" in fi
 
 def store_tied(folder: Path, model_type: str, *, change: float) -> Path:
     """Writes a model whose config ties weights, and its files with these apart by `change`."""
-    save_tiny_model(folder, model_type, tie_word_embeddings=True)
+    save_tiny_model(folder, model_type, tie_word_embeddings=True, num_hidden_layers=1)
     model = load_model(folder)
     tensors = load_file(folder / SINGLE)
     parameters = dict(model.named_parameters(remove_duplicate=False))

@@ -36,7 +36,7 @@ FIELDS = {
     "vocab_size": 101,
     "hidden_size": 64,
     "intermediate_size": 128,
-    "num_hidden_layers": 3,
+    "num_hidden_layers": 1,
     "num_attention_heads": 8,
     "num_key_value_heads": 4,
     "max_position_embeddings": 128,

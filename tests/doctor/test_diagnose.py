@@ -33,6 +33,7 @@ from amp_export.pruning.scores import Scores
 from amp_export.pruning.settings import PlanSettings
 from amp_export.verb_options import DoctorOptions, ExportOptions
 from tests.support import PROJECT
+from tests.support.forms import one_of_each_form
 from tests.support.tiny_models import BUILDABLE, FAMILY_FIELDS, TINY_CONFIG, family_fields
 
 SEVEN_B = {
@@ -216,12 +217,18 @@ def test_a_text_needs_an_end_for_genai(tmp_path: Path) -> None:
     assert verdicts(folder, settings)["onnxruntime-genai"].status is Status.LOADS
 
 
-@pytest.mark.parametrize("model_type", supported_model_types())
+@pytest.mark.parametrize(
+    ("uniform", "model_type"),
+    [
+        *((Uniform.RESIZE, each) for each in supported_model_types()),
+        *((Uniform.PAD, each) for each in one_of_each_form()),
+    ],
+)
 @pytest.mark.parametrize("per_layer", PerLayer)
-@pytest.mark.parametrize("uniform", STORED)
 def test_transformers_loads_what_pruning_writes(
     model_type: str, per_layer: PerLayer, uniform: Uniform, tmp_path: Path
 ) -> None:
+    """Of every family resized layers are loaded, and of one of each form padded ones."""
     # heads are shared out among the layers that have some
     more = {} if find_architecture(model_type).attention_layers is None else {"num_hidden_layers": 6}
     folder = write_config(tmp_path, model_type, num_key_value_heads=4, **FAMILY_FIELDS.get(model_type, {}), **more)

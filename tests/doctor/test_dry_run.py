@@ -24,6 +24,7 @@ from amp_export.doctor.rules import Status
 from amp_export.errors import AmpExportError
 from amp_export.options import Allocation, HeadPolicy
 from amp_export.pruning import dry_run
+from tests.support.forms import ALL_FAMILIES
 from tests.support.tiny_models import FAMILY_FIELDS, TINY_CONFIG, family_fields, save_tiny_model, save_tiny_samples
 
 RATIO = 0.1
@@ -58,6 +59,9 @@ REPRESENTATIVES = [
     ("vit", "ViTModel"),
 ]
 """One family of each kind of class; test_families.py takes every family's default class the whole way."""
+
+TRACED = ("hubert", "HubertForSequenceClassification")
+"""The class that is traced for all that are: tracing takes seconds, and what pruning writes has been reloaded."""
 
 
 def refusal(work: Callable[[], object]) -> str | None:
@@ -135,8 +139,9 @@ def test_what_doctor_accepts_goes_the_whole_way(model_type: str, name: str, tmp_
     found = prune(folder, tmp_path / "out", PruneOptions(ratio=RATIO, calibration=samples, **how))
     assert diagnosis.chosen is not None
     assert found.rewrite.kind is diagnosis.chosen.rewrite.kind
-    export(found.folder, tmp_path / "out")
-    assert validate(tmp_path / "out").holds
+    if ALL_FAMILIES or (model_type, name) == TRACED or find_architecture(model_type).computation is not None:
+        export(found.folder, tmp_path / "out")
+        assert validate(tmp_path / "out").holds
 
 
 def set_fields(**fields: Any) -> Callable[[Path], object]:

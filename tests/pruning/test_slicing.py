@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 from collections.abc import Callable
@@ -102,18 +103,18 @@ def test_pruned_equals_masked_and_reloads_as_it_was(
     checkpoint, model, config = dense.checkpoint, dense.model, dense.checkpoint.config
     assert parameter_count(config) == sum(parameter.numel() for parameter in model.parameters())
     unpruned = run(model, config)
-    legal = 0
+    plans = []
     for ratio in (0.1, 0.25, 0.4):
-        try:
-            plan = make_plan(checkpoint.raw_config, config, dense.scores, settings(config, ratio, policy))
-        except AmpExportError:
-            continue
-        legal += 1
+        with contextlib.suppress(AmpExportError):
+            plans.append(make_plan(checkpoint.raw_config, config, dense.scores, settings(config, ratio, policy)))
+    for plan in plans:
         masked = run(mask(model, config, plan), config)
         pruned = prune_module(copy.deepcopy(model), config, plan)
         assert parameter_count(config, plan.widths) == sum(parameter.numel() for parameter in pruned.parameters())
-        save_pruned(tmp_path / f"{ratio}", pruned, rewrite(checkpoint.raw_config, config, plan.widths))
-        assert torch.equal(run(load_model(tmp_path / f"{ratio}"), config), run(pruned, config))
+        if plan is plans[-1]:
+            # reloading takes half of the time, and what removes most stands for the rest
+            save_pruned(tmp_path / "pruned", pruned, rewrite(checkpoint.raw_config, config, plan.widths))
+            assert torch.equal(run(load_model(tmp_path / "pruned"), config), run(pruned, config))
         assert not torch.allclose(masked.float(), unpruned, atol=1e-3), "nothing was removed"
         # in float64, where no rounding can hide a mistake; but some norms compute in float32 whatever they are given
         torch.testing.assert_close(run(pruned.double(), config), masked, rtol=0, atol=1e-5)
@@ -123,7 +124,7 @@ def test_pruned_equals_masked_and_reloads_as_it_was(
         or (policy is HeadPolicy.GROUPS and config.num_key_value_heads == 1)
         or (policy is not HeadPolicy.NONE and config.architecture.heads_stay is not None)
     )
-    assert legal == 0 if impossible else legal > 0
+    assert bool(plans) is not impossible
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -200,39 +200,11 @@ def test_bfloat16_is_written_for_runtimes_that_have_it(tmp_path: Path, trace_in_
     assert types["past_key_values.0.key"] == types["logits"] == onnx.TensorProto.BFLOAT16
 
 
-@pytest.mark.parametrize(
-    ("make", "names", "outputs"),
-    [
-        pytest.param(
-            lambda: transformers.BertModel(transformers.BertConfig(**SMALL)),
-            ["input_ids", "attention_mask", "token_type_ids"],
-            {
-                "last_hidden_state": ["batch_size", "sequence_length", 32],
-                "pooler_output": ["batch_size", 32],
-            },
-            id="bert",
-        ),
-        pytest.param(
-            # ids that mark padding, rotations alike for all rows, and windows
-            lambda: transformers.ModernBertForMaskedLM(
-                transformers.ModernBertConfig(
-                    **SMALL,
-                    local_attention=4,
-                    layer_types=["full_attention", "sliding_attention"],
-                    pad_token_id=0,
-                    **dict.fromkeys(("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 1),
-                )
-            ),
-            ["input_ids", "attention_mask"],
-            {"logits": ["batch_size", "sequence_length", 101]},
-            id="modernbert",
-        ),
-    ],
-)
-def test_an_encoder_of_text_honours_padding(
-    tmp_path: Path, trace_in_silence: Trace, make: Callable[[], Any], names: list[str], outputs: dict[str, list[Any]]
-) -> None:
-    model = ready(make())
+def test_an_encoder_of_text_honours_padding(tmp_path: Path, trace_in_silence: Trace) -> None:
+    """test_families.py traces ModernBERT, with its windows and its ids that mark padding."""
+    names = ["input_ids", "attention_mask", "token_type_ids"]
+    outputs = {"last_hidden_state": ["batch_size", "sequence_length", 32], "pooler_output": ["batch_size", 32]}
+    model = ready(transformers.BertModel(transformers.BertConfig(**SMALL)))
     traced = trace_in_silence(model, tmp_path / "onnx")
     assert traced.kind is Kind.ENCODER
     assert described(traced.graph) == ({name: ["batch_size", "sequence_length"] for name in names}, outputs)
@@ -240,8 +212,7 @@ def test_an_encoder_of_text_honours_padding(
     for padding, length in (((0,), 1), ((0, 4, 9), 11), ((1, 0), 30)):
         input_ids, mask = padded_text(padding, length, left=False)
         kinds = np.arange(input_ids.size).reshape(input_ids.shape) % 2
-        given = {"input_ids": input_ids, "attention_mask": mask, "token_type_ids": kinds}
-        given = {name: given[name] for name in names}
+        given = dict(zip(names, (input_ids, mask, kinds), strict=True))
         with torch.no_grad():
             expected = model(**{name: torch.tensor(value) for name, value in given.items()})
         for name, found in zip(outputs, session.run(list(outputs), given), strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import sys
@@ -24,6 +25,7 @@ from amp_export.options import Dtype, Opset, Provider
 from amp_export.outputs.names import PRUNED
 from amp_export.parity.comparison import compare
 from amp_export.progress import Silent
+from tests.support.forms import one_of_each_form
 from tests.support.shared import Converted
 from tests.support.tiny_models import BUILDABLE, save_tiny_model, save_tiny_output
 
@@ -67,10 +69,16 @@ def two_calls(decoder: Decoder) -> np.ndarray:
     return np.concatenate([first, second], axis=1)[MASK == 1]
 
 
-@pytest.mark.parametrize("opset", Opset)
-@pytest.mark.parametrize("model_type", BUILDABLE)
+@pytest.mark.parametrize(
+    ("model_type", "opset"),
+    [
+        *((each, Opset.OPSET_23) for each in BUILDABLE),
+        *itertools.product(one_of_each_form(BUILDABLE), sorted({*Opset} - {Opset.OPSET_23})),
+    ],
+)
 def test_every_decoder_computes_what_its_graph_does(model_type: str, opset: Opset, tmp_path: Path) -> None:
-    folder = convert(save_tiny_model(tmp_path / "checkpoint", model_type), tmp_path, opset=opset)
+    """Every family in the operators that are the default, and one of each form in all others."""
+    folder = convert(save_tiny_model(tmp_path / "checkpoint", model_type, num_hidden_layers=2), tmp_path, opset=opset)
     expected = two_calls(load(tmp_path / "onnx"))
     np.testing.assert_allclose(two_calls(load(folder)), expected, atol=1e-5 * np.abs(expected).max())
 
