@@ -77,19 +77,19 @@ def complex_axes() -> Iterator[None]:
     `_patch_unsqueeze`, `exporter_onnx.py`, transformers 5.24.
     """
     import torch
+    from torch.overrides import TorchFunctionMode
 
-    index = torch.Tensor.__getitem__
+    # a method set on torch.Tensor would make every tensor a sequence for good, so that lists of scalars are no tensors
+    class Split(TorchFunctionMode):
+        def __torch_function__(self, function: Any, _types: Any, given: Any = (), named: Any = None) -> Any:
+            if function is torch.Tensor.__getitem__:
+                tensor, key = given
+                if torch.is_complex(tensor) and isinstance(key, tuple) and any(each is None for each in key):
+                    return torch.complex(tensor.real[key], tensor.imag[key])
+            return function(*given, **(named or {}))
 
-    def get(tensor: torch.Tensor, key: Any) -> torch.Tensor:
-        if torch.is_complex(tensor) and isinstance(key, tuple) and any(each is None for each in key):
-            return torch.complex(index(tensor.real, key), index(tensor.imag, key))
-        return index(tensor, key)
-
-    torch.Tensor.__getitem__ = get  # type: ignore[assignment, method-assign]
-    try:
+    with Split():
         yield
-    finally:
-        torch.Tensor.__getitem__ = index  # type: ignore[method-assign]
 
 
 @contextmanager
