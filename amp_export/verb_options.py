@@ -234,25 +234,6 @@ class RecoverOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvertOptions:
-    """The options of `convert`, which runs all steps.
-
-    Attributes:
-        prune: Options of `prune`.
-        export: Options of `export`.
-        threads: Threads of the runtime that validates and benchmarks; by default one per core.
-        rounds: Interleaved rounds of the benchmark: see `BenchmarkOptions`.
-        time_limit: Seconds after which the benchmark adds no launches.
-    """
-
-    prune: PruneOptions = field(default_factory=PruneOptions)
-    export: ExportOptions = field(default_factory=ExportOptions)
-    threads: int | None = None
-    rounds: int = 20
-    time_limit: float = 120.0
-
-
-@dataclass(frozen=True, kw_only=True)
 class ValidateOptions:
     """The options of `validate`.
 
@@ -304,6 +285,25 @@ class BenchmarkOptions:
     provider: Provider = Provider.CPU
     threads: int | None = None
     device: BenchmarkDevice = BenchmarkDevice.CPU
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertOptions:
+    """The options of `convert`, which runs all steps.
+
+    Attributes:
+        prune: Options of `prune`.
+        export: Options of `export`.
+        threads: Threads of the runtime that validates and benchmarks; by default one per core.
+        rounds: Interleaved rounds of the benchmark: see `BenchmarkOptions`.
+        time_limit: Seconds after which the benchmark adds no launches.
+    """
+
+    prune: PruneOptions = field(default_factory=PruneOptions)
+    export: ExportOptions = field(default_factory=ExportOptions)
+    threads: int | None = None
+    rounds: int = BenchmarkOptions.rounds
+    time_limit: float = BenchmarkOptions.time_limit
 
 
 @dataclass(frozen=True, kw_only=True)

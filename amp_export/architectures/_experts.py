@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from amp_export.architectures._blocks import Block, Projection, Tensor
+from amp_export.architectures._blocks import Block, Projection
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,3 @@ class Experts(Block):
     def per_token(self, fields: Mapping[str, Any]) -> int:
         """Return the number of experts that a token goes through, under a config whose defaults are filled in."""
         return int(fields[self.chosen]) if isinstance(self.chosen, str) else self.chosen
-
-    def all_tensors(self) -> Iterator[Tensor]:
-        """Yield every tensor of the block."""
-        for projection in self.projections:
-            yield from projection.tensors()
-        yield from self.tensors
