@@ -6,7 +6,6 @@ import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 from amp_export.architectures import Kind, ModelConfig
 from amp_export.errors import ModelError
@@ -25,9 +24,6 @@ BATCH_TOKENS = 2048
 
 MAX_PROMPT_TOKENS = 2048
 """Longer prompts are truncated, so that none can exhaust the memory."""
-
-_LAST_TEXTS: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[tuple[str, ...], list[list[int]]]] = WeakKeyDictionary()
-"""By tokenizer its last texts and their token ids: pruning asks for those of one long text four times."""
 
 
 @dataclass(frozen=True)
@@ -115,17 +111,9 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], config: M
         ModelError: The tokenizer fails on a text, or produces token ids outside the model's vocabulary.
     """
     limit = min(config.longest_text or MAX_PROMPT_TOKENS, MAX_PROMPT_TOKENS)
-    encoded = [ids[:limit] for ids in _encode_texts(tokenizer, tuple(texts))]
+    encoded = [encode(tokenizer, text)[:limit] for text in texts]
     check_vocabulary(encoded, config)
     return [ids for ids in encoded if ids]
-
-
-def _encode_texts(tokenizer: PreTrainedTokenizerBase, texts: tuple[str, ...]) -> list[list[int]]:
-    last = _LAST_TEXTS.get(tokenizer)
-    if last is None or last[0] != texts:
-        last = texts, [encode(tokenizer, text) for text in texts]
-        _LAST_TEXTS[tokenizer] = last
-    return last[1]
 
 
 def check_vocabulary(token_ids: Iterable[Sequence[int]], config: ModelConfig) -> None:

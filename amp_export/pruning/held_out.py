@@ -9,15 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from amp_export.inputs.batches import tokenize
 from amp_export.inputs.windows import cut_windows, spread_within, window_length
 from amp_export.pruning.quality import DenseRun, Quality, compare, describe_held_out, run_dense
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
-    from amp_export.architectures import ModelConfig
-    from amp_export.inputs.texts import Calibration
+    from amp_export.inputs.calibration_tokens import CalibrationTokens
 
 HELD_OUT_TOKENS = 8192
 """Tokens of held-out text: of a large calibration file, a fifth would take longer than pruning."""
@@ -41,34 +39,25 @@ class DenseRuns:
     other: DenseRun | None
 
 
-def run_dense_on(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    config: ModelConfig,
-    calibration: Calibration,
-    folder: Path,
-) -> DenseRuns | None:
+def run_dense_on(model: PreTrainedModel, samples: CalibrationTokens, folder: Path) -> DenseRuns | None:
     """Run the dense model on the texts that quality is measured on.
 
     Args:
         model: A causal language model.
-        tokenizer: Its tokenizer.
-        config: Its config.
-        calibration: The text.
+        samples: The text.
         folder: Folder to store hidden states in.
 
     Returns:
         The results, or None if no token of the held-out text is predicted.
     """
-    texts = tokenize(tokenizer, calibration.held_out, config)
-    held_out = run_dense(model, spread_within(texts, HELD_OUT_TOKENS, size=len), folder)
+    held_out = run_dense(model, spread_within(samples.held_out, HELD_OUT_TOKENS, size=len), folder)
     if held_out is None:
         return None
-    length = window_length(config)
-    windows = cut_windows(tokenize(tokenizer, calibration.others, config), length, limit=max(OTHER_TOKENS // length, 1))
+    length = window_length(samples.config)
+    windows = cut_windows(samples.others, length, limit=max(OTHER_TOKENS // length, 1))
     (folder / "other").mkdir()
     other = run_dense(model, windows, folder / "other")
-    return DenseRuns(held_out, describe_held_out(held_out, calibration), other)
+    return DenseRuns(held_out, describe_held_out(held_out, samples.calibration), other)
 
 
 def compare_on(model: PreTrainedModel, dense: DenseRuns) -> Quality:

@@ -16,7 +16,8 @@ from amp_export.checkpoints.reading import Checkpoint
 from amp_export.errors import ModelError
 from amp_export.hardware.placement import CPU, choose_device, model_bytes, move
 from amp_export.inputs.arrays import SampleArrays
-from amp_export.inputs.batches import Batch, text_batches, tokenize
+from amp_export.inputs.batches import Batch, text_batches
+from amp_export.inputs.calibration_tokens import CalibrationSamples, CalibrationTokens
 from amp_export.inputs.texts import Calibration
 from amp_export.inputs.windows import WINDOW_TOKENS
 from amp_export.options import Allocation, Uniform
@@ -115,12 +116,13 @@ def _prune_into(folder: Path, request: PruneRequest, progress: Progress) -> Prun
         model, tokenizer = load_model(checkpoint.path, rehearsed=True), _load_tokenizer(request)
         move(model, choose_device(needed_bytes=ROOM * model_bytes(model)))
     with TemporaryDirectory(dir=folder) as scratch:
-        dense_run = _run_dense(request, model, tokenizer, Path(scratch), progress)
-        plan, scored_on = _plan(folder, request, model, tokenizer, progress)
+        samples = _calibration_samples(request, tokenizer)
+        dense_run = _run_dense(request, model, samples, Path(scratch), progress)
+        plan, scored_on = _plan(folder, request, model, samples, progress)
         pad = request.uniform is Uniform.PAD
         rewritten = rewrite(checkpoint.raw_config, checkpoint.config, plan.widths, pad=pad)
         plan.save(folder / PLAN)
-        compensation = _prune(request, model, tokenizer, plan, rewritten, Path(scratch), progress)
+        compensation = _prune(request, model, samples, plan, rewritten, Path(scratch), progress)
         quality = _compare(model, dense_run, progress)
 
         # what a file holds is loaded, and compared bit for bit, on a CPU
@@ -167,20 +169,20 @@ def _prune_into(folder: Path, request: PruneRequest, progress: Progress) -> Prun
 def _prune(
     request: PruneRequest,
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase | None,
+    samples: CalibrationSamples | None,
     plan: Plan,
     rewritten: Rewrite,
     scratch: Path,
     progress: Progress,
 ) -> Compensation | None:
     """Resize the layers of the model, and update what is kept if that is asked for and possible."""
-    config, samples = request.checkpoint.config, request.calibration
+    config = request.checkpoint.config
     spills = model.device.type == CPU and model_bytes(model) >= SPILLED_BYTES
     on_layer = spill_layers(scratch) if spills else None
     if not request.compensate or samples is None or not can_compensate(config):
         prune_module(model, config, plan, widths=rewritten.widths, on_layer=on_layer)
         return None
-    batches = fitting_batches(model, config, tokenizer, samples, tokens=request.fitting_tokens)
+    batches = fitting_batches(model, config, samples, tokens=request.fitting_tokens)
     with progress.step("Compensating for what is removed") as advance:
         return prune_and_compensate(
             model,
@@ -216,22 +218,28 @@ def _load_tokenizer(request: PruneRequest) -> PreTrainedTokenizerBase | None:
         return None
 
 
+def _calibration_samples(request: PruneRequest, tokenizer: PreTrainedTokenizerBase | None) -> CalibrationSamples | None:
+    """Return the samples that all steps share, text as the model's tokens."""
+    samples = request.calibration
+    if not isinstance(samples, Calibration):
+        return samples
+    assert tokenizer is not None
+    return CalibrationTokens(samples, tokenizer, request.checkpoint.config)
+
+
 def _run_dense(
     request: PruneRequest,
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase | None,
+    samples: CalibrationSamples | None,
     scratch: Path,
     progress: Progress,
 ) -> DenseRuns | None:
     """Run the dense model on what quality is measured on; a model that does not predict the next token has none."""
-    config, calibration = request.checkpoint.config, request.calibration
-    is_measured = isinstance(calibration, Calibration) and bool(calibration.held_out)
-    if config.architecture.kind is not Kind.DECODER or not is_measured:
+    is_decoder = request.checkpoint.config.architecture.kind is Kind.DECODER
+    if not is_decoder or not isinstance(samples, CalibrationTokens) or not samples.calibration.held_out:
         return None
-    assert isinstance(calibration, Calibration)
-    assert tokenizer is not None
     with progress.step("Measuring the dense model's perplexity") as _:
-        return run_dense_on(model, tokenizer, config, calibration, scratch)
+        return run_dense_on(model, samples, scratch)
 
 
 def _compare(model: PreTrainedModel, dense: DenseRuns | None, progress: Progress) -> Quality | None:
@@ -245,7 +253,7 @@ def _plan(
     folder: Path,
     request: PruneRequest,
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase | None,
+    samples: CalibrationSamples | None,
     progress: Progress,
 ) -> tuple[Plan, str | None]:
     """Return the plan, and what its scores were measured on; a given plan needs none."""
@@ -254,27 +262,27 @@ def _plan(
     checkpoint = request.checkpoint
     scores = request.scores
     if scores is None:
-        scores = replace(_score(request, model, tokenizer, progress), checkpoint=request.sha256)
+        scores = replace(_score(request, model, samples, progress), checkpoint=request.sha256)
     assert request.settings is not None
     if request.settings.allocation is Allocation.KL and scores.sensitivity is None:
-        scores = replace(scores, sensitivity=_measure_sensitivity(request, model, tokenizer, scores, progress))
+        scores = replace(scores, sensitivity=_measure_sensitivity(request, model, samples, scores, progress))
     scores.save(folder / SCORES)
     plans = list_plans(checkpoint.raw_config, checkpoint.config, scores, request.settings)
-    return _choose(request, model, tokenizer, plans, progress), scores.origin
+    return _choose(request, model, samples, plans, progress), scores.origin
 
 
 def _choose(
     request: PruneRequest,
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase | None,
+    samples: CalibrationSamples | None,
     plans: Sequence[Plan],
     progress: Progress,
 ) -> Plan:
     """Return the plan that changes predictions least, if there is text to try them on; otherwise the first."""
-    config, samples = request.checkpoint.config, request.calibration
+    config = request.checkpoint.config
     if len(plans) == 1 or samples is None:
         return plans[0]
-    batches = _measuring_batches(request, model, tokenizer, samples, most=TRIAL_TOKENS, share=TRIAL_SHARE)
+    batches = _measuring_batches(request, model, samples, most=TRIAL_TOKENS, share=TRIAL_SHARE)
     with progress.step("Trying plans out") as advance:
         divergences = try_plans(model, config, plans, batches, on_progress=advance)
     best = min(range(len(plans)), key=divergences.__getitem__)
@@ -285,13 +293,13 @@ def _choose(
 def _measure_sensitivity(
     request: PruneRequest,
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase | None,
+    samples: CalibrationSamples | None,
     scores: Scores,
     progress: Progress,
 ) -> Sensitivity:
-    config, samples = request.checkpoint.config, request.calibration
+    config = request.checkpoint.config
     assert samples is not None
-    batches = _measuring_batches(request, model, tokenizer, samples, most=SENSITIVITY_TOKENS, share=SENSITIVITY_SHARE)
+    batches = _measuring_batches(request, model, samples, most=SENSITIVITY_TOKENS, share=SENSITIVITY_SHARE)
     with progress.step("Measuring what each layer costs") as advance:
         return measure_sensitivity(model, config, scores, batches, on_progress=advance)
 
@@ -299,8 +307,7 @@ def _measure_sensitivity(
 def _measuring_batches(
     request: PruneRequest,
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase | None,
-    samples: Calibration | SampleArrays,
+    samples: CalibrationSamples,
     *,
     most: int,
     share: int,
@@ -308,25 +315,24 @@ def _measuring_batches(
     """Return the text that divergences are measured on: one of `share` tokens that compensation may take, or `most`."""
     tokens = min(most, request.fitting_tokens // share)
     window = min(max(tokens // FEWEST_MEASURED, SHORTEST_MEASURED), WINDOW_TOKENS)
-    return fitting_batches(model, request.checkpoint.config, tokenizer, samples, tokens=tokens, window=window)
+    return fitting_batches(model, request.checkpoint.config, samples, tokens=tokens, window=window)
 
 
 def _score(
-    request: PruneRequest, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, progress: Progress
+    request: PruneRequest, model: PreTrainedModel, samples: CalibrationSamples | None, progress: Progress
 ) -> Scores:
-    config, given = request.checkpoint.config, request.calibration
-    assert given is not None
+    config = request.checkpoint.config
+    assert samples is not None
     assert request.settings is not None
     criterion = request.settings.criterion
-    if isinstance(given, SampleArrays):
-        batches, origin = list(given.batches(model, config)), given.origin
+    if isinstance(samples, SampleArrays):
+        batches, origin = list(samples.batches(model, config)), samples.origin
     elif find_criterion(criterion).reads_texts:
         tokens = _scoring_tokens(config, request.fitting_tokens)
-        batches = fitting_batches(model, config, tokenizer, given, tokens=tokens)
-        origin = f"{sum(batch.tokens for batch in batches):,} tokens of {given.source}"
+        batches = fitting_batches(model, config, samples, tokens=tokens)
+        origin = f"{sum(batch.tokens for batch in batches):,} tokens of {samples.source}"
     else:
-        assert tokenizer is not None
-        batches, origin = text_batches(model, config, tokenize(tokenizer, given.prompts, config)), given.origin
+        batches, origin = text_batches(model, config, samples.prompts), samples.origin
     with progress.step("Scoring heads and neurons") as advance:
         return score_batches(model, batches, config, criterion=criterion, origin=origin, on_progress=advance)
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from amp_export.exporters.onnx.builder.formats import choose_formats
 from amp_export.exporters.onnx.builder.weights import numpy_dtype, taking
 from amp_export.exporters.onnx.quantization import FEW_BITS, MANY_BITS
 from amp_export.exporting.settings import ExportSettings
-from amp_export.inputs.batches import text_batches, tokenize
-from amp_export.inputs.windows import cut_windows
+from amp_export.inputs.batches import Batch, text_batches
+from amp_export.inputs.calibration_tokens import CalibrationTokens
+from amp_export.inputs.windows import WINDOW_TOKENS, cut_windows
 from amp_export.options import RoundingMethod
 from amp_export.pruning.compensation.least_squares import ROWS_PER_COLUMN
 from amp_export.pruning.compensation.samples import fitting_batches
@@ -21,7 +22,7 @@ from amp_export.quantizing.gptq import round_in_turn
 from amp_export.quantizing.mixing import choose_dear
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
     from amp_export.checkpoints.reading import Checkpoint
     from amp_export.inputs.texts import Calibration
@@ -77,14 +78,12 @@ class _Bench:
     Attributes:
         checkpoint: The checkpoint.
         model: Its model, in float32.
-        tokenizer: Its tokenizer.
         text: The text.
     """
 
     checkpoint: Checkpoint
     model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    text: Calibration
+    text: CalibrationTokens
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, text: Calibration) -> _Bench:
@@ -96,23 +95,20 @@ class _Bench:
 
         model = load_model(checkpoint.path, dtype=torch.float32)
         move(model, choose_device(needed_bytes=ROOM * model_bytes(model)))
-        return cls(checkpoint, model, load_tokenizer(checkpoint.path), text)
+        return cls(checkpoint, model, CalibrationTokens(text, load_tokenizer(checkpoint.path), checkpoint.config))
 
-    def batches(self, tokens: int, **options: Any) -> Any:
+    def batches(self, tokens: int, *, window: int = WINDOW_TOKENS) -> list[Batch]:
         """Return batches of the text."""
-        return fitting_batches(self.model, self.checkpoint.config, self.tokenizer, self.text, tokens=tokens, **options)
+        return fitting_batches(self.model, self.checkpoint.config, self.text, tokens=tokens, window=window)
 
     def measure(self, settings: ExportSettings, alike: Mapping[str, Change]) -> list[float]:
         """Return the divergence on held-out text if all weights are rounded alike, and with the chosen settings."""
-        config = self.checkpoint.config
-        rows = cut_windows(
-            tokenize(self.tokenizer, self.text.held_out, config), MEASURED_WINDOW, limit=MEASURED_WINDOWS
-        )
+        rows = cut_windows(self.text.held_out, MEASURED_WINDOW, limit=MEASURED_WINDOWS)
         assert settings.quantization is not None
         chosen = find_changes(
             self.model, self.checkpoint, settings.quantization, settings.operators, rounding=settings.rounding
         )
-        return measure_divergences(self.model, (alike, chosen), text_batches(self.model, config, rows))
+        return measure_divergences(self.model, (alike, chosen), text_batches(self.model, self.checkpoint.config, rows))
 
 
 def _mix(

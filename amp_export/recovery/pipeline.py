@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from amp_export.architectures import RESIZED_MODEL_TYPE
 from amp_export.checkpoints.loading import load_model
 from amp_export.hardware.placement import CPU, choose_device, move
+from amp_export.inputs.calibration_tokens import CalibrationTokens
 from amp_export.options import RecoveryMethod
 from amp_export.outputs.names import PRUNED
 from amp_export.progress import Progress
@@ -174,8 +175,9 @@ def _measure_quality(
     request: RecoverRequest, dense: PreTrainedModel, model: PreTrainedModel, progress: Progress
 ) -> Quality | None:
     """Measure perplexity on rows that were held out, as pruning does."""
+    samples = CalibrationTokens(request.text, request.tokenizer, request.pruned.config)
     with progress.step("Comparing the recovered model with the dense one") as _, TemporaryDirectory() as scratch:
-        runs = run_dense_on(dense, request.tokenizer, request.pruned.config, request.text, Path(scratch))
+        runs = run_dense_on(dense, samples, Path(scratch))
         return None if runs is None else compare_on(model, runs)
 
 

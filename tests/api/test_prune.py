@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from amp_export.api.prune import prune
 from amp_export.checkpoints.loading import load_model, load_tokenizer
@@ -28,7 +29,9 @@ from amp_export.errors import (
     RequestError,
     VerificationError,
 )
+from amp_export.inputs import batches
 from amp_export.inputs.batches import tokenize
+from amp_export.inputs.texts import load_calibration
 from amp_export.options import Allocation, CriterionName, HeadPolicy, PerLayer, TargetName, Uniform
 from amp_export.outputs.manifest import Manifest
 from amp_export.progress import Silent
@@ -109,6 +112,27 @@ def test_one_scoring_serves_another_ratio(
     assert result.plan.achieved > pruned[1].plan.achieved
     divergences = {"divergence.neurons", "divergence.groups"}
     assert load_file(tmp_path / "out" / "scores.safetensors").keys() == load_file(scores).keys() | divergences
+
+
+@pytest.mark.usefixtures("without_proof")
+def test_all_steps_share_texts_that_are_tokenized_once(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "rows.jsonl"
+    rows = [{"instruction": f"Count to {number}.", "output": "One, two, three. " * 9} for number in range(20)]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    encode, read = batches.encode, Counter[str]()
+
+    def counted(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+        read[text] += 1
+        return encode(tokenizer, text)
+
+    monkeypatch.setattr(batches, "encode", counted)
+    options = PruneOptions(ratio=0.2, snap=1, calibration=file, criterion=CriterionName.OBS)
+    result = prune(tiny_llama, tmp_path / "out", options)
+    assert result.compensation is not None
+    assert "trial" in result.plan.reasons
+    assert {read[text] for text in load_calibration(file).texts} == {1}
 
 
 @pytest.mark.usefixtures("without_proof")

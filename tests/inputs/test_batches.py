@@ -5,12 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import PreTrainedTokenizerBase
 
 from amp_export.architectures import ModelConfig, find_architecture
 from amp_export.checkpoints.loading import load_model, load_tokenizer
 from amp_export.checkpoints.reading import open_checkpoint
-from amp_export.inputs import batches
 from amp_export.inputs.batches import text_batch, tokenize
 from tests.support.tiny_models import TINY_CONFIG, family_fields, save_tiny_model
 
@@ -25,25 +23,6 @@ def test_texts_end_where_the_models_positions_do(tiny_llama: Path) -> None:
     tokenizer = load_tokenizer(tiny_llama)
     found = [len(tokenize(tokenizer, ["word " * 99], each)[0]) for each in (config, after_padding)]
     assert found == [128, 124]
-
-
-def test_texts_are_tokenized_once_and_those_of_others_again(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config, encode = open_checkpoint(tiny_llama).config, batches.encode
-    read: list[str] = []
-
-    def counted(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-        read.append(text)
-        return encode(tokenizer, text)
-
-    monkeypatch.setattr(batches, "encode", counted)
-    tokenizer, another = load_tokenizer(tiny_llama), load_tokenizer(tiny_llama)
-    first = tokenize(tokenizer, ["one", "two"], config)
-    first[0].clear()  # what callers do with the ids is their own matter
-    assert tokenize(tokenizer, ("one", "two"), config) == [encode(tokenizer, text) for text in ("one", "two")]
-    assert read == ["one", "two"]
-    assert tokenize(tokenizer, ["two"], config) == [encode(tokenizer, "two")]
-    tokenize(another, ["two"], config)
-    assert read == ["one", "two", "two", "two"]
 
 
 @pytest.mark.parametrize(("start", "pad", "first"), [(0, 3, 0), (5, 3, 5), (None, 3, 3), (None, None, 0)])

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 from amp_export.architectures import Kind
 from amp_export.inputs.arrays import SampleArrays
-from amp_export.inputs.batches import Batch, text_batches, tokenize
+from amp_export.inputs.batches import Batch, text_batches
 from amp_export.inputs.windows import WINDOW_TOKENS, cut_windows, spread_within, window_length
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
     from amp_export.architectures import ModelConfig
-    from amp_export.inputs.texts import Calibration
+    from amp_export.inputs.calibration_tokens import CalibrationSamples
 
 FEWEST_WINDOWS = 10
 """Short texts are cut into this many windows, so that some can be held out."""
@@ -36,8 +36,7 @@ def can_compensate(config: ModelConfig) -> bool:
 def fitting_batches(
     model: PreTrainedModel,
     config: ModelConfig,
-    tokenizer: PreTrainedTokenizerBase | None,
-    samples: Calibration | SampleArrays,
+    samples: CalibrationSamples,
     *,
     tokens: int,
     window: int = WINDOW_TOKENS,
@@ -47,15 +46,13 @@ def fitting_batches(
     Args:
         model: The dense model.
         config: Its config.
-        tokenizer: Its tokenizer; only a model of text needs one.
         samples: Calibration samples.
         tokens: Largest number of tokens; of more text, a part is taken that is spread evenly over it.
         window: Largest number of tokens of a decoder's window: short ones let few tokens be of many texts.
     """
     if isinstance(samples, SampleArrays):
         return list(samples.batches(model, config))
-    assert tokenizer is not None
-    token_ids = tokenize(tokenizer, samples.texts, config)
+    token_ids = samples.texts
     if config.architecture.kind is Kind.DECODER:
         length = min(_window_length(config, token_ids), max(tokens, 1), window)
         rows: Sequence[Sequence[int]] = cut_windows(token_ids, length, limit=max(tokens // length, 1))
