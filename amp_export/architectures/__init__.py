@@ -17,6 +17,7 @@ from amp_export.architectures._blocks import (
     Offset,
     Projection,
     PrunedUnit,
+    SharedExpert,
     Tensor,
     Total,
 )
@@ -36,7 +37,7 @@ from amp_export.architectures._computation import (
 )
 from amp_export.architectures._config import LayerWidths, ModelConfig, Site, first_class
 from amp_export.architectures._derived import Derived, Share, TwoThirds
-from amp_export.architectures._experts import ClampedSwish, Experts, SharedExpert
+from amp_export.architectures._experts import ClampedSwish, Experts
 from amp_export.architectures._external import given_architecture, other_architecture, using_facts
 from amp_export.architectures._facts import Architecture, Kind, Modality, Sibling, Stack
 from amp_export.architectures._gguf import (

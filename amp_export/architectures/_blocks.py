@@ -168,7 +168,7 @@ class Block:
         tensors: Norms within the block, named relative to the layer.
         attributes: Counts that the module's forward reads, by attribute; `config.NAME` is an attribute of the module's
             own copy of the config.
-        shared_expert: Besides experts, one of the same width that all tokens pass; it is the last in scores and plans.
+        shared_expert: The expert that all tokens go through besides those that a router chooses, or None.
         scales_inputs: Whether experts are given all tokens times the router's weights, for one expert after the other;
             otherwise they are given the tokens and which experts each is sent to.
     """
@@ -178,7 +178,7 @@ class Block:
     output: Projection
     tensors: tuple[Tensor, ...] = ()
     attributes: Mapping[str, Count] = field(default_factory=dict)
-    shared_expert: Block | None = None
+    shared_expert: SharedExpert | None = None
     scales_inputs: bool = False
 
     @property
@@ -187,13 +187,37 @@ class Block:
         return self.output.stacked is not None
 
     @property
+    def pruned_shared_expert(self) -> Block | None:
+        """The shared expert, if it is pruned with the others; it is the last in scores and plans."""
+        shared = self.shared_expert
+        return shared.mlp if shared is not None and shared.mlp.output.columns is PrunedUnit.NEURONS else None
+
+    @property
     def projections(self) -> tuple[Projection, ...]:
         """Its linear layers, those of a shared expert last."""
-        shared = () if self.shared_expert is None else self.shared_expert.projections
-        return (*self.inputs, self.output, *shared)
+        return (*self.inputs, self.output, *(() if self.shared_expert is None else self.shared_expert.projections))
 
     def all_tensors(self) -> Iterator[Tensor]:
         """Yield every tensor of the block."""
         for projection in self.projections:
             yield from projection.tensors()
         yield from self.tensors
+
+
+@dataclass(frozen=True)
+class SharedExpert:
+    """An MLP beside the experts that all tokens go through.
+
+    Attributes:
+        mlp: The MLP. It is pruned with the experts if its projections have neurons, as where one config field says how
+            wide all are; otherwise it stays as it is.
+        gate: Projection to one number, whose sigmoid the MLP's output is multiplied with; None if there is none.
+    """
+
+    mlp: Block
+    gate: Projection | None = None
+
+    @property
+    def projections(self) -> tuple[Projection, ...]:
+        """Its linear layers."""
+        return (*self.mlp.projections, *(() if self.gate is None else (self.gate,)))

@@ -245,10 +245,10 @@ class ModelConfig:
         return self.sizes[name] if name in self.sizes else int(self.fields[name])
 
     def experts(self, mlp: Block | None) -> int:
-        """Return the number of experts of an MLP in scores and plans, with a shared one; 0 if it has none."""
+        """Return the number of experts of an MLP in scores and plans, with a shared one if pruned; 0 if it has none."""
         if mlp is None or mlp.output.stacked is None:
             return 0
-        return self.size(mlp.output.stacked) + (mlp.shared_expert is not None)
+        return self.size(mlp.output.stacked) + (mlp.pruned_shared_expert is not None)
 
     def fit(self, widths: LayerWidths, site: Site) -> LayerWidths:
         """Return the widths adapted to this layer: without attention it has no heads, without an MLP no neurons."""

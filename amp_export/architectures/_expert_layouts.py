@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from amp_export.architectures._blocks import Block, Projection
-from amp_export.architectures._experts import Experts, SharedExpert
+from amp_export.architectures._blocks import Block, Projection, SharedExpert
+from amp_export.architectures._experts import Experts
 from amp_export.architectures._layouts import expert_mlp
 
 W1_TO_W3: Mapping[str, tuple[str, ...]] = {
@@ -28,7 +28,7 @@ def routed_experts(
     chosen: int | str = "num_experts_per_tok",
     adds_to_one: bool | str = True,
     sparse_mixer: str | None = None,
-    shared: SharedExpert | None = None,
+    shared_expert: SharedExpert | None = None,
 ) -> Experts:
     """Return experts as `expert_mlp` does, with their router.
 
@@ -40,7 +40,7 @@ def routed_experts(
         chosen: See `Experts`.
         adds_to_one: See `Experts`.
         sparse_mixer: See `Experts`.
-        shared: The expert that all tokens share, or None.
+        shared_expert: See `Block`.
     """
     plain = expert_mlp(count, module=module)
     return Experts(
@@ -52,13 +52,13 @@ def routed_experts(
         chosen=chosen,
         adds_to_one=adds_to_one,
         sparse_mixer=sparse_mixer,
-        shared=shared,
+        shared_expert=shared_expert,
         in_files=in_files,
     )
 
 
-def shared_expert(width: str) -> SharedExpert:
-    """Return an MLP that all tokens share, and its gate: `Qwen2MoeSparseMoeBlock`, `modeling_qwen2_moe.py`, 5.24.
+def gated_shared_expert(width: str) -> SharedExpert:
+    """Return a shared expert that has a gate and stays: `Qwen2MoeSparseMoeBlock`, `modeling_qwen2_moe.py`, 5.24.
 
     Args:
         width: The config field with the number of its neurons.

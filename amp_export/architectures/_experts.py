@@ -22,19 +22,6 @@ class ClampedSwish:
     limit: str
 
 
-@dataclass(frozen=True)
-class SharedExpert:
-    """An MLP beside the experts that all tokens go through, and that stays as it is.
-
-    Attributes:
-        mlp: The MLP.
-        gate: Projection to one number, whose sigmoid the MLP's output is multiplied with.
-    """
-
-    mlp: Block
-    gate: Projection
-
-
 @dataclass(frozen=True, kw_only=True)
 class Experts(Block):
     """Experts whose choice and computation are known; their weights are stacked in one parameter.
@@ -49,7 +36,6 @@ class Experts(Block):
         sparse_mixer: Config field with half the distance from the best score, as a share, beyond which scores do not
             count: see `builder.experts`. None if that is not how experts are weighed.
         clamped_swish: The activation, if it is none that a config names.
-        shared: The expert that all tokens share, or None.
         in_files: Names of tensors in the files that transformers writes, by their own, both relative to the layer. `*`
             is the number of an expert; the rows of several tensors follow one another.
     """
@@ -59,19 +45,18 @@ class Experts(Block):
     adds_to_one: bool | str = True
     sparse_mixer: str | None = None
     clamped_swish: ClampedSwish | None = None
-    shared: SharedExpert | None = None
     in_files: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def routing(self) -> tuple[Projection, ...]:
         """Projections that decide where a token goes, and how much of it."""
-        return (self.router, *([self.shared.gate] if self.shared is not None else []))
+        gate = None if self.shared_expert is None else self.shared_expert.gate
+        return (self.router,) if gate is None else (self.router, gate)
 
     @property
     def projections(self) -> tuple[Projection, ...]:
-        """Its linear layers."""
-        shared = self.shared.mlp.projections if self.shared is not None else ()
-        return (*self.routing, *shared, *super().projections)
+        """Its linear layers, the router first."""
+        return (self.router, *super().projections)
 
     def per_token(self, fields: Mapping[str, Any]) -> int:
         """Return the number of experts that a token goes through, under a config whose defaults are filled in."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from amp_export.architectures._blocks import SharedExpert
 from amp_export.architectures._facts import Architecture
 from amp_export.architectures._layer_rules import LayerRule
 from amp_export.architectures._layouts import LLAMA_NORMS, expert_mlp, gated_mlp, separate_attention
@@ -44,7 +45,7 @@ ARCHITECTURE = Architecture(
     mlp=replace(
         expert_mlp("num_local_experts", module="feed_forward.experts", transposed=True),
         attributes={},
-        shared_expert=gated_mlp(module="feed_forward.shared_expert"),
+        shared_expert=SharedExpert(gated_mlp(module="feed_forward.shared_expert")),
         scales_inputs=True,
     ),
     norms=LLAMA_NORMS,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from amp_export.architectures._computation import Computation, Windows
-from amp_export.architectures._expert_layouts import GATE_UP_DOWN, routed_experts, shared_expert
+from amp_export.architectures._expert_layouts import GATE_UP_DOWN, gated_shared_expert, routed_experts
 from amp_export.architectures._facts import Architecture
 from amp_export.architectures._layouts import LLAMA_NORMS, LLAMA_TENSORS, separate_attention
 
@@ -42,7 +42,7 @@ ARCHITECTURE = Architecture(
         router="mlp.gate",
         in_files=GATE_UP_DOWN,
         adds_to_one="norm_topk_prob",
-        shared=shared_expert("shared_expert_intermediate_size"),
+        shared_expert=gated_shared_expert("shared_expert_intermediate_size"),
     ),
     norms=LLAMA_NORMS,
     tensors=LLAMA_TENSORS,

@@ -29,8 +29,8 @@ def _facts(architecture: Architecture) -> Iterator[str]:
             yield f"  attention: {_block(stack.attention)}"
         if stack.mlp is not None:
             yield f"  MLP: {_block(stack.mlp)}"
-            if stack.mlp.shared_expert is not None:
-                yield f"  shared expert: {_block(stack.mlp.shared_expert)}"
+            if stack.mlp.pruned_shared_expert is not None:
+                yield f"  shared expert: {_block(stack.mlp.pruned_shared_expert)}"
     names = {canonical: name for canonical, name in architecture.names.items() if name is not None}
     if names:
         yield f"config fields: {', '.join(f'{name} ({canonical})' for canonical, name in names.items())}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from amp_export.architectures import Architecture, Block, Features, Kind, Projection, PrunedUnit, Stack
+from amp_export.architectures import Architecture, Block, Features, Kind, Projection, PrunedUnit, SharedExpert, Stack
 from amp_export.architectures._blocks import Count, Tensor
 from amp_export.architectures._derived import Derived
 from amp_export.architectures._layer_rules import LayerRule, read_layers
@@ -235,7 +235,7 @@ class Finder:
             inputs,
             output,
             attributes=self._attributes(layer, module, None),
-            shared_expert=shared[0] if len(shared) == 1 else None,
+            shared_expert=SharedExpert(shared[0]) if len(shared) == 1 else None,
             scales_inputs=count_given(self._model, self._inputs, _path(layer, _LAST, module)) == 1,
         )
 

@@ -275,8 +275,8 @@ def _masked(model: PreTrainedModel, config: ModelConfig, plan: Plan) -> Iterator
             handles.append(module.get_submodule(attention.output.name).register_forward_pre_hook(_multiplying(heads)))
         if mlp is not None and mlp.has_experts:
             kept_ei = torch.stack([_mask(each, site.widths.neurons) for each in layer.experts])
-            if mlp.shared_expert is not None:
-                down = module.get_submodule(mlp.shared_expert.output.name)
+            if (shared := mlp.pruned_shared_expert) is not None:
+                down = module.get_submodule(shared.output.name)
                 handles.append(down.register_forward_pre_hook(_multiplying(kept_ei[-1])))
                 kept_ei = kept_ei[:-1]
             weights = module.get_parameter(mlp.output.name)

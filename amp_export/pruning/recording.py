@@ -86,7 +86,7 @@ class Recorder:
             if mlp is not None and mlp.has_experts:
                 experts = layer.get_submodule(mlp.module)
                 self._handles.append(experts.register_forward_pre_hook(self._expert_hook(number, site, mlp)))
-                if (shared := mlp.shared_expert) is not None:
+                if (shared := mlp.pruned_shared_expert) is not None:
                     hook = self._neuron_hook(number, site, shared.output, expert=config.experts(mlp) - 1)
                     self._handles.append(layer.get_submodule(shared.output.name).register_forward_pre_hook(hook))
             elif mlp is not None:
@@ -159,7 +159,7 @@ class Recorder:
             known = None if traced is None else traced.neurons[number]
             return judge(Evidence(measured, columns(layer.get_submodule(mlp.output.name), mlp.output), width, known))
         weights = [*stacked_columns(layer, mlp.output, mlp.output.name).float()]
-        if (shared := mlp.shared_expert) is not None:
+        if (shared := mlp.pruned_shared_expert) is not None:
             weights.append(columns(layer.get_submodule(shared.output.name), shared.output))
         return torch.stack(
             [

@@ -182,7 +182,7 @@ def prune_layer(
 def _slice_layer(layer: torch.nn.Module, config: ModelConfig, site: Site, slots: Slots) -> None:
     import torch
 
-    shared = site.stack.mlp.shared_expert if site.stack.mlp is not None else None
+    shared = site.stack.mlp.pruned_shared_expert if site.stack.mlp is not None else None
     of_shared = {tensor.name for tensor in shared.all_tensors()} if shared is not None else set()
     others = replace(slots, neurons=slots.neurons[:-1]) if shared is not None else slots
     for name, axis, features in sliced_axes(config, site):

@@ -46,8 +46,8 @@ def mask(model: PreTrainedModel, config: ModelConfig, plan: Plan) -> PreTrainedM
             _silence(module, attention.output, heads)
         if mlp is not None and mlp.has_experts:
             kept_ei = torch.stack([kept_mask(each, config.intermediate_size) for each in layer.experts])
-            if mlp.shared_expert is not None:
-                _silence(module, mlp.shared_expert.output, kept_ei[-1])
+            if (shared := mlp.pruned_shared_expert) is not None:
+                _silence(module, shared.output, kept_ei[-1])
                 kept_ei = kept_ei[:-1]
             weights = module.get_parameter(mlp.output.name)
             weights.data *= kept_ei[..., None] if mlp.output.transposed else kept_ei[:, None]

@@ -73,12 +73,14 @@ class MixtureOfExperts(Parts):
         total = self._add_experts(scope, experts, widths, rows, self._add_choice(scope, experts, rows))
         shape = self.graph.add("Shape", hidden, output=f"{name}.shape")
         made = self.graph.add("Reshape", total, shape, output=name)
-        if (shared := experts.shared) is None:
+        if (shared := experts.shared_expert) is None:
             return made
         module = shared.mlp.module
-        other = self.add_mlp(scope, shared.mlp, 0, hidden, part=module)
-        gate = self.graph.add("Sigmoid", self.add_linear(scope, shared.gate, hidden), output=f"{scope}.{module}.gate")
-        other = self.graph.add("Mul", other, gate, output=f"{scope}.{module}")
+        other = self.add_mlp(scope, shared.mlp, widths.neurons, hidden, part=module)
+        if shared.gate is not None:
+            gate = self.add_linear(scope, shared.gate, hidden)
+            gate = self.graph.add("Sigmoid", gate, output=f"{scope}.{module}.gate")
+            other = self.graph.add("Mul", other, gate, output=f"{scope}.{module}")
         return self.graph.add("Add", made, other, output=f"{name}.and_shared")
 
     def _add_choice(self, scope: str, experts: Experts, rows: str) -> Choice:
