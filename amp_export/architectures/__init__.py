@@ -128,11 +128,13 @@ __all__ = [
     "Windows",
     "attribute_values",
     "cache_tensors",
+    "describes",
     "expert_name",
     "find_architecture",
     "first_class",
     "flatten_parts",
     "matrix_shapes",
+    "own_architectures",
     "parameter_count",
     "part_lengths",
     "resized_layer",
@@ -148,9 +150,20 @@ __all__ = [
 
 
 @functools.cache
+def own_architectures() -> tuple[Architecture, ...]:
+    """Return the facts of every `model_type` that has a file in this folder, sorted by it."""
+    return tuple(sorted(map(_load, _file_names()), key=lambda architecture: architecture.model_type))
+
+
 def supported_model_types() -> tuple[str, ...]:
     """Return every `model_type` that has a file in this folder, sorted."""
-    return tuple(sorted(_load(name).model_type for name in _file_names()))
+    return tuple(architecture.model_type for architecture in own_architectures())
+
+
+def describes(model_type: str) -> bool:
+    """Return whether this folder has a file for a `model_type`; unlike `supported_model_types`, read no other."""
+    name = model_type.replace("-", "_")
+    return name in _file_names() and _load(name).model_type == model_type
 
 
 def find_architecture(model_type: str) -> Architecture:
@@ -160,11 +173,10 @@ def find_architecture(model_type: str) -> Architecture:
         UnsupportedModelError: There is no file for `model_type`.
         RequestError: A file outside of this folder cannot be read.
     """
-    name = model_type.replace("-", "_")
     architecture = given_architecture(model_type)
-    if architecture is None and name in _file_names():
-        architecture = _load(name)
-    if architecture is None or architecture.model_type != model_type:
+    if architecture is None and describes(model_type):
+        architecture = _load(model_type.replace("-", "_"))
+    if architecture is None:
         architecture = other_architecture(model_type)
     if architecture is None:
         raise UnsupportedModelError(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amp_export.architectures import RESIZED_MODEL_TYPE, Architecture, find_architecture, supported_model_types
+from amp_export.architectures import RESIZED_MODEL_TYPE, Architecture, describes, find_architecture
 from amp_export.architectures._external import cached_facts
 from amp_export.checkpoints.reading import code_beside, read_raw_config
 from amp_export.checkpoints.unsupported import refuse_adapter
@@ -86,7 +86,7 @@ def find_out(raw_config: Mapping[str, Any], progress: Progress) -> Discovery:
 
 def record(architecture: Architecture, folder: Path) -> None:
     """Write facts that are not this package's own into an output directory, for other machines."""
-    if architecture.model_type not in supported_model_types():
+    if not describes(architecture.model_type):
         keep(architecture, folder / FACTS)
 
 

@@ -17,9 +17,8 @@ from amp_export.architectures import (
     Mixer,
     ModelConfig,
     StateSpace,
-    supported_model_types,
+    own_architectures,
 )
-from amp_export.architectures import find_architecture as find_family
 from amp_export.errors import UnsupportedModelError
 
 ONE_WIDTH = "Prune it with --one-width, or with --uniform pad, which zero-pads layers to a common width."
@@ -99,7 +98,7 @@ def needs_all_heads(config: ModelConfig) -> bool:
 
 def routed_families() -> list[str]:
     """Return the families that GGUF files can be written of."""
-    return [name for name in supported_model_types() if find_family(name).gguf is not None]
+    return [family.model_type for family in own_architectures() if family.gguf is not None]
 
 
 def mixer_of(config: ModelConfig) -> Mixer | None:

@@ -10,9 +10,12 @@ import pytest
 import transformers
 from transformers import CONFIG_MAPPING
 
+from amp_export import architectures
 from amp_export.architectures import (
+    Architecture,
     ModelConfig,
     Total,
+    describes,
     find_architecture,
     flatten_parts,
     matrix_shapes,
@@ -39,6 +42,21 @@ FAMILIES = pytest.mark.parametrize("model_type", supported_model_types())
 
 ROPE_FIELDS = {"partial_rotary_factor": "partial_rotary_factor", "rotary_pct": "partial_rotary_factor"}
 """Fields that transformers 5 reads into `rope_parameters`, and under which name."""
+
+
+@pytest.mark.parametrize("model_type", [*supported_model_types(), "xlm_roberta", "_config", "absent", ""])
+def test_a_type_is_described_by_the_file_of_its_name_and_no_other_is_read(
+    model_type: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load, read = architectures._load, set[str]()
+
+    def noted(name: str) -> Architecture:
+        read.add(name)
+        return load(name)
+
+    monkeypatch.setattr(architectures, "_load", noted)
+    assert describes(model_type) == (model_type in supported_model_types())
+    assert read <= {model_type.replace("-", "_")}
 
 
 @FAMILIES
