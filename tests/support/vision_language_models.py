@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from amp_export.architectures._vision_language import VISION_LANGUAGE
 from tests.support.tiny_models import FAMILY_FIELDS, GATED_DELTA, SEED, randomize
 
 IMAGE_TOKEN, VISION_START = 100, 98
@@ -179,6 +180,9 @@ FIELDS: dict[str, dict[str, Any]] = {
     },
 }
 """Fields of a config, by the `model_type` of the whole."""
+
+EXPORTED = [name for name in FIELDS if VISION_LANGUAGE[name].not_exported is None]
+WITH_GRIDS = [name for name in EXPORTED if VISION_LANGUAGE[name].grid_encoder is not None]
 
 
 def build_tiny_whole(model_type: str, **overrides: Any) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,27 +21,17 @@ from amp_export.exporters.onnx.genai import GENAI_CONFIG
 from amp_export.exporters.onnx.genai_vision import EMBEDDING, PROCESSOR_CONFIG, TYPES
 from amp_export.exporters.onnx.layouts import arrange
 from amp_export.options import Dtype, Operators, Opset, WeightFormat
-from tests.support.exported_parts import exported_parts
-from tests.support.shared import shared_folder
+from tests.exporters.onnx.conftest import ExportedParts
 from tests.support.tiny_models import save_tiny_model
 from tests.support.transformers_js import generated_after_images, text_with_images
 from tests.support.vision_language_models import IMAGE_TOKEN, VISION_START, save_tiny_whole
 
 genai = pytest.importorskip("onnxruntime_genai")
+pytestmark = pytest.mark.usefixtures("parts_cache")
 
 NEW_TOKENS = 12
 SPECIAL = ("<|vision_end|>", "<|vision_start|>", "<|video_pad|>", "<|image_pad|>")
 """Tokens 97 to 100, by which onnxruntime-genai finds images in a prompt."""
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AMP_EXPORT_CACHE", str(shared_folder(tmp_path_factory) / "parts-cache"))
-
-
-@pytest.fixture(scope="session")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Path]]:
-    return lambda model_type: exported_parts(shared_folder(tmp_path_factory), model_type)
 
 
 def generate(folder: Path, inputs: Any) -> list[int]:
@@ -87,8 +76,8 @@ def check_text(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("model_type", sorted(TYPES))
-def test_it_writes_the_same_text_after_images(model_type: str, exported: Callable[[str], tuple[Path, Path]]) -> None:
-    check_text(exported(model_type)[1] / "onnx")
+def test_it_writes_the_same_text_after_images(model_type: str, exported_parts: ExportedParts) -> None:
+    check_text(exported_parts(model_type)[1] / "onnx")
 
 
 @pytest.mark.parametrize("choice", CHOICES)
@@ -185,15 +174,13 @@ def test_an_embedding_graph_takes_as_many_places_as_there_are_features(tmp_path:
 NEEDED = (GENAI_CONFIG, EMBEDDING, PROCESSOR_CONFIG)
 
 
-def test_it_gets_no_files_where_it_does_not_run_the_model(exported: Callable[[str], tuple[Path, Path]]) -> None:
-    _, output = exported("gemma3")
+def test_it_gets_no_files_where_it_does_not_run_the_model(exported_parts: ExportedParts) -> None:
+    _, output = exported_parts("gemma3")
     assert not any((output / "onnx" / name).exists() for name in NEEDED)
 
 
-def test_the_layout_of_transformers_js_holds_what_that_reads(
-    exported: Callable[[str], tuple[Path, Path]], tmp_path: Path
-) -> None:
-    folder = shutil.copytree(exported("qwen3_vl")[1] / "onnx", tmp_path / "onnx")
+def test_the_layout_of_transformers_js_holds_what_that_reads(exported_parts: ExportedParts, tmp_path: Path) -> None:
+    folder = shutil.copytree(exported_parts("qwen3_vl")[1] / "onnx", tmp_path / "onnx")
     assert (folder / EMBEDDING).is_file()
     arrange(folder, Layout.TRANSFORMERS_JS, Dtype.FLOAT32, None, in_parts=True)
     assert not any((folder / name).exists() for name in NEEDED)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -24,8 +23,7 @@ from amp_export.checkpoints.loading import load_whole
 from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.checkpoints.sources import resolve_model
 from amp_export.checkpoints.vision_language import read_exported_config
-from amp_export.devices.bundle import bundle
-from amp_export.errors import AmpExportError, ModelError, RequestError, UnsupportedModelError
+from amp_export.errors import ModelError, RequestError
 from amp_export.exporters.dispatch import run
 from amp_export.exporters.files import SUBFOLDER
 from amp_export.exporters.models.session import Port
@@ -37,20 +35,17 @@ from amp_export.exporters.onnx.layouts import arrange
 from amp_export.exporters.onnx.parts import PartsOf, export_parts, write_embedding
 from amp_export.exporters.onnx.quantization import Quantization
 from amp_export.exporters.onnx.sessions import open_session
-from amp_export.options import Dtype, Format, Logits, Operators, Opset, Via, WeightFormat
+from amp_export.options import Dtype, Format, Logits, Operators, Opset, WeightFormat
 from amp_export.outputs.manifest import Manifest
 from amp_export.outputs.names import PRUNED, WHOLE
-from amp_export.parity import decoder_cases
 from amp_export.parity.comparison import compare
 from amp_export.parity.decoder_cases import Case
 from amp_export.progress import Silent
 from amp_export.pruning.plan import LayerPlan, Plan
 from amp_export.reporting.report import Report
-from amp_export.verb_options import BundleOptions, ConvertOptions, PruneOptions, ValidateOptions
-from tests.support.bad_checkpoints import set_fields
-from tests.support.exported_parts import exported_parts
+from amp_export.verb_options import ConvertOptions, PruneOptions
+from tests.exporters.onnx.conftest import ExportedParts
 from tests.support.forms import ALL_FAMILIES
-from tests.support.shared import shared_folder
 from tests.support.tiny_models import save_tiny_model, save_tiny_tokenizer
 from tests.support.transformers_js import (
     MODULES,
@@ -60,28 +55,13 @@ from tests.support.transformers_js import (
     generated_after_images,
     text_with_images,
 )
-from tests.support.vision_language_models import FIELDS, IMAGE_TOKEN, TEXT, save_tiny_whole
+from tests.support.vision_language_models import EXPORTED, IMAGE_TOKEN, TEXT, WITH_GRIDS, save_tiny_whole
 
-EXPORTED = [name for name in FIELDS if VISION_LANGUAGE[name].not_exported is None]
-WITH_GRIDS = [name for name in EXPORTED if VISION_LANGUAGE[name].grid_encoder is not None]
+pytestmark = pytest.mark.usefixtures("parts_cache", "few_texts")
+
 OF_EACH_FORM = EXPORTED if ALL_FAMILIES else ["gemma3", "idefics3", "mistral3", *WITH_GRIDS]
 """One type for each input of vision encoders; `llava_onevision`, which is a `llava` with line ends, goes the whole way
 below."""
-
-FEW_CASES = (Case("prefill of 2 tokens", (2,)), Case("left-padded batch of 1 and 5 tokens, 2 steps", (1, 5), 2))
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AMP_EXPORT_CACHE", str(shared_folder(tmp_path_factory) / "parts-cache"))
-    # texts alone are those of decoders, which other tests compare
-    monkeypatch.setattr(decoder_cases, "DEFAULT_CASES", FEW_CASES)
-
-
-@pytest.fixture(scope="session")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Path]]:
-    """Exports a tiny model, once for all tests: the model and the output, which nothing may change."""
-    return functools.partial(exported_parts, shared_folder(tmp_path_factory))
 
 
 def ports(file: Path) -> tuple[dict[str, int], dict[str, int]]:
@@ -100,14 +80,14 @@ def ports(file: Path) -> tuple[dict[str, int], dict[str, int]]:
 
 @pytest.mark.parametrize("model_type", OF_EACH_FORM)
 def test_they_compute_what_the_whole_does(
-    model_type: str, exported: Callable[[str], tuple[Path, Path]], tmp_path: Path
+    model_type: str, exported_parts: ExportedParts, few_texts: tuple[Case, ...], tmp_path: Path
 ) -> None:
-    _, output = exported(model_type)
+    _, output = exported_parts(model_type)
     report = validate(output)
     assert report.holds
     assert report.greedy is not None
     names = {case.name for case in report.cases}
-    assert {case.name for case in FEW_CASES} < names
+    assert {case.name for case in few_texts} < names
     assert any("2 images" in name and "decode steps" in name for name in names)
     assert any("padded" in name and "images" in name for name in names)
 
@@ -157,80 +137,6 @@ def test_the_whole_way_compares_with_the_pruned_whole_and_measures_decoders(
     assert {"onnx", PRUNED, WHOLE} < {entry.name for entry in output.iterdir()}
 
 
-def reversed_images(features: Any) -> Any:
-    return features[::-1]
-
-
-FAULTS = {"images are left out": np.zeros_like, "images change places": reversed_images}
-
-
-def find_wrong_cases(whole: Path, output: Path) -> set[str]:
-    report = compare(resolve_model(whole).path, output / "onnx", whole=whole, progress=Silent())
-    assert not report.holds
-    return {case.name for case in report.cases if not case.holds}
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_parity_fails_with_other_images(
-    fault: str, exported: Callable[[str], tuple[Path, Path]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    encode = GraphVisionLanguage.encode_images
-    monkeypatch.setattr(GraphVisionLanguage, "encode_images", lambda self, inputs: FAULTS[fault](encode(self, inputs)))
-    wrong = find_wrong_cases(*exported("gemma3"))
-    assert wrong
-    assert all("2 images" in name for name in wrong)
-
-
-def test_parity_fails_where_a_gemma_3_reads_images_causally(
-    exported: Callable[[str], tuple[Path, Path]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    step = GraphVisionLanguage._step
-
-    def without_types(self: GraphVisionLanguage, new: Any, *rest: Any, **named: Any) -> Any:
-        types = self._open().to_value(np.zeros(new[TYPES].shape(), np.int64))
-        return step(self, {**new, TYPES: types}, *rest, **named)
-
-    monkeypatch.setattr(GraphVisionLanguage, "_step", without_types)
-    wrong = find_wrong_cases(*exported("gemma3"))
-    assert wrong
-    assert all("image" in name for name in wrong)
-
-
-def in_text_order(step: Callable[..., Any]) -> Callable[..., Any]:
-    """Positions as if the tokens of images were text."""
-
-    def read(self: GraphVisionLanguage, *given: Any, **named: Any) -> Any:
-        *others, mask, positions = given
-        counted = np.maximum(mask.cumsum(axis=1) - 1, 0)
-        return step(self, *others, mask, np.broadcast_to(counted, positions.shape).copy(), **named)
-
-    return read
-
-
-def with_rows_as_columns(step: Callable[..., Any]) -> Callable[..., Any]:
-    """Images whose grids have rows for columns."""
-
-    def encode(self: GraphVisionLanguage, inputs: Any) -> Any:
-        return step(self, {**inputs, "image_grid_thw": inputs["image_grid_thw"][:, [0, 2, 1]]})
-
-    return encode
-
-
-@pytest.mark.parametrize(("method", "fault"), [("read", in_text_order), ("encode_images", with_rows_as_columns)])
-@pytest.mark.parametrize("model_type", WITH_GRIDS)
-def test_parity_fails_where_positions_or_grids_are_others(
-    model_type: str,
-    method: str,
-    fault: Callable[..., Any],
-    exported: Callable[[str], tuple[Path, Path]],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(GraphVisionLanguage, method, fault(getattr(GraphVisionLanguage, method)))
-    wrong = find_wrong_cases(*exported(model_type))
-    assert wrong
-    assert all("image" in name for name in wrong)
-
-
 @pytest.mark.parametrize(
     "options",
     [
@@ -242,9 +148,9 @@ def test_parity_fails_where_positions_or_grids_are_others(
     ids=["float16", "opset 20", "fused operators, int4", "last logits"],
 )
 def test_positions_in_three_rows_go_with_other_choices(
-    options: ExportOptions, exported: Callable[[str], tuple[Path, Path]], tmp_path: Path
+    options: ExportOptions, exported_parts: ExportedParts, tmp_path: Path
 ) -> None:
-    export(exported("qwen2_5_vl")[0], tmp_path / "out", options)
+    export(exported_parts("qwen2_5_vl")[0], tmp_path / "out", options)
     report = validate(tmp_path / "out")
     assert report.holds
     assert any("2 images" in case.name for case in report.cases)
@@ -288,27 +194,11 @@ def test_the_parts_of_a_pruned_model_agree(case: str, tmp_path: Path) -> None:
     assert any("2 images" in case.name for case in report.cases)
 
 
-def test_parity_fails_without_the_features_of_further_layers(
-    exported: Callable[[str], tuple[Path, Path]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    encode = GraphVisionLanguage.encode_images
-
-    def first_alone(self: GraphVisionLanguage, inputs: Any) -> Any:
-        features = encode(self, inputs).copy()
-        features[:, TEXT["hidden_size"] :] = 0
-        return features
-
-    monkeypatch.setattr(GraphVisionLanguage, "encode_images", first_alone)
-    wrong = find_wrong_cases(*exported("qwen3_vl"))
-    assert wrong
-    assert all("image" in name for name in wrong)
-
-
 @pytest.mark.parametrize(("height", "width"), [(28, 56), (35, 50)])
 def test_an_encoder_of_any_size_reads_other_sizes_than_it_was_traced_with(
-    height: int, width: int, exported: Callable[[str], tuple[Path, Path]]
+    height: int, width: int, exported_parts: ExportedParts
 ) -> None:
-    whole, output = exported("mistral3")
+    whole, output = exported_parts("mistral3")
     pixels = np.random.default_rng(0).standard_normal((2, 3, height, width), np.float32)
     core: Any = load_whole(whole).base_model
     with torch.inference_mode():
@@ -345,10 +235,8 @@ def arranged(
     return folder
 
 
-def test_quantized_decoders_agree_and_the_names_say_it(
-    exported: Callable[[str], tuple[Path, Path]], tmp_path: Path
-) -> None:
-    whole, output = exported("idefics3")
+def test_quantized_decoders_agree_and_the_names_say_it(exported_parts: ExportedParts, tmp_path: Path) -> None:
+    whole, output = exported_parts("idefics3")
     quantization = Quantization(WeightFormat.INT4, 16)
     folder = arranged(tmp_path / "onnx", whole, output, Dtype.FLOAT32, quantization, Layout.TRANSFORMERS_JS)
     graphs = {"decoder_model_merged_q4", "embed_tokens", "vision_encoder"}
@@ -369,12 +257,10 @@ def test_quantized_decoders_agree_and_the_names_say_it(
 
 @pytest.mark.skipif(find_modules() is None, reason=f"Node and @huggingface/transformers are not there: {MODULES}")
 @pytest.mark.parametrize("model_type", ["idefics3", *WITH_GRIDS])
-def test_node_writes_the_same_text_after_images(
-    model_type: str, exported: Callable[[str], tuple[Path, Path]], tmp_path: Path
-) -> None:
+def test_node_writes_the_same_text_after_images(model_type: str, exported_parts: ExportedParts, tmp_path: Path) -> None:
     modules = find_modules()
     assert modules is not None
-    whole, output = exported(model_type)
+    whole, output = exported_parts(model_type)
     folder = arranged(tmp_path / "onnx", whole, output, Dtype.FLOAT32, None, Layout.TRANSFORMERS_JS)
     model: Any = run(folder, threads=1)
     ids, vision = text_with_images(model, IMAGE_TOKEN)
@@ -382,53 +268,6 @@ def test_node_writes_the_same_text_after_images(
     ((answer,),) = ask(modules, [{"folder": str(folder), "inputs": [ids], "newTokens": 12, "images": as_json(vision)}])
     assert answer == {"prompt": ids, "tokens": here}
     assert len(set(here)) > 3
-
-
-def test_more_or_less_features_than_image_tokens_are_refused(exported: Callable[[str], tuple[Path, Path]]) -> None:
-    model: Any = run(exported("gemma3")[1] / "onnx", threads=1)
-    tokens_bs, features = np.array([[5, IMAGE_TOKEN, 6]]), np.zeros((1, model.tokens_per_image, 48), np.float32)
-    places = np.arange(3)[None]
-    with pytest.raises(RequestError, match="1 tokens for images, and the images have 4 features"):
-        model.read(tokens_bs, features, tokens_bs == IMAGE_TOKEN, np.ones_like(tokens_bs), places)
-
-
-def test_grids_of_more_or_less_patches_are_refused(exported: Callable[[str], tuple[Path, Path]]) -> None:
-    model: Any = run(exported("qwen2_vl")[1] / "onnx", threads=1)
-    pixels = np.zeros((24, model.values_per_patch), np.float32)
-    for grid in ([1, 4, 4], [1, 4, 8]):
-        with pytest.raises(RequestError, match=f"24 patches, and the grids in image_grid_thw are of {np.prod(grid)}"):
-            model.encode_images({"pixel_values": pixels, "image_grid_thw": np.array([grid])})
-
-
-JS = Layout.TRANSFORMERS_JS
-REFUSED: dict[str, tuple[str, dict[str, Any], ExportOptions, str]] = {
-    **{
-        name: (name, {}, ExportOptions(), f"The parts of a {name} cannot be exported to ONNX yet: ")
-        for name in FIELDS
-        if name not in EXPORTED
-    },
-    "another vision encoder": (
-        "llava",
-        {"vision_config": {"model_type": "pixtral"}},
-        ExportOptions(),
-        "its vision encoder is of the type pixtral",
-    ),
-    "fused operators": ("gemma3", {}, ExportOptions(operators=Operators.ONNXRUNTIME), "tokens of an image see each"),
-    "a traced decoder": ("smolvlm", {}, ExportOptions(via=Via.TRACE), "is built directly, from embeddings"),
-    "types of tokens in transformers.js": ("gemma3", {}, ExportOptions(layout=JS), "models of the type gemma3"),
-    "no class in transformers.js": ("internvl", {}, ExportOptions(layout=JS), "models of the type internvl"),
-    "an image token without embedding": ("smolvlm", {"image_token_id": 400}, ExportOptions(), "for images is 400"),
-}
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_exported_is_refused_before_any_work(case: str, tmp_path: Path) -> None:
-    model_type, fields, options, message = REFUSED[case]
-    whole = save_tiny_whole(tmp_path / "whole", model_type)
-    set_fields(**fields)(whole)
-    with pytest.raises(AmpExportError, match=message):
-        export(whole, tmp_path / "out", options)
-    assert not (tmp_path / "out").exists()
 
 
 def test_other_formats_hold_the_language_model_alone_and_say_so(tmp_path: Path) -> None:
@@ -442,17 +281,9 @@ def test_other_formats_hold_the_language_model_alone_and_say_so(tmp_path: Path) 
     assert (folder / "openvino_model.xml").is_file()
 
 
-def test_what_needs_one_graph_refuses_several(exported: Callable[[str], tuple[Path, Path]]) -> None:
-    _, output = exported("gemma3")
-    with pytest.raises(UnsupportedModelError, match="--explain compares the values within one graph"):
-        validate(output, ValidateOptions(explain=True))
-    with pytest.raises(UnsupportedModelError, match="does not hold a decoder"):
-        bundle(output, BundleOptions(max_batch=1, max_context=64))
-
-
-def test_parts_need_the_whole_as_it_was(exported: Callable[[str], tuple[Path, Path]], tmp_path: Path) -> None:
+def test_parts_need_the_whole_as_it_was(exported_parts: ExportedParts, tmp_path: Path) -> None:
     whole = save_tiny_whole(tmp_path / "whole", "gemma3")
-    folder = arranged(tmp_path / "made", whole, exported("gemma3")[1], Dtype.FLOAT32, None, Layout.FLAT)
+    folder = arranged(tmp_path / "made", whole, exported_parts("gemma3")[1], Dtype.FLOAT32, None, Layout.FLAT)
     with pytest.raises(RequestError, match="Name the model with --reference"):
         compare(resolve_model(whole).path, folder, progress=Silent())
     (folder / "vision_encoder.onnx").unlink()
