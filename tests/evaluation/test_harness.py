@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import random
 import shutil
-import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,70 +17,27 @@ from amp_export import EvaluateOptions, evaluate
 from amp_export.checkpoints.loading import load_model, load_tokenizer
 from amp_export.checkpoints.reading import read_config
 from amp_export.cli import app
-from amp_export.errors import MissingExtraError, RequestError, TaskError
+from amp_export.errors import RequestError, TaskError
 from amp_export.evaluation.decoders import TorchDecoder
 from amp_export.evaluation.encoding import Encoder
 from amp_export.evaluation.harness import Answers, run_harness_task
-from amp_export.evaluation.harness_tasks import is_of_harness, read_harness_tasks
+from amp_export.evaluation.harness_tasks import read_harness_tasks
 from amp_export.evaluation.scoring import Metric, TaskResult, run_task
 from amp_export.evaluation.tasks import read_task
 from amp_export.options import Format
 from amp_export.progress import Advance, Silent
 from amp_export.reporting.report import Report
+from tests.support.harness_tasks import CHOICE, PARTIAL, ROLLING, WRITING, written
 from tests.support.questions import CHOICES, CONTEXTS
 from tests.support.tiny_models import save_tiny_output
 
 TEXTS = [{"page": f"It is {number} miles to the sea, and longer back. " * (number + 1)} for number in range(4)]
-
-CHOICE = {
-    "output_type": "multiple_choice",
-    "doc_to_text": "{{context}}",
-    "doc_to_target": "answer",
-    "doc_to_choice": "choices",
-    "target_delimiter": "",
-    "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
-}
-PARTIAL = {
-    "output_type": "multiple_choice",
-    "doc_to_text": "{{answer}}",
-    "doc_to_target": "continuation",
-    "doc_to_choice": "contexts",
-    "target_delimiter": "",
-    "metric_list": [{"metric": "acc"}],
-}
-ROLLING = {
-    "output_type": "loglikelihood_rolling",
-    "doc_to_text": "",
-    "doc_to_target": "page",
-    "metric_list": [{"metric": "word_perplexity"}, {"metric": "byte_perplexity"}],
-}
-WRITING = {
-    "output_type": "generate_until",
-    "doc_to_text": "{{context}}",
-    "doc_to_target": "{{choices[answer]}}",
-    "generation_kwargs": {"until": ["e"], "max_gen_toks": 9, "do_sample": False},
-    "metric_list": [{"metric": "exact_match"}],
-}
-
-
-@pytest.fixture
-def harness() -> None:
-    pytest.importorskip("lm_eval", reason="lm-eval (extra `evaluate`) is not installed")
 
 
 @pytest.fixture(scope="module")
 def llama(tiny_llama: Path) -> tuple[TorchDecoder, Encoder]:
     decoder = TorchDecoder(load_model(tiny_llama, dtype=torch.float32))
     return decoder, Encoder(load_tokenizer(tiny_llama), read_config(tiny_llama)[1])
-
-
-def written(folder: Path, name: str, rows: Sequence[Any], config: Mapping[str, Any], **more: Any) -> Path:
-    """Write questions, and a task of the harness that asks them; JSON is YAML."""
-    (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    data = {"data_files": {"test": str(folder / f"{name}.jsonl")}, "cache_dir": str(folder / "cache")}
-    content = {"task": name, "dataset_path": "json", "dataset_kwargs": data, "test_split": "test", **config, **more}
-    (folder / f"{name}.yaml").write_text(json.dumps(content))
-    return folder / f"{name}.yaml"
 
 
 @pytest.mark.parametrize(("rows", "config"), [(CHOICES, CHOICE), (CONTEXTS, PARTIAL)], ids=["choices", "contexts"])
@@ -139,17 +94,6 @@ def test_answers_are_those_of_the_harness_own_model(
     assert ours.loglikelihood_rolling(rolling) == pytest.approx(
         theirs.loglikelihood_rolling(rolling, disable_tqdm=True), abs=1e-3
     )
-
-
-@pytest.fixture
-def few_tasks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Leaves the harness the tasks of the paper, since reading all of its own takes ten seconds."""
-    pytest.importorskip("lm_eval", reason="lm-eval (extra `evaluate`) is not installed")
-    from lm_eval.tasks import manager
-
-    for folder in ("piqa", "hellaswag", "winogrande", "arc", "wikitext"):
-        shutil.copytree(Path(manager.__file__).parent / folder, tmp_path / "tasks" / folder)
-    monkeypatch.setattr(manager, "__file__", str(tmp_path / "tasks/manager.py"))
 
 
 PAPER = {
@@ -389,72 +333,11 @@ def test_points_between_none_and_all_are_compared(made: Path, harness: None, tmp
     assert (difference.difference.value, difference.gained, difference.lost) == (0.0, 0, 0)
 
 
-BAD: dict[str, tuple[Mapping[str, Any], str]] = {
-    "no such data": (
-        {"dataset_kwargs": {"data_files": {"test": "absent.jsonl"}}},
-        r"a\.yaml: the dataset json cannot be read: .*\nConnect to the network; .*HF_DATASETS_OFFLINE",
-    ),
-    "no such dataset": (
-        {"dataset_path": "nobody/nothing", "dataset_kwargs": None},
-        r"a\.yaml: the dataset nobody/nothing cannot be read: ",
-    ),
-    "an unknown key": ({"colour": "red"}, r"a\.yaml: the harness cannot read this task: TypeError: .*colour"),
-    "an unknown kind": ({"output_type": "guess"}, r"cannot read this task: ValueError: .*guess"),
-    "no name": ({"task": None}, r"a\.yaml: the harness cannot read this task: KeyError"),
-    "an unknown field": ({"doc_to_text": "{{colour}}"}, r"cannot read this task: UndefinedError: .*colour"),
-    "another measure": (
-        {**WRITING, "metric_list": [{"metric": "bleu"}]},
-        r"a: it is measured by bleu\.\nTasks with a mean of acc_norm, acc, exact_match, or with word_perplexity",
-    ),
-    "sampling": (
-        {**WRITING, "generation_kwargs": {"until": ["e"], "do_sample": True, "temperature": 0.7}},
-        r'a is not measured: it asks for {"do_sample": true, "temperature": 0\.7}, and texts are written greedily',
-    ),
-    "temperature": (
-        {**WRITING, "generation_kwargs": {"until": ["e"], "temperature": 0.7}},
-        r'it asks for {"temperature": 0\.7}, and texts are written greedily',
-    ),
-    "beams": ({**WRITING, "generation_kwargs": {"num_beams": 4}}, r'it asks for {"num_beams": 4}'),
-    "unsafe": ({"unsafe_code": True}, "a is not measured: it runs code that the model writes"),
-}
-
-
-@pytest.mark.parametrize("case", BAD)
-def test_a_task_that_cannot_be_measured_is_refused(case: str, tmp_path: Path, harness: None) -> None:
-    changes, said = BAD[case]
-    with pytest.raises(TaskError, match=said):
-        read_harness_tasks([written(tmp_path, "a", CHOICES, {**CHOICE, **changes})])
-
-
-def test_a_file_that_is_no_task_is_refused(tmp_path: Path, harness: None) -> None:
-    for text in ("task: [", "- a\n- b", "colour: red"):
-        (tmp_path / "a.yaml").write_text(text)
-        with pytest.raises(TaskError, match=r"a\.yaml: the harness cannot read this task: "):
-            read_harness_tasks([tmp_path / "a.yaml"])
-    with pytest.raises(TaskError, match=r"absent\.yaml does not exist"):
-        read_harness_tasks([tmp_path / "absent.yaml"])
-
-
-def test_an_unknown_name_is_refused_with_similar_ones(few_tasks: None) -> None:
-    with pytest.raises(TaskError, match=r"--tasks arc_esay: there is no such file, .*\nSimilar names: arc_easy"):
-        read_harness_tasks(["arc_esay"])
-    with pytest.raises(TaskError, match=r"`lm-eval ls tasks` lists the names\. A file of questions ends in \.jsonl"):
-        read_harness_tasks(["q"])
-
-
 def test_without_a_network_the_dataset_is_named(few_tasks: None, made: Path) -> None:
     result = CliRunner().invoke(app, ["evaluate", str(made / "checkpoint"), "--tasks", "piqa"])
     assert result.exit_code == 2
     assert "--tasks piqa: the dataset baber/piqa cannot be read: " in result.stderr
     assert "Traceback" not in result.output
-
-
-@pytest.mark.parametrize("text", ["group: both\ntask: [piqa]", '{"group": "both", "task": ["piqa"]}'])
-def test_a_file_may_group_named_tasks(text: str, few_tasks: None, tmp_path: Path) -> None:
-    """It is read as far as the datasets, which are not here."""
-    (tmp_path / "both.yaml").write_text(text)
-    with pytest.raises(TaskError, match=r"both\.yaml: one of its datasets cannot be read: .*piqa"):
-        read_harness_tasks([tmp_path / "both.yaml"])
 
 
 def test_a_file_and_a_task_of_one_name_are_refused(made: Path, harness: None) -> None:
@@ -470,43 +353,9 @@ def test_a_task_that_keeps_its_examples_says_so(made: Path, harness: None) -> No
     )
 
 
-def test_without_the_harness_the_command_to_install_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "lm_eval", None)
-    monkeypatch.delitem(sys.modules, "lm_eval.tasks", raising=False)
-    with pytest.raises(MissingExtraError, match=r'--tasks piqa needs .*\n.*pip install "amp-export\[evaluate\]"'):
-        read_harness_tasks(["piqa"])
-
-
 def test_examples_are_refused_for_files(tiny_llama: Path, tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(json.dumps(CHOICES[0]))
     (tmp_path / "a.txt").write_text("It is a long way.")
     for tasks, said in (((tmp_path / "a.jsonl", "piqa"), r"a\.jsonl is a file"), ((), "--tasks names none")):
         with pytest.raises(RequestError, match=f"--few-shot is for tasks of the LM Evaluation Harness; .*{said}"):
             evaluate(tiny_llama, EvaluateOptions(tasks=tasks, perplexity=tmp_path / "a.txt", few_shot=1))
-
-
-@pytest.mark.parametrize(
-    ("task", "expected"),
-    [
-        ("piqa", True),
-        ("longproc_countdown_0.5k", True),
-        ("a.yaml", True),
-        ("folder/a.YML", True),
-        ("piqa.jsonl", False),
-        ("folder/piqa", False),
-        ("piqa.json", False),
-        ("text.txt", False),
-    ],
-)
-def test_names_and_files_are_told_apart(task: str, expected: bool) -> None:
-    assert is_of_harness(task) is expected
-    assert is_of_harness(Path(task)) is expected
-
-
-def test_a_file_without_an_ending_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert is_of_harness("piqa")
-    Path("piqa").mkdir()
-    assert is_of_harness("piqa"), "a folder of that name is none"
-    Path("questions").write_text("")
-    assert not is_of_harness("questions")
