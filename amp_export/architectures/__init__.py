@@ -35,7 +35,7 @@ from amp_export.architectures._computation import (
     Rotary,
     Windows,
 )
-from amp_export.architectures._config import LayerWidths, ModelConfig, Site, first_class
+from amp_export.architectures._config import ModelConfig, first_class
 from amp_export.architectures._derived import Derived, Share, TwoThirds
 from amp_export.architectures._experts import ClampedSwish, Experts
 from amp_export.architectures._external import given_architecture, other_architecture, using_facts
@@ -53,6 +53,7 @@ from amp_export.architectures._layer_rules import LayerRule
 from amp_export.architectures._mixers import GatedDeltaRule, Mixer, ShortConvolution, State, StateSpace
 from amp_export.architectures._parts import flatten_parts, with_fields
 from amp_export.architectures._patches import PATCH_MASK, SPATIAL_SHAPES
+from amp_export.architectures._sites import LayerWidths, Site
 from amp_export.architectures._tensors import (
     attribute_values,
     expert_name,

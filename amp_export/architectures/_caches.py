@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from amp_export.architectures._config import LayerWidths, ModelConfig
+from amp_export.architectures._config import ModelConfig
+from amp_export.architectures._sites import LayerWidths
 from amp_export.architectures._tensors import axis_length
 
 

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from amp_export.architectures._blocks import Axis, Block, Count, Features, Offset, Tensor, Total
-from amp_export.architectures._config import LayerWidths, ModelConfig, Site
+from amp_export.architectures._config import ModelConfig
 from amp_export.architectures._experts import Experts
+from amp_export.architectures._sites import LayerWidths, Site
 
 
 def tensor_shapes(config: ModelConfig, widths: Sequence[LayerWidths] | None = None) -> dict[str, tuple[int, ...]]:
