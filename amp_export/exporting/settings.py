@@ -104,7 +104,7 @@ def _choose_settings(checkpoint: Checkpoint, options: ExportOptions, whole: Path
         MissingExtraError: The package that converts to the format is not installed.
         AmpExportError: See `exporting.engines.prepare_engine`.
     """
-    to, dtype = options.to, options.dtype
+    to = options.to
     if options.operators is not Operators.STANDARD and to is not Format.ONNX:
         raise RequestError(
             f"--operators {options.operators} is for graphs that ONNX Runtime runs, not for --to {to}.\nLeave it out."
@@ -118,50 +118,62 @@ def _choose_settings(checkpoint: Checkpoint, options: ExportOptions, whole: Path
         return ExportSettings(to, dtype, None, Via.DIRECT, quantization=quantization)
     quantization = choose_quantization(checkpoint, options)
     if to is Format.TENSORRT:
-        job = prepare_engine(options, checkpoint.config)
-        opset = options.opset or job.choose_opset(checkpoint.config)
-        check_quantization(checkpoint, quantization, opset)
-        return ExportSettings(
-            to,
-            dtype or Dtype.FLOAT16,
-            opset,
-            Via.DIRECT,
-            job,
-            logits=options.logits,
-            quantization=quantization,
-            method=options.rounding,
-        )
+        return _choose_engine(checkpoint, options, quantization)
     if to is Format.EXECUTORCH:
-        limits = _choose_program(checkpoint, options)
-        return ExportSettings(to, dtype or Dtype.FLOAT32, None, Via.TRACE, limits=limits)
+        limits = _choose_limits(checkpoint, options)
+        return ExportSettings(to, options.dtype or Dtype.FLOAT32, None, Via.TRACE, limits=limits)
+    return _choose_graph(checkpoint, options, whole, quantization)
+
+
+def _choose_engine(checkpoint: Checkpoint, options: ExportOptions, quantization: Quantization | None) -> ExportSettings:
+    """Resolve the settings of a TensorRT engine.
+
+    Raises:
+        AmpExportError: See `exporting.engines.prepare_engine`.
+    """
+    job = prepare_engine(options, checkpoint.config)
+    opset = options.opset or job.choose_opset(checkpoint.config)
+    check_quantization(checkpoint, quantization, opset)
+    return ExportSettings(
+        options.to,
+        options.dtype or Dtype.FLOAT16,
+        opset,
+        Via.DIRECT,
+        job,
+        logits=options.logits,
+        quantization=quantization,
+        method=options.rounding,
+    )
+
+
+def _choose_graph(
+    checkpoint: Checkpoint, options: ExportOptions, whole: Path | None, quantization: Quantization | None
+) -> ExportSettings:
+    """Resolve the settings of a graph for ONNX Runtime or OpenVINO.
+
+    Raises:
+        RequestError: An option does not apply to these, or not to graphs that are traced.
+        MissingExtraError: OpenVINO is needed and not installed.
+    """
     if (options.target, options.runtime, options.max_batch, options.max_context) != (None, None, 1, None):
         raise RequestError(
             "--target and --runtime apply to TensorRT only, --max-batch and --max-context to TensorRT and "
             "ExecuTorch.\nGive --to tensorrt or --to executorch with them."
         )
     via = choose_via(checkpoint.config, options.via)
-    for option, is_given in (
-        (f"--operators {options.operators}", options.operators is not Operators.STANDARD),
-        (f"--logits {options.logits}", options.logits is not Logits.ALL),
-        (f"--weights {options.weights}", quantization is not None),
-        (f"--static-cache {options.static_cache}", options.static_cache is not None),
-    ):
-        if is_given and via is not Via.DIRECT:
-            why = can_build(checkpoint.config) if options.via is not Via.TRACE else "--via trace is given."
-            raise RequestError(
-                f"{option} is for graphs that are built directly, and this one is traced: {why}\nLeave it out."
-            )
+    if via is not Via.DIRECT:
+        _refuse_options_of_built(checkpoint, options, quantization)
     opset = options.opset or (Opset.OPSET_23 if options.static_cache is None else Opset.OPSET_24)
     check_quantization(checkpoint, quantization, opset, options.operators)
-    dtype = dtype or Dtype.FLOAT32
+    dtype = options.dtype or Dtype.FLOAT32
     parts = _choose_parts(whole, checkpoint, options, via)
     check_layout(checkpoint.config, options.layout, dtype, quantization, parts)
-    if to is Format.OPENVINO:
+    if options.to is Format.OPENVINO:
         from amp_export.exporters import openvino
 
         openvino.require_runtime()
     return ExportSettings(
-        to,
+        options.to,
         dtype,
         opset,
         via,
@@ -174,6 +186,25 @@ def _choose_settings(checkpoint: Checkpoint, options: ExportOptions, whole: Path
         method=options.rounding,
         parts=parts,
     )
+
+
+def _refuse_options_of_built(checkpoint: Checkpoint, options: ExportOptions, quantization: Quantization | None) -> None:
+    """Raise an error if an option is given that a traced graph does not have.
+
+    Raises:
+        RequestError: One is.
+    """
+    for option, is_given in (
+        (f"--operators {options.operators}", options.operators is not Operators.STANDARD),
+        (f"--logits {options.logits}", options.logits is not Logits.ALL),
+        (f"--weights {options.weights}", quantization is not None),
+        (f"--static-cache {options.static_cache}", options.static_cache is not None),
+    ):
+        if is_given:
+            why = can_build(checkpoint.config) if options.via is not Via.TRACE else "--via trace is given."
+            raise RequestError(
+                f"{option} is for graphs that are built directly, and this one is traced: {why}\nLeave it out."
+            )
 
 
 def _choose_parts(whole: Path | None, checkpoint: Checkpoint, options: ExportOptions, via: Via) -> PartsOf | None:
@@ -189,7 +220,7 @@ def _choose_parts(whole: Path | None, checkpoint: Checkpoint, options: ExportOpt
     return parts
 
 
-def _choose_program(checkpoint: Checkpoint, options: ExportOptions) -> Limits:
+def _choose_limits(checkpoint: Checkpoint, options: ExportOptions) -> Limits:
     """Return the limits of an ExecuTorch program.
 
     Raises:
