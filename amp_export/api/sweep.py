@@ -122,8 +122,7 @@ def sweep(
         if overwrite:
             remove_earlier(output, COMMAND)
         run.export_dense()
-        if conditions:
-            assert options.until is not None
+        if options.until is not None:
             run.search(points, conditions, options.until)
         elif options.draft and not options.ratios:
             run.search_draft(points)
