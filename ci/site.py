@@ -79,20 +79,17 @@ def public_names() -> dict[str, list[str]]:
         assert isinstance(line, ast.ImportFrom)
         for name in (alias.name for alias in line.names):
             path = f"amp_export.{line.module}.{name}"
-            if name == "__version__" or line.module in ("errors", "verb_options"):
+            if name == "__version__" or line.module == "errors":
                 continue
             if line.module == "options":
                 pages["choices"].append(path)
+            elif line.module == "verb_options":
+                pages["options"].append(path)
             else:
                 pages["functions" if name.islower() else "results"].append(path)
-    # these modules are public as a whole: an error may be caught, a base class explains inherited options
-    pages["options"] = _classes("verb_options")
-    pages["errors"] = _classes("errors")
+    # all errors are public: a base class may be caught
+    pages["errors"] = [f"amp_export.errors.{node.name}" for node in _module("errors") if isinstance(node, ast.ClassDef)]
     return pages
-
-
-def _classes(module: str) -> list[str]:
-    return [f"amp_export.{module}.{node.name}" for node in _module(module) if isinstance(node, ast.ClassDef)]
 
 
 def _choice(path: str) -> str:

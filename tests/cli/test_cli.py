@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import typing
 from collections.abc import Callable
 from pathlib import Path
 
@@ -128,8 +129,10 @@ def test_the_public_names_are_these() -> None:
 
 
 def test_the_choices_of_every_option_are_public() -> None:
-    chosen = {name for name, found in vars(verb_options).items() if isinstance(found, enum.EnumType)}
-    assert chosen <= set(amp_export.__all__)
+    kinds = [typing.get_type_hints(getattr(verb_options, name)) for name in verb_options.__all__]
+    of_options = [kind for hints in kinds for hint in hints.values() for kind in (hint, *typing.get_args(hint))]
+    chosen = {kind.__name__ for kind in of_options if isinstance(kind, enum.EnumType)}
+    assert {"Format", "TargetName", "CriterionName"} < chosen <= set(amp_export.__all__)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
