@@ -33,7 +33,7 @@ from amp_export.parity.comparison import compare
 from amp_export.parity.decoder_cases import Case, replay
 from amp_export.progress import Silent
 from amp_export.pruning.plan import Plan, removed_ratio
-from amp_export.pruning.planning import keep_most_important, make_plan
+from amp_export.pruning.planning import keep_most_important
 from amp_export.pruning.reload_check import Claim, expect, prove_reloads
 from amp_export.pruning.rewriting import rewrite
 from amp_export.pruning.saving import save_pruned
@@ -42,6 +42,7 @@ from amp_export.pruning.settings import PlanSettings
 from amp_export.pruning.slicing import prune_module
 from tests.support.family_runner import mask, measured_scores, run
 from tests.support.forms import ALL_FAMILIES
+from tests.support.plans import make_plan
 from tests.support.tiny_models import save_tiny_model, save_tiny_tokenizer
 
 pytestmark = pytest.mark.slow

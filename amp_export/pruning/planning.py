@@ -88,22 +88,12 @@ def list_preferred(candidates: Sequence[Candidate], heads: HeadPolicy) -> Sequen
     return [candidate for candidate in pool if candidate.stock] or pool
 
 
-def make_plan(raw_config: Mapping[str, Any], config: ModelConfig, scores: Scores, settings: PlanSettings) -> Plan:
-    """Return a plan that meets the ratio and keeps the most important heads and neurons.
-
-    Raises:
-        RatioError: No legal plan meets the ratio.
-        PlanError: The settings do not fit the model.
-    """
-    scores, settings = share_importance(config, scores), settle_heads(settings, config)
-    candidates = list_candidates(raw_config, config, settings)
-    return _plan(config, scores, settings, *next(_ways(config, settings, candidates, scores)))
-
-
 def list_plans(
     raw_config: Mapping[str, Any], config: ModelConfig, scores: Scores, settings: PlanSettings
 ) -> list[Plan]:
-    """Return the plans between which a trial can decide: the one of `make_plan`, and others if divergences decide.
+    """Return plans that meet the ratio and keep the most important heads and neurons, the likeliest first.
+
+    There are several if divergences decide; a trial can choose between them.
 
     Raises:
         RatioError: No legal plan meets the ratio.

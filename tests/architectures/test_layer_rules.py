@@ -20,11 +20,11 @@ from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.errors import ModelError, UnsupportedModelError
 from amp_export.exporters.support import can_export
 from amp_export.options import Format, PerLayer
-from amp_export.pruning.planning import make_plan
 from amp_export.pruning.rewriting import rewrite
 from amp_export.pruning.settings import PlanSettings
 from amp_export.pruning.slicing import prune_module
 from tests.support.family_runner import mask, measured_scores, run
+from tests.support.plans import make_plan
 from tests.support.tiny_models import (
     FAMILY_FIELDS,
     OTHER_KINDS,

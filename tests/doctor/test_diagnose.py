@@ -27,13 +27,13 @@ from amp_export.exporting.settings import choose_settings
 from amp_export.hardware.targets import TARGETS
 from amp_export.options import Dtype, Format, HeadPolicy, PerLayer, TargetName, Uniform
 from amp_export.outputs.manifest import RewriteKind
-from amp_export.pruning.planning import make_plan
 from amp_export.pruning.rewriting import rewrite
 from amp_export.pruning.scores import Scores
 from amp_export.pruning.settings import PlanSettings
 from amp_export.verb_options import DoctorOptions, ExportOptions
 from tests.support import PROJECT
 from tests.support.forms import one_of_each_form
+from tests.support.plans import make_plan
 from tests.support.tiny_models import BUILDABLE, FAMILY_FIELDS, TINY_CONFIG, family_fields
 
 SEVEN_B = {

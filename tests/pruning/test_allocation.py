@@ -11,9 +11,9 @@ from amp_export.architectures import LayerWidths, ModelConfig, find_architecture
 from amp_export.options import HeadPolicy, PerLayer
 from amp_export.pruning.allocation import allocate_heads, allocate_neurons, allocate_steps
 from amp_export.pruning.plan import check_fit
-from amp_export.pruning.planning import make_plan
 from amp_export.pruning.scores import Scores
 from amp_export.pruning.settings import PlanSettings
+from tests.support.plans import make_plan
 
 RAW = {
     "vocab_size": 64,

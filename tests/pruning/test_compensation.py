@@ -23,11 +23,11 @@ from amp_export.pruning.compensation.shortcuts import Shortcut, find_shortcut
 from amp_export.pruning.compensation.streams import StreamBatch, record_calls, run_layer
 from amp_export.pruning.compensation.updating import prune_and_compensate
 from amp_export.pruning.plan import LayerPlan, Plan
-from amp_export.pruning.planning import make_plan
 from amp_export.pruning.settings import PlanSettings
 from amp_export.pruning.slicing import prune_module
 from tests.support.family_runner import measured_scores
 from tests.support.forms import one_of_each_form
+from tests.support.plans import make_plan
 from tests.support.tiny_models import save_tiny_model
 
 FAMILIES = [

@@ -23,12 +23,12 @@ from amp_export.options import Allocation, CriterionName, HeadPolicy, PerLayer
 from amp_export.pruning.costs import ModelCosts
 from amp_export.pruning.divergence import LayerCosts, cheapest_widths, check_measurable, layer_costs, widths_cost
 from amp_export.pruning.plan import removed_ratio
-from amp_export.pruning.planning import make_plan
 from amp_export.pruning.predictions import POSITION_STEP
 from amp_export.pruning.scores import Scores
 from amp_export.pruning.scoring import score_tokens
 from amp_export.pruning.sensitivity import least, measure_sensitivity
 from amp_export.pruning.settings import PlanSettings
+from tests.support.plans import make_plan
 from tests.support.tiny_models import BUILDABLE, TINY_CONFIG, family_fields, save_tiny_model
 
 GLOBAL = {"heads_per_layer": PerLayer.GLOBAL, "neurons_per_layer": PerLayer.GLOBAL}

@@ -25,11 +25,11 @@ from amp_export.pruning.candidates import list_candidates
 from amp_export.pruning.defaults import choose_plan_settings
 from amp_export.pruning.flap_allocation import standardised_groups, standardised_neurons
 from amp_export.pruning.plan import check_fit, removed_ratio
-from amp_export.pruning.planning import make_plan
 from amp_export.pruning.request import prepare
 from amp_export.pruning.scores import SPREAD, Scores
 from amp_export.pruning.scoring import score_tokens
 from amp_export.pruning.settings import RATIO_TOLERANCE, PlanSettings
+from tests.support.plans import make_plan
 from tests.support.tiny_models import FAMILY_FIELDS, TINY_CONFIG, family_fields, save_tiny_model, save_tiny_samples
 
 PROMPTS = [[3, 1, 4, 1, 5, 9], [2, 7, 11, 13], [1, 2] * 12, [8, 2, 8, 1, 8, 2, 8, 4, 5, 9, 0]]

@@ -23,7 +23,6 @@ from amp_export.pruning import pipeline
 from amp_export.pruning.compensation.samples import can_compensate
 from amp_export.pruning.compensation.updating import prune_and_compensate
 from amp_export.pruning.divergence import obstacle
-from amp_export.pruning.planning import make_plan
 from amp_export.pruning.quality import compare, run_dense
 from amp_export.pruning.scores import Scores
 from amp_export.pruning.scoring import score_batches
@@ -34,6 +33,7 @@ from amp_export.pruning.trials import try_plans
 from amp_export.verb_options import PruneOptions
 from tests.support import fake_gpu
 from tests.support.forms import one_of_each_form
+from tests.support.plans import make_plan
 from tests.support.tiny_models import save_tiny_model, save_tiny_samples, save_tiny_tokenizer
 
 

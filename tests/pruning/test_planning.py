@@ -17,10 +17,11 @@ from amp_export.outputs.manifest import RewriteKind
 from amp_export.pruning.candidates import Candidate, head_options, list_candidates
 from amp_export.pruning.costs import ModelCosts
 from amp_export.pruning.plan import LayerPlan, Plan, check_fit, removed_ratio
-from amp_export.pruning.planning import choose_candidate, keep_most_important, make_plan, share_importance
+from amp_export.pruning.planning import choose_candidate, keep_most_important, share_importance
 from amp_export.pruning.rewriting import rewrite
 from amp_export.pruning.scores import Scores
 from amp_export.pruning.settings import RATIO_TOLERANCE, PlanSettings, neuron_multiple
+from tests.support.plans import make_plan
 from tests.support.tiny_models import FAMILY_FIELDS, SMOLLM2_135M, TINY_CONFIG, family_fields
 
 LLAMA_2_7B = {

@@ -23,7 +23,6 @@ from amp_export.checkpoints.loading import load_model
 from amp_export.checkpoints.reading import Checkpoint, open_checkpoint
 from amp_export.errors import AmpExportError
 from amp_export.options import HeadPolicy
-from amp_export.pruning.planning import make_plan
 from amp_export.pruning.rewriting import rewrite
 from amp_export.pruning.saving import save_pruned
 from amp_export.pruning.scores import Scores
@@ -32,6 +31,7 @@ from amp_export.pruning.settings import PlanSettings
 from amp_export.pruning.slicing import prune_module
 from tests.support.family_runner import PROMPTS, mask, measured_scores, run
 from tests.support.forms import one_of_each_form
+from tests.support.plans import make_plan
 from tests.support.tiny_models import save_tiny_model
 
 SHAPES = {

@@ -16,11 +16,11 @@ from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.inputs.batches import text_batches
 from amp_export.pruning import pipeline
 from amp_export.pruning.compensation.updating import prune_and_compensate
-from amp_export.pruning.planning import make_plan
 from amp_export.pruning.settings import PlanSettings
 from amp_export.pruning.slicing import prune_module
 from amp_export.pruning.spilling import spill_layers
 from tests.support.family_runner import measured_scores
+from tests.support.plans import make_plan
 from tests.support.tiny_models import save_tiny_model, save_tiny_tokenizer
 
 

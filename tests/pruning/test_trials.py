@@ -15,13 +15,14 @@ from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.inputs.batches import batches, text_batch
 from amp_export.options import Allocation, CriterionName, HeadPolicy, PerLayer
 from amp_export.pruning.plan import removed_ratio
-from amp_export.pruning.planning import list_plans, make_plan
+from amp_export.pruning.planning import list_plans
 from amp_export.pruning.predictions import POSITION_STEP
 from amp_export.pruning.scores import Sensitivity
 from amp_export.pruning.scoring import score_tokens
 from amp_export.pruning.settings import PlanSettings
 from amp_export.pruning.trials import try_plans
 from tests.support.family_runner import mask
+from tests.support.plans import make_plan
 from tests.support.tiny_models import save_tiny_model
 
 RATIO = 0.15
