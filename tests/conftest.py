@@ -98,6 +98,14 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def shallow_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with one layer, for what takes longer with each; nothing may change it."""
+    folder = save_tiny_model(tmp_path_factory.mktemp("llama") / "checkpoint", "llama", num_hidden_layers=1)
+    save_tiny_tokenizer(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def converted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Converted]:
     """Takes a tiny model of a family the whole way, once for all tests; nothing may change what it wrote."""
     from typer.testing import CliRunner

@@ -43,14 +43,6 @@ from tests.support.tiny_models import save_tiny_model, save_tiny_output, save_ti
 
 
 @pytest.fixture(scope="module")
-def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Llama of one layer: what training takes grows with them, and other tests prune several."""
-    folder = save_tiny_model(tmp_path_factory.mktemp("llama") / "checkpoint", "llama", num_hidden_layers=1)
-    save_tiny_tokenizer(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("text") / "lines.txt"
     lines = (
@@ -61,9 +53,9 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pruned(tiny_llama: Path, text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pruned(shallow_llama: Path, text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An output with a pruned checkpoint; nothing may change it."""
-    return pruned_output(tiny_llama, text, tmp_path_factory.mktemp("pruned"))
+    return pruned_output(shallow_llama, text, tmp_path_factory.mktemp("pruned"))
 
 
 @pytest.fixture
@@ -216,9 +208,11 @@ class Meanwhile(Silent):
             self._work()
 
 
-def test_an_output_that_was_replaced_meanwhile_stays(output: Path, tiny_llama: Path, text: Path) -> None:
+def test_an_output_that_was_replaced_meanwhile_stays(output: Path, shallow_llama: Path, text: Path) -> None:
     def prune_again() -> None:
-        prune(tiny_llama, output, PruneOptions(ratio=0.1, snap=1, calibration=text, compensate=False), overwrite=True)
+        prune(
+            shallow_llama, output, PruneOptions(ratio=0.1, snap=1, calibration=text, compensate=False), overwrite=True
+        )
         replaced.update(files(output))
 
     replaced: dict[str, bytes] = {}
@@ -430,9 +424,11 @@ BAD: dict[str, tuple[Callable[[Path, Path, Path], list[object]], str]] = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_exit_code_2_and_leaves_the_output(case: str, tiny_llama: Path, output: Path, text: Path) -> None:
+def test_bad_input_is_exit_code_2_and_leaves_the_output(
+    case: str, shallow_llama: Path, output: Path, text: Path
+) -> None:
     make, message = BAD[case]
-    words = make(tiny_llama, output, text)
+    words = make(shallow_llama, output, text)
     before = files(output)
     result = run(*words)
     assert result.exit_code == 2, result.output

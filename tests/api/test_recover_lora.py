@@ -32,14 +32,6 @@ pytest.importorskip("peft")
 
 
 @pytest.fixture(scope="module")
-def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Llama of one layer: what training takes grows with them, and other tests prune several."""
-    folder = save_tiny_model(tmp_path_factory.mktemp("llama") / "checkpoint", "llama", num_hidden_layers=1)
-    save_tiny_tokenizer(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Forty instructions that repeat."""
     file = tmp_path_factory.mktemp("text") / "rows.jsonl"
@@ -49,9 +41,9 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pruned(tiny_llama: Path, text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pruned(shallow_llama: Path, text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An output with a pruned checkpoint; nothing may change it."""
-    return pruned_output(tiny_llama, text, tmp_path_factory.mktemp("pruned"))
+    return pruned_output(shallow_llama, text, tmp_path_factory.mktemp("pruned"))
 
 
 @pytest.fixture

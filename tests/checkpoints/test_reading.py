@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,11 +22,6 @@ from amp_export.checkpoints.reading import check_finite, open_checkpoint, read_c
 from amp_export.checkpoints.writing import save_tensors, write_checkpoint
 from amp_export.errors import ModelError, UnsupportedModelError
 from tests.support.tiny_models import save_tiny_model
-
-
-@pytest.fixture
-def folder(tiny_llama: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(tiny_llama, tmp_path / "checkpoint"))
 
 
 def change_weights(folder: Path, change: Callable[[dict[str, np.ndarray]], object]) -> None:

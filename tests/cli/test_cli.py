@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 from typer.main import get_command
-from typer.testing import CliRunner, Result
 
 import amp_export
 from amp_export.api import convert as converting
@@ -19,13 +18,8 @@ from amp_export.cli import app
 from amp_export.errors import RequestError
 from amp_export.options import TargetName
 from amp_export.verb_options import ConvertOptions
+from tests.support.command_line import run
 from tests.support.shared import Converted
-
-runner = CliRunner()
-
-
-def run(*arguments: str | Path) -> Result:
-    return runner.invoke(app, [str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")

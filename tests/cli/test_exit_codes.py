@@ -11,16 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
 
 from amp_export import cli
-from amp_export.cli import app
-
-runner = CliRunner()
-
-
-def run(*arguments: str | Path) -> Result:
-    return runner.invoke(app, [str(argument) for argument in arguments])
+from tests.support.command_line import run
 
 
 def test_parity_that_fails_is_exit_code_1_and_names_the_case(tiny_llama: Path, tmp_path: Path) -> None:

@@ -9,16 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner, Result
 
 from amp_export.architectures import find_architecture
 from amp_export.benchmarking import rounds as benchmark_rounds
 from amp_export.benchmarking.workloads import PHASES
 from amp_export.checkpoints.reading import open_checkpoint
-from amp_export.cli import app
 from amp_export.hardware import machine
 from amp_export.pruning import pipeline
 from amp_export.pruning.reload_check import ReloadProof
+from tests.support.command_line import run
 from tests.support.shared import Converted
 from tests.support.tiny_models import save_tiny_model
 
@@ -26,7 +25,6 @@ pytestmark = pytest.mark.slow
 
 pytest.importorskip("onnxscript", reason="onnxscript is not installed")
 
-runner = CliRunner()
 
 FAMILIES = {
     "bert": ({"logits"}, {"forward"}, "Forward, 128 tokens"),
@@ -37,10 +35,6 @@ FAMILIES = {
 """By family the outputs that are compared, the phases that are timed, and a row of the report."""
 
 EACH = pytest.mark.parametrize("model_type", FAMILIES)
-
-
-def run(*arguments: str | Path) -> Result:
-    return runner.invoke(app, [str(argument) for argument in arguments])
 
 
 @EACH

@@ -50,19 +50,11 @@ def said(result: Result, code: int = 2) -> str:
 
 
 @pytest.fixture(scope="module")
-def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Llama of one layer, of which many points are made; other tests prune several."""
-    folder = save_tiny_model(tmp_path_factory.mktemp("llama") / "checkpoint", "llama", num_hidden_layers=1)
-    save_tiny_tokenizer(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def shared(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+def shared(shallow_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
     """The model and the options that all tests share."""
     file = tmp_path_factory.mktemp("prompts") / "prompts.txt"
     file.write_text("\n".join(f"Say the number {number} and nothing else." for number in range(10)))
-    return ("--model", str(tiny_llama), "--calibration", str(file), *PRUNING)
+    return ("--model", str(shallow_llama), "--calibration", str(file), *PRUNING)
 
 
 class Calls:
@@ -216,7 +208,7 @@ def test_mistakes_are_refused_before_any_work(
 
 
 def test_a_directory_of_something_else_is_not_written_to(
-    shared: tuple[str, ...], tmp_path: Path, calls: Calls, tiny_llama: Path
+    shared: tuple[str, ...], tmp_path: Path, calls: Calls, shallow_llama: Path
 ) -> None:
     ours, others, file = tmp_path / "ours", tmp_path / "others", tmp_path / "file"
     arguments = ("compare", *shared, "--criteria", "amp", "--ratios", "0.2", "--output")
@@ -233,7 +225,7 @@ def test_a_directory_of_something_else_is_not_written_to(
     other = save_tiny_model(tmp_path / "other", "llama", num_hidden_layers=2)
     save_tiny_tokenizer(other)
     another = run(*arguments, ours, "--resume", "--model", other)
-    assert f"holds points of {tiny_llama}" in said(another)
+    assert f"holds points of {shallow_llama}" in said(another)
     assert "is another model" in said(another)
     descriptor = lock_until_closed(ours / ".points.lock")
     assert descriptor > 0

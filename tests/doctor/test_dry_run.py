@@ -24,6 +24,7 @@ from amp_export.doctor.rules import Status
 from amp_export.errors import AmpExportError
 from amp_export.options import Allocation, HeadPolicy
 from amp_export.pruning import dry_run
+from tests.support.bad_checkpoints import set_fields
 from tests.support.forms import ALL_FAMILIES
 from tests.support.tiny_models import FAMILY_FIELDS, TINY_CONFIG, family_fields, save_tiny_model, save_tiny_samples
 
@@ -142,14 +143,6 @@ def test_what_doctor_accepts_goes_the_whole_way(model_type: str, name: str, tmp_
     if ALL_FAMILIES or (model_type, name) == TRACED or find_architecture(model_type).computation is not None:
         export(found.folder, tmp_path / "out")
         assert validate(tmp_path / "out").holds
-
-
-def set_fields(**fields: Any) -> Callable[[Path], object]:
-    def change(folder: Path) -> None:
-        config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps({**config, **fields}))
-
-    return change
 
 
 def change_tensors(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], object]:
