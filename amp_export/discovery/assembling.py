@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from amp_export.architectures import Architecture, Block, Features, Kind, Projection, PrunedUnit, SharedExpert, Stack
 from amp_export.architectures._blocks import Count, Tensor
-from amp_export.architectures._derived import Derived
-from amp_export.architectures._layer_rules import LayerRule, read_layers
+from amp_export.architectures._layer_rules import LayerRule
 from amp_export.discovery.attributes import count_all, count_given, find_attributes, recording_reads
 from amp_export.discovery.behavior import embeds_padding, follow_one_another
+from amp_export.discovery.config_facts import ConfigFacts
 from amp_export.discovery.fields import Experts, FieldFinder, FoundFields
 from amp_export.discovery.kinds import caches_states, find_rule
 from amp_export.discovery.layouts import Heads
@@ -24,11 +24,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-_ALWAYS = ("vocab_size", "max_position_embeddings", "tie_word_embeddings", "hidden_act", "sliding_window")
 _LAST = SIZES["num_hidden_layers"] - 1
 """A layer that has experts, if the first layers of a type have none."""
-
-_OF_SIGNALS = ("image_size", "patch_size", "num_channels", "num_mel_bins", "max_source_positions")
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,7 @@ class Finder:
             UnsupportedModelError: The model does not attend, or in a way that is not understood.
         """
         first, *more = self._stacks()
-        model, fields = self._model, self._found
+        model, fields, config = self._model, self._found, self._config
         is_bare = self.tiny.class_name.endswith("Model") and not self.tiny.class_name.endswith("LMHeadModel")
         prefix = model.base_model_prefix if hasattr(model, model.base_model_prefix) and not is_bare else ""
         assert first.attention is not None
@@ -56,7 +53,7 @@ class Finder:
         return Architecture(
             model_type=self.tiny.model_type,
             class_name=self.tiny.class_name,
-            defaults=self._defaults(),
+            defaults=config.defaults(),
             attention=first.attention,
             mlp=first.mlp,
             norms=(),
@@ -68,12 +65,12 @@ class Finder:
             attention_layers=self._layer_rules[0],
             mlp_layers=self._layer_rules[1],
             keeps_states=self._kind is Kind.DECODER and caches_states(model),
-            names=self._names(),
-            derived=tuple(self._derived()),
+            names=config.names(),
+            derived=tuple(config.derived()),
             required=fields.required,
             says_head_dim_when={} if fields.names.get("head_dim") is not None else None,
             says_neurons_when={} if fields.says_neurons else None,
-            hidden_size_divisible_by_heads=fields.names.get("head_dim") is not None and self._refuses_odd_heads(),
+            hidden_size_divisible_by_heads=fields.names.get("head_dim") is not None and config.refuses_odd_heads(),
             embeds_padding=embeds_padding(self.tiny, model.main_input_name),
             heads_tied=first.heads_tied,
             heads_stay=self._why_heads_stay(),
@@ -148,6 +145,10 @@ class Finder:
         return self._fields.find()
 
     @cached_property
+    def _config(self) -> ConfigFacts:
+        return ConfigFacts(self.tiny, self._kind, self._found, self._layers, self._layer_rules)
+
+    @cached_property
     def _other(self) -> PreTrainedModel:
         names = self.tiny.names
         counts = {names[name]: size for name, size in OTHER_SIZES.items() if name in names}
@@ -177,7 +178,7 @@ class Finder:
                     layers=layer.stack,
                     attention=self._block(layer, block, tensors),
                     mlp=mlp,
-                    names=self._stack_names if number else {},
+                    names=self._config.stack_names if number else {},
                     heads_tied=any(tensor.first_layer_only for tensor in tensors),
                     is_decoder=number > 0,
                 )
@@ -302,93 +303,6 @@ class Finder:
                 axes = tuple(by_head if axis in moved else size for axis, size in enumerate(shape))
                 in_all = all(f"{layer.stack}.{number}.{below}" in shapes for number in others_attend)
                 yield Tensor(below, axes, first_layer_only=not in_all)
-
-    def _names(self) -> dict[str, str | None]:
-        """Return the fields whose names are not the canonical ones."""
-        names = self._found.names
-        found = {canonical: names.get(canonical) for canonical in SIZES if names.get(canonical) != canonical}
-        heads = self._layers[0].heads
-        if "num_key_value_heads" in found and heads is not None and heads.key_value_heads != heads.query_heads:
-            del found["num_key_value_heads"]  # a constant, see `_derived`
-        if found.get("intermediate_size", "") is None:
-            del found["intermediate_size"]  # a multiple of the hidden size
-        if self._kind is Kind.ENCODER and found.get("vocab_size", "") is None:
-            del found["vocab_size"]
-        if found.get("max_position_embeddings", "") is None:
-            del found["max_position_embeddings"]
-        return found
-
-    def _derived(self) -> Iterator[Derived]:
-        names = self._found.names
-        for name, factor in self._found.derived.items():
-            # always, if there is no field
-            when: dict[str, Any] | None = {} if names["intermediate_size"] is None else None
-            yield Derived(name, (names["hidden_size"] or "hidden_size", factor), when)
-        heads = self._layers[0].heads
-        is_constant = heads is not None and heads.key_value_heads != heads.query_heads
-        if heads is not None and is_constant and names.get("num_key_value_heads") is None:
-            yield Derived("num_key_value_heads", heads.key_value_heads, {})
-        own = self._stack_names.get("num_hidden_layers") if len(self._layers) > 1 else None
-        if own is not None and self.tiny.values.get(own) is not None:
-            yield Derived(own, names["num_hidden_layers"] or "num_hidden_layers")
-
-    @cached_property
-    def _stack_names(self) -> dict[str, str]:
-        """The fields with the sizes of a later stack, where it has its own."""
-        found = {name: value for name, value in self._found.names.items() if value is not None}
-        names = {**self.tiny.names, **found}
-        own: dict[str, str] = {}
-        for canonical in ("num_hidden_layers", "num_attention_heads", "intermediate_size"):
-            if canonical not in names:
-                continue
-            others = [twin for twin in twins(names[canonical], self.tiny.values) if twin != names[canonical]]
-            own |= {canonical: others[0]} if others else {}
-        return own
-
-    def _defaults(self) -> dict[str, Any]:
-        """Return transformers' defaults of the fields that the facts name."""
-        import transformers
-
-        fields = transformers.AutoConfig.for_model(self.tiny.model_type).to_dict()
-        names = {name for name in self._found.names.values() if name is not None}
-        names |= {*_ALWAYS, *_OF_SIGNALS, *self._found.required, *self._found.biases.values(), *self._found.derived}
-        names |= set(self._stack_names.values()) if len(self._layers) > 1 else set()
-        names |= {self._found.experts.count} if self._found.experts is not None else set()
-        found = {name: fields[name] for name in fields if name in names}
-        found |= dict.fromkeys(self._found.derived)
-        found |= self._kinds_by_default(fields)
-        for canonical in ("num_key_value_heads", "head_dim"):
-            if (name := self._found.names.get(canonical)) is not None:
-                found[name] = self._follows(name, fields.get(name))
-        return found
-
-    def _kinds_by_default(self, fields: Mapping[str, Any]) -> dict[str, Any]:
-        """Return transformers' defaults of the fields that say which layers have a part; None where all have it."""
-        layers = fields[self.tiny.names["num_hidden_layers"]]
-        found: dict[str, Any] = {}
-        for rule in filter(None, self._layer_rules):
-            in_all = len(read_layers(rule, fields, layers)) == layers
-            found |= {name: None if in_all else fields.get(name) for name in rule.names}
-        return found
-
-    def _follows(self, name: str, default: Any) -> Any:
-        """Return the default of a count, or None if it follows from other fields."""
-        try:
-            config = self.tiny.but(**{name: None}).config()
-        except Exception:  # noqa: BLE001  configs raise exceptions of any class; here, those that refuse to leave it out
-            return default
-        return None if getattr(config, name, None) != default else default
-
-    def _refuses_odd_heads(self) -> bool:
-        """Whether transformers refuses heads that do not divide the hidden size, although their width is given."""
-        names = self.tiny.names
-        odd = SIZES["num_attention_heads"] - 1
-        counts = {names["num_attention_heads"]: odd}
-        if self._found.names.get("num_key_value_heads") is not None:
-            counts[str(self._found.names["num_key_value_heads"])] = odd
-        if self._found.names.get("head_dim") is not None:
-            counts[str(self._found.names["head_dim"])] = SIZES["head_dim"]
-        return self.tiny.but(**counts).shapes() is None
 
 
 def _unread(layer: FoundLayer) -> Block:
