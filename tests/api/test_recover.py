@@ -36,8 +36,9 @@ from amp_export.reporting.files import update_report
 from amp_export.reporting.report import Report
 from amp_export.verb_options import PruneOptions, RecoverOptions
 from tests.support import sample_reports
+from tests.support.command_line import run
 from tests.support.lopsided import lopsided_plan
-from tests.support.recovering import StopAt, files, pruned_output, run, train, weights
+from tests.support.recovering import StopAt, files, pruned_output, train, weights
 from tests.support.shared import Converted
 from tests.support.tiny_models import save_tiny_model, save_tiny_output, save_tiny_tokenizer
 

@@ -24,8 +24,9 @@ from amp_export.recovery.adapters import Adapters, projections
 from amp_export.recovery.results import Recovery, Stop
 from amp_export.reporting.report import Report
 from amp_export.verb_options import PruneOptions, RecoverOptions
+from tests.support.command_line import run
 from tests.support.lopsided import lopsided_plan
-from tests.support.recovering import StopAt, files, pruned_output, run, train, weights
+from tests.support.recovering import StopAt, files, pruned_output, train, weights
 from tests.support.tiny_models import save_tiny_model, save_tiny_tokenizer
 
 pytest.importorskip("peft")

@@ -4,24 +4,15 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from typer.testing import CliRunner
 
 from amp_export import prune, recover
-from amp_export.cli import app
 from amp_export.options import Allocation
 from amp_export.progress import Silent
 from amp_export.recovery.results import Recovery
 from amp_export.verb_options import PruneOptions, RecoverOptions
-
-RUN = CliRunner()
-
-
-def run(*words: object) -> Any:
-    return RUN.invoke(app, [str(word) for word in words])
 
 
 def pruned_output(dense: Path, text: Path, folder: Path) -> Path:
