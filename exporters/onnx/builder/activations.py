@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from amp_export.errors import UnsupportedModelError
+from amp_export.exporters.onnx.builder.steps import Steps
 from amp_export.options import Dtype
 
 if TYPE_CHECKING:
@@ -92,9 +93,7 @@ def _xielu(graph: Graph, value: str, output: str, module: str) -> str:
     def parameter(name: str) -> str:
         return graph.cast(graph.weight(f"{module}.{name}"), Dtype.FLOAT32, output=f"{output}.{name}")
 
-    def step(operator: str, *inputs: str, name: str) -> str:
-        return graph.add(operator, *inputs, output=f"{output}.{name}")
-
+    step = Steps(graph, output)
     value = graph.cast(value, Dtype.FLOAT32, output=f"{output}.float32")
     beta, zero, one = parameter("beta"), *(graph.number(each, dtype=Dtype.FLOAT32) for each in (0.0, 1.0))
     above = step("Softplus", parameter("alpha_p"), name="above")

@@ -6,10 +6,11 @@ import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from amp_export.exporters.onnx.builder.steps import Steps
 from amp_export.options import Dtype
 
 if TYPE_CHECKING:
-    from amp_export.exporters.onnx.builder.nodes import Attribute, Graph
+    from amp_export.exporters.onnx.builder.nodes import Graph
 
 
 @dataclass(frozen=True)
@@ -77,10 +78,7 @@ def add_patches(graph: Graph, pixels: str, grids: str, *, side: int) -> Patches:
         grids: Name of the grids, int64 [images, 3].
         side: Number of rows of a square.
     """
-
-    def step(operator: str, *inputs: str, name: str, **attributes: Attribute) -> str:
-        return graph.add(operator, *inputs, output=f"patches.{name}", **attributes)
-
+    step = Steps(graph, "patches")
     zero, one, sides = graph.integer(0), graph.integer(1), graph.integer(side)
     count = step("Squeeze", step("Shape", pixels, name="shape", end=1), name="count")
     numbers = step("Range", zero, count, one, name="numbers")
@@ -129,10 +127,7 @@ def add_frames(graph: Graph, patches: Patches) -> Groups:
 
     Source: `get_vision_cu_seqlens`, `vision_utils.py`, transformers 5.24.
     """
-
-    def step(operator: str, *inputs: str, name: str, **attributes: Attribute) -> str:
-        return graph.add(operator, *inputs, output=f"frames.{name}", **attributes)
-
+    step = Steps(graph, "frames")
     times, sizes = image_facts("times", "frame")
     starts = step("CumSum", times, graph.integer(0), name="image_starts", exclusive=1)
     start = step("Gather", starts, patches.images, name="starts", axis=0)
@@ -147,9 +142,7 @@ def add_windows(graph: Graph, patches: Patches, *, side: int) -> Groups:
     The order of patches in a window matters to no attention. Source of the windows: `get_vision_window_index`,
     `vision_utils.py`, transformers 5.24.
     """
-
-    def step(operator: str, *inputs: str, name: str, **attributes: Attribute) -> str:
-        return graph.add(operator, *inputs, output=f"windows.{name}", **attributes)
+    step = Steps(graph, "windows")
 
     def count(lengths: str, name: str) -> str:
         return step("Div", step("Add", lengths, graph.integer(side - 1), name=f"{name}.up"), sides, name=name)
@@ -188,10 +181,7 @@ def _add_groups(
         size: Name of the number of places of a group, int64 [1].
         counts: Name of the number of groups of each image, int64 [images, 1].
     """
-
-    def step(operator: str, *inputs: str, name: str, **attributes: Attribute) -> str:
-        return graph.add(operator, *inputs, output=f"{scope}.{name}", **attributes)
-
+    step = Steps(graph, scope)
     place = step("Add", step("Mul", number, size, name="first_places"), inside, name="column_of_places")
     places = step("Squeeze", place, graph.integers(1), name="places")
     total = step("ReduceSum", counts, name="count", keepdims=0)
@@ -211,9 +201,7 @@ def add_grid_points(graph: Graph, patches: Patches, *, side: int) -> list[GridPo
         patches: Where each patch is.
         side: Number of rows and columns of the grid.
     """
-
-    def step(operator: str, *inputs: str, name: str) -> str:
-        return graph.add(operator, *inputs, output=f"grid.{name}")
+    step = Steps(graph, "grid")
 
     def add_axis(places: str, lengths: str, name: str) -> list[tuple[str, str]]:
         """Return the points before and after each patch on an axis, and their shares."""

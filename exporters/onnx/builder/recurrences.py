@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from amp_export.exporters.onnx.builder.steps import Steps
 from amp_export.options import Dtype
 
 if TYPE_CHECKING:
@@ -120,10 +121,7 @@ def add_recurrence(graph: Graph, parts: RecurrenceParts, sizes: RecurrenceSizes,
 
 def _add_step(graph: Graph, scope: str, *, corrects: bool) -> tuple[str, str]:
     """Add one token: the state decays, takes the value in at the key, and is read at the query."""
-
-    def add(operator: str, *inputs: str, name: str, **attributes: list[int]) -> str:
-        return graph.add(operator, *inputs, output=f"{scope}.{name}", **attributes)
-
+    add = Steps(graph, scope)
     query, key, value, decay, state = (f"{scope}.{name}" for name in ("queries", "keys", "values", "decays", "state"))
     decayed = add("Mul", state, add("Exp", decay, name="kept"), name="decayed")
     if corrects:
