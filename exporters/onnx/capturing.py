@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from amp_export.errors import RequestError
-from amp_export.exporters.models.caches import is_past, is_state
-from amp_export.exporters.onnx.descriptions import describe_graph
+from amp_export.exporters.models.caches import fixed_length, is_past, is_state
+from amp_export.exporters.onnx.descriptions import read_interface
 from amp_export.exporters.onnx.sessions import exported_graphs
 from amp_export.options import Dtype, Operators
 
@@ -19,8 +19,8 @@ def check_capturable(folder: Path) -> None:
         ModelError: The graph is missing or damaged.
     """
     *others, graph = exported_graphs(folder)
-    described = describe_graph(graph)
-    past = [name for name in described.inputs if is_past(name)]
+    inputs, operators, dtype = read_interface(graph)
+    past = [name for name in inputs if is_past(name)]
     asked = "A CUDA graph replays the step of a decoder"
     if others or not past:
         raise RequestError(f"{asked}, and {folder} holds no decoder of one graph.\nMeasure it without --cuda-graph.")
@@ -29,14 +29,14 @@ def check_capturable(folder: Path) -> None:
             f"{asked} in place, and the one in {folder} has states, which a step cannot update in place.\n"
             "Measure it without --cuda-graph."
         )
-    is_fused = described.operators is Operators.ONNXRUNTIME
-    if not is_fused and described.cache_length is None:
+    is_fused = operators is Operators.ONNXRUNTIME
+    if not is_fused and fixed_length(inputs) is None:
         raise RequestError(
             f"{asked} in fixed shapes, and the KV cache of the one in {folder} grows with each token.\n"
             "Export it again with --operators onnxruntime, or with --static-cache N."
         )
     # GroupQueryAttention has CUDA kernels for these two: contrib_ops/cuda/bert/group_query_attention.cc, 1.32
-    if is_fused and described.dtype is Dtype.FLOAT32:
+    if is_fused and dtype is Dtype.FLOAT32:
         raise RequestError(
             f"{asked} if all of it runs on the GPU, and ONNX Runtime computes GroupQueryAttention in float32, as in "
             f"{folder}, on the CPU.\nExport it again with --dtype float16 or bfloat16."
