@@ -112,6 +112,29 @@ def test_steps_stop_when_the_time_is_over_and_their_rows_stay(
     assert "- parity float32: the time was over" in page
 
 
+def test_a_rehearsal_says_so_and_the_page_can_be_made_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    gpu, page, rows = load("gpu"), tmp_path / "gpu.md", tmp_path / "gpu.jsonl"
+    done: list[str] = []
+
+    def run_apart(arguments: list[str], limit: float) -> str:
+        assert limit > 0
+        done.append(arguments[-1])
+        return ""
+
+    monkeypatch.setattr(gpu, "_run_apart", run_apart)
+    command = ["gpu.py", "--device", "cpu", "--shape", "tiny", "--rows", str(rows), "--page", str(page)]
+    monkeypatch.setattr(sys, "argv", [*command, "--only", "parity"])
+    gpu.main()
+    assert done == ["models tiny", "parity float16", "parity bfloat16", "parity float32"]
+    written = page.read_text()
+    assert "- GPU: none: this rehearses the script" in written
+    page.unlink()
+    monkeypatch.setattr(sys, "argv", [*command, "--from-rows"])
+    gpu.main()
+    assert page.read_text() == written
+    assert len(done) == 4
+
+
 def test_a_step_that_fails_says_why(rehearsal: Any) -> None:
     gpu = load("gpu")
     places = ["--device", "cpu", "--work", str(rehearsal.work / "nothing"), "--rows", str(rehearsal.rows)]
