@@ -142,7 +142,12 @@ def _described(folder: Path) -> GraphDescription:
 
 
 def run(
-    folder: Path, *, threads: int | None = None, provider: Provider = Provider.CPU, exact: bool = False
+    folder: Path,
+    *,
+    threads: int | None = None,
+    provider: Provider = Provider.CPU,
+    exact: bool = False,
+    cuda_graph: bool = False,
 ) -> GraphModel | TensorrtDecoder | LlamaDecoder:
     """Load an exported model into its runtime, which is detected from the files.
 
@@ -152,6 +157,7 @@ def run(
         provider: Execution provider of ONNX Runtime.
         exact: Whether ONNX Runtime multiplies quantized weights with activations as they are, instead of rounding them,
             and llama.cpp computes attention in float32, instead of rounding keys and values.
+        cuda_graph: Whether ONNX Runtime captures a decoder's steps as CUDA graphs.
 
     Raises:
         RequestError: A provider is given, but ONNX Runtime does not run the export.
@@ -166,7 +172,9 @@ def run(
     if not (is_engine or is_program or is_file or is_openvino(folder)):
         from amp_export.exporters import onnx
 
-        return onnx.run(folder, threads=threads, providers=[provider.onnxruntime_name], exact=exact)
+        providers = [provider.onnxruntime_name]
+        return onnx.run(folder, threads=threads, providers=providers, exact=exact, cuda_graph=cuda_graph)
+    assert not cuda_graph, "only ONNX Runtime is asked for CUDA graphs"
     if provider is not Provider.CPU:
         raise RequestError(f"--provider applies to ONNX Runtime only, which does not run {folder}.\nLeave it out.")
     if is_engine:

@@ -13,6 +13,9 @@ from amp_export.benchmarking.setup import choose_setup
 from amp_export.benchmarking.subjects import find_subjects, judged_part
 from amp_export.benchmarking.workloads import Sweep
 from amp_export.checkpoints.reading import read_config
+from amp_export.exporters.onnx.capturing import check_capturable
+from amp_export.options import Format
+from amp_export.outputs.lookup import require_export
 from amp_export.outputs.names import PRUNED
 from amp_export.progress import Progress, Silent
 from amp_export.reporting.files import open_output, update_report
@@ -40,6 +43,9 @@ def benchmark(
     sweep = Sweep(options.batch, options.context, options.generate)
     manifest = open_output(output)
     require(setup)
+    if setup.cuda_graph and setup.format is Format.ONNX:
+        require_export(output, manifest, Format.ONNX, why=f", which {setup.runtime} runs")
+        check_capturable(output / Format.ONNX)
     if (output / PRUNED).is_dir():
         # reject workloads that do not fit before exporting the dense model
         limits = read_limits(output / setup.format) if setup.format is not None else ()

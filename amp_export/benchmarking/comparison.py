@@ -82,6 +82,7 @@ def _report(
     gpu: GpuRecord | None,
 ) -> BenchmarkReport:
     ready = measured.records[0].ready[0]
+    bandwidth = measured.bandwidth if gpu is None else gpu.gpu.bandwidth_bytes_per_second
     # by workload, the bytes that a decode step of the dense and of the pruned model reads
     read = list(zip(*(_step_bytes(record, workloads, setup) for record in measured.records), strict=True))
     points = [_point(measured, number, workload, read[number], sampling) for number, workload in enumerate(workloads)]
@@ -89,7 +90,7 @@ def _report(
     decode = lead.phases.get(Phase.DECODE)
     medians = (decode.dense.median, decode.pruned.median) if decode is not None else (None, None)
     subjects = [
-        _describe(record, each, median, measured.bandwidth)
+        _describe(record, each, median, bandwidth)
         for record, each, median in zip(measured.records, read[0], medians, strict=True)
     ]
     return BenchmarkReport(
@@ -113,10 +114,11 @@ def _report(
         pinned=tuple(ready.pinned),
         runtime=ready.runtime,
         clock=ready.clock,
-        bandwidth_bytes_per_second=measured.bandwidth,
+        bandwidth_bytes_per_second=bandwidth,
         machine=Machine.here(),
         gpu=gpu,
         seed=sampling.seed,
+        cuda_graph=setup.cuda_graph,
     )
 
 

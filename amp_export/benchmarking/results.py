@@ -25,8 +25,8 @@ class ModelMeasurement:
         weight_bytes_per_token: Bytes of weights that a decode step reads. None for a model that does not decode: it
             processes many tokens or patches at once and is compute-bound.
         cache_bytes_per_token: Bytes of KV cache that a decode step reads, halfway through decoding.
-        bandwidth_share: Share of the machine's memory read bandwidth used for these bytes at the median decode time. If
-            it is near 1, only fewer bytes can make decoding faster. None if nothing is decoded.
+        bandwidth_share: Share of the memory bandwidth used for these bytes at the median decode time. If it is near 1,
+            only fewer bytes can make decoding faster. None if nothing is decoded.
     """
 
     bytes_on_disk: int
@@ -97,7 +97,7 @@ class BenchmarkReport:
         runtime: Name and version of the runtime.
         clock: The clock that timed the calls.
         bandwidth_bytes_per_second: Memory read bandwidth of this machine with the same number of threads; the median of
-            the measurements after each launch. None on a GPU.
+            the measurements after each launch. On a GPU, that of its memory by its driver, or None.
         machine: The machine that ran the models.
         gpu: The GPU that ran the models, or None.
         seed: Seed of the prompt's tokens.
@@ -105,6 +105,7 @@ class BenchmarkReport:
         stop: Why no further launches were made.
         min_effect: Smallest relative speedup that matters.
         judged: The files of the pruned model.
+        cuda_graph: Whether steps of decoding were replayed from CUDA graphs.
     """
 
     name: str
@@ -132,3 +133,4 @@ class BenchmarkReport:
     stop: Stop = Stop.FIXED
     min_effect: float = MIN_EFFECT
     judged: Judged | None = None
+    cuda_graph: bool = False

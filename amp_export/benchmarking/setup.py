@@ -30,6 +30,9 @@ RUNTIMES = {
 ON_CPU = frozenset({Runtime.OPENVINO, Runtime.EXECUTORCH, Runtime.LLAMA_CPP})
 """Runtimes that run on the CPU: OpenVINO knows no NVIDIA GPU, and the packages of the others are built for CPUs."""
 
+CAPTURING = (Runtime.ONNXRUNTIME, Runtime.GENAI, Runtime.COMPILED)
+"""Runtimes that can capture decode steps as CUDA graphs here. The steps of an engine have a cache that grows."""
+
 
 @dataclass(frozen=True)
 class Setup:
@@ -41,6 +44,7 @@ class Setup:
         provider: Execution provider of ONNX Runtime.
         gpu: Whether a GPU is requested, if neither runtime nor provider implies it.
         dtype: Dtype of PyTorch; exports have their own.
+        cuda_graph: Whether steps of decoding are captured as CUDA graphs, and replayed.
     """
 
     runtime: Runtime = Runtime.ONNXRUNTIME
@@ -48,6 +52,7 @@ class Setup:
     provider: Provider = Provider.CPU
     gpu: bool = False
     dtype: Dtype = Dtype.FLOAT32
+    cuda_graph: bool = False
 
     @property
     def format(self) -> Format | None:
@@ -62,9 +67,12 @@ class Setup:
     @property
     def name(self) -> str:
         """Name in a report."""
+        name = self.runtime.value
         if self.runtime is Runtime.ONNXRUNTIME and self.provider is not Provider.CPU:
-            return f"{self.runtime}-{self.provider}"
-        return f"{self.runtime}-cuda" if self.gpu and self.runtime is not Runtime.TENSORRT else self.runtime.value
+            name += f"-{self.provider}"
+        elif self.gpu and self.runtime is not Runtime.TENSORRT:
+            name += "-cuda"
+        return f"{name}-graph" if self.cuda_graph else name
 
 
 def choose_setup(options: BenchmarkOptions) -> Setup:
@@ -89,4 +97,29 @@ def choose_setup(options: BenchmarkOptions) -> Setup:
         )
     if gpu and runtime is Runtime.ONNXRUNTIME and provider is Provider.CPU:
         provider = Provider.CUDA
-    return Setup(runtime, threads=options.threads, provider=provider, gpu=gpu)
+    if options.cuda_graph:
+        _check_captures(runtime, provider, gpu=gpu)
+    return Setup(runtime, threads=options.threads, provider=provider, gpu=gpu, cuda_graph=options.cuda_graph)
+
+
+def _check_captures(runtime: Runtime, provider: Provider, *, gpu: bool) -> None:
+    """Check that a runtime can capture decode steps as CUDA graphs.
+
+    Raises:
+        RequestError: It cannot, or runs on the CPU.
+    """
+    if runtime not in CAPTURING:
+        raise RequestError(
+            f"--cuda-graph is for {', '.join(CAPTURING)}, and --runtime {runtime} cannot capture its steps here.\n"
+            "Leave --cuda-graph out, or measure another runtime."
+        )
+    if runtime is Runtime.ONNXRUNTIME and provider not in (Provider.CPU, Provider.CUDA):
+        raise RequestError(
+            f"--cuda-graph is for the execution provider cuda, and --provider {provider} was given.\n"
+            "Leave one of them out."
+        )
+    if not gpu and provider is Provider.CPU:
+        raise RequestError(
+            "--cuda-graph replays steps on a GPU, and this benchmark runs on the CPU.\n"
+            "Add --device cuda, or leave --cuda-graph out."
+        )

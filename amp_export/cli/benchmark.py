@@ -16,7 +16,7 @@ from amp_export.verb_options import BenchmarkOptions, DeviceOptions
 if TYPE_CHECKING:
     from rich.console import Console
 
-HERE = ("runtime", "to", "provider", "batch", "context", "generate", "min_effect", "time_limit")
+HERE = ("runtime", "to", "provider", "batch", "context", "generate", "min_effect", "time_limit", "cuda_graph")
 ELSEWHERE = ("device_runtime", "device_python", "ssh_config")
 """Options for this machine only, and for other devices only."""
 
@@ -24,7 +24,7 @@ EXAMPLES = examples(
     "amp-export benchmark out",
     "amp-export benchmark out --batch 1,4 --context 128,1024 --generate 16,64",
     "amp-export benchmark out --runtime pytorch-compiled",
-    "amp-export benchmark out --device cuda",
+    "amp-export benchmark out --device cuda --cuda-graph",
     "amp-export benchmark out --device ssh://user@orin.local",
 )
 
@@ -82,7 +82,7 @@ def _check_options(options: BenchmarkOptions, elsewhere: DeviceOptions, device: 
         return
     if any(getattr(options, name) != getattr(here, name) for name in HERE):
         raise RequestError(
-            "--runtime, --to, --provider, --batch, --context, --generate, --min-effect and --time-limit are for this "
-            "machine.\n"
+            "--runtime, --to, --provider, --batch, --context, --generate, --min-effect, --time-limit and --cuda-graph "
+            "are for this machine.\n"
             "--device-runtime chooses the runtime of a device; ONNX Runtime uses the device's GPU if it has one."
         )

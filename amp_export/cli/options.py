@@ -274,6 +274,10 @@ FLAGS: Mapping[type[Any], Mapping[str, Any]] = {
         "to": Annotated[Format | None, typer.Option("--to", help="Export format to measure.  [default: onnx]")],
         "provider": PROVIDER,
         "threads": THREADS,
+        "cuda_graph": Annotated[
+            bool,
+            typer.Option("--cuda-graph", help="On a GPU, replay each decode step as a CUDA graph, without launches."),
+        ],
     },
     DeviceOptions: {
         "target": Annotated[

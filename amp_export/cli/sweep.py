@@ -49,7 +49,7 @@ def sweep(  # noqa: PLR0913  a command has a parameter for each option that is n
     ] = False,
     prune: Annotated[PruneOptions, Without(("ratio", "plan", "scores"))],
     export: Annotated[ExportOptions, Without(("target",))],
-    benchmark: Annotated[BenchmarkOptions, Without(("against", "to", "runtime", "provider"))],
+    benchmark: Annotated[BenchmarkOptions, Without(("against", "to", "runtime", "provider", "cuda_graph"))],
     overwrite: Overwrite = False,
     resume: ResumePoints = False,
     ray: Ray = None,

@@ -17,12 +17,14 @@ class Gpu:
         compute_capability: Its compute capability, such as `8.9`.
         memory_bytes: Size of its memory.
         driver: Version of the driver.
+        bandwidth_bytes_per_second: What its memory transfers at its highest clock; None if the driver does not say.
     """
 
     name: str
     compute_capability: str
     memory_bytes: int
     driver: str
+    bandwidth_bytes_per_second: float | None = None
 
 
 @dataclass(frozen=True)
@@ -59,9 +61,22 @@ def find_gpu(number: int = 0) -> Gpu | None:
                 compute_capability=f"{major}.{minor}",
                 memory_bytes=int(nvml.nvmlDeviceGetMemoryInfo(handle).total),
                 driver=str(nvml.nvmlSystemGetDriverVersion()),
+                bandwidth_bytes_per_second=_bandwidth(nvml, handle),
             )
         except nvml.NVMLError:
             return None
+
+
+def _bandwidth(nvml: Any, handle: Any) -> float | None:
+    """Return the bandwidth of the memory: the bits of its bus, twice in each cycle.
+
+    Source: "How to Implement Performance Metrics in CUDA C/C++", NVIDIA's developer blog: theoretical bandwidth.
+    """
+    try:
+        megahertz = nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_MEM)
+        return 2 * float(megahertz) * 1e6 * float(nvml.nvmlDeviceGetMemoryBusWidth(handle)) / 8
+    except nvml.NVMLError:
+        return None
 
 
 def read_state(number: int = 0) -> GpuState | None:

@@ -29,6 +29,10 @@ MEASURES = {
 }
 """Measures of a model as a whole, with label and format; a benchmark may lack some."""
 
+LAUNCH_BOUND, FEW_TEXTS = 0.25, 32
+"""Share of a GPU's memory bandwidth below which something else bounds the decoding of so few texts: kernels that only
+read weights reach more than half of it, and computation for one text is a hundredth of what GPUs do in the meantime."""
+
 
 @dataclass(frozen=True)
 class PhaseRow:
@@ -62,6 +66,7 @@ def measure_rows(benchmark: AnyBenchmark) -> Iterator[PhaseRow]:
 def benchmark_lines(benchmark: BenchmarkReport) -> Iterator[str]:
     """Yield sentences about how times were measured on this machine, their noise, the memory bound, and the GPU."""
     threads = f"{benchmark.threads} threads" if benchmark.threads else "on the GPU"
+    threads += ", decoding by a CUDA graph" if benchmark.cuda_graph else ""
     yield (
         f"Times are medians of {benchmark.rounds} interleaved rounds, {benchmark.runtime}, {threads}, "
         f"{benchmark.clock}; in brackets the 95 % interval over {benchmark.launches} launches."
@@ -70,6 +75,8 @@ def benchmark_lines(benchmark: BenchmarkReport) -> Iterator[str]:
         yield f"No more launches were needed or made: {benchmark.stop} for effects of {benchmark.min_effect:.1%}."
     yield from noise_lines(benchmark)
     if (line := roofline_line(benchmark)) is not None:
+        yield line
+    if (line := launches_line(benchmark)) is not None:
         yield line
     if (gpu := benchmark.gpu) is not None:
         yield gpu_line(gpu)
@@ -107,7 +114,23 @@ def roofline_line(benchmark: BenchmarkReport) -> str | None:
         return line
     shares = ", ".join(f"{name} {model.bandwidth_share or 0:.0%}" for name, model in both(benchmark))
     bandwidth = benchmark.bandwidth_bytes_per_second / 1e9
-    return f"{line} Share of the measured memory read bandwidth ({bandwidth:.1f} GB/s): {shares}."
+    whose = "measured memory read bandwidth" if benchmark.gpu is None else "GPU's memory bandwidth"
+    return f"{line} Share of the {whose} ({bandwidth:.1f} GB/s): {shares}."
+
+
+def launches_line(benchmark: BenchmarkReport) -> str | None:
+    """Return a sentence that launches of operators bound decoding, if neither bytes nor computation can."""
+    if benchmark.gpu is None or benchmark.cuda_graph or benchmark.batch_size > FEW_TEXTS:
+        return None
+    shares = [model.bandwidth_share for _, model in both(benchmark)]
+    found = [share for share in shares if share is not None]
+    if len(found) < len(shares) or max(found) >= LAUNCH_BOUND:
+        return None
+    times = " and ".join(f"{1 / share:.1f}" for share in found)
+    return (
+        f"Launches of operators bound decoding: a step takes {times} times as long as reading its bytes would, dense "
+        "and pruned. --cuda-graph replays steps without them, in ONNX Runtime, onnxruntime-genai and compiled PyTorch."
+    )
 
 
 def gpu_line(record: GpuRecord) -> str:

@@ -53,6 +53,7 @@ class BenchmarkOptions:
         provider: The ONNX Runtime execution provider.
         threads: Threads of the runtime; by default one per core.
         device: Whether the models run on the CPU or on this machine's GPU.
+        cuda_graph: Whether steps of decoding are captured as CUDA graphs, and replayed.
     """
 
     against: Path | None = None
@@ -67,6 +68,7 @@ class BenchmarkOptions:
     provider: Provider = Provider.CPU
     threads: int | None = None
     device: BenchmarkDevice = BenchmarkDevice.CPU
+    cuda_graph: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,207 +1,218 @@
-"""Write docs/results/gpu.md: python ci/bench/gpu.py. Needs a GPU with 40 GB of memory; takes fifteen minutes there.
+"""Measure and check everything that needs a GPU, in six minutes, and write docs/results/gpu.md.
 
-Times a Llama of the shape of LLaMA-2-7B with random weights, dense and pruned by AMP at a ratio of 0.3; the values of
-the weights do not affect the times. Dense and pruned model are interleaved, in PyTorch and in ONNX Runtime, for prefill
-and decode at several batch sizes. `--layers 2 --device cpu --output FILE` tries the script without a GPU.
+    python ci/bench/gpu.py [--time-limit SECONDS] [--shape NAME,...] [--only WORD ...] [--rows FILE] [--page FILE]
+    python ci/bench/gpu.py --from-rows --rows FILE [--page FILE]
+
+Each step is a process of its own with a limit of its own, what matters most first; its results are appended to the rows
+as they come. The page is made from the rows that there are, also later. The machine needs a GPU with 80 GB of memory,
+40 GB on disk, and CUDA builds of PyTorch and ONNX Runtime, nvidia-ml-py, and onnxruntime-genai for its builder.
+`--device cpu --shape tiny` rehearses all of it without a GPU.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import contextlib
+import os
+import signal
+import subprocess
+import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
-from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
+PROJECT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(PROJECT / "ci"))
 
-from amp_export.architectures import ModelConfig
-from amp_export.benchmarking.statistics import PhaseResult
-from amp_export.benchmarking.timing import Clock, EventClock, WallClock
-from amp_export.checkpoints.reading import open_checkpoint, read_config
-from amp_export.exporters.models.decoder import GraphDecoder
-from amp_export.exporters.onnx import export, run
-from amp_export.hardware.gpus import find_gpu
-from amp_export.options import Dtype, HeadPolicy, Phase
-from amp_export.pruning.candidates import list_candidates
-from amp_export.pruning.planning import choose_candidate
-from amp_export.pruning.rewriting import rewrite
-from amp_export.pruning.settings import PlanSettings
+from bench.on_gpu.rows import Done, Fact, Row, read_rows, write_row  # noqa: E402
 
-RESULTS = Path(__file__).parents[2] / "docs" / "results" / "gpu.md"
-RATIO = 0.3
-BATCHES = (1, 8, 32)
-PROMPT, DECODED, ROUNDS, WARM_UP_ROUNDS = 256, 16, 10, 2
+PAGE = PROJECT / "docs/results/gpu.md"
+ROWS = PROJECT / "docs/results/gpu.jsonl"
 
-LLAMA_2_7B = {"vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32}
-"""Shape of LLaMA-2-7B without its number of layers. Source: default values of `LlamaConfig`, transformers 5.24."""
+RUNTIMES = ("onnxruntime, CUDA graph", "onnxruntime", "against the builder", "pytorch", "pytorch-compiled, CUDA graph")
+"""What is timed, by its value. The last compiles two programs for each workload and model, which takes minutes."""
 
-HEADER = """# A 7B Llama on a GPU
+TINY = "tiny"
+"""The shape that is used for checks."""
 
-Written by `python ci/bench/gpu.py`. {shapes}
-Random weights in {dtype}; prompts of {prompt} tokens, {decoded} decoded tokens, {rounds} interleaved rounds. Times are
-medians; the speedup is dense over pruned median of each round, averaged over rounds (geometric mean), with the 95 %
-paired t interval of the rounds. All rounds run in one process: another process may differ by more than the interval.
-
-{machine}
-
-| runtime | batch | phase | dense: ms | pruned: ms | speedup |
-| --- | ---: | --- | ---: | ---: | --- |
-"""
-
-Integers = np.ndarray[Any, np.dtype[np.int64]]
-Step = Callable[[Integers, int, Any], Any]
-"""Takes tokens [batch, sequence], the number of tokens before them and the KV cache; returns the new cache."""
+LIMITS = {"describe": 60, "models": 120, "time": 75, "parity": 60, "replay": 60}
+"""Seconds that a step may take, by the first word of its name; the last steps may take what is left."""
 
 
-def torch_step(config: Any, dtype: torch.dtype, device: torch.device) -> Step:
-    """Return a step of a model with random weights in PyTorch."""
-    with torch.device(device):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+@dataclass(frozen=True)
+class Task:
+    """What the steps have in common.
 
-    def step(tokens_bs: Integers, before: int, past: Any) -> Any:
-        del before
-        with torch.inference_mode():
-            ids = torch.from_numpy(tokens_bs).to(device)
-            cache = past if past is not None else DynamicCache(config=config)
-            model(input_ids=ids, cache=cache, use_cache=True, logits_to_keep=1)
-            return cache
-
-    return step
-
-
-def onnx_step(graph: Path, provider: str) -> Step:
-    """Return a step of a graph in ONNX Runtime."""
-    decoder = run(graph, providers=[provider])
-    assert isinstance(decoder, GraphDecoder)
-
-    def step(tokens_bs: Integers, before: int, past: Any) -> Any:
-        batch, sequence = tokens_bs.shape
-        mask = np.ones((batch, before + sequence), np.int64)
-        places = np.tile(np.arange(before, before + sequence), (batch, 1))
-        return decoder.forward(tokens_bs, mask, places, past)[1]
-
-    return step
-
-
-def time_step(step: Step, tokens_bs: Integers, before: int, past: Any, clock: Clock) -> tuple[float, Any]:
-    """Return the seconds that a step takes, and the KV cache."""
-    tokens_bs, caches = tokens_bs.copy(), []
-    seconds = clock.seconds(lambda: caches.append(step(tokens_bs, before, past)))
-    return seconds, caches[0]
-
-
-def time_round(step: Step, batch: int, vocab_size: int, clock: Clock) -> dict[Phase, list[float]]:
-    """Time one prompt and the tokens decoded after it."""
-    tokens_bt = np.random.default_rng(0).integers(vocab_size, size=(batch, PROMPT + DECODED))
-    prefill, past = time_step(step, tokens_bt[:, :PROMPT], 0, None, clock)
-    decode = []
-    for place in range(PROMPT, PROMPT + DECODED):
-        seconds, past = time_step(step, tokens_bt[:, place : place + 1], place, past, clock)
-        decode.append(seconds)
-    return {Phase.PREFILL: [prefill], Phase.DECODE: decode}
-
-
-def compare(name: str, steps: Sequence[Step], vocab_size: int, clock: Clock) -> Iterator[str]:
-    """Yield the rows of the table: every batch size, dense and pruned interleaved.
-
-    Args:
-        name: Name of the runtime.
-        steps: Steps of the dense and of the pruned model.
-        vocab_size: Number of tokens to draw from.
-        clock: Clock that times the steps.
-
-    Yields:
-        One row per batch size and phase.
+    Attributes:
+        device: Name of the device.
+        work: Folder for models.
+        rows: File of rows.
+        batches, prompts: Sizes of the workloads.
+        seconds: Time for one workload: see `compare`.
     """
-    for batch in BATCHES:
-        times: dict[Phase, list[list[list[float]]]] = {Phase.PREFILL: [[], []], Phase.DECODE: [[], []]}
-        for number in range(-WARM_UP_ROUNDS, ROUNDS):
-            order = (0, 1) if number % 2 == 0 else (1, 0)
-            for which in order:
-                measured = time_round(steps[which], batch, vocab_size, clock)
-                for phase, seconds in measured.items():
-                    if number >= 0:
-                        times[phase][which].append(seconds)
-        for phase, (dense_seconds, pruned_seconds) in times.items():
-            # one process measures all rounds, so that the rounds are the only repetitions
-            result = PhaseResult.of(dense_seconds, pruned_seconds, launches=ROUNDS)
-            low, high = result.interval
-            cells = (f"{result.dense.median * 1e3:.2f}", f"{result.pruned.median * 1e3:.2f}")
-            speedup = f"{result.speedup:.2f} [{low:.2f}, {high:.2f}]"
-            row = f"| {name} | {batch} | {phase} | {' | '.join(cells)} | {speedup} |"
-            print(row)
-            yield row
+
+    device: str
+    work: Path
+    rows: Path
+    batches: tuple[int, ...]
+    prompts: tuple[int, ...]
+    seconds: float
 
 
-def make_configs(layers: int, folder: Path) -> tuple[Any, Any, str]:
-    """Return the dense config, the pruned config, and a sentence about both shapes."""
-    dense = AutoConfig.for_model("llama", **LLAMA_2_7B, num_hidden_layers=layers, architectures=["LlamaForCausalLM"])
-    dense.save_pretrained(folder / "dense")
-    raw, config = read_config(folder / "dense")
-    settings = PlanSettings(RATIO, heads=HeadPolicy.GROUPS)
-    candidate = choose_candidate(config, settings, list_candidates(raw, config, settings))
-    rewritten = rewrite(raw, config, config.everywhere(candidate.widths))
-    (folder / "pruned").mkdir()
-    (folder / "pruned" / "config.json").write_text(json.dumps(rewritten.config))
-    widths = candidate.widths
-    shapes = (
-        f"The shape of LLaMA-2-7B with {layers} layers; pruned: {widths.query_heads} of {dense.num_attention_heads} "
-        f"heads and {widths.neurons}\nof {dense.intermediate_size} neurons are kept ({rewritten.class_name}, "
-        f"{candidate.ratio:.1%} removed)."
-    )
-    return dense, AutoConfig.from_pretrained(folder / "pruned"), shapes
+def list_steps(shapes: Sequence[str]) -> Iterator[str]:
+    """Yield the names of all steps, in the order of their value; each needs only the models before it."""
+    yield f"models {TINY}"
+    yield "describe"
+    yield "replay"
+    for shape in shapes:
+        yield from [f"models {shape}"] if shape != TINY else []
+        yield from (f"time {shape}: {runtime}" for runtime in RUNTIMES[:3])
+        yield from ["parity float16"] if shape == shapes[0] else []
+    yield from (f"time {shape}: {RUNTIMES[3]}" for shape in shapes)
+    yield from ("parity bfloat16", "parity float32")
+    yield from (f"time {shape}: {RUNTIMES[4]}" for shape in shapes)
 
 
-def export_random(config: Any, folder: Path, dtype: Dtype) -> Path:
-    """Export a graph with random weights and return its folder."""
-    model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype.value))
-    model.save_pretrained(folder / "checkpoint")
-    del model
-    checkpoint = open_checkpoint(folder / "checkpoint")
-    assert isinstance(checkpoint.config, ModelConfig)
-    export(checkpoint, folder / "onnx", dtype=dtype)
-    return folder / "onnx"
+def run_step(name: str, task: Task) -> Iterator[Row]:
+    """Do a step in this process, and yield its rows."""
+    import torch
+    from bench.on_gpu import checks, models
+
+    from amp_export.options import Dtype, Provider
+
+    device = torch.device(task.device)
+    on_gpu = device.type == "cuda"
+    provider = Provider.CUDA if on_gpu else Provider.CPU
+    word, *rest = name.split(maxsplit=1)
+    tiny = task.work / TINY
+    with tempfile.TemporaryDirectory(dir=task.work) as scratch:
+        if word == "describe":
+            yield from checks.describe(device)
+            yield from checks.where_logits_stay(tiny, Path(scratch), provider)
+        elif word == "replay":
+            yield from checks.replay(tiny, Path(scratch), provider)
+        elif word == "parity":
+            yield from checks.validate(tiny, Path(scratch), Dtype(rest[0]), provider)
+        elif word == "models":
+            dtype = torch.float32 if rest[0] == TINY else torch.float16
+            yield from models.write_checkpoints(rest[0], task.work / rest[0], device=device, dtype=dtype)
+            models.export_fused(task.work / rest[0])
+        else:
+            shape, runtime = rest[0].split(": ")
+            yield from time_models(shape, runtime, task)
+
+
+def time_models(shape: str, runtime: str, task: Task) -> Iterator[Row]:
+    """Yield the times of one shape in one runtime."""
+    from bench.on_gpu import models
+    from bench.on_gpu.page import GRAPH
+    from bench.on_gpu.timing import Pair, compare, workloads
+
+    from amp_export.benchmarking.setup import Setup
+    from amp_export.options import Dtype, Provider, Runtime
+
+    folder, on_gpu = task.work / shape, task.device == "cuda"
+    first, second = models.DENSE, models.PRUNED
+    if runtime.startswith("pytorch"):
+        kind = Runtime.COMPILED if GRAPH in runtime else Runtime.PYTORCH
+        setup = Setup(kind, gpu=on_gpu, dtype=Dtype.FLOAT16, cuda_graph=GRAPH in runtime)
+        paths = folder / first, folder / second
+    else:
+        setup = Setup(provider=Provider.CUDA if on_gpu else Provider.CPU, cuda_graph=runtime != "onnxruntime")
+        if runtime == RUNTIMES[2]:
+            first, second, runtime = models.BUILDER, models.DENSE, RUNTIMES[0]
+            models.build_with_genai(folder)
+        paths = models.graph_folder(folder, first), models.graph_folder(folder, second)
+    pair = Pair(shape, runtime, paths, (first, second), setup)
+    yield from compare(pair, workloads(task.batches, task.prompts), seconds=task.seconds)
+
+
+def supervise(steps: Sequence[str], task: Task, arguments: Sequence[str], *, time_limit: float) -> None:
+    """Run steps one after another, each in a process, until the time is over."""
+    started = time.monotonic()
+    for step in steps:
+        left = time_limit - (time.monotonic() - started)
+        limit = left if step.endswith(RUNTIMES[4]) else min(LIMITS[step.split()[0]], left)
+        began = time.monotonic()
+        problem = "the time was over" if left <= 0 else _run_apart([*arguments, "--step", step], limit)
+        done = Done(step, round(time.monotonic() - began, 1), problem)
+        print(f"{done.seconds:6.1f} s  {step}{f': {problem}' if problem else ''}", flush=True)
+        write_row(task.rows, done)
+
+
+def _run_apart(arguments: Sequence[str], limit: float) -> str:
+    """Run this script in a process of its own, and return why it failed; nothing if it did not."""
+    command = [sys.executable, __file__, *arguments]
+    with tempfile.TemporaryFile() as log:
+        # a group of its own, so that the processes that it starts end with it
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log, start_new_session=True)
+        try:
+            code = process.wait(limit)
+        except subprocess.TimeoutExpired:
+            return f"it was ended after {limit:.0f} s"
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        log.seek(0)
+        said = [line for line in log.read().decode(errors="replace").splitlines() if line.strip()]
+    return "" if code == 0 else (said or [f"exit code {code}"])[-1].strip()
+
+
+def _do_step(name: str, task: Task) -> None:
+    from amp_export.errors import AmpExportError
+
+    try:
+        for row in run_step(name, task):
+            write_row(task.rows, row)
+    except AmpExportError as error:
+        sys.exit(" ".join(str(error).split()))
+
+
+def _read_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    parser.add_argument("--shape", default="1b,7b", help="shapes of the models: 1b, 7b (half of its layers), tiny")
+    parser.add_argument("--batch", default="1,8,32", help="batch sizes")
+    parser.add_argument("--prompt", default="256,2048", help="prompt lengths in tokens")
+    parser.add_argument("--seconds", type=float, default=3, help="for the rounds of one workload")
+    parser.add_argument("--time-limit", type=float, default=350, help="for everything, in seconds")
+    parser.add_argument("--only", nargs="*", default=[], help="only steps whose name contains one of these")
+    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--rows", type=Path, default=ROWS)
+    parser.add_argument("--page", type=Path, default=PAGE)
+    parser.add_argument("--from-rows", action="store_true", help="only write the page")
+    parser.add_argument("--step", help=argparse.SUPPRESS)
+    return parser.parse_args()
 
 
 def main() -> None:
-    """Measure everything and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--layers", type=int, default=32)
-    parser.add_argument("--output", type=Path, default=RESULTS)
-    asked = parser.parse_args()
-    device = torch.device(asked.device)
-    on_gpu = device.type == "cuda"
-    clock = EventClock(torch.cuda.current_stream(device)) if on_gpu else WallClock()
-    dtype = torch.bfloat16 if on_gpu else torch.float32
-    rows: list[str] = []
+    """Measure, and write the page; or do one step for the process that measures."""
+    asked = _read_arguments()
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        dense, pruned, shapes = make_configs(asked.layers, folder)
-        steps = [torch_step(config, dtype, device) for config in (dense, pruned)]
-        rows += compare(f"PyTorch {torch.__version__}", steps, dense.vocab_size, clock)
-        del steps
-        if on_gpu:
-            torch.cuda.empty_cache()
-        import onnxruntime
+        work = (asked.work or Path(scratch)).resolve()
+        batches, prompts = (tuple(map(int, text.split(","))) for text in (asked.batch, asked.prompt))
+        task = Task(asked.device, work, asked.rows.resolve(), batches, prompts, asked.seconds)
+        if asked.step is not None:
+            _do_step(asked.step, task)
+            return
+        if not asked.from_rows:
+            task.rows.unlink(missing_ok=True)
+            if task.device == "cpu":
+                write_row(task.rows, Fact("GPU", "none: this rehearses the script, and its times mean nothing"))
+            steps = [
+                step
+                for step in list_steps(asked.shape.split(","))
+                if step.startswith("models") or not asked.only or any(word in step for word in asked.only)
+            ]
+            sizes = ["--batch", asked.batch, "--prompt", asked.prompt, "--seconds", str(asked.seconds)]
+            places = ["--device", asked.device, "--work", str(work), "--rows", str(task.rows)]
+            supervise(steps, task, [*places, *sizes], time_limit=asked.time_limit)
+        from bench.on_gpu.page import write_page
 
-        provider = "CUDAExecutionProvider" if on_gpu else "CPUExecutionProvider"
-        graph_dtype = Dtype.FLOAT16 if on_gpu else Dtype.FLOAT32
-        graphs = [export_random(config, folder / name, graph_dtype) for name, config in (("d", dense), ("p", pruned))]
-        steps = [onnx_step(graph, provider) for graph in graphs]
-        label = f"ONNX Runtime {onnxruntime.__version__}, {graph_dtype}"
-        rows += compare(label, steps, dense.vocab_size, clock)
-    gpu = find_gpu()
-    machine = f"{gpu.name}, driver {gpu.driver}." if gpu is not None else "No GPU: this was a dry run of the script."
-    dtype_name = str(dtype).removeprefix("torch.")
-    header = HEADER.format(
-        shapes=shapes, dtype=dtype_name, prompt=PROMPT, decoded=DECODED, rounds=ROUNDS, machine=machine
-    )
-    asked.output.write_text(header + "\n".join(rows) + "\n", encoding="utf-8")
+        asked.page.write_text(write_page(read_rows(task.rows)), encoding="utf-8")
 
 
 if __name__ == "__main__":

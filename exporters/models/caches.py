@@ -39,6 +39,11 @@ def is_present(name: str) -> bool:
     return _PRESENT_NAME.fullmatch(name) is not None
 
 
+def is_state(past: str) -> bool:
+    """Return whether an input of the cache is a state, which does not keep values of each token."""
+    return not past.startswith(_GROWING_PAST)
+
+
 def past_of(present: str) -> str:
     """Return the input that takes what an output returns."""
     if present.startswith(_GROWING_PRESENT):

@@ -97,6 +97,15 @@ class Decoder(ABC):
             ValueError: The decoder is closed, or the attention mask does not cover the cached and the new tokens.
         """
 
+    def advance(self, input_ids: Integers, attention_mask: Integers, position_ids: Integers, past: Any = None) -> Any:
+        """Compute the logits of the last token and leave them where they are; otherwise as `forward`.
+
+        Returns:
+            The KV cache for the next call.
+        """
+        _, after = self.forward(input_ids, attention_mask, position_ids, past, logits_to_keep=1)
+        return after
+
     def reserve(self, batch_size: int, tokens: int) -> Any:
         """Return an empty KV cache for the first call, which further calls fill in place instead of copying it.
 
@@ -159,6 +168,13 @@ def check_room(tokens: int, cache_length: int) -> None:
         )
 
 
+def pad_mask(attention_mask: Integers, length: int) -> Integers:
+    """Return an attention mask with zeros for the tokens to come, up to a length."""
+    import numpy as np
+
+    return np.pad(attention_mask, ((0, 0), (0, length - attention_mask.shape[1])))
+
+
 def check_logits(kept: Logits, wanted: int, sequence_length: int) -> None:
     """Check that a decoder computes the logits that are wanted.
 
@@ -203,9 +219,33 @@ class GraphDecoder(Decoder):
         logits_to_keep: int = 0,
     ) -> tuple[Floats, Past]:
         """See `Decoder.forward`."""
-        session = self._open()
-        new = {"input_ids": session.to_value(input_ids)}
-        return self._step(new, attention_mask, position_ids, past, logits_to_keep=logits_to_keep)
+        logits, past = self._compute(input_ids, attention_mask, position_ids, past, logits_to_keep=logits_to_keep)
+        return self._open().to_float32(logits)[:, -logits_to_keep:], past
+
+    def advance(
+        self, input_ids: Integers, attention_mask: Integers, position_ids: Integers, past: Past | None = None
+    ) -> Past:
+        """See `Decoder.advance`."""
+        _, after = self._compute(input_ids, attention_mask, position_ids, past, logits_to_keep=1, stays=True)
+        return after
+
+    def _compute(
+        self,
+        input_ids: Integers,
+        attention_mask: Integers,
+        position_ids: Integers,
+        past: Past | None,
+        *,
+        logits_to_keep: int,
+        stays: bool = False,
+    ) -> tuple[Any, Past]:
+        """Return the logits as the runtime's value, which stays on the device if wanted, and the KV cache."""
+        new, position_ids = self._enter(input_ids, position_ids)
+        return self._step(new, attention_mask, position_ids, past, logits_to_keep=logits_to_keep, stays=stays)
+
+    def _enter(self, input_ids: Integers, position_ids: Integers) -> tuple[Mapping[str, Any], Integers]:
+        """Return what stands for the new tokens, values by name, and their positions as the graph takes them."""
+        return {"input_ids": self._open().to_value(input_ids)}, position_ids
 
     def _step(
         self,
@@ -215,51 +255,57 @@ class GraphDecoder(Decoder):
         past: Past | None,
         *,
         logits_to_keep: int,
-    ) -> tuple[Floats, Past]:
-        """Run the graph on what stands for the new tokens, values by name; otherwise as `forward`."""
+        stays: bool = False,
+    ) -> tuple[Any, Past]:
+        """Run the graph on what stands for the new tokens, values by name; otherwise as `_compute`."""
         import numpy as np
 
         # there may be an axis for positions of several kinds before those of tokens
         session, (batch_size, sequence_length) = self._open(), position_ids.shape[-2:]
         past = past if past is not None else self._empty_past(session, batch_size)
-        check_mask(attention_mask.shape, batch_size, past_length=past.length, sequence_length=sequence_length)
-        length = past.length + sequence_length
-        check_positions(position_ids, session.context)
         check_logits(self.logits, logits_to_keep, sequence_length)
-        given = {"attention_mask": attention_mask, "position_ids": position_ids}
-        if self._fixed_length is not None:
-            check_room(length, self._fixed_length)
-            free = self._fixed_length - length
-            given["attention_mask"] = np.pad(attention_mask, ((0, 0), (0, free)))
-            given[WRITE_INDICES] = np.full(batch_size, past.length)
-        # some traced decoders have no position_ids
-        values = {name: session.to_value(array) for name, array in given.items() if name in session.inputs}
+        given = self._describe_tokens(attention_mask, position_ids, past)
+        values = {name: session.to_value(array) for name, array in given.items()}
         values |= new
         if LOGITS_TO_KEEP in session.options:
             values[LOGITS_TO_KEEP] = session.to_value(np.array(logits_to_keep, np.int64))
+        length = past.length + sequence_length
         kept = self._outputs[1:]
         names = list(map(past_of, kept))
+        staying = self._outputs if stays else kept
         if past.room is not None:
-            if length > past.room:
-                raise ValueError(f"The KV cache has room for {past.room} tokens, and {length} were given.")
             into = {name: past.values[source] for name, source in zip(kept, names, strict=True)}
-            (logits,) = session.run_into(self._outputs[:1], {**values, **past.values}, into)
-            return session.to_float32(logits)[:, -logits_to_keep:], replace(past, length=length)
-        logits, *present = session.run(self._outputs, {**values, **past.values}, keep=kept)
-        return session.to_float32(logits)[:, -logits_to_keep:], Past(length, dict(zip(names, present, strict=True)))
+            (logits,) = session.run_into(self._outputs[:1], {**values, **past.values}, into, keep=staying)
+            return logits, replace(past, length=length)
+        logits, *present = session.run(self._outputs, {**values, **past.values}, keep=staying)
+        return logits, Past(length, dict(zip(names, present, strict=True)))
+
+    def _describe_tokens(self, attention_mask: Integers, position_ids: Integers, past: Past) -> dict[str, Integers]:
+        """Check a call, and return what the graph takes beside the new tokens: mask, positions, places in the cache."""
+        import numpy as np
+
+        session, (batch_size, sequence_length) = self._open(), position_ids.shape[-2:]
+        check_mask(attention_mask.shape, batch_size, past_length=past.length, sequence_length=sequence_length)
+        length = past.length + sequence_length
+        check_positions(position_ids, session.context)
+        given = {"attention_mask": attention_mask, "position_ids": position_ids}
+        if self._fixed_length is not None:
+            check_room(length, self._fixed_length)
+            given["attention_mask"] = pad_mask(attention_mask, self._fixed_length)
+            given[WRITE_INDICES] = np.full(batch_size, past.length)
+        if past.room is not None and length > past.room:
+            raise ValueError(f"The KV cache has room for {past.room} tokens, and {length} were given.")
+        # some traced decoders have no position_ids
+        return {name: array for name, array in given.items() if name in session.inputs}
 
     def reserve(self, batch_size: int, tokens: int) -> Past | None:
         """See `Decoder.reserve`."""
-        import numpy as np
-
         session = self._session
         if session is None or not session.fills_cache:
             return None
-        # a state counts from the first token on, while keys and values without tokens are not read
+        # keys and values without tokens are not read, while a state and a cache of fixed length are read as a whole
         values = {
-            name: session.new_value(shape, self.dtype)
-            if grows(port)
-            else session.to_value(np.zeros(shape, np.float32), port.float_dtype)
+            name: session.new_value(shape, floating_dtype(name, port), zeros=not grows(port))
             for name, port, shape in self._cache_shapes(batch_size, tokens)
         }
         return Past(length=0, values=values, room=self._fixed_length or tokens)

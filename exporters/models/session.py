@@ -60,6 +60,18 @@ def widen_bfloat16(bits: Any) -> Floats:
     return floats
 
 
+class FixedCall(ABC):
+    """A call whose inputs and outputs keep their shapes and addresses, so that a CUDA graph can replay it."""
+
+    @abstractmethod
+    def run(self, arrays: Mapping[str, Any]) -> None:
+        """Compute the outputs.
+
+        Args:
+            arrays: What replaces the inputs' contents, by name, in the same shapes.
+        """
+
+
 class Session(ABC):
     """A loaded graph. Values have the runtime's own type and stay on its device.
 
@@ -111,17 +123,38 @@ class Session(ABC):
             keep: Outputs that are inputs of a later run; they stay on the device that computed them.
         """
 
-    def new_value(self, shape: Sequence[int], dtype: Dtype) -> Any:
-        """Return a value of a shape that `run_into` may fill; only for sessions that fill a cache in place."""
+    def new_value(self, shape: Sequence[int], dtype: Dtype, *, zeros: bool = False) -> Any:
+        """Return a value that `run_into` may fill, of zeros if needed; only for sessions that fill a cache in place."""
         raise NotImplementedError
 
-    def run_into(self, outputs: Sequence[str], values: Mapping[str, Any], into: Mapping[str, Any]) -> list[Any]:
+    def run_into(
+        self,
+        outputs: Sequence[str],
+        values: Mapping[str, Any],
+        into: Mapping[str, Any],
+        *,
+        keep: Collection[str] = (),
+    ) -> list[Any]:
         """Compute outputs, and write others in place; only for sessions that fill a cache in place.
 
         Args:
             outputs: Names of the outputs to return.
             values: All inputs, by name, and options if any.
             into: Values to write further outputs to, by name; they may be inputs, too.
+            keep: Outputs that stay on the device that computed them.
+        """
+        raise NotImplementedError
+
+    def fix_call(self, arrays: Mapping[str, Any], values: Mapping[str, Any], into: Mapping[str, Any]) -> FixedCall:
+        """Return a call that can be repeated; only for sessions that fill a cache in place.
+
+        Args:
+            arrays: Inputs that each run replaces, by name, and options if any, which stay as they are.
+            values: All other inputs, by name.
+            into: Values to write all outputs to, by name; they may be inputs, too.
+
+        Returns:
+            The call, which owns memory for `arrays`.
         """
         raise NotImplementedError
 

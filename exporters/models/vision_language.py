@@ -55,25 +55,15 @@ class GraphVisionLanguage(GraphDecoder):
         assert isinstance(values, int), "patches have one size"
         return values
 
-    def forward(
-        self,
-        input_ids: Integers,
-        attention_mask: Integers,
-        position_ids: Integers,
-        past: Past | None = None,
-        *,
-        logits_to_keep: int = 0,
-    ) -> tuple[Floats, Past]:
-        """See `Decoder.forward`: text alone, whose positions in time, height and width are the same."""
+    def _enter(self, input_ids: Integers, position_ids: Integers) -> tuple[Mapping[str, Any], Integers]:
+        """See `GraphDecoder`: text alone, whose positions in time, height and width are the same."""
         import numpy as np
 
         session = self._open()
         new = {EMBEDDINGS: self._embed(input_ids)}
         if TYPES in session.inputs:
             new[TYPES] = session.to_value(np.zeros_like(input_ids))
-        if self.position_axes > 1:
-            position_ids = np.stack([position_ids] * self.position_axes)
-        return self._step(new, attention_mask, position_ids, past, logits_to_keep=logits_to_keep)
+        return new, np.stack([position_ids] * self.position_axes) if self.position_axes > 1 else position_ids
 
     def encode_images(self, inputs: Mapping[str, Any]) -> Floats:
         """Return the features of images, float32 [images, tokens of an image, hidden_size], or [tokens, hidden_size].
@@ -133,7 +123,8 @@ class GraphVisionLanguage(GraphDecoder):
         new = {EMBEDDINGS: session.to_value(embeddings_bsh, session.inputs[EMBEDDINGS].float_dtype)}
         if TYPES in session.inputs:
             new[TYPES] = session.to_value(is_image_bs.astype(np.int64))
-        return self._step(new, attention_mask, position_ids, None, logits_to_keep=logits_to_keep)
+        logits, past = self._step(new, attention_mask, position_ids, None, logits_to_keep=logits_to_keep)
+        return session.to_float32(logits)[:, -logits_to_keep:], past
 
     def close(self) -> None:
         """Free the weights."""

@@ -133,14 +133,28 @@ def read_dtype(graph: Path) -> Dtype:
     Raises:
         ModelError: The graph is damaged, or its dtype is not supported.
     """
+    return _require_dtype(_load(graph), graph)
+
+
+def read_interface(graph: Path) -> tuple[Mapping[str, Port], Operators, Dtype]:
+    """Return a graph's inputs by name, its operators, and its dtype as `read_dtype`; any exporter may have written it.
+
+    Raises:
+        ModelError: The graph is damaged, or its dtype is not supported.
+    """
+    model = _load(graph)
+    operators = read_operators({entry.key: entry.value for entry in model.metadata_props})
+    return read_ports(model.graph.input), operators, _require_dtype(model, graph)
+
+
+def _load(graph: Path) -> onnx.ModelProto:
     import onnx
     from google.protobuf.message import DecodeError
 
     try:
-        model = onnx.load(graph, load_external_data=False)
+        return onnx.load(graph, load_external_data=False)
     except DecodeError as error:
         raise ModelError(f"{graph} is damaged: {error}\nExport it again.") from error
-    return _require_dtype(model, graph)
 
 
 def _require_dtype(model: onnx.ModelProto, graph: Path) -> Dtype:

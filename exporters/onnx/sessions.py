@@ -12,7 +12,8 @@ from amp_export.exporters.models.caches import WRITE_INDICES
 from amp_export.exporters.models.session import Port, Session
 from amp_export.exporters.onnx.builder.products import ACCURACY_LEVEL, EXACT_LEVEL
 from amp_export.exporters.onnx.descriptions import read_context, read_operators, read_quantization
-from amp_export.exporters.onnx.values import empty_value, to_float32, to_value
+from amp_export.exporters.onnx.fixed_calls import CANNOT_CAPTURE, CAPTURING, NOT_CAPTURED, OnnxFixedCall, run_options
+from amp_export.exporters.onnx.values import empty_value, to_float32, to_value, zero_value
 from amp_export.extras import require_extra
 from amp_export.options import Format, Operators
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from amp_export.options import Dtype
 
 
-CPU_PROVIDER = "CPUExecutionProvider"
+CPU_PROVIDER, CUDA_PROVIDER = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 ACCURACY_CONFIG = "session.qdq_matmulnbits_accuracy_level"
 """Session option for graphs whose weights are quantized by the standard's operators.
@@ -35,7 +36,7 @@ _WEIGHTS_FOLDER_CONFIG = "session.model_external_initializers_file_folder_path"
 _ERRORS = 3
 """The severity to log from: ONNX Runtime 1.32 warns of every initializer that may be overridden, also of ours."""
 
-PROVIDER_OPTIONS: Mapping[str, Mapping[str, str]] = {"CUDAExecutionProvider": {"use_tf32": "0"}}
+PROVIDER_OPTIONS: Mapping[str, Mapping[str, str]] = {CUDA_PROVIDER: {"use_tf32": "0"}}
 """Options of execution providers. TF32 would round the mantissas of float32 to 10 bits: on an H200, a correct graph
 failed parity by a hundred times the tolerance with it, and held without it."""
 
@@ -70,7 +71,12 @@ def check_providers(providers: Sequence[str]) -> None:
 
 
 def load_graph(
-    graph: Path, *, threads: int, providers: Sequence[str] = (CPU_PROVIDER,), exact: bool = False
+    graph: Path,
+    *,
+    threads: int,
+    providers: Sequence[str] = (CPU_PROVIDER,),
+    exact: bool = False,
+    cuda_graph: bool = False,
 ) -> InferenceSession:
     """Load one graph.
 
@@ -79,10 +85,11 @@ def load_graph(
         threads: Number of intra-op threads.
         providers: Execution providers of ONNX Runtime, in order of preference.
         exact: Whether products with quantized weights take activations as they are, instead of rounding them.
+        cuda_graph: Whether the CUDA execution provider captures calls as CUDA graphs.
 
     Raises:
         ModelError: The graph is damaged.
-        RequestError: The installed onnxruntime lacks a provider, or could not start it.
+        RequestError: The installed onnxruntime lacks a provider, could not start it, or cannot capture the graph.
         UnsupportedModelError: The providers do not support an operator in the graph's dtype.
     """
     import onnxruntime
@@ -99,7 +106,7 @@ def load_graph(
         source = rewritten
         options.add_session_config_entry(_WEIGHTS_FOLDER_CONFIG, str(graph.parent))
     try:
-        chosen = [(provider, dict(PROVIDER_OPTIONS.get(provider, {}))) for provider in providers]
+        chosen = [(provider, _provider_options(provider, cuda_graph=cuda_graph)) for provider in providers]
         session = onnxruntime.InferenceSession(source, options, providers=chosen)
     except NotImplementedByRuntime as error:
         raise UnsupportedModelError(
@@ -107,6 +114,10 @@ def load_graph(
             "The CPU provider has no bfloat16 arithmetic. Export in float32 or float16 to run it here."
         ) from error
     except Exception as error:  # onnxruntime's errors have no other base class in common
+        if cuda_graph and any(said in str(error) for said in CANNOT_CAPTURE):
+            raise RequestError(
+                f"onnxruntime cannot capture {graph} as a CUDA graph: {error}\nMeasure it without --cuda-graph."
+            ) from error
         raise ModelError(f"onnxruntime cannot load {graph}: {error}\nExport it again.") from error
     # onnxruntime falls back to the CPU with a warning if the driver or libraries of a provider are missing
     if missing := [provider for provider in providers if provider not in session.get_providers()]:
@@ -116,6 +127,11 @@ def load_graph(
             "Install the versions of the GPU driver and of the provider's libraries that onnxruntime requires."
         )
     return session
+
+
+def _provider_options(provider: str, *, cuda_graph: bool) -> dict[str, str]:
+    captures = cuda_graph and provider == CUDA_PROVIDER
+    return {**PROVIDER_OPTIONS.get(provider, {}), **(CAPTURING if captures else {})}
 
 
 def _with_exact_products(graph: Path) -> bytes | None:
@@ -160,11 +176,13 @@ class OnnxSession(Session):
         self.context = read_context(metadata)
         operators = read_operators(metadata)
         self.takes_padding = operators is Operators.STANDARD
-        self._on_gpu = session.get_providers()[0] != CPU_PROVIDER
-        # GroupQueryAttention and TensorScatter write in place where past and present are the same memory; tried on the
-        # CPU only
+        provider = session.get_providers()[0]
+        self._on_gpu = provider != CPU_PROVIDER
+        self._device = "cuda" if self._on_gpu else "cpu"
+        # GroupQueryAttention and TensorScatter write in place where past and present are the same memory
         writes = operators is Operators.ONNXRUNTIME or WRITE_INDICES in self.inputs
-        self.fills_cache = writes and not self._on_gpu
+        self.fills_cache = writes and provider in (CPU_PROVIDER, CUDA_PROVIDER)
+        self._uncaptured, self._fixed_calls = run_options(NOT_CAPTURED), 0
         quantization = read_quantization(metadata)
         if quantization is not None and not exact and not self._on_gpu:
             self.activation_block = quantization.block_size
@@ -186,9 +204,8 @@ class OnnxSession(Session):
             found = self._session.run_with_ort_values(list(outputs), values)
             return found
         binding = self._bind(values)
-        for name in outputs:
-            binding.bind_output(name, "cuda" if name in keep else "cpu")
-        self._session.run_with_iobinding(binding)
+        self._bind_outputs(binding, outputs, keep)
+        self._session.run_with_iobinding(binding, self._uncaptured)
         found = binding.get_outputs()
         return found
 
@@ -199,29 +216,59 @@ class OnnxSession(Session):
             binding.bind_ortvalue_input(name, value)
         return binding
 
-    def new_value(self, shape: Sequence[int], dtype: Dtype) -> OrtValue:
+    def _bind_outputs(self, binding: Any, outputs: Sequence[str], keep: Collection[str]) -> None:
+        for name in outputs:
+            binding.bind_output(name, self._device if name in keep else "cpu")
+
+    def new_value(self, shape: Sequence[int], dtype: Dtype, *, zeros: bool = False) -> OrtValue:
         """See `Session.new_value`."""
-        return empty_value(shape, dtype)
+        return (zero_value if zeros else empty_value)(shape, dtype, self._device)
 
     def run_into(
-        self, outputs: Sequence[str], values: Mapping[str, OrtValue], into: Mapping[str, OrtValue]
+        self,
+        outputs: Sequence[str],
+        values: Mapping[str, OrtValue],
+        into: Mapping[str, OrtValue],
+        *,
+        keep: Collection[str] = (),
     ) -> list[OrtValue]:
         """See `Session.run_into`."""
         binding = self._bind(values)
-        for name in outputs:
-            binding.bind_output(name)
+        self._bind_outputs(binding, outputs, keep)
         for name, value in into.items():
             binding.bind_ortvalue_output(name, value)
-        self._session.run_with_iobinding(binding)
+        self._session.run_with_iobinding(binding, self._uncaptured)
         found: list[OrtValue] = binding.get_outputs()[: len(outputs)]
         return found
 
+    def fix_call(
+        self, arrays: Mapping[str, Any], values: Mapping[str, OrtValue], into: Mapping[str, OrtValue]
+    ) -> OnnxFixedCall:
+        """See `Session.fix_call`."""
+        from onnxruntime import OrtValue
+
+        # an option is read on the CPU, where a copy from the GPU would keep the call from being captured
+        owned = {
+            name: OrtValue.ortvalue_from_numpy(array.copy(), "cpu" if name in self.options else self._device)
+            for name, array in arrays.items()
+        }
+        binding = self._bind({**owned, **values})
+        for name, value in into.items():
+            binding.bind_ortvalue_output(name, value)
+        self._fixed_calls += 1
+        return OnnxFixedCall(self._session, binding, owned, number=self._fixed_calls)
+
 
 def open_session(
-    graph: Path, *, threads: int, providers: Sequence[str] = (CPU_PROVIDER,), exact: bool = False
+    graph: Path,
+    *,
+    threads: int,
+    providers: Sequence[str] = (CPU_PROVIDER,),
+    exact: bool = False,
+    cuda_graph: bool = False,
 ) -> OnnxSession:
     """Load one graph: see `load_graph`."""
-    session = load_graph(graph, threads=threads, providers=providers, exact=exact)
+    session = load_graph(graph, threads=threads, providers=providers, exact=exact, cuda_graph=cuda_graph)
     return OnnxSession(session, threads=threads, exact=exact)
 
 

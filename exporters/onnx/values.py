@@ -36,13 +36,23 @@ def to_value(array: Any, dtype: Dtype | None = None) -> OrtValue:
     return OrtValue.ortvalue_from_numpy_with_onnx_type(bits, _BFLOAT16)
 
 
-def empty_value(shape: Sequence[int], dtype: Dtype) -> OrtValue:
-    """Return a value on the CPU whose content is not defined."""
+def empty_value(shape: Sequence[int], dtype: Dtype, device: str = "cpu") -> OrtValue:
+    """Return a value on a device whose content is not defined."""
     import numpy as np
     from onnxruntime import OrtValue
 
     kind = _BFLOAT16 if dtype is Dtype.BFLOAT16 else np.dtype(dtype.value)
-    return OrtValue.ortvalue_from_shape_and_type(list(shape), kind)
+    return OrtValue.ortvalue_from_shape_and_type(list(shape), kind, device)
+
+
+def zero_value(shape: Sequence[int], dtype: Dtype, device: str = "cpu") -> OrtValue:
+    """Return a value of zeros on a device."""
+    import numpy as np
+
+    value = empty_value(shape, dtype, device)
+    # numpy has no bfloat16; its zero has the same bits
+    value.update_inplace(np.zeros(shape, np.uint16 if dtype is Dtype.BFLOAT16 else dtype.value))
+    return value
 
 
 def to_float32(value: OrtValue) -> Floats:
@@ -52,6 +62,9 @@ def to_float32(value: OrtValue) -> Floats:
     if value.data_type() != "tensor(bfloat16)":
         floats: Floats = value.numpy().astype(np.float32, copy=False)
         return floats
+    if value.device_name() != "cpu":
+        on_device, value = value, empty_value(value.shape(), Dtype.BFLOAT16)
+        value.update_inplace(on_device)
     # onnxruntime 1.32 does not convert bfloat16 to numpy
     count = int(np.prod(value.shape()))
     halves = np.ctypeslib.as_array((ctypes.c_uint16 * count).from_address(value.data_ptr()))

@@ -64,6 +64,12 @@ class TensorrtDecoder(Decoder):
         floats: Floats = logits[:, -logits_to_keep:].float().cpu().numpy()
         return floats, past
 
+    def advance(
+        self, input_ids: Integers, attention_mask: Integers, position_ids: Integers, past: Past | None = None
+    ) -> Past:
+        """See `Decoder.advance`."""
+        return self.step(input_ids, attention_mask, position_ids, past)[1]
+
     def step(
         self, input_ids: Tokens, attention_mask: Tokens, position_ids: Tokens, past: Past | None = None
     ) -> tuple[torch.Tensor, Past]:

@@ -11,28 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from transformers import AutoConfig
 
 from tests.support import PROJECT, sample_reports
 
 SCRIPTS = sorted((PROJECT / "ci/bench").glob("*.py"))
 
-TINY_SHAPE = {"vocab_size": 101, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4}
-
 
 def load(name: str) -> Any:
     return importlib.import_module(f"ci.bench.{name}")
-
-
-@pytest.fixture
-def few_rounds(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Returns the script for a GPU, which measures a tiny model twice."""
-    gpu = load("gpu")
-    sizes = {"BATCHES": (1, 3), "PROMPT": 5, "DECODED": 2, "ROUNDS": 2, "WARM_UP_ROUNDS": 1}
-    for name, value in {**sizes, "LLAMA_2_7B": TINY_SHAPE}.items():
-        monkeypatch.setattr(gpu, name, value)
-    return gpu
 
 
 def table(text: str) -> list[list[str]]:
@@ -51,30 +37,6 @@ def test_every_script_answers_help(
         runpy.run_path(str(script), run_name="__main__")
     assert ended.value.code == 0
     assert f"usage: {script.name}" in capsys.readouterr().out
-
-
-def test_the_script_for_a_gpu_writes_its_page_on_a_cpu(
-    few_rounds: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    page = tmp_path / "gpu.md"
-    monkeypatch.setattr(sys, "argv", ["gpu.py", "--layers", "2", "--device", "cpu", "--output", str(page)])
-    few_rounds.main()
-    heads, _, *rows = table(page.read_text())
-    assert {len(row) for row in rows} == {len(heads)}
-    measured = [(row[0].split()[0], row[1], row[2]) for row in rows]
-    runtimes, phases = ("PyTorch", "ONNX"), ("prefill", "decode")
-    assert measured == [(name, batch, phase) for name in runtimes for batch in ("1", "3") for phase in phases]
-    assert all(float(row[column]) > 0 for row in rows for column in (3, 4))
-
-
-def test_decoding_in_pytorch_reads_the_cache(few_rounds: Any) -> None:
-    config = AutoConfig.for_model("llama", **TINY_SHAPE, num_hidden_layers=2)
-    tokens_bt = torch.arange(14).reshape(2, 7).numpy()
-    step = few_rounds.torch_step(config, torch.float32, torch.device("cpu"))
-    past = step(tokens_bt[:, :5], 0, None)
-    for place in (5, 6):
-        past = step(tokens_bt[:, place : place + 1], place, past)
-    assert past.get_seq_length() == 7
 
 
 def test_the_table_of_results_is_read_from_a_report() -> None:

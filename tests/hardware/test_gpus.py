@@ -28,6 +28,7 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         nvmlDeviceGetCudaComputeCapability=lambda _: (9, 0),
         nvmlDeviceGetName=lambda handle: f"H100, {handle}",
         nvmlDeviceGetMemoryInfo=lambda _: SimpleNamespace(total=85_000_000_000),
+        nvmlDeviceGetMemoryBusWidth=lambda _: 5120,
         nvmlSystemGetDriverVersion=lambda: "580.1",
         nvmlDeviceGetPowerUsage=lambda _: 123_400,
         nvmlDeviceGetClockInfo=lambda _, kind: clocks[kind] - 10,
@@ -50,12 +51,16 @@ def refuse(*_: Any) -> Any:
 
 
 def test_a_gpu_and_its_state_are_read(driver: SimpleNamespace) -> None:
-    assert find_gpu() == Gpu("H100, gpu 0", "9.0", 85_000_000_000, "580.1")
+    assert find_gpu() == Gpu("H100, gpu 0", "9.0", 85_000_000_000, "580.1", 3_352_320_000_000.0)
     assert read_state() == GpuState(1970, 1980, 2609, 41, 123.4, 4)
     assert driver.opened == 0, "what was opened is closed"
 
 
 def test_what_a_gpu_does_not_tell_is_none(driver: SimpleNamespace) -> None:
+    driver.nvmlDeviceGetMemoryBusWidth = refuse
+    gpu = find_gpu()
+    assert gpu is not None
+    assert gpu.bandwidth_bytes_per_second is None
     driver.nvmlDeviceGetPowerUsage = refuse
     driver.nvmlDeviceGetTemperature = refuse
     assert read_state() == GpuState(1970, 1980, 2609, None, None, 4)

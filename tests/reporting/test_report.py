@@ -25,7 +25,7 @@ from amp_export.hardware.gpus import Gpu, GpuState
 from amp_export.options import Phase
 from amp_export.outputs.manifest import Manifest, RewriteKind, RewriteRecord, SourceRecord
 from amp_export.pruning.reload_check import ReloadProof
-from amp_export.reporting.benchmarks import gpu_line, noise_lines
+from amp_export.reporting.benchmarks import benchmark_lines, gpu_line, noise_lines
 from amp_export.reporting.report import PruningSection, Report, record_verdicts
 from amp_export.reporting.summary import summary_rows, verdict_lines
 from tests.support import sample_reports
@@ -136,6 +136,31 @@ def test_a_gpu_is_told_with_its_state() -> None:
         "GPU: H100, driver 580; before 1980 MHz of 1980 MHz, memory 2619 MHz, 40 C, unknown W; after 1980 MHz of "
         "1980 MHz, memory 2619 MHz, 61 C, unknown W, slowed."
     )
+
+
+def test_launches_are_said_to_bound_decoding_where_nothing_else_can() -> None:
+    gpu = GpuRecord(Gpu("H100", "9.0", 80_000_000_000, "580"), None, None)
+
+    def lines(dense: float | None, pruned: float | None, **changes: Any) -> list[str]:
+        report = sample_reports.benchmark()
+        models = {
+            "dense": replace(report.dense, bandwidth_share=dense),
+            "pruned": replace(report.pruned, bandwidth_share=pruned),
+        }
+        return list(benchmark_lines(replace(report, gpu=gpu, **models, **changes)))
+
+    said = "Launches of operators bound decoding: a step takes 8.0 and 12.5 times as long as reading its bytes would"
+    assert any(line.startswith(said) for line in lines(0.125, 0.08))
+    assert any("Share of the GPU's memory bandwidth" in line for line in lines(0.125, 0.08))
+    for silent in (
+        lines(0.125, 0.5),
+        lines(None, None),
+        lines(0.125, 0.08, batch_size=256),
+        lines(0.125, 0.08, cuda_graph=True),
+        list(benchmark_lines(sample_reports.benchmark())),
+    ):
+        assert not any("Launches of operators" in line for line in silent)
+    assert "decoding by a CUDA graph" in lines(0.9, 0.9, cuda_graph=True)[0]
 
 
 def test_key_value_heads_have_a_row_where_heads_share_them() -> None:

@@ -68,12 +68,18 @@ def load(folder: Path, setup: Setup) -> Runner:
     if setup.runtime is Runtime.GENAI:
         from amp_export.benchmarking.runners import genai
 
-        return genai.load(folder, threads=setup.threads, gpu=setup.gpu)
+        return genai.load(folder, threads=setup.threads, gpu=setup.gpu, cuda_graph=setup.cuda_graph)
     if setup.format is None:
         from amp_export.benchmarking.runners import pytorch
 
-        compiled = setup.runtime is Runtime.COMPILED
-        return pytorch.load(folder, dtype=setup.dtype, threads=setup.threads, compiled=compiled, gpu=setup.gpu)
+        return pytorch.load(
+            folder,
+            dtype=setup.dtype,
+            threads=setup.threads,
+            compiled=setup.runtime is Runtime.COMPILED,
+            gpu=setup.gpu,
+            cuda_graph=setup.cuda_graph,
+        )
     from amp_export.benchmarking.runners import exported as graphs
 
-    return graphs.load(folder, threads=setup.threads, provider=setup.provider)
+    return graphs.load(folder, threads=setup.threads, provider=setup.provider, cuda_graph=setup.cuda_graph)

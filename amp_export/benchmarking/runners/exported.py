@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from amp_export.exporters.models.session import Integers
 
 
-def load(folder: Path, *, threads: int | None = None, provider: Provider = Provider.CPU) -> Runner:
+def load(
+    folder: Path, *, threads: int | None = None, provider: Provider = Provider.CPU, cuda_graph: bool = False
+) -> Runner:
     """Load an exported model.
 
     Raises:
@@ -28,7 +30,7 @@ def load(folder: Path, *, threads: int | None = None, provider: Provider = Provi
     from amp_export.exporters.models.encoder import GraphEncoder
     from amp_export.exporters.models.encoder_decoder import GraphEncoderDecoder
 
-    model = run(folder, threads=threads, provider=provider)
+    model = run(folder, threads=threads, provider=provider, cuda_graph=cuda_graph)
     if isinstance(model, GraphEncoder):
         return ExportedEncoder(model)
     return ExportedWriter(model) if isinstance(model, GraphEncoderDecoder) else ExportedDecoder(model)
@@ -64,7 +66,7 @@ class ExportedDecoder(DecoderRunner):
         total = self._length + new
         positions_bs = np.tile(np.arange(self._length, total), (batch_size, 1))
         mask_bs = np.ones((batch_size, total), np.int64)
-        _, self._past = self._decoder.forward(tokens_bs, mask_bs, positions_bs, self._past, logits_to_keep=1)
+        self._past = self._decoder.advance(tokens_bs, mask_bs, positions_bs, self._past)
         self._length = total
 
 

@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from amp_export.exporters.models.session import Integers
 
 
-def load(folder: Path, *, threads: int | None = None, gpu: bool = False) -> GenaiDecoder:
+def load(folder: Path, *, threads: int | None = None, gpu: bool = False, cuda_graph: bool = False) -> GenaiDecoder:
     """Load an exported decoder.
 
     Args:
         folder: Folder of the export, with its genai_config.json.
         threads: Threads that compute one operator; by default one per core.
         gpu: Whether to run on a GPU.
+        cuda_graph: Whether it captures steps as CUDA graphs there: onnxruntime-genai's pull request 2070.
 
     Raises:
         MissingExtraError: onnxruntime-genai is not installed.
@@ -50,6 +51,7 @@ def load(folder: Path, *, threads: int | None = None, gpu: bool = False) -> Gena
         if gpu:
             config.clear_providers()
             config.append_provider("cuda")
+            config.set_provider_option("cuda", "enable_cuda_graph", str(int(cuda_graph)))
         model = onnxruntime_genai.Model(config)
     except Exception as error:  # its errors have no class
         raise ModelError(f"onnxruntime-genai cannot load {folder}: {error}\nExport it again.") from error

@@ -29,7 +29,13 @@ SHAPES = 64
 
 
 def load(
-    folder: Path, *, dtype: Dtype, threads: int | None = None, compiled: bool = False, gpu: bool = False
+    folder: Path,
+    *,
+    dtype: Dtype,
+    threads: int | None = None,
+    compiled: bool = False,
+    gpu: bool = False,
+    cuda_graph: bool = False,
 ) -> Runner:
     """Load a checkpoint.
 
@@ -39,10 +45,11 @@ def load(
         threads: Threads that compute one operator; by default one per core.
         compiled: Whether to compile it with `torch.compile`, once per shape on its first run.
         gpu: Whether to run on a GPU.
+        cuda_graph: Whether the steps of a compiled decoder are captured as CUDA graphs.
 
     Raises:
         ModelError: The checkpoint cannot be read.
-        RequestError: There is no GPU, or no C++ compiler for the CPU.
+        RequestError: There is no GPU, no C++ compiler for the CPU, or the model does not decode.
     """
     require(compiled=compiled, gpu=gpu)
     import torch
@@ -61,8 +68,16 @@ def load(
     model = load_model(folder, dtype=getattr(torch, dtype.value))
     model.to(torch.device("cuda" if gpu else "cpu"))  # type: ignore[arg-type]
     config = read_config(folder)[1]
-    kinds = {Kind.DECODER: TorchDecoder, Kind.ENCODER: TorchEncoder, Kind.ENCODER_DECODER: TorchWriter}
-    return kinds[config.architecture.kind](model, config, threads=0 if gpu else threads, compiled=compiled)
+    threads = 0 if gpu else threads
+    if config.architecture.kind is Kind.DECODER:
+        return TorchDecoder(model, config, threads=threads, compiled=compiled, cuda_graph=cuda_graph)
+    if cuda_graph:
+        raise RequestError(
+            f"A CUDA graph replays the step of a decoder, and {type(model).__name__} is none.\n"
+            "Measure it without --cuda-graph."
+        )
+    kinds = {Kind.ENCODER: TorchEncoder, Kind.ENCODER_DECODER: TorchWriter}
+    return kinds[config.architecture.kind](model, config, threads=threads, compiled=compiled)
 
 
 def require(*, compiled: bool, gpu: bool) -> None:
@@ -104,11 +119,11 @@ class _TorchRunner(Runner):
         self.description = f"PyTorch {torch.__version__}{' compiled' if compiled else ''}"
         self._taken = _parameters(model.forward)
 
-    def _compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def _compile(self, function: Callable[..., Any], *, mode: str | None = None) -> Callable[..., Any]:
         import torch
 
         # one program per shape, like a deployment that compiles ahead of time
-        return torch.compile(function, dynamic=False) if self._compiled else function
+        return torch.compile(function, dynamic=False, mode=mode) if self._compiled else function
 
     def _tensors(self, arrays: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         return as_tensors({name: array for name, array in arrays.items() if name in self._taken}, self._model)
@@ -117,11 +132,15 @@ class _TorchRunner(Runner):
 class TorchDecoder(_TorchRunner, DecoderRunner):
     """A decoder with a dynamic KV cache, or a static one of the texts' full length if it is compiled."""
 
-    def __init__(self, model: PreTrainedModel, config: ModelConfig, *, threads: int, compiled: bool) -> None:
+    def __init__(
+        self, model: PreTrainedModel, config: ModelConfig, *, threads: int, compiled: bool, cuda_graph: bool = False
+    ) -> None:
         from amp_export.checkpoints.loading import cache_argument
 
         super().__init__(model, config, threads=threads, compiled=compiled)
         self._forward = self._compile(model.forward)
+        # the mode with CUDA graphs; `StaticCache` of transformers marks the addresses of its tensors as fixed
+        self._replayed = self._compile(model.forward, mode="reduce-overhead") if cuda_graph else None
         self._cache_argument = str(cache_argument(model))
         self._static: dict[tuple[int, int], Cache] = {}
         self._cache: Cache | None = None
@@ -137,7 +156,12 @@ class TorchDecoder(_TorchRunner, DecoderRunner):
 
     def decode(self, token_b1: Integers) -> None:
         """See `DecoderRunner`."""
-        self._run(self._forward, token_b1)
+        import torch
+
+        if self._replayed is not None:
+            # the logits of the step before may be overwritten
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+        self._run(self._replayed or self._forward, token_b1)
 
     def _run(self, forward: Callable[..., Any], tokens_bs: Integers) -> None:
         import torch
