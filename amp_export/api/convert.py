@@ -93,7 +93,7 @@ def convert(
     with staged_output(output, overwrite=overwrite) as folder:
         _, manifest = prune_into(folder, request, progress)
         record(request.checkpoint.config.architecture, folder)
-        manifest = replace(manifest, unfinished=tuple(Step), request=_record(options)).with_hashes(folder)
+        manifest = replace(manifest, unfinished=tuple(Step), request=_record(options)).with_missing_hashes(folder)
         run = _Run(folder, request.checkpoint, choices, options, progress)
         report, failure = _finish(run, manifest, Report.of(manifest))
     return _report_or_raise(output, report, failure, progress)

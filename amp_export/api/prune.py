@@ -44,5 +44,5 @@ def prune(
     with staged_output(output, overwrite=overwrite) as folder:
         result, manifest = prune_into(folder, request, progress)
         record(request.checkpoint.config.architecture, folder)
-        save_report(folder, Report.of(manifest), manifest.with_hashes(folder), progress=progress)
+        save_report(folder, Report.of(manifest), manifest.with_missing_hashes(folder), progress=progress)
     return replace(result, folder=output / PRUNED)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,6 @@ from amp_export.checkpoints.unsupported import (
 from amp_export.checkpoints.weight_files import TensorInfo, check_dtypes, read_headers, read_tensor
 from amp_export.documents import parse_json, read_text
 from amp_export.errors import ModelError, UnsupportedModelError
-from amp_export.hardware.threads import read_in_threads
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,31 +86,37 @@ class Checkpoint:
         return find_companions(self.path)
 
 
-def read_finite(info: TensorInfo, name: str) -> Array:
-    """Read one tensor as `read_tensor` does; the name is for messages.
+def read_finite(info: TensorInfo, name: str, *, on_piece: Callable[[Array], None] | None = None) -> Array:
+    """Read one tensor as `read_tensor` does.
+
+    Args:
+        info: The tensor.
+        name: Its name for messages.
+        on_piece: Called with each piece of it, in their order, while that is in the cache.
 
     Raises:
         ModelError: The file cannot be read, or the tensor holds a NaN or an infinity.
     """
     array = read_tensor(info)
-    _refuse_not_finite(info.file, name, _count_not_finite(array))
+    count = 0
+    for piece in _pieces(array):
+        if on_piece is not None:
+            on_piece(piece)
+        count += _count_not_finite(piece)
+    if count:
+        raise ModelError(
+            f"{info.file}: {name} holds {count} values that are NaN or infinite.\n"
+            "Such a model cannot compute anything; use a checkpoint from before training diverged."
+        )
     return array
 
 
-def _refuse_not_finite(file: Path, name: str, count: int) -> None:
-    if count:
-        raise ModelError(
-            f"{file}: {name} holds {count} values that are NaN or infinite.\n"
-            "Such a model cannot compute anything; use a checkpoint from before training diverged."
-        )
-
-
-def _count_not_finite(array: Array) -> int:
+def _pieces(array: Array) -> Iterator[Array]:
     flat = array.reshape(-1)
-    return sum(_count_in_piece(flat[start : start + _PIECE]) for start in range(0, flat.size, _PIECE))
+    return (flat[start : start + _PIECE] for start in range(0, flat.size, _PIECE))
 
 
-def _count_in_piece(values: Array) -> int:
+def _count_not_finite(values: Array) -> int:
     import numpy as np
 
     if values.dtype.itemsize == 2:
@@ -273,21 +278,6 @@ def _name_tensors(
         candidates = (name, f"{other.get(path, path)}.{parameter}", f"{architecture.base_model}.{name}", *prefixed)
         named[next((candidate for candidate in candidates if candidate in known), name)] = info
     return named
-
-
-def check_finite(checkpoint: Checkpoint, *, on_progress: Callable[[int, int], None] | None = None) -> None:
-    """Check that all weights are finite.
-
-    Raises:
-        ModelError: A tensor holds a NaN or an infinity; the message names it.
-    """
-
-    def check(name: str) -> None:
-        checkpoint.read(name)
-
-    for done, _ in enumerate(read_in_threads(check, checkpoint.tensors), start=1):
-        if on_progress is not None:
-            on_progress(done, len(checkpoint.tensors))
 
 
 def _check_names(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, np.dtype[Any]]
 
 
+METADATA = {"format": "pt"}
+"""Metadata without which transformers refuses a file."""
+
 SHARD_BYTES = 1 << 30
 """Maximum size of a shard, and thus of the weights in memory while writing; shards are hashed side by side."""
 
@@ -31,6 +35,7 @@ def write_checkpoint(
     *,
     companions: Iterable[Path] = (),
     base: Path | None = None,
+    held: Mapping[str, Path] | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Write a checkpoint that plain transformers loads, holding at most one shard of it in memory.
@@ -41,26 +46,34 @@ def write_checkpoint(
         tensors: Names and arrays, consumed one by one.
         companions: Files to copy beside the weights.
         base: Directory of those companions that keep their folders.
+        held: Files that hold tensors already, by the tensors' names; each becomes a shard without being written again,
+            and must hold no others.
         shard_bytes: Maximum size of a shard with more than one tensor.
     """
     folder.mkdir(parents=True)
-    shards: list[list[str]] = []
+    held = held or {}
+    shards: dict[Path, list[str]] = {}
     batch: dict[str, Array] = {}
-    held = total = 0
+    size = total = 0
 
     def close_shard() -> None:
-        save_tensors(folder / f"shard-{len(shards)}", batch, metadata={"format": "pt"})
-        shards.append(list(batch))
+        file = folder / f"shard-{len(shards)}"
+        save_tensors(file, batch, metadata=METADATA)
+        shards[file] = list(batch)
         batch.clear()
 
     for name, array in tensors:
-        if batch and held + array.nbytes > shard_bytes:
-            close_shard()
-            held = 0
-        batch[name] = array
-        held += array.nbytes
         total += array.nbytes
-    close_shard()
+        if name in held:
+            shards.setdefault(held[name], []).append(name)
+            continue
+        if batch and size + array.nbytes > shard_bytes:
+            close_shard()
+            size = 0
+        batch[name] = array
+        size += array.nbytes
+    if batch or not shards:
+        close_shard()
     _name_shards(folder, shards, total)
     write_config(folder, raw_config)
     copy_files(companions, folder, base=base)
@@ -88,17 +101,28 @@ def save_tensors(file: Path, arrays: dict[str, Array], *, metadata: dict[str, st
     file.chmod(mode)
 
 
-def _name_shards(folder: Path, shards: list[list[str]], total_size: int) -> None:
+def _name_shards(folder: Path, shards: Mapping[Path, list[str]], total_size: int) -> None:
     if len(shards) == 1:
-        (folder / "shard-0").rename(folder / SINGLE)
+        _move(next(iter(shards)), folder / SINGLE)
         return
     weight_map: dict[str, str] = {}
-    for number, names in enumerate(shards):
-        final = f"model-{number + 1:05d}-of-{len(shards):05d}.safetensors"
-        (folder / f"shard-{number}").rename(folder / final)
+    for number, (file, names) in enumerate(shards.items(), start=1):
+        final = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        _move(file, folder / final)
         weight_map.update(dict.fromkeys(names, final))
     index = {"metadata": {"total_size": total_size}, "weight_map": dict(sorted(weight_map.items()))}
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _move(file: Path, final: Path) -> None:
+    """Give a file another name; one that is held elsewhere keeps its own, under which it may be mapped."""
+    if file.parent == final.parent:
+        file.rename(final)
+        return
+    try:
+        final.hardlink_to(file)
+    except OSError:
+        shutil.copyfile(file, final)
 
 
 def to_numpy(tensor: torch.Tensor) -> Any:

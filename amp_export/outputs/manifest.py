@@ -212,11 +212,12 @@ class Manifest:
         else:
             changed = tuple(names)
             kept = {name: record for name, record in self.files.items() if not _is_part_of(name, changed)}
-        present = [name for name in _files(folder) if _is_part_of(name, changed)]
-        with ThreadPoolExecutor() as pool:
-            records = pool.map(lambda name: _file_record(folder / name), present)
-            files = {**kept, **dict(zip(present, records, strict=True))}
+        files = {**kept, **record_files(folder, changed)}
         return replace(self, files=dict(sorted(files.items())))
+
+    def with_missing_hashes(self, folder: Path) -> Manifest:
+        """Return a copy with the hashes of the files in a folder that it does not list yet."""
+        return self.with_hashes(folder, [name for name in _files(folder) if name not in self.files])
 
     def without(self, names: Iterable[str]) -> Manifest:
         """Return a copy without the hashes of some files."""
@@ -300,6 +301,15 @@ class Manifest:
                     "you do not trust."
                 )
         return manifest
+
+
+def record_files(folder: Path, names: Iterable[str]) -> dict[str, FileRecord]:
+    """Return the records of files in a folder by their relative paths, given names of files or folders."""
+    parts = tuple(names)
+    present = [name for name in _files(folder) if _is_part_of(name, parts)]
+    with ThreadPoolExecutor() as pool:
+        records = pool.map(lambda name: _file_record(folder / name), present)
+        return dict(zip(present, records, strict=True))
 
 
 def _files(folder: Path) -> list[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,7 +23,7 @@ from amp_export.inputs.texts import Calibration
 from amp_export.inputs.windows import WINDOW_TOKENS
 from amp_export.options import Allocation, Uniform
 from amp_export.outputs.lookup import record_source
-from amp_export.outputs.manifest import Manifest, PlanSummary, RewriteRecord
+from amp_export.outputs.manifest import FileRecord, Manifest, PlanSummary, RewriteRecord, record_files
 from amp_export.outputs.names import NEMOTRON_NAS, PLAN, PRUNED, SCORES, WHOLE
 from amp_export.progress import Progress
 from amp_export.pruning import nemotron_nas
@@ -44,11 +45,12 @@ from amp_export.pruning.scores import Scores, Sensitivity
 from amp_export.pruning.scoring import SCORING_SHARE, SCORING_TOKENS, score_batches
 from amp_export.pruning.sensitivity import SENSITIVITY_SHARE, SENSITIVITY_TOKENS, measure_sensitivity
 from amp_export.pruning.slicing import prune_module
-from amp_export.pruning.spilling import SPILLED_BYTES, spill_layers
+from amp_export.pruning.spilling import SPILLED_BYTES, Spill
 from amp_export.pruning.trials import TRIAL_SHARE, TRIAL_TOKENS, try_plans
 from amp_export.pruning.whole import note_left_out, write_whole
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 ROOM = 3
@@ -91,12 +93,14 @@ class PruneResult:
 def prune_into(folder: Path, request: PruneRequest, progress: Progress) -> tuple[PruneResult, Manifest]:
     """Prune into a staged folder, and return the manifest unsaved, so that later steps can add to it.
 
+    Of all files, it has only the hashes of the pruned checkpoint's.
+
     Raises:
         ModelError: The checkpoint changed since the request was checked.
         VerificationError: The reloaded checkpoint does not compute the same as the pruned model.
     """
     with request.checkpoint.snapshot.held():
-        result = _prune_into(folder, request, progress)
+        result, files = _prune_into(folder, request, progress)
     if request.source.whole is not None:
         with progress.step("Putting it back into the vision-language model") as _:
             write_whole(folder / WHOLE, request.source.whole, folder / PRUNED)
@@ -106,10 +110,12 @@ def prune_into(folder: Path, request: PruneRequest, progress: Progress) -> tuple
     if request.uniform is Uniform.NEMOTRON_NAS:
         raw_config = request.checkpoint.raw_config
         nemotron_nas.write(folder / NEMOTRON_NAS, folder / PRUNED, raw_config, result.rewrite.widths)
-    return result, _manifest(request, result)
+    return result, replace(_manifest(request, result), files=files)
 
 
-def _prune_into(folder: Path, request: PruneRequest, progress: Progress) -> PruneResult:
+def _prune_into(
+    folder: Path, request: PruneRequest, progress: Progress
+) -> tuple[PruneResult, Mapping[str, FileRecord]]:
     checkpoint = request.checkpoint
     with progress.step("Loading the dense model") as _:
         # `prepare` rehearsed it, and the snapshot shows whether files have changed since
@@ -122,7 +128,9 @@ def _prune_into(folder: Path, request: PruneRequest, progress: Progress) -> Prun
         pad = request.uniform is Uniform.PAD
         rewritten = rewrite(checkpoint.raw_config, checkpoint.config, plan.widths, pad=pad)
         plan.save(folder / PLAN)
-        compensation = _prune(request, model, samples, plan, rewritten, Path(scratch), progress)
+        spills = model.device.type == CPU and model_bytes(model) >= SPILLED_BYTES
+        spill = Spill(Path(scratch), checkpoint.config) if spills else None
+        compensation = _prune(request, model, samples, plan, rewritten, progress, on_layer=spill)
         quality = _compare(model, dense_run, progress)
 
         # what a file holds is loaded, and compared bit for bit, on a CPU
@@ -136,10 +144,13 @@ def _prune_into(folder: Path, request: PruneRequest, progress: Progress) -> Prun
                 companions=checkpoint.companions(),
                 base=checkpoint.path,
                 tokenizer=tokenizer,
+                spill=spill,
             )
             index_notes = renumber(folder / PRUNED, checkpoint.config, plan, widths=rewritten.widths)
-        del model  # the process that reloads it needs the memory
-    with progress.step("Reloading it in a separate process") as _:
+        del model, spill  # the process that reloads it needs the memory
+    with progress.step("Reloading it in a separate process") as _, ThreadPoolExecutor(1) as pool:
+        # the other process reads the same files, and takes hardly more than one core
+        files = pool.submit(record_files, folder, [PRUNED])
         proof = prove_reload(folder / PRUNED, expected, stock=rewritten.is_stock)
 
     read = {f"{MODELING_FILE}.py", *(file.name for file in checkpoint.weight_files)}
@@ -152,7 +163,7 @@ def _prune_into(folder: Path, request: PruneRequest, progress: Progress) -> Prun
         *_compensation_notes(request, compensation),
         *index_notes,
     )
-    return PruneResult(
+    result = PruneResult(
         folder=folder / PRUNED,
         plan=plan,
         rewrite=rewritten,
@@ -164,6 +175,7 @@ def _prune_into(folder: Path, request: PruneRequest, progress: Progress) -> Prun
         notes=notes,
         scored_on=scored_on,
     )
+    return result, files.result()
 
 
 def _prune(
@@ -172,13 +184,12 @@ def _prune(
     samples: CalibrationSamples | None,
     plan: Plan,
     rewritten: Rewrite,
-    scratch: Path,
     progress: Progress,
+    *,
+    on_layer: Callable[[int, torch.nn.Module], None] | None,
 ) -> Compensation | None:
     """Resize the layers of the model, and update what is kept if that is asked for and possible."""
     config = request.checkpoint.config
-    spills = model.device.type == CPU and model_bytes(model) >= SPILLED_BYTES
-    on_layer = spill_layers(scratch) if spills else None
     if not request.compensate or samples is None or not can_compensate(config):
         prune_module(model, config, plan, widths=rewritten.widths, on_layer=on_layer)
         return None

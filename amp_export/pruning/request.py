@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from amp_export.architectures import Modality
-from amp_export.checkpoints.hashing import hash_weights
+from amp_export.checkpoints.hashing import hash_finite_weights
 from amp_export.checkpoints.loading import has_tokenizer
-from amp_export.checkpoints.reading import Checkpoint, check_finite, open_checkpoint
+from amp_export.checkpoints.reading import Checkpoint, open_checkpoint
 from amp_export.checkpoints.sources import Source, resolve_model
 from amp_export.checkpoints.unsupported import check_known_fields
 from amp_export.errors import CalibrationError, RequestError
@@ -124,15 +124,13 @@ def prepare(
     rehearse(source.path, rewrites)
     if isinstance(samples, Calibration):
         check_texts(source.path, checkpoint.config, samples)
-    with progress.step("Hashing weights"):
-        sha256 = hash_weights(checkpoint)
+    with progress.step("Hashing and checking weights") as advance:
+        sha256 = hash_finite_weights(checkpoint, on_progress=advance)
     if given_scores is not None:
         given_scores.check_checkpoint(sha256)
         given_scores.check_criterion(options.criterion)
         if settings is not None and settings.allocation is Allocation.FLAP:
             check_scores(given_scores)
-    with progress.step("Checking weights") as advance:
-        check_finite(checkpoint, on_progress=advance)
     return PruneRequest(
         source,
         checkpoint,

@@ -10,13 +10,15 @@ from amp_export import checkpoints
 from amp_export.checkpoints.older_versions import name_tokenizer_class
 from amp_export.checkpoints.reading import Checkpoint
 from amp_export.checkpoints.weight_files import INDEX
-from amp_export.checkpoints.writing import write_checkpoint
+from amp_export.checkpoints.writing import to_numpy, write_checkpoint
 from amp_export.outputs.manifest import RewriteKind
 from amp_export.pruning.rewriting import MODELING_FILE, Rewrite
 from amp_export.pruning.slicing import module_tensors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from amp_export.pruning.spilling import Spill
 
 
 def save_pruned(
@@ -27,6 +29,7 @@ def save_pruned(
     companions: Iterable[Path] = (),
     base: Path | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    spill: Spill | None = None,
 ) -> None:
     """Write a pruned model as the checkpoint that its rewrite describes.
 
@@ -37,11 +40,14 @@ def save_pruned(
         companions: Files to copy next to the weights.
         base: Directory of those companions that keep their folders.
         tokenizer: The dense model's tokenizer.
+        spill: Files that hold layers already, or None.
     """
     tensors = module_tensors(model, as_stored=rewritten.is_stock)
+    held = spill.holding(tensors) if spill is not None else None
     if not rewritten.is_stock:
         companions = (*companions, Path(checkpoints.__file__).with_name(f"{MODELING_FILE}.py"))
-    write_checkpoint(folder, rewritten.config, tensors, companions=companions, base=base)
+    arrays = ((name, to_numpy(tensor)) for name, tensor in tensors.items())
+    write_checkpoint(folder, rewritten.config, arrays, companions=companions, base=base, held=held)
     if tokenizer is not None and rewritten.kind in (RewriteKind.SIBLING_CLASS, RewriteKind.RESIZED_CLASS):
         # transformers would otherwise choose the class by the `model_type`
         name_tokenizer_class(folder, type(tokenizer).__name__)
@@ -62,4 +68,5 @@ def save_trained(folder: Path, model: PreTrainedModel, pruned: Checkpoint, *, as
     others = [file for file in sorted(pruned.path.rglob("*")) if file.is_file()]
     companions = [file for file in others if file.relative_to(pruned.path).as_posix() not in weights]
     tensors = module_tensors(model, as_stored=as_stored)
-    write_checkpoint(folder, pruned.raw_config, tensors, companions=companions, base=pruned.path)
+    arrays = ((name, to_numpy(tensor)) for name, tensor in tensors.items())
+    write_checkpoint(folder, pruned.raw_config, arrays, companions=companions, base=pruned.path)

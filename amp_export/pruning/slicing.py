@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,6 @@ from amp_export.architectures import (
     resized_layer,
     sliced_axes,
 )
-from amp_export.checkpoints.writing import to_numpy
 
 if TYPE_CHECKING:
     import numpy as np
@@ -196,18 +195,21 @@ def _slice_layer(layer: torch.nn.Module, config: ModelConfig, site: Site, slots:
 
 
 def _take(tensor: torch.Tensor, axis: int, entries: torch.Tensor) -> torch.Tensor:
-    if entries.ndim == 2:
-        import torch
+    """Return some entries of a tensor along an axis; the tensor itself if these are all."""
+    import torch
 
+    if entries.ndim == 2:
         experts = zip(tensor, entries, strict=True)
         return torch.stack([_take(expert, axis - 1, expert_entries) for expert, expert_entries in experts])
+    if torch.equal(entries, torch.arange(tensor.shape[axis], device=entries.device)):
+        return tensor
     taken = tensor.index_select(axis, entries.clamp(min=0))
     padding = (entries == PADDING).nonzero().squeeze(1)
     return taken.index_fill_(axis, padding, 0) if len(padding) else taken
 
 
-def module_tensors(model: PreTrainedModel, *, as_stored: bool) -> Iterator[tuple[str, Any]]:
-    """Yield the weights of a model, tied ones once, as numpy arrays that share its memory.
+def module_tensors(model: PreTrainedModel, *, as_stored: bool) -> dict[str, torch.Tensor]:
+    """Return the weights of a model, tied ones once; they share its memory.
 
     Args:
         model: The model.
@@ -221,7 +223,4 @@ def module_tensors(model: PreTrainedModel, *, as_stored: bool) -> Iterator[tuple
         if id(tensor) not in seen:
             seen.add(id(tensor))
             tensors[name] = tensor.detach()
-    if as_stored:
-        tensors = revert_weight_conversion(model, tensors)
-    for name, tensor in tensors.items():
-        yield name, to_numpy(tensor)
+    return revert_weight_conversion(model, tensors) if as_stored else tensors

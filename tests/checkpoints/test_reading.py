@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from amp_export.checkpoints import reading
-from amp_export.checkpoints.hashing import hash_weights
+from amp_export.checkpoints.hashing import hash_finite_weights, hash_weights
 from amp_export.checkpoints.loading import load_model
-from amp_export.checkpoints.reading import check_finite, open_checkpoint, read_config
+from amp_export.checkpoints.reading import open_checkpoint, read_config
+from amp_export.checkpoints.weight_files import INDEX
 from amp_export.checkpoints.writing import save_tensors, write_checkpoint
 from amp_export.errors import ModelError, UnsupportedModelError
 from tests.support.tiny_models import save_tiny_model
@@ -145,7 +146,29 @@ def test_weights_that_are_not_finite_are_named(tmp_path: Path, value: float, dty
         model.model.layers[2].mlp.up_proj.weight[3, 1] = value
     model.save_pretrained(tmp_path / "damaged")
     with pytest.raises(ModelError, match=r"layers\.2\.mlp\.up_proj\.weight holds 1 values"):
-        check_finite(open_checkpoint(tmp_path / "damaged"))
+        hash_finite_weights(open_checkpoint(tmp_path / "damaged"))
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gpt2", "mixtral", "gpt_oss", "granitemoe", "bert", "t5"])
+def test_checked_weights_have_the_same_hash(model_type: str, tmp_path: Path) -> None:
+    load_model(save_tiny_model(tmp_path / "plain", model_type)).save_pretrained(
+        tmp_path / "shards", max_shard_size="20KB"
+    )
+    shards = sorted((tmp_path / "shards").glob("*.safetensors"))
+    # beside the weights: a tensor that is never read, amid the others
+    others = load_file(shards[0])
+    middle = sorted(others)[len(others) // 2]
+    save_file({**others, f"{middle}.position_ids": np.arange(7)}, shards[0], metadata={"format": "pt"})
+    index = json.loads((tmp_path / "shards" / INDEX).read_text())
+    index["weight_map"][f"{middle}.position_ids"] = shards[0].name
+    (tmp_path / "shards" / INDEX).write_text(json.dumps(index))
+    done: list[tuple[int, int]] = []
+    for folder in ("plain", "shards"):
+        checkpoint = open_checkpoint(tmp_path / folder)
+        checked = hash_finite_weights(checkpoint, on_progress=lambda *progress: done.append(progress))
+        assert checked == hash_weights(checkpoint)
+    assert len(shards) > 2
+    assert done[-1] == (len(shards) + 1, len(shards) + 1)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
@@ -156,7 +179,8 @@ def test_all_values_that_are_not_finite_are_counted(
     values = st.sampled_from([0.0, -1.5, float("nan"), float("inf"), float("-inf")])
     array: np.ndarray = data.draw(npst.arrays(np.float32, shape, elements=values)).astype(dtype)
     with patch.object(reading, "_PIECE", piece):
-        assert reading._count_not_finite(array) == np.sum(~np.isfinite(array.astype(np.float32)))
+        counts = [reading._count_not_finite(each) for each in reading._pieces(array)]
+    assert sum(counts) == np.sum(~np.isfinite(array.astype(np.float32)))
 
 
 def test_integer_weights_are_refused(folder: Path) -> None:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from amp_export.checkpoints.companions import find_companions
 from amp_export.checkpoints.gguf import convert_gguf
-from amp_export.checkpoints.hashing import hash_weights
+from amp_export.checkpoints.hashing import hash_finite_weights, hash_weights
 from amp_export.checkpoints.loading import load_model
 from amp_export.checkpoints.pickles import hash_pickles
 from amp_export.checkpoints.reading import Checkpoint, open_checkpoint, read_config
@@ -75,6 +75,7 @@ READERS: dict[str, tuple[str, Callable[[Path, Checkpoint], object]]] = {
     "headers": (SINGLE, lambda folder, _: read_headers(folder)),
     "weights": (SINGLE, lambda _, checkpoint: checkpoint.read("model.norm.weight")),
     "hash": (SINGLE, lambda _, checkpoint: hash_weights(checkpoint)),
+    "checked hash": (SINGLE, lambda _, checkpoint: hash_finite_weights(checkpoint)),
     "pickles": ("pytorch_model.bin", lambda folder, _: hash_pickles(folder)),
     "companions": ("tokenizer.json", lambda folder, _: copy_files(find_companions(folder), folder.parent)),
     "generation": ("generation_config.json", lambda folder, _: read_generation({}, folder)),

@@ -13,7 +13,7 @@ from amp_export.errors import RequestError
 from amp_export.exporters.onnx.builder.blocks import BlockFormat, BlockWeight, pack_fused, pack_standard, quantize
 from amp_export.exporters.onnx.builder.layout import Content, StoredTensor
 from amp_export.exporters.onnx.builder.rotary import ropes, rotary_caches
-from amp_export.exporters.onnx.builder.transposing import transpose
+from amp_export.exporters.onnx.builder.transposing import transpose_in_stripes
 from amp_export.hardware.threads import read_in_threads
 from amp_export.options import Dtype
 
@@ -89,9 +89,10 @@ def write_tensors(
 
     def write(tensors: Sequence[StoredTensor]) -> int | None:
         with file.open("r+b", buffering=0) as stream:
-            for tensor, content in _convert(read(tensors[0].source), tensors, dtype, rounding or to_nearest):
+            for tensor, pieces in _convert(read(tensors[0].source), tensors, dtype, rounding or to_nearest):
                 stream.seek(tensor.offset)
-                _write_all(stream, content)
+                for piece in pieces:
+                    _write_all(stream, piece)
         return tensors[0].layer
 
     file.write_bytes(b"")
@@ -125,8 +126,8 @@ def taking(found: Mapping[str, BlockWeight]) -> Rounding:
 
 def _convert(
     array: Array, tensors: Iterable[StoredTensor], dtype: Dtype, rounding: Rounding
-) -> Iterator[tuple[StoredTensor, Array]]:
-    """Yield the content of all tensors that are made from one of the checkpoint's."""
+) -> Iterator[tuple[StoredTensor, Iterable[Array]]]:
+    """Yield the content of all tensors that are made from one of the checkpoint's, in pieces to be written in turn."""
     quantized: BlockWeight | None = None
     for tensor in tensors:
         if tensor.form is None:
@@ -135,7 +136,7 @@ def _convert(
         if quantized is None:
             weight_oi = array.T if tensor.transposed else array
             quantized = rounding(tensor.source, weight_oi, tensor.form, numpy_dtype(dtype))
-        yield tensor, _as_codes(quantized, tensor, tensor.form, dtype)
+        yield tensor, [_as_codes(quantized, tensor, tensor.form, dtype)]
 
 
 def _as_codes(quantized: BlockWeight, tensor: StoredTensor, form: BlockFormat, dtype: Dtype) -> Array:
@@ -152,18 +153,23 @@ def _as_codes(quantized: BlockWeight, tensor: StoredTensor, form: BlockFormat, d
     return np.ascontiguousarray(scales, numpy_dtype(dtype))
 
 
-def _as_floats(array: Array, tensor: StoredTensor, dtype: Dtype) -> Array:
+def _as_floats(array: Array, tensor: StoredTensor, dtype: Dtype) -> Iterator[Array]:
+    """Yield the values of a tensor in pieces, each of which the next may overwrite."""
     import numpy as np
 
     wanted = numpy_dtype(dtype)
     if tensor.from_one:
         array = array.astype(np.float32) + np.float32(1.0)
-    if array.dtype == wanted and not tensor.transposed:
-        return np.ascontiguousarray(array)
-    with np.errstate(over="ignore"):  # checked below
-        converted = transpose(array, wanted) if tensor.transposed else array.astype(wanted)
-    _check_range(converted, tensor, array, dtype)
-    return converted
+    pieces: Iterable[Array]
+    if tensor.transposed:
+        pieces = transpose_in_stripes(array, wanted)
+    else:
+        with np.errstate(over="ignore"):  # checked below
+            pieces = [np.ascontiguousarray(array, wanted)]
+    for piece in pieces:
+        if array.dtype != wanted:
+            _check_range(piece, tensor, array, dtype)
+        yield piece
 
 
 def _check_range(converted: Array, tensor: StoredTensor, array: Array, dtype: Dtype) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amp_export.exporters.onnx.builder import transposing
-from amp_export.exporters.onnx.builder.transposing import transpose
+from amp_export.exporters.onnx.builder.transposing import transpose, transpose_in_stripes
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -18,6 +18,7 @@ def _small_tiles() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(transposing, "_TILE_ROWS", 3)
         patch.setattr(transposing, "_TILE_COLUMNS", 4)
+        patch.setattr(transposing, "_STRIPE", 3)
         yield
 
 
@@ -42,3 +43,6 @@ def test_a_transpose_is_that_of_numpy_whatever_tiles_divide(
     assert turned_cr.flags.c_contiguous
     assert turned_cr.dtype == (wanted or source)
     np.testing.assert_array_equal(turned_cr.astype(np.float64), matrix_rc.T.astype(np.float64))
+    stripes = [stripe.tobytes() for stripe in transpose_in_stripes(matrix_rc, turned_cr.dtype)]
+    assert b"".join(stripes) == turned_cr.tobytes()
+    assert len(stripes) == -(-columns // 3)
