@@ -73,7 +73,9 @@ def _hash_finite(file: Path, tensors: Sequence[tuple[str, TensorInfo]]) -> str:
     digest = hashlib.sha256()
     with reading(file), file.open("rb") as stream:
         for name, info in tensors:
-            digest.update(stream.read(info.start - stream.tell()))
+            between = info.start - stream.tell()
+            assert between >= 0, "a part of a file was named twice"
+            digest.update(stream.read(between))
             array = read_finite(info, name, on_piece=lambda piece: digest.update(piece.view(np.uint8).data))
             stream.seek(array.nbytes, os.SEEK_CUR)
         digest.update(stream.read())
