@@ -30,7 +30,7 @@ REPEATED = 4
 
 RUNTIMES = ("onnxruntime", "onnxruntime-genai", "openvino", "pytorch", "pytorch-compiled")
 WORKLOADS = "--batch 1,4 --context 32,128"
-BENCHES = ("scoring.py", "export.py")
+BENCHES = ("scoring.py",)
 
 HEADER = """# The demo model on a CPU
 

@@ -9,7 +9,6 @@ with its defaults, and kept in DIR for the next run. Takes half an hour on two c
 from __future__ import annotations
 
 import argparse
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -23,18 +22,15 @@ from rich.console import Console
 from amp_export.api.export import export
 from amp_export.benchmarking.comparison import benchmark_models
 from amp_export.benchmarking.sampling import Sampling
-from amp_export.benchmarking.setup import Setup
 from amp_export.benchmarking.statistics import PhaseResult
 from amp_export.checkpoints.loading import load_tokenizer
-from amp_export.checkpoints.reading import open_checkpoint
 from amp_export.checkpoints.sources import resolve_model
 from amp_export.cli.console import ConsoleProgress
 from amp_export.exporters.dispatch import exported_bytes
 from amp_export.exporters.onnx import run
-from amp_export.exporters.onnx.third_party import open_third_party
 from amp_export.hardware.machine import Machine
 from amp_export.inputs.tokens import Floats
-from amp_export.options import Operators, Phase, RoundingMethod, Runtime, WeightFormat
+from amp_export.options import Operators, Phase, RoundingMethod, WeightFormat
 from amp_export.verb_options import ExportOptions
 
 PAGE = Path(__file__).parents[2] / "docs/results/weights.md"
@@ -149,16 +145,6 @@ def make(variant: Variant, model: str, work: Path, console: Console) -> Path:
     return output / "onnx"
 
 
-def make_with_builder(model: Path, work: Path) -> Path:
-    """Return the folder of the int4 graph that onnxruntime-genai's builder writes."""
-    output = work / "builder-int4"
-    if not output.exists():
-        command = [*(sys.executable, "-m", "onnxruntime_genai.models.builder", "-p", "int4", "-e", "cpu")]
-        subprocess.run([*command, "-m", model, "-o", output], check=True, capture_output=True)
-        shutil.copyfile(model / "config.json", output / "config.json")
-    return output
-
-
 def read_windows(text: Path, model: Path) -> Any:
     """Return windows spread evenly over a text, int64 [windows, tokens]."""
     token_ids = load_tokenizer(model)(text.read_text(encoding="utf-8")).input_ids
@@ -185,7 +171,7 @@ def _log_probabilities(decoder: Any, tokens_s: Any) -> Floats:
     return found
 
 
-def write_page(model: str, text: Path, rows: Sequence[Row], builder: Row) -> str:
+def write_page(model: str, text: Path, rows: Sequence[Row]) -> str:
     """Return the page."""
     lines = [
         "# Pruned or quantized",
@@ -200,13 +186,6 @@ def write_page(model: str, text: Path, rows: Sequence[Row], builder: Row) -> str
         "| model | bits | MB | perplexity | KL | decode, ms | against float32 |",
         "| --- | ---: | ---: | ---: | ---: | ---: | --- |",
         *(f"| {' | '.join(row.cells())} |" for row in rows),
-        "",
-        "The int4 graph of onnxruntime-genai's builder (`-p int4 -e cpu`), measured in the same way; decoding is in",
-        "onnxruntime-genai, against the dense int4 graph of the table in the same runtime.",
-        "",
-        "| model | bits | MB | perplexity | KL | decode, ms | against ours |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | --- |",
-        f"| {' | '.join(builder.cells())} |",
         "",
         f"Measured on {Machine.here()}, by `python ci/bench/weights.py`.",
         "",
@@ -227,7 +206,6 @@ def main() -> None:
     model = resolve_model(asked.model, on_status=print).path
     windows_ws = read_windows(asked.text, model)
     graphs = {variant: make(variant, asked.model, asked.work, console) for variant in VARIANTS}
-    built = make_with_builder(model, asked.work)
     dense = run(graphs[DENSE])
     rows = []
     for variant, folder in graphs.items():
@@ -239,14 +217,7 @@ def main() -> None:
             decode = benchmark_models(graphs[DENSE], folder, sampling=sampling).phases[Phase.DECODE]
         rows.append(Row(variant.name, variant.bits, exported_bytes(folder) / 1e6, perplexity, divergence, decode))
         print(*rows[-1].cells(), flush=True)
-    theirs = open_third_party(built, open_checkpoint(model))
-    perplexity, divergence = measure_quality(theirs, dense, windows_ws)
-    theirs.close()
-    ours = graphs[Variant(0, INT4)]
-    setup = Setup(Runtime.GENAI)
-    decode = benchmark_models(ours, built, setup=setup, sampling=sampling).phases[Phase.DECODE]
-    builder = Row("builder", "4", exported_bytes(built) / 1e6, perplexity, divergence, decode)
-    asked.page.write_text(write_page(asked.model, asked.text, rows, builder), encoding="utf-8")
+    asked.page.write_text(write_page(asked.model, asked.text, rows), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -78,3 +78,60 @@ def test_memory_does_not_grow_with_the_number_of_layers(tmp_path: Path) -> None:
     # 24 further layers have 154 MB
     for peaks_of_verb in zip(*peaks, strict=True):
         assert max(peaks_of_verb) < 1.05 * min(peaks_of_verb), peaks
+
+
+@pytest.fixture
+def decoding(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Returns the script that compares runtimes, which starts a graph and the checkpoint twice."""
+    # it finds its siblings there
+    monkeypatch.setattr(sys, "path", [str(PROJECT / "ci"), *sys.path])
+    script = load("decoding")
+    first = next(each for each in script.CONTENDERS["float32"] if each.command == script.FUSED)
+    checkpoint = next(each for each in script.CONTENDERS["float32"] if not each.command)
+    for name, value in {"CONTENDERS": {"float32": (first, checkpoint)}, "CONTEXTS": (8,), "LAUNCHES": 2}.items():
+        monkeypatch.setattr(script, name, value)
+    return script
+
+
+@pytest.mark.slow
+def test_runtimes_are_compared_in_turn_and_what_was_measured_is_kept(
+    decoding: Any, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = tmp_path / "decoding.md"
+    words = ["--model", str(tiny_llama), "--work", str(tmp_path / "work"), "--text", "none.txt", "--page", str(page)]
+    monkeypatch.setattr(sys, "argv", ["decoding.py", *words])
+    decoding.main()
+    heads, _, first, second, *_ = table(page.read_text())
+    assert {len(first), len(second)} == {len(heads)}
+    assert [first[0], second[0]] == ["fused operators", "checkpoint"]
+    assert not first[3]
+    assert second[3].startswith("x ")
+
+    kept = tmp_path / "work/float32.json"
+    measured = json.loads(kept.read_text())
+    fused, slower = measured["times"]["8"]
+    slower["decode"] = [[2 * each for each in samples] for samples in fused["decode"]]
+    kept.write_text(json.dumps(measured))
+    decoding.main()
+    _, _, first, second, *_ = table(page.read_text())
+    assert second[5] == "x 2.00 [2.00, 2.00]"
+    shares = [float(row[6].rstrip("%")) for row in (first, second)]
+    assert shares[0] == pytest.approx(2 * shares[1], abs=1.5)
+
+
+def test_another_contender_comes_first_in_each_round(decoding: Any) -> None:
+    turns = [decoding._turn(5, start) for start in range(10)]
+    assert [turn[0] for turn in turns] == [*range(5), *range(5)]
+    assert all(sorted(turn) == [*range(5)] for turn in turns)
+
+
+def test_exporters_are_compared_round_by_round() -> None:
+    script = load("export")
+    found = {
+        script.OURS: [script.Measurement(seconds, 200_000_000, 5) for seconds in (1.0, 2.0, 4.0)],
+        script.BUILDER: [script.Measurement(seconds, 800_000_000, 5) for seconds in (10.0, 4.0, 10.0)],
+    }
+    heads, _, ours, builder = table("\n".join(script.rows(found)))
+    assert {len(ours), len(builder)} == {len(heads)}
+    assert ours[1:4] == ["2.0", "", "200"]
+    assert builder[1:5] == ["10.0", "0.400 (0.100 to 0.500)", "800", "0.25"]
