@@ -13,23 +13,26 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 
-from amp_export.architectures import ModelConfig, find_architecture, tensor_shapes
-from amp_export.checkpoints.reading import open_checkpoint
-from amp_export.checkpoints.writing import write_checkpoint
-from amp_export.hardware.machine import Machine
-from amp_export.pruning.plan import LayerPlan, Plan
+PROJECT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(PROJECT / "ci"))
 
-PAGE = Path(__file__).parents[2] / "docs/results/scale.md"
+from bench.processes import Taken, run_measured  # noqa: E402
+
+from amp_export.architectures import ModelConfig, find_architecture, tensor_shapes  # noqa: E402
+from amp_export.checkpoints.reading import open_checkpoint  # noqa: E402
+from amp_export.checkpoints.writing import write_checkpoint  # noqa: E402
+from amp_export.hardware.machine import Machine  # noqa: E402
+from amp_export.pruning.plan import LayerPlan, Plan  # noqa: E402
+
+PAGE = PROJECT / "docs/results/scale.md"
 LARGE = {"hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32, "vocab_size": 32000}
 SMALL = {"hidden_size": 1024, "intermediate_size": 2816, "num_attention_heads": 8, "vocab_size": 4096}
 KEPT = 0.7
@@ -37,19 +40,6 @@ KEPT = 0.7
 
 ALWAYS_SPILL = "import amp_export.pruning.pipeline as it; it.SPILLED_BYTES = 0; "
 MAIN = "import sys; from amp_export.cli import main; sys.exit(main())"
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a command took.
-
-    Attributes:
-        seconds: Its time.
-        peak_bytes: The most memory of it and its children together.
-    """
-
-    seconds: float
-    peak_bytes: int
 
 
 def write_model(folder: Path, shape: dict[str, int], layers: int) -> None:
@@ -89,38 +79,12 @@ def write_plan(checkpoint: Path, file: Path) -> None:
     Plan(layers=(layer,) * config.num_hidden_layers, asked=None, achieved=0.0).save(file)
 
 
-def run(words: list[str], *, spill: bool) -> Run:
+def run(words: list[str], *, spill: bool) -> Taken:
     """Run amp-export, and watch its memory."""
-    began, peak = time.monotonic(), 0
     script = (ALWAYS_SPILL if spill else "") + MAIN
     # glibc keeps what small tensors took, and gives back at once what large ones did: so also here
     environment = {**os.environ, **({"MALLOC_MMAP_THRESHOLD_": "65536"} if spill else {})}
-    process = subprocess.Popen([sys.executable, "-c", script, *words], stdout=subprocess.DEVNULL, env=environment)
-    while process.poll() is None:
-        peak = max(peak, sum(_anonymous_bytes(each) for each in _family(process.pid)))
-        time.sleep(0.02)
-    if process.returncode:
-        raise SystemExit(f"amp-export {' '.join(words)} ended with {process.returncode}")
-    return Run(time.monotonic() - began, peak)
-
-
-def _family(parent: int) -> Iterator[int]:
-    """Yield a process and its descendants."""
-    yield parent
-    try:
-        children = Path(f"/proc/{parent}/task/{parent}/children").read_text(encoding="ascii").split()
-    except OSError:
-        return
-    for child in children:
-        yield from _family(int(child))
-
-
-def _anonymous_bytes(process: int) -> int:
-    try:
-        lines = Path(f"/proc/{process}/status").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon")), 0)
+    return run_measured([sys.executable, "-c", script, *words], environment=environment)
 
 
 def copy_seconds(folder: Path, place: Path) -> float:
@@ -134,13 +98,13 @@ def copy_seconds(folder: Path, place: Path) -> float:
     return taken
 
 
-def prune(place: Path, *, spill: bool) -> Run:
+def prune(place: Path, *, spill: bool) -> Taken:
     """Prune the checkpoint of a folder by its plan."""
     words = [*("prune", "--model", str(place / "dense"), "--plan", str(place / "plan.json")), "--no-compensate"]
     return run([*words, "--output", str(place / "out")], spill=spill)
 
 
-def export(place: Path, *, spill: bool) -> Run:
+def export(place: Path, *, spill: bool) -> Taken:
     """Export what `prune` wrote."""
     words = [*("export", "--model", str(place / "out/pruned"), "--to", "onnx", "--dtype", "bfloat16")]
     return run([*words, "--output", str(place / "out")], spill=spill)
@@ -157,7 +121,7 @@ def measure(work: Path, shape: dict[str, int], layers: int, *, spill: bool) -> l
     recopied = copy_seconds(place / "out/pruned", place / "copy")
     sizes = [_weight_bytes(folder) / 1e9 for folder in (place / "dense", place / "out/pruned")]
     shutil.rmtree(place)
-    memory = (f"{each.peak_bytes / 1e6:,.0f}" for each in (pruned, exported))
+    memory = (f"{each.own_bytes / 1e6:,.0f}" for each in (pruned, exported))
     times = (f"{pruned.seconds:.0f} ({copied:.0f})", f"{exported.seconds:.0f} ({recopied:.0f})")
     return [str(shape["hidden_size"]), str(layers), *(f"{size:.1f}" for size in sizes), *memory, *times]
 

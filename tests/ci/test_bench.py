@@ -74,7 +74,7 @@ def test_memory_does_not_grow_with_the_number_of_layers(tmp_path: Path) -> None:
         place = tmp_path / str(layers)
         scale.write_model(place / "dense", shape, layers)
         scale.write_plan(place / "dense", place / "plan.json")
-        peaks.append([verb(place, spill=True).peak_bytes for verb in (scale.prune, scale.export)])
+        peaks.append([verb(place, spill=True).own_bytes for verb in (scale.prune, scale.export)])
     # 24 further layers have 154 MB
     for peaks_of_verb in zip(*peaks, strict=True):
         assert max(peaks_of_verb) < 1.05 * min(peaks_of_verb), peaks
@@ -127,11 +127,35 @@ def test_another_contender_comes_first_in_each_round(decoding: Any) -> None:
 
 def test_exporters_are_compared_round_by_round() -> None:
     script = load("export")
+
+    def taken(seconds: float, megabytes: int) -> tuple[Any, int]:
+        return script.Taken(seconds, megabytes * 1_000_000, megabytes * 500_000), 5_000_000
+
     found = {
-        script.OURS: [script.Measurement(seconds, 200_000_000, 5) for seconds in (1.0, 2.0, 4.0)],
-        script.BUILDER: [script.Measurement(seconds, 800_000_000, 5) for seconds in (10.0, 4.0, 10.0)],
+        script.OURS: [taken(seconds, 200) for seconds in (1.0, 2.0, 4.0)],
+        script.BUILDER: [taken(seconds, 800) for seconds in (10.0, 4.0, 10.0)],
     }
     heads, _, ours, builder = table("\n".join(script.rows(found)))
     assert {len(ours), len(builder)} == {len(heads)}
-    assert ours[1:4] == ["2.0", "", "200"]
-    assert builder[1:5] == ["10.0", "0.400 (0.100 to 0.500)", "800", "0.25"]
+    assert ours[1:] == ["2.0", "", "200", "", "100", "", "5"]
+    assert builder[1:] == ["10.0", "0.400 (0.100 to 0.500)", "800", "0.25", "400", "0.25", "5"]
+
+
+def test_memory_of_a_command_counts_its_children_and_no_mapped_files() -> None:
+    load("export")
+    from bench.processes import run_measured
+
+    holds = "import subprocess, sys, time; held = bytearray(40_000_000); held[::4096] = b'1' * len(held[::4096]); "
+    child = f"{holds}time.sleep(0.5)"
+    taken = run_measured([sys.executable, "-c", f"{holds}subprocess.run([sys.executable, '-c', {child!r}])"])
+    assert taken.seconds > 0.5
+    assert taken.resident_bytes > 40_000_000
+    assert not Path("/proc/self/status").exists() or taken.own_bytes > 80_000_000
+
+
+def test_a_command_that_fails_says_what_it_printed() -> None:
+    load("export")
+    from bench.processes import run_measured
+
+    with pytest.raises(SystemExit, match=r"ended with 3:\nsomething was wrong"):
+        run_measured([sys.executable, "-c", "print('something was wrong'); raise SystemExit(3)"])
