@@ -356,7 +356,7 @@ def test_options_of_devices_need_a_device(output: Path) -> None:
     assert "Name it with --device" in result.stderr
     result = CliRunner().invoke(app, ["benchmark", str(output), "--device", "ssh://h", "--provider", "cuda"])
     assert result.exit_code == 2
-    assert "--min-effect and --time-limit are for this machine" in result.stderr
+    assert "--cuda-graph are for this machine" in result.stderr
 
 
 @pytest.mark.parametrize("text", ["", "0" * 63, "0" * 64 + "\n", "$(reboot)", "'; reboot; '" + "0" * 52])
