@@ -53,11 +53,11 @@ def _load(folder: Path, setup: Setup) -> tuple[Runner, Clock, Ready]:
     started = time.perf_counter()
     runner = load(folder, setup)
     seconds = time.perf_counter() - started
-    clock = _choose_clock(runner, setup)
+    clock = choose_clock(runner, setup)
     return runner, clock, Ready(seconds, runner.threads, pinned, runner.description, clock.name)
 
 
-def _choose_clock(runner: Runner, setup: Setup) -> Clock:
+def choose_clock(runner: Runner, setup: Setup) -> Clock:
     """Return a clock of CUDA events if the runtime's stream is known, otherwise the wall clock."""
     from amp_export.benchmarking.runners.exported import ExportedDecoder
 

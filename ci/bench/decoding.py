@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.util
 import json
 import re
 import shutil
@@ -24,12 +23,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 
 PROJECT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(PROJECT / "ci"))
 
+from bench.processes import fill_in, is_installed  # noqa: E402
 from bench.weights import measure_quality, read_windows  # noqa: E402
 
 from amp_export.benchmarking.processes import Worker, start_worker  # noqa: E402
@@ -53,6 +52,7 @@ ROOM = max(CONTEXTS) + DECODE_TOKENS
 """Tokens that a cache of fixed length has room for."""
 
 LAUNCHES = 6
+PHASES = (Phase.PREFILL, Phase.DECODE)
 
 OURS = "amp_export export --model MODEL --output OUT --to"
 FUSED = f"{OURS} onnx --operators onnxruntime"
@@ -84,7 +84,7 @@ class Contender:
     @property
     def is_here(self) -> bool:
         """Whether the package that writes it is installed."""
-        return not self.command or importlib.util.find_spec(self.command.split()[0].partition(".")[0]) is not None
+        return not self.command or is_installed(self.command.split()[0])
 
     def write(self, checkpoint: Path, work: Path) -> Path:
         """Return the folder that its runtime loads, which is written unless it exists."""
@@ -92,8 +92,7 @@ class Contender:
             return checkpoint
         output = work / re.sub("[^a-z0-9.]+", "-", self.command.lower())
         if not output.exists():
-            places = {"MODEL": str(checkpoint), "OUT": str(output)}
-            words = [places.get(word, word) for word in self.command.split()]
+            words = fill_in(self.command.split(), checkpoint, output)
             subprocess.run([sys.executable, "-m", *words], check=True, capture_output=True)
             if not self.is_ours:
                 # a benchmark reads the sizes of the vocabulary and of the context there
@@ -165,22 +164,27 @@ def table(
     times = found["times"][str(tokens)]
     ours = times[0]
     heads = ["model", "runtime", "prefill, ms", "against the first", "decode, ms", "against the first"]
-    workload = Workload(1, tokens, DECODE_TOKENS)
-    read = step_bytes(folders[0][1], [workload], dtype=Dtype.FLOAT32, graph=folders[0][1] / "model.onnx")[0]
-    assert read is not None
+    read = _bytes_read(folders[0][1], tokens) if in_float32 else 0
     yield f"| {' | '.join([*heads, *(['of the bandwidth'] if in_float32 else [])])} |"
     yield f"| --- | --- | ---: | --- | ---: | --- |{' ---: |' if in_float32 else ''}"
     for (contender, _), theirs in zip(folders, times, strict=True):
         cells = [contender.name, str(contender.runtime)]
-        for phase in (Phase.PREFILL, Phase.DECODE):
-            result = PhaseResult.of(theirs[phase], ours[phase], launches=LAUNCHES)
+        results = {phase: PhaseResult.of(theirs[phase], ours[phase], launches=LAUNCHES) for phase in PHASES}
+        for result in results.values():
             low, high = result.interval
             cells.append(f"{result.dense.median * 1e3:.1f}")
             cells.append("" if theirs is ours else f"x {result.speedup:.2f} [{low:.2f}, {high:.2f}]")
         if in_float32:
-            decode = statistics.median(np.ravel(theirs[Phase.DECODE]).tolist())
-            cells.append(f"{read.total / decode / found['bandwidth']:.0%}")
+            cells.append(f"{read / results[Phase.DECODE].dense.median / found['bandwidth']:.0%}")
         yield f"| {' | '.join(cells)} |"
+
+
+def _bytes_read(graph: Path, tokens: int) -> int:
+    """Return the bytes of weights and KV cache that a decode step of a graph in float32 reads after a prompt."""
+    workload = Workload(1, tokens, DECODE_TOKENS)
+    (read,) = step_bytes(graph, [workload], dtype=Dtype.FLOAT32, graph=graph / "model.onnx")
+    assert read is not None, "it is the graph of a decoder"
+    return read.total
 
 
 def describe_weights(

@@ -9,7 +9,6 @@ takes part where it is installed: `pip install mobius-onnx`. A round takes three
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import shutil
 import statistics
 import subprocess
@@ -21,8 +20,9 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(PROJECT / "ci"))
 
-from bench.processes import Taken, run_measured  # noqa: E402
+from bench.processes import Taken, fill_in, is_installed, run_measured  # noqa: E402
 
+from amp_export.checkpoints.hashing import directory_size  # noqa: E402
 from amp_export.hardware.machine import Machine  # noqa: E402
 
 MAX_RATIO = 0.6
@@ -57,23 +57,22 @@ FIRST = (OURS, BUILDER)
 
 def measure(words: Sequence[str], checkpoint: Path, output: Path) -> tuple[Taken, int]:
     """Return what an exporter took, and the bytes that it wrote, which are removed."""
-    places = {"MODEL": str(checkpoint), "OUT": str(output)}
-    taken = run_measured([sys.executable, *(places.get(word, word) for word in words)])
-    written = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
+    taken = run_measured([sys.executable, *fill_in(words, checkpoint, output)])
+    written = directory_size(output)
     shutil.rmtree(output)
     return taken, written
 
 
-def is_installed(words: Sequence[str]) -> bool:
-    """Return whether the package of an exporter is installed."""
-    return words[0] == "-c" or importlib.util.find_spec(words[1].partition(".")[0]) is not None
+def is_here(words: Sequence[str]) -> bool:
+    """Return whether what Python is given runs here: a script, or a module that is installed."""
+    return words[0] == "-c" or is_installed(words[1])
 
 
 def measure_rounds(checkpoint: Path, names: Sequence[str], rounds: int) -> dict[str, list[tuple[Taken, int]]]:
     """Run exporters in turn, after the checkpoint was read into the file cache."""
     # by another process: the peak memory of a child includes that of its parent
     subprocess.run(["/bin/cat", *checkpoint.glob("*.safetensors")], check=True, stdout=subprocess.DEVNULL)
-    found: dict[str, list[tuple[Taken, int]]] = {name: [] for name in names if is_installed(COMMANDS[name])}
+    found: dict[str, list[tuple[Taken, int]]] = {name: [] for name in names if is_here(COMMANDS[name])}
     with tempfile.TemporaryDirectory() as scratch:
         for _ in range(rounds):
             for name, measurements in found.items():

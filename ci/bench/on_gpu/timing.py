@@ -14,7 +14,8 @@ from amp_export.benchmarking.runners import load
 from amp_export.benchmarking.runners.base import Runner
 from amp_export.benchmarking.setup import Setup
 from amp_export.benchmarking.statistics import PhaseResult
-from amp_export.benchmarking.timing import Clock, EventClock, Round, RoundTimes, WallClock, time_round
+from amp_export.benchmarking.timing import Clock, Round, RoundTimes, time_round
+from amp_export.benchmarking.worker import choose_clock
 from amp_export.benchmarking.workloads import DECODE_TOKENS, Workload
 from amp_export.checkpoints.reading import read_config
 from amp_export.options import Dtype, Format, Phase
@@ -55,7 +56,7 @@ def compare(pair: Pair, works: Sequence[Workload], *, seconds: float) -> Iterato
         seconds: Time for the rounds of one workload, after which no round is added.
     """
     runners = [load(folder, pair.setup) for folder in pair.folders]
-    clock = _choose_clock(pair.setup)
+    clock = choose_clock(runners[0], pair.setup)
     configs = [read_config(folder) for folder in pair.folders]
     vocab_size = min(int(raw["vocab_size"]) for raw, _ in configs)
     read = [_step_bytes(folder, works, pair.setup) for folder in pair.folders]
@@ -93,14 +94,6 @@ def _measure(runners: Sequence[Runner], task: Round, clock: Clock, seconds: floa
         if len(found) >= WARM_UP_ROUNDS + FEWEST_ROUNDS and time.monotonic() - started > seconds:
             break
     return found[WARM_UP_ROUNDS:]
-
-
-def _choose_clock(setup: Setup) -> Clock:
-    if setup.format is None and setup.gpu:
-        import torch
-
-        return EventClock(torch.cuda.current_stream())
-    return WallClock()
 
 
 def _step_bytes(folder: Path, works: Sequence[Workload], setup: Setup) -> Sequence[StepBytes | None]:

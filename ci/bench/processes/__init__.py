@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -28,6 +29,17 @@ class Taken:
     seconds: float
     resident_bytes: int
     own_bytes: int
+
+
+def is_installed(module: str) -> bool:
+    """Return whether the package of a module is installed."""
+    return importlib.util.find_spec(module.partition(".")[0]) is not None
+
+
+def fill_in(words: Sequence[str], model: Path, output: Path) -> list[str]:
+    """Return the words of a command with the places of MODEL and OUT in them."""
+    places = {"MODEL": str(model), "OUT": str(output)}
+    return [places.get(word, word) for word in words]
 
 
 def run_measured(command: Sequence[str | Path], *, environment: Mapping[str, str] | None = None) -> Taken:
